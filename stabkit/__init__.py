@@ -1,0 +1,36 @@
+"""stabkit: is this training run secretly unstable, where did it start, what would have prevented it?
+
+Names are loaded on first use, so that `import stabkit` stays instant on login nodes and laptops
+and imports torch only for `Monitor`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stabkit.detect import find_dips as find_dips
+    from stabkit.detect import find_spikes as find_spikes
+    from stabkit.monitor.monitor import Monitor as Monitor
+    from stabkit.store.reader import Run as Run
+    from stabkit.store.reader import Runs as Runs
+    from stabkit.store.reader import load as load
+    from stabkit.store.reader import open_run as open_run
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Monitor": "stabkit.monitor.monitor",
+    "Run": "stabkit.store.reader",
+    "Runs": "stabkit.store.reader",
+    "find_dips": "stabkit.detect",
+    "find_spikes": "stabkit.detect",
+    "load": "stabkit.store.reader",
+    "open_run": "stabkit.store.reader",
+}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stabkit' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,3 @@
+from stabkit.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,304 @@
+"""The typed configuration of a run: sections, reading, overrides, errors, identity."""
+
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class ConfigError(ValueError):
+    """A request that cannot be run; `problems` holds every reason, one line each."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = list(problems)
+        super().__init__("\n".join([f"{source}:", *(f"  - {problem}" for problem in self.problems)]))
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """What is trained on. `num_train`/`num_heldout`: size of `synthetic`, a cap for the others (0: all)."""
+
+    name: Literal["synthetic", "parquet", "imagefolder", "cifar10", "cifar100", "stl10"] = "synthetic"
+    path: str | None = None
+    image_size: PositiveInt = 32
+    num_train: NonNegativeInt = 0
+    num_heldout: NonNegativeInt = 0
+    download: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.name == "synthetic":
+            if not (self.num_train and self.num_heldout):
+                raise ValueError("synthetic data needs num_train and num_heldout above 0")
+        elif self.path is None:
+            raise ValueError(f"{self.name} data needs path, the folder that holds it")
+        return self
+
+
+class ViewsConfig(Section):
+    """The two augmented views; defaults are MoCo v3's for ViT."""
+
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma must be (low, high), not {self.blur_sigma}")
+        return self
+
+
+class ModelConfig(Section):
+    """The backbone: `vit` is sized by the fields below it, any other name is a timm ViT."""
+
+    name: str = "vit"
+    patch_size: PositiveInt | None = None
+    width: PositiveInt | None = None
+    depth: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    freeze_patch_embed: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        missing = [k for k in ("patch_size", "width", "depth", "heads") if getattr(self, k) is None]
+        if self.name == "vit" and missing:
+            raise ValueError(f"the custom vit needs {', '.join(missing)}")
+        if self.width and self.heads and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.name == "vit" and self.width and self.width % 4:
+            raise ValueError(f"width {self.width} must be a multiple of 4 (2-D sin-cos positions)")
+        return self
+
+
+class MethodConfig(Section):
+    """MoCo v3 (Chen, Xie, He 2021, Algorithm 1); defaults are the paper's for ViT."""
+
+    hidden: PositiveInt = 4096
+    out: PositiveInt = 256
+    temperature: PositiveFloat = 0.2
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
+    momentum_schedule: Literal["cosine", "constant"] = "cosine"
+
+
+class OptimConfig(Section):
+    """AdamW. `lr` is the base rate; the peak is lr·batch/256 (linear), lr·√(batch/256) (sqrt) or lr.
+
+    `decay_all` decays every parameter, biases, norms and class token included, as the paper's
+    code does; false leaves out everything of fewer than two dimensions and the class token.
+    """
+
+    lr: PositiveFloat = 1.5e-4
+    lr_rule: Literal["linear", "sqrt", "none"] = "linear"
+    weight_decay: NonNegativeFloat = 0.1
+    decay_all: bool = True
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: PositiveFloat = 1e-8
+    warmup_steps: NonNegativeInt = 0
+
+
+class TrainConfig(Section):
+    batch: PositiveInt = 64
+    steps: PositiveInt = 700
+
+
+class KnnConfig(Section):
+    """kNN evaluations (Wu et al. 2018, weighted vote); paper: MoCo v3 appendix A.
+
+    `queries` held-out images vote over `bank` fixed training images; `fifo` is the share of the
+    training set held by the free monitor's first-in-first-out bank.
+    """
+
+    every: PositiveInt = 10
+    k: PositiveInt = 200
+    temperature: PositiveFloat = 0.07
+    queries: PositiveInt = 1000
+    bank: PositiveInt = 1000
+    fifo: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class RuntimeConfig(Section):
+    """How a run is executed and recorded: nothing here can change what it computes."""
+
+    device: str = "auto"
+    threads: PositiveInt | None = None
+    checkpoint_every: PositiveInt = 100
+    flush_every: PositiveInt = 50
+    monitor: bool = True
+
+
+class RunConfig(Section):
+    """One training: everything that decides its result, and how it is executed (`runtime`)."""
+
+    seed: NonNegativeInt = 0
+    data: DataConfig
+    views: ViewsConfig = ViewsConfig()
+    model: ModelConfig
+    method: MethodConfig = MethodConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    knn: KnnConfig = KnnConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        size, patch = self.data.image_size, self.model.patch_size
+        if patch and size % patch:
+            raise ValueError(f"data.image_size {size} is not a multiple of model.patch_size {patch}")
+        if self.optim.warmup_steps > self.train.steps:
+            raise ValueError(
+                f"optim.warmup_steps {self.optim.warmup_steps} exceeds train.steps {self.train.steps}"
+            )
+        if self.train.batch < 2:
+            raise ValueError("train.batch must be at least 2: a contrastive loss needs a negative")
+        if self.data.name == "synthetic" and self.train.batch > self.data.num_train:
+            raise ValueError(
+                f"train.batch {self.train.batch} exceeds data.num_train {self.data.num_train}"
+            )
+        return self
+
+
+def run_id(config: RunConfig) -> str:
+    """Eight hex digits that identify every setting that can change a result, and nothing else.
+
+    Settings at their default are left out, so that a setting added later does not rename the runs
+    made before it; a default, once released, therefore never changes.
+    """
+    decisive = config.model_dump(mode="json", exclude={"runtime"}, exclude_defaults=True)
+    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def preset_path(name: str) -> Path:
+    return Path(__file__).parent / "presets" / f"{name}.yaml"
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in preset_path("*").parent.glob("*.yaml"))
+
+
+def read_base(base: str, folder: Path = Path()) -> dict[str, Any]:
+    """The settings of a packaged preset, or of a YAML file (relative to `folder`)."""
+    if "/" not in base and not base.endswith((".yaml", ".yml")):
+        if base not in preset_names():
+            raise ConfigError(base, [f"no such preset{suggest(base, preset_names())}"])
+        return read_mapping(preset_path(base))
+    return read_mapping(folder / base)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), [str(error)]) from None
+    if not isinstance(content, dict):
+        raise ConfigError(str(path), [f"holds {type(content).__name__}, not a mapping of settings"])
+    return content
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["optim.lr=1e-3"]` as `{"optim.lr": 0.001}`; values are YAML."""
+    settings: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        if not (key and sep):
+            problems.append(f"{pair!r} is not of the form key=value, e.g. optim.lr=1e-3")
+            continue
+        try:
+            settings[key] = parse_yaml(text)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise ConfigError("command line", problems)
+    return settings
+
+
+def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested copy of `base` with dotted `settings` put in, e.g. `{"optim.lr": 1e-3}`."""
+    result = {k: with_settings(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for dotted, value in settings.items():
+        *sections, leaf = dotted.split(".")
+        node = result
+        for section in sections:
+            child = node.get(section)
+            node[section] = child if isinstance(child, dict) else {}
+            node = node[section]
+        node[leaf] = value
+    return result
+
+
+def make_config(content: Mapping[str, Any], source: str) -> RunConfig:
+    """Validate; raises ConfigError with every problem found, each naming key, value and remedy."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(source, [_explain(e) for e in error.errors()]) from None
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A preset's name or a file's path, with `key=value` overrides."""
+    content = with_settings(read_base(source), parse_overrides(overrides))
+    return make_config(content, source)
+
+
+def save_config(config: RunConfig) -> str:
+    """The resolved, complete configuration as YAML."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """The end of an error message: the nearest known word, or all of them."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of a configuration, in order."""
+    return _keys(RunConfig, "")
+
+
+def _keys(model: type[BaseModel], prefix: str) -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        inner = _section_of(field.annotation)
+        keys += _keys(inner, f"{prefix}{name}.") if inner else [prefix + name]
+    return keys
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((s for a in get_args(annotation) if (s := _section_of(a))), None)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such setting{suggest(key, known_keys())}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    if error["type"] == "value_error":
+        reason = str(error["ctx"]["error"])
+        return f"{key}: {reason}" if key else reason
+    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{key} = {error['input']!r}: should be {message}"

@@ -1,0 +1,38 @@
+"""Device values, read one interval later.
+
+Reading a device value makes the host wait for everything queued before it. So an interval's values
+are stacked on the device, copied without waiting, and read when the *next* interval is complete:
+by then the copy has long finished.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values on their way to the host: [steps, ...] and what to wait for before reading them."""
+
+    host: Tensor
+    ready: torch.cuda.Event | None
+
+    def read(self) -> NDArray[np.float64]:
+        if self.ready is not None:
+            self.ready.synchronize()
+        return np.asarray(self.host.numpy(), dtype=np.float64)
+
+
+def start_copy(values: list[Tensor]) -> Block:
+    """Stack same-shaped device tensors and begin copying them to the host."""
+    stacked = torch.stack(values)
+    if not stacked.is_cuda:
+        return Block(stacked, None)
+    host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+    host.copy_(stacked, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return Block(host, ready)

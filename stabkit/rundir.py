@@ -1,0 +1,184 @@
+"""A run's folder: its paths, atomic writes, the lock, the status file and the event log."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["waiting", "running", "done", "failed"]
+
+
+class RunBusyError(RuntimeError):
+    """Another live process is writing this run."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status.json` holds. `step` of `steps` are done; `heartbeat` is a UTC time stamp."""
+
+    state: State
+    step: int = 0
+    steps: int = 0
+    heartbeat: str = ""
+    images_per_s: float | None = None
+    knn: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder `runs/<sweep>/<slug>-<hash8>`; nothing outside `path` is ever touched."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def meta_file(self) -> Path:
+        return self.path / "meta.json"
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    def table(self, name: str) -> Path:
+        return self.path / name
+
+    def read_status(self) -> Status | None:
+        """None when there is no status yet. Raises ValueError that names a damaged file."""
+        try:
+            content = json.loads(self.status_file.read_text(encoding="utf-8"))
+            return Status(**{k: content[k] for k in Status.__dataclass_fields__ if k in content})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.status_file}: not a status file ({error})") from None
+
+    def write_status(self, status: Status) -> None:
+        content = asdict(status) | {"heartbeat": utc_now()}
+        atomic_write(self.status_file, json.dumps(content).encode(), durable=False)
+
+    def read_meta(self) -> dict[str, Any]:
+        if not self.meta_file.exists():
+            return {}
+        content = json.loads(self.meta_file.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+
+    def write_meta(self, meta: dict[str, Any]) -> None:
+        atomic_write(self.meta_file, json.dumps(meta, indent=1).encode())
+
+    def append_event(self, kind: str, step: int | None = None, **facts: Any) -> None:
+        """One line: when, what (`start`, `resume`, `done`, `nonfinite`, …), at which step."""
+        event = {"time": utc_now(), "kind": kind} | ({} if step is None else {"step": step}) | facts
+        line = json.dumps(event) + "\n"
+        with self.events_file.open("ab") as file:  # one write, so lines never interleave
+            file.write(line.encode())
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """Every complete line; a last line torn by a kill is left out."""
+        if not self.events_file.exists():
+            return []
+        events = []
+        for line in self.events_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                events.append(event)
+        return events
+
+    def trim_events(self, step: int) -> None:
+        """Drop what was observed at or after `step`, and any torn line, before a resumed run."""
+        lifecycle = {"start", "resume", "done", "failed"}
+        kept = [
+            e for e in self.read_events() if e.get("kind") in lifecycle or e.get("step", -1) < step
+        ]
+        atomic_write(self.events_file, "".join(json.dumps(e) + "\n" for e in kept).encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel lets go of it when the process dies, however.
+
+        Raises RunBusyError when another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusyError(f"{self.path}: another process is writing this run") from None
+            yield
+
+    def is_busy(self) -> bool:
+        """Whether a live process on this machine holds the run."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with self.lock():
+                return False
+        except RunBusyError:
+            return True
+
+
+def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `path` as a whole: a reader, or a kill at any moment, sees the old or the new file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    commit(temporary, path, durable)
+
+
+def commit(temporary: Path, path: Path, durable: bool = True) -> None:
+    """Rename a written and synced file into place, and make the rename itself durable."""
+    os.replace(temporary, path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run folder at or below `folder`, in name order. Raises FileNotFoundError."""
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    return sorted(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    if (folder / "config.yaml").is_file() or (folder / "scalars").is_dir():
+        yield folder
+        return
+    for child in folder.iterdir():
+        if child.is_dir() and not child.name.startswith("."):
+            yield from _walk(child)
+
+
+def utc_now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")

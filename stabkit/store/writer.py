@@ -1,0 +1,115 @@
+"""Rows in, complete Parquet part files out.
+
+A Parquet file is unreadable until it is closed, so nothing is ever left open: rows wait in memory
+and each flush writes one whole part under a temporary name, syncs it and renames it. A kill loses
+only rows that a resumed run makes again.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stabkit.rundir import commit
+from stabkit.store.schema import EVALS, LAYERS, SCALARS, SIGNALS, TABLES, with_identity
+
+
+class Writer:
+    """Buffers the three tables of the run at `folder`; `run` is the id kept in every part."""
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self.folder = folder
+        self.run = run
+        self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
+
+    def add_layers(
+        self,
+        steps: NDArray[np.int64],
+        layers: list[str],
+        signals: dict[str, NDArray[np.float32]],
+        missing: dict[str, NDArray[np.bool_]],
+    ) -> None:
+        """`signals[name]`: [steps, layers], depth order; `missing[name]`: where nothing was measured."""
+        num_steps, num_layers = len(steps), len(layers)
+        names = pa.DictionaryArray.from_arrays(
+            pa.array(np.tile(np.arange(num_layers, dtype=np.int32), num_steps)), pa.array(layers)
+        )
+        columns = [
+            pa.array(np.repeat(steps, num_layers)),
+            names,
+            pa.array(np.tile(np.arange(num_layers, dtype=np.int16), num_steps)),
+            *(pa.array(signals[s].ravel(), mask=missing[s].ravel()) for s in SIGNALS),
+        ]
+        self._add("layers", LAYERS, columns)
+
+    def add_scalars(self, steps: NDArray[np.int64], name: str, values: NDArray[np.float64]) -> None:
+        """One named series, [steps]."""
+        names = pa.DictionaryArray.from_arrays(
+            pa.array(np.zeros(len(steps), dtype=np.int32)), pa.array([name])
+        )
+        self._add("scalars", SCALARS, [pa.array(steps), names, pa.array(values)])
+
+    def add_eval(
+        self,
+        step: int,
+        metric: str,
+        value: float,
+        chance: float,
+        k: int,
+        temperature: float,
+        correct: NDArray[np.bool_],
+    ) -> None:
+        """One evaluation; `correct`: [n], one bit a sample, always in the same sample order."""
+        row = [step, metric, value, chance, len(correct), k, temperature, pack_bits(correct)]
+        columns = [pa.array([v], type=f.type) for v, f in zip(row, EVALS, strict=True)]
+        self._add("evals", EVALS, columns)
+
+    def _add(self, table: str, schema: pa.Schema, columns: list[Any]) -> None:
+        self._pending[table].append(pa.record_batch(columns, schema=schema))
+
+    def flush(self) -> None:
+        """Make everything added so far durable. Raises OSError and keeps the rows if it cannot."""
+        for name, schema in TABLES.items():
+            batches = self._pending[name]
+            if batches:
+                table = pa.Table.from_batches(batches).unify_dictionaries()
+                write_part(self.folder / name, table, with_identity(schema, self.run))
+                self._pending[name] = []
+
+
+def write_part(folder: Path, table: pa.Table, schema: pa.Schema) -> None:
+    """Write `part-<first step>.parquet`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = pc.min(table["step"]).as_py()
+    path = folder / f"part-{first:010d}.parquet"
+    temporary = folder / f".{path.name}.tmp"
+    with temporary.open("wb") as file:
+        pq.write_table(table.cast(schema), file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    commit(temporary, path)
+
+
+def trim(folder: Path, step: int) -> None:
+    """Remove every row at or after `step` from the tables of a run, so that it can go on there."""
+    for name in TABLES:
+        for part in sorted((folder / name).glob("part-*.parquet")):
+            table = pq.read_table(part)
+            kept = table.filter(pc.less(table["step"], step))
+            if not kept.num_rows:
+                part.unlink()
+            elif kept.num_rows < table.num_rows:
+                write_part(part.parent, kept, table.schema)
+
+
+def pack_bits(correct: NDArray[np.bool_]) -> bytes:
+    return np.packbits(correct).tobytes()
+
+
+def unpack_bits(packed: bytes, n: int) -> NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=n).astype(bool)

@@ -1,0 +1,81 @@
+"""One split of labelled images, and where its pixels live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Images = Tensor | list[Tensor]
+
+HELD_BYTES = 2**30
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split: ``labels`` int64 [N] index ``classes``; ``read`` turns checked indices to pixels."""
+
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    read: Callable[[NDArray[np.int64]], Images]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: NDArray[np.int64]) -> Images:
+        """Images at ``index`` [B]: uint8 [B, 3, H, W] if they share one size, else B of [3, h, w].
+
+        A set whose images all have one size therefore always gives one tensor. Raises ValueError
+        for an index outside 0..N-1, or for an image that cannot be decoded.
+        """
+        outside = index[(index < 0) | (index >= len(self))]
+        if len(outside):
+            raise ValueError(
+                f"image index {outside[0]} is outside this set: it has {len(self)} images, "
+                f"numbered 0 to {len(self) - 1}"
+            )
+        return self.read(index)
+
+
+def stacked(images: Sequence[Tensor]) -> Images:
+    """One [B, 3, H, W] tensor where all images have one size, else the list as it is."""
+    if images and all(image.shape == images[0].shape for image in images):
+        return torch.stack(list(images))
+    return list(images)
+
+
+def from_array(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]
+) -> ImageSet:
+    """A set held in memory: ``images`` uint8 [N, 3, H, W]."""
+    pixels = torch.from_numpy(images)
+    return ImageSet(labels, classes, lambda index: pixels[torch.from_numpy(index)])
+
+
+def taken(images: ImageSet, index: NDArray[np.int64]) -> ImageSet:
+    """The subset at ``index``, in that order; nothing is read."""
+    return ImageSet(images.labels[index], images.classes, lambda inner: images.read(index[inner]))
+
+
+def held(images: ImageSet, limit: int = HELD_BYTES) -> ImageSet:
+    """The same set with its pixels in memory, if they have one size and fit ``limit`` bytes.
+
+    Otherwise ``images`` itself, which reads on every load. The first image decides whether to try,
+    so that a large set costs one read and not a scan.
+    """
+    first = images.read(np.zeros(1, np.int64))[0]
+    if len(images) * first.numel() > limit:
+        return images
+    pixels = np.empty((len(images), *first.shape), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        stop = min(start + _CHUNK, len(images))
+        part = images.read(np.arange(start, stop))
+        if isinstance(part, list) or part.shape[1:] != first.shape:
+            return images
+        pixels[start:stop] = part.numpy()
+    return from_array(pixels, images.labels, images.classes)

@@ -1,0 +1,211 @@
+"""One run, from its configuration to its folder."""
+
+import os
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stabkit.config import RunConfig, run_id, save_config
+from stabkit.monitor.monitor import Monitor
+from stabkit.rundir import RunDir, Status, atomic_write
+from stabkit.train.data import ImageSet, batch_index, load_data
+from stabkit.train.evaluate import HeldoutKnn
+from stabkit.train.meta import record_attempt
+from stabkit.train.moco import chance_nats, loss_nats
+from stabkit.train.optim import lr_at, momentum_at
+from stabkit.train.state import State, build_state, load_state, save_state
+from stabkit.train.views import two_views
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step is made of; a function of (seed, step) and the data alone."""
+
+    view1: Tensor
+    view2: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+def train(config: RunConfig, rundir: RunDir) -> Status:
+    """Train to the end, from the last checkpoint if there is one, and return the final status.
+
+    Raises RunBusyError when another process holds the folder; any other error is also left in
+    `status.json` as the reason of a failed run.
+    """
+    with rundir.lock():
+        status = rundir.read_status()
+        if status and status.state == "done":
+            return status
+        try:
+            return _train(config, rundir)
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            rundir.append_event("failed", reason=reason)
+            failed = rundir.read_status() or Status("failed", steps=config.train.steps)
+            rundir.write_status(replace(failed, state="failed", reason=reason))
+            raise
+
+
+def _train(config: RunConfig, rundir: RunDir) -> Status:
+    device = prepare_device(config)
+    images, heldout = load_data(config.data, config.seed)
+    knn = HeldoutKnn(images, heldout, config.knn, config.data.image_size, device)
+    state = build_state(config, len(images), device)
+    resumed = rundir.checkpoint_file.exists()
+    first = load_state(state, config, rundir.checkpoint_file) if resumed else 0
+    atomic_write(rundir.config_file, save_config(config).encode())
+    record_attempt(rundir, first, device)
+    monitor = Monitor(
+        state.model.online,
+        state.optimizer,
+        rundir.path,
+        first_step=first,
+        flush_every=config.runtime.flush_every,
+        images_per_step=config.train.batch,
+        run=run_id(config),
+    )
+    if not config.runtime.monitor:
+        monitor.detach()
+    rundir.append_event("resume" if resumed else "start", first)
+    with monitor:
+        status = _steps(config, rundir, state, monitor, images, knn, first)
+    rundir.append_event("done", status.step, reason=status.reason)
+    rundir.write_status(status)
+    return status
+
+
+def _steps(
+    config: RunConfig,
+    rundir: RunDir,
+    state: State,
+    monitor: Monitor,
+    images: ImageSet,
+    knn: HeldoutKnn,
+    first: int,
+) -> Status:
+    steps, every = config.train.steps, config.runtime.checkpoint_every
+    progress = Progress(config, rundir, first)
+    for step in range(first, steps + 1):
+        if step > first and step % every == 0:
+            checkpoint(config, rundir, state, monitor, step)
+        if step % config.knn.every == 0 or step == steps:
+            accuracy = evaluate_heldout(state, monitor, knn, step)
+            if accuracy is None:
+                return progress.end(step, "diverged: the weights are no longer finite")
+            progress.knn = accuracy
+        if step == steps:
+            break
+        batch = make_batch(config, images, step, monitor_device(state))
+        train_step(config, state, monitor, batch, step, knn.num_classes)
+        progress.report(step + 1)
+    checkpoint(config, rundir, state, monitor, steps)
+    return progress.end(steps, None)
+
+
+def train_step(
+    config: RunConfig, state: State, monitor: Monitor, batch: Batch, step: int, num_classes: int
+) -> None:
+    """One update: schedules, loss, backward, AdamW; then what is recorded of it."""
+    steps, method = config.train.steps, config.method
+    lr = lr_at(step, steps, config.optim, config.train.batch)
+    momentum = momentum_at(step, steps, method)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    loss, features = state.model(batch.view1, batch.view2, momentum)
+    state.optimizer.zero_grad()
+    loss.backward()
+    state.optimizer.step()
+
+    nats = loss_nats(loss.detach(), method.temperature)
+    relative = nats / chance_nats(config.train.batch)
+    monitor.log(loss=loss, loss_nats=nats, loss_relative=relative, lr=lr, momentum=momentum)
+    if step % config.knn.every == 0 and len(state.bank):
+        k, temperature = min(config.knn.k, len(state.bank)), config.knn.temperature
+        predicted = state.bank.predict(features, batch.ids, num_classes, k, temperature)
+        monitor.log_eval(step, "knn_bank", predicted, batch.labels, k, temperature, num_classes)
+    state.bank.add(features, batch.labels, batch.ids)
+
+
+def make_batch(config: RunConfig, images: ImageSet, step: int, device: torch.device) -> Batch:
+    epoch, index = batch_index(config.seed, step, len(images), config.train.batch)
+    pixels = images.load(index)
+    moved = pixels.to(device) if isinstance(pixels, Tensor) else [p.to(device) for p in pixels]
+    view1, view2 = two_views(
+        moved,
+        config.seed,
+        epoch,
+        index,
+        config.data.image_size,
+        config.views.min_scale,
+        config.views.blur_sigma,
+    )
+    labels = torch.from_numpy(images.labels[index]).to(device)
+    return Batch(view1, view2, labels, torch.from_numpy(index).to(device))
+
+
+def evaluate_heldout(
+    state: State, monitor: Monitor, knn: HeldoutKnn, step: int
+) -> float | None:
+    """Accuracy after `step` updates, recorded; None when the features are no longer finite."""
+    predicted = knn.predict(state.model.online.backbone)
+    if predicted is None:
+        return None
+    return monitor.log_eval(
+        step, "knn_heldout", predicted, knn.labels, knn.k, knn.config.temperature, knn.num_classes
+    )
+
+
+def checkpoint(
+    config: RunConfig, rundir: RunDir, state: State, monitor: Monitor, step: int
+) -> None:
+    """Rows first, then the state: a checkpoint never claims a step whose rows are not on disk."""
+    monitor.flush()
+    save_state(state, config, step, rundir.checkpoint_file)
+
+
+def prepare_device(config: RunConfig) -> torch.device:
+    """The device, with threads and algorithms fixed so that the same step gives the same bits."""
+    name = config.runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if config.runtime.threads:
+        torch.set_num_threads(config.runtime.threads)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
+    return device
+
+
+def monitor_device(state: State) -> torch.device:
+    return state.bank.features.device
+
+
+class Progress:
+    """Keeps `status.json` alive: at most once a second, and at the end."""
+
+    def __init__(self, config: RunConfig, rundir: RunDir, first: int) -> None:
+        self.rundir, self.steps, self.batch = rundir, config.train.steps, config.train.batch
+        self.knn: float | None = None
+        self._began, self._first = time.monotonic(), first
+        self._written = float("-inf")
+        self.report(first)
+
+    def report(self, step: int) -> None:
+        now = time.monotonic()
+        if now - self._written < 1.0:
+            return
+        self._written = now
+        self.rundir.write_status(self._status("running", step, None))
+
+    def end(self, step: int, reason: str | None) -> Status:
+        return self._status("done", step, reason)
+
+    def _status(self, state: str, step: int, reason: str | None) -> Status:
+        seconds = time.monotonic() - self._began
+        rate = self.batch * (step - self._first) / seconds if seconds > 0 else None
+        return Status(state, step, self.steps, "", rate, self.knn, reason)
