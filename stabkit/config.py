@@ -3,10 +3,9 @@
 import difflib
 import hashlib
 import json
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +29,9 @@ class ConfigError(ValueError):
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Model = TypeVar("Model", bound=Section)
 
 
 class DataConfig(Section):
@@ -141,7 +143,6 @@ class RuntimeConfig(Section):
     threads: PositiveInt | None = None
     checkpoint_every: PositiveInt = 100
     flush_every: PositiveInt = 50
-    monitor: bool = True
 
 
 class RunConfig(Section):
@@ -245,18 +246,18 @@ def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
     return result
 
 
-def make_config(content: Mapping[str, Any], source: str) -> RunConfig:
-    """Validate; raises ConfigError with every problem found, each naming key, value and remedy."""
+def validate(model: type[Model], content: Mapping[str, Any], source: str) -> Model:
+    """Raises ConfigError with every problem found, each naming key, value and remedy."""
     try:
-        return RunConfig.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(source, [_explain(e) for e in error.errors()]) from None
+        raise ConfigError(source, [_explain(e, keys_of(model)) for e in error.errors()]) from None
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """A preset's name or a file's path, with `key=value` overrides."""
     content = with_settings(read_base(source), parse_overrides(overrides))
-    return make_config(content, source)
+    return validate(RunConfig, content, source)
 
 
 def save_config(config: RunConfig) -> str:
@@ -270,31 +271,20 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
-def known_keys() -> list[str]:
-    """Every dotted key of a configuration, in order."""
-    return _keys(RunConfig, "")
-
-
-def _keys(model: type[BaseModel], prefix: str) -> list[str]:
+def keys_of(model: type[Section], prefix: str = "") -> list[str]:
+    """Every dotted key of a model, in order."""
     keys = []
     for name, field in model.model_fields.items():
-        inner = _section_of(field.annotation)
-        keys += _keys(inner, f"{prefix}{name}.") if inner else [prefix + name]
+        kind = field.annotation
+        section = isinstance(kind, type) and issubclass(kind, Section)
+        keys += keys_of(kind, f"{prefix}{name}.") if section else [prefix + name]
     return keys
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next((s for a in get_args(annotation) if (s := _section_of(a))), None)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
-
-
-def _explain(error: Any) -> str:
+def _explain(error: Any, known: Sequence[str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{key}: no such setting{suggest(key, known_keys())}"
+        return f"{key}: no such setting{suggest(key, known)}"
     if error["type"] == "missing":
         return f"{key}: missing"
     if error["type"] == "value_error":

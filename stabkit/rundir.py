@@ -27,6 +27,7 @@ class Status:
     steps: int = 0
     heartbeat: str = ""
     images_per_s: float | None = None
+    eta_s: float | None = None
     knn: float | None = None
     reason: str | None = None
 
@@ -124,21 +125,28 @@ class RunDir:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunBusyError(f"{self.path}: another process is writing this run") from None
+            # a few tries, since `is_busy` elsewhere takes the lock for an instant to look
+            for last in (False,) * 20 + (True,):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if last:
+                        message = f"{self.path}: another process is writing this run"
+                        raise RunBusyError(message) from None
+                    time.sleep(0.02)
             yield
 
     def is_busy(self) -> bool:
         """Whether a live process on this machine holds the run."""
-        if not (self.path / ".lock").exists():
-            return False
         try:
-            with self.lock():
-                return False
-        except RunBusyError:
+            with (self.path / ".lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
             return True
+        return False
 
 
 def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:

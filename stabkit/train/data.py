@@ -42,13 +42,15 @@ def _splits(cfg: DataConfig) -> tuple[ImageSet, ImageSet]:
         return synthetic_sets(cfg.num_train, cfg.num_heldout, cfg.image_size)
     if not cfg.path:
         raise ValueError(f"data.path is missing: {cfg.name} needs the folder that holds the images")
-    from stabkit.train import image_files
-
     if cfg.name == "parquet":
-        return image_files.parquet_sets(cfg.path)
+        from stabkit.train.parquet_files import parquet_sets
+
+        return parquet_sets(cfg.path)
+    from stabkit.train.image_files import folder_sets, torchvision_sets
+
     if cfg.name == "imagefolder":
-        return image_files.folder_sets(cfg.path)
-    return image_files.torchvision_sets(cfg.name, cfg.path, cfg.download)
+        return folder_sets(cfg.path)
+    return torchvision_sets(cfg.name, cfg.path, cfg.download)
 
 
 def _capped(images: ImageSet, cap: int | None) -> ImageSet:

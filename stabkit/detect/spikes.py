@@ -1,0 +1,144 @@
+"""Spikes: upward jumps of a positive series, such as a gradient norm or a loss."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from stabkit.detect.robust import FloatArray, IntArray, SortedWindow, checked_series
+
+Z_PER_MAD = 0.6745  # normal.ppf(3/4): turns a distance in MADs into one in standard deviations
+
+
+class SpikeScorer:
+    """Robust z of each new log value against the last `window` that were not flagged.
+
+    One update a point, in order; `find_spikes` and an online monitor give the same scores.
+    """
+
+    def __init__(
+        self, window: int, threshold: float, min_history: int, restart_after: int, mad_floor: float
+    ) -> None:
+        self._baseline = SortedWindow(window)
+        self._threshold, self._mad_floor = threshold, mad_floor
+        self._min_history, self._restart_after = min_history, restart_after
+        self._streak: list[float] = []
+        self.restarted = False
+
+    def update(self, log_value: float) -> tuple[float, float] | None:
+        """(z, log of the ratio to the baseline median) if this point is flagged, else None."""
+        self.restarted = False
+        score = self._score(log_value)
+        if score is None:
+            self._streak.clear()
+            self._baseline.push(log_value)
+            return None
+        self._streak.append(log_value)
+        if len(self._streak) == self._restart_after:
+            self._baseline.restart(self._streak)
+            self._streak.clear()
+            self.restarted = True
+        return score
+
+    def _score(self, log_value: float) -> tuple[float, float] | None:
+        if len(self._baseline) < self._min_history:
+            return None
+        rise = log_value - self._baseline.median()
+        # Most points stop here, before the costlier MAD: no MAD at or above the floor flags them.
+        if Z_PER_MAD * rise < self._threshold * self._mad_floor:
+            return None
+        z = Z_PER_MAD * rise / max(self._baseline.mad(), self._mad_floor)
+        return (z, rise) if z >= self._threshold else None
+
+
+def find_spikes(
+    step: ArrayLike,
+    value: ArrayLike,
+    *,
+    window: int = 100,
+    threshold: float = 6.0,
+    min_history: int = 20,
+    merge: int = 10,
+    mad_floor: float = 0.01,
+) -> pd.DataFrame:
+    """Points whose logarithm stands `threshold` robust deviations above the recent median.
+
+    The baseline is the median and MAD of the logs of the last `window` points that were not
+    flagged, so spikes cannot hide one another. After window // 2 flagged points in a row the level
+    itself has moved: the event ends there and the baseline restarts from those points. Flagged
+    points that are neighbours, or at most `merge` steps apart, are one event.
+
+    Non-finite values are events of another kind and zeros have no logarithm: both are left out
+    as if never measured. `mad_floor` (log units) keeps near-constant series quiet: at the
+    defaults nothing below exp(6 * 0.01 / 0.6745) = 1.09 times the median is ever flagged. There
+    is no minimum ratio on top: a loss bounded by ln N may never reach 1.5 times its median.
+
+    MEASURED
+
+    Returns one row an event: onset, peak, end (steps; first, largest and last flagged point),
+    height (robust z of the peak), ratio (of the peak to the baseline median then).
+    Raises ValueError for steps that do not increase, negative values, options out of range.
+    """
+    _check_options(window, threshold, min_history, merge, mad_floor)
+    steps, values = checked_series(step, value, "value")
+    negative = np.flatnonzero(values < 0)
+    if negative.size:
+        i = int(negative[0])
+        raise ValueError(
+            f"value must not be negative (spikes are sought in its logarithm), got {values[i]} "
+            f"at step {steps[i]}: give a norm, or a loss shifted to be bounded below by 0"
+        )
+    usable = np.isfinite(values) & (values > 0)
+    steps, values = steps[usable], values[usable]
+    scorer = SpikeScorer(window, threshold, min_history, window // 2, mad_floor)
+    points, heights, rises, last = [], [], [], []
+    for i, log_value in enumerate(np.log(values).tolist()):
+        if (score := scorer.update(log_value)) is not None:
+            points.append(i)
+            heights.append(score[0])
+            rises.append(score[1])
+            last.append(scorer.restarted)
+    flagged = np.array(points, dtype=np.int64)
+    new = _new_event(flagged, steps[flagged], np.array(last, dtype=bool), merge)
+    return _events(steps[flagged], values[flagged], np.array(heights), np.exp(rises), new)
+
+
+def _check_options(
+    window: int, threshold: float, min_history: int, merge: int, mad_floor: float
+) -> None:
+    if not 2 <= min_history <= window:
+        raise ValueError(f"min_history must be in 2..window ({window}), got {min_history}")
+    if not (math.isfinite(threshold) and threshold > 0):
+        raise ValueError(f"threshold must be a positive number, got {threshold}")
+    if not mad_floor > 0:
+        raise ValueError(f"mad_floor must be above 0, got {mad_floor}")
+    if merge < 0:
+        raise ValueError(f"merge must be 0 steps or more, got {merge}")
+
+
+def _new_event(
+    index: IntArray, step: IntArray, restarted: "np.ndarray[tuple[int], np.dtype[np.bool]]", merge: int
+) -> IntArray:
+    """Positions, among the flagged points, where an event begins."""
+    if not index.size:
+        return index
+    apart = (np.diff(index) > 1) & (np.diff(step) > merge)
+    return np.flatnonzero(np.concatenate([[True], apart | restarted[:-1]]))
+
+
+def _events(
+    step: IntArray, value: FloatArray, height: FloatArray, ratio: FloatArray, begin: IntArray
+) -> pd.DataFrame:
+    bounds = list(zip(begin, [*begin[1:], step.size], strict=True)) if begin.size else []
+    peak = np.array([a + int(np.argmax(value[a:b])) for a, b in bounds], dtype=np.int64)
+    end = np.array([b - 1 for _, b in bounds], dtype=np.int64)
+    return pd.DataFrame(
+        {
+            "onset": step[begin],
+            "peak": step[peak],
+            "end": step[end],
+            "height": height[peak],
+            "ratio": ratio[peak],
+        }
+    )

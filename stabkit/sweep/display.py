@@ -1,0 +1,92 @@
+"""Status rows on a screen: a live table on a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from stabkit.sweep.status import Row
+
+LINES_EVERY_S = 20.0
+STYLE = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+@contextmanager
+def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None]]:
+    """Yields the function to call often; it redraws, or prints lines, when it is time to."""
+    if sys.stdout.isatty():
+        with Live(status_table(read()), refresh_per_second=4, transient=True) as live:
+            yield _at_most_every(0.5, lambda: live.update(status_table(read())))
+        Console().print(status_table(read()))
+        return
+    lines = _Lines(read)
+    yield _at_most_every(1.0, lines.update)
+    lines.update()
+
+
+def status_table(rows: Sequence[Row]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for name in ("state", "step", "images/s", "left", "kNN"):
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    for row in rows:
+        state = f"[{STYLE[row.state]}]{row.state}[/]" if row.state in STYLE else row.state
+        table.add_row(_escape(row.run), state, *_cells(row))
+        if row.reason:
+            table.add_row(f"  [dim]{_escape(row.reason)}[/]")
+    return table
+
+
+def status_line(row: Row) -> str:
+    """One run in one plain line."""
+    step, rate, left, knn = _cells(row)
+    words = [f"{row.state:<11}", row.run, f"step {step}"]
+    words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
+    words += [f"kNN {knn}"] * bool(knn) + [f"({row.reason})"] * bool(row.reason)
+    return "  ".join(words)
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    step = f"{row.step}/{row.steps}" if row.steps else ""
+    rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.state == "running" else ""
+    left = f"{int(row.eta_s) // 60}:{int(row.eta_s) % 60:02d}" if row.eta_s is not None else ""
+    return step, rate, left, f"{row.knn:.3f}" if row.knn is not None else ""
+
+
+class _Lines:
+    """Prints a run when its state changes, and every running one from time to time."""
+
+    def __init__(self, read: Callable[[], Sequence[Row]]) -> None:
+        self.read = read
+        self.states = {row.run: row.state for row in read()}
+        self.printed = time.monotonic()
+
+    def update(self) -> None:
+        due = time.monotonic() - self.printed > LINES_EVERY_S
+        for row in self.read():
+            changed = self.states.get(row.run) != row.state
+            if changed or (due and row.state == "running"):
+                print(status_line(row), flush=True)
+            self.states[row.run] = row.state
+        if due:
+            self.printed = time.monotonic()
+
+
+def _at_most_every(seconds: float, act: Callable[[], None]) -> Callable[[], None]:
+    last = 0.0
+
+    def perhaps() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            act()
+
+    return perhaps
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

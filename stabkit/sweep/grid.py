@@ -1,0 +1,146 @@
+"""A sweep file -> an ordered list of cells. Pure: nothing is written, nothing is started."""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from stabkit.config import (
+    ConfigError,
+    NonNegativeInt,
+    RunConfig,
+    Section,
+    keys_of,
+    parse_overrides,
+    read_base,
+    read_mapping,
+    run_id,
+    suggest,
+    validate,
+    with_settings,
+)
+
+MAX_CELLS = 10_000
+Values = Annotated[list[Any], Field(min_length=1)]
+
+
+class SweepFile(Section):
+    """What a sweep file says once a scale is chosen. Keys inside are dotted configuration keys."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    base: str
+    set: dict[str, Any] = {}
+    grid: dict[str, Values] = {}
+    zip: dict[str, Values] = {}
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
+    exclude: list[dict[str, Any]] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        lengths = {key: len(values) for key, values in self.zip.items()}
+        if len({*lengths.values()}) > 1:
+            raise ValueError(f"zip pairs its lists item by item, but their lengths are {lengths}")
+        twice = self.grid.keys() & self.zip.keys()
+        if twice:
+            raise ValueError(f"in both grid and zip: {', '.join(sorted(twice))}")
+        known = [key for key in keys_of(RunConfig) if key != "seed"]
+        used = [*self.set, *self.grid, *self.zip, *(key for rule in self.exclude for key in rule)]
+        wrong = [f"{k}: no such setting{suggest(k, known)}" for k in used if k not in known]
+        if wrong:
+            raise ValueError("; ".join(dict.fromkeys(wrong)))
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: what is special about it, its whole configuration, its folder's name."""
+
+    settings: Mapping[str, Any]
+    config: RunConfig
+    folder: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    scale: str | None
+    cells: tuple[Cell, ...]
+
+
+def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Sweep:
+    """Expand a sweep file at a scale: the first one it names, when None.
+
+    Order is the file's: the last key of `grid` varies fastest but for the seeds. An override of a
+    key that the file varies replaces all its values. Runs of another scale than the first go to a
+    folder of their own. Raises ConfigError with everything that is wrong.
+    """
+    content = read_mapping(path)
+    scales = _scales(path, content.pop("scales", {}))
+    default = next(iter(scales), None)
+    if scale is not None and scale not in scales:
+        raise ConfigError(str(path), [f"no scale {scale!r}{suggest(scale, list(scales))}"])
+    chosen = scale or default
+    file = validate(SweepFile, content | (scales[chosen] if chosen else {}), str(path))
+    cells = _expand(file, path, parse_overrides(overrides))
+    return Sweep(file.name if chosen == default else f"{file.name}-{chosen}", chosen, cells)
+
+
+def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(scales, dict) or not all(isinstance(s, dict) for s in scales.values()):
+        raise ConfigError(str(path), ["scales: should map the name of each scale to its settings"])
+    return scales
+
+
+def _expand(file: SweepFile, path: Path, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+    base = with_settings(read_base(file.base, path.parent), file.set)
+    seeds = [overrides["seed"]] if "seed" in overrides else file.seeds
+    varied = [s for s in _combinations(file, overrides) if not _excluded(s, file.exclude)]
+    if len(varied) * len(seeds) > MAX_CELLS:
+        count = f"{len(varied) * len(seeds):,}"
+        raise ConfigError(str(path), [f"{count} cells; at most {MAX_CELLS:,} make one sweep"])
+    cells, problems = [], []
+    for settings in varied:
+        for seed in seeds:
+            full = {**settings, "seed": seed}
+            try:
+                config = validate(RunConfig, with_settings(base, {**overrides, **full}), str(path))
+            except ConfigError as error:
+                problems += error.problems
+                continue
+            cells.append(Cell(full, config, f"{_slug(full)}-{run_id(config)}"))
+    if problems:
+        raise ConfigError(str(path), list(dict.fromkeys(problems)))
+    if not cells:
+        raise ConfigError(str(path), ["no cell is left: exclude takes them all"])
+    return tuple({cell.folder: cell for cell in cells}.values())
+
+
+def _combinations(file: SweepFile, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the axes; the pairs of `zip` are one axis, after those of `grid`."""
+    axes = [[{key: v} for v in values] for key, values in file.grid.items() if key not in overrides]
+    paired = {key: values for key, values in file.zip.items() if key not in overrides}
+    if paired:
+        axes.append([dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)])
+    count = math.prod(len(axis) for axis in axes)
+    if count > MAX_CELLS:
+        problem = f"{count:,} cells; at most {MAX_CELLS:,} make one sweep"
+        raise ConfigError(file.name, [problem])
+    merged = []
+    for combination in itertools.product(*axes):
+        merged.append({key: v for part in combination for key, v in part.items()})
+    return merged
+
+
+def _excluded(settings: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> bool:
+    return any(all(k in settings and settings[k] == v for k, v in rule.items()) for rule in rules)
+
+
+def _slug(settings: Mapping[str, Any]) -> str:
+    """The settings of a cell as a folder's name: the hash behind it identifies, this explains."""
+    parts = [f"{key.split('.')[-1]}={value}" for key, value in settings.items()]
+    return re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", ",".join(parts))[:120]
