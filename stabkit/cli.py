@@ -131,7 +131,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot == "list":
-        print("\n".join(f"{name:<14}{plot.__doc__.splitlines()[0]}" for name, plot in PLOTS.items()))
+        print("\n".join(f"{name:<14}{plot.about}" for name, plot in PLOTS.items()))
         return 0
     if arguments.plot is not None and arguments.plot not in PLOTS:
         raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import ArrayLike
+from scipy import integrate, stats
 
 from stabkit.detect.robust import (
+    BoolArray,
     FloatArray,
     IntArray,
     checked_series,
@@ -18,8 +19,6 @@ from stabkit.detect.robust import (
 
 MEDIAN_OF = 5  # evaluations behind each value of the ceiling
 SHORTEST = MEDIAN_OF + 1  # two consecutive evaluations that have a ceiling
-
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -161,18 +160,28 @@ def _noise_and_threshold(
     acc: FloatArray, depth: FloatArray, min_depth: float, k: float | None
 ) -> tuple[float, float]:
     """Alternate between flagging and measuring the noise of the rest until the flags stay."""
-    flagged = np.zeros(acc.size, dtype=bool)
-    noise, threshold = 0.0, min_depth
+    # Only pairs are left out: without every lone low value healthy noise would look too small.
+    # The first guess is generous, since a dip left in would raise the bar that is to find it.
+    noise, threshold = noise_scale(acc, half_width=2)[0], min_depth
+    flagged = _paired(depth >= max(min_depth, 3 * noise))
     for _ in range(10):  # settles in 2 or 3 rounds; the bound is against a two-cycle
         noise, autocorrelation = noise_scale(acc[~flagged])
         longer = math.log10(max(acc.size / 100, 1.0))
         factor = k if k is not None else (5.0 if autocorrelation > 0.2 else 4.0) + longer
         threshold = max(min_depth, factor * noise)
-        now = depth >= threshold
+        now = _paired(depth >= threshold)
         if np.array_equal(now, flagged):
             break
         flagged = now
     return noise, threshold
+
+
+def _paired(flags: BoolArray) -> BoolArray:
+    """True where the flag and that of a neighbour are set."""
+    paired = np.zeros_like(flags)
+    paired[1:] |= flags[1:] & flags[:-1]
+    paired[:-1] |= flags[1:] & flags[:-1]
+    return paired
 
 
 def _spans(acc: FloatArray, ceiling: FloatArray, threshold: float) -> list[_Span]:
@@ -237,15 +246,13 @@ def _row(
         "recovery": math.nan if span.recovery is None else steps[span.recovery],
         "depth": depth,
         "relative_depth": depth / above_chance if above_chance > 0 else math.nan,
-        "area": float(np.trapezoid(below, steps[span.onset : stop])),
+        "area": float(integrate.trapezoid(below, steps[span.onset : stop])),
         "p_value": p,
         "severity": _severity(span, steps, acc, depth, threshold / 2),
     }
 
 
-def _severity(
-    span: _Span, steps: IntArray, acc: FloatArray, depth: float, tolerance: float
-) -> str:
+def _severity(span: _Span, steps: IntArray, acc: FloatArray, depth: float, tolerance: float) -> str:
     if span.recovery is None:
         settled = acc[span.trough + 1 :][-MEDIAN_OF:]
         partly = settled.size == MEDIAN_OF and span.ceiling - np.median(settled) <= depth / 2

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 MAD_TO_STD = 1.4826  # 1 / normal.ppf(3/4): the MAD of normal noise times this is its std
 # Std of a standard normal cut at +-3, the factor that makes the trimmed estimate below unbiased.
@@ -78,9 +79,9 @@ class SortedWindow:
         """
         x, twice = self._ordered, 2 * centre
         last = len(x) - rank
-        i = bisect_left(range(last), 0, key=lambda j: x[j + rank - 1] + x[j] - twice)
-        reach = max(centre - x[i], x[i + rank - 1] - centre)
-        return min(reach, max(centre - x[i - 1], x[i + rank - 2] - centre)) if i else reach
+        i = bisect_left(range(last), True, key=lambda j: x[j + rank - 1] + x[j] >= twice)
+        starts = range(max(i - 1, 0), i + 1)
+        return min(max(centre - x[j], x[j + rank - 1] - centre) for j in starts)
 
 
 def trailing_median(values: FloatArray, width: int) -> FloatArray:
@@ -91,7 +92,7 @@ def trailing_median(values: FloatArray, width: int) -> FloatArray:
     return out
 
 
-def noise_scale(values: FloatArray, half_width: int = 10) -> tuple[float, float]:
+def noise_scale(values: FloatArray, half_width: int = 7) -> tuple[float, float]:
     """Standard deviation and lag-1 autocorrelation of the noise around a smooth trend.
 
     Each value is compared with the mean of two medians, of equally many values before and after
@@ -110,10 +111,12 @@ def noise_scale(values: FloatArray, half_width: int = 10) -> tuple[float, float]
     scale = MAD_TO_STD * float(np.median(np.abs(residual)))
     if scale == 0.0:
         return 0.0, 0.0
-    inside = residual[np.abs(residual) <= 3 * scale]
-    refined = float(np.sqrt(np.mean(inside**2))) / STD_WITHIN_3
-    clipped = np.clip(residual, -3 * scale, 3 * scale)
-    lag1 = float(np.sum(clipped[1:] * clipped[:-1]) / np.sum(clipped**2))
+    # Outliers become 0 and not +-3 scales: a dip is a row of equal outliers, which would pass for
+    # autocorrelated noise.
+    inside = np.where(np.abs(residual) <= 3 * scale, residual, 0.0)
+    kept = int(np.count_nonzero(np.abs(residual) <= 3 * scale))
+    refined = float(np.sqrt(np.sum(inside**2) / kept)) / STD_WITHIN_3
+    lag1 = float(np.sum(inside[1:] * inside[:-1]) / np.sum(inside**2))
     return refined / float(np.sqrt(1 - np.clip(lag1, 0.0, 0.95) ** 2)), lag1
 
 

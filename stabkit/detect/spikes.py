@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from stabkit.detect.robust import FloatArray, IntArray, SortedWindow, checked_series
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray, SortedWindow, checked_series
 
 Z_PER_MAD = 0.6745  # normal.ppf(3/4): turns a distance in MADs into one in standard deviations
 
@@ -118,9 +118,12 @@ def _check_options(
 
 
 def _new_event(
-    index: IntArray, step: IntArray, restarted: "np.ndarray[tuple[int], np.dtype[np.bool]]", merge: int
+    index: IntArray,
+    step: IntArray,
+    restarted: "np.ndarray[tuple[int], np.dtype[np.bool]]",
+    merge: int,
 ) -> IntArray:
-    """Positions, among the flagged points, where an event begins."""
+    """Positions, among the flagged points, where an event begins; it never spans a restart."""
     if not index.size:
         return index
     apart = (np.diff(index) > 1) & (np.diff(step) > merge)

@@ -43,6 +43,10 @@ class LayerNorms:
 
 
 def _squares(tensors: Sequence[Tensor]) -> Tensor:
-    """[tensors] squared L2 norms, accumulated in float32 whatever the storage type."""
+    """[tensors] squared L2 norms in float32; half precision is widened before it is summed."""
+    double = any(t.dtype == torch.float64 for t in tensors)
     with torch.no_grad():
-        return torch.stack(torch._foreach_norm(list(tensors), 2, dtype=torch.float32)).square()
+        norms = torch._foreach_norm(
+            list(tensors), 2, dtype=torch.float64 if double else torch.float32
+        )
+        return torch.stack(norms).float().square()

@@ -1,9 +1,10 @@
 """Random numbers that are functions of their coordinates, not of a generator's state.
 
-Draw ``column`` of ``(seed, epoch, stream, sample)`` is one 64-bit hash. A batch can therefore be cut, reordered or
-recomputed after a restart and every sample still gets the numbers it would have got, and no global generator is read
-or advanced. The hash is splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"): its
-finaliser folds the coordinates into a 64-bit state, its sequence from that state gives the columns.
+Draw ``column`` of ``(seed, epoch, stream, sample)`` is one 64-bit hash. A batch can therefore be
+cut, reordered or recomputed after a restart and every sample still gets the numbers it would have
+got, and no global generator is read or advanced. The hash is splitmix64 (Steele, Lea, Flood 2014,
+"Fast splittable pseudorandom number generators"): its finaliser folds the coordinates into a 64-bit
+state, its sequence from that state gives the columns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # odd integer nearest 2**64 / golden ratio
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-# Views use small stream numbers; an order of the whole data set must not share its bits with any of them.
+# Views use small stream numbers; the order of the data set must not share its bits with them.
 _PERMUTATION_STREAM = 2**62
 
 
@@ -23,20 +24,23 @@ def uniforms(
 ) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), shape [B, count], on a grid of 2**-53.
 
-    ``sample`` [B] holds data-set indices; row ``i`` depends on ``sample[i]`` alone, not on B or on its neighbours.
-    ``stream`` separates uses that share a sample, such as the two views.
+    ``sample`` [B] holds data-set indices; row ``i`` depends on ``sample[i]`` alone, not on B or on
+    its neighbours. ``stream`` separates uses that share a sample, such as the two views.
 
-    Raises ValueError if a coordinate is negative or does not fit 63 bits, or if ``sample`` is not a vector of integers.
+    Raises ValueError if a coordinate is negative or does not fit 63 bits, or if ``sample`` is not a
+    vector of integers.
     """
     _check_coordinate("count", count)
     # 53 bits: the largest float64 below 1 is reached and 1 itself is not.
-    return (_hashes(seed, epoch, sample, stream, count) >> np.uint64(11)) * 2.0**-53
+    bits = _hashes(seed, epoch, sample, stream, count) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
 
 
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """Order of the samples 0 ... n-1 in one epoch, shape [n].
 
-    A stable sort of hashes has one right answer, whereas the shuffle of a numpy generator may change between versions.
+    A stable sort of hashes has one right answer, whereas the shuffle of a numpy generator may
+    change between versions.
 
     Raises ValueError if an argument is negative or does not fit 63 bits.
     """
@@ -50,7 +54,7 @@ def _hashes(
 ) -> NDArray[np.uint64]:
     if sample.ndim != 1 or not np.issubdtype(sample.dtype, np.integer):
         raise ValueError(
-            f"sample must be a vector of integers, got shape {sample.shape} and dtype {sample.dtype}"
+            f"sample must be a vector of integers, got {sample.dtype} of shape {sample.shape}"
         )
     if sample.size and sample.min() < 0:
         raise ValueError(f"sample must hold indices of 0 or more, got {sample.min()}")

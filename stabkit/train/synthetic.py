@@ -18,24 +18,29 @@ from numpy.typing import NDArray
 from stabkit.train.image_set import ImageSet
 from stabkit.train.randomness import uniforms
 
-Field = NDArray[Any]  # float32 [B, H, W], or what broadcasts to it
+Field = NDArray[Any]  # float32
 Texture = Callable[[Field, Field, NDArray[np.int64]], Field]
 
 # Fixed in code: the seed of a run must not change its images, or runs would not compare.
 _DATA_SEED = 0x5AB1E
-_DARK, _BRIGHT = np.array([20, 50, 130]), np.array([255, 190, 90])
-# The unit of length: textures are laid out on a square of 32 units at every image size.
-_EXTENT = 32.0
-_LATTICE = 16
-# Image numbers of the held-out split start here: a multiple of the number of classes.
+# Image numbers of the held-out split start here, a multiple of the number of classes.
 _HELDOUT_START = 10**9
-_CHUNK_PIXELS = 2**21
-_PERIODS = (np.float32(5), np.float32(10))
-_COARSE = np.float32(24)
-_SHIFT, _BEND, _TILT = np.float32(16), np.float32(1), np.float32(24 / 360)
-_SHADE, _NOISE = np.float32(1), np.float32(1.5)
-_HALF = np.float32(0.5)
-_TAU = np.float32(2 * np.pi)
+_MIN_SIZE = 8
+_CHUNK_PIXELS = 2**16  # what is worked on at once fits a processor cache
+_TAU = 2 * np.pi
+
+# Lengths are in units of 1/32 of the image side: at 32 pixels one unit is one pixel. Periods lie
+# above what a blur of sigma 2 erases and below what a crop of a tenth of the area still shows.
+_SIDE = 32
+_PERIODS = (5.0, 10.0)
+_SHIFT = 16.0  # range of a texture's origin
+_TILT = 24 / 360  # range of the orientation within a class, in turns
+# A bend and a shading much coarser than any texture, and noise of single pixels: they make nearest
+# neighbours of raw pixels poor, yet leave the middle frequencies to whoever learns to look there.
+_COARSE, _BEND, _SHADE, _NOISE = 24.0, 1.0, 0.9, 1.2
+
+_DARK, _BRIGHT = np.array([20, 50, 130]), np.array([255, 190, 90])
+_POINTS = 16  # Voronoi points repeat after so many cells, more than an image shows
 
 
 def _draws(index: NDArray[np.int64], stream: int, count: int) -> Field:
@@ -49,10 +54,11 @@ def _waves(x: Field, y: Field, index: NDArray[np.int64], stream: int, count: int
     draws = _draws(index, stream, 3 * count).reshape(len(index), count, 3, 1, 1)
     for wave in range(count):
         turn, stretch, phase = draws[:, wave].swapaxes(0, 1)
-        frequency = _TAU * (np.float32(0.75) + np.float32(0.5) * stretch)
+        frequency = _TAU * (0.75 + 0.5 * stretch)
         along = np.cos(_TAU * turn) * x + np.sin(_TAU * turn) * y
         total += np.cos(frequency * along + _TAU * phase)
-    return total * np.float32((2 / count) ** 0.5)
+    total *= (2 / count) ** 0.5
+    return total
 
 
 def _stripes(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
@@ -64,17 +70,19 @@ def _checkerboard(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
 
 
 def _rings(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
-    return np.cos(_TAU * np.hypot(x, y))
+    rings: Field = np.cos(_TAU * np.hypot(x, y))
+    return rings
 
 
 def _rays(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
     arms = np.floor(5 + 5 * _draws(index, 20, 1))[:, :, None]
-    return np.cos(arms * np.arctan2(y, x))
+    rays: Field = np.cos(arms * np.arctan2(y, x))
+    return rays
 
 
 def _dots(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
     """Three plane waves 60 degrees apart: bumps on a hexagonal lattice."""
-    half, root = np.float32(0.5), np.float32(0.75**0.5)
+    half, root = 0.5, 0.75**0.5
     return (
         np.cos(_TAU * x)
         + np.cos(_TAU * (half * x + root * y))
@@ -88,37 +96,38 @@ def _blobs(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
 
 def _cells(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
     """Distance to the edge of the Voronoi cells of a jittered lattice (Worley 1996: F2 - F1)."""
-    x, y = x / np.float32(1.4), y / np.float32(1.4)
-    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    x, y = x / 1.4, y / 1.4
+    column, row = np.floor(x), np.floor(y)
     nearest, second = np.full_like(x, np.inf), np.full_like(x, np.inf)
-    points = _draws(index, 40, 2 * _LATTICE**2).reshape(len(index), _LATTICE, _LATTICE, 2)
+    points = _draws(index, 40, 2 * _POINTS**2).reshape(len(index), _POINTS, _POINTS, 2)
     image = np.arange(len(index))[:, None, None]
     for shift in range(9):
         i, j = column + shift % 3 - 1, row + shift // 3 - 1
-        point = points[image, i % _LATTICE, j % _LATTICE]
-        distance = np.hypot(x - i - point[..., 0], y - j - point[..., 1]).astype(np.float32)
+        point = points[image, i.astype(np.int64) % _POINTS, j.astype(np.int64) % _POINTS]
+        distance = np.hypot(x - i - point[..., 0], y - j - point[..., 1])
         second = np.minimum(second, np.maximum(nearest, distance))
         nearest = np.minimum(nearest, distance)
     return second - nearest
 
 
 def _zigzag(x: Field, y: Field, index: NDArray[np.int64]) -> Field:
-    fold = np.abs(x / np.float32(1.6) % 1 - np.float32(0.5))
-    return np.cos(_TAU * (y + np.float32(2.2) * fold))
+    fold = np.abs(x / 1.6 % 1 - 0.5)
+    return np.cos(_TAU * (y + 2.2 * fold))
 
 
-# Class -> its texture, the turn of its axes (in full turns) and whether that turn is free.
-_TEXTURES: dict[str, tuple[Texture, float, bool]] = {
-    "horizontal stripes": (_stripes, 0.0, False),
-    "vertical stripes": (_stripes, 0.25, False),
-    "diagonal stripes": (_stripes, 0.125, False),
-    "checkerboard": (_checkerboard, 0.0, False),
-    "rings": (_rings, 0.0, True),
-    "rays": (_rays, 0.0, True),
-    "dots": (_dots, 0.0, True),
-    "blobs": (_blobs, 0.0, True),
-    "cells": (_cells, 0.0, True),
-    "zigzag": (_zigzag, 0.0, False),
+# Class -> its texture, the turn of its axes and the range of that turn, in full turns. A turn may
+# come mirrored, since flips mirror it anyway.
+_TEXTURES: dict[str, tuple[Texture, float, float]] = {
+    "horizontal stripes": (_stripes, 0.0, _TILT),
+    "vertical stripes": (_stripes, 0.25, _TILT),
+    "diagonal stripes": (_stripes, 0.125, _TILT),
+    "checkerboard": (_checkerboard, 0.0, _TILT),
+    "rings": (_rings, 0.0, 1.0),
+    "rays": (_rays, 0.0, 1.0),
+    "dots": (_dots, 0.0, 1.0),
+    "blobs": (_blobs, 0.0, 1.0),
+    "cells": (_cells, 0.0, 1.0),
+    "zigzag": (_zigzag, 0.0, _TILT),
 }
 CLASSES = tuple(_TEXTURES)
 
@@ -130,6 +139,10 @@ def synthetic_sets(num_train: int, num_heldout: int, size: int) -> tuple[ImageSe
             raise ValueError(
                 f"data.{name} is {count}: a synthetic set needs 1 to {_HELDOUT_START} images"
             )
+    if size < _MIN_SIZE:
+        raise ValueError(
+            f"data.image_size is {size}: textures need {_MIN_SIZE} pixels a side or more"
+        )
     return _numbered(0, num_train, size), _numbered(_HELDOUT_START, num_heldout, size)
 
 
@@ -160,21 +173,22 @@ def synthetic_images(index: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
 
 def _field(index: NDArray[np.int64], size: int, name: str) -> Field:
     """The texture before ranking [B, size, size], with everything that varies within its class."""
-    texture, turn, free = _TEXTURES[name]
-    shift_x, shift_y, tilt, mirror, scale, sign = _draws(index, 0, 6).T[:, :, None, None]
-    grid = ((np.arange(size) + 0.5) * (_EXTENT / size) - _EXTENT / 2).astype(np.float32)
-    x = np.broadcast_to(grid, (len(index), size, size))
-    y = x.swapaxes(1, 2)
-    coarse = [_waves(x / _COARSE, y / _COARSE, index, 1 + part, 4) for part in range(3)]
-    x = x + _BEND * coarse[0] + _SHIFT * (shift_x - _HALF)
-    y = y + _BEND * coarse[1] + _SHIFT * (shift_y - _HALF)
-    angle = turn * np.where(mirror < _HALF, -1, 1) + (1 if free else _TILT) * (tilt - _HALF)
-    cos, sin = np.cos(_TAU * angle), np.sin(_TAU * angle)
+    texture, turn, tilt = _TEXTURES[name]
+    left, up, lean, mirror, scale, sign = _draws(index, 0, 6).T[:, :, None, None]
+    grid = ((np.arange(size) + 0.5) / size - 0.5) * _SIDE
+    grid = grid.astype(np.float32)
+    x, y = (np.tile(axis, (len(index), 1, 1)) for axis in np.meshgrid(grid, grid))
+    bend_x, bend_y, shade = (_waves(x / _COARSE, y / _COARSE, index, 1 + i, 4) for i in range(3))
+    x = x + _BEND * bend_x + _SHIFT * (left - 0.5)
+    y = y + _BEND * bend_y + _SHIFT * (up - 0.5)
+    angle = _TAU * (turn * np.sign(mirror - 0.5) + tilt * (lean - 0.5))
     period = _PERIODS[0] * (_PERIODS[1] / _PERIODS[0]) ** scale
-    drawn = texture((cos * x - sin * y) / period, (sin * x + cos * y) / period, index)
+    cos, sin = np.cos(angle) / period, np.sin(angle) / period
+    drawn = texture(cos * x - sin * y, sin * x + cos * y, index)
     drawn = (drawn - drawn.mean((1, 2), keepdims=True)) / drawn.std((1, 2), keepdims=True)
-    noise = _draws(index, 4, size * size).reshape(drawn.shape) - _HALF
-    return np.where(sign < _HALF, -drawn, drawn) + _SHADE * coarse[2] + _NOISE * noise
+    noise = _draws(index, 4, size * size).reshape(drawn.shape) - 0.5
+    field: Field = np.sign(sign - 0.5) * drawn + _SHADE * shade + _NOISE * noise
+    return field
 
 
 def _coloured(field: Field) -> NDArray[np.uint8]:

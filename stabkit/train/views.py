@@ -7,7 +7,7 @@ asymmetric pair of augmentations (arXiv 2006.07733, table 6).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, log
 from typing import Literal
@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.train import image_ops
+from stabkit.train.image_ops import Images, image_sizes, resize_by_size
 from stabkit.train.randomness import uniforms
-
-Images = Tensor | Sequence[Tensor]
-"""uint8 [B, 3, H, W], or B tensors uint8 [3, h, w] of any sizes on one device."""
 
 _RATIO = (3.0 / 4.0, 4.0 / 3.0)  # width / height of a crop
 _TRIES = 10
@@ -103,7 +101,7 @@ def two_views(
     blur_sigma: tuple[float, float] = (0.1, 2.0),
 ) -> tuple[Tensor, Tensor]:
     """Both augmented views of a batch, each float32 [B, 3, image_size, image_size], normalised."""
-    sizes = _sizes(images)
+    sizes = image_sizes(images)
     first = sample_view_params(seed, epoch, sample, 1, sizes, min_scale, blur_sigma)
     second = sample_view_params(seed, epoch, sample, 2, sizes, min_scale, blur_sigma)
     return apply_view(images, first, image_size), apply_view(images, second, image_size)
@@ -116,10 +114,12 @@ def apply_view(images: Images, params: ViewParams, image_size: int) -> Tensor:
     Runs in float32 whatever autocast says. The blur is cut at ``params.blur_radius`` or, on images
     too small to reflect that far, at ``image_size - 1``.
     """
-    _check_boxes(params.box, _sizes(images))
+    _check_boxes(params.box, image_sizes(images))
 
-    def crop(batch: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        return image_ops.crop_resize(batch, _to(batch, params.box[rows]), image_size)
+    box = _to(images[0], params.box)
+
+    def crop(batch: Tensor, rows: Tensor) -> Tensor:
+        return image_ops.crop_resize(batch, box.index_select(0, rows), image_size)
 
     def blur(batch: Tensor, sigma: Tensor) -> Tensor:
         return image_ops.gaussian_blur(batch, sigma, min(params.blur_radius, image_size - 1))
@@ -127,8 +127,8 @@ def apply_view(images: Images, params: ViewParams, image_size: int) -> Tensor:
     def solarize(batch: Tensor) -> Tensor:
         return image_ops.solarize(batch, _SOLARIZE_THRESHOLD)
 
-    with torch.autocast(_first(images).device.type, enabled=False):
-        views = _resize(images, crop)
+    with torch.autocast(images[0].device.type, enabled=False):
+        views = resize_by_size(images, crop)
         views = _jitter(views, params)
         views = _on_subset(views, params.gray, image_ops.grayscale)
         views = _on_subset(views, params.blur_sigma > 0.0, blur, params.blur_sigma)
@@ -144,15 +144,15 @@ def plain_view(images: Images, image_size: int) -> Tensor:
     Images of the wanted size are only normalised. Others are resized so that the shorter side is
     ``image_size * 256 / 224`` pixels and cut to the central square, as is usual on ImageNet.
     """
-    _sizes(images)
+    image_sizes(images)
 
-    def central_square(batch: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def central_square(batch: Tensor, rows: Tensor) -> Tensor:
         if batch.shape[2:] == (image_size, image_size):
             return batch
         return image_ops.resize_and_center_crop(batch, round(image_size * 256 / 224), image_size)
 
-    with torch.autocast(_first(images).device.type, enabled=False):
-        return image_ops.normalize(_resize(images, central_square))
+    with torch.autocast(images[0].device.type, enabled=False):
+        return image_ops.normalize(resize_by_size(images, central_square))
 
 
 def _random_boxes(
@@ -221,50 +221,9 @@ def _on_subset(
     return views.index_copy_(0, index, changed)
 
 
-def _resize(images: Images, resize: Callable[[Tensor, NDArray[np.int64]], Tensor]) -> Tensor:
-    """Apply ``resize`` to float images in [0, 1], in one call for all images of one size."""
-    if isinstance(images, Tensor):
-        return resize(image_ops.to_float(images), np.arange(len(images)))
-    sizes, group = np.unique(_sizes(images), axis=0, return_inverse=True)
-    parts = []
-    members = [np.flatnonzero(group == number) for number in range(len(sizes))]
-    for rows in members:
-        batch = torch.stack([images[row] for row in rows])
-        parts.append(resize(image_ops.to_float(batch), rows))
-    back = np.argsort(np.concatenate(members), kind="stable")
-    views = torch.cat(parts)
-    return views.index_select(0, _to(views, back))
-
-
 def _to(images: Tensor, array: NDArray[np.int64] | NDArray[np.float32]) -> Tensor:
     # Without non_blocking the host would wait for the device at every small array.
     return torch.from_numpy(array).to(images.device, non_blocking=True)
-
-
-def _first(images: Images) -> Tensor:
-    return images if isinstance(images, Tensor) else images[0]
-
-
-def _sizes(images: Images) -> NDArray[np.int64]:
-    """Heights and widths [B, 2]; raises ValueError unless the images are as ``Images`` says."""
-    if isinstance(images, Tensor):
-        _check_image("images", images, "[B, 3, H, W]")
-        return np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
-    if not images:
-        raise ValueError("images must hold one image or more, got an empty list")
-    for row, image in enumerate(images):
-        _check_image(f"images[{row}]", image, "[3, h, w]")
-    return np.array([image.shape[1:] for image in images], dtype=np.int64)
-
-
-def _check_image(name: str, image: Tensor, shape: str) -> None:
-    dimensions = shape.count(",") + 1
-    fits = image.ndim == dimensions and image.shape[-3] == 3 and image.numel() > 0
-    if not fits or image.dtype != torch.uint8:
-        raise ValueError(
-            f"{name} must be uint8 of shape {shape} and not empty, "
-            f"got {image.dtype} of shape {list(image.shape)}"
-        )
 
 
 def _check_settings(view: int, min_scale: float, blur_sigma: tuple[float, float]) -> None:

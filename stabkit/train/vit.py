@@ -54,7 +54,11 @@ def _timm_vit(name: str, options: dict[str, object]) -> VisionTransformer:
 
 
 def _fix_positions(vit: VisionTransformer) -> None:
-    """Zero for the class token, then [sin w | cos w | sin h | cos h], each a quarter, T=10,000."""
+    """Zero for the class token; else a quarter each of [sin | cos] of the row, then the column.
+
+    Frequencies 10000^(-i/(d/4)). The authors' code names the halves the other way round and
+    transposes its grid, which comes to the same.
+    """
     dim = vit.embed_dim
     grid = build_sincos2d_pos_embed(vit.patch_embed.grid_size, dim, interleave_sin_cos=True)
     prefix = vit.pos_embed.shape[1] - len(grid)

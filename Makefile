@@ -1,0 +1,51 @@
+# One command each, from a fresh clone: everything needed is installed into $(VENV) first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow test-gpu check format clean
+
+help:
+	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
+	@echo "make test        the tests (about 3 minutes)"
+	@echo "make test-slow   the tests that take minutes each"
+	@echo "make test-gpu    the tests that need a CUDA device"
+	@echo "make check       format, lint and types, as the pre-commit hooks do"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "stabkit needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/stabkit sweep sweeps/lr_grid.yaml
+	$(BIN)/stabkit analyze runs/lr_grid --plot grad-norms
+	$(BIN)/stabkit analyze runs/lr_grid --plot knn
+	$(BIN)/python analysis/lr_grid.py runs/lr_grid
+	$(BIN)/stabkit analyze runs/lr_grid
+	@echo
+	@echo "Pictures: runs/lr_grid/figures/knn.png and grad-norms.png (PDF and CSV beside them)."
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

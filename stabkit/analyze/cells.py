@@ -1,0 +1,69 @@
+"""Runs as the cells of a grid: which settings differ, how a cell is called, how it is drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stabkit.store.reader import Run, Runs
+
+WORDS = {
+    "optim.lr": "base lr",
+    "train.batch": "batch",
+    "optim.beta2": "β2",
+    "optim.weight_decay": "weight decay",
+}
+FROZEN = {False: "learned patch projection", True: "frozen patch projection"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs that differ in their seed alone, in seed order."""
+
+    settings: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+
+def group_cells(runs: Runs) -> list[Cell]:
+    """Cells in the order of their settings, numbers by size."""
+    factors = [key for key in runs.factors() if key != "seed"]
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(_fixed(run.settings.get(key)) for key in factors), []).append(run)
+    cells = [
+        Cell(dict(zip(factors, values, strict=True)), tuple(sorted(members, key=_seed)))
+        for values, members in groups.items()
+    ]
+    return sorted(cells, key=lambda cell: [_order(v) for v in cell.settings.values()])
+
+
+def curve_factor(cells: Sequence[Cell]) -> str | None:
+    """The setting that tells curves of one panel apart: the one with the most values."""
+    keys = list(cells[0].settings) if cells else []
+    return max(keys, key=lambda k: len({c.settings[k] for c in cells}), default=None)
+
+
+def label(key: str, value: Any) -> str:
+    """`base lr 0.016`, `frozen patch projection`, or the setting's own name and value."""
+    if key == "model.freeze_patch_embed" and value in FROZEN:
+        return FROZEN[value]
+    return f"{WORDS.get(key, key.rsplit('.', 1)[-1].replace('_', ' '))} {value}"
+
+
+def cell_label(cell: Cell, without: str | None = None) -> str:
+    """The cell's settings in words; its run's name when nothing differs."""
+    words = [label(key, value) for key, value in cell.settings.items() if key != without]
+    return ", ".join(words) or ("" if without else cell.runs[0].name)
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _seed(run: Run) -> tuple[int, str]:
+    return int(run.settings.get("seed", 0)), run.name
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, (int, float)):
+        return 0, float(value), ""
+    return 1, 0.0, str(value)

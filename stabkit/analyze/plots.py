@@ -1,0 +1,41 @@
+"""Every figure of `stabkit analyze --plot NAME`, and how it gets to disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stabkit.analyze.grad_norms_plot import draw_grad_norms, grad_norms_table
+from stabkit.analyze.knn_plot import draw_knn, knn_table
+from stabkit.store.reader import Runs
+
+
+class Plot(NamedTuple):
+    """A figure and the table behind it."""
+
+    about: str
+    table: Callable[[Runs], pd.DataFrame]
+    draw: Callable[[Runs], Figure]
+
+
+PLOTS = {
+    "grad-norms": Plot(
+        "gradient norm of every layer relative to its median, first to last, kNN below",
+        grad_norms_table,
+        draw_grad_norms,
+    ),
+    "knn": Plot("kNN accuracy every few iterations, dips shaded", knn_table, draw_knn),
+}
+
+
+def draw(name: str, runs: Runs, folder: Path) -> list[Path]:
+    """Write NAME.png, NAME.pdf and NAME.csv, the numbers the figure shows; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, pdf, csv = (folder / f"{name}.{ending}" for ending in ("png", "pdf", "csv"))
+    figure = PLOTS[name].draw(runs)
+    figure.savefig(png, dpi=200)
+    figure.savefig(pdf, metadata={"CreationDate": None})  # same runs, same bytes
+    PLOTS[name].table(runs).to_csv(csv, index=False)
+    return [png, pdf, csv]

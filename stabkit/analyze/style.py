@@ -1,0 +1,32 @@
+"""The look of every figure: printable, colour-blind safe, legible in grey."""
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+
+RC = {
+    **sns.axes_style("ticks"),
+    **sns.plotting_context("paper"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "figure.dpi": 150,
+    "font.size": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "savefig.bbox": "tight",
+}
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+
+
+def ramp(count: int) -> list[tuple[float, float, float]]:
+    """Colours from dark to light; their lightness alone tells them apart, so grey prints do too."""
+    palette = sns.color_palette("viridis", n_colors=max(2, count + 1))
+    return [tuple(colour) for colour in palette[:count]]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Inches. Free of pyplot, so that drawing needs no screen and leaves no state."""
+    with mpl.rc_context(RC):
+        return Figure(figsize=(width, height), layout="constrained")

@@ -1,0 +1,139 @@
+"""What happened in a folder of runs: one row a run, then the same in words."""
+
+import math
+
+import pandas as pd
+
+from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.events import bursts, dips, spikes
+from stabkit.store.reader import Run, Runs
+
+FOOTNOTE = (
+    "A dip is a fall of held-out kNN accuracy below its own running level that lasts, exceeds the\n"
+    "run's noise and is significant (McNemar, p <= 0.01 after correction for every evaluation).\n"
+    "A gradient burst is a step where a layer's gradient norm leaves its own recent range (z > 6)."
+)
+
+
+def run_table(runs: Runs) -> pd.DataFrame:
+    """One row a run: cell, seed, state, verdict, last and best kNN, its dips and gradient bursts.
+
+    Verdicts: `diverged` (non-finite values), `unstable` (at least one dip), `bursts` (gradients
+    only), `stable`. `lost_steps` is the time spent in dips, `deepest` a fraction.
+    """
+    rows = [_row(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
+    return pd.DataFrame(rows)
+
+
+def _row(run: Run, cell: str) -> dict[str, object]:
+    evals, found, spiked = run.evals("knn_heldout"), dips(run), bursts(spikes(run))
+    status = run.dir.read_status()
+    events = run.dir.read_events()
+    nonfinite = sum(event.get("kind") == "nonfinite" for event in events)
+    last = int(evals["step"].max()) if len(evals) else 0
+    lost = (found["recovery"].fillna(last) - found["onset"]).sum()
+    return {
+        "cell": cell,
+        "seed": run.settings.get("seed"),
+        "state": status.state if status else "unknown",
+        "verdict": verdict(nonfinite, len(found), len(spiked)),
+        "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
+        "knn_best": evals["value"].max() if len(evals) else math.nan,
+        "dips": len(found),
+        "deepest": found["depth"].max() if len(found) else 0.0,
+        "lost_steps": int(lost),
+        "bursts": len(spiked),
+        "run": run.name,
+    }
+
+
+def verdict(nonfinite: int, num_dips: int, num_bursts: int) -> str:
+    if nonfinite:
+        return "diverged"
+    if num_dips:
+        return "unstable"
+    return "bursts" if num_bursts else "stable"
+
+
+def summary(runs: Runs) -> str:
+    """The table of `run_table` and what it means, as text of at most 100 columns."""
+    table = run_table(runs)
+    parts = [_headline(runs, table), _text_table(table), *_findings(runs, table), FOOTNOTE]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _headline(runs: Runs, table: pd.DataFrame) -> str:
+    states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
+    line = f"{runs.path}: {len(table)} run{'s' * (len(table) != 1)} ({states})"
+    evals = next((e for run in runs if len(e := run.evals("knn_heldout"))), None)
+    if evals is None:
+        return f"{line}; none has held-out kNN evaluations, so dips cannot be found"
+    first = evals.iloc[0]
+    every = int(evals["step"].diff().median()) if len(evals) > 1 else 0
+    return (
+        f"{line}. Held-out kNN every {every} steps on {int(first['n']):,} images, "
+        f"chance {first['chance']:.2f}."
+    )
+
+
+def _text_table(table: pd.DataFrame) -> str:
+    shown = pd.DataFrame(
+        {
+            "cell": table["cell"],
+            "seed": table["seed"].map(lambda s: "-" if pd.isna(s) else f"{s:.0f}"),
+            "verdict": table["verdict"],
+            "last kNN": table["knn_last"].map("{:.3f}".format),
+            "best": table["knn_best"].map("{:.3f}".format),
+            "dips": table["dips"].astype(str),
+            "deepest": table["deepest"].map(lambda d: f"{100 * d:.1f} pt" if d else "-"),
+            "steps in dips": table["lost_steps"].astype(str),
+            "gradient bursts": table["bursts"].astype(str),
+        }
+    )
+    widths = [max(len(name), *map(len, shown[name])) for name in shown]
+    lines = [list(shown), *shown.itertuples(index=False)]
+    return "\n".join(
+        "  ".join(f"{c:<{w}}" if i in (0, 2) else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    )
+
+
+def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
+    unstable = table[table["verdict"].isin(["unstable", "diverged"])]
+    if unstable.empty:
+        return ["No run dipped or diverged: on this evidence, all of them trained stably."]
+    finished = int((unstable["state"] == "done").sum())
+    lines = [
+        f"{len(unstable)} of {len(table)} runs trained unstably, and {finished} of them finished "
+        "all the same: a final number alone would not have told."
+    ]
+    if table["dips"].any():
+        lines.append(_deepest(runs, table))
+    first = _first_layers(runs)
+    return [*lines, first] if first else lines
+
+
+def _deepest(runs: Runs, table: pd.DataFrame) -> str:
+    worst = table.loc[table["deepest"].idxmax()]
+    run = next(run for run in runs if run.name == worst["run"])
+    found = dips(run)
+    dip = found.loc[found["depth"].idxmax()]
+    end = "not recovered when the run ended"
+    if not pd.isna(dip["recovery"]):
+        end = f"recovered by step {int(dip['recovery'])}"
+    return (
+        f"The deepest dip: {worst['cell']}, seed {worst['seed']}: {100 * dip['depth']:.1f} points below its level\n"
+        f"at step {int(dip['trough'])}, begun at step {int(dip['onset'])}, {end} (p = {dip['p_value']:.1g})."
+    )
+
+
+def _first_layers(runs: Runs) -> str:
+    found = [bursts(spikes(run)) for run in runs]
+    firsts = pd.concat([f["first"] for f in found], ignore_index=True)
+    if firsts.empty:
+        return "No layer's gradient norm spiked."
+    patch = int(firsts.str.contains("patch_embed").sum())
+    return (
+        f"{len(firsts)} gradient bursts in {sum(len(f) > 0 for f in found)} runs; the patch projection "
+        f"was (among) the first to spike in {patch}."
+    )

@@ -1,0 +1,41 @@
+"""Shared by all tests: a run small enough to train in seconds."""
+
+import os
+
+# Before torch is imported: one thread, so that the same step gives the same bits everywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from stabkit.config import RunConfig, parse_overrides, read_base, validate, with_settings
+
+SMALL = [
+    "data.num_train=64",
+    "data.num_heldout=20",
+    "data.image_size=16",
+    "model.width=16",
+    "model.depth=2",
+    "model.heads=2",
+    "method.hidden=16",
+    "method.out=8",
+    "train.batch=8",
+    "train.steps=24",
+    "optim.warmup_steps=4",
+    "knn.every=5",
+    "knn.queries=20",
+    "knn.bank=40",
+    "knn.fifo=0.5",
+    "runtime.checkpoint_every=7",
+    "runtime.flush_every=3",
+]
+
+
+def small_config(*overrides: str) -> RunConfig:
+    """The `tiny` preset cut down to a second of training, with `key=value` overrides."""
+    settings = parse_overrides([*SMALL, *overrides])
+    return validate(RunConfig, with_settings(read_base("tiny"), settings), "test")
+
+
+@pytest.fixture()
+def config() -> RunConfig:
+    return small_config()

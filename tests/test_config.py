@@ -1,0 +1,136 @@
+import pytest
+
+from stabkit.config import (
+    ConfigError,
+    RunConfig,
+    load_config,
+    preset_names,
+    run_id,
+    save_config,
+    validate,
+)
+from stabkit.yamlio import parse_yaml
+from tests.conftest import small_config
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("5E3", 5e3), ("+1e-4", 1e-4), ("-2e-8", -2e-8), ("1.5e-4", 1.5e-4)],
+)
+def test_yaml_floats_without_a_dot_are_numbers(text: str, value: float) -> None:
+    assert parse_yaml(f"lr: {text}") == {"lr": value}
+    assert parse_yaml(f"[{text}]") == [value]
+
+
+@pytest.mark.parametrize("text", ["e4", "1e", "v1e4", "'1e-4'", "1e-4x"])
+def test_yaml_text_that_only_looks_like_a_float_stays_text(text: str) -> None:
+    assert isinstance(parse_yaml(f"name: {text}")["name"], str)
+
+
+def test_yaml_refuses_a_key_written_twice() -> None:
+    with pytest.raises(ValueError, match=r"'lr' stands twice.*line 2"):
+        parse_yaml("lr: 1\nlr: 2")
+
+
+def test_yaml_never_builds_objects() -> None:
+    with pytest.raises(ValueError, match="not valid YAML"):
+        parse_yaml("!!python/object/apply:os.getcwd []")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid(name: str) -> None:
+    assert isinstance(load_config(name), RunConfig)
+
+
+def test_all_problems_are_reported_together_with_a_remedy() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("tiny", ["optim.lrr=1", "train.steps=many", "knn.temperature=-1"])
+    message = str(caught.value)
+    assert len(caught.value.problems) == 3
+    assert "optim.lrr: no such setting; did you mean 'optim.lr'?" in message
+    assert "train.steps = 'many': should be" in message
+    assert "knn.temperature = -1: should be greater than 0" in message
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"image_size 32 is not a multiple of .*patch_size 5"):
+        load_config("tiny", ["model.patch_size=5"])
+    with pytest.raises(ConfigError, match="parquet data needs path"):
+        load_config("tiny", ["data.name=parquet"])
+
+
+def test_an_unknown_preset_and_a_bad_override_are_named() -> None:
+    with pytest.raises(ConfigError, match="no such preset; did you mean 'tiny'"):
+        load_config("tinny")
+    with pytest.raises(ConfigError, match="'optim.lr' is not of the form key=value"):
+        load_config("tiny", ["optim.lr"])
+
+
+def test_saved_configuration_reads_back_equal(tmp_path, config: RunConfig) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(save_config(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+
+
+def test_run_id_follows_every_decisive_setting_and_nothing_else() -> None:
+    base = run_id(small_config())
+    decisive = ["seed=1", "optim.lr=2e-2", "data.image_size=32", "knn.every=6", "views.min_scale=0.2"]
+    assert len({base, *(run_id(small_config(change)) for change in decisive)}) == len(decisive) + 1
+    for change in ("runtime.threads=2", "runtime.device=cpu", "runtime.checkpoint_every=9"):
+        assert run_id(small_config(change)) == base
+    assert run_id(small_config("optim.beta2=0.999")) == base, "a default written out is the same run"
+
+
+def test_released_defaults_never_change() -> None:
+    """A run's id leaves defaults out, so a changed default would give old ids a new meaning."""
+    minimal = {
+        "data": {"num_train": 64, "num_heldout": 10},
+        "model": {"patch_size": 8, "width": 64, "depth": 1, "heads": 1},
+    }
+    config = validate(RunConfig, minimal, "test")
+    assert config.model_dump(exclude={"runtime"}) == {
+        "seed": 0,
+        "data": {
+            "name": "synthetic",
+            "path": None,
+            "image_size": 32,
+            "num_train": 64,
+            "num_heldout": 10,
+            "download": False,
+        },
+        "views": {"min_scale": 0.08, "blur_sigma": (0.1, 2.0)},
+        "model": {
+            "name": "vit",
+            "patch_size": 8,
+            "width": 64,
+            "depth": 1,
+            "heads": 1,
+            "freeze_patch_embed": False,
+        },
+        "method": {
+            "hidden": 4096,
+            "out": 256,
+            "temperature": 0.2,
+            "momentum": 0.99,
+            "momentum_schedule": "cosine",
+        },
+        "optim": {
+            "lr": 1.5e-4,
+            "lr_rule": "linear",
+            "weight_decay": 0.1,
+            "decay_all": True,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-8,
+            "warmup_steps": 0,
+        },
+        "train": {"batch": 64, "steps": 700},
+        "knn": {
+            "every": 10,
+            "k": 200,
+            "temperature": 0.07,
+            "queries": 1000,
+            "bank": 1000,
+            "fifo": 0.1,
+        },
+    }
