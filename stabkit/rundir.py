@@ -180,7 +180,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    if (folder / "config.yaml").is_file() or (folder / "scalars").is_dir():
+    if any((folder / mark).exists() for mark in ("config.yaml", "layers", "scalars", "evals")):
         yield folder
         return
     for child in folder.iterdir():

@@ -13,6 +13,7 @@ from stabkit.detect.robust import (
     FloatArray,
     IntArray,
     checked_series,
+    difference_scale,
     noise_scale,
     trailing_median,
 )
@@ -53,7 +54,7 @@ def find_dips(
 
     A dip is two consecutive evaluations at least max(min_depth, k s) below the ceiling, where s is
     the noise around the local trend of the evaluations that are not flagged. k defaults to 4, to 5
-    when the residuals' lag-1 autocorrelation exceeds .2 (noise of about .3), plus log10(evals/100)
+    when the residuals' lag-1 autocorrelation exceeds .1 (that of the noise, .25), plus log10(evals/100)
     for longer runs, whose ceiling has more chances to be high.
     Onset and recovery are the last evaluation before and the first of two after that lie within
     half that threshold; without a return between them, two falls are one dip.
@@ -161,13 +162,14 @@ def _noise_and_threshold(
 ) -> tuple[float, float]:
     """Alternate between flagging and measuring the noise of the rest until the flags stay."""
     # Only pairs are left out: without every lone low value healthy noise would look too small.
-    # The first guess is generous, since a dip left in would raise the bar that is to find it.
-    noise, threshold = noise_scale(acc, half_width=2)[0], min_depth
-    flagged = _paired(depth >= max(min_depth, 3 * noise))
+    # The first guess must not rest on `noise_scale`, whose windows wide or frequent dips fill:
+    # the bar would rise with the dips that it is to find. Differences of neighbours see edges only.
+    noise, threshold = difference_scale(acc), min_depth
+    flagged = _paired(depth >= max(min_depth, 4 * noise))
     for _ in range(10):  # settles in 2 or 3 rounds; the bound is against a two-cycle
         noise, autocorrelation = noise_scale(acc[~flagged])
         longer = math.log10(max(acc.size / 100, 1.0))
-        factor = k if k is not None else (5.0 if autocorrelation > 0.2 else 4.0) + longer
+        factor = k if k is not None else (5.0 if autocorrelation > 0.1 else 4.0) + longer
         threshold = max(min_depth, factor * noise)
         now = _paired(depth >= threshold)
         if np.array_equal(now, flagged):

@@ -92,6 +92,14 @@ def trailing_median(values: FloatArray, width: int) -> FloatArray:
     return out
 
 
+def difference_scale(values: FloatArray) -> float:
+    """Standard deviation of uncorrelated noise, from the MAD of neighbours' differences."""
+    if values.size < 2:
+        return 0.0
+    steps = np.diff(values)
+    return MAD_TO_STD * float(np.median(np.abs(steps - np.median(steps)))) / 2**0.5
+
+
 def noise_scale(values: FloatArray, half_width: int = 7) -> tuple[float, float]:
     """Standard deviation and lag-1 autocorrelation of the noise around a smooth trend.
 

@@ -120,7 +120,7 @@ def _check_options(
 def _new_event(
     index: IntArray,
     step: IntArray,
-    restarted: "np.ndarray[tuple[int], np.dtype[np.bool]]",
+    restarted: BoolArray,
     merge: int,
 ) -> IntArray:
     """Positions, among the flagged points, where an event begins; it never spans a restart."""

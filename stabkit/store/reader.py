@@ -135,7 +135,7 @@ def open_run(folder: str | Path) -> Run:
     """One run folder. Raises FileNotFoundError when it is not one."""
     path = Path(folder)
     if find_runs(path) != [path]:
-        raise FileNotFoundError(f"{path}: not a run folder (no config.yaml and no scalars/ in it)")
+        raise FileNotFoundError(f"{path}: not a run folder (no config.yaml, no tables in it)")
     return Run(path)
 
 

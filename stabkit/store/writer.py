@@ -78,16 +78,20 @@ class Writer:
             batches = self._pending[name]
             if batches:
                 table = pa.Table.from_batches(batches).unify_dictionaries()
-                write_part(self.folder / name, table, with_identity(schema, self.run))
+                write_part(next_part(self.folder / name), table, with_identity(schema, self.run))
                 self._pending[name] = []
 
 
-def write_part(folder: Path, table: pa.Table, schema: pa.Schema) -> None:
-    """Write `part-<first step>.parquet`, whole or not at all."""
+def next_part(folder: Path) -> Path:
+    """The name after the last part there; step numbers would clash, as flushes may share a step."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = pc.min(table["step"]).as_py()
-    path = folder / f"part-{first:010d}.parquet"
-    temporary = folder / f".{path.name}.tmp"
+    taken = [int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")]
+    return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
+
+
+def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+    """Write a part file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         pq.write_table(table.cast(schema), file, compression="zstd")
         file.flush()
@@ -104,7 +108,7 @@ def trim(folder: Path, step: int) -> None:
             if not kept.num_rows:
                 part.unlink()
             elif kept.num_rows < table.num_rows:
-                write_part(part.parent, kept, table.schema)
+                write_part(part, kept, table.schema)
 
 
 def pack_bits(correct: NDArray[np.bool_]) -> bytes:

@@ -131,7 +131,7 @@ def luma(images: Tensor) -> Tensor:
 
 
 def grayscale(images: Tensor) -> Tensor:
-    return luma(images).expand_as(images)
+    return luma(images).expand_as(images).contiguous()
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Everything that must survive a restart, and its one file."""
 
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
     content = {
         "run": run_id(config),
         "step": step,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "bank": state.bank.state_dict(),
@@ -77,8 +78,9 @@ def load_state(state: State, config: RunConfig, path: Path) -> int:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({error})") from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
     if not isinstance(content, dict) or not {"run", "step", "model"} <= content.keys():
         raise ValueError(f"{path}: not a stabkit checkpoint")
     return content

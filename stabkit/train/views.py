@@ -115,7 +115,6 @@ def apply_view(images: Images, params: ViewParams, image_size: int) -> Tensor:
     too small to reflect that far, at ``image_size - 1``.
     """
     _check_boxes(params.box, image_sizes(images))
-
     box = _to(images[0], params.box)
 
     def crop(batch: Tensor, rows: Tensor) -> Tensor:
@@ -148,7 +147,7 @@ def plain_view(images: Images, image_size: int) -> Tensor:
 
     def central_square(batch: Tensor, rows: Tensor) -> Tensor:
         if batch.shape[2:] == (image_size, image_size):
-            return batch
+            return batch.contiguous()
         return image_ops.resize_and_center_crop(batch, round(image_size * 256 / 224), image_size)
 
     with torch.autocast(images[0].device.type, enabled=False):

@@ -85,6 +85,14 @@ def test_trim_then_write_again_gives_the_same_tables(tmp_path: Path, step: int) 
         assert left.equals(right), table
 
 
+def test_flushes_that_share_a_step_keep_all_their_rows(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "abcd")
+    for metric in ("knn_heldout", "knn_bank"):
+        writer.add_eval(10, metric, 0.5, 0.1, 5, 0.07, np.ones(3, dtype=bool))
+        writer.flush()
+    assert stabkit.open_run(tmp_path).evals()["metric"].tolist() == ["knn_heldout", "knn_bank"]
+
+
 def test_a_disk_that_takes_no_more_loses_no_rows(tmp_path: Path) -> None:
     """The limit on file size stands in for a full disk: the write itself fails, half done."""
     writer = Writer(tmp_path, "abcd")
@@ -105,15 +113,15 @@ def test_a_disk_that_takes_no_more_loses_no_rows(tmp_path: Path) -> None:
 def test_foreign_damaged_and_newer_parts_are_named_and_left_out(tmp_path: Path) -> None:
     fill(Writer(tmp_path, "abcd"), 0, 2)
     folder = tmp_path / "scalars"
-    (folder / "part-0000000010.parquet").write_bytes(b"PAR1 torn")
-    pq.write_table(pa.table({"x": [1]}), folder / "part-0000000011.parquet")
+    (folder / "part-000010.parquet").write_bytes(b"PAR1 torn")
+    pq.write_table(pa.table({"x": [1]}), folder / "part-000011.parquet")
     newer = TABLES["scalars"].with_metadata({"stabkit_version": str(VERSION + 1)})
-    pq.write_table(newer.empty_table(), folder / "part-0000000012.parquet")
+    pq.write_table(newer.empty_table(), folder / "part-000012.parquet")
     with pytest.warns(UserWarning) as caught:
         scalars = stabkit.open_run(tmp_path).scalars()
     messages = "\n".join(str(w.message) for w in caught)
     assert len(caught) == 3
-    for reason in ("0010.parquet: left out, not readable", "not a stabkit table", "schema version 2"):
+    for reason in ("000010.parquet: left out, not readable", "not a stabkit table", "schema version 2"):
         assert reason in messages
     assert len(scalars) == 2
 

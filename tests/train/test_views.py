@@ -1,7 +1,7 @@
 import math
 import random
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,11 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # Chance that one healthy statistic fails. The seeds are fixed, so a test that passes stays passed.
 ALPHA = 1e-4
 MANY = 20_000
+
+GOLDEN_BOX = [[2, 4, 22, 28], [26, 112, 345, 278], [0, 34, 9, 12]]
+GOLDEN_ORDER = [[2, 1, 0, 3], [0, 3, 2, 1], [0, 2, 3, 1]]
+GOLDEN_HUE = [0.08382016870563946, -0.02496821575307371, 0.006008286264912833]
+GOLDEN_FLIP = [True, False, False]
 
 View = Literal[1, 2]
 
@@ -158,6 +163,26 @@ def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
         assert stats.ks_2samp(left, right).pvalue > ALPHA
 
 
+def test_every_offset_that_fits_is_equally_likely() -> None:
+    box = params(1, MANY, (8, 12)).box
+    for axis, side in ((0, 8), (1, 12)):
+        for length in range(3, side + 1):
+            offset = box[box[:, 2 + axis] == length, axis]
+            counts = np.bincount(offset, minlength=side - length + 1)
+            assert len(counts) == side - length + 1
+            if len(counts) > 1 and len(offset):
+                assert stats.chisquare(counts).pvalue > ALPHA
+
+
+def test_golden_draw() -> None:
+    # A change here changes every experiment: old runs could no longer be resumed or reproduced.
+    drawn = sample_view_params(0, 0, np.arange(3), 2, np.array([[32, 32], [375, 500], [9, 80]]))
+    assert drawn.box.tolist() == GOLDEN_BOX
+    assert drawn.order.tolist() == GOLDEN_ORDER
+    assert drawn.hue.tolist() == GOLDEN_HUE
+    assert drawn.flip.tolist() == GOLDEN_FLIP
+
+
 def test_fallback_box_is_torchvisions() -> None:
     sides = [1, 2, 3, 4, 7, 10, 31, 32, 50, 99, 333]
     sizes = np.array([(h, w) for h in sides for w in sides])
@@ -223,10 +248,24 @@ def test_view_is_torchvisions_chain(
     assert difference.max() < (jump if view == 2 else tolerance)
 
 
+@pytest.mark.parametrize("mask", ["jitter", "gray", "solarize", "flip"])
+def test_an_operation_on_all_samples_then_on_some(mask: str) -> None:
+    # Whole batches take a short cut; what it returns must still be writable for the next operation.
+    batch, p = images(3, 16, 16), params(2, 3, (16, 16))
+    some = np.array([True, False, False])
+    p = replace(p, jitter=some, gray=some, solarize=some, flip=some, blur_sigma=some * 0.5)
+    p = replace(p, **{mask: np.full(3, True)})
+    expected = torch.stack([torchvision_view(x, p, row, 16) for row, x in enumerate(batch)])
+    # As in test_view_is_torchvisions_chain.
+    tolerance = (2 * 16 + 48) * EPS * 2.36 / 0.224
+    torch.testing.assert_close(apply_view(batch, p, 16), expected, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("size", [4, 8, 32, 224])
 def test_output_is_contiguous_float_on_any_size(size: int) -> None:
     for height, width in [(8, 8), (32, 32), (4, 90), (1, 1)]:
-        for view in two_views(images(3, height, width), 0, 0, np.arange(3), size):
+        batch = images(3, height, width)
+        for view in (*two_views(batch, 0, 0, np.arange(3), size), plain_view(batch, size)):
             assert view.shape == (3, 3, size, size)
             assert view.dtype == torch.float32
             assert view.is_contiguous()

@@ -1,0 +1,179 @@
+"""A run killed with SIGKILL at any moment, then started again, is the unbroken run bit for bit."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import stabkit
+from stabkit.config import RunConfig
+from stabkit.rundir import RunDir
+from stabkit.train.loop import train
+from tests.conftest import small_config
+
+# New processes are forked from a server that has imported torch once: seconds saved for each kill.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["stabkit.train.loop", "tests.conftest"])
+
+CONFIG = small_config()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(function: Callable[..., Any], number: int, act: Callable[..., None]) -> Callable[..., Any]:
+    """`function`, but its `number`-th call (from 1) runs `act` with the arguments instead."""
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return act(*args, **kwargs) if calls == number else function(*args, **kwargs)
+
+    return wrapped
+
+
+def before_a_step(number: int) -> None:
+    import stabkit.train.loop as loop
+
+    loop.train_step = at_call(loop.train_step, number, lambda *_: die())
+
+
+def before_a_rename(number: int) -> None:
+    os.replace = at_call(os.replace, number, lambda *_: die())
+
+
+def after_a_rename(number: int) -> None:
+    replace = os.replace
+
+    def act(*args: Any) -> None:
+        replace(*args)
+        die()
+
+    os.replace = at_call(replace, number, act)
+
+
+def in_half_a_table(number: int) -> None:
+    import stabkit.store.writer as writer
+
+    def act(_: Any, file: Any, **__: Any) -> None:
+        file.write(b"PAR1 and then nothing more")
+        file.flush()
+        die()
+
+    writer.pq.write_table = at_call(writer.pq.write_table, number, act)
+
+
+def in_half_a_checkpoint(number: int) -> None:
+    def act(_: Any, file: Any) -> None:
+        file.write(b"PK and then nothing more")
+        file.flush()
+        die()
+
+    torch.save = at_call(torch.save, number, act)
+
+
+def _child(folder: Path, config: RunConfig, plan: Callable[[int], None] | None, at: int) -> None:
+    if plan is not None:
+        plan(at)
+    train(config, RunDir(folder))
+
+
+def run(folder: Path, plan: Callable[[int], None] | None = None, at: int = 0) -> int | None:
+    """Train in a process of its own; returns its exit code."""
+    process = PROCESSES.Process(target=_child, args=(folder, CONFIG, plan, at))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert run(folder) == 0
+    yield folder
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    for table in ("signals", "scalars", "evals"):
+        frames = []
+        for folder in (left, right):
+            frame = getattr(stabkit.open_run(folder), table)().astype({"step": "int64"})
+            if table == "scalars":  # the one thing measured with a clock
+                frame = frame[frame["name"] != "images_per_s"]
+                frame["name"] = frame["name"].astype(str)
+            keys = [c for c in ("step", "depth", "name", "metric") if c in frame]
+            frames.append(frame.sort_values(keys).reset_index(drop=True))
+        assert not frames[1].duplicated(keys).any()
+        pd.testing.assert_frame_equal(*frames, check_exact=True, check_categorical=False)
+    states = [torch.load(f / "checkpoints/last.pt", weights_only=True) for f in (left, right)]
+    assert states[0]["step"] == CONFIG.train.steps
+    assert_equal_trees(states[0], states[1])
+
+
+def assert_equal_trees(left: Any, right: Any) -> None:
+    if isinstance(left, torch.Tensor):
+        assert left.equal(right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_equal_trees(left[key], right[key])
+    elif isinstance(left, list):
+        for one, other in zip(left, right, strict=True):
+            assert_equal_trees(one, other)
+    else:
+        assert left == right
+
+
+def test_the_unbroken_run_is_complete(unbroken: Path) -> None:
+    recorded = stabkit.open_run(unbroken)
+    steps, config = CONFIG.train.steps, CONFIG
+    signals = recorded.signals()
+    layers = signals["layer"].unique().tolist()
+    assert layers == ["patch_embed", "cls_token", "pos_embed", "blocks.0", "blocks.1", "norm", "projector", "predictor"]
+    assert signals["step"].tolist() == np.repeat(np.arange(steps), len(layers)).tolist()
+    for name in ("loss", "loss_nats", "loss_relative", "lr", "momentum", "grad_norm_total"):
+        assert recorded.scalar(name).index.tolist() == list(range(steps)), name
+    heldout = recorded.evals("knn_heldout")
+    assert heldout["step"].tolist() == [0, 5, 10, 15, 20, 24]
+    assert (heldout["n"] == config.knn.queries).all()
+    assert (heldout["k"] == config.knn.k).all()
+    assert recorded.evals("knn_bank")["step"].tolist() == [5, 10, 15, 20]
+    total = recorded.scalar("grad_norm_total")
+    squares = signals["grad_norm"].astype(float).pow(2).groupby(signals["step"]).sum()
+    np.testing.assert_allclose(total, np.sqrt(squares), rtol=1e-6)
+
+
+KILLS = [
+    *((before_a_step, at) for at in (1, 4, 8, 15, 24)),
+    *((before_a_rename, at) for at in (2, 5, 9, 14)),
+    *((after_a_rename, at) for at in (6, 8, 11)),
+    *((in_half_a_table, at) for at in (1, 2, 6)),
+    *((in_half_a_checkpoint, at) for at in (1, 3)),
+]
+
+
+@pytest.mark.parametrize(("plan", "at"), KILLS, ids=lambda value: getattr(value, "__name__", value))
+def test_killed_and_started_again_it_is_the_unbroken_run(
+    unbroken: Path, tmp_path: Path, plan: Callable[[int], None], at: int
+) -> None:
+    assert run(tmp_path, plan, at) == -signal.SIGKILL
+    assert run(tmp_path) == 0
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_killed_again_and_again(unbroken: Path, tmp_path: Path) -> None:
+    for at in (9, 5, 8):
+        assert run(tmp_path, before_a_step, at) == -signal.SIGKILL
+    assert run(tmp_path) == 0
+    assert_same_run(tmp_path, unbroken)
+    firsts = [attempt["first_step"] for attempt in RunDir(tmp_path).read_meta()["attempts"]]
+    assert firsts == [0, 7, 7, 14]
