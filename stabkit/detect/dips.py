@@ -48,14 +48,15 @@ def find_dips(
     accuracy [evals] in 0..1 (NaN: left out); n: samples evaluated, one number or [evals];
     correct: bool [evals, n], the same samples in the same order at every evaluation.
 
-    Ceiling: running maximum of the median of the last five evaluations. It looks back only, so a
-    verdict does not change as the run goes on, and on a rising curve it trails by two evaluations,
-    which errs towards silence. A maximum of raw accuracies would be a lucky draw and a false depth.
+    Ceiling: running maximum of the median of the last five evaluations. It looks back only, so
+    later evaluations do not move it (they do refine s and count in the correction), and on a rising
+    curve it trails by two evaluations, which errs towards silence.
+    A maximum of raw accuracies would be a lucky draw and a false depth.
 
     A dip is two consecutive evaluations at least max(min_depth, k s) below the ceiling, where s is
     the noise around the local trend of the evaluations that are not flagged. k defaults to 4, to 5
-    when the residuals' lag-1 autocorrelation exceeds .1 (that of the noise, .25), plus log10(evals/100)
-    for longer runs, whose ceiling has more chances to be high.
+    when the residuals' lag-1 autocorrelation exceeds .1 (that of the noise itself: .25), and to
+    log10(evaluations / 100) more in longer runs, whose ceiling has more chances to be high.
     Onset and recovery are the last evaluation before and the first of two after that lie within
     half that threshold; without a return between them, two falls are one dip.
 
@@ -65,7 +66,18 @@ def find_dips(
     with neither it is NaN and the noise rule decides alone. The reference is the evaluation that
     is the median of the five up to the onset, since the best one would be chosen for its luck.
 
-    MEASURED
+    False alarms by the noise rule alone, in flat simulated runs of 100 evaluations: 0.3 % of runs
+    with independent noise, 1.5 % with AR(1) .5, but 22 % with AR(1) .8, which is slow enough to
+    pass for trend; none of 500 rising runs. With `correct` at most 0.4 % in every case tried
+    (250 runs each; 200 and 1000 samples that flip with AR(1) 0, .5, .9). McNemar's test knows only
+    noise that differs between samples; noise common to all is left to the noise rule.
+    Power on the curve .1 + .6 (1 - exp(-t / 30)), 1000 samples, noise 0.6 points, six
+    evaluations lowered by 5, 7,
+    10 points: 52, 97, 100 % with `correct`, 0, 1, 76 % with `n` alone.
+
+    The trough is the lowest of several and the ceiling the highest: the mean depth is too large by
+    2.3 s on a flat curve, 1.5 s on a saturating one, 0 on a rising one (10 points, s = 1 point).
+    There, recovery is more than one evaluation off in 22, 2 and 0 % of 300 dips, onset in 4, 0, 0.
 
     Returns one row a dip: onset, trough (steps), recovery (step, NaN when the run ends first),
     depth (ceiling - trough), relative_depth (depth / (ceiling - chance)), area (below the ceiling,

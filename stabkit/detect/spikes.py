@@ -74,7 +74,11 @@ def find_spikes(
     defaults nothing below exp(6 * 0.01 / 0.6745) = 1.09 times the median is ever flagged. There
     is no minimum ratio on top: a loss bounded by ln N may never reach 1.5 times its median.
 
-    MEASURED
+    False alarms at the defaults, in simulated healthy series: independent lognormal values, any
+    sigma well above the floor, 1 event in 2.4 million steps; AR(1) logs with coefficient .9, 1.3 in
+    100,000 steps. The short first baseline adds an alarm in the first 150 steps of 0.2 % of
+    independent and 1 % of AR(1) .9 series. Logs with heavier tails alarm more (Student t with 5
+    degrees of freedom: 80 in 100,000 steps): calibrate `threshold` on healthy runs.
 
     Returns one row an event: onset, peak, end (steps; first, largest and last flagged point),
     height (robust z of the peak), ratio (of the peak to the baseline median then).
@@ -82,7 +86,7 @@ def find_spikes(
     """
     _check_options(window, threshold, min_history, merge, mad_floor)
     steps, values = checked_series(step, value, "value")
-    negative = np.flatnonzero(values < 0)
+    negative = np.flatnonzero(np.isfinite(values) & (values < 0))
     if negative.size:
         i = int(negative[0])
         raise ValueError(

@@ -59,14 +59,17 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def move_target(self, momentum: float) -> None:
-        """target = momentum·target + (1-momentum)·online; parameters only, never BN's buffers."""
+        """target = momentum·target + (1-momentum)·online; parameters only, never BN's buffers.
+
+        As an interpolation, which leaves equal (frozen) tensors equal to the last bit; the weighted
+        sum would let them drift by rounding.
+        """
         slow = list(self.target.parameters())
         fast = [
             *self.online.backbone.parameters(),
             *self.online.projector.parameters(),
         ]
-        torch._foreach_mul_(slow, momentum)
-        torch._foreach_add_(slow, fast, alpha=1 - momentum)
+        torch._foreach_lerp_(slow, fast, 1 - momentum)
 
 
 def mlp(dim: int, hidden: int, out: int, layers: int) -> nn.Sequential:

@@ -78,7 +78,9 @@ def test_false_alarms_stay_within_the_stated_rate(rho, sigma, claimed):
 
 @pytest.mark.parametrize(("rho", "claimed"), [(0.0, 0.002), (0.9, 0.011)])
 def test_the_short_first_baseline_stays_within_the_stated_rate(rho, claimed):
-    alarms = sum(len(find_spikes(np.arange(150), lognormal(s, 150, 0.3, rho))) > 0 for s in range(600))
+    alarms = sum(
+        len(find_spikes(np.arange(150), lognormal(s, 150, 0.3, rho))) > 0 for s in range(600)
+    )
     assert alarms <= stats.binom.ppf(0.999, 600, claimed)
 
 

@@ -55,7 +55,8 @@ def test_chance_is_four_tau_ln_n_and_one_in_relative_terms() -> None:
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
     """Algorithm 1 written out: queries, then the momentum move, then keys, both directions."""
-    moco, (view1, view2) = small_moco(), views()
+    moco = small_moco().double()
+    view1, view2 = (view.double() for view in views())
     by_hand = copy.deepcopy(moco)
     with torch.no_grad():  # make the twin differ, so that the order of the move shows
         for p in moco.target.parameters():

@@ -2,7 +2,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -254,7 +254,8 @@ def test_an_operation_on_all_samples_then_on_some(mask: str) -> None:
     batch, p = images(3, 16, 16), params(2, 3, (16, 16))
     some = np.array([True, False, False])
     p = replace(p, jitter=some, gray=some, solarize=some, flip=some, blur_sigma=some * 0.5)
-    p = replace(p, **{mask: np.full(3, True)})
+    everywhere: dict[str, Any] = {mask: np.full(3, True)}
+    p = replace(p, **everywhere)
     expected = torch.stack([torchvision_view(x, p, row, 16) for row, x in enumerate(batch)])
     # As in test_view_is_torchvisions_chain.
     tolerance = (2 * 16 + 48) * EPS * 2.36 / 0.224

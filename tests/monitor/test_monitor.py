@@ -1,0 +1,120 @@
+"""The Monitor in a loop that is not ours."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stabkit
+
+
+def small_training(steps: int, folder: Path | None, bad_step: int | None = None) -> tuple[list[float], nn.Module]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    monitor = stabkit.Monitor(model, optimizer, folder, flush_every=4) if folder else None
+    losses = []
+    for step in range(steps):
+        loss = model(torch.randn(16, 4)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if step == bad_step:
+            model[2].bias.grad.fill_(math.inf)
+        optimizer.step()
+        if monitor:
+            monitor.log(loss=loss, epoch=step / 10)
+        losses.append(loss.item())
+    if monitor:
+        monitor.close()
+    return losses, model
+
+
+def test_losses_and_weights_are_bit_equal_with_and_without(tmp_path: Path) -> None:
+    losses, model = small_training(11, tmp_path)
+    bare_losses, bare_model = small_training(11, None)
+    assert losses == bare_losses
+    for p, q in zip(model.parameters(), bare_model.parameters(), strict=True):
+        assert p.equal(q)
+    run = stabkit.open_run(tmp_path)
+    assert run.scalar("loss").tolist() == losses
+    assert run.scalar("epoch").tolist() == [s / 10 for s in range(11)]
+
+
+def test_norms_are_those_of_the_gradients_the_optimizer_sees(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen: list[tuple[float, float]] = []
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=2):
+        for step in range(5):
+            optimizer.zero_grad()
+            for _ in range(2):  # two micro-batches: the sum counts
+                model(torch.full((4, 3), step + 1.0)).sum().backward()
+            grads = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
+            seen.append((float(grads.norm()), float(grads.abs().max())))
+            optimizer.step()
+    signals = stabkit.open_run(tmp_path).signals()
+    by_step = signals.groupby("step").agg({"grad_norm": lambda g: math.hypot(*g), "grad_max": "max"})
+    np.testing.assert_allclose(by_step.to_numpy(), np.array(seen), rtol=1e-6)
+
+
+def test_a_non_finite_gradient_is_an_event_with_its_layer_and_step(tmp_path: Path) -> None:
+    small_training(12, tmp_path, bad_step=5)
+    events = stabkit.open_run(tmp_path).events()
+    assert events["kind"].tolist() == ["nonfinite"]
+    assert events["step"].tolist() == [5]
+    assert events["layers"].iloc[0] == ["2"]
+
+
+def test_resuming_drops_the_rows_that_are_made_again(tmp_path: Path) -> None:
+    small_training(8, tmp_path)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with stabkit.Monitor(model, optimizer, tmp_path, first_step=5) as monitor:
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        monitor.log(loss=7.0)
+    loss = stabkit.open_run(tmp_path).scalar("loss")
+    assert loss.index.tolist() == [0, 1, 2, 3, 4, 5]
+    assert loss.iloc[-1] == 7.0
+
+
+def test_nothing_is_read_from_the_device_within_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU there is no stream to stall, so reads themselves are counted."""
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = stabkit.Monitor(model, optimizer, tmp_path, flush_every=100)
+    reads: list[str] = []
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
+        original = getattr(Tensor, name)
+
+        def counted(self: Tensor, *args: object, _of: object = original, _name: str = name) -> object:
+            reads.append(_name)
+            return _of(self, *args)  # type: ignore[operator]
+
+        monkeypatch.setattr(Tensor, name, counted)
+    for _ in range(20):
+        loss = model(torch.ones(4, 3)).sum()
+        loss.backward()
+        before = len(reads)
+        optimizer.step()
+        monitor.log(loss=loss)
+        assert reads[before:] == []
+    monitor.close()
+    assert "numpy" in reads
+
+
+def test_closing_lets_go_of_the_optimizer(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stabkit.Monitor(model, optimizer, tmp_path):
+        pass
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert stabkit.load(tmp_path).signals().empty
+    with pytest.raises(ValueError, match="no parameters"):
+        stabkit.Monitor(nn.ReLU(), optimizer, tmp_path)

@@ -1,0 +1,124 @@
+import itertools
+from pathlib import Path
+
+import pytest
+
+from stabkit.config import ConfigError
+from stabkit.sweep.grid import load_sweep
+
+SWEEP = """
+name: demo
+base: tiny
+set: {train.steps: 50}
+grid: {optim.lr: [1e-3, 2e-3], model.freeze_patch_embed: [false, true]}
+zip: {train.batch: [16, 32], optim.warmup_steps: [4, 2]}
+seeds: [0, 1]
+exclude: [{optim.lr: 2e-3, model.freeze_patch_embed: true}]
+scales:
+  tiny: {}
+  long: {set: {train.steps: 100}, seeds: [7]}
+"""
+
+
+def write(folder: Path, text: str = SWEEP) -> Path:
+    path = folder / "sweep's file ü.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_expansion_is_the_ordered_product_without_the_excluded(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path))
+    expected = [
+        (lr, freeze, batch, warmup, seed)
+        for lr, freeze, (batch, warmup), seed in itertools.product(
+            [1e-3, 2e-3], [False, True], [(16, 4), (32, 2)], [0, 1]
+        )
+        if not (lr == 2e-3 and freeze)
+    ]
+    found = [
+        (
+            c.config.optim.lr,
+            c.config.model.freeze_patch_embed,
+            c.config.train.batch,
+            c.config.optim.warmup_steps,
+            c.config.seed,
+        )
+        for c in sweep.cells
+    ]
+    assert found == expected
+    assert all(c.config.train.steps == 50 for c in sweep.cells)
+    assert len({c.folder for c in sweep.cells}) == len(expected)
+    assert (sweep.name, sweep.scale) == ("demo", "tiny")
+
+
+def test_a_scale_replaces_whole_keys_and_has_its_own_folder(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path), "long")
+    assert (sweep.name, sweep.scale) == ("demo-long", "long")
+    assert {c.config.train.steps for c in sweep.cells} == {100}
+    assert {c.config.seed for c in sweep.cells} == {7}
+
+
+def test_overrides_reach_every_cell_and_replace_a_varied_key(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path), None, ["optim.lr=5e-4", "seed=3", "knn.k=7"])
+    assert {(c.config.optim.lr, c.config.seed, c.config.knn.k) for c in sweep.cells} == {(5e-4, 3, 7)}
+    assert len(sweep.cells) == 4
+
+
+def test_expanding_twice_gives_the_same_folders(tmp_path: Path) -> None:
+    first, second = (load_sweep(write(tmp_path)) for _ in range(2))
+    assert [c.folder for c in first.cells] == [c.folder for c in second.cells]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("grid: {optim.lrr: [1]}", "optim.lrr: no such setting; did you mean 'optim.lr'"),
+        ("grids: {optim.lr: [1]}", "grids: no such setting; did you mean 'grid'"),
+        ("seeds: [-1]", "seeds.0 = -1: should be greater than or equal to 0"),
+        ("grid: {optim.lr: []}", "grid.optim.lr = []: "),
+        ("grid: {optim.lr: 3}", "grid.optim.lr = 3: should be list"),
+        ("name: ../escape", "name = '../escape'"),
+        ("zip: {optim.lr: [1, 2], seed: [1]}", "lengths are {'optim.lr': 2, 'seed': 1}"),
+        ("base: nope", "no such preset"),
+        ("grid: {optim.lr: [many]}", "optim.lr = 'many': should be number"),
+        ("exclude: [{optim.lr: 1e-3}]\ngrid: {optim.lr: [1e-3]}", "no cell is left"),
+        ("scales: [tiny]", "scales: should map"),
+    ],
+)
+def test_bad_sweeps_are_refused_with_the_reason(tmp_path: Path, change: str, problem: str) -> None:
+    keys = {line.split(":")[0] for line in change.splitlines()}
+    rest = [line for line in ("name: demo", "base: tiny") if line.split(":")[0] not in keys]
+    path = write(tmp_path, "\n".join([*rest, change]))
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(path)
+    assert problem in str(caught.value)
+    assert str(path) in str(caught.value) or "nope" in str(caught.value)
+
+
+def test_a_million_cells_are_refused_with_their_number(tmp_path: Path) -> None:
+    values = list(range(1, 101))
+    grid = f"grid: {{optim.lr: {values}, knn.k: {values}, train.steps: {values}}}"
+    with pytest.raises(ConfigError, match="1,000,000 cells; at most 10,000"):
+        load_sweep(write(tmp_path, f"name: demo\nbase: tiny\n{grid}"))
+
+
+def test_folder_names_stay_inside_and_readable(tmp_path: Path) -> None:
+    path = write(tmp_path, 'name: demo\nbase: tiny\ngrid: {data.path: ["../../etc", "a b/ü\\n"]}')
+    for cell in load_sweep(path).cells:
+        assert "/" not in cell.folder
+        assert cell.folder.isascii()
+        assert ".." not in Path(cell.folder).parts
+
+
+def test_the_same_cell_named_twice_is_one_run(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: demo\nbase: tiny\ngrid: {optim.lr: [1e-3, 0.001]}")
+    assert len(load_sweep(path).cells) == 1
+
+
+
+@pytest.mark.parametrize("path", sorted(Path("sweeps").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_expands_at_every_scale(path: Path) -> None:
+    from stabkit.yamlio import read_yaml
+
+    for scale in read_yaml(path)["scales"]:
+        assert load_sweep(path, scale).cells

@@ -1,0 +1,134 @@
+"""Sweeps as a user runs them: real processes, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import stabkit
+from stabkit.cli import main
+from stabkit.config import load_config
+from stabkit.sweep.pool import make_slots
+from tests.conftest import SMALL, small_config
+
+SWEEP = """
+name: demo
+base: tiny
+grid: {optim.lr: [1e-3, 2e-3]}
+"""
+
+
+@pytest.fixture()
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "demo.yaml").write_text(SWEEP)
+    monkeypatch.chdir(tmp_path)
+    return Path("demo.yaml")
+
+
+def test_a_sweep_runs_every_cell_once_and_reports(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", str(sweep), *SMALL]
+    assert main([*command, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("missing") == 2
+    assert not Path("runs").exists()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "2 cells, 0 done, 2 to run" in printed
+    assert "2 runs done, 0 failed" in printed
+    assert main(command) == 0
+    assert "2 cells, 2 done, 0 to run" in capsys.readouterr().out
+
+    runs = stabkit.load("runs/demo")
+    table = runs.table()
+    assert table["state"].tolist() == ["done", "done"]
+    assert table["optim.lr"].tolist() == [1e-3, 2e-3]
+    assert table["knn_last"].notna().all()
+    for run in runs:
+        (attempt,) = run.dir.read_meta()["attempts"]
+        assert attempt["threads"] == 1
+        assert {"torch", "timm"} <= attempt["packages"].keys()
+
+    assert main(["status", "runs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["state"], row["step"]) for row in rows] == [("done", 24), ("done", 24)]
+
+
+def test_one_failure_leaves_the_others_running_and_is_retried(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The failure is a damaged checkpoint that stands in one cell's folder."""
+    command = ["sweep", str(sweep), *SMALL]
+    main([*command, "--dry-run"])
+    first = capsys.readouterr().out.splitlines()[1].split()[-1]
+    bad = Path("runs/demo") / first / "checkpoints" / "last.pt"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(b"no checkpoint")
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert "1 runs done, 1 failed" in printed
+    assert "last.pt: not a readable checkpoint" in printed
+    bad.unlink()
+    assert main(command) == 0
+    assert "2 cells, 1 done, 1 to run" in capsys.readouterr().out
+
+
+def test_a_run_killed_from_outside_is_reported_with_its_signal(sweep: Path) -> None:
+    """The launcher sees its run die by SIGKILL, says so, and the next launch goes on."""
+    settings = [*SMALL, "optim.lr=1e-3", "train.steps=100000", "data.num_train=640"]
+    command = [sys.executable, "-m", "stabkit", "sweep", str(sweep), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    victim = _wait_for_step()
+    os.kill(victim, signal.SIGKILL)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the process was killed by SIGKILL; see runs/demo" in printed
+
+
+def test_an_ended_launcher_takes_its_runs_with_it(sweep: Path) -> None:
+    settings = [*SMALL, "optim.lr=1e-3", "train.steps=100000", "data.num_train=640"]
+    command = [sys.executable, "-m", "stabkit", "sweep", str(sweep), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    victim = _wait_for_step()
+    process.terminate()
+    process.communicate(timeout=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(victim, 0)
+    (run,) = stabkit.load("runs/demo")
+    assert not run.dir.is_busy()
+    assert run.dir.checkpoint_file.exists()
+
+
+def _wait_for_step() -> int:
+    """The process id of the one run, once it has a checkpoint."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for checkpoint in Path("runs").glob("*/*/checkpoints/last.pt"):
+            meta = json.loads((checkpoint.parents[1] / "meta.json").read_text())
+            return int(meta["attempts"][-1]["pid"])
+        time.sleep(0.05)
+    raise AssertionError("the run wrote no checkpoint in two minutes")
+
+
+def test_cores_and_gpus_are_divided_among_runs() -> None:
+    config, free = small_config(), small_config("runtime.threads=null", "runtime.device=auto")
+    assert [s.cpus for s in make_slots([config] * 9, range(4), [])] == [(0,), (1,), (2,), (3,)]
+    assert [s.cpus for s in make_slots([free] * 2, range(5), [])] == [(0, 1), (2, 3)]
+    assert [s.cpus for s in make_slots([free] * 9, range(2), [])] == [(0,), (1,)]
+    gpu_slots = make_slots([free] * 3, range(4), ["0", "1"])
+    assert [(s.cpus, s.gpu) for s in gpu_slots] == [((0, 1), "0"), ((2, 3), "1")]
+    assert {s.gpu for s in make_slots([config] * 3, range(4), ["0", "1"])} == {None}
+
+
+def test_threads_once_chosen_are_kept(sweep: Path) -> None:
+    settings = [*SMALL, "runtime.threads=null", "optim.lr=1e-3", "train.steps=4"]
+    assert main(["sweep", str(sweep), *settings]) == 0
+    (run,) = stabkit.load("runs/demo")
+    chosen = load_config(str(run.dir.config_file)).runtime.threads
+    assert chosen == len(os.sched_getaffinity(0))
+    assert run.dir.read_meta()["attempts"][0]["threads"] == chosen

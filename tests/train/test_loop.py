@@ -1,0 +1,149 @@
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import stabkit
+from stabkit.config import RunConfig
+from stabkit.rundir import RunDir
+from stabkit.train import loop
+from stabkit.train.data import load_data
+from stabkit.train.optim import lr_at, momentum_at
+from stabkit.train.state import State, build_state
+from tests.conftest import small_config
+
+CPU = torch.device("cpu")
+
+
+def bare_training(config: RunConfig) -> tuple[list[float], State]:
+    """The same training with nothing attached: no monitor, no kNN, no checkpoint."""
+    images, _ = load_data(config.data, config.seed)
+    state = build_state(config, len(images), CPU)
+    losses = []
+    for step in range(config.train.steps):
+        batch = loop.make_batch(config, images, step, CPU)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr_at(step, config.train.steps, config.optim, config.train.batch)
+        momentum = momentum_at(step, config.train.steps, config.method)
+        loss, _ = state.model(batch.view1, batch.view2, momentum)
+        state.optimizer.zero_grad()
+        loss.backward()
+        state.optimizer.step()
+        losses.append(loss.item())
+    return losses, state
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_monitor_and_evaluations_change_no_bit(tmp_path: Path, freeze: bool) -> None:
+    config = small_config(f"model.freeze_patch_embed={freeze}".lower())
+    rng = torch.get_rng_state()
+    np_state = copy.deepcopy(np.random.get_state()[1])
+    loop.train(config, RunDir(tmp_path))
+    assert torch.get_rng_state().equal(rng), "the global generator is the user's"
+    np.testing.assert_array_equal(np.random.get_state()[1], np_state)
+    losses, state = bare_training(config)
+    assert stabkit.open_run(tmp_path).scalar("loss").tolist() == losses
+    trained = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["model"]
+    for name, value in state.model.state_dict().items():
+        assert trained[name].equal(value), name
+
+
+def test_a_frozen_patch_projection_keeps_every_bit_and_has_no_gradient(tmp_path: Path) -> None:
+    config = small_config("model.freeze_patch_embed=true", "optim.lr=1.0")
+    start = build_state(config, 64, CPU).model.state_dict()
+    loop.train(config, RunDir(tmp_path))
+    trained = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["model"]
+    for name in trained:
+        if "patch_embed" in name:
+            assert trained[name].equal(start[name]), name
+    assert not trained["online.backbone.blocks.0.mlp.fc1.weight"].equal(
+        start["online.backbone.blocks.0.mlp.fc1.weight"]
+    )
+    signals = stabkit.open_run(tmp_path).signals()
+    patch = signals[signals["layer"] == "patch_embed"]
+    assert patch["grad_norm"].isna().all()
+    assert patch["param_norm"].nunique() == 1
+
+
+def test_recorded_scalars_follow_from_each_other(tmp_path: Path) -> None:
+    config = small_config()
+    loop.train(config, RunDir(tmp_path))
+    run = stabkit.open_run(tmp_path)
+    loss, nats = run.scalar("loss"), run.scalar("loss_nats")
+    np.testing.assert_allclose(nats, loss / (4 * config.method.temperature), rtol=1e-6)
+    chance = math.log(config.train.batch)
+    np.testing.assert_allclose(run.scalar("loss_relative"), nats / chance, rtol=1e-6)
+    assert run.scalar("nonfinite_layers").eq(0).all()
+    evals = run.evals("knn_heldout")
+    correct = run.correct("knn_heldout")
+    assert correct is not None
+    np.testing.assert_allclose(correct.mean(axis=1), evals["value"])
+
+
+def test_seeds_differ_and_the_same_seed_does_not(tmp_path: Path) -> None:
+    first, again, other = (tmp_path / name for name in "abc")
+    loop.train(small_config("train.steps=3", "optim.warmup_steps=0"), RunDir(first))
+    loop.train(small_config("train.steps=3", "optim.warmup_steps=0"), RunDir(again))
+    loop.train(small_config("train.steps=3", "optim.warmup_steps=0", "seed=1"), RunDir(other))
+    losses = [stabkit.open_run(f).scalar("loss").tolist() for f in (first, again, other)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_a_diverging_run_ends_with_its_reason_and_a_nonfinite_event(tmp_path: Path) -> None:
+    config = small_config("optim.lr=1e30", "optim.lr_rule=none", "optim.warmup_steps=0")
+    status = loop.train(config, RunDir(tmp_path))
+    assert status.state == "done"
+    assert status.reason == "diverged: the weights are no longer finite"
+    assert status.step < config.train.steps
+    run = stabkit.open_run(tmp_path)
+    events = run.events()
+    nonfinite = events[events["kind"] == "nonfinite"]
+    assert len(nonfinite) == 1
+    step = int(nonfinite["step"].iloc[0])
+    bad = run.scalar("nonfinite_layers")
+    assert bad[bad > 0].index[0] == step
+    assert step < status.step
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    config = small_config("train.steps=4")
+    loop.train(config, RunDir(tmp_path))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")}
+    assert loop.train(config, RunDir(tmp_path)).state == "done"
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")} == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_and_kept(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path)
+    loop.train(small_config("train.steps=4"), rundir)
+    rundir.status_file.unlink()
+    content = rundir.checkpoint_file.read_bytes()
+    with pytest.raises(ValueError, match="belongs to run .* train it in a folder of its own"):
+        loop.train(small_config("train.steps=5"), rundir)
+    assert rundir.checkpoint_file.read_bytes() == content
+    status = rundir.read_status()
+    assert status is not None
+    assert status.state == "failed"
+    assert status.reason is not None
+    assert "belongs to run" in status.reason
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path)
+    rundir.checkpoint_file.parent.mkdir()
+    rundir.checkpoint_file.write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match=r"last\.pt: not a readable checkpoint"):
+        loop.train(small_config(), rundir)
+
+
+def test_a_healthy_run_learns(tmp_path: Path) -> None:
+    """The loss leaves chance on images that can be told apart."""
+    config = small_config("train.steps=120", "optim.lr=3e-2", "model.width=32", "train.batch=16")
+    loop.train(config, RunDir(tmp_path))
+    relative = stabkit.open_run(tmp_path).scalar("loss_relative")
+    assert relative.iloc[:10].mean() > 0.95
+    assert relative.iloc[-20:].mean() < 0.85
