@@ -32,5 +32,7 @@ __all__ = [*_HOME, "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'stabkit' has no attribute {name!r}; it has: {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'stabkit' has no attribute {name!r}; it has: {', '.join(__all__)}"
+        )
     return getattr(import_module(_HOME[name]), name)

@@ -4,8 +4,9 @@ request was wrong."""
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import stabkit
 from stabkit.config import ConfigError, preset_names, suggest
@@ -20,59 +21,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     arguments.overrides = rest
     try:
-        _refuse_unknown(parser, arguments, rest)
+        _refuse_unknown(arguments, rest)
         return int(arguments.act(arguments))
     except (RequestError, ConfigError, FileNotFoundError) as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stabkit: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "stabkit: stopped; the same command goes on from the last checkpoint", file=sys.stderr
+        )
         return 1
     except BrokenPipeError:
         return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="stabkit", description=stabkit.__doc__)
+    about = (
+        "Is this training run secretly unstable, where did it start, what would have prevented it?"
+    )
+    parser = argparse.ArgumentParser(prog="stabkit", description=about)
     parser.add_argument("--version", action="version", version=f"stabkit {stabkit.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    verb = verbs.add_parser("train", help="one run", usage="stabkit train CONFIG [key=value ...]")
+    verb = _add_verb(verbs, "train", "one run", "CONFIG [key=value ...]", _train)
     verb.add_argument("config", help=f"a YAML file, or a preset: {', '.join(preset_names())}")
     verb.add_argument("--run-dir", type=Path, help="the run's folder (default: runs/train/…)")
-    verb.set_defaults(act=_train)
 
-    verb = verbs.add_parser(
-        "sweep", help="every run of a sweep file", usage="stabkit sweep FILE [options] [key=value ...]"
-    )
+    verb = _add_verb(verbs, "sweep", "every run of a sweep file", "FILE [key=value ...]", _sweep)
     verb.add_argument("file", type=Path, help="a sweep file, e.g. sweeps/lr_grid.yaml")
     verb.add_argument("--scale", help="the size to run at (default: the file's first)")
     verb.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     verb.add_argument("--dry-run", action="store_true", help="print the cells, start nothing")
-    verb.set_defaults(act=_sweep)
 
-    verb = verbs.add_parser("status", help="how the runs below a folder stand")
+    verb = _add_verb(verbs, "status", "how the runs below a folder stand", "RUNS", _status)
     verb.add_argument("runs", type=Path)
     verb.add_argument("--json", action="store_true", help="for scripts")
-    verb.set_defaults(act=_status)
 
-    verb = verbs.add_parser("analyze", help="a summary in words, or a figure and its CSV")
+    verb = _add_verb(verbs, "analyze", "a summary in words, or a figure", "RUNS", _analyze)
     verb.add_argument("runs", type=Path, help="any folder above run folders")
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
-    verb.set_defaults(act=_analyze)
     return parser
 
 
-def _refuse_unknown(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace, rest: Sequence[str]
-) -> None:
+def _add_verb(
+    verbs: Any, name: str, about: str, takes: str, act: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    usage = f"stabkit {name} {takes} [options]"
+    # no abbreviations: a mistyped option is refused with a suggestion, never guessed
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, help=about, description=about, usage=usage, allow_abbrev=False
+    )
+    verb.set_defaults(act=act, options=lambda: list(verb._option_string_actions))
+    return verb
+
+
+def _refuse_unknown(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     takes_settings = arguments.verb in ("train", "sweep")
     wrong = [word for word in rest if word.startswith("-") or not takes_settings]
     if wrong:
-        verbs = parser._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-        known = [o for a in verbs[arguments.verb]._actions for o in a.option_strings]  # type: ignore[call-overload, index]
-        hint = suggest(wrong[0].split("=")[0], known)
+        hint = suggest(wrong[0].split("=")[0], arguments.options())
         raise RequestError(f"{arguments.verb} takes no {wrong[0]!r}{hint}")
 
 

@@ -24,7 +24,9 @@ class ConfigError(ValueError):
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source = source
         self.problems = list(problems)
-        super().__init__("\n".join([f"{source}:", *(f"  - {problem}" for problem in self.problems)]))
+        super().__init__(
+            "\n".join([f"{source}:", *(f"  - {problem}" for problem in self.problems)])
+        )
 
 
 class Section(BaseModel):
@@ -37,7 +39,9 @@ Model = TypeVar("Model", bound=Section)
 class DataConfig(Section):
     """What is trained on. `num_train`/`num_heldout`: size of `synthetic`, a cap for the others (0: all)."""
 
-    name: Literal["synthetic", "parquet", "imagefolder", "cifar10", "cifar100", "stl10"] = "synthetic"
+    name: Literal["synthetic", "parquet", "imagefolder", "cifar10", "cifar100", "stl10"] = (
+        "synthetic"
+    )
     path: str | None = None
     image_size: PositiveInt = 32
     num_train: NonNegativeInt = 0
@@ -162,7 +166,9 @@ class RunConfig(Section):
     def _consistent(self) -> Self:
         size, patch = self.data.image_size, self.model.patch_size
         if patch and size % patch:
-            raise ValueError(f"data.image_size {size} is not a multiple of model.patch_size {patch}")
+            raise ValueError(
+                f"data.image_size {size} is not a multiple of model.patch_size {patch}"
+            )
         if self.optim.warmup_steps > self.train.steps:
             raise ValueError(
                 f"optim.warmup_steps {self.optim.warmup_steps} exceeds train.steps {self.train.steps}"

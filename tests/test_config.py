@@ -74,11 +74,19 @@ def test_saved_configuration_reads_back_equal(tmp_path, config: RunConfig) -> No
 
 def test_run_id_follows_every_decisive_setting_and_nothing_else() -> None:
     base = run_id(small_config())
-    decisive = ["seed=1", "optim.lr=2e-2", "data.image_size=32", "knn.every=6", "views.min_scale=0.2"]
+    decisive = [
+        "seed=1",
+        "optim.lr=2e-2",
+        "data.image_size=32",
+        "knn.every=6",
+        "views.min_scale=0.2",
+    ]
     assert len({base, *(run_id(small_config(change)) for change in decisive)}) == len(decisive) + 1
     for change in ("runtime.threads=2", "runtime.device=cpu", "runtime.checkpoint_every=9"):
         assert run_id(small_config(change)) == base
-    assert run_id(small_config("optim.beta2=0.999")) == base, "a default written out is the same run"
+    assert run_id(small_config("optim.beta2=0.999")) == base, (
+        "a default written out is the same run"
+    )
 
 
 def test_released_defaults_never_change() -> None:

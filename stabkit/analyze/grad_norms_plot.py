@@ -42,7 +42,11 @@ def draw_grad_norms(runs: Runs) -> Figure:
     figure = new_figure(1.2 + 2.7 * columns, 3.3 * blocks)
     with mpl.rc_context(RC):
         axes = figure.subplots(
-            2 * blocks, columns, sharex=True, sharey=False, squeeze=False,
+            2 * blocks,
+            columns,
+            sharex=True,
+            sharey=False,
+            squeeze=False,
             gridspec_kw={"height_ratios": [2, 1] * blocks},
         )
         for i, cell in enumerate(cells):
@@ -67,8 +71,15 @@ def _draw_layers(
         ax.plot(series["step"], series["relative"], color=colours[layer], linewidth=0.6)
     for spike in spikes(run).itertuples():
         ax.plot(
-            spike.peak, 1.0, marker="v", markersize=4, clip_on=False, linestyle="",
-            transform=ax.get_xaxis_transform(), color=colours[spike.layer], markeredgecolor="black",
+            spike.peak,
+            1.0,
+            marker="v",
+            markersize=4,
+            clip_on=False,
+            linestyle="",
+            transform=ax.get_xaxis_transform(),
+            color=colours[spike.layer],
+            markeredgecolor="black",
             markeredgewidth=0.4,
         )
     ax.set_yscale("log")
@@ -116,7 +127,10 @@ def _label_axes(axes: np.ndarray, blocks: int) -> None:
 
 
 def _colourbar(
-    figure: Figure, axes: np.ndarray, layers: list[str], colours: dict[str, tuple[float, float, float]]
+    figure: Figure,
+    axes: np.ndarray,
+    layers: list[str],
+    colours: dict[str, tuple[float, float, float]],
 ) -> None:
     colourmap = ListedColormap([colours[layer] for layer in layers])
     norm = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))

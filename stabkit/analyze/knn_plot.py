@@ -51,7 +51,10 @@ def draw_knn(runs: Runs) -> Figure:
         for ax, (title, members) in zip(axes, panels, strict=True):
             for cell in members:
                 value = cell.settings[factor] if factor else None
-                style = {"color": colours[value], "linestyle": LINES[values.index(value) % len(LINES)]}
+                style = {
+                    "color": colours[value],
+                    "linestyle": LINES[values.index(value) % len(LINES)],
+                }
                 name = label(factor, value) if factor else cell_label(cell)
                 _draw_cell(ax, table, cell, name, style)
             ax.set_title(title)
@@ -59,7 +62,14 @@ def draw_knn(runs: Runs) -> Figure:
             ax.axhline(table["chance"].iloc[0], color="0.6", linewidth=0.7, zorder=0)
         first = table.iloc[0]
         axes[0].set_ylabel(f"held-out kNN accuracy\n(k={int(first['k'])}, n={int(first['n']):,})")
-        axes[0].annotate("chance", (0, first["chance"]), xytext=(2, 2), textcoords="offset points", fontsize=7, color="0.4")
+        axes[0].annotate(
+            "chance",
+            (0, first["chance"]),
+            xytext=(2, 2),
+            textcoords="offset points",
+            fontsize=7,
+            color="0.4",
+        )
         axes[-1].legend(loc="lower right")
     return figure
 
@@ -71,14 +81,23 @@ def _panels(cells: list[Cell], factor: str | None) -> list[tuple[str, list[Cell]
     return [(t, [cells[i] for _, i in group]) for t, group in groupby(titled, key=lambda x: x[0])]
 
 
-def _draw_cell(
-    ax: Axes, table: pd.DataFrame, cell: Cell, name: str, style: dict[str, Any]
-) -> None:
+def _draw_cell(ax: Axes, table: pd.DataFrame, cell: Cell, name: str, style: dict[str, Any]) -> None:
     width = 1.3 if len(cell.runs) == 1 else 0.7
     for number, run in enumerate(cell.runs):
         rows = table[table["run"] == run.name]
-        ax.plot(rows["step"], rows["value"], linewidth=width, label=name if not number else None, **style)
+        ax.plot(
+            rows["step"],
+            rows["value"],
+            linewidth=width,
+            label=name if not number else None,
+            **style,
+        )
         for _, dip in rows[rows["dip"] > 0].groupby("dip"):
             ax.fill_between(
-                dip["step"], dip["value"], dip["ceiling"], color=style["color"], alpha=0.25, linewidth=0
+                dip["step"],
+                dip["value"],
+                dip["ceiling"],
+                color=style["color"],
+                alpha=0.25,
+                linewidth=0,
             )

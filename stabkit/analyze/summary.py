@@ -93,7 +93,10 @@ def _text_table(table: pd.DataFrame) -> str:
     widths = [max(len(name), *map(len, shown[name])) for name in shown]
     lines = [list(shown), *shown.itertuples(index=False)]
     return "\n".join(
-        "  ".join(f"{c:<{w}}" if i in (0, 2) else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            f"{c:<{w}}" if i in (0, 2) else f"{c:>{w}}"
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
 

@@ -93,7 +93,13 @@ class Monitor:
             self._scalars.setdefault(name, []).append((step, value))
 
     def log_eval(
-        self, step: int, metric: str, predicted: Tensor, labels: Tensor, k: int, temperature: float,
+        self,
+        step: int,
+        metric: str,
+        predicted: Tensor,
+        labels: Tensor,
+        k: int,
+        temperature: float,
         num_classes: int,
     ) -> float:
         """Record an evaluation; returns its accuracy. Waits for the device."""

@@ -9,9 +9,7 @@ from torch import Tensor
 class LayerNorms:
     """Measures every layer of `parameters` at once; `layer[i]` is the layer number of the i-th."""
 
-    def __init__(
-        self, parameters: Sequence[Tensor], layer: Sequence[int], num_layers: int
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], layer: Sequence[int], num_layers: int) -> None:
         self.parameters = list(parameters)
         self.layer = list(layer)
         self.num_layers = num_layers

@@ -156,7 +156,9 @@ def _part(path: Path) -> pa.Table | None:
     version = version_of(table.schema)
     if not 0 < version <= VERSION:
         found = f"schema version {version}" if version else "not a stabkit table"
-        warnings.warn(f"{path}: left out, {found}; this stabkit reads up to {VERSION}", stacklevel=2)
+        warnings.warn(
+            f"{path}: left out, {found}; this stabkit reads up to {VERSION}", stacklevel=2
+        )
         return None
     return table
 

@@ -125,7 +125,9 @@ def _combinations(file: SweepFile, overrides: Mapping[str, Any]) -> list[dict[st
     axes = [[{key: v} for v in values] for key, values in file.grid.items() if key not in overrides]
     paired = {key: values for key, values in file.zip.items() if key not in overrides}
     if paired:
-        axes.append([dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)])
+        axes.append(
+            [dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)]
+        )
     count = math.prod(len(axis) for axis in axes)
     if count > MAX_CELLS:
         problem = f"{count:,} cells; at most {MAX_CELLS:,} make one sweep"

@@ -31,11 +31,16 @@ class Outcome:
     status: Status
 
 
-def make_slots(configs: Sequence[RunConfig], cpus: Sequence[int], gpus: Sequence[str]) -> list[Slot]:
+def make_slots(
+    configs: Sequence[RunConfig], cpus: Sequence[int], gpus: Sequence[str]
+) -> list[Slot]:
     """Divide GPUs, or else cores, among as many runs as fit side by side."""
     if gpus and all(config.runtime.device != "cpu" for config in configs):
         share = max(1, len(cpus) // len(gpus))
-        return [Slot(tuple(cpus[i * share : (i + 1) * share]) or tuple(cpus), g) for i, g in enumerate(gpus)]
+        return [
+            Slot(tuple(cpus[i * share : (i + 1) * share]) or tuple(cpus), g)
+            for i, g in enumerate(gpus)
+        ]
     wanted = max((config.runtime.threads or 0 for config in configs), default=0)
     threads = wanted or max(1, len(cpus) // max(1, len(configs)))
     count = max(1, len(cpus) // threads)

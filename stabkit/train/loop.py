@@ -144,9 +144,7 @@ def make_batch(config: RunConfig, images: ImageSet, step: int, device: torch.dev
     return Batch(view1, view2, labels, torch.from_numpy(index).to(device))
 
 
-def evaluate_heldout(
-    state: State, monitor: Monitor, knn: HeldoutKnn, step: int
-) -> float | None:
+def evaluate_heldout(state: State, monitor: Monitor, knn: HeldoutKnn, step: int) -> float | None:
     """Accuracy after `step` updates, recorded; None when the features are no longer finite."""
     predicted = knn.predict(state.model.online.backbone)
     if predicted is None:

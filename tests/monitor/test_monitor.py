@@ -11,7 +11,9 @@ from torch import Tensor, nn
 import stabkit
 
 
-def small_training(steps: int, folder: Path | None, bad_step: int | None = None) -> tuple[list[float], nn.Module]:
+def small_training(
+    steps: int, folder: Path | None, bad_step: int | None = None
+) -> tuple[list[float], nn.Module]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -56,7 +58,9 @@ def test_norms_are_those_of_the_gradients_the_optimizer_sees(tmp_path: Path) -> 
             seen.append((float(grads.norm()), float(grads.abs().max())))
             optimizer.step()
     signals = stabkit.open_run(tmp_path).signals()
-    by_step = signals.groupby("step").agg({"grad_norm": lambda g: math.hypot(*g), "grad_max": "max"})
+    by_step = signals.groupby("step").agg(
+        {"grad_norm": lambda g: math.hypot(*g), "grad_max": "max"}
+    )
     np.testing.assert_allclose(by_step.to_numpy(), np.array(seen), rtol=1e-6)
 
 
@@ -92,7 +96,9 @@ def test_nothing_is_read_from_the_device_within_an_interval(
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
         original = getattr(Tensor, name)
 
-        def counted(self: Tensor, *args: object, _of: object = original, _name: str = name) -> object:
+        def counted(
+            self: Tensor, *args: object, _of: object = original, _name: str = name
+        ) -> object:
             reads.append(_name)
             return _of(self, *args)  # type: ignore[operator]
 

@@ -121,7 +121,11 @@ def test_foreign_damaged_and_newer_parts_are_named_and_left_out(tmp_path: Path) 
         scalars = stabkit.open_run(tmp_path).scalars()
     messages = "\n".join(str(w.message) for w in caught)
     assert len(caught) == 3
-    for reason in ("000010.parquet: left out, not readable", "not a stabkit table", "schema version 2"):
+    for reason in (
+        "000010.parquet: left out, not readable",
+        "not a stabkit table",
+        "schema version 2",
+    ):
         assert reason in messages
     assert len(scalars) == 2
 

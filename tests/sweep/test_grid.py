@@ -60,7 +60,9 @@ def test_a_scale_replaces_whole_keys_and_has_its_own_folder(tmp_path: Path) -> N
 
 def test_overrides_reach_every_cell_and_replace_a_varied_key(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path), None, ["optim.lr=5e-4", "seed=3", "knn.k=7"])
-    assert {(c.config.optim.lr, c.config.seed, c.config.knn.k) for c in sweep.cells} == {(5e-4, 3, 7)}
+    assert {(c.config.optim.lr, c.config.seed, c.config.knn.k) for c in sweep.cells} == {
+        (5e-4, 3, 7)
+    }
     assert len(sweep.cells) == 4
 
 
@@ -113,7 +115,6 @@ def test_folder_names_stay_inside_and_readable(tmp_path: Path) -> None:
 def test_the_same_cell_named_twice_is_one_run(tmp_path: Path) -> None:
     path = write(tmp_path, "name: demo\nbase: tiny\ngrid: {optim.lr: [1e-3, 0.001]}")
     assert len(load_sweep(path).cells) == 1
-
 
 
 @pytest.mark.parametrize("path", sorted(Path("sweeps").glob("*.yaml")), ids=lambda p: p.stem)

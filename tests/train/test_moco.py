@@ -122,7 +122,9 @@ def test_momentum_moves_parameters_but_not_batch_statistics() -> None:
 
 
 def _rank_loss(rank: int, path: str, query: Tensor, key: Tensor, result: Tensor) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
+    )
     own = slice(3 * rank, 3 * rank + 3)
     leaf = query[own].clone().requires_grad_()
     loss = info_nce(leaf, key[own], 0.2)

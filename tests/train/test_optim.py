@@ -32,7 +32,9 @@ def test_ten_steps_equal_the_written_formula(decay_all: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     grads = []
     for step in range(10):
-        grads.append({n: torch.randn(p.shape, generator=generator).double() for n, p in start.items()})
+        grads.append(
+            {n: torch.randn(p.shape, generator=generator).double() for n, p in start.items()}
+        )
         for name, p in model.named_parameters():
             p.grad = grads[-1][name] if p.requires_grad else None
         for group in optimizer.param_groups:

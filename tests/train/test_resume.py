@@ -29,7 +29,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def at_call(function: Callable[..., Any], number: int, act: Callable[..., None]) -> Callable[..., Any]:
+def at_call(
+    function: Callable[..., Any], number: int, act: Callable[..., None]
+) -> Callable[..., Any]:
     """`function`, but its `number`-th call (from 1) runs `act` with the arguments instead."""
     calls = 0
 
@@ -138,7 +140,16 @@ def test_the_unbroken_run_is_complete(unbroken: Path) -> None:
     steps, config = CONFIG.train.steps, CONFIG
     signals = recorded.signals()
     layers = signals["layer"].unique().tolist()
-    assert layers == ["patch_embed", "cls_token", "pos_embed", "blocks.0", "blocks.1", "norm", "projector", "predictor"]
+    assert layers == [
+        "patch_embed",
+        "cls_token",
+        "pos_embed",
+        "blocks.0",
+        "blocks.1",
+        "norm",
+        "projector",
+        "predictor",
+    ]
     assert signals["step"].tolist() == np.repeat(np.arange(steps), len(layers)).tolist()
     for name in ("loss", "loss_nats", "loss_relative", "lr", "momentum", "grad_norm_total"):
         assert recorded.scalar(name).index.tolist() == list(range(steps)), name

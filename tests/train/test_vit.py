@@ -56,7 +56,9 @@ def test_output_is_the_class_token_after_the_last_norm() -> None:
     with torch.no_grad():
         tokens = vit.forward_features(image)
         torch.testing.assert_close(vit(image), tokens[:, 0])
-        torch.testing.assert_close(vit.norm(vit.blocks(vit.pos_drop(vit._pos_embed(vit.patch_embed(image))))), tokens)
+        torch.testing.assert_close(
+            vit.norm(vit.blocks(vit.pos_drop(vit._pos_embed(vit.patch_embed(image))))), tokens
+        )
     assert vit.norm.eps == 1e-6
 
 

@@ -1,0 +1,90 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stabkit.cli import main
+from tests.conftest import SMALL
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "tinny"], "no such preset; did you mean 'tiny'"),
+        (["train", "no/such.yaml"], "No such file"),
+        (["train", "tiny", "optim.lrr=1"], "did you mean 'optim.lr'"),
+        (["train", "tiny", "--stepz", "3"], "train takes no '--stepz'"),
+        (["sweep", "no.yaml"], "No such file"),
+        (["sweep", "sweeps/lr_grid.yaml", "--scale", "cifr"], "did you mean 'cifar'"),
+        (
+            ["sweep", "sweeps/lr_grid.yaml", "--dry"],
+            "sweep takes no '--dry'; did you mean '--dry-run'",
+        ),
+        (["status", "no-runs"], "no such folder"),
+        (["analyze", "no-runs"], "no such folder"),
+        (
+            ["analyze", "tests", "--plot", "grad_norm"],
+            "no plot 'grad_norm'; did you mean 'grad-norms'",
+        ),
+        (["analyze", "sweeps"], "no run folder in it or below it"),
+        (["analyze", "tests", "x=1"], "analyze takes no 'x=1'"),
+    ],
+)
+def test_wrong_requests_exit_2_and_say_what_would_be_right(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, *words)
+
+
+def test_unknown_verbs_exit_2() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["trian"])
+    assert caught.value.code == 2
+
+
+def test_train_runs_resumes_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a 'weird' folder ü"
+    command = ["train", "tiny", *SMALL, "train.steps=5", "--run-dir", str(folder)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert f"{folder}: done at step 5 of 5, held-out kNN 0." in printed
+    assert main(command) == 0
+    assert "done at step 5 of 5" in capsys.readouterr().out
+
+
+def test_data_that_is_missing_fails_the_run_with_its_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "data.name=imagefolder",
+        f"data.path={tmp_path}/nothing",
+        "--run-dir",
+        str(tmp_path / "r"),
+    ]
+    assert main(["train", "tiny", *SMALL, *words]) == 1
+    assert f"{tmp_path}/nothing" in capsys.readouterr().err
+
+
+def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "anything", "--plot", "list"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {
+        "knn",
+        "grad-norms",
+    }
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stabkit", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("stabkit ")
