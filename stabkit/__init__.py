@@ -1,4 +1,4 @@
-"""stabkit: is this training run secretly unstable, where did it start, what would have prevented it?
+"""stabkit: is a training run secretly unstable, where did it start, what would have prevented it?
 
 Names are loaded on first use, so that `import stabkit` stays instant on login nodes and laptops
 and imports torch only for `Monitor`.

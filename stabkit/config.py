@@ -37,7 +37,7 @@ Model = TypeVar("Model", bound=Section)
 
 
 class DataConfig(Section):
-    """What is trained on. `num_train`/`num_heldout`: size of `synthetic`, a cap for the others (0: all)."""
+    """What is trained on. `num_train`, `num_heldout`: size of `synthetic`, else a cap (0: all)."""
 
     name: Literal["synthetic", "parquet", "imagefolder", "cifar10", "cifar100", "stl10"] = (
         "synthetic"
@@ -104,7 +104,7 @@ class MethodConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW. `lr` is the base rate; the peak is lr·batch/256 (linear), lr·√(batch/256) (sqrt) or lr.
+    """AdamW. `lr` is the base rate; its peak: lr·batch/256 (linear), lr·√(batch/256) (sqrt), lr.
 
     `decay_all` decays every parameter, biases, norms and class token included, as the paper's
     code does; false leaves out everything of fewer than two dimensions and the class token.
@@ -170,9 +170,8 @@ class RunConfig(Section):
                 f"data.image_size {size} is not a multiple of model.patch_size {patch}"
             )
         if self.optim.warmup_steps > self.train.steps:
-            raise ValueError(
-                f"optim.warmup_steps {self.optim.warmup_steps} exceeds train.steps {self.train.steps}"
-            )
+            warmup = f"optim.warmup_steps {self.optim.warmup_steps}"
+            raise ValueError(f"{warmup} exceeds train.steps {self.train.steps}")
         if self.train.batch < 2:
             raise ValueError("train.batch must be at least 2: a contrastive loss needs a negative")
         if self.data.name == "synthetic" and self.train.batch > self.data.num_train:
@@ -282,8 +281,10 @@ def keys_of(model: type[Section], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model.model_fields.items():
         kind = field.annotation
-        section = isinstance(kind, type) and issubclass(kind, Section)
-        keys += keys_of(kind, f"{prefix}{name}.") if section else [prefix + name]
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys += keys_of(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
     return keys
 
 

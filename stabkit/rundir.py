@@ -150,7 +150,7 @@ class RunDir:
 
 
 def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:
-    """Replace `path` as a whole: a reader, or a kill at any moment, sees the old or the new file."""
+    """Replace `path` as a whole: a reader, or a kill at any time, finds the old or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:

@@ -36,6 +36,6 @@ def small_config(*overrides: str) -> RunConfig:
     return validate(RunConfig, with_settings(read_base("tiny"), settings), "test")
 
 
-@pytest.fixture()
+@pytest.fixture
 def config() -> RunConfig:
     return small_config()

@@ -62,7 +62,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 def test_an_unknown_preset_and_a_bad_override_are_named() -> None:
     with pytest.raises(ConfigError, match="no such preset; did you mean 'tiny'"):
         load_config("tinny")
-    with pytest.raises(ConfigError, match="'optim.lr' is not of the form key=value"):
+    with pytest.raises(ConfigError, match=r"'optim\.lr' is not of the form key=value"):
         load_config("tiny", ["optim.lr"])
 
 

@@ -7,7 +7,7 @@ from stabkit.store.reader import Run
 
 
 def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
-    """`find_dips` on an evaluation of the run; paired over the samples when their bits are there."""
+    """`find_dips` on an evaluation of the run, paired over its samples where bits are there."""
     evals = run.evals(metric)
     return find_dips(
         evals["step"].to_numpy(),
@@ -19,7 +19,7 @@ def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
-    """`find_spikes` on each layer; columns layer and depth in front, in order of onset and depth."""
+    """`find_spikes` on each layer; columns layer and depth in front, ordered by onset and depth."""
     found = []
     for (depth, layer), rows in run.signals().groupby(["depth", "layer"], observed=True):
         events = find_spikes(rows["step"].to_numpy(), rows[signal].to_numpy())

@@ -1,4 +1,4 @@
-"""Figure `grad-norms`: every layer's gradient relative to its own scale, kNN below (paper, Fig. 4)."""
+"""Figure `grad-norms`: each layer's gradient relative to its scale, kNN below (paper, Fig. 4)."""
 
 import matplotlib as mpl
 import numpy as np

@@ -1,6 +1,7 @@
 """What happened in a folder of runs: one row a run, then the same in words."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -90,15 +91,21 @@ def _text_table(table: pd.DataFrame) -> str:
             "gradient bursts": table["bursts"].astype(str),
         }
     )
-    widths = [max(len(name), *map(len, shown[name])) for name in shown]
     lines = [list(shown), *shown.itertuples(index=False)]
-    return "\n".join(
+    return aligned(lines, left=(0, 2))
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Rows of cells as columns of text; all flush right but those named in `left`."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = [
         "  ".join(
-            f"{c:<{w}}" if i in (0, 2) else f"{c:>{w}}"
-            for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
-    )
+    ]
+    return "\n".join(row.rstrip() for row in rows)
 
 
 def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
@@ -108,12 +115,11 @@ def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
     finished = int((unstable["state"] == "done").sum())
     lines = [
         f"{len(unstable)} of {len(table)} runs trained unstably, and {finished} of them finished "
-        "all the same: a final number alone would not have told."
+        "all the same:\na final number alone would not have told."
     ]
     if table["dips"].any():
         lines.append(_deepest(runs, table))
-    first = _first_layers(runs)
-    return [*lines, first] if first else lines
+    return [*lines, _first_layers(runs)]
 
 
 def _deepest(runs: Runs, table: pd.DataFrame) -> str:
@@ -125,8 +131,9 @@ def _deepest(runs: Runs, table: pd.DataFrame) -> str:
     if not pd.isna(dip["recovery"]):
         end = f"recovered by step {int(dip['recovery'])}"
     return (
-        f"The deepest dip: {worst['cell']}, seed {worst['seed']}: {100 * dip['depth']:.1f} points below its level\n"
-        f"at step {int(dip['trough'])}, begun at step {int(dip['onset'])}, {end} (p = {dip['p_value']:.1g})."
+        f"The deepest dip ({worst['cell']}, seed {worst['seed']}): {100 * dip['depth']:.1f} points "
+        f"below its level\nat step {int(dip['trough'])}; begun at step {int(dip['onset'])}, {end} "
+        f"(p = {dip['p_value']:.1g})."
     )
 
 
@@ -137,6 +144,6 @@ def _first_layers(runs: Runs) -> str:
         return "No layer's gradient norm spiked."
     patch = int(firsts.str.contains("patch_embed").sum())
     return (
-        f"{len(firsts)} gradient bursts in {sum(len(f) > 0 for f in found)} runs; the patch projection "
-        f"was (among) the first to spike in {patch}."
+        f"{len(firsts)} gradient bursts in {sum(len(f) > 0 for f in found)} runs; the patch "
+        f"projection was (among) the first to spike in {patch}."
     )

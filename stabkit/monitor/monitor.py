@@ -152,7 +152,7 @@ class Monitor:
         grads = np.where(missing["grad_norm"], 0.0, values[:, 0])
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.sqrt(np.square(grads).sum(axis=1))
-        bad = ~np.isfinite(values).all(axis=1)  # [steps, layers]: any signal of the layer
+        bad = np.logical_not(np.isfinite(values).all(axis=1))  # [steps, layers]
         self.writer.add_scalars(steps, "grad_norm_total", total)
         self.writer.add_scalars(steps, "nonfinite_layers", bad.sum(axis=1).astype(np.float64))
         self._report_nonfinite(steps, bad)

@@ -33,6 +33,6 @@ def start_copy(values: list[Tensor]) -> Block:
         return Block(stacked, None)
     host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
     host.copy_(stacked, non_blocking=True)
-    ready = torch.cuda.Event()
+    ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
     ready.record()
     return Block(host, ready)

@@ -34,7 +34,7 @@ class Writer:
         signals: dict[str, NDArray[np.float32]],
         missing: dict[str, NDArray[np.bool_]],
     ) -> None:
-        """`signals[name]`: [steps, layers], depth order; `missing[name]`: where nothing was measured."""
+        """`signals[name]`: [steps, layers] in depth order; `missing[name]`: where not measured."""
         num_steps, num_layers = len(steps), len(layers)
         names = pa.DictionaryArray.from_arrays(
             pa.array(np.tile(np.arange(num_layers, dtype=np.int32), num_steps)), pa.array(layers)

@@ -34,11 +34,11 @@ class SweepFile(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     base: str
-    set: dict[str, Any] = {}
-    grid: dict[str, Values] = {}
-    zip: dict[str, Values] = {}
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
-    exclude: list[dict[str, Any]] = []
+    set: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, Values] = Field(default_factory=dict)
+    zip: dict[str, Values] = Field(default_factory=dict)
+    seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

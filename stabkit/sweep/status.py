@@ -10,7 +10,7 @@ from stabkit.sweep.reconcile import standing_of
 
 @dataclass(frozen=True)
 class Row:
-    """One run: `state` as written, or `interrupted` when its process is gone; `eta_s` when known."""
+    """One run: `state` as written, or `interrupted` when its process is gone."""
 
     run: str
     state: str

@@ -44,7 +44,7 @@ def encode(backbone: nn.Module, images: Tensor) -> Tensor:
     """[images, D] features in evaluation mode; the mode is put back."""
     training = backbone.training
     backbone.eval()
-    features = torch.cat([backbone(chunk) for chunk in images.split(CHUNK)])
+    features = torch.cat([backbone(chunk) for chunk in torch.split(images, CHUNK)])
     backbone.train(training)
     return features
 

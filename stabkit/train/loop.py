@@ -9,7 +9,8 @@ from torch import Tensor
 
 from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
-from stabkit.rundir import RunDir, State as RunState, Status, atomic_write
+from stabkit.rundir import RunDir, Status, atomic_write
+from stabkit.rundir import State as RunState
 from stabkit.train.data import ImageSet, batch_index, load_data
 from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.meta import record_attempt

@@ -64,8 +64,8 @@ class MoCo(nn.Module):
         As an interpolation, which leaves equal (frozen) tensors equal to the last bit; the weighted
         sum would let them drift by rounding.
         """
-        slow = list(self.target.parameters())
-        fast = [
+        slow: list[Tensor] = list(self.target.parameters())
+        fast: list[Tensor] = [
             *self.online.backbone.parameters(),
             *self.online.projector.parameters(),
         ]

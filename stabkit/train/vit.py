@@ -1,12 +1,13 @@
 """Vision Transformers as MoCo v3 trains them: timm's, with fixed positions and its own start."""
 
 import math
+from typing import Any
 
 import timm
 import torch
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from stabkit.config import ModelConfig
 
@@ -24,23 +25,21 @@ def build_vit(config: ModelConfig, image_size: int, fused_attention: bool) -> Vi
         "depth": config.depth,
         "num_heads": config.heads,
     }
-    options = {k: v for k, v in shape.items() if v is not None}
-    common = {"img_size": image_size, "num_classes": 0, "weight_init": "moco"}
-    if config.name == "vit":
-        vit = VisionTransformer(**common, **options)
-    else:
-        vit = _timm_vit(config.name, common | options)
+    options: dict[str, Any] = {k: v for k, v in shape.items() if v is not None}
+    options |= {"img_size": image_size, "num_classes": 0, "weight_init": "moco"}
+    vit = VisionTransformer(**options) if config.name == "vit" else _timm_vit(config.name, options)
     _fix_positions(vit)
     _start_patch_embed(vit)
     if config.freeze_patch_embed:
         # not by zeroed gradients: weight decay would go on shrinking the layer
         vit.patch_embed.requires_grad_(False)
-    for block in vit.blocks:
-        block.attn.fused_attn = fused_attention
+    for module in vit.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused_attention  # type: ignore[assignment]
     return vit
 
 
-def _timm_vit(name: str, options: dict[str, object]) -> VisionTransformer:
+def _timm_vit(name: str, options: dict[str, Any]) -> VisionTransformer:
     if name not in timm.list_models():
         near = timm.list_models(f"{name.split('_patch')[0]}*")[:8]
         raise ValueError(f"model.name {name!r} is not a timm model; near: {', '.join(near)}")
@@ -61,10 +60,8 @@ def _fix_positions(vit: VisionTransformer) -> None:
     """
     dim = vit.embed_dim
     grid = build_sincos2d_pos_embed(vit.patch_embed.grid_size, dim, interleave_sin_cos=True)
-    prefix = vit.pos_embed.shape[1] - len(grid)
-    vit.pos_embed = nn.Parameter(
-        torch.cat([torch.zeros(prefix, dim), grid])[None], requires_grad=False
-    )
+    positions: Tensor = torch.cat([torch.zeros(vit.num_prefix_tokens, dim), grid])[None]
+    vit.pos_embed = nn.Parameter(positions, requires_grad=False)
 
 
 def _start_patch_embed(vit: VisionTransformer) -> None:
@@ -73,4 +70,5 @@ def _start_patch_embed(vit: VisionTransformer) -> None:
     bound = math.sqrt(6 / (fan_in + proj.out_channels))
     nn.init.uniform_(proj.weight, -bound, bound)
     nn.init.zeros_(proj.bias)
+    assert vit.cls_token is not None  # asked of every model that is built here
     nn.init.normal_(vit.cls_token, std=1e-6)

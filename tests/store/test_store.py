@@ -117,7 +117,7 @@ def test_foreign_damaged_and_newer_parts_are_named_and_left_out(tmp_path: Path) 
     pq.write_table(pa.table({"x": [1]}), folder / "part-000011.parquet")
     newer = TABLES["scalars"].with_metadata({"stabkit_version": str(VERSION + 1)})
     pq.write_table(newer.empty_table(), folder / "part-000012.parquet")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="left out") as caught:
         scalars = stabkit.open_run(tmp_path).scalars()
     messages = "\n".join(str(w.message) for w in caught)
     assert len(caught) == 3

@@ -23,7 +23,7 @@ grid: {optim.lr: [1e-3, 2e-3]}
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "demo.yaml").write_text(SWEEP)
     monkeypatch.chdir(tmp_path)

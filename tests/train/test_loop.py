@@ -122,7 +122,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_and_kept(tmp_path: Pat
     loop.train(small_config("train.steps=4"), rundir)
     rundir.status_file.unlink()
     content = rundir.checkpoint_file.read_bytes()
-    with pytest.raises(ValueError, match="belongs to run .* train it in a folder of its own"):
+    with pytest.raises(ValueError, match=r"belongs to run .* train it in a folder of its own"):
         loop.train(small_config("train.steps=5"), rundir)
     assert rundir.checkpoint_file.read_bytes() == content
     status = rundir.read_status()

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,10 @@ def run(folder: Path, plan: Callable[[int], None] | None = None, at: int = 0) ->
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     assert run(folder) == 0
-    yield folder
+    return folder
 
 
 def assert_same_run(left: Path, right: Path) -> None:

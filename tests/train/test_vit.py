@@ -73,5 +73,5 @@ def test_timm_names_build_and_others_are_refused() -> None:
     assert (vit.num_features, len(vit.blocks), vit.patch_embed.num_patches) == (192, 2, 64)
     with pytest.raises(ValueError, match="is not a timm model; near: vit_tiny_patch16"):
         build_vit(ModelConfig(name="vit_tiny_patch17_224"), 32, True)
-    with pytest.raises(ValueError, match="not a plain ViT|not a timm ViT"):
+    with pytest.raises(ValueError, match=r"not a plain ViT|not a timm ViT"):
         build_vit(ModelConfig(name="resnet18"), 32, True)
