@@ -6,7 +6,7 @@
 #       format_name: percent
 # ---
 # %% [markdown]
-# # Learning rate × frozen patch projection
+# # Learning rate x frozen patch projection
 # The answer to `sweeps/lr_grid.yaml`, after Figures 2 and 5 of the paper: does a larger learning
 # rate train less stably, and does a frozen random patch projection help? Run it as a script,
 # `python analysis/lr_grid.py runs/lr_grid`, or open it in Jupyter with jupytext.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import stabkit
 from stabkit.analyze.claims import mean_above_zero, more_events
-from stabkit.analyze.knn_plot import draw_knn
+from stabkit.analyze.knn_plot import draw_knn, knn_table
 from stabkit.analyze.summary import run_table
 
 if len(sys.argv) == 2 and Path(sys.argv[1]).is_dir():
@@ -67,4 +67,4 @@ claims = [
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(runs)
+figure = draw_knn(knn_table(runs))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 State = Literal["waiting", "running", "done", "failed"]
+Standing = Literal["missing", "running", "interrupted", "done", "failed"]
 
 
 class RunBusyError(RuntimeError):
@@ -78,6 +79,15 @@ class RunDir:
     def write_status(self, status: Status) -> None:
         content = asdict(status) | {"heartbeat": utc_now()}
         atomic_write(self.status_file, json.dumps(content).encode(), durable=False)
+
+    def standing(self) -> Standing:
+        """What became of the run: interrupted when its process is gone, whatever it last wrote."""
+        status = self.read_status()
+        if status is not None and status.state in ("done", "failed"):
+            return status.state
+        if self.is_busy():
+            return "running"
+        return "interrupted" if status is not None and status.state == "running" else "missing"
 
     def read_meta(self) -> dict[str, Any]:
         if not self.meta_file.exists():

@@ -1,5 +1,7 @@
 """Figure `grad-norms`: each layer's gradient relative to its scale, kNN below (paper, Fig. 4)."""
 
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -10,132 +12,122 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import Cell, cell_label, group_cells
 from stabkit.analyze.events import dips, spikes
-from stabkit.analyze.style import RC, new_figure, ramp
-from stabkit.store.reader import Run, Runs
+from stabkit.analyze.style import RC, Colour, new_figure, ramp
+from stabkit.store.reader import Runs
 
 COLUMNS = 3
 MAX_CELLS = 12
 
 
 def grad_norms_table(runs: Runs) -> pd.DataFrame:
-    """One row a step and layer: run, step, layer, depth, grad_norm, and its ratio to the median.
+    """What is drawn: the first seed of at most twelve cells.
 
-    `relative` is grad_norm over the layer's median in that run; one run a cell, its first seed.
+    Rows of series `grad_norm`: step, layer, depth, value, relative (value over the layer's median
+    in that run), event (true at the peak of a spike). Rows of series `knn`: step, value, event
+    (true inside a dip).
     """
-    frames = []
-    for cell in group_cells(runs)[:MAX_CELLS]:
-        rows = cell.runs[0].signals()[["step", "layer", "depth", "grad_norm"]].dropna()
-        rows["layer"] = rows["layer"].astype(str)
-        finite = rows["grad_norm"].where(np.isfinite(rows["grad_norm"]))
-        median = finite.groupby(rows["layer"]).transform("median")
-        frames.append(rows.assign(run=cell.runs[0].name, relative=rows["grad_norm"] / median))
-    return pd.concat(frames, ignore_index=True)
+    cells = group_cells(runs)[:MAX_CELLS]
+    frames = [part for cell in cells for part in (_layer_rows(cell), _knn_rows(cell))]
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
-def draw_grad_norms(runs: Runs) -> Figure:
-    """gradient norm of each layer relative to its median, first to last layer, with kNN below."""
-    table, cells = grad_norms_table(runs), group_cells(runs)[:MAX_CELLS]
-    layers = table.sort_values("depth")["layer"].drop_duplicates().tolist()
-    colours = dict(zip(layers, ramp(len(layers)), strict=True))
-    columns = min(COLUMNS, len(cells))
-    blocks = -(-len(cells) // columns)
-    figure = new_figure(1.2 + 2.7 * columns, 3.3 * blocks)
-    with mpl.rc_context(RC):
-        axes = figure.subplots(
-            2 * blocks,
-            columns,
-            sharex=True,
-            sharey=False,
-            squeeze=False,
-            gridspec_kw={"height_ratios": [2, 1] * blocks},
-        )
-        for i, cell in enumerate(cells):
-            upper, lower = axes[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
-            run = cell.runs[0]
-            _draw_layers(upper, table[table["run"] == run.name], run, colours)
-            _draw_knn(lower, run)
-            upper.set_title(_title(cell))
-        for ax in axes.ravel()[_unused(len(cells), columns, blocks)]:
-            ax.axis("off")
-        _share_limits(axes, blocks)
-        _label_axes(axes, blocks)
-        _colourbar(figure, axes, layers, colours)
-    return figure
+def _layer_rows(cell: Cell) -> pd.DataFrame:
+    run = cell.runs[0]
+    rows = run.signals()[["step", "layer", "depth", "grad_norm"]].dropna()
+    rows = rows.rename(columns={"grad_norm": "value"}).assign(layer=rows["layer"].astype(str))
+    finite = rows["value"].where(np.isfinite(rows["value"]))
+    rows["relative"] = rows["value"] / finite.groupby(rows["layer"]).transform("median")
+    found = spikes(run)
+    peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
+    rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
+    return rows.assign(run=run.name, cell=_title(cell), series="grad_norm")
 
 
-def _draw_layers(
-    ax: Axes, rows: pd.DataFrame, run: Run, colours: dict[str, tuple[float, float, float]]
-) -> None:
-    last_to_first = sorted(rows.groupby("layer"), key=lambda item: -item[1]["depth"].iloc[0])
-    for layer, series in last_to_first:  # the first layers, where spikes begin, on top
-        ax.plot(series["step"], series["relative"], color=colours[layer], linewidth=0.6)
-    for spike in spikes(run).itertuples():
-        ax.plot(
-            spike.peak,
-            1.0,
-            marker="v",
-            markersize=4,
-            clip_on=False,
-            linestyle="",
-            transform=ax.get_xaxis_transform(),
-            color=colours[spike.layer],
-            markeredgecolor="black",
-            markeredgewidth=0.4,
-        )
-    ax.set_yscale("log")
-
-
-def _draw_knn(ax: Axes, run: Run) -> None:
-    evals = run.evals("knn_heldout")
-    ax.plot(evals["step"], evals["value"], color="black", linewidth=0.9)
-    for dip in dips(run).itertuples():
-        end = evals["step"].max() if pd.isna(dip.recovery) else dip.recovery
-        ax.axvspan(dip.onset, end, color="0.8", linewidth=0, zorder=0)
+def _knn_rows(cell: Cell) -> pd.DataFrame:
+    run = cell.runs[0]
+    rows = run.evals("knn_heldout")[["step", "value"]].assign(event=False)
+    for dip in dips(run).to_dict("records"):
+        end = rows["step"].max() if pd.isna(dip["recovery"]) else dip["recovery"]
+        rows["event"] |= rows["step"].between(dip["onset"], end)
+    return rows.assign(run=run.name, cell=_title(cell), series="knn")
 
 
 def _title(cell: Cell) -> str:
-    words = cell_label(cell).split(", ")
-    seed = f" (seed {cell.runs[0].settings.get('seed')})" if len(cell.runs) > 1 else ""
-    return "\n".join(words) + seed
+    seed = f", seed {cell.runs[0].settings.get('seed')}" if len(cell.runs) > 1 else ""
+    return cell_label(cell) + seed
 
 
-def _unused(count: int, columns: int, blocks: int) -> list[int]:
-    grid = np.arange(2 * blocks * columns).reshape(2 * blocks, columns)
-    return [
-        int(k)
-        for i in range(count, blocks * columns)
-        for k in grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
-    ]
+def draw_grad_norms(table: pd.DataFrame) -> Figure:
+    """Gradient norm of each layer relative to its median, first to last layer, with kNN below."""
+    layers = table.dropna(subset="depth").sort_values("depth")["layer"].unique().tolist()
+    colours = dict(zip(layers, ramp(len(layers)), strict=True))
+    cells = table["cell"].unique()
+    columns = min(COLUMNS, len(cells))
+    blocks = -(-len(cells) // columns)
+    with mpl.rc_context(RC):
+        figure = new_figure(1.2 + 2.7 * columns, 3.4 * blocks)
+        axes = figure.subplots(
+            2 * blocks, columns, sharex=True, squeeze=False,
+            gridspec_kw={"height_ratios": [3, 2] * blocks},
+        )  # fmt: skip
+        uppers, lowers = axes[0::2].ravel(), axes[1::2].ravel()
+        for cell, upper, lower in zip(cells, uppers, lowers, strict=False):
+            rows = table[table["cell"] == cell]
+            _draw_layers(upper, rows[rows["series"] == "grad_norm"], colours)
+            _draw_knn(lower, rows[rows["series"] == "knn"])
+            upper.set_title(textwrap.fill(cell, 34))
+        for panels, name in (
+            (uppers, "gradient norm /\nmedian of the layer"),
+            (lowers, "held-out\nkNN accuracy"),
+        ):
+            _finish(panels, name, len(cells), columns)
+        for ax in axes[-1]:
+            ax.set_xlabel("step")
+        _colourbar(figure, axes, colours)
+    return figure
 
 
-def _share_limits(axes: np.ndarray, blocks: int) -> None:
-    """One scale for all panels of a kind: what looks larger is larger."""
-    for kind in (0, 1):
-        panels = [ax for ax in axes[kind::2].ravel() if ax.axison]
-        low = min(ax.get_ylim()[0] for ax in panels)
-        high = max(ax.get_ylim()[1] for ax in panels)
-        for ax in panels:
-            ax.set_ylim(low, high)
+def _draw_layers(ax: Axes, rows: pd.DataFrame, colours: dict[str, Colour]) -> None:
+    """Last layers first, so that the first ones, where spikes begin, lie on top."""
+    for layer, series in sorted(rows.groupby("layer"), key=lambda item: -item[1]["depth"].iloc[0]):
+        ax.plot(series["step"], series["relative"], color=colours[layer], linewidth=0.6)
+        for peak in series[series["event"]]["step"]:
+            ax.plot(
+                peak, 1, marker="v", markersize=4, clip_on=False, color=colours[layer],
+                transform=ax.get_xaxis_transform(), markeredgecolor="black", markeredgewidth=0.4,
+            )  # fmt: skip
+    ax.set_yscale("log")
 
 
-def _label_axes(axes: np.ndarray, blocks: int) -> None:
-    for block in range(blocks):
-        axes[2 * block, 0].set_ylabel("gradient norm /\nmedian of the layer")
-        axes[2 * block + 1, 0].set_ylabel("held-out\nkNN accuracy")
-    for ax in axes[-1]:
-        ax.set_xlabel("step")
+def _draw_knn(ax: Axes, rows: pd.DataFrame) -> None:
+    ax.plot(rows["step"], rows["value"], color="black", linewidth=0.9)
+    number = (rows["event"] != rows["event"].shift()).cumsum()
+    for _, dip in rows[rows["event"]].groupby(number):
+        ax.axvspan(dip["step"].min(), dip["step"].max(), color="0.8", linewidth=0, zorder=0)
+
+
+def _finish(
+    panels: "np.ndarray[tuple[int], np.dtype[np.object_]]", name: str, used: int, columns: int
+) -> None:
+    """One scale for all panels of a kind, so that what looks larger is; names on the left."""
+    limits = [ax.get_ylim() for ax in panels[:used]]
+    for ax in panels[:used]:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    for ax in panels[::columns]:
+        ax.set_ylabel(name)
+    for ax in panels[used:]:
+        ax.axis("off")
 
 
 def _colourbar(
     figure: Figure,
-    axes: np.ndarray,
-    layers: list[str],
-    colours: dict[str, tuple[float, float, float]],
+    axes: "np.ndarray[tuple[int, int], np.dtype[np.object_]]",
+    colours: dict[str, Colour],
 ) -> None:
-    colourmap = ListedColormap([colours[layer] for layer in layers])
-    norm = BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers))
-    bar = figure.colorbar(ScalarMappable(norm, colourmap), ax=axes, aspect=40, pad=0.01)
-    bar.set_ticks(range(len(layers)), labels=layers, fontsize=7)
+    norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
+    mappable = ScalarMappable(norm, ListedColormap(list(colours.values())))
+    bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.01)
+    bar.set_ticks(range(len(colours)), labels=list(colours), fontsize=7)
     bar.ax.invert_yaxis()
     bar.ax.tick_params(length=0)
     bar.minorticks_off()

@@ -4,20 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
 from stabkit.analyze.grad_norms_plot import draw_grad_norms, grad_norms_table
 from stabkit.analyze.knn_plot import draw_knn, knn_table
+from stabkit.analyze.style import RC
 from stabkit.store.reader import Runs
 
 
 class Plot(NamedTuple):
-    """A figure and the table behind it."""
+    """A figure, and the table it is drawn from, from nothing else."""
 
     about: str
     table: Callable[[Runs], pd.DataFrame]
-    draw: Callable[[Runs], Figure]
+    draw: Callable[[pd.DataFrame], Figure]
 
 
 PLOTS = {
@@ -31,11 +33,13 @@ PLOTS = {
 
 
 def draw(name: str, runs: Runs, folder: Path) -> list[Path]:
-    """Write NAME.png, NAME.pdf and NAME.csv, the numbers the figure shows; returns their paths."""
+    """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf, csv = (folder / f"{name}.{ending}" for ending in ("png", "pdf", "csv"))
-    figure = PLOTS[name].draw(runs)
-    figure.savefig(png, dpi=200)
-    figure.savefig(pdf, metadata={"CreationDate": None})  # same runs, same bytes
-    PLOTS[name].table(runs).to_csv(csv, index=False)
+    table = PLOTS[name].table(runs)
+    figure = PLOTS[name].draw(table)
+    with mpl.rc_context(RC):
+        figure.savefig(png, dpi=200)
+        figure.savefig(pdf, metadata={"CreationDate": None})  # same runs, same bytes
+    table.to_csv(csv, index=False)
     return [png, pdf, csv]

@@ -1,6 +1,5 @@
 """The look of every figure: printable, colour-blind safe, legible in grey."""
 
-import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -17,16 +16,16 @@ RC = {
     "pdf.fonttype": 42,
     "savefig.bbox": "tight",
 }
+Colour = tuple[float, float, float]
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
-def ramp(count: int) -> list[tuple[float, float, float]]:
+def ramp(count: int) -> list[Colour]:
     """Colours from dark to light; their lightness alone tells them apart, so grey prints do too."""
     palette = sns.color_palette("viridis", n_colors=max(2, count + 1))
-    return [tuple(colour) for colour in palette[:count]]
+    return [(r, g, b) for r, g, b in palette[:count]]
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Inches. Free of pyplot, so that drawing needs no screen and leaves no state."""
-    with mpl.rc_context(RC):
-        return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")

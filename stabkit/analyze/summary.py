@@ -28,7 +28,6 @@ def run_table(runs: Runs) -> pd.DataFrame:
 
 def _row(run: Run, cell: str) -> dict[str, object]:
     evals, found, spiked = run.evals("knn_heldout"), dips(run), bursts(spikes(run))
-    status = run.dir.read_status()
     events = run.dir.read_events()
     nonfinite = sum(event.get("kind") == "nonfinite" for event in events)
     last = int(evals["step"].max()) if len(evals) else 0
@@ -36,7 +35,7 @@ def _row(run: Run, cell: str) -> dict[str, object]:
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
-        "state": status.state if status else "unknown",
+        "state": run.dir.standing() if run.dir.read_status() else "recorded",
         "verdict": verdict(nonfinite, len(found), len(spiked)),
         "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
         "knn_best": evals["value"].max() if len(evals) else math.nan,
@@ -65,7 +64,7 @@ def summary(runs: Runs) -> str:
 
 def _headline(runs: Runs, table: pd.DataFrame) -> str:
     states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
-    line = f"{runs.path}: {len(table)} run{'s' * (len(table) != 1)} ({states})"
+    line = f"{runs.path}: {counted(len(table), 'run')} ({states})"
     evals = next((e for run in runs if len(e := run.evals("knn_heldout"))), None)
     if evals is None:
         return f"{line}; none has held-out kNN evaluations, so dips cannot be found"
@@ -113,10 +112,12 @@ def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
     if unstable.empty:
         return ["No run dipped or diverged: on this evidence, all of them trained stably."]
     finished = int((unstable["state"] == "done").sum())
-    lines = [
-        f"{len(unstable)} of {len(table)} runs trained unstably, and {finished} of them finished "
-        "all the same:\na final number alone would not have told."
-    ]
+    lines = [f"{len(unstable)} of {counted(len(table), 'run')} trained unstably."]
+    if finished:
+        lines[0] += (
+            f" {finished} of them finished all the same:\n"
+            "the last accuracy alone would not have told."
+        )
     if table["dips"].any():
         lines.append(_deepest(runs, table))
     return [*lines, _first_layers(runs)]
@@ -143,7 +144,12 @@ def _first_layers(runs: Runs) -> str:
     if firsts.empty:
         return "No layer's gradient norm spiked."
     patch = int(firsts.str.contains("patch_embed").sum())
+    bursting = counted(sum(len(f) > 0 for f in found), "run")
     return (
-        f"{len(firsts)} gradient bursts in {sum(len(f) > 0 for f in found)} runs; the patch "
-        f"projection was (among) the first to spike in {patch}."
+        f"{counted(len(firsts), 'gradient burst')} in {bursting}; the patch projection was among "
+        f"the first to spike in {patch}."
     )
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from stabkit.rundir import RunDir, Status, find_runs
-from stabkit.sweep.reconcile import standing_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status = rundir.read_status() or Status("waiting")
         state: str = status.state
         if status.state == "running":
-            state = standing_of(rundir)
+            state = rundir.standing()
     except ValueError as error:
         return Row(name, "unreadable", 0, 0, None, None, None, str(error))
     return Row(

@@ -17,7 +17,12 @@ def test_mean_interval_is_students() -> None:
 
 @pytest.mark.parametrize(
     ("values", "verdict"),
-    [([2.0, 2.1, 1.9], "holds"), ([-2.0, -2.1, -1.9], "fails"), ([5.0], "undecided"), ([], "undecided")],
+    [
+        ([2.0, 2.1, 1.9], "holds"),
+        ([-2.0, -2.1, -1.9], "fails"),
+        ([5.0], "undecided"),
+        ([], "undecided"),
+    ],
 )
 def test_verdicts_need_an_interval_off_zero(values: list[float], verdict: str) -> None:
     assert mean_above_zero("claim", values, "points").verdict == verdict
