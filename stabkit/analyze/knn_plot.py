@@ -1,5 +1,6 @@
 """Figure `knn`: accuracy every few iterations, one curve a run, dips shaded."""
 
+import math
 from typing import Any
 
 import matplotlib as mpl
@@ -29,7 +30,7 @@ def knn_table(runs: Runs) -> pd.DataFrame:
 
 
 def _rows(run: Run, cell: Cell, factor: str | None) -> pd.DataFrame:
-    evals = run.evals(METRIC)[["step", "value", "chance", "n", "k"]].assign(dip=0, ceiling=None)
+    evals = run.evals(METRIC)[["step", "value", "chance", "n", "k"]].assign(dip=0, ceiling=math.nan)
     for number, dip in enumerate(dips(run, METRIC).to_dict("records"), start=1):
         end = evals["step"].max() if pd.isna(dip["recovery"]) else dip["recovery"]
         inside = evals["step"].between(dip["onset"], end)
@@ -75,10 +76,9 @@ def _draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
     for _, run in rows.groupby("run"):
         ax.plot(run["step"], run["value"], linewidth=width, **style)
         for _, dip in run[run["dip"] > 0].groupby("dip"):
-            ceiling = dip["ceiling"].astype(float)
-            below = dip["value"] < ceiling
+            below = dip["value"] < dip["ceiling"]
             ax.fill_between(
-                dip["step"], dip["value"], ceiling, where=below, interpolate=True,
+                dip["step"], dip["value"], dip["ceiling"], where=below, interpolate=True,
                 color=style["color"], alpha=0.3, linewidth=0,
             )  # fmt: skip
 

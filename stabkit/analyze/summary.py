@@ -11,8 +11,9 @@ from stabkit.store.reader import Run, Runs
 
 FOOTNOTE = (
     "A dip is a fall of held-out kNN accuracy below its own running level that lasts, exceeds the\n"
-    "run's noise and is significant (McNemar, p <= 0.01 after correction for every evaluation).\n"
-    "A gradient burst is a step where a layer's gradient norm leaves its own recent range (z > 6)."
+    "run's noise and is significant (McNemar, p <= 0.01 after correction for every evaluation);\n"
+    "`in dips` counts steps. A gradient burst begins where a layer's gradient norm leaves its own\n"
+    "recent range (robust z of 6 in log space)."
 )
 
 
@@ -56,7 +57,7 @@ def verdict(nonfinite: int, num_dips: int, num_bursts: int) -> str:
 
 
 def summary(runs: Runs) -> str:
-    """The table of `run_table` and what it means, as text of at most 100 columns."""
+    """The table of `run_table` and what it means, as text."""
     table = run_table(runs)
     parts = [_headline(runs, table), _text_table(table), *_findings(runs, table), FOOTNOTE]
     return "\n\n".join(part for part in parts if part)
@@ -71,7 +72,7 @@ def _headline(runs: Runs, table: pd.DataFrame) -> str:
     first = evals.iloc[0]
     every = int(evals["step"].diff().median()) if len(evals) > 1 else 0
     return (
-        f"{line}. Held-out kNN every {every} steps on {int(first['n']):,} images, "
+        f"{line}\nHeld-out kNN every {every} steps on {int(first['n']):,} images, "
         f"chance {first['chance']:.2f}."
     )
 
@@ -86,8 +87,8 @@ def _text_table(table: pd.DataFrame) -> str:
             "best": table["knn_best"].map("{:.3f}".format),
             "dips": table["dips"].astype(str),
             "deepest": table["deepest"].map(lambda d: f"{100 * d:.1f} pt" if d else "-"),
-            "steps in dips": table["lost_steps"].astype(str),
-            "gradient bursts": table["bursts"].astype(str),
+            "in dips": table["lost_steps"].astype(str),
+            "bursts": table["bursts"].astype(str),
         }
     )
     lines = [list(shown), *shown.itertuples(index=False)]

@@ -14,6 +14,7 @@ from stabkit.monitor.layers import group_layers
 from stabkit.monitor.norms import LayerNorms
 from stabkit.monitor.ring import Block, start_copy
 from stabkit.rundir import RunDir
+from stabkit.store.reader import Run
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer, trim
 
@@ -66,7 +67,9 @@ class Monitor:
         self._waiting: list[tuple[int, Block]] = []
         self._waiting_scalars: list[tuple[str, NDArray[np.int64], Block | NDArray[np.float64]]] = []
         self._interval_began = time.monotonic()
-        self._in_nonfinite = False
+        # a stretch of non-finite steps that a restart falls into is still one event
+        recorded = Run(self.rundir.path).scalar("nonfinite_layers")
+        self._in_nonfinite = bool(recorded.get(first_step - 1, 0.0) > 0)
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before_step()),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),

@@ -72,6 +72,24 @@ def test_a_non_finite_gradient_is_an_event_with_its_layer_and_step(tmp_path: Pat
     assert events["layers"].iloc[0] == ["2"]
 
 
+def test_a_restart_within_a_non_finite_stretch_does_not_repeat_its_event(tmp_path: Path) -> None:
+    def steps(first: int, count: int) -> None:
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        with stabkit.Monitor(model, optimizer, tmp_path, first_step=first):
+            for step in range(first, first + count):
+                bad = 3 <= step < 7 or step >= 9
+                for p in model.parameters():
+                    p.data.zero_()  # the weights stay finite: only gradients are bad
+                    p.grad = torch.full_like(p, math.nan if bad else 1.0)
+                optimizer.step()
+
+    steps(0, 6)
+    steps(5, 6)
+    events = stabkit.open_run(tmp_path).events()
+    assert events["step"].tolist() == [3, 9]
+
+
 def test_resuming_drops_the_rows_that_are_made_again(tmp_path: Path) -> None:
     small_training(8, tmp_path)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+import stabkit
+from stabkit.analyze.cells import group_cells
+from stabkit.analyze.events import bursts, dips, spikes
+from stabkit.analyze.summary import aligned, run_table, summary
+from stabkit.rundir import RunDir
+from tests.analyze.conftest import DIP, EVERY, SPIKE, plant_run
+
+
+def test_planted_events_are_found_where_they_are(grid: Path) -> None:
+    run = stabkit.open_run(grid / "lr 0.02 false 0")
+    (dip,) = dips(run).to_dict("records")
+    assert DIP[0] - 2 * EVERY <= dip["onset"] < DIP[0] + EVERY
+    assert DIP[0] <= dip["trough"] < DIP[1]
+    assert DIP[1] <= dip["recovery"] <= DIP[1] + 2 * EVERY
+    # the curve rises under the dip, so its level is 0.03 lower at most at the trough
+    assert 0.05 < dip["depth"] < 0.1
+    found = spikes(run)
+    assert found[["layer", "onset"]].astype(str).to_numpy().tolist() == [
+        ["patch_embed", str(SPIKE)],
+        ["blocks.0", str(SPIKE + 2)],
+    ]
+    (burst,) = bursts(found).to_dict("records")
+    assert (burst["onset"], burst["layers"], burst["first"]) == (SPIKE, 2, "patch_embed")
+
+
+def test_the_table_has_a_verdict_for_every_run(grid: Path) -> None:
+    table = run_table(stabkit.load(grid))
+    assert table["seed"].tolist() == [0, 1] * 4
+    unstable = table[table["verdict"] == "unstable"]
+    assert unstable["cell"].unique().tolist() == ["learned patch projection, base lr 0.02"]
+    assert unstable["dips"].tolist() == [1, 1]
+    assert set(table["verdict"]) == {"stable", "unstable"}
+
+
+def test_the_words_say_what_the_table_says(grid: Path) -> None:
+    text = summary(stabkit.load(grid))
+    assert "8 runs (8 done)\nHeld-out kNN every 5 steps on 1,000 images, chance 0.10." in text
+    assert "2 of 8 runs trained unstably. 2 of them finished all the same" in text
+    assert "The deepest dip (learned patch projection, base lr 0.02" in text
+    assert (
+        "2 gradient bursts in 2 runs; the patch projection was among the first to spike in 2"
+        in text
+    )
+    assert max(map(len, text.splitlines()[1:])) <= 110
+
+
+def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a")
+    text = summary(stabkit.load(tmp_path))
+    assert "No run dipped or diverged" in text
+    assert "1 run (1 done)" in text
+
+
+def test_a_run_with_a_nonfinite_event_is_called_diverged(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a")
+    RunDir(tmp_path / "a").append_event("nonfinite", 7, layers=["norm"])
+    assert run_table(stabkit.load(tmp_path))["verdict"].tolist() == ["diverged"]
+
+
+def test_a_run_without_evaluations_is_told_so(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a")
+    for part in (tmp_path / "a" / "evals").iterdir():
+        part.unlink()
+    assert "dips cannot be found" in summary(stabkit.load(tmp_path))
+
+
+def test_cells_group_seeds_and_sort_numbers_as_numbers(tmp_path: Path) -> None:
+    for lr in ("1e-2", "9e-3", "0.1"):
+        for seed in (1, 0):
+            plant_run(tmp_path / f"{lr}-{seed}", f"optim.lr={lr}", seed=seed)
+    cells = group_cells(stabkit.load(tmp_path))
+    assert [cell.settings["optim.lr"] for cell in cells] == [0.009, 0.01, 0.1]
+    assert [[run.settings["seed"] for run in cell.runs] for cell in cells] == [[0, 1]] * 3
+
+
+def test_columns_line_up() -> None:
+    assert aligned([["a", "1"], ["bbb", "22"]]) == "a     1\nbbb  22"
+
+
+@pytest.mark.parametrize("command", [["analyze"], ["analyze", "--plot", "knn"]])
+def test_the_command_prints_what_the_library_says(
+    grid: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stabkit.cli import main
+
+    assert main([command[0], str(grid), *command[1:]]) == 0
+    printed = capsys.readouterr().out
+    if "--plot" in command:
+        assert printed.split() == [f"{grid}/figures/knn.{end}" for end in ("png", "pdf", "csv")]
+    else:
+        assert printed.strip() == summary(stabkit.load(grid)).strip()
