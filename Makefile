@@ -4,12 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-gpu check format clean
+.PHONY: help demo test test-gpu check format clean
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
 	@echo "make test        the tests (about 3 minutes)"
-	@echo "make test-slow   the tests that take minutes each"
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
 
@@ -31,9 +30,6 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
-
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -85,10 +85,12 @@ def _refuse_unknown(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from stabkit.config import load_config, run_id
+    from stabkit.config import load_config, missing_data, run_id
     from stabkit.rundir import RunBusyError, RunDir
 
     config = load_config(arguments.config, arguments.overrides)
+    if problem := missing_data(config):
+        raise ConfigError(arguments.config, [problem])
     name = f"{Path(arguments.config).stem}-{run_id(config)}"
     rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
     print(f"{rundir.path}: training {config.train.steps} steps", flush=True)

@@ -265,6 +265,14 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     return validate(RunConfig, content, source)
 
 
+def missing_data(config: RunConfig) -> str | None:
+    """What is wrong with where the data should be, seen without reading any of it."""
+    data = config.data
+    if data.path is None or data.download or Path(data.path).is_dir():
+        return None
+    return f"data.path = {data.path!r}: no such folder; {data.name} data is read from there"
+
+
 def save_config(config: RunConfig) -> str:
     """The resolved, complete configuration as YAML."""
     return dump_yaml(config.model_dump(mode="json"))

@@ -62,17 +62,28 @@ def test_train_runs_resumes_and_says_where(
     assert "done at step 5 of 5" in capsys.readouterr().out
 
 
-def test_data_that_is_missing_fails_the_run_with_its_path(
+def test_data_that_is_missing_is_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "data.name=imagefolder",
-        f"data.path={tmp_path}/nothing",
-        "--run-dir",
-        str(tmp_path / "r"),
-    ]
+    words = ["data.name=imagefolder", f"data.path={tmp_path}/nothing"]
+    runs = tmp_path / "runs"
+    for command in (
+        ["train", "tiny", *SMALL, *words, "--run-dir", str(runs)],
+        ["sweep", "sweeps/lr_grid.yaml", *SMALL, *words, "--runs", str(runs)],
+    ):
+        assert main(command) == 2
+        assert f"data.path = '{tmp_path}/nothing': no such folder" in capsys.readouterr().err
+        assert not runs.exists()
+
+
+def test_data_that_is_damaged_fails_the_run_with_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"no table")
+    (tmp_path / "test.parquet").write_bytes(b"no table")
+    words = ["data.name=parquet", f"data.path={tmp_path}", "--run-dir", str(tmp_path / "run")]
     assert main(["train", "tiny", *SMALL, *words]) == 1
-    assert f"{tmp_path}/nothing" in capsys.readouterr().err
+    assert f"{tmp_path}/train.parquet" in capsys.readouterr().err
 
 
 def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

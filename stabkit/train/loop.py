@@ -34,7 +34,7 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
     """Train to the end, from the last checkpoint if there is one, and return the final status.
 
     Raises RunBusyError when another process holds the folder; any other error is also left in
-    `status.json` as the reason of a failed run.
+    `status.json` as the reason of a failed run. An interrupt is no failure: the run goes on later.
     """
     with rundir.lock():
         status = rundir.read_status()
@@ -42,7 +42,7 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
             return status
         try:
             return _train(config, rundir)
-        except BaseException as error:
+        except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             rundir.append_event("failed", reason=reason)
             failed = rundir.read_status() or Status("failed", steps=config.train.steps)

@@ -1,0 +1,44 @@
+"""What only a CUDA device can show: `make test-gpu`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import stabkit
+from stabkit.rundir import RunDir
+from stabkit.train.loop import train
+from tests.conftest import small_config
+from tests.train.test_resume import assert_equal_trees
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def test_the_monitor_never_makes_the_host_wait(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    monitor = stabkit.Monitor(model, optimizer, tmp_path, flush_every=1000)
+    images = torch.randn(32, 64, device="cuda")
+    for step in range(50):
+        loss = model(images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if step > 0:  # the first step allocates
+            torch.cuda.set_sync_debug_mode("error")
+        optimizer.step()
+        monitor.log(loss=loss)
+        torch.cuda.set_sync_debug_mode("default")
+    monitor.close()
+    assert len(stabkit.open_run(tmp_path).scalar("loss")) == 50
+
+
+def test_the_same_training_twice_gives_the_same_bits(tmp_path: Path) -> None:
+    states = []
+    for name in ("a", "b"):
+        train(small_config("runtime.device=cuda"), RunDir(tmp_path / name))
+        states.append(torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True))
+    assert_equal_trees(*states)
