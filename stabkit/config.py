@@ -268,7 +268,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 def missing_data(config: RunConfig) -> str | None:
     """What is wrong with where the data should be, seen without reading any of it."""
     data = config.data
-    if data.path is None or data.download or Path(data.path).is_dir():
+    if data.path is None or data.download or Path(data.path).expanduser().is_dir():
         return None
     return f"data.path = {data.path!r}: no such folder; {data.name} data is read from there"
 

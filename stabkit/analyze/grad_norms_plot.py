@@ -1,7 +1,5 @@
 """Figure `grad-norms`: each layer's gradient relative to its scale, kNN below (paper, Fig. 4)."""
 
-import textwrap
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -75,7 +73,7 @@ def draw_grad_norms(table: pd.DataFrame) -> Figure:
             rows = table[table["cell"] == cell]
             _draw_layers(upper, rows[rows["series"] == "grad_norm"], colours)
             _draw_knn(lower, rows[rows["series"] == "knn"])
-            upper.set_title(textwrap.fill(cell, 34))
+            upper.set_title(cell if len(cell) < 35 else cell.replace(", ", "\n"))
         for panels, name in (
             (uppers, "gradient norm /\nmedian of the layer"),
             (lowers, "held-out\nkNN accuracy"),

@@ -115,10 +115,7 @@ def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
     finished = int((unstable["state"] == "done").sum())
     lines = [f"{len(unstable)} of {counted(len(table), 'run')} trained unstably."]
     if finished:
-        lines[0] += (
-            f" {finished} of them finished all the same:\n"
-            "the last accuracy alone would not have told."
-        )
+        lines[0] += f" {finished} of them finished without any error, as if nothing had happened."
     if table["dips"].any():
         lines.append(_deepest(runs, table))
     return [*lines, _first_layers(runs)]

@@ -1,0 +1,83 @@
+import io
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from stabkit.rundir import RunDir, Status
+from stabkit.sweep.display import live_status, status_line, status_table
+from stabkit.sweep.status import Row, status_rows
+
+RUNNING = Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5, None)
+FAILED = Row("lr=[red]2", "failed", 3, 100, None, None, None, "ValueError: [bold]no[/bold]")
+
+
+def test_a_line_says_everything_known() -> None:
+    expected = "running      lr=1  step 30/100  512 images/s  1:05 left  kNN 0.500"
+    assert status_line(RUNNING) == expected
+    assert "(ValueError: [bold]no[/bold])" in status_line(FAILED)
+
+
+def test_names_and_reasons_are_never_taken_for_markup() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(status_table([RUNNING, FAILED]))
+    text = console.export_text()
+    assert "lr=[red]2" in text
+    assert "ValueError: [bold]no[/bold]" in text
+    assert "30/100" in text
+
+
+def test_a_log_gets_a_line_when_a_state_changes_and_no_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    states = iter(["waiting", "running", "running", "done", "done", "done"])
+
+    def read() -> list[Row]:
+        return [Row("a", next(states), 1, 2, None, None, None, None)]
+
+    with live_status(read):
+        pass  # reads at the start and at the end: waiting, then running
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["running"]
+
+
+def test_a_terminal_gets_a_live_table() -> None:
+    code = """
+from stabkit.sweep.display import live_status
+from stabkit.sweep.status import Row
+with live_status(lambda: [Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5, None)]) as tick:
+    tick()
+"""
+    screen, terminal = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run([sys.executable, "-c", code], stdout=terminal, env=environment, check=True)
+    os.close(terminal)
+    written = os.read(screen, 65536)
+    os.close(screen)
+    assert b"30/100" in written
+    assert b"\x1b[" in written, "colours and cursor movement"
+
+
+def test_rows_tell_a_dead_run_from_a_live_one(tmp_path: Path) -> None:
+    for name in ("alive", "dead", "torn", "new"):
+        rundir = RunDir(tmp_path / name)
+        rundir.path.mkdir()
+        rundir.config_file.touch()
+        if name != "new":
+            rundir.write_status(Status("running", 5, 10, eta_s=3.0))
+    (tmp_path / "torn" / "status.json").write_text('{"state"')
+    with RunDir(tmp_path / "alive").lock():
+        rows = {row.run: row for row in status_rows(tmp_path)}
+    assert {name: row.state for name, row in rows.items()} == {
+        "alive": "running",
+        "dead": "interrupted",
+        "torn": "unreadable",
+        "new": "waiting",
+    }
+    assert rows["alive"].eta_s == 3.0
+    assert rows["dead"].eta_s is None
+    assert "torn/status.json" in str(rows["torn"].reason)
