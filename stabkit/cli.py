@@ -10,6 +10,7 @@ from typing import Any
 
 import stabkit
 from stabkit.config import ConfigError, preset_names, suggest
+from stabkit.rundir import RunBusyError
 
 
 class RequestError(Exception):
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _refuse_unknown(arguments, rest)
         return int(arguments.act(arguments))
-    except (RequestError, ConfigError, FileNotFoundError) as error:
+    except (RequestError, ConfigError, RunBusyError, FileNotFoundError) as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -86,7 +87,7 @@ def _refuse_unknown(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from stabkit.config import load_config, missing_data, run_id
-    from stabkit.rundir import RunBusyError, RunDir
+    from stabkit.rundir import RunDir
 
     config = load_config(arguments.config, arguments.overrides)
     if problem := missing_data(config):
@@ -98,8 +99,6 @@ def _train(arguments: argparse.Namespace) -> int:
 
     try:
         status = train(config, rundir)
-    except RunBusyError as error:
-        raise RequestError(str(error)) from None
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1

@@ -142,7 +142,7 @@ class RunDir:
                     break
                 except BlockingIOError:
                     if last:
-                        message = f"{self.path}: another process is writing this run"
+                        message = f"{self.path}: another process is writing here"
                         raise RunBusyError(message) from None
                     time.sleep(0.02)
             yield

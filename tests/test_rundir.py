@@ -75,7 +75,7 @@ def test_the_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> 
     assert ready.wait(30)
     run = RunDir(tmp_path)
     assert run.is_busy()
-    with pytest.raises(RunBusyError, match="another process is writing this run"), run.lock():
+    with pytest.raises(RunBusyError, match="another process is writing here"), run.lock():
         pass
     process.kill()
     process.join()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stabkit.config import ConfigError, missing_data
-from stabkit.rundir import atomic_write
+from stabkit.rundir import RunDir, atomic_write
 from stabkit.sweep.display import live_status
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.pool import Outcome, make_slots, run_pool, visible_cpus, visible_gpus
@@ -22,15 +22,22 @@ def print_cells(sweep: Sweep, folder: Path) -> None:
 def launch(sweep: Sweep, folder: Path) -> int:
     """Exit code: 0 when every cell is done, 1 when one failed.
 
-    Raises ConfigError, before anything starts, when the data is not where it should be.
+    Raises, before anything starts, ConfigError when the data is not where it should be and
+    RunBusyError when another launcher is at work on the sweep.
     """
+    undone = [t.cell.config for t in reconcile(sweep.cells, folder) if t.standing != "done"]
+    problems = dict.fromkeys(problem for c in undone if (problem := missing_data(c)))
+    if problems:
+        raise ConfigError(sweep.name, list(problems))
+    with RunDir(folder).lock():
+        return _launch(sweep, folder)
+
+
+def _launch(sweep: Sweep, folder: Path) -> int:
     tasks = reconcile(sweep.cells, folder)
     todo = [t for t in tasks if t.standing in ("missing", "interrupted", "failed")]
     elsewhere = [t for t in tasks if t.standing == "running"]
     done = len(tasks) - len(todo) - len(elsewhere)
-    problems = dict.fromkeys(p for t in todo if (p := missing_data(t.cell.config)))
-    if problems:
-        raise ConfigError(sweep.name, list(problems))
     slots = make_slots([t.cell.config for t in todo], visible_cpus(), visible_gpus())
     side = f", {min(len(slots), len(todo))} at a time" if todo else ""
     print(f"{sweep.name}: {len(tasks)} cells, {done} done, {len(todo)} to run{side}; in {folder}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from stabkit.config import RunConfig, save_config
@@ -102,7 +102,7 @@ def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes]:
             stderr=log,
             env=environment,
         )
-    if hasattr(os, "sched_setaffinity"):
+    with suppress(AttributeError, ProcessLookupError):  # not on macOS; or it has ended already
         os.sched_setaffinity(process.pid, slot.cpus)
     return process
 
@@ -112,6 +112,8 @@ def _final_status(task: Task, returncode: int) -> Status:
     status = task.rundir.read_status() or Status("failed")
     if returncode == 0 and status.state == "done":
         return status
+    if task.rundir.is_busy():  # somebody else's by now: theirs to write
+        return replace(status, state="failed", reason="another process is running it")
     if status.state != "failed" or not status.reason:
         reason = f"the process ended with exit code {returncode}"
         if returncode < 0:

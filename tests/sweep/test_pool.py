@@ -95,6 +95,9 @@ def test_an_ended_launcher_takes_its_runs_with_it(sweep: Path) -> None:
     command = [sys.executable, "-m", "stabkit", "sweep", str(sweep), *settings]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     victim = _wait_for_step()
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert "runs/demo: another process is writing here" in second.stderr
     process.terminate()
     process.communicate(timeout=60)
     with pytest.raises(ProcessLookupError):
