@@ -169,9 +169,6 @@ class RunConfig(Section):
             raise ValueError(
                 f"data.image_size {size} is not a multiple of model.patch_size {patch}"
             )
-        if self.optim.warmup_steps > self.train.steps:
-            warmup = f"optim.warmup_steps {self.optim.warmup_steps}"
-            raise ValueError(f"{warmup} exceeds train.steps {self.train.steps}")
         if self.train.batch < 2:
             raise ValueError("train.batch must be at least 2: a contrastive loss needs a negative")
         if self.data.name == "synthetic" and self.train.batch > self.data.num_train:

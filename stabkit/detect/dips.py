@@ -71,9 +71,8 @@ def find_dips(
     pass for trend; none of 500 rising runs. With `correct` at most 0.4 % in every case tried
     (250 runs each; 200 and 1000 samples that flip with AR(1) 0, .5, .9). McNemar's test knows only
     noise that differs between samples; noise common to all is left to the noise rule.
-    Power on the curve .1 + .6 (1 - exp(-t / 30)), 1000 samples, noise 0.6 points, six
-    evaluations lowered by 5, 7,
-    10 points: 52, 97, 100 % with `correct`, 0, 1, 76 % with `n` alone.
+    Power on the curve .1 + .6 (1 - exp(-t / 30)), 1000 samples, noise 0.6 points, six evaluations
+    lowered by 5, 7, 10 points: 52, 97, 100 % with `correct`, 0, 1, 76 % with `n` alone.
 
     The trough is the lowest of several and the ceiling the highest: the mean depth is too large by
     2.3 s on a flat curve, 1.5 s on a saturating one, 0 on a rising one (10 points, s = 1 point).

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stabkit
-from stabkit.config import RunConfig
+from stabkit.config import RunConfig, load_config
 from stabkit.rundir import RunDir
 from stabkit.train import loop
 from stabkit.train.data import load_data
@@ -141,9 +141,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_a_healthy_run_learns(tmp_path: Path) -> None:
-    """The loss leaves chance on images that can be told apart."""
-    config = small_config("train.steps=120", "optim.lr=3e-2", "model.width=32", "train.batch=16")
-    loop.train(config, RunDir(tmp_path))
-    relative = stabkit.open_run(tmp_path).scalar("loss_relative")
-    assert relative.iloc[:10].mean() > 0.95
-    assert relative.iloc[-20:].mean() < 0.85
+    """On easy views the loss leaves chance and kNN rises: .24 to .39 when this was written."""
+    changes = ["model.depth=2", "views.min_scale=0.6", "train.steps=150", "knn.every=75"]
+    sizes = ["data.num_train=1000", "data.num_heldout=200", "knn.queries=200", "knn.bank=200"]
+    loop.train(load_config("tiny", [*changes, *sizes]), RunDir(tmp_path))
+    run = stabkit.open_run(tmp_path)
+    relative = run.scalar("loss_relative")
+    assert relative.iloc[:10].mean() > 1.0
+    assert relative.iloc[-20:].mean() < 0.97
+    knn = run.evals("knn_heldout")["value"]
+    assert knn.iloc[-1] > knn.iloc[0] + 0.07  # twice the standard error of either
