@@ -152,6 +152,10 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
         print(summary(runs))
         return 0
-    for path in draw(arguments.plot, runs, arguments.out or arguments.runs / "figures"):
-        print(path)
+    try:
+        paths = draw(arguments.plot, runs, arguments.out or arguments.runs / "figures")
+    except ValueError as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(str, paths)))
     return 0

@@ -33,10 +33,15 @@ PLOTS = {
 
 
 def draw(name: str, runs: Runs, folder: Path) -> list[Path]:
-    """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths."""
+    """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths.
+
+    Raises ValueError when the runs hold nothing that the figure shows.
+    """
+    table = PLOTS[name].table(runs)
+    if table.empty:
+        raise ValueError(f"{runs.path}: these runs hold nothing to draw for {name}")
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf, csv = (folder / f"{name}.{ending}" for ending in ("png", "pdf", "csv"))
-    table = PLOTS[name].table(runs)
     figure = PLOTS[name].draw(table)
     with mpl.rc_context(RC):
         figure.savefig(png, dpi=200)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.events import bursts, dips, spikes
+from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run, Runs
 
 FOOTNOTE = (
@@ -21,7 +22,8 @@ def run_table(runs: Runs) -> pd.DataFrame:
     """One row a run: cell, seed, state, verdict, last and best kNN, its dips and gradient bursts.
 
     Verdicts: `diverged` (non-finite values), `unstable` (at least one dip), `bursts` (gradients
-    only), `stable`. `lost_steps` is the time spent in dips, `deepest` a fraction.
+    only), `stable`, or `unknown` (too few evaluations to find a dip). `lost_steps` is the time
+    spent in dips, `deepest` a fraction.
     """
     rows = [_row(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
     return pd.DataFrame(rows)
@@ -37,7 +39,7 @@ def _row(run: Run, cell: str) -> dict[str, object]:
         "cell": cell,
         "seed": run.settings.get("seed"),
         "state": run.dir.standing() if run.dir.read_status() else "recorded",
-        "verdict": verdict(nonfinite, len(found), len(spiked)),
+        "verdict": verdict(nonfinite, len(evals), len(found), len(spiked)),
         "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
         "knn_best": evals["value"].max() if len(evals) else math.nan,
         "dips": len(found),
@@ -48,11 +50,13 @@ def _row(run: Run, cell: str) -> dict[str, object]:
     }
 
 
-def verdict(nonfinite: int, num_dips: int, num_bursts: int) -> str:
+def verdict(nonfinite: int, num_evals: int, num_dips: int, num_bursts: int) -> str:
     if nonfinite:
         return "diverged"
     if num_dips:
         return "unstable"
+    if num_evals < SHORTEST:
+        return "unknown"
     return "bursts" if num_bursts else "stable"
 
 
@@ -110,8 +114,14 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
 
 def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
     unstable = table[table["verdict"].isin(["unstable", "diverged"])]
+    unknown = int((table["verdict"] == "unknown").sum())
+    if unknown == len(table):
+        return [
+            f"Nothing can be said: a verdict needs {SHORTEST} held-out kNN evaluations of a run."
+        ]
     if unstable.empty:
-        return ["No run dipped or diverged: on this evidence, all of them trained stably."]
+        known = counted(len(table) - unknown, "run")
+        return [f"No dip and no non-finite value in {known}: no sign of instability was found."]
     finished = int((unstable["state"] == "done").sum())
     lines = [f"{len(unstable)} of {counted(len(table), 'run')} trained unstably."]
     if finished:

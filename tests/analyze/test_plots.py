@@ -11,6 +11,7 @@ from stabkit.analyze.grad_norms_plot import draw_grad_norms, grad_norms_table
 from stabkit.analyze.knn_plot import draw_knn, knn_table
 from stabkit.analyze.plots import PLOTS, draw
 from stabkit.analyze.style import ramp
+from stabkit.cli import main
 from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, plant_run
 
 
@@ -96,3 +97,14 @@ def test_colours_are_told_apart_in_grey() -> None:
     for count in (2, 3, 6, 14):
         grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in ramp(count)]
         assert np.diff(grey).min() > 0.02
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_runs_with_nothing_to_draw_are_refused_in_words(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
+    assert main(["analyze", str(tmp_path), "--plot", name]) == 1
+    assert f"these runs hold nothing to draw for {name}" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()

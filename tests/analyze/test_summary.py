@@ -51,7 +51,7 @@ def test_the_words_say_what_the_table_says(grid: Path) -> None:
 def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
     text = summary(stabkit.load(tmp_path))
-    assert "No run dipped or diverged" in text
+    assert "No dip and no non-finite value in 1 run" in text
     assert "1 run (1 done)" in text
 
 
@@ -65,7 +65,11 @@ def test_a_run_without_evaluations_is_told_so(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
     for part in (tmp_path / "a" / "evals").iterdir():
         part.unlink()
-    assert "dips cannot be found" in summary(stabkit.load(tmp_path))
+    runs = stabkit.load(tmp_path)
+    assert run_table(runs)["verdict"].tolist() == ["unknown"]
+    text = summary(runs)
+    assert "dips cannot be found" in text
+    assert "Nothing can be said" in text
 
 
 def test_cells_group_seeds_and_sort_numbers_as_numbers(tmp_path: Path) -> None:
