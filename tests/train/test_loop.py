@@ -132,10 +132,11 @@ def test_a_checkpoint_of_another_configuration_is_refused_and_kept(tmp_path: Pat
     assert "belongs to run" in status.reason
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"not a zip file", b"", b"PK\x03\x04", b"\x80\x02.", b"."])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     rundir = RunDir(tmp_path)
     rundir.checkpoint_file.parent.mkdir()
-    rundir.checkpoint_file.write_bytes(b"not a zip file")
+    rundir.checkpoint_file.write_bytes(content)
     with pytest.raises(ValueError, match=r"last\.pt: not a readable checkpoint"):
         loop.train(small_config(), rundir)
 
