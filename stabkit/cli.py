@@ -5,6 +5,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from stabkit.sweep.display import status_line, status_table
-    from stabkit.sweep.status import as_dicts, status_rows
+    from stabkit.sweep.status import status_rows
 
     rows = status_rows(arguments.runs)
     if arguments.json:
-        print(json.dumps(as_dicts(rows), indent=1))
+        print(json.dumps([asdict(row) for row in rows], indent=1))
     elif sys.stdout.isatty():
         from rich.console import Console
 

@@ -7,15 +7,19 @@ from stabkit.store.reader import Run
 
 
 def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
-    """`find_dips` on an evaluation of the run, paired over its samples where bits are there."""
+    """`find_dips` on an evaluation of the run, paired over its samples where bits are there.
+
+    Also `end`: the recovery, or the last evaluation of a dip that the run ended in.
+    """
     evals = run.evals(metric)
-    return find_dips(
+    found = find_dips(
         evals["step"].to_numpy(),
         evals["value"].to_numpy(),
         n=evals["n"].to_numpy(),
         correct=run.correct(metric),
         chance=float(evals["chance"].iloc[0]) if len(evals) else 0.0,
     )
+    return found.assign(end=found["recovery"].fillna(evals["step"].max()))
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:

@@ -47,8 +47,7 @@ def _knn_rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
     rows = run.evals("knn_heldout")[["step", "value"]].assign(event=False)
     for dip in dips(run).to_dict("records"):
-        end = rows["step"].max() if pd.isna(dip["recovery"]) else dip["recovery"]
-        rows["event"] |= rows["step"].between(dip["onset"], end)
+        rows["event"] |= rows["step"].between(dip["onset"], dip["end"])
     return rows.assign(run=run.name, cell=_title(cell), series="knn")
 
 

@@ -32,8 +32,7 @@ def knn_table(runs: Runs) -> pd.DataFrame:
 def _rows(run: Run, cell: Cell, factor: str | None) -> pd.DataFrame:
     evals = run.evals(METRIC)[["step", "value", "chance", "n", "k"]].assign(dip=0, ceiling=math.nan)
     for number, dip in enumerate(dips(run, METRIC).to_dict("records"), start=1):
-        end = evals["step"].max() if pd.isna(dip["recovery"]) else dip["recovery"]
-        inside = evals["step"].between(dip["onset"], end)
+        inside = evals["step"].between(dip["onset"], dip["end"])
         trough = float(evals.loc[evals["step"] == dip["trough"], "value"].iloc[0])
         evals.loc[inside, "dip"] = number
         evals.loc[inside, "ceiling"] = trough + dip["depth"]

@@ -23,7 +23,7 @@ def run_table(runs: Runs) -> pd.DataFrame:
 
     Verdicts: `diverged` (non-finite values), `unstable` (at least one dip), `bursts` (gradients
     only), `stable`, or `unknown` (too few evaluations to find a dip). `lost_steps` is the time
-    spent in dips, `deepest` a fraction.
+    spent in dips, `deepest` a fraction, `patch_first` the bursts that the patch projection began.
     """
     rows = [_row(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
     return pd.DataFrame(rows)
@@ -33,8 +33,6 @@ def _row(run: Run, cell: str) -> dict[str, object]:
     evals, found, spiked = run.evals("knn_heldout"), dips(run), bursts(spikes(run))
     events = run.dir.read_events()
     nonfinite = sum(event.get("kind") == "nonfinite" for event in events)
-    last = int(evals["step"].max()) if len(evals) else 0
-    lost = (found["recovery"].fillna(last) - found["onset"]).sum()
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
@@ -44,8 +42,9 @@ def _row(run: Run, cell: str) -> dict[str, object]:
         "knn_best": evals["value"].max() if len(evals) else math.nan,
         "dips": len(found),
         "deepest": found["depth"].max() if len(found) else 0.0,
-        "lost_steps": int(lost),
+        "lost_steps": int((found["end"] - found["onset"]).sum()),
         "bursts": len(spiked),
+        "patch_first": int(spiked["first"].astype(str).str.contains("patch_embed").sum()),
         "run": run.name,
     }
 
@@ -128,7 +127,7 @@ def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
         lines[0] += f" {finished} of them finished without any error, as if nothing had happened."
     if table["dips"].any():
         lines.append(_deepest(runs, table))
-    return [*lines, _first_layers(runs)]
+    return [*lines, _first_layers(table)]
 
 
 def _deepest(runs: Runs, table: pd.DataFrame) -> str:
@@ -146,16 +145,14 @@ def _deepest(runs: Runs, table: pd.DataFrame) -> str:
     )
 
 
-def _first_layers(runs: Runs) -> str:
-    found = [bursts(spikes(run)) for run in runs]
-    firsts = pd.concat([f["first"] for f in found], ignore_index=True)
-    if firsts.empty:
+def _first_layers(table: pd.DataFrame) -> str:
+    if not table["bursts"].any():
         return "No layer's gradient norm spiked."
-    patch = int(firsts.str.contains("patch_embed").sum())
-    bursting = counted(sum(len(f) > 0 for f in found), "run")
+    bursts_found = counted(table["bursts"].sum(), "gradient burst")
+    bursting = counted((table["bursts"] > 0).sum(), "run")
     return (
-        f"{counted(len(firsts), 'gradient burst')} in {bursting}; the patch projection was among "
-        f"the first to spike in {patch}."
+        f"{bursts_found} in {bursting}; the patch projection was among the first to spike in "
+        f"{table['patch_first'].sum()}."
     )
 
 

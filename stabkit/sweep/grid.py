@@ -96,23 +96,16 @@ def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
     return scales
 
 
-def _expand(file: SweepFile, path: Path, overrides: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Cell, ...]:
     base = with_settings(read_base(file.base, path.parent), file.set)
-    seeds = [overrides["seed"]] if "seed" in overrides else file.seeds
-    varied = [s for s in _combinations(file, overrides) if not _excluded(s, file.exclude)]
-    if len(varied) * len(seeds) > MAX_CELLS:
-        count = f"{len(varied) * len(seeds):,}"
-        raise ConfigError(str(path), [f"{count} cells; at most {MAX_CELLS:,} make one sweep"])
     cells, problems = [], []
-    for settings in varied:
-        for seed in seeds:
-            full = {**settings, "seed": seed}
-            try:
-                config = validate(RunConfig, with_settings(base, {**overrides, **full}), str(path))
-            except ConfigError as error:
-                problems += error.problems
-                continue
-            cells.append(Cell(full, config, f"{_slug(full)}-{run_id(config)}"))
+    for settings in _combinations(file, path, overrides):
+        try:
+            config = validate(RunConfig, with_settings(base, overrides | settings), str(path))
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        cells.append(Cell(settings, config, f"{_slug(settings)}-{run_id(config)}"))
     if problems:
         raise ConfigError(str(path), list(dict.fromkeys(problems)))
     if not cells:
@@ -120,22 +113,26 @@ def _expand(file: SweepFile, path: Path, overrides: Mapping[str, Any]) -> tuple[
     return tuple({cell.folder: cell for cell in cells}.values())
 
 
-def _combinations(file: SweepFile, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the axes; the pairs of `zip` are one axis, after those of `grid`."""
+def _combinations(
+    file: SweepFile, path: Path, overrides: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Every combination of the axes but the excluded: `grid`, the pairs of `zip`, the seeds."""
     axes = [[{key: v} for v in values] for key, values in file.grid.items() if key not in overrides]
     paired = {key: values for key, values in file.zip.items() if key not in overrides}
     if paired:
-        axes.append(
-            [dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)]
-        )
+        rows = zip(*paired.values(), strict=True)
+        axes.append([dict(zip(paired, row, strict=True)) for row in rows])
+    seeds = [overrides["seed"]] if "seed" in overrides else file.seeds
+    axes.append([{"seed": seed} for seed in seeds])
     count = math.prod(len(axis) for axis in axes)
     if count > MAX_CELLS:
         problem = f"{count:,} cells; at most {MAX_CELLS:,} make one sweep"
-        raise ConfigError(file.name, [problem])
-    merged = []
-    for combination in itertools.product(*axes):
-        merged.append({key: v for part in combination for key, v in part.items()})
-    return merged
+        raise ConfigError(str(path), [problem])
+    merged = [
+        {key: value for part in combination for key, value in part.items()}
+        for combination in itertools.product(*axes)
+    ]
+    return [settings for settings in merged if not _excluded(settings, file.exclude)]
 
 
 def _excluded(settings: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,8 +1,7 @@
 """Runs and how they stand, from their files alone."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stabkit.rundir import RunDir, Status, find_runs
 
@@ -44,7 +43,3 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status.knn,
         status.reason,
     )
-
-
-def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from stabkit.config import KnnConfig
 from stabkit.monitor.knn import knn_predict
 from stabkit.train.data import ImageSet
+from stabkit.train.image_set import moved
 from stabkit.train.randomness import permutation
 from stabkit.train.views import plain_view
 
@@ -53,7 +54,5 @@ def _subset(
     images: ImageSet, count: int, image_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     index = permutation(seed=0, epoch=0, n=len(images))[:count]
-    pixels = images.load(index)
-    moved = pixels.to(device) if isinstance(pixels, Tensor) else [p.to(device) for p in pixels]
     labels = torch.from_numpy(images.labels[index]).to(device)
-    return plain_view(moved, image_size), labels
+    return plain_view(moved(images.load(index), device), image_size), labels

@@ -79,6 +79,13 @@ def _stacked(images: list[Tensor]) -> Images:
     return [image.contiguous() for image in images]
 
 
+def moved(images: Images, device: torch.device) -> Images:
+    """The same images on `device`."""
+    if isinstance(images, Tensor):
+        return images.to(device)
+    return [image.to(device) for image in images]
+
+
 def from_array(
     images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]
 ) -> ImageSet:

@@ -13,6 +13,7 @@ from stabkit.rundir import RunDir, Status, atomic_write
 from stabkit.rundir import State as RunState
 from stabkit.train.data import ImageSet, batch_index, load_data
 from stabkit.train.evaluate import HeldoutKnn
+from stabkit.train.image_set import moved
 from stabkit.train.meta import record_attempt
 from stabkit.train.moco import chance_nats, loss_nats
 from stabkit.train.optim import lr_at, momentum_at
@@ -97,7 +98,7 @@ def _steps(
             progress.knn = accuracy
         if step == steps:
             break
-        batch = make_batch(config, images, step, monitor_device(state))
+        batch = make_batch(config, images, step, knn.bank.device)
         train_step(config, state, monitor, batch, step, knn.num_classes)
         progress.report(step + 1)
     checkpoint(config, rundir, state, monitor, steps)
@@ -130,10 +131,8 @@ def train_step(
 
 def make_batch(config: RunConfig, images: ImageSet, step: int, device: torch.device) -> Batch:
     epoch, index = batch_index(config.seed, step, len(images), config.train.batch)
-    pixels = images.load(index)
-    moved = pixels.to(device) if isinstance(pixels, Tensor) else [p.to(device) for p in pixels]
     view1, view2 = two_views(
-        moved,
+        moved(images.load(index), device),
         config.seed,
         epoch,
         index,
@@ -176,10 +175,6 @@ def prepare_device(config: RunConfig) -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
     return device
-
-
-def monitor_device(state: State) -> torch.device:
-    return state.bank.features.device
 
 
 class Progress:

@@ -60,7 +60,8 @@ def _fix_positions(vit: VisionTransformer) -> None:
     """
     dim = vit.embed_dim
     grid = build_sincos2d_pos_embed(vit.patch_embed.grid_size, dim, interleave_sin_cos=True)
-    positions: Tensor = torch.cat([torch.zeros(vit.num_prefix_tokens, dim), grid])[None]
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens  # some add the token afterwards
+    positions: Tensor = torch.cat([torch.zeros(prefix, dim), grid])[None]
     vit.pos_embed = nn.Parameter(positions, requires_grad=False)
 
 

@@ -71,6 +71,8 @@ def test_freezing_takes_the_patch_projection_out_of_training() -> None:
 def test_timm_names_build_and_others_are_refused() -> None:
     vit = build_vit(ModelConfig(name="vit_tiny_patch16_224", patch_size=4, depth=2), 32, True)
     assert (vit.num_features, len(vit.blocks), vit.patch_embed.num_patches) == (192, 2, 64)
+    deit = build_vit(ModelConfig(name="deit3_small_patch16_224", depth=1), 32, True)
+    assert deit(torch.zeros(2, 3, 32, 32)).shape == (2, 384)  # positions without a class token
     with pytest.raises(ValueError, match="is not a timm model; near: vit_tiny_patch16"):
         build_vit(ModelConfig(name="vit_tiny_patch17_224"), 32, True)
     with pytest.raises(ValueError, match=r"not a plain ViT|not a timm ViT"):
