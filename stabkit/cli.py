@@ -11,7 +11,7 @@ from typing import Any
 
 import stabkit
 from stabkit.config import ConfigError, preset_names, suggest
-from stabkit.rundir import RunBusyError
+from stabkit.rundir import RunBusyError, RunDir
 
 
 class RequestError(Exception):
@@ -63,6 +63,24 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("runs", type=Path, help="any folder above run folders")
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
+
+    takes = "RUN --knn|--linear|--finetune [key=value ...]"
+    verb = _add_verb(verbs, "evaluate", "how good a run's backbone is", takes, _evaluate)
+    verb.add_argument("run", type=Path, help="a run folder; its last checkpoint is evaluated")
+    verb.add_argument("--knn", action="store_true", help="the whole training set votes, many k")
+    verb.add_argument("--linear", action="store_true", help="linear probe, learning rate swept")
+    verb.add_argument("--finetune", action="store_true", help="end to end, also on other data")
+
+    verb = _add_verb(verbs, "export", "a run's backbone as a timm file", "RUN -o FILE", _export)
+    verb.add_argument("run", type=Path)
+    verb.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--encoder", choices=("online", "target"), default="online")
+
+    takes = "FILE CONFIG [key=value ...]"
+    verb = _add_verb(verbs, "import", "a run out of a file of weights", takes, _import)
+    verb.add_argument("file", type=Path, help="of the official moco-v3 code, or plain timm weights")
+    verb.add_argument("config", help="what describes the backbone and the data to evaluate on")
+    verb.add_argument("--run-dir", type=Path, help="the run's folder (default: runs/imported/…)")
     return parser
 
 
@@ -79,7 +97,7 @@ def _add_verb(
 
 
 def _refuse_unknown(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
-    takes_settings = arguments.verb in ("train", "sweep")
+    takes_settings = arguments.verb in ("train", "sweep", "evaluate", "import")
     wrong = [word for word in rest if word.startswith("-") or not takes_settings]
     if wrong:
         hint = suggest(wrong[0].split("=")[0], arguments.options())
@@ -88,7 +106,6 @@ def _refuse_unknown(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from stabkit.config import load_config, missing_data, run_id
-    from stabkit.rundir import RunDir
 
     config = load_config(arguments.config, arguments.overrides)
     if problem := missing_data(config):
@@ -160,3 +177,73 @@ def _analyze(arguments: argparse.Namespace) -> int:
         return 1
     print("\n".join(map(str, paths)))
     return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from stabkit.config import load_config, missing_data
+    from stabkit.train.evaluate_config import METRICS, evaluate_config
+
+    methods = [method for method in METRICS if getattr(arguments, method)]
+    if not methods:
+        raise RequestError("evaluate needs one or more of --knn, --linear, --finetune")
+    rundir = _trained(arguments.run)
+    run = load_config(str(rundir.config_file))
+    config = evaluate_config(run, arguments.overrides)
+    if problem := missing_data(run.model_copy(update={"data": config.data})):
+        raise ConfigError("command line", [problem])
+    from stabkit.train.evaluate_run import evaluate_run
+
+    def say(line: str) -> None:
+        print(f"{rundir.path}: {line}", flush=True)
+
+    try:
+        evaluate_run(rundir, run, config, methods, say)
+    except RunBusyError as error:
+        raise RequestError(str(error)) from None
+    except (ValueError, OSError) as error:
+        print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    rundir = _trained(arguments.run)
+    from stabkit.train.weights import export
+
+    try:
+        count = export(rundir, arguments.out, arguments.encoder)
+    except (ValueError, OSError) as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.out}: {count} tensors of the {arguments.encoder} backbone")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from stabkit.config import load_config, run_id
+
+    config = load_config(arguments.config, arguments.overrides)
+    if not arguments.file.is_file():
+        raise RequestError(f"{arguments.file}: no such file of weights")
+    name = f"{arguments.file.name.split('.')[0]}-{run_id(config)}"
+    rundir = RunDir(arguments.run_dir or Path("runs") / "imported" / name)
+    if rundir.config_file.exists():
+        raise RequestError(f"{rundir.path}: is a run already; name another folder by --run-dir")
+    from stabkit.train.weights import import_run
+
+    try:
+        count = import_run(arguments.file, config, rundir)
+    except (ValueError, OSError) as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    print(f"{rundir.path}: {count} tensors of {arguments.file}, ready for `stabkit evaluate`")
+    return 0
+
+
+def _trained(folder: Path) -> RunDir:
+    rundir = RunDir(folder)
+    if not rundir.config_file.is_file():
+        raise RequestError(f"{folder}: not a run folder, it has no {rundir.config_file.name}")
+    if not rundir.checkpoint_file.is_file():
+        raise RequestError(f"{folder}: has no checkpoint yet ({rundir.checkpoint_file})")
+    return rundir

@@ -11,11 +11,11 @@ from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir, Status, atomic_write
 from stabkit.rundir import State as RunState
+from stabkit.train.collapse import effective_rank, feature_std
 from stabkit.train.data import ImageSet, batch_index, load_data
 from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.image_set import moved
 from stabkit.train.meta import record_attempt
-from stabkit.train.moco import chance_nats, loss_nats
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.state import State, build_state, load_state, save_state
 from stabkit.train.views import two_views
@@ -55,7 +55,7 @@ def _train(config: RunConfig, rundir: RunDir) -> Status:
     device = prepare_device(config)
     images, heldout = load_data(config.data, config.seed)
     knn = HeldoutKnn(images, heldout, config.knn, config.data.image_size, device)
-    state = build_state(config, len(images), device)
+    state = build_state(config, len(images), device, len(images.classes))
     resumed = rundir.checkpoint_file.exists()
     first = load_state(state, config, rundir.checkpoint_file) if resumed else 0
     atomic_write(rundir.config_file, save_config(config).encode())
@@ -69,6 +69,8 @@ def _train(config: RunConfig, rundir: RunDir) -> Status:
         images_per_step=config.train.batch,
         run=run_id(config),
     )
+    # after the monitor, which then records gradients as they were before anything is clipped
+    state.stabilizer.attach(state.optimizer)
     rundir.append_event("resume" if resumed else "start", first)
     with monitor:
         status = _steps(config, rundir, state, monitor, images, knn, first)
@@ -108,20 +110,23 @@ def _steps(
 def train_step(
     config: RunConfig, state: State, monitor: Monitor, batch: Batch, step: int, num_classes: int
 ) -> None:
-    """One update: schedules, loss, backward, AdamW; then what is recorded of it."""
-    steps, method = config.train.steps, config.method
+    """One update: schedules, loss, backward, optimizer; then what is recorded of it."""
+    steps = config.train.steps
     lr = lr_at(step, steps, config.optim, config.train.batch)
-    momentum = momentum_at(step, steps, method)
+    momentum = momentum_at(step, steps, config.method)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    loss, features = state.model(batch.view1, batch.view2, momentum)
+    loss, features = state.model(batch.view1, batch.view2, batch.labels, momentum, step)
     state.optimizer.zero_grad()
     loss.backward()
     state.optimizer.step()
 
-    nats = loss_nats(loss.detach(), method.temperature)
-    relative = nats / chance_nats(config.train.batch)
-    monitor.log(loss=loss, loss_nats=nats, loss_relative=relative, lr=lr, momentum=momentum)
+    relative = state.model.loss_scalars(loss.detach(), config.train.batch)
+    monitor.log(loss=loss, **relative, lr=lr)
+    if hasattr(state.model, "target"):
+        monitor.log(momentum=momentum)
+    if step % config.knn.every == 0:
+        monitor.log(feature_std=feature_std(features), effective_rank=effective_rank(features))
     if step % config.knn.every == 0 and len(state.bank):
         k, temperature = min(config.knn.k, len(state.bank)), config.knn.temperature
         predicted = state.bank.predict(features, batch.ids, num_classes, k, temperature)

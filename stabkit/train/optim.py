@@ -1,32 +1,53 @@
 """The optimizer and the per-step schedules."""
 
 import math
+from typing import Any
 
 import torch
+from timm.optim.lamb import Lamb
+from timm.optim.lars import Lars
 from torch import nn
 
 from stabkit.config import MethodConfig, OptimConfig
+from stabkit.train.stable_adamw import StableAdamW
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; its learning rate is set before every step."""
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Over the trainable parameters; its learning rate is set before every step."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    plain = [] if config.decay_all else [p for name, p in named if _exempt(name, p)]
+    plain = [p for name, p in named if _exempt(name, p, config)]
     decayed = [p for _, p in named if all(p is not q for q in plain)]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=0.0,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        foreach=True,
-    )
+    if config.name in ("lars", "lamb"):
+        # timm adapts only what it decays, unless told: without decay both would be plain SGD, Adam
+        groups[0]["always_adapt"] = True
+    return _with_rule([group for group in groups if group["params"]], config)
 
 
-def _exempt(name: str, parameter: torch.Tensor) -> bool:
+def _with_rule(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    betas, eps, momentum = (config.beta1, config.beta2), config.eps, config.momentum
+    match config.name:
+        case "adamw":
+            return torch.optim.AdamW(groups, 0.0, betas=betas, eps=eps, foreach=True)
+        case "stable_adamw":
+            return StableAdamW(groups, 0.0, betas=betas, eps=eps)
+        case "sgd":
+            return torch.optim.SGD(groups, 0.0, momentum=momentum, foreach=True)
+        case "lars":
+            # You et al. 2017, equation 6; the rate scales the step, not the momentum, as in MoCo v3
+            return Lars(groups, 0.0, momentum=momentum, trust_coeff=config.trust, eps=0.0)
+        case "lamb":
+            # You et al. 2020, Algorithm 2; timm's own clipping at 1 would hide instability
+            return Lamb(groups, 0.0, betas=betas, eps=eps, max_grad_norm=None)
+
+
+def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:
+    """Whether a parameter is left out of weight decay (and of LARS's and LAMB's adaptation)."""
+    if config.decay_all:
+        return config.name in ("lars", "lamb") and parameter.ndim < 2
     return parameter.ndim < 2 or name.endswith("cls_token")
 
 

@@ -10,32 +10,37 @@ import torch
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.knn import KnnBank
 from stabkit.rundir import commit
-from stabkit.train.moco import MoCo
+from stabkit.train.backbones import build_backbone
+from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
-from stabkit.train.vit import build_vit
+from stabkit.train.stabilizers import Stabilizer
 
 
 @dataclass(frozen=True)
 class State:
     """A training before its next step. Random numbers need no state: they follow from the step."""
 
-    model: MoCo
-    optimizer: torch.optim.AdamW
+    model: Method
+    optimizer: torch.optim.Optimizer
     bank: KnnBank
+    stabilizer: Stabilizer
 
 
-def build_state(config: RunConfig, num_images: int, device: torch.device) -> State:
+def build_state(
+    config: RunConfig, num_images: int, device: torch.device, num_classes: int = 0
+) -> State:
     """A fresh start, decided by the seed alone; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         # attention of a few tokens is faster as plain products on a CPU
-        backbone = build_vit(config.model, config.data.image_size, device.type != "cpu")
+        backbone = build_backbone(config.model, config.data.image_size, device.type != "cpu")
         width = backbone.num_features
-        model = MoCo(backbone, width, config.method)
+        model = build_method(config.method, backbone, width, num_classes)
     model.to(device)
     size = max(1, round(config.knn.fifo * num_images))
     optimizer = build_optimizer(model.online, config.optim)
-    return State(model, optimizer, KnnBank(size, width, device))
+    stabilizer = Stabilizer(model.online, config.optim)
+    return State(model, optimizer, KnnBank(size, width, device), stabilizer)
 
 
 def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
@@ -47,6 +52,7 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "bank": state.bank.state_dict(),
+        "stabilizer": state.stabilizer.state_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -71,6 +77,8 @@ def load_state(state: State, config: RunConfig, path: Path) -> int:
     state.model.load_state_dict(content["model"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.bank.load_state_dict(content["bank"])
+    if "stabilizer" in content:  # written since stabilizers exist; before, there was none to fill
+        state.stabilizer.load_state_dict(content["stabilizer"])
     return int(content["step"])
 
 

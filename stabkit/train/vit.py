@@ -5,19 +5,29 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from stabkit.config import ModelConfig
+from stabkit.train.patch_embed import ConvStem, TokenBatchNorm, add_patch_norm
+
+# timm's own mean pooling takes the norm after the mean, which is none of the paper's three
+_POOLS: dict[str, dict[str, Any]] = {
+    "token": {"class_token": True, "global_pool": "token", "final_norm": True},
+    "norm_then_mean": {"class_token": False, "global_pool": "avg", "final_norm": True},
+    "mean": {"class_token": False, "global_pool": "avg", "final_norm": False},
+}
 
 
 def build_vit(config: ModelConfig, image_size: int, fused_attention: bool) -> VisionTransformer:
-    """A ViT whose output is the class token after the last norm (MoCo v3 section 4.4).
+    """A ViT from images to the class token after the last norm (MoCo v3 section 4.4), [B, C].
 
-    Positions are fixed 2-D sin-cos, attention and MLP weights Xavier-uniform with q, k and v as
-    three matrices, the patch projection Xavier-uniform over 3·p²+d. Draws from torch's global
-    generator. Raises ValueError for a name that is no timm ViT.
+    Attention and MLP weights are Xavier-uniform with q, k and v as three matrices, the patch
+    projection Xavier-uniform over 3·p²+d; positions are fixed 2-D sin-cos. ModelConfig says what
+    may differ. Draws from torch's global generator, the same numbers whatever the positions, the
+    norms and the freezing. Raises ValueError for a model that cannot be built.
     """
     shape = {
         "patch_size": config.patch_size,
@@ -27,9 +37,24 @@ def build_vit(config: ModelConfig, image_size: int, fused_attention: bool) -> Vi
     }
     options: dict[str, Any] = {k: v for k, v in shape.items() if v is not None}
     options |= {"img_size": image_size, "num_classes": 0, "weight_init": "moco"}
+    options |= _POOLS[config.pool] | {"fc_norm": False, "pos_embed": "learn"}
+    if config.qk_norm:
+        options["qk_norm"] = True
+    if config.stem == "conv":
+        options["embed_layer"] = ConvStem
     vit = VisionTransformer(**options) if config.name == "vit" else _timm_vit(config.name, options)
-    _fix_positions(vit)
-    _start_patch_embed(vit)
+    patch = vit.patch_embed.patch_size[0]
+    if image_size % patch:
+        size = f"data.image_size {image_size}"
+        raise ValueError(f"{size} is not a multiple of {config.name!r}'s patch size {patch}")
+    _set_positions(vit, config.positions)
+    if config.stem == "patch":
+        _start_patch_embed(vit)
+        add_patch_norm(vit.patch_embed, config)
+    if vit.cls_token is not None:
+        nn.init.normal_(vit.cls_token, std=1e-6)
+    if config.mlp_norm == "batch":
+        _put_bn_before_mlps(vit, config.name)
     if config.freeze_patch_embed:
         # not by zeroed gradients: weight decay would go on shrinking the layer
         vit.patch_embed.requires_grad_(False)
@@ -47,9 +72,21 @@ def _timm_vit(name: str, options: dict[str, Any]) -> VisionTransformer:
         model = timm.create_model(name, pretrained=False, **options)
     except TypeError as error:
         raise ValueError(f"model.name {name!r}: not a plain ViT ({error})") from None
-    if not isinstance(model, VisionTransformer) or model.cls_token is None:
-        raise ValueError(f"model.name {name!r}: not a timm ViT with a class token")
+    except AssertionError as error:
+        raise ValueError(f"model.name {name!r} cannot be built in this shape: {error}") from None
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"model.name {name!r}: not a timm ViT")
+    if not isinstance(model.patch_embed, PatchEmbed | ConvStem):
+        raise ValueError(f"model.name {name!r}: not a plain ViT (it has no patch projection)")
     return model
+
+
+def _set_positions(vit: VisionTransformer, positions: str) -> None:
+    """`learned` keeps timm's: normal of std 0.02, class token included."""
+    if positions == "sincos":
+        _fix_positions(vit)
+    elif positions == "none":
+        vit.pos_embed = None
 
 
 def _fix_positions(vit: VisionTransformer) -> None:
@@ -70,6 +107,14 @@ def _start_patch_embed(vit: VisionTransformer) -> None:
     fan_in = proj.in_channels * math.prod(proj.kernel_size)
     bound = math.sqrt(6 / (fan_in + proj.out_channels))
     nn.init.uniform_(proj.weight, -bound, bound)
-    nn.init.zeros_(proj.bias)
-    assert vit.cls_token is not None  # asked of every model that is built here
-    nn.init.normal_(vit.cls_token, std=1e-6)
+    if proj.bias is not None:
+        nn.init.zeros_(proj.bias)
+
+
+def _put_bn_before_mlps(vit: VisionTransformer, name: str) -> None:
+    """ViT-BN: the norm of each MLP block is a BN; that of attention and the last one stay LN."""
+    for block in vit.blocks:
+        if not isinstance(block, Block):
+            kind = type(block).__name__
+            raise ValueError(f"model.mlp_norm 'batch': {name!r} has no MLP norm ({kind})")
+        block.norm2 = TokenBatchNorm(vit.embed_dim)

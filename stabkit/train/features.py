@@ -1,0 +1,27 @@
+"""Features of a whole split, computed once for every evaluation of a frozen backbone."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stabkit.train.data import ImageSet
+from stabkit.train.evaluate import CHUNK, encode
+from stabkit.train.views import plain_view
+
+
+def encode_set(
+    backbone: nn.Module, images: ImageSet, image_size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Features [N, D] of the plain view (no augmentation), in the set's order, and labels [N].
+
+    Raises ValueError when a feature is not finite: what follows would be an accuracy of nothing.
+    """
+    parts = []
+    for start in range(0, len(images), CHUNK):
+        pixels = images.load(np.arange(start, min(start + CHUNK, len(images))))
+        moved = pixels.to(device) if isinstance(pixels, Tensor) else [p.to(device) for p in pixels]
+        parts.append(encode(backbone, plain_view(moved, image_size)).float())
+    features = torch.cat(parts)
+    if not features.isfinite().all():
+        raise ValueError("the features are not finite: these weights have diverged")
+    return features, torch.from_numpy(images.labels).to(device)

@@ -1,0 +1,132 @@
+"""Linear probe on cached features: every learning rate of the grid is trained at once.
+
+The backbone is frozen and sees the plain view, so its features are computed once; augmentation is
+therefore off, which the official protocol (random crops and flips) has on.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stabkit.train.data import batch_index
+from stabkit.train.evaluate_config import LinearConfig
+from stabkit.train.randomness import permutation
+
+_CHOICE = 2**32  # an epoch no training reaches: the split shares no order with a batch
+
+
+@dataclass(frozen=True)
+class Heads:
+    """L linear classifiers on standardised features: logits = (x - mean) / std · weightᵀ + bias."""
+
+    mean: Tensor  # [D]
+    std: Tensor  # [D]
+    weight: Tensor  # [L, C, D]
+    bias: Tensor  # [L, C]
+
+    def predict(self, features: Tensor) -> Tensor:
+        """[L, N] classes; -1, which is never right, where a head's logits are not finite."""
+        x = (features - self.mean) / self.std
+        rows = []
+        for weight, bias in zip(self.weight, self.bias, strict=True):
+            logits = torch.addmm(bias, x, weight.T)
+            rows.append(logits.argmax(dim=1).masked_fill(~logits.isfinite().all(dim=1), -1))
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Accuracies of each rate on the split that chooses, and on the held-out images."""
+
+    lrs: tuple[float, ...]
+    choosing: tuple[float, ...]
+    heldout: tuple[float, ...]
+    best: int  # chosen on `choosing`; the held-out images have no say
+    predicted: Tensor  # [held-out images], by the best
+
+
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    heldout: Tensor,
+    heldout_labels: Tensor,
+    num_classes: int,
+    config: LinearConfig,
+    seed: int,
+) -> Probe:
+    """Choose the rate on a share of the training images, then train anew on all of them."""
+    n = len(features)
+    order = torch.from_numpy(permutation(seed, _CHOICE, n)).to(features.device)
+    kept_back = max(1, round(config.choose_on * n))
+    if kept_back >= n:
+        raise ValueError(f"a linear probe needs 2 training images or more, not {n}")
+    choose, fit = order[:kept_back], order[kept_back:]
+    trial = fit_heads(features[fit], labels[fit], num_classes, config, seed)
+    choosing = _accuracies(trial.predict(features[choose]), labels[choose])
+    best = choosing.index(max(choosing))  # of equals the smallest rate
+    predicted = fit_heads(features, labels, num_classes, config, seed).predict(heldout)
+    accuracies = _accuracies(predicted, heldout_labels)
+    return Probe(config.lr, tuple(choosing), tuple(accuracies), best, predicted[best])
+
+
+@torch.no_grad()
+def fit_heads(
+    features: Tensor, labels: Tensor, num_classes: int, config: LinearConfig, seed: int
+) -> Heads:
+    """SGD with momentum, no weight decay, half a cosine to 0 without warm-up, from zero weights.
+
+    The problem is convex, so the start is no choice. The heads lie below one another in one
+    matrix, [L·C, D], which makes the whole grid one product a step. Features are standardised by
+    their own mean and deviation (BN without parameters): BN in the projector lets the last norm's
+    gain grow freely, and the right rate would depend on it.
+    """
+    mean, std = standardisation(features)
+    x, n = (features - mean) / std, len(features)
+    batch = min(config.batch, n)
+    num_lrs, steps = len(config.lr), config.epochs * (n // batch)
+    peak = torch.tensor(config.lr, device=x.device) * batch / 256
+    peak = peak.repeat_interleave(num_classes)[:, None]
+    weight = x.new_zeros(num_lrs * num_classes, x.shape[1] + 1)  # last column: bias
+    velocity = torch.zeros_like(weight)
+    ones = x.new_ones(batch, 1)
+    for step in range(steps):
+        index = torch.from_numpy(batch_index(seed, step, n, batch)[1]).to(x.device)
+        batch_x = torch.cat([x[index], ones], dim=1)
+        logits = (batch_x @ weight.T).view(batch, num_lrs, num_classes)
+        # gradient of the mean cross-entropy: softmax minus one-hot
+        error = logits.softmax(dim=2)
+        error[torch.arange(batch, device=x.device), :, labels[index]] -= 1
+        gradient = error.view(batch, -1).T @ batch_x / batch
+        velocity.mul_(config.momentum).add_(gradient)
+        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        weight.sub_(peak * cosine * velocity)
+    heads = weight.view(num_lrs, num_classes, -1)
+    return Heads(mean, std, heads[..., :-1], heads[..., -1])
+
+
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [D] of features [N, D]; a constant feature stays at 0.
+
+    Deviations are not floored by BN's 1e-5 but where float32 has no digits left: features that
+    hardly differ between images should not be scaled down further.
+    """
+    precise = features.double()
+    mean, std = precise.mean(dim=0), precise.std(dim=0, correction=0)
+    rounding = 1e-6 * precise.abs().amax(dim=0).clamp(min=1e-30)
+    return mean.float(), torch.where(std > rounding, std, torch.inf).float()
+
+
+def _accuracies(predicted: Tensor, labels: Tensor) -> list[float]:
+    return [float(a) for a in (predicted == labels).double().mean(dim=1)]
+
+
+def table(probe: Probe) -> Sequence[str]:
+    """Lines for people: a rate, its accuracy where the rate is chosen, its held-out accuracy."""
+    lines = [f"{'base lr':>10}{'choosing':>10}{'held-out':>10}"]
+    for i, row in enumerate(zip(probe.lrs, probe.choosing, probe.heldout, strict=True)):
+        mark = "  chosen" if i == probe.best else ""
+        lines.append(f"{row[0]:>10g}{row[1]:>10.3f}{row[2]:>10.3f}{mark}")
+    return lines

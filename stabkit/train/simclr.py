@@ -1,0 +1,57 @@
+"""SimCLR (Chen et al. 2020): two views of an image, told from every other view of the batch.
+
+Shapes: B images of this process, N of all processes, D features, C output dimensions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stabkit.config import MethodConfig
+from stabkit.train.distributed import gather_with_gradient, rank
+from stabkit.train.heads import Online, against_chance
+from stabkit.train.moco import chance_nats
+
+
+class SimCLR(nn.Module):
+    """One network for both views: no predictor, no twin."""
+
+    def __init__(self, backbone: nn.Module, width: int, config: MethodConfig) -> None:
+        super().__init__()
+        self.online = Online(backbone, width, config, norm="batch", predictor=False)
+        self.temperature = config.temperature
+
+    def forward(
+        self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Loss (a scalar), and the backbone's features of the first view, [B, D], detached.
+
+        Both views pass as one batch, so BN sees 2B images, as in the authors' code.
+        """
+        feature, projected = self.online(torch.cat([view1, view2]))
+        first, second = projected.chunk(2)
+        return nt_xent(first, second, self.temperature), feature[: len(view1)].detach()
+
+    def loss_scalars(self, loss: Tensor, batch: int) -> dict[str, Tensor]:
+        """The loss is a cross-entropy over 2N-1 views: its own other one and 2N-2 negatives."""
+        return against_chance(loss, chance_nats(2 * batch - 1))
+
+
+def nt_xent(first_BC: Tensor, second_BC: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of each view's other view among the 2N-1 others (equation 1), mean of all 2B.
+
+    The gradient also flows through the views of other processes.
+    """
+    first, second = F.normalize(first_BC, dim=1), F.normalize(second_BC, dim=1)
+    all_first, all_second = gather_with_gradient(first), gather_with_gradient(second)
+    own = torch.arange(len(first), device=first.device) + rank() * len(first)
+    itself = F.one_hot(own, len(all_first)).bool()
+
+    def direction(view: Tensor, same: Tensor, other: Tensor) -> Tensor:
+        negatives = (view @ same.T).masked_fill(itself, float("-inf"))
+        logits = torch.cat([view @ other.T, negatives], dim=1) / temperature
+        return F.cross_entropy(logits, own)
+
+    there = direction(first, all_first, all_second)
+    back = direction(second, all_second, all_first)
+    return (there + back) / 2

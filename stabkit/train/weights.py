@@ -1,0 +1,187 @@
+"""Weights of a backbone: out of a run, out to a plain file, in from other people's files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from stabkit.config import RunConfig, load_config, run_id, save_config
+from stabkit.rundir import RunDir, Status, atomic_write, commit
+from stabkit.train.state import build_state
+
+Weights = dict[str, Tensor]
+Encoder = Literal["online", "target"]
+
+# The authors' names of the two encoders, and where their heads hang: a ViT's, a ResNet's.
+_OFFICIAL = {"online": "base_encoder.", "target": "momentum_encoder."}
+_OFFICIAL_HEADS = ("head.", "fc.")
+# Number of attention heads: no shape shows it, and timm's vit_small has 6.
+_OFFICIAL_ATTENTION = {"vit_small": 12, "vit_conv_small": 12, "vit_base": 12, "vit_conv_base": 12}
+_LISTED = 8
+
+
+def fill(module: nn.Module, weights: Weights, source: str) -> None:
+    """Load every tensor or nothing. Raises ValueError that lists what does not match.
+
+    Loading what happens to match is how randomly initialised backbones get evaluated.
+    """
+    own = module.state_dict()
+    shapes = [
+        f"{name} {list(weights[name].shape)}, should be {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    problems = [
+        ("missing", [name for name in own if name not in weights]),
+        ("unexpected", [name for name in weights if name not in own]),
+        ("of another shape", shapes),
+    ]
+    found = [f"  - {len(names)} {what}: {_listed(names)}" for what, names in problems if names]
+    if found:
+        raise ValueError("\n".join([f"{source}: does not fit this backbone:", *found]))
+    module.load_state_dict(weights)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote: tensors and plain data, never code. Raises ValueError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    # not a list of errors: on broken bytes the unpickler lets many kinds through (IndexError, …)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: not a readable file of weights ({reason})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def load_backbone(
+    rundir: RunDir, device: torch.device, encoder: Encoder = "online"
+) -> tuple[nn.Module, int]:
+    """The backbone of a run's last checkpoint, and the step that stands at.
+
+    Raises ValueError when the checkpoint is damaged, of another configuration, or does not fit.
+    """
+    path = rundir.checkpoint_file
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no checkpoint yet; the run's first one makes it")
+    config, content = load_config(str(rundir.config_file)), read_file(path)
+    if not {"run", "step", "model"} <= content.keys():
+        raise ValueError(f"{path}: not a checkpoint of stabkit")
+    if content["run"] != run_id(config):
+        raise ValueError(
+            f"{path}: belongs to run {content['run']}, {rundir.config_file} is {run_id(config)}"
+        )
+    weights = _below(content["model"], f"{encoder}.backbone.")
+    if not weights:
+        raise ValueError(f"{path}: holds no {encoder} backbone")
+    backbone = fresh_backbone(config, device)
+    fill(backbone, weights, str(path))
+    return backbone, int(content["step"])
+
+
+def fresh_backbone(config: RunConfig, device: torch.device) -> nn.Module:
+    """The backbone of a configuration; its heads, of whatever size, are let go."""
+    backbone: nn.Module = build_state(config, 1, device, num_classes=2).model.online.backbone
+    return backbone
+
+
+def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
+    """Write {name: tensor} of a run's backbone, without heads; returns how many tensors.
+
+    A plain ViT's file loads into timm's VisionTransformer(num_classes=0) with strict=True.
+    Reparametrised tensors (WeightNorm) are written as the product that the network uses.
+    """
+    backbone, _ = load_backbone(rundir, torch.device("cpu"), encoder)
+    for module in backbone.modules():
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
+    weights = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
+    _save(weights, path)
+    return len(weights)
+
+
+def read_foreign(path: Path) -> tuple[dict[Encoder, Weights], str | None]:
+    """Backbones in a file of the official moco-v3 code, and the architecture it names.
+
+    Keys `module.base_encoder.*`, `module.momentum_encoder.*`, `module.predictor.*`, with or without
+    `module.`; projectors hang at `.head.*` (ViT) or `.fc.*` (ResNet) and are dropped, as is the
+    predictor. A file with neither encoder is taken for a backbone's own plain weights.
+    """
+    content = read_file(path)
+    state = content.get("state_dict", content)
+    if not (isinstance(state, dict) and state and all(map(torch.is_tensor, state.values()))):
+        raise ValueError(f"{path}: holds neither weights nor a `state_dict` of them")
+    arch = content.get("arch") if isinstance(content.get("arch"), str) else None
+    weights = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if not any(name.startswith(tuple(_OFFICIAL.values())) for name in weights):
+        return {"online": weights}, arch
+    known = (*_OFFICIAL.values(), "predictor.")
+    if strange := [name for name in weights if not name.startswith(known)]:
+        raise ValueError(f"{path}: keys of no known part of MoCo v3: {_listed(strange)}")
+    encoders: dict[Encoder, Weights] = {}
+    for encoder in ("online", "target"):
+        tensors = _below(weights, _OFFICIAL[encoder])
+        kept = {n: t for n, t in tensors.items() if not n.startswith(_OFFICIAL_HEADS)}
+        if kept:
+            encoders[encoder] = kept
+    return encoders, arch
+
+
+def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
+    """Make a finished run of step 0 out of a file of weights; returns how many tensors it has.
+
+    It can be evaluated and exported like any other; it has no optimizer and cannot be trained on.
+    Raises ValueError when a tensor does not fit or is left over.
+    """
+    encoders, arch = read_foreign(path)
+    if "online" not in encoders:
+        raise ValueError(f"{path}: holds no base_encoder")
+    backbone = fresh_backbone(config, torch.device("cpu"))
+    _check_attention(path, arch, backbone)
+    model: Weights = {}
+    for encoder, weights in encoders.items():
+        fill(backbone, weights, str(path))
+        for name, tensor in backbone.state_dict().items():
+            model[f"{encoder}.backbone.{name}"] = tensor.clone()
+    with rundir.lock():
+        if rundir.config_file.exists():
+            raise FileExistsError(f"{rundir.path}: is a run already; name another folder")
+        _save({"run": run_id(config), "step": 0, "model": model}, rundir.checkpoint_file)
+        atomic_write(rundir.config_file, save_config(config).encode())
+        rundir.write_meta({"imported": {"file": str(path), "arch": arch}})
+        rundir.append_event("imported", 0, file=str(path))
+        rundir.write_status(Status("done", reason=f"imported from {path.name}"))
+    return len(_below(model, "online.backbone."))
+
+
+def _check_attention(path: Path, arch: str | None, backbone: nn.Module) -> None:
+    heads = {int(m.num_heads) for m in backbone.modules() if hasattr(m, "num_heads")}  # type: ignore[arg-type]
+    expected = _OFFICIAL_ATTENTION.get(arch or "")
+    if expected and heads and heads != {expected}:
+        raise ValueError(
+            f"{path}: MoCo v3's {arch} has {expected} attention heads, this configuration has "
+            f"{', '.join(map(str, sorted(heads)))}; set model.heads={expected}"
+        )
+
+
+def _below(weights: Weights, prefix: str) -> Weights:
+    return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(content, temporary)
+    commit(temporary, path)

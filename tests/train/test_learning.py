@@ -1,0 +1,75 @@
+"""Every framework learns on `synthetic`, and what is known to collapse does so visibly.
+
+One block, 100 steps, one seed. Over three seeds kNN rose by, lowest to highest: moco .03 to .16,
+simclr .17 to .21, byol .01 to .16, swav .00 to .13, supervised .28 to .31. So these tests show that
+each can learn, not how well one compares with another.
+"""
+
+from pathlib import Path
+
+import pytest
+
+import stabkit
+from stabkit.config import load_config
+from stabkit.rundir import RunDir
+from stabkit.store.reader import Run
+from stabkit.train.loop import train
+
+SETTINGS = [
+    "data.num_train=2000",
+    "data.num_heldout=500",
+    "views.min_scale=0.6",
+    "model.depth=1",
+    "method.out=16",
+    "method.prototypes=128",
+    "method.freeze_prototypes_steps=10",
+    "train.steps=100",
+    "optim.warmup_steps=15",
+    "knn.every=50",
+    "knn.queries=500",
+    "knn.bank=1000",
+]
+# What kNN gains at seed 0; the untrained backbone has .258. A test asks for half of it.
+GAIN = {"moco": 0.16, "simclr": 0.21, "byol": 0.11, "swav": 0.13, "supervised": 0.31}
+
+
+def trained(folder: Path, *changes: str) -> Run:
+    train(load_config("tiny", [*SETTINGS, *changes]), RunDir(folder))
+    return stabkit.open_run(folder)
+
+
+@pytest.mark.parametrize("name", GAIN)
+def test_knn_improves_over_the_untrained_backbone(name: str, tmp_path: Path) -> None:
+    layers = [] if name == "supervised" else ["method.projector_layers=2"]
+    run = trained(tmp_path, f"method.name={name}", *layers)
+    accuracy = run.evals("knn_heldout")["value"].tolist()
+    assert accuracy[-1] > accuracy[0] + GAIN[name] / 2
+    assert run.scalar("feature_std").index.tolist() == [0, 50]
+
+
+def test_byol_without_a_predictor_collapses(tmp_path: Path) -> None:
+    """On one linear projection, as a deep projector can collapse alone and leave the backbone.
+
+    Standard deviation: from .086 to .007 without a predictor, to .055 with one; rank: 18 to 2, 13.
+    """
+    settings = ["method.name=byol", "method.projector_layers=1"]
+    bare = trained(tmp_path / "bare", *settings, "method.predictor=false")
+    full = trained(tmp_path / "full", *settings)
+    for signal in ("feature_std", "effective_rank"):
+        start, end = bare.scalar(signal).iloc[[0, -1]]
+        assert end < start / 4, signal
+        assert full.scalar(signal).iloc[-1] > start / 2, signal
+
+
+def test_swav_without_sinkhorn_collapses_to_a_loss_of_nothing(tmp_path: Path) -> None:
+    """All images in one cluster predict each other for free: far below chance from early on.
+
+    With balanced clusters the loss is still at chance after so few steps. Features shrink in both.
+    """
+    settings = ["method.name=swav", "method.projector_layers=2"]
+    bare = trained(tmp_path / "bare", *settings, "method.sinkhorn=false")
+    full = trained(tmp_path / "full", *settings)
+    assert bare.scalar("loss_relative").iloc[-20:].mean() < 0.05
+    assert full.scalar("loss_relative").iloc[-20:].mean() > 0.8
+    start, end = bare.scalar("feature_std").iloc[[0, -1]]
+    assert end < 0.75 * start
