@@ -1,0 +1,60 @@
+"""The typed configuration of a run: `run` says what, `reading` from where."""
+
+from stabkit.config.reading import (
+    ConfigError,
+    keys_of,
+    load_config,
+    missing_data,
+    parse_overrides,
+    preset_names,
+    read_base,
+    read_mapping,
+    run_id,
+    save_config,
+    suggest,
+    validate,
+    with_settings,
+)
+from stabkit.config.method import HeadNorm, MethodConfig
+from stabkit.config.model import RESNETS, ModelConfig, conv_stem_widths
+from stabkit.config.optim import OptimConfig
+from stabkit.config.run import DataConfig, KnnConfig, RunConfig
+from stabkit.config.section import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+__all__ = [
+    "RESNETS",
+    "ConfigError",
+    "DataConfig",
+    "Fraction",
+    "HeadNorm",
+    "KnnConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "OptimConfig",
+    "PositiveFloat",
+    "PositiveInt",
+    "RunConfig",
+    "Section",
+    "conv_stem_widths",
+    "keys_of",
+    "load_config",
+    "missing_data",
+    "parse_overrides",
+    "preset_names",
+    "read_base",
+    "read_mapping",
+    "run_id",
+    "save_config",
+    "suggest",
+    "validate",
+    "with_settings",
+]

@@ -1,0 +1,69 @@
+"""Settings of the framework and its heads."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stabkit.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+HeadNorm = Literal["batch", "hidden", "none"]
+
+
+class MethodConfig(Section):
+    """The framework and its heads; defaults are MoCo v3's for ViT (Chen, Xie, He 2021).
+
+    - `temperature`: of the contrastive loss or of SwAV's prediction; not given, it is .1 for
+      simclr and swav. `scale_loss`: MoCo v3's factor 2τ.
+    - `momentum`: of the twin's parameters (moco, byol); 0 makes it a copy.
+    - `head_norm`: BN after every layer of the heads, after hidden ones, or none; null is the
+      framework's own: batch for moco and simclr, hidden for byol, none for swav.
+      `predictor_norm`: the same of the predictor alone; null follows the projector. The paper's
+      ResNet has 2 `projector_layers` and a predictor with `hidden`.
+    - `queue`: past keys that are further negatives, as in MoCo v1 and v2; 0 is v3.
+    - SwAV: `sinkhorn` false leaves the clusters unbalanced (it collapses); `sinkhorn_eps`
+      sharpens the codes; prototypes keep their start for `freeze_prototypes_steps`.
+    """
+
+    name: Literal["moco", "simclr", "byol", "swav", "supervised"] = "moco"
+    hidden: PositiveInt = 4096
+    out: PositiveInt = 256
+    projector_layers: PositiveInt = 3
+    head_norm: HeadNorm | None = None
+    predictor: bool = True
+    predictor_norm: HeadNorm | None = None
+    temperature: PositiveFloat = 0.2
+    scale_loss: bool = True
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
+    momentum_schedule: Literal["cosine", "constant"] = "cosine"
+    queue: NonNegativeInt = 0
+    prototypes: PositiveInt = 3000
+    sinkhorn: bool = True
+    sinkhorn_eps: PositiveFloat = 0.05
+    freeze_prototypes_steps: NonNegativeInt = 313
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_temperature(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and content.get("name") in ("simclr", "swav"):
+            return {"temperature": 0.1, **content}
+        return content
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        """Sizes may stand idle, so that one sweep compares frameworks; a switch may not."""
+        owners = {
+            "predictor": ("moco", "byol"),
+            "predictor_norm": ("moco", "byol"),
+            "scale_loss": ("moco",),
+            "queue": ("moco",),
+            "sinkhorn": ("swav",),
+        }
+        for key, names in owners.items():
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default and self.name not in names:
+                owner = " or ".join(names)
+                raise ValueError(f"{key} {value} does nothing for {self.name}: only for {owner}")
+        if self.predictor_norm and not self.predictor:
+            raise ValueError(f"predictor_norm {self.predictor_norm} needs predictor true")
+        return self

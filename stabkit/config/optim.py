@@ -1,0 +1,77 @@
+"""Settings of the optimizer, its schedule, and what keeps it stable."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from stabkit.config.section import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    Section,
+)
+
+
+class OptimConfig(Section):
+    """`lr` is the base rate; its peak: lr·batch/256 (linear), lr·√(batch/256) (sqrt), lr.
+
+    `decay_all` decays every parameter, biases, norms and class token included, as the paper's
+    code does; false leaves out everything of fewer than two dimensions and the class token. LARS
+    and LAMB leave out everything of fewer than two dimensions either way, from decay and from
+    adaptation. `momentum`: of sgd and lars; `trust`: LARS's coefficient.
+
+    `clip` acts on the gradients before the update, with `clip_at` the largest
+    - total norm (`global`), norm of any layer (`layer`),
+    - norm of the patch projection in units of its running mean (`patch_embed`): Adam-type updates
+      do not feel a constant rescale, so an absolute threshold would do nothing or freeze,
+    - norm of a row in units of its weights' norm (`agc`, Brock et al. 2021),
+    - z-score of the total norm among its running values (`zclip`, Kumar et al. 2025).
+    `skip_nonfinite` passes over a step with a gradient that is not finite, as if it had not been.
+    """
+
+    name: Literal["adamw", "lars", "lamb", "sgd", "stable_adamw"] = "adamw"
+    lr: PositiveFloat = 1.5e-4
+    lr_rule: Literal["linear", "sqrt", "none"] = "linear"
+    weight_decay: NonNegativeFloat = 0.1
+    decay_all: bool = True
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: PositiveFloat = 1e-8
+    momentum: Fraction = 0.9
+    trust: PositiveFloat = 1e-3
+    warmup_steps: NonNegativeInt = 0
+    clip: Literal["none", "global", "layer", "patch_embed", "agc", "zclip"] = "none"
+    clip_at: PositiveFloat | None = None
+    skip_nonfinite: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.clip != "none" and self.clip_at is None:
+            raise ValueError(f"clip {self.clip} needs clip_at, {_CLIP_AT[self.clip]}")
+        if self.clip == "none" and self.clip_at is not None:
+            raise ValueError(f"clip_at {self.clip_at} without clip: one of {', '.join(_CLIP_AT)}")
+        for field, users in _USED_BY.items():
+            value = getattr(self, field)
+            if self.name not in users and value != type(self).model_fields[field].default:
+                raise ValueError(
+                    f"{field} {value} has no meaning for {self.name}, only for {', '.join(users)}"
+                )
+        return self
+
+
+_ADAM_TYPE = ("adamw", "lamb", "stable_adamw")
+_USED_BY = {
+    "beta1": _ADAM_TYPE,
+    "beta2": _ADAM_TYPE,
+    "eps": _ADAM_TYPE,
+    "momentum": ("sgd", "lars"),
+    "trust": ("lars",),
+}
+_CLIP_AT = {
+    "global": "a total norm, e.g. 1.0",
+    "layer": "a norm, e.g. 1.0",
+    "patch_embed": "in units of the running norm, e.g. 1.5",
+    "agc": "in units of the weights' norm, e.g. 0.01",
+    "zclip": "a z-score, e.g. 2.5",
+}

@@ -1,0 +1,155 @@
+"""From YAML and overrides to a checked configuration, and its identity; errors name the remedy."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from stabkit.config.run import RunConfig
+from stabkit.config.section import Section
+from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
+
+Model = TypeVar("Model", bound=Section)
+
+
+class ConfigError(ValueError):
+    """A request that cannot be run; `problems` holds every reason, one line each."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = list(problems)
+        super().__init__(
+            "\n".join([f"{source}:", *(f"  - {problem}" for problem in self.problems)])
+        )
+
+
+def run_id(config: RunConfig) -> str:
+    """Eight hex digits that identify every setting that can change a result, and nothing else.
+
+    Settings at their default are left out, so that a setting added later does not rename the runs
+    made before it; a default, once released, therefore never changes.
+    """
+    decisive = config.model_dump(mode="json", exclude={"runtime"}, exclude_defaults=True)
+    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def preset_path(name: str) -> Path:
+    return Path(__file__).parents[1] / "presets" / f"{name}.yaml"
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in preset_path("*").parent.glob("*.yaml"))
+
+
+def read_base(base: str, folder: Path = Path()) -> dict[str, Any]:
+    """The settings of a packaged preset, or of a YAML file (relative to `folder`)."""
+    if "/" not in base and not base.endswith((".yaml", ".yml")):
+        if base not in preset_names():
+            raise ConfigError(base, [f"no such preset{suggest(base, preset_names())}"])
+        return read_mapping(preset_path(base))
+    return read_mapping(folder / base)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), [str(error)]) from None
+    if not isinstance(content, dict):
+        raise ConfigError(str(path), [f"holds {type(content).__name__}, not a mapping of settings"])
+    return content
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["optim.lr=1e-3"]` as `{"optim.lr": 0.001}`; values are YAML."""
+    settings: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        key, sep, text = pair.partition("=")
+        if not (key and sep):
+            problems.append(f"{pair!r} is not of the form key=value, e.g. optim.lr=1e-3")
+            continue
+        try:
+            settings[key] = parse_yaml(text)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise ConfigError("command line", problems)
+    return settings
+
+
+def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested copy of `base` with dotted `settings` put in, e.g. `{"optim.lr": 1e-3}`."""
+    result = {k: with_settings(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for dotted, value in settings.items():
+        *sections, leaf = dotted.split(".")
+        node = result
+        for section in sections:
+            child = node.get(section)
+            node[section] = child if isinstance(child, dict) else {}
+            node = node[section]
+        node[leaf] = value
+    return result
+
+
+def validate(model: type[Model], content: Mapping[str, Any], source: str) -> Model:
+    """Raises ConfigError with every problem found, each naming key, value and remedy."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(source, [_explain(e, keys_of(model)) for e in error.errors()]) from None
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A preset's name or a file's path, with `key=value` overrides."""
+    content = with_settings(read_base(source), parse_overrides(overrides))
+    return validate(RunConfig, content, source)
+
+
+def missing_data(config: RunConfig) -> str | None:
+    """What is wrong with where the data should be, seen without reading any of it."""
+    data = config.data
+    if data.path is None or data.download or Path(data.path).expanduser().is_dir():
+        return None
+    return f"data.path = {data.path!r}: no such folder; {data.name} data is read from there"
+
+
+def save_config(config: RunConfig) -> str:
+    """The resolved, complete configuration as YAML."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """The end of an error message: the nearest known word, or all of them."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def keys_of(model: type[Section], prefix: str = "") -> list[str]:
+    """Every dotted key of a model, in order."""
+    keys = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys += keys_of(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _explain(error: Any, known: Sequence[str]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such setting{suggest(key, known)}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    if error["type"] == "value_error":
+        reason = str(error["ctx"]["error"])
+        return f"{key}: {reason}" if key else reason
+    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{key} = {error['input']!r}: should be {message}"

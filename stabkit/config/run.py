@@ -1,0 +1,107 @@
+"""A whole run's settings; those of model, method and optimizer have files of their own."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stabkit.config.method import MethodConfig
+from stabkit.config.model import ModelConfig
+from stabkit.config.optim import OptimConfig
+from stabkit.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+
+class DataConfig(Section):
+    """What is trained on. `num_train`, `num_heldout`: size of `synthetic`, else a cap (0: all)."""
+
+    name: Literal["synthetic", "parquet", "imagefolder", "cifar10", "cifar100", "stl10"] = (
+        "synthetic"
+    )
+    path: str | None = None
+    image_size: PositiveInt = 32
+    num_train: NonNegativeInt = 0
+    num_heldout: NonNegativeInt = 0
+    download: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.name == "synthetic":
+            if not (self.num_train and self.num_heldout):
+                raise ValueError("synthetic data needs num_train and num_heldout above 0")
+        elif self.path is None:
+            raise ValueError(f"{self.name} data needs path, the folder that holds it")
+        return self
+
+
+class ViewsConfig(Section):
+    """The two augmented views; defaults are MoCo v3's for ViT."""
+
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma must be (low, high), not {self.blur_sigma}")
+        return self
+
+
+class TrainConfig(Section):
+    batch: PositiveInt = 64
+    steps: PositiveInt = 700
+
+
+class KnnConfig(Section):
+    """kNN evaluations (Wu et al. 2018, weighted vote); paper: MoCo v3 appendix A.
+
+    `queries` held-out images vote over `bank` fixed training images; `fifo` is the share of the
+    training set held by the free monitor's first-in-first-out bank.
+    """
+
+    every: PositiveInt = 10
+    k: PositiveInt = 200
+    temperature: PositiveFloat = 0.07
+    queries: PositiveInt = 1000
+    bank: PositiveInt = 1000
+    fifo: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class RuntimeConfig(Section):
+    """How a run is executed and recorded: nothing here can change what it computes."""
+
+    device: str = "auto"
+    threads: PositiveInt | None = None
+    checkpoint_every: PositiveInt = 100
+    flush_every: PositiveInt = 50
+
+
+class RunConfig(Section):
+    """One training: everything that decides its result, and how it is executed (`runtime`)."""
+
+    seed: NonNegativeInt = 0
+    data: DataConfig
+    views: ViewsConfig = ViewsConfig()
+    model: ModelConfig
+    method: MethodConfig = MethodConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    knn: KnnConfig = KnnConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        size, patch = self.data.image_size, self.model.patch_size
+        if patch and size % patch:
+            raise ValueError(
+                f"data.image_size {size} is not a multiple of model.patch_size {patch}"
+            )
+        if self.optim.clip == "patch_embed" and self.model.freeze_patch_embed:
+            raise ValueError(
+                "optim.clip patch_embed has nothing to clip: model.freeze_patch_embed is true"
+            )
+        if self.train.batch < 2:
+            raise ValueError("train.batch must be at least 2: a contrastive loss needs a negative")
+        if self.data.name == "synthetic" and self.train.batch > self.data.num_train:
+            raise ValueError(
+                f"train.batch {self.train.batch} exceeds data.num_train {self.data.num_train}"
+            )
+        return self
