@@ -1,5 +1,8 @@
 """The typed configuration of a run: `run` says what, `reading` from where."""
 
+from stabkit.config.method import HeadNorm, MethodConfig
+from stabkit.config.model import RESNETS, ModelConfig, conv_stem_widths
+from stabkit.config.optim import OptimConfig
 from stabkit.config.reading import (
     ConfigError,
     keys_of,
@@ -15,9 +18,6 @@ from stabkit.config.reading import (
     validate,
     with_settings,
 )
-from stabkit.config.method import HeadNorm, MethodConfig
-from stabkit.config.model import RESNETS, ModelConfig, conv_stem_widths
-from stabkit.config.optim import OptimConfig
 from stabkit.config.run import DataConfig, KnnConfig, RunConfig
 from stabkit.config.section import (
     Fraction,
