@@ -25,7 +25,7 @@ table = levels(runs)
 # Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs.
 
 # %%
-PUBLISHED = {'token': 76.5, 'norm_then_mean': 69.7, 'mean': 76.3}
+PUBLISHED = {"token": 76.5, "norm_then_mean": 69.7, "mean": 76.3}
 print(beside_published(table, "model.pool", PUBLISHED, "kNN level"))
 
 # %% [markdown]
@@ -33,8 +33,20 @@ print(beside_published(table, "model.pool", PUBLISHED, "kNN level"))
 
 # %%
 claims = [
-    higher(table, "model.pool", 'token', 'norm_then_mean', "a class token ends higher than LN then mean"),
-    higher(table, "model.pool", 'mean', 'norm_then_mean', "the mean without LN ends higher than LN then mean"),
+    higher(
+        table,
+        "model.pool",
+        "token",
+        "norm_then_mean",
+        "a class token ends higher than LN then mean",
+    ),
+    higher(
+        table,
+        "model.pool",
+        "mean",
+        "norm_then_mean",
+        "the mean without LN ends higher than LN then mean",
+    ),
 ]
 print("\n".join(str(claim) for claim in claims))
 

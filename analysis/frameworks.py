@@ -25,16 +25,14 @@ table = levels(runs)
 # Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs, patch projection frozen.
 
 # %%
-PUBLISHED = {'moco': 76.5, 'simclr': 73.9, 'byol': 73.9, 'swav': 71.6}
+PUBLISHED = {"moco": 76.5, "simclr": 73.9, "byol": 73.9, "swav": 71.6}
 print(beside_published(table, "method.name", PUBLISHED, "kNN level"))
 
 # %% [markdown]
 # ## Claims
 
 # %%
-claims = [
-
-]
+claims = []
 print("\n".join(str(claim) for claim in claims))
 
 # %%

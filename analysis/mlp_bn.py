@@ -25,7 +25,7 @@ table = levels(runs)
 # Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs.
 
 # %%
-PUBLISHED = {'batch': 76.5, 'none': 74.4}
+PUBLISHED = {"batch": 76.5, "none": 74.4}
 print(beside_published(table, "method.head_norm", PUBLISHED, "kNN level"))
 
 # %% [markdown]
@@ -33,7 +33,9 @@ print(beside_published(table, "method.head_norm", PUBLISHED, "kNN level"))
 
 # %%
 claims = [
-    higher(table, "method.head_norm", 'batch', 'none', "heads with BN end higher than heads without"),
+    higher(
+        table, "method.head_norm", "batch", "none", "heads with BN end higher than heads without"
+    ),
 ]
 print("\n".join(str(claim) for claim in claims))
 

@@ -32,9 +32,7 @@ print(beside_published(table, "optim.lr", PUBLISHED, "kNN level"))
 # ## Claims
 
 # %%
-claims = [
-
-]
+claims = []
 print("\n".join(str(claim) for claim in claims))
 
 # %%

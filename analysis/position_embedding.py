@@ -25,7 +25,7 @@ table = levels(runs)
 # Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs.
 
 # %%
-PUBLISHED = {'sincos': 76.5, 'learned': 76.1, 'none': 74.9}
+PUBLISHED = {"sincos": 76.5, "learned": 76.1, "none": 74.9}
 print(beside_published(table, "model.positions", PUBLISHED, "kNN level"))
 
 # %% [markdown]
@@ -33,8 +33,16 @@ print(beside_published(table, "model.positions", PUBLISHED, "kNN level"))
 
 # %%
 claims = [
-    higher(table, "model.positions", 'sincos', 'learned', "fixed sin-cos positions end higher than learned ones"),
-    higher(table, "model.positions", 'sincos', 'none', "fixed sin-cos positions end higher than none"),
+    higher(
+        table,
+        "model.positions",
+        "sincos",
+        "learned",
+        "fixed sin-cos positions end higher than learned ones",
+    ),
+    higher(
+        table, "model.positions", "sincos", "none", "fixed sin-cos positions end higher than none"
+    ),
 ]
 print("\n".join(str(claim) for claim in claims))
 

@@ -25,16 +25,14 @@ table = levels(runs)
 # Linear probe of ViT-B/16 on ImageNet-1k.
 
 # %%
-PUBLISHED = {'300 epochs': 76.5, '600 epochs': 76.7}
+PUBLISHED = {"300 epochs": 76.5, "600 epochs": 76.7}
 print(beside_published(table, "train.steps", PUBLISHED, "kNN level"))
 
 # %% [markdown]
 # ## Claims
 
 # %%
-claims = [
-
-]
+claims = []
 print("\n".join(str(claim) for claim in claims))
 
 # %%

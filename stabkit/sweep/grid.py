@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from stabkit.config import (
     ConfigError,
     NonNegativeInt,
+    PositiveInt,
     RunConfig,
     Section,
     keys_of,
@@ -29,6 +30,34 @@ MAX_CELLS = 10_000
 Values = Annotated[list[Any], Field(min_length=1)]
 
 
+class Published(Section):
+    """What a paper reports for the cells, in their order without seeds; null where it has none."""
+
+    source: str
+    measure: str
+    values: Annotated[list[float | None], Field(min_length=1)]
+
+
+class SlurmRequest(Section):
+    """What one run asks of a SLURM cluster, by submitit's names."""
+
+    nodes: PositiveInt = 1
+    tasks_per_node: PositiveInt = 1
+    gpus_per_node: NonNegativeInt = 0
+    cpus_per_task: PositiveInt = 1
+    mem_gb: PositiveInt | None = None
+    timeout_min: PositiveInt
+
+    @model_validator(mode="after")
+    def _one_gpu_a_task(self) -> Self:
+        if self.gpus_per_node and self.gpus_per_node != self.tasks_per_node:
+            raise ValueError(
+                f"gpus_per_node {self.gpus_per_node} and tasks_per_node {self.tasks_per_node} "
+                "differ: a task drives one GPU"
+            )
+        return self
+
+
 class SweepFile(Section):
     """What a sweep file says once a scale is chosen. Keys inside are dotted configuration keys."""
 
@@ -39,6 +68,8 @@ class SweepFile(Section):
     zip: dict[str, Values] = Field(default_factory=dict)
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     exclude: list[dict[str, Any]] = Field(default_factory=list)
+    published: Published | None = None
+    slurm: SlurmRequest | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -58,11 +89,15 @@ class SweepFile(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a sweep: what is special about it, its whole configuration, its folder's name."""
+    """One run of a sweep: what is special about it, its whole configuration, its folder's name.
+
+    `published` is what a paper reports for it.
+    """
 
     settings: Mapping[str, Any]
     config: RunConfig
     folder: str
+    published: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +105,8 @@ class Sweep:
     name: str
     scale: str | None
     cells: tuple[Cell, ...]
+    published: Published | None = None
+    slurm: SlurmRequest | None = None
 
 
 def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Sweep:
@@ -87,7 +124,8 @@ def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = 
     chosen = scale or default
     file = validate(SweepFile, content | (scales[chosen] if chosen else {}), str(path))
     cells = _expand(file, path, parse_overrides(overrides))
-    return Sweep(file.name if chosen == default else f"{file.name}-{chosen}", chosen, cells)
+    name = file.name if chosen == default else f"{file.name}-{chosen}"
+    return Sweep(name, chosen, cells, file.published, file.slurm)
 
 
 def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
@@ -99,13 +137,17 @@ def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
 def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Cell, ...]:
     base = with_settings(read_base(file.base, path.parent), file.set)
     cells, problems = [], []
-    for settings in _combinations(file, path, overrides):
+    combinations = _combinations(file, path, overrides)
+    for settings, published in zip(
+        combinations, _published(file, path, combinations, overrides), strict=True
+    ):
         try:
             config = validate(RunConfig, with_settings(base, overrides | settings), str(path))
         except ConfigError as error:
             problems += error.problems
             continue
-        cells.append(Cell(settings, config, f"{_slug(settings)}-{run_id(config)}"))
+        folder = f"{_slug(settings)}-{run_id(config)}"
+        cells.append(Cell(settings, config, folder, published))
     if problems:
         raise ConfigError(str(path), list(dict.fromkeys(problems)))
     if not cells:
@@ -133,6 +175,24 @@ def _combinations(
         for combination in itertools.product(*axes)
     ]
     return [settings for settings in merged if not _excluded(settings, file.exclude)]
+
+
+def _published(
+    file: SweepFile,
+    path: Path,
+    combinations: Sequence[Mapping[str, Any]],
+    overrides: Mapping[str, Any],
+) -> list[float | None]:
+    """A value for each combination; none when an override has changed what is varied."""
+    if file.published is None or overrides.keys() & (file.grid.keys() | file.zip.keys()):
+        return [None] * len(combinations)
+    values = file.published.values
+    keys = [tuple((k, repr(v)) for k, v in c.items() if k != "seed") for c in combinations]
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    if len(number) != len(values):
+        problem = f"published.values holds {len(values)} numbers for {len(number)} cells"
+        raise ConfigError(str(path), [f"{problem}; write null where there is none"])
+    return [values[number[key]] for key in keys]
 
 
 def _excluded(settings: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> bool:

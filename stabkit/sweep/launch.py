@@ -15,8 +15,13 @@ from stabkit.yamlio import dump_yaml
 def print_cells(sweep: Sweep, folder: Path) -> None:
     """What would run, in order, and how each cell stands now."""
     print(f"{sweep.name}: {len(sweep.cells)} cells at scale {sweep.scale or 'default'} in {folder}")
+    if sweep.published:
+        print(f"  published: {sweep.published.measure} ({sweep.published.source})")
+    if sweep.slurm:
+        print(f"  each run asks for: {', '.join(f'{k} {v}' for k, v in sweep.slurm if v)}")
     for task in reconcile(sweep.cells, folder):
-        print(f"  {task.standing:<12}{task.rundir.path.name}")
+        value = "" if task.cell.published is None else f"  published {task.cell.published:g}"
+        print(f"  {task.standing:<12}{task.rundir.path.name}{value}")
 
 
 def launch(sweep: Sweep, folder: Path) -> int:

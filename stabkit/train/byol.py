@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stabkit.config import MethodConfig
-from stabkit.train.heads import Online, Twin
+from stabkit.train.heads import Online, Output, Twin
 
 
 class BYOL(nn.Module):
@@ -17,18 +17,17 @@ class BYOL(nn.Module):
 
     def forward(
         self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
-    ) -> tuple[Tensor, Tensor]:
-        """Loss (a scalar), and the backbone's features of the first view, [B, D], detached.
+    ) -> Output:
+        """The twin moves before it is asked, as in `MoCo`.
 
-        The twin moves before it is asked, as in `MoCo`; the authors move it after the update, which
-        gives the same twins, a step's momentum apart.
+        The authors move it after the update: the same twins, a step's momentum apart.
         """
-        feature1, prediction1 = self.online(view1)
-        _, prediction2 = self.online(view2)
+        feature1, projected1, prediction1 = self.online(view1)
+        _, _, prediction2 = self.online(view2)
         self.target.follow(self.online, momentum)
         target1, target2 = self.target(view1), self.target(view2)
         loss = regression(prediction1, target2) + regression(prediction2, target1)
-        return loss, feature1.detach()
+        return Output(loss, feature1.detach(), projected1.detach())
 
     def loss_scalars(self, loss: Tensor, batch: int) -> dict[str, Tensor]:
         """None: a distance has no level of chance, and a collapsed network reaches its minimum."""

@@ -4,11 +4,20 @@ Shapes: B images of this process, N of all processes, D features, C output dimen
 """
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from stabkit.config import HeadNorm, MethodConfig
+
+
+class Output(NamedTuple):
+    """What a framework makes of a step; all but the loss is of the first view, and detached."""
+
+    loss: Tensor  # a scalar
+    feature: Tensor  # [B, D], of the backbone
+    embedding: Tensor  # [B, C], where the loss looks for spread: a projection, or class scores
 
 
 class Online(nn.Module):
@@ -26,10 +35,11 @@ class Online(nn.Module):
         if predictor:
             self.predictor = mlp(out, hidden, out, 2, config.predictor_norm or norm)
 
-    def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, D] and what the heads make of them [B, C]."""
+    def forward(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [B, D], their projection and its prediction [B, C]."""
         feature = self.backbone(view)
-        return feature, self.predictor(self.projector(feature))
+        projected = self.projector(feature)
+        return feature, projected, self.predictor(projected)
 
 
 class Twin(nn.Module):

@@ -116,7 +116,7 @@ def train_step(
     momentum = momentum_at(step, steps, config.method)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    loss, features = state.model(batch.view1, batch.view2, batch.labels, momentum, step)
+    loss, features, embeddings = state.model(batch.view1, batch.view2, batch.labels, momentum, step)
     state.optimizer.zero_grad()
     loss.backward()
     state.optimizer.step()
@@ -127,6 +127,7 @@ def train_step(
         monitor.log(momentum=momentum)
     if step % config.knn.every == 0:
         monitor.log(feature_std=feature_std(features), effective_rank=effective_rank(features))
+        monitor.log(embedding_std=feature_std(embeddings))
     if step % config.knn.every == 0 and len(state.bank):
         k, temperature = min(config.knn.k, len(state.bank)), config.knn.temperature
         predicted = state.bank.predict(features, batch.ids, num_classes, k, temperature)

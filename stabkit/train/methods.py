@@ -1,8 +1,7 @@
 """The framework a run is trained by.
 
 All share one interface, so that the loop is one step for any of them:
-- `method(view1, view2, labels, momentum, step)` gives the loss and the backbone's features of the
-  first view, detached;
+- `method(view1, view2, labels, momentum, step)` gives an `Output`: loss, features, embeddings;
 - `method.online` is what the optimizer trains and the Monitor measures, `online.backbone` in it
   what is evaluated;
 - `method.loss_scalars(loss, batch)` is the loss of the step just done on scales that compare, where

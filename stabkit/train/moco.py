@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stabkit.config import MethodConfig
 from stabkit.train.distributed import gather, rank
-from stabkit.train.heads import Online, Twin, against_chance
+from stabkit.train.heads import Online, Output, Twin, against_chance
 
 
 class MoCo(nn.Module):
@@ -28,19 +28,16 @@ class MoCo(nn.Module):
 
     def forward(
         self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
-    ) -> tuple[Tensor, Tensor]:
-        """Loss (a scalar), and the backbone's features of the first view, [B, D], detached.
-
-        The momentum encoder moves after the queries and before the keys, as in the authors' code.
-        """
-        feature1, query1 = self.online(view1)
-        _, query2 = self.online(view2)
+    ) -> Output:
+        """The twin moves after the queries and before the keys, as in the authors' code."""
+        feature1, projected1, query1 = self.online(view1)
+        _, _, query2 = self.online(view2)
         self.target.follow(self.online, momentum)
         key1, key2 = self.target(view1), self.target(view2)
         loss = self._direction(query1, key2) + self._direction(query2, key1)
         if self.queue is not None:
             self.queue.add(torch.cat([gather(key1), gather(key2)]))
-        return loss, feature1.detach()
+        return Output(loss, feature1.detach(), projected1.detach())
 
     def _direction(self, query: Tensor, key: Tensor) -> Tensor:
         return info_nce(query, key, self.temperature, self.scale_loss, self.queue)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stabkit.config import MethodConfig
 from stabkit.train.distributed import gather_with_gradient, rank
-from stabkit.train.heads import Online, against_chance
+from stabkit.train.heads import Online, Output, against_chance
 from stabkit.train.moco import chance_nats
 
 
@@ -23,14 +23,12 @@ class SimCLR(nn.Module):
 
     def forward(
         self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
-    ) -> tuple[Tensor, Tensor]:
-        """Loss (a scalar), and the backbone's features of the first view, [B, D], detached.
-
-        Both views pass as one batch, so BN sees 2B images, as in the authors' code.
-        """
-        feature, projected = self.online(torch.cat([view1, view2]))
+    ) -> Output:
+        """Both views pass as one batch, so BN sees 2B images, as in the authors' code."""
+        feature, projected, _ = self.online(torch.cat([view1, view2]))
         first, second = projected.chunk(2)
-        return nt_xent(first, second, self.temperature), feature[: len(view1)].detach()
+        loss = nt_xent(first, second, self.temperature)
+        return Output(loss, feature[: len(view1)].detach(), first.detach())
 
     def loss_scalars(self, loss: Tensor, batch: int) -> dict[str, Tensor]:
         """The loss is a cross-entropy over 2N-1 views: its own other one and 2N-2 negatives."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stabkit.train.heads import against_chance
+from stabkit.train.heads import Output, against_chance
 from stabkit.train.moco import chance_nats
 
 
@@ -28,11 +28,12 @@ class Supervised(nn.Module):
 
     def forward(
         self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
-    ) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of both views, and the features of the first, [B, D], detached."""
+    ) -> Output:
+        """The loss is the mean cross-entropy of both views."""
         feature = self.online.backbone(torch.cat([view1, view2]))
-        loss = F.cross_entropy(self.online.head(feature), labels.repeat(2))
-        return loss, feature[: len(view1)].detach()
+        scores = self.online.head(feature)
+        loss = F.cross_entropy(scores, labels.repeat(2))
+        return Output(loss, *(x[: len(view1)].detach() for x in (feature, scores)))
 
     def loss_scalars(self, loss: Tensor, batch: int) -> dict[str, Tensor]:
         return against_chance(loss, chance_nats(self.num_classes))

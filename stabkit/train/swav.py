@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stabkit.config import MethodConfig
 from stabkit.train.distributed import gather, rank
-from stabkit.train.heads import Online, against_chance
+from stabkit.train.heads import Online, Output, against_chance
 
 ITERATIONS = 3  # of Sinkhorn-Knopp; the authors' choice
 
@@ -42,18 +42,17 @@ class SwAV(nn.Module):
 
     def forward(
         self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
-    ) -> tuple[Tensor, Tensor]:
-        """Loss (a scalar), and the backbone's features of the first view, [B, D], detached."""
+    ) -> Output:
         online, weight = self.online, self.online.prototypes.weight
         if step < self.frozen_steps:
             # left without a gradient, not given a zero one: weight decay would shrink them
             weight = weight.detach()
         else:
             online.normalise_prototypes()
-        feature, projected = online(torch.cat([view1, view2]))
+        feature, projected, _ = online(torch.cat([view1, view2]))
         scores1, scores2 = (F.normalize(projected, dim=1) @ weight.T).chunk(2)
         loss = (self._swapped(scores1, scores2) + self._swapped(scores2, scores1)) / 2
-        return loss, feature[: len(view1)].detach()
+        return Output(loss, *(x[: len(view1)].detach() for x in (feature, projected)))
 
     def _swapped(self, scores_BK: Tensor, other_BK: Tensor) -> Tensor:
         """Cross-entropy of one view's prediction with the other view's code (equation 2)."""

@@ -32,7 +32,7 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
             p.add_(0.1)
     view1, view2, labels = views()
     by_hand = copy.deepcopy(byol)
-    loss, feature = byol(view1, view2, labels, 0.9, 0)
+    loss, feature, _ = byol(view1, view2, labels, 0.9, 0)
 
     online, target = by_hand.online, by_hand.target
     slow = dict(target.named_parameters())
@@ -58,7 +58,7 @@ def test_heads_have_bn_in_hidden_layers_but_not_on_outputs() -> None:
 
 def test_gradient_reaches_the_online_network_and_nothing_else() -> None:
     byol = small_byol(freeze=True)
-    loss, feature = byol(*views(), 0.99, 0)
+    loss, feature, _ = byol(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad
     assert without_gradient(byol) == FROZEN

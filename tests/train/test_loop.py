@@ -28,7 +28,7 @@ def bare_training(config: RunConfig) -> tuple[list[float], State]:
         for group in state.optimizer.param_groups:
             group["lr"] = lr_at(step, config.train.steps, config.optim, config.train.batch)
         momentum = momentum_at(step, config.train.steps, config.method)
-        loss, _ = state.model(batch.view1, batch.view2, batch.labels, momentum, step)
+        loss, *_ = state.model(batch.view1, batch.view2, batch.labels, momentum, step)
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()

@@ -77,7 +77,7 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
     moco = moved(small_moco())
     view1, view2, labels = views()
     by_hand = copy.deepcopy(moco)
-    loss, feature = moco(view1, view2, labels, 0.9, 0)
+    loss, feature, _ = moco(view1, view2, labels, 0.9, 0)
 
     online, target = by_hand.online, by_hand.target
     feature1 = online.backbone(view1)
@@ -99,7 +99,7 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
 
 def test_gradient_reaches_the_online_network_and_nothing_else() -> None:
     moco = small_moco(freeze=True)
-    loss, feature = moco(*views(), 0.99, 0)
+    loss, feature, _ = moco(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad
     assert without_gradient(moco) == FROZEN
@@ -137,7 +137,7 @@ def test_without_a_predictor_queries_are_projections() -> None:
     moco = small_moco(predictor=False)
     assert not any("predictor" in name for name, _ in moco.named_parameters())
     view1, view2, labels = views()
-    loss, _ = moco(view1, view2, labels, 0.0, 0)
+    loss, *_ = moco(view1, view2, labels, 0.0, 0)
     first, second = (moco.online.projector(moco.online.backbone(v)) for v in (view1, view2))
     torch.testing.assert_close(loss, info_nce(first, second, 0.2) + info_nce(second, first, 0.2))
 
@@ -190,11 +190,11 @@ def test_queued_keys_are_negatives_of_the_next_steps() -> None:
     losses, expected = [], []
     past = torch.zeros(0, 8, dtype=torch.float64)
     for step, shift in enumerate((0.0, 0.1, 0.2)):
-        loss, _ = moco(view1 + shift, view2 - shift, labels, 0.5, step)
+        loss, *_ = moco(view1 + shift, view2 - shift, labels, 0.5, step)
         loss.backward()
         losses.append(float(loss.detach()))
         with torch.no_grad():
-            queries = [moco.online(v)[1] for v in (view1 + shift, view2 - shift)]
+            queries = [moco.online(v)[2] for v in (view1 + shift, view2 - shift)]
             keys = [moco.target(v) for v in (view1 + shift, view2 - shift)]
         pairs = zip(queries, reversed(keys), strict=True)
         expected.append(sum(0.4 * brute_force(q, k, 0.2, past) for q, k in pairs))

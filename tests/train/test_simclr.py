@@ -58,7 +58,7 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
     simclr = small_simclr()
     assert kinds(simclr.online.projector)[-2:] == ["Linear", "BatchNorm1d"]
     view1, view2, labels = views()
-    loss, feature = simclr(view1, view2, labels, 0.99, 0)
+    loss, feature, _ = simclr(view1, view2, labels, 0.99, 0)
     features = simclr.online.backbone(torch.cat([view1, view2]))
     projected = simclr.online.projector(features)
     torch.testing.assert_close(loss, nt_xent(projected[:6], projected[6:], 0.1))
@@ -68,7 +68,7 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
 
 def test_gradient_reaches_everything_that_trains() -> None:
     simclr = small_simclr(freeze=True)
-    loss, feature = simclr(*views(), 0.99, 0)
+    loss, feature, _ = simclr(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad
     assert without_gradient(simclr) == FROZEN

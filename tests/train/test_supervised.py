@@ -18,7 +18,7 @@ def test_loss_is_the_mean_cross_entropy_of_both_views() -> None:
     with torch.no_grad():
         supervised.online.head.weight.mul_(100)  # away from chance
     view1, view2, labels = views()
-    loss, feature = supervised(view1, view2, labels, 0.99, 0)
+    loss, feature, _ = supervised(view1, view2, labels, 0.99, 0)
     total = 0.0
     for view in (view1, view2):
         rows = supervised.online.head(supervised.online.backbone(view)).tolist()
@@ -30,7 +30,7 @@ def test_loss_is_the_mean_cross_entropy_of_both_views() -> None:
 
 def test_training_starts_at_chance() -> None:
     supervised = small_supervised()
-    loss, _ = supervised(*views(30), 0.99, 0)
+    loss, *_ = supervised(*views(30), 0.99, 0)
     scalars = supervised.loss_scalars(loss.detach(), 30)
     assert float(scalars["loss_nats"]) == pytest.approx(math.log(NUM_CLASSES), rel=0.05)
     assert float(scalars["loss_relative"]) == pytest.approx(1, rel=0.05)
@@ -38,7 +38,7 @@ def test_training_starts_at_chance() -> None:
 
 def test_gradient_reaches_everything_that_trains() -> None:
     supervised = small_supervised(freeze=True)
-    loss, feature = supervised(*views(), 0.99, 0)
+    loss, feature, _ = supervised(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad
     assert without_gradient(supervised) == FROZEN

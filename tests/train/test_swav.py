@@ -70,7 +70,7 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
     """Swapped prediction of two crops, one -Σ q log p at a time; temperature .1 unless given."""
     swav = small_swav()
     view1, view2, labels = views()
-    loss, feature = swav(view1, view2, labels, 0.99, 0)
+    loss, feature, _ = swav(view1, view2, labels, 0.99, 0)
     weight = swav.online.prototypes.weight.detach()
     products = []
     for view in (view1, view2):
@@ -101,7 +101,7 @@ def test_heads_have_no_bn_and_prototypes_are_unit_vectors() -> None:
 
 def test_gradient_reaches_everything_but_frozen_prototypes() -> None:
     swav = small_swav(freeze=True, freeze_prototypes_steps=2)
-    loss, feature = swav(*views(), 0.99, 1)
+    loss, feature, _ = swav(*views(), 0.99, 1)
     loss.backward()
     assert not feature.requires_grad
     assert without_gradient(swav) == FROZEN | {"prototypes.weight"}
