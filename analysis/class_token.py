@@ -7,26 +7,27 @@
 # ---
 # %% [markdown]
 # # Class token
-# The answer to `sweeps/class_token.yaml`, after Table 3 of the paper: the class token is not
+# The answer to `sweeps/class_token.yaml`, after section 5.2 of the paper: the class token is not
 # needed, but the last LN must not stand before the pooling.
+# Run `python analysis/class_token.py runs/class_token`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/class_token"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["model.pool"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs.
-
-# %%
-PUBLISHED = {"token": 76.5, "norm_then_mean": 69.7, "mean": 76.3}
-print(beside_published(table, "model.pool", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/class_token.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
@@ -34,21 +35,27 @@ print(beside_published(table, "model.pool", PUBLISHED, "kNN level"))
 # %%
 claims = [
     higher(
+        "the class token ends higher than LN then mean",
         table,
-        "model.pool",
-        "token",
-        "norm_then_mean",
-        "a class token ends higher than LN then mean",
+        {"model.pool": "token"},
+        {"model.pool": "norm_then_mean"},
     ),
     higher(
-        table,
-        "model.pool",
-        "mean",
-        "norm_then_mean",
         "the mean without LN ends higher than LN then mean",
+        table,
+        {"model.pool": "mean"},
+        {"model.pool": "norm_then_mean"},
+    ),
+    higher(
+        "the class token ends higher than the mean without LN",
+        table,
+        {"model.pool": "token"},
+        {"model.pool": "mean"},
     ),
 ]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

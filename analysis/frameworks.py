@@ -7,33 +7,53 @@
 # ---
 # %% [markdown]
 # # Frameworks
-# The answer to `sweeps/frameworks.yaml`, after Figure 6 and Table 4 of the paper: every framework
-# is unstable with a ViT, and freezing the patch projection helps all of them.
+# The answer to `sweeps/frameworks.yaml`, after Figure 6 of the paper: every framework trains
+# unstably with a ViT, and freezing the patch projection helps all of them.
+# Run `python analysis/frameworks.py runs/frameworks`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/frameworks"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["method.name", "model.freeze_patch_embed"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs, patch projection frozen.
-
-# %%
-PUBLISHED = {"moco": 76.5, "simclr": 73.9, "byol": 73.9, "swav": 71.6}
-print(beside_published(table, "method.name", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/frameworks.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
 
 # %%
-claims = []
+LEARNED, FROZEN = {"model.freeze_patch_embed": False}, {"model.freeze_patch_embed": True}
+gains = [
+    higher(f"{name}: a frozen patch projection ends higher", rows, FROZEN, LEARNED)
+    for name, rows in table.groupby("method.name")
+]
+claims = [
+    *gains,
+    higher(
+        "a frozen patch projection ends higher, over all frameworks",
+        table,
+        FROZEN,
+        LEARNED,
+        pairs=("seed", "method.name"),
+    ),
+    dip_more(
+        "a learned patch projection dips more often than a frozen one", table, LEARNED, FROZEN
+    ),
+]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

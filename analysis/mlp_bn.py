@@ -7,26 +7,27 @@
 # ---
 # %% [markdown]
 # # BN in the heads
-# The answer to `sweeps/mlp_bn.yaml`, after section 5.2 of the paper: BN in the MLP heads helps,
-# and is not what makes contrastive learning work.
+# The answer to `sweeps/mlp_bn.yaml`, after section 5.2 of the paper: BN in the heads helps, and
+# is not what makes contrastive learning work.
+# Run `python analysis/mlp_bn.py runs/mlp_bn`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/mlp_bn"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["method.head_norm"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs.
-
-# %%
-PUBLISHED = {"batch": 76.5, "none": 74.4}
-print(beside_published(table, "method.head_norm", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/mlp_bn.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
@@ -34,10 +35,15 @@ print(beside_published(table, "method.head_norm", PUBLISHED, "kNN level"))
 # %%
 claims = [
     higher(
-        table, "method.head_norm", "batch", "none", "heads with BN end higher than heads without"
+        "heads with BN end higher than heads without",
+        table,
+        {"method.head_norm": "batch"},
+        {"method.head_norm": "none"},
     ),
 ]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

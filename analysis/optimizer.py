@@ -8,32 +8,43 @@
 # %% [markdown]
 # # LAMB
 # The answer to `sweeps/optimizer.yaml`, after Figure 3 of the paper: LAMB trains without dips,
-# but beyond its best rate the curve sags.
+# but beyond its best rate the curve sags in mid-training and ends low.
+# Run `python analysis/optimizer.py runs/optimizer`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/optimizer"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["optim.lr"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B/16 on ImageNet-1k, 100 epochs, batch 4096, LAMB, weight decay 1e-3.
-
-# %%
-PUBLISHED = {0.0005: 72.5, 0.0006: 70.9, 0.0008: 66.5}
-print(beside_published(table, "optim.lr", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/optimizer.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
+# A sag is how far a curve ends below its own best level.
 
 # %%
-claims = []
+ends = [{"optim.lr": value} for value in sorted(table["optim.lr"].unique())]
+claims = [
+    higher("the smallest lr ends higher than the largest", table, ends[0], ends[-1]),
+    higher("the largest lr sags more than the smallest", table, ends[-1], ends[0], column="sag"),
+    dip_more(
+        "the largest lr dips more often than the smallest (paper: no)", table, ends[-1], ends[0]
+    ),
+]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

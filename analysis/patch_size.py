@@ -9,31 +9,38 @@
 # # Patch size
 # The answer to `sweeps/patch_size.yaml`, after Table 1 of the paper: smaller patches cost more
 # and end higher.
+# Run `python analysis/patch_size.py runs/patch_size`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/patch_size"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["model.patch_size", "model.mlp_norm"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B on ImageNet-1k, 300 epochs; with patch 7, BN in the MLP blocks (ViT-BN).
-
-# %%
-PUBLISHED = {16: 76.7, 7: 79.5}
-print(beside_published(table, "model.patch_size", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/patch_size.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
 
 # %%
-claims = []
+ends = [{"model.patch_size": value} for value in sorted(table["model.patch_size"].unique())]
+claims = [
+    higher("the smallest patches end higher than the largest", table, ends[0], ends[-1]),
+    higher("the smallest patches end higher than the next larger", table, ends[0], ends[1]),
+]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

@@ -7,26 +7,27 @@
 # ---
 # %% [markdown]
 # # Position embedding
-# The answer to `sweeps/position_embedding.yaml`, after Table 2 of the paper: positions matter
+# The answer to `sweeps/position_embedding.yaml`, after section 5.2 of the paper: positions matter
 # little to a ViT trained this way.
+# Run `python analysis/position_embedding.py runs/position_embedding`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/position_embedding"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["model.positions"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs.
-
-# %%
-PUBLISHED = {"sincos": 76.5, "learned": 76.1, "none": 74.9}
-print(beside_published(table, "model.positions", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/position_embedding.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
@@ -34,17 +35,21 @@ print(beside_published(table, "model.positions", PUBLISHED, "kNN level"))
 # %%
 claims = [
     higher(
-        table,
-        "model.positions",
-        "sincos",
-        "learned",
         "fixed sin-cos positions end higher than learned ones",
+        table,
+        {"model.positions": "sincos"},
+        {"model.positions": "learned"},
     ),
     higher(
-        table, "model.positions", "sincos", "none", "fixed sin-cos positions end higher than none"
+        "fixed sin-cos positions end higher than none",
+        table,
+        {"model.positions": "sincos"},
+        {"model.positions": "none"},
     ),
 ]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

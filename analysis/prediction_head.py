@@ -8,34 +8,42 @@
 # %% [markdown]
 # # Prediction head
 # The answer to `sweeps/prediction_head.yaml`, after section 5.2 of the paper: a prediction head
-# helps a little.
+# helps a little and is not needed.
+# Run `python analysis/prediction_head.py runs/prediction_head`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/prediction_head"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["method.predictor"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B/16 on ImageNet-1k, 300 epochs.
-
-# %%
-PUBLISHED = {True: 76.5, False: 75.5}
-print(beside_published(table, "method.predictor", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/prediction_head.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
 
 # %%
 claims = [
-    higher(table, "method.predictor", True, False, "training with a prediction head ends higher"),
+    higher(
+        "training with a prediction head ends higher",
+        table,
+        {"method.predictor": True},
+        {"method.predictor": False},
+    ),
 ]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

@@ -9,31 +9,38 @@
 # # Training length
 # The answer to `sweeps/training_length.yaml`, after section 5.2 of the paper: longer training
 # helps, the more the smaller the model.
+# Run `python analysis/training_length.py runs/training_length`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
 RUNS = "runs/training_length"
 
 # %%
-from stabkit.analyze.knn_plot import draw_knn, knn_table
-from stabkit.analyze.study import beside_published, higher, levels, study_runs
+from pathlib import Path
 
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import draw, save
+from stabkit.analyze.study import higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["model.name", "train.steps"]
+MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
-table = levels(runs)
-
-# %% [markdown]
-# ## Beside the published values
-# Linear probe of ViT-B/16 on ImageNet-1k.
-
-# %%
-PUBLISHED = {"300 epochs": 76.5, "600 epochs": 76.7}
-print(beside_published(table, "train.steps", PUBLISHED, "kNN level"))
+table = levels(runs, FACTORS)
+paper = published(load_sweep(Path("sweeps/training_length.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
 
 # %% [markdown]
 # ## Claims
 
 # %%
-claims = []
+ends = [{"train.steps": value} for value in sorted(table["train.steps"].unique())]
+claims = [
+    higher("the longest training ends higher than the shortest", table, ends[-1], ends[0]),
+    higher("the longest training ends higher than the second longest", table, ends[-1], ends[-2]),
+]
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_knn(knn_table(runs))
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+print(*draw("knn", runs, runs.path / "figures"), sep="\n")

@@ -9,6 +9,8 @@ from stabkit.store.reader import Run, Runs
 WORDS = {
     "optim.lr": "base lr",
     "train.batch": "batch",
+    "method.name": "method",
+    "model.name": "model",
     "optim.beta2": "β2",
     "optim.weight_decay": "weight decay",
 }

@@ -2,8 +2,15 @@
 
 import pandas as pd
 
-from stabkit.detect import find_dips, find_spikes
+from stabkit.detect import find_collapse, find_dips, find_spikes, find_stuck_loss
 from stabkit.store.reader import Run
+
+COLLAPSE = {
+    "feature_std": find_collapse,
+    "embedding_std": find_collapse,
+    "effective_rank": find_collapse,
+    "loss_relative": find_stuck_loss,
+}
 
 
 def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
@@ -20,6 +27,19 @@ def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
         chance=float(evals["chance"].iloc[0]) if len(evals) else 0.0,
     )
     return found.assign(end=found["recovery"].fillna(evals["step"].max()))
+
+
+def collapses(run: Run) -> pd.DataFrame:
+    """Every sign of collapse that the run's scalars show; column signal in front, which it is."""
+    scalars = run.scalars()
+    found = []
+    for signal, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
+        events = COLLAPSE[str(signal)](rows["step"].to_numpy(), rows["value"].to_numpy())
+        events.insert(0, "signal", str(signal))
+        found.append(events)
+    if not any(len(events) for events in found):
+        return pd.DataFrame(columns=["signal", "onset", "end", "start", "level"])
+    return pd.concat([events for events in found if len(events)], ignore_index=True)
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:

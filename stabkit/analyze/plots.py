@@ -40,9 +40,13 @@ def draw(name: str, runs: Runs, folder: Path) -> list[Path]:
     table = PLOTS[name].table(runs)
     if table.empty:
         raise ValueError(f"{runs.path}: these runs hold nothing to draw for {name}")
-    folder.mkdir(parents=True, exist_ok=True)
-    png, pdf, csv = (folder / f"{name}.{ending}" for ending in ("png", "pdf", "csv"))
-    figure = PLOTS[name].draw(table)
+    return save(PLOTS[name].draw(table), table, folder / name)
+
+
+def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a figure as PNG and PDF and the table behind it as CSV; returns their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf, csv = (stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf", "csv"))
     with mpl.rc_context(RC):
         figure.savefig(png, dpi=200)
         figure.savefig(pdf, metadata={"CreationDate": None})  # same runs, same bytes

@@ -1,68 +1,116 @@
-"""What the analysis of every study shares: levels of runs, published values beside them, claims."""
+"""What the analysis of every study shares: where its runs are, their levels, claims about them."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
-from stabkit.analyze.claims import Claim, mean_above_zero
-from stabkit.analyze.events import dips
+from stabkit.analyze.cells import group_cells, label
+from stabkit.analyze.claims import Claim, mean_above_zero, more_events
+from stabkit.analyze.events import collapses, dips
 from stabkit.analyze.summary import aligned
 from stabkit.store.reader import Runs, load
 
-LAST = 20  # evaluations whose median is a run's level: one alone is noisy, or inside a dip
+FINAL = 0.2  # share of the evaluations whose median is a run's level: one alone may be in a dip
+
+
+class PublishedCell(Protocol):
+    """A cell of a sweep and what a paper reports for it."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+    @property
+    def published(self) -> float | None: ...
 
 
 def study_runs(default: str) -> Runs:
-    """The runs of the folder named on the command line, or of `default` (in a notebook)."""
-    given = sys.argv[1] if len(sys.argv) == 2 and Path(sys.argv[1]).is_dir() else default
-    return load(given)
+    """The runs of the folder named on the command line; of `default` in a notebook.
+
+    Raises SystemExit when there are none.
+    """
+    given = [word for word in sys.argv[1:] if not word.startswith("-") and "json" not in word]
+    folder = Path(given[0] if given else default)
+    if not folder.is_dir() or not len(runs := load(folder)):
+        raise SystemExit(f"{folder}: no runs there; `stabkit sweep` makes them")
+    return runs
 
 
-def levels(runs: Runs, metric: str = "knn_heldout") -> pd.DataFrame:
-    """One row a run: run, seed, every setting that differs, level (in points), dips.
+def levels(runs: Runs, factors: Sequence[str], metric: str = "knn_heldout") -> pd.DataFrame:
+    """One row a run: run, seed, `factors`, arm (the factors in words), level, sag, dips, collapsed.
 
-    `level` is the median of the last evaluations, in points (100 times the accuracy).
+    `level` is the median of the last fifth of the evaluations, in points (100 times the accuracy);
+    `sag` is how far it lies below the highest median of as many evaluations in a row.
     """
     rows = []
-    for run in runs:
-        values = run.evals(metric)["value"]
-        settings = {key: run.settings.get(key) for key in runs.factors()}
-        level = 100 * values.tail(LAST).median()
-        row = {"run": run.name, "seed": run.settings.get("seed", 0), "level": level}
-        rows.append(row | settings | {"dips": len(dips(run)) if len(values) else 0})
+    for run in (run for cell in group_cells(runs) for run in cell.runs):
+        values = 100 * run.evals(metric)["value"]
+        last = max(1, round(FINAL * len(values)))
+        level = values.tail(last).median()
+        settings = {key: run.settings.get(key) for key in factors}
+        row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
+        row |= {"arm": arm(settings), "level": level}
+        row |= {"sag": values.rolling(last).median().max() - level, "dips": len(dips(run, metric))}
+        rows.append(row | {"collapsed": len(collapses(run)) > 0})
     return pd.DataFrame(rows)
 
 
-def beside_published(
-    table: pd.DataFrame, factor: str, published: Mapping[Any, float], measure: str
-) -> str:
-    """Text: each value of `factor` with our mean level and dips, and the published accuracy.
+def arm(settings: Mapping[str, Any]) -> str:
+    return ", ".join(label(key, value) for key, value in settings.items())
 
-    `published` is keyed by the value the paper used, in the order of the values here: scales
-    differ in their numbers, so rows stand side by side by rank where the values differ.
+
+def published(cells: Iterable[PublishedCell], factors: Sequence[str]) -> pd.Series:
+    """What a paper reports, by arm; empty where it reports nothing."""
+    found = {
+        arm({k: cell.settings[k] for k in factors if k in cell.settings}): cell.published
+        for cell in cells
+        if cell.published is not None
+    }
+    return pd.Series(found, dtype=float)
+
+
+def study_table(table: pd.DataFrame, paper: pd.Series, measure: str) -> str:
+    """Text: our level, its spread over seeds, dips and collapses of every arm; then the paper's.
+
+    The two stand apart, since settings, data and measure differ: only their order compares.
     """
-    ours = table.groupby(factor, sort=False).agg(
-        level=("level", "mean"), runs=("run", "count"), dips=("dips", "sum")
+    rows = [["here", "level, %", "sd", "runs", "dips", "collapsed"]]
+    for name, runs in table.groupby("arm", sort=False):
+        spread = f"{runs['level'].std():.1f}" if len(runs) > 1 else "-"
+        counts = [str(len(runs)), str(runs["dips"].sum()), str(runs["collapsed"].sum())]
+        rows.append([str(name), f"{runs['level'].mean():.1f}", spread, *counts])
+    text = aligned(rows)
+    if paper.empty:
+        return text
+    reported = [["paper", measure], *([str(k), f"{v:.1f}"] for k, v in paper.items())]
+    return f"{text}\n\n{aligned(reported)}"
+
+
+def higher(
+    text: str,
+    table: pd.DataFrame,
+    better: Mapping[str, Any],
+    worse: Mapping[str, Any],
+    column: str = "level",
+    pairs: Sequence[str] = ("seed",),
+) -> Claim:
+    """The claim that runs with the settings `better` have more of `column`, paired over `pairs`."""
+    first, second = (
+        _chosen(table, settings).set_index(list(pairs))[column] for settings in (better, worse)
     )
-    lines = [[factor, measure, "runs", "dips", "paper", "paper's linear probe"]]
-    for i in range(max(len(ours), len(published))):
-        here, there = ["", "", "", ""], ["", ""]
-        if i < len(ours):
-            row = ours.iloc[i]
-            here = [str(ours.index[i]), f"{row['level']:.1f}", f"{row['runs']:.0f}"]
-            here.append(f"{row['dips']:.0f}")
-        if i < len(published):
-            value = list(published)[i]
-            there = [str(value), f"{published[value]:.1f}"]
-        lines.append([*here, *there])
-    return aligned(lines)
+    return mean_above_zero(text, (first - second).dropna().tolist(), "points of kNN")
 
 
-def higher(table: pd.DataFrame, factor: str, better: Any, worse: Any, text: str) -> Claim:
-    """The claim that runs at `better` end higher than at `worse`, paired over all else."""
-    others = [c for c in table.columns if c not in ("run", "level", "dips", factor)]
-    arms = [table[table[factor] == value].set_index(others)["level"] for value in (better, worse)]
-    return mean_above_zero(text, (arms[0] - arms[1]).dropna().tolist(), "points of kNN")
+def dip_more(
+    text: str, table: pd.DataFrame, more: Mapping[str, Any], less: Mapping[str, Any]
+) -> Claim:
+    """The claim that runs with the settings `more` have more dips."""
+    counts = [int(_chosen(table, settings)["dips"].sum()) for settings in (more, less)]
+    return more_events(text, *counts)
+
+
+def _chosen(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    for key, value in settings.items():
+        table = table[table[key] == value]
+    return table

@@ -6,23 +6,26 @@ from collections.abc import Sequence
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import bursts, dips, spikes
+from stabkit.analyze.events import bursts, collapses, dips, spikes
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run, Runs
 
 FOOTNOTE = (
     "A dip is a fall of held-out kNN accuracy below its own running level that lasts, exceeds the\n"
     "run's noise and is significant (McNemar, p <= 0.01 after correction for every evaluation);\n"
-    "`in dips` counts steps. A gradient burst begins where a layer's gradient norm leaves its own\n"
-    "recent range (robust z of 6 in log space)."
+    "`in dips` counts steps. Collapsed is a run whose features or embeddings spread at most a\n"
+    "quarter of what they did untrained, or whose loss stayed at chance, or at nothing, for its\n"
+    "second half. A gradient burst begins where a layer's gradient norm leaves its own recent\n"
+    "range (robust z of 6 in log space)."
 )
 
 
 def run_table(runs: Runs) -> pd.DataFrame:
     """One row a run: cell, seed, state, verdict, last and best kNN, its dips and gradient bursts.
 
-    Verdicts: `diverged` (non-finite values), `unstable` (at least one dip), `bursts` (gradients
-    only), `stable`, or `unknown` (too few evaluations to find a dip). `lost_steps` is the time
+    Verdicts: `diverged` (non-finite values), `collapsed` (`collapse` names the signals), `unstable`
+    (at least one dip), `bursts` (gradients only), `stable`, or `unknown` (too few evaluations to
+    find a dip). `lost_steps` is the time
     spent in dips, `deepest` a fraction, `patch_first` the bursts that the patch projection began.
     """
     rows = [_row(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
@@ -32,12 +35,14 @@ def run_table(runs: Runs) -> pd.DataFrame:
 def _row(run: Run, cell: str) -> dict[str, object]:
     evals, found, spiked = run.evals("knn_heldout"), dips(run), bursts(spikes(run))
     events = run.dir.read_events()
+    collapsed = collapses(run)["signal"].unique()
     nonfinite = sum(event.get("kind") == "nonfinite" for event in events)
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
         "state": run.dir.standing() if run.dir.read_status() else "recorded",
-        "verdict": verdict(nonfinite, len(evals), len(found), len(spiked)),
+        "verdict": verdict(nonfinite, len(collapsed), len(evals), len(found), len(spiked)),
+        "collapse": ", ".join(collapsed),
         "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
         "knn_best": evals["value"].max() if len(evals) else math.nan,
         "dips": len(found),
@@ -49,9 +54,13 @@ def _row(run: Run, cell: str) -> dict[str, object]:
     }
 
 
-def verdict(nonfinite: int, num_evals: int, num_dips: int, num_bursts: int) -> str:
+def verdict(
+    nonfinite: int, num_collapses: int, num_evals: int, num_dips: int, num_bursts: int
+) -> str:
     if nonfinite:
         return "diverged"
+    if num_collapses:
+        return "collapsed"
     if num_dips:
         return "unstable"
     if num_evals < SHORTEST:
@@ -112,7 +121,7 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
 
 
 def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
-    unstable = table[table["verdict"].isin(["unstable", "diverged"])]
+    unstable = table[table["verdict"].isin(["unstable", "collapsed", "diverged"])]
     unknown = int((table["verdict"] == "unknown").sum())
     if unknown == len(table):
         return [
@@ -120,14 +129,26 @@ def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
         ]
     if unstable.empty:
         known = counted(len(table) - unknown, "run")
-        return [f"No dip and no non-finite value in {known}: no sign of instability was found."]
+        return [
+            f"No dip, no collapse and no non-finite value in {known}: no sign of instability was "
+            "found."
+        ]
     finished = int((unstable["state"] == "done").sum())
     lines = [f"{len(unstable)} of {counted(len(table), 'run')} trained unstably."]
     if finished:
         lines[0] += f" {finished} of them finished without any error, as if nothing had happened."
+    lines += _collapsed(table)
     if table["dips"].any():
         lines.append(_deepest(runs, table))
     return [*lines, _first_layers(table)]
+
+
+def _collapsed(table: pd.DataFrame) -> list[str]:
+    signs = table["collapse"][table["collapse"] != ""].str.split(", ").explode().value_counts()
+    if signs.empty:
+        return []
+    runs = counted((table["collapse"] != "").sum(), "run")
+    return [f"{runs} collapsed: {', '.join(f'{s} in {n}' for s, n in signs.items())}."]
 
 
 def _deepest(runs: Runs, table: pd.DataFrame) -> str:

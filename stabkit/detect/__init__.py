@@ -1,6 +1,7 @@
 """Events from series, each detector a test with a stated false-alarm rate; numpy and scipy only."""
 
+from stabkit.detect.collapse import find_collapse, find_stuck_loss
 from stabkit.detect.dips import find_dips
 from stabkit.detect.spikes import find_spikes
 
-__all__ = ["find_dips", "find_spikes"]
+__all__ = ["find_collapse", "find_dips", "find_spikes", "find_stuck_loss"]

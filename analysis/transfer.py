@@ -1,0 +1,52 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+# %% [markdown]
+# # Transfer
+# The answer to `sweeps/transfer.yaml`, after Table 6 of the paper: self-supervised pre-training,
+# fine-tuned on other data, beats supervised pre-training and no pre-training.
+# Run `python analysis/transfer.py runs/transfer`, or open it in Jupyter (jupytext).
+
+# %% tags=["parameters"]
+RUNS = "runs/transfer"
+
+# %%
+from pathlib import Path
+
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots import save
+from stabkit.analyze.study import higher, levels, published, study_runs, study_table
+from stabkit.sweep.grid import load_sweep
+
+FACTORS = ["method.name", "train.steps"]
+MEASURE = "fine-tuned top-1 %"
+runs = study_runs(RUNS)
+metric = next(iter(m for m in runs.evals()["metric"].unique() if m.startswith("finetune")), None)
+if metric is None:
+    raise SystemExit(f"{runs.path}: no run is fine-tuned; see the top of sweeps/transfer.yaml")
+table = levels(runs, FACTORS, metric)
+paper = published(load_sweep(Path("sweeps/transfer.yaml"), "imagenet").cells, FACTORS)
+print(study_table(table, paper, MEASURE))
+
+# %% [markdown]
+# ## Claims
+
+# %%
+SCRATCH = {"train.steps": table["train.steps"].min()}
+trained = table[table["train.steps"] > SCRATCH["train.steps"]]
+MOCO = {"method.name": "moco", "train.steps": trained["train.steps"].max()}
+SUPERVISED = MOCO | {"method.name": "supervised"}
+claims = [
+    higher("self-supervised pre-training ends higher than none", table, MOCO, SCRATCH),
+    higher("self-supervised ends higher than supervised pre-training", table, MOCO, SUPERVISED),
+    higher("supervised pre-training ends higher than none", table, SUPERVISED, SCRATCH),
+]
+print("\n".join(str(claim) for claim in claims))
+
+# %%
+figure = draw_levels(table, paper, MEASURE)
+print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
