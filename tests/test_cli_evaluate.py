@@ -190,7 +190,7 @@ def test_what_is_no_trained_run_is_refused(
         assert "not a run folder, it has no config.yaml" in said(capsys, *command, code=2)
     with RunDir(run).lock():
         busy = said(capsys, "evaluate", str(run), "--knn", code=2)
-        assert "another process is writing this run" in busy
+        assert "another process is writing here" in busy
     RunDir(run).checkpoint_file.unlink()
     assert "has no checkpoint yet" in said(capsys, "evaluate", str(run), "--knn", code=2)
     no_file = ["import", str(tmp_path / "none.pt"), "tiny", *SMALL]

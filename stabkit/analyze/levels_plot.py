@@ -20,12 +20,14 @@ def draw_levels(table: pd.DataFrame, paper: pd.Series, measure: str) -> Figure:
     arms = list(dict.fromkeys(table["arm"]))
     with mpl.rc_context(RC):
         rows = max(len(arms), len(paper))
-        figure = new_figure(3.6 if paper.empty else 7.2, 1.1 + 0.28 * rows)
-        axes = figure.subplots(1, 1 if paper.empty else 2, squeeze=False)[0]
+        names = [arms] if paper.empty else [arms, list(paper.index)]
+        widths = [2.2 + 0.065 * max(map(len, labels)) for labels in names]  # inches
+        figure = new_figure(sum(widths), 1.1 + 0.28 * rows)
+        axes = figure.subplots(1, len(names), squeeze=False, width_ratios=widths)[0]
         _draw_arms(axes[0], table, arms)
         if not paper.empty:
             axes[1].plot(paper, range(len(paper)), "s", color="black", markersize=5)
-            _name(axes[1], list(paper.index), measure, "published")
+            _name(axes[1], names[1], measure, "published")
         figure.legend(
             handles=[
                 Line2D([], [], marker=m, linestyle="", color="0.3", markersize=5, label=name)

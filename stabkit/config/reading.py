@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -134,11 +134,12 @@ def keys_of(model: type[Section], prefix: str = "") -> list[str]:
     """Every dotted key of a model, in order."""
     keys = []
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            keys += keys_of(kind, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
+        kinds = (
+            field.annotation,
+            *get_args(field.annotation),
+        )  # a section, or one that may be None
+        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, Section)]
+        keys += keys_of(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
     return keys
 
 

@@ -123,3 +123,44 @@ def test_every_study_expands_at_every_scale(path: Path) -> None:
 
     for scale in read_yaml(path)["scales"]:
         assert load_sweep(path, scale).cells
+
+
+PUBLISHED = SWEEP.replace(
+    "  long:",
+    "  paper:\n    published: {source: a table, measure: accuracy, values: [1, 2, 3, 4, 5, null]}\n"
+    "    slurm: {nodes: 2, tasks_per_node: 4, gpus_per_node: 4, timeout_min: 60}\n  long:",
+)
+
+
+def test_published_values_belong_to_the_cells_whatever_their_seed(tmp_path: Path) -> None:
+    sweep = load_sweep(write(tmp_path, PUBLISHED), "paper")
+    found = {}
+    for cell in sweep.cells:
+        key = tuple(v for k, v in cell.settings.items() if k != "seed")
+        assert found.setdefault(key, cell.published) == cell.published
+    assert list(found.values()) == [1, 2, 3, 4, 5, None]
+    assert sweep.slurm is not None
+    assert (sweep.slurm.nodes, sweep.slurm.timeout_min) == (2, 60)
+
+
+def test_a_changed_axis_is_no_longer_what_was_published(tmp_path: Path) -> None:
+    path = write(tmp_path, PUBLISHED)
+    assert {c.published for c in load_sweep(path, "paper", ["optim.lr=1e-4"]).cells} == {None}
+    assert any(c.published for c in load_sweep(path, "paper", ["knn.k=3"]).cells)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("5, null]", "5]", "published.values holds 5 numbers for 6 cells; write null"),
+        ("gpus_per_node: 4", "gpus_per_node: 2", "a task drives one GPU"),
+        (", timeout_min: 60", "", "slurm.timeout_min: missing"),
+        ("nodes: 2", "nods: 2", "slurm.nods: no such setting; did you mean 'slurm.nodes'"),
+    ],
+)
+def test_wrong_requests_and_wrong_counts_are_refused(
+    tmp_path: Path, old: str, new: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(write(tmp_path, PUBLISHED.replace(old, new)), "paper")
+    assert problem in str(caught.value)

@@ -1,0 +1,120 @@
+"""Levels, claims and the figure of a study, against runs whose levels are known."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stabkit
+from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.study import (
+    dip_more,
+    higher,
+    levels,
+    published,
+    study_runs,
+    study_table,
+)
+from stabkit.store.writer import Writer
+from stabkit.sweep.grid import load_sweep
+from tests.analyze.conftest import plant_run
+
+FACTORS = ["model.freeze_patch_embed"]
+FROZEN, LEARNED = {FACTORS[0]: True}, {FACTORS[0]: False}
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> Path:
+    for seed in range(3):
+        for freeze in ("false", "true"):
+            plant_run(
+                tmp_path / f"{freeze} {seed}",
+                f"model.freeze_patch_embed={freeze}",
+                dip=0.08 if freeze == "false" else 0.0,
+                seed=seed,
+            )
+    return tmp_path
+
+
+def test_level_is_the_median_of_the_last_fifth(arms: Path) -> None:
+    runs = stabkit.load(arms)
+    table = levels(runs, FACTORS)
+    assert len(table) == 6
+    for run in runs:
+        values = run.evals("knn_heldout")["value"].to_numpy()
+        row = table[table["run"] == run.name].iloc[0]
+        assert row["level"] == pytest.approx(100 * float(pd.Series(values[-20:]).median()))
+        # a rising curve ends at its best
+        assert row["sag"] == pytest.approx(0, abs=0.5)
+    assert table[table[FACTORS[0]]]["dips"].sum() == 0
+    assert table[~table[FACTORS[0]]]["dips"].sum() == 3
+
+
+def test_a_sag_without_a_dip_is_measured(plant_sagging: Path) -> None:
+    (row,) = levels(stabkit.load(plant_sagging), []).to_dict("records")
+    assert row["sag"] == pytest.approx(20, abs=1)
+
+
+@pytest.fixture
+def plant_sagging(tmp_path: Path) -> Path:
+    folder = plant_run(tmp_path / "run")
+    for part in (folder / "evals").glob("*"):
+        part.unlink()
+    writer = Writer(folder, "planted")
+    for step in range(0, 501, 5):
+        correct = np.arange(1000) < 500 - max(0, step - 250)
+        writer.add_eval(step, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
+    writer.flush()
+    return folder
+
+
+def test_claims_pair_runs_of_one_seed(arms: Path) -> None:
+    table = levels(stabkit.load(arms), FACTORS)
+    table.loc[table[FACTORS[0]], "level"] = [61.0, 52.0, 73.0]
+    table.loc[~table[FACTORS[0]], "level"] = [60.0, 50.0, 70.0]
+    claim = higher("frozen ends higher", table, FROZEN, LEARNED)
+    assert (claim.n, claim.effect) == (3, pytest.approx(2.0))
+    assert claim.low == pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3), "Student's t, 2 degrees"
+    dips = dip_more("learned dips more often", table, LEARNED, FROZEN)
+    assert dips.n == 3
+    # three dips to none decide nothing
+    assert dips.verdict == "undecided"
+
+
+def test_a_seed_without_its_pair_is_left_out(arms: Path) -> None:
+    table = levels(stabkit.load(arms), FACTORS)
+    alone = table[~((table["seed"] == 1) & table[FACTORS[0]])]
+    assert higher("claim", alone, FROZEN, LEARNED).n == 2
+
+
+def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -> None:
+    table = levels(stabkit.load(arms), FACTORS)
+    sweep = load_sweep(Path("sweeps/frameworks.yaml"), "imagenet")
+    factors = ["method.name", *FACTORS]
+    paper = published(sweep.cells, factors)
+    assert paper["method moco, frozen patch projection"] == 73.4
+    assert len(paper) == 8
+    text = study_table(table, paper, "linear probe")
+    assert all(f"{value:.1f}" in text for value in paper)
+    figure = draw_levels(table, paper, "linear probe")
+    here, there = figure.axes
+    drawn = sorted(
+        float(line.get_xdata()[0]) for line in here.lines if line.get_marker() not in ("None", "")
+    )
+    assert drawn == pytest.approx(sorted(table["level"]))
+    assert list(there.lines[0].get_xdata()) == list(paper)
+    assert [t.get_text() for t in there.get_yticklabels()] == list(paper.index)
+
+
+def test_runs_are_those_named_on_the_command_line(
+    arms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["study.py", str(arms)])
+    assert len(study_runs("nowhere")) == 6
+    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="no runs there"):
+        study_runs(str(arms))
+    monkeypatch.setattr(sys, "argv", ["ipykernel", "-f", "kernel-1.json"])
+    assert len(study_runs(str(arms))) == 6
