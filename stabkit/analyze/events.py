@@ -35,11 +35,21 @@ def collapses(run: Run) -> pd.DataFrame:
     found = []
     for signal, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
         events = COLLAPSE[str(signal)](rows["step"].to_numpy(), rows["value"].to_numpy())
+        if signal == "loss_relative":
+            events = events[(events["level"] < 0.5) | ~_learned(run)]
         events.insert(0, "signal", str(signal))
         found.append(events)
     if not any(len(events) for events in found):
         return pd.DataFrame(columns=["signal", "onset", "end", "start", "level"])
     return pd.concat([events for events in found if len(events)], ignore_index=True)
+
+
+def _learned(run: Run) -> bool:
+    """Whether kNN ends above its start: a loss at chance may be a hard task, slowly learned."""
+    values = run.evals("knn_heldout")["value"]
+    return (
+        len(values) > 1 and float(values.tail(max(1, len(values) // 5)).median()) > values.iloc[0]
+    )
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:

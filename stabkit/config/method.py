@@ -20,7 +20,8 @@ class MethodConfig(Section):
       framework's own: batch for moco and simclr, hidden for byol, none for swav.
       `predictor_norm`: the same of the predictor alone; null follows the projector. The paper's
       ResNet has 2 `projector_layers` and a predictor with `hidden`.
-    - `queue`: past keys that are further negatives, as in MoCo v1 and v2; 0 is v3.
+    - `queue`: past keys that are negatives besides the batch's own (in MoCo v1 and v2 they are
+      all there is); it fills up from empty; 0 is v3.
     - SwAV: `sinkhorn` false leaves the clusters unbalanced (it collapses); `sinkhorn_eps`
       sharpens the codes; prototypes keep their start for `freeze_prototypes_steps`.
     """
@@ -53,11 +54,14 @@ class MethodConfig(Section):
     def _belongs(self) -> Self:
         """Sizes may stand idle, so that one sweep compares frameworks; a switch may not."""
         owners = {
+            "head_norm": ("moco", "simclr", "byol", "swav"),
+            "momentum_schedule": ("moco", "byol"),
             "predictor": ("moco", "byol"),
             "predictor_norm": ("moco", "byol"),
             "scale_loss": ("moco",),
             "queue": ("moco",),
             "sinkhorn": ("swav",),
+            "sinkhorn_eps": ("swav",),
         }
         for key, names in owners.items():
             value = getattr(self, key)

@@ -1,6 +1,7 @@
 """Settings of the optimizer, its schedule, and what keeps it stable."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -17,9 +18,10 @@ class OptimConfig(Section):
     """`lr` is the base rate; its peak: lr·batch/256 (linear), lr·√(batch/256) (sqrt), lr.
 
     `decay_all` decays every parameter, biases, norms and class token included, as the paper's
-    code does; false leaves out everything of fewer than two dimensions and the class token. LARS
-    and LAMB leave out everything of fewer than two dimensions either way, from decay and from
-    adaptation. `momentum`: of sgd and lars; `trust`: LARS's coefficient.
+    code does; false leaves out everything of fewer than two dimensions, WeightNorm's gains, class
+    token and positions. LARS and LAMB leave out the first two either way, from decay and from
+    adaptation. `eps` of LAMB is 1e-6 unless given (You et al. 2020). `momentum`: of sgd and lars;
+    `trust`: LARS's coefficient.
 
     `clip` acts on the gradients before the update, with `clip_at` the largest
     - total norm (`global`), norm of any layer (`layer`),
@@ -27,7 +29,9 @@ class OptimConfig(Section):
       do not feel a constant rescale, so an absolute threshold would do nothing or freeze,
     - norm of a row in units of its weights' norm (`agc`, Brock et al. 2021),
     - z-score of the total norm among its running values (`zclip`, Kumar et al. 2025).
-    `skip_nonfinite` passes over a step with a gradient that is not finite, as if it had not been.
+    `skip_nonfinite` passes over a step with a gradient that is not finite, as if it had not been:
+    weights, optimizer, twin, BN statistics and queue are those before it. A scalar `skipped` says
+    so.
     """
 
     name: Literal["adamw", "lars", "lamb", "sgd", "stable_adamw"] = "adamw"
@@ -44,6 +48,13 @@ class OptimConfig(Section):
     clip: Literal["none", "global", "layer", "patch_embed", "agc", "zclip"] = "none"
     clip_at: PositiveFloat | None = None
     skip_nonfinite: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_eps(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and content.get("name") == "lamb":
+            return {"eps": 1e-6, **content}
+        return content
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from stabkit.config.method import MethodConfig
-from stabkit.config.model import ModelConfig
+from stabkit.config.model import RESNETS, ModelConfig
 from stabkit.config.optim import OptimConfig
 from stabkit.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
@@ -98,6 +98,8 @@ class RunConfig(Section):
             raise ValueError(
                 "optim.clip patch_embed has nothing to clip: model.freeze_patch_embed is true"
             )
+        if self.optim.clip == "patch_embed" and self.model.name in RESNETS:
+            raise ValueError(f"optim.clip patch_embed: {self.model.name} has no patch projection")
         if self.train.batch < 2:
             raise ValueError("train.batch must be at least 2: a contrastive loss needs a negative")
         if self.data.name == "synthetic" and self.train.batch > self.data.num_train:

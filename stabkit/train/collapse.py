@@ -28,6 +28,6 @@ def effective_rank(feature_BD: Tensor) -> Tensor:
     feature = feature_BD.double().nan_to_num(0.0, 0.0, 0.0)
     gram = feature.T @ feature if feature.shape[0] > feature.shape[1] else feature @ feature.T
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    share = singular / singular.sum()
+    share = singular / singular.sum().clamp(min=1e-300)  # features of nothing but zeros: rank 1
     rank = torch.special.entr(share).sum().exp()
     return torch.where(finite, rank, float("nan"))

@@ -17,6 +17,7 @@ from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.image_set import moved
 from stabkit.train.meta import record_attempt
 from stabkit.train.optim import lr_at, momentum_at
+from stabkit.train.stabilizers import side_effects
 from stabkit.train.state import State, build_state, load_state, save_state
 from stabkit.train.views import two_views
 
@@ -96,7 +97,7 @@ def _steps(
         if step % config.knn.every == 0 or step == steps:
             accuracy = evaluate_heldout(state, monitor, knn, step)
             if accuracy is None:
-                return progress.end(step, "diverged: the weights are no longer finite")
+                return progress.end(step, "diverged: the features are no longer finite")
             progress.knn = accuracy
         if step == steps:
             break
@@ -116,10 +117,15 @@ def train_step(
     momentum = momentum_at(step, steps, config.method)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
+    before = side_effects(state.model) if config.optim.skip_nonfinite else {}
     loss, features, embeddings = state.model(batch.view1, batch.view2, batch.labels, momentum, step)
     state.optimizer.zero_grad()
     loss.backward()
     state.optimizer.step()
+    if config.optim.skip_nonfinite:
+        monitor.log(skipped=float(state.stabilizer.skipped))
+    if state.stabilizer.skipped:
+        state.model.load_state_dict(before, strict=False)
 
     relative = state.model.loss_scalars(loss.detach(), config.train.batch)
     monitor.log(loss=loss, **relative, lr=lr)
@@ -132,7 +138,8 @@ def train_step(
         k, temperature = min(config.knn.k, len(state.bank)), config.knn.temperature
         predicted = state.bank.predict(features, batch.ids, num_classes, k, temperature)
         monitor.log_eval(step, "knn_bank", predicted, batch.labels, k, temperature, num_classes)
-    state.bank.add(features, batch.labels, batch.ids)
+    if not state.stabilizer.skipped:
+        state.bank.add(features, batch.labels, batch.ids)
 
 
 def make_batch(config: RunConfig, images: ImageSet, step: int, device: torch.device) -> Batch:

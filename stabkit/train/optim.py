@@ -16,7 +16,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     """Over the trainable parameters; its learning rate is set before every step."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = [p for name, p in named if _exempt(name, p, config)]
-    decayed = [p for _, p in named if all(p is not q for q in plain)]
+    decayed = [p for name, p in named if not _exempt(name, p, config)]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
@@ -46,9 +46,11 @@ def _with_rule(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim
 
 def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:
     """Whether a parameter is left out of weight decay (and of LARS's and LAMB's adaptation)."""
+    # WeightNorm's gains are one number a filter, whatever their shape
+    small = parameter.ndim < 2 or name.endswith("weight.original0")
     if config.decay_all:
-        return config.name in ("lars", "lamb") and parameter.ndim < 2
-    return parameter.ndim < 2 or name.endswith("cls_token")
+        return config.name in ("lars", "lamb") and small
+    return small or name.endswith(("cls_token", "pos_embed"))
 
 
 def peak_lr(config: OptimConfig, batch: int) -> float:
@@ -67,7 +69,10 @@ def lr_at(step: int, steps: int, config: OptimConfig, batch: int) -> float:
 
 
 def momentum_at(step: int, steps: int, config: MethodConfig) -> float:
-    """Momentum of the key encoder: constant, or 1-(1-m)(1+cos(πt/T))/2, which ends at 1."""
-    if config.momentum_schedule == "constant":
+    """Momentum of the key encoder: constant, or 1-(1-m)(1+cos(πt/T))/2, which ends at 1.
+
+    0 stays 0 under either schedule: there is no average to slow down.
+    """
+    if config.momentum_schedule == "constant" or config.momentum == 0:
         return config.momentum
     return 1 - (1 - config.momentum) * 0.5 * (1 + math.cos(math.pi * step / steps))

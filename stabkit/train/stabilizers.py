@@ -17,9 +17,10 @@ AGC_FLOOR = 1e-3  # smallest weight norm, so that weights that start at 0 can le
 class Stabilizer:
     """Clips gradients and passes over non-finite steps, as `OptimConfig` says.
 
-    Clipping never makes the host wait. A norm that is not finite (overflow of its square included)
-    is left as it is: a scale would spread one bad tensor over all of them. `skip_nonfinite` reads
-    one flag a step from the device, since optimizers count their steps on the host.
+    Clipping never makes the host wait. A norm that is not finite is left as it is: a scale would
+    spread one bad tensor over all of them. `skip_nonfinite` reads one flag a step from the device,
+    since optimizers count their steps on the host; `skipped` says whether the last step was passed
+    over.
 
     `memory`: float64 [3], number of norms taken in, their running mean and variance.
     """
@@ -29,10 +30,10 @@ class Stabilizer:
         device = named[0][1].device
         self.config = config
         self.parameters = [p for _, p in named]
-        self.layers, self.layer = group_layers([name for name, _ in named])
+        self.layers, layer = group_layers([name for name, _ in named])
         self.memory = torch.zeros(3, dtype=torch.float64, device=device)
-        self.skipping = False
-        self._layer = torch.tensor(self.layer, device=device)
+        self.skipped = False
+        self._layer = torch.tensor(layer, device=device)
         self._present: list[int] = []
         self._index = self._layer[:0]
         if config.clip == "patch_embed" and "patch_embed" not in self.layers:
@@ -57,8 +58,8 @@ class Stabilizer:
         grads = [g for p in parameters if (g := p.grad) is not None]
         if not grads:
             return
-        self.skipping = self.config.skip_nonfinite and not _all_finite(grads)
-        if self.skipping:
+        self.skipped = self.config.skip_nonfinite and not _all_finite(grads)
+        if self.skipped:
             for parameter in parameters:
                 parameter.grad = None  # every optimizer leaves alone what has no gradient
         elif self.config.clip == "agc":
@@ -67,16 +68,15 @@ class Stabilizer:
             self._clip(grads, present)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.skipping:
+        if self.skipped:
             for group in optimizer.param_groups:
                 if "step" in group:  # timm's LAMB counts a step of its group even without gradients
                     group["step"].sub_(1)
-        self.skipping = False
 
     def _clip(self, grads: list[Tensor], present: list[int]) -> None:
         """One factor for each layer: of its own norm or of the total."""
         at = _threshold(self.config)
-        norms = torch.stack(torch._foreach_norm(grads, 2)).double()
+        norms = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64))
         if present != self._present:  # to index by a list sends it to the device: not every step
             self._present, self._index = present, self._layer[present]
         squares = torch.zeros(len(self.layers), dtype=torch.float64, device=norms.device)
@@ -122,6 +122,12 @@ class Stabilizer:
         self.memory = state["memory"].to(self.memory)
 
 
+def side_effects(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what a forward pass moves before any gradient is seen: buffers and the twin."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {k: v.clone() for k, v in model.state_dict().items() if k not in trained}
+
+
 def shrink(norm: Tensor, limit: Tensor | float) -> Tensor:
     """The factor, at most 1, that brings `norm` down to `limit`; 1 where it is not finite."""
     return torch.where(norm.isfinite() & (norm > limit), limit / norm, 1.0)
@@ -155,7 +161,7 @@ def clip_units(parameters: Sequence[Tensor], grads: Sequence[Tensor], at: float)
 
 def _unit_norm(tensor: Tensor) -> Tensor:
     dims = tuple(range(1, tensor.ndim)) if tensor.ndim > 1 else None
-    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float64)
     return norm
 
 

@@ -74,7 +74,7 @@ def _timm_vit(name: str, options: dict[str, Any]) -> VisionTransformer:
         raise ValueError(f"model.name {name!r}: not a plain ViT ({error})") from None
     except AssertionError as error:
         raise ValueError(f"model.name {name!r} cannot be built in this shape: {error}") from None
-    if not isinstance(model, VisionTransformer):
+    if type(model) is not VisionTransformer:  # a distilled one has two class tokens
         raise ValueError(f"model.name {name!r}: not a timm ViT")
     if not isinstance(model.patch_embed, PatchEmbed | ConvStem):
         raise ValueError(f"model.name {name!r}: not a plain ViT (it has no patch projection)")

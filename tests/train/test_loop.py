@@ -97,7 +97,7 @@ def test_a_diverging_run_ends_with_its_reason_and_a_nonfinite_event(tmp_path: Pa
     config = small_config("optim.lr=1e30", "optim.lr_rule=none", "optim.warmup_steps=0")
     status = loop.train(config, RunDir(tmp_path))
     assert status.state == "done"
-    assert status.reason == "diverged: the weights are no longer finite"
+    assert status.reason == "diverged: the features are no longer finite"
     assert status.step < config.train.steps
     run = stabkit.open_run(tmp_path)
     events = run.events()

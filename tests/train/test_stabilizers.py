@@ -309,8 +309,54 @@ def test_finite_gradients_whose_squares_overflow_are_not_skipped() -> None:
     acting = Stabilizer(model, OptimConfig(skip_nonfinite=True))
     set_grads(model, 0, 1e25)
     acting.before_step()
-    assert not acting.skipping
+    assert not acting.skipped
     assert len(clipped(model)) == 7
+
+
+@pytest.mark.parametrize("clip", ["global", "layer", "agc"])
+def test_the_largest_finite_spike_is_clipped_like_any_other(clip: str) -> None:
+    """Its square does not fit float32."""
+    model = small().float()
+    acting = stabilizer(model, clip, CLIPS[clip])
+    set_grads(model, 0, 1e25)
+    acting.before_step()
+    for n, g in clipped(model).items():
+        limit = CLIPS[clip]
+        if clip == "agc":
+            limit *= max(1e-3, norm(model.get_parameter(n).detach()))
+        assert norm(g) <= limit * (1 + 1e-5), n
+
+
+@pytest.mark.parametrize(
+    "case", ["method.queue=200", "model.mlp_norm=batch", "model.patch_norm=batch"]
+)
+def test_a_step_on_a_broken_image_leaves_nothing_behind(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward pass has moved BN, twin and queue before any gradient shows what is wrong."""
+    config = small_config(case, "optim.skip_nonfinite=true")
+    plain = loop.make_batch
+
+    def broken(config: RunConfig, images: ImageSet, step: int, device: torch.device) -> loop.Batch:
+        batch = plain(config, images, step, device)
+        if step == 6:
+            batch.view1[0, 0, 0, 0] = math.nan
+        return batch
+
+    monkeypatch.setattr(loop, "make_batch", broken)
+    assert loop.train(config, RunDir(tmp_path)).reason is None
+    run = stabkit.open_run(tmp_path)
+    skipped = run.scalar("skipped")
+    assert skipped.index[skipped > 0].tolist() == [6]
+    loss = run.scalar("loss")
+    assert loss.index[~np.isfinite(loss)].tolist() == [6]
+    content = torch.load(RunDir(tmp_path).checkpoint_file, weights_only=True)
+    for part in ("model", "bank"):
+        for name, tensor in content[part].items():
+            finite = not torch.is_tensor(tensor) or tensor.isfinite().all()
+            assert finite, name
+    if "queue" in case:
+        assert int(content["model"]["queue.added"]) == (config.train.steps - 1) * 16
 
 
 def test_recorded_is_the_gradient_before_clipping_applied_the_one_after(tmp_path: Path) -> None:
