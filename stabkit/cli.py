@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stabkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "stabkit: stopped; the same command goes on from the last checkpoint", file=sys.stderr
-        )
+        goes_on = arguments.verb in ("train", "sweep")
+        end = "; the same command goes on from the last checkpoint" if goes_on else ""
+        print(f"stabkit: stopped{end}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
@@ -70,6 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--knn", action="store_true", help="the whole training set votes, many k")
     verb.add_argument("--linear", action="store_true", help="linear probe, learning rate swept")
     verb.add_argument("--finetune", action="store_true", help="end to end, also on other data")
+    verb.epilog = (
+        "Settings and their defaults: data.* and runtime.* (the run's own), seed, knn.k, "
+        "knn.temperature, linear.lr, linear.epochs, finetune.lr, finetune.epochs, ...; a wrong one "
+        "is answered with the nearest. Results go to the run's evals table."
+    )
 
     verb = _add_verb(verbs, "export", "a run's backbone as a timm file", "RUN -o FILE", _export)
     verb.add_argument("run", type=Path)
@@ -198,9 +203,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     try:
         evaluate_run(rundir, run, config, methods, say)
-    except RunBusyError as error:
-        raise RequestError(str(error)) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
+        if isinstance(error, RunBusyError):
+            raise
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -237,6 +242,8 @@ def _import(arguments: argparse.Namespace) -> int:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
     print(f"{rundir.path}: {count} tensors of {arguments.file}, ready for `stabkit evaluate`")
+    if config.model.heads:
+        print(f"  with {config.model.heads} attention heads, as configured: no weight shows them")
     return 0
 
 

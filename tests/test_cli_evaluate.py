@@ -151,7 +151,7 @@ def test_export_then_import_then_evaluate(
     assert main(["status", str(folder)]) == 0
     file.write_bytes(b"broken")
     words[-1] = str(tmp_path / "other")
-    assert "not a readable file of weights" in said(capsys, *words, code=1)
+    assert "it is damaged, or holds code" in said(capsys, *words, code=1)
     assert not (tmp_path / "other").exists()
 
 
@@ -163,7 +163,7 @@ def test_export_then_import_then_evaluate(
         (["--knn", "knn.kk=3"], "knn.kk: no such setting; did you mean 'knn.k'"),
         (["--knn", "knn.k=[]"], "knn.k = "),
         (["--knn", "knn.k=40000"], "less than 32768"),
-        (["--linear", "linear.lr=[0.1, -1]"], "linear.lr.1 = -1: should be greater than 0"),
+        (["--linear", "linear.lr=[0.1, -1]"], "linear.lr.0 = -1: should be greater than 0"),
         (["--linear", "linear.choose_on=1"], "linear.choose_on = 1: should be less than 1"),
         (["--finetune", "finetune.batch=7"], "finetune.batch = 7: should be a multiple of 2"),
         (["--finetune", "finetune.epochs=3"], "warmup_epochs 5 exceeds epochs 3"),

@@ -40,6 +40,13 @@ def test_yaml_never_builds_objects() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid(name: str) -> None:
     assert isinstance(load_config(name), RunConfig)
+    for method, temperature in (("moco", 0.2), ("simclr", 0.1), ("swav", 0.1)):
+        assert load_config(name, [f"method.name={method}"]).method.temperature == temperature
+
+
+def test_eps_of_lamb_is_its_own_unless_given() -> None:
+    assert load_config("tiny", ["optim.name=lamb"]).optim.eps == 1e-6
+    assert load_config("tiny", ["optim.name=lamb", "optim.eps=1e-8"]).optim.eps == 1e-8
 
 
 def test_all_problems_are_reported_together_with_a_remedy() -> None:
@@ -57,6 +64,9 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         load_config("tiny", ["model.patch_size=5"])
     with pytest.raises(ConfigError, match="parquet data needs path"):
         load_config("tiny", ["data.name=parquet"])
+    clipped = ["optim.clip=patch_embed", "optim.clip_at=1.5"]
+    with pytest.raises(ConfigError, match="clip patch_embed: resnet18 has no patch projection"):
+        load_config("tiny", ["model={name: resnet18, stem: cifar}", *clipped])
 
 
 def test_an_unknown_preset_and_a_bad_override_are_named() -> None:

@@ -18,7 +18,7 @@ from stabkit.config.reading import (
     validate,
     with_settings,
 )
-from stabkit.config.run import DataConfig, KnnConfig, RunConfig
+from stabkit.config.run import DataConfig, KnnConfig, RunConfig, RuntimeConfig
 from stabkit.config.section import (
     Fraction,
     NonNegativeFloat,
@@ -43,6 +43,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "RunConfig",
+    "RuntimeConfig",
     "Section",
     "conv_stem_widths",
     "keys_of",

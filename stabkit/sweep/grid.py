@@ -27,6 +27,8 @@ from stabkit.config import (
 )
 
 MAX_CELLS = 10_000
+# overrides that leave a cell the experiment that was published
+HARMLESS = ("runtime.", "knn.", "data.path", "data.download", "seed")
 Values = Annotated[list[Any], Field(min_length=1)]
 
 
@@ -35,7 +37,9 @@ class Published(Section):
 
     source: str
     measure: str
-    values: Annotated[list[float | None], Field(min_length=1)]
+    values: Annotated[
+        list[Annotated[float, Field(allow_inf_nan=False)] | None], Field(min_length=1)
+    ]
 
 
 class SlurmRequest(Section):
@@ -183,8 +187,8 @@ def _published(
     combinations: Sequence[Mapping[str, Any]],
     overrides: Mapping[str, Any],
 ) -> list[float | None]:
-    """A value for each combination; none when an override has changed what is varied."""
-    if file.published is None or overrides.keys() & (file.grid.keys() | file.zip.keys()):
+    """A value for each combination; none when an override may change what was measured."""
+    if file.published is None or any(not key.startswith(HARMLESS) for key in overrides):
         return [None] * len(combinations)
     values = file.published.values
     keys = [tuple((k, repr(v)) for k, v in c.items() if k != "seed") for c in combinations]

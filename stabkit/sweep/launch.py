@@ -46,6 +46,8 @@ def _launch(sweep: Sweep, folder: Path) -> int:
     slots = make_slots([t.cell.config for t in todo], visible_cpus(), visible_gpus())
     side = f", {min(len(slots), len(todo))} at a time" if todo else ""
     print(f"{sweep.name}: {len(tasks)} cells, {done} done, {len(todo)} to run{side}; in {folder}")
+    if sweep.slurm and todo:
+        print("  the sweep asks for a SLURM cluster; this starts its runs on this machine")
     for task in elsewhere:
         print(f"  left alone, another process is running it: {task.rundir.path}")
     if not todo:

@@ -15,6 +15,7 @@ from stabkit.config import (
     PositiveFloat,
     PositiveInt,
     RunConfig,
+    RuntimeConfig,
     Section,
     parse_overrides,
     validate,
@@ -26,7 +27,11 @@ METRICS: dict[Method, str] = {"knn": "knn_full", "linear": "linear", "finetune":
 
 
 def _several(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else (value,)
+    """One value as a list of it; numbers in order and each once, as ties go to the first."""
+    if not isinstance(value, list | tuple):
+        return (value,)
+    numbers = all(isinstance(v, int | float) for v in value)
+    return tuple(sorted(set(value))) if numbers else value
 
 
 # stored as int16
@@ -85,13 +90,14 @@ class FinetuneConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """`data` is the run's own unless told otherwise: transfer is an override of it."""
+    """`data` and `runtime` are the run's own unless told otherwise: transfer is another `data`."""
 
     seed: NonNegativeInt = 0
     data: DataConfig
     knn: FullKnnConfig = FullKnnConfig()
     linear: LinearConfig = LinearConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
 
 
 def evaluate_config(run: RunConfig, overrides: Sequence[str]) -> EvaluateConfig:
@@ -101,9 +107,16 @@ def evaluate_config(run: RunConfig, overrides: Sequence[str]) -> EvaluateConfig:
     """
     settings = parse_overrides(overrides)
     data: dict[str, Any] = run.data.model_dump()
-    if any(settings.get(f"data.{key}", data[key]) != data[key] for key in ("name", "path")):
+    asked = run.data.model_copy(
+        update={key: settings.get(f"data.{key}", data[key]) for key in ("name", "path")}
+    )
+    if _source(asked) != _source(run.data):
         data = {"image_size": run.data.image_size, "name": run.data.name}
-    config = validate(EvaluateConfig, with_settings({"data": data}, settings), "command line")
+    config = validate(
+        EvaluateConfig,
+        with_settings({"data": data, "runtime": run.runtime.model_dump()}, settings),
+        "command line",
+    )
     if config.data.image_size != run.data.image_size:
         problem = f"data.image_size = {config.data.image_size}: should be {run.data.image_size}, "
         raise ConfigError("command line", [problem + "the size the backbone was built for"])
@@ -112,7 +125,13 @@ def evaluate_config(run: RunConfig, overrides: Sequence[str]) -> EvaluateConfig:
 
 def metric_name(method: str, run: DataConfig, evaluated: DataConfig) -> str:
     """`linear`, or `linear_cifar100` when the run was not trained on these data."""
-    if evaluated == run.model_copy(update={"download": evaluated.download}):
+    same = {"download": evaluated.download, "path": evaluated.path}
+    if _source(evaluated) == _source(run) and evaluated == run.model_copy(update=same):
         return method
-    named = evaluated.name in ("parquet", "imagefolder") and evaluated.path is not None
-    return f"{method}_{Path(str(evaluated.path)).name if named else evaluated.name}"
+    return f"{method}_{_source(evaluated)[1]}"
+
+
+def _source(data: DataConfig) -> tuple[str, str]:
+    """What a data set is, wherever its folder lies on this machine: its kind and its name."""
+    named = data.name in ("parquet", "imagefolder") and data.path is not None
+    return data.name, Path(str(data.path)).expanduser().resolve().name if named else data.name

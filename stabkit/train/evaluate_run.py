@@ -68,9 +68,11 @@ def evaluate_run(
     when the weights do not fit or their features are not finite.
     """
     with rundir.lock():
-        device = prepare_device(run)
+        device = prepare_device(config.runtime)
         backbone, step = load_backbone(rundir, device)
         status = rundir.read_status()
+        if status is not None and status.reason:
+            say(f"of this run: {status.reason}")
         if status is not None and status.state != "done":
             say(f"this run is not done: going on with it drops its evaluations at step {step}")
         inputs = Inputs(backbone, *load_data(config.data, config.seed), config, device, say)
@@ -95,15 +97,17 @@ def _record(
     labels = torch.from_numpy(inputs.heldout.labels)
     chance = 1 / len(inputs.train.classes)
     data = inputs.config.data.model_dump(mode="json")
+    found = []
     for result in results:
         correct = (result.predicted.cpu() == labels).numpy()
         value = float(correct.mean())
         writer.add_eval(step, metric, value, chance, result.k, result.temperature, correct)
         neighbours = f", k {result.k}" if result.k else ""
         inputs.say(f"{metric}{neighbours}: {value:.4f} of {len(correct)} held-out images")
-        facts = {"metric": metric, "value": value, **result.facts}
-        rundir.append_event("evaluated", step, **facts, settings=settings, data=data)
+        found.append({"metric": metric, "value": value, **result.facts})
     replace_rows(rundir, writer, step, metric)
+    for facts in found:  # after the rows, so that no event tells of what is not there
+        rundir.append_event("evaluated", step, **facts, settings=settings, data=data)
 
 
 def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None:
@@ -137,7 +141,7 @@ def _linear(inputs: Inputs) -> list[Result]:
     say(f"the rate is chosen on {linear.choose_on:.0%} of the training images, then all are used")
     for line in table(probe):
         say(line)
-    if linear.lr[probe.best] in (min(linear.lr), max(linear.lr)):
+    if len(linear.lr) > 1 and probe.best in (0, len(linear.lr) - 1):
         say("the chosen rate is an end of linear.lr: a wider range may do better")
     facts = {"lr": probe.lrs[probe.best], "choosing": probe.choosing, "heldout": probe.heldout}
     return [Result(probe.predicted, facts=facts)]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from stabkit.train.data import ImageSet
 from stabkit.train.evaluate import CHUNK, encode
+from stabkit.train.image_set import moved
 from stabkit.train.views import plain_view
 
 
@@ -18,9 +19,9 @@ def encode_set(
     """
     parts = []
     for start in range(0, len(images), CHUNK):
-        pixels = images.load(np.arange(start, min(start + CHUNK, len(images))))
-        moved = pixels.to(device) if isinstance(pixels, Tensor) else [p.to(device) for p in pixels]
-        parts.append(encode(backbone, plain_view(moved, image_size)).float())
+        index = np.arange(start, min(start + CHUNK, len(images)))
+        pixels = moved(images.load(index), device)
+        parts.append(encode(backbone, plain_view(pixels, image_size)).float())
     features = torch.cat(parts)
     if not features.isfinite().all():
         raise ValueError("the features are not finite: these weights have diverged")

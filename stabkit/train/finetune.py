@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from stabkit.monitor.layers import group_layers
 from stabkit.train.data import ImageSet, batch_index
-from stabkit.train.evaluate import encode
 from stabkit.train.evaluate_config import FinetuneConfig
 from stabkit.train.image_ops import image_sizes
+from stabkit.train.image_set import moved
 from stabkit.train.randomness import uniforms
 from stabkit.train.views import apply_view, sample_view_params
 
@@ -50,12 +50,13 @@ def finetune(
     """Train `backbone`, in place, and a new head; `report` gets each epoch and its mean loss.
 
     A function of the seed: order, crops and mixing follow from the step, no global generator moves.
-    A frozen patch projection trains too; fixed positions, a formula rather than weights, do not.
+    Everything trains, what pre-training had frozen or fixed included. Raises ValueError when the
+    loss is no longer finite.
     """
     batch = min(config.batch, len(images)) // 2 * 2  # mixing pairs the images of a batch
     if not batch:
         raise ValueError(f"fine-tuning needs 2 training images or more, not {len(images)}")
-    model = _classifier(backbone, len(images.classes), image_size, device)
+    model = _classifier(backbone, len(images.classes)).to(device)
     optimizer = build_optimizer(model, config)
     mixup = _mixup(config, len(images.classes))
     per_epoch = len(images) // batch
@@ -80,20 +81,19 @@ def finetune(
         optimizer.step()
         losses.append(loss.detach())
         if len(losses) == per_epoch:
-            report(epoch, float(torch.stack(losses).mean()))
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean):
+                reason = f"fine-tuning diverged in epoch {epoch + 1}"
+                raise ValueError(f"{reason}; lower finetune.lr {config.lr:g}")
+            report(epoch, mean)
             losses = []
     return model
 
 
-def _classifier(
-    backbone: nn.Module, num_classes: int, image_size: int, device: torch.device
-) -> Classifier:
-    width = encode(backbone, torch.zeros(1, 3, image_size, image_size, device=device)).shape[1]
-    for name, parameter in backbone.named_parameters():
-        if not name.endswith("pos_embed"):
-            parameter.requires_grad_(True)
+def _classifier(backbone: nn.Module, num_classes: int) -> Classifier:
+    backbone.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws a start that is thrown away
-        return Classifier(backbone, width, num_classes).to(device)
+        return Classifier(backbone, int(backbone.num_features), num_classes)  # type: ignore[arg-type]
 
 
 def load_crops(
@@ -106,12 +106,11 @@ def load_crops(
     device: torch.device,
 ) -> Tensor:
     """Random resized crops and flips, [B, 3, S, S]; a function of (seed, epoch, image)."""
-    pixels = images.load(index)
-    moved = pixels.to(device) if isinstance(pixels, Tensor) else [p.to(device) for p in pixels]
-    drawn = sample_view_params(seed, epoch, index, 1, image_sizes(moved), min_scale)
+    pixels = moved(images.load(index), device)
+    drawn = sample_view_params(seed, epoch, index, 1, image_sizes(pixels), min_scale)
     off = np.zeros(len(index), dtype=np.bool_)
     plain = replace(drawn, jitter=off, gray=off, solarize=off, blur_sigma=off.astype(np.float64))
-    return apply_view(moved, plain, image_size)
+    return apply_view(pixels, plain, image_size)
 
 
 def layer_scales(parameters: list[str], decay: float) -> list[float]:

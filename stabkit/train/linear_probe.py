@@ -66,8 +66,12 @@ def linear_probe(
     choose, fit = order[:kept_back], order[kept_back:]
     trial = fit_heads(features[fit], labels[fit], num_classes, config, seed)
     choosing = _accuracies(trial.predict(features[choose]), labels[choose])
-    best = choosing.index(max(choosing))  # of equals the smallest rate
+    best = choosing.index(max(choosing))  # of equals the smallest rate, as they are in order
     predicted = fit_heads(features, labels, num_classes, config, seed).predict(heldout)
+    if (predicted[best] < 0).any():
+        raise ValueError(
+            f"no linear probe stays finite, not even at lr {config.lr[best]:g}; lower linear.lr"
+        )
     accuracies = _accuracies(predicted, heldout_labels)
     return Probe(config.lr, tuple(choosing), tuple(accuracies), best, predicted[best])
 
@@ -113,9 +117,11 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     Deviations are not floored by BN's 1e-5 but where float32 has no digits left: features that
     hardly differ between images should not be scaled down further.
     """
-    precise = features.double()
-    mean, std = precise.mean(dim=0), precise.std(dim=0, correction=0)
-    rounding = 1e-6 * precise.abs().amax(dim=0).clamp(min=1e-30)
+    parts, n = torch.split(features, 2**16), len(features)  # a copy in float64 of a part at a time
+    mean = sum(part.double().sum(dim=0) for part in parts) / n
+    std = (sum((part.double() - mean).square().sum(dim=0) for part in parts) / n).sqrt()
+    largest = torch.maximum(features.amax(dim=0), -features.amin(dim=0)).double()
+    rounding = 1e-6 * largest.clamp(min=1e-30)
     return mean.float(), torch.where(std > rounding, std, torch.inf).float()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stabkit.config import RunConfig, run_id, save_config
+from stabkit.config import RunConfig, RuntimeConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir, Status, atomic_write
 from stabkit.rundir import State as RunState
@@ -53,7 +53,7 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
 
 
 def _train(config: RunConfig, rundir: RunDir) -> Status:
-    device = prepare_device(config)
+    device = prepare_device(config.runtime)
     images, heldout = load_data(config.data, config.seed)
     knn = HeldoutKnn(images, heldout, config.knn, config.data.image_size, device)
     state = build_state(config, len(images), device, len(images.classes))
@@ -175,14 +175,14 @@ def checkpoint(
     save_state(state, config, step, rundir.checkpoint_file)
 
 
-def prepare_device(config: RunConfig) -> torch.device:
+def prepare_device(runtime: RuntimeConfig) -> torch.device:
     """The device, with threads and algorithms fixed so that the same step gives the same bits."""
-    name = config.runtime.device
+    name = runtime.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    if config.runtime.threads:
-        torch.set_num_threads(config.runtime.threads)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False

@@ -1,19 +1,17 @@
 """Everything that must survive a restart, and its one file."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.knn import KnnBank
-from stabkit.rundir import commit
 from stabkit.train.backbones import build_backbone
 from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
+from stabkit.train.torch_files import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -48,19 +46,12 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
     content = {
         "run": run_id(config),
         "step": step,
-        "torch": str(torch.__version__),
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "bank": state.bank.state_dict(),
         "stabilizer": state.stabilizer.state_dict(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    commit(temporary, path)
+    write_tensors(content, path)
 
 
 def load_state(state: State, config: RunConfig, path: Path) -> int:
@@ -68,7 +59,11 @@ def load_state(state: State, config: RunConfig, path: Path) -> int:
 
     Raises ValueError when the file is damaged or belongs to another configuration.
     """
-    content = _read(path)
+    content = read_tensors(path)
+    if not {"run", "step", "model"} <= content.keys():
+        raise ValueError(f"{path}: not a stabkit checkpoint")
+    if "optimizer" not in content:
+        raise ValueError(f"{path}: imported weights, which can be evaluated but not trained on")
     if content["run"] != run_id(config):
         raise ValueError(
             f"{path}: belongs to run {content['run']}, this configuration is {run_id(config)}; "
@@ -80,14 +75,3 @@ def load_state(state: State, config: RunConfig, path: Path) -> int:
     if "stabilizer" in content:  # written since stabilizers exist; before, there was none to fill
         state.stabilizer.load_state_dict(content["stabilizer"])
     return int(content["step"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets many kinds through on broken bytes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
-    if not isinstance(content, dict) or not {"run", "step", "model"} <= content.keys():
-        raise ValueError(f"{path}: not a stabkit checkpoint")
-    return content

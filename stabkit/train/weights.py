@@ -1,16 +1,18 @@
 """Weights of a backbone: out of a run, out to a plain file, in from other people's files."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stabkit.config import RunConfig, load_config, run_id, save_config
-from stabkit.rundir import RunDir, Status, atomic_write, commit
-from stabkit.train.state import build_state
+from stabkit.rundir import RunDir, Status, atomic_write
+from stabkit.train.backbones import build_backbone
+from stabkit.train.torch_files import read_tensors, write_tensors
 
 Weights = dict[str, Tensor]
 Encoder = Literal["online", "target"]
@@ -18,8 +20,10 @@ Encoder = Literal["online", "target"]
 # The authors' names of the two encoders, and where their heads hang: a ViT's, a ResNet's.
 _OFFICIAL = {"online": "base_encoder.", "target": "momentum_encoder."}
 _OFFICIAL_HEADS = ("head.", "fc.")
-# Number of attention heads: no shape shows it, and timm's vit_small has 6.
-_OFFICIAL_ATTENTION = {"vit_small": 12, "vit_conv_small": 12, "vit_base": 12, "vit_conv_base": 12}
+# Attention heads of the official ViTs: no shape shows them, and timm's vit_small has 6.
+_OFFICIAL_ATTENTION = 12
+_OFFICIAL_VITS = ("vit_small", "vit_conv_small", "vit_base", "vit_conv_base")
+_OFFICIAL_WIDTHS = (384, 768)
 _LISTED = 8
 
 
@@ -41,6 +45,8 @@ def fill(module: nn.Module, weights: Weights, source: str) -> None:
     ]
     found = [f"  - {len(names)} {what}: {_listed(names)}" for what, names in problems if names]
     if found:
+        if problems[1][1] in (["head.weight", "head.bias"], ["fc.weight", "fc.bias"]):
+            found.append("  a classifier: take its last layer out of the file first")
         raise ValueError("\n".join([f"{source}: does not fit this backbone:", *found]))
     module.load_state_dict(weights)
 
@@ -48,21 +54,6 @@ def fill(module: nn.Module, weights: Weights, source: str) -> None:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote: tensors and plain data, never code. Raises ValueError."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    # not a list of errors: on broken bytes the unpickler lets many kinds through (IndexError, …)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: not a readable file of weights ({reason})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds {type(content).__name__}, not a dictionary of weights")
-    return content
 
 
 def load_backbone(
@@ -75,7 +66,7 @@ def load_backbone(
     path = rundir.checkpoint_file
     if not path.exists():
         raise FileNotFoundError(f"{path}: no checkpoint yet; the run's first one makes it")
-    config, content = load_config(str(rundir.config_file)), read_file(path)
+    config, content = load_config(str(rundir.config_file)), read_tensors(path)
     if not {"run", "step", "model"} <= content.keys():
         raise ValueError(f"{path}: not a checkpoint of stabkit")
     if content["run"] != run_id(config):
@@ -91,9 +82,9 @@ def load_backbone(
 
 
 def fresh_backbone(config: RunConfig, device: torch.device) -> nn.Module:
-    """The backbone of a configuration; its heads, of whatever size, are let go."""
-    backbone: nn.Module = build_state(config, 1, device, num_classes=2).model.online.backbone
-    return backbone
+    with torch.random.fork_rng(devices=[]):
+        fused = device.type != "cpu"
+        return build_backbone(config.model, config.data.image_size, fused).to(device)
 
 
 def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
@@ -102,13 +93,15 @@ def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
     A plain ViT's file loads into timm's VisionTransformer(num_classes=0) with strict=True.
     Reparametrised tensors (WeightNorm) are written as the product that the network uses.
     """
+    if path.resolve() == rundir.checkpoint_file.resolve():
+        raise ValueError(f"{path}: is the run's own checkpoint; name another file")
     backbone, _ = load_backbone(rundir, torch.device("cpu"), encoder)
     for module in backbone.modules():
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
     weights = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
-    _save(weights, path)
+    write_tensors(weights, path)
     return len(weights)
 
 
@@ -119,10 +112,10 @@ def read_foreign(path: Path) -> tuple[dict[Encoder, Weights], str | None]:
     `module.`; projectors hang at `.head.*` (ViT) or `.fc.*` (ResNet) and are dropped, as is the
     predictor. A file with neither encoder is taken for a backbone's own plain weights.
     """
-    content = read_file(path)
-    state = content.get("state_dict", content)
+    content = read_tensors(path)
+    state = content.get("state_dict", content.get("model", content))
     if not (isinstance(state, dict) and state and all(map(torch.is_tensor, state.values()))):
-        raise ValueError(f"{path}: holds neither weights nor a `state_dict` of them")
+        raise ValueError(f"{path}: holds no weights, neither bare nor as `state_dict` or `model`")
     arch = content.get("arch") if isinstance(content.get("arch"), str) else None
     weights = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if not any(name.startswith(tuple(_OFFICIAL.values())) for name in weights):
@@ -149,7 +142,7 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
     if "online" not in encoders:
         raise ValueError(f"{path}: holds no base_encoder")
     backbone = fresh_backbone(config, torch.device("cpu"))
-    _check_attention(path, arch, backbone)
+    _check_attention(path, arch, "target" in encoders, backbone)
     model: Weights = {}
     for encoder, weights in encoders.items():
         fill(backbone, weights, str(path))
@@ -158,30 +151,31 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
     with rundir.lock():
         if rundir.config_file.exists():
             raise FileExistsError(f"{rundir.path}: is a run already; name another folder")
-        _save({"run": run_id(config), "step": 0, "model": model}, rundir.checkpoint_file)
+        write_tensors({"run": run_id(config), "step": 0, "model": model}, rundir.checkpoint_file)
         atomic_write(rundir.config_file, save_config(config).encode())
-        rundir.write_meta({"imported": {"file": str(path), "arch": arch}})
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        rundir.write_meta({"imported": {"file": str(path), "sha256": digest, "arch": arch}})
         rundir.append_event("imported", 0, file=str(path))
         rundir.write_status(Status("done", reason=f"imported from {path.name}"))
     return len(_below(model, "online.backbone."))
 
 
-def _check_attention(path: Path, arch: str | None, backbone: nn.Module) -> None:
-    heads = {int(m.num_heads) for m in backbone.modules() if hasattr(m, "num_heads")}  # type: ignore[arg-type]
-    expected = _OFFICIAL_ATTENTION.get(arch or "")
-    if expected and heads and heads != {expected}:
+def attention_heads(backbone: nn.Module) -> int | None:
+    """Heads of each attention, which no shape of a weight shows; None for a ResNet."""
+    found = {int(m.num_heads) for m in backbone.modules() if hasattr(m, "num_heads")}  # type: ignore[arg-type]
+    return max(found, default=None)
+
+
+def _check_attention(path: Path, arch: str | None, official: bool, backbone: nn.Module) -> None:
+    heads, width = attention_heads(backbone), getattr(backbone, "embed_dim", 0)
+    known = arch in _OFFICIAL_VITS if arch else official and width in _OFFICIAL_WIDTHS
+    if known and heads is not None and heads != _OFFICIAL_ATTENTION:
         raise ValueError(
-            f"{path}: MoCo v3's {arch} has {expected} attention heads, this configuration has "
-            f"{', '.join(map(str, sorted(heads)))}; set model.heads={expected}"
+            f"{path}: MoCo v3's {arch or f'ViT of width {width}'} has {_OFFICIAL_ATTENTION} "
+            f"attention heads, this configuration has {heads}; set "
+            f"model.heads={_OFFICIAL_ATTENTION}"
         )
 
 
 def _below(weights: Weights, prefix: str) -> Weights:
     return {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(content, temporary)
-    commit(temporary, path)

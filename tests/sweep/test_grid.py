@@ -146,6 +146,7 @@ def test_published_values_belong_to_the_cells_whatever_their_seed(tmp_path: Path
 def test_a_changed_axis_is_no_longer_what_was_published(tmp_path: Path) -> None:
     path = write(tmp_path, PUBLISHED)
     assert {c.published for c in load_sweep(path, "paper", ["optim.lr=1e-4"]).cells} == {None}
+    assert {c.published for c in load_sweep(path, "paper", ["optim.name=sgd"]).cells} == {None}
     assert any(c.published for c in load_sweep(path, "paper", ["knn.k=3"]).cells)
 
 

@@ -59,26 +59,23 @@ def on_two_processes(
     loss_of: PairLoss, first: Tensor, second: Tensor, folder: Path
 ) -> tuple[Tensor, Tensor]:
     """The same with each process given half of the rows, averaged as DDP does."""
-    losses = torch.zeros(2, dtype=first.dtype).share_memory_()
-    grads = torch.zeros(2, *first.shape, dtype=first.dtype).share_memory_()
-    given = (str(folder / "store"), loss_of, first, second, losses, grads)
-    mp.start_processes(_half, given, nprocs=2, start_method="fork")
-    return losses.mean(), grads / 2
+
+    def own(rows: slice) -> tuple[Tensor, Tensor]:
+        return loss_and_gradients(loss_of, first[rows], second[rows])
+
+    losses, grads = zip(*halves(own, len(first), folder), strict=True)
+    return torch.stack(losses).mean(), torch.cat(grads, dim=1) / 2
 
 
-def _half(
-    rank: int,
-    path: str,
-    loss_of: PairLoss,
-    first: Tensor,
-    second: Tensor,
-    losses: Tensor,
-    grads: Tensor,
-) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
-    )
-    half = len(first) // 2
-    own = slice(half * rank, half * rank + half)
-    losses[rank], grads[:, own] = loss_and_gradients(loss_of, first[own], second[own])
+def halves(own: Callable[[slice], Any], count: int, folder: Path) -> list[Any]:
+    """What each of two processes makes of its half of `count` rows."""
+    mp.start_processes(_half, (own, count, folder), nprocs=2, start_method="fork")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def _half(rank: int, own: Callable[[slice], Any], count: int, folder: Path) -> None:
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    half = count // 2
+    torch.save(own(slice(half * rank, half * rank + half)), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()

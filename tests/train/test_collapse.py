@@ -34,6 +34,7 @@ def test_rank_counts_directions_in_use() -> None:
     assert float(effective_rank(eye)) == pytest.approx(3)
     # rounding of the Gram matrix leaves singular values of about 1e-8 of the largest
     assert float(effective_rank(gaussian(1, 8).repeat(20, 1))) == pytest.approx(1, abs=1e-5)
+    assert float(effective_rank(torch.zeros(8, 4))) == 1
 
 
 def test_features_that_are_not_finite_have_no_rank_but_stop_nothing() -> None:

@@ -14,6 +14,7 @@ from stabkit.train.patch_embed import ConvStem, TokenBatchNorm
 from stabkit.train.state import build_state
 from stabkit.train.vit import build_vit
 from tests.conftest import small_config
+from tests.train.small import kinds
 
 SMALL = {"patch_size": 8, "width": 24, "depth": 1, "heads": 3}
 CPU = torch.device("cpu")
@@ -43,6 +44,8 @@ def test_conv_stem_ends_on_the_grid_of_the_patches(patch: int, widths: list[int]
     vit = build_vit(ModelConfig.model_validate(shape | {"stem": "conv"}), 64, False)
     plain = build_vit(ModelConfig.model_validate(shape), 64, False)
     stem = vit.patch_embed
+    layer = ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert kinds(stem.proj) == [*layer * len(widths), "Conv2d"]
     convs = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convs] == [*widths, 32]
     assert [(*c.kernel_size, *c.stride) for c in convs] == [(3, 3, 2, 2)] * len(widths) + [
@@ -109,17 +112,23 @@ def patch_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if "patch_embed" in name}
 
 
-@pytest.mark.parametrize("patch_norm", ["none", "batch", "weight"])
+@pytest.mark.parametrize(
+    ("patch_norm", "optimizer"),
+    [(norm, "adamw") for norm in ("none", "batch", "weight")]
+    + [("none", name) for name in ("stable_adamw", "sgd", "lars", "lamb")],
+)
 @pytest.mark.parametrize("freeze", [True, False])
-def test_a_frozen_patch_projection_trains_nothing_whatever_its_norm(
-    tmp_path: Path, patch_norm: str, freeze: bool
+def test_a_frozen_patch_projection_trains_nothing_whatever_norm_and_optimizer(
+    tmp_path: Path, patch_norm: str, optimizer: str, freeze: bool
 ) -> None:
     """Online and momentum network; of a BN only the statistics move, as they follow the data."""
     config = small_config(
         f"model.freeze_patch_embed={freeze}".lower(),
         f"model.patch_norm={patch_norm}",
+        f"optim.name={optimizer}",
         "optim.lr=1.0",
         "train.steps=6",
+        "knn.every=6",
     )
     start = patch_tensors(build_state(config, 64, CPU).model.state_dict())
     loop.train(config, RunDir(tmp_path))
@@ -130,8 +139,8 @@ def test_a_frozen_patch_projection_trains_nothing_whatever_its_norm(
     for name, value in trained.items():
         kept = freeze and not name.endswith(statistics)
         assert value.equal(start[name]) == kept, name
-    kinds = {name.rsplit(".", 1)[-1] for name in trained}
-    assert kinds >= {"none": {"weight"}, "weight": {"original0", "original1"}}.get(
+    ends = {name.rsplit(".", 1)[-1] for name in trained}
+    assert ends >= {"none": {"weight"}, "weight": {"original0", "original1"}}.get(
         patch_norm, {"running_var"}
     )
     signals = stabkit.open_run(tmp_path).signals()

@@ -1,11 +1,16 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from stabkit.rundir import RunDir
+from stabkit.train import loop
+from stabkit.train.state import build_state
 from stabkit.train.swav import SwAV, codes_of, sinkhorn
+from tests.conftest import small_config
 from tests.train.small import (
     FROZEN,
     kinds,
@@ -129,6 +134,18 @@ def test_frozen_prototypes_keep_every_bit_and_then_move_on_the_sphere() -> None:
             torch.testing.assert_close(weight.norm(dim=1), torch.ones(12, dtype=torch.float64))
         optimizer.step()
     assert not torch.allclose(swav.online.prototypes.weight, start, atol=0.01)
+
+
+@pytest.mark.parametrize("frozen", [9, 24])
+def test_the_loop_frees_the_prototypes_in_time(frozen: int, tmp_path: Path) -> None:
+    config = small_config(
+        "method.name=swav", f"method.freeze_prototypes_steps={frozen}", "knn.every=24"
+    )
+    start = build_state(config, 64, torch.device("cpu")).model.state_dict()
+    loop.train(config, RunDir(tmp_path))
+    trained = torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["model"]
+    name = "online.prototypes.weight"
+    assert trained[name].equal(start[name]) == (frozen == 24)
 
 
 def test_codes_of_two_processes_are_balanced_together(tmp_path) -> None:

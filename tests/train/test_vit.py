@@ -92,6 +92,8 @@ def test_timm_names_build_and_others_are_refused() -> None:
         build_vit(ModelConfig(name="vit_tiny_patch16_224", heads=5, depth=1), 32, True)
     with pytest.raises(ValueError, match=r"image_size 40 is not a multiple of .* patch size 16"):
         build_vit(ModelConfig(name="vit_tiny_patch16_224", depth=1), 40, True)
+    with pytest.raises(ValueError, match="not a timm ViT"):
+        build_vit(ModelConfig(name="deit_tiny_distilled_patch16_224", depth=1), 32, True)
     parallel = ModelConfig(name="vit_small_patch16_18x2_224", depth=1, mlp_norm="batch")
     with pytest.raises(ValueError, match=r"mlp_norm 'batch': .* has no MLP norm"):
         build_vit(parallel, 32, True)
@@ -191,6 +193,11 @@ def test_vit_bn_replaces_the_norms_of_the_mlps_and_no_other() -> None:
     batch_norms = {n for n, m in vit.named_modules() if isinstance(m, nn.BatchNorm1d)}
     assert layer_norms == {"blocks.0.norm1", "blocks.1.norm1", "norm"}
     assert batch_norms == {"blocks.0.norm2.bn", "blocks.1.norm2.bn"}
+    block = vit.blocks[0].double()
+    before = 3 + 2 * torch.randn(4, 5, SMALL["width"], dtype=torch.float64)
+    x = before + block.attn(block.norm1(before))
+    mean, var = x.mean((0, 1)), x.var((0, 1), unbiased=False)
+    torch.testing.assert_close(block(before), x + block.mlp((x - mean) / (var + 1e-5).sqrt()))
 
 
 def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> None:

@@ -194,9 +194,9 @@ def test_files_that_could_run_code_or_are_no_weights_are_refused(tmp_path: Path)
     torch.save({"state_dict": {"a": 3}}, tmp_path / "numbers.pth")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     for name, message in (
-        ("code.pth", "not a readable file of weights"),
-        ("text.pth", "not a readable file of weights"),
-        ("numbers.pth", "holds neither weights nor a `state_dict`"),
+        ("code.pth", "it is damaged, or holds code"),
+        ("text.pth", "it is damaged, or holds code"),
+        ("numbers.pth", "holds no weights"),
         ("list.pth", "holds list, not a dictionary"),
     ):
         with pytest.raises(ValueError, match=message):
