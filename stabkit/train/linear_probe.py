@@ -118,8 +118,9 @@ def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
     hardly differ between images should not be scaled down further.
     """
     parts, n = torch.split(features, 2**16), len(features)  # a copy in float64 of a part at a time
-    mean = sum(part.double().sum(dim=0) for part in parts) / n
-    std = (sum((part.double() - mean).square().sum(dim=0) for part in parts) / n).sqrt()
+    mean = torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0) / n
+    squares = [(part.double() - mean).square().sum(dim=0) for part in parts]
+    std = (torch.stack(squares).sum(dim=0) / n).sqrt()
     largest = torch.maximum(features.amax(dim=0), -features.amin(dim=0)).double()
     rounding = 1e-6 * largest.clamp(min=1e-30)
     return mean.float(), torch.where(std > rounding, std, torch.inf).float()

@@ -65,7 +65,8 @@ def test_swav_without_sinkhorn_collapses_to_a_loss_of_nothing(tmp_path: Path) ->
 
     With balanced clusters the loss is still at chance after so few steps. Features shrink in both.
     """
-    settings = ["method.name=swav", "method.projector_layers=2"]
+    settings = ["method.name=swav", "method.projector_layers=2", "optim.lr=1e-3", "knn.every=20"]
+    settings.append("method.prototypes=32")
     bare = trained(tmp_path / "bare", *settings, "method.sinkhorn=false")
     full = trained(tmp_path / "full", *settings)
     (found,) = collapses(bare).to_dict("records")
