@@ -223,3 +223,51 @@ def test_an_unfinished_run_says_what_going_on_does(
 
 def test_the_settings_are_no_part_of_a_run(run: Path) -> None:
     assert not {"linear", "finetune"} & yaml.safe_load((run / "config.yaml").read_text()).keys()
+
+
+def test_other_data_drop_the_caps_and_name_the_metric(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    for split, count in (("train", 30), ("val", 12)):
+        for label in ("a", "b"):
+            folder = tmp_path / "pets" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng(i).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    words = ["data.name=imagefolder", f"data.path={tmp_path / 'pets'}", "knn.k=3"]
+    said(capsys, "evaluate", str(run), "--knn", *words, "knn.temperature=0.5")
+    evals = stabkit.open_run(run).evals("knn_full_pets")
+    assert evals[["n", "k", "chance"]].to_numpy().tolist() == [[24, 3, 0.5]]
+    assert evals["temperature"].tolist() == [0.5]
+    event = stabkit.open_run(run).events().iloc[-1]
+    assert (event["data"]["num_train"], event["bank"]) == (0, 60)
+
+
+def test_the_seed_of_an_evaluation_is_its_own(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        words = ["linear.epochs=3", "linear.lr=0.1", f"seed={seed}"]
+        said(capsys, "evaluate", str(run), "--linear", *words)
+    events = stabkit.open_run(run).events()
+    choosing = events[events["kind"] == "evaluated"]["choosing"].tolist()
+    assert choosing[0] != choosing[1]
+
+
+def test_a_run_of_another_device_is_evaluated_on_this_one(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda:77"))
+    message = said(capsys, "evaluate", str(run), "--knn", code=1)
+    assert str(run) in message
+    assert "knn_full" in said(capsys, "evaluate", str(run), "--knn", "runtime.device=cpu")
+
+
+def test_a_cut_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = RunDir(run).checkpoint_file
+    file.write_bytes(file.read_bytes()[:1000])
+    assert str(file) in said(capsys, "evaluate", str(run), "--knn", code=1)

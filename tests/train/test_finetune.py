@@ -166,3 +166,57 @@ def test_one_image_cannot_be_fine_tuned_on() -> None:
     one = type(images)(images.labels[:1], images.classes, images.read)
     with pytest.raises(ValueError, match="2 training images or more, not 1"):
         finetune(backbone_of(), one, 16, FinetuneConfig(), 0, CPU)
+
+
+def finetuned(**settings: float) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Weights before and after one epoch without mixing."""
+    images, _ = load_data(small_config().data, 0)
+    backbone = backbone_of()
+    before = copy.deepcopy(backbone.state_dict())
+    quick = {"epochs": 1, "warmup_epochs": 0, "batch": 16, "mixup": 0.0, "cutmix": 0.0}
+    config = FinetuneConfig.model_validate({**quick, **settings})
+    return before, finetune(backbone, images, 16, config, 0, CPU).state_dict()
+
+
+def test_layer_decay_slows_the_first_layers_down() -> None:
+    before, after = finetuned(layer_decay=0.1, weight_decay=0.0, lr=0.1)
+    first, last = (
+        float((after[f"backbone.{name}"] - before[name]).abs().max())
+        for name in ("patch_embed.proj.weight", "norm.weight")
+    )
+    # Adam moves by about its rate; three layers apart, 0.1 cubed
+    assert 0 < first < 5e-3 * last
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_label_smoothing_acts_with_and_without_mixing(mixup: float) -> None:
+    heads = [
+        finetuned(mixup=mixup, label_smoothing=smoothing)[1]["head.weight"]
+        for smoothing in (0.0, 0.3)
+    ]
+    assert not heads[0].equal(heads[1])
+
+
+def test_norms_train_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BN in evaluation mode would keep the statistics of pre-training; rates follow the schedule"""
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer: torch.optim.AdamW, *args: object) -> object:
+        rates.append(max(group["lr"] for group in optimizer.param_groups))
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    images, _ = load_data(small_config().data, 0)
+    backbone = backbone_of("model.mlp_norm=batch")
+    name = "blocks.0.norm2.bn.running_mean"
+    before = backbone.state_dict()[name].clone()
+    config = FinetuneConfig(epochs=3, warmup_epochs=1, batch=16, lr=0.256)
+    finetune(backbone, images, 16, config, 0, CPU)
+    assert not backbone.state_dict()[name].equal(before)
+    assert rates == pytest.approx([0.016 * warmup_cosine(i, 12, 4) for i in range(12)])
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    with pytest.raises(ValueError, match=r"diverged in epoch 1; lower finetune.lr 1e\+30"):
+        finetuned(lr=1e30)

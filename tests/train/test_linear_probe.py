@@ -10,6 +10,7 @@ from stabkit.train.evaluate_config import LinearConfig
 from stabkit.train.features import encode_set
 from stabkit.train.linear_probe import fit_heads, linear_probe, standardisation, table
 from stabkit.train.state import build_state
+from stabkit.train.views import plain_view
 from tests.conftest import small_config
 
 CPU = torch.device("cpu")
@@ -133,3 +134,50 @@ def test_a_backbone_is_probed_unchanged_and_from_the_seed() -> None:
 def test_one_image_cannot_be_probed() -> None:
     with pytest.raises(ValueError, match="2 training images or more, not 1"):
         linear_probe(*clusters(1, 0), *clusters(5, 0), 5, CONFIG, 0)
+
+
+def test_cached_features_are_those_of_an_ordinary_loop_through_the_frozen_backbone() -> None:
+    """The usual way: images through the backbone at every step, one rate, nn.Linear and SGD."""
+    config = small_config()
+    images, _ = load_data(config.data, 0)
+    backbone = build_state(config, 1, CPU).model.online.backbone
+    before = copy.deepcopy(backbone.state_dict())
+    settings = LinearConfig(lr=(0.3,), epochs=3, batch=16)
+    features, labels = encode_set(backbone, images, 16, CPU)
+    heads = fit_heads(features, labels, 10, settings, seed=3)
+
+    backbone.eval()
+    mean, std = features.mean(0), features.std(0, correction=0)
+    head = nn.Linear(16, 10)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    sgd = torch.optim.SGD(head.parameters(), lr=0.3 * 16 / 256, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 12)
+    for step in range(12):
+        index = batch_index(3, step, len(images), 16)[1]
+        with torch.no_grad():
+            x = (backbone(plain_view(images.load(index), 16)) - mean) / std
+        sgd.zero_grad()
+        F.cross_entropy(head(x), labels[torch.from_numpy(index)]).backward()
+        sgd.step()
+        schedule.step()
+    torch.testing.assert_close(heads.weight[0], head.weight.detach(), rtol=1e-3, atol=1e-5)
+    assert all(t.equal(before[name]) for name, t in backbone.state_dict().items())
+
+
+def test_the_answer_is_that_of_the_heads_trained_on_everything() -> None:
+    features, labels = clusters(150, 1)
+    heldout, held_labels = clusters(80, 2)
+    probe = linear_probe(features, labels, heldout, held_labels, 5, CONFIG, seed=3)
+    everything = fit_heads(features, labels, 5, CONFIG, seed=3).predict(heldout)
+    assert probe.predicted.equal(everything[probe.best])
+    assert probe.heldout == pytest.approx(
+        [float((row == held_labels).double().mean()) for row in everything]
+    )
+
+
+def test_rates_that_all_diverge_are_no_result() -> None:
+    features, labels = clusters(150, 1)
+    config = LinearConfig(lr=(1e38, 3e38), epochs=20, batch=128)
+    with pytest.raises(ValueError, match=r"lower linear\.lr"):
+        linear_probe(features, labels, features, labels, 5, config, seed=3)

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -231,3 +233,82 @@ def test_an_imported_run_is_not_overwritten(trained: RunDir, tmp_path: Path) -> 
     with pytest.raises(FileExistsError, match="is a run already"):
         import_run(tmp_path / "a.pt", small_config(), trained)
     assert trained.checkpoint_file.read_bytes() == content
+
+
+def official_names() -> set[str]:
+    """Of the authors' ViT with two blocks, spelled out from their files."""
+    block = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    modules = ["patch_embed.proj", "norm", *(f"blocks.{i}.{m}" for i in (0, 1) for m in block)]
+    return {"cls_token", "pos_embed"} | {f"{m}.{k}" for m in modules for k in ("weight", "bias")}
+
+
+def test_our_names_are_those_of_the_official_files() -> None:
+    assert set(fresh_backbone(small_config(), CPU).state_dict()) == official_names()
+    conv = fresh_backbone(small_config("model.stem=conv"), CPU).state_dict()
+    stem = {name for name in conv if name.startswith("patch_embed")}
+    # convolution, BN, ReLU three times for patches of 8, then the 1x1 convolution with its bias
+    layers = {"0": ("weight",), "3": ("weight",), "6": ("weight",), "9": ("weight", "bias")}
+    norms = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    layers |= dict.fromkeys(("1", "4", "7"), norms)
+    assert stem == {f"patch_embed.proj.{i}.{k}" for i, keys in layers.items() for k in keys}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnets_names_are_torchvisions(name: str) -> None:
+    theirs = getattr(torchvision.models, name)().state_dict()
+    ours = fresh_backbone(resnet_config(name), CPU).state_dict()
+    assert set(ours) == {key for key in theirs if not key.startswith("fc.")}
+
+
+def resnet_config(name: str) -> RunConfig:
+    none = (f"model.{k}=null" for k in ("patch_size", "width", "depth", "heads"))
+    return small_config(f"model.name={name}", "model.stem=imagenet", *none)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnetv2_50x1_bit"])
+def test_an_exported_resnet_loads_strictly_into_timm(name: str, tmp_path: Path) -> None:
+    config = resnet_config(name)
+    rundir = RunDir(tmp_path / "run")
+    torch.save(fresh_backbone(config, CPU).state_dict(), tmp_path / "weights.pt")
+    import_run(tmp_path / "weights.pt", config, rundir)
+    export(rundir, tmp_path / "out.pt")
+    theirs = timm.create_model(name, num_classes=0)
+    theirs.load_state_dict(torch.load(tmp_path / "out.pt", weights_only=True), strict=True)
+    backbone, _ = load_backbone(rundir, CPU)
+    assert outputs(theirs).equal(outputs(backbone))
+
+
+def test_a_small_official_vit_without_its_name_still_needs_12_heads(tmp_path: Path) -> None:
+    sizes = ["model.width=384", "model.depth=1", "method.hidden=8"]
+    state = official(small_config(*sizes, "model.heads=12"))
+    torch.save({"state_dict": state}, tmp_path / "vit.pth")
+    with pytest.raises(ValueError, match=r"ViT of width 384 has 12 .* set model.heads=12"):
+        import_run(tmp_path / "vit.pth", small_config(*sizes, "model.heads=6"), RunDir(tmp_path))
+
+
+def test_no_message_advises_to_load_unsafely(trained: RunDir, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> object:
+            return print, ("ran",)
+
+    torch.save({"state_dict": Trap()}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match="holds code") as caught:
+        import_run(tmp_path / "code.pth", small_config(), RunDir(tmp_path / "run"))
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_checkpoint_is_not_overwritten_by_its_export_and_imports_are_not_trained(
+    trained: RunDir, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="the run's own checkpoint"):
+        export(trained, trained.checkpoint_file)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        export(trained, tmp_path)
+    assert not list(tmp_path.glob(".*"))
+    export(trained, tmp_path / "w.pt")
+    config = small_config("train.steps=3", "optim.warmup_steps=0")
+    rundir = RunDir(tmp_path / "imported")
+    import_run(tmp_path / "w.pt", config, rundir)
+    rundir.status_file.unlink()
+    with pytest.raises(ValueError, match="imported weights"):
+        train(config, rundir)
