@@ -3,6 +3,7 @@
 import pandas as pd
 
 from stabkit.detect import find_collapse, find_dips, find_spikes, find_stuck_loss
+from stabkit.detect.collapse import NOTHING
 from stabkit.store.reader import Run
 
 COLLAPSE = {
@@ -30,13 +31,17 @@ def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
 
 
 def collapses(run: Run) -> pd.DataFrame:
-    """Every sign of collapse that the run's scalars show; column signal in front, which it is."""
-    scalars = run.scalars()
+    """Every sign of collapse that the run's scalars show; column signal in front, which it is.
+
+    Where kNN ends above its untrained value, narrow features still tell images apart and a loss at
+    chance is a hard task slowly learned: then only a loss at nothing counts.
+    """
+    scalars, learned = run.scalars(), _learned(run)
     found = []
     for signal, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
         events = COLLAPSE[str(signal)](rows["step"].to_numpy(), rows["value"].to_numpy())
-        if signal == "loss_relative":
-            events = events[(events["level"] < 0.5) | ~_learned(run)]
+        if learned:
+            events = events[(signal == "loss_relative") & (events["level"] <= NOTHING)]
         events.insert(0, "signal", str(signal))
         found.append(events)
     if not any(len(events) for events in found):
@@ -45,7 +50,6 @@ def collapses(run: Run) -> pd.DataFrame:
 
 
 def _learned(run: Run) -> bool:
-    """Whether kNN ends above its start: a loss at chance may be a hard task, slowly learned."""
     values = run.evals("knn_heldout")["value"]
     return (
         len(values) > 1 and float(values.tail(max(1, len(values) // 5)).median()) > values.iloc[0]

@@ -14,9 +14,9 @@ FOOTNOTE = (
     "A dip is a fall of held-out kNN accuracy below its own running level that lasts, exceeds the\n"
     "run's noise and is significant (McNemar, p <= 0.01 after correction for every evaluation);\n"
     "`in dips` counts steps. Collapsed is a run whose features or embeddings spread at most a\n"
-    "quarter of what they did untrained, or whose loss stayed at chance, or at nothing, for its\n"
-    "second half. A gradient burst begins where a layer's gradient norm leaves its own recent\n"
-    "range (robust z of 6 in log space)."
+    "quarter of what they did untrained, or whose loss stayed at chance for its second half,\n"
+    "while kNN ends no better than untrained; or whose loss stayed at nothing. A gradient burst\n"
+    "begins where a layer's gradient norm leaves its own recent range (robust z of 6 in log space)."
 )
 
 

@@ -1,5 +1,6 @@
 """Levels, claims and the figure of a study, against runs whose levels are known."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -
     assert drawn == pytest.approx(sorted(table["level"]))
     assert list(there.lines[0].get_xdata()) == list(paper)
     assert [t.get_text() for t in there.get_yticklabels()] == list(paper.index)
+
+
+def test_a_run_that_is_there_twice_counts_once(
+    arms: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(arms / "true 0", arms / "copy")
+    monkeypatch.setattr(sys, "argv", ["study.py", str(arms)])
+    assert len(study_runs("nowhere")) == 6
+    assert "1 runs left out" in capsys.readouterr().out
 
 
 def test_runs_are_those_named_on_the_command_line(
