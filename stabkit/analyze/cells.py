@@ -27,7 +27,7 @@ class Cell:
 
 def group_cells(runs: Runs) -> list[Cell]:
     """Cells in the order of their settings, numbers by size."""
-    factors = [key for key in runs.factors() if key != "seed"]
+    factors = _telling(runs)
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(_fixed(run.settings.get(key)) for key in factors), []).append(run)
@@ -36,6 +36,23 @@ def group_cells(runs: Runs) -> list[Cell]:
         for values, members in groups.items()
     ]
     return sorted(cells, key=lambda cell: [_order(v) for v in cell.settings.values()])
+
+
+def _telling(runs: Runs) -> list[str]:
+    """The settings that tell cells apart, without those that only go along with another.
+
+    Where a batch size brings its own number of steps, the one with a word of its own is kept.
+    """
+    keys = [key for key in runs.factors() if key != "seed"]
+
+    def groups(chosen: Sequence[str]) -> int:
+        return len({repr([run.settings.get(key) for key in chosen]) for run in runs})
+
+    for key in sorted(reversed(keys), key=lambda key: key in WORDS):
+        rest = [other for other in keys if other != key]
+        if groups(rest) == groups(keys):
+            keys = rest
+    return keys
 
 
 def curve_factor(cells: Sequence[Cell]) -> str | None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import stabkit
+from stabkit.analyze.cells import group_cells
 from stabkit.analyze.grad_norms_plot import draw_grad_norms, grad_norms_table
 from stabkit.analyze.knn_plot import draw_knn, knn_table
 from stabkit.analyze.plots import PLOTS, draw
@@ -108,3 +109,16 @@ def test_runs_with_nothing_to_draw_are_refused_in_words(
     assert main(["analyze", str(tmp_path), "--plot", name]) == 1
     assert f"these runs hold nothing to draw for {name}" in capsys.readouterr().err
     assert not (tmp_path / "figures").exists()
+
+
+def test_settings_that_only_go_along_name_no_panel(tmp_path: Path) -> None:
+    """A batch with its own steps and warm-up is one factor, not three."""
+    for batch, steps, freeze in [(8, 24, "true"), (16, 12, "true"), (8, 24, "false")]:
+        plant_run(
+            tmp_path / f"{batch} {freeze}",
+            *(f"train.batch={batch}", f"train.steps={steps}", f"optim.warmup_steps={steps // 6}"),
+            f"model.freeze_patch_embed={freeze}",
+        )
+    cells = group_cells(stabkit.load(tmp_path))
+    assert {tuple(cell.settings) for cell in cells} == {("model.freeze_patch_embed", "train.batch")}
+    assert len(cells) == 3
