@@ -102,7 +102,7 @@ def higher(
     first, second = (
         _chosen(table, settings).set_index(list(pairs))[column] for settings in (better, worse)
     )
-    return mean_above_zero(text, (first - second).dropna().tolist(), "points of kNN")
+    return mean_above_zero(text, (first - second).dropna().tolist(), "points")
 
 
 def dip_more(
