@@ -72,7 +72,7 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     assert main(command) == 1
     printed = capsys.readouterr().out
     assert "1 runs done, 1 failed" in printed
-    assert "last.pt: not a readable checkpoint" in printed
+    assert "last.pt: not a file of tensors" in printed
     bad.unlink()
     assert main(command) == 0
     assert "2 cells, 1 done, 1 to run" in capsys.readouterr().out

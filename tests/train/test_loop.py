@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     rundir = RunDir(tmp_path)
     rundir.checkpoint_file.parent.mkdir()
     rundir.checkpoint_file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"last\.pt: not a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.pt: not a file of tensors"):
         loop.train(small_config(), rundir)
 
 
