@@ -39,19 +39,22 @@ def trained(folder: Path, *changes: str) -> Run:
     return stabkit.open_run(folder)
 
 
-# The same with a ResNet-18: 60 steps of 32 images, its untrained backbone has .294.
+# The same with a ResNet-18, 40 steps of 64 images; untrained, .267 of 4000 held-out images. A gain
+# is known to about .008 (paired over the images). It is only the beginning that all five share: in
+# 250 steps at a rate four times as large SimCLR reached .44 while the twins and SwAV fell back.
 RESNET = [
     *("model.name=resnet18", "model.stem=imagenet", "model.depth=null"),
     *("model.patch_size=null", "model.width=null", "model.heads=null"),
-    *("views.min_scale=0.5", "train.batch=32", "train.steps=60", "optim.lr=1e-3"),
-    *("method.prototypes=32", "knn.every=60"),
+    *("data.num_heldout=4000", "knn.queries=4000", "knn.every=40", "method.prototypes=32"),
+    *("train.steps=40", "optim.warmup_steps=5", "optim.lr=1e-3"),
 ]
-RESNET_GAIN = {"moco": 0.04, "simclr": 0.04, "byol": 0.04, "swav": 0.05, "supervised": 0.07}
+RESNET_GAIN = {"moco": 0.025, "simclr": 0.026, "byol": 0.029, "swav": 0.032, "supervised": 0.033}
 
 
 @pytest.mark.parametrize("name", RESNET_GAIN)
 def test_knn_improves_over_an_untrained_resnet(name: str, tmp_path: Path) -> None:
-    run = trained(tmp_path, *RESNET, f"method.name={name}", "method.projector_layers=2")
+    layers = [] if name == "supervised" else ["method.projector_layers=2"]
+    run = trained(tmp_path, *RESNET, f"method.name={name}", *layers)
     accuracy = run.evals("knn_heldout")["value"].tolist()
     assert accuracy[-1] > accuracy[0] + RESNET_GAIN[name] / 2
     assert collapses(run).empty
