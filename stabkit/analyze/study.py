@@ -34,7 +34,7 @@ def study_runs(default: str) -> Runs:
     folder = Path(given[0] if given else default)
     if not folder.is_dir() or not len(runs := load(folder)):
         raise SystemExit(f"{folder}: no runs there; `stabkit sweep` makes them")
-    different = {repr(run.settings): run for run in runs}  # a run counted twice would be evidence
+    different = {repr(run.settings or run.name): run for run in runs}  # twice would be evidence
     if len(different) < len(runs):
         print(f"{folder}: {len(runs) - len(different)} runs left out, of settings seen before")
     return Runs(runs.path, tuple(different.values()))

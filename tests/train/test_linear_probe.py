@@ -73,7 +73,7 @@ def test_standardisation_undoes_scale_and_offset_and_survives_a_constant() -> No
 
 
 def test_the_probe_does_not_depend_on_the_gain_of_the_last_norm() -> None:
-    """What made MoCo v3's probe so sensitive to its learning rate (their issue 20)."""
+    """What made MoCo v3's probe so sensitive to its learning rate (its repository, issue 20)."""
     features, labels = clusters(200, 4)
     heldout, answers = clusters(100, 5)
     plain = linear_probe(features, labels, heldout, answers, 5, CONFIG, 0)

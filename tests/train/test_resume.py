@@ -128,7 +128,7 @@ def assert_equal_trees(left: Any, right: Any) -> None:
         assert left.keys() == right.keys()
         for key in left:
             assert_equal_trees(left[key], right[key])
-    elif isinstance(left, list):
+    elif isinstance(left, list | tuple):
         for one, other in zip(left, right, strict=True):
             assert_equal_trees(one, other)
     else:

@@ -19,6 +19,7 @@ from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
 from stabkit.train.state import State, build_state, load_state, save_state
 from tests.conftest import small_config
+from tests.train.test_resume import assert_equal_trees
 
 CPU = torch.device("cpu")
 OPTIMIZERS = ["adamw", "lars", "lamb", "sgd", "stable_adamw"]
@@ -288,20 +289,6 @@ def test_a_skipped_step_never_was(name: str, value: float, bad_step: int) -> Non
             optimizer.step()
         ends.append([model.state_dict(), optimizer.state_dict(), acting.state_dict()])
     assert_equal_trees(ends[0], ends[1])
-
-
-def assert_equal_trees(left: Any, right: Any) -> None:
-    if isinstance(left, torch.Tensor):
-        assert left.equal(right)
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys()
-        for key in left:
-            assert_equal_trees(left[key], right[key])
-    elif isinstance(left, list | tuple):
-        for one, other in zip(left, right, strict=True):
-            assert_equal_trees(one, other)
-    else:
-        assert left == right
 
 
 def test_finite_gradients_whose_squares_overflow_are_not_skipped() -> None:
