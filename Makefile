@@ -26,7 +26,7 @@ demo: $(READY)
 	$(BIN)/python analysis/lr_grid.py runs/lr_grid
 	$(BIN)/stabkit analyze runs/lr_grid
 	@echo
-	@echo "Pictures: runs/lr_grid/figures/knn.png and grad-norms.png (PDF and CSV beside them)."
+	@echo "Pictures: runs/lr_grid/figures/knn.png, levels.png, grad-norms.png (PDF and CSV beside)."
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -98,9 +98,12 @@ def higher(
     column: str = "level",
     pairs: Sequence[str] = ("seed",),
 ) -> Claim:
-    """The claim that runs with the settings `better` have more of `column`, paired over `pairs`."""
+    """The claim that runs with the settings `better` have more of `column`, paired over `pairs`.
+
+    Runs that share all of `pairs`, as those of several models, count as their mean.
+    """
     first, second = (
-        _chosen(table, settings).set_index(list(pairs))[column] for settings in (better, worse)
+        _chosen(table, settings).groupby(list(pairs))[column].mean() for settings in (better, worse)
     )
     return mean_above_zero(text, (first - second).dropna().tolist(), "points")
 

@@ -90,6 +90,14 @@ def test_a_seed_without_its_pair_is_left_out(arms: Path) -> None:
     assert higher("claim", alone, FROZEN, LEARNED).n == 2
 
 
+def test_runs_of_several_models_are_no_more_pairs_than_seeds(arms: Path) -> None:
+    table = levels(stabkit.load(arms), FACTORS)
+    twice = pd.concat([table, table.assign(level=table["level"] + 4)])
+    once = higher("claim", table, FROZEN, LEARNED)
+    again = higher("claim", twice, FROZEN, LEARNED)
+    assert (again.n, again.effect) == (3, pytest.approx(once.effect))
+
+
 def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -> None:
     table = levels(stabkit.load(arms), FACTORS)
     sweep = load_sweep(Path("sweeps/frameworks.yaml"), "imagenet")
