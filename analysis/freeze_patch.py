@@ -23,11 +23,11 @@ from stabkit.analyze.study import dip_more, higher, levels, published, study_run
 from stabkit.sweep.grid import load_sweep
 
 FACTORS = ["model.freeze_patch_embed", "model.patch_norm", "optim.clip"]
-MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
 table = levels(runs, FACTORS)
-paper = published(load_sweep(Path("sweeps/freeze_patch.yaml"), "imagenet").cells, FACTORS)
-print(study_table(table, paper, MEASURE))
+paper_sweep = load_sweep(Path("sweeps/freeze_patch.yaml"), "imagenet")
+paper = published(paper_sweep.cells, FACTORS, paper_sweep.published.measure)
+print(study_table(table, paper))
 
 # %% [markdown]
 # ## Claims
@@ -47,6 +47,6 @@ claims = [
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_levels(table, paper, MEASURE)
+figure = draw_levels(table, paper)
 print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
 print(*draw("knn", runs, runs.path / "figures"), sep="\n")

@@ -23,11 +23,11 @@ from stabkit.analyze.study import higher, levels, published, study_runs, study_t
 from stabkit.sweep.grid import load_sweep
 
 FACTORS = ["model.positions"]
-MEASURE = "linear probe, top-1 %"
 runs = study_runs(RUNS)
 table = levels(runs, FACTORS)
-paper = published(load_sweep(Path("sweeps/position_embedding.yaml"), "imagenet").cells, FACTORS)
-print(study_table(table, paper, MEASURE))
+paper_sweep = load_sweep(Path("sweeps/position_embedding.yaml"), "imagenet")
+paper = published(paper_sweep.cells, FACTORS, paper_sweep.published.measure)
+print(study_table(table, paper))
 
 # %% [markdown]
 # ## Claims
@@ -50,6 +50,6 @@ claims = [
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_levels(table, paper, MEASURE)
+figure = draw_levels(table, paper)
 print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
 print(*draw("knn", runs, runs.path / "figures"), sep="\n")

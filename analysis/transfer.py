@@ -23,14 +23,14 @@ from stabkit.analyze.study import higher, levels, published, study_runs, study_t
 from stabkit.sweep.grid import load_sweep
 
 FACTORS = ["method.name", "train.steps"]
-MEASURE = "fine-tuned top-1 %"
 runs = study_runs(RUNS)
 metric = next(iter(m for m in runs.evals()["metric"].unique() if m.startswith("finetune")), None)
 if metric is None:
     raise SystemExit(f"{runs.path}: no run is fine-tuned; see the top of sweeps/transfer.yaml")
 table = levels(runs, FACTORS, metric)
-paper = published(load_sweep(Path("sweeps/transfer.yaml"), "imagenet").cells, FACTORS)
-print(study_table(table, paper, MEASURE))
+paper_sweep = load_sweep(Path("sweeps/transfer.yaml"), "imagenet")
+paper = published(paper_sweep.cells, FACTORS, paper_sweep.published.measure)
+print(study_table(table, paper))
 
 # %% [markdown]
 # ## Claims
@@ -48,5 +48,5 @@ claims = [
 print("\n".join(str(claim) for claim in claims))
 
 # %%
-figure = draw_levels(table, paper, MEASURE)
+figure = draw_levels(table, paper)
 print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")

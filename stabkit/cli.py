@@ -203,9 +203,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     try:
         evaluate_run(rundir, run, config, methods, say)
+    except RunBusyError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
-        if isinstance(error, RunBusyError):
-            raise
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
     return 0

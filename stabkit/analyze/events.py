@@ -51,9 +51,17 @@ def collapses(run: Run) -> pd.DataFrame:
 
 def _learned(run: Run) -> bool:
     values = run.evals("knn_heldout")["value"]
-    return (
-        len(values) > 1 and float(values.tail(max(1, len(values) // 5)).median()) > values.iloc[0]
-    )
+    return len(values) > 1 and final_level(values) > values.iloc[0]
+
+
+def final_count(values: pd.Series) -> int:
+    """A fifth of the evaluations: one alone is noisy, or inside a dip."""
+    return max(1, round(len(values) / 5))
+
+
+def final_level(values: pd.Series) -> float:
+    """The median of the last fifth."""
+    return float(values.tail(final_count(values)).median())
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:

@@ -12,10 +12,11 @@ from stabkit.analyze.style import RC, new_figure, ramp
 MARKERS = {"no dip": "o", "dips": "v", "collapsed": "X"}
 
 
-def draw_levels(table: pd.DataFrame, paper: pd.Series, measure: str) -> Figure:
+def draw_levels(table: pd.DataFrame, paper: pd.Series) -> Figure:
     """Rows are the arms: a marker a run, a bar at the mean; on the right the published values.
 
-    `table` is that of `levels`. The scales differ on purpose: so do data and measure.
+    `table` is that of `levels`, `paper` that of `published`. Their scales differ on purpose: so
+    do data and measure.
     """
     arms = list(dict.fromkeys(table["arm"]))
     with mpl.rc_context(RC):
@@ -27,7 +28,7 @@ def draw_levels(table: pd.DataFrame, paper: pd.Series, measure: str) -> Figure:
         _draw_arms(axes[0], table, arms)
         if not paper.empty:
             axes[1].plot(paper, range(len(paper)), "s", color="black", markersize=5)
-            _name(axes[1], names[1], measure, "published")
+            _name(axes[1], names[1], str(paper.name), "published")
         figure.legend(
             handles=[
                 Line2D([], [], marker=m, linestyle="", color="0.3", markersize=5, label=name)

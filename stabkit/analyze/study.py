@@ -9,11 +9,9 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero, more_events
-from stabkit.analyze.events import collapses, dips
+from stabkit.analyze.events import collapses, dips, final_count, final_level
 from stabkit.analyze.summary import aligned
 from stabkit.store.reader import Runs, load
-
-FINAL = 0.2  # share of the evaluations whose median is a run's level: one alone may be in a dip
 
 
 class PublishedCell(Protocol):
@@ -49,8 +47,7 @@ def levels(runs: Runs, factors: Sequence[str], metric: str = "knn_heldout") -> p
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
         values = 100 * run.evals(metric)["value"]
-        last = max(1, round(FINAL * len(values)))
-        level = values.tail(last).median()
+        level, last = final_level(values), final_count(values)
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
         row |= {"arm": arm(settings), "level": level}
@@ -63,17 +60,17 @@ def arm(settings: Mapping[str, Any]) -> str:
     return ", ".join(label(key, value) for key, value in settings.items())
 
 
-def published(cells: Iterable[PublishedCell], factors: Sequence[str]) -> pd.Series:
-    """What a paper reports, by arm; empty where it reports nothing."""
+def published(cells: Iterable[PublishedCell], factors: Sequence[str], measure: str) -> pd.Series:
+    """What a paper reports, by arm, named by its measure; empty where it reports nothing."""
     found = {
         arm({k: cell.settings[k] for k in factors if k in cell.settings}): cell.published
         for cell in cells
         if cell.published is not None
     }
-    return pd.Series(found, dtype=float)
+    return pd.Series(found, dtype=float, name=measure)
 
 
-def study_table(table: pd.DataFrame, paper: pd.Series, measure: str) -> str:
+def study_table(table: pd.DataFrame, paper: pd.Series) -> str:
     """Text: our level, its spread over seeds, dips and collapses of every arm; then the paper's.
 
     The two stand apart, since settings, data and measure differ: only their order compares.
@@ -86,7 +83,7 @@ def study_table(table: pd.DataFrame, paper: pd.Series, measure: str) -> str:
     text = aligned(rows)
     if paper.empty:
         return text
-    reported = [["paper", measure], *([str(k), f"{v:.1f}"] for k, v in paper.items())]
+    reported = [["paper", str(paper.name)], *([str(k), f"{v:.1f}"] for k, v in paper.items())]
     return f"{text}\n\n{aligned(reported)}"
 
 

@@ -1,10 +1,12 @@
 """Weighted k-nearest-neighbour classification (Wu et al. 2018) and the free training-time bank."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 4096  # queries a pass: bounds the [queries, bank] similarities in memory
+SIMILARITIES = 2**26  # held at once, 256 MiB: an ImageNet bank leaves room for 52 queries
 
 
 def knn_predict(
@@ -22,21 +24,45 @@ def knn_predict(
     `k` is capped at the bank. With ids given, an entry never votes on its own image (the free
     bank holds other views of it). Source: Wu et al. 2018, section 3.4.
     """
+    found = knn_predict_each(
+        query_QD, bank_MD, labels_M, num_classes, [k], temperature, query_id_Q, bank_id_M
+    )
+    return found.popitem()[1]
+
+
+def knn_predict_each(
+    query_QD: Tensor,
+    bank_MD: Tensor,
+    labels_M: Tensor,
+    num_classes: int,
+    ks: Sequence[int],
+    temperature: float,
+    query_id_Q: Tensor | None = None,
+    bank_id_M: Tensor | None = None,
+) -> dict[int, Tensor]:
+    """`knn_predict` for each k (as capped, in order) from one search.
+
+    Selection costs more than the product of features, so the nearest max(k) are found once and
+    every smaller k is a prefix of them.
+    """
     query, bank = F.normalize(query_QD.float(), dim=1), F.normalize(bank_MD.float(), dim=1)
-    k = min(k, len(bank))
-    predictions = []
-    for start in range(0, len(query), CHUNK):
-        similarity = query[start : start + CHUNK] @ bank.T
+    used = sorted({min(k, len(bank)) for k in ks})
+    chunk = max(1, SIMILARITIES // len(bank))
+    parts: dict[int, list[Tensor]] = {k: [] for k in used}
+    for start in range(0, len(query), chunk):
+        similarity = query[start : start + chunk] @ bank.T
         if query_id_Q is not None and bank_id_M is not None:
-            same = query_id_Q[start : start + CHUNK, None] == bank_id_M
+            same = query_id_Q[start : start + chunk, None] == bank_id_M
             similarity = similarity.masked_fill(same, float("-inf"))
-        nearest, index = similarity.topk(k, dim=1)
-        votes = torch.zeros(len(nearest), num_classes, device=query.device)
+        nearest, index = similarity.topk(used[-1], dim=1)
         # relative to the nearest, so that no temperature overflows
         weight = ((nearest - nearest[:, :1].clamp(min=-1)) / temperature).exp()
-        votes.scatter_add_(1, labels_M[index], weight)
-        predictions.append(votes.argmax(dim=1))
-    return torch.cat(predictions)
+        classes = labels_M[index]
+        for k in used:
+            votes = torch.zeros(len(nearest), num_classes, device=query.device)
+            votes.scatter_add_(1, classes[:, :k], weight[:, :k])
+            parts[k].append(votes.argmax(dim=1))
+    return {k: torch.cat(part) for k, part in parts.items()}
 
 
 class KnnBank:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from stabkit.config import RunConfig, run_id
+from stabkit.monitor.knn import knn_predict_each
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer, write_part
 from stabkit.train.data import ImageSet, load_data
 from stabkit.train.evaluate_config import METRICS, EvaluateConfig, Method, metric_name
 from stabkit.train.features import encode_set
 from stabkit.train.finetune import finetune
-from stabkit.train.full_knn import full_knn
 from stabkit.train.linear_probe import linear_probe, table
 from stabkit.train.loop import prepare_device
 from stabkit.train.weights import load_backbone
@@ -130,7 +130,7 @@ def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None
 def _knn(inputs: Inputs) -> list[Result]:
     bank, labels, queries, _ = inputs.features
     knn, classes = inputs.config.knn, len(inputs.train.classes)
-    found = full_knn(queries, bank, labels, classes, knn.k, knn.temperature)
+    found = knn_predict_each(queries, bank, labels, classes, knn.k, knn.temperature)
     return [Result(found[k], k, knn.temperature, {"k": k, "bank": len(bank)}) for k in found]
 
 

@@ -1,6 +1,7 @@
 """End-to-end fine-tuning of a pre-trained backbone, on its own data or on others (transfer)."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,25 +18,11 @@ from stabkit.train.data import ImageSet, batch_index
 from stabkit.train.evaluate_config import FinetuneConfig
 from stabkit.train.image_ops import image_sizes
 from stabkit.train.image_set import moved
+from stabkit.train.optim import warmup_cosine
 from stabkit.train.randomness import uniforms
 from stabkit.train.views import apply_view, sample_view_params
 
 _MIX_STREAM = 2**61  # views use small stream numbers, the order of the data set 2**62
-
-
-class Classifier(nn.Module):
-    """A backbone and a linear head that starts at zero: all classes equally likely."""
-
-    def __init__(self, backbone: nn.Module, width: int, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(width, num_classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(images))
-        return logits
 
 
 def finetune(
@@ -46,7 +33,7 @@ def finetune(
     seed: int,
     device: torch.device,
     report: Callable[[int, float], None] = lambda epoch, loss: None,
-) -> Classifier:
+) -> nn.Sequential:
     """Train `backbone`, in place, and a new head; `report` gets each epoch and its mean loss.
 
     A function of the seed: order, crops and mixing follow from the step, no global generator moves.
@@ -56,7 +43,7 @@ def finetune(
     batch = min(config.batch, len(images)) // 2 * 2  # mixing pairs the images of a batch
     if not batch:
         raise ValueError(f"fine-tuning needs 2 training images or more, not {len(images)}")
-    model = _classifier(backbone, len(images.classes)).to(device)
+    model = classifier(backbone, len(images.classes)).to(device)
     optimizer = build_optimizer(model, config)
     mixup = _mixup(config, len(images.classes))
     per_epoch = len(images) // batch
@@ -90,10 +77,14 @@ def finetune(
     return model
 
 
-def _classifier(backbone: nn.Module, num_classes: int) -> Classifier:
+def classifier(backbone: nn.Module, num_classes: int) -> nn.Sequential:
+    """`backbone`, all of it trained, and a linear `head` from zero: all classes equally likely."""
     backbone.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):  # nn.Linear draws a start that is thrown away
-        return Classifier(backbone, int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+        head = nn.Linear(int(backbone.num_features), num_classes)  # type: ignore[arg-type]
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(OrderedDict(backbone=backbone, head=head))
 
 
 def load_crops(
@@ -146,13 +137,6 @@ def build_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Ada
         lr=0.0,
         foreach=True,
     )
-
-
-def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak rate: linear from 0 over the warm-up, then half a cosine to 0."""
-    if step < warmup:
-        return step / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def _mixup(config: FinetuneConfig, num_classes: int) -> Mixup | None:

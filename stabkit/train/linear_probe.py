@@ -4,7 +4,6 @@ The backbone is frozen and sees the plain view, so its features are computed onc
 therefore off, which the official protocol (random crops and flips) has on.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from stabkit.train.data import batch_index
 from stabkit.train.evaluate_config import LinearConfig
+from stabkit.train.optim import warmup_cosine
 from stabkit.train.randomness import permutation
 
 _CHOICE = 2**32  # an epoch no training reaches: the split shares no order with a batch
@@ -105,8 +105,7 @@ def fit_heads(
         error[torch.arange(batch, device=x.device), :, labels[index]] -= 1
         gradient = error.view(batch, -1).T @ batch_x / batch
         velocity.mul_(config.momentum).add_(gradient)
-        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-        weight.sub_(peak * cosine * velocity)
+        weight.sub_(peak * warmup_cosine(step, steps, 0) * velocity)
     heads = weight.view(num_lrs, num_classes, -1)
     return Heads(mean, std, heads[..., :-1], heads[..., -1])
 

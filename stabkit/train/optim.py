@@ -61,11 +61,14 @@ def peak_lr(config: OptimConfig, batch: int) -> float:
 
 def lr_at(step: int, steps: int, config: OptimConfig, batch: int) -> float:
     """Linear warm-up from 0, then half a cosine to 0, per iteration; `step` counts from 0."""
-    peak = peak_lr(config, batch)
-    if step < config.warmup_steps:
-        return peak * step / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * done))
+    return peak_lr(config, batch) * warmup_cosine(step, steps, config.warmup_steps)
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak rate: linear from 0 over the warm-up, then half a cosine to 0."""
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def momentum_at(step: int, steps: int, config: MethodConfig) -> float:

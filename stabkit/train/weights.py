@@ -160,14 +160,9 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
     return len(_below(model, "online.backbone."))
 
 
-def attention_heads(backbone: nn.Module) -> int | None:
-    """Heads of each attention, which no shape of a weight shows; None for a ResNet."""
-    found = {int(m.num_heads) for m in backbone.modules() if hasattr(m, "num_heads")}  # type: ignore[arg-type]
-    return max(found, default=None)
-
-
 def _check_attention(path: Path, arch: str | None, official: bool, backbone: nn.Module) -> None:
-    heads, width = attention_heads(backbone), getattr(backbone, "embed_dim", 0)
+    counts = {int(m.num_heads) for m in backbone.modules() if hasattr(m, "num_heads")}  # type: ignore[arg-type]
+    heads, width = max(counts, default=None), getattr(backbone, "embed_dim", 0)  # None: a ResNet
     known = arch in _OFFICIAL_VITS if arch else official and width in _OFFICIAL_WIDTHS
     if known and heads is not None and heads != _OFFICIAL_ATTENTION:
         raise ValueError(

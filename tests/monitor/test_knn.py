@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from stabkit.monitor import knn
-from stabkit.monitor.knn import KnnBank, knn_predict
+from stabkit.monitor.knn import KnnBank, knn_predict, knn_predict_each
 
 
 def data(seed: int, queries: int = 23, bank: int = 57) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,7 +38,7 @@ def test_predictions_equal_the_formula(k: int, t: float) -> None:
 def test_chunks_and_scale_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     query, bank, labels = data(3)
     whole = knn_predict(query, bank, labels, 5, 10, 0.07)
-    monkeypatch.setattr(knn, "CHUNK", 4)
+    monkeypatch.setattr(knn, "SIMILARITIES", 4 * 57 + 1)  # 4 queries
     assert knn_predict(query * 100, bank * 0.01, labels, 5, 10, 0.07).equal(whole)
 
 
@@ -82,3 +82,14 @@ def test_a_restored_bank_goes_on_as_if_never_interrupted() -> None:
         bank.add(features[20:27], labels[20:27], torch.arange(20, 27))
     assert first.features.equal(second.features)
     assert first.ids.equal(second.ids)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_one_search_gives_what_each_k_gives_on_its_own(temperature: float) -> None:
+    query, bank, labels = data(1, bank=300)
+    found = knn_predict_each(query, bank, labels, 5, (200, 10, 100, 20, 999), temperature)
+    assert list(found) == [10, 20, 100, 200, 300]
+    for k, predicted in found.items():
+        expected = [oracle(q, bank, labels, k, temperature, set()) for q in query]
+        assert predicted.tolist() == expected, k
+    assert not found[10].equal(found[200]), "the case cannot tell one k from another"

@@ -8,14 +8,14 @@ from stabkit.train.data import load_data
 from stabkit.train.evaluate_config import FinetuneConfig
 from stabkit.train.features import encode_set
 from stabkit.train.finetune import (
-    Classifier,
     build_optimizer,
+    classifier,
     finetune,
     layer_scales,
     load_crops,
     numpy_seed,
-    warmup_cosine,
 )
+from stabkit.train.optim import warmup_cosine
 from stabkit.train.state import build_state
 from stabkit.train.views import plain_view
 from tests.conftest import small_config
@@ -28,7 +28,7 @@ def backbone_of(*overrides: str) -> torch.nn.Module:
 
 
 def test_layer_decay_follows_the_formula_on_a_vit() -> None:
-    model = Classifier(backbone_of("model.depth=3"), 16, 10)
+    model = classifier(backbone_of("model.depth=3"), 10)
     names = [name for name, _ in model.named_parameters()]
     scales = dict(zip(names, layer_scales(names, 0.5), strict=True))
     # BEiT: 0.5^(depth + 1 - layer); layer 0 the patches and tokens, depth + 1 the norm and head
@@ -56,7 +56,7 @@ def test_layer_decay_on_a_resnet_and_on_a_net_without_blocks() -> None:
 
 
 def test_every_trainable_tensor_is_in_one_group_with_its_rate_and_decay() -> None:
-    model = Classifier(backbone_of(), 16, 10)
+    model = classifier(backbone_of(), 10)
     optimizer = build_optimizer(model, FinetuneConfig(layer_decay=0.5, weight_decay=0.3))
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     grouped = {names[id(p)]: g for g in optimizer.param_groups for p in g["params"]}
