@@ -64,7 +64,9 @@ def test_every_trainable_tensor_is_in_one_group_with_its_rate_and_decay() -> Non
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(names)
     undecayed = {name for name, group in grouped.items() if group["weight_decay"] == 0.0}
     assert "backbone.cls_token" in undecayed
-    assert undecayed == {n for n in grouped if n.endswith(("bias", "cls_token")) or ".norm" in n}
+    assert undecayed == {
+        n for n in grouped if n.endswith(("bias", "cls_token", "pos_embed")) or ".norm" in n
+    }
     assert grouped["backbone.blocks.1.attn.qkv.weight"]["lr_scale"] == 0.5
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 0.3}
 
