@@ -3,8 +3,10 @@ request was wrong."""
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import stabkit
 from stabkit.config import ConfigError, preset_names, suggest
 from stabkit.rundir import RunBusyError, RunDir
+from stabkit.sweep.queue import SlurmError
 
 
 class RequestError(Exception):
@@ -25,15 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _refuse_unknown(arguments, rest)
         return int(arguments.act(arguments))
+    except BrokenPipeError:
+        return 1
     except (RequestError, ConfigError, RunBusyError, FileNotFoundError) as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 2
+    except (SlurmError, OSError) as error:  # of which: a disk that is full or read-only
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         goes_on = arguments.verb in ("train", "sweep")
         end = "; the same command goes on from the last checkpoint" if goes_on else ""
         print(f"stabkit: stopped{end}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
         return 1
 
 
@@ -53,11 +59,30 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("file", type=Path, help="a sweep file, e.g. sweeps/lr_grid.yaml")
     verb.add_argument("--scale", help="the size to run at (default: the file's first)")
     verb.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
-    verb.add_argument("--dry-run", action="store_true", help="print the cells, start nothing")
+    verb.add_argument("--dry-run", action="store_true", help="print what would run, start nothing")
+    verb.add_argument(
+        "--cluster",
+        choices=("auto", "local", "slurm"),
+        default="auto",
+        help="auto: slurm where the sweep asks for it and sbatch is there, else this machine",
+    )
+    verb.add_argument("--retry", choices=("failed",), help="also run again what failed")
+    verb.add_argument("--cancel", action="store_true", help="end the SLURM jobs of the sweep")
+    verb.add_argument(
+        "--cancel-removed", action="store_true", help="end those of runs no longer in the file"
+    )
+    verb.add_argument(
+        "--snapshot", action="store_true", help="jobs run stabkit's code as it is now (SLURM)"
+    )
+    verb.epilog = (
+        "On SLURM, slurm.partition=…, slurm.account=…, slurm.timeout_min=… and the like set what a "
+        "run asks for; they come after the sweep file's and after ~/.config/stabkit/slurm.yaml."
+    )
 
     verb = _add_verb(verbs, "status", "how the runs below a folder stand", "RUNS", _status)
     verb.add_argument("runs", type=Path)
     verb.add_argument("--json", action="store_true", help="for scripts")
+    verb.add_argument("--watch", action="store_true", help="refresh until every run has ended")
 
     verb = _add_verb(verbs, "analyze", "a summary in words, or a figure", "RUNS", _analyze)
     verb.add_argument("runs", type=Path, help="any folder above run folders")
@@ -125,6 +150,10 @@ def _train(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
+    if status.state == "preempted":
+        where = f"{status.reason} at step {status.step} of {status.steps}"
+        print(f"{rundir.path}: {where}; the same command goes on from there", file=sys.stderr)
+        return 1
     knn = f", held-out kNN {status.knn:.3f}" if status.knn is not None else ""
     reason = f" ({status.reason})" if status.reason else ""
     print(f"{rundir.path}: done at step {status.step} of {status.steps}{knn}{reason}")
@@ -132,21 +161,47 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from stabkit.sweep.grid import load_sweep
+    from stabkit.config import parse_overrides
+    from stabkit.sweep.grid import SLURM, load_sweep
     from stabkit.sweep.launch import launch, print_cells
 
-    sweep = load_sweep(arguments.file, arguments.scale, arguments.overrides)
+    asks = [word for word in arguments.overrides if word.startswith(SLURM)]
+    settings = [word for word in arguments.overrides if word not in asks]
+    words = parse_overrides([word.removeprefix(SLURM) for word in asks])
+    sweep = load_sweep(arguments.file, arguments.scale, settings)
     folder = arguments.runs / sweep.name
+    if arguments.cancel or arguments.cancel_removed:
+        from stabkit.sweep.cancel import cancel_cells, cancel_removed
+
+        return (cancel_cells if arguments.cancel else cancel_removed)(sweep, folder)
+    retry = arguments.retry == "failed"
+    on_slurm = arguments.cluster == "slurm" or (arguments.cluster == "auto" and _for_slurm(sweep))
+    if not on_slurm and (asks or arguments.snapshot):
+        raise RequestError(f"{(asks or ['--snapshot'])[0]} needs --cluster slurm")
     if arguments.dry_run:
         print_cells(sweep, folder)
+    if not on_slurm:
+        return 0 if arguments.dry_run else launch(sweep, folder, retry)
+    from stabkit.sweep.submit import describe, submit
+
+    if arguments.dry_run:
+        describe(sweep, folder, words, retry)
         return 0
-    return launch(sweep, folder)
+    return submit(sweep, folder, words, retry, arguments.snapshot)
+
+
+def _for_slurm(sweep: Any) -> bool:
+    return shutil.which("sbatch") is not None and any(cell.slurm for cell in sweep.cells)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from stabkit.sweep.display import status_line, status_table
+    from stabkit.sweep.display import status_line, status_table, watch
     from stabkit.sweep.status import status_rows
 
+    if arguments.watch:
+        with suppress(KeyboardInterrupt):
+            watch(lambda: status_rows(arguments.runs))
+        return 0
     rows = status_rows(arguments.runs)
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))

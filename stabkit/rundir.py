@@ -3,16 +3,21 @@
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-State = Literal["waiting", "running", "done", "failed"]
-Standing = Literal["missing", "running", "interrupted", "done", "failed"]
+State = Literal["waiting", "running", "preempted", "done", "failed"]
+Standing = Literal["missing", "waiting", "running", "preempted", "lost", "done", "failed"]
+
+# A running process writes its status every step. An evaluation or a slow disk may hold it up for
+# minutes; whoever cannot see the process itself calls it lost after this long.
+LOST_AFTER_S = 600.0
 
 
 class RunBusyError(RuntimeError):
@@ -21,16 +26,21 @@ class RunBusyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Status:
-    """What `status.json` holds. `step` of `steps` are done; `heartbeat` is a UTC time stamp."""
+    """What `status.json` holds. `step` of `steps` are done; `heartbeat` is a UTC time stamp.
+
+    `preempted`: stopped by a signal, with everything saved. `events`: how many of each kind so far.
+    """
 
     state: State
     step: int = 0
     steps: int = 0
     heartbeat: str = ""
+    host: str = ""
     images_per_s: float | None = None
     eta_s: float | None = None
     knn: float | None = None
     reason: str | None = None
+    events: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,10 @@ class RunDir:
         return self.path / "log.txt"
 
     @property
+    def job_file(self) -> Path:
+        return self.path / "job.json"
+
+    @property
     def checkpoint_file(self) -> Path:
         return self.path / "checkpoints" / "last.pt"
 
@@ -77,17 +91,24 @@ class RunDir:
             raise ValueError(f"{self.status_file}: not a status file ({error})") from None
 
     def write_status(self, status: Status) -> None:
-        content = asdict(status) | {"heartbeat": utc_now()}
+        """Raises FileNotFoundError when the folder is gone: it is never made anew by its run."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"{self.path}: the run's folder was deleted or moved")
+        content = asdict(status) | {"heartbeat": utc_now(), "host": socket.gethostname()}
         atomic_write(self.status_file, json.dumps(content).encode(), durable=False)
 
     def standing(self) -> Standing:
-        """What became of the run: interrupted when its process is gone, whatever it last wrote."""
+        """How the run stands: `lost` when it says running and its process is gone or silent."""
         status = self.read_status()
-        if status is not None and status.state in ("done", "failed"):
-            return status.state
+        if status is not None and status.state == "done":
+            return "done"
         if self.is_busy():
             return "running"
-        return "interrupted" if status is not None and status.state == "running" else "missing"
+        if status is None:
+            return "missing"
+        if status.state != "running":
+            return status.state
+        return "running" if _heard_of(status) else "lost"
 
     def read_meta(self) -> dict[str, Any]:
         if not self.meta_file.exists():
@@ -121,7 +142,7 @@ class RunDir:
 
     def trim_events(self, step: int) -> None:
         """Drop what was observed at or after `step`, and any torn line, before a resumed run."""
-        lifecycle = {"start", "resume", "done", "failed"}
+        lifecycle = {"start", "resume", "preempted", "done", "failed"}
         kept = [
             e for e in self.read_events() if e.get("kind") in lifecycle or e.get("step", -1) < step
         ]
@@ -157,6 +178,17 @@ class RunDir:
         except BlockingIOError:
             return True
         return False
+
+
+def _heard_of(status: Status) -> bool:
+    """Whether a process on another machine wrote lately: its lock may not be seen from here."""
+    if status.host in ("", socket.gethostname()):
+        return False
+    try:
+        age = datetime.now(UTC) - datetime.fromisoformat(status.heartbeat)
+    except (ValueError, TypeError):  # no time stamp, or one without a zone
+        return False
+    return age.total_seconds() < LOST_AFTER_S
 
 
 def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYER = {
-    "yamlio": -1, "config": 0, "rundir": 0, "store": 1, "monitor": 2, "detect": 2,
-    "train": 3, "sweep": 3, "analyze": 3, "cli": 4, "__main__": 5,
+    "yamlio": -1, "code_state": 0, "config": 0, "rundir": 0, "store": 1, "monitor": 2,
+    "detect": 2, "train": 3, "analyze": 3, "sweep": 4, "cli": 5, "__main__": 6,
 }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_every_module_has_a_layer() -> None:
     "code",
     [
         "import stabkit.store.reader, stabkit.store.writer, stabkit.detect",
-        "import stabkit.sweep.launch, stabkit.sweep.status",
+        "import stabkit.sweep.launch, stabkit.sweep.submit, stabkit.sweep.cancel",
         "import stabkit.analyze.plots, stabkit.analyze.summary",
         "from stabkit import load, find_dips, find_spikes",
         "from stabkit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",

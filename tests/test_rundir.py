@@ -12,6 +12,9 @@ from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, find_runs
 def test_status_and_meta_read_back(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "weird 'name' [1] ü")
     assert run.read_status() is None
+    with pytest.raises(FileNotFoundError, match="the run's folder was deleted or moved"):
+        run.write_status(Status("running"))
+    run.path.mkdir()
     run.write_status(Status("running", 3, 10, knn=0.5))
     status = run.read_status()
     assert status is not None

@@ -23,6 +23,7 @@ class Writer:
     """Buffers the three tables of the run at `folder`; `run` is the id kept in every part."""
 
     def __init__(self, folder: Path, run: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)  # here alone: see `next_part`
         self.folder = folder
         self.run = run
         self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
@@ -83,8 +84,11 @@ class Writer:
 
 
 def next_part(folder: Path) -> Path:
-    """The name after the last part there; step numbers would clash, as flushes may share a step."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """The name after the last part there; step numbers would clash, as flushes may share a step.
+
+    Raises FileNotFoundError when the run's folder is gone: it is not made anew with half a run.
+    """
+    folder.mkdir(exist_ok=True)
     taken = [int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")]
     return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
 

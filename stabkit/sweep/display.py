@@ -12,7 +12,15 @@ from rich.table import Table
 from stabkit.sweep.status import Row
 
 LINES_EVERY_S = 20.0
-STYLE = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+WATCH_EVERY_S = 5.0  # SLURM is asked each time
+STYLE = {
+    "done": "green",
+    "running": "cyan",
+    "unstable": "magenta",
+    "preempted": "yellow",
+    "failed": "red",
+    "lost": "red",
+}
 
 
 @contextmanager
@@ -31,30 +39,48 @@ def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None
 def status_table(rows: Sequence[Row]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run", overflow="fold")
-    for name in ("state", "step", "images/s", "left", "kNN"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    for name in ("state", "step", "images/s", "left", "kNN", "events"):
+        words = name in ("state", "events")
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
     for row in rows:
         state = f"[{STYLE[row.state]}]{row.state}[/]" if row.state in STYLE else row.state
         table.add_row(_escape(row.run), state, *_cells(row))
-        if row.reason:
-            table.add_row(f"  [dim]{_escape(row.reason)}[/]")
+        for text in _why(row):
+            table.add_row(f"  [dim]{_escape(text)}[/]")
     return table
 
 
 def status_line(row: Row) -> str:
     """One run in one plain line."""
-    step, rate, left, knn = _cells(row)
+    step, rate, left, knn, events = _cells(row)
     words = [f"{row.state:<11}", row.run, f"step {step}"]
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
-    words += [f"kNN {knn}"] * bool(knn) + [f"({row.reason})"] * bool(row.reason)
-    return "  ".join(words)
+    words += [f"kNN {knn}"] * bool(knn) + [events] * bool(events)
+    words += [f"({text})" for text in _why(row)]
+    return "  ".join(" ".join(word.split("\n")) for word in words)
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _why(row: Row) -> list[str]:
+    """Why a run stands so, and where the log of one that needs a look is."""
+    log = [f"log: {row.log}"] if row.log and row.state in ("failed", "lost") else []
+    return [row.reason, *log] if row.reason else log
+
+
+def _cells(row: Row) -> tuple[str, str, str, str, str]:
     step = f"{row.step}/{row.steps}" if row.steps else ""
-    rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.state == "running" else ""
+    rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
     left = f"{int(row.eta_s) // 60}:{int(row.eta_s) % 60:02d}" if row.eta_s is not None else ""
-    return step, rate, left, f"{row.knn:.3f}" if row.knn is not None else ""
+    knn = f"{row.knn:.3f}" if row.knn is not None else ""
+    events = ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in row.events.items())
+    return step, rate, left, knn, events
+
+
+def watch(read: Callable[[], Sequence[Row]]) -> None:
+    """Show the rows anew every few seconds, until every run has ended or somebody stops it."""
+    with live_status(read) as tick:
+        while any(row.state not in ("done", "failed", "unreadable") for row in read()):
+            time.sleep(WATCH_EVERY_S)
+            tick()
 
 
 class _Lines:
@@ -69,7 +95,7 @@ class _Lines:
         due = time.monotonic() - self.printed > LINES_EVERY_S
         for row in self.read():
             changed = self.states.get(row.run) != row.state
-            if changed or (due and row.state == "running"):
+            if changed or (due and row.state in ("running", "unstable")):
                 print(status_line(row), flush=True)
             self.states[row.run] = row.state
         if due:

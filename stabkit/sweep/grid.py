@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from stabkit.config import (
     ConfigError,
     NonNegativeInt,
-    PositiveInt,
     RunConfig,
     Section,
     keys_of,
@@ -25,7 +24,9 @@ from stabkit.config import (
     validate,
     with_settings,
 )
+from stabkit.sweep.slurm_request import SlurmRequest
 
+SLURM = "slurm."  # keys that say what a cell asks of a cluster, not what it is
 MAX_CELLS = 10_000
 # overrides that leave a cell the experiment that was published
 HARMLESS = ("runtime.", "knn.", "data.path", "data.download", "seed")
@@ -42,26 +43,6 @@ class Published(Section):
     ]
 
 
-class SlurmRequest(Section):
-    """What one run asks of a SLURM cluster, by submitit's names."""
-
-    nodes: PositiveInt = 1
-    tasks_per_node: PositiveInt = 1
-    gpus_per_node: NonNegativeInt = 0
-    cpus_per_task: PositiveInt = 1
-    mem_gb: PositiveInt | None = None
-    timeout_min: PositiveInt
-
-    @model_validator(mode="after")
-    def _one_gpu_a_task(self) -> Self:
-        if self.gpus_per_node and self.gpus_per_node != self.tasks_per_node:
-            raise ValueError(
-                f"gpus_per_node {self.gpus_per_node} and tasks_per_node {self.tasks_per_node} "
-                "differ: a task drives one GPU"
-            )
-        return self
-
-
 class SweepFile(Section):
     """What a sweep file says once a scale is chosen. Keys inside are dotted configuration keys."""
 
@@ -73,7 +54,7 @@ class SweepFile(Section):
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     published: Published | None = None
-    slurm: SlurmRequest | None = None
+    slurm: SlurmRequest | None = None  # of every cell; `slurm.KEY` in set, grid or zip adds to it
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -84,6 +65,7 @@ class SweepFile(Section):
         if twice:
             raise ValueError(f"in both grid and zip: {', '.join(sorted(twice))}")
         known = [key for key in keys_of(RunConfig) if key != "seed"]
+        known += keys_of(SlurmRequest, SLURM)
         used = [*self.set, *self.grid, *self.zip, *(key for rule in self.exclude for key in rule)]
         wrong = [f"{k}: no such setting{suggest(k, known)}" for k in used if k not in known]
         if wrong:
@@ -95,13 +77,14 @@ class SweepFile(Section):
 class Cell:
     """One run of a sweep: what is special about it, its whole configuration, its folder's name.
 
-    `published` is what a paper reports for it.
+    `published` is what a paper reports for it; `slurm` what the sweep file asks of a cluster.
     """
 
     settings: Mapping[str, Any]
     config: RunConfig
     folder: str
     published: float | None = None
+    slurm: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +93,6 @@ class Sweep:
     scale: str | None
     cells: tuple[Cell, ...]
     published: Published | None = None
-    slurm: SlurmRequest | None = None
 
 
 def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Sweep:
@@ -129,7 +111,7 @@ def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = 
     file = validate(SweepFile, content | (scales[chosen] if chosen else {}), str(path))
     cells = _expand(file, path, parse_overrides(overrides))
     name = file.name if chosen == default else f"{file.name}-{chosen}"
-    return Sweep(name, chosen, cells, file.published, file.slurm)
+    return Sweep(name, chosen, cells, file.published)
 
 
 def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
@@ -139,24 +121,36 @@ def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
 
 
 def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Cell, ...]:
-    base = with_settings(read_base(file.base, path.parent), file.set)
+    fixed, asked = _apart(file.set)
+    base = with_settings(read_base(file.base, path.parent), fixed)
+    request = file.slurm.model_dump(exclude_unset=True) if file.slurm else {}
     cells, problems = [], []
     combinations = _combinations(file, path, overrides)
     for settings, published in zip(
         combinations, _published(file, path, combinations, overrides), strict=True
     ):
+        own, asks = _apart(settings)
+        slurm = request | asked | asks
         try:
-            config = validate(RunConfig, with_settings(base, overrides | settings), str(path))
+            config = validate(RunConfig, with_settings(base, overrides | own), str(path))
+            validate(SlurmRequest, slurm, f"{path}, slurm")
         except ConfigError as error:
             problems += error.problems
             continue
-        folder = f"{_slug(settings)}-{run_id(config)}"
-        cells.append(Cell(settings, config, folder, published))
+        folder = f"{_slug(own)}-{run_id(config)}"
+        cells.append(Cell(own, config, folder, published, slurm))
     if problems:
         raise ConfigError(str(path), list(dict.fromkeys(problems)))
     if not cells:
         raise ConfigError(str(path), ["no cell is left: exclude takes them all"])
     return tuple({cell.folder: cell for cell in cells}.values())
+
+
+def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a cell is, and what it asks of a cluster (without the prefix)."""
+    own = {key: value for key, value in settings.items() if not key.startswith(SLURM)}
+    asks = {k.removeprefix(SLURM): v for k, v in settings.items() if k.startswith(SLURM)}
+    return own, asks
 
 
 def _combinations(

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from stabkit.config import ConfigError, missing_data
-from stabkit.rundir import RunDir, atomic_write
+from stabkit.rundir import RunDir
 from stabkit.sweep.display import live_status
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.pool import Outcome, make_slots, run_pool, visible_cpus, visible_gpus
-from stabkit.sweep.reconcile import reconcile
+from stabkit.sweep.queue import SlurmError, live_jobs
+from stabkit.sweep.reconcile import count_words, print_removed, reconcile, to_do, write_cells
 from stabkit.sweep.status import status_row
-from stabkit.yamlio import dump_yaml
 
 
 def print_cells(sweep: Sweep, folder: Path) -> None:
@@ -17,15 +17,15 @@ def print_cells(sweep: Sweep, folder: Path) -> None:
     print(f"{sweep.name}: {len(sweep.cells)} cells at scale {sweep.scale or 'default'} in {folder}")
     if sweep.published:
         print(f"  published: {sweep.published.measure} ({sweep.published.source})")
-    if sweep.slurm:
-        print(f"  each run asks for: {', '.join(f'{k} {v}' for k, v in sweep.slurm if v)}")
-    for task in reconcile(sweep.cells, folder):
+    for task in reconcile(sweep.cells, folder, jobs_or_none()):
         value = "" if task.cell.published is None else f"  published {task.cell.published:g}"
-        print(f"  {task.standing:<12}{task.rundir.path.name}{value}")
+        job = f"  job {task.job}" if task.job else ""
+        print(f"  {task.standing:<12}{task.rundir.path.name}{value}{job}")
+    print_removed(sweep, folder)
 
 
-def launch(sweep: Sweep, folder: Path) -> int:
-    """Exit code: 0 when every cell is done, 1 when one failed.
+def launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
+    """Exit code: 0 when every cell is done, 1 when one failed or was stopped.
 
     Raises, before anything starts, ConfigError when the data is not where it should be and
     RunBusyError when another launcher is at work on the sweep.
@@ -35,35 +35,48 @@ def launch(sweep: Sweep, folder: Path) -> int:
     if problems:
         raise ConfigError(sweep.name, list(problems))
     with RunDir(folder).lock():
-        return _launch(sweep, folder)
+        return _launch(sweep, folder, retry_failed)
 
 
-def _launch(sweep: Sweep, folder: Path) -> int:
-    tasks = reconcile(sweep.cells, folder)
-    todo = [t for t in tasks if t.standing in ("missing", "interrupted", "failed")]
-    elsewhere = [t for t in tasks if t.standing == "running"]
-    done = len(tasks) - len(todo) - len(elsewhere)
+def jobs_or_none() -> set[str] | None:
+    """Ids of the jobs that SLURM holds; None where it cannot be asked."""
+    try:
+        return set(live_jobs())
+    except SlurmError:
+        return None
+
+
+def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
+    tasks = reconcile(sweep.cells, folder, jobs_or_none())
+    todo = to_do(tasks, retry_failed)
     slots = make_slots([t.cell.config for t in todo], visible_cpus(), visible_gpus())
     side = f", {min(len(slots), len(todo))} at a time" if todo else ""
-    print(f"{sweep.name}: {len(tasks)} cells, {done} done, {len(todo)} to run{side}; in {folder}")
-    if sweep.slurm and todo:
+    print(f"{sweep.name}: {count_words(tasks, todo)}{side}; in {folder}")
+    if todo and any(task.cell.slurm for task in todo):
         print("  the sweep asks for a SLURM cluster; this starts its runs on this machine")
-    for task in elsewhere:
-        print(f"  left alone, another process is running it: {task.rundir.path}")
+    for task in tasks:
+        if task.standing == "running":
+            print(f"  left alone, another process is running it: {task.rundir.path}")
+        elif task.job:
+            print(f"  left alone, SLURM has it as job {task.job}: {task.rundir.path}")
+    print_removed(sweep, folder)
     if not todo:
-        return 0
-    cells = {cell.folder: dict(cell.settings) for cell in sweep.cells}
-    atomic_write(folder / "cells.yaml", dump_yaml(cells).encode())
+        return int(any(task.standing == "failed" for task in tasks))
+    write_cells(sweep, folder)
     with live_status(lambda: [status_row(t.rundir, t.rundir.path.name) for t in todo]) as tick:
         outcomes = run_pool(todo, slots, tick)
     return _report(sweep, outcomes)
 
 
 def _report(sweep: Sweep, outcomes: list[Outcome]) -> int:
-    failed = [o for o in outcomes if o.status.state != "done"]
+    stopped = [o for o in outcomes if o.status.state == "preempted"]
+    failed = [o for o in outcomes if o.status.state not in ("done", "preempted")]
     for outcome in failed:
         print(f"failed: {outcome.task.rundir.path}\n    {outcome.status.reason}")
-    print(f"{sweep.name}: {len(outcomes) - len(failed)} runs done, {len(failed)} failed")
+    done = len(outcomes) - len(failed) - len(stopped)
+    print(f"{sweep.name}: {done} runs done, {len(failed)} failed, {len(stopped)} stopped")
     if failed:
-        print("the same command runs only what is missing or failed")
-    return 1 if failed else 0
+        print("the same command with --retry failed runs them again")
+    if stopped:
+        print("the same command goes on with those that were stopped")
+    return int(bool(failed or stopped))

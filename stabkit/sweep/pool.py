@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from stabkit.config import RunConfig, save_config
-from stabkit.rundir import Status, atomic_write
-from stabkit.sweep.reconcile import Task
+from stabkit.config import RunConfig
+from stabkit.rundir import Status
+from stabkit.sweep.reconcile import Task, prepare
 
 POLL_S = 0.2
 
@@ -58,7 +58,7 @@ def run_pool(
     running: dict[subprocess.Popen[bytes], tuple[Task, Slot]] = {}
     outcomes = []
     for task in tasks:
-        _prepare(task, slots[0])
+        prepare(task, len(slots[0].cpus))
     with _ended_with_us(running):
         while waiting or running:
             while waiting and free:
@@ -71,21 +71,6 @@ def run_pool(
             tick()
             time.sleep(POLL_S)
     return outcomes
-
-
-def _prepare(task: Task, slot: Slot) -> None:
-    """Write the run's configuration; threads, once chosen, stay: other threads, other last bits."""
-    runtime = task.cell.config.runtime
-    if task.rundir.config_file.exists() or runtime.threads is not None:
-        config = task.cell.config
-    else:
-        runtime = runtime.model_copy(update={"threads": len(slot.cpus)})
-        config = task.cell.config.model_copy(update={"runtime": runtime})
-    if not task.rundir.config_file.exists():
-        atomic_write(task.rundir.config_file, save_config(config).encode())
-    if task.standing in ("missing", "failed"):
-        before = task.rundir.read_status() or Status("waiting", steps=config.train.steps)
-        task.rundir.write_status(replace(before, state="waiting", reason=None))
 
 
 def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes]:
@@ -110,7 +95,7 @@ def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes]:
 def _final_status(task: Task, returncode: int) -> Status:
     """The run's own last word, or ours when it died without one."""
     status = task.rundir.read_status() or Status("failed")
-    if returncode == 0 and status.state == "done":
+    if status.state == "preempted" or (returncode == 0 and status.state == "done"):
         return status
     if task.rundir.is_busy():  # somebody else's by now: theirs to write
         return replace(status, state="failed", reason="another process is running it")

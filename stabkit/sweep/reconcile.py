@@ -1,26 +1,97 @@
 """Cells against the folders that exist: what is done, what runs, what is left to do."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stabkit.rundir import RunDir, Standing
-from stabkit.sweep.grid import Cell
+from stabkit.config import save_config
+from stabkit.rundir import RunDir, Standing, Status, atomic_write
+from stabkit.sweep.grid import Cell, Sweep
+from stabkit.sweep.submissions import read_submitted
+from stabkit.yamlio import dump_yaml
 
 
 @dataclass(frozen=True)
 class Task:
-    """A cell, its folder and how it stands there."""
+    """A cell, its folder and how it stands there; `job` is the SLURM job that has it, if any."""
 
     cell: Cell
     rundir: RunDir
     standing: Standing
+    job: str | None = None
 
 
-def reconcile(cells: Sequence[Cell], folder: Path) -> list[Task]:
-    """In the order of the cells. Reads only."""
+def reconcile(
+    cells: Sequence[Cell], folder: Path, jobs: Container[str] | None = None
+) -> list[Task]:
+    """In the order of the cells. Reads only.
+
+    `jobs`: ids of the jobs that SLURM holds. None when it cannot be asked: then the last job of a
+    run that has not ended is taken to be alive, since two must never train it.
+    """
     tasks = []
     for cell in cells:
         rundir = RunDir(folder / cell.folder)
-        tasks.append(Task(cell, rundir, rundir.standing()))
+        standing = rundir.standing()
+        submitted = None if standing in ("missing", "done") else read_submitted(rundir)
+        job = submitted.job_id if submitted else None
+        alive = standing != "failed" if jobs is None else job in jobs
+        tasks.append(Task(cell, rundir, standing, job if alive else None))
     return tasks
+
+
+def to_do(tasks: Sequence[Task], retry_failed: bool) -> list[Task]:
+    """What a launch starts: all that has not ended and nobody works on; failed ones if asked."""
+    wanted = {"missing", "waiting", "preempted", "lost"} | ({"failed"} if retry_failed else set())
+    return [task for task in tasks if task.standing in wanted and task.job is None]
+
+
+def removed(cells: Sequence[Cell], folder: Path) -> list[RunDir]:
+    """Runs in the sweep's folder that are no cell of it (any more)."""
+    if not folder.is_dir():
+        return []
+    known = {cell.folder for cell in cells}
+    others = sorted(child for child in folder.iterdir() if child.name not in known)
+    return [run for child in others if (run := RunDir(child)).config_file.exists()]
+
+
+def prepare(task: Task, threads: int) -> None:
+    """Write the run's configuration and that it waits.
+
+    Threads, once chosen, stay: other threads, other last bits.
+    """
+    config = task.cell.config
+    if not task.rundir.config_file.exists():
+        if config.runtime.threads is None:
+            runtime = config.runtime.model_copy(update={"threads": threads})
+            config = config.model_copy(update={"runtime": runtime})
+        atomic_write(task.rundir.config_file, save_config(config).encode())
+    if task.standing in ("missing", "failed"):
+        before = task.rundir.read_status() or Status("waiting", steps=config.train.steps)
+        task.rundir.write_status(replace(before, state="waiting", reason=None))
+
+
+def write_cells(sweep: Sweep, folder: Path) -> None:
+    """`cells.yaml`: what is special about each run folder, in the sweep's order."""
+    cells = {cell.folder: dict(cell.settings) for cell in sweep.cells}
+    atomic_write(folder / "cells.yaml", dump_yaml(cells).encode())
+
+
+def count_words(tasks: Sequence[Task], todo: Sequence[Task]) -> str:
+    """How a sweep stands before a launch, in one line."""
+    done = sum(task.standing == "done" for task in tasks)
+    failed = sum(task.standing == "failed" and task not in todo for task in tasks)
+    busy = len(tasks) - done - failed - len(todo)
+    words = [f"{len(tasks)} cells", f"{done} done"]
+    words += [f"{busy} running or queued"] * bool(busy)
+    words += [f"{failed} failed (--retry failed runs them again)"] * bool(failed)
+    return ", ".join([*words, f"{len(todo)} to run"])
+
+
+def print_removed(sweep: Sweep, folder: Path) -> None:
+    if others := removed(sweep.cells, folder):
+        print(
+            f"  {len(others)} runs here are no cells of this request; --cancel-removed ends them:"
+        )
+        for rundir in others:
+            print(f"    {rundir.path.name}")

@@ -1,45 +1,130 @@
-"""Runs and how they stand, from their files alone."""
+"""Runs and how they stand: from their files, with what SLURM says as a hint."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stabkit.rundir import RunDir, Status, find_runs
+from stabkit.rundir import RunDir, Standing, Status, find_runs
+from stabkit.sweep.queue import Job, SlurmError, ended_states, live_jobs
+from stabkit.sweep.submissions import Submitted, read_submitted
+
+LAST_BYTES = 4096  # of a log, where its last line is looked for
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: `state` as written, or `interrupted` when its process is gone."""
+    """One run.
+
+    `state`: waiting, running, unstable (running, with events so far), preempted, done, failed,
+    lost (said to run, but its process or job is gone or silent) or unreadable.
+    """
 
     run: str
     state: str
-    step: int
-    steps: int
-    images_per_s: float | None
-    eta_s: float | None
-    knn: float | None
-    reason: str | None
+    step: int = 0
+    steps: int = 0
+    images_per_s: float | None = None
+    eta_s: float | None = None
+    knn: float | None = None
+    reason: str | None = None
+    events: dict[str, int] = field(default_factory=dict)
+    job: str | None = None
+    log: str | None = None
 
 
 def status_rows(folder: Path) -> list[Row]:
-    """Every run below `folder`. Raises FileNotFoundError."""
-    return [status_row(RunDir(path), str(path.relative_to(folder))) for path in find_runs(folder)]
+    """Every run below `folder`. Raises FileNotFoundError.
+
+    SLURM is asked once, and only when a run that has not ended was submitted to it.
+    """
+    runs = [(RunDir(path), str(path.relative_to(folder))) for path in find_runs(folder)]
+    rows = [status_row(rundir, name) for rundir, name in runs]
+    open_jobs = {
+        i: submitted
+        for i, row in enumerate(rows)
+        if row.state in ("waiting", "running", "unstable", "preempted", "lost")
+        and (submitted := read_submitted(runs[i][0]))
+    }
+    if not open_jobs:
+        return rows
+    try:
+        jobs = live_jobs()
+    except SlurmError:
+        jobs = None
+    for i, submitted in open_jobs.items():
+        rows[i] = _with_hint(rows[i], runs[i][0], submitted, jobs)
+    return _with_accounting(rows) if jobs is not None else rows
 
 
 def status_row(rundir: RunDir, name: str) -> Row:
+    """From the run's files alone."""
     try:
         status = rundir.read_status() or Status("waiting")
-        state: str = status.state
-        if status.state == "running":
-            state = rundir.standing()
+        standing = rundir.standing()
     except ValueError as error:
-        return Row(name, "unreadable", 0, 0, None, None, None, str(error))
+        return Row(name, "unreadable", reason=str(error))
+    state: str = "waiting" if standing == "missing" else standing
+    running = state == "running"
     return Row(
         name if name != "." else rundir.path.name,
-        state,
+        "unstable" if running and status.events else state,
         status.step,
         status.steps,
         status.images_per_s,
-        status.eta_s if state == "running" else None,
+        status.eta_s if running else None,
         status.knn,
-        status.reason,
+        None if running else _reason(status, standing),
+        status.events,
+        log=str(rundir.log_file) if rundir.log_file.exists() else None,
     )
+
+
+def _reason(status: Status, standing: Standing) -> str | None:
+    if standing == "lost":
+        return f"no sign of life since {status.heartbeat}"
+    return status.reason
+
+
+def _with_hint(
+    row: Row, rundir: RunDir, submitted: Submitted, jobs: Mapping[str, Job] | None
+) -> Row:
+    """What the queue adds: why a run waits, or that nobody will run it any more."""
+    log = rundir.path / submitted.log
+    row = replace(row, job=submitted.job_id, log=str(log) if log.exists() else None)
+    if jobs is None:
+        return row
+    job = jobs.get(submitted.job_id)
+    if row.state in ("running", "unstable") and (job is not None or rundir.is_busy()):
+        return row
+    if job is None:
+        again = rundir.read_status()  # it may have ended between the file and the queue
+        if again is not None and again.state in ("done", "failed"):
+            return replace(status_row(rundir, row.run), job=row.job, log=row.log)
+        last = _last_line(log)
+        ended = f"job {submitted.job_id} has ended" + (f"; its log ends: {last}" if last else "")
+        if row.state == "preempted":
+            return replace(row, reason=f"{row.reason}; job {submitted.job_id} is not in the queue")
+        return replace(row, state="lost", reason=ended)
+    if row.state == "lost":
+        return replace(row, reason=f"{row.reason}, though SLURM says {job.state}")
+    waits = "starting" if job.state == "RUNNING" else f"in the queue: {job.reason}"
+    return replace(row, reason=waits)
+
+
+def _with_accounting(rows: list[Row]) -> list[Row]:
+    lost = [row.job for row in rows if row.state == "lost" and row.job]
+    states = ended_states(lost) if lost else {}
+    return [
+        replace(row, reason=f"{states[row.job]}: {row.reason}") if row.job in states else row
+        for row in rows
+    ]
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LAST_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

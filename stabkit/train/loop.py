@@ -2,15 +2,19 @@
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.config import RunConfig, RuntimeConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir, Status, atomic_write
 from stabkit.rundir import State as RunState
+from stabkit.train.alerts import Alerts
 from stabkit.train.collapse import effective_rank, feature_std
 from stabkit.train.data import ImageSet, batch_index, load_data
 from stabkit.train.evaluate import HeldoutKnn
@@ -19,6 +23,7 @@ from stabkit.train.meta import record_attempt
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.stabilizers import side_effects
 from stabkit.train.state import State, build_state, load_state, save_state
+from stabkit.train.stopping import Stop, stop_on_signals
 from stabkit.train.views import two_views
 
 
@@ -35,8 +40,9 @@ class Batch:
 def train(config: RunConfig, rundir: RunDir) -> Status:
     """Train to the end, from the last checkpoint if there is one, and return the final status.
 
-    Raises RunBusyError when another process holds the folder; any other error is also left in
-    `status.json` as the reason of a failed run. An interrupt is no failure: the run goes on later.
+    `preempted` when SIGTERM, SIGINT or the preemption signal came: the step was finished, all is
+    saved and the same call goes on from there. Raises RunBusyError when another process holds the
+    folder; any other error is also left in `status.json` as the reason of a failed run.
     """
     with rundir.lock():
         status = rundir.read_status()
@@ -45,10 +51,14 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
         try:
             return _train(config, rundir)
         except Exception as error:
+            if not rundir.path.exists():
+                gone = f"{rundir.path}: the run's folder was deleted or moved while it trained"
+                raise FileNotFoundError(gone) from error
             reason = f"{type(error).__name__}: {error}"
-            rundir.append_event("failed", reason=reason)
             failed = rundir.read_status() or Status("failed", steps=config.train.steps)
-            rundir.write_status(replace(failed, state="failed", reason=reason))
+            with suppress(OSError):  # a full disk, say: what is told is what went wrong first
+                rundir.append_event("failed", reason=reason)
+                rundir.write_status(replace(failed, state="failed", reason=reason))
             raise
 
 
@@ -73,9 +83,9 @@ def _train(config: RunConfig, rundir: RunDir) -> Status:
     # after the monitor, which then records gradients as they were before anything is clipped
     state.stabilizer.attach(state.optimizer)
     rundir.append_event("resume" if resumed else "start", first)
-    with monitor:
-        status = _steps(config, rundir, state, monitor, images, knn, first)
-    rundir.append_event("done", status.step, reason=status.reason)
+    with monitor, stop_on_signals() as stop:
+        status = _steps(config, rundir, state, monitor, images, knn, first, stop)
+    rundir.append_event(status.state, status.step, reason=status.reason)
     rundir.write_status(status)
     return status
 
@@ -88,24 +98,28 @@ def _steps(
     images: ImageSet,
     knn: HeldoutKnn,
     first: int,
+    stop: Stop,
 ) -> Status:
     steps, every = config.train.steps, config.runtime.checkpoint_every
-    progress = Progress(config, rundir, first)
+    progress = Progress(config, rundir, first, 1 / knn.num_classes)
     for step in range(first, steps + 1):
-        if step > first and step % every == 0:
+        stopped = stop.signal
+        if step > first and (step % every == 0 or stopped):
             checkpoint(config, rundir, state, monitor, step)
+        if stopped and step < steps:
+            return progress.status("preempted", step, f"stopped by {stopped.name}")
         if step % config.knn.every == 0 or step == steps:
-            accuracy = evaluate_heldout(state, monitor, knn, step)
-            if accuracy is None:
-                return progress.end(step, "diverged: the features are no longer finite")
-            progress.knn = accuracy
+            correct = evaluate_heldout(state, monitor, knn, step)
+            if correct is None:
+                return progress.status("done", step, "diverged: the features are no longer finite")
+            progress.evaluated(step, correct)
         if step == steps:
             break
         batch = make_batch(config, images, step, knn.bank.device)
         train_step(config, state, monitor, batch, step, knn.num_classes)
         progress.report(step + 1)
     checkpoint(config, rundir, state, monitor, steps)
-    return progress.end(steps, None)
+    return progress.status("done", steps, None)
 
 
 def train_step(
@@ -157,14 +171,18 @@ def make_batch(config: RunConfig, images: ImageSet, step: int, device: torch.dev
     return Batch(view1, view2, labels, torch.from_numpy(index).to(device))
 
 
-def evaluate_heldout(state: State, monitor: Monitor, knn: HeldoutKnn, step: int) -> float | None:
-    """Accuracy after `step` updates, recorded; None when the features are no longer finite."""
+def evaluate_heldout(
+    state: State, monitor: Monitor, knn: HeldoutKnn, step: int
+) -> NDArray[np.bool_] | None:
+    """Which queries are right after `step` updates; None when features are no longer finite."""
     predicted = knn.predict(state.model.online.backbone)
     if predicted is None:
         return None
-    return monitor.log_eval(
+    monitor.log_eval(
         step, "knn_heldout", predicted, knn.labels, knn.k, knn.config.temperature, knn.num_classes
     )
+    correct: NDArray[np.bool_] = (predicted == knn.labels).cpu().numpy()
+    return correct
 
 
 def checkpoint(
@@ -193,26 +211,37 @@ def prepare_device(runtime: RuntimeConfig) -> torch.device:
 class Progress:
     """Keeps `status.json` alive: at most once a second, and at the end."""
 
-    def __init__(self, config: RunConfig, rundir: RunDir, first: int) -> None:
+    def __init__(self, config: RunConfig, rundir: RunDir, first: int, chance: float) -> None:
         self.rundir, self.steps, self.batch = rundir, config.train.steps, config.train.batch
-        self.knn: float | None = None
+        self._alerts = Alerts(rundir, chance)
+        self._knn: float | None = None
         self._began, self._first = time.monotonic(), first
         self._written = float("-inf")
         self.report(first)
+
+    def evaluated(self, step: int, correct: NDArray[np.bool_]) -> None:
+        self._knn = float(correct.mean())
+        self._alerts.add(step, correct)
 
     def report(self, step: int) -> None:
         now = time.monotonic()
         if now - self._written < 1.0:
             return
         self._written = now
-        self.rundir.write_status(self._status("running", step, None))
+        self.rundir.write_status(self.status("running", step, None))
 
-    def end(self, step: int, reason: str | None) -> Status:
-        return self._status("done", step, reason)
-
-    def _status(self, state: RunState, step: int, reason: str | None) -> Status:
+    def status(self, state: RunState, step: int, reason: str | None) -> Status:
         seconds = time.monotonic() - self._began
         done = step - self._first
         rate = self.batch * done / seconds if seconds else None
         eta = (self.steps - step) * seconds / done if done else None
-        return Status(state, step, self.steps, "", rate, eta, self.knn, reason)
+        return Status(
+            state,
+            step,
+            self.steps,
+            images_per_s=rate,
+            eta_s=eta,
+            knn=self._knn,
+            reason=reason,
+            events=self._alerts.counts,
+        )

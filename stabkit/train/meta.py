@@ -3,14 +3,13 @@
 import os
 import platform
 import socket
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import stabkit
+from stabkit.code_state import checkout, git_state
 from stabkit.rundir import RunDir, utc_now
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow")
@@ -23,30 +22,22 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
         "first_step": first_step,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "job": _job(),
+        "node": os.environ.get("SLURMD_NODENAME"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "stabkit": stabkit.__version__,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "git": git_state(Path.cwd()),
+        "git": git_state(checkout() or Path.cwd()),
     }
     rundir.write_meta(meta | {"attempts": [*meta.get("attempts", []), attempt]})
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and uncommitted difference of the checkout at `folder`; None outside of one."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    return None if commit is None else {"commit": commit, "diff": _git(folder, "diff", "HEAD")}
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+def _job() -> str | None:
+    """The SLURM job this is, as squeue names it."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def _version(package: str) -> str | None:

@@ -3,6 +3,7 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,17 @@ from stabkit.rundir import RunDir, Status
 from stabkit.sweep.display import live_status, status_line, status_table
 from stabkit.sweep.status import Row, status_rows
 
-RUNNING = Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5, None)
-FAILED = Row("lr=[red]2", "failed", 3, 100, None, None, None, "ValueError: [bold]no[/bold]")
+RUNNING = Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)
+FAILED = Row("lr=[red]2", "failed", 3, 100, reason="ValueError: [bold]no[/bold]", log="a/log")
 
 
 def test_a_line_says_everything_known() -> None:
     expected = "running      lr=1  step 30/100  512 images/s  1:05 left  kNN 0.500"
     assert status_line(RUNNING) == expected
-    assert "(ValueError: [bold]no[/bold])" in status_line(FAILED)
+    assert "(ValueError: [bold]no[/bold])  (log: a/log)" in status_line(FAILED)
+    unstable = replace(RUNNING, state="unstable", events={"dip": 2, "nonfinite": 1})
+    assert status_line(unstable).endswith("kNN 0.500  2 dips, 1 nonfinite")
+    assert len(status_line(replace(FAILED, reason="two\nlines")).splitlines()) == 1
 
 
 def test_names_and_reasons_are_never_taken_for_markup() -> None:
@@ -37,7 +41,7 @@ def test_a_log_gets_a_line_when_a_state_changes_and_no_more(
     states = iter(["waiting", "running", "running", "done", "done", "done"])
 
     def read() -> list[Row]:
-        return [Row("a", next(states), 1, 2, None, None, None, None)]
+        return [Row("a", next(states), 1, 2)]
 
     with live_status(read):
         pass  # reads at the start and at the end: waiting, then running
@@ -49,7 +53,7 @@ def test_a_terminal_gets_a_live_table() -> None:
     code = """
 from stabkit.sweep.display import live_status
 from stabkit.sweep.status import Row
-with live_status(lambda: [Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5, None)]) as tick:
+with live_status(lambda: [Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)]) as tick:
     tick()
 """
     screen, terminal = pty.openpty()
@@ -74,7 +78,7 @@ def test_rows_tell_a_dead_run_from_a_live_one(tmp_path: Path) -> None:
         rows = {row.run: row for row in status_rows(tmp_path)}
     assert {name: row.state for name, row in rows.items()} == {
         "alive": "running",
-        "dead": "interrupted",
+        "dead": "lost",
         "torn": "unreadable",
         "new": "waiting",
     }

@@ -74,7 +74,10 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     assert "1 runs done, 1 failed" in printed
     assert "last.pt: not a file of tensors" in printed
     bad.unlink()
-    assert main(command) == 0
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert "1 failed (--retry failed runs them again), 0 to run" in printed
+    assert main([*command, "--retry", "failed"]) == 0
     assert "2 cells, 1 done, 1 to run" in capsys.readouterr().out
 
 

@@ -1,0 +1,34 @@
+"""End the SLURM jobs of a sweep: of its cells, or of runs that are no cells of it any more."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stabkit.rundir import RunDir
+from stabkit.sweep.grid import Sweep
+from stabkit.sweep.queue import cancel, live_jobs
+from stabkit.sweep.reconcile import removed
+from stabkit.sweep.submissions import jobs_folder, read_submitted, settle_notes
+
+
+def cancel_cells(sweep: Sweep, folder: Path) -> int:
+    """Exit code 0, also when no job is left. Raises SlurmError."""
+    return _cancel([RunDir(folder / cell.folder) for cell in sweep.cells], folder)
+
+
+def cancel_removed(sweep: Sweep, folder: Path) -> int:
+    return _cancel(removed(sweep.cells, folder), folder)
+
+
+def _cancel(rundirs: Sequence[RunDir], folder: Path) -> int:
+    """A run that is training saves first: SLURM sends SIGTERM and leaves it `KillWait` seconds."""
+    with RunDir(folder).lock():
+        jobs = live_jobs()
+        for line in settle_notes(jobs_folder(folder), jobs):
+            print(line)
+        submitted = [(run, found.job_id) for run in rundirs if (found := read_submitted(run))]
+        alive = [(run, job_id) for run, job_id in submitted if job_id in jobs]
+        cancel([job_id for _, job_id in alive])
+    for rundir, job_id in alive:
+        print(f"  cancelled {job_id:<12}{rundir.path.name}")
+    print(f"{len(alive)} jobs cancelled; what their runs have saved stays")
+    return 0

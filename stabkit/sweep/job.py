@@ -1,0 +1,72 @@
+"""What a SLURM job runs: one training, and the requeue when it was preempted."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from submitit.core.utils import DelayedSubmission
+from submitit.helpers import TorchDistributedEnvironment
+from submitit.slurm.slurm import SlurmJobEnvironment
+
+from stabkit.rundir import RunDir, Status
+from stabkit.sweep.queue import is_running
+
+IDLE_ATTEMPTS = 3  # attempts without a step, after which a run is not requeued again
+
+
+class TrainJob:
+    """Holds paths only, so that what is pickled stays small and never grows old."""
+
+    def __init__(self, folder: str, cwd: str) -> None:
+        self.folder = folder
+        self.cwd = cwd
+
+    def __call__(self) -> str:
+        """The state that the run ended in."""
+        os.chdir(self.cwd)
+        environment = SlurmJobEnvironment()
+        if environment.num_tasks > 1:
+            _export_torch_environment()
+        from stabkit.config import load_config
+        from stabkit.train.loop import train
+        from stabkit.train.stopping import PREEMPT_SIGNAL
+
+        rundir = RunDir(Path(self.folder))
+        status = train(load_config(str(rundir.config_file)), rundir)
+        if status.state == "preempted" and environment.global_rank == 0:
+            if _makes_no_step(rundir, status):
+                rundir.write_status(replace(status, state="failed", reason=_NO_STEP))
+                return "failed"
+            # cancelled, or requeued by SLURM already: then asking again would revive or double it
+            requeue = signal.getsignal(PREEMPT_SIGNAL)
+            if callable(requeue) and is_running(environment.job_id):
+                requeue(PREEMPT_SIGNAL, None)
+        return status.state
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit runs after the requeue; the run itself has saved all it needs."""
+        return DelayedSubmission(TrainJob(self.folder, self.cwd))
+
+
+_NO_STEP = (
+    f"preempted {IDLE_ATTEMPTS} times without a single step between; raise slurm.timeout_min, or "
+    "lower slurm.signal_delay_s"
+)
+
+
+def _makes_no_step(rundir: RunDir, status: Status) -> bool:
+    attempts = rundir.read_meta().get("attempts", [])[-IDLE_ATTEMPTS:]
+    idle = [attempt for attempt in attempts if attempt.get("first_step") == status.step]
+    return len(idle) == IDLE_ATTEMPTS
+
+
+def _export_torch_environment() -> None:
+    """torchrun's variables, from SLURM's. An address that the job's setup lines gave is kept.
+
+    CUDA_VISIBLE_DEVICES stays as it is: the training picks its device by LOCAL_RANK.
+    """
+    address = os.environ.get("MASTER_ADDR")
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if address:
+        os.environ["MASTER_ADDR"] = address

@@ -1,0 +1,103 @@
+"""What SLURM says of jobs. Its commands are asked once for all jobs, never once for each."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+ASK_FOR_S = 20  # a controller under load is slow; one that is down would hold us for minutes
+AT_ONCE = 500  # job ids on one command line
+USUAL_ARRAY_SIZE = 1001  # SLURM's default of MaxArraySize
+
+
+class SlurmError(RuntimeError):
+    """A command of SLURM is not there or failed; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that SLURM holds: `state` as squeue spells it, why it waits, its name."""
+
+    state: str
+    reason: str
+    name: str
+
+
+def live_jobs() -> dict[str, Job]:
+    """This user's jobs that wait, run or end at this moment, by id (`12`, or `12_3` in an array).
+
+    Raises SlurmError.
+    """
+    listing = _run("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r|%j")
+    jobs = {}
+    for line in listing.splitlines():
+        job_id, state, reason, name = line.split("|", 3)
+        jobs[job_id] = Job(state, reason, name)
+    return jobs
+
+
+def ended_states(job_ids: Sequence[str]) -> dict[str, str]:
+    """What accounting remembers of ended jobs, e.g. OUT_OF_MEMORY; often nothing. Never raises."""
+    states: dict[str, str] = {}
+    for some in _batches(job_ids):
+        try:
+            listing = _run("sacct", "-n", "-P", "-X", "-j", ",".join(some), "-o", "JobID,State")
+        except SlurmError:
+            return states
+        states |= dict(line.split("|", 1) for line in listing.splitlines() if "|" in line)
+    return {
+        job_id: state for job_id, state in states.items() if state not in ("RUNNING", "PENDING")
+    }
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """Raises SlurmError."""
+    for some in _batches(job_ids):
+        _run("scancel", *some)
+
+
+def max_array_size() -> int:
+    """How many jobs an array may have here. Raises SlurmError."""
+    found = re.search(
+        r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.MULTILINE
+    )
+    return int(found[1]) if found and int(found[1]) > 1 else USUAL_ARRAY_SIZE
+
+
+def is_running(job_id: str) -> bool:
+    """Whether SLURM lets the job run on: not so once it is cancelled, requeued or out of time.
+
+    True as well when SLURM does not answer.
+    """
+    try:
+        return _run("squeue", "-h", "-j", job_id, "-o", "%T").strip() in ("RUNNING", "")
+    except SlurmError:
+        return True
+
+
+def _batches(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(job_ids), AT_ONCE):
+        yield job_ids[start : start + AT_ONCE]
+
+
+def _run(*words: str) -> str:
+    if shutil.which(words[0]) is None:
+        raise SlurmError(f"no {words[0]} on PATH: SLURM's commands are not on this machine")
+    try:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=ASK_FOR_S,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{words[0]}: no answer in {ASK_FOR_S} s") from None
+    except subprocess.CalledProcessError as error:
+        raise SlurmError(
+            f"{words[0]}: {error.stderr.strip() or f'exit code {error.returncode}'}"
+        ) from None
+    return done.stdout

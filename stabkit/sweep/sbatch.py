@@ -1,0 +1,81 @@
+"""Requests -> job arrays and the sbatch text that submitit makes of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+
+from stabkit.config import ConfigError
+from stabkit.sweep.slurm_request import SlurmRequest
+
+# Not to end: what limits a run is its number of steps, and TrainJob notices when it makes none.
+TIMEOUTS = 1_000_000
+PASSED_ON = (
+    *("nodes", "cpus_per_task", "partition", "account", "qos", "constraint", "wckey"),
+    *("signal_delay_s", "setup"),
+)
+
+
+class Executor(SlurmExecutor):
+    """submitit's, which can also show its text where SLURM is not installed."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def make_executor(folder: Path, request: SlurmRequest, name: str, parallel: int) -> Executor:
+    """Submits to `folder`, at most `parallel` jobs of an array at a time."""
+    executor = Executor(folder, max_num_timeout=TIMEOUTS)
+    executor.update_parameters(**_parameters(request, name), array_parallelism=parallel)
+    return executor
+
+
+def sbatch_text(executor: Executor, jobs: int) -> str:
+    """The script for `jobs` jobs, an array when they are several, as it would be submitted."""
+    if jobs > 1:
+        executor.parameters["map_count"] = jobs
+    return executor._make_submission_file_text(executor._submitit_command_str, "")
+
+
+def _parameters(request: SlurmRequest, name: str) -> dict[str, Any]:
+    parameters = {key: value for key in PASSED_ON if (value := getattr(request, key)) is not None}
+    # a lost task must end the others, which would wait for it until the time limit
+    parameters["srun_args"] = ["--kill-on-bad-exit=1", *request.srun_args]
+    extra = request.additional_parameters
+    parameters["additional_parameters"] = {"requeue": True} | extra
+    if {"no-requeue", "no_requeue"} & extra.keys():
+        del parameters["additional_parameters"]["requeue"]
+    if request.mem_gb is not None:
+        parameters["mem_gb"] = request.mem_gb
+    if request.gpus_per_node:
+        parameters["gpus_per_node"] = request.gpus_per_node
+    return parameters | {
+        "name": name,
+        "timeout_min": request.timeout_min,
+        "tasks_per_node": request.tasks_per_node,
+        "stderr_to_stdout": True,
+        "wckey": request.wckey,  # None: submitit's own is refused where wckeys are checked
+    }
+
+
+def chunks(count: int, array_size: int) -> list[int]:
+    """`count` jobs in as few arrays as the site allows, of even size."""
+    arrays = -(-count // array_size)
+    return [count // arrays + (i < count % arrays) for i in range(arrays)]
+
+
+def shares(parallel: int, sizes: Sequence[int]) -> list[int]:
+    """How many of `parallel` running jobs each array may have: a throttle holds for one array."""
+    count = len(sizes)
+    return [max(1, parallel // count + (i < parallel % count)) for i in range(count)]
+
+
+def check_path(folder: Path) -> None:
+    """Refuse a place that SLURM would read as something else. Raises ConfigError."""
+    bad = sorted({c for c in str(folder) if c in "%\\" or not c.isprintable()})
+    if bad:
+        shown = ", ".join(map(repr, bad))
+        problem = f"the path of the runs holds {shown}, which SLURM replaces in the names of logs"
+        raise ConfigError(str(folder), [f"{problem}; use --runs to put them elsewhere"])

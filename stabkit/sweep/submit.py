@@ -1,0 +1,176 @@
+"""Submit what is missing of a sweep to SLURM, and return."""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import RsyncSnapshot, clean_env
+
+from stabkit.code_state import checkout
+from stabkit.config import ConfigError
+from stabkit.rundir import RunDir
+from stabkit.sweep.grid import Sweep
+from stabkit.sweep.job import TrainJob
+from stabkit.sweep.queue import USUAL_ARRAY_SIZE, SlurmError, live_jobs, max_array_size
+from stabkit.sweep.reconcile import (
+    Task,
+    count_words,
+    prepare,
+    print_removed,
+    reconcile,
+    to_do,
+    write_cells,
+)
+from stabkit.sweep.sbatch import check_path, chunks, make_executor, sbatch_text, shares
+from stabkit.sweep.slurm_request import SlurmRequest, merged, read_defaults
+from stabkit.sweep.submissions import (
+    jobs_folder,
+    note_down,
+    note_file,
+    settle_notes,
+    write_submitted,
+)
+
+Group = tuple[SlurmRequest, list[Task]]
+
+
+def submit(
+    sweep: Sweep, folder: Path, words: Mapping[str, Any], retry_failed: bool, snapshot: bool
+) -> int:
+    """Exit code: 0 when everything left to do is in the queue.
+
+    `words`: the request's settings from the command line. Raises, before anything is submitted,
+    ConfigError, RunBusyError when another launcher is at work on the sweep, SlurmError.
+    """
+    check_path(folder.resolve())
+    _requests(sweep, words)
+    with ExitStack() as stack:
+        stack.enter_context(RunDir(folder).lock())
+        jobs = live_jobs()
+        where = jobs_folder(folder)
+        for line in settle_notes(where, jobs):
+            print(line)
+        tasks = reconcile(sweep.cells, folder, jobs)
+        todo = to_do(tasks, retry_failed)
+        print(f"{sweep.name}: {count_words(tasks, todo)}; in {folder}")
+        print_removed(sweep, folder)
+        if not todo:
+            return 0
+        write_cells(sweep, folder)
+        groups = _groups(todo, words)
+        for request, group in groups:
+            for task in group:
+                prepare(task, request.cpus_per_task)
+        cwd = str(Path.cwd())
+        if snapshot:
+            stack.enter_context(_snapshot(where))
+        for request, part, parallel in _arrays(groups, max_array_size()):
+            ids = _submit_array(sweep, where, request, part, parallel, cwd)
+            print(f"  submitted {len(part)} runs as {_span(ids)}")
+    print(f"`stabkit status {folder}` says how they stand; this terminal may close")
+    return 0
+
+
+def describe(sweep: Sweep, folder: Path, words: Mapping[str, Any], retry_failed: bool) -> None:
+    """What `submit` would submit now: settings with their origin, arrays, the exact sbatch text."""
+    check_path(folder.resolve())
+    for request, origin in _requests(sweep, words):
+        print("each run asks for:")
+        for key, value in request:
+            if value not in (None, [], {}):
+                print(f"  {key:<22}{value!s:<24}{origin.get(key, 'default')}")
+    try:
+        jobs, array_size = live_jobs(), max_array_size()
+    except SlurmError as error:
+        jobs, array_size = {}, USUAL_ARRAY_SIZE
+        print(f"{error}; assuming arrays of at most {array_size} and nothing in the queue")
+    todo = to_do(reconcile(sweep.cells, folder, jobs), retry_failed)
+    name = _job_name(sweep, "XXXXXXXX")
+    for request, part, parallel in _arrays(_groups(todo, words), array_size):
+        print(f"\nsbatch, {len(part)} runs:\n")
+        executor = make_executor(folder.resolve() / ".submitit", request, name, parallel)
+        print(sbatch_text(executor, len(part)))
+
+
+def _requests(sweep: Sweep, words: Mapping[str, Any]) -> list[tuple[SlurmRequest, dict[str, str]]]:
+    """The different requests of the cells. Raises ConfigError for any that is wrong."""
+    defaults = read_defaults()
+    found = {repr(cell.slurm): merged(cell.slurm, defaults, words) for cell in sweep.cells}
+    return list(found.values())
+
+
+def _groups(todo: Sequence[Task], words: Mapping[str, Any]) -> list[Group]:
+    """Runs by what they ask for: all jobs of an array ask for the same."""
+    defaults = read_defaults()
+    groups: dict[str, Group] = {}
+    for task in todo:
+        request, _ = merged(task.cell.slurm, defaults, words)
+        groups.setdefault(repr(request), (request, []))[1].append(task)
+    return list(groups.values())
+
+
+def _arrays(groups: Sequence[Group], array_size: int) -> list[tuple[SlurmRequest, list[Task], int]]:
+    """Each array's request, its runs, and how many of them may run at a time."""
+    arrays = []
+    for request, tasks in groups:
+        sizes = chunks(len(tasks), array_size)
+        first = 0
+        for size, parallel in zip(sizes, shares(request.array_parallelism, sizes), strict=True):
+            arrays.append((request, tasks[first : first + size], parallel))
+            first += size
+    return arrays
+
+
+def _submit_array(
+    sweep: Sweep,
+    where: Path,
+    request: SlurmRequest,
+    tasks: Sequence[Task],
+    parallel: int,
+    cwd: str,
+) -> list[str]:
+    name = _job_name(sweep, secrets.token_hex(4))
+    executor = make_executor(where.resolve(), request, name, parallel)
+    note_down(where, name, [task.cell.folder for task in tasks])
+    try:
+        with clean_env(), executor.batch():
+            jobs = [executor.submit(TrainJob(str(t.rundir.path.resolve()), cwd)) for t in tasks]
+    except (FailedJobError, FailedSubmissionError) as error:
+        # the note stays: sbatch may have lost the answer, not the job, so the next launch looks
+        raise SlurmError(f"sbatch: {error}") from None
+    ids = [job.job_id for job in jobs]
+    for task, job_id in zip(tasks, ids, strict=True):
+        write_submitted(task.rundir, job_id)
+    note_file(where, name).unlink()
+    return ids
+
+
+def _job_name(sweep: Sweep, token: str) -> str:
+    return f"stabkit-{sweep.name}-{token}"
+
+
+def _span(ids: Sequence[str]) -> str:
+    return f"job {ids[0]}" if len(ids) == 1 else f"array {ids[0].partition('_')[0]}"
+
+
+@contextmanager
+def _snapshot(where: Path) -> Iterator[None]:
+    """Jobs submitted within start in a copy of stabkit's checkout, and so import it from there."""
+    root = checkout()
+    if root is None:
+        problem = "stabkit is installed as a package, whose code does not change: nothing to copy"
+        raise ConfigError("--snapshot", [problem])
+    try:
+        snapshot = RsyncSnapshot(where.resolve() / f"code-{secrets.token_hex(4)}", root)
+    except RuntimeError as error:
+        raise ConfigError("--snapshot", [str(error)]) from None
+    before = Path.cwd()
+    try:
+        with snapshot:
+            yield
+    finally:
+        os.chdir(before)
