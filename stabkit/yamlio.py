@@ -1,10 +1,14 @@
 """YAML as people mean it: `1e-4` is a number, a key written twice is an error."""
 
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+MAX_VALUES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,9 +43,22 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 def parse_yaml(text: str) -> Any:
     """Raises ValueError that says where the text is not YAML."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain data only
+        content = yaml.load(text, Loader=_Loader)  # a SafeLoader: plain data only
     except yaml.YAMLError as error:
         raise ValueError(_one_line(error)) from None
+    _refuse_endless(content, (), itertools.count())
+    return content
+
+
+def _refuse_endless(node: Any, above: tuple[int, ...], seen: Iterator[int]) -> None:
+    """Aliases may name what they stand in, or a page of them billions of values."""
+    if id(node) in above:
+        raise ValueError("not a configuration: an alias (*) names the very thing it stands in")
+    if next(seen) > MAX_VALUES:
+        raise ValueError(f"not a configuration: it holds more than {MAX_VALUES:,} values")
+    if isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            _refuse_endless(child, (*above, id(node)), seen)
 
 
 def read_yaml(path: Path) -> Any:

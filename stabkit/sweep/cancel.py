@@ -6,13 +6,13 @@ from pathlib import Path
 from stabkit.rundir import RunDir
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.queue import cancel, live_jobs
-from stabkit.sweep.reconcile import removed
+from stabkit.sweep.reconcile import reconcile, removed
 from stabkit.sweep.submissions import jobs_folder, read_submitted, settle_notes
 
 
 def cancel_cells(sweep: Sweep, folder: Path) -> int:
     """Exit code 0, also when no job is left. Raises SlurmError."""
-    return _cancel([RunDir(folder / cell.folder) for cell in sweep.cells], folder)
+    return _cancel([task.rundir for task in reconcile(sweep.cells, folder)], folder)
 
 
 def cancel_removed(sweep: Sweep, folder: Path) -> int:

@@ -86,6 +86,10 @@ class Cell:
     published: float | None = None
     slurm: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def run_id(self) -> str:
+        return self.folder.rpartition("-")[2]
+
 
 @dataclass(frozen=True)
 class Sweep:

@@ -97,7 +97,6 @@ def _run(*words: str) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{words[0]}: no answer in {ASK_FOR_S} s") from None
     except subprocess.CalledProcessError as error:
-        raise SlurmError(
-            f"{words[0]}: {error.stderr.strip() or f'exit code {error.returncode}'}"
-        ) from None
+        said = "; ".join(error.stderr.split("\n")).strip("; ") or f"exit code {error.returncode}"
+        raise SlurmError(f"{words[0]}: {said}") from None
     return done.stdout

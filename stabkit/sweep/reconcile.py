@@ -30,8 +30,9 @@ def reconcile(
     run that has not ended is taken to be alive, since two must never train it.
     """
     tasks = []
+    names = _names(folder)
     for cell in cells:
-        rundir = RunDir(folder / cell.folder)
+        rundir = RunDir(folder / names.get(cell.run_id, cell.folder))
         standing = rundir.standing()
         submitted = None if standing in ("missing", "done") else read_submitted(rundir)
         job = submitted.job_id if submitted else None
@@ -48,11 +49,16 @@ def to_do(tasks: Sequence[Task], retry_failed: bool) -> list[Task]:
 
 def removed(cells: Sequence[Cell], folder: Path) -> list[RunDir]:
     """Runs in the sweep's folder that are no cell of it (any more)."""
+    known = {cell.run_id for cell in cells}
+    return [RunDir(folder / name) for id_, name in _names(folder).items() if id_ not in known]
+
+
+def _names(folder: Path) -> dict[str, str]:
+    """The run folders there, by run id. The words before it change with what a request varies."""
     if not folder.is_dir():
-        return []
-    known = {cell.folder for cell in cells}
-    others = sorted(child for child in folder.iterdir() if child.name not in known)
-    return [run for child in others if (run := RunDir(child)).config_file.exists()]
+        return {}
+    runs = sorted(child.name for child in folder.iterdir() if RunDir(child).config_file.exists())
+    return {name.rpartition("-")[2]: name for name in runs}
 
 
 def prepare(task: Task, threads: int) -> None:
@@ -73,7 +79,8 @@ def prepare(task: Task, threads: int) -> None:
 
 def write_cells(sweep: Sweep, folder: Path) -> None:
     """`cells.yaml`: what is special about each run folder, in the sweep's order."""
-    cells = {cell.folder: dict(cell.settings) for cell in sweep.cells}
+    names = _names(folder)
+    cells = {names.get(c.run_id, c.folder): dict(c.settings) for c in sweep.cells}
     atomic_write(folder / "cells.yaml", dump_yaml(cells).encode())
 
 

@@ -1,5 +1,6 @@
 """Requests -> job arrays and the sbatch text that submitit makes of them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,20 +42,22 @@ def sbatch_text(executor: Executor, jobs: int) -> str:
 
 def _parameters(request: SlurmRequest, name: str) -> dict[str, Any]:
     parameters = {key: value for key in PASSED_ON if (value := getattr(request, key)) is not None}
-    # a lost task must end the others, which would wait for it until the time limit
-    parameters["srun_args"] = ["--kill-on-bad-exit=1", *request.srun_args]
+    # a lost task must end the others, which would wait for it until the time limit; and srun does
+    # not take over sbatch's cores of a task since SLURM 22.05
+    srun = ["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}"]
+    parameters["srun_args"] = [*srun, *request.srun_args]
     extra = request.additional_parameters
     parameters["additional_parameters"] = {"requeue": True} | extra
     if {"no-requeue", "no_requeue"} & extra.keys():
         del parameters["additional_parameters"]["requeue"]
     if request.mem_gb is not None:
-        parameters["mem_gb"] = request.mem_gb
+        parameters["mem"] = f"{math.ceil(request.mem_gb * 1024)}M"
     if request.gpus_per_node:
         parameters["gpus_per_node"] = request.gpus_per_node
     return parameters | {
-        "name": name,
-        "timeout_min": request.timeout_min,
-        "tasks_per_node": request.tasks_per_node,
+        "job_name": name,
+        "time": request.timeout_min,
+        "ntasks_per_node": request.tasks_per_node,
         "stderr_to_stdout": True,
         "wckey": request.wckey,  # None: submitit's own is refused where wckeys are checked
     }

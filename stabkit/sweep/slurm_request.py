@@ -26,8 +26,9 @@ class SlurmRequest(Section):
     """What one run asks for, by submitit's names (its documentation, and sbatch's, explain them).
 
     `additional_parameters`: any other option of sbatch, `{name: value}`, `true` for a bare one.
-    `setup`: lines of shell before the run. `signal_delay_s`: how long before a time limit a run is
-    told to save and requeue. `array_parallelism`: how many runs of a sweep at a time.
+    `mem_gb`: of a node. `setup`: lines of shell before the run. `signal_delay_s`: how long before a
+    time limit a run is told to save and requeue. `array_parallelism`: how many of the runs that ask
+    for the same run at a time.
     """
 
     nodes: PositiveInt = 1

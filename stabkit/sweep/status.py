@@ -8,6 +8,7 @@ from stabkit.rundir import RunDir, Standing, Status, find_runs
 from stabkit.sweep.queue import Job, SlurmError, ended_states, live_jobs
 from stabkit.sweep.submissions import Submitted, read_submitted
 
+OPEN = ("waiting", "running", "unstable", "preempted", "lost")  # what may still go on
 LAST_BYTES = 4096  # of a log, where its last line is looked for
 
 
@@ -39,20 +40,18 @@ def status_rows(folder: Path) -> list[Row]:
     """
     runs = [(RunDir(path), str(path.relative_to(folder))) for path in find_runs(folder)]
     rows = [status_row(rundir, name) for rundir, name in runs]
-    open_jobs = {
-        i: submitted
-        for i, row in enumerate(rows)
-        if row.state in ("waiting", "running", "unstable", "preempted", "lost")
-        and (submitted := read_submitted(runs[i][0]))
-    }
-    if not open_jobs:
-        return rows
-    try:
-        jobs = live_jobs()
-    except SlurmError:
+    submitted = [read_submitted(rundir) for rundir, _ in runs]
+    if not any(job for row, job in zip(rows, submitted, strict=True) if row.state in OPEN):
         jobs = None
-    for i, submitted in open_jobs.items():
-        rows[i] = _with_hint(rows[i], runs[i][0], submitted, jobs)
+    else:
+        try:
+            jobs = live_jobs()
+        except SlurmError:
+            jobs = None
+    rows = [
+        _with_job(row, rundir, job, jobs) if job else row
+        for row, (rundir, _), job in zip(rows, runs, submitted, strict=True)
+    ]
     return _with_accounting(rows) if jobs is not None else rows
 
 
@@ -85,13 +84,13 @@ def _reason(status: Status, standing: Standing) -> str | None:
     return status.reason
 
 
-def _with_hint(
+def _with_job(
     row: Row, rundir: RunDir, submitted: Submitted, jobs: Mapping[str, Job] | None
 ) -> Row:
-    """What the queue adds: why a run waits, or that nobody will run it any more."""
+    """Its job and log, and what the queue adds: why it waits, or that nobody will run it."""
     log = rundir.path / submitted.log
-    row = replace(row, job=submitted.job_id, log=str(log) if log.exists() else None)
-    if jobs is None:
+    row = replace(row, job=submitted.job_id, log=str(log) if log.exists() else row.log)
+    if jobs is None or row.state not in OPEN:
         return row
     job = jobs.get(submitted.job_id)
     if row.state in ("running", "unstable") and (job is not None or rundir.is_busy()):

@@ -48,6 +48,7 @@ def submit(
     """
     check_path(folder.resolve())
     _requests(sweep, words)
+    array_size = max_array_size()
     with ExitStack() as stack:
         stack.enter_context(RunDir(folder).lock())
         jobs = live_jobs()
@@ -68,7 +69,7 @@ def submit(
         cwd = str(Path.cwd())
         if snapshot:
             stack.enter_context(_snapshot(where))
-        for request, part, parallel in _arrays(groups, max_array_size()):
+        for request, part, parallel in _arrays(groups, array_size):
             ids = _submit_array(sweep, where, request, part, parallel, cwd)
             print(f"  submitted {len(part)} runs as {_span(ids)}")
     print(f"`stabkit status {folder}` says how they stand; this terminal may close")
@@ -81,8 +82,8 @@ def describe(sweep: Sweep, folder: Path, words: Mapping[str, Any], retry_failed:
     for request, origin in _requests(sweep, words):
         print("each run asks for:")
         for key, value in request:
-            if value not in (None, [], {}):
-                print(f"  {key:<22}{value!s:<24}{origin.get(key, 'default')}")
+            if value not in (None, 0, [], {}):
+                print(f"  {key:<22}{value!s:<30}  {origin.get(key, 'default')}")
     try:
         jobs, array_size = live_jobs(), max_array_size()
     except SlurmError as error:
@@ -135,7 +136,7 @@ def _submit_array(
 ) -> list[str]:
     name = _job_name(sweep, secrets.token_hex(4))
     executor = make_executor(where.resolve(), request, name, parallel)
-    note_down(where, name, [task.cell.folder for task in tasks])
+    note_down(where, name, [task.rundir.path.name for task in tasks])
     try:
         with clean_env(), executor.batch():
             jobs = [executor.submit(TrainJob(str(t.rundir.path.resolve()), cwd)) for t in tasks]

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 import stabkit
+import stabkit.train.loop as loop
 from stabkit.config import RunConfig
 from stabkit.rundir import RunDir
 from stabkit.train.loop import train
@@ -44,9 +47,26 @@ def at_call(
 
 
 def before_a_step(number: int) -> None:
-    import stabkit.train.loop as loop
-
     loop.train_step = at_call(loop.train_step, number, lambda *_: die())
+
+
+def signalled_in_a_step(number: int, which: signal.Signals) -> None:
+    """The signal comes while the step is computed: it is finished, then everything is saved."""
+    step = loop.train_step
+
+    def act(*args: Any) -> None:
+        os.kill(os.getpid(), which)
+        step(*args)
+
+    loop.train_step = at_call(step, number, act)
+
+
+def terminated_in_a_step(number: int) -> None:
+    signalled_in_a_step(number, signal.SIGTERM)
+
+
+def preempted_in_a_step(number: int) -> None:
+    signalled_in_a_step(number, signal.SIGUSR2)
 
 
 def before_a_rename(number: int) -> None:
@@ -188,3 +208,66 @@ def test_killed_again_and_again(unbroken: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path, unbroken)
     firsts = [attempt["first_step"] for attempt in RunDir(tmp_path).read_meta()["attempts"]]
     assert firsts == [0, 7, 7, 14]
+
+
+@pytest.mark.parametrize("plan", [terminated_in_a_step, preempted_in_a_step])
+def test_a_signal_loses_no_step(
+    unbroken: Path, tmp_path: Path, plan: Callable[[int], None]
+) -> None:
+    """Stopped after steps 5, 6 and 15: the next attempt begins exactly there."""
+    for at in (5, 1, 9):
+        assert run(tmp_path, plan, at) == 0
+        status = RunDir(tmp_path).read_status()
+        assert status is not None
+        assert status.state == "preempted"
+    assert run(tmp_path) == 0
+    assert_same_run(tmp_path, unbroken)
+    firsts = [attempt["first_step"] for attempt in RunDir(tmp_path).read_meta()["attempts"]]
+    assert firsts == [0, 5, 6, 15]
+    kinds = [e["kind"] for e in RunDir(tmp_path).read_events()]
+    assert kinds == ["start", *["preempted", "resume"] * 3, "done"]
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end(unbroken: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, terminated_in_a_step, CONFIG.train.steps) == 0
+    assert_same_run(tmp_path, unbroken)
+
+
+def files_limited_to(size: int) -> None:
+    """Every write beyond `size` bytes of a file fails, as on a disk that is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_disk_that_fills_up_fails_the_run_and_loses_nothing(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    """Tables are small and still fit, a checkpoint does not: the one before stays whole."""
+    assert run(tmp_path, before_a_step, 9) == -signal.SIGKILL
+    checkpoint = RunDir(tmp_path).checkpoint_file
+    before = checkpoint.read_bytes()
+    assert run(tmp_path, files_limited_to, len(before) // 2) == 1
+    assert checkpoint.read_bytes() == before
+    status = RunDir(tmp_path).read_status()
+    assert status is not None
+    assert status.state == "failed"
+    assert "File too large" in str(status.reason)
+    assert run(tmp_path) == 0
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("at", [2, 7, 24])
+def test_a_deleted_folder_ends_the_run_and_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    folder = tmp_path / "run"
+
+    def act(*args: Any) -> None:
+        shutil.rmtree(folder)
+        step(*args)
+
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", at_call(step, at, act))
+    with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved while it"):
+        train(CONFIG, RunDir(folder))
+    assert list(tmp_path.iterdir()) == []
