@@ -35,6 +35,7 @@ from stabkit.sweep.submissions import (
     write_submitted,
 )
 
+KEPT = ("SLURM_CONF", "SUBMITIT_PREEMPT_SIGNAL")
 Group = tuple[SlurmRequest, list[Task]]
 
 
@@ -138,7 +139,7 @@ def _submit_array(
     executor = make_executor(where.resolve(), request, name, parallel)
     note_down(where, name, [task.rundir.path.name for task in tasks])
     try:
-        with clean_env(), executor.batch():
+        with _outside_of_any_job(), executor.batch():
             jobs = [executor.submit(TrainJob(str(t.rundir.path.resolve()), cwd)) for t in tasks]
     except (FailedJobError, FailedSubmissionError) as error:
         # the note stays: sbatch may have lost the answer, not the job, so the next launch looks
@@ -156,6 +157,18 @@ def _job_name(sweep: Sweep, token: str) -> str:
 
 def _span(ids: Sequence[str]) -> str:
     return f"job {ids[0]}" if len(ids) == 1 else f"array {ids[0].partition('_')[0]}"
+
+
+@contextmanager
+def _outside_of_any_job() -> Iterator[None]:
+    """A job submitted from within another must not inherit its ranks and its resources.
+
+    What says how to talk to SLURM, or what the user asks of every sbatch, is kept.
+    """
+    kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith("SBATCH_")}
+    with clean_env():
+        os.environ.update(kept)
+        yield
 
 
 @contextmanager

@@ -29,6 +29,7 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
         "python": platform.python_version(),
         "stabkit": stabkit.__version__,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "code": str(Path(stabkit.__file__).resolve().parents[1]),
         "git": git_state(checkout() or Path.cwd()),
     }
     rundir.write_meta(meta | {"attempts": [*meta.get("attempts", []), attempt]})

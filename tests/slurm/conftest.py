@@ -1,0 +1,146 @@
+"""The clusters, and what the tests do on them: launch a sweep, wait for a state, compare runs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stabkit.rundir import RunDir
+from stabkit.sweep.status import Row, status_rows
+from stabkit.train.loop import train
+from tests.conftest import SMALL, small_config
+from tests.slurm.cluster import Cluster, missing, running_cluster
+
+WAIT_S = 150
+LONG = [*SMALL, "train.steps=300", "data.num_train=640", "runtime.checkpoint_every=50"]
+SWEEP = """
+name: demo
+base: tiny
+slurm: {timeout_min: 60, mem_gb: 2}
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A user's folder on a cluster."""
+
+    cluster: Cluster
+    folder: Path
+
+    def stabkit(self, *words: str, rc: int = 0) -> str:
+        """What the command prints; its exit code must be `rc`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "stabkit", *words],
+            cwd=self.folder,
+            env=self.cluster.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == rc, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def sweep(self, *words: str, rc: int = 0) -> str:
+        return self.stabkit("sweep", "demo.yaml", "--cluster", "slurm", *words, rc=rc)
+
+    def rows(self) -> list[Row]:
+        return status_rows(self.folder / "runs")
+
+    def row(self) -> Row:
+        (row,) = self.rows()
+        return row
+
+    def run(self) -> Path:
+        (path,) = self.folder.glob("runs/demo/*/config.yaml")
+        return path.parent
+
+    def wait(self, what: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not ready():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not in {WAIT_S} s: {what}\n{self.story()}")
+            time.sleep(0.2)
+
+    def wait_for_state(self, *states: str) -> None:
+        """Until every run is in one of these."""
+        self.wait(f"every run {states}", lambda: all(r.state in states for r in self.rows()))
+
+    def wait_for_step(self, step: int) -> None:
+        """Until the only run has made `step` steps."""
+
+        def made() -> bool:
+            file = self.run() / "status.json"
+            return json.loads(file.read_text())["step"] >= step
+
+        self.wait(f"step {step}", made)
+
+    def wait_for_release(self, job_id: str) -> None:
+        """Until a requeued job is back in the queue, which it then need not wait in."""
+        self.wait("requeued", lambda: self.cluster.state(job_id) == "PENDING")
+        self.cluster.release(job_id)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        attempts: list[dict[str, Any]] = json.loads((self.run() / "meta.json").read_text())[
+            "attempts"
+        ]
+        return attempts
+
+    def story(self) -> str:
+        logs = sorted(self.folder.glob("runs/demo/.submitit/*.out"))
+        tails = [f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs]
+        queue = self.cluster.command("squeue", "-t", "all")
+        return "\n".join([*map(str, self.rows()), queue, *tails])
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    yield from _cluster(accounting=False)
+
+
+@pytest.fixture(scope="session")
+def accounted_cluster() -> Iterator[Cluster]:
+    yield from _cluster(accounting=True)
+
+
+def _cluster(accounting: bool) -> Iterator[Cluster]:
+    if reason := missing():
+        if os.environ.get("STABKIT_REQUIRE_SLURM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running_cluster(accounting) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def unbroken(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that `LONG` is, trained here in one go."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    train(small_config(*LONG), RunDir(folder))
+    return folder
+
+
+@pytest.fixture
+def site(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return make_site(cluster, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def accounted_site(
+    accounted_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Site:
+    return make_site(accounted_cluster, tmp_path, monkeypatch)
+
+
+def make_site(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
+    folder = tmp_path / "a user's ü"  # what a folder may be called
+    folder.mkdir()
+    (folder / "demo.yaml").write_text(SWEEP)
+    return Site(cluster, folder)
