@@ -93,6 +93,8 @@ def _run(*words: str) -> str:
             check=True,
             timeout=ASK_FOR_S,
             env=os.environ | {"LC_ALL": "C"},
+            # SLURM signals a job's processes twice: the second must not end a question to it
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{words[0]}: no answer in {ASK_FOR_S} s") from None

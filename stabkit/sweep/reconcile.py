@@ -36,7 +36,8 @@ def reconcile(
         standing = rundir.standing()
         submitted = None if standing in ("missing", "done") else read_submitted(rundir)
         job = submitted.job_id if submitted else None
-        alive = standing != "failed" if jobs is None else job in jobs
+        # a failed run is over, though its job may still be on its way out
+        alive = standing != "failed" and (jobs is None or job in jobs)
         tasks.append(Task(cell, rundir, standing, job if alive else None))
     return tasks
 

@@ -47,7 +47,8 @@ def submit(
     `words`: the request's settings from the command line. Raises, before anything is submitted,
     ConfigError, RunBusyError when another launcher is at work on the sweep, SlurmError.
     """
-    check_path(folder.resolve())
+    shown, folder = folder, folder.resolve()
+    check_path(folder)
     _requests(sweep, words)
     array_size = max_array_size()
     with ExitStack() as stack:
@@ -58,7 +59,7 @@ def submit(
             print(line)
         tasks = reconcile(sweep.cells, folder, jobs)
         todo = to_do(tasks, retry_failed)
-        print(f"{sweep.name}: {count_words(tasks, todo)}; in {folder}")
+        print(f"{sweep.name}: {count_words(tasks, todo)}; in {shown}")
         print_removed(sweep, folder)
         if not todo:
             return 0
@@ -73,7 +74,7 @@ def submit(
         for request, part, parallel in _arrays(groups, array_size):
             ids = _submit_array(sweep, where, request, part, parallel, cwd)
             print(f"  submitted {len(part)} runs as {_span(ids)}")
-    print(f"`stabkit status {folder}` says how they stand; this terminal may close")
+    print(f"`stabkit status {shown}` says how they stand; this terminal may close")
     return 0
 
 
@@ -136,11 +137,11 @@ def _submit_array(
     cwd: str,
 ) -> list[str]:
     name = _job_name(sweep, secrets.token_hex(4))
-    executor = make_executor(where.resolve(), request, name, parallel)
+    executor = make_executor(where, request, name, parallel)
     note_down(where, name, [task.rundir.path.name for task in tasks])
     try:
         with _outside_of_any_job(), executor.batch():
-            jobs = [executor.submit(TrainJob(str(t.rundir.path.resolve()), cwd)) for t in tasks]
+            jobs = [executor.submit(TrainJob(str(t.rundir.path), cwd)) for t in tasks]
     except (FailedJobError, FailedSubmissionError) as error:
         # the note stays: sbatch may have lost the answer, not the job, so the next launch looks
         raise SlurmError(f"sbatch: {error}") from None
@@ -179,7 +180,7 @@ def _snapshot(where: Path) -> Iterator[None]:
         problem = "stabkit is installed as a package, whose code does not change: nothing to copy"
         raise ConfigError("--snapshot", [problem])
     try:
-        snapshot = RsyncSnapshot(where.resolve() / f"code-{secrets.token_hex(4)}", root)
+        snapshot = RsyncSnapshot(where / f"code-{secrets.token_hex(4)}", root)
     except RuntimeError as error:
         raise ConfigError("--snapshot", [str(error)]) from None
     before = Path.cwd()

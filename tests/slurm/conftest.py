@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from stabkit.train.loop import train
 from tests.conftest import SMALL, small_config
 from tests.slurm.cluster import Cluster, missing, running_cluster
 
-WAIT_S = 150
+WAIT_S = 120
 LONG = [*SMALL, "train.steps=300", "data.num_train=640", "runtime.checkpoint_every=50"]
 SWEEP = """
 name: demo
@@ -100,22 +101,30 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    yield from _cluster(accounting=False)
-
-
-@pytest.fixture(scope="session")
-def accounted_cluster() -> Iterator[Cluster]:
-    yield from _cluster(accounting=True)
-
-
-def _cluster(accounting: bool) -> Iterator[Cluster]:
+def slurm() -> None:
+    """Skips where no cluster can be started; fails where one is required."""
     if reason := missing():
         if os.environ.get("STABKIT_REQUIRE_SLURM") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    with running_cluster(accounting) as cluster:
+
+
+@pytest.fixture(scope="session")
+def cluster(slurm: None) -> Iterator[Cluster]:
+    with running_cluster(short_folder()) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def accounted_cluster(slurm: None) -> Iterator[Cluster]:
+    """One that `sacct` knows of, too."""
+    with running_cluster(short_folder(), accounting=True) as cluster:
+        yield cluster
+
+
+def short_folder() -> Path:
+    """pytest's own are too deep for sockets, and closed to the users of munge and MariaDB."""
+    return Path(tempfile.mkdtemp(prefix="stabkit-slurm-", dir="/tmp"))
 
 
 @pytest.fixture(scope="session")
