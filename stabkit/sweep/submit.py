@@ -11,7 +11,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import RsyncSnapshot, clean_env
 
 from stabkit.code_state import checkout
-from stabkit.config import ConfigError
+from stabkit.config import ConfigError, missing_data
 from stabkit.rundir import RunDir
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.job import TrainJob
@@ -61,6 +61,9 @@ def submit(
         todo = to_do(tasks, retry_failed)
         print(f"{sweep.name}: {count_words(tasks, todo)}; in {shown}")
         print_removed(sweep, folder)
+        for problem in dict.fromkeys(missing_data(task.cell.config) for task in todo):
+            if problem:  # the nodes may see what this machine does not
+                print(f"  warning: {problem}, unless the nodes see it")
         if not todo:
             return 0
         write_cells(sweep, folder)
