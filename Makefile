@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
-	@echo "make test        the tests (about 6 minutes)"
+	@echo "make test        the tests (about 10 minutes)"
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
 

@@ -1,0 +1,84 @@
+"""What a job does when its run was stopped: back into the queue, or not."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stabkit.train.loop as loop
+from stabkit.config import save_config
+from stabkit.rundir import RunDir, atomic_write
+from stabkit.sweep.job import TrainJob
+from stabkit.train.stopping import PREEMPT_SIGNAL
+from tests.conftest import small_config
+from tests.sweep.conftest import FakeSlurm
+
+
+@pytest.fixture
+def requeued(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Job 11; the signals that reached submitit's handler, which would requeue it."""
+    monkeypatch.setenv("SLURM_JOB_ID", "11")
+    calls: list[int] = []
+    before = signal.signal(PREEMPT_SIGNAL, lambda number, frame: calls.append(number))
+    yield calls
+    signal.signal(PREEMPT_SIGNAL, before)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainJob:
+    rundir = RunDir(tmp_path / "run")
+    atomic_write(rundir.config_file, save_config(small_config()).encode())
+    return TrainJob(str(rundir.path), str(tmp_path))
+
+
+def signalled(function: Callable[..., Any]) -> Callable[..., Any]:
+    def act(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("slurm_says", "calls"), [("RUNNING", 1), ("COMPLETING", 0), ("PENDING", 0)]
+)
+def test_a_stopped_job_requeues_itself_only_while_slurm_lets_it_run(
+    slurm: FakeSlurm,
+    job: TrainJob,
+    requeued: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    slurm_says: str,
+    calls: int,
+) -> None:
+    """Cancelled, or requeued by SLURM itself, it is on its way out."""
+    (slurm.folder / "queue").write_text(f"{slurm_says}\n")
+    monkeypatch.setattr(loop, "train_step", signalled(loop.train_step))
+    assert job() == "preempted"
+    assert requeued == [PREEMPT_SIGNAL] * calls
+    assert job.checkpoint().function.folder == job.folder
+
+
+def test_a_job_that_never_makes_a_step_fails_instead(
+    slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before the first step each time, as with a limit shorter than the start."""
+    (slurm.folder / "queue").write_text("RUNNING\n")
+    monkeypatch.setattr(loop, "Progress", signalled(loop.Progress))
+    assert [job(), job(), job()] == ["preempted", "preempted", "failed"]
+    assert len(requeued) == 2
+    status = RunDir(Path(job.folder)).read_status()
+    assert status is not None
+    assert "3 times without a single step" in str(status.reason)
+    assert "raise slurm.timeout_min" in str(status.reason)
+
+
+def test_steps_between_stops_count(
+    slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slurm.folder / "queue").write_text("RUNNING\n")
+    monkeypatch.setattr(loop, "train_step", signalled(loop.train_step))
+    assert [job() for _ in range(5)] == ["preempted"] * 5
+    assert len(requeued) == 5
