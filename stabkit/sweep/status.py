@@ -1,5 +1,6 @@
 """Runs and how they stand: from their files, with what SLURM says as a hint."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def _with_job(
     row: Row, rundir: RunDir, submitted: Submitted, jobs: Mapping[str, Job] | None
 ) -> Row:
     """Its job and log, and what the queue adds: why it waits, or that nobody will run it."""
-    log = rundir.path / submitted.log
+    log = Path(os.path.normpath(rundir.path / submitted.log))
     row = replace(row, job=submitted.job_id, log=str(log) if log.exists() else row.log)
     if jobs is None or row.state not in OPEN:
         return row
@@ -99,15 +100,15 @@ def _with_job(
         again = rundir.read_status()  # it may have ended between the file and the queue
         if again is not None and again.state in ("done", "failed"):
             return replace(status_row(rundir, row.run), job=row.job, log=row.log)
-        last = _last_line(log)
-        ended = f"job {submitted.job_id} has ended" + (f"; its log ends: {last}" if last else "")
+        last = _last_error(log)
+        ended = f"job {submitted.job_id} has ended" + (f"; its log says: {last}" if last else "")
         if row.state == "preempted":
             return replace(row, reason=f"{row.reason}; job {submitted.job_id} is not in the queue")
         return replace(row, state="lost", reason=ended)
     if row.state == "lost":
         return replace(row, reason=f"{row.reason}, though SLURM says {job.state}")
-    waits = "starting" if job.state == "RUNNING" else f"in the queue: {job.reason}"
-    return replace(row, reason=waits)
+    passing = {"RUNNING": "its job is starting", "COMPLETING": "its job is ending"}
+    return replace(row, reason=passing.get(job.state, f"in the queue: {job.reason}"))
 
 
 def _with_accounting(rows: list[Row]) -> list[Row]:
@@ -119,11 +120,14 @@ def _with_accounting(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _last_line(log: Path) -> str:
+def _last_error(log: Path) -> str:
+    """The last line that speaks of an error, or else the last; srun's farewells come after it."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LAST_BYTES))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith("srun:")]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or [""])[-1]

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from stabkit.rundir import RunDir, Status
-from stabkit.sweep.display import live_status, status_line, status_table
+from stabkit.sweep import display
+from stabkit.sweep.display import live_status, status_line, status_table, watch
 from stabkit.sweep.status import Row, status_rows
 
 RUNNING = Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)
@@ -47,6 +48,16 @@ def test_a_log_gets_a_line_when_a_state_changes_and_no_more(
         pass  # reads at the start and at the end: waiting, then running
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["running"]
+
+
+def test_watching_a_log_begins_with_every_run_and_ends_with_the_last(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter(["waiting", "waiting", "running", "done", "done", "done"])
+    monkeypatch.setattr(display, "WATCH_EVERY_S", 0.0)
+    watch(lambda: [Row("a", next(states, "done"), 1, 2)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["waiting", "done"]
 
 
 def test_a_terminal_gets_a_live_table() -> None:

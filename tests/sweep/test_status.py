@@ -65,6 +65,7 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
         ("starting", "waiting", "7_1"),
         ("requeued", "preempted", "7_2"),
         ("cancelled", "preempted", "7_3"),
+        ("stopping", "preempted", "7_9"),
         ("died", "waiting", "7_4"),
         ("finished", "done", "7_5"),
         ("raised", "failed", "7_6"),
@@ -74,20 +75,24 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
     from_elsewhere(make_run("trains", "running", "7_8"), 5)
     (slurm.folder / "queue").write_text(
         "7_0|PENDING|QOSMaxJobs|x\n7_1|RUNNING|None|x\n7_2|PENDING|BeginTime|x\n"
-        "7_8|RUNNING|None|x\n"
+        "7_8|RUNNING|None|x\n7_9|COMPLETING|None|x\n"
     )
     (slurm.folder / "accounting").write_text("7_7|OUT_OF_MEMORY\n")
     log = jobs_folder(Path("runs").resolve()) / "7_4_0_log.out"
-    log.write_text("Traceback\nModuleNotFoundError: No module named 'stabkit'\n\n")
+    log.write_text(
+        "Traceback\nModuleNotFoundError: No module named 'stabkit'\n\n"
+        "submitit INFO: bye\nsrun: error: n1: task 0: Exited with exit code 1\n"
+    )
     found = rows()
     assert {name: (row.state, row.reason) for name, row in found.items()} == {
         "queued": ("waiting", "in the queue: QOSMaxJobs"),
-        "starting": ("waiting", "starting"),
+        "starting": ("waiting", "its job is starting"),
         "requeued": ("preempted", "in the queue: BeginTime"),
         "cancelled": ("preempted", "as written; job 7_3 is not in the queue"),
+        "stopping": ("preempted", "its job is ending"),
         "died": (
             "lost",
-            "job 7_4 has ended; its log ends: ModuleNotFoundError: No module named 'stabkit'",
+            "job 7_4 has ended; its log says: ModuleNotFoundError: No module named 'stabkit'",
         ),
         "finished": ("done", "as written"),
         "raised": ("failed", "as written"),
