@@ -47,7 +47,8 @@ def jobs_or_none() -> set[str] | None:
 
 
 def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
-    tasks = reconcile(sweep.cells, folder, jobs_or_none())
+    jobs = jobs_or_none()
+    tasks = reconcile(sweep.cells, folder, jobs)
     todo = to_do(tasks, retry_failed)
     slots = make_slots([t.cell.config for t in todo], visible_cpus(), visible_gpus())
     side = f", {min(len(slots), len(todo))} at a time" if todo else ""
@@ -57,8 +58,11 @@ def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
     for task in tasks:
         if task.standing == "running":
             print(f"  left alone, another process is running it: {task.rundir.path}")
-        elif task.job:
+        elif task.job and jobs is not None:
             print(f"  left alone, SLURM has it as job {task.job}: {task.rundir.path}")
+        elif task.job:
+            gone = f"if job {task.job} is gone, remove {task.rundir.job_file}"
+            print(f"  left alone, SLURM cannot be asked about it; {gone}")
     print_removed(sweep, folder)
     if not todo:
         return int(any(task.standing == "failed" for task in tasks))

@@ -73,7 +73,7 @@ def prepare(task: Task, threads: int) -> None:
             runtime = config.runtime.model_copy(update={"threads": threads})
             config = config.model_copy(update={"runtime": runtime})
         atomic_write(task.rundir.config_file, save_config(config).encode())
-    if task.standing in ("missing", "failed"):
+    if task.standing in ("missing", "failed", "lost"):
         before = task.rundir.read_status() or Status("waiting", steps=config.train.steps)
         task.rundir.write_status(replace(before, state="waiting", reason=None))
 

@@ -105,8 +105,10 @@ def _with_job(
         if row.state == "preempted":
             return replace(row, reason=f"{row.reason}; job {submitted.job_id} is not in the queue")
         return replace(row, state="lost", reason=ended)
-    if row.state == "lost":
-        return replace(row, reason=f"{row.reason}, though SLURM says {job.state}")
+    if row.state == "lost" and job.state == "RUNNING":
+        return replace(row, reason=f"{row.reason}, though SLURM says that its job runs")
+    if row.state == "lost":  # killed, or its node died, and SLURM requeued it by itself
+        row = replace(row, state="preempted")
     passing = {"RUNNING": "its job is starting", "COMPLETING": "its job is ending"}
     return replace(row, reason=passing.get(job.state, f"in the queue: {job.reason}"))
 

@@ -73,9 +73,12 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
         make_run(name, state, job)  # type: ignore[arg-type]
     from_elsewhere(make_run("killed", "running", "7_7"), 5)
     from_elsewhere(make_run("trains", "running", "7_8"), 5)
+    from_elsewhere(make_run("hangs", "running", "7_10"), LOST_AFTER_S + 60)
+    from_elsewhere(make_run("node_died", "running", "7_11"), LOST_AFTER_S + 60)
     (slurm.folder / "queue").write_text(
         "7_0|PENDING|QOSMaxJobs|x\n7_1|RUNNING|None|x\n7_2|PENDING|BeginTime|x\n"
         "7_8|RUNNING|None|x\n7_9|COMPLETING|None|x\n"
+        "7_10|RUNNING|None|x\n7_11|PENDING|BeginTime|x\n"
     )
     (slurm.folder / "accounting").write_text("7_7|OUT_OF_MEMORY\n")
     log = jobs_folder(Path("runs").resolve()) / "7_4_0_log.out"
@@ -84,6 +87,10 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
         "submitit INFO: bye\nsrun: error: n1: task 0: Exited with exit code 1\n"
     )
     found = rows()
+    hangs = found.pop("hangs")
+    assert hangs.state == "lost"
+    assert "no sign of life since 20" in str(hangs.reason)
+    assert "though SLURM says that its job runs" in str(hangs.reason)
     assert {name: (row.state, row.reason) for name, row in found.items()} == {
         "queued": ("waiting", "in the queue: QOSMaxJobs"),
         "starting": ("waiting", "its job is starting"),
@@ -98,6 +105,7 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
         "raised": ("failed", "as written"),
         "killed": ("lost", "OUT_OF_MEMORY: job 7_7 has ended"),
         "trains": ("running", None),
+        "node_died": ("preempted", "in the queue: BeginTime"),
     }
     assert found["died"].log is not None
     assert Path(found["died"].log).samefile(log)
