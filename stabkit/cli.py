@@ -3,6 +3,7 @@ request was wrong."""
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except (RequestError, ConfigError, RunBusyError, FileNotFoundError) as error:
-        print(f"stabkit: {error}", file=sys.stderr)
+        if _speaks():
+            print(f"stabkit: {error}", file=sys.stderr)
         return 2
     except (SlurmError, OSError) as error:  # of which: a disk that is full or read-only
         print(f"stabkit: {error}", file=sys.stderr)
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         goes_on = arguments.verb in ("train", "sweep")
         end = "; the same command goes on from the last checkpoint" if goes_on else ""
-        print(f"stabkit: stopped{end}", file=sys.stderr)
+        if _speaks():
+            print(f"stabkit: stopped{end}", file=sys.stderr)
         return 1
 
 
@@ -142,22 +145,34 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ConfigError(arguments.config, [problem])
     name = f"{Path(arguments.config).stem}-{run_id(config)}"
     rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
-    print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
+    if _speaks():
+        print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
     from stabkit.train.loop import train  # torch takes seconds to import: only once it is needed
+    from stabkit.train.together import PeerError
 
     try:
         status = train(config, rundir)
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
-    if status.state == "preempted":
-        where = f"{status.reason} at step {status.step} of {status.steps}"
-        print(f"{rundir.path}: {where}; the same command goes on from there", file=sys.stderr)
+    except PeerError:  # said by the process that it happened to
         return 1
+    if status.state == "preempted":
+        if _speaks():
+            where = f"{status.reason} at step {status.step} of {status.steps}"
+            print(f"{rundir.path}: {where}; the same command goes on from there", file=sys.stderr)
+        return 1
+    if not _speaks():
+        return 0
     knn = f", held-out kNN {status.knn:.3f}" if status.knn is not None else ""
     reason = f" ({status.reason})" if status.reason else ""
     print(f"{rundir.path}: done at step {status.step} of {status.steps}{knn}{reason}")
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this is the one of torchrun's processes that prints; a single process does."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -1,32 +1,117 @@
-"""What training needs of torch.distributed; a single process needs no process group."""
+"""What training needs of torch.distributed; a single process needs no process group.
 
+RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun sets them, are the one way
+in. Shapes: B rows of this process, N of all processes, D columns.
+"""
+
+import os
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+FAREWELL = 2.0  # seconds that the first process waits for the others after an error
+
+
+@contextmanager
+def process_group(cuda: bool) -> Iterator[None]:
+    """Join the processes that the environment names; nothing for one, or if the caller has joined.
+
+    A caller's own group must be able to reduce CPU tensors too. Raises ValueError when the
+    environment is incomplete.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1" or active():
+        yield
+        return
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if name not in os.environ]:
+        raise ValueError(
+            f"WORLD_SIZE={world} announces several processes, but {', '.join(missing)} "
+            "is not set; start with torchrun, or unset WORLD_SIZE for a single process"
+        )
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield
+    except BaseException as error:
+        _leave_after(error, cuda)
+        raise
+    dist.destroy_process_group()
+
+
+def _leave_after(error: BaseException, cuda: bool) -> None:
+    """Frees the others from their wait. The first stays a moment: they ask its store why."""
+    store, first, world = dist.distributed_c10d._get_default_store(), rank() == 0, world_size()
+    try:
+        left = store.add("stabkit/left", 1)
+        # NCCL's teardown may itself wait for the others; the end of the process does not. Gloo's
+        # connections close with the last reference, which frames of the failed reduction hold.
+        if not cuda:
+            dist.destroy_process_group()
+            for part in (error, error.__cause__):
+                traceback.clear_frames(part.__traceback__ if part else None)
+        until = time.monotonic() + FAREWELL
+        while first and left < world and time.monotonic() < until:
+            time.sleep(0.02)
+            left = store.add("stabkit/left", 0)
+    except RuntimeError:  # the store is gone with the process that held it
+        pass
+
+
+def active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
 
 def rank() -> int:
-    return dist.get_rank() if _active() else 0
+    return dist.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if active() else 1
+
+
+def local_rank() -> int:
+    """Number of this process on its node."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def own_rows(batch: int) -> slice:
+    """This process's part of a global batch: equal parts, contiguous, in rank order.
+
+    Raises ValueError where there are none.
+    """
+    processes = world_size()
+    if batch % processes:
+        raise ValueError(
+            f"train.batch {batch} is not divisible by the number of processes, {processes}: each "
+            "takes an equal part of a batch"
+        )
+    rows = batch // processes
+    return slice(rank() * rows, (rank() + 1) * rows)
 
 
 def gather(tensor_BD: Tensor) -> Tensor:
-    """[ranks·B, D]: every process's rows in rank order, without gradient."""
-    if not _active():
+    """[N, D]: every process's rows in rank order, without gradient."""
+    if not active():
         return tensor_BD.detach()
-    parts = [torch.empty_like(tensor_BD) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor_BD.detach().contiguous())
+    own = tensor_BD.detach().contiguous()
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
     return torch.cat(parts)
 
 
 def gather_with_gradient(tensor_BD: Tensor) -> Tensor:
-    """[ranks·B, D] in rank order; a row's gradient is the sum of what every process asks of it.
+    """[N, D] in rank order; a row's gradient is the sum of what every process asks of it.
 
-    With gradients averaged over the processes after that, as DDP does, mean losses of equal parts
-    give the gradient of their common mean.
+    With gradients averaged over the processes after that, as `average_gradients` does, mean losses
+    of equal parts give the gradient of their common mean.
     """
-    if not _active():
+    if not active():
         return tensor_BD
     gathered: Tensor = _Gather.apply(tensor_BD)
     return gathered
@@ -46,5 +131,67 @@ class _Gather(torch.autograd.Function):
         return total[first : first + ctx.rows]
 
 
-def _active() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def mean_of_processes(value: Tensor) -> Tensor:
+    """Without gradient; `value` itself where there is one process."""
+    if not active():
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Every gradient becomes its mean over the processes; what has none must have none on all.
+
+    One reduction in the order of `parameters`, so that the same step always sums in the same order.
+    DDP does not: after its first iteration it sorts its buckets anew, and a resumed run of three
+    processes would differ from an unbroken one by rounding.
+    """
+    if not active():
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    for dtype in dict.fromkeys(g.dtype for g in grads):
+        same = [g for g in grads if g.dtype == dtype]
+        flat = torch.cat([g.reshape(-1) for g in same])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = torch.split(flat, [g.numel() for g in same])
+        torch._foreach_copy_(same, [f.view_as(g) for f, g in zip(parts, same, strict=True)])
+
+
+class Agreement:
+    """Whether any process has raised a flag, without anyone waiting: the answer is one call late.
+
+    Reductions run on the host in the background, in a group of their own. Make one on every process
+    at the same time, and `ask` it equally often.
+    """
+
+    def __init__(self) -> None:
+        self._group: dist.ProcessGroup | None = None
+        if active():
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
+        self._flag = torch.zeros((), dtype=torch.int64)
+        self._work: dist.Work | None = None
+
+    def ask(self, flag: bool) -> bool:
+        """Whether any process had `flag` at the call before, the same on all; False at first.
+
+        A single process gets its own flag back at once.
+        """
+        if self._group is None:
+            return flag
+        answer = self._answer()
+        self._flag = torch.tensor(int(flag))
+        self._work = dist.all_reduce(
+            self._flag, dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return answer
+
+    def _answer(self) -> bool:
+        if self._work is None:
+            return False
+        self._work.wait()  # for a process that is a whole step behind; else it is long done
+        return bool(self._flag.item())

@@ -1,11 +1,13 @@
 """The held-out kNN evaluation: fixed queries against a fixed bank, by the current backbone."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stabkit.config import KnnConfig
 from stabkit.monitor.knn import knn_predict
 from stabkit.train.data import ImageSet
+from stabkit.train.distributed import gather, rank, world_size
 from stabkit.train.image_set import moved
 from stabkit.train.randomness import permutation
 from stabkit.train.views import plain_view
@@ -14,7 +16,10 @@ CHUNK = 256  # images a forward pass: more falls out of a CPU cache
 
 
 class HeldoutKnn:
-    """Queries and bank are the same images in the same order for every run on a data set."""
+    """Queries and bank are the same images in the same order for every run on a data set.
+
+    Each process holds and encodes a share of both, and gets the features of all.
+    """
 
     def __init__(
         self,
@@ -32,7 +37,8 @@ class HeldoutKnn:
 
     def predict(self, backbone: nn.Module) -> Tensor | None:
         """[queries] predicted classes; None when the features are no longer finite."""
-        bank, queries = encode(backbone, self.bank), encode(backbone, self.queries)
+        bank = gather(encode(backbone, self.bank))[: len(self.bank_labels)]
+        queries = gather(encode(backbone, self.queries))[: len(self.labels)]
         if not (bank.isfinite().all() and queries.isfinite().all()):
             return None
         return knn_predict(
@@ -53,6 +59,10 @@ def encode(backbone: nn.Module, images: Tensor) -> Tensor:
 def _subset(
     images: ImageSet, count: int, image_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
+    """This process's equal share of the images, with some again where they do not divide; labels
+    of all, once."""
     index = permutation(seed=0, epoch=0, n=len(images))[:count]
     labels = torch.from_numpy(images.labels[index]).to(device)
-    return plain_view(moved(images.load(index), device), image_size), labels
+    share = -(-len(index) // world_size())
+    own = np.resize(index, share * world_size())[rank() * share : (rank() + 1) * share]
+    return plain_view(moved(images.load(own), device), image_size), labels

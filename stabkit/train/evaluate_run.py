@@ -16,11 +16,11 @@ from stabkit.monitor.knn import knn_predict_each
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer, write_part
 from stabkit.train.data import ImageSet, load_data
+from stabkit.train.device import prepare_device
 from stabkit.train.evaluate_config import METRICS, EvaluateConfig, Method, metric_name
 from stabkit.train.features import encode_set
 from stabkit.train.finetune import finetune
 from stabkit.train.linear_probe import linear_probe, table
-from stabkit.train.loop import prepare_device
 from stabkit.train.weights import load_backbone
 
 

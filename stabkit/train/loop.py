@@ -1,6 +1,5 @@
 """One run, from its configuration to its folder."""
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,31 +9,53 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stabkit.config import RunConfig, RuntimeConfig, run_id, save_config
+from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir, Status, atomic_write
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
 from stabkit.train.collapse import effective_rank, feature_std
 from stabkit.train.data import ImageSet, batch_index, load_data
+from stabkit.train.device import device_name, prepare_device
+from stabkit.train.distributed import (
+    Agreement,
+    average_gradients,
+    gather,
+    mean_of_processes,
+    own_rows,
+    process_group,
+    rank,
+)
 from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.image_set import moved
 from stabkit.train.meta import record_attempt
 from stabkit.train.optim import lr_at, momentum_at
+from stabkit.train.recording import Recorder, Silent, hold
 from stabkit.train.stabilizers import side_effects
 from stabkit.train.state import State, build_state, load_state, save_state
 from stabkit.train.stopping import Stop, stop_on_signals
+from stabkit.train.together import (
+    agreed,
+    check_same_start,
+    failing_together,
+    first_alone,
+    of_first,
+)
 from stabkit.train.views import two_views
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step is made of; a function of (seed, step) and the data alone."""
+    """What one step is made of; a function of (seed, step) and the data alone.
+
+    Views are of the `own` rows, which this process computes; labels and ids of the whole batch.
+    """
 
     view1: Tensor
     view2: Tensor
     labels: Tensor
     ids: Tensor
+    own: slice
 
 
 def train(config: RunConfig, rundir: RunDir) -> Status:
@@ -43,14 +64,20 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
     `preempted` when SIGTERM, SIGINT or the preemption signal came: the step was finished, all is
     saved and the same call goes on from there. Raises RunBusyError when another process holds the
     folder; any other error is also left in `status.json` as the reason of a failed run.
+
+    Several processes, as torchrun starts them, each call this; together they are the run of one, up
+    to rounding. The first writes the folder. An error of one ends the others with PeerError.
     """
-    with rundir.lock():
-        status = rundir.read_status()
+    with process_group(device_name(config.runtime).startswith("cuda")), hold(rundir):
+        status = of_first(rundir.read_status)
         if status and status.state == "done":
             return status
         try:
-            return _train(config, rundir)
+            with failing_together():
+                return _train(config, rundir)
         except Exception as error:
+            if rank() != 0:
+                raise
             if not rundir.path.exists():
                 gone = f"{rundir.path}: the run's folder was deleted or moved while it trained"
                 raise FileNotFoundError(gone) from error
@@ -63,15 +90,37 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
 
 
 def _train(config: RunConfig, rundir: RunDir) -> Status:
-    device = prepare_device(config.runtime)
-    images, heldout = load_data(config.data, config.seed)
-    knn = HeldoutKnn(images, heldout, config.knn, config.data.image_size, device)
-    state = build_state(config, len(images), device, len(images.classes))
-    resumed = rundir.checkpoint_file.exists()
-    first = load_state(state, config, rundir.checkpoint_file) if resumed else 0
+    device = agreed(lambda: prepare_device(config.runtime))
+    agreed(lambda: own_rows(config.train.batch))
+    load = first_alone if config.data.download else agreed
+    images, heldout = load(lambda: load_data(config.data, config.seed))
+    knn = agreed(lambda: HeldoutKnn(images, heldout, config.knn, config.data.image_size, device))
+    state = agreed(lambda: build_state(config, len(images), device, len(images.classes)))
+    resumed = of_first(rundir.checkpoint_file.exists)
+    # agreed: all have read the checkpoint before the first goes on to write the next
+    first = agreed(lambda: load_state(state, config, rundir.checkpoint_file) if resumed else 0)
+    check_same_start(state.model, first)
+    monitor = agreed(lambda: _recorder(config, rundir, state, first, device))
+    # after the monitor, which then records gradients as they were before anything is clipped
+    state.stabilizer.attach(state.optimizer)
+    if rank() == 0:
+        rundir.append_event("resume" if resumed else "start", first)
+    with monitor, stop_on_signals() as stop:
+        status = _steps(config, rundir, state, monitor, images, knn, first, stop)
+    if rank() == 0:
+        rundir.append_event(status.state, status.step, reason=status.reason)
+        rundir.write_status(status)
+    return status
+
+
+def _recorder(
+    config: RunConfig, rundir: RunDir, state: State, first: int, device: torch.device
+) -> Recorder:
+    if rank() != 0:
+        return Silent()
     atomic_write(rundir.config_file, save_config(config).encode())
     record_attempt(rundir, first, device)
-    monitor = Monitor(
+    return Monitor(
         state.model.online,
         state.optimizer,
         rundir.path,
@@ -80,21 +129,13 @@ def _train(config: RunConfig, rundir: RunDir) -> Status:
         images_per_step=config.train.batch,
         run=run_id(config),
     )
-    # after the monitor, which then records gradients as they were before anything is clipped
-    state.stabilizer.attach(state.optimizer)
-    rundir.append_event("resume" if resumed else "start", first)
-    with monitor, stop_on_signals() as stop:
-        status = _steps(config, rundir, state, monitor, images, knn, first, stop)
-    rundir.append_event(status.state, status.step, reason=status.reason)
-    rundir.write_status(status)
-    return status
 
 
 def _steps(
     config: RunConfig,
     rundir: RunDir,
     state: State,
-    monitor: Monitor,
+    monitor: Recorder,
     images: ImageSet,
     knn: HeldoutKnn,
     first: int,
@@ -102,12 +143,14 @@ def _steps(
 ) -> Status:
     steps, every = config.train.steps, config.runtime.checkpoint_every
     progress = Progress(config, rundir, first, 1 / knn.num_classes)
+    agreement = Agreement()
     for step in range(first, steps + 1):
-        stopped = stop.signal
+        stopped = agreement.ask(stop.signal is not None)
         if step > first and (step % every == 0 or stopped):
             checkpoint(config, rundir, state, monitor, step)
         if stopped and step < steps:
-            return progress.status("preempted", step, f"stopped by {stopped.name}")
+            name = stop.signal.name if stop.signal else "a signal to another of its processes"
+            return progress.status("preempted", step, f"stopped by {name}")
         if step % config.knn.every == 0 or step == steps:
             correct = evaluate_heldout(state, monitor, knn, step)
             if correct is None:
@@ -123,7 +166,7 @@ def _steps(
 
 
 def train_step(
-    config: RunConfig, state: State, monitor: Monitor, batch: Batch, step: int, num_classes: int
+    config: RunConfig, state: State, monitor: Recorder, batch: Batch, step: int, num_classes: int
 ) -> None:
     """One update: schedules, loss, backward, optimizer; then what is recorded of it."""
     steps = config.train.steps
@@ -132,22 +175,25 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     before = side_effects(state.model) if config.optim.skip_nonfinite else {}
-    loss, features, embeddings = state.model(batch.view1, batch.view2, batch.labels, momentum, step)
+    labels = batch.labels[batch.own]
+    loss, features, embeddings = state.model(batch.view1, batch.view2, labels, momentum, step)
     state.optimizer.zero_grad()
     loss.backward()
+    average_gradients(state.model.online.parameters())
     state.optimizer.step()
     if config.optim.skip_nonfinite:
         monitor.log(skipped=float(state.stabilizer.skipped))
     if state.stabilizer.skipped:
         state.model.load_state_dict(before, strict=False)
 
+    loss, features = mean_of_processes(loss), gather(features)
     relative = state.model.loss_scalars(loss.detach(), config.train.batch)
     monitor.log(loss=loss, **relative, lr=lr)
     if hasattr(state.model, "target"):
         monitor.log(momentum=momentum)
     if step % config.knn.every == 0:
         monitor.log(feature_std=feature_std(features), effective_rank=effective_rank(features))
-        monitor.log(embedding_std=feature_std(embeddings))
+        monitor.log(embedding_std=feature_std(gather(embeddings)))
     if step % config.knn.every == 0 and len(state.bank):
         k, temperature = min(config.knn.k, len(state.bank)), config.knn.temperature
         predicted = state.bank.predict(features, batch.ids, num_classes, k, temperature)
@@ -158,23 +204,23 @@ def train_step(
 
 def make_batch(config: RunConfig, images: ImageSet, step: int, device: torch.device) -> Batch:
     epoch, index = batch_index(config.seed, step, len(images), config.train.batch)
+    own = own_rows(len(index))
     view1, view2 = two_views(
-        moved(images.load(index), device),
+        moved(images.load(index[own]), device),
         config.seed,
         epoch,
-        index,
+        index[own],
         config.data.image_size,
         config.views.min_scale,
         config.views.blur_sigma,
     )
     labels = torch.from_numpy(images.labels[index]).to(device)
-    return Batch(view1, view2, labels, torch.from_numpy(index).to(device))
+    return Batch(view1, view2, labels, torch.from_numpy(index).to(device), own)
 
 
 def evaluate_heldout(
-    state: State, monitor: Monitor, knn: HeldoutKnn, step: int
+    state: State, monitor: Recorder, knn: HeldoutKnn, step: int
 ) -> NDArray[np.bool_] | None:
-    """Which queries are right after `step` updates; None when features are no longer finite."""
     predicted = knn.predict(state.model.online.backbone)
     if predicted is None:
         return None
@@ -186,26 +232,12 @@ def evaluate_heldout(
 
 
 def checkpoint(
-    config: RunConfig, rundir: RunDir, state: State, monitor: Monitor, step: int
+    config: RunConfig, rundir: RunDir, state: State, monitor: Recorder, step: int
 ) -> None:
     """Rows first, then the state: a checkpoint never claims a step whose rows are not on disk."""
     monitor.flush()
-    save_state(state, config, step, rundir.checkpoint_file)
-
-
-def prepare_device(runtime: RuntimeConfig) -> torch.device:
-    """The device, with threads and algorithms fixed so that the same step gives the same bits."""
-    name = runtime.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True)
-    return device
+    if rank() == 0:
+        save_state(state, config, step, rundir.checkpoint_file)
 
 
 class Progress:
@@ -213,7 +245,7 @@ class Progress:
 
     def __init__(self, config: RunConfig, rundir: RunDir, first: int, chance: float) -> None:
         self.rundir, self.steps, self.batch = rundir, config.train.steps, config.train.batch
-        self._alerts = Alerts(rundir, chance)
+        self._alerts = Alerts(rundir, chance) if rank() == 0 else None
         self._knn: float | None = None
         self._began, self._first = time.monotonic(), first
         self._written = float("-inf")
@@ -221,11 +253,12 @@ class Progress:
 
     def evaluated(self, step: int, correct: NDArray[np.bool_]) -> None:
         self._knn = float(correct.mean())
-        self._alerts.add(step, correct)
+        if self._alerts is not None:
+            self._alerts.add(step, correct)
 
     def report(self, step: int) -> None:
         now = time.monotonic()
-        if now - self._written < 1.0:
+        if rank() != 0 or now - self._written < 1.0:
             return
         self._written = now
         self.rundir.write_status(self.status("running", step, None))
@@ -243,5 +276,5 @@ class Progress:
             eta_s=eta,
             knn=self._knn,
             reason=reason,
-            events=self._alerts.counts,
+            events=self._alerts.counts if self._alerts is not None else {},
         )

@@ -11,6 +11,7 @@ import torch
 import stabkit
 from stabkit.code_state import checkout, git_state
 from stabkit.rundir import RunDir, utc_now
+from stabkit.train.distributed import world_size
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow")
 
@@ -25,6 +26,7 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
         "job": _job(),
         "node": os.environ.get("SLURMD_NODENAME"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "stabkit": stabkit.__version__,

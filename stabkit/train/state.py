@@ -8,9 +8,11 @@ import torch
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.knn import KnnBank
 from stabkit.train.backbones import build_backbone
+from stabkit.train.distributed import world_size
 from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
+from stabkit.train.sync_batch_norm import synchronise_batch_norms
 from stabkit.train.torch_files import read_tensors, write_tensors
 
 
@@ -34,6 +36,8 @@ def build_state(
         backbone = build_backbone(config.model, config.data.image_size, device.type != "cpu")
         width = backbone.num_features
         model = build_method(config.method, backbone, width, num_classes)
+    if world_size() > 1:
+        synchronise_batch_norms(model)
     model.to(device)
     size = max(1, round(config.knn.fifo * num_images))
     optimizer = build_optimizer(model.online, config.optim)

@@ -1,0 +1,32 @@
+"""Where a run computes: the one place that decides it."""
+
+import os
+
+import torch
+
+from stabkit.config import RuntimeConfig
+from stabkit.train.distributed import local_rank, world_size
+
+
+def prepare_device(runtime: RuntimeConfig) -> torch.device:
+    """The device, with threads and algorithms fixed so that the same step gives the same bits.
+
+    Several processes of a node take its GPUs in turn, whatever number `runtime.device` names.
+    """
+    device = torch.device(device_name(runtime))
+    if device.type == "cuda" and world_size() > 1:
+        device = torch.device("cuda", local_rank() % max(1, torch.cuda.device_count()))
+        torch.cuda.set_device(device)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)
+    return device
+
+
+def device_name(runtime: RuntimeConfig) -> str:
+    if runtime.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return runtime.device

@@ -1,0 +1,110 @@
+"""Batch normalisation with the statistics of all processes' rows; torch's own refuses the CPU.
+
+Shapes: B rows of this process, C channels, … positions.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Every BatchNorm1d and 2d in `model` is replaced, with the same tensors under the same names.
+
+    Call before an optimizer takes the parameters, or after: they stay the same. Raises ValueError
+    for a batch norm of another kind, which would keep statistics of its own process.
+    """
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, _BatchNorm):
+            continue
+        if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+            kind = type(module).__name__
+            raise ValueError(f"{name}: {kind} cannot take its statistics over several processes")
+        model.set_submodule(name, SyncBatchNorm(module))
+
+
+class SyncBatchNorm(_BatchNorm):
+    """`norm`, normalised in training as if the rows of all processes were one batch."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(self, name, getattr(norm, name))
+        self.train(norm.training)
+
+    def forward(self, x_BC: Tensor) -> Tensor:
+        if not self.training and self.running_mean is not None:
+            return super().forward(x_BC)
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            normed, *_ = _Normalise.apply(x_BC, self.weight, self.bias, self.eps)
+            return normed  # type: ignore[no-any-return]
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        normed, mean, var, count = _Normalise.apply(x_BC, self.weight, self.bias, self.eps)
+        share = 1 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
+        with torch.no_grad():
+            self.running_mean += share * (mean - self.running_mean)
+            self.running_var += share * (var * count / (count - 1) - self.running_var)
+        return normed  # type: ignore[no-any-return]
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected [rows, channels, …], got {list(input.shape)}")
+
+
+class _Normalise(torch.autograd.Function):
+    """Output; over all processes, in float64: mean and biased variance [C], values a channel [1].
+
+    The gradient is that of the sum of all processes' losses, as in `gather_with_gradient`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BC: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # Each process's own mean and variance are exact whatever the offset; what is put together
+        # from them is a difference of squares, which keeps its digits in float64 only.
+        var, mean = torch.var_mean(x_BC, _all_but_channels(x_BC), correction=0)
+        var, mean = var.double(), mean.double()
+        rows = float(x_BC.numel() // x_BC.shape[1])
+        count = torch.full((1,), rows, dtype=torch.float64, device=x_BC.device)
+        sums = torch.cat([rows * mean, rows * (var + mean.square()), count])
+        dist.all_reduce(sums)
+        count = sums[-1:]
+        mean, square = (sums[:-1] / count).chunk(2)
+        var = (square - mean.square()).clamp(min=0)
+        ctx.save_for_backward(x_BC, weight, mean, (var + eps).rsqrt(), count)
+        ctx.mark_non_differentiable(mean, var, count)
+        dtype = x_BC.dtype
+        normed = F.batch_norm(x_BC, mean.to(dtype), var.to(dtype), weight, bias, eps=eps)
+        return normed, mean, var, count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x_BC, weight, mean, scale, count = ctx.saved_tensors
+        grad, dims = grads[0], _all_but_channels(x_BC)
+
+        def along(per_channel: Tensor) -> Tensor:
+            shape = [1, -1] + [1] * (x_BC.dim() - 2)
+            return per_channel.to(x_BC.dtype).view(shape)
+
+        unit = (x_BC - along(mean)) * along(scale)
+        own = torch.cat([grad.sum(dims), (grad * unit).sum(dims)])
+        own_bias, own_weight = own.chunk(2)
+        sums = own.to(torch.float64, copy=True)
+        dist.all_reduce(sums)
+        of_mean, of_scale = (sums / count).chunk(2)
+        inner = grad - along(of_mean) - unit * along(of_scale)
+        gain = scale if weight is None else scale * weight
+        grads_of = (None, None) if weight is None else (own_weight, own_bias)
+        return inner * along(gain), *grads_of, None
+
+
+def _all_but_channels(x_BC: Tensor) -> list[int]:
+    return [0, *range(2, x_BC.dim())]
