@@ -104,7 +104,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_same_run(left: Path, right: Path) -> None:
+def assert_same_run(left: Path, right: Path, steps: int = CONFIG.train.steps) -> None:
     for table in ("signals", "scalars", "evals"):
         frames = []
         for folder in (left, right):
@@ -117,7 +117,7 @@ def assert_same_run(left: Path, right: Path) -> None:
         assert not frames[1].duplicated(keys).any()
         pd.testing.assert_frame_equal(*frames, check_exact=True, check_categorical=False)
     states = [torch.load(f / "checkpoints/last.pt", weights_only=True) for f in (left, right)]
-    assert states[0]["step"] == CONFIG.train.steps
+    assert states[0]["step"] == steps
     assert_equal_trees(states[0], states[1])
 
 
