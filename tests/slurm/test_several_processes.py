@@ -10,7 +10,12 @@ from tests.train.test_resume import assert_same_run
 
 pytestmark = pytest.mark.slurm
 # both nodes are this machine, which knows them by no name of theirs
-TWO_NODES = [*LONG, "train.steps=120", "slurm.nodes=2", "slurm.setup=[export MASTER_ADDR=127.0.0.1]"]
+TWO_NODES = [
+    *LONG,
+    "train.steps=120",
+    "slurm.nodes=2",
+    "slurm.setup=[export MASTER_ADDR=127.0.0.1]",
+]
 
 
 def test_requeued_on_two_nodes_it_is_the_unbroken_run_on_two_nodes(

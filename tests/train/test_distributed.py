@@ -52,7 +52,7 @@ WHOLE = small_config(
     "model.stem=conv",
     "model.mlp_norm=batch",
 )
-THREES = small_config("train.batch=12")
+THREES = small_config("train.batch=12", "train.steps=12")
 
 
 def two_updates(name: str) -> dict[str, Any]:
@@ -180,10 +180,44 @@ def train_here(folder: Path, config: RunConfig) -> None:
     loop.train(config, RunDir(folder))
 
 
-def test_three_killed_and_started_again_are_the_unbroken_three(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert exit_codes(start(3, train_here, whole, THREES)) == [0, 0, 0]
-    started = start(3, train_until, broken, THREES, 11)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unbroken run of three processes."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert exit_codes(start(3, train_here, folder, THREES)) == [0, 0, 0]
+    return folder
+
+
+def signalled_alone(folder: Path, config: RunConfig, number: int) -> None:
+    """One process of the three is told to stop, while it computes a step."""
+    step = loop.train_step
+
+    def act(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        step(*args)
+
+    if os.environ["RANK"] == "1":
+        loop.train_step = at_call(step, number, act)
+    loop.train(config, RunDir(folder))
+
+
+def test_told_to_one_process_all_stop_at_the_same_step(whole: Path, tmp_path: Path) -> None:
+    """Nobody waits for the others' word, so it counts one step later."""
+    for number in (5, 3):
+        assert exit_codes(start(3, signalled_alone, tmp_path, THREES, number)) == [0, 0, 0]
+        status = RunDir(tmp_path).read_status()
+        assert status is not None
+        assert status.state == "preempted"
+        assert status.reason == "stopped by a signal to another of its processes"
+    assert exit_codes(start(3, train_here, tmp_path, THREES)) == [0, 0, 0]
+    assert_same_run(tmp_path, whole)
+    firsts = [attempt["first_step"] for attempt in RunDir(tmp_path).read_meta()["attempts"]]
+    assert firsts == [0, 6, 10]
+
+
+def test_three_killed_and_started_again_are_the_unbroken_three(whole: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    started = start(3, train_until, broken, THREES, 10)
     until = time.monotonic() + 30
     while len(list(broken.glob("waits-*"))) < 3:
         assert time.monotonic() < until
@@ -198,7 +232,7 @@ def test_three_killed_and_started_again_are_the_unbroken_three(tmp_path: Path) -
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
-    started = start(2, train_until, tmp_path, THREES, 11)
+    started = start(2, train_until, tmp_path, THREES, 10)
     while len(list(tmp_path.glob("waits-*"))) < 2 and all(p.is_alive() for p in started):
         time.sleep(0.02)
     for process in started:
@@ -288,6 +322,31 @@ def test_divergence_ends_all_at_the_same_step(tmp_path: Path) -> None:
     assert [one[k] for k in ("state", "step", "knn")] == [
         other[k] for k in ("state", "step", "knn")
     ]
+
+
+def with_a_nan(folder: Path, config: RunConfig) -> None:
+    """The second process gets an image of NaN at one step."""
+    make = loop.make_batch
+
+    def act(*args: Any) -> loop.Batch:
+        batch = make(*args)
+        batch.view1[0] = float("nan")
+        return batch
+
+    if os.environ["RANK"] == "1":
+        loop.make_batch = at_call(make, 4, act)
+    loop.train(config, RunDir(folder))
+
+
+def test_all_pass_over_a_step_that_is_not_finite_on_one(tmp_path: Path) -> None:
+    # no BN and no gathered keys: the NaN reaches the other by the gradients or not at all
+    words = ["train.batch=12", "train.steps=8", "method.name=byol", "method.head_norm=none"]
+    config = small_config(*words, "optim.skip_nonfinite=true")
+    assert exit_codes(start(2, with_a_nan, tmp_path, config)) == [0, 0]
+    assert stabkit.open_run(tmp_path).scalar("skipped").tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
+    saved = torch.load(tmp_path / "checkpoints/last.pt")
+    assert all(value.isfinite().all() for value in saved["model"].values())
+    assert saved["bank"]["added"] == 7 * 12
 
 
 def talk() -> list[Any]:
