@@ -77,11 +77,13 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
 
 def watch(read: Callable[[], Sequence[Row]]) -> None:
     """Show the rows anew every few seconds, until every run has ended or somebody stops it."""
+    rows = read()
     if not sys.stdout.isatty():
-        print("\n".join(status_line(row) for row in read()), flush=True)
-    with live_status(read) as tick:
-        while any(row.state not in ("done", "failed", "unreadable") for row in read()):
+        print("\n".join(status_line(row) for row in rows), flush=True)
+    with live_status(lambda: rows) as tick:
+        while any(row.state not in ("done", "failed", "unreadable") for row in rows):
             time.sleep(WATCH_EVERY_S)
+            rows = read()
             tick()
 
 

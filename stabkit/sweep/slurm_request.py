@@ -21,6 +21,8 @@ Text = Annotated[
     str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")
 ]  # one line: a break starts a new command
 
+OURS = {"array", "error", "job-name", "open-mode", "output"}
+
 
 class SlurmRequest(Section):
     """What one run asks for, by submitit's names (its documentation, and sbatch's, explain them).
@@ -56,6 +58,16 @@ class SlurmRequest(Section):
             raise ValueError(
                 f"gpus_per_node {self.gpus_per_node} and tasks_per_node {self.tasks_per_node} "
                 "differ: a task drives one GPU"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ours_stay_ours(self) -> Self:
+        ours = {key.replace("_", "-") for key in self.additional_parameters} & OURS
+        if ours:
+            raise ValueError(
+                f"additional_parameters: {', '.join(sorted(ours))} is set by stabkit, which finds "
+                "its jobs and logs by it"
             )
         return self
 

@@ -286,6 +286,7 @@ def test_cancel_ends_the_cells_and_only_those_asked(
         (["slurm.partitoin=a"], "did you mean 'partition'"),
         (["slurm.timeout_min=null"], "timeout_min: missing"),
         (["slurm.gpus_per_node=2"], "a task drives one GPU"),
+        (["slurm.additional_parameters={job_name: x}"], "job-name is set by stabkit"),
         (["--runs", "100%j"], "holds '%', which SLURM replaces"),
         (["--runs", "a\nb"], "holds '\\n', which SLURM replaces"),
         (["--cluster", "local", "slurm.nodes=2"], "slurm.nodes=2 needs --cluster slurm"),
