@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import numpy as np
+
+from stabkit.detect import find_dips
+from stabkit.rundir import RunDir
+from stabkit.store.writer import Writer
+from stabkit.train.alerts import Alerts
+
+N = 500
+
+
+def evaluations() -> np.ndarray:
+    """[30, N] correctness on a rising curve that falls by 20 points at evaluations 10 to 13."""
+    accuracy = np.linspace(0.4, 0.6, 30)
+    accuracy[10:14] -= 0.2
+    threshold = np.random.default_rng(0).random(N)  # a sample is right once accuracy passes it
+    return threshold < accuracy[:, None]
+
+
+def test_a_dip_is_counted_once_seen_and_not_before(tmp_path: Path) -> None:
+    alerts = Alerts(RunDir(tmp_path), chance=0.1)
+    counts = []
+    for step, correct in enumerate(evaluations()):
+        alerts.add(step, correct)
+        counts.append(alerts.counts.get("dip", 0))
+    assert counts[:11] == [0] * 11
+    assert counts[12:] == [1] * 18, "two evaluations in a row are a dip"
+    bits = evaluations()
+    assert len(find_dips(np.arange(30), bits.mean(axis=1), correct=bits)) == 1
+
+
+def test_a_resumed_run_remembers_what_came_before(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "abcd")
+    for step, correct in enumerate(evaluations()[:20]):
+        writer.add_eval(step, "knn_heldout", correct.mean(), 0.1, 20, 0.07, correct)
+    writer.flush()
+    rundir = RunDir(tmp_path)
+    rundir.append_event("nonfinite", 3, layers=["norm"])
+    alerts = Alerts(rundir, chance=0.1)
+    alerts.add(20, evaluations()[20])
+    assert alerts.counts == {"dip": 1, "nonfinite": 1}
