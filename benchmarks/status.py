@@ -1,6 +1,6 @@
 """How long `stabkit status` takes over 1,000 runs: python benchmarks/status.py
 
-Prints the median and the range of five calls, in process (without the start of Python), for runs
+Prints the median and the range of five calls, and the share of the limit of 2 s, in process (without the start of Python), for runs
 that all ended, runs that all train on other machines and runs that all wait in SLURM's queue
 (where `squeue`, if it is there, is asked once).
 """
@@ -15,6 +15,7 @@ from stabkit.sweep.status import status_rows
 from stabkit.sweep.submissions import write_submitted
 
 RUNS = 1000
+LIMIT_S = 2.0
 
 
 def fill(folder: Path, state: State, host: str, submitted: bool) -> None:
@@ -52,4 +53,5 @@ if __name__ == "__main__":
             fill(Path(folder), state, host, submitted)
             seconds = measure(Path(folder))
         middle = statistics.median(seconds)
-        print(f"{name:<22}{middle:.2f} s  ({min(seconds):.2f}..{max(seconds):.2f})")
+        spread = f"{min(seconds):.2f}..{max(seconds):.2f}"
+        print(f"{name:<22}{middle:.2f} s  ({spread}), {middle / LIMIT_S:.0%} of the limit")

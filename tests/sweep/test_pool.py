@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import stabkit
 from stabkit.cli import main
@@ -107,7 +108,11 @@ def test_an_ended_launcher_takes_its_runs_with_it(sweep: Path) -> None:
         os.kill(victim, 0)
     (run,) = stabkit.load("runs/demo")
     assert not run.dir.is_busy()
-    assert run.dir.checkpoint_file.exists()
+    status = run.dir.read_status()
+    assert status is not None
+    assert status.state == "preempted", "it was given the time to save"
+    saved = torch.load(run.dir.checkpoint_file, weights_only=True)
+    assert saved["step"] == status.step
 
 
 def _wait_for_step() -> int:
