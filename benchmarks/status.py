@@ -1,8 +1,8 @@
 """How long `stabkit status` takes over 1,000 runs: python benchmarks/status.py
 
-Prints the median and the range of five calls, and the share of the limit of 2 s, in process (without the start of Python), for runs
-that all ended, runs that all train on other machines and runs that all wait in SLURM's queue
-(where `squeue`, if it is there, is asked once).
+Prints the median and the range of five calls, in process (without the start of Python), and the
+share of the limit of 2 s: for runs that all ended, runs that all train on other machines, and runs
+that all wait in SLURM's queue (where `squeue`, if it is there, is asked once).
 """
 
 import statistics

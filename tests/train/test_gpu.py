@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import stabkit
+from stabkit.config import RunConfig
 from stabkit.rundir import RunDir
 from stabkit.train.loop import train
 from tests.conftest import small_config
+from tests.train.processes import exit_codes, start
 from tests.train.test_resume import assert_equal_trees
 
 pytestmark = [
@@ -42,3 +45,17 @@ def test_the_same_training_twice_gives_the_same_bits(tmp_path: Path) -> None:
         train(small_config("runtime.device=cuda"), RunDir(tmp_path / name))
         states.append(torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True))
     assert_equal_trees(*states)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_devices_train_the_run_of_one(tmp_path: Path) -> None:
+    """In float32 the two drift apart by rounding: the first steps are compared."""
+    config = small_config("runtime.device=cuda", "train.batch=12", "train.steps=4")
+    train(config, RunDir(tmp_path / "one"))
+    assert exit_codes(start(2, train_on_cuda, tmp_path / "two", config)) == [0, 0]
+    one, two = (stabkit.open_run(tmp_path / name).scalar("loss") for name in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+def train_on_cuda(folder: Path, config: RunConfig) -> None:
+    train(config, RunDir(folder))
