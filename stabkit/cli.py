@@ -188,7 +188,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.cancel or arguments.cancel_removed:
         from stabkit.sweep.cancel import cancel_cells, cancel_removed
 
-        return (cancel_cells if arguments.cancel else cancel_removed)(sweep, folder)
+        act = cancel_cells if arguments.cancel else cancel_removed
+        return act(sweep, folder, arguments.dry_run)
     retry = arguments.retry == "failed"
     on_slurm = arguments.cluster == "slurm" or (arguments.cluster == "auto" and _for_slurm(sweep))
     if not on_slurm and (asks or arguments.snapshot):

@@ -10,25 +10,29 @@ from stabkit.sweep.reconcile import reconcile, removed
 from stabkit.sweep.submissions import jobs_folder, read_submitted, settle_notes
 
 
-def cancel_cells(sweep: Sweep, folder: Path) -> int:
+def cancel_cells(sweep: Sweep, folder: Path, dry_run: bool) -> int:
     """Exit code 0, also when no job is left. Raises SlurmError."""
-    return _cancel([task.rundir for task in reconcile(sweep.cells, folder)], folder)
+    return _cancel([task.rundir for task in reconcile(sweep.cells, folder)], folder, dry_run)
 
 
-def cancel_removed(sweep: Sweep, folder: Path) -> int:
-    return _cancel(removed(sweep.cells, folder), folder)
+def cancel_removed(sweep: Sweep, folder: Path, dry_run: bool) -> int:
+    return _cancel(removed(sweep.cells, folder), folder, dry_run)
 
 
-def _cancel(rundirs: Sequence[RunDir], folder: Path) -> int:
+def _cancel(rundirs: Sequence[RunDir], folder: Path, dry_run: bool) -> int:
     """A run that is training saves first: SLURM sends SIGTERM and leaves it `KillWait` seconds."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder, so nothing was submitted from here")
     with RunDir(folder).lock():
         jobs = live_jobs()
-        for line in settle_notes(jobs_folder(folder), jobs):
+        for line in [] if dry_run else settle_notes(jobs_folder(folder), jobs):
             print(line)
         submitted = [(run, found.job_id) for run in rundirs if (found := read_submitted(run))]
         alive = [(run, job_id) for run, job_id in submitted if job_id in jobs]
-        cancel([job_id for _, job_id in alive])
+        if not dry_run:
+            cancel([job_id for _, job_id in alive])
+    said = "would cancel" if dry_run else "cancelled"
     for rundir, job_id in alive:
-        print(f"  cancelled {job_id:<12}{rundir.path.name}")
-    print(f"{len(alive)} jobs cancelled; what their runs have saved stays")
+        print(f"  {said} {job_id:<12}{rundir.path.name}")
+    print(f"{said} {len(alive)} jobs; what their runs have saved stays")
     return 0

@@ -87,7 +87,7 @@ def test_cancelled_and_launched_again(site: Site, unbroken: Path) -> None:
     site.sweep(*LONG)
     site.wait_for_step(20)
     job = site.row().job
-    assert "1 jobs cancelled" in site.sweep(*LONG, "--cancel")
+    assert "cancelled 1 jobs" in site.sweep(*LONG, "--cancel")
     site.wait("cancelled", lambda: site.cluster.state(job) == "CANCELLED")
     row = site.row()
     assert (row.state, row.job) == ("preempted", job)

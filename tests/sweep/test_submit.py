@@ -183,7 +183,7 @@ def test_a_local_launch_leaves_alone_what_slurm_has(
 
 def launch(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stabkit", *COMMAND, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_a_launcher_killed_inside_sbatch_is_noticed(
@@ -271,11 +271,14 @@ def test_cancel_ends_the_cells_and_only_those_asked(
     capsys.readouterr()
     assert main(fewer) == 0
     assert "2 runs here are no cells of this request" in capsys.readouterr().out
+    assert main([*fewer, "--cancel-removed", "--dry-run"]) == 0
+    assert "would cancel 2 jobs" in capsys.readouterr().out
+    assert slurm.queue() == ["11_0", "11_1", "11_2"]
     assert main([*fewer, "--cancel-removed"]) == 0
     assert slurm.queue() == ["11_1"], "the cell is found whatever its folder was called by"
     assert main([*command, "--cancel"]) == 0
     assert slurm.queue() == []
-    assert "1 jobs cancelled" in capsys.readouterr().out
+    assert "cancelled 1 jobs" in capsys.readouterr().out
     assert len(folders()) == 3, "what is on disk stays"
 
 
