@@ -20,7 +20,7 @@ from tests.conftest import SMALL, small_config
 from tests.slurm.cluster import Cluster, missing, running_cluster
 
 WAIT_S = 120
-LONG = [*SMALL, "train.steps=300", "data.num_train=640", "runtime.checkpoint_every=50"]
+LONG = [*SMALL, "train.steps=200", "data.num_train=640", "runtime.checkpoint_every=50"]
 SWEEP = """
 name: demo
 base: tiny
