@@ -5,7 +5,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -178,6 +179,23 @@ class RunDir:
         except BlockingIOError:
             return True
         return False
+
+
+def same_folder(path: Path) -> Callable[[], bool]:
+    """Asks whether `path` is still the folder that it is now.
+
+    Not so once it was deleted or moved, even if another has been made in its place.
+    """
+    held = os.open(path, os.O_RDONLY)  # while it is open no other folder gets its number
+
+    def ask() -> bool:
+        try:
+            return os.path.samestat(path.stat(), os.fstat(held))
+        except FileNotFoundError:
+            return False
+
+    weakref.finalize(ask, os.close, held)
+    return ask
 
 
 def _heard_of(status: Status) -> bool:

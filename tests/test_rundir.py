@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, find_runs
+from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, find_runs, same_folder
 
 
 def test_status_and_meta_read_back(tmp_path: Path) -> None:
@@ -85,6 +85,24 @@ def test_the_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> 
     assert not run.is_busy()
     with run.lock():
         pass
+
+
+def test_a_folder_made_anew_is_another(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    is_same = same_folder(folder)
+    assert is_same()
+    folder.rename(tmp_path / "b")
+    assert not is_same()
+    for _ in range(20):  # file systems like to give a number again
+        folder.mkdir()
+        assert not is_same()
+        folder.rmdir()
+    (tmp_path / "b").rename(folder)
+    assert is_same()
+    open_before = len(os.listdir("/proc/self/fd"))
+    del is_same
+    assert len(os.listdir("/proc/self/fd")) == open_before - 1
 
 
 def test_find_runs_goes_deep_but_not_into_runs_or_hidden_folders(tmp_path: Path) -> None:

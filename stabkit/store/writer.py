@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stabkit.rundir import commit
+from stabkit.rundir import commit, same_folder
 from stabkit.store.schema import EVALS, LAYERS, SCALARS, SIGNALS, TABLES, with_identity
 
 
@@ -23,7 +23,8 @@ class Writer:
     """Buffers the three tables of the run at `folder`; `run` is the id kept in every part."""
 
     def __init__(self, folder: Path, run: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)  # here alone: see `next_part`
+        folder.mkdir(parents=True, exist_ok=True)
+        self._is_ours = same_folder(folder)
         self.folder = folder
         self.run = run
         self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
@@ -74,7 +75,12 @@ class Writer:
         self._pending[table].append(pa.record_batch(columns, schema=schema))
 
     def flush(self) -> None:
-        """Make everything added so far durable. Raises OSError and keeps the rows if it cannot."""
+        """Make everything added so far durable. Raises OSError and keeps the rows if it cannot.
+
+        A folder that was deleted is not made anew, and one made in its place is not written to.
+        """
+        if not self._is_ours():
+            raise FileNotFoundError(f"{self.folder}: the run's folder was deleted or moved")
         for name, schema in TABLES.items():
             batches = self._pending[name]
             if batches:
@@ -84,11 +90,8 @@ class Writer:
 
 
 def next_part(folder: Path) -> Path:
-    """The name after the last part there; step numbers would clash, as flushes may share a step.
-
-    Raises FileNotFoundError when the run's folder is gone: it is not made anew with half a run.
-    """
-    folder.mkdir(exist_ok=True)
+    """The name after the last part there; step numbers would clash, as flushes may share a step."""
+    folder.mkdir(parents=True, exist_ok=True)
     taken = [int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")]
     return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
 

@@ -1,6 +1,7 @@
 """One run, from its configuration to its folder."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
-from stabkit.rundir import RunDir, Status, atomic_write
+from stabkit.rundir import RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
 from stabkit.train.collapse import effective_rank, feature_std
@@ -69,16 +70,17 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
     to rounding. The first writes the folder. An error of one ends the others with PeerError.
     """
     with process_group(device_name(config.runtime).startswith("cuda")), hold(rundir):
+        is_ours = same_folder(rundir.path)
         status = of_first(rundir.read_status)
         if status and status.state == "done":
             return status
         try:
             with failing_together():
-                return _train(config, rundir)
+                return _train(config, rundir, is_ours)
         except Exception as error:
             if rank() != 0:
                 raise
-            if not rundir.path.exists():
+            if not is_ours():
                 gone = f"{rundir.path}: the run's folder was deleted or moved while it trained"
                 raise FileNotFoundError(gone) from error
             reason = f"{type(error).__name__}: {error}"
@@ -89,7 +91,7 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
             raise
 
 
-def _train(config: RunConfig, rundir: RunDir) -> Status:
+def _train(config: RunConfig, rundir: RunDir, is_ours: Callable[[], bool]) -> Status:
     device = agreed(lambda: prepare_device(config.runtime))
     agreed(lambda: own_rows(config.train.batch))
     load = first_alone if config.data.download else agreed
@@ -106,7 +108,8 @@ def _train(config: RunConfig, rundir: RunDir) -> Status:
     if rank() == 0:
         rundir.append_event("resume" if resumed else "start", first)
     with monitor, stop_on_signals() as stop:
-        status = _steps(config, rundir, state, monitor, images, knn, first, stop)
+        progress = Progress(config, rundir, first, 1 / knn.num_classes, is_ours)
+        status = _steps(config, rundir, state, monitor, images, knn, first, stop, progress)
     if rank() == 0:
         rundir.append_event(status.state, status.step, reason=status.reason)
         rundir.write_status(status)
@@ -140,9 +143,9 @@ def _steps(
     knn: HeldoutKnn,
     first: int,
     stop: Stop,
+    progress: "Progress",
 ) -> Status:
     steps, every = config.train.steps, config.runtime.checkpoint_every
-    progress = Progress(config, rundir, first, 1 / knn.num_classes)
     agreement = Agreement()
     for step in range(first, steps + 1):
         stopped = agreement.ask(stop.signal is not None)
@@ -243,7 +246,15 @@ def checkpoint(
 class Progress:
     """Keeps `status.json` alive: at most once a second, and at the end."""
 
-    def __init__(self, config: RunConfig, rundir: RunDir, first: int, chance: float) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        rundir: RunDir,
+        first: int,
+        chance: float,
+        is_ours: Callable[[], bool],
+    ) -> None:
+        self._is_ours = is_ours
         self.rundir, self.steps, self.batch = rundir, config.train.steps, config.train.batch
         self._alerts = Alerts(rundir, chance) if rank() == 0 else None
         self._knn: float | None = None
@@ -257,6 +268,8 @@ class Progress:
             self._alerts.add(step, correct)
 
     def report(self, step: int) -> None:
+        if not self._is_ours():
+            raise FileNotFoundError(f"{self.rundir.path}: the run's folder was deleted or moved")
         now = time.monotonic()
         if rank() != 0 or now - self._written < 1.0:
             return

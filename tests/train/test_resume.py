@@ -272,3 +272,22 @@ def test_a_deleted_folder_ends_the_run_and_is_not_made_anew(
     with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved while it"):
         train(CONFIG, RunDir(folder))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_made_anew_under_a_run_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a run is deleted and launched again while its old job still runs."""
+    folder = tmp_path / "run"
+
+    def act(*args: Any) -> None:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / ".lock").touch()
+        step(*args)
+
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", at_call(step, 8, act))
+    with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved while it"):
+        train(CONFIG, RunDir(folder))
+    assert [path.name for path in folder.iterdir()] == [".lock"]
