@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _add_verb(verbs, "status", "how the runs below a folder stand", "RUNS", _status)
     verb.add_argument("runs", type=Path)
     verb.add_argument("--json", action="store_true", help="for scripts")
-    verb.add_argument("--watch", action="store_true", help="refresh until every run has ended")
+    verb.add_argument("--watch", action="store_true", help="refresh until no run is under way")
 
     verb = _add_verb(verbs, "analyze", "a summary in words, or a figure", "RUNS", _analyze)
     verb.add_argument("runs", type=Path, help="any folder above run folders")

@@ -91,16 +91,31 @@ class RunDir:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.status_file}: not a status file ({error})") from None
 
+    def last_status(self) -> Status | None:
+        """None as well when a crash of the machine tore it: the checkpoint says where to go on."""
+        try:
+            return self.read_status()
+        except ValueError:
+            return None
+
     def write_status(self, status: Status) -> None:
         """Raises FileNotFoundError when the folder is gone: it is never made anew by its run."""
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: the run's folder was deleted or moved")
         content = asdict(status) | {"heartbeat": utc_now(), "host": socket.gethostname()}
-        atomic_write(self.status_file, json.dumps(content).encode(), durable=False)
+        # a heartbeat comes again in a second; a last word does not
+        durable = status.state != "running"
+        atomic_write(self.status_file, json.dumps(content).encode(), durable)
 
     def standing(self) -> Standing:
-        """How the run stands: `lost` when it says running and its process is gone or silent."""
-        status = self.read_status()
+        """How the run stands: `lost` when it says running and its process is gone or silent.
+
+        Also when its status is damaged, as a crash of the machine may leave it.
+        """
+        try:
+            status = self.read_status()
+        except ValueError:
+            return "running" if self.is_busy() else "lost"
         if status is not None and status.state == "done":
             return "done"
         if self.is_busy():

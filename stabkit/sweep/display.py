@@ -12,7 +12,8 @@ from rich.table import Table
 from stabkit.sweep.status import Row
 
 LINES_EVERY_S = 20.0
-WATCH_EVERY_S = 5.0  # SLURM is asked each time
+WATCH_EVERY_S = 15.0  # SLURM is asked each time, and not to be asked too often
+UNDER_WAY = ("waiting", "running", "unstable")
 STYLE = {
     "done": "green",
     "running": "cyan",
@@ -76,12 +77,12 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
 
 
 def watch(read: Callable[[], Sequence[Row]]) -> None:
-    """Show the rows anew every few seconds, until every run has ended or somebody stops it."""
+    """Show the rows anew every few seconds, until no run is under way or somebody stops it."""
     rows = read()
     if not sys.stdout.isatty():
         print("\n".join(status_line(row) for row in rows), flush=True)
     with live_status(lambda: rows) as tick:
-        while any(row.state not in ("done", "failed", "unreadable") for row in rows):
+        while any(row.state in UNDER_WAY or row.job_state for row in rows):
             time.sleep(WATCH_EVERY_S)
             rows = read()
             tick()

@@ -9,8 +9,10 @@ from submitit.core.utils import DelayedSubmission
 from submitit.helpers import TorchDistributedEnvironment
 from submitit.slurm.slurm import SlurmJobEnvironment
 
+from stabkit.config import load_config
 from stabkit.rundir import RunDir, Status
 from stabkit.sweep.queue import is_running
+from stabkit.train.stopping import PREEMPT_SIGNAL, stop_on_signals
 
 IDLE_ATTEMPTS = 3  # attempts without a step, after which a run is not requeued again
 
@@ -26,22 +28,23 @@ class TrainJob:
         """The state that the run ended in."""
         os.chdir(self.cwd)
         environment = SlurmJobEnvironment()
-        if environment.num_tasks > 1:
-            _export_torch_environment()
-        from stabkit.config import load_config
-        from stabkit.train.loop import train
-        from stabkit.train.stopping import PREEMPT_SIGNAL
-
+        requeue = signal.getsignal(PREEMPT_SIGNAL)  # submitit's
         rundir = RunDir(Path(self.folder))
-        status = train(load_config(str(rundir.config_file)), rundir)
-        if status.state == "preempted" and environment.global_rank == 0:
-            if _makes_no_step(rundir, status):
-                rundir.write_status(replace(status, state="failed", reason=_NO_STEP))
-                return "failed"
-            # cancelled, or requeued by SLURM already: then asking again would revive or double it
-            requeue = signal.getsignal(PREEMPT_SIGNAL)
-            if callable(requeue) and is_running(environment.job_id):
-                requeue(PREEMPT_SIGNAL, None)
+        # from here on, so that a stop during the start is an attempt like any other
+        with stop_on_signals() as stop:
+            if environment.num_tasks > 1:
+                _export_torch_environment()
+            from stabkit.train.loop import train
+
+            status = train(load_config(str(rundir.config_file)), rundir, stop)
+        if status.state != "preempted" or environment.global_rank != 0:
+            return status.state
+        if not callable(requeue) or not is_running(environment.job_id):
+            return status.state  # cancelled, or requeued by SLURM: to ask would revive or double it
+        if _makes_no_step(rundir, status):
+            rundir.write_status(replace(status, state="failed", reason=_NO_STEP))
+            return "failed"
+        requeue(PREEMPT_SIGNAL, None)
         return status.state
 
     def checkpoint(self) -> DelayedSubmission:

@@ -7,7 +7,7 @@ from stabkit.rundir import RunDir
 from stabkit.sweep.display import live_status
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.pool import Outcome, make_slots, run_pool, visible_cpus, visible_gpus
-from stabkit.sweep.queue import SlurmError, live_jobs
+from stabkit.sweep.queue import Job, SlurmError, live_jobs
 from stabkit.sweep.reconcile import count_words, print_removed, reconcile, to_do, write_cells
 from stabkit.sweep.status import status_row
 
@@ -38,10 +38,10 @@ def launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
         return _launch(sweep, folder, retry_failed)
 
 
-def jobs_or_none() -> set[str] | None:
-    """Ids of the jobs that SLURM holds; None where it cannot be asked."""
+def jobs_or_none() -> dict[str, Job] | None:
+    """The jobs that SLURM holds; None where it cannot be asked."""
     try:
-        return set(live_jobs())
+        return live_jobs()
     except SlurmError:
         return None
 
@@ -67,6 +67,8 @@ def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
     if not todo:
         return int(any(task.standing == "failed" for task in tasks))
     write_cells(sweep, folder)
+    for task in todo:  # the job that had it is gone
+        task.rundir.job_file.unlink(missing_ok=True)
     with live_status(lambda: [status_row(t.rundir, t.rundir.path.name) for t in todo]) as tick:
         outcomes = run_pool(todo, slots, tick)
     return _report(sweep, outcomes)

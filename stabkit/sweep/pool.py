@@ -94,7 +94,7 @@ def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes]:
 
 def _final_status(task: Task, returncode: int) -> Status:
     """The run's own last word, or ours when it died without one."""
-    status = task.rundir.read_status() or Status("failed")
+    status = task.rundir.last_status() or Status("failed")
     if status.state == "preempted" or (returncode == 0 and status.state == "done"):
         return status
     if task.rundir.is_busy():  # somebody else's by now: theirs to write

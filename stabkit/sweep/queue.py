@@ -30,7 +30,7 @@ def live_jobs() -> dict[str, Job]:
 
     Raises SlurmError.
     """
-    listing = _run("squeue", "--me", "-h", "-r", "-o", "%i|%T|%r|%j")
+    listing = _run("squeue", "--all", "--me", "-h", "-r", "-o", "%i|%T|%r|%j")
     jobs = {}
     for line in listing.splitlines():
         job_id, state, reason, name = line.split("|", 3)
@@ -82,6 +82,12 @@ def _batches(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield job_ids[start : start + AT_ONCE]
 
 
+def _without_preferences() -> dict[str, str]:
+    """A user's SQUEUE_STATES and the like would hide jobs from us."""
+    hidden = ("SQUEUE_", "SACCT_", "SCANCEL_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {"LC_ALL": "C"}
+
+
 def _run(*words: str) -> str:
     if shutil.which(words[0]) is None:
         raise SlurmError(f"no {words[0]} on PATH: SLURM's commands are not on this machine")
@@ -92,7 +98,7 @@ def _run(*words: str) -> str:
             text=True,
             check=True,
             timeout=ASK_FOR_S,
-            env=os.environ | {"LC_ALL": "C"},
+            env=_without_preferences(),
             # SLURM signals a job's processes twice: the second must not end a question to it
             start_new_session=True,
         )

@@ -1,12 +1,13 @@
 """Cells against the folders that exist: what is done, what runs, what is left to do."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stabkit.config import save_config
 from stabkit.rundir import RunDir, Standing, Status, atomic_write
 from stabkit.sweep.grid import Cell, Sweep
+from stabkit.sweep.queue import Job
 from stabkit.sweep.submissions import read_submitted
 from stabkit.yamlio import dump_yaml
 
@@ -22,11 +23,11 @@ class Task:
 
 
 def reconcile(
-    cells: Sequence[Cell], folder: Path, jobs: Container[str] | None = None
+    cells: Sequence[Cell], folder: Path, jobs: Mapping[str, Job] | None = None
 ) -> list[Task]:
     """In the order of the cells. Reads only.
 
-    `jobs`: ids of the jobs that SLURM holds. None when it cannot be asked: then the last job of a
+    `jobs`: those that SLURM holds, by id. None when it cannot be asked: then the last job of a
     run that has not ended is taken to be alive, since two must never train it.
     """
     tasks = []
@@ -35,11 +36,22 @@ def reconcile(
         rundir = RunDir(folder / names.get(cell.run_id, cell.folder))
         standing = rundir.standing()
         submitted = None if standing in ("missing", "done") else read_submitted(rundir)
-        job = submitted.job_id if submitted else None
-        # a failed run is over, though its job may still be on its way out
-        alive = standing != "failed" and (jobs is None or job in jobs)
-        tasks.append(Task(cell, rundir, standing, job if alive else None))
+        if submitted is None:
+            tasks.append(Task(cell, rundir, standing))
+            continue
+        alive = _alive(submitted.job_id, standing, jobs)
+        if standing == "running" and not alive and not rundir.is_busy():
+            standing = "lost"  # its heartbeat is young, but the job it came from is gone
+        tasks.append(Task(cell, rundir, standing, submitted.job_id if alive else None))
     return tasks
+
+
+def _alive(job_id: str, standing: Standing, jobs: Mapping[str, Job] | None) -> bool:
+    if jobs is None:
+        return standing != "failed"
+    job = jobs.get(job_id)
+    # the job of a failed run may be on its way out; or it was requeued by SLURM, and comes back
+    return job is not None and (standing != "failed" or job.state == "PENDING")
 
 
 def to_do(tasks: Sequence[Task], retry_failed: bool) -> list[Task]:
@@ -74,7 +86,7 @@ def prepare(task: Task, threads: int) -> None:
             config = config.model_copy(update={"runtime": runtime})
         atomic_write(task.rundir.config_file, save_config(config).encode())
     if task.standing in ("missing", "failed", "lost"):
-        before = task.rundir.read_status() or Status("waiting", steps=config.train.steps)
+        before = task.rundir.last_status() or Status("waiting", steps=config.train.steps)
         task.rundir.write_status(replace(before, state="waiting", reason=None))
 
 

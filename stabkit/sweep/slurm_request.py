@@ -62,6 +62,15 @@ class SlurmRequest(Section):
         return self
 
     @model_validator(mode="after")
+    def _time_to_train(self) -> Self:
+        if self.timeout_min is not None and self.signal_delay_s >= 60 * self.timeout_min:
+            raise ValueError(
+                f"signal_delay_s {self.signal_delay_s} is not below timeout_min {self.timeout_min} "
+                "(in seconds): every run would be stopped as soon as it starts"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ours_stay_ours(self) -> Self:
         ours = {key.replace("_", "-") for key in self.additional_parameters} & OURS
         if ours:

@@ -31,6 +31,7 @@ class Row:
     reason: str | None = None
     events: dict[str, int] = field(default_factory=dict)
     job: str | None = None
+    job_state: str | None = None  # SLURM's word, while it holds the job
     log: str | None = None
 
 
@@ -94,10 +95,12 @@ def _with_job(
     if jobs is None or row.state not in OPEN:
         return row
     job = jobs.get(submitted.job_id)
-    if row.state in ("running", "unstable") and (job is not None or rundir.is_busy()):
+    row = replace(row, job_state=job.state if job else None)
+    pending = job is not None and job.state == "PENDING"
+    if row.state in ("running", "unstable") and (rundir.is_busy() or (job and not pending)):
         return row
     if job is None:
-        again = rundir.read_status()  # it may have ended between the file and the queue
+        again = rundir.last_status()  # it may have ended between the file and the queue
         if again is not None and again.state in ("done", "failed"):
             return replace(status_row(rundir, row.run), job=row.job, log=row.log)
         last = _last_error(log)
@@ -107,8 +110,8 @@ def _with_job(
         return replace(row, state="lost", reason=ended)
     if row.state == "lost" and job.state == "RUNNING":
         return replace(row, reason=f"{row.reason}, though SLURM says that its job runs")
-    if row.state == "lost":  # killed, or its node died, and SLURM requeued it by itself
-        row = replace(row, state="preempted")
+    if row.state in ("running", "unstable", "lost"):  # killed, and SLURM requeued it by itself
+        row = replace(row, state="preempted", eta_s=None)
     passing = {"RUNNING": "its job is starting", "COMPLETING": "its job is ending"}
     return replace(row, reason=passing.get(job.state, f"in the queue: {job.reason}"))
 

@@ -81,9 +81,12 @@ def settle_notes(folder: Path, jobs: dict[str, Job]) -> list[str]:
         for job_id in found - whole:
             del jobs[job_id]
         note.unlink()
-        said.append(
-            f"a submission of {len(content['runs'])} runs was cut off at {content['time']}: "
+        became = (
             f"{len(whole)} of its jobs are in the queue and stay, {len(found - whole)} could not "
             "have run and are cancelled"
+        )
+        said.append(
+            f"a submission of {len(content['runs'])} runs was cut off at {content['time']}: "
+            f"{became if found else 'none of its jobs is in the queue'}"
         )
     return said

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -66,14 +67,14 @@ def submit(
                 print(f"  warning: {problem}, unless the nodes see it")
         if not todo:
             return 0
+        cwd = str(Path.cwd())
+        if snapshot:
+            stack.enter_context(_snapshot(where))
         write_cells(sweep, folder)
         groups = _groups(todo, words)
         for request, group in groups:
             for task in group:
                 prepare(task, request.cpus_per_task)
-        cwd = str(Path.cwd())
-        if snapshot:
-            stack.enter_context(_snapshot(where))
         for request, part, parallel in _arrays(groups, array_size):
             ids = _submit_array(sweep, where, request, part, parallel, cwd)
             print(f"  submitted {len(part)} runs as {_span(ids)}")
@@ -89,6 +90,9 @@ def describe(sweep: Sweep, folder: Path, words: Mapping[str, Any], retry_failed:
         for key, value in request:
             if value not in (None, 0, [], {}):
                 print(f"  {key:<22}{value!s:<30}  {origin.get(key, 'default')}")
+    if stronger := _preferences():
+        words_of = ", ".join(f"{key}={value}" for key, value in sorted(stronger.items()))
+        print(f"your environment says, and sbatch puts it first: {words_of}")
     try:
         jobs, array_size = live_jobs(), max_array_size()
     except SlurmError as error:
@@ -163,13 +167,20 @@ def _span(ids: Sequence[str]) -> str:
     return f"job {ids[0]}" if len(ids) == 1 else f"array {ids[0].partition('_')[0]}"
 
 
+def _preferences() -> dict[str, str]:
+    """What the user asks of every sbatch, which sbatch puts above its script; not what is ours."""
+    ours = {"ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "SIGNAL"}
+    ours = {f"SBATCH_{name}" for name in ours}
+    return {k: v for k, v in os.environ.items() if k.startswith("SBATCH_") and k not in ours}
+
+
 @contextmanager
 def _outside_of_any_job() -> Iterator[None]:
     """A job submitted from within another must not inherit its ranks and its resources.
 
     What says how to talk to SLURM, or what the user asks of every sbatch, is kept.
     """
-    kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith("SBATCH_")}
+    kept = {k: v for k, v in os.environ.items() if k in KEPT} | _preferences()
     with clean_env():
         os.environ.update(kept)
         yield
@@ -182,13 +193,12 @@ def _snapshot(where: Path) -> Iterator[None]:
     if root is None:
         problem = "stabkit is installed as a package, whose code does not change: nothing to copy"
         raise ConfigError("--snapshot", [problem])
-    try:
-        snapshot = RsyncSnapshot(where / f"code-{secrets.token_hex(4)}", root)
-    except RuntimeError as error:
-        raise ConfigError("--snapshot", [str(error)]) from None
     before = Path.cwd()
-    try:
-        with snapshot:
-            yield
-    finally:
-        os.chdir(before)
+    with ExitStack() as stack:
+        stack.callback(os.chdir, before)
+        try:
+            stack.enter_context(RsyncSnapshot(where / f"code-{secrets.token_hex(4)}", root))
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            problem = f"{error}; a file of the checkout that is deleted has to be committed so"
+            raise ConfigError("--snapshot", [problem]) from None
+        yield

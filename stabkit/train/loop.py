@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,13 +29,14 @@ from stabkit.train.distributed import (
 )
 from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.image_set import moved
-from stabkit.train.meta import record_attempt
+from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.recording import Recorder, Silent, hold
 from stabkit.train.stabilizers import side_effects
 from stabkit.train.state import State, build_state, load_state, save_state
 from stabkit.train.stopping import Stop, stop_on_signals
 from stabkit.train.together import (
+    PeerError,
     agreed,
     check_same_start,
     failing_together,
@@ -59,7 +60,7 @@ class Batch:
     own: slice
 
 
-def train(config: RunConfig, rundir: RunDir) -> Status:
+def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status:
     """Train to the end, from the last checkpoint if there is one, and return the final status.
 
     `preempted` when SIGTERM, SIGINT or the preemption signal came: the step was finished, all is
@@ -68,30 +69,36 @@ def train(config: RunConfig, rundir: RunDir) -> Status:
 
     Several processes, as torchrun starts them, each call this; together they are the run of one, up
     to rounding. The first writes the folder. An error of one ends the others with PeerError.
+
+    `stop`: of a caller who catches the signals; else they are caught while steps are made.
     """
-    with process_group(device_name(config.runtime).startswith("cuda")), hold(rundir):
+    cuda = device_name(config.runtime).startswith("cuda")
+    with process_group(cuda), hold(rundir):
         is_ours = same_folder(rundir.path)
-        status = of_first(rundir.read_status)
+        status = of_first(rundir.last_status)
         if status and status.state == "done":
             return status
         try:
             with failing_together():
-                return _train(config, rundir, is_ours)
+                return _train(config, rundir, is_ours, stop)
         except Exception as error:
-            if rank() != 0:
+            if rank() != 0 and (isinstance(error, PeerError) or not cuda):
                 raise
             if not is_ours():
                 gone = f"{rundir.path}: the run's folder was deleted or moved while it trained"
                 raise FileNotFoundError(gone) from error
-            reason = f"{type(error).__name__}: {error}"
-            failed = rundir.read_status() or Status("failed", steps=config.train.steps)
+            who = f"process {rank()}: " if rank() else ""  # with NCCL the first may not hear of it
+            reason = f"{who}{type(error).__name__}: {error}"
+            failed = rundir.last_status() or Status("failed", steps=config.train.steps)
             with suppress(OSError):  # a full disk, say: what is told is what went wrong first
                 rundir.append_event("failed", reason=reason)
                 rundir.write_status(replace(failed, state="failed", reason=reason))
             raise
 
 
-def _train(config: RunConfig, rundir: RunDir, is_ours: Callable[[], bool]) -> Status:
+def _train(
+    config: RunConfig, rundir: RunDir, is_ours: Callable[[], bool], stop: Stop | None
+) -> Status:
     device = agreed(lambda: prepare_device(config.runtime))
     agreed(lambda: own_rows(config.train.batch))
     load = first_alone if config.data.download else agreed
@@ -107,7 +114,7 @@ def _train(config: RunConfig, rundir: RunDir, is_ours: Callable[[], bool]) -> St
     state.stabilizer.attach(state.optimizer)
     if rank() == 0:
         rundir.append_event("resume" if resumed else "start", first)
-    with monitor, stop_on_signals() as stop:
+    with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
         progress = Progress(config, rundir, first, 1 / knn.num_classes, is_ours)
         status = _steps(config, rundir, state, monitor, images, knn, first, stop, progress)
     if rank() == 0:
@@ -122,6 +129,7 @@ def _recorder(
     if rank() != 0:
         return Silent()
     atomic_write(rundir.config_file, save_config(config).encode())
+    forget_other_job(rundir)
     record_attempt(rundir, first, device)
     return Monitor(
         state.model.online,

@@ -1,5 +1,6 @@
 """What was run, where and with what: one entry an attempt in `meta.json`."""
 
+import json
 import os
 import platform
 import socket
@@ -35,6 +36,16 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
         "git": git_state(checkout() or Path.cwd()),
     }
     rundir.write_meta(meta | {"attempts": [*meta.get("attempts", []), attempt]})
+
+
+def forget_other_job(rundir: RunDir) -> None:
+    """Drop the record of a job that is not this one: it ended, and the run goes on elsewhere."""
+    try:
+        known = json.loads(rundir.job_file.read_text(encoding="utf-8")).get("job_id")
+    except (OSError, ValueError, AttributeError):
+        return
+    if known != _job():
+        rundir.job_file.unlink(missing_ok=True)
 
 
 def _job() -> str | None:

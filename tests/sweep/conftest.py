@@ -16,6 +16,7 @@ cd "{folder}"
 [ -e refuse ] && {{ echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }}
 id=$(( $(cat last) + 1 )); echo $id > last
 cp "${{@: -1}}" script-$id.sh
+env > environment-$id
 name=$(sed -n 's/^#SBATCH --job-name=//p' script-$id.sh)
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' script-$id.sh)
 if [ -z "$last" ]; then echo "$id|PENDING|Priority|$name" >> queue
@@ -26,6 +27,7 @@ echo "Submitted batch job $id"
 """
 SQUEUE = """#!/bin/bash
 [ -e "{folder}/down" ] && {{ echo "Unable to contact controller" >&2; exit 1; }}
+case "$*" in *--all*|*-j*) ;; *) exit 0 ;; esac  # else jobs in hidden partitions are not shown
 cat "{folder}/queue"
 """
 SCANCEL = """#!/bin/bash

@@ -12,6 +12,7 @@ import stabkit.train.loop as loop
 from stabkit.config import save_config
 from stabkit.rundir import RunDir, atomic_write
 from stabkit.sweep.job import TrainJob
+from stabkit.sweep.submissions import read_submitted, write_submitted
 from stabkit.train.stopping import PREEMPT_SIGNAL
 from tests.conftest import small_config
 from tests.sweep.conftest import FakeSlurm
@@ -64,9 +65,9 @@ def test_a_stopped_job_requeues_itself_only_while_slurm_lets_it_run(
 def test_a_job_that_never_makes_a_step_fails_instead(
     slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before the first step each time, as with a limit shorter than the start."""
+    """Stopped while data is loaded each time, as with a limit shorter than the start."""
     (slurm.folder / "queue").write_text("RUNNING\n")
-    monkeypatch.setattr(loop, "Progress", signalled(loop.Progress))
+    monkeypatch.setattr(loop, "load_data", signalled(loop.load_data))
     assert [job(), job(), job()] == ["preempted", "preempted", "failed"]
     assert len(requeued) == 2
     status = RunDir(Path(job.folder)).read_status()
@@ -82,3 +83,26 @@ def test_steps_between_stops_count(
     monkeypatch.setattr(loop, "train_step", signalled(loop.train_step))
     assert [job() for _ in range(5)] == ["preempted"] * 5
     assert len(requeued) == 5
+
+
+def test_a_job_that_is_cancelled_while_it_starts_has_not_failed(
+    slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slurm.folder / "queue").write_text("COMPLETING\n")
+    monkeypatch.setattr(loop, "load_data", signalled(loop.load_data))
+    assert [job() for _ in range(4)] == ["preempted"] * 4
+    assert requeued == []
+
+
+def test_a_run_forgets_the_job_it_goes_on_without(slurm: FakeSlurm, job: TrainJob) -> None:
+    rundir = RunDir(Path(job.folder))
+    write_submitted(rundir, "7")
+    loop.train(small_config("train.steps=1"), rundir)
+    assert read_submitted(rundir) is None
+
+
+def test_a_run_remembers_its_own_job(slurm: FakeSlurm, job: TrainJob, requeued: list[int]) -> None:
+    rundir = RunDir(Path(job.folder))
+    write_submitted(rundir, "11")
+    assert job() == "done"
+    assert read_submitted(rundir) is not None

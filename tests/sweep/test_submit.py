@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +291,7 @@ def test_cancel_ends_the_cells_and_only_those_asked(
         (["slurm.partitoin=a"], "did you mean 'partition'"),
         (["slurm.timeout_min=null"], "timeout_min: missing"),
         (["slurm.gpus_per_node=2"], "a task drives one GPU"),
+        (["slurm.timeout_min=1"], "signal_delay_s 90 is not below timeout_min 1"),
         (["slurm.additional_parameters={job_name: x}"], "job-name is set by stabkit"),
         (["--runs", "100%j"], "holds '%', which SLURM replaces"),
         (["--runs", "a\nb"], "holds '\\n', which SLURM replaces"),
@@ -359,3 +362,88 @@ def test_threads_are_the_cores_asked_for(
     assert main([*command, "runtime.threads=null"]) == 0
     threads = {load_config(str(f / "config.yaml")).runtime.threads for f in folders()}
     assert threads == {3}
+
+
+def test_a_run_whose_job_is_gone_is_lost_however_young_its_heartbeat(
+    slurm: FakeSlurm, command: list[str]
+) -> None:
+    main(command)
+    rundir = RunDir(folders()[0])
+    rundir.write_status(Status("running", 3, 24))
+    text = rundir.status_file.read_text().replace(socket.gethostname(), "n17")
+    rundir.status_file.write_text(text)
+    assert main(command) == 0
+    assert len(slurm.scripts()) == 1, "its job is in the queue"
+    job = read_submitted(rundir)
+    assert job is not None
+    slurm.end(job.job_id)
+    assert main(command) == 0
+    assert slurm.queue()[-1] == "12"
+
+
+def test_a_failed_run_whose_job_comes_back_is_not_doubled(
+    slurm: FakeSlurm, command: list[str]
+) -> None:
+    main(command)
+    for folder in folders():
+        RunDir(folder).write_status(Status("failed", 3, 24))
+    assert main([*command, "--retry", "failed"]) == 0
+    assert len(slurm.scripts()) == 1, "all three jobs are PENDING"
+    text = (slurm.folder / "queue").read_text().replace("PENDING", "COMPLETING")
+    (slurm.folder / "queue").write_text(text)
+    assert main([*command, "--retry", "failed"]) == 0
+    assert len(slurm.scripts()) == 2
+
+
+def test_what_the_environment_asks_of_sbatch_is_told_and_what_is_ours_is_dropped(
+    slurm: FakeSlurm,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = {"SBATCH_PARTITION": "p", "SLURM_CONF": "/etc/slurm.conf"}
+    dropped = {"SBATCH_JOB_NAME": "mine", "SLURM_JOB_ID": "3", "RANK": "1", "WORLD_SIZE": "2"}
+    for key, value in (kept | dropped).items():
+        monkeypatch.setenv(key, value)
+    assert main([*command, "--dry-run"]) == 0
+    assert "sbatch puts it first: SBATCH_PARTITION=p" in capsys.readouterr().out
+    assert main(command) == 0
+    seen = (slurm.folder / "environment-11").read_text().splitlines()
+    for key, value in kept.items():
+        assert f"{key}={value}" in seen
+    assert not [line for line in seen if line.split("=")[0] in dropped]
+
+
+def test_a_torn_status_is_no_end(slurm: FakeSlurm, command: list[str]) -> None:
+    """As a crash of the machine may leave it."""
+    main(command)
+    slurm.end("11_0", "11_1", "11_2")
+    for folder in folders():
+        RunDir(folder).status_file.write_bytes(b"")
+    assert main(command) == 0
+    assert slurm.queue() == ["12_0", "12_1", "12_2"]
+
+
+def test_a_snapshot_of_a_checkout_that_lost_a_file_is_refused(
+    slurm: FakeSlurm,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    if shutil.which("rsync") is None:
+        pytest.skip("needs rsync: apt-get install rsync")
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "gone.py").touch()
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(checkout)]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], check=True)
+    (checkout / "gone.py").unlink()
+    monkeypatch.setattr("stabkit.sweep.submit.checkout", lambda: checkout)
+    here = Path.cwd()
+    assert main([*command, "--snapshot"]) == 2
+    assert "a file of the checkout that is deleted has to be committed" in capsys.readouterr().err
+    assert Path.cwd() == here
+    assert slurm.queue() == []
+    assert folders() == []

@@ -202,6 +202,13 @@ def test_killed_and_started_again_it_is_the_unbroken_run(
     assert_same_run(tmp_path, unbroken)
 
 
+def test_a_torn_status_does_not_keep_a_run_from_going_on(unbroken: Path, tmp_path: Path) -> None:
+    assert run(tmp_path, before_a_step, 9) == -signal.SIGKILL
+    RunDir(tmp_path).status_file.write_bytes(b"")
+    assert run(tmp_path) == 0
+    assert_same_run(tmp_path, unbroken)
+
+
 def test_killed_again_and_again(unbroken: Path, tmp_path: Path) -> None:
     for at in (9, 5, 8):
         assert run(tmp_path, before_a_step, at) == -signal.SIGKILL
