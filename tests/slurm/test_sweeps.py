@@ -72,6 +72,7 @@ def test_out_of_time(site: Site) -> None:
     """A limit of one minute, of which SLURM warns 15 seconds ahead or, as it may, 60 earlier."""
     site.sweep(*LONG, "train.steps=100000", "slurm.timeout_min=1", "slurm.signal_delay_s=15")
     job = site.row().job
+    site.wait("begins", lambda: site.cluster.state(job) == "RUNNING")
     site.wait_for_release(job)
     row = site.row()
     assert row.state == "preempted"
