@@ -37,7 +37,6 @@ from stabkit.sweep.submissions import (
 )
 
 KEPT = ("SLURM_CONF", "SUBMITIT_PREEMPT_SIGNAL")
-Group = tuple[SlurmRequest, list[Task]]
 
 
 def submit(
@@ -71,11 +70,11 @@ def submit(
         if snapshot:
             stack.enter_context(_snapshot(where))
         write_cells(sweep, folder)
-        groups = _groups(todo, words)
-        for request, group in groups:
-            for task in group:
+        arrays = _arrays(todo, words, array_size)
+        for request, part, _ in arrays:
+            for task in part:
                 prepare(task, request.cpus_per_task)
-        for request, part, parallel in _arrays(groups, array_size):
+        for request, part, parallel in arrays:
             ids = _submit_array(sweep, where, request, part, parallel, cwd)
             print(f"  submitted {len(part)} runs as {_span(ids)}")
     print(f"`stabkit status {shown}` says how they stand; this terminal may close")
@@ -100,7 +99,7 @@ def describe(sweep: Sweep, folder: Path, words: Mapping[str, Any], retry_failed:
         print(f"{error}; assuming arrays of at most {array_size} and nothing in the queue")
     todo = to_do(reconcile(sweep.cells, folder, jobs), retry_failed)
     name = _job_name(sweep, "XXXXXXXX")
-    for request, part, parallel in _arrays(_groups(todo, words), array_size):
+    for request, part, parallel in _arrays(todo, words, array_size):
         print(f"\nsbatch, {len(part)} runs:\n")
         executor = make_executor(folder.resolve() / ".submitit", request, name, parallel)
         print(sbatch_text(executor, len(part)))
@@ -113,24 +112,25 @@ def _requests(sweep: Sweep, words: Mapping[str, Any]) -> list[tuple[SlurmRequest
     return list(found.values())
 
 
-def _groups(todo: Sequence[Task], words: Mapping[str, Any]) -> list[Group]:
-    """Runs by what they ask for: all jobs of an array ask for the same."""
+def _arrays(
+    todo: Sequence[Task], words: Mapping[str, Any], array_size: int
+) -> list[tuple[SlurmRequest, list[Task], int]]:
+    """Each array's request, which all its runs share, these, and how many may run at a time."""
     defaults = read_defaults()
-    groups: dict[str, Group] = {}
+    groups: dict[str, list[Task]] = {}
+    requests: dict[str, SlurmRequest] = {}
     for task in todo:
         request, _ = merged(task.cell.slurm, defaults, words)
-        groups.setdefault(repr(request), (request, []))[1].append(task)
-    return list(groups.values())
-
-
-def _arrays(groups: Sequence[Group], array_size: int) -> list[tuple[SlurmRequest, list[Task], int]]:
-    """Each array's request, its runs, and how many of them may run at a time."""
+        requests[repr(request)] = request
+        groups.setdefault(repr(request), []).append(task)
     arrays = []
-    for request, tasks in groups:
+    for key, tasks in groups.items():
         sizes = chunks(len(tasks), array_size)
         first = 0
-        for size, parallel in zip(sizes, shares(request.array_parallelism, sizes), strict=True):
-            arrays.append((request, tasks[first : first + size], parallel))
+        for size, parallel in zip(
+            sizes, shares(requests[key].array_parallelism, sizes), strict=True
+        ):
+            arrays.append((requests[key], tasks[first : first + size], parallel))
             first += size
     return arrays
 
