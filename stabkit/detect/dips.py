@@ -8,28 +8,36 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import integrate, stats
 
+from stabkit.detect.contrasts import Windows, reference, scan, weights_of, width_count
 from stabkit.detect.robust import (
     BoolArray,
     FloatArray,
     IntArray,
+    ar_coefficient,
     checked_series,
     difference_scale,
     noise_scale,
-    trailing_median,
 )
+from stabkit.detect.significance import holm, paired_p, unpaired_p
 
-MEDIAN_OF = 5  # evaluations behind each value of the ceiling
-SHORTEST = MEDIAN_OF + 1  # two consecutive evaluations that have a ceiling
+SHORTEST = 8  # evaluations: three before, two that are low, three after
+MIN_FALL = 2.5  # standard errors
+PROVISIONAL = 3.0  # the bar for what is kept out of the noise
+MEDIAN_OF = 5  # evaluations behind a level
+TERMINAL = 0.25  # of the accuracy above chance that a run had: as good as lost
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Indices of one dip; `recovery` is None when the run ends first."""
+    """Indices of one dip; `recovery` is None when the run ends first. `line` is its reference."""
 
     onset: int
     trough: int
     recovery: int | None
-    ceiling: float
+    start: int
+    stop: int
+    z: float
+    line: FloatArray
 
 
 def find_dips(
@@ -39,56 +47,13 @@ def find_dips(
     correct: ArrayLike | None = None,
     *,
     min_depth: float = 0.01,
-    k: float | None = None,
+    threshold: float | None = None,
     alpha: float = 0.01,
     chance: float = 0.0,
 ) -> pd.DataFrame:
-    """Evaluations that fall below the running ceiling, twice in a row and beyond the noise.
-
-    accuracy [evals] in 0..1 (NaN: left out); n: samples evaluated, one number or [evals];
-    correct: bool [evals, n], the same samples in the same order at every evaluation.
-
-    Ceiling: running maximum of the median of the last five evaluations. It looks back only, so
-    later evaluations do not move it (they do refine s and count in the correction), and on a rising
-    curve it trails by two evaluations, which errs towards silence.
-    A maximum of raw accuracies would be a lucky draw and a false depth.
-
-    A dip is two consecutive evaluations at least max(min_depth, k s) below the ceiling, where s is
-    the noise around the local trend of the evaluations that are not flagged. k defaults to 4, to 5
-    when the residuals' lag-1 autocorrelation exceeds .1 (that of the noise itself: .25), and to
-    log10(evaluations / 100) more in longer runs, whose ceiling has more chances to be high.
-    Onset and recovery are the last evaluation before and the first of two after that lie within
-    half that threshold; without a return between them, two falls are one dip.
-
-    Significance: with `correct`, the exact one-sided McNemar test of the trough against a
-    reference; with `n` alone, Fisher's exact test, which cannot know that the samples are the same
-    and so misses more. p_value is Holm-corrected over all evaluations and must be at most `alpha`;
-    with neither it is NaN and the noise rule decides alone. The reference is the evaluation that
-    is the median of the five up to the onset, since the best one would be chosen for its luck.
-
-    False alarms by the noise rule alone, in flat simulated runs of 100 evaluations: 0.3 % of runs
-    with independent noise, 1.5 % with AR(1) .5, but 22 % with AR(1) .8, which is slow enough to
-    pass for trend; none of 500 rising runs. With `correct` at most 0.4 % in every case tried
-    (250 runs each; 200 and 1000 samples that flip with AR(1) 0, .5, .9). McNemar's test knows only
-    noise that differs between samples; noise common to all is left to the noise rule.
-    Power on the curve .1 + .6 (1 - exp(-t / 30)), 1000 samples, noise 0.6 points, six evaluations
-    lowered by 5, 7, 10 points: 52, 97, 100 % with `correct`, 0, 1, 76 % with `n` alone.
-
-    The trough is the lowest of several and the ceiling the highest: the mean depth is too large by
-    2.3 s on a flat curve, 1.5 s on a saturating one, 0 on a rising one (10 points, s = 1 point).
-    There, recovery is more than one evaluation off in 22, 2 and 0 % of 300 dips, onset in 4, 0, 0.
-
-    Returns one row a dip: onset, trough (steps), recovery (step, NaN when the run ends first),
-    depth (ceiling - trough), relative_depth (depth / (ceiling - chance)), area (below the ceiling,
-    accuracy x steps), p_value, severity: "benign" returns to the trend, "lingering" returns below
-    it or settles within half the depth, "censored" when the run ends before. Whether a dip is a
-    restart or the end of learning needs other signals and is not decided here. `attrs` holds
-    noise, threshold and left_out (evaluations without accuracy). Fewer than 6 evaluations give no
-    rows. Raises ValueError for steps that do not increase, accuracies outside 0..1, `correct` of
-    another shape or another accuracy.
-    """
+    """DOCSTRING"""
     steps, acc = checked_series(step, accuracy, "accuracy")
-    _check_options(acc, steps, min_depth, k, alpha, chance)
+    _check_options(acc, steps, min_depth, threshold, alpha, chance)
     bits = None if correct is None else _checked_bits(correct, acc)
     counts = None if n is None else _checked_counts(n, acc, bits)
     seen = ~np.isnan(acc)
@@ -96,14 +61,17 @@ def find_dips(
     bits = None if bits is None else bits[seen]
     counts = None if counts is None else counts[seen]
 
-    ceiling = np.fmax.accumulate(trailing_median(acc, MEDIAN_OF))
-    noise, threshold = _noise_and_threshold(acc, ceiling - acc, min_depth, k)
-    spans = _spans(acc, ceiling, threshold) if acc.size >= SHORTEST else []
-    p_values = _holm([_p_value(span, acc, counts, bits) for span in spans], acc.size)
+    spans, noise, ar, bar = (
+        _find(acc, min_depth, threshold, paired=bits is not None)
+        if acc.size >= SHORTEST
+        else ([], 0.0, 0.0, 0.0)
+    )
+    tests = acc.size * width_count(acc.size)
+    p_values = holm([_p_value(span, acc, counts, bits) for span in spans], tests)
     kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
-    rows = [_row(span, p, steps, acc, threshold, chance) for span, p in kept]
+    rows = [_row(span, p, steps, acc, noise, chance) for span, p in kept]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
-    frame.attrs = {"noise": noise, "threshold": threshold, "left_out": int(np.sum(~seen))}
+    frame.attrs = {"noise": noise, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
     return frame
 
 
@@ -114,6 +82,9 @@ _COLUMNS = {
     "depth": "float64",
     "relative_depth": "float64",
     "area": "float64",
+    "half_recovery": "float64",
+    "permanent_loss": "float64",
+    "z": "float64",
     "p_value": "float64",
     "severity": "object",
 }
@@ -123,7 +94,7 @@ def _check_options(
     acc: FloatArray,
     steps: IntArray,
     min_depth: float,
-    k: float | None,
+    threshold: float | None,
     alpha: float,
     chance: float,
 ) -> None:
@@ -135,8 +106,8 @@ def _check_options(
         )
     if not min_depth > 0:
         raise ValueError(f"min_depth must be above 0 (a fraction), got {min_depth}")
-    if k is not None and not k > 0:
-        raise ValueError(f"k must be above 0, got {k}")
+    if threshold is not None and not threshold > 0:
+        raise ValueError(f"threshold must be above 0, got {threshold}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     if not 0 <= chance < 1:
@@ -168,91 +139,106 @@ def _checked_counts(n: ArrayLike, acc: FloatArray, bits: BoolArray | None) -> In
     return np.broadcast_to(given, acc.shape).astype(np.int64)
 
 
-def _noise_and_threshold(
-    acc: FloatArray, depth: FloatArray, min_depth: float, k: float | None
-) -> tuple[float, float]:
-    """Alternate between flagging and measuring the noise of the rest until the flags stay."""
-    # Only pairs are left out: without every lone low value healthy noise would look too small.
-    # The first guess must not rest on `noise_scale`, whose windows wide or frequent dips fill:
-    # the bar would rise with the dips that it is to find. Differences of neighbours see edges only.
-    noise, threshold = difference_scale(acc), min_depth
-    flagged = _paired(depth >= max(min_depth, 4 * noise))
-    for _ in range(10):  # settles in 2 or 3 rounds; the bound is against a two-cycle
-        noise, autocorrelation = noise_scale(acc[~flagged])
-        longer = math.log10(max(acc.size / 100, 1.0))
-        factor = k if k is not None else (5.0 if autocorrelation > 0.1 else 4.0) + longer
-        threshold = max(min_depth, factor * noise)
-        now = _paired(depth >= threshold)
-        if np.array_equal(now, flagged):
+def _find(
+    acc: FloatArray, min_depth: float, threshold: float | None, paired: bool
+) -> tuple[list[_Span], float, float, float]:
+    """Spans in order of time; noise and AR(1) coefficient outside of them; the bar for z."""
+    # The first guess of the noise must not rest on `noise_scale`, whose windows wide or frequent
+    # dips fill: the bar would rise with the dips that it is to find. Differences of neighbours see
+    # edges only, but are too small where noise is autocorrelated: hence a high bar for them.
+    floor = min_depth / 5  # below this a dip of min_depth is beyond every bar anyway
+    guess = max(difference_scale(acc), floor)
+    spans = _spans(acc, scan(acc, 0.0), guess, 9.0, min_depth)
+    for _ in range(5):  # settles in 2 or 3 rounds; the bound is against a two-cycle
+        outside = np.ones(acc.size, dtype=bool)
+        for span in spans:
+            outside[span.onset + 1 : span.recovery] = False
+        noise, lag = noise_scale(acc[outside])
+        ar = ar_coefficient(lag)
+        # What might be a dip is kept out of the noise as well: one just below the bar raises it.
+        now = _spans(acc, scan(acc, ar), max(noise, floor), PROVISIONAL, min_depth)
+        same = [(s.start, s.stop) for s in now] == [(s.start, s.stop) for s in spans]
+        spans = now
+        if same:
             break
-        flagged = now
-    return noise, threshold
+    bar = threshold if threshold is not None else critical(acc.size, ar, paired)
+    return [span for span in spans if span.z >= bar], noise, ar, bar
 
 
-def _paired(flags: BoolArray) -> BoolArray:
-    """True where the flag and that of a neighbour are set."""
-    paired = np.zeros_like(flags)
-    paired[1:] |= flags[1:] & flags[:-1]
-    paired[:-1] |= flags[1:] & flags[:-1]
-    return paired
+def critical(evals: int, ar: float, paired: bool) -> float:
+    """The z that the largest window of a healthy run passes in at most about 0.3 % of runs.
+
+    Where the samples are known the paired test stands beside it, which sees all noise of theirs.
+    Without them only `ar` tells of slow noise, and is itself estimated.
+    """
+    longer = 0.3 * max(0.0, math.log10(evals / 100))
+    if paired:
+        return 4.8 + longer + 0.8 * ar
+    return 4.8 + longer + 3.0 * ar + 20 / evals  # few evaluations: a rough estimate of the noise
 
 
-def _spans(acc: FloatArray, ceiling: FloatArray, threshold: float) -> list[_Span]:
-    depth = ceiling - acc  # NaN, and so never flagged, before the first ceiling
-    flagged, near = depth >= threshold, depth <= threshold / 2
+def _spans(
+    acc: FloatArray, windows: Windows, noise: float, bar: float, min_depth: float
+) -> list[_Span]:
+    """Greedy: the window that stands out most, then the most of those that do not overlap it."""
+    z = windows.z / noise
+    possible = np.flatnonzero(
+        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= MIN_FALL * noise)
+    )
+    free = np.ones(acc.size, dtype=bool)
     spans: list[_Span] = []
-    free_from = 0
-    for start in np.flatnonzero(flagged[:-1] & flagged[1:]):
-        if start < free_from:
+    for w in possible[np.argsort(-z[possible], kind="stable")]:
+        start, stop = int(windows.start[w]), int(windows.stop[w])
+        if not free[start:stop].all():
             continue
-        level = float(ceiling[start])
-        before = np.flatnonzero(near[free_from:start])
-        onset = free_from + int(before[-1]) if before.size else max(int(start) - 1, 0)
-        back = level - acc[start:] <= threshold / 2
-        twice = np.flatnonzero(back[:-1] & back[1:])
-        recovery = int(start) + int(twice[0]) if twice.size else None
-        trough = int(start) + int(np.argmin(acc[start:recovery]))
-        spans.append(_Span(onset, trough, recovery, level))
-        if recovery is None:
-            break
-        free_from = recovery
-    return spans
+        span = _span(acc, start, stop, float(z[w]), noise, min_depth)
+        if span is not None and free[span.onset + 1 : span.recovery].all():
+            free[span.onset + 1 : span.recovery] = False
+            spans.append(span)
+    return sorted(spans, key=lambda span: span.onset)
+
+
+def _span(
+    acc: FloatArray, start: int, stop: int, z: float, noise: float, min_depth: float
+) -> _Span | None:
+    """From a window to the evaluations that are low; None when no two in a row are."""
+    line = reference(acc, start, stop)
+    tolerance = max(min_depth / 2, 1.5 * noise)
+    low = line - acc > tolerance
+    inside = np.flatnonzero(low[start:stop])
+    if not inside.size:
+        return None
+    first = start + int(inside[0])
+    while first > 1 and low[first - 1]:
+        first -= 1
+    trough = start + int(np.argmin(acc[start:stop] - line[start:stop]))
+    pairs = low[first : stop - 1] & low[first + 1 : stop]
+    half = (line - acc)[first:stop] > (line[trough] - acc[trough]) / 4
+    if not np.any(pairs & half[:-1] & half[1:]):
+        return None
+    back = np.flatnonzero(~low[trough + 1 : -1] & ~low[trough + 2 :])
+    recovery = trough + 1 + int(back[0]) if back.size else None
+    return _Span(first - 1, trough, recovery, start, stop, z, line)
 
 
 def _p_value(
     span: _Span, acc: FloatArray, counts: IntArray | None, bits: BoolArray | None
 ) -> float:
-    first = max(0, span.onset - MEDIAN_OF + 1)
-    before = acc[first : span.onset + 1]
-    reference = first + int(np.argmin(np.abs(before - np.median(before))))
+    weights = weights_of(acc.size, span.start, span.stop)
     if bits is not None:
-        lost = int(np.sum(bits[reference] & ~bits[span.trough]))
-        gained = int(np.sum(~bits[reference] & bits[span.trough]))
-        return float(stats.binom.sf(lost - 1, lost + gained, 0.5))
-    if counts is not None:
-        size = counts[[reference, span.trough]]
-        right = np.rint(acc[[reference, span.trough]] * size).astype(np.int64)
-        return float(stats.hypergeom.sf(right[0] - 1, size.sum(), right.sum(), size[0]))
-    return math.nan
-
-
-def _holm(p_values: list[float], tests: int) -> list[float]:
-    """Holm's step-down over `tests` evaluations, of which those without a dip count as p = 1."""
-    p = np.array(p_values)
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    scaled = np.minimum(1.0, (tests - np.arange(p.size)) * p[order])
-    adjusted[order] = np.maximum.accumulate(scaled)
-    return [float(x) for x in adjusted]
+        return paired_p(weights, bits)
+    return math.nan if counts is None else unpaired_p(weights, acc, counts)
 
 
 def _row(
-    span: _Span, p: float, steps: IntArray, acc: FloatArray, threshold: float, chance: float
+    span: _Span, p: float, steps: IntArray, acc: FloatArray, noise: float, chance: float
 ) -> dict[str, object]:
     stop = acc.size if span.recovery is None else span.recovery + 1
-    below = np.clip(span.ceiling - acc[span.onset : stop], 0.0, None)
-    depth = span.ceiling - float(acc[span.trough])
-    above_chance = span.ceiling - chance
+    level = float(span.line[span.onset])
+    below = np.clip(level - acc[span.onset : stop], 0.0, None)
+    depth = float(span.line[span.trough] - acc[span.trough])
+    above_chance = level - chance
+    loss = _permanent_loss(span, steps, acc)
     return {
         "onset": steps[span.onset],
         "trough": steps[span.trough],
@@ -260,26 +246,47 @@ def _row(
         "depth": depth,
         "relative_depth": depth / above_chance if above_chance > 0 else math.nan,
         "area": float(integrate.trapezoid(below, steps[span.onset : stop])),
+        "half_recovery": _half_recovery(span, steps, acc, depth),
+        "permanent_loss": loss,
+        "z": span.z,
         "p_value": p,
-        "severity": _severity(span, steps, acc, depth, threshold / 2),
+        "severity": _severity(span, acc, depth, loss, noise, chance),
     }
 
 
-def _severity(span: _Span, steps: IntArray, acc: FloatArray, depth: float, tolerance: float) -> str:
-    if span.recovery is None:
-        settled = acc[span.trough + 1 :][-MEDIAN_OF:]
-        partly = settled.size == MEDIAN_OF and span.ceiling - np.median(settled) <= depth / 2
-        return "lingering" if partly else "censored"
+def _half_recovery(span: _Span, steps: IntArray, acc: FloatArray, depth: float) -> float:
+    """Steps from the trough to the first of two evaluations that have half of the depth back."""
+    back = (span.line - acc)[span.trough + 1 :] <= depth / 2
+    twice = np.flatnonzero(back[:-1] & back[1:])
+    return float(steps[span.trough + 1 + twice[0]] - steps[span.trough]) if twice.size else math.nan
+
+
+def _permanent_loss(span: _Span, steps: IntArray, acc: FloatArray) -> float:
+    """How far the level after a dip lies below the trend before it; NaN while that is not seen."""
+    if span.recovery is None or acc.size - span.recovery < 3:
+        return math.nan
     before = slice(max(0, span.onset - 9), span.onset + 1)
     after = slice(span.recovery, span.recovery + 10)
     # The smaller of both slopes: accuracy curves flatten, and the earlier one alone would promise
     # more than an undisturbed run reaches.
     slope = max(0.0, min(_slope(steps[before], acc[before]), _slope(steps[after], acc[after])))
-    last, first = before.stop - MEDIAN_OF, after.start + MEDIAN_OF
-    old, new = slice(max(0, last), before.stop), slice(after.start, first)
+    old = slice(max(0, before.stop - MEDIAN_OF), before.stop)
+    new = slice(after.start, after.start + MEDIAN_OF)
     elapsed = np.median(steps[new]) - np.median(steps[old])
-    missing = np.median(acc[old]) + slope * elapsed - np.median(acc[new])
-    return "lingering" if missing > tolerance else "benign"
+    return float(np.median(acc[old]) + slope * elapsed - np.median(acc[new]))
+
+
+def _severity(
+    span: _Span, acc: FloatArray, depth: float, loss: float, noise: float, chance: float
+) -> str:
+    level = span.line[span.onset]
+    if span.recovery is None:
+        settled = acc[span.trough :][-MEDIAN_OF:]
+        if np.median(settled) - chance <= TERMINAL * (level - chance):
+            return "terminal"
+        partly = settled.size == MEDIAN_OF and level - np.median(settled) <= depth / 2
+        return "lingering" if partly else "censored"
+    return "lingering" if loss > max(2 * noise, depth / 4) else "benign"
 
 
 def _slope(steps: IntArray, acc: FloatArray) -> float:

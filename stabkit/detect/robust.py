@@ -129,6 +129,11 @@ def noise_scale(values: FloatArray, half_width: int = 7) -> tuple[float, float]:
     return refined / float(np.sqrt(1 - np.clip(lag1, 0.0, 0.95) ** 2)), lag1
 
 
+def ar_coefficient(lag1: float) -> float:
+    """The AR(1) coefficient whose noise has, on average, this autocorrelation in `noise_scale`."""
+    return float(np.interp(lag1, (-0.06, 0.13, 0.31, 0.50, 0.55), (0.0, 0.25, 0.5, 0.8, 0.9)))
+
+
 def _two_sided_residual(values: FloatArray, half_width: int) -> FloatArray:
     """Residuals of all values but the two ends, scaled to the variance of the noise itself."""
     size = values.size

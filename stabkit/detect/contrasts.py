@@ -1,0 +1,199 @@
+"""Contrasts of a series: how far a window lies below the level around it, in standard errors.
+
+A window [i, j) of w values is compared with two flanks, of m values before and after it:
+
+    depth = reference - mean(window),   z = depth / standard error of the contrast under AR(1) noise
+
+The reference is the lower of two: the line from the mean of the one flank to that of the other,
+which no concave curve lies below, and the level before carried on along the lesser of the slopes
+before and across, which no convex curve lies below. A window that reaches the end of the series has
+no flank after it: its reference is the level before.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.signal import lfilter
+
+from stabkit.detect.robust import FloatArray, IntArray
+
+SHORTEST_FLANK, LONGEST_FLANK = 3, 12  # evaluations; a flank is as long as its window in between
+SLOPE_OVER, CARRIED = 10, 6  # evaluations behind the slope before, and how far it is carried on
+EDGES = (1, 2, 3, 5)  # evaluations on either side of an edge
+ONWARD = 5  # evaluations behind the slope after an edge
+GROWTH = 1.25  # ratio of successive window widths
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Candidates, one element each: first index, index behind the last, depth, z, fall at its edge.
+
+    `z` and `fall` are for noise of unit standard deviation: divide by that of the series.
+    """
+
+    start: IntArray
+    stop: IntArray
+    depth: FloatArray
+    z: FloatArray
+    fall: FloatArray
+
+
+def scan(values: FloatArray, ar: float) -> Windows:
+    """Every window of two values up to half of the series, widths growing by GROWTH, and to its end.
+
+    `ar` is the AR(1) coefficient of the noise (used to one decimal). `fall` is the largest drop
+    between neighbouring means of 1, 2, 3 or 5 values at the window's start: a stall of a rising
+    curve lies below its trend, but nothing falls there.
+    """
+    size, ar = values.size, round(ar, 1)
+    drops = _drops(values, ar)
+    parts = [
+        _of_width(values, drops, np.arange(SHORTEST_FLANK, size - width - SHORTEST_FLANK + 1),
+                  width, ar)
+        for width in _widths(size)
+    ]  # fmt: skip
+    parts += [_to_the_end(values, drops, ar)]
+    return Windows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def width_count(size: int) -> int:
+    """How many windows begin at one evaluation: what a correction for many looks counts."""
+    return len(_widths(size))
+
+
+def weights_of(size: int, start: int, stop: int) -> FloatArray:
+    """[size] weights whose sum over the values is the depth against the line between the flanks."""
+    before, after = _flanks(stop - start, np.array(start), size - stop)
+    return _weights(size, start, stop, int(before), int(after))
+
+
+def reference(values: FloatArray, start: int, stop: int) -> FloatArray:
+    """[evals] the line that a window is measured against; flat where it reaches the end."""
+    size = values.size
+    before, after = (int(m) for m in _flanks(stop - start, np.array(start), size - stop))
+    level = float(values[start - before : start].mean())
+    t = np.arange(size) - (start - (before + 1) / 2)
+    if stop == size:
+        return np.full(size, level)
+    across = (float(values[stop : stop + after].mean()) - level) / (
+        (before + after) / 2 + stop - start
+    )
+    slope = min(across, max(0.0, float(_slopes(values, SLOPE_OVER)[start])))
+    carried = np.clip(t, None, CARRIED) if slope != across else t
+    return level + slope * carried
+
+
+Part = tuple[IntArray, IntArray, FloatArray, FloatArray, FloatArray]
+
+
+def _of_width(
+    values: FloatArray, drops: FloatArray, start: IntArray, width: int, ar: float
+) -> Part:
+    size = values.size
+    stop = start + width
+    before, after = _flanks(width, start, size - stop)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    inside = (total[stop] - total[start]) / width
+    level = (total[start] - total[start - before]) / before
+    later = (total[stop + after] - total[stop]) / after
+    share = ((before + width) / 2) / ((before + after) / 2 + width)
+    across = (later - level) / ((before + after) / 2 + width)
+    slope = np.clip(np.minimum(across, _slopes(values, SLOPE_OVER)[start]), 0.0, None)
+    line = (1 - share) * level + share * later
+    carried = level + slope * np.minimum((before + width) / 2, CARRIED)
+    depth = np.minimum(line, carried) - inside
+    error = np.array(
+        [_error(width, b, a, ar) for b, a in zip(before.tolist(), after.tolist(), strict=True)]
+    )
+    return start, stop, depth, depth / error, _fall(drops, start, width)
+
+
+def _to_the_end(values: FloatArray, drops: FloatArray, ar: float) -> Part:
+    size = values.size
+    start = np.arange(SHORTEST_FLANK, size - 1)
+    width = size - start
+    before = np.minimum(np.clip(width, SHORTEST_FLANK, LONGEST_FLANK), start)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    depth = (total[start] - total[start - before]) / before - (total[-1] - total[start]) / width
+    error = np.array(
+        [_error(w, b, 0, ar) for w, b in zip(width.tolist(), before.tolist(), strict=True)]
+    )
+    fall = np.array([_fall(drops, np.array([i]), size - i)[0] for i in start])
+    return start, np.full(start.size, size), depth, depth / error, fall
+
+
+def _flanks(width: int, start: IntArray, left: IntArray | int) -> tuple[IntArray, IntArray]:
+    long = min(max(width, SHORTEST_FLANK + 1), LONGEST_FLANK)
+    return np.minimum(long, start), np.minimum(long, left)
+
+
+def _fall(drops: FloatArray, start: IntArray, width: int) -> FloatArray:
+    """The largest drop from two values before the window's start to the middle of it."""
+    reach = 2 + max(2, width // 2)
+    padded = np.concatenate([drops, np.full(reach + 1, -np.inf)])
+    largest: FloatArray = sliding_window_view(padded, reach + 1).max(axis=1)
+    return largest[np.maximum(start - 2, 0)]
+
+
+def _drops(values: FloatArray, ar: float) -> FloatArray:
+    """[evals] at k: the drop from the values before k to those from k on, in standard errors."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    onward = -_slopes(values[::-1], ONWARD)[::-1][:-1]
+    rising = np.clip(np.minimum(_slopes(values, SLOPE_OVER)[:-1], onward), 0.0, None)
+    out = np.full(values.size, -np.inf)
+    for reach in EDGES:
+        k = np.arange(reach, values.size - reach + 1)
+        drop = (2 * total[k] - total[k - reach] - total[k + reach]) / reach
+        # On a steep curve that rises on both sides of the edge the rise hides a part of the drop.
+        # Over longer reaches a stall of a few values would pass for that.
+        hidden = reach * rising[k] if reach <= 2 else 0.0
+        out[k] = np.maximum(out[k], (drop + hidden) / _edge_error(reach, ar))
+    return out
+
+
+def _slopes(values: FloatArray, over: int) -> FloatArray:
+    """[evals + 1] least-squares slope of the `over` values before each index; 0 before that."""
+    out = np.zeros(values.size + 1)
+    if values.size >= over:  # fewer values make a slope that is mostly noise
+        t = np.arange(over) - (over - 1) / 2
+        out[over:] = sliding_window_view(values, over) @ t / (t @ t)
+    return out
+
+
+@lru_cache
+def _widths(size: int) -> list[int]:
+    widths, width = [], 2.0
+    while width <= max(2, size // 2):
+        widths.append(int(width))
+        width *= GROWTH
+    return sorted(set(widths))
+
+
+def _weights(size: int, start: int, stop: int, before: int, after: int) -> FloatArray:
+    width = stop - start
+    share = ((before + width) / 2) / ((before + after) / 2 + width) if after else 0.0
+    out = np.zeros(size)
+    out[start - before : start] = (1 - share) / before
+    out[start:stop] = -1 / width
+    if after:
+        out[stop : stop + after] = share / after
+    return out
+
+
+@lru_cache(maxsize=100_000)
+def _error(width: int, before: int, after: int, ar: float) -> float:
+    size = before + width + after
+    return ar1_error(_weights(size, before, before + width, before, after), ar)
+
+
+@lru_cache
+def _edge_error(reach: int, ar: float) -> float:
+    return ar1_error(np.repeat([1 / reach, -1 / reach], reach), ar)
+
+
+def ar1_error(weights: FloatArray, ar: float) -> float:
+    """Standard deviation of a weighted sum of AR(1) noise of unit variance."""
+    earlier = lfilter([0.0, ar], [1.0, -ar], weights)
+    return float(np.sqrt(weights @ weights + 2 * weights @ earlier))

@@ -1,0 +1,44 @@
+"""Significance of a contrast of evaluations, from the samples behind them."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+
+
+def paired_p(weights: FloatArray, correct: BoolArray) -> float:
+    """One-sided p-value of the weighted sum of accuracies, paired over the samples.
+
+    weights [evals], correct [evals, n]: each sample has its own weighted sum of answers; their mean
+    over its standard error is a normal score (n is large, sums are bounded). What a sample's
+    answers have in common over time cancels, however they are autocorrelated.
+    """
+    used = weights != 0
+    sums = weights[used] @ correct[used].astype(np.float32)
+    error = float(sums.std(ddof=1)) / math.sqrt(sums.size) if sums.size > 1 else math.nan
+    mean = float(sums.mean())
+    if not error > 0:  # every sample alike: no doubt, or no difference
+        return 0.0 if mean > 0 else 1.0
+    return float(stats.norm.sf(mean / error))
+
+
+def unpaired_p(weights: FloatArray, accuracy: FloatArray, counts: IntArray) -> float:
+    """The same where only the numbers of samples are known: as if each evaluation drew its own.
+
+    Evaluations of the same samples vary less, so that this misses more.
+    """
+    level = np.clip(accuracy, 0.5 / counts, 1 - 0.5 / counts)  # no certainty from a perfect score
+    error = math.sqrt(float(np.sum(weights**2 * level * (1 - level) / counts)))
+    return float(stats.norm.sf(float(weights @ accuracy) / error))
+
+
+def holm(p_values: list[float], tests: int) -> list[float]:
+    """Holm's step-down over `tests` hypotheses, of which those not given count as p = 1."""
+    p = np.array(p_values)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    scaled = np.minimum(1.0, (tests - np.arange(p.size)) * p[order])
+    adjusted[order] = np.maximum.accumulate(scaled)
+    return [float(value) for value in adjusted]
