@@ -114,7 +114,7 @@ def _to_the_end(values: FloatArray, drops: FloatArray, ar: float) -> Part:
     size = values.size
     start = np.arange(SHORTEST_FLANK, size - 1)
     width = size - start
-    before = np.minimum(np.clip(width, SHORTEST_FLANK, LONGEST_FLANK), start)
+    before, _ = _flanks(width, start, 0)
     total = np.concatenate([[0.0], np.cumsum(values)])
     depth = (total[start] - total[start - before]) / before - (total[-1] - total[start]) / width
     error = np.array(
@@ -124,8 +124,10 @@ def _to_the_end(values: FloatArray, drops: FloatArray, ar: float) -> Part:
     return start, np.full(start.size, size), depth, depth / error, fall
 
 
-def _flanks(width: int, start: IntArray, left: IntArray | int) -> tuple[IntArray, IntArray]:
-    long = min(max(width, SHORTEST_FLANK + 1), LONGEST_FLANK)
+def _flanks(
+    width: IntArray | int, start: IntArray, left: IntArray | int
+) -> tuple[IntArray, IntArray]:
+    long = np.clip(width, SHORTEST_FLANK + 1, LONGEST_FLANK)
     return np.minimum(long, start), np.minimum(long, left)
 
 

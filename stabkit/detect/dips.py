@@ -13,12 +13,11 @@ from stabkit.detect.robust import (
     BoolArray,
     FloatArray,
     IntArray,
-    ar_coefficient,
     checked_series,
     difference_scale,
     noise_scale,
 )
-from stabkit.detect.significance import holm, paired_p, unpaired_p
+from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p
 
 SHORTEST = 8  # evaluations: three before, two that are low, three after
 MIN_FALL = 2.5  # standard errors
@@ -50,8 +49,49 @@ def find_dips(
     threshold: float | None = None,
     alpha: float = 0.01,
     chance: float = 0.0,
+    between: float | None = None,
 ) -> pd.DataFrame:
-    """DOCSTRING"""
+    """Stretches in which the accuracy falls below the level around it, beyond noise and chance.
+
+    accuracy [evals] in 0..1 (NaN: left out); n: samples evaluated, one number or [evals];
+    correct: bool [evals, n], the same samples in the same order at every evaluation.
+
+    Every window of two evaluations or more is compared with the evaluations before and after it,
+    against the trend (`stabkit.detect.contrasts`). A dip is a window whose mean lies `min_depth`
+    and `threshold` standard errors below its reference, into which the accuracy falls at once (a
+    stall of a rising curve is none) and of which two evaluations in a row are low. The standard
+    error is that of AR(1) noise, its scale and coefficient estimated outside of the windows that
+    stand out; `threshold` defaults to 4.5 and more for autocorrelated noise, long runs and where
+    the samples are not known (`critical`). Windows are taken by how far they stand out, none
+    overlapping another.
+
+    Significance: with `correct`, each sample's answers in the window against its own before and
+    after it; with `n` alone, as if every evaluation drew other samples, which misses more. p_value
+    is Holm-corrected over all windows and must be at most `alpha`; with neither it is NaN and the
+    noise decides alone. The paired test knows what differs between samples; noise common to all
+    is left to the noise rule. Measured rates of false alarms, power and errors of onset:
+    docs/detectors.md.
+
+    Returns one row a dip: onset (last step before it), trough, recovery (steps; first of two
+    evaluations within noise of the reference, NaN when the run ends before), depth (reference -
+    accuracy at the trough; the lowest of several, so about one noise scale too large),
+    relative_depth (depth / (level at onset - chance)), area (below the level at onset, accuracy x
+    steps), half_recovery (steps from trough to half of the depth), permanent_loss (how far the
+    level after it lies below the trend before it), similarity (correlation over samples of the
+    answers five evaluations before and after), z, p_value, severity:
+
+    - "benign": returns to the trend
+    - "lingering": returns below it, or settles within half the depth
+    - "restart": afterwards the answers agree with those before no better than `between`, the
+      similarity of runs that differ in their seed (`answer_similarity`)
+    - "terminal": the run ends with less than a quarter of its accuracy above chance
+    - "censored": the run ends before any of this is seen
+
+    `attrs` holds noise, ar, threshold and left_out (evaluations without accuracy). Fewer than 8
+    evaluations give no rows. The same call after every evaluation is the online detector: after the
+    last it has found what one call finds. Raises ValueError for steps that do not increase,
+    accuracies outside 0..1, `correct` of another shape or another accuracy.
+    """
     steps, acc = checked_series(step, accuracy, "accuracy")
     _check_options(acc, steps, min_depth, threshold, alpha, chance)
     bits = None if correct is None else _checked_bits(correct, acc)
@@ -69,7 +109,7 @@ def find_dips(
     tests = acc.size * width_count(acc.size)
     p_values = holm([_p_value(span, acc, counts, bits) for span in spans], tests)
     kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
-    rows = [_row(span, p, steps, acc, noise, chance) for span, p in kept]
+    rows = [_row(span, p, steps, acc, noise, chance, bits, between) for span, p in kept]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
     frame.attrs = {"noise": noise, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
     return frame
@@ -84,6 +124,7 @@ _COLUMNS = {
     "area": "float64",
     "half_recovery": "float64",
     "permanent_loss": "float64",
+    "similarity": "float64",
     "z": "float64",
     "p_value": "float64",
     "severity": "object",
@@ -153,8 +194,7 @@ def _find(
         outside = np.ones(acc.size, dtype=bool)
         for span in spans:
             outside[span.onset + 1 : span.recovery] = False
-        noise, lag = noise_scale(acc[outside])
-        ar = ar_coefficient(lag)
+        noise, ar = noise_scale(acc[outside])
         # What might be a dip is kept out of the noise as well: one just below the bar raises it.
         now = _spans(acc, scan(acc, ar), max(noise, floor), PROVISIONAL, min_depth)
         same = [(s.start, s.stop) for s in now] == [(s.start, s.stop) for s in spans]
@@ -173,8 +213,8 @@ def critical(evals: int, ar: float, paired: bool) -> float:
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
     if paired:
-        return 4.8 + longer + 0.8 * ar
-    return 4.8 + longer + 3.0 * ar + 20 / evals  # few evaluations: a rough estimate of the noise
+        return 4.5 + longer + 0.8 * ar
+    return 4.5 + longer + 2.0 * ar + 20 / evals  # few evaluations: a rough estimate of the noise
 
 
 def _spans(
@@ -231,7 +271,14 @@ def _p_value(
 
 
 def _row(
-    span: _Span, p: float, steps: IntArray, acc: FloatArray, noise: float, chance: float
+    span: _Span,
+    p: float,
+    steps: IntArray,
+    acc: FloatArray,
+    noise: float,
+    chance: float,
+    bits: BoolArray | None,
+    between: float | None,
 ) -> dict[str, object]:
     stop = acc.size if span.recovery is None else span.recovery + 1
     level = float(span.line[span.onset])
@@ -239,6 +286,13 @@ def _row(
     depth = float(span.line[span.trough] - acc[span.trough])
     above_chance = level - chance
     loss = _permanent_loss(span, steps, acc)
+    similarity = math.nan
+    if bits is not None and span.recovery is not None:
+        before = bits[max(0, span.onset + 1 - MEDIAN_OF) : span.onset + 1]
+        similarity = answer_similarity(before, bits[span.recovery :][:MEDIAN_OF])
+    severity = _severity(span, acc, depth, loss, noise, chance)
+    if between is not None and similarity <= between:
+        severity = "restart"
     return {
         "onset": steps[span.onset],
         "trough": steps[span.trough],
@@ -248,9 +302,10 @@ def _row(
         "area": float(integrate.trapezoid(below, steps[span.onset : stop])),
         "half_recovery": _half_recovery(span, steps, acc, depth),
         "permanent_loss": loss,
+        "similarity": similarity,
         "z": span.z,
         "p_value": p,
-        "severity": _severity(span, acc, depth, loss, noise, chance),
+        "severity": severity,
     }
 
 

@@ -34,6 +34,17 @@ def unpaired_p(weights: FloatArray, accuracy: FloatArray, counts: IntArray) -> f
     return float(stats.norm.sf(float(weights @ accuracy) / error))
 
 
+def answer_similarity(one: BoolArray, other: BoolArray) -> float:
+    """Correlation over the samples of how often each is answered correctly; NaN without spread.
+
+    one, other [evals, n]: a few evaluations of the same samples, of one run at two times or of two.
+    """
+    a, b = one.mean(axis=0), other.mean(axis=0)
+    if not (a.std() > 0 and b.std() > 0):
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])
+
+
 def holm(p_values: list[float], tests: int) -> list[float]:
     """Holm's step-down over `tests` hypotheses, of which those not given count as p = 1."""
     p = np.array(p_values)
