@@ -12,13 +12,13 @@ from stabkit.monitor.layers import layer_of
 from stabkit.store.schema import SIGNALS
 
 _ORDERED = (
-    r"patch_?embed\w*|stem|embed(ding)?s?|conv_?proj|conv1|word_\w+|tok_embed\w*",
+    r"patch_?embed\w*|(conv_)?stem|embed(ding)?s?|conv_?proj|conv1|word_\w+|tok_embed\w*",
     r"bn1|cls_token|class_token|dist_token|mask_token|reg(ister)?_tokens?|pos_?embed\w*",
     r".*",  # blocks, and whatever else
     r"(final_|last_|post_|fc_|encoder_)?(layer_?)?norm|ln_?\w?|pre_logits|neck",
     r"proj(ector|ection)?(_head)?",
     r"pred(ictor|iction)?(_head)?",
-    r"(\w+_)?head|fc|classifier|linear|logits",
+    r"(\w+_)?heads?(_dist)?|fc|classifier|linear|logits",
 )
 _DEPTH = [re.compile(pattern, re.IGNORECASE) for pattern in _ORDERED]
 _BLOCKS = 2
@@ -60,22 +60,42 @@ def layer_signal(name: str) -> tuple[str, str, str] | None:
 
 
 def layer_names(paths: list[str]) -> dict[str, str]:
-    """The layer of each module path; what all paths begin with says nothing and goes."""
-    split = {path: re.split(r"[/.]", path) for path in paths}
-    while len({parts[0] for parts in split.values()}) == 1 and all(
-        len(parts) > 2 and not parts[1].isdigit() and _depth(parts[0]) == _BLOCKS
-        for parts in split.values()
-    ):
-        split = {path: parts[1:] for path, parts in split.items()}
-    return {path: _layer(parts) for path, parts in split.items()}
+    """The layer of each module path, without the names of what holds the backbone."""
+    split = _unwrapped([re.split(r"[/.]", path) for path in paths])
+    return {path: _layer(parts) for path, parts in zip(paths, split, strict=True)}
+
+
+def _unwrapped(paths: list[list[str]]) -> list[list[str]]:
+    while True:
+        words = dict.fromkeys(parts[0] for parts in paths)
+        wrapper = next((word for word in words if _wraps(word, paths)), None)
+        if wrapper is None:
+            return paths
+        paths = [parts[1:] if parts[0] == wrapper else parts for parts in paths]
+
+
+def _wraps(word: str, paths: list[list[str]]) -> bool:
+    """Whether `word` holds blocks and more, or everything; never where two things hold the same."""
+    own = [parts for parts in paths if parts[0] == word]
+    others = {part for parts in paths if parts[0] != word for part in parts[:2]}
+    if _depth(word) != _BLOCKS or not all(len(p) > 1 and not _is_number(p[1]) for p in own):
+        return False
+    inside = {parts[1] for parts in own}
+    has_blocks = any(_is_number(part) for parts in own for part in parts[2:])
+    has_all = not others and any(len(parts) > 2 for parts in own)
+    return (has_all or (has_blocks and len(inside) > 1)) and inside.isdisjoint(others)
+
+
+def _is_number(part: str) -> bool:
+    return part.isdigit() or re.fullmatch(r"\w*(layer|block)_\d+", part) is not None
 
 
 def _layer(parts: list[str]) -> str:
     layer = layer_of(".".join([*parts, "any"]))  # the rule is for parameters: add one
-    if layer.rsplit(".", 1)[-1].isdigit() or _depth(layer) > _BLOCKS:
+    if layer.rsplit(".", 1)[-1].isdigit() or _depth(layer) != _BLOCKS:
         return layer
     below = parts[parts.index(layer) :] if layer in parts else []
-    number = next((i for i, part in enumerate(below) if part.isdigit()), None)
+    number = next((i for i, part in enumerate(below) if _is_number(part)), None)
     return layer if number is None else ".".join(below[: number + 1])
 
 

@@ -1,5 +1,7 @@
 """CSV, Parquet and JSON files -> columns of numbers -> series over a column of steps."""
 
+import codecs
+import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,8 +54,8 @@ def read_table(path: Path) -> Table:
     try:
         if start[:4] == b"PAR1":
             return _from_arrow(path, pq.read_table(path, partitioning=None))
-        if b"\0" in start:
-            raise ConvertError(f"{path}: neither text nor Parquet nor TensorBoard events")
+        if not _is_text(path):
+            raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
         if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
             notes: list[str] = []
             table = _from_records(path, _json_records(path, notes))
@@ -132,7 +134,7 @@ def _read_csv(path: Path, start: bytes) -> Table:
         # all as text: a type guessed from the first rows would refuse the later ones
         convert_options=pa_csv.ConvertOptions(
             null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True,
-            column_types=_as_text(path, chr(delimiter)),
+            column_types=dict.fromkeys(_header(path, chr(delimiter)), pa.string()),
         ),
     )  # fmt: skip
     result = _from_arrow(path, table)
@@ -144,16 +146,25 @@ def _read_csv(path: Path, start: bytes) -> Table:
     return result
 
 
-def _as_text(path: Path, delimiter: str) -> dict[str, Any]:
-    """Every column as text."""
-    reader = pa_csv.open_csv(
-        path,
-        read_options=pa_csv.ReadOptions(use_threads=False),
-        parse_options=pa_csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
-        ),
-    )
-    return {name: pa.string() for name in reader.schema.names}
+def _header(path: Path, delimiter: str) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return next(csv.reader(file, delimiter=delimiter), [])
+        except csv.Error as error:
+            raise ConvertError(f"{path}: row 1, of names: {error}") from None
+
+
+def _is_text(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                if b"\0" in block:
+                    return False
+                decoder.decode(block)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _from_arrow(path: Path, table: pa.Table) -> Table:
