@@ -78,4 +78,4 @@ def tidy(name: str, allowed: str | None = None) -> str:
     With `allowed`, a character class, everything else becomes `_` too.
     """
     text = "".join(c if c.isprintable() else "_" for c in name)
-    return (re.sub(f"[^{allowed}]", "_", text) if allowed else text)[:200]
+    return (re.sub(f"[^{allowed}]", "_", text) if allowed else text)[:200] or "_"

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorboard", reason="needs the extra: pip install 'stabkit[tensorboard]'")
-
 from stabkit.convert.convert import convert
 from stabkit.convert.series import ConvertError
 from stabkit.convert.tensorboard import read_events
