@@ -74,7 +74,7 @@ def convert(
 
 
 def _check(source: Path, out: Path, chance: float | None, n: int | None) -> None:
-    if not source.exists():
+    if not (source.is_file() or source.is_dir()):
         raise ConvertError(f"{source}: no such file or folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConvertError(f"{out}: is there already and is never written over; name another")
@@ -94,7 +94,12 @@ def read_logs(source: Path, format: str | None, step: str | None) -> tuple[str, 
     if source.is_dir():
         found, files = _search(source, format)
         if found == "tensorboard":
-            return found, _in_folder(source, files, step, read_events)
+            logs = _in_folder(source, files, step, read_events)
+            unread = {path.parent for path in source.rglob("*") if is_event_file(path)} - {*files}
+            if unread:
+                names = listed(sorted(str(path.relative_to(source)) for path in unread))
+                logs[0].notes.append(f"not read, event files in folders below: {names}")
+            return found, logs
         return found, _in_folder(source, files, step, lambda p: metrics_log(read_table(p), step))
     if is_event_file(source) or format == "tensorboard":
         return "tensorboard", _in_folder(source, [source], step, read_events)

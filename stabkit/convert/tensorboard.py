@@ -136,8 +136,10 @@ def _number(value: Any) -> float | str:
     if kind == "simple_value":
         return float(value.simple_value)
     plugin = value.metadata.plugin_data.plugin_name
+    if kind is None:
+        return str(plugin).rstrip("s") or "no value"
     if kind != "tensor":
-        return {"histo": "histogram"}.get(str(kind), str(kind))
+        return {"histo": "histogram"}.get(kind, str(kind))
     shape = [dim.size for dim in value.tensor.tensor_shape.dim]
     # asked before unpacking: a shape is a claim, and numpy would fill it
     if plugin not in ("", "scalars") or any(size != 1 for size in shape):
