@@ -97,8 +97,8 @@ def read_logs(source: Path, format: str | None, step: str | None) -> tuple[str, 
             logs = _in_folder(source, files, step, read_events)
             unread = {path.parent for path in source.rglob("*") if is_event_file(path)} - {*files}
             if unread:
-                names = listed(sorted(str(path.relative_to(source)) for path in unread))
-                logs[0].notes.append(f"not read, event files in folders below: {names}")
+                where = listed(sorted(str(path.relative_to(source)) for path in unread))
+                logs[0].notes.append(f"not read, event files in folders below: {where}")
             return found, logs
         return found, _in_folder(source, files, step, lambda p: metrics_log(read_table(p), step))
     if is_event_file(source) or format == "tensorboard":

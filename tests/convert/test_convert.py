@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 import stabkit
+from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.events import bursts, dips, spikes
+from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.convert.convert import convert
 from stabkit.rundir import RunDir
@@ -110,6 +112,18 @@ def test_a_healthy_run_is_stable_and_a_not_finite_one_diverged(tmp_path: Path) -
 
     table = run_table(stabkit.load(tmp_path / "runs")).set_index("run")
     assert table["verdict"].to_dict() == {"bad": "diverged", "healthy": "stable"}
+
+
+def test_several_converted_runs_are_told_apart(tmp_path: Path) -> None:
+    """They have no configuration: without their names all would be seeds of one cell."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        convert(as_csv(planted(), tmp_path / name), tmp_path / "runs" / name)
+    runs = stabkit.load(tmp_path / "runs")
+    assert [cell_label(cell) for cell in group_cells(runs)] == ["one", "two"]
+    for plot in ("knn", "grad-norms"):
+        _, _, csv = draw(plot, runs, tmp_path / "figures")
+        assert set(pd.read_csv(csv)["run"]) == {"one", "two"}
 
 
 def test_dry_run_lists_everything_and_writes_nothing(
