@@ -2,8 +2,7 @@
 
 import codecs
 import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from stabkit.convert.records import flat, json_records
 from stabkit.convert.series import (
     ConvertError,
     FloatArray,
@@ -58,7 +58,7 @@ def read_table(path: Path) -> Table:
             raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
         if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
             notes: list[str] = []
-            table = _from_records(path, _json_records(path, notes))
+            table = _from_records(path, json_records(path, notes))
             table.notes += notes
             return table
         return _read_csv(path, start)
@@ -237,50 +237,13 @@ def _number(cell: Any) -> float | None:
         return None
 
 
-def _json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Records of a JSON array, of JSON lines, or of columns as pandas writes them."""
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise ConvertError(f"{path}: nested too deeply") from None
-    except ValueError:
-        yield from _json_lines(path, text, notes)
-        return
-    if isinstance(content, dict):
-        columns = {key: column for key, column in content.items() if isinstance(column, dict)}
-        if not columns or len(columns) < len(content):
-            yield content
-            return
-        for row in dict.fromkeys(row for column in columns.values() for row in column):
-            yield {key: column[row] for key, column in columns.items() if row in column}
-        return
-    yield from (record for record in content if isinstance(record, dict))
-
-
-def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            if number == len(lines) > 1:
-                notes.append(f"line {number}, the last, is torn and was left out")
-                return
-            raise ConvertError(f"{path}: line {number} is not JSON") from None
-        if isinstance(record, dict):
-            yield record
-
-
 def _from_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Table:
     """Nested mappings become dotted names; null is a blank."""
     cells: dict[str, tuple[list[int], list[Any]]] = {}
     count = 0
     for row, record in enumerate(records):
         count += 1
-        for name, value in _flat(record, ""):
+        for name, value in flat(record, ""):
             if value is not None:
                 rows, values = cells.setdefault(name, ([], []))
                 rows.append(row)
@@ -289,11 +252,3 @@ def _from_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Table:
     for name, (rows, values) in cells.items():
         _add(table, name, (np.array(rows, np.int64), values))
     return table
-
-
-def _flat(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in record.items():
-        if isinstance(value, Mapping) and "_type" not in value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:  # a mapping with `_type` is an image, a histogram, … of W&B
-            yield prefix + key, f"<{value['_type']}>" if isinstance(value, Mapping) else value
