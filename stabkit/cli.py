@@ -104,16 +104,49 @@ def build_parser() -> argparse.ArgumentParser:
         "is answered with the nearest. Results go to the run's evals table."
     )
 
-    verb = _add_verb(verbs, "export", "a run's backbone as a timm file", "RUN -o FILE", _export)
+    takes = "RUN -o FILE | RUN --tensorboard FOLDER"
+    about = "a run's backbone as a timm file, or its record as TensorBoard events"
+    verb = _add_verb(verbs, "export", about, takes, _export)
     verb.add_argument("run", type=Path)
-    verb.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
-    verb.add_argument("--encoder", choices=("online", "target"), default="online")
+    verb.add_argument("-o", "--out", type=Path, metavar="FILE", help="weights of the backbone")
+    verb.add_argument("--encoder", choices=("online", "target"), help="with -o (default: online)")
+    verb.add_argument(
+        "--tensorboard", type=Path, metavar="FOLDER", help="scalars, evaluations, layers, events"
+    )
 
     takes = "FILE CONFIG [key=value ...]"
     verb = _add_verb(verbs, "import", "a run out of a file of weights", takes, _import)
     verb.add_argument("file", type=Path, help="of the official moco-v3 code, or plain timm weights")
     verb.add_argument("config", help="what describes the backbone and the data to evaluate on")
     verb.add_argument("--run-dir", type=Path, help="the run's folder (default: runs/imported/…)")
+
+    takes = "SOURCE -o FOLDER [--map NAME=TARGET ...]"
+    verb = _add_verb(verbs, "convert", "a run out of another tool's logs", takes, _convert)
+    verb.add_argument(
+        "source",
+        type=Path,
+        help="a folder of TensorBoard event files or of Lightning's metrics.csv; or a file: event "
+        "file, W&B history (CSV, JSON) or chart (CSV), any CSV, Parquet or JSON table with steps",
+    )
+    verb.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER")
+    verb.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="NAME=TARGET",
+        help="where a series goes: step, skip, another name, scalar:NAME, eval:NAME, "
+        "layer:NAME[:DEPTH]; e.g. val/acc1=knn_heldout; may be given many times",
+    )
+    verb.add_argument("--n", type=int, help="how many samples every evaluation took")
+    verb.add_argument("--chance", type=float, help="the accuracy of guessing, e.g. 0.1")
+    verb.add_argument(
+        "--format",
+        choices=("tensorboard", "wandb", "lightning", "table"),
+        help="only where it cannot be told from the source",
+    )
+    verb.add_argument(
+        "--dry-run", action="store_true", help="say what would go where, write nothing"
+    )
     return parser
 
 
@@ -283,15 +316,58 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    if (arguments.out is None) == (arguments.tensorboard is None):
+        raise RequestError(
+            "export needs one of: -o FILE, for the weights of the backbone; --tensorboard FOLDER, "
+            "for what was recorded"
+        )
+    if arguments.tensorboard is not None:
+        return _export_events(arguments)
+    encoder: Any = arguments.encoder or "online"
     rundir = _trained(arguments.run)
     from stabkit.train.weights import export
 
     try:
-        count = export(rundir, arguments.out, arguments.encoder)
+        count = export(rundir, arguments.out, encoder)
     except (ValueError, OSError) as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
-    print(f"{arguments.out}: {count} tensors of the {arguments.encoder} backbone")
+    print(f"{arguments.out}: {count} tensors of the {encoder} backbone")
+    return 0
+
+
+def _export_events(arguments: argparse.Namespace) -> int:
+    from stabkit.convert.export import export_events
+    from stabkit.convert.series import ConvertError
+
+    if arguments.encoder is not None:
+        raise RequestError("--encoder goes with -o FILE: events hold no weights")
+    try:
+        count = export_events(stabkit.open_run(arguments.run), arguments.tensorboard)
+    except ConvertError as error:
+        raise RequestError(str(error)) from None
+    folder = arguments.tensorboard
+    print(f"{folder}: {count} tags, float32; look at them by `tensorboard --logdir {folder}`")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from stabkit.convert.convert import convert
+    from stabkit.convert.series import ConvertError
+    from stabkit.convert.words import in_detail, in_short
+
+    out, source = arguments.out, arguments.source
+    try:
+        runs = convert(
+            source, out, arguments.map, arguments.chance, arguments.n, arguments.format,
+            arguments.dry_run,
+        )  # fmt: skip
+    except ConvertError as error:
+        raise RequestError(str(error)) from None
+    for run in runs:
+        print("\n".join(in_detail(run) if arguments.dry_run else in_short(source, run)))
+    if not arguments.dry_run:
+        print(f"Next: stabkit analyze {out}")
     return 0
 
 

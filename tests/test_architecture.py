@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYER = {
     "yamlio": -1, "code_state": 0, "config": 0, "rundir": 0, "store": 1, "monitor": 2,
-    "detect": 2, "train": 3, "analyze": 3, "sweep": 4, "cli": 5, "__main__": 6,
+    "detect": 2, "train": 3, "analyze": 3, "convert": 3, "sweep": 4, "cli": 5, "__main__": 6,
 }  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def test_every_module_has_a_layer() -> None:
         "import stabkit.store.reader, stabkit.store.writer, stabkit.detect",
         "import stabkit.sweep.launch, stabkit.sweep.submit, stabkit.sweep.cancel",
         "import stabkit.analyze.plots, stabkit.analyze.summary",
+        "import stabkit.convert.convert, stabkit.convert.export, stabkit.convert.words",
         "from stabkit import load, find_dips, find_spikes",
         "from stabkit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
         "from stabkit.cli import main\nmain(['sweep', 'sweeps/lr_grid.yaml', '--dry-run'])",

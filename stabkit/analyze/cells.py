@@ -26,13 +26,18 @@ class Cell:
 
 
 def group_cells(runs: Runs) -> list[Cell]:
-    """Cells in the order of their settings, numbers by size."""
+    """Cells in the order of their settings, numbers by size.
+
+    A run without a configuration, as of a Monitor or a converted log, is a cell of its own.
+    """
     factors = _telling(runs)
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(_fixed(run.settings.get(key)) for key in factors), []).append(run)
+        values = [_fixed(run.settings.get(key)) for key in factors]
+        alone = [] if run.settings else [run.path]
+        groups.setdefault((*values, *alone), []).append(run)
     cells = [
-        Cell(dict(zip(factors, values, strict=True)), tuple(sorted(members, key=_seed)))
+        Cell(dict(zip(factors, values, strict=False)), tuple(sorted(members, key=_seed)))
         for values, members in groups.items()
     ]
     return sorted(cells, key=lambda cell: [_order(v) for v in cell.settings.values()])
@@ -69,7 +74,9 @@ def label(key: str, value: Any) -> str:
 
 
 def cell_label(cell: Cell, without: str | None = None) -> str:
-    """The cell's settings in words; its run's name when nothing differs."""
+    """The cell's settings in words; its run's name when nothing differs or it has none."""
+    if not cell.runs[0].settings:
+        return cell.runs[0].name
     words = [label(key, value) for key, value in cell.settings.items() if key != without]
     return ", ".join(words) or ("" if without else cell.runs[0].name)
 

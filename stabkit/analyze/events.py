@@ -1,5 +1,7 @@
 """What the detectors find in a run, by the names the tables of a run use."""
 
+import math
+
 import pandas as pd
 
 from stabkit.detect import find_collapse, find_dips, find_spikes, find_stuck_loss
@@ -17,17 +19,26 @@ COLLAPSE = {
 def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
     """`find_dips` on an evaluation of the run, paired over its samples where bits are there.
 
+    Where not even their number is known, the noise rule decides alone and p_value is NaN.
     Also `end`: the recovery, or the last evaluation of a dip that the run ended in.
     """
     evals = run.evals(metric)
+    chance = float(evals["chance"].iloc[0]) if len(evals) else 0.0
     found = find_dips(
         evals["step"].to_numpy(),
         evals["value"].to_numpy(),
-        n=evals["n"].to_numpy(),
+        n=evals["n"].to_numpy() if counts_known(evals) else None,
         correct=run.correct(metric),
-        chance=float(evals["chance"].iloc[0]) if len(evals) else 0.0,
+        chance=0.0 if math.isnan(chance) else chance,
     )
+    if math.isnan(chance):
+        found["relative_depth"] = math.nan
     return found.assign(end=found["recovery"].fillna(evals["step"].max()))
+
+
+def counts_known(evals: pd.DataFrame) -> bool:
+    """Whether it is known on how many samples; not so in a run converted without `--n`."""
+    return bool((evals["n"] > 0).all())
 
 
 def collapses(run: Run) -> pd.DataFrame:

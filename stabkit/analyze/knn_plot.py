@@ -61,8 +61,7 @@ def draw_knn(table: pd.DataFrame) -> Figure:
                 _draw_curve(ax, rows, styles[curve])
             _draw_chance(ax, table)
             ax.set(title=panel, xlabel="step")
-        first = table.iloc[0]
-        axes[0].set_ylabel(f"held-out kNN accuracy\n(k = {first['k']}, n = {first['n']:,})")
+        axes[0].set_ylabel("held-out kNN accuracy" + _how(table.iloc[0]))
         axes[0].set_ylim(bottom=0)
         lines = [Line2D([], [], linewidth=1.3, label=c, **style) for c, style in styles.items()]
         figure.legend(handles=lines, loc="outside right center")
@@ -82,8 +81,16 @@ def _draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
             )  # fmt: skip
 
 
+def _how(first: "pd.Series[Any]") -> str:
+    """k and n, as far as they are known: a run converted from a log has 0 there."""
+    known = [f"{name} = {first[name]:,}" for name in ("k", "n") if first[name] > 0]
+    return f"\n({', '.join(known)})" if known else ""
+
+
 def _draw_chance(ax: Axes, table: pd.DataFrame) -> None:
     chance = table["chance"].iloc[0]
+    if math.isnan(chance):
+        return
     ax.axhline(chance, color="0.6", linewidth=0.7, zorder=0)
     ax.annotate(
         "chance", (table["step"].max(), chance), xytext=(0, 2), textcoords="offset points",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import bursts, collapses, dips, spikes
+from stabkit.analyze.events import bursts, collapses, counts_known, dips, spikes
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run, Runs
 
@@ -83,10 +83,16 @@ def _headline(runs: Runs, table: pd.DataFrame) -> str:
         return f"{line}; none has held-out kNN evaluations, so dips cannot be found"
     first = evals.iloc[0]
     every = int(evals["step"].diff().median()) if len(evals) > 1 else 0
-    return (
-        f"{line}\nHeld-out kNN every {every} steps on {int(first['n']):,} images, "
-        f"chance {first['chance']:.2f}."
-    )
+    size = f"{int(first['n']):,}" if counts_known(evals) else "an unknown number of"
+    chance = "unknown" if math.isnan(first["chance"]) else f"{first['chance']:.2f}"
+    line += f"\nHeld-out kNN every {every} steps on {size} images, chance {chance}."
+    without = sum(not counts_known(run.evals("knn_heldout")) for run in runs)
+    if without:
+        line += (
+            f"\n{counted(without, 'run')} without sample counts: dips there are not tested, the "
+            "noise rule alone finds\nthem, which mistakes slow noise for dips more often."
+        )
+    return line
 
 
 def _text_table(table: pd.DataFrame) -> str:
@@ -159,10 +165,14 @@ def _deepest(runs: Runs, table: pd.DataFrame) -> str:
     end = "not recovered when the run ended"
     if not pd.isna(dip["recovery"]):
         end = f"recovered by step {int(dip['recovery'])}"
+    seed = "" if pd.isna(worst["seed"]) else f", seed {worst['seed']}"
+    p_value = "no p-value: sample counts unknown"
+    if not math.isnan(dip["p_value"]):
+        p_value = f"p = {dip['p_value']:.1g}"
     return (
-        f"The deepest dip ({worst['cell']}, seed {worst['seed']}): {100 * dip['depth']:.1f} points "
+        f"The deepest dip ({worst['cell']}{seed}): {100 * dip['depth']:.1f} points "
         f"below its level\nat step {int(dip['trough'])}; begun at step {int(dip['onset'])}, {end} "
-        f"(p = {dip['p_value']:.1g})."
+        f"({p_value})."
     )
 
 

@@ -59,9 +59,12 @@ class Run:
         return frame if metric is None else frame[frame["metric"] == metric].reset_index(drop=True)
 
     def correct(self, metric: str) -> NDArray[np.bool_] | None:
-        """[evals, n] correctness of each sample at each evaluation; None if n changed midway."""
+        """[evals, n] correctness of each sample at each evaluation.
+
+        None if n changed midway, or where bits are missing, as in a run converted from a log.
+        """
         frame = self.evals(metric)
-        if frame.empty or frame["n"].nunique() > 1:
+        if frame.empty or frame["n"].nunique() > 1 or frame["correct"].isna().any():
             return None
         rows = zip(frame["correct"], frame["n"], strict=True)
         return np.stack([unpack_bits(bits, int(n)) for bits, n in rows])
@@ -140,11 +143,18 @@ def open_run(folder: str | Path) -> Run:
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
-    """All readable parts; a damaged, foreign or too new part is named in a warning and left out."""
+    return read_table(folder, name).to_pandas()
+
+
+def read_table(folder: Path, name: str) -> pa.Table:
+    """All readable parts; a damaged, foreign or too new part is named in a warning and left out.
+
+    As stored: pandas tells null, not measured, from NaN no longer.
+    """
     tables = [t for part in sorted(folder.glob("part-*.parquet")) if (t := _part(part)) is not None]
     if not tables:
-        return TABLES[name].empty_table().to_pandas()
-    return pa.concat_tables(tables, promote_options="default").unify_dictionaries().to_pandas()
+        return TABLES[name].empty_table()
+    return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
 
 
 def _part(path: Path) -> pa.Table | None:

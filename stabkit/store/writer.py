@@ -71,6 +71,30 @@ class Writer:
         columns = [pa.array([v], type=f.type) for v, f in zip(row, EVALS, strict=True)]
         self._add("evals", EVALS, columns)
 
+    def add_accuracies(
+        self,
+        steps: NDArray[np.int64],
+        metric: str,
+        values: NDArray[np.float64],
+        chance: float,
+        n: int,
+        k: int,
+        temperature: float,
+    ) -> None:
+        """Evaluations without their samples, [steps]. Not known: n and k 0, the others NaN."""
+        rows = len(steps)
+        names = pa.DictionaryArray.from_arrays(
+            pa.array(np.zeros(rows, dtype=np.int32)), pa.array([metric])
+        )
+        same = [
+            pa.array([fact] * rows, EVALS.field(name).type)
+            for name, fact in zip(
+                ("chance", "n", "k", "temperature"), (chance, n, k, temperature), strict=True
+            )
+        ]
+        columns = [pa.array(steps), names, pa.array(values), *same, pa.nulls(rows, pa.binary())]
+        self._add("evals", EVALS, columns)
+
     def _add(self, table: str, schema: pa.Schema, columns: list[Any]) -> None:
         self._pending[table].append(pa.record_batch(columns, schema=schema))
 

@@ -1,0 +1,166 @@
+"""Which series of a log goes to which table of a run: what the user says, else what names say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from stabkit.convert.layers import NAME, Layers, arrange
+from stabkit.convert.layout import of_layout, order_of
+from stabkit.convert.naming import (
+    is_accuracy,
+    is_held_out,
+    is_knn,
+    is_training,
+    layer_signal,
+)
+from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
+from stabkit.convert.targets import Target
+
+OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An accuracy in 0..1. What is not known: `chance` and `temperature` NaN, `n` and `k` 0."""
+
+    series: Series
+    chance: float = float("nan")
+    n: int = 0
+    k: int = 0
+    temperature: float = float("nan")
+
+
+@dataclass
+class Plan:
+    """A run to be: its tables, `went` (source, where, remark) and what was left out."""
+
+    scalars: dict[str, Series] = field(default_factory=dict)
+    evals: dict[str, list[Evaluation]] = field(default_factory=dict)
+    layers: Layers = field(default_factory=Layers)
+    went: list[tuple[str, str, str]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int | None) -> Plan:
+    """Every series of `log` in its table, or among what was left out.
+
+    `chance` and `n` hold for every evaluation of which the log does not say them. Raises
+    ConvertError when a series cannot be what the user maps it to.
+    """
+    plan = Plan(left_out=dict(log.left_out), notes=list(log.notes))
+    series = {name: one.settled() for name, one in log.series.items()}
+    twice = sum(log.series[name].steps.size - one.steps.size for name, one in series.items())
+    if twice:
+        plan.notes.append(f"{counted(twice, 'value')} written twice at a step: the later was kept")
+    series = {name: one for name, one in series.items() if one.steps.size}
+    known = {**of_layout(log.layout, series), **targets}
+    judged = {name: _judge(name, known.get(name), series) for name in series}
+    _name_the_knn(judged, series)
+    of_layers: dict[str, tuple[Target, Series]] = {}
+    for name, target in judged.items():
+        if target.kind == "skip":
+            plan.left_out[name] = "as asked"
+        elif target.kind in ("layer", "parameter"):
+            if _is_norm(plan, name, name in targets, series[name]):
+                of_layers[name] = target, series[name]
+            else:
+                _add_scalar(plan, name, name, series[name])
+        elif target.kind == "eval":
+            asked = {"chance": chance, "n": n}
+            given = {fact: value for fact, value in asked.items() if value is not None}
+            target = replace(target, facts={**target.facts, **given})
+            _add_eval(plan, name, target, series[name], name in targets)
+        else:
+            _add_scalar(plan, name, target.name, series[name])
+    plan.layers = arrange(of_layers, order_of(log.layout))
+    plan.went += plan.layers.went
+    for name in plan.layers.refused:
+        _add_scalar(plan, name, name, series[name], "its layer has this signal from elsewhere")
+    return plan
+
+
+def _judge(name: str, asked: Target | None, series: Mapping[str, Series]) -> Target:
+    if asked is not None and asked.kind != "rule":
+        return asked
+    new = asked.name if asked is not None else name
+    if layer_signal(new):
+        return Target("parameter", new)
+    accuracy = is_accuracy(new) and not is_training(new) and _now_and_then(name, new, series)
+    return Target("eval" if new in OWN or accuracy else "scalar", new)
+
+
+def _now_and_then(name: str, new: str, series: Mapping[str, Series]) -> bool:
+    """Said to be held out, or rarer than the rest: else it is of training batches."""
+    others = [one.steps.size for other, one in series.items() if other != name]
+    return is_held_out(new) or not others or 2 * series[name].steps.size <= max(others)
+
+
+def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> None:
+    """The one kNN accuracy there is becomes `knn_heldout`; of several the user has to choose."""
+    evals = {name: t.name for name, t in judged.items() if t.kind == "eval"}
+    knn = [name for name, new in evals.items() if is_knn(new) and new not in OWN]
+    knn = [name for name in knn if _scale(series[name]) is not None]
+    if len(knn) == 1 and "knn_heldout" not in evals.values():
+        judged[knn[0]] = Target("eval", "knn_heldout")
+
+
+def _scale(series: Series) -> float | None:
+    """What divides the values into 0..1: 1, 100 for percent, None for what is no accuracy."""
+    values = series.values[~np.isnan(series.values)]
+    top = values.max(initial=0.0)
+    if values.min(initial=0.0) < 0 or top > 100:
+        return None
+    return 1.0 if top <= 1 + 1e-6 else 100.0  # a mean in float32 may end just above 1
+
+
+def _add_eval(
+    plan: Plan,
+    source: str,
+    target: Target,
+    series: Series,
+    asked: bool,
+) -> None:
+    scale = _scale(series)
+    if scale is None:
+        wrong = series.values[~((series.values >= 0) & (series.values <= 100))]
+        wrong = wrong[~np.isnan(wrong)]
+        why = f"holds {wrong[0]:g}: no accuracy, which is in 0..1 or in percent"
+        if asked:
+            raise ConvertError(f"{shown(source)} {why}")
+        _add_scalar(plan, source, target.name, series, why)
+        return
+    metric = tidy(target.name, NAME)
+    evaluation = Evaluation(
+        Series(series.steps, np.minimum(series.values / scale, 1.0)), **target.facts
+    )
+    others = plan.evals.setdefault(metric, [])
+    if any(other.k == evaluation.k for other in others):
+        plan.left_out[source] = f"duplicate: {metric} came from another series"
+        return
+    others.append(evaluation)
+    values = evaluation.series.values
+    finite = values[~np.isnan(values)]
+    remark = "percent, divided by 100; " if scale == 100 else ""
+    remark += f"{finite.min(initial=1):.3f} to {finite.max(initial=0):.3f}"
+    plan.went.append((source, f"evals: {metric}", remark))
+
+
+def _add_scalar(plan: Plan, source: str, name: str, series: Series, remark: str = "") -> None:
+    name = tidy(name)
+    if name in plan.scalars:
+        plan.left_out[source] = f"duplicate: {shown(name)} came from another series"
+        return
+    plan.scalars[name] = series
+    plan.went.append((source, f"scalars: {shown(name)}", remark))
+
+
+def _is_norm(plan: Plan, name: str, asked: bool, series: Series) -> bool:
+    negative = series.values[series.values < 0]
+    if not negative.size:
+        return True
+    if asked:
+        raise ConvertError(f"{shown(name)} holds {negative[0]:g}: no norm, which is never below 0")
+    plan.notes.append(f"{shown(name)} is no norm, it holds {negative[0]:g}: kept as a scalar")
+    return False

@@ -1,0 +1,133 @@
+"""What the name of a series says: an accuracy, a layer's gradient norm, and how deep that layer is.
+
+The layer of a parameter is that of `stabkit.monitor.layers`, its module path down to the first
+number, also where the number comes later in the path, as in `encoder.layer.3.attention`. Depth
+cannot follow the order of registration, which no log tells: it goes by name, what embeds first,
+then class token and positions, numbered blocks in their order, the last norm, heads at the end.
+"""
+
+import re
+
+from stabkit.monitor.layers import layer_of
+from stabkit.store.schema import SIGNALS
+
+_ORDERED = (
+    r"patch_?embed\w*|(conv_)?stem|embed(ding)?s?|conv_?proj|conv1|word_\w+|tok_embed\w*",
+    r"bn1|cls_token|class_token|dist_token|mask_token|reg(ister)?_tokens?|pos_?embed\w*",
+    r".*",  # blocks, and whatever else
+    r"(final_|last_|post_|fc_|encoder_)?(layer_?)?norm|ln_?\w?|pre_logits|neck",
+    r"proj(ector|ection)?(_head)?",
+    r"pred(ictor|iction)?(_head)?",
+    r"(\w+_)?heads?(_dist)?|fc|classifier|linear|logits",
+)
+_DEPTH = [re.compile(pattern, re.IGNORECASE) for pattern in _ORDERED]
+_BLOCKS = 2
+
+_WORDS = {
+    "grad_norm": r"grad_norms?|gradnorms?|gradient_norms?|gradients?|grads?|grad_2(?:\.0)?_norm",
+    "grad_max": r"grad_max|grad_inf_norm",
+    "param_norm": r"param_norms?|weight_norms?|parameter_norms?",
+}
+assert tuple(_WORDS) == SIGNALS
+_AHEAD = {
+    signal: re.compile(rf"^(?P<prefix>(?:.*[/.])?(?:{words}))[/.](?P<path>.+)$", re.IGNORECASE)
+    for signal, words in _WORDS.items()
+}
+_BEHIND = re.compile(r"^(?P<path>.+)[/.](?P<prefix>grad_norm|grad_max|param_norm)$")
+_TOTAL = re.compile(r"(.*[_/.])?(total|all|global|overall|mean|max|min)", re.IGNORECASE)
+
+_KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")
+_ACCURACY = re.compile(r"(^|[^a-z])(acc|acc[@_-]?\d+|accuracy|top[@_-]?\d+|k-?nn)([^a-z]|$)")
+_HELD_OUT = re.compile(r"(^|[^a-z])(val|valid|validation|test|eval|k-?nn|linear|probe)([^a-z]|$)")
+_TRAINING = re.compile(r"(^|[^a-z])(train|training|batch)([^a-z]|$)")
+_NO_ACCURACY = re.compile(r"loss|time|sec|speed|lr|size|count|grad|norm|err")
+
+
+def layer_signal(name: str) -> tuple[str, str, str] | None:
+    """(signal, prefix, module path) when the name is of a layer or a parameter, else None.
+
+    A word for gradients comes before the path, as in `grad_norm/blocks.0`, `gradients/…`, or
+    Lightning's `grad_2.0_norm/…`, or after a path that is clearly one, as `blocks.0/grad_norm`.
+    """
+    for signal, pattern in _AHEAD.items():
+        found = pattern.match(name)
+        if found and not _TOTAL.fullmatch(found["path"]):
+            return signal, found["prefix"], found["path"]
+    found = _BEHIND.match(name)
+    if found and (_depth(found["path"]) != _BLOCKS or re.search(r"[/.]\d+", found["path"])):
+        return found["prefix"], found["prefix"], found["path"]
+    return None
+
+
+def layer_names(paths: list[str]) -> dict[str, str]:
+    """The layer of each module path, without the names of what holds the backbone."""
+    split = _unwrapped([re.split(r"[/.]", path) for path in paths])
+    return {path: _layer(parts) for path, parts in zip(paths, split, strict=True)}
+
+
+def _unwrapped(paths: list[list[str]]) -> list[list[str]]:
+    while True:
+        words = dict.fromkeys(parts[0] for parts in paths)
+        wrapper = next((word for word in words if _wraps(word, paths)), None)
+        if wrapper is None:
+            return paths
+        paths = [parts[1:] if parts[0] == wrapper else parts for parts in paths]
+
+
+def _wraps(word: str, paths: list[list[str]]) -> bool:
+    """Whether `word` holds blocks and more, or everything; never where two things hold the same."""
+    own = [parts for parts in paths if parts[0] == word]
+    others = {part for parts in paths if parts[0] != word for part in parts[:2]}
+    if _depth(word) != _BLOCKS or not all(len(p) > 1 and not _is_number(p[1]) for p in own):
+        return False
+    inside = {parts[1] for parts in own}
+    has_blocks = any(_is_number(part) for parts in own for part in parts[2:])
+    has_all = not others and any(len(parts) > 2 for parts in own)
+    return (has_all or (has_blocks and len(inside) > 1)) and inside.isdisjoint(others)
+
+
+def _is_number(part: str) -> bool:
+    return part.isdigit() or re.fullmatch(r"\w*(layer|block)_\d+", part) is not None
+
+
+def _layer(parts: list[str]) -> str:
+    layer = layer_of(".".join([*parts, "any"]))  # the rule is for parameters: add one
+    if layer.rsplit(".", 1)[-1].isdigit() or _depth(layer) != _BLOCKS:
+        return layer
+    below = parts[parts.index(layer) :] if layer in parts else []
+    number = next((i for i, part in enumerate(below) if _is_number(part)), None)
+    return layer if number is None else ".".join(below[: number + 1])
+
+
+def in_depth_order(layers: list[str]) -> list[str]:
+    return sorted(layers, key=lambda layer: (_depth(layer), _natural(layer)))
+
+
+def _depth(layer: str) -> int:
+    first = re.split(r"[/.]", layer)[0]
+    ranks = [i for i, pattern in enumerate(_DEPTH) if i != _BLOCKS and pattern.fullmatch(first)]
+    return ranks[0] if ranks else _BLOCKS
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers by size, so that block 10 follows block 9."""
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)
+    ]
+
+
+def is_knn(name: str) -> bool:
+    return bool(_KNN.search(name.lower())) and is_accuracy(name)
+
+
+def is_accuracy(name: str) -> bool:
+    lower = name.lower()
+    return bool(_ACCURACY.search(lower)) and not _NO_ACCURACY.search(lower)
+
+
+def is_held_out(name: str) -> bool:
+    return bool(_HELD_OUT.search(name.lower()))
+
+
+def is_training(name: str) -> bool:
+    return bool(_TRAINING.search(name.lower()))

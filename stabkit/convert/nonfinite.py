@@ -1,0 +1,58 @@
+"""Stretches of a run in which values were not finite, as the Monitor reports them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stabkit.convert.mapping import Plan
+from stabkit.convert.series import Series
+
+
+def stretches(plan: Plan) -> list[tuple[int, dict[str, list[str]]]]:
+    """Where each stretch begins, and what was not finite there: `layers`, and `names` of others.
+
+    A series that is logged now and then is in its stretch until its next finite value.
+    Stretches of several series that overlap are one.
+    """
+    found = sorted(_of_each(plan), key=lambda stretch: stretch[:2])
+    events: list[tuple[int, dict[str, list[str]]]] = []
+    reach = None
+    for begin, end, kind, name in found:
+        if reach is None or begin > reach:
+            events.append((begin, {}))
+            reach = end
+        reach = max(reach, end)
+        at, names = events[-1]
+        if begin == at and name not in names.setdefault(kind, []):
+            names[kind].append(name)
+    return events
+
+
+def _of_each(plan: Plan) -> Iterator[tuple[int, int, str, str]]:
+    for layer in plan.layers.names:
+        for (_, of), series in plan.layers.series.items():
+            if of == layer:
+                for begin, end in _of_one(_as_stored(series)):
+                    yield begin, end, "layers", layer
+    for name, series in plan.scalars.items():
+        for begin, end in _of_one(series):
+            yield begin, end, "names", name
+    for metric, evaluations in plan.evals.items():
+        for evaluation in evaluations:
+            for begin, end in _of_one(evaluation.series):
+                yield begin, end, "names", metric
+
+
+def _as_stored(series: Series) -> Series:
+    """Of a layer: what is beyond float32 is infinite in the table."""
+    with np.errstate(over="ignore"):
+        return Series(series.steps, series.values.astype(np.float32).astype(np.float64))
+
+
+def _of_one(series: Series) -> Iterator[tuple[int, int]]:
+    """First step of each stretch and the last one before the next finite value, if there is one."""
+    bad = np.concatenate([[False], ~np.isfinite(series.values), [False]])
+    begins, ends = np.flatnonzero(~bad[:-1] & bad[1:]), np.flatnonzero(bad[:-1] & ~bad[1:])
+    last = np.append(series.steps[1:] - 1, np.iinfo(np.int64).max)
+    for begin, end in zip(begins, ends - 1, strict=True):
+        yield int(series.steps[begin]), int(last[end])

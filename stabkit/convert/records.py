@@ -1,0 +1,54 @@
+"""JSON in the forms that loggers write it -> records."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stabkit.convert.series import ConvertError
+
+
+def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Records of a JSON array, of JSON lines, or of columns as pandas writes them."""
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ConvertError(f"{path}: nested too deeply") from None
+    except ValueError:
+        yield from _json_lines(path, text, notes)
+        return
+    if isinstance(content, dict):
+        columns = {key: column for key, column in content.items() if isinstance(column, dict)}
+        if not columns or len(columns) < len(content):
+            yield content
+            return
+        for row in dict.fromkeys(row for column in columns.values() for row in column):
+            yield {key: column[row] for key, column in columns.items() if row in column}
+        return
+    yield from (record for record in content if isinstance(record, dict))
+
+
+def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str, Any]]:
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines) > 1:
+                notes.append(f"line {number}, the last, is torn and was left out")
+                return
+            raise ConvertError(f"{path}: line {number} is not JSON") from None
+        if isinstance(record, dict):
+            yield record
+
+
+def flat(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Nested names joined by dots."""
+    for key, value in record.items():
+        if isinstance(value, Mapping) and "_type" not in value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:  # a mapping with `_type` is an image, a histogram, … of W&B
+            yield prefix + key, f"<{value['_type']}>" if isinstance(value, Mapping) else value

@@ -1,0 +1,81 @@
+"""What every reader of foreign logs returns: named series of numbers, and what it left out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stabkit.config import suggest
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+SHOWN = 12  # names that an error lists
+
+
+class ConvertError(ValueError):
+    """The source, or what was asked of it, cannot be converted; the message says why."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """`steps` and `values`, [points]; in the order written until `settled`."""
+
+    steps: IntArray
+    values: FloatArray
+
+    def settled(self) -> "Series":
+        """In step order; of several values at one step the one written last."""
+        last_first = np.argsort(self.steps[::-1], kind="stable")
+        steps = self.steps[::-1][last_first]
+        kept = np.ones(steps.size, dtype=bool)
+        kept[1:] = steps[1:] != steps[:-1]
+        return Series(steps[kept], self.values[::-1][last_first][kept])
+
+
+@dataclass
+class Log:
+    """One run as another tool logged it.
+
+    `left_out`: what is not a series of numbers, and why. `layout`: where stabkit's own export says
+    that its tags belong.
+    """
+
+    name: str
+    series: dict[str, Series] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    layout: dict[str, Any] = field(default_factory=dict)
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def shown(name: str, width: int = 80) -> str:
+    """A name from outside, safe on a terminal line."""
+    text = name if name.isprintable() else ascii(name)[1:-1]
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def listed(names: Sequence[str], most: int = SHOWN) -> str:
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown(name) for name in names[:most]) + rest
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`suggest`, for names that come from outside and may be thousands."""
+    hint = suggest(word, known)
+    return shown(hint, 200) if hint.startswith("; did you mean") else f"; there is {listed(known)}"
+
+
+def tidy(name: str, allowed: str | None = None) -> str:
+    """A name fit for tables and figures: no control characters, at most 200 characters.
+
+    With `allowed`, a character class, everything else becomes `_` too.
+    """
+    text = "".join(c if c.isprintable() else "_" for c in name)
+    return (re.sub(f"[^{allowed}]", "_", text) if allowed else text)[:200] or "_"

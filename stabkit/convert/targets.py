@@ -1,0 +1,71 @@
+"""`--map COLUMN=TARGET`: what the user says about a name, before any rule."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stabkit.convert.series import ConvertError, nearest
+
+Kind = Literal["step", "skip", "scalar", "eval", "layer", "parameter", "rule"]
+FORMS = "step, skip, NAME, scalar:NAME, eval:NAME, layer:NAME or layer:NAME:DEPTH"
+_KINDS: dict[str, Kind] = {"scalar": "scalar", "eval": "eval", "layer": "layer"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a series goes. `facts` are known of an evaluation: chance, n, k, temperature.
+
+    `rule`: the new name is judged as if the source had it. `parameter`: the name is of a norm that
+    is joined with others of its layer; `layer`: it is the layer's own.
+    """
+
+    kind: Kind
+    name: str = ""
+    depth: int | None = None
+    signal: str = "grad_norm"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_map(pairs: Sequence[str]) -> dict[str, Target]:
+    """`["val/acc1=knn_heldout"]`; the name may hold `=` itself. Raises ConvertError."""
+    targets: dict[str, Target] = {}
+    for pair in pairs:
+        name, sep, text = pair.rpartition("=")
+        if not (name and sep and text):
+            raise ConvertError(f"--map {pair!r}: not of the form COLUMN=TARGET; TARGET is {FORMS}")
+        if name in targets:
+            raise ConvertError(f"--map {pair!r}: {name!r} is mapped twice")
+        targets[name] = _target(pair, text)
+    columns = [name for name, target in targets.items() if target.kind == "step"]
+    if len(columns) > 1:
+        raise ConvertError(f"--map: several columns of steps, {', '.join(columns)}")
+    return targets
+
+
+def _target(pair: str, text: str) -> Target:
+    if text == "step":
+        return Target("step")
+    if text == "skip":
+        return Target("skip")
+    kind, sep, name = text.partition(":")
+    if not sep or kind not in _KINDS:
+        return Target("rule", text)
+    depth = None
+    if kind == "layer" and ":" in name:
+        name, _, number = name.rpartition(":")
+        if not (number.isdecimal() and len(number) < 6):
+            raise ConvertError(f"--map {pair!r}: the depth {number!r} is not a number from 0 on")
+        depth = int(number)
+    if not name:
+        raise ConvertError(f"--map {pair!r}: no name; TARGET is {FORMS}")
+    return Target(_KINDS[kind], name, depth)
+
+
+def step_of(targets: Mapping[str, Target]) -> str | None:
+    return next((name for name, target in targets.items() if target.kind == "step"), None)
+
+
+def refuse_unknown(names: Iterable[str], known: Sequence[str], source: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ConvertError(f"--map {name!r}: not in {source}{nearest(name, known)}")

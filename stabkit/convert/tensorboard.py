@@ -1,0 +1,162 @@
+"""TensorBoard event files -> series.
+
+The files are read record by record: TensorBoard's own accumulator keeps 10,000 values of a tag by
+default, drops what it takes for orphaned after a restart, and passes over damage in silence.
+"""
+
+import json
+import re
+import struct
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stabkit.convert.series import ConvertError, Log, Series, counted, shown
+
+LAYOUT = "stabkit/layout"  # tag of the text in which an export says where its tags belong
+FRAME = 16  # bytes around a record: length, its checksum, the record's checksum
+LARGE = 1 << 16  # no scalar is as large; checksums of images would take minutes
+
+
+class _DamageError(ValueError):
+    pass
+
+
+def need_tensorboard() -> None:
+    """Raises ConvertError that names the extra when tensorboard is not installed."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise ConvertError(
+            "event files need the package tensorboard: pip install 'stabkit[tensorboard]'"
+        ) from None
+
+
+def is_event_file(path: Path) -> bool:
+    return "tfevents" in path.name and path.is_file()
+
+
+def event_files(source: Path) -> list[Path]:
+    """In the order written, as their names tell: a time in seconds, then numbers that go up."""
+    if not source.is_dir():
+        return [source]
+    found = [path for path in source.iterdir() if is_event_file(path)]
+    return sorted(found, key=lambda path: re.sub(r"\d+", lambda m: m[0].zfill(20), path.name))
+
+
+def read_events(source: Path) -> Log:
+    """One run: an event file, or all of those in a folder, its subfolders aside.
+
+    Where a later file begins anew at step s, as after a resume, what earlier files hold of the same
+    tag from s on was given up and is left out. Within a file the later of two values wins.
+    """
+    need_tensorboard()
+    log = Log(source.name)
+    given_up = 0
+    for path in event_files(source):
+        for tag, new in _read_file(path, log).items():
+            old = log.series.get(tag)
+            if old is not None:
+                kept = old.steps < new.steps.min()
+                given_up += int(np.sum(~kept))
+                new = Series(
+                    np.concatenate([old.steps[kept], new.steps]),
+                    np.concatenate([old.values[kept], new.values]),
+                )
+            log.series[tag] = new
+    if given_up:
+        log.notes.append(
+            f"{counted(given_up, 'value')} left out that a later event file takes up again "
+            "from an earlier step"
+        )
+    for tag in log.series:
+        log.left_out.pop(tag, None)
+    return log
+
+
+def _read_file(path: Path, log: Log) -> dict[str, Series]:
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto import event_pb2
+
+    steps: dict[str, array[int]] = {}
+    values: dict[str, array[float]] = {}
+    count = 0
+    try:
+        for record in _records(path):
+            event = event_pb2.Event.FromString(record)
+            count += 1
+            for value in event.summary.value:
+                number = _number(value)
+                if isinstance(number, str):
+                    _set_aside(log, value, number)
+                    continue
+                steps.setdefault(value.tag, array("q")).append(event.step)
+                values.setdefault(value.tag, array("d")).append(number)
+    except (_DamageError, DecodeError) as error:
+        if not count:
+            raise ConvertError(f"{path}: not a TensorBoard event file ({error})") from None
+        log.notes.append(f"{path.name}: {error}; kept the {counted(count, 'record')} before it")
+    if not count:
+        log.notes.append(f"{path.name}: empty")
+    return {
+        tag: Series(np.array(steps[tag], np.int64), np.array(values[tag], np.float64))
+        for tag in steps
+    }
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """Every whole record. Raises _DamageError, with its place, at the first that is not."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    def is_whole(data: bytes, checksum: bytes) -> bool:
+        return struct.pack("<I", masked_crc32c(data)) == checksum
+
+    size = path.stat().st_size
+    at = 0
+    with path.open("rb") as file:
+        while head := file.read(12):
+            if len(head) == 12 and not is_whole(head[:8], head[8:]):
+                raise _DamageError(f"damaged at byte {at:,}")
+            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
+            if length > size - at - FRAME:  # asked before reading: no length is believed
+                raise _DamageError(f"ends within a record, at byte {at:,}")
+            data, checksum = file.read(length), file.read(4)
+            if length < LARGE and not is_whole(data, checksum):
+                raise _DamageError(f"damaged at byte {at:,}")
+            yield data
+            at += length + FRAME
+
+
+def _number(value: Any) -> float | str:
+    """The value as a number, whichever way TensorFlow 1, 2 or torch wrote it; else what it is."""
+    kind = value.WhichOneof("value")
+    if kind == "simple_value":
+        return float(value.simple_value)
+    plugin = value.metadata.plugin_data.plugin_name
+    if kind is None:
+        return str(plugin).rstrip("s") or "no value"
+    if kind != "tensor":
+        return {"histo": "histogram"}.get(kind, str(kind))
+    shape = [dim.size for dim in value.tensor.tensor_shape.dim]
+    # asked before unpacking: a shape is a claim, and numpy would fill it
+    if plugin not in ("", "scalars") or any(size != 1 for size in shape):
+        return str(plugin).rstrip("s") or f"tensor of shape {shape}"
+    from tensorboard.util.tensor_util import make_ndarray
+
+    try:
+        return float(make_ndarray(value.tensor).reshape(-1)[0])
+    except (ValueError, TypeError, IndexError, KeyError):
+        return "tensor that is no number"
+
+
+def _set_aside(log: Log, value: Any, kind: str) -> None:
+    if value.tag == LAYOUT and kind == "text":
+        try:
+            log.layout = json.loads(value.tensor.string_val[0])
+        except (ValueError, IndexError, RecursionError):
+            log.notes.append(f"{shown(LAYOUT)}: not readable, so names decide")
+        return
+    log.left_out[value.tag] = kind

@@ -1,0 +1,77 @@
+"""What Weights & Biases hands out: a history (one row a log call), or the CSV of a chart."""
+
+from stabkit.convert.series import ConvertError, Log, counted, shown
+from stabkit.convert.tables import Column, Table, series_of, step_column, steps_of, to_log
+
+CLOCK = ("_runtime", "_timestamp", "_wandb")
+RANGE = ("__MIN", "__MAX")
+
+
+def is_history(names: list[str]) -> bool:
+    return "_step" in names
+
+
+def is_chart(names: list[str]) -> bool:
+    """`Step`, then `RUN - METRIC`, mostly with `__MIN` and `__MAX` of what was averaged."""
+    return any(" - " in name and name.endswith(RANGE) for name in names)
+
+
+def history_log(table: Table, asked: str | None, name: str) -> Log:
+    log = to_log(table, asked, name)
+    for column in list(log.series):
+        if column.split(".")[0] in CLOCK:
+            del log.series[column]
+            log.left_out[column] = "the clock"
+    return log
+
+
+def chart_logs(table: Table, asked: str | None) -> list[Log]:
+    """A run for every name before ` - ` in the columns."""
+    axis = step_column(table, asked)
+    runs: dict[str, dict[str, str]] = {}
+    for column in table.columns:
+        if column != axis and " - " in column and not column.endswith(RANGE):
+            run, metric = column.rsplit(" - ", 1)
+            runs.setdefault(run, {})[metric] = column
+    logs = [_chart_log(table, axis, run, metrics) for run, metrics in runs.items()]
+    averaged = sum(_is_averaged(table, column) for m in runs.values() for column in m.values())
+    if averaged and logs:
+        logs[0].notes.append(
+            f"{counted(averaged, 'column')} differ from their __MIN and __MAX: W&B averaged over "
+            "steps and a short spike or dip may be gone; the history has every value"
+        )
+    return logs
+
+
+def _chart_log(table: Table, axis: str | None, run: str, metrics: dict[str, str]) -> Log:
+    own = metrics.get("_step")
+    column = axis or own
+    if column is None:
+        raise ConvertError(
+            f"{table.path}: no column of steps for run {shown(run)}; choose Step as the chart's x "
+            "axis, or name a column by --map COLUMN=step"
+        )
+    steps, known = steps_of(table, column)
+    log = Log(run, left_out=dict(table.left_out), notes=list(table.notes))
+    for metric, source in metrics.items():
+        if source == own:
+            log.left_out[metric] = "the step again"
+            continue
+        log.series[metric] = series_of(table.columns[source], steps, known)
+        for end in RANGE:
+            if source + end in table.columns:
+                log.left_out[metric + end] = "the range of what was averaged"
+    return log
+
+
+def _is_averaged(table: Table, column: str) -> bool:
+    value = table.columns[column]
+    return any(
+        _differ(value, table.columns[column + e]) for e in RANGE if column + e in table.columns
+    )
+
+
+def _differ(one: Column, other: Column) -> bool:
+    same = one.values.shape == other.values.shape
+    # what is not finite on both sides compares unequal to itself
+    return not same or bool((abs(one.values - other.values) > 1e-9 * abs(one.values)).any())

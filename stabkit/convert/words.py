@@ -1,0 +1,60 @@
+"""What a conversion did, or would do, in lines of text."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from stabkit.convert.convert import Converted
+from stabkit.convert.mapping import Plan
+from stabkit.convert.series import counted, listed, shown
+
+
+def in_detail(run: Converted) -> Iterator[str]:
+    """Every series and where it would go, for --dry-run."""
+    yield f"{run.folder}: would be made ({run.format})"
+    width = min(60, max((len(shown(source)) for source, _, _ in run.plan.went), default=0))
+    for source, where, remark in run.plan.went:
+        rest = f"  ({shown(remark, 200)})" if remark else ""
+        yield f"  {shown(source):<{width}}  {where}{rest}"
+    yield from _left_out(run.plan)
+
+
+def in_short(source: Path, run: Converted) -> Iterator[str]:
+    """The tables made, what was left out and why, and what to do about dips that go unseen."""
+    plan = run.plan
+    yield f"{run.folder}: a run made from {source} ({run.format})"
+    by_signal: dict[str, list[str]] = defaultdict(list)
+    for layer in plan.layers.names:
+        for signal, of in plan.layers.series:
+            if of == layer:
+                by_signal[signal].append(layer)
+    for signal, layers in by_signal.items():
+        number = counted(len(layers), "layer")
+        yield f"  layers    {signal} of {number}, first to last: {listed(layers)}"
+    for source_name, where, remark in plan.went:
+        if where.startswith("evals"):
+            yield f"  evals     {where.removeprefix('evals: ')} from {shown(source_name)}, {remark}"
+    if plan.scalars:
+        yield f"  scalars   {len(plan.scalars)} series: {listed(list(plan.scalars))}"
+    yield from _left_out(plan)
+
+
+def _left_out(plan: Plan) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, why in plan.left_out.items():
+        by_reason[why].append(name)
+    for why, names in by_reason.items():
+        yield f"  left out  {listed(names)}: {shown(why, 200)}"
+    for note in plan.notes:
+        yield f"  note      {shown(note, 400)}"
+    if "knn_heldout" not in plan.evals:
+        found = f": it has {listed(list(plan.evals))}" if plan.evals else ""
+        yield (
+            f"  note      no knn_heldout, in which dips are sought{found}; an accuracy on a fixed "
+            "set that is taken\n            every few steps will do: --map NAME=knn_heldout"
+        )
+    elif any(not evaluation.n for evaluation in plan.evals["knn_heldout"]):
+        yield (
+            "  note      how many samples were evaluated is unknown, so dips cannot be tested: --n "
+            "NUMBER; --chance too"
+        )

@@ -1,0 +1,159 @@
+import json
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stabkit.convert.convert import convert
+from stabkit.convert.series import ConvertError
+from stabkit.convert.tables import read_table
+from tests.convert.conftest import converted
+
+
+def write_csv(path: Path) -> None:
+    path.write_text(
+        "epoch,global_step,loss,note,lr,empty\n"
+        "0,4,nan,start,1e-3,\n"
+        "0,2,0.30000000000000004,,,\n"
+        "1,6,-Infinity,more,2e-3,\n"
+        "1,,9,no step,9,\n"
+    )
+
+
+def write_parquet(path: Path) -> None:
+    loss = pa.array([math.nan, 0.30000000000000004, -math.inf, 9])
+    inner = pa.StructArray.from_arrays(
+        [pa.array([1e-3, None, 2e-3, 9]), pa.array(["start", None, "more", "no step"])],
+        ["lr", "note"],
+    )
+    table = {"epoch": [0, 0, 1, 1], "global_step": [4, 2, 6, None], "loss": loss, "opt": inner}
+    pq.write_table(pa.table(table | {"empty": pa.nulls(4), "list": [[1], [2], [3], [4]]}), path)
+
+
+RECORDS = [
+    {"epoch": 0, "global_step": 4, "loss": "NaN", "opt": {"lr": 1e-3, "note": "start"}},
+    {"epoch": 0, "global_step": 2, "loss": 0.30000000000000004, "opt": {"lr": None}},
+    {"epoch": 1, "global_step": 6, "loss": -math.inf, "opt": {"lr": 2e-3}, "list": [1]},
+    {"epoch": 1, "loss": 9, "opt": {"lr": 9}},
+]
+
+
+def write_lines(path: Path) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS) + '{"epoch": 1, "lo')
+
+
+def write_array(path: Path) -> None:
+    path.write_text(json.dumps(RECORDS, indent=2))
+
+
+def write_columns(path: Path) -> None:
+    pd.DataFrame([{**r, "opt": None, "lr": r["opt"].get("lr")} for r in RECORDS]).to_json(path)
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet, write_lines, write_array])
+def test_blanks_are_no_values_and_not_finite_ones_are(
+    tmp_path: Path, out: Path, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "log")
+    run = converted(tmp_path / "log", out)
+    assert run.scalar("loss").index.tolist() == [2, 4, 6]
+    np.testing.assert_array_equal(run.scalar("loss"), [0.30000000000000004, math.nan, -math.inf])
+    names = run.scalars()["name"].unique().tolist()
+    assert set(names) == {"epoch", "loss", "lr" if "lr" in names else "opt.lr"}
+    assert run.scalar("lr" if "lr" in names else "opt.lr").to_dict() == {4: 1e-3, 6: 2e-3}
+    meta = run.dir.read_meta()["converted"]
+    assert "1 row left out that have no global_step" in meta["notes"]
+    # a list, text, and what is blank throughout
+    assert {name.removeprefix("opt.") for name in meta["left_out"]} <= {"note", "empty", "list"}
+
+
+def test_columns_as_pandas_writes_them(tmp_path: Path, out: Path) -> None:
+    write_columns(tmp_path / "log.json")  # null for all that is not finite
+    run = converted(tmp_path / "log.json", out)
+    assert run.scalar("lr").to_dict() == {4: 1e-3, 6: 2e-3}
+
+
+def test_mixed_cells_keep_the_numbers(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,x,flag\n0,1.5,True\n1,oops,false\n2, 2 ,\n")
+    table = read_table(tmp_path / "log.csv")
+    assert table.columns["x"].values.tolist() == [1.5, 2.0]
+    assert table.columns["x"].rows.tolist() == [0, 2]
+    assert table.columns["flag"].values.tolist() == [1.0, 0.0]
+    assert table.notes == ["x: 1 cell not numbers, as 'oops'"]
+
+
+def test_integers_first_and_fractions_a_million_rows_later(tmp_path: Path) -> None:
+    """A type guessed from the first block would refuse the last one."""
+    (tmp_path / "log.csv").write_text("step,x\n" + "1,1\n" * 300_000 + "2,0.5\n3,nan\n")
+    assert read_table(tmp_path / "log.csv").columns["x"].values[-2] == 0.5
+
+
+@pytest.mark.parametrize(("delimiter", "bom"), [(";", ""), ("\t", ""), (",", "\ufeff")])
+def test_other_delimiters_and_a_byte_order_mark(tmp_path: Path, delimiter: str, bom: str) -> None:
+    text = "step,loss\n1,0.5\n".replace(",", delimiter)
+    (tmp_path / "log.csv").write_text(bom + text, encoding="utf-8")
+    assert set(read_table(tmp_path / "log.csv").columns) == {"step", "loss"}
+
+
+def test_a_torn_last_row_and_a_second_column_of_a_name_are_told(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,loss,loss\n0,1,2\n1,2,3,4\n2,3,4\n3,0.")
+    table = read_table(tmp_path / "log.csv")
+    assert table.columns["loss"].values.tolist() == [1.0, 3.0]
+    assert table.notes == [
+        "loss: a second column of this name was left out",
+        "2 rows left out that have too few or too many cells (the first: row 3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"  \n", "empty"),
+        (b"\x80\x04\x95pickle\0\0", "neither text"),
+        (b"PAR1 torn", "not readable"),
+        (b"\xff\xfes\x01t", "neither text"),
+        (b"{not json", "line 1 is not JSON"),
+        (b"[" * 100_000, "nested too deeply|not JSON"),
+        (b'{"a": ' * 100_000, "nested too deeply|not JSON"),
+        (b"<html><body>404</body></html>", "not readable .*Empty CSV"),
+        (b"time,loss\n1,2\n", "no column of steps.*--map COLUMN=step.*Its columns: time, loss"),
+        (b"step,loss\n0.5,2\n", "step = 0.5 in row 1: steps are whole"),
+        (b"step,loss\n1,2\ninf,2\n", "step = inf in row 2"),
+        (b"step,loss\n1e300,2\n", "step = 1e\\+300"),
+        (b"step,note\n1,hello\n", "no series of numbers; left out: note .not numbers, as 'hello'"),
+        (b"step\n1\n", "no series of numbers"),
+        (b"step,loss\n", "no column of steps"),
+        (b'{"step": 1, "loss": 1' + b"0" * 5000 + b"}", "not JSON|no series of numbers"),
+        (b'step,"a\nb\x1b[31m"\n1,x\n', r"left out: a\\nb\\x1b\[31m"),
+    ],
+)
+def test_what_is_no_log_is_refused_in_words(
+    tmp_path: Path, out: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(ConvertError, match=f"(?s)log: .*(?:{message})"):
+        convert(tmp_path / "log", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_bytes_at_random_never_raise_anything_else(tmp_path: Path, out: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = b"step,loss,acc\n" + b"".join(b"%d,%d.5,0.1\n" % (i, i) for i in range(20))
+    parquet = tmp_path / "good.parquet"
+    pq.write_table(pa.table({"step": [1, 2], "loss": [0.5, 0.25]}), parquet)
+    path = tmp_path / "log"
+    for start in (good, parquet.read_bytes(), json.dumps(RECORDS).encode(), b""):
+        for trial in range(40):
+            content = bytearray(start or rng.bytes(200))
+            for at in rng.integers(0, len(content), 1 + trial % 4):
+                content[at] = rng.integers(256)
+            path.write_bytes(bytes(content[: rng.integers(1, len(content) + 1)]))
+            with suppress(ConvertError):
+                convert(path, out, dry_run=True)
