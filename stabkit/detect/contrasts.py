@@ -41,7 +41,7 @@ class Windows:
 
 
 def scan(values: FloatArray, ar: float) -> Windows:
-    """Every window of two values up to half of the series, widths growing by GROWTH, and to its end.
+    """Every window of two values to half of the series, widths growing by GROWTH, and to its end.
 
     `ar` is the AR(1) coefficient of the noise (used to one decimal). `fall` is the largest drop
     between neighbouring means of 1, 2, 3 or 5 values at the window's start: a stall of a rising
@@ -81,8 +81,8 @@ def reference(values: FloatArray, start: int, stop: int) -> FloatArray:
         (before + after) / 2 + stop - start
     )
     slope = min(across, max(0.0, float(_slopes(values, SLOPE_OVER)[start])))
-    carried = np.clip(t, None, CARRIED) if slope != across else t
-    return level + slope * carried
+    carried = np.minimum(t, CARRIED) if slope != across else t
+    return np.asarray(level + slope * carried, dtype=np.float64)
 
 
 Part = tuple[IntArray, IntArray, FloatArray, FloatArray, FloatArray]
@@ -120,8 +120,7 @@ def _to_the_end(values: FloatArray, drops: FloatArray, ar: float) -> Part:
     error = np.array(
         [_error(w, b, 0, ar) for w, b in zip(width.tolist(), before.tolist(), strict=True)]
     )
-    fall = np.array([_fall(drops, np.array([i]), size - i)[0] for i in start])
-    return start, np.full(start.size, size), depth, depth / error, fall
+    return start, np.full(start.size, size), depth, depth / error, _fall(drops, start, width)
 
 
 def _flanks(
@@ -131,12 +130,13 @@ def _flanks(
     return np.minimum(long, start), np.minimum(long, left)
 
 
-def _fall(drops: FloatArray, start: IntArray, width: int) -> FloatArray:
-    """The largest drop from two values before the window's start to the middle of it."""
-    reach = 2 + max(2, width // 2)
-    padded = np.concatenate([drops, np.full(reach + 1, -np.inf)])
-    largest: FloatArray = sliding_window_view(padded, reach + 1).max(axis=1)
-    return largest[np.maximum(start - 2, 0)]
+def _fall(drops: FloatArray, start: IntArray, width: IntArray | int) -> FloatArray:
+    """The largest drop from two values before each window's start to the middle of it."""
+    first = np.maximum(start - 2, 0)
+    stop = np.minimum(first + 3 + np.maximum(2, np.asarray(width) // 2), drops.size)
+    padded = np.append(drops, -np.inf)  # so that `stop` may be the size
+    largest: FloatArray = np.maximum.reduceat(padded, np.column_stack([first, stop]).ravel())[::2]
+    return largest
 
 
 def _drops(values: FloatArray, ar: float) -> FloatArray:

@@ -8,7 +8,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import integrate, stats
 
-from stabkit.detect.contrasts import Windows, reference, scan, weights_of, width_count
+from stabkit.detect.contrasts import (
+    SHORTEST_FLANK,
+    Windows,
+    reference,
+    scan,
+    weights_of,
+    width_count,
+)
 from stabkit.detect.robust import (
     BoolArray,
     FloatArray,
@@ -20,7 +27,6 @@ from stabkit.detect.robust import (
 from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p
 
 SHORTEST = 8  # evaluations: three before, two that are low, three after
-MIN_FALL = 2.5  # standard errors
 PROVISIONAL = 3.0  # the bar for what is kept out of the noise
 MEDIAN_OF = 5  # evaluations behind a level
 TERMINAL = 0.25  # of the accuracy above chance that a run had: as good as lost
@@ -47,6 +53,7 @@ def find_dips(
     *,
     min_depth: float = 0.01,
     threshold: float | None = None,
+    min_fall: float = 3.0,
     alpha: float = 0.01,
     chance: float = 0.0,
     between: float | None = None,
@@ -62,8 +69,9 @@ def find_dips(
     stall of a rising curve is none) and of which two evaluations in a row are low. The standard
     error is that of AR(1) noise, its scale and coefficient estimated outside of the windows that
     stand out; `threshold` defaults to 4.5 and more for autocorrelated noise, long runs and where
-    the samples are not known (`critical`). Windows are taken by how far they stand out, none
-    overlapping another.
+    the samples are not known (`critical`): few false alarms above all. `threshold=3, min_fall=2,
+    alpha=.05` finds most events for few mistakes of both kinds. Windows are taken by how far they
+    stand out, none overlapping another.
 
     Significance: with `correct`, each sample's answers in the window against its own before and
     after it; with `n` alone, as if every evaluation drew other samples, which misses more. p_value
@@ -93,7 +101,7 @@ def find_dips(
     accuracies outside 0..1, `correct` of another shape or another accuracy.
     """
     steps, acc = checked_series(step, accuracy, "accuracy")
-    _check_options(acc, steps, min_depth, threshold, alpha, chance)
+    _check_options(acc, steps, min_depth, threshold, min_fall, alpha, chance)
     bits = None if correct is None else _checked_bits(correct, acc)
     counts = None if n is None else _checked_counts(n, acc, bits)
     seen = ~np.isnan(acc)
@@ -102,7 +110,7 @@ def find_dips(
     counts = None if counts is None else counts[seen]
 
     spans, noise, ar, bar = (
-        _find(acc, min_depth, threshold, paired=bits is not None)
+        _find(acc, min_depth, threshold, min_fall, paired=bits is not None)
         if acc.size >= SHORTEST
         else ([], 0.0, 0.0, 0.0)
     )
@@ -136,6 +144,7 @@ def _check_options(
     steps: IntArray,
     min_depth: float,
     threshold: float | None,
+    min_fall: float,
     alpha: float,
     chance: float,
 ) -> None:
@@ -149,6 +158,8 @@ def _check_options(
         raise ValueError(f"min_depth must be above 0 (a fraction), got {min_depth}")
     if threshold is not None and not threshold > 0:
         raise ValueError(f"threshold must be above 0, got {threshold}")
+    if not min_fall >= 0:
+        raise ValueError(f"min_fall must be 0 or above, got {min_fall}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     if not 0 <= chance < 1:
@@ -181,22 +192,24 @@ def _checked_counts(n: ArrayLike, acc: FloatArray, bits: BoolArray | None) -> In
 
 
 def _find(
-    acc: FloatArray, min_depth: float, threshold: float | None, paired: bool
+    acc: FloatArray, min_depth: float, threshold: float | None, min_fall: float, paired: bool
 ) -> tuple[list[_Span], float, float, float]:
     """Spans in order of time; noise and AR(1) coefficient outside of them; the bar for z."""
     # The first guess of the noise must not rest on `noise_scale`, whose windows wide or frequent
     # dips fill: the bar would rise with the dips that it is to find. Differences of neighbours see
     # edges only, but are too small where noise is autocorrelated: hence a high bar for them.
+    lowest = PROVISIONAL if threshold is None else min(PROVISIONAL, threshold)
     floor = min_depth / 5  # below this a dip of min_depth is beyond every bar anyway
     guess = max(difference_scale(acc), floor)
-    spans = _spans(acc, scan(acc, 0.0), guess, 9.0, min_depth)
+    spans = _spans(acc, scan(acc, 0.0), guess, 9.0, min_depth, min_fall)
     for _ in range(5):  # settles in 2 or 3 rounds; the bound is against a two-cycle
         outside = np.ones(acc.size, dtype=bool)
         for span in spans:
             outside[span.onset + 1 : span.recovery] = False
         noise, ar = noise_scale(acc[outside])
         # What might be a dip is kept out of the noise as well: one just below the bar raises it.
-        now = _spans(acc, scan(acc, ar), max(noise, floor), PROVISIONAL, min_depth)
+        windows = scan(acc, ar)
+        now = _spans(acc, windows, max(noise, floor), lowest, min_depth, min_fall)
         same = [(s.start, s.stop) for s in now] == [(s.start, s.stop) for s in spans]
         spans = now
         if same:
@@ -213,17 +226,17 @@ def critical(evals: int, ar: float, paired: bool) -> float:
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
     if paired:
-        return 4.5 + longer + 0.8 * ar
+        return 4.6 + longer + 1.2 * ar
     return 4.5 + longer + 2.0 * ar + 20 / evals  # few evaluations: a rough estimate of the noise
 
 
 def _spans(
-    acc: FloatArray, windows: Windows, noise: float, bar: float, min_depth: float
+    acc: FloatArray, windows: Windows, noise: float, bar: float, min_depth: float, min_fall: float
 ) -> list[_Span]:
     """Greedy: the window that stands out most, then the most of those that do not overlap it."""
     z = windows.z / noise
     possible = np.flatnonzero(
-        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= MIN_FALL * noise)
+        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall * noise)
     )
     free = np.ones(acc.size, dtype=bool)
     spans: list[_Span] = []
@@ -242,22 +255,25 @@ def _span(
     acc: FloatArray, start: int, stop: int, z: float, noise: float, min_depth: float
 ) -> _Span | None:
     """From a window to the evaluations that are low; None when no two in a row are."""
-    line = reference(acc, start, stop)
     tolerance = max(min_depth / 2, 1.5 * noise)
-    low = line - acc > tolerance
-    inside = np.flatnonzero(low[start:stop])
-    if not inside.size:
+    first, last = start, stop
+    for _ in range(2):  # the window may be narrower than the dip, whose rest then lowers the line
+        line = reference(acc, first, last)
+        low = line - acc > tolerance
+        inside = np.flatnonzero(low[first:last])
+        if not inside.size:
+            return None
+        first += int(inside[0])
+        while first > SHORTEST_FLANK and low[first - 1]:
+            first -= 1
+        trough = first + int(np.argmin((acc - line)[first:last]))
+        back = np.flatnonzero(~low[trough + 1 : -1] & ~low[trough + 2 :])
+        last = trough + 1 + int(back[0]) if back.size else acc.size
+    deep = line - acc > (line[trough] - acc[trough]) / 4  # a lone outlier has no neighbour that is
+    pairs = low[first : last - 1] & low[first + 1 : last] & deep[first : last - 1]
+    if not np.any(pairs & deep[first + 1 : last]):
         return None
-    first = start + int(inside[0])
-    while first > 1 and low[first - 1]:
-        first -= 1
-    trough = start + int(np.argmin(acc[start:stop] - line[start:stop]))
-    pairs = low[first : stop - 1] & low[first + 1 : stop]
-    half = (line - acc)[first:stop] > (line[trough] - acc[trough]) / 4
-    if not np.any(pairs & half[:-1] & half[1:]):
-        return None
-    back = np.flatnonzero(~low[trough + 1 : -1] & ~low[trough + 2 :])
-    recovery = trough + 1 + int(back[0]) if back.size else None
+    recovery = last if last < acc.size else None
     return _Span(first - 1, trough, recovery, start, stop, z, line)
 
 

@@ -31,9 +31,7 @@ def brute_force(values: np.ndarray, start: int, stop: int) -> float:
 def test_depths_are_those_of_the_definition(size: int) -> None:
     values = np.random.default_rng(size).normal(size=size).cumsum()
     windows = scan(values, 0.0)
-    expected = [
-        brute_force(values, a, b) for a, b in zip(windows.start, windows.stop, strict=True)
-    ]
+    expected = [brute_force(values, a, b) for a, b in zip(windows.start, windows.stop, strict=True)]
     np.testing.assert_allclose(windows.depth, expected, atol=1e-9)
     assert {(a, b) for a, b in zip(windows.start, windows.stop, strict=True)} >= {
         (a, a + 2) for a in range(3, size - 4)
