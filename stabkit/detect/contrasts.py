@@ -44,8 +44,8 @@ def scan(values: FloatArray, ar: float) -> Windows:
     """Every window of two values to half of the series, widths growing by GROWTH, and to its end.
 
     `ar` is the AR(1) coefficient of the noise (used to one decimal). `fall` is the largest drop
-    between neighbouring means of 1, 2, 3 or 5 values at the window's start: a stall of a rising
-    curve lies below its trend, but nothing falls there.
+    between neighbouring means of 1, 2, 3 or 5 values at the window's start, beyond what goes on
+    from before: a stall of a rising curve lies below its trend, but nothing falls there.
     """
     size, ar = values.size, round(ar, 1)
     drops = _drops(values, ar)
@@ -143,7 +143,9 @@ def _drops(values: FloatArray, ar: float) -> FloatArray:
     """[evals] at k: the drop from the values before k to those from k on, in standard errors."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     onward = -_slopes(values[::-1], ONWARD)[::-1][:-1]
-    rising = np.clip(np.minimum(_slopes(values, SLOPE_OVER)[:-1], onward), 0.0, None)
+    before = _slopes(values, SLOPE_OVER)[:-1]
+    rising = np.clip(np.minimum(before, onward), 0.0, None)
+    falling = np.clip(-before, 0.0, None)
     out = np.full(values.size, -np.inf)
     for reach in EDGES:
         k = np.arange(reach, values.size - reach + 1)
@@ -151,7 +153,8 @@ def _drops(values: FloatArray, ar: float) -> FloatArray:
         # On a steep curve that rises on both sides of the edge the rise hides a part of the drop.
         # Over longer reaches a stall of a few values would pass for that.
         hidden = reach * rising[k] if reach <= 2 else 0.0
-        out[k] = np.maximum(out[k], (drop + hidden) / _edge_error(reach, ar))
+        going_on = reach * falling[k]  # of a slow sag that has begun, not of an edge
+        out[k] = np.maximum(out[k], (drop + hidden - going_on) / _edge_error(reach, ar))
     return out
 
 

@@ -1,0 +1,72 @@
+"""Drift: slow sags are found where no dip is; dips, noise and rising curves are none."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from stabkit.detect import find_dips, find_drift
+from stabkit.detect.simulate import EVERY, TRENDS, Planted, simulate_curve
+
+
+def sagging(rng: np.random.Generator, depth: float, back: bool) -> np.ndarray:
+    """Rises for 30 evaluations, then falls by `depth` over 40, and rises again or stays."""
+    t = np.arange(100)
+    level = 0.5 + 0.004 * np.minimum(t, 30)
+    level -= depth * np.clip((t - 30) / 40, 0, 1)
+    if back:
+        level += depth * np.clip((t - 70) / 25, 0, 1)
+    return level + 0.005 * rng.normal(size=100)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_slow_sag_is_found_as_a_drift_unless_steep_enough_for_a_dip(back: bool) -> None:
+    rng, drifts, missed = np.random.default_rng(0), 0, 0
+    for _ in range(30):
+        curve = sagging(rng, 0.04, back)
+        found = find_drift(np.arange(100), curve)
+        missed += found.empty and find_dips(np.arange(100), curve).empty
+        for drift in found.itertuples():
+            drifts += 1
+            assert abs(drift.onset - 30) <= 10, "the middle of the highest ten"
+            # Levels are means of ten, which round off the top by half a point and a bottom that
+            # rises again by one; they are off by noise of .005 / sqrt(10) each.
+            assert 0.025 <= drift.depth <= 0.05
+            if not back:
+                assert drift.trough > 60
+                assert np.isnan(drift.recovery)
+    assert drifts >= 10
+    assert missed <= stats.binom.ppf(0.999, 30, 0.02)
+
+
+def test_a_dip_is_not_a_drift() -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        curve = simulate_curve(rng, trend="flat", planted=(Planted(40, 20, 0.1),))
+        assert len(find_dips(curve.step, curve.accuracy, correct=curve.correct)) == 1
+        assert find_drift(curve.step, curve.accuracy, correct=curve.correct).empty
+
+
+def test_healthy_runs_drift_no_more_than_stated() -> None:
+    runs, hits = 120, 0
+    for seed in range(runs):
+        trend = list(TRENDS)[seed % len(TRENDS)]
+        curve = simulate_curve(np.random.default_rng(seed), trend=trend, n=400, ar=0.5 * (seed % 2))
+        hits += not find_drift(curve.step, curve.accuracy, correct=curve.correct).empty
+    assert hits <= stats.binom.ppf(0.999, runs, 0.01)
+
+
+def test_samples_decide_where_they_are_known() -> None:
+    """Two of fifty samples that turn are no evidence; a thousand of 25,000 are."""
+    for n, drifts in ((50, 0), (25_000, 1)):
+        rng = np.random.default_rng(2)
+        level = 0.6 - 0.04 * np.clip((np.arange(100) - 20) / 60, 0, 1)
+        bits = rng.random(n) + 0.02 * rng.normal(size=(100, n)) < level[:, None]
+        found = find_drift(EVERY * np.arange(100), bits.mean(axis=1), correct=bits)
+        assert len(found) == drifts
+        assert (found["p_value"] <= 0.01).all()
+
+
+def test_bad_input_is_refused_as_by_find_dips() -> None:
+    with pytest.raises(ValueError, match=r"0\.\.1 or NaN"):
+        find_drift(np.arange(10), np.full(10, 50.0))
+    assert find_drift([], []).empty
