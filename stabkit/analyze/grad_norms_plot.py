@@ -56,10 +56,9 @@ def _title(cell: Cell) -> str:
     return cell_label(cell) + seed
 
 
-def draw_grad_norms(table: pd.DataFrame) -> Figure:
-    """Gradient norm of each layer relative to its median, first to last layer, with kNN below."""
-    layers = table.dropna(subset="depth").sort_values("depth")["layer"].unique().tolist()
-    colours = dict(zip(layers, ramp(len(layers)), strict=True))
+def grad_norms_figure(table: pd.DataFrame) -> Figure:
+    """A panel a cell of `draw_grad_norms`, with kNN below it."""
+    colours = _colours(table)
     cells = table["cell"].unique()
     columns = min(COLUMNS, len(cells))
     blocks = -(-len(cells) // columns)
@@ -72,7 +71,7 @@ def draw_grad_norms(table: pd.DataFrame) -> Figure:
         uppers, lowers = axes[0::2].ravel(), axes[1::2].ravel()
         for cell, upper, lower in zip(cells, uppers, lowers, strict=False):
             rows = table[table["cell"] == cell]
-            _draw_layers(upper, rows[rows["series"] == "grad_norm"], colours)
+            draw_grad_norms(rows, upper, colours)
             _draw_knn(lower, rows[rows["series"] == "knn"])
             upper.set_title(cell if len(cell) < 35 else cell.replace(", ", "\n"))
         for panels, name in (
@@ -86,8 +85,16 @@ def draw_grad_norms(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_layers(ax: Axes, rows: pd.DataFrame, colours: dict[str, Colour]) -> None:
-    """Last layers first, so that the first ones, where spikes begin, lie on top."""
+def draw_grad_norms(
+    frame: pd.DataFrame, ax: Axes, colours: dict[str, Colour] | None = None
+) -> Axes:
+    """Gradient norm of each layer of one run relative to its median; spikes marked above.
+
+    `frame`: one run's rows of `grad_norms_table`; `colours` by layer, dark to light by default.
+    """
+    colours = _colours(frame) if colours is None else colours
+    rows = frame[frame["series"] == "grad_norm"]
+    # last layers first, so that the first ones, where spikes begin, lie on top
     for layer, series in sorted(rows.groupby("layer"), key=lambda item: -item[1]["depth"].iloc[0]):
         ax.plot(series["step"], series["relative"], color=colours[layer], linewidth=0.6)
         for peak in series[series["event"]]["step"]:
@@ -96,6 +103,12 @@ def _draw_layers(ax: Axes, rows: pd.DataFrame, colours: dict[str, Colour]) -> No
                 transform=ax.get_xaxis_transform(), markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
     ax.set_yscale("log")
+    return ax
+
+
+def _colours(table: pd.DataFrame) -> dict[str, Colour]:
+    layers = table.dropna(subset="depth").sort_values("depth")["layer"].unique().tolist()
+    return dict(zip(layers, ramp(len(layers)), strict=True))
 
 
 def _draw_knn(ax: Axes, rows: pd.DataFrame) -> None:
