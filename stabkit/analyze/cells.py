@@ -1,5 +1,6 @@
 """Runs as the cells of a grid: which settings differ, how a cell is called, how it is drawn."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,11 +98,11 @@ def run_label(cell: Cell, run: Run) -> str:
 
 def wrapped(text: str, width: int = 34) -> str:
     """A label in lines of at most `width`, broken after commas where that is possible."""
-    lines: list[str] = []
-    for part in text.split(", "):
-        if lines and len(lines[-1]) + len(part) + 2 <= width:
-            lines[-1] += f", {part}"
+    lines = [""]
+    for part in re.findall(r"[^,]*,?\s*", text):  # with its comma, so that names stay as they are
+        if len((lines[-1] + part).rstrip(", ")) <= width:
+            lines[-1] += part
         else:
             lines.append(part)
-    broken = (chunk for line in lines for chunk in textwrap.wrap(line, width) or [""])
-    return "\n".join(broken)
+    broken = (textwrap.wrap(line.strip().rstrip(","), width) for line in lines)
+    return "\n".join(chunk for chunks in broken for chunk in chunks)

@@ -174,5 +174,6 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
         figure.align_ylabels()
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
         shade = Line2D([], [], color="0.88", linewidth=6, label="the event")
-        figure.legend(handles=[*lines, shade], loc="outside lower center", ncols=2 + len(events))
+        columns = len(lines) + 1 if len(events) > 1 else 3
+        figure.legend(handles=[*lines, shade], loc="outside lower center", ncols=columns)
     return figure

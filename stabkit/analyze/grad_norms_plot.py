@@ -85,10 +85,12 @@ def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
 
 
 def grad_norms_figure(table: pd.DataFrame) -> Figure:
-    """A panel a cell of `draw_grad_norms`, kNN below it; last, the runs with an event, zoomed."""
+    """A panel a cell of `draw_grad_norms`, kNN below; last, the three largest events, zoomed."""
     styles = layer_styles(table)
     cells = list(table["cell"].unique())
-    zoomed = list(table.loc[table["zoom"].astype(bool), "cell"].unique())
+    near = table[table["zoom"].astype(bool)]
+    peaks = near.groupby("cell", sort=False)["relative"].max()
+    zoomed = [cell for cell in cells if cell in peaks.nlargest(COLUMNS).index]
     columns = min(COLUMNS, len(cells))
     blocks, zooms = -(-len(cells) // columns), -(-len(zoomed) // columns)
     with mpl.rc_context(RC):
@@ -107,8 +109,7 @@ def grad_norms_figure(table: pd.DataFrame) -> Figure:
             lower.set(xlim=upper.get_xlim(), xlabel="step")
         below = list(axes[2 * blocks :].flat)
         for cell, ax in zip(zoomed, below, strict=False):
-            rows = table[(table["cell"] == cell) & table["zoom"].astype(bool)]
-            draw_grad_norms(rows, ax, styles)
+            draw_grad_norms(near[near["cell"] == cell], ax, styles)
             ax.set(xlabel="step")
             ax.set_title(wrapped(f"zoomed, {cell}"))
         relative = "gradient norm /\nmedian of the layer"
@@ -118,7 +119,9 @@ def grad_norms_figure(table: pd.DataFrame) -> Figure:
         layers = table[table["series"] == "grad_norm"]
         others = layers["layer"].nunique() > len(styles)
         handles = layer_handles(styles, others=others, spikes=bool(layers["event"].any()))
-        figure.legend(handles=handles, loc="outside lower center", ncols=1 + columns)
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=(2, 3, len(handles))[columns - 1]
+        )
     return figure
 
 
