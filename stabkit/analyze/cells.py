@@ -1,5 +1,7 @@
 """Runs as the cells of a grid: which settings differ, how a cell is called, how it is drawn."""
 
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,3 +95,21 @@ def _order(value: Any) -> tuple[int, float, str]:
     if isinstance(value, (int, float)):
         return 0, float(value), ""
     return 1, 0.0, str(value)
+
+
+def run_label(cell: Cell, run: Run) -> str:
+    """The cell in words, and the seed where several runs differ in nothing else."""
+    seed = f", seed {run.settings.get('seed')}" if len(cell.runs) > 1 else ""
+    return cell_label(cell) + seed
+
+
+def wrapped(text: str, width: int = 34) -> str:
+    """A label in lines of at most `width`, broken after commas where that is possible."""
+    lines = [""]
+    for part in re.findall(r"[^,]*,?\s*", text):  # with its comma, so that names stay as they are
+        if len((lines[-1] + part).rstrip(", ")) <= width:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    broken = (textwrap.wrap(line.strip().rstrip(","), width) for line in lines)
+    return "\n".join(chunk for chunks in broken for chunk in chunks)

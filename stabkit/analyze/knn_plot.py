@@ -15,6 +15,7 @@ from stabkit.analyze.style import LINES, RC, new_figure, ramp
 from stabkit.store.reader import Run, Runs
 
 METRIC = "knn_heldout"
+Styles = dict[str, dict[str, Any]]
 
 
 def knn_table(runs: Runs) -> pd.DataFrame:
@@ -46,26 +47,40 @@ def _rows(run: Run, cell: Cell, factor: str | None) -> pd.DataFrame:
     return evals.assign(**head)[[*head, *evals.columns]]
 
 
-def draw_knn(table: pd.DataFrame) -> Figure:
-    """kNN accuracy over steps: panels by the other factors, curves by the main one, dips shaded."""
-    panels, curves = table["panel"].unique(), table["curve"].unique()
-    styles: dict[str, dict[str, Any]] = {
-        curve: {"color": colour, "linestyle": LINES[i % len(LINES)]}
-        for i, (curve, colour) in enumerate(zip(curves, ramp(len(curves)), strict=True))
-    }
+def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
+    """kNN accuracy over steps: a line a run, coloured by curve; dips shaded; chance as a line.
+
+    `frame`: one panel's rows of `knn_table`; `styles` by curve, dark to light by default.
+    """
+    styles = _styles(frame) if styles is None else styles
+    for curve, rows in frame.groupby("curve", sort=False):
+        _draw_curve(ax, rows, styles[str(curve)])
+    _draw_chance(ax, frame)
+    ax.set(title=frame["panel"].iloc[0], xlabel="step")
+    return ax
+
+
+def knn_figure(table: pd.DataFrame) -> Figure:
+    """Panels by all factors but the one with the most values, which tells curves apart."""
+    panels, styles = table["panel"].unique(), _styles(table)
     with mpl.rc_context(RC):
         figure = new_figure(2 + 3.2 * len(panels), 3.0)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
-            for curve, rows in table[table["panel"] == panel].groupby("curve", sort=False):
-                _draw_curve(ax, rows, styles[curve])
-            _draw_chance(ax, table)
-            ax.set(title=panel, xlabel="step")
+            draw_knn(table[table["panel"] == panel], ax, styles)
         axes[0].set_ylabel("held-out kNN accuracy" + _how(table.iloc[0]))
         axes[0].set_ylim(bottom=0)
         lines = [Line2D([], [], linewidth=1.3, label=c, **style) for c, style in styles.items()]
         figure.legend(handles=lines, loc="outside right center")
     return figure
+
+
+def _styles(table: pd.DataFrame) -> Styles:
+    curves = table["curve"].unique()
+    return {
+        curve: {"color": colour, "linestyle": LINES[i % len(LINES)]}
+        for i, (curve, colour) in enumerate(zip(curves, ramp(len(curves)), strict=True))
+    }
 
 
 def _draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 import stabkit
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.grad_norms_plot import draw_grad_norms, grad_norms_table
-from stabkit.analyze.knn_plot import draw_knn, knn_table
+from stabkit.analyze.grad_norms_plot import grad_norms_figure, grad_norms_table
+from stabkit.analyze.knn_plot import knn_figure, knn_table
 from stabkit.analyze.plots import PLOTS, draw
 from stabkit.analyze.style import ramp
 from stabkit.cli import main
@@ -19,7 +19,7 @@ from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, plant_run
 def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid: Path) -> None:
     runs = stabkit.load(grid)
     table = knn_table(runs)
-    figure = draw_knn(table)
+    figure = knn_figure(table)
     titles = [ax.get_title() for ax in figure.axes]
     assert sorted(titles) == ["base lr 0.001", "base lr 0.02"] or titles == [
         "learned patch projection",
@@ -64,9 +64,11 @@ def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid: Path) -> None:
     table = grad_norms_table(stabkit.load(grid))
     frozen = table[table["cell"].str.startswith("frozen") & (table["series"] == "grad_norm")]
     assert set(frozen["layer"]) == set(LAYERS[1:])
-    figure = draw_grad_norms(table)
+    figure = grad_norms_figure(table)
     titles = {ax.get_title().replace("\n", " ") for ax in figure.axes} - {""}
-    assert len(titles) == 4
+    zoomed = {title for title in titles if title.startswith("zoomed")}
+    assert len(titles - zoomed) == 4
+    assert zoomed == {"zoomed, learned patch projection base lr 0.02, seed 0"}
     assert all("seed 0" in title for title in titles)
 
 
@@ -76,8 +78,8 @@ def test_the_csv_alone_draws_the_same_figure(grid: Path, tmp_path: Path, name: s
     png, pdf, csv = draw(name, runs, tmp_path / "out put")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
-    again = PLOTS[name].draw(pd.read_csv(csv))
-    first = PLOTS[name].draw(PLOTS[name].table(runs))
+    again = PLOTS[name].figure(pd.read_csv(csv))
+    first = PLOTS[name].figure(PLOTS[name].table(runs))
     for left, right in zip(again.axes, first.axes, strict=True):
         assert left.get_title() == right.get_title()
         assert left.get_ylabel() == right.get_ylabel()
