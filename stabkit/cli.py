@@ -73,7 +73,7 @@ def _left_out_by_line() -> Iterator[None]:
                 if len(said) <= LINES:
                     print(f"stabkit: {message}", file=sys.stderr)
 
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
         try:
             yield
         finally:
@@ -267,27 +267,18 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
+    if arguments.plot is None:
+        return _summarize(arguments)
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot == "list":
         print("\n".join(f"{name:<14}{plot.about}" for name, plot in PLOTS.items()))
         return 0
-    if arguments.plot is not None and arguments.plot not in PLOTS:
+    if arguments.plot not in PLOTS:
         raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
-    if arguments.plot is not None and arguments.csv is not None:
+    if arguments.csv is not None:
         raise RequestError("--csv is the summary's table; a figure writes its own beside it")
-    runs = stabkit.load(arguments.runs)
-    if not len(runs):
-        raise RequestError(f"{arguments.runs}: no run folder in it or below it")
-    if arguments.plot is None:
-        from stabkit.analyze.summary import describe, run_table
-        from stabkit.analyze.workers import usable_cpus
-
-        table = run_table(runs, usable_cpus())
-        if arguments.csv is not None:
-            table.to_csv(arguments.csv, index=False)
-        print(describe(runs, table))
-        return 0
+    runs = _loaded(arguments.runs)
     try:
         paths = draw(arguments.plot, runs, arguments.out or arguments.runs / "figures")
     except ValueError as error:
@@ -295,6 +286,25 @@ def _analyze(arguments: argparse.Namespace) -> int:
         return 1
     print("\n".join(map(str, paths)))
     return 0
+
+
+def _summarize(arguments: argparse.Namespace) -> int:
+    from stabkit.analyze.summary import describe, run_table
+    from stabkit.analyze.workers import usable_cpus
+
+    runs = _loaded(arguments.runs)
+    table = run_table(runs, usable_cpus())
+    if arguments.csv is not None:
+        table.to_csv(arguments.csv, index=False)
+    print(describe(runs, table))
+    return 0
+
+
+def _loaded(folder: Path) -> Any:
+    runs = stabkit.load(folder)
+    if not len(runs):
+        raise RequestError(f"{folder}: no run folder in it or below it")
+    return runs
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -75,12 +75,13 @@ def _age(path: Path) -> float:
 def _part(path: Path, schema: pa.Schema) -> pa.Table | None:
     """The columns of `schema`, a signal that the part lacks as nulls; None when it is left out."""
     try:
-        if path.exists() and not path.is_file():  # of a pipe one would wait for ever
+        if not path.is_file():  # of a pipe one would wait for ever
             raise OSError("not a file")
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            problem = _problem(file.schema_arrow, schema)
+        with pa.OSFile(str(path)) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+            found = file.schema_arrow
+            problem = _problem(found, schema)
             if problem is None:
-                names = [name for name in schema.names if name in file.schema_arrow.names]
+                names = [name for name in schema.names if found.get_field_index(name) >= 0]
                 table = file.read(names, use_threads=False)
                 table.validate(full=True)
                 problem = _holes(table)
@@ -102,7 +103,7 @@ def _problem(found: pa.Schema, schema: pa.Schema) -> str | None:
     if version > VERSION:
         return f"schema version {version}; this stabkit reads up to {VERSION}"
     for column in schema:
-        if column.name not in found.names:
+        if found.get_field_index(column.name) < 0:  # also where there are two
             if column.name not in SIGNALS:
                 return f"it has no column {column.name}"
         elif (kind := found.field(column.name).type) != column.type:
