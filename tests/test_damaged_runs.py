@@ -15,7 +15,7 @@ import stabkit
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.summary import run_table
 from stabkit.cli import main
-from stabkit.rundir import LeftOutWarning, find_runs
+from stabkit.rundir import LeftOutWarning, RunDir, find_runs
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import LAYERS, STEPS, plant_run
@@ -305,6 +305,7 @@ def test_a_folder_that_may_not_be_read_is_named(
 def test_a_file_that_may_not_be_read_is_named(
     folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    RunDir(folder / "b damaged").append_event("start", 0)
     file = folder / "b damaged" / name
     mode = file.stat().st_mode
     file.chmod(0)
