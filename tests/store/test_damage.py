@@ -74,6 +74,14 @@ def without_a_step(table: pa.Table) -> pa.Table:
     return replaced(table, "step", holed)
 
 
+def name_of_bytes(table: pa.Table) -> pa.Table:
+    """A name that is no text: Parquet files hold it, pandas cannot."""
+    column = next(c for c in ("layer", "name", "metric") if c in table.column_names)
+    names = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
+    codes = pa.array(np.zeros(len(table), dtype=np.int32))
+    return replaced(table, column, pa.DictionaryArray.from_arrays(codes, names))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "not readable"),
     "empty": (lambda part: part.write_bytes(b""), "not readable"),
@@ -95,6 +103,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "column step is double, not int64",
     ),
     "null step": (lambda part: rewrite(part, without_a_step), "step has no value in 1 of"),
+    "no text": (lambda part: rewrite(part, name_of_bytes), "Invalid UTF8"),
     "folder": (lambda part: (part.unlink(), part.mkdir()), "not readable (not a file)"),
     "pipe": (lambda part: (part.unlink(), os.mkfifo(part)), "not readable (not a file)"),
     "dangling": (lambda part: (part.unlink(), part.symlink_to("no")), "not readable (not a file)"),
@@ -191,7 +200,7 @@ def test_only_the_columns_asked_for_are_read(run: Path) -> None:
 
 def test_a_kept_run_reads_once_and_hands_out_copies(run: Path) -> None:
     kept = stabkit.open_run(run).keeping()
-    before = kept.signals()
+    before = kept.signals().copy()
     shutil.rmtree(run / "layers")
     changed = kept.signals()
     changed["grad_norm"] = 0.0
