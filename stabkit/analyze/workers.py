@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,9 +31,9 @@ def each(
         return
     # spawn: a fork of a process with threads, such as pyarrow's, may hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
+    with ProcessPoolExecutor(processes, context, _leave_interrupts) as pool:
         try:
-            for result, caught in pool.map(partial(_listen, act), items, chunksize=4):
+            for result, caught in pool.map(partial(_listen, act), items):
                 for warning in caught:
                     warnings.warn(warning, stacklevel=2)
                 yield result
@@ -42,6 +43,11 @@ def each(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches all processes of a terminal: the one that was started answers it, alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def usable_cpus() -> int:
