@@ -1,3 +1,4 @@
 from stabkit.cli import main
 
-raise SystemExit(main())
+if __name__ == "__main__":  # processes of the analysis import this again
+    raise SystemExit(main())

@@ -6,16 +6,19 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import stabkit
 from stabkit.config import ConfigError, preset_names, suggest
-from stabkit.rundir import RunBusyError, RunDir
+from stabkit.rundir import LeftOutWarning, RunBusyError, RunDir
 from stabkit.sweep.queue import SlurmError
+
+LINES = 50  # of what was left out: the cause of more is one and the same
 
 
 class RequestError(Exception):
@@ -28,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.overrides = rest
     try:
         _refuse_unknown(arguments, rest)
-        return int(arguments.act(arguments))
+        with _left_out_by_line():
+            return int(arguments.act(arguments))
     except BrokenPipeError:
         return 1
     except (RequestError, ConfigError, RunBusyError, FileNotFoundError) as error:
@@ -44,6 +48,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _speaks():
             print(f"stabkit: stopped{end}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _left_out_by_line() -> Iterator[None]:
+    """What was left out is said once, in a line; other warnings look as ever."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LeftOutWarning)
+        show_others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            *rest: Any,
+            **more: Any,
+        ) -> None:
+            if not issubclass(category, LeftOutWarning):
+                show_others(message, category, filename, lineno, *rest, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                if len(said) <= LINES:
+                    print(f"stabkit: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            if len(said) > LINES:
+                print(f"stabkit: ... and {len(said) - LINES:,} more left out", file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("runs", type=Path, help="any folder above run folders")
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
+    verb.add_argument("--csv", type=Path, metavar="FILE", help="the summary's table, one row a run")
 
     takes = "RUN --knn|--linear|--finetune [key=value ...]"
     verb = _add_verb(verbs, "evaluate", "how good a run's backbone is", takes, _evaluate)
@@ -264,21 +300,18 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
+    if arguments.plot is None:
+        return _summarize(arguments)
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot == "list":
         print("\n".join(f"{name:<14}{plot.about}" for name, plot in PLOTS.items()))
         return 0
-    if arguments.plot is not None and arguments.plot not in PLOTS:
+    if arguments.plot not in PLOTS:
         raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
-    runs = stabkit.load(arguments.runs)
-    if not len(runs):
-        raise RequestError(f"{arguments.runs}: no run folder in it or below it")
-    if arguments.plot is None:
-        from stabkit.analyze.summary import summary
-
-        print(summary(runs))
-        return 0
+    if arguments.csv is not None:
+        raise RequestError("--csv is the summary's table; a figure writes its own beside it")
+    runs = _loaded(arguments.runs)
     try:
         paths = draw(arguments.plot, runs, arguments.out or arguments.runs / "figures")
     except ValueError as error:
@@ -286,6 +319,25 @@ def _analyze(arguments: argparse.Namespace) -> int:
         return 1
     print("\n".join(map(str, paths)))
     return 0
+
+
+def _summarize(arguments: argparse.Namespace) -> int:
+    from stabkit.analyze.summary import describe, run_table
+    from stabkit.analyze.workers import usable_cpus
+
+    runs = _loaded(arguments.runs)
+    table = run_table(runs, usable_cpus())
+    if arguments.csv is not None:
+        table.to_csv(arguments.csv, index=False)
+    print(describe(runs, table))
+    return 0
+
+
+def _loaded(folder: Path) -> Any:
+    runs = stabkit.load(folder)
+    if not len(runs):
+        raise RequestError(f"{folder}: no run folder in it or below it")
+    return runs
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

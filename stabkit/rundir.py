@@ -2,16 +2,18 @@
 
 import fcntl
 import json
+import math
 import os
 import socket
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 State = Literal["waiting", "running", "preempted", "done", "failed"]
 Standing = Literal["missing", "waiting", "running", "preempted", "lost", "done", "failed"]
@@ -19,6 +21,13 @@ Standing = Literal["missing", "waiting", "running", "preempted", "lost", "done",
 # A running process writes its status every step. An evaluation or a slow disk may hold it up for
 # minutes; whoever cannot see the process itself calls it lost after this long.
 LOST_AFTER_S = 600.0
+
+
+MARKS = {"config.yaml", "layers", "scalars", "evals"}  # any of them makes a folder a run
+
+
+class LeftOutWarning(UserWarning):
+    """Something damaged, foreign or there twice was left out; the message names it and says why."""
 
 
 class RunBusyError(RuntimeError):
@@ -84,11 +93,12 @@ class RunDir:
     def read_status(self) -> Status | None:
         """None when there is no status yet. Raises ValueError that names a damaged file."""
         try:
-            content = json.loads(self.status_file.read_text(encoding="utf-8"))
-            return Status(**{k: content[k] for k in Status.__dataclass_fields__ if k in content})
+            # no number where a number would be NaN or infinite: the others are as good
+            text = self.status_file.read_text(encoding="utf-8")
+            return _status(json.loads(text, parse_constant=lambda _: None))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError, IsADirectoryError) as error:
             raise ValueError(f"{self.status_file}: not a status file ({error})") from None
 
     def last_status(self) -> Status | None:
@@ -143,25 +153,37 @@ class RunDir:
             file.write(line.encode())
 
     def read_events(self) -> list[dict[str, Any]]:
-        """Every complete line; a last line torn by a kill is left out."""
+        """Every complete line; a last line torn by a kill is left out.
+
+        A LeftOutWarning counts whatever else is no event.
+        """
         if not self.events_file.exists():
             return []
-        events = []
-        for line in self.events_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        events, wrong = [], []
+        text = self.events_file.read_text(encoding="utf-8", errors="replace")
+        *lines, torn = text.split("\n")
+        for number, line in enumerate([*lines, torn], start=1):
             try:
                 event = json.loads(line)
-            except ValueError:
-                continue
+            except (ValueError, RecursionError):
+                event = None
             if isinstance(event, dict):
                 events.append(event)
+            elif number <= len(lines):
+                wrong.append(number)
+        if wrong:
+            left_out(self.events_file, f"no events; the first is {wrong[0]}", f"{len(wrong)} lines")
         return events
 
     def trim_events(self, step: int) -> None:
         """Drop what was observed at or after `step`, and any torn line, before a resumed run."""
-        lifecycle = {"start", "resume", "preempted", "done", "failed"}
-        kept = [
-            e for e in self.read_events() if e.get("kind") in lifecycle or e.get("step", -1) < step
-        ]
+        lifecycle = ("start", "resume", "preempted", "done", "failed")
+
+        def is_kept(event: dict[str, Any]) -> bool:
+            at = event.get("step")
+            return event.get("kind") in lifecycle or not isinstance(at, int) or at < step
+
+        kept = [event for event in self.read_events() if is_kept(event)]
         atomic_write(self.events_file, "".join(json.dumps(e) + "\n" for e in kept).encode())
 
     @contextmanager
@@ -189,11 +211,49 @@ class RunDir:
         try:
             with (self.path / ".lock").open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
         except BlockingIOError:
             return True
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            return False
         return False
+
+
+def left_out(what: Path, why: str, part: str = "") -> None:
+    """Warn that `what`, or a part of it, is left out."""
+    warnings.warn(f"{what}: {part}{' ' * bool(part)}left out, {why}", LeftOutWarning, stacklevel=3)
+
+
+def _status(content: Any) -> Status:
+    """Raises TypeError that says which value is of another kind than it should."""
+    if not isinstance(content, dict):
+        raise TypeError("no JSON object")
+    status = Status(**{k: content[k] for k in Status.__dataclass_fields__ if k in content})
+    for name, kinds in _KINDS.items():
+        value = getattr(status, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise TypeError(f"{name} is {value}")
+    if status.state not in get_args(State):
+        raise TypeError(f"state is {status.state!r}")
+    if not all(type(count) is int for count in status.events.values()):
+        raise TypeError(f"events is {status.events!r}")
+    return status
+
+
+_NUMBER = (int, float, type(None))
+_KINDS: dict[str, Any] = {
+    "state": str,
+    "step": int,
+    "steps": int,
+    "heartbeat": str,
+    "host": str,
+    "images_per_s": _NUMBER,
+    "eta_s": _NUMBER,
+    "knn": _NUMBER,
+    "reason": (str, type(None)),
+    "events": dict,
+}
 
 
 def same_folder(path: Path) -> Callable[[], bool]:
@@ -248,19 +308,44 @@ def commit(temporary: Path, path: Path, durable: bool = True) -> None:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Every run folder at or below `folder`, in name order. Raises FileNotFoundError."""
+    """Every run folder at or below `folder`, in name order. Raises FileNotFoundError.
+
+    A folder that links lead to a second time, or that may not be read, is named in a
+    LeftOutWarning.
+    """
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
-    return sorted(_walk(folder))
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: a file, where a folder of runs was expected")
+    return sorted(_walk(folder, {}))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    if any((folder / mark).exists() for mark in ("config.yaml", "layers", "scalars", "evals")):
+def _walk(folder: Path, seen: dict[tuple[int, int], Path]) -> Iterator[Path]:
+    """`seen`: the folders walked so far by their device and inode."""
+    try:
+        entries = {entry.name: entry for entry in os.scandir(folder)}
+        stat = folder.stat()
+    except OSError as error:
+        left_out(folder, f"not readable ({error.strerror})")
+        return
+    first = seen.setdefault((stat.st_dev, stat.st_ino), folder)
+    if first is not folder:
+        left_out(folder, f"it is the folder {first}")
+        return
+    if not MARKS.isdisjoint(entries):
         yield folder
         return
-    for child in folder.iterdir():
-        if child.is_dir() and not child.name.startswith("."):
-            yield from _walk(child)
+    # links last, so that of a folder and a link to it beside it the folder is taken
+    for name in sorted(entries, key=lambda name: (entries[name].is_symlink(), name)):
+        if not name.startswith(".") and _is_dir(entries[name]):
+            yield from _walk(folder / name, seen)
+
+
+def _is_dir(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def utc_now() -> str:

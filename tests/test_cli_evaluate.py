@@ -51,14 +51,12 @@ def test_every_method_is_recorded_at_the_step_of_the_checkpoint(
     assert new["step"].eq(4).all()
     assert new["chance"].eq(0.1).all()
     assert new["n"].eq(20).all()
-    for metric in ("knn_full", "linear", "finetune"):
-        correct = stabkit.open_run(run).correct(metric)
+    for metric, k, value in zip(new["metric"], new["k"], new["value"], strict=True):
+        correct = stabkit.open_run(run).correct(metric, k)
         assert correct is not None
-        values = new[new["metric"] == metric]["value"]
-        np.testing.assert_allclose(correct.mean(axis=1), values)
-        for value in values:
-            assert f"{metric}" in printed
-            assert f"{value:.4f} of 20 held-out images" in printed
+        np.testing.assert_allclose(correct.mean(axis=1), [value])
+        assert f"{metric}" in printed
+        assert f"{value:.4f} of 20 held-out images" in printed
     assert "augmentation is off" in printed
     assert "chosen" in printed
     events = stabkit.open_run(run).events()

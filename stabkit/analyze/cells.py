@@ -84,11 +84,15 @@ def cell_label(cell: Cell, without: str | None = None) -> str:
 
 
 def _fixed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """As a key: settings of somebody else's configuration may be lists of anything."""
+    if isinstance(value, list):
+        return tuple(map(_fixed, value))
+    return repr(value) if isinstance(value, dict) else value
 
 
-def _seed(run: Run) -> tuple[int, str]:
-    return int(run.settings.get("seed", 0)), run.name
+def _seed(run: Run) -> tuple[float, str]:
+    seed = run.settings.get("seed")
+    return seed if isinstance(seed, (int, float)) else 0, run.name
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -1,7 +1,12 @@
-"""What the detectors find in a run, by the names the tables of a run use."""
+"""What the detectors find in a run, by the names the tables of a run use.
+
+A series that a detector refuses is named in a LeftOutWarning; what is returned then is empty and
+says so: `refused(found)`.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +23,7 @@ from stabkit.detect.association import Watched
 from stabkit.detect.bursts import ONSETS
 from stabkit.detect.collapse import NOTHING
 from stabkit.detect.dips import SHORTEST
+from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
 COLLAPSE = {
@@ -37,13 +43,17 @@ def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
     """
     evals = run.evals(metric)
     chance = float(evals["chance"].iloc[0]) if len(evals) else 0.0
-    found = find_dips(
-        evals["step"].to_numpy(),
-        evals["value"].to_numpy(),
-        n=evals["n"].to_numpy() if counts_known(evals) else None,
-        correct=run.correct(metric),
-        chance=0.0 if math.isnan(chance) else chance,
-    )
+
+    def find() -> pd.DataFrame:
+        return find_dips(
+            evals["step"].to_numpy(),
+            evals["value"].to_numpy(),
+            n=evals["n"].to_numpy() if counts_known(evals) else None,
+            correct=run.correct(metric),
+            chance=0.0 if math.isnan(chance) else chance,
+        )
+
+    found = _sought(run, f"dips of {metric}", find, find_dips([], []))
     if math.isnan(chance):
         found["relative_depth"] = math.nan
     return found.assign(end=found["recovery"].fillna(evals["step"].max()))
@@ -62,11 +72,13 @@ def collapses(run: Run) -> pd.DataFrame:
     """
     scalars, learned = run.scalars(), _learned(run)
     found = []
-    for signal, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
-        events = COLLAPSE[str(signal)](rows["step"].to_numpy(), rows["value"].to_numpy())
+    for name, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
+        signal, series = str(name), (rows["step"].to_numpy(), rows["value"].to_numpy())
+        find = partial(COLLAPSE[signal], *series)
+        events = _sought(run, f"collapse of {signal}", find, COLLAPSE[signal]([], []))
         if learned:
             events = events[(signal == "loss_relative") & (events["level"] <= NOTHING)]
-        events.insert(0, "signal", str(signal))
+        events.insert(0, "signal", signal)
         found.append(events)
     if not any(len(events) for events in found):
         return pd.DataFrame(columns=["signal", "onset", "end", "start", "level"])
@@ -91,14 +103,17 @@ def final_level(values: pd.Series) -> float:
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
     """`find_spikes` on each layer; columns layer and depth in front, ordered by onset and depth."""
     found = []
-    for (depth, layer), rows in run.signals().groupby(["depth", "layer"], observed=True):
-        events = find_spikes(rows["step"].to_numpy(), rows[signal].to_numpy())
+    none = find_spikes([], [])
+    for (depth, layer), rows in run.signals([signal]).groupby(["depth", "layer"], observed=True):
+        find = partial(find_spikes, rows["step"].to_numpy(), rows[signal].to_numpy())
+        events = _sought(run, f"spikes of {signal} in {layer}", find, none.copy())
         events.insert(0, "depth", depth)
         events.insert(0, "layer", layer)
         found.append(events)
     if not found:
         return pd.DataFrame(columns=["layer", "depth", "onset", "peak", "end", "height", "ratio"])
     table = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
+    table.attrs["refused"] = any(refused(events) for events in found)
     return table.sort_values(["onset", "depth"], ignore_index=True)
 
 
@@ -107,7 +122,7 @@ def relative_norms(run: Run) -> pd.DataFrame:
 
     Layers without a gradient, such as frozen ones, are left out; medians are of finite values.
     """
-    rows = run.signals()[["step", "layer", "depth", "grad_norm"]]
+    rows = run.signals(["grad_norm"])
     rows = rows.assign(layer=rows["layer"].astype(str)).rename(columns={"grad_norm": "value"})
     # a value that was measured and is no number stays; a layer that never had one goes
     rows = rows[rows.groupby("layer")["value"].transform("count") > 0]
@@ -138,7 +153,7 @@ def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[Watched]:
     watched = []
     for run in runs:
         steps = run.evals("knn_heldout")["step"].to_numpy()
-        signals = run.signals()["step"].unique()
+        signals = run.signals([])["step"].unique()
         if len(steps) < SHORTEST or len(signals) <= MIN_HISTORY:
             continue
         first = int(max(steps[SHORTEST - 2], signals[MIN_HISTORY]))
@@ -159,3 +174,19 @@ def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[Watched]:
             )
         )
     return watched
+
+
+def refused(found: pd.DataFrame) -> bool:
+    """Whether nothing was found because the series, or one of them, was refused."""
+    return bool(found.attrs.get("refused", False))
+
+
+def _sought(
+    run: Run, what: str, find: Callable[[], pd.DataFrame], nothing: pd.DataFrame
+) -> pd.DataFrame:
+    try:
+        return find()
+    except ValueError as error:
+        left_out(run.path, str(error), what)
+        nothing.attrs["refused"] = True
+        return nothing

@@ -32,10 +32,7 @@ def study_runs(default: str) -> Runs:
     folder = Path(given[0] if given else default)
     if not folder.is_dir() or not len(runs := load(folder)):
         raise SystemExit(f"{folder}: no runs there; `stabkit sweep` makes them")
-    different = {repr(run.settings or run.name): run for run in runs}  # twice would be evidence
-    if len(different) < len(runs):
-        print(f"{folder}: {len(runs) - len(different)} runs left out, of settings seen before")
-    return Runs(runs.path, tuple(different.values()))
+    return runs
 
 
 def levels(runs: Runs, factors: Sequence[str], metric: str = "knn_heldout") -> pd.DataFrame:

@@ -2,13 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import collapses, counts_known, dips, onsets
+from stabkit.analyze.events import collapses, counts_known, dips, refused, spikes
+from stabkit.analyze.workers import each
+from stabkit.detect import layer_onsets
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run, Runs
+
+VERDICTS = ("diverged", "collapsed", "unstable", "bursts", "unknown", "stable")  # worst first
+LISTED = 40  # runs that a reader still looks through
 
 FOOTNOTE = (
     "A dip is a fall of held-out kNN accuracy below its own running level that lasts, exceeds the\n"
@@ -20,29 +26,34 @@ FOOTNOTE = (
 )
 
 
-def run_table(runs: Runs) -> pd.DataFrame:
+def run_table(runs: Runs, processes: int = 1) -> pd.DataFrame:
     """One row a run: cell, seed, state, verdict, last and best kNN, its dips and gradient bursts.
 
     Verdicts: `diverged` (non-finite values), `collapsed` (`collapse` names the signals), `unstable`
     (at least one dip), `bursts` (gradients only), `stable`, or `unknown` (too few evaluations to
-    find a dip). `lost_steps` is the time
+    find a dip, or values that a detector refuses). `lost_steps` is the time
     spent in dips, `deepest` a fraction, `patch_first` the bursts that the patch projection began.
+
+    One run at a time is in memory, in each of the `processes` (see `each`).
     """
-    rows = [_row(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
-    return pd.DataFrame(rows)
+    cells = group_cells(runs)
+    items = [(run, cell_label(cell)) for cell in cells for run in cell.runs]
+    return pd.DataFrame(each(_row, items, processes))
 
 
-def _row(run: Run, cell: str) -> dict[str, object]:
-    evals, found, joined = run.evals("knn_heldout"), dips(run), onsets([run])
+def _row(item: tuple[Run, str]) -> dict[str, object]:
+    run, cell = item[0].keeping(), item[1]
+    evals, found, peaks = run.evals("knn_heldout"), dips(run), spikes(run)
+    joined = layer_onsets(peaks)
     first, spiked = joined[joined["lag"] == 0], joined["burst"].nunique()
-    events = run.dir.read_events()
     collapsed = collapses(run)["signal"].unique()
-    nonfinite = sum(event.get("kind") == "nonfinite" for event in events)
+    nonfinite = sum(event.get("kind") == "nonfinite" for event in run.event_log())
+    told = 0 if refused(found) or refused(peaks) else len(evals)
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
-        "state": run.dir.standing() if run.dir.read_status() else "recorded",
-        "verdict": verdict(nonfinite, len(collapsed), len(evals), len(found), spiked),
+        "state": run.dir.standing() if run.status() else "recorded",
+        "verdict": verdict(nonfinite, len(collapsed), told, len(found), spiked),
         "collapse": ", ".join(collapsed),
         "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
         "knn_best": evals["value"].max() if len(evals) else math.nan,
@@ -71,7 +82,11 @@ def verdict(
 
 def summary(runs: Runs) -> str:
     """The table of `run_table` and what it means, as text."""
-    table = run_table(runs)
+    return describe(runs, run_table(runs))
+
+
+def describe(runs: Runs, table: pd.DataFrame) -> str:
+    """What the table of `run_table` means; of many runs those that fared worst."""
     parts = [_headline(runs, table), _text_table(table), *_findings(runs, table), FOOTNOTE]
     return "\n\n".join(part for part in parts if part)
 
@@ -79,8 +94,9 @@ def summary(runs: Runs) -> str:
 def _headline(runs: Runs, table: pd.DataFrame) -> str:
     states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
     line = f"{runs.path}: {counted(len(table), 'run')} ({states})"
-    evals = next((e for run in runs if len(e := run.evals("knn_heldout"))), None)
-    if evals is None:
+    measured = table.index[table["knn_last"].notna()]
+    evals = _ordered(runs)[measured[0]].evals("knn_heldout") if len(measured) else None
+    if evals is None or evals.empty:
         return f"{line}; none has held-out kNN evaluations, so dips cannot be found"
     first = evals.iloc[0]
     every = int(evals["step"].diff().median()) if len(evals) > 1 else 0
@@ -96,11 +112,29 @@ def _headline(runs: Runs, table: pd.DataFrame) -> str:
     return line
 
 
+def _ordered(runs: Runs) -> list[Run]:
+    """The runs in the order of their table's rows; names may not tell them apart."""
+    return [run for cell in group_cells(runs) for run in cell.runs]
+
+
 def _text_table(table: pd.DataFrame) -> str:
+    if len(table) > LISTED:
+        counts = table["verdict"].value_counts()
+        found = ", ".join(f"{counts[v]:,} {v}" for v in VERDICTS if v in counts)
+        worst = (
+            table.assign(rank=table["verdict"].map(VERDICTS.index))
+            .sort_values(["rank", "deepest", "lost_steps"], ascending=[True, False, False])
+            .head(LISTED)
+        )
+        rest = len(table) - LISTED
+        return (
+            f"{found}. The {LISTED} that fared worst:\n\n{_text_table(worst)}\n\n"
+            f"... and {counted(rest, 'run')} more: `stabkit analyze RUNS --csv FILE` writes all."
+        )
     shown = pd.DataFrame(
         {
             "cell": table["cell"],
-            "seed": table["seed"].map(lambda s: "-" if pd.isna(s) else f"{s:.0f}"),
+            "seed": table["seed"].map(_seed_text),
             "verdict": table["verdict"],
             "last kNN": table["knn_last"].map("{:.3f}".format),
             "best": table["knn_best"].map("{:.3f}".format),
@@ -112,6 +146,12 @@ def _text_table(table: pd.DataFrame) -> str:
     )
     lines = [list(shown), *shown.itertuples(index=False)]
     return aligned(lines, left=(0, 2))
+
+
+def _seed_text(seed: object) -> str:
+    if isinstance(seed, Real):
+        return f"{seed:.0f}" if math.isfinite(seed) else "-"
+    return "-" if seed is None else str(seed)
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -160,13 +200,12 @@ def _collapsed(table: pd.DataFrame) -> list[str]:
 
 def _deepest(runs: Runs, table: pd.DataFrame) -> str:
     worst = table.loc[table["deepest"].idxmax()]
-    run = next(run for run in runs if run.name == worst["run"])
-    found = dips(run)
+    found = dips(_ordered(runs)[worst.name])
     dip = found.loc[found["depth"].idxmax()]
     end = "not recovered when the run ended"
     if not pd.isna(dip["recovery"]):
         end = f"recovered by step {int(dip['recovery'])}"
-    seed = "" if pd.isna(worst["seed"]) else f", seed {worst['seed']}"
+    seed = "" if pd.isna(worst["seed"]) else f", seed {_seed_text(worst['seed'])}"
     p_value = "no p-value: sample counts unknown"
     if not math.isnan(dip["p_value"]):
         p_value = f"p = {dip['p_value']:.1g}"

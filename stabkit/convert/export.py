@@ -14,8 +14,9 @@ import pandas as pd
 from stabkit.convert.layout import FACTS
 from stabkit.convert.series import ConvertError
 from stabkit.convert.tensorboard import LAYOUT, is_event_file, need_tensorboard
-from stabkit.store.reader import Run, read_table
+from stabkit.store.reader import Run
 from stabkit.store.schema import SIGNALS
+from stabkit.store.tables import stored_table
 
 
 def export_events(run: Run, folder: Path) -> int:
@@ -56,7 +57,7 @@ def _rows(run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
         tags[tag] = facts
         parts.append(pd.DataFrame({"step": steps, "tag": tag, "value": values}))
 
-    layers = read_table(run.dir.table("layers"), "layers")
+    layers = stored_table(run.dir.table("layers"), "layers")
     order = run.signals().drop_duplicates("layer")["layer"].astype(str).tolist()
     for signal in SIGNALS:
         # read as stored, for a gradient that is NaN was measured and one that is null was not

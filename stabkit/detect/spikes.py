@@ -1,9 +1,11 @@
 """Spikes: upward jumps of a positive series, such as a gradient norm or a loss."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, SortedWindow, checked_series
@@ -25,6 +27,10 @@ class SpikeScorer:
         self._min_history, self._restart_after = min_history, restart_after
         self._streak: list[float] = []
         self.restarted = False
+
+    def go_on_from(self, log_values: Iterable[float]) -> None:
+        """Stand where unflagged points that end in these, `window` or more, would have led."""
+        self._baseline.restart(log_values)
 
     def update(self, log_value: float) -> tuple[float, float] | None:
         """(z, log of the ratio to the baseline median) if this point is flagged, else None."""
@@ -95,17 +101,67 @@ def find_spikes(
         )
     usable = np.isfinite(values) & (values > 0)
     steps, values = steps[usable], values[usable]
+    logs = np.log(values)
+    suspects = _suspects(logs, window, threshold, mad_floor)
     scorer = SpikeScorer(window, threshold, min_history, window // 2, mad_floor)
-    points, heights, rises, last = [], [], [], []
-    for i, log_value in enumerate(np.log(values).tolist()):
-        if (score := scorer.update(log_value)) is not None:
-            points.append(i)
-            heights.append(score[0])
-            rises.append(score[1])
-            last.append(scorer.restarted)
-    flagged = np.array(points, dtype=np.int64)
-    new = _new_event(flagged, steps[flagged], np.array(last, dtype=bool), merge)
-    return _events(steps[flagged], values[flagged], np.array(heights), np.exp(rises), new)
+    points = _flagged(logs, scorer, suspects, window)
+    flagged = np.array([point[0] for point in points], dtype=np.int64)
+    heights, rises = (np.array([point[j] for point in points]) for j in (1, 2))
+    restarted = np.array([point[3] for point in points], dtype=bool)
+    new = _new_event(flagged, steps[flagged], restarted, merge)
+    return _events(steps[flagged], values[flagged], heights, np.exp(rises), new)
+
+
+def _flagged(
+    logs: FloatArray, scorer: SpikeScorer, suspects: IntArray, window: int
+) -> list[tuple[int, float, float, bool]]:
+    """Index, z, log ratio and whether the baseline restarted, of every flagged point.
+
+    The same as to update the scorer with every point. After `window` unflagged ones its baseline is
+    the last `window` points and nothing before the next suspect can be flagged, so it moves there.
+    """
+    points, values = [], logs.tolist()
+    i = quiet = 0  # `quiet`: unflagged points in a row before i
+    waiting = iter([*suspects.tolist(), len(values)])
+    suspect = next(waiting)
+    while i < len(values):
+        if quiet >= window:
+            while suspect < i:
+                suspect = next(waiting)
+            if suspect > i:
+                if suspect == len(values):
+                    break
+                i = suspect
+                scorer.go_on_from(values[i - window : i])
+        score = scorer.update(values[i])
+        quiet += 1
+        if score is not None:
+            points.append((i, *score, scorer.restarted))
+            quiet = 0
+        i += 1
+    return points
+
+
+def _suspects(logs: FloatArray, window: int, threshold: float, mad_floor: float) -> IntArray:
+    """Indices from `window` on that may be flagged where the baseline is the `window` before them.
+
+    Of neighbouring points the baselines are nearly the same. Each is part of what `stride` of them
+    hold together, so no k-th smallest value is below that of the whole, and half of a baseline lies
+    within a MAD of its median, so no MAD is below half the shortest stretch of the whole that
+    holds as many. One sort then serves `stride` points.
+    """
+    if logs.size <= window:
+        return np.zeros(0, dtype=np.int64)
+    stride = max(1, window // 4)
+    tail = -(logs.size - window) % stride
+    padded = np.concatenate([logs, np.full(tail, np.inf)])  # more values: the bounds stay true
+    whole = np.sort(sliding_window_view(padded[:-1], window + stride - 1)[::stride], axis=1)
+    half = (window + 1) // 2
+    shortest = (whole[:, half - 1 :] - whole[:, : whole.shape[1] - half + 1]).min(axis=1)
+    # Room for rounding: a logarithm's last bit is at most 1e-13.
+    mad = np.maximum(shortest / 2 - 1e-12, mad_floor)
+    least = whole[:, (window - 1) // 2] + (1 - 1e-9) * threshold / Z_PER_MAD * mad - 1e-12
+    return window + np.flatnonzero(logs[window:] >= np.repeat(least, stride)[: logs.size - window])
 
 
 def _check_options(

@@ -1,29 +1,31 @@
 """Run folders in, tidy pandas out. Lazy: a table is read when it is asked for."""
 
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stabkit.rundir import RunDir, find_runs
-from stabkit.store.schema import TABLES, VERSION, version_of
+from stabkit.rundir import RunDir, Status, find_runs, left_out
+from stabkit.store.schema import SIGNALS
+from stabkit.store.tables import read_table
 from stabkit.store.writer import unpack_bits
 from stabkit.yamlio import read_yaml
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, whoever wrote it: our loop, or a Monitor in somebody else's."""
+    """One run folder, whoever wrote it: our loop, or a Monitor in somebody else's.
+
+    What is damaged or foreign in it is left out and named in a LeftOutWarning.
+    """
 
     path: Path
+    _kept: dict[Any, pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -35,18 +37,32 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The configuration as dotted keys; empty when the run has none."""
-        if not self.dir.config_file.exists():
-            return {}
-        return dict(_flatten(read_yaml(self.dir.config_file), ""))
+        """The configuration as dotted keys; empty when the run has none.
 
-    def signals(self) -> pd.DataFrame:
-        """Columns step, layer, depth, then one a signal of a layer; in step and depth order."""
-        return _read(self.path / "layers", "layers").sort_values(["step", "depth"], kind="stable")
+        Raises ValueError or OSError that names a damaged file.
+        """
+        file = self.dir.config_file
+        if not file.exists():
+            return {}
+        try:
+            content = read_yaml(file)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{file}: holds no settings")
+        return dict(_flatten(content, ""))
+
+    def keeping(self) -> "Run":
+        """The same run, which reads each table once and keeps it: for one pass over it."""
+        return replace(self, _kept={})
+
+    def signals(self, signals: Sequence[str] = SIGNALS) -> pd.DataFrame:
+        """Columns step, layer, depth, then the `signals`; in step and depth order."""
+        return self._table("layers", ["step", "layer", "depth", *signals])
 
     def scalars(self) -> pd.DataFrame:
         """Columns step, name, value."""
-        return _read(self.path / "scalars", "scalars").sort_values("step", kind="stable")
+        return self._table("scalars")
 
     def scalar(self, name: str) -> "pd.Series[float]":
         """One series of the run, by step; empty when it was not recorded."""
@@ -55,23 +71,60 @@ class Run:
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
         """Columns of the `evals` table, in step order; `correct` is one bit a sample, packed."""
-        frame = _read(self.path / "evals", "evals").sort_values("step", kind="stable")
+        frame = self._table("evals")
         return frame if metric is None else frame[frame["metric"] == metric].reset_index(drop=True)
 
-    def correct(self, metric: str) -> NDArray[np.bool_] | None:
+    def correct(self, metric: str, k: int | None = None) -> NDArray[np.bool_] | None:
         """[evals, n] correctness of each sample at each evaluation.
 
-        None if n changed midway, or where bits are missing, as in a run converted from a log.
+        None if n changed midway or is not known, as in a run converted from a log; None as well,
+        with a LeftOutWarning, when bits are missing. Raises ValueError when the metric was
+        evaluated with several k and none is chosen.
         """
         frame = self.evals(metric)
-        if frame.empty or frame["n"].nunique() > 1 or frame["correct"].isna().any():
+        found = sorted(frame["k"].unique().tolist())
+        if k is None and len(found) > 1:
+            raise ValueError(
+                f"{self.path}: {metric} has k = {', '.join(map(str, found))}: name one"
+            )
+        frame = frame if k is None else frame[frame["k"] == k]
+        if frame.empty or frame["n"].nunique() > 1 or frame["correct"].isna().all():
             return None
-        rows = zip(frame["correct"], frame["n"], strict=True)
-        return np.stack([unpack_bits(bits, int(n)) for bits, n in rows])
+        n = int(frame["n"].iloc[0])
+        wrong = [len(bits or b"") != -(-n // 8) for bits in frame["correct"]]
+        if any(wrong):
+            at = frame["step"].to_numpy()[wrong]
+            why = f"at step {at[0]} they are not those of {n} samples"
+            left_out(self.path / "evals", why, f"bits of {metric}")
+            return None
+        return np.stack([unpack_bits(bits, n) for bits in frame["correct"]])
+
+    def status(self) -> Status | None:
+        """None when there is none, or one that is damaged."""
+        try:
+            return self.dir.read_status()
+        except (OSError, ValueError) as error:
+            left_out(self.dir.status_file, str(error).removeprefix(f"{self.dir.status_file}: "))
+            return None
+
+    def event_log(self) -> list[dict[str, Any]]:
+        try:
+            return self.dir.read_events()
+        except OSError as error:
+            left_out(self.dir.events_file, f"not readable ({error.strerror})")
+            return []
 
     def events(self) -> pd.DataFrame:
         """The event log: columns time, kind, step and whatever else the events carry."""
-        return pd.DataFrame(self.dir.read_events(), columns=None)
+        return pd.DataFrame(self.event_log(), columns=None)
+
+    def _table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        if self._kept is None:
+            return read_table(self.path / name, name, columns)
+        key = (name, tuple(columns or ()))
+        if key not in self._kept:
+            self._kept[key] = read_table(self.path / name, name, columns)
+        return self._kept[key].copy(deep=False)
 
 
 @dataclass(frozen=True)
@@ -92,7 +145,7 @@ class Runs:
         rows = []
         factors = self.factors()
         for run in self:
-            status = run.dir.read_status()
+            status = run.status()
             knn = run.evals("knn_heldout")["value"]
             rows.append(
                 {"run": run.name, "state": status.state if status else None}
@@ -120,7 +173,7 @@ class Runs:
     def events(self) -> pd.DataFrame:
         return self._concat(lambda run: run.events())
 
-    def _concat(self, read: Any) -> pd.DataFrame:
+    def _concat(self, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
         frames = [frame.assign(run=run.name) for run in self if len(frame := read(run))]
         if not frames:
             return pd.DataFrame(columns=["run"])
@@ -129,9 +182,28 @@ class Runs:
 
 
 def load(folder: str | Path) -> Runs:
-    """Every run at or below `folder`. Raises FileNotFoundError when there is no such folder."""
+    """Every run at or below `folder`. Raises FileNotFoundError when there is no such folder.
+
+    A LeftOutWarning names a run whose configuration is damaged, and one of the settings and seed
+    of a run before it: counted twice, one training would pass for evidence from two.
+    """
     path = Path(folder)
-    return Runs(path, tuple(Run(run) for run in find_runs(path)))
+    items: list[Run] = []
+    first: dict[str, Run] = {}
+    for run in map(Run, find_runs(path)):
+        try:
+            settings = run.settings
+        except (OSError, ValueError) as error:
+            left_out(run.path, str(error))
+            continue
+        telling = {k: v for k, v in settings.items() if not k.startswith("runtime.")}
+        # without a seed the settings do not tell whether it is the same run
+        other = first.setdefault(repr(telling), run) if "seed" in settings else run
+        if other is run:
+            items.append(run)
+        else:
+            left_out(run.path, f"it has the settings and the seed of {other.path}")
+    return Runs(path, tuple(items))
 
 
 def open_run(folder: str | Path) -> Run:
@@ -140,37 +212,6 @@ def open_run(folder: str | Path) -> Run:
     if find_runs(path) != [path]:
         raise FileNotFoundError(f"{path}: not a run folder (no config.yaml, no tables in it)")
     return Run(path)
-
-
-def _read(folder: Path, name: str) -> pd.DataFrame:
-    return read_table(folder, name).to_pandas()
-
-
-def read_table(folder: Path, name: str) -> pa.Table:
-    """All readable parts; a damaged, foreign or too new part is named in a warning and left out.
-
-    As stored: pandas tells null, not measured, from NaN no longer.
-    """
-    tables = [t for part in sorted(folder.glob("part-*.parquet")) if (t := _part(part)) is not None]
-    if not tables:
-        return TABLES[name].empty_table()
-    return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-
-
-def _part(path: Path) -> pa.Table | None:
-    try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        warnings.warn(f"{path}: left out, not readable ({error})", stacklevel=2)
-        return None
-    version = version_of(table.schema)
-    if not 0 < version <= VERSION:
-        found = f"schema version {version}" if version else "not a stabkit table"
-        warnings.warn(
-            f"{path}: left out, {found}; this stabkit reads up to {VERSION}", stacklevel=2
-        )
-        return None
-    return table
 
 
 def _flatten(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -62,7 +62,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
     try:
         status = rundir.read_status() or Status("waiting")
         standing = rundir.standing()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return Row(name, "unreadable", reason=str(error))
     state: str = "waiting" if standing == "missing" else standing
     running = state == "running"

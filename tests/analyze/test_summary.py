@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import stabkit
@@ -97,3 +98,38 @@ def test_the_command_prints_what_the_library_says(
         assert printed.split() == [f"{grid}/figures/knn.{end}" for end in ("png", "pdf", "csv")]
     else:
         assert printed.strip() == summary(stabkit.load(grid)).strip()
+
+
+def test_of_many_runs_the_worst_are_listed(
+    grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stabkit.analyze import summary as module
+    from stabkit.cli import main
+
+    RunDir(grid / "lr 0.001 true 1").append_event("nonfinite", 7, layers=["norm"])
+    monkeypatch.setattr(module, "LISTED", 3)
+    assert main(["analyze", str(grid), "--csv", str(grid / "all.csv")]) == 0
+    text = capsys.readouterr().out
+    assert "1 diverged, 2 unstable, 5 stable. The 3 that fared worst:" in text
+    listed = [line for line in text.splitlines() if " patch projection, base" in line][:3]
+    for line, verdict in zip(listed, ["diverged", "unstable", "unstable"], strict=True):
+        assert f" {verdict} " in line
+    assert "... and 5 runs more: `stabkit analyze RUNS --csv FILE` writes all." in text
+    table = run_table(stabkit.load(grid))
+    assert pd.read_csv(grid / "all.csv")["run"].tolist() == table["run"].tolist()
+
+
+def test_the_deepest_dip_is_of_its_run_where_names_are_the_same(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a" / "run", dip=0.05, seed=0)
+    plant_run(tmp_path / "b" / "run", dip=0.12, seed=1)
+    text = summary(stabkit.load(tmp_path))
+    assert "seed 1): 1" in text.replace("\n", " "), text
+
+
+def test_a_csv_and_a_figure_are_two_requests(
+    grid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stabkit.cli import main
+
+    assert main(["analyze", str(grid), "--plot", "knn", "--csv", "x.csv"]) == 2
+    assert "--csv is the summary's table" in capsys.readouterr().err

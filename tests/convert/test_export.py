@@ -6,7 +6,8 @@ import pytest
 
 from stabkit.cli import main
 from stabkit.convert.export import export_events
-from stabkit.store.reader import Run, open_run, read_table
+from stabkit.store.reader import Run, open_run
+from stabkit.store.tables import stored_table
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import plant_run
 from tests.convert.conftest import converted
@@ -17,7 +18,7 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
     frames = {}
     for name, order in (("layers", ["step", "depth"]), ("scalars", ["step", "name"]),
                         ("evals", ["step", "metric", "k"])):  # fmt: skip
-        table = read_table(run.dir.table(name), name)
+        table = stored_table(run.dir.table(name), name)
         columns = {c: table[c].to_pylist() for c in table.column_names if c != "correct"}
         frames[name] = pd.DataFrame(columns, dtype=object).sort_values(order, ignore_index=True)
     return frames

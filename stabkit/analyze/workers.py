@@ -1,0 +1,63 @@
+"""One function over many runs, in several processes, as if in one."""
+
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+WORTH_IT = 40  # items: starting processes takes as long as some of them
+AT_MOST = 6  # processes: each holds 200 MiB, all of them less than 2 GiB
+
+
+def each(
+    act: Callable[[Item], Result], items: Sequence[Item], processes: int = 1
+) -> Iterator[Result]:
+    """`act` of every item, in order; the warnings as well. `act` is a module's own function.
+
+    A script that asks for processes must keep its own start behind `if __name__ == "__main__"`.
+    Raises OSError when a process was killed.
+    """
+    processes = min(processes, AT_MOST)
+    if processes < 2 or len(items) < WORTH_IT:
+        yield from map(act, items)
+        return
+    # spawn: a fork of a process with threads, such as pyarrow's, may hang
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _leave_interrupts) as pool:
+        try:
+            for result, caught in pool.map(partial(_listen, act), items):
+                for warning in caught:
+                    warnings.warn(warning, stacklevel=2)
+                yield result
+        except BrokenProcessPool:
+            raise OSError(
+                "a process of the analysis was killed; is there too little memory?"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches all processes of a terminal: the one that was started answers it, alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _listen(act: Callable[[Item], Result], item: Item) -> tuple[Result, list[Warning]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = act(item)
+    return result, [w.message for w in caught if isinstance(w.message, Warning)]

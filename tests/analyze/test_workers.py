@@ -1,0 +1,53 @@
+"""Several processes give what one gives, in its order, warnings and errors too."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+import stabkit
+from stabkit.analyze import workers
+from stabkit.analyze.summary import run_table
+from stabkit.analyze.workers import each
+from stabkit.rundir import LeftOutWarning, left_out
+from tests.analyze.conftest import plant_run
+
+
+def warn_of_odd(number: int) -> tuple[int, int]:
+    if number % 2:
+        left_out(Path(f"item {number}"), "odd")
+    if number == 666:
+        os._exit(9)  # as the kernel ends a process when memory is short
+    if number == 13:
+        raise ValueError("thirteen")
+    return number, os.getpid()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_and_warnings_come_in_order(processes: int) -> None:
+    items = [n for n in range(60) if n != 13]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = list(each(warn_of_odd, items, processes))
+    assert [number for number, _ in results] == items
+    assert (os.getpid() in {pid for _, pid in results}) == (processes == 1)
+    expected = [f"item {n}: left out, odd" for n in items if n % 2]
+    assert [str(w.message) for w in caught] == expected
+    assert {w.category for w in caught} == {LeftOutWarning}
+
+
+@pytest.mark.filterwarnings("ignore::stabkit.rundir.LeftOutWarning")
+def test_a_process_that_is_killed_and_one_that_fails_are_told() -> None:
+    with pytest.raises(OSError, match="was killed; is there too little memory"):
+        list(each(warn_of_odd, [0] * 50 + [666], 2))
+    with pytest.raises(ValueError, match="thirteen"):
+        list(each(warn_of_odd, range(60), 2))
+
+
+def test_the_table_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(3):
+        plant_run(tmp_path / f"{seed}", seed=seed, dip=0.08 * (seed == 1), spike=seed == 2)
+    monkeypatch.setattr(workers, "WORTH_IT", 2)
+    runs = stabkit.load(tmp_path)
+    assert run_table(runs, 2).equals(run_table(runs))
