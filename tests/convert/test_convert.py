@@ -78,7 +78,7 @@ def test_a_planted_dip_and_spike_are_found(
     assert abs(dip["onset"] - DIP[0]) <= EVERY
     assert dip["recovery"] == DIP[1]
     assert np.isnan(dip["p_value"])
-    (burst,) = bursts(spikes(run)).to_dict("records")
+    (burst,) = bursts(run).to_dict("records")
     assert (burst["onset"], burst["first"]) == (SPIKE, "patch_embed")
     assert main(["analyze", str(out)]) == 0
     printed = capsys.readouterr().out
