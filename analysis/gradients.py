@@ -17,7 +17,7 @@ RUNS = "runs/gradients"
 # %%
 import pandas as pd
 
-from stabkit.analyze.claims import mean_above_zero, more_events
+from stabkit.analyze.claims import mean_above_zero, more_events, together
 from stabkit.analyze.events import bursts, dips, spikes
 from stabkit.analyze.plots import draw
 from stabkit.analyze.study import study_runs
@@ -72,7 +72,7 @@ claims = [
     ),
     more_events(f"a dip has a burst in the {LEAD} steps before it", heralded, total - heralded),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 print(*draw("grad-norms", runs, runs.path / "figures"), sep="\n")

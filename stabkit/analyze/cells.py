@@ -30,7 +30,7 @@ def group_cells(runs: Runs) -> list[Cell]:
     factors = _telling(runs)
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(_fixed(run.settings.get(key)) for key in factors), []).append(run)
+        groups.setdefault(tuple(hashable(run.settings.get(key)) for key in factors), []).append(run)
     cells = [
         Cell(dict(zip(factors, values, strict=True)), tuple(sorted(members, key=_seed)))
         for values, members in groups.items()
@@ -74,7 +74,8 @@ def cell_label(cell: Cell, without: str | None = None) -> str:
     return ", ".join(words) or ("" if without else cell.runs[0].name)
 
 
-def _fixed(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """A setting as a value to group by: a list as a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
