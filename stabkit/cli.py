@@ -87,8 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="for scripts")
     verb.add_argument("--watch", action="store_true", help="refresh until no run is under way")
 
-    verb = _add_verb(verbs, "analyze", "a summary in words, or a figure", "RUNS", _analyze)
-    verb.add_argument("runs", type=Path, help="any folder above run folders")
+    about = "a summary in words, two sets of runs compared, or a figure"
+    verb = _add_verb(verbs, "analyze", about, "RUNS [RUNS]", _analyze)
+    verb.add_argument("runs", type=Path, nargs="+", help="any folder above run folders; or two")
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
 
@@ -234,25 +235,41 @@ def _analyze(arguments: argparse.Namespace) -> int:
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot == "list":
-        print("\n".join(f"{name:<14}{plot.about}" for name, plot in PLOTS.items()))
+        print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
         return 0
     if arguments.plot is not None and arguments.plot not in PLOTS:
         raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
-    runs = stabkit.load(arguments.runs)
-    if not len(runs):
-        raise RequestError(f"{arguments.runs}: no run folder in it or below it")
+    first, *others = sets = [_runs(folder) for folder in arguments.runs]
+    if len(sets) > 2 or (others and arguments.plot):
+        takes = "one folder of runs" if arguments.plot else "one folder of runs, or two to compare"
+        what = f"--plot {arguments.plot}" if arguments.plot else "analyze"
+        raise RequestError(f"{what} takes {takes}, got {len(sets)}")
+    if others:
+        from stabkit.analyze.two_sets import compare_sets
+
+        print(compare_sets(*sets))
+        return 0
     if arguments.plot is None:
         from stabkit.analyze.summary import summary
 
-        print(summary(runs))
+        print(summary(first))
         return 0
     try:
-        paths = draw(arguments.plot, runs, arguments.out or arguments.runs / "figures")
+        paths = draw(arguments.plot, first, arguments.out or first.path / "figures")
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
     print("\n".join(map(str, paths)))
     return 0
+
+
+def _runs(folder: Path) -> Any:
+    if "=" in folder.name and not folder.exists():
+        raise RequestError(f"analyze takes no {str(folder)!r}")
+    runs = stabkit.load(folder)
+    if not len(runs):
+        raise RequestError(f"{folder}: no run folder in it or below it")
+    return runs
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

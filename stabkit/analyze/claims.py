@@ -71,15 +71,15 @@ def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
     tested = [claim for claim in claims if not math.isnan(claim.p_value)]
     corrected = holm([claim.p_value for claim in tested])
     decided = [(c, p) for c, p in zip(tested, corrected, strict=True) if c.verdict != "undecided"]
+    fallen = [(c, p) for c, p in decided if p > alpha]
     lines = [str(claim) for claim in claims]
     if len(claims) > 1 and decided:
-        stand = [c for c, p in decided if p <= alpha]
-        fallen = [f"{c.text} (p = {p:.2g})" for c, p in decided if p > alpha]
+        stands = f"{len(decided) - len(fallen)} of {len(decided)} stand" if fallen else "all stand"
         lines.append(
-            f"Of {len(tested)} claims tested at once (Holm), {len(stand)} of the {len(decided)} "
-            "decided above still " + ("is." if len(stand) == 1 else "are.")
+            f"{len(tested)} claims were tested at once: of those decided above, {stands} after "
+            "Holm's correction."
         )
-        lines += [f"          no longer: {text}" for text in fallen]
+        lines += [f"  undecided then: {c.text} (corrected p = {p:.2g})" for c, p in fallen]
     return "\n".join(lines)
 
 

@@ -150,14 +150,15 @@ def _chosen(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
 
 def in_words(found: Comparison, first: str, second: str, unit: str = "points") -> str:
     """The comparison as sentences: what was seen, how sure it is, what n could have shown."""
-    if not min(found.n):
-        return f"{second} against {first}: no runs to compare."
     low, high = found.student
+    if np.isnan(found.effect):
+        return f"{second} against {first}: no levels to compare."
     lead = f"{second} ends {abs(found.effect):.1f} {unit} {_side(found.effect)} {first} on average"
     counted = _counted(found)
     if math.isnan(low):
-        why = "one pair" if found.n == (1,) else "too few runs, or all alike,"
-        return f"{lead} ({counted}): {why} cannot say whether that is more than chance."
+        few = min(found.n) < 2
+        why = "so few" if few else "values without any spread"
+        return f"{lead} ({counted}): {why} cannot tell whether that is more than chance."
     verdict = "no difference is shown" if low <= 0 <= high else f"{second} is {_word(found.effect)}"
     lines = [f"{lead} (95 % interval {low:+.1f} to {high:+.1f}, {counted}): {verdict}."]
     if not math.isnan(found.bootstrap[0]):
