@@ -156,8 +156,7 @@ def in_words(found: Comparison, first: str, second: str, unit: str = "points") -
     lead = f"{second} ends {abs(found.effect):.1f} {unit} {_side(found.effect)} {first} on average"
     counted = _counted(found)
     if math.isnan(low):
-        few = min(found.n) < 2
-        why = "so few" if few else "values without any spread"
+        why = "so few" if min(found.n) < 2 else "values without any spread"
         return f"{lead} ({counted}): {why} cannot tell whether that is more than chance."
     verdict = "no difference is shown" if low <= 0 <= high else f"{second} is {_word(found.effect)}"
     lines = [f"{lead} (95 % interval {low:+.1f} to {high:+.1f}, {counted}): {verdict}."]
