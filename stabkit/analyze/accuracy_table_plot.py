@@ -15,7 +15,8 @@ from stabkit.analyze.style import RC, new_figure
 from stabkit.store.reader import Run, Runs
 
 ORDER = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
-ROW, LETTER, PAD = 0.24, 0.062, 0.25  # inches: a line, a character, between columns
+ROW, LETTER, PAD = 0.24, 0.066, 0.25  # inches: a line, a character, between columns
+NOTE = "accuracy, %: mean ± standard deviation over runs (their number)"
 
 
 def accuracy_table(runs: Runs) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def accuracy_table_figure(table: pd.DataFrame) -> Figure:
     lines = _lines(table)
     with mpl.rc_context(RC):
         width = sum(_widths(lines))
-        figure = new_figure(max(3.0, width), ROW * (len(lines) + 2.4))
+        figure = new_figure(width, ROW * (len(lines) + 2.4))
         draw_accuracy_table(table, figure.subplots())
     return figure
 
@@ -67,13 +68,12 @@ def draw_accuracy_table(table: pd.DataFrame, ax: Axes) -> Axes:
             right += width
             head = y == 0
             ax.text(
-                right, y - 0.15 if head else y, text.replace(", ", "\n") if head else text,
+                right, y - 0.3 if head else y, text.replace(", ", "\n") if head else text,
                 ha="right", va="center", fontsize=8,
             )  # fmt: skip
-    for y, weight in ((-1.0, 1.2), (0.55, 0.6), (len(lines) - 0.4, 1.2)):
-        ax.plot([0, sum(widths)], [y, y], color="black", linewidth=weight)
-    note = "accuracy, %: mean ± standard deviation over runs (their number)"
-    ax.text(0, len(lines) + 0.2, note, va="center", fontsize=7, color="0.3")
+    for rule, weight in ((-1.05, 1.2), (0.4, 0.6), (len(lines) - 0.4, 1.2)):
+        ax.plot([0, sum(widths)], [rule, rule], color="black", linewidth=weight)
+    ax.text(0, len(lines) + 0.2, NOTE, va="center", fontsize=7, color="0.3")
     return ax
 
 
@@ -100,9 +100,10 @@ def _rank(metric: str) -> tuple[int, str, float]:
 def _widths(lines: list[list[str]]) -> list[float]:
     """Of the columns, in inches; a header is two lines, of which the longer counts."""
     head, *body = lines
-    first = max(len(line[0]) for line in body)
+    first = LETTER * max(len(line[0]) for line in body)
     rest = [
         max([*map(len, name.split(", ")), *(len(line[i]) for line in body)])
         for i, name in enumerate(head[1:], start=1)
     ]
-    return [LETTER * first, *(LETTER * n + PAD for n in rest)]
+    others = [LETTER * n + PAD for n in rest]
+    return [max(first, 0.055 * len(NOTE) - sum(others)), *others]  # the note fits below

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.compare import compare_pairs
 from stabkit.analyze.contrast import refuse_constant, scored, words
 from stabkit.analyze.scores import is_unstable
-from stabkit.analyze.style import RC, new_figure, ramp
+from stabkit.analyze.style import RC, Colour, new_figure, ramp
 from stabkit.store.reader import Runs
 
 FREEZE = "model.freeze_patch_embed"
@@ -79,11 +79,12 @@ def freeze_patch_figure(table: pd.DataFrame) -> Figure:
         draw_freeze_patch(table, left)
         draw_differences(table, right)
         right.tick_params(labelleft=False, left=False)
-        dark, light = ramp(2)
+        colours = _colours()
         handles = [
             Line2D([], [], linestyle="", marker=mark, color=colour, label=name, **EDGE)
             for name, mark, colour in (
-                ("learned", "o", light), ("frozen", "o", dark), ("unstable", "X", (1.0, 1.0, 1.0))
+                *((name, "o", colours[name]) for name in ARMS),
+                ("unstable", "X", (0.6, 0.6, 0.6)),
             )
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower left", ncols=3)
@@ -92,7 +93,7 @@ def freeze_patch_figure(table: pd.DataFrame) -> Figure:
 
 def draw_freeze_patch(table: pd.DataFrame, ax: Axes) -> Axes:
     """Rows are the groups, a line in them each pair, by seed; a cross is an unstable run."""
-    dark, light = ramp(2)
+    colours = _colours()
     pairs = table[table["row"] == "pair"]
     for y, group in enumerate(_groups(table)):
         rows = pairs[pairs["group"] == group]
@@ -100,7 +101,7 @@ def draw_freeze_patch(table: pd.DataFrame, ax: Axes) -> Axes:
         for offset, pair in zip(places, rows.to_dict("records"), strict=True):
             ends = [pair["learned"], pair["frozen"]]
             ax.plot(ends, [y + offset] * 2, color="0.5", linewidth=0.9, zorder=1)
-            for name, colour in (("learned", light), ("frozen", dark)):
+            for name, colour in colours.items():
                 mark = "X" if pair[f"{name}_unstable"] in (True, "True") else "o"
                 ax.plot(
                     pair[name], y + offset, mark, color=colour, markersize=5, **EDGE
@@ -124,6 +125,11 @@ def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
         )  # fmt: skip
     ax.set(xlabel="points", title="frozen less learned\n(mean, 95 % interval)")
     return _rows(ax, groups)
+
+
+def _colours() -> dict[str, Colour]:
+    """Learned runs are hollow, so that grey prints tell them from the frozen ones."""
+    return {"learned": (1.0, 1.0, 1.0), "frozen": ramp(2)[0]}
 
 
 def _groups(table: pd.DataFrame) -> list[str]:

@@ -19,7 +19,8 @@ from stabkit.store.reader import Runs
 
 def lr_sensitivity_table(runs: Runs) -> pd.DataFrame:
     """Rows of three kinds, by `row`: `run` (arm, lr, seed, level, unstable), `mean` (arm, lr,
-    level: over seeds) and `arm` (arm, sensitivity, low, high: see `lr_sensitivity`). Points.
+    level: over seeds) and `arm` (arm, sensitivity, low, high, gained: see
+    `lr_sensitivity`; untrained). In points.
 
     An arm with one rate has no sensitivity. Raises ValueError when the rate does not vary in any.
     """
@@ -40,7 +41,8 @@ def lr_sensitivity_table(runs: Runs) -> pd.DataFrame:
     each = shown[["arm", "lr", "seed", "level", "unstable"]].assign(row="run")
     means = shown.groupby(["arm", "lr"], sort=False)["level"].mean().reset_index()
     arms = lr_sensitivity(frame[several], ["arm"])
-    parts = [each, means.assign(row="mean"), arms.assign(row="arm")]
+    arms = arms.assign(row="arm", untrained=frame["untrained"].mean())
+    parts = [each, means.assign(row="mean"), arms]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -49,7 +51,7 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
     styles = _styles(table)
     with mpl.rc_context(RC):
         names = [_named(table, arm) for arm in styles]
-        height = max(2.9, 0.8 + 0.3 * len(names))
+        height = max(2.9, 1.0 + 0.36 * len(names))
         figure = new_figure(4.6 + 0.06 * max(max(map(len, n.split("\n"))) for n in names), height)
         draw_lr_sensitivity(table, figure.subplots())
         handles = [
@@ -59,7 +61,8 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
         handles.append(Line2D([], [], label="unstable run", marker="X", linestyle="", color="0.4"))
         figure.legend(
             handles=handles, loc="outside right center",
-            title="mean points lost over the range\n(95 % interval)", title_fontsize=8,
+            title="mean points lost over the rates (95 %)\nof those that the best rate gains",
+            title_fontsize=8,
         )  # fmt: skip
     return figure
 
@@ -76,6 +79,12 @@ def draw_lr_sensitivity(table: pd.DataFrame, ax: Axes) -> Axes:
                 run["lr"], run["level"], "X" if bad else style["marker"], color=style["color"],
                 markersize=6 if bad else 4, markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
+    untrained = table["untrained"].dropna().iloc[0]
+    ax.axhline(untrained, color="0.6", linewidth=0.7, zorder=0)
+    ax.annotate(
+        "untrained", (1, untrained), xycoords=ax.get_yaxis_transform(), xytext=(0, 2),
+        textcoords="offset points", ha="right", fontsize=7, color="0.4",
+    )  # fmt: skip
     rates = sorted(table["lr"].dropna().unique())
     ax.set(xscale="log", xlabel="base learning rate", ylabel="final held-out kNN accuracy, %")
     if len(rates) <= 7:
@@ -100,4 +109,4 @@ def _named(table: pd.DataFrame, arm: str) -> str:
         return f"{arm}: one rate"
     low, high = found[0]["low"], found[0]["high"]
     interval = "" if math.isnan(low) else f" ({low:.1f} to {high:.1f})"
-    return f"{arm}: {found[0]['sensitivity']:.1f}{interval}"
+    return f"{arm}:\n{found[0]['sensitivity']:.1f}{interval} of {found[0]['gained']:.1f}"

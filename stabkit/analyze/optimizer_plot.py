@@ -70,6 +70,11 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             ax.set_ylim(low - margin, high + margin)
             ax.set_title(arm if len(arm) < 35 else arm.replace(", ", "\n"))
         draw_levels_by_rate(table, axes[len(arms)])
+        for i, ax in enumerate(axes[: len(arms)]):
+            if i % columns:
+                ax.set_ylabel("")
+            if i + columns <= len(arms):
+                ax.set_xlabel("")
         for ax in axes[len(arms) + 1 :]:
             ax.axis("off")
         handles = [
@@ -105,7 +110,7 @@ def draw_optimizer(
 def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
     """Final level over the rate: a line an optimiser through its means, a mark a run."""
     ends = table[table["row"] == "run"]
-    colours = _rates(table)
+    colours, apart = _rates(table), 1.02  # side by side, so that none hides another
     for i, (arm, mark) in enumerate(_marks(table).items()):
         rows = ends[ends["optimizer"] == arm]
         means = rows.groupby("lr")["level"].mean()
@@ -120,11 +125,13 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
         for run in rows.to_dict("records"):
             bad = run["unstable"] in (True, "True", 1.0)
             ax.plot(
-                run["lr"], run["level"], "X" if bad else mark, color=colours[run["lr"]]["color"],
+                run["lr"] * apart**i, run["level"], "X" if bad else mark, color=colours[run["lr"]]["color"],
                 markersize=6 if bad else 4, markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
     rates = sorted(ends["lr"].unique())
-    ax.set(xscale="log", xlabel="base learning rate", ylabel="final accuracy, %", title="ends")
+    ax.set(
+        xscale="log", xlabel="base learning rate", ylabel="final accuracy, %", title="final level"
+    )
     if len(rates) <= 5:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])

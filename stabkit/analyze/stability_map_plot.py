@@ -1,6 +1,7 @@
 """Figure `stability-map`: two settings against each other, and where stability ends."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from stabkit.analyze.cells import WORDS, label
+from stabkit.analyze.cells import FROZEN, WORDS
 from stabkit.analyze.contrast import scored, words
 from stabkit.analyze.scores import UNSTABLE
 from stabkit.analyze.sensitivity import LR, stable_frontier
@@ -19,6 +20,7 @@ from stabkit.analyze.style import RC, new_figure
 from stabkit.store.reader import Runs
 
 BATCH = "train.batch"
+FREEZE = "model.freeze_patch_embed"
 COLUMNS = 3  # panels in a row
 COLOURS = "viridis"
 
@@ -29,7 +31,8 @@ def stability_map_table(runs: Runs) -> pd.DataFrame:
     largest x at which all runs are stable), first_unstable (the smallest above it).
 
     x is the learning rate and y the batch where both vary; else the settings with the most values.
-    The frontier is there where x is a number. Raises ValueError when fewer than two settings vary.
+    The frontier is there where x is one of these two. Raises ValueError when
+    fewer than two settings vary.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -40,9 +43,7 @@ def stability_map_table(runs: Runs) -> pd.DataFrame:
     x, y = _axes(frame, factors)
     rest = [key for key in factors if key not in (x, y)]
     panels = [words(row, rest, none="") for row in frame.to_dict("records")]
-    frame = frame.assign(
-        panel=panels, x_name=WORDS.get(x, x), y_name=WORDS.get(y, y), x=frame[x], y=frame[y]
-    )
+    frame = frame.assign(panel=panels, x_name=_name(x), y_name=_name(y), x=frame[x], y=frame[y])
     table = pd.DataFrame(
         [
             dict(zip(("panel", "x_name", "x", "y_name", "y"), key, strict=True))
@@ -58,7 +59,7 @@ def stability_map_table(runs: Runs) -> pd.DataFrame:
             )
         ]
     )
-    if not _numeric(frame["x"]):
+    if x not in (LR, BATCH):  # of which less is safer
         table = table.assign(stable=math.nan, first_unstable=math.nan)
     else:
         front = stable_frontier(frame, by=["panel", "y"], along="x").drop(columns="below")
@@ -67,8 +68,13 @@ def stability_map_table(runs: Runs) -> pd.DataFrame:
     # as text and numbers alike in the CSV: a name for what is no number
     for axis, key in (("x", x), ("y", y)):
         if not _numeric(table[axis]):
-            table[axis] = [label(key, value) for value in table[axis]]
+            table[axis] = [FROZEN.get(v, v) if key == FREEZE else str(v) for v in table[axis]]
     return table
+
+
+def _name(key: str) -> str:
+    """Of an axis; frozen and learned say themselves what they are."""
+    return "" if key == FREEZE else WORDS.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
 
 
 def _axes(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[str, str]:
@@ -102,9 +108,9 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
         for ax in axes.ravel()[len(panels) :]:
             ax.axis("off")
         for ax in axes[:, 0]:
-            ax.set_ylabel(table["y_name"].iloc[0])
+            ax.set_ylabel(_said(table["y_name"]))
         for ax in axes[-1]:
-            ax.set_xlabel(table["x_name"].iloc[0])
+            ax.set_xlabel(_said(table["x_name"]))
         bar = figure.colorbar(ScalarMappable(_scale(table), COLOURS), ax=axes, pad=0.02)
         bar.set_label("final accuracy, %")
         figure.supxlabel(
@@ -135,7 +141,7 @@ def draw_stability_map(
         ax.add_patch(
             mpl.patches.Rectangle((i - 0.48, j - 0.48), 0.96, 0.96, facecolor=colour, linewidth=0)
         )
-        bright = np.dot(colour[:3], (0.2126, 0.7152, 0.0722)) > 0.45
+        bright = np.dot(colour[:3], (0.2126, 0.7152, 0.0722)) > 0.5
         share = f"{cell['unstable']} of {cell['runs']}"
         note = share if cell["known"] == cell["runs"] else f"{share}, {cell['known']} known"
         text = f"{cell['level']:.1f}\n{note}"
@@ -150,7 +156,7 @@ def draw_stability_map(
             ax.add_patch(box)
     _draw_frontier(table, ax, xs, ys)
     ax.set(xlim=(-0.6, len(xs) - 0.4), ylim=(-0.6, len(ys) - 0.4))
-    ax.set_xticks(range(len(xs)), labels=[_tick(x) for x in xs])
+    ax.set_xticks(range(len(xs)), labels=[textwrap.fill(_tick(x), 12) for x in xs])
     ax.set_yticks(range(len(ys)), labels=[_tick(y) for y in ys])
     ax.tick_params(length=0)
     for side in ("left", "bottom"):
@@ -176,6 +182,10 @@ def _scale(table: pd.DataFrame) -> Normalize:
 
 def _ordered(values: "pd.Series[float]") -> list[object]:
     return sorted(values.unique()) if _numeric(values) else list(dict.fromkeys(values))
+
+
+def _said(names: "pd.Series[str]") -> str:
+    return str(names.fillna("").iloc[0])  # in a CSV nothing is NaN
 
 
 def _tick(value: object) -> str:
