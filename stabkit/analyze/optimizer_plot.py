@@ -110,8 +110,9 @@ def draw_optimizer(
 def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
     """Final level over the rate: a line an optimiser through its means, a mark a run."""
     ends = table[table["row"] == "run"]
-    colours, apart = _rates(table), 1.02  # side by side, so that none hides another
-    for i, (arm, mark) in enumerate(_marks(table).items()):
+    colours, marks = _rates(table), _marks(table)
+    apart = 1.02  # side by side, so that none hides another
+    for i, (arm, mark) in enumerate(marks.items()):
         rows = ends[ends["optimizer"] == arm]
         means = rows.groupby("lr")["level"].mean()
         ax.plot(
@@ -123,10 +124,11 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
             zorder=1,
         )
         for run in rows.to_dict("records"):
-            bad = run["unstable"] in (True, "True", 1.0)
+            bad, colour = run["unstable"] in (True, "True", 1.0), colours[run["lr"]]["color"]
+            at = run["lr"] * apart ** (i - (len(marks) - 1) / 2)
             ax.plot(
-                run["lr"] * apart**i, run["level"], "X" if bad else mark, color=colours[run["lr"]]["color"],
-                markersize=6 if bad else 4, markeredgecolor="black", markeredgewidth=0.4,
+                at, run["level"], "X" if bad else mark, color=colour, markersize=6 if bad else 4,
+                markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
     rates = sorted(ends["lr"].unique())
     ax.set(
