@@ -18,6 +18,7 @@ RUNS = "runs/batch_size"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
@@ -44,7 +45,7 @@ claims = [
     higher("the best of the smaller batches ends higher than the largest", table, best, ends[-1]),
     dip_more("the largest batch dips more often than the smallest", table, ends[-1], ends[0]),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

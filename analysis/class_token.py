@@ -17,6 +17,7 @@ RUNS = "runs/class_token"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import higher, levels, published, study_runs, study_table
@@ -53,7 +54,7 @@ claims = [
         {"model.pool": "mean"},
     ),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

@@ -17,6 +17,7 @@ RUNS = "runs/frameworks"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
@@ -51,7 +52,7 @@ claims = [
         "a learned patch projection dips more often than a frozen one", table, LEARNED, FROZEN
     ),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

@@ -17,6 +17,7 @@ RUNS = "runs/freeze_patch"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
@@ -44,7 +45,7 @@ claims = [
     higher("WeightNorm ends higher than learned (paper: no help)", table, WEIGHT, PLAIN),
     dip_more("learned dips more often than frozen", table, PLAIN, FROZEN),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

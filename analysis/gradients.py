@@ -18,7 +18,7 @@ RUNS = "runs/gradients"
 import numpy as np
 
 from stabkit import association, onset_order
-from stabkit.analyze.claims import from_interval, more_events
+from stabkit.analyze.claims import from_interval, more_events, together
 from stabkit.analyze.events import bursts_and_dips, onsets
 from stabkit.analyze.plots import draw
 from stabkit.analyze.study import study_runs
@@ -81,7 +81,7 @@ claims = [
         herald.effects,
     ),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 print(
     f"{herald.observed} of {herald.effects} dips have a burst in the {LEAD} steps before, "
     f"by chance {herald.expected:.2f} (p = {herald.p_value:.2g})"

@@ -17,6 +17,7 @@ RUNS = "runs/lr_grid"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
@@ -49,7 +50,7 @@ claims = [
         "a frozen patch projection ends higher", table, FROZEN, LEARNED, pairs=("seed", "optim.lr")
     ),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

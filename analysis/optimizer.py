@@ -17,6 +17,7 @@ RUNS = "runs/optimizer"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
@@ -42,7 +43,7 @@ claims = [
         "the largest lr dips more often than the smallest (paper: no)", table, ends[-1], ends[0]
     ),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

@@ -17,6 +17,7 @@ RUNS = "runs/patch_size"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import higher, levels, published, study_runs, study_table
@@ -38,7 +39,7 @@ claims = [
     higher("the smallest patches end higher than the largest", table, ends[0], ends[-1]),
     higher("the smallest patches end higher than the next larger", table, ends[0], ends[1]),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

@@ -17,6 +17,7 @@ RUNS = "runs/position_embedding"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import higher, levels, published, study_runs, study_table
@@ -47,7 +48,7 @@ claims = [
         {"model.positions": "none"},
     ),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

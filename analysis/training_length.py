@@ -17,6 +17,7 @@ RUNS = "runs/training_length"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
 from stabkit.analyze.study import higher, levels, published, study_runs, study_table
@@ -38,7 +39,7 @@ claims = [
     higher("the longest training ends higher than the shortest", table, ends[-1], ends[0]),
     higher("the longest training ends higher than the second longest", table, ends[-1], ends[-2]),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

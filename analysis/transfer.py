@@ -17,6 +17,7 @@ RUNS = "runs/transfer"
 # %%
 from pathlib import Path
 
+from stabkit.analyze.claims import together
 from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import save
 from stabkit.analyze.study import higher, levels, published, study_runs, study_table
@@ -45,7 +46,7 @@ claims = [
     higher("self-supervised ends higher than supervised pre-training", table, MOCO, SUPERVISED),
     higher("supervised pre-training ends higher than none", table, SUPERVISED, SCRATCH),
 ]
-print("\n".join(str(claim) for claim in claims))
+print(together(claims))
 
 # %%
 figure = draw_levels(table, paper)

@@ -122,8 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="for scripts")
     verb.add_argument("--watch", action="store_true", help="refresh until no run is under way")
 
-    verb = _add_verb(verbs, "analyze", "a summary in words, or a figure", "RUNS", _analyze)
-    verb.add_argument("runs", type=Path, help="any folder above run folders")
+    about = "a summary in words, two sets of runs compared, or a figure"
+    verb = _add_verb(verbs, "analyze", about, "RUNS [RUNS]", _analyze)
+    verb.add_argument("runs", type=Path, nargs="+", help="any folder above run folders; or two")
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
     verb.add_argument("--csv", type=Path, metavar="FILE", help="the summary's table, one row a run")
@@ -300,20 +301,25 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
+    for folder in arguments.runs:
+        if "=" in folder.name and not folder.exists():
+            raise RequestError(f"analyze takes no {str(folder)!r}")
     if arguments.plot is None:
         return _summarize(arguments)
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot == "list":
-        print("\n".join(f"{name:<14}{plot.about}" for name, plot in PLOTS.items()))
+        print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
         return 0
     if arguments.plot not in PLOTS:
         raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
     if arguments.csv is not None:
         raise RequestError("--csv is the summary's table; a figure writes its own beside it")
-    runs = _loaded(arguments.runs)
+    if len(arguments.runs) > 1:
+        raise RequestError(f"--plot takes one folder of runs, got {len(arguments.runs)}")
+    runs = _loaded(arguments.runs[0])
     try:
-        paths = draw(arguments.plot, runs, arguments.out or arguments.runs / "figures")
+        paths = draw(arguments.plot, runs, arguments.out or runs.path / "figures")
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
@@ -322,14 +328,23 @@ def _analyze(arguments: argparse.Namespace) -> int:
 
 
 def _summarize(arguments: argparse.Namespace) -> int:
+    sets = [_loaded(folder) for folder in arguments.runs]
+    if len(sets) > 2:
+        raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
+    if len(sets) == 2:
+        from stabkit.analyze.two_sets import compare_sets
+
+        if arguments.csv is not None:
+            raise RequestError("--csv is the table of one folder of runs, got 2")
+        print(compare_sets(*sets))
+        return 0
     from stabkit.analyze.summary import describe, run_table
     from stabkit.analyze.workers import usable_cpus
 
-    runs = _loaded(arguments.runs)
-    table = run_table(runs, usable_cpus())
+    table = run_table(sets[0], usable_cpus())
     if arguments.csv is not None:
         table.to_csv(arguments.csv, index=False)
-    print(describe(runs, table))
+    print(describe(sets[0], table))
     return 0
 
 

@@ -89,8 +89,16 @@ def test_data_that_is_damaged_fails_the_run_with_its_file(
 def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "anything", "--plot", "list"]) == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {
-        "knn",
+        "accuracy-table",
+        "event-zoom",
+        "freeze-patch",
         "grad-norms",
+        "knn",
+        "layer-map",
+        "lr-sensitivity",
+        "onset-order",
+        "optimizer",
+        "stability-map",
     }
 
 

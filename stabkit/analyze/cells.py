@@ -35,7 +35,7 @@ def group_cells(runs: Runs) -> list[Cell]:
     factors = _telling(runs)
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        values = [_fixed(run.settings.get(key)) for key in factors]
+        values = [hashable(run.settings.get(key)) for key in factors]
         alone = [] if run.settings else [run.path]
         groups.setdefault((*values, *alone), []).append(run)
     cells = [
@@ -83,10 +83,10 @@ def cell_label(cell: Cell, without: str | None = None) -> str:
     return ", ".join(words) or ("" if without else cell.runs[0].name)
 
 
-def _fixed(value: Any) -> Any:
+def hashable(value: Any) -> Any:
     """As a key: settings of somebody else's configuration may be lists of anything."""
     if isinstance(value, list):
-        return tuple(map(_fixed, value))
+        return tuple(map(hashable, value))
     return repr(value) if isinstance(value, dict) else value
 
 

@@ -22,6 +22,7 @@ class Claim:
     high: float
     unit: str
     n: int
+    p_value: float = math.nan  # two-sided, of no effect; NaN where n allows no test
 
     def __str__(self) -> str:
         found = f"{self.effect:+.2f} {self.unit}, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
@@ -32,11 +33,12 @@ def mean_above_zero(text: str, differences: Sequence[float], unit: str) -> Claim
     """Paired differences, positive as claimed: Student's interval for their mean."""
     values = np.asarray(differences, dtype=float)
     mean = float(values.mean()) if len(values) else math.nan
-    low, high = -math.inf, math.inf
+    low, high, p_value = -math.inf, math.inf, math.nan
     if len(values) > 1:
         half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
         low, high = mean - half, mean + half
-    return Claim(text, _verdict(low, high), mean, low, high, unit, len(values))
+        p_value = float(stats.ttest_1samp(values, 0).pvalue) if half else float(mean == 0)
+    return Claim(text, _verdict(low, high), mean, low, high, unit, len(values), p_value)
 
 
 def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
@@ -47,15 +49,48 @@ def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
     bound of the uncertainty.
     """
     total = claimed_more + claimed_less
-    low_share, high_share = 0.0, 1.0
+    low_share, high_share, p_value = 0.0, 1.0, math.nan
     if total:
-        interval = stats.binomtest(claimed_more, total).proportion_ci(0.95, method="exact")
+        test = stats.binomtest(claimed_more, total)
+        interval, p_value = test.proportion_ci(0.95, method="exact"), float(test.pvalue)
         low_share, high_share = float(interval.low), float(interval.high)
     effect, low, high = (
         _log2_odds(share)
         for share in (claimed_more / total if total else 0.5, low_share, high_share)
     )
-    return Claim(text, _verdict(low, high), effect, low, high, "(log2 ratio of rates)", total)
+    unit = "(log2 ratio of rates)"
+    return Claim(text, _verdict(low, high), effect, low, high, unit, total, p_value)
+
+
+def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
+    """The claims of one study as text, and which of them stand when their number is counted.
+
+    Each interval errs in one case of twenty, so that of many claims some are decided by chance
+    alone: Holm's correction keeps that chance at `alpha` for all of them together.
+    """
+    tested = [claim for claim in claims if not math.isnan(claim.p_value)]
+    corrected = holm([claim.p_value for claim in tested])
+    decided = [(c, p) for c, p in zip(tested, corrected, strict=True) if c.verdict != "undecided"]
+    fallen = [(c, p) for c, p in decided if p > alpha]
+    lines = [str(claim) for claim in claims]
+    if len(claims) > 1 and decided:
+        stands = f"{len(decided) - len(fallen)} of {len(decided)} stand" if fallen else "all stand"
+        lines.append(
+            f"{len(tested)} claims were tested at once: of those decided above, {stands} after "
+            "Holm's correction."
+        )
+        lines += [f"  undecided then: {c.text} (corrected p = {p:.2g})" for c, p in fallen]
+    return "\n".join(lines)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrected for their number, in the order given; none is NaN."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def from_interval(text: str, effect: float, low: float, high: float, unit: str, n: int) -> Claim:

@@ -8,11 +8,16 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stabkit.analyze.accuracy_table_plot import accuracy_table, accuracy_table_figure
 from stabkit.analyze.event_zoom_plot import event_zoom_figure, event_zoom_table
+from stabkit.analyze.freeze_patch_plot import freeze_patch_figure, freeze_patch_table
 from stabkit.analyze.grad_norms_plot import grad_norms_figure, grad_norms_table
 from stabkit.analyze.knn_plot import knn_figure, knn_table
 from stabkit.analyze.layer_map_plot import layer_map_figure, layer_map_table
+from stabkit.analyze.lr_sensitivity_plot import lr_sensitivity_figure, lr_sensitivity_table
 from stabkit.analyze.onset_order_plot import onset_order_figure, onset_order_table
+from stabkit.analyze.optimizer_plot import optimizer_figure, optimizer_table
+from stabkit.analyze.stability_map_plot import stability_map_figure, stability_map_table
 from stabkit.analyze.style import RC
 from stabkit.store.reader import Runs
 
@@ -47,13 +52,38 @@ PLOTS = {
         onset_order_table,
         onset_order_figure,
     ),
+    "accuracy-table": Plot(
+        "every evaluation of every cell, mean and spread over seeds",
+        accuracy_table,
+        accuracy_table_figure,
+    ),
+    "freeze-patch": Plot(
+        "frozen against learned patch projection, paired by seed and settings",
+        freeze_patch_table,
+        freeze_patch_figure,
+    ),
+    "lr-sensitivity": Plot(
+        "final level against learning rate, a curve an arm, and what the range costs it",
+        lr_sensitivity_table,
+        lr_sensitivity_figure,
+    ),
+    "optimizer": Plot(
+        "curves and final levels by optimiser and learning rate",
+        optimizer_table,
+        optimizer_figure,
+    ),
+    "stability-map": Plot(
+        "two settings, as lr and batch, against each other, and where stability ends",
+        stability_map_table,
+        stability_map_figure,
+    ),
 }
 
 
 def draw(name: str, runs: Runs, folder: Path) -> list[Path]:
     """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths.
 
-    Raises ValueError when the runs hold nothing that the figure shows.
+    Raises ValueError when the runs hold nothing that the figure shows, or not its contrast.
     """
     table = PLOTS[name].table(runs)
     if table.empty:

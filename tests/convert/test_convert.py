@@ -10,7 +10,7 @@ import pytest
 
 import stabkit
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import bursts, dips, spikes
+from stabkit.analyze.events import bursts, dips
 from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.convert.convert import convert

@@ -1,0 +1,187 @@
+"""Two arms of runs against each other: how far apart they end, and what so few runs could show."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from stabkit.analyze.intervals import (
+    UNKNOWN,
+    Interval,
+    bootstrap_interval,
+    detectable_effect,
+    student_interval,
+)
+
+FEWEST = 6  # pairs; of fewer, a sign or signed-rank test cannot reach p < .05 (2 / 2**5 = .06)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`effect`: mean of the second arm less that of the first, in the unit of the values.
+
+    n: pairs, or the values of the two arms; student: 95 % interval (Welch's where unpaired), which
+    decides; bootstrap: NaN where n is too small for one; detectable: the true effect that a two-
+    sided t test at 5 % would have found in 80 % of such comparisons, given the spread seen here;
+    p_value: of that t test; p_rank, p_sign: Wilcoxon's signed-rank (unpaired: Mann-Whitney's) and
+    the sign test, NaN where n is too small for them to reach 5 %.
+    """
+
+    paired: bool
+    n: tuple[int, ...]
+    effect: float
+    student: Interval
+    bootstrap: Interval
+    detectable: float
+    p_value: float
+    p_rank: float
+    p_sign: float
+
+
+def compare_pairs(first: ArrayLike, second: ArrayLike) -> Comparison:
+    """Values that belong together by their place; a pair with a NaN is left out."""
+    both = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    d = both[~np.isnan(both)]
+    p_value = p_rank = p_sign = math.nan
+    if d.size > 1 and np.ptp(d) > 0:
+        p_value = float(stats.ttest_1samp(d, 0).pvalue)
+    differ = d[d != 0]  # a pair without a difference tells neither test anything
+    if differ.size >= FEWEST:
+        p_rank = float(stats.wilcoxon(differ).pvalue)
+        p_sign = float(stats.binomtest(int((differ > 0).sum()), differ.size).pvalue)
+    return Comparison(
+        paired=True,
+        n=(d.size,),
+        effect=float(d.mean()) if d.size else math.nan,
+        student=student_interval(d),
+        bootstrap=bootstrap_interval(d),
+        detectable=detectable_effect(_sd(d), d.size),
+        p_value=p_value,
+        p_rank=p_rank,
+        p_sign=p_sign,
+    )
+
+
+def compare_apart(first: ArrayLike, second: ArrayLike) -> Comparison:
+    """Values of two arms that share nothing by which to pair them; NaN are left out."""
+    one, two = (x[~np.isnan(x)] for x in (np.asarray(v, dtype=float) for v in (first, second)))
+    student, p_value, p_rank = UNKNOWN, math.nan, math.nan
+    spread = _pooled_sd(one, two)
+    if min(one.size, two.size) > 1 and spread > 0:
+        test = stats.ttest_ind(two, one, equal_var=False)
+        interval = test.confidence_interval(0.95)
+        student, p_value = (float(interval.low), float(interval.high)), float(test.pvalue)
+    if min(one.size, two.size) >= 4:  # two arms of three: at best p = .1
+        p_rank = float(stats.mannwhitneyu(two, one).pvalue)
+    return Comparison(
+        paired=False,
+        n=(one.size, two.size),
+        effect=float(two.mean() - one.mean()) if one.size and two.size else math.nan,
+        student=student,
+        bootstrap=UNKNOWN,
+        detectable=detectable_effect(spread, one.size, two.size),
+        p_value=p_value,
+        p_rank=p_rank,
+        p_sign=math.nan,
+    )
+
+
+def _sd(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if values.size > 1 else math.nan
+
+
+def _pooled_sd(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+    freedom = one.size + two.size - 2
+    if not (one.size and two.size and freedom):
+        return math.nan
+    return math.sqrt((one.var() * one.size + two.var() * two.size) / freedom)
+
+
+def pair_rows(
+    first: pd.DataFrame, second: pd.DataFrame, shared: Sequence[str], column: str = "level"
+) -> pd.DataFrame:
+    """Rows of two arms that agree in `shared`: columns `shared`, first, second.
+
+    Rows of one arm that agree in all of it count as their mean: they are one pair, not several.
+    Rows without a seed have no partner.
+    """
+    keys = list(shared)
+    if not keys:
+        return pd.DataFrame(columns=["first", "second"])
+    one, two = (
+        rows.dropna(subset=[key for key in keys if key == "seed"])
+        .groupby(keys, sort=False, dropna=False)[column]
+        .mean()
+        for rows in (first, second)
+    )
+    joined = pd.concat({"first": one, "second": two}, axis=1, join="inner")
+    return joined.dropna().reset_index()
+
+
+def compare_arms(
+    frame: pd.DataFrame,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    shared: Sequence[str],
+    column: str = "level",
+) -> Comparison:
+    """Rows of `run_scores` with the settings `first` against those with `second`.
+
+    Paired over `shared`, which is the seed and every other setting, where any rows agree in it;
+    apart otherwise, which `paired` tells.
+    """
+    one, two = _chosen(frame, first), _chosen(frame, second)
+    pairs = pair_rows(one, two, shared, column)
+    if len(pairs):
+        return compare_pairs(pairs["first"], pairs["second"])
+    return compare_apart(one[column], two[column])
+
+
+def _chosen(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    for key, value in settings.items():
+        frame = frame[frame[key] == value]
+    return frame
+
+
+def in_words(found: Comparison, first: str, second: str, unit: str = "points") -> str:
+    """The comparison as sentences: what was seen, how sure it is, what n could have shown."""
+    low, high = found.student
+    if np.isnan(found.effect):
+        return f"{second} against {first}: no levels to compare."
+    lead = f"{second} ends {abs(found.effect):.1f} {unit} {_side(found.effect)} {first} on average"
+    counted = _counted(found)
+    if math.isnan(low):
+        why = "so few" if min(found.n) < 2 else "values without any spread"
+        return f"{lead} ({counted}): {why} cannot tell whether that is more than chance."
+    verdict = "no difference is shown" if low <= 0 <= high else f"{second} is {_word(found.effect)}"
+    lines = [f"{lead} (95 % interval {low:+.1f} to {high:+.1f}, {counted}): {verdict}."]
+    if not math.isnan(found.bootstrap[0]):
+        lines.append("Bootstrap interval {:+.1f} to {:+.1f}.".format(*found.bootstrap))
+    ranks = [("rank test", found.p_rank), ("sign test", found.p_sign)]
+    told = [f"{name} p = {p:.2g}" for name, p in ranks if not math.isnan(p)]
+    few = f"Rank and sign tests need {FEWEST} pairs." if found.paired else ""
+    lines.append(f"{', '.join(told).capitalize()}." if told else few)
+    lines.append(
+        f"So many runs, as noisy as these, would show a true difference of {found.detectable:.1f} "
+        f"{unit} four times in five; a smaller one often not."
+    )
+    return " ".join(line for line in lines if line)
+
+
+def _counted(found: Comparison) -> str:
+    if found.paired:
+        return f"{found.n[0]} pair{'' if found.n[0] == 1 else 's'}"
+    return f"unpaired: {found.n[0]} and {found.n[1]} runs"
+
+
+def _side(effect: float) -> str:
+    return "above" if effect >= 0 else "below"
+
+
+def _word(effect: float) -> str:
+    return "higher" if effect >= 0 else "lower"

@@ -1,0 +1,30 @@
+"""What figures that need a contrast ask of runs: that a setting varies; else they say so."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from stabkit.analyze.cells import group_cells, label
+from stabkit.analyze.scores import run_scores
+from stabkit.store.reader import Runs
+
+
+def scored(runs: Runs) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of `run_scores` that have a level, and the settings that tell their cells apart."""
+    cells = group_cells(runs)
+    frame = run_scores(runs)
+    return (frame.dropna(subset=["level"]) if len(frame) else frame), [
+        key for cell in cells[:1] for key in cell.settings
+    ]
+
+
+def refuse_constant(runs: Runs, key: str, factors: Sequence[str], what: str) -> None:
+    """Raise ValueError, saying what the runs do vary, where `key` is not among `factors`."""
+    if key not in factors:
+        told = f"they vary {', '.join(factors)}" if factors else "no setting but the seed varies"
+        raise ValueError(f"{runs.path}: these runs do not vary {key}, so {what}; {told}")
+
+
+def words(settings: Mapping[str, Any], keys: Sequence[str], none: str = "all runs") -> str:
+    return ", ".join(label(key, settings[key]) for key in keys) or none

@@ -1,0 +1,114 @@
+"""What a range of learning rates costs an arm, and up to which rate its runs stay stable."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import integrate
+
+from stabkit.analyze.intervals import UNKNOWN, Interval
+from stabkit.analyze.scores import UNSTABLE
+
+LR = "optim.lr"
+RESAMPLES = 2000
+
+
+def points_lost(lr: ArrayLike, level: ArrayLike) -> float:
+    """Mean distance below the best level over the range of lr, in log lr (trapezoids); points.
+
+    lr: [m], increasing, at least two; level: [m].
+    """
+    x, below = np.log(np.asarray(lr, dtype=float)), np.max(level) - np.asarray(level, dtype=float)
+    return float(integrate.trapezoid(below, x) / (x[-1] - x[0]))
+
+
+def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Learning-rate sensitivity of every arm: one row each, smaller is better.
+
+    After Wortsman et al. 2023 (arXiv:2309.14322), with levels for losses: the mean, over log lr
+    between the smallest and largest rate, of (best level - max(level, untrained level)), so that a
+    run which diverges costs what it never learned. Levels are means over seeds; the best is the
+    arm's own. frame: rows of `run_scores`; arms: the settings that name one.
+
+    Columns: `arms`, sensitivity (points), low, high (95 % bootstrap over seeds, all rates of a seed
+    together; NaN with fewer than three seeds that have every rate), gained (best less untrained
+    level: an arm that learns at no rate has no sensitivity either), smallest, largest (lr), rates,
+    seeds. Where arms share two rates or more, only shared ones count: else ranges would be
+    compared, not arms. Noise adds to it, since the best is the luckiest: with
+    2 points of noise a run and 4 rates a flat arm scores 1.2 of 3 seeds, 0.7 of 8, and no interval
+    holds 0. Where levels truly fall (50, 48, 40, 20) it is right, and the interval holds the truth
+    in 79 % of samples of 3 seeds, 89 % of 8, 92 % of 20.
+
+    Raises ValueError where an arm is left with one rate.
+    """
+    parts = dict(_parts(frame.dropna(subset=[LR, "level"]), arms))
+    tables = {key: _matrix(rows) for key, rows in parts.items()}
+    shared = sorted(set.intersection(*(set(t.columns) for t in tables.values()))) if tables else []
+    found = []
+    for key, whole in tables.items():
+        table = whole[shared] if len(shared) > 1 else whole
+        if table.shape[1] < 2:
+            named = ", ".join(f"{k} {v}" for k, v in zip(arms, key, strict=True)) or "these runs"
+            raise ValueError(f"{named}: one {LR} alone ({table.columns[0]:g}) has no sensitivity")
+        rates, levels = table.columns.to_numpy(dtype=float), table.mean()
+        low, high = _bootstrap(rates, table.dropna().to_numpy())
+        found.append(
+            dict(zip(arms, key, strict=True))
+            | {"sensitivity": points_lost(rates, levels), "low": low, "high": high}
+            | {"gained": levels.max() - parts[key]["untrained"].mean()}
+            | {"smallest": rates[0], "largest": rates[-1], "rates": len(rates)}
+            | {"seeds": len(table.dropna())}
+        )
+    return pd.DataFrame(found)
+
+
+def _parts(
+    frame: pd.DataFrame, keys: Sequence[str]
+) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
+    """Rows by their values of `keys`, in order of appearance; one part when there is no key."""
+    if not keys:
+        return [((), frame)] if len(frame) else []
+    groups = frame.groupby(list(keys), sort=False, dropna=False)
+    return [(key if isinstance(key, tuple) else (key,), part) for key, part in groups]
+
+
+def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
+    """Levels [seeds, rates], no lower than untrained; NaN where there is no such run."""
+    floored = rows.assign(level=rows[["level", "untrained"]].max(axis=1))
+    return floored.pivot_table(index="seed", columns=LR, values="level")
+
+
+def _bootstrap(rates: NDArray[np.float64], levels: NDArray[np.float64]) -> Interval:
+    if len(levels) < 3:
+        return UNKNOWN
+    picks = np.random.default_rng(0).integers(len(levels), size=(RESAMPLES, len(levels)))
+    found = [points_lost(rates, levels[pick].mean(axis=0)) for pick in picks]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def stable_frontier(
+    frame: pd.DataFrame, by: Sequence[str] = ("train.batch",), along: str = LR
+) -> pd.DataFrame:
+    """Up to which `along` every run is stable, for each value of `by`.
+
+    Columns: `by`, stable (the largest value at which all runs are known to be stable; NaN: none),
+    unstable (the smallest above it, or of all, at which one is not; NaN: none), below (how many
+    values below `stable` have an unstable run: 0 where stability ends once). A value with runs that
+    are unknown, and none unstable, is on neither side.
+    """
+    found = []
+    for key, rows in _parts(frame.dropna(subset=[along]), by):
+        verdicts = rows.groupby(along)["verdict"]
+        good = verdicts.agg(lambda v: (~v.isin(UNSTABLE) & (v != "unknown")).all())
+        bad = verdicts.agg(lambda v: v.isin(UNSTABLE).any())
+        stable = max(good.index[good.astype(bool)], default=math.nan)
+        above = [x for x in bad.index[bad.astype(bool)] if not x < stable]
+        head = dict(zip(by, key, strict=True))
+        below = int(bad.sum()) - len(above)
+        found.append(
+            head | {"stable": stable, "unstable": min(above, default=math.nan), "below": below}
+        )
+    return pd.DataFrame(found)
