@@ -108,7 +108,7 @@ def run_label(cell: Cell, run: Run) -> str:
 
 
 def wrapped(text: str, width: int = 34) -> str:
-    """A label in lines of at most `width`, broken after commas where that is possible."""
+    """A label in at most three lines of `width`, broken after commas where that is possible."""
     lines = [""]
     for part in re.findall(r"[^,]*,?\s*", text):  # with its comma, so that names stay as they are
         if len((lines[-1] + part).rstrip(", ")) <= width:
@@ -116,4 +116,5 @@ def wrapped(text: str, width: int = 34) -> str:
         else:
             lines.append(part)
     broken = (textwrap.wrap(line.strip().rstrip(","), width) for line in lines)
-    return "\n".join(chunk for chunks in broken for chunk in chunks)
+    whole = [chunk for chunks in broken for chunk in chunks]
+    return "\n".join(whole if len(whole) <= 3 else [*whole[:2], f"{whole[2][: width - 1]}…"])

@@ -112,7 +112,8 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
     longest = max(map(len, layers))
     with mpl.rc_context(RC):
         figure = new_figure(
-            1.3 + 0.07 * longest + 2.6 * columns, 0.6 + blocks * (1.0 + 0.14 * len(layers))
+            1.3 + 0.07 * longest + 2.6 * columns,
+            0.6 + blocks * (1.0 + max(1.0, 0.14 * len(layers))),
         )
         axes = figure.subplots(blocks, columns, squeeze=False, sharey=True)
         for cell, ax in zip(cells, axes.ravel(), strict=False):
