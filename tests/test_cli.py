@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from stabkit.analyze.plots import PLOTS
 from stabkit.cli import main
 from tests.conftest import SMALL
 
@@ -35,7 +36,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "no plot 'grad_norm'; did you mean 'grad-norms'",
         ),
         (["analyze", "sweeps"], "no run folder in it or below it"),
-        (["analyze", "tests", "x=1"], "analyze takes no 'x=1'"),
+        (["analyze", "tests", "x=1"], "no run folder in it or below it"),
+        (["analyze", "x=1"], "analyze takes no 'x=1'"),
     ],
 )
 def test_wrong_requests_exit_2_and_say_what_would_be_right(
@@ -88,10 +90,8 @@ def test_data_that_is_damaged_fails_the_run_with_its_file(
 
 def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "anything", "--plot", "list"]) == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {
-        "knn",
-        "grad-norms",
-    }
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert listed == set(PLOTS) >= {"knn", "grad-norms", "freeze-patch", "lr-sensitivity"}
 
 
 def test_the_module_runs_as_the_command_does() -> None:
