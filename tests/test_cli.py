@@ -35,7 +35,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "no plot 'grad_norm'; did you mean 'grad-norms'",
         ),
         (["analyze", "sweeps"], "no run folder in it or below it"),
-        (["analyze", "tests", "x=1"], "analyze takes no 'x=1'"),
+        (["analyze", "tests", "x=1"], "no run folder in it or below it"),
+        (["analyze", "x=1"], "analyze takes no 'x=1'"),
     ],
 )
 def test_wrong_requests_exit_2_and_say_what_would_be_right(

@@ -13,6 +13,7 @@ WORDS = {
     "train.batch": "batch",
     "method.name": "method",
     "model.name": "model",
+    "optim.name": "optimizer",
     "optim.beta2": "β2",
     "optim.weight_decay": "weight decay",
 }

@@ -21,9 +21,13 @@ def scored(runs: Runs) -> tuple[pd.DataFrame, list[str]]:
 
 def refuse_constant(runs: Runs, key: str, factors: Sequence[str], what: str) -> None:
     """Raise ValueError, saying what the runs do vary, where `key` is not among `factors`."""
-    if key not in factors:
-        told = f"they vary {', '.join(factors)}" if factors else "no setting but the seed varies"
-        raise ValueError(f"{runs.path}: these runs do not vary {key}, so {what}; {told}")
+    if key in factors:
+        return
+    if key in runs.factors():
+        varies = f"vary {key} only along with {', '.join(factors)}"
+        raise ValueError(f"{runs.path}: these runs {varies}, so {what}")
+    told = f"they vary {', '.join(factors)}" if factors else "no setting but the seed varies"
+    raise ValueError(f"{runs.path}: these runs do not vary {key}, so {what}; {told}")
 
 
 def words(settings: Mapping[str, Any], keys: Sequence[str], none: str = "all runs") -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.compare import compare_pairs
 from stabkit.analyze.contrast import refuse_constant, scored, words
@@ -123,6 +124,7 @@ def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
             f"{mean['difference']:+.1f}  n = {mean['n']:.0f}", (1.0, y), xytext=(4, 0),
             xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center", fontsize=7,
         )  # fmt: skip
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set(xlabel="points", title="frozen less learned\n(mean, 95 % interval)")
     return _rows(ax, groups)
 

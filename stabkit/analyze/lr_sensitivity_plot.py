@@ -35,7 +35,7 @@ def lr_sensitivity_table(runs: Runs) -> pd.DataFrame:
     several = frame.groupby("arm")[LR].transform("nunique") > 1
     if not several.any():
         raise ValueError(
-            f"{runs.path}: {LR} varies only together with {', '.join(rest)}: no arm has two rates"
+            f"{runs.path}: no runs that share {', '.join(rest)} have levels at two rates of {LR}"
         )
     shown = frame.rename(columns={LR: "lr"})
     each = shown[["arm", "lr", "seed", "level", "unstable"]].assign(row="run")
@@ -50,8 +50,8 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
     """One panel; the legend gives each arm's sensitivity, most sensitive last."""
     styles = _styles(table)
     with mpl.rc_context(RC):
-        names = [_named(table, arm) for arm in styles]
-        height = max(2.9, 1.0 + 0.36 * len(names))
+        names = [_named(table, arm, "\n" if len(styles) <= 8 else " ") for arm in styles]
+        height = max(2.9, 1.0 + (0.36 if len(names) <= 8 else 0.2) * len(names))
         figure = new_figure(4.6 + 0.06 * max(max(map(len, n.split("\n"))) for n in names), height)
         draw_lr_sensitivity(table, figure.subplots())
         handles = [
@@ -79,12 +79,12 @@ def draw_lr_sensitivity(table: pd.DataFrame, ax: Axes) -> Axes:
                 run["lr"], run["level"], "X" if bad else style["marker"], color=style["color"],
                 markersize=6 if bad else 4, markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
-    untrained = table["untrained"].dropna().iloc[0]
-    ax.axhline(untrained, color="0.6", linewidth=0.7, zorder=0)
-    ax.annotate(
-        "untrained", (1, untrained), xycoords=ax.get_yaxis_transform(), xytext=(0, 2),
-        textcoords="offset points", ha="right", fontsize=7, color="0.4",
-    )  # fmt: skip
+    for untrained in table["untrained"].dropna().unique():
+        ax.axhline(untrained, color="0.6", linewidth=0.7, zorder=0)
+        ax.annotate(
+            "untrained", (1, untrained), xycoords=ax.get_yaxis_transform(), xytext=(0, 2),
+            textcoords="offset points", ha="right", fontsize=7, color="0.4",
+        )  # fmt: skip
     rates = sorted(table["lr"].dropna().unique())
     ax.set(xscale="log", xlabel="base learning rate", ylabel="final held-out kNN accuracy, %")
     if len(rates) <= 7:
@@ -103,10 +103,10 @@ def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _named(table: pd.DataFrame, arm: str) -> str:
+def _named(table: pd.DataFrame, arm: str, then: str) -> str:
     found = table[(table["row"] == "arm") & (table["arm"] == arm)].to_dict("records")
     if not found:
         return f"{arm}: one rate"
     low, high = found[0]["low"], found[0]["high"]
     interval = "" if math.isnan(low) else f" ({low:.1f} to {high:.1f})"
-    return f"{arm}:\n{found[0]['sensitivity']:.1f}{interval} of {found[0]['gained']:.1f}"
+    return f"{arm}:{then}{found[0]['sensitivity']:.1f}{interval} of {found[0]['gained']:.1f}"

@@ -12,7 +12,8 @@ from stabkit.analyze.intervals import UNKNOWN, Interval
 from stabkit.analyze.scores import UNSTABLE
 
 LR = "optim.lr"
-RESAMPLES = 2000
+RESAMPLES = 9999
+FloatArray = NDArray[np.float64]
 
 
 def points_lost(lr: ArrayLike, level: ArrayLike) -> float:
@@ -20,8 +21,14 @@ def points_lost(lr: ArrayLike, level: ArrayLike) -> float:
 
     lr: [m], increasing, at least two; level: [m].
     """
-    x, below = np.log(np.asarray(lr, dtype=float)), np.max(level) - np.asarray(level, dtype=float)
-    return float(integrate.trapezoid(below, x) / (x[-1] - x[0]))
+    return float(_points_lost(np.asarray(lr, dtype=float), np.asarray(level, dtype=float)))
+
+
+def _points_lost(lr: FloatArray, level: FloatArray) -> FloatArray:
+    """The same for many arms at once: level [..., m] gives [...]."""
+    x, below = np.log(lr), level.max(axis=-1, keepdims=True) - level
+    lost: FloatArray = integrate.trapezoid(below, x, axis=-1) / (x[-1] - x[0])
+    return lost
 
 
 def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
@@ -80,12 +87,11 @@ def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
     return floored.pivot_table(index="seed", columns=LR, values="level")
 
 
-def _bootstrap(rates: NDArray[np.float64], levels: NDArray[np.float64]) -> Interval:
+def _bootstrap(rates: FloatArray, levels: FloatArray) -> Interval:
     if len(levels) < 3:
         return UNKNOWN
     picks = np.random.default_rng(0).integers(len(levels), size=(RESAMPLES, len(levels)))
-    found = [points_lost(rates, levels[pick].mean(axis=0)) for pick in picks]
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(_points_lost(rates, levels[picks].mean(axis=1)), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -91,7 +91,8 @@ def _numeric(values: "pd.Series[float]") -> bool:
 
 def stability_map_figure(table: pd.DataFrame) -> Figure:
     """A panel for each combination of the other settings, one colour scale for all."""
-    panels = list(dict.fromkeys(table["panel"].fillna("")))
+    named = table["panel"].astype(object).fillna("")  # in a CSV nothing is NaN
+    panels = list(dict.fromkeys(named))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     num_x, num_y = table["x"].nunique(), table["y"].nunique()
@@ -103,7 +104,7 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
         )
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for ax, panel in zip(axes.ravel(), panels, strict=False):
-            draw_stability_map(table[table["panel"].fillna("") == panel], ax, _scale(table), table)
+            draw_stability_map(table[named == panel], ax, _scale(table), table)
             ax.set_title(panel if len(panel) < 30 else panel.replace(", ", "\n"))
         for ax in axes.ravel()[len(panels) :]:
             ax.axis("off")
@@ -185,7 +186,7 @@ def _ordered(values: "pd.Series[float]") -> list[object]:
 
 
 def _said(names: "pd.Series[str]") -> str:
-    return str(names.fillna("").iloc[0])  # in a CSV nothing is NaN
+    return str(names.astype(object).fillna("").iloc[0])
 
 
 def _tick(value: object) -> str:

@@ -96,7 +96,7 @@ def find_drift(
 
 def critical(ar: float, paired: bool) -> float:
     """The z of the largest fall that a healthy run passes in at most about 0.3 % of runs."""
-    return 4.6 + (1.2 if paired else 3.0) * ar
+    return 4.6 + (2.5 if paired else 3.0) * ar
 
 
 def _stretches(steps: np.ndarray, dips: pd.DataFrame) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabkit.analyze.claims import mean_above_zero, more_events
+from stabkit.analyze.claims import holm, mean_above_zero, more_events, together
 
 
 def test_mean_interval_is_students() -> None:
@@ -51,3 +51,43 @@ def test_no_events_say_nothing() -> None:
     claim = more_events("claim", 0, 0)
     assert (claim.low, claim.high) == (-math.inf, math.inf)
     assert "UNDECIDED" in str(claim)
+
+
+def test_holm_is_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        p = [float(x) for x in rng.random(rng.integers(1, 7)) ** 3]
+        expected = []
+        for one in p:
+            smaller = [q for q in p if q <= one]  # no ties among random numbers
+            steps = [(len(p) - sorted(p).index(q)) * q for q in smaller]
+            expected.append(min(1.0, max(steps)))
+        assert holm(p) == pytest.approx(expected)
+
+
+def test_holm_keeps_the_error_of_many_claims() -> None:
+    rng = np.random.default_rng(1)
+    alarms = sum(min(holm(list(rng.random(10)))) <= 0.05 for _ in range(4000))
+    assert alarms / 4000 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_claims_carry_the_p_value_of_their_interval() -> None:
+    for values in ([1.0, 2.0, 4.0], [-1.0, 1.0, 3.0], [5.0, 5.1]):
+        claim = mean_above_zero("claim", values, "points")
+        assert (claim.p_value < 0.05) == (claim.verdict != "undecided")
+    assert math.isnan(mean_above_zero("claim", [5.0], "points").p_value)
+    assert mean_above_zero("claim", [5.0, 5.0], "points").p_value == 0
+
+
+def test_what_falls_when_claims_are_counted_is_named() -> None:
+    sure = mean_above_zero("sure", [2.0, 2.1, 1.9], "points")
+    barely = mean_above_zero("barely", [1.0, 2.0, 4.5, 3.0], "points")
+    empty = mean_above_zero("empty", [], "points")
+    unsure = [mean_above_zero(f"unsure {i}", [-1.0, 1.0, 2.0], "points") for i in range(3)]
+    assert sure.verdict == barely.verdict == "holds"
+    text = together([sure, barely, empty, *unsure])
+    assert "5 claims were tested at once: of those decided above, 1 of 2 stand" in text
+    assert "undecided then: barely (corrected p = 0.2" in text
+    assert "all stand" in together([sure, *unsure])
+    assert together([sure]) == str(sure)
+    assert together(unsure) == "\n".join(map(str, unsure))

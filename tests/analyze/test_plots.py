@@ -89,10 +89,30 @@ def test_the_csv_alone_draws_the_same_figure(grid: Path, tmp_path: Path, name: s
             assert one.get_color() == other.get_color()
 
 
-@pytest.mark.parametrize("name", PLOTS)
+# what a plot of a contrast answers when there is none
+CONTRASTS = {
+    "freeze-patch": "these runs do not vary model.freeze_patch_embed",
+    "lr-sensitivity": "these runs do not vary optim.lr",
+    "stability-map": "a map needs two settings that vary",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PLOTS if name not in CONTRASTS])
 def test_one_lonely_run_can_be_drawn(tmp_path: Path, name: str) -> None:
     plant_run(tmp_path / "only", dip=0.08, spike=True)
     draw(name, stabkit.load(tmp_path / "only"), tmp_path / "figures")
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_a_contrast_that_is_not_there_is_refused_in_words(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_run(tmp_path / "only")
+    assert main(["analyze", str(tmp_path), "--plot", name]) == 1
+    said = capsys.readouterr().err
+    assert CONTRASTS[name] in said
+    assert "no setting but the seed varies" in said
+    assert not (tmp_path / "figures").exists()
 
 
 def test_colours_are_told_apart_in_grey() -> None:

@@ -1,0 +1,91 @@
+"""Scores of runs whose dips are known."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stabkit
+from stabkit.analyze import scores
+from stabkit.analyze.events import dips
+from stabkit.analyze.scores import is_unstable, run_scores, sweep_scores
+from stabkit.store.writer import Writer
+from tests.analyze.conftest import STEPS, plant_run
+
+
+def test_a_run_is_scored_by_what_its_evaluations_hold(grid: Path) -> None:
+    runs = stabkit.load(grid)
+    frame = run_scores(runs).set_index("run")
+    assert len(frame) == 8
+    for run in runs:
+        row, found = frame.loc[run.name], dips(run)
+        accuracy = 100 * run.evals("knn_heldout")["value"].to_numpy()
+        fifth = round(len(accuracy) / 5)
+        running = [np.median(accuracy[i : i + fifth]) for i in range(len(accuracy) - fifth + 1)]
+        assert row["level"] == pytest.approx(np.median(accuracy[-fifth:]))
+        assert row["best"] == pytest.approx(max(running))
+        assert row["untrained"] == accuracy[0]
+        assert row["dips"] == len(found) == (1 if "0.02 false" in run.name else 0)
+        assert row["dip_rate"] == pytest.approx(1000 * len(found) / STEPS)
+        assert row["lost_steps"] == sum(found["recovery"] - found["onset"])
+        assert row["lost_points"] == pytest.approx(row["best"] - row["level"])
+    assert set(frame.loc[is_unstable(frame)].index) == {"lr 0.02 false 0", "lr 0.02 false 1"}
+
+
+def test_what_dips_took_for_good_counts_where_it_is_known(
+    grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(run: stabkit.Run, metric: str) -> pd.DataFrame:
+        return dips(run, metric).assign(permanent_loss=0.03)
+
+    monkeypatch.setattr(scores, "dips", known)
+    frame = run_scores(stabkit.load(grid))
+    bad = is_unstable(frame)
+    assert frame.loc[bad, "lost_points"].tolist() == pytest.approx([3.0, 3.0])
+    assert set(frame.loc[bad, "lost_by"]) == {"permanent"}
+    assert set(frame.loc[~bad, "lost_by"]) == {"sag"}
+
+
+def test_cells_sum_up_their_runs(grid: Path) -> None:
+    frame = run_scores(stabkit.load(grid))
+    table = sweep_scores(frame)
+    assert table["runs"].tolist() == [2, 2, 2, 2]
+    bad = table[table["unstable"] == 1].iloc[0]
+    rows = frame[frame["cell"] == bad["cell"]]
+    assert bad["dip_rate"] == pytest.approx(1000 * 2 / (2 * STEPS))
+    assert bad["dip_rate_low"] < bad["dip_rate"] < bad["dip_rate_high"]
+    assert bad["lost_steps"] == rows["lost_steps"].mean()
+    assert bad["level"] == pytest.approx(rows["level"].mean())
+    good = table[table["unstable"] == 0].iloc[0]
+    assert good["unstable_high"] == pytest.approx(1 - 0.025**0.5), "two of two: little is known"
+    assert good["dip_rate_low"] == 0
+    assert good["dip_rate_high"] == pytest.approx(-math.log(0.025)), "no event in 1,000 steps"
+
+
+def test_too_few_evaluations_are_unknown_not_stable(tmp_path: Path) -> None:
+    folder = plant_run(tmp_path / "run")
+    for part in (folder / "evals").glob("*"):
+        part.unlink()
+    writer = Writer(folder, "planted")
+    for step in (0, 5, 10):
+        writer.add_eval(step, "knn_heldout", 0.5, 0.1, 20, 0.07, np.arange(100) < 50)
+    writer.flush()
+    frame = run_scores(stabkit.load(tmp_path))
+    assert frame["verdict"].tolist() == ["unknown"]
+    (row,) = sweep_scores(frame).to_dict("records")
+    assert (row["runs"], row["known"]) == (1, 0)
+    assert math.isnan(row["unstable"])
+    assert math.isnan(row["dip_rate"])
+    assert row["level"] == 50
+
+
+def test_a_run_without_evaluations_has_no_scores(tmp_path: Path) -> None:
+    folder = plant_run(tmp_path / "run")
+    for part in (folder / "evals").glob("*"):
+        part.unlink()
+    (row,) = run_scores(stabkit.load(tmp_path)).to_dict("records")
+    assert (row["dips"], row["steps"], row["verdict"]) == (0, 0, "unknown")
+    assert math.isnan(row["level"])
+    assert math.isnan(row["dip_rate"])

@@ -1,0 +1,121 @@
+"""`stabkit analyze A B`: what is matched, what is said, what is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stabkit.cli import main
+from tests.analyze.conftest import plant_run
+
+FREEZE = "model.freeze_patch_embed"
+
+
+def plant(folder: Path, *settings: str, seeds: range = range(3), dip: float = 0.0) -> Path:
+    for lr in (1e-3, 2e-2):
+        for seed in seeds:
+            plant_run(folder / f"{lr} {seed}", f"optim.lr={lr}", *settings, dip=dip, seed=seed)
+    return folder
+
+
+def analyze(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert main(["analyze", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_two_arms_are_paired_by_seed_and_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = plant(tmp_path / "learned", f"{FREEZE}=false", dip=0.08)
+    frozen = plant(tmp_path / "frozen", f"{FREEZE}=true")
+    text = analyze(capsys, learned, frozen)
+    first = text.splitlines()[0]
+    assert re.search(r"^frozen dips less often \(p = 0\.\d+\).* than learned", first), first
+    assert f"{FREEZE}: False | True" in text
+    assert "Paired over seed, optim.lr; 0 runs without a partner left out." in text
+    assert "learned: 6 dips in 3,000 steps" in text
+    assert "frozen: 0 dips in 3,000 steps" in text
+    rows = [line for line in text.splitlines() if line.startswith("base lr")]
+    assert [row.split("  ")[0] for row in rows] == ["base lr 0.001", "base lr 0.02"]
+    assert all("3 | 3" in row and "3 | 0" in row for row in rows)
+
+
+def test_what_has_no_partner_is_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = plant(tmp_path / "one")
+    two = plant(tmp_path / "two", f"{FREEZE}=true", seeds=range(1, 5))
+    text = analyze(capsys, one, two)
+    assert "6 runs without a partner left out" in text
+    assert "one: 0 dips in 2,000 steps" in text, "four of its runs have a partner"
+
+
+def test_without_a_common_seed_cells_are_paired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = analyze(capsys, plant(tmp_path / "a"), plant(tmp_path / "b", seeds=range(5, 8)))
+    assert "no seed, so that each cell counts as its mean" in text
+    assert "2 pairs" in text
+
+
+def test_without_anything_in_common_it_is_unpaired_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = plant(tmp_path / "one")
+    for seed in range(7, 10):
+        plant_run(tmp_path / "two" / str(seed), "optim.lr=0.5", seed=seed)
+    text = analyze(capsys, one, tmp_path / "two")
+    assert "No run of one has a partner in the other" in unwrapped(text)
+    assert "unpaired: 6 and 3 runs" in unwrapped(text)
+
+
+def test_runs_of_the_same_settings_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").mkdir()
+    text = analyze(capsys, plant(tmp_path / "runs"), plant(tmp_path / "x" / "runs"))
+    assert text.startswith("Too few runs, or all alike: nothing can be said")
+    assert "6 runs of the same settings throughout in both" in unwrapped(text)
+    assert str(tmp_path / "x" / "runs") in text, "of two folders of one name the path is said"
+
+
+def test_runs_without_settings_are_compared_unpaired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        for seed in range(2):
+            plant_run(tmp_path / name / str(seed), seed=seed)
+            (tmp_path / name / str(seed) / "config.yaml").unlink()
+    text = analyze(capsys, tmp_path / "a", tmp_path / "b")
+    assert "unpaired: 2 and 2 runs" in unwrapped(text)
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["b"], "analyze takes one folder of runs, or two to compare, got 3"),
+        (["--plot", "knn"], "--plot knn takes one folder of runs, got 2"),
+    ],
+)
+def test_more_folders_than_can_be_are_refused(
+    tmp_path: Path, extra: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        plant_run(tmp_path / name / "run")
+    extra = [str(tmp_path / word) if word == "b" else word for word in extra]
+    assert main(["analyze", str(tmp_path / "a"), str(tmp_path / "b"), *extra]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_one_folder_that_is_missing_or_empty_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_run(tmp_path / "a" / "run")
+    (tmp_path / "empty").mkdir()
+    for name, says in (("none", "no such folder"), ("empty", "no run folder in it or below it")):
+        assert main(["analyze", str(tmp_path / "a"), str(tmp_path / name)]) == 2
+        assert f"{tmp_path / name}: {says}" in capsys.readouterr().err
