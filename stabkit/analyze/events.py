@@ -5,8 +5,10 @@ says so: `refused(found)`.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from stabkit.detect import (
     find_bursts,
     find_collapse,
     find_dips,
+    find_drift,
     find_spikes,
     find_stuck_loss,
     layer_onsets,
@@ -22,7 +25,8 @@ from stabkit.detect import (
 from stabkit.detect.association import Watched
 from stabkit.detect.bursts import ONSETS
 from stabkit.detect.collapse import NOTHING
-from stabkit.detect.dips import SHORTEST
+from stabkit.detect.dips import MEDIAN_OF, SHORTEST
+from stabkit.detect.significance import answer_similarity
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
@@ -35,28 +39,56 @@ COLLAPSE = {
 MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
 
 
-def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
+def dips(run: Run, metric: str = "knn_heldout", between: float | None = None) -> pd.DataFrame:
     """`find_dips` on an evaluation of the run, paired over its samples where bits are there.
 
-    Where not even their number is known, the noise rule decides alone and p_value is NaN.
-    Also `end`: the recovery, or the last evaluation of a dip that the run ended in.
+    Also `end`: the recovery, or the last evaluation of a dip that the run ended in. `between` as
+    of `between_seeds` tells restarts.
     """
     evals = run.evals(metric)
     chance = float(evals["chance"].iloc[0]) if len(evals) else 0.0
 
     def find() -> pd.DataFrame:
-        return find_dips(
-            evals["step"].to_numpy(),
-            evals["value"].to_numpy(),
-            n=evals["n"].to_numpy() if counts_known(evals) else None,
-            correct=run.correct(metric),
-            chance=0.0 if math.isnan(chance) else chance,
-        )
+        known = 0.0 if math.isnan(chance) else chance
+        return find_dips(**_series(run, metric), chance=known, between=between)
 
     found = _sought(run, f"dips of {metric}", find, find_dips([], []))
     if math.isnan(chance):
         found["relative_depth"] = math.nan
     return found.assign(end=found["recovery"].fillna(evals["step"].max()))
+
+
+def drifts(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
+    """`find_drift` on an evaluation of the run."""
+    nothing = find_drift([], [])
+    return _sought(run, f"drift of {metric}", lambda: find_drift(**_series(run, metric)), nothing)
+
+
+def between_seeds(runs: Sequence[Run], metric: str = "knn_heldout") -> float | None:
+    """How far the answers of runs that differ in their seed agree at their ends: the mean
+    `answer_similarity` over all pairs. None with one run, or other samples.
+    """
+    if len(runs) < 2:
+        return None
+    bits = [run.correct(metric) for run in runs]
+    last = [b[-MEDIAN_OF:] for b in bits if b is not None]
+    pairs = [
+        answer_similarity(one, other)
+        for one, other in combinations(last, 2)
+        if one.shape[1] == other.shape[1]
+    ]
+    known = [value for value in pairs if not math.isnan(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _series(run: Run, metric: str) -> dict[str, Any]:
+    evals = run.evals(metric)
+    return {
+        "step": evals["step"].to_numpy(),
+        "accuracy": evals["value"].to_numpy(),
+        "n": evals["n"].to_numpy() if counts_known(evals) else None,
+        "correct": run.correct(metric),
+    }
 
 
 def counts_known(evals: pd.DataFrame) -> bool:

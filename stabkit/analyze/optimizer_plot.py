@@ -10,9 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from stabkit.analyze.cells import group_cells, label
-from stabkit.analyze.scores import METRIC, UNSTABLE, score
+from stabkit.analyze.scores import METRIC, score
 from stabkit.analyze.sensitivity import LR
 from stabkit.analyze.style import LINES, RC, new_figure, ramp
+from stabkit.analyze.verdict import UNSTABLE
 from stabkit.store.reader import Run, Runs
 
 NAME = "optim.name"

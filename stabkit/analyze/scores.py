@@ -6,13 +6,12 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import collapses, dips, final_count, final_level
+from stabkit.analyze.events import collapses, dips, drifts, final_count, final_level
 from stabkit.analyze.intervals import Interval, mean_interval, rate_interval, share_interval
-from stabkit.analyze.summary import verdict
+from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.store.reader import Run, Runs
 
 METRIC = "knn_heldout"
-UNSTABLE = ("unstable", "collapsed", "diverged")
 
 
 def run_scores(runs: Runs, metric: str = METRIC) -> pd.DataFrame:
@@ -27,7 +26,7 @@ def run_scores(runs: Runs, metric: str = METRIC) -> pd.DataFrame:
 
 
 def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
-    """verdict: as in `summary.run_table`, but `stable` where only gradients burst; evaluations;
+    """verdict: as in `verdict`, but `stable` where only gradients burst; evaluations;
     steps: from the first to the last of them; untrained, level, best, in points (100 times the
     accuracy): the first evaluation, the median of the last fifth, the highest median of as many in
     a row; dips; dip_rate: per 1,000 steps; lost_steps: spent in dips; lost_points, with lost_by:
@@ -40,9 +39,12 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
     best = float(values.rolling(final_count(values)).median().max()) if len(values) else math.nan
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
     nonfinite = sum(event.get("kind") == "nonfinite" for event in run.dir.read_events())
+    falls = len(found) + len(drifts(run, metric))
     lost, lost_by = _lost_points(found, best - level)
     return {
-        "verdict": verdict(nonfinite, len(collapses(run)), len(evals), len(found), 0),
+        "verdict": verdict(
+            nonfinite, len(collapses(run)), len(evals), len(found) + len(drifts(run, metric)), 0
+        ),
         "evaluations": len(evals),
         "steps": steps,
         "untrained": values.iloc[0] if len(values) else math.nan,

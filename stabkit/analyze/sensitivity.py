@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import integrate
 
 from stabkit.analyze.intervals import UNKNOWN, Interval
-from stabkit.analyze.scores import UNSTABLE
+from stabkit.analyze.verdict import UNSTABLE
 
 LR = "optim.lr"
 RESAMPLES = 9999

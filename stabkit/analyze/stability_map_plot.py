@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import FROZEN, WORDS
 from stabkit.analyze.contrast import scored, words
-from stabkit.analyze.scores import UNSTABLE
 from stabkit.analyze.sensitivity import LR, stable_frontier
 from stabkit.analyze.style import RC, new_figure
+from stabkit.analyze.verdict import UNSTABLE
 from stabkit.store.reader import Runs
 
 BATCH = "train.batch"

@@ -7,22 +7,24 @@ from numbers import Real
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import collapses, counts_known, dips, refused, spikes
+from stabkit.analyze.events import collapses, counts_known, dips, drifts, refused, spikes
+from stabkit.analyze.findings import findings
+from stabkit.analyze.verdict import UNSTABLE, VERDICTS, verdict
 from stabkit.analyze.workers import each
 from stabkit.detect import layer_onsets
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run, Runs
 
-VERDICTS = ("diverged", "collapsed", "unstable", "bursts", "unknown", "stable")  # worst first
 LISTED = 40  # runs that a reader still looks through
 
 FOOTNOTE = (
-    "A dip is a fall of held-out kNN accuracy below its own running level that lasts, exceeds the\n"
-    "run's noise and is significant (McNemar, p <= 0.01 after correction for every evaluation);\n"
-    "`in dips` counts steps. Collapsed is a run whose features or embeddings spread at most a\n"
-    "quarter of what they did untrained, or whose loss stayed at chance for its second half,\n"
-    "while kNN ends no better than untrained; or whose loss stayed at nothing. A gradient burst\n"
-    "begins where a layer's gradient norm leaves its own recent range (robust z of 6 in log space)."
+    "A dip is a fall of held-out kNN accuracy below the level and trend around it that exceeds\n"
+    "the run's noise and, where the samples are known, is significant over them (p <= 0.01\n"
+    "corrected for every window; rates of false alarms: docs/detectors.md); `in dips` counts\n"
+    "steps. Collapsed is a run whose features or embeddings spread at most a quarter of what\n"
+    "they did untrained, or whose loss stayed at chance for its second half, while kNN ends no\n"
+    "better than untrained; or whose loss stayed at nothing. A gradient burst begins where a\n"
+    "layer's gradient norm leaves its own recent range (robust z of 6 in log space)."
 )
 
 
@@ -30,9 +32,10 @@ def run_table(runs: Runs, processes: int = 1) -> pd.DataFrame:
     """One row a run: cell, seed, state, verdict, last and best kNN, its dips and gradient bursts.
 
     Verdicts: `diverged` (non-finite values), `collapsed` (`collapse` names the signals), `unstable`
-    (at least one dip), `bursts` (gradients only), `stable`, or `unknown` (too few evaluations to
-    find a dip, or values that a detector refuses). `lost_steps` is the time
-    spent in dips, `deepest` a fraction, `patch_first` the bursts that the patch projection began.
+    (at least one dip or drift), `bursts` (gradients only), `stable`, or `unknown` (too few
+    evaluations to find a dip, or values that a detector refuses). `lost_steps` is the time spent in
+    dips, `deepest` and `sag` (of the drifts) fractions, `patch_first` the bursts that the patch
+    projection began.
 
     One run at a time is in memory, in each of the `processes` (see `each`).
     """
@@ -43,7 +46,7 @@ def run_table(runs: Runs, processes: int = 1) -> pd.DataFrame:
 
 def _row(item: tuple[Run, str]) -> dict[str, object]:
     run, cell = item[0].keeping(), item[1]
-    evals, found, peaks = run.evals("knn_heldout"), dips(run), spikes(run)
+    evals, found, sags, peaks = run.evals("knn_heldout"), dips(run), drifts(run), spikes(run)
     joined = layer_onsets(peaks)
     first, spiked = joined[joined["lag"] == 0], joined["burst"].nunique()
     collapsed = collapses(run)["signal"].unique()
@@ -53,31 +56,19 @@ def _row(item: tuple[Run, str]) -> dict[str, object]:
         "cell": cell,
         "seed": run.settings.get("seed"),
         "state": run.dir.standing() if run.status() else "recorded",
-        "verdict": verdict(nonfinite, len(collapsed), told, len(found), spiked),
+        "verdict": verdict(nonfinite, len(collapsed), told, len(found) + len(sags), spiked),
         "collapse": ", ".join(collapsed),
         "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
         "knn_best": evals["value"].max() if len(evals) else math.nan,
         "dips": len(found),
         "deepest": found["depth"].max() if len(found) else 0.0,
+        "drifts": len(sags),
+        "sag": sags["depth"].max() if len(sags) else 0.0,
         "lost_steps": int((found["end"] - found["onset"]).sum()),
         "bursts": spiked,
         "patch_first": int((first["layer"] == "patch_embed").sum()),
         "run": run.name,
     }
-
-
-def verdict(
-    nonfinite: int, num_collapses: int, num_evals: int, num_dips: int, num_bursts: int
-) -> str:
-    if nonfinite:
-        return "diverged"
-    if num_collapses:
-        return "collapsed"
-    if num_dips:
-        return "unstable"
-    if num_evals < SHORTEST:
-        return "unknown"
-    return "bursts" if num_bursts else "stable"
 
 
 def summary(runs: Runs) -> str:
@@ -168,7 +159,7 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
 
 
 def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
-    unstable = table[table["verdict"].isin(["unstable", "collapsed", "diverged"])]
+    unstable = table[table["verdict"].isin(UNSTABLE)]
     unknown = int((table["verdict"] == "unknown").sum())
     if unknown == len(table):
         return [
@@ -177,17 +168,24 @@ def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
     if unstable.empty:
         known = counted(len(table) - unknown, "run")
         return [
-            f"No dip, no collapse and no non-finite value in {known}: no sign of instability was "
-            "found."
+            f"No dip, no drift, no collapse and no non-finite value in {known}: no sign of "
+            "instability was found."
         ]
     finished = int((unstable["state"] == "done").sum())
     lines = [f"{len(unstable)} of {counted(len(table), 'run')} trained unstably."]
     if finished:
         lines[0] += f" {finished} of them finished without any error, as if nothing had happened."
     lines += _collapsed(table)
+    if table["drifts"].any():
+        lines.append(_drifted(table))
     if table["dips"].any():
         lines.append(_deepest(runs, table))
-    return [*lines, _first_layers(table)]
+    return [*lines, _first_layers(table), *(findings(runs) if len(table) <= LISTED else [])]
+
+
+def _drifted(table: pd.DataFrame) -> str:
+    runs = counted(int((table["drifts"] > 0).sum()), "run")
+    return f"{runs} sagged slowly without a dip, by up to {100 * table['sag'].max():.1f} points."
 
 
 def _collapsed(table: pd.DataFrame) -> list[str]:

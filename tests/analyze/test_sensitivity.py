@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stabkit.analyze.scores import UNSTABLE
 from stabkit.analyze.sensitivity import lr_sensitivity, points_lost, stable_frontier
+from stabkit.analyze.verdict import UNSTABLE
 
 ARM = ["arm"]
 

@@ -1,0 +1,81 @@
+"""What a handful of runs says beyond each run's own row: in sentences, for the summary."""
+
+import math
+
+from stabkit.analyze.cells import group_cells, label
+from stabkit.analyze.events import between_seeds, bursts_and_dips, dips, onsets
+from stabkit.analyze.scores import run_scores
+from stabkit.analyze.sensitivity import LR, lr_sensitivity
+from stabkit.detect import association, shallow_first
+from stabkit.store.reader import Runs
+
+LEAD = 30  # steps before a dip in which a gradient burst counts as its herald
+
+
+def findings(runs: Runs) -> list[str]:
+    """Ends of dips, order of layers, heralds of dips, learning-rate sensitivity: what there is."""
+    sentences = (_severities(runs), _order(runs), _heralds(runs), _sensitivity(runs))
+    return [sentence for sentence in sentences if sentence]
+
+
+def _severities(runs: Runs) -> str:
+    found: dict[str, int] = {}
+    for cell in group_cells(runs):
+        between = between_seeds(cell.runs)
+        for run in cell.runs:
+            for severity in dips(run, between=between)["severity"]:
+                found[severity] = found.get(severity, 0) + 1
+    if not found:
+        return ""
+    known = {
+        "benign": "returned to the trend",
+        "lingering": "returned below it",
+        "restart": "came back as another solution (answers agree as little as between seeds)",
+        "terminal": "lost nearly all there was",
+        "censored": "had not returned when the run ended",
+    }
+    counts = [f"{found[name]} {words}" for name, words in known.items() if name in found]
+    return f"Of {sum(found.values())} dips: {', '.join(counts)}."
+
+
+def _order(runs: Runs) -> str:
+    test = shallow_first(onsets(runs))
+    if not test.events:
+        return ""
+    lag = f"median lag {test.lag:g} steps"
+    if math.isfinite(test.low):
+        lag += f", 95 % interval {test.low:g} to {test.high:g}"
+    return (
+        f"Bursts of several layers: {test.events}. The shallowest layer spiked before the deepest in "
+        f"{test.before}, after\nit in {test.after}, at the same step in {test.ties} "
+        f"({lag}; sign test p = {test.p_value:.2g})."
+    )
+
+
+def _heralds(runs: Runs) -> str:
+    found = association(bursts_and_dips(runs), LEAD)
+    if not found.effects or not (found.observed or found.expected):
+        return ""
+    ratio = f"{found.hazard_ratio:.1f} times" if math.isfinite(found.hazard_ratio) else "not known"
+    return (
+        f"{found.observed} of {found.effects} dips had a gradient burst in the {LEAD} steps before "
+        f"(by chance {found.expected:.1f}, p = {found.p_value:.2g});\ntheir rate after bursts over "
+        f"that elsewhere: {ratio} ({found.hazard_low:.1f} to {found.hazard_high:.1f})."
+    )
+
+
+def _sensitivity(runs: Runs) -> str:
+    cells = group_cells(runs)
+    if LR not in (cells[0].settings if cells else {}):
+        return ""
+    arms = [key for key in cells[0].settings if key != LR]
+    try:
+        table = lr_sensitivity(run_scores(runs), arms)
+    except ValueError:  # an arm with one rate alone
+        return ""
+    parts = [
+        f"{row['sensitivity']:.1f}"
+        + (f" ({', '.join(label(key, row[key]) for key in arms)})" if arms else "")
+        for row in table.to_dict("records")
+    ]
+    return f"Points lost on average over the learning rates, against the best:\n{'; '.join(parts)}."
