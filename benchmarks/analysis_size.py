@@ -15,6 +15,7 @@ their bits.
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -53,6 +54,7 @@ for table, query in {
 
 class Measured(NamedTuple):
     seconds: list[float]
+    cpu_seconds: list[float]  # of all its processes: what other load on the machine moves least
     peak_mib: float
     output: str
 
@@ -106,10 +108,10 @@ def make(folder: Path, first: int, count: int) -> None:
 
 
 def measure(command: list[str], repeats: int) -> Measured:
-    seconds, peak, output = [], 0.0, ""
+    seconds, cpu, peak, output = [], [], 0.0, ""
     for _ in range(repeats):
         with tempfile.TemporaryFile("w+") as out:
-            began = time.perf_counter()
+            began, used = time.perf_counter(), children_cpu()
             process = subprocess.Popen([sys.executable, *command], stdout=out)
             held: dict[int, int] = {}
             while process.poll() is None:
@@ -117,12 +119,18 @@ def measure(command: list[str], repeats: int) -> Measured:
                     held[pid] = max(held.get(pid, 0), peak_kib(pid))
                 time.sleep(0.02)
             seconds.append(time.perf_counter() - began)
+            cpu.append(children_cpu() - used)
             out.seek(0)
             output = out.read()
         if process.returncode:
             raise SystemExit(f"{command} failed")
         peak = max(peak, sum(held.values()) / 1024)
-    return Measured(seconds, peak, output)
+    return Measured(seconds, cpu, peak, output)
+
+
+def children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def family(pid: int) -> list[int]:
@@ -177,32 +185,33 @@ def report(folder: Path, runs: int) -> None:
     analyze = ["-m", "stabkit", "analyze"]
     repeats = 3 if runs <= 100 else 1
     with tempfile.TemporaryDirectory() as out:
+        figure = [*analyze, str(one), "--plot", "grad-norms", "-o", out]
         cases = {
-            "one run: summary": measure([*analyze, str(one)], 5),
-            "one run: --plot grad-norms": measure(
-                [*analyze, str(one), "--plot", "grad-norms", "-o", out], 3
-            ),
-            "one run: DuckDB": measure(["-c", DUCKDB, str(one)], 5),
-            f"{runs} runs: DuckDB": measure(["-c", DUCKDB, str(folder)], repeats),
-            f"{runs} runs: summary": measure([*analyze, str(folder)], repeats),
+            "one run: summary": ([*analyze, str(one)], 5),
+            "one run: --plot grad-norms": (figure, 3),
+            "one run: DuckDB": (["-c", DUCKDB, str(one)], 5),
+            f"{runs} runs: DuckDB": (["-c", DUCKDB, str(folder)], repeats),
+            f"{runs} runs: summary": ([*analyze, str(folder)], repeats),
         }
-    for name, found in cases.items():
-        spread = f"({min(found.seconds):.1f}..{max(found.seconds):.1f})"
-        middle = statistics.median(found.seconds)
-        print(f"{name:<28}{middle:8.1f} s  {spread:<16}{found.peak_mib:7.0f} MiB")
+        results = {}
+        for name, (command, times) in cases.items():
+            found = results[name] = measure(command, times)
+            spread = f"({min(found.seconds):.1f}..{max(found.seconds):.1f})"
+            middle = statistics.median(found.seconds)
+            cpu = statistics.median(found.cpu_seconds)
+            words = f"{middle:8.1f} s  {spread:<16}{cpu:8.1f} s of CPU{found.peak_mib:7.0f} MiB"
+            print(f"{name:<28}{words}", flush=True)
     for what in ("one run", f"{runs} runs"):
-        ours, theirs = cases[f"{what}: summary"], cases[f"{what}: DuckDB"]
-        ratio = statistics.median(ours.seconds) / statistics.median(theirs.seconds)
-        print(f"{what}: the summary takes {ratio:.1f} times as long as DuckDB's scan")
-    planted = sum(number % 10 == 9 for number in range(runs))
-    print(f"runs with planted dips: {planted}; the summary says:")
-    print(
-        "\n".join(
-            line
-            for line in cases[f"{runs} runs: summary"].output.splitlines()
-            if line.startswith(str(folder)) or "stable" in line or " burst" in line
+        ours, theirs = results[f"{what}: summary"], results[f"{what}: DuckDB"]
+        ratio, of_cpu = (
+            statistics.median(a) / statistics.median(b)
+            for a, b in ((ours.seconds, theirs.seconds), (ours.cpu_seconds, theirs.cpu_seconds))
         )
-    )
+        print(f"{what}: the summary takes {ratio:.1f} times DuckDB's time, {of_cpu:.1f} its CPU's")
+    planted = sum(number % 10 == 9 for number in range(runs))
+    lines = results[f"{runs} runs: summary"].output.splitlines()
+    shown = [line for line in lines if line.startswith(str(folder)) or " stable" in line]
+    print(f"{planted} runs have planted dips; the summary says:", *shown[:2], sep="\n  ")
 
 
 if __name__ == "__main__":
