@@ -316,7 +316,9 @@ def _analyze(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None:
         raise RequestError("--csv is the summary's table; a figure writes its own beside it")
     if len(arguments.runs) > 1:
-        raise RequestError(f"--plot takes one folder of runs, got {len(arguments.runs)}")
+        raise RequestError(
+            f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
+        )
     runs = _loaded(arguments.runs[0])
     try:
         paths = draw(arguments.plot, runs, arguments.out or runs.path / "figures")

@@ -35,7 +35,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
             "no plot 'grad_norm'; did you mean 'grad-norms'",
         ),
         (["analyze", "sweeps"], "no run folder in it or below it"),
-        (["analyze", "tests", "x=1"], "no run folder in it or below it"),
+        (["analyze", "tests", "x=1"], "analyze takes no 'x=1'"),
         (["analyze", "x=1"], "analyze takes no 'x=1'"),
     ],
 )

@@ -46,8 +46,8 @@ def _order(runs: Runs) -> str:
     if math.isfinite(test.low):
         lag += f", 95 % interval {test.low:g} to {test.high:g}"
     return (
-        f"Bursts of several layers: {test.events}. The shallowest layer spiked before the deepest in "
-        f"{test.before}, after\nit in {test.after}, at the same step in {test.ties} "
+        f"Bursts of several layers: {test.events}. The shallowest layer spiked before the deepest "
+        f"in {test.before},\nafter it in {test.after}, at the same step in {test.ties} "
         f"({lag}; sign test p = {test.p_value:.2g})."
     )
 

@@ -42,9 +42,7 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
     falls = len(found) + len(drifts(run, metric))
     lost, lost_by = _lost_points(found, best - level)
     return {
-        "verdict": verdict(
-            nonfinite, len(collapses(run)), len(evals), len(found) + len(drifts(run, metric)), 0
-        ),
+        "verdict": verdict(nonfinite, len(collapses(run)), len(evals), falls, 0),
         "evaluations": len(evals),
         "steps": steps,
         "untrained": values.iloc[0] if len(values) else math.nan,
@@ -60,7 +58,9 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
 
 def _lost_points(found: pd.DataFrame, sag: float) -> tuple[float, str]:
     known = "permanent_loss" in found and len(found) and found["permanent_loss"].notna().all()
-    return (100 * float(found["permanent_loss"].sum()), "permanent") if known else (sag, "sag")
+    if not known:
+        return sag, "sag"
+    return 100 * float(found["permanent_loss"].clip(lower=0).sum()), "permanent"
 
 
 def sweep_scores(frame: pd.DataFrame) -> pd.DataFrame:

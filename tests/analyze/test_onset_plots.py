@@ -24,6 +24,7 @@ from stabkit.analyze.layer_styles import telling_layers
 from stabkit.analyze.onset_order_plot import onset_order_figure, onset_order_table
 from stabkit.analyze.plots import PLOTS
 from stabkit.detect import association
+from stabkit.detect.dips import SHORTEST
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, STEPS, plant_run
@@ -48,7 +49,7 @@ def test_a_dip_counts_from_the_evaluation_that_first_shows_it(grid: Path) -> Non
     assert [list(run.causes) for run in watched if len(run.causes)] == [[SPIKE], [SPIKE]]
     shown = [step for run in watched for step in run.effects]
     assert shown == [DIP[0]] * 2
-    assert {run.span for run in watched} == {(20, STEPS - 1)}
+    assert {run.span for run in watched} == {(EVERY * (SHORTEST - 2), STEPS - 1)}
     found = association(watched, window=30)
     assert (found.observed, found.effects, found.lead) == (2, 2, DIP[0] - SPIKE)
     assert found.p_value < 0.01

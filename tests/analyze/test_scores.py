@@ -30,7 +30,9 @@ def test_a_run_is_scored_by_what_its_evaluations_hold(grid: Path) -> None:
         assert row["dips"] == len(found) == (1 if "0.02 false" in run.name else 0)
         assert row["dip_rate"] == pytest.approx(1000 * len(found) / STEPS)
         assert row["lost_steps"] == sum(found["recovery"] - found["onset"])
-        assert row["lost_points"] == pytest.approx(row["best"] - row["level"])
+        lost = 100 * found["permanent_loss"].clip(lower=0).sum()  # a rise is no negative loss
+        sag = row["best"] - row["level"]
+        assert row["lost_points"] == pytest.approx(lost if len(found) else sag)
     assert set(frame.loc[is_unstable(frame)].index) == {"lr 0.02 false 0", "lr 0.02 false 1"}
 
 

@@ -52,7 +52,7 @@ def test_the_words_say_what_the_table_says(grid: Path) -> None:
 def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
     text = summary(stabkit.load(tmp_path))
-    assert "No dip, no collapse and no non-finite value in 1 run" in text
+    assert "No dip, no drift, no collapse and no non-finite value in 1 run" in text
     assert "1 run (1 done)" in text
 
 
