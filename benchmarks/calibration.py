@@ -4,7 +4,8 @@ Prints, on simulated runs (stabkit.detect.simulate): false alarms on healthy run
 intervals, power against depth, errors of onset and recovery, and the F1 of finding planted events
 against other detectors. Every other detector's parameter is the best of its grid on simulations of
 its own seeds (TUNING); the tables are of other seeds (TESTING). The parameters of `find_dips`,
-`find_drift` and `find_spikes` were set on neither. `--runs N` for another number of healthy runs.
+`find_drift` and `find_spikes` were set on neither. Names of tables ask for those alone, `--runs N`
+for another number of healthy runs; all of it takes about 15 minutes on two cores.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -26,6 +28,7 @@ from stabkit.detect.simulate import EVERY, TRENDS, Curve, Planted, simulate_curv
 
 TUNING, TESTING = 1_000_000, 2_000_000  # first seeds
 EVALS = 100
+Each = Callable[..., list[Any]]  # applies a function to seeds, in processes
 Spans = list[tuple[int, int]]  # first and last index of what was found or planted
 
 # --- dips: the detectors compared -----------------------------------------------------------------
@@ -251,113 +254,139 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print(flush=True)
 
 
+def healthy(each: Each, runs: int) -> None:
+    print("## Healthy runs: false alarms\n")
+    rows = []
+    for samples, label in (("bits", "bits"), ("n", "n alone"), ("none", "neither")):
+        for ar in (0.0, 0.5, 0.8):
+            found = each(partial(healthy_dips, ar, samples), runs)
+            dips, drifts = (sum(f[i] > 0 for f in found) for i in (0, 1))
+            steps = runs * EVALS * EVERY
+            rate = per_steps(sum(f[0] for f in found), steps)
+            rows.append([label, f"{ar}", interval(dips, runs), rate, interval(drifts, runs)])
+    table(["known of the samples", "AR(1)", "runs with a dip", "dips in 10^5 steps",
+           "runs with a drift"], rows)  # fmt: skip
+
+
+def power(each: Each, runs: int) -> None:
+    print("## Power: dips of four evaluations, n = 1,000\n")
+    depths, count = (0.02, 0.03, 0.04, 0.05, 0.07, 0.10), max(60, runs // 5)
+    rows = []
+    for samples, label in (("bits", "bits"), ("n", "n alone"), ("none", "neither")):
+        for ar in (0.0, 0.5):
+            cells = []
+            for depth in depths:
+                found = each(partial(one_dip, depth, 4, ar, samples), count)
+                cells.append(interval(sum(f[0] for f in found), count))
+            rows.append([label, f"{ar}", *cells])
+    table(["known", "AR(1)", *(f"{100 * d:.0f} points" for d in depths)], rows)
+
+
+def places(each: Each, runs: int) -> None:
+    count = max(60, runs // 5)
+    print("## Where: errors in evaluations, bits, those found\n")
+    rows = []
+    for ar in (0.0, 0.5):
+        for depth, width in ((0.05, 4), (0.1, 4), (0.05, 10), (0.1, 10)):
+            found = [f for f in each(partial(one_dip, depth, width, ar, "bits"), count) if f[0]]
+            row = [f"{ar}", f"{100 * depth:.0f}", f"{width}"]
+            for i in (1, 2):
+                errors = np.array([f[i] for f in found])
+                middle, size = np.median(errors), np.abs(errors)
+                row += [f"{middle:+.0f}", f"{np.mean(size <= 1):.0%}"]
+            rows.append(row)
+    table(["AR(1)", "points", "evaluations", "median of onset", "within one",
+           "median of recovery", "within one"], rows)  # fmt: skip
+
+
+def dip_f1(each: Each, runs: int) -> None:
+    print("## F1 on runs with up to three dips, and false alarms on healthy ones\n")
+    settings = [(noise, ar) for ar in (0.0, 0.5) for noise in (0.0025, 0.005, 0.01)]
+    count = max(40, runs // 10)
+
+    def scores(detector: Callable[[Curve], Spans], first: int, size: int) -> list[float]:
+        return [f1(each(partial(dip_scores, detector, *s), size, first)) for s in settings]
+
+    def alarms(detector: Callable[[Curve], Spans], first: int) -> int:
+        return sum(sum(each(partial(healthy_alarm, detector, ar), count, first))
+                   for ar in (0.0, 0.5))  # fmt: skip
+
+    chosen: list[tuple[str, str, Callable[[Curve], Spans]]] = [
+        ("find_dips, as it is", "-", ours),
+        ("find_dips, accuracy alone", "-", partial(ours, samples="none")),
+    ]
+    for name, (detector, grid) in DIP_DETECTORS.items():
+        ready = [partial(detector, k=k) for k in grid]
+        tuned = [np.mean(scores(d, TUNING, count // 2)) for d in ready]
+        best = int(np.argmax(tuned))
+        chosen.append((f"{name}: best F1", f"{grid[best]:g}", ready[best]))
+        quiet = [i for i, d in enumerate(ready) if alarms(d, TUNING) <= SILENT * 2 * count]
+        if quiet and quiet[0] != best:
+            chosen.append((f"{name}: 1 % false", f"{grid[quiet[0]]:g}", ready[quiet[0]]))
+    rows = [
+        [name, k, interval(alarms(detector, TESTING), 2 * count),
+         *(f"{score:.3f}" for score in scores(detector, TESTING, count))]
+        for name, k, detector in chosen
+    ]  # fmt: skip
+    head = [f"{100 * noise:g} points, AR {ar}" for noise, ar in settings]
+    table(["detector", "k", "healthy runs that alarm", *head], rows)
+
+
+def spike_tables(each: Each, runs: int) -> None:
+    print("## Spikes: events in 10^5 healthy steps, and F1 with five spikes in 2,000\n")
+    norms = [(0.1, 0.0, None), (0.3, 0.0, None), (0.3, 0.5, None), (0.3, 0.9, None),
+             (0.5, 0.0, None), (0.3, 0.0, 5.0)]  # fmt: skip
+    count = max(10, runs // 20)
+    rows = []
+    for name, detector in [("find_spikes", our_spikes)] + [
+        (f"{name}, k = {grid[0]:g}", partial(rule, k=grid[0], window=window))
+        for name, (rule, grid, window) in SPIKE_PEERS.items()
+    ]:
+        alarms = [sum(each(partial(healthy_spikes, detector, *norm), count)) for norm in norms]
+        rows.append([name, *(per_steps(a, count * 10_000) for a in alarms)])
+    table(["detector", *(f"sigma {s}, AR {a}" + (f", t({t:g})" if t else "")
+                         for s, a, t in norms)], rows)  # fmt: skip
+    settings = [(0.1, 0.0), (0.1, 0.5), (0.3, 0.0), (0.3, 0.5)]
+    rows = []
+    found = [f1(each(partial(spike_scores, our_spikes, *s), count)) for s in settings]
+    rows.append(["find_spikes", "-", *(f"{score:.3f}" for score in found)])
+    for name, (rule, grid, window) in SPIKE_PEERS.items():
+        tuned = [
+            f1(s for setting in settings for s in each(
+                partial(spike_scores, partial(rule, k=k, window=window), *setting),
+                count // 2, TUNING))
+            for k in grid
+        ]  # fmt: skip
+        best = grid[int(np.argmax(tuned))]
+        ready = partial(rule, k=best, window=window)
+        found = [f1(each(partial(spike_scores, ready, *s), count)) for s in settings]
+        rows.append([name, f"{best:g}", *(f"{score:.3f}" for score in found)])
+    table(["detector", "k", *(f"sigma {s}, AR {a}" for s, a in settings)], rows)
+
+
+TABLES = {
+    "healthy": healthy,
+    "power": power,
+    "places": places,
+    "dips-f1": dip_f1,
+    "spikes": spike_tables,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", help=f"of {', '.join(TABLES)} (default: all)")
     parser.add_argument("--runs", type=int, default=2000, help="healthy runs a setting")
-    runs = parser.parse_args().runs
+    arguments = parser.parse_args()
+    if wrong := set(arguments.tables) - set(TABLES):
+        parser.error(f"no table {', '.join(sorted(wrong))}; there are {', '.join(TABLES)}")
     with ProcessPoolExecutor(os.cpu_count()) as pool:
 
-        def each(function: Callable[[int], object], count: int, first: int = TESTING) -> list:
+        def each(function: Callable[[int], Any], count: int, first: int = TESTING) -> list[Any]:
             return list(pool.map(function, range(first, first + count), chunksize=20))
 
-        print("## Healthy runs: false alarms\n")
-        rows = []
-        for samples, label in (("bits", "bits"), ("n", "n alone"), ("none", "neither")):
-            for ar in (0.0, 0.5, 0.8):
-                found = each(partial(healthy_dips, ar, samples), runs)
-                dips, drifts = (sum(f[i] > 0 for f in found) for i in (0, 1))
-                steps = runs * EVALS * EVERY
-                rate = per_steps(sum(f[0] for f in found), steps)
-                rows.append([label, f"{ar}", interval(dips, runs), rate, interval(drifts, runs)])
-        table(["known of the samples", "AR(1)", "runs with a dip", "dips in 10^5 steps",
-               "runs with a drift"], rows)  # fmt: skip
-
-        print("## Power: dips of four evaluations, n = 1,000\n")
-        depths, count = (0.02, 0.03, 0.04, 0.05, 0.07, 0.10), max(60, runs // 5)
-        rows = []
-        for samples, label in (("bits", "bits"), ("n", "n alone"), ("none", "neither")):
-            for ar in (0.0, 0.5):
-                cells = []
-                for depth in depths:
-                    found = each(partial(one_dip, depth, 4, ar, samples), count)
-                    cells.append(interval(sum(f[0] for f in found), count))
-                rows.append([label, f"{ar}", *cells])
-        table(["known", "AR(1)", *(f"{100 * d:.0f} points" for d in depths)], rows)
-
-        print("## Where: errors in evaluations, bits, those found\n")
-        rows = []
-        for ar in (0.0, 0.5):
-            for depth, width in ((0.05, 4), (0.1, 4), (0.05, 10), (0.1, 10)):
-                found = [f for f in each(partial(one_dip, depth, width, ar, "bits"), count) if f[0]]
-                row = [f"{ar}", f"{100 * depth:.0f}", f"{width}"]
-                for i in (1, 2):
-                    errors = np.array([f[i] for f in found])
-                    middle, size = np.median(errors), np.abs(errors)
-                    row += [f"{middle:+.0f}", f"{np.mean(size <= 1):.0%}"]
-                rows.append(row)
-        table(["AR(1)", "points", "evaluations", "median of onset", "within one",
-               "median of recovery", "within one"], rows)  # fmt: skip
-
-        print("## F1 on runs with up to three dips, and false alarms on healthy ones\n")
-        settings = [(noise, ar) for ar in (0.0, 0.5) for noise in (0.0025, 0.005, 0.01)]
-        count = max(40, runs // 10)
-
-        def scores(detector: Callable[[Curve], Spans], first: int, size: int) -> list[float]:
-            return [f1(each(partial(dip_scores, detector, *s), size, first)) for s in settings]
-
-        def alarms(detector: Callable[[Curve], Spans], first: int) -> int:
-            return sum(sum(each(partial(healthy_alarm, detector, ar), count, first))
-                       for ar in (0.0, 0.5))  # fmt: skip
-
-        chosen: list[tuple[str, str, Callable[[Curve], Spans]]] = [
-            ("find_dips, as it is", "-", ours),
-            ("find_dips, accuracy alone", "-", partial(ours, samples="none")),
-        ]
-        for name, (detector, grid) in DIP_DETECTORS.items():
-            ready = [partial(detector, k=k) for k in grid]
-            tuned = [np.mean(scores(d, TUNING, count // 2)) for d in ready]
-            best = int(np.argmax(tuned))
-            chosen.append((f"{name}: best F1", f"{grid[best]:g}", ready[best]))
-            quiet = [i for i, d in enumerate(ready) if alarms(d, TUNING) <= SILENT * 2 * count]
-            if quiet and quiet[0] != best:
-                chosen.append((f"{name}: 1 % false", f"{grid[quiet[0]]:g}", ready[quiet[0]]))
-        rows = [
-            [name, k, interval(alarms(detector, TESTING), 2 * count),
-             *(f"{score:.3f}" for score in scores(detector, TESTING, count))]
-            for name, k, detector in chosen
-        ]  # fmt: skip
-        head = [f"{100 * noise:g} points, AR {ar}" for noise, ar in settings]
-        table(["detector", "k", "healthy runs that alarm", *head], rows)
-
-        print("## Spikes: events in 10^5 healthy steps, and F1 with five spikes in 2,000\n")
-        norms = [(0.1, 0.0, None), (0.3, 0.0, None), (0.3, 0.5, None), (0.3, 0.9, None),
-                 (0.5, 0.0, None), (0.3, 0.0, 5.0)]  # fmt: skip
-        count = max(10, runs // 20)
-        rows = []
-        for name, detector in [("find_spikes", our_spikes)] + [
-            (f"{name}, k = {grid[0]:g}", partial(rule, k=grid[0], window=window))
-            for name, (rule, grid, window) in SPIKE_PEERS.items()
-        ]:
-            alarms = [sum(each(partial(healthy_spikes, detector, *norm), count)) for norm in norms]
-            rows.append([name, *(per_steps(a, count * 10_000) for a in alarms)])
-        table(["detector", *(f"sigma {s}, AR {a}" + (f", t({t:g})" if t else "")
-                             for s, a, t in norms)], rows)  # fmt: skip
-        settings = [(0.1, 0.0), (0.1, 0.5), (0.3, 0.0), (0.3, 0.5)]
-        rows = []
-        found = [f1(each(partial(spike_scores, our_spikes, *s), count)) for s in settings]
-        rows.append(["find_spikes", "-", *(f"{score:.3f}" for score in found)])
-        for name, (rule, grid, window) in SPIKE_PEERS.items():
-            tuned = [
-                f1(s for setting in settings for s in each(
-                    partial(spike_scores, partial(rule, k=k, window=window), *setting),
-                    count // 2, TUNING))
-                for k in grid
-            ]  # fmt: skip
-            best = grid[int(np.argmax(tuned))]
-            ready = partial(rule, k=best, window=window)
-            found = [f1(each(partial(spike_scores, ready, *s), count)) for s in settings]
-            rows.append([name, f"{best:g}", *(f"{score:.3f}" for score in found)])
-        table(["detector", "k", *(f"sigma {s}, AR {a}" for s, a in settings)], rows)
+        for name in arguments.tables or TABLES:
+            TABLES[name](each, arguments.runs)
 
 
 if __name__ == "__main__":
