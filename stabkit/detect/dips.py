@@ -69,9 +69,9 @@ def find_dips(
     stall of a rising curve is none) and of which two evaluations in a row are low. The standard
     error is that of AR(1) noise, its scale and coefficient estimated outside of the windows that
     stand out; `threshold` defaults to 4.5 and more for autocorrelated noise, long runs and where
-    the samples are not known (`critical`): few false alarms above all. `threshold=1.5, min_fall=2,
-    alpha=.05` has the best F1 and alarms in some 7 % of healthy runs. Windows are taken by how far they
-    stand out, none overlapping another.
+    the samples are not known (`critical`): few false alarms above all. The best F1 is that of
+    `threshold=1.5, min_fall=2, alpha=.05`, which alarms in some 7 % of healthy runs. Windows are
+    taken by how far they stand out, none overlapping another.
 
     Significance: with `correct`, each sample's answers in the window against its own before and
     after it; with `n` alone, as if every evaluation drew other samples, which misses more. p_value
