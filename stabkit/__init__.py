@@ -8,10 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stabkit.detect import association as association
+    from stabkit.detect import find_bursts as find_bursts
     from stabkit.detect import find_collapse as find_collapse
     from stabkit.detect import find_dips as find_dips
     from stabkit.detect import find_spikes as find_spikes
     from stabkit.detect import find_stuck_loss as find_stuck_loss
+    from stabkit.detect import onset_order as onset_order
     from stabkit.monitor.monitor import Monitor as Monitor
     from stabkit.store.reader import Run as Run
     from stabkit.store.reader import Runs as Runs
@@ -24,11 +27,14 @@ _HOME = {
     "Monitor": "stabkit.monitor.monitor",
     "Run": "stabkit.store.reader",
     "Runs": "stabkit.store.reader",
+    "association": "stabkit.detect",
+    "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",
     "find_dips": "stabkit.detect",
     "find_spikes": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",
     "load": "stabkit.store.reader",
+    "onset_order": "stabkit.detect",
     "open_run": "stabkit.store.reader",
 }
 __all__ = [*_HOME, "__version__"]

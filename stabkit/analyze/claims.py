@@ -58,6 +58,11 @@ def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
     return Claim(text, _verdict(low, high), effect, low, high, "(log2 ratio of rates)", total)
 
 
+def from_interval(text: str, effect: float, low: float, high: float, unit: str, n: int) -> Claim:
+    """An effect, positive as claimed, with an interval measured elsewhere."""
+    return Claim(text, _verdict(low, high), effect, low, high, unit, n)
+
+
 def _log2_odds(share: float) -> float:
     if share in (0.0, 1.0):
         return math.inf if share else -math.inf

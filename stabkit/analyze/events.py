@@ -1,9 +1,22 @@
 """What the detectors find in a run, by the names the tables of a run use."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import pandas as pd
 
-from stabkit.detect import find_collapse, find_dips, find_spikes, find_stuck_loss
+from stabkit.detect import (
+    find_bursts,
+    find_collapse,
+    find_dips,
+    find_spikes,
+    find_stuck_loss,
+    layer_onsets,
+)
+from stabkit.detect.association import Watched
+from stabkit.detect.bursts import ONSETS
 from stabkit.detect.collapse import NOTHING
+from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run
 
 COLLAPSE = {
@@ -12,6 +25,7 @@ COLLAPSE = {
     "effective_rank": find_collapse,
     "loss_relative": find_stuck_loss,
 }
+MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
 
 
 def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
@@ -78,16 +92,46 @@ def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
     return table.sort_values(["onset", "depth"], ignore_index=True)
 
 
-def bursts(found: pd.DataFrame, gap: int = 10) -> pd.DataFrame:
-    """Spikes of all layers that begin within `gap` steps of one another, as one row each.
+def bursts(run: Run, gap: int = 10) -> pd.DataFrame:
+    """`find_bursts` on the gradient spikes of the run."""
+    return find_bursts(spikes(run), gap)
 
-    Columns onset, end, layers (how many), first (the layers that spiked first, joined by `, `),
-    ratio (the largest rise over a layer's own median).
+
+def onsets(runs: Iterable[Run], gap: int = 10) -> pd.DataFrame:
+    """`layer_onsets` of every run, one below the other; column run in front."""
+    found = [(run.name, layer_onsets(spikes(run), gap)) for run in runs]
+    empty = pd.DataFrame(columns=["run", *ONSETS]).astype(ONSETS)
+    frames = [frame.assign(run=name)[list(empty)] for name, frame in found if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else empty
+
+
+def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[Watched]:
+    """Every run as `association` asks: do gradient bursts come before dips?
+
+    A dip counts from the first evaluation that shows it: its onset is the last one that does not,
+    after which the cause may still come. Watched are the steps at which both could be found.
     """
-    rows = []
-    number = (found["onset"].diff().fillna(0) > gap).cumsum()
-    for _, burst in found.groupby(number):
-        onset = burst["onset"].min()
-        first = burst.loc[burst["onset"] == onset, "layer"].astype(str)
-        rows.append((onset, burst["end"].max(), len(burst), ", ".join(first), burst["ratio"].max()))
-    return pd.DataFrame(rows, columns=["onset", "end", "layers", "first", "ratio"])
+    watched = []
+    for run in runs:
+        steps = run.evals("knn_heldout")["step"].to_numpy()
+        signals = run.signals()["step"].unique()
+        if len(steps) < SHORTEST or len(signals) <= MIN_HISTORY:
+            continue
+        first = int(max(steps[SHORTEST - 2], signals[MIN_HISTORY]))
+        last = int(min(steps[-1], signals[-1]))
+        if first > last:
+            continue
+        found = dips(run)
+        shown = steps[np.searchsorted(steps, found["onset"], side="right")]
+        ends = np.maximum(found["end"], shown)
+        inside = (shown >= first) & (shown <= last)
+        begun = bursts(run, gap)["onset"]
+        watched.append(
+            Watched(
+                begun[begun.between(first, last)].to_numpy(),
+                shown[inside],
+                (first, last),
+                np.minimum(ends[inside], last),
+            )
+        )
+    return watched

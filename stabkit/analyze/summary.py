@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import bursts, collapses, dips, spikes
+from stabkit.analyze.events import collapses, dips, onsets
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run, Runs
 
@@ -33,7 +33,8 @@ def run_table(runs: Runs) -> pd.DataFrame:
 
 
 def _row(run: Run, cell: str) -> dict[str, object]:
-    evals, found, spiked = run.evals("knn_heldout"), dips(run), bursts(spikes(run))
+    evals, found, joined = run.evals("knn_heldout"), dips(run), onsets([run])
+    first, spiked = joined[joined["lag"] == 0], joined["burst"].nunique()
     events = run.dir.read_events()
     collapsed = collapses(run)["signal"].unique()
     nonfinite = sum(event.get("kind") == "nonfinite" for event in events)
@@ -41,15 +42,15 @@ def _row(run: Run, cell: str) -> dict[str, object]:
         "cell": cell,
         "seed": run.settings.get("seed"),
         "state": run.dir.standing() if run.dir.read_status() else "recorded",
-        "verdict": verdict(nonfinite, len(collapsed), len(evals), len(found), len(spiked)),
+        "verdict": verdict(nonfinite, len(collapsed), len(evals), len(found), spiked),
         "collapse": ", ".join(collapsed),
         "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
         "knn_best": evals["value"].max() if len(evals) else math.nan,
         "dips": len(found),
         "deepest": found["depth"].max() if len(found) else 0.0,
         "lost_steps": int((found["end"] - found["onset"]).sum()),
-        "bursts": len(spiked),
-        "patch_first": int(spiked["first"].astype(str).str.contains("patch_embed").sum()),
+        "bursts": spiked,
+        "patch_first": int((first["layer"] == "patch_embed").sum()),
         "run": run.name,
     }
 

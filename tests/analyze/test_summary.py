@@ -23,7 +23,7 @@ def test_planted_events_are_found_where_they_are(grid: Path) -> None:
         ["patch_embed", str(SPIKE)],
         ["blocks.0", str(SPIKE + 2)],
     ]
-    (burst,) = bursts(found).to_dict("records")
+    (burst,) = bursts(run).to_dict("records")
     assert (burst["onset"], burst["layers"], burst["first"]) == (SPIKE, 2, "patch_embed")
 
 
