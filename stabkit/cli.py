@@ -274,7 +274,7 @@ def _report(arguments: argparse.Namespace) -> int:
     runs = stabkit.load(folder)
     if not len(runs):
         raise RequestError(f"{folder}: no run folder in it or below it")
-    from stabkit.analyze.report import write_report
+    from stabkit.analyze.report_page import write_report
 
     try:
         write_report(runs, out, arguments.interactive)

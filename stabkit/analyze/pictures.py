@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stabkit.analyze.style import RC
+from stabkit.analyze.style import RC, as_written
 
 DPI = 144
 CSS_DPI = 96
@@ -31,7 +31,7 @@ def picture(figure: Figure, alt: str) -> Picture:
     with mpl.rc_context(RC), warnings.catch_warnings():
         # a run may be named in any script; a letter that the font lacks is drawn as a box
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(file, format="png", dpi=DPI)
+        as_written(figure).savefig(file, format="png", dpi=DPI)
     with Image.open(file) as image:
         few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     packed = io.BytesIO()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.grad_norms_plot import grad_norms_figure, grad_norms_table
 from stabkit.analyze.knn_plot import knn_figure, knn_table
-from stabkit.analyze.style import RC
+from stabkit.analyze.style import RC, as_written
 from stabkit.store.reader import Runs
 
 
@@ -47,6 +47,7 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write a figure as PNG and PDF and the table behind it as CSV; returns their paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf, csv = (stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf", "csv"))
+    as_written(figure)
     with mpl.rc_context(RC):
         figure.savefig(png, dpi=200)
         figure.savefig(pdf, metadata={"CreationDate": None})  # same runs, same bytes

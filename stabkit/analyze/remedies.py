@@ -151,7 +151,7 @@ REMEDIES = (
         "Lower β2",
         "A second moment that forgets sooner cannot go stale; in AdamW-type optimizers.",
         {"optim.beta2": 0.95},
-        {"bursts": 3, "patch_first": 2, "dips": 1, "nonfinite": 1},
+        {"bursts": 2, "patch_first": 2, "dips": 1, "nonfinite": 1},
         (
             Evidence(
                 "Spikes come when the second moment underestimates the squared gradients, and are "
@@ -175,7 +175,7 @@ REMEDIES = (
         "StableAdamW",
         "AdamW whose step in a layer shrinks when its second moment is too small for the gradient.",
         {"optim.name": "stable_adamw"},
-        {"patch_first": 3, "bursts": 3, "dips": 1},
+        {"patch_first": 2, "bursts": 2, "dips": 1},
         (
             Evidence(
                 "CLIP ViT-H trains without loss spikes, and better than with gradient clipping.",

@@ -167,10 +167,13 @@ def _pair(
 ) -> Pair:
     (alike, without), (_, with_it) = (values[end] for end in ends)
     return Pair(
-        alike,
-        *(label(key, end) for end in ends),
-        *(100 * _level(run) for run in (without, with_it)),
-        *(run.name in bad for run in (without, with_it)),
+        alike=alike,
+        without=label(key, ends[0]),
+        with_it=label(key, ends[1]),
+        level_without=100 * _level(without),
+        level_with=100 * _level(with_it),
+        unstable_without=without.name in bad,
+        unstable_with=with_it.name in bad,
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -104,7 +103,9 @@ def _run_rows(table: pd.DataFrame) -> Table:
         "last kNN, %": table["knn_last"].map(_percent),
         "best": table["knn_best"].map(_percent),
         "dips": table["dips"].astype(str),
-        "deepest, points": table["deepest"].map(lambda depth: f"{100 * depth:.1f}" if depth else "-"),
+        "deepest, points": table["deepest"].map(
+            lambda depth: f"{100 * depth:.1f}" if depth else "-"
+        ),
         "steps in dips": table["lost_steps"].map("{:,}".format),
         "bursts": table["bursts"].astype(str),
         "of which patch first": table["patch_first"].astype(str),
@@ -159,13 +160,3 @@ def _figures(runs: Runs, verdict: Verdict) -> list[Shown]:
         except ValueError:
             continue
     return found
-
-
-def write_report(runs: Runs, out: Path, interactive: bool = False) -> None:
-    """One HTML file that holds all it needs. Raises ValueError where a run cannot be read."""
-    from stabkit.analyze.report_page import render
-    from stabkit.rundir import atomic_write
-
-    # a folder's name may hold bytes that are no text; they are shown as what they are
-    page = render(make_report(runs)).encode("utf-8", "backslashreplace")
-    atomic_write(out, page)

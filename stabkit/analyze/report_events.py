@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import bursts, collapses, dips, spikes
+from stabkit.analyze.events import bursts, collapses, dips
 from stabkit.analyze.summary import counted
 from stabkit.store.reader import Run, Runs
 
@@ -55,7 +55,7 @@ def all_events(runs: Runs) -> list[Event]:
 def _of_run(run: Run, cell: str) -> Iterator[Event]:
     yield from _nonfinite(run, cell)
     yield from _collapse(run, cell)
-    spiked = bursts(spikes(run))
+    spiked = bursts(run)
     for dip in dips(run).to_dict("records"):
         yield _dip(run, cell, dip, spiked)
     for burst in spiked.to_dict("records"):
@@ -86,13 +86,17 @@ def _collapse(run: Run, cell: str) -> Iterator[Event]:
     if found.empty:
         return
     onset, end = int(found["onset"].min()), int(found["end"].max())
-    signals = [
-        (str(row["signal"]), f"{_number(row['start'])} → {_number(row['level'])}, {_span(row)}")
-        for row in found.to_dict("records")
-    ]
+    signals = [(str(name), _signal(rows)) for name, rows in found.groupby("signal", sort=False)]
     facts = (("Lasts", _lasting(onset, end)), *signals)
     headline = f"Collapse from step {onset:,}"
     yield Event(run, cell, "collapse", onset, end, end - onset, headline, facts)
+
+
+def _signal(rows: pd.DataFrame) -> str:
+    start, level = float(rows["start"].iloc[0]), float(rows["level"].iloc[-1])
+    span = f"steps {int(rows['onset'].min()):,} to {int(rows['end'].max()):,}"
+    often = f" in {len(rows)} stretches" if len(rows) > 1 else ""
+    return f"{_number(start)} → {_number(level)}, {span}{often}"
 
 
 def _dip(run: Run, cell: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
@@ -137,12 +141,10 @@ def _burst(run: Run, cell: str, burst: dict[Any, Any]) -> Event:
 
 
 def _lasting(onset: int, end: int, open_end: bool = False) -> str:
+    if end == onset:
+        return f"step {onset:,} alone"
     span = f"steps {onset:,} to {end:,} ({counted(end - onset, 'step')})"
     return f"{span}, not recovered when the run ended" if open_end else span
-
-
-def _span(row: dict[Any, Any]) -> str:
-    return f"steps {int(row['onset']):,} to {int(row['end']):,}"
 
 
 def _number(value: float) -> str:

@@ -61,9 +61,7 @@ def worst_of(table: pd.DataFrame) -> pd.Series:
     return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index[0]]
 
 
-def signs_seen(
-    runs: Runs, table: pd.DataFrame, events: Sequence[Event]
-) -> Mapping[Sign, int]:
+def signs_seen(runs: Runs, table: pd.DataFrame, events: Sequence[Event]) -> Mapping[Sign, int]:
     """In how many runs each sign was seen."""
     early = {
         event.run.name
@@ -91,7 +89,8 @@ def _unstable(runs: Runs, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
     lines = [f"{', '.join(parts)}; {len(table) - len(bad)} did neither."]
     finished = int(bad["state"].isin(["done", "recorded"]).sum())
     if finished:
-        lines[0] += f" {finished} of them finished without any error, as if nothing had happened."
+        lines[0] += f" {finished} of the {len(bad)} finished without any error, as if nothing had "
+        lines[0] += "happened."
     worst = worst_of(table)
     return [*lines, _worst(runs, table, worst), *_cost(runs, table)]
 
@@ -104,12 +103,11 @@ def _worst(runs: Runs, table: pd.DataFrame, worst: pd.Series) -> str:
         return text
     text += f" It ended at {100 * level:.1f} % held-out kNN accuracy"
     stable = table[table["verdict"].isin(["stable", "bursts"])]
-    levels = {name: level for name in stable["run"] if (level := _level(_named(runs, name)))}
-    if levels:
-        best = max(levels, key=lambda name: levels[name])
-        row = stable[stable["run"] == best].iloc[0]
-        text += f", {100 * (levels[best] - level):.1f} points below the best of the stable runs"
-        text += f" ({_name(row)})"
+    others = stable["run"].map(lambda name: _level(_named(runs, name))).dropna()
+    if not others.empty:
+        best = others.astype(float).idxmax()
+        text += f", {100 * (others[best] - level):.1f} points below the best of the stable runs"
+        text += f" ({_name(stable.loc[best])})"
     else:
         text += f", {100 * (worst['knn_best'] - level):.1f} points below its own best"
     steps = _steps(run)

@@ -1,0 +1,115 @@
+"""Charts to zoom in the report: their data as JSON, drawn by plotly inside the page."""
+
+import html
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+
+from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.grad_norms_plot import grad_norms_table
+from stabkit.analyze.knn_plot import METRIC
+from stabkit.analyze.summary import counted
+from stabkit.store.reader import Run, Runs
+
+MAX_POINTS = 4000  # of a line; a screen has fewer columns
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`data` is JSON of what `Plotly.newPlot` takes; `about` says in words what is drawn."""
+
+    title: str
+    about: str
+    data: str
+
+
+def charts(runs: Runs) -> list[Chart]:
+    """Accuracy and loss of every run, then the layers' gradients of one run a cell."""
+    named = [(_name(cell_label(cell), run), run) for cell in group_cells(runs) for run in cell.runs]
+    accuracy = [(name, run.evals(METRIC)) for name, run in named]
+    loss = [(name, _loss(run)) for name, run in named]
+    found = [
+        _chart("Held-out kNN accuracy", "accuracy", accuracy),
+        _chart("Loss", "loss", loss),
+    ]
+    for cell, rows in grad_norms_table(runs).groupby("cell", sort=False):
+        norms = rows[rows["series"] == "grad_norm"].sort_values("depth", kind="stable")
+        lines = [
+            (str(layer), line[["step", "relative"]].rename(columns={"relative": "value"}))
+            for layer, line in norms.groupby("layer", sort=False)
+        ]
+        title = f"Gradient norm of each layer over its median: {cell}"
+        found.append(_chart(title, "relative norm", lines, log=True))
+    return [chart for chart in found if chart is not None]
+
+
+def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
+    """The lowest and highest point of each of `most` / 2 stretches; all of a shorter series."""
+    if len(step) <= most:
+        return step, value
+    kept: set[int] = set()
+    for stretch in np.array_split(np.arange(len(step)), most // 2):
+        finite = stretch[np.isfinite(value[stretch])]
+        if finite.size:
+            kept |= {int(finite[np.argmin(value[finite])]), int(finite[np.argmax(value[finite])])}
+        else:
+            kept.add(int(stretch[0]))  # the gap stays one
+    chosen = sorted(kept)
+    return step[chosen], value[chosen]
+
+
+def plotly_script() -> str:
+    """plotly's own JavaScript, MIT licence, as its Python package carries it."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def _name(cell: str, run: Run) -> str:
+    seed = run.settings.get("seed")
+    return cell if seed is None else f"{cell}, seed {seed}"
+
+
+def _loss(run: Run) -> pd.DataFrame:
+    scalars = run.scalars()
+    return scalars[scalars["name"] == "loss"]
+
+
+def _chart(
+    title: str, measure: str, lines: Iterable[tuple[str, pd.DataFrame]], log: bool = False
+) -> Chart | None:
+    drawn = [(name, rows) for name, rows in lines if len(rows)]
+    if not drawn:
+        return None
+    places = np.linspace(0.25, 0.85, len(drawn))  # neither end is seen on black or on white
+    colours = [to_hex(colour) for colour in mpl.colormaps["viridis"](places)]
+    traces = []
+    for (name, rows), colour in zip(drawn, colours, strict=True):
+        step, value = thin(rows["step"].to_numpy(), rows["value"].to_numpy())
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": html.escape(name),  # plotly reads its texts as HTML
+                "x": step.tolist(),
+                "y": [float(f"{v:.5g}") if math.isfinite(v) else None for v in value.tolist()],
+                "line": {"color": colour, "width": 1.5},
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": "step"}},
+        "yaxis": {"title": {"text": measure}, "type": "log" if log else "linear"},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "y": -0.2},
+        "margin": {"t": 40, "r": 10, "l": 60, "b": 40},
+    }
+    content = json.dumps({"data": traces, "layout": layout}, allow_nan=False)
+    about = f"{title}: {counted(len(drawn), 'line')}, over steps."
+    return Chart(title, about, content)
