@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from stabkit.analyze.knn_plot import METRIC
 from stabkit.analyze.summary import counted
 from stabkit.store.reader import Run, Runs
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+DASHES = ("solid", "dash", "dot", "dashdot")
 MAX_POINTS = 4000  # of a line; a screen has fewer columns
 
 
@@ -36,8 +38,8 @@ def charts(runs: Runs) -> list[Chart]:
     accuracy = [(name, run.evals(METRIC)) for name, run in named]
     loss = [(name, _loss(run)) for name, run in named]
     found = [
-        _chart("Held-out kNN accuracy", "accuracy", accuracy),
-        _chart("Loss", "loss", loss),
+        _chart("Held-out kNN accuracy", "accuracy", accuracy, _of_runs),
+        _chart("Loss", "loss", loss, _of_runs),
     ]
     for cell, rows in grad_norms_table(runs).groupby("cell", sort=False):
         norms = rows[rows["series"] == "grad_norm"].sort_values("depth", kind="stable")
@@ -46,7 +48,7 @@ def charts(runs: Runs) -> list[Chart]:
             for layer, line in norms.groupby("layer", sort=False)
         ]
         title = f"Gradient norm of each layer over its median: {cell}"
-        found.append(_chart(title, "relative norm", lines, log=True))
+        found.append(_chart(title, "relative norm", lines, _of_layers, "log"))
     return [chart for chart in found if chart is not None]
 
 
@@ -82,16 +84,32 @@ def _loss(run: Run) -> pd.DataFrame:
     return scalars[scalars["name"] == "loss"]
 
 
+def _of_runs(count: int) -> list[dict[str, str]]:
+    """Apart by hue, then by dashes: Okabe and Ito's colours that show on white and on black."""
+    return [
+        {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
+        for i in range(count)
+    ]
+
+
+def _of_layers(count: int) -> list[dict[str, str]]:
+    """In order, first layer to last; neither end of the map shows on both white and black."""
+    places = np.linspace(0.25, 0.85, count)
+    return [{"color": to_hex(colour)} for colour in mpl.colormaps["viridis"](places)]
+
+
 def _chart(
-    title: str, measure: str, lines: Iterable[tuple[str, pd.DataFrame]], log: bool = False
+    title: str,
+    measure: str,
+    lines: Iterable[tuple[str, pd.DataFrame]],
+    looks: Callable[[int], list[dict[str, str]]],
+    scale: str = "linear",
 ) -> Chart | None:
     drawn = [(name, rows) for name, rows in lines if len(rows)]
     if not drawn:
         return None
-    places = np.linspace(0.25, 0.85, len(drawn))  # neither end is seen on black or on white
-    colours = [to_hex(colour) for colour in mpl.colormaps["viridis"](places)]
     traces = []
-    for (name, rows), colour in zip(drawn, colours, strict=True):
+    for (name, rows), look in zip(drawn, looks(len(drawn)), strict=True):
         step, value = thin(rows["step"].to_numpy(), rows["value"].to_numpy())
         traces.append(
             {
@@ -100,14 +118,14 @@ def _chart(
                 "name": html.escape(name),  # plotly reads its texts as HTML
                 "x": step.tolist(),
                 "y": [float(f"{v:.5g}") if math.isfinite(v) else None for v in value.tolist()],
-                "line": {"color": colour, "width": 1.5},
+                "line": {"width": 1.5, **look},
             }
         )
     layout = {
-        "xaxis": {"title": {"text": "step"}},
-        "yaxis": {"title": {"text": measure}, "type": "log" if log else "linear"},
+        "xaxis": {"title": {"text": "step", "standoff": 4}},
+        "yaxis": {"title": {"text": measure}, "type": scale},
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.2},
+        "legend": {"orientation": "h", "y": -0.25},
         "margin": {"t": 40, "r": 10, "l": 60, "b": 40},
     }
     content = json.dumps({"data": traces, "layout": layout}, allow_nan=False)
