@@ -1,5 +1,6 @@
 """Runs as the cells of a grid: which settings differ, how a cell is called, how it is drawn."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,3 +87,21 @@ def _order(value: Any) -> tuple[int, float, str]:
     if isinstance(value, (int, float)):
         return 0, float(value), ""
     return 1, 0.0, str(value)
+
+
+def run_label(cell: Cell, run: Run) -> str:
+    """The cell in words, and the seed where several runs differ in nothing else."""
+    seed = f", seed {run.settings.get('seed')}" if len(cell.runs) > 1 else ""
+    return cell_label(cell) + seed
+
+
+def wrapped(text: str, width: int = 34) -> str:
+    """A label in lines of at most `width`, broken after commas where that is possible."""
+    lines: list[str] = []
+    for part in text.split(", "):
+        if lines and len(lines[-1]) + len(part) + 2 <= width:
+            lines[-1] += f", {part}"
+        else:
+            lines.append(part)
+    broken = (chunk for line in lines for chunk in textwrap.wrap(line, width) or [""])
+    return "\n".join(broken)

@@ -92,6 +92,20 @@ def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
     return table.sort_values(["onset", "depth"], ignore_index=True)
 
 
+def relative_norms(run: Run) -> pd.DataFrame:
+    """Gradient norms over each layer's median in the run: step, layer, depth, value, relative.
+
+    Layers without a gradient, such as frozen ones, are left out; medians are of finite values.
+    """
+    rows = run.signals()[["step", "layer", "depth", "grad_norm"]]
+    rows = rows.assign(layer=rows["layer"].astype(str)).rename(columns={"grad_norm": "value"})
+    # a value that was measured and is no number stays; a layer that never had one goes
+    rows = rows[rows.groupby("layer")["value"].transform("count") > 0]
+    finite = rows["value"].where(np.isfinite(rows["value"]))
+    middle = finite.groupby(rows["layer"]).transform("median")
+    return rows.assign(relative=rows["value"] / middle.where(middle > 0)).reset_index(drop=True)
+
+
 def bursts(run: Run, gap: int = 10) -> pd.DataFrame:
     """`find_bursts` on the gradient spikes of the run."""
     return find_bursts(spikes(run), gap)

@@ -1,28 +1,37 @@
-"""Figure `grad-norms`: each layer's gradient relative to its scale, kNN below (paper, Fig. 4)."""
+"""Figure `grad-norms`: first against last layers, whole and around an event (paper, Fig. 4)."""
+
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from stabkit.analyze.cells import Cell, cell_label, group_cells
-from stabkit.analyze.events import dips, spikes
-from stabkit.analyze.style import RC, Colour, new_figure, ramp
-from stabkit.store.reader import Runs
+from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
+from stabkit.analyze.events import bursts, dips, relative_norms, spikes
+from stabkit.analyze.layer_styles import (
+    GREY,
+    Styles,
+    layer_handles,
+    layer_styles,
+    mark_spikes,
+)
+from stabkit.analyze.style import RC, new_figure
+from stabkit.store.reader import Run, Runs
 
 COLUMNS = 3
 MAX_CELLS = 12
+AROUND = 30  # steps before and after the onset of an event, zoomed
 
 
 def grad_norms_table(runs: Runs) -> pd.DataFrame:
     """What is drawn: the first seed of at most twelve cells.
 
     Rows of series `grad_norm`: step, layer, depth, value, relative (value over the layer's median
-    in that run), event (true at the peak of a spike). Rows of series `knn`: step, value, event
-    (true inside a dip).
+    in that run), event (true at the peak of a spike), zoom (true around the run's largest burst,
+    or else the onset of its deepest dip). Rows of series `knn`: step, value, event (true inside a
+    dip).
     """
     cells = group_cells(runs)[:MAX_CELLS]
     frames = [part for cell in cells for part in (_layer_rows(cell), _knn_rows(cell))]
@@ -33,113 +42,100 @@ def grad_norms_table(runs: Runs) -> pd.DataFrame:
 
 def _layer_rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
-    rows = run.signals()[["step", "layer", "depth", "grad_norm"]].dropna()
-    rows = rows.rename(columns={"grad_norm": "value"}).assign(layer=rows["layer"].astype(str))
-    finite = rows["value"].where(np.isfinite(rows["value"]))
-    rows["relative"] = rows["value"] / finite.groupby(rows["layer"]).transform("median")
+    rows = relative_norms(run)
     found = spikes(run)
     peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
     rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
-    return rows.assign(run=run.name, cell=_title(cell), series="grad_norm")
+    onset = _zoomed_at(run)
+    rows["zoom"] = False if onset is None else rows["step"].between(onset - AROUND, onset + AROUND)
+    return rows.assign(run=run.name, cell=run_label(cell, run), series="grad_norm")
+
+
+def _zoomed_at(run: Run) -> int | None:
+    for found, size in ((bursts(run), "ratio"), (dips(run), "depth")):
+        if len(found):
+            return int(found.loc[found[size].idxmax(), "onset"])
+    return None
 
 
 def _knn_rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
-    rows = run.evals("knn_heldout")[["step", "value"]].assign(event=False)
+    rows = run.evals("knn_heldout")[["step", "value"]].assign(event=False, zoom=False)
     for dip in dips(run).to_dict("records"):
         rows["event"] |= rows["step"].between(dip["onset"], dip["end"])
-    return rows.assign(run=run.name, cell=_title(cell), series="knn")
+    return rows.assign(run=run.name, cell=run_label(cell, run), series="knn")
 
 
-def _title(cell: Cell) -> str:
-    seed = f", seed {cell.runs[0].settings.get('seed')}" if len(cell.runs) > 1 else ""
-    return cell_label(cell) + seed
-
-
-def grad_norms_figure(table: pd.DataFrame) -> Figure:
-    """A panel a cell of `draw_grad_norms`, with kNN below it."""
-    colours = _colours(table)
-    cells = table["cell"].unique()
-    columns = min(COLUMNS, len(cells))
-    blocks = -(-len(cells) // columns)
-    with mpl.rc_context(RC):
-        figure = new_figure(1.2 + 2.7 * columns, 3.4 * blocks)
-        axes = figure.subplots(
-            2 * blocks, columns, sharex=True, squeeze=False,
-            gridspec_kw={"height_ratios": [3, 2] * blocks},
-        )  # fmt: skip
-        uppers, lowers = axes[0::2].ravel(), axes[1::2].ravel()
-        for cell, upper, lower in zip(cells, uppers, lowers, strict=False):
-            rows = table[table["cell"] == cell]
-            draw_grad_norms(rows, upper, colours)
-            _draw_knn(lower, rows[rows["series"] == "knn"])
-            upper.set_title(cell if len(cell) < 35 else cell.replace(", ", "\n"))
-        for panels, name in (
-            (uppers, "gradient norm /\nmedian of the layer"),
-            (lowers, "held-out\nkNN accuracy"),
-        ):
-            _finish(panels, name, len(cells), columns)
-        for ax in axes[-1]:
-            ax.set_xlabel("step")
-        _colourbar(figure, axes, colours)
-    return figure
-
-
-def draw_grad_norms(
-    frame: pd.DataFrame, ax: Axes, colours: dict[str, Colour] | None = None
-) -> Axes:
+def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
     """Gradient norm of each layer of one run relative to its median; spikes marked above.
 
-    `frame`: one run's rows of `grad_norms_table`; `colours` by layer, dark to light by default.
+    `frame`: one run's rows of `grad_norms_table`; `styles` by layer, of those put in front: by
+    default the first layer, the last block and the last layer. All others are a grey shadow.
     """
-    colours = _colours(frame) if colours is None else colours
-    rows = frame[frame["series"] == "grad_norm"]
-    # last layers first, so that the first ones, where spikes begin, lie on top
-    for layer, series in sorted(rows.groupby("layer"), key=lambda item: -item[1]["depth"].iloc[0]):
-        ax.plot(series["step"], series["relative"], color=colours[layer], linewidth=0.6)
-        for peak in series[series["event"]]["step"]:
-            ax.plot(
-                peak, 1, marker="v", markersize=4, clip_on=False, color=colours[layer],
-                transform=ax.get_xaxis_transform(), markeredgecolor="black", markeredgewidth=0.4,
-            )  # fmt: skip
+    styles = layer_styles(frame) if styles is None else styles
+    rows = frame[(frame["series"] == "grad_norm") & np.isfinite(frame["relative"])]
+    rows = rows[rows["relative"] > 0]
+    for layer, series in rows.groupby("layer"):
+        style = styles.get(str(layer), GREY)
+        ax.plot(series["step"], series["relative"], **style)
+        peaks = series.loc[series["event"].astype(bool), "step"]
+        mark_spikes(ax, peaks, style["color"], style["zorder"])
     ax.set_yscale("log")
     return ax
 
 
-def _colours(table: pd.DataFrame) -> dict[str, Colour]:
-    layers = table.dropna(subset="depth").sort_values("depth")["layer"].unique().tolist()
-    return dict(zip(layers, ramp(len(layers)), strict=True))
+def grad_norms_figure(table: pd.DataFrame) -> Figure:
+    """A panel a cell of `draw_grad_norms`, kNN below it; last, the runs with an event, zoomed."""
+    styles = layer_styles(table)
+    cells = list(table["cell"].unique())
+    zoomed = list(table.loc[table["zoom"].astype(bool), "cell"].unique())
+    columns = min(COLUMNS, len(cells))
+    blocks, zooms = -(-len(cells) // columns), -(-len(zoomed) // columns)
+    with mpl.rc_context(RC):
+        figure = new_figure(1.2 + 2.7 * columns, 0.5 + 3.4 * blocks + 2.2 * zooms)
+        axes = figure.subplots(
+            2 * blocks + zooms, columns, squeeze=False,
+            gridspec_kw={"height_ratios": [3, 2] * blocks + [3] * zooms},
+        )  # fmt: skip
+        uppers, lowers = list(axes[0 : 2 * blocks : 2].flat), list(axes[1 : 2 * blocks : 2].flat)
+        for cell, upper, lower in zip(cells, uppers, lowers, strict=False):
+            rows = table[table["cell"] == cell]
+            draw_grad_norms(rows, upper, styles)
+            _draw_knn(lower, rows[rows["series"] == "knn"])
+            upper.set_title(wrapped(cell))
+            upper.tick_params(labelbottom=False)
+            lower.set(xlim=upper.get_xlim(), xlabel="step")
+        below = list(axes[2 * blocks :].flat)
+        for cell, ax in zip(zoomed, below, strict=False):
+            rows = table[(table["cell"] == cell) & table["zoom"].astype(bool)]
+            draw_grad_norms(rows, ax, styles)
+            ax.set(xlabel="step")
+            ax.set_title(wrapped(f"zoomed, {cell}"))
+        relative = "gradient norm /\nmedian of the layer"
+        _finish(uppers, relative, len(cells), columns, shared=True)
+        _finish(lowers, "held-out\nkNN accuracy", len(cells), columns, shared=True)
+        _finish(below, relative, len(zoomed), columns, shared=False)
+        layers = table[table["series"] == "grad_norm"]
+        others = layers["layer"].nunique() > len(styles)
+        handles = layer_handles(styles, others=others, spikes=bool(layers["event"].any()))
+        figure.legend(handles=handles, loc="outside lower center", ncols=1 + columns)
+    return figure
 
 
 def _draw_knn(ax: Axes, rows: pd.DataFrame) -> None:
     ax.plot(rows["step"], rows["value"], color="black", linewidth=0.9)
-    number = (rows["event"] != rows["event"].shift()).cumsum()
-    for _, dip in rows[rows["event"]].groupby(number):
+    event = rows["event"].astype(bool)
+    number = (event != event.shift()).cumsum()
+    for _, dip in rows[event].groupby(number):
         ax.axvspan(dip["step"].min(), dip["step"].max(), color="0.8", linewidth=0, zorder=0)
 
 
-def _finish(
-    panels: "np.ndarray[tuple[int], np.dtype[np.object_]]", name: str, used: int, columns: int
-) -> None:
-    """One scale for all panels of a kind, so that what looks larger is; names on the left."""
+def _finish(panels: Sequence[Axes], name: str, used: int, columns: int, *, shared: bool) -> None:
+    """Names on the left; `shared`: one scale for all, so that what looks larger is."""
     limits = [ax.get_ylim() for ax in panels[:used]]
-    for ax in panels[:used]:
+    for ax in panels[:used] if shared else []:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    for ax in panels[::columns]:
+    for ax in panels[:used:columns]:
         ax.set_ylabel(name)
     for ax in panels[used:]:
         ax.axis("off")
-
-
-def _colourbar(
-    figure: Figure,
-    axes: "np.ndarray[tuple[int, int], np.dtype[np.object_]]",
-    colours: dict[str, Colour],
-) -> None:
-    norm = BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
-    mappable = ScalarMappable(norm, ListedColormap(list(colours.values())))
-    bar = figure.colorbar(mappable, ax=axes, fraction=0.03, pad=0.01)
-    bar.set_ticks(range(len(colours)), labels=list(colours), fontsize=7)
-    bar.ax.invert_yaxis()
-    bar.ax.tick_params(length=0)
-    bar.minorticks_off()

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.grad_norms_plot import grad_norms_table
+from stabkit.analyze.cells import group_cells, run_label
+from stabkit.analyze.events import relative_norms
+from stabkit.analyze.grad_norms_plot import MAX_CELLS
 from stabkit.analyze.knn_plot import METRIC
 from stabkit.analyze.summary import counted
 from stabkit.store.reader import Run, Runs
@@ -34,20 +35,22 @@ class Chart:
 
 def charts(runs: Runs) -> list[Chart]:
     """Accuracy and loss of every run, then the layers' gradients of one run a cell."""
-    named = [(_name(cell_label(cell), run), run) for cell in group_cells(runs) for run in cell.runs]
+    cells = group_cells(runs)
+    named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
     accuracy = [(name, run.evals(METRIC)) for name, run in named]
     loss = [(name, _loss(run)) for name, run in named]
     found = [
         _chart("Held-out kNN accuracy", "accuracy", accuracy, _of_runs),
         _chart("Loss", "loss", loss, _of_runs),
     ]
-    for cell, rows in grad_norms_table(runs).groupby("cell", sort=False):
-        norms = rows[rows["series"] == "grad_norm"].sort_values("depth", kind="stable")
+    for cell in cells[:MAX_CELLS]:
+        run = cell.runs[0]
+        norms = relative_norms(run).sort_values("depth", kind="stable")
         lines = [
-            (str(layer), line[["step", "relative"]].rename(columns={"relative": "value"}))
-            for layer, line in norms.groupby("layer", sort=False)
+            (str(layer), rows.rename(columns={"value": "norm", "relative": "value"}))
+            for layer, rows in norms.groupby("layer", sort=False)
         ]
-        title = f"Gradient norm of each layer over its median: {cell}"
+        title = f"Gradient norm of each layer over its median: {run_label(cell, run)}"
         found.append(_chart(title, "relative norm", lines, _of_layers, "log"))
     return [chart for chart in found if chart is not None]
 
@@ -72,11 +75,6 @@ def plotly_script() -> str:
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
-
-
-def _name(cell: str, run: Run) -> str:
-    seed = run.settings.get("seed")
-    return cell if seed is None else f"{cell}, seed {seed}"
 
 
 def _loss(run: Run) -> pd.DataFrame:

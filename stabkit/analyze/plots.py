@@ -8,8 +8,11 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stabkit.analyze.event_zoom_plot import event_zoom_figure, event_zoom_table
 from stabkit.analyze.grad_norms_plot import grad_norms_figure, grad_norms_table
 from stabkit.analyze.knn_plot import knn_figure, knn_table
+from stabkit.analyze.layer_map_plot import layer_map_figure, layer_map_table
+from stabkit.analyze.onset_order_plot import onset_order_figure, onset_order_table
 from stabkit.analyze.style import RC, as_written
 from stabkit.store.reader import Runs
 
@@ -23,12 +26,27 @@ class Plot(NamedTuple):
 
 
 PLOTS = {
+    "event-zoom": Plot(
+        "gradients, loss and kNN around the deepest dip and the largest gradient burst",
+        event_zoom_table,
+        event_zoom_figure,
+    ),
     "grad-norms": Plot(
-        "gradient norm of every layer relative to its median, first to last, kNN below",
+        "gradient norm of the first and last layers relative to their medians, whole and zoomed",
         grad_norms_table,
         grad_norms_figure,
     ),
     "knn": Plot("kNN accuracy every few iterations, dips shaded", knn_table, knn_figure),
+    "layer-map": Plot(
+        "gradient norm of every layer at every step as a heat map, spikes and dips marked",
+        layer_map_table,
+        layer_map_figure,
+    ),
+    "onset-order": Plot(
+        "which layer spikes first, and how many steps later each other one",
+        onset_order_table,
+        onset_order_figure,
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.event_zoom_plot import event_zoom_figure, event_zoom_rows
 from stabkit.analyze.pictures import Picture, picture
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.remedies import Sign
@@ -15,6 +16,7 @@ from stabkit.analyze.report_verdict import Verdict, signs_seen, tell_verdict, wo
 from stabkit.analyze.summary import FOOTNOTE, counted, run_table
 from stabkit.store.reader import Runs
 
+PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
 ZOOMS = 12  # a page is read, not scrolled for ever
 LISTED = 100
 
@@ -82,7 +84,14 @@ def make_report(runs: Runs) -> Report:
 
 
 def _zoom(event: Event) -> Picture | None:
-    return None
+    """Gradients, loss and kNN around it; None where none of them was recorded."""
+    rows = event_zoom_rows(event.run, event.onset, event.end)
+    if rows.empty:
+        return None
+    recorded = [name for panel, name in PANELS.items() if (rows["panel"] == panel).any()]
+    alt = f"{', '.join(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
+    alt += f"event shaded. {event.headline}: {'; '.join(': '.join(fact) for fact in event.facts)}."
+    return picture(event_zoom_figure(rows.assign(event=event.headline)), alt)
 
 
 def _further(events: Sequence[Event]) -> Table | None:
@@ -151,6 +160,8 @@ def _figures(runs: Runs, verdict: Verdict) -> list[Shown]:
     names = "; ".join(cell_label(cell) for cell in group_cells(runs)[:12])
     found = []
     for name, plot in PLOTS.items():
+        if name == "event-zoom":  # every event has its own
+            continue
         try:
             table = plot.table(runs)
             if table.empty:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.events import bursts, collapses, dips
 from stabkit.analyze.summary import counted
 from stabkit.store.reader import Run, Runs
@@ -27,18 +27,13 @@ class Event:
     """`size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text."""
 
     run: Run
-    cell: str
+    where: str
     kind: Kind
     onset: int
     end: int
     size: float
     headline: str
     facts: tuple[tuple[str, str], ...]
-
-    @property
-    def where(self) -> str:
-        seed = self.run.settings.get("seed")
-        return self.cell if seed is None else f"{self.cell}, seed {seed}"
 
 
 def all_events(runs: Runs) -> list[Event]:
@@ -47,22 +42,22 @@ def all_events(runs: Runs) -> list[Event]:
         event
         for cell in group_cells(runs)
         for run in cell.runs
-        for event in _of_run(run, cell_label(cell))
+        for event in _of_run(run, run_label(cell, run))
     ]
     return sorted(found, key=lambda event: (KINDS.index(event.kind), -event.size))
 
 
-def _of_run(run: Run, cell: str) -> Iterator[Event]:
-    yield from _nonfinite(run, cell)
-    yield from _collapse(run, cell)
+def _of_run(run: Run, where: str) -> Iterator[Event]:
+    yield from _nonfinite(run, where)
+    yield from _collapse(run, where)
     spiked = bursts(run)
     for dip in dips(run).to_dict("records"):
-        yield _dip(run, cell, dip, spiked)
+        yield _dip(run, where, dip, spiked)
     for burst in spiked.to_dict("records"):
-        yield _burst(run, cell, burst)
+        yield _burst(run, where, burst)
 
 
-def _nonfinite(run: Run, cell: str) -> Iterator[Event]:
+def _nonfinite(run: Run, where: str) -> Iterator[Event]:
     """One event a run: how often, and where it began."""
     seen = [event for event in run.dir.read_events() if event.get("kind") == "nonfinite"]
     if not seen:
@@ -77,10 +72,10 @@ def _nonfinite(run: Run, cell: str) -> Iterator[Event]:
         ("Times", f"{len(seen)}, the last at step {last:,}"),
     )
     headline = f"Non-finite values from step {first:,}"
-    yield Event(run, cell, "non-finite", first, last, len(seen), headline, facts)
+    yield Event(run, where, "non-finite", first, last, len(seen), headline, facts)
 
 
-def _collapse(run: Run, cell: str) -> Iterator[Event]:
+def _collapse(run: Run, where: str) -> Iterator[Event]:
     """One event a run, with every signal that shows it."""
     found = collapses(run)
     if found.empty:
@@ -89,7 +84,7 @@ def _collapse(run: Run, cell: str) -> Iterator[Event]:
     signals = [(str(name), _signal(rows)) for name, rows in found.groupby("signal", sort=False)]
     facts = (("Lasts", _lasting(onset, end)), *signals)
     headline = f"Collapse from step {onset:,}"
-    yield Event(run, cell, "collapse", onset, end, end - onset, headline, facts)
+    yield Event(run, where, "collapse", onset, end, end - onset, headline, facts)
 
 
 def _signal(rows: pd.DataFrame) -> str:
@@ -99,7 +94,7 @@ def _signal(rows: pd.DataFrame) -> str:
     return f"{_number(start)} → {_number(level)}, {span}{often}"
 
 
-def _dip(run: Run, cell: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
+def _dip(run: Run, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
     onset, end, trough = (int(dip[key]) for key in ("onset", "end", "trough"))
     points = 100 * dip["depth"]
     open_end = bool(pd.isna(dip["recovery"]))
@@ -114,7 +109,7 @@ def _dip(run: Run, cell: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Even
         ("Gradients", _burst_before(onset, trough, spiked)),
     )
     headline = f"Dip of {points:.1f} points at step {trough:,}"
-    return Event(run, cell, "dip", onset, end, float(dip["depth"]), headline, facts)
+    return Event(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
 
 
 def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
@@ -127,7 +122,7 @@ def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
     return f"burst at step {int(first['onset']):,}, first in {first['first']}"
 
 
-def _burst(run: Run, cell: str, burst: dict[Any, Any]) -> Event:
+def _burst(run: Run, where: str, burst: dict[Any, Any]) -> Event:
     onset, end = int(burst["onset"]), int(burst["end"])
     ratio = float(burst["ratio"])
     layers = int(burst["layers"])
@@ -137,7 +132,7 @@ def _burst(run: Run, cell: str, burst: dict[Any, Any]) -> Event:
         ("Layers", f"{counted(layers, 'spike')}, first in {burst['first']}"),
     )
     headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times the median"
-    return Event(run, cell, "burst", onset, end, ratio, headline, facts)
+    return Event(run, where, "burst", onset, end, ratio, headline, facts)
 
 
 def _lasting(onset: int, end: int, open_end: bool = False) -> str:
