@@ -86,11 +86,11 @@ def isolated(text: object) -> str:
 def _unstable(runs: Runs, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
     kinds = {"diverged": "went non-finite", "collapsed": "collapsed", "unstable": "dipped"}
     parts = [f"{n} {kinds[str(kind)]}" for kind, n in bad["verdict"].value_counts().items()]
-    lines = [f"{', '.join(parts)}; {len(table) - len(bad)} did neither."]
+    lines = [f"{', '.join(parts)}."]
     finished = int(bad["state"].isin(["done", "recorded"]).sum())
     if finished:
-        lines[0] += f" {finished} of the {len(bad)} finished without any error, as if nothing had "
-        lines[0] += "happened."
+        who = "All of these" if finished == len(bad) else f"{finished} of the {len(bad)} unstable"
+        lines[0] += f" {who} finished without any error, as if nothing had happened."
     worst = worst_of(table)
     return [*lines, _worst(runs, table, worst), *_cost(runs, table)]
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs whose names, settings and layers would like to be more than text."""
-    folder = tmp_path_factory.mktemp("hostile") / "<i>runs & \"more\""
+    folder = tmp_path_factory.mktemp("hostile") / '<i>runs & "more"'
     for number, name in enumerate(NAMES):
         bad = number < 2
         lr = f"optim.lr={1e-3 * (number + 1)}"
@@ -164,7 +165,7 @@ def test_the_contents_lead_somewhere_and_headings_are_in_order(
     )
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
     names = browser.js("return [...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(names) == len(set(names))
     assert browser.js("return document.documentElement.lang") == "en"
