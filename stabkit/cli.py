@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
     verb.add_argument("--csv", type=Path, metavar="FILE", help="the summary's table, one row a run")
+
+    verb = _add_verb(verbs, "report", "one page with all of it", "RUNS|STUDY", _report)
+    verb.add_argument("runs", help="a folder above run folders; or a study: lr_grid, its YAML file")
+    verb.add_argument("-o", "--out", type=Path, help="the HTML file (default: RUNS/report.html)")
+    verb.add_argument("--interactive", action="store_true", help="with charts to zoom (plotly)")
 
     takes = "RUN --knn|--linear|--finetune [key=value ...]"
     verb = _add_verb(verbs, "evaluate", "how good a run's backbone is", takes, _evaluate)
@@ -355,6 +361,42 @@ def _loaded(folder: Path) -> Any:
     if not len(runs):
         raise RequestError(f"{folder}: no run folder in it or below it")
     return runs
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    folder = _study_folder(arguments.runs)
+    out = arguments.out or folder / "report.html"
+    if out.is_dir():
+        raise RequestError(f"{out}: is a folder; name a file, e.g. {out / 'report.html'}")
+    if not out.parent.is_dir():
+        raise RequestError(f"{out}: there is no folder {out.parent} to write it to")
+    if arguments.interactive and find_spec("plotly") is None:
+        extra = "pip install 'stabkit[interactive]'"
+        raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
+    runs = _loaded(folder)
+    from stabkit.analyze.report_page import write_report
+
+    try:
+        write_report(runs, out, arguments.interactive)
+    except ValueError as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    print(out)
+    return 0
+
+
+def _study_folder(word: str) -> Path:
+    """The folder of that name, else where the sweep of that file or name has its runs."""
+    if Path(word).is_dir():
+        return Path(word)
+    name, advice = word, ""
+    if word.endswith((".yaml", ".yml")):
+        from stabkit.sweep.grid import load_sweep
+
+        name, advice = load_sweep(Path(word)).name, f"; `stabkit sweep {word}` makes its runs"
+    if (folder := Path("runs") / name).is_dir():
+        return folder
+    raise RequestError(f"{word}: no such folder, and no {folder} for a study{advice}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

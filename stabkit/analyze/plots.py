@@ -18,7 +18,7 @@ from stabkit.analyze.lr_sensitivity_plot import lr_sensitivity_figure, lr_sensit
 from stabkit.analyze.onset_order_plot import onset_order_figure, onset_order_table
 from stabkit.analyze.optimizer_plot import optimizer_figure, optimizer_table
 from stabkit.analyze.stability_map_plot import stability_map_figure, stability_map_table
-from stabkit.analyze.style import RC
+from stabkit.analyze.style import RC, as_written
 from stabkit.store.reader import Runs
 
 
@@ -95,6 +95,7 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write a figure as PNG and PDF and the table behind it as CSV; returns their paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf, csv = (stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf", "csv"))
+    as_written(figure)
     with mpl.rc_context(RC):
         figure.savefig(png, dpi=200)
         figure.savefig(pdf, metadata={"CreationDate": None})  # same runs, same bytes

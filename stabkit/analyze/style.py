@@ -2,6 +2,7 @@
 
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 RC = {
     **sns.axes_style("ticks"),
@@ -29,3 +30,13 @@ def ramp(count: int) -> list[Colour]:
 def new_figure(width: float, height: float) -> Figure:
     """Inches. Free of pyplot, so that drawing needs no screen and leaves no state."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def as_written(figure: Figure) -> Figure:
+    """Dollar signs in names are letters, not mathematics, which a lone one would break."""
+    for text in figure.findobj(Text):
+        if (
+            "mathdefault" not in text.get_text() and "$" in text.get_text()
+        ):  # a log axis has its own
+            text.set_parse_math(False)
+    return figure

@@ -1,0 +1,347 @@
+"""What to try against instability: each remedy as data, with the evidence for and against it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Sign = Literal["dips", "early", "bursts", "patch_first", "collapsed", "nonfinite"]
+SIGNS: dict[Sign, str] = {
+    "dips": "kNN dips",
+    "early": "trouble that begins by twice the warm-up",
+    "bursts": "gradient bursts",
+    "patch_first": "bursts that the patch projection begins",
+    "collapsed": "collapse",
+    "nonfinite": "non-finite values",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A finding in our words; `source` is a key of `SOURCES`, empty for arithmetic."""
+
+    text: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """`settings` are the override; the first of them is what runs with and without it differ in.
+
+    `factor` multiplies what a run has instead. Runs compare by having the value or `instead_of`,
+    or, `toward` less or more, as the smallest and largest value there is. `answers` weighs the
+    signs that the remedy is for, 3 the most.
+    """
+
+    name: str
+    how: str
+    settings: Mapping[str, Any]
+    answers: Mapping[Sign, int]
+    supports: tuple[Evidence, ...]
+    opposes: tuple[Evidence, ...]
+    instead_of: Any = None
+    toward: Literal["value", "less", "more"] = "value"
+    factor: float | None = None
+
+    @property
+    def key(self) -> str:
+        return next(iter(self.settings))
+
+
+# name and address, if there is one; "abstract" where no more than that was read
+SOURCES = {
+    "mocov3-4.1": ("Chen, Xie, He 2021, section 4.1", "https://arxiv.org/abs/2104.02057"),
+    "mocov3-4.2": ("Chen, Xie, He 2021, section 4.2", "https://arxiv.org/abs/2104.02057"),
+    "mocov3-5": ("Chen, Xie, He 2021, section 5", "https://arxiv.org/abs/2104.02057"),
+    "moco-v3#18": (
+        "facebookresearch/moco-v3, issue 18",
+        "https://github.com/facebookresearch/moco-v3/issues/18",
+    ),
+    "declip#9": (
+        "Sense-GVT/DeCLIP, issue 9",
+        "https://github.com/Sense-GVT/DeCLIP/issues/9",
+    ),
+    "wortsman-clip": (
+        "Wortsman et al. 2023a (abstract)",
+        "https://arxiv.org/abs/2304.13013",
+    ),
+    "wortsman-small": (
+        "Wortsman et al. 2023b (abstract)",
+        "https://arxiv.org/abs/2309.14322",
+    ),
+    "zhai": ("Zhai et al. 2023 (abstract)", "https://arxiv.org/abs/2303.06296"),
+    "adam-spikes": ("arXiv 2506.04805 (abstract)", "https://arxiv.org/abs/2506.04805"),
+    "warmup": ("arXiv 2406.09405 (abstract)", "https://arxiv.org/abs/2406.09405"),
+    "xiao": ("Xiao et al. 2021 (abstract)", "https://arxiv.org/abs/2106.14881"),
+    "scaled-relu": ("arXiv 2109.03810 (abstract)", "https://arxiv.org/abs/2109.03810"),
+    "bigscience": (
+        "BigScience training chronicles",
+        "https://github.com/bigscience-workshop/bigscience",
+    ),
+    "opt": ("Meta's OPT-175B chronicles", "https://github.com/facebookresearch/metaseq"),
+    "playbook": (
+        "Deep Learning Tuning Playbook",
+        "https://github.com/google-research/tuning_playbook",
+    ),
+    "palm": ("PaLM, Chowdhery et al. 2022", "https://arxiv.org/abs/2204.02311"),
+    "olmo#266": ("allenai/OLMo, thread 266", "https://github.com/allenai/OLMo/issues/266"),
+    "marin#1368": (
+        "marin-community/marin, thread 1368",
+        "https://github.com/marin-community/marin/issues/1368",
+    ),
+    "dinomaly#8": (
+        "guojiajeremy/Dinomaly, issue 8",
+        "https://github.com/guojiajeremy/Dinomaly/issues/8",
+    ),
+    "mulan": ("MULAN, appendix E", ""),
+    "zclip": ("ZClip, Kumar et al. 2025", "https://arxiv.org/abs/2504.02507"),
+}
+
+REMEDIES = (
+    Remedy(
+        "Freeze the patch projection",
+        "Leave the random first layer untrained: requires_grad_(False), never zeroed gradients, "
+        "since weight decay would then shrink the layer to nothing.",
+        {"model.freeze_patch_embed": True},
+        {"patch_first": 3, "dips": 2, "nonfinite": 1},
+        (
+            Evidence(
+                "MoCo v3, ViT-B, 100 epochs: +0.4, +0.6 and +1.7 points at base rates 0.5, 1.0 and "
+                "1.5e-4 (best 73.4), so the more the less stable the run was.",
+                "mocov3-4.2",
+            ),
+            Evidence("SimCLR +0.8 and BYOL +1.3 points; SwAV 65.8 to 66.4.", "mocov3-4.2"),
+        ),
+        (
+            Evidence(
+                "It eases the trouble and does not end it: at a rate that is too large training is "
+                "unstable all the same, and the authors doubt that the first layer is the cause.",
+                "mocov3-4.2",
+            ),
+            Evidence("Contrastive image-text training: smoother curves, no gain.", "declip#9"),
+            Evidence("A convolutional stem is stable without it.", "moco-v3#18"),
+            Evidence(
+                "A projection onto fewer channels than a patch has values loses information when "
+                "it is random (a 16 x 16 patch has 768, ViT-S 384 channels)."
+            ),
+        ),
+        instead_of=False,
+    ),
+    Remedy(
+        "Lower the learning rate",
+        "Half of what the worst run had.",
+        {"optim.lr": None},
+        {"collapsed": 3, "nonfinite": 3, "dips": 3, "bursts": 2},
+        (
+            Evidence(
+                "MoCo v3 at batch 4096: 72.2 at a base rate of 1.0e-4, 71.7 with more dips at "
+                "1.5e-4.",
+                "mocov3-4.1",
+            ),
+            Evidence("Lowering it by a tenth at the event was enough several times.", "opt"),
+            Evidence("The rate is the strongest lever on instability at small scale.",
+                     "wortsman-small"),
+        ),
+        (
+            Evidence("Too small costs more than the dips: 70.4 at 0.5e-4.", "mocov3-4.1"),
+        ),
+        toward="less",
+        factor=0.5,
+    ),
+    Remedy(
+        "Lower β2",
+        "A second moment that forgets sooner cannot go stale; in AdamW-type optimizers.",
+        {"optim.beta2": 0.95},
+        {"bursts": 2, "patch_first": 2, "dips": 1, "nonfinite": 1},
+        (
+            Evidence(
+                "Spikes come when the second moment underestimates the squared gradients, and are "
+                "fewer with a smaller β2.",
+                "wortsman-clip",
+            ),
+            Evidence("A large β2 sets off spikes even in one dimension.", "adam-spikes"),
+            Evidence(
+                "A ViT by MoCo v3's recipe lost its spikes with 0.98 and a global clip at 0.5, "
+                "where freezing the patch projection hurt.",
+                "mulan",
+            ),
+        ),
+        (
+            Evidence("0.95 did not help a run of 104 billion parameters.", "bigscience"),
+            Evidence("The published ViT recipe of MoCo v3 keeps 0.999.", "mocov3-5"),
+        ),
+        toward="less",
+    ),
+    Remedy(
+        "StableAdamW",
+        "AdamW whose step in a layer shrinks when its second moment is too small for the gradient.",
+        {"optim.name": "stable_adamw"},
+        {"patch_first": 2, "bursts": 2, "dips": 1},
+        (
+            Evidence(
+                "CLIP ViT-H trains without loss spikes, and better than with gradient clipping.",
+                "wortsman-clip",
+            ),
+        ),
+        (
+            Evidence(
+                "The moments still take up the spike; only this step is held back.", "olmo#266"
+            ),
+            Evidence("NaN with an eps of 1e-8, none with 1e-6, in one report.", "dinomaly#8"),
+        ),
+        instead_of="adamw",
+    ),
+    Remedy(
+        "Clip the patch projection at a small threshold",
+        "The threshold is in units of the layer's own running norm: Adam does not feel a constant "
+        "rescale, so that an absolute one does nothing, or freezes.",
+        {"optim.clip": "patch_embed", "optim.clip_at": 1.5},
+        {"patch_first": 2, "dips": 1},
+        (
+            Evidence("Helps if the threshold is small enough.", "mocov3-4.2"),
+        ),
+        (
+            Evidence("Its limit is the frozen layer, which is simpler.", "mocov3-4.2"),
+        ),
+        instead_of="none",
+    ),
+    Remedy(
+        "Longer warm-up",
+        "Twice what the worst run had.",
+        {"optim.warmup_steps": None},
+        {"early": 2, "collapsed": 1},
+        (
+            Evidence(
+                "Its main effect is to reach a region that bears larger rates.", "warmup"
+            ),
+            Evidence("Recommended when trouble comes early.", "playbook"),
+        ),
+        (
+            Evidence(
+                "MoCo v3 dips in spite of 40 epochs of warm-up out of 100.", "mocov3-4.1"
+            ),
+            Evidence("No help for a run of 104 billion parameters.", "bigscience"),
+        ),
+        toward="more",
+        factor=2.0,
+    ),
+    Remedy(
+        "QK-norm",
+        "Normalise queries and keys in every head, so that attention logits cannot grow.",
+        {"model.qk_norm": True},
+        {"nonfinite": 3, "bursts": 1, "collapsed": 1},
+        (
+            Evidence("Cures growing attention logits at small scale.", "wortsman-small"),
+            Evidence(
+                "A 32 billion run lost its spikes only by this, after clipping, skipping and "
+                "other optimizers had failed.",
+                "marin#1368",
+            ),
+            Evidence("Attention that gets too sharp goes with unstable training.", "zhai"),
+        ),
+        (
+            Evidence("Evidence is from language models and supervised ViTs; none from MoCo v3."),
+            Evidence("Put into a trained model it costs a passing rise of the loss.",
+                     "marin#1368"),
+        ),
+        instead_of=False,
+    ),
+    Remedy(
+        "Convolutional stem",
+        "Four 3 x 3 convolutions in place of the patch projection.",
+        {"model.stem": "conv", "model.freeze_patch_embed": False, "model.patch_norm": "none"},
+        {"patch_first": 2, "dips": 1},
+        (
+            Evidence("+1 to 2 points, and stable without a frozen layer.", "moco-v3#18"),
+            Evidence("Bears a wider range of rates and weight decays.", "xiao"),
+        ),
+        (
+            Evidence("It may be the BN and ReLU in it that help, not convolution.", "scaled-relu"),
+            Evidence("Another architecture: no longer a plain ViT."),
+        ),
+        instead_of="patch",
+    ),
+    Remedy(
+        "Smaller batch",
+        "Half of what the worst run had; the linear rule halves the rate with it.",
+        {"train.batch": None},
+        {"dips": 1, "collapsed": 1},
+        (
+            Evidence(
+                "MoCo v3, base rate 1.0e-4: 72.6 at batch 2048, 72.2 at 4096, 69.7 at 6144; smooth "
+                "up to 2048, large dips at 6144.",
+                "mocov3-4.1",
+            ),
+        ),
+        (
+            Evidence("71.5 at batch 1024: too small costs as well.", "mocov3-4.1"),
+            Evidence(
+                "The rate changes along: 6144 at base 1.0e-4 has the rate of 4096 at 1.5e-4, which "
+                "ends 2.0 points higher."
+            ),
+        ),
+        toward="less",
+        factor=0.5,
+    ),
+    Remedy(
+        "Clip the total gradient norm",
+        "At about the 90th percentile of the norms that a healthy stretch has.",
+        {"optim.clip": "global", "optim.clip_at": 1.0},
+        {"bursts": 1, "nonfinite": 1},
+        (
+            Evidence("Common at 1.0 in language models.", "palm"),
+            Evidence("Its percentile rule comes from here.", "playbook"),
+        ),
+        (
+            Evidence("About 20 spikes in spite of it.", "palm"),
+            Evidence("Spikes begin in few parameters, which a total hides.", "olmo#266"),
+            Evidence("Clips more than half of the steps? Then a lower rate does it.", "playbook"),
+        ),
+        instead_of="none",
+    ),
+    Remedy(
+        "ZClip",
+        "Clip the total norm only where it stands out of its own recent values.",
+        {"optim.clip": "zclip", "optim.clip_at": 2.5},
+        {"bursts": 1},
+        (
+            Evidence("Language models of a billion parameters at a high rate.", "zclip"),
+        ),
+        (
+            Evidence("Total norm only; no evidence from self-supervised ViTs."),
+        ),
+        instead_of="none",
+    ),
+    Remedy(
+        "BN in the heads",
+        "After every layer of projector and predictor; simplest against collapse.",
+        {"method.head_norm": "batch"},
+        {"collapsed": 2},
+        (
+            Evidence("76.5 with, 74.4 without, and without it only batch 2048 converged.",
+                     "mocov3-5"),
+        ),
+        (
+            Evidence("MoCo v3's recipe has it already; SwAV's heads have none."),
+        ),
+        instead_of="none",
+    ),
+    Remedy(
+        "Pass over non-finite steps",
+        "A step whose gradient is not finite leaves nothing behind.",
+        {"optim.skip_nonfinite": True},
+        {"nonfinite": 2},
+        (
+            Evidence("Keeps one bad step from ending a run; mixed precision does so by itself."),
+        ),
+        (
+            Evidence("Hides a symptom; skipping large steps did not shorten recovery.",
+                     "marin#1368"),
+        ),
+        instead_of=False,
+    ),
+)  # fmt: skip
+
+# tried on the patch projection and found to do nothing
+NO_HELP = Evidence(
+    "BatchNorm or WeightNorm on the patch projection: no effect on stability.", "mocov3-4.2"
+)

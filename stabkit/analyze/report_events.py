@@ -1,0 +1,146 @@
+"""Events of runs as the report tells them: what, where, from when to when, how bad, in words."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from stabkit.analyze.cells import group_cells, run_label
+from stabkit.analyze.events import bursts, collapses, dips
+from stabkit.analyze.summary import counted
+from stabkit.store.reader import Run, Runs
+
+Kind = Literal["non-finite", "collapse", "dip", "burst"]
+KINDS: tuple[Kind, ...] = ("non-finite", "collapse", "dip", "burst")  # the worst first
+
+SEVERITY = {
+    "benign": "benign: back to the trend that it fell from",
+    "lingering": "lingering: it settled below the trend that it fell from",
+    "censored": "open: the run ended before it recovered",
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """`size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text."""
+
+    run: Run
+    where: str
+    kind: Kind
+    onset: int
+    end: int
+    size: float
+    headline: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def all_events(runs: Runs) -> list[Event]:
+    """Every event of every run, the worst kind first and the deepest of a kind."""
+    found = [
+        event
+        for cell in group_cells(runs)
+        for run in cell.runs
+        for event in _of_run(run, run_label(cell, run))
+    ]
+    return sorted(found, key=lambda event: (KINDS.index(event.kind), -event.size))
+
+
+def _of_run(run: Run, where: str) -> Iterator[Event]:
+    yield from _nonfinite(run, where)
+    yield from _collapse(run, where)
+    spiked = bursts(run)
+    for dip in dips(run).to_dict("records"):
+        yield _dip(run, where, dip, spiked)
+    for burst in spiked.to_dict("records"):
+        yield _burst(run, where, burst)
+
+
+def _nonfinite(run: Run, where: str) -> Iterator[Event]:
+    """One event a run: how often, and where it began."""
+    seen = [event for event in run.dir.read_events() if event.get("kind") == "nonfinite"]
+    if not seen:
+        return
+    steps = [int(event.get("step") or 0) for event in seen]
+    first, last = min(steps), max(steps)
+    named = seen[steps.index(first)].get("layers")
+    layers = ", ".join(map(str, named)) if isinstance(named, list) and named else "not recorded"
+    facts = (
+        ("First at step", f"{first:,}"),
+        ("Layers then", layers),
+        ("Times", f"{len(seen)}, the last at step {last:,}"),
+    )
+    headline = f"Non-finite values from step {first:,}"
+    yield Event(run, where, "non-finite", first, last, len(seen), headline, facts)
+
+
+def _collapse(run: Run, where: str) -> Iterator[Event]:
+    """One event a run, with every signal that shows it."""
+    found = collapses(run)
+    if found.empty:
+        return
+    onset, end = int(found["onset"].min()), int(found["end"].max())
+    signals = [(str(name), _signal(rows)) for name, rows in found.groupby("signal", sort=False)]
+    facts = (("Lasts", _lasting(onset, end)), *signals)
+    headline = f"Collapse from step {onset:,}"
+    yield Event(run, where, "collapse", onset, end, end - onset, headline, facts)
+
+
+def _signal(rows: pd.DataFrame) -> str:
+    start, level = float(rows["start"].iloc[0]), float(rows["level"].iloc[-1])
+    span = f"steps {int(rows['onset'].min()):,} to {int(rows['end'].max()):,}"
+    often = f" in {len(rows)} stretches" if len(rows) > 1 else ""
+    return f"{_number(start)} → {_number(level)}, {span}{often}"
+
+
+def _dip(run: Run, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
+    onset, end, trough = (int(dip[key]) for key in ("onset", "end", "trough"))
+    points = 100 * dip["depth"]
+    open_end = bool(pd.isna(dip["recovery"]))
+    relative = dip["relative_depth"]
+    share = "" if pd.isna(relative) else f", {relative:.0%} of what it had above chance"
+    p = dip["p_value"]
+    facts = (
+        ("Lasts", _lasting(onset, end, open_end)),
+        ("Depth", f"{points:.1f} points below its own level at step {trough:,}{share}"),
+        ("p-value", "no test: samples were not recorded" if pd.isna(p) else f"{p:.1g}"),
+        ("Severity", SEVERITY.get(str(dip["severity"]), str(dip["severity"]))),
+        ("Gradients", _burst_before(onset, trough, spiked)),
+    )
+    headline = f"Dip of {points:.1f} points at step {trough:,}"
+    return Event(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
+
+
+def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
+    """What gradients did on the way down: as far ahead of the onset as the fall is long."""
+    since = onset - max(trough - onset, 1)
+    near = spiked[spiked["onset"].between(since, trough)]
+    if near.empty:
+        return f"no burst between steps {max(since, 0):,} and {trough:,}"
+    first = near.iloc[0]
+    return f"burst at step {int(first['onset']):,}, first in {first['first']}"
+
+
+def _burst(run: Run, where: str, burst: dict[Any, Any]) -> Event:
+    onset, end = int(burst["onset"]), int(burst["end"])
+    ratio = float(burst["ratio"])
+    layers = int(burst["layers"])
+    facts = (
+        ("Lasts", _lasting(onset, end)),
+        ("Height", f"{ratio:.1f} times the layer's own median"),
+        ("Layers", f"{counted(layers, 'spike')}, first in {burst['first']}"),
+    )
+    headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times the median"
+    return Event(run, where, "burst", onset, end, ratio, headline, facts)
+
+
+def _lasting(onset: int, end: int, open_end: bool = False) -> str:
+    if end == onset:
+        return f"step {onset:,} alone"
+    span = f"steps {onset:,} to {end:,} ({counted(end - onset, 'step')})"
+    return f"{span}, not recovered when the run ended" if open_end else span
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"

@@ -1,0 +1,200 @@
+"""The report in a real browser: it loads nothing, breaks nothing, and everything can be reached."""
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from selenium.common.exceptions import NoAlertPresentException
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from stabkit.cli import main
+from stabkit.rundir import RunDir
+from tests.analyze.browser import Browser, missing, running_browser
+from tests.analyze.conftest import plant_run
+
+pytestmark = pytest.mark.browser
+
+TAG = "</script><script>alert(1)</script>"  # no folder can be called so, but a setting can
+NAMES = [
+    "\"><img src=x onerror='alert(1)'>",
+    "&lt;b&gt; & 'quotes' \"double\" {{ 7 * 7 }} $x_{",
+    "x" * 240,
+    "\u202eright to left שלום \u0627\u0644",
+]
+LONE = "not \udcff text"  # half a character, which has no encoding
+REACHABLE = """
+return [...document.querySelectorAll('a[href], button, summary, input, [tabindex="0"]')]
+    .filter(item => item.checkVisibility())
+"""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Skips where there is no Chromium; fails where one is required."""
+    if reason := missing():
+        if os.environ.get("STABKIT_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running_browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs whose names, settings and layers would like to be more than text."""
+    folder = tmp_path_factory.mktemp("hostile") / '<i>runs & "more"'
+    for number, name in enumerate(NAMES):
+        bad = number < 2
+        lr = f"optim.lr={1e-3 * (number + 1)}"
+        plant_run(folder / name, lr, dip=0.08 * bad, spike=bad, seed=number)
+        run = RunDir(folder / name)
+        config = run.config_file.read_text() + f"extra: {json.dumps(name + TAG)}\n"
+        run.config_file.write_text(config)
+        run.append_event("nonfinite", 7, layers=[f"<b>{number}</b>{TAG}", LONE])
+    return folder
+
+
+@pytest.fixture(scope="module", params=["plain", "interactive"])
+def page(
+    hostile: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    words = ["--interactive"] if request.param == "interactive" else []
+    assert main(["report", str(hostile), "-o", str(out), *words]) == 0
+    return out
+
+
+def settled(browser: Browser) -> bool:
+    """Every chart drawn, and so every style set that the policy may refuse."""
+    return bool(
+        browser.js(
+            "return [...document.querySelectorAll('.chart')]"
+            ".every(chart => chart.querySelector('.scatterlayer .js-line'))"
+        )
+    )
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (375, False), (1200, True)])
+def test_it_asks_for_nothing_and_says_nothing(
+    browser: Browser, page: Path, width: int, dark: bool
+) -> None:
+    browser.open(page, width, dark)
+    browser.wait("charts", lambda: settled(browser))
+    assert browser.messages() == []
+    assert browser.requests() == [page.as_uri()]
+    sizes = browser.js("return [...document.images].map(i => [i.naturalWidth, i.complete, i.alt])")
+    assert len(sizes) >= 2
+    for natural, complete, alt in sizes:
+        assert natural > 0
+        assert complete
+        assert len(alt.split()) > 5, alt
+    assert browser.js("return document.documentElement.scrollWidth <= innerWidth")
+    dark_page = browser.js("return getComputedStyle(document.body).backgroundColor")
+    assert (dark_page == "rgb(255, 255, 255)") is not dark
+
+
+def test_a_policy_that_is_broken_would_be_seen(browser: Browser, tmp_path: Path) -> None:
+    """What the test above relies on: refusals and requests do show."""
+    page = tmp_path / "bad.html"
+    policy = "default-src 'none'"
+    page.write_text(
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>p {{}}</style>'
+        '<script>document.title = "ran"</script><img src="other.png">'
+    )
+    browser.open(page)
+    assert len(browser.messages()) >= 3
+    page.write_text('<img src="other.png">')
+    browser.open(page)
+    assert len(browser.requests()) == 2
+
+
+def test_hostile_names_are_text(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.wait("charts", lambda: settled(browser))
+    with pytest.raises(NoAlertPresentException):
+        _ = browser.driver.switch_to.alert.text
+    browser.js("document.querySelectorAll('details').forEach(item => item.open = true)")
+    text = browser.js("return document.body.innerText")
+    for name in NAMES:
+        assert name in text
+        assert name + TAG in text
+    assert "not \\udcff text" in text
+    assert f"<b>0</b>{TAG}" in text
+    assert browser.js("return document.querySelector('img[src=x], main b')") is None
+    scripts = browser.js("return [...document.scripts].filter(s => !s.type).length")
+    assert scripts == (2 if browser.js("return document.querySelector('.chart')") else 0)
+    # a name written from right to left turns nothing around but itself
+    assert browser.js(
+        "return [...document.querySelectorAll('th, td')].every(c => c.querySelector('bdi')"
+        " || c.scope === 'col')"
+    )
+
+
+def test_the_tab_key_reaches_everything(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.wait("charts", lambda: settled(browser))
+    wanted = browser.js(REACHABLE)
+    reached = []
+    for _ in range(len(wanted) + 20):  # a scrolled box may be a stop of the browser's own
+        ActionChains(browser.driver).send_keys(Keys.TAB).perform()
+        reached.append(browser.js("return document.activeElement"))
+    lost = [item.get_attribute("outerHTML")[:200] for item in wanted if item not in reached]
+    assert lost == []
+    assert browser.js("return document.querySelector('.skip')") == reached[0]
+    outline = (
+        "const e = document.querySelector('summary'); e.focus({focusVisible: true});"
+        "return parseFloat(getComputedStyle(e).outlineWidth)"
+    )
+    assert browser.js(outline) >= 2
+
+
+def test_the_contents_lead_somewhere_and_headings_are_in_order(
+    browser: Browser, page: Path
+) -> None:
+    browser.open(page)
+    assert browser.js(
+        "return [...document.querySelectorAll('nav a, .skip')]"
+        ".every(a => document.getElementById(a.hash.slice(1)))"
+    )
+    levels = browser.js(
+        "return [...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map(h => +h.tagName[1])"
+    )
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    names = browser.js("return [...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(names) == len(set(names))
+    assert browser.js("return document.documentElement.lang") == "en"
+
+
+def test_details_show_on_paper(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    heights = browser.js(
+        "return [...document.querySelectorAll('details > :not(summary)')].map(e => e.offsetHeight)"
+    )
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert heights
+    assert min(heights) > 0
+
+
+@pytest.mark.parametrize("page", ["interactive"], indirect=True)
+def test_a_chart_zooms_and_sends_nothing_away(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.wait("charts", lambda: settled(browser))
+    # accuracy, loss, and the gradients of every cell
+    assert browser.js("return document.querySelectorAll('.chart').length") == 2 + len(NAMES)
+    buttons = browser.js(
+        "return [...document.querySelector('.chart').querySelectorAll('.modebar-btn')]"
+        ".map(b => b.dataset.title)"
+    )
+    assert buttons == ["Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"]
+    span = "const r = document.querySelector('.chart').layout.xaxis.range; return r[1] - r[0]"
+    before = browser.js(span)
+    browser.js("document.querySelector('.chart [data-title=\"Zoom in\"]').click()")
+    browser.wait("zoom", lambda: browser.js(span) < before)
+    assert browser.messages() == []
