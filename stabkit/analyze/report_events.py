@@ -8,16 +8,18 @@ from typing import Any, Literal
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, run_label
-from stabkit.analyze.events import bursts, collapses, dips
+from stabkit.analyze.events import between_seeds, bursts, collapses, dips, drifts
 from stabkit.analyze.summary import counted
 from stabkit.store.reader import Run, Runs
 
-Kind = Literal["non-finite", "collapse", "dip", "burst"]
-KINDS: tuple[Kind, ...] = ("non-finite", "collapse", "dip", "burst")  # the worst first
+Kind = Literal["non-finite", "collapse", "dip", "drift", "burst"]
+KINDS: tuple[Kind, ...] = ("non-finite", "collapse", "dip", "drift", "burst")  # the worst first
 
 SEVERITY = {
     "benign": "benign: back to the trend that it fell from",
     "lingering": "lingering: it settled below the trend that it fell from",
+    "restart": "restart: it came back as another solution, no closer to that before than a seed's",
+    "terminal": "terminal: the run ended with little of what it had",
     "censored": "open: the run ended before it recovered",
 }
 
@@ -41,18 +43,21 @@ def all_events(runs: Runs) -> list[Event]:
     found = [
         event
         for cell in group_cells(runs)
+        for between in (between_seeds(cell.runs),)
         for run in cell.runs
-        for event in _of_run(run, run_label(cell, run))
+        for event in _of_run(run, run_label(cell, run), between)
     ]
     return sorted(found, key=lambda event: (KINDS.index(event.kind), -event.size))
 
 
-def _of_run(run: Run, where: str) -> Iterator[Event]:
+def _of_run(run: Run, where: str, between: float | None) -> Iterator[Event]:
     yield from _nonfinite(run, where)
     yield from _collapse(run, where)
     spiked = bursts(run)
-    for dip in dips(run).to_dict("records"):
+    for dip in dips(run, between=between).to_dict("records"):
         yield _dip(run, where, dip, spiked)
+    for drift in drifts(run).to_dict("records"):
+        yield _drift(run, where, drift)
     for burst in spiked.to_dict("records"):
         yield _burst(run, where, burst)
 
@@ -110,6 +115,18 @@ def _dip(run: Run, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Eve
     )
     headline = f"Dip of {points:.1f} points at step {trough:,}"
     return Event(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
+
+
+def _drift(run: Run, where: str, drift: dict[Any, Any]) -> Event:
+    onset, trough = int(drift["onset"]), int(drift["trough"])
+    points, p = 100 * drift["depth"], drift["p_value"]
+    facts = (
+        ("Falls", _lasting(onset, trough)),
+        ("Depth", f"{points:.1f} points between two levels, with no dip in between"),
+        ("p-value", "no test: samples were not recorded" if pd.isna(p) else f"{p:.1g}"),
+    )
+    headline = f"Drift of {points:.1f} points from step {onset:,}"
+    return Event(run, where, "drift", onset, trough, float(drift["depth"]), headline, facts)
 
 
 def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:

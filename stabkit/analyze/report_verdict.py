@@ -48,10 +48,10 @@ def tell_verdict(runs: Runs, table: pd.DataFrame) -> Verdict:
     bursting = table[table["bursts"] > 0]
     if not bursting.empty:
         words = f"Gradients burst in {counted(len(bursting), 'run')}, and accuracy does not show it"
-        line = f"No dip, no collapse and no non-finite value in {known}."
+        line = f"No dip, no drift, no collapse and no non-finite value in {known}."
         return Verdict("warn", words, (line, *lines))
     words = f"No sign of instability in {known}"
-    return Verdict("good", words, ("No dip, no collapse, no non-finite value.", *lines))
+    return Verdict("good", words, ("No dip, no drift, no collapse, no non-finite value.", *lines))
 
 
 def worst_of(table: pd.DataFrame) -> pd.Series:
@@ -84,7 +84,11 @@ def isolated(text: object) -> str:
 
 
 def _unstable(runs: Runs, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
-    kinds = {"diverged": "went non-finite", "collapsed": "collapsed", "unstable": "dipped"}
+    kinds = {
+        "diverged": "went non-finite",
+        "collapsed": "collapsed",
+        "unstable": "dipped or sagged",
+    }
     parts = [f"{n} {kinds[str(kind)]}" for kind, n in bad["verdict"].value_counts().items()]
     lines = [f"{', '.join(parts)}."]
     finished = int(bad["state"].isin(["done", "recorded"]).sum())
