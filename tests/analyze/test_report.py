@@ -53,7 +53,7 @@ def test_the_verdict_counts_runs_points_and_steps(grid: Path) -> None:
     verdict = tell_verdict(runs, run_table(runs))
     assert verdict.headline == "Unstable: 2 of 8 runs"
     assert verdict.lines[0] == (
-        "2 dipped. All of these finished without any error, as if nothing had happened."
+        "2 dipped or sagged. All of these finished without any error, as if nothing had happened."
     )
     found = {run.name: dips(run) for run in runs}
     deepest = max((d["depth"].max(), name) for name, d in found.items() if len(d))[1]
