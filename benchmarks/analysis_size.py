@@ -102,7 +102,7 @@ def make_run(folder: Path, number: int) -> None:
 
 
 def make(folder: Path, first: int, count: int) -> None:
-    os.fsync = lambda _: None  # durability is not what is measured here
+    os.fsync = lambda fd: None  # durability is not what is measured here
     for number in range(first, first + count):
         make_run(folder, number)
 
