@@ -133,20 +133,28 @@ def final_level(values: pd.Series) -> float:
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
-    """`find_spikes` on each layer; columns layer and depth in front, ordered by onset and depth."""
+    """`find_spikes` on each layer; columns layer and depth in front, ordered by onset and depth.
+
+    The more values a run has, the more of them stand out by chance: the threshold is a robust z of
+    6 for up to 1,000 values and one more for every ten times as many, about what keeps false
+    alarms from growing with the run (docs/detectors.md).
+    """
     found = []
     none = find_spikes([], [])
-    for (depth, layer), rows in run.signals([signal]).groupby(["depth", "layer"], observed=True):
-        find = partial(find_spikes, rows["step"].to_numpy(), rows[signal].to_numpy())
+    table = run.signals([signal])
+    threshold = 6 + math.log10(max(1.0, table[signal].count() / 1000))
+    for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
+        series = rows["step"].to_numpy(), rows[signal].to_numpy()
+        find = partial(find_spikes, *series, threshold=threshold)
         events = _sought(run, f"spikes of {signal} in {layer}", find, none.copy())
         events.insert(0, "depth", depth)
         events.insert(0, "layer", layer)
         found.append(events)
     if not found:
         return pd.DataFrame(columns=["layer", "depth", "onset", "peak", "end", "height", "ratio"])
-    table = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
-    table.attrs["refused"] = any(refused(events) for events in found)
-    return table.sort_values(["onset", "depth"], ignore_index=True)
+    spiked = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
+    spiked.attrs["refused"] = any(refused(events) for events in found)
+    return spiked.sort_values(["onset", "depth"], ignore_index=True)
 
 
 def relative_norms(run: Run) -> pd.DataFrame:

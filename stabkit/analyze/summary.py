@@ -24,7 +24,7 @@ FOOTNOTE = (
     "steps. Collapsed is a run whose features or embeddings spread at most a quarter of what\n"
     "they did untrained, or whose loss stayed at chance for its second half, while kNN ends no\n"
     "better than untrained; or whose loss stayed at nothing. A gradient burst begins where a\n"
-    "layer's gradient norm leaves its own recent range (robust z of 6 in log space)."
+    "layer's gradient norm leaves its own recent range (robust z of 6 or more in log space)."
 )
 
 
