@@ -42,8 +42,9 @@ MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
 def dips(run: Run, metric: str = "knn_heldout", between: float | None = None) -> pd.DataFrame:
     """`find_dips` on an evaluation of the run, paired over its samples where bits are there.
 
-    Also `end`: the recovery, or the last evaluation of a dip that the run ended in. `between` as
-    of `between_seeds` tells restarts.
+    Also `end`: the recovery, or the last evaluation of a dip that the run ended in; how long it
+    lasted in `steps`, `samples` and `epochs` (NaN where the settings do not tell the batch, or the
+    size of the data). `between` as of `between_seeds` tells restarts.
     """
     evals = run.evals(metric)
     chance = float(evals["chance"].iloc[0]) if len(evals) else 0.0
@@ -55,7 +56,16 @@ def dips(run: Run, metric: str = "knn_heldout", between: float | None = None) ->
     found = _sought(run, f"dips of {metric}", find, find_dips([], []))
     if math.isnan(chance):
         found["relative_depth"] = math.nan
-    return found.assign(end=found["recovery"].fillna(evals["step"].max()))
+    found = found.assign(end=found["recovery"].fillna(evals["step"].max()))
+    steps = found["end"] - found["onset"]
+    samples = steps * (_number(run, "train.batch") or math.nan)
+    epochs = samples / (_number(run, "data.num_train") or math.nan)
+    return found.assign(steps=steps, samples=samples, epochs=epochs)
+
+
+def _number(run: Run, key: str) -> float:
+    value = run.settings.get(key)
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def drifts(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:

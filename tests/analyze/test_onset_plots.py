@@ -288,3 +288,15 @@ def test_a_long_run_is_drawn_in_few_stretches_and_keeps_its_spikes(tmp_path: Pat
     assert top["step"] <= 12340 < top["step"] + top["width"]
     assert top["spikes"] == 1
     assert bursts(stabkit.open_run(tmp_path / "run"))["onset"].tolist() == [12340]
+
+
+def test_how_long_a_dip_lasted_in_every_unit(grid: Path) -> None:
+    run = stabkit.open_run(grid / "lr 0.02 false 0")
+    (dip,) = dips(run).to_dict("records")
+    assert dip["steps"] == dip["end"] - dip["onset"] == dip["recovery"] - dip["onset"]
+    assert dip["samples"] == dip["steps"] * run.settings["train.batch"]
+    assert dip["epochs"] == dip["samples"] / run.settings["data.num_train"]
+    (run.path / "config.yaml").unlink()
+    (dip,) = dips(stabkit.open_run(run.path)).to_dict("records")
+    assert np.isnan(dip["samples"])
+    assert np.isnan(dip["epochs"])
