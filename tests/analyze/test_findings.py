@@ -1,0 +1,98 @@
+"""The summary's sentences, against runs whose events were planted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stabkit
+from stabkit.analyze.cells import group_cells
+from stabkit.analyze.events import between_seeds, dips, drifts, spikes
+from stabkit.analyze.findings import findings
+from stabkit.analyze.report_events import all_events
+from stabkit.analyze.summary import run_table, summary
+from stabkit.store.schema import SIGNALS
+from stabkit.store.writer import Writer
+from tests.analyze.conftest import DIP, SPIKE, plant_run
+
+
+def test_what_was_planted_is_told(grid: Path) -> None:
+    told = " ".join(findings(stabkit.load(grid))).replace("\n", " ")
+    assert "Of 2 dips: 2 returned to the trend." in told
+    assert (
+        "Bursts of several layers: 2. The shallowest layer spiked before the deepest in 2," in told
+    )
+    assert "median lag 2 steps" in told
+    assert "2 of 2 dips had a gradient burst in the 30 steps before" in told
+    assert DIP[0] - SPIKE < 30, "as planted"
+    assert "Points lost on average over the learning rates" in told
+    assert "(learned patch projection)" in told
+
+
+def test_healthy_runs_have_little_to_tell(tmp_path: Path) -> None:
+    plant_run(tmp_path / "run")
+    assert findings(stabkit.load(tmp_path)) == []
+
+
+def two_seeds(folder: Path, same: bool) -> None:
+    """Two runs that dip in the middle; afterwards the first answers as before, or like nobody."""
+    rng = np.random.default_rng(0)
+    for seed in (0, 1):
+        plant_run(folder / str(seed), f"seed={seed}", seed=seed)
+        for part in (folder / str(seed) / "evals").iterdir():
+            part.unlink()
+        hard, other = rng.random(400), rng.random(400)
+        writer = Writer(folder / str(seed), "planted again")
+        for step in range(0, 200, 5):
+            level = 0.4 if 90 <= step < 115 else 0.6
+            difficulty = hard if step < 90 or same or seed else other
+            correct = difficulty + 0.03 * rng.normal(size=400) < level
+            writer.add_eval(step, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
+        writer.flush()
+
+
+@pytest.mark.parametrize(("same", "severity"), [(True, "benign"), (False, "restart")])
+def test_a_restart_is_told_by_other_seeds(tmp_path: Path, same: bool, severity: str) -> None:
+    two_seeds(tmp_path, same)
+    runs = stabkit.load(tmp_path)
+    (cell,) = group_cells(runs)
+    between = between_seeds(cell.runs)
+    assert between is not None
+    assert abs(between) < 0.2, "two seeds share no difficulty"
+    (dip,) = dips(cell.runs[0], between=max(between, 0.2)).to_dict("records")
+    assert dip["severity"] == severity
+    assert between_seeds(cell.runs[:1]) is None
+
+
+def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:
+    folder = plant_run(tmp_path / "run")
+    for part in (folder / "evals").iterdir():
+        part.unlink()
+    rng = np.random.default_rng(1)
+    threshold, writer = rng.random(5000), Writer(folder, "sagging")
+    for i in range(100):
+        correct = threshold + 0.02 * rng.normal(size=5000) < 0.6 - 0.0006 * max(0, i - 20)
+        writer.add_eval(5 * i, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
+    writer.flush()
+    runs = stabkit.load(tmp_path)
+    (run,) = runs
+    assert len(drifts(run)) == 1
+    row = run_table(runs).iloc[0]
+    assert (row["verdict"], row["dips"], row["drifts"]) == ("unstable", 0, 1)
+    assert 0.03 < row["sag"] < 0.06
+    assert "1 run sagged slowly without a dip" in summary(runs)
+    assert [event.kind for event in all_events(runs)] == ["drift"]
+
+
+def test_a_longer_run_must_show_more_to_burst(tmp_path: Path) -> None:
+    """A spike of z between the thresholds of a short and a long run counts in the short one."""
+    for steps, count in ((200, 1), (20_000, 0)):
+        rng = np.random.default_rng(3)
+        norms = np.exp(0.1 * rng.normal(size=(steps, 1))).astype(np.float32)
+        norms[150] = np.exp(0.72)  # some 7 robust deviations
+        writer = Writer(tmp_path / str(steps), "planted")
+        nothing = dict.fromkeys(SIGNALS, np.zeros_like(norms, dtype=bool))
+        table = dict.fromkeys(SIGNALS, norms)
+        writer.add_layers(np.arange(steps), ["patch_embed"], table, nothing)
+        writer.flush()
+        assert len(spikes(stabkit.open_run(tmp_path / str(steps)))) == count
