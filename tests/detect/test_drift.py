@@ -46,6 +46,21 @@ def test_a_dip_is_not_a_drift() -> None:
         assert find_drift(curve.step, curve.accuracy, correct=curve.correct).empty
 
 
+def test_it_is_sought_before_a_dip_and_not_inside_one_that_never_ends() -> None:
+    t = np.arange(120)
+    for seed in range(5):
+        noise = 0.004 * np.random.default_rng(seed).normal(size=120)
+        sag = 0.6 - 0.05 * np.clip((t - 10) / 60, 0, 1)
+        passing = sag - 0.1 * ((t >= 90) & (t < 96)) + noise
+        assert find_dips(t, passing)["onset"].tolist() == [89]
+        found = find_drift(t, passing)
+        assert len(found) == 1
+        assert found["trough"][0] < 90
+        lost = 0.6 - 0.2 * (t >= 40) - 0.08 * np.clip((t - 40) / 80, 0, 1) + noise
+        assert find_dips(t, lost)["recovery"].isna().all()
+        assert find_drift(t, lost).empty
+
+
 def test_healthy_runs_drift_no_more_than_stated() -> None:
     runs, hits = 120, 0
     for seed in range(runs):
