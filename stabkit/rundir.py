@@ -23,7 +23,7 @@ Standing = Literal["missing", "waiting", "running", "preempted", "lost", "done",
 LOST_AFTER_S = 600.0
 
 
-MARKS = {"config.yaml", "layers", "scalars", "evals"}  # any of them makes a folder a run
+TABLES = ("layers", "scalars", "evals")  # one of them, or a config.yaml, makes a folder a run
 
 
 class LeftOutWarning(UserWarning):
@@ -332,13 +332,23 @@ def _walk(folder: Path, seen: dict[tuple[int, int], Path]) -> Iterator[Path]:
     if first is not folder:
         left_out(folder, f"it is the folder {first}")
         return
-    if not MARKS.isdisjoint(entries):
+    if "config.yaml" in entries or any(_is_table(entries[n]) for n in TABLES if n in entries):
         yield folder
         return
     # links last, so that of a folder and a link to it beside it the folder is taken
     for name in sorted(entries, key=lambda name: (entries[name].is_symlink(), name)):
         if not name.startswith(".") and _is_dir(entries[name]):
             yield from _walk(folder / name, seen)
+
+
+def _is_table(entry: "os.DirEntry[str]") -> bool:
+    """Not so a run, or a folder of runs, that is called as a table is."""
+    try:
+        with os.scandir(entry.path) as parts:
+            inside = [(part.name, part.is_dir()) for part in parts]
+    except OSError:  # a file, or not readable: whoever reads the run says so
+        return True
+    return not any(is_dir or name == "config.yaml" for name, is_dir in inside)
 
 
 def _is_dir(entry: "os.DirEntry[str]") -> bool:

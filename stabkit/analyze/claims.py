@@ -36,8 +36,9 @@ def mean_above_zero(text: str, differences: Sequence[float], unit: str) -> Claim
     low, high, p_value = -math.inf, math.inf, math.nan
     if len(values) > 1:
         half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-        low, high = mean - half, mean + half
-        p_value = float(stats.ttest_1samp(values, 0).pvalue) if half else float(mean == 0)
+        if half:  # differences that are all alike tell nothing of their scatter
+            low, high = mean - half, mean + half
+            p_value = float(stats.ttest_1samp(values, 0).pvalue)
     return Claim(text, _verdict(low, high), mean, low, high, unit, len(values), p_value)
 
 

@@ -30,6 +30,7 @@ from stabkit.detect.significance import answer_similarity
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
+LONGEST = 10_000_000  # steps: more are samples or seconds, and a null over them has no use
 COLLAPSE = {
     "feature_std": find_collapse,
     "embedding_std": find_collapse,
@@ -208,7 +209,7 @@ def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[Watched]:
             continue
         first = int(max(steps[SHORTEST - 2], signals[MIN_HISTORY]))
         last = int(min(steps[-1], signals[-1]))
-        if first > last:
+        if first > last or last - first > LONGEST:
             continue
         found = dips(run)
         shown = steps[np.searchsorted(steps, found["onset"], side="right")]

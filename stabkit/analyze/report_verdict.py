@@ -91,7 +91,7 @@ def _unstable(runs: Runs, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
     }
     parts = [f"{n} {kinds[str(kind)]}" for kind, n in bad["verdict"].value_counts().items()]
     lines = [f"{', '.join(parts)}."]
-    finished = int(bad["state"].isin(["done", "recorded"]).sum())
+    finished = int((bad["state"] == "done").sum())
     if finished:
         who = "All of these" if finished == len(bad) else f"{finished} of the {len(bad)} unstable"
         lines[0] += f" {who} finished without any error, as if nothing had happened."

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import collapses, dips, drifts, final_count, final_level
+from stabkit.analyze.events import collapses, dips, drifts, final_count, final_level, refused
 from stabkit.analyze.intervals import Interval, mean_interval, rate_interval, share_interval
 from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.store.reader import Run, Runs
@@ -35,17 +35,19 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
     """
     evals, found = run.evals(metric), dips(run, metric)
     values = 100 * evals["value"]
-    level = final_level(values) if len(values) else math.nan
-    best = float(values.rolling(final_count(values)).median().max()) if len(values) else math.nan
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
     nonfinite = sum(event.get("kind") == "nonfinite" for event in run.dir.read_events())
+    told = 0 if refused(found) else len(evals)  # a series that is refused tells nothing
+    values = values[:told]
+    level = final_level(values) if told else math.nan
+    best = float(values.rolling(final_count(values)).median().max()) if told else math.nan
     falls = len(found) + len(drifts(run, metric))
     lost, lost_by = _lost_points(found, best - level)
     return {
-        "verdict": verdict(nonfinite, len(collapses(run)), len(evals), falls, 0),
+        "verdict": verdict(nonfinite, len(collapses(run)), told, falls, 0),
         "evaluations": len(evals),
         "steps": steps,
-        "untrained": values.iloc[0] if len(values) else math.nan,
+        "untrained": values.iloc[0] if told else math.nan,
         "level": level,
         "best": best,
         "dips": len(found),

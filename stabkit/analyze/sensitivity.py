@@ -50,7 +50,8 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
 
     Raises ValueError where an arm is left with one rate.
     """
-    parts = dict(_parts(frame.dropna(subset=[LR, "level"]), arms))
+    known = frame.dropna(subset=[LR, "level"])
+    parts = dict(_parts(known[known[LR] > 0], arms))  # at rate 0 nothing is trained
     tables = {key: _matrix(rows) for key, rows in parts.items()}
     shared = sorted(set.intersection(*(set(t.columns) for t in tables.values()))) if tables else []
     found = []
@@ -58,7 +59,8 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
         table = whole[shared] if len(shared) > 1 else whole
         if table.shape[1] < 2:
             named = ", ".join(f"{k} {v}" for k, v in zip(arms, key, strict=True)) or "these runs"
-            raise ValueError(f"{named}: one {LR} alone ({table.columns[0]:g}) has no sensitivity")
+            only = ", ".join(f"{rate:g}" for rate in table.columns)
+            raise ValueError(f"{named}: one {LR} alone ({only}) has no sensitivity")
         rates, levels = table.columns.to_numpy(dtype=float), table.mean()
         low, high = _bootstrap(rates, table.dropna().to_numpy())
         found.append(
@@ -83,7 +85,8 @@ def _parts(
 
 def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
     """Levels [seeds, rates], no lower than untrained; NaN where there is no such run."""
-    floored = rows.assign(level=rows[["level", "untrained"]].max(axis=1))
+    seeds = rows["seed"] if rows["seed"].notna().any() else 0  # of configurations without one
+    floored = rows.assign(level=rows[["level", "untrained"]].max(axis=1), seed=seeds)
     return floored.pivot_table(index="seed", columns=LR, values="level")
 
 

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, hashable, label
@@ -29,19 +30,23 @@ def compare_sets(first: Runs, second: Runs) -> str:
 
     A run's partner has its seed and the same value of every setting that varies in either set.
     Settings constant in both, but at different values, are what is compared. Sets without a pair
-    are compared as they are, and the text says so.
+    are compared as they are, and the text says so. Runs that are under way, or have too few
+    evaluations for a verdict, are left out and counted.
     """
     shared = _varying(first, second)
-    one, two = (_frame(runs, shared) for runs in (first, second))
+    whole = [_frame(runs, shared) for runs in (first, second)]
+    one, two = (frame[frame["judged"]] for frame in whole)
+    left_out = sum(map(len, whole)) - len(one) - len(two)
     names = _names(first, second)
     keys = _pairing(one, two, shared)
     kept = [_partnered(frame, other, keys) for frame, other in ((one, two), (two, one))]
-    levels, lost = (_compare(kept, keys, column) for column in ("level", "lost_steps"))
+    levels, lost = (_compare(kept, keys, column) for column in ("level", "lost_share"))
     dips = rates_p_value(*_rate(kept[1]), *_rate(kept[0]))
     parts = [
         _verdict(levels, dips, lost, kept, names),
         _head(first, second, names),
-        _wrapped(_matching(one, two, kept, shared, keys) + _twice(first, second)),
+        _wrapped(_unjudged(left_out) + _matching(one, two, kept, shared, keys)),
+        _wrapped(_watched(kept) + _twice(first, second)),
         _wrapped("Levels: " + in_words(levels, *names)),
         _stability(kept, names, dips, lost),
         _cells(first, second, kept, [key for key in keys if key != "seed"]),
@@ -66,7 +71,24 @@ def _frame(runs: Runs, shared: list[str]) -> pd.DataFrame:
         | score(run)
         for run in runs
     ]
-    return pd.DataFrame(rows)
+    ended = [(status := run.status()) is None or status.state == "done" for run in runs]
+    frame = pd.DataFrame(rows)
+    share = 100 * frame["lost_steps"] / frame["steps"].where(frame["steps"] > 0)
+    return frame.assign(lost_share=share, judged=(frame["verdict"] != "unknown") & np.array(ended))
+
+
+def _unjudged(number: int) -> str:
+    if not number:
+        return ""
+    return f"{counted(number, 'run')} left out: under way, or too few evaluations for a verdict. "
+
+
+def _watched(kept: list[pd.DataFrame]) -> str:
+    """Levels after different numbers of steps compare training lengths as well."""
+    steps = [rows["steps"].median() for rows in kept]
+    if not all(steps) or abs(steps[1] - steps[0]) <= 0.02 * max(steps):
+        return ""
+    return f"They were watched for different numbers of steps: {steps[0]:,.0f} | {steps[1]:,.0f}. "
 
 
 def _names(first: Runs, second: Runs) -> tuple[str, str]:
@@ -123,7 +145,7 @@ def _verdict(
     rates = [events / steps if steps else math.nan for events, steps in map(_rate, kept)]
     effects = [levels.effect, rates[1] - rates[0], lost.effect]
     words = [("ends higher", "ends lower"), ("dips more often", "dips less often")]
-    words.append(("spends more steps in dips", "spends fewer steps in dips"))
+    words.append(("spends more of its steps in dips", "spends less of its steps in dips"))
     said = [
         word[effect < 0] + f" (p = {p:.2g})"
         for p, effect, word in zip(corrected, effects, words, strict=True)
@@ -202,7 +224,8 @@ def _stability(
     low, high = lost.student
     if not math.isnan(low):
         lines.append(
-            f"Steps in dips: {lost.effect:+.0f} a run (95 % interval {low:+.0f} to {high:+.0f})."
+            f"Steps in dips: {lost.effect:+.1f} % of a run's "
+            f"(95 % interval {low:+.1f} to {high:+.1f})."
         )
     return "\n".join(lines)
 

@@ -7,21 +7,23 @@ from scipy import stats
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 
+FEWEST = 10
+
 
 def paired_p(weights: FloatArray, correct: BoolArray) -> float:
     """One-sided p-value of the weighted sum of accuracies, paired over the samples.
 
     weights [evals], correct [evals, n]: each sample has its own weighted sum of answers; their mean
     over its standard error is a normal score (n is large, sums are bounded). What a sample's
-    answers have in common over time cancels, however they are autocorrelated.
+    answers have in common over time cancels, however they are autocorrelated. Fewer than FEWEST
+    samples, or samples that are all alike, do not show how they scatter: then `unpaired_p`.
     """
     used = weights != 0
     sums = weights[used] @ correct[used].astype(np.float32)
-    error = float(sums.std(ddof=1)) / math.sqrt(sums.size) if sums.size > 1 else math.nan
-    mean = float(sums.mean())
-    if not error > 0:  # every sample alike: no doubt, or no difference
-        return 0.0 if mean > 0 else 1.0
-    return float(stats.norm.sf(mean / error))
+    if sums.size >= FEWEST and (spread := float(sums.std(ddof=1))) > 1e-6:  # sums are float32
+        return float(stats.norm.sf(float(sums.mean()) / spread * math.sqrt(sums.size)))
+    counts = np.full(len(correct), correct.shape[1])
+    return unpaired_p(weights, correct.mean(axis=1), counts)
 
 
 def unpaired_p(weights: FloatArray, accuracy: FloatArray, counts: IntArray) -> float:

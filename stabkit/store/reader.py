@@ -1,5 +1,6 @@
 """Run folders in, tidy pandas out. Lazy: a table is read when it is asked for."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,11 +26,13 @@ class Run:
     """
 
     path: Path
+    called: str = ""
     _kept: dict[Any, pd.DataFrame] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
-        return self.path.name
+        """The folder's name; below a folder with another run of that name the path from there."""
+        return self.called or self.path.name
 
     @property
     def dir(self) -> RunDir:
@@ -203,7 +206,14 @@ def load(folder: str | Path) -> Runs:
             items.append(run)
         else:
             left_out(run.path, f"it has the settings and the seed of {other.path}")
-    return Runs(path, tuple(items))
+    names = Counter(run.name for run in items)
+    return Runs(
+        path, tuple(_told_apart(run, path) if names[run.name] > 1 else run for run in items)
+    )
+
+
+def _told_apart(run: Run, folder: Path) -> Run:
+    return replace(run, called=run.path.relative_to(folder).as_posix())
 
 
 def open_run(folder: str | Path) -> Run:

@@ -116,3 +116,11 @@ def test_the_frontier_without_a_second_factor_is_one_row() -> None:
     rows = [{"optim.lr": lr, "verdict": v} for lr, v in [(1, "stable"), (2, "unstable")]]
     (row,) = stable_frontier(pd.DataFrame(rows), by=[]).to_dict("records")
     assert row == {"stable": 1, "unstable": 2, "below": 0}
+
+
+def test_configurations_without_a_seed_and_rates_of_zero_are_no_trouble() -> None:
+    frame = levels("a", {0.0: [5.0], 1e-3: [50.0], 1e-2: [40.0]})
+    frame["seed"] = math.nan
+    (row,) = lr_sensitivity(frame, ARM).to_dict("records")
+    assert row["sensitivity"] == pytest.approx(5.0)
+    assert (row["smallest"], row["rates"], row["seeds"]) == (1e-3, 2, 1)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from stabkit.cli import main
-from tests.analyze.conftest import plant_run
+from stabkit.rundir import RunDir, Status
+from tests.analyze.conftest import STEPS, plant_run
 
 FREEZE = "model.freeze_patch_embed"
 
@@ -119,3 +120,17 @@ def test_one_folder_that_is_missing_or_empty_is_named(
     for name, says in (("none", "no such folder"), ("empty", "no run folder in it or below it")):
         assert main(["analyze", str(tmp_path / "a"), str(tmp_path / name)]) == 2
         assert f"{tmp_path / name}: {says}" in capsys.readouterr().err
+
+
+def test_runs_under_way_or_without_a_verdict_decide_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A set whose runs have hardly begun is no better for having lost no step yet."""
+    whole = plant(tmp_path / "whole", dip=0.08)
+    begun = plant(tmp_path / "begun")
+    for run in begun.iterdir():
+        RunDir(run).write_status(Status("running", 30, STEPS))
+    text = analyze(capsys, whole, begun)
+    assert "6 runs left out: under way" in text
+    assert "fewer" not in text.splitlines()[0]
+    assert "nothing can be said" in text.splitlines()[0]

@@ -300,3 +300,17 @@ def test_bad_input_is_refused() -> None:
     for option, value in {"min_depth": 0, "threshold": -1, "alpha": 1, "chance": 1}.items():
         with pytest.raises(ValueError, match=option):
             find_dips(steps, half, **{option: value})
+
+
+def test_few_samples_are_no_certainty() -> None:
+    """Coin flips of a few samples are no dips; fifty that are wrong at once are one."""
+    rng, hits = np.random.default_rng(11), 0
+    for n in (1, 2, 3, 5, 9):
+        for _ in range(20):
+            bits = rng.random((60, n)) < 0.5
+            hits += not find_dips(np.arange(60), bits.mean(axis=1), correct=bits).empty
+    assert at_most(hits, 100, 0.01)
+    alike = np.ones((60, 50), dtype=bool)
+    alike[20:23] = False
+    (dip,) = find_dips(np.arange(60), alike.mean(axis=1), correct=alike).to_dict("records")
+    assert dip["p_value"] < 0.01

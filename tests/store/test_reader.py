@@ -1,0 +1,23 @@
+"""Which folders are runs, and what they are called."""
+
+from pathlib import Path
+
+import pytest
+
+import stabkit
+from tests.analyze.conftest import plant_run
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("a", "b")):
+        plant_run(tmp_path / folder / "version_0", f"seed={seed}")
+    plant_run(tmp_path / "alone", "seed=2")
+    assert {run.name for run in stabkit.load(tmp_path)} == {"a/version_0", "b/version_0", "alone"}
+    assert stabkit.open_run(tmp_path / "a" / "version_0").name == "version_0"
+
+
+@pytest.mark.parametrize("name", ["layers", "evals", "scalars"])
+def test_a_run_that_is_called_as_a_table_hides_no_other(tmp_path: Path, name: str) -> None:
+    for seed, folder in enumerate(("aa", name)):
+        plant_run(tmp_path / folder, f"seed={seed}")
+    assert {run.name for run in stabkit.load(tmp_path)} == {"aa", name}
