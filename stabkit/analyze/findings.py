@@ -6,6 +6,7 @@ from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.events import between_seeds, bursts_and_dips, dips, onsets
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
+from stabkit.analyze.text import counted
 from stabkit.detect import association, shallow_first
 from stabkit.store.reader import Runs
 
@@ -35,7 +36,7 @@ def _severities(runs: Runs) -> str:
         "censored": "had not returned when the run ended",
     }
     counts = [f"{found[name]} {words}" for name, words in known.items() if name in found]
-    return f"Of {sum(found.values())} dips: {', '.join(counts)}."
+    return f"Of {counted(sum(found.values()), 'dip')}: {', '.join(counts)}."
 
 
 def _order(runs: Runs) -> str:

@@ -16,7 +16,7 @@ from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.events import relative_norms
 from stabkit.analyze.grad_norms_plot import MAX_CELLS
 from stabkit.analyze.knn_plot import METRIC
-from stabkit.analyze.summary import counted
+from stabkit.analyze.text import counted
 from stabkit.store.reader import Run, Runs
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.events import onsets, relative_norms
 from stabkit.analyze.style import RC, new_figure, ramp
-from stabkit.analyze.summary import counted
+from stabkit.analyze.text import counted
 from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.bursts import ONSETS
 from stabkit.store.reader import Runs

@@ -13,7 +13,8 @@ from stabkit.analyze.remedies import Sign
 from stabkit.analyze.remedy_effects import Advice, advise
 from stabkit.analyze.report_events import Event, all_events
 from stabkit.analyze.report_verdict import Verdict, signs_seen, tell_verdict, worst_of
-from stabkit.analyze.summary import FOOTNOTE, counted, run_table
+from stabkit.analyze.summary import FOOTNOTE, run_table
+from stabkit.analyze.text import counted
 from stabkit.store.reader import Runs
 
 PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.events import between_seeds, bursts, collapses, dips, drifts
-from stabkit.analyze.summary import counted
+from stabkit.analyze.text import counted
 from stabkit.store.reader import Run, Runs
 
 Kind = Literal["non-finite", "collapse", "dip", "drift", "burst"]

@@ -9,7 +9,7 @@ import pandas as pd
 from stabkit.analyze.events import final_level
 from stabkit.analyze.remedies import Sign
 from stabkit.analyze.report_events import Event
-from stabkit.analyze.summary import counted
+from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.reader import Run, Runs

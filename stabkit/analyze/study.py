@@ -10,7 +10,7 @@ import pandas as pd
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero, more_events
 from stabkit.analyze.events import collapses, dips, final_count, final_level
-from stabkit.analyze.summary import aligned
+from stabkit.analyze.text import aligned
 from stabkit.store.reader import Runs, load
 
 

@@ -1,7 +1,6 @@
 """What happened in a folder of runs: one row a run, then the same in words."""
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 
 import pandas as pd
@@ -9,6 +8,7 @@ import pandas as pd
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.events import collapses, counts_known, dips, drifts, refused, spikes
 from stabkit.analyze.findings import findings
+from stabkit.analyze.text import aligned, counted
 from stabkit.analyze.verdict import UNSTABLE, VERDICTS, verdict
 from stabkit.analyze.workers import each
 from stabkit.detect import layer_onsets
@@ -145,19 +145,6 @@ def _seed_text(seed: object) -> str:
     return "-" if seed is None else str(seed)
 
 
-def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Rows of cells as columns of text; all flush right but those named in `left`."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join(row.rstrip() for row in rows)
-
-
 def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
     unstable = table[table["verdict"].isin(UNSTABLE)]
     unknown = int((table["verdict"] == "unknown").sum())
@@ -223,7 +210,3 @@ def _first_layers(table: pd.DataFrame) -> str:
         f"{bursts_found} in {bursting}; the patch projection was among the first to spike in "
         f"{table['patch_first'].sum()}."
     )
-
-
-def counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

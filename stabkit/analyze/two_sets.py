@@ -19,7 +19,7 @@ from stabkit.analyze.compare import (
 )
 from stabkit.analyze.intervals import rates_p_value
 from stabkit.analyze.scores import is_unstable, score
-from stabkit.analyze.summary import aligned, counted
+from stabkit.analyze.text import aligned, counted
 from stabkit.store.reader import Run, Runs
 
 ALPHA = 0.05

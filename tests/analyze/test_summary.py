@@ -6,7 +6,8 @@ import pytest
 import stabkit
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.events import bursts, dips, spikes
-from stabkit.analyze.summary import aligned, run_table, summary
+from stabkit.analyze.summary import run_table, summary
+from stabkit.analyze.text import aligned
 from stabkit.rundir import RunDir
 from tests.analyze.conftest import DIP, EVERY, SPIKE, plant_run
 
