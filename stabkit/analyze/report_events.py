@@ -64,7 +64,7 @@ def _of_run(run: Run, where: str, between: float | None) -> Iterator[Event]:
 
 def _nonfinite(run: Run, where: str) -> Iterator[Event]:
     """One event a run: how often, and where it began."""
-    seen = [event for event in run.dir.read_events() if event.get("kind") == "nonfinite"]
+    seen = [event for event in run.event_log() if event.get("kind") == "nonfinite"]
     if not seen:
         return
     steps = [int(event.get("step") or 0) for event in seen]

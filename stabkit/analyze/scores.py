@@ -36,7 +36,7 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
     evals, found = run.evals(metric), dips(run, metric)
     values = 100 * evals["value"]
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
-    nonfinite = sum(event.get("kind") == "nonfinite" for event in run.dir.read_events())
+    nonfinite = sum(event.get("kind") == "nonfinite" for event in run.event_log())
     told = 0 if refused(found) else len(evals)  # a series that is refused tells nothing
     values = values[:told]
     level = final_level(values) if told else math.nan

@@ -87,7 +87,7 @@ def _facts(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _texts(run: Run) -> Iterator[tuple[int, str, str]]:
     """(step, tag, text) of every event of the log; one of no step stands at 0."""
-    for event in run.dir.read_events():
+    for event in run.event_log():
         step = event.get("step")
         facts = {name: value for name, value in event.items() if name not in ("time", "step")}
         yield step if isinstance(step, int) else 0, "events", json.dumps(facts)
