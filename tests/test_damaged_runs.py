@@ -150,7 +150,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str | None, str | None]] = {
             [part.unlink() for part in parts(run, "evals")],
             write_evals(run, 1.0, chance=math.nan),
         ),
-        "chance must be",
+        None,  # as in a run converted from a log: not known
         "unknown",
     ),
     "gradient below 0": (
@@ -235,14 +235,25 @@ FOR_FIGURES = [  # what reaches them: settings, tables and values
 @pytest.mark.parametrize("damage", FOR_FIGURES)
 def test_every_figure_is_drawn(folder: Path, damage: str, name: str) -> None:
     DAMAGE[damage][0](folder / "b damaged")
-    runs = stabkit.load(folder)
-    table = PLOTS[name].table(runs)
-    assert "a sound" in set(table["run"])
-    PLOTS[name].draw(table).draw_without_rendering()
+    table = drawn(name, stabkit.load(folder))
+    if table is not None and "run" in table:
+        assert "a sound" in set(table["run"]) or name == "event-zoom", "the runs with events alone"
     shutil.rmtree(folder / "a sound")
-    alone = stabkit.load(folder)
-    if len(alone) and not (table := PLOTS[name].table(alone)).empty:
-        PLOTS[name].draw(table).draw_without_rendering()
+    if len(alone := stabkit.load(folder)):
+        drawn(name, alone)
+
+
+def drawn(name: str, runs: stabkit.Runs) -> pd.DataFrame | None:
+    """The table of the figure, which was drawn; None where it is refused in words."""
+    try:
+        table = PLOTS[name].table(runs)
+    except ValueError as refusal:
+        if not str(refusal).startswith(str(runs.path)):
+            raise
+        return None
+    if not table.empty:
+        PLOTS[name].figure(table).draw_without_rendering()
+    return table
 
 
 def test_a_folder_that_links_lead_to_again_is_seen_once(

@@ -35,7 +35,8 @@ def lr_sensitivity_table(runs: Runs) -> pd.DataFrame:
     several = frame.groupby("arm")[LR].transform("nunique") > 1
     if not several.any():
         raise ValueError(
-            f"{runs.path}: no runs that share {', '.join(rest)} have levels at two rates of {LR}"
+            f"{runs.path}: no runs that share {', '.join(rest) or 'all else'} have levels at two "
+            f"rates of {LR}"
         )
     shown = frame.rename(columns={LR: "lr"})
     each = shown[["arm", "lr", "seed", "level", "unstable"]].assign(row="run")

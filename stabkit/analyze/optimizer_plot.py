@@ -1,5 +1,6 @@
 """Figure `optimizer`: curves and final levels by optimiser and learning rate."""
 
+import math
 from typing import Any
 
 import matplotlib as mpl
@@ -37,7 +38,8 @@ def optimizer_table(runs: Runs) -> pd.DataFrame:
             continue
         if NAME not in first or LR not in first:
             raise ValueError(f"{cell.runs[0].path}: its configuration has no {NAME} and {LR}")
-        values = pd.concat(each).groupby("step")["value"]
+        finite = pd.concat(each).replace([math.inf, -math.inf], math.nan)
+        values = finite.groupby("step")["value"]
         curve = (
             pd.DataFrame({"mean": values.mean(), "lowest": values.min(), "highest": values.max()})
             .mul(100)
@@ -67,7 +69,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
         low, high = table["lowest"].min(), table["highest"].max()
         for ax, arm in zip(axes, arms, strict=False):
             draw_optimizer(table[table["optimizer"] == arm], ax, colours)
-            margin = 0.05 * (high - low)
+            margin = max(0.05 * (high - low), 1.0)
             ax.set_ylim(low - margin, high + margin)
             ax.set_title(arm if len(arm) < 35 else arm.replace(", ", "\n"))
         draw_levels_by_rate(table, axes[len(arms)])
