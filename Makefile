@@ -25,8 +25,10 @@ demo: $(READY)
 	$(BIN)/stabkit analyze runs/lr_grid --plot knn
 	$(BIN)/python analysis/lr_grid.py runs/lr_grid
 	$(BIN)/stabkit analyze runs/lr_grid
+	$(BIN)/stabkit report runs/lr_grid
 	@echo
 	@echo "Pictures: runs/lr_grid/figures/knn.png, levels.png, grad-norms.png (PDF and CSV beside)."
+	@echo "All in one page: runs/lr_grid/report.html"
 
 test: $(READY)
 	$(BIN)/python -m pytest

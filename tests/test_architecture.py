@@ -66,7 +66,7 @@ def test_every_module_has_a_layer() -> None:
     [
         "import stabkit.store.reader, stabkit.store.writer, stabkit.detect",
         "import stabkit.sweep.launch, stabkit.sweep.submit, stabkit.sweep.cancel",
-        "import stabkit.analyze.plots, stabkit.analyze.summary",
+        "import stabkit.analyze.plots, stabkit.analyze.summary, stabkit.analyze.report_page",
         "from stabkit import load, find_dips, find_spikes",
         "from stabkit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
         "from stabkit.cli import main\nmain(['sweep', 'sweeps/lr_grid.yaml', '--dry-run'])",
