@@ -1,5 +1,6 @@
 """Runs as the cells of a grid: which settings differ, how a cell is called, how it is drawn."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,12 +97,13 @@ def run_label(cell: Cell, run: Run) -> str:
 
 
 def wrapped(text: str, width: int = 34) -> str:
-    """A label in lines of at most `width`, broken after commas where that is possible."""
-    lines: list[str] = []
-    for part in text.split(", "):
-        if lines and len(lines[-1]) + len(part) + 2 <= width:
-            lines[-1] += f", {part}"
+    """A label in at most three lines of `width`, broken after commas where that is possible."""
+    lines = [""]
+    for part in re.findall(r"[^,]*,?\s*", text):  # with its comma, so that names stay as they are
+        if len((lines[-1] + part).rstrip(", ")) <= width:
+            lines[-1] += part
         else:
             lines.append(part)
-    broken = (chunk for line in lines for chunk in textwrap.wrap(line, width) or [""])
-    return "\n".join(broken)
+    broken = (textwrap.wrap(line.strip().rstrip(","), width) for line in lines)
+    whole = [chunk for chunks in broken for chunk in chunks]
+    return "\n".join(whole if len(whole) <= 3 else [*whole[:2], f"{whole[2][: width - 1]}…"])

@@ -17,6 +17,7 @@ from stabkit.analyze.layer_styles import (
     layer_handles,
     layer_styles,
     mark_spikes,
+    say_nothing,
     telling_layers,
 )
 from stabkit.analyze.style import RC, new_figure
@@ -139,6 +140,8 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         ax.plot(series["offset"], series["value"], **style)
         begun = series.loc[series["spike"].astype(bool), "offset"]
         mark_spikes(ax, begun, style["color"])
+    if shown.empty:
+        say_nothing(ax, "no finite value")
     if frame["panel"].iloc[0] == "gradient" and (shown["value"] > 0).any():
         ax.set_yscale("log", nonpositive="mask")
     length = int(frame["end"].iloc[0] - frame["onset"].iloc[0])
@@ -165,8 +168,7 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
                 if len(part):
                     draw_event_zoom(part, ax, styles)
                 else:
-                    ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center")
-                    ax.set_yticks([])
+                    say_nothing(ax, "not recorded")
             column[0].set_title(wrapped(event, 40), pad=9)
             column[-1].set_xlabel(f"steps since the onset, step {rows['onset'].iloc[0]}")
         for ax, name in zip(axes[:, 0], PANELS.values(), strict=True):
@@ -174,5 +176,6 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
         figure.align_ylabels()
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
         shade = Line2D([], [], color="0.88", linewidth=6, label="the event")
-        figure.legend(handles=[*lines, shade], loc="outside lower center", ncols=2 + len(events))
+        columns = len(lines) + 1 if len(events) > 1 else 3
+        figure.legend(handles=[*lines, shade], loc="outside lower center", ncols=columns)
     return figure

@@ -9,15 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
-from stabkit.analyze.events import bursts, dips, relative_norms, spikes
+from stabkit.analyze.events import dips, relative_norms, spikes
 from stabkit.analyze.layer_styles import (
     GREY,
     Styles,
     layer_handles,
     layer_styles,
     mark_spikes,
+    say_nothing,
 )
 from stabkit.analyze.style import RC, new_figure
+from stabkit.detect import find_bursts
 from stabkit.store.reader import Run, Runs
 
 COLUMNS = 3
@@ -46,16 +48,16 @@ def _layer_rows(cell: Cell) -> pd.DataFrame:
     found = spikes(run)
     peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
     rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
-    onset = _zoomed_at(run)
+    onset = _zoomed_at(run, find_bursts(found))
     rows["zoom"] = False if onset is None else rows["step"].between(onset - AROUND, onset + AROUND)
     return rows.assign(run=run.name, cell=run_label(cell, run), series="grad_norm")
 
 
-def _zoomed_at(run: Run) -> int | None:
-    for found, size in ((bursts(run), "ratio"), (dips(run), "depth")):
-        if len(found):
-            return int(found.loc[found[size].idxmax(), "onset"])
-    return None
+def _zoomed_at(run: Run, bursts: pd.DataFrame) -> int | None:
+    if len(bursts):
+        return int(bursts.loc[bursts["ratio"].idxmax(), "onset"])
+    found = dips(run)
+    return int(found.loc[found["depth"].idxmax(), "onset"]) if len(found) else None
 
 
 def _knn_rows(cell: Cell) -> pd.DataFrame:
@@ -85,10 +87,12 @@ def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
 
 
 def grad_norms_figure(table: pd.DataFrame) -> Figure:
-    """A panel a cell of `draw_grad_norms`, kNN below it; last, the runs with an event, zoomed."""
+    """A panel a cell of `draw_grad_norms`, kNN below; last, the three largest events, zoomed."""
     styles = layer_styles(table)
     cells = list(table["cell"].unique())
-    zoomed = list(table.loc[table["zoom"].astype(bool), "cell"].unique())
+    near = table[table["zoom"].astype(bool)]
+    peaks = near.groupby("cell", sort=False)["relative"].max()
+    zoomed = [cell for cell in cells if cell in peaks.nlargest(COLUMNS).index]
     columns = min(COLUMNS, len(cells))
     blocks, zooms = -(-len(cells) // columns), -(-len(zoomed) // columns)
     with mpl.rc_context(RC):
@@ -107,8 +111,7 @@ def grad_norms_figure(table: pd.DataFrame) -> Figure:
             lower.set(xlim=upper.get_xlim(), xlabel="step")
         below = list(axes[2 * blocks :].flat)
         for cell, ax in zip(zoomed, below, strict=False):
-            rows = table[(table["cell"] == cell) & table["zoom"].astype(bool)]
-            draw_grad_norms(rows, ax, styles)
+            draw_grad_norms(near[near["cell"] == cell], ax, styles)
             ax.set(xlabel="step")
             ax.set_title(wrapped(f"zoomed, {cell}"))
         relative = "gradient norm /\nmedian of the layer"
@@ -118,22 +121,28 @@ def grad_norms_figure(table: pd.DataFrame) -> Figure:
         layers = table[table["series"] == "grad_norm"]
         others = layers["layer"].nunique() > len(styles)
         handles = layer_handles(styles, others=others, spikes=bool(layers["event"].any()))
-        figure.legend(handles=handles, loc="outside lower center", ncols=1 + columns)
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=(2, 3, len(handles))[columns - 1]
+        )
     return figure
 
 
 def _draw_knn(ax: Axes, rows: pd.DataFrame) -> None:
+    if rows.empty:
+        return say_nothing(ax, "not recorded")
     ax.plot(rows["step"], rows["value"], color="black", linewidth=0.9)
     event = rows["event"].astype(bool)
     number = (event != event.shift()).cumsum()
     for _, dip in rows[event].groupby(number):
         ax.axvspan(dip["step"].min(), dip["step"].max(), color="0.8", linewidth=0, zorder=0)
+    return None
 
 
 def _finish(panels: Sequence[Axes], name: str, used: int, columns: int, *, shared: bool) -> None:
     """Names on the left; `shared`: one scale for all, so that what looks larger is."""
-    limits = [ax.get_ylim() for ax in panels[:used]]
-    for ax in panels[:used] if shared else []:
+    drawn = [ax for ax in panels[:used] if ax.lines]
+    limits = [ax.get_ylim() for ax in drawn]
+    for ax in drawn if shared else []:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     for ax in panels[:used:columns]:
         ax.set_ylabel(name)

@@ -1,6 +1,7 @@
 """Figure `layer-map`: the gradient of every layer at every step as one picture a run."""
 
 import math
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.events import dips, relative_norms, spikes
@@ -20,7 +22,13 @@ COLUMNS = 3
 MAX_CELLS = 12
 BINS = 300  # more columns than a printed panel has dots to show them
 LIMIT = 4.0  # log2: the colours end at 16 times the median, the numbers in the table do not
-COLOURS = mpl.colormaps["viridis"].with_extremes(bad="0.75")
+COLOURS = mpl.colormaps["viridis"]
+NOTHING: dict[str, Any] = {
+    "facecolor": "white",
+    "edgecolor": "0.6",
+    "hatch": "/////",
+    "linewidth": 0,
+}
 
 
 def layer_map_table(runs: Runs) -> pd.DataFrame:
@@ -67,12 +75,13 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
     """Layers by steps, first layer on top; light is large. Spikes as triangles, dips as bars above.
 
     `frame`: one run's rows of `layer_map_table`; `layers`: the names of the rows, by default those
-    of the frame. A layer that is not there, as a frozen one, stays grey.
+    of the frame. A layer that is not there, as a frozen one, is hatched.
     """
     layers = _layers(frame) if layers is None else layers
     width = int(frame["width"].iloc[0])
     steps = np.arange(frame["step"].min(), frame["step"].max() + 1, width)
     grid = frame.pivot(index="layer", columns="step", values="log2").reindex(layers, columns=steps)
+    ax.patch.set(**NOTHING)  # shows wherever no colour is drawn
     edges = np.append(steps, steps[-1] + width)
     ax.pcolormesh(
         edges, np.arange(len(layers) + 1) - 0.5, np.ma.masked_invalid(grid.to_numpy(dtype=float)),
@@ -103,7 +112,8 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
     longest = max(map(len, layers))
     with mpl.rc_context(RC):
         figure = new_figure(
-            1.3 + 0.07 * longest + 2.6 * columns, 0.6 + blocks * (1.0 + 0.14 * len(layers))
+            1.3 + 0.07 * longest + 2.6 * columns,
+            0.6 + blocks * (1.0 + max(1.0, 0.14 * len(layers))),
         )
         axes = figure.subplots(blocks, columns, squeeze=False, sharey=True)
         for cell, ax in zip(cells, axes.ravel(), strict=False):
@@ -113,11 +123,13 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
             ax.axis("off")
         bar = figure.colorbar(
             ScalarMappable(_norm(), COLOURS), ax=axes, extend="both", fraction=0.03, pad=0.01,
-            label="gradient norm / median of the layer",
+            label="gradient norm /\nmedian of the layer",
         )  # fmt: skip
         ticks = np.arange(-LIMIT, LIMIT + 1, 2).tolist()
         bar.set_ticks(ticks, labels=[f"{2**tick:g}" for tick in ticks])
-        figure.legend(handles=_handles(table), loc="outside lower center", ncols=3)
+        figure.legend(
+            handles=_handles(), loc="outside lower center", ncols=1 if columns == 1 else 3
+        )
     return figure
 
 
@@ -129,13 +141,11 @@ def _norm() -> Normalize:
     return Normalize(-LIMIT, LIMIT)
 
 
-def _handles(table: pd.DataFrame) -> list[Line2D]:
+def _handles() -> list[Line2D | Patch]:
     spike = Line2D(
         [], [], marker="v", linestyle="", color="white", markeredgecolor="black",
         markeredgewidth=0.7, markersize=5, label="spike begins",
     )  # fmt: skip
     dip = Line2D([], [], color="black", linewidth=3, label="kNN in a dip")
-    grey = Line2D(
-        [], [], marker="s", linestyle="", color="0.75", label="frozen, zero or not finite"
-    )
-    return [spike, dip, grey]
+    nothing = Patch(**NOTHING, label="no gradient, zero or not finite")
+    return [spike, dip, nothing]

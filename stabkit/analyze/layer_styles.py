@@ -44,6 +44,12 @@ def mark_spikes(ax: Axes, at: pd.Series, colour: object, zorder: float = 3) -> N
         )  # fmt: skip
 
 
+def say_nothing(ax: Axes, why: str) -> None:
+    """Words in the middle of a panel that has nothing else to show."""
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color="0.4")
+    ax.set_yticks([])
+
+
 def layer_handles(styles: Styles, *, others: bool, spikes: bool) -> list[Line2D]:
     """What a legend says of the layers in front, the grey ones and the marks of `mark_spikes`."""
     handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]

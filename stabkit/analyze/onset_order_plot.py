@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.events import onsets, relative_norms
 from stabkit.analyze.style import RC, new_figure, ramp
+from stabkit.analyze.summary import counted
 from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.bursts import ONSETS
 from stabkit.store.reader import Runs
@@ -70,7 +71,7 @@ def onset_order_figure(table: pd.DataFrame) -> Figure:
         figure = new_figure(5.6, 1.6 + 0.24 * rows)
         draw_onset_order(table, figure.subplots())
         marks = [
-            Line2D([], [], marker="D", color=colour, label="median, 95 % interval from six bursts"),
+            Line2D([], [], marker="D", color=colour, label="median; interval from six bursts on"),
             Line2D([], [], marker="o", linestyle="", color="0.55", markersize=3, label="one burst"),
         ]
         figure.legend(handles=marks, loc="outside lower center", ncols=2)
@@ -89,10 +90,12 @@ def _verdict(frame: pd.DataFrame) -> str:
     events = _events(frame)
     if events.empty:
         alone = int((frame["kind"] == "event").sum())
-        return f"No order to show: {alone or 'no'} gradient bursts, none of two or more layers."
+        if not alone:
+            return "No order to show: these runs have no gradient burst."
+        return f"No order to show: each of {counted(alone, 'gradient burst')} is of one layer."
     test = shallow_first(events)
     return (
-        f"Shallowest before deepest layer in {test.before} of {test.events} bursts, after it in "
-        f"{test.after},\ntogether in {test.ties} (p = {test.p_value:.2g}); "
+        f"Shallowest before deepest layer in {test.before} of {counted(test.events, 'burst')}, "
+        f"after it in {test.after},\ntogether in {test.ties} (p = {test.p_value:.2g}); "
         f"median lag {test.lag:g} steps"
     )

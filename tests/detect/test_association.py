@@ -116,14 +116,22 @@ def test_the_hazard_interval_covers_the_truth(ratio: float) -> None:
 
 
 def test_a_bad_run_with_more_of_both_proves_nothing() -> None:
-    """Pooled over runs, the ratio would be 4 here; within each of them it is 1."""
-    steps = np.arange(1000)
-    good = Watched(steps[::100], steps[5::200], (0, 999))
-    bad = Watched(steps[::12], steps[5::20], (0, 999))
-    found = association([good, bad], window=9)
-    apart = [association([run], window=9) for run in (good, bad)]
-    assert min(a.hazard_ratio for a in apart) <= found.hazard_ratio
-    assert found.hazard_ratio <= max(a.hazard_ratio for a in apart)
+    """Causes and effects at random in each run; one run has ten times as many of both."""
+    rng = np.random.default_rng(3)
+    trials, pooled_alarms, alarms = 60, 0, 0
+    for _ in range(trials):
+        runs = []
+        for rate in (0.002, 0.02):
+            causes, effects = (np.flatnonzero(rng.random(1000) < rate) for _ in range(2))
+            runs.append(Watched(causes, effects, (0, 999)))
+        alarms += association(runs, window=9).hazard_low > 1
+        good, bad = runs
+        causes = np.concatenate([good.causes, np.add(bad.causes, 1000)])
+        effects = np.concatenate([good.effects, np.add(bad.effects, 1000)])
+        pooled = association([Watched(causes, effects, (0, 1999))], window=9)
+        pooled_alarms += pooled.hazard_low > 1
+    assert pooled_alarms > trials / 4, "the case is one that fools a pooled ratio"
+    assert stats.binom.sf(alarms - 1, trials, 0.025) > 0.001
 
 
 def test_nothing_says_nothing() -> None:
