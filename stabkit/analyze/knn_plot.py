@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label
+from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
 from stabkit.analyze.events import dips
 from stabkit.analyze.style import LINES, RC, new_figure, ramp
 from stabkit.store.reader import Run, Runs
@@ -56,7 +56,7 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
     for curve, rows in frame.groupby("curve", sort=False):
         _draw_curve(ax, rows, styles[str(curve)])
     _draw_chance(ax, frame)
-    ax.set(title=frame["panel"].iloc[0], xlabel="step")
+    ax.set(title=wrapped(frame["panel"].iloc[0]), xlabel="step")
     return ax
 
 
@@ -70,7 +70,9 @@ def knn_figure(table: pd.DataFrame) -> Figure:
             draw_knn(table[table["panel"] == panel], ax, styles)
         axes[0].set_ylabel("held-out kNN accuracy" + _how(table.iloc[0]))
         axes[0].set_ylim(bottom=0)
-        lines = [Line2D([], [], linewidth=1.3, label=c, **style) for c, style in styles.items()]
+        lines = [
+            Line2D([], [], linewidth=1.3, label=wrapped(c), **style) for c, style in styles.items()
+        ]
         figure.legend(handles=lines, loc="outside right center")
     return figure
 

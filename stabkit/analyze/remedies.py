@@ -29,7 +29,7 @@ class Remedy:
 
     `factor` multiplies what a run has instead. Runs compare by having the value or `instead_of`,
     or, `toward` less or more, as the smallest and largest value there is. `answers` weighs the
-    signs that the remedy is for, 3 the most.
+    signs that the remedy is for, 3 the most. `own_of`: frameworks that have it where none is set.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Remedy:
     instead_of: Any = None
     toward: Literal["value", "less", "more"] = "value"
     factor: float | None = None
+    own_of: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -324,6 +325,7 @@ REMEDIES = (
             Evidence("MoCo v3's recipe has it already; SwAV's heads have none."),
         ),
         instead_of="none",
+        own_of=("moco", "simclr"),
     ),
     Remedy(
         "Pass over non-finite steps",

@@ -16,6 +16,8 @@ from stabkit.analyze.verdict import UNSTABLE
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
 from stabkit.store.reader import Run, Runs
 
+HAS_IT = "the worst run has it already"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -98,7 +100,7 @@ def _advice(
     score = sum(remedy.answers[sign] * signs[sign] for sign in seen) / max(len(runs), 1)
     settings = _override(remedy, worst.settings)
     override = " ".join(f"{key}={_yaml(value)}" for key, value in settings.items())
-    why_not = _refusal(worst, settings)
+    why_not = HAS_IT if _has(remedy, worst.settings) else _refusal(worst, settings)
     config = shlex.quote(str(worst.dir.config_file))
     return Advice(
         remedy,
@@ -182,8 +184,9 @@ def _level(run: Run) -> float:
 
 
 def _has(remedy: Remedy, settings: Mapping[str, Any]) -> bool:
-    value = remedy.settings[remedy.key]
-    return value is not None and settings.get(remedy.key) == value
+    value, now = remedy.settings[remedy.key], settings.get(remedy.key)
+    own = bool(settings) and now is None and settings.get("method.name") in remedy.own_of
+    return own or (value is not None and now == value)
 
 
 def _override(remedy: Remedy, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,8 +212,6 @@ def _refusal(run: Run, settings: Mapping[str, Any]) -> str:
     """Why the run cannot be trained with the settings; empty when it can."""
     if not run.settings:
         return "the worst run has no settings on record"
-    if all(run.settings.get(key) == value for key, value in settings.items()):
-        return "the worst run has it already"
     content = with_settings({}, {**run.settings, **settings})
     try:
         validate(RunConfig, content, run.name)

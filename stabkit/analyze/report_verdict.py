@@ -107,11 +107,12 @@ def _worst(runs: Runs, table: pd.DataFrame, worst: pd.Series) -> str:
         return text
     text += f" It ended at {100 * level:.1f} % held-out kNN accuracy"
     stable = table[table["verdict"].isin(["stable", "bursts"])]
-    others = stable["run"].map(lambda name: _level(_named(runs, name))).dropna()
-    if not others.empty:
-        best = others.astype(float).idxmax()
-        text += f", {100 * (others[best] - level):.1f} points below the best of the stable runs"
-        text += f" ({_name(stable.loc[best])})"
+    alike = _most_alike(runs, run, [_named(runs, name) for name in stable["run"]])
+    if alike is not None:
+        row = stable[stable["run"] == alike.name].iloc[0]
+        distance = 100 * ((_level(alike) or 0.0) - level)
+        text += f", {abs(distance):.1f} points {'below' if distance >= 0 else 'above'} the stable "
+        text += f"run most like it ({_name(row)})"
     else:
         text += f", {100 * (worst['knn_best'] - level):.1f} points below its own best"
     steps = _steps(run)
@@ -119,6 +120,17 @@ def _worst(runs: Runs, table: pd.DataFrame, worst: pd.Series) -> str:
         text += f"; {worst['lost_steps']:,} of its {steps:,} steps were spent in dips"
         text += f", the deepest {100 * worst['deepest']:.1f} points"
     return text + "."
+
+
+def _most_alike(runs: Runs, run: Run, others: Sequence[Run]) -> Run | None:
+    """Of those in which the fewest settings differ, the one that ends highest."""
+    factors = runs.factors()
+    ranked = [
+        (sum(other.settings.get(key) != run.settings.get(key) for key in factors), -level, i)
+        for i, other in enumerate(others)
+        if (level := _level(other)) is not None
+    ]
+    return others[min(ranked)[2]] if ranked else None
 
 
 def _cost(runs: Runs, table: pd.DataFrame) -> list[str]:

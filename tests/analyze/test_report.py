@@ -57,11 +57,13 @@ def test_the_verdict_counts_runs_points_and_steps(grid: Path) -> None:
     )
     found = {run.name: dips(run) for run in runs}
     deepest = max((d["depth"].max(), name) for name, d in found.items() if len(d))[1]
-    stable = [run for run in runs if not len(found[run.name])]
-    loss = max(map(level, stable)) - level(stabkit.open_run(grid / deepest))
+    seed = deepest[-1]  # the runs that differ from it in one setting
+    alike = [f"lr 0.001 false {seed}", f"lr 0.02 true {seed}"]
+    loss = max(level(stabkit.open_run(grid / name)) for name in alike)
+    loss -= level(stabkit.open_run(grid / deepest))
     worst = found[deepest]
     lost = int((worst["end"] - worst["onset"]).sum())
-    assert f"{loss:.1f} points below the best of the stable runs" in verdict.lines[1]
+    assert f"{loss:.1f} points below the stable run most like it" in verdict.lines[1]
     assert f"{lost} of its {STEPS} steps were spent in dips" in verdict.lines[1]
     assert f"the deepest {100 * worst['depth'].max():.1f} points" in verdict.lines[1]
     total = sum(int((d["end"] - d["onset"]).sum()) for d in found.values())
@@ -158,9 +160,11 @@ def test_a_remedy_that_the_run_cannot_take_says_why(tmp_path: Path) -> None:
     found = {a.remedy.name: a for a in advise(runs, run_table(runs), {"dips": 1}, "a")}
     frozen = found[FREEZE.name]
     assert (frozen.command, frozen.in_use) == (None, 1)
-    assert list(found)[-1] == FREEZE.name, "what all runs have already comes last"
+    assert FREEZE.name in list(found)[-2:], "what all runs have already comes last"
     clipped = found["Clip the patch projection at a small threshold"]
     assert clipped.command is None
+    heads = found["BN in the heads"]  # of MoCo v3, where nothing else is set
+    assert (heads.command, heads.in_use) == (None, 1)
     assert "nothing to clip" in clipped.why_not
 
 
