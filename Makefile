@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-gpu check format clean
+.PHONY: help demo test test-slow test-gpu check format clean
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
-	@echo "make test        the tests (about 10 minutes)"
+	@echo "make test        the tests (about 14 minutes)"
+	@echo "make test-slow   those left out of it for their time (a minute or two)"
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
 
@@ -32,6 +33,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

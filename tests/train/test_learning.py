@@ -51,7 +51,14 @@ RESNET = [
 RESNET_GAIN = {"moco": 0.025, "simclr": 0.026, "byol": 0.029, "swav": 0.032, "supervised": 0.033}
 
 
-@pytest.mark.parametrize("name", RESNET_GAIN)
+# Half a minute each: in the usual run two stand for the others, with a target network and without.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("moco", "simclr") else pytest.param(name, marks=pytest.mark.slow)
+        for name in RESNET_GAIN
+    ],
+)
 def test_knn_improves_over_an_untrained_resnet(name: str, tmp_path: Path) -> None:
     layers = [] if name == "supervised" else ["method.projector_layers=2"]
     run = trained(tmp_path, *RESNET, f"method.name={name}", *layers)
