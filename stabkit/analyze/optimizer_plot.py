@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from stabkit.analyze.cells import group_cells, label
+from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.scores import METRIC, score
 from stabkit.analyze.sensitivity import LR
 from stabkit.analyze.style import LINES, RC, new_figure, ramp
@@ -71,7 +71,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             draw_optimizer(table[table["optimizer"] == arm], ax, colours)
             margin = max(0.05 * (high - low), 1.0)
             ax.set_ylim(low - margin, high + margin)
-            ax.set_title(arm if len(arm) < 35 else arm.replace(", ", "\n"))
+            ax.set_title(wrapped(arm))
         draw_levels_by_rate(table, axes[len(arms)])
         for i, ax in enumerate(axes[: len(arms)]):
             if i % columns:
@@ -85,7 +85,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             for rate, style in colours.items()
         ]
         handles += [
-            Line2D([], [], label=arm, marker=mark, linestyle="", color="0.3", markersize=4)
+            Line2D([], [], label=wrapped(arm), marker=mark, linestyle="", color="0.3", markersize=4)
             for arm, mark in _marks(table).items()
         ]
         handles.append(Line2D([], [], label="unstable run", marker="X", linestyle="", color="0.3"))
