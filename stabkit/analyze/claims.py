@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from stabkit.detect.significance import holm
+
 Verdict = Literal["holds", "fails", "undecided"]
 
 
@@ -82,16 +84,6 @@ def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
         )
         lines += [f"  undecided then: {c.text} (corrected p = {p:.2g})" for c, p in fallen]
     return "\n".join(lines)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for their number, in the order given; none is NaN."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    corrected, largest = [1.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = largest
-    return corrected
 
 
 def from_interval(text: str, effect: float, low: float, high: float, unit: str, n: int) -> Claim:

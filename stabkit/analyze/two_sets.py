@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, hashable, label
-from stabkit.analyze.claims import holm
 from stabkit.analyze.compare import (
     Comparison,
     compare_apart,
@@ -20,6 +19,7 @@ from stabkit.analyze.compare import (
 from stabkit.analyze.intervals import rates_p_value
 from stabkit.analyze.scores import is_unstable, score
 from stabkit.analyze.text import aligned, counted
+from stabkit.detect.significance import holm
 from stabkit.store.reader import Run, Runs
 
 ALPHA = 0.05

@@ -24,7 +24,7 @@ from stabkit.detect.robust import (
     difference_scale,
     noise_scale,
 )
-from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p
+from stabkit.detect.significance import answer_similarity, holm, p_value
 
 SHORTEST = 8  # evaluations: three before, two that are low, three after
 PROVISIONAL = 3.0  # the bar for what is kept out of the noise
@@ -115,7 +115,9 @@ def find_dips(
         else ([], 0.0, 0.0, 0.0)
     )
     tests = acc.size * width_count(acc.size)
-    p_values = holm([_p_value(span, acc, counts, bits) for span in spans], tests)
+    p_values = holm(
+        [p_value(weights_of(acc.size, s.start, s.stop), acc, counts, bits) for s in spans], tests
+    )
     kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
     rows = [_row(span, p, steps, acc, noise, chance, bits, between) for span, p in kept]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
@@ -275,15 +277,6 @@ def _span(
         return None
     recovery = last if last < acc.size else None
     return _Span(first - 1, trough, recovery, start, stop, z, line)
-
-
-def _p_value(
-    span: _Span, acc: FloatArray, counts: IntArray | None, bits: BoolArray | None
-) -> float:
-    weights = weights_of(acc.size, span.start, span.stop)
-    if bits is not None:
-        return paired_p(weights, bits)
-    return math.nan if counts is None else unpaired_p(weights, acc, counts)
 
 
 def _row(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from stabkit.detect.contrasts import ar1_error
 from stabkit.detect.dips import find_dips
 from stabkit.detect.robust import FloatArray
-from stabkit.detect.significance import holm, paired_p, unpaired_p
+from stabkit.detect.significance import holm, p_value
 
 SHORTEST_BLOCK = 5  # evaluations behind a level; a tenth of the run where that is more
 
@@ -70,15 +70,10 @@ def find_drift(
         weights = np.zeros(acc.size)
         weights[begin + high : begin + high + block] = 1 / block
         weights[begin + low : begin + low + block] = -1 / block
-        p = math.nan
-        if bits is not None:
-            p = paired_p(weights, bits)
-        elif counts is not None:
-            p = unpaired_p(weights, acc, counts)
         levels = sliding_window_view(acc[begin:end], block).mean(axis=1)
         back = np.flatnonzero(levels[low:] >= levels[low] + depth / 2)
         middle = begin + block // 2
-        p_values.append(p)
+        p_values.append(p_value(weights, acc, counts, bits))
         found.append(
             {
                 "onset": steps[middle + high],
@@ -104,9 +99,7 @@ def _stretches(steps: np.ndarray, dips: pd.DataFrame) -> list[tuple[int, int]]:
     stretches, begin = [], 0
     for dip in dips.itertuples():
         stretches.append((begin, int(np.searchsorted(steps, dip.onset)) + 1))
-        if math.isnan(dip.recovery):
-            return stretches
-        begin = int(np.searchsorted(steps, dip.recovery))
+        begin = int(np.searchsorted(steps, dip.recovery))  # NaN sorts last: nothing is left
     return [*stretches, (begin, steps.size)]
 
 

@@ -1,6 +1,7 @@
 """Significance of a contrast of evaluations, from the samples behind them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -36,6 +37,15 @@ def unpaired_p(weights: FloatArray, accuracy: FloatArray, counts: IntArray) -> f
     return float(stats.norm.sf(float(weights @ accuracy) / error))
 
 
+def p_value(
+    weights: FloatArray, accuracy: FloatArray, counts: IntArray | None, correct: BoolArray | None
+) -> float:
+    """By what is known of the samples: paired, unpaired, or NaN."""
+    if correct is not None:
+        return paired_p(weights, correct)
+    return math.nan if counts is None else unpaired_p(weights, accuracy, counts)
+
+
 def answer_similarity(one: BoolArray, other: BoolArray) -> float:
     """Correlation over the samples of how often each is answered correctly; NaN without spread.
 
@@ -47,8 +57,9 @@ def answer_similarity(one: BoolArray, other: BoolArray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def holm(p_values: list[float], tests: int) -> list[float]:
-    """Holm's step-down over `tests` hypotheses, of which those not given count as p = 1."""
+def holm(p_values: Sequence[float], tests: int | None = None) -> list[float]:
+    """Holm's step-down, in the order given; of `tests` hypotheses those not given have p = 1."""
+    tests = len(p_values) if tests is None else tests
     p = np.array(p_values)
     order = np.argsort(p)
     adjusted = np.empty_like(p)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabkit.analyze.claims import holm, mean_above_zero, more_events, together
+from stabkit.analyze.claims import mean_above_zero, more_events, together
+from stabkit.detect.significance import holm
 
 
 def test_mean_interval_is_students() -> None:
