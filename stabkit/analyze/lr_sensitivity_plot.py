@@ -8,12 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, NullLocator
 
 from stabkit.analyze.contrast import refuse_constant, scored, words
 from stabkit.analyze.scores import is_unstable
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
-from stabkit.analyze.style import LINES, RC, new_figure, ramp
+from stabkit.analyze.style import LINES, RC, new_figure, ramp, rate_ticks
 from stabkit.store.reader import Runs
 
 
@@ -87,11 +86,8 @@ def draw_lr_sensitivity(table: pd.DataFrame, ax: Axes) -> Axes:
             textcoords="offset points", ha="right", fontsize=7, color="0.4",
         )  # fmt: skip
     rates = sorted(table["lr"].dropna().unique())
-    ax.set(xscale="log", xlabel="base learning rate", ylabel="final held-out kNN accuracy, %")
-    if len(rates) <= 7:
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set(xlabel="base learning rate", ylabel="final held-out kNN accuracy, %")
+    rate_ticks(ax, rates, most=7)
     return ax
 
 

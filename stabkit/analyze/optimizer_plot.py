@@ -8,12 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, NullLocator
 
 from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.scores import METRIC, score
 from stabkit.analyze.sensitivity import LR
-from stabkit.analyze.style import LINES, RC, new_figure, ramp
+from stabkit.analyze.style import LINES, RC, new_figure, ramp, rate_ticks
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.store.reader import Run, Runs
 
@@ -134,13 +133,8 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
                 markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
     rates = sorted(ends["lr"].unique())
-    ax.set(
-        xscale="log", xlabel="base learning rate", ylabel="final accuracy, %", title="final level"
-    )
-    if len(rates) <= 5:
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set(xlabel="base learning rate", ylabel="final accuracy, %", title="final level")
+    rate_ticks(ax, rates, most=5)
     return ax
 
 

@@ -1,8 +1,12 @@
 """The look of every figure: printable, colour-blind safe, legible in grey."""
 
+from collections.abc import Sequence
+
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter, NullLocator
 
 RC = {
     **sns.axes_style("ticks"),
@@ -40,3 +44,12 @@ def as_written(figure: Figure) -> Figure:
         ):  # a log axis has its own
             text.set_parse_math(False)
     return figure
+
+
+def rate_ticks(ax: Axes, rates: Sequence[float], most: int) -> None:
+    """A logarithmic axis of learning rates: named one by one up to `most` of them."""
+    ax.set_xscale("log")
+    if len(rates) <= most:
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
+    ax.xaxis.set_minor_formatter(NullFormatter())
