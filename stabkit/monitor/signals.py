@@ -1,0 +1,127 @@
+"""What a Monitor can measure: a small class for each signal, and the table of all of them.
+
+Three kinds, by how they are measured. A `LayerSignal` reads every tensor of a layer at every step;
+a `DerivedSignal` follows from the values of others, after they are on the host; a `ProbeSignal`
+runs the model on a small fixed batch every few steps (`probe.py`).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from stabkit.monitor.blocks import Blocks
+    from stabkit.monitor.probe import ProbePass
+
+Moment = Literal["gradients", "parameters", "updates", "adam"]
+LEVELS = ("basic", "attention", "features", "curvature", "noise")
+
+
+class Signal:
+    """The facts that `stabkit signals` prints. `name` is a column of `layers`, or of a scalar."""
+
+    name: ClassVar[str]
+    level: ClassVar[str] = "own"
+    unit: ClassVar[str] = ""
+    formula: ClassVar[str]
+    source: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    reveals: ClassVar[str] = ""
+
+
+class LayerSignal(Signal):
+    """One value a layer, at every step.
+
+    `reads` names what `blocks.values` holds when the signal is asked: `gradients` before the
+    optimizer's step, `parameters` before it, `updates` (old minus new parameters) after it, `adam`
+    (gradient over the root of the second moment) after it. Absent elements, as of a parameter
+    without a gradient, are 0.
+    """
+
+    reads: ClassVar[Moment]
+    combine: ClassVar[Literal["sum", "max"]] = "sum"
+
+    def of_blocks(self, blocks: "Blocks") -> Tensor:
+        """[blocks] a number for each row of `blocks.values` [blocks, width]; not below 0 if
+        `combine` is max. Must not change `values`; `blocks.scratch`, as large, is free to use."""
+        raise NotImplementedError
+
+    def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
+        """[layers] the signal from the sum (or maximum) over the layer's blocks, of all ranks, and
+        the number of its elements that are present."""
+        return total_L
+
+
+class DerivedSignal(Signal):
+    """One value a layer at every step, from other signals of that step; costs the step nothing."""
+
+    def derive(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """[steps, layers] from the measured signals, each [steps, layers]."""
+        raise NotImplementedError
+
+
+class ProbeSignal(Signal):
+    """Measured on the probe every few steps, before the update, without touching the training.
+
+    `needs` names the parts of the Probe without which it cannot be: `view1`, `view2`, `loss`,
+    `target`. A mapping from layers to scalars goes into `layers`, a scalar into `scalars`.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("view1",)
+
+    def measure(self, seen: "ProbePass") -> Mapping[str, Tensor] | Tensor:
+        raise NotImplementedError
+
+
+S = TypeVar("S", bound=type[Signal])
+SIGNALS: dict[str, type[Signal]] = {}
+"""Every known signal by its name, in the order of levels."""
+
+
+def register(signal: S) -> S:
+    """Class decorator: `signal` can be named in `Monitor(signals=...)` and is listed.
+
+    Raises ValueError when the name is taken by another class or is none that a column may have.
+    """
+    name = signal.name
+    if not name.isidentifier() or name in ("step", "layer", "depth"):
+        raise ValueError(f"signal name {name!r}: letters, digits and _ only; not step, layer, depth")
+    taken = SIGNALS.get(name)
+    if taken is not None and (taken.__module__, taken.__qualname__) != (
+        signal.__module__,
+        signal.__qualname__,
+    ):
+        raise ValueError(f"signal name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
+    SIGNALS[name] = signal  # the same class again: a notebook cell run twice
+    return signal
+
+
+def choose(asked: "str | Signal | type[Signal] | Iterable[str | Signal | type[Signal]]") -> list[Signal]:
+    """The signals meant by levels, names, classes and objects, each once.
+
+    Raises ValueError for a word that is neither.
+    """
+    items = [asked] if isinstance(asked, str | Signal | type) else list(asked)
+    chosen: dict[str, Signal] = {}
+    for item in items:
+        for signal in _meant(item):
+            chosen.setdefault(signal.name, signal)
+    return list(chosen.values())
+
+
+def _meant(item: "str | Signal | type[Signal]") -> list[Signal]:
+    if isinstance(item, Signal):
+        return [item]
+    if isinstance(item, type):
+        return [item()]
+    if item in SIGNALS:
+        return [SIGNALS[item]()]
+    if item not in LEVELS:
+        raise ValueError(
+            f"signals: {item!r} is neither a level ({', '.join(LEVELS)}) nor a signal "
+            f"({', '.join(SIGNALS)})"
+        )
+    return [signal() for signal in SIGNALS.values() if signal.level == item]
