@@ -1,0 +1,275 @@
+"""What the Monitor adds to a training step, beside peers: python benchmarks/monitor_overhead.py
+
+    python benchmarks/monitor_overhead.py                    # some minutes on two CPU cores
+    python benchmarks/monitor_overhead.py --quick            # seconds; figures mean nothing
+    python benchmarks/monitor_overhead.py --levels           # and each further level of signals
+    python benchmarks/monitor_overhead.py --long             # memory over 100,000 steps
+    python benchmarks/monitor_overhead.py --device cuda      # ViT-S/16, 256 images a step
+
+Peers that are not installed are named and left out; `pip install -e '.[bench]'` installs them.
+
+Two equal trainings, one with the subject and one without, take turns (off on, on off, ...) in
+blocks of one interval, so that each block holds one write of what is written once an interval (and
+one probe). The ratio is the median over pairs of blocks, the first pair dropped, with a 95 %
+interval of order statistics. As the step itself varies by more than what is added, the time inside
+the subject's calls and hooks is measured by itself too. What a subject recorded is read back from
+disk and must be as many values as expected, and both trainings must end with the same weights.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from overhead_peers import PEERS
+from overhead_stabkit import STABKIT
+from overhead_subject import Subject, Unavailable
+from overhead_timing import Clock, Interval, Waits, median_interval, timing_new_hooks
+from overhead_trainings import TRAININGS, Training, build
+
+GOALS = {("tiny", "cpu"): 1.03, ("vits", "cuda"): 1.01}  # times the step's time
+LESS = 10  # times less added time than a peer
+
+
+@dataclass(frozen=True)
+class Size:
+    every: int  # steps a block and an interval
+    pairs: int  # of blocks, after the one that is dropped
+
+
+SIZES = {"tiny": Size(50, 6), "vits": Size(5, 6), "mlp": Size(50, 10)}
+GPU_SIZE = Size(50, 10)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one subject on one training; times in seconds a step."""
+
+    off: Interval
+    ratio: Interval
+    added: Interval
+    waits: list[int]  # a step, over one interval
+    values: float  # recorded a step
+    written: float  # bytes a step
+
+
+def plain_step(training: Training, subject: Subject) -> None:
+    training.optimizer.zero_grad()
+    for _ in range(subject.micro):
+        (training.loss(training.step) / subject.micro).backward()
+    training.optimizer.step()
+    training.step += 1
+
+
+def watched_step(training: Training, subject: Subject, clock: Clock) -> None:
+    step = training.step
+    training.optimizer.zero_grad()
+    for _ in range(subject.micro):
+        loss = subject.loss(step)
+        with clock:
+            around = subject.backward(loss, step)
+            around.__enter__()
+        (loss / subject.micro).backward()
+        with clock:
+            around.__exit__(None, None, None)
+            subject.after_micro_batch()
+    with clock:
+        subject.after_backward(loss, step)
+    training.optimizer.step()
+    with clock:
+        subject.after_step(loss, step)
+    training.step += 1
+
+
+def timed_block(device: torch.device, steps: int, step: Callable[[], None]) -> float:
+    """Seconds a step; the device is waited for at the ends only."""
+    wait(device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait(device)
+    return (time.perf_counter() - began) / steps
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(
+    kind: type[Subject], model: str, device: torch.device, batch: int | None, size: Size
+) -> Result:
+    """Raises Unavailable, and RuntimeError when it was not attached, or recorded other than it must."""
+    off, on = build(model, device, batch), build(model, device, batch)
+    clock = Clock(device)
+    with tempfile.TemporaryDirectory() as temporary:
+        subject = kind(on, Path(temporary) / "run", size.every)
+        with timing_new_hooks(clock, on.model, on.optimizer) as hooks:
+            subject.attach()
+        if kind.hooked and not hooks[0]:
+            raise RuntimeError("it put no hook on the model or the optimizer")
+        offs, ratios, added = [], [], []
+        for pair in range(size.pairs + 1):
+            clock.reset()
+            seconds = {}
+            for which in ("off", "on") if pair % 2 == 0 else ("on", "off"):
+                if which == "off":
+                    step = lambda: plain_step(off, subject)  # noqa: E731
+                else:
+                    step = lambda: watched_step(on, subject, clock)  # noqa: E731
+                seconds[which] = timed_block(device, size.every, step)
+            if kind.hooked and clock.fired < size.every:
+                raise RuntimeError(f"its hooks fired {clock.fired} times in {size.every} steps")
+            if pair:
+                offs.append(seconds["off"])
+                ratios.append(seconds["on"] / seconds["off"])
+                added.append(clock.added_seconds() / size.every)
+        waits = count_waits(on, subject, clock, size.every)
+        for _ in range(size.every):
+            plain_step(off, subject)
+        subject.close()
+        expected, recorded = subject.expected(on.step), subject.recorded()
+        if recorded != expected:
+            raise RuntimeError(f"it recorded {recorded} values where {expected} were expected")
+        if device.type == "cpu" and not same_weights(off, on):  # a GPU's sums have no fixed order
+            raise RuntimeError("the training ended with other weights than without it")
+        values, written = recorded / on.step, subject.written() / on.step
+    intervals = [median_interval(found) for found in (offs, ratios, added)]
+    return Result(*intervals, waits, values, written)
+
+
+def count_waits(training: Training, subject: Subject, clock: Clock, steps: int) -> list[int]:
+    counts = []
+    for _ in range(steps):
+        waits = Waits(clock)
+        with waits.counting():
+            watched_step(training, subject, clock)
+        counts.append(waits.count)
+    return counts
+
+
+def same_weights(off: Training, on: Training) -> bool:
+    pairs = zip(off.model.parameters(), on.model.parameters(), strict=True)
+    return all(bool((p == q).all()) for p, q in pairs)
+
+
+def main() -> None:
+    given = arguments()
+    device = torch.device(given.device)
+    torch.set_num_threads(given.threads)
+    logging.getLogger("trainscope").setLevel(logging.ERROR)
+    print(circumstances(device, given.threads))
+    failed = False
+    for model in given.models:
+        size = Size(4, 2) if given.quick else GPU_SIZE if device.type == "cuda" else SIZES[model]
+        results: dict[str, Result | str] = {}
+        print(f"\n{model}: blocks of {size.every} steps, {size.pairs} pairs\n\n{HEAD}", flush=True)
+        for name in given.subjects or SUBJECTS:
+            try:
+                results[name] = measure(SUBJECTS[name], model, device, given.batch, size)
+            except Unavailable as why:
+                results[name] = str(why)
+            except RuntimeError as why:
+                results[name], failed = f"NOT VALID: {why}", True
+            print(row(name, results[name]), flush=True)
+        print("", *goals(model, device, results), sep="\n")
+    raise SystemExit(failed)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=TRAININGS)
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, help="default: all")
+    parser.add_argument("--quick", action="store_true", help="seconds; figures mean nothing")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
+    parser.add_argument("--batch", type=int, help="images a step")
+    given = parser.parse_args()
+    if given.models is None:
+        given.models = ["vits"] if given.device.startswith("cuda") else ["tiny"]
+    return given
+
+
+def circumstances(device: torch.device, threads: int) -> str:
+    packages = ("torch", "timm", "stabkit", "lightning", "tensorboard", "wandb", "trainscope")
+    packages += ("cockpit-for-pytorch", "backpack-for-pytorch")
+    versions = []
+    for package in packages:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    cuda = device.type == "cuda"
+    where = torch.cuda.get_device_name(device) if cuda else f"{threads} of {os.cpu_count()} CPU cores"
+    today = datetime.date.today().isoformat()
+    return f"{today}, {where}, Python {platform.python_version()}, " + ", ".join(versions)
+
+
+HEAD = (
+    "| subject | step, ms | × step (95 %) | added, ms a step (95 %) | added / step "
+    "| waits a step (most) | values a step | bytes a step |\n| --- |" + " --- |" * 7
+)
+
+
+def row(name: str, found: Result | str) -> str:
+    if isinstance(found, str):
+        return f"| {name} | {found} |" + " |" * 6
+    ratio, added = found.ratio, found.added
+    cells = [
+        name,
+        f"{1e3 * found.off.middle:.2f}",
+        f"{ratio.middle:.3f} ({ratio.low:.3f}..{ratio.high:.3f})",
+        f"{1e3 * added.middle:.3f} ({1e3 * added.low:.3f}..{1e3 * added.high:.3f})",
+        f"{added.middle / found.off.middle:.2%}",
+        f"{statistics.median_low(found.waits)} ({max(found.waits)})",
+        f"{found.values:.0f}",
+        f"{found.written:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def goals(model: str, device: torch.device, results: dict[str, Result | str]) -> list[str]:
+    ours = results.get("stabkit")
+    if not isinstance(ours, Result):
+        return []
+    lines = []
+    limit = GOALS.get((model, device.type))
+    if limit is not None:
+        low, high = ours.ratio.low, ours.ratio.high
+        sure = "" if high <= limit or low > limit else f", but {low:.3f}..{high:.3f} holds both"
+        inside = 1 + ours.added.middle / ours.off.middle
+        lines.append(
+            f"at most {limit} times the step: {ours.ratio.middle:.3f} by pairs of blocks, "
+            f"{verdict(ours.ratio.middle <= limit)}{sure}; {inside:.3f} by the time inside its "
+            f"calls, {verdict(inside <= limit)}"
+        )
+    usual = statistics.median_low(ours.waits)
+    lines.append(
+        f"no wait for the device in a step: {usual}, {verdict(usual == 0)} "
+        f"(most in one, where an interval ends: {max(ours.waits)})"
+    )
+    for name, found in results.items():
+        if name in PEERS and isinstance(found, Result) and SUBJECTS[name].norms:
+            times = found.added.middle / ours.added.middle
+            said = f"at least {LESS} times less added than {name}: {times:.1f}"
+            lines.append(f"{said}, {verdict(times >= LESS)}")
+    return lines
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "NOT met"
+
+
+SUBJECTS: dict[str, type[Subject]] = {**STABKIT, **PEERS}
+
+if __name__ == "__main__":
+    main()
