@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from overhead_long import long_run
 from overhead_peers import PEERS
 from overhead_stabkit import STABKIT
 from overhead_subject import Subject, Unavailable
@@ -56,6 +57,7 @@ class Result:
 
     off: Interval
     ratio: Interval
+    cpu_ratio: Interval  # of CPU time, that of all threads: what other work on the machine moves less
     added: Interval
     waits: list[int]  # a step, over one interval
     values: float  # recorded a step
@@ -90,14 +92,16 @@ def watched_step(training: Training, subject: Subject, clock: Clock) -> None:
     training.step += 1
 
 
-def timed_block(device: torch.device, steps: int, step: Callable[[], None]) -> float:
-    """Seconds a step; the device is waited for at the ends only."""
+def timed_block(
+    device: torch.device, steps: int, step: Callable[[], None]
+) -> tuple[float, float]:
+    """Seconds a step, and of CPU time; the device is waited for at the ends only."""
     wait(device)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
     wait(device)
-    return (time.perf_counter() - began) / steps
+    return (time.perf_counter() - began) / steps, (time.process_time() - used) / steps
 
 
 def wait(device: torch.device) -> None:
@@ -117,7 +121,7 @@ def measure(
             subject.attach()
         if kind.hooked and not hooks[0]:
             raise RuntimeError("it put no hook on the model or the optimizer")
-        offs, ratios, added = [], [], []
+        offs, ratios, cpu_ratios, added = [], [], [], []
         for pair in range(size.pairs + 1):
             clock.reset()
             seconds = {}
@@ -130,8 +134,9 @@ def measure(
             if kind.hooked and clock.fired < size.every:
                 raise RuntimeError(f"its hooks fired {clock.fired} times in {size.every} steps")
             if pair:
-                offs.append(seconds["off"])
-                ratios.append(seconds["on"] / seconds["off"])
+                offs.append(seconds["off"][0])
+                ratios.append(seconds["on"][0] / seconds["off"][0])
+                cpu_ratios.append(seconds["on"][1] / seconds["off"][1])
                 added.append(clock.added_seconds() / size.every)
         waits = count_waits(on, subject, clock, size.every)
         for _ in range(size.every):
@@ -143,7 +148,7 @@ def measure(
         if device.type == "cpu" and not same_weights(off, on):  # a GPU's sums have no fixed order
             raise RuntimeError("the training ended with other weights than without it")
         values, written = recorded / on.step, subject.written() / on.step
-    intervals = [median_interval(found) for found in (offs, ratios, added)]
+    intervals = [median_interval(found) for found in (offs, ratios, cpu_ratios, added)]
     return Result(*intervals, waits, values, written)
 
 
@@ -168,6 +173,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     logging.getLogger("trainscope").setLevel(logging.ERROR)
     print(circumstances(device, given.threads))
+    if given.long:
+        raise SystemExit(not long_run(2000 if given.quick else 100_000, device))
     failed = False
     for model in given.models:
         size = Size(4, 2) if given.quick else GPU_SIZE if device.type == "cuda" else SIZES[model]
@@ -190,6 +197,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=TRAININGS)
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, help="default: all")
     parser.add_argument("--quick", action="store_true", help="seconds; figures mean nothing")
+    parser.add_argument("--long", action="store_true", help="memory over 100,000 steps, no times")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
     parser.add_argument("--batch", type=int, help="images a step")
@@ -215,19 +223,20 @@ def circumstances(device: torch.device, threads: int) -> str:
 
 
 HEAD = (
-    "| subject | step, ms | × step (95 %) | added, ms a step (95 %) | added / step "
-    "| waits a step (most) | values a step | bytes a step |\n| --- |" + " --- |" * 7
+    "| subject | step, ms | × step (95 %) | × CPU time | added, ms a step (95 %) "
+    "| added / step | waits a step (most) | values a step | bytes a step |\n| --- |" + " --- |" * 8
 )
 
 
 def row(name: str, found: Result | str) -> str:
     if isinstance(found, str):
-        return f"| {name} | {found} |" + " |" * 6
-    ratio, added = found.ratio, found.added
+        return f"| {name} | {found} |" + " |" * 8
+    ratio, cpu, added = found.ratio, found.cpu_ratio, found.added
     cells = [
         name,
         f"{1e3 * found.off.middle:.2f}",
         f"{ratio.middle:.3f} ({ratio.low:.3f}..{ratio.high:.3f})",
+        f"{cpu.middle:.3f} ({cpu.low:.3f}..{cpu.high:.3f})",
         f"{1e3 * added.middle:.3f} ({1e3 * added.low:.3f}..{1e3 * added.high:.3f})",
         f"{added.middle / found.off.middle:.2%}",
         f"{statistics.median_low(found.waits)} ({max(found.waits)})",
