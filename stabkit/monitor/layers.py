@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 # Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
 _WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
-# Heads are short stacks that count as one layer each.
-_HEADS = {"projector", "predictor", "head"}
+# Short stacks that count as one layer each.
+_STACKS = {"patch_embed", "projector", "predictor", "head"}
 
 
 def layer_of(parameter: str) -> str:
@@ -19,7 +19,7 @@ def layer_of(parameter: str) -> str:
     """
     parts = _WRAPPER.sub("", parameter).split(".")
     number = next((i for i, part in enumerate(parts[:-1]) if i and is_number(part)), None)
-    if number is None or parts[0] in _HEADS:
+    if number is None or parts[0] in _STACKS:
         return parts[0]
     inner = parts[number + 1 : number + 3]
     in_stage = len(parts) > number + 3 and inner[0] == "blocks" and is_number(inner[1])
@@ -65,7 +65,7 @@ def unwrapped(parameters: Sequence[str]) -> list[str]:
 
 def _outer(paths: Sequence[Sequence[str]]) -> str | None:
     """The first module that holds numbered blocks further down and may go from the names."""
-    bodies = [path for path in paths if len(path) > 2 and path[0] not in _HEADS]
+    bodies = [path for path in paths if len(path) > 2 and path[0] not in _STACKS]
     if any(is_number(path[1]) for path in bodies):
         return None  # the blocks are at the top already
     for first in dict.fromkeys(path[0] for path in bodies):
