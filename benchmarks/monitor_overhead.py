@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 from overhead_long import long_run
 from overhead_peers import PEERS
-from overhead_stabkit import STABKIT
+from overhead_stabkit import FURTHER, STABKIT
 from overhead_subject import Subject, Unavailable
 from overhead_timing import Clock, Interval, Waits, median_interval, timing_new_hooks
 from overhead_trainings import TRAININGS, Training, build
@@ -57,10 +57,12 @@ class Result:
 
     off: Interval
     ratio: Interval
-    cpu_ratio: Interval  # of CPU time, that of all threads: what other work on the machine moves less
+    cpu_ratio: (
+        Interval  # of CPU time, that of all threads: what other work on the machine moves less
+    )
     added: Interval
     waits: list[int]  # a step, over one interval
-    values: float  # recorded a step
+    values: float  # a step, on disk
     written: float  # bytes a step
 
 
@@ -92,9 +94,7 @@ def watched_step(training: Training, subject: Subject, clock: Clock) -> None:
     training.step += 1
 
 
-def timed_block(
-    device: torch.device, steps: int, step: Callable[[], None]
-) -> tuple[float, float]:
+def timed_block(device: torch.device, steps: int, step: Callable[[], None]) -> tuple[float, float]:
     """Seconds a step, and of CPU time; the device is waited for at the ends only."""
     wait(device)
     began, used = time.perf_counter(), time.process_time()
@@ -112,7 +112,7 @@ def wait(device: torch.device) -> None:
 def measure(
     kind: type[Subject], model: str, device: torch.device, batch: int | None, size: Size
 ) -> Result:
-    """Raises Unavailable, and RuntimeError when it was not attached, or recorded other than it must."""
+    """Raises Unavailable, and RuntimeError when it was not attached or recorded too little."""
     off, on = build(model, device, batch), build(model, device, batch)
     clock = Clock(device)
     with tempfile.TemporaryDirectory() as temporary:
@@ -147,7 +147,7 @@ def measure(
             raise RuntimeError(f"it recorded {recorded} values where {expected} were expected")
         if device.type == "cpu" and not same_weights(off, on):  # a GPU's sums have no fixed order
             raise RuntimeError("the training ended with other weights than without it")
-        values, written = recorded / on.step, subject.written() / on.step
+        values, written = subject.values() / on.step, subject.written() / on.step
     intervals = [median_interval(found) for found in (offs, ratios, cpu_ratios, added)]
     return Result(*intervals, waits, values, written)
 
@@ -180,7 +180,7 @@ def main() -> None:
         size = Size(4, 2) if given.quick else GPU_SIZE if device.type == "cuda" else SIZES[model]
         results: dict[str, Result | str] = {}
         print(f"\n{model}: blocks of {size.every} steps, {size.pairs} pairs\n\n{HEAD}", flush=True)
-        for name in given.subjects or SUBJECTS:
+        for name in given.subjects:
             try:
                 results[name] = measure(SUBJECTS[name], model, device, given.batch, size)
             except Unavailable as why:
@@ -195,7 +195,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=TRAININGS)
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, help="default: all")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, help="default: stabkit, peers")
+    parser.add_argument("--levels", action="store_true", help="each further level of signals too")
     parser.add_argument("--quick", action="store_true", help="seconds; figures mean nothing")
     parser.add_argument("--long", action="store_true", help="memory over 100,000 steps, no times")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -204,6 +205,8 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.models is None:
         given.models = ["vits"] if given.device.startswith("cuda") else ["tiny"]
+    further = FURTHER if given.levels else {}
+    given.subjects = given.subjects or [*STABKIT, *further, *PEERS]
     return given
 
 
@@ -217,13 +220,15 @@ def circumstances(device: torch.device, threads: int) -> str:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"no {package}")
     cuda = device.type == "cuda"
-    where = torch.cuda.get_device_name(device) if cuda else f"{threads} of {os.cpu_count()} CPU cores"
+    where = (
+        torch.cuda.get_device_name(device) if cuda else f"{threads} of {os.cpu_count()} CPU cores"
+    )
     today = datetime.date.today().isoformat()
     return f"{today}, {where}, Python {platform.python_version()}, " + ", ".join(versions)
 
 
 HEAD = (
-    "| subject | step, ms | × step (95 %) | × CPU time | added, ms a step (95 %) "
+    "| subject | step, ms | step, times (95 %) | CPU, times (95 %) | added, ms a step (95 %) "
     "| added / step | waits a step (most) | values a step | bytes a step |\n| --- |" + " --- |" * 8
 )
 
@@ -278,7 +283,7 @@ def verdict(met: bool) -> str:
     return "met" if met else "NOT met"
 
 
-SUBJECTS: dict[str, type[Subject]] = {**STABKIT, **PEERS}
+SUBJECTS: dict[str, type[Subject]] = {**STABKIT, **FURTHER, **PEERS}
 
 if __name__ == "__main__":
     main()

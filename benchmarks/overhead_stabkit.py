@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from overhead_subject import Subject
+from overhead_subject import Subject, Unavailable
 from torch import Tensor
 
 import stabkit
 from stabkit.monitor.layers import group_layers
+from stabkit.monitor.signals import LEVELS, choose
+from stabkit.store.schema import KEYS
 
 
 class Stabkit(Subject):
@@ -38,9 +40,52 @@ class Stabkit(Subject):
         return steps * (len(used) + 1)
 
     def recorded(self) -> int:
-        """Gradient norms and losses; there are other columns beside them."""
         run = stabkit.open_run(self.folder)
         return int(run.signals()["grad_norm"].count()) + len(run.scalar("loss"))
 
+    def values(self) -> int:
+        run = stabkit.open_run(self.folder)
+        return int(run.signals().drop(columns=list(KEYS)).count().sum()) + len(run.scalars())
+
+
+class Level(Stabkit):
+    """A further level beside the basic one; its probe once an interval, which is every 50 steps."""
+
+    norms = False  # much more than that
+    level: str
+
+    def options(self) -> dict[str, Any]:
+        if not choose(self.level):
+            raise Unavailable(f"this version has no signal of level {self.level}")
+        levels = ["basic", self.level]
+        return {"signals": levels, "probe": self.training.probe, "every": self.every}
+
+    def recorded(self) -> int:
+        run = stabkit.open_run(self.folder)
+        failed = [event for event in run.event_log() if event["kind"] == "signal_failed"]
+        if failed:
+            raise RuntimeError(f"{failed[0]['name']} failed: {failed[0]['reason']}")
+        of_layers = run.signals().drop(columns=list(KEYS)).count()
+        names = {name for name, count in of_layers.items() if count}
+        names |= set(run.scalars()["name"])
+        silent = [signal.name for signal in choose(self.level) if signal.name not in names]
+        if len(silent) == len(choose(self.level)):
+            raise RuntimeError(f"no value of {', '.join(silent)}")
+        return super().recorded()
+
+
+class Noise(Level):
+    """The level that is told of each micro-batch: two a step, with the subject and without."""
+
+    micro = 2
+
+    def after_micro_batch(self) -> None:
+        self.monitor.micro_batch()
+
 
 STABKIT: dict[str, type[Subject]] = {"stabkit": Stabkit}
+FURTHER: dict[str, type[Subject]] = {
+    f"stabkit+{level}": type(level, (Noise if level == "noise" else Level,), {"level": level})
+    for level in LEVELS
+    if level != "basic"
+}

