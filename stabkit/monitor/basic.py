@@ -40,14 +40,14 @@ class GradMax(LayerSignal):
     level = "basic"
     unit = "loss / parameter"
     formula = "max |g|"
-    cost = "1 pass"
+    cost = "2 passes"
     reveals = "a burst that begins in few elements, which a norm shows late"
     reads = "gradients"
     combine = "max"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        low, high = torch.aminmax(blocks.values, dim=1)
-        return torch.maximum(-low, high)
+        # torch.aminmax is one pass, and on a CPU 17 times as slow as these two
+        return torch.maximum(blocks.values.amax(1), -blocks.values.amin(1))
 
 
 @register
