@@ -252,30 +252,30 @@ def row(name: str, found: Result | str) -> str:
 
 
 def goals(model: str, device: torch.device, results: dict[str, Result | str]) -> list[str]:
-    ours = results.get("stabkit")
-    if not isinstance(ours, Result):
-        return []
+    """For each of the Monitor's own: what was aimed at, what came out, met or NOT met."""
     lines = []
+    measured = {name: found for name, found in results.items() if isinstance(found, Result)}
     limit = GOALS.get((model, device.type))
-    if limit is not None:
-        low, high = ours.ratio.low, ours.ratio.high
-        sure = "" if high <= limit or low > limit else f", but {low:.3f}..{high:.3f} holds both"
-        inside = 1 + ours.added.middle / ours.off.middle
+    for ours in (name for name in STABKIT if name in measured):
+        found = measured[ours]
+        if limit is not None:
+            by_blocks, inside = found.ratio.middle, 1 + found.added.middle / found.off.middle
+            low, high = found.ratio.low, found.ratio.high
+            sure = "" if high <= limit or low > limit else f", {low:.3f}..{high:.3f} holds both"
+            lines.append(
+                f"{ours}: at most {limit} times the step: {by_blocks:.3f} by blocks "
+                f"({verdict(by_blocks <= limit)}{sure}), {inside:.3f} by the time inside its calls "
+                f"({verdict(inside <= limit)})"
+            )
+        usual, most = statistics.median_low(found.waits), max(found.waits)
         lines.append(
-            f"at most {limit} times the step: {ours.ratio.middle:.3f} by pairs of blocks, "
-            f"{verdict(ours.ratio.middle <= limit)}{sure}; {inside:.3f} by the time inside its "
-            f"calls, {verdict(inside <= limit)}"
+            f"{ours}: no wait for the device in a step: {usual} ({verdict(usual == 0)}; "
+            f"{most} in the step that ends an interval)"
         )
-    usual = statistics.median_low(ours.waits)
-    lines.append(
-        f"no wait for the device in a step: {usual}, {verdict(usual == 0)} "
-        f"(most in one, where an interval ends: {max(ours.waits)})"
-    )
-    for name, found in results.items():
-        if name in PEERS and isinstance(found, Result) and SUBJECTS[name].norms:
-            times = found.added.middle / ours.added.middle
-            said = f"at least {LESS} times less added than {name}: {times:.1f}"
-            lines.append(f"{said}, {verdict(times >= LESS)}")
+        for peer in (name for name in PEERS if name in measured):
+            times = measured[peer].added.middle / found.added.middle
+            said = f"{ours}: adds at least {LESS} times less than {peer}: {times:.1f} times"
+            lines.append(f"{said} ({verdict(times >= LESS)})")
     return lines
 
 

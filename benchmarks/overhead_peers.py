@@ -27,8 +27,6 @@ from stabkit.monitor.layers import group_layers
 class Lightning(Subject):
     """`grad_norm` of Lightning's utilities into its CSV logger, each step."""
 
-    norms = True
-
     def attach(self) -> None:
         self._grad_norm = need("lightning.pytorch.utilities", "lightning").grad_norm
         self.logger = self.make_logger()
@@ -68,8 +66,6 @@ class LightningTensorBoard(Lightning):
 class TensorBoard(Subject):
     """One `add_scalar` a layer a step: the norm of the layer's gradient."""
 
-    norms = True
-
     def attach(self) -> None:
         need("tensorboard", "tensorboard")
         self.writer = need("torch.utils.tensorboard", "tensorboard").SummaryWriter(self.folder)
@@ -101,7 +97,6 @@ class TensorBoard(Subject):
 class Wandb(Subject):
     """`watch(log="gradients", log_freq=1)` and `log`, offline; a histogram counts as a value."""
 
-    norms = True  # more: a histogram of every gradient
     hooked = True
     watched = "gradients"
 
@@ -148,7 +143,6 @@ class WandbAll(Wandb):
 class TrainScope(Subject):
     """`attach()` and `step()` before the optimizer's, with its defaults."""
 
-    norms = True
     hooked = True
 
     def attach(self) -> None:
@@ -179,7 +173,6 @@ class TrainScope(Subject):
 class Cockpit(Subject):
     """The `economy` configuration, every quantity at every step."""
 
-    norms = True
     hooked = True
 
     def attach(self) -> None:

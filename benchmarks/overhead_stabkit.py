@@ -14,7 +14,6 @@ from stabkit.store.schema import KEYS
 class Stabkit(Subject):
     """`Monitor(model, optimizer, folder)` and `log(loss=loss)`."""
 
-    norms = True
     hooked = True
 
     def attach(self) -> None:
@@ -48,10 +47,16 @@ class Stabkit(Subject):
         return int(run.signals().drop(columns=list(KEYS)).count().sum()) + len(run.scalars())
 
 
+class OneNorm(Stabkit):
+    """The gradient's norm of each layer alone, which is what the peers record at least."""
+
+    def options(self) -> dict[str, Any]:
+        return {"signals": "grad_norm"}
+
+
 class Level(Stabkit):
     """A further level beside the basic one; its probe once an interval, which is every 50 steps."""
 
-    norms = False  # much more than that
     level: str
 
     def options(self) -> dict[str, Any]:
@@ -83,7 +88,7 @@ class Noise(Level):
         self.monitor.micro_batch()
 
 
-STABKIT: dict[str, type[Subject]] = {"stabkit": Stabkit}
+STABKIT: dict[str, type[Subject]] = {"stabkit": Stabkit, "stabkit-grad_norm": OneNorm}
 FURTHER: dict[str, type[Subject]] = {
     f"stabkit+{level}": type(level, (Noise if level == "noise" else Level,), {"level": level})
     for level in LEVELS

@@ -26,11 +26,9 @@ def need(module: str, package: str) -> Any:
 class Subject:
     """Nothing: the step as it is. Others override what they need.
 
-    `norms`: it records a norm of every layer or parameter at every step, so its added time is
-    compared. `every`: steps between two writes.
+    `every`: steps between two writes, where there is a choice.
     """
 
-    norms = False
     hooked = False  # it puts hooks on the model or the optimizer: some must be found, and fire
     micro = 1  # micro-batches a step, of which it is told
 
