@@ -130,6 +130,7 @@ class OnlineDips:
         self._chance = chance
         self._steps: list[int] = []
         self._correct: list[BoolArray] = []
+        self._dips = find_dips([], [])
         self._told: set[int] = set()  # evaluations that are low in a dip that was new before
 
     def add(self, step: int, correct: BoolArray) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -140,11 +141,14 @@ class OnlineDips:
         self, steps: Sequence[int], correct: Sequence[BoolArray]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Evaluations at once: dips of those in between are not looked for one by one."""
+        known = len(self._steps)
         for step, bits in zip(steps, correct, strict=True):
             if not self._steps or step > self._steps[-1]:
                 self._steps.append(step)
                 self._correct.append(bits)
-        dips = self._find()
+        if len(self._steps) > known:
+            self._dips = self._find()
+        dips = self._dips
         new = [not self._is_told(dip.onset, dip.recovery) for dip in dips.itertuples()]
         return dips, dips[np.array(new, dtype=bool)]
 

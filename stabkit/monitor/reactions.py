@@ -218,9 +218,10 @@ class Reactions:
         except Exception as error:
             if self._strict:
                 raise
-            self._failed.add(kind)
+            self._warn(
+                kind, "the search for %s failed and is off from here: %s", kind, _text(error)
+            )
             self._write("detector_failed", None, cause=kind, error=_text(error))
-            _log.warning("the search for %s failed and is off from here: %s", kind, _text(error))
             return []
 
     def _is_new(self, name: str, steps: IntArray) -> BoolArray:
@@ -241,9 +242,8 @@ class Reactions:
                 if self._strict:
                     raise
                 self._write("action_failed", event.step, cause=event.kind, error=_text(error))
-                if (key := f"{event.kind} {number}") not in self._failed:
-                    self._failed.add(key)
-                    _log.warning("the action on %s failed: %s", event.kind, _text(error))
+                key = f"{event.kind} {number}"
+                self._warn(key, "the action on %s failed: %s", event.kind, _text(error))
 
     def _log(self, event: Event) -> None:
         if _is_first():
@@ -275,8 +275,20 @@ class Reactions:
         self._write("stop", event.step, cause=event.kind, asked_at=self._now())
 
     def _write(self, kind: str, step: int | None, **facts: Any) -> None:
-        if _is_first():
+        if not _is_first():
+            return
+        try:
             self.rundir.append_event(kind, step, **facts)
+        except OSError as error:  # a full disk, a folder that is gone: of no matter to the training
+            if self._strict:
+                raise
+            self._warn("write", "the event %s at step %s is not recorded: %s", kind, step, error)
+
+    def _warn(self, key: str, message: str, *parts: Any) -> None:
+        """Said once."""
+        if key not in self._failed:
+            self._failed.add(key)
+            _log.warning(message, *parts)
 
 
 def _world_size() -> int:
