@@ -101,12 +101,12 @@ def find_stale_moments(
     its second Adam remembers nothing. Flagged points that are neighbours, or at most `merge` steps
     apart, are one event. Non-finite values are events of another kind and left out.
 
-    A threshold, not a test. Events in 100,000 steps of simulated healthy gradients, at beta2 .95 and
-    at .999: none in layers of 100 or 10,000 independent normal elements; 2,200 and 1,700 in a layer
-    of a single one, for which this is no detector. Elements as heavy-tailed as Student's t of 3
-    degrees of freedom: 0 and 216 of 100, none of 10,000. What a whole layer's gradient varies by
-    from step to step is not averaged by its size: log-normal factors of sigma .2 give 0 and 3 at
-    100 elements, .3 some 20 and 120, .4 some 200 and 600 at either. Longer memory alarms more.
+    A threshold, not a test. Events in 100,000 steps of simulated healthy gradients, at beta2 .95
+    and at .999: none in layers of 100 or 10,000 independent normal elements; 2,200 and 1,700 in a
+    layer of a single one, for which this is no detector. Elements as heavy-tailed as Student's t
+    of 3 degrees of freedom: 0 and 216 of 100, none of 10,000. What a whole layer's gradient varies
+    by from step to step is not averaged by its size: log-normal factors of sigma .2 give 0 and 3
+    at 100 elements, .3 some 20 and 120, .4 some 200 and 600 at either size.
 
     Returns one row an event: onset, peak, end (steps; first, largest and last flagged point),
     height (largest surprise; infinite where Adam remembers nothing), adam_rms (at the peak).

@@ -23,7 +23,8 @@ from stabkit.detect.online import (
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 
 # The robust z of a spike that is acted on. The analysis asks for 6 of up to 1,000 values and one
-# more for every ten times as many; a run that goes on has some million before it is over.
+# more for every ten times as many; a run that goes on has some million before it is over. In a
+# million healthy values: none at AR(1) 0 and .9 (at 6: 0 and 10), 122 with logs of Student's t(5).
 SPIKE_THRESHOLD = 9.0
 SPREADS = ("feature_std", "embedding_std", "effective_rank")
 OTHER_SAMPLES = ("knn_bank",)  # metrics whose samples differ from one evaluation to the next
@@ -33,7 +34,12 @@ OTHER_SAMPLES = ("knn_bank",)  # metrics whose samples differ from one evaluatio
 class Event:
     """Something found: `step` is its onset, `layer` the first in depth order where it began.
 
-    `facts` are plain values that say more, by kind: docs/monitor.md.
+    `facts` are plain values that say more:
+    - spike: signal (`grad_norm`, `loss`), layers (all that began it), ratio (to the median before)
+    - stale_moments: signal, layers, surprise (`gradient_surprise`)
+    - nonfinite: layers, loss (whether it is not finite)
+    - collapse: signal, start (its first value), level
+    - dip: metric, found_at (step of the evaluation that showed it), trough, depth
     """
 
     kind: str
