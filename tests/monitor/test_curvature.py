@@ -147,6 +147,11 @@ def test_adams_signals_are_those_of_the_explicit_hessian(step: int) -> None:
     torch.testing.assert_close(found[-1], largest, rtol=1e-8, atol=0)
     rises = torch.stack(found).diff()
     assert (rises >= -1e-12 * largest).all()  # a lower bound that only rises while nothing moves
+    matrix = full / edge.sqrt() / edge.sqrt()[:, None]
+    unit = nn.functional.normalize(gradient / edge.sqrt(), dim=0)
+    span, _ = torch.linalg.qr(torch.stack([unit, matrix @ unit], dim=1))
+    first = torch.linalg.eigvalsh(span.T @ matrix @ span).max()
+    torch.testing.assert_close(found[0], first, rtol=1e-10, atol=0)
     assert found[0] >= expected
     assert found[0] < 0.999 * largest  # the first is too low, as its documentation says
 
@@ -273,6 +278,10 @@ def test_the_limit_is_that_of_the_step_the_optimizer_really_makes(
     optimizer = build([parameter])
     for _ in range(12):
         before = parameter.detach().clone()
+        if "max_exp_avg_sq" in optimizer.state.get(parameter, {}):
+            optimizer.state[parameter]["max_exp_avg_sq"] *= (
+                2  # AMSGrad's maximum is of the past, not the present mean
+            )
         parameter.grad = gradient.clone()
         optimizer.step()
     rate_over_root = (before - parameter.detach()) / gradient
