@@ -63,7 +63,9 @@ class StepSharpness(ProbeSignal):
 @register
 class PreconditionedSharpness(ProbeSignal):
     """Too low until it has warmed up: a lower bound, which each probe raises from the last one's
-    vector by two steps of Lanczos. The first starts at the gradient, so at `step_sharpness`.
+    vector by two steps of Lanczos. The first starts at the gradient, so above `step_sharpness`.
+    Once warm and near the edge it reads at least 0.9 of the eigenvalue. Far below the edge, trained
+    on small batches so that the leading direction turns between probes, 0.5 to 0.85 were seen.
 
     Unlike a power iteration, this finds the largest eigenvalue also where a negative one is
     larger in size. Parameters that freeze are forgotten; ones that thaw start at the gradient.

@@ -256,6 +256,32 @@ def test_frozen_adam_with_two_rates_diverges_just_where_the_signal_passes_one(sh
 
 
 @pytest.mark.parametrize(
+    ("rule", "lr", "kind"),
+    [
+        (torch.optim.SGD, 0.3, GradientSharpness),
+        (torch.optim.Adam, 0.01, PreconditionedSharpness),
+    ],
+)
+def test_training_on_the_whole_batch_sharpens_until_the_signal_reads_one(
+    rule: type[torch.optim.Optimizer], lr: float, kind: type[ProbeSignal]
+) -> None:
+    """Cohen et al.'s finding, on a small network: up from far below, and then along the edge."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 5))
+    inputs, targets = torch.randn(128, 20), torch.randn(128, 5)
+
+    def loss(m: nn.Module) -> Tensor:
+        return 2.5 * nn.functional.mse_loss(m(inputs), targets)
+
+    optimizer, signal, seen = rule(model.parameters(), lr=lr), kind(), []
+    for _ in range(60):
+        train(model, loss, optimizer, 20)
+        seen.append(float(measure(signal, model, loss, optimizer)))
+    assert seen[0] < 0.5
+    assert 0.85 < np.median(seen[-20:]) < 1.1
+
+
+@pytest.mark.parametrize(
     "build",
     [
         lambda ps: torch.optim.AdamW(ps, lr=0.01, betas=(0.9, 0.999), weight_decay=0.0),
