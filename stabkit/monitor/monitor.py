@@ -314,7 +314,8 @@ class Monitor:
         """What `stabkit status` shows."""
         self._told = time.monotonic()
         if self._tells and self._out is not None:
-            self._out.status(Status(state, self.step, knn=self._knn, reason=reason))
+            marks = dict(self._reactions.marks)
+            self._out.status(Status(state, self.step, knn=self._knn, reason=reason, events=marks))
 
     # --- never hurts
 
