@@ -48,7 +48,7 @@ class Size:
 
 
 SIZES = {"tiny": Size(50, 6), "vits": Size(5, 6), "mlp": Size(50, 10)}
-GPU_SIZE = Size(50, 10)
+GPU_SIZE, QUICK = Size(50, 10), Size(4, 2)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ def main() -> None:
         raise SystemExit(not long_run(2000 if given.quick else 100_000, device))
     failed = False
     for model in given.models:
-        size = Size(4, 2) if given.quick else GPU_SIZE if device.type == "cuda" else SIZES[model]
+        size = QUICK if given.quick else GPU_SIZE if device.type == "cuda" else SIZES[model]
+        size = Size(given.every or size.every, given.pairs or size.pairs)
         results: dict[str, Result | str] = {}
         print(f"\n{model}: blocks of {size.every} steps, {size.pairs} pairs\n\n{HEAD}", flush=True)
         for name in given.subjects:
@@ -201,6 +202,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="memory over 100,000 steps, no times")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
+    parser.add_argument("--every", type=int, help="steps a block, and an interval")
+    parser.add_argument("--pairs", type=int, help="of blocks")
     parser.add_argument("--batch", type=int, help="images a step")
     given = parser.parse_args()
     if given.models is None:

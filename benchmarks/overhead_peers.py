@@ -176,39 +176,49 @@ class Cockpit(Subject):
     hooked = True
 
     def attach(self) -> None:
-        if self.training.sample_losses is None:
-            raise Unavailable("needs one loss a sample, which a contrastive batch has not")
         # BackPACK's hooks on a first layer, whose input needs no gradient, do what they should
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pkg_resources, which it asks for its version
             cockpit = need("cockpit", "cockpit-for-pytorch")
         backpack = need("backpack", "backpack-for-pytorch")
-        economy = need("cockpit.utils.configuration", "cockpit-for-pytorch").configuration
+        quantities = self.quantities()
         backpack.extend(self.training.model)
-        self.cockpit = cockpit.Cockpit(self.training.model.parameters(), economy("economy"))
-        try:
-            loss = self.loss(0)
-            with self.backward(loss, 0):
-                loss.backward()
-        except Exception as error:
-            why = f"cannot run on this model: {type(error).__name__}: {error}"
-            raise Unavailable(why) from None
-        for quantity in self.cockpit.quantities:
+        self.cockpit = cockpit.Cockpit(self.training.model.parameters(), quantities)
+        self._try()
+        for quantity in quantities:
             quantity.output.clear()
 
+    def quantities(self) -> list[Any]:
+        if self.training.sample_losses is None:
+            raise Unavailable("needs one loss a sample, which a contrastive batch has not")
+        economy = need("cockpit.utils.configuration", "cockpit-for-pytorch").configuration
+        found: list[Any] = economy("economy")
+        return found
+
+    def _try(self) -> None:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                loss = self.loss(0)
+                with self.backward(loss, 0):
+                    loss.backward()
+            except Exception as error:
+                why = f"cannot run on this model: {type(error).__name__}: {error}"
+                said = [str(w.message) for w in warned if "extension for Module" in str(w.message)]
+                raise Unavailable(f"{why} ({said[0]})" if said else why) from None
+            finally:
+                self.training.optimizer.zero_grad()
+
     def loss(self, step: int) -> Tensor:
-        assert self.training.sample_losses is not None
+        if self.training.sample_losses is None:
+            return self.training.loss(step)
         self._losses = self.training.sample_losses(step)
         return self._losses.mean()
 
     def backward(self, loss: Tensor, step: int) -> AbstractContextManager[Any]:
-        info = {
-            "batch_size": self.training.batch,
-            "individual_losses": self._losses,
-            "loss": loss,
-            "optimizer": self.training.optimizer,
-        }
+        info = {"batch_size": self.training.batch, "loss": loss}
+        info |= {"optimizer": self.training.optimizer, "individual_losses": self._losses}
         context: AbstractContextManager[Any] = self.cockpit(step, info=info)
         return context
 
@@ -222,6 +232,21 @@ class Cockpit(Subject):
     def recorded(self) -> int:
         steps = json.loads((self.folder / "log.json").read_text())
         return sum(len(of_step["GradNorm"]) for of_step in steps.values())
+
+
+class CockpitNorm(Cockpit):
+    """Its `GradNorm` alone, which needs no gradients of samples and so runs on a ViT."""
+
+    hooked = False
+
+    def quantities(self) -> list[Any]:
+        grad_norm = need("cockpit.quantities", "cockpit-for-pytorch").GradNorm
+        every_step = need("cockpit.utils.schedules", "cockpit-for-pytorch").linear(1)
+        return [grad_norm(track_schedule=every_step)]
+
+    def loss(self, step: int) -> Tensor:
+        self._losses = None
+        return self.training.loss(step)
 
 
 def tensorboard_values(folder: Path) -> int:
@@ -272,5 +297,6 @@ PEERS: dict[str, type[Subject]] = {
     "wandb-gradients": Wandb,
     "wandb-all": WandbAll,
     "trainscope": TrainScope,
-    "cockpit": Cockpit,
+    "cockpit-economy": Cockpit,
+    "cockpit-gradnorm": CockpitNorm,
 }

@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from stabkit.detect import find_dips as find_dips
     from stabkit.detect import find_drift as find_drift
     from stabkit.detect import find_spikes as find_spikes
+    from stabkit.detect import find_stale_moments as find_stale_moments
     from stabkit.detect import find_stuck_loss as find_stuck_loss
+    from stabkit.detect import gradient_surprise as gradient_surprise
     from stabkit.detect import onset_order as onset_order
     from stabkit.monitor.monitor import Monitor as Monitor
+    from stabkit.monitor.probe import Probe as Probe
+    from stabkit.monitor.signals import DerivedSignal as DerivedSignal
+    from stabkit.monitor.signals import LayerSignal as LayerSignal
+    from stabkit.monitor.signals import ProbeSignal as ProbeSignal
+    from stabkit.monitor.signals import register as register
     from stabkit.store.reader import Run as Run
     from stabkit.store.reader import Runs as Runs
     from stabkit.store.reader import load as load
@@ -25,7 +32,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "DerivedSignal": "stabkit.monitor.signals",
+    "LayerSignal": "stabkit.monitor.signals",
     "Monitor": "stabkit.monitor.monitor",
+    "Probe": "stabkit.monitor.probe",
+    "ProbeSignal": "stabkit.monitor.signals",
     "Run": "stabkit.store.reader",
     "Runs": "stabkit.store.reader",
     "association": "stabkit.detect",
@@ -34,10 +45,13 @@ _HOME = {
     "find_dips": "stabkit.detect",
     "find_drift": "stabkit.detect",
     "find_spikes": "stabkit.detect",
+    "find_stale_moments": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",
+    "gradient_surprise": "stabkit.detect",
     "load": "stabkit.store.reader",
     "onset_order": "stabkit.detect",
     "open_run": "stabkit.store.reader",
+    "register": "stabkit.monitor.signals",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -40,14 +40,14 @@ class GradMax(LayerSignal):
     level = "basic"
     unit = "loss / parameter"
     formula = "max |g|"
-    cost = "2 passes"
+    cost = "1 pass"
     reveals = "a burst that begins in few elements, which a norm shows late"
     reads = "gradients"
     combine = "max"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        # torch.aminmax is one pass, and on a CPU 17 times as slow as these two
-        return torch.maximum(blocks.values.amax(1), -blocks.values.amin(1))
+        # on a CPU a fifteenth of the time of torch.aminmax
+        return torch.abs(blocks.values, out=blocks.scratch).amax(1)
 
 
 @register
@@ -149,7 +149,7 @@ class AdamRms(LayerSignal):
     reads = "adam"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        return _squares(blocks)
+        return blocks.values.sum(1)
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
         return (total_L / count_L).sqrt()

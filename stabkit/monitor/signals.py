@@ -14,7 +14,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from stabkit.monitor.blocks import Blocks
-    from stabkit.monitor.probe import ProbePass
+    from stabkit.monitor.probe import Probe, ProbePass
 
 Moment = Literal["gradients", "parameters", "updates", "adam"]
 LEVELS = ("basic", "attention", "features", "curvature", "noise")
@@ -37,7 +37,7 @@ class LayerSignal(Signal):
 
     `reads` names what `blocks.values` holds when the signal is asked: `gradients` before the
     optimizer's step, `parameters` before it, `updates` (old minus new parameters) after it, `adam`
-    (gradient over the root of the second moment) after it. Absent elements, as of a parameter
+    (squared gradient over second moment) after it. Absent elements, as of a parameter
     without a gradient, are 0.
     """
 
@@ -109,7 +109,8 @@ def _path(signal: type[Signal]) -> str:
 
 
 def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
-    """The signals meant by levels, names, classes and objects, each once.
+    """The signals meant by levels, names, classes and objects, and those they derive from; each
+    once.
 
     Raises ValueError for a word that is neither.
     """
@@ -118,7 +119,19 @@ def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
     for item in items:
         for signal in _meant(item):
             chosen.setdefault(signal.name, signal)
+            for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
+                chosen.setdefault(name, SIGNALS[name]())
     return list(chosen.values())
+
+
+def measurable_with(probe: "Probe | None", asked: Iterable[Asked]) -> list[Signal]:
+    """Of the signals meant those that the probe has all parts for."""
+    return [
+        signal
+        for signal in choose(asked)
+        if not isinstance(signal, ProbeSignal)
+        or all(getattr(probe, part, None) is not None for part in signal.needs)
+    ]
 
 
 def _meant(item: Asked) -> list[Signal]:
