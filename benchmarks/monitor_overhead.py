@@ -186,8 +186,9 @@ def main() -> None:
                 results[name] = measure(SUBJECTS[name], model, device, given.batch, size)
             except Unavailable as why:
                 results[name] = str(why)
-            except RuntimeError as why:
-                results[name], failed = f"NOT VALID: {why}", True
+            except Exception as error:  # of a peer, of any kind: the others are still measured
+                kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
+                results[name], failed = f"NOT VALID: {kind}{str(error).splitlines()[0]}", True
             print(row(name, results[name]), flush=True)
         print("", *goals(model, device, results), sep="\n")
     raise SystemExit(failed)

@@ -184,10 +184,13 @@ class Cockpit(Subject):
         backpack = need("backpack", "backpack-for-pytorch")
         quantities = self.quantities()
         backpack.extend(self.training.model)
-        self.cockpit = cockpit.Cockpit(self.training.model.parameters(), quantities)
+        self.cockpit = cockpit.Cockpit(self.trainable(), quantities)
         self._try()
         for quantity in quantities:
             quantity.output.clear()
+
+    def trainable(self) -> list[Tensor]:
+        return [p for p in self.training.model.parameters() if p.requires_grad]
 
     def quantities(self) -> list[Any]:
         if self.training.sample_losses is None:
@@ -227,7 +230,7 @@ class Cockpit(Subject):
             self.cockpit.write(str(self.folder / "log"))
 
     def expected(self, steps: int) -> int:
-        return steps * len(list(self.training.model.parameters()))
+        return steps * len(self.trainable())
 
     def recorded(self) -> int:
         steps = json.loads((self.folder / "log.json").read_text())
