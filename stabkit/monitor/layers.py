@@ -4,20 +4,27 @@ import re
 
 # Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
 _WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
-# Heads are short stacks that count as one layer each.
-_HEADS = {"projector", "predictor", "head"}
+_NUMBERED = re.compile(r"\d+|\w*(?:layer|block)_\d+")  # `3`, torchvision's `encoder_layer_3`
+# Short stacks that count as one layer each.
+_STACKS = {"projector", "predictor", "head", "patch_embed"}
+
+
+def without_wrappers(parameter: str) -> str:
+    """The name a parameter has in the network itself, compiled modules inside it included."""
+    return _WRAPPER.sub("", parameter).replace("._orig_mod.", ".")
 
 
 def layer_of(parameter: str) -> str:
     """The layer a parameter belongs to: its module path down to the first numbered module.
 
-    `blocks.3.attn.qkv.weight` is in `blocks.3`, `patch_embed.proj.bias` in `patch_embed`; a bare
-    tensor such as `cls_token` is a layer of its own.
+    `blocks.3.attn.qkv.weight` is in `blocks.3`, `encoder.layers.3.norm1.bias` in
+    `encoder.layers.3`, `patch_embed.proj.bias` in `patch_embed`; a bare tensor such as `cls_token`
+    is a layer of its own.
     """
     parts = _WRAPPER.sub("", parameter).split(".")
-    if len(parts) > 2 and parts[1].isdigit() and parts[0] not in _HEADS:
-        return ".".join(parts[:2])
-    return parts[0]
+    numbered = (i for i in range(1, len(parts) - 1) if _NUMBERED.fullmatch(parts[i]))
+    depth = None if parts[0] in _STACKS else next(numbered, None)
+    return parts[0] if depth is None else ".".join(parts[: depth + 1])
 
 
 def group_layers(parameters: list[str]) -> tuple[list[str], list[int]]:

@@ -88,18 +88,24 @@ def register(signal: S) -> S:
     """
     name = signal.name
     if not name.isidentifier() or name in ("step", "layer", "depth"):
-        raise ValueError(f"signal name {name!r}: letters, digits and _ only; not step, layer, depth")
+        raise ValueError(
+            f"signal name {name!r}: letters, digits and _ only; not step, layer, depth"
+        )
     taken = SIGNALS.get(name)
     if taken is not None and (taken.__module__, taken.__qualname__) != (
         signal.__module__,
         signal.__qualname__,
     ):
-        raise ValueError(f"signal name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
+        raise ValueError(
+            f"signal name {name!r} is taken by {taken.__module__}.{taken.__qualname__}"
+        )
     SIGNALS[name] = signal  # the same class again: a notebook cell run twice
     return signal
 
 
-def choose(asked: "str | Signal | type[Signal] | Iterable[str | Signal | type[Signal]]") -> list[Signal]:
+def choose(
+    asked: "str | Signal | type[Signal] | Iterable[str | Signal | type[Signal]]",
+) -> list[Signal]:
     """The signals meant by levels, names, classes and objects, each once.
 
     Raises ValueError for a word that is neither.

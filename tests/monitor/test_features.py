@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stabkit.train.collapse import effective_rank, feature_std
+from stabkit.monitor.features import effective_rank, feature_std
 
 
 def gaussian(images: int, dim: int) -> torch.Tensor:
