@@ -38,8 +38,9 @@ class TargetDistance(ProbeSignal):
                     f"{tuple(p.shape)}; a momentum encoder has the model's"
                 )
             layer = seen.layer_of(name)
-            apart.setdefault(layer, []).append(_norm(p.detach() - other.detach()))
-            size.setdefault(layer, []).append(_norm(p.detach()))
+            value = _whole(p)
+            apart.setdefault(layer, []).append(_norm(value - _whole(other)))
+            size.setdefault(layer, []).append(_norm(value))
         if not apart:
             raise ValueError(
                 "Probe: target has no parameter of the model's names; the model has "
@@ -98,8 +99,14 @@ def _projections(model: nn.Module) -> list[nn.Module]:
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(widened(tensor))
-    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of all shards
+    norm: Tensor = torch.linalg.vector_norm(widened(tensor))
+    return norm
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    """Gathered, as FSDP2 may have sharded the one network and not, or not now, the other."""
+    value = parameter.detach()
+    whole = value.full_tensor() if hasattr(value, "full_tensor") else value
     assert isinstance(whole, Tensor)
     return whole
 

@@ -41,6 +41,7 @@ def devices_of(model: nn.Module) -> list[torch.device]:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eager and in evaluation mode; everything named in `probe.looking` is put back."""
+    _reshard(model)
     devices = devices_of(model)
     with ExitStack() as stack:
         stack.enter_context(_generators(devices))
@@ -114,13 +115,11 @@ def _buffers(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _parameters(model: nn.Module) -> Iterator[None]:
     """Raises RuntimeError when the body moved one: too many to keep a copy, but never unseen."""
-    named = [(name, local(p.detach())) for name, p in model.named_parameters()]
-    named = [(name, p) for name, p in named if p.numel() > 0 and p.is_floating_point()]
-    before = _norms([p for _, p in named])
+    before = _norms(model)
     yield
-    after = _norms([p for _, p in named])
-    pairs = zip(named, before, after, strict=True)
-    moved = [name for (name, _), a, b in pairs if a != b and not (a != a and b != b)]
+    after = _norms(model)
+    # as text, in which a parameter that is not a number is like itself
+    moved = [name for name, norm in before.items() if str(norm) != str(after.get(name))]
     if moved:
         raise RuntimeError(
             f"probe: running the model changed {len(moved)} of its parameters, {moved[0]} first. A "
@@ -129,12 +128,15 @@ def _parameters(model: nn.Module) -> Iterator[None]:
         )
 
 
-def _norms(tensors: list[Tensor]) -> list[float]:
-    norms: dict[torch.device, list[Tensor]] = {}
-    for tensor, norm in zip(tensors, torch._foreach_norm(tensors) if tensors else (), strict=True):
-        norms.setdefault(tensor.device, []).append(norm.double())
-    place = {device: iter(torch.stack(values).tolist()) for device, values in norms.items()}
-    return [float(next(place[tensor.device])) for tensor in tensors]
+def _norms(model: nn.Module) -> dict[str, float]:
+    parts = {name: local(p.detach()) for name, p in model.named_parameters()}
+    parts = {name: p for name, p in parts.items() if p.numel() > 0 and p.is_floating_point()}
+    norms: dict[str, float] = {}
+    for device in {p.device for p in parts.values()}:
+        names = [name for name, p in parts.items() if p.device == device]
+        values = torch._foreach_norm([parts[name] for name in names])
+        norms |= zip(names, torch.stack([v.double() for v in values]).tolist(), strict=True)
+    return norms
 
 
 @contextmanager
