@@ -188,7 +188,7 @@ class Eager(nn.Module):
             nn.Linear(16, 8),
             nn.Linear(16, 8),
         )
-        self.gate = nn.Linear(16, 4)
+        self.gate = nn.Parameter(torch.ones(1, 16, 4))
         self.num_attention_heads = 4
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,7 +207,8 @@ class Eager(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         attention = F.softmax(self.logits(x), dim=-1, dtype=torch.float32).to(x.dtype)
         out = torch.matmul(attention, self.project(x)[2]).transpose(1, 2).flatten(2)
-        chosen = self.gate(x).mul(100).softmax(dim=-1)  # no attention: a choice among four
+        # no attention: a choice among four by weights
+        chosen = torch.bmm(x, self.gate.expand(len(x), -1, -1)).mul(100).softmax(dim=-1)
         return out * chosen.amax(dim=-1, keepdim=True), None
 
 
@@ -256,6 +257,28 @@ def test_a_transformers_style_tree(attention: type[Eager]) -> None:
         (x,) = layer(x)
         rms = float(x.detach().square().mean().sqrt())
         assert found["output_rms"][f"encoder.layer.{i}"] == pytest.approx(rms, **close)
+
+
+def test_the_attentions_of_a_stage_are_one_layers() -> None:
+    vit: Any = small_vit()
+    found = measured(vit, images())
+
+    class Stage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList([vit])
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.stages[0](x)
+            return out
+
+    staged = measured(Stage(), images())
+    logit, low, mean = (list(found[name].values()) for name in list(found)[:3])
+    assert logit[0] > logit[1]  # the first and the second of the two can be told apart
+    assert low[0] < low[1]
+    assert staged["attention_logit"] == {"stages.0": max(logit)}
+    assert staged["attention_entropy"] == {"stages.0": min(low)}
+    assert staged["attention_entropy_mean"]["stages.0"] == pytest.approx(sum(mean) / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize(

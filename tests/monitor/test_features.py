@@ -165,6 +165,7 @@ def loss_of(model: nn.Module) -> torch.Tensor:
 def test_gradient_at_the_patch_projection_also_when_it_is_frozen(frozen: bool) -> None:
     """Against the retained gradients of a backward pass, over both views of the loss."""
     model = small_vit(0).eval()
+    model.patch_embed.norm = nn.LayerNorm(16)  # the projection's output is not the patch_embed's
     for p in model.parameters():
         p.data.mul_(3)  # so that the gradient is not tiny
     model.patch_embed.requires_grad_(not frozen)
@@ -227,5 +228,14 @@ def test_a_loss_that_does_not_reach_the_first_layer_has_no_gradient_there() -> N
         return loss
 
     assert list(OutputGradNorm().measure(see(model, loss=with_momentum))) == ["patch_embed"]
+    both = nn.ModuleDict({"momentum": small_vit(1), "online": model})
+
+    def of_both(both: nn.ModuleDict) -> torch.Tensor:
+        with torch.no_grad():
+            goal = both["momentum"](IMAGES)
+        loss: torch.Tensor = (both["online"](IMAGES) - goal).square().sum()
+        return loss
+
+    assert list(OutputGradNorm().measure(see(both, loss=of_both))) == ["online"]
     constant = see(model, loss=lambda m: torch.ones(()))
     assert OutputGradNorm().measure(constant) == {}

@@ -70,6 +70,7 @@ def look(model: nn.Module, probe: Probe) -> dict[str, Any]:
         seen = ProbePass(bare, probe, layer_of, [])
         signals = [s for s in SIGNALS.values() if s.level in LEVELS and issubclass(s, ProbeSignal)]
         assert len(signals) >= 11
+        signals.sort(key=lambda signal: LEVELS.index(signal.level))
         return {signal.name: signal().measure(seen) for signal in signals}
 
 
@@ -137,11 +138,11 @@ def test_buffers_keep_their_identity_and_version() -> None:
 
 
 def test_every_look_draws_the_same() -> None:
-    model = built(0)
-    look(model, probe_of(built(1)))
+    model, probe = built(0), probe_of(built(1))
+    look(model, probe)
     first = list(model.drawn)
     torch.rand(5), random.random(), np.random.rand()
-    look(model, probe_of(built(1)))
+    look(model, probe)
     assert model.drawn == first
 
 
@@ -161,6 +162,7 @@ def test_evaluation_is_eager_and_unwrapped() -> None:
         assert model is inner
         assert not model.training
         seen = ProbePass(model, Probe(torch.ones(2, 4)), layer_of, [])
+        assert seen.embedding1.shape == (2, 4)
         assert list(seen.watched.outputs) == ["0"]
     assert compiled == 0
     assert inner.training
@@ -172,9 +174,7 @@ def test_autocast_of_the_training_does_not_reach_the_probe() -> None:
     model = nn.Linear(4, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with looking(model) as bare:
-            assert ProbePass(bare, Probe(torch.ones(2, 4)), layer_of, []).embedding1.dtype == (
-                torch.float32
-            )
+            assert bare(torch.ones(2, 4)).dtype == torch.float32
         assert model(torch.ones(2, 4)).dtype == torch.bfloat16
 
 
