@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabkit.monitor import basic, curvature  # noqa: F401 (they register their signals)
+from stabkit.monitor import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.background import Background
 from stabkit.monitor.folder import hold, left_by, prepare
