@@ -183,7 +183,8 @@ class Cockpit(Subject):
             cockpit = need("cockpit", "cockpit-for-pytorch")
         backpack = need("backpack", "backpack-for-pytorch")
         quantities = self.quantities()
-        backpack.extend(self.training.model)
+        if self.hooked:
+            backpack.extend(self.training.model)
         self.cockpit = cockpit.Cockpit(self.trainable(), quantities)
         self._try()
         for quantity in quantities:
@@ -238,7 +239,7 @@ class Cockpit(Subject):
 
 
 class CockpitNorm(Cockpit):
-    """Its `GradNorm` alone, which needs no gradients of samples and so runs on a ViT."""
+    """Its `GradNorm` alone, which needs nothing of BackPACK and so runs on a ViT."""
 
     hooked = False
 

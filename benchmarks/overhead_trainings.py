@@ -66,7 +66,7 @@ def tiny(device: torch.device, batch: int | None) -> Training:
         return info_nce(one, key2, temperature) + info_nce(two, key1, temperature)
 
     probe = Probe(
-        view1, view2, lambda online, view: online(view)[0], probe_loss, state.model.target
+        view1, view2, lambda either, view: either.backbone(view), probe_loss, state.model.target
     )
     model, optimizer = state.model.online, state.optimizer
     return Training("tiny", model, optimizer, device, config.train.batch, loss, probe)
