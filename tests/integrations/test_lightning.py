@@ -1,0 +1,275 @@
+"""Real fits with Lightning's Trainer: what is recorded beside what a hook of the module saw."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stabkit
+from tests.integrations.oracle import Norms, assert_recorded, grad_norms, same, weights
+
+pytest.importorskip("lightning", reason="needs Lightning: pip install 'stabkit[lightning]'")
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
+
+from stabkit.integrations.lightning import StabkitCallback
+
+LAYERS = ("net.0", "net.2")
+# of Lightning itself and of this machine, not of the callback
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:The `srun` command is available"),
+]
+
+
+class Net(LightningModule):
+    """Keeps the gradients it saw before each step, and the losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
+        self.seen: dict[int, Norms] = {}
+        self.losses: list[float] = []
+        self.fail_at: int | None = None
+        self.error: BaseException = RuntimeError("as planned")
+        self.scale = 1.0
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        if self.global_step == self.fail_at:
+            raise self.error
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.losses.append(loss.item())
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.seen[self.global_step] = grad_norms(self, self.scale)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def data(batches: int = 8) -> torch.utils.data.DataLoader[Any]:
+    """In a fixed order. Large inputs: without clipping the norms are well above 0.1."""
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(batches * 4, 4, generator=g) * 5, torch.randint(2, (batches * 4,), generator=g)
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
+
+
+def fit(net: Any, *callbacks: Any, ckpt_path: Path | None = None, **options: Any) -> Any:
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "max_epochs": 1,
+    }
+    trainer = Trainer(**{**quiet, **options}, callbacks=list(callbacks))
+    trainer.fit(net, data(), ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_gradients_loss_and_rate_of_every_step_and_training_as_without(
+    tmp_path: Path, clip: float | None
+) -> None:
+    net, bare = Net(), Net()
+    fit(net, StabkitCallback(tmp_path / "run"), gradient_clip_val=clip)
+    fit(bare, gradient_clip_val=clip)
+    assert net.losses == bare.losses
+    assert same(weights(net), weights(bare))
+    assert_recorded(tmp_path / "run", net.seen, LAYERS)
+    assert max(sum(n.values()) for n in net.seen.values()) > 0.1**2, "nothing was to be clipped"
+    run = stabkit.open_run(tmp_path / "run")
+    assert run.scalar("loss").tolist() == net.losses
+    assert run.scalar("lr").tolist() == pytest.approx([0.1 * 0.9**i for i in range(8)])
+
+
+def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
+    net = Net()
+    fit(net, StabkitCallback(tmp_path), accumulate_grad_batches=4, gradient_clip_val=0.1)
+    assert sorted(net.seen) == [0, 1]
+    assert_recorded(tmp_path, net.seen, LAYERS)
+    means = [sum(net.losses[i : i + 4]) / 4 for i in (0, 4)]
+    # float32 quarters are exact, their sum rounds 3 times
+    assert stabkit.open_run(tmp_path).scalar("loss").tolist() == pytest.approx(means, rel=2e-7)
+
+
+def scaled(scale: float) -> MixedPrecision:
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+    return MixedPrecision("16-mixed", "cpu", scaler)
+
+
+def test_half_precision_is_recorded_without_its_scale(tmp_path: Path) -> None:
+    net = Net()
+    fit(net, StabkitCallback(tmp_path), plugins=scaled(1024.0), gradient_clip_val=0.1)
+    assert_recorded(tmp_path, net.seen, LAYERS)  # Lightning has unscaled them before its hook
+    run = stabkit.open_run(tmp_path)
+    assert run.scalar("loss").tolist() == net.losses
+    assert set(run.scalar("grad_scale")) == {1024.0}
+
+
+class Two(Net):
+    """Manual optimisation: the trunk and the head have an optimizer each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        both = self.optimizers()
+        for optimizer in both:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        self.seen[len(self.losses)] = grad_norms(self)
+        for optimizer in both:
+            optimizer.step()
+        self.losses.append(loss.item())
+        return {"loss": loss}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net[i].parameters(), lr=0.1) for i in (0, 2)]
+
+
+def test_several_optimizers_of_manual_optimisation(tmp_path: Path) -> None:
+    net, bare = Two(), Two()
+    trainer = fit(net, StabkitCallback(tmp_path))
+    fit(bare)
+    assert trainer.global_step == 16
+    assert same(weights(net), weights(bare))
+    assert_recorded(tmp_path, net.seen, LAYERS)
+    assert stabkit.open_run(tmp_path).scalar("loss").tolist() == net.losses
+
+
+class ByClosure(Two):
+    """`optimizer.step(closure)`: the backward pass is within the step."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        optimizer = self.optimizers()
+        kept = []
+
+        def closure() -> None:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+            self.manual_backward(loss)
+            self.seen[len(self.losses)] = grad_norms(self)
+            kept.append(loss)
+
+        optimizer.step(closure=closure)
+        self.losses.append(kept[0].item())
+        return {"loss": kept[0]}
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_closure_of_manual_optimisation(tmp_path: Path) -> None:
+    net = ByClosure()
+    fit(net, StabkitCallback(tmp_path))
+    assert_recorded(tmp_path, net.seen, LAYERS)
+
+
+@pytest.mark.parametrize("module", [Net, Two])
+def test_a_fit_from_a_checkpoint_goes_on_in_the_folder(tmp_path: Path, module: Any) -> None:
+    """The first fit records two steps more than its checkpoint has."""
+    whole, first, second = module(), module(), module()
+    fit(whole, StabkitCallback(tmp_path / "whole"), max_epochs=2)
+    keep = ModelCheckpoint(tmp_path, filename="at_8", every_n_epochs=1, save_top_k=-1)
+    fit(first, StabkitCallback(tmp_path / "run"), keep, max_epochs=2, limit_train_batches=8, max_steps=-1)
+    monitored = torch.load(tmp_path / "at_8.ckpt", weights_only=True)
+    fit(second, StabkitCallback(tmp_path / "run"), ckpt_path=tmp_path / "at_8.ckpt", max_epochs=2)
+    assert second.losses == whole.losses[8:]
+    runs = [stabkit.open_run(tmp_path / name) for name in ("whole", "run")]
+    a, b = (run.signals() for run in runs)
+    assert a["step"].tolist() == b["step"].tolist()
+    assert a["grad_norm"].tolist() == b["grad_norm"].tolist()
+    assert runs[1].scalar("loss").tolist() == whole.losses
+    assert "Stabkit" not in repr(monitored["callbacks"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("as planned"), KeyboardInterrupt()])
+def test_an_exception_loses_no_step(tmp_path: Path, error: BaseException) -> None:
+    net = Net()
+    net.fail_at, net.error = 5, error
+    callback = StabkitCallback(tmp_path)
+    with pytest.raises((RuntimeError, SystemExit)):
+        fit(net, callback)
+    assert callback.monitor is None
+    assert_recorded(tmp_path, net.seen, LAYERS)
+    assert sorted(net.seen) == [0, 1, 2, 3, 4]
+
+
+class Stops(StabkitCallback):
+    """A reaction in its place: asks to stop after the third step."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        assert self.monitor is not None
+        if self.monitor.step == 3:
+            self.monitor.should_stop = True
+
+
+def test_a_reaction_that_asks_to_stop_ends_the_fit(tmp_path: Path) -> None:
+    net = Net()
+    fit(net, Stops(tmp_path))
+    assert sorted(net.seen) == [0, 1, 2, 3]
+
+
+def test_evaluations_of_a_validation_loop(tmp_path: Path) -> None:
+    callback = StabkitCallback(tmp_path)
+
+    class Validated(Net):
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            if callback.monitor is not None:  # none in the check before training
+                predicted = self.net(batch[0]).argmax(1)
+                callback.monitor.log_eval(
+                    self.global_step, "val", predicted, batch[1], k=0, temperature=0.0, num_classes=2
+                )
+
+    net = Validated()
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, max_epochs=1, val_check_interval=4, limit_val_batches=1,
+        callbacks=[callback],
+    )  # fmt: skip
+    trainer.fit(net, data(), data())
+    assert stabkit.open_run(tmp_path).evals("val")["step"].tolist() == [4, 8]
+
+
+@pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
+def test_both_names_take_it_alone_or_in_a_list(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(name)
+    package = importlib.import_module(name)
+    assert issubclass(StabkitCallback, package.Callback)
+
+
+def test_without_lightning_the_error_names_the_extra() -> None:
+    import subprocess
+    import sys
+
+    code = """
+import sys
+sys.modules["lightning"] = sys.modules["pytorch_lightning"] = None
+import stabkit
+import stabkit.monitor.monitor
+try:
+    import stabkit.integrations.lightning
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'stabkit[lightning]'" in done.stdout
