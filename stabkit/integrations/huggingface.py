@@ -32,7 +32,7 @@ CLIPPED = (
 )
 
 
-class StabkitCallback(TrainerCallback):
+class StabkitCallback(TrainerCallback):  # type: ignore[misc]
     """Records gradients and parameters of every step under `folder`.
 
         trainer = Trainer(..., callbacks=[StabkitCallback("runs/mine")])

@@ -33,7 +33,7 @@ if not TYPE_CHECKING:
     Callback = _both_names()
 
 
-class StabkitCallback(Callback):
+class StabkitCallback(Callback):  # type: ignore[misc]
     """Records gradients, parameters and loss of every step under `folder`.
 
         trainer = Trainer(callbacks=[StabkitCallback("runs/mine")])
@@ -53,6 +53,7 @@ class StabkitCallback(Callback):
         self.monitor: Monitor | None = None
         self._loss: Tensor | None = None
         self._stepped = 0
+        self._measured = -1
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         # not before: at the start of a fit nothing is restored yet, optimizers are but then
@@ -64,7 +65,7 @@ class StabkitCallback(Callback):
                     f"{type(trainer.strategy).__name__} is no torch optimizer, its steps cannot be "
                     "seen; strategies that can be recorded: single device, ddp, fsdp"
                 )
-        self._stepped = trainer.global_step
+        self._stepped, self._measured = trainer.global_step, -1
         options = self.options
         if self._stepped > 0:
             # Lightning counts the steps of all optimizers, a Monitor the rounds of them
@@ -80,7 +81,10 @@ class StabkitCallback(Callback):
     ) -> None:
         # In manual optimisation whoever clips has clipped already, and the gradients of other
         # optimizers are unfinished: there the Monitor's own hooks are in the right place.
-        if self.monitor is not None and pl_module.automatic_optimization:
+        if self.monitor is None or not pl_module.automatic_optimization:
+            return
+        if self._measured != trainer.global_step:  # L-BFGS comes here several times a step
+            self._measured = trainer.global_step
             self.monitor.before_clipping()
 
     def on_train_batch_end(

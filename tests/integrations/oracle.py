@@ -1,7 +1,7 @@
 """Norms by hand, and what a run folder holds beside them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +22,26 @@ def grad_norms(model: nn.Module, scale: float = 1.0) -> Norms:
     }
 
 
-def assert_recorded(folder: Path, seen: dict[int, Norms], layers: Iterable[str]) -> pd.DataFrame:
+def assert_recorded(
+    folder: Path, seen: dict[int, Norms], layers: Mapping[str, str]
+) -> pd.DataFrame:
     """Every step of `seen`, none else, has the gradient norm of each layer of `layers`.
 
-    A parameter belongs to the layer that its name begins with. Tolerance: the record adds float32
-    squares, of at most 4096 elements: sqrt(4096) roundings of 6e-8.
+    `layers`: of each layer what its parameters' names begin with. Tolerance: the record adds
+    float32 squares, of at most 4096 elements: sqrt(4096) roundings of 6e-8.
     """
     signals = stabkit.open_run(folder).signals()
     table = signals.pivot(index="step", columns="layer", values="grad_norm")
     assert table.index.tolist() == sorted(seen)
-    names = list(layers)
-    assert set(table.columns) == set(names)
-    for layer in names:
-        expected = [_norm(seen[step], layer) for step in table.index]
+    assert set(table.columns) == set(layers)
+    for layer, begin in layers.items():
+        expected = [_norm(seen[step], begin) for step in table.index]
         np.testing.assert_allclose(table[layer], expected, rtol=1e-5, err_msg=layer)
     return table
 
 
-def _norm(norms: Norms, layer: str) -> float:
-    parts = [v for name, v in norms.items() if name.startswith(f"{layer}.") or name == layer]
+def _norm(norms: Norms, begin: str) -> float:
+    parts = [v for name, v in norms.items() if name.startswith(f"{begin}.") or name == begin]
     return math.sqrt(sum(parts)) if parts else math.nan
 
 

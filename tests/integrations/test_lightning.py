@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from stabkit.integrations.lightning import StabkitCallback
 
-LAYERS = ("net.0", "net.2")
+LAYERS = {"net.0": "net.0", "net.2": "net.2"}
 # of Lightning itself and of this machine, not of the callback
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
