@@ -28,7 +28,7 @@ def assert_recorded(
     """Every step of `seen`, none else, has the gradient norm of each layer of `layers`.
 
     `layers`: of each layer what its parameters' names begin with. Tolerance: the record adds
-    float32 squares, of at most 4096 elements: sqrt(4096) roundings of 6e-8.
+    float32 squares; of at most 4096 elements that is about sqrt(4096) roundings of 6e-8.
     """
     signals = stabkit.open_run(folder).signals()
     table = signals.pivot(index="step", columns="layer", values="grad_norm")

@@ -1,6 +1,7 @@
 """Real fits with Lightning's Trainer: what is recorded beside what a hook of the module saw."""
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ class Net(LightningModule):
         self.error: BaseException = RuntimeError("as planned")
         self.scale = 1.0
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    def fail_when_planned(self) -> None:
         if self.global_step == self.fail_at:
             raise self.error
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.fail_when_planned()
         x, y = batch
         loss = nn.functional.cross_entropy(self.net(x), y)
         self.losses.append(loss.item())
@@ -62,7 +66,8 @@ class Net(LightningModule):
 def data(batches: int = 8) -> torch.utils.data.DataLoader[Any]:
     """In a fixed order. Large inputs: without clipping the norms are well above 0.1."""
     g = torch.Generator().manual_seed(1)
-    x, y = torch.randn(batches * 4, 4, generator=g) * 5, torch.randint(2, (batches * 4,), generator=g)
+    x = torch.randn(batches * 4, 4, generator=g) * 5
+    y = torch.randint(2, (batches * 4,), generator=g)
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
 
 
@@ -128,6 +133,7 @@ class Two(Net):
         self.automatic_optimization = False
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        self.fail_when_planned()
         loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
         both = self.optimizers()
         for optimizer in both:
@@ -184,22 +190,33 @@ def test_a_closure_of_manual_optimisation(tmp_path: Path) -> None:
     assert_recorded(tmp_path, net.seen, LAYERS)
 
 
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
 @pytest.mark.parametrize("module", [Net, Two])
 def test_a_fit_from_a_checkpoint_goes_on_in_the_folder(tmp_path: Path, module: Any) -> None:
-    """The first fit records two steps more than its checkpoint has."""
+    """The fit breaks two steps after its last checkpoint: these are made again."""
     whole, first, second = module(), module(), module()
+    steps = 1 if module is Net else 2  # that Lightning counts for a batch
     fit(whole, StabkitCallback(tmp_path / "whole"), max_epochs=2)
-    keep = ModelCheckpoint(tmp_path, filename="at_8", every_n_epochs=1, save_top_k=-1)
-    fit(first, StabkitCallback(tmp_path / "run"), keep, max_epochs=2, limit_train_batches=8, max_steps=-1)
-    monitored = torch.load(tmp_path / "at_8.ckpt", weights_only=True)
-    fit(second, StabkitCallback(tmp_path / "run"), ckpt_path=tmp_path / "at_8.ckpt", max_epochs=2)
+
+    def saving() -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=8 * steps)
+
+    first.fail_at = 10 * steps
+    with pytest.raises(RuntimeError, match="as planned"):
+        fit(first, StabkitCallback(tmp_path / "run"), saving(), max_epochs=2)
+    assert stabkit.open_run(tmp_path / "run").scalar("loss").index.tolist() == list(range(10))
+    kept = tmp_path / f"step={8 * steps}.ckpt"
+    fit(second, StabkitCallback(tmp_path / "run"), saving(), ckpt_path=kept, max_epochs=2)
     assert second.losses == whole.losses[8:]
     runs = [stabkit.open_run(tmp_path / name) for name in ("whole", "run")]
     a, b = (run.signals() for run in runs)
     assert a["step"].tolist() == b["step"].tolist()
     assert a["grad_norm"].tolist() == b["grad_norm"].tolist()
+    assert runs[1].scalar("loss").index.tolist() == list(range(16))
     assert runs[1].scalar("loss").tolist() == whole.losses
-    assert "Stabkit" not in repr(monitored["callbacks"])
+    state = torch.load(kept, weights_only=True)
+    assert "tabkit" not in repr(state.keys()) + repr(state["callbacks"])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("as planned"), KeyboardInterrupt()])
@@ -207,7 +224,7 @@ def test_an_exception_loses_no_step(tmp_path: Path, error: BaseException) -> Non
     net = Net()
     net.fail_at, net.error = 5, error
     callback = StabkitCallback(tmp_path)
-    with pytest.raises((RuntimeError, SystemExit)):
+    with pytest.raises((RuntimeError, SystemExit)):  # Lightning exits on Ctrl-C
         fit(net, callback)
     assert callback.monitor is None
     assert_recorded(tmp_path, net.seen, LAYERS)
@@ -236,9 +253,7 @@ def test_evaluations_of_a_validation_loop(tmp_path: Path) -> None:
         def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
             if callback.monitor is not None:  # none in the check before training
                 predicted = self.net(batch[0]).argmax(1)
-                callback.monitor.log_eval(
-                    self.global_step, "val", predicted, batch[1], k=0, temperature=0.0, num_classes=2
-                )
+                callback.monitor.log_eval(self.global_step, "val", predicted, batch[1])
 
     net = Validated()
     trainer = Trainer(
@@ -250,26 +265,74 @@ def test_evaluations_of_a_validation_loop(tmp_path: Path) -> None:
     assert stabkit.open_run(tmp_path).evals("val")["step"].tolist() == [4, 8]
 
 
-@pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
-def test_both_names_take_it_alone_or_in_a_list(tmp_path: Path, name: str) -> None:
-    pytest.importorskip(name)
-    package = importlib.import_module(name)
-    assert issubclass(StabkitCallback, package.Callback)
+def test_the_other_name_of_lightning_takes_it_too(tmp_path: Path) -> None:
+    """solo-learn and others import `pytorch_lightning`, whose classes are not Lightning's."""
+    pl = pytest.importorskip("pytorch_lightning", reason="pip install pytorch-lightning")
+
+    class Other(pl.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Net()
+            self.losses: list[float] = []
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            loss = nn.functional.cross_entropy(self.inner.net(batch[0]), batch[1])
+            self.losses.append(loss.item())
+            return loss
+
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            self.inner.seen[self.global_step] = grad_norms(self.inner)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    net = Other()
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, max_epochs=1, gradient_clip_val=0.1,
+        callbacks=StabkitCallback(tmp_path),
+    )  # fmt: skip
+    trainer.fit(net, data())
+    assert_recorded(tmp_path, net.inner.seen, LAYERS)
+    assert stabkit.open_run(tmp_path).scalar("loss").tolist() == net.losses
 
 
-def test_without_lightning_the_error_names_the_extra() -> None:
-    import subprocess
-    import sys
+class Skips(Net):
+    """One batch gives gradients that half precision cannot hold."""
 
-    code = """
-import sys
-sys.modules["lightning"] = sys.modules["pytorch_lightning"] = None
-import stabkit
-import stabkit.monitor.monitor
-try:
-    import stabkit.integrations.lightning
-except ImportError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'stabkit[lightning]'" in done.stdout
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * (1e30 if batch_idx == 2 else 1.0)
+
+
+def test_a_step_that_the_scaler_skips_is_a_step(tmp_path: Path) -> None:
+    net = Skips()
+    trainer = fit(net, StabkitCallback(tmp_path), plugins=scaled(1024.0), gradient_clip_val=0.1)
+    assert trainer.global_step == 8
+    run = stabkit.open_run(tmp_path)
+    total = run.scalar("grad_norm_total")
+    assert total.index.tolist() == list(range(8))
+    assert [bool(x) for x in total.apply(torch.tensor).apply(torch.isfinite)] == [
+        step != 2 for step in range(8)
+    ]
+    assert run.scalar("grad_scale").tolist() == [1024.0] * 3 + [512.0] * 5
+    assert run.events()["kind"].tolist() == ["nonfinite"]
+
+
+def test_a_strategy_whose_optimizer_has_no_hooks_is_refused(tmp_path: Path) -> None:
+    net = Net()
+
+    class Engine(Trainer):
+        optimizers = (object(),)  # as DeepSpeed's, which is no torch optimizer
+
+    callback = StabkitCallback(tmp_path)
+    trainer = Engine(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(TypeError, match=r"object of the strategy SingleDevice\w+ .* ddp, fsdp"):
+        callback.on_train_start(trainer, net)
+
+
+def test_without_lightning_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "stabkit.integrations.lightning")
+    with pytest.raises(ImportError, match=r"pip install 'stabkit\[lightning\]'"):
+        importlib.import_module("stabkit.integrations.lightning")
