@@ -15,7 +15,7 @@ from stabkit.convert.layout import FACTS
 from stabkit.convert.series import ConvertError
 from stabkit.convert.tensorboard import LAYOUT, is_event_file, need_tensorboard
 from stabkit.store.reader import Run
-from stabkit.store.schema import SIGNALS
+from stabkit.store.schema import KEYS
 from stabkit.store.tables import stored_table
 
 
@@ -59,7 +59,7 @@ def _rows(run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     layers = stored_table(run.dir.table("layers"), "layers")
     order = run.signals().drop_duplicates("layer")["layer"].astype(str).tolist()
-    for signal in SIGNALS:
+    for signal in [name for name in layers.column_names if name not in KEYS]:
         # read as stored, for a gradient that is NaN was measured and one that is null was not
         known = layers.filter(layers[signal].is_valid())
         frame = known.select(["step", "layer", signal]).to_pandas()

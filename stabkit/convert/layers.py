@@ -117,8 +117,9 @@ def stacked(
     """Steps, values and what is missing, as `Writer.add_layers` takes them: [steps, layers]."""
     steps = np.unique(np.concatenate([one.steps for one in layers.series.values()]))
     shape = steps.size, len(layers.names)
-    values = {signal: np.zeros(shape, np.float32) for signal in SIGNALS}
-    missing = {signal: np.ones(shape, dtype=bool) for signal in SIGNALS}
+    signals = dict.fromkeys((*SIGNALS, *(signal for signal, _ in layers.series)))
+    values = {signal: np.zeros(shape, np.float32) for signal in signals}
+    missing = {signal: np.ones(shape, dtype=bool) for signal in signals}
     column = {layer: i for i, layer in enumerate(layers.names)}
     for (signal, layer), one in layers.series.items():
         at = np.searchsorted(steps, one.steps), column[layer]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from stabkit.convert.targets import Target
-from stabkit.store.schema import SIGNALS
+from stabkit.store.schema import KEYS
 
 FACTS = {"chance": float, "n": int, "k": int, "temperature": float}
 
@@ -23,11 +23,15 @@ def _target(said: Any) -> Target | None:
     if not isinstance(said, dict) or not isinstance(said.get("name"), str):
         return None
     name, table = said["name"], said.get("table")
-    if table == "layers" and said.get("signal") in SIGNALS:
+    if table == "layers" and _is_signal(said.get("signal")):
         return Target("layer", name, signal=said["signal"])
     if table == "scalars":
         return Target("scalar", name)
     return Target("eval", name, facts=_facts(said)) if table == "evals" else None
+
+
+def _is_signal(name: Any) -> bool:
+    return isinstance(name, str) and name.isidentifier() and name not in KEYS
 
 
 def _facts(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ then class token and positions, numbered blocks in their order, the last norm, h
 
 import re
 
-from stabkit.monitor.layers import layer_of
+from stabkit.monitor.layers import is_number, layer_of
 from stabkit.store.schema import SIGNALS
 
 _ORDERED = (
@@ -78,16 +78,12 @@ def _wraps(word: str, paths: list[list[str]]) -> bool:
     """Whether `word` holds blocks and more, or everything; never where two things hold the same."""
     own = [parts for parts in paths if parts[0] == word]
     others = {part for parts in paths if parts[0] != word for part in parts[:2]}
-    if _depth(word) != _BLOCKS or not all(len(p) > 1 and not _is_number(p[1]) for p in own):
+    if _depth(word) != _BLOCKS or not all(len(p) > 1 and not is_number(p[1]) for p in own):
         return False
     inside = {parts[1] for parts in own}
-    has_blocks = any(_is_number(part) for parts in own for part in parts[2:])
+    has_blocks = any(is_number(part) for parts in own for part in parts[2:])
     has_all = not others and any(len(parts) > 2 for parts in own)
     return (has_all or (has_blocks and len(inside) > 1)) and inside.isdisjoint(others)
-
-
-def _is_number(part: str) -> bool:
-    return part.isdigit() or re.fullmatch(r"\w*(layer|block)_\d+", part) is not None
 
 
 def _layer(parts: list[str]) -> str:
@@ -95,7 +91,7 @@ def _layer(parts: list[str]) -> str:
     if layer.rsplit(".", 1)[-1].isdigit() or _depth(layer) != _BLOCKS:
         return layer
     below = parts[parts.index(layer) :] if layer in parts else []
-    number = next((i for i, part in enumerate(below) if _is_number(part)), None)
+    number = next((i for i, part in enumerate(below) if is_number(part)), None)
     return layer if number is None else ".".join(below[: number + 1])
 
 

@@ -1,33 +1,78 @@
 """Parameter names -> layers, in depth order."""
 
 import re
+from collections.abc import Callable, Sequence
 
 # Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
 _WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
-# Heads are short stacks that count as one layer each.
-_HEADS = {"projector", "predictor", "head"}
+# Short stacks that count as one layer each.
+_STACKS = {"patch_embed", "projector", "predictor", "head"}
 
 
 def layer_of(parameter: str) -> str:
-    """The layer a parameter belongs to: its module path down to the first numbered module.
+    """The layer a parameter belongs to: its module path down to the first numbered module, or to
+    the numbered block within a numbered stage.
 
-    `blocks.3.attn.qkv.weight` is in `blocks.3`, `patch_embed.proj.bias` in `patch_embed`; a bare
-    tensor such as `cls_token` is a layer of its own.
+    `blocks.3.attn.qkv.weight` is in `blocks.3`, `stages.1.blocks.0.mlp.fc1.bias` in
+    `stages.1.blocks.0`, `patch_embed.proj.bias` in `patch_embed`; a bare tensor such as `cls_token`
+    is a layer of its own.
     """
     parts = _WRAPPER.sub("", parameter).split(".")
-    if len(parts) > 2 and parts[1].isdigit() and parts[0] not in _HEADS:
-        return ".".join(parts[:2])
-    return parts[0]
+    number = next((i for i, part in enumerate(parts[:-1]) if i and is_number(part)), None)
+    if number is None or parts[0] in _STACKS:
+        return parts[0]
+    inner = parts[number + 1 : number + 3]
+    in_stage = len(parts) > number + 3 and inner[0] == "blocks" and is_number(inner[1])
+    return ".".join(parts[: number + (3 if in_stage else 1)])
 
 
-def group_layers(parameters: list[str]) -> tuple[list[str], list[int]]:
+def is_number(part: str) -> bool:
+    """Whether a part of a module path numbers its module: `3`, or `encoder_layer_3`."""
+    return part.isdigit() or re.fullmatch(r"\w*(?:layer|block)_\d+", part) is not None
+
+
+def group_layers(
+    parameters: Sequence[str], layer_of: Callable[[str], str] | None = None
+) -> tuple[list[str], list[int]]:
     """Layers in depth order, and for each parameter the number of its layer.
 
     Depth is the order in which modules are registered. Bare tensors (class token, positions) are
-    registered before the first module although they act after it, so they come second.
+    registered before the first module although they act after it, so they come second. What holds
+    the numbered blocks and more, such as `transformer.` or `encoder.`, is left out of the names.
     """
-    modules = [layer_of(p) for p in parameters if "." in _WRAPPER.sub("", p)]
-    bare = [layer_of(p) for p in parameters if "." not in _WRAPPER.sub("", p)]
+    names = unwrapped(parameters)
+    find = layer_of or globals()["layer_of"]
+    found = [find(name) for name in names]
+    modules = [one for one, name in zip(found, names, strict=True) if "." in name]
+    bare = [one for one, name in zip(found, names, strict=True) if "." not in name]
     layers = list(dict.fromkeys([*modules[:1], *bare, *modules]))
     number = {layer: i for i, layer in enumerate(layers)}
-    return layers, [number[layer_of(p)] for p in parameters]
+    return layers, [number[one] for one in found]
+
+
+def unwrapped(parameters: Sequence[str]) -> list[str]:
+    """The names without the modules that only hold the numbered blocks and what is beside them.
+
+    `bert.encoder.layer.3.output.dense.bias` becomes `layer.3.output.dense.bias`. Names stay apart:
+    where two towers hold blocks of one name, both keep theirs.
+    """
+    paths = [_WRAPPER.sub("", name).split(".") for name in parameters]
+    while (wrapper := _outer(paths)) is not None:
+        inside = [path[1:] if path[0] == wrapper else path for path in paths]
+        paths = [_WRAPPER.sub("", ".".join(path)).split(".") for path in inside]
+    return [".".join(path) for path in paths]
+
+
+def _outer(paths: Sequence[Sequence[str]]) -> str | None:
+    """The first module that holds numbered blocks further down and may go from the names."""
+    bodies = [path for path in paths if len(path) > 2 and path[0] not in _STACKS]
+    if any(is_number(path[1]) for path in bodies):
+        return None  # the blocks are at the top already
+    for first in dict.fromkeys(path[0] for path in bodies):
+        inside = [path for path in bodies if path[0] == first]
+        others = [path for path in paths if path[0] != first]
+        beside = {part for path in others for part in path[: 2 if len(path) > 2 else 1]}
+        holds_blocks = any(is_number(part) for path in inside for part in path[2:-1])
+        if holds_blocks and beside.isdisjoint(path[1] for path in inside):
+            return first
+    return None

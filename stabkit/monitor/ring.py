@@ -1,8 +1,8 @@
 """Device values, read one interval later.
 
 Reading a device value makes the host wait for everything queued before it. So an interval's values
-are stacked on the device, copied without waiting, and read when the *next* interval is complete:
-by then the copy has long finished.
+are copied without waiting, and read when the *next* interval is complete: by then the copy has long
+finished.
 """
 
 from dataclasses import dataclass
@@ -26,13 +26,12 @@ class Block:
         return np.asarray(self.host.numpy(), dtype=np.float64)
 
 
-def start_copy(values: list[Tensor]) -> Block:
-    """Stack same-shaped device tensors and begin copying them to the host."""
-    stacked = torch.stack(values)
-    if not stacked.is_cuda:
-        return Block(stacked, None)
-    host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
-    host.copy_(stacked, non_blocking=True)
+def start_copy(values: Tensor) -> Block:
+    """Begin copying `values` to the host; they may be overwritten right after."""
+    if not values.is_cuda:
+        return Block(values.detach().cpu().clone(), None)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values.detach(), non_blocking=True)
     ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
     ready.record()
     return Block(host, ready)

@@ -56,7 +56,12 @@ class LayerSignal(Signal):
 
 
 class DerivedSignal(Signal):
-    """One value a layer at every step, from other signals of that step; costs the step nothing."""
+    """One value a layer at every step, from those of `signals_of`; costs the step nothing.
+
+    It is null where one of these is, and where it has no value (NaN) though they are finite.
+    """
+
+    signals_of: ClassVar[tuple[str, ...]]
 
     def derive(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """[steps, layers] from the measured signals, each [steps, layers]."""
@@ -76,6 +81,7 @@ class ProbeSignal(Signal):
         raise NotImplementedError
 
 
+Asked = str | Signal | type[Signal]
 S = TypeVar("S", bound=type[Signal])
 SIGNALS: dict[str, type[Signal]] = {}
 """Every known signal by its name, in the order of levels."""
@@ -88,18 +94,21 @@ def register(signal: S) -> S:
     """
     name = signal.name
     if not name.isidentifier() or name in ("step", "layer", "depth"):
-        raise ValueError(f"signal name {name!r}: letters, digits and _ only; not step, layer, depth")
+        raise ValueError(
+            f"signal name {name!r}: letters, digits and _ only; not step, layer, depth"
+        )
     taken = SIGNALS.get(name)
-    if taken is not None and (taken.__module__, taken.__qualname__) != (
-        signal.__module__,
-        signal.__qualname__,
-    ):
-        raise ValueError(f"signal name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
+    if taken is not None and _path(taken) != _path(signal):
+        raise ValueError(f"signal name {name!r} is taken by {_path(taken)}")
     SIGNALS[name] = signal  # the same class again: a notebook cell run twice
     return signal
 
 
-def choose(asked: "str | Signal | type[Signal] | Iterable[str | Signal | type[Signal]]") -> list[Signal]:
+def _path(signal: type[Signal]) -> str:
+    return f"{signal.__module__}.{signal.__qualname__}"
+
+
+def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
     """The signals meant by levels, names, classes and objects, each once.
 
     Raises ValueError for a word that is neither.
@@ -112,7 +121,7 @@ def choose(asked: "str | Signal | type[Signal] | Iterable[str | Signal | type[Si
     return list(chosen.values())
 
 
-def _meant(item: "str | Signal | type[Signal]") -> list[Signal]:
+def _meant(item: Asked) -> list[Signal]:
     if isinstance(item, Signal):
         return [item]
     if isinstance(item, type):

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.rundir import RunDir, Status, find_runs, left_out
-from stabkit.store.schema import SIGNALS
+from stabkit.store.schema import KEYS
 from stabkit.store.tables import read_table
 from stabkit.store.writer import unpack_bits
 from stabkit.yamlio import read_yaml
@@ -59,9 +59,12 @@ class Run:
         """The same run, which reads each table once and keeps it: for one pass over it."""
         return replace(self, _kept={})
 
-    def signals(self, signals: Sequence[str] = SIGNALS) -> pd.DataFrame:
-        """Columns step, layer, depth, then the `signals`; in step and depth order."""
-        return self._table("layers", ["step", "layer", "depth", *signals])
+    def signals(self, signals: Sequence[str] | None = None) -> pd.DataFrame:
+        """Columns step, layer, depth, then the `signals`, or all recorded; in step and depth order.
+
+        Raises KeyError for a signal that was not recorded.
+        """
+        return self._table("layers", None if signals is None else [*KEYS, *signals])
 
     def scalars(self) -> pd.DataFrame:
         """Columns step, name, value."""

@@ -1,10 +1,12 @@
-"""The three Parquet tables of a run. One fixed schema each; a change raises VERSION."""
+"""The three Parquet tables of a run. What an older reader would misread raises VERSION."""
 
 import pyarrow as pa
 
 VERSION = 1
 SIGNALS = ("grad_norm", "grad_max", "param_norm")
-"""Columns of `layers`: L2 norm and largest magnitude of the gradient, L2 norm of the parameters."""
+"""Columns that every part of `layers` has: L2 norm and largest magnitude of the gradient, L2 norm
+of the parameters. A part may have further columns of float32, each a signal."""
+KEYS = ("step", "layer", "depth")
 
 _name = pa.dictionary(pa.int32(), pa.string())
 

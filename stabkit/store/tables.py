@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stabkit.rundir import left_out
-from stabkit.store.schema import SIGNALS, TABLES, VERSION, version_of
+from stabkit.store.schema import KEYS, SIGNALS, TABLES, VERSION, version_of
 
 ORDER = {"layers": ["step", "depth"], "scalars": ["step"], "evals": ["step"]}
 ONCE = {  # what no two rows share
@@ -19,7 +20,7 @@ ONCE = {  # what no two rows share
     "evals": ["step", "metric", "k", "temperature"],
 }
 AT_WORK_S = 60.0  # a part that is being written now is not half written
-MAY_BE_NULL = {*SIGNALS, "correct", "temperature"}
+NEVER_NULL = {"step", "layer", "depth", "name", "metric", "value", "chance", "n", "k"}
 
 
 def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -41,12 +42,38 @@ def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) ->
 
 
 def stored_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The same as stored: pandas tells null, not measured, from NaN no longer."""
-    schema = TABLES[name]
+    """The same as stored: pandas tells null, not measured, from NaN no longer.
+
+    Raises KeyError for a column that is none of the table's and in no part of it.
+    """
+    known = TABLES[name]
+    schema = known
     if columns is not None:
-        schema = pa.schema([schema.field(column) for column in columns])
-    tables = [t for part in _parts(folder) if (t := _part(part, schema)) is not None]
-    return (pa.concat_tables(tables) if tables else schema.empty_table()).unify_dictionaries()
+        schema = pa.schema([known.field(c) for c in columns if c in known.names])
+    further = [c for c in columns or () if c not in known.names]
+    if further and name != "layers":
+        raise KeyError(f"table {name} has no column {further[0]!r}")
+    own = None if columns is None and name == "layers" else further
+    tables = [t for part in _parts(folder) if (t := _part(part, schema, own)) is not None]
+    whole = pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+    absent = [c for c in further if c not in whole.column_names]
+    if absent and tables:
+        recorded = ", ".join(c for c in _further(folder) if c not in KEYS)
+        raise KeyError(
+            f"{folder}: no signal {absent[0]!r} was recorded; those that were: {recorded}"
+        )
+    for column in absent:
+        whole = whole.append_column(column, pa.nulls(len(whole), pa.float32()))
+    return (whole if columns is None else whole.select(list(columns))).unify_dictionaries()
+
+
+def _further(folder: Path) -> list[str]:
+    """Every column of the parts that can be read."""
+    names: dict[str, None] = {}
+    for part in _parts(folder):
+        with suppress(OSError, ValueError, pa.ArrowException):
+            names |= dict.fromkeys(pq.read_schema(part).names)
+    return list(names)
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -76,8 +103,11 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _part(path: Path, schema: pa.Schema) -> pa.Table | None:
-    """The columns of `schema`, a signal that the part lacks as nulls; None when it is left out."""
+def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Table | None:
+    """The columns of `schema`, a signal that the part lacks as nulls; None when it is left out.
+
+    Then those of `further` that the part has; every column of float32 when it is None.
+    """
     try:
         if not path.is_file():  # of a pipe one would wait for ever
             raise OSError("not a file")
@@ -86,6 +116,7 @@ def _part(path: Path, schema: pa.Schema) -> pa.Table | None:
             problem = _problem(found, schema)
             if problem is None:
                 names = [name for name in schema.names if found.get_field_index(name) >= 0]
+                names += _signals(found, schema, further)
                 table = file.read(names, use_threads=False)
                 table.validate(full=True)
                 problem = _holes(table)
@@ -98,6 +129,12 @@ def _part(path: Path, schema: pa.Schema) -> pa.Table | None:
         if column.name not in table.column_names:
             table = table.add_column(i, column, pa.nulls(len(table), column.type))
     return table.replace_schema_metadata(None)
+
+
+def _signals(found: pa.Schema, schema: pa.Schema, further: Sequence[str] | None) -> list[str]:
+    floats = [column.name for column in found if column.type == pa.float32()]
+    once = [n for n in floats if found.get_field_index(n) >= 0 and n not in schema.names]
+    return once if further is None else [name for name in once if name in further]
 
 
 def _problem(found: pa.Schema, schema: pa.Schema) -> str | None:
@@ -117,6 +154,6 @@ def _problem(found: pa.Schema, schema: pa.Schema) -> str | None:
 
 def _holes(table: pa.Table) -> str | None:
     for name in table.column_names:
-        if name not in MAY_BE_NULL and table[name].null_count:
+        if name in NEVER_NULL and table[name].null_count:
             return f"column {name} has no value in {table[name].null_count} of {len(table)} rows"
     return None

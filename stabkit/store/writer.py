@@ -27,7 +27,7 @@ class Writer:
         self._is_ours = same_folder(folder)
         self.folder = folder
         self.run = run
-        self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
+        self._pending: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
 
     def add_layers(
         self,
@@ -36,8 +36,15 @@ class Writer:
         signals: dict[str, NDArray[np.float32]],
         missing: dict[str, NDArray[np.bool_]],
     ) -> None:
-        """`signals[name]`: [steps, layers] in depth order; `missing[name]`: where not measured."""
+        """`signals[name]`: [steps, layers] in depth order; `missing[name]`: where not measured.
+
+        Of SIGNALS those not given are nulls; every other name is a column of its own.
+        """
         num_steps, num_layers = len(steps), len(layers)
+        further = [name for name in signals if name not in SIGNALS]
+        schema = LAYERS
+        for name in further:
+            schema = schema.append(pa.field(name, pa.float32()))
         names = pa.DictionaryArray.from_arrays(
             pa.array(np.tile(np.arange(num_layers, dtype=np.int32), num_steps)), pa.array(layers)
         )
@@ -45,9 +52,14 @@ class Writer:
             pa.array(np.repeat(steps, num_layers)),
             names,
             pa.array(np.tile(np.arange(num_layers, dtype=np.int16), num_steps)),
-            *(pa.array(signals[s].ravel(), mask=missing[s].ravel()) for s in SIGNALS),
+            *(
+                pa.array(signals[s].ravel(), mask=missing[s].ravel())
+                if s in signals
+                else pa.nulls(num_steps * num_layers, pa.float32())
+                for s in (*SIGNALS, *further)
+            ),
         ]
-        self._add("layers", LAYERS, columns)
+        self._add("layers", schema, columns)
 
     def add_scalars(self, steps: NDArray[np.int64], name: str, values: NDArray[np.float64]) -> None:
         """One named series, [steps]."""
@@ -96,7 +108,7 @@ class Writer:
         self._add("evals", EVALS, columns)
 
     def _add(self, table: str, schema: pa.Schema, columns: list[Any]) -> None:
-        self._pending[table].append(pa.record_batch(columns, schema=schema))
+        self._pending[table].append(pa.table(columns, schema=schema))
 
     def flush(self) -> None:
         """Make everything added so far durable. Raises OSError and keeps the rows if it cannot.
@@ -105,12 +117,22 @@ class Writer:
         """
         if not self._is_ours():
             raise FileNotFoundError(f"{self.folder}: the run's folder was deleted or moved")
-        for name, schema in TABLES.items():
-            batches = self._pending[name]
-            if batches:
-                table = pa.Table.from_batches(batches).unify_dictionaries()
-                write_part(next_part(self.folder / name), table, with_identity(schema, self.run))
+        for name, waiting in self._pending.items():
+            if waiting:
+                whole = pa.concat_tables(waiting, promote_options="default").unify_dictionaries()
+                schema = with_identity(whole.schema, self.run)
+                write_part(next_part(self.folder / name), whole, schema)
                 self._pending[name] = []
+
+    def drop_oldest(self, keep: int) -> int:
+        """Of each table, forget what was added first, down to `keep` rows; how many were lost."""
+        lost = 0
+        for waiting in self._pending.values():
+            rows = sum(len(table) for table in waiting)
+            while rows > keep:
+                rows -= len(waiting[0])
+                lost += len(waiting.pop(0))
+        return lost
 
 
 def next_part(folder: Path) -> Path:
@@ -140,6 +162,17 @@ def trim(folder: Path, step: int) -> None:
                 part.unlink()
             elif kept.num_rows < table.num_rows:
                 write_part(part, kept, table.schema)
+
+
+def steps_in(folder: Path) -> tuple[int, int] | None:
+    """The first and the last step that the tables of a run hold, if they hold any."""
+    steps = [
+        pc.min_max(pq.read_table(part, columns=["step"])["step"]).as_py()
+        for name in TABLES
+        for part in (folder / name).glob("part-*.parquet")
+    ]
+    found = [s for s in steps if s["min"] is not None]
+    return (min(s["min"] for s in found), max(s["max"] for s in found)) if found else None
 
 
 def pack_bits(correct: NDArray[np.bool_]) -> bytes:

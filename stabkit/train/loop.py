@@ -139,6 +139,8 @@ def _recorder(
         flush_every=config.runtime.flush_every,
         images_per_step=config.train.batch,
         run=run_id(config),
+        strict=True,  # a checkpoint must not claim rows that are not on disk
+        locked=True,
     )
 
 

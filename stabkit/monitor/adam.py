@@ -1,0 +1,95 @@
+"""What an optimizer of the Adam family remembers: its second moments, bias-corrected."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stabkit.monitor.blocks import Blocks, local
+
+TINY = 1e-37  # keeps a second moment away from 0 where eps is 0
+
+
+class AdamState:
+    """Fills `blocks` with g/sqrt(max(v, eps²)), v the bias-corrected second moment.
+
+    Of every parameter whose state holds an `exp_avg_sq` of its own shape: torch's Adam, AdamW,
+    NAdam, RAdam, timm's LAMB and others. No value of the state is read by the host.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], blocks: Blocks) -> None:
+        self.parameters = parameters
+        self.blocks = blocks
+        self._of: tuple[Any, ...] | None = None
+        self._groups: dict[int, dict[str, Any]] = {}
+        self._facts = torch.zeros(0)
+
+    def fill(
+        self, optimizer: torch.optim.Optimizer, grads: Sequence[Tensor | None]
+    ) -> tuple[bool, ...]:
+        """After the optimizer's step with `grads`; returns of which parameters there is one."""
+        self._look_at(optimizer)
+        moments: list[Tensor | None] = []
+        steps: list[Tensor] = []
+        for i, (p, g) in enumerate(zip(self.parameters, grads, strict=True)):
+            state = optimizer.state.get(p) if g is not None else None
+            moment = state.get("exp_avg_sq") if state and i in self._groups else None
+            moments.append(moment if moment is not None and moment.shape == p.shape else None)
+            step = (state or {}).get("step", self._groups.get(i, {}).get("step", math.inf))
+            steps.append(local(step) if isinstance(step, Tensor) else torch.tensor(float(step)))
+        present = tuple(moment is not None for moment in moments)
+        if any(present):
+            self._fill(
+                moments, [g if p else None for g, p in zip(grads, present, strict=True)], steps
+            )
+        return present
+
+    def _fill(
+        self, moments: Sequence[Tensor | None], grads: Sequence[Tensor | None], steps: list[Tensor]
+    ) -> None:
+        values, scratch, of_row = self.blocks.values, self.blocks.scratch, self.blocks.of_row
+        self.blocks.fill(moments)
+        self.blocks.fill(grads, scratch=True)
+        log_beta2, eps2 = self._facts
+        # 1 - beta2^step, without the loss of digits when beta2 is near 1
+        correction = -torch.expm1(self._on_device(steps) * log_beta2)
+        floor = (correction * eps2).clamp(min=TINY).to(values.dtype)
+        # g/sqrt(max(v/c, eps²)) = sqrt(c) * g/sqrt(max(v, c*eps²))
+        torch.maximum(values, floor[of_row, None], out=values)
+        values.rsqrt_().mul_(scratch)
+        values.mul_(correction.sqrt().to(values.dtype)[of_row, None])
+
+    def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
+        """[parameters] float32. Most optimizers count on the host; capturable ones do not."""
+        device = self.blocks.values.device
+        here = [s.reshape(()).float() for s in steps]
+        if all(s.device == device for s in here):
+            return torch.stack(here)
+        if any(s.device == device for s in here):
+            return torch.stack([s.to(device, non_blocking=True) for s in here])
+        # from pinned memory, so that the host need not wait
+        return torch.stack(here).pin_memory().to(device, non_blocking=True)
+
+    def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
+        """Groups and their options, looked at again when one of them changes."""
+        groups = optimizer.param_groups
+        seen = id(optimizer), *((len(g["params"]), g.get("betas"), g.get("eps")) for g in groups)
+        if seen == self._of:
+            return
+        self._of = seen
+        number = {id(p): i for i, p in enumerate(self.parameters)}
+        self._groups, facts = {}, torch.zeros(2, len(self.parameters))
+        facts[0] = -math.inf  # beta2 0: nothing to correct
+        for group in groups:
+            betas, eps = group.get("betas"), group.get("eps", 0.0)
+            if betas is None or len(betas) < 2:
+                continue
+            for p in group["params"]:
+                i = number.get(id(p))
+                if i is not None:
+                    self._groups[i] = group
+                    log = math.log(betas[1]) if betas[1] > 0 else -math.inf
+                    facts[:, i] = torch.tensor([log, float(eps) ** 2])
+        self._facts = facts.to(self.blocks.values.device)

@@ -1,0 +1,121 @@
+"""What a Monitor measured in an interval, as the rows that are written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stabkit.monitor.measure import Interval, LayerMeasure
+from stabkit.monitor.probing import Look, spread
+from stabkit.monitor.scalars import Series, read
+from stabkit.monitor.signals import DerivedSignal
+from stabkit.store.writer import Writer
+
+Values = dict[str, NDArray[np.float64]]  # of each signal [steps, layers]
+Measured = dict[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An interval on its way to the host; `first`: the step of its first row."""
+
+    first: int
+    interval: Interval
+    looks: Sequence[Look]
+    series: Sequence[Series]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An interval on the host. `nonfinite`: (step, layers) where a stretch of them begins."""
+
+    steps: NDArray[np.int64]
+    layers: list[str]
+    values: Values
+    measured: Measured
+    scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+    nonfinite: list[tuple[int, list[str]]]
+
+    def add_to(self, writer: Writer) -> None:
+        if len(self.steps):
+            with np.errstate(over="ignore"):  # beyond float32: infinite
+                values = {name: v.astype(np.float32) for name, v in self.values.items()}
+            missing = {name: ~known for name, known in self.measured.items()}
+            writer.add_layers(self.steps, self.layers, values, missing)
+        for name, (steps, numbers) in self.scalars.items():
+            writer.add_scalars(steps, name, numbers)
+
+
+class RowReader:
+    """Reads intervals in order; `in_nonfinite`: whether the step before the first was one."""
+
+    def __init__(
+        self, layers: list[str], derived: Sequence[DerivedSignal], in_nonfinite: bool
+    ) -> None:
+        self.layers, self.derived, self._in_nonfinite = layers, derived, in_nonfinite
+
+    def read(self, waiting: Waiting, measure: LayerMeasure) -> Rows:
+        values, measured = measure.read(waiting.interval)
+        steps = waiting.first + np.arange(len(waiting.interval.counts))
+        bad = _nonfinite(values, measured, (len(steps), len(self.layers)))
+        scalars = read(waiting.series)
+        if "grad_norm" in values:
+            grads = np.where(measured["grad_norm"], values["grad_norm"], 0.0)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scalars["grad_norm_total"] = steps, np.sqrt(np.square(grads).sum(axis=1))
+        if measured:
+            scalars["nonfinite_layers"] = steps, bad.sum(axis=1).astype(np.float64)
+        for signal in self.derived:
+            if all(name in values for name in signal.signals_of):
+                found = signal.derive(values)
+                measured[signal.name] = _has_value(found, signal, values, measured)
+                values[signal.name] = found
+        seen, where, of_run = spread(waiting.looks, steps, self.layers)
+        for name, rows in _by_name(of_run).items():
+            scalars[name] = rows
+        return Rows(
+            steps, self.layers, values | seen, measured | where, scalars, self._begins(steps, bad)
+        )
+
+    def _begins(
+        self, steps: NDArray[np.int64], bad: NDArray[np.bool_]
+    ) -> list[tuple[int, list[str]]]:
+        """One event where a stretch of non-finite steps begins, with the layers that began it."""
+        begins = []
+        for step, layers in zip(steps, bad, strict=True):
+            if layers.any() and not self._in_nonfinite:
+                begins.append((int(step), [self.layers[i] for i in np.flatnonzero(layers)]))
+            self._in_nonfinite = bool(layers.any())
+        return begins
+
+
+def _nonfinite(values: Values, measured: Measured, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """[steps, layers] whether a signal is not finite, or counted elements that are not."""
+    bad = np.zeros(shape, dtype=bool)
+    for name, found in values.items():
+        bad |= measured[name] & ~np.isfinite(found)
+    if "nonfinite_count" in values:
+        bad |= measured["nonfinite_count"] & (values["nonfinite_count"] > 0)
+    return bad
+
+
+def _has_value(
+    found: NDArray[np.float64], signal: DerivedSignal, values: Values, measured: Measured
+) -> NDArray[np.bool_]:
+    known = np.stack([measured[name] for name in signal.signals_of]).all(axis=0)
+    finite = np.stack([np.isfinite(values[name]) for name in signal.signals_of]).all(axis=0)
+    return known & ~(np.isnan(found) & finite)
+
+
+def _by_name(
+    of_run: Sequence[tuple[int, str, float]],
+) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    names = dict.fromkeys(name for _, name, _ in of_run)
+    return {
+        name: (
+            np.array([step for step, n, _ in of_run if n == name], dtype=np.int64),
+            np.array([value for _, n, value in of_run if n == name]),
+        )
+        for name in names
+    }
