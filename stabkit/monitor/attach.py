@@ -13,7 +13,8 @@ class Attachment:
     once it is done, for each of `optimizers`; a step that a GradScaler skips is a step.
 
     `scale`: what the gradients are still multiplied by, or None. A closure counts: gradients are
-    there when it has first been called.
+    there when it has first been called. A GradScaler's `unscale_` counts: whoever clips calls it
+    before.
     """
 
     def __init__(
@@ -36,15 +37,22 @@ class Attachment:
                 )
             self._hooks.append(optimizer.register_step_pre_hook(self._pre_hook))
             self._hooks.append(optimizer.register_step_post_hook(self._post_hook))
+        self._replaced: dict[str, tuple[Any, Any]] = {}  # of the scaler: what was there, what is
         if scaler is not None:
-            self._scaler_step = scaler.step
-            scaler.step = self._step_of_scaler  # type: ignore[method-assign]
+            for name, ours in (
+                ("unscale_", self._unscale_of_scaler),
+                ("step", self._step_of_scaler),
+                ("update", self._update_of_scaler),
+            ):
+                self._replaced[name] = getattr(scaler, name), ours
+                setattr(scaler, name, ours)
 
     def gradients_ready(self) -> None:
         """Measure now what the next steps would; what was measured before and not stepped was a
-        step that somebody skipped."""
+        step that somebody skipped, unless `unscale_` has only now measured it."""
         for optimizer in self.optimizers:
-            self._done(optimizer)
+            if not self._is_unscaled(optimizer):
+                self._done(optimizer)
             self._measure(optimizer)
 
     def grad_scale(self) -> Tensor | None:
@@ -56,10 +64,11 @@ class Attachment:
             hook.remove()
         self._hooks = []
         # another Monitor may have come between since: its wrapper then goes on calling this one's
-        if self.scaler is not None and self.scaler.__dict__.get("step") == self._step_of_scaler:
-            del self.scaler.__dict__["step"]
-            if self._scaler_step != self.scaler.step:
-                self.scaler.step = self._scaler_step  # type: ignore[method-assign]
+        for name, (before, ours) in self._replaced.items():
+            if vars(self.scaler).get(name) == ours:
+                delattr(self.scaler, name)
+                if before != getattr(self.scaler, name):
+                    setattr(self.scaler, name, before)
 
     def _measure(self, optimizer: Optimizer) -> None:
         if id(optimizer) not in self._ready and self._hooks:
@@ -92,20 +101,38 @@ class Attachment:
         self._done(optimizer)
 
     def _step_of_scaler(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        ours = any(optimizer is one for one in self.optimizers)
+        ours = self._is_ours(optimizer)
         if ours:
             self._measure(optimizer)
-        result = self._scaler_step(optimizer, *args, **kwargs)
+        result = self._replaced["step"][0](optimizer, *args, **kwargs)
         if ours:
             self._done(optimizer)
         return result
+
+    def _unscale_of_scaler(self, optimizer: Optimizer) -> None:
+        # a scaler that is not enabled keeps no stages, by which `gradients_ready` would know of it
+        if self._is_ours(optimizer) and self.scaler is not None and self.scaler.is_enabled():
+            self._measure(optimizer)
+        self._replaced["unscale_"][0](optimizer)
+
+    def _update_of_scaler(self, *args: Any, **kwargs: Any) -> None:
+        unscaled = [one for one in self.optimizers if self._is_unscaled(one)]
+        self._replaced["update"][0](*args, **kwargs)
+        for optimizer in unscaled:  # measured, and never stepped
+            self._done(optimizer)
+
+    def _is_ours(self, optimizer: Optimizer) -> bool:
+        return any(optimizer is one for one in self.optimizers)
+
+    def _is_unscaled(self, optimizer: Optimizer) -> bool:
+        if self.scaler is None:
+            return False
+        state = self.scaler._per_optimizer_states.get(id(optimizer))
+        return state is not None and state["stage"].name != "READY"
 
     def _scale_of(self, optimizer: Optimizer) -> Tensor | None:
         """A fused optimizer divides by the scale within its kernel, others before their step."""
         if self.scaler is None or not self.scaler.is_enabled():
             scale = getattr(optimizer, "grad_scale", None)
             return scale if isinstance(scale, Tensor) else None
-        state = self.scaler._per_optimizer_states.get(id(optimizer))
-        if state is not None and state["stage"].name != "READY":
-            return None
-        return self.scaler._scale
+        return None if self._is_unscaled(optimizer) else self.scaler._scale

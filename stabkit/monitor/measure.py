@@ -188,7 +188,7 @@ class LayerMeasure:
         """One collective for the rows of a whole interval."""
         world = torch.distributed.get_world_size()
         ranks = totals.new_empty(world, *totals.shape)
-        torch.distributed.all_gather_into_tensor(ranks.view(-1), totals.contiguous().view(-1))
+        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
         whole = torch.empty_like(totals)
         for (_, combine), s in self._groups.items():
             part = ranks[:, :, s.start : s.stop]
@@ -203,3 +203,10 @@ def _grouped(signals: Sequence[LayerSignal]) -> dict[tuple[Moment, str], range]:
         key = signal.reads, signal.combine
         groups[key] = range(groups[key].start if key in groups else i, i + 1)
     return groups
+
+
+def _all_gather(into: Tensor, own: Tensor) -> None:
+    """By its new name where there is one: torch 2.14 warns of the old."""
+    dist = torch.distributed
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(into, own)

@@ -146,7 +146,7 @@ def test_the_callback_alone_records_all_where_nothing_is_clipped(tmp_path: Path)
     assert loss.index.tolist() == [1, 3, 5, 7]
     each = losses(one)
     means = [(each[i] + each[i + 1]) / 2 for i in (0, 2, 4, 6)]
-    assert loss.tolist() == pytest.approx(means, rel=1e-6)
+    assert loss.tolist() == pytest.approx(means, abs=6e-5)  # some versions log four digits
 
 
 def test_a_training_from_a_checkpoint_goes_on_in_the_folder(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from lightly.transforms import SimCLRTransform
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
 
 
+ENDS = ("", ".blocks.0", ".blocks.1")
+
+
 class SimCLR(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +125,9 @@ def test_every_step_and_training_as_without(tmp_path: Path, kind: type[nn.Module
     own = ("patch_embed", "cls_token", "pos_embed", "blocks.0", "blocks.1", "norm")
     layers = {name: f"backbone.{name}" for name in own} | {"projection_head": "projection_head"}
     if kind is not SimCLR:  # momentum encoders: no gradients, weights only
-        layers |= {name: name for name in ("backbone_momentum", "head_momentum")}
+        numbers = (0, 1, 3, 4) if kind is MoCo else (0, 1, 3)
+        layers |= {f"head_momentum.layers.{i}": "head_momentum" for i in numbers}
+        layers |= {f"backbone_momentum{end}": "backbone_momentum" for end in ENDS}
     if kind is BYOL:
         layers["prediction_head"] = "prediction_head"
     table = assert_recorded(tmp_path, seen, layers)
