@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import signal, stats
 
-from stabkit.detect import find_dips, find_drift, find_spikes
+from stabkit.detect import find_dips, find_drift, find_spikes, find_stale_moments
 from stabkit.detect.robust import FloatArray, difference_scale
 from stabkit.detect.simulate import EVERY, TRENDS, Curve, Planted, simulate_curve, simulate_norms
 
@@ -364,12 +364,43 @@ def spike_tables(each: Each, runs: int) -> None:
     table(["detector", "k", *(f"sigma {s}, AR {a}" for s, a in settings)], rows)
 
 
+def stale_moments(setting: tuple[float | None, float, float], elements: int, steps: int) -> int:
+    """Events in one simulated healthy layer under Adam."""
+    tail, common, beta2 = setting
+    rng = np.random.default_rng([0, elements, int(beta2 * 1e4)])
+    v, rms = np.zeros(elements), np.empty(steps)
+    for t in range(steps):
+        g = rng.standard_t(tail, elements) if tail else rng.standard_normal(elements)
+        g *= np.exp(common * rng.standard_normal())
+        v = beta2 * v + (1 - beta2) * g * g
+        rms[t] = np.sqrt(np.mean(g * g / v) * (1 - beta2 ** (t + 1)))
+    return len(find_stale_moments(np.arange(steps), rms, beta2))
+
+
+def stale_tables(each: Each, runs: int) -> None:
+    print("## Stale moments: events in 10^5 healthy steps\n")
+    del each  # one long run a cell
+    sizes = {1: 50 * runs, 100: 50 * runs, 10_000: 10 * runs}
+    rows = []
+    kinds = [(None, 0.0), (5.0, 0.0), (3.0, 0.0), *((None, s) for s in (0.1, 0.2, 0.3, 0.4))]
+    for tail, common in kinds:
+        for beta2 in (0.95, 0.999):
+            counts = [
+                f"{stale_moments((tail, common, beta2), e, s) / s * 1e5:.0f}"
+                for e, s in sizes.items()
+            ]
+            rows.append([f"t({tail:g})" if tail else "normal", f"{common:g}", f"{beta2}", *counts])
+    table(["elements", "factor's sigma", "beta2", "1 element", "100 elements", "10,000 elements"],
+          rows)  # fmt: skip
+
+
 TABLES = {
     "healthy": healthy,
     "power": power,
     "places": places,
     "dips-f1": dip_f1,
     "spikes": spike_tables,
+    "stale-moments": stale_tables,
 }
 
 

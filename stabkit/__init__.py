@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from stabkit.detect import find_dips as find_dips
     from stabkit.detect import find_drift as find_drift
     from stabkit.detect import find_spikes as find_spikes
+    from stabkit.detect import find_stale_moments as find_stale_moments
     from stabkit.detect import find_stuck_loss as find_stuck_loss
+    from stabkit.detect import gradient_surprise as gradient_surprise
     from stabkit.detect import onset_order as onset_order
     from stabkit.monitor.monitor import Monitor as Monitor
     from stabkit.store.reader import Run as Run
@@ -34,7 +36,9 @@ _HOME = {
     "find_dips": "stabkit.detect",
     "find_drift": "stabkit.detect",
     "find_spikes": "stabkit.detect",
+    "find_stale_moments": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",
+    "gradient_surprise": "stabkit.detect",
     "load": "stabkit.store.reader",
     "onset_order": "stabkit.detect",
     "open_run": "stabkit.store.reader",

@@ -7,6 +7,7 @@ from stabkit.detect.dips import find_dips
 from stabkit.detect.drift import find_drift
 from stabkit.detect.onset_order import onset_order, shallow_first
 from stabkit.detect.spikes import find_spikes
+from stabkit.detect.stale_moments import find_stale_moments, gradient_surprise
 
 __all__ = [
     "association",
@@ -15,7 +16,9 @@ __all__ = [
     "find_dips",
     "find_drift",
     "find_spikes",
+    "find_stale_moments",
     "find_stuck_loss",
+    "gradient_surprise",
     "layer_onsets",
     "onset_order",
     "shallow_first",

@@ -7,10 +7,11 @@ from stabkit.detect.robust import IntArray
 
 SPIKES = ["layer", "depth", "onset", "end", "ratio"]  # what is needed of the spikes
 BURSTS = {"onset": "int64", "end": "int64", "layers": "int64", "first": "object", "ratio": "float"}
+GAP = 10  # steps from one layer to the next
 ONSETS = {"burst": "int64", "layer": "object", "depth": "int64", "onset": "int64", "lag": "int64"}
 
 
-def find_bursts(spikes: pd.DataFrame, gap: int = 10) -> pd.DataFrame:
+def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     """Spikes of all layers of one run, joined over layers; one row a burst.
 
     `spikes`: the rows of `find_spikes` of each layer with columns layer and depth, in any order.
@@ -33,7 +34,7 @@ def find_bursts(spikes: pd.DataFrame, gap: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(BURSTS)).astype(BURSTS)
 
 
-def layer_onsets(spikes: pd.DataFrame, gap: int = 10) -> pd.DataFrame:
+def layer_onsets(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     """The spikes that `find_bursts` joins, one row each, in order of onset and depth.
 
     Columns burst (row of `find_bursts`), layer, depth, onset (step), lag (steps since the first

@@ -108,7 +108,7 @@ def find_spikes(
     flagged = np.array([point[0] for point in points], dtype=np.int64)
     heights, rises = (np.array([point[j] for point in points]) for j in (1, 2))
     restarted = np.array([point[3] for point in points], dtype=bool)
-    new = _new_event(flagged, steps[flagged], restarted, merge)
+    new = begin_events(flagged, steps[flagged], restarted, merge)
     return _events(steps[flagged], values[flagged], heights, np.exp(rises), new)
 
 
@@ -177,7 +177,7 @@ def _check_options(
         raise ValueError(f"merge must be 0 steps or more, got {merge}")
 
 
-def _new_event(
+def begin_events(
     index: IntArray,
     step: IntArray,
     restarted: BoolArray,

@@ -64,13 +64,14 @@ class AdamState:
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
         """[parameters] float32. Most optimizers count on the host; capturable ones do not."""
         device = self.blocks.values.device
-        here = [s.reshape(()).float() for s in steps]
-        if all(s.device == device for s in here):
-            return torch.stack(here)
-        if any(s.device == device for s in here):
-            return torch.stack([s.to(device, non_blocking=True) for s in here])
-        # from pinned memory, so that the host need not wait
-        return torch.stack(here).pin_memory().to(device, non_blocking=True)
+        if any(s.ndim or s.dtype is not torch.float32 for s in steps):
+            steps = [s.reshape(()).float() for s in steps]
+        if any(s.device != device for s in steps):
+            if any(s.device == device for s in steps):
+                return torch.stack([s.to(device, non_blocking=True) for s in steps])
+            # from pinned memory, so that the host need not wait
+            return torch.stack(list(steps)).pin_memory().to(device, non_blocking=True)
+        return torch.stack(list(steps))
 
     def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
         """Groups and their options, looked at again when one of them changes."""

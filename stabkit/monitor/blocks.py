@@ -36,7 +36,8 @@ class Blocks:
         """[blocks] the number of the tensor that a row is of."""
         self._index = _index([layer[i] for i in self.of_row.tolist()], num_layers).to(device)
         self._share: Tensor | None = None
-        if any(map(is_sharded, parameters)):
+        self.sharded = any(map(is_sharded, parameters))
+        if self.sharded:
             share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=dtype)
             self._share = share.to(device)[self.of_row]
 
@@ -44,7 +45,7 @@ class Blocks:
     def fill(self, tensors: Sequence[Tensor | None], scratch: bool = False) -> None:
         """One tensor for each parameter, of its shape; None leaves zeros."""
         views = self._scratch_views if scratch else self._views
-        into, what = _present(views, tensors)
+        into, what = self._present(views, tensors)
         if len(into) < len(views):
             torch._foreach_zero_([v for v, t in zip(views, tensors, strict=True) if t is None])
         if into:
@@ -53,9 +54,18 @@ class Blocks:
     @torch.no_grad()
     def subtract(self, tensors: Sequence[Tensor | None]) -> None:
         """From what was filled in; None leaves it."""
-        into, what = _present(self._views, tensors)
+        into, what = self._present(self._views, tensors)
         if into:
             torch._foreach_sub_(into, what)
+
+    def _present(
+        self, views: Sequence[Tensor], tensors: Sequence[Tensor | None]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        pairs = [(v, t) for v, t in zip(views, tensors, strict=True) if t is not None]
+        into, what = [view for view, _ in pairs], [tensor for _, tensor in pairs]
+        if self.sharded or not all(t.layout is torch.strided for t in what):
+            what = [local(t) for t in what]
+        return into, what
 
     def of_layers(self, rows: Tensor, combine: str) -> Tensor:
         """[k, layers] sums or maxima, not below 0, of [k, blocks]; of this rank alone."""
@@ -86,13 +96,6 @@ def _replicas(tensor: Tensor) -> int:
     for dim, placement in enumerate(placements):
         parts *= mesh.size(dim) if placement.is_shard() else 1
     return max(1, world // parts)
-
-
-def _present(
-    views: Sequence[Tensor], tensors: Sequence[Tensor | None]
-) -> tuple[list[Tensor], list[Tensor]]:
-    pairs = [(v, local(t)) for v, t in zip(views, tensors, strict=True) if t is not None]
-    return [view for view, _ in pairs], [tensor for _, tensor in pairs]
 
 
 def _views(flat: Tensor, like: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:

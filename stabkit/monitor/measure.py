@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.monitor.adam import AdamState
-from stabkit.monitor.blocks import Blocks, is_sharded
+from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.ring import Block, start_copy
 from stabkit.monitor.signals import LayerSignal, Moment
 
@@ -50,7 +50,6 @@ class LayerMeasure:
         self.parameters = list(parameters)
         self.signals = sorted(signals, key=lambda s: (s.reads, s.combine))
         self.blocks = Blocks(self.parameters, layer, num_layers)
-        self.sharded = any(map(is_sharded, self.parameters))
         self.rows = 0
         self._moments = {signal.reads for signal in self.signals}
         self._groups = _grouped(self.signals)
@@ -103,7 +102,7 @@ class LayerMeasure:
     def take(self) -> Interval:
         """The rows since the last time, begun to be copied; waits for nothing."""
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
-        if self.sharded:
+        if self.blocks.sharded:
             totals = self._of_all_ranks(totals)
         self._totals.reverse()
         self._counts.reverse()

@@ -112,7 +112,7 @@ class Monitor:
         )
         self._pid = os.getpid()
         self._is_first = _rank() == 0
-        self._measures = self._is_first or self._measure.sharded
+        self._measures = self._is_first or self._measure.blocks.sharded
         self.step = first_step or 0
         self._hold = ExitStack()
         self._out: Background | None = None

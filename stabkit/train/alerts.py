@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.detect import find_dips
+from stabkit.detect.online import OnlineDips
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 
@@ -13,19 +13,17 @@ class Alerts:
     stretches of non-finite steps. A few milliseconds an evaluation."""
 
     def __init__(self, rundir: RunDir, chance: float) -> None:
-        self.rundir, self.chance = rundir, chance
+        self.rundir = rundir
+        self._dips = OnlineDips(chance)
         run = Run(rundir.path)
         correct = run.correct("knn_heldout")
-        self._steps = [] if correct is None else run.evals("knn_heldout")["step"].tolist()
-        self._correct = [] if correct is None else list(correct)
+        if correct is not None:
+            self._dips.extend(run.evals("knn_heldout")["step"].tolist(), list(correct))
         self.counts: dict[str, int] = {}
 
     def add(self, step: int, correct: NDArray[np.bool_]) -> None:
         """`correct` [n]: the evaluation of the weights after `step` updates."""
-        self._steps.append(step)
-        self._correct.append(correct)
-        bits = np.stack(self._correct)
-        dips = find_dips(self._steps, bits.mean(axis=1), correct=bits, chance=self.chance)
+        dips, _ = self._dips.add(step, correct)
         nonfinite = sum(event["kind"] == "nonfinite" for event in self.rundir.read_events())
         found = {"dip": len(dips), "nonfinite": nonfinite}
         self.counts = {kind: count for kind, count in found.items() if count}

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stabkit.config import RunConfig, load_config, run_id, save_config
+from stabkit.monitor.torch_files import read_tensors, write_tensors
 from stabkit.rundir import RunDir, Status, atomic_write
 from stabkit.train.backbones import build_backbone
-from stabkit.train.torch_files import read_tensors, write_tensors
 
 Weights = dict[str, Tensor]
 Encoder = Literal["online", "target"]

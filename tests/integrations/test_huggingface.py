@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.integrations.oracle import Norms, assert_recorded, grad_norms, same, 
 pytest.importorskip("transformers", reason="needs transformers: pip install 'stabkit[huggingface]'")
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'stabkit[huggingface]'")
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stabkit.integrations.huggingface import StabkitCallback, watch
 
@@ -62,12 +63,15 @@ class Seeing(Trainer):
     seen: dict[int, Norms]
     losses: dict[int, Tensor]
     fail_at: int | None = None
+    overflow_at: int | None = None
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         step = self.state.global_step
         if step == self.fail_at:
             raise RuntimeError("as planned")
         loss = super().training_step(model, *args, **kwargs)
+        if step == self.overflow_at:
+            next(p for p in model.parameters() if p.grad is not None).grad.fill_(math.inf)
         self.seen[step] = grad_norms(model)
         self.losses[step] = self.losses[step] + loss if step in self.losses else loss
         return loss
@@ -184,19 +188,26 @@ def test_a_second_training_of_the_same_trainer_is_seen_too(tmp_path: Path) -> No
     assert len(stabkit.open_run(tmp_path / "again").scalar("loss")) == 8
 
 
+class Asks(TrainerCallback):  # type: ignore[misc]
+    """Of whoever uses it: to stop at non-finite gradients."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.watching.monitor is not None
+        if state.global_step == 0:
+            self.watching.monitor.on("nonfinite", "stop")
+
+    watching: StabkitCallback
+
+
 def test_a_reaction_that_asks_to_stop_ends_the_training(tmp_path: Path) -> None:
-    one = trainer(tmp_path / "hf")
-    with watch(one, tmp_path / "run") as callback:
-        training_step = one.training_step
-
-        def asks(*args: Any, **kwargs: Any) -> Any:
-            assert callback.monitor is not None
-            callback.monitor.should_stop = one.state.global_step == 3
-            return training_step(*args, **kwargs)
-
-        one.training_step = asks
+    asks = Asks()
+    one = trainer(tmp_path / "hf", callbacks=[asks])
+    one.overflow_at = 2
+    with watch(one, tmp_path / "run", flush_every=1) as asks.watching:
         one.train()
-    assert sorted(one.seen) == [0, 1, 2, 3]
+    # a row is read when the one after it is begun to be copied: two steps later
+    assert sorted(one.seen) == [0, 1, 2, 3, 4]
+    assert "nonfinite" in stabkit.open_run(tmp_path / "run").events()["kind"].tolist()
 
 
 @pytest.mark.parametrize("missing", ["transformers", "accelerate"])

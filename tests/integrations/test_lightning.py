@@ -1,6 +1,7 @@
 """Real fits with Lightning's Trainer: what is recorded beside what a hook of the module saw."""
 
 import importlib
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -231,19 +232,26 @@ def test_an_exception_loses_no_step(tmp_path: Path, error: BaseException) -> Non
     assert sorted(net.seen) == [0, 1, 2, 3, 4]
 
 
-class Stops(StabkitCallback):
-    """A reaction in its place: asks to stop after the third step."""
+class Overflows(Net):
+    """Asks to stop at non-finite gradients, and has some at the third step."""
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        assert self.monitor is not None
-        if self.monitor.step == 3:
-            self.monitor.should_stop = True
+    callback: StabkitCallback
+
+    def on_train_start(self) -> None:
+        assert self.callback.monitor is not None
+        self.callback.monitor.on("nonfinite", "stop")
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * (math.inf if batch_idx == 2 else 1.0)
 
 
 def test_a_reaction_that_asks_to_stop_ends_the_fit(tmp_path: Path) -> None:
-    net = Net()
-    fit(net, Stops(tmp_path))
-    assert sorted(net.seen) == [0, 1, 2, 3]
+    net = Overflows()
+    net.callback = StabkitCallback(tmp_path, flush_every=1)
+    fit(net, net.callback)
+    # a row is read when the one after it is begun to be copied: two steps later
+    assert sorted(net.seen) == [0, 1, 2, 3, 4]
+    assert "nonfinite" in stabkit.open_run(tmp_path).events()["kind"].tolist()
 
 
 def test_evaluations_of_a_validation_loop(tmp_path: Path) -> None:
