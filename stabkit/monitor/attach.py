@@ -25,7 +25,8 @@ class Attachment:
         after: Callable[[Optimizer], None],
     ) -> None:
         self.optimizers = list(optimizers)
-        self.scaler = scaler
+        # one that is not enabled scales nothing, and lacks the attributes of one that is
+        self.scaler = scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._before, self._after = before, after
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
         self._hooks: list[Any] = []
@@ -110,8 +111,7 @@ class Attachment:
         return result
 
     def _unscale_of_scaler(self, optimizer: Optimizer) -> None:
-        # a scaler that is not enabled keeps no stages, by which `gradients_ready` would know of it
-        if self._is_ours(optimizer) and self.scaler is not None and self.scaler.is_enabled():
+        if self._is_ours(optimizer):
             self._measure(optimizer)
         self._replaced["unscale_"][0](optimizer)
 
@@ -132,7 +132,7 @@ class Attachment:
 
     def _scale_of(self, optimizer: Optimizer) -> Tensor | None:
         """A fused optimizer divides by the scale within its kernel, others before their step."""
-        if self.scaler is None or not self.scaler.is_enabled():
+        if self.scaler is None:
             scale = getattr(optimizer, "grad_scale", None)
             return scale if isinstance(scale, Tensor) else None
         return None if self._is_unscaled(optimizer) else self.scaler._scale
