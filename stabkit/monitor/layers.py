@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
 _WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
@@ -34,22 +37,33 @@ def is_number(part: str) -> bool:
 
 
 def group_layers(
-    parameters: Sequence[str], layer_of: Callable[[str], str] | None = None
+    parameters: Sequence[str], chosen: Callable[[str], str | None] | None = None
 ) -> tuple[list[str], list[int]]:
     """Layers in depth order, and for each parameter the number of its layer.
+
+    `chosen`: the layer of each, instead of `layer_of`; layers are then in order of appearance.
 
     Depth is the order in which modules are registered. Bare tensors (class token, positions) are
     registered before the first module although they act after it, so they come second. What holds
     the numbered blocks and more, such as `transformer.` or `encoder.`, is left out of the names.
     """
     names = unwrapped(parameters)
-    find = layer_of or globals()["layer_of"]
-    found = [find(name) for name in names]
+    found = [str(chosen(p)) for p in parameters] if chosen else [layer_of(name) for name in names]
     modules = [one for one, name in zip(found, names, strict=True) if "." in name]
     bare = [one for one, name in zip(found, names, strict=True) if "." not in name]
-    layers = list(dict.fromkeys([*modules[:1], *bare, *modules]))
+    layers = list(dict.fromkeys(found if chosen else [*modules[:1], *bare, *modules]))
     number = {layer: i for i, layer in enumerate(layers)}
     return layers, [number[one] for one in found]
+
+
+def by_layer(
+    parameters: Sequence[T], layer: Sequence[int], layers: Sequence[str]
+) -> dict[str, list[T]]:
+    """The parameters of each layer, as `group_layers` numbers them."""
+    found: dict[str, list[T]] = {name: [] for name in layers}
+    for parameter, i in zip(parameters, layer, strict=True):
+        found[layers[i]].append(parameter)
+    return found
 
 
 def unwrapped(parameters: Sequence[str]) -> list[str]:

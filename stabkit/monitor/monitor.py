@@ -1,13 +1,11 @@
 """The Monitor: attach to a model and its optimizers, record every layer at every step."""
 
 import atexit
-import logging
 import math
 import os
-import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,22 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabkit.monitor import basic  # noqa: F401 (registers its signals)
+from stabkit.monitor import basic, curvature  # noqa: F401 (they register their signals)
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.background import Background
 from stabkit.monitor.folder import hold, left_by, prepare
-from stabkit.monitor.layers import group_layers
+from stabkit.monitor.guard import Guard
+from stabkit.monitor.intervals import Intervals
+from stabkit.monitor.layers import by_layer, group_layers
 from stabkit.monitor.measure import LayerMeasure
 from stabkit.monitor.members import Members, listed, measurable
+from stabkit.monitor.noise import gradient_noise
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.probing import Probing
-from stabkit.monitor.rows import RowReader, Waiting
+from stabkit.monitor.reactions import Action, Reactions
+from stabkit.monitor.rows import RowReader
 from stabkit.monitor.scalars import Scalars
 from stabkit.monitor.signals import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer
-
-log = logging.getLogger("stabkit")
 
 
 class Monitor:
@@ -88,57 +88,57 @@ class Monitor:
         self._closed = True  # until all is well
         optimizers = listed(optimizer)
         named = measurable(model, layer_of)
-        self.layers, layer = group_layers([name for name, _ in named], layer_of)  # type: ignore[arg-type]
-        self.rundir = RunDir(Path(folder))
-        self.flush_every, self.images_per_step, self.strict = flush_every, images_per_step, strict
         asked = choose(signals)
-        self._parameters = [p for _, p in named]
-        self._measure = LayerMeasure(
-            self._parameters,
-            layer,
-            len(self.layers),
-            [s for s in asked if isinstance(s, LayerSignal)],
-            flush_every,
-            self._signal_failed,
-        )
-        self._probing = Probing(
-            model,
-            probe,
-            [s for s in asked if isinstance(s, ProbeSignal)],
-            every,
-            optimizers,
-            layer_of,
-            self._signal_failed,
-        )
-        self._pid = os.getpid()
-        self._is_first = _rank() == 0
-        self._measures = self._is_first or self._measure.blocks.sharded
         self.step = first_step or 0
-        self._hold = ExitStack()
-        self._out: Background | None = None
-        if self._is_first:
-            if not locked:
-                self._hold.enter_context(hold(self.rundir, self, first_step))
-            try:
-                self.step = prepare(self.rundir, first_step)
-                writer = Writer(self.rundir.path, run or self.rundir.path.name)
-            except BaseException:
-                self._hold.close()
-                raise
-            self._out = Background(self.rundir, writer, strict)
-        in_nonfinite, beta2 = left_by(self.rundir, self.step) if self._is_first else (False, None)
-        self._scalars = Scalars(beta2)
-        self._reader = RowReader(
-            self.layers,
-            [s for s in asked if isinstance(s, DerivedSignal)],
-            in_nonfinite,
+        self.rundir = RunDir(Path(folder))
+        self.layers, layer = group_layers([name for name, _ in named], layer_of)
+        self.flush_every = flush_every
+        self._pid = os.getpid()
+        self._parameters = [p for _, p in named]
+        self._guard = Guard(self.rundir.path, strict, lambda: self.step)
+        failed = self._guard.signal_failed
+        of_layers = [s for s in asked if isinstance(s, LayerSignal)]
+        self._measure = LayerMeasure(
+            self._parameters, layer, len(self.layers), of_layers, flush_every, failed
         )
-        self._waiting: Waiting | None = None
+        of_probe = [s for s in asked if isinstance(s, ProbeSignal)]
+        self._probing = Probing(model, probe, of_probe, every, optimizers, layer_of, failed)
+        self._noise = gradient_noise(asked, images_per_step, model)
+        self._reactions = Reactions(
+            self.rundir,
+            model,
+            optimizers,
+            by_layer(self._parameters, layer, self.layers),
+            lambda: self.step,
+            strict,
+        )
+        self._hold = ExitStack()
+        in_nonfinite, beta2 = False, None
+        if _rank() == 0:
+            with ExitStack() as stack:
+                if not locked:
+                    stack.enter_context(hold(self.rundir, self, first_step))
+                self.step = prepare(self.rundir, first_step)
+                in_nonfinite, beta2 = left_by(self.rundir, self.step)
+                writer = Writer(self.rundir.path, run or self.rundir.path.name)
+                self._guard.out = Background(self.rundir, writer, strict)
+                self._hold = stack.pop_all()
+        self._out = self._guard.out
+        self._scalars = Scalars(beta2)
+        derived = [s for s in asked if isinstance(s, DerivedSignal)]
+        self._intervals = Intervals(
+            self._measure,
+            self._probing,
+            self._scalars,
+            RowReader(self.layers, derived, in_nonfinite),
+            self._reactions,
+            self._out,
+            images_per_step,
+        )
+        self._measures = self._out is not None or self._measure.blocks.sharded
         self._is_open = False  # whether a row is begun: some optimizer is about to step, or has
         self._stepped: set[int] = set()
         self._members = Members(self._parameters, optimizers)
-        self._interval_began = time.monotonic()
-        self._said: set[str] = set()
         self._closed = False
         self._attachment = Attachment(optimizers, scaler, self._before_step, self._after_step)
         atexit.register(_close, weakref.ref(self))
@@ -165,7 +165,7 @@ class Monitor:
             return
         step = self.step if self._is_open else max(self.step - 1, 0)
         for name, value in values.items():
-            with self._guarded(f"log {name}"):
+            with self._guard(f"log {name}"):
                 self._scalars.log(step, name, value)
 
     def log_eval(
@@ -190,6 +190,8 @@ class Monitor:
             self._out.add(
                 lambda w: w.add_eval(step, metric, accuracy, chance, k, temperature, correct)
             )
+            with self._guard("reactions"):
+                self._reactions.react(self._reactions.evaluated(step, metric, correct, chance))
         return accuracy
 
     def before_clipping(self) -> None:
@@ -200,14 +202,31 @@ class Monitor:
         if not self._is_dead():
             self._attachment.gradients_ready()
 
+    def micro_batch(self) -> None:
+        """For the level `noise`: call it after the backward pass of each micro-batch, before its
+        gradients are reduced over processes."""
+        if self._noise is not None and not self._is_dead():
+            with self._guard("noise"):
+                self._noise.micro_batch(self._parameters)
+
+    def on(self, kind: str, action: Action) -> None:
+        self._reactions.on(kind, action)
+
+    on.__doc__ = Reactions.on.__doc__
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether an event came for which `on(kind, "stop")` was asked."""
+        return self._reactions.should_stop
+
     def flush(self) -> None:
         """Everything of the steps done so far, on disk. Waits for the device."""
         if self._is_dead():
             return
-        with self._guarded("flush"):
+        with self._guard("flush"):
             self._close_row()
-            self._end_interval()
-            self._write_waiting()
+            self._intervals.end(self.step)
+            self._intervals.write_waiting()
         if self._out is not None:
             self._out.wait()
 
@@ -220,6 +239,7 @@ class Monitor:
             self.flush()
         finally:
             self._closed = True
+            self._reactions.close()
             if self._out is not None:
                 try:
                     self._out.close()
@@ -231,7 +251,7 @@ class Monitor:
     def _before_step(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         if self._is_dead():
             return
-        with self._guarded("measure"):
+        with self._guard("measure"):
             if self._is_open and id(optimizer) in self._stepped:
                 self._close_row()
             if not self._is_open:
@@ -244,7 +264,7 @@ class Monitor:
     def _after_step(self, optimizer: Optimizer) -> None:
         if self._is_dead() or not self._is_open:
             return
-        with self._guarded("measure"):
+        with self._guard("measure"):
             if self._measures:
                 self._measure.after(self._members.of(optimizer), optimizer)
         self._stepped.add(id(optimizer))
@@ -253,14 +273,18 @@ class Monitor:
 
     def _open_row(self) -> None:
         if self._measure.rows >= self.flush_every:
-            self._end_interval()
+            self._intervals.end(self.step)
+            self._reactions.agree()
         self._measure.begin_row()
         self._is_open = True
         self._stepped.clear()
-        if self._is_first:
+        if self._out is not None:
             self._scalars.of_optimizers(self.step, self._attachment.optimizers)
             if (scale := self._attachment.grad_scale()) is not None:
                 self._scalars.add(self.step, "grad_scale", scale)
+        if self._noise is not None:
+            for name, value in (self._noise.step(self._parameters) or {}).items():
+                self._scalars.add(self.step, name, value)
         if self._measures and self._probing.is_due(self.step):
             self._probing.look(self.step)
 
@@ -269,31 +293,6 @@ class Monitor:
             self._is_open = False
             self.step += 1
 
-    # --- an interval: rows that go to the host together, and to the disk an interval later
-
-    def _end_interval(self) -> None:
-        self._write_waiting()
-        rows = self._measure.rows
-        if not rows and not self._scalars:
-            return
-        if self.images_per_step is not None and rows:
-            seconds = time.monotonic() - self._interval_began
-            self._scalars.add(self.step - 1, "images_per_s", self.images_per_step * rows / seconds)
-        self._interval_began = time.monotonic()
-        first = self.step - rows
-        taken = self._measure.take()
-        if self._is_first:
-            self._waiting = Waiting(first, taken, self._probing.take(), self._scalars.take())
-
-    def _write_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is None or self._out is None:
-            return
-        read = self._reader.read(waiting, self._measure)
-        self._out.add(read.add_to)
-        for step, layers in read.nonfinite:
-            self._out.event("nonfinite", step, layers=layers)
-
     # --- never hurts
 
     def _is_dead(self) -> bool:
@@ -301,33 +300,11 @@ class Monitor:
         return self._closed or os.getpid() != self._pid
 
     def _writes(self) -> bool:
-        return self._is_first and not self._is_dead()
-
-    @contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
-        """An error of the Monitor's own never reaches the loop, unless it is strict."""
-        try:
-            yield
-        except Exception as error:
-            if self.strict:
-                raise
-            self._failed("monitor_failed", what, error)
-
-    def _signal_failed(self, name: str, error: Exception) -> None:
-        self._failed("signal_failed", name, error)
-
-    def _failed(self, kind: str, what: str, error: Exception) -> None:
-        if what in self._said:
-            return
-        self._said.add(what)
-        reason = f"{type(error).__name__}: {error}"
-        log.warning("stabkit: %s: %s failed (%s); training goes on", self.rundir.path, what, reason)
-        if self._out is not None:
-            self._out.event(kind, self.step, name=what, reason=reason)
+        return not self._is_dead() and self._out is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process records nothing: the folder has one writer."""
-        return {"_closed": True, "_pid": -1, "_is_first": False, "rundir": self.rundir}
+        return {"_closed": True, "rundir": self.rundir}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state

@@ -35,7 +35,7 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from stabkit.monitor.signals import Signal, register
 
@@ -151,6 +151,24 @@ class GradientNoise:
         self._weight = keep * self._weight + (1 - keep)
         trace, signal = (self._means / self._weight).unbind()
         return {"noise_scale": trace / signal, "noise_trace": trace, "noise_signal": signal}
+
+
+def gradient_noise(
+    asked: Iterable[Signal], batch: int | None, model: nn.Module
+) -> GradientNoise | None:
+    """What measures the noise signals among those `asked`, if any.
+
+    `batch`: samples a step, of all processes. Raises ValueError where it is needed and not given.
+    """
+    names = [signal.name for signal in asked if isinstance(signal, NoiseSignal)]
+    if not names:
+        return None
+    if batch is None:
+        raise ValueError(
+            f"Monitor: {names[0]} counts samples: pass images_per_step, those of all processes"
+        )
+    by_backward = isinstance(model, nn.parallel.DistributedDataParallel)
+    return GradientNoise(batch, "backward" if by_backward else "caller")
 
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:

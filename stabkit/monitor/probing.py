@@ -117,7 +117,7 @@ def _layer_finder(
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     plain = [name.replace("_orig_mod.", "").removeprefix("module.") for name in names]
     kept = [(p, n) for p, n in zip(plain, names, strict=True) if layer_of is None or layer_of(n)]
-    layers, number = group_layers([n for _, n in kept], layer_of)  # type: ignore[arg-type]
+    layers, number = group_layers([n for _, n in kept], layer_of)
     of = {p: layers[i] for (p, _), i in zip(kept, number, strict=True)}
 
     def find(name: str) -> str:
