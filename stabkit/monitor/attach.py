@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 
 class Attachment:
-    """Calls `before(optimizer, scale)` once the gradients of a step are there, `after(optimizer)`
-    once it is done, for each of `optimizers`; a step that a GradScaler skips is a step.
+    """Calls `gradients(optimizer, scale)` once those of a step are there, `before(optimizer)` when
+    it begins and `after(optimizer)` once it is done, for each of `optimizers`; a step that a
+    GradScaler skips is a step. Nothing of another optimizer comes between `before` and `after`.
 
     `scale`: what the gradients are still multiplied by, or None. A closure counts: gradients are
     there when it has first been called. A GradScaler's `unscale_` counts: whoever clips calls it
@@ -21,14 +22,16 @@ class Attachment:
         self,
         optimizers: Sequence[Optimizer],
         scaler: "torch.amp.GradScaler | None",
-        before: Callable[[Optimizer, Tensor | None], None],
+        gradients: Callable[[Optimizer, Tensor | None], None],
+        before: Callable[[Optimizer], None],
         after: Callable[[Optimizer], None],
     ) -> None:
         self.optimizers = list(optimizers)
         # one that is not enabled scales nothing, and lacks the attributes of one that is
         self.scaler = scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self._before, self._after = before, after
+        self._gradients, self._before, self._after = gradients, before, after
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
+        self._begun: set[int] = set()  # of these, those about to step
         self._hooks: list[Any] = []
         for optimizer in self.optimizers:
             if not hasattr(optimizer, "register_step_pre_hook"):
@@ -54,6 +57,7 @@ class Attachment:
         for optimizer in self.optimizers:
             if not self._is_unscaled(optimizer):
                 self._done(optimizer)
+        for optimizer in self.optimizers:
             self._measure(optimizer)
 
     def grad_scale(self) -> Tensor | None:
@@ -74,11 +78,19 @@ class Attachment:
     def _measure(self, optimizer: Optimizer) -> None:
         if id(optimizer) not in self._ready and self._hooks:
             self._ready.add(id(optimizer))
-            self._before(optimizer, self._scale_of(optimizer))
+            self._gradients(optimizer, self._scale_of(optimizer))
+
+    def _begin(self, optimizer: Optimizer) -> None:
+        self._measure(optimizer)
+        if id(optimizer) in self._ready and id(optimizer) not in self._begun:
+            self._begun.add(id(optimizer))
+            self._before(optimizer)
 
     def _done(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self._ready:
+            self._begin(optimizer)  # if it was skipped
             self._ready.discard(id(optimizer))
+            self._begun.discard(id(optimizer))
             self._after(optimizer)
 
     def _pre_hook(
@@ -86,12 +98,12 @@ class Attachment:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._measure(optimizer)
+            self._begin(optimizer)
             return None
 
         def measured() -> Any:
             loss = closure()
-            self._measure(optimizer)
+            self._begin(optimizer)
             return loss
 
         if len(args) > 1:
@@ -104,7 +116,7 @@ class Attachment:
     def _step_of_scaler(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         ours = self._is_ours(optimizer)
         if ours:
-            self._measure(optimizer)
+            self._begin(optimizer)
         result = self._replaced["step"][0](optimizer, *args, **kwargs)
         if ours:
             self._done(optimizer)
