@@ -14,7 +14,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from stabkit.monitor.blocks import Blocks
-    from stabkit.monitor.probe import ProbePass
+    from stabkit.monitor.probe import Probe, ProbePass
 
 Moment = Literal["gradients", "parameters", "updates", "adam"]
 LEVELS = ("basic", "attention", "features", "curvature", "noise")
@@ -119,6 +119,16 @@ def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
         for signal in _meant(item):
             chosen.setdefault(signal.name, signal)
     return list(chosen.values())
+
+
+def measurable_with(probe: "Probe | None", asked: Iterable[Asked]) -> list[Signal]:
+    """Of the signals meant those that the probe has all parts for."""
+    return [
+        signal
+        for signal in choose(asked)
+        if not isinstance(signal, ProbeSignal)
+        or all(getattr(probe, part, None) is not None for part in signal.needs)
+    ]
 
 
 def _meant(item: Asked) -> list[Signal]:
