@@ -50,7 +50,7 @@ def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(model(images), labels)
 
 
-def accuracy_of(model: nn.Module) -> tuple[Tensor, Tensor]:
+def predict_heldout(model: nn.Module) -> tuple[Tensor, Tensor]:
     images, labels = small_set()[:8]
     with torch.no_grad():
         return model(images).argmax(1), labels
@@ -81,7 +81,7 @@ GIVEN: dict[str, Callable[[nn.Module], Any]] = {
     "optimizer": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3),
     "loader": lambda _: small_loader(),
     "loss_of": lambda _: loss_of,
-    "accuracy_of": lambda _: accuracy_of,
+    "predict_heldout": lambda _: predict_heldout,
     "trainer": small_trainer,
 }
 

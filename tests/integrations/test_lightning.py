@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,25 @@ def test_without_lightning_the_error_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "stabkit.integrations.lightning")
     with pytest.raises(ImportError, match=r"pip install 'stabkit\[lightning\]'"):
         importlib.import_module("stabkit.integrations.lightning")
+
+
+def test_of_two_processes_the_first_writes_and_the_gradients_are_reduced(tmp_path: Path) -> None:
+    code = f"""
+import torch
+from tests.integrations.test_lightning import Net, StabkitCallback, fit
+
+class Kept(Net):
+    def on_train_end(self):
+        torch.save([self.seen, self.losses], f"{tmp_path}/{{self.global_rank}}.pt")
+
+fit(Kept(), StabkitCallback("{tmp_path}/run"), strategy="ddp_fork", devices=2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first[0] == second[0], "the processes had other gradients"
+    assert first[1] != second[1], "the processes had the same batches"
+    assert_recorded(tmp_path / "run", first[0], LAYERS)
+    assert stabkit.open_run(tmp_path / "run").scalar("loss").tolist() == first[1]
