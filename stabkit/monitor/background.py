@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, Status
 from stabkit.store.writer import Writer
 
 MOST_WAITING = 256  # intervals for a slow disk; what comes after is lost, and said to be
@@ -44,6 +44,9 @@ class Background:
 
     def event(self, kind: str, step: int | None = None, **facts: Any) -> None:
         self._queue.put(lambda: self._events.append((kind, step, facts)))
+
+    def status(self, status: Status) -> None:
+        self._queue.put(lambda: self.rundir.write_status(status))
 
     def wait(self) -> None:
         """Until everything so far is on disk, or was found not to be writable."""

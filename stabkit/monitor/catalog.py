@@ -43,11 +43,14 @@ def _entry(signal: Signal) -> str:
         facts.append(f"needs: {', '.join(signal.needs)}")
     if signal.source:
         facts.append(f"source: {signal.source}")
-    lines = [f"  {signal.name:<24}{getattr(signal, 'reveals', '')}"]
-    text = "; ".join(facts)
-    return "\n".join(
-        [*lines, textwrap.fill(text, 98, initial_indent=" " * 6, subsequent_indent=" " * 8)]
+    about = textwrap.fill(
+        getattr(signal, "reveals", ""),
+        98,
+        initial_indent=f"  {signal.name:<26}",
+        subsequent_indent=" " * 28,
     )
+    rest = textwrap.fill("; ".join(facts), 98, initial_indent=" " * 6, subsequent_indent=" " * 8)
+    return f"{about}\n{rest}"
 
 
 def _import(module: str) -> None:

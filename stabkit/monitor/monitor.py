@@ -3,9 +3,11 @@
 import atexit
 import math
 import os
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,8 +32,10 @@ from stabkit.monitor.reactions import Action, Reactions
 from stabkit.monitor.rows import RowReader
 from stabkit.monitor.scalars import Scalars
 from stabkit.monitor.signals import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, State, Status
 from stabkit.store.writer import Writer
+
+TELL_EVERY_S = 10.0
 
 
 class Monitor:
@@ -139,11 +143,16 @@ class Monitor:
         self._is_open = False  # whether a row is begun: some optimizer is about to step, or has
         self._stepped: set[int] = set()
         self._members = Members(self._parameters, optimizers)
+        self._knn: float | None = None
+        self._tells = not locked  # else the caller writes the status
+        self._told = -math.inf
+        self._tell("running")
         self._closed = False
         self._attachment = Attachment(
             optimizers, scaler, self._gradients, self._before_step, self._after_step
         )
-        atexit.register(_close, weakref.ref(self))
+        self._at_exit = partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +163,7 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._close("failed" if kind else "done", f"{kind.__name__}: {error}" if kind else None)
 
     # --- what a loop calls
 
@@ -188,6 +197,7 @@ class Monitor:
         correct = (predicted == labels).cpu().numpy()
         accuracy = float(correct.mean())
         if self._writes() and self._out is not None:
+            self._knn = accuracy if metric == "knn_heldout" else self._knn
             chance = 1 / num_classes if num_classes else math.nan
             self._out.add(
                 lambda w: w.add_eval(step, metric, accuracy, chance, k, temperature, correct)
@@ -234,11 +244,16 @@ class Monitor:
 
     def close(self) -> None:
         """Flush, and let go of the optimizers and the folder."""
+        self._close("done")
+
+    def _close(self, state: State, reason: str | None = None) -> None:
         if self._is_dead():
             return
         self._attachment.remove()
+        atexit.unregister(self._at_exit)
         try:
             self.flush()
+            self._tell(state, reason)
         finally:
             self._closed = True
             self._reactions.close()
@@ -298,6 +313,15 @@ class Monitor:
         if self._is_open:
             self._is_open = False
             self.step += 1
+            if time.monotonic() - self._told > TELL_EVERY_S:
+                self._tell("running")
+
+    def _tell(self, state: State, reason: str | None = None) -> None:
+        """What `stabkit status` shows."""
+        self._told = time.monotonic()
+        if self._tells and self._out is not None:
+            marks = dict(self._reactions.marks)
+            self._out.status(Status(state, self.step, knn=self._knn, reason=reason, events=marks))
 
     # --- never hurts
 
@@ -325,4 +349,4 @@ def _close(monitor: "weakref.ref[Monitor]") -> None:
     """At the end of the interpreter, of a Monitor that nobody closed."""
     found = monitor()
     if found is not None:
-        found.close()
+        found._close("done", "the process ended without closing its Monitor")

@@ -66,6 +66,7 @@ class Reactions:
     ) -> None:
         self.rundir, self.model, self.optimizers = rundir, model, list(optimizers)
         self.should_stop = False
+        self.marks: dict[str, int] = {}  # how many events of each kind were marked
         self._layers, self._now, self._strict = layers, now, strict
         self._actions: dict[str, list[Action]] = {}
         self._watches: dict[str, Watch] = {}
@@ -88,7 +89,7 @@ class Reactions:
 
         Actions: a function of the `Event`, or a word:
         - "log": one line, as a warning of the logger "stabkit";
-        - "mark": an event `unstable` in events.jsonl, with its cause;
+        - "mark": an event `unstable` in events.jsonl, with its cause, and counted in the status;
         - "checkpoint": model and optimizers as they are then, in checkpoints/event-<step>.pt with
           <step> the updates they have seen; every process must hold the whole of them;
         - "stop": `should_stop` becomes true.
@@ -252,6 +253,7 @@ class Reactions:
             _log.warning("%s at step %d%s: %s", event.kind, event.step, where, facts)
 
     def _mark(self, event: Event) -> None:
+        self.marks[event.kind] = self.marks.get(event.kind, 0) + 1
         facts = {name: _plain(value) for name, value in event.facts.items()}
         self._write("unstable", event.step, cause=event.kind, layer=event.layer, **facts)
 

@@ -109,7 +109,8 @@ def _path(signal: type[Signal]) -> str:
 
 
 def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
-    """The signals meant by levels, names, classes and objects, each once.
+    """The signals meant by levels, names, classes and objects, and those they derive from; each
+    once.
 
     Raises ValueError for a word that is neither.
     """
@@ -118,6 +119,8 @@ def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
     for item in items:
         for signal in _meant(item):
             chosen.setdefault(signal.name, signal)
+            for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
+                chosen.setdefault(name, SIGNALS[name]())
     return list(chosen.values())
 
 

@@ -68,7 +68,7 @@ def _why(row: Row) -> list[str]:
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:
-    step = f"{row.step}/{row.steps}" if row.steps else ""
+    step = f"{row.step}/{row.steps}" if row.steps else str(row.step or "")
     rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
     left = f"{int(row.eta_s) // 60}:{int(row.eta_s) % 60:02d}" if row.eta_s is not None else ""
     knn = f"{row.knn:.3f}" if row.knn is not None else ""
