@@ -68,6 +68,7 @@ class LayerMeasure:
     def begin_row(self) -> None:
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
+        self._of_rows = {}
         self.rows += 1
 
     @torch.no_grad()
@@ -75,7 +76,6 @@ class LayerMeasure:
         """`scale`: what the gradients are still multiplied by."""
         if "gradients" not in self._moments:
             return
-        self._of_rows = {}
         grads = self._grads(members)
         self.blocks.fill(grads)
         if scale is not None:
@@ -104,6 +104,7 @@ class LayerMeasure:
 
     def take(self) -> Interval:
         """The rows since the last time, begun to be copied; waits for nothing."""
+        self._end_of_step()  # of gradients that no step followed
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
         if self.blocks.sharded:
             totals = self._of_all_ranks(totals)
@@ -147,7 +148,10 @@ class LayerMeasure:
         elements = self._count(present)
         for i, signal in enumerate(self.signals):
             if signal.reads == moment:
-                self._of_rows[i] = self._of_blocks(i)
+                rows, before = self._of_blocks(i), self._of_rows.get(i)
+                if before is not None:  # of other optimizers, whose blocks are 0 in these
+                    rows = before + rows if signal.combine == "sum" else before.maximum(rows)
+                self._of_rows[i] = rows
                 self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
 
     def _end_of_step(self) -> None:
@@ -196,7 +200,7 @@ class LayerMeasure:
         """One collective for the rows of a whole interval."""
         world = torch.distributed.get_world_size()
         ranks = totals.new_empty(world, *totals.shape)
-        torch.distributed.all_gather_into_tensor(ranks.view(-1), totals.contiguous().view(-1))
+        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
         whole = torch.empty_like(totals)
         for combine, s in self._alike.items():
             part = ranks[:, :, s.start : s.stop]
@@ -209,3 +213,10 @@ def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
     sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
     first = sums[0] if sums else len(signals)
     return {"max": range(first), "sum": range(first, len(signals))}
+
+
+def _all_gather(into: Tensor, own: Tensor) -> None:
+    """By its new name where there is one: torch 2.14 warns of the old."""
+    dist = torch.distributed
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(into, own)

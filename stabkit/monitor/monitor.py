@@ -148,7 +148,9 @@ class Monitor:
         self._told = -math.inf
         self._tell("running")
         self._closed = False
-        self._attachment = Attachment(optimizers, scaler, self._before_step, self._after_step)
+        self._attachment = Attachment(
+            optimizers, scaler, self._gradients, self._before_step, self._after_step
+        )
         self._at_exit = partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
 
@@ -263,7 +265,7 @@ class Monitor:
 
     # --- a row: from the first optimizer's step to the last one's
 
-    def _before_step(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+    def _gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         if self._is_dead():
             return
         with self._guard("measure"):
@@ -272,9 +274,13 @@ class Monitor:
             if not self._is_open:
                 self._open_row()
             if self._measures:
-                members = self._members.of(optimizer)
-                self._measure.gradients(members, scale)
-                self._measure.before(members)
+                self._measure.gradients(self._members.of(optimizer), scale)
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        if self._is_dead() or not self._is_open or not self._measures:
+            return
+        with self._guard("measure"):
+            self._measure.before(self._members.of(optimizer))
 
     def _after_step(self, optimizer: Optimizer) -> None:
         if self._is_dead() or not self._is_open:
