@@ -9,31 +9,28 @@ from torch.optim import Optimizer
 
 
 class Attachment:
-    """Calls `before(optimizer, scale)` once the gradients of a step are there, `after(optimizer)`
-    once it is done, for each of `optimizers`; a step that a GradScaler skips is a step.
+    """Calls, for each of `optimizers`, `gradients(optimizer)` once those of a step are there,
+    `before(optimizer)` when the step begins and `after(optimizer)` once it is done; a step that a
+    GradScaler skips, or that raises, is a step.
 
-    `scale`: what the gradients are still multiplied by, or None. A closure counts: gradients are
-    there when it has first been called.
+    A closure counts: gradients are there when it has first been called.
     """
 
     def __init__(
         self,
         optimizers: Sequence[Optimizer],
         scaler: "torch.amp.GradScaler | None",
-        before: Callable[[Optimizer, Tensor | None], None],
+        gradients: Callable[[Optimizer], None],
+        before: Callable[[Optimizer], None],
         after: Callable[[Optimizer], None],
     ) -> None:
         self.optimizers = list(optimizers)
         self.scaler = scaler
-        self._before, self._after = before, after
+        self._gradients, self._before, self._after = gradients, before, after
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
+        self._begun: set[int] = set()  # those among them that are in their step
         self._hooks: list[Any] = []
         for optimizer in self.optimizers:
-            if not hasattr(optimizer, "register_step_pre_hook"):
-                kind = type(optimizer).__name__
-                raise TypeError(
-                    f"Monitor: {kind} has no step hooks; pass the torch.optim.Optimizer inside it"
-                )
             self._hooks.append(optimizer.register_step_pre_hook(self._pre_hook))
             self._hooks.append(optimizer.register_step_post_hook(self._post_hook))
         if scaler is not None:
@@ -64,24 +61,35 @@ class Attachment:
     def _measure(self, optimizer: Optimizer) -> None:
         if id(optimizer) not in self._ready and self._hooks:
             self._ready.add(id(optimizer))
-            self._before(optimizer, self._scale_of(optimizer))
+            self._gradients(optimizer)
+
+    def _begin(self, optimizer: Optimizer) -> None:
+        if id(optimizer) in self._ready and id(optimizer) not in self._begun:
+            self._begun.add(id(optimizer))
+            self._before(optimizer)
 
     def _done(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self._ready:
+            self._begin(optimizer)
             self._ready.discard(id(optimizer))
+            self._begun.discard(id(optimizer))
             self._after(optimizer)
 
     def _pre_hook(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if id(optimizer) in self._begun:  # its last step raised, and the training went on
+            self._done(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._measure(optimizer)
+            self._begin(optimizer)
             return None
 
         def measured() -> Any:
             loss = closure()
             self._measure(optimizer)
+            self._begin(optimizer)
             return loss
 
         if len(args) > 1:
@@ -95,13 +103,17 @@ class Attachment:
         ours = any(optimizer is one for one in self.optimizers)
         if ours:
             self._measure(optimizer)
-        result = self._scaler_step(optimizer, *args, **kwargs)
-        if ours:
-            self._done(optimizer)
-        return result
+        try:
+            return self._scaler_step(optimizer, *args, **kwargs)
+        finally:
+            if ours:
+                self._done(optimizer)
 
-    def _scale_of(self, optimizer: Optimizer) -> Tensor | None:
-        """A fused optimizer divides by the scale within its kernel, others before their step."""
+    def scale_of(self, optimizer: Optimizer) -> Tensor | None:
+        """What the gradients are still multiplied by.
+
+        A fused optimizer divides by the scale within its kernel, others before their step.
+        """
         if self.scaler is None or not self.scaler.is_enabled():
             scale = getattr(optimizer, "grad_scale", None)
             return scale if isinstance(scale, Tensor) else None
@@ -109,3 +121,8 @@ class Attachment:
         if state is not None and state["stage"].name != "READY":
             return None
         return self.scaler._scale
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a scaler that is copied: the copy steps by itself."""
+        own = {} if self.scaler is None else {"_scaler_step": self._scaler_step}
+        return {"optimizers": [], "scaler": None, "_hooks": []} | own
