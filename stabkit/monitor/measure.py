@@ -48,11 +48,12 @@ class LayerMeasure:
     ) -> None:
         """`failed` is told of a signal that raised, once; it is null from then on."""
         self.parameters = list(parameters)
-        self.signals = sorted(signals, key=lambda s: (s.reads, s.combine))
+        self.signals = sorted(signals, key=lambda s: s.combine)
         self.blocks = Blocks(self.parameters, layer, num_layers)
         self.rows = 0
         self._moments = {signal.reads for signal in self.signals}
-        self._groups = _grouped(self.signals)
+        self._alike = _alike(self.signals)
+        self._of_rows: dict[int, Tensor] = {}  # of each signal [blocks], until the step is over
         self._adam = AdamState(self.parameters, self.blocks)
         self._layer = np.asarray(layer)
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
@@ -69,6 +70,7 @@ class LayerMeasure:
     def begin_row(self) -> None:
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
+        self._of_rows = {}
         self.rows += 1
 
     def void_row(self) -> None:
@@ -104,9 +106,11 @@ class LayerMeasure:
             present = self._adam.fill(optimizer, grads)
             if any(present):
                 self._add("adam", present)
+        self._end_of_step()
 
     def take(self) -> Interval:
         """The rows since the last time, begun to be copied; waits for nothing."""
+        self._end_of_step()  # of gradients that no step followed
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
         counts[sorted(self._void)] = 0
         self._void.clear()
@@ -159,21 +163,30 @@ class LayerMeasure:
         return values
 
     def _add(self, moment: Moment, present: Presence) -> None:
-        """Add what `blocks` holds to the row; `present`: of which parameters."""
-        row, elements = self.rows - 1, self._count(present)
-        for (reads, combine), signals in self._groups.items():
-            if reads != moment:
+        """Take what `blocks` holds into the row; `present`: of which parameters."""
+        elements = self._count(present)
+        for i, signal in enumerate(self.signals):
+            if signal.reads == moment:
+                rows, before = self._of_blocks(i), self._of_rows.get(i)
+                if before is not None:  # of other optimizers, whose blocks are 0 in these
+                    rows = before + rows if signal.combine == "sum" else before.maximum(rows)
+                self._of_rows[i] = rows
+                self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
+
+    def _end_of_step(self) -> None:
+        """Add up by layer what the blocks gave, at once for all signals that combine alike."""
+        for combine, signals in self._alike.items():
+            if self._of_rows.keys().isdisjoint(signals):
                 continue
-            rows = torch.stack([self._of_blocks(i) for i in signals])
-            found = self.blocks.of_layers(rows, combine)
-            into = self._totals[0][row, signals.start : signals.stop]
+            none = next(iter(self._of_rows.values())).new_zeros(())
+            rows = [self._of_rows.get(i, none.expand(len(self.blocks.values))) for i in signals]
+            found = self.blocks.of_layers(torch.stack(rows), combine)
+            into = self._totals[0][self.rows - 1, signals.start : signals.stop]
             if combine == "sum":
                 into.add_(found)
             else:
                 torch.maximum(into, found, out=into)
-            self._counts[0][row, signals.start : signals.stop] += elements
-        for i in self._dead:
-            self._counts[0][row, i] = 0
+        self._of_rows = {}
 
     def _of_blocks(self, i: int) -> Tensor:
         values = self.blocks.values
@@ -211,18 +224,23 @@ class LayerMeasure:
         """One collective for the rows of a whole interval."""
         world = torch.distributed.get_world_size()
         ranks = totals.new_empty(world, *totals.shape)
-        torch.distributed.all_gather_into_tensor(ranks.view(-1), totals.contiguous().view(-1))
+        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
         whole = torch.empty_like(totals)
-        for (_, combine), s in self._groups.items():
+        for combine, s in self._alike.items():
             part = ranks[:, :, s.start : s.stop]
             whole[:, s.start : s.stop] = part.sum(0) if combine == "sum" else part.amax(0)
         return whole
 
 
-def _grouped(signals: Sequence[LayerSignal]) -> dict[tuple[Moment, str], range]:
-    """Neighbours that read the same and combine alike, measured together."""
-    groups: dict[tuple[Moment, str], range] = {}
-    for i, signal in enumerate(signals):
-        key = signal.reads, signal.combine
-        groups[key] = range(groups[key].start if key in groups else i, i + 1)
-    return groups
+def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
+    """Where those that combine alike stand: they are neighbours."""
+    sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
+    first = sums[0] if sums else len(signals)
+    return {"max": range(first), "sum": range(first, len(signals))}
+
+
+def _all_gather(into: Tensor, own: Tensor) -> None:
+    """By its new name where there is one: torch 2.14 warns of the old."""
+    dist = torch.distributed
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(into, own)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabkit.monitor import basic, curvature  # noqa: F401 (they register their signals)
+from stabkit.monitor import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.background import Background
 from stabkit.monitor.folder import hold, left_by, prepare
@@ -149,7 +149,7 @@ class Monitor:
         self._tell("running")
         self._closed = False
         self._attachment = Attachment(
-            optimizers, scaler, self._gradients_ready, self._before_step, self._after_step
+            optimizers, scaler, self._gradients, self._before_step, self._after_step
         )
         self._at_exit = partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -272,7 +272,7 @@ class Monitor:
 
     # --- a row: from the first optimizer's step to the last one's
 
-    def _gradients_ready(self, optimizer: Optimizer) -> None:
+    def _gradients(self, optimizer: Optimizer) -> None:
         if self._is_dead():
             return
         if self._is_open and id(optimizer) in self._stepped:

@@ -37,7 +37,7 @@ class LayerSignal(Signal):
 
     `reads` names what `blocks.values` holds when the signal is asked: `gradients` before the
     optimizer's step, `parameters` before it, `updates` (old minus new parameters) after it, `adam`
-    (gradient over the root of the second moment) after it. Absent elements, as of a parameter
+    (squared gradient over second moment) after it. Absent elements, as of a parameter
     without a gradient, are 0.
     """
 

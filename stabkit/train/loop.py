@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.config import RunConfig, run_id, save_config
+from stabkit.monitor.features import effective_rank, feature_std
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.signals import measurable_with
 from stabkit.rundir import RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
-from stabkit.train.collapse import effective_rank, feature_std
 from stabkit.train.data import ImageSet, batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
 from stabkit.train.distributed import (
