@@ -9,20 +9,20 @@ from torch.optim import Optimizer
 
 
 class Attachment:
-    """Calls `gradients(optimizer, scale)` once those of a step are there, `before(optimizer)` when
-    it begins and `after(optimizer)` once it is done, for each of `optimizers`; a step that a
-    GradScaler skips is a step. Nothing of another optimizer comes between `before` and `after`.
+    """Calls `gradients(optimizer)` once those of a step are there, `before(optimizer)` when it
+    begins and `after(optimizer)` once it is done, for each of `optimizers`; a step that a
+    GradScaler skips, or that raises, is a step. Nothing of another optimizer comes between `before`
+    and `after`.
 
-    `scale`: what the gradients are still multiplied by, or None. A closure counts: gradients are
-    there when it has first been called. A GradScaler's `unscale_` counts: whoever clips calls it
-    before.
+    A closure counts: gradients are there when it has first been called. A GradScaler's `unscale_`
+    counts: whoever clips calls it before.
     """
 
     def __init__(
         self,
         optimizers: Sequence[Optimizer],
         scaler: "torch.amp.GradScaler | None",
-        gradients: Callable[[Optimizer, Tensor | None], None],
+        gradients: Callable[[Optimizer], None],
         before: Callable[[Optimizer], None],
         after: Callable[[Optimizer], None],
     ) -> None:
@@ -32,13 +32,9 @@ class Attachment:
         self._gradients, self._before, self._after = gradients, before, after
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
         self._begun: set[int] = set()  # of these, those about to step
+        self._within: set[int] = set()  # those in their step
         self._hooks: list[Any] = []
         for optimizer in self.optimizers:
-            if not hasattr(optimizer, "register_step_pre_hook"):
-                kind = type(optimizer).__name__
-                raise TypeError(
-                    f"Monitor: {kind} has no step hooks; pass the torch.optim.Optimizer inside it"
-                )
             self._hooks.append(optimizer.register_step_pre_hook(self._pre_hook))
             self._hooks.append(optimizer.register_step_post_hook(self._post_hook))
         self._replaced: dict[str, tuple[Any, Any]] = {}  # of the scaler: what was there, what is
@@ -78,7 +74,7 @@ class Attachment:
     def _measure(self, optimizer: Optimizer) -> None:
         if id(optimizer) not in self._ready and self._hooks:
             self._ready.add(id(optimizer))
-            self._gradients(optimizer, self._scale_of(optimizer))
+            self._gradients(optimizer)
 
     def _begin(self, optimizer: Optimizer) -> None:
         self._measure(optimizer)
@@ -87,6 +83,7 @@ class Attachment:
             self._before(optimizer)
 
     def _done(self, optimizer: Optimizer) -> None:
+        self._within.discard(id(optimizer))
         if id(optimizer) in self._ready:
             self._begin(optimizer)  # if it was skipped
             self._ready.discard(id(optimizer))
@@ -96,6 +93,9 @@ class Attachment:
     def _pre_hook(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if id(optimizer) in self._within:  # its last step raised, and the training went on
+            self._done(optimizer)
+        self._within.add(id(optimizer))
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._begin(optimizer)
@@ -117,10 +117,11 @@ class Attachment:
         ours = self._is_ours(optimizer)
         if ours:
             self._begin(optimizer)
-        result = self._replaced["step"][0](optimizer, *args, **kwargs)
-        if ours:
-            self._done(optimizer)
-        return result
+        try:
+            return self._replaced["step"][0](optimizer, *args, **kwargs)
+        finally:
+            if ours:
+                self._done(optimizer)
 
     def _unscale_of_scaler(self, optimizer: Optimizer) -> None:
         if self._is_ours(optimizer):
@@ -142,9 +143,17 @@ class Attachment:
         state = self.scaler._per_optimizer_states.get(id(optimizer))
         return state is not None and state["stage"].name != "READY"
 
-    def _scale_of(self, optimizer: Optimizer) -> Tensor | None:
-        """A fused optimizer divides by the scale within its kernel, others before their step."""
+    def scale_of(self, optimizer: Optimizer) -> Tensor | None:
+        """What the gradients are still multiplied by, or None.
+
+        A fused optimizer divides by the scale within its kernel, others before their step.
+        """
         if self.scaler is None:
             scale = getattr(optimizer, "grad_scale", None)
             return scale if isinstance(scale, Tensor) else None
         return None if self._is_unscaled(optimizer) else self.scaler._scale
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a scaler that is copied: the copy works by itself."""
+        whole = {name: (before, None) for name, (before, _) in self._replaced.items()}
+        return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole}

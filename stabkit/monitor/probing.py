@@ -44,14 +44,21 @@ class Probing:
 
     def look(self, step: int) -> None:
         assert self._probe is not None
-        with looking(self._model) as model:
-            seen = ProbePass(model, self._probe, self._layer_of, self._optimizers)
-            for name, signal in list(self.signals.items()):
-                try:
-                    self._keep(step, name, signal.measure(seen))
-                except Exception as error:
-                    del self.signals[name]
-                    self._failed(name, error)
+        try:
+            with looking(self._model) as model:
+                seen = ProbePass(model, self._probe, self._layer_of, self._optimizers)
+                for name, signal in list(self.signals.items()):
+                    try:
+                        self._keep(step, name, signal.measure(seen))
+                    except Exception as error:
+                        self._drop(name, error)
+        except Exception as error:  # of the look itself: no other will be better
+            for name in list(self.signals):
+                self._drop(name, error)
+
+    def _drop(self, name: str, error: Exception) -> None:
+        del self.signals[name]
+        self._failed(name, error)
 
     def _keep(self, step: int, name: str, found: Mapping[str, Tensor] | Tensor) -> None:
         if isinstance(found, Tensor):

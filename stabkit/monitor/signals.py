@@ -46,7 +46,8 @@ class LayerSignal(Signal):
 
     def of_blocks(self, blocks: "Blocks") -> Tensor:
         """[blocks] a number for each row of `blocks.values` [blocks, width]; not below 0 if
-        `combine` is max. Must not change `values`; `blocks.scratch`, as large, is free to use."""
+        `combine` is max. Must not change `values`: a signal that does is not asked again.
+        `blocks.scratch`, as large, is free to use."""
         raise NotImplementedError
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
