@@ -9,7 +9,9 @@ T = TypeVar("T")
 # Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
 _WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
 # Short stacks that count as one layer each.
-_STACKS = {"patch_embed", "projector", "predictor", "head"}
+_STACKS = {
+    "patch_embed", "projector", "projection_head", "predictor", "prediction_head", "head",
+}  # fmt: skip
 
 
 def without_wrappers(parameter: str) -> str:

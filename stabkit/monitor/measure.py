@@ -64,18 +64,24 @@ class LayerMeasure:
         self._elements: dict[Presence, NDArray[np.float64]] = {}
         self._failed = failed
         self._dead: set[int] = set()
+        self._unread: set[int] = set()  # those among them whose earlier rows have no value either
+        self._void: set[int] = set()  # rows
 
     def begin_row(self) -> None:
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
+        self._of_rows = {}
         self.rows += 1
+
+    def void_row(self) -> None:
+        """Nothing of this row is a measurement, as after an error in the midst of it."""
+        self._void.add(self.rows - 1)
 
     @torch.no_grad()
     def gradients(self, members: Sequence[int], scale: Tensor | None) -> None:
         """`scale`: what the gradients are still multiplied by."""
         if "gradients" not in self._moments:
             return
-        self._of_rows = {}
         grads = self._grads(members)
         self.blocks.fill(grads)
         if scale is not None:
@@ -104,12 +110,15 @@ class LayerMeasure:
 
     def take(self) -> Interval:
         """The rows since the last time, begun to be copied; waits for nothing."""
+        self._end_of_step()  # of gradients that no step followed
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
-        if self.blocks.sharded:
-            totals = self._of_all_ranks(totals)
+        counts[sorted(self._void)] = 0
+        self._void.clear()
         self._totals.reverse()
         self._counts.reverse()
-        self.rows = 0
+        self.rows = 0  # now: an error below must not hold up the rows to come
+        if self.blocks.sharded:
+            totals = self._of_all_ranks(totals)
         return Interval(start_copy(totals), counts)
 
     def read(
@@ -119,12 +128,23 @@ class LayerMeasure:
         totals = torch.from_numpy(interval.totals.read())
         values, measured = {}, {}
         for i, signal in enumerate(self.signals):
+            if i in self._unread:
+                continue
             count = interval.counts[:, i]
+            known = count > 0
             try:
-                found = signal.of_layer(totals[:, i], torch.from_numpy(count))
-                values[signal.name] = np.broadcast_to(found.numpy(), count.shape)
-                measured[signal.name] = count > 0
+                # copies: what one signal does to its own is of no matter to the others
+                found = signal.of_layer(totals[:, i].clone(), torch.from_numpy(count.copy()))
+                if found.shape != count.shape:
+                    raise ValueError(
+                        f"of_layer gave {list(found.shape)}, not as given {list(count.shape)}"
+                    )
+                values[signal.name] = found.numpy()
+                values[signal.name].flags.writeable = False  # derived signals only read it
+                measured[signal.name] = known
             except Exception as error:
+                values.pop(signal.name, None)
+                self._unread.add(i)
                 self._drop(i, error)
         return values, measured
 
@@ -147,7 +167,10 @@ class LayerMeasure:
         elements = self._count(present)
         for i, signal in enumerate(self.signals):
             if signal.reads == moment:
-                self._of_rows[i] = self._of_blocks(i)
+                rows, before = self._of_blocks(i), self._of_rows.get(i)
+                if before is not None:  # of other optimizers, whose blocks are 0 in these
+                    rows = before + rows if signal.combine == "sum" else before.maximum(rows)
+                self._of_rows[i] = rows
                 self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
 
     def _end_of_step(self) -> None:
@@ -168,13 +191,18 @@ class LayerMeasure:
     def _of_blocks(self, i: int) -> Tensor:
         values = self.blocks.values
         if i not in self._dead:
+            version = values._version
             try:
                 found = self.signals[i].of_blocks(self.blocks)
-                if found.shape == values.shape[:1]:
-                    return found.float()
-                raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
+                if values._version != version:
+                    raise ValueError("of_blocks changed blocks.values, which others read after it")
+                if found.shape != values.shape[:1]:
+                    raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
+                return found.float()
             except Exception as error:
                 self._drop(i, error)
+                if values._version != version:
+                    self.void_row()
         return values.new_zeros(len(values), dtype=torch.float32)
 
     def _drop(self, i: int, error: Exception) -> None:
@@ -196,7 +224,7 @@ class LayerMeasure:
         """One collective for the rows of a whole interval."""
         world = torch.distributed.get_world_size()
         ranks = totals.new_empty(world, *totals.shape)
-        torch.distributed.all_gather_into_tensor(ranks.view(-1), totals.contiguous().view(-1))
+        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
         whole = torch.empty_like(totals)
         for combine, s in self._alike.items():
             part = ranks[:, :, s.start : s.stop]
@@ -209,3 +237,10 @@ def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
     sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
     first = sums[0] if sums else len(signals)
     return {"max": range(first), "sum": range(first, len(signals))}
+
+
+def _all_gather(into: Tensor, own: Tensor) -> None:
+    """By its new name where there is one: torch 2.14 warns of the old."""
+    dist = torch.distributed
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(into, own)
