@@ -23,148 +23,20 @@ import logging
 import os
 import platform
 import statistics
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from overhead_long import long_run
+from overhead_measure import Result, Size, measure
 from overhead_peers import PEERS
 from overhead_stabkit import FURTHER, STABKIT
 from overhead_subject import Subject, Unavailable
-from overhead_timing import Clock, Interval, Waits, median_interval, timing_new_hooks
-from overhead_trainings import TRAININGS, Training, build
+from overhead_trainings import TRAININGS
 
 GOALS = {("tiny", "cpu"): 1.03, ("vits", "cuda"): 1.01}  # times the step's time
 LESS = 10  # times less added time than a peer
 
-
-@dataclass(frozen=True)
-class Size:
-    every: int  # steps a block and an interval
-    pairs: int  # of blocks, after the one that is dropped
-
-
 SIZES = {"tiny": Size(50, 6), "vits": Size(5, 6), "mlp": Size(50, 10)}
 GPU_SIZE, QUICK = Size(50, 10), Size(4, 2)
-
-
-@dataclass(frozen=True)
-class Result:
-    """Of one subject on one training; times in seconds a step."""
-
-    off: Interval
-    ratio: Interval
-    cpu_ratio: (
-        Interval  # of CPU time, that of all threads: what other work on the machine moves less
-    )
-    added: Interval
-    waits: list[int]  # a step, over one interval
-    values: float  # a step, on disk
-    written: float  # bytes a step
-
-
-def plain_step(training: Training, subject: Subject) -> None:
-    training.optimizer.zero_grad()
-    for _ in range(subject.micro):
-        (training.loss(training.step) / subject.micro).backward()
-    training.optimizer.step()
-    training.step += 1
-
-
-def watched_step(training: Training, subject: Subject, clock: Clock) -> None:
-    step = training.step
-    training.optimizer.zero_grad()
-    for _ in range(subject.micro):
-        loss = subject.loss(step)
-        with clock:
-            around = subject.backward(loss, step)
-            around.__enter__()
-        (loss / subject.micro).backward()
-        with clock:
-            around.__exit__(None, None, None)
-            subject.after_micro_batch()
-    with clock:
-        subject.after_backward(loss, step)
-    training.optimizer.step()
-    with clock:
-        subject.after_step(loss, step)
-    training.step += 1
-
-
-def timed_block(device: torch.device, steps: int, step: Callable[[], None]) -> tuple[float, float]:
-    """Seconds a step, and of CPU time; the device is waited for at the ends only."""
-    wait(device)
-    began, used = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        step()
-    wait(device)
-    return (time.perf_counter() - began) / steps, (time.process_time() - used) / steps
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def measure(
-    kind: type[Subject], model: str, device: torch.device, batch: int | None, size: Size
-) -> Result:
-    """Raises Unavailable, and RuntimeError when it was not attached or recorded too little."""
-    off, on = build(model, device, batch), build(model, device, batch)
-    clock = Clock(device)
-    with tempfile.TemporaryDirectory() as temporary:
-        subject = kind(on, Path(temporary) / "run", size.every)
-        with timing_new_hooks(clock, on.model, on.optimizer) as hooks:
-            subject.attach()
-        if kind.hooked and not hooks[0]:
-            raise RuntimeError("it put no hook on the model or the optimizer")
-        offs, ratios, cpu_ratios, added = [], [], [], []
-        for pair in range(size.pairs + 1):
-            clock.reset()
-            seconds = {}
-            for which in ("off", "on") if pair % 2 == 0 else ("on", "off"):
-                if which == "off":
-                    step = lambda: plain_step(off, subject)  # noqa: E731
-                else:
-                    step = lambda: watched_step(on, subject, clock)  # noqa: E731
-                seconds[which] = timed_block(device, size.every, step)
-            if kind.hooked and clock.fired < size.every:
-                raise RuntimeError(f"its hooks fired {clock.fired} times in {size.every} steps")
-            if pair:
-                offs.append(seconds["off"][0])
-                ratios.append(seconds["on"][0] / seconds["off"][0])
-                cpu_ratios.append(seconds["on"][1] / seconds["off"][1])
-                added.append(clock.added_seconds() / size.every)
-        waits = count_waits(on, subject, clock, size.every)
-        for _ in range(size.every):
-            plain_step(off, subject)
-        subject.close()
-        expected, recorded = subject.expected(on.step), subject.recorded()
-        if recorded != expected:
-            raise RuntimeError(f"it recorded {recorded} values where {expected} were expected")
-        if device.type == "cpu" and not same_weights(off, on):  # a GPU's sums have no fixed order
-            raise RuntimeError("the training ended with other weights than without it")
-        values, written = subject.values() / on.step, subject.written() / on.step
-    intervals = [median_interval(found) for found in (offs, ratios, cpu_ratios, added)]
-    return Result(*intervals, waits, values, written)
-
-
-def count_waits(training: Training, subject: Subject, clock: Clock, steps: int) -> list[int]:
-    counts = []
-    for _ in range(steps):
-        waits = Waits(clock)
-        with waits.counting():
-            watched_step(training, subject, clock)
-        counts.append(waits.count)
-    return counts
-
-
-def same_weights(off: Training, on: Training) -> bool:
-    pairs = zip(off.model.parameters(), on.model.parameters(), strict=True)
-    return all(bool((p == q).all()) for p, q in pairs)
 
 
 def main() -> None:
@@ -188,7 +60,7 @@ def main() -> None:
                 results[name] = str(why)
             except Exception as error:  # of a peer, of any kind: the others are still measured
                 kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
-                results[name], failed = f"NOT VALID: {kind}{str(error).splitlines()[0]}", True
+                results[name], failed = f"NOT VALID: {kind}{str(error).partition(chr(10))[0]}", True
             print(row(name, results[name]), flush=True)
         print("", *goals(model, device, results), sep="\n")
     raise SystemExit(failed)
@@ -210,6 +82,8 @@ def arguments() -> argparse.Namespace:
     if given.models is None:
         given.models = ["vits"] if given.device.startswith("cuda") else ["tiny"]
     further = FURTHER if given.levels else {}
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here")
     given.subjects = given.subjects or [*STABKIT, *further, *PEERS]
     return given
 
