@@ -38,7 +38,7 @@ class Blocks:
         self._share: Tensor | None = None
         self.sharded = any(map(is_sharded, parameters))
         if self.sharded:
-            share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=dtype)
+            share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=torch.float64)
             self._share = share.to(device)[self.of_row]
 
     @torch.no_grad()

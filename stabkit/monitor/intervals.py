@@ -1,5 +1,5 @@
-"""From the device to the disk: rows go to the host an interval at a time, and are written at the end
-of the next one, when their copy has long finished."""
+"""From the device to the disk: rows go to the host an interval at a time, and are written at the
+end of the next one, when their copy has long finished."""
 
 import time
 

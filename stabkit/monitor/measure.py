@@ -58,7 +58,9 @@ class LayerMeasure:
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
         shape = capacity, len(self.signals), num_layers
         device = self.blocks.values.device
-        self._totals = [torch.zeros(shape, device=device) for _ in range(2)]
+        # float32 has no integers beyond 2^24, which a large layer's elements exceed
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._totals = [torch.zeros(shape, dtype=self._dtype, device=device) for _ in range(2)]
         self._counts = [np.zeros(shape) for _ in range(2)]
         self._elements: dict[Presence, NDArray[np.float64]] = {}
         self._failed = failed
@@ -162,11 +164,11 @@ class LayerMeasure:
             try:
                 found = self.signals[i].of_blocks(self.blocks)
                 if found.shape == values.shape[:1]:
-                    return found.float()
+                    return found.to(self._dtype)
                 raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
             except Exception as error:
                 self._drop(i, error)
-        return values.new_zeros(len(values), dtype=torch.float32)
+        return values.new_zeros(len(values), dtype=self._dtype)
 
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)
