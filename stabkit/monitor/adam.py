@@ -27,9 +27,13 @@ class AdamState:
         self._facts = torch.zeros(0)
 
     def fill(
-        self, optimizer: torch.optim.Optimizer, grads: Sequence[Tensor | None]
+        self,
+        optimizer: torch.optim.Optimizer,
+        grads: Sequence[Tensor | None],
+        scale: Tensor | None,
     ) -> tuple[bool, ...]:
-        """After the optimizer's step with `grads`; returns of which parameters there is one."""
+        """After the optimizer's step with `grads` over `scale`; returns of which parameters there
+        is one."""
         self._look_at(optimizer)
         moments: list[Tensor | None] = []
         steps: list[Tensor] = []
@@ -42,7 +46,8 @@ class AdamState:
         present = tuple(moment is not None for moment in moments)
         if any(present):
             known = [g if p else None for g, p in zip(grads, present, strict=True)]
-            self._fill(moments, known, steps, _own_clip(optimizer))
+            divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
+            self._fill(moments, known, steps, divisors)
         return present
 
     def _fill(
@@ -50,13 +55,13 @@ class AdamState:
         moments: Sequence[Tensor | None],
         grads: Sequence[Tensor | None],
         steps: list[Tensor],
-        clip: Tensor | None,
+        divisors: Sequence[Tensor],
     ) -> None:
         values, scratch, of_row = self.blocks.values, self.blocks.scratch, self.blocks.of_row
         self.blocks.fill(moments)
         self.blocks.fill(grads, scratch=True)
-        if clip is not None:
-            scratch.div_(clip)
+        for divisor in divisors:
+            scratch.div_(divisor)
         log_beta2, eps2 = self._facts
         # 1 - beta2^step, without the loss of digits when beta2 is near 1
         correction = -torch.expm1(self._on_device(steps) * log_beta2)

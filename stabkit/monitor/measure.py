@@ -32,7 +32,7 @@ class Interval:
 class LayerMeasure:
     """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`.
 
-    A row is one step. `gradients` and `before` come before an optimizer's step, `after` after it;
+    A row is one step. `gradients`, then `before` come before an optimizer's step, `after` after it;
     several optimizers that step one after the other add to the same row, each its `members`, which
     are numbers of parameters.
     """
@@ -91,20 +91,23 @@ class LayerMeasure:
         self._add("parameters", tuple(v is not None for v in values))
 
     @torch.no_grad()
-    def after(self, members: Sequence[int], optimizer: torch.optim.Optimizer) -> None:
+    def after(
+        self, members: Sequence[int], optimizer: torch.optim.Optimizer, scale: Tensor | None
+    ) -> None:
+        """Reads the difference to what `before` left in `blocks`."""
         grads = self._grads(members)
         if "updates" in self._moments:
             self.blocks.subtract(self._values(members))
             self._add("updates", tuple(g is not None for g in grads))
         if "adam" in self._moments:
-            present = self._adam.fill(optimizer, grads)
+            present = self._adam.fill(optimizer, grads, scale)
             if any(present):
                 self._add("adam", present)
 
     def take(self) -> Interval:
         """The rows since the last time, begun to be copied; waits for nothing."""
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
-        if self.blocks.sharded:
+        if self.blocks.sharded and self.rows:  # without rows some ranks may not come here
             totals = self._of_all_ranks(totals)
         self._totals.reverse()
         self._counts.reverse()

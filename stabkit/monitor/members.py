@@ -7,8 +7,14 @@ from torch.optim import Optimizer
 
 
 def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
-    """Raises ValueError for none, or one that is there twice."""
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    """Raises ValueError for none, or one that is there twice, TypeError for what has no hooks."""
+    optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    for one in optimizers:
+        if not hasattr(one, "register_step_pre_hook"):
+            raise TypeError(
+                f"Monitor: {type(one).__name__} has no step hooks; pass the torch.optim.Optimizer "
+                "inside it"
+            )
     if not optimizers or len({id(one) for one in optimizers}) < len(optimizers):
         raise ValueError("Monitor: give an optimizer, or a list of different ones")
     return optimizers

@@ -137,10 +137,13 @@ class Monitor:
         )
         self._measures = self._out is not None or self._measure.blocks.sharded
         self._is_open = False  # whether a row is begun: some optimizer is about to step, or has
+        self._of_row: set[int] = set()  # optimizers whose gradients are in the row
         self._stepped: set[int] = set()
         self._members = Members(self._parameters, optimizers)
         self._closed = False
-        self._attachment = Attachment(optimizers, scaler, self._before_step, self._after_step)
+        self._attachment = Attachment(
+            optimizers, scaler, self._gradients, self._before_step, self._after_step
+        )
         atexit.register(_close, weakref.ref(self))
 
     def __enter__(self) -> Self:
@@ -194,13 +197,14 @@ class Monitor:
                 self._reactions.react(self._reactions.evaluated(step, metric, correct, chance))
         return accuracy
 
-    def before_clipping(self) -> None:
+    def before_clipping(self, optimizer: Optimizer | None = None) -> None:
         """Call it where gradients are complete and not yet clipped: these are then recorded.
 
-        Without it they are read when `optimizer.step()` begins.
+        Without it they are read when `optimizer.step()` begins. `optimizer`: whose, where several
+        step at different times.
         """
         if not self._is_dead():
-            self._attachment.gradients_ready()
+            self._attachment.gradients_ready(optimizer)
 
     def micro_batch(self) -> None:
         """For the level `noise`: call it after the backward pass of each micro-batch, before its
@@ -248,25 +252,31 @@ class Monitor:
 
     # --- a row: from the first optimizer's step to the last one's
 
-    def _before_step(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+    def _gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         if self._is_dead():
             return
         with self._guard("measure"):
-            if self._is_open and id(optimizer) in self._stepped:
+            if self._is_open and id(optimizer) in self._of_row:
                 self._close_row()
             if not self._is_open:
                 self._open_row()
+            self._of_row.add(id(optimizer))
             if self._measures:
-                members = self._members.of(optimizer)
-                self._measure.gradients(members, scale)
-                self._measure.before(members)
+                self._measure.gradients(self._members.of(optimizer), scale)
 
-    def _after_step(self, optimizer: Optimizer) -> None:
+    def _before_step(self, optimizer: Optimizer) -> None:
         if self._is_dead() or not self._is_open:
             return
         with self._guard("measure"):
             if self._measures:
-                self._measure.after(self._members.of(optimizer), optimizer)
+                self._measure.before(self._members.of(optimizer))
+
+    def _after_step(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        if self._is_dead() or not self._is_open:
+            return
+        with self._guard("measure"):
+            if self._measures:
+                self._measure.after(self._members.of(optimizer), optimizer, scale)
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._attachment.optimizers):
             self._close_row()
@@ -277,6 +287,7 @@ class Monitor:
             self._reactions.agree()
         self._measure.begin_row()
         self._is_open = True
+        self._of_row.clear()
         self._stepped.clear()
         if self._out is not None:
             self._scalars.of_optimizers(self.step, self._attachment.optimizers)

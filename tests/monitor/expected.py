@@ -1,7 +1,7 @@
 """What a Monitor must record, worked out with Python's own floats, one element at a time."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabkit import open_run
 from stabkit.store.tables import stored_table
 
 Row = dict[str, dict[str, float | None]]  # layer -> signal -> value
@@ -38,9 +39,20 @@ class Expected:
     from the gradients the optimizer was given.
     """
 
-    def __init__(self, model: nn.Module, layer_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        layer_of: Callable[[str], str | None],
+        order: Sequence[str] | None = None,
+    ) -> None:
+        """`order`: of the layers. Not `own_moments`: those of the optimizer's state."""
+        self.optimizers = optimizers
         self.named = [(layer_of(name), p) for name, p in model.named_parameters()]
-        self.layers = list(dict.fromkeys(layer for layer, _ in self.named if layer))
+        self.layers = list(order or dict.fromkeys(layer for layer, _ in self.named if layer))
+        self.own_moments = True
+        self.begins_when_skipped = False  # a fused optimizer makes its state nevertheless
+        self.logged: dict[int, float] = {}
         self.rows: list[Row] = []
         self._sums: dict[str, dict[str, list[float]]] = {}
         self._values: dict[int, list[float]] = {}
@@ -52,6 +64,10 @@ class Expected:
         self._close()
         self._sums = {layer: {} for layer in self.layers}
 
+    def log(self, loss: Tensor) -> None:
+        """Belongs to the row begun last."""
+        self.logged[len(self.rows)] = float(loss.detach())
+
     def _close(self) -> None:
         if self._sums:
             self.rows.append({layer: _signals(sums) for layer, sums in self._sums.items()})
@@ -60,19 +76,29 @@ class Expected:
     def _add(self, layer: str, what: str, values: list[float]) -> None:
         self._sums[layer].setdefault(what, []).extend(values)
 
-    def _members(self, optimizer: Optimizer, rest: bool) -> list[tuple[str, nn.Parameter]]:
-        """`rest`: with those that no optimizer has, which the caller says are this one's."""
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return [(layer, p) for layer, p in self.named if layer and (rest or id(p) in owned)]
+    def _members(self, optimizer: Optimizer) -> list[tuple[str, nn.Parameter, dict[str, Any]]]:
+        """With their groups; what no optimizer has is with the first."""
+        of = {
+            id(p): (one, group)
+            for one in self.optimizers
+            for group in one.param_groups
+            for p in group["params"]
+        }
+        none: tuple[Optimizer, dict[str, Any]] = (self.optimizers[0], {})
+        return [
+            (layer, p, of.get(id(p), none)[1])
+            for layer, p in self.named
+            if layer and of.get(id(p), none)[0] is optimizer
+        ]
 
-    def gradients(self, optimizer: Optimizer, scale: float = 1.0, rest: bool = False) -> None:
+    def gradients(self, optimizer: Optimizer, scale: float = 1.0) -> None:
         """As they are now, over `scale`."""
-        for layer, p in self._members(optimizer, rest):
+        for layer, p, _ in self._members(optimizer):
             if p.grad is not None:
                 self._add(layer, "grad", [x / scale for x in elements(p.grad)])
 
-    def before(self, optimizer: Optimizer, scale: float = 1.0, rest: bool = False) -> None:
-        for layer, p in self._members(optimizer, rest):
+    def before(self, optimizer: Optimizer, scale: float = 1.0) -> None:
+        for layer, p, _ in self._members(optimizer):
             self._values[id(p)] = elements(p)
             self._add(layer, "param", elements(p))
             if p.grad is not None:
@@ -83,27 +109,41 @@ class Expected:
     def after(self, optimizer: Optimizer, skipped: bool = False, clip: float = 1.0) -> None:
         """`clip`: what the optimizer itself divides its gradients by. After a step that was
         `skipped` the moments are those from before."""
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                layer = next((one for one, q in self.named if q is p), None)
-                if layer is None or id(p) not in self._given:
-                    continue
-                moved = [a - b for a, b in zip(self._values[id(p)], elements(p), strict=True)]
-                self._add(layer, "update", moved)
-                if len(group.get("betas", ())) == 2:
-                    given = [g / clip for g in self._given[id(p)]]
-                    self._adam(layer, id(p), given, group, skipped)
+        for layer, p, group in self._members(optimizer):
+            if id(p) not in self._given:
+                continue
+            moved = [a - b for a, b in zip(self._values[id(p)], elements(p), strict=True)]
+            self._add(layer, "update", moved)
+            if len(group.get("betas", ())) == 2:
+                given = [g / clip for g in self._given[id(p)]]
+                if self.own_moments:
+                    self._update(id(p), given, group["betas"][1], skipped)
+                elif p in optimizer.state:
+                    state = optimizer.state[p]
+                    self._moments[id(p)] = elements(state["exp_avg_sq"]), int(state["step"])
+                self._adam(layer, id(p), given, group)
 
-    def _adam(
-        self, layer: str, key: int, given: list[float], group: dict[str, Any], skipped: bool
-    ) -> None:
-        beta2, eps = group["betas"][1], group["eps"]
+    def update_moments(self, optimizer: Optimizer) -> None:
+        """Of a step whose `after` does not come."""
+        for _, p, group in self._members(optimizer):
+            if id(p) in self._given:
+                self._update(id(p), self._given[id(p)], group["betas"][1], False)
+
+    def _update(self, key: int, given: list[float], beta2: float, skipped: bool) -> None:
         v, t = self._moments.get(key, ([0.0] * len(given), 0))
+        if skipped and self.begins_when_skipped:
+            self._moments[key] = v, t
         if not skipped:
             v = [beta2 * a + (1 - beta2) * g * g for a, g in zip(v, given, strict=True)]
-            t += 1
-            self._moments[key] = v, t
-        if t:
+            self._moments[key] = v, t + 1
+
+    def _adam(self, layer: str, key: int, given: list[float], group: dict[str, Any]) -> None:
+        if key in self._moments:
+            v, t = self._moments[key]
+            beta2, eps = group["betas"][1], group["eps"]
+            if not t:  # nothing to compare with: 0, NaN of what is not finite
+                self._add(layer, "adam", [0.0 * g for g in given])
+                return
             corrected = [max(a / (1 - beta2**t), eps * eps) for a in v]
             # of an element that never had a gradient: no surprise
             ratios = [g / math.sqrt(a) if a else 0.0 for g, a in zip(given, corrected, strict=True)]
@@ -112,6 +152,8 @@ class Expected:
     def check(self, folder: Path, signals: Iterable[str] | None = None) -> None:
         """Every value of the run against these rows; null is null."""
         self._close()
+        loss = open_run(folder).scalar("loss").to_dict()
+        assert loss == self.logged or not self.logged
         recorded = stored_table(folder / "layers", "layers").sort_by([("step", "ascending")])
         found = {(row["step"], row["layer"]): row for row in recorded.to_pylist()}
         steps = range(len(self.rows))

@@ -8,44 +8,13 @@ from typing import Any
 import pytest
 import torch
 from timm.optim import Lamb
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 import stabkit
 from stabkit.monitor.signals import SIGNALS
 from tests.monitor.expected import Expected, norm
-
-
-class Net(nn.Module):
-    """Tensors of many shapes: none, scalar, fewer and more than a row of 256, frozen, unused."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(3, 20)
-        self.temperature = nn.Parameter(torch.tensor(0.5))
-        self.blocks = nn.ModuleList([nn.Linear(20, 20), nn.Linear(20, 20)])
-        self.frozen = nn.Linear(20, 20, bias=False).requires_grad_(False)
-        self.empty = nn.ParameterDict({"weight": torch.zeros(4, 0)})
-        self.head = nn.Linear(20, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        for block in self.blocks:
-            x = x + block(x).relu()
-        out: Tensor = self.head(self.frozen(x)) * self.temperature
-        return out
-
-
-def layer_of(name: str) -> str:
-    return ".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0]
-
-
-ORDER = ["stem", "temperature", "blocks.0", "blocks.1", "frozen", "empty", "head"]
-
-
-def net() -> Net:
-    torch.manual_seed(0)
-    return Net()
+from tests.monitor.twins import ORDER, Net, layer_of, net
 
 
 def run(
@@ -58,8 +27,7 @@ def run(
     """`change` comes between the backward pass and the step; `clip` is the optimizer's own."""
     model = net()
     optimizer = make(model.parameters())
-    expected = Expected(model, layer_of)
-    expected.layers = ORDER
+    expected = Expected(model, [optimizer], layer_of, ORDER)
     generator = torch.Generator().manual_seed(1)
     with stabkit.Monitor(model, optimizer, folder, flush_every=5):
         for step in range(steps):
