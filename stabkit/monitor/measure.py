@@ -191,8 +191,9 @@ class LayerMeasure:
     def _of_all_ranks(self, totals: Tensor) -> Tensor:
         """One collective for the rows of a whole interval."""
         world = torch.distributed.get_world_size()
-        ranks = totals.new_empty(world, *totals.shape)
-        torch.distributed.all_gather_into_tensor(ranks.view(-1), totals.contiguous().view(-1))
+        parts = [torch.empty_like(totals) for _ in range(world)]
+        torch.distributed.all_gather(parts, totals.contiguous())
+        ranks = torch.stack(parts)
         whole = torch.empty_like(totals)
         for (_, combine), s in self._groups.items():
             part = ranks[:, :, s.start : s.stop]

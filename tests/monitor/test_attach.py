@@ -4,6 +4,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,8 @@ def test_gradients_of_a_closure_are_those_of_its_first_call(
                 return loss
 
             expected.row()
-            if how == "position":
-                loss = optimizer.step(closure)
-            else:
-                loss = optimizer.step(closure=closure)
+            args, kwargs = ((closure,), {}) if how == "position" else ((), {"closure": closure})
+            loss = optimizer.step(*args, **kwargs)
             expected.after(optimizer)
             monitor.log(loss=loss)
             expected.log(loss)
@@ -201,7 +200,7 @@ def test_a_step_within_a_step_is_one_and_one_that_raises_is_a_row_without_update
         optimizer = Shrinking(model.parameters(), lr=0.01)
         _, expected = watch.attach(model, optimizer, order=ORDER)
 
-        def closure() -> Tensor:
+        def closure(step: int) -> Tensor:
             optimizer.zero_grad()
             loss = loss_of(model, step)
             loss.backward()
@@ -212,9 +211,9 @@ def test_a_step_within_a_step_is_one_and_one_that_raises_is_a_row_without_update
         for step in range(5):
             expected.row()
             if not with_closure:
-                closure()
+                closure(step)
             try:
-                optimizer.step(closure if with_closure else None)
+                optimizer.step(partial(closure, step) if with_closure else None)
             except MemoryError:
                 expected.update_moments(optimizer)
                 continue

@@ -61,7 +61,7 @@ class Nothing:
 
 
 class Watch:
-    """Given to a loop, which calls `attach` once and gets a Monitor and an Expected, or nothings."""
+    """Given to a loop, which calls `attach` and gets a Monitor and an Expected, or nothings."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
