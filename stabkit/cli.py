@@ -147,6 +147,11 @@ def build_parser() -> argparse.ArgumentParser:
         "is answered with the nearest. Results go to the run's evals table."
     )
 
+    about = "what a Monitor can measure: formula, cost, what it reveals"
+    verb = _add_verb(verbs, "signals", about, "[NAME ...]", _signals)
+    verb.add_argument("names", nargs="*", metavar="NAME", help="levels or signals (default: all)")
+    verb.add_argument("--module", help="import this first: it registers signals of your own")
+
     takes = "RUN -o FILE | RUN --tensorboard FOLDER"
     about = "a run's backbone as a timm file, or its record as TensorBoard events"
     verb = _add_verb(verbs, "export", about, takes, _export)
@@ -423,6 +428,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _signals(arguments: argparse.Namespace) -> int:
+    from stabkit.monitor.catalog import catalog
+
+    try:
+        print(catalog(arguments.names, arguments.module))
+    except ValueError as error:
+        raise RequestError(str(error)) from None
     return 0
 
 

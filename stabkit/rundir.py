@@ -1,5 +1,6 @@
 """A run's folder: its paths, atomic writes, the lock, the status file and the event log."""
 
+import errno
 import fcntl
 import json
 import math
@@ -148,9 +149,13 @@ class RunDir:
     def append_event(self, kind: str, step: int | None = None, **facts: Any) -> None:
         """One line: when, what (`start`, `resume`, `done`, `nonfinite`, …), at which step."""
         event = {"time": utc_now(), "kind": kind} | ({} if step is None else {"step": step}) | facts
-        line = json.dumps(event) + "\n"
-        with self.events_file.open("ab") as file:  # one write, so lines never interleave
-            file.write(line.encode())
+        line = (json.dumps(event) + "\n").encode()
+        # one write, so lines never interleave
+        with self.events_file.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if file.write(line) < len(line):
+                file.truncate(end)  # a torn line would take the next one with it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.events_file))
 
     def read_events(self) -> list[dict[str, Any]]:
         """Every complete line; a last line torn by a kill is left out.
@@ -204,7 +209,14 @@ class RunDir:
                         message = f"{self.path}: another process is writing here"
                         raise RunBusyError(message) from None
                     time.sleep(0.02)
-            yield
+            process = os.getpid()
+            try:
+                yield
+            finally:
+                # a process forked meanwhile, as a loader's worker, has the lock too: let go of it
+                # for all, and only here
+                if os.getpid() == process:
+                    fcntl.flock(file, fcntl.LOCK_UN)
 
     def is_busy(self) -> bool:
         """Whether a live process on this machine holds the run."""

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYER = {
     "yamlio": -1, "code_state": 0, "config": 0, "rundir": 0, "store": 1, "detect": 1,
-    "monitor": 2, "train": 3, "analyze": 3, "convert": 3, "sweep": 4, "cli": 5, "__main__": 6,
+    "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3, "sweep": 4, "cli": 5,
+    "__main__": 6,
 }  # fmt: skip
 
 
@@ -37,6 +38,10 @@ class NoTorch:
             raise ImportError(f"{name} must not be imported here")
 sys.meta_path.insert(0, NoTorch())
 """
+NO_FRAMEWORK = NO_TORCH.replace(
+    '("torch", "torchvision", "timm")',
+    '("lightning", "pytorch_lightning", "transformers", "accelerate", "lightly")',
+)
 
 
 @pytest.mark.parametrize("room", LAYER)
@@ -76,6 +81,18 @@ def test_every_module_has_a_layer() -> None:
 def test_what_login_nodes_and_laptops_use_never_imports_torch(code: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NO_TORCH + code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_monitor_needs_no_framework() -> None:
+    code = "import stabkit.monitor.monitor, stabkit.integrations, stabkit.train.loop"
+    done = subprocess.run(
+        [sys.executable, "-c", NO_FRAMEWORK + code],
         capture_output=True,
         text=True,
         cwd=ROOT,

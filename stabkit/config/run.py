@@ -66,12 +66,17 @@ class KnnConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How a run is executed and recorded: nothing here can change what it computes."""
+    """How a run is executed and recorded: nothing here can change what it computes.
+
+    `signals`: levels beside `basic` that are measured on a small batch every `signals_every` steps.
+    """
 
     device: str = "auto"
     threads: PositiveInt | None = None
     checkpoint_every: PositiveInt = 100
     flush_every: PositiveInt = 50
+    signals: tuple[Literal["attention", "features", "curvature"], ...] = ()
+    signals_every: PositiveInt = 50
 
 
 class RunConfig(Section):

@@ -13,7 +13,7 @@ TINY = 1e-37  # keeps a second moment away from 0 where eps is 0
 
 
 class AdamState:
-    """Fills `blocks` with g/sqrt(max(v, eps²)), v the bias-corrected second moment.
+    """Fills `blocks` with g²/max(v, eps²), v the bias-corrected second moment.
 
     Of every parameter whose state holds an `exp_avg_sq` of its own shape: torch's Adam, AdamW,
     NAdam, RAdam, timm's LAMB and others. No value of the state is read by the host.
@@ -66,10 +66,10 @@ class AdamState:
         # 1 - beta2^step, without the loss of digits when beta2 is near 1
         correction = -torch.expm1(self._on_device(steps) * log_beta2)
         floor = (correction * eps2).clamp(min=TINY).to(values.dtype)
-        # g/sqrt(max(v/c, eps²)) = sqrt(c) * g/sqrt(max(v, c*eps²))
+        # g²/max(v/c, eps²) = c * g²/max(v, c*eps²)
         torch.maximum(values, floor[of_row, None], out=values)
-        values.rsqrt_().mul_(scratch)
-        values.mul_(correction.sqrt().to(values.dtype)[of_row, None])
+        torch.div(scratch.square_(), values, out=values)
+        values.mul_(correction.to(values.dtype)[of_row, None])
 
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
         """[parameters] float32. Most optimizers count on the host; capturable ones do not."""

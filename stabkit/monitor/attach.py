@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 
 
 class Attachment:
-    """Of each step of each of `optimizers` calls `gradients(optimizer, scale)` once they are there,
-    `before(optimizer)` when the step begins, `after(optimizer, scale)` once it is done. A step that
-    a GradScaler skips is a step; one that raises has no `after`.
+    """Calls `gradients(optimizer, scale)` once those of a step are there, `before(optimizer)` when
+    it begins and `after(optimizer, scale, late)` once it is done, for each of `optimizers`; a step
+    that a GradScaler skips, or that raises, is a step. `scale`: what the gradients are still
+    multiplied by, or None. `late`: the end was noticed when gradients were those of the next step.
 
-    `scale`: what the gradients are still multiplied by, or None. A closure counts: gradients are
-    there when it has first been called.
+    A closure counts: gradients are there when it has first been called. A GradScaler's `unscale_`
+    counts: whoever clips calls it before.
     """
 
     def __init__(
@@ -25,76 +26,88 @@ class Attachment:
         scaler: "torch.amp.GradScaler | None",
         gradients: Callable[[Optimizer, Tensor | None], None],
         before: Callable[[Optimizer], None],
-        after: Callable[[Optimizer, Tensor | None], None],
+        after: Callable[[Optimizer, Tensor | None, bool], None],
     ) -> None:
         self.optimizers = list(optimizers)
-        self.scaler = scaler
+        # one that is not enabled scales nothing, and lacks the attributes of one that is
+        self.scaler = scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._gradients, self._before, self._after = gradients, before, after
-        self._read: set[int] = set()  # optimizers whose gradients were read ahead of their step
-        self._begun: set[int] = set()  # optimizers whose `before` came and not yet `after`
-        self._frames: dict[int, FrameType] = {}  # those that called a hook before a step
-        self._in_scaler: Optimizer | None = None
+        self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
+        self._begun: set[int] = set()  # of these, those about to step
+        self._within: dict[int, FrameType] = {}  # those in their step: who called the hook
         self._hooks: list[Any] = []
         for optimizer in self.optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(self._pre_hook))
             self._hooks.append(optimizer.register_step_post_hook(self._post_hook))
+        self._replaced: dict[str, tuple[Any, Any]] = {}  # of the scaler: what was there, what is
         if scaler is not None:
-            self._step_below = scaler.__dict__.get("step")  # None: that of its class
-            self._scaler_step = scaler.step
-            scaler.step = self._step_of_scaler  # type: ignore[method-assign]
+            for name, ours in (
+                ("unscale_", self._unscale_of_scaler),
+                ("step", self._step_of_scaler),
+                ("update", self._update_of_scaler),
+            ):
+                self._replaced[name] = getattr(scaler, name), ours
+                setattr(scaler, name, ours)
 
     def gradients_ready(self, optimizer: Optimizer | None) -> None:
-        """Read now what is there for the next step, of all optimizers or one."""
-        for one in self.optimizers:
-            if optimizer is None or one is optimizer:
-                self._gradients(one, self._scale_of(one))
-                self._read.add(id(one))
+        """Measure now what the next step would, of one optimizer or all; what was measured before
+        and not stepped was a step that somebody skipped, unless `unscale_` has only now measured
+        it."""
+        told = [one for one in self.optimizers if optimizer is None or one is optimizer]
+        for one in told:
+            if not self._is_unscaled(one):
+                self._done(one, late=True)
+        for one in told:
+            self._measure(one, self._scale_of(one))
 
     def grad_scale(self) -> Tensor | None:
-        """None without a GradScaler, or one that is off, and before it has scaled anything."""
-        scaler = self.scaler
-        return scaler._scale if scaler is not None and scaler.is_enabled() else None
+        """None without a GradScaler, and before it has scaled anything."""
+        return self.scaler._scale if self.scaler is not None else None
 
     def remove(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self.scaler is not None:
-            _unwrap(self.scaler)
+        self._within.clear()
+        for name in self._replaced:
+            _unwrap(self.scaler, name)
+
+    def _measure(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        if id(optimizer) not in self._ready and self._hooks:
+            self._ready.add(id(optimizer))
+            self._gradients(optimizer, scale)
 
     def _begin(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        if id(optimizer) not in self._read:
-            self._gradients(optimizer, scale)
-        self._read.discard(id(optimizer))
-        self._begun.add(id(optimizer))
-        self._before(optimizer)
+        self._measure(optimizer, scale)
+        if id(optimizer) in self._ready and id(optimizer) not in self._begun:
+            self._begun.add(id(optimizer))
+            self._before(optimizer)
 
-    def _end(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        if id(optimizer) in self._begun:
+    def _done(self, optimizer: Optimizer, late: bool = False) -> None:
+        self._within.pop(id(optimizer), None)
+        if id(optimizer) in self._ready:
+            self._begin(optimizer, None)  # if it was skipped
+            self._ready.discard(id(optimizer))
             self._begun.discard(id(optimizer))
-            self._after(optimizer, scale)
+            self._after(optimizer, _scale_left(optimizer), late)
 
     def _pre_hook(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        frame = sys._getframe(1)
-        if _is_within(frame, self._frames.get(id(optimizer))):
-            return None  # of a class whose step calls that of its base, which has hooks too
-        self._frames[id(optimizer)] = frame
-        if optimizer is self._in_scaler:
-            return None
+        frame, outer = sys._getframe(1), self._within.get(id(optimizer))
+        if outer is not None and _calls(outer, frame):
+            return None  # of a class whose step calls that of its base, which has hooks as well
+        if outer is not None:  # its last step raised, and the training went on
+            self._done(optimizer, late=True)
+        self._within[id(optimizer)] = frame
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._begin(optimizer, _scale_within(optimizer))
             return None
-        first = True
 
         def measured() -> Any:
-            nonlocal first
             loss = closure()
-            if first:
-                first = False
-                self._begin(optimizer, _scale_within(optimizer))
+            self._begin(optimizer, _scale_within(optimizer))
             return loss
 
         if len(args) > 1:
@@ -102,42 +115,60 @@ class Attachment:
         return args, kwargs | {"closure": measured}
 
     def _post_hook(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._frames.get(id(optimizer)) is sys._getframe(1):
-            del self._frames[id(optimizer)]
-            self._end(optimizer, _scale_left(optimizer))
+        if self._within.get(id(optimizer)) is sys._getframe(1):
+            self._done(optimizer)
 
     def _step_of_scaler(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        ours = bool(self._hooks) and any(optimizer is one for one in self.optimizers)
-        if not ours or self.scaler is None or not self.scaler.is_enabled():
-            return self._scaler_step(optimizer, *args, **kwargs)
-        self._begin(optimizer, self._scale_of(optimizer))
-        self._in_scaler = optimizer
+        ours = self._is_ours(optimizer)
+        if ours:
+            self._begin(optimizer, self._scale_of(optimizer))
         try:
-            result = self._scaler_step(optimizer, *args, **kwargs)
+            return self._replaced["step"][0](optimizer, *args, **kwargs)
         finally:
-            self._in_scaler = None
-        self._end(optimizer, None)  # unless the post hook came: of a step that was skipped
-        return result
+            if ours:
+                self._done(optimizer)
+
+    def _unscale_of_scaler(self, optimizer: Optimizer) -> None:
+        if self._is_ours(optimizer):
+            self._measure(optimizer, self._scale_of(optimizer))
+        self._replaced["unscale_"][0](optimizer)
+
+    def _update_of_scaler(self, *args: Any, **kwargs: Any) -> None:
+        unscaled = [one for one in self.optimizers if self._is_unscaled(one)]
+        self._replaced["update"][0](*args, **kwargs)
+        for optimizer in unscaled:  # measured, and never stepped
+            self._done(optimizer, late=True)
+
+    def _is_ours(self, optimizer: Optimizer) -> bool:
+        return any(optimizer is one for one in self.optimizers)
+
+    def _is_unscaled(self, optimizer: Optimizer) -> bool:
+        if self.scaler is None:
+            return False
+        state = self.scaler._per_optimizer_states.get(id(optimizer))
+        return state is not None and state["stage"].name != "READY"
 
     def _scale_of(self, optimizer: Optimizer) -> Tensor | None:
         """A fused optimizer divides by the scale within its kernel, others before their step."""
-        if self.scaler is None or not self.scaler.is_enabled():
+        if self.scaler is None:
             return _scale_within(optimizer)
-        state = self.scaler._per_optimizer_states.get(id(optimizer))
-        if state is not None and state["stage"].name != "READY":
-            return None
-        return self.scaler._scale
+        return None if self._is_unscaled(optimizer) else self.scaler._scale
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a scaler that is copied: the copy works by itself."""
+        whole = {name: (before, None) for name, (before, _) in self._replaced.items()}
+        return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole}
 
 
-def _is_within(frame: FrameType | None, outer: FrameType | None) -> bool:
-    """Whether `outer` is still running, below `frame`. Where a step raised it is not."""
-    while outer is not None and frame is not None and frame is not outer:
-        frame = frame.f_back
-    return outer is not None and frame is outer
+def _calls(outer: FrameType, inner: FrameType | None) -> bool:
+    """Whether `outer` still runs, as the caller of `inner` or a caller of it."""
+    while inner is not None and inner is not outer:
+        inner = inner.f_back
+    return inner is outer
 
 
 def _scale_within(optimizer: Optimizer) -> Tensor | None:
-    """What a GradScaler tells a fused optimizer for the time of its step."""
+    """What a GradScaler tells a fused optimizer for the time of its step, with or without us."""
     scale = getattr(optimizer, "grad_scale", None)
     return scale if isinstance(scale, Tensor) else None
 
@@ -150,13 +181,13 @@ def _scale_left(optimizer: Optimizer) -> Tensor | None:
     return torch.where(found_inf > 0, scale, torch.ones_like(scale))
 
 
-def _unwrap(scaler: "torch.amp.GradScaler") -> None:
-    """Take closed Monitors off its `step`. One that another, still open, came over stays, and goes
+def _unwrap(scaler: Any, name: str) -> None:
+    """Take closed Monitors off a method. One that another, still open, came over stays, and goes
     with that."""
-    step = scaler.__dict__.get("step")
-    while isinstance(owner := getattr(step, "__self__", None), Attachment) and not owner._hooks:
-        step = owner._step_below
-    if step is None:
-        scaler.__dict__.pop("step", None)
-    else:
-        scaler.step = step  # type: ignore[method-assign]
+    top = vars(scaler).get(name)
+    while isinstance(owner := getattr(top, "__self__", None), Attachment) and not owner._hooks:
+        top = owner._replaced[name][0]
+    if top is not vars(scaler).get(name):
+        delattr(scaler, name)
+        if top != getattr(scaler, name):
+            setattr(scaler, name, top)

@@ -1,5 +1,6 @@
 """A run's folder, written by a thread of its own: no disk, slow or full, holds the training up."""
 
+import atexit
 import logging
 import queue
 import threading
@@ -7,11 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, Status
 from stabkit.store.writer import Writer
 
 MOST_WAITING = 256  # intervals for a slow disk; what comes after is lost, and said to be
 MOST_ROWS = 2**20  # of a table, for a full one; the oldest go
+MOST_EVENTS = 2**12  # as well
+LONGEST_WAIT_S = 30.0  # of a training that is over, for a disk that takes nothing at all
 log = logging.getLogger("stabkit")
 
 Add = Callable[[Writer], None]
@@ -22,43 +25,102 @@ class Background:
 
     What a disk does not take is tried again with what comes next. Not `strict`: a failure is said
     once and left in the event log. `strict`: it is raised by the next call, and all rows are kept.
+
+    `at_end` is called when the last of them is written, maybe long after `close`: where the disk
+    hung, nobody else may write to the folder before.
     """
 
-    def __init__(self, rundir: RunDir, writer: Writer, strict: bool) -> None:
+    def __init__(
+        self, rundir: RunDir, writer: Writer, strict: bool, at_end: Callable[[], None]
+    ) -> None:
         self.rundir, self.writer, self.strict = rundir, writer, strict
         self.error: Exception | None = None
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._events: list[tuple[str, int | None, dict[str, Any]]] = []
+        self._status: Status | None = None
         self._failed = False
-        self._lost_intervals = self._lost_rows = 0
+        # two counters, since two threads cannot add to and clear one
+        self._lost_intervals = self._told_intervals = 0
+        self._lost_rows = self._lost_events = 0
+        self._done = 0  # acts
+        self._hung_at = -1
+        self._at_end = at_end
         self._thread = threading.Thread(target=self._run, name="stabkit", daemon=True)
         self._thread.start()
 
     def add(self, *acts: Add) -> None:
         """Rows to be added to the writer, and written."""
-        self._raise()
-        if self._queue.qsize() >= MOST_WAITING and not self.strict:
+        if self._queue.qsize() < MOST_WAITING or self.strict:
+            self._queue.put(lambda: self._write(acts))
+        else:
             self._lost_intervals += 1
-            return
-        self._queue.put(lambda: self._write(acts))
+        self._raise()
 
     def event(self, kind: str, step: int | None = None, **facts: Any) -> None:
-        self._queue.put(lambda: self._events.append((kind, step, facts)))
+        if self._queue.qsize() < MOST_EVENTS or self.strict:
+            self._queue.put(lambda: self._events.append((kind, step, facts)))
+
+    def status(self, status: Status) -> None:
+        """Of several that wait the last is written."""
+        self._status = status
+        if self._queue.qsize() < MOST_WAITING:
+            self._queue.put(self._write_status)
 
     def wait(self) -> None:
-        """Until everything so far is on disk, or was found not to be writable."""
+        """Until everything so far is on disk, or was found not to be writable.
+
+        Not `strict`: no longer than LONGEST_WAIT_S for a disk that takes nothing in that time.
+        """
         if self._thread.is_alive():
+            written = threading.Event()
             self._queue.put(lambda: self._write(()))
-            self._queue.join()
+            self._queue.put(written.set)
+            before = self._done
+            while not written.wait(None if self.strict else self._patience()):
+                if self._done == before:
+                    self._hang(before)
+                    break
+                before = self._done
         self._raise()
 
     def close(self) -> None:
         try:
             self.wait()
         finally:
-            if self._thread.is_alive():
-                self._queue.put(None)
+            self._queue.put(None)
+            if self._hung_at != self._done:
                 self._thread.join()
+        if not self._thread.is_alive() and not self.strict:
+            self._say_lost()
+
+    def leave(self) -> None:
+        """Close without waiting, but for the interpreter's end."""
+        self._queue.put(None)
+        atexit.register(self._thread.join, LONGEST_WAIT_S)
+
+    def _patience(self) -> float:
+        """Whoever waited for a disk in vain need not do so again."""
+        return 0.0 if self._hung_at == self._done else LONGEST_WAIT_S
+
+    def _hang(self, done: int) -> None:
+        if self._hung_at != done:
+            self._hung_at = done
+            log.warning(
+                "stabkit: %s: the disk has taken nothing for %g s; not waiting for it any longer: "
+                "what is not written when the process ends is lost",
+                self.rundir.path,
+                LONGEST_WAIT_S,
+            )
+
+    def _say_lost(self) -> None:
+        rows, events = self.writer.rows_waiting + self._lost_rows, len(self._events)
+        if rows or events:
+            log.warning(
+                "stabkit: %s: %d rows and %d events could not be written and are lost",
+                self.rundir.path,
+                rows,
+                events,
+            )
 
     def _raise(self) -> None:
         if self.strict and self.error is not None:
@@ -70,20 +132,23 @@ class Background:
             try:
                 act()
             except Exception as error:
-                self._fail(error)
-            finally:
-                self._queue.task_done()
-        self._queue.task_done()
+                with suppress(Exception):  # as of the user's logging: this thread must go on
+                    self._fail(error)
+            self._done += 1
+        self._at_end()
 
     def _write(self, acts: tuple[Add, ...]) -> None:
         for act in acts:
             act(self.writer)
-        if self._lost_intervals or self._lost_rows:
-            facts = {"intervals": self._lost_intervals, "rows": self._lost_rows}
-            self._events.append(("rows_lost", None, facts))
-            self._lost_intervals = self._lost_rows = 0
         self.writer.flush()
+        intervals = self._lost_intervals - self._told_intervals
+        if intervals or self._lost_rows or self._lost_events:
+            facts = {"intervals": intervals, "rows": self._lost_rows, "events": self._lost_events}
+            self._events.append(("rows_lost", None, facts))
+            self._told_intervals += intervals
+            self._lost_rows = self._lost_events = 0
         self._write_events()
+        self._write_status()
         self._failed = False
 
     def _write_events(self) -> None:
@@ -92,19 +157,35 @@ class Background:
             self.rundir.append_event(kind, step, **facts)
             self._events.pop(0)
 
+    def _write_status(self) -> None:
+        status, self._status = self._status, None
+        if status is None:
+            return
+        try:
+            self.writer.check_folder()
+            self.rundir.write_status(status)
+        except OSError:
+            self._status = self._status or status
+            raise
+
     def _fail(self, error: Exception) -> None:
         self.error = error
         if self.strict:
             return
-        if not self._failed:
-            self._failed = True
-            reason = f"{type(error).__name__}: {error}"
+        said, self._failed = self._failed, True
+        reason = f"{type(error).__name__}: {error}"
+        if not said:
+            self._events.append(("write_failed", None, {"reason": reason}))
+        self._lost_rows += self.writer.drop_oldest(MOST_ROWS)
+        while len(self._events) > MOST_EVENTS:
+            self._events.pop(1)  # after the one that says why
+            self._lost_events += 1
+        with suppress(OSError):  # the event log may be writable where a table is not
+            self.writer.check_folder()
+            self._write_events()
+        if not said:
             log.warning(
                 "stabkit: %s cannot be written (%s); training goes on, the rows wait",
                 self.rundir.path,
                 reason,
             )
-            self._events.append(("write_failed", None, {"reason": reason}))
-        self._lost_rows += self.writer.drop_oldest(MOST_ROWS)
-        with suppress(OSError):  # the event log may be writable where a table is not
-            self._write_events()

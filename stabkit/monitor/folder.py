@@ -34,10 +34,12 @@ def hold(rundir: RunDir, monitor: "Monitor", first_step: int | None) -> Iterator
         before.close()
     with rundir.lock():
         _OPEN[name] = monitor
+        one = weakref.ref(monitor)
+        del monitor, before  # whoever holds the folder must not keep a Monitor alive
         try:
             yield
         finally:
-            if _OPEN.get(name) is monitor:
+            if one() is not None and _OPEN.get(name) is one():
                 del _OPEN[name]
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stabkit.monitor.background import Background
@@ -38,6 +38,7 @@ class Guard:
             return
         self._said.add(what)
         reason = f"{type(error).__name__}: {error}"
-        log.warning("stabkit: %s: %s failed (%s); training goes on", self._folder, what, reason)
         if self.out is not None:
             self.out.event(kind, self._now(), name=what, reason=reason)
+        with suppress(Exception):  # of the user's logging
+            log.warning("stabkit: %s: %s failed (%s); training goes on", self._folder, what, reason)

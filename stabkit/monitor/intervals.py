@@ -32,12 +32,17 @@ class Intervals:
 
     def end(self, step: int) -> None:
         """Of the rows before `step`."""
-        self.write_waiting()
+        try:
+            self.write_waiting()
+        finally:
+            self._take(step)
+
+    def _take(self, step: int) -> None:
         rows = self.measure.rows
         if not rows and not self.scalars:
             return
         if self.images_per_step is not None and rows:
-            seconds = time.monotonic() - self._began
+            seconds = max(time.monotonic() - self._began, 1e-9)
             self.scalars.add(step - 1, "images_per_s", self.images_per_step * rows / seconds)
         self._began = time.monotonic()
         taken = self.measure.take()  # on every process: a sharded model's rows are added up
@@ -50,9 +55,9 @@ class Intervals:
         if waiting is None or self.out is None:
             return
         rows = self.reader.read(waiting, self.measure)
-        self.out.add(rows.add_to)
         for step, layers in rows.nonfinite:
             self.out.event("nonfinite", step, layers=layers)
+        self.out.add(rows.add_to)
         if self.reactions.asked:
             found = self.reactions.steps(
                 rows.steps, rows.layers, rows.values, rows.scalars, rows.measured

@@ -9,7 +9,14 @@ T = TypeVar("T")
 # Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
 _WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
 # Short stacks that count as one layer each.
-_STACKS = {"patch_embed", "projector", "predictor", "head"}
+_STACKS = {
+    "patch_embed", "projector", "projection_head", "predictor", "prediction_head", "head",
+}  # fmt: skip
+
+
+def without_wrappers(parameter: str) -> str:
+    """The name a parameter has in the network itself, compiled modules inside it included."""
+    return _WRAPPER.sub("", parameter).replace("._orig_mod.", ".")
 
 
 def layer_of(parameter: str) -> str:
@@ -20,7 +27,7 @@ def layer_of(parameter: str) -> str:
     `stages.1.blocks.0`, `patch_embed.proj.bias` in `patch_embed`; a bare tensor such as `cls_token`
     is a layer of its own.
     """
-    parts = _WRAPPER.sub("", parameter).split(".")
+    parts = without_wrappers(parameter).split(".")
     number = next((i for i, part in enumerate(parts[:-1]) if i and is_number(part)), None)
     if number is None or parts[0] in _STACKS:
         return parts[0]
@@ -70,10 +77,10 @@ def unwrapped(parameters: Sequence[str]) -> list[str]:
     `bert.encoder.layer.3.output.dense.bias` becomes `layer.3.output.dense.bias`. Names stay apart:
     where two towers hold blocks of one name, both keep theirs.
     """
-    paths = [_WRAPPER.sub("", name).split(".") for name in parameters]
+    paths = [without_wrappers(name).split(".") for name in parameters]
     while (wrapper := _outer(paths)) is not None:
         inside = [path[1:] if path[0] == wrapper else path for path in paths]
-        paths = [_WRAPPER.sub("", ".".join(path)).split(".") for path in inside]
+        paths = [without_wrappers(".".join(path)).split(".") for path in inside]
     return [".".join(path) for path in paths]
 
 

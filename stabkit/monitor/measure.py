@@ -48,28 +48,37 @@ class LayerMeasure:
     ) -> None:
         """`failed` is told of a signal that raised, once; it is null from then on."""
         self.parameters = list(parameters)
-        self.signals = sorted(signals, key=lambda s: (s.reads, s.combine))
+        self.signals = sorted(signals, key=lambda s: s.combine)
         self.blocks = Blocks(self.parameters, layer, num_layers)
         self.rows = 0
         self._moments = {signal.reads for signal in self.signals}
-        self._groups = _grouped(self.signals)
+        self._alike = _alike(self.signals)
+        self._of_rows: dict[int, Tensor] = {}  # of each signal [blocks], until the step is over
         self._adam = AdamState(self.parameters, self.blocks)
         self._layer = np.asarray(layer)
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
         shape = capacity, len(self.signals), num_layers
         device = self.blocks.values.device
-        # float32 has no integers beyond 2^24, which a large layer's elements exceed
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._totals = [torch.zeros(shape, dtype=self._dtype, device=device) for _ in range(2)]
+        self._totals = [
+            torch.zeros(shape, dtype=self.blocks.exact, device=device) for _ in range(2)
+        ]
         self._counts = [np.zeros(shape) for _ in range(2)]
         self._elements: dict[Presence, NDArray[np.float64]] = {}
         self._failed = failed
         self._dead: set[int] = set()
+        self._unread: set[int] = set()  # those among them whose earlier rows have no value either
+        self._void: set[int] = set()  # rows
+        self._before: Sequence[int] | None = None  # whose parameters `blocks` holds
 
     def begin_row(self) -> None:
+        self._end_of_step()  # of gradients that no step followed
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
         self.rows += 1
+
+    def void_row(self) -> None:
+        """Nothing of this row is a measurement, as after an error in the midst of it."""
+        self._void.add(self.rows - 1)
 
     @torch.no_grad()
     def gradients(self, members: Sequence[int], scale: Tensor | None) -> None:
@@ -77,6 +86,7 @@ class LayerMeasure:
         if "gradients" not in self._moments:
             return
         grads = self._grads(members)
+        self._before = None
         self.blocks.fill(grads)
         if scale is not None:
             self.blocks.values.div_(scale)
@@ -88,30 +98,40 @@ class LayerMeasure:
             return
         values = self._values(members)
         self.blocks.fill(values)
+        self._before = members
         self._add("parameters", tuple(v is not None for v in values))
 
     @torch.no_grad()
     def after(
-        self, members: Sequence[int], optimizer: torch.optim.Optimizer, scale: Tensor | None
+        self,
+        members: Sequence[int],
+        optimizer: torch.optim.Optimizer,
+        scale: Tensor | None,
+        late: bool,
     ) -> None:
-        """Reads the difference to what `before` left in `blocks`."""
+        """`scale`: what the gradients are still multiplied by; `late`: they are others by now."""
         grads = self._grads(members)
-        if "updates" in self._moments:
+        if "updates" in self._moments and self._before is members:
             self.blocks.subtract(self._values(members))
             self._add("updates", tuple(g is not None for g in grads))
-        if "adam" in self._moments:
+        self._before = None
+        if "adam" in self._moments and not late:
             present = self._adam.fill(optimizer, grads, scale)
             if any(present):
                 self._add("adam", present)
+        self._end_of_step()
 
     def take(self) -> Interval:
         """The rows since the last time, begun to be copied; waits for nothing."""
+        self._end_of_step()  # of gradients that no step followed
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
-        if self.blocks.sharded and self.rows:  # without rows some ranks may not come here
-            totals = self._of_all_ranks(totals)
+        counts[sorted(self._void)] = 0
+        self._void.clear()
         self._totals.reverse()
         self._counts.reverse()
-        self.rows = 0
+        self.rows = 0  # now: an error below must not hold up the rows to come
+        if self.blocks.sharded and len(totals):  # without rows other ranks may not come here
+            totals = self._of_all_ranks(totals)
         return Interval(start_copy(totals), counts)
 
     def read(
@@ -121,12 +141,23 @@ class LayerMeasure:
         totals = torch.from_numpy(interval.totals.read())
         values, measured = {}, {}
         for i, signal in enumerate(self.signals):
+            if i in self._unread:
+                continue
             count = interval.counts[:, i]
+            known = count > 0
             try:
-                found = signal.of_layer(totals[:, i], torch.from_numpy(count))
-                values[signal.name] = np.broadcast_to(found.numpy(), count.shape)
-                measured[signal.name] = count > 0
+                # copies: what one signal does to its own is of no matter to the others
+                found = signal.of_layer(totals[:, i].clone(), torch.from_numpy(count.copy()))
+                if found.shape != count.shape:
+                    raise ValueError(
+                        f"of_layer gave {list(found.shape)}, not as given {list(count.shape)}"
+                    )
+                values[signal.name] = found.numpy()
+                values[signal.name].flags.writeable = False  # derived signals only read it
+                measured[signal.name] = known
             except Exception as error:
+                values.pop(signal.name, None)
+                self._unread.add(i)
                 self._drop(i, error)
         return values, measured
 
@@ -145,33 +176,47 @@ class LayerMeasure:
         return values
 
     def _add(self, moment: Moment, present: Presence) -> None:
-        """Add what `blocks` holds to the row; `present`: of which parameters."""
-        row, elements = self.rows - 1, self._count(present)
-        for (reads, combine), signals in self._groups.items():
-            if reads != moment:
+        """Take what `blocks` holds into the row; `present`: of which parameters."""
+        elements = self._count(present)
+        for i, signal in enumerate(self.signals):
+            if signal.reads == moment:
+                rows, before = self._of_blocks(i), self._of_rows.get(i)
+                if before is not None:  # of other optimizers, whose blocks are 0 in these
+                    rows = before + rows if signal.combine == "sum" else before.maximum(rows)
+                self._of_rows[i] = rows
+                self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
+
+    def _end_of_step(self) -> None:
+        """Add up by layer what the blocks gave, at once for all signals that combine alike."""
+        for combine, signals in self._alike.items():
+            if self._of_rows.keys().isdisjoint(signals):
                 continue
-            rows = torch.stack([self._of_blocks(i) for i in signals])
-            found = self.blocks.of_layers(rows, combine)
-            into = self._totals[0][row, signals.start : signals.stop]
+            none = next(iter(self._of_rows.values())).new_zeros(())
+            rows = [self._of_rows.get(i, none.expand(len(self.blocks.values))) for i in signals]
+            found = self.blocks.of_layers(torch.stack(rows), combine)
+            into = self._totals[0][self.rows - 1, signals.start : signals.stop]
             if combine == "sum":
                 into.add_(found)
             else:
                 torch.maximum(into, found, out=into)
-            self._counts[0][row, signals.start : signals.stop] += elements
-        for i in self._dead:
-            self._counts[0][row, i] = 0
+        self._of_rows = {}
 
     def _of_blocks(self, i: int) -> Tensor:
         values = self.blocks.values
         if i not in self._dead:
+            version = values._version
             try:
                 found = self.signals[i].of_blocks(self.blocks)
-                if found.shape == values.shape[:1]:
-                    return found.to(self._dtype)
-                raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
+                if values._version != version:
+                    raise ValueError("of_blocks changed blocks.values, which others read after it")
+                if found.shape != values.shape[:1]:
+                    raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
+                return found.float()
             except Exception as error:
                 self._drop(i, error)
-        return values.new_zeros(len(values), dtype=self._dtype)
+                if values._version != version:
+                    self.void_row()
+        return values.new_zeros(len(values), dtype=torch.float32)
 
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)
@@ -191,20 +236,24 @@ class LayerMeasure:
     def _of_all_ranks(self, totals: Tensor) -> Tensor:
         """One collective for the rows of a whole interval."""
         world = torch.distributed.get_world_size()
-        parts = [torch.empty_like(totals) for _ in range(world)]
-        torch.distributed.all_gather(parts, totals.contiguous())
-        ranks = torch.stack(parts)
+        ranks = totals.new_empty(world, *totals.shape)
+        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
         whole = torch.empty_like(totals)
-        for (_, combine), s in self._groups.items():
+        for combine, s in self._alike.items():
             part = ranks[:, :, s.start : s.stop]
             whole[:, s.start : s.stop] = part.sum(0) if combine == "sum" else part.amax(0)
         return whole
 
 
-def _grouped(signals: Sequence[LayerSignal]) -> dict[tuple[Moment, str], range]:
-    """Neighbours that read the same and combine alike, measured together."""
-    groups: dict[tuple[Moment, str], range] = {}
-    for i, signal in enumerate(signals):
-        key = signal.reads, signal.combine
-        groups[key] = range(groups[key].start if key in groups else i, i + 1)
-    return groups
+def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
+    """Where those that combine alike stand: they are neighbours."""
+    sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
+    first = sums[0] if sums else len(signals)
+    return {"max": range(first), "sum": range(first, len(signals))}
+
+
+def _all_gather(into: Tensor, own: Tensor) -> None:
+    """By its new name where there is one: torch 2.14 warns of the old."""
+    dist = torch.distributed
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(into, own)

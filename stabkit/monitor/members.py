@@ -1,22 +1,22 @@
 """Which parameters are measured, and with which optimizer's step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
 def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
-    """Raises ValueError for none, or one that is there twice, TypeError for what has no hooks."""
-    optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-    for one in optimizers:
-        if not hasattr(one, "register_step_pre_hook"):
-            raise TypeError(
-                f"Monitor: {type(one).__name__} has no step hooks; pass the torch.optim.Optimizer "
-                "inside it"
-            )
+    """Raises ValueError for none, or one that is there twice; TypeError for what has no hooks."""
+    optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
     if not optimizers or len({id(one) for one in optimizers}) < len(optimizers):
         raise ValueError("Monitor: give an optimizer, or a list of different ones")
+    for one in optimizers:
+        if not hasattr(one, "register_step_pre_hook"):
+            kind = type(one).__name__
+            raise TypeError(
+                f"Monitor: {kind} has no step hooks; pass the torch.optim.Optimizer inside it"
+            )
     return optimizers
 
 

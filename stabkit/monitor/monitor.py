@@ -3,9 +3,11 @@
 import atexit
 import math
 import os
+import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabkit.monitor import basic, curvature  # noqa: F401 (they register their signals)
+from stabkit.monitor import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.background import Background
 from stabkit.monitor.folder import hold, left_by, prepare
@@ -23,15 +25,17 @@ from stabkit.monitor.intervals import Intervals
 from stabkit.monitor.layers import by_layer, group_layers
 from stabkit.monitor.measure import LayerMeasure
 from stabkit.monitor.members import Members, listed, measurable
-from stabkit.monitor.noise import gradient_noise
+from stabkit.monitor.noise import NoiseSignal, gradient_noise
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.probing import Probing
 from stabkit.monitor.reactions import Action, Reactions
 from stabkit.monitor.rows import RowReader
 from stabkit.monitor.scalars import Scalars
 from stabkit.monitor.signals import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, State, Status
 from stabkit.store.writer import Writer
+
+TELL_EVERY_S = 10.0
 
 
 class Monitor:
@@ -88,7 +92,7 @@ class Monitor:
         self._closed = True  # until all is well
         optimizers = listed(optimizer)
         named = measurable(model, layer_of)
-        asked = choose(signals)
+        asked = choose(signals, probe)
         self.step = first_step or 0
         self.rundir = RunDir(Path(folder))
         self.layers, layer = group_layers([name for name, _ in named], layer_of)
@@ -103,6 +107,7 @@ class Monitor:
         )
         of_probe = [s for s in asked if isinstance(s, ProbeSignal)]
         self._probing = Probing(model, probe, of_probe, every, optimizers, layer_of, failed)
+        self._of_noise = [s for s in asked if isinstance(s, NoiseSignal)]
         self._noise = gradient_noise(asked, images_per_step, model)
         self._reactions = Reactions(
             self.rundir,
@@ -112,7 +117,6 @@ class Monitor:
             lambda: self.step,
             strict,
         )
-        self._hold = ExitStack()
         in_nonfinite, beta2 = False, None
         if _rank() == 0:
             with ExitStack() as stack:
@@ -121,8 +125,8 @@ class Monitor:
                 self.step = prepare(self.rundir, first_step)
                 in_nonfinite, beta2 = left_by(self.rundir, self.step)
                 writer = Writer(self.rundir.path, run or self.rundir.path.name)
-                self._guard.out = Background(self.rundir, writer, strict)
-                self._hold = stack.pop_all()
+                self._guard.out = Background(self.rundir, writer, strict, stack.pop_all().close)
+        self._first = self.step
         self._out = self._guard.out
         self._scalars = Scalars(beta2)
         derived = [s for s in asked if isinstance(s, DerivedSignal)]
@@ -130,21 +134,25 @@ class Monitor:
             self._measure,
             self._probing,
             self._scalars,
-            RowReader(self.layers, derived, in_nonfinite),
+            RowReader(self.layers, derived, in_nonfinite, failed),
             self._reactions,
             self._out,
             images_per_step,
         )
         self._measures = self._out is not None or self._measure.blocks.sharded
         self._is_open = False  # whether a row is begun: some optimizer is about to step, or has
-        self._of_row: set[int] = set()  # optimizers whose gradients are in the row
         self._stepped: set[int] = set()
         self._members = Members(self._parameters, optimizers)
+        self._knn: float | None = None
+        self._tells = not locked  # else the caller writes the status
+        self._told = -math.inf
+        self._tell("running")
         self._closed = False
         self._attachment = Attachment(
             optimizers, scaler, self._gradients, self._before_step, self._after_step
         )
-        atexit.register(_close, weakref.ref(self))
+        self._at_exit = partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
         return self
@@ -155,18 +163,18 @@ class Monitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._close("failed" if kind else "done", f"{kind.__name__}: {error}" if kind else None)
 
     # --- what a loop calls
 
     def log(self, **values: Tensor | float) -> None:
         """Scalars of the step whose `optimizer.step()` ran last. Tensors are not waited for.
 
-        Of several calls in a step the last counts.
+        Before any, of the first. Of several calls in a step the last counts.
         """
         if not self._writes():
             return
-        step = self.step if self._is_open else max(self.step - 1, 0)
+        step = self.step if self._is_open else max(self.step - 1, self._first)
         for name, value in values.items():
             with self._guard(f"log {name}"):
                 self._scalars.log(step, name, value)
@@ -189,6 +197,7 @@ class Monitor:
         correct = (predicted == labels).cpu().numpy()
         accuracy = float(correct.mean())
         if self._writes() and self._out is not None:
+            self._knn = accuracy if metric == "knn_heldout" else self._knn
             chance = 1 / num_classes if num_classes else math.nan
             self._out.add(
                 lambda w: w.add_eval(step, metric, accuracy, chance, k, temperature, correct)
@@ -210,99 +219,139 @@ class Monitor:
         """For the level `noise`: call it after the backward pass of each micro-batch, before its
         gradients are reduced over processes."""
         if self._noise is not None and not self._is_dead():
-            with self._guard("noise"):
+            try:
                 self._noise.micro_batch(self._parameters)
+            except Exception as error:
+                self._noise_failed(error)
 
     def on(self, kind: str, action: Action) -> None:
-        self._reactions.on(kind, action)
+        if not self._is_dead():
+            self._reactions.on(kind, action)
 
     on.__doc__ = Reactions.on.__doc__
 
     @property
     def should_stop(self) -> bool:
         """Whether an event came for which `on(kind, "stop")` was asked."""
-        return self._reactions.should_stop
+        reactions = self.__dict__.get("_reactions")  # which a copy has not
+        return reactions is not None and bool(reactions.should_stop)
 
     def flush(self) -> None:
-        """Everything of the steps done so far, on disk. Waits for the device."""
+        """Everything of the steps done so far, on disk. Waits for the device, and for the disk as
+        long as it takes anything."""
         if self._is_dead():
             return
-        with self._guard("flush"):
-            self._close_row()
-            self._intervals.end(self.step)
-            self._intervals.write_waiting()
+        self._end_rows()
         if self._out is not None:
             self._out.wait()
 
     def close(self) -> None:
         """Flush, and let go of the optimizers and the folder."""
+        self._close("done")
+
+    def _end_rows(self) -> None:
+        with self._guard("flush"):
+            self._close_row()
+            self._intervals.end(self.step)
+            self._intervals.write_waiting()
+
+    def _close(self, state: State, reason: str | None = None) -> None:
         if self._is_dead():
             return
         self._attachment.remove()
+        atexit.unregister(self._at_exit)
         try:
             self.flush()
+            self._tell(state, reason)
         finally:
             self._closed = True
-            self._reactions.close()
-            if self._out is not None:
-                try:
+            try:
+                self._reactions.close()
+            finally:
+                if self._out is not None:
                     self._out.close()
-                finally:
-                    self._hold.close()
 
     # --- a row: from the first optimizer's step to the last one's
 
     def _gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         if self._is_dead():
             return
-        with self._guard("measure"):
-            if self._is_open and id(optimizer) in self._of_row:
-                self._close_row()
-            if not self._is_open:
-                self._open_row()
-            self._of_row.add(id(optimizer))
-            if self._measures:
+        if self._is_open and id(optimizer) in self._stepped:
+            self._close_row()
+        if not self._is_open:
+            self._open_row()
+        if self._measures:
+            with self._measuring():
                 self._measure.gradients(self._members.of(optimizer), scale)
 
     def _before_step(self, optimizer: Optimizer) -> None:
-        if self._is_dead() or not self._is_open:
-            return
-        with self._guard("measure"):
-            if self._measures:
+        if self._is_open and self._measures and not self._is_dead():
+            with self._measuring():
                 self._measure.before(self._members.of(optimizer))
 
-    def _after_step(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+    def _after_step(self, optimizer: Optimizer, scale: Tensor | None, late: bool) -> None:
         if self._is_dead() or not self._is_open:
             return
-        with self._guard("measure"):
-            if self._measures:
-                self._measure.after(self._members.of(optimizer), optimizer, scale)
+        if self._measures:
+            with self._measuring():
+                self._measure.after(self._members.of(optimizer), optimizer, scale, late)
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._attachment.optimizers):
             self._close_row()
 
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        with self._guard("measure"):
+            try:
+                yield
+            except BaseException:
+                self._measure.void_row()
+                raise
+
     def _open_row(self) -> None:
-        if self._measure.rows >= self.flush_every:
-            self._intervals.end(self.step)
-            self._reactions.agree()
-        self._measure.begin_row()
+        """Each part for itself: whatever fails, the step is counted."""
         self._is_open = True
-        self._of_row.clear()
         self._stepped.clear()
+        try:
+            if self._measure.rows >= self.flush_every:
+                with self._guard("interval"):
+                    self._intervals.end(self.step)
+                with self._guard("reactions"):
+                    self._reactions.agree()
+        finally:
+            self._measure.begin_row()
         if self._out is not None:
-            self._scalars.of_optimizers(self.step, self._attachment.optimizers)
-            if (scale := self._attachment.grad_scale()) is not None:
-                self._scalars.add(self.step, "grad_scale", scale)
+            with self._guard("optimizers"):
+                self._scalars.of_optimizers(self.step, self._attachment.optimizers)
+                if (scale := self._attachment.grad_scale()) is not None:
+                    self._scalars.add(self.step, "grad_scale", scale)
         if self._noise is not None:
-            for name, value in (self._noise.step(self._parameters) or {}).items():
-                self._scalars.add(self.step, name, value)
+            try:
+                for name, value in (self._noise.step(self._parameters) or {}).items():
+                    self._scalars.add(self.step, name, value)
+            except Exception as error:
+                self._noise_failed(error)
         if self._measures and self._probing.is_due(self.step):
             self._probing.look(self.step)
+
+    def _noise_failed(self, error: Exception) -> None:
+        self._noise = None
+        for signal in self._of_noise:
+            self._guard.signal_failed(signal.name, error)
 
     def _close_row(self) -> None:
         if self._is_open:
             self._is_open = False
             self.step += 1
+            if time.monotonic() - self._told > TELL_EVERY_S:
+                self._tell("running")
+
+    def _tell(self, state: State, reason: str | None = None) -> None:
+        """What `stabkit status` shows."""
+        self._told = time.monotonic()
+        if self._tells and self._out is not None:
+            marks = dict(self._reactions.marks)
+            self._out.status(Status(state, self.step, knn=self._knn, reason=reason, events=marks))
 
     # --- never hurts
 
@@ -315,7 +364,22 @@ class Monitor:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process records nothing: the folder has one writer."""
-        return {"_closed": True, "rundir": self.rundir}
+        facts = ("rundir", "layers", "step", "flush_every")
+        return {name: self.__dict__[name] for name in facts} | {"_closed": True, "_noise": None}
+
+    def __del__(self) -> None:
+        """Of a Monitor that nobody closed and nobody has any more. Nothing is waited for, as this
+        may run anywhere; the rows of a sharded model, which all processes add up, are lost."""
+        with suppress(Exception):
+            if not self._is_dead():
+                self._attachment.remove()
+                atexit.unregister(self._at_exit)
+                if self._out is not None and not self._measure.blocks.sharded:
+                    self._end_rows()
+                    self._tell("done", "its Monitor was not closed")
+                self._closed = True
+                if self._out is not None:
+                    self._out.leave()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -330,4 +394,4 @@ def _close(monitor: "weakref.ref[Monitor]") -> None:
     """At the end of the interpreter, of a Monitor that nobody closed."""
     found = monitor()
     if found is not None:
-        found.close()
+        found._close("done", "the process ended without closing its Monitor")

@@ -26,7 +26,7 @@ from stabkit.monitor.watching import (
     beta2_of_layers,
     updates_made,
 )
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, same_folder
 
 KINDS = ("nonfinite", "spike", "stale_moments", "collapse", "dip")
 WORDS = ("log", "mark", "checkpoint", "stop")
@@ -66,6 +66,7 @@ class Reactions:
     ) -> None:
         self.rundir, self.model, self.optimizers = rundir, model, list(optimizers)
         self.should_stop = False
+        self.marks: dict[str, int] = {}  # how many events of each kind were marked
         self._layers, self._now, self._strict = layers, now, strict
         self._actions: dict[str, list[Action]] = {}
         self._watches: dict[str, Watch] = {}
@@ -74,6 +75,7 @@ class Reactions:
         self._waiting: list[Event] = []
         self._group: dist.ProcessGroup | None = None
         self._saved_at = -1
+        self._is_ours: Callable[[], bool] | None = None
 
     @property
     def asked(self) -> bool:
@@ -88,7 +90,7 @@ class Reactions:
 
         Actions: a function of the `Event`, or a word:
         - "log": one line, as a warning of the logger "stabkit";
-        - "mark": an event `unstable` in events.jsonl, with its cause;
+        - "mark": an event `unstable` in events.jsonl, with its cause, and counted in the status;
         - "checkpoint": model and optimizers as they are then, in checkpoints/event-<step>.pt with
           <step> the updates they have seen; every process must hold the whole of them;
         - "stop": `should_stop` becomes true.
@@ -109,6 +111,8 @@ class Reactions:
                 f"{', '.join(type(o).__name__ for o in self.optimizers)}"
             )
         self._actions.setdefault(kind, []).append(action)
+        if self._is_ours is None and self.rundir.path.is_dir():
+            self._is_ours = same_folder(self.rundir.path)
 
     def steps(
         self,
@@ -252,6 +256,7 @@ class Reactions:
             _log.warning("%s at step %d%s: %s", event.kind, event.step, where, facts)
 
     def _mark(self, event: Event) -> None:
+        self.marks[event.kind] = self.marks.get(event.kind, 0) + 1
         facts = {name: _plain(value) for name, value in event.facts.items()}
         self._write("unstable", event.step, cause=event.kind, layer=event.layer, **facts)
 
@@ -266,6 +271,7 @@ class Reactions:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             }
             if _is_first():
+                self._check_folder()
                 write_tensors(content, path)
             self._saved_at = now
         self._write("saved", event.step, cause=event.kind, file=f"checkpoints/{path.name}")
@@ -278,11 +284,16 @@ class Reactions:
         if not _is_first():
             return
         try:
+            self._check_folder()
             self.rundir.append_event(kind, step, **facts)
         except OSError as error:  # a full disk, a folder that is gone: of no matter to the training
             if self._strict:
                 raise
             self._warn("write", "the event %s at step %s is not recorded: %s", kind, step, error)
+
+    def _check_folder(self) -> None:
+        if self._is_ours is not None and not self._is_ours():
+            raise FileNotFoundError(f"{self.rundir.path}: the run's folder was deleted or moved")
 
     def _warn(self, key: str, message: str, *parts: Any) -> None:
         """Said once."""

@@ -33,5 +33,6 @@ def start_copy(values: Tensor) -> Block:
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values.detach(), non_blocking=True)
     ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    ready.record()
+    # the stream of the copy, which the current device need not be that of
+    ready.record(torch.cuda.current_stream(values.device))
     return Block(host, ready)

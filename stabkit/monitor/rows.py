@@ -1,7 +1,8 @@
 """What a Monitor measured in an interval, as the rows that are written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +49,20 @@ class Rows:
 
 
 class RowReader:
-    """Reads intervals in order; `in_nonfinite`: whether the step before the first was one."""
+    """Reads intervals in order; `in_nonfinite`: whether the step before the first was one.
+
+    `failed` is told of a derived signal that raised; it is null from then on.
+    """
 
     def __init__(
-        self, layers: list[str], derived: Sequence[DerivedSignal], in_nonfinite: bool
+        self,
+        layers: list[str],
+        derived: Sequence[DerivedSignal],
+        in_nonfinite: bool,
+        failed: Callable[[str, Exception], None],
     ) -> None:
-        self.layers, self.derived, self._in_nonfinite = layers, derived, in_nonfinite
+        self.layers, self.derived, self._in_nonfinite = layers, list(derived), in_nonfinite
+        self._failed = failed
 
     def read(self, waiting: Waiting, measure: LayerMeasure) -> Rows:
         values, measured = measure.read(waiting.interval)
@@ -66,9 +75,14 @@ class RowReader:
                 scalars["grad_norm_total"] = steps, np.sqrt(np.square(grads).sum(axis=1))
         if measured:
             scalars["nonfinite_layers"] = steps, bad.sum(axis=1).astype(np.float64)
-        for signal in self.derived:
+        for signal in list(self.derived):
             if all(name in values for name in signal.signals_of):
-                found = signal.derive(values)
+                try:
+                    found = _derived(signal, values)
+                except Exception as error:
+                    self.derived.remove(signal)
+                    self._failed(signal.name, error)
+                    continue
                 measured[signal.name] = _has_value(found, signal, values, measured)
                 values[signal.name] = found
         seen, where, of_run = spread(waiting.looks, steps, self.layers)
@@ -98,6 +112,14 @@ def _nonfinite(values: Values, measured: Measured, shape: tuple[int, int]) -> ND
     if "nonfinite_count" in values:
         bad |= measured["nonfinite_count"] & (values["nonfinite_count"] > 0)
     return bad
+
+
+def _derived(signal: DerivedSignal, values: Values) -> NDArray[np.float64]:
+    found = np.asarray(signal.derive(MappingProxyType(values)), dtype=np.float64)
+    shape = values[signal.signals_of[0]].shape
+    if found.shape != shape:
+        raise ValueError(f"derive gave {list(found.shape)}, not [steps, layers] {list(shape)}")
+    return found
 
 
 def _has_value(

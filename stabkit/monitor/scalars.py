@@ -1,5 +1,6 @@
 """Series of the run, such as the loss: logged values that wait for the end of the interval."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ class Scalars:
         self._beta2 = beta2
 
     def log(self, step: int, name: str, value: Tensor | float) -> None:
-        """Raises ValueError for what is not a single number."""
+        """Raises ValueError or TypeError for what is not a single number."""
+        name.encode()  # a name that no file can hold: now, not in the midst of writing
         self._told.setdefault(name, {})[step] = _kept(name, value)
 
     def add(self, step: int, name: str, value: Tensor | float) -> None:
@@ -69,13 +71,31 @@ def _kept(name: str, value: Any) -> Tensor | float:
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"log: {name} has shape {list(value.shape)}; give a single number")
+        if value.is_meta or value.is_complex():
+            raise ValueError(f"log: {name} is {value.dtype} on {value.device}; give a real number")
         # a copy: a captured graph or an in-place update may overwrite the original
         return value.detach().to(torch.float64, copy=True).reshape(())
-    return float(value)
+    if isinstance(value, str | bytes):
+        raise TypeError(f"log: {name} is text; give a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"log: {name} is of type {kind}; give a number") from None
 
 
 def _copy(values: list[Tensor | float]) -> Block | NDArray[np.float64]:
-    tensors = [v for v in values if isinstance(v, Tensor)]
-    if tensors and len({t.device for t in tensors}) == 1 and len(tensors) == len(values):
-        return start_copy(torch.stack(tensors))
-    return np.array([float(v) for v in values], dtype=np.float64)
+    devices = [v.device for v in values if isinstance(v, Tensor)]
+    if not devices:
+        return np.array(values, dtype=np.float64)
+    # together on a device, since to read there would be to wait for all that is queued
+    device = next((d for d in devices if d.type != "cpu"), devices[0])
+    return start_copy(torch.stack([_on(device, value) for value in values]))
+
+
+def _on(device: torch.device, value: Tensor | float) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return torch.full((), value, dtype=torch.float64, device=device)

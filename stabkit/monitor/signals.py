@@ -14,7 +14,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from stabkit.monitor.blocks import Blocks
-    from stabkit.monitor.probe import ProbePass
+    from stabkit.monitor.probe import Probe, ProbePass
 
 Moment = Literal["gradients", "parameters", "updates", "adam"]
 LEVELS = ("basic", "attention", "features", "curvature", "noise")
@@ -37,7 +37,7 @@ class LayerSignal(Signal):
 
     `reads` names what `blocks.values` holds when the signal is asked: `gradients` before the
     optimizer's step, `parameters` before it, `updates` (old minus new parameters) after it, `adam`
-    (gradient over the root of the second moment) after it. Absent elements, as of a parameter
+    (squared gradient over second moment) after it. Absent elements, as of a parameter
     without a gradient, are 0.
     """
 
@@ -46,7 +46,8 @@ class LayerSignal(Signal):
 
     def of_blocks(self, blocks: "Blocks") -> Tensor:
         """[blocks] a number for each row of `blocks.values` [blocks, width]; not below 0 if
-        `combine` is max. Must not change `values`; `blocks.scratch`, as large, is free to use."""
+        `combine` is max. Must not change `values`: a signal that does is not asked again.
+        `blocks.scratch`, as large, is free to use."""
         raise NotImplementedError
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
@@ -108,29 +109,44 @@ def _path(signal: type[Signal]) -> str:
     return f"{signal.__module__}.{signal.__qualname__}"
 
 
-def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
-    """The signals meant by levels, names, classes and objects, each once.
+def choose(asked: Asked | Iterable[Asked], probe: "Probe | None" = None) -> list[Signal]:
+    """The signals meant by levels, names, classes and objects, and those they derive from; each
+    once. Of a level those that the probe has all parts for.
 
-    Raises ValueError for a word that is neither.
+    Raises ValueError for a word that is neither, and where the probe lacks what a signal needs.
     """
     items = [asked] if isinstance(asked, str | Signal | type) else list(asked)
     chosen: dict[str, Signal] = {}
     for item in items:
-        for signal in _meant(item):
+        for signal in _meant(item, probe):
             chosen.setdefault(signal.name, signal)
+            for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
+                chosen.setdefault(name, SIGNALS[name]())
     return list(chosen.values())
 
 
-def _meant(item: Asked) -> list[Signal]:
-    if isinstance(item, Signal):
-        return [item]
-    if isinstance(item, type):
-        return [item()]
-    if item in SIGNALS:
-        return [SIGNALS[item]()]
-    if item not in LEVELS:
-        raise ValueError(
-            f"signals: {item!r} is neither a level ({', '.join(LEVELS)}) nor a signal "
-            f"({', '.join(SIGNALS)})"
-        )
-    return [signal() for signal in SIGNALS.values() if signal.level == item]
+def _meant(item: Asked, probe: "Probe | None") -> list[Signal]:
+    if isinstance(item, str) and item not in SIGNALS:
+        if item not in LEVELS:
+            raise ValueError(
+                f"signals: {item!r} is neither a level ({', '.join(LEVELS)}) nor a signal "
+                f"({', '.join(SIGNALS)})"
+            )
+        level = [signal() for signal in SIGNALS.values() if signal.level == item]
+        able = [signal for signal in level if not _lacks(signal, probe)]
+        if not able:
+            raise ValueError(_refusal(item, sorted({p for s in level for p in _lacks(s, probe)})))
+        return able
+    one = SIGNALS[item]() if isinstance(item, str) else item() if isinstance(item, type) else item
+    if missing := _lacks(one, probe):
+        raise ValueError(_refusal(one.name, missing))
+    return [one]
+
+
+def _lacks(signal: Signal, probe: "Probe | None") -> list[str]:
+    needs = signal.needs if isinstance(signal, ProbeSignal) else ()
+    return [part for part in needs if getattr(probe, part, None) is None]
+
+
+def _refusal(name: str, missing: Iterable[str]) -> str:
+    return f"signals: {name} needs probe=stabkit.Probe(...) with {', '.join(missing)}"

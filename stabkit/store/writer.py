@@ -115,14 +115,22 @@ class Writer:
 
         A folder that was deleted is not made anew, and one made in its place is not written to.
         """
-        if not self._is_ours():
-            raise FileNotFoundError(f"{self.folder}: the run's folder was deleted or moved")
+        self.check_folder()
         for name, waiting in self._pending.items():
             if waiting:
                 whole = pa.concat_tables(waiting, promote_options="default").unify_dictionaries()
                 schema = with_identity(whole.schema, self.run)
                 write_part(next_part(self.folder / name), whole, schema)
                 self._pending[name] = []
+
+    def check_folder(self) -> None:
+        """Raises FileNotFoundError when the folder is not the one that was opened."""
+        if not self._is_ours():
+            raise FileNotFoundError(f"{self.folder}: the run's folder was deleted or moved")
+
+    @property
+    def rows_waiting(self) -> int:
+        return sum(len(table) for waiting in self._pending.values() for table in waiting)
 
     def drop_oldest(self, keep: int) -> int:
         """Of each table, forget what was added first, down to `keep` rows; how many were lost."""

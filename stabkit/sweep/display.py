@@ -54,7 +54,7 @@ def status_table(rows: Sequence[Row]) -> Table:
 def status_line(row: Row) -> str:
     """One run in one plain line."""
     step, rate, left, knn, events = _cells(row)
-    words = [f"{row.state:<11}", row.run, f"step {step}"]
+    words = [f"{row.state:<11}", row.run] + [f"step {step}"] * bool(step)
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
     words += [f"kNN {knn}"] * bool(knn) + [events] * bool(events)
     words += [f"({text})" for text in _why(row)]
@@ -68,7 +68,7 @@ def _why(row: Row) -> list[str]:
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:
-    step = f"{row.step}/{row.steps}" if row.steps else ""
+    step = f"{row.step}/{row.steps}" if row.steps else str(row.step or "")
     rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
     left = f"{int(row.eta_s) // 60}:{int(row.eta_s) % 60:02d}" if row.eta_s is not None else ""
     knn = f"{row.knn:.3f}" if row.knn is not None else ""

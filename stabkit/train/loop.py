@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.config import RunConfig, run_id, save_config
+from stabkit.monitor.features import effective_rank, feature_std
 from stabkit.monitor.monitor import Monitor
+from stabkit.monitor.probe import Probe
 from stabkit.rundir import RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
-from stabkit.train.collapse import effective_rank, feature_std
 from stabkit.train.data import ImageSet, batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
 from stabkit.train.distributed import (
@@ -31,6 +32,7 @@ from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.image_set import moved
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
+from stabkit.train.probe import build_probe
 from stabkit.train.recording import Recorder, Silent, hold
 from stabkit.train.stabilizers import side_effects
 from stabkit.train.state import State, build_state, load_state, save_state
@@ -109,7 +111,8 @@ def _train(
     # agreed: all have read the checkpoint before the first goes on to write the next
     first = agreed(lambda: load_state(state, config, rundir.checkpoint_file) if resumed else 0)
     check_same_start(state.model, first)
-    monitor = agreed(lambda: _recorder(config, rundir, state, first, device))
+    probe = agreed(lambda: build_probe(config, state.model, images, device))
+    monitor = agreed(lambda: _recorder(config, rundir, state, first, device, probe))
     # after the monitor, which then records gradients as they were before anything is clipped
     state.stabilizer.attach(state.optimizer)
     if rank() == 0:
@@ -124,7 +127,12 @@ def _train(
 
 
 def _recorder(
-    config: RunConfig, rundir: RunDir, state: State, first: int, device: torch.device
+    config: RunConfig,
+    rundir: RunDir,
+    state: State,
+    first: int,
+    device: torch.device,
+    probe: Probe | None,
 ) -> Recorder:
     if rank() != 0:
         return Silent()
@@ -135,6 +143,9 @@ def _recorder(
         state.model.online,
         state.optimizer,
         rundir.path,
+        signals=("basic", *config.runtime.signals),
+        probe=probe,
+        every=config.runtime.signals_every,
         first_step=first,
         flush_every=config.runtime.flush_every,
         images_per_step=config.train.batch,

@@ -106,15 +106,17 @@ class Expected:
             else:
                 self._given.pop(id(p), None)
 
-    def after(self, optimizer: Optimizer, skipped: bool = False, clip: float = 1.0) -> None:
+    def after(
+        self, optimizer: Optimizer, skipped: bool = False, clip: float = 1.0, late: bool = False
+    ) -> None:
         """`clip`: what the optimizer itself divides its gradients by. After a step that was
-        `skipped` the moments are those from before."""
+        `skipped` the moments are those from before; `late`: they are not looked at."""
         for layer, p, group in self._members(optimizer):
             if id(p) not in self._given:
                 continue
             moved = [a - b for a, b in zip(self._values[id(p)], elements(p), strict=True)]
             self._add(layer, "update", moved)
-            if len(group.get("betas", ())) == 2:
+            if len(group.get("betas", ())) == 2 and not late:
                 given = [g / clip for g in self._given[id(p)]]
                 if self.own_moments:
                     self._update(id(p), given, group["betas"][1], skipped)

@@ -1,6 +1,6 @@
 import timm
 
-from stabkit.monitor.layers import group_layers, layer_of
+from stabkit.monitor.layers import group_layers, layer_of, without_wrappers
 
 
 def test_layers_of_a_vit_come_in_depth_order_under_the_project_words() -> None:
@@ -24,3 +24,17 @@ def test_a_resnet_is_grouped_by_its_numbered_blocks() -> None:
     layers, _ = group_layers([name for name, _ in resnet.named_parameters()])
     blocks = [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
     assert layers == ["conv1", "bn1", *blocks]
+
+
+def test_numbered_modules_are_layers_at_any_depth() -> None:
+    language = ["encoder.layers.11.self_attn.in_proj_weight", "transformer.h.3.ln_1.bias"]
+    language += ["encoder.layers.encoder_layer_2.mlp.0.weight", "encoder.norm.weight"]
+    expected = ["encoder.layers.11", "transformer.h.3", "encoder.layers.encoder_layer_2", "encoder"]
+    assert [layer_of(name) for name in language] == expected
+    stem = ["patch_embed.proj.0.weight", "projector.layers.1.weight", "head.mlp.2.weight"]
+    assert [layer_of(name) for name in stem] == ["patch_embed", "projector", "head"]
+
+
+def test_names_without_wrappers() -> None:
+    name = "module._orig_mod.backbone.blocks.1._orig_mod.attn.qkv.weight"
+    assert without_wrappers(name) == "blocks.1.attn.qkv.weight"

@@ -1,0 +1,170 @@
+"""Hugging Face transformers: a callback, and a context that also sees what callbacks cannot."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stabkit.integrations.calls import calling_first, replaced
+from stabkit.monitor.monitor import Monitor
+
+try:
+    from accelerate.optimizer import AcceleratedOptimizer
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise ImportError(
+        "stabkit.integrations.huggingface needs transformers and accelerate: "
+        "pip install 'stabkit[huggingface]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+
+CLIPPED = (
+    "StabkitCallback: max_grad_norm is {norm:g}, and a callback is only asked after gradients are "
+    "clipped: those recorded are clipped. To record them as they were: "
+    "`with stabkit.integrations.huggingface.watch(trainer, folder): trainer.train()`; "
+    "not to clip: max_grad_norm=0"
+)
+
+
+class StabkitCallback(TrainerCallback):  # type: ignore[misc]
+    """Records gradients and parameters of every step under `folder`.
+
+        trainer = Trainer(..., callbacks=[StabkitCallback("runs/mine")])
+
+    `options` are those of `stabkit.Monitor`. A Trainer asks its callbacks after it has clipped,
+    shows them the loss only when it logs (the mean since it did last), and tells them nothing of
+    an exception; prefer `watch`, which has all three. Training that resumes from a checkpoint goes
+    on in the folder at the checkpoint's step.
+
+    `monitor` is the Monitor while `train` runs, for `log`, `log_eval` and `on`.
+    """
+
+    def __init__(self, folder: str | Path, **options: Any) -> None:
+        self.folder = folder
+        self.options = options
+        self.monitor: Monitor | None = None
+        self.watching = False
+        self._loss: Tensor | None = None
+
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **kwargs: Any,
+    ) -> None:
+        self.close()
+        options = self.options
+        if state.global_step > 0:
+            options = {"first_step": state.global_step} | options
+        optimizer = kwargs["optimizer"]
+        scaler = getattr(optimizer, "scaler", None)  # of accelerate's wrapper
+        if scaler is not None:
+            options = {"scaler": scaler} | options
+        if args.max_grad_norm and not self.watching:
+            warnings.warn(CLIPPED.format(norm=args.max_grad_norm), stacklevel=2)
+        self.monitor = Monitor(kwargs["model"], _innermost(optimizer), self.folder, **options)
+
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **kwargs: Any,
+    ) -> None:
+        if self.monitor is None:
+            return
+        if self._loss is not None:
+            self.monitor.log(loss=self._loss)
+            self._loss = None
+        if self.monitor.should_stop:
+            control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.monitor is not None and not self.watching and logs and "loss" in logs:
+            self.monitor.log(loss=float(logs["loss"]))
+
+    def on_train_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **kwargs: Any,
+    ) -> None:
+        self.close()
+
+    def before_clipping(self) -> None:
+        if self.monitor is not None:
+            self.monitor.before_clipping()
+
+    def add_loss(self, loss: Any) -> None:
+        """The loss of a micro-batch, divided by their number, as `training_step` returns it."""
+        if self.monitor is not None and isinstance(loss, Tensor):
+            self._loss = loss if self._loss is None else self._loss + loss
+
+    def close(self) -> None:
+        monitor, self.monitor, self._loss = self.monitor, None, None
+        if monitor is not None:
+            monitor.close()
+
+
+@contextmanager
+def watch(trainer: "Trainer", folder: str | Path, **options: Any) -> Iterator[StabkitCallback]:
+    """Records what `trainer.train()` does within the context, gradients before clipping.
+
+        with watch(trainer, "runs/mine"):
+            trainer.train()
+
+    The clipping call of this Trainer's accelerator and its own `training_step` are listened to
+    meanwhile and are as before afterwards, also after an exception.
+    """
+    callback = StabkitCallback(folder, **options)
+    callback.watching = True
+    with ExitStack() as undo:
+        trainer.add_callback(callback)
+        undo.callback(trainer.remove_callback, callback)
+        undo.callback(callback.close)
+        undo.enter_context(
+            calling_first(callback.before_clipping, trainer.accelerator, "clip_grad_norm_")
+        )
+        undo.enter_context(replaced(trainer, "training_step", _telling(callback.add_loss)))
+        yield callback
+
+
+def _telling(
+    told: Callable[[Any], None],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            told(result)
+            return result
+
+        return called
+
+    return wrap
+
+
+def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer within accelerate's wrappers."""
+    while isinstance(optimizer, AcceleratedOptimizer):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"StabkitCallback: {type(optimizer).__name__} is no torch optimizer, its steps cannot "
+            "be seen"
+        )
+    return optimizer

@@ -1,0 +1,115 @@
+"""Signals of the level `features` that have a value a layer: the target's distance, and the
+gradient where the first layer ends."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stabkit.monitor.layers import without_wrappers
+from stabkit.monitor.logits import widened
+from stabkit.monitor.probe import ProbePass
+from stabkit.monitor.signals import ProbeSignal, register
+from stabkit.monitor.watch import hooks
+
+
+@register
+class TargetDistance(ProbeSignal):
+    name = "target_distance"
+    level = "features"
+    unit = "share of the parameters' norm"
+    formula = "‖θ-ξ‖/‖θ‖ of a layer's parameters in the model (θ) and its momentum encoder (ξ)"
+    cost = "two passes over the parameters"
+    reveals = "which layer the momentum encoder cannot follow"
+    needs = ("target",)
+
+    def measure(self, seen: ProbePass) -> Mapping[str, Tensor]:
+        of_target = {without_wrappers(name): p for name, p in seen.target.named_parameters()}
+        apart: dict[str, list[Tensor]] = {}
+        size: dict[str, list[Tensor]] = {}
+        for name, p in seen.model.named_parameters():
+            other = of_target.get(without_wrappers(name))
+            if other is None:
+                continue
+            if other.shape != p.shape:
+                raise ValueError(
+                    f"Probe: target has {name} of shape {tuple(other.shape)}, the model of "
+                    f"{tuple(p.shape)}; a momentum encoder has the model's"
+                )
+            layer = seen.layer_of(name)
+            value = _whole(p)
+            apart.setdefault(layer, []).append(_norm(value - _whole(other)))
+            size.setdefault(layer, []).append(_norm(value))
+        if not apart:
+            raise ValueError(
+                "Probe: target has no parameter of the model's names; the model has "
+                f"{next(iter(seen.model.named_parameters()))[0]}, the target "
+                f"{next(iter(of_target), 'none')}"
+            )
+        return {layer: _total(parts) / _total(size[layer]) for layer, parts in apart.items()}
+
+
+@register
+class OutputGradNorm(ProbeSignal):
+    name = "output_grad_norm"
+    level = "features"
+    unit = "of the loss, per unit of activation"
+    formula = "‖∂L/∂x‖ of the probe's loss L, x all outputs of the first projection"
+    cost = "one forward and backward of the probe's loss, without gradients of parameters"
+    reveals = "what reaches the first layer, also when its parameters are frozen"
+    needs = ("loss",)
+
+    def measure(self, seen: ProbePass) -> Mapping[str, Tensor]:
+        if seen.probe.loss is None:
+            raise ValueError("Probe: loss is not given, which this signal needs")
+        outputs: list[Tensor] = []
+        first: list[nn.Module] = []
+        named = {module: name for name, module in seen.model.named_modules()}
+        patches = {m for m, name in named.items() if name.rsplit(".", 1)[-1] == "patch_embed"}
+
+        def finished(module: nn.Module, _: Any, output: Any) -> Tensor | None:
+            if not (torch.is_grad_enabled() and isinstance(output, Tensor)):
+                return None
+            if first[:1] not in ([], [module]):
+                return None
+            first[:] = [module]
+            if not output.requires_grad:  # frozen, and nothing before it learns
+                output = output.detach().requires_grad_()
+            assert isinstance(output, Tensor)
+            outputs.append(output)
+            return output
+
+        with torch.enable_grad(), hooks() as handles:
+            for module in patches or _projections(seen.model):
+                handles.append(module.register_forward_hook(finished))
+            loss = seen.probe.loss(seen.model)
+        if not outputs or not loss.requires_grad:
+            return {}
+        grads = torch.autograd.grad(loss, outputs, allow_unused=True)
+        norms = [_norm(grad) for grad in grads if grad is not None]
+        parameter = next(name for name, _ in first[0].named_parameters(prefix=named[first[0]]))
+        return {seen.layer_of(parameter): _total(norms)} if norms else {}
+
+
+def _projections(model: nn.Module) -> list[nn.Module]:
+    """Modules with parameters of their own; the first of them to end its forward is the first
+    projection, for a module that holds it ends later."""
+    return [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(widened(tensor))
+    return norm
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    """Gathered, as FSDP2 may have sharded the one network and not, or not now, the other."""
+    value = parameter.detach()
+    whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+    assert isinstance(whole, Tensor)
+    return whole
+
+
+def _total(norms: list[Tensor]) -> Tensor:
+    return torch.stack(norms).square().sum().sqrt()

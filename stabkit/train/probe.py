@@ -1,0 +1,64 @@
+"""What the Monitor's probe signals look at in a run of ours: a few training images, always the
+same."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stabkit.config import RunConfig
+from stabkit.monitor.probe import Probe
+from stabkit.train.data import ImageSet
+from stabkit.train.distributed import world_size
+from stabkit.train.image_set import moved
+from stabkit.train.methods import Method
+from stabkit.train.randomness import permutation
+from stabkit.train.stabilizers import side_effects
+from stabkit.train.views import two_views
+
+IMAGES = 64  # at most: attention of a few images costs little, and a spread needs some
+
+
+def build_probe(
+    config: RunConfig, model: Method, images: ImageSet, device: torch.device
+) -> Probe | None:
+    """None when no probe signal is asked for. Raises ValueError for curvature by several processes.
+
+    The views are augmented as in training, by a seed of their own, so that every run on a data set
+    sees the same.
+    """
+    if not config.runtime.signals:
+        return None
+    if world_size() > 1 and "curvature" in config.runtime.signals:
+        raise ValueError(
+            "runtime.signals: curvature needs the loss, which is that of all processes together; "
+            "it can be measured by a single process only"
+        )
+    index = permutation(seed=0, epoch=0, n=len(images))[: min(IMAGES, config.train.batch)]
+    view1, view2 = two_views(
+        moved(images.load(index), device),
+        0,
+        0,
+        index,
+        config.data.image_size,
+        config.views.min_scale,
+        config.views.blur_sigma,
+    )
+    labels = torch.from_numpy(np.asarray(images.labels[index])).to(device)
+
+    def features(online: nn.Module, view: Tensor) -> Tensor:
+        feature: Tensor = online.get_submodule("backbone")(view)
+        return feature
+
+    def loss(online: nn.Module) -> Tensor:
+        """The training's own, of which nothing remains: the momentum encoder and the queue are put
+        back here, the buffers of `online` by whoever looks."""
+        beside = {k: v for k, v in side_effects(model).items() if not k.startswith("online.")}
+        online.train()
+        # momentum 1 leaves the encoder where it is; before step 0 prototypes are not normalised
+        value: Tensor = model(view1, view2, labels, 1.0, -1).loss
+        model.load_state_dict(beside, strict=False)
+        return value
+
+    target = getattr(model, "target", None)
+    alone = world_size() == 1
+    return Probe(view1, view2, features, loss if alone else None, target)
