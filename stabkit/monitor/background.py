@@ -141,13 +141,14 @@ class Background:
         for act in acts:
             act(self.writer)
         self.writer.flush()
+        self._write_events()
         intervals = self._lost_intervals - self._told_intervals
         if intervals or self._lost_rows or self._lost_events:
             facts = {"intervals": intervals, "rows": self._lost_rows, "events": self._lost_events}
             self._events.append(("rows_lost", None, facts))
             self._told_intervals += intervals
             self._lost_rows = self._lost_events = 0
-        self._write_events()
+            self._write_events()
         self._write_status()
         self._failed = False
 
