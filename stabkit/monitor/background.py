@@ -123,8 +123,8 @@ class Background:
             )
 
     def _raise(self) -> None:
-        if self.strict and self.error is not None:
-            error, self.error = self.error, None
+        error, self.error = self.error, None
+        if self.strict and error is not None:
             raise error
 
     def _run(self) -> None:
@@ -150,7 +150,7 @@ class Background:
             self._lost_rows = self._lost_events = 0
             self._write_events()
         self._write_status()
-        self._failed = False
+        self._failed, self.error = False, None
 
     def _write_events(self) -> None:
         while self._events:

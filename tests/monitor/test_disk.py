@@ -265,7 +265,7 @@ def test_a_strict_monitor_raises_and_keeps_every_row(tmp_path: Path) -> None:
             monitor.flush()
         # an error of the thread comes up in a later step
         with pytest.raises(OSError, match="File too large"):  # noqa: PT012
-            for _ in range(3):
+            for _ in range(5):
                 toy.steps(2, monitor)
                 thread_is_idle(monitor)
     monitor.flush()
