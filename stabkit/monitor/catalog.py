@@ -22,7 +22,10 @@ def catalog(names: Sequence[str] = (), module: str | None = None) -> str:
     """Levels in order, the signals of each. Raises ValueError for an unknown name or module."""
     if module is not None:
         _import(module)
-    chosen = choose(names) if names else [signal() for signal in SIGNALS.values()]
+    if unknown := [name for name in names if name not in {*SIGNALS, *LEVELS}]:
+        choose(unknown)  # says what there is
+    known = [signal() for signal in SIGNALS.values()]
+    chosen = [s for s in known if not names or s.name in names or s.level in names]
     levels = dict.fromkeys([*LEVELS, *(signal.level for signal in chosen)])
     parts = []
     for level in levels:

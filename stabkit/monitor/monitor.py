@@ -92,7 +92,7 @@ class Monitor:
         self._closed = True  # until all is well
         optimizers = listed(optimizer)
         named = measurable(model, layer_of)
-        asked = choose(signals)
+        asked = choose(signals, probe)
         self.step = first_step or 0
         self.rundir = RunDir(Path(folder))
         self.layers, layer = group_layers([name for name, _ in named], layer_of)

@@ -18,10 +18,7 @@ Look = tuple[int, str, list[str] | None, Block]
 
 
 class Probing:
-    """Measures probe `signals` at every `every`-th step, and keeps what was seen on the device.
-
-    Raises ValueError where a signal needs what the probe does not have.
-    """
+    """Measures probe `signals` at every `every`-th step, and keeps what was seen on the device."""
 
     def __init__(
         self,
@@ -35,7 +32,6 @@ class Probing:
     ) -> None:
         if every < 1:
             raise ValueError(f"Monitor: every must be 1 step or more, got {every}")
-        _check(probe, signals)
         self.signals = {signal.name: signal for signal in signals}
         self._model, self._probe, self._every = model, probe, every
         self._optimizers = optimizers
@@ -104,16 +100,6 @@ def spread(
                 values[name][row[step], column[layer]] = number
                 measured[name][row[step], column[layer]] = True
     return values, measured, of_run
-
-
-def _check(probe: Probe | None, signals: Sequence[ProbeSignal]) -> None:
-    for signal in signals:
-        missing = [part for part in signal.needs if getattr(probe, part, None) is None]
-        if missing:
-            raise ValueError(
-                f"Monitor: the signal {signal.name} needs probe=stabkit.Probe(...) with "
-                f"{', '.join(missing)}"
-            )
 
 
 def _layer_finder(

@@ -109,42 +109,44 @@ def _path(signal: type[Signal]) -> str:
     return f"{signal.__module__}.{signal.__qualname__}"
 
 
-def choose(asked: Asked | Iterable[Asked]) -> list[Signal]:
+def choose(asked: Asked | Iterable[Asked], probe: "Probe | None" = None) -> list[Signal]:
     """The signals meant by levels, names, classes and objects, and those they derive from; each
-    once.
+    once. Of a level those that the probe has all parts for.
 
-    Raises ValueError for a word that is neither.
+    Raises ValueError for a word that is neither, and where the probe lacks what a signal needs.
     """
     items = [asked] if isinstance(asked, str | Signal | type) else list(asked)
     chosen: dict[str, Signal] = {}
     for item in items:
-        for signal in _meant(item):
+        for signal in _meant(item, probe):
             chosen.setdefault(signal.name, signal)
             for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
                 chosen.setdefault(name, SIGNALS[name]())
     return list(chosen.values())
 
 
-def measurable_with(probe: "Probe | None", asked: Iterable[Asked]) -> list[Signal]:
-    """Of the signals meant those that the probe has all parts for."""
-    return [
-        signal
-        for signal in choose(asked)
-        if not isinstance(signal, ProbeSignal)
-        or all(getattr(probe, part, None) is not None for part in signal.needs)
-    ]
+def _meant(item: Asked, probe: "Probe | None") -> list[Signal]:
+    if isinstance(item, str) and item not in SIGNALS:
+        if item not in LEVELS:
+            raise ValueError(
+                f"signals: {item!r} is neither a level ({', '.join(LEVELS)}) nor a signal "
+                f"({', '.join(SIGNALS)})"
+            )
+        level = [signal() for signal in SIGNALS.values() if signal.level == item]
+        able = [signal for signal in level if not _lacks(signal, probe)]
+        if not able:
+            raise ValueError(_refusal(item, sorted({p for s in level for p in _lacks(s, probe)})))
+        return able
+    one = SIGNALS[item]() if isinstance(item, str) else item() if isinstance(item, type) else item
+    if missing := _lacks(one, probe):
+        raise ValueError(_refusal(one.name, missing))
+    return [one]
 
 
-def _meant(item: Asked) -> list[Signal]:
-    if isinstance(item, Signal):
-        return [item]
-    if isinstance(item, type):
-        return [item()]
-    if item in SIGNALS:
-        return [SIGNALS[item]()]
-    if item not in LEVELS:
-        raise ValueError(
-            f"signals: {item!r} is neither a level ({', '.join(LEVELS)}) nor a signal "
-            f"({', '.join(SIGNALS)})"
-        )
-    return [signal() for signal in SIGNALS.values() if signal.level == item]
+def _lacks(signal: Signal, probe: "Probe | None") -> list[str]:
+    needs = signal.needs if isinstance(signal, ProbeSignal) else ()
+    return [part for part in needs if getattr(probe, part, None) is None]
+
+
+def _refusal(name: str, missing: Iterable[str]) -> str:
+    return f"signals: {name} needs probe=stabkit.Probe(...) with {', '.join(missing)}"

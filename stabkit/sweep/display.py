@@ -54,7 +54,7 @@ def status_table(rows: Sequence[Row]) -> Table:
 def status_line(row: Row) -> str:
     """One run in one plain line."""
     step, rate, left, knn, events = _cells(row)
-    words = [f"{row.state:<11}", row.run, f"step {step}"]
+    words = [f"{row.state:<11}", row.run] + [f"step {step}"] * bool(step)
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
     words += [f"kNN {knn}"] * bool(knn) + [events] * bool(events)
     words += [f"({text})" for text in _why(row)]

@@ -14,7 +14,6 @@ from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.features import effective_rank, feature_std
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.probe import Probe
-from stabkit.monitor.signals import measurable_with
 from stabkit.rundir import RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
@@ -144,7 +143,7 @@ def _recorder(
         state.model.online,
         state.optimizer,
         rundir.path,
-        signals=measurable_with(probe, ("basic", *config.runtime.signals)),
+        signals=("basic", *config.runtime.signals),
         probe=probe,
         every=config.runtime.signals_every,
         first_step=first,

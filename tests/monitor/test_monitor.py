@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import stabkit
+from stabkit.cli import main
 
 
 def small_training(
@@ -142,3 +143,29 @@ def test_closing_lets_go_of_the_optimizer(tmp_path: Path) -> None:
     assert stabkit.load(tmp_path).signals().empty
     with pytest.raises(ValueError, match="no parameters"):
         stabkit.Monitor(nn.ReLU(), optimizer, tmp_path)
+
+
+def test_the_status_says_how_a_recorded_training_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status() -> str:
+        assert main(["status", str(tmp_path)]) == 0
+        return capsys.readouterr().out
+
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stabkit.Monitor(model, optimizer, tmp_path / "mine") as monitor:
+        model(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+        monitor.flush()
+        assert status() == "running      mine\n"
+    assert status() == "done         mine  step 1\n"
+
+    def fails() -> None:
+        with stabkit.Monitor(model, optimizer, tmp_path / "mine", first_step=1):
+            optimizer.step()
+            raise ZeroDivisionError("by hand")
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert status() == "failed       mine  step 2  (ZeroDivisionError: by hand)\n"

@@ -57,6 +57,35 @@ def test_files_have_the_documented_schema_and_identity(tmp_path: Path) -> None:
         assert written.metadata[b"stabkit_version"] == str(VERSION).encode()
 
 
+def test_further_signals_are_columns_of_the_parts_that_have_them(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "abcd")
+    present = np.zeros((2, 2), dtype=bool)
+    for first, names in ((0, ["grad_norm"]), (2, ["grad_norm", "adam_rms"]), (4, ["own"])):
+        values = np.arange(4, dtype=np.float32).reshape(2, 2) + first
+        steps = np.arange(first, first + 2)
+        given, missing = dict.fromkeys(names, values), dict.fromkeys(names, present)
+        writer.add_layers(steps, LAYERS, given, missing)
+        if first:  # the first two are of one part
+            writer.flush()
+    run = stabkit.open_run(tmp_path)
+    signals = run.signals()
+    assert list(signals) == ["step", "layer", "depth", *SIGNALS, "adam_rms", "own"]
+    assert signals["grad_norm"].notna().tolist() == [True] * 8 + [False] * 4
+    assert signals["adam_rms"].dropna().tolist() == [2, 3, 4, 5]
+    assert signals["own"].dropna().tolist() == [4, 5, 6, 7]
+    alone = run.signals(["own", "grad_norm"])
+    assert list(alone) == ["step", "layer", "depth", "own", "grad_norm"]
+    assert alone["own"].equals(signals["own"])
+    with pytest.raises(
+        KeyError, match=r"no signal 'adam_rm' .* those that were: grad_norm"
+    ):
+        run.signals(["adam_rm"])
+    trim(tmp_path, 3)
+    kept = stabkit.open_run(tmp_path).signals()
+    assert kept["adam_rms"].dropna().tolist() == [2, 3]
+    assert "own" not in kept
+
+
 def test_non_finite_values_are_kept_and_not_taken_for_missing(tmp_path: Path) -> None:
     writer = Writer(tmp_path, "abcd")
     values = np.array([[np.nan, np.inf]], dtype=np.float32)

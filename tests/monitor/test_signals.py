@@ -1,0 +1,160 @@
+"""The table of signals, and a signal of one's own in ten lines."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import stabkit
+from stabkit.cli import main
+from stabkit.monitor import monitor as _all  # noqa: F401 (importing it registers every signal)
+from stabkit.monitor.blocks import Blocks
+from stabkit.monitor.signals import LEVELS, SIGNALS, Signal, choose
+
+LINES = """
+import stabkit
+
+@stabkit.register
+class GradL4(stabkit.LayerSignal):
+    name = "grad_l4"
+    formula = "mean(g^4)^(1/4)"
+    reads = "gradients"
+    def of_blocks(self, blocks):
+        return blocks.values.pow(4).sum(1)
+    def of_layer(self, total, count):
+        return (total / count).pow(0.25)
+"""
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, type[Signal]]]:
+    """The table of signals, which a test may add to."""
+    before = dict(SIGNALS)
+    yield SIGNALS
+    SIGNALS.clear()
+    SIGNALS.update(before)
+
+
+def two_steps(folder: Path, signals: object) -> tuple[stabkit.Run, list[dict[str, Tensor]]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    grads = []
+    with stabkit.Monitor(model, optimizer, folder, signals=signals):  # type: ignore[arg-type]
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.randn(7, 3)).square().sum().backward()
+            named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            grads.append({n: g.clone() for n, g in named.items()})
+            optimizer.step()
+    return stabkit.open_run(folder), grads
+
+
+def test_a_signal_of_ones_own_in_ten_lines(tmp_path: Path, own: dict[str, type[Signal]]) -> None:
+    exec(LINES, {"__name__": "my_signals"})
+    run, grads = two_steps(tmp_path, ["basic", "grad_l4"])
+    found = run.signals(["grad_l4"])["grad_l4"]
+    expected = [
+        (sum(float(x) ** 4 for n, g in of_step.items() if n[0] == layer for x in g.flatten())
+         / sum(g.numel() for n, g in of_step.items() if n[0] == layer)) ** 0.25
+        for of_step in grads
+        for layer in "02"
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, expected, rtol=1e-5)  # 20 float32 fourth powers
+    exec(LINES, {"__name__": "my_signals"})  # a notebook cell run again
+    with pytest.raises(ValueError, match=r"'grad_l4' is taken by my_signals\.GradL4"):
+        exec(LINES, {"__name__": "others_signals"})
+
+
+def test_a_derived_signal_brings_what_it_derives_from(tmp_path: Path) -> None:
+    class Half(stabkit.DerivedSignal):
+        name = "half"
+        formula = "grad_norm / 2"
+        signals_of = ("grad_norm",)
+
+        def derive(self, values: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:  # type: ignore[override]
+            return values["grad_norm"] / 2
+
+    run, _ = two_steps(tmp_path, Half)
+    signals = run.signals()
+    assert set(signals) == {"step", "layer", "depth", "grad_norm", "grad_max", "param_norm", "half"}
+    np.testing.assert_array_equal(signals["half"], signals["grad_norm"] / 2)
+    assert signals[["grad_max", "param_norm"]].isna().all(axis=None)  # columns of every part
+
+
+@pytest.mark.parametrize("name", ["", "grad norm", "1st", "step", "layer", "../x"])
+def test_a_name_that_no_column_may_have_is_refused(name: str) -> None:
+    signal = type("Mine", (stabkit.LayerSignal,), {"name": name})
+    with pytest.raises(ValueError, match="signal name"):
+        stabkit.register(signal)
+    assert name not in SIGNALS
+
+
+def test_every_signal_says_what_it_is() -> None:
+    assert {signal.level for signal in SIGNALS.values()} == set(LEVELS)
+    for name, signal in SIGNALS.items():
+        assert signal.name == name
+        assert signal.formula, name
+        assert signal.reveals, name
+        assert signal.cost, name
+        assert signal.unit or name in ("update_ratio", "adam_rms", "lr", "grad_scale"), name
+    basic = [signal for signal in SIGNALS.values() if signal.level == "basic"]
+    assert [s.name for s in basic if s.name == "loss"]
+
+
+def test_what_is_asked_for_without_its_probe_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"neither a level .*basic, attention.* nor a signal"):
+        choose("gradnorm")
+    with pytest.raises(ValueError, match=r"curvature needs probe=stabkit.Probe\(...\) with loss"):
+        choose(["basic", "curvature"])
+    with pytest.raises(ValueError, match=r"alignment needs .* with view2"):
+        choose("alignment", stabkit.Probe(torch.zeros(2, 3)))
+    of_level = {s.name for s in choose("features", stabkit.Probe(torch.zeros(2, 3)))}
+    assert "probe_rank" in of_level
+    assert of_level.isdisjoint({"alignment", "target_cosine", "output_grad_norm"})
+
+
+def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["signals"]) == 0
+    listed = capsys.readouterr().out
+    assert max(map(len, listed.splitlines())) <= 98
+    for name, signal in SIGNALS.items():
+        assert f"\n  {name} " in f"\n{listed}"
+        assert signal.reveals.split()[0] in listed
+    order = [listed.index(f"{level}:") for level in LEVELS]
+    assert order == sorted(order)
+    assert main(["signals", "adam_rms"]) == 0
+    assert "1/sqrt(1-beta2)" in capsys.readouterr().out
+    assert main(["signals", "adam_rmss"]) == 2
+    assert "neither a level" in capsys.readouterr().err
+
+
+def test_the_command_lists_a_users_own(tmp_path: Path) -> None:
+    (tmp_path / "my_signals.py").write_text(LINES)
+
+    def listed(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "stabkit", "signals", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = listed("grad_l4", "--module", "my_signals")
+    assert done.returncode == 0, done.stderr
+    assert "mean(g^4)^(1/4)" in done.stdout
+    assert done.stdout.startswith("own\n")
+    done = listed("--module", "no_signals")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no_signals: cannot be imported" in done.stderr
+
+
+def test_blocks_and_modules_are_where_a_signal_finds_them() -> None:
+    assert isinstance(sys.modules["stabkit.monitor.signals"], ModuleType)
+    blocks = Blocks([torch.zeros(3), torch.zeros(2, 2)], [0, 1], 2)
+    blocks.fill([torch.tensor([1.0, -2.0, 3.0]), None])
+    assert blocks.values.sum() == 2
+    assert blocks.of_layers(blocks.values.sum(1)[None], "sum").tolist() == [[2.0, 0.0]]
