@@ -268,6 +268,7 @@ def test_a_strict_monitor_raises_and_keeps_every_row(tmp_path: Path) -> None:
             for _ in range(5):
                 toy.steps(2, monitor)
                 thread_is_idle(monitor)
+    written(monitor)  # or the next call raises what the thread met last
     monitor.flush()
     run = stabkit.open_run(tmp_path)
     steps = run.scalar("grad_norm_total").index.tolist()
