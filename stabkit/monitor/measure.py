@@ -68,6 +68,9 @@ class LayerMeasure:
         self._void: set[int] = set()  # rows
 
     def begin_row(self) -> None:
+        if self.rows == len(self._counts[0]):  # an error kept them from being taken
+            self.rows = 0
+            self._void.clear()
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
         self._of_rows = {}
