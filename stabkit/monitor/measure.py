@@ -72,6 +72,9 @@ class LayerMeasure:
 
     def begin_row(self) -> None:
         self._end_of_step()  # of gradients that no step followed
+        if self.rows == len(self._counts[0]):  # an error kept them from being taken
+            self.rows = 0
+            self._void.clear()
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
         self.rows += 1
