@@ -76,9 +76,7 @@ def test_further_signals_are_columns_of_the_parts_that_have_them(tmp_path: Path)
     alone = run.signals(["own", "grad_norm"])
     assert list(alone) == ["step", "layer", "depth", "own", "grad_norm"]
     assert alone["own"].equals(signals["own"])
-    with pytest.raises(
-        KeyError, match=r"no signal 'adam_rm' .* those that were: grad_norm"
-    ):
+    with pytest.raises(KeyError, match=r"no signal 'adam_rm' .* those that were: grad_norm"):
         run.signals(["adam_rm"])
     trim(tmp_path, 3)
     kept = stabkit.open_run(tmp_path).signals()
