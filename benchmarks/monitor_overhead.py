@@ -59,8 +59,9 @@ def main() -> None:
             except Unavailable as why:
                 results[name] = str(why)
             except Exception as error:  # of a peer, of any kind: the others are still measured
+                said = str(error).partition("\n")[0]
                 kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
-                results[name], failed = f"NOT VALID: {kind}{str(error).partition(chr(10))[0]}", True
+                results[name], failed = f"NOT VALID: {kind}{said}", True
             print(row(name, results[name]), flush=True)
         print("", *goals(model, device, results), sep="\n")
     raise SystemExit(failed)

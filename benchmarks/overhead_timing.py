@@ -121,7 +121,7 @@ def _hook_tables(
 class Waits:
     """Counts what makes the host wait for the device inside `clock`.
 
-    On a GPU: what torch's sync debug mode warns of. On a CPU nothing waits, so reads themselves are
+    On a GPU: what torch's sync debug mode warns of, which is all but waits for events. On a CPU nothing waits, so reads themselves are
     counted, as a GPU would have waited at each: of the training's thread, outermost calls only.
     """
 
@@ -139,7 +139,7 @@ class Waits:
                     yield
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
-            self.count += sum("synchronizing" in str(w.message) for w in found)
+            self.count += sum("called a synchronizing" in str(w.message) for w in found)
             return
         originals = {name: getattr(Tensor, name) for name in READS}
         own = set(READS) & Tensor.__dict__.keys()
