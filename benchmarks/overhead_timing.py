@@ -121,8 +121,9 @@ def _hook_tables(
 class Waits:
     """Counts what makes the host wait for the device inside `clock`.
 
-    On a GPU: what torch's sync debug mode warns of, which is all but waits for events. On a CPU nothing waits, so reads themselves are
-    counted, as a GPU would have waited at each: of the training's thread, outermost calls only.
+    On a GPU: what torch's sync debug mode warns of, which is all but waits for events. On a CPU
+    nothing waits, so reads themselves are counted, as a GPU would have waited at each: of the
+    training's thread, outermost calls only.
     """
 
     def __init__(self, clock: Clock) -> None:
