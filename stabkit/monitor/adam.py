@@ -27,9 +27,13 @@ class AdamState:
         self._facts = torch.zeros(0)
 
     def fill(
-        self, optimizer: torch.optim.Optimizer, grads: Sequence[Tensor | None]
+        self,
+        optimizer: torch.optim.Optimizer,
+        grads: Sequence[Tensor | None],
+        scale: Tensor | None,
     ) -> tuple[bool, ...]:
-        """After the optimizer's step with `grads`; returns of which parameters there is one."""
+        """After the optimizer's step with `grads` over `scale`; returns of which parameters there
+        is one."""
         self._look_at(optimizer)
         moments: list[Tensor | None] = []
         steps: list[Tensor] = []
@@ -41,17 +45,23 @@ class AdamState:
             steps.append(local(step) if isinstance(step, Tensor) else torch.tensor(float(step)))
         present = tuple(moment is not None for moment in moments)
         if any(present):
-            self._fill(
-                moments, [g if p else None for g, p in zip(grads, present, strict=True)], steps
-            )
+            known = [g if p else None for g, p in zip(grads, present, strict=True)]
+            divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
+            self._fill(moments, known, steps, divisors)
         return present
 
     def _fill(
-        self, moments: Sequence[Tensor | None], grads: Sequence[Tensor | None], steps: list[Tensor]
+        self,
+        moments: Sequence[Tensor | None],
+        grads: Sequence[Tensor | None],
+        steps: list[Tensor],
+        divisors: Sequence[Tensor],
     ) -> None:
         values, scratch, of_row = self.blocks.values, self.blocks.scratch, self.blocks.of_row
         self.blocks.fill(moments)
         self.blocks.fill(grads, scratch=True)
+        for divisor in divisors:
+            scratch.div_(divisor)
         log_beta2, eps2 = self._facts
         # 1 - beta2^step, without the loss of digits when beta2 is near 1
         correction = -torch.expm1(self._on_device(steps) * log_beta2)
@@ -76,7 +86,7 @@ class AdamState:
     def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
         """Groups and their options, looked at again when one of them changes."""
         groups = optimizer.param_groups
-        seen = id(optimizer), *((len(g["params"]), g.get("betas"), g.get("eps")) for g in groups)
+        seen = id(optimizer), *((len(g["params"]), _betas(g), g.get("eps")) for g in groups)
         if seen == self._of:
             return
         self._of = seen
@@ -84,8 +94,8 @@ class AdamState:
         self._groups, facts = {}, torch.zeros(2, len(self.parameters))
         facts[0] = -math.inf  # beta2 0: nothing to correct
         for group in groups:
-            betas, eps = group.get("betas"), group.get("eps", 0.0)
-            if betas is None or len(betas) < 2:
+            betas, eps = _betas(group), group.get("eps", 0.0)
+            if len(betas) != 2:  # of three, as Adan's, which is the second moment's differs
                 continue
             for p in group["params"]:
                 i = number.get(id(p))
@@ -94,3 +104,19 @@ class AdamState:
                     log = math.log(betas[1]) if betas[1] > 0 else -math.inf
                     facts[:, i] = torch.tensor([log, float(eps) ** 2])
         self._facts = facts.to(self.blocks.values.device)
+
+
+def _betas(group: dict[str, Any]) -> tuple[Any, ...]:
+    """A copy: a list may be changed in place."""
+    return tuple(group.get("betas") or ())
+
+
+def _own_clip(optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """What the optimizer divides its gradients by within its step, as LAMB does: the moments are
+    of these."""
+    largest = optimizer.defaults.get("max_grad_norm")
+    if not largest:
+        return None
+    owned = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    whole: Tensor = torch.nn.utils.get_total_norm([g for g in owned if g is not None])
+    return whole.div(largest).clamp(min=1.0)

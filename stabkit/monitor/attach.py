@@ -1,6 +1,8 @@
 """Where a Monitor comes between a training loop and its optimizers, without the loop knowing."""
 
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -9,10 +11,10 @@ from torch.optim import Optimizer
 
 
 class Attachment:
-    """Calls `gradients(optimizer)` once those of a step are there, `before(optimizer)` when it
-    begins and `after(optimizer)` once it is done, for each of `optimizers`; a step that a
-    GradScaler skips, or that raises, is a step. Nothing of another optimizer comes between `before`
-    and `after`.
+    """Calls `gradients(optimizer, scale)` once those of a step are there, `before(optimizer)` when
+    it begins and `after(optimizer, scale, late)` once it is done, for each of `optimizers`; a step
+    that a GradScaler skips, or that raises, is a step. `scale`: what the gradients are still
+    multiplied by, or None. `late`: the end was noticed when gradients were those of the next step.
 
     A closure counts: gradients are there when it has first been called. A GradScaler's `unscale_`
     counts: whoever clips calls it before.
@@ -22,9 +24,9 @@ class Attachment:
         self,
         optimizers: Sequence[Optimizer],
         scaler: "torch.amp.GradScaler | None",
-        gradients: Callable[[Optimizer], None],
+        gradients: Callable[[Optimizer, Tensor | None], None],
         before: Callable[[Optimizer], None],
-        after: Callable[[Optimizer], None],
+        after: Callable[[Optimizer, Tensor | None, bool], None],
     ) -> None:
         self.optimizers = list(optimizers)
         # one that is not enabled scales nothing, and lacks the attributes of one that is
@@ -32,7 +34,7 @@ class Attachment:
         self._gradients, self._before, self._after = gradients, before, after
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
         self._begun: set[int] = set()  # of these, those about to step
-        self._within: set[int] = set()  # those in their step
+        self._within: dict[int, FrameType] = {}  # those in their step: who called the hook
         self._hooks: list[Any] = []
         for optimizer in self.optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(self._pre_hook))
@@ -47,14 +49,16 @@ class Attachment:
                 self._replaced[name] = getattr(scaler, name), ours
                 setattr(scaler, name, ours)
 
-    def gradients_ready(self) -> None:
-        """Measure now what the next steps would; what was measured before and not stepped was a
-        step that somebody skipped, unless `unscale_` has only now measured it."""
-        for optimizer in self.optimizers:
-            if not self._is_unscaled(optimizer):
-                self._done(optimizer)
-        for optimizer in self.optimizers:
-            self._measure(optimizer)
+    def gradients_ready(self, optimizer: Optimizer | None) -> None:
+        """Measure now what the next step would, of one optimizer or all; what was measured before
+        and not stepped was a step that somebody skipped, unless `unscale_` has only now measured
+        it."""
+        told = [one for one in self.optimizers if optimizer is None or one is optimizer]
+        for one in told:
+            if not self._is_unscaled(one):
+                self._done(one, late=True)
+        for one in told:
+            self._measure(one, self._scale_of(one))
 
     def grad_scale(self) -> Tensor | None:
         """None without a GradScaler, and before it has scaled anything."""
@@ -64,46 +68,46 @@ class Attachment:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        # another Monitor may have come between since: its wrapper then goes on calling this one's
-        for name, (before, ours) in self._replaced.items():
-            if vars(self.scaler).get(name) == ours:
-                delattr(self.scaler, name)
-                if before != getattr(self.scaler, name):
-                    setattr(self.scaler, name, before)
+        self._within.clear()
+        for name in self._replaced:
+            _unwrap(self.scaler, name)
 
-    def _measure(self, optimizer: Optimizer) -> None:
+    def _measure(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         if id(optimizer) not in self._ready and self._hooks:
             self._ready.add(id(optimizer))
-            self._gradients(optimizer)
+            self._gradients(optimizer, scale)
 
-    def _begin(self, optimizer: Optimizer) -> None:
-        self._measure(optimizer)
+    def _begin(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        self._measure(optimizer, scale)
         if id(optimizer) in self._ready and id(optimizer) not in self._begun:
             self._begun.add(id(optimizer))
             self._before(optimizer)
 
-    def _done(self, optimizer: Optimizer) -> None:
-        self._within.discard(id(optimizer))
+    def _done(self, optimizer: Optimizer, late: bool = False) -> None:
+        self._within.pop(id(optimizer), None)
         if id(optimizer) in self._ready:
-            self._begin(optimizer)  # if it was skipped
+            self._begin(optimizer, None)  # if it was skipped
             self._ready.discard(id(optimizer))
             self._begun.discard(id(optimizer))
-            self._after(optimizer)
+            self._after(optimizer, _scale_left(optimizer), late)
 
     def _pre_hook(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if id(optimizer) in self._within:  # its last step raised, and the training went on
-            self._done(optimizer)
-        self._within.add(id(optimizer))
+        frame, outer = sys._getframe(1), self._within.get(id(optimizer))
+        if outer is not None and _calls(outer, frame):
+            return None  # of a class whose step calls that of its base, which has hooks as well
+        if outer is not None:  # its last step raised, and the training went on
+            self._done(optimizer, late=True)
+        self._within[id(optimizer)] = frame
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._begin(optimizer)
+            self._begin(optimizer, _scale_within(optimizer))
             return None
 
         def measured() -> Any:
             loss = closure()
-            self._begin(optimizer)
+            self._begin(optimizer, _scale_within(optimizer))
             return loss
 
         if len(args) > 1:
@@ -111,12 +115,13 @@ class Attachment:
         return args, kwargs | {"closure": measured}
 
     def _post_hook(self, optimizer: Optimizer, *_: Any) -> None:
-        self._done(optimizer)
+        if self._within.get(id(optimizer)) is sys._getframe(1):
+            self._done(optimizer)
 
     def _step_of_scaler(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         ours = self._is_ours(optimizer)
         if ours:
-            self._begin(optimizer)
+            self._begin(optimizer, self._scale_of(optimizer))
         try:
             return self._replaced["step"][0](optimizer, *args, **kwargs)
         finally:
@@ -125,14 +130,14 @@ class Attachment:
 
     def _unscale_of_scaler(self, optimizer: Optimizer) -> None:
         if self._is_ours(optimizer):
-            self._measure(optimizer)
+            self._measure(optimizer, self._scale_of(optimizer))
         self._replaced["unscale_"][0](optimizer)
 
     def _update_of_scaler(self, *args: Any, **kwargs: Any) -> None:
         unscaled = [one for one in self.optimizers if self._is_unscaled(one)]
         self._replaced["update"][0](*args, **kwargs)
         for optimizer in unscaled:  # measured, and never stepped
-            self._done(optimizer)
+            self._done(optimizer, late=True)
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
         return any(optimizer is one for one in self.optimizers)
@@ -143,17 +148,46 @@ class Attachment:
         state = self.scaler._per_optimizer_states.get(id(optimizer))
         return state is not None and state["stage"].name != "READY"
 
-    def scale_of(self, optimizer: Optimizer) -> Tensor | None:
-        """What the gradients are still multiplied by, or None.
-
-        A fused optimizer divides by the scale within its kernel, others before their step.
-        """
+    def _scale_of(self, optimizer: Optimizer) -> Tensor | None:
+        """A fused optimizer divides by the scale within its kernel, others before their step."""
         if self.scaler is None:
-            scale = getattr(optimizer, "grad_scale", None)
-            return scale if isinstance(scale, Tensor) else None
+            return _scale_within(optimizer)
         return None if self._is_unscaled(optimizer) else self.scaler._scale
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a scaler that is copied: the copy works by itself."""
         whole = {name: (before, None) for name, (before, _) in self._replaced.items()}
         return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole}
+
+
+def _calls(outer: FrameType, inner: FrameType | None) -> bool:
+    """Whether `outer` still runs, as the caller of `inner` or a caller of it."""
+    while inner is not None and inner is not outer:
+        inner = inner.f_back
+    return inner is outer
+
+
+def _scale_within(optimizer: Optimizer) -> Tensor | None:
+    """What a GradScaler tells a fused optimizer for the time of its step, with or without us."""
+    scale = getattr(optimizer, "grad_scale", None)
+    return scale if isinstance(scale, Tensor) else None
+
+
+def _scale_left(optimizer: Optimizer) -> Tensor | None:
+    """A fused step leaves gradients divided, but as they were where it finds one not finite."""
+    scale, found_inf = _scale_within(optimizer), getattr(optimizer, "found_inf", None)
+    if scale is None or not isinstance(found_inf, Tensor):
+        return None
+    return torch.where(found_inf > 0, scale, torch.ones_like(scale))
+
+
+def _unwrap(scaler: Any, name: str) -> None:
+    """Take closed Monitors off a method. One that another, still open, came over stays, and goes
+    with that."""
+    top = vars(scaler).get(name)
+    while isinstance(owner := getattr(top, "__self__", None), Attachment) and not owner._hooks:
+        top = owner._replaced[name][0]
+    if top is not vars(scaler).get(name):
+        delattr(scaler, name)
+        if top != getattr(scaler, name):
+            setattr(scaler, name, top)

@@ -28,6 +28,8 @@ class Blocks:
         width = SMALL if sum(p.numel() for p in own) < 2**22 else LARGE
         rows = [-(-p.numel() // width) for p in own]
         dtype = torch.float64 if double else torch.float32
+        # of sums over a layer: float32 has no integers beyond 2^24, nor has MPS float64
+        self.exact = torch.float32 if device.type == "mps" else torch.float64
         self.values = torch.zeros(sum(rows), width, dtype=dtype, device=device)
         self.scratch = torch.zeros_like(self.values)
         self._views = _views(self.values, own, rows)
@@ -38,7 +40,7 @@ class Blocks:
         self._share: Tensor | None = None
         self.sharded = any(map(is_sharded, parameters))
         if self.sharded:
-            share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=dtype)
+            share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=torch.float64)
             self._share = share.to(device)[self.of_row]
 
     @torch.no_grad()
@@ -72,7 +74,7 @@ class Blocks:
         if combine == "sum" and self._share is not None:
             rows = rows * self._share
         by_layer = F.pad(rows, (0, 1))[:, self._index]  # [k, layers, most blocks of a layer]
-        return by_layer.sum(-1) if combine == "sum" else by_layer.amax(-1)
+        return by_layer.sum(-1, dtype=self.exact) if combine == "sum" else by_layer.amax(-1)
 
 
 def local(tensor: Tensor) -> Tensor:

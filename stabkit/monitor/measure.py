@@ -32,7 +32,7 @@ class Interval:
 class LayerMeasure:
     """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`.
 
-    A row is one step. `gradients` and `before` come before an optimizer's step, `after` after it;
+    A row is one step. `gradients`, then `before` come before an optimizer's step, `after` after it;
     several optimizers that step one after the other add to the same row, each its `members`, which
     are numbers of parameters.
     """
@@ -59,21 +59,24 @@ class LayerMeasure:
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
         shape = capacity, len(self.signals), num_layers
         device = self.blocks.values.device
-        self._totals = [torch.zeros(shape, device=device) for _ in range(2)]
+        self._totals = [
+            torch.zeros(shape, dtype=self.blocks.exact, device=device) for _ in range(2)
+        ]
         self._counts = [np.zeros(shape) for _ in range(2)]
         self._elements: dict[Presence, NDArray[np.float64]] = {}
         self._failed = failed
         self._dead: set[int] = set()
         self._unread: set[int] = set()  # those among them whose earlier rows have no value either
         self._void: set[int] = set()  # rows
+        self._before: Sequence[int] | None = None  # whose parameters `blocks` holds
 
     def begin_row(self) -> None:
+        self._end_of_step()  # of gradients that no step followed
         if self.rows == len(self._counts[0]):  # an error kept them from being taken
             self.rows = 0
             self._void.clear()
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
-        self._of_rows = {}
         self.rows += 1
 
     def void_row(self) -> None:
@@ -86,6 +89,7 @@ class LayerMeasure:
         if "gradients" not in self._moments:
             return
         grads = self._grads(members)
+        self._before = None
         self.blocks.fill(grads)
         if scale is not None:
             self.blocks.values.div_(scale)
@@ -97,16 +101,25 @@ class LayerMeasure:
             return
         values = self._values(members)
         self.blocks.fill(values)
+        self._before = members
         self._add("parameters", tuple(v is not None for v in values))
 
     @torch.no_grad()
-    def after(self, members: Sequence[int], optimizer: torch.optim.Optimizer) -> None:
+    def after(
+        self,
+        members: Sequence[int],
+        optimizer: torch.optim.Optimizer,
+        scale: Tensor | None,
+        late: bool,
+    ) -> None:
+        """`scale`: what the gradients are still multiplied by; `late`: they are others by now."""
         grads = self._grads(members)
-        if "updates" in self._moments:
+        if "updates" in self._moments and self._before is members:
             self.blocks.subtract(self._values(members))
             self._add("updates", tuple(g is not None for g in grads))
-        if "adam" in self._moments:
-            present = self._adam.fill(optimizer, grads)
+        self._before = None
+        if "adam" in self._moments and not late:
+            present = self._adam.fill(optimizer, grads, scale)
             if any(present):
                 self._add("adam", present)
         self._end_of_step()
@@ -120,7 +133,7 @@ class LayerMeasure:
         self._totals.reverse()
         self._counts.reverse()
         self.rows = 0  # now: an error below must not hold up the rows to come
-        if self.blocks.sharded:
+        if self.blocks.sharded and len(totals):  # without rows other ranks may not come here
             totals = self._of_all_ranks(totals)
         return Interval(start_copy(totals), counts)
 

@@ -206,13 +206,14 @@ class Monitor:
                 self._reactions.react(self._reactions.evaluated(step, metric, correct, chance))
         return accuracy
 
-    def before_clipping(self) -> None:
+    def before_clipping(self, optimizer: Optimizer | None = None) -> None:
         """Call it where gradients are complete and not yet clipped: these are then recorded.
 
-        Without it they are read when `optimizer.step()` begins.
+        Without it they are read when `optimizer.step()` begins. `optimizer`: whose, where several
+        step at different times.
         """
         if not self._is_dead():
-            self._attachment.gradients_ready()
+            self._attachment.gradients_ready(optimizer)
 
     def micro_batch(self) -> None:
         """For the level `noise`: call it after the backward pass of each micro-batch, before its
@@ -272,7 +273,7 @@ class Monitor:
 
     # --- a row: from the first optimizer's step to the last one's
 
-    def _gradients(self, optimizer: Optimizer) -> None:
+    def _gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         if self._is_dead():
             return
         if self._is_open and id(optimizer) in self._stepped:
@@ -281,7 +282,6 @@ class Monitor:
             self._open_row()
         if self._measures:
             with self._measuring():
-                scale = self._attachment.scale_of(optimizer)
                 self._measure.gradients(self._members.of(optimizer), scale)
 
     def _before_step(self, optimizer: Optimizer) -> None:
@@ -289,12 +289,12 @@ class Monitor:
             with self._measuring():
                 self._measure.before(self._members.of(optimizer))
 
-    def _after_step(self, optimizer: Optimizer) -> None:
+    def _after_step(self, optimizer: Optimizer, scale: Tensor | None, late: bool) -> None:
         if self._is_dead() or not self._is_open:
             return
         if self._measures:
             with self._measuring():
-                self._measure.after(self._members.of(optimizer), optimizer)
+                self._measure.after(self._members.of(optimizer), optimizer, scale, late)
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._attachment.optimizers):
             self._close_row()
