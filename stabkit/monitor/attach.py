@@ -34,11 +34,14 @@ class Attachment:
         self._gradients, self._before, self._after = gradients, before, after
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
         self._begun: set[int] = set()  # of these, those about to step
-        self._within: dict[int, FrameType] = {}  # those in their step: who called the hook
+        # those in their step: who called the hook, and how many steps of classes deep
+        self._within: dict[int, tuple[FrameType | None, int]] = {}
         self._hooks: list[Any] = []
+        # a step that is compiled breaks here, instead of taking the measuring into its graph
+        pre, post = map(torch.compiler.disable, (self._pre_hook, self._post_hook))
         for optimizer in self.optimizers:
-            self._hooks.append(optimizer.register_step_pre_hook(self._pre_hook))
-            self._hooks.append(optimizer.register_step_post_hook(self._post_hook))
+            self._hooks.append(optimizer.register_step_pre_hook(pre))
+            self._hooks.append(optimizer.register_step_post_hook(post))
         self._replaced: dict[str, tuple[Any, Any]] = {}  # of the scaler: what was there, what is
         if scaler is not None:
             for name, ours in (
@@ -94,12 +97,14 @@ class Attachment:
     def _pre_hook(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        frame, outer = sys._getframe(1), self._within.get(id(optimizer))
-        if outer is not None and _calls(outer, frame):
-            return None  # of a class whose step calls that of its base, which has hooks as well
-        if outer is not None:  # its last step raised, and the training went on
-            self._done(optimizer, late=True)
-        self._within[id(optimizer)] = frame
+        caller = _caller()
+        if id(optimizer) in self._within:
+            outer, depth = self._within[id(optimizer)]
+            if _calls(outer, caller):  # of a base, whose step has hooks as well
+                self._within[id(optimizer)] = outer, depth + 1
+                return None
+            self._done(optimizer, late=True)  # its last step raised, and the training went on
+        self._within[id(optimizer)] = caller, 1
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._begin(optimizer, _scale_within(optimizer))
@@ -115,7 +120,10 @@ class Attachment:
         return args, kwargs | {"closure": measured}
 
     def _post_hook(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._within.get(id(optimizer)) is sys._getframe(1):
+        outer, depth = self._within.get(id(optimizer), (None, 1))
+        if depth > 1:
+            self._within[id(optimizer)] = outer, depth - 1
+        else:
             self._done(optimizer)
 
     def _step_of_scaler(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
@@ -160,7 +168,15 @@ class Attachment:
         return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole}
 
 
-def _calls(outer: FrameType, inner: FrameType | None) -> bool:
+def _caller() -> FrameType | None:
+    """Of a hook, past what `torch.compiler.disable` puts between."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and "_dynamo" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame
+
+
+def _calls(outer: FrameType | None, inner: FrameType | None) -> bool:
     """Whether `outer` still runs, as the caller of `inner` or a caller of it."""
     while inner is not None and inner is not outer:
         inner = inner.f_back

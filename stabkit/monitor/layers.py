@@ -10,7 +10,7 @@ T = TypeVar("T")
 _WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
 # Short stacks that count as one layer each.
 _STACKS = {
-    "patch_embed", "projector", "projection_head", "predictor", "prediction_head", "head",
+    "stem", "patch_embed", "projector", "projection_head", "predictor", "prediction_head", "head",
 }  # fmt: skip
 
 

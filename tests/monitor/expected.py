@@ -151,7 +151,7 @@ class Expected:
             ratios = [g / math.sqrt(a) if a else 0.0 for g, a in zip(given, corrected, strict=True)]
             self._add(layer, "adam", ratios)
 
-    def check(self, folder: Path, signals: Iterable[str] | None = None) -> None:
+    def check(self, folder: Path) -> None:
         """Every value of the run against these rows; null is null."""
         self._close()
         loss = open_run(folder).scalar("loss").to_dict()
@@ -163,8 +163,7 @@ class Expected:
         for (step, layer), cells in found.items():
             assert cells["depth"] == self.layers.index(layer)
             for name, value in self.rows[step][layer].items():
-                if signals is None or name in signals:
-                    assert_same(cells[name], value, name, f"{name} of {layer} at step {step}")
+                assert_same(cells[name], value, name, f"{name} of {layer} at step {step}")
 
 
 def assert_same(found: float | None, value: float | None, name: str, where: str) -> None:
