@@ -74,14 +74,14 @@ class AdamState:
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
         """[parameters] float32. Most optimizers count on the host; capturable ones do not."""
         device = self.blocks.values.device
-        if any(s.ndim or s.dtype is not torch.float32 for s in steps):
-            steps = [s.reshape(()).float() for s in steps]
-        if any(s.device != device for s in steps):
-            if any(s.device == device for s in steps):
-                return torch.stack([s.to(device, non_blocking=True) for s in steps])
-            # from pinned memory, so that the host need not wait
-            return torch.stack(list(steps)).pin_memory().to(device, non_blocking=True)
-        return torch.stack(list(steps))
+        if len({s.device for s in steps}) > 1:
+            steps = [s.to(device, non_blocking=True) for s in steps]
+        if any(s.ndim for s in steps):
+            steps = [s.reshape(()) for s in steps]
+        whole = torch.stack(list(steps)).float()
+        if whole.device == device:
+            return whole
+        return whole.pin_memory().to(device, non_blocking=True)  # so that the host need not wait
 
     def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
         """Groups and their options, looked at again when one of them changes."""

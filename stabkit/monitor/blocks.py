@@ -34,9 +34,12 @@ class Blocks:
         self.scratch = torch.zeros_like(self.values)
         self._views = _views(self.values, own, rows)
         self._scratch_views = _views(self.scratch, own, rows)
+        self._patterns: dict[tuple[bool, ...], tuple[list[Tensor], list[Tensor]]] = {}
         self.of_row = torch.repeat_interleave(torch.arange(len(own)), torch.tensor(rows)).to(device)
         """[blocks] the number of the tensor that a row is of."""
-        self._index = _index([layer[i] for i in self.of_row.tolist()], num_layers).to(device)
+        layers = [layer[i] for i in self.of_row.tolist()]
+        self._num_layers, self._layer_of_row = num_layers, torch.tensor(layers, device=device)
+        self._index = _index(layers, num_layers).to(device)
         self._share: Tensor | None = None
         self.sharded = any(map(is_sharded, parameters))
         if self.sharded:
@@ -46,35 +49,50 @@ class Blocks:
     @torch.no_grad()
     def fill(self, tensors: Sequence[Tensor | None], scratch: bool = False) -> None:
         """One tensor for each parameter, of its shape; None leaves zeros."""
-        views = self._scratch_views if scratch else self._views
-        into, what = self._present(views, tensors)
-        if len(into) < len(views):
-            torch._foreach_zero_([v for v, t in zip(views, tensors, strict=True) if t is None])
-        if into:
-            torch._foreach_copy_(into, what)
+        there, absent = self._places(tensors, scratch)
+        if absent:
+            torch._foreach_zero_(absent)
+        if there:
+            torch._foreach_copy_(there, self._present(tensors))
 
     @torch.no_grad()
     def subtract(self, tensors: Sequence[Tensor | None]) -> None:
         """From what was filled in; None leaves it."""
-        into, what = self._present(self._views, tensors)
-        if into:
-            torch._foreach_sub_(into, what)
+        there, _ = self._places(tensors, scratch=False)
+        if there:
+            torch._foreach_sub_(there, self._present(tensors))
 
-    def _present(
-        self, views: Sequence[Tensor], tensors: Sequence[Tensor | None]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        pairs = [(v, t) for v, t in zip(views, tensors, strict=True) if t is not None]
-        into, what = [view for view, _ in pairs], [tensor for _, tensor in pairs]
+    def _present(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        what = [t for t in tensors if t is not None]
         if self.sharded or not all(t.layout is torch.strided for t in what):
             what = [local(t) for t in what]
-        return into, what
+        return what
+
+    def _places(
+        self, tensors: Sequence[Tensor | None], scratch: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of those that are there and of those that are not; the same few patterns again."""
+        pattern = scratch, *(t is not None for t in tensors)
+        if pattern not in self._patterns:
+            if len(self._patterns) > 64:
+                self._patterns.clear()
+            views = list(zip(self._scratch_views if scratch else self._views, tensors, strict=True))
+            there = [view for view, t in views if t is not None]
+            self._patterns[pattern] = there, [view for view, t in views if t is None]
+        return self._patterns[pattern]
 
     def of_layers(self, rows: Tensor, combine: str) -> Tensor:
         """[k, layers] sums or maxima, not below 0, of [k, blocks]; of this rank alone."""
         if combine == "sum" and self._share is not None:
             rows = rows * self._share
-        by_layer = F.pad(rows, (0, 1))[:, self._index]  # [k, layers, most blocks of a layer]
-        return by_layer.sum(-1, dtype=self.exact) if combine == "sum" else by_layer.amax(-1)
+        if rows.is_cuda:  # where adding at an index has no fixed order
+            by_layer = F.pad(rows, (0, 1))[:, self._index]  # [k, layers, most blocks of a layer]
+            return by_layer.sum(-1, dtype=self.exact) if combine == "sum" else by_layer.amax(-1)
+        totals = torch.zeros(len(rows), self._num_layers, dtype=self.exact, device=rows.device)
+        if combine == "sum":
+            return totals.index_add_(1, self._layer_of_row, rows.to(self.exact))
+        whole = self._layer_of_row.expand(len(rows), -1)
+        return totals.scatter_reduce_(1, whole, rows.to(self.exact), "amax")
 
 
 def local(tensor: Tensor) -> Tensor:

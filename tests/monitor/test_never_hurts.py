@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import stabkit
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.probe import Probe, ProbePass
+from stabkit.monitor.scalars import Scalars
 from stabkit.monitor.signals import LEVELS, DerivedSignal, LayerSignal, ProbeSignal, Signal
 from stabkit.rundir import RunDir
 from tests.monitor.toy import Toy, assert_whole, kinds, written
@@ -355,7 +356,7 @@ def test_what_is_no_number_is_said_once_and_the_rest_is_recorded(
 ) -> None:
     bad: dict[str, Any] = {
         "vector": torch.ones(2), "text": "0.5", "nothing": None, "items": [1.0],
-        "complex": torch.tensor(1j), "meta": torch.empty((), device="meta"), "bad \ud800": 1.0,
+        "complex": torch.tensor(1j), "meta": torch.empty((), device="meta"),
         "array": np.ones(2),
     }  # fmt: skip
     toy = Toy()
@@ -371,6 +372,12 @@ def test_what_is_no_number_is_said_once_and_the_rest_is_recorded(
     assert [event["name"] for event in events] == [f"log {name}" for name in bad]
     assert {event["kind"] for event in events} == {"monitor_failed"}
     assert sum(r.name == "stabkit" for r in caplog.records) == len(bad)
+
+
+def test_a_name_that_no_file_can_hold_is_refused_when_it_comes() -> None:
+    # not with a Monitor: what it says of such a name no other process can be sent
+    with pytest.raises(UnicodeEncodeError):
+        Scalars().log(0, "bad \ud800", 1.0)
 
 
 def test_every_kind_of_number_is_a_number(tmp_path: Path) -> None:
