@@ -123,8 +123,8 @@ class Background:
             )
 
     def _raise(self) -> None:
-        if self.strict and self.error is not None:
-            error, self.error = self.error, None
+        error, self.error = self.error, None
+        if self.strict and error is not None:
             raise error
 
     def _run(self) -> None:
@@ -141,15 +141,16 @@ class Background:
         for act in acts:
             act(self.writer)
         self.writer.flush()
+        self._write_events()
         intervals = self._lost_intervals - self._told_intervals
         if intervals or self._lost_rows or self._lost_events:
             facts = {"intervals": intervals, "rows": self._lost_rows, "events": self._lost_events}
             self._events.append(("rows_lost", None, facts))
             self._told_intervals += intervals
             self._lost_rows = self._lost_events = 0
-        self._write_events()
+            self._write_events()
         self._write_status()
-        self._failed = False
+        self._failed, self.error = False, None
 
     def _write_events(self) -> None:
         while self._events:

@@ -71,9 +71,12 @@ class LayerMeasure:
         self._before: Sequence[int] | None = None  # whose parameters `blocks` holds
 
     def begin_row(self) -> None:
+        self._end_of_step()  # of gradients that no step followed
+        if self.rows == len(self._counts[0]):  # an error kept them from being taken
+            self.rows = 0
+            self._void.clear()
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
-        self._of_rows = {}
         self.rows += 1
 
     def void_row(self) -> None:

@@ -39,7 +39,7 @@ class Scalars:
         for i, group in enumerate(groups):
             lr = group.get("lr")
             if lr is not None and (i == 0 or lr is not groups[0].get("lr")):
-                if i and not isinstance(lr, Tensor) and lr == groups[0].get("lr"):
+                if i and _is_same(lr, groups[0].get("lr")):
                     continue
                 self.add(step, f"lr.{i}" if i else "lr", lr)
         betas = groups[0].get("betas")
@@ -58,6 +58,11 @@ class Scalars:
             (name, np.array(list(series), dtype=np.int64), _copy(list(series.values())))
             for name, series in whole.items()
         ]
+
+
+def _is_same(lr: Any, first: Any) -> bool:
+    """Not asked of tensors, whose answer would have to be waited for."""
+    return not isinstance(lr, Tensor) and not isinstance(first, Tensor) and bool(lr == first)
 
 
 def read(series: Sequence[Series]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:

@@ -1,0 +1,123 @@
+"""Ways a script with a Monitor ends, each in a process of its own: `python -m tests.monitor.endings
+FOLDER` runs all and prints how each exited. What they record is checked in test_processes.py."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import stabkit
+from tests.monitor.toy import Toy, written
+
+STEPS = 21
+KEPT: list[Any] = []  # what a script has at its top level lives until its end
+
+
+def at_its_end(folder: Path) -> None:
+    toy = Toy()
+    monitor = toy.monitor(folder)
+    KEPT.append(monitor)
+    toy.steps(STEPS, monitor)
+
+
+def of_a_function(folder: Path) -> None:
+    toy = Toy()
+    toy.steps(STEPS, toy.monitor(folder))
+
+
+def by_exit(folder: Path) -> None:
+    at_its_end(folder)
+    sys.exit(3)
+
+
+def by_exit_within(folder: Path) -> None:
+    toy = Toy()
+    with toy.monitor(folder) as monitor:
+        toy.steps(STEPS, monitor)
+        sys.exit(3)
+
+
+def by_an_exception(folder: Path) -> None:
+    at_its_end(folder)
+    raise RuntimeError("of the training")
+
+
+def by_a_term_signal(folder: Path) -> None:
+    at_its_end(folder)
+    written(KEPT[0])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def killed_while_it_writes(folder: Path) -> None:
+    """After the checkpoint of step 12, with the seventh part half written."""
+    toy = Toy()
+    monitor = toy.monitor(folder)
+    toy.steps(12, monitor)
+    monitor.flush()
+    state = [toy.model.state_dict(), toy.optimizer.state_dict(), toy.data.get_state()]
+    torch.save(state, folder / "checkpoint.pt")
+    sync = os.fsync
+
+    def kills(file: int) -> None:
+        if len(list((folder / "layers").glob("part-*"))) == 6:
+            os.truncate(file, os.fstat(file).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(file)
+
+    os.fsync = kills
+    toy.steps(STEPS, monitor)
+    monitor.close()
+
+
+def with_a_child(folder: Path) -> None:
+    """A forked process that uses all of the Monitor, and ends as a script does."""
+    toy = Toy()
+    monitor = toy.monitor(folder)
+    KEPT.append(monitor)
+    toy.steps(8, monitor)
+    if (pid := os.fork()) == 0:
+        toy.steps(9, monitor)
+        monitor.log(child=1.0)
+        monitor.log_eval(3, "child", torch.ones(3), torch.ones(3))
+        monitor.before_clipping()
+        monitor.micro_batch()
+        monitor.flush()
+        monitor.close()
+        return
+    assert os.waitpid(pid, 0)[1] == 0
+    # the child's end must not have let go of the folder
+    if (pid := os.fork()) == 0:
+        try:
+            stabkit.Monitor(toy.model, toy.optimizer, folder, first_step=0)
+        except stabkit.rundir.RunBusyError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    toy.steps(STEPS - 8, monitor)
+    monitor.close()
+
+
+ENDINGS: tuple[Callable[[Path], None], ...] = (
+    at_its_end, of_a_function, by_exit, by_exit_within, by_an_exception, by_a_term_signal,
+    killed_while_it_writes, with_a_child,
+)  # fmt: skip
+
+
+def main() -> None:
+    Toy().steps(1)  # what torch imports at its first step, once for all of them
+    exits = {}
+    for ending in ENDINGS:
+        if (pid := os.fork()) == 0:
+            ending(Path(sys.argv[1]) / ending.__name__)
+            return
+        exits[ending.__name__] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(json.dumps(exits))
+
+
+if __name__ == "__main__":
+    main()
