@@ -225,6 +225,40 @@ def test_a_step_within_a_step_is_one_and_one_that_raises_is_a_row(
     assert [row["head"]["adam_rms"] is None for row in expected.rows] == [0, 0, 1, 0, 0]
 
 
+def test_of_a_step_that_raised_nothing_is_known_once_another_optimizer_stepped(
+    tmp_path: Path,
+) -> None:
+    class Fails(SGD):
+        def step(self, closure: Any = None) -> Any:
+            if self.fails:
+                raise MemoryError
+            return super().step(closure)
+
+        fails = False
+
+    def loop(watch: Watch) -> Outcome:
+        model = net()
+        matrices, rest = split(model)
+        first, second = Fails(matrices, lr=0.1), SGD(rest, lr=0.1)
+        _, expected = watch.attach(model, [first, second], order=ORDER)
+        for step in range(5):
+            model.zero_grad()
+            loss_of(model, step).backward()
+            expected.row()
+            for optimizer in (first, second):
+                expected.gradients(optimizer)
+                expected.before(optimizer)
+                first.fails = step == 2
+                try:
+                    optimizer.step()
+                except MemoryError:
+                    continue
+                expected.after(optimizer)
+        return [], model
+
+    twins(tmp_path, loop)
+
+
 # --- GradScaler
 
 
@@ -580,6 +614,30 @@ def test_layouts(tmp_path: Path) -> None:
 # --- several optimizers
 
 
+def test_a_parameter_may_join_the_second_optimizer_later(tmp_path: Path) -> None:
+    def loop(watch: Watch) -> Outcome:
+        model = net()
+        matrices, rest = split(model)
+        first, second = SGD(matrices, lr=0.1), adamw(rest)
+        _, expected = watch.attach(model, [first, second], order=ORDER)
+        for step in range(6):
+            model.zero_grad()
+            if step == 3:
+                model.frozen.requires_grad_(True)
+                second.add_param_group({"params": model.frozen.parameters()})
+            loss_of(model, step).backward()
+            expected.row()
+            for optimizer in (first, second):
+                expected.gradients(optimizer)
+                expected.before(optimizer)
+                optimizer.step()
+                expected.after(optimizer)
+        return [], model
+
+    expected = twins(tmp_path, loop)
+    assert [row["frozen"]["adam_rms"] is None for row in expected.rows] == [1, 1, 1, 0, 0, 0]
+
+
 def split(model: Net) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Matrices and the rest, as for Muon: of every layer a part each."""
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -763,16 +821,27 @@ def test_layers_may_be_chosen_and_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_capturable_optimizers_on_a_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["capturable", "fused", "foreach"])
+def test_optimizers_on_a_gpu_under_a_scaler(how: str, tmp_path: Path) -> None:
     def loop(watch: Watch) -> Outcome:
         model, losses = net().cuda(), []
-        optimizer = adamw(model.parameters(), capturable=True)
-        _, expected = watch.attach(model, optimizer, order=ORDER)
+        optimizer = adamw(model.parameters(), **{how: True})
+        scaler = torch.amp.GradScaler("cuda", init_scale=1024.0, growth_interval=2)
+        _, expected = watch.attach(model, optimizer, order=ORDER, scaler=scaler)
+        expected.begins_when_skipped = how == "fused"
         for step in range(7):
             optimizer.zero_grad()
             loss = (model(batch(step).cuda()) - 1).square().mean()
-            loss.backward()
-            step_of(optimizer, expected)
+            scaler.scale(loss).backward()
+            skipped = step in (0, 4)
+            if skipped:
+                model.head.weight.grad[1, 1] = math.inf
+            expected.row()
+            expected.gradients(optimizer, scaler.get_scale())
+            expected.before(optimizer, scaler.get_scale())
+            scaler.step(optimizer)
+            expected.after(optimizer, skipped)
+            scaler.update()
             losses.append(loss.item())
         return losses, model
 
