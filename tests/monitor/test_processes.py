@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,19 @@ def test_loader_workers_may_touch_the_monitor(tmp_path: Path, start: str) -> Non
     with Toy().monitor(tmp_path, first_step=0):
         pass
     del workers, loader
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_does_not_let_go_of_the_lock(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path)
+    with ExitStack() as stack:
+        stack.enter_context(rundir.lock())
+        if (pid := os.fork()) == 0:
+            stack.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert rundir.is_busy()
+    assert not rundir.is_busy()
 
 
 def test_a_folder_that_another_process_holds_is_refused(tmp_path: Path) -> None:
