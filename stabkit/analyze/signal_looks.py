@@ -1,16 +1,17 @@
 """How each signal is drawn: on which axis, with which line to compare with."""
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import (
+    FixedLocator,
     FuncFormatter,
     LogLocator,
     MaxNLocator,
     NullLocator,
-    SymmetricalLogLocator,
 )
 
 KNN = "knn_heldout"
@@ -62,11 +63,11 @@ RUN = {
 def signal_scale(rows: pd.DataFrame) -> str:
     """`linear`, `log` or `symlog` for the values of one signal, in any number of runs."""
     values = rows[["median", "extreme"]].to_numpy(dtype=float)
-    values = np.abs(values[np.isfinite(values) & (values != 0)])
+    values = values[np.isfinite(values)]
     look = look_of(rows)
     if look.scale == "edge":
-        return "symlog" if values.max(initial=0) > STRETCHED else "linear"
-    return "log" if look.scale == "log" and len(values) else "linear"
+        return "symlog" if np.abs(values).max(initial=0) > STRETCHED else "linear"
+    return "log" if look.scale == "log" and (values > 0).any() else "linear"
 
 
 def look_of(rows: pd.DataFrame) -> Look:
@@ -89,8 +90,14 @@ def plain_ticks(ax: Axes) -> None:
             LogLocator(numticks=4, subs=(1, 3) if high < 100 * low else (1,))
         )
     else:
-        ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
-        ax.yaxis.get_major_locator().set_params(numticks=5)
+        ax.yaxis.set_major_locator(FixedLocator(_powers(low, high)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if scale != "linear":
         ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """0 and at most three powers of ten on each side of it, the largest included."""
+    top = int(math.log10(max(high, -low, 1.0)))
+    powers = [10.0**power for power in range(top, -1, -max(1, -(-top // 3)))][:3]
+    return [*(-power for power in powers), 0.0, *powers]

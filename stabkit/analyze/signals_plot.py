@@ -1,6 +1,5 @@
 """Figure `signals`: everything that a run recorded over its steps, of its layers and of itself."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,21 +12,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.cells import group_cells, run_label, wrapped
-from stabkit.analyze.events import dips
-from stabkit.analyze.layer_map_plot import stretch_width
 from stabkit.analyze.layer_styles import Styles, say_nothing
 from stabkit.analyze.report_verdict import worst_first
-from stabkit.analyze.signal_looks import KNN, LAYERS, RUN, Look, look_of, plain_ticks, signal_scale
+from stabkit.analyze.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
+from stabkit.analyze.signal_rows import HEAD, signal_rows
 from stabkit.analyze.style import RC, new_figure, ramp
 from stabkit.analyze.summary import run_table
-from stabkit.store.reader import Run, Runs
-from stabkit.store.schema import KEYS
-from stabkit.store.tables import stored_table
+from stabkit.store.reader import Runs
 
 MAX_RUNS = 3  # side by side; a page has no more room
 COLUMNS = 4  # panels in a row where there is one run
-HEAD = ["run", "of", "kind", "signal", "layer", "depth", "step", "end", "median", "extreme"]
 EXTREME_WIDTH = 0.35
+FLAT = 0.2  # of a panel's height: less shows no curve
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": "--"}
 
 
@@ -46,7 +42,7 @@ def signals_table(runs: Runs) -> pd.DataFrame:
     if len(labelled) > MAX_RUNS:
         worst = list(worst_first(run_table(runs))["run"][:MAX_RUNS])
         labelled = [(label, run) for label, run in labelled if run.name in worst]
-    frames = [_rows(run.keeping()).assign(run=label) for label, run in labelled]
+    frames = [signal_rows(run.keeping()).assign(run=label) for label, run in labelled]
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     measured = table[table["kind"].isin(["layer", "run"])]
     told = measured.loc[(measured[["median", "extreme"]].fillna(0) != 0).any(axis=1), "signal"]
@@ -54,75 +50,6 @@ def signals_table(runs: Runs) -> pd.DataFrame:
     if told.empty:
         return pd.DataFrame(columns=HEAD)
     return table.assign(of=len(runs))[HEAD].reset_index(drop=True)
-
-
-def _rows(run: Run) -> pd.DataFrame:
-    layers, null = _recorded(run)
-    scalars = run.scalars()
-    evals = run.evals(KNN)[["step", "value"]].assign(name=KNN)
-    of_run = pd.concat([f for f in (evals, scalars) if len(f)] or [scalars], ignore_index=True)
-    of_run["name"] = of_run["name"].astype(str)
-    of_run = of_run[of_run["name"].isin(RUN)]
-    steps = np.union1d(layers["step"], of_run["step"])
-    if not len(steps):
-        return pd.DataFrame(columns=HEAD)
-    width = stretch_width(steps)
-
-    def stretch(step: pd.Series) -> pd.Series:
-        return (steps[0] + (step - steps[0]) // width * width).rename("step")
-
-    names = [name for name in layers if name not in KEYS]
-    known = [name for name in LAYERS if name in names]
-    keys = [layers["depth"], layers["layer"].astype(str), stretch(layers["step"])]
-    parts = [
-        _summed(layers[name], null[name], keys, LAYERS.get(name, Look("linear"))).assign(
-            kind="layer", signal=name
-        )
-        for name in [*known, *(name for name in names if name not in known)]
-    ]
-    for name, look in RUN.items():
-        rows = of_run[of_run["name"] == name]
-        nothing = pd.Series(False, index=rows.index)
-        parts.append(_summed(rows["value"], nothing, [stretch(rows["step"])], look))
-        parts[-1] = parts[-1].assign(kind="run", signal=name)
-    for part in parts:
-        part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
-    found = dips(run)[["onset", "end"]].rename(columns={"onset": "step"})
-    parts.append(found.assign(kind="dip"))
-    beta2 = scalars[(scalars["name"] == "beta2") & scalars["value"].between(0, 1, inclusive="left")]
-    ceiling = 1 / np.sqrt(1 - beta2["value"].to_numpy(dtype=float))
-    parts.append(
-        pd.DataFrame(
-            {"step": beta2["step"], "end": beta2["step"].shift(-1, fill_value=int(steps[-1]))}
-            | {"median": ceiling, "kind": "ceiling", "signal": "adam_rms"}
-        )
-    )
-    whole = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    # as precise as the columns of layers are, in half the text
-    kinds = {"depth": "Int16", "end": "Int64", "median": "float32", "extreme": "float32"}
-    return whole.reindex(columns=HEAD).astype(kinds)
-
-
-def _recorded(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of layers, and where it is null: a value that is NaN was measured, and is news."""
-    stored = stored_table(run.path / "layers", "layers")
-    frame: pd.DataFrame = stored.to_pandas()
-    once = ~frame.duplicated(KEYS)
-    null = {n: stored[n].is_null().to_numpy() for n in stored.column_names if n not in KEYS}
-    return frame[once], pd.DataFrame(null, index=frame.index)[once]
-
-
-def _summed(
-    values: pd.Series, null: pd.Series, keys: Sequence[pd.Series], look: Look
-) -> pd.DataFrame:
-    """Median and extreme of each stretch that has a value; the keys, without those of others."""
-    there = ~null
-    finite = np.isfinite(values)
-    groups = values.where(finite)[there].groupby([key[there] for key in keys], observed=True)
-    extreme = groups.min() if look.low else groups.max()
-    bad = (~finite)[there].groupby([key[there] for key in keys], observed=True).any()
-    table = pd.DataFrame({"median": groups.median(), "extreme": extreme.mask(bad, math.inf)})
-    return table.reset_index()
 
 
 def draw_signals(
@@ -149,10 +76,15 @@ def draw_signals(
         say_nothing(ax, "no finite value")
         return ax
     match scale or signal_scale(rows):
+        case "log" if not (rows["median"] > 0).any():  # and that of another run has some
+            say_nothing(ax, "no value above 0")
+            return ax
         case "log":
             ax.set_yscale("log", nonpositive="mask")
         case "symlog":
             ax.set_yscale("symlog", linthresh=1)
+            if (rows[["median", "extreme"]].min() >= 0).all():
+                ax.set_ylim(bottom=-0.2)  # the margin below 0 would be decades wide
     plain_ticks(ax)
     return ax
 
@@ -176,6 +108,7 @@ def _draw_line(ax: Axes, series: pd.DataFrame, style: dict[str, Any]) -> None:
 
 def signals_figure(table: pd.DataFrame) -> Figure:
     """One run: its panels in rows of four. Several: a column a run, a row a signal, one scale."""
+    table = table.assign(run=table["run"].astype(str))  # read again, a run named 1 is a number
     measured = table[table["kind"].isin(["layer", "run"])]
     runs, signals = list(table["run"].unique()), list(measured["signal"].unique())
     alone = len(runs) == 1
@@ -188,7 +121,7 @@ def signals_figure(table: pd.DataFrame) -> Figure:
             row = [axes.ravel()[number]] if alone else list(axes[number])
             _draw_row(row, table, runs, signal)
             if alone:
-                row[0].set_title(signal, pad=4)
+                row[0].set_title(signal, pad=6)
             else:
                 row[0].set_ylabel(signal.replace("_", "_\n", 1) if len(signal) > 14 else signal)
         for ax in axes.ravel()[len(signals) if alone else axes.size :]:
@@ -213,7 +146,7 @@ def signals_figure(table: pd.DataFrame) -> Figure:
 
 
 def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal: str) -> None:
-    """The panels of one signal, on one vertical scale."""
+    """The panels of one signal, on one vertical scale if that leaves a curve to see."""
     of_signal = table[table["signal"] == signal]
     scale = signal_scale(of_signal[of_signal["kind"] != "ceiling"])
     drawn = []
@@ -221,16 +154,21 @@ def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal:
         whole = table[table["run"] == run]
         steps = whole.loc[whole["kind"] != "dip", ["step", "end"]]
         here = whole[(whole["signal"] == signal) | (whole["kind"] == "dip")]
-        if here["signal"].isna().all():
+        if not here["kind"].isin(["layer", "run"]).any():
             say_nothing(ax, "not recorded")
         else:
             drawn.append(draw_signals(here, ax, _styles(whole), scale))
         ax.set_xlim(steps["step"].min(), max(steps["end"].max(), steps["step"].min() + 1))
         ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     drawn = [ax for ax in drawn if ax.get_yticks().size]
-    limits = [ax.get_ylim() for ax in drawn]
+    if not drawn:
+        return
+    lows, highs = zip(*(ax.get_ylim() for ax in drawn), strict=True)
+    widest = max(high - low for low, high in zip(lows, highs, strict=True))
+    if scale == "linear" and widest < FLAT * (max(highs) - min(lows)):
+        return  # levels too far apart, as losses of two methods: all would be flat
     for ax in drawn:
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        ax.set_ylim(min(lows), max(highs))
         plain_ticks(ax)
 
 
@@ -266,9 +204,8 @@ def _handles(table: pd.DataFrame) -> list[Line2D]:
         handles.append(thin)
     if (table["kind"] == "dip").any():
         handles.append(Line2D([], [], color="0.88", linewidth=6, label="kNN in a dip"))
-    if (table["kind"] == "ceiling").any() or any(
-        (LAYERS | RUN).get(name, Look("log")).guide for name in table["signal"].dropna().unique()
-    ):
+    guided = [name for name, look in (LAYERS | RUN).items() if look.guide is not None]
+    if measured["signal"].isin(guided).any():
         handles.append(Line2D([], [], label="limit or guide", **GUIDE))
     if np.isinf(measured["extreme"]).any():
         handles.append(Line2D([], [], color="black", linestyle="", marker="x", markersize=4))
