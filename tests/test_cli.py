@@ -99,6 +99,7 @@ def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "lr-sensitivity",
         "onset-order",
         "optimizer",
+        "signals",
         "stability-map",
     }
 

@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.events import dips, relative_norms, spikes
@@ -49,8 +50,7 @@ def _rows(cell: Cell) -> pd.DataFrame:
     if norms.empty:
         return norms.assign(**head)
     steps = np.unique(norms["step"])
-    apart = int(np.median(np.diff(steps))) if len(steps) > 1 else 1
-    width = apart * math.ceil(((steps[-1] - steps[0]) // apart + 1) / BINS)
+    width = stretch_width(steps)
 
     def stretch(step: pd.Series) -> pd.Series:
         return steps[0] + (step - steps[0]) // width * width
@@ -69,6 +69,15 @@ def _rows(cell: Cell) -> pd.DataFrame:
         table["dip"] |= (table["step"] + width > dip["onset"]) & (table["step"] <= dip["end"])
     table = table.assign(**head, width=width, spikes=table["spikes"].astype(int))
     return table[[*head, "layer", "depth", "step", "width", "log2", "spikes", "dip"]]
+
+
+def stretch_width(steps: NDArray[np.int64]) -> int:
+    """Steps in each of at most 300 stretches that hold whole numbers of measurements.
+
+    `steps`: at least one, increasing, each once.
+    """
+    apart = int(np.median(np.diff(steps))) if len(steps) > 1 else 1
+    return apart * math.ceil((int(steps[-1] - steps[0]) // apart + 1) / BINS)
 
 
 def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = None) -> Axes:

@@ -17,6 +17,7 @@ from stabkit.analyze.layer_map_plot import layer_map_figure, layer_map_table
 from stabkit.analyze.lr_sensitivity_plot import lr_sensitivity_figure, lr_sensitivity_table
 from stabkit.analyze.onset_order_plot import onset_order_figure, onset_order_table
 from stabkit.analyze.optimizer_plot import optimizer_figure, optimizer_table
+from stabkit.analyze.signals_plot import signals_figure, signals_table
 from stabkit.analyze.stability_map_plot import stability_map_figure, stability_map_table
 from stabkit.analyze.style import RC, as_written
 from stabkit.store.reader import Runs
@@ -51,6 +52,11 @@ PLOTS = {
         "which layer spikes first, and how many steps later each other one",
         onset_order_table,
         onset_order_figure,
+    ),
+    "signals": Plot(
+        "every recorded signal of the layers and of the run over its steps, dips shaded",
+        signals_table,
+        signals_figure,
     ),
     "accuracy-table": Plot(
         "every evaluation of every cell, mean and spread over seeds",

@@ -1,7 +1,7 @@
 """`stabkit report`: from runs to everything that the page shows, as plain data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -65,6 +65,7 @@ def make_report(runs: Runs) -> Report:
     events = all_events(runs)
     rest = events[ZOOMS:]
     signs = signs_seen(runs, table, events)
+    worst = str(worst_of(table)["run"])
     path = runs.path.resolve()
     return Report(
         title=path.name or str(path),
@@ -76,9 +77,9 @@ def make_report(runs: Runs) -> Report:
         runs=_run_rows(table),
         factors=_factors(runs),
         shared=_shared(runs),
-        figures=tuple(_figures(runs, verdict)),
+        figures=tuple(_figures(runs, verdict, worst)),
         signs=signs,
-        advice=tuple(advise(runs, table, signs, worst_of(table)["run"])),
+        advice=tuple(advise(runs, table, signs, worst)),
         num_runs=len(runs),
         footnote=" ".join(FOOTNOTE.split()),
     )
@@ -156,19 +157,26 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _figures(runs: Runs, verdict: Verdict) -> list[Shown]:
-    """All that these runs can be drawn as; a plot says by ValueError that it does not apply."""
-    names = "; ".join(cell_label(cell) for cell in group_cells(runs)[:12])
+def _figures(runs: Runs, verdict: Verdict, worst: str) -> list[Shown]:
+    """All that these runs can be drawn as; a plot says by ValueError that it does not apply.
+
+    Of the `worst` run alone what takes a panel for each of its signals.
+    """
     found = []
     for name, plot in PLOTS.items():
         if name == "event-zoom":  # every event has its own
             continue
+        about, shown = plot.about, runs
+        if name == "signals" and len(runs) > 1:
+            about = f"{about}; of the worst run"
+            shown = replace(runs, items=tuple(run for run in runs if run.name == worst))
         try:
-            table = plot.table(runs)
+            table = plot.table(shown)
             if table.empty:
                 continue
-            alt = f"{plot.about}. {counted(len(runs), 'run')}: {names}. {verdict.headline}."
-            found.append(Shown(name, plot.about, picture(plot.figure(table), alt)))
+            names = "; ".join(cell_label(cell) for cell in group_cells(shown)[:12])
+            alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
+            found.append(Shown(name, about, picture(plot.figure(table), alt)))
         except ValueError:
             continue
     return found

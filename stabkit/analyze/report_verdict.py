@@ -55,10 +55,15 @@ def tell_verdict(runs: Runs, table: pd.DataFrame) -> Verdict:
 
 
 def worst_of(table: pd.DataFrame) -> pd.Series:
-    """The row of the worst run: diverged before collapsed before the deepest dip."""
+    """The row of the worst run."""
+    return worst_first(table).iloc[0]
+
+
+def worst_first(table: pd.DataFrame) -> pd.DataFrame:
+    """In order: diverged before collapsed before the deepest dip."""
     rank = table["verdict"].map({name: i for i, name in enumerate(UNSTABLE)}).fillna(len(UNSTABLE))
     order = pd.DataFrame({"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]})
-    return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index[0]]
+    return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]
 
 
 def signs_seen(runs: Runs, table: pd.DataFrame, events: Sequence[Event]) -> Mapping[Sign, int]:

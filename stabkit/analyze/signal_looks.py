@@ -1,0 +1,103 @@
+"""How each signal is drawn: on which axis, with which line to compare with."""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
+
+KNN = "knn_heldout"
+STRETCHED = 10.0  # times: from here on a logarithmic axis tells more
+
+
+class Look(NamedTuple):
+    """How a signal is drawn. `edge`: linear up to 1 and logarithmic above, of either sign."""
+
+    scale: Literal["linear", "log", "edge"]
+    guide: float | None = None
+    low: bool = False  # what alarms is a small value, so of a stretch the smallest must show
+
+
+LAYERS = {
+    "grad_norm": Look("log"),
+    "grad_max": Look("log"),
+    "nonfinite_count": Look("edge"),
+    "zero_count": Look("edge"),
+    "param_norm": Look("log"),
+    "update_norm": Look("log"),
+    # "somewhere around 1e-3" for SGD: cs231n.github.io/neural-networks-3, ratio of weights:updates
+    "update_ratio": Look("log", guide=1e-3),
+    "adam_rms": Look("log", guide=1.0),
+    "attention_logit": Look("linear"),
+    "attention_entropy": Look("linear", low=True),
+    "attention_entropy_mean": Look("linear", low=True),
+    "output_rms": Look("log"),
+    "output_kurtosis": Look("edge"),
+    "target_distance": Look("linear"),
+    "output_grad_norm": Look("log"),
+}
+RUN = {
+    KNN: Look("linear", low=True),
+    "loss": Look("linear"),
+    "lr": Look("linear"),
+    "probe_rank": Look("linear", low=True),
+    "probe_feature_std": Look("linear", low=True),
+    "alignment": Look("linear"),
+    "uniformity": Look("linear"),
+    "target_cosine": Look("linear", low=True),
+    "gradient_sharpness": Look("edge", guide=1.0),
+    "step_sharpness": Look("edge", guide=1.0),
+    "preconditioned_sharpness": Look("edge", guide=1.0),
+    "noise_scale": Look("log"),
+}
+
+
+def signal_scale(rows: pd.DataFrame) -> str:
+    """`linear`, `log` or `symlog` for the values of one signal, in any number of runs."""
+    values = rows[["median", "extreme"]].to_numpy(dtype=float)
+    values = values[np.isfinite(values)]
+    look = look_of(rows)
+    if look.scale == "edge":
+        return "symlog" if np.abs(values).max(initial=0) > STRETCHED else "linear"
+    return "log" if look.scale == "log" and (values > 0).any() else "linear"
+
+
+def look_of(rows: pd.DataFrame) -> Look:
+    """What is known of a signal; somebody's own: logarithmic where that tells more."""
+    name = str(rows["signal"].iloc[0])
+    if (known := (LAYERS | RUN).get(name)) is not None:
+        return known
+    values = rows["median"][np.isfinite(rows["median"])]
+    wide = len(values) and values.min() > 0 and values.max() > STRETCHED * values.min()
+    return Look("log" if wide else "linear")
+
+
+def plain_ticks(ax: Axes) -> None:
+    """A few numbers as one writes them, for small panels side by side."""
+    (low, high), scale = ax.get_ylim(), ax.get_yscale()
+    if scale == "linear" or (scale == "log" and high < 5 * low):
+        ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+    elif scale == "log":
+        ax.yaxis.set_major_locator(
+            LogLocator(numticks=4, subs=(1, 3) if high < 100 * low else (1,))
+        )
+    else:
+        ax.yaxis.set_major_locator(FixedLocator(_powers(low, high)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if scale != "linear":
+        ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """0 and at most three powers of ten on each side of it, the largest included."""
+    top = int(math.log10(max(high, -low, 1.0)))
+    powers = [10.0**power for power in range(top, -1, -max(1, -(-top // 3)))][:3]
+    return [*(-power for power in powers), 0.0, *powers]
