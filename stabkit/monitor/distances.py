@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stabkit.monitor.forward import hooks
 from stabkit.monitor.layers import without_wrappers
 from stabkit.monitor.logits import widened
 from stabkit.monitor.probe import ProbePass
 from stabkit.monitor.signals import ProbeSignal, register
-from stabkit.monitor.watch import hooks
 
 
 @register

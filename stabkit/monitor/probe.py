@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from stabkit.monitor.guards import undisturbed, unwrapped
+from stabkit.monitor.forward import Watched, watch
 from stabkit.monitor.logits import widened
-from stabkit.monitor.watch import Watched, watch
+from stabkit.monitor.undisturbed import undisturbed, unwrapped
 
 T = TypeVar("T")
 

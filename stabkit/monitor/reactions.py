@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
-from stabkit.monitor.recall import recalled_evals, recalled_rows
-from stabkit.monitor.torch_files import write_tensors
-from stabkit.monitor.watching import (
+from stabkit.monitor.found import (
     CollapseWatch,
     DipWatch,
     Event,
@@ -26,6 +24,8 @@ from stabkit.monitor.watching import (
     beta2_of_layers,
     updates_made,
 )
+from stabkit.monitor.recall import recalled_evals, recalled_rows
+from stabkit.monitor.torch_files import write_tensors
 from stabkit.rundir import RunDir, same_folder
 
 KINDS = ("nonfinite", "spike", "stale_moments", "collapse", "dip")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
-from stabkit.monitor.watching import SPREADS, Rows
+from stabkit.monitor.found import SPREADS, Rows
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 

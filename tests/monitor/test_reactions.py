@@ -16,8 +16,8 @@ from torch import nn
 import stabkit
 from stabkit.detect import find_bursts, find_collapse, find_dips, find_spikes, find_stale_moments
 from stabkit.detect.simulate import Planted, simulate_curve
+from stabkit.monitor.found import SPIKE_THRESHOLD, Event, SpikeWatch
 from stabkit.monitor.reactions import KINDS, Reactions
-from stabkit.monitor.watching import SPIKE_THRESHOLD, Event, SpikeWatch
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer
 from tests.train.processes import results

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stabkit.monitor.guards import local
+from stabkit.monitor.blocks import local
 from stabkit.monitor.logits import in_chunks, logits_of, summary, widened, with_heads
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")

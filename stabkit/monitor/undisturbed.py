@@ -8,9 +8,11 @@ from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+
+from stabkit.monitor.blocks import local
 
 SEED = 0  # of every draw in a look: the model's random numbers are the same at each
 
@@ -24,13 +26,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process holds; any other tensor as it is."""
-    part = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    assert isinstance(part, Tensor)
-    return part
 
 
 def devices_of(model: nn.Module) -> list[torch.device]:
