@@ -69,9 +69,9 @@ def draw_signals(
     for dip in frame[frame["kind"] == "dip"].to_dict("records"):
         ax.axvspan(dip["step"], dip["end"], color="0.88", linewidth=0, zorder=-1)
     if (guide := look_of(rows).guide) is not None:
-        ax.axhline(guide, zorder=0, **GUIDE)
+        ax.axhline(guide, zorder=3.5, **GUIDE)
     for ceiling in frame[frame["kind"] == "ceiling"].to_dict("records"):
-        ax.hlines(ceiling["median"], ceiling["step"], ceiling["end"], zorder=0, **GUIDE)
+        ax.hlines(ceiling["median"], ceiling["step"], ceiling["end"], zorder=3.5, **GUIDE)
     if not np.isfinite(rows["median"]).any():
         say_nothing(ax, "no finite value")
         return ax

@@ -23,7 +23,7 @@ from stabkit.store.writer import Writer
 from tests.analyze.conftest import LAYERS, STEPS, plant_run
 
 LONG, SPIKE, HOLE = 1000, 777, 555  # steps: all, of a spike and a drop, of values not finite
-EVERY = 5  # steps between probes
+EVERY = 2  # steps between probes: two in a stretch, of which one stands out
 BETA2 = {0: 0.999, 400: 0.95}
 
 
