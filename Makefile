@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: help demo test test-slow test-gpu check format clean
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
-	@echo "make test        the tests (about 14 minutes)"
+	@echo "make test        the tests, on two cores (about 12 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time (a minute or two)"
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
@@ -32,7 +33,7 @@ demo: $(READY)
 	@echo "All in one page: runs/lr_grid/report.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -39,3 +39,11 @@ def small_config(*overrides: str) -> RunConfig:
 @pytest.fixture
 def config() -> RunConfig:
     return small_config()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For workers side by side: a file's tests share fixtures, and all of SLURM's one cluster."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            slurm = item.get_closest_marker("slurm") is not None
+            item.add_marker(pytest.mark.xdist_group("slurm" if slurm else str(item.path)))
