@@ -121,7 +121,8 @@ def choose(asked: Asked | Iterable[Asked], probe: "Probe | None" = None) -> list
         for signal in _meant(item, probe):
             chosen.setdefault(signal.name, signal)
             for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
-                chosen.setdefault(name, SIGNALS[name]())
+                for source in _meant(name, probe):
+                    chosen.setdefault(source.name, source)
     return list(chosen.values())
 
 

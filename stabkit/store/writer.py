@@ -164,7 +164,7 @@ def trim(folder: Path, step: int) -> None:
     """Remove every row at or after `step` from the tables of a run, so that it can go on there."""
     for name in TABLES:
         for part in sorted((folder / name).glob("part-*.parquet")):
-            table = pq.read_table(part)
+            table = _read(part)
             kept = table.filter(pc.less(table["step"], step))
             if not kept.num_rows:
                 part.unlink()
@@ -172,10 +172,21 @@ def trim(folder: Path, step: int) -> None:
                 write_part(part, kept, table.schema)
 
 
+def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
+    """Raises ValueError that names a damaged part: what it held cannot be kept."""
+    try:
+        return pq.read_table(part, columns=columns)
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"{part}: not readable ({why}); move it away to go on without it"
+        ) from None
+
+
 def steps_in(folder: Path) -> tuple[int, int] | None:
     """The first and the last step that the tables of a run hold, if they hold any."""
     steps = [
-        pc.min_max(pq.read_table(part, columns=["step"])["step"]).as_py()
+        pc.min_max(_read(part, ["step"])["step"]).as_py()
         for name in TABLES
         for part in (folder / name).glob("part-*.parquet")
     ]

@@ -89,6 +89,12 @@ def test_a_derived_signal_brings_what_it_derives_from(tmp_path: Path) -> None:
     assert signals[["grad_max", "param_norm"]].isna().all(axis=None)  # columns of every part
 
 
+def test_a_derived_signal_of_what_is_no_signal_is_refused() -> None:
+    wrong = type("Wrong", (stabkit.DerivedSignal,), {"name": "wrong", "signals_of": ("gradnorm",)})
+    with pytest.raises(ValueError, match="'gradnorm' is neither a level"):
+        choose(wrong)
+
+
 @pytest.mark.parametrize("name", ["", "grad norm", "1st", "step", "layer", "../x"])
 def test_a_name_that_no_column_may_have_is_refused(name: str) -> None:
     signal = type("Mine", (stabkit.LayerSignal,), {"name": name})

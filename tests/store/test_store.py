@@ -8,7 +8,7 @@ import pytest
 
 import stabkit
 from stabkit.store.schema import SIGNALS, TABLES, VERSION
-from stabkit.store.writer import Writer, pack_bits, trim, unpack_bits
+from stabkit.store.writer import Writer, pack_bits, steps_in, trim, unpack_bits
 
 LAYERS = ["patch_embed", "blocks.0"]
 
@@ -110,6 +110,18 @@ def test_trim_then_write_again_gives_the_same_tables(tmp_path: Path, step: int) 
         left = getattr(broken, table)().reset_index(drop=True)
         right = getattr(unbroken, table)().reset_index(drop=True)
         assert left.equals(right), table
+
+
+def test_a_damaged_part_is_named_before_anything_is_removed(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, "abcd")
+    for first in (0, 4):
+        fill(writer, first, 4)
+    (damaged, _) = sorted((tmp_path / "scalars").iterdir())
+    damaged.write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match=r"part-000000\.parquet: not readable .* move it away"):
+        steps_in(tmp_path)
+    damaged.unlink()
+    assert steps_in(tmp_path) == (0, 7)
 
 
 def test_flushes_that_share_a_step_keep_all_their_rows(tmp_path: Path) -> None:
