@@ -237,7 +237,8 @@ def test_every_figure_is_drawn(folder: Path, damage: str, name: str) -> None:
     DAMAGE[damage][0](folder / "b damaged")
     table = drawn(name, stabkit.load(folder))
     if table is not None and "run" in table:
-        assert "a sound" in set(table["run"]) or name == "event-zoom", "the runs with events alone"
+        # the runs with events alone; the three that fared worst, by their settings
+        assert "a sound" in set(table["run"]) or name in ("event-zoom", "signals")
     shutil.rmtree(folder / "a sound")
     if len(alone := stabkit.load(folder)):
         drawn(name, alone)

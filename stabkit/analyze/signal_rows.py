@@ -61,7 +61,8 @@ def signal_rows(run: Run) -> pd.DataFrame:
     whole = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     # as precise as the columns of layers are, in half the text
     kinds = {"depth": "Int16", "end": "Int64", "median": "float32", "extreme": "float32"}
-    return whole.reindex(columns=HEAD).astype(kinds)
+    with np.errstate(over="ignore"):  # beyond float32: infinite
+        return whole.reindex(columns=HEAD).astype(kinds)
 
 
 def _recorded(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -59,7 +59,6 @@ class Intervals:
             self.out.event("nonfinite", step, layers=layers)
         self.out.add(rows.add_to)
         if self.reactions.asked:
-            found = self.reactions.steps(
-                rows.steps, rows.layers, rows.values, rows.scalars, rows.measured
-            )
+            known = {name: m & ~rows.skipped[:, None] for name, m in rows.measured.items()}
+            found = self.reactions.steps(rows.steps, rows.layers, rows.values, rows.scalars, known)
             self.reactions.react(found)

@@ -20,6 +20,16 @@ def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
     return optimizers
 
 
+def check_same_model(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Raises ValueError when the optimizers train something else, as a copy of the model."""
+    inside = {id(p) for p in model.parameters()}
+    if not any(id(p) in inside for o in optimizers for g in o.param_groups for p in g["params"]):
+        raise ValueError(
+            "Monitor: none of the optimizer's parameters is one of the model; make the optimizer "
+            "of this model (after wrapping or moving it), or pass the model that it trains"
+        )
+
+
 def measurable(
     model: nn.Module, layer_of: Callable[[str], str | None] | None
 ) -> list[tuple[str, Tensor]]:

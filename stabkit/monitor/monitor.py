@@ -12,7 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,7 +26,7 @@ from stabkit.monitor.guard import Guard
 from stabkit.monitor.intervals import Intervals
 from stabkit.monitor.layers import by_layer, group_layers
 from stabkit.monitor.measure import LayerMeasure
-from stabkit.monitor.members import Members, listed, measurable
+from stabkit.monitor.members import Members, check_same_model, listed, measurable
 from stabkit.monitor.noise import NoiseSignal, gradient_noise
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.probing import Probing
@@ -92,6 +94,7 @@ class Monitor:
         self._closed = True  # until all is well
         optimizers = listed(optimizer)
         named = measurable(model, layer_of)
+        check_same_model(model, optimizers)
         asked = choose(signals, probe)
         self.step = first_step or 0
         self.rundir = RunDir(Path(folder))
@@ -191,10 +194,11 @@ class Monitor:
     ) -> float:
         """Record an evaluation of the weights after `step` updates; returns its accuracy.
 
-        `predicted`, `labels`: [n] classes, always of the same samples in the same order. Waits for
-        the device. `k`, `temperature`: of kNN.
+        `predicted`, `labels`: classes of one shape, always of the same samples in the same order.
+        Waits for the device. `k`, `temperature`: of kNN. The analysis seeks dips in the metric
+        `knn_heldout`. Raises ValueError for shapes that differ.
         """
-        correct = (predicted == labels).cpu().numpy()
+        correct = _correct(predicted, labels)
         accuracy = float(correct.mean())
         if self._writes() and self._out is not None:
             self._knn = accuracy if metric == "knn_heldout" else self._knn
@@ -383,6 +387,18 @@ class Monitor:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
+
+
+def _correct(predicted: Any, labels: Any) -> NDArray[np.bool_]:
+    """[n] bits. Takes what holds classes: tensors, arrays, lists."""
+    predicted, labels = torch.as_tensor(predicted), torch.as_tensor(labels)
+    if predicted.shape != labels.shape or not predicted.numel():
+        raise ValueError(
+            f"log_eval: predicted {list(predicted.shape)} and labels {list(labels.shape)} must be "
+            "the classes of the same samples, one or more"
+        )
+    bits: NDArray[np.bool_] = (predicted == labels.to(predicted.device)).flatten().cpu().numpy()
+    return bits
 
 
 def _rank() -> int:

@@ -13,6 +13,9 @@ from stabkit.monitor.scalars import Series, read
 from stabkit.monitor.signals import DerivedSignal
 from stabkit.store.writer import Writer
 
+# steps in a row: GradScaler halves its scale at each, and needs as many from 65,536 to 64
+MOST_SKIPPED = 10
+
 Values = dict[str, NDArray[np.float64]]  # of each signal [steps, layers]
 Measured = dict[str, NDArray[np.bool_]]
 
@@ -29,7 +32,8 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Rows:
-    """An interval on the host. `nonfinite`: (step, layers) where a stretch of them begins."""
+    """An interval on the host. `nonfinite`: (step, layers) where a stretch of them begins.
+    `skipped` [steps]: whether a GradScaler passed over the step, as it does to find its scale."""
 
     steps: NDArray[np.int64]
     layers: list[str]
@@ -37,6 +41,7 @@ class Rows:
     measured: Measured
     scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
     nonfinite: list[tuple[int, list[str]]]
+    skipped: NDArray[np.bool_]
 
     def add_to(self, writer: Writer) -> None:
         if len(self.steps):
@@ -63,6 +68,7 @@ class RowReader:
     ) -> None:
         self.layers, self.derived, self._in_nonfinite = layers, list(derived), in_nonfinite
         self._failed = failed
+        self._streak = 0  # steps skipped in a row
 
     def read(self, waiting: Waiting, measure: LayerMeasure) -> Rows:
         values, measured = measure.read(waiting.interval)
@@ -85,12 +91,29 @@ class RowReader:
                     continue
                 measured[signal.name] = _has_value(found, signal, values, measured)
                 values[signal.name] = found
+        skipped = self._excused(_skipped(steps, values, scalars, bad))
+        bad[skipped] = False
         seen, where, of_run = spread(waiting.looks, steps, self.layers)
         for name, rows in _by_name(of_run).items():
             scalars[name] = rows
         return Rows(
-            steps, self.layers, values | seen, measured | where, scalars, self._begins(steps, bad)
+            steps,
+            self.layers,
+            values | seen,
+            measured | where,
+            scalars,
+            self._begins(steps, bad),
+            skipped,
         )
+
+    def _excused(self, skipped: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of the steps that a GradScaler skipped those of short stretches. Where it finds no scale
+        at all, the gradients are not finite whatever it is."""
+        excused = skipped.copy()
+        for i, is_skipped in enumerate(skipped):
+            self._streak = self._streak + 1 if is_skipped else 0
+            excused[i] = is_skipped and self._streak <= MOST_SKIPPED
+        return excused
 
     def _begins(
         self, steps: NDArray[np.int64], bad: NDArray[np.bool_]
@@ -112,6 +135,20 @@ def _nonfinite(values: Values, measured: Measured, shape: tuple[int, int]) -> ND
     if "nonfinite_count" in values:
         bad |= measured["nonfinite_count"] & (values["nonfinite_count"] > 0)
     return bad
+
+
+def _skipped(
+    steps: NDArray[np.int64],
+    values: Values,
+    scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]],
+    bad: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """[steps] with a GradScaler, gradients that are not finite and no update."""
+    if "grad_scale" not in scalars or "update_norm" not in values:
+        return np.zeros(len(steps), dtype=bool)
+    still = (values["update_norm"] == 0).all(axis=1)
+    found: NDArray[np.bool_] = np.isin(steps, scalars["grad_scale"][0]) & bad.any(axis=1) & still
+    return found
 
 
 def _derived(signal: DerivedSignal, values: Values) -> NDArray[np.float64]:

@@ -316,8 +316,9 @@ def test_gradients_under_a_scaler_are_unscaled(
     if given or how == "fused":
         expected = twins(tmp_path, loop)
         assert [row["stem"]["update_norm"] == 0 for row in expected.rows] == [1, 0, 0, 0, 1, 0, 0]
-        events = stabkit.open_run(tmp_path).events()
-        assert events["step"].tolist() == [0, 4]
+        events = stabkit.open_run(tmp_path).event_log()
+        # a scaler that is known finds its scale so: no event
+        assert [event["step"] for event in events] == ([] if given else [0, 4])
     else:
         with_it = Watch(tmp_path)
         loop(with_it)
@@ -846,3 +847,24 @@ def test_optimizers_on_a_gpu_under_a_scaler(how: str, tmp_path: Path) -> None:
         return losses, model
 
     twins(tmp_path, loop)
+
+
+@pytest.mark.parametrize(("skips", "found"), [(10, []), (13, [10])])
+def test_a_scaler_that_finds_no_scale_is_an_event(
+    tmp_path: Path, skips: int, found: list[int]
+) -> None:
+    """Whatever the scale, the gradients are not finite: from the eleventh step on that says so."""
+    model = net()
+    optimizer = adamw(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    stops: list[int] = []
+    with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler, flush_every=4) as monitor:
+        monitor.on("nonfinite", lambda event: stops.append(event.step))
+        for step in range(16):
+            optimizer.zero_grad()
+            loss = loss_of(model, step) * (math.inf if step < skips else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert [event["step"] for event in stabkit.open_run(tmp_path).event_log()] == found
+    assert stops == found

@@ -159,7 +159,7 @@ def test_a_monitor_that_is_let_go_of_writes_what_it_has_and_lives_no_longer(
     toy = Toy()
     toy.model, toy.losses = kept
     assert_whole(tmp_path, toy)
-    with toy.monitor(tmp_path, first_step=5):  # the folder is free
+    with Toy().monitor(tmp_path, first_step=5):  # the folder is free
         pass
 
 
@@ -211,7 +211,7 @@ def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     steps(500)
     tracemalloc.start()
     try:
-        steps(100)  # what was made before tracing began is replaced
+        steps(1000)  # what was made before tracing began is replaced, free lists fill up
         steps(2500)
     finally:
         tracemalloc.stop()
@@ -221,4 +221,4 @@ def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     assert tensors_after == tensors
     assert arrow_after <= arrow + 2**16  # rows of an interval: 50 steps of 8 columns, 3 kB
     assert kinds(tmp_path) == []
-    assert len(stabkit.open_run(tmp_path).scalar("other")) == 3100
+    assert len(stabkit.open_run(tmp_path).scalar("other")) == 4000

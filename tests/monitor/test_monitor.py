@@ -169,3 +169,27 @@ def test_the_status_says_how_a_recorded_training_stands(
     with pytest.raises(ZeroDivisionError):
         fails()
     assert status() == "failed       mine  step 2  (ZeroDivisionError: by hand)\n"
+
+
+def test_an_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="none of the optimizer's parameters is one of the model"):
+        stabkit.Monitor(nn.Linear(3, 2), optimizer, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_evaluations_take_whatever_holds_classes(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+        monitor.on("dip", print)
+        tokens = torch.tensor([[0, 1], [2, 3]])
+        assert monitor.log_eval(0, "knn_heldout", tokens, tokens.clone().fill_(1)) == 0.25
+        assert monitor.log_eval(1, "knn_heldout", [1, 2, 3, 4], np.array([1, 2, 0, 0])) == 0.5
+        with pytest.raises(ValueError, match=r"predicted \[2, 3\] and labels \[2\] must be"):
+            monitor.log_eval(2, "knn_heldout", torch.ones(2, 3), torch.ones(2))
+    run = stabkit.open_run(tmp_path)
+    correct = run.correct("knn_heldout")
+    assert correct is not None
+    assert correct.tolist() == [[False, True, False, False], [True, True, False, False]]
+    assert run.event_log() == []

@@ -75,7 +75,8 @@ def test_a_preempted_job_runs_again(cluster: Cluster, tmp_path: Path) -> None:
     cluster.command("scancel", other)
     cluster.release(job)
     wait("running again", lambda: log.read_text().count("start") == 2)
-    assert log.read_text().split() == ["start", "COMPLETING", "start"]
+    first, *warned, second = log.read_text().split()  # a busy SLURM may warn twice
+    assert (first, set(warned), second) == ("start", {"COMPLETING"}, "start")
     cluster.command("scancel", job)
     wait("cancelled", lambda: cluster.state(job) == "CANCELLED")
 
