@@ -63,7 +63,7 @@ class StabkitCallback(Callback):  # type: ignore[misc]
                 raise TypeError(
                     f"StabkitCallback: {type(optimizer).__name__} of the strategy "
                     f"{type(trainer.strategy).__name__} is no torch optimizer, its steps cannot be "
-                    "seen; strategies that can be recorded: single device, ddp, fsdp"
+                    "seen; strategies that can be recorded: single device, ddp, FSDP2"
                 )
         self._stepped, self._measured = trainer.global_step, -1
         options = self.options

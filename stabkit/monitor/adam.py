@@ -22,7 +22,7 @@ class AdamState:
     def __init__(self, parameters: Sequence[Tensor], blocks: Blocks) -> None:
         self.parameters = parameters
         self.blocks = blocks
-        self._of: tuple[Any, ...] | None = None
+        self._known: dict[int, tuple[Any, dict[int, Any], Tensor]] = {}
         self._groups: dict[int, dict[str, Any]] = {}
         self._facts = torch.zeros(0)
 
@@ -59,6 +59,7 @@ class AdamState:
     ) -> None:
         values, scratch, of_row = self.blocks.values, self.blocks.scratch, self.blocks.of_row
         self.blocks.fill(moments)
+        scratch.zero_()  # its padding too, where signals may have left anything
         self.blocks.fill(grads, scratch=True)
         for divisor in divisors:
             scratch.div_(divisor)
@@ -84,26 +85,30 @@ class AdamState:
         return whole.pin_memory().to(device, non_blocking=True)  # so that the host need not wait
 
     def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
-        """Groups and their options, looked at again when one of them changes."""
+        """Groups and their options, worked out again when one that counts changes."""
         groups = optimizer.param_groups
-        seen = id(optimizer), *((len(g["params"]), _betas(g), g.get("eps")) for g in groups)
-        if seen == self._of:
-            return
-        self._of = seen
+        seen = tuple((len(g["params"]), _betas(g)[1:], g.get("eps")) for g in groups)
+        if self._known.get(id(optimizer), ((), {}, None))[0] != seen:
+            self._known[id(optimizer)] = seen, *self._work_out(groups)
+        _, self._groups, self._facts = self._known[id(optimizer)]
+
+    def _work_out(self, groups: Sequence[dict[str, Any]]) -> tuple[dict[int, Any], Tensor]:
         number = {id(p): i for i, p in enumerate(self.parameters)}
-        self._groups, facts = {}, torch.zeros(2, len(self.parameters))
-        facts[0] = -math.inf  # beta2 0: nothing to correct
+        found: dict[int, dict[str, Any]] = {}
+        log_beta2, eps2 = [-math.inf] * len(number), [0.0] * len(number)  # nothing to correct
         for group in groups:
             betas, eps = _betas(group), group.get("eps", 0.0)
             if len(betas) != 2:  # of three, as Adan's, which is the second moment's differs
                 continue
-            for p in group["params"]:
-                i = number.get(id(p))
-                if i is not None:
-                    self._groups[i] = group
-                    log = math.log(betas[1]) if betas[1] > 0 else -math.inf
-                    facts[:, i] = torch.tensor([log, float(eps) ** 2])
-        self._facts = facts.to(self.blocks.values.device)
+            for i in (number[id(p)] for p in group["params"] if id(p) in number):
+                found[i] = group
+                log_beta2[i] = math.log(betas[1]) if betas[1] > 0 else -math.inf
+                eps2[i] = float(eps or 0.0) ** 2
+        facts = torch.tensor([log_beta2, eps2])
+        device = self.blocks.values.device
+        if device.type == "cuda":  # from pinned memory, so that the host need not wait
+            facts = facts.pin_memory()
+        return found, facts.to(device, non_blocking=True)
 
 
 def _betas(group: dict[str, Any]) -> tuple[Any, ...]:

@@ -119,7 +119,13 @@ class LayerMeasure:
             self._add("updates", tuple(g is not None for g in grads))
         self._before = None
         if "adam" in self._moments and not late:
-            present = self._adam.fill(optimizer, grads, scale)
+            try:
+                present = self._adam.fill(optimizer, grads, scale)
+            except Exception as error:  # of a state or options that are not Adam's after all
+                present = ()
+                self._moments.discard("adam")
+                for i in (i for i, s in enumerate(self.signals) if s.reads == "adam"):
+                    self._drop(i, error)
             if any(present):
                 self._add("adam", present)
         self._end_of_step()
@@ -191,18 +197,18 @@ class LayerMeasure:
 
     def _end_of_step(self) -> None:
         """Add up by layer what the blocks gave, at once for all signals that combine alike."""
+        of_rows, self._of_rows = self._of_rows, {}  # now: an error must not come again
         for combine, signals in self._alike.items():
-            if self._of_rows.keys().isdisjoint(signals):
+            if of_rows.keys().isdisjoint(signals):
                 continue
-            none = next(iter(self._of_rows.values())).new_zeros(())
-            rows = [self._of_rows.get(i, none.expand(len(self.blocks.values))) for i in signals]
+            none = next(iter(of_rows.values())).new_zeros(())
+            rows = [of_rows.get(i, none.expand(len(self.blocks.values))) for i in signals]
             found = self.blocks.of_layers(torch.stack(rows), combine)
             into = self._totals[0][self.rows - 1, signals.start : signals.stop]
             if combine == "sum":
                 into.add_(found)
             else:
                 torch.maximum(into, found, out=into)
-        self._of_rows = {}
 
     def _of_blocks(self, i: int) -> Tensor:
         values = self.blocks.values
@@ -214,7 +220,9 @@ class LayerMeasure:
                     raise ValueError("of_blocks changed blocks.values, which others read after it")
                 if found.shape != values.shape[:1]:
                     raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
-                return found.float()
+                if found.device != values.device:
+                    raise ValueError(f"of_blocks gave a tensor on {found.device}")
+                return found.to(torch.float32, copy=True)  # others overwrite what it may view
             except Exception as error:
                 self._drop(i, error)
                 if values._version != version:

@@ -12,7 +12,8 @@ def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
     if not optimizers or len({id(one) for one in optimizers}) < len(optimizers):
         raise ValueError("Monitor: give an optimizer, or a list of different ones")
     for one in optimizers:
-        if not hasattr(one, "register_step_pre_hook"):
+        # a wrapper may have the method and not what it needs
+        if not hasattr(one, "_optimizer_step_pre_hooks"):
             kind = type(one).__name__
             raise TypeError(
                 f"Monitor: {kind} has no step hooks; pass the torch.optim.Optimizer inside it"
@@ -42,7 +43,14 @@ def measurable(
     ]
     if not named:
         raise ValueError("Monitor: the model has no parameters to measure")
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
+        raise ValueError(
+            "Monitor: FullyShardedDataParallel hides which part of a parameter a process holds; "
+            "shard the model with torch.distributed.fsdp.fully_shard (FSDP2)"
+        )
     for name, p in named:
+        if p.is_complex():
+            raise ValueError(f"Monitor: {name} is complex; leave it out with layer_of")
         if nn.parameter.is_lazy(p):
             raise ValueError(f"Monitor: {name} has no shape yet; run one batch through the model")
         if p.is_meta:

@@ -96,6 +96,8 @@ class Monitor:
         named = measurable(model, layer_of)
         check_same_model(model, optimizers)
         asked = choose(signals, probe)
+        if flush_every < 1:
+            raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
         self.step = first_step or 0
         self.rundir = RunDir(Path(folder))
         self.layers, layer = group_layers([name for name, _ in named], layer_of)
@@ -242,7 +244,7 @@ class Monitor:
 
     def flush(self) -> None:
         """Everything of the steps done so far, on disk. Waits for the device, and for the disk as
-        long as it takes anything."""
+        long as it takes anything. Of a sharded model (FSDP2) every process must call it."""
         if self._is_dead():
             return
         self._end_rows()
@@ -264,8 +266,14 @@ class Monitor:
             return
         self._attachment.remove()
         atexit.unregister(self._at_exit)
+        # of a sharded model others may be anywhere else: what they had to add up is given up
+        alone = self._measure.blocks.sharded and reason is not None
         try:
-            self.flush()
+            if alone:
+                with self._guard("flush"):
+                    self._intervals.write_waiting()
+            else:
+                self.flush()
             self._tell(state, reason)
         finally:
             self._closed = True
@@ -320,6 +328,8 @@ class Monitor:
             if self._measure.rows >= self.flush_every:
                 with self._guard("interval"):
                     self._intervals.end(self.step)
+            done = self.step - self._first  # not the rows: one process alone may have flushed
+            if done and done % self.flush_every == 0:
                 with self._guard("reactions"):
                     self._reactions.agree()
         finally:

@@ -167,7 +167,9 @@ def gradient_noise(
         raise ValueError(
             f"Monitor: {names[0]} counts samples: pass images_per_step, those of all processes"
         )
-    by_backward = isinstance(model, nn.parallel.DistributedDataParallel)
+    if any(hasattr(p, "to_local") for p in model.parameters()):
+        raise ValueError(f"Monitor: {names[0]} needs whole gradients; the model is sharded")
+    by_backward = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
     return GradientNoise(batch, "backward" if by_backward else "caller")
 
 

@@ -93,16 +93,21 @@ def register(signal: S) -> S:
 
     Raises ValueError when the name is taken by another class or is none that a column may have.
     """
-    name = signal.name
-    if not name.isidentifier() or name in ("step", "layer", "depth"):
-        raise ValueError(
-            f"signal name {name!r}: letters, digits and _ only; not step, layer, depth"
-        )
+    name = _named(signal)
     taken = SIGNALS.get(name)
     if taken is not None and _path(taken) != _path(signal):
         raise ValueError(f"signal name {name!r} is taken by {_path(taken)}")
     SIGNALS[name] = signal  # the same class again: a notebook cell run twice
     return signal
+
+
+def _named(signal: "Signal | type[Signal]") -> str:
+    name = str(getattr(signal, "name", ""))
+    if not name.isidentifier() or name in ("step", "layer", "depth"):
+        raise ValueError(
+            f"signal name {name!r}: letters, digits and _ only; not step, layer, depth"
+        )
+    return name
 
 
 def _path(signal: type[Signal]) -> str:
@@ -119,7 +124,7 @@ def choose(asked: Asked | Iterable[Asked], probe: "Probe | None" = None) -> list
     chosen: dict[str, Signal] = {}
     for item in items:
         for signal in _meant(item, probe):
-            chosen.setdefault(signal.name, signal)
+            chosen.setdefault(_named(signal), signal)
             for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
                 for source in _meant(name, probe):
                     chosen.setdefault(source.name, source)
@@ -139,6 +144,7 @@ def _meant(item: Asked, probe: "Probe | None") -> list[Signal]:
             raise ValueError(_refusal(item, sorted({p for s in level for p in _lacks(s, probe)})))
         return able
     one = SIGNALS[item]() if isinstance(item, str) else item() if isinstance(item, type) else item
+    _named(one)
     if missing := _lacks(one, probe):
         raise ValueError(_refusal(one.name, missing))
     return [one]

@@ -1,5 +1,6 @@
 """The table of signals, and a signal of one's own in ten lines."""
 
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,3 +165,65 @@ def test_blocks_and_modules_are_where_a_signal_finds_them() -> None:
     blocks.fill([torch.tensor([1.0, -2.0, 3.0]), None])
     assert blocks.values.sum() == 2
     assert blocks.of_layers(blocks.values.sum(1)[None], "sum").tolist() == [[2.0, 0.0]]
+
+
+def test_no_signal_depends_on_which_others_are_measured(tmp_path: Path) -> None:
+    """They share buffers: of any of them, in any order, each is what it is among all."""
+    names = ["grad_norm", "grad_max", "nonfinite_count", "zero_count", "param_norm"]
+    names += ["update_norm", "adam_rms"]
+    whole = two_steps(tmp_path / "whole", "basic")[0].signals()
+    rng = random.Random(0)
+    for i in range(25):
+        asked = rng.sample(names, rng.randint(1, len(names)))
+        found = two_steps(tmp_path / str(i), asked)[0].signals()
+        for name in asked:
+            assert found[name].equals(whole[name]), (asked, name)
+
+
+class View(stabkit.LayerSignal):
+    name = "view"
+    formula = "sum |g|"
+    reads = "gradients"
+
+    def of_blocks(self, blocks: Blocks) -> Tensor:
+        return torch.cumsum(blocks.values.abs(), 1, out=blocks.scratch)[:, -1]
+
+
+class Elsewhere(View):
+    name = "elsewhere"
+
+    def of_blocks(self, blocks: Blocks) -> Tensor:
+        return torch.empty(len(blocks.values), device="meta")
+
+
+def test_what_a_signal_leaves_in_the_scratch_is_its_own(tmp_path: Path) -> None:
+    run, grads = two_steps(tmp_path, ["basic", View])
+    expected = [
+        sum(float(g.abs().sum()) for n, g in of_step.items() if n[0] == layer)
+        for of_step in grads
+        for layer in "02"
+    ]
+    np.testing.assert_allclose(run.signals()["view"], expected, rtol=1e-5)  # 20 float32 sums
+
+
+def test_a_signal_on_another_device_is_dropped_and_the_others_stay(tmp_path: Path) -> None:
+    whole = two_steps(tmp_path / "whole", "basic")[0].signals()
+    run, _ = two_steps(tmp_path / "with", ["basic", Elsewhere])
+    assert [event["name"] for event in run.event_log()] == ["elsewhere"]
+    assert run.signals().drop(columns="elsewhere").equals(whole)
+
+
+def test_options_and_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="flush_every must be 1 step or more, got 0"):
+        stabkit.Monitor(model, optimizer, tmp_path, flush_every=0)
+    step = type("Step", (View,), {"name": "step"})
+    with pytest.raises(ValueError, match="signal name 'step'"):
+        stabkit.Monitor(model, optimizer, tmp_path, signals=step)
+    named = nn.Module()
+    named.weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="weight is complex"):
+        stabkit.Monitor(named, torch.optim.SGD(named.parameters(), lr=0.1), tmp_path)
+    with stabkit.Monitor(model, optimizer, tmp_path):  # nothing of it holds the folder
+        pass

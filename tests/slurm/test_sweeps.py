@@ -41,8 +41,9 @@ def test_requeued_in_mid_training(site: Site, unbroken: Path) -> None:
     site.cluster.command("scontrol", "requeue", job)
     site.wait("stopped", lambda: site.row().state == "preempted")
     site.wait("requeued", lambda: site.cluster.state(job) == "PENDING")
+    # SLURM says why a moment after that it waits
+    site.wait("reason", lambda: site.row().reason == "in the queue: BeginTime")
     row = site.row()
-    assert row.reason == "in the queue: BeginTime"
     assert "1 running or queued, 0 to run" in site.sweep(*LONG)
     site.cluster.release(job)
     site.wait_for_state("done")
