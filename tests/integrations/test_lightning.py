@@ -335,7 +335,7 @@ def test_a_strategy_whose_optimizer_has_no_hooks_is_refused(tmp_path: Path) -> N
 
     callback = StabkitCallback(tmp_path)
     trainer = Engine(accelerator="cpu", logger=False, enable_checkpointing=False)
-    with pytest.raises(TypeError, match=r"object of the strategy SingleDevice\w+ .* ddp, fsdp"):
+    with pytest.raises(TypeError, match=r"object of the strategy SingleDevice\w+ .* ddp, FSDP2"):
         callback.on_train_start(trainer, net)
 
 
