@@ -79,25 +79,17 @@ def test_every_module_has_a_layer() -> None:
     ],
 )
 def test_what_login_nodes_and_laptops_use_never_imports_torch(code: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NO_TORCH + code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert_runs(NO_TORCH + code)
 
 
 def test_the_monitor_needs_no_framework() -> None:
     code = "import stabkit.monitor.monitor, stabkit.integrations, stabkit.train.loop"
-    done = subprocess.run(
-        [sys.executable, "-c", NO_FRAMEWORK + code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    assert_runs(NO_FRAMEWORK + code)
+
+
+def assert_runs(code: str) -> None:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stabkit.monitor.ranks import world_size
+
 SMALL, LARGE = 256, 1024  # width: of a small model more would be padding, of a large one index
 
 
@@ -108,7 +110,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def _replicas(tensor: Tensor) -> int:
     """How many ranks hold the same part of it: together they must count once."""
-    world = torch.distributed.get_world_size()
+    world = world_size()
     if not is_sharded(tensor):
         return world
     mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]

@@ -46,9 +46,8 @@ def _entry(signal: Signal) -> str:
         facts.append(f"needs: {', '.join(signal.needs)}")
     if signal.source:
         facts.append(f"source: {signal.source}")
-    reveals = getattr(signal, "reveals", "")
     about = textwrap.fill(
-        f"{signal.name:<26}{reveals}", 98, initial_indent="  ", subsequent_indent=" " * 28
+        f"{signal.name:<26}{signal.reveals}", 98, initial_indent="  ", subsequent_indent=" " * 28
     )
     rest = textwrap.fill("; ".join(facts), 98, initial_indent=" " * 6, subsequent_indent=" " * 8)
     return f"{about}\n{rest}"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stabkit.monitor.adam import AdamState
 from stabkit.monitor.blocks import Blocks
+from stabkit.monitor.ranks import world_size
 from stabkit.monitor.ring import Block, start_copy
 from stabkit.monitor.signals import LayerSignal, Moment
 
@@ -246,8 +247,7 @@ class LayerMeasure:
 
     def _of_all_ranks(self, totals: Tensor) -> Tensor:
         """One collective for the rows of a whole interval."""
-        world = torch.distributed.get_world_size()
-        ranks = totals.new_empty(world, *totals.shape)
+        ranks = totals.new_empty(world_size(), *totals.shape)
         _all_gather(ranks.view(-1), totals.contiguous().view(-1))
         whole = torch.empty_like(totals)
         for combine, s in self._alike.items():

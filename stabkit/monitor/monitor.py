@@ -30,6 +30,7 @@ from stabkit.monitor.members import Members, check_same_model, listed, measurabl
 from stabkit.monitor.noise import NoiseSignal, gradient_noise
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.probing import Probing
+from stabkit.monitor.ranks import rank
 from stabkit.monitor.reactions import Action, Reactions
 from stabkit.monitor.rows import RowReader
 from stabkit.monitor.scalars import Scalars
@@ -123,7 +124,7 @@ class Monitor:
             strict,
         )
         in_nonfinite, beta2 = False, None
-        if _rank() == 0:
+        if rank() == 0:
             with ExitStack() as stack:
                 if not locked:
                     stack.enter_context(hold(self.rundir, self, first_step))
@@ -409,11 +410,6 @@ def _correct(predicted: Any, labels: Any) -> NDArray[np.bool_]:
         )
     bits: NDArray[np.bool_] = (predicted == labels.to(predicted.device)).flatten().cpu().numpy()
     return bits
-
-
-def _rank() -> int:
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if there else 0
 
 
 def _close(monitor: "weakref.ref[Monitor]") -> None:

@@ -37,6 +37,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stabkit.monitor.blocks import is_sharded
+from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals import Signal, register
 
 DECAY = 0.99
@@ -122,7 +124,7 @@ class GradientNoise:
         None where nothing can be said: less than two parts, or `micro_batch` was not called. A
         non-finite measurement, as of a step that a GradScaler leaves out, does not enter the means.
         """
-        squares, whole, ranks = self._squares, self._whole, _ranks()
+        squares, whole, ranks = self._squares, self._whole, world_size()
         self._squares, self._whole = [], None
         number = len(squares)
         if whole is None or number * ranks == 1:
@@ -167,7 +169,7 @@ def gradient_noise(
         raise ValueError(
             f"Monitor: {names[0]} counts samples: pass images_per_step, those of all processes"
         )
-    if any(hasattr(p, "to_local") for p in model.parameters()):
+    if any(map(is_sharded, model.parameters())):
         raise ValueError(f"Monitor: {names[0]} needs whole gradients; the model is sharded")
     by_backward = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
     return GradientNoise(batch, "backward" if by_backward else "caller")
@@ -178,7 +180,3 @@ def _square(tensors: Sequence[Tensor]) -> Tensor:
     double = any(t.dtype == torch.float64 for t in tensors)
     norms = torch._foreach_norm(list(tensors), 2, dtype=torch.float64 if double else torch.float32)
     return torch.stack(norms).square().sum()
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

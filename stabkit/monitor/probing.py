@@ -12,6 +12,7 @@ from stabkit.monitor.layers import group_layers
 from stabkit.monitor.probe import Probe, ProbePass, looking
 from stabkit.monitor.ring import Block, start_copy
 from stabkit.monitor.signals import ProbeSignal
+from stabkit.monitor.undisturbed import unwrapped
 
 # step, signal, its layers or None for a signal of the run, values
 Look = tuple[int, str, list[str] | None, Block]
@@ -107,8 +108,10 @@ def _layer_finder(
 ) -> Callable[[str], str]:
     """The layer of a module's or a parameter's name in the model without its wrappers: that of the
     first parameter within it, else of the module that holds it."""
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    plain = [name.replace("_orig_mod.", "").removeprefix("module.") for name in names]
+    names, plain = (
+        [name for name, _ in one.named_parameters(remove_duplicate=False)]
+        for one in (model, unwrapped(model))
+    )
     kept = [(p, n) for p, n in zip(plain, names, strict=True) if layer_of is None or layer_of(n)]
     layers, number = group_layers([n for _, n in kept], layer_of)
     of = {p: layers[i] for (p, _), i in zip(kept, number, strict=True)}

@@ -24,6 +24,7 @@ from stabkit.monitor.found import (
     beta2_of_layers,
     updates_made,
 )
+from stabkit.monitor.ranks import rank, world_size
 from stabkit.monitor.recall import recalled_evals, recalled_rows
 from stabkit.monitor.torch_files import write_tensors
 from stabkit.rundir import RunDir, same_folder
@@ -160,8 +161,8 @@ class Reactions:
 
     def react(self, events: Sequence[Event]) -> None:
         """Act on what was found; of several processes the first keeps it until `agree`."""
-        if _world_size() > 1:
-            self._waiting += events if dist.get_rank() == 0 else []
+        if world_size() > 1:
+            self._waiting += events if rank() == 0 else []
             return
         for event in events:
             self._act(event)
@@ -171,7 +172,7 @@ class Reactions:
 
         Waits for the first process's host, never for a device.
         """
-        if not self._actions or _world_size() == 1:
+        if not self._actions or world_size() == 1:
             return
         if self._group is None:
             group = dist.new_group(backend="gloo")  # on the host, whatever the training's is
@@ -250,7 +251,7 @@ class Reactions:
                 self._warn(key, "the action on %s failed: %s", event.kind, _text(error))
 
     def _log(self, event: Event) -> None:
-        if _is_first():
+        if rank() == 0:
             where = f" in {event.layer}" if event.layer else ""
             facts = ", ".join(f"{name} {_short(value)}" for name, value in event.facts.items())
             _log.warning("%s at step %d%s: %s", event.kind, event.step, where, facts)
@@ -270,7 +271,7 @@ class Reactions:
                 "model": self.model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             }
-            if _is_first():
+            if rank() == 0:
                 self._check_folder()
                 write_tensors(content, path)
             self._saved_at = now
@@ -281,7 +282,7 @@ class Reactions:
         self._write("stop", event.step, cause=event.kind, asked_at=self._now())
 
     def _write(self, kind: str, step: int | None, **facts: Any) -> None:
-        if not _is_first():
+        if rank() != 0:
             return
         try:
             self._check_folder()
@@ -300,14 +301,6 @@ class Reactions:
         if key not in self._failed:
             self._failed.add(key)
             _log.warning(message, *parts)
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _is_first() -> bool:
-    return _world_size() == 1 or dist.get_rank() == 0
 
 
 def _text(error: Exception) -> str:

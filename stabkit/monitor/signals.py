@@ -124,7 +124,7 @@ def choose(asked: Asked | Iterable[Asked], probe: "Probe | None" = None) -> list
     chosen: dict[str, Signal] = {}
     for item in items:
         for signal in _meant(item, probe):
-            chosen.setdefault(_named(signal), signal)
+            chosen.setdefault(signal.name, signal)
             for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
                 for source in _meant(name, probe):
                     chosen.setdefault(source.name, source)

@@ -5,7 +5,8 @@ import os
 import torch
 
 from stabkit.config import RuntimeConfig
-from stabkit.train.distributed import local_rank, world_size
+from stabkit.monitor.ranks import world_size
+from stabkit.train.distributed import local_rank
 
 
 def prepare_device(runtime: RuntimeConfig) -> torch.device:

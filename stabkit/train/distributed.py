@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stabkit.monitor.ranks import active, rank, world_size
+
 FAREWELL = 2.0  # seconds that the first process waits for the others after an error
 
 
@@ -61,18 +63,6 @@ def _leave_after(error: BaseException, cuda: bool) -> None:
             left = store.add("stabkit/left", 0)
     except RuntimeError:  # the store is gone with the process that held it
         pass
-
-
-def active() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def rank() -> int:
-    return dist.get_rank() if active() else 0
-
-
-def world_size() -> int:
-    return dist.get_world_size() if active() else 1
 
 
 def local_rank() -> int:

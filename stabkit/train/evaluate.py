@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from stabkit.config import KnnConfig
 from stabkit.monitor.knn import knn_predict
+from stabkit.monitor.ranks import rank, world_size
 from stabkit.train.data import ImageSet
-from stabkit.train.distributed import gather, rank, world_size
+from stabkit.train.distributed import gather
 from stabkit.train.image_set import moved
 from stabkit.train.randomness import permutation
 from stabkit.train.views import plain_view

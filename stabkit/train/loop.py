@@ -14,6 +14,7 @@ from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.features import effective_rank, feature_std
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.probe import Probe
+from stabkit.monitor.ranks import rank
 from stabkit.rundir import RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
@@ -26,7 +27,6 @@ from stabkit.train.distributed import (
     mean_of_processes,
     own_rows,
     process_group,
-    rank,
 )
 from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.image_set import moved

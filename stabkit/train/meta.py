@@ -11,8 +11,8 @@ import torch
 
 import stabkit
 from stabkit.code_state import checkout, git_state
+from stabkit.monitor.ranks import world_size
 from stabkit.rundir import RunDir, utc_now
-from stabkit.train.distributed import world_size
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow")
 

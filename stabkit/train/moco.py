@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stabkit.config import MethodConfig
-from stabkit.train.distributed import gather, rank
+from stabkit.monitor.ranks import rank
+from stabkit.train.distributed import gather
 from stabkit.train.heads import Online, Output, Twin, against_chance
 
 

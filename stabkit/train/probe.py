@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from stabkit.config import RunConfig
 from stabkit.monitor.probe import Probe
+from stabkit.monitor.ranks import world_size
 from stabkit.train.data import ImageSet
-from stabkit.train.distributed import world_size
 from stabkit.train.image_set import moved
 from stabkit.train.methods import Method
 from stabkit.train.randomness import permutation

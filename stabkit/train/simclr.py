@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stabkit.config import MethodConfig
-from stabkit.train.distributed import gather_with_gradient, rank
+from stabkit.monitor.ranks import rank
+from stabkit.train.distributed import gather_with_gradient
 from stabkit.train.heads import Online, Output, against_chance
 from stabkit.train.moco import chance_nats
 

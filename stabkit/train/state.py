@@ -7,9 +7,9 @@ import torch
 
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.knn import KnnBank
+from stabkit.monitor.ranks import world_size
 from stabkit.monitor.torch_files import read_tensors, write_tensors
 from stabkit.train.backbones import build_backbone
-from stabkit.train.distributed import world_size
 from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer

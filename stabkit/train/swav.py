@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stabkit.config import MethodConfig
-from stabkit.train.distributed import gather, rank
+from stabkit.monitor.ranks import rank
+from stabkit.train.distributed import gather
 from stabkit.train.heads import Online, Output, against_chance
 
 ITERATIONS = 3  # of Sinkhorn-Knopp; the authors' choice

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from stabkit.train.distributed import active, gather, rank, world_size
+from stabkit.monitor.ranks import active, rank, world_size
+from stabkit.train.distributed import gather
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ import torch
 import stabkit
 from stabkit.cli import main
 from stabkit.config import RunConfig, RuntimeConfig
+from stabkit.monitor.ranks import rank, world_size
 from stabkit.rundir import RunDir
 from stabkit.train import device, evaluate, loop
 from stabkit.train.distributed import (
@@ -23,8 +24,6 @@ from stabkit.train.distributed import (
     mean_of_processes,
     own_rows,
     process_group,
-    rank,
-    world_size,
 )
 from stabkit.train.sync_batch_norm import synchronise_batch_norms
 from stabkit.train.together import PeerError, agreed, check_same_start, first_alone, of_first

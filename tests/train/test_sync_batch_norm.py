@@ -8,7 +8,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from stabkit.train.distributed import process_group, rank
+from stabkit.monitor.ranks import rank
+from stabkit.train.distributed import process_group
 from stabkit.train.sync_batch_norm import SyncBatchNorm, synchronise_batch_norms
 from tests.train.processes import results
 
