@@ -58,7 +58,7 @@ class Background:
 
     def event(self, kind: str, step: int | None = None, **facts: Any) -> None:
         if self._queue.qsize() < MOST_EVENTS or self.strict:
-            self._queue.put(lambda: self._events.append((kind, step, facts)))
+            self._queue.put(lambda: self._write_event(kind, step, facts))
 
     def status(self, status: Status) -> None:
         """Of several that wait the last is written."""
@@ -151,6 +151,11 @@ class Background:
             self._write_events()
         self._write_status()
         self._failed, self.error = False, None
+
+    def _write_event(self, kind: str, step: int | None, facts: dict[str, Any]) -> None:
+        self._events.append((kind, step, facts))
+        self.writer.check_folder()
+        self._write_events()
 
     def _write_events(self) -> None:
         while self._events:

@@ -2,12 +2,13 @@
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
+from stabkit.monitor.background import Background
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
-from stabkit.store.writer import steps_in, trim
+from stabkit.store.writer import Writer, steps_in, trim
 
 if TYPE_CHECKING:
     from stabkit.monitor.monitor import Monitor
@@ -41,6 +42,33 @@ def hold(rundir: RunDir, monitor: "Monitor", first_step: int | None) -> Iterator
         finally:
             if one() is not None and _OPEN.get(name) is one():
                 del _OPEN[name]
+
+
+class Opened(NamedTuple):
+    """A folder that is ours: where the recording starts, and what the steps before leave to it."""
+
+    step: int
+    in_nonfinite: bool
+    beta2: float | None
+    out: Background
+
+
+def open_folder(
+    rundir: RunDir,
+    monitor: "Monitor",
+    first_step: int | None,
+    run: str | None,
+    strict: bool,
+    locked: bool,
+) -> Opened:
+    """Raises what `hold` and `prepare` do; nothing is held then."""
+    with ExitStack() as stack:
+        if not locked:
+            stack.enter_context(hold(rundir, monitor, first_step))
+        step = prepare(rundir, first_step)
+        left = left_by(rundir, step)
+        writer = Writer(rundir.path, run or rundir.path.name)
+        return Opened(step, *left, Background(rundir, writer, strict, stack.pop_all().close))
 
 
 def prepare(rundir: RunDir, first_step: int | None) -> int:

@@ -6,7 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,7 @@ from torch.optim import Optimizer
 
 from stabkit.monitor import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.attach import Attachment
-from stabkit.monitor.background import Background
-from stabkit.monitor.folder import hold, left_by, prepare
+from stabkit.monitor.folder import open_folder
 from stabkit.monitor.guard import Guard
 from stabkit.monitor.intervals import Intervals
 from stabkit.monitor.layers import by_layer, group_layers
@@ -36,7 +35,6 @@ from stabkit.monitor.rows import RowReader
 from stabkit.monitor.scalars import Scalars
 from stabkit.monitor.signals import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
 from stabkit.rundir import RunDir, State, Status
-from stabkit.store.writer import Writer
 
 TELL_EVERY_S = 10.0
 
@@ -115,26 +113,30 @@ class Monitor:
         self._probing = Probing(model, probe, of_probe, every, optimizers, layer_of, failed)
         self._of_noise = [s for s in asked if isinstance(s, NoiseSignal)]
         self._noise = gradient_noise(asked, images_per_step, model)
+        # hooks do nothing yet, and a folder is not touched before all that can be refused was
+        self._attachment = Attachment(
+            optimizers, scaler, self._gradients, self._before_step, self._after_step
+        )
+        in_nonfinite, beta2 = False, None
+        if rank() == 0:
+            try:
+                opened = open_folder(self.rundir, self, first_step, run, strict, locked)
+            except BaseException:
+                self._attachment.remove()
+                raise
+            self.step, in_nonfinite, beta2, self._guard.out = opened
+        self._first = self.step
+        self._out = self._guard.out
+        self._scalars = Scalars(beta2)
         self._reactions = Reactions(
             self.rundir,
             model,
             optimizers,
             by_layer(self._parameters, layer, self.layers),
             lambda: self.step,
+            self._out,
             strict,
         )
-        in_nonfinite, beta2 = False, None
-        if rank() == 0:
-            with ExitStack() as stack:
-                if not locked:
-                    stack.enter_context(hold(self.rundir, self, first_step))
-                self.step = prepare(self.rundir, first_step)
-                in_nonfinite, beta2 = left_by(self.rundir, self.step)
-                writer = Writer(self.rundir.path, run or self.rundir.path.name)
-                self._guard.out = Background(self.rundir, writer, strict, stack.pop_all().close)
-        self._first = self.step
-        self._out = self._guard.out
-        self._scalars = Scalars(beta2)
         derived = [s for s in asked if isinstance(s, DerivedSignal)]
         self._intervals = Intervals(
             self._measure,
@@ -154,9 +156,6 @@ class Monitor:
         self._told = -math.inf
         self._tell("running")
         self._closed = False
-        self._attachment = Attachment(
-            optimizers, scaler, self._gradients, self._before_step, self._after_step
-        )
         self._at_exit = partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.monitor.background import Background
 from stabkit.monitor.found import (
     CollapseWatch,
     DipWatch,
@@ -27,7 +28,7 @@ from stabkit.monitor.found import (
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.monitor.recall import recalled_evals, recalled_rows
 from stabkit.monitor.torch_files import write_tensors
-from stabkit.rundir import RunDir, same_folder
+from stabkit.rundir import RunDir
 
 KINDS = ("nonfinite", "spike", "stale_moments", "collapse", "dip")
 WORDS = ("log", "mark", "checkpoint", "stop")
@@ -53,7 +54,8 @@ class Reactions:
     call `on` with the same kinds and actions in the same order: they act on the same events at the
     same step, in `agree`.
 
-    `layers`: the parameters of each layer, in depth order. `now`: updates made so far.
+    `layers`: the parameters of each layer, in depth order. `now`: updates made so far. `out`: who
+    writes events, None on every process but the first.
     """
 
     def __init__(
@@ -63,12 +65,13 @@ class Reactions:
         optimizers: Sequence[Optimizer],
         layers: Mapping[str, Sequence[Tensor]],
         now: Callable[[], int],
+        out: Background | None,
         strict: bool = False,
     ) -> None:
         self.rundir, self.model, self.optimizers = rundir, model, list(optimizers)
         self.should_stop = False
         self.marks: dict[str, int] = {}  # how many events of each kind were marked
-        self._layers, self._now, self._strict = layers, now, strict
+        self._layers, self._now, self._out, self._strict = layers, now, out, strict
         self._actions: dict[str, list[Action]] = {}
         self._watches: dict[str, Watch] = {}
         self._failed: set[str] = set()
@@ -76,7 +79,6 @@ class Reactions:
         self._waiting: list[Event] = []
         self._group: dist.ProcessGroup | None = None
         self._saved_at = -1
-        self._is_ours: Callable[[], bool] | None = None
 
     @property
     def asked(self) -> bool:
@@ -112,8 +114,6 @@ class Reactions:
                 f"{', '.join(type(o).__name__ for o in self.optimizers)}"
             )
         self._actions.setdefault(kind, []).append(action)
-        if self._is_ours is None and self.rundir.path.is_dir():
-            self._is_ours = same_folder(self.rundir.path)
 
     def steps(
         self,
@@ -251,7 +251,7 @@ class Reactions:
                 self._warn(key, "the action on %s failed: %s", event.kind, _text(error))
 
     def _log(self, event: Event) -> None:
-        if rank() == 0:
+        if self._out is not None:
             where = f" in {event.layer}" if event.layer else ""
             facts = ", ".join(f"{name} {_short(value)}" for name, value in event.facts.items())
             _log.warning("%s at step %d%s: %s", event.kind, event.step, where, facts)
@@ -271,8 +271,8 @@ class Reactions:
                 "model": self.model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             }
-            if rank() == 0:
-                self._check_folder()
+            if self._out is not None:
+                self._out.writer.check_folder()
                 write_tensors(content, path)
             self._saved_at = now
         self._write("saved", event.step, cause=event.kind, file=f"checkpoints/{path.name}")
@@ -282,19 +282,8 @@ class Reactions:
         self._write("stop", event.step, cause=event.kind, asked_at=self._now())
 
     def _write(self, kind: str, step: int | None, **facts: Any) -> None:
-        if rank() != 0:
-            return
-        try:
-            self._check_folder()
-            self.rundir.append_event(kind, step, **facts)
-        except OSError as error:  # a full disk, a folder that is gone: of no matter to the training
-            if self._strict:
-                raise
-            self._warn("write", "the event %s at step %s is not recorded: %s", kind, step, error)
-
-    def _check_folder(self) -> None:
-        if self._is_ours is not None and not self._is_ours():
-            raise FileNotFoundError(f"{self.rundir.path}: the run's folder was deleted or moved")
+        if self._out is not None:
+            self._out.event(kind, step, **facts)
 
     def _warn(self, key: str, message: str, *parts: Any) -> None:
         """Said once."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 import stabkit
 from stabkit.detect import find_bursts, find_collapse, find_dips, find_spikes, find_stale_moments
 from stabkit.detect.simulate import Planted, simulate_curve
+from stabkit.monitor.background import Background
 from stabkit.monitor.found import SPIKE_THRESHOLD, Event, SpikeWatch
 from stabkit.monitor.reactions import KINDS, Reactions
 from stabkit.rundir import RunDir
@@ -36,10 +38,28 @@ def reactions(folder: Path, now: int = 0, optimizer: Any = None, **options: Any)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), betas=(0.9, BETA2))
     parameter = optimizer.param_groups[0]["params"][0]
     layers = {layer: [parameter] for layer in LAYERS}
-    return Reactions(RunDir(folder), model, [optimizer], layers, lambda: now, **options)
+    out = writing(folder, options.get("strict", False))
+    return Reactions(RunDir(folder), model, [optimizer], layers, lambda: now, out, **options)
+
+
+OUT: dict[Path, Background] = {}
+
+
+def writing(folder: Path, strict: bool = False) -> Background:
+    OUT[folder] = Background(RunDir(folder), Writer(folder, "test"), strict, lambda: None)
+    return OUT[folder]
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    yield
+    while OUT:
+        OUT.popitem()[1].close()
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:
+    if folder in OUT:
+        OUT[folder].wait()
     return [{k: v for k, v in e.items() if k != "time"} for e in RunDir(folder).read_events()]
 
 
@@ -367,13 +387,16 @@ def test_a_folder_that_is_gone_stops_nothing(
 ) -> None:
     done: list[Event] = []
     watched = reactions(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
     for action in ("mark", "stop", done.append):
         watched.on("spike", action)
     watched.react([Event("spike", 7), Event("spike", 90)])
     assert len(done) == 2
     assert watched.should_stop
+    OUT[tmp_path / "gone"].wait()
     (record,) = caplog.records
-    assert "the event unstable at step 7 is not recorded" in record.message
+    assert "gone cannot be written" in record.message
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_detector_that_fails_is_off_and_the_others_go_on(
@@ -415,6 +438,7 @@ def test_the_word_mark_is_an_event_in_the_log_that_any_reader_takes(tmp_path: Pa
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
+    OUT[tmp_path].wait()
     (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
     event = json.loads(line, parse_constant=refuse)
     assert {k: v for k, v in event.items() if k != "time"} == {
@@ -450,7 +474,7 @@ def test_the_word_checkpoint_saves_what_a_fresh_model_goes_on_from(tmp_path: Pat
 
     for _ in range(3):
         step(model, optimizer)
-    watched = Reactions(RunDir(tmp_path), model, [optimizer], {}, lambda: 3)
+    watched = Reactions(RunDir(tmp_path), model, [optimizer], {}, lambda: 3, writing(tmp_path))
     watched.on("spike", "checkpoint")
     watched.react([Event("spike", 1), Event("spike", 2)])
     (path,) = (tmp_path / "checkpoints").iterdir()
@@ -480,7 +504,8 @@ def on_two_ranks(folder: Path) -> dict[str, Any]:
     now = 0
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters())
-    watched = Reactions(RunDir(folder), model, [optimizer], {}, lambda: now)
+    out = writing(folder) if rank == 0 else None
+    watched = Reactions(RunDir(folder), model, [optimizer], {}, lambda: now, out)
     watched.on("spike", lambda event: done.append((now, event.kind, event.step)))
     watched.on("spike", "stop")
     for word in ("log", "mark", "checkpoint"):
@@ -495,6 +520,8 @@ def on_two_ranks(folder: Path) -> dict[str, Any]:
     if rank == 0:
         watched.react([Event("spike", 99)])
     watched.close()
+    if out is not None:
+        out.close()
     torch.distributed.destroy_process_group()
     return {"done": done, "stopped": stopped}
 
