@@ -49,7 +49,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Seen:
     """An interval on the host: `values[signal]` [steps, layers], `measured[signal]` likewise."""
 
     steps: IntArray
@@ -70,7 +70,7 @@ class Rows:
 class Watch(Protocol):
     """Finds events of one kind in rows that come in order of steps, each step once."""
 
-    def rows(self, rows: Rows) -> list[Event]: ...
+    def rows(self, rows: Seen) -> list[Event]: ...
 
 
 class SpikeWatch:
@@ -81,7 +81,7 @@ class SpikeWatch:
         self._bursts = OnlineBursts()
         self._loss: OnlineSpikes | None = OnlineSpikes(threshold=SPIKE_THRESHOLD)
 
-    def rows(self, rows: Rows) -> list[Event]:
+    def rows(self, rows: Seen) -> list[Event]:
         found = []
         for layer, steps, values in rows.series("grad_norm"):
             if layer not in self._layers:
@@ -89,7 +89,7 @@ class SpikeWatch:
             found += [(onset, layer) for onset in self._layers[layer].add(steps, values)]
         return _bursts("spike", "grad_norm", "ratio", found, self._bursts) + self._of_loss(rows)
 
-    def _of_loss(self, rows: Rows) -> list[Event]:
+    def _of_loss(self, rows: Seen) -> list[Event]:
         steps, values = rows.scalars.get("loss", _NOTHING)
         if np.any(values < 0):
             self._loss = None  # spikes are sought in logarithms: none of such a loss, ever
@@ -111,7 +111,7 @@ class StaleMomentsWatch:
         }
         self._bursts = OnlineBursts()
 
-    def rows(self, rows: Rows) -> list[Event]:
+    def rows(self, rows: Seen) -> list[Event]:
         found = [
             (onset, layer)
             for layer, steps, values in rows.series("adam_rms")
@@ -127,7 +127,7 @@ class NonfiniteWatch:
     def __init__(self) -> None:
         self._bad = {"layers": False, "loss": False}
 
-    def rows(self, rows: Rows) -> list[Event]:
+    def rows(self, rows: Seen) -> list[Event]:
         bad = np.zeros((len(rows.steps), len(rows.layers)), dtype=bool)
         for signal in ("grad_norm", "nonfinite_count"):
             if signal in rows.values:
@@ -163,7 +163,7 @@ class CollapseWatch:
         self._series: dict[tuple[str, str | None], tuple[list[int], list[float]]] = {}
         self._told: set[tuple[str, str | None, int]] = set()
 
-    def rows(self, rows: Rows) -> list[Event]:
+    def rows(self, rows: Seen) -> list[Event]:
         found = []
         for name in SPREADS:
             if name in rows.scalars:
@@ -198,7 +198,7 @@ class DipWatch:
     def __init__(self) -> None:
         self._metrics: dict[str, OnlineDips] = {}
 
-    def rows(self, rows: Rows) -> list[Event]:
+    def rows(self, rows: Seen) -> list[Event]:
         return []
 
     def evaluated(

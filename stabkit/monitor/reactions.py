@@ -18,7 +18,7 @@ from stabkit.monitor.found import (
     DipWatch,
     Event,
     NonfiniteWatch,
-    Rows,
+    Seen,
     SpikeWatch,
     StaleMomentsWatch,
     Watch,
@@ -134,7 +134,7 @@ class Reactions:
             measured = {name: ~np.isnan(table) for name, table in values.items()}
         new = self._is_new("", steps)
         fresh = {name: self._is_new(name, at) for name, (at, _) in scalars.items()}
-        rows = Rows(
+        rows = Seen(
             steps[new],
             layers,
             {name: table[new] for name, table in values.items()},
@@ -190,7 +190,7 @@ class Reactions:
         for event in waiting:
             self._act(event, only=("log", "mark"))
 
-    def _events(self, kind: str, first: int, rows: Rows) -> list[Event]:
+    def _events(self, kind: str, first: int, rows: Seen) -> list[Event]:
         return self._watch(kind, first).rows(rows)
 
     def _watch(self, kind: str, first: int) -> Watch:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
-from stabkit.monitor.found import SPREADS, Rows
+from stabkit.monitor.found import SPREADS, Seen
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 
@@ -19,7 +19,7 @@ SIGNALS = {
 SCALARS = {"spike": ["loss"], "nonfinite": [], "collapse": list(SPREADS)}
 
 
-def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, bool]:
+def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Seen | None, bool]:
     """Rows of steps below `before`, and whether the last of them was not finite."""
     if kind == "dip" or not rundir.table("scalars").is_dir():
         return None, False
@@ -30,7 +30,7 @@ def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, 
     named = {name: _series(scalars, name) for name in SCALARS.get(kind, [])}
     steps, layers, values = _layers(run, SIGNALS.get(kind, []), before)
     measured = {name: ~np.isnan(table) for name, table in values.items()}
-    rows = Rows(steps, layers, values, measured, named)
+    rows = Seen(steps, layers, values, measured, named)
     return rows, bool(len(counted) and counted[-1] > 0)
 
 

@@ -868,3 +868,34 @@ def test_a_scaler_that_finds_no_scale_is_an_event(
             scaler.update()
     assert [event["step"] for event in stabkit.open_run(tmp_path).event_log()] == found
     assert stops == found
+
+
+def test_gradients_that_no_step_follows_stay_in_their_row(tmp_path: Path) -> None:
+    """Those of the second optimizer are told before clipping; the first comes round again."""
+    first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (first, second)]
+    with stabkit.Monitor(nn.Sequential(first, second), optimizers, tmp_path) as monitor:
+        for step in range(2):
+            for module in (first, second):
+                module.weight.grad = torch.full_like(module.weight, step + 1.0)
+            optimizers[0].step()
+            if step == 0:
+                monitor.before_clipping(optimizers[1])
+    norms = stabkit.open_run(tmp_path).signals(["grad_norm"])["grad_norm"]
+    assert norms.fillna(-1).tolist() == [2.0, 2.0, 4.0, -1.0]
+
+
+def test_a_constructor_that_is_refused_late_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = net()
+    optimizer = adamw(model.parameters())
+    with pytest.raises(AttributeError):
+        stabkit.Monitor(model, optimizer, tmp_path / "run", scaler=object())  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").write_text("")
+    scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(OSError, match="file"):
+        stabkit.Monitor(model, optimizer, tmp_path / "file", scaler=scaler)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert "step" not in vars(scaler)
+    with stabkit.Monitor(model, optimizer, tmp_path / "run", scaler=scaler):
+        pass

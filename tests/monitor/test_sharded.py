@@ -1,6 +1,7 @@
 """Two processes: DDP, FSDP2 and its hybrid record what one process does with the whole batch."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import stabkit
+from stabkit.monitor.noise import gradient_noise
+from stabkit.monitor.signals import choose
 from stabkit.train.distributed import process_group
 from tests.monitor.expected import Expected
 from tests.train.processes import results
@@ -172,3 +175,77 @@ def test_every_signal_is_that_of_one_process(
         assert value > 0.02  # it is clipped as well
         assert math.hypot(naive[0][step], naive[1][step]) == pytest.approx(value, rel=1e-6)
         assert max(naive[0][step], naive[1][step]) < 0.9 * value
+
+
+def steps_of(way: str, folder: Path, act: Callable[[stabkit.Monitor, int], None]) -> str:
+    """Twelve steps of both processes, `act` after each; what became of this one."""
+    torch.set_num_threads(1)
+    with process_group(cuda=False):
+        model = sharded(small(), way)
+        optimizer = optimizer_of(model)
+        try:
+            with stabkit.Monitor(model, optimizer, folder, flush_every=5) as monitor:
+                monitor.on("nonfinite", "log")
+                for step in range(12):
+                    optimizer.zero_grad()
+                    model(batch(step)).square().mean().backward()
+                    optimizer.step()
+                    act(monitor, step)
+        except (ValueError, RuntimeError) as error:
+            return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def first_flushes(folder: Path) -> str:
+    def act(monitor: stabkit.Monitor, step: int) -> None:
+        if step == 7 and dist.get_rank() == 0:
+            monitor.flush()
+
+    return steps_of("ddp", folder, act)
+
+
+def test_a_process_may_flush_alone(tmp_path: Path) -> None:
+    """As beside a checkpoint that only the first saves: reactions are still agreed on together."""
+    assert results(2, tmp_path / "said", first_flushes, tmp_path / "run") == ["done", "done"]
+    run = stabkit.open_run(tmp_path / "run")
+    assert run.scalar("grad_norm_total").index.tolist() == list(range(12))
+
+
+def second_raises(folder: Path) -> str:
+    def act(monitor: stabkit.Monitor, step: int) -> None:
+        if step == 7 and dist.get_rank() == 1:
+            raise ValueError("bad image")
+
+    return steps_of("fsdp", folder, act)
+
+
+def test_the_error_of_one_process_is_not_hidden_by_its_monitor(tmp_path: Path) -> None:
+    """What has been added up over processes is on disk; for the rest there is no other to ask."""
+    first, second = results(2, tmp_path / "said", second_raises, tmp_path / "run")
+    assert second == "ValueError: bad image"
+    assert first.startswith("RuntimeError")
+    run = stabkit.open_run(tmp_path / "run")
+    assert run.scalar("grad_norm_total").index.tolist() == list(range(5))
+    status = run.status()
+    assert status is not None
+    assert status.state == "failed"
+
+
+def noise_of_wrapped(folder: Path) -> list[Any]:
+    with process_group(cuda=False):
+        inner = small()
+        ddp = DistributedDataParallel(inner)
+        found: list[Any] = []
+        for model in (ddp, torch.compile(ddp, backend="eager"), sharded(small(), "fsdp")):
+            try:
+                noise = gradient_noise(choose("noise"), 16, model)
+                found.append(noise.reduced_by if noise else None)
+            except ValueError as error:
+                found.append(str(error))
+    return found
+
+
+def test_noise_knows_who_reduces_gradients(tmp_path: Path) -> None:
+    for found in results(2, tmp_path, noise_of_wrapped, tmp_path):
+        assert found[:2] == ["backward", "backward"]
+        assert "needs whole gradients; the model is sharded" in found[2]
