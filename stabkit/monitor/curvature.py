@@ -157,10 +157,7 @@ class _Loss:
 
 def _loss_of(seen: ProbePass) -> _Loss:
     """The same for all signals of a look, and gone with it."""
-    if "curvature" not in seen.kept:
-        seen.kept["curvature"] = _Loss(seen)
-    kept: _Loss = seen.kept["curvature"]
-    return kept
+    return seen.once("curvature", lambda: _Loss(seen))
 
 
 def _adam_root(seen: ProbePass, loss: _Loss) -> Tensor | None:

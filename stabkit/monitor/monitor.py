@@ -26,7 +26,7 @@ from stabkit.monitor.intervals import Intervals
 from stabkit.monitor.layers import by_layer, group_layers
 from stabkit.monitor.measure import LayerMeasure
 from stabkit.monitor.members import Members, check_same_model, listed, measurable
-from stabkit.monitor.noise import NoiseSignal, gradient_noise
+from stabkit.monitor.noise import NoiseSignals
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.probing import Probing
 from stabkit.monitor.ranks import rank
@@ -111,8 +111,7 @@ class Monitor:
         )
         of_probe = [s for s in asked if isinstance(s, ProbeSignal)]
         self._probing = Probing(model, probe, of_probe, every, optimizers, layer_of, failed)
-        self._of_noise = [s for s in asked if isinstance(s, NoiseSignal)]
-        self._noise = gradient_noise(asked, images_per_step, model)
+        self._noise = NoiseSignals(asked, images_per_step, model, failed)
         # hooks do nothing yet, and a folder is not touched before all that can be refused was
         self._attachment = Attachment(
             optimizers, scaler, self._gradients, self._before_step, self._after_step
@@ -224,11 +223,8 @@ class Monitor:
     def micro_batch(self) -> None:
         """For the level `noise`: call it after the backward pass of each micro-batch, before its
         gradients are reduced over processes."""
-        if self._noise is not None and not self._is_dead():
-            try:
-                self._noise.micro_batch(self._parameters)
-            except Exception as error:
-                self._noise_failed(error)
+        if not self._is_dead():
+            self._noise.micro_batch(self._parameters)
 
     def on(self, kind: str, action: Action) -> None:
         if not self._is_dead():
@@ -339,19 +335,10 @@ class Monitor:
                 self._scalars.of_optimizers(self.step, self._attachment.optimizers)
                 if (scale := self._attachment.grad_scale()) is not None:
                     self._scalars.add(self.step, "grad_scale", scale)
-        if self._noise is not None:
-            try:
-                for name, value in (self._noise.step(self._parameters) or {}).items():
-                    self._scalars.add(self.step, name, value)
-            except Exception as error:
-                self._noise_failed(error)
+        for name, value in self._noise.step(self._parameters).items():
+            self._scalars.add(self.step, name, value)
         if self._measures and self._probing.is_due(self.step):
             self._probing.look(self.step)
-
-    def _noise_failed(self, error: Exception) -> None:
-        self._noise = None
-        for signal in self._of_noise:
-            self._guard.signal_failed(signal.name, error)
 
     def _close_row(self) -> None:
         if self._is_open:
@@ -379,7 +366,7 @@ class Monitor:
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process records nothing: the folder has one writer."""
         facts = ("rundir", "layers", "step", "flush_every")
-        return {name: self.__dict__[name] for name in facts} | {"_closed": True, "_noise": None}
+        return {name: self.__dict__[name] for name in facts} | {"_closed": True}
 
     def __del__(self) -> None:
         """Of a Monitor that nobody closed and nobody has any more. Nothing is waited for, as this

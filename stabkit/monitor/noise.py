@@ -30,7 +30,7 @@ indicative. It describes plain gradients, not Adam's. Half-precision gradients l
 many micro-batches to rounding.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -155,24 +155,58 @@ class GradientNoise:
         return {"noise_scale": trace / signal, "noise_trace": trace, "noise_signal": signal}
 
 
-def gradient_noise(
-    asked: Iterable[Signal], batch: int | None, model: nn.Module
-) -> GradientNoise | None:
-    """What measures the noise signals among those `asked`, if any.
+class NoiseSignals:
+    """The noise signals among those `asked`; with none of them it does nothing.
 
-    `batch`: samples a step, of all processes. Raises ValueError where it is needed and not given.
+    `batch`: samples a step, of all processes. `failed` is told of each when measuring raised; they
+    are left out from then on. Raises ValueError where they cannot be measured.
     """
-    names = [signal.name for signal in asked if isinstance(signal, NoiseSignal)]
-    if not names:
-        return None
-    if batch is None:
-        raise ValueError(
-            f"Monitor: {names[0]} counts samples: pass images_per_step, those of all processes"
-        )
-    if any(map(is_sharded, model.parameters())):
-        raise ValueError(f"Monitor: {names[0]} needs whole gradients; the model is sharded")
-    by_backward = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
-    return GradientNoise(batch, "backward" if by_backward else "caller")
+
+    def __init__(
+        self,
+        asked: Iterable[Signal],
+        batch: int | None,
+        model: nn.Module,
+        failed: Callable[[str, Exception], None],
+    ) -> None:
+        self.names = [signal.name for signal in asked if isinstance(signal, NoiseSignal)]
+        self.noise: GradientNoise | None = None
+        self._failed = failed
+        if not self.names:
+            return
+        if batch is None:
+            raise ValueError(
+                f"Monitor: {self.names[0]} counts samples: pass images_per_step, those of all "
+                "processes"
+            )
+        if any(map(is_sharded, model.parameters())):
+            raise ValueError(
+                f"Monitor: {self.names[0]} needs whole gradients; this model is sharded"
+            )
+        ddp = nn.parallel.DistributedDataParallel
+        by_backward = any(isinstance(module, ddp) for module in model.modules())
+        self.noise = GradientNoise(batch, "backward" if by_backward else "caller")
+
+    def micro_batch(self, parameters: Iterable[Tensor]) -> None:
+        try:
+            if self.noise is not None:
+                self.noise.micro_batch(parameters)
+        except Exception as error:
+            self._drop(error)
+
+    def step(self, parameters: Iterable[Tensor]) -> dict[str, Tensor]:
+        """The values of the step that begins, where there are any."""
+        try:
+            found = self.noise.step(parameters) if self.noise is not None else None
+        except Exception as error:
+            self._drop(error)
+            return {}
+        return {name: value for name, value in (found or {}).items() if name in self.names}
+
+    def _drop(self, error: Exception) -> None:
+        self.noise = None
+        for name in self.names:
+            self._failed(name, error)
 
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import stabkit
 from stabkit.monitor.noise import GradientNoise
 from stabkit.monitor.signals import SIGNALS
 from stabkit.train.distributed import average_gradients, process_group
@@ -252,3 +253,19 @@ def test_two_processes_of_ddp_use_all_but_the_last(number: int, tmp_path: Path) 
     parts = rows_of(6)
     used = [part for i, part in enumerate(parts) if i not in (2, 5)]
     assert first == pytest.approx(direct(used), rel=1e-10)
+
+
+def test_a_monitor_records_the_noise_signals_asked_for_and_no_other(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    asked = {"signals": "noise_trace", "images_per_step": 8}
+    with stabkit.Monitor(model, optimizer, tmp_path, **asked) as monitor:  # type: ignore[arg-type]
+        for _ in range(3):
+            optimizer.zero_grad()
+            for part in torch.arange(24.0).view(8, 3).chunk(2):
+                (model(part).square().mean() / 2).backward()
+                monitor.micro_batch()
+            optimizer.step()
+    names = set(stabkit.open_run(tmp_path).scalars()["name"])
+    assert "noise_trace" in names
+    assert names.isdisjoint({"noise_scale", "noise_signal"})

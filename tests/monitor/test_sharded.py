@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import stabkit
-from stabkit.monitor.noise import gradient_noise
+from stabkit.monitor.noise import NoiseSignals
 from stabkit.monitor.signals import choose
 from stabkit.train.distributed import process_group
 from tests.monitor.expected import Expected
@@ -238,7 +238,7 @@ def noise_of_wrapped(folder: Path) -> list[Any]:
         found: list[Any] = []
         for model in (ddp, torch.compile(ddp, backend="eager"), sharded(small(), "fsdp")):
             try:
-                noise = gradient_noise(choose("noise"), 16, model)
+                noise = NoiseSignals(choose("noise"), 16, model, lambda *_: None).noise
                 found.append(noise.reduced_by if noise else None)
             except ValueError as error:
                 found.append(str(error))
@@ -248,4 +248,4 @@ def noise_of_wrapped(folder: Path) -> list[Any]:
 def test_noise_knows_who_reduces_gradients(tmp_path: Path) -> None:
     for found in results(2, tmp_path, noise_of_wrapped, tmp_path):
         assert found[:2] == ["backward", "backward"]
-        assert "needs whole gradients; the model is sharded" in found[2]
+        assert "needs whole gradients; this model is sharded" in found[2]
