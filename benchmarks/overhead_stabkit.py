@@ -7,7 +7,7 @@ from torch import Tensor
 
 import stabkit
 from stabkit.monitor.layers import group_layers
-from stabkit.monitor.signals import LEVELS, choose
+from stabkit.monitor.signals.signal import LEVELS, choose
 from stabkit.store.schema import KEYS
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from stabkit.detect import onset_order as onset_order
     from stabkit.monitor.monitor import Monitor as Monitor
     from stabkit.monitor.probe import Probe as Probe
-    from stabkit.monitor.signals import DerivedSignal as DerivedSignal
-    from stabkit.monitor.signals import LayerSignal as LayerSignal
-    from stabkit.monitor.signals import ProbeSignal as ProbeSignal
-    from stabkit.monitor.signals import register as register
+    from stabkit.monitor.signals.signal import DerivedSignal as DerivedSignal
+    from stabkit.monitor.signals.signal import LayerSignal as LayerSignal
+    from stabkit.monitor.signals.signal import ProbeSignal as ProbeSignal
+    from stabkit.monitor.signals.signal import register as register
     from stabkit.store.reader import Run as Run
     from stabkit.store.reader import Runs as Runs
     from stabkit.store.reader import load as load
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "DerivedSignal": "stabkit.monitor.signals",
-    "LayerSignal": "stabkit.monitor.signals",
+    "DerivedSignal": "stabkit.monitor.signals.signal",
+    "LayerSignal": "stabkit.monitor.signals.signal",
     "Monitor": "stabkit.monitor.monitor",
     "Probe": "stabkit.monitor.probe",
-    "ProbeSignal": "stabkit.monitor.signals",
+    "ProbeSignal": "stabkit.monitor.signals.signal",
     "Run": "stabkit.store.reader",
     "Runs": "stabkit.store.reader",
     "association": "stabkit.detect",
@@ -51,7 +51,7 @@ _HOME = {
     "load": "stabkit.store.reader",
     "onset_order": "stabkit.detect",
     "open_run": "stabkit.store.reader",
-    "register": "stabkit.monitor.signals",
+    "register": "stabkit.monitor.signals.signal",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -50,7 +50,7 @@ def test_imports_go_down_only(room: str) -> None:
     paths = (
         [package / f"{room}.py"]
         if (package / f"{room}.py").exists()
-        else (package / room).glob("*.py")
+        else (package / room).rglob("*.py")
     )
     for path in paths:
         for target in imports(path) - {room}:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from stabkit.monitor import monitor as _all  # noqa: F401 (importing it registers every signal)
-from stabkit.monitor.signals import LEVELS, SIGNALS, ProbeSignal, Signal, choose
+from stabkit.monitor.signals.signal import LEVELS, SIGNALS, ProbeSignal, Signal, choose
 
 WHEN = {
     "basic": "every step, of every layer; the default",

@@ -17,7 +17,7 @@ from stabkit.monitor.adam import AdamState
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.ring import Block, start_copy
-from stabkit.monitor.signals import LayerSignal, Moment
+from stabkit.monitor.signals.signal import LayerSignal, Moment
 
 Presence = tuple[bool, ...]
 

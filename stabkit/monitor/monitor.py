@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabkit.monitor import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.folder import open_folder
 from stabkit.monitor.guard import Guard
@@ -26,14 +25,15 @@ from stabkit.monitor.intervals import Intervals
 from stabkit.monitor.layers import by_layer, group_layers
 from stabkit.monitor.measure import LayerMeasure
 from stabkit.monitor.members import Members, check_same_model, listed, measurable
-from stabkit.monitor.noise import NoiseSignals
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.probing import Probing
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.reactions import Action, Reactions
 from stabkit.monitor.rows import RowReader
 from stabkit.monitor.scalars import Scalars
-from stabkit.monitor.signals import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
+from stabkit.monitor.signals import attention, basic, curvature, distances, features  # noqa: F401
+from stabkit.monitor.signals.noise import NoiseSignals
+from stabkit.monitor.signals.signal import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
 from stabkit.rundir import RunDir, State, Status
 
 TELL_EVERY_S = 10.0

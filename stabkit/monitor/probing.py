@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from stabkit.monitor.layers import group_layers
 from stabkit.monitor.probe import Probe, ProbePass, looking
 from stabkit.monitor.ring import Block, start_copy
-from stabkit.monitor.signals import ProbeSignal
+from stabkit.monitor.signals.signal import ProbeSignal
 from stabkit.monitor.undisturbed import unwrapped
 
 # step, signal, its layers or None for a signal of the run, values

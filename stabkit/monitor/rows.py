@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stabkit.monitor.measure import Interval, LayerMeasure
 from stabkit.monitor.probing import Look, spread
 from stabkit.monitor.scalars import Series, read
-from stabkit.monitor.signals import DerivedSignal
+from stabkit.monitor.signals.signal import DerivedSignal
 from stabkit.store.writer import Writer
 
 # steps in a row: GradScaler halves its scale at each, and needs as many from 65,536 to 64

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.config import RunConfig, run_id, save_config
-from stabkit.monitor.features import effective_rank, feature_std
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.ranks import rank
+from stabkit.monitor.signals.features import effective_rank, feature_std
 from stabkit.rundir import RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts

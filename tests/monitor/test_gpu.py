@@ -13,7 +13,7 @@ from torch import nn
 
 import stabkit
 from stabkit.monitor.probe import Probe
-from stabkit.monitor.signals import LEVELS
+from stabkit.monitor.signals.signal import LEVELS
 from tests.monitor.toy import kinds
 
 pytestmark = [

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import stabkit
-from stabkit.monitor.signals import SIGNALS
+from stabkit.monitor.signals.signal import SIGNALS
 from tests.monitor.expected import Expected, norm
 from tests.monitor.twins import ORDER, Net, layer_of, net
 

@@ -21,7 +21,7 @@ import stabkit
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.probe import Probe, ProbePass
 from stabkit.monitor.scalars import Scalars
-from stabkit.monitor.signals import LEVELS, DerivedSignal, LayerSignal, ProbeSignal, Signal
+from stabkit.monitor.signals.signal import LEVELS, DerivedSignal, LayerSignal, ProbeSignal, Signal
 from stabkit.rundir import RunDir
 from tests.monitor.toy import Toy, assert_whole, kinds, written
 
@@ -546,7 +546,7 @@ def test_a_training_is_the_same_bit_for_bit_with_every_level(
     run = stabkit.open_run(tmp_path)
     columns = set(run.signals().dropna(axis=1, how="all")) | set(run.scalars()["name"])
     columns -= {"step", "layer", "depth", "loss", "odd", "lr", "beta2", "images_per_s"}
-    asked = {name for name, s in stabkit.monitor.signals.SIGNALS.items() if s.level == level}
+    asked = {name for name, s in stabkit.monitor.signals.signal.SIGNALS.items() if s.level == level}
     assert len(columns & asked) >= len(asked) / 2
 
 

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stabkit.monitor import attention, distances, features  # noqa: F401
 from stabkit.monitor.layers import layer_of
 from stabkit.monitor.probe import Probe, ProbePass, looking
-from stabkit.monitor.signals import SIGNALS, ProbeSignal
+from stabkit.monitor.signals import attention, distances, features  # noqa: F401
+from stabkit.monitor.signals.signal import SIGNALS, ProbeSignal
 from tests.train.processes import exit_codes, start
 
 LEVELS = ("attention", "features")

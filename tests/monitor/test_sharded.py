@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import stabkit
-from stabkit.monitor.noise import NoiseSignals
-from stabkit.monitor.signals import choose
+from stabkit.monitor.signals.noise import NoiseSignals
+from stabkit.monitor.signals.signal import choose
 from stabkit.train.distributed import process_group
 from tests.monitor.expected import Expected
 from tests.train.processes import results

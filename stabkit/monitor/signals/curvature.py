@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stabkit.monitor.probe import ProbePass
-from stabkit.monitor.signals import ProbeSignal, register
-from stabkit.monitor.stability import Number, bearing_of_adam, bearing_of_sgd, owners
+from stabkit.monitor.signals.signal import ProbeSignal, register
+from stabkit.monitor.signals.stability import Number, bearing_of_adam, bearing_of_sgd, owners
 
 
 @register

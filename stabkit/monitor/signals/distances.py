@@ -11,7 +11,7 @@ from stabkit.monitor.forward import hooks
 from stabkit.monitor.layers import without_wrappers
 from stabkit.monitor.logits import widened
 from stabkit.monitor.probe import ProbePass
-from stabkit.monitor.signals import ProbeSignal, register
+from stabkit.monitor.signals.signal import ProbeSignal, register
 
 
 @register

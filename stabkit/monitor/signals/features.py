@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stabkit.monitor.probe import ProbePass
-from stabkit.monitor.signals import ProbeSignal, register
+from stabkit.monitor.signals.signal import ProbeSignal, register
 
 
 def feature_std(feature_BD: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import stabkit
-from stabkit.monitor.noise import GradientNoise
-from stabkit.monitor.signals import SIGNALS
+from stabkit.monitor.signals.noise import GradientNoise
+from stabkit.monitor.signals.signal import SIGNALS
 from stabkit.train.distributed import average_gradients, process_group
 from tests.train.processes import results
 

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stabkit.monitor import logits as logits_module
-from stabkit.monitor.attention import (
+from stabkit.monitor.layers import layer_of
+from stabkit.monitor.probe import Probe, ProbePass, looking
+from stabkit.monitor.signals.attention import (
     AttentionEntropy,
     AttentionEntropyMean,
     AttentionLogit,
     OutputKurtosis,
     OutputRms,
 )
-from stabkit.monitor.layers import layer_of
-from stabkit.monitor.probe import Probe, ProbePass, looking
 
 # float32 on both sides; the sums are of at most a few hundred terms: 1e-7 each, so 1e-5 in all
 close = {"rel": 2e-5, "abs": 2e-6}

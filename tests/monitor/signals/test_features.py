@@ -7,8 +7,10 @@ import timm
 import torch
 from torch import nn
 
-from stabkit.monitor.distances import OutputGradNorm, TargetDistance
-from stabkit.monitor.features import (
+from stabkit.monitor.layers import layer_of
+from stabkit.monitor.probe import Probe, ProbePass, looking
+from stabkit.monitor.signals.distances import OutputGradNorm, TargetDistance
+from stabkit.monitor.signals.features import (
     Alignment,
     ProbeFeatureStd,
     ProbeRank,
@@ -20,8 +22,6 @@ from stabkit.monitor.features import (
     mean_cosine,
     uniformity,
 )
-from stabkit.monitor.layers import layer_of
-from stabkit.monitor.probe import Probe, ProbePass, looking
 
 
 def gaussian(images: int, dim: int) -> torch.Tensor:

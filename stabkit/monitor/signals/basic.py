@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks
-from stabkit.monitor.signals import DerivedSignal, LayerSignal, Signal, register
+from stabkit.monitor.signals.signal import DerivedSignal, LayerSignal, Signal, register
 
 
 def _squares(blocks: Blocks) -> Tensor:

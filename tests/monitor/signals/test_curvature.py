@@ -15,11 +15,15 @@ from timm.optim.lamb import Lamb
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stabkit.monitor.curvature import GradientSharpness, PreconditionedSharpness, StepSharpness
 from stabkit.monitor.layers import layer_of
 from stabkit.monitor.probe import Probe, ProbePass
-from stabkit.monitor.signals import ProbeSignal
-from stabkit.monitor.stability import bearing_of_adam, owners
+from stabkit.monitor.signals.curvature import (
+    GradientSharpness,
+    PreconditionedSharpness,
+    StepSharpness,
+)
+from stabkit.monitor.signals.signal import ProbeSignal
+from stabkit.monitor.signals.stability import bearing_of_adam, owners
 from stabkit.train.stable_adamw import StableAdamW
 
 Loss = Callable[[nn.Module], Tensor]

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from stabkit.monitor.blocks import is_sharded
 from stabkit.monitor.ranks import world_size
-from stabkit.monitor.signals import Signal, register
+from stabkit.monitor.signals.signal import Signal, register
 
 DECAY = 0.99
 """Of the running means, a step: they forget over about 100 steps."""

@@ -17,7 +17,7 @@ import stabkit
 from stabkit.cli import main
 from stabkit.monitor import monitor as _all  # noqa: F401 (importing it registers every signal)
 from stabkit.monitor.blocks import Blocks
-from stabkit.monitor.signals import LEVELS, SIGNALS, Signal, choose
+from stabkit.monitor.signals.signal import LEVELS, SIGNALS, Signal, choose
 
 LINES = """
 import stabkit
@@ -160,7 +160,7 @@ def test_the_command_lists_a_users_own(tmp_path: Path) -> None:
 
 
 def test_blocks_and_modules_are_where_a_signal_finds_them() -> None:
-    assert isinstance(sys.modules["stabkit.monitor.signals"], ModuleType)
+    assert isinstance(sys.modules["stabkit.monitor.signals.signal"], ModuleType)
     blocks = Blocks([torch.zeros(3), torch.zeros(2, 2)], [0, 1], 2)
     blocks.fill([torch.tensor([1.0, -2.0, 3.0]), None])
     assert blocks.values.sum() == 2

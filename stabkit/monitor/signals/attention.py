@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stabkit.monitor.probe import ProbePass
-from stabkit.monitor.signals import ProbeSignal, register
+from stabkit.monitor.signals.signal import ProbeSignal, register
 
 _FORWARD = "one forward of the probe, shared by the level"
 
