@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from stabkit.config import RunConfig, read_base, validate, with_settings
 from stabkit.monitor.probe import Probe
+from stabkit.train.batches import make_batch, read_batch
 from stabkit.train.data import load_data
-from stabkit.train.loop import make_batch
 from stabkit.train.moco import info_nce
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.state import build_state
@@ -46,7 +46,9 @@ def tiny(device: torch.device, batch: int | None) -> Training:
     config = validate(RunConfig, with_settings(read_base("tiny"), settings), "benchmark")
     images, _ = load_data(config.data, config.seed)
     state = build_state(config, len(images), device)
-    batches = [make_batch(config, images, step, device) for step in range(BATCHES)]
+    batches = [
+        make_batch(config, read_batch(config, images, step), device) for step in range(BATCHES)
+    ]
 
     def loss(step: int) -> Tensor:
         for group in state.optimizer.param_groups:

@@ -166,6 +166,12 @@ def test_released_defaults_never_change() -> None:
             "skip_nonfinite": False,
         },
         "train": {"batch": 64, "steps": 700},
+        "compute": {
+            "precision": "fp32",
+            "compile": False,
+            "channels_last": False,
+            "fused_optimizer": False,
+        },
         "knn": {
             "every": 10,
             "k": 200,

@@ -1,5 +1,6 @@
 """The typed configuration of a run: `run` says what, `reading` from where."""
 
+from stabkit.config.compute import ComputeConfig
 from stabkit.config.method import HeadNorm, MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig, conv_stem_widths
 from stabkit.config.optim import OptimConfig
@@ -30,6 +31,7 @@ from stabkit.config.section import (
 
 __all__ = [
     "RESNETS",
+    "ComputeConfig",
     "ConfigError",
     "DataConfig",
     "Fraction",

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from stabkit.config.compute import ComputeConfig
 from stabkit.config.method import MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig
 from stabkit.config.optim import OptimConfig
@@ -89,6 +90,7 @@ class RunConfig(Section):
     method: MethodConfig = MethodConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    compute: ComputeConfig = ComputeConfig()
     knn: KnnConfig = KnnConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -105,6 +107,10 @@ class RunConfig(Section):
             )
         if self.optim.clip == "patch_embed" and self.model.name in RESNETS:
             raise ValueError(f"optim.clip patch_embed: {self.model.name} has no patch projection")
+        if self.compute.fused_optimizer and self.optim.name not in ("adamw", "sgd"):
+            raise ValueError(
+                f"compute.fused_optimizer: {self.optim.name} has none, only adamw and sgd have"
+            )
         if self.train.batch < 2:
             raise ValueError("train.batch must be at least 2: a contrastive loss needs a negative")
         if self.data.name == "synthetic" and self.train.batch > self.data.num_train:

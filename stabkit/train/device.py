@@ -4,17 +4,24 @@ import os
 
 import torch
 
-from stabkit.config import RuntimeConfig
+from stabkit.config import ComputeConfig, RuntimeConfig
 from stabkit.monitor.ranks import world_size
 from stabkit.train.distributed import local_rank
 
 
-def prepare_device(runtime: RuntimeConfig) -> torch.device:
+def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.device:
     """The device, with threads and algorithms fixed so that the same step gives the same bits.
 
     Several processes of a node take its GPUs in turn, whatever number `runtime.device` names.
+    Raises ValueError for a precision that the device does not have.
     """
     device = torch.device(device_name(runtime))
+    tf32 = compute.precision == "tf32"
+    if tf32 and device.type != "cuda":
+        raise ValueError(
+            f"compute.precision 'tf32' is of CUDA devices and this run is on {device.type}; "
+            "one of fp32, bf16, fp16"
+        )
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", local_rank() % max(1, torch.cuda.device_count()))
         torch.cuda.set_device(device)
@@ -24,6 +31,8 @@ def prepare_device(runtime: RuntimeConfig) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32  # torch's default is true: fp32 would not be fp32
     return device
 
 

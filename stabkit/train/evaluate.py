@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stabkit.config import KnnConfig
+from stabkit.config import ComputeConfig, KnnConfig
 from stabkit.monitor.knn import knn_predict
 from stabkit.monitor.ranks import rank, world_size
+from stabkit.train.compute import autocast, widened
 from stabkit.train.data import ImageSet
 from stabkit.train.distributed import gather
 from stabkit.train.image_set import moved
@@ -36,10 +37,12 @@ class HeldoutKnn:
         self.queries, self.labels = _subset(heldout, config.queries, image_size, device)
         self.k = min(config.k, len(self.bank_labels))
 
-    def predict(self, backbone: nn.Module) -> Tensor | None:
+    def predict(self, backbone: nn.Module, compute: ComputeConfig) -> Tensor | None:
         """[queries] predicted classes; None when the features are no longer finite."""
-        bank = gather(encode(backbone, self.bank))[: len(self.bank_labels)]
-        queries = gather(encode(backbone, self.queries))[: len(self.labels)]
+        with autocast(compute, self.bank.device):  # for the encoder alone: votes are float32
+            bank, queries = encode(backbone, self.bank), encode(backbone, self.queries)
+        bank = gather(widened(bank))[: len(self.bank_labels)]
+        queries = gather(widened(queries))[: len(self.labels)]
         if not (bank.isfinite().all() and queries.isfinite().all()):
             return None
         return knn_predict(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from stabkit.config import RunConfig, run_id
+from stabkit.config import ComputeConfig, RunConfig, run_id
 from stabkit.monitor.knn import knn_predict_each
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer, write_part
@@ -68,7 +68,7 @@ def evaluate_run(
     when the weights do not fit or their features are not finite.
     """
     with rundir.lock():
-        device = prepare_device(config.runtime)
+        device = prepare_device(config.runtime, ComputeConfig())
         backbone, step = load_backbone(rundir, device)
         status = rundir.read_status()
         if status is not None and status.reason:

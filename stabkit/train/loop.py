@@ -3,12 +3,11 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
@@ -18,7 +17,9 @@ from stabkit.monitor.signals.features import effective_rank, feature_std
 from stabkit.rundir import RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
-from stabkit.train.data import ImageSet, batch_index, load_data
+from stabkit.train.batches import Batch, ReadAhead, make_batch
+from stabkit.train.compute import autocast, scaled_step, widened
+from stabkit.train.data import load_data
 from stabkit.train.device import device_name, prepare_device
 from stabkit.train.distributed import (
     Agreement,
@@ -29,7 +30,6 @@ from stabkit.train.distributed import (
     process_group,
 )
 from stabkit.train.evaluate import HeldoutKnn
-from stabkit.train.image_set import moved
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.probe import build_probe
@@ -45,21 +45,6 @@ from stabkit.train.together import (
     first_alone,
     of_first,
 )
-from stabkit.train.views import two_views
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step is made of; a function of (seed, step) and the data alone.
-
-    Views are of the `own` rows, which this process computes; labels and ids of the whole batch.
-    """
-
-    view1: Tensor
-    view2: Tensor
-    labels: Tensor
-    ids: Tensor
-    own: slice
 
 
 def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status:
@@ -101,7 +86,7 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
 def _train(
     config: RunConfig, rundir: RunDir, is_ours: Callable[[], bool], stop: Stop | None
 ) -> Status:
-    device = agreed(lambda: prepare_device(config.runtime))
+    device = agreed(lambda: prepare_device(config.runtime, config.compute))
     agreed(lambda: own_rows(config.train.batch))
     load = first_alone if config.data.download else agreed
     images, heldout = load(lambda: load_data(config.data, config.seed))
@@ -119,7 +104,8 @@ def _train(
         rundir.append_event("resume" if resumed else "start", first)
     with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
         progress = Progress(config, rundir, first, 1 / knn.num_classes, is_ours)
-        status = _steps(config, rundir, state, monitor, images, knn, first, stop, progress)
+        with ReadAhead(config, images) as ahead:
+            status = _steps(config, rundir, state, monitor, ahead, knn, first, stop, progress)
     if rank() == 0:
         rundir.append_event(status.state, status.step, reason=status.reason)
         rundir.write_status(status)
@@ -145,6 +131,7 @@ def _recorder(
         rundir.path,
         signals=("basic", *config.runtime.signals),
         probe=probe,
+        scaler=state.scaler,
         every=config.runtime.signals_every,
         first_step=first,
         flush_every=config.runtime.flush_every,
@@ -160,7 +147,7 @@ def _steps(
     rundir: RunDir,
     state: State,
     monitor: Recorder,
-    images: ImageSet,
+    ahead: ReadAhead,
     knn: HeldoutKnn,
     first: int,
     stop: Stop,
@@ -176,13 +163,13 @@ def _steps(
             name = stop.signal.name if stop.signal else "a signal to another of its processes"
             return progress.status("preempted", step, f"stopped by {name}")
         if step % config.knn.every == 0 or step == steps:
-            correct = evaluate_heldout(state, monitor, knn, step)
+            correct = evaluate_heldout(config, state, monitor, knn, step)
             if correct is None:
                 return progress.status("done", step, "diverged: the features are no longer finite")
             progress.evaluated(step, correct)
         if step == steps:
             break
-        batch = make_batch(config, images, step, knn.bank.device)
+        batch = make_batch(config, ahead.take(step), knn.bank.device)
         train_step(config, state, monitor, batch, step, knn.num_classes)
         progress.report(step + 1)
     checkpoint(config, rundir, state, monitor, steps)
@@ -200,24 +187,26 @@ def train_step(
         group["lr"] = lr
     before = side_effects(state.model) if config.optim.skip_nonfinite else {}
     labels = batch.labels[batch.own]
-    loss, features, embeddings = state.model(batch.view1, batch.view2, labels, momentum, step)
+    with autocast(config.compute, labels.device):
+        loss, features, embeddings = state.model(batch.view1, batch.view2, labels, momentum, step)
     state.optimizer.zero_grad()
-    loss.backward()
+    state.scaler.scale(loss).backward()
     average_gradients(state.model.online.parameters())
-    state.optimizer.step()
+    if scaled_step(state.scaler, state.optimizer, config.optim.skip_nonfinite):
+        state.stabilizer.skipped = True
     if config.optim.skip_nonfinite:
         monitor.log(skipped=float(state.stabilizer.skipped))
     if state.stabilizer.skipped:
         state.model.load_state_dict(before, strict=False)
 
-    loss, features = mean_of_processes(loss), gather(features)
+    loss, features = mean_of_processes(loss), gather(widened(features))
     relative = state.model.loss_scalars(loss.detach(), config.train.batch)
     monitor.log(loss=loss, **relative, lr=lr)
     if hasattr(state.model, "target"):
         monitor.log(momentum=momentum)
     if step % config.knn.every == 0:
         monitor.log(feature_std=feature_std(features), effective_rank=effective_rank(features))
-        monitor.log(embedding_std=feature_std(gather(embeddings)))
+        monitor.log(embedding_std=feature_std(gather(widened(embeddings))))
     if step % config.knn.every == 0 and len(state.bank):
         k, temperature = min(config.knn.k, len(state.bank)), config.knn.temperature
         predicted = state.bank.predict(features, batch.ids, num_classes, k, temperature)
@@ -226,26 +215,10 @@ def train_step(
         state.bank.add(features, batch.labels, batch.ids)
 
 
-def make_batch(config: RunConfig, images: ImageSet, step: int, device: torch.device) -> Batch:
-    epoch, index = batch_index(config.seed, step, len(images), config.train.batch)
-    own = own_rows(len(index))
-    view1, view2 = two_views(
-        moved(images.load(index[own]), device),
-        config.seed,
-        epoch,
-        index[own],
-        config.data.image_size,
-        config.views.min_scale,
-        config.views.blur_sigma,
-    )
-    labels = torch.from_numpy(images.labels[index]).to(device)
-    return Batch(view1, view2, labels, torch.from_numpy(index).to(device), own)
-
-
 def evaluate_heldout(
-    state: State, monitor: Recorder, knn: HeldoutKnn, step: int
+    config: RunConfig, state: State, monitor: Recorder, knn: HeldoutKnn, step: int
 ) -> NDArray[np.bool_] | None:
-    predicted = knn.predict(state.model.online.backbone)
+    predicted = knn.predict(state.model.online.backbone, config.compute)
     if predicted is None:
         return None
     monitor.log_eval(

@@ -12,8 +12,13 @@ from stabkit.config import MethodConfig, OptimConfig
 from stabkit.train.stable_adamw import StableAdamW
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Over the trainable parameters; its learning rate is set before every step."""
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, fused: bool = False
+) -> torch.optim.Optimizer:
+    """Over the trainable parameters; its learning rate is set before every step.
+
+    `fused`, of adamw and sgd: one kernel, else one for each operation over all tensors (foreach).
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = [p for name, p in named if _exempt(name, p, config)]
     decayed = [p for name, p in named if not _exempt(name, p, config)]
@@ -24,18 +29,21 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.name in ("lars", "lamb"):
         # timm adapts only what it decays, unless told: without decay both would be plain SGD, Adam
         groups[0]["always_adapt"] = True
-    return _with_rule([group for group in groups if group["params"]], config)
+    return _with_rule([group for group in groups if group["params"]], config, fused)
 
 
-def _with_rule(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+def _with_rule(
+    groups: list[dict[str, Any]], config: OptimConfig, fused: bool
+) -> torch.optim.Optimizer:
+    kernel = {"fused": True} if fused else {"foreach": True}
     betas, eps, momentum = (config.beta1, config.beta2), config.eps, config.momentum
     match config.name:
         case "adamw":
-            return torch.optim.AdamW(groups, 0.0, betas=betas, eps=eps, foreach=True)
+            return torch.optim.AdamW(groups, 0.0, betas=betas, eps=eps, **kernel)
         case "stable_adamw":
             return StableAdamW(groups, 0.0, betas=betas, eps=eps)
         case "sgd":
-            return torch.optim.SGD(groups, 0.0, momentum=momentum, foreach=True)
+            return torch.optim.SGD(groups, 0.0, momentum=momentum, **kernel)
         case "lars":
             # You et al. 2017, equation 6; the rate scales the step, not the momentum, as in MoCo v3
             return Lars(groups, 0.0, momentum=momentum, trust_coeff=config.trust, eps=0.0)

@@ -10,6 +10,7 @@ from stabkit.monitor.knn import KnnBank
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.torch_files import read_tensors, write_tensors
 from stabkit.train.backbones import build_backbone
+from stabkit.train.compute import arrange, build_scaler
 from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
@@ -24,6 +25,7 @@ class State:
     optimizer: torch.optim.Optimizer
     bank: KnnBank
     stabilizer: Stabilizer
+    scaler: torch.amp.GradScaler
 
 
 def build_state(
@@ -39,10 +41,12 @@ def build_state(
     if world_size() > 1:
         synchronise_batch_norms(model)
     model.to(device)
+    arrange(model, config.compute)
     size = max(1, round(config.knn.fifo * num_images))
-    optimizer = build_optimizer(model.online, config.optim)
+    optimizer = build_optimizer(model.online, config.optim, config.compute.fused_optimizer)
     stabilizer = Stabilizer(model.online, config.optim)
-    return State(model, optimizer, KnnBank(size, width, device), stabilizer)
+    bank, scaler = KnnBank(size, width, device), build_scaler(config.compute, device)
+    return State(model, optimizer, bank, stabilizer, scaler)
 
 
 def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
@@ -54,6 +58,7 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
         "optimizer": state.optimizer.state_dict(),
         "bank": state.bank.state_dict(),
         "stabilizer": state.stabilizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
     }
     write_tensors(content, path)
 
@@ -78,4 +83,6 @@ def load_state(state: State, config: RunConfig, path: Path) -> int:
     state.bank.load_state_dict(content["bank"])
     if "stabilizer" in content:  # written since stabilizers exist; before, there was none to fill
         state.stabilizer.load_state_dict(content["stabilizer"])
+    if state.scaler.is_enabled():
+        state.scaler.load_state_dict(content["scaler"])
     return int(content["step"])

@@ -17,7 +17,8 @@ from stabkit.cli import main
 from stabkit.config import RunConfig, RuntimeConfig
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.rundir import RunDir
-from stabkit.train import device, evaluate, loop
+from stabkit.train import batches, device, evaluate, loop
+from stabkit.train.batches import Batch
 from stabkit.train.distributed import (
     Agreement,
     average_gradients,
@@ -107,7 +108,7 @@ def _each_framework() -> dict[str, dict[str, Any]]:
 
 def train_in_float64(folder: Path, config: RunConfig) -> None:
     """In float32 runs drift apart by rounding, as they do between any two machines."""
-    build, pair, plain = loop.build_state, loop.two_views, evaluate.plain_view
+    build, view, plain = loop.build_state, batches.apply_view, evaluate.plain_view
 
     def build_state(*args: Any) -> Any:
         torch.set_default_dtype(torch.float64)
@@ -117,7 +118,7 @@ def train_in_float64(folder: Path, config: RunConfig) -> None:
         return state
 
     loop.build_state = build_state
-    loop.two_views = lambda *args: tuple(view.double() for view in pair(*args))
+    batches.apply_view = lambda *args: view(*args).double()
     evaluate.plain_view = lambda *args: plain(*args).double()
     loop.train(config, RunDir(folder))
 
@@ -327,7 +328,7 @@ def with_a_nan(folder: Path, config: RunConfig) -> None:
     """The second process gets an image of NaN at one step."""
     make = loop.make_batch
 
-    def act(*args: Any) -> loop.Batch:
+    def act(*args: Any) -> Batch:
         batch = make(*args)
         batch.view1[0] = float("nan")
         return batch

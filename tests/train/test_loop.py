@@ -10,6 +10,7 @@ import stabkit
 from stabkit.config import RunConfig, load_config
 from stabkit.rundir import RunDir
 from stabkit.train import loop
+from stabkit.train.batches import make_batch, read_batch
 from stabkit.train.data import load_data
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.state import State, build_state
@@ -24,7 +25,7 @@ def bare_training(config: RunConfig) -> tuple[list[float], State]:
     state = build_state(config, len(images), CPU)
     losses = []
     for step in range(config.train.steps):
-        batch = loop.make_batch(config, images, step, CPU)
+        batch = make_batch(config, read_batch(config, images, step), CPU)
         for group in state.optimizer.param_groups:
             group["lr"] = lr_at(step, config.train.steps, config.optim, config.train.batch)
         momentum = momentum_at(step, config.train.steps, config.method)

@@ -14,6 +14,7 @@ from stabkit.config import ConfigError, OptimConfig, RunConfig
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir
 from stabkit.train import loop, stabilizers
+from stabkit.train.batches import Batch, Read, make_batch, read_batch
 from stabkit.train.data import ImageSet, load_data
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
@@ -324,9 +325,9 @@ def test_a_step_on_a_broken_image_leaves_nothing_behind(
     config = small_config(case, "optim.skip_nonfinite=true")
     plain = loop.make_batch
 
-    def broken(config: RunConfig, images: ImageSet, step: int, device: torch.device) -> loop.Batch:
-        batch = plain(config, images, step, device)
-        if step == 6:
+    def broken(config: RunConfig, read: Read, device: torch.device) -> Batch:
+        batch = plain(config, read, device)
+        if read.step == 6:
             batch.view1[0, 0, 0, 0] = math.nan
         return batch
 
@@ -384,7 +385,7 @@ def fresh(config: RunConfig) -> tuple[State, ImageSet]:
 
 
 def step(config: RunConfig, state: State, monitor: Monitor, images: ImageSet, number: int) -> None:
-    batch = loop.make_batch(config, images, number, CPU)
+    batch = make_batch(config, read_batch(config, images, number), CPU)
     loop.train_step(config, state, monitor, batch, number, len(images.classes))
 
 
