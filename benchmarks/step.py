@@ -1,0 +1,166 @@
+"""The training step beside a hand-written loop, its stages and its switches.
+
+    python benchmarks/step.py                     # two minutes on one CPU core
+    python benchmarks/step.py --quick             # some seconds; fewer pairs, no switches
+    python benchmarks/step.py --device cuda       # preset `cifar` (ViT-Ti/4, batch 512)
+
+Both sides compute the same loss from the same weights and views, which is checked first. Ours is
+the whole `train_step`: schedules, all signals of the Monitor at every step, the free kNN bank. The
+hand-written loops log nothing and save nothing.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from handwritten import Handwritten
+from results import Row, paired, parser, publish
+from stages import stages
+
+from stabkit.config import RunConfig, load_config
+from stabkit.monitor.monitor import Monitor
+from stabkit.train.batches import make_batch, read_batch
+from stabkit.train.data import load_data
+from stabkit.train.device import prepare_device
+from stabkit.train.loop import train_step
+from stabkit.train.state import State, build_state
+
+BATCHES = 4
+SWITCHES = (
+    "compute.precision=tf32",
+    "compute.precision=bf16",
+    "compute.precision=fp16",
+    "compute.compile=true",
+    "compute.channels_last=true",
+    "compute.fused_optimizer=true",
+)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--no-switches", action="store_true", help="only the step and its stages")
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    rows = against_handwritten(given)
+    found, share = stages(config_for(given), 30 if given.quick else 100)
+    rows.append(share)
+    if not (given.quick or given.no_switches):
+        rows += switches(given)
+        rows += followings(given)
+    publish(rows, given, notes=[found, *NOTES])
+
+
+NOTES = [
+    '"tuned" is the hand-written loop with what was chosen here by measurement: attention as plain '
+    "products on a CPU, AdamW and the momentum encoder by `torch._foreach_*`. What is left between "
+    "it and ours is the Monitor and the kNN bank.",
+    "Switches are compared with the default step (float32, eager). Each keeps a resumed run equal "
+    "to the unbroken one bit for bit (`tests/train/test_compute.py`); the foreach momentum encoder "
+    "gives the bits of the loop over tensors and therefore needs no switch.",
+]
+
+
+def config_for(given: argparse.Namespace, *words: str) -> RunConfig:
+    """`tiny`, or on a GPU `cifar` on embedded textures; few images, as none is read twice."""
+    cuda = given.device.startswith("cuda")
+    preset = ["data.path=null", "data.name=synthetic"] if cuda else []
+    size = "2048" if cuda else "1024"
+    few = [f"data.num_train={size}", "data.num_heldout=1000", f"runtime.device={given.device}"]
+    return load_config("cifar" if cuda else "tiny", [*preset, *few, *words])
+
+
+class Ours:
+    """`train_step` as the loop calls it, on views made before."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.config = config
+        self.device = prepare_device(config.runtime, config.compute)
+        images, _ = load_data(config.data, config.seed)
+        self.state: State = build_state(config, len(images), self.device, len(images.classes))
+        self.classes = len(images.classes)
+        self.batches = [
+            make_batch(config, read_batch(config, images, step), self.device)
+            for step in range(BATCHES)
+        ]
+        model, optimizer, scaler = self.state.model, self.state.optimizer, self.state.scaler
+        self.monitor = Monitor(model.online, optimizer, folder, scaler=scaler)
+        self.step = 0
+
+    def __call__(self) -> None:
+        batch = self.batches[self.step % BATCHES]
+        train_step(self.config, self.state, self.monitor, batch, self.step, self.classes)
+        self.step += 1
+
+
+def against_handwritten(given: argparse.Namespace) -> list[Row]:
+    rows = []
+    pairs, calls = (6, 4) if given.quick else (16, 8)
+    for peer, tuned in (("hand-written loop", False), ("the same, tuned", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            config = config_for(given)
+            ours = Ours(config, Path(folder))
+            hand = Handwritten(config, ours.state, ours.batches, tuned)
+            hand.check_same_loss(ours.state)
+            times = paired(ours, hand, pairs, calls=calls, device=ours.device)
+            ours.monitor.close()
+        what = f"training step, {given.device}, batch {config.train.batch}"
+        rows.append(_speed(times.row(what, peer, "at most", 1.0)))
+    return rows
+
+
+def _speed(row: Row) -> Row:
+    """Times as the goal is worded: ours at least as fast."""
+    low, middle, high = 1 / row.ratio.high, 1 / row.ratio.middle, 1 / row.ratio.low
+    ratio = type(row.ratio)(middle, low, high)
+    return Row(
+        row.what, row.peer, row.value, row.peer_value, row.unit, ratio, "at least", 1.0,
+        "ratio of speeds",
+    )  # fmt: skip
+
+
+def switches(given: argparse.Namespace) -> list[Row]:
+    rows = []
+    for word in SWITCHES:
+        if "tf32" in word and given.device == "cpu":
+            continue
+        with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
+            plain, switched = (
+                Ours(config_for(given), Path(a)),
+                Ours(config_for(given, word), Path(b)),
+            )
+            pairs = 3 if "fp16" in word and given.device == "cpu" else 8
+            times = paired(switched, plain, pairs, calls=4, device=plain.device)
+            for side in (plain, switched):
+                side.monitor.close()
+        rows.append(times.row(word, "default step", "at most"))
+    return rows
+
+
+def followings(given: argparse.Namespace) -> list[Row]:
+    """The momentum encoder's update over all tensors at once, beside a loop over them."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(config_for(given), Path(folder))
+        ours.monitor.close()
+    online, target = ours.state.model.online, ours.state.model.target
+    slow = list(target.parameters())
+    fast = [*online.backbone.parameters(), *online.projector.parameters()]
+    loop: Callable[[], None] = partial(_follow_by_loop, slow, fast)
+    times = paired(partial(target.follow, online, 0.99), loop, 15, calls=20, device=ours.device)
+    same = [tensor.clone() for tensor in slow]
+    target.follow(online, 0.5)
+    _follow_by_loop(same, fast, 0.5)
+    assert all(one.equal(other) for one, other in zip(slow, same, strict=True))
+    return [times.row("momentum encoder, foreach", "loop over tensors, same bits", "at most")]
+
+
+@torch.no_grad()
+def _follow_by_loop(slow: list, fast: list, momentum: float = 0.99) -> None:
+    for one, other in zip(slow, fast, strict=True):
+        one.lerp_(other, 1 - momentum)
+
+
+if __name__ == "__main__":
+    main()
