@@ -14,7 +14,7 @@ import torch
 
 import stabkit
 from stabkit.cli import main
-from stabkit.config import RunConfig, RuntimeConfig
+from stabkit.config import ComputeConfig, RunConfig, RuntimeConfig
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.rundir import RunDir
 from stabkit.train import batches, device, evaluate, loop
@@ -445,7 +445,7 @@ def test_processes_of_a_node_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda _: None)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setenv("LOCAL_RANK", "5")
-    found = device.prepare_device(RuntimeConfig(device="cuda"))
+    found = device.prepare_device(RuntimeConfig(device="cuda"), ComputeConfig())
     assert found == torch.device("cuda:1")
     assert chosen == [found]
     assert device.prepare_device(RuntimeConfig(device="cpu")) == torch.device("cpu")

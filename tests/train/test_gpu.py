@@ -39,10 +39,22 @@ def test_the_monitor_never_makes_the_host_wait(tmp_path: Path) -> None:
     assert len(stabkit.open_run(tmp_path).scalar("loss")) == 50
 
 
-def test_the_same_training_twice_gives_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "word",
+    [
+        "compute.precision=fp32",
+        "compute.precision=tf32",
+        "compute.precision=bf16",
+        "compute.precision=fp16",
+        "compute.compile=true",
+        "compute.channels_last=true",
+        "compute.fused_optimizer=true",
+    ],
+)
+def test_the_same_training_twice_gives_the_same_bits(word: str, tmp_path: Path) -> None:
     states = []
     for name in ("a", "b"):
-        train(small_config("runtime.device=cuda"), RunDir(tmp_path / name))
+        train(small_config("runtime.device=cuda", word), RunDir(tmp_path / name))
         states.append(torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True))
     assert_equal_trees(*states)
 
