@@ -4,8 +4,7 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stabkit.train import image_cache
+from stabkit.train import data, image_cache
 from stabkit.train.data import load_data
-from stabkit.train.image_set import ImageSet
+from stabkit.train.image_set import ImageSet, taken
 from stabkit.train.views import two_views
+from tests.train.processes import CONTEXT, exit_codes
 
 SIZES = [(9, 7), (7, 9), (9, 7), (1, 1), (12, 30)]
 
@@ -169,20 +169,112 @@ def test_a_damaged_file_is_named_and_made_anew(
     assert {file: file.read_bytes() for file in cache.glob("*.images")} == intact
 
 
-def load_in_child(source: Any, cache: Path, before: Callable[[], None], said: Path) -> None:
-    """The sum of all pixels, or the error's message, into the file `said`."""
-    before()
-    try:
-        train = load_data(source, 0, str(cache))[0]
-        pixels = train.load(np.arange(len(train)))
-        said.write_text(str(sum(int(image.sum()) for image in pixels)))
-    except ValueError as error:
-        said.write_text(str(error))
+def load_in_child(source: Any, cache: Path, before: Callable[..., None], *args: Any) -> None:
+    before(*args)
+    load_data(source, 0, str(cache))
 
 
-def started(tmp_path: Path, before: Callable[[], None], name: str = "said") -> BaseProcess:
-    source = SimpleNamespace(**vars(make_source(tmp_path / "source")))
-    arguments = (source, tmp_path / "cache", before, tmp_path / name)
-    process = CONTEXT.Process(target=load_in_child, args=arguments)
-    process.start()
-    return process
+def exit_codes_of(count: int, source: Any, cache: Path, *before: Any) -> list[int | None]:
+    arguments = (source, cache, *before)
+    children = [CONTEXT.Process(target=load_in_child, args=arguments) for _ in range(count)]
+    for child in children:
+        child.start()
+    return exit_codes(children)
+
+
+def dies_half_way() -> None:
+    write = image_cache._write_pixels
+
+    def written_in_part(images: ImageSet, sizes: Any, out: Any) -> None:
+        write(taken(images, np.arange(4)), sizes[:4], out)
+        out.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    image_cache._write_pixels = written_in_part
+
+
+def test_what_a_killed_builder_left_is_not_taken_for_the_set(tmp_path: Path) -> None:
+    source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
+    assert exit_codes_of(1, source, cache, dies_half_way) == [-signal.SIGKILL]
+    (left,) = cache.glob("*.partial")
+    assert left.stat().st_size > 0
+    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+    assert not list(cache.glob("*.partial"))
+
+
+def builds_once_another_waits(meeting: Path, builds: Path) -> None:
+    write, say = image_cache._write_pixels, image_cache._say
+
+    def written_late(*args: Any) -> None:
+        meeting.read_bytes()
+        with builds.open("a") as file:
+            file.write("built\n")
+        write(*args)
+
+    def said(line: str) -> None:
+        say(line)
+        if "waiting" in line:
+            meeting.write_bytes(b"")
+
+    image_cache._write_pixels, image_cache._say = written_late, said
+
+
+def test_of_two_builders_one_waits_for_the_other(tmp_path: Path) -> None:
+    source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
+    os.mkfifo(tmp_path / "meeting")
+    waits = (builds_once_another_waits, tmp_path / "meeting", tmp_path / "builds")
+    assert exit_codes_of(2, source, cache, *waits) == [0, 0]
+    assert (tmp_path / "builds").read_text() == "built\n" * 2  # of each split
+    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+
+
+def finds_the_disk_full(said: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    image_cache._CHUNK = 2
+
+    def saved(images: ImageSet, folder: str) -> ImageSet:
+        try:
+            return image_cache.cached(images, folder)
+        except ValueError as error:
+            said.write_text(str(error))
+            raise SystemExit(3) from None
+
+    data.cached = saved
+
+
+def test_a_disk_that_fills_up_is_named_with_what_is_needed(tmp_path: Path) -> None:
+    source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
+    full = (finds_the_disk_full, tmp_path / "said")
+    assert exit_codes_of(1, source, cache, *full) == [3]
+    said = (tmp_path / "said").read_text()
+    assert said.startswith("runtime.cache: 10 decoded images need 3,436 bytes in ")
+    assert "File too large" in said
+    assert [file.suffix for file in cache.iterdir()] == [".lock"]
+    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3435))
+    monkeypatch.setattr(image_cache, "_write_pixels", None)
+    with pytest.raises(ValueError, match=r"need 3,436 bytes in .* which has 3,435 free; name a "):
+        load_data(source, 0, str(cache))
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ValueError, match=r"runtime.cache '.*cache': cannot be used .*a folder"):
+        load_data(source, 0, str(tmp_path / "cache"))
+
+
+def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -> None:
+    source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
+    torn = tmp_path / "source" / "train" / "b" / "001.jpg"
+    torn.write_bytes(torn.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"001.jpg: not an image that Pillow can decode"):
+        load_data(source, 0, str(cache))
+    assert not list(cache.glob("*.partial")) + list(cache.glob("*.images"))
