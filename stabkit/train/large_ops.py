@@ -1,9 +1,9 @@
 """Resizing and blur of views too large for the dense matrices of `image_ops`.
 
 A matrix takes as many products a pixel as the image is wide, a filter as many as its kernel: for
-photographs and views of 224 pixels the crop here is seven times and the blur twice as fast. Small
-views are faster in a few calls for the whole batch, up to about `LARGEST_DENSE`. Both agree up to
-rounding.
+photographs and views of 224 pixels the crop here is seven times and the blur twice as fast on a
+CPU. Small views are faster in a few calls for the whole batch, up to about `LARGEST_DENSE`. Both
+agree up to rounding.
 """
 
 from __future__ import annotations
