@@ -70,6 +70,7 @@ class RuntimeConfig(Section):
     """How a run is executed and recorded: nothing here can change what it computes.
 
     `signals`: levels beside `basic` that are measured on a small batch every `signals_every` steps.
+    `cache`: folder for the decoded pixels of images too many to be held, else decoded on each load.
     """
 
     device: str = "auto"
@@ -78,6 +79,7 @@ class RuntimeConfig(Section):
     flush_every: PositiveInt = 50
     signals: tuple[Literal["attention", "features", "curvature"], ...] = ()
     signals_every: PositiveInt = 50
+    cache: str | None = None
 
 
 class RunConfig(Section):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from stabkit.train.image_cache import cached
 from stabkit.train.image_set import ImageSet, held, taken
 from stabkit.train.randomness import permutation
 
@@ -20,18 +21,23 @@ __all__ = ["ImageSet", "batch_index", "load_data"]
 _CAP_SEED = 0
 
 
-def load_data(cfg: DataConfig, seed: int) -> tuple[ImageSet, ImageSet]:
+def load_data(cfg: DataConfig, seed: int, cache: str | None = None) -> tuple[ImageSet, ImageSet]:
     """The training and the held-out split of ``cfg``; no image belongs to both.
 
     ``seed``, that of the run, changes nothing: runs that differ in it compare on the same images.
     Held-out images come from the published held-out split (stl10: its labelled `train` and `test`).
     ``num_train`` and ``num_heldout`` are the size of `synthetic` and a cap for the others. Sets of
-    one image size that fit 1 GiB are decoded here, others on every load.
+    one image size that fit 1 GiB are decoded here, others on every load or, given the folder
+    ``cache``, once for all runs that name it.
 
-    Raises ValueError where files are missing or unreadable, naming the file and what it should be.
+    Raises ValueError where files are missing or unreadable, naming the file and what it should be,
+    and where the cache cannot be written.
     """
     train, heldout = _splits(cfg)
-    return held(_capped(train, cfg.num_train)), held(_capped(heldout, cfg.num_heldout))
+    return (
+        cached(held(_capped(train, cfg.num_train)), cache),
+        cached(held(_capped(heldout, cfg.num_heldout)), cache),
+    )
 
 
 def _splits(cfg: DataConfig) -> tuple[ImageSet, ImageSet]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.train.image_set import ImageSet, encoded_set, from_array
+from stabkit.train.image_set import ImageSet, encoded_set, file_stamp, from_array
 
 HELDOUT_NAMES = ("validation", "val", "test")
 """First match is the held-out split; test last, since ImageNet's public one has no labels."""
@@ -77,8 +77,9 @@ def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
     return encoded_set(
         np.array(labels, np.int64),
         classes,
-        lambda i: files[i].read_bytes(),
+        lambda i: files[i].open("rb"),
         lambda i: str(files[i]),
+        lambda: file_stamp(split, files),
     )
 
 

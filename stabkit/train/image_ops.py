@@ -180,18 +180,26 @@ def _darkest_chroma_hue(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return darkest, chroma, numerator.div_(chroma.clamp(min=torch.finfo(torch.float32).tiny))
 
 
+def blur_kernel(sigma: Tensor, radius: int) -> Tensor:
+    """Weights [B, 2 * radius + 1] ``exp(-(d / sigma)**2 / 2)`` at distance ``d``, of sum 1.
+
+    ``sigma`` [B] is in pixels and must be positive.
+    """
+    tap = torch.arange(-radius, radius + 1, device=sigma.device)
+    return torch.softmax((tap / sigma[:, None]).square().mul_(-0.5), dim=1)
+
+
 def blur_matrices(sigma: Tensor, radius: int, size: int) -> Tensor:
     """Matrices [B, size, size] of a Gaussian filter along one axis with reflected borders.
 
-    Row ``i`` holds the weights ``exp(-(d / sigma)**2 / 2)`` of the pixels at distance ``d`` up to
-    ``radius``, normalised to sum 1. ``sigma`` [B] is in pixels and must be positive.
+    Row ``i`` holds ``blur_kernel`` around pixel ``i``.
 
     Raises ValueError unless ``0 <= radius < size``: reflection reaches ``size - 1`` pixels.
     """
     if not 0 <= radius < size:
         raise ValueError(f"radius must be from 0 to {size - 1} at size {size}, got {radius}")
+    kernel = blur_kernel(sigma, radius)
     tap = torch.arange(-radius, radius + 1, device=sigma.device)
-    kernel = torch.softmax((tap / sigma[:, None]).square().mul_(-0.5), dim=1)
     source = (torch.arange(size, device=sigma.device)[:, None] + tap).abs()
     source = torch.where(source >= size, 2 * (size - 1) - source, source)
     matrices = kernel.new_zeros(len(sigma), size, size)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import functools
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +21,21 @@ Images = Tensor | list[Tensor]
 
 HELD_BYTES = 2**30
 _CHUNK = 1024
-_THREADS = min(16, os.cpu_count() or 1)
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What a set that is decoded on every load knows of its images without decoding any.
+
+    ``sizes`` gives heights and widths [B, 2] of those at checked indices, ``stamp`` a text that
+    changes with the content or the order of the images.
+    """
+
+    sizes: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+    stamp: Callable[[], str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +45,7 @@ class ImageSet:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     read: Callable[[NDArray[np.int64]], Images]
+    encoded: Encoded | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,30 +68,60 @@ class ImageSet:
 def encoded_set(
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
-    encoded: Callable[[int], bytes],
+    opened: Callable[[int], BinaryIO],
     where: Callable[[int], str],
+    stamp: Callable[[], str],
 ) -> ImageSet:
-    """A set decoded on every load, from the file content of image i; ``where`` names its place."""
+    """A set decoded on every load; ``opened`` gives the file of image i, ``where`` its place.
 
-    def decode(i: int) -> Tensor:
+    ``stamp`` as in `Encoded`.
+    """
+
+    def of_image(act: Callable[[Image.Image], T], i: int) -> T:
         try:
-            with Image.open(io.BytesIO(encoded(i))) as image:
-                pixels = np.array(image.convert("RGB"))
+            with opened(i) as file, Image.open(file) as image:
+                return act(image)
         # Not only OSError: Pillow's decoders let many kinds of error through on broken bytes.
         except Exception as error:
             raise ValueError(
                 f"{where(i)}: not an image that Pillow can decode ({error}); replace or remove it"
             ) from error
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def pixels(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
     def read(index: NDArray[np.int64]) -> Images:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return _stacked(list(pool.map(decode, index.tolist())))
+        return stacked(list(_pool().map(functools.partial(of_image, pixels), index.tolist())))
 
-    return ImageSet(labels, classes, read)
+    def sizes(index: NDArray[np.int64]) -> NDArray[np.int64]:
+        size = functools.partial(of_image, lambda image: (image.height, image.width))
+        return np.array(list(_pool().map(size, index.tolist())), np.int64).reshape(-1, 2)
+
+    return ImageSet(labels, classes, read, Encoded(sizes, stamp))
 
 
-def _stacked(images: list[Tensor]) -> Images:
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads, since Pillow decodes without the interpreter's lock."""
+    return ThreadPoolExecutor(min(16, _CORES), "decode")
+
+
+# A forked process has the pool and none of its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def file_stamp(root: Path, files: Sequence[Path]) -> str:
+    """A text that changes when a file below ``root`` is replaced, renamed, added or removed."""
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        name = os.fsencode(file.relative_to(root))
+        digest.update(b"%d %d %d %s" % (len(name), stat.st_size, stat.st_mtime_ns, name))
+    return digest.hexdigest()
+
+
+def stacked(images: list[Tensor]) -> Images:
+    """Images [3, h, w] as `ImageSet.load` gives them."""
     if images and all(image.shape == images[0].shape for image in images):
         return torch.stack(images)
     return [image.contiguous() for image in images]
@@ -96,7 +144,14 @@ def from_array(
 
 def taken(images: ImageSet, index: NDArray[np.int64]) -> ImageSet:
     """The subset at ``index``, in that order; nothing is read."""
-    return ImageSet(images.labels[index], images.classes, lambda inner: images.read(index[inner]))
+    encoded = images.encoded
+    if encoded is not None:
+        sizes, stamp = encoded.sizes, encoded.stamp
+        order = hashlib.sha256(index.tobytes()).hexdigest()
+        encoded = Encoded(lambda inner: sizes(index[inner]), lambda: f"{stamp()} {order}")
+    return ImageSet(
+        images.labels[index], images.classes, lambda inner: images.read(index[inner]), encoded
+    )
 
 
 def held(images: ImageSet, limit: int = HELD_BYTES) -> ImageSet:

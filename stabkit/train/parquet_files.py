@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stabkit.train.image_files import HELDOUT_NAMES, existing_folder
-from stabkit.train.image_set import ImageSet, encoded_set
+from stabkit.train.image_set import ImageSet, encoded_set, file_stamp
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -158,4 +159,10 @@ def _joined(shards: list[_Shard], names: tuple[str, ...], values: NDArray[np.int
         return f"{shards[part].file}: row {i - starts[part]}"
 
     labels = np.searchsorted(values, np.concatenate([shard.labels for shard in shards]))
-    return encoded_set(labels.astype(np.int64), names, lambda i: images[i].as_py(), where)
+    return encoded_set(
+        labels.astype(np.int64),
+        names,
+        lambda i: io.BytesIO(images[i].as_py()),
+        where,
+        lambda: file_stamp(shards[0].file.parent, [shard.file for shard in shards]),
+    )

@@ -8,18 +8,21 @@ asymmetric pair of augmentations (arXiv 2006.07733, table 6).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stabkit.train import image_ops
+from stabkit.train import image_ops, large_ops
 from stabkit.train.image_ops import Images, image_sizes, resize_by_size
+from stabkit.train.large_ops import LARGEST_DENSE
 from stabkit.train.randomness import uniforms
+
+Blur = Callable[[Tensor, Tensor, int], Tensor]
 
 _RATIO = (3.0 / 4.0, 4.0 / 3.0)  # width / height of a crop
 _TRIES = 10
@@ -115,25 +118,45 @@ def apply_view(images: Images, params: ViewParams, image_size: int) -> Tensor:
     too small to reflect that far, at ``image_size - 1``.
     """
     _check_boxes(params.box, image_sizes(images))
-    box = _to(images[0], params.box)
+    with torch.autocast(images[0].device.type, enabled=False):
+        if image_size <= LARGEST_DENSE:
+            box = _to(images[0], params.box)
 
-    def crop(batch: Tensor, rows: Tensor) -> Tensor:
-        return image_ops.crop_resize(batch, box.index_select(0, rows), image_size)
+            def crop(batch: Tensor, rows: Tensor) -> Tensor:
+                return image_ops.crop_resize(batch, box.index_select(0, rows), image_size)
 
+            return _after_crop(resize_by_size(images, crop), params, image_ops.gaussian_blur)
+        views = images[0].new_empty(len(images), 3, image_size, image_size, dtype=torch.float32)
+        # On a CPU a few at a time, which stay in its cache from crop to normalise.
+        step = 4 if views.device.type == "cpu" else len(images)
+        for start in range(0, len(images), step):
+            rows = slice(start, start + step)
+            part = _rows(params, rows)
+            cropped = large_ops.crop_resize(images[rows], part.box, image_size)
+            views[rows] = _after_crop(cropped, part, large_ops.gaussian_blur)
+        return views
+
+
+def _after_crop(views: Tensor, params: ViewParams, gaussian_blur: Blur) -> Tensor:
     def blur(batch: Tensor, sigma: Tensor) -> Tensor:
-        return image_ops.gaussian_blur(batch, sigma, min(params.blur_radius, image_size - 1))
+        return gaussian_blur(batch, sigma, min(params.blur_radius, batch.shape[3] - 1))
 
     def solarize(batch: Tensor) -> Tensor:
         return image_ops.solarize(batch, _SOLARIZE_THRESHOLD)
 
-    with torch.autocast(images[0].device.type, enabled=False):
-        views = resize_by_size(images, crop)
-        views = _jitter(views, params)
-        views = _on_subset(views, params.gray, image_ops.grayscale)
-        views = _on_subset(views, params.blur_sigma > 0.0, blur, params.blur_sigma)
-        views = _on_subset(views, params.solarize, solarize)
-        views = _on_subset(views, params.flip, image_ops.flip)
-        return image_ops.normalize(views)
+    views = _jitter(views, params)
+    views = _on_subset(views, params.gray, image_ops.grayscale)
+    views = _on_subset(views, params.blur_sigma > 0.0, blur, params.blur_sigma)
+    views = _on_subset(views, params.solarize, solarize)
+    views = _on_subset(views, params.flip, image_ops.flip)
+    return image_ops.normalize(views)
+
+
+def _rows(params: ViewParams, rows: slice) -> ViewParams:
+    arrays: dict[str, Any] = {
+        name: value[rows] for name, value in vars(params).items() if isinstance(value, np.ndarray)
+    }
+    return replace(params, **arrays)
 
 
 @torch.no_grad()
@@ -144,11 +167,14 @@ def plain_view(images: Images, image_size: int) -> Tensor:
     ``image_size * 256 / 224`` pixels and cut to the central square, as is usual on ImageNet.
     """
     image_sizes(images)
+    shorter = round(image_size * 256 / 224)
 
     def central_square(batch: Tensor, rows: Tensor) -> Tensor:
         if batch.shape[2:] == (image_size, image_size):
             return batch.contiguous()
-        return image_ops.resize_and_center_crop(batch, round(image_size * 256 / 224), image_size)
+        if image_size > LARGEST_DENSE:
+            return large_ops.resize_and_center_crop(batch, shorter, image_size)
+        return image_ops.resize_and_center_crop(batch, shorter, image_size)
 
     with torch.autocast(images[0].device.type, enabled=False):
         return image_ops.normalize(resize_by_size(images, central_square))
