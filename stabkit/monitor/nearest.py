@@ -11,8 +11,9 @@ from torch import Tensor
 Ids = tuple[Tensor, Tensor] | None  # of queries [Q] and of the bank [M]
 
 SIMILARITIES = 2**26  # held at once for topk, 256 MiB: an ImageNet bank leaves room for 52 queries
-TILE = 2**21  # held at once by the selection on a CPU, 8 MiB: they stay in its last cache
-BANK_TILE = 8192
+TILE = 2**22  # held at once by the selection on a CPU, 16 MiB: they stay in its last cache
+BANK_TILE = 2048  # of a bank beyond WHOLE: tall tiles are where the product is fastest
+WHOLE = 8192  # what is selected from whole rows need not be merged
 NUMPY_THREADS = 4  # numpy uses one thread: with more than this many, topk is as fast
 _THIN = 16  # a product of fewer rows or columns may round otherwise than a larger one
 _NOTHING = np.iinfo(np.int64).min  # below every key
@@ -69,19 +70,23 @@ def _largest_keys(
     Tile after tile of the product; of each only what reaches a query's k-th largest so far is
     looked at.
     """
+    if query.sum().isnan():
+        return None
     held = np.full((len(query), k), _NOTHING)
     lost = np.full(len(query), _NOTHING)  # the largest key left out
-    wide = -(-len(bank_MD) // -(-len(bank_MD) // BANK_TILE))  # equal shares: none is thin
+    size = len(bank_MD)
+    # equal shares, so that none is thin
+    wide = size if size <= WHOLE else -(-size // -(-size // BANK_TILE))
     high = -(-len(query) // -(-len(query) * wide // TILE))
     buffer = torch.empty(high * wide)
-    for left in range(0, len(bank_MD), wide):
+    for left in range(0, size, wide):
         bank = F.normalize(bank_MD[left : left + wide].float(), dim=1)
+        if bank.sum().isnan():
+            return None
         for top in range(0, len(query), high):
             part, own = query[top : top + high], slice(top, top + high)
             tile = buffer[: len(part) * len(bank)].view(len(part), len(bank))
             torch.mm(part, bank.T, out=tile)
-            if tile.sum().isnan():
-                return None
             if ids is not None:
                 same = ids[0][own, None] == ids[1][left : left + wide]
                 tile.masked_fill_(same, -torch.inf)
@@ -97,30 +102,42 @@ def _take(
     """Put the largest of a tile into `held`, whose rows are partitioned: the smallest is first."""
     rows, width = tile.shape
     k = held.shape[1]
-    if left == 0 and width > k:
-        least = np.partition(tile, width - k, axis=1)[:, width - k]
-    elif left == 0:
-        least = np.full(rows, -np.inf, dtype=np.float32)
-    else:
-        least = _cosines(held[:, 0])
-    hits = np.flatnonzero(tile >= least[:, None])
-    starts = np.searchsorted(hits, width * np.arange(rows + 1))
+    least = np.fmax(_cosines(held[:, 0]), -np.inf)  # of nothing held, not a number
+    crowded = np.arange(rows)
+    if left:
+        hits, starts = _reaching(tile, least)
+        crowded = np.flatnonzero(np.diff(starts) > k)
+    if len(crowded) and width > k:
+        own = tile[crowded]
+        own.partition(width - k, axis=1)
+        least[crowded] = own[:, width - k]
+    if len(crowded):
+        hits, starts = _reaching(tile, least)
     counts = np.diff(starts)
-    most = int(counts.max(initial=0))
+    most = int(counts.max())
     if not most:
         return
-    row = np.repeat(np.arange(rows), counts)
-    keys = _key(tile.ravel()[hits], hits - (row * width - left))
+    row = np.arange(rows)
+    keys = _key(tile.ravel()[hits], hits + np.repeat(left - row * width, counts))
     if left == 0 and most == k == counts.min():
         held[:] = keys.reshape(rows, k)
         held.partition(0, axis=1)
         return
-    both = np.full((rows, most + k), _NOTHING)
+    both = np.full((rows, k + most), _NOTHING)
     both[:, :k] = held
-    both[row, k + np.arange(len(hits)) - np.repeat(starts[:-1], counts)] = keys
+    place = np.repeat(row * (k + most) + k - starts[:-1], counts) + np.arange(len(hits))
+    both.ravel()[place] = keys
     both.partition(most, axis=1)
     held[:] = both[:, most:]
     np.maximum(lost, both[:, :most].max(axis=1), out=lost)
+
+
+def _reaching(
+    tile: NDArray[np.float32], least: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat places of what is not below its row's `least`, and where those of each row begin."""
+    hits = np.flatnonzero(tile >= least[:, None])
+    return hits, np.searchsorted(hits, tile.shape[1] * np.arange(len(tile) + 1))
 
 
 def _key(cosine: NDArray[np.float32], index: NDArray[np.int64]) -> NDArray[np.int64]:
