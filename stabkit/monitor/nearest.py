@@ -78,14 +78,15 @@ def _largest_keys(
     # equal shares, so that none is thin
     wide = size if size <= WHOLE else -(-size // -(-size // BANK_TILE))
     high = -(-len(query) // -(-len(query) * wide // TILE))
-    buffer = torch.empty(high * wide)
+    # rows begin at whole cache lines: the product takes 1.5 times as long where they do not
+    buffer = torch.empty(high, -(-wide // 16) * 16)
     for left in range(0, size, wide):
         bank = F.normalize(bank_MD[left : left + wide].float(), dim=1)
         if bank.sum().isnan():
             return None
         for top in range(0, len(query), high):
             part, own = query[top : top + high], slice(top, top + high)
-            tile = buffer[: len(part) * len(bank)].view(len(part), len(bank))
+            tile = buffer[: len(part), : len(bank)]
             torch.mm(part, bank.T, out=tile)
             if ids is not None:
                 same = ids[0][own, None] == ids[1][left : left + wide]
@@ -118,7 +119,8 @@ def _take(
     if not most:
         return
     row = np.arange(rows)
-    keys = _key(tile.ravel()[hits], hits + np.repeat(left - row * width, counts))
+    column = hits - np.repeat(row * width, counts)
+    keys = _key(tile[np.repeat(row, counts), column], left + column)
     if left == 0 and most == k == counts.min():
         held[:] = keys.reshape(rows, k)
         held.partition(0, axis=1)
