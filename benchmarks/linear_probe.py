@@ -1,7 +1,7 @@
 """A linear probe of 16 learning rates beside one of one: python benchmarks/linear_probe.py
 
-The pass is what `stabkit evaluate --linear` does: every image through the frozen backbone once, then
-the heads on its features, first without the images that choose the rate and then on all.
+The pass is what `stabkit evaluate --linear` does: every image through the frozen backbone once,
+then the heads on its features, first without the images that choose the rate and then on all.
 """
 
 import argparse
@@ -47,18 +47,16 @@ def rates(number: int) -> tuple[float, ...]:
 
 
 def backbone_and_images(preset: str, device: torch.device) -> tuple[nn.Module, ImageSet, int]:
-    config = load_config(preset, ["data.name=synthetic", "data.num_train=256"])
+    sizes = ["data.num_train=256", "data.num_heldout=16"]
+    config = load_config(preset, ["data.name=synthetic", *sizes])
     size = config.data.image_size
-    images, _ = load_data(config.data.model_copy(update={"num_heldout": 16}), 0)
+    images, _ = load_data(config.data, 0)
     few = np.arange(IMAGES)
     pixels = images.load(few)
     assert isinstance(pixels, Tensor)
     held = from_array(pixels.numpy(), images.labels[few], images.classes)
-    return (
-        build_state(config, len(images), device, len(images.classes)).model.online.backbone,
-        held,
-        size,
-    )
+    state = build_state(config, len(images), device, len(images.classes))
+    return state.model.online.backbone, held, size
 
 
 def rows_of(

@@ -51,7 +51,7 @@ def knn_predict_each(
     cosine, index = nearest(query_QD, bank_MD, used, ids)
     chunk = max(1, VOTES // max(num_classes, used[-1]))
     parts: dict[int, list[Tensor]] = {k: [] for k in used}
-    for near, place in zip(cosine.split(chunk), index.split(chunk), strict=True):
+    for near, place in zip(torch.split(cosine, chunk), torch.split(index, chunk), strict=True):
         # relative to the nearest, so that no temperature overflows
         weight = ((near - near[:, :1].clamp(min=-1)) / temperature).exp()
         classes = labels_M[place]
