@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-SIMILARITIES = 2**26  # held at once, 256 MiB: an ImageNet bank leaves room for 52 queries
+from stabkit.monitor.nearest import nearest
+
+VOTES = 2**24  # held at once: weights, or sums of classes
 
 
 def knn_predict(
@@ -45,21 +46,17 @@ def knn_predict_each(
     Selection costs more than the product of features, so the nearest max(k) are found once and
     every smaller k is a prefix of them.
     """
-    query, bank = F.normalize(query_QD.float(), dim=1), F.normalize(bank_MD.float(), dim=1)
-    used = sorted({min(k, len(bank)) for k in ks})
-    chunk = max(1, SIMILARITIES // len(bank))
+    ids = None if query_id_Q is None or bank_id_M is None else (query_id_Q, bank_id_M)
+    used = sorted({min(k, len(bank_MD)) for k in ks})
+    cosine, index = nearest(query_QD, bank_MD, used, ids)
+    chunk = max(1, VOTES // max(num_classes, used[-1]))
     parts: dict[int, list[Tensor]] = {k: [] for k in used}
-    for start in range(0, len(query), chunk):
-        similarity = query[start : start + chunk] @ bank.T
-        if query_id_Q is not None and bank_id_M is not None:
-            same = query_id_Q[start : start + chunk, None] == bank_id_M
-            similarity = similarity.masked_fill(same, float("-inf"))
-        nearest, index = similarity.topk(used[-1], dim=1)
+    for near, place in zip(torch.split(cosine, chunk), torch.split(index, chunk), strict=True):
         # relative to the nearest, so that no temperature overflows
-        weight = ((nearest - nearest[:, :1].clamp(min=-1)) / temperature).exp()
-        classes = labels_M[index]
+        weight = ((near - near[:, :1].clamp(min=-1)) / temperature).exp()
+        classes = labels_M[place]
         for k in used:
-            votes = torch.zeros(len(nearest), num_classes, device=query.device)
+            votes = torch.zeros(len(near), num_classes, device=near.device)
             votes.scatter_add_(1, classes[:, :k], weight[:, :k])
             parts[k].append(votes.argmax(dim=1))
     return {k: torch.cat(part) for k, part in parts.items()}

@@ -88,26 +88,37 @@ def fit_heads(
     gain grow freely, and the right rate would depend on it.
     """
     mean, std = standardisation(features)
-    x, n = (features - mean) / std, len(features)
+    n, width = features.shape
+    x = _aligned(n, width + 1, features.device)  # last column: 1, whose weight is the bias
+    torch.div(features - mean, std, out=x[:, :width])
+    x[:, width] = 1
     batch = min(config.batch, n)
     num_lrs, steps = len(config.lr), config.epochs * (n // batch)
     peak = torch.tensor(config.lr, device=x.device) * batch / 256
     peak = peak.repeat_interleave(num_classes)[:, None]
-    weight = x.new_zeros(num_lrs * num_classes, x.shape[1] + 1)  # last column: bias
-    velocity = torch.zeros_like(weight)
-    ones = x.new_ones(batch, 1)
+    weight, velocity, gradient = (
+        _aligned(num_lrs * num_classes, width + 1, x.device) for _ in range(3)
+    )
+    batch_x = _aligned(batch, width + 1, x.device)
+    answers = labels[:, None] + num_classes * torch.arange(num_lrs, device=x.device)
+    minus_one = x.new_full((batch, num_lrs), -1.0)
     for step in range(steps):
         index = torch.from_numpy(batch_index(seed, step, n, batch)[1]).to(x.device)
-        batch_x = torch.cat([x[index], ones], dim=1)
+        torch.index_select(x, 0, index, out=batch_x)
         logits = (batch_x @ weight.T).view(batch, num_lrs, num_classes)
         # gradient of the mean cross-entropy: softmax minus one-hot
-        error = logits.softmax(dim=2)
-        error[torch.arange(batch, device=x.device), :, labels[index]] -= 1
-        gradient = error.view(batch, -1).T @ batch_x / batch
+        error = logits.softmax(dim=2).view(batch, -1)
+        error.scatter_add_(1, answers[index], minus_one)
+        torch.mm(error.T, batch_x, out=gradient).div_(batch)
         velocity.mul_(config.momentum).add_(gradient)
         weight.sub_(peak * warmup_cosine(step, steps, 0) * velocity)
     heads = weight.view(num_lrs, num_classes, -1)
     return Heads(mean, std, heads[..., :-1], heads[..., -1])
+
+
+def _aligned(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Zeros whose rows begin at whole cache lines, where a product may be twice as fast."""
+    return torch.zeros(rows, -(-columns // 16) * 16, device=device)[:, :columns]
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stabkit.monitor import knn
+from stabkit.monitor import knn, nearest
 from stabkit.monitor.knn import KnnBank, knn_predict, knn_predict_each
 
 
@@ -38,7 +38,10 @@ def test_predictions_equal_the_formula(k: int, t: float) -> None:
 def test_chunks_and_scale_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     query, bank, labels = data(3)
     whole = knn_predict(query, bank, labels, 5, 10, 0.07)
-    monkeypatch.setattr(knn, "SIMILARITIES", 4 * 57 + 1)  # 4 queries
+    monkeypatch.setattr(knn, "VOTES", 4 * 10)
+    monkeypatch.setattr(nearest, "SIMILARITIES", 4 * 57 + 1)  # 4 queries
+    assert knn_predict(query * 100, bank * 0.01, labels, 5, 10, 0.07).equal(whole)
+    monkeypatch.setattr(nearest, "NUMPY_THREADS", 0)  # by topk
     assert knn_predict(query * 100, bank * 0.01, labels, 5, 10, 0.07).equal(whole)
 
 
