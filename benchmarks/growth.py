@@ -4,8 +4,8 @@ The training step against batch, depth and tokens, kNN against its bank and its 
 of runs against their number. A slope is the least-squares one of log value over log size, of each
 round over all sizes; the theoretical one that of the theory (growth_subjects.py) at the same sizes,
 so that a sum of two powers has its own. Memory is the most that was allocated at once during a call
-beyond what stood before it: of torch's allocator, or Python's and numpy's (tracemalloc). Writes
-growth.png and growth.csv; with `--quick` neither, from the smaller sizes.
+beyond what stood before it: of torch's allocator (its profiler), and Python's and numpy's
+(tracemalloc). Writes growth.png and growth.csv; with `--quick` neither, from the smaller sizes.
 """
 
 import os
@@ -27,7 +27,7 @@ from overhead_timing import median_interval
 from results import Row, parser, publish
 
 FOLDER = Path(__file__).parent
-ROUNDS = 6
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def measure(subject: Subject, device: torch.device, rounds: int) -> list[Curve]:
     for call in calls:
         call()
     seconds = [[timed_block(device, 1, call)[0] for call in calls] for _ in range(rounds)]
-    peak = python_peak if subject.what == "run table" else tensor_peak
-    held = [[peak(call, device) / 2**20 for call in calls]]
+    held = [[peak_bytes(call, device) / 2**20 for call in calls]]
     work, memory = ([theory(n) for n in subject.sizes] for theory in (subject.work, subject.held))
     axes = subject.what, subject.axis
     return [
@@ -95,8 +94,8 @@ def measure(subject: Subject, device: torch.device, rounds: int) -> list[Curve]:
     ]
 
 
-def tensor_peak(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes: every allocation of the call, temporary ones of single operations included."""
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """On a CPU torch's most, temporary tensors within operations included, plus Python's most."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -106,19 +105,15 @@ def tensor_peak(call: Callable[[], Any], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated() - before
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        call()
+        tracemalloc.start()
+        try:
+            call()
+            python = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    return int(np.cumsum([change for _, change in changes]).max())
-
-
-def python_peak(call: Callable[[], Any], device: torch.device) -> int:
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    return python + int(np.cumsum([0, *(change for _, change in changes)]).max())
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def _panel(ax: Axes, curve: Any, top: bool) -> None:
     ax.set_ylim(low / 1.4, high * (high / low) ** 0.45 * 1.2)  # room for the words
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.set_xticks(sizes, labels=[f"{n // 1024}k" if n >= 2048 else f"{n}" for n in sizes])
+    ax.set_xticks(sizes, labels=[f"{n // 1024}k" if n >= 1024 else f"{n}" for n in sizes])
     if top:
         ax.set_title(curve.what)
     else:

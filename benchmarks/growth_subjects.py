@@ -117,7 +117,7 @@ def _shape(config: RunConfig) -> tuple[int, int, int]:
 
 
 def _knn(axis: str, sizes: Sequence[int], device: torch.device) -> Subject:
-    """256 queries, or a bank of 16,384: there kNN works in parts from 4,096 queries on."""
+    """256 queries, or a bank of 16,384. Memory: copies of the features, and what is promised."""
     torch.manual_seed(0)
 
     def shape(size: int) -> tuple[int, int]:
