@@ -4,14 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: help demo test test-slow test-gpu check format clean
+.PHONY: help demo test test-slow test-gpu test-speed bench check format clean
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
 	@echo "make test        the tests, on two cores (about 12 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time (a minute or two)"
 	@echo "make test-gpu    the tests that need a CUDA device"
+	@echo "make test-speed  the benchmarks in short, beside what is on record (a few minutes)"
+	@echo "make bench       the benchmarks of speed, into benchmarks/README.md (15 minutes)"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
 
 $(READY): pyproject.toml
@@ -19,6 +22,10 @@ $(READY): pyproject.toml
 		{ echo "stabkit needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	@touch $@
 
 demo: $(READY)
@@ -40,6 +47,12 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+test-speed: $(BENCH_READY)
+	$(BIN)/python -m pytest -m speed tests/test_speed.py
+
+bench: $(BENCH_READY)
+	$(BIN)/python benchmarks/bench.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

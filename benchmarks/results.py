@@ -177,15 +177,20 @@ def markdown(content: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in read_rows(content):
-        low_high = f"{row.ratio.middle:.3g} ({row.ratio.low:.3g}..{row.ratio.high:.3g})"
-        goal = "" if row.goal is None else f"{row.better} {row.goal:g}"
-        met = {None: "", True: "yes", False: "**no**"}[row.met]
         what = f"{row.what}; {row.note}" if row.note else row.what
-        values = f"{_short(row.value)} {row.unit} | {_short(row.peer_value)} {row.unit}"
-        lines.append(f"| {what} | {row.peer} | {values} | {low_high} | {goal} | {met} |")
+        values = " | ".join(f"{_short(v)} {row.unit}".rstrip() for v in (row.value, row.peer_value))
+        lines.append(f"| {what} | {row.peer} | {values} | {row_cells(row)} |")
     for note in content["notes"]:
         lines += ["", note]
     return "\n".join(lines)
+
+
+def row_cells(row: Row) -> str:
+    """Ratio, goal and whether it is met, as cells of a table."""
+    goal = "" if row.goal is None else f"{row.better} {row.goal:g}"
+    met = {None: "", True: "yes", False: "**no**"}[row.met]
+    ratio = f"{row.ratio.middle:.3g} ({row.ratio.low:.3g}..{row.ratio.high:.3g})"
+    return f"{ratio} | {goal} | {met}"
 
 
 def _short(value: float) -> str:

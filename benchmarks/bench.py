@@ -1,0 +1,120 @@
+"""Every benchmark of speed, and the tables of README.md from what they give.
+
+    python benchmarks/bench.py              # all, on the CPU
+    python benchmarks/bench.py views knn    # some; the other tables stay
+
+`make bench` installs the peers first. Each script runs in full for the tables, then with `--quick`
+for the record that `make test-speed` compares with; results.json keeps both. A script that fails
+keeps its old table and record, and is named at the end, which is then an exit status of 1.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from results import markdown, read_rows, row_cells
+
+FOLDER = Path(__file__).parent
+README, RECORD = FOLDER / "README.md", FOLDER / "results.json"
+SECTIONS = (  # script, and its heading in README.md
+    ("step", "The training step"),
+    ("views", "Views"),
+    ("knn", "k nearest neighbours"),
+    ("linear_probe", "Linear probe"),
+    ("grid", "Grids of runs"),
+    ("distributed", "Several processes"),
+    ("startup", "Start"),
+    ("status", "Status of 1,000 runs"),
+    ("growth", "How it grows"),
+)
+NAMES = tuple(name for name, _ in SECTIONS)
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+Record = dict[str, dict[str, Any]]  # script -> "full" and "quick" -> what `publish` wrote
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description="Run benchmarks; fill in README.md.")
+    options.add_argument("scripts", nargs="*", metavar="SCRIPT", help=", ".join(NAMES))
+    chosen = options.parse_args().scripts or NAMES
+    if unknown := [name for name in chosen if name not in NAMES]:
+        options.error(f"no script {', '.join(unknown)}; there are: {', '.join(NAMES)}")
+    record = read_record(RECORD)
+    page(README.read_text(), record)  # a page without its markers is refused before the work
+    began, failed = time.perf_counter(), []
+    for name in chosen:
+        load, started = os.getloadavg()[0], time.perf_counter()
+        try:
+            record[name] = {"full": run(name), "quick": run(name, "--quick")}
+        except RuntimeError as error:
+            failed.append(name)
+            print(error, file=sys.stderr, flush=True)
+        else:
+            RECORD.write_text(json.dumps(record, indent=1) + "\n")
+            README.write_text(page(README.read_text(), record))
+        seconds = time.perf_counter() - started
+        print(f"--- {name}: {seconds:.0f} s, begun at a load of {load:.1f}\n", flush=True)
+    print(f"{len(chosen)} scripts: {(time.perf_counter() - began) / 60:.1f} minutes")
+    if failed:
+        raise SystemExit(f"failed, their tables are those from before: {', '.join(failed)}")
+
+
+def run(name: str, *options: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """What the script published. Raises RuntimeError, with the end of its words, when it fails."""
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "rows.json"
+        command = [sys.executable, str(folder / f"{name}.py"), *options, "--json", str(file)]
+        done = subprocess.run(
+            command, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False
+        )
+        if done.returncode or not file.exists():
+            words = (done.stderr or done.stdout)[-2000:]
+            raise RuntimeError(f"{name}.py failed with exit status {done.returncode}:\n{words}")
+        print(done.stdout, flush=True)
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content
+
+
+def read_record(file: Path) -> Record:
+    content: Record = json.loads(file.read_text()) if file.exists() else {}
+    return content
+
+
+def page(text: str, record: Record) -> str:
+    """README.md with each measured script's table, and that of all goals."""
+    text = filled(text, "goals", goals(record))
+    for name in NAMES:
+        text = filled(text, name, markdown(record[name]["full"]) if name in record else "Not run.")
+    return text
+
+
+def goals(record: Record) -> str:
+    """One line a row that has a goal, in the order of the sections."""
+    lines = ["| section | what | peer | ratio (95 %) | goal | met |", "| --- " * 6 + "|"]
+    for name, heading in SECTIONS:
+        link = f"[{heading}](#{heading.lower().replace(',', '').replace(' ', '-')})"
+        for row in read_rows(record[name]["full"]) if name in record else []:
+            if row.goal is not None:
+                lines.append(f"| {link} | {row.what} | {row.peer} | {row_cells(row)} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, name: str, content: str, file: Path = README) -> str:
+    """`text` with `content` between its markers of that name. ValueError when it lacks them."""
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    for marker in (opening, closing):
+        if text.count(marker) != 1:
+            raise ValueError(f"{file}: {marker} stands there {text.count(marker)} times, not once")
+    before, rest = text.split(opening)
+    if closing not in rest:
+        raise ValueError(f"{file}: {closing} stands before {opening}")
+    return f"{before}{opening}\n{content}\n{closing}{rest.split(closing)[1]}"
+
+
+if __name__ == "__main__":
+    main()

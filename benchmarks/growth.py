@@ -1,0 +1,120 @@
+"""How time and memory grow, and how theory says they should: python benchmarks/growth.py
+
+The training step against batch, depth and tokens, kNN against its bank and its queries, the table
+of runs against their number. A slope is the least-squares one of log value over log size, of each
+round over all sizes; the theoretical one that of the theory (growth_subjects.py) at the same sizes,
+so that a sum of two powers has its own. Memory is the most that was allocated at once during a call
+beyond what stood before it: of torch's allocator (its profiler), and Python's and numpy's
+(tracemalloc). Writes growth.png and growth.csv; with `--quick` neither, from the smaller sizes.
+"""
+
+import os
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported; it says what it does
+
+import numpy as np
+import torch
+from growth_figure import draw, write_csv
+from growth_subjects import Subject, subjects
+from overhead_measure import timed_block
+from overhead_timing import median_interval
+from results import Row, parser, publish
+
+FOLDER = Path(__file__).parent
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Curve:
+    """`values[round][size]`, in seconds or MiB; `theory[size]` in units of its own."""
+
+    what: str
+    axis: str
+    unit: str
+    sizes: Sequence[int]
+    values: list[list[float]]
+    theory: list[float]
+
+    @property
+    def slopes(self) -> list[float]:
+        return [slope(self.sizes, values) for values in self.values]
+
+    @property
+    def expected(self) -> float:
+        return slope(self.sizes, self.theory)
+
+    def row(self) -> Row:
+        found, ratio = self.slopes, [s / self.expected for s in self.slopes]
+        measured = {"s": "time", "MiB": "memory"}[self.unit]
+        what = f"{self.what}, {measured} against {self.axis} {self.sizes[0]}..{self.sizes[-1]}"
+        middle = float(np.median(found))
+        interval = median_interval(ratio)
+        return Row(what, "theory", middle, self.expected, "", interval, "at most", 1.1)
+
+
+def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def main() -> None:
+    given = parser(__doc__).parse_args()
+    device = torch.device(given.device)
+    torch.set_num_threads(given.threads)
+    curves = []
+    with tempfile.TemporaryDirectory() as folder:
+        for subject in subjects(device, Path(folder)):
+            if given.quick:
+                subject = replace(subject, sizes=subject.sizes[:3])
+            curves += measure(subject, device, 2 if given.quick else ROUNDS)
+    if not given.quick:
+        name = "growth" if device.type == "cpu" else f"growth-{device.type}"
+        draw(curves, FOLDER / f"{name}.png")
+        write_csv(curves, FOLDER / f"{name}.csv")
+    publish([curve.row() for curve in curves], given)
+
+
+def measure(subject: Subject, device: torch.device, rounds: int) -> list[Curve]:
+    """Time, of rounds over all sizes, and memory, of one call a size."""
+    calls = [subject.make(size) for size in subject.sizes]
+    for call in calls:
+        call()
+    seconds = [[timed_block(device, 1, call)[0] for call in calls] for _ in range(rounds)]
+    held = [[peak_bytes(call, device) / 2**20 for call in calls]]
+    work, memory = ([theory(n) for n in subject.sizes] for theory in (subject.work, subject.held))
+    axes = subject.what, subject.axis
+    return [
+        Curve(*axes, "s", subject.sizes, seconds, work),
+        Curve(*axes, "MiB", subject.sizes, held, memory),
+    ]
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """On a CPU torch's most, temporary tensors within operations included, plus Python's most."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        tracemalloc.start()
+        try:
+            call()
+            python = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return python + int(np.cumsum([0, *(change for _, change in changes)]).max())
+
+
+if __name__ == "__main__":
+    main()
