@@ -69,10 +69,12 @@ class RuntimeConfig(Section):
     """How a run is executed and recorded: nothing here can change what it computes.
 
     `signals`: levels beside `basic` that are measured on a small batch every `signals_every` steps.
+    `runs_per_gpu`: how many runs of a sweep on this machine share a GPU, each a process of its own.
     """
 
     device: str = "auto"
     threads: PositiveInt | None = None
+    runs_per_gpu: PositiveInt = 1
     checkpoint_every: PositiveInt = 100
     flush_every: PositiveInt = 50
     signals: tuple[Literal["attention", "features", "curvature"], ...] = ()
