@@ -118,8 +118,8 @@ def profile(
     full = work / steps * 500
     return [
         f"A run alone: {middle([c.start for c in alone])} from the start of its process to its "
-        f"first step, {middle([c.work for c in alone])} of steps and evaluations, {middle(end)} to end. "
-        f"In the pool {middle([c.work for c in pool])} of steps ({shared:.3f} times), and "
+        f"first step, {middle([c.work for c in alone])} of steps and evaluations, {middle(end)} to "
+        f"end. In the pool {middle([c.work for c in pool])} of steps ({shared:.3f} times), and "
         f"{slots} at once without it {middle([c.work for c in beside])}: what runs on other cores "
         "take from one another. Between the last step of a cell and the first of the next on its "
         f"core: {middle(gaps(pool, slots)) if gaps(pool, slots) else 'not measured'}.",
@@ -162,13 +162,8 @@ def on_gpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
         )
         for count in RUNS_PER_GPU
     ]  # fmt: skip
-    mps = (
-        "on"
-        if subprocess.run(
-            ["pgrep", "-f", "nvidia-cuda-mps"], check=False, capture_output=True
-        ).stdout
-        else "off"
-    )
+    pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
+    mps = "on" if (pipes / "control").exists() else "off"
     cores = len(visible_cpus())
     return rows, [
         f"{cores} CPU cores; CUDA MPS is {mps}. Starts included. Tables and last checkpoints of "

@@ -49,6 +49,10 @@ class Worker:
         with suppress(AttributeError, ProcessLookupError):  # not on macOS; or it has ended already
             os.sched_setaffinity(self._process.pid, slot.cpus)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def start(self, rundir: RunDir) -> None:
         config, log = rundir.config_file.resolve(), rundir.log_file.resolve()
         words = ["train", str(config), "--run-dir", str(rundir.path.resolve())]
