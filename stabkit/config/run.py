@@ -71,10 +71,12 @@ class RuntimeConfig(Section):
 
     `signals`: levels beside `basic` that are measured on a small batch every `signals_every` steps.
     `cache`: folder for the decoded pixels of images too many to be held, else decoded on each load.
+    `runs_per_gpu`: how many runs of a sweep on this machine share a GPU, each a process of its own.
     """
 
     device: str = "auto"
     threads: PositiveInt | None = None
+    runs_per_gpu: PositiveInt = 1
     checkpoint_every: PositiveInt = 100
     flush_every: PositiveInt = 50
     signals: tuple[Literal["attention", "features", "curvature"], ...] = ()

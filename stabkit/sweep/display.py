@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from stabkit.sweep.status import Row
 
 LINES_EVERY_S = 20.0
 WATCH_EVERY_S = 15.0  # SLURM is asked each time, and not to be asked too often
+QUIET = ("waiting", "done")  # of a run with nothing to tell
 UNDER_WAY = ("waiting", "running", "unstable")
 STYLE = {
     "done": "green",
@@ -26,15 +28,34 @@ STYLE = {
 
 @contextmanager
 def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None]]:
-    """Yields the function to call often; it redraws, or prints lines, when it is time to."""
+    """Yields the function to call often; it redraws, or prints lines, once a second."""
     if sys.stdout.isatty():
-        with Live(status_table(read()), refresh_per_second=4, transient=True) as live:
-            yield _at_most_every(0.5, lambda: live.update(status_table(read())))
-        Console().print(status_table(read()))
+        console = Console()
+
+        def draw() -> Table:
+            return _fitting(read(), console.height)
+
+        # drawn when it is new, and no oftener: a launcher's time is its runs' time
+        with Live(draw(), console=console, auto_refresh=False, transient=True) as live:
+            yield _at_most_every(1.0, lambda: live.update(draw(), refresh=True))
+        console.print(status_table(read()))
         return
     lines = _Lines(read)
     yield _at_most_every(1.0, lines.update)
     lines.update()
+
+
+def _fitting(rows: Sequence[Row], height: int) -> Table:
+    """What has room on a screen: first what is under way or failed; the rest is counted."""
+    room = max(1, height - 3)
+    if len(rows) <= room:
+        return status_table(rows)
+    order = sorted(range(len(rows)), key=lambda i: rows[i].state in QUIET)
+    table = status_table([rows[i] for i in sorted(order[:room])])
+    rest = Counter(rows[i].state for i in order[room:])
+    counts = ", ".join(f"{count:,} {state}" for state, count in rest.items())
+    table.add_row(f"[dim]and {counts}[/]")
+    return table
 
 
 def status_table(rows: Sequence[Row]) -> Table:

@@ -9,7 +9,7 @@ from stabkit.sweep.grid import Sweep
 from stabkit.sweep.pool import Outcome, make_slots, run_pool, visible_cpus, visible_gpus
 from stabkit.sweep.queue import Job, SlurmError, live_jobs
 from stabkit.sweep.reconcile import count_words, print_removed, reconcile, to_do, write_cells
-from stabkit.sweep.status import status_row
+from stabkit.sweep.status import row_reader
 
 
 def print_cells(sweep: Sweep, folder: Path) -> None:
@@ -69,7 +69,7 @@ def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
     write_cells(sweep, folder)
     for task in todo:  # the job that had it is gone
         task.rundir.job_file.unlink(missing_ok=True)
-    with live_status(lambda: [status_row(t.rundir, t.rundir.path.name) for t in todo]) as tick:
+    with live_status(row_reader([task.rundir for task in todo])) as tick:
         outcomes = run_pool(todo, slots, tick)
     return _report(sweep, outcomes)
 

@@ -1,28 +1,22 @@
 """A bounded pool of local runs: each in a process of its own, on cores or a GPU of its own."""
 
+import math
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from stabkit.config import RunConfig
 from stabkit.rundir import Status
 from stabkit.sweep.reconcile import Task, prepare
+from stabkit.sweep.worker import Slot, Worker
 
-POLL_S = 0.2
-
-
-@dataclass(frozen=True)
-class Slot:
-    """What one run may use: its cores, and a GPU or none."""
-
-    cpus: tuple[int, ...]
-    gpu: str | None
+TICK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,13 +28,17 @@ class Outcome:
 def make_slots(
     configs: Sequence[RunConfig], cpus: Sequence[int], gpus: Sequence[str]
 ) -> list[Slot]:
-    """Divide GPUs, or else cores, among as many runs as fit side by side."""
+    """Divide GPUs, or else cores, among as many runs as fit side by side.
+
+    The GPUs are taken in turn, so that a few runs spread over all of them.
+    """
     if gpus and all(config.runtime.device != "cpu" for config in configs):
-        share = max(1, len(cpus) // len(gpus))
-        return [
-            Slot(tuple(cpus[i * share : (i + 1) * share]) or tuple(cpus), g)
-            for i, g in enumerate(gpus)
-        ]
+        sharers = min((config.runtime.runs_per_gpu for config in configs), default=1)
+        sharers = max(1, min(sharers, math.ceil(len(configs) / len(gpus))))
+        taken = [*gpus] * sharers
+        share = max(1, len(cpus) // len(taken))
+        parts = [tuple(cpus[i * share : (i + 1) * share]) or tuple(cpus) for i in range(len(taken))]
+        return [Slot(part, gpu, sharers) for part, gpu in zip(parts, taken, strict=True)]
     wanted = max((config.runtime.threads or 0 for config in configs), default=0)
     threads = wanted or max(1, len(cpus) // max(1, len(configs)))
     count = max(1, len(cpus) // threads)
@@ -52,47 +50,48 @@ def run_pool(
 ) -> list[Outcome]:
     """Run every task, `len(slots)` at a time; a run that fails leaves the others running.
 
-    `tick` is called several times a second, for a progress display.
+    The longest go first, so that no core waits for one at the end. `tick` is called about once a
+    second, for a progress display.
     """
-    waiting, free = list(tasks), list(slots)
-    running: dict[subprocess.Popen[bytes], tuple[Task, Slot]] = {}
-    outcomes = []
     for task in tasks:
         prepare(task, len(slots[0].cpus))
-    with _ended_with_us(running):
+    waiting = sorted(tasks, key=lambda task: -expected_work(task.cell.config))
+    workers: list[Worker] = []
+    running: dict[Worker, Task] = {}
+    outcomes = []
+    with _ended_with_us(workers):
+        workers += [Worker(slot) for slot in slots[: len(tasks)]]
+        free = list(workers)
         while waiting or running:
             while waiting and free:
-                task, slot = waiting.pop(0), free.pop(0)
-                running[_start(task, slot)] = (task, slot)
-            for process in [p for p in running if p.poll() is not None]:
-                task, slot = running.pop(process)
-                free.append(slot)
-                outcomes.append(Outcome(task, _final_status(task, process.returncode)))
+                worker = free.pop(0)
+                running[worker] = waiting.pop(0)
+                worker.start(running[worker].rundir)
+            for worker in select.select(list(running), [], [], TICK_S)[0]:
+                task, code = running.pop(worker), worker.exit_code()
+                outcomes.append(Outcome(task, _final_status(task, code, worker.slot)))
+                if waiting and worker.has_ended():  # killed with its run, as for want of memory
+                    worker = Worker(worker.slot)
+                    workers.append(worker)
+                free.append(worker)
             tick()
-            time.sleep(POLL_S)
     return outcomes
 
 
-def _start(task: Task, slot: Slot) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": str(len(slot.cpus))}
-    if slot.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
-    path = task.rundir.path.resolve()
-    command = [sys.executable, "-m", "stabkit", "train", str(task.rundir.config_file.resolve())]
-    with task.rundir.log_file.open("ab") as log:
-        process = subprocess.Popen(
-            [*command, "--run-dir", str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-    with suppress(AttributeError, ProcessLookupError):  # not on macOS; or it has ended already
-        os.sched_setaffinity(process.pid, slot.cpus)
-    return process
+def expected_work(config: RunConfig) -> float:
+    """Forward passes, roughly, in units of one image: right enough to tell long runs from short.
+
+    A step is two views through the network, its gradient (two passes) and the twin.
+    """
+    model, size = config.model, config.data.image_size
+    patches = (size / (model.patch_size or 16)) ** 2
+    weights = (model.width or 1) ** 2 * (model.depth or 1)
+    step = 2 * (1 + 2 + 1) * config.train.batch
+    evaluation = config.knn.queries + config.knn.bank
+    return config.train.steps * (step + evaluation / config.knn.every) * patches * weights
 
 
-def _final_status(task: Task, returncode: int) -> Status:
+def _final_status(task: Task, returncode: int, slot: Slot) -> Status:
     """The run's own last word, or ours when it died without one."""
     status = task.rundir.last_status() or Status("failed")
     if status.state == "preempted" or (returncode == 0 and status.state == "done"):
@@ -105,21 +104,25 @@ def _final_status(task: Task, returncode: int) -> Status:
             reason = f"the process was killed by {signal.Signals(-returncode).name}"
         status = replace(status, state="failed", reason=f"{reason}; see {task.rundir.log_file}")
         task.rundir.write_status(status)
+    elif slot.sharers > 1 and "out of memory" in status.reason.lower():
+        remedy = f"{slot.sharers} runs share the GPU; fewer fit: runtime.runs_per_gpu"
+        status = replace(status, reason=f"{status.reason} ({remedy})")
+        task.rundir.write_status(status)
     return status
 
 
 @contextmanager
-def _ended_with_us(running: dict[subprocess.Popen[bytes], tuple[Task, Slot]]) -> Iterator[None]:
+def _ended_with_us(workers: Sequence[Worker]) -> Iterator[None]:
     """Runs end with the launcher; what they did up to their last checkpoint stays."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.join()
 
 
 def visible_cpus() -> list[int]:

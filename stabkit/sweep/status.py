@@ -1,7 +1,7 @@
 """Runs and how they stand: from their files, with what SLURM says as a hint."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +55,32 @@ def status_rows(folder: Path) -> list[Row]:
         for row, (rundir, _), job in zip(rows, runs, submitted, strict=True)
     ]
     return _with_accounting(rows) if jobs is not None else rows
+
+
+def row_reader(runs: Sequence[RunDir]) -> Callable[[], list[Row]]:
+    """Reads the rows of `runs`, each again only while it runs or once its status was written anew.
+
+    A launcher asks every second, and most runs of a long grid wait or have ended.
+    """
+    known: dict[RunDir, tuple[tuple[int, int] | None, Row]] = {}
+
+    def read() -> list[Row]:
+        for rundir in runs:
+            written = _written(rundir)
+            before = known.get(rundir)
+            if before is None or before[0] != written or before[1].state in ("running", "unstable"):
+                known[rundir] = written, status_row(rundir, rundir.path.name)
+        return [known[rundir][1] for rundir in runs]
+
+    return read
+
+
+def _written(rundir: RunDir) -> tuple[int, int] | None:
+    try:
+        found = rundir.status_file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def status_row(rundir: RunDir, name: str) -> Row:

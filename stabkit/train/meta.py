@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import socket
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,9 +35,15 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
         "stabkit": stabkit.__version__,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "code": str(Path(stabkit.__file__).resolve().parents[1]),
-        "git": git_state(checkout() or Path.cwd()),
+        "git": code_now(),
     }
     rundir.write_meta(meta | {"attempts": [*meta.get("attempts", []), attempt]})
+
+
+@cache
+def code_now() -> dict[str, Any] | None:
+    """Of the first call: the code of a process does not change under it."""
+    return git_state(checkout() or Path.cwd())
 
 
 def forget_other_job(rundir: RunDir) -> None:

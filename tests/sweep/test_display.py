@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from stabkit.rundir import RunDir, Status
-from stabkit.sweep import display
+from stabkit.sweep import display, status
 from stabkit.sweep.display import live_status, status_line, status_table, watch
-from stabkit.sweep.status import Row, status_rows
+from stabkit.sweep.status import Row, row_reader, status_row, status_rows
 
 RUNNING = Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)
 FAILED = Row("lr=[red]2", "failed", 3, 100, reason="ValueError: [bold]no[/bold]", log="a/log")
@@ -75,6 +75,44 @@ with live_status(lambda: [Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)]) as
     os.close(screen)
     assert b"30/100" in written
     assert b"\x1b[" in written, "colours and cursor movement"
+
+
+def test_a_long_table_shows_what_is_under_way_or_failed_and_counts_the_rest() -> None:
+    rows = [Row(f"lr={i}", "waiting") for i in range(90)]
+    rows[50], rows[70], rows[80] = RUNNING, FAILED, Row("lr=80", "done")
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(display._fitting(rows, 8))
+    text = console.export_text()
+    assert "30/100" in text
+    assert "ValueError" in text
+    assert "and 84 waiting, 1 done" in text
+    assert "and" not in display._fitting(rows, 100).columns[0]._cells[-1]
+
+
+def test_only_what_may_have_changed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [RunDir(tmp_path / state) for state in ("waiting", "running", "done")]
+    for rundir in runs:
+        rundir.path.mkdir()
+    runs[0].write_status(Status("waiting"))
+    runs[1].write_status(Status("running"))
+    runs[2].write_status(Status("done"))
+    asked: list[str] = []
+
+    def counted(rundir: RunDir, name: str) -> Row:
+        asked.append(name)
+        return status_row(rundir, name)
+
+    monkeypatch.setattr(status, "status_row", counted)
+    read = row_reader(runs)
+    with runs[1].lock():
+        assert [row.state for row in read()] == ["waiting", "running", "done"]
+        asked.clear()
+        assert [row.state for row in read()] == ["waiting", "running", "done"]
+        assert asked == ["running"]
+    runs[0].write_status(Status("failed", reason="why"))
+    assert [row.state for row in read()] == ["failed", "lost", "done"]
 
 
 def test_rows_tell_a_dead_run_from_a_live_one(tmp_path: Path) -> None:

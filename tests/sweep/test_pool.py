@@ -14,8 +14,14 @@ import torch
 import stabkit
 from stabkit.cli import main
 from stabkit.config import load_config
+from stabkit.rundir import RunDir, Status
+from stabkit.sweep import pool
+from stabkit.sweep.grid import Cell
 from stabkit.sweep.pool import make_slots
+from stabkit.sweep.reconcile import Task
+from stabkit.sweep.worker import Slot, Worker
 from tests.conftest import SMALL, small_config
+from tests.train.test_resume import assert_same_run
 
 SWEEP = """
 name: demo
@@ -50,6 +56,9 @@ def test_a_sweep_runs_every_cell_once_and_reports(
     assert table["state"].tolist() == ["done", "done"]
     assert table["optim.lr"].tolist() == [1e-3, 2e-3]
     assert table["knn_last"].notna().all()
+    first = runs[0].dir
+    assert main(["train", str(first.config_file), "--run-dir", "alone"]) == 0
+    assert_same_run(first.path, Path("alone"))
     for run in runs:
         (attempt,) = run.dir.read_meta()["attempts"]
         assert attempt["threads"] == 1
@@ -134,6 +143,92 @@ def test_cores_and_gpus_are_divided_among_runs() -> None:
     gpu_slots = make_slots([free] * 3, range(4), ["0", "1"])
     assert [(s.cpus, s.gpu) for s in gpu_slots] == [((0, 1), "0"), ((2, 3), "1")]
     assert {s.gpu for s in make_slots([config] * 3, range(4), ["0", "1"])} == {None}
+    shared = small_config("runtime.device=auto", "runtime.runs_per_gpu=2")
+    slots = make_slots([shared] * 9, range(8), ["0", "1"])
+    assert [s.gpu for s in slots] == ["0", "1", "0", "1"], "few runs spread over all GPUs"
+    assert [s.cpus for s in slots] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert {s.sharers for s in slots} == {2}
+    assert len(make_slots([shared] * 2, range(8), ["0", "1"])) == 2, "one each, so none shares"
+
+
+def test_a_worker_gives_its_runs_the_gpu_and_the_cores_of_its_slot(tmp_path: Path) -> None:
+    """Runs that end at once, for their configuration is wrong, one after the other."""
+    cpu = min(os.sched_getaffinity(0))
+    worker = Worker(Slot((cpu,), "7", 2))
+    try:
+        variables = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+        assert b"CUDA_VISIBLE_DEVICES=7" in variables
+        assert os.sched_getaffinity(worker.pid) == {cpu}
+        for name in ("a", "b"):
+            rundir = RunDir(tmp_path / name)
+            rundir.path.mkdir()
+            rundir.config_file.write_text("sed: 0\n")
+            worker.start(rundir)
+            assert worker.exit_code() == 2
+            assert "sed: no such setting; did you mean 'seed'?" in rundir.log_file.read_text()
+        os.kill(worker.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        worker.start(rundir)
+        assert worker.exit_code() == -signal.SIGKILL
+        assert worker.has_ended()
+    finally:
+        worker.stop()
+        worker.join()
+
+
+def test_the_longest_run_starts_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Instant:
+        """Ends each run at once."""
+
+        def __init__(self, slot: Slot) -> None:
+            self.slot = slot
+            self.ended, self.end = os.pipe()
+
+        def start(self, rundir: RunDir) -> None:
+            started.append(rundir.path.name)
+            os.write(self.end, b"0")
+
+        def fileno(self) -> int:
+            return self.ended
+
+        def exit_code(self) -> int:
+            return int(os.read(self.ended, 1))
+
+        def has_ended(self) -> bool:
+            return False
+
+        def stop(self) -> None:
+            os.close(self.end)
+
+        def join(self) -> None:
+            os.close(self.ended)
+
+    monkeypatch.setattr(pool, "Worker", Instant)
+    changes = {
+        "short": "train.steps=5",
+        "usual": "train.steps=24",
+        "rare": "knn.every=20",
+        "wide": "model.width=32",
+    }
+    cells = {name: Cell({}, small_config(change), name) for name, change in changes.items()}
+    tasks = [Task(cell, RunDir(tmp_path / name), "missing") for name, cell in cells.items()]
+    pool.run_pool(tasks, [Slot((0,), None)], lambda: None)
+    assert started == ["wide", "usual", "rare", "short"]
+
+
+def test_a_full_gpu_is_reported_with_what_would_fit(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path / "run")
+    rundir.path.mkdir()
+    task = Task(Cell({}, small_config(), "run"), rundir, "missing")
+    reasons = {}
+    for sharers in (4, 1):
+        rundir.write_status(Status("failed", reason="OutOfMemoryError: CUDA out of memory."))
+        reasons[sharers] = pool._final_status(task, 1, Slot((0,), "0", sharers)).reason
+        assert rundir.last_status().reason == reasons[sharers]  # type: ignore[union-attr]
+    assert "4 runs share the GPU; fewer fit: runtime.runs_per_gpu" in str(reasons[4])
+    assert reasons[1] == "OutOfMemoryError: CUDA out of memory."
 
 
 def test_threads_once_chosen_are_kept(sweep: Path) -> None:
