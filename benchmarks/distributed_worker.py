@@ -180,5 +180,3 @@ def stage(code: Any) -> str:
         "gather": "gathered keys and features",
         "mean_of_processes": "mean loss",
     }.get(code.co_qualname, code.co_qualname)
-
-

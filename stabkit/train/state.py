@@ -10,6 +10,7 @@ from stabkit.monitor.knn import KnnBank
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.torch_files import read_tensors, write_tensors
 from stabkit.train.backbones import build_backbone
+from stabkit.train.distributed import GradientReduction
 from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
@@ -24,6 +25,7 @@ class State:
     optimizer: torch.optim.Optimizer
     bank: KnnBank
     stabilizer: Stabilizer
+    reduction: GradientReduction
 
 
 def build_state(
@@ -42,7 +44,9 @@ def build_state(
     size = max(1, round(config.knn.fifo * num_images))
     optimizer = build_optimizer(model.online, config.optim)
     stabilizer = Stabilizer(model.online, config.optim)
-    return State(model, optimizer, KnnBank(size, width, device), stabilizer)
+    bank = KnnBank(size, width, device)
+    reduction = GradientReduction(model.online.parameters())
+    return State(model, optimizer, bank, stabilizer, reduction)
 
 
 def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:

@@ -20,7 +20,8 @@ from stabkit.rundir import RunDir
 from stabkit.train import device, evaluate, loop
 from stabkit.train.distributed import (
     Agreement,
-    average_gradients,
+    GradientReduction,
+    gather,
     mean_of_processes,
     own_rows,
     process_group,
@@ -33,6 +34,7 @@ from tests.train.small import small_method, views
 from tests.train.test_resume import assert_equal_trees, assert_same_run, at_call
 
 BATCH = 12
+SMALL_BUCKET = 2000  # bytes: several a network
 FRAMEWORKS = {
     "moco": {"queue": 30},
     "simclr": {},
@@ -63,11 +65,13 @@ def two_updates(name: str) -> dict[str, Any]:
             synchronise_batch_norms(method)
         first, second, labels = views(BATCH)
         own = own_rows(BATCH)
+        reduction = GradientReduction(method.online.parameters(), SMALL_BUCKET)
+        reduction.overlap()
         for step in range(2):
             method.zero_grad()
             loss, *_ = method(first[own], second[own], labels[own], 0.9, step)
             loss.backward()
-            average_gradients(method.online.parameters())
+            reduction.finish()
             found[f"loss {step}"] = mean_of_processes(loss.detach())
             for key, parameter in method.online.named_parameters():
                 if parameter.grad is not None:
@@ -403,7 +407,7 @@ def ask_all() -> list[bool]:
         found = []
         for flag in FLAGS[rank()]:
             found.append(agreement.ask(bool(flag)))
-            average_gradients([])  # other reductions between, as in a step
+            gather(torch.zeros(2, 1))  # other reductions between, as in a step
             mean_of_processes(torch.zeros(3))
     return found
 
