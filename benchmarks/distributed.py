@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from distributed_worker import MODELS, Ask, work
+from distributed_worker import MODELS, Ask, Stage, work
 from overhead_timing import median_interval
 from results import Row, Times, parser, publish
 
 STEPS = {"tiny": 5, "larger": 1}  # a block; a bank's kNN comes every fifth step
-PAIRS = {"tiny": 11, "larger": 9}
-PROFILED = {"tiny": 20, "larger": 5}
+PAIRS = {"tiny": 8, "larger": 6}
+PROFILED = {"tiny": 10, "larger": 3}
 
 
 class Crew:
@@ -96,6 +96,9 @@ def measure(
         "strong": ([together], Ask(name, "ours", batch, steps)),
         "ddp": ([together], Ask(name, "ddp", batch * world, steps)),
     }
+    if name == "larger":  # of the other the gradients are next to nothing
+        for side in ("early", "late"):
+            sides[side] = ([together], Ask(name, side, batch * world, steps))
     times: dict[str, list[float]] = {side: [] for side in sides}
     order = list(sides)
     for turn in range(pairs + 1):
@@ -121,28 +124,34 @@ def compared(name: str, batch: int, world: int, times: dict[str, list[float]]) -
             f"{name}: {what}", of, "at least", items=items, unit="images/s"
         )
 
-    return [
+    rows = [
         scaling("apart", f"{world} processes apart, {batch} images each", one, ideal, total),
         scaling("weak", f"{world} together, {batch} images each", one, ideal, total),
         scaling("strong", f"{world} together, {batch} images in all", fair, ideal, batch),
         scaling("weak", f"{world} together, {batch} images each", times["apart"], "apart", total),
         Times(times["weak"], times["ddp"]).row(
-            f"{name}: a step of {world} processes", "DDP's, which records nothing", "at most", 1.0
+            f"{name}: a step of {world} together", "DDP's, which records nothing", "at most", 1.0
         ),
     ]
+    if "early" in times:
+        rows.append(
+            Times(times["early"], times["late"]).row(
+                f"{name}: gradients reduced during backward", "after it", "at most"
+            )
+        )
+    return rows
 
 
-def profile(name: str, stages: dict[str, tuple[float, float]], step: list[float]) -> str:
-    """`stages`: calls and seconds a step, of what the processes say to each other."""
+def profile(name: str, stages: dict[str, Stage], step: list[float]) -> str:
     whole = statistics.median(step)
-    low, high = median_interval(step)[1:]
     parts = [
-        f"{stage} {1000 * seconds:.2f} ms in {calls:.3g} calls ({seconds / whole:.1%})"
-        for stage, (calls, seconds) in sorted(stages.items(), key=lambda item: -item[1][1])
+        f"{what} {of.calls:.3g} calls, {1000 * of.talking:.2f} ms ({of.talking / whole:.1%}) after "
+        f"{1000 * of.waiting:.2f} ms of waiting for the other"
+        for what, of in sorted(stages.items(), key=lambda item: -item[1].talking)
     ]
     return (
-        f"{name}, a step together takes {1000 * whole:.1f} ms ({1000 * low:.1f}..{1000 * high:.1f})"
-        f", of which, waiting for the other process included: {'; '.join(parts)}."
+        f"{name}, a step together takes {1000 * whole:.0f} ms. Of it, were they to meet before "
+        f"each call: {'; '.join(parts)}."
     )
 
 

@@ -3,13 +3,13 @@
 import os
 import sys
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stabkit.config import RunConfig, RuntimeConfig, read_base, validate, with_settings
 from stabkit.monitor.ranks import active
 from stabkit.train.device import prepare_device
-from stabkit.train.distributed import own_rows, process_group
+from stabkit.train.distributed import BUCKET_BYTES, GradientReduction, own_rows, process_group
 from stabkit.train.loop import Batch, train_step
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.recording import Silent
@@ -27,7 +27,25 @@ from stabkit.train.state import State, build_state
 CLASSES = 10
 IMAGES = 5000
 
+STAGES = {
+    "GradientReduction._reduce_next": "gradients",
+    "_Normalise.forward": "BN forward",
+    "_Normalise.backward": "BN backward",
+    "gather": "keys and features",
+    "mean_of_processes": "mean loss",
+}
+# of overlapped reductions: with DDP's usual 25 MiB the CPU's networks would have a single bucket
+SPLIT_BYTES = {"cpu": 2**20, "cuda": BUCKET_BYTES}
+
 Step = Callable[[int], None]
+
+
+class Stage(NamedTuple):
+    """Of one step: calls, seconds of waiting until all are there, seconds of talk."""
+
+    calls: float
+    waiting: float
+    talking: float
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Model:
 MODELS = {
     "tiny": Model({}, {"cpu": 64, "cuda": 512}),
     "larger": Model(
-        {"model.width": 192, "model.depth": 8, "method.hidden": 1024},
+        {"model.width": 192, "model.depth": 6, "method.hidden": 1024},
         {"cpu": 64, "cuda": 512},
     ),
 }
@@ -49,7 +67,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Ask:
-    """`steps` steps of a side (ours, ddp, profile) on `batch` images in all."""
+    """`steps` steps of a side (one of SIDES, or profile) on `batch` images in all."""
 
     model: str
     side: str
@@ -105,6 +123,26 @@ def prepared(name: str, batch: int, device: torch.device) -> tuple[RunConfig, St
 
 def ours(name: str, batch: int, device: torch.device) -> Step:
     config, state, made = prepared(name, batch, device)
+    state.reduction.overlap()
+    return trained(config, state, made)
+
+
+def early(name: str, batch: int, device: torch.device) -> Step:
+    """Gradients are reduced bucket by bucket while backward still runs."""
+    config, state, made = prepared(name, batch, device)
+    reduction = GradientReduction(state.model.online.parameters(), SPLIT_BYTES[device.type])
+    reduction.overlap()
+    return trained(config, replace(state, reduction=reduction), made)
+
+
+def late(name: str, batch: int, device: torch.device) -> Step:
+    """Gradients are reduced all at once, after backward."""
+    config, state, made = prepared(name, batch, device)
+    reduction = GradientReduction(state.model.online.parameters(), sys.maxsize)
+    return trained(config, replace(state, reduction=reduction), made)
+
+
+def trained(config: RunConfig, state: State, made: Batch) -> Step:
     recorder = Silent()
     return lambda number: train_step(config, state, recorder, made, number, CLASSES)
 
@@ -112,9 +150,11 @@ def ours(name: str, batch: int, device: torch.device) -> Step:
 def ddp(name: str, batch: int, device: torch.device) -> Step:
     """The same model, loss, schedules and optimizer, as one would write it with torch alone."""
     config, state, made = prepared(name, batch, device)
-    wrapped = DistributedDataParallel(
-        state.model, broadcast_buffers=False, static_graph=True, gradient_as_bucket_view=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has a newer name
+        wrapped = DistributedDataParallel(
+            state.model, broadcast_buffers=False, static_graph=True, gradient_as_bucket_view=True
+        )
     labels = made.labels[made.own]
 
     def step(number: int) -> None:
@@ -129,54 +169,51 @@ def ddp(name: str, batch: int, device: torch.device) -> Step:
     return step
 
 
-SIDES: dict[str, Callable[[str, int, torch.device], Step]] = {"ours": ours, "ddp": ddp}
+SIDES: dict[str, Callable[[str, int, torch.device], Step]] = {
+    "ours": ours,
+    "early": early,
+    "late": late,
+    "ddp": ddp,
+}
 
 
-def stages(step: Step, steps: int, cuda: bool) -> dict[str, tuple[float, float]]:
-    """Calls and seconds a step, by the function that talks to the other processes.
+def stages(step: Step, steps: int, cuda: bool) -> dict[str, Stage]:
+    """By the function that talks to the other processes.
 
-    On a GPU each call is waited for, so that nothing overlaps: what it costs at most.
+    They meet before each call, which shows what is waiting for the slower one and what is talk. And
+    each call is waited for: nothing overlaps.
     """
-    found: dict[str, list[float]] = defaultdict(list)
-    with timed(dist, ("all_reduce", "all_gather"), found, cuda):
-        for number in range(steps):
-            step(number)
-    return {name: (len(times) / steps, sum(times) / steps) for name, times in found.items()}
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    originals = {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
 
-
-@contextmanager
-def timed(
-    module: Any, names: tuple[str, ...], found: dict[str, list[float]], cuda: bool
-) -> Iterator[None]:
-    originals = {name: getattr(module, name) for name in names}
-
-    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+    def met(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if cuda:
                 torch.cuda.synchronize()
             began = time.perf_counter()
-            result = original(*args, **kwargs)
+            dist.barrier()
+            together = time.perf_counter()
+            work = original(*args, **kwargs)
+            if work is not None:
+                work.wait()
             if cuda:
                 torch.cuda.synchronize()
-            found[stage(sys._getframe(1).f_code)].append(time.perf_counter() - began)
-            return result
+            name = sys._getframe(1).f_code.co_qualname
+            times = together - began, time.perf_counter() - together
+            found[STAGES.get(name, name)].append(times)
+            return work
 
         return call
 
     for name, original in originals.items():
-        setattr(module, name, around(original))
+        setattr(dist, name, met(original))
     try:
-        yield
+        for number in range(steps):
+            step(number)
     finally:
         for name, original in originals.items():
-            setattr(module, name, original)
-
-
-def stage(code: Any) -> str:
+            setattr(dist, name, original)
     return {
-        "average_gradients": "gradients",
-        "_Normalise.forward": "BN forward",
-        "_Normalise.backward": "BN backward",
-        "gather": "gathered keys and features",
-        "mean_of_processes": "mean loss",
-    }.get(code.co_qualname, code.co_qualname)
+        name: Stage(len(times) / steps, *(sum(part) / steps for part in zip(*times, strict=True)))
+        for name, times in found.items()
+    }
