@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from stabkit.monitor.ranks import active, rank, world_size
 
 FAREWELL = 2.0  # seconds that the first process waits for the others after an error
+BUCKET_BYTES = 25 * 2**20  # of gradients in one reduction; DDP's choice too
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def gather(tensor_BD: Tensor) -> Tensor:
 def gather_with_gradient(tensor_BD: Tensor) -> Tensor:
     """[N, D] in rank order; a row's gradient is the sum of what every process asks of it.
 
-    With gradients averaged over the processes after that, as `average_gradients` does, mean losses
+    With gradients averaged over the processes after that, as `GradientReduction` does, mean losses
     of equal parts give the gradient of their common mean.
     """
     if not active():
@@ -130,24 +132,73 @@ def mean_of_processes(value: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-@torch.no_grad()
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Every gradient becomes its mean over the processes; what has none must have none on all.
+class GradientReduction:
+    """Turns every gradient into its mean over the processes; nothing to do for a single one.
 
-    One reduction in the order of `parameters`, so that the same step always sums in the same order.
-    DDP does not: after its first iteration it sorts its buckets anew, and a resumed run of three
-    processes would differ from an unbroken one by rounding.
+    Buckets of neighbouring parameters are reduced from the last to the first, as backward reaches
+    them. They are cut once and for all, so that the same step always sums in the same order. DDP's
+    are not: after its first iteration it sorts them anew, and a resumed run of three processes
+    would differ from an unbroken one by rounding. What has no gradient must have none on all.
     """
-    if not active():
-        return
-    grads = [p.grad for p in parameters if p.grad is not None]
-    for dtype in dict.fromkeys(g.dtype for g in grads):
-        same = [g for g in grads if g.dtype == dtype]
-        flat = torch.cat([g.reshape(-1) for g in same])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        parts = torch.split(flat, [g.numel() for g in same])
-        torch._foreach_copy_(same, [f.view_as(g) for f, g in zip(parts, same, strict=True)])
+
+    def __init__(self, parameters: Iterable[Tensor], bucket_bytes: int = BUCKET_BYTES) -> None:
+        self._buckets = _buckets(parameters, bucket_bytes) if active() else []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._next = 0  # bucket
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._pending: list[tuple[dist.Work, Tensor]] = []
+
+    def overlap(self) -> None:
+        """From now on a bucket's reduction begins in backward: one backward a `finish`, on all."""
+        for number, bucket in enumerate(self._buckets):
+            for parameter in bucket:
+                register = parameter.register_post_accumulate_grad_hook
+                register(partial(self._arrived, number))  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """After backward: reduce what is left, and wait for all of it."""
+        while self._next < len(self._buckets):
+            self._reduce_next()
+        for work, flat in self._pending:
+            work.wait()
+            flat /= dist.get_world_size()
+        self._begin()
+
+    def _arrived(self, number: int, _: Tensor) -> None:
+        self._missing[number] -= 1
+        # only one after the other: the order must be the same on all processes
+        while self._next < len(self._buckets) and not self._missing[self._next]:
+            self._reduce_next()
+
+    def _reduce_next(self) -> None:
+        bucket = self._buckets[self._next]
+        self._next += 1
+        grads = [p.grad for p in bucket if p.grad is not None]
+        if not grads:
+            return
+        # as they lie in memory: channels-last ones too are dense, and optimizers want them alike
+        flat = torch.cat([grad.as_strided((grad.numel(),), (1,)) for grad in grads])
+        parts = iter(torch.split(flat, [grad.numel() for grad in grads]))
+        for parameter in bucket:
+            if parameter.grad is not None:  # now a view, reduced in place: nothing is copied back
+                parameter.grad = next(parts).as_strided(parameter.shape, parameter.grad.stride())
+        self._pending.append((dist.all_reduce(flat, async_op=True), flat))
+
+
+def _buckets(parameters: Iterable[Tensor], limit: int) -> list[list[Tensor]]:
+    """Trained parameters, from the last bucket to the first; each in order, of one dtype."""
+    buckets: list[list[Tensor]] = []
+    room = 0
+    for parameter in reversed([p for p in parameters if p.requires_grad]):
+        room -= parameter.nbytes
+        if not buckets or room < 0 or parameter.dtype != buckets[-1][0].dtype:
+            buckets.append([])
+            room = limit - parameter.nbytes
+        buckets[-1].insert(0, parameter)
+    return buckets
 
 
 class Agreement:

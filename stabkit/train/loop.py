@@ -23,7 +23,6 @@ from stabkit.train.data import load_data
 from stabkit.train.device import device_name, prepare_device
 from stabkit.train.distributed import (
     Agreement,
-    average_gradients,
     gather,
     mean_of_processes,
     own_rows,
@@ -100,6 +99,7 @@ def _train(
     monitor = agreed(lambda: _recorder(config, rundir, state, first, device, probe))
     # after the monitor, which then records gradients as they were before anything is clipped
     state.stabilizer.attach(state.optimizer)
+    state.reduction.overlap()
     if rank() == 0:
         rundir.append_event("resume" if resumed else "start", first)
     with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
@@ -191,7 +191,7 @@ def train_step(
         loss, features, embeddings = state.model(batch.view1, batch.view2, labels, momentum, step)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
-    average_gradients(state.model.online.parameters())
+    state.reduction.finish()
     if scaled_step(state.scaler, state.optimizer, config.optim.skip_nonfinite):
         state.stabilizer.skipped = True
     if config.optim.skip_nonfinite:

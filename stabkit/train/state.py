@@ -11,6 +11,7 @@ from stabkit.monitor.ranks import world_size
 from stabkit.monitor.torch_files import read_tensors, write_tensors
 from stabkit.train.backbones import build_backbone
 from stabkit.train.compute import arrange, build_scaler
+from stabkit.train.distributed import GradientReduction
 from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
@@ -26,6 +27,7 @@ class State:
     bank: KnnBank
     stabilizer: Stabilizer
     scaler: torch.amp.GradScaler
+    reduction: GradientReduction
 
 
 def build_state(
@@ -46,7 +48,8 @@ def build_state(
     optimizer = build_optimizer(model.online, config.optim, config.compute.fused_optimizer)
     stabilizer = Stabilizer(model.online, config.optim)
     bank, scaler = KnnBank(size, width, device), build_scaler(config.compute, device)
-    return State(model, optimizer, bank, stabilizer, scaler)
+    reduction = GradientReduction(model.online.parameters())
+    return State(model, optimizer, bank, stabilizer, scaler, reduction)
 
 
 def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:

@@ -70,7 +70,8 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Each process's own mean and variance are exact whatever the offset; what is put together
         # from them is a difference of squares, which keeps its digits in float64 only.
-        var, mean = torch.var_mean(x_BC, _all_but_channels(x_BC), correction=0)
+        wide = _wide(x_BC)
+        var, mean = torch.var_mean(wide, _all_but_channels(x_BC), correction=0)
         var, mean = var.double(), mean.double()
         rows = float(x_BC.numel() // x_BC.shape[1])
         count = torch.full((1,), rows, dtype=torch.float64, device=x_BC.device)
@@ -81,20 +82,20 @@ class _Normalise(torch.autograd.Function):
         var = (square - mean.square()).clamp(min=0)
         ctx.save_for_backward(x_BC, weight, mean, (var + eps).rsqrt(), count)
         ctx.mark_non_differentiable(mean, var, count)
-        dtype = x_BC.dtype
-        normed = F.batch_norm(x_BC, mean.to(dtype), var.to(dtype), weight, bias, eps=eps)
-        return normed, mean, var, count
+        dtype = wide.dtype
+        normed = F.batch_norm(wide, mean.to(dtype), var.to(dtype), weight, bias, eps=eps)
+        return normed.to(x_BC.dtype), mean, var, count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x_BC, weight, mean, scale, count = ctx.saved_tensors
-        grad, dims = grads[0], _all_but_channels(x_BC)
+        wide, grad, dims = _wide(x_BC), _wide(grads[0]), _all_but_channels(x_BC)
 
         def along(per_channel: Tensor) -> Tensor:
             shape = [1, -1] + [1] * (x_BC.dim() - 2)
-            return per_channel.to(x_BC.dtype).view(shape)
+            return per_channel.to(wide.dtype).view(shape)
 
-        unit = (x_BC - along(mean)) * along(scale)
+        unit = (wide - along(mean)) * along(scale)
         own = torch.cat([grad.sum(dims), (grad * unit).sum(dims)])
         own_bias, own_weight = own.chunk(2)
         sums = own.to(torch.float64, copy=True)
@@ -103,7 +104,12 @@ class _Normalise(torch.autograd.Function):
         inner = grad - along(of_mean) - unit * along(of_scale)
         gain = scale if weight is None else scale * weight
         grads_of = (None, None) if weight is None else (own_weight, own_bias)
-        return inner * along(gain), *grads_of, None
+        return (inner * along(gain)).to(x_BC.dtype), *grads_of, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Itself, or in float32 where it is of half precision, as torch's own batch norm computes."""
+    return x if x.dtype.itemsize >= 4 else x.float()
 
 
 def _all_but_channels(x_BC: Tensor) -> list[int]:

@@ -5,27 +5,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import stabkit
 from stabkit.cli import main
 from stabkit.config import ComputeConfig, RunConfig, RuntimeConfig
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.rundir import RunDir
-from stabkit.train import batches, device, evaluate, loop
-from stabkit.train.batches import Batch
+from stabkit.train import batches, device, evaluate, loop, state
+from stabkit.train.batches import Batch, make_batch, read_batch
+from stabkit.train.data import load_data
 from stabkit.train.distributed import (
     Agreement,
-    average_gradients,
+    GradientReduction,
+    gather,
     mean_of_processes,
     own_rows,
     process_group,
 )
+from stabkit.train.recording import Silent
 from stabkit.train.sync_batch_norm import synchronise_batch_norms
 from stabkit.train.together import PeerError, agreed, check_same_start, first_alone, of_first
 from tests.conftest import SMALL, small_config
@@ -33,7 +39,9 @@ from tests.train.processes import exit_codes, results, start
 from tests.train.small import small_method, views
 from tests.train.test_resume import assert_equal_trees, assert_same_run, at_call
 
+CPU = torch.device("cpu")
 BATCH = 12
+SMALL_BUCKET = 2000  # bytes: several a network
 FRAMEWORKS = {
     "moco": {"queue": 30},
     "simclr": {},
@@ -64,11 +72,13 @@ def two_updates(name: str) -> dict[str, Any]:
             synchronise_batch_norms(method)
         first, second, labels = views(BATCH)
         own = own_rows(BATCH)
+        reduction = GradientReduction(method.online.parameters(), SMALL_BUCKET)
+        reduction.overlap()
         for step in range(2):
             method.zero_grad()
             loss, *_ = method(first[own], second[own], labels[own], 0.9, step)
             loss.backward()
-            average_gradients(method.online.parameters())
+            reduction.finish()
             found[f"loss {step}"] = mean_of_processes(loss.detach())
             for key, parameter in method.online.named_parameters():
                 if parameter.grad is not None:
@@ -106,16 +116,135 @@ def _each_framework() -> dict[str, dict[str, Any]]:
         return of_all_frameworks()
 
 
+def one_by_one(method: Any) -> None:
+    """The slow twin of GradientReduction."""
+    for parameter in method.online.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world_size()
+
+
+def by_both_reductions() -> dict[str, Any]:
+    """Gradients of two steps and their strides, in small buckets and one by one; reductions made.
+
+    One network has a frozen patch projection; the other filters in channels-last, and parameters
+    that have no gradient in its first step.
+    """
+    found: dict[str, Any] = {}
+    with process_group(cuda=False):
+        calls = counted()
+        for name, settings in {"moco": {"freeze": True}, "swav": FRAMEWORKS["swav"]}.items():
+            for how in ("buckets", "one by one"):
+                method = small_method(name, **settings).double()
+                if name == "swav":
+                    method.to(memory_format=torch.channels_last)
+                synchronise_batch_norms(method)
+                first, second, labels = views(BATCH)
+                own = own_rows(BATCH)
+                if how == "buckets":
+                    reduction = GradientReduction(method.online.parameters(), SMALL_BUCKET)
+                    reduction.overlap()
+                for step in range(2):
+                    method.zero_grad()
+                    loss, *_ = method(first[own], second[own], labels[own], 0.9, step)
+                    before = calls["all_reduce", True]
+                    loss.backward()
+                    early = calls["all_reduce", True] - before
+                    if how == "buckets":
+                        reduction.finish()
+                        whole = calls["all_reduce", True] - before
+                        found[f"reductions {name} {step}"] = (early, whole)
+                    else:
+                        one_by_one(method)
+                    for key, p in method.online.named_parameters():
+                        grad = p.grad
+                        given = None if grad is None else (grad.clone(), grad.stride())
+                        found[f"{how}: {name} {step} {key}"] = given
+    return found
+
+
+def counted() -> Counter[tuple[str, bool]]:
+    """How often processes talk from now on: (function, whether it waits for nobody)."""
+    calls: Counter[tuple[str, bool]] = Counter()
+
+    def counting(name: str) -> Any:
+        original = getattr(dist, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name, kwargs.get("async_op", False)] += 1
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in ("all_reduce", "all_gather"):
+        setattr(dist, name, counting(name))
+    return calls
+
+
+def test_buckets_give_the_bits_of_a_reduction_of_each_gradient(tmp_path: Path) -> None:
+    for found in results(2, tmp_path, by_both_reductions):
+        bucketed = {k: v for k, v in found.items() if k.startswith("buckets")}
+        expected = {k: found[k.replace("buckets", "one by one")] for k in bucketed}
+        assert_equal_trees(bucketed, expected)
+        without = [key.split()[-1] for key, given in bucketed.items() if given is None]
+        assert "backbone.patch_embed.proj.weight" in without
+        assert without.count("prototypes.weight") == 1
+        for framework in ("moco", "swav"):
+            early, whole = found[f"reductions {framework} 1"]
+            assert early == whole > 3, "all of them while backward runs"
+        # the first bucket waits for what never comes, and the others for the first
+        assert found["reductions swav 0"][0] == 0
+
+
+def talk_of_a_step() -> dict[str, tuple[int, int]]:
+    """Of each framework, reductions and gathers of a step in which no kNN is due."""
+    found = {}
+    with process_group(cuda=False):
+        calls = counted()
+        for name in FRAMEWORKS:
+            config = small_config("train.batch=12", f"method.name={name}")
+            images, _ = load_data(config.data, config.seed)
+            built = loop.build_state(config, len(images), CPU, len(images.classes))
+            built.reduction.overlap()
+            batch = make_batch(config, read_batch(config, images, 1), CPU)
+            calls.clear()
+            loop.train_step(config, built, Silent(), batch, 1, len(images.classes))
+            found[name] = tuple(
+                sum(calls[what, alone] for alone in (False, True))
+                for what in ("all_reduce", "all_gather")
+            )
+    return found  # type: ignore[return-value]
+
+
+def test_processes_say_no_more_than_a_framework_needs(tmp_path: Path) -> None:
+    """Of each step the mean loss, the gradients and, for the bank, features. Beyond that:
+
+    moco: statistics of 3 + 2 BN forward and backward, of the twin's 3 forward, two views each; keys
+    simclr: of 3 BN, views in one batch; embeddings, and back their gradients
+    byol: of 2 + 1 BN and the twin's 2, two views each
+    swav: scores; its head has no BN
+    """
+    expected = {
+        "moco": (2 + 2 * (5 + 5 + 3), 1 + 2),
+        "simclr": (2 + 3 + 3 + 2, 1 + 2),
+        "byol": (2 + 2 * (3 + 3 + 2), 1),
+        "swav": (2, 1 + 2),
+        "supervised": (2, 1),
+    }
+    for found in results(2, tmp_path, talk_of_a_step):
+        assert found == expected
+
+
 def train_in_float64(folder: Path, config: RunConfig) -> None:
     """In float32 runs drift apart by rounding, as they do between any two machines."""
     build, view, plain = loop.build_state, batches.apply_view, evaluate.plain_view
 
     def build_state(*args: Any) -> Any:
         torch.set_default_dtype(torch.float64)
-        state = build(*args)
+        built = build(*args)
         torch.set_default_dtype(torch.float32)
-        state.bank.features = state.bank.features.float()
-        return state
+        built.bank.features = built.bank.features.float()
+        return built
 
     loop.build_state = build_state
     batches.apply_view = lambda *args: view(*args).double()
@@ -172,11 +301,18 @@ def train_until(folder: Path, config: RunConfig, step: int) -> None:
         (folder / f"waits-{rank()}").touch()
         time.sleep(60)
 
+    in_small_buckets()
     loop.train_step = at_call(loop.train_step, step, wait)
     loop.train(config, RunDir(folder))
 
 
+def in_small_buckets() -> None:
+    """From now on in this process; the networks here would fit into one."""
+    state.GradientReduction = partial(GradientReduction, bucket_bytes=SMALL_BUCKET)  # type: ignore[misc,assignment]
+
+
 def train_here(folder: Path, config: RunConfig) -> None:
+    in_small_buckets()
     loop.train(config, RunDir(folder))
 
 
@@ -190,6 +326,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def signalled_alone(folder: Path, config: RunConfig, number: int) -> None:
     """One process of the three is told to stop, while it computes a step."""
+    in_small_buckets()
     step = loop.train_step
 
     def act(*args: Any) -> None:
@@ -269,6 +406,33 @@ def test_an_error_of_one_is_the_end_of_all_and_the_reason_of_the_run(tmp_path: P
     status = RunDir(run).read_status()
     assert status is not None
     assert (status.state, status.reason) == ("failed", told)
+
+
+def failing_in_backward(folder: Path, config: RunConfig) -> str:
+    """Of the second process at its third step, when reductions of gradients are on their way."""
+    in_small_buckets()
+    build, calls = loop.build_state, []
+
+    def fail(_: torch.Tensor) -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise ValueError("no memory")
+
+    def build_state(*args: Any) -> Any:
+        built = build(*args)
+        if os.environ["RANK"] == "1":
+            first = next(p for p in built.model.online.parameters() if p.requires_grad)
+            first.register_post_accumulate_grad_hook(fail)
+        return built
+
+    loop.build_state = build_state
+    return caught(folder, config)
+
+
+def test_an_error_amid_the_reductions_is_the_end_of_all(tmp_path: Path) -> None:
+    found = results(3, tmp_path / "results", failing_in_backward, tmp_path / "run", THREES)
+    told = "PeerError: process 1 of 3 failed: ValueError: no memory"
+    assert found == [told, "ValueError: no memory", told]
 
 
 def dying_at(folder: Path, config: RunConfig, step: int) -> None:
@@ -404,7 +568,7 @@ def ask_all() -> list[bool]:
         found = []
         for flag in FLAGS[rank()]:
             found.append(agreement.ask(bool(flag)))
-            average_gradients([])  # other reductions between, as in a step
+            gather(torch.zeros(2, 1))  # other reductions between, as in a step
             mean_of_processes(torch.zeros(3))
     return found
 

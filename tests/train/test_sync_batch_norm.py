@@ -8,8 +8,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from stabkit.monitor.ranks import rank
-from stabkit.train.distributed import process_group
+from stabkit.monitor.ranks import active, rank
+from stabkit.train.distributed import own_rows, process_group
 from stabkit.train.sync_batch_norm import SyncBatchNorm, synchronise_batch_norms
 from tests.train.processes import results
 
@@ -105,6 +105,31 @@ def test_a_mean_far_above_the_spread_leaves_the_variance_its_digits(tmp_path: Pa
     rows = torch.cat([part[:-1] for part in found]).double()
     for part in found:
         assert float(part[-1]) == pytest.approx(float(rows.var()), rel=1e-4)
+
+
+def of_half_precision() -> list[Tensor]:
+    """Output, gradients in input, weight and bias, and running variance."""
+    with process_group(cuda=False):
+        made = nn.Sequential(nn.BatchNorm1d(5))
+        if active():
+            synchronise_batch_norms(made)
+        generator = torch.Generator().manual_seed(0)
+        x = (3 + torch.randn(2, 40, 5, generator=generator)).bfloat16()
+        own = own_rows(40)
+        given = x[0, own].requires_grad_()
+        y = made(given)
+        (y * x[1, own]).float().sum().backward()
+        assert y.dtype == torch.bfloat16
+        return [y.detach(), given.grad, *(p.grad for p in made.parameters()), made[0].running_var]  # type: ignore[list-item]
+
+
+def test_half_precision_is_computed_in_float32_as_torch_does(tmp_path: Path) -> None:
+    parts, expected = results(2, tmp_path, of_half_precision), of_half_precision()
+    for i, value in enumerate(expected):
+        both = [part[i] for part in parts]
+        got = torch.cat(both) if i < 2 else both[0] + both[1] if i < 4 else both[0]
+        tolerance = {"rtol": 2**-7, "atol": 1e-2} if i < 2 else {"rtol": 1e-3, "atol": 1e-3}
+        torch.testing.assert_close(got, value, **tolerance)
 
 
 def test_a_batch_norm_of_another_kind_is_refused_by_name() -> None:

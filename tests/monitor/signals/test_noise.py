@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import stabkit
 from stabkit.monitor.signals.noise import GradientNoise
 from stabkit.monitor.signals.signal import SIGNALS
-from stabkit.train.distributed import average_gradients, process_group
+from stabkit.train.distributed import GradientReduction, process_group
 from tests.train.processes import results
 
 BATCH = 24
@@ -231,7 +231,7 @@ def measure_on_ranks(number: int, how: str) -> dict[str, float] | None:
         if how == "ddp":
             nn.utils.clip_grad_norm_(model.parameters(), 1e-3)  # does not matter here
         else:
-            average_gradients(model.parameters())
+            GradientReduction(model.parameters()).finish()
         values = noise.step(model.parameters())
         return None if values is None else {name: float(v) for name, v in values.items()}
 
