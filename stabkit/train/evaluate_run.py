@@ -75,7 +75,13 @@ def evaluate_run(
             say(f"of this run: {status.reason}")
         if status is not None and status.state != "done":
             say(f"this run is not done: going on with it drops its evaluations at step {step}")
-        inputs = Inputs(backbone, *load_data(config.data, config.seed), config, device, say)
+        inputs = Inputs(
+            backbone,
+            *load_data(config.data, config.seed, config.runtime.cache),
+            config,
+            device,
+            say,
+        )
         for method, measure in MEASURE.items():
             if method in methods:
                 metric = metric_name(METRICS[method], run.data, config.data)

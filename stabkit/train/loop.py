@@ -88,7 +88,7 @@ def _train(
     device = agreed(lambda: prepare_device(config.runtime, config.compute))
     agreed(lambda: own_rows(config.train.batch))
     load = first_alone if config.data.download else agreed
-    images, heldout = load(lambda: load_data(config.data, config.seed))
+    images, heldout = load(lambda: load_data(config.data, config.seed, config.runtime.cache))
     knn = agreed(lambda: HeldoutKnn(images, heldout, config.knn, config.data.image_size, device))
     state = agreed(lambda: build_state(config, len(images), device, len(images.classes)))
     resumed = of_first(rundir.checkpoint_file.exists)

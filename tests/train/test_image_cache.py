@@ -16,11 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from stabkit.rundir import RunDir
 from stabkit.train import data, image_cache
 from stabkit.train.data import load_data
 from stabkit.train.image_set import ImageSet, taken
+from stabkit.train.loop import train
 from stabkit.train.views import two_views
+from tests.conftest import small_config
 from tests.train.processes import CONTEXT, exit_codes
+from tests.train.test_resume import assert_same_run
 
 SIZES = [(9, 7), (7, 9), (9, 7), (1, 1), (12, 30)]
 
@@ -278,3 +282,13 @@ def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"001.jpg: not an image that Pillow can decode"):
         load_data(source, 0, str(cache))
     assert not list(cache.glob("*.partial")) + list(cache.glob("*.images"))
+
+
+def test_a_run_is_the_same_with_and_without(tmp_path: Path) -> None:
+    make_source(tmp_path / "images", 24)
+    words = ["data.name=imagefolder", f"data.path={tmp_path / 'images'}", "train.steps=6"]
+    words += ["data.num_train=0", "data.num_heldout=0"]
+    train(small_config(*words), RunDir(tmp_path / "decoded"))
+    train(small_config(*words, f"runtime.cache={tmp_path / 'cache'}"), RunDir(tmp_path / "cached"))
+    assert len([*(tmp_path / "cache").glob("*.images")]) == 2
+    assert_same_run(tmp_path / "decoded", tmp_path / "cached")
