@@ -48,7 +48,7 @@ def subjects(device: torch.device, folder: Path) -> list[Subject]:
         _step("tokens", [17, 37, 65, 145, 257], device),
         _knn("bank size", [2**n for n in range(12, 17)], device),
         _knn("queries", [2**n for n in range(10, 14)], device),
-        Subject("run table", "runs", [4, 8, 16, 32], lambda n: _table(folder, n), float, float),
+        Subject("run table", "runs", [2, 4, 8, 16], lambda n: _table(folder, n), float, float),
     ]
 
 
