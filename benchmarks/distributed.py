@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from distributed_worker import MODELS, Ask, Stage, work
-from overhead_timing import median_interval
 from results import Row, Times, parser, publish
 
 STEPS = {"tiny": 5, "larger": 1}  # a block; a bank's kNN comes every fifth step
