@@ -17,9 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stabkit.config import RunConfig, RuntimeConfig, read_base, validate, with_settings
 from stabkit.monitor.ranks import active
+from stabkit.train.batches import Batch
 from stabkit.train.device import prepare_device
 from stabkit.train.distributed import BUCKET_BYTES, GradientReduction, own_rows, process_group
-from stabkit.train.loop import Batch, train_step
+from stabkit.train.loop import train_step
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.recording import Silent
 from stabkit.train.state import State, build_state

@@ -19,7 +19,8 @@ from stabkit.monitor.knn import knn_predict
 from stabkit.rundir import RunDir, Status
 from stabkit.store.reader import load
 from stabkit.store.writer import Writer
-from stabkit.train.loop import Batch, train_step
+from stabkit.train.batches import Batch
+from stabkit.train.loop import train_step
 from stabkit.train.recording import Silent
 from stabkit.train.state import build_state
 

@@ -58,6 +58,7 @@ def _topk(query: Tensor, bank_MD: Tensor, k: int, ids: Ids) -> tuple[Tensor, Ten
         cosine, index = similarity.topk(k, dim=1)
         cosines.append(cosine)
         indices.append(index)
+        del similarity  # before the next is made, or two are held
     return torch.cat(cosines), torch.cat(indices)
 
 
