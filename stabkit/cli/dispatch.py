@@ -43,7 +43,7 @@ def _refuse_unknown(arguments: argparse.Namespace) -> None:
     takes_settings = arguments.verb in ("train", "sweep", "evaluate", "import")
     wrong = [word for word in arguments.overrides if word.startswith("-") or not takes_settings]
     if wrong:
-        hint = suggest(wrong[0].split("=")[0], arguments.options())
+        hint = suggest(wrong[0].split("=")[0], arguments.options)
         raise RequestError(f"{arguments.verb} takes no {wrong[0]!r}{hint}")
 
 

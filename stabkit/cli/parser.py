@@ -5,25 +5,41 @@ import argparse
 from stabkit import __version__
 from stabkit.presets import preset_names
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # as in stabkit/__init__.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
-    from typing import Any
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(named: str | None) -> argparse.ArgumentParser:
+    """Knows every verb, and what the `named` one takes."""
     about = (
         "Is this training run secretly unstable, where did it start, what would have prevented it?"
     )
     parser = argparse.ArgumentParser(prog="stabkit", description=about)
     parser.add_argument("--version", action="version", version=f"stabkit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (about, takes, fill) in VERBS.items():
+        # no abbreviations: a mistyped option is refused with a suggestion, never guessed
+        verb = verbs.add_parser(
+            name,
+            help=about,
+            description=about,
+            usage=f"stabkit {name} {takes} [options]",
+            allow_abbrev=False,
+        )
+        if name == named:
+            fill(verb)
+            verb.set_defaults(options=list(verb._option_string_actions))
+    return parser
 
-    verb = _add_verb(verbs, "train", "one run", "CONFIG [key=value ...]")
+
+def _train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("config", help=f"a YAML file, or a preset: {', '.join(preset_names())}")
     verb.add_argument("--run-dir", type=_path, help="the run's folder (default: runs/train/…)")
 
-    verb = _add_verb(verbs, "sweep", "every run of a sweep file", "FILE [key=value ...]")
+
+def _sweep(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("file", type=_path, help="a sweep file, e.g. sweeps/lr_grid.yaml")
     verb.add_argument("--scale", help="the size to run at (default: the file's first)")
     verb.add_argument("--runs", type=_path, default="runs", help="where run folders go")
@@ -47,13 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
         "run asks for; they come after the sweep file's and after ~/.config/stabkit/slurm.yaml."
     )
 
-    verb = _add_verb(verbs, "status", "how the runs below a folder stand", "RUNS")
+
+def _status(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("runs", type=_path)
     verb.add_argument("--json", action="store_true", help="for scripts")
     verb.add_argument("--watch", action="store_true", help="refresh until no run is under way")
 
-    about = "a summary in words, two sets of runs compared, or a figure"
-    verb = _add_verb(verbs, "analyze", about, "RUNS [RUNS]")
+
+def _analyze(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("runs", type=_path, nargs="+", help="any folder above run folders; or two")
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=_path, help="folder for figures (default: RUNS/figures)")
@@ -61,13 +78,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--csv", type=_path, metavar="FILE", help="the summary's table, one row a run"
     )
 
-    verb = _add_verb(verbs, "report", "one page with all of it", "RUNS|STUDY")
+
+def _report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("runs", help="a folder above run folders; or a study: lr_grid, its YAML file")
     verb.add_argument("-o", "--out", type=_path, help="the HTML file (default: RUNS/report.html)")
     verb.add_argument("--interactive", action="store_true", help="with charts to zoom (plotly)")
 
-    takes = "RUN --knn|--linear|--finetune [key=value ...]"
-    verb = _add_verb(verbs, "evaluate", "how good a run's backbone is", takes)
+
+def _evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", type=_path, help="a run folder; its last checkpoint is evaluated")
     verb.add_argument("--knn", action="store_true", help="the whole training set votes, many k")
     verb.add_argument("--linear", action="store_true", help="linear probe, learning rate swept")
@@ -78,14 +96,13 @@ def build_parser() -> argparse.ArgumentParser:
         "is answered with the nearest. Results go to the run's evals table."
     )
 
-    about = "what a Monitor can measure: formula, cost, what it reveals"
-    verb = _add_verb(verbs, "signals", about, "[NAME ...]")
+
+def _signals(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("names", nargs="*", metavar="NAME", help="levels or signals (default: all)")
     verb.add_argument("--module", help="import this first: it registers signals of your own")
 
-    takes = "RUN -o FILE | RUN --tensorboard FOLDER"
-    about = "a run's backbone as a timm file, or its record as TensorBoard events"
-    verb = _add_verb(verbs, "export", about, takes)
+
+def _export(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", type=_path)
     verb.add_argument("-o", "--out", type=_path, metavar="FILE", help="weights of the backbone")
     verb.add_argument("--encoder", choices=("online", "target"), help="with -o (default: online)")
@@ -93,16 +110,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--tensorboard", type=_path, metavar="FOLDER", help="scalars, evaluations, layers, events"
     )
 
-    takes = "FILE CONFIG [key=value ...]"
-    verb = _add_verb(verbs, "import", "a run out of a file of weights", takes)
+
+def _import(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "file", type=_path, help="of the official moco-v3 code, or plain timm weights"
     )
     verb.add_argument("config", help="what describes the backbone and the data to evaluate on")
     verb.add_argument("--run-dir", type=_path, help="the run's folder (default: runs/imported/…)")
 
-    takes = "SOURCE -o FOLDER [--map NAME=TARGET ...]"
-    verb = _add_verb(verbs, "convert", "a run out of another tool's logs", takes)
+
+def _convert(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "source",
         type=_path,
@@ -128,20 +145,44 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--dry-run", action="store_true", help="say what would go where, write nothing"
     )
-    return parser
-
-
-def _add_verb(verbs: "Any", name: str, about: str, takes: str) -> argparse.ArgumentParser:
-    usage = f"stabkit {name} {takes} [options]"
-    # no abbreviations: a mistyped option is refused with a suggestion, never guessed
-    verb: argparse.ArgumentParser = verbs.add_parser(
-        name, help=about, description=about, usage=usage, allow_abbrev=False
-    )
-    verb.set_defaults(options=lambda: list(verb._option_string_actions))
-    return verb
 
 
 def _path(word: str) -> "Path":
-    from pathlib import Path  # not for --help
+    from pathlib import Path  # slow to import, and no help needs it
 
     return Path(word)
+
+
+# verb -> what it does, what it takes in short, what it takes
+VERBS: "dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]]" = {
+    "train": ("one run", "CONFIG [key=value ...]", _train),
+    "sweep": ("every run of a sweep file", "FILE [key=value ...]", _sweep),
+    "status": ("how the runs below a folder stand", "RUNS", _status),
+    "analyze": (
+        "a summary in words, two sets of runs compared, or a figure",
+        "RUNS [RUNS]",
+        _analyze,
+    ),
+    "report": ("one page with all of it", "RUNS|STUDY", _report),
+    "evaluate": (
+        "how good a run's backbone is",
+        "RUN --knn|--linear|--finetune [key=value ...]",
+        _evaluate,
+    ),
+    "signals": (
+        "what a Monitor can measure: formula, cost, what it reveals",
+        "[NAME ...]",
+        _signals,
+    ),
+    "export": (
+        "a run's backbone as a timm file, or its record as TensorBoard events",
+        "RUN -o FILE | RUN --tensorboard FOLDER",
+        _export,
+    ),
+    "import": ("a run out of a file of weights", "FILE CONFIG [key=value ...]", _import),
+    "convert": (
+        "a run out of another tool's logs",
+        "SOURCE -o FOLDER [--map NAME=TARGET ...]",
+        _convert,
+    ),
+}
