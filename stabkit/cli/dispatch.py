@@ -20,8 +20,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
     try:
         _refuse_unknown(arguments)
         with _left_out_by_line():
-            name = "import_" if arguments.verb == "import" else arguments.verb
-            return int(import_module(f"stabkit.cli.{name}").act(arguments))
+            return int(import_module(module_of(arguments.verb)).act(arguments))
     except BrokenPipeError:
         return 1
     except (RequestError, ConfigError, RunBusyError, FileNotFoundError) as error:
@@ -37,6 +36,10 @@ def dispatch(arguments: argparse.Namespace) -> int:
         if speaks():
             print(f"stabkit: stopped{end}", file=sys.stderr)
         return 1
+
+
+def module_of(verb: str) -> str:
+    return f"stabkit.cli.{'import_' if verb == 'import' else verb}"
 
 
 def _refuse_unknown(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,9 @@
 """What each verb takes."""
 
 import argparse
+import os
+import sys
+from functools import cache
 
 from stabkit import __version__
 from stabkit.presets import preset_names
@@ -16,7 +19,7 @@ def build_parser(named: str | None) -> argparse.ArgumentParser:
     about = (
         "Is this training run secretly unstable, where did it start, what would have prevented it?"
     )
-    parser = argparse.ArgumentParser(prog="stabkit", description=about)
+    parser = argparse.ArgumentParser("stabkit", description=about, formatter_class=_formatter)
     parser.add_argument("--version", action="version", version=f"stabkit {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (about, takes, fill) in VERBS.items():
@@ -27,11 +30,32 @@ def build_parser(named: str | None) -> argparse.ArgumentParser:
             description=about,
             usage=f"stabkit {name} {takes} [options]",
             allow_abbrev=False,
+            formatter_class=_formatter,
+            add_help=name == named,
         )
         if name == named:
             fill(verb)
             verb.set_defaults(options=list(verb._option_string_actions))
     return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, width=_columns() - 2)
+
+
+@cache
+def _columns() -> int:
+    """As shutil.get_terminal_size, which argparse would import and ask for every option."""
+    try:
+        columns = int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        columns = 0
+    if columns <= 0 and sys.__stdout__ is not None:
+        try:
+            columns = os.get_terminal_size(sys.__stdout__.fileno()).columns
+        except (ValueError, OSError):  # closed, or no terminal
+            columns = 0
+    return columns if columns > 0 else 80
 
 
 def _train(verb: argparse.ArgumentParser) -> None:
