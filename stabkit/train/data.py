@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.train.image_set import ImageSet, held, taken
+from stabkit.train.image_set import ImageSet, held, kept, taken
 from stabkit.train.randomness import permutation
 
 if TYPE_CHECKING:
@@ -26,11 +26,15 @@ def load_data(cfg: DataConfig, seed: int) -> tuple[ImageSet, ImageSet]:
     ``seed``, that of the run, changes nothing: runs that differ in it compare on the same images.
     Held-out images come from the published held-out split (stl10: its labelled `train` and `test`).
     ``num_train`` and ``num_heldout`` are the size of `synthetic` and a cap for the others. Sets of
-    one image size that fit 1 GiB are decoded here, others on every load.
+    one image size that fit 1 GiB are decoded here (`synthetic`: drawn when asked for) and held,
+    others are decoded on every load.
 
     Raises ValueError where files are missing or unreadable, naming the file and what it should be.
     """
     train, heldout = _splits(cfg)
+    if cfg.name == "synthetic":
+        shape = (3, cfg.image_size, cfg.image_size)
+        return kept(train, shape), kept(heldout, shape)
     return held(_capped(train, cfg.num_train)), held(_capped(heldout, cfg.num_heldout))
 
 
