@@ -1,9 +1,9 @@
 """The plain Vision Transformer: timm's in what its options here can ask for, without timm.
 
-Importing timm takes longer than everything else before a first step together: it brings torchvision,
-the hub's client and PyTorch's compiler. Names of modules and parameters, the order of draws and every
-operation are those of `timm.models.vision_transformer`, so that weights go either way and a run has
-the same bits; a test holds both side by side. Shapes: B images, N tokens, C channels, H heads.
+Importing timm takes longer than everything else before a first step together: it brings
+torchvision, the hub's client and PyTorch's compiler. Names of parameters, the order of draws and
+every operation are those of `timm.models.vision_transformer`, so that weights go either way and a
+run has the same bits; a test holds both side by side. Shapes: B images, N tokens, C channels.
 """
 
 import math
@@ -107,11 +107,10 @@ class PlainViT(nn.Module):
         super().__init__()
         self.num_features = self.embed_dim = embed_dim
         self.no_embed_class, self.num_prefix_tokens = False, int(class_token)
+        self.patch_embed = embed_layer(img_size, patch_size, 3, embed_dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
         tokens = (img_size // patch_size) ** 2 + int(class_token)
-        # declared before what it is added to: the order of parameters is timm's
         self.pos_embed: nn.Parameter | None = nn.Parameter(torch.empty(1, tokens, embed_dim))
-        self.patch_embed = embed_layer(img_size, patch_size, 3, embed_dim)
         self.blocks = nn.Sequential(*[Block(embed_dim, num_heads, qk_norm) for _ in range(depth)])
         self.norm = nn.LayerNorm(embed_dim, EPS) if final_norm else nn.Identity()
         self._start()
@@ -119,15 +118,17 @@ class PlainViT(nn.Module):
     @torch.no_grad()
     def _start(self) -> None:
         assert self.pos_embed is not None
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        # normal, of std 0.02, drawn as timm draws it: PyTorch's own draws have changed since
+        self.pos_embed.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                outs, ins = module.weight.shape
-                outs = outs // 3 if name.endswith("qkv") else outs  # three matrices in one
-                bound = math.sqrt(6 / (outs + ins))
-                nn.init.uniform_(module.weight, -bound, bound)
+                if name.endswith("qkv"):  # Xavier-uniform as well, of three matrices in one
+                    bound = math.sqrt(6 / (module.out_features // 3 + module.in_features))
+                    nn.init.uniform_(module.weight, -bound, bound)
+                else:
+                    nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
