@@ -1,6 +1,6 @@
 """The one entry to every backbone."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from stabkit.config import RESNETS, ModelConfig
 from stabkit.train.vit import build_vit
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from stabkit.train.plain_vit import PlainViT
 
+Backbone: TypeAlias = "PlainViT | VisionTransformer | ResNet | ResNetV2"
 
-def build_backbone(
-    config: ModelConfig, image_size: int, fused_attention: bool
-) -> "PlainViT | VisionTransformer | ResNet | ResNetV2":
+
+def build_backbone(config: ModelConfig, image_size: int, fused_attention: bool) -> Backbone:
     """A network from images [B, 3, H, W] to features [B, num_features], freshly drawn.
 
     Draws from torch's global generator. Raises ValueError for a model that cannot be built.
