@@ -113,7 +113,7 @@ from pathlib import Path
 from stabkit.config import load_config
 from stabkit.rundir import RunDir
 from stabkit.train.loop import train
-small = ["train.steps=1", "train.batch=4", "data.num_train=8", "data.num_heldout=8", "model.depth=1"]
+small = ["train.steps=1", "train.batch=4", "data.num_train=8", "data.num_heldout=8"]
 with tempfile.TemporaryDirectory() as folder:
     train(load_config("tiny", small), RunDir(Path(folder) / "run"))
 slow = {"timm", "torchvision", "torch._dynamo", "scipy", "matplotlib"} & set(sys.modules)
