@@ -6,7 +6,6 @@ import sys
 from functools import cache
 
 from stabkit import __version__
-from stabkit.presets import preset_names
 
 TYPE_CHECKING = False  # as in stabkit/__init__.py
 if TYPE_CHECKING:
@@ -59,6 +58,8 @@ def _columns() -> int:
 
 
 def _train(verb: argparse.ArgumentParser) -> None:
+    from stabkit.presets import preset_names
+
     verb.add_argument("config", help=f"a YAML file, or a preset: {', '.join(preset_names())}")
     verb.add_argument("--run-dir", type=_path, help="the run's folder (default: runs/train/…)")
 
