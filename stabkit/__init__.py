@@ -4,10 +4,10 @@ Names are loaded on first use, so that `import stabkit` stays instant on login n
 and imports torch only for `Monitor`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as a type checker reads it; `typing` itself is slow to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from stabkit.detect import association as association
     from stabkit.detect import find_bursts as find_bursts
     from stabkit.detect import find_collapse as find_collapse
@@ -56,9 +56,11 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME:
         raise AttributeError(
             f"module 'stabkit' has no attribute {name!r}; it has: {', '.join(__all__)}"
         )
+    from importlib import import_module
+
     return getattr(import_module(_HOME[name]), name)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYER = {
-    "yamlio": -1, "code_state": 0, "config": 0, "rundir": 0, "store": 1, "detect": 1,
+    "yamlio": -1, "presets": -1, "code_state": 0, "config": 0, "rundir": 0, "store": 1, "detect": 1,
     "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3, "sweep": 4, "cli": 5,
     "__main__": 6,
 }  # fmt: skip
@@ -104,3 +104,19 @@ def test_every_study_is_a_pair() -> None:
     asked = {p.stem for p in (ROOT / "sweeps").glob("*.yaml")}
     answered = {p.stem for p in (ROOT / "analysis").glob("*.py")}
     assert asked == answered
+
+
+def test_a_first_step_waits_for_no_import_it_can_do_without() -> None:
+    code = """
+import sys, tempfile
+from pathlib import Path
+from stabkit.config import load_config
+from stabkit.rundir import RunDir
+from stabkit.train.loop import train
+small = ["train.steps=1", "train.batch=4", "data.num_train=8", "data.num_heldout=8"]
+with tempfile.TemporaryDirectory() as folder:
+    train(load_config("tiny", small), RunDir(Path(folder) / "run"))
+slow = {"timm", "torchvision", "torch._dynamo", "scipy", "matplotlib"} & set(sys.modules)
+assert not slow, slow
+"""
+    assert_runs(code)

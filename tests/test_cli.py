@@ -1,11 +1,17 @@
+import argparse
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from stabkit.cli import main
+from stabkit.cli.dispatch import module_of
+from stabkit.cli.parser import VERBS, _columns, build_parser
 from tests.conftest import SMALL
+
+ROOT = Path(__file__).parents[1]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -109,3 +115,46 @@ def test_the_module_runs_as_the_command_does() -> None:
         [sys.executable, "-m", "stabkit", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("stabkit ")
+
+
+HEAVY = {"numpy", "pandas", "pyarrow", "pydantic", "scipy", "torch", "yaml"}
+SLOW = {"dataclasses", "inspect", "json", "pathlib", "shutil", "subprocess", "typing"}
+
+
+def test_help_and_version_import_next_to_nothing() -> None:
+    for words in (["--help"], ["--version"], ["train", "--help"], ["trian"]):
+        code = "import sys; from stabkit.cli import main\ntry: main("
+        code += f"{words})\nexcept SystemExit: print('loaded', *sys.modules, file=sys.stderr)"
+        command = [sys.executable, "-S", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        _, loaded = done.stderr.rsplit("loaded ", 1)
+        names = set(loaded.split())
+        assert not names & (HEAVY | SLOW), words
+        ours = {name for name in names if name.startswith("stabkit")}
+        assert ours <= {"stabkit", "stabkit.cli", "stabkit.cli.parser", "stabkit.presets"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_its_help_and_its_module(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: stabkit {verb} ")
+    assert "--help" in printed
+    assert find_spec(module_of(verb)) is not None
+
+
+@pytest.mark.parametrize("columns", ["40", "120", "0", "x"])
+def test_help_is_as_wide_as_argparse_makes_it(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    _columns.cache_clear()
+    ours = build_parser("sweep")
+    theirs = build_parser("sweep")
+    theirs.formatter_class = argparse.HelpFormatter
+    assert ours.format_help() == theirs.format_help()
+    _columns.cache_clear()

@@ -10,7 +10,6 @@ from stabkit.config.reading import (
     load_config,
     missing_data,
     parse_overrides,
-    preset_names,
     read_base,
     read_mapping,
     run_id,
@@ -28,6 +27,7 @@ from stabkit.config.section import (
     PositiveInt,
     Section,
 )
+from stabkit.presets import preset_names
 
 __all__ = [
     "RESNETS",

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from stabkit.config.run import RunConfig
 from stabkit.config.section import Section
+from stabkit.presets import preset_names, preset_path
 from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
 
 Model = TypeVar("Model", bound=Section)
@@ -38,20 +39,12 @@ def run_id(config: RunConfig) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def preset_path(name: str) -> Path:
-    return Path(__file__).parents[1] / "presets" / f"{name}.yaml"
-
-
-def preset_names() -> list[str]:
-    return sorted(path.stem for path in preset_path("*").parent.glob("*.yaml"))
-
-
 def read_base(base: str, folder: Path = Path()) -> dict[str, Any]:
     """The settings of a packaged preset, or of a YAML file (relative to `folder`)."""
     if "/" not in base and not base.endswith((".yaml", ".yml")):
         if base not in preset_names():
             raise ConfigError(base, [f"no such preset{suggest(base, preset_names())}"])
-        return read_mapping(preset_path(base))
+        return read_mapping(Path(preset_path(base)))
     return read_mapping(folder / base)
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, median_interval
 
@@ -149,6 +148,8 @@ def _null(begun: BoolArray, effects: IntArray, window: int) -> FloatArray:
 
 def _hazard_ratio(runs: list[_Counts]) -> tuple[float, float, float]:
     """Of all effects in a run, those exposed are binomial with odds ratio x exposed / unexposed."""
+    from scipy import optimize, stats  # slow to import, and only a finished run is asked
+
     total, hits = sum(run.effects for run in runs), sum(run.hits for run in runs)
     if not total:
         return math.nan, 0.0, math.inf

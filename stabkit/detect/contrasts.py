@@ -15,7 +15,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.signal import lfilter
 
 from stabkit.detect.robust import FloatArray, IntArray
 
@@ -200,5 +199,7 @@ def _edge_error(reach: int, ar: float) -> float:
 
 def ar1_error(weights: FloatArray, ar: float) -> float:
     """Standard deviation of a weighted sum of AR(1) noise of unit variance."""
+    from scipy.signal import lfilter  # slow to import, and no need before the first dip
+
     earlier = lfilter([0.0, ar], [1.0, -ar], weights)
     return float(np.sqrt(weights @ weights + 2 * weights @ earlier))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import integrate, stats
 
 from stabkit.detect.contrasts import (
     SHORTEST_FLANK,
@@ -308,7 +307,7 @@ def _row(
         "recovery": math.nan if span.recovery is None else steps[span.recovery],
         "depth": depth,
         "relative_depth": depth / above_chance if above_chance > 0 else math.nan,
-        "area": float(integrate.trapezoid(below, steps[span.onset : stop])),
+        "area": _area(below, steps[span.onset : stop]),
         "half_recovery": _half_recovery(span, steps, acc, depth),
         "permanent_loss": loss,
         "similarity": similarity,
@@ -354,4 +353,12 @@ def _severity(
 
 
 def _slope(steps: IntArray, acc: FloatArray) -> float:
+    from scipy import stats  # slow to import, and no need before the first dip
+
     return float(stats.theilslopes(acc, steps).slope) if acc.size >= 3 else 0.0
+
+
+def _area(below: FloatArray, steps: IntArray) -> float:
+    from scipy import integrate  # slow to import, and no need before the first dip
+
+    return float(integrate.trapezoid(below, steps))

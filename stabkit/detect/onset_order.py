@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from stabkit.detect.robust import median_interval
 
@@ -90,6 +89,8 @@ def shallow_first(
     Ties decide nothing and stay out of `p_value`, the two-sided binomial one; all ties give 1.
     Bursts are taken as independent.
     """
+    from scipy import stats  # slow to import, and only a finished run is asked
+
     lags = []
     for _, burst in onsets.groupby(_event(onsets)):
         ordered = burst.sort_values("depth")

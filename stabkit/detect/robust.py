@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -156,6 +155,8 @@ def median_interval(values: FloatArray, confidence: float = 0.95) -> tuple[float
     Exact for every distribution, ties included. Infinite on both sides where even the extremes
     cover too little: below six values at 95 %.
     """
+    from scipy import stats  # slow to import, and seldom needed
+
     ordered = np.sort(values)
     # the largest rank at or below which a binomial falls with probability (1 - confidence) / 2
     rank = int(stats.binom.ppf((1 - confidence) / 2, ordered.size, 0.5)) if ordered.size else 0

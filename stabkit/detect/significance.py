@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 
@@ -22,7 +21,7 @@ def paired_p(weights: FloatArray, correct: BoolArray) -> float:
     used = weights != 0
     sums = weights[used] @ correct[used].astype(np.float32)
     if sums.size >= FEWEST and (spread := float(sums.std(ddof=1))) > 1e-6:  # sums are float32
-        return float(stats.norm.sf(float(sums.mean()) / spread * math.sqrt(sums.size)))
+        return _upper_tail(float(sums.mean()) / spread * math.sqrt(sums.size))
     counts = np.full(len(correct), correct.shape[1])
     return unpaired_p(weights, correct.mean(axis=1), counts)
 
@@ -34,7 +33,13 @@ def unpaired_p(weights: FloatArray, accuracy: FloatArray, counts: IntArray) -> f
     """
     level = np.clip(accuracy, 0.5 / counts, 1 - 0.5 / counts)  # no certainty from a perfect score
     error = math.sqrt(float(np.sum(weights**2 * level * (1 - level) / counts)))
-    return float(stats.norm.sf(float(weights @ accuracy) / error))
+    return _upper_tail(float(weights @ accuracy) / error)
+
+
+def _upper_tail(score: float) -> float:
+    from scipy import stats  # slow to import, and no need before the first dip
+
+    return float(stats.norm.sf(score))
 
 
 def p_value(

@@ -37,8 +37,12 @@ class Attachment:
         # those in their step: who called the hook, and how many steps of classes deep
         self._within: dict[int, tuple[FrameType | None, int]] = {}
         self._hooks: list[Any] = []
-        # a step that is compiled breaks here, instead of taking the measuring into its graph
-        pre, post = map(torch.compiler.disable, (self._pre_hook, self._post_hook))
+        pre, post = self._pre_hook, self._post_hook
+        # The import is slow, and without it nothing can be compiled: PyTorch's own optimizers
+        # bring it, those of stabkit.train do not.
+        if "torch._dynamo" in sys.modules:
+            # a step that is compiled breaks here, instead of taking the measuring into its graph
+            pre, post = map(torch.compiler.disable, (pre, post))
         for optimizer in self.optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(pre))
             self._hooks.append(optimizer.register_step_post_hook(post))

@@ -1,14 +1,18 @@
 """The one entry to every backbone."""
 
-from timm.models.resnet import ResNet
-from timm.models.resnetv2 import ResNetV2
-from timm.models.vision_transformer import VisionTransformer
+from typing import TYPE_CHECKING, TypeAlias
 
 from stabkit.config import RESNETS, ModelConfig
-from stabkit.train.resnet import build_resnet
 from stabkit.train.vit import build_vit
 
-Backbone = VisionTransformer | ResNet | ResNetV2
+if TYPE_CHECKING:
+    from timm.models.resnet import ResNet
+    from timm.models.resnetv2 import ResNetV2
+    from timm.models.vision_transformer import VisionTransformer
+
+    from stabkit.train.plain_vit import PlainViT
+
+Backbone: TypeAlias = "PlainViT | VisionTransformer | ResNet | ResNetV2"
 
 
 def build_backbone(config: ModelConfig, image_size: int, fused_attention: bool) -> Backbone:
@@ -17,5 +21,7 @@ def build_backbone(config: ModelConfig, image_size: int, fused_attention: bool) 
     Draws from torch's global generator. Raises ValueError for a model that cannot be built.
     """
     if config.name in RESNETS:
+        from stabkit.train.resnet import build_resnet  # by timm, which takes seconds to import
+
         return build_resnet(config)
     return build_vit(config, image_size, fused_attention)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.train.image_cache import cached
-from stabkit.train.image_set import ImageSet, held, taken
+from stabkit.train.image_set import ImageSet, held, kept, taken
 from stabkit.train.randomness import permutation
 
 if TYPE_CHECKING:
@@ -27,13 +27,16 @@ def load_data(cfg: DataConfig, seed: int, cache: str | None = None) -> tuple[Ima
     ``seed``, that of the run, changes nothing: runs that differ in it compare on the same images.
     Held-out images come from the published held-out split (stl10: its labelled `train` and `test`).
     ``num_train`` and ``num_heldout`` are the size of `synthetic` and a cap for the others. Sets of
-    one image size that fit 1 GiB are decoded here, others on every load or, given the folder
-    ``cache``, once for all runs that name it.
+    one image size that fit 1 GiB are decoded here (`synthetic`: drawn when asked for) and held,
+    others are decoded on every load or, given the folder ``cache``, once for all runs that name it.
 
     Raises ValueError where files are missing or unreadable, naming the file and what it should be,
     and where the cache cannot be written.
     """
     train, heldout = _splits(cfg)
+    if cfg.name == "synthetic":
+        shape = (3, cfg.image_size, cfg.image_size)
+        return kept(train, shape), kept(heldout, shape)
     return (
         cached(held(_capped(train, cfg.num_train)), cache),
         cached(held(_capped(heldout, cfg.num_heldout)), cache),

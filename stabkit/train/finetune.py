@@ -5,12 +5,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from stabkit.monitor.layers import group_layers
@@ -21,6 +21,9 @@ from stabkit.train.image_set import moved
 from stabkit.train.optim import warmup_cosine
 from stabkit.train.randomness import uniforms
 from stabkit.train.views import apply_view, sample_view_params
+
+if TYPE_CHECKING:
+    from timm.data.mixup import Mixup
 
 _MIX_STREAM = 2**61  # views use small stream numbers, the order of the data set 2**62
 
@@ -139,9 +142,11 @@ def build_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Ada
     )
 
 
-def _mixup(config: FinetuneConfig, num_classes: int) -> Mixup | None:
+def _mixup(config: FinetuneConfig, num_classes: int) -> "Mixup | None":
     if not (config.mixup or config.cutmix):
         return None
+    from timm.data.mixup import Mixup  # timm takes seconds to import
+
     return Mixup(  # type: ignore[no-untyped-call]
         mixup_alpha=config.mixup,
         cutmix_alpha=config.cutmix,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,3 +172,26 @@ def held(images: ImageSet, limit: int = HELD_BYTES) -> ImageSet:
             return images
         pixels[start:stop] = part.numpy()
     return from_array(pixels, images.labels, images.classes)
+
+
+def kept(images: ImageSet, shape: tuple[int, int, int], limit: int = HELD_BYTES) -> ImageSet:
+    """The same set of images of one `shape`, each read once: when it is first asked for.
+
+    For images that cannot fail to be read; others are looked at before a training starts, by
+    `held`. `images` itself where they do not fit ``limit`` bytes.
+    """
+    if len(images) * math.prod(shape) > limit:
+        return images
+    pixels = torch.empty((len(images), *shape), dtype=torch.uint8)
+    is_there = np.zeros(len(images), np.bool_)
+
+    def read(index: NDArray[np.int64]) -> Tensor:
+        missing = np.unique(index[~is_there[index]])
+        if len(missing):
+            new = images.read(missing)
+            assert isinstance(new, Tensor)
+            pixels[torch.from_numpy(missing)] = new
+            is_there[missing] = True
+        return pixels[torch.from_numpy(index)]
+
+    return ImageSet(images.labels, images.classes, read)

@@ -1,11 +1,10 @@
 """The optimizer and the per-step schedules."""
 
+import inspect
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from timm.optim.lamb import Lamb
-from timm.optim.lars import Lars
 from torch import nn
 
 from stabkit.config import MethodConfig, OptimConfig
@@ -39,17 +38,37 @@ def _with_rule(
     betas, eps, momentum = (config.beta1, config.beta2), config.eps, config.momentum
     match config.name:
         case "adamw":
-            return torch.optim.AdamW(groups, 0.0, betas=betas, eps=eps, **kernel)
+            return _eager(torch.optim.AdamW)(groups, 0.0, betas=betas, eps=eps, **kernel)
         case "stable_adamw":
-            return StableAdamW(groups, 0.0, betas=betas, eps=eps)
+            return _eager(StableAdamW)(groups, 0.0, betas=betas, eps=eps)
         case "sgd":
-            return torch.optim.SGD(groups, 0.0, momentum=momentum, **kernel)
+            return _eager(torch.optim.SGD)(groups, 0.0, momentum=momentum, **kernel)
         case "lars":
+            from timm.optim.lars import Lars  # timm takes seconds to import
+
             # You et al. 2017, equation 6; the rate scales the step, not the momentum, as in MoCo v3
             return Lars(groups, 0.0, momentum=momentum, trust_coeff=config.trust, eps=0.0)
         case "lamb":
+            from timm.optim.lamb import Lamb
+
             # You et al. 2020, Algorithm 2; timm's own clipping at 1 would hide instability
             return Lamb(groups, 0.0, betas=betas, eps=eps, max_grad_norm=None)
+
+
+Rule = TypeVar("Rule", bound=torch.optim.Optimizer)
+
+
+def _eager(kind: type[Rule]) -> type[Rule]:
+    """The same optimizer without the wrappers that keep torch.compile out of its methods.
+
+    Nothing here compiles an optimizer, and the first call of such a wrapper imports the compiler: a
+    training's start would wait two seconds for it.
+    """
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    bare["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    eager: type[Rule] = type(kind.__name__, (kind,), {"__module__": kind.__module__, **bare})
+    return eager
 
 
 def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:

@@ -3,8 +3,9 @@
 Shapes: B images, N patches, C channels of a token.
 """
 
+from typing import Any
+
 import torch
-from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -27,9 +28,9 @@ class TokenBatchNorm(nn.Module):
 class ConvStem(nn.Module):
     """3x3 convolutions of stride 2, each with BN and ReLU, then a 1x1 one (Xiao et al. 2021).
 
-    Takes the place of timm's PatchEmbed: [B, 3, H, W] to [B, N, C] on the same grid. Patches of 16
-    take four stride-2 convolutions of C/8, C/4, C/2 and C channels; of 8 three (C/4 …); and so on.
-    Convolutions begin as PyTorch draws them, as in MoCo v3's code.
+    Takes the place of a PatchEmbed, timm's or ours: [B, 3, H, W] to [B, N, C] on the same grid.
+    Patches of 16 take four stride-2 convolutions of C/8, C/4, C/2 and C channels; of 8 three
+    (C/4 …); and so on. Convolutions begin as PyTorch draws them, as in MoCo v3's code.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ConvStem(nn.Module):
         return grid_BCHW.flatten(2).transpose(1, 2)
 
 
-def add_patch_norm(patch_embed: PatchEmbed, config: ModelConfig) -> None:
+def add_patch_norm(patch_embed: Any, config: ModelConfig) -> None:
     """BN after the projection, or WeightNorm (Salimans & Kingma 2016) of each of its filters.
 
     WeightNorm begins at the drawn weights: its gains are their norms. Call after the weights are

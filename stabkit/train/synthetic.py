@@ -192,9 +192,24 @@ def _field(index: NDArray[np.int64], size: int, name: str) -> Field:
 def _coloured(field: Field) -> NDArray[np.uint8]:
     """Replace values by their ranks, spread evenly from one palette colour to the other."""
     count, height, width = field.shape
-    order = np.argsort(field.reshape(count, -1), axis=1, kind="stable")
+    order = _ranked(field.reshape(count, -1))
     share = (np.arange(height * width) + 0.5) / (height * width)
     palette = np.rint(_DARK[:, None] + (_BRIGHT - _DARK)[:, None] * share).astype(np.uint8)
     images = np.empty((count, 3, height * width), np.uint8)
     np.put_along_axis(images, order[:, None, :], palette[None], axis=2)
     return images.reshape(count, 3, height, width)
+
+
+def _ranked(values: Field) -> NDArray[np.int64]:
+    """`argsort(values, axis=1, kind="stable")`, of finite float32, in a quarter of the time.
+
+    Value and position are sorted as one integer: the bits of floats are ordered as they are, those
+    of negative ones once all but the sign is flipped.
+    """
+    bits = (values + np.float32(0)).view(np.int32)  # -0 becomes 0
+    keys = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
+    width = values.shape[1].bit_length()
+    keys = keys << width | np.arange(values.shape[1])
+    keys.sort(axis=1)
+    ranked: NDArray[np.int64] = keys & (1 << width) - 1
+    return ranked

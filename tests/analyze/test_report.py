@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import stabkit
-import stabkit.cli
+import stabkit.cli.report
 from stabkit.analyze import report as report_module
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.events import bursts, dips
@@ -319,7 +319,7 @@ def test_wrong_requests_are_refused_before_any_work(
     said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stabkit.cli, "find_spec", lambda name: None)  # as if without plotly
+    monkeypatch.setattr(stabkit.cli.report, "find_spec", lambda name: None)  # as if without plotly
     monkeypatch.setattr(
         "stabkit.analyze.report_page.make_report", lambda runs: pytest.fail("works")
     )

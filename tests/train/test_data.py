@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stabkit.train.data import batch_index, load_data
-from stabkit.train.image_set import ImageSet, from_array, held, taken
+from stabkit.train.image_set import ImageSet, from_array, held, kept, taken
 from stabkit.train.randomness import permutation
 
 
@@ -140,3 +140,21 @@ def test_synthetic_sizes() -> None:
 def test_real_data_need_a_path() -> None:
     with pytest.raises(ValueError, match=r"data\.path is missing.*parquet"):
         load_data(config(name="parquet"), 0)
+
+
+def test_kept_images_are_read_once_and_when_they_are_asked_for() -> None:
+    pixels = torch.arange(5 * 12, dtype=torch.uint8).reshape(5, 3, 2, 2)
+    asked: list[int] = []
+
+    def read(index: np.ndarray) -> torch.Tensor:
+        asked.extend(index.tolist())
+        return pixels[torch.from_numpy(index)]
+
+    source = ImageSet(np.arange(5), ("a",) * 5, read)
+    once = kept(source, (3, 2, 2))
+    assert asked == []
+    for index in ([3, 1, 3], [1, 2], [0, 1, 2, 3, 4], []):
+        at = np.array(index, dtype=np.int64)
+        assert torch.equal(torch.as_tensor(once.load(at)), pixels[torch.from_numpy(at)])
+    assert sorted(asked) == [0, 1, 2, 3, 4]
+    assert kept(source, (3, 2, 2), limit=59) is source

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stabkit.train.image_set import ImageSet
-from stabkit.train.synthetic import CLASSES, synthetic_images, synthetic_labels, synthetic_sets
+from stabkit.train.synthetic import (
+    CLASSES,
+    _ranked,
+    synthetic_images,
+    synthetic_labels,
+    synthetic_sets,
+)
 
 N_TRAIN, N_HELDOUT = 2000, 1000
 
@@ -188,3 +194,10 @@ def test_labels_take_turns() -> None:
 def test_impossible_sizes_are_refused(sizes: tuple[int, int, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         synthetic_sets(*sizes)
+
+
+def test_ranks_are_those_of_a_stable_sort() -> None:
+    values = np.random.default_rng(0).standard_normal((3, 300)).astype(np.float32)
+    values[:, ::7] = values[:, 1:2]  # ties
+    values[:, 3], values[:, 5], values[:, 8] = 0.0, -0.0, 0.0
+    assert np.array_equal(_ranked(values), np.argsort(values, axis=1, kind="stable"))

@@ -3,9 +3,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from stabkit.config import ModelConfig
+from stabkit.train.plain_vit import PlainViT
 from stabkit.train.vit import build_vit
 
 SMALL = {"patch_size": 8, "width": 24, "depth": 2, "heads": 3}
@@ -67,9 +70,9 @@ def test_output_is_the_class_token_after_the_last_norm() -> None:
     with torch.no_grad():
         tokens = vit.forward_features(image)
         torch.testing.assert_close(vit(image), tokens[:, 0])
-        torch.testing.assert_close(
-            vit.norm(vit.blocks(vit.pos_drop(vit._pos_embed(vit.patch_embed(image))))), tokens
-        )
+        patches = vit.patch_embed(image)
+        placed = torch.cat([vit.cls_token.expand(3, 1, -1), patches], 1) + vit.pos_embed
+        torch.testing.assert_close(vit.norm(vit.blocks(placed)), tokens)
     assert vit.norm.eps == 1e-6
 
 
@@ -218,3 +221,44 @@ def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> Non
     # not exactly nothing: the norm adds 1e-6 to variances of about 1, some much smaller
     assert moved[True] < 1e-3
     assert moved[False] > 1e-2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("pool", ["token", "norm_then_mean", "mean"])
+def test_the_plain_vit_is_timms_to_the_bit(pool: str, qk_norm: bool, fused: bool) -> None:
+    """Start, global generator, features and gradients; weights load either way."""
+    has_token, has_norm = pool == "token", pool != "mean"
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    options = shape | {"class_token": has_token, "final_norm": has_norm, "qk_norm": qk_norm}
+    torch.manual_seed(3)
+    ours = PlainViT(**options)
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    theirs = VisionTransformer(
+        **options,
+        global_pool="token" if has_token else "avg",
+        num_classes=0,
+        weight_init="moco",
+        fc_norm=False,
+    )
+    assert torch.get_rng_state().equal(after)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+    for block, other in zip(ours.blocks, theirs.blocks, strict=True):
+        block.attn.fused_attn = other.attn.fused_attn = fused
+    images = torch.randn(5, 3, 32, 32)
+    for model in (ours, theirs):
+        model(images).square().sum().backward()
+    with torch.no_grad():
+        assert ours(images).equal(theirs(images))
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert p.equal(q), name
+        assert p.grad.equal(q.grad), name
+
+
+def test_positions_are_timms_to_the_bit() -> None:
+    for patch, width in ((8, 24), (4, 60), (16, 192)):
+        vit = small(patch_size=patch, width=width)
+        theirs = build_sincos2d_pos_embed(vit.patch_embed.grid_size, width, interleave_sin_cos=True)
+        assert vit.pos_embed[0, 1:].equal(theirs)

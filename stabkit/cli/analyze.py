@@ -1,0 +1,57 @@
+"""`stabkit analyze`."""
+
+import argparse
+import sys
+
+from stabkit.cli.request import RequestError, loaded
+from stabkit.config import suggest
+
+
+def act(arguments: argparse.Namespace) -> int:
+    for folder in arguments.runs:
+        if "=" in folder.name and not folder.exists():
+            raise RequestError(f"analyze takes no {str(folder)!r}")
+    if arguments.plot is None:
+        return _summarize(arguments)
+    from stabkit.analyze.plots import PLOTS, draw
+
+    if arguments.plot == "list":
+        print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
+        return 0
+    if arguments.plot not in PLOTS:
+        raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
+    if arguments.csv is not None:
+        raise RequestError("--csv is the summary's table; a figure writes its own beside it")
+    if len(arguments.runs) > 1:
+        raise RequestError(
+            f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
+        )
+    runs = loaded(arguments.runs[0])
+    try:
+        paths = draw(arguments.plot, runs, arguments.out or runs.path / "figures")
+    except ValueError as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(str, paths)))
+    return 0
+
+
+def _summarize(arguments: argparse.Namespace) -> int:
+    sets = [loaded(folder) for folder in arguments.runs]
+    if len(sets) > 2:
+        raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
+    if len(sets) == 2:
+        from stabkit.analyze.two_sets import compare_sets
+
+        if arguments.csv is not None:
+            raise RequestError("--csv is the table of one folder of runs, got 2")
+        print(compare_sets(*sets))
+        return 0
+    from stabkit.analyze.summary import describe, run_table
+    from stabkit.analyze.workers import usable_cpus
+
+    table = run_table(sets[0], usable_cpus())
+    if arguments.csv is not None:
+        table.to_csv(arguments.csv, index=False)
+    print(describe(sets[0], table))
+    return 0

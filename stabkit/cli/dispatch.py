@@ -1,0 +1,81 @@
+"""A parsed request is carried out; what became of it is an exit code and a line on stderr."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from stabkit.cli.request import RequestError, speaks
+from stabkit.config import ConfigError, suggest
+from stabkit.rundir import LeftOutWarning, RunBusyError
+from stabkit.sweep.queue import SlurmError
+
+LINES = 50  # of what was left out: the cause of more is one and the same
+
+
+def dispatch(arguments: argparse.Namespace) -> int:
+    try:
+        _refuse_unknown(arguments)
+        with _left_out_by_line():
+            return int(import_module(module_of(arguments.verb)).act(arguments))
+    except BrokenPipeError:
+        return 1
+    except (RequestError, ConfigError, RunBusyError, FileNotFoundError) as error:
+        if speaks():
+            print(f"stabkit: {error}", file=sys.stderr)
+        return 2
+    except (SlurmError, OSError) as error:  # of which: a disk that is full or read-only
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        goes_on = arguments.verb in ("train", "sweep")
+        end = "; the same command goes on from the last checkpoint" if goes_on else ""
+        if speaks():
+            print(f"stabkit: stopped{end}", file=sys.stderr)
+        return 1
+
+
+def module_of(verb: str) -> str:
+    return f"stabkit.cli.{'import_' if verb == 'import' else verb}"
+
+
+def _refuse_unknown(arguments: argparse.Namespace) -> None:
+    takes_settings = arguments.verb in ("train", "sweep", "evaluate", "import")
+    wrong = [word for word in arguments.overrides if word.startswith("-") or not takes_settings]
+    if wrong:
+        hint = suggest(wrong[0].split("=")[0], arguments.options)
+        raise RequestError(f"{arguments.verb} takes no {wrong[0]!r}{hint}")
+
+
+@contextmanager
+def _left_out_by_line() -> Iterator[None]:
+    """What was left out is said once, in a line; other warnings look as ever."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LeftOutWarning)
+        show_others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            *rest: Any,
+            **more: Any,
+        ) -> None:
+            if not issubclass(category, LeftOutWarning):
+                show_others(message, category, filename, lineno, *rest, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                if len(said) <= LINES:
+                    print(f"stabkit: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            if len(said) > LINES:
+                print(f"stabkit: ... and {len(said) - LINES:,} more left out", file=sys.stderr)

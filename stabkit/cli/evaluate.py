@@ -1,0 +1,33 @@
+"""`stabkit evaluate`."""
+
+import argparse
+import sys
+
+from stabkit.cli.request import RequestError, trained
+from stabkit.config import ConfigError, load_config, missing_data
+from stabkit.rundir import RunBusyError
+from stabkit.train.evaluate_config import METRICS, evaluate_config
+
+
+def act(arguments: argparse.Namespace) -> int:
+    methods = [method for method in METRICS if getattr(arguments, method)]
+    if not methods:
+        raise RequestError("evaluate needs one or more of --knn, --linear, --finetune")
+    rundir = trained(arguments.run)
+    run = load_config(str(rundir.config_file))
+    config = evaluate_config(run, arguments.overrides)
+    if problem := missing_data(run.model_copy(update={"data": config.data})):
+        raise ConfigError("command line", [problem])
+    from stabkit.train.evaluate_run import evaluate_run
+
+    def say(line: str) -> None:
+        print(f"{rundir.path}: {line}", flush=True)
+
+    try:
+        evaluate_run(rundir, run, config, methods, say)
+    except RunBusyError:
+        raise
+    except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
+        print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
+        return 1
+    return 0

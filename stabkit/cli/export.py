@@ -1,0 +1,44 @@
+"""`stabkit export`."""
+
+import argparse
+import sys
+from typing import Any
+
+import stabkit
+from stabkit.cli.request import RequestError, trained
+
+
+def act(arguments: argparse.Namespace) -> int:
+    if (arguments.out is None) == (arguments.tensorboard is None):
+        raise RequestError(
+            "export needs one of: -o FILE, for the weights of the backbone; --tensorboard FOLDER, "
+            "for what was recorded"
+        )
+    if arguments.tensorboard is not None:
+        return _export_events(arguments)
+    encoder: Any = arguments.encoder or "online"
+    rundir = trained(arguments.run)
+    from stabkit.train.weights import export
+
+    try:
+        count = export(rundir, arguments.out, encoder)
+    except (ValueError, OSError) as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.out}: {count} tensors of the {encoder} backbone")
+    return 0
+
+
+def _export_events(arguments: argparse.Namespace) -> int:
+    from stabkit.convert.export import export_events
+    from stabkit.convert.series import ConvertError
+
+    if arguments.encoder is not None:
+        raise RequestError("--encoder goes with -o FILE: events hold no weights")
+    try:
+        count = export_events(stabkit.open_run(arguments.run), arguments.tensorboard)
+    except ConvertError as error:
+        raise RequestError(str(error)) from None
+    folder = arguments.tensorboard
+    print(f"{folder}: {count} tags, float32; look at them by `tensorboard --logdir {folder}`")
+    return 0

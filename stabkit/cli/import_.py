@@ -1,0 +1,30 @@
+"""`stabkit import`; the word alone is Python's own."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from stabkit.cli.request import RequestError
+from stabkit.config import load_config, run_id
+from stabkit.rundir import RunDir
+
+
+def act(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, arguments.overrides)
+    if not arguments.file.is_file():
+        raise RequestError(f"{arguments.file}: no such file of weights")
+    name = f"{arguments.file.name.split('.')[0]}-{run_id(config)}"
+    rundir = RunDir(arguments.run_dir or Path("runs") / "imported" / name)
+    if rundir.config_file.exists():
+        raise RequestError(f"{rundir.path}: is a run already; name another folder by --run-dir")
+    from stabkit.train.weights import import_run
+
+    try:
+        count = import_run(arguments.file, config, rundir)
+    except (ValueError, OSError) as error:
+        print(f"stabkit: {error}", file=sys.stderr)
+        return 1
+    print(f"{rundir.path}: {count} tensors of {arguments.file}, ready for `stabkit evaluate`")
+    if config.model.heads:
+        print(f"  with {config.model.heads} attention heads, as configured: no weight shows them")
+    return 0
