@@ -31,7 +31,7 @@ SIZES = (
     ("cifar", 50_000, 10_000, 100),
 )
 IMAGES = 128  # encoded to learn what one takes
-STEPS = 16  # of a head, to learn what one takes
+STEPS = 8  # of a head, to learn what one takes
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -47,7 +47,7 @@ def rates(number: int) -> tuple[float, ...]:
 
 
 def backbone_and_images(preset: str, device: torch.device) -> tuple[nn.Module, ImageSet, int]:
-    sizes = ["data.num_train=256", "data.num_heldout=16"]
+    sizes = ["data.num_train=1024", "data.num_heldout=16"]
     config = load_config(preset, ["data.name=synthetic", *sizes])
     size = config.data.image_size
     images, _ = load_data(config.data, 0)
@@ -107,7 +107,7 @@ def main() -> None:
     device = torch.device(given.device)
     rows = []
     for size in SIZES[::3] if given.quick else SIZES:
-        rows += rows_of(*size, 2 if given.quick else 6, device)
+        rows += rows_of(*size, 1 if given.quick else 4, device)
     note = (
         f"Whole probes from the time of an image (of {IMAGES}) and of a step (of {STEPS}, batch "
         f"{LinearConfig().batch}, {LinearConfig().epochs} epochs). The heads of {MANY} rates are "

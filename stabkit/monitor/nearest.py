@@ -14,6 +14,7 @@ SIMILARITIES = 2**26  # held at once for topk, 256 MiB: an ImageNet bank leaves 
 TILE = 2**22  # held at once by the selection on a CPU, 16 MiB: they stay in its last cache
 BANK_TILE = 2048  # of a bank beyond WHOLE: tall tiles are where the product is fastest
 WHOLE = 8192  # what is selected from whole rows need not be merged
+NORMALISED = 2**16  # entries of a bank normalised at once for topk on a CPU
 NUMPY_THREADS = 4  # numpy uses one thread: with more than this many, topk is as fast
 _THIN = 16  # a product of fewer rows or columns may round otherwise than a larger one
 _NOTHING = np.iinfo(np.int64).min  # below every key
@@ -48,11 +49,21 @@ def nearest(
 
 
 def _topk(query: Tensor, bank_MD: Tensor, k: int, ids: Ids) -> tuple[Tensor, Tensor]:
-    bank = F.normalize(bank_MD.float(), dim=1)
-    chunk = max(1, SIMILARITIES // len(bank))
+    size = len(bank_MD)
+    chunk = max(1, SIMILARITIES // size)
+    # no second copy of a large bank where memory is the machine's
+    part = NORMALISED if query.device.type == "cpu" else size
+    whole = F.normalize(bank_MD.float(), dim=1) if size <= part else None
     cosines, indices = [], []
     for start in range(0, len(query), chunk):
-        similarity = query[start : start + chunk] @ bank.T
+        some = query[start : start + chunk]
+        if whole is not None:
+            similarity = some @ whole.T
+        else:
+            similarity = query.new_empty(len(some), size)
+            for left in range(0, size, part):
+                bank = F.normalize(bank_MD[left : left + part].float(), dim=1)
+                torch.mm(some, bank.T, out=similarity[:, left : left + part])
         if ids is not None:
             similarity.masked_fill_(ids[0][start : start + chunk, None] == ids[1], -torch.inf)
         cosine, index = similarity.topk(k, dim=1)
@@ -66,7 +77,7 @@ def _largest_keys(
     query: Tensor, bank_MD: Tensor, k: int, ids: Ids
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
     """Keys [Q, k] of the largest cosines, descending, and of which queries the k-th is as near as
-    one left out; None when a feature is not a number.
+    one left out; None when a feature is not a number, or most queries tie: topk is faster then.
 
     Tile after tile of the product; of each only what reaches a query's k-th largest so far is
     looked at.
@@ -92,7 +103,8 @@ def _largest_keys(
             if ids is not None:
                 same = ids[0][own, None] == ids[1][left : left + wide]
                 tile.masked_fill_(same, -torch.inf)
-            _take(tile.numpy(), left, held[own], lost[own])
+            if not _take(tile.numpy(), left, held[own], lost[own]):
+                return None
     held.sort(axis=1)
     finite = held[:, 0] >= _key(np.array([-2.0], dtype=np.float32), np.array([0]))
     return held[:, ::-1].copy(), (lost >> 32 == held[:, 0] >> 32) & finite
@@ -100,8 +112,11 @@ def _largest_keys(
 
 def _take(
     tile: NDArray[np.float32], left: int, held: NDArray[np.int64], lost: NDArray[np.int64]
-) -> None:
-    """Put the largest of a tile into `held`, whose rows are partitioned: the smallest is first."""
+) -> bool:
+    """Put the largest of a tile into `held`, whose rows are partitioned: the smallest is first.
+
+    False, and nothing is put, when in most rows of a first tile several entries are the k-th.
+    """
     rows, width = tile.shape
     k = held.shape[1]
     least = np.fmax(_cosines(held[:, 0]), -np.inf)  # of nothing held, not a number
@@ -118,14 +133,16 @@ def _take(
     counts = np.diff(starts)
     most = int(counts.max())
     if not most:
-        return
+        return True
+    if left == 0 and width > k and 2 * np.count_nonzero(counts > k) > rows:
+        return False
     row = np.arange(rows)
     column = hits - np.repeat(row * width, counts)
     keys = _key(tile[np.repeat(row, counts), column], left + column)
     if left == 0 and most == k == counts.min():
         held[:] = keys.reshape(rows, k)
         held.partition(0, axis=1)
-        return
+        return True
     both = np.full((rows, k + most), _NOTHING)
     both[:, :k] = held
     place = np.repeat(row * (k + most) + k - starts[:-1], counts) + np.arange(len(hits))
@@ -133,6 +150,7 @@ def _take(
     both.partition(most, axis=1)
     held[:] = both[:, most:]
     np.maximum(lost, both[:, :most].max(axis=1), out=lost)
+    return True
 
 
 def _reaching(

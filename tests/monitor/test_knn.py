@@ -43,6 +43,8 @@ def test_chunks_and_scale_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None
     assert knn_predict(query * 100, bank * 0.01, labels, 5, 10, 0.07).equal(whole)
     monkeypatch.setattr(nearest, "NUMPY_THREADS", 0)  # by topk
     assert knn_predict(query * 100, bank * 0.01, labels, 5, 10, 0.07).equal(whole)
+    monkeypatch.setattr(nearest, "NORMALISED", 25)
+    assert knn_predict(query * 100, bank * 0.01, labels, 5, 10, 0.07).equal(whole)
 
 
 def test_an_extreme_temperature_does_not_overflow() -> None:
