@@ -9,6 +9,7 @@ way every cell of a grid has to equal the same run made alone, bit for bit.
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -56,14 +57,17 @@ def on_cpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
     steps, turns = (5, 1) if given.quick else (20, 3)
     settings = [f"runtime.threads={given.threads}", f"train.steps={steps}", *SETTINGS]
     alone_s, beside_s, pool_s, launcher_s = [], [], [], []
+    alone_cpu, pool_cpu = [], []
     alone_cells, beside_cells, pool_cells = [], [], []
     for turn in range(turns):
         at = folder / str(turn)
         sides = [0, 1, 2] if turn % 2 else [2, 1, 0]
         for side in sides:
+            before = children_cpu_seconds()
             if side == 0:
                 seconds, (cell,) = side_by_side(at / "alone", settings, 1)
                 alone_s.append(seconds)
+                alone_cpu.append(children_cpu_seconds() - before)
                 alone_cells.append(cell)
             elif side == 1:
                 seconds, found = side_by_side(at / "beside", settings, slots)
@@ -72,6 +76,7 @@ def on_cpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
             else:
                 seconds, own = sweep(at, settings, cells)
                 pool_s.append(seconds)
+                pool_cpu.append((children_cpu_seconds() - before) / cells)
                 launcher_s.append(own)
                 pool_cells += lives(at / "grid")
         for run in sorted((at / "beside").iterdir()):
@@ -86,6 +91,9 @@ def on_cpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
     rows = [
         pool.row(f"grid of {cells} cells, {steps} steps each", peer, "at least", GOAL_CPU, **rates),
         limit.row(f"{slots} runs at once without the pool", peer, "at least", **rates),
+        Times(pool_cpu, alone_cpu).row(
+            "CPU time of a cell in the pool, launcher included", "of a run alone", "at most"
+        ),
         stepping.row("steps and evaluations of a cell in the pool", "of a run alone", "at most"),
     ]
     times = alone_s, pool_s, launcher_s
@@ -116,13 +124,15 @@ def profile(
     shared = statistics.median(c.work for c in pool) / work
     share = statistics.median(a / b for a, b in zip(launcher_s, pool_s, strict=True))
     full = work / steps * 500
+    size = len(pool) // len(pool_s)
+    between = [gap for grid in batches(pool, size) for gap in gaps(grid, slots)]
     return [
         f"A run alone: {middle([c.start for c in alone])} from the start of its process to its "
         f"first step, {middle([c.work for c in alone])} of steps and evaluations, {middle(end)} to "
         f"end. In the pool {middle([c.work for c in pool])} of steps ({shared:.3f} times), and "
         f"{slots} at once without it {middle([c.work for c in beside])}: what runs on other cores "
         "take from one another. Between the last step of a cell and the first of the next on its "
-        f"core: {middle(gaps(pool, slots)) if gaps(pool, slots) else 'not measured'}.",
+        f"core: {middle(between) if between else 'not measured'}.",
         f"The launcher took {share:.2%} of one core. At the preset's 500 steps a run alone would "
         f"take {full + cell - work:.0f} s, {(cell - work) / (full + cell - work):.1%} of it start "
         "and end: the longer the cells, the closer the grid's ratio is to that of the steps.",
@@ -131,14 +141,10 @@ def profile(
     ]
 
 
-def gaps(pool: Sequence[Cell], slots: int) -> list[float]:
-    """Between a cell's end and the begin of the one that took its place, in every grid."""
-    ordered = sorted(pool, key=lambda cell: cell.began)
-    found = []
-    for before, after in zip(ordered, ordered[slots:], strict=False):
-        if 0 < after.began - before.ended < 60:
-            found.append(after.began - before.ended)
-    return found[:: max(1, len(found) // 64)]
+def gaps(grid: Sequence[Cell], slots: int) -> list[float]:
+    """From a cell's last step to the first of the one that took its place."""
+    begun = sorted(cell.began for cell in grid)[slots:]
+    return [a - b for a, b in zip(begun, sorted(cell.ended for cell in grid), strict=False)]
 
 
 def on_gpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
@@ -211,6 +217,12 @@ def cpu_seconds(process: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_cpu_seconds() -> float:
+    """Of every process below this one that has ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def side_by_side(at: Path, settings: Sequence[str], count: int) -> tuple[float, list[Cell]]:

@@ -11,7 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
@@ -65,7 +65,7 @@ class Worker:
 
     def exit_code(self) -> int:
         """Of the run; waits for its end. Negative: minus the signal that killed it."""
-        said = os.read(self.fileno(), 64)
+        said = cast(IO[bytes], self._process.stdout).readline()
         return int(said) if said else self._process.wait()  # it was killed itself
 
     def has_ended(self) -> bool:
@@ -95,7 +95,7 @@ def main(method: str) -> None:
     signal.signal(signal.SIGTERM, pass_on)
     if method == "fork":
         # once for all its runs; what fails here fails again in the run, and is in its log then
-        with suppress(Exception):
+        with suppress(Exception), redirect_stdout(sys.stderr):
             importlib.import_module("stabkit.train.loop")
             # what was read just now is what will run, whatever is edited while runs wait
             importlib.import_module("stabkit.train.meta").code_now()

@@ -151,8 +151,11 @@ def test_cores_and_gpus_are_divided_among_runs() -> None:
     assert len(make_slots([shared] * 2, range(8), ["0", "1"])) == 2, "one each, so none shares"
 
 
-def test_a_worker_gives_its_runs_the_gpu_and_the_cores_of_its_slot(tmp_path: Path) -> None:
+def test_a_worker_gives_its_runs_the_gpu_and_the_cores_of_its_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Runs that end at once, for their configuration is wrong, one after the other."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # what is said comes in pieces
     cpu = min(os.sched_getaffinity(0))
     worker = Worker(Slot((cpu,), "7", 2))
     try:
