@@ -93,6 +93,7 @@ def measure(
         "apart": (alone, Ask(name, "ours", batch, steps)),
         "weak": ([together], Ask(name, "ours", batch * world, steps)),
         "strong": ([together], Ask(name, "ours", batch, steps)),
+        "plain": ([together], Ask(name, "plain", batch * world, steps)),
         "ddp": ([together], Ask(name, "ddp", batch * world, steps)),
     }
     if name == "larger":  # of the other the gradients are next to nothing
@@ -130,6 +131,9 @@ def compared(name: str, batch: int, world: int, times: dict[str, list[float]]) -
         scaling("weak", f"{world} together, {batch} images each", times["apart"], "apart", total),
         Times(times["weak"], times["ddp"]).row(
             f"{name}: a step of {world} together", "DDP's, which records nothing", "at most", 1.0
+        ),
+        Times(times["plain"], times["ddp"]).row(
+            f"{name}: the same, recording nothing either", "DDP's", "at most", 1.0
         ),
     ]
     if "early" in times:

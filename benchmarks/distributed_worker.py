@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stabkit.config import RunConfig, RuntimeConfig, read_base, validate, with_settings
@@ -38,7 +40,7 @@ STAGES = {
 # of overlapped reductions: with DDP's usual 25 MiB the CPU's networks would have a single bucket
 SPLIT_BYTES = {"cpu": 2**20, "cuda": BUCKET_BYTES}
 
-Step = Callable[[int], None]
+Step = Callable[[], object]  # the next one: it counts for itself, since every fifth does kNN
 
 
 class Stage(NamedTuple):
@@ -100,8 +102,8 @@ def seconds(step: Step, steps: int, cuda: bool) -> float:
     if active():
         dist.barrier()
     began = time.perf_counter()
-    for number in range(steps):
-        step(number)
+    for _ in range(steps):
+        step()
     if cuda:
         torch.cuda.synchronize()
     return (time.perf_counter() - began) / steps
@@ -144,8 +146,8 @@ def late(name: str, batch: int, device: torch.device) -> Step:
 
 
 def trained(config: RunConfig, state: State, made: Batch) -> Step:
-    recorder = Silent()
-    return lambda number: train_step(config, state, recorder, made, number, CLASSES)
+    recorder, numbers = Silent(), count()
+    return lambda: train_step(config, state, recorder, made, next(numbers), CLASSES)
 
 
 def ddp(name: str, batch: int, device: torch.device) -> Step:
@@ -156,15 +158,30 @@ def ddp(name: str, batch: int, device: torch.device) -> Step:
         wrapped = DistributedDataParallel(
             state.model, broadcast_buffers=False, static_graph=True, gradient_as_bucket_view=True
         )
-    labels = made.labels[made.own]
+    return unrecorded(config, state, made, wrapped, lambda: None)
 
-    def step(number: int) -> None:
+
+def plain(name: str, batch: int, device: torch.device) -> Step:
+    """What `ddp` does, by our reduction."""
+    config, state, made = prepared(name, batch, device)
+    state.reduction.overlap()
+    return unrecorded(config, state, made, state.model, state.reduction.finish)
+
+
+def unrecorded(
+    config: RunConfig, state: State, made: Batch, model: nn.Module, reduce: Callable[[], None]
+) -> Step:
+    labels, numbers = made.labels[made.own], count()
+
+    def step() -> None:
+        number = next(numbers)
         for group in state.optimizer.param_groups:
-            group["lr"] = lr_at(number, config.train.steps, config.optim, batch)
+            group["lr"] = lr_at(number, config.train.steps, config.optim, config.train.batch)
         momentum = momentum_at(number, config.train.steps, config.method)
-        loss = wrapped(made.view1, made.view2, labels, momentum, number)[0]
+        loss = model(made.view1, made.view2, labels, momentum, number)[0]
         state.optimizer.zero_grad()
         loss.backward()
+        reduce()
         state.optimizer.step()
 
     return step
@@ -174,6 +191,7 @@ SIDES: dict[str, Callable[[str, int, torch.device], Step]] = {
     "ours": ours,
     "early": early,
     "late": late,
+    "plain": plain,
     "ddp": ddp,
 }
 
@@ -209,8 +227,8 @@ def stages(step: Step, steps: int, cuda: bool) -> dict[str, Stage]:
     for name, original in originals.items():
         setattr(dist, name, met(original))
     try:
-        for number in range(steps):
-            step(number)
+        for _ in range(steps):
+            step()
     finally:
         for name, original in originals.items():
             setattr(dist, name, original)
