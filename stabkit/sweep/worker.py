@@ -88,7 +88,7 @@ def main(method: str) -> None:
 
     def pass_on(number: int, _: FrameType | None) -> None:
         if run is None:
-            sys.exit(128 + number)
+            os._exit(128 + number)
         run.terminate()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the run as well
@@ -107,6 +107,7 @@ def main(method: str) -> None:
         process.join()
         run = None
         print(process.exitcode, flush=True)
+    os._exit(0)  # at once: it may be told to stop while it ends
 
 
 def _run(log: str, words: list[str]) -> None:
