@@ -17,7 +17,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stabkit.config import RunConfig, RuntimeConfig, read_base, validate, with_settings
+from stabkit.config import (
+    ComputeConfig,
+    RunConfig,
+    RuntimeConfig,
+    read_base,
+    validate,
+    with_settings,
+)
 from stabkit.monitor.ranks import active
 from stabkit.train.batches import Batch
 from stabkit.train.device import prepare_device
@@ -89,7 +96,7 @@ def work(
     if cuda:
         torch.cuda.set_device(gpu)
     with process_group(cuda):
-        place = prepare_device(RuntimeConfig(device=device, threads=threads))
+        place = prepare_device(RuntimeConfig(device=device, threads=threads), ComputeConfig())
         build = cache(lambda model, side, batch: SIDES[side](model, batch, place))
         while (ask := pipe.recv()) is not None:
             if ask.side == "profile":
