@@ -27,8 +27,8 @@ from stabkit.train.evaluate import HeldoutKnn, encode
 K, TEMPERATURE, CLASSES = KnnConfig().k, KnnConfig().temperature, 10
 HELD = 2**26  # similarities a chunk of whoever writes all of them, 256 MiB
 
-# queries, bank, dim; then how many of the queries are asked and how many turns are counted: in full,
-# and quickly. All of them would take half an hour. Not fewer than 512: faiss takes fifteen times as
+# queries, bank, dim; then how many of the queries are asked and in how many turns: in full, and
+# quickly. All of them would take half an hour. Not fewer than 512: faiss takes fifteen times as
 # long a query for 256; and of 512 ours pays in full for normalising the bank, which it does itself.
 SIZES = (
     ((1_000, 5_000, 64), (1_000, 15), (1_000, 5)),
