@@ -59,6 +59,7 @@ def test_a_sweep_runs_every_cell_once_and_reports(
     first = next(iter(runs)).dir
     assert main(["train", str(first.config_file), "--run-dir", "alone"]) == 0
     assert_same_run(first.path, Path("alone"))
+    capsys.readouterr()
     for run in runs:
         (attempt,) = run.dir.read_meta()["attempts"]
         assert attempt["threads"] == 1
