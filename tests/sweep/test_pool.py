@@ -56,9 +56,10 @@ def test_a_sweep_runs_every_cell_once_and_reports(
     assert table["state"].tolist() == ["done", "done"]
     assert table["optim.lr"].tolist() == [1e-3, 2e-3]
     assert table["knn_last"].notna().all()
-    first = runs[0].dir
+    first = next(iter(runs)).dir
     assert main(["train", str(first.config_file), "--run-dir", "alone"]) == 0
     assert_same_run(first.path, Path("alone"))
+    capsys.readouterr()
     for run in runs:
         (attempt,) = run.dir.read_meta()["attempts"]
         assert attempt["threads"] == 1
