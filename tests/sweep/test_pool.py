@@ -160,9 +160,6 @@ def test_a_worker_gives_its_runs_the_gpu_and_the_cores_of_its_slot(
     cpu = min(os.sched_getaffinity(0))
     worker = Worker(Slot((cpu,), "7", 2))
     try:
-        variables = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
-        assert b"CUDA_VISIBLE_DEVICES=7" in variables
-        assert os.sched_getaffinity(worker.pid) == {cpu}
         for name in ("a", "b"):
             rundir = RunDir(tmp_path / name)
             rundir.path.mkdir()
@@ -170,6 +167,9 @@ def test_a_worker_gives_its_runs_the_gpu_and_the_cores_of_its_slot(
             worker.start(rundir)
             assert worker.exit_code() == 2
             assert "sed: no such setting; did you mean 'seed'?" in rundir.log_file.read_text()
+        variables = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+        assert b"CUDA_VISIBLE_DEVICES=7" in variables
+        assert os.sched_getaffinity(worker.pid) == {cpu}
         os.kill(worker.pid, signal.SIGKILL)
         os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
         worker.start(rundir)
