@@ -49,7 +49,7 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     rows = against_handwritten(given)
-    found, share = stages(config_for(given), 30 if given.quick else 100)
+    found, share = stages(config_for(given), 20 if given.quick else 60)
     rows.append(share)
     if not (given.quick or given.no_switches):
         rows += switches(given)
@@ -102,7 +102,7 @@ class Ours:
 def against_handwritten(given: argparse.Namespace) -> list[Row]:
     """Each side in a process of its own, since ours also arranges how memory is kept."""
     rows, config = [], config_for(given)
-    pairs, steps = (6, 3) if given.quick else (20, 8)
+    pairs, steps = (6, 3) if given.quick else (12, 6)
     what = f"training step, {given.device}, batch {config.train.batch}"
     for peer, tuned in (("hand-written loop", False), ("the same, tuned", True)):
         with apart(make_ours, given) as ours, apart(make_handwritten, given, tuned) as hand:
@@ -182,8 +182,9 @@ def switches(given: argparse.Namespace) -> list[Row]:
                 Ours(config_for(given), Path(a)),
                 Ours(config_for(given, word), Path(b)),
             )
-            pairs = 3 if "fp16" in word and given.device == "cpu" else 8
-            times = paired(switched, plain, pairs, calls=4, device=plain.device)
+            slow = given.device == "cpu" and word.endswith(("bf16", "fp16"))  # emulated by most
+            pairs, calls = (2, 1) if slow else (6, 3)
+            times = paired(switched, plain, pairs, calls=calls, device=plain.device)
             for side in (plain, switched):
                 side.monitor.close()
         rows.append(times.row(word, "default step", "at most"))
