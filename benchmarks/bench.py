@@ -2,10 +2,10 @@
 
     python benchmarks/bench.py              # all, on the CPU
     python benchmarks/bench.py views knn    # some; the other tables stay
+    python benchmarks/bench.py --record     # in short too: what `make test-speed` compares with
 
-`make bench` installs the peers first. Each script runs in full for the tables, then with `--quick`
-for the record that `make test-speed` compares with; results.json keeps both. A script that fails
-keeps its old table and record, and is named at the end, which is then an exit status of 1.
+`make bench` installs the peers first. results.json keeps the tables and the record. A script that
+fails keeps its old ones, and is named at the end, which is then an exit status of 1.
 """
 
 import argparse
@@ -41,7 +41,9 @@ Record = dict[str, dict[str, Any]]  # script -> "full" and "quick" -> what `publ
 def main() -> None:
     options = argparse.ArgumentParser(description="Run benchmarks; fill in README.md.")
     options.add_argument("scripts", nargs="*", metavar="SCRIPT", help=", ".join(NAMES))
-    chosen = options.parse_args().scripts or NAMES
+    options.add_argument("--record", action="store_true", help="in short too, for make test-speed")
+    given = options.parse_args()
+    chosen = given.scripts or NAMES
     if unknown := [name for name in chosen if name not in NAMES]:
         options.error(f"no script {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     record = read_record(RECORD)
@@ -50,7 +52,10 @@ def main() -> None:
     for name in chosen:
         load, started = os.getloadavg()[0], time.perf_counter()
         try:
-            record[name] = {"full": run(name), "quick": run(name, "--quick")}
+            measured = {"full": run(name)} | (
+                {"quick": run(name, "--quick")} if given.record else {}
+            )
+            record[name] = record.get(name, {}) | measured
         except RuntimeError as error:
             failed.append(name)
             print(error, file=sys.stderr, flush=True)

@@ -37,6 +37,7 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (evaluate, "encode", "held-out kNN, features"),
     (evaluate, "knn_predict", "held-out kNN, search and vote"),
     (loop, "checkpoint", "rows and checkpoints written"),
+    (loop.Progress, "evaluated", "dips looked for; at first also imported"),
     (loop.Progress, "report", "status written"),
     (loop, "train_step", "the rest of the step"),
     (loop, "_steps", "the rest of the loop"),

@@ -199,8 +199,9 @@ def followings(given: argparse.Namespace) -> list[Row]:
     online, target = ours.state.model.online, ours.state.model.target
     slow = list(target.parameters())
     fast = [*online.backbone.parameters(), *online.projector.parameters()]
-    loop: Callable[[], None] = partial(_follow_by_loop, slow, fast)
-    times = paired(partial(target.follow, online, 0.99), loop, 15, calls=20, device=ours.device)
+    together = torch.no_grad()(partial(torch._foreach_lerp_, slow, fast, 0.01))
+    loop = partial(_follow_by_loop, slow, fast, 0.01)
+    times = paired(together, loop, 15, calls=20, device=ours.device)
     same = [tensor.clone() for tensor in slow]
     target.follow(online, 0.5)
     _follow_by_loop(same, fast, 0.5)
@@ -209,9 +210,9 @@ def followings(given: argparse.Namespace) -> list[Row]:
 
 
 @torch.no_grad()
-def _follow_by_loop(slow: list, fast: list, momentum: float = 0.99) -> None:
+def _follow_by_loop(slow: list, fast: list, weight: float) -> None:
     for one, other in zip(slow, fast, strict=True):
-        one.lerp_(other, 1 - momentum)
+        one.lerp_(other, weight)
 
 
 if __name__ == "__main__":
