@@ -54,7 +54,7 @@ def main() -> None:
 def on_cpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
     slots = max(1, len(visible_cpus()) // given.threads)
     cells = slots if given.quick else 2 * slots  # a multiple, so that no core is idle at the end
-    steps, turns = (10, 1) if given.quick else (60, 2)
+    steps, turns = (10, 1) if given.quick else (36, 2)
     settings = [f"runtime.threads={given.threads}", f"train.steps={steps}", *SETTINGS]
     alone_s, beside_s, pool_s, launcher_s = [], [], [], []
     alone_cpu, pool_cpu = [], []
