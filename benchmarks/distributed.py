@@ -17,7 +17,7 @@ from distributed_worker import MODELS, Ask, Stage, work
 from results import Row, Times, parser, publish
 
 STEPS = {"tiny": 5, "larger": 1}  # a block; a bank's kNN comes every fifth step
-PAIRS = {"tiny": 8, "larger": 6}
+PAIRS = {"tiny": 8, "larger": 4}
 PROFILED = {"tiny": 10, "larger": 3}
 
 
