@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 from contextlib import suppress
 
 import torch
@@ -15,7 +16,7 @@ def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.devi
     """The device, with threads and algorithms fixed so that the same step gives the same bits.
 
     Several processes of a node take its GPUs in turn, whatever number `runtime.device` names.
-    Raises ValueError for a precision that the device does not have.
+    Raises ValueError for a precision or a compiler that is not there.
     """
     device = torch.device(device_name(runtime))
     tf32 = compute.precision == "tf32"
@@ -23,6 +24,11 @@ def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.devi
         raise ValueError(
             f"compute.precision 'tf32' is of CUDA devices and this run is on {device.type}; "
             "one of fp32, bf16, fp16"
+        )
+    if compute.compile and not any(shutil.which(name) for name in _compilers()):
+        raise ValueError(
+            "compute.compile needs a C++ compiler and there is none: install g++, name one in CXX, "
+            "or leave it out"
         )
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", local_rank() % max(1, torch.cuda.device_count()))
@@ -37,6 +43,10 @@ def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.devi
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32  # torch's default is true: fp32 would not be fp32
     return device
+
+
+def _compilers() -> tuple[str, ...]:
+    return os.environ.get("CXX", "g++"), "g++", "clang++"
 
 
 def _keep_freed_memory() -> None:

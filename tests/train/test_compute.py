@@ -1,5 +1,6 @@
 """Precision, kernels and reading ahead: what each changes, and that none changes a resumed run."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 import stabkit
-from stabkit.config import ConfigError, RunConfig
+from stabkit.config import ComputeConfig, ConfigError, RunConfig, RuntimeConfig
 from stabkit.rundir import RunDir
 from stabkit.train import batches, loop
 from stabkit.train.batches import ReadAhead, read_batch
 from stabkit.train.data import load_data
+from stabkit.train.device import prepare_device
 from stabkit.train.state import build_state
 from tests.conftest import small_config
 from tests.train.test_resume import assert_same_run, at_call
@@ -56,6 +58,7 @@ def test_broken_off_and_continued_it_is_the_unbroken_run(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler here: apt-get install g++")
 def test_compiled_broken_off_and_continued_it_is_the_unbroken_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +137,14 @@ def test_tf32_is_refused_before_anything_is_written_where_there_is_no_cuda(tmp_p
     with pytest.raises(ValueError, match=r"compute.precision 'tf32'.*on cpu.*fp32, bf16, fp16"):
         loop.train(small_config("compute.precision=tf32"), RunDir(tmp_path))
     assert not RunDir(tmp_path).config_file.exists()
+
+
+def test_compiling_without_a_compiler_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"compute.compile needs a C\+\+ compiler.*install g\+\+"):
+        prepare_device(RuntimeConfig(device="cpu"), ComputeConfig(compile=True))
 
 
 @pytest.mark.parametrize("name", ["lars", "lamb", "stable_adamw"])

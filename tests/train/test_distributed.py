@@ -612,7 +612,9 @@ def test_processes_of_a_node_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPat
     found = device.prepare_device(RuntimeConfig(device="cuda"), ComputeConfig())
     assert found == torch.device("cuda:1")
     assert chosen == [found]
-    assert device.prepare_device(RuntimeConfig(device="cpu"), ComputeConfig()) == torch.device("cpu")
+    assert device.prepare_device(RuntimeConfig(device="cpu"), ComputeConfig()) == torch.device(
+        "cpu"
+    )
 
 
 def test_torchrun_starts_it_and_only_the_first_prints(tmp_path: Path) -> None:
