@@ -101,6 +101,8 @@ def local(tensor: Tensor) -> Tensor:
     """This rank's part, as a plain dense tensor; the same when there is only one."""
     if hasattr(tensor, "to_local"):
         tensor = tensor.to_local()
+    if tensor.layout is torch.sparse_coo:  # rows given twice are summed in the optimizer's order
+        tensor = tensor.coalesce()
     return tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
