@@ -118,10 +118,10 @@ def test_an_overflow_of_fp16_is_passed_over_with_all_that_the_step_had_moved(
     def build(*args: object) -> object:
         state = build_state(*args)  # type: ignore[arg-type]
         state.scaler._init_scale = 2.0**60
-        before.update({k: v.clone() for k, v in state.model.state_dict().items()})
+        models.append(state.model)
         return state
 
-    before: dict[str, torch.Tensor] = {}
+    models: list[torch.nn.Module] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "build_state", build)
         patch.setattr(loop, "train_step", at_call(loop.train_step, 4, interrupted))
@@ -129,6 +129,9 @@ def test_an_overflow_of_fp16_is_passed_over_with_all_that_the_step_had_moved(
             loop.train(config, RunDir(tmp_path))
     run = stabkit.open_run(tmp_path)
     assert run.scalar("skipped").tolist() == [1, 1, 1]
+    start = build_state(config, 64, CPU).model.state_dict()
+    for name, tensor in models[0].state_dict().items():
+        assert tensor.equal(start[name]), name
     scales = run.scalar("grad_scale")
     assert scales.iloc[-1] < scales.iloc[0]
 
