@@ -10,11 +10,11 @@ BENCH_READY := $(VENV)/.bench-ready
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
-	@echo "make test        the tests, on two cores (about 12 minutes); WORKERS=8 on more"
+	@echo "make test        the tests, on two cores (12 to 20 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time (a minute or two)"
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make test-speed  the benchmarks in short, beside what is on record (a few minutes)"
-	@echo "make bench       the benchmarks of speed, into benchmarks/README.md (15 minutes)"
+	@echo "make bench       the benchmarks of speed, into benchmarks/README.md (15 to 18 minutes)"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
 
 $(READY): pyproject.toml
