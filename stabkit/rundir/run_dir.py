@@ -1,57 +1,24 @@
-"""A run's folder: its paths, atomic writes, the lock, the status file and the event log."""
+"""A run's folder: its paths, its status, its log and its lock."""
 
 import errno
 import fcntl
 import json
-import math
 import os
 import socket
 import time
-import warnings
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-State = Literal["waiting", "running", "preempted", "done", "failed"]
-Standing = Literal["missing", "waiting", "running", "preempted", "lost", "done", "failed"]
-
-# A running process writes its status every step. An evaluation or a slow disk may hold it up for
-# minutes; whoever cannot see the process itself calls it lost after this long.
-LOST_AFTER_S = 600.0
-
-
-TABLES = ("layers", "scalars", "evals")  # one of them, or a config.yaml, makes a folder a run
-
-
-class LeftOutWarning(UserWarning):
-    """Something damaged, foreign or there twice was left out; the message names it and says why."""
+from stabkit.rundir.files import atomic_write, utc_now
+from stabkit.rundir.find import left_out
+from stabkit.rundir.status import Standing, Status, heard_of_lately, parse_status
 
 
 class RunBusyError(RuntimeError):
     """Another live process is writing this run."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What `status.json` holds. `step` of `steps` are done; `heartbeat` is a UTC time stamp.
-
-    `preempted`: stopped by a signal, with everything saved. `events`: how many of each kind so far.
-    """
-
-    state: State
-    step: int = 0
-    steps: int = 0
-    heartbeat: str = ""
-    host: str = ""
-    images_per_s: float | None = None
-    eta_s: float | None = None
-    knn: float | None = None
-    reason: str | None = None
-    events: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +63,7 @@ class RunDir:
         try:
             # no number where a number would be NaN or infinite: the others are as good
             text = self.status_file.read_text(encoding="utf-8")
-            return _status(json.loads(text, parse_constant=lambda _: None))
+            return parse_status(json.loads(text, parse_constant=lambda _: None))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, RecursionError, IsADirectoryError) as error:
@@ -135,7 +102,7 @@ class RunDir:
             return "missing"
         if status.state != "running":
             return status.state
-        return "running" if _heard_of(status) else "lost"
+        return "running" if heard_of_lately(status) else "lost"
 
     def read_meta(self) -> dict[str, Any]:
         if not self.meta_file.exists():
@@ -228,147 +195,3 @@ class RunDir:
         except (FileNotFoundError, IsADirectoryError, PermissionError):
             return False
         return False
-
-
-def left_out(what: Path, why: str, part: str = "") -> None:
-    """Warn that `what`, or a part of it, is left out."""
-    warnings.warn(f"{what}: {part}{' ' * bool(part)}left out, {why}", LeftOutWarning, stacklevel=3)
-
-
-def _status(content: Any) -> Status:
-    """Raises TypeError that says which value is of another kind than it should."""
-    if not isinstance(content, dict):
-        raise TypeError("no JSON object")
-    status = Status(**{k: content[k] for k in Status.__dataclass_fields__ if k in content})
-    for name, kinds in _KINDS.items():
-        value = getattr(status, name)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise TypeError(f"{name} is {value}")
-    if status.state not in get_args(State):
-        raise TypeError(f"state is {status.state!r}")
-    if not all(type(count) is int for count in status.events.values()):
-        raise TypeError(f"events is {status.events!r}")
-    return status
-
-
-_NUMBER = (int, float, type(None))
-_KINDS: dict[str, Any] = {
-    "state": str,
-    "step": int,
-    "steps": int,
-    "heartbeat": str,
-    "host": str,
-    "images_per_s": _NUMBER,
-    "eta_s": _NUMBER,
-    "knn": _NUMBER,
-    "reason": (str, type(None)),
-    "events": dict,
-}
-
-
-def same_folder(path: Path) -> Callable[[], bool]:
-    """Asks whether `path` is still the folder that it is now.
-
-    Not so once it was deleted or moved, even if another has been made in its place.
-    """
-    held = os.open(path, os.O_RDONLY)  # while it is open no other folder gets its number
-
-    def ask() -> bool:
-        try:
-            return os.path.samestat(path.stat(), os.fstat(held))
-        except FileNotFoundError:
-            return False
-
-    weakref.finalize(ask, os.close, held)
-    return ask
-
-
-def _heard_of(status: Status) -> bool:
-    """Whether a process on another machine wrote lately: its lock may not be seen from here."""
-    if status.host in ("", socket.gethostname()):
-        return False
-    try:
-        age = datetime.now(UTC) - datetime.fromisoformat(status.heartbeat)
-    except (ValueError, TypeError):  # no time stamp, or one without a zone
-        return False
-    return age.total_seconds() < LOST_AFTER_S
-
-
-def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:
-    """Replace `path` as a whole: a reader, or a kill at any time, finds the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    commit(temporary, path, durable)
-
-
-def commit(temporary: Path, path: Path, durable: bool = True) -> None:
-    """Rename a written and synced file into place, and make the rename itself durable."""
-    os.replace(temporary, path)
-    if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """Every run folder at or below `folder`, in name order. Raises FileNotFoundError.
-
-    A folder that links lead to a second time, or that may not be read, is named in a
-    LeftOutWarning.
-    """
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: a file, where a folder of runs was expected")
-    return sorted(_walk(folder, {}))
-
-
-def _walk(folder: Path, seen: dict[tuple[int, int], Path]) -> Iterator[Path]:
-    """`seen`: the folders walked so far by their device and inode."""
-    try:
-        entries = {entry.name: entry for entry in os.scandir(folder)}
-        stat = folder.stat()
-    except OSError as error:
-        left_out(folder, f"not readable ({error.strerror})")
-        return
-    first = seen.setdefault((stat.st_dev, stat.st_ino), folder)
-    if first is not folder:
-        left_out(folder, f"it is the folder {first}")
-        return
-    if "config.yaml" in entries or any(_is_table(entries[n]) for n in TABLES if n in entries):
-        yield folder
-        return
-    # links last, so that of a folder and a link to it beside it the folder is taken
-    for name in sorted(entries, key=lambda name: (entries[name].is_symlink(), name)):
-        if not name.startswith(".") and _is_dir(entries[name]):
-            yield from _walk(folder / name, seen)
-
-
-def _is_table(entry: "os.DirEntry[str]") -> bool:
-    """Not so a run, or a folder of runs, that is called as a table is."""
-    try:
-        with os.scandir(entry.path) as parts:
-            inside = [(part.name, part.is_dir()) for part in parts]
-    except OSError:  # a file, or not readable: whoever reads the run says so
-        return True
-    return not any(is_dir or name == "config.yaml" for name, is_dir in inside)
-
-
-def _is_dir(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def utc_now() -> str:
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
