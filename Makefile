@@ -6,7 +6,7 @@ WORKERS ?= 2
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: help demo test test-slow test-gpu test-speed bench check format clean
+.PHONY: help demo test test-slow test-gpu test-speed bench gpu check format clean
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make test-speed  the benchmarks in short, beside what is on record (a few minutes)"
 	@echo "make bench       the benchmarks of speed, into benchmarks/README.md (15 to 18 minutes)"
+	@echo "make gpu         every measurement that needs a GPU, in calls of 9 minutes that go on; GPU_ARGS"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
 
 $(READY): pyproject.toml
@@ -53,6 +54,9 @@ test-speed: $(BENCH_READY)
 
 bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/bench.py
+
+gpu: $(BENCH_READY)
+	$(BIN)/python benchmarks/gpu/run.py $(GPU_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -177,10 +177,10 @@ def on_gpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
     ]
 
 
-def sweep(at: Path, settings: Sequence[str], cells: int) -> tuple[float, float]:
+def sweep(at: Path, settings: Sequence[str], cells: int, base: str = "tiny") -> tuple[float, float]:
     """`stabkit sweep` on a terminal, as a user runs it: its seconds and its own CPU seconds."""
     at.mkdir(parents=True, exist_ok=True)
-    (at / "grid.yaml").write_text(f"name: grid\nbase: tiny\nseeds: {list(range(cells))}\n")
+    (at / "grid.yaml").write_text(f"name: grid\nbase: {base}\nseeds: {list(range(cells))}\n")
     command = ["sweep", str(at / "grid.yaml"), "--cluster", "local", "--runs", str(at)]
     screen, terminal = os.openpty()
     began = time.perf_counter()

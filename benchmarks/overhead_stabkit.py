@@ -60,7 +60,7 @@ class Level(Stabkit):
     level: str
 
     def options(self) -> dict[str, Any]:
-        if not choose(self.level):
+        if not choose(self.level, self.training.probe):
             raise Unavailable(f"this version has no signal of level {self.level}")
         levels = ["basic", self.level]
         return {"signals": levels, "probe": self.training.probe, "every": self.every}
@@ -73,8 +73,12 @@ class Level(Stabkit):
         of_layers = run.signals().drop(columns=list(KEYS)).count()
         names = {name for name, count in of_layers.items() if count}
         names |= set(run.scalars()["name"])
-        silent = [signal.name for signal in choose(self.level) if signal.name not in names]
-        if len(silent) == len(choose(self.level)):
+        silent = [
+            signal.name
+            for signal in choose(self.level, self.training.probe)
+            if signal.name not in names
+        ]
+        if len(silent) == len(choose(self.level, self.training.probe)):
             raise RuntimeError(f"no value of {', '.join(silent)}")
         return super().recorded()
 

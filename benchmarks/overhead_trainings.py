@@ -80,6 +80,12 @@ def vits(device: torch.device, batch: int | None) -> Training:
     return _supervised("vits", model, device, batch or (256 if device.type == "cuda" else 8), 224)
 
 
+def vitb(device: torch.device, batch: int | None) -> Training:
+    """timm's ViT-B/16, else as `vits`."""
+    model = timm.create_model("vit_base_patch16_224", num_classes=1000)
+    return _supervised("vitb", model, device, batch or (256 if device.type == "cuda" else 8), 224)
+
+
 def mlp(device: torch.device, batch: int | None) -> Training:
     """Three linear layers: what every peer can handle, and a step of next to nothing."""
     layers = [nn.Linear(3072, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
@@ -110,7 +116,7 @@ def _supervised(
     return Training(name, model, optimizer, device, batch, loss, probe, sample_losses)
 
 
-TRAININGS = {"tiny": tiny, "vits": vits, "mlp": mlp}
+TRAININGS = {"tiny": tiny, "vits": vits, "vitb": vitb, "mlp": mlp}
 
 
 def build(name: str, device: torch.device, batch: int | None) -> Training:

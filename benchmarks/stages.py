@@ -20,8 +20,9 @@ from stabkit.train import evaluate, loop
 from stabkit.train.batches import ReadAhead
 from stabkit.train.heads import Online, Twin
 
+WAITING = "waiting for the batch to be read"
 STAGES: tuple[tuple[Any, str, str], ...] = (
-    (ReadAhead, "take", "waiting for the batch to be read"),
+    (ReadAhead, "take", WAITING),
     (loop, "make_batch", "views"),
     (Online, "forward", "online network, forward"),
     (Twin, "forward", "momentum encoder, forward"),
@@ -80,13 +81,19 @@ def _timing(watch: Stopwatch) -> Iterator[None]:
         yield
 
 
-def stages(config: RunConfig, steps: int) -> tuple[str, Row]:
-    """A table of the stages in ms a step, and the share that waits for data."""
+def stage_seconds(config: RunConfig, steps: int) -> dict[str, float]:
+    """Seconds of a training of `steps` steps by stage, in the order of STAGES."""
     config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
     watch = Stopwatch(config.runtime.device.startswith("cuda"))
     with tempfile.TemporaryDirectory() as folder, _timing(watch):
         loop.train(config, RunDir(Path(folder)))
-    total = sum(watch.seconds.values())
+    return {stage: watch.seconds[stage] for stage in dict.fromkeys(stage for *_, stage in STAGES)}
+
+
+def stages(config: RunConfig, steps: int) -> tuple[str, Row]:
+    """A table of the stages in ms a step, and the share that waits for data."""
+    found = stage_seconds(config, steps)
+    total = sum(found.values())
     every = config.knn.every
     lines = [
         f"Where the time of a run goes ({steps} steps, held-out kNN every {every}; time in a stage "
@@ -95,11 +102,10 @@ def stages(config: RunConfig, steps: int) -> tuple[str, Row]:
         "| stage | ms a step | share |",
         "| --- | --- | --- |",
     ]
-    for stage in dict.fromkeys(stage for *_, stage in STAGES):
-        seconds = watch.seconds[stage]
+    for stage, seconds in found.items():
         lines.append(f"| {stage} | {1000 * seconds / steps:.2f} | {seconds / total:.1%} |")
     lines.append(f"| all | {1000 * total / steps:.2f} | |")
-    waited = watch.seconds["waiting for the batch to be read"]
+    waited = found[WAITING]
     share = waited / total
     row = Row(
         "waiting for data", "whole run", 1000 * waited / steps, 1000 * total / steps, "ms a step",

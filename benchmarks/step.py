@@ -33,6 +33,19 @@ from stabkit.train.state import State, build_state
 
 BATCHES = 4
 SPAWN = multiprocessing.get_context("spawn")
+VIT_224 = ("model.name=vit", "model.patch_size=16", "model.depth=12", "train.steps=31200")
+SIZES = {  # preset and settings; at 224 pixels a batch that leaves room for two processes on a GPU
+    "tiny": ("tiny", "data.num_train=1024"),
+    "cifar": ("cifar", "data.num_train=2048"),
+    "vits": (
+        "imagenet", *VIT_224, "model.width=384", "model.heads=6", "train.batch=128",
+        "data.num_train=512",
+    ),
+    "vitb": (
+        "imagenet", *VIT_224, "model.width=768", "model.heads=12", "train.batch=64",
+        "data.num_train=256",
+    ),
+}  # fmt: skip
 SWITCHES = (
     "compute.precision=tf32",
     "compute.precision=bf16",
@@ -46,7 +59,10 @@ SWITCHES = (
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--no-switches", action="store_true", help="only the step and its stages")
+    options.add_argument("--size", choices=SIZES, help="default: tiny on a CPU, cifar on a GPU")
     given = options.parse_args()
+    given.words = ()
+    given.size = given.size or ("cifar" if given.device.startswith("cuda") else "tiny")
     torch.set_num_threads(given.threads)
     rows = against_handwritten(given)
     found, share = stages(config_for(given), 20 if given.quick else 60)
@@ -68,12 +84,11 @@ NOTES = [
 
 
 def config_for(given: argparse.Namespace, *words: str) -> RunConfig:
-    """`tiny`, or on a GPU `cifar` on embedded textures; few images, as none is read twice."""
-    cuda = given.device.startswith("cuda")
-    preset = ["data.path=null", "data.name=synthetic"] if cuda else []
-    size = "2048" if cuda else "1024"
-    few = [f"data.num_train={size}", "data.num_heldout=1000", f"runtime.device={given.device}"]
-    return load_config("cifar" if cuda else "tiny", [*preset, *few, *words])
+    """A size of SIZES on embedded textures; few images, as none is read twice."""
+    preset, *settings = SIZES[given.size]
+    few = ["data.path=null", "data.name=synthetic", "data.num_heldout=1000"]
+    device = f"runtime.device={given.device}"
+    return load_config(preset, [*few, *settings, device, *given.words, *words])
 
 
 class Ours:
@@ -103,7 +118,8 @@ def against_handwritten(given: argparse.Namespace) -> list[Row]:
     """Each side in a process of its own, since ours also arranges how memory is kept."""
     rows, config = [], config_for(given)
     pairs, steps = (6, 3) if given.quick else (12, 6)
-    what = f"training step, {given.device}, batch {config.train.batch}"
+    size = "" if given.size == "tiny" else f"{given.size}, "
+    what = f"training step, {size}{given.device}, batch {config.train.batch}"
     for peer, tuned in (("hand-written loop", False), ("the same, tuned", True)):
         with apart(make_ours, given) as ours, apart(make_handwritten, given, tuned) as hand:
             times = paired(partial(ours, steps), partial(hand, steps), pairs)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import stabkit
+from tests.gpu import DEVICE, ON_CUDA
 from tests.monitor.twins import ORDER, Net, Watch, batch, loss_of, net, twins
 
 Outcome = tuple[list[float], nn.Module]
@@ -822,17 +823,17 @@ def test_layers_may_be_chosen_and_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("how", ["capturable", "fused", "foreach"])
+@pytest.mark.parametrize("how", ["capturable", "fused", "foreach"] if ON_CUDA else ["fused"])
 def test_optimizers_on_a_gpu_under_a_scaler(how: str, tmp_path: Path) -> None:
     def loop(watch: Watch) -> Outcome:
-        model, losses = net().cuda(), []
+        model, losses = net().to(DEVICE), []
         optimizer = adamw(model.parameters(), **{how: True})
-        scaler = torch.amp.GradScaler("cuda", init_scale=1024.0, growth_interval=2)
+        scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0, growth_interval=2)
         _, expected = watch.attach(model, optimizer, order=ORDER, scaler=scaler)
         expected.begins_when_skipped = how == "fused"
         for step in range(7):
             optimizer.zero_grad()
-            loss = (model(batch(step).cuda()) - 1).square().mean()
+            loss = (model(batch(step).to(DEVICE)) - 1).square().mean()
             scaler.scale(loss).backward()
             skipped = step in (0, 4)
             if skipped:

@@ -1,0 +1,49 @@
+"""What a measurement was made on: device, driver, versions, sources, date."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from typing import Any
+
+import torch
+from measurements import commit, sources_digest
+
+PACKAGES = ("torch", "torchvision", "timm", "triton", "lightning", "tensorboard", "wandb")
+
+
+def find_circumstances(device: str, quick: bool) -> dict[str, Any]:
+    cuda = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else "CPU",
+        "memory_gib": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+        if cuda
+        else None,
+        "driver": driver() if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "sources": sources_digest(),
+        "commit": commit(),
+        "quick": quick,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def driver() -> str | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.split("\n")[0].strip() or None
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
