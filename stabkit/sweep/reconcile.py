@@ -4,8 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stabkit.config import save_config
-from stabkit.rundir import RunDir, Standing, Status, atomic_write
+from stabkit.config import ConfigError, differences, save_config
+from stabkit.rundir import (
+    ForeignFolderError,
+    RunDir,
+    Standing,
+    Status,
+    atomic_write,
+    claim_for_run,
+    claim_for_sweep,
+)
 from stabkit.sweep.grid import Cell, Sweep
 from stabkit.sweep.queue import Job
 from stabkit.sweep.submissions import read_submitted
@@ -74,11 +82,34 @@ def _names(folder: Path) -> dict[str, str]:
     return {name.rpartition("-")[2]: name for name in runs}
 
 
+def refuse_foreign(sweep: Sweep, folder: Path) -> None:
+    """Raises ConfigError that names every cell whose folder holds something else than its run."""
+    problems = []
+    try:
+        claim_for_sweep(folder)
+    except ForeignFolderError as error:
+        raise ConfigError(sweep.name, [str(error)]) from None
+    names = _names(folder)
+    for cell in sweep.cells:
+        try:
+            _claim(cell, RunDir(folder / names.get(cell.run_id, cell.folder)))
+        except (ForeignFolderError, ConfigError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(sweep.name, problems)
+
+
+def _claim(cell: Cell, rundir: RunDir) -> None:
+    claim_for_run(rundir, lambda file: differences(file, cell.config))
+
+
 def prepare(task: Task, threads: int) -> None:
     """Write the run's configuration and that it waits.
 
-    Threads, once chosen, stay: other threads, other last bits.
+    Threads, once chosen, stay: other threads, other last bits. Raises ForeignFolderError when the
+    folder is not that of the run.
     """
+    _claim(task.cell, task.rundir)
     config = task.cell.config
     if not task.rundir.config_file.exists():
         if config.runtime.threads is None:
