@@ -11,7 +11,7 @@ from stabkit.rundir.find import TABLES
 from stabkit.rundir.run_dir import RunDir
 from stabkit.yamlio import read_yaml
 
-Holder = Literal["nobody", "run", "imported", "converted", "monitor", "others"]
+Holder = Literal["nobody", "run", "nameless", "imported", "converted", "monitor", "others"]
 
 # What may lie in a folder before its run begins: a lock, what a batch system or a shell prints, and
 # what a kill left of a file that was being written.
@@ -92,6 +92,8 @@ def _holder(rundir: RunDir) -> Holder:
         return "imported"
     if rundir.config_file.name in names:
         return "run"
+    if "attempts" in meta:
+        return "nameless"
     recorded = (rundir.status_file.name in names and _is_status(rundir.status_file)) or (
         rundir.events_file.name in names and _has_event(rundir.events_file)
     )
@@ -171,6 +173,7 @@ def _listed(rundir: RunDir) -> str:
 
 
 _WORDS: dict[Holder, Callable[[RunDir], str]] = {
+    "nameless": lambda rundir: f"holds a run without its {rundir.config_file.name}",
     "imported": lambda _: "holds imported weights, which can be evaluated but not trained on",
     "converted": lambda _: "holds a converted log",
     "monitor": lambda _: "holds what a Monitor recorded",
