@@ -19,6 +19,7 @@ _BEFORE = re.compile(
     r"\.lock|log\.txt|slurm-.+\.(out|err)|\.DS_Store"
     r"|\.(config\.yaml|status\.json|meta\.json|events\.jsonl)\..+"
 )
+_KEPT = ("config.yaml", "meta.json", "status.json", "events.jsonl", "job.json", "log.txt", ".lock")
 _SECTIONS = {"data", "model", "train", "knn", "runtime"}  # of a run's config.yaml, always written
 _ELSEWHERE = "name another folder"
 
@@ -50,7 +51,7 @@ def claim_for_run(rundir: RunDir, differences: Callable[[Path], Sequence[str]]) 
 def claim_for_import(rundir: RunDir) -> None:
     """Raises ForeignFolderError unless the folder is free."""
     holder = _holder(rundir)
-    if holder == "run":
+    if holder in ("run", "nameless", "imported"):
         raise _refused(rundir, "is a run already")
     if holder != "nobody":
         raise _refused(rundir, _WORDS[holder](rundir))
@@ -71,6 +72,23 @@ def claim_for_monitor(rundir: RunDir) -> None:
     for file, is_ours in ((rundir.status_file, _is_status), (rundir.events_file, _has_event)):
         if file.exists() and not is_ours(file):
             raise _refused(rundir, f"its {file.name} was not written by a Monitor")
+
+
+def claim_for_file(path: Path) -> None:
+    """Raises ForeignFolderError when `path`, to be written over, is a file that a run keeps."""
+    path = path.resolve()
+    for folder in (path.parent, path.parent.parent):
+        rundir = RunDir(folder)
+        inside = path.relative_to(folder).parts
+        if path.exists() and _holder(rundir) not in ("nobody", "others") and _is_kept(inside):
+            raise ForeignFolderError(f"{path}: is a file of the run {folder}; name another file")
+
+
+def _is_kept(inside: tuple[str, ...]) -> bool:
+    """Whether a run keeps the file of this name, below its folder, itself."""
+    if len(inside) == 1:
+        return inside[0] in _KEPT
+    return inside == ("checkpoints", "last.pt") or inside[0] in TABLES
 
 
 def claim_for_sweep(folder: Path) -> None:

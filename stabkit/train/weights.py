@@ -11,7 +11,14 @@ from torch.nn.utils import parametrize
 
 from stabkit.config import RunConfig, read_config, run_id, save_config
 from stabkit.monitor.torch_files import read_tensors, write_tensors
-from stabkit.rundir import ForeignFolderError, RunDir, Status, atomic_write, claim_for_import
+from stabkit.rundir import (
+    ForeignFolderError,
+    RunDir,
+    Status,
+    atomic_write,
+    claim_for_file,
+    claim_for_import,
+)
 from stabkit.train.backbones import build_backbone
 
 Weights = dict[str, Tensor]
@@ -92,10 +99,10 @@ def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
     """Write {name: tensor} of a run's backbone, without heads; returns how many tensors.
 
     A plain ViT's file loads into timm's VisionTransformer(num_classes=0) with strict=True.
-    Reparametrised tensors (WeightNorm) are written as the product that the network uses.
+    Reparametrised tensors (WeightNorm) are written as the product that the network uses. Raises
+    ForeignFolderError when `path` is a file that a run keeps.
     """
-    if path.resolve() == rundir.checkpoint_file.resolve():
-        raise ValueError(f"{path}: is the run's own checkpoint; name another file")
+    claim_for_file(path)
     backbone, _ = load_backbone(rundir, torch.device("cpu"), encoder)
     for module in backbone.modules():
         if parametrize.is_parametrized(module):
