@@ -15,6 +15,8 @@ import stabkit
 from stabkit.cli import main
 from stabkit.config import load_config, save_config
 from stabkit.rundir import ForeignFolderError, RunDir, Status
+from stabkit.sweep.grid import Cell, load_sweep
+from stabkit.sweep.reconcile import Task, prepare
 from stabkit.train import loop
 from stabkit.train.weights import export
 from tests.conftest import SMALL, small_config, tree
@@ -343,6 +345,19 @@ def test_evaluate_refuses_a_checkpoint_that_is_not_of_the_run(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("kept", ["config.yaml", "status.json", "evals/part-000000.parquet"])
+def test_no_output_is_written_over_what_a_run_keeps(made: Path, tmp_path: Path, kept: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(made / "run", folder)
+    before = tree(tmp_path)
+    assert main(["analyze", str(folder), "--csv", str(folder / kept)]) == 2
+    assert main(["report", str(folder), "-o", str(folder / kept)]) == 2
+    assert main(["export", str(folder), "-o", str(folder / kept)]) == 2
+    assert tree(tmp_path) == before
+    assert main(["analyze", str(folder), "--csv", str(folder / "table.csv")]) == 0
+    assert main(["analyze", str(folder), "--csv", str(folder / "table.csv")]) == 0
+
+
 # --- sweeps
 
 SWEEP = "name: demo\nbase: tiny\ngrid: {optim.lr: [1e-3, 2e-3, 3e-3]}\n"
@@ -356,8 +371,6 @@ def test_a_sweep_names_every_cell_whose_folder_is_not_its_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from stabkit.sweep.grid import load_sweep
-
     monkeypatch.chdir(tmp_path)
     Path("demo.yaml").write_text(SWEEP)
     cells = load_sweep(Path("demo.yaml"), None, SMALL).cells
@@ -375,6 +388,20 @@ def test_a_sweep_names_every_cell_whose_folder_is_not_its_own(
     assert tree(tmp_path) == before
 
 
+def test_a_cell_with_two_folders_is_named_with_both(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo.yaml").write_text("name: demo\nbase: tiny\n")
+    run = load_sweep(Path("demo.yaml"), None, SMALL).cells[0].run_id
+    for name in (f"seed=0-{run}", f"threads=2-{run}"):
+        shutil.copytree(made / "run", Path("runs/demo") / name)
+    before = tree(tmp_path)
+    assert main(["sweep", "demo.yaml", *SMALL]) == 2
+    assert f"seed=0-{run} and threads=2-{run} are one run; move all" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
 def test_a_sweep_is_not_run_inside_a_run(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,9 +415,6 @@ def test_a_sweep_is_not_run_inside_a_run(
 
 def test_a_cell_that_is_a_monitor_s_folder_is_never_prepared(made: Path, tmp_path: Path) -> None:
     """Also when it has become one since the sweep was asked."""
-    from stabkit.sweep.grid import Cell
-    from stabkit.sweep.reconcile import Task, prepare
-
     folder = tmp_path / "cell"
     shutil.copytree(made / "monitor done", folder)
     before = tree(tmp_path)

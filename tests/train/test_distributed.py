@@ -642,7 +642,7 @@ def command_line(folder: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "codes", "message"),
     [
-        ("train.batch=9", [1, 1], "train.batch 9 is not divisible"),
+        ("train.batch=9", [2, 2], "train.batch 9 is not divisible"),
         ("optim.lrr=1", [2, 2], "did you mean 'optim.lr'"),
     ],
 )
