@@ -20,7 +20,7 @@ from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
 from stabkit.train.batches import Batch, ReadAhead, make_batch
 from stabkit.train.compute import autocast, scaled_step, widened
-from stabkit.train.data import load_data
+from stabkit.train.data import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
 from stabkit.train.distributed import (
     Agreement,
@@ -34,9 +34,9 @@ from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.probe import build_probe
 from stabkit.train.recording import Recorder, Silent, hold
-from stabkit.train.request import buildable, check_fits, check_free, check_request, claimed
+from stabkit.train.request import as_request, check_free, check_request, claimed
 from stabkit.train.stabilizers import side_effects
-from stabkit.train.state import State, load_state, save_state
+from stabkit.train.state import State, build_state, load_state, save_state
 from stabkit.train.stopping import Stop, stop_on_signals
 from stabkit.train.together import (
     REFUSALS,
@@ -127,9 +127,10 @@ def _parts(config: RunConfig, where: str) -> Parts:
     device = agreed(lambda: prepare_device(config.runtime, config.compute))
     load = first_alone if config.data.download else agreed
     images, heldout = load(lambda: load_data(config.data, config.seed, config.runtime.cache))
-    agreed(lambda: check_fits(config, images, where))
+    n, classes = len(images), len(images.classes)
+    agreed(lambda: as_request(lambda: batch_index(config.seed, 0, n, config.train.batch), where))
     knn = agreed(lambda: HeldoutKnn(images, heldout, config.knn, config.data.image_size, device))
-    state = agreed(lambda: buildable(config, images, device, where))
+    state = agreed(lambda: as_request(lambda: build_state(config, n, device, classes), where))
     return Parts(device, images, knn, state)
 
 

@@ -1,17 +1,15 @@
 """What is refused before a training begins."""
 
 from collections.abc import Callable
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from stabkit.config import ConfigError, RunConfig, differences, missing_data
 from stabkit.monitor.ranks import world_size
 from stabkit.rundir import RunBusyError, RunDir, Status, claim_for_run
-from stabkit.train.data import ImageSet, batch_index
 from stabkit.train.device import check_device, prepare_device
 from stabkit.train.distributed import own_rows
-from stabkit.train.state import State, build_state
+
+T = TypeVar("T")
 
 
 def check_request(config: RunConfig, where: str) -> None:
@@ -37,16 +35,10 @@ def _device(config: RunConfig) -> None:
     prepare_device(config.runtime, config.compute)
 
 
-def check_fits(config: RunConfig, images: ImageSet, where: str) -> None:
-    """Raises ConfigError when there are fewer images than a batch has."""
-    if problem := _problem(lambda: batch_index(0, 0, len(images), config.train.batch)):
-        raise ConfigError(where, [f"train.batch: {problem}"])
-
-
-def buildable(config: RunConfig, images: ImageSet, device: torch.device, where: str) -> State:
-    """A fresh state. Raises ConfigError when the settings make none."""
+def as_request(act: Callable[[], T], where: str) -> T:
+    """What `act` makes of the settings alone; its ValueError as ConfigError."""
     try:
-        return build_state(config, len(images), device, len(images.classes))
+        return act()
     except ValueError as error:
         raise ConfigError(where, [str(error)]) from None
 
