@@ -1,6 +1,7 @@
 """Shared by all tests: a run small enough to train in seconds."""
 
 import os
+from pathlib import Path
 
 # Before torch is imported: one thread, so that the same step gives the same bits everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +35,16 @@ def small_config(*overrides: str) -> RunConfig:
     """The `tiny` preset cut down to a second of training, with `key=value` overrides."""
     settings = parse_overrides([*SMALL, *overrides])
     return validate(RunConfig, with_settings(read_base("tiny"), settings), "test")
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Everything at and below a folder: kind, time of the last change, content."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        info = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = (info.st_mode, info.st_mtime_ns, content)
+    return found
 
 
 @pytest.fixture

@@ -260,8 +260,9 @@ def test_a_run_of_another_device_is_evaluated_on_this_one(
 ) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("device: cpu", "device: cuda:77"))
-    message = said(capsys, "evaluate", str(run), "--knn", code=1)
+    message = said(capsys, "evaluate", str(run), "--knn", code=2)
     assert str(run) in message
+    assert "runtime.device 'cuda:77': " in message
     assert "knn_full" in said(capsys, "evaluate", str(run), "--knn", "runtime.device=cpu")
 
 

@@ -3,8 +3,10 @@ import pytest
 from stabkit.config import (
     ConfigError,
     RunConfig,
+    differences,
     load_config,
     preset_names,
+    read_config,
     run_id,
     save_config,
     validate,
@@ -67,6 +69,68 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     clipped = ["optim.clip=patch_embed", "optim.clip_at=1.5"]
     with pytest.raises(ConfigError, match="clip patch_embed: resnet18 has no patch projection"):
         load_config("tiny", ["model={name: resnet18, stem: cifar}", *clipped])
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["train.steps=20"], "optim.warmup_steps 30 exceeds train.steps 20"),
+        (["optim.warmup_steps=501"], "optim.warmup_steps 501 exceeds train.steps 500"),
+        (
+            ["method.name=swav", "train.steps=100"],
+            "method.freeze_prototypes_steps 313 exceeds train.steps 100",
+        ),
+        (["knn.k=501"], "knn.k 501 exceeds knn.bank 500"),
+        (
+            ["data.name=cifar10", "data.path=.", "data.num_train=32"],
+            "train.batch 64 exceeds data.num_train 32",
+        ),
+        (["data.path=/somewhere"], "data.path '/somewhere' does nothing for synthetic data"),
+        (["data.download=true"], "data.download does nothing for synthetic data"),
+        (
+            ["data.name=imagefolder", "data.path=.", "data.download=true"],
+            "data.download does nothing for imagefolder data: only for cifar10",
+        ),
+        (["runtime.signals_every=7"], "signals_every 7 does nothing without runtime.signals"),
+    ],
+)
+def test_a_request_without_effect_is_refused(words: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("tiny", words)
+    assert len(caught.value.problems) == 1
+    assert problem in str(caught.value)
+
+
+def test_settings_at_the_edge_have_an_effect() -> None:
+    load_config("tiny", ["optim.warmup_steps=500", "knn.k=500"])
+    load_config("tiny", ["train.steps=1"])  # an untrained model, to compare with
+    load_config("tiny", ["method.name=swav", "method.freeze_prototypes_steps=500"])
+    load_config("tiny", ["runtime.signals=[attention]", "runtime.signals_every=7"])
+    load_config("tiny", ["method.freeze_prototypes_steps=501"])  # sizes may stand idle
+
+
+def test_a_run_made_before_a_rule_is_read_all_the_same(tmp_path) -> None:
+    old = small_config("train.steps=3", "optim.warmup_steps=9")
+    path = tmp_path / "config.yaml"
+    path.write_text(save_config(old), encoding="utf-8")
+    assert read_config(path) == old
+    with pytest.raises(ConfigError, match="warmup_steps 9 exceeds"):
+        load_config(str(path))
+
+
+def test_differences_of_two_runs_are_named_with_both_values(tmp_path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(save_config(small_config()), encoding="utf-8")
+    assert differences(path, small_config("runtime.threads=7")) == []
+    other = small_config("seed=4", "optim.lr=0.5", "runtime.threads=7")
+    assert differences(path, other) == [
+        "seed: 0 there, 4 asked",
+        "optim.lr: 0.004 there, 0.5 asked",
+    ]
+    path.write_text(
+        "seed: 0\ndata: {num_train: 99, num_heldout: 9}\nmodel: {name: resnet18, stem: cifar}"
+    )
+    assert "data.num_train: 99 there, 64 asked" in differences(path, small_config())
 
 
 def test_an_unknown_preset_and_a_bad_override_are_named() -> None:

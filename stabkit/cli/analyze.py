@@ -5,6 +5,7 @@ import sys
 
 from stabkit.cli.request import RequestError, loaded
 from stabkit.config import suggest
+from stabkit.rundir import claim_for_file
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -37,6 +38,8 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def _summarize(arguments: argparse.Namespace) -> int:
+    if arguments.csv is not None:
+        claim_for_file(arguments.csv)
     sets = [loaded(folder) for folder in arguments.runs]
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")

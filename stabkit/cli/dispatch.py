@@ -10,9 +10,10 @@ from typing import Any
 
 from stabkit.cli.request import RequestError, speaks
 from stabkit.config import ConfigError, suggest
-from stabkit.rundir import LeftOutWarning, RunBusyError
+from stabkit.rundir import ForeignFolderError, LeftOutWarning, RunBusyError
 from stabkit.sweep.queue import SlurmError
 
+REFUSALS = (RequestError, ConfigError, ForeignFolderError, RunBusyError, FileNotFoundError)
 LINES = 50  # of what was left out: the cause of more is one and the same
 
 
@@ -23,7 +24,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
             return int(import_module(module_of(arguments.verb)).act(arguments))
     except BrokenPipeError:
         return 1
-    except (RequestError, ConfigError, RunBusyError, FileNotFoundError) as error:
+    except REFUSALS as error:
         if speaks():
             print(f"stabkit: {error}", file=sys.stderr)
         return 2

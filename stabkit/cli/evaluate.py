@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from stabkit.cli.request import RequestError, trained
-from stabkit.config import ConfigError, load_config, missing_data
-from stabkit.rundir import RunBusyError
+from stabkit.config import ConfigError, missing_data, read_config
+from stabkit.rundir import ForeignFolderError, RunBusyError
 from stabkit.train.evaluate_config import METRICS, evaluate_config
 
 
@@ -14,7 +14,7 @@ def act(arguments: argparse.Namespace) -> int:
     if not methods:
         raise RequestError("evaluate needs one or more of --knn, --linear, --finetune")
     rundir = trained(arguments.run)
-    run = load_config(str(rundir.config_file))
+    run = read_config(rundir.config_file)
     config = evaluate_config(run, arguments.overrides)
     if problem := missing_data(run.model_copy(update={"data": config.data})):
         raise ConfigError("command line", [problem])
@@ -25,7 +25,7 @@ def act(arguments: argparse.Namespace) -> int:
 
     try:
         evaluate_run(rundir, run, config, methods, say)
-    except RunBusyError:
+    except (ConfigError, ForeignFolderError, RunBusyError):
         raise
     except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)

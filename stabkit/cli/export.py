@@ -6,6 +6,7 @@ from typing import Any
 
 import stabkit
 from stabkit.cli.request import RequestError, trained
+from stabkit.rundir import ForeignFolderError
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -22,6 +23,8 @@ def act(arguments: argparse.Namespace) -> int:
 
     try:
         count = export(rundir, arguments.out, encoder)
+    except ForeignFolderError:
+        raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stabkit.cli.request import RequestError
 from stabkit.config import load_config, run_id
-from stabkit.rundir import RunDir
+from stabkit.rundir import ForeignFolderError, RunBusyError, RunDir, claim_for_import
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -15,12 +15,13 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"{arguments.file}: no such file of weights")
     name = f"{arguments.file.name.split('.')[0]}-{run_id(config)}"
     rundir = RunDir(arguments.run_dir or Path("runs") / "imported" / name)
-    if rundir.config_file.exists():
-        raise RequestError(f"{rundir.path}: is a run already; name another folder by --run-dir")
+    claim_for_import(rundir)
     from stabkit.train.weights import import_run
 
     try:
         count = import_run(arguments.file, config, rundir)
+    except (ForeignFolderError, RunBusyError):
+        raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

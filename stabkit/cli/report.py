@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stabkit.cli.request import RequestError, loaded
+from stabkit.rundir import claim_for_file
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -15,6 +16,7 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"{out}: is a folder; name a file, e.g. {out / 'report.html'}")
     if not out.parent.is_dir():
         raise RequestError(f"{out}: there is no folder {out.parent} to write it to")
+    claim_for_file(out)
     if arguments.interactive and find_spec("plotly") is None:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")

@@ -8,6 +8,7 @@ from stabkit.cli.request import RequestError
 from stabkit.config import parse_overrides
 from stabkit.sweep.grid import SLURM, load_sweep
 from stabkit.sweep.launch import launch, print_cells
+from stabkit.sweep.reconcile import refuse_foreign
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -25,6 +26,7 @@ def act(arguments: argparse.Namespace) -> int:
     on_slurm = arguments.cluster == "slurm" or (arguments.cluster == "auto" and _for_slurm(sweep))
     if not on_slurm and (asks or arguments.snapshot):
         raise RequestError(f"{(asks or ['--snapshot'])[0]} needs --cluster slurm")
+    refuse_foreign(sweep, folder)
     if arguments.dry_run:
         print_cells(sweep, folder)
     if not on_slurm:

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from stabkit.cli.request import speaks
-from stabkit.config import ConfigError, load_config, missing_data, run_id
-from stabkit.rundir import RunDir
+from stabkit.config import ConfigError, differences, load_config, missing_data, run_id
+from stabkit.rundir import RunDir, claim_for_run
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -15,16 +15,21 @@ def act(arguments: argparse.Namespace) -> int:
         raise ConfigError(arguments.config, [problem])
     name = f"{Path(arguments.config).stem}-{run_id(config)}"
     rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
+    claim_for_run(rundir, lambda file: differences(file, config))
     if speaks():
         print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
     from stabkit.train.loop import train  # torch takes seconds to import: only once it is needed
-    from stabkit.train.together import PeerError
+    from stabkit.train.together import REFUSALS, PeerError, PeerRefusedError
 
     try:
         status = train(config, rundir)
+    except REFUSALS:  # said, and made the exit code of a wrong request, for every verb alike
+        raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
+    except PeerRefusedError:
+        return 2
     except PeerError:  # said by the process that it happened to
         return 1
     if status.state == "preempted":

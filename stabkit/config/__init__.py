@@ -1,6 +1,7 @@
 """The typed configuration of a run: `run` says what, `reading` from where."""
 
 from stabkit.config.compute import ComputeConfig
+from stabkit.config.effect import without_effect
 from stabkit.config.method import HeadNorm, MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig, conv_stem_widths
 from stabkit.config.optim import OptimConfig
@@ -11,6 +12,7 @@ from stabkit.config.reading import (
     missing_data,
     parse_overrides,
     read_base,
+    read_config,
     read_mapping,
     run_id,
     save_config,
@@ -19,6 +21,7 @@ from stabkit.config.reading import (
     with_settings,
 )
 from stabkit.config.run import DataConfig, KnnConfig, RunConfig, RuntimeConfig
+from stabkit.config.same import differences
 from stabkit.config.section import (
     Fraction,
     NonNegativeFloat,
@@ -48,16 +51,19 @@ __all__ = [
     "RuntimeConfig",
     "Section",
     "conv_stem_widths",
+    "differences",
     "keys_of",
     "load_config",
     "missing_data",
     "parse_overrides",
     "preset_names",
     "read_base",
+    "read_config",
     "read_mapping",
     "run_id",
     "save_config",
     "suggest",
     "validate",
     "with_settings",
+    "without_effect",
 ]

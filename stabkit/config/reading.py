@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from stabkit.config.effect import without_effect
 from stabkit.config.run import RunConfig
 from stabkit.config.section import Section
 from stabkit.presets import preset_names, preset_path
@@ -99,9 +100,17 @@ def validate(model: type[Model], content: Mapping[str, Any], source: str) -> Mod
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """A preset's name or a file's path, with `key=value` overrides."""
+    """A request: a preset's name or a file's path, with `key=value` overrides."""
     content = with_settings(read_base(source), parse_overrides(overrides))
-    return validate(RunConfig, content, source)
+    config = validate(RunConfig, content, source)
+    if problems := without_effect(config):
+        raise ConfigError(source, problems)
+    return config
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration that a run was made with, from its folder."""
+    return validate(RunConfig, read_mapping(path), str(path))
 
 
 def missing_data(config: RunConfig) -> str | None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from stabkit.monitor.background import Background
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, claim_for_monitor
 from stabkit.store.reader import Run
 from stabkit.store.writer import Writer, steps_in, trim
 
@@ -61,9 +61,11 @@ def open_folder(
     strict: bool,
     locked: bool,
 ) -> Opened:
-    """Raises what `hold` and `prepare` do; nothing is held then."""
+    """Raises what `hold` and `prepare` do, and ForeignFolderError when the folder is not one for a
+    Monitor; nothing is held then."""
     with ExitStack() as stack:
         if not locked:
+            claim_for_monitor(rundir)
             stack.enter_context(hold(rundir, monitor, first_step))
         step = prepare(rundir, first_step)
         left = left_by(rundir, step)

@@ -1,9 +1,8 @@
 """A sweep file -> an ordered list of cells. Pure: nothing is written, nothing is started."""
 
-import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -23,11 +22,14 @@ from stabkit.config import (
     suggest,
     validate,
     with_settings,
+    without_effect,
 )
+from stabkit.sweep.axes import axes_of, excluded, idle_rules, product
 from stabkit.sweep.slurm_request import SlurmRequest
 
 SLURM = "slurm."  # keys that say what a cell asks of a cluster, not what it is
 MAX_CELLS = 10_000
+MOST_TOLD = 20  # of pairs of cells that are one run: the cause of more is one and the same
 # overrides that leave a cell the experiment that was published
 HARMLESS = ("runtime.", "knn.", "data.path", "data.download", "seed")
 Values = Annotated[list[Any], Field(min_length=1)]
@@ -70,6 +72,13 @@ class SweepFile(Section):
         wrong = [f"{k}: no such setting{suggest(k, known)}" for k in used if k not in known]
         if wrong:
             raise ValueError("; ".join(dict.fromkeys(wrong)))
+        varied = self.grid.keys() | self.zip.keys()
+        if twice := self.set.keys() & varied:
+            raise ValueError(f"in set and varied as well: {', '.join(sorted(twice))}")
+        if problems := list(
+            idle_rules(self.exclude, varied, axes_of(self.grid, self.zip, self.seeds, {}))
+        ):
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -137,6 +146,7 @@ def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Cel
         slurm = request | asked | asks
         try:
             config = validate(RunConfig, with_settings(base, overrides | own), str(path))
+            problems += without_effect(config)
             validate(SlurmRequest, slurm, f"{path}, slurm")
         except ConfigError as error:
             problems += error.problems
@@ -147,7 +157,27 @@ def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Cel
         raise ConfigError(str(path), list(dict.fromkeys(problems)))
     if not cells:
         raise ConfigError(str(path), ["no cell is left: exclude takes them all"])
-    return tuple({cell.folder: cell for cell in cells}.values())
+    if twice := list(_same_runs(cells)):
+        more = [f"... and {len(twice) - MOST_TOLD:,} more"] if len(twice) > MOST_TOLD else []
+        raise ConfigError(str(path), twice[:MOST_TOLD] + more)
+    return tuple(cells)
+
+
+def _same_runs(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line for every cell that is the run of one before it: it would be trained once, not twice.
+
+    Such cells differ in nothing, or in what changes no result: `runtime.` and `slurm.` keys.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        one = first.setdefault(cell.run_id, cell)
+        if one is not cell:
+            yield f"two cells are one run, {cell.run_id}: {_words(one)} and {_words(cell)}"
+
+
+def _words(cell: Cell) -> str:
+    asks = {f"{SLURM}{key}": value for key, value in cell.slurm.items()}
+    return ", ".join(f"{key}={value}" for key, value in {**cell.settings, **asks}.items())
 
 
 def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -161,22 +191,13 @@ def _combinations(
     file: SweepFile, path: Path, overrides: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Every combination of the axes but the excluded: `grid`, the pairs of `zip`, the seeds."""
-    axes = [[{key: v} for v in values] for key, values in file.grid.items() if key not in overrides]
-    paired = {key: values for key, values in file.zip.items() if key not in overrides}
-    if paired:
-        rows = zip(*paired.values(), strict=True)
-        axes.append([dict(zip(paired, row, strict=True)) for row in rows])
-    seeds = [overrides["seed"]] if "seed" in overrides else file.seeds
-    axes.append([{"seed": seed} for seed in seeds])
+    axes = axes_of(file.grid, file.zip, file.seeds, overrides)
     count = math.prod(len(axis) for axis in axes)
     if count > MAX_CELLS:
         problem = f"{count:,} cells; at most {MAX_CELLS:,} make one sweep"
         raise ConfigError(str(path), [problem])
-    merged = [
-        {key: value for part in combination for key, value in part.items()}
-        for combination in itertools.product(*axes)
-    ]
-    return [settings for settings in merged if not _excluded(settings, file.exclude)]
+    # an override takes the place of a varied key, for the rules as well
+    return [c for c in product(axes) if not excluded({**c, **overrides}, file.exclude)]
 
 
 def _published(
@@ -195,10 +216,6 @@ def _published(
         problem = f"published.values holds {len(values)} numbers for {len(number)} cells"
         raise ConfigError(str(path), [f"{problem}; write null where there is none"])
     return [values[number[key]] for key in keys]
-
-
-def _excluded(settings: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> bool:
-    return any(all(k in settings and settings[k] == v for k, v in rule.items()) for rule in rules)
 
 
 def _slug(settings: Mapping[str, Any]) -> str:

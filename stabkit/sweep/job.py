@@ -9,8 +9,8 @@ from submitit.core.utils import DelayedSubmission
 from submitit.helpers import TorchDistributedEnvironment
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from stabkit.config import load_config
-from stabkit.rundir import RunDir, Status
+from stabkit.config import ConfigError, read_config
+from stabkit.rundir import ForeignFolderError, RunDir, Status
 from stabkit.sweep.queue import is_running
 from stabkit.train.stopping import PREEMPT_SIGNAL, stop_on_signals
 
@@ -36,7 +36,11 @@ class TrainJob:
                 _export_torch_environment()
             from stabkit.train.loop import train
 
-            status = train(load_config(str(rundir.config_file)), rundir, stop)
+            try:
+                status = train(read_config(rundir.config_file), rundir, stop)
+            except (ConfigError, ForeignFolderError) as error:
+                _tell_refused(rundir, environment.global_rank, error)
+                raise
         if status.state != "preempted" or environment.global_rank != 0:
             return status.state
         if not callable(requeue) or not is_running(environment.job_id):
@@ -56,6 +60,16 @@ _NO_STEP = (
     f"preempted {IDLE_ATTEMPTS} times without a single step between; raise slurm.timeout_min, or "
     "lower slurm.signal_delay_s"
 )
+
+
+def _tell_refused(rundir: RunDir, rank: int, error: Exception) -> None:
+    """What this node cannot run, as for want of a device: nobody watches, so the status says it.
+
+    One that has trained keeps its status.
+    """
+    status = rundir.last_status()
+    if rank == 0 and status is not None and status.state == "waiting":
+        rundir.write_status(replace(status, state="failed", reason=str(error)))
 
 
 def _makes_no_step(rundir: RunDir, status: Status) -> bool:

@@ -4,8 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stabkit.config import save_config
-from stabkit.rundir import RunDir, Standing, Status, atomic_write
+from stabkit.config import ConfigError, differences, save_config
+from stabkit.rundir import (
+    ForeignFolderError,
+    RunDir,
+    Standing,
+    Status,
+    atomic_write,
+    claim_for_run,
+    claim_for_sweep,
+)
 from stabkit.sweep.grid import Cell, Sweep
 from stabkit.sweep.queue import Job
 from stabkit.sweep.submissions import read_submitted
@@ -68,17 +76,50 @@ def removed(cells: Sequence[Cell], folder: Path) -> list[RunDir]:
 
 def _names(folder: Path) -> dict[str, str]:
     """The run folders there, by run id. The words before it change with what a request varies."""
-    if not folder.is_dir():
-        return {}
-    runs = sorted(child.name for child in folder.iterdir() if RunDir(child).config_file.exists())
-    return {name.rpartition("-")[2]: name for name in runs}
+    return {run: names[-1] for run, names in _folders_of(folder).items()}
+
+
+def _folders_of(folder: Path) -> dict[str, list[str]]:
+    """All of them by run id, in name order: a copy has the id of the run that was copied."""
+    found: dict[str, list[str]] = {}
+    for child in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if RunDir(child).config_file.exists():
+            found.setdefault(child.name.rpartition("-")[2], []).append(child.name)
+    return found
+
+
+def refuse_foreign(sweep: Sweep, folder: Path) -> None:
+    """Raises ConfigError that names every cell whose folder holds something else than its run, and
+    every cell that has two folders."""
+    problems = []
+    try:
+        claim_for_sweep(folder)
+    except ForeignFolderError as error:
+        raise ConfigError(sweep.name, [str(error)]) from None
+    names = _folders_of(folder)
+    for cell in sweep.cells:
+        there = names.get(cell.run_id, [cell.folder])
+        if len(there) > 1:
+            problems.append(f"{folder}: {' and '.join(there)} are one run; move all but one away")
+        try:
+            _claim(cell, RunDir(folder / there[-1]))
+        except (ForeignFolderError, ConfigError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(sweep.name, problems)
+
+
+def _claim(cell: Cell, rundir: RunDir) -> None:
+    claim_for_run(rundir, lambda file: differences(file, cell.config))
 
 
 def prepare(task: Task, threads: int) -> None:
     """Write the run's configuration and that it waits.
 
-    Threads, once chosen, stay: other threads, other last bits.
+    Threads, once chosen, stay: other threads, other last bits. Raises ForeignFolderError when the
+    folder is not that of the run.
     """
+    _claim(task.cell, task.rundir)
     config = task.cell.config
     if not task.rundir.config_file.exists():
         if config.runtime.threads is None:

@@ -45,6 +45,26 @@ def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.devi
     return device
 
 
+def check_device(runtime: RuntimeConfig) -> None:
+    """Raises ValueError when the device is not there."""
+    asked = f"runtime.device {runtime.device!r}"
+    try:
+        device = torch.device(device_name(runtime))
+    except RuntimeError:
+        raise ValueError(f"{asked}: should be auto, cpu, cuda or cuda:NUMBER") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise ValueError(f"{asked}: there is no CUDA device here; should be auto or cpu")
+        if (device.index or 0) >= count and world_size() == 1:
+            raise ValueError(f"{asked}: the last CUDA device here is cuda:{count - 1}")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError(f"{asked}: there is no such device here; should be auto or cpu")
+    elif device.type != "cpu":
+        raise ValueError(f"{asked}: should be auto, cpu, cuda or cuda:NUMBER")
+
+
 def _compilers() -> tuple[str, ...]:
     return os.environ.get("CXX", "g++"), "g++", "clang++"
 

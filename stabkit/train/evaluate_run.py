@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from stabkit.config import ComputeConfig, RunConfig, run_id
+from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id
 from stabkit.monitor.knn import knn_predict_each
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunBusyError, RunDir
 from stabkit.store.writer import Writer, write_part
 from stabkit.train.data import ImageSet, load_data
-from stabkit.train.device import prepare_device
+from stabkit.train.device import check_device, prepare_device
 from stabkit.train.evaluate_config import METRICS, EvaluateConfig, Method, metric_name
 from stabkit.train.features import encode_set
 from stabkit.train.finetune import finetune
 from stabkit.train.linear_probe import linear_probe, table
+from stabkit.train.request import check_free
 from stabkit.train.weights import load_backbone
 
 
@@ -64,12 +65,22 @@ def evaluate_run(
 ) -> None:
     """Evaluate by each method; an earlier result of the same step and metric is replaced.
 
-    Holds the run for as long as it takes: RunBusyError when another process does. Raises ValueError
-    when the weights do not fit or their features are not finite.
+    Holds the run for as long as it takes. What is refused leaves no trace: ConfigError when the
+    device is not there, ForeignFolderError when the checkpoint is of another configuration,
+    RunBusyError when another process holds the run. Raises ValueError when the weights do not fit
+    or their features are not finite.
     """
-    with rundir.lock():
+    check_free(rundir)
+    try:
+        check_device(config.runtime)
         device = prepare_device(config.runtime, ComputeConfig())
-        backbone, step = load_backbone(rundir, device)
+    except ValueError as error:
+        raise ConfigError(str(rundir.path), [str(error)]) from None
+    read_at = rundir.checkpoint_file.stat().st_mtime_ns
+    backbone, step = load_backbone(rundir, device)
+    with rundir.lock():
+        if rundir.checkpoint_file.stat().st_mtime_ns != read_at:
+            raise RunBusyError(f"{rundir.path}: another process has just trained it; try again")
         status = rundir.read_status()
         if status is not None and status.reason:
             say(f"of this run: {status.reason}")

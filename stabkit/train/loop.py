@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,30 +15,33 @@ from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.features import effective_rank, feature_std
-from stabkit.rundir import RunDir, Status, atomic_write, same_folder
+from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
 from stabkit.train.alerts import Alerts
 from stabkit.train.batches import Batch, ReadAhead, make_batch
 from stabkit.train.compute import autocast, scaled_step, widened
-from stabkit.train.data import load_data
+from stabkit.train.data import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
 from stabkit.train.distributed import (
     Agreement,
     gather,
     mean_of_processes,
-    own_rows,
     process_group,
 )
 from stabkit.train.evaluate import HeldoutKnn
+from stabkit.train.image_set import ImageSet
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.probe import build_probe
 from stabkit.train.recording import Recorder, Silent, hold
+from stabkit.train.request import as_request, check_free, check_request, claimed
 from stabkit.train.stabilizers import side_effects
 from stabkit.train.state import State, build_state, load_state, save_state
 from stabkit.train.stopping import Stop, stop_on_signals
 from stabkit.train.together import (
+    REFUSALS,
     PeerError,
+    PeerRefusedError,
     agreed,
     check_same_start,
     failing_together,
@@ -50,51 +54,99 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
     """Train to the end, from the last checkpoint if there is one, and return the final status.
 
     `preempted` when SIGTERM, SIGINT or the preemption signal came: the step was finished, all is
-    saved and the same call goes on from there. Raises RunBusyError when another process holds the
-    folder; any other error is also left in `status.json` as the reason of a failed run.
+    saved and the same call goes on from there. Raises ConfigError, ForeignFolderError or
+    RunBusyError when the request is wrong, the folder is not that of this run, or another process
+    holds it; nothing has changed then. Any other error is also left in `status.json` as the reason
+    of a failed run.
 
     Several processes, as torchrun starts them, each call this; together they are the run of one, up
     to rounding. The first writes the folder. An error of one ends the others with PeerError.
 
     `stop`: of a caller who catches the signals; else they are caught while steps are made.
     """
-    cuda = device_name(config.runtime).startswith("cuda")
-    with process_group(cuda), hold(rundir):
-        is_ours = same_folder(rundir.path)
-        status = of_first(rundir.last_status)
+    cuda = device_name(config.runtime).startswith("cuda") and torch.cuda.is_available()
+    with process_group(cuda):
+        agreed(lambda: check_request(config, str(rundir.path)))
+        status = of_first(lambda: claimed(config, rundir))
         if status and status.state == "done":
             return status
+        of_first(lambda: check_free(rundir))
         try:
-            with failing_together():
-                return _train(config, rundir, is_ours, stop)
+            parts = _parts(config, str(rundir.path))
         except Exception as error:
-            if rank() != 0 and (isinstance(error, PeerError) or not cuda):
-                raise
-            if not is_ours():
-                gone = f"{rundir.path}: the run's folder was deleted or moved while it trained"
-                raise FileNotFoundError(gone) from error
-            who = f"process {rank()}: " if rank() else ""  # with NCCL the first may not hear of it
-            reason = f"{who}{type(error).__name__}: {error}"
-            failed = rundir.last_status() or Status("failed", steps=config.train.steps)
-            with suppress(OSError):  # a full disk, say: what is told is what went wrong first
-                rundir.append_event("failed", reason=reason)
-                rundir.write_status(replace(failed, state="failed", reason=reason))
+            if rank() == 0 and not _is_refusal(error):
+                with suppress(OSError, RunBusyError), rundir.lock():
+                    _leave_reason(config, rundir, error)
             raise
+        with hold(rundir):
+            status = of_first(lambda: claimed(config, rundir))
+            if status and status.state == "done":  # by another process meanwhile
+                return status
+            is_ours = same_folder(rundir.path)
+            try:
+                with failing_together():
+                    return _train(config, rundir, parts, is_ours, stop)
+            except Exception as error:
+                if _is_refusal(error):
+                    raise
+                if rank() != 0 and (isinstance(error, PeerError) or not cuda):
+                    raise
+                if not is_ours():
+                    gone = f"{rundir.path}: the run's folder was deleted or moved while it trained"
+                    raise FileNotFoundError(gone) from error
+                with suppress(OSError):  # a full disk, say: what is told is what went wrong first
+                    _leave_reason(config, rundir, error)
+                raise
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, (*REFUSALS, PeerRefusedError))
+
+
+def _leave_reason(config: RunConfig, rundir: RunDir, error: Exception) -> None:
+    """The folder says which run failed, and why."""
+    who = f"process {rank()}: " if rank() else ""  # with NCCL the first may not hear of it
+    reason = f"{who}{type(error).__name__}: {error}"
+    failed = rundir.last_status() or Status("failed", steps=config.train.steps)
+    if not rundir.config_file.exists():
+        _write_config(config, rundir)
+    rundir.append_event("failed", reason=reason)
+    rundir.write_status(replace(failed, state="failed", reason=reason))
+
+
+class Parts(NamedTuple):
+    """What a training is made of before its folder is looked into."""
+
+    device: torch.device
+    images: ImageSet
+    knn: HeldoutKnn
+    state: State
+
+
+def _parts(config: RunConfig, where: str) -> Parts:
+    device = agreed(lambda: prepare_device(config.runtime, config.compute))
+    load = first_alone if config.data.download else agreed
+    images, heldout = load(lambda: load_data(config.data, config.seed, config.runtime.cache))
+    n, classes = len(images), len(images.classes)
+    agreed(lambda: as_request(lambda: batch_index(config.seed, 0, n, config.train.batch), where))
+    knn = agreed(lambda: HeldoutKnn(images, heldout, config.knn, config.data.image_size, device))
+    state = agreed(lambda: as_request(lambda: build_state(config, n, device, classes), where))
+    return Parts(device, images, knn, state)
 
 
 def _train(
-    config: RunConfig, rundir: RunDir, is_ours: Callable[[], bool], stop: Stop | None
+    config: RunConfig,
+    rundir: RunDir,
+    parts: Parts,
+    is_ours: Callable[[], bool],
+    stop: Stop | None,
 ) -> Status:
-    device = agreed(lambda: prepare_device(config.runtime, config.compute))
-    agreed(lambda: own_rows(config.train.batch))
-    load = first_alone if config.data.download else agreed
-    images, heldout = load(lambda: load_data(config.data, config.seed, config.runtime.cache))
-    knn = agreed(lambda: HeldoutKnn(images, heldout, config.knn, config.data.image_size, device))
-    state = agreed(lambda: build_state(config, len(images), device, len(images.classes)))
+    device, images, knn, state = parts
     resumed = of_first(rundir.checkpoint_file.exists)
     # agreed: all have read the checkpoint before the first goes on to write the next
     first = agreed(lambda: load_state(state, config, rundir.checkpoint_file) if resumed else 0)
     check_same_start(state.model, first)
+    of_first(lambda: _write_config(config, rundir))
     probe = agreed(lambda: build_probe(config, state.model, images, device))
     monitor = agreed(lambda: _recorder(config, rundir, state, first, device, probe))
     # after the monitor, which then records gradients as they were before anything is clipped
@@ -112,6 +164,11 @@ def _train(
     return status
 
 
+def _write_config(config: RunConfig, rundir: RunDir) -> None:
+    """First of all: whatever comes later, the folder says whose it is."""
+    atomic_write(rundir.config_file, save_config(config).encode())
+
+
 def _recorder(
     config: RunConfig,
     rundir: RunDir,
@@ -122,7 +179,6 @@ def _recorder(
 ) -> Recorder:
     if rank() != 0:
         return Silent()
-    atomic_write(rundir.config_file, save_config(config).encode())
     forget_other_job(rundir)
     record_attempt(rundir, first, device)
     return Monitor(

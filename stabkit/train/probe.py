@@ -21,18 +21,13 @@ IMAGES = 64  # at most: attention of a few images costs little, and a spread nee
 def build_probe(
     config: RunConfig, model: Method, images: ImageSet, device: torch.device
 ) -> Probe | None:
-    """None when no probe signal is asked for. Raises ValueError for curvature by several processes.
+    """None when no probe signal is asked for.
 
     The views are augmented as in training, by a seed of their own, so that every run on a data set
     sees the same.
     """
     if not config.runtime.signals:
         return None
-    if world_size() > 1 and "curvature" in config.runtime.signals:
-        raise ValueError(
-            "runtime.signals: curvature needs the loss, which is that of all processes together; "
-            "it can be measured by a single process only"
-        )
     index = permutation(seed=0, epoch=0, n=len(images))[: min(IMAGES, config.train.batch)]
     view1, view2 = two_views(
         moved(images.load(index), device),

@@ -9,6 +9,7 @@ from stabkit.config import RunConfig, run_id
 from stabkit.monitor.knn import KnnBank
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.torch_files import read_tensors, write_tensors
+from stabkit.rundir import ForeignFolderError
 from stabkit.train.backbones import build_backbone
 from stabkit.train.compute import arrange, build_scaler
 from stabkit.train.distributed import GradientReduction
@@ -69,15 +70,16 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
 def load_state(state: State, config: RunConfig, path: Path) -> int:
     """Fill `state` from a checkpoint and return the step it stands at.
 
-    Raises ValueError when the file is damaged or belongs to another configuration.
+    Raises ValueError when the file is damaged, ForeignFolderError when it is of another run.
     """
     content = read_tensors(path)
     if not {"run", "step", "model"} <= content.keys():
-        raise ValueError(f"{path}: not a stabkit checkpoint")
+        raise ForeignFolderError(f"{path}: not a stabkit checkpoint")
     if "optimizer" not in content:
-        raise ValueError(f"{path}: imported weights, which can be evaluated but not trained on")
+        problem = "imported weights, which can be evaluated but not trained on"
+        raise ForeignFolderError(f"{path}: {problem}")
     if content["run"] != run_id(config):
-        raise ValueError(
+        raise ForeignFolderError(
             f"{path}: belongs to run {content['run']}, this configuration is {run_id(config)}; "
             "train it in a folder of its own"
         )

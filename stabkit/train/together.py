@@ -8,21 +8,30 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from stabkit.config import ConfigError
 from stabkit.monitor.ranks import active, rank, world_size
+from stabkit.rundir import ForeignFolderError, RunBusyError
 from stabkit.train.distributed import gather
 
 T = TypeVar("T")
+
+# The request was wrong: no run has failed, and what is in its folder stays as it is.
+REFUSALS = (ConfigError, ForeignFolderError, RunBusyError)
 
 
 class PeerError(RuntimeError):
     """Another process of this run failed, and this one ends with it."""
 
 
+class PeerRefusedError(PeerError):
+    """Another process of this run found that the request is wrong."""
+
+
 def agreed(act: Callable[[], T]) -> T:
     """`act()` of this process; when it raises on any of them, all raise, and none waits forever.
 
-    The first process that failed raises its own error, the others PeerError. `act` must not talk to
-    the other processes itself.
+    The first process that failed raises its own error, the others PeerError, or PeerRefusedError
+    when that error is a refusal. `act` must not talk to the other processes itself.
     """
     if not active():
         return act()
@@ -31,13 +40,15 @@ def agreed(act: Callable[[], T]) -> T:
         result = act()
     except Exception as caught:
         error = caught
-    reports: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(reports, _report(error) if error else None)
+    reports: list[tuple[str, bool] | None] = [None] * dist.get_world_size()
+    refused = isinstance(error, REFUSALS)
+    dist.all_gather_object(reports, (_report(error), refused) if error else None)
     failed = [number for number, report in enumerate(reports) if report is not None]
     if error is not None and failed[0] == rank():
         raise error
     if failed:
-        raise PeerError(reports[failed[0]]) from error
+        told, refused = reports[failed[0]]  # type: ignore[misc]
+        raise (PeerRefusedError if refused else PeerError)(told) from error
     return result  # type: ignore[return-value]
 
 

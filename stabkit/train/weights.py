@@ -9,9 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from stabkit.config import RunConfig, load_config, run_id, save_config
+from stabkit.config import RunConfig, read_config, run_id, save_config
 from stabkit.monitor.torch_files import read_tensors, write_tensors
-from stabkit.rundir import RunDir, Status, atomic_write
+from stabkit.rundir import (
+    ForeignFolderError,
+    RunDir,
+    Status,
+    atomic_write,
+    claim_for_file,
+    claim_for_import,
+)
 from stabkit.train.backbones import build_backbone
 
 Weights = dict[str, Tensor]
@@ -61,16 +68,17 @@ def load_backbone(
 ) -> tuple[nn.Module, int]:
     """The backbone of a run's last checkpoint, and the step that stands at.
 
-    Raises ValueError when the checkpoint is damaged, of another configuration, or does not fit.
+    Raises ValueError when the checkpoint is damaged or does not fit, ForeignFolderError when it is
+    of another configuration.
     """
     path = rundir.checkpoint_file
     if not path.exists():
         raise FileNotFoundError(f"{path}: no checkpoint yet; the run's first one makes it")
-    config, content = load_config(str(rundir.config_file)), read_tensors(path)
+    config, content = read_config(rundir.config_file), read_tensors(path)
     if not {"run", "step", "model"} <= content.keys():
         raise ValueError(f"{path}: not a checkpoint of stabkit")
     if content["run"] != run_id(config):
-        raise ValueError(
+        raise ForeignFolderError(
             f"{path}: belongs to run {content['run']}, {rundir.config_file} is {run_id(config)}"
         )
     weights = _below(content["model"], f"{encoder}.backbone.")
@@ -91,10 +99,10 @@ def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
     """Write {name: tensor} of a run's backbone, without heads; returns how many tensors.
 
     A plain ViT's file loads into timm's VisionTransformer(num_classes=0) with strict=True.
-    Reparametrised tensors (WeightNorm) are written as the product that the network uses.
+    Reparametrised tensors (WeightNorm) are written as the product that the network uses. Raises
+    ForeignFolderError when `path` is a file that a run keeps.
     """
-    if path.resolve() == rundir.checkpoint_file.resolve():
-        raise ValueError(f"{path}: is the run's own checkpoint; name another file")
+    claim_for_file(path)
     backbone, _ = load_backbone(rundir, torch.device("cpu"), encoder)
     for module in backbone.modules():
         if parametrize.is_parametrized(module):
@@ -136,8 +144,10 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
     """Make a finished run of step 0 out of a file of weights; returns how many tensors it has.
 
     It can be evaluated and exported like any other; it has no optimizer and cannot be trained on.
-    Raises ValueError when a tensor does not fit or is left over.
+    Raises ForeignFolderError when the folder holds anything, ValueError when a tensor does not fit
+    or is left over.
     """
+    claim_for_import(rundir)
     encoders, arch = read_foreign(path)
     if "online" not in encoders:
         raise ValueError(f"{path}: holds no base_encoder")
@@ -149,8 +159,7 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
         for name, tensor in backbone.state_dict().items():
             model[f"{encoder}.backbone.{name}"] = tensor.clone()
     with rundir.lock():
-        if rundir.config_file.exists():
-            raise FileExistsError(f"{rundir.path}: is a run already; name another folder")
+        claim_for_import(rundir)  # once more: now it stays as it is
         write_tensors({"run": run_id(config), "step": 0, "model": model}, rundir.checkpoint_file)
         atomic_write(rundir.config_file, save_config(config).encode())
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -105,16 +105,99 @@ def test_a_million_cells_are_refused_with_their_number(tmp_path: Path) -> None:
 
 
 def test_folder_names_stay_inside_and_readable(tmp_path: Path) -> None:
-    path = write(tmp_path, 'name: demo\nbase: tiny\ngrid: {data.path: ["../../etc", "a b/ü\\n"]}')
+    path = write(
+        tmp_path,
+        "name: demo\nbase: tiny\nset: {data.name: imagefolder}\n"
+        'grid: {data.path: ["../../etc", "a b/ü\\n"]}',
+    )
     for cell in load_sweep(path).cells:
         assert "/" not in cell.folder
         assert cell.folder.isascii()
         assert ".." not in Path(cell.folder).parts
 
 
-def test_the_same_cell_named_twice_is_one_run(tmp_path: Path) -> None:
-    path = write(tmp_path, "name: demo\nbase: tiny\ngrid: {optim.lr: [1e-3, 0.001]}")
-    assert len(load_sweep(path).cells) == 1
+@pytest.mark.parametrize(
+    ("varied", "first", "second"),
+    [
+        ("grid: {optim.lr: [1e-3, 0.001]}", "optim.lr=0.001, seed=0", "optim.lr=0.001, seed=0"),
+        ("grid: {train.batch: [8, 8.0]}", "train.batch=8, seed=0", "train.batch=8.0, seed=0"),
+        ("seeds: [3, 3]", "seed=3", "seed=3"),
+        ("grid: {runtime.threads: [1, 2]}", "runtime.threads=1, seed=0", "runtime.threads=2"),
+        ("grid: {runtime.device: [cpu, auto]}", "runtime.device=cpu", "runtime.device=auto"),
+        ("grid: {slurm.nodes: [1, 2]}", "seed=0, slurm.nodes=1", "seed=0, slurm.nodes=2"),
+        # a default written out, and one that is only there
+        ("grid: {optim.beta2: [0.999], optim.momentum: [0.9, 0.90]}", "momentum=0.9", "0.9, seed"),
+    ],
+)
+def test_two_cells_that_are_one_run_are_refused_and_named(
+    tmp_path: Path, varied: str, first: str, second: str
+) -> None:
+    path = write(tmp_path, f"name: demo\nbase: tiny\n{varied}")
+    with pytest.raises(ConfigError, match="two cells are one run") as caught:
+        load_sweep(path)
+    one, other = str(caught.value).split("two cells are one run", 1)[1].split(" and ")
+    assert first in one
+    assert second in other
+
+
+def test_cells_that_are_one_run_are_told_in_twenty_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, f"name: demo\nbase: tiny\nseeds: {[5] * 100}")
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(path)
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[-1] == "... and 79 more"
+
+
+def test_pairs_that_an_override_makes_equal_are_one_cell(tmp_path: Path) -> None:
+    text = "name: demo\nbase: tiny\nzip: {optim.lr: [1e-3, 2e-3, 3e-3], train.batch: [8, 8, 16]}"
+    path = write(tmp_path, text)
+    assert len(load_sweep(path).cells) == 3
+    cells = load_sweep(path, None, ["optim.lr=5e-3"]).cells
+    assert [(c.config.optim.lr, c.config.train.batch) for c in cells] == [(5e-3, 8), (5e-3, 16)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ("{train.steps: 50}", "train.steps does not vary, only keys of grid and zip do"),
+        ("{train.steps: 50, optim.lr: 1e-3}", "train.steps does not vary"),
+        ("{optim.name: sgd}", "optim.name does not vary"),
+        ("{optim.lr: 5e-3}", "exclude {'optim.lr': 0.005}: no cell is like that"),
+        ("{optim.lr: 2e-3, train.batch: 64}", "no cell is like that"),
+        ("{train.batch: 16, optim.warmup_steps: 2}", "no cell is like that"),  # of two pairs
+        ("{optim.lr: '2e-3'}", "no cell is like that"),  # text
+        ("{}", "a rule without a key would exclude every cell"),
+    ],
+)
+def test_a_rule_that_excludes_nothing_is_refused(tmp_path: Path, rule: str, problem: str) -> None:
+    rules = "exclude: [{optim.lr: 2e-3, model.freeze_patch_embed: true}"
+    path = write(tmp_path, SWEEP.replace(rules, f"{rules}, {rule}"))
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(path)
+    assert problem in str(caught.value)
+
+
+def test_rules_hold_for_what_an_override_says_as_well(tmp_path: Path) -> None:
+    cells = load_sweep(write(tmp_path), None, ["optim.lr=2e-3"]).cells
+    assert {c.config.model.freeze_patch_embed for c in cells} == {False}
+    assert len(cells) == 4
+
+
+def test_a_key_that_is_set_and_varied_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, SWEEP.replace("{train.steps: 50}", "{optim.lr: 1e-3}"))
+    with pytest.raises(ConfigError, match=r"in set and varied as well: optim\.lr"):
+        load_sweep(path)
+
+
+@pytest.mark.parametrize("scale", [None, "long"])
+def test_settings_without_effect_are_refused_in_every_cell(
+    tmp_path: Path, scale: str | None
+) -> None:
+    path = write(
+        tmp_path, SWEEP.replace("optim.warmup_steps: [4, 2]", "optim.warmup_steps: [4, 101]")
+    )
+    with pytest.raises(ConfigError, match=r"warmup_steps 101 exceeds train\.steps (50|100)"):
+        load_sweep(path, scale)
 
 
 @pytest.mark.parametrize("path", sorted(Path("sweeps").glob("*.yaml")), ids=lambda p: p.stem)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import stabkit.train.loop as loop
-from stabkit.config import save_config
-from stabkit.rundir import RunDir, atomic_write
+from stabkit.config import ConfigError, save_config
+from stabkit.rundir import RunDir, Status, atomic_write
 from stabkit.sweep.job import TrainJob
 from stabkit.sweep.submissions import read_submitted, write_submitted
 from stabkit.train.stopping import PREEMPT_SIGNAL
@@ -97,8 +97,24 @@ def test_a_job_that_is_cancelled_while_it_starts_has_not_failed(
 def test_a_run_forgets_the_job_it_goes_on_without(slurm: FakeSlurm, job: TrainJob) -> None:
     rundir = RunDir(Path(job.folder))
     write_submitted(rundir, "7")
-    loop.train(small_config("train.steps=1"), rundir)
+    loop.train(small_config(), rundir)
     assert read_submitted(rundir) is None
+
+
+def test_what_a_node_cannot_run_is_told_in_the_status_and_a_trained_run_keeps_its_own(
+    slurm: FakeSlurm, job: TrainJob, requeued: list[int]
+) -> None:
+    rundir = RunDir(Path(job.folder))
+    content = save_config(small_config("runtime.device=cuda:77"))
+    atomic_write(rundir.config_file, content.encode())
+    for before, after in (("waiting", "failed"), ("preempted", "preempted")):
+        rundir.write_status(Status(before, 3, 24))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="cuda:77"):
+            job()
+        status = rundir.read_status()
+        assert status is not None
+        assert status.state == after
+        assert ("cuda:77" in str(status.reason)) == (after == "failed")
 
 
 def test_a_run_remembers_its_own_job(slurm: FakeSlurm, job: TrainJob, requeued: list[int]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 import stabkit
 from stabkit.cli import main
-from stabkit.config import load_config
+from stabkit.config import load_config, save_config
 from stabkit.rundir import RunDir, Status
 from stabkit.sweep import pool
 from stabkit.sweep.grid import Cell
@@ -79,6 +79,8 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     first = capsys.readouterr().out.splitlines()[1].split()[-1]
     bad = Path("runs/demo") / first / "checkpoints" / "last.pt"
     bad.parent.mkdir(parents=True)
+    config = load_config("tiny", [*SMALL, "optim.lr=1e-3"])
+    RunDir(bad.parents[1]).config_file.write_text(save_config(config), encoding="utf-8")
     bad.write_bytes(b"no checkpoint")
     assert main(command) == 1
     printed = capsys.readouterr().out

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 import stabkit
 from stabkit.cli import main
-from stabkit.config import ComputeConfig, RunConfig, RuntimeConfig
+from stabkit.config import ComputeConfig, RunConfig, RuntimeConfig, save_config
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.rundir import RunDir
 from stabkit.train import batches, device, evaluate, loop, state
@@ -455,16 +455,19 @@ def test_what_only_the_first_can_see_is_refused_by_all(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with run.lock():
         busy = results(2, tmp_path / "busy", caught, run.path, THREES)
+    run.config_file.write_text(save_config(THREES), encoding="utf-8")
     run.checkpoint_file.parent.mkdir()
     run.checkpoint_file.write_bytes(b"no checkpoint")
     damaged = results(2, tmp_path / "damaged", caught, run.path, THREES)
-    for found, kind, message in (
-        (busy, "RunBusyError", "another process is writing here"),
-        (damaged, "ValueError", "last.pt: not a file of tensors"),
+    other = results(2, tmp_path / "other", caught, run.path, THREES.model_copy(update={"seed": 7}))
+    for found, kind, message, told in (
+        (busy, "RunBusyError", "another process is writing here", "PeerRefusedError"),
+        (damaged, "ValueError", "last.pt: not a file of tensors", "PeerError"),
+        (other, "ForeignFolderError", "seed: 0 there, 7 asked", "PeerRefusedError"),
     ):
         assert found[0].startswith(f"{kind}: ")
         assert message in found[0]
-        assert found[1].startswith(f"PeerError: process 0 of 2 failed: {kind}: ")
+        assert found[1].startswith(f"{told}: process 0 of 2 failed: {kind}: ")
         assert message in found[1]
 
 
@@ -642,7 +645,7 @@ def command_line(folder: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("wrong", "codes", "message"),
     [
-        ("train.batch=9", [1, 1], "train.batch 9 is not divisible"),
+        ("train.batch=9", [2, 2], "train.batch 9 is not divisible"),
         ("optim.lrr=1", [2, 2], "did you mean 'optim.lr'"),
     ],
 )

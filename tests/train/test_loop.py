@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import stabkit
-from stabkit.config import RunConfig, load_config
-from stabkit.rundir import RunDir
+from stabkit.config import RunConfig, load_config, save_config
+from stabkit.rundir import ForeignFolderError, RunDir, Status
 from stabkit.train import loop
 from stabkit.train.batches import make_batch, read_batch
 from stabkit.train.data import load_data
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.state import State, build_state
-from tests.conftest import small_config
+from tests.conftest import small_config, tree
 
 CPU = torch.device("cpu")
 
@@ -120,26 +120,29 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_configuration_is_refused_and_kept(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path)
+    other = small_config("train.steps=5")
     loop.train(small_config("train.steps=4"), rundir)
-    rundir.status_file.unlink()
-    content = rundir.checkpoint_file.read_bytes()
-    with pytest.raises(ValueError, match=r"belongs to run .* train it in a folder of its own"):
-        loop.train(small_config("train.steps=5"), rundir)
-    assert rundir.checkpoint_file.read_bytes() == content
-    status = rundir.read_status()
-    assert status is not None
-    assert status.state == "failed"
-    assert status.reason is not None
-    assert "belongs to run" in status.reason
+    rundir.write_status(Status("preempted", 4, 4))
+    rundir.config_file.write_text(save_config(other), encoding="utf-8")
+    before = tree(tmp_path)
+    with pytest.raises(ForeignFolderError, match=r"belongs to run .* train it in a folder of its"):
+        loop.train(other, rundir)
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("content", [b"not a zip file", b"", b"PK\x03\x04", b"\x80\x02.", b"."])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     rundir = RunDir(tmp_path)
+    rundir.config_file.write_text(save_config(small_config()), encoding="utf-8")
     rundir.checkpoint_file.parent.mkdir()
     rundir.checkpoint_file.write_bytes(content)
     with pytest.raises(ValueError, match=r"last\.pt: not a file of tensors"):
         loop.train(small_config(), rundir)
+    status = rundir.read_status()
+    assert status is not None
+    assert status.state == "failed"
+    assert "not a file of tensors" in str(status.reason)
+    assert rundir.checkpoint_file.read_bytes() == content
 
 
 def test_a_healthy_run_learns(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from stabkit.config import RunConfig, save_config
-from stabkit.rundir import RunDir
+from stabkit.rundir import ForeignFolderError, RunDir
 from stabkit.train.loop import train
 from stabkit.train.state import build_state
 from stabkit.train.weights import export, fill, fresh_backbone, import_run, load_backbone
-from tests.conftest import small_config
+from tests.conftest import small_config, tree
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_another_configuration_is_not_evaluated(
 def test_an_imported_run_is_not_overwritten(trained: RunDir, tmp_path: Path) -> None:
     export(trained, tmp_path / "a.pt")
     content = trained.checkpoint_file.read_bytes()
-    with pytest.raises(FileExistsError, match="is a run already"):
+    with pytest.raises(ForeignFolderError, match="is a run already"):
         import_run(tmp_path / "a.pt", small_config(), trained)
     assert trained.checkpoint_file.read_bytes() == content
 
@@ -283,7 +283,9 @@ def test_a_small_official_vit_without_its_name_still_needs_12_heads(tmp_path: Pa
     state = official(small_config(*sizes, "model.heads=12"))
     torch.save({"state_dict": state}, tmp_path / "vit.pth")
     with pytest.raises(ValueError, match=r"ViT of width 384 has 12 .* set model.heads=12"):
-        import_run(tmp_path / "vit.pth", small_config(*sizes, "model.heads=6"), RunDir(tmp_path))
+        import_run(
+            tmp_path / "vit.pth", small_config(*sizes, "model.heads=6"), RunDir(tmp_path / "run")
+        )
 
 
 def test_no_message_advises_to_load_unsafely(trained: RunDir, tmp_path: Path) -> None:
@@ -300,8 +302,12 @@ def test_no_message_advises_to_load_unsafely(trained: RunDir, tmp_path: Path) ->
 def test_a_checkpoint_is_not_overwritten_by_its_export_and_imports_are_not_trained(
     trained: RunDir, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="the run's own checkpoint"):
-        export(trained, trained.checkpoint_file)
+    before = tree(trained.path)
+    own = ("config.yaml", "status.json", "layers/part-000000.parquet")
+    for file in (trained.checkpoint_file, *(trained.path / name for name in own)):
+        with pytest.raises(ForeignFolderError, match="is a file of the run"):
+            export(trained, file)
+    assert tree(trained.path) == before
     with pytest.raises(IsADirectoryError, match="is a folder"):
         export(trained, tmp_path)
     assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,199 @@
+"""Whose a folder is: asked by every command before it writes there, and before it locks it."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from stabkit.rundir.find import TABLES
+from stabkit.rundir.run_dir import RunDir
+from stabkit.yamlio import read_yaml
+
+Holder = Literal["nobody", "run", "nameless", "imported", "converted", "monitor", "others"]
+
+# What may lie in a folder before its run begins: a lock, what a batch system or a shell prints, and
+# what a kill left of a file that was being written.
+_BEFORE = re.compile(
+    r"\.lock|log\.txt|slurm-.+\.(out|err)|\.DS_Store"
+    r"|\.(config\.yaml|status\.json|meta\.json|events\.jsonl)\..+"
+)
+_KEPT = ("config.yaml", "meta.json", "status.json", "events.jsonl", "job.json", "log.txt", ".lock")
+_SECTIONS = {"data", "model", "train", "knn", "runtime"}  # of a run's config.yaml, always written
+_ELSEWHERE = "name another folder"
+
+
+class ForeignFolderError(ValueError):
+    """A folder holds something else than what the command was asked to work on."""
+
+
+def claim_for_run(rundir: RunDir, differences: Callable[[Path], Sequence[str]]) -> None:
+    """Raises ForeignFolderError unless the folder is free, or is the folder of this very run.
+
+    `differences`: how the run of a `config.yaml` differs from the one that is asked for.
+    """
+    holder = _holder(rundir)
+    if holder == "nobody":
+        return
+    if holder != "run":
+        raise _refused(rundir, _WORDS[holder](rundir))
+    if found := differences(rundir.config_file):
+        raise ForeignFolderError(
+            f"{rundir.path}: is the folder of another run; {_ELSEWHERE}\n"
+            + "\n".join(f"  - {line}" for line in found)
+        )
+    begun = bool(_meta(rundir).get("attempts")) or rundir.checkpoint_file.exists()
+    if _parts(rundir) and not begun:
+        raise _refused(rundir, "holds rows that this run did not record")
+
+
+def claim_for_import(rundir: RunDir) -> None:
+    """Raises ForeignFolderError unless the folder is free."""
+    holder = _holder(rundir)
+    if holder in ("run", "nameless", "imported"):
+        raise _refused(rundir, "is a run already")
+    if holder != "nobody":
+        raise _refused(rundir, _WORDS[holder](rundir))
+
+
+def claim_for_monitor(rundir: RunDir) -> None:
+    """Raises ForeignFolderError when a run, a converted log or somebody's own log is there.
+
+    Other files may be: a training keeps its own beside what the Monitor records.
+    """
+    holder = _holder(rundir)
+    if holder == "nobody":
+        return
+    if _meta(rundir).get("attempts") or (holder == "run" and _is_settings(rundir.config_file)):
+        raise _refused(rundir, "holds a run of `stabkit train` or `stabkit sweep`")
+    if holder in ("imported", "converted"):
+        raise _refused(rundir, _WORDS[holder](rundir))
+    for file, is_ours in ((rundir.status_file, _is_status), (rundir.events_file, _has_event)):
+        if file.exists() and not is_ours(file):
+            raise _refused(rundir, f"its {file.name} was not written by a Monitor")
+
+
+def claim_for_file(path: Path) -> None:
+    """Raises ForeignFolderError when `path`, to be written over, is a file that a run keeps."""
+    path = path.resolve()
+    for folder in (path.parent, path.parent.parent):
+        rundir = RunDir(folder)
+        inside = path.relative_to(folder).parts
+        if path.exists() and _holder(rundir) not in ("nobody", "others") and _is_kept(inside):
+            raise ForeignFolderError(f"{path}: is a file of the run {folder}; name another file")
+
+
+def _is_kept(inside: tuple[str, ...]) -> bool:
+    """Whether a run keeps the file of this name, below its folder, itself."""
+    if len(inside) == 1:
+        return inside[0] in _KEPT
+    return inside == ("checkpoints", "last.pt") or inside[0] in TABLES
+
+
+def claim_for_sweep(folder: Path) -> None:
+    """Raises ForeignFolderError when the folder of a sweep's runs is itself a run."""
+    rundir = RunDir(folder)
+    holder = _holder(rundir)
+    if holder not in ("nobody", "others"):
+        raise _refused(rundir, "is itself a run, where the folder of a sweep was expected")
+
+
+def _holder(rundir: RunDir) -> Holder:
+    names = {name for name in _names(rundir.path) if not _BEFORE.fullmatch(name)}
+    if not names:
+        return "nobody"
+    meta = _meta(rundir)
+    if "converted" in meta:
+        return "converted"
+    if "imported" in meta:
+        return "imported"
+    if rundir.config_file.name in names:
+        return "run"
+    if "attempts" in meta:
+        return "nameless"
+    recorded = (rundir.status_file.name in names and _is_status(rundir.status_file)) or (
+        rundir.events_file.name in names and _has_event(rundir.events_file)
+    )
+    return "monitor" if recorded or _parts(rundir) else "others"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        if folder.is_symlink():
+            raise ForeignFolderError(f"{folder}: a link to nothing; {_ELSEWHERE}") from None
+        return []
+    except NotADirectoryError:
+        problem = "a file, where a folder was expected"
+        raise ForeignFolderError(f"{folder}: {problem}; {_ELSEWHERE}") from None
+    except OSError as error:
+        problem = f"what it holds cannot be seen ({error.strerror})"
+        raise ForeignFolderError(f"{folder}: {problem}; {_ELSEWHERE}") from None
+
+
+def _meta(rundir: RunDir) -> dict[str, Any]:
+    try:
+        return rundir.read_meta()
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"not readable ({error}), so whose folder it is in cannot be seen"
+        raise ForeignFolderError(f"{rundir.meta_file}: {problem}") from None
+
+
+def _parts(rundir: RunDir) -> bool:
+    return any(any(rundir.table(name).glob("part-*.parquet")) for name in TABLES)
+
+
+def _is_settings(file: Path) -> bool:
+    """Whether a `config.yaml` is one of ours; a training of one's own may keep one as well."""
+    try:
+        content = read_yaml(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() >= _SECTIONS
+
+
+def _is_status(file: Path) -> bool:
+    """Also when a crash of the machine tore it."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(content, dict) and "state" in content and "heartbeat" in content
+
+
+def _has_event(file: Path) -> bool:
+    """Whether a line is an event of ours, or none is whole."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError:
+        return False
+    found = [_parsed(line) for line in lines if line.strip()]
+    return not found or any(isinstance(e, dict) and {"time", "kind"} <= e.keys() for e in found)
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refused(rundir: RunDir, problem: str) -> ForeignFolderError:
+    return ForeignFolderError(f"{rundir.path}: {problem}; {_ELSEWHERE}")
+
+
+def _listed(rundir: RunDir) -> str:
+    names = sorted(_names(rundir.path))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"holds {', '.join(map(repr, names[:3]))}{more}, and no run"
+
+
+_WORDS: dict[Holder, Callable[[RunDir], str]] = {
+    "nameless": lambda rundir: f"holds a run without its {rundir.config_file.name}",
+    "imported": lambda _: "holds imported weights, which can be evaluated but not trained on",
+    "converted": lambda _: "holds a converted log",
+    "monitor": lambda _: "holds what a Monitor recorded",
+    "others": _listed,
+}
