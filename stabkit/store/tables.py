@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stabkit.rundir import left_out
+from stabkit.store.parts import open_part
 from stabkit.store.schema import KEYS, SIGNALS, TABLES, VERSION, version_of
 
 ORDER = {"layers": ["step", "depth"], "scalars": ["step"], "evals": ["step"]}
@@ -72,7 +72,7 @@ def _further(folder: Path) -> list[str]:
     names: dict[str, None] = {}
     for part in _parts(folder):
         with suppress(OSError, ValueError, pa.ArrowException):
-            names |= dict.fromkeys(pq.read_schema(part).names)
+            names |= dict.fromkeys(open_part(part).schema_arrow.names)
     return list(names)
 
 
@@ -109,9 +109,7 @@ def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Ta
     Then those of `further` that the part has; every column of float32 when it is None.
     """
     try:
-        if not path.is_file():  # of a pipe one would wait for ever
-            raise OSError("not a file")
-        with pa.OSFile(str(path)) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        with open_part(path) as file:
             found = file.schema_arrow
             problem = _problem(found, schema)
             if problem is None:

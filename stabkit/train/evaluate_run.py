@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
 from stabkit.config import ComputeConfig, RunConfig, run_id
 from stabkit.monitor.knn import knn_predict_each
 from stabkit.rundir import RunDir
-from stabkit.store.writer import Writer, write_part
+from stabkit.store.parts import write_part
+from stabkit.store.writer import Writer, read_part
 from stabkit.train.data import ImageSet, load_data
 from stabkit.train.device import prepare_device
 from stabkit.train.evaluate_config import METRICS, EvaluateConfig, Method, metric_name
@@ -122,7 +122,7 @@ def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None
     older = sorted(folder.glob("part-*.parquet"))
     writer.flush()
     for part in older:
-        rows = pq.read_table(part, partitioning=None)
+        rows = read_part(part)
         same = pc.and_(
             pc.equal(rows["step"], step), pc.equal(rows["metric"].cast(pa.string()), metric)
         )
