@@ -53,9 +53,9 @@ def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]
     last = int(held[-1]) + 1 if len(held) else 0
     known = _trained(run) if end is None else end
     yield from _stretches(held, 0, every, last if known is None else known)
-    if table == "evals" and end is None and (final := _final(run)) is not None:
-        if final not in held:
-            yield final, final
+    final = _final(run) if table == "evals" and end is None else None
+    if final is not None and final not in held:
+        yield final, final
 
 
 def _of_training(run: Run, table: str) -> Steps:

@@ -147,7 +147,7 @@ def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Ta
     try:
         with open_part(path) as file:
             found = file.schema_arrow
-            problem = _problem(found, schema)
+            problem = problem_of(found, schema)
             if problem is None:
                 names = [name for name in schema.names if found.get_field_index(name) >= 0]
                 names += _signals(found, schema, further)
@@ -172,7 +172,8 @@ def _signals(found: pa.Schema, schema: pa.Schema, further: Sequence[str] | None)
     return once if further is None else [name for name in once if name in further]
 
 
-def _problem(found: pa.Schema, schema: pa.Schema) -> str | None:
+def problem_of(found: pa.Schema, schema: pa.Schema) -> str | None:
+    """Why a part of these columns is not read as one of the table `schema`; None when it is."""
     version = version_of(found)
     if version == 0:
         return "not a stabkit table"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stabkit.rundir import same_folder
 from stabkit.store.parts import next_part, open_part, write_part
 from stabkit.store.schema import EVALS, LAYERS, SCALARS, SIGNALS, TABLES, with_identity
+from stabkit.store.tables import problem_of
 
 
 class Writer:
@@ -155,11 +156,11 @@ def trim(folder: Path, step: int) -> None:
 
 
 def read_part(part: Path, columns: list[str] | None = None) -> pa.Table:
-    """Raises ValueError that names a damaged part: what it held cannot be kept."""
+    """Raises ValueError that names a damaged or foreign part: what it held cannot be kept."""
     try:
         with open_part(part) as file:
-            if file.schema_arrow.get_field_index("step") < 0:
-                raise ValueError("it has no column step")
+            if problem := problem_of(file.schema_arrow, TABLES[part.parent.name]):
+                raise ValueError(problem)
             return file.read(columns)
     except (OSError, pa.ArrowException, ValueError) as error:
         why = " ".join(str(error).split())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -70,6 +71,8 @@ def evaluate_run(
     with rundir.lock():
         device = prepare_device(config.runtime, ComputeConfig())
         backbone, step = load_backbone(rundir, device)
+        for part in _parts(rundir):
+            read_part(part)  # a damaged one is refused before hours of work, and kept as it is
         status = rundir.read_status()
         if status is not None and status.reason:
             say(f"of this run: {status.reason}")
@@ -118,8 +121,7 @@ def _record(
 
 def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None:
     """Flush the writer, then remove what older parts hold of the step and metric."""
-    folder = rundir.table("evals")
-    older = sorted(folder.glob("part-*.parquet"))
+    older = _parts(rundir)
     writer.flush()
     for part in older:
         rows = read_part(part)
@@ -131,6 +133,10 @@ def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None
             part.unlink()
         elif kept.num_rows < rows.num_rows:
             write_part(part, kept, rows.schema)
+
+
+def _parts(rundir: RunDir) -> list[Path]:
+    return sorted(rundir.table("evals").glob("part-*.parquet"))
 
 
 def _knn(inputs: Inputs) -> list[Result]:
