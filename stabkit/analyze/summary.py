@@ -85,7 +85,7 @@ def describe(runs: Runs, table: pd.DataFrame) -> str:
     parts = [
         _headline(runs, table),
         _text_table(table),
-        *lacking(table),
+        *lacking_rows(table),
         *_findings(runs, table),
         FOOTNOTE,
     ]
@@ -113,7 +113,7 @@ def _headline(runs: Runs, table: pd.DataFrame) -> str:
     return line
 
 
-def lacking(table: pd.DataFrame) -> list[str]:
+def lacking_rows(table: pd.DataFrame) -> list[str]:
     """A sentence on the runs that lack rows; none where there are no such runs."""
     some = table[table["gaps"] != ""]
     if some.empty:
