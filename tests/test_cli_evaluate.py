@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -270,3 +272,21 @@ def test_a_cut_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[str]
     file = RunDir(run).checkpoint_file
     file.write_bytes(file.read_bytes()[:1000])
     assert str(file) in said(capsys, "evaluate", str(run), "--knn", code=1)
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_damaged_part_is_named_before_anything_is_measured(
+    run: Path, foreign: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = min((run / "evals").iterdir())
+    if foreign:
+        pq.write_table(pa.table({"step": [1], "x": [2]}), part)
+    else:
+        content = bytearray(part.read_bytes())
+        content[len(content) // 2] ^= 4
+        part.write_bytes(content)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    message = said(capsys, "evaluate", str(run), "--knn", code=1)
+    assert f"{part}: not readable (" in message
+    assert "move it away to go on without it" in message
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before

@@ -47,6 +47,7 @@ def dips(run: Run, metric: str = "knn_heldout", between: float | None = None) ->
     lasted in `steps`, `samples` and `epochs` (NaN where the settings do not tell the batch, or the
     size of the data). `between` as of `between_seeds` tells restarts.
     """
+    run = run.keeping()  # the bits are then those of the evaluations, while the run trains on
     evals = run.evals(metric)
     chance = float(evals["chance"].iloc[0]) if len(evals) else 0.0
 
@@ -71,6 +72,7 @@ def _number(run: Run, key: str) -> float:
 
 def drifts(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
     """`find_drift` on an evaluation of the run."""
+    run = run.keeping()
     nothing = find_drift([], [])
     return _sought(run, f"drift of {metric}", lambda: find_drift(**_series(run, metric)), nothing)
 

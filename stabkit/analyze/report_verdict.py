@@ -9,6 +9,7 @@ import pandas as pd
 from stabkit.analyze.events import final_level
 from stabkit.analyze.remedies import Sign
 from stabkit.analyze.report_events import Event
+from stabkit.analyze.summary import lacking_rows
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.detect.dips import SHORTEST
@@ -34,8 +35,9 @@ def tell_verdict(runs: Runs, table: pd.DataFrame) -> Verdict:
     if unknown:
         lines.append(
             f"{counted(unknown, 'run')} cannot be judged: that takes {SHORTEST} held-out kNN "
-            "evaluations."
+            "evaluations, and all rows of the steps trained."
         )
+    lines += lacking_rows(table)
     if not bad.empty:
         return Verdict(
             "bad",

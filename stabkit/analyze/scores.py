@@ -9,6 +9,7 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.events import collapses, dips, drifts, final_count, final_level, refused
 from stabkit.analyze.intervals import Interval, mean_interval, rate_interval, share_interval
 from stabkit.analyze.verdict import UNSTABLE, verdict
+from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
 
 METRIC = "knn_heldout"
@@ -34,6 +35,7 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
     less level, which is 0 or more by definition and a little more than 0 by noise).
     """
     evals, found = run.evals(metric), dips(run, metric)
+    lacking = gaps(run, ["evals"])
     values = 100 * evals["value"]
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
     nonfinite = sum(event.get("kind") == "nonfinite" for event in run.event_log())
@@ -44,7 +46,7 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
     falls = len(found) + len(drifts(run, metric))
     lost, lost_by = _lost_points(found, best - level)
     return {
-        "verdict": verdict(nonfinite, len(collapses(run)), told, falls, 0),
+        "verdict": verdict(nonfinite, len(collapses(run)), 0 if lacking else told, falls, 0),
         "evaluations": len(evals),
         "steps": steps,
         "untrained": values.iloc[0] if told else math.nan,

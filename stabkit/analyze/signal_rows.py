@@ -67,7 +67,7 @@ def signal_rows(run: Run) -> pd.DataFrame:
 
 def _recorded(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of layers, and where it is null: a value that is NaN was measured, and is news."""
-    stored = stored_table(run.path / "layers", "layers")
+    stored = stored_table(run.path / "layers", "layers", until=run.until("layers"))
     frame: pd.DataFrame = stored.to_pandas()
     once = ~frame.duplicated(KEYS)
     null = {n: stored[n].is_null().to_numpy() for n in stored.column_names if n not in KEYS}

@@ -13,6 +13,7 @@ from stabkit.analyze.verdict import UNSTABLE, VERDICTS, verdict
 from stabkit.analyze.workers import each
 from stabkit.detect import layer_onsets
 from stabkit.detect.dips import SHORTEST
+from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
 
 LISTED = 40  # runs that a reader still looks through
@@ -33,7 +34,8 @@ def run_table(runs: Runs, processes: int = 1) -> pd.DataFrame:
 
     Verdicts: `diverged` (non-finite values), `collapsed` (`collapse` names the signals), `unstable`
     (at least one dip or drift), `bursts` (gradients only), `stable`, or `unknown` (too few
-    evaluations to find a dip, or values that a detector refuses). `lost_steps` is the time spent in
+    evaluations to find a dip, values that a detector refuses, or rows of steps it trained that are
+    missing: `gaps` says which). `lost_steps` is the time spent in
     dips, `deepest` and `sag` (of the drifts) fractions, `patch_first` the bursts that the patch
     projection began.
 
@@ -51,7 +53,8 @@ def _row(item: tuple[Run, str]) -> dict[str, object]:
     first, spiked = joined[joined["lag"] == 0], joined["burst"].nunique()
     collapsed = collapses(run)["signal"].unique()
     nonfinite = sum(event.get("kind") == "nonfinite" for event in run.event_log())
-    told = 0 if refused(found) or refused(peaks) else len(evals)
+    lacking = gaps(run)
+    told = 0 if refused(found) or refused(peaks) or lacking else len(evals)
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
@@ -67,6 +70,7 @@ def _row(item: tuple[Run, str]) -> dict[str, object]:
         "lost_steps": int((found["end"] - found["onset"]).sum()),
         "bursts": spiked,
         "patch_first": int((first["layer"] == "patch_embed").sum()),
+        "gaps": "; ".join(lacking),
         "run": run.name,
     }
 
@@ -78,7 +82,13 @@ def summary(runs: Runs) -> str:
 
 def describe(runs: Runs, table: pd.DataFrame) -> str:
     """What the table of `run_table` means; of many runs those that fared worst."""
-    parts = [_headline(runs, table), _text_table(table), *_findings(runs, table), FOOTNOTE]
+    parts = [
+        _headline(runs, table),
+        _text_table(table),
+        *lacking_rows(table),
+        *_findings(runs, table),
+        FOOTNOTE,
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -101,6 +111,18 @@ def _headline(runs: Runs, table: pd.DataFrame) -> str:
             "noise rule alone finds\nthem, which mistakes slow noise for dips more often."
         )
     return line
+
+
+def lacking_rows(table: pd.DataFrame) -> list[str]:
+    """A sentence on the runs that lack rows; none where there are no such runs."""
+    some = table[table["gaps"] != ""]
+    if some.empty:
+        return []
+    first = some.iloc[0]
+    return [
+        f"{counted(len(some), 'run')} without all rows of the steps trained ({first['run']}: "
+        f"{first['gaps']}):\nno sign of instability there is no proof of stability."
+    ]
 
 
 def _ordered(runs: Runs) -> list[Run]:
@@ -150,7 +172,8 @@ def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
     unknown = int((table["verdict"] == "unknown").sum())
     if unknown == len(table):
         return [
-            f"Nothing can be said: a verdict needs {SHORTEST} held-out kNN evaluations of a run."
+            f"Nothing can be said: a verdict needs {SHORTEST} held-out kNN evaluations of a run, "
+            "and all its rows."
         ]
     if unstable.empty:
         known = counted(len(table) - unknown, "run")

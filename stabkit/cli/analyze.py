@@ -27,7 +27,7 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(
             f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
         )
-    runs = loaded(arguments.runs[0])
+    runs = loaded(arguments.runs[0]).as_of_now()
     try:
         paths = draw(arguments.plot, runs, arguments.out or runs.path / "figures")
     except ValueError as error:
@@ -40,7 +40,7 @@ def act(arguments: argparse.Namespace) -> int:
 def _summarize(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None:
         claim_for_file(arguments.csv)
-    sets = [loaded(folder) for folder in arguments.runs]
+    sets = [loaded(folder).as_of_now() for folder in arguments.runs]
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
     if len(sets) == 2:

@@ -20,7 +20,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.interactive and find_spec("plotly") is None:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
-    runs = loaded(folder)
+    runs = loaded(folder).as_of_now()
     from stabkit.analyze.report_page import write_report
 
     try:

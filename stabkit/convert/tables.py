@@ -53,7 +53,8 @@ def read_table(path: Path) -> Table:
         raise ConvertError(f"{path}: empty")
     try:
         if start[:4] == b"PAR1":
-            return _from_arrow(path, pq.read_table(path, partitioning=None))
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                return _from_arrow(path, file.read())
         if not _is_text(path):
             raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
         if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):

@@ -1,7 +1,7 @@
 """Run folders in, tidy pandas out. Lazy: a table is read when it is asked for."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.rundir import RunDir, Status, find_runs, left_out
-from stabkit.store.schema import KEYS
-from stabkit.store.tables import read_table
+from stabkit.store.schema import KEYS, TABLES
+from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
 from stabkit.yamlio import read_yaml
 
@@ -28,6 +28,7 @@ class Run:
     path: Path
     called: str = ""
     _kept: dict[Any, pd.DataFrame] | None = field(default=None, repr=False, compare=False)
+    _until: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -57,7 +58,16 @@ class Run:
 
     def keeping(self) -> "Run":
         """The same run, which reads each table once and keeps it: for one pass over it."""
-        return replace(self, _kept={})
+        return self if self._kept is not None else replace(self, _kept={})
+
+    def as_of_now(self) -> "Run":
+        """The same run without the rows that are written from now on: whoever reads its tables
+        several times while it trains finds the same in them."""
+        return replace(self, _until={name: last_part(self.path / name) for name in TABLES})
+
+    def until(self, table: str) -> str | None:
+        """The last part of a table that is read; None: all that are there."""
+        return self._until.get(table)
 
     def signals(self, signals: Sequence[str] | None = None) -> pd.DataFrame:
         """Columns step, layer, depth, then the `signals`, or all recorded; in step and depth order.
@@ -126,10 +136,10 @@ class Run:
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         if self._kept is None:
-            return read_table(self.path / name, name, columns)
+            return read_table(self.path / name, name, columns, self.until(name))
         key = (name, tuple(columns or ()))
         if key not in self._kept:
-            self._kept[key] = read_table(self.path / name, name, columns)
+            self._kept[key] = read_table(self.path / name, name, columns, self.until(name))
         return self._kept[key].copy(deep=False)
 
 
@@ -139,6 +149,16 @@ class Runs:
 
     path: Path
     items: tuple[Run, ...]
+
+    def as_of_now(self) -> "Runs":
+        """`Run.as_of_now` of those that may still be written."""
+        return replace(
+            self,
+            items=tuple(
+                run if (status := run.status()) and status.state == "done" else run.as_of_now()
+                for run in self
+            ),
+        )
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.items)

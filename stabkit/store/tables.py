@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stabkit.rundir import left_out
+from stabkit.store.parts import open_part
 from stabkit.store.schema import KEYS, SIGNALS, TABLES, VERSION, version_of
 
 ORDER = {"layers": ["step", "depth"], "scalars": ["step"], "evals": ["step"]}
@@ -23,13 +23,17 @@ AT_WORK_S = 60.0  # a part that is being written now is not half written
 NEVER_NULL = {"step", "layer", "depth", "name", "metric", "value", "chance", "n", "k"}
 
 
-def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(
+    folder: Path, name: str, columns: Sequence[str] | None = None, until: str | None = None
+) -> pd.DataFrame:
     """All readable parts, in order; `columns` alone when given. Empty when there is no folder.
+
+    `until`: the name of the last part, as `last_part` gave it; what was written after is not read.
 
     A LeftOutWarning names every part that is damaged, foreign, half written or too new, and rows
     that are there twice, of which the first stays.
     """
-    frame: pd.DataFrame = stored_table(folder, name, columns).to_pandas()
+    frame: pd.DataFrame = stored_table(folder, name, columns, until).to_pandas()
     if len(ORDER[name]) > 1 or not frame["step"].is_monotonic_increasing:
         frame = frame.sort_values(ORDER[name], kind="stable")
     twice = frame.duplicated([key for key in ONCE[name] if key in frame])
@@ -41,7 +45,9 @@ def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) ->
     return frame
 
 
-def stored_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+def stored_table(
+    folder: Path, name: str, columns: Sequence[str] | None = None, until: str | None = None
+) -> pa.Table:
     """The same as stored: pandas tells null, not measured, from NaN no longer.
 
     Raises KeyError for a column that is none of the table's and in no part of it.
@@ -54,7 +60,7 @@ def stored_table(folder: Path, name: str, columns: Sequence[str] | None = None) 
     if further and name != "layers":
         raise KeyError(f"table {name} has no column {further[0]!r}")
     own = None if columns is None and name == "layers" else further
-    tables = [t for part in _parts(folder) if (t := _part(part, schema, own)) is not None]
+    tables = _read_parts(folder, schema, own, until)
     whole = pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
     absent = [c for c in further if c not in whole.column_names]
     if absent and tables:
@@ -72,21 +78,51 @@ def _further(folder: Path) -> list[str]:
     names: dict[str, None] = {}
     for part in _parts(folder):
         with suppress(OSError, ValueError, pa.ArrowException):
-            names |= dict.fromkeys(pq.read_schema(part).names)
+            names |= dict.fromkeys(open_part(part).schema_arrow.names)
     return list(names)
+
+
+def last_part(folder: Path) -> str:
+    """The name of the last part now; empty when there is none. Parts are added in name order."""
+    try:
+        return max((name for name in os.listdir(folder) if _is_part(name)), default="")
+    except OSError:
+        return ""
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("part-") and name.endswith(".parquet")
+
+
+def _read_parts(
+    folder: Path, schema: pa.Schema, further: Sequence[str] | None, until: str | None
+) -> list[pa.Table]:
+    """One listing of the table: a part that went since, as those that a resumed run writes anew, is
+    no damage, and the table is listed again."""
+    for last in (False,) * 4 + (True,):
+        parts = [part for part in _parts(folder) if until is None or part.name <= until]
+        found = [_part(part, schema, further) for part in parts]
+        gone = [part for part in parts if not os.path.lexists(part)]
+        if last and gone:
+            left_out(gone[0], "moved or deleted while it was read")
+        if last or not gone:
+            break
+    return [table for table in found if table is not None]
 
 
 def _parts(folder: Path) -> list[Path]:
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
+        if not folder.parent.exists():
+            left_out(folder.parent, "moved or deleted while it was read")
         return []
     except OSError as error:
         left_out(folder, f"not readable ({error.strerror})")
         return []
     parts = []
     for name in names:
-        if name.startswith("part-") and name.endswith(".parquet"):
+        if _is_part(name):
             parts.append(folder / name)
         elif name.endswith(".tmp"):
             if _age(folder / name) > AT_WORK_S:
@@ -109,11 +145,9 @@ def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Ta
     Then those of `further` that the part has; every column of float32 when it is None.
     """
     try:
-        if not path.is_file():  # of a pipe one would wait for ever
-            raise OSError("not a file")
-        with pa.OSFile(str(path)) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        with open_part(path) as file:
             found = file.schema_arrow
-            problem = _problem(found, schema)
+            problem = problem_of(found, schema)
             if problem is None:
                 names = [name for name in schema.names if found.get_field_index(name) >= 0]
                 names += _signals(found, schema, further)
@@ -123,7 +157,8 @@ def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Ta
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         problem = f"not readable ({' '.join(str(error).split())})"
     if problem is not None:
-        left_out(path, problem)
+        if os.path.lexists(path):
+            left_out(path, problem)
         return None
     for i, column in enumerate(schema):
         if column.name not in table.column_names:
@@ -137,7 +172,8 @@ def _signals(found: pa.Schema, schema: pa.Schema, further: Sequence[str] | None)
     return once if further is None else [name for name in once if name in further]
 
 
-def _problem(found: pa.Schema, schema: pa.Schema) -> str | None:
+def problem_of(found: pa.Schema, schema: pa.Schema) -> str | None:
+    """Why a part of these columns is not read as one of the table `schema`; None when it is."""
     version = version_of(found)
     if version == 0:
         return "not a stabkit table"

@@ -5,18 +5,18 @@ and each flush writes one whole part under a temporary name, syncs it and rename
 only rows that a resumed run makes again.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stabkit.rundir import commit, same_folder
+from stabkit.rundir import same_folder
+from stabkit.store.parts import next_part, open_part, write_part
 from stabkit.store.schema import EVALS, LAYERS, SCALARS, SIGNALS, TABLES, with_identity
+from stabkit.store.tables import problem_of
 
 
 class Writer:
@@ -143,28 +143,11 @@ class Writer:
         return lost
 
 
-def next_part(folder: Path) -> Path:
-    """The name after the last part there; step numbers would clash, as flushes may share a step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    taken = [int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")]
-    return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
-
-
-def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
-    """Write a part file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        pq.write_table(table.cast(schema), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    commit(temporary, path)
-
-
 def trim(folder: Path, step: int) -> None:
     """Remove every row at or after `step` from the tables of a run, so that it can go on there."""
     for name in TABLES:
         for part in sorted((folder / name).glob("part-*.parquet")):
-            table = _read(part)
+            table = read_part(part)
             kept = table.filter(pc.less(table["step"], step))
             if not kept.num_rows:
                 part.unlink()
@@ -172,11 +155,14 @@ def trim(folder: Path, step: int) -> None:
                 write_part(part, kept, table.schema)
 
 
-def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
-    """Raises ValueError that names a damaged part: what it held cannot be kept."""
+def read_part(part: Path, columns: list[str] | None = None) -> pa.Table:
+    """Raises ValueError that names a damaged or foreign part: what it held cannot be kept."""
     try:
-        return pq.read_table(part, columns=columns)
-    except (pa.ArrowException, ValueError, KeyError) as error:
+        with open_part(part) as file:
+            if problem := problem_of(file.schema_arrow, TABLES[part.parent.name]):
+                raise ValueError(problem)
+            return file.read(columns)
+    except (OSError, pa.ArrowException, ValueError) as error:
         why = " ".join(str(error).split())
         raise ValueError(
             f"{part}: not readable ({why}); move it away to go on without it"
@@ -186,7 +172,7 @@ def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
 def steps_in(folder: Path) -> tuple[int, int] | None:
     """The first and the last step that the tables of a run hold, if they hold any."""
     steps = [
-        pc.min_max(_read(part, ["step"])["step"]).as_py()
+        pc.min_max(read_part(part, ["step"])["step"]).as_py()
         for name in TABLES
         for part in (folder / name).glob("part-*.parquet")
     ]

@@ -100,7 +100,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status.images_per_s,
         status.eta_s if running else None,
         status.knn,
-        None if running else _reason(status, standing),
+        _reason(status, standing),
         status.events,
         log=str(rundir.log_file) if rundir.log_file.exists() else None,
     )

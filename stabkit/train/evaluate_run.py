@@ -3,18 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
 from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id
 from stabkit.monitor.knn import knn_predict_each
 from stabkit.rundir import RunBusyError, RunDir
-from stabkit.store.writer import Writer, write_part
+from stabkit.store.parts import write_part
+from stabkit.store.writer import Writer, read_part
 from stabkit.train.data import ImageSet, load_data
 from stabkit.train.device import check_device, prepare_device
 from stabkit.train.evaluate_config import METRICS, EvaluateConfig, Method, metric_name
@@ -81,6 +82,8 @@ def evaluate_run(
     with rundir.lock():
         if rundir.checkpoint_file.stat().st_mtime_ns != read_at:
             raise RunBusyError(f"{rundir.path}: another process has just trained it; try again")
+        for part in _parts(rundir):
+            read_part(part)  # a damaged one is refused before hours of work, and kept as it is
         status = rundir.read_status()
         if status is not None and status.reason:
             say(f"of this run: {status.reason}")
@@ -129,11 +132,10 @@ def _record(
 
 def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None:
     """Flush the writer, then remove what older parts hold of the step and metric."""
-    folder = rundir.table("evals")
-    older = sorted(folder.glob("part-*.parquet"))
+    older = _parts(rundir)
     writer.flush()
     for part in older:
-        rows = pq.read_table(part, partitioning=None)
+        rows = read_part(part)
         same = pc.and_(
             pc.equal(rows["step"], step), pc.equal(rows["metric"].cast(pa.string()), metric)
         )
@@ -142,6 +144,10 @@ def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None
             part.unlink()
         elif kept.num_rows < rows.num_rows:
             write_part(part, kept, rows.schema)
+
+
+def _parts(rundir: RunDir) -> list[Path]:
+    return sorted(rundir.table("evals").glob("part-*.parquet"))
 
 
 def _knn(inputs: Inputs) -> list[Result]:

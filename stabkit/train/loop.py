@@ -17,6 +17,8 @@ from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.features import effective_rank, feature_std
 from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, same_folder
 from stabkit.rundir import State as RunState
+from stabkit.store.gaps import gaps
+from stabkit.store.reader import Run
 from stabkit.train.alerts import Alerts
 from stabkit.train.batches import Batch, ReadAhead, make_batch
 from stabkit.train.compute import autocast, scaled_step, widened
@@ -154,11 +156,19 @@ def _train(
     state.reduction.overlap()
     if rank() == 0:
         rundir.append_event("resume" if resumed else "start", first)
+    lacking = _lacking(rundir, first)
+    if lacking:
+        rundir.append_event("rows_missing", first, gaps=lacking)
     with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
-        progress = Progress(config, rundir, first, 1 / knn.num_classes, is_ours)
+        progress = Progress(config, rundir, first, 1 / knn.num_classes, is_ours, lacking)
         with ReadAhead(config, images) as ahead:
             status = _steps(config, rundir, state, monitor, ahead, knn, first, stop, progress)
     if rank() == 0:
+        now = _lacking(rundir, status.step)
+        if now != lacking:
+            rundir.append_event("rows_missing", status.step, gaps=now)
+        reasons = [reason for reason in (status.reason, rows_missing(now)) if reason]
+        status = replace(status, reason="; ".join(reasons) or None)
         rundir.append_event(status.state, status.step, reason=status.reason)
         rundir.write_status(status)
     return status
@@ -167,6 +177,19 @@ def _train(
 def _write_config(config: RunConfig, rundir: RunDir) -> None:
     """First of all: whatever comes later, the folder says whose it is."""
     atomic_write(rundir.config_file, save_config(config).encode())
+
+
+def _lacking(rundir: RunDir, step: int) -> list[str]:
+    """Rows of the steps before `step` that are no longer there.
+
+    The run goes on without them, for they could only be made again from its start; its log and its
+    status say so.
+    """
+    return gaps(Run(rundir.path).keeping(), end=step) if rank() == 0 else []
+
+
+def rows_missing(lacking: list[str]) -> str | None:
+    return f"rows are missing: {'; '.join(lacking)}" if lacking else None
 
 
 def _recorder(
@@ -303,8 +326,10 @@ class Progress:
         first: int,
         chance: float,
         is_ours: Callable[[], bool],
+        lacking: list[str],
     ) -> None:
         self._is_ours = is_ours
+        self._lacking = lacking
         self.rundir, self.steps, self.batch = rundir, config.train.steps, config.train.batch
         self._alerts = Alerts(rundir, chance) if rank() == 0 else None
         self._knn: float | None = None
@@ -324,7 +349,7 @@ class Progress:
         if rank() != 0 or now - self._written < 1.0:
             return
         self._written = now
-        self.rundir.write_status(self.status("running", step, None))
+        self.rundir.write_status(self.status("running", step, rows_missing(self._lacking)))
 
     def status(self, state: RunState, step: int, reason: str | None) -> Status:
         seconds = time.monotonic() - self._began

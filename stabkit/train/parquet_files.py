@@ -77,7 +77,7 @@ def _shard_files(root: Path, splits: tuple[str, ...]) -> list[Path]:
 
 def _read_shard(file: Path) -> _Shard:
     try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, page_checksum_verification=True)
         schema = table.schema_arrow
         image, label = (_column(file, schema, names) for names in (_IMAGE_COLUMNS, _LABEL_COLUMNS))
         columns = table.read([image, label])

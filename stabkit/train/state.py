@@ -8,15 +8,22 @@ import torch
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.knn import KnnBank
 from stabkit.monitor.ranks import world_size
-from stabkit.monitor.torch_files import read_tensors, write_tensors
+from stabkit.monitor.torch_files import write_tensors
 from stabkit.rundir import ForeignFolderError
 from stabkit.train.backbones import build_backbone
+from stabkit.train.checkpoint_file import (
+    check_like,
+    check_optimizer,
+    check_trainable,
+    read_checkpoint,
+)
 from stabkit.train.compute import arrange, build_scaler
 from stabkit.train.distributed import GradientReduction
 from stabkit.train.methods import Method, build_method
 from stabkit.train.optim import build_optimizer
 from stabkit.train.stabilizers import Stabilizer
 from stabkit.train.sync_batch_norm import synchronise_batch_norms
+from stabkit.train.weights import fill
 
 
 @dataclass(frozen=True)
@@ -70,23 +77,33 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
 def load_state(state: State, config: RunConfig, path: Path) -> int:
     """Fill `state` from a checkpoint and return the step it stands at.
 
-    Raises ValueError when the file is damaged, ForeignFolderError when it is of another run.
+    Raises ValueError when the file is damaged or does not fit, ForeignFolderError when it is of
+    another run.
     """
-    content = read_tensors(path)
-    if not {"run", "step", "model"} <= content.keys():
-        raise ForeignFolderError(f"{path}: not a stabkit checkpoint")
-    if "optimizer" not in content:
-        problem = "imported weights, which can be evaluated but not trained on"
-        raise ForeignFolderError(f"{path}: {problem}")
+    try:
+        content = read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; put a sound copy in its place, or delete it and the run starts over"
+        ) from None
+    check_trainable(path, content)
     if content["run"] != run_id(config):
         raise ForeignFolderError(
             f"{path}: belongs to run {content['run']}, this configuration is {run_id(config)}; "
             "train it in a folder of its own"
         )
-    state.model.load_state_dict(content["model"])
+    if content["step"] > config.train.steps:
+        raise ValueError(f"{path}: step is {content['step']}, the run has {config.train.steps}")
+    check_optimizer(path, content["optimizer"], state.optimizer)
+    check_like(path, "bank", content["bank"], state.bank.state_dict())
+    if "stabilizer" in content:  # written since stabilizers exist; before, there was none to fill
+        check_like(path, "stabilizer", content["stabilizer"], state.stabilizer.state_dict())
+    if state.scaler.is_enabled():
+        check_like(path, "scaler", content.get("scaler"), state.scaler.state_dict())
+    fill(state.model, content["model"], str(path), "model")
     state.optimizer.load_state_dict(content["optimizer"])
     state.bank.load_state_dict(content["bank"])
-    if "stabilizer" in content:  # written since stabilizers exist; before, there was none to fill
+    if "stabilizer" in content:
         state.stabilizer.load_state_dict(content["stabilizer"])
     if state.scaler.is_enabled():
         state.scaler.load_state_dict(content["scaler"])

@@ -20,6 +20,7 @@ from stabkit.rundir import (
     claim_for_import,
 )
 from stabkit.train.backbones import build_backbone
+from stabkit.train.checkpoint_file import are_weights, read_checkpoint
 
 Weights = dict[str, Tensor]
 Encoder = Literal["online", "target"]
@@ -34,7 +35,7 @@ _OFFICIAL_WIDTHS = (384, 768)
 _LISTED = 8
 
 
-def fill(module: nn.Module, weights: Weights, source: str) -> None:
+def fill(module: nn.Module, weights: Weights, source: str, what: str = "backbone") -> None:
     """Load every tensor or nothing. Raises ValueError that lists what does not match.
 
     Loading what happens to match is how randomly initialised backbones get evaluated.
@@ -45,17 +46,28 @@ def fill(module: nn.Module, weights: Weights, source: str) -> None:
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
+    types = [
+        f"{name} {weights[name].dtype}, should be {own[name].dtype}"
+        for name in own
+        if name in weights and _kind(weights[name]) != _kind(own[name])
+    ]
     problems = [
         ("missing", [name for name in own if name not in weights]),
         ("unexpected", [name for name in weights if name not in own]),
         ("of another shape", shapes),
+        ("of another type", types),
     ]
     found = [f"  - {len(names)} {what}: {_listed(names)}" for what, names in problems if names]
     if found:
         if problems[1][1] in (["head.weight", "head.bias"], ["fc.weight", "fc.bias"]):
             found.append("  a classifier: take its last layer out of the file first")
-        raise ValueError("\n".join([f"{source}: does not fit this backbone:", *found]))
+        raise ValueError("\n".join([f"{source}: does not fit this {what}:", *found]))
     module.load_state_dict(weights)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Numbers of any precision fit; a copy of complex ones, or of counts, would change them."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -74,9 +86,7 @@ def load_backbone(
     path = rundir.checkpoint_file
     if not path.exists():
         raise FileNotFoundError(f"{path}: no checkpoint yet; the run's first one makes it")
-    config, content = read_config(rundir.config_file), read_tensors(path)
-    if not {"run", "step", "model"} <= content.keys():
-        raise ValueError(f"{path}: not a checkpoint of stabkit")
+    config, content = read_config(rundir.config_file), read_checkpoint(path)
     if content["run"] != run_id(config):
         raise ForeignFolderError(
             f"{path}: belongs to run {content['run']}, {rundir.config_file} is {run_id(config)}"
@@ -122,7 +132,7 @@ def read_foreign(path: Path) -> tuple[dict[Encoder, Weights], str | None]:
     """
     content = read_tensors(path)
     state = content.get("state_dict", content.get("model", content))
-    if not (isinstance(state, dict) and state and all(map(torch.is_tensor, state.values()))):
+    if not (state and are_weights(state)):
         raise ValueError(f"{path}: holds no weights, neither bare nor as `state_dict` or `model`")
     arch = content.get("arch") if isinstance(content.get("arch"), str) else None
     weights = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -162,7 +172,8 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
         claim_for_import(rundir)  # once more: now it stays as it is
         write_tensors({"run": run_id(config), "step": 0, "model": model}, rundir.checkpoint_file)
         atomic_write(rundir.config_file, save_config(config).encode())
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         rundir.write_meta({"imported": {"file": str(path), "sha256": digest, "arch": arch}})
         rundir.append_event("imported", 0, file=str(path))
         rundir.write_status(Status("done", reason=f"imported from {path.name}"))

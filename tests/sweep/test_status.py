@@ -104,7 +104,7 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
         "finished": ("done", "as written"),
         "raised": ("failed", "as written"),
         "killed": ("lost", "OUT_OF_MEMORY: job 7_7 has ended"),
-        "trains": ("running", None),
+        "trains": ("running", "as written"),
         "node_died": ("preempted", "in the queue: BeginTime"),
     }
     assert found["died"].log is not None

@@ -86,12 +86,11 @@ def after_a_rename(number: int) -> None:
 def in_half_a_table(number: int) -> None:
     import stabkit.store.writer as writer
 
-    def act(_: Any, file: Any, **__: Any) -> None:
-        file.write(b"PAR1 and then nothing more")
-        file.flush()
+    def act(path: Path, *_: Any) -> None:
+        path.with_name(f".{path.name}.tmp").write_bytes(b"PAR1 and then nothing more")
         die()
 
-    writer.pq.write_table = at_call(writer.pq.write_table, number, act)
+    writer.write_part = at_call(writer.write_part, number, act)
 
 
 def in_half_a_checkpoint(number: int) -> None:

@@ -1,0 +1,107 @@
+"""Steps that a run trained and its tables no longer hold: parts deleted, rows lost in a crash."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stabkit.rundir import TABLES, LeftOutWarning, Status
+from stabkit.store.reader import Run
+
+LISTED = 3  # stretches of steps that are named
+
+Steps = NDArray[np.int64]
+
+
+def gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
+    """The table and the steps of each gap in words, and a LeftOutWarning for each.
+
+    A run that `stabkit train` made holds `layers` and `scalars` of every step and `knn_heldout` of
+    every `knn.every`-th: up to `end`, which is known once it is `done` or `preempted`, else up to
+    the last row of each table. A Monitor's folder holds every step between its first and its last;
+    its evaluations come when the user likes, as do the rows of a converted log.
+    """
+    found = []
+    for table in tables:
+        if stretches := list(_missing(run, table, end)):
+            named = ", ".join(f"{a} to {b}" if a < b else str(a) for a, b in stretches[:LISTED])
+            if len(stretches) > LISTED:
+                named += f" and {len(stretches) - LISTED} stretches more"
+            word = "steps" if named != str(stretches[0][0]) else "step"
+            found.append(f"{table}: {word} {named}")
+            text = f"{run.path / table}: no rows of {word} {named}, which the run has trained"
+            warnings.warn(text, LeftOutWarning, stacklevel=2)
+    return found
+
+
+def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]:
+    try:
+        made = run.dir.read_meta()
+    except (OSError, ValueError):
+        made = {}
+    every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
+    if "converted" in made or not isinstance(every, int) or every < 1:
+        return
+    if "attempts" not in made:  # not ours: a Monitor's
+        held = _of_monitor(run, table)
+        if len(held):
+            yield from _stretches(held, int(held[0]), 1, int(held[-1]))
+        return
+    held = _of_training(run, table)
+    last = int(held[-1]) + 1 if len(held) else 0
+    known = _trained(run) if end is None else end
+    yield from _stretches(held, 0, every, last if known is None else known)
+    final = _final(run) if table == "evals" and end is None else None
+    if final is not None and final not in held:
+        yield final, final
+
+
+def _of_training(run: Run, table: str) -> Steps:
+    if table == "layers":
+        return _unique(run.signals(["grad_norm"])["step"])
+    frame = run.scalars() if table == "scalars" else run.evals("knn_heldout")
+    return _unique(frame["step"])
+
+
+def _of_monitor(run: Run, table: str) -> Steps:
+    if table == "layers":
+        return _of_training(run, table)
+    # what it writes at every step; a user's own scalars and evaluations come when the user likes
+    return _unique(run.scalar("nonfinite_layers").index if table == "scalars" else [])
+
+
+def _unique(steps: Any) -> Steps:
+    return np.unique(np.asarray(steps, dtype=np.int64))
+
+
+def _trained(run: Run) -> int | None:
+    """How many steps, where all their rows are written."""
+    status = _status(run)
+    return status.step if status and status.state in ("done", "preempted") else None
+
+
+def _final(run: Run) -> int | None:
+    """The step after the last, which is evaluated as well, unless the run diverged there."""
+    status = _status(run)
+    if status is None or status.state != "done" or status.step < status.steps:
+        return None
+    return None if (status.reason or "").startswith("diverged") else status.step
+
+
+def _status(run: Run) -> Status | None:
+    try:
+        return run.dir.last_status()
+    except OSError:
+        return None
+
+
+def _stretches(held: Steps, first: int, every: int, end: int) -> Iterator[tuple[int, int]]:
+    """The first and the last step of each stretch that is not `held`, of `first`, `first + every`
+    and so on below `end`."""
+    inside = held[(held >= first) & (held < end) & ((held - first) % every == 0)]
+    after = first + every * -(-max(0, end - first) // every)
+    marks = np.concatenate([[first - every], inside, [after]])
+    for i in np.flatnonzero(np.diff(marks) > every):
+        yield int(marks[i]) + every, int(marks[i + 1]) - every

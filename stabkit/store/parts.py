@@ -1,0 +1,75 @@
+"""The part files of a table: written whole and sealed, read only as they were written.
+
+A seal is the CRC-32 of all other bytes of the file. Parquet's own checksums cover the data and
+leave out what says how to read it: in a part of a few rows, most of the file. The seal is a field
+of the footer that other readers pass over, in the place that the format keeps for extensions
+(field 32767, the last before the byte that ends the footer).
+"""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stabkit.rundir import commit
+
+_FIELD = b"\x08\xfe\xff\x03\x0c"  # a field of bytes, its number, how many
+_MARK = b"stabkit:"
+_END = 9  # bytes after the seal: the footer ends, its length, PAR1
+
+
+def next_part(folder: Path) -> Path:
+    """The name after the last part there; step numbers would clash, as flushes may share a step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [part.stem.removeprefix("part-") for part in folder.glob("part-*.parquet")]
+    taken = [int(name) for name in names if name.isdecimal()]  # not so somebody's copy of one
+    return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
+
+
+def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+    """Write a part file, whole or not at all."""
+    content = io.BytesIO()
+    pq.write_table(table.cast(schema), content, compression="zstd", write_page_checksum=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(sealed(content.getvalue()))
+        file.flush()
+        os.fsync(file.fileno())
+    commit(temporary, path)
+
+
+def open_part(path: Path) -> pq.ParquetFile:
+    """Raises OSError, ValueError or pa.ArrowException for what is no part, or a damaged one.
+
+    A part without a seal, of an older version or another program, is read as it is.
+    """
+    if not path.is_file():  # of a pipe one would wait for ever
+        raise OSError("not a file")
+    content = path.read_bytes()
+    if _is_broken(content):
+        raise ValueError("its bytes are not those that were written: their checksum differs")
+    return pq.ParquetFile(
+        pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True
+    )
+
+
+def sealed(content: bytes) -> bytes:
+    """The same Parquet file with the seal in its footer."""
+    (length,) = struct.unpack("<I", content[-8:-4])
+    length += len(_FIELD) + len(_MARK) + 4
+    head, end = content[:-_END] + _FIELD + _MARK, b"\0" + struct.pack("<I", length) + b"PAR1"
+    return head + struct.pack("<I", zlib.crc32(end, zlib.crc32(head))) + end
+
+
+def _is_broken(content: bytes) -> bool:
+    seal, end = content[-_END - 4 : -_END], content[-_END:]
+    head = memoryview(content)[: -_END - 4]
+    begun = head[-len(_FIELD + _MARK) :]
+    # either will do: damage to one of them is no reason to trust the rest
+    if begun[: len(_FIELD)] != _FIELD and begun[len(_FIELD) :] != _MARK:
+        return False
+    return seal != struct.pack("<I", zlib.crc32(end, zlib.crc32(head)))

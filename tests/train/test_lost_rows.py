@@ -1,0 +1,198 @@
+"""Rows that a run wrote and that went missing: train, status and analyze name them."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import stabkit
+import stabkit.train.loop as loop
+from stabkit.analyze.summary import describe, run_table
+from stabkit.cli import main
+from stabkit.rundir import LeftOutWarning, RunDir
+from stabkit.store.gaps import gaps
+from tests.conftest import SMALL, small_config
+from tests.train.test_resume import at_call
+
+CONFIG = small_config()  # 24 steps, parts of 3, checkpoints at every 7th, evaluations at every 5th
+TABLES = ("layers", "scalars", "evals")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that is done, and one that was stopped at step 14."""
+    folder = tmp_path_factory.mktemp("lost")
+    loop.train(CONFIG, RunDir(folder / "done"))
+    real = loop.train_step
+    loop.train_step = at_call(real, 15, broken)  # type: ignore[assignment]
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            loop.train(small_config("seed=1"), RunDir(folder / "stopped"))
+    finally:
+        loop.train_step = real
+    return folder
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError("broken")
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "runs"))
+
+
+def holding(run: Path, table: str, step: int) -> Path:
+    """The part of a table that has a row of the step."""
+    for part in sorted((run / table).iterdir()):
+        only = Path(shutil.copytree(run, run.parent / f".{part.stem}"))
+        for other in (only / table).iterdir():
+            if other.name != part.name:
+                other.unlink()
+        frame = getattr(stabkit.open_run(only), "signals" if table == "layers" else table)()
+        shutil.rmtree(only)
+        if step in set(frame["step"]):
+            return part
+    raise AssertionError(f"no part of {table} has step {step}")
+
+
+def read_gaps(run: Path) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeftOutWarning)
+        return gaps(stabkit.open_run(run))
+
+
+def verdicts(folder: Path) -> tuple[dict[str, str], str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeftOutWarning)
+        runs = stabkit.load(folder)
+        table = run_table(runs)
+        return dict(zip(table["run"], table["verdict"], strict=True)), describe(runs, table)
+
+
+def test_a_whole_run_lacks_nothing(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gaps(stabkit.open_run(folder / "done")) == []
+        assert gaps(stabkit.open_run(folder / "stopped")) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "step", "lacks"),
+    [
+        ("layers", 0, "layers: steps 0 to "),
+        ("layers", 10, "layers: steps 10 to "),
+        ("layers", 23, "layers: steps 2"),
+        ("scalars", 10, "scalars: steps 10 to "),
+        ("evals", 10, "evals: step 10"),
+        ("evals", 24, "evals: step 24"),
+    ],
+)
+def test_a_part_that_is_gone_is_named_by_analyze(
+    folder: Path, table: str, step: int, lacks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(folder / "stopped")
+    run = folder / "done"
+    holding(run, table, step).unlink()
+    (found,) = read_gaps(run)
+    assert found.startswith(lacks)
+    verdict, text = verdicts(folder)
+    assert verdict == {"done": "unknown"}
+    assert found in text
+    assert main(["analyze", str(folder), "--csv", str(folder / "all.csv")]) == 0
+    _, err = capsys.readouterr()
+    assert f"stabkit: {run / table}: no rows of " in err
+    assert found in (folder / "all.csv").read_text()
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_that_is_gone_is_named(folder: Path, table: str) -> None:
+    shutil.rmtree(folder / "done" / table)
+    (found,) = read_gaps(folder / "done")
+    assert found.startswith(f"{table}: steps 0 to {20 if table == 'evals' else 23}")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_part_deleted_before_a_resume_is_named_to_the_end(
+    folder: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "stopped"
+    holding(run, table, 5).unlink()
+    words = ["train", "tiny", *SMALL, "seed=1", "--run-dir", str(run)]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert f"stabkit: {run / table}: no rows of step" in err
+    assert f"rows are missing: {table}: step" in out
+    named = [e for e in RunDir(run).read_events() if e["kind"] == "rows_missing"]
+    assert [e["step"] for e in named] == [14]
+    assert named[0]["gaps"][0].startswith(f"{table}: step")
+    assert main(["status", str(folder)]) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "stopped" in x)
+    assert f"(rows are missing: {table}: step" in line
+    assert verdicts(folder)[0]["stopped"] == "unknown"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_emptied_while_the_run_trains_is_named_at_its_end(
+    folder: Path, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = folder / "new"
+    step = loop.train_step
+
+    def emptying(*arguments: object) -> None:
+        for part in (run / table).glob("part-*"):
+            part.unlink()
+        step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "train_step", at_call(step, 12, emptying))
+    with pytest.warns(LeftOutWarning, match=f"{table}: no rows of steps 0 to"):
+        status = loop.train(CONFIG, RunDir(run))
+    assert status.state == "done"
+    assert status.reason is not None
+    assert status.reason.startswith(f"rows are missing: {table}: steps 0 to")
+    assert RunDir(run).read_status() is not None
+    assert [e["kind"] for e in RunDir(run).read_events()][-2:] == ["rows_missing", "done"]
+
+
+def test_a_run_that_trains_is_judged_by_what_it_has_written(folder: Path) -> None:
+    """The parts of a flush come one after the other; the last rows of one table are no gap."""
+    run = folder / "stopped"
+    RunDir(run).write_status(stabkit.rundir.Status("running", 20, 24))
+    holding(run, "scalars", 13).unlink()
+    assert read_gaps(run) == []
+
+
+def monitored(folder: Path, change: Callable[[Path], object]) -> Path:
+    """The same rows in a Monitor's folder: no configuration, no attempts."""
+    run = folder / "done"
+    for name in ("config.yaml", "meta.json"):
+        (run / name).unlink()
+    change(run)
+    return run
+
+
+@pytest.mark.parametrize("table", ["layers", "scalars"])
+def test_a_monitors_folder_holds_every_step_between_its_first_and_last(
+    folder: Path, table: str
+) -> None:
+    run = monitored(folder, lambda run: holding(run, table, 10).unlink())
+    (found,) = read_gaps(run)
+    assert found.startswith(f"{table}: steps 10 to")
+    assert verdicts(folder)[0]["done"] == "unknown"
+
+
+def test_what_a_monitor_did_not_see_is_no_gap(folder: Path) -> None:
+    """A recording that begins late, evaluations now and then."""
+    run = monitored(
+        folder, lambda run: [holding(run, t, 0).unlink() for t in ("layers", "scalars", "evals")]
+    )
+    holding(run, "evals", 10).unlink()
+    assert read_gaps(run) == []
+
+
+def test_a_converted_log_may_be_sparse(folder: Path) -> None:
+    run = monitored(folder, lambda run: holding(run, "layers", 10).unlink())
+    RunDir(run).write_meta({"converted": {"source": "a.csv"}})
+    assert read_gaps(run) == []
