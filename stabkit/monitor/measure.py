@@ -223,12 +223,12 @@ class LayerMeasure:
                     raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
                 if found.device != values.device:
                     raise ValueError(f"of_blocks gave a tensor on {found.device}")
-                return found.to(torch.float32, copy=True)  # others overwrite what it may view
+                return found.to(self.blocks.exact, copy=True)  # others overwrite what it may view
             except Exception as error:
                 self._drop(i, error)
                 if values._version != version:
                     self.void_row()
-        return values.new_zeros(len(values), dtype=torch.float32)
+        return values.new_zeros(len(values), dtype=self.blocks.exact)
 
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)
