@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from stabkit.cli.request import speaks
+from stabkit.cli.request import RequestError, speaks
 from stabkit.config import ConfigError, load_config, missing_data, run_id
 from stabkit.rundir import RunDir
 
@@ -17,11 +17,14 @@ def act(arguments: argparse.Namespace) -> int:
     rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
     if speaks():
         print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
+    from stabkit.train.exactness import InexactResumeError
     from stabkit.train.loop import train  # torch takes seconds to import: only once it is needed
     from stabkit.train.together import PeerError
 
     try:
-        status = train(config, rundir)
+        status = train(config, rundir, allow_inexact=arguments.allow_inexact)
+    except InexactResumeError as error:
+        raise RequestError(f"{rundir.path}: {error}") from None
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1

@@ -1,9 +1,10 @@
 """One run, from its configuration to its folder."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from stabkit.train.distributed import (
     process_group,
 )
 from stabkit.train.evaluate import HeldoutKnn
+from stabkit.train.exactness import check_resume, chosen_threads
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.probe import build_probe
@@ -46,7 +48,9 @@ from stabkit.train.together import (
 )
 
 
-def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status:
+def train(
+    config: RunConfig, rundir: RunDir, stop: Stop | None = None, allow_inexact: bool = False
+) -> Status:
     """Train to the end, from the last checkpoint if there is one, and return the final status.
 
     `preempted` when SIGTERM, SIGINT or the preemption signal came: the step was finished, all is
@@ -56,6 +60,10 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
     Several processes, as torchrun starts them, each call this; together they are the run of one, up
     to rounding. The first writes the folder. An error of one ends the others with PeerError.
 
+    Raises InexactResumeError, with nothing changed, when the run would go on with other threads, on
+    another device or processor or with other versions than it was begun with, unless
+    `allow_inexact` (or `runtime.allow_inexact`).
+
     `stop`: of a caller who catches the signals; else they are caught while steps are made.
     """
     cuda = device_name(config.runtime).startswith("cuda")
@@ -64,9 +72,14 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
         status = of_first(rundir.last_status)
         if status and status.state == "done":
             return status
+        threads = of_first(lambda: chosen_threads(config, rundir))
+        runtime = config.runtime.model_copy(update={"threads": threads})
+        config = config.model_copy(update={"runtime": runtime})
+        allowed = allow_inexact or runtime.allow_inexact
+        facts = of_first(lambda: check_resume(config, rundir, allowed))
         try:
             with failing_together():
-                return _train(config, rundir, is_ours, stop)
+                return _train(config, rundir, is_ours, stop, facts)
         except Exception as error:
             if rank() != 0 and (isinstance(error, PeerError) or not cuda):
                 raise
@@ -83,7 +96,11 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
 
 
 def _train(
-    config: RunConfig, rundir: RunDir, is_ours: Callable[[], bool], stop: Stop | None
+    config: RunConfig,
+    rundir: RunDir,
+    is_ours: Callable[[], bool],
+    stop: Stop | None,
+    facts: Mapping[str, Any],
 ) -> Status:
     device = agreed(lambda: prepare_device(config.runtime, config.compute))
     agreed(lambda: own_rows(config.train.batch))
@@ -101,7 +118,7 @@ def _train(
     state.stabilizer.attach(state.optimizer)
     state.reduction.overlap()
     if rank() == 0:
-        rundir.append_event("resume" if resumed else "start", first)
+        rundir.append_event("resume" if resumed else "start", first, **facts)
     with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
         progress = Progress(config, rundir, first, 1 / knn.num_classes, is_ours)
         with ReadAhead(config, images) as ahead:
