@@ -180,6 +180,7 @@ def test_a_job_that_is_refused_says_why_in_its_status(
     preempted: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     was("processor", "Another CPU @ 3.00GHz")(preempted)
+    monkeypatch.chdir(preempted.path)  # a job changes it
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     job = TrainJob(str(preempted.path), str(preempted.path.parent))
     with pytest.raises(InexactResumeError):
