@@ -4,7 +4,7 @@ Of each step only sums and maxima over the layers are kept, on the device, in on
 buffers. What they mean is worked out on the host, an interval later.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -70,6 +70,7 @@ class LayerMeasure:
         self._unread: set[int] = set()  # those among them whose earlier rows have no value either
         self._void: set[int] = set()  # rows
         self._before: Sequence[int] | None = None  # whose parameters `blocks` holds
+        self.stale: Collection[int] = ()  # whose gradients are of an earlier step
 
     def begin_row(self) -> None:
         self._end_of_step()  # of gradients that no step followed
@@ -174,7 +175,8 @@ class LayerMeasure:
     def _grads(self, members: Sequence[int]) -> list[Tensor | None]:
         grads: list[Tensor | None] = [None] * len(self.parameters)
         for i in members:
-            grads[i] = self.parameters[i].grad
+            if i not in self.stale:
+                grads[i] = self.parameters[i].grad
         return grads
 
     def _values(self, members: Sequence[int]) -> list[Tensor | None]:
