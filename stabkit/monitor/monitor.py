@@ -160,6 +160,8 @@ class Monitor:
         self._is_open = False  # whether a row is begun: some optimizer is about to step, or has
         self._stepped: set[int] = set()
         self._members = Members(model, named, optimizers, layer_of)
+        self._optimizer_steps = 0
+        self._logged: dict[str, tuple[int, int]] = {}  # of each name its step, and these then
         self._knn: float | None = None
         self._tells = not locked  # else the caller writes the status
         self._told = -math.inf
@@ -192,8 +194,11 @@ class Monitor:
         step = self.step if self._is_open else max(self.step - 1, self._first)
         for name, value in values.items():
             with self._guard(f"log {name}"):
-                if self._scalars.log(step, name, value):
-                    self._guard.noticed("log", f"log: {name} {LOGGED_TWICE}")
+                self._scalars.log(step, name, value)
+            # again for the step, and no other optimizer of it stepped between; before all steps, 0
+            before, self._logged[name] = self._logged.get(name), (step, self._optimizer_steps)
+            if before in ((step, self._optimizer_steps), (step, 0)):
+                self._guard.noticed("log", f"log: {name} {LOGGED_TWICE}")
 
     def log_eval(
         self,
@@ -315,6 +320,7 @@ class Monitor:
         if self._measures:
             with self._measuring():
                 self._measure.after(self._members.of(optimizer), optimizer, scale, late)
+        self._optimizer_steps += 1
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._attachment.optimizers):
             self._close_row()

@@ -23,17 +23,12 @@ class Scalars:
         """`beta2`: the last that was recorded before a resume."""
         self._told: dict[str, dict[int, Tensor | float]] = {}
         self._own: dict[str, dict[int, Tensor | float]] = {}
-        self._last: dict[str, int] = {}  # of each name told the step
         self._beta2 = beta2
 
-    def log(self, step: int, name: str, value: Tensor | float) -> bool:
-        """Whether there was one already. Raises ValueError or TypeError for what is not a single
-        number."""
+    def log(self, step: int, name: str, value: Tensor | float) -> None:
+        """Raises ValueError or TypeError for what is not a single number."""
         name.encode()  # a name that no file can hold: now, not in the midst of writing
         self._told.setdefault(name, {})[step] = _kept(name, value)
-        again = self._last.get(name) == step
-        self._last[name] = step
-        return again
 
     def add(self, step: int, name: str, value: Tensor | float) -> None:
         self._own.setdefault(name, {})[step] = _kept(name, value)
