@@ -150,8 +150,8 @@ class Members:
     def _look(self) -> None:
         self._modules = [] if self._sharded else list(self._model.modules())
         # held, so that no id comes again: of whatever is in the tables now, and leaves them
-        self._tables: list[dict[str, Any]] = [m._modules for m in self._modules]
-        self._tables += [m._parameters for m in self._modules]
+        tables = [table for m in self._modules for table in (m._modules, m._parameters)]
+        self._tables: list[dict[str, Any]] = [table for table in tables if table]
         self._held = [*chain.from_iterable(map(dict.values, self._tables))]
         self._seen = self._now()
         inside = {id(p) for p in self._model.parameters()}
