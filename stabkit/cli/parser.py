@@ -62,6 +62,15 @@ def _train(verb: argparse.ArgumentParser) -> None:
 
     verb.add_argument("config", help=f"a YAML file, or a preset: {', '.join(preset_names())}")
     verb.add_argument("--run-dir", type=_path, help="the run's folder (default: runs/train/…)")
+    _allow_inexact(verb)
+
+
+def _allow_inexact(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--allow-inexact",
+        action="store_true",
+        help="go on also on another device or processor, or with other threads or versions",
+    )
 
 
 def _sweep(verb: argparse.ArgumentParser) -> None:
@@ -76,6 +85,7 @@ def _sweep(verb: argparse.ArgumentParser) -> None:
         help="auto: slurm where the sweep asks for it and sbatch is there, else this machine",
     )
     verb.add_argument("--retry", choices=("failed",), help="also run again what failed")
+    _allow_inexact(verb)
     verb.add_argument("--cancel", action="store_true", help="end the SLURM jobs of the sweep")
     verb.add_argument(
         "--cancel-removed", action="store_true", help="end those of runs no longer in the file"

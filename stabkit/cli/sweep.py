@@ -14,6 +14,8 @@ from stabkit.sweep.reconcile import refuse_foreign
 def act(arguments: argparse.Namespace) -> int:
     asks = [word for word in arguments.overrides if word.startswith(SLURM)]
     settings = [word for word in arguments.overrides if word not in asks]
+    if arguments.allow_inexact:
+        settings.append("runtime.allow_inexact=true")
     words = parse_overrides([word.removeprefix(SLURM) for word in asks])
     sweep = load_sweep(arguments.file, arguments.scale, settings)
     folder = arguments.runs / sweep.name

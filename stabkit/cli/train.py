@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from stabkit.cli.request import speaks
+from stabkit.cli.request import RequestError, speaks
 from stabkit.config import ConfigError, differences, load_config, missing_data, run_id
 from stabkit.rundir import RunDir, claim_for_run
 
@@ -18,11 +18,14 @@ def act(arguments: argparse.Namespace) -> int:
     claim_for_run(rundir, lambda file: differences(file, config))
     if speaks():
         print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
+    from stabkit.train.exactness import InexactResumeError
     from stabkit.train.loop import train  # torch takes seconds to import: only once it is needed
     from stabkit.train.together import REFUSALS, PeerError, PeerRefusedError
 
     try:
-        status = train(config, rundir)
+        status = train(config, rundir, allow_inexact=arguments.allow_inexact)
+    except InexactResumeError as error:
+        raise RequestError(f"{rundir.path}: {error}") from None
     except REFUSALS:  # said, and made the exit code of a wrong request, for every verb alike
         raise
     except (ValueError, OSError) as error:

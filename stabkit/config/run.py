@@ -67,8 +67,11 @@ class KnnConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How a run is executed and recorded: nothing here can change what it computes.
+    """How a run is executed and recorded: nothing here changes its id.
 
+    `device` and `threads` change the last bits of what it computes, the rest none. A run that goes
+    on with others than it began with is refused, unless `allow_inexact`; where `threads` are not
+    given it goes on with those it began with.
     `signals`: levels beside `basic` that are measured on a small batch every `signals_every` steps.
     `cache`: folder for the decoded pixels of images too many to be held, else decoded on each load.
     `runs_per_gpu`: how many runs of a sweep on this machine share a GPU, each a process of its own.
@@ -76,6 +79,7 @@ class RuntimeConfig(Section):
 
     device: str = "auto"
     threads: PositiveInt | None = None
+    allow_inexact: bool = False
     runs_per_gpu: PositiveInt = 1
     checkpoint_every: PositiveInt = 100
     flush_every: PositiveInt = 50

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks, local
 
-TINY = 1e-37  # keeps a second moment away from 0 where eps is 0
+# keeps a second moment away from 0 where eps is 0
+TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
 
 
 class AdamState:
@@ -66,11 +67,12 @@ class AdamState:
         log_beta2, eps2 = self._facts
         # 1 - beta2^step, without the loss of digits when beta2 is near 1
         correction = -torch.expm1(self._on_device(steps) * log_beta2)
-        floor = (correction * eps2).clamp(min=TINY).to(values.dtype)
-        # g²/max(v/c, eps²) = c * g²/max(v, c*eps²)
+        floor = (correction * eps2).clamp(min=TINY[values.dtype])
+        floor = torch.where(correction > 0, floor, 1.0).to(values.dtype)  # before a first update
+        # g²/max(v/c, eps²) = c * g²/max(v, c*eps²), from the left: g² alone may leave float32
         torch.maximum(values, floor[of_row, None], out=values)
-        torch.div(scratch.square_(), values, out=values)
-        values.mul_(correction.to(values.dtype)[of_row, None])
+        torch.div(scratch, values, out=values)
+        values.mul_(scratch).mul_(correction.to(values.dtype)[of_row, None])
 
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
         """[parameters] float32. Most optimizers count on the host; capturable ones do not."""
@@ -104,7 +106,7 @@ class AdamState:
                 found[i] = group
                 log_beta2[i] = math.log(betas[1]) if betas[1] > 0 else -math.inf
                 eps2[i] = float(eps or 0.0) ** 2
-        facts = torch.tensor([log_beta2, eps2])
+        facts = torch.tensor([log_beta2, eps2], dtype=self.blocks.exact)
         device = self.blocks.values.device
         if device.type == "cuda":  # from pinned memory, so that the host need not wait
             facts = facts.pin_memory()

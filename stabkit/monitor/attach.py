@@ -1,6 +1,7 @@
 """Where a Monitor comes between a training loop and its optimizers, without the loop knowing."""
 
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 class Attachment:
@@ -27,11 +29,15 @@ class Attachment:
         gradients: Callable[[Optimizer, Tensor | None], None],
         before: Callable[[Optimizer], None],
         after: Callable[[Optimizer, Tensor | None, bool], None],
+        other: Callable[[Optimizer], None],
     ) -> None:
+        """`other` is told of an optimizer that steps again and again while these do not."""
         self.optimizers = list(optimizers)
         # one that is not enabled scales nothing, and lacks the attributes of one that is
         self.scaler = scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self._gradients, self._before, self._after = gradients, before, after
+        self._other = other
+        self._steps_of_others: dict[int, int] = {}  # since a step of ours
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
         self._begun: set[int] = set()  # of these, those about to step
         # those in their step: who called the hook, and how many steps of classes deep
@@ -46,6 +52,7 @@ class Attachment:
         for optimizer in self.optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(pre))
             self._hooks.append(optimizer.register_step_post_hook(post))
+        self._hooks.append(register_optimizer_step_post_hook(_hearing(self)))
         self._replaced: dict[str, tuple[Any, Any]] = {}  # of the scaler: what was there, what is
         if scaler is not None:
             for name, ours in (
@@ -93,6 +100,7 @@ class Attachment:
     def _done(self, optimizer: Optimizer, late: bool = False) -> None:
         self._within.pop(id(optimizer), None)
         if id(optimizer) in self._ready:
+            self._steps_of_others.clear()
             self._begin(optimizer, None)  # if it was skipped
             self._ready.discard(id(optimizer))
             self._begun.discard(id(optimizer))
@@ -129,6 +137,14 @@ class Attachment:
             self._within[id(optimizer)] = outer, depth - 1
         else:
             self._done(optimizer)
+
+    def _stepped(self, optimizer: Optimizer) -> None:
+        if self._within or self._is_ours(optimizer):
+            return  # one of ours, or within its step
+        steps = self._steps_of_others.get(id(optimizer), 0) + 1
+        self._steps_of_others[id(optimizer)] = steps
+        if steps == 2:  # else ours step between its steps, as those of a wrapper's inner one
+            self._other(optimizer)
 
     def _step_of_scaler(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         ours = self._is_ours(optimizer)
@@ -170,6 +186,18 @@ class Attachment:
         """Of a scaler that is copied: the copy works by itself."""
         whole = {name: (before, None) for name, (before, _) in self._replaced.items()}
         return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole}
+
+
+def _hearing(attachment: Attachment) -> Callable[..., None]:
+    """A hook of all optimizers of the process, which does not keep the attachment alive."""
+    known = weakref.ref(attachment)
+
+    def heard(optimizer: Optimizer, *_: Any) -> None:
+        # a step that is compiled as a whole must not be broken for us
+        if not torch.compiler.is_compiling() and (one := known()) is not None:
+            one._stepped(optimizer)
+
+    return heard
 
 
 def _caller() -> FrameType | None:

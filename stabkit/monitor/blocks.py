@@ -14,6 +14,10 @@ from torch import Tensor
 from stabkit.monitor.ranks import world_size
 
 SMALL, LARGE = 256, 1024  # width: of a small model more would be padding, of a large one index
+# float32 squares nothing above 1.8e19, and loses digits of what is below 1e-19. A row whose norm is
+# infinite or below FAINT is measured again, multiplied by a power of two: no digit is lost.
+FAINT, LARGEST = 1e-14, torch.finfo(torch.float32).max
+UP, DOWN = 2.0**100, 2.0**-80
 
 
 class Blocks:
@@ -30,15 +34,21 @@ class Blocks:
         width = SMALL if sum(p.numel() for p in own) < 2**22 else LARGE
         rows = [-(-p.numel() // width) for p in own]
         dtype = torch.float64 if double else torch.float32
-        # of sums over a layer: float32 has no integers beyond 2^24, nor has MPS float64
-        self.exact = torch.float32 if device.type == "mps" else torch.float64
+        # of sums over a layer: float32 has no integers beyond 2^24
+        self.exact = exact_type(device)
         self.values = torch.zeros(sum(rows), width, dtype=dtype, device=device)
         self.scratch = torch.zeros_like(self.values)
+        self._tensors = [  # with their padding, which is zeros
+            part for part in torch.split(self.values, rows) if len(part)
+        ]
         self._views = _views(self.values, own, rows)
         self._scratch_views = _views(self.scratch, own, rows)
         self._patterns: dict[tuple[bool, ...], tuple[list[Tensor], list[Tensor]]] = {}
         self.of_row = torch.repeat_interleave(torch.arange(len(own)), torch.tensor(rows)).to(device)
         """[blocks] the number of the tensor that a row is of."""
+        firsts = F.pad(self.of_row.diff() != 0, (1, 0), value=True)
+        self._is_first = firsts[: len(self.of_row)]  # row of its tensor
+        self._tensor_of_row = self._is_first.cumsum(0) - 1  # of `_tensors`
         layers = [layer[i] for i in self.of_row.tolist()]
         self._num_layers, self._layer_of_row = num_layers, torch.tensor(layers, device=device)
         self._index = _index(layers, num_layers).to(device)
@@ -63,6 +73,31 @@ class Blocks:
         there, _ = self._places(tensors, scratch=False)
         if there:
             torch._foreach_sub_(there, self._present(tensors))
+
+    def squares(self) -> Tensor:
+        """[blocks] sums of squares in float64: of what is finite finite, of what is not 0 not 0.
+
+        On CUDA a tensor's whole sum is in its first row. MPS has no float64: there it is float32.
+        """
+        by_tensor = self.values.is_cuda and self._tensors  # none where all shards are elsewhere
+        return self._squares_by_tensor() if by_tensor else self._squares_by_row()
+
+    def _squares_by_tensor(self) -> Tensor:
+        """In one pass that widens, and with no question that the host would have to wait for."""
+        norms = torch.stack(torch._foreach_norm(self._tensors, 2, dtype=self.exact))
+        return torch.where(self._is_first, norms.square_()[self._tensor_of_row], 0.0)
+
+    def _squares_by_row(self) -> Tensor:
+        """On a CPU to widen takes 5 to 30 times as long as the norm: only where it must be."""
+        norms: Tensor = torch.linalg.vector_norm(self.values, dim=1)
+        found = norms.to(self.exact)
+        if self.values.dtype == torch.float32 and self.exact == torch.float64:
+            again = norms.clamp(FAINT, LARGEST).ne(norms).nonzero().squeeze(1)
+            if len(again):
+                scale = torch.where(norms[again] < FAINT, UP, DOWN)
+                rows = self.values[again].mul_(scale[:, None])
+                found[again] = torch.linalg.vector_norm(rows, dim=1).double().div_(scale)
+        return found.square_()
 
     def _present(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         what = [t for t in tensors if t is not None]
@@ -95,6 +130,16 @@ class Blocks:
             return totals.index_add_(1, self._layer_of_row, rows.to(self.exact))
         whole = self._layer_of_row.expand(len(rows), -1)
         return totals.scatter_reduce_(1, whole, rows.to(self.exact), "amax")
+
+
+def exact_type(device: torch.device) -> torch.dtype:
+    """In which squares are summed."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Widened, before anything is squared."""
+    return tensor.to(exact_type(tensor.device))
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stabkit.monitor.blocks import local
-from stabkit.monitor.logits import in_chunks, logits_of, summary, widened, with_heads
+from stabkit.monitor.blocks import exact, local
+from stabkit.monitor.logits import in_chunks, logits_of, summary, with_heads
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 # what may lie between the product of queries and keys and its softmax
@@ -106,7 +106,7 @@ def first_tensor(output: Any) -> Tensor | None:
 
 def spread(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Root mean square and excess kurtosis (0 if all elements are the same) of all elements."""
-    value = widened(local(tensor))
+    value = exact(local(tensor))
     centred = value - value.mean()
     std = centred.square().mean().sqrt()
     # standardised first, as the fourth power of a large output overflows

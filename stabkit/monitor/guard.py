@@ -33,6 +33,16 @@ class Guard:
     def signal_failed(self, name: str, error: Exception) -> None:
         self._report("signal_failed", name, error)
 
+    def noticed(self, name: str, reason: str) -> None:
+        """Of the training, and no error: what a reader of the rows must know. Each name once."""
+        if f"noticed {name}" in self._said:
+            return
+        self._said.add(f"noticed {name}")
+        if self.out is not None:
+            self.out.event("noticed", self._now(), name=name, reason=reason)
+        with suppress(Exception):  # of the user's logging
+            log.warning("stabkit: %s: at step %d: %s", self._folder, self._now(), reason)
+
     def _report(self, kind: str, what: str, error: Exception) -> None:
         if what in self._said:
             return

@@ -4,7 +4,7 @@ Of each step only sums and maxima over the layers are kept, on the device, in on
 buffers. What they mean is worked out on the host, an interval later.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -70,6 +70,7 @@ class LayerMeasure:
         self._unread: set[int] = set()  # those among them whose earlier rows have no value either
         self._void: set[int] = set()  # rows
         self._before: Sequence[int] | None = None  # whose parameters `blocks` holds
+        self.stale: Collection[int] = ()  # whose gradients are of an earlier step
 
     def begin_row(self) -> None:
         self._end_of_step()  # of gradients that no step followed
@@ -174,7 +175,8 @@ class LayerMeasure:
     def _grads(self, members: Sequence[int]) -> list[Tensor | None]:
         grads: list[Tensor | None] = [None] * len(self.parameters)
         for i in members:
-            grads[i] = self.parameters[i].grad
+            if i not in self.stale:
+                grads[i] = self.parameters[i].grad
         return grads
 
     def _values(self, members: Sequence[int]) -> list[Tensor | None]:
@@ -223,12 +225,12 @@ class LayerMeasure:
                     raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
                 if found.device != values.device:
                     raise ValueError(f"of_blocks gave a tensor on {found.device}")
-                return found.to(torch.float32, copy=True)  # others overwrite what it may view
+                return found.to(self.blocks.exact, copy=True)  # others overwrite what it may view
             except Exception as error:
                 self._drop(i, error)
                 if values._version != version:
                     self.void_row()
-        return values.new_zeros(len(values), dtype=torch.float32)
+        return values.new_zeros(len(values), dtype=self.blocks.exact)
 
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)

@@ -1,9 +1,13 @@
 """Which parameters are measured, and with which optimizer's step."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from stabkit.monitor.blocks import is_sharded
 
 
 def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
@@ -66,27 +70,100 @@ def measurable(
 
 
 class Members:
-    """The numbers of the parameters that each optimizer updates; groups may be added later.
+    """The numbers of the parameters that each optimizer updates.
 
-    What no optimizer has, such as a frozen layer, goes with the first one.
+    What no optimizer has, such as a frozen layer, goes with the first one. Groups may be added and
+    modules replaced at any time: a parameter that is no longer in the model has no number. (Of a
+    sharded model that cannot be seen: FSDP2 itself replaces its parameters in each step.)
     """
 
-    def __init__(self, parameters: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> None:
-        self._number = {id(p): i for i, p in enumerate(parameters)}
+    def __init__(
+        self,
+        model: nn.Module,
+        named: Sequence[tuple[str, Tensor]],
+        optimizers: Sequence[Optimizer],
+        layer_of: Callable[[str], str | None] | None,
+    ) -> None:
+        self._model, self._named, self._layer_of = model, list(named), layer_of
         self._optimizers = optimizers
-        self._sizes: tuple[int, ...] = ()
+        self._sharded = any(is_sharded(p) for _, p in named)
+        self._told: set[str] = set()
         self._of: dict[int, list[int]] = {}
+        self._written: dict[int, tuple[Tensor, int]] = {}
+        self._look()
 
     def of(self, optimizer: Optimizer) -> list[int]:
-        sizes = tuple(len(group["params"]) for o in self._optimizers for group in o.param_groups)
-        if sizes != self._sizes:
-            self._sizes = sizes
-            rest = dict.fromkeys(self._number.values())
-            for one in self._optimizers:
-                owned = [self._number.get(id(p)) for g in one.param_groups for p in g["params"]]
-                self._of[id(one)] = [i for i in dict.fromkeys(owned) if i in rest]
-                for i in self._of[id(one)]:
-                    del rest[i]
-            first = self._of[id(self._optimizers[0])]
-            self._of[id(self._optimizers[0])] = sorted([*first, *rest])
         return self._of[id(optimizer)]
+
+    def shared_with(self, optimizer: Optimizer) -> int:
+        """How many of the parameters an optimizer has that is not among ours."""
+        theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return sum(id(p) in theirs for p in self.parameters)
+
+    def changes(self) -> list[str]:
+        """Look again at the model and the optimizers; what is to be said of it, each once."""
+        if self._now() == self._seen:
+            return []
+        before = {i for numbers in self._of.values() for i in numbers}
+        self._look()
+        gone = before - {i for numbers in self._of.values() for i in numbers}
+        known = {id(p) for _, p in self._named}
+        found = [(name, p) for name, p in self._model.named_parameters() if id(p) not in known]
+        new = [name for name, _ in found if self._layer_of is None or self._layer_of(name)]
+        told = {
+            "no longer in the model, and recorded as null from here on": [
+                self._named[i][0] for i in sorted(gone)
+            ],
+            "new in the model, and not recorded: for that close this Monitor and make another, "
+            "with first_step": [] if self._sharded else new,
+        }
+        said = []
+        for what, names in told.items():
+            fresh = [name for name in names if f"{name} {what}" not in self._told]
+            self._told.update(f"{name} {what}" for name in fresh)
+            if fresh:
+                more = f" and {len(fresh) - 4} more" if len(fresh) > 4 else ""
+                said.append(f"{', '.join(fresh[:4])}{more}: {what}")
+        return said
+
+    def stale(self) -> set[int]:
+        """Those of no optimizer whose gradient no backward pass has touched since the last call:
+        nobody clears it, and it is of an earlier step."""
+        found = set()
+        for i in self._unowned:
+            parameter = self._named[i][1]
+            grad = parameter.grad
+            if grad is None:
+                continue
+            before, version = self._written.get(i), grad._version
+            is_same = before is not None and before[0] is grad and before[1] == version
+            if is_same or not parameter.requires_grad:
+                found.add(i)
+            self._written[i] = grad, version
+        return found
+
+    def _now(self) -> list[int]:
+        """What changes when a module, a parameter or a member of a group does; in a few µs."""
+        groups = (group["params"] for one in self._optimizers for group in one.param_groups)
+        return [*map(id, chain(chain.from_iterable(map(dict.values, self._tables)), *groups))]
+
+    def _look(self) -> None:
+        self._modules = [] if self._sharded else list(self._model.modules())
+        # held, so that no id comes again: of whatever is in the tables now, and leaves them
+        tables = [table for m in self._modules for table in (m._modules, m._parameters)]
+        self._tables: list[dict[str, Any]] = [table for table in tables if table]
+        self._held = [*chain.from_iterable(map(dict.values, self._tables))]
+        self._seen = self._now()
+        inside = {id(p) for p in self._model.parameters()}
+        numbers = [i for i, (_, p) in enumerate(self._named) if self._sharded or id(p) in inside]
+        self.parameters = [self._named[i][1] for i in numbers]
+        number = {id(self._named[i][1]): i for i in numbers}
+        rest = dict.fromkeys(numbers)
+        for one in self._optimizers:
+            owned = [number.get(id(p)) for g in one.param_groups for p in g["params"]]
+            self._of[id(one)] = [i for i in dict.fromkeys(owned) if i in rest]
+            for i in self._of[id(one)]:
+                del rest[i]
+        self._unowned = list(rest)
+        first = self._of[id(self._optimizers[0])]
+        self._of[id(self._optimizers[0])] = sorted([*first, *rest])

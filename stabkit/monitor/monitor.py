@@ -37,6 +37,11 @@ from stabkit.monitor.signals.signal import Asked, DerivedSignal, LayerSignal, Pr
 from stabkit.rundir import RunDir, State, Status
 
 TELL_EVERY_S = 10.0
+LOGGED_TWICE = (
+    "came twice for one step, and the last counts. Call log once after each optimizer.step(): what "
+    "is logged before it, or while no optimizer of the Monitor steps, is taken to be of the step "
+    "before"
+)
 
 
 class Monitor:
@@ -114,7 +119,12 @@ class Monitor:
         self._noise = NoiseSignals(asked, images_per_step, model, failed)
         # hooks do nothing yet, and a folder is not touched before all that can be refused was
         self._attachment = Attachment(
-            optimizers, scaler, self._gradients, self._before_step, self._after_step
+            optimizers,
+            scaler,
+            self._gradients,
+            self._before_step,
+            self._after_step,
+            self._other_step,
         )
         in_nonfinite, beta2 = False, None
         if rank() == 0:
@@ -149,7 +159,9 @@ class Monitor:
         self._measures = self._out is not None or self._measure.blocks.sharded
         self._is_open = False  # whether a row is begun: some optimizer is about to step, or has
         self._stepped: set[int] = set()
-        self._members = Members(self._parameters, optimizers)
+        self._members = Members(model, named, optimizers, layer_of)
+        self._optimizer_steps = 0
+        self._logged: dict[str, tuple[int, int]] = {}  # of each name its step, and these then
         self._knn: float | None = None
         self._tells = not locked  # else the caller writes the status
         self._told = -math.inf
@@ -174,7 +186,8 @@ class Monitor:
     def log(self, **values: Tensor | float) -> None:
         """Scalars of the step whose `optimizer.step()` ran last. Tensors are not waited for.
 
-        Before any, of the first. Of several calls in a step the last counts.
+        Before any, of the first. Of several calls in a step the last counts; a name that comes
+        twice is said once, as a value logged before its step would replace that of the one before.
         """
         if not self._writes():
             return
@@ -182,6 +195,10 @@ class Monitor:
         for name, value in values.items():
             with self._guard(f"log {name}"):
                 self._scalars.log(step, name, value)
+            # again for the step, and no other optimizer of it stepped between; before all steps, 0
+            before, self._logged[name] = self._logged.get(name), (step, self._optimizer_steps)
+            if before in ((step, self._optimizer_steps), (step, 0)):
+                self._guard.noticed("log", f"log: {name} {LOGGED_TWICE}")
 
     def log_eval(
         self,
@@ -224,7 +241,7 @@ class Monitor:
         """For the level `noise`: call it after the backward pass of each micro-batch, before its
         gradients are reduced over processes."""
         if not self._is_dead():
-            self._noise.micro_batch(self._parameters)
+            self._noise.micro_batch(self._members.parameters)
 
     def on(self, kind: str, action: Action) -> None:
         if not self._is_dead():
@@ -303,9 +320,23 @@ class Monitor:
         if self._measures:
             with self._measuring():
                 self._measure.after(self._members.of(optimizer), optimizer, scale, late)
+        self._optimizer_steps += 1
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._attachment.optimizers):
             self._close_row()
+
+    def _other_step(self, optimizer: Optimizer) -> None:
+        if self._is_dead():
+            return
+        with self._guard("members"):
+            if shared := self._members.shared_with(optimizer):
+                kind = type(optimizer).__name__
+                self._guard.noticed(
+                    f"optimizer {kind}",
+                    f"{kind} steps {shared} of the recorded parameters and is no optimizer of the "
+                    "Monitor: its steps are not recorded. To record them close this Monitor and "
+                    "make another, with first_step",
+                )
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
@@ -320,6 +351,10 @@ class Monitor:
         """Each part for itself: whatever fails, the step is counted."""
         self._is_open = True
         self._stepped.clear()
+        with self._guard("members"):
+            for reason in self._members.changes():
+                self._guard.noticed(reason, reason)
+            self._measure.stale = self._members.stale()
         try:
             if self._measure.rows >= self.flush_every:
                 with self._guard("interval"):
@@ -335,7 +370,7 @@ class Monitor:
                 self._scalars.of_optimizers(self.step, self._attachment.optimizers)
                 if (scale := self._attachment.grad_scale()) is not None:
                     self._scalars.add(self.step, "grad_scale", scale)
-        for name, value in self._noise.step(self._parameters).items():
+        for name, value in self._noise.step(self._members.parameters).items():
             self._scalars.add(self.step, name, value)
         if self._measures and self._probing.is_due(self.step):
             self._probing.look(self.step)

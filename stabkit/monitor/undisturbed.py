@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from stabkit.monitor.blocks import local
+from stabkit.monitor.blocks import exact_type, local
 
 SEED = 0  # of every draw in a look: the model's random numbers are the same at each
 
@@ -129,8 +129,8 @@ def _norms(model: nn.Module) -> dict[str, float]:
     norms: dict[str, float] = {}
     for device in {p.device for p in parts.values()}:
         names = [name for name, p in parts.items() if p.device == device]
-        values = torch._foreach_norm([parts[name] for name in names])
-        norms |= zip(names, torch.stack([v.double() for v in values]).tolist(), strict=True)
+        values = torch._foreach_norm([parts[name] for name in names], 2, dtype=exact_type(device))
+        norms |= zip(names, torch.stack(values).tolist(), strict=True)
     return norms
 
 

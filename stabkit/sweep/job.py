@@ -18,11 +18,14 @@ IDLE_ATTEMPTS = 3  # attempts without a step, after which a run is not requeued 
 
 
 class TrainJob:
-    """Holds paths only, so that what is pickled stays small and never grows old."""
+    """Holds little, so that what is pickled stays small and never grows old."""
 
-    def __init__(self, folder: str, cwd: str) -> None:
+    allow_inexact = False  # of a job that an older version submitted
+
+    def __init__(self, folder: str, cwd: str, allow_inexact: bool = False) -> None:
         self.folder = folder
         self.cwd = cwd
+        self.allow_inexact = allow_inexact
 
     def __call__(self) -> str:
         """The state that the run ended in."""
@@ -34,10 +37,16 @@ class TrainJob:
         with stop_on_signals() as stop:
             if environment.num_tasks > 1:
                 _export_torch_environment()
+            from stabkit.train.exactness import InexactResumeError
             from stabkit.train.loop import train
 
             try:
-                status = train(read_config(rundir.config_file), rundir, stop)
+                config = read_config(rundir.config_file)
+                status = train(config, rundir, stop, self.allow_inexact)
+            except InexactResumeError as error:  # nobody reads a job's output: `status` says it
+                if last := rundir.last_status():
+                    rundir.write_status(replace(last, reason=f"did not go on: {error}"))
+                raise
             except (ConfigError, ForeignFolderError) as error:
                 _tell_refused(rundir, environment.global_rank, error)
                 raise
@@ -53,7 +62,7 @@ class TrainJob:
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit runs after the requeue; the run itself has saved all it needs."""
-        return DelayedSubmission(TrainJob(self.folder, self.cwd))
+        return DelayedSubmission(TrainJob(self.folder, self.cwd, self.allow_inexact))
 
 
 _NO_STEP = (

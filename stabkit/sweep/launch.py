@@ -25,7 +25,8 @@ def print_cells(sweep: Sweep, folder: Path) -> None:
 
 
 def launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
-    """Exit code: 0 when every cell is done, 1 when one failed or was stopped.
+    """Exit code: 0 when every cell is done, 1 when one failed or was stopped, 2 when one could not
+    go on as it was asked to.
 
     Raises, before anything starts, ConfigError when the data is not where it should be and
     RunBusyError when another launcher is at work on the sweep.
@@ -75,14 +76,19 @@ def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
 
 
 def _report(sweep: Sweep, outcomes: list[Outcome]) -> int:
-    stopped = [o for o in outcomes if o.status.state == "preempted"]
+    refused = [o for o in outcomes if o.refused]
+    stopped = [o for o in outcomes if o.status.state == "preempted" and not o.refused]
     failed = [o for o in outcomes if o.status.state not in ("done", "preempted")]
     for outcome in failed:
         print(f"failed: {outcome.task.rundir.path}\n    {outcome.status.reason}")
-    done = len(outcomes) - len(failed) - len(stopped)
-    print(f"{sweep.name}: {done} runs done, {len(failed)} failed, {len(stopped)} stopped")
+    for outcome in refused:
+        print(f"refused, and left as it was: {outcome.task.rundir.path}")
+        print(f"    {outcome.task.rundir.log_file} says why")
+    done = len(outcomes) - len(failed) - len(stopped) - len(refused)
+    counts = f"{done} runs done, {len(failed)} failed, {len(stopped)} stopped"
+    print(f"{sweep.name}: {counts}" + f", {len(refused)} refused" * bool(refused))
     if failed:
         print("the same command with --retry failed runs them again")
     if stopped:
         print("the same command goes on with those that were stopped")
-    return int(bool(failed or stopped))
+    return 1 if failed or stopped else 2 if refused else 0

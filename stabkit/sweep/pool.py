@@ -21,8 +21,11 @@ TICK_S = 1.0
 
 @dataclass(frozen=True)
 class Outcome:
+    """`refused`: the run is as it was; its log says why it does not go on."""
+
     task: Task
     status: Status
+    refused: bool = False
 
 
 def make_slots(
@@ -65,11 +68,12 @@ def run_pool(
         while waiting or running:
             while waiting and free:
                 worker = free.pop(0)
-                running[worker] = waiting.pop(0)
-                worker.start(running[worker].rundir)
+                task = running[worker] = waiting.pop(0)
+                worker.start(task.rundir, task.cell.config.runtime.allow_inexact)
             for worker in select.select(list(running), [], [], TICK_S)[0]:
                 task, code = running.pop(worker), worker.exit_code()
-                outcomes.append(Outcome(task, _final_status(task, code, worker.slot)))
+                status = _final_status(task, code, worker.slot)
+                outcomes.append(Outcome(task, status, code == 2 and status.state == "preempted"))
                 if waiting and worker.has_ended():  # killed with its run, as for want of memory
                     worker = Worker(worker.slot)
                     workers.append(worker)

@@ -148,7 +148,12 @@ def _submit_array(
     note_down(where, name, [task.rundir.path.name for task in tasks])
     try:
         with _outside_of_any_job(), executor.batch():
-            jobs = [executor.submit(TrainJob(str(t.rundir.path), cwd)) for t in tasks]
+            jobs = [
+                executor.submit(
+                    TrainJob(str(t.rundir.path), cwd, t.cell.config.runtime.allow_inexact)
+                )
+                for t in tasks
+            ]
     except (FailedJobError, FailedSubmissionError) as error:
         # the note stays: sbatch may have lost the answer, not the job, so the next launch looks
         raise SlurmError(f"sbatch: {error}") from None

@@ -53,9 +53,10 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, rundir: RunDir) -> None:
+    def start(self, rundir: RunDir, allow_inexact: bool = False) -> None:
         config, log = rundir.config_file.resolve(), rundir.log_file.resolve()
         words = ["train", str(config), "--run-dir", str(rundir.path.resolve())]
+        words += ["--allow-inexact"] * allow_inexact
         line = json.dumps([str(log), *words]) + "\n"
         with suppress(BrokenPipeError):  # it was killed: `exit_code` says so
             cast(IO[bytes], self._process.stdin).write(line.encode())

@@ -1,10 +1,10 @@
 """One run, from its configuration to its folder."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from stabkit.train.distributed import (
     process_group,
 )
 from stabkit.train.evaluate import HeldoutKnn
+from stabkit.train.exactness import check_resume, chosen_threads
 from stabkit.train.image_set import ImageSet
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
@@ -52,7 +53,9 @@ from stabkit.train.together import (
 )
 
 
-def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status:
+def train(
+    config: RunConfig, rundir: RunDir, stop: Stop | None = None, allow_inexact: bool = False
+) -> Status:
     """Train to the end, from the last checkpoint if there is one, and return the final status.
 
     `preempted` when SIGTERM, SIGINT or the preemption signal came: the step was finished, all is
@@ -64,6 +67,10 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
     Several processes, as torchrun starts them, each call this; together they are the run of one, up
     to rounding. The first writes the folder. An error of one ends the others with PeerError.
 
+    Raises InexactResumeError, with nothing changed, when the run would go on with other threads, on
+    another device or processor or with other versions than it was begun with, unless
+    `allow_inexact` (or `runtime.allow_inexact`).
+
     `stop`: of a caller who catches the signals; else they are caught while steps are made.
     """
     cuda = device_name(config.runtime).startswith("cuda") and torch.cuda.is_available()
@@ -73,6 +80,11 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
         if status and status.state == "done":
             return status
         of_first(lambda: check_free(rundir))
+        threads = of_first(lambda: chosen_threads(config, rundir))
+        runtime = config.runtime.model_copy(update={"threads": threads})
+        config = config.model_copy(update={"runtime": runtime})
+        allowed = allow_inexact or runtime.allow_inexact
+        facts = of_first(lambda: check_resume(config, rundir, allowed))
         try:
             parts = _parts(config, str(rundir.path))
         except Exception as error:
@@ -87,7 +99,7 @@ def train(config: RunConfig, rundir: RunDir, stop: Stop | None = None) -> Status
             is_ours = same_folder(rundir.path)
             try:
                 with failing_together():
-                    return _train(config, rundir, parts, is_ours, stop)
+                    return _train(config, rundir, parts, is_ours, stop, facts)
             except Exception as error:
                 if _is_refusal(error):
                     raise
@@ -142,6 +154,7 @@ def _train(
     parts: Parts,
     is_ours: Callable[[], bool],
     stop: Stop | None,
+    facts: Mapping[str, Any],
 ) -> Status:
     device, images, knn, state = parts
     resumed = of_first(rundir.checkpoint_file.exists)
@@ -155,7 +168,7 @@ def _train(
     state.stabilizer.attach(state.optimizer)
     state.reduction.overlap()
     if rank() == 0:
-        rundir.append_event("resume" if resumed else "start", first)
+        rundir.append_event("resume" if resumed else "start", first, **facts)
     lacking = _lacking(rundir, first)
     if lacking:
         rundir.append_event("rows_missing", first, gaps=lacking)

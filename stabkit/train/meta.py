@@ -5,7 +5,6 @@ import os
 import platform
 import socket
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,16 @@ import torch
 
 import stabkit
 from stabkit.code_state import checkout, git_state
-from stabkit.monitor.ranks import world_size
 from stabkit.rundir import RunDir, utc_now
+from stabkit.train.exactness import circumstances, installed
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow")
+TABLES = ("pandas", "pyarrow")  # packages that write, and compute nothing
 
 
 def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> None:
     meta = rundir.read_meta()
+    found = circumstances(device, torch.get_num_threads())
+    tables = {name: known for name in TABLES if (known := installed(name))}
     attempt = {
         "began": utc_now(),
         "first_step": first_step,
@@ -28,12 +29,9 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
         "pid": os.getpid(),
         "job": _job(),
         "node": os.environ.get("SLURMD_NODENAME"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processes": world_size(),
-        "threads": torch.get_num_threads(),
+        **found,
+        "packages": found["packages"] | tables,
         "python": platform.python_version(),
-        "stabkit": stabkit.__version__,
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "code": str(Path(stabkit.__file__).resolve().parents[1]),
         "git": code_now(),
     }
@@ -60,10 +58,3 @@ def _job() -> str | None:
     """The SLURM job this is, as squeue names it."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -12,11 +12,12 @@ from stabkit.config import ConfigError
 from stabkit.monitor.ranks import active, rank, world_size
 from stabkit.rundir import ForeignFolderError, RunBusyError
 from stabkit.train.distributed import gather
+from stabkit.train.exactness import InexactResumeError
 
 T = TypeVar("T")
 
 # The request was wrong: no run has failed, and what is in its folder stays as it is.
-REFUSALS = (ConfigError, ForeignFolderError, RunBusyError)
+REFUSALS = (ConfigError, ForeignFolderError, RunBusyError, InexactResumeError)
 
 
 class PeerError(RuntimeError):

@@ -12,8 +12,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 import stabkit
+from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.signals.signal import SIGNALS
-from tests.monitor.expected import Expected, norm
+from tests.monitor.expected import Expected, elements, norm
 from tests.monitor.twins import ORDER, Net, layer_of, net
 
 
@@ -147,14 +148,68 @@ def test_counts_are_exact_beyond_the_integers_of_float32(tmp_path: Path) -> None
     assert row["nonfinite_count"] == 0
 
 
-def test_large_and_small_gradients_have_norms(tmp_path: Path) -> None:
-    """Squares of float32 end at 3e38 and begin at 1e-45; a norm must not say inf of a finite one,
-    nor 0 of one that is not."""
-    for i, size in enumerate((1e15, 1e-15)):
-        layer = nn.Linear(300, 300, bias=False)
-        layer.weight.grad = torch.full_like(layer.weight, size)
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
-        with stabkit.Monitor(layer, optimizer, tmp_path / str(i)):
-            optimizer.step()
-        row = stabkit.open_run(tmp_path / str(i)).signals().iloc[0]
-        assert row["grad_norm"] == pytest.approx(300 * size, rel=1e-5)
+SIZES = (3e38, 1e20, 1e15, 1e-15, 1e-24, 1e-37)
+"""Squares of float32 end at 3e38, and begin at 1e-45 with few digits."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_large_and_small_values_have_norms(dtype: torch.dtype, tmp_path: Path) -> None:
+    """A norm must not say inf of finite elements, nor 0 of any other: that would be an event."""
+    layers = nn.Sequential(*(nn.Linear(30, 30, bias=False, dtype=dtype) for _ in SIZES))
+    grads = []
+    for layer, size in zip(layers, SIZES, strict=True):
+        values = torch.linspace(0.01, 1, 900, dtype=torch.float64).reshape(30, 30) * size
+        layer.weight.data = values.flip(0).to(dtype)
+        layer.weight.grad = values.to(dtype)
+        grads.append(norm(elements(layer.weight.grad)))
+    optimizer = torch.optim.SGD(layers.parameters(), lr=0.5)
+    before = [elements(layer.weight) for layer in layers]
+    with stabkit.Monitor(layers, optimizer, tmp_path):
+        optimizer.step()
+    run = stabkit.open_run(tmp_path)
+    rows = run.signals()
+    assert run.scalar("nonfinite_layers").tolist() == [0]
+    assert run.event_log() == []
+    params = [norm(values) for values in before]
+    updates = [
+        norm(a - b for a, b in zip(old, elements(layer.weight), strict=True))
+        for old, layer in zip(before, layers, strict=True)
+    ]
+    limit = torch.finfo(torch.float32).max
+    for name, expected in [("grad_norm", grads), ("param_norm", params), ("update_norm", updates)]:
+        # a column is float32: what is beyond it is infinite there, and still no event
+        expected = [value if value <= limit else math.inf for value in expected]
+        assert rows[name].tolist() == pytest.approx(expected, rel=1e-5, abs=0)
+    assert rows["update_ratio"].tolist() == pytest.approx(
+        [a / b for a, b in zip(updates, params, strict=True)], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("size", "eps", "expected"),
+    # a first step's second moment is that of its gradient; eps is the least it is divided by
+    [(1e19, 1e-8, 1.0), (3e19, 1e-8, 1.0), (1e-15, 0.0, 1.0), (1e-24, 1e-8, 1e-16)],
+)
+def test_adam_rms_of_large_and_small_gradients(
+    size: float, eps: float, expected: float, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    layer = nn.Linear(30, 30, bias=False, dtype=dtype)
+    layer.weight.grad = torch.full_like(layer.weight, size)
+    optimizer = torch.optim.AdamW(layer.parameters(), eps=eps)
+    with stabkit.Monitor(layer, optimizer, tmp_path):
+        optimizer.step()
+    found = stabkit.open_run(tmp_path).signals()["adam_rms"].item()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_ways_of_adding_squares_agree() -> None:
+    tensors = [torch.randn(n) * size for n, size in [(700, 1e25), (0, 1), (3, 1), (513, 1e-30)]]
+    blocks = Blocks(tensors, [0, 0, 1, 2], 3)
+    blocks.fill([*tensors[:3], None])
+    blocks.fill(tensors)
+    expected = [norm(elements(t)) ** 2 for t in (tensors[0], tensors[2], tensors[3])]
+    for rows in (blocks._squares_by_row(), blocks._squares_by_tensor()):
+        assert rows.dtype == torch.float64
+        found = blocks.of_layers(rows[None], "sum")[0].tolist()
+        assert found == pytest.approx(expected, rel=1e-6, abs=0)

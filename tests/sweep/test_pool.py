@@ -192,7 +192,7 @@ def test_the_longest_run_starts_first(tmp_path: Path, monkeypatch: pytest.Monkey
             self.slot = slot
             self.ended, self.end = os.pipe()
 
-        def start(self, rundir: RunDir) -> None:
+        def start(self, rundir: RunDir, allow_inexact: bool) -> None:
             started.append(rundir.path.name)
             os.write(self.end, b"0")
 

@@ -11,11 +11,6 @@ from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.signals.signal import DerivedSignal, LayerSignal, Signal, register
 
 
-def _squares(blocks: Blocks) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(blocks.values, dim=1)
-    return norms.square()
-
-
 @register
 class GradNorm(LayerSignal):
     name = "grad_norm"
@@ -28,7 +23,7 @@ class GradNorm(LayerSignal):
     reads = "gradients"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        return _squares(blocks)
+        return blocks.squares()
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
         return total_L.sqrt()
@@ -95,7 +90,7 @@ class ParamNorm(LayerSignal):
     reads = "parameters"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        return _squares(blocks)
+        return blocks.squares()
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
         return total_L.sqrt()
@@ -113,7 +108,7 @@ class UpdateNorm(LayerSignal):
     reads = "updates"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        return _squares(blocks)
+        return blocks.squares()
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
         return total_L.sqrt()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stabkit.monitor.blocks import exact
 from stabkit.monitor.probe import ProbePass
 from stabkit.monitor.signals.signal import ProbeSignal, register
 from stabkit.monitor.signals.stability import Number, bearing_of_adam, bearing_of_sgd, owners
@@ -178,7 +179,7 @@ def _two_steps(loss: _Loss, root: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]
     a = unit @ image
     rest = image - a * unit
     rest -= (unit @ rest) * unit  # once more, for what rounding left
-    b = rest.norm()
+    b = _norm(rest)
     other = _unit(rest)
     c = other @ (root * loss.times_hessian(root * other))
     half = (a - c) / 2
@@ -189,7 +190,12 @@ def _two_steps(loss: _Loss, root: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]
     return torch.where(eigen, a, value), torch.where(eigen, unit, vector)
 
 
+def _norm(vector: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(exact(vector)).to(vector.dtype)
+    return norm
+
+
 def _unit(vector: Tensor) -> Tensor:
     """Of length 1; nothing stays nothing."""
-    norm = vector.norm()
+    norm = _norm(vector)
     return vector / torch.where(norm == 0, 1.0, norm)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stabkit.monitor.blocks import exact
 from stabkit.monitor.forward import hooks
 from stabkit.monitor.layers import without_wrappers
-from stabkit.monitor.logits import widened
 from stabkit.monitor.probe import ProbePass
 from stabkit.monitor.signals.signal import ProbeSignal, register
 
@@ -99,7 +99,7 @@ def _projections(model: nn.Module) -> list[nn.Module]:
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(widened(tensor))
+    norm: Tensor = torch.linalg.vector_norm(exact(tensor))
     return norm
 
 

@@ -37,7 +37,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stabkit.monitor.blocks import is_sharded
+from stabkit.monitor.blocks import exact_type, is_sharded
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals.signal import Signal, register
 
@@ -210,7 +210,6 @@ class NoiseSignals:
 
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:
-    """0-d; half precision is widened before it is summed."""
-    double = any(t.dtype == torch.float64 for t in tensors)
-    norms = torch._foreach_norm(list(tensors), 2, dtype=torch.float64 if double else torch.float32)
+    """0-d; widened before it is squared."""
+    norms = torch._foreach_norm(list(tensors), 2, dtype=exact_type(tensors[0].device))
     return torch.stack(norms).square().sum()

@@ -1,0 +1,124 @@
+"""What the last bits of a run follow from beside its configuration, and what of it has changed.
+
+A resumed run is bit-equal to an unbroken one while all of this stays as it was.
+"""
+
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import stabkit
+from stabkit.config import RunConfig
+from stabkit.monitor.ranks import world_size
+from stabkit.rundir import RunDir
+from stabkit.train.device import device_name
+
+log = logging.getLogger("stabkit")
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+# Each makes a library choose other kernels on the same processor.
+CHOOSERS = (
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
+    *("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "NVIDIA_TF32_OVERRIDE"),
+)
+
+
+class InexactResumeError(ValueError):
+    """Going on would not give the bits of an unbroken run, and nobody has said that it may."""
+
+
+def circumstances(device: torch.device, threads: int) -> dict[str, Any]:
+    """As an attempt in `meta.json` holds them."""
+    packages = {name: found for name in PACKAGES if (found := installed(name))}
+    if device.type == "cuda":
+        packages["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    chosen = [f"{name}={os.environ[name]}" for name in CHOOSERS if os.environ.get(name)]
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": world_size(),
+        "threads": threads,
+        "processor": _processor(),
+        "kernels": ", ".join([torch.backends.cpu.get_cpu_capability(), *chosen]),
+        "stabkit": stabkit.__version__,
+        "packages": packages,
+    }
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def chosen_threads(config: RunConfig, rundir: RunDir) -> int:
+    """As many as the run began with, unless the configuration names a number: how many cores are
+    free at a resume must not count."""
+    recorded = _last_attempt(rundir).get("threads")
+    if config.runtime.threads is not None:
+        return config.runtime.threads
+    return recorded if isinstance(recorded, int) and recorded > 0 else torch.get_num_threads()
+
+
+def check_resume(config: RunConfig, rundir: RunDir, allowed: bool) -> dict[str, Any]:
+    """What there is to say in the event log of a resume: `changed`, and what is `unchecked`.
+
+    Raises InexactResumeError where something has changed and is not `allowed`. Changes nothing.
+    """
+    if not rundir.checkpoint_file.exists():
+        return {}
+    before = _flat(_last_attempt(rundir))
+    now = _flat(
+        circumstances(torch.device(device_name(config.runtime)), config.runtime.threads or 0)
+    )
+    changed = {
+        name: [before[name], now.get(name)]
+        for name in before
+        if name in (*now, *PACKAGES) and before[name] != now.get(name)
+    }
+    unchecked = [name for name in now if name not in before]
+    words = ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
+    if changed and not allowed:
+        raise InexactResumeError(
+            f"{words}: going on would not give the bits of an unbroken run; put it back, or pass "
+            "--allow-inexact (runtime.allow_inexact=true) to go on all the same"
+        )
+    if changed:
+        log.warning("stabkit: %s: not bit-equal to an unbroken run: %s", rundir.path, words)
+    if unchecked:
+        what = ", ".join(unchecked)
+        log.warning("stabkit: %s: no earlier record to compare with: %s", rundir.path, what)
+    facts = {"changed": changed, "unchecked": unchecked}
+    return {name: found for name, found in facts.items() if found}
+
+
+def _last_attempt(rundir: RunDir) -> Mapping[str, Any]:
+    """Empty where there is none, as of a run that an older version wrote."""
+    try:
+        attempts = rundir.read_meta().get("attempts")
+    except (OSError, ValueError):
+        return {}
+    last = attempts[-1] if isinstance(attempts, list) and attempts else {}
+    return last if isinstance(last, Mapping) else {}
+
+
+def _flat(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    packages = attempt.get("packages")
+    names = ("device", "processes", "threads", "processor", "kernels", "stabkit")
+    own = {name: attempt[name] for name in names if name in attempt}
+    return own | dict(packages if isinstance(packages, Mapping) else {})
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine()

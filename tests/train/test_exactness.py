@@ -1,0 +1,218 @@
+"""A run that cannot go on bit for bit says what has changed, and goes on only when it may."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import stabkit.train.loop as loop
+from stabkit.cli import main
+from stabkit.rundir import RunDir
+from stabkit.sweep.job import TrainJob
+from stabkit.train.exactness import InexactResumeError
+from stabkit.train.loop import train
+from tests.conftest import SMALL, small_config
+
+STEPS = "train.steps=6"
+
+
+@pytest.fixture(autouse=True)
+def same_threads_after() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """Stopped in its fourth step."""
+    step = loop.train_step
+
+    def act(*given: Any) -> None:
+        if given[4] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(*given)
+
+    rundir = RunDir(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", act)
+        assert train(small_config(STEPS), rundir).state == "preempted"
+    return rundir
+
+
+def contents(rundir: RunDir) -> dict[str, bytes]:
+    files = (path for path in rundir.path.rglob("*") if path.is_file())
+    return {str(path.relative_to(rundir.path)): path.read_bytes() for path in files}
+
+
+def command(rundir: RunDir, *words: str) -> int:
+    return main(["train", "tiny", *SMALL, STEPS, "--run-dir", str(rundir.path), *words])
+
+
+def rewrite(rundir: RunDir, change: Callable[[dict[str, Any]], None]) -> None:
+    meta = rundir.read_meta()
+    change(meta["attempts"][-1])
+    rundir.write_meta(meta)
+
+
+def was(name: str, value: object) -> Callable[[RunDir], None]:
+    """As if the run had been begun where `name` was `value`."""
+
+    def change(attempt: dict[str, Any]) -> None:
+        (attempt["packages"] if name in attempt["packages"] else attempt)[name] = value
+
+    return lambda rundir: rewrite(rundir, change)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", "NVIDIA H100 80GB HBM3"),
+        ("processes", 8),
+        ("threads", 16),
+        ("processor", "Another CPU @ 3.00GHz"),
+        ("kernels", "AVX2"),
+        ("stabkit", "0.0.1"),
+        *((package, "1.2.3") for package in ("torch", "torchvision", "timm", "numpy", "pillow")),
+    ],
+)
+def test_a_change_is_refused_with_nothing_changed_and_recorded_when_allowed(
+    name: str, value: object, preempted: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = preempted.read_meta()["attempts"][0]
+    now = now["packages"].get(name, now.get(name))
+    was(name, value)(preempted)
+    before = contents(preempted)
+    words = ["runtime.threads=1"] if name == "threads" else []
+    assert command(preempted, *words) == 2
+    said = capsys.readouterr().err
+    assert f"{name} was {value}, is {now}" in said
+    assert "--allow-inexact" in said
+    with pytest.raises(InexactResumeError, match=f"{name} was"):
+        train(small_config(STEPS, *words), preempted)
+    assert contents(preempted) == before
+    assert command(preempted, "--allow-inexact", *words) == 0
+    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    assert (resume["step"], resume["changed"]) == (4, {name: [value, now]})
+    attempts = preempted.read_meta()["attempts"]
+    assert [a["packages"].get(name, a.get(name)) for a in attempts] == [value, now]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MKL_CBWR", "COMPATIBLE"), ("ONEDNN_MAX_CPU_ISA", "SSE41")]
+)
+def test_what_chooses_other_kernels_counts(
+    variable: str, value: str, preempted: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InexactResumeError, match=f"kernels was .*, is .*{variable}={value}"):
+        train(small_config(STEPS), preempted)
+    assert train(small_config(STEPS), preempted, allow_inexact=True).state == "done"
+
+
+def test_the_setting_is_as_good_as_the_flag(preempted: RunDir) -> None:
+    was("torch", "1.2.3")(preempted)
+    assert command(preempted, "runtime.allow_inexact=true") == 0
+
+
+def test_threads_that_nobody_chose_stay_as_they_were(preempted: RunDir) -> None:
+    """The same machine with other cores free is no change."""
+    was("threads", 3)(preempted)
+    config = small_config(STEPS)
+    auto = config.runtime.model_copy(update={"threads": None})
+    assert train(config.model_copy(update={"runtime": auto}), preempted).state == "done"
+    assert torch.get_num_threads() == 3
+    assert [a["threads"] for a in preempted.read_meta()["attempts"]] == [3, 3]
+    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    assert "changed" not in resume
+
+
+def forget_all(rundir: RunDir) -> None:
+    rundir.meta_file.unlink()
+
+
+def forget_some(rundir: RunDir) -> None:
+    def change(attempt: dict[str, Any]) -> None:
+        del attempt["processor"], attempt["kernels"]
+
+    rewrite(rundir, change)
+
+
+@pytest.mark.parametrize(
+    ("forget", "unchecked"),
+    [(forget_all, {"device", "threads", "torch"}), (forget_some, {"processor", "kernels"})],
+)
+def test_a_run_without_a_record_goes_on_and_says_so(
+    forget: Callable[[RunDir], None],
+    unchecked: set[str],
+    preempted: RunDir,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forget(preempted)
+    assert train(small_config(STEPS), preempted).state == "done"
+    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    assert unchecked <= set(resume["unchecked"])
+    assert "no earlier record to compare with" in caplog.text
+
+
+def test_a_resume_where_nothing_changed_says_nothing(
+    preempted: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(small_config(STEPS), preempted).state == "done"
+    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    assert resume.keys() == {"time", "kind", "step"}
+    assert caplog.text == ""
+
+
+def test_a_run_that_starts_anew_may_start_anywhere(preempted: RunDir) -> None:
+    """Without a checkpoint there are no bits to keep."""
+    was("torch", "1.2.3")(preempted)
+    preempted.checkpoint_file.unlink()
+    assert train(small_config(STEPS), preempted).state == "done"
+
+
+def test_a_job_that_is_refused_says_why_in_its_status(
+    preempted: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was("processor", "Another CPU @ 3.00GHz")(preempted)
+    monkeypatch.chdir(preempted.path)  # a job changes it
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    job = TrainJob(str(preempted.path), str(preempted.path.parent))
+    with pytest.raises(InexactResumeError):
+        job()
+    status = preempted.read_status()
+    assert status is not None
+    assert status.state == "preempted"
+    assert status.reason is not None
+    assert "did not go on: processor was Another CPU" in status.reason
+    assert TrainJob(job.folder, job.cwd, allow_inexact=True)() == "done"
+
+
+def test_a_sweep_names_what_it_refused_and_goes_on_when_it_may(
+    preempted: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "demo.yaml"
+    file.write_text("name: demo\nbase: tiny\ngrid: {optim.lr: [1e-3]}\n")
+    words = ["sweep", str(file), "--runs", str(tmp_path / "runs"), *SMALL, STEPS]
+    assert main([*words, "--dry-run"]) == 0
+    name = next(line for line in capsys.readouterr().out.splitlines() if "missing" in line).split()
+    rundir = RunDir(tmp_path / "runs" / "demo" / name[1])
+    config = small_config(STEPS, "optim.lr=1e-3")
+    assert train(config, rundir).state == "done"
+    status = json.loads(rundir.status_file.read_text())
+    rundir.status_file.write_text(json.dumps(status | {"state": "preempted"}))
+    was("numpy", "1.2.3")(rundir)
+    before = contents(rundir)
+    assert main(words) == 2
+    said = capsys.readouterr().out
+    assert f"refused, and left as it was: {rundir.path}" in said
+    assert "1 refused" in said
+    assert "numpy was 1.2.3" in rundir.log_file.read_text()
+    after = contents(rundir)
+    assert {name: after[name] for name in before} == before
+    assert main([*words, "--allow-inexact"]) == 0
