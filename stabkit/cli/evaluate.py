@@ -5,7 +5,7 @@ import sys
 
 from stabkit.cli.request import RequestError, trained
 from stabkit.config import ConfigError, load_config, missing_data
-from stabkit.rundir import RunBusyError
+from stabkit.rundir import LinkedError, RunBusyError
 from stabkit.train.evaluate_config import METRICS, evaluate_config
 
 
@@ -25,7 +25,7 @@ def act(arguments: argparse.Namespace) -> int:
 
     try:
         evaluate_run(rundir, run, config, methods, say)
-    except RunBusyError:
+    except (RunBusyError, LinkedError):
         raise
     except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)

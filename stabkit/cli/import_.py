@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stabkit.cli.request import RequestError
 from stabkit.config import load_config, run_id
-from stabkit.rundir import RunDir
+from stabkit.rundir import LinkedError, RunDir
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -21,6 +21,8 @@ def act(arguments: argparse.Namespace) -> int:
 
     try:
         count = import_run(arguments.file, config, rundir)
+    except LinkedError:
+        raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

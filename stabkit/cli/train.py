@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stabkit.cli.request import speaks
 from stabkit.config import ConfigError, load_config, missing_data, run_id
-from stabkit.rundir import RunDir
+from stabkit.rundir import LinkedError, RunDir
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -22,6 +22,8 @@ def act(arguments: argparse.Namespace) -> int:
 
     try:
         status = train(config, rundir)
+    except LinkedError:
+        raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1

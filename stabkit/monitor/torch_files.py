@@ -1,16 +1,17 @@
 """Files of tensors: read without running code in them, written whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stabkit.rundir import commit
+from stabkit.rundir import whole
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
     """A dictionary that `torch.save` wrote, of tensors and plain data. Raises ValueError."""
+    if path.exists() and not path.is_file():  # of a pipe one would wait for ever
+        raise ValueError(f"{path}: is no file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -32,9 +33,5 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with whole(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    commit(temporary, path)

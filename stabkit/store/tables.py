@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -71,8 +72,8 @@ def _further(folder: Path) -> list[str]:
     """Every column of the parts that can be read."""
     names: dict[str, None] = {}
     for part in _parts(folder):
-        with suppress(OSError, ValueError, pa.ArrowException):
-            names |= dict.fromkeys(pq.read_schema(part).names)
+        with suppress(OSError, ValueError, pa.ArrowException), _opened(part) as file:
+            names |= dict.fromkeys(pq.read_schema(file).names)
     return list(names)
 
 
@@ -109,9 +110,7 @@ def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Ta
     Then those of `further` that the part has; every column of float32 when it is None.
     """
     try:
-        if not path.is_file():  # of a pipe one would wait for ever
-            raise OSError("not a file")
-        with pa.OSFile(str(path)) as source, pq.ParquetFile(source, pre_buffer=False) as file:
+        with _opened(path) as source, pq.ParquetFile(source, pre_buffer=False) as file:
             found = file.schema_arrow
             problem = _problem(found, schema)
             if problem is None:
@@ -129,6 +128,17 @@ def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Ta
         if column.name not in table.column_names:
             table = table.add_column(i, column, pa.nulls(len(table), column.type))
     return table.replace_schema_metadata(None)
+
+
+def _opened(path: Path) -> Any:
+    """Raises OSError for what is no file: of a pipe one would wait for ever."""
+    if not path.is_file():
+        raise OSError("not a file")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # Arrow opens only what is called by text
+        return path.open("rb")
+    return pa.OSFile(str(path))
 
 
 def _signals(found: pa.Schema, schema: pa.Schema, further: Sequence[str] | None) -> list[str]:

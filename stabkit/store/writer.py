@@ -5,7 +5,6 @@ and each flush writes one whole part under a temporary name, syncs it and rename
 only rows that a resumed run makes again.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stabkit.rundir import commit, same_folder
+from stabkit.rundir import own_folder, same_folder, whole
 from stabkit.store.schema import EVALS, LAYERS, SCALARS, SIGNALS, TABLES, with_identity
 
 
@@ -145,19 +144,15 @@ class Writer:
 
 def next_part(folder: Path) -> Path:
     """The name after the last part there; step numbers would clash, as flushes may share a step."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     taken = [int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")]
     return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
 
 
 def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     """Write a part file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with whole(path) as file:
         pq.write_table(table.cast(schema), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    commit(temporary, path)
 
 
 def trim(folder: Path, step: int) -> None:
@@ -175,7 +170,10 @@ def trim(folder: Path, step: int) -> None:
 def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
     """Raises ValueError that names a damaged part: what it held cannot be kept."""
     try:
-        return pq.read_table(part, columns=columns)
+        if not part.is_file():  # of a pipe one would wait for ever
+            raise ValueError("not a file")
+        with part.open("rb") as file:  # not by its name: Arrow takes only names that are UTF-8
+            return pq.read_table(file, columns=columns)
     except (pa.ArrowException, ValueError, KeyError) as error:
         why = " ".join(str(error).split())
         raise ValueError(
