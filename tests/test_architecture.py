@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYER = {
-    "yamlio": -1, "presets": -1, "code_state": 0, "config": 0, "rundir": 0, "store": 1, "detect": 1,
+    "printing": -1, "yamlio": -1, "presets": -1, "code_state": 0, "config": 0, "rundir": 0,
+    "store": 1, "detect": 1,
     "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3, "sweep": 4, "cli": 5,
     "__main__": 6,
 }  # fmt: skip

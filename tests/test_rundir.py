@@ -2,11 +2,24 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import warnings
 from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, find_runs, same_folder
+from stabkit.cli import main
+from stabkit.rundir import (
+    LinkedError,
+    RunBusyError,
+    RunDir,
+    Status,
+    atomic_write,
+    find_runs,
+    same_folder,
+    whole,
+)
+from stabkit.store.writer import next_part
 
 
 def test_status_and_meta_read_back(tmp_path: Path) -> None:
@@ -115,3 +128,153 @@ def test_find_runs_goes_deep_but_not_into_runs_or_hidden_folders(tmp_path: Path)
     assert found == ["a/x/run1", "b/run2", "foreign"]
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_runs(tmp_path / "nothing")
+
+
+def test_a_temporary_file_is_never_opened_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even for whoever foresees its name, or plants the names of earlier versions."""
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    run.mkdir()
+    for name in ("status.json", "meta.json", "config.yaml"):
+        (run / f".{name}.tmp").symlink_to(victim)
+        (run / name).symlink_to(victim)
+        atomic_write(run / name, b"new")
+        assert not (run / name).is_symlink()
+    assert victim.read_text() == "precious"
+    foreseen = tmp_path / f".report.html.stabkit-{bytes(8).hex()}.tmp"
+    foreseen.symlink_to(victim)
+    monkeypatch.setattr(os, "urandom", bytes)
+    with pytest.raises(FileExistsError):
+        atomic_write(tmp_path / "report.html", b"new")
+    assert victim.read_text() == "precious"
+    assert foreseen.is_symlink()
+
+
+def test_a_file_has_the_mode_that_the_user_asks_for(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / ("ü" * 120), b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / ("ü" * 120)).stat().st_mode & 0o777 == 0o640
+
+
+def test_what_kills_left_half_written_does_not_pile_up(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    dead = [f"{f}.x.stabkit-{i:016x}.tmp" for i, f in enumerate(("", "layers/", "checkpoints/"))]
+    for name in dead:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".theirs.tmp").touch()  # a folder may be shared with others
+    with whole(tmp_path / "alive") as file:
+        file.write(b"whole")
+        with run.lock():
+            assert not [name for name in dead if (tmp_path / name).exists()]
+    assert (tmp_path / "alive").read_bytes() == b"whole"
+    assert (tmp_path / ".theirs.tmp").exists()
+    with pytest.raises(ValueError, match="no"), whole(tmp_path / "alive") as file:
+        raise ValueError("no")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"alive", ".theirs.tmp", ".lock", "layers", "checkpoints"}
+
+
+@pytest.mark.parametrize(
+    "name", ["layers", "scalars", "evals", "checkpoints", "events.jsonl", "log.txt", ".lock"]
+)
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
+def test_nothing_in_a_run_leads_its_writes_elsewhere(
+    tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.mkdir()
+    (victim / "part-000000.parquet").touch()
+    run.mkdir()
+    if kind == "pipe":
+        os.mkfifo(run / name)
+    else:
+        (run / name).symlink_to(victim if kind == "link" else tmp_path / "made")
+    what = "a pipe" if kind == "pipe" else "a link"
+    with pytest.raises(LinkedError, match=rf"{name}: is {what}"), RunDir(run).lock():
+        pass
+    assert (
+        main(["train", "tiny", "train.steps=1", "optim.warmup_steps=0", "--run-dir", str(run)]) == 2
+    )
+    assert f"{run / name}: is {what}" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == [name]
+    assert [path.name for path in victim.iterdir()] == ["part-000000.parquet"]
+    assert not (tmp_path / "made").exists()
+    assert not RunDir(run).is_busy()
+
+
+def test_events_are_not_appended_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").symlink_to(tmp_path / "made")
+    with pytest.raises(LinkedError, match=r"events\.jsonl: is a link"):
+        RunDir(tmp_path).append_event("start", 0)
+    (tmp_path / "layers").symlink_to(tmp_path)
+    with pytest.raises(LinkedError, match="layers: is a link"):
+        next_part(tmp_path / "layers")
+    assert not (tmp_path / "made").exists()
+
+
+def test_links_are_followed_to_runs_alone(tmp_path: Path) -> None:
+    folder, scratch = tmp_path / "runs", tmp_path / "scratch"
+    for run in (folder / "here", scratch / "there", scratch / "many" / "one"):
+        run.mkdir(parents=True)
+        (run / "config.yaml").touch()
+    (folder / "run").symlink_to(scratch / "there")
+    (folder / "many").symlink_to(scratch / "many")
+    (folder / "disk").symlink_to("/")
+    (folder / "layers").symlink_to("/")  # as a table is called
+    (folder / "null").symlink_to("/dev/null")
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as server, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        server.bind(str(folder / "socket"))
+        assert find_runs(folder) == [folder / "here", folder / "run"]
+    lines = sorted(str(warning.message).removeprefix(f"{folder}/") for warning in said)
+    assert lines == [
+        "disk: left out, a link to a folder that is no run",
+        "layers: left out, a link to a folder that is no run",
+        "many: left out, a link to a folder that is no run",
+        "null: left out, a pipe, a socket or a device",
+        "pipe: left out, a pipe, a socket or a device",
+        "socket: left out, a pipe, a socket or a device",
+    ]
+
+
+def test_folders_may_be_as_deep_as_they_like(tmp_path: Path) -> None:
+    deep = tmp_path
+    for _ in range(1500):
+        deep = deep / "a"
+        deep.mkdir()
+    (deep / "config.yaml").touch()
+    assert find_runs(tmp_path) == [deep]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
+def test_no_reader_waits_for_what_is_no_file(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("status.json", "config.yaml", "events.jsonl", "job.json", "log.txt", ".lock",
+             "layers/part-000000.parquet", "evals/part-000000.parquet")  # fmt: skip
+    for seed, name in enumerate(names):
+        run = tmp_path / f"run {seed}"
+        path = run / name
+        path.parent.mkdir(parents=True)
+        (run / "config.yaml").write_text(f"seed: {seed}\n")
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            with path.open("wb") as file:
+                file.truncate(1 << 40)
+    assert main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("unreadable")
+    assert main(["analyze", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    for name in ("status.json", "config.yaml", "events.jsonl", "layers/part", "evals/part"):
+        assert name in err

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stabkit.printing import one_line
 from stabkit.store.reader import Run, Runs
 
 WORDS = {
@@ -73,15 +74,15 @@ def label(key: str, value: Any) -> str:
     """`base lr 0.016`, `frozen patch projection`, or the setting's own name and value."""
     if key == "model.freeze_patch_embed" and value in FROZEN:
         return FROZEN[value]
-    return f"{WORDS.get(key, key.rsplit('.', 1)[-1].replace('_', ' '))} {value}"
+    return one_line(f"{WORDS.get(key, key.rsplit('.', 1)[-1].replace('_', ' '))} {value}")
 
 
 def cell_label(cell: Cell, without: str | None = None) -> str:
     """The cell's settings in words; its run's name when nothing differs or it has none."""
     if not cell.runs[0].settings:
-        return cell.runs[0].name
+        return one_line(cell.runs[0].name)
     words = [label(key, value) for key, value in cell.settings.items() if key != without]
-    return ", ".join(words) or ("" if without else cell.runs[0].name)
+    return ", ".join(words) or ("" if without else one_line(cell.runs[0].name))
 
 
 def hashable(value: Any) -> Any:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stabkit.analyze.accuracy_table_plot import accuracy_table, accuracy_table_figure
+from stabkit.analyze.csv_file import write_csv
 from stabkit.analyze.event_zoom_plot import event_zoom_figure, event_zoom_table
 from stabkit.analyze.freeze_patch_plot import freeze_patch_figure, freeze_patch_table
 from stabkit.analyze.grad_norms_plot import grad_norms_figure, grad_norms_table
@@ -20,6 +21,7 @@ from stabkit.analyze.optimizer_plot import optimizer_figure, optimizer_table
 from stabkit.analyze.signals_plot import signals_figure, signals_table
 from stabkit.analyze.stability_map_plot import stability_map_figure, stability_map_table
 from stabkit.analyze.style import RC, as_written
+from stabkit.rundir import whole
 from stabkit.store.reader import Runs
 
 
@@ -103,7 +105,9 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
     png, pdf, csv = (stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf", "csv"))
     as_written(figure)
     with mpl.rc_context(RC):
-        figure.savefig(png, dpi=200)
-        figure.savefig(pdf, metadata={"CreationDate": None})  # same runs, same bytes
-    table.to_csv(csv, index=False)
+        with whole(png) as file:
+            figure.savefig(file, format="png", dpi=200)
+        with whole(pdf) as file:  # same runs, same bytes
+            figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+    write_csv(table, csv)
     return [png, pdf, csv]

@@ -12,6 +12,7 @@ import stabkit
 from stabkit.analyze.interactive import Chart, charts, plotly_script
 from stabkit.analyze.remedies import NO_HELP, SIGNS, SOURCES
 from stabkit.analyze.report import Report, make_report
+from stabkit.printing import lines
 from stabkit.rundir import atomic_write
 from stabkit.store.reader import Runs
 
@@ -31,6 +32,7 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -49,6 +51,11 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
         no_help=NO_HELP,
         version=stabkit.__version__,
     )
+
+
+def _shown(value: object) -> object:
+    """No name reorders the page's lines or hides in them; markup is ours."""
+    return lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from stabkit.printing import lines
+
 RC = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper"),
@@ -37,8 +39,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def as_written(figure: Figure) -> Figure:
-    """Dollar signs in names are letters, not mathematics, which a lone one would break."""
+    """Dollar signs in names are letters, not mathematics, which a lone one would break.
+
+    Characters that hide or reorder a label are shown as escapes.
+    """
     for text in figure.findobj(Text):
+        if (shown := lines(text.get_text())) != text.get_text():
+            text.set_text(shown)
         if (
             "mathdefault" not in text.get_text() and "$" in text.get_text()
         ):  # a log axis has its own

@@ -13,6 +13,7 @@ from stabkit.analyze.verdict import UNSTABLE, VERDICTS, verdict
 from stabkit.analyze.workers import each
 from stabkit.detect import layer_onsets
 from stabkit.detect.dips import SHORTEST
+from stabkit.printing import one_line
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
 
@@ -94,7 +95,7 @@ def describe(runs: Runs, table: pd.DataFrame) -> str:
 
 def _headline(runs: Runs, table: pd.DataFrame) -> str:
     states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
-    line = f"{runs.path}: {counted(len(table), 'run')} ({states})"
+    line = f"{one_line(runs.path)}: {counted(len(table), 'run')} ({states})"
     measured = table.index[table["knn_last"].notna()]
     evals = _ordered(runs)[measured[0]].evals("knn_heldout") if len(measured) else None
     if evals is None or evals.empty:

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from stabkit.printing import one_line
+
 
 def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Rows of cells as columns of text; all flush right but those named in `left`."""
+    lines = [[one_line(cell) for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
         "  ".join(

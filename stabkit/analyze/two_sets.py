@@ -20,6 +20,7 @@ from stabkit.analyze.intervals import rates_p_value
 from stabkit.analyze.scores import is_unstable, score
 from stabkit.analyze.text import aligned, counted
 from stabkit.detect.significance import holm
+from stabkit.printing import one_line
 from stabkit.store.reader import Run, Runs
 
 ALPHA = 0.05
@@ -95,7 +96,8 @@ def _names(first: Runs, second: Runs) -> tuple[str, str]:
     short = [runs.path.resolve().name for runs in (first, second)]
     if short[0] == short[1]:
         short = [str(runs.path) for runs in (first, second)]
-    return (short[0], short[1]) if short[0] != short[1] else ("A", "B")
+    here, there = map(one_line, short)
+    return (here, there) if here != there else ("A", "B")
 
 
 def _pairing(one: pd.DataFrame, two: pd.DataFrame, shared: list[str]) -> list[str]:
@@ -161,10 +163,10 @@ def _verdict(
 
 def _head(first: Runs, second: Runs, names: tuple[str, str]) -> str:
     lines = [
-        f"{name}: {counted(len(runs), 'run')} in {runs.path}"
+        f"{name}: {counted(len(runs), 'run')} in {one_line(runs.path)}"
         for name, runs in zip(names, (first, second), strict=True)
     ]
-    told = [f"{key}: {here} | {there}" for key, here, there in _constants(first, second)]
+    told = [one_line(f"{key}: {here} | {there}") for key, here, there in _constants(first, second)]
     return "\n".join([*lines, *(told or ["No setting sets them apart as a whole."])])
 
 

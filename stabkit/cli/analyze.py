@@ -5,7 +5,7 @@ import sys
 
 from stabkit.cli.request import RequestError, loaded
 from stabkit.config import suggest
-from stabkit.rundir import claim_for_file
+from stabkit.rundir import claim_for_file, refuse_link
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -28,8 +28,11 @@ def act(arguments: argparse.Namespace) -> int:
             f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
         )
     runs = loaded(arguments.runs[0]).as_of_now()
+    own = runs.path / "figures"
+    if arguments.out is None:
+        refuse_link(own)  # a folder that the user names may be one
     try:
-        paths = draw(arguments.plot, runs, arguments.out or runs.path / "figures")
+        paths = draw(arguments.plot, runs, arguments.out or own)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
@@ -50,11 +53,12 @@ def _summarize(arguments: argparse.Namespace) -> int:
             raise RequestError("--csv is the table of one folder of runs, got 2")
         print(compare_sets(*sets))
         return 0
+    from stabkit.analyze.csv_file import write_csv
     from stabkit.analyze.summary import describe, run_table
     from stabkit.analyze.workers import usable_cpus
 
     table = run_table(sets[0], usable_cpus())
     if arguments.csv is not None:
-        table.to_csv(arguments.csv, index=False)
+        write_csv(table, arguments.csv)
     print(describe(sets[0], table))
     return 0

@@ -10,10 +10,11 @@ from typing import Any
 
 from stabkit.cli.request import RequestError, speaks
 from stabkit.config import ConfigError, suggest
-from stabkit.rundir import ForeignFolderError, LeftOutWarning, RunBusyError
+from stabkit.printing import one_line
+from stabkit.rundir import ForeignFolderError, LeftOutWarning, LinkedError, RunBusyError
 from stabkit.sweep.queue import SlurmError
 
-REFUSALS = (RequestError, ConfigError, ForeignFolderError, RunBusyError, FileNotFoundError)
+REFUSALS = (RequestError, RunBusyError, LinkedError, FileNotFoundError)
 LINES = 50  # of what was left out: the cause of more is one and the same
 
 
@@ -23,13 +24,17 @@ def dispatch(arguments: argparse.Namespace) -> int:
         with _left_out_by_line():
             return int(import_module(module_of(arguments.verb)).act(arguments))
     except BrokenPipeError:
-        return 1
-    except REFUSALS as error:
+        raise
+    except (ConfigError, ForeignFolderError) as error:  # a line a problem
         if speaks():
             print(f"stabkit: {error}", file=sys.stderr)
         return 2
+    except REFUSALS as error:
+        if speaks():
+            print(f"stabkit: {one_line(error)}", file=sys.stderr)
+        return 2
     except (SlurmError, OSError) as error:  # of which: a disk that is full or read-only
-        print(f"stabkit: {error}", file=sys.stderr)
+        print(f"stabkit: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         goes_on = arguments.verb in ("train", "sweep")

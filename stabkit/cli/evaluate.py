@@ -5,7 +5,7 @@ import sys
 
 from stabkit.cli.request import RequestError, trained
 from stabkit.config import ConfigError, missing_data, read_config
-from stabkit.rundir import ForeignFolderError, RunBusyError
+from stabkit.rundir import ForeignFolderError, LinkedError, RunBusyError
 from stabkit.train.evaluate_config import METRICS, evaluate_config
 
 
@@ -25,7 +25,7 @@ def act(arguments: argparse.Namespace) -> int:
 
     try:
         evaluate_run(rundir, run, config, methods, say)
-    except (ConfigError, ForeignFolderError, RunBusyError):
+    except (ConfigError, ForeignFolderError, LinkedError, RunBusyError):
         raise
     except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)

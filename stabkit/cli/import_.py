@@ -6,7 +6,13 @@ from pathlib import Path
 
 from stabkit.cli.request import RequestError
 from stabkit.config import load_config, run_id
-from stabkit.rundir import ForeignFolderError, RunBusyError, RunDir, claim_for_import
+from stabkit.rundir import (
+    ForeignFolderError,
+    LinkedError,
+    RunBusyError,
+    RunDir,
+    claim_for_import,
+)
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -20,7 +26,7 @@ def act(arguments: argparse.Namespace) -> int:
 
     try:
         count = import_run(arguments.file, config, rundir)
-    except (ForeignFolderError, RunBusyError):
+    except (ForeignFolderError, LinkedError, RunBusyError):
         raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {error}", file=sys.stderr)

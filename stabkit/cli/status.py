@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 
+from stabkit.printing import bare_stdout
 from stabkit.sweep.display import status_line, status_table, watch
 from stabkit.sweep.status import status_rows
 
@@ -21,7 +22,7 @@ def act(arguments: argparse.Namespace) -> int:
     elif sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(status_table(rows))
+        Console(file=bare_stdout()).print(status_table(rows))
     else:
         print("\n".join(status_line(row) for row in rows))
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stabkit.cli.request import RequestError, speaks
 from stabkit.config import ConfigError, differences, load_config, missing_data, run_id
-from stabkit.rundir import RunDir, claim_for_run
+from stabkit.rundir import LinkedError, RunDir, claim_for_run
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -26,7 +26,10 @@ def act(arguments: argparse.Namespace) -> int:
         status = train(config, rundir, allow_inexact=arguments.allow_inexact)
     except InexactResumeError as error:
         raise RequestError(f"{rundir.path}: {error}") from None
-    except REFUSALS:  # said, and made the exit code of a wrong request, for every verb alike
+    except (
+        *REFUSALS,
+        LinkedError,
+    ):  # said, and made the exit code of a wrong request, for every verb alike
         raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)

@@ -110,6 +110,8 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def read_config(path: Path) -> RunConfig:
     """The configuration that a run was made with, from its folder."""
+    if path.exists() and not path.is_file():  # of a pipe one would wait for ever
+        raise ConfigError(str(path), ["not a file"])
     return validate(RunConfig, read_mapping(path), str(path))
 
 

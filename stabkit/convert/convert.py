@@ -176,7 +176,7 @@ def _folder_names(names: Sequence[str]) -> list[str]:
 def _write_all(source: Path, out: Path, converted: Sequence[Converted]) -> None:
     """Everything under a hidden name next to `out`, then renamed: whole, or not there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    hidden = out.parent / f".{out.name[:100]}.{os.getpid()}.tmp"
+    hidden = out.parent / f".{out.name[:50]}.{os.urandom(8).hex()}.tmp"
     hidden.mkdir()
     try:
         for run in converted:

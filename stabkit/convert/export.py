@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import pandas as pd
 from stabkit.convert.layout import FACTS
 from stabkit.convert.series import ConvertError
 from stabkit.convert.tensorboard import LAYOUT, is_event_file, need_tensorboard
+from stabkit.rundir import whole
 from stabkit.store.reader import Run
 from stabkit.store.schema import KEYS
 from stabkit.store.tables import stored_table
@@ -37,12 +38,8 @@ def export_events(run: Run, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     now = time.time()
     final = folder / f"events.out.tfevents.{int(now):010d}.stabkit.{os.getpid()}.0"
-    hidden = folder / f".stabkit-{os.getpid()}.tmp"
-    try:
-        _write(hidden, rows, [*_texts(run), (0, LAYOUT, json.dumps(layout))], now)
-        hidden.rename(final)
-    finally:
-        hidden.unlink(missing_ok=True)
+    with whole(final) as file:
+        _write(file, rows, [*_texts(run), (0, LAYOUT, json.dumps(layout))], now)
     return len(layout["tags"])
 
 
@@ -93,26 +90,27 @@ def _texts(run: Run) -> Iterator[tuple[int, str, str]]:
         yield step if isinstance(step, int) else 0, "events", json.dumps(facts)
 
 
-def _write(path: Path, rows: pd.DataFrame, texts: list[tuple[int, str, str]], now: float) -> None:
+def _write(
+    file: BinaryIO, rows: pd.DataFrame, texts: list[tuple[int, str, str]], now: float
+) -> None:
     """One event a step with all of its values: a third of the size and time of one event each."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    with path.open("wb") as file:
-        writer = RecordWriter(file)
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        for step, tag, text in texts:
-            event = Event(wall_time=now, step=step)
-            value = event.summary.value.add(tag=tag)
-            value.metadata.plugin_data.plugin_name = "text"
-            value.tensor.dtype = 7  # DT_STRING
-            value.tensor.string_val.append(text.encode())
-            writer.write(event.SerializeToString())
-        for step, at_step in rows.groupby("step", sort=True):
-            event = Event(wall_time=now, step=int(step))
-            for tag, number in zip(at_step["tag"], at_step["value"], strict=True):
-                event.summary.value.add(tag=tag, simple_value=_float32(number))
-            writer.write(event.SerializeToString())
+    writer = RecordWriter(file)
+    writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    for step, tag, text in texts:
+        event = Event(wall_time=now, step=step)
+        value = event.summary.value.add(tag=tag)
+        value.metadata.plugin_data.plugin_name = "text"
+        value.tensor.dtype = 7  # DT_STRING
+        value.tensor.string_val.append(text.encode())
+        writer.write(event.SerializeToString())
+    for step, at_step in rows.groupby("step", sort=True):
+        event = Event(wall_time=now, step=int(step))
+        for tag, number in zip(at_step["tag"], at_step["value"], strict=True):
+            event.summary.value.add(tag=tag, simple_value=_float32(number))
+        writer.write(event.SerializeToString())
 
 
 def _float32(number: float) -> float:

@@ -1,14 +1,13 @@
 """Files of tensors: read without running code in them, and only as they were written; written
 whole or not at all."""
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stabkit.rundir import commit
+from stabkit.rundir import whole
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -64,9 +63,5 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with whole(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    commit(temporary, path)

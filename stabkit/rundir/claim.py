@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from stabkit.rundir.files import read_file
 from stabkit.rundir.find import TABLES
 from stabkit.rundir.run_dir import RunDir
-from stabkit.yamlio import read_yaml
+from stabkit.yamlio import parse_yaml
 
 Holder = Literal["nobody", "run", "nameless", "imported", "converted", "monitor", "others"]
 
@@ -148,7 +149,7 @@ def _parts(rundir: RunDir) -> bool:
 def _is_settings(file: Path) -> bool:
     """Whether a `config.yaml` is one of ours; a training of one's own may keep one as well."""
     try:
-        content = read_yaml(file)
+        content = parse_yaml(read_file(file).decode())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.keys() >= _SECTIONS
@@ -157,7 +158,7 @@ def _is_settings(file: Path) -> bool:
 def _is_status(file: Path) -> bool:
     """Also when a crash of the machine tore it."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_file(file))
     except (OSError, ValueError, RecursionError):
         return True
     return isinstance(content, dict) and "state" in content and "heartbeat" in content
@@ -166,7 +167,7 @@ def _is_status(file: Path) -> bool:
 def _has_event(file: Path) -> bool:
     """Whether a line is an event of ours, or none is whole."""
     try:
-        lines = file.read_bytes().splitlines()
+        lines = read_file(file).splitlines()
     except OSError:
         return False
     found = [_parsed(line) for line in lines if line.strip()]

@@ -12,8 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stabkit.rundir.files import atomic_write, utc_now
-from stabkit.rundir.find import left_out
+from stabkit.rundir.files import (
+    NoFileError,
+    append_to,
+    atomic_write,
+    read_file,
+    refuse_link,
+    remove_dead,
+    utc_now,
+)
+from stabkit.rundir.find import TABLES, left_out
 from stabkit.rundir.status import Standing, Status, heard_of_lately, parse_status
 
 
@@ -62,11 +70,11 @@ class RunDir:
         """None when there is no status yet. Raises ValueError that names a damaged file."""
         try:
             # no number where a number would be NaN or infinite: the others are as good
-            text = self.status_file.read_text(encoding="utf-8")
+            text = read_file(self.status_file).decode()
             return parse_status(json.loads(text, parse_constant=lambda _: None))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, RecursionError, IsADirectoryError) as error:
+        except (ValueError, TypeError, RecursionError, NoFileError, IsADirectoryError) as error:
             raise ValueError(f"{self.status_file}: not a status file ({error})") from None
 
     def last_status(self) -> Status | None:
@@ -107,7 +115,7 @@ class RunDir:
     def read_meta(self) -> dict[str, Any]:
         if not self.meta_file.exists():
             return {}
-        content = json.loads(self.meta_file.read_text(encoding="utf-8"))
+        content = json.loads(read_file(self.meta_file))
         return content if isinstance(content, dict) else {}
 
     def write_meta(self, meta: dict[str, Any]) -> None:
@@ -118,7 +126,7 @@ class RunDir:
         event = {"time": utc_now(), "kind": kind} | ({} if step is None else {"step": step}) | facts
         line = (json.dumps(event) + "\n").encode()
         # one write, so lines never interleave
-        with self.events_file.open("ab", buffering=0) as file:
+        with append_to(self.events_file) as file:
             end = file.seek(0, os.SEEK_END)
             if file.write(line) < len(line):
                 file.truncate(end)  # a torn line would take the next one with it
@@ -132,7 +140,7 @@ class RunDir:
         if not self.events_file.exists():
             return []
         events, wrong = [], []
-        text = self.events_file.read_text(encoding="utf-8", errors="replace")
+        text = read_file(self.events_file).decode(errors="replace")
         *lines, torn = text.split("\n")
         for number, line in enumerate([*lines, torn], start=1):
             try:
@@ -162,10 +170,14 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; the kernel lets go of it when the process dies, however.
 
-        Raises RunBusyError when another process holds it.
+        Raises RunBusyError when another process holds it, LinkedError where something in the
+        folder would lead its writes elsewhere. What a kill left half written is removed.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("ab") as file:
+        folders = [self.path / name for name in (*TABLES, "checkpoints")]
+        for path in (*folders, self.events_file, self.log_file, self.path / ".lock"):
+            refuse_link(path)
+        with append_to(self.path / ".lock") as file:
             # a few tries, since `is_busy` elsewhere takes the lock for an instant to look
             for last in (False,) * 20 + (True,):
                 try:
@@ -176,6 +188,8 @@ class RunDir:
                         message = f"{self.path}: another process is writing here"
                         raise RunBusyError(message) from None
                     time.sleep(0.02)
+            for folder in (self.path, *folders):
+                remove_dead(folder)
             process = os.getpid()
             try:
                 yield
@@ -188,10 +202,13 @@ class RunDir:
     def is_busy(self) -> bool:
         """Whether a live process on this machine holds the run."""
         try:
-            with (self.path / ".lock").open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            file = os.open(self.path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # none, or none that a run has made
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except (FileNotFoundError, IsADirectoryError, PermissionError):
-            return False
+        finally:
+            os.close(file)
         return False

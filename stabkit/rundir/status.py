@@ -44,6 +44,8 @@ def parse_status(content: Any) -> Status:
             raise TypeError(f"{name} is {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise TypeError(f"{name} is {value}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise TypeError(f"{name} is too large")
     if status.state not in get_args(State):
         raise TypeError(f"state is {status.state!r}")
     if not all(type(count) is int for count in status.events.values()):

@@ -7,7 +7,6 @@ of the footer that other readers pass over, in the place that the format keeps f
 """
 
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stabkit.rundir import commit
+from stabkit.rundir import atomic_write, own_folder
 
 _FIELD = b"\x08\xfe\xff\x03\x0c"  # a field of bytes, its number, how many
 _MARK = b"stabkit:"
@@ -24,7 +23,7 @@ _END = 9  # bytes after the seal: the footer ends, its length, PAR1
 
 def next_part(folder: Path) -> Path:
     """The name after the last part there; step numbers would clash, as flushes may share a step."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     names = [part.stem.removeprefix("part-") for part in folder.glob("part-*.parquet")]
     taken = [int(name) for name in names if name.isdecimal()]  # not so somebody's copy of one
     return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
@@ -34,12 +33,7 @@ def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     """Write a part file, whole or not at all."""
     content = io.BytesIO()
     pq.write_table(table.cast(schema), content, compression="zstd", write_page_checksum=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(sealed(content.getvalue()))
-        file.flush()
-        os.fsync(file.fileno())
-    commit(temporary, path)
+    atomic_write(path, sealed(content.getvalue()))
 
 
 def open_part(path: Path) -> pq.ParquetFile:

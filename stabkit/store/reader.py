@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.rundir import RunDir, Status, find_runs, left_out
+from stabkit.rundir import RunDir, Status, find_runs, left_out, read_file
 from stabkit.store.schema import KEYS, TABLES
 from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
-from stabkit.yamlio import read_yaml
+from stabkit.yamlio import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name; below a folder with another run of that name the path from there."""
-        return self.called or self.path.name
+        """The folder's name; below a folder with another run of that name the path from there.
+
+        Bytes in it that are no text are escapes here, since no table could hold them.
+        """
+        name = self.called or self.path.name
+        return name.encode("utf-8", "backslashreplace").decode()
 
     @property
     def dir(self) -> RunDir:
@@ -49,7 +53,9 @@ class Run:
         if not file.exists():
             return {}
         try:
-            content = read_yaml(file)
+            content = parse_yaml(read_file(file).decode())
+        except UnicodeDecodeError:
+            raise ValueError(f"{file}: is not UTF-8 text") from None
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
         if not isinstance(content, dict):

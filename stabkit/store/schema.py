@@ -35,7 +35,9 @@ TABLES = {"layers": LAYERS, "scalars": SCALARS, "evals": EVALS}
 
 
 def with_identity(schema: pa.Schema, run: str) -> pa.Schema:
-    return schema.with_metadata({"stabkit_version": str(VERSION), "stabkit_run": run})
+    return schema.with_metadata(
+        {"stabkit_version": str(VERSION), "stabkit_run": run.encode("utf-8", "backslashreplace")}
+    )
 
 
 def version_of(schema: pa.Schema) -> int:

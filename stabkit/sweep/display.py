@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from stabkit.printing import bare_stdout, one_line
 from stabkit.sweep.status import Row
 
 LINES_EVERY_S = 20.0
@@ -30,7 +32,7 @@ STYLE = {
 def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None]]:
     """Yields the function to call often; it redraws, or prints lines, once a second."""
     if sys.stdout.isatty():
-        console = Console()
+        console = Console(file=bare_stdout())
 
         def draw() -> Table:
             return _fitting(read(), console.height)
@@ -54,7 +56,7 @@ def _fitting(rows: Sequence[Row], height: int) -> Table:
     table = status_table([rows[i] for i in sorted(order[:room])])
     rest = Counter(rows[i].state for i in order[room:])
     counts = ", ".join(f"{count:,} {state}" for state, count in rest.items())
-    table.add_row(f"[dim]and {counts}[/]")
+    table.add_row(Text(f"and {counts}", "dim"))
     return table
 
 
@@ -65,27 +67,29 @@ def status_table(rows: Sequence[Row]) -> Table:
         words = name in ("state", "events")
         table.add_column(name, justify="left" if words else "right", no_wrap=True)
     for row in rows:
-        state = f"[{STYLE[row.state]}]{row.state}[/]" if row.state in STYLE else row.state
-        table.add_row(_escape(row.run), state, *_cells(row))
+        # as Text: brackets in a name or a reason are no markup
+        state = Text(row.state, STYLE.get(row.state, ""))
+        table.add_row(Text(one_line(row.run)), state, *map(Text, _cells(row)))
         for text in _why(row):
-            table.add_row(f"  [dim]{_escape(text)}[/]")
+            table.add_row(Text(f"  {text}", "dim"))
     return table
 
 
 def status_line(row: Row) -> str:
     """One run in one plain line."""
     step, rate, left, knn, events = _cells(row)
-    words = [f"{row.state:<11}", row.run] + [f"step {step}"] * bool(step)
+    words = [f"{row.state:<11}", one_line(row.run)] + [f"step {step}"] * bool(step)
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
     words += [f"kNN {knn}"] * bool(knn) + [events] * bool(events)
     words += [f"({text})" for text in _why(row)]
-    return "  ".join(" ".join(word.split("\n")) for word in words)
+    return "  ".join(words)
 
 
 def _why(row: Row) -> list[str]:
     """Why a run stands so, and where the log of one that needs a look is."""
     log = [f"log: {row.log}"] if row.log and row.state in ("failed", "lost") else []
-    return [row.reason, *log] if row.reason else log
+    why = [" ".join(row.reason.split("\n")), *log] if row.reason else log
+    return [one_line(text) for text in why]
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:
@@ -93,7 +97,7 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
     rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
     left = f"{int(row.eta_s) // 60}:{int(row.eta_s) % 60:02d}" if row.eta_s is not None else ""
     knn = f"{row.knn:.3f}" if row.knn is not None else ""
-    events = ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in row.events.items())
+    events = ", ".join(f"{n} {one_line(kind)}{'s' * (n > 1)}" for kind, n in row.events.items())
     return step, rate, left, knn, events
 
 
@@ -138,7 +142,3 @@ def _at_most_every(seconds: float, act: Callable[[], None]) -> Callable[[], None
             act()
 
     return perhaps
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

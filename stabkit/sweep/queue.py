@@ -96,6 +96,7 @@ def _run(*words: str) -> str:
             words,
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             check=True,
             timeout=ASK_FOR_S,
             env=_without_preferences(),

@@ -102,7 +102,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status.knn,
         _reason(status, standing),
         status.events,
-        log=str(rundir.log_file) if rundir.log_file.exists() else None,
+        log=str(rundir.log_file) if rundir.log_file.is_file() else None,
     )
 
 
@@ -117,7 +117,7 @@ def _with_job(
 ) -> Row:
     """Its job and log, and what the queue adds: why it waits, or that nobody will run it."""
     log = Path(os.path.normpath(rundir.path / submitted.log))
-    row = replace(row, job=submitted.job_id, log=str(log) if log.exists() else row.log)
+    row = replace(row, job=submitted.job_id, log=str(log) if log.is_file() else row.log)
     if jobs is None or row.state not in OPEN:
         return row
     job = jobs.get(submitted.job_id)
@@ -153,6 +153,8 @@ def _with_accounting(rows: list[Row]) -> list[Row]:
 
 def _last_error(log: Path) -> str:
     """The last line that speaks of an error, or else the last; srun's farewells come after it."""
+    if not log.is_file():  # of a pipe one would wait for ever
+        return ""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LAST_BYTES))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stabkit.rundir import RunDir, atomic_write, utc_now
+from stabkit.rundir import RunDir, atomic_write, read_file, refuse_link, utc_now
 from stabkit.sweep.queue import Job, cancel
 
 
@@ -27,9 +27,10 @@ class Submitted:
 def jobs_folder(sweep: Path) -> Path:
     """Where scripts, pickles and logs go. For the user alone: pickles are code.
 
-    Raises PermissionError when others could have put something there.
+    Raises PermissionError when others could have put something there, LinkedError for a link.
     """
     folder = sweep / ".submitit"
+    refuse_link(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.getuid():
@@ -42,7 +43,7 @@ def jobs_folder(sweep: Path) -> Path:
 def read_submitted(rundir: RunDir) -> Submitted | None:
     """The last job that was submitted for a run. A damaged record counts as none."""
     try:
-        content = json.loads(rundir.job_file.read_text(encoding="utf-8"))
+        content = json.loads(read_file(rundir.job_file))
         return Submitted(str(content["job_id"]), str(content["log"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -15,10 +15,11 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import IO, cast
 
-from stabkit.rundir import RunDir
+from stabkit.rundir import LinkedError, RunDir, append_to
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class Worker:
         return self._process.pid
 
     def start(self, rundir: RunDir, allow_inexact: bool = False) -> None:
-        config, log = rundir.config_file.resolve(), rundir.log_file.resolve()
-        words = ["train", str(config), "--run-dir", str(rundir.path.resolve())]
+        rundir = RunDir(rundir.path.resolve())
+        words = ["train", str(rundir.config_file), "--run-dir", str(rundir.path)]
         words += ["--allow-inexact"] * allow_inexact
-        line = json.dumps([str(log), *words]) + "\n"
+        line = json.dumps([str(rundir.log_file), *words]) + "\n"
         with suppress(BrokenPipeError):  # it was killed: `exit_code` says so
             cast(IO[bytes], self._process.stdin).write(line.encode())
 
@@ -114,9 +115,12 @@ def main(method: str) -> None:
 def _run(log: str, words: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with open(log, "ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    try:
+        with append_to(Path(log)) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    except LinkedError:  # `train` refuses it and says so where the launcher's user reads
+        os.dup2(2, 1)
     sys.argv = ["stabkit", *words]
     runpy.run_module("stabkit", run_name="__main__")
 

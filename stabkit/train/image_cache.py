@@ -28,7 +28,7 @@ import PIL
 import torch
 from numpy.typing import NDArray
 
-from stabkit.rundir import commit
+from stabkit.rundir import append_to, whole
 from stabkit.train.image_set import Images, ImageSet, stacked
 
 _MAGIC = b"stabkit images 1"
@@ -51,7 +51,7 @@ def cached(images: ImageSet, folder: str | None) -> ImageSet:
     try:
         if not _is_whole(file, fingerprint):
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.with_suffix(".lock").open("ab") as lock:
+            with append_to(file.with_suffix(".lock")) as lock:
                 _wait_for(lock.fileno(), file)
                 if not _is_whole(file, fingerprint):
                     _build(images, file, fingerprint)
@@ -74,6 +74,8 @@ def _wait_for(lock: int, file: Path) -> None:
 
 def _is_whole(file: Path, fingerprint: str) -> bool:
     """Whether the file is there; one that is damaged is named and counts as none."""
+    if file.exists() and not file.is_file():  # of a pipe one would wait for ever
+        raise OSError(f"{file} is no file")
     try:
         with file.open("rb") as content:
             header = content.read(_HEADER)
@@ -117,21 +119,12 @@ def _build(images: ImageSet, file: Path, fingerprint: str) -> None:
         raise ValueError(f"runtime.cache: {size}, which has {free:,} free; {remedy}")
     _say(f"{file}: decoding {len(images):,} images once, {_length(sizes):,} bytes")
     began = time.monotonic()
-    # One name for all builders, of which the lock lets one at a time: what a killed one has left
-    # is written over.
-    partial = file.with_suffix(".partial")
     try:
-        with partial.open("wb") as out:
+        with whole(file) as out:
             out.write(_header(fingerprint, table) + table)
             _write_pixels(images, sizes, out)
-            out.flush()
-            os.fsync(out.fileno())
-        commit(partial, file)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ValueError(f"runtime.cache: {size}: {error}; {remedy}") from error
-        raise
+    except OSError as error:
+        raise ValueError(f"runtime.cache: {size}: {error}; {remedy}") from error
     _say(f"{file}: done in {time.monotonic() - began:.0f} s")
 
 

@@ -12,7 +12,7 @@ import torch
 
 import stabkit
 from stabkit.code_state import checkout, git_state
-from stabkit.rundir import RunDir, utc_now
+from stabkit.rundir import RunDir, read_file, utc_now
 from stabkit.train.exactness import circumstances, installed
 
 TABLES = ("pandas", "pyarrow")  # packages that write, and compute nothing
@@ -47,7 +47,7 @@ def code_now() -> dict[str, Any] | None:
 def forget_other_job(rundir: RunDir) -> None:
     """Drop the record of a job that is not this one: it ended, and the run goes on elsewhere."""
     try:
-        known = json.loads(rundir.job_file.read_text(encoding="utf-8")).get("job_id")
+        known = json.loads(read_file(rundir.job_file)).get("job_id")
     except (OSError, ValueError, AttributeError):
         return
     if known != _job():

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 import stabkit
 from stabkit.monitor import background
-from stabkit.rundir import RunBusyError, RunDir
+from stabkit.rundir import RunBusyError, RunDir, files
 from tests.monitor.toy import Toy, assert_whole, full_disk, kinds, written
 
 
@@ -21,17 +22,20 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def hanging_disk(part: Path) -> Iterator[None]:
-    """A pipe where the next part would be written: opening it waits for a reader, for ever."""
-    pipe, aside = part.with_name(f".{part.name}.tmp"), part.parent.with_name(".aside")
-    part.parent.mkdir(exist_ok=True)
-    os.mkfifo(pipe)
+    """Whoever would write this part waits until the block is through."""
+    free, new_beside = threading.Event(), files._new_beside
+
+    def hangs(path: Path) -> tuple[Path, BinaryIO]:
+        if path == part:
+            free.wait()
+        return new_beside(path)
+
+    files._new_beside = hangs
     try:
         yield
     finally:
-        # aside first: what is opened by its name from now on is a file again
-        pipe.rename(aside)
-        os.close(os.open(aside, os.O_RDONLY | os.O_NONBLOCK))
-        aside.unlink()
+        files._new_beside = new_beside
+        free.set()
 
 
 def test_a_disk_full_for_a_while_loses_nothing(

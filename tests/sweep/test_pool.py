@@ -244,3 +244,19 @@ def test_threads_once_chosen_are_kept(sweep: Path) -> None:
     chosen = load_config(str(run.dir.config_file)).runtime.threads
     assert chosen == len(os.sched_getaffinity(0))
     assert run.dir.read_meta()["attempts"][0]["threads"] == chosen
+
+
+def test_a_log_that_is_a_link_is_refused_and_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rundir = RunDir(tmp_path / "run")
+    rundir.path.mkdir()
+    rundir.config_file.write_text(save_config(small_config()))
+    rundir.log_file.symlink_to(tmp_path / "made")
+    worker = Worker(Slot((0,), None))
+    worker.start(rundir)
+    assert worker.exit_code() == 2
+    worker.stop()
+    worker.join()
+    assert not (tmp_path / "made").exists()
+    assert f"{rundir.log_file}: is a link" in capfd.readouterr().err

@@ -200,10 +200,10 @@ def dies_half_way() -> None:
 def test_what_a_killed_builder_left_is_not_taken_for_the_set(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     assert exit_codes_of(1, source, cache, dies_half_way) == [-signal.SIGKILL]
-    (left,) = cache.glob("*.partial")
+    (left,) = cache.glob(".*.tmp")
     assert left.stat().st_size > 0
     assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
-    assert not list(cache.glob("*.partial"))
+    assert not list(cache.glob(".*.tmp"))
 
 
 def builds_once_another_waits(meeting: Path, builds: Path) -> None:
@@ -281,7 +281,7 @@ def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -
     torn.write_bytes(torn.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"001.jpg: not an image that Pillow can decode"):
         load_data(source, 0, str(cache))
-    assert not list(cache.glob("*.partial")) + list(cache.glob("*.images"))
+    assert not list(cache.glob(".*.tmp")) + list(cache.glob("*.images"))
 
 
 def test_a_run_is_the_same_with_and_without(tmp_path: Path) -> None:
