@@ -1,0 +1,26 @@
+"""A disk that is full at any write operation of a training: with space again, it goes on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.faults.children import DISK, Run
+from tests.faults.training import NEVER_FULL, assert_bit_equal, on_a_full_disk, whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lasting", [False, True], ids=["for a moment", "to the end"])
+def test_at_every_write_operation(run: Run, unbroken: Path, tmp_path: Path, lasting: bool) -> None:
+    """Full for one operation, or from there on until the process ends."""
+    folder = tmp_path / "run"
+    at = failed = 0
+    while (code := run(on_a_full_disk, folder, at + 1, lasting)) != NEVER_FULL:
+        at += 1
+        assert code in (0, DISK), at
+        failed += code == DISK
+        assert run(whole, folder) == 0, at
+        assert_bit_equal(folder, unbroken)
+        shutil.rmtree(folder)
+    assert failed > 100
+    print(f"\nfull disk: at {at} write operations, {failed} runs failed, all bit-equal in the end")
