@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Run = Callable[..., int]  # a function and its arguments; the exit code, as subprocess has it
+Tell = Callable[[str], None]
 DISK = 1  # the exit code of an OSError
 
 

@@ -1,4 +1,4 @@
-"""`stabkit convert`, killed or on a full disk at every write operation: no run, or the whole run."""
+"""`stabkit convert` killed, or on a full disk, at a write operation: no run or the whole run."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ import pytest
 import stabkit
 from stabkit.cli import main
 from stabkit.rundir import find_runs
-from tests.faults.children import Run, children
+from tests.faults.children import Run, Tell, children
 from tests.faults.writes import die_at, full_at
 
 NEVER_FULL = 3
@@ -95,7 +95,12 @@ SOME = [pytest.param(1, id="every one", marks=pytest.mark.slow), pytest.param(16
 
 @pytest.mark.parametrize("every", SOME)
 def test_killed_at_a_write_operation(
-    run: Run, source: Path, expected: dict[str, pd.DataFrame], tmp_path: Path, every: int
+    run: Run,
+    source: Path,
+    expected: dict[str, pd.DataFrame],
+    tmp_path: Path,
+    every: int,
+    tell: Tell,
 ) -> None:
     kills, folder = 0, tmp_path / "runs"
     folder.mkdir()
@@ -110,12 +115,17 @@ def test_killed_at_a_write_operation(
         folder.mkdir()
     assert_same(contents(folder), expected)
     assert kills * every > 50
-    print(f"\nkills of convert: {kills} at write operations, no run or the whole run after each")
+    tell(f"kills of convert: {kills} at write operations, no run or the whole run after each")
 
 
 @pytest.mark.parametrize("every", SOME)
 def test_a_full_disk_at_a_write_operation(
-    run: Run, source: Path, expected: dict[str, pd.DataFrame], tmp_path: Path, every: int
+    run: Run,
+    source: Path,
+    expected: dict[str, pd.DataFrame],
+    tmp_path: Path,
+    every: int,
+    tell: Tell,
 ) -> None:
     full, folder = 0, tmp_path / "runs"
     folder.mkdir()
@@ -125,11 +135,14 @@ def test_a_full_disk_at_a_write_operation(
         full += 1
     assert_same(contents(folder), expected)
     assert full * every > 50
-    print(f"\nfull disk under convert: at {full} write operations, nothing left after each")
+    tell(f"full disk under convert: at {full} write operations, nothing left after each")
 
 
 def test_a_disk_too_full_to_put_the_run_in_its_place_is_no_wrong_request(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuses(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

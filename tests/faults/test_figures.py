@@ -1,4 +1,4 @@
-"""Reports and figures, killed at every write operation: the old file or the new one, never a half."""
+"""Reports and figures killed at every write operation: the old file or the new, never a half."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from stabkit.cli import main
 from tests.analyze.conftest import plant_run
-from tests.faults.children import Run, children
+from tests.faults.children import Run, Tell, children
 from tests.faults.writes import die_at
 
 OLD = b"what was there before"
@@ -26,7 +26,6 @@ def killed(command: list[str], at: int) -> int:
 
 def warm_up() -> None:
     """Draw small and once: what is looked at is how it is written, not what."""
-    import stabkit.analyze.plots
     import stabkit.analyze.report_page as page
 
     mpl.rcParams["figure.dpi"] = 20
@@ -43,7 +42,7 @@ def run() -> Iterator[Run]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["report", "figure", "table"])
-def test_killed_at_every_write_operation(run: Run, tmp_path: Path, what: str) -> None:
+def test_killed_at_every_write_operation(run: Run, tmp_path: Path, what: str, tell: Tell) -> None:
     runs, new, folder = tmp_path / "runs", tmp_path / "new", tmp_path / "out"
     plant_run(runs / "one")
     commands = {
@@ -65,6 +64,8 @@ def test_killed_at_every_write_operation(run: Run, tmp_path: Path, what: str) ->
         for name, content in whole.items():
             assert (folder / name).read_bytes() in (OLD, content), (name, kills + 1)
         kills += code != 0
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in whole} == whole
+    assert {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name in whole
+    } == whole
     assert kills > 3
-    print(f"\nkills of a {what}: {kills} at write operations, the old file or the new after each")
+    tell(f"kills of a {what}: {kills} at write operations, the old file or the new after each")

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.children import DISK, Run
+from tests.faults.children import DISK, Run, Tell
 from tests.faults.training import NEVER_FULL, assert_bit_equal, on_a_full_disk, whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lasting", [False, True], ids=["for a moment", "to the end"])
-def test_at_every_write_operation(run: Run, unbroken: Path, tmp_path: Path, lasting: bool) -> None:
+def test_at_every_write_operation(
+    run: Run, unbroken: Path, tmp_path: Path, lasting: bool, tell: Tell
+) -> None:
     """Full for one operation, or from there on until the process ends."""
     folder = tmp_path / "run"
     at = failed = 0
@@ -23,4 +25,4 @@ def test_at_every_write_operation(run: Run, unbroken: Path, tmp_path: Path, last
         assert_bit_equal(folder, unbroken)
         shutil.rmtree(folder)
     assert failed > 100
-    print(f"\nfull disk: at {at} write operations, {failed} runs failed, all bit-equal in the end")
+    tell(f"full disk: at {at} write operations, {failed} runs failed, all bit-equal in the end")

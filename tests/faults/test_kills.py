@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.children import Run
+from tests.faults.children import Run, Tell
 from tests.faults.training import assert_bit_equal, killed, whole
 
 AGAIN = 7  # every so many of the kills, the resumed run is killed as well
 
 
 @pytest.mark.slow
-def test_at_every_write_operation(run: Run, unbroken: Path, tmp_path: Path) -> None:
+def test_at_every_write_operation(run: Run, unbroken: Path, tmp_path: Path, tell: Tell) -> None:
     kills = again = 0
     while True:
         folder = tmp_path / "run"
@@ -29,4 +29,4 @@ def test_at_every_write_operation(run: Run, unbroken: Path, tmp_path: Path) -> N
         assert_bit_equal(folder, unbroken)
         shutil.rmtree(folder)
     assert kills > 150
-    print(f"\nkills: {kills} at write operations, {again} of them twice, all bit-equal")
+    tell(f"kills: {kills} at write operations, {again} of them twice, all bit-equal")

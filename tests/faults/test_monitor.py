@@ -15,7 +15,7 @@ import torch
 
 import stabkit
 from stabkit.rundir import RunDir
-from tests.faults.children import Run, children
+from tests.faults.children import Run, Tell, children
 from tests.faults.writes import die_at, full_at
 from tests.monitor.toy import Toy
 from tests.train.test_resume import assert_equal_trees
@@ -42,7 +42,9 @@ def trained(folder: Path, toy: Toy) -> None:
                 monitor.log(loss=float("nan"))  # an event of the run
             if step % 4 == 0:
                 classes = torch.arange(8) % 3
-                monitor.log_eval(step, "knn_heldout", classes, classes.roll(step // 4), num_classes=3)
+                monitor.log_eval(
+                    step, "knn_heldout", classes, classes.roll(step // 4), num_classes=3
+                )
             if step + 1 in SAVED:
                 monitor.flush()
                 state = [step + 1, toy.model.state_dict(), toy.optimizer.state_dict()]
@@ -126,7 +128,7 @@ def assert_same(folder: Path, unbroken: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_every_write_operation(run: Run, tmp_path: Path) -> None:
+def test_killed_at_every_write_operation(run: Run, tmp_path: Path, tell: Tell) -> None:
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     assert run(whole, unbroken) == 0
     assert [e["step"] for e in events(unbroken)] == [2, 5]
@@ -140,11 +142,11 @@ def test_killed_at_every_write_operation(run: Run, tmp_path: Path) -> None:
         assert_same(folder, unbroken)
         shutil.rmtree(folder)
     assert kills > 100
-    print(f"\nkills of a Monitor: {kills} at write operations, all readable and then bit-equal")
+    tell(f"kills of a Monitor: {kills} at write operations, all readable and then bit-equal")
 
 
 @pytest.mark.slow
-def test_a_disk_full_for_a_moment(run: Run, tmp_path: Path) -> None:
+def test_a_disk_full_for_a_moment(run: Run, tmp_path: Path, tell: Tell) -> None:
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     assert run(plain, unbroken) == 0
     at = 0
@@ -156,4 +158,4 @@ def test_a_disk_full_for_a_moment(run: Run, tmp_path: Path) -> None:
         assert {e["kind"] for e in events(folder)} <= {"write_failed"}
         shutil.rmtree(folder)
     assert at > 50
-    print(f"\nfull disk under a Monitor: at {at} write operations, every row there in the end")
+    tell(f"full disk under a Monitor: at {at} write operations, every row there in the end")

@@ -1,4 +1,4 @@
-"""Signals in a step: some ask for a stop and lose no step, the others kill; both go on bit-equal."""
+"""Signals in a step: some ask for a stop and lose no step, others kill; all go on bit-equal."""
 
 import signal
 from pathlib import Path
@@ -9,6 +9,7 @@ from stabkit.rundir import RunDir
 from tests.faults.children import Run
 from tests.faults.training import CONFIG, assert_bit_equal, signalled, whole
 
+pytestmark = pytest.mark.slow
 ASK = ("SIGTERM", "SIGINT", "SIGUSR2")
 KILL = ("SIGHUP", "SIGUSR1", "SIGQUIT", "SIGXCPU", "SIGALRM", "SIGABRT", "SIGSEGV")
 STEPS = (1, 4, 5)
