@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -34,7 +34,17 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
-        torch.save(content, file)
+        _save(content, file)
         file.flush()
         os.fsync(file.fileno())
     commit(temporary, path)
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, which says `unexpected pos` when a disk is full; raises what the disk said."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

@@ -35,7 +35,7 @@ def trained(folder: Path, toy: Toy) -> None:
         toy.optimizer.load_state_dict(optimizer)
         toy.data.set_state(data)
     with toy.monitor(folder, first_step=first) as monitor:
-        monitor.on("nonfinite", "log")
+        monitor.on("nonfinite", "mark")
         for step in range(first, STEPS):
             toy.steps(1, monitor)
             if step in (2, 5):
@@ -109,8 +109,11 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 def assert_prefix(folder: Path, unbroken: Path) -> None:
     """All rows of the first so many steps of a table, and no other."""
-    found, expected = tables(folder), tables(unbroken)
+    expected = tables(unbroken)
+    found = tables(folder) if any((folder / name).exists() for name in KEYS) else {}
     for name, frame in found.items():
+        if frame.empty:
+            continue
         steps = frame["step"].nunique()
         ends = sorted(expected[name]["step"].unique())[:steps]
         first = expected[name][expected[name]["step"].isin(ends)].reset_index(drop=True)

@@ -1,8 +1,8 @@
 """Every write operation of a process, counted; at one of them something happens instead.
 
-Python's own files write through `Counted`, so one `write` here is one system call of the real thing:
-what waits in a buffer is lost at a kill, as it would be. The writers of torch and pyarrow end in such
-files too. A write is two operations: before it, and when half of its bytes are there.
+Python's own files write through `Counted`, so one `write` here is one system call of the real
+thing: what waits in a buffer is lost at a kill, as it would be. The writers of torch and pyarrow
+end in such files too. A write is two operations: before it, and when half of its bytes are there.
 """
 
 import builtins
