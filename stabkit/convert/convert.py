@@ -182,8 +182,10 @@ def _write_all(source: Path, out: Path, converted: Sequence[Converted]) -> None:
         for run in converted:
             _write(source, hidden / run.folder.relative_to(out), run)
         try:
-            hidden.rename(out)  # fails when something has been put there meanwhile
+            hidden.rename(out)
         except OSError as error:
+            if not os.path.lexists(out):
+                raise  # of the disk; else something has been put there meanwhile
             raise ConvertError(f"{out}: cannot be put there ({error.strerror})") from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

@@ -3,7 +3,7 @@ whole or not at all."""
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -64,4 +64,14 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
+        _save(content, file)
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """`torch.save`, which says `unexpected pos` when a disk is full; raises what the disk said."""
+    try:
         torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

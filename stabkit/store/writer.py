@@ -120,8 +120,12 @@ class Writer:
             if waiting:
                 whole = pa.concat_tables(waiting, promote_options="default").unify_dictionaries()
                 schema = with_identity(whole.schema, self.run)
-                write_part(next_part(self.folder / name), whole, schema)
-                self._pending[name] = []
+                part = next_part(self.folder / name)
+                try:
+                    write_part(part, whole, schema)
+                finally:
+                    if part.exists():  # also when it is in its place and the folder's sync failed
+                        self._pending[name] = []
 
     def check_folder(self) -> None:
         """Raises FileNotFoundError when the folder is not the one that was opened."""
