@@ -201,7 +201,7 @@ def test_nothing_in_a_run_leads_its_writes_elsewhere(
     assert (
         main(["train", "tiny", "train.steps=1", "optim.warmup_steps=0", "--run-dir", str(run)]) == 2
     )
-    assert f"{run / name}: is {what}" in capsys.readouterr().err
+    assert str(run) in capsys.readouterr().err  # that it is no run, or what in it is a link
     assert [path.name for path in run.iterdir()] == [name]
     assert [path.name for path in victim.iterdir()] == ["part-000000.parquet"]
     assert not (tmp_path / "made").exists()
