@@ -13,7 +13,7 @@ def act(arguments: argparse.Namespace) -> int:
     try:
         runs = convert(
             source, out, arguments.map, arguments.chance, arguments.n, arguments.format,
-            arguments.dry_run,
+            arguments.dry_run, arguments.row_step,
         )  # fmt: skip
     except ConvertError as error:
         raise RequestError(str(error)) from None

@@ -162,13 +162,14 @@ def _convert(verb: argparse.ArgumentParser) -> None:
         "file, W&B history (CSV, JSON) or chart (CSV), any CSV, Parquet or JSON table with steps",
     )
     verb.add_argument("-o", "--out", type=_path, required=True, metavar="FOLDER")
+    verb.add_argument("--row-step", action="store_true", help="the number of a row is its step")
     verb.add_argument(
         "--map",
         action="append",
         default=[],
         metavar="NAME=TARGET",
         help="where a series goes: step, skip, another name, scalar:NAME, eval:NAME, "
-        "layer:NAME[:DEPTH]; e.g. val/acc1=knn_heldout; may be given many times",
+        "percent:NAME, layer:NAME[:DEPTH]; e.g. val/acc1=knn_heldout; may be given many times",
     )
     verb.add_argument("--n", type=int, help="how many samples every evaluation took")
     verb.add_argument("--chance", type=float, help="the accuracy of guessing, e.g. 0.1")

@@ -14,7 +14,8 @@ from stabkit.convert.lightning import FILE, is_metrics, metrics_log
 from stabkit.convert.mapping import Plan, place
 from stabkit.convert.nonfinite import stretches
 from stabkit.convert.series import ConvertError, Log, listed
-from stabkit.convert.tables import Table, read_table, to_log
+from stabkit.convert.steps import ROW, to_log
+from stabkit.convert.tables import Table, read_table
 from stabkit.convert.targets import parse_map, refuse_unknown, step_of
 from stabkit.convert.tensorboard import is_event_file, read_events
 from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
@@ -22,6 +23,10 @@ from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer
 
 FORMATS = ("tensorboard", "wandb", "lightning", "table")
+ONE_STEP = (
+    "holds one step: a summary of last values is no run; name the log that has the history, of W&B "
+    "`json.dump(list(run.scan_history()), open('history.json', 'w'))`"
+)
 MOST_LAYERS = 2**15  # depth is 16 bits wide
 _MARKS = ("config.yaml", "layers", "scalars", "evals")  # of a run folder
 
@@ -43,23 +48,30 @@ def convert(
     n: int | None = None,
     format: str | None = None,
     dry_run: bool = False,
+    row_step: bool = False,
 ) -> list[Converted]:
     """Write `source` as a run folder at `out`, or as several below it; returns what went where.
 
-    `pairs` are `COLUMN=TARGET`; `chance` and `n` hold for the evaluations. All is written, or
-    nothing. Raises ConvertError when source or request are wrong, OSError when the disk is.
+    `pairs` are `COLUMN=TARGET`; with `row_step` the number of a row is its step; `chance` and `n`
+    hold for the evaluations. All is written, or nothing. Raises ConvertError when source or request
+    are wrong, OSError when the disk is.
     """
     targets = parse_map(pairs)
+    step = step_of(targets)
+    if row_step and step is not None:
+        raise ConvertError(f"--row-step and --map {step}=step: one of them")
     _check(source, out, chance, n)
-    format, logs = read_logs(source, format, step_of(targets))
+    format, logs = read_logs(source, format, ROW if row_step else step)
     names = {name for log in logs for name in [*log.series, *log.left_out]}
-    refuse_unknown([t for t in targets if t != step_of(targets)], sorted(names), str(source))
+    refuse_unknown([t for t in targets if t != step], sorted(names), str(source))
     several = len(logs) > 1
     folders = [Path(name) for name in _folder_names([log.name for log in logs])]
     plans = [place(log, targets, chance, n) for log in logs]
     for plan in plans:
         if len(plan.layers.names) > MOST_LAYERS:
             raise ConvertError(f"{source}: {len(plan.layers.names):,} layers are too many")
+    if all(is_one_step(log) for log in logs):
+        raise ConvertError(f"{source}: {ONE_STEP}")
     if not any(plan.went for plan in plans):
         left = sorted(f"{name} ({why})" for plan in plans for name, why in plan.left_out.items())
         why = f"; left out: {listed(left)}" if left else ""
@@ -113,6 +125,12 @@ def read_logs(source: Path, format: str | None, step: str | None) -> tuple[str, 
     return format, [metrics_log(table, step) if format == "lightning" else _plain(table, step)]
 
 
+def is_one_step(log: Log) -> bool:
+    """False when it holds nothing at all: that is said otherwise."""
+    steps = {int(step) for series in log.series.values() for step in series.steps}
+    return len(steps) == 1
+
+
 def _plain(table: Table, step: str | None) -> Log:
     return to_log(table, step, table.path.stem)
 
@@ -120,7 +138,7 @@ def _plain(table: Table, step: str | None) -> Log:
 def _format_of(path: Path, names: list[str]) -> str:
     if is_chart(names) or is_history(names):
         return "wandb"
-    return "lightning" if is_metrics(path, names) else "table"
+    return "lightning" if is_metrics(path) else "table"
 
 
 def _search(folder: Path, format: str | None) -> tuple[str, list[Path]]:
@@ -152,7 +170,8 @@ def _in_folder(
     logs = []
     for path in paths:
         if read is read_events and step is not None:
-            raise ConvertError(f"--map {step}=step: TensorBoard events carry their own step")
+            what = "--row-step" if step == ROW else f"--map {step}=step"
+            raise ConvertError(f"{what}: TensorBoard events carry their own step")
         log = read(path)
         if len(paths) > 1:
             folder = path if path.is_dir() else path.parent

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from stabkit.convert.series import Log
-from stabkit.convert.tables import Table, to_log
+from stabkit.convert.steps import to_log
+from stabkit.convert.tables import Table
 
 FILE = "metrics.csv"
 
 
-def is_metrics(path: Path, names: list[str]) -> bool:
-    return path.name == FILE or {"step", "epoch"} <= set(names)
+def is_metrics(path: Path) -> bool:
+    return path.name == FILE
 
 
 def metrics_log(table: Table, asked: str | None) -> Log:

@@ -1,5 +1,6 @@
 """Which series of a log goes to which table of a run: what the user says, else what names say."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,8 @@ from stabkit.convert.naming import (
 from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
 from stabkit.convert.targets import Target
 
+LOW = 0.2  # a fraction that never gets there may be percent of a run that never learnt
+_MOSTLY_PERCENT = re.compile(r"acc@?\d|top-?@?\d", re.IGNORECASE)
 OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
 
 
@@ -131,6 +134,7 @@ def _add_eval(
             raise ConvertError(f"{shown(source)} {why}")
         _add_scalar(plan, source, target.name, series, why)
         return
+    scale = 100.0 if target.percent else scale
     metric = tidy(target.name, NAME)
     evaluation = Evaluation(
         Series(series.steps, np.minimum(series.values / scale, 1.0)), **target.facts
@@ -142,9 +146,15 @@ def _add_eval(
     others.append(evaluation)
     values = evaluation.series.values
     finite = values[~np.isnan(values)]
-    remark = "percent, divided by 100; " if scale == 100 else ""
+    remark = "percent, divided by 100; " if scale == 100 else "taken as fractions; "
     remark += f"{finite.min(initial=1):.3f} to {finite.max(initial=0):.3f}"
     plan.went.append((source, f"evals: {metric}", remark))
+    if scale == 1 and _MOSTLY_PERCENT.search(source) and finite.max(initial=0) < LOW:
+        plan.notes.append(
+            f"{shown(source)} is never above {finite.max(initial=0):g}: taken as fractions. In "
+            f"percent, as many loops write it, it would be a hundredth of that: --map "
+            f"{shown(source)}=percent:{metric}"
+        )
 
 
 def _add_scalar(plan: Plan, source: str, name: str, series: Series, remark: str = "") -> None:

@@ -11,6 +11,12 @@ import re
 from stabkit.monitor.layers import is_number, layer_of
 from stabkit.store.schema import SIGNALS
 
+# Counters of optimizer steps before counters of rows, and those before epochs.
+STEPS = (
+    "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter", "it",
+    "steps", "num_updates", "current_steps", "_step", "epoch", "epochs", "trainer/epoch",
+)  # fmt: skip
+
 _ORDERED = (
     r"patch_?embed\w*|(conv_)?stem|embed(ding)?s?|conv_?proj|conv1|word_\w+|tok_embed\w*",
     r"bn1|cls_token|class_token|dist_token|mask_token|reg(ister)?_tokens?|pos_?embed\w*",

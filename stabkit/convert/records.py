@@ -7,6 +7,16 @@ from typing import Any
 
 from stabkit.convert.series import ConvertError
 
+EVALUATES = "\0evaluates"  # in a record: it is of an evaluation, and has a counter of its own
+
+
+def is_json(start: bytes) -> bool:
+    """Whether a file that begins so holds JSON; `[` and `{` open lines of some text logs too."""
+    first = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if first[:1] == b"{":
+        return first[1:].lstrip()[:1] != b"'"  # as Python prints a dict
+    return first[:1] == b"[" and not first[1:].lstrip()[:1].isalnum()
+
 
 def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
     """Records of a JSON array, of JSON lines, or of columns as pandas writes them."""
@@ -18,6 +28,8 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
     except ValueError:
         yield from _json_lines(path, text, notes)
         return
+    if isinstance(content, dict) and isinstance(content.get("log_history"), list):
+        content = content["log_history"]  # of Hugging Face's Trainer
     if isinstance(content, dict):
         columns = {key: column for key, column in content.items() if isinstance(column, dict)}
         if not columns or len(columns) < len(content):
@@ -26,7 +38,19 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
         for row in dict.fromkeys(row for column in columns.values() for row in column):
             yield {key: column[row] for key, column in columns.items() if row in column}
         return
-    yield from (record for record in content if isinstance(record, dict))
+    yield from (marked(record) for record in content if isinstance(record, dict))
+
+
+def marked(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the names of an evaluation told from those of training, where `mode` says which it is.
+
+    mmcv and mmengine write both under the same names.
+    """
+    if record.get("mode") not in ("val", "test"):
+        return record
+    own = {k: v for k, v in record.items() if k not in ("mode", "epoch", "iter", "step")}
+    rest = {k: record[k] for k in ("epoch", "iter", "step") if k in record}
+    return {**rest, **{f"{record['mode']}/{k}": v for k, v in own.items()}, EVALUATES: True}
 
 
 def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -42,7 +66,7 @@ def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str
                 return
             raise ConvertError(f"{path}: line {number} is not JSON") from None
         if isinstance(record, dict):
-            yield record
+            yield marked(record)
 
 
 def flat(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

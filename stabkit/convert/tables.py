@@ -12,20 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from stabkit.convert.records import flat, json_records
+from stabkit.convert.records import EVALUATES, flat, is_json, json_records
 from stabkit.convert.series import (
     ConvertError,
     FloatArray,
     IntArray,
-    Log,
-    Series,
     counted,
-    listed,
     shown,
 )
+from stabkit.convert.text import is_log_text, text_records
+from stabkit.convert.wandb_file import MAGIC, wandb_records
 
-STEPS = ("step", "_step", "global_step", "trainer/global_step", "iteration", "iter", "steps")
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,12 @@ class Table:
     columns: dict[str, Column] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    evaluations: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    """[num_rows], whether the log says that a row is of an evaluation, not of training."""
+
+    def __post_init__(self) -> None:
+        if self.evaluations.size != self.num_rows:
+            self.evaluations = np.zeros(self.num_rows, dtype=bool)
 
 
 def read_table(path: Path) -> Table:
@@ -55,65 +61,24 @@ def read_table(path: Path) -> Table:
         if start[:4] == b"PAR1":
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 return _from_arrow(path, file.read())
-        if not _is_text(path):
-            raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
-        if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        if start[: len(MAGIC)] == MAGIC:
             notes: list[str] = []
-            table = _from_records(path, json_records(path, notes))
+            table = _from_records(path, wandb_records(path, notes))
             table.notes += notes
             return table
-        return _read_csv(path, start)
+        if not _is_text(path):
+            raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
+        notes = []
+        if is_json(start):
+            table = _from_records(path, json_records(path, notes))
+        elif is_log_text(path):
+            table = _from_records(path, text_records(path, notes))
+        else:
+            table = _read_csv(path, start)
+        table.notes += notes
+        return table
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ConvertError(f"{path}: not readable ({shown(str(error), 300)})") from None
-
-
-def step_column(table: Table, asked: str | None = None) -> str | None:
-    """The column of steps: the one asked for, else the first that is called so."""
-    if asked is not None:
-        return asked if asked in table.columns else None
-    lower = {name.lower(): name for name in reversed(table.columns)}
-    return next((lower[name] for name in STEPS if name in lower), None)
-
-
-def to_log(table: Table, asked: str | None, name: str) -> Log:
-    """Every other column as a series. Raises ConvertError when no column holds steps."""
-    step = step_column(table, asked)
-    if step is None:
-        raise ConvertError(
-            f"{table.path}: no column of steps; name one by --map COLUMN=step. Its columns: "
-            f"{listed(list(table.columns)) or 'none of numbers'}"
-        )
-    steps, known = steps_of(table, step)
-    log = Log(name, left_out=dict(table.left_out), notes=list(table.notes))
-    if blank := table.num_rows - int(known.sum()):
-        log.notes.append(f"{counted(blank, 'row')} left out that have no {shown(step)}")
-    for column, cells in table.columns.items():
-        if column != step:
-            log.series[column] = series_of(cells, steps, known)
-    return log
-
-
-def steps_of(table: Table, name: str) -> tuple[IntArray, "np.ndarray[Any, np.dtype[np.bool_]]"]:
-    """Step of each row, and whether it has one. Raises ConvertError unless they are whole."""
-    cells = table.columns[name]
-    bad = ~np.isfinite(cells.values) | (cells.values != np.rint(cells.values))
-    bad |= np.abs(cells.values) >= 2**63
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
-        raise ConvertError(
-            f"{table.path}: {shown(name)} = {cells.values[i]:g} in row {cells.rows[i] + 1}: steps "
-            "are whole numbers; name another column by --map COLUMN=step"
-        )
-    steps, known = np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, dtype=bool)
-    steps[cells.rows], known[cells.rows] = cells.values.astype(np.int64), True
-    return steps, known
-
-
-def series_of(
-    cells: Column, steps: IntArray, known: "np.ndarray[Any, np.dtype[np.bool_]]"
-) -> Series:
-    has_step = known[cells.rows]
-    return Series(steps[cells.rows[has_step]], cells.values[has_step])
 
 
 def _read_csv(path: Path, start: bytes) -> Table:
@@ -172,7 +137,8 @@ def _from_arrow(path: Path, table: pa.Table) -> Table:
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
     result = Table(path, table.num_rows)
-    for name, data in zip(table.column_names, table.columns, strict=True):
+    for padded, data in zip(table.column_names, table.columns, strict=True):
+        name = padded.strip()
         if name in result.columns or name in result.left_out:
             result.notes.append(f"{shown(name)}: a second column of this name was left out")
             continue
@@ -241,15 +207,16 @@ def _number(cell: Any) -> float | None:
 def _from_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Table:
     """Nested mappings become dotted names; null is a blank."""
     cells: dict[str, tuple[list[int], list[Any]]] = {}
-    count = 0
+    evaluates = []
     for row, record in enumerate(records):
-        count += 1
+        evaluates.append(bool(record.get(EVALUATES)))
         for name, value in flat(record, ""):
             if value is not None:
                 rows, values = cells.setdefault(name, ([], []))
                 rows.append(row)
                 values.append(value)
-    table = Table(path, count)
+    cells.pop(EVALUATES, None)
+    table = Table(path, len(evaluates), evaluations=np.array(evaluates, dtype=bool))
     for name, (rows, values) in cells.items():
         _add(table, name, (np.array(rows, np.int64), values))
     return table

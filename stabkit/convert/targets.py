@@ -7,8 +7,10 @@ from typing import Any, Literal
 from stabkit.convert.series import ConvertError, nearest
 
 Kind = Literal["step", "skip", "scalar", "eval", "layer", "parameter", "rule"]
-FORMS = "step, skip, NAME, scalar:NAME, eval:NAME, layer:NAME or layer:NAME:DEPTH"
-_KINDS: dict[str, Kind] = {"scalar": "scalar", "eval": "eval", "layer": "layer"}
+FORMS = "step, skip, NAME, scalar:NAME, eval:NAME, percent:NAME, layer:NAME or layer:NAME:DEPTH"
+_KINDS: dict[str, Kind] = {
+    "scalar": "scalar", "eval": "eval", "percent": "eval", "layer": "layer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Target:
     depth: int | None = None
     signal: str = "grad_norm"
     facts: Mapping[str, Any] = field(default_factory=dict)
+    percent: bool = False  # an accuracy that is in percent, however small
 
 
 def parse_map(pairs: Sequence[str]) -> dict[str, Target]:
@@ -58,7 +61,7 @@ def _target(pair: str, text: str) -> Target:
         depth = int(number)
     if not name:
         raise ConvertError(f"--map {pair!r}: no name; TARGET is {FORMS}")
-    return Target(_KINDS[kind], name, depth)
+    return Target(_KINDS[kind], name, depth, percent=kind == "percent")
 
 
 def step_of(targets: Mapping[str, Target]) -> str | None:

@@ -1,7 +1,8 @@
 """What Weights & Biases hands out: a history (one row a log call), or the CSV of a chart."""
 
 from stabkit.convert.series import ConvertError, Log, counted, shown
-from stabkit.convert.tables import Column, Table, series_of, step_column, steps_of, to_log
+from stabkit.convert.steps import ROW, find_steps, step_column, to_log
+from stabkit.convert.tables import Column, Table
 
 CLOCK = ("_runtime", "_timestamp", "_wandb")
 RANGE = ("__MIN", "__MAX")
@@ -33,7 +34,7 @@ def chart_logs(table: Table, asked: str | None) -> list[Log]:
         if column != axis and " - " in column and not column.endswith(RANGE):
             run, metric = column.rsplit(" - ", 1)
             runs.setdefault(run, {})[metric] = column
-    logs = [_chart_log(table, axis, run, metrics) for run, metrics in runs.items()]
+    logs = [_chart_log(table, axis, run, metrics, asked) for run, metrics in runs.items()]
     averaged = sum(_is_averaged(table, column) for m in runs.values() for column in m.values())
     if averaged and logs:
         logs[0].notes.append(
@@ -43,21 +44,23 @@ def chart_logs(table: Table, asked: str | None) -> list[Log]:
     return logs
 
 
-def _chart_log(table: Table, axis: str | None, run: str, metrics: dict[str, str]) -> Log:
+def _chart_log(
+    table: Table, axis: str | None, run: str, metrics: dict[str, str], asked: str | None
+) -> Log:
     own = metrics.get("_step")
     column = axis or own
-    if column is None:
+    if column is None and asked != ROW:
         raise ConvertError(
             f"{table.path}: no column of steps for run {shown(run)}; choose Step as the chart's x "
             "axis, or name a column by --map COLUMN=step"
         )
-    steps, known = steps_of(table, column)
+    steps = find_steps(table, ROW if asked == ROW else column)
     log = Log(run, left_out=dict(table.left_out), notes=list(table.notes))
     for metric, source in metrics.items():
         if source == own:
             log.left_out[metric] = "the step again"
             continue
-        log.series[metric] = series_of(table.columns[source], steps, known)
+        log.series[metric] = steps.of(table.columns[source])
         for end in RANGE:
             if source + end in table.columns:
                 log.left_out[metric + end] = "the range of what was averaged"

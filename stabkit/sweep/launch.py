@@ -6,9 +6,16 @@ from stabkit.config import ConfigError, missing_data
 from stabkit.rundir import RunDir
 from stabkit.sweep.display import live_status
 from stabkit.sweep.grid import Sweep
-from stabkit.sweep.pool import Outcome, make_slots, run_pool, visible_cpus, visible_gpus
+from stabkit.sweep.pool import ENDS, Outcome, make_slots, run_pool, visible_cpus, visible_gpus
 from stabkit.sweep.queue import Job, SlurmError, live_jobs
-from stabkit.sweep.reconcile import count_words, print_removed, reconcile, to_do, write_cells
+from stabkit.sweep.reconcile import (
+    Task,
+    count_words,
+    print_removed,
+    reconcile,
+    to_do,
+    write_cells,
+)
 from stabkit.sweep.status import row_reader
 
 
@@ -25,8 +32,8 @@ def print_cells(sweep: Sweep, folder: Path) -> None:
 
 
 def launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
-    """Exit code: 0 when every cell is done, 1 when one failed or was stopped, 2 when one could not
-    go on as it was asked to.
+    """Exit code: 0 when every cell is done, 1 when one failed, was stopped or goes on elsewhere, 2
+    when one could not go on as it was asked to.
 
     Raises, before anything starts, ConfigError when the data is not where it should be and
     RunBusyError when another launcher is at work on the sweep.
@@ -65,30 +72,48 @@ def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
             gone = f"if job {task.job} is gone, remove {task.rundir.job_file}"
             print(f"  left alone, SLURM cannot be asked about it; {gone}")
     print_removed(sweep, folder)
+    others = [task for task in tasks if task not in todo]
     if not todo:
-        return int(any(task.standing == "failed" for task in tasks))
+        return _exit_code(others, [])
     write_cells(sweep, folder)
     for task in todo:  # the job that had it is gone
         task.rundir.job_file.unlink(missing_ok=True)
     with live_status(row_reader([task.rundir for task in todo])) as tick:
         outcomes = run_pool(todo, slots, tick)
-    return _report(sweep, outcomes)
+    _report(sweep, outcomes)
+    return _exit_code(others, outcomes)
 
 
-def _report(sweep: Sweep, outcomes: list[Outcome]) -> int:
-    refused = [o for o in outcomes if o.refused]
-    stopped = [o for o in outcomes if o.status.state == "preempted" and not o.refused]
-    failed = [o for o in outcomes if o.status.state not in ("done", "preempted")]
-    for outcome in failed:
+def _report(sweep: Sweep, outcomes: list[Outcome]) -> None:
+    by_end: dict[str, list[Outcome]] = {end: [] for end in ENDS}
+    for outcome in outcomes:
+        by_end[outcome.end].append(outcome)
+    for outcome in by_end["failed"]:
         print(f"failed: {outcome.task.rundir.path}\n    {outcome.status.reason}")
-    for outcome in refused:
+    for outcome in by_end["refused"]:
         print(f"refused, and left as it was: {outcome.task.rundir.path}")
         print(f"    {outcome.task.rundir.log_file} says why")
-    done = len(outcomes) - len(failed) - len(stopped) - len(refused)
-    counts = f"{done} runs done, {len(failed)} failed, {len(stopped)} stopped"
-    print(f"{sweep.name}: {counts}" + f", {len(refused)} refused" * bool(refused))
-    if failed:
+    for outcome in by_end["going on"]:
+        print(f"goes on by itself: {outcome.task.rundir.path}\n    {outcome.status.reason}")
+    always = [f"{len(by_end[end])} {end}" for end in ("failed", "stopped")]
+    others = [f"{len(by_end[end])} {end}" for end in ("refused", "going on") if by_end[end]]
+    print(f"{sweep.name}: {', '.join([f'{len(by_end["done"])} runs done', *always, *others])}")
+    if by_end["failed"]:
         print("the same command with --retry failed runs them again")
-    if stopped:
+    if by_end["stopped"]:
         print("the same command goes on with those that were stopped")
-    return 1 if failed or stopped else 2 if refused else 0
+
+
+def _exit_code(others: list[Task], outcomes: list[Outcome]) -> int:
+    """Over all cells: those that this launch ran, and those that it left alone."""
+    elsewhere = [t for t in others if t.standing == "running" or t.job]
+    elsewhere += [o.task for o in outcomes if o.end == "going on"]
+    elsewhere = [task for task in elsewhere if task.rundir.standing() != "done"]
+    if elsewhere:
+        runs = "1 run goes" if len(elsewhere) == 1 else f"{len(elsewhere)} runs go"
+        print(f"{runs} on elsewhere, so the sweep is not done; the same command says when it is")
+    ends = {outcome.end for outcome in outcomes}
+    failed_before = any(task.standing == "failed" for task in others)
+    if elsewhere or failed_before or ends & {"failed", "stopped"}:
+        return 1
+    return 2 if "refused" in ends else 0

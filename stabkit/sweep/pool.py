@@ -19,6 +19,9 @@ from stabkit.sweep.worker import Slot, Worker
 TICK_S = 1.0
 
 
+ENDS = ("done", "failed", "stopped", "refused", "going on")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """`refused`: the run is as it was; its log says why it does not go on."""
@@ -26,6 +29,14 @@ class Outcome:
     task: Task
     status: Status
     refused: bool = False
+
+    @property
+    def end(self) -> str:
+        """One of ENDS; `going on`: without us, since its worker alone was killed."""
+        if self.refused:
+            return "refused"
+        ends = {"done": "done", "preempted": "stopped", "running": "going on"}
+        return ends.get(self.status.state, "failed")
 
 
 def make_slots(
@@ -100,8 +111,8 @@ def _final_status(task: Task, returncode: int, slot: Slot) -> Status:
     status = task.rundir.last_status() or Status("failed")
     if status.state == "preempted" or (returncode == 0 and status.state == "done"):
         return status
-    if task.rundir.is_busy():  # somebody else's by now: theirs to write
-        return replace(status, state="failed", reason="another process is running it")
+    if task.rundir.is_busy():  # the run outlives its worker: the status stays its own to write
+        return replace(status, state="running", reason="its worker was killed, it was not")
     if status.state != "failed" or not status.reason:
         reason = f"the process ended with exit code {returncode}"
         if returncode < 0:

@@ -169,7 +169,7 @@ def test_without_tensorboard_the_extra_is_named(
 
 def test_folders_below_a_run_are_told_of(tmp_path: Path, out: Path) -> None:
     """As `add_scalars` and `add_hparams` of torch make them."""
-    write_events(tmp_path, [(0, "loss", 1.0)])
+    write_events(tmp_path, [(0, "loss", 1.0), (1, "loss", 1.0)])
     write_events(tmp_path / "loss_val", [(0, "loss", 2.0)])
     (made,) = convert(tmp_path, out)
     assert made.plan.notes == ["not read, event files in folders below: loss_val"]
@@ -177,7 +177,7 @@ def test_folders_below_a_run_are_told_of(tmp_path: Path, out: Path) -> None:
 
 def test_folders_below_are_runs_of_their_own(tmp_path: Path, out: Path) -> None:
     for name in ("a/b", "../sneaky", "..hidden"):
-        write_events(tmp_path / "logs" / "x" / name, [(0, "loss", 1.0)])
+        write_events(tmp_path / "logs" / "x" / name, [(0, "loss", 1.0), (1, "loss", 1.0)])
     made = convert(tmp_path / "logs", out)
     assert sorted(run.folder.relative_to(out).as_posix() for run in made) == [
         "sneaky", "x_..hidden", "x_a_b",

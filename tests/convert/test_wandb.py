@@ -33,8 +33,10 @@ def test_a_chart_holds_a_run_a_column(tmp_path: Path, out: Path) -> None:
 
 
 def test_a_chart_over_time_has_the_steps_of_each_run_beside(tmp_path: Path, out: Path) -> None:
-    (tmp_path / "c.csv").write_text("Relative Time,r - _step,r - loss,r - loss__MIN\n.5,3,1,1\n")
-    assert converted(tmp_path / "c.csv", out).scalar("loss").to_dict() == {3: 1.0}
+    (tmp_path / "c.csv").write_text(
+        "Relative Time,r - _step,r - loss,r - loss__MIN\n.5,3,1,1\n1,4,2,2\n"
+    )
+    assert converted(tmp_path / "c.csv", out).scalar("loss").to_dict() == {3: 1.0, 4: 2.0}
     (tmp_path / "c.csv").write_text("Relative Time,r - loss,r - loss__MIN\n.5,1,1\n")
     with pytest.raises(ConvertError, match="no column of steps for run r"):
         convert(tmp_path / "c.csv", out.with_name("again"))
