@@ -22,11 +22,11 @@ from stabkit.rundir.files import (
 )
 from stabkit.rundir.find import TABLES, LeftOutWarning, find_runs, left_out
 from stabkit.rundir.run_dir import RunBusyError, RunDir
-from stabkit.rundir.status import LOST_AFTER_S, Standing, State, Status
+from stabkit.rundir.status import AHEAD, LOST_AFTER_S, Standing, State, Status
 
 __all__ = [
-    "LOST_AFTER_S", "TABLES", "ForeignFolderError", "LeftOutWarning", "LinkedError", "RunBusyError",
-    "RunDir", "Standing", "State", "Status",
+    "AHEAD", "LOST_AFTER_S", "TABLES", "ForeignFolderError", "LeftOutWarning", "LinkedError",
+    "RunBusyError", "RunDir", "Standing", "State", "Status",
     "append_to", "atomic_write", "claim_for_file", "claim_for_import", "claim_for_monitor",
     "claim_for_run", "claim_for_sweep", "find_runs", "left_out", "own_folder", "read_file",
     "refuse_link", "remove_dead", "same_folder", "utc_now", "whole",

@@ -65,6 +65,29 @@ def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:
         file.write(content)
 
 
+def write_over(path: Path, content: bytes) -> None:
+    """Write in the place of a small file's bytes, which a full disk still lets one do.
+
+    Only for a last word that would not be said otherwise: one write is all but a whole one. Raises
+    OSError; the file is then as it was.
+    """
+    refuse_link(path)
+    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if os.fstat(file).st_nlink != 1:
+            raise LinkedError(f"{path}: has a second name, perhaps in another folder")
+        before = os.pread(file, LARGEST, 0)
+        content = content.ljust(len(before))  # no rest of the old words is left behind the new
+        written = os.pwrite(file, content, 0)
+        if written < len(content):
+            os.pwrite(file, before[:written], 0)
+            os.ftruncate(file, len(before))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
     """A new file, locked while it is written: so others see whether its writer is alive."""
     while True:

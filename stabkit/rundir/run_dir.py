@@ -20,9 +20,10 @@ from stabkit.rundir.files import (
     refuse_link,
     remove_dead,
     utc_now,
+    write_over,
 )
 from stabkit.rundir.find import TABLES, left_out
-from stabkit.rundir.status import Standing, Status, heard_of_lately, parse_status
+from stabkit.rundir.status import Standing, Status, heard_of_lately, is_ahead, parse_status
 
 
 class RunBusyError(RuntimeError):
@@ -90,8 +91,14 @@ class RunDir:
             raise FileNotFoundError(f"{self.path}: the run's folder was deleted or moved")
         content = asdict(status) | {"heartbeat": utc_now(), "host": socket.gethostname()}
         # a heartbeat comes again in a second; a last word does not
-        durable = status.state != "running"
-        atomic_write(self.status_file, json.dumps(content).encode(), durable)
+        last = status.state != "running"
+        words = json.dumps(content).encode()
+        try:
+            atomic_write(self.status_file, words, durable=last)
+        except OSError as error:
+            if not last or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            write_over(self.status_file, words)
 
     def standing(self) -> Standing:
         """How the run stands: `lost` when it says running and its process is gone or silent.
@@ -110,7 +117,23 @@ class RunDir:
             return "missing"
         if status.state != "running":
             return status.state
-        return "running" if heard_of_lately(status) else "lost"
+        return "running" if heard_of_lately(status, self._written()) else "lost"
+
+    def is_ahead(self) -> bool:
+        """Whether it is said to run on a machine whose last word is later than it is here.
+
+        It counts as lost, but is not to be started again: it may well be alive.
+        """
+        status = self.last_status()
+        return (
+            status is not None and status.state == "running" and is_ahead(status, self._written())
+        )
+
+    def _written(self) -> float:
+        try:
+            return self.status_file.stat().st_mtime
+        except OSError:  # moved meanwhile
+            return float("-inf")
 
     def read_meta(self) -> dict[str, Any]:
         if not self.meta_file.exists():

@@ -2,8 +2,9 @@
 
 import math
 import socket
+import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 State = Literal["waiting", "running", "preempted", "done", "failed"]
@@ -12,6 +13,10 @@ Standing = Literal["missing", "waiting", "running", "preempted", "lost", "done",
 # A running process writes its status every step. An evaluation or a slow disk may hold it up for
 # minutes; whoever cannot see the process itself calls it lost after this long.
 LOST_AFTER_S = 600.0
+# Why a run is lost that may be alive.
+AHEAD = (
+    "its last word is later than this machine's clock; put the clock right, or delete its status"
+)
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,29 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def heard_of_lately(status: Status) -> bool:
-    """Whether a process on another machine wrote lately: its lock may not be seen from here."""
+def heard_of_lately(status: Status, written: float) -> bool:
+    """Whether a process on another machine wrote lately: its lock may not be seen from here.
+
+    `written`: when the file was, by the clock of the disk. The clock of that machine may be wrong,
+    in either direction; one of the two near to now is enough.
+    """
+    return any(abs(age) < LOST_AFTER_S for age in _ages(status, written))
+
+
+def is_ahead(status: Status, written: float) -> bool:
+    """Whether another machine wrote later than it is here: then nobody can tell how long ago."""
+    ages = _ages(status, written)
+    return bool(ages) and all(age <= -LOST_AFTER_S for age in ages)
+
+
+def _ages(status: Status, written: float) -> list[float]:
+    """Seconds since the last word; none of a machine whose locks are seen from here."""
     if status.host in ("", socket.gethostname()):
-        return False
+        return []
     try:
-        age = datetime.now(UTC) - datetime.fromisoformat(status.heartbeat)
-    except (ValueError, TypeError):  # no time stamp, or one without a zone
-        return False
-    return age.total_seconds() < LOST_AFTER_S
+        said = datetime.fromisoformat(status.heartbeat)
+        if said.tzinfo is None:
+            return []
+        return [time.time() - said.timestamp(), time.time() - written]
+    except (ValueError, OverflowError):
+        return []

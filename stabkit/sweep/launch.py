@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stabkit.config import ConfigError, missing_data
-from stabkit.rundir import RunDir
+from stabkit.rundir import AHEAD, RunDir
 from stabkit.sweep.display import live_status
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.pool import ENDS, Outcome, make_slots, run_pool, visible_cpus, visible_gpus
@@ -66,6 +66,8 @@ def _launch(sweep: Sweep, folder: Path, retry_failed: bool) -> int:
     for task in tasks:
         if task.standing == "running":
             print(f"  left alone, another process is running it: {task.rundir.path}")
+        elif task.standing == "lost" and task.rundir.is_ahead():
+            print(f"  left alone, {AHEAD}: {task.rundir.path}")
         elif task.job and jobs is not None:
             print(f"  left alone, SLURM has it as job {task.job}: {task.rundir.path}")
         elif task.job:
@@ -94,10 +96,14 @@ def _report(sweep: Sweep, outcomes: list[Outcome]) -> None:
         print(f"refused, and left as it was: {outcome.task.rundir.path}")
         print(f"    {outcome.task.rundir.log_file} says why")
     for outcome in by_end["going on"]:
-        print(f"goes on by itself: {outcome.task.rundir.path}\n    {outcome.status.reason}")
-    always = [f"{len(by_end[end])} {end}" for end in ("failed", "stopped")]
-    others = [f"{len(by_end[end])} {end}" for end in ("refused", "going on") if by_end[end]]
-    print(f"{sweep.name}: {', '.join([f'{len(by_end["done"])} runs done', *always, *others])}")
+        print(f"left alone: {outcome.task.rundir.path}\n    {outcome.status.reason}")
+    for outcome in outcomes:
+        if outcome.alone:
+            print(f"its worker was killed, and it went on without: {outcome.task.rundir.path}")
+    counts = [f"{len(by_end['done'])} runs done"]
+    counts += [f"{len(by_end[end])} {end}" for end in ("failed", "stopped")]
+    counts += [f"{len(by_end[end])} {end}" for end in ("refused", "going on") if by_end[end]]
+    print(f"{sweep.name}: {', '.join(counts)}")
     if by_end["failed"]:
         print("the same command with --retry failed runs them again")
     if by_end["stopped"]:
@@ -106,14 +112,17 @@ def _report(sweep: Sweep, outcomes: list[Outcome]) -> None:
 
 def _exit_code(others: list[Task], outcomes: list[Outcome]) -> int:
     """Over all cells: those that this launch ran, and those that it left alone."""
-    elsewhere = [t for t in others if t.standing == "running" or t.job]
-    elsewhere += [o.task for o in outcomes if o.end == "going on"]
-    elsewhere = [task for task in elsewhere if task.rundir.standing() != "done"]
+    left = [*others, *(outcome.task for outcome in outcomes if outcome.end == "going on")]
+    now = {task.rundir: task.rundir.standing() for task in left}
+    undone = [task for task in left if now[task.rundir] != "done"]
+    elsewhere = [t for t in undone if now[t.rundir] == "running" or t.job]
     if elsewhere:
         runs = "1 run goes" if len(elsewhere) == 1 else f"{len(elsewhere)} runs go"
         print(f"{runs} on elsewhere, so the sweep is not done; the same command says when it is")
+    for task in undone:
+        if task.standing == "running" and task not in elsewhere:
+            print(f"ended elsewhere, {now[task.rundir]}: {task.rundir.path}")
     ends = {outcome.end for outcome in outcomes}
-    failed_before = any(task.standing == "failed" for task in others)
-    if elsewhere or failed_before or ends & {"failed", "stopped"}:
+    if undone or ends & {"failed", "stopped"}:
         return 1
     return 2 if "refused" in ends else 0

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from stabkit.config import RunConfig
-from stabkit.rundir import Status
+from stabkit.rundir import RunDir, Status
 from stabkit.sweep.reconcile import Task, prepare
 from stabkit.sweep.worker import Slot, Worker
 
@@ -24,15 +24,19 @@ ENDS = ("done", "failed", "stopped", "refused", "going on")
 
 @dataclass(frozen=True)
 class Outcome:
-    """`refused`: the run is as it was; its log says why it does not go on."""
+    """`refused`: the run is as it was; its log says why it does not go on.
+
+    `alone`: its worker was killed, and it went on without.
+    """
 
     task: Task
     status: Status
     refused: bool = False
+    alone: bool = False
 
     @property
     def end(self) -> str:
-        """One of ENDS; `going on`: without us, since its worker alone was killed."""
+        """One of ENDS; `going on`: another process has it."""
         if self.refused:
             return "refused"
         ends = {"done": "done", "preempted": "stopped", "running": "going on"}
@@ -64,31 +68,39 @@ def run_pool(
 ) -> list[Outcome]:
     """Run every task, `len(slots)` at a time; a run that fails leaves the others running.
 
-    The longest go first, so that no core waits for one at the end. `tick` is called about once a
-    second, for a progress display.
+    The longest go first, so that no core waits for one at the end. A run whose worker is killed has
+    its slot until it ends; one that had not begun by then is started once more. `tick` is called
+    about once a second, for a progress display.
     """
     for task in tasks:
         prepare(task, len(slots[0].cpus))
     waiting = sorted(tasks, key=lambda task: -expected_work(task.cell.config))
     workers: list[Worker] = []
-    running: dict[Worker, Task] = {}
+    running: dict[Worker, tuple[Task, Status | None]] = {}
+    again: set[RunDir] = set()
     outcomes = []
     with _ended_with_us(workers):
         workers += [Worker(slot) for slot in slots[: len(tasks)]]
         free = list(workers)
         while waiting or running:
             while waiting and free:
-                worker = free.pop(0)
-                task = running[worker] = waiting.pop(0)
-                worker.start(task.rundir, task.cell.config.runtime.allow_inexact)
-            for worker in select.select(list(running), [], [], TICK_S)[0]:
-                task, code = running.pop(worker), worker.exit_code()
-                status = _final_status(task, code, worker.slot)
-                outcomes.append(Outcome(task, status, code == 2 and status.state == "preempted"))
-                if waiting and worker.has_ended():  # killed with its run, as for want of memory
+                worker, task = free.pop(0), waiting.pop(0)
+                if worker.has_ended():  # killed, as for want of memory
                     worker = Worker(worker.slot)
                     workers.append(worker)
+                running[worker] = task, task.rundir.last_status()
+                worker.start(task.rundir, task.cell.config.runtime.allow_inexact)
+            for worker in select.select(list(running), [], [], TICK_S)[0]:
+                (task, before), code = running.pop(worker), worker.exit_code()
                 free.append(worker)
+                killed = worker.has_ended()
+                if killed and task.rundir not in again and task.rundir.last_status() == before:
+                    again.add(task.rundir)
+                    waiting.insert(0, task)
+                    continue
+                status = _final_status(task, code, worker.slot)
+                refused = code == 2 and status.state == "preempted"
+                outcomes.append(Outcome(task, status, refused, killed))
             tick()
     return outcomes
 
@@ -107,23 +119,31 @@ def expected_work(config: RunConfig) -> float:
 
 
 def _final_status(task: Task, returncode: int, slot: Slot) -> Status:
-    """The run's own last word, or ours when it died without one."""
+    """The run's own last word, or ours when it died without one; `running` when somebody else has
+    it by now."""
     status = task.rundir.last_status() or Status("failed")
-    if status.state == "preempted" or (returncode == 0 and status.state == "done"):
+    if status.state in ("preempted", "done"):
         return status
-    if task.rundir.is_busy():  # the run outlives its worker: the status stays its own to write
-        return replace(status, state="running", reason="its worker was killed, it was not")
+    if task.rundir.is_busy():  # theirs to write
+        return replace(status, state="running", reason="another process is running it")
+    if not task.rundir.path.is_dir():
+        return replace(status, state="failed", reason="the run's folder was deleted or moved")
     if status.state != "failed" or not status.reason:
         reason = f"the process ended with exit code {returncode}"
         if returncode < 0:
             reason = f"the process was killed by {signal.Signals(-returncode).name}"
         status = replace(status, state="failed", reason=f"{reason}; see {task.rundir.log_file}")
-        task.rundir.write_status(status)
+        _leave(task, status)
     elif slot.sharers > 1 and "out of memory" in status.reason.lower():
         remedy = f"{slot.sharers} runs share the GPU; fewer fit: runtime.runs_per_gpu"
         status = replace(status, reason=f"{status.reason} ({remedy})")
-        task.rundir.write_status(status)
+        _leave(task, status)
     return status
+
+
+def _leave(task: Task, status: Status) -> None:
+    with suppress(OSError):  # a full disk: the other runs go on, and this one's end is reported
+        task.rundir.write_status(status)
 
 
 @contextmanager

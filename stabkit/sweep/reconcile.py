@@ -63,9 +63,18 @@ def _alive(job_id: str, standing: Standing, jobs: Mapping[str, Job] | None) -> b
 
 
 def to_do(tasks: Sequence[Task], retry_failed: bool) -> list[Task]:
-    """What a launch starts: all that has not ended and nobody works on; failed ones if asked."""
+    """What a launch starts: all that has not ended and nobody works on; failed ones if asked.
+
+    Not those lost to wrong clocks alone, which may be alive.
+    """
     wanted = {"missing", "waiting", "preempted", "lost"} | ({"failed"} if retry_failed else set())
-    return [task for task in tasks if task.standing in wanted and task.job is None]
+    return [
+        task
+        for task in tasks
+        if task.standing in wanted
+        and task.job is None
+        and not (task.standing == "lost" and task.rundir.is_ahead())
+    ]
 
 
 def removed(cells: Sequence[Cell], folder: Path) -> list[RunDir]:

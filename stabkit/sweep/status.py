@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stabkit.rundir import RunDir, Standing, Status, find_runs
+from stabkit.rundir import AHEAD, RunDir, Standing, Status, find_runs
 from stabkit.sweep.queue import Job, SlurmError, ended_states, live_jobs
 from stabkit.sweep.submissions import Submitted, read_submitted
 
@@ -100,15 +100,16 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status.images_per_s,
         status.eta_s if running else None,
         status.knn,
-        _reason(status, standing),
+        _reason(rundir, status, standing),
         status.events,
         log=str(rundir.log_file) if rundir.log_file.is_file() else None,
     )
 
 
-def _reason(status: Status, standing: Standing) -> str | None:
+def _reason(rundir: RunDir, status: Status, standing: Standing) -> str | None:
     if standing == "lost":
-        return f"no sign of life since {status.heartbeat}"
+        silent = f"no sign of life since {status.heartbeat}"
+        return f"{silent}: {AHEAD}" if rundir.is_ahead() else silent
     return status.reason
 
 

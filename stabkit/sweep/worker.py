@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, cast
 
-from stabkit.rundir import LinkedError, RunDir, append_to
+from stabkit.rundir import RunDir, append_to
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,12 @@ class Worker:
         return cast(IO[bytes], self._process.stdout).fileno()
 
     def exit_code(self) -> int:
-        """Of the run; waits for its end. Negative: minus the signal that killed it."""
+        """Of the run, or of this worker if it was killed; waits for the end of the run either way.
+
+        Negative: minus the signal that killed it.
+        """
         said = cast(IO[bytes], self._process.stdout).readline()
-        return int(said) if said else self._process.wait()  # it was killed itself
+        return int(said) if said else self._process.wait()
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
@@ -108,18 +111,21 @@ def main(method: str) -> None:
         run = process
         process.join()
         run = None
-        print(process.exitcode, flush=True)
+        with suppress(BrokenPipeError):  # the launcher was killed; the run went on to its end
+            print(process.exitcode, flush=True)
     os._exit(0)  # at once: it may be told to stop while it ends
 
 
 def _run(log: str, words: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # the launcher's pipe stays open as long as the run lives, also when the worker is killed
+    os.dup(1)
     try:
         with append_to(Path(log)) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-    except LinkedError:  # `train` refuses it and says so where the launcher's user reads
+    except OSError:  # a link, or no folder: `train` says so where the launcher's user reads
         os.dup2(2, 1)
     sys.argv = ["stabkit", *words]
     runpy.run_module("stabkit", run_name="__main__")

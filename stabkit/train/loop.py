@@ -122,9 +122,10 @@ def _leave_reason(config: RunConfig, rundir: RunDir, error: Exception) -> None:
     who = f"process {rank()}: " if rank() else ""  # with NCCL the first may not hear of it
     reason = f"{who}{type(error).__name__}: {error}"
     failed = rundir.last_status() or Status("failed", steps=config.train.steps)
-    if not rundir.config_file.exists():
-        _write_config(config, rundir)
-    rundir.append_event("failed", reason=reason)
+    with suppress(OSError):  # a full disk takes no line more, but a status in place of the last
+        if not rundir.config_file.exists():
+            _write_config(config, rundir)
+        rundir.append_event("failed", reason=reason)
     rundir.write_status(replace(failed, state="failed", reason=reason))
 
 
