@@ -97,7 +97,8 @@ def _report(sweep: Sweep, outcomes: list[Outcome]) -> None:
         print(f"goes on by itself: {outcome.task.rundir.path}\n    {outcome.status.reason}")
     always = [f"{len(by_end[end])} {end}" for end in ("failed", "stopped")]
     others = [f"{len(by_end[end])} {end}" for end in ("refused", "going on") if by_end[end]]
-    print(f"{sweep.name}: {', '.join([f'{len(by_end["done"])} runs done', *always, *others])}")
+    words = [f"{len(by_end['done'])} runs done", *always, *others]
+    print(f"{sweep.name}: {', '.join(words)}")
     if by_end["failed"]:
         print("the same command with --retry failed runs them again")
     if by_end["stopped"]:
