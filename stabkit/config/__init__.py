@@ -26,6 +26,7 @@ from stabkit.config.section import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Seed,
 )
 from stabkit.presets import preset_names
 
@@ -47,6 +48,7 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "Section",
+    "Seed",
     "conv_stem_widths",
     "keys_of",
     "load_config",
