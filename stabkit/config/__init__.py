@@ -29,6 +29,7 @@ from stabkit.config.section import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Seed,
 )
 from stabkit.presets import preset_names
 
@@ -50,6 +51,7 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "Section",
+    "Seed",
     "conv_stem_widths",
     "differences",
     "keys_of",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stabkit.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from stabkit.config.section import NonNegativeInt, Number, PositiveFloat, Section, Size
 
 HeadNorm = Literal["batch", "hidden", "none"]
 
@@ -27,9 +27,9 @@ class MethodConfig(Section):
     """
 
     name: Literal["moco", "simclr", "byol", "swav", "supervised"] = "moco"
-    hidden: PositiveInt = 4096
-    out: PositiveInt = 256
-    projector_layers: PositiveInt = 3
+    hidden: Size = 4096
+    out: Size = 256
+    projector_layers: Annotated[int, Number, Field(gt=0, le=100)] = 3
     head_norm: HeadNorm | None = None
     predictor: bool = True
     predictor_norm: HeadNorm | None = None
@@ -37,8 +37,8 @@ class MethodConfig(Section):
     scale_loss: bool = True
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
     momentum_schedule: Literal["cosine", "constant"] = "cosine"
-    queue: NonNegativeInt = 0
-    prototypes: PositiveInt = 3000
+    queue: Annotated[int, Number, Field(ge=0, le=10_000_000)] = 0
+    prototypes: Annotated[int, Number, Field(gt=0, le=1_000_000)] = 3000
     sinkhorn: bool = True
     sinkhorn_eps: PositiveFloat = 0.05
     freeze_prototypes_steps: NonNegativeInt = 313

@@ -1,10 +1,10 @@
 """Settings of the backbone."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from stabkit.config.section import PositiveInt, Section
+from stabkit.config.section import Number, Section, Size
 
 RESNETS = ("resnet18", "resnet50", "resnetv2_50x1_bit")
 
@@ -25,10 +25,10 @@ class ModelConfig(Section):
     """
 
     name: str = "vit"
-    patch_size: PositiveInt | None = None
-    width: PositiveInt | None = None
-    depth: PositiveInt | None = None
-    heads: PositiveInt | None = None
+    patch_size: Size | None = None
+    width: Size | None = None
+    depth: Annotated[int, Number, Field(gt=0, le=1000)] | None = None
+    heads: Size | None = None
     freeze_patch_embed: bool = False
     stem: Literal["patch", "conv", "imagenet", "cifar"] = "patch"
     patch_norm: Literal["none", "batch", "weight"] = "none"

@@ -8,7 +8,7 @@ from stabkit.config.compute import ComputeConfig
 from stabkit.config.method import MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig
 from stabkit.config.optim import OptimConfig
-from stabkit.config.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from stabkit.config.section import Number, PositiveFloat, PositiveInt, Rows, Section, Seed, Size
 
 
 class DataConfig(Section):
@@ -18,9 +18,9 @@ class DataConfig(Section):
         "synthetic"
     )
     path: str | None = None
-    image_size: PositiveInt = 32
-    num_train: NonNegativeInt = 0
-    num_heldout: NonNegativeInt = 0
+    image_size: Annotated[int, Field(gt=0, le=4096)] = 32
+    num_train: Rows = 0
+    num_heldout: Rows = 0
     download: bool = False
 
     @model_validator(mode="after")
@@ -47,7 +47,7 @@ class ViewsConfig(Section):
 
 
 class TrainConfig(Section):
-    batch: PositiveInt = 64
+    batch: Size = 64
     steps: PositiveInt = 700
 
 
@@ -78,7 +78,7 @@ class RuntimeConfig(Section):
     """
 
     device: str = "auto"
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Number, Field(gt=0, le=4096)] | None = None
     allow_inexact: bool = False
     runs_per_gpu: PositiveInt = 1
     checkpoint_every: PositiveInt = 100
@@ -91,7 +91,7 @@ class RuntimeConfig(Section):
 class RunConfig(Section):
     """One training: everything that decides its result, and how it is executed (`runtime`)."""
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     data: DataConfig
     views: ViewsConfig = ViewsConfig()
     model: ModelConfig

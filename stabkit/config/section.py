@@ -1,15 +1,43 @@
 """What the sections of a configuration are made of."""
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+MANY = 1_000_000_000
+
+
+def _number(value: Any) -> Any:
+    """Text and booleans are no numbers, though pydantic would convert them."""
+    if isinstance(value, bool | str):
+        message = "Input should be number, written as 90, 0.5 or 1e-3"
+        raise PydanticCustomError("number", message)
+    return value
+
+
+Number = BeforeValidator(_number)
+Seed = Annotated[int, Number, Field(ge=0, lt=2**64)]
+PositiveInt = Annotated[int, Number, Field(gt=0, le=MANY)]
+NonNegativeInt = Annotated[int, Number, Field(ge=0, le=MANY)]
+Size = Annotated[int, Number, Field(gt=0, le=65_536)]  # of a layer or a batch
+Rows = Annotated[int, Number, Field(ge=0, le=100_000_000)]  # held or counted, one an image
+PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _spelled(cls, value: Any, info: Any) -> Any:
+        field: FieldInfo = cls.model_fields[info.field_name]
+        kinds = {field.annotation, *get_args(field.annotation)}
+        if kinds == {bool} and not isinstance(value, bool):
+            raise PydanticCustomError("boolean", "Input should be boolean: write true or false")
+        if kinds <= {int, float, type(None)}:
+            return _number(value)
+        return value

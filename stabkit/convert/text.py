@@ -19,8 +19,8 @@ LOOKED_AT = 400  # lines, to tell a text log from a table
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 _WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: a long line must not take long
 _PAIR = re.compile(
-    rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_WORD}){{0,5}}+)['\"]?(?:\s*\([A-Za-z/ ]+\))?(?:\s*[:=]\s*|\s+)"
-    rf"(?P<number>{_NUMBER})(?![\w.]|:\d)(?:%|\s?(?:ms|s|it/s)\b)?",
+    rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_WORD}){{0,5}}+)['\"]?(?:\s*\([A-Za-z/ ]+\))?"
+    rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?![\w.]|:\d)(?:%|\s?(?:ms|s|it/s)\b)?",
     re.IGNORECASE,
 )
 _UNIT = re.compile(r"(?<=\d)(?:ms|s|%|K|M|B)(?![\w])")

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from stabkit.config import (
     ConfigError,
-    NonNegativeInt,
     RunConfig,
     Section,
+    Seed,
     keys_of,
     parse_overrides,
     read_base,
@@ -53,7 +53,7 @@ class SweepFile(Section):
     set: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, Values] = Field(default_factory=dict)
     zip: dict[str, Values] = Field(default_factory=dict)
-    seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     published: Published | None = None
     slurm: SlurmRequest | None = None  # of every cell; `slurm.KEY` in set, grid or zip adds to it

@@ -99,11 +99,11 @@ def _report(sweep: Sweep, outcomes: list[Outcome]) -> None:
         print(f"left alone: {outcome.task.rundir.path}\n    {outcome.status.reason}")
     for outcome in outcomes:
         if outcome.alone:
-            print(f"its worker was killed, and it went on without: {outcome.task.rundir.path}")
-    counts = [f"{len(by_end['done'])} runs done"]
-    counts += [f"{len(by_end[end])} {end}" for end in ("failed", "stopped")]
-    counts += [f"{len(by_end[end])} {end}" for end in ("refused", "going on") if by_end[end]]
-    print(f"{sweep.name}: {', '.join(counts)}")
+            print(f"its worker was killed, the run went on without: {outcome.task.rundir.path}")
+    always = [f"{len(by_end[end])} {end}" for end in ("failed", "stopped")]
+    others = [f"{len(by_end[end])} {end}" for end in ("refused", "going on") if by_end[end]]
+    words = [f"{len(by_end['done'])} runs done", *always, *others]
+    print(f"{sweep.name}: {', '.join(words)}")
     if by_end["failed"]:
         print("the same command with --retry failed runs them again")
     if by_end["stopped"]:

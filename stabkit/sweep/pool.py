@@ -93,14 +93,15 @@ def run_pool(
             for worker in select.select(list(running), [], [], TICK_S)[0]:
                 (task, before), code = running.pop(worker), worker.exit_code()
                 free.append(worker)
-                killed = worker.has_ended()
-                if killed and task.rundir not in again and task.rundir.last_status() == before:
+                killed, own = worker.has_ended(), task.rundir.last_status()
+                if killed and own == before and task.rundir not in again:
                     again.add(task.rundir)
                     waiting.insert(0, task)
                     continue
                 status = _final_status(task, code, worker.slot)
                 refused = code == 2 and status.state == "preempted"
-                outcomes.append(Outcome(task, status, refused, killed))
+                alone = killed and own != before and status == own
+                outcomes.append(Outcome(task, status, refused, alone))
             tick()
     return outcomes
 

@@ -1,13 +1,15 @@
 """States from files, and what SLURM's word adds to them."""
 
+import os
 import socket
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import LOST_AFTER_S, RunDir, State, Status, atomic_write
+from stabkit.rundir import AHEAD, LOST_AFTER_S, RunDir, State, Status, atomic_write
 from stabkit.sweep.status import Row, status_rows
 from stabkit.sweep.submissions import jobs_folder, write_submitted
 from tests.sweep.conftest import FakeSlurm
@@ -28,13 +30,15 @@ def rows() -> dict[str, Row]:
     return {row.run: row for row in status_rows(Path("runs"))}
 
 
-def from_elsewhere(rundir: RunDir, silent_for_s: float) -> None:
-    """As if another machine had written the status."""
+def from_elsewhere(rundir: RunDir, silent_for_s: float, written_for_s: float | None = None) -> None:
+    """As if another machine had written the status; its clock and that of the disk may differ."""
     text = rundir.status_file.read_text().replace(socket.gethostname(), "n17")
     status = rundir.read_status()
     assert status is not None
     then = datetime.now(UTC) - timedelta(seconds=silent_for_s)
     atomic_write(rundir.status_file, text.replace(status.heartbeat, then.isoformat()).encode())
+    written = time.time() - (silent_for_s if written_for_s is None else written_for_s)
+    os.utime(rundir.status_file, (written, written))
 
 
 def test_a_silent_run_of_another_machine_is_lost_a_speaking_one_is_not(slurm: FakeSlurm) -> None:
@@ -47,6 +51,27 @@ def test_a_silent_run_of_another_machine_is_lost_a_speaking_one_is_not(slurm: Fa
         "here": "lost",
     }
     assert "no sign of life since 20" in str(rows()["silent"].reason)
+
+
+@pytest.mark.parametrize(
+    ("said_h_ago", "written_h_ago", "state"),
+    [
+        (-1, 0, "running"),  # that machine's clock is ahead
+        (1, 0, "running"),  # it is behind
+        (0, 1, "running"),  # the disk's is
+        (1, 1, "lost"),
+        (-1, 1, "lost"),  # silent, and its clock is ahead
+        (-90_000, 1, "lost"),  # not alive for ever
+        (-1, -1, "lost"),  # this machine's clock was set back: nobody can tell
+    ],
+)
+def test_no_clock_is_believed_alone(
+    slurm: FakeSlurm, said_h_ago: float, written_h_ago: float, state: str
+) -> None:
+    from_elsewhere(make_run("a", "running"), 3600 * said_h_ago, 3600 * written_h_ago)
+    (row,) = rows().values()
+    assert row.state == state
+    assert (AHEAD in str(row.reason)) == (said_h_ago < 0 and written_h_ago < 0)
 
 
 def test_a_running_run_with_events_is_unstable(slurm: FakeSlurm) -> None:

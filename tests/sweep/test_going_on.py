@@ -1,0 +1,260 @@
+"""Runs that outlive their launcher or worker, or go on elsewhere: the sweep is not done then."""
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from stabkit.cli import main
+from stabkit.config import load_config, save_config
+from stabkit.rundir import AHEAD, RunDir, State, Status
+from stabkit.sweep import launch, pool
+from stabkit.sweep.grid import load_sweep
+from stabkit.sweep.worker import Worker
+from tests.conftest import SMALL
+from tests.sweep.test_pool import _wait_for_step, sweep
+
+__all__ = ["sweep"]  # the fixture
+
+Launched = tuple["subprocess.Popen[str]", int]
+LONG = [*SMALL, "optim.lr=1e-3", "train.steps=100000", "data.num_train=640"]
+ELSEWHERE = "1 run goes on elsewhere, so the sweep is not done"
+
+
+def run_dirs(sweep: Path, *settings: str) -> list[RunDir]:
+    cells = load_sweep(sweep, None, [*SMALL, *settings]).cells
+    return [RunDir(Path("runs/demo") / cell.folder) for cell in cells]
+
+
+def plant(rundir: RunDir, status: Status, *settings: str) -> None:
+    rundir.path.mkdir(parents=True)
+    rundir.config_file.write_text(save_config(load_config("tiny", [*SMALL, *settings])))
+    rundir.write_status(status)
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture
+def launched(sweep: Path) -> Iterator[Launched]:
+    """A launcher and its one run, which has a checkpoint; both are killed at the end."""
+    command = [sys.executable, "-m", "stabkit", "sweep", str(sweep), *LONG]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        victim = _wait_for_step()
+        yield process, victim
+        for one in (victim, process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+
+
+def test_a_run_outlives_its_launcher_and_the_next_one_says_so(
+    sweep: Path,
+    launched: Launched,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    launcher, victim = launched
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    assert main(["sweep", str(sweep), *LONG]) == 1
+    printed = capsys.readouterr().out
+    assert "left alone, another process is running it" in printed
+    assert ELSEWHERE in printed
+    os.kill(victim, 0)  # it is still there
+
+
+def test_a_run_outlives_its_worker_and_the_launcher_waits_for_it(launched: Launched) -> None:
+    launcher, victim = launched
+    os.kill(parent_of(victim), signal.SIGKILL)
+    os.kill(victim, signal.SIGTERM)  # to the run itself, which saves: it has heard of no kill
+    printed, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1
+    assert "its worker was killed, the run went on without: runs/demo" in printed
+    assert "0 runs done, 0 failed, 1 stopped" in printed
+
+
+def test_runs_go_on_after_their_worker_was_killed(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first began, and while it trains; then a new worker takes the second. All done."""
+    kills: list[int] = []
+    start, exit_code = Worker.start, Worker.exit_code
+
+    def killed_first(worker: Worker, rundir: RunDir, *words: bool) -> None:
+        if not kills:
+            kills.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        start(worker, rundir, *words)
+        if len(kills) == 1 and worker.pid != kills[0]:
+            wait_until(lambda: rundir.read_status().state == "running")  # type: ignore[union-attr]
+            kills.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+
+    def noted(worker: Worker) -> int:
+        codes.append(exit_code(worker))
+        return codes[-1]
+
+    codes: list[int] = []
+    monkeypatch.setattr(Worker, "start", killed_first)
+    monkeypatch.setattr(Worker, "exit_code", noted)
+    monkeypatch.setattr(pool, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
+    monkeypatch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
+    assert main(["sweep", str(sweep), *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert "2 runs done, 0 failed" in printed
+    assert printed.count("its worker was killed, the run went on without") == 1
+    for rundir in run_dirs(sweep):
+        assert len(rundir.read_meta()["attempts"]) == 1
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_whose_worker_is_killed_again_and_again_has_failed(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Worker.start
+
+    def killed(worker: Worker, rundir: RunDir, *words: bool) -> None:
+        os.kill(worker.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        start(worker, rundir, *words)
+
+    monkeypatch.setattr(Worker, "start", killed)
+    assert main(["sweep", str(sweep), *SMALL]) == 1
+    printed = capsys.readouterr().out
+    assert "0 runs done, 2 failed" in printed
+    assert printed.count("\n    the process was killed by SIGKILL") == 2
+    assert "went on without" not in printed
+
+
+@pytest.mark.parametrize("how", ["deleted", "a full disk"])
+def test_one_run_that_cannot_be_written_leaves_the_others_running(
+    how: str, sweep: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher itself cannot write its last word on the first."""
+    first, second = run_dirs(sweep)
+    start, write = Worker.start, RunDir.write_status
+
+    def gone(worker: Worker, rundir: RunDir, *words: bool) -> None:
+        if rundir == first and how == "deleted":
+            shutil.rmtree(rundir.path)
+        if rundir == first:
+            rundir.config_file.unlink(missing_ok=True)
+        start(worker, rundir, *words)
+
+    def full(rundir: RunDir, status: Status) -> None:
+        if rundir == first and status.state == "failed":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(rundir, status)
+
+    monkeypatch.setattr(Worker, "start", gone)
+    if how == "a full disk":
+        monkeypatch.setattr(RunDir, "write_status", full)
+    assert main(["sweep", str(sweep), *SMALL]) == 1
+    assert second.standing() == "done"
+    printed = capfd.readouterr()
+    assert "1 runs done, 1 failed" in printed.out
+    reason = "the run's folder was deleted" if how == "deleted" else "ended with exit code 2"
+    assert reason in printed.out
+    assert "Traceback" not in printed.err
+
+
+def test_a_run_of_a_machine_with_another_time_is_left_alone(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if this machine's clock had been set back: it may be alive, and two must never train it."""
+    first, second = run_dirs(sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "another-host")
+        plant(first, Status("running", 3, 8), "optim.lr=1e-3")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 7200)
+    before = first.status_file.read_bytes()
+    assert main(["sweep", str(sweep), *SMALL]) == 1
+    assert AHEAD in capsys.readouterr().out
+    assert (first.status_file.read_bytes(), second.standing()) == (before, "done")
+    assert main(["status", "runs"]) == 0
+    assert AHEAD in capsys.readouterr().out
+    monkeypatch.setattr(time, "time", now)
+    assert first.standing() == "running"
+    monkeypatch.setattr(time, "time", lambda: now() + 7200)
+    assert main(["sweep", str(sweep), *SMALL]) == 0
+
+
+def test_of_what_went_on_elsewhere_the_end_is_told(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left alone; while the other cell trains it stops, or is done."""
+    first, _ = run_dirs(sweep)
+    plant(first, Status("running", 3, 8), "optim.lr=1e-3")
+    ran = launch.run_pool
+    for state, code in (("preempted", 1), ("done", 0)):
+        with ExitStack() as stack:
+            stack.enter_context(first.lock())
+
+            def ends(*given: object, state: State = state, held: ExitStack = stack) -> object:  # type: ignore[assignment]
+                outcomes = ran(*given)  # type: ignore[arg-type]
+                first.write_status(Status(state, 8, 8))
+                held.close()
+                return outcomes
+
+            monkeypatch.setattr(launch, "run_pool", ends)
+            assert main(["sweep", str(sweep), *SMALL]) == code
+        said = f"ended elsewhere, preempted: {first.path}" in capsys.readouterr().out
+        assert said == (state == "preempted")
+        for rundir in run_dirs(sweep)[1:]:
+            shutil.rmtree(rundir.path)
+
+
+@pytest.mark.parametrize("how", ["failed", "elsewhere"])
+def test_cells_that_are_left_alone_count(
+    how: str, sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other cell is trained; the sweep is not done all the same."""
+    first, second = run_dirs(sweep)
+    own: Callable[[], str] = socket.gethostname
+    if how == "elsewhere":
+        monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
+    plant(first, Status("failed" if how == "failed" else "running", 3, 8), "optim.lr=1e-3")
+    monkeypatch.setattr(socket, "gethostname", own)
+    assert main(["sweep", str(sweep), *SMALL]) == 1
+    printed = capsys.readouterr().out
+    assert second.standing() == "done"
+    assert (ELSEWHERE in printed) == (how == "elsewhere")
+    assert main(["sweep", str(sweep), *SMALL]) == 1
+
+
+def test_a_sweep_file_that_is_edited_meanwhile_changes_nothing_of_a_launch(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was read is what runs; the next launch names what is no cell any more."""
+    ran = launch.run_pool
+
+    def edited(*given: object) -> object:
+        sweep.write_text(sweep.read_text().replace("2e-3", "3e-3"))
+        return ran(*given)  # type: ignore[arg-type]
+
+    before = run_dirs(sweep)
+    monkeypatch.setattr(launch, "run_pool", edited)
+    assert main(["sweep", str(sweep), *SMALL]) == 0
+    assert [rundir.standing() for rundir in before] == ["done", "done"]
+    assert main(["sweep", str(sweep), *SMALL, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 runs here are no cells of this request" in printed
+    assert before[1].path.name in printed
