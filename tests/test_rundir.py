@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from stabkit.rundir import (
     whole,
 )
 from stabkit.store.writer import next_part
+from tests.full import no_room
+from tests.monitor.toy import full_disk
 
 
 def test_status_and_meta_read_back(tmp_path: Path) -> None:
@@ -41,6 +44,40 @@ def test_a_damaged_status_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text("{")
     with pytest.raises(ValueError, match=r"status\.json: not a status file"):
         RunDir(tmp_path).read_status()
+
+
+@pytest.mark.parametrize("reason", ["short", "long " * 200])
+def test_a_last_word_takes_the_place_of_the_one_before_on_a_full_disk(
+    tmp_path: Path, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path)
+    run.write_status(Status("running", 3, 10, reason="of medium length " * 10))
+    no_room(monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        run.write_status(Status("running", 4, 10))
+    run.write_status(Status("failed", 4, 10, reason=reason))
+    status = run.read_status()
+    assert status is not None
+    assert (status.state, status.step, status.reason) == ("failed", 4, reason)
+
+
+@pytest.mark.parametrize("how", ["a link", "a second name", "not a byte of room"])
+def test_what_cannot_be_written_over_stays_as_it_was(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = RunDir(tmp_path / "run"), tmp_path / "other"
+    run.path.mkdir()
+    run.write_status(Status("running", 3, 10))
+    before = run.status_file.read_bytes()
+    if how == "a link":
+        run.status_file.rename(other)
+        run.status_file.symlink_to(other)
+    if how == "a second name":
+        other.hardlink_to(run.status_file)
+    no_room(monkeypatch)
+    with full_disk() if how == "not a byte of room" else nullcontext(), pytest.raises(OSError):  # noqa: PT011
+        run.write_status(Status("failed", 4, 10, reason="why"))
+    assert run.status_file.read_bytes() == before
 
 
 def _die_in_replace(path: Path) -> None:

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from stabkit.rundir import RunDir, Status
@@ -38,6 +39,7 @@ class Background:
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._events: list[tuple[str, int | None, dict[str, Any]]] = []
         self._status: Status | None = None
+        self._last: Status | None = None
         self._failed = False
         # two counters, since two threads cannot add to and clear one
         self._lost_intervals = self._told_intervals = 0
@@ -62,7 +64,7 @@ class Background:
 
     def status(self, status: Status) -> None:
         """Of several that wait the last is written."""
-        self._status = status
+        self._status = self._last = status
         if self._queue.qsize() < MOST_WAITING:
             self._queue.put(self._write_status)
 
@@ -113,14 +115,22 @@ class Background:
             )
 
     def _say_lost(self) -> None:
+        if lost := self._lost():
+            log.warning("stabkit: %s: %s", self.rundir.path, lost)
+
+    def _tell_lost(self) -> None:
+        """In the last status, which a full disk takes in place of the one before."""
+        lost = self._lost()
+        if self._last is not None and lost:
+            reason = f"{self._last.reason}; {lost}" if self._last.reason else lost
+            self._status = replace(self._last, reason=reason)
+            self._write_status()
+
+    def _lost(self) -> str:
         rows, events = self.writer.rows_waiting + self._lost_rows, len(self._events)
-        if rows or events:
-            log.warning(
-                "stabkit: %s: %d rows and %d events could not be written and are lost",
-                self.rundir.path,
-                rows,
-                events,
-            )
+        if not rows and not events:
+            return ""
+        return f"{rows} rows and {events} events could not be written and are lost"
 
     def _raise(self) -> None:
         error, self.error = self.error, None
@@ -135,6 +145,8 @@ class Background:
                 with suppress(Exception):  # as of the user's logging: this thread must go on
                     self._fail(error)
             self._done += 1
+        with suppress(Exception):
+            self._tell_lost()
         self._at_end()
 
     def _write(self, acts: tuple[Add, ...]) -> None:

@@ -13,6 +13,7 @@ import pytest
 import stabkit
 from stabkit.monitor import background
 from stabkit.rundir import RunBusyError, RunDir, files
+from tests.full import no_room
 from tests.monitor.toy import Toy, assert_whole, full_disk, kinds, written
 
 
@@ -91,6 +92,23 @@ def test_a_disk_full_to_the_end_holds_nothing_up_and_its_rows_are_bounded(
     assert "cannot be written" in first
     # 40 steps of 2 layers, and of loss, lr, grad_norm_total, nonfinite_layers; beta2 once
     assert f"{40 * 2 + 40 * 4 + 1} rows and 1 events could not be written and are lost" in last
+
+
+def test_of_a_disk_full_to_the_end_the_status_says_what_is_lost(tmp_path: Path) -> None:
+    toy = Toy()
+    monitor = toy.monitor(tmp_path)
+    toy.steps(4, monitor)
+    monitor.flush()
+    with pytest.MonkeyPatch.context() as patch:
+        no_room(patch)
+        toy.steps(4, monitor)
+        monitor.close()
+    toy.assert_undisturbed()
+    status = RunDir(tmp_path).read_status()
+    assert status is not None
+    assert (status.state, status.step) == ("done", 8)
+    # of 4 steps 2 layers and 4 numbers; the event is the one that says why
+    assert status.reason == "24 rows and 1 events could not be written and are lost"
 
 
 def test_when_a_full_disk_comes_back_it_is_said_how_many_rows_had_to_go(

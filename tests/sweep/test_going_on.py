@@ -178,7 +178,7 @@ def test_one_run_that_cannot_be_written_leaves_the_others_running(
 def test_a_run_of_a_machine_with_another_time_is_left_alone(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if this machine's clock had been set back: it may be alive, and two must never train it."""
+    """As if this machine's clock had been set back: it may be alive, and two must not train it."""
     first, second = run_dirs(sweep)
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "another-host")
