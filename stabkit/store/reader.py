@@ -217,11 +217,11 @@ def load(folder: str | Path) -> Runs:
     """Every run at or below `folder`. Raises FileNotFoundError when there is no such folder.
 
     A LeftOutWarning names a run whose configuration is damaged, and one of the settings and seed
-    of a run before it: counted twice, one training would pass for evidence from two.
+    of another: counted twice, one training would pass for evidence from two. Of a run and its copy
+    the one that is further is taken, else the first by name.
     """
     path = Path(folder)
-    items: list[Run] = []
-    first: dict[str, Run] = {}
+    kept: dict[str, Run] = {}
     for run in map(Run, find_runs(path)):
         try:
             settings = run.settings
@@ -230,15 +230,21 @@ def load(folder: str | Path) -> Runs:
             continue
         telling = {k: v for k, v in settings.items() if not k.startswith("runtime.")}
         # without a seed the settings do not tell whether it is the same run
-        other = first.setdefault(repr(telling), run) if "seed" in settings else run
-        if other is run:
-            items.append(run)
-        else:
-            left_out(run.path, f"it has the settings and the seed of {other.path}")
+        key = repr(telling) if "seed" in settings else str(run.path)
+        other = kept.setdefault(key, run)
+        if other is not run:
+            kept[key], copy = (run, other) if _further(run) > _further(other) else (other, run)
+            left_out(copy.path, f"it has the settings and the seed of {kept[key].path}")
+    items = sorted(kept.values(), key=lambda run: run.path)
     names = Counter(run.name for run in items)
     return Runs(
         path, tuple(_told_apart(run, path) if names[run.name] > 1 else run for run in items)
     )
+
+
+def _further(run: Run) -> tuple[bool, int]:
+    status = run.dir.last_status()
+    return (status.state == "done", status.step) if status else (False, 0)
 
 
 def _told_apart(run: Run, folder: Path) -> Run:

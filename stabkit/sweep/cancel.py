@@ -16,7 +16,10 @@ def cancel_cells(sweep: Sweep, folder: Path, dry_run: bool) -> int:
 
 
 def cancel_removed(sweep: Sweep, folder: Path, dry_run: bool) -> int:
-    return _cancel(removed(sweep.cells, folder), folder, dry_run)
+    """Not the job of a cell, which the copy of a cell's folder names as well."""
+    of_cells = {read_submitted(task.rundir) for task in reconcile(sweep.cells, folder)}
+    others = [run for run in removed(sweep.cells, folder) if read_submitted(run) not in of_cells]
+    return _cancel(others, folder, dry_run)
 
 
 def _cancel(rundirs: Sequence[RunDir], folder: Path, dry_run: bool) -> int:
