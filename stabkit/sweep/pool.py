@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from stabkit.config import RunConfig
-from stabkit.rundir import RunDir, Status
-from stabkit.sweep.reconcile import Task, prepare
+from stabkit.config import ConfigError, RunConfig
+from stabkit.rundir import ForeignFolderError, RunDir, Status
+from stabkit.sweep.reconcile import Task, claim_cell, prepare
 from stabkit.sweep.worker import Slot, Worker
 
 TICK_S = 1.0
@@ -84,7 +84,13 @@ def run_pool(
         free = list(workers)
         while waiting or running:
             while waiting and free:
-                worker, task = free.pop(0), waiting.pop(0)
+                task = waiting.pop(0)
+                try:  # since it was prepared, hours may have passed
+                    claim_cell(task.cell, task.rundir)
+                except (ForeignFolderError, ConfigError) as error:
+                    outcomes.append(Outcome(task, Status("failed", reason=str(error))))
+                    continue
+                worker = free.pop(0)
                 if worker.has_ended():  # killed, as for want of memory
                     worker = Worker(worker.slot)
                     workers.append(worker)

@@ -111,14 +111,15 @@ def refuse_foreign(sweep: Sweep, folder: Path) -> None:
         if len(there) > 1:
             problems.append(f"{folder}: {' and '.join(there)} are one run; move all but one away")
         try:
-            _claim(cell, RunDir(folder / there[-1]))
+            claim_cell(cell, RunDir(folder / there[-1]))
         except (ForeignFolderError, ConfigError) as error:
             problems.append(str(error))
     if problems:
         raise ConfigError(sweep.name, problems)
 
 
-def _claim(cell: Cell, rundir: RunDir) -> None:
+def claim_cell(cell: Cell, rundir: RunDir) -> None:
+    """Raises ForeignFolderError or ConfigError when the folder is not that of the cell's run."""
     claim_for_run(rundir, lambda file: differences(file, cell.config))
 
 
@@ -128,7 +129,7 @@ def prepare(task: Task, threads: int) -> None:
     Threads, once chosen, stay: other threads, other last bits. Raises ForeignFolderError when the
     folder is not that of the run.
     """
-    _claim(task.cell, task.rundir)
+    claim_cell(task.cell, task.rundir)
     config = task.cell.config
     if not task.rundir.config_file.exists():
         if config.runtime.threads is None:

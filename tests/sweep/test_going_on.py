@@ -197,6 +197,27 @@ def test_a_run_of_a_machine_with_another_time_is_left_alone(
     assert main(["sweep", str(sweep), *SMALL]) == 0
 
 
+def test_settings_that_are_edited_while_a_cell_waits_are_not_trained(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = run_dirs(sweep)
+    start = Worker.start
+
+    def edits(worker: Worker, rundir: RunDir, *words: bool) -> None:
+        text = second.config_file.read_text()
+        second.config_file.write_text(text.replace("lr: 0.002", "lr: 0.004"))
+        start(worker, rundir, *words)
+
+    monkeypatch.setattr(Worker, "start", edits)
+    monkeypatch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
+    assert main(["sweep", str(sweep), *SMALL]) == 1
+    printed = capsys.readouterr().out
+    assert "1 runs done, 1 failed" in printed
+    assert f"{second.path}: is the folder of another run" in printed
+    assert "optim.lr" in printed
+    assert (first.standing(), second.standing()) == ("done", "waiting")
+
+
 def test_of_what_went_on_elsewhere_the_end_is_told(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

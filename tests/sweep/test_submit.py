@@ -276,7 +276,9 @@ def test_cancel_ends_the_cells_and_only_those_asked(
     assert main([*fewer, "--cancel-removed", "--dry-run"]) == 0
     assert "would cancel 2 jobs" in capsys.readouterr().out
     assert slurm.queue() == ["11_0", "11_1", "11_2"]
+    shutil.copytree(folders()[1], folders()[1].with_name("copy"))
     assert main([*fewer, "--cancel-removed"]) == 0
+    shutil.rmtree(folders()[0].with_name("copy"))
     assert slurm.queue() == ["11_1"], "the cell is found whatever its folder was called by"
     assert main([*command, "--cancel"]) == 0
     assert slurm.queue() == []
