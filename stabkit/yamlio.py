@@ -103,8 +103,8 @@ for _loader in (_Loader, _FastLoader):
         for kind in ("str", "seq", "map")
     }
     for _kind in _SPELLINGS:
-        _loader.add_constructor(_CORE + _kind, _Strict.spelled)
-    _loader.add_constructor(None, _Strict.no_tag)
+        _loader.yaml_constructors[_CORE + _kind] = _Strict.spelled
+    _loader.yaml_constructors[None] = _Strict.no_tag
 for _reader in (_Loader, _FastLoader, _Dumper):
     for _kind, (_pattern, _first) in _SPELLINGS.items():
         _reader.add_implicit_resolver(_CORE + _kind, _pattern, _first)

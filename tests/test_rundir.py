@@ -1,9 +1,11 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -278,3 +280,28 @@ def test_no_reader_waits_for_what_is_no_file(
     err = capsys.readouterr().err
     for name in ("status.json", "config.yaml", "events.jsonl", "layers/part", "evals/part"):
         assert name in err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "standing"),
+    [(-30, "running"), (-3600, "lost"), (30, "running"), (86_400, "lost")],
+)
+def test_a_heartbeat_from_elsewhere_counts_while_it_is_near_our_clock(
+    seconds: float, standing: str, tmp_path: Path
+) -> None:
+    """One from the future, as of a clock that was set back since, is alive for no longer."""
+    heartbeat = datetime.now(UTC) + timedelta(seconds=seconds)
+    content = {"state": "running", "host": "another-host", "heartbeat": heartbeat.isoformat()}
+    RunDir(tmp_path).status_file.write_text(json.dumps(content))
+    assert RunDir(tmp_path).standing() == standing
+
+
+def test_a_copy_of_a_running_run_is_lost(tmp_path: Path) -> None:
+    run, copy = RunDir(tmp_path / "run"), RunDir(tmp_path / "copy")
+    with run.lock():
+        run.write_status(Status("running", 3, 8))
+        shutil.copytree(run.path, copy.path)
+        assert run.standing() == "running"
+        assert copy.standing() == "lost"
+        run.path.rename(tmp_path / "moved")
+        assert RunDir(tmp_path / "moved").standing() == "running"  # the lock goes along

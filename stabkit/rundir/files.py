@@ -65,6 +65,18 @@ def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:
         file.write(content)
 
 
+def overwrite(path: Path, content: bytes) -> None:
+    """Write into the file that is there, for which a full disk has room; never through a link.
+
+    A kill meanwhile leaves a torn file. Content beyond the file's last block may not fit either.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(file, "wb", buffering=0) as opened:
+        opened.write(content)
+        opened.truncate(len(content))
+        os.fsync(file)
+
+
 def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
     """A new file, locked while it is written: so others see whether its writer is alive."""
     while True:

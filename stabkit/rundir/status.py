@@ -76,4 +76,5 @@ def heard_of_lately(status: Status) -> bool:
         age = datetime.now(UTC) - datetime.fromisoformat(status.heartbeat)
     except (ValueError, TypeError):  # no time stamp, or one without a zone
         return False
-    return age.total_seconds() < LOST_AFTER_S
+    # from a clock that was set back, or one that is far ahead, nothing follows
+    return abs(age.total_seconds()) < LOST_AFTER_S

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from stabkit.config import RunConfig
@@ -118,12 +118,18 @@ def _final_status(task: Task, returncode: int, slot: Slot) -> Status:
         if returncode < 0:
             reason = f"the process was killed by {signal.Signals(-returncode).name}"
         status = replace(status, state="failed", reason=f"{reason}; see {task.rundir.log_file}")
-        task.rundir.write_status(status)
+        _write(task, status)
     elif slot.sharers > 1 and "out of memory" in status.reason.lower():
         remedy = f"{slot.sharers} runs share the GPU; fewer fit: runtime.runs_per_gpu"
         status = replace(status, reason=f"{status.reason} ({remedy})")
-        task.rundir.write_status(status)
+        _write(task, status)
     return status
+
+
+def _write(task: Task, status: Status) -> None:
+    """As far as the disk takes it: the other runs must not end because one cannot be written of."""
+    with suppress(OSError):
+        task.rundir.write_status(status)
 
 
 @contextmanager

@@ -124,8 +124,8 @@ def _leave_reason(config: RunConfig, rundir: RunDir, error: Exception) -> None:
     failed = rundir.last_status() or Status("failed", steps=config.train.steps)
     if not rundir.config_file.exists():
         _write_config(config, rundir)
+    rundir.write_status(replace(failed, state="failed", reason=reason))  # first: a disk may be full
     rundir.append_event("failed", reason=reason)
-    rundir.write_status(replace(failed, state="failed", reason=reason))
 
 
 class Parts(NamedTuple):
