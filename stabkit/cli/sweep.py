@@ -5,7 +5,7 @@ import shutil
 from typing import Any
 
 from stabkit.cli.request import RequestError
-from stabkit.config import parse_overrides
+from stabkit.config import ConfigError, parse_overrides, unusable_path
 from stabkit.sweep.grid import SLURM, load_sweep
 from stabkit.sweep.launch import launch, print_cells
 
@@ -15,6 +15,9 @@ def act(arguments: argparse.Namespace) -> int:
     settings = [word for word in arguments.overrides if word not in asks]
     words = parse_overrides([word.removeprefix(SLURM) for word in asks])
     sweep = load_sweep(arguments.file, arguments.scale, settings)
+    problems = dict.fromkeys(p for cell in sweep.cells if (p := unusable_path(cell.config)))
+    if problems:
+        raise ConfigError(str(arguments.file), list(problems))
     folder = arguments.runs / sweep.name
     if arguments.cancel or arguments.cancel_removed:
         from stabkit.sweep.cancel import cancel_cells, cancel_removed

@@ -15,6 +15,7 @@ from stabkit.config.reading import (
     run_id,
     save_config,
     suggest,
+    unusable_path,
     validate,
     with_settings,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "run_id",
     "save_config",
     "suggest",
+    "unusable_path",
     "validate",
     "with_settings",
 ]
