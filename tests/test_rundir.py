@@ -252,7 +252,13 @@ def test_folders_may_be_as_deep_as_they_like(tmp_path: Path) -> None:
         deep = deep / "a"
         deep.mkdir()
     (deep / "config.yaml").touch()
-    assert find_runs(tmp_path) == [deep]
+    try:
+        assert find_runs(tmp_path) == [deep]
+    finally:  # pytest removes folders by recursion, and cannot remove these
+        (deep / "config.yaml").unlink()
+        while deep != tmp_path:
+            deep.rmdir()
+            deep = deep.parent
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
