@@ -99,12 +99,13 @@ class _Dumper(yaml.SafeDumper):
 for _loader in (_Loader, _FastLoader):
     _loader.yaml_implicit_resolvers = {}
     _loader.yaml_constructors = {
-        _CORE + kind: yaml.SafeLoader.yaml_constructors[_CORE + kind]
-        for kind in ("str", "seq", "map")
+        **{
+            _CORE + kind: yaml.SafeLoader.yaml_constructors[_CORE + kind]
+            for kind in ("str", "seq", "map")
+        },
+        **{_CORE + kind: _Strict.spelled for kind in _SPELLINGS},
+        None: _Strict.no_tag,
     }
-    for _kind in _SPELLINGS:
-        _loader.add_constructor(_CORE + _kind, _Strict.spelled)
-    _loader.add_constructor(None, _Strict.no_tag)
 for _reader in (_Loader, _FastLoader, _Dumper):
     for _kind, (_pattern, _first) in _SPELLINGS.items():
         _reader.add_implicit_resolver(_CORE + _kind, _pattern, _first)
@@ -117,6 +118,8 @@ def parse_yaml(text: str) -> Any:
         _refuse_endless(content, (), itertools.count())
     except yaml.YAMLError as error:
         raise ValueError(_one_line(error)) from None
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8 text") from None
     except RecursionError:
         raise ValueError("not a configuration: nested too deeply") from None
     return content

@@ -61,6 +61,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str | None, str | None]] = {
         "left out, {run}/config.yaml: not valid YAML",
         None,
     ),
+    "config with a tag": (
+        lambda run: (run / "config.yaml").write_text("seed: !!int ''"),
+        "left out, {run}/config.yaml: not valid YAML: '' is no int",
+        None,
+    ),
+    "config with a leading zero": (
+        lambda run: (run / "config.yaml").write_text("seed: 012"),
+        "012 begins with a zero",
+        None,
+    ),
     "config empty": (lambda run: (run / "config.yaml").write_text(""), "holds no settings", None),
     "config a list": (lambda run: (run / "config.yaml").write_text("- 1"), "no settings", None),
     "config binary": (

@@ -1,10 +1,12 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import warnings
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -287,7 +289,13 @@ def test_folders_may_be_as_deep_as_they_like(tmp_path: Path) -> None:
         deep = deep / "a"
         deep.mkdir()
     (deep / "config.yaml").touch()
-    assert find_runs(tmp_path) == [deep]
+    try:
+        assert find_runs(tmp_path) == [deep]
+    finally:  # pytest removes folders by recursion, and cannot remove these
+        (deep / "config.yaml").unlink()
+        while deep != tmp_path:
+            deep.rmdir()
+            deep = deep.parent
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
@@ -315,3 +323,29 @@ def test_no_reader_waits_for_what_is_no_file(
     err = capsys.readouterr().err
     for name in ("status.json", "config.yaml", "events.jsonl", "layers/part", "evals/part"):
         assert name in err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "standing"),
+    [(-30, "running"), (-3600, "lost"), (30, "running"), (86_400, "lost")],
+)
+def test_a_heartbeat_from_elsewhere_counts_while_it_is_near_our_clock(
+    seconds: float, standing: str, tmp_path: Path
+) -> None:
+    """One from the future, as of a clock that was set back since, is alive for no longer."""
+    heartbeat = datetime.now(UTC) + timedelta(seconds=seconds)
+    content = {"state": "running", "host": "another-host", "heartbeat": heartbeat.isoformat()}
+    RunDir(tmp_path).status_file.write_text(json.dumps(content))
+    os.utime(RunDir(tmp_path).status_file, (heartbeat.timestamp(),) * 2)
+    assert RunDir(tmp_path).standing() == standing
+
+
+def test_a_copy_of_a_running_run_is_lost(tmp_path: Path) -> None:
+    run, copy = RunDir(tmp_path / "run"), RunDir(tmp_path / "copy")
+    with run.lock():
+        run.write_status(Status("running", 3, 8))
+        shutil.copytree(run.path, copy.path)
+        assert run.standing() == "running"
+        assert copy.standing() == "lost"
+        run.path.rename(tmp_path / "moved")
+        assert RunDir(tmp_path / "moved").standing() == "running"  # the lock goes along

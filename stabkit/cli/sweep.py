@@ -5,7 +5,7 @@ import shutil
 from typing import Any
 
 from stabkit.cli.request import RequestError
-from stabkit.config import parse_overrides
+from stabkit.config import ConfigError, parse_overrides, unusable_path
 from stabkit.sweep.grid import SLURM, load_sweep
 from stabkit.sweep.launch import launch, print_cells
 from stabkit.sweep.reconcile import refuse_foreign
@@ -18,6 +18,9 @@ def act(arguments: argparse.Namespace) -> int:
         settings.append("runtime.allow_inexact=true")
     words = parse_overrides([word.removeprefix(SLURM) for word in asks])
     sweep = load_sweep(arguments.file, arguments.scale, settings)
+    problems = dict.fromkeys(p for cell in sweep.cells if (p := unusable_path(cell.config)))
+    if problems:
+        raise ConfigError(str(arguments.file), list(problems))
     folder = arguments.runs / sweep.name
     if arguments.cancel or arguments.cancel_removed:
         from stabkit.sweep.cancel import cancel_cells, cancel_removed

@@ -17,6 +17,7 @@ from stabkit.config.reading import (
     run_id,
     save_config,
     suggest,
+    unusable_path,
     validate,
     with_settings,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "run_id",
     "save_config",
     "suggest",
+    "unusable_path",
     "validate",
     "with_settings",
     "without_effect",

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -118,9 +119,24 @@ def read_config(path: Path) -> RunConfig:
 def missing_data(config: RunConfig) -> str | None:
     """What is wrong with where the data should be, seen without reading any of it."""
     data = config.data
+    if problem := unusable_path(config):
+        return problem
     if data.path is None or data.download or Path(data.path).expanduser().is_dir():
         return None
     return f"data.path = {data.path!r}: no such folder; {data.name} data is read from there"
+
+
+def unusable_path(config: RunConfig) -> str | None:
+    """A setting that is no path on any disk, or begins with the home of a user who is not known."""
+    for key, text in (("data.path", config.data.path), ("runtime.cache", config.runtime.cache)):
+        try:
+            if text is not None and b"\0" in os.fsencode(Path(text).expanduser()):
+                return f"{key} = {text!r}: no path, it holds a NUL byte"
+        except RuntimeError:
+            return f"{key} = {text!r}: no such user; write the folder in full"
+        except ValueError as error:
+            return f"{key} = {text!r}: no path ({error})"
+    return None
 
 
 def save_config(config: RunConfig) -> str:

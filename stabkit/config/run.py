@@ -18,7 +18,7 @@ class DataConfig(Section):
         "synthetic"
     )
     path: str | None = None
-    image_size: Annotated[int, Field(gt=0, le=4096)] = 32
+    image_size: Annotated[int, Number, Field(gt=0, le=4096)] = 32
     num_train: Rows = 0
     num_heldout: Rows = 0
     download: bool = False
@@ -77,7 +77,7 @@ class RuntimeConfig(Section):
     `runs_per_gpu`: how many runs of a sweep on this machine share a GPU, each a process of its own.
     """
 
-    device: str = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|(cuda|mps|xpu)(:[0-9]{1,3})?)$")] = "auto"
     threads: Annotated[int, Number, Field(gt=0, le=4096)] | None = None
     allow_inexact: bool = False
     runs_per_gpu: PositiveInt = 1

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -17,8 +17,14 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _fits(seed: int) -> int:
+    if seed >= 2**64:
+        raise ValueError(f"{seed} has more than 64 bits; at most {2**64 - 1}")
+    return seed
+
+
 Number = BeforeValidator(_number)
-Seed = Annotated[int, Number, Field(ge=0, lt=2**64)]
+Seed = Annotated[int, Number, Field(ge=0), AfterValidator(_fits)]
 PositiveInt = Annotated[int, Number, Field(gt=0, le=MANY)]
 NonNegativeInt = Annotated[int, Number, Field(ge=0, le=MANY)]
 Size = Annotated[int, Number, Field(gt=0, le=65_536)]  # of a layer or a batch

@@ -65,7 +65,7 @@ def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:
         file.write(content)
 
 
-def write_over(path: Path, content: bytes) -> None:
+def overwrite(path: Path, content: bytes) -> None:
     """Write in the place of a small file's bytes, which a full disk still lets one do.
 
     Only for a last word that would not be said otherwise: one write is all but a whole one. Raises

@@ -16,11 +16,11 @@ from stabkit.rundir.files import (
     NoFileError,
     append_to,
     atomic_write,
+    overwrite,
     read_file,
     refuse_link,
     remove_dead,
     utc_now,
-    write_over,
 )
 from stabkit.rundir.find import TABLES, left_out
 from stabkit.rundir.status import Standing, Status, heard_of_lately, is_ahead, parse_status
@@ -86,19 +86,23 @@ class RunDir:
             return None
 
     def write_status(self, status: Status) -> None:
-        """Raises FileNotFoundError when the folder is gone: it is never made anew by its run."""
+        """Replace the status; on a full disk write a last word over the one that is there.
+
+        Raises FileNotFoundError when the folder is gone: it is never made anew by its run.
+        """
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: the run's folder was deleted or moved")
         content = asdict(status) | {"heartbeat": utc_now(), "host": socket.gethostname()}
         # a heartbeat comes again in a second; a last word does not
-        last = status.state != "running"
-        words = json.dumps(content).encode()
+        durable = status.state != "running"
+        text = json.dumps(content).encode()
         try:
-            atomic_write(self.status_file, words, durable=last)
+            atomic_write(self.status_file, text, durable)
         except OSError as error:
-            if not last or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (full and durable and self.status_file.exists()):
                 raise
-            write_over(self.status_file, words)
+            overwrite(self.status_file, text)
 
     def standing(self) -> Standing:
         """How the run stands: `lost` when it says running and its process is gone or silent.

@@ -140,16 +140,17 @@ def _final_status(task: Task, returncode: int, slot: Slot) -> Status:
         if returncode < 0:
             reason = f"the process was killed by {signal.Signals(-returncode).name}"
         status = replace(status, state="failed", reason=f"{reason}; see {task.rundir.log_file}")
-        _leave(task, status)
+        _write(task, status)
     elif slot.sharers > 1 and "out of memory" in status.reason.lower():
         remedy = f"{slot.sharers} runs share the GPU; fewer fit: runtime.runs_per_gpu"
         status = replace(status, reason=f"{status.reason} ({remedy})")
-        _leave(task, status)
+        _write(task, status)
     return status
 
 
-def _leave(task: Task, status: Status) -> None:
-    with suppress(OSError):  # a full disk: the other runs go on, and this one's end is reported
+def _write(task: Task, status: Status) -> None:
+    """As far as the disk takes it: the other runs must not end because one cannot be written of."""
+    with suppress(OSError):
         task.rundir.write_status(status)
 
 

@@ -84,7 +84,10 @@ class SlurmRequest(Section):
 def defaults_file() -> Path:
     """Where a user keeps what holds for their cluster: partition, account, setup lines, …"""
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "stabkit" / "slurm.yaml"
+    try:
+        return Path(home).expanduser() / "stabkit" / "slurm.yaml"
+    except RuntimeError as error:  # ~name of nobody
+        raise ConfigError(f"XDG_CONFIG_HOME = {home!r}", [str(error)]) from None
 
 
 def read_defaults() -> dict[str, Any]:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from stabkit.rundir import append_to, whole
 from stabkit.train.image_set import Images, ImageSet, stacked
+from stabkit.train.pixels import PIXELS_VERSION
 
 _MAGIC = b"stabkit images 1"
 _HEADER = len(_MAGIC) + 8 + 32
@@ -45,7 +46,7 @@ def cached(images: ImageSet, folder: str | None) -> ImageSet:
     """
     if folder is None or images.encoded is None:
         return images
-    fingerprint = f"Pillow {PIL.__version__} {images.encoded.stamp()}"
+    fingerprint = f"Pillow {PIL.__version__} pixels {PIXELS_VERSION} {images.encoded.stamp()}"
     name = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
     file = Path(folder).expanduser() / f"{name}.images"
     try:

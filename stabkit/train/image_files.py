@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import features
 
+from stabkit.rundir import left_out
 from stabkit.train.image_set import ImageSet, encoded_set, file_stamp, from_array
 
 HELDOUT_NAMES = ("validation", "val", "test")
 """First match is the held-out split; test last, since ImageNet's public one has no labels."""
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SUFFIXES = tuple(
+    sorted(
+        {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+        | {".tif", ".tiff", ".webp"}
+        | ({".avif"} if features.check("avif") else set())
+    )
+)
 
 
 def existing_folder(path: str) -> Path:
@@ -69,11 +79,16 @@ def _class_names(split: Path) -> list[str]:
 
 def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
     files: list[Path] = []
+    skipped: list[Path] = []
     labels: list[int] = []
     for name in _class_names(split):
-        images = _image_files(split / name)
+        images, others = _image_files(split / name)
+        skipped += others
         files += images
         labels += [classes.index(name)] * len(images)
+    if skipped:
+        first = f"the first is {skipped[0].relative_to(split)}"
+        left_out(split, f"{first}; read are {', '.join(_SUFFIXES)}", f"{len(skipped):,} file(s)")
     return encoded_set(
         np.array(labels, np.int64),
         classes,
@@ -83,18 +98,29 @@ def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
     )
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, links followed, and the files that are none."""
     # Hidden files are never images: macOS leaves ._NAME.jpg beside NAME.jpg.
-    files = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
-    if not files:
+    found = sorted(p for p in _files_below(folder) if not p.name.startswith("."))
+    images = [p for p in found if p.suffix.lower() in _SUFFIXES and p.is_file()]
+    if not images:
         raise ValueError(
             f"{folder}: has no images ({', '.join(_SUFFIXES)}); it holds {_content(folder)}"
         )
-    return files
+    return images, sorted(set(found) - set(images))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(folder, followlinks=True):
+        here = Path(where)
+        for inner in folders:
+            if (here / inner).is_symlink() and here.resolve().is_relative_to(
+                (here / inner).resolve()
+            ):
+                raise ValueError(
+                    f"{here / inner}: is a link to a folder that it lies in; remove it"
+                )
+        yield from (here / name for name in names)
 
 
 def _content(folder: Path, limit: int = 8) -> str:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from stabkit.train.pixels import check_size, rgb_pixels
+
 Images = Tensor | list[Tensor]
 
 HELD_BYTES = 2**30
@@ -81,6 +83,7 @@ def encoded_set(
     def of_image(act: Callable[[Image.Image], T], i: int) -> T:
         try:
             with opened(i) as file, Image.open(file) as image:
+                check_size(image)
                 return act(image)
         # Not only OSError: Pillow's decoders let many kinds of error through on broken bytes.
         except Exception as error:
@@ -89,7 +92,7 @@ def encoded_set(
             ) from error
 
     def pixels(image: Image.Image) -> Tensor:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return torch.from_numpy(rgb_pixels(image)).permute(2, 0, 1)
 
     def read(index: NDArray[np.int64]) -> Images:
         return stacked(list(_pool().map(functools.partial(of_image, pixels), index.tolist())))

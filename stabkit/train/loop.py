@@ -1,6 +1,5 @@
 """One run, from its configuration to its folder."""
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -16,10 +15,8 @@ from stabkit.monitor.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.features import effective_rank, feature_std
 from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, same_folder
-from stabkit.rundir import State as RunState
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
-from stabkit.train.alerts import Alerts
 from stabkit.train.batches import Batch, ReadAhead, make_batch
 from stabkit.train.compute import autocast, scaled_step, widened
 from stabkit.train.data import batch_index, load_data
@@ -36,6 +33,7 @@ from stabkit.train.image_set import ImageSet
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim import lr_at, momentum_at
 from stabkit.train.probe import build_probe
+from stabkit.train.progress import Progress, rows_missing
 from stabkit.train.recording import Recorder, Silent, hold
 from stabkit.train.request import as_request, check_free, check_request, claimed
 from stabkit.train.stabilizers import side_effects
@@ -202,10 +200,6 @@ def _lacking(rundir: RunDir, step: int) -> list[str]:
     return gaps(Run(rundir.path).keeping(), end=step) if rank() == 0 else []
 
 
-def rows_missing(lacking: list[str]) -> str | None:
-    return f"rows are missing: {'; '.join(lacking)}" if lacking else None
-
-
 def _recorder(
     config: RunConfig,
     rundir: RunDir,
@@ -328,55 +322,3 @@ def checkpoint(
     monitor.flush()
     if rank() == 0:
         save_state(state, config, step, rundir.checkpoint_file)
-
-
-class Progress:
-    """Keeps `status.json` alive: at most once a second, and at the end."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        rundir: RunDir,
-        first: int,
-        chance: float,
-        is_ours: Callable[[], bool],
-        lacking: list[str],
-    ) -> None:
-        self._is_ours = is_ours
-        self._lacking = lacking
-        self.rundir, self.steps, self.batch = rundir, config.train.steps, config.train.batch
-        self._alerts = Alerts(rundir, chance) if rank() == 0 else None
-        self._knn: float | None = None
-        self._began, self._first = time.monotonic(), first
-        self._written = float("-inf")
-        self.report(first)
-
-    def evaluated(self, step: int, correct: NDArray[np.bool_]) -> None:
-        self._knn = float(correct.mean())
-        if self._alerts is not None:
-            self._alerts.add(step, correct)
-
-    def report(self, step: int) -> None:
-        if not self._is_ours():
-            raise FileNotFoundError(f"{self.rundir.path}: the run's folder was deleted or moved")
-        now = time.monotonic()
-        if rank() != 0 or now - self._written < 1.0:
-            return
-        self._written = now
-        self.rundir.write_status(self.status("running", step, rows_missing(self._lacking)))
-
-    def status(self, state: RunState, step: int, reason: str | None) -> Status:
-        seconds = time.monotonic() - self._began
-        done = step - self._first
-        rate = self.batch * done / seconds if seconds else None
-        eta = (self.steps - step) * seconds / done if done else None
-        return Status(
-            state,
-            step,
-            self.steps,
-            images_per_s=rate,
-            eta_s=eta,
-            knn=self._knn,
-            reason=reason,
-            events=self._alerts.counts if self._alerts is not None else {},
-        )

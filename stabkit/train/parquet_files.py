@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +21,7 @@ from stabkit.train.image_files import HELDOUT_NAMES, existing_folder
 from stabkit.train.image_set import ImageSet, encoded_set, file_stamp
 
 _IMAGE_COLUMNS = ("image", "img")
+_NUMBERED = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,6})(?:-[0-9a-f]+)?\.parquet$")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
@@ -66,6 +69,7 @@ def _shard_files(root: Path, splits: tuple[str, ...]) -> list[Path]:
         for folder in (root, root / "data"):
             files = sorted(folder.glob(f"{split}*.parquet"))
             if files:
+                _refuse_incomplete(folder, files)
                 return files
     wanted = " or ".join(f"{split}*.parquet" for split in splits)
     found = sorted(p.name for p in [*root.glob("*.parquet"), *root.glob("data/*.parquet")])
@@ -73,6 +77,36 @@ def _shard_files(root: Path, splits: tuple[str, ...]) -> list[Path]:
         f"{root}: has no {wanted}, nor has its folder data; "
         f"Parquet files there: {', '.join(found[:8]) or 'none'}"
     )
+
+
+def _refuse_incomplete(folder: Path, files: list[Path]) -> None:
+    """Shards NAME-00000-of-00004 must be there each once, and of one number."""
+    groups: dict[str, list[tuple[int, int, str]]] = {}
+    for file in files:
+        if part := _NUMBERED.match(file.name):
+            name, number, total = part.groups()
+            groups.setdefault(name, []).append((int(number), int(total), file.name))
+    for name, parts in groups.items():
+        totals = sorted({total for _, total, _ in parts})
+        whole = folder / f"{name}.parquet"
+        if len(totals) > 1 or whole in files:
+            found = [f"-of-{total:05}" for total in totals] + [whole.name] * (whole in files)
+            raise ValueError(
+                f"{folder}: {name} is there more than once, as {' and as '.join(found)}; "
+                "remove all but one"
+            )
+        counts = Counter(number for number, _, _ in parts)
+        twice = sorted(file for number, _, file in parts if counts[number] > 1)
+        if twice:
+            raise ValueError(f"{folder}: a shard is there twice: {', '.join(twice[:8])}")
+        missing = sorted(set(range(totals[0])) - counts.keys())
+        foreign = sorted(file for number, _, file in parts if number >= totals[0])
+        if missing or foreign:
+            names = [f"{name}-{number:05}-of-{totals[0]:05}.parquet" for number in missing[:8]]
+            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+            what = [f"missing {', '.join(names)}{more}"] * bool(missing)
+            what += [f"numbered from 0, there is no {file}" for file in foreign[:8]]
+            raise ValueError(f"{folder}: the shards of {name} are incomplete: {'; '.join(what)}")
 
 
 def _read_shard(file: Path) -> _Shard:

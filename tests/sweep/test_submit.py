@@ -176,7 +176,7 @@ def test_a_local_launch_leaves_alone_what_slurm_has(
     for down in (False, True):  # also when nobody can tell: two must never train one run
         if down:
             (slurm.folder / "down").touch()
-        assert main(local) == 1  # not done yet
+        assert main(local) == 1  # not done, so nothing may build on it
         printed = capsys.readouterr().out
         assert "3 running or queued, 0 to run" in printed
         said = "SLURM cannot be asked about it; if job 11_" if down else "SLURM has it as job 11_"

@@ -1,59 +1,87 @@
-"""A run on a disk that gets full says so in its status, and goes on when there is room again."""
+"""A disk that is really full: the run fails with the reason in its status, and loses nothing."""
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stabkit.cli import main
 from stabkit.rundir import RunDir
 from stabkit.train import loop
-from tests.conftest import SMALL
-from tests.full import fill, no_room, small_disk
+from tests.conftest import SMALL, small_config
+from tests.full import no_room
+from tests.train.test_resume import assert_same_run, at_call
+
+SIZE = 32 * 2**20
 
 
-def test_the_reason_is_in_the_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError:
+        pytest.skip("no mount command here")
+    if done.returncode:
+        pytest.skip("mounting a small disk needs root's rights")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(file: Path) -> None:
+    with suppress(OSError), file.open("wb", buffering=0) as opened:
+        while True:
+            opened.write(b"x" * 4096)
+
+
+@pytest.mark.parametrize("at", [3, 7])
+def test_a_full_disk_is_the_reason_of_a_failed_run(
+    at: int, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    save = loop.save_state
+    config = small_config("train.steps=10", "runtime.checkpoint_every=2")
+    filler, step = small_disk / "filler", loop.train_step
 
-    def full_from_step_14(state: object, config: object, step: int, path: Path) -> None:
-        if step == 14:
-            no_room(patch)
-        save(state, config, step, path)  # type: ignore[arg-type]
+    def filling(*given: Any) -> None:
+        fill(filler)
+        step(*given)
 
+    rundir = RunDir(small_disk / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_state", full_from_step_14)
-        assert main(["train", "tiny", *SMALL, "--run-dir", str(run)]) == 1
-    assert_says_why(run, capsys)
-    assert main(["train", "tiny", *SMALL, "--run-dir", str(run)]) == 0
+        patch.setattr(loop, "train_step", at_call(step, at, filling))
+        with pytest.raises(OSError, match="No space left"):
+            loop.train(config, rundir)
+    assert filler.exists()
+    status = rundir.read_status()
+    assert status is not None
+    assert status.state == "failed"
+    assert "No space left" in str(status.reason)
+    assert rundir.standing() == "failed"
+    filler.unlink()
+    assert loop.train(config, rundir).state == "done"
+    loop.train(config, RunDir(tmp_path / "whole"))
+    assert_same_run(tmp_path / "whole", rundir.path)
 
 
-def test_the_reason_is_in_the_status_of_a_disk_that_is_really_full(
+def test_status_says_why_also_where_no_disk_can_be_mounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        run = disk / "run"
-        save = loop.save_state
+    run, step = tmp_path / "run", loop.train_step
+    with monkeypatch.context() as patch:
 
-        def full_from_step_14(state: object, config: object, step: int, path: Path) -> None:
-            if step == 14:
-                fill(disk)
-            save(state, config, step, path)  # type: ignore[arg-type]
+        def filling(*given: Any) -> None:
+            no_room(patch)
+            step(*given)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "save_state", full_from_step_14)
-            assert main(["train", "tiny", *SMALL, "--run-dir", str(run)]) == 1
-        assert_says_why(run, capsys)
-        (disk / "filler").unlink()
-        assert main(["train", "tiny", *SMALL, "--run-dir", str(run)]) == 0
-        assert RunDir(run).standing() == "done"
-
-
-def assert_says_why(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert RunDir(run).standing() == "failed"
+        patch.setattr(loop, "train_step", at_call(step, 9, filling))
+        assert main(["train", "tiny", *SMALL, "--run-dir", str(run)]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert main(["status", str(run)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("failed")
     assert "OSError: [Errno 28] No space left on device" in printed
+    assert main(["train", "tiny", *SMALL, "--run-dir", str(run)]) == 0
