@@ -202,8 +202,8 @@ def test_a_run_goes_on_beside_whatever_was_put_into_its_folder(made: Path, tmp_p
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("runtime.device=foo", "runtime.device 'foo': should be auto, cpu, cuda or"),
-        ("runtime.device=meta", "runtime.device 'meta': should be auto, cpu, cuda or"),
+        ("runtime.device=foo", "runtime.device = 'foo': should be auto, cpu, cuda"),
+        ("runtime.device=meta", "runtime.device = 'meta': should be auto, cpu, cuda"),
         ("runtime.device=cuda:77", "runtime.device 'cuda:77': the"),
         ("runtime.device=mps", "runtime.device 'mps': there is no such device here"),
         ("runtime.signals_every=9", "does nothing without runtime.signals"),
@@ -250,7 +250,7 @@ def test_a_wrong_request_makes_no_folder(
 def test_everything_wrong_is_said_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small_config("runtime.device=foo", "data.name=imagefolder", "data.path=/no/where")
+    config = small_config("runtime.device=xpu", "data.name=imagefolder", "data.path=/no/where")
     with pytest.raises(ValueError, match=r"runtime.device(.|\n)*data.path"):
         loop.train(config, RunDir(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
@@ -340,7 +340,7 @@ def test_evaluate_refuses_a_checkpoint_that_is_not_of_the_run(
     assert main(["evaluate", str(folder), "--knn"]) == 2
     assert "belongs to run" in capsys.readouterr().err
     assert main(["evaluate", str(folder), "--knn", "runtime.device=foo"]) == 2
-    assert "runtime.device 'foo'" in capsys.readouterr().err
+    assert "runtime.device = 'foo'" in capsys.readouterr().err
     assert main(["export", str(folder), "-o", str(tmp_path / "x.pt")]) == 2
     assert tree(tmp_path) == before
 

@@ -8,7 +8,16 @@ from stabkit.config.compute import ComputeConfig
 from stabkit.config.method import MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig
 from stabkit.config.optim import OptimConfig
-from stabkit.config.section import Number, PositiveFloat, PositiveInt, Rows, Section, Seed, Size
+from stabkit.config.section import (
+    Device,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Rows,
+    Section,
+    Seed,
+    Size,
+)
 
 
 class DataConfig(Section):
@@ -77,7 +86,7 @@ class RuntimeConfig(Section):
     `runs_per_gpu`: how many runs of a sweep on this machine share a GPU, each a process of its own.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|(cuda|mps|xpu)(:[0-9]{1,3})?)$")] = "auto"
+    device: Device = "auto"
     threads: Annotated[int, Number, Field(gt=0, le=4096)] | None = None
     allow_inexact: bool = False
     runs_per_gpu: PositiveInt = 1

@@ -1,5 +1,6 @@
 """What the sections of a configuration are made of."""
 
+import re
 from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -32,6 +33,16 @@ Rows = Annotated[int, Number, Field(ge=0, le=100_000_000)]  # held or counted, o
 PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:[0-9]{1,3})?", value):
+        message = "Input should be auto, cpu, cuda, mps or xpu; of several cuda:0, cuda:1 and so on"
+        raise PydanticCustomError("device", message)
+    return value
+
+
+Device = Annotated[str, AfterValidator(_device)]
 
 
 class Section(BaseModel):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import stabkit
+from stabkit.rundir import ForeignFolderError
 from tests.gpu import DEVICE, ON_CUDA
 from tests.monitor.twins import ORDER, Net, Watch, batch, loss_of, net, twins
 
@@ -894,7 +895,7 @@ def test_a_constructor_that_is_refused_late_leaves_nothing_behind(tmp_path: Path
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("")
     scaler = torch.amp.GradScaler("cpu")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ForeignFolderError, match="file"):
         stabkit.Monitor(model, optimizer, tmp_path / "file", scaler=scaler)
     assert not optimizer._optimizer_step_pre_hooks
     assert "step" not in vars(scaler)
