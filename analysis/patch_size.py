@@ -18,8 +18,8 @@ RUNS = "runs/patch_size"
 from pathlib import Path
 
 from stabkit.analyze.claims import together
-from stabkit.analyze.levels_plot import draw_levels
 from stabkit.analyze.plots import draw, save
+from stabkit.analyze.plots.levels import draw_levels
 from stabkit.analyze.study import higher, levels, published, study_runs, study_table
 from stabkit.sweep.grid import load_sweep
 

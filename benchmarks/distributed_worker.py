@@ -26,11 +26,11 @@ from stabkit.config import (
     with_settings,
 )
 from stabkit.monitor.ranks import active
-from stabkit.train.batches import Batch
+from stabkit.train.data.batches import Batch
 from stabkit.train.device import prepare_device
-from stabkit.train.distributed import BUCKET_BYTES, GradientReduction, own_rows, process_group
 from stabkit.train.loop import train_step
-from stabkit.train.optim import lr_at, momentum_at
+from stabkit.train.optim.build import lr_at, momentum_at
+from stabkit.train.parallel.reduce import BUCKET_BYTES, GradientReduction, own_rows, process_group
 from stabkit.train.recording import Silent
 from stabkit.train.state import State, build_state
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
 from overhead_timing import median_interval
 
-from stabkit.analyze.style import RC, new_figure
+from stabkit.analyze.plots.style import RC, new_figure
 
 MEASURED, THEORY = "#0b4f8a", "#c8642c"
 

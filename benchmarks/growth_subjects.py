@@ -15,11 +15,11 @@ import torch
 
 from stabkit.analyze.summary import run_table
 from stabkit.config import RunConfig, read_base, run_id, save_config, validate, with_settings
-from stabkit.monitor.knn import knn_predict
 from stabkit.rundir import RunDir, Status
 from stabkit.store.reader import load
 from stabkit.store.writer import Writer
-from stabkit.train.batches import Batch
+from stabkit.train.data.batches import Batch
+from stabkit.train.knn import knn_predict
 from stabkit.train.loop import train_step
 from stabkit.train.recording import Silent
 from stabkit.train.state import build_state

@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from stabkit.config import KnnConfig, load_config
-from stabkit.monitor.knn import KnnBank, knn_predict
-from stabkit.train.data import load_data
-from stabkit.train.evaluate import HeldoutKnn, encode
+from stabkit.train.data.load import load_data
+from stabkit.train.heldout_knn import HeldoutKnn, encode
+from stabkit.train.knn import KnnBank, knn_predict
 
 K, TEMPERATURE, CLASSES = KnnConfig().k, KnnConfig().temperature, 10
 HELD = 2**26  # similarities a chunk of whoever writes all of them, 256 MiB

@@ -14,11 +14,11 @@ from results import Row, Times, parser, publish
 from torch import Tensor, nn
 
 from stabkit.config import load_config
-from stabkit.train.data import load_data
-from stabkit.train.evaluate_config import LinearConfig
-from stabkit.train.features import encode_set
-from stabkit.train.image_set import ImageSet, from_array
-from stabkit.train.linear_probe import fit_heads
+from stabkit.evaluate.config import LinearConfig
+from stabkit.evaluate.features import encode_set
+from stabkit.evaluate.linear_probe import fit_heads
+from stabkit.train.data.image_set import ImageSet, from_array
+from stabkit.train.data.load import load_data
 from stabkit.train.state import build_state
 
 MANY = 16

@@ -13,12 +13,13 @@ from overhead_timing import Interval
 from results import Row
 
 from stabkit.config import RunConfig
-from stabkit.monitor.knn import KnnBank
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir
-from stabkit.train import evaluate, loop
-from stabkit.train.batches import ReadAhead
-from stabkit.train.heads import Online, Twin
+from stabkit.train import heldout_knn as evaluate
+from stabkit.train import loop
+from stabkit.train.data.batches import ReadAhead
+from stabkit.train.knn import KnnBank
+from stabkit.train.methods.heads import Online, Twin
 
 WAITING = "waiting for the batch to be read"
 STAGES: tuple[tuple[Any, str, str], ...] = (

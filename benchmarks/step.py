@@ -25,8 +25,8 @@ from stages import stages
 
 from stabkit.config import RunConfig, load_config
 from stabkit.monitor.monitor import Monitor
-from stabkit.train.batches import make_batch, read_batch
-from stabkit.train.data import load_data
+from stabkit.train.data.batches import make_batch, read_batch
+from stabkit.train.data.load import load_data
 from stabkit.train.device import prepare_device
 from stabkit.train.loop import train_step
 from stabkit.train.state import State, build_state

@@ -28,13 +28,13 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from stabkit.config import RunConfig, validate
-from stabkit.train import image_set
-from stabkit.train.data import load_data
-from stabkit.train.image_ops import IMAGENET_MEAN, IMAGENET_STD
+from stabkit.train.data import image_set
+from stabkit.train.data.image_ops import IMAGENET_MEAN, IMAGENET_STD
+from stabkit.train.data.load import load_data
+from stabkit.train.data.views import two_views
 from stabkit.train.loop import Batch, train_step
 from stabkit.train.recording import Silent
 from stabkit.train.state import build_state
-from stabkit.train.views import two_views
 
 PHOTOGRAPH = (375, 500)  # height, width: the commonest of ImageNet
 BLUR = {1: 1.0, 2: 0.1}

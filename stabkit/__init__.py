@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stabkit.detect import gradient_surprise as gradient_surprise
     from stabkit.detect import onset_order as onset_order
     from stabkit.monitor.monitor import Monitor as Monitor
-    from stabkit.monitor.probe import Probe as Probe
+    from stabkit.monitor.probe.probe import Probe as Probe
     from stabkit.monitor.signals.signal import DerivedSignal as DerivedSignal
     from stabkit.monitor.signals.signal import LayerSignal as LayerSignal
     from stabkit.monitor.signals.signal import ProbeSignal as ProbeSignal
@@ -35,7 +35,7 @@ _HOME = {
     "DerivedSignal": "stabkit.monitor.signals.signal",
     "LayerSignal": "stabkit.monitor.signals.signal",
     "Monitor": "stabkit.monitor.monitor",
-    "Probe": "stabkit.monitor.probe",
+    "Probe": "stabkit.monitor.probe.probe",
     "ProbeSignal": "stabkit.monitor.signals.signal",
     "Run": "stabkit.store.reader",
     "Runs": "stabkit.store.reader",

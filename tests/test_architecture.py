@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 LAYER = {
     "printing": -1, "yamlio": -1, "presets": -1, "code_state": 0, "config": 0, "rundir": 0,
     "store": 1, "detect": 1,
-    "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3, "sweep": 4, "cli": 5,
+    "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3,
+    "evaluate": 4, "sweep": 4, "cli": 5,
     "__main__": 6,
 }  # fmt: skip
 
@@ -72,7 +73,8 @@ def test_every_module_has_a_layer() -> None:
     [
         "import stabkit.store.reader, stabkit.store.writer, stabkit.detect",
         "import stabkit.sweep.launch, stabkit.sweep.submit, stabkit.sweep.cancel",
-        "import stabkit.analyze.plots, stabkit.analyze.summary, stabkit.analyze.report_page",
+        "import stabkit.analyze.plots.catalog, stabkit.analyze.summary",
+        "import stabkit.analyze.report.page",
         "import stabkit.convert.convert, stabkit.convert.export, stabkit.convert.words",
         "from stabkit import load, find_dips, find_spikes",
         "from stabkit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",

@@ -5,8 +5,8 @@ import sys
 
 from stabkit.cli.request import RequestError, trained
 from stabkit.config import ConfigError, missing_data, read_config
+from stabkit.evaluate.config import METRICS, evaluate_config
 from stabkit.rundir import ForeignFolderError, LinkedError, RunBusyError
-from stabkit.train.evaluate_config import METRICS, evaluate_config
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -18,7 +18,7 @@ def act(arguments: argparse.Namespace) -> int:
     config = evaluate_config(run, arguments.overrides)
     if problem := missing_data(run.model_copy(update={"data": config.data})):
         raise ConfigError("command line", [problem])
-    from stabkit.train.evaluate_run import evaluate_run
+    from stabkit.evaluate.run import evaluate_run
 
     def say(line: str) -> None:
         print(f"{rundir.path}: {line}", flush=True)

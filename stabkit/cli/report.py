@@ -21,7 +21,7 @@ def act(arguments: argparse.Namespace) -> int:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
     runs = loaded(folder).as_of_now()
-    from stabkit.analyze.report_page import write_report
+    from stabkit.analyze.report.page import write_report
 
     try:
         write_report(runs, out, arguments.interactive)

@@ -20,7 +20,7 @@ def act(arguments: argparse.Namespace) -> int:
         print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
     from stabkit.train.exactness import InexactResumeError
     from stabkit.train.loop import train  # torch takes seconds to import: only once it is needed
-    from stabkit.train.together import REFUSALS, PeerError, PeerRefusedError
+    from stabkit.train.parallel.agree import REFUSALS, PeerError, PeerRefusedError
 
     try:
         status = train(config, rundir, allow_inexact=arguments.allow_inexact)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from stabkit.monitor.background import Background
 from stabkit.rundir import RunDir, claim_for_monitor
+from stabkit.store.background import Background
 from stabkit.store.reader import Run
 from stabkit.store.writer import Writer, steps_in, trim
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stabkit.monitor.background import Background
+from stabkit.store.background import Background
 
 log = logging.getLogger("stabkit")
 

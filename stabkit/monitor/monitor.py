@@ -21,16 +21,16 @@ from torch.optim import Optimizer
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.folder import open_folder
 from stabkit.monitor.guard import Guard
-from stabkit.monitor.intervals import Intervals
 from stabkit.monitor.layers import by_layer, group_layers
-from stabkit.monitor.measure import LayerMeasure
+from stabkit.monitor.measure.flush import Intervals
+from stabkit.monitor.measure.layer_measure import LayerMeasure
+from stabkit.monitor.measure.probing import Probing
+from stabkit.monitor.measure.rows import RowReader
+from stabkit.monitor.measure.scalars import Scalars
 from stabkit.monitor.members import Members, check_same_model, listed, measurable
-from stabkit.monitor.probe import Probe
-from stabkit.monitor.probing import Probing
+from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
-from stabkit.monitor.reactions import Action, Reactions
-from stabkit.monitor.rows import RowReader
-from stabkit.monitor.scalars import Scalars
+from stabkit.monitor.react.reactions import Action, Reactions
 from stabkit.monitor.signals import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.signals.noise import NoiseSignals
 from stabkit.monitor.signals.signal import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose

@@ -9,7 +9,7 @@ import torch
 
 from stabkit.config import ComputeConfig, RuntimeConfig
 from stabkit.monitor.ranks import world_size
-from stabkit.train.distributed import local_rank
+from stabkit.train.parallel.reduce import local_rank
 
 
 def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.device:

@@ -11,35 +11,23 @@ from numpy.typing import NDArray
 
 from stabkit.config import RunConfig, run_id, save_config
 from stabkit.monitor.monitor import Monitor
-from stabkit.monitor.probe import Probe
+from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.features import effective_rank, feature_std
 from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, same_folder
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
-from stabkit.train.batches import Batch, ReadAhead, make_batch
 from stabkit.train.compute import autocast, scaled_step, widened
-from stabkit.train.data import batch_index, load_data
+from stabkit.train.data.batches import Batch, ReadAhead, make_batch
+from stabkit.train.data.image_set import ImageSet
+from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
-from stabkit.train.distributed import (
-    Agreement,
-    gather,
-    mean_of_processes,
-    process_group,
-)
-from stabkit.train.evaluate import HeldoutKnn
 from stabkit.train.exactness import check_resume, chosen_threads
-from stabkit.train.image_set import ImageSet
+from stabkit.train.heldout_knn import HeldoutKnn
 from stabkit.train.meta import forget_other_job, record_attempt
-from stabkit.train.optim import lr_at, momentum_at
-from stabkit.train.probe import build_probe
-from stabkit.train.progress import Progress, rows_missing
-from stabkit.train.recording import Recorder, Silent, hold
-from stabkit.train.request import as_request, check_free, check_request, claimed
-from stabkit.train.stabilizers import side_effects
-from stabkit.train.state import State, build_state, load_state, save_state
-from stabkit.train.stopping import Stop, stop_on_signals
-from stabkit.train.together import (
+from stabkit.train.optim.build import lr_at, momentum_at
+from stabkit.train.optim.clipping import side_effects
+from stabkit.train.parallel.agree import (
     REFUSALS,
     PeerError,
     PeerRefusedError,
@@ -49,6 +37,18 @@ from stabkit.train.together import (
     first_alone,
     of_first,
 )
+from stabkit.train.parallel.reduce import (
+    Agreement,
+    gather,
+    mean_of_processes,
+    process_group,
+)
+from stabkit.train.probe import build_probe
+from stabkit.train.progress import Progress, rows_missing
+from stabkit.train.recording import Recorder, Silent, hold
+from stabkit.train.request import as_request, check_free, check_request, claimed
+from stabkit.train.state import State, build_state, load_state, save_state
+from stabkit.train.stopping import Stop, stop_on_signals
 
 
 def train(

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from stabkit.config import RunConfig
-from stabkit.monitor.probe import Probe
+from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import world_size
-from stabkit.train.data import ImageSet
-from stabkit.train.image_set import moved
-from stabkit.train.methods import Method
+from stabkit.train.data.image_set import moved
+from stabkit.train.data.load import ImageSet
+from stabkit.train.data.views import two_views
+from stabkit.train.methods.build import Method
+from stabkit.train.optim.clipping import side_effects
 from stabkit.train.randomness import permutation
-from stabkit.train.stabilizers import side_effects
-from stabkit.train.views import two_views
 
 IMAGES = 64  # at most: attention of a few images costs little, and a spread needs some
 

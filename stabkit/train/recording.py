@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir
-from stabkit.train.together import of_first
+from stabkit.train.parallel.agree import of_first
 
 
 @contextmanager

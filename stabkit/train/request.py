@@ -7,7 +7,7 @@ from stabkit.config import ConfigError, RunConfig, differences, missing_data
 from stabkit.monitor.ranks import world_size
 from stabkit.rundir import RunBusyError, RunDir, Status, claim_for_run
 from stabkit.train.device import check_device, prepare_device
-from stabkit.train.distributed import own_rows
+from stabkit.train.parallel.reduce import own_rows
 
 T = TypeVar("T")
 

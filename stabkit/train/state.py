@@ -6,11 +6,9 @@ from pathlib import Path
 import torch
 
 from stabkit.config import RunConfig, run_id
-from stabkit.monitor.knn import KnnBank
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.torch_files import write_tensors
 from stabkit.rundir import ForeignFolderError
-from stabkit.train.backbones import build_backbone
 from stabkit.train.checkpoint_file import (
     check_like,
     check_optimizer,
@@ -18,11 +16,13 @@ from stabkit.train.checkpoint_file import (
     read_checkpoint,
 )
 from stabkit.train.compute import arrange, build_scaler
-from stabkit.train.distributed import GradientReduction
-from stabkit.train.methods import Method, build_method
-from stabkit.train.optim import build_optimizer
-from stabkit.train.stabilizers import Stabilizer
-from stabkit.train.sync_batch_norm import synchronise_batch_norms
+from stabkit.train.knn import KnnBank
+from stabkit.train.methods.build import Method, build_method
+from stabkit.train.models.build import build_backbone
+from stabkit.train.optim.build import build_optimizer
+from stabkit.train.optim.clipping import Stabilizer
+from stabkit.train.parallel.reduce import GradientReduction
+from stabkit.train.parallel.sync_batch_norm import synchronise_batch_norms
 from stabkit.train.weights import fill
 
 

@@ -19,8 +19,8 @@ from stabkit.rundir import (
     claim_for_file,
     claim_for_import,
 )
-from stabkit.train.backbones import build_backbone
 from stabkit.train.checkpoint_file import are_weights, read_checkpoint
+from stabkit.train.models.build import build_backbone
 
 Weights = dict[str, Tensor]
 Encoder = Literal["online", "target"]

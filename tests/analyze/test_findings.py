@@ -9,7 +9,7 @@ import stabkit
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.events import between_seeds, dips, drifts, spikes
 from stabkit.analyze.findings import findings
-from stabkit.analyze.report_events import all_events
+from stabkit.analyze.report.event_words import all_events
 from stabkit.analyze.summary import run_table, summary
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer

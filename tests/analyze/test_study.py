@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import stabkit
-from stabkit.analyze.levels_plot import draw_levels
+from stabkit.analyze.plots.levels import draw_levels
 from stabkit.analyze.study import (
     dip_more,
     higher,

@@ -13,7 +13,7 @@ import pytest
 import stabkit
 import stabkit.store.tables as tables
 from stabkit.analyze.events import dips, drifts
-from stabkit.analyze.report import make_report
+from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.summary import describe, run_table
 from stabkit.cli import main
 from stabkit.rundir import LeftOutWarning, RunDir, Status

@@ -26,7 +26,7 @@ def killed(command: list[str], at: int) -> int:
 
 def warm_up() -> None:
     """Draw small and once: what is looked at is how it is written, not what."""
-    import stabkit.analyze.report_page as page
+    import stabkit.analyze.report.page as page
 
     mpl.rcParams["figure.dpi"] = 20
     html = (page.FOLDER / "report.html.j2").read_text(encoding="utf-8")

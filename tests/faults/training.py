@@ -9,7 +9,7 @@ from typing import Any
 
 import stabkit.train.loop as loop
 from stabkit.rundir import RunDir
-from stabkit.train.batches import Batch
+from stabkit.train.data.batches import Batch
 from tests.conftest import small_config
 from tests.faults.writes import die_at, full_at
 from tests.train.test_resume import assert_same_run, signalled_in_a_step

@@ -11,8 +11,8 @@ from typing import BinaryIO
 import pytest
 
 import stabkit
-from stabkit.monitor import background
 from stabkit.rundir import RunBusyError, RunDir, files
+from stabkit.store import background
 from tests.full import no_room
 from tests.monitor.toy import Toy, assert_whole, full_disk, kinds, written
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import stabkit
-from stabkit.monitor.knn import knn_predict
-from stabkit.monitor.nearest import nearest
-from stabkit.monitor.probe import Probe
+from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.signals.signal import LEVELS
+from stabkit.train.knn import knn_predict
+from stabkit.train.nearest import nearest
 from tests.gpu import DEVICE, ON_CUDA, needs_gpu, no_waits
 from tests.monitor.toy import kinds
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import stabkit
 from stabkit.monitor.blocks import Blocks
-from stabkit.monitor.probe import Probe, ProbePass
-from stabkit.monitor.scalars import Scalars
+from stabkit.monitor.measure.scalars import Scalars
+from stabkit.monitor.probe.probe import Probe, ProbePass
 from stabkit.monitor.signals.signal import LEVELS, DerivedSignal, LayerSignal, ProbeSignal, Signal
 from stabkit.rundir import RunDir
 from tests.monitor.toy import Toy, assert_whole, kinds, written
@@ -232,7 +232,7 @@ def test_a_look_that_cannot_be_begun_ends_the_probe_alone(
     def fails(model: nn.Module) -> Iterator[nn.Module]:
         raise Broken("at its beginning")
 
-    monkeypatch.setattr("stabkit.monitor.probing.looking", fails)
+    monkeypatch.setattr("stabkit.monitor.measure.probing.looking", fails)
     toy = Toy()
     probe = Probe(view1=torch.ones(4, 4))
     with toy.monitor(tmp_path, signals=["basic", "features"], probe=probe, every=3) as monitor:

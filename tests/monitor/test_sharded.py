@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 import stabkit
 from stabkit.monitor.signals.noise import NoiseSignals
 from stabkit.monitor.signals.signal import choose
-from stabkit.train.distributed import process_group
+from stabkit.train.parallel.reduce import process_group
 from tests.monitor.expected import Expected
 from tests.train.processes import results
 

@@ -9,8 +9,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from stabkit.config import MethodConfig, ModelConfig
-from stabkit.train.methods import Method, build_method
-from stabkit.train.vit import build_vit
+from stabkit.train.methods.build import Method, build_method
+from stabkit.train.models.vit_config import build_vit
 
 NUM_CLASSES = 3
 FROZEN = {

@@ -11,9 +11,10 @@ import torch
 import stabkit
 from stabkit.config import ComputeConfig, ConfigError, RunConfig, RuntimeConfig
 from stabkit.rundir import RunDir
-from stabkit.train import batches, loop
-from stabkit.train.batches import ReadAhead, read_batch
-from stabkit.train.data import load_data
+from stabkit.train import loop
+from stabkit.train.data import batches
+from stabkit.train.data.batches import ReadAhead, read_batch
+from stabkit.train.data.load import load_data
 from stabkit.train.device import prepare_device
 from stabkit.train.state import build_state
 from tests.conftest import small_config

@@ -9,9 +9,9 @@ import torch
 import stabkit
 from stabkit.config import RunConfig
 from stabkit.rundir import RunDir
-from stabkit.train.data import load_data
+from stabkit.train.data.load import load_data
+from stabkit.train.data.views import two_views
 from stabkit.train.loop import train
-from stabkit.train.views import two_views
 from tests.conftest import small_config
 from tests.gpu import DEVICE, ON_CUDA, needs_gpu
 from tests.train.processes import CONTEXT, exit_codes, start

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from stabkit.monitor.probe import ProbePass
+from stabkit.monitor.probe.probe import ProbePass
 from stabkit.monitor.signals.signal import ProbeSignal, register
 
 _FORWARD = "one forward of the probe, shared by the level"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stabkit.monitor.blocks import exact
-from stabkit.monitor.probe import ProbePass
+from stabkit.monitor.probe.probe import ProbePass
 from stabkit.monitor.signals.signal import ProbeSignal, register
 from stabkit.monitor.signals.stability import Number, bearing_of_adam, bearing_of_sgd, owners
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stabkit.monitor.blocks import exact
-from stabkit.monitor.forward import hooks
 from stabkit.monitor.layers import without_wrappers
-from stabkit.monitor.probe import ProbePass
+from stabkit.monitor.probe.forward import hooks
+from stabkit.monitor.probe.probe import ProbePass
 from stabkit.monitor.signals.signal import ProbeSignal, register
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stabkit.monitor.probe import ProbePass
+from stabkit.monitor.probe.probe import ProbePass
 from stabkit.monitor.signals.signal import ProbeSignal, register
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from stabkit.monitor.blocks import Blocks
-    from stabkit.monitor.probe import Probe, ProbePass
+    from stabkit.monitor.probe.probe import Probe, ProbePass
 
 Moment = Literal["gradients", "parameters", "updates", "adam"]
 LEVELS = ("basic", "attention", "features", "curvature", "noise")

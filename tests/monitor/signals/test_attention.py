@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stabkit.monitor import logits as logits_module
 from stabkit.monitor.layers import layer_of
-from stabkit.monitor.probe import Probe, ProbePass, looking
+from stabkit.monitor.probe import attention_logits as logits_module
+from stabkit.monitor.probe.probe import Probe, ProbePass, looking
 from stabkit.monitor.signals.attention import (
     AttentionEntropy,
     AttentionEntropyMean,

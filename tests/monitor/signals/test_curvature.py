@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from stabkit.monitor.layers import layer_of
-from stabkit.monitor.probe import Probe, ProbePass
+from stabkit.monitor.probe.probe import Probe, ProbePass
 from stabkit.monitor.signals.curvature import (
     GradientSharpness,
     PreconditionedSharpness,
@@ -24,7 +24,7 @@ from stabkit.monitor.signals.curvature import (
 )
 from stabkit.monitor.signals.signal import ProbeSignal
 from stabkit.monitor.signals.stability import bearing_of_adam, owners
-from stabkit.train.stable_adamw import StableAdamW
+from stabkit.train.optim.stable_adamw import StableAdamW
 
 Loss = Callable[[nn.Module], Tensor]
 ALL = (GradientSharpness, StepSharpness, PreconditionedSharpness)

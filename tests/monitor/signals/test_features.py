@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stabkit.monitor.layers import layer_of
-from stabkit.monitor.probe import Probe, ProbePass, looking
+from stabkit.monitor.probe.probe import Probe, ProbePass, looking
 from stabkit.monitor.signals.distances import OutputGradNorm, TargetDistance
 from stabkit.monitor.signals.features import (
     Alignment,

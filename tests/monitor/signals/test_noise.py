@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import stabkit
 from stabkit.monitor.signals.noise import GradientNoise
 from stabkit.monitor.signals.signal import SIGNALS
-from stabkit.train.distributed import GradientReduction, process_group
+from stabkit.train.parallel.reduce import GradientReduction, process_group
 from tests.train.processes import results
 
 BATCH = 24

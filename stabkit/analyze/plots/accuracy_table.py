@@ -1,0 +1,109 @@
+"""Figure `accuracy-table`: every evaluation of every cell, mean and spread over seeds."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.events import final_level
+from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.store.reader import Run, Runs
+
+ORDER = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
+ROW, LETTER, PAD = 0.24, 0.066, 0.25  # inches: a line, a character, between columns
+NOTE = "accuracy, %: mean ± standard deviation over runs (their number)"
+
+
+def accuracy_table(runs: Runs) -> pd.DataFrame:
+    """One row a cell and evaluation: cell, metric (with its k where it has one), mean, sd, n.
+
+    In points, over the runs of a cell (n of them; sd NaN for one). What is measured again and again
+    counts by its final level, the median of the last fifth, as everywhere.
+    """
+    rows = [
+        {"cell": cell_label(cell), "run": run.name, "metric": metric, "value": value}
+        for cell in group_cells(runs)
+        for run in cell.runs
+        for metric, value in _measured(run)
+    ]
+    if not rows:
+        return pd.DataFrame()
+    values = pd.DataFrame(rows).groupby(["cell", "metric"], sort=False)["value"]
+    return pd.DataFrame(
+        {"mean": values.mean(), "sd": values.std(ddof=1), "n": values.count()}
+    ).reset_index()
+
+
+def _measured(run: Run) -> Iterable[tuple[str, float]]:
+    for (metric, k), rows in run.evals().groupby(["metric", "k"], observed=True, dropna=False):
+        level = 100 * final_level(rows["value"])
+        yield (f"{metric}, k = {k:.0f}" if k > 0 else str(metric)), level
+
+
+def accuracy_table_figure(table: pd.DataFrame) -> Figure:
+    """The table as wide and high as its content."""
+    lines = _lines(table)
+    with mpl.rc_context(RC):
+        width = sum(_widths(lines))
+        figure = new_figure(width, ROW * (len(lines) + 2.4))
+        draw_accuracy_table(table, figure.subplots())
+    return figure
+
+
+def draw_accuracy_table(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Cells down, evaluations across: mean ± standard deviation of the runs (their number)."""
+    lines = _lines(table)
+    widths = _widths(lines)
+    ax.axis("off")
+    ax.set(xlim=(0, sum(widths)), ylim=(len(lines) + 0.9, -1.2))
+    for y, line in enumerate(lines):
+        right = widths[0]
+        ax.text(0, y, line[0], va="center", fontsize=8)
+        for text, width in zip(line[1:], widths[1:], strict=True):
+            right += width
+            head = y == 0
+            ax.text(
+                right, y - 0.3 if head else y, text.replace(", ", "\n") if head else text,
+                ha="right", va="center", fontsize=8,
+            )  # fmt: skip
+    for rule, weight in ((-1.05, 1.2), (0.4, 0.6), (len(lines) - 0.4, 1.2)):
+        ax.plot([0, sum(widths)], [rule, rule], color="black", linewidth=weight)
+    ax.text(0, len(lines) + 0.2, NOTE, va="center", fontsize=7, color="0.3")
+    return ax
+
+
+def _lines(table: pd.DataFrame) -> list[list[str]]:
+    metrics = sorted(dict.fromkeys(table["metric"]), key=_rank)
+    found = {(row["cell"], row["metric"]): _text(row) for row in table.to_dict("records")}
+    cells = dict.fromkeys(table["cell"])
+    body = [[cell, *(found.get((cell, metric), "–") for metric in metrics)] for cell in cells]  # noqa: RUF001
+    return [["", *metrics], *body]
+
+
+def _text(row: dict[Any, Any]) -> str:
+    spread = "" if math.isnan(row["sd"]) else f" ± {row['sd']:.1f}"
+    return f"{row['mean']:.1f}{spread} ({row['n']:.0f})"
+
+
+def _rank(metric: str) -> tuple[int, str, float]:
+    """In the order of `ORDER`; those of one kind by name, then by k as a number."""
+    kind = next((i for i, start in enumerate(ORDER) if metric.startswith(start)), len(ORDER))
+    name, _, k = metric.partition(", k = ")
+    return kind, name, float(k or 0)
+
+
+def _widths(lines: list[list[str]]) -> list[float]:
+    """Of the columns, in inches; a header is two lines, of which the longer counts."""
+    head, *body = lines
+    first = LETTER * max(len(line[0]) for line in body)
+    rest = [
+        max([*map(len, name.split(", ")), *(len(line[i]) for line in body)])
+        for i, name in enumerate(head[1:], start=1)
+    ]
+    others = [LETTER * n + PAD for n in rest]
+    return [max(first, 0.055 * len(NOTE) - sum(others)), *others]  # the note fits below

@@ -1,0 +1,113 @@
+"""Every figure of `stabkit analyze --plot NAME`, and how it gets to disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stabkit.analyze.csv_file import write_csv
+from stabkit.analyze.plots.accuracy_table import accuracy_table, accuracy_table_figure
+from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_table
+from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
+from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
+from stabkit.analyze.plots.knn import knn_figure, knn_table
+from stabkit.analyze.plots.layer_map import layer_map_figure, layer_map_table
+from stabkit.analyze.plots.lr_sensitivity import lr_sensitivity_figure, lr_sensitivity_table
+from stabkit.analyze.plots.onset_order import onset_order_figure, onset_order_table
+from stabkit.analyze.plots.optimizer import optimizer_figure, optimizer_table
+from stabkit.analyze.plots.signals import signals_figure, signals_table
+from stabkit.analyze.plots.stability_map import stability_map_figure, stability_map_table
+from stabkit.analyze.plots.style import RC, as_written
+from stabkit.rundir import whole
+from stabkit.store.reader import Runs
+
+
+class Plot(NamedTuple):
+    """A figure, and the table it is drawn from, from nothing else."""
+
+    about: str
+    table: Callable[[Runs], pd.DataFrame]
+    figure: Callable[[pd.DataFrame], Figure]
+
+
+PLOTS = {
+    "event-zoom": Plot(
+        "gradients, loss and kNN around the deepest dip and the largest gradient burst",
+        event_zoom_table,
+        event_zoom_figure,
+    ),
+    "grad-norms": Plot(
+        "gradient norm of the first and last layers relative to their medians, whole and zoomed",
+        grad_norms_table,
+        grad_norms_figure,
+    ),
+    "knn": Plot("kNN accuracy every few iterations, dips shaded", knn_table, knn_figure),
+    "layer-map": Plot(
+        "gradient norm of every layer at every step as a heat map, spikes and dips marked",
+        layer_map_table,
+        layer_map_figure,
+    ),
+    "onset-order": Plot(
+        "which layer spikes first, and how many steps later each other one",
+        onset_order_table,
+        onset_order_figure,
+    ),
+    "signals": Plot(
+        "every recorded signal of the layers and of the run over its steps, dips shaded",
+        signals_table,
+        signals_figure,
+    ),
+    "accuracy-table": Plot(
+        "every evaluation of every cell, mean and spread over seeds",
+        accuracy_table,
+        accuracy_table_figure,
+    ),
+    "freeze-patch": Plot(
+        "frozen against learned patch projection, paired by seed and settings",
+        freeze_patch_table,
+        freeze_patch_figure,
+    ),
+    "lr-sensitivity": Plot(
+        "final level against learning rate, a curve an arm, and what the range costs it",
+        lr_sensitivity_table,
+        lr_sensitivity_figure,
+    ),
+    "optimizer": Plot(
+        "curves and final levels by optimiser and learning rate",
+        optimizer_table,
+        optimizer_figure,
+    ),
+    "stability-map": Plot(
+        "two settings, as lr and batch, against each other, and where stability ends",
+        stability_map_table,
+        stability_map_figure,
+    ),
+}
+
+
+def draw(name: str, runs: Runs, folder: Path) -> list[Path]:
+    """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths.
+
+    Raises ValueError when the runs hold nothing that the figure shows, or not its contrast.
+    """
+    table = PLOTS[name].table(runs)
+    if table.empty:
+        raise ValueError(f"{runs.path}: these runs hold nothing to draw for {name}")
+    return save(PLOTS[name].figure(table), table, folder / name)
+
+
+def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a figure as PNG and PDF and the table behind it as CSV; returns their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf, csv = (stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf", "csv"))
+    as_written(figure)
+    with mpl.rc_context(RC):
+        with whole(png) as file:
+            figure.savefig(file, format="png", dpi=200)
+        with whole(pdf) as file:  # same runs, same bytes
+            figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+    write_csv(table, csv)
+    return [png, pdf, csv]

@@ -1,0 +1,150 @@
+"""Figure `freeze-patch`: frozen against learned patch projection, paired by seed and settings."""
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from stabkit.analyze.compare import compare_pairs
+from stabkit.analyze.plots.contrast import refuse_constant, scored, words
+from stabkit.analyze.plots.style import RC, Colour, new_figure, ramp
+from stabkit.analyze.scores import is_unstable
+from stabkit.store.reader import Runs
+
+FREEZE = "model.freeze_patch_embed"
+ARMS = {"learned": False, "frozen": True}
+ALL = "all pairs"
+EDGE: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.5}
+
+
+def freeze_patch_table(runs: Runs) -> pd.DataFrame:
+    """One row a pair: group (the other settings), seed, learned, frozen (levels in points),
+    learned_unstable, frozen_unstable, difference; then one row a group, and one for all pairs:
+    difference (mean), low, high (95 %, Student), n (pairs). `row` says which: pair or mean.
+
+    Runs without a partner are left out. Raises ValueError when no run has one.
+    """
+    frame, factors = scored(runs)
+    if frame.empty:
+        return frame
+    refuse_constant(runs, FREEZE, factors, "frozen and learned cannot be compared")
+    rest = [key for key in factors if key != FREEZE]
+    frame = frame.assign(
+        group=[words(row, rest) for row in frame.to_dict("records")],
+        unstable=is_unstable(frame),
+        seed=frame["seed"].fillna(-1),
+    )
+    arms = {
+        name: frame[frame[FREEZE] == value].groupby(["group", "seed"], sort=False)
+        for name, value in ARMS.items()
+    }
+    columns = {name: rows["level"].mean() for name, rows in arms.items()}
+    columns |= {f"{name}_unstable": rows["unstable"].any() for name, rows in arms.items()}
+    pairs = pd.concat(columns, axis=1, join="inner").reset_index()
+    if pairs.empty:
+        raise ValueError(
+            f"{runs.path}: no frozen run shares its seed and {', '.join(rest) or 'settings'} with "
+            "a learned one"
+        )
+    pairs["difference"] = pairs["frozen"] - pairs["learned"]
+    order = {group: i for i, group in enumerate(dict.fromkeys(frame["group"]))}
+    pairs = pairs.sort_values("group", key=lambda g: g.map(order), kind="stable")
+    groups = [(str(name), rows) for name, rows in pairs.groupby("group", sort=False)]
+    means = [_mean(name, rows) for name, rows in groups]
+    if len(groups) > 1:
+        means.append(_mean(ALL, pairs))
+    return pd.concat([pairs.assign(row="pair"), pd.DataFrame(means)], ignore_index=True)
+
+
+def _mean(group: str, pairs: pd.DataFrame) -> dict[str, object]:
+    found = compare_pairs(pairs["learned"], pairs["frozen"])
+    low, high = found.student
+    head = {"row": "mean", "group": group, "difference": found.effect}
+    return head | {"low": low, "high": high, "n": found.n[0]}
+
+
+def freeze_patch_figure(table: pd.DataFrame) -> Figure:
+    """Left each pair as a line from learned to frozen; right their mean difference by group."""
+    groups = _groups(table)
+    with mpl.rc_context(RC):
+        width, most = 0.06 * max(map(len, groups)), _most(table)
+        height = 1.3 + len(groups) * max(0.3, 0.13 * most)
+        figure = new_figure(width + 6.0, height)
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        draw_freeze_patch(table, left)
+        draw_differences(table, right)
+        right.tick_params(labelleft=False, left=False)
+        colours = _colours()
+        handles = [
+            Line2D([], [], linestyle="", marker=mark, color=colour, label=name, **EDGE)
+            for name, mark, colour in (
+                *((name, "o", colours[name]) for name in ARMS),
+                ("unstable", "X", (0.6, 0.6, 0.6)),
+            )
+        ]  # fmt: skip
+        figure.legend(handles=handles, loc="outside lower left", ncols=3)
+    return figure
+
+
+def draw_freeze_patch(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Rows are the groups, a line in them each pair, by seed; a cross is an unstable run."""
+    colours = _colours()
+    pairs = table[table["row"] == "pair"]
+    for y, group in enumerate(_groups(table)):
+        rows = pairs[pairs["group"] == group]
+        places = np.linspace(-0.28, 0.28, len(rows)) if len(rows) != 1 else [0.0]
+        for offset, pair in zip(places, rows.to_dict("records"), strict=True):
+            ends = [pair["learned"], pair["frozen"]]
+            ax.plot(ends, [y + offset] * 2, color="0.5", linewidth=0.9, zorder=1)
+            for name, colour in colours.items():
+                mark = "X" if pair[f"{name}_unstable"] in (True, "True") else "o"
+                ax.plot(
+                    pair[name], y + offset, mark, color=colour, markersize=5, **EDGE
+                )  # fmt: skip
+    ax.set(xlabel="final held-out kNN accuracy, %", title="each pair of one seed")
+    return _rows(ax, _groups(table))
+
+
+def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Mean of frozen less learned with its 95 % interval, where there is more than one pair."""
+    groups = _groups(table)
+    ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    for mean in table[table["row"] == "mean"].to_dict("records"):
+        y = groups.index(mean["group"])
+        if not math.isnan(mean["low"]):
+            ax.plot([mean["low"], mean["high"]], [y, y], color="black", linewidth=1.2)
+        ax.plot(mean["difference"], y, "D", color="black", markersize=4.5)
+        ax.annotate(
+            f"{mean['difference']:+.1f}  n = {mean['n']:.0f}", (1.0, y), xytext=(4, 0),
+            xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center", fontsize=7,
+        )  # fmt: skip
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set(xlabel="points", title="frozen less learned\n(mean, 95 % interval)")
+    return _rows(ax, groups)
+
+
+def _colours() -> dict[str, Colour]:
+    """Learned runs are hollow, so that grey prints tell them from the frozen ones."""
+    return {"learned": (1.0, 1.0, 1.0), "frozen": ramp(2)[0]}
+
+
+def _groups(table: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(table["group"]))
+
+
+def _most(table: pd.DataFrame) -> int:
+    return int(table.loc[table["row"] == "pair", "group"].value_counts().max())
+
+
+def _rows(ax: Axes, groups: list[str]) -> Axes:
+    ax.set_yticks(range(len(groups)), labels=groups)
+    ax.set_ylim(len(groups) - 0.4, -0.6)
+    ax.grid(axis="y", linewidth=0.4, color="0.9")
+    ax.margins(x=0.08)
+    return ax

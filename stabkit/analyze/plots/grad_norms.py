@@ -1,0 +1,150 @@
+"""Figure `grad-norms`: first against last layers, whole and around an event (paper, Fig. 4)."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
+from stabkit.analyze.events import dips, relative_norms, spikes
+from stabkit.analyze.plots.layer_styles import (
+    GREY,
+    Styles,
+    layer_handles,
+    layer_styles,
+    mark_spikes,
+    say_nothing,
+)
+from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.detect import find_bursts
+from stabkit.store.reader import Run, Runs
+
+COLUMNS = 3
+MAX_CELLS = 12
+AROUND = 30  # steps before and after the onset of an event, zoomed
+
+
+def grad_norms_table(runs: Runs) -> pd.DataFrame:
+    """What is drawn: the first seed of at most twelve cells.
+
+    Rows of series `grad_norm`: step, layer, depth, value, relative (value over the layer's median
+    in that run), event (true at the peak of a spike), zoom (true around the run's largest burst,
+    or else the onset of its deepest dip). Rows of series `knn`: step, value, event (true inside a
+    dip).
+    """
+    cells = group_cells(runs)[:MAX_CELLS]
+    frames = [part for cell in cells for part in (_layer_rows(cell), _knn_rows(cell))]
+    if not any(len(rows) for rows in frames[0::2]):
+        return frames[0]  # no layer of any run: nothing to draw
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+
+
+def _layer_rows(cell: Cell) -> pd.DataFrame:
+    run = cell.runs[0]
+    rows = relative_norms(run)
+    found = spikes(run)
+    peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
+    rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
+    onset = _zoomed_at(run, find_bursts(found))
+    rows["zoom"] = False if onset is None else rows["step"].between(onset - AROUND, onset + AROUND)
+    return rows.assign(run=run.name, cell=run_label(cell, run), series="grad_norm")
+
+
+def _zoomed_at(run: Run, bursts: pd.DataFrame) -> int | None:
+    if len(bursts):
+        return int(bursts.loc[bursts["ratio"].idxmax(), "onset"])
+    found = dips(run)
+    return int(found.loc[found["depth"].idxmax(), "onset"]) if len(found) else None
+
+
+def _knn_rows(cell: Cell) -> pd.DataFrame:
+    run = cell.runs[0]
+    rows = run.evals("knn_heldout")[["step", "value"]].assign(event=False, zoom=False)
+    for dip in dips(run).to_dict("records"):
+        rows["event"] |= rows["step"].between(dip["onset"], dip["end"])
+    return rows.assign(run=run.name, cell=run_label(cell, run), series="knn")
+
+
+def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
+    """Gradient norm of each layer of one run relative to its median; spikes marked above.
+
+    `frame`: one run's rows of `grad_norms_table`; `styles` by layer, of those put in front: by
+    default the first layer, the last block and the last layer. All others are a grey shadow.
+    """
+    styles = layer_styles(frame) if styles is None else styles
+    rows = frame[(frame["series"] == "grad_norm") & np.isfinite(frame["relative"])]
+    rows = rows[rows["relative"] > 0]
+    for layer, series in rows.groupby("layer"):
+        style = styles.get(str(layer), GREY)
+        ax.plot(series["step"], series["relative"], **style)
+        peaks = series.loc[series["event"].astype(bool), "step"]
+        mark_spikes(ax, peaks, style["color"], style["zorder"])
+    ax.set_yscale("log")
+    return ax
+
+
+def grad_norms_figure(table: pd.DataFrame) -> Figure:
+    """A panel a cell of `draw_grad_norms`, kNN below; last, the three largest events, zoomed."""
+    styles = layer_styles(table)
+    cells = list(table["cell"].unique())
+    near = table[table["zoom"].astype(bool)]
+    peaks = near.groupby("cell", sort=False)["relative"].max()
+    zoomed = [cell for cell in cells if cell in peaks.nlargest(COLUMNS).index]
+    columns = min(COLUMNS, len(cells))
+    blocks, zooms = -(-len(cells) // columns), -(-len(zoomed) // columns)
+    with mpl.rc_context(RC):
+        figure = new_figure(1.2 + 2.7 * columns, 0.5 + 3.4 * blocks + 2.2 * zooms)
+        axes = figure.subplots(
+            2 * blocks + zooms, columns, squeeze=False,
+            gridspec_kw={"height_ratios": [3, 2] * blocks + [3] * zooms},
+        )  # fmt: skip
+        uppers, lowers = list(axes[0 : 2 * blocks : 2].flat), list(axes[1 : 2 * blocks : 2].flat)
+        for cell, upper, lower in zip(cells, uppers, lowers, strict=False):
+            rows = table[table["cell"] == cell]
+            draw_grad_norms(rows, upper, styles)
+            _draw_knn(lower, rows[rows["series"] == "knn"])
+            upper.set_title(wrapped(cell))
+            upper.tick_params(labelbottom=False)
+            lower.set(xlim=upper.get_xlim(), xlabel="step")
+        below = list(axes[2 * blocks :].flat)
+        for cell, ax in zip(zoomed, below, strict=False):
+            draw_grad_norms(near[near["cell"] == cell], ax, styles)
+            ax.set(xlabel="step")
+            ax.set_title(wrapped(f"zoomed, {cell}"))
+        relative = "gradient norm /\nmedian of the layer"
+        _finish(uppers, relative, len(cells), columns, shared=True)
+        _finish(lowers, "held-out\nkNN accuracy", len(cells), columns, shared=True)
+        _finish(below, relative, len(zoomed), columns, shared=False)
+        layers = table[table["series"] == "grad_norm"]
+        others = layers["layer"].nunique() > len(styles)
+        handles = layer_handles(styles, others=others, spikes=bool(layers["event"].any()))
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=(2, 3, len(handles))[columns - 1]
+        )
+    return figure
+
+
+def _draw_knn(ax: Axes, rows: pd.DataFrame) -> None:
+    if rows.empty:
+        return say_nothing(ax, "not recorded")
+    ax.plot(rows["step"], rows["value"], color="black", linewidth=0.9)
+    event = rows["event"].astype(bool)
+    number = (event != event.shift()).cumsum()
+    for _, dip in rows[event].groupby(number):
+        ax.axvspan(dip["step"].min(), dip["step"].max(), color="0.8", linewidth=0, zorder=0)
+    return None
+
+
+def _finish(panels: Sequence[Axes], name: str, used: int, columns: int, *, shared: bool) -> None:
+    """Names on the left; `shared`: one scale for all, so that what looks larger is."""
+    drawn = [ax for ax in panels[:used] if ax.lines]
+    limits = [ax.get_ylim() for ax in drawn]
+    for ax in drawn if shared else []:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    for ax in panels[:used:columns]:
+        ax.set_ylabel(name)
+    for ax in panels[used:]:
+        ax.axis("off")

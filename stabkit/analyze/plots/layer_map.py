@@ -1,0 +1,160 @@
+"""Figure `layer-map`: the gradient of every layer at every step as one picture a run."""
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
+from stabkit.analyze.events import dips, relative_norms, spikes
+from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.store.reader import Runs
+
+COLUMNS = 3
+MAX_CELLS = 12
+BINS = 300  # more columns than a printed panel has dots to show them
+LIMIT = 4.0  # log2: the colours end at 16 times the median, the numbers in the table do not
+COLOURS = mpl.colormaps["viridis"]
+NOTHING: dict[str, Any] = {
+    "facecolor": "white",
+    "edgecolor": "0.6",
+    "hatch": "/////",
+    "linewidth": 0,
+}
+
+
+def layer_map_table(runs: Runs) -> pd.DataFrame:
+    """What is drawn: the first seed of at most twelve cells, in at most 300 stretches of steps.
+
+    Columns run, cell, layer, depth, step (first of the stretch), width (steps), log2 (the largest
+    of the gradient norm over the layer's median, in doublings; NaN where a value is zero or not
+    finite), spikes (onsets in the stretch), dip (whether kNN is in a dip).
+    """
+    frames = [_rows(cell) for cell in group_cells(runs)[:MAX_CELLS]]
+    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+
+
+def _rows(cell: Cell) -> pd.DataFrame:
+    run = cell.runs[0]
+    norms = relative_norms(run)
+    head = {"run": run.name, "cell": run_label(cell, run)}
+    if norms.empty:
+        return norms.assign(**head)
+    steps = np.unique(norms["step"])
+    width = stretch_width(steps)
+
+    def stretch(step: pd.Series) -> pd.Series:
+        return steps[0] + (step - steps[0]) // width * width
+
+    measured = np.isfinite(norms["relative"]) & (norms["relative"] > 0)
+    norms["log2"] = np.log2(norms["relative"].where(measured))
+    groups = norms.groupby(["depth", "layer", stretch(norms["step"])])["log2"]
+    # one value that is no number is the news of its stretch, whatever the others are
+    table = groups.max().where(groups.count() == groups.size()).reset_index()
+    found = spikes(run)
+    at = found.groupby([found["layer"].astype(str), stretch(found["onset"])]).size()
+    at.index.names = ["layer", "step"]
+    table = table.join(at.rename("spikes"), on=["layer", "step"]).fillna({"spikes": 0})
+    table["dip"] = False
+    for dip in dips(run).to_dict("records"):
+        table["dip"] |= (table["step"] + width > dip["onset"]) & (table["step"] <= dip["end"])
+    table = table.assign(**head, width=width, spikes=table["spikes"].astype(int))
+    return table[[*head, "layer", "depth", "step", "width", "log2", "spikes", "dip"]]
+
+
+def stretch_width(steps: NDArray[np.int64]) -> int:
+    """Steps in each of at most 300 stretches that hold whole numbers of measurements.
+
+    `steps`: at least one, increasing, each once.
+    """
+    apart = int(np.median(np.diff(steps))) if len(steps) > 1 else 1
+    return apart * math.ceil((int(steps[-1] - steps[0]) // apart + 1) / BINS)
+
+
+def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = None) -> Axes:
+    """Layers by steps, first layer on top; light is large. Spikes as triangles, dips as bars above.
+
+    `frame`: one run's rows of `layer_map_table`; `layers`: the names of the rows, by default those
+    of the frame. A layer that is not there, as a frozen one, is hatched.
+    """
+    layers = _layers(frame) if layers is None else layers
+    width = int(frame["width"].iloc[0])
+    steps = np.arange(frame["step"].min(), frame["step"].max() + 1, width)
+    grid = frame.pivot(index="layer", columns="step", values="log2").reindex(layers, columns=steps)
+    ax.patch.set(**NOTHING)  # shows wherever no colour is drawn
+    edges = np.append(steps, steps[-1] + width)
+    ax.pcolormesh(
+        edges, np.arange(len(layers) + 1) - 0.5, np.ma.masked_invalid(grid.to_numpy(dtype=float)),
+        cmap=COLOURS, norm=_norm(), rasterized=True,
+    )  # fmt: skip
+    spiked = frame[frame["spikes"] > 0]
+    ax.plot(
+        spiked["step"] + width / 2, [layers.index(layer) for layer in spiked["layer"]], "v",
+        color="white", markeredgecolor="black", markeredgewidth=0.7, markersize=5,
+    )  # fmt: skip
+    inside = frame[frame["dip"].astype(bool)].drop_duplicates("step").sort_values("step")
+    for _, dip in inside.groupby((inside["step"].diff() != width).cumsum()):
+        ax.plot(
+            [dip["step"].min(), dip["step"].max() + width], [1.03, 1.03], color="black",
+            linewidth=3, solid_capstyle="butt", transform=ax.get_xaxis_transform(), clip_on=False,
+        )  # fmt: skip
+    ax.set(xlim=(edges[0], edges[-1]), ylim=(len(layers) - 0.5, -0.5), xlabel="step")
+    ax.set_yticks(range(len(layers)), labels=layers, fontsize=7)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def layer_map_figure(table: pd.DataFrame) -> Figure:
+    """A panel a cell, all with the same layers and colours."""
+    layers, cells = _layers(table), list(table["cell"].unique())
+    columns = min(COLUMNS, len(cells))
+    blocks = -(-len(cells) // columns)
+    longest = max(map(len, layers))
+    with mpl.rc_context(RC):
+        figure = new_figure(
+            1.3 + 0.07 * longest + 2.6 * columns,
+            0.6 + blocks * (1.0 + max(1.0, 0.14 * len(layers))),
+        )
+        axes = figure.subplots(blocks, columns, squeeze=False, sharey=True)
+        for cell, ax in zip(cells, axes.ravel(), strict=False):
+            draw_layer_map(table[table["cell"] == cell], ax, layers)
+            ax.set_title(wrapped(cell), pad=9)
+        for ax in axes.ravel()[len(cells) :]:
+            ax.axis("off")
+        bar = figure.colorbar(
+            ScalarMappable(_norm(), COLOURS), ax=axes, extend="both", fraction=0.03, pad=0.01,
+            label="gradient norm /\nmedian of the layer",
+        )  # fmt: skip
+        ticks = np.arange(-LIMIT, LIMIT + 1, 2).tolist()
+        bar.set_ticks(ticks, labels=[f"{2**tick:g}" for tick in ticks])
+        figure.legend(
+            handles=_handles(), loc="outside lower center", ncols=1 if columns == 1 else 3
+        )
+    return figure
+
+
+def _layers(table: pd.DataFrame) -> list[str]:
+    return list(table.sort_values("depth")["layer"].astype(str).unique())
+
+
+def _norm() -> Normalize:
+    return Normalize(-LIMIT, LIMIT)
+
+
+def _handles() -> list[Line2D | Patch]:
+    spike = Line2D(
+        [], [], marker="v", linestyle="", color="white", markeredgecolor="black",
+        markeredgewidth=0.7, markersize=5, label="spike begins",
+    )  # fmt: skip
+    dip = Line2D([], [], color="black", linewidth=3, label="kNN in a dip")
+    nothing = Patch(**NOTHING, label="no gradient, zero or not finite")
+    return [spike, dip, nothing]

@@ -1,0 +1,101 @@
+"""Figure `onset-order`: how long after the first layer each one spikes, over all bursts."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from stabkit.analyze.events import onsets, relative_norms
+from stabkit.analyze.plots.style import RC, new_figure, ramp
+from stabkit.analyze.text import counted
+from stabkit.detect import onset_order, shallow_first
+from stabkit.detect.bursts import ONSETS
+from stabkit.store.reader import Runs
+
+COUNTS = ["events", "alone", "first"]
+
+
+def onset_order_table(runs: Runs) -> pd.DataFrame:
+    """Rows of kind `layer`: those of `onset_order`, of every layer with a gradient in any run.
+
+    Rows of kind `event`: those of `onsets`, one for each layer of each burst.
+    """
+    found = onsets(runs)
+    norms = [relative_norms(run)[["layer", "depth"]].drop_duplicates() for run in runs]
+    layers = pd.concat(norms).drop_duplicates("layer").sort_values("depth")
+    if layers.empty:
+        return pd.DataFrame(columns=["kind", "layer", "depth", "lag"])
+    order = layers.merge(onset_order(found).drop(columns="depth"), on="layer", how="left")
+    order = order.fillna(dict.fromkeys([*COUNTS, "expected"], 0)).astype(dict.fromkeys(COUNTS, int))
+    parts = [order.assign(kind="layer"), found.assign(kind="event")]
+    table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return table[["kind", *(name for name in table.columns if name != "kind")]]
+
+
+def draw_onset_order(frame: pd.DataFrame, ax: Axes) -> Axes:
+    """Layers from first to last: a dot a burst, the median lag with its interval, counts beside.
+
+    `frame`: that of `onset_order_table`. Bursts of one layer hold no order: they are counted only.
+    """
+    layers = frame[frame["kind"] == "layer"].sort_values("depth").to_dict("records")
+    events = _events(frame)
+    (colour,) = ramp(1)
+    for row, layer in enumerate(layers):
+        lags = np.sort(events.loc[events["layer"] == layer["layer"], "lag"].to_numpy(dtype=float))
+        # equal lags are stacked, so that each burst shows
+        stacked = pd.Series(lags).groupby(lags).cumcount().to_numpy() % 5
+        ax.plot(lags, row + 0.28 - 0.07 * stacked, "o", color="0.55", markersize=3, linewidth=0)
+        if not np.isnan(layer["low"]):
+            ax.plot([layer["low"], layer["high"]], [row, row], color=colour, linewidth=1.6)
+        ax.plot(layer["lag"], row, "D", color=colour, markersize=5)
+        counted = f"{layer['first']:g} of {layer['events']:g}" if layer["events"] else "-"
+        for x, text in ((1.10, counted), (1.27, f"{layer['alone']:g}")):
+            ax.text(x, row, text, transform=ax.get_yaxis_transform(), ha="center", va="center")
+    for x, text in ((1.10, "first in"), (1.27, "alone")):
+        ax.text(x, 1.02, text, transform=ax.transAxes, ha="center", va="bottom")
+    ax.set_yticks(range(len(layers)), labels=[str(layer["layer"]) for layer in layers])
+    ax.set(ylim=(len(layers) - 0.5, -0.5), xlabel="steps after the first layer of the burst")
+    ax.set_xlim(-0.5, max(5.0, 1.05 * events["lag"].max() if len(events) else 5.0))
+    ax.grid(axis="y", linewidth=0.4, color="0.85")
+    ax.set_title(_verdict(frame), loc="left", pad=20)
+    return ax
+
+
+def onset_order_figure(table: pd.DataFrame) -> Figure:
+    """One panel: `draw_onset_order`."""
+    rows = int((table["kind"] == "layer").sum())
+    (colour,) = ramp(1)
+    with mpl.rc_context(RC):
+        figure = new_figure(5.6, 1.6 + 0.24 * rows)
+        draw_onset_order(table, figure.subplots())
+        marks = [
+            Line2D([], [], marker="D", color=colour, label="median; interval from six bursts on"),
+            Line2D([], [], marker="o", linestyle="", color="0.55", markersize=3, label="one burst"),
+        ]
+        figure.legend(handles=marks, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _events(frame: pd.DataFrame) -> pd.DataFrame:
+    """The layers of every burst that has more than one."""
+    events = frame[frame["kind"] == "event"]
+    if events.empty:
+        return pd.DataFrame(columns=["run", *ONSETS])
+    return events[events.groupby(["run", "burst"])["layer"].transform("size") > 1]
+
+
+def _verdict(frame: pd.DataFrame) -> str:
+    events = _events(frame)
+    if events.empty:
+        alone = int((frame["kind"] == "event").sum())
+        if not alone:
+            return "No order to show: these runs have no gradient burst."
+        return f"No order to show: each of {counted(alone, 'gradient burst')} is of one layer."
+    test = shallow_first(events)
+    return (
+        f"Shallowest before deepest layer in {test.before} of {counted(test.events, 'burst')}, "
+        f"after it in {test.after},\ntogether in {test.ties} (p = {test.p_value:.2g}); "
+        f"median lag {test.lag:g} steps"
+    )

@@ -1,0 +1,151 @@
+"""Figure `optimizer`: curves and final levels by optimiser and learning rate."""
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from stabkit.analyze.cells import group_cells, label, wrapped
+from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
+from stabkit.analyze.scores import METRIC, score
+from stabkit.analyze.sensitivity import LR
+from stabkit.analyze.verdict import UNSTABLE
+from stabkit.store.reader import Run, Runs
+
+NAME = "optim.name"
+COLUMNS = 3  # panels in a row
+
+
+def optimizer_table(runs: Runs) -> pd.DataFrame:
+    """Rows of two kinds, by `row`. `curve`: optimizer, lr, step, mean, lowest, highest (over the
+    seeds of a cell, points). `run`: optimizer, lr, seed, level, unstable.
+
+    `optimizer` is its name and every other setting that varies. Raises ValueError for runs whose
+    configuration names no optimiser.
+    """
+    frames = []
+    for cell in group_cells(runs):
+        first = cell.runs[0].settings
+        rest = [key for key in cell.settings if key not in (NAME, LR)]
+        arm = ", ".join([str(first.get(NAME)), *(label(key, cell.settings[key]) for key in rest)])
+        each = [run.evals(METRIC)[["step", "value"]] for run in cell.runs]
+        if not sum(map(len, each)):
+            continue
+        if NAME not in first or LR not in first:
+            raise ValueError(f"{cell.runs[0].path}: its configuration has no {NAME} and {LR}")
+        finite = pd.concat(each).replace([math.inf, -math.inf], math.nan)
+        values = finite.groupby("step")["value"]
+        curve = (
+            pd.DataFrame({"mean": values.mean(), "lowest": values.min(), "highest": values.max()})
+            .mul(100)
+            .reset_index()
+        )
+        head = {"optimizer": arm, "lr": first[LR]}
+        ends = pd.DataFrame([_end(run) for run in cell.runs])
+        frames += [curve.assign(row="curve", **head), ends.assign(row="run", **head)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _end(run: Run) -> dict[str, Any]:
+    found = score(run)
+    unstable = found["verdict"] in UNSTABLE
+    return {"seed": run.settings.get("seed"), "level": found["level"], "unstable": unstable}
+
+
+def optimizer_figure(table: pd.DataFrame) -> Figure:
+    """A panel of curves for each optimiser, and one of final levels over the learning rate."""
+    arms = list(dict.fromkeys(table["optimizer"]))
+    columns = min(COLUMNS, len(arms) + 1)
+    lines = -(-(len(arms) + 1) // columns)
+    colours = _rates(table)
+    with mpl.rc_context(RC):
+        figure = new_figure(1.6 + 2.9 * columns, 0.4 + 2.5 * lines)
+        axes = figure.subplots(lines, columns, squeeze=False).ravel()
+        low, high = table["lowest"].min(), table["highest"].max()
+        for ax, arm in zip(axes, arms, strict=False):
+            draw_optimizer(table[table["optimizer"] == arm], ax, colours)
+            margin = max(0.05 * (high - low), 1.0)
+            ax.set_ylim(low - margin, high + margin)
+            ax.set_title(wrapped(arm))
+        draw_levels_by_rate(table, axes[len(arms)])
+        for i, ax in enumerate(axes[: len(arms)]):
+            if i % columns:
+                ax.set_ylabel("")
+            if i + columns <= len(arms):
+                ax.set_xlabel("")
+        for ax in axes[len(arms) + 1 :]:
+            ax.axis("off")
+        handles = [
+            Line2D([], [], label=f"lr {rate:g}", linewidth=1.3, **style)
+            for rate, style in colours.items()
+        ]
+        handles += [
+            Line2D([], [], label=wrapped(arm), marker=mark, linestyle="", color="0.3", markersize=4)
+            for arm, mark in _marks(table).items()
+        ]
+        handles.append(Line2D([], [], label="unstable run", marker="X", linestyle="", color="0.3"))
+        figure.legend(handles=handles, loc="outside right center")
+    return figure
+
+
+def draw_optimizer(
+    table: pd.DataFrame, ax: Axes, colours: dict[float, dict[str, Any]] | None = None
+) -> Axes:
+    """Accuracy over steps, a curve a rate: mean of the seeds, shaded from lowest to highest."""
+    for rate, style in (colours or _rates(table)).items():
+        rows = table[(table["row"] == "curve") & (table["lr"] == rate)]
+        if rows.empty:
+            continue
+        ax.plot(rows["step"], rows["mean"], linewidth=1.2, **style)
+        ax.fill_between(
+            rows["step"], rows["lowest"], rows["highest"], color=style["color"], alpha=0.2,
+            linewidth=0,
+        )  # fmt: skip
+    ax.set(xlabel="step", ylabel="held-out kNN accuracy, %")
+    return ax
+
+
+def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Final level over the rate: a line an optimiser through its means, a mark a run."""
+    ends = table[table["row"] == "run"]
+    colours, marks = _rates(table), _marks(table)
+    apart = 1.02  # side by side, so that none hides another
+    for i, (arm, mark) in enumerate(marks.items()):
+        rows = ends[ends["optimizer"] == arm]
+        means = rows.groupby("lr")["level"].mean()
+        ax.plot(
+            means.index,
+            means,
+            color="0.5",
+            linestyle=LINES[i % len(LINES)],
+            linewidth=0.9,
+            zorder=1,
+        )
+        for run in rows.to_dict("records"):
+            bad, colour = run["unstable"] in (True, "True", 1.0), colours[run["lr"]]["color"]
+            at = run["lr"] * apart ** (i - (len(marks) - 1) / 2)
+            ax.plot(
+                at, run["level"], "X" if bad else mark, color=colour, markersize=6 if bad else 4,
+                markeredgecolor="black", markeredgewidth=0.4,
+            )  # fmt: skip
+    rates = sorted(ends["lr"].unique())
+    ax.set(xlabel="base learning rate", ylabel="final accuracy, %", title="final level")
+    rate_ticks(ax, rates, most=5)
+    return ax
+
+
+def _rates(table: pd.DataFrame) -> dict[float, dict[str, Any]]:
+    rates = sorted(table["lr"].unique())
+    return {
+        rate: {"color": colour, "linestyle": LINES[i % len(LINES)]}
+        for i, (rate, colour) in enumerate(zip(rates, ramp(len(rates)), strict=True))
+    }
+
+
+def _marks(table: pd.DataFrame) -> dict[str, str]:
+    arms = dict.fromkeys(table["optimizer"])
+    return {arm: "osD^vPp*h<>"[i % 11] for i, arm in enumerate(arms)}

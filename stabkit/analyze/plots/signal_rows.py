@@ -1,0 +1,87 @@
+"""What a run recorded, in few stretches of steps: what is typical of each and what stands out."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from stabkit.analyze.events import dips
+from stabkit.analyze.plots.layer_map import stretch_width
+from stabkit.analyze.plots.signal_looks import KNN, LAYERS, RUN, Look
+from stabkit.store.reader import Run
+from stabkit.store.schema import KEYS
+from stabkit.store.tables import stored_table
+
+HEAD = ["run", "of", "kind", "signal", "layer", "depth", "step", "end", "median", "extreme"]
+
+
+def signal_rows(run: Run) -> pd.DataFrame:
+    """Columns `HEAD` of one run, as `signals_table` describes its rows; `run` and `of` empty."""
+    layers, null = _recorded(run)
+    scalars = run.scalars()
+    evals = run.evals(KNN)[["step", "value"]].assign(name=KNN)
+    of_run = pd.concat([f for f in (evals, scalars) if len(f)] or [scalars], ignore_index=True)
+    of_run["name"] = of_run["name"].astype(str)
+    of_run = of_run[of_run["name"].isin(RUN)]
+    steps = np.union1d(layers["step"], of_run["step"])
+    if not len(steps):
+        return pd.DataFrame(columns=HEAD)
+    width = stretch_width(steps)
+
+    def stretch(step: pd.Series) -> pd.Series:
+        return (steps[0] + (step - steps[0]) // width * width).rename("step")
+
+    names = [name for name in layers if name not in KEYS]
+    known = [name for name in LAYERS if name in names]
+    keys = [layers["depth"], layers["layer"].astype(str), stretch(layers["step"])]
+    parts = [
+        _stretched(layers[name], null[name], keys, LAYERS.get(name, Look("linear"))).assign(
+            kind="layer", signal=name
+        )
+        for name in [*known, *(name for name in names if name not in known)]
+    ]
+    for name, look in RUN.items():
+        rows = of_run[of_run["name"] == name]
+        nothing = pd.Series(False, index=rows.index)
+        parts.append(_stretched(rows["value"], nothing, [stretch(rows["step"])], look))
+        parts[-1] = parts[-1].assign(kind="run", signal=name)
+    for part in parts:
+        part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
+    found = dips(run)[["onset", "end"]].rename(columns={"onset": "step"})
+    parts.append(found.assign(kind="dip"))
+    beta2 = scalars[(scalars["name"] == "beta2") & scalars["value"].between(0, 1, inclusive="left")]
+    ceiling = 1 / np.sqrt(1 - beta2["value"].to_numpy(dtype=float))
+    parts.append(
+        pd.DataFrame(
+            {"step": beta2["step"], "end": beta2["step"].shift(-1, fill_value=int(steps[-1]))}
+            | {"median": ceiling, "kind": "ceiling", "signal": "adam_rms"}
+        )
+    )
+    whole = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    # as precise as the columns of layers are, in half the text
+    kinds = {"depth": "Int16", "end": "Int64", "median": "float32", "extreme": "float32"}
+    with np.errstate(over="ignore"):  # beyond float32: infinite
+        return whole.reindex(columns=HEAD).astype(kinds)
+
+
+def _recorded(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of layers, and where it is null: a value that is NaN was measured, and is news."""
+    stored = stored_table(run.path / "layers", "layers", until=run.until("layers"))
+    frame: pd.DataFrame = stored.to_pandas()
+    once = ~frame.duplicated(KEYS)
+    null = {n: stored[n].is_null().to_numpy() for n in stored.column_names if n not in KEYS}
+    return frame[once], pd.DataFrame(null, index=frame.index)[once]
+
+
+def _stretched(
+    values: pd.Series, null: pd.Series, keys: Sequence[pd.Series], look: Look
+) -> pd.DataFrame:
+    """Median and extreme of each stretch that has a value; the keys, without those of others."""
+    there = ~null
+    finite = np.isfinite(values)
+    groups = values.where(finite)[there].groupby([key[there] for key in keys], observed=True)
+    extreme = groups.min() if look.low else groups.max()
+    bad = (~finite)[there].groupby([key[there] for key in keys], observed=True).any()
+    table = pd.DataFrame({"median": groups.median(), "extreme": extreme.mask(bad, math.inf)})
+    return table.reset_index()

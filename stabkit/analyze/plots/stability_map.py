@@ -1,0 +1,193 @@
+"""Figure `stability-map`: two settings against each other, and where stability ends."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from stabkit.analyze.cells import FROZEN, WORDS
+from stabkit.analyze.plots.contrast import scored, words
+from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.analyze.sensitivity import LR, stable_frontier
+from stabkit.analyze.verdict import UNSTABLE
+from stabkit.store.reader import Runs
+
+BATCH = "train.batch"
+FREEZE = "model.freeze_patch_embed"
+COLUMNS = 3  # panels in a row
+COLOURS = "viridis"
+
+
+def stability_map_table(runs: Runs) -> pd.DataFrame:
+    """One row a cell: panel (the other settings), x_name, x, y_name, y, level (mean, points), runs,
+    known (runs with a verdict), unstable (of those), dips, and of its row in the map: stable (the
+    largest x at which all runs are stable), first_unstable (the smallest above it).
+
+    x is the learning rate and y the batch where both vary; else the settings with the most values.
+    The frontier is there where x is one of these two. Raises ValueError when
+    fewer than two settings vary.
+    """
+    frame, factors = scored(runs)
+    if frame.empty:
+        return frame
+    if len(factors) < 2:
+        told = f"they vary {factors[0]} alone" if factors else "no setting but the seed varies"
+        raise ValueError(f"{runs.path}: a map needs two settings that vary in these runs; {told}")
+    x, y = _axes(frame, factors)
+    rest = [key for key in factors if key not in (x, y)]
+    panels = [words(row, rest, none="") for row in frame.to_dict("records")]
+    frame = frame.assign(panel=panels, x_name=_name(x), y_name=_name(y), x=frame[x], y=frame[y])
+    table = pd.DataFrame(
+        [
+            dict(zip(("panel", "x_name", "x", "y_name", "y"), key, strict=True))
+            | {
+                "level": rows["level"].mean(),
+                "runs": len(rows),
+                "known": int((rows["verdict"] != "unknown").sum()),
+                "unstable": int(rows["verdict"].isin(UNSTABLE).sum()),
+                "dips": int(rows["dips"].sum()),
+            }
+            for key, rows in frame.groupby(
+                ["panel", "x_name", "x", "y_name", "y"], sort=False, dropna=False
+            )
+        ]
+    )
+    if x not in (LR, BATCH):  # of which less is safer
+        table = table.assign(stable=math.nan, first_unstable=math.nan)
+    else:
+        front = stable_frontier(frame, by=["panel", "y"], along="x").drop(columns="below")
+        front = front.rename(columns={"unstable": "first_unstable"})
+        table = table.merge(front, on=["panel", "y"], how="left")
+    # as text and numbers alike in the CSV: a name for what is no number
+    for axis, key in (("x", x), ("y", y)):
+        if not _numeric(table[axis]):
+            table[axis] = [FROZEN.get(v, v) if key == FREEZE else str(v) for v in table[axis]]
+    return table
+
+
+def _name(key: str) -> str:
+    """Of an axis; frozen and learned say themselves what they are."""
+    return "" if key == FREEZE else WORDS.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
+
+
+def _axes(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[str, str]:
+    """The rate along x and the batch along y, then by how many values; numbers rather along x."""
+    values = {key: frame[key].nunique(dropna=False) for key in factors}
+    first = sorted(factors, key=lambda key: (key not in (LR, BATCH), -values[key]))[:2]
+    one, two = sorted(first, key=lambda key: (key != LR, not _numeric(frame[key]), -values[key]))
+    return one, two
+
+
+def _numeric(values: "pd.Series[float]") -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def stability_map_figure(table: pd.DataFrame) -> Figure:
+    """A panel for each combination of the other settings, one colour scale for all."""
+    named = table["panel"].astype(object).fillna("")  # in a CSV nothing is NaN
+    panels = list(dict.fromkeys(named))
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    num_x, num_y = table["x"].nunique(), table["y"].nunique()
+    longest = max(len(_tick(value)) for value in table["y"])
+    with mpl.rc_context(RC):
+        figure = new_figure(
+            1.4 + 0.06 * longest + columns * max(1.6, 0.75 * num_x),
+            0.9 + rows * (0.6 + 0.55 * num_y),
+        )
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for ax, panel in zip(axes.ravel(), panels, strict=False):
+            draw_stability_map(table[named == panel], ax, _scale(table), table)
+            ax.set_title(panel if len(panel) < 30 else panel.replace(", ", "\n"))
+        for ax in axes.ravel()[len(panels) :]:
+            ax.axis("off")
+        for ax in axes[:, 0]:
+            ax.set_ylabel(_said(table["y_name"]))
+        for ax in axes[-1]:
+            ax.set_xlabel(_said(table["x_name"]))
+        bar = figure.colorbar(ScalarMappable(_scale(table), COLOURS), ax=axes, pad=0.02)
+        bar.set_label("final accuracy, %")
+        figure.supxlabel(
+            "in a cell: mean level, unstable runs of all; thick line: the largest value "
+            "with every run stable" if table["stable"].notna().any()
+            else "in a cell: mean level, unstable runs of all", fontsize=7, color="0.3",
+        )  # fmt: skip
+    return figure
+
+
+def draw_stability_map(
+    table: pd.DataFrame,
+    ax: Axes,
+    scale: Normalize | None = None,
+    whole: pd.DataFrame | None = None,
+) -> Axes:
+    """One panel: cells coloured by level, framed where a run is unstable, the frontier thick.
+
+    `scale` and `whole` (the table of all panels) make panels share colours and cells.
+    """
+    whole = table if whole is None else whole
+    scale = scale or _scale(whole)
+    xs, ys = (_ordered(whole[axis]) for axis in ("x", "y"))
+    colours = mpl.colormaps[COLOURS]
+    for cell in table.to_dict("records"):
+        i, j = xs.index(cell["x"]), ys.index(cell["y"])
+        colour = colours(scale(cell["level"]))
+        ax.add_patch(
+            mpl.patches.Rectangle((i - 0.48, j - 0.48), 0.96, 0.96, facecolor=colour, linewidth=0)
+        )
+        bright = np.dot(colour[:3], (0.2126, 0.7152, 0.0722)) > 0.5
+        share = f"{cell['unstable']} of {cell['runs']}"
+        note = share if cell["known"] == cell["runs"] else f"{share}, {cell['known']} known"
+        text = f"{cell['level']:.1f}\n{note}"
+        weight = "bold" if cell["unstable"] else "normal"
+        ink = "black" if bright else "white"
+        ax.text(i, j, text, ha="center", va="center", fontsize=7, color=ink, weight=weight)
+        if cell["unstable"]:
+            box = mpl.patches.Rectangle(
+                (i - 0.42, j - 0.42), 0.84, 0.84, fill=False, edgecolor=ink, linewidth=0.8,
+                linestyle="--",
+            )  # fmt: skip
+            ax.add_patch(box)
+    _draw_frontier(table, ax, xs, ys)
+    ax.set(xlim=(-0.6, len(xs) - 0.4), ylim=(-0.6, len(ys) - 0.4))
+    ax.set_xticks(range(len(xs)), labels=[textwrap.fill(_tick(x), 12) for x in xs])
+    ax.set_yticks(range(len(ys)), labels=[_tick(y) for y in ys])
+    ax.tick_params(length=0)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def _draw_frontier(table: pd.DataFrame, ax: Axes, xs: list[object], ys: list[object]) -> None:
+    """A thick edge right of the largest stable x of each row; left of all where none is stable."""
+    if table[["stable", "first_unstable"]].isna().all(axis=None):
+        return
+    for y, rows in table.groupby("y", sort=False):
+        row = rows.iloc[0]
+        at = xs.index(row["stable"]) + 0.5 if row["stable"] in xs else -0.5
+        j = ys.index(y)
+        ax.plot([at, at], [j - 0.5, j + 0.5], color="crimson", linewidth=3, zorder=3)
+
+
+def _scale(table: pd.DataFrame) -> Normalize:
+    low, high = table["level"].min(), table["level"].max()
+    return Normalize(low, high if high > low else low + 1)
+
+
+def _ordered(values: "pd.Series[float]") -> list[object]:
+    return sorted(values.unique()) if _numeric(values) else list(dict.fromkeys(values))
+
+
+def _said(names: "pd.Series[str]") -> str:
+    return str(names.astype(object).fillna("").iloc[0])
+
+
+def _tick(value: object) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,182 @@
+"""`stabkit report`: from runs to everything that the page shows, as plain data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.plots import PLOTS
+from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
+from stabkit.analyze.report.event_words import Event, all_events
+from stabkit.analyze.report.pictures import Picture, picture
+from stabkit.analyze.report.remedies import Sign
+from stabkit.analyze.report.remedy_effects import Advice, advise
+from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict, worst_of
+from stabkit.analyze.summary import FOOTNOTE, run_table
+from stabkit.analyze.text import counted
+from stabkit.store.reader import Runs
+
+PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
+ZOOMS = 12  # a page is read, not scrolled for ever
+LISTED = 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts; the first of a row names it."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure by its name on the command line."""
+
+    name: str
+    about: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Report:
+    title: str
+    folder: str
+    verdict: Verdict
+    events: tuple[tuple[Event, Picture | None], ...]
+    further: Table | None  # events without a picture
+    unlisted: int  # events that are not even in that table
+    runs: Table
+    factors: Table | None
+    shared: tuple[tuple[str, str], ...]
+    figures: tuple[Shown, ...]
+    signs: Mapping[Sign, int]
+    advice: tuple[Advice, ...]
+    num_runs: int
+    footnote: str
+
+
+def make_report(runs: Runs) -> Report:
+    """Raises ValueError where a run cannot be read."""
+    table = run_table(runs)
+    verdict = tell_verdict(runs, table)
+    events = all_events(runs)
+    rest = events[ZOOMS:]
+    signs = signs_seen(runs, table, events)
+    worst = str(worst_of(table)["run"])
+    path = runs.path.resolve()
+    return Report(
+        title=path.name or str(path),
+        folder=str(runs.path),
+        verdict=verdict,
+        events=tuple((event, _zoom(event)) for event in events[:ZOOMS]),
+        further=_further(rest[:LISTED]),
+        unlisted=len(rest[LISTED:]),
+        runs=_run_rows(table),
+        factors=_factors(runs),
+        shared=_shared(runs),
+        figures=tuple(_figures(runs, verdict, worst)),
+        signs=signs,
+        advice=tuple(advise(runs, table, signs, worst)),
+        num_runs=len(runs),
+        footnote=" ".join(FOOTNOTE.split()),
+    )
+
+
+def _zoom(event: Event) -> Picture | None:
+    """Gradients, loss and kNN around it; None where none of them was recorded."""
+    rows = event_zoom_rows(event.run, event.onset, event.end)
+    if rows.empty:
+        return None
+    recorded = [name for panel, name in PANELS.items() if (rows["panel"] == panel).any()]
+    alt = f"{', '.join(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
+    alt += f"event shaded. {event.headline}: {'; '.join(': '.join(fact) for fact in event.facts)}."
+    return picture(event_zoom_figure(rows.assign(event=event.headline)), alt)
+
+
+def _further(events: Sequence[Event]) -> Table | None:
+    if not events:
+        return None
+    rows = tuple(
+        (event.headline, event.where, f"{event.onset:,}", f"{event.end:,}") for event in events
+    )
+    return Table("Further events", ("event", "run", "from step", "to step"), rows)
+
+
+def _run_rows(table: pd.DataFrame) -> Table:
+    columns = {
+        "run": table["cell"],
+        "seed": table["seed"].map(lambda seed: "-" if pd.isna(seed) else str(seed)),
+        "verdict": table["verdict"],
+        "state": table["state"],
+        "last kNN, %": table["knn_last"].map(_percent),
+        "best": table["knn_best"].map(_percent),
+        "dips": table["dips"].astype(str),
+        "deepest, points": table["deepest"].map(
+            lambda depth: f"{100 * depth:.1f}" if depth else "-"
+        ),
+        "steps in dips": table["lost_steps"].map("{:,}".format),
+        "bursts": table["bursts"].astype(str),
+        "of which patch first": table["patch_first"].astype(str),
+        "signs of collapse": table["collapse"].replace("", "-"),
+        "folder": table["run"],
+    }
+    rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
+    return Table("One row a run", tuple(columns), tuple(rows))
+
+
+def _percent(accuracy: float) -> str:
+    return "-" if pd.isna(accuracy) else f"{100 * accuracy:.1f}"
+
+
+def _factors(runs: Runs) -> Table | None:
+    keys = runs.factors()
+    if not keys:
+        return None
+    ordered = [run for cell in group_cells(runs) for run in cell.runs]
+    rows = tuple((run.name, *(_text(run.settings.get(key)) for key in keys)) for run in ordered)
+    return Table("Settings that differ", ("run", *keys), rows)
+
+
+def _shared(runs: Runs) -> tuple[tuple[str, str], ...]:
+    """Settings that all runs have alike; of how they were executed, those that differ as well."""
+    differ = set(runs.factors())
+    keys = dict.fromkeys(key for run in runs for key in run.settings if key not in differ)
+    found = []
+    for key in keys:
+        values = list(dict.fromkeys(_text(run.settings.get(key)) for run in runs))
+        found.append((key, ", ".join(values)))
+    return tuple(found)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _figures(runs: Runs, verdict: Verdict, worst: str) -> list[Shown]:
+    """All that these runs can be drawn as; a plot says by ValueError that it does not apply.
+
+    Of the `worst` run alone what takes a panel for each of its signals.
+    """
+    found = []
+    for name, plot in PLOTS.items():
+        if name == "event-zoom":  # every event has its own
+            continue
+        about, shown = plot.about, runs
+        if name == "signals" and len(runs) > 1:
+            about = f"{about}; of the worst run"
+            shown = replace(runs, items=tuple(run for run in runs if run.name == worst))
+        try:
+            table = plot.table(shown)
+            if table.empty:
+                continue
+            names = "; ".join(cell_label(cell) for cell in group_cells(shown)[:12])
+            alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
+            found.append(Shown(name, about, picture(plot.figure(table), alt)))
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,131 @@
+"""Charts to zoom in the report: their data as JSON, drawn by plotly inside the page."""
+
+import html
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+
+from stabkit.analyze.cells import group_cells, run_label
+from stabkit.analyze.events import relative_norms
+from stabkit.analyze.plots.grad_norms import MAX_CELLS
+from stabkit.analyze.plots.knn import METRIC
+from stabkit.analyze.text import counted
+from stabkit.store.reader import Run, Runs
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+DASHES = ("solid", "dash", "dot", "dashdot")
+MAX_POINTS = 4000  # of a line; a screen has fewer columns
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`data` is JSON of what `Plotly.newPlot` takes; `about` says in words what is drawn."""
+
+    title: str
+    about: str
+    data: str
+
+
+def charts(runs: Runs) -> list[Chart]:
+    """Accuracy and loss of every run, then the layers' gradients of one run a cell."""
+    cells = group_cells(runs)
+    named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
+    accuracy = [(name, run.evals(METRIC)) for name, run in named]
+    loss = [(name, _loss(run)) for name, run in named]
+    found = [
+        _chart("Held-out kNN accuracy", "accuracy", accuracy, _of_runs),
+        _chart("Loss", "loss", loss, _of_runs),
+    ]
+    for cell in cells[:MAX_CELLS]:
+        run = cell.runs[0]
+        norms = relative_norms(run).sort_values("depth", kind="stable")
+        lines = [
+            (str(layer), rows.rename(columns={"value": "norm", "relative": "value"}))
+            for layer, rows in norms.groupby("layer", sort=False)
+        ]
+        title = f"Gradient norm of each layer over its median: {run_label(cell, run)}"
+        found.append(_chart(title, "relative norm", lines, _of_layers, "log"))
+    return [chart for chart in found if chart is not None]
+
+
+def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
+    """The lowest and highest point of each of `most` / 2 stretches; all of a shorter series."""
+    if len(step) <= most:
+        return step, value
+    kept: set[int] = set()
+    for stretch in np.array_split(np.arange(len(step)), most // 2):
+        finite = stretch[np.isfinite(value[stretch])]
+        if finite.size:
+            kept |= {int(finite[np.argmin(value[finite])]), int(finite[np.argmax(value[finite])])}
+        else:
+            kept.add(int(stretch[0]))  # the gap stays one
+    chosen = sorted(kept)
+    return step[chosen], value[chosen]
+
+
+def plotly_script() -> str:
+    """plotly's own JavaScript, MIT licence, as its Python package carries it."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def _loss(run: Run) -> pd.DataFrame:
+    scalars = run.scalars()
+    return scalars[scalars["name"] == "loss"]
+
+
+def _of_runs(count: int) -> list[dict[str, str]]:
+    """Apart by hue, then by dashes: Okabe and Ito's colours that show on white and on black."""
+    return [
+        {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
+        for i in range(count)
+    ]
+
+
+def _of_layers(count: int) -> list[dict[str, str]]:
+    """In order, first layer to last; neither end of the map shows on both white and black."""
+    places = np.linspace(0.25, 0.85, count)
+    return [{"color": to_hex(colour)} for colour in mpl.colormaps["viridis"](places)]
+
+
+def _chart(
+    title: str,
+    measure: str,
+    lines: Iterable[tuple[str, pd.DataFrame]],
+    looks: Callable[[int], list[dict[str, str]]],
+    scale: str = "linear",
+) -> Chart | None:
+    drawn = [(name, rows) for name, rows in lines if len(rows)]
+    if not drawn:
+        return None
+    traces = []
+    for (name, rows), look in zip(drawn, looks(len(drawn)), strict=True):
+        step, value = thin(rows["step"].to_numpy(), rows["value"].to_numpy())
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": html.escape(name),  # plotly reads its texts as HTML
+                "x": step.tolist(),
+                "y": [float(f"{v:.5g}") if math.isfinite(v) else None for v in value.tolist()],
+                "line": {"width": 1.5, **look},
+            }
+        )
+    layout = {
+        "xaxis": {"title": {"text": "step", "standoff": 4}},
+        "yaxis": {"title": {"text": measure}, "type": scale},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "y": -0.25},
+        "margin": {"t": 40, "r": 10, "l": 60, "b": 40},
+    }
+    content = json.dumps({"data": traces, "layout": layout}, allow_nan=False)
+    about = f"{title}: {counted(len(drawn), 'line')}, over steps."
+    return Chart(title, about, content)

@@ -1,0 +1,79 @@
+"""The report as one HTML page: nothing is loaded, and the browser is told to load nothing."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+import stabkit
+from stabkit.analyze.report.contents import Report, make_report
+from stabkit.analyze.report.interactive import Chart, charts, plotly_script
+from stabkit.analyze.report.remedies import NO_HELP, SIGNS, SOURCES
+from stabkit.printing import lines
+from stabkit.rundir import atomic_write
+from stabkit.store.reader import Runs
+
+FOLDER = Path(__file__).parent
+
+
+def write_report(runs: Runs, out: Path, interactive: bool = False) -> None:
+    """One HTML file that holds all it needs. Raises ValueError where a run cannot be read."""
+    page = render(make_report(runs), charts(runs) if interactive else ())
+    # a folder's name may hold bytes that are no text; they are shown as what they are
+    atomic_write(out, page.encode("utf-8", "backslashreplace"))
+
+
+def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
+    """The page's HTML; every name and setting in it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (FOLDER / "report.css").read_text(encoding="utf-8")
+    scripts = []
+    if zoomable:
+        scripts = [plotly_script(), (FOLDER / "report.js").read_text(encoding="utf-8")]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        charts=[(chart, _inside_script(chart.data)) for chart in zoomable],
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(style, scripts),
+        signs=SIGNS,
+        sources=SOURCES,
+        no_help=NO_HELP,
+        version=stabkit.__version__,
+    )
+
+
+def _shown(value: object) -> object:
+    """No name reorders the page's lines or hides in them; markup is ours."""
+    return lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """Only pictures inside the page, and the very style and scripts that are in it."""
+    rules = {"default-src": "'none'", "img-src": "data:", "style-src": _hash(style)}
+    if scripts:
+        # plotly styles what it draws as it draws it; without any source to load from, a style
+        # can do no more than look wrong
+        rules |= {"style-src": "'unsafe-inline'", "script-src": " ".join(map(_hash, scripts))}
+    rules |= {"base-uri": "'none'", "form-action": "'none'"}
+    return "; ".join(f"{name} {sources}" for name, sources in rules.items())
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _inside_script(text: str) -> Markup:
+    """JSON in which no name can end the element that holds it."""
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,0 +1,224 @@
+"""Which remedies fit what was seen, and what the runs at hand measure of them."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from stabkit.analyze.cells import Cell, group_cells, label
+from stabkit.analyze.claims import Claim, mean_above_zero
+from stabkit.analyze.events import final_level
+from stabkit.analyze.report.remedies import REMEDIES, Remedy, Sign
+from stabkit.analyze.verdict import UNSTABLE
+from stabkit.config import ConfigError, RunConfig, validate, with_settings
+from stabkit.store.reader import Run, Runs
+
+HAS_IT = "the worst run has it already"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs alike but for a remedy; levels in points, NaN without evaluations."""
+
+    alike: str
+    without: str
+    with_it: str
+    level_without: float
+    level_with: float
+    unstable_without: bool
+    unstable_with: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What runs that differ in a remedy alone show of it."""
+
+    pairs: tuple[Pair, ...]
+    claim: Claim
+
+    def words(self) -> str:
+        n, claim = len(self.pairs), self.claim
+        without = sum(pair.unstable_without for pair in self.pairs)
+        with_it = sum(pair.unstable_with for pair in self.pairs)
+        counts = f"Unstable were {without} of {n} runs without and {with_it} of {n} with it."
+        if not claim.n:
+            return f"{counts} No levels to compare."
+        effect = f"{claim.effect:+.1f} points of final kNN accuracy, n = {_pairs(claim.n)}"
+        if claim.n == 1:
+            return f"{effect}. {counts} Not decisive: one pair cannot tell an effect from chance."
+        interval = f"95 % interval {claim.low:+.1f} to {claim.high:+.1f}"
+        verdict = {
+            "holds": "Decisive: it ends higher here.",
+            "fails": "Decisive: it ends lower here.",
+            "undecided": "Not decisive: the interval holds no difference as well.",
+        }[claim.verdict]
+        return f"{effect}, {interval}. {counts} {verdict}"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A remedy for these runs. `command` reruns the worst run with it, None where it cannot.
+
+    `score` is 0 where nothing that it is for was seen; `in_use` counts runs that have it.
+    """
+
+    remedy: Remedy
+    score: float
+    seen: tuple[Sign, ...]
+    in_use: int
+    override: str
+    command: str | None
+    why_not: str
+    trial: Trial | None
+
+
+def advise(runs: Runs, table: pd.DataFrame, signs: Mapping[Sign, int], worst: str) -> list[Advice]:
+    """Every remedy: those that these runs decide for first, then by the signs seen, then the rest.
+
+    `table` is that of `run_table`, `signs` how many runs show each, `worst` a run's name. What
+    these runs decide against, and what all of them have, comes last.
+    """
+    cells = group_cells(runs)
+    bad = set(table.loc[table["verdict"].isin(UNSTABLE), "run"])
+    worst_run = next(run for run in runs if run.name == worst)
+    found = [_advice(remedy, runs, cells, bad, signs, worst_run) for remedy in REMEDIES]
+    return sorted(found, key=lambda advice: (_class(advice, len(runs)), -advice.score))
+
+
+def _advice(
+    remedy: Remedy,
+    runs: Runs,
+    cells: Sequence[Cell],
+    bad: set[str],
+    signs: Mapping[Sign, int],
+    worst: Run,
+) -> Advice:
+    seen = tuple(sign for sign in remedy.answers if signs.get(sign))
+    score = sum(remedy.answers[sign] * signs[sign] for sign in seen) / max(len(runs), 1)
+    settings = _override(remedy, worst.settings)
+    override = " ".join(f"{key}={_yaml(value)}" for key, value in settings.items())
+    why_not = HAS_IT if _has(remedy, worst.settings) else _refusal(worst, settings)
+    config = shlex.quote(str(worst.dir.config_file))
+    return Advice(
+        remedy,
+        score,
+        seen,
+        sum(_has(remedy, run.settings) for run in runs),
+        override,
+        None if why_not else f"stabkit train {config} {override}",
+        why_not,
+        trial(remedy, cells, bad),
+    )
+
+
+def _class(advice: Advice, runs: int) -> int:
+    if advice.in_use == runs:
+        return 3
+    verdict = advice.trial.claim.verdict if advice.trial else "undecided"
+    if verdict == "fails":
+        return 2
+    return 0 if verdict == "holds" else 1
+
+
+def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
+    """Runs that differ in the remedy alone, paired; None when there are none.
+
+    `bad` names the runs that trained unstably.
+    """
+    groups: dict[tuple[Any, ...], dict[Any, tuple[str, Run]]] = {}
+    for cell in cells:
+        if remedy.key not in cell.settings:
+            continue
+        rest = {key: value for key, value in cell.settings.items() if key != remedy.key}
+        for run in cell.runs:
+            seed = run.settings.get("seed", 0)
+            words = [*(label(key, value) for key, value in rest.items()), f"seed {seed}"]
+            alike = (*((key, repr(value)) for key, value in rest.items()), seed)
+            values = groups.setdefault(alike, {})
+            values[cell.settings[remedy.key]] = (", ".join(words), run)
+    pairs = tuple(
+        _pair(remedy.key, values, ends, bad)
+        for values in groups.values()
+        if (ends := _ends(remedy, list(values)))
+    )
+    if not pairs:
+        return None
+    gains = [pair.level_with - pair.level_without for pair in pairs]
+    known = [gain for gain in gains if not math.isnan(gain)]
+    return Trial(pairs, mean_above_zero(remedy.name, known, "points"))
+
+
+def _ends(remedy: Remedy, values: Sequence[Any]) -> tuple[Any, Any] | None:
+    """The values of a run without the remedy and of one with it."""
+    if remedy.toward == "value":
+        wanted = remedy.settings[remedy.key]
+        return (remedy.instead_of, wanted) if {wanted, remedy.instead_of} <= {*values} else None
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    if len(numbers) < 2:
+        return None
+    low, high = min(numbers), max(numbers)
+    return (high, low) if remedy.toward == "less" else (low, high)
+
+
+def _pair(
+    key: str, values: Mapping[Any, tuple[str, Run]], ends: tuple[Any, Any], bad: set[str]
+) -> Pair:
+    (alike, without), (_, with_it) = (values[end] for end in ends)
+    return Pair(
+        alike=alike,
+        without=label(key, ends[0]),
+        with_it=label(key, ends[1]),
+        level_without=100 * _level(without),
+        level_with=100 * _level(with_it),
+        unstable_without=without.name in bad,
+        unstable_with=with_it.name in bad,
+    )
+
+
+def _level(run: Run) -> float:
+    values = run.evals("knn_heldout")["value"]
+    return final_level(values) if len(values) else math.nan
+
+
+def _has(remedy: Remedy, settings: Mapping[str, Any]) -> bool:
+    value, now = remedy.settings[remedy.key], settings.get(remedy.key)
+    own = bool(settings) and now is None and settings.get("method.name") in remedy.own_of
+    return own or (value is not None and now == value)
+
+
+def _override(remedy: Remedy, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The remedy's settings; a factor is applied to the run's own value."""
+    if remedy.factor is None:
+        return dict(remedy.settings)
+    now = settings.get(remedy.key)
+    if not isinstance(now, (int, float)):
+        return {remedy.key: None}
+    if not now:  # a warm-up of nothing: a tenth of the run
+        return {remedy.key: max(1, settings.get("train.steps", 10) // 10)}
+    changed = now * remedy.factor
+    return {remedy.key: max(2, int(changed)) if isinstance(now, int) else float(f"{changed:.6g}")}
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "…"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _refusal(run: Run, settings: Mapping[str, Any]) -> str:
+    """Why the run cannot be trained with the settings; empty when it can."""
+    if not run.settings:
+        return "the worst run has no settings on record"
+    content = with_settings({}, {**run.settings, **settings})
+    try:
+        validate(RunConfig, content, run.name)
+    except ConfigError as error:
+        return "; ".join(error.problems)
+    return ""
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'' if count == 1 else 's'}"

@@ -1,0 +1,178 @@
+"""The report's first words: stable or not, which run is the worst, what instability cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from stabkit.analyze.events import final_level
+from stabkit.analyze.report.event_words import Event
+from stabkit.analyze.report.remedies import Sign
+from stabkit.analyze.summary import lacking_rows
+from stabkit.analyze.text import counted
+from stabkit.analyze.verdict import UNSTABLE
+from stabkit.detect.dips import SHORTEST
+from stabkit.store.reader import Run, Runs
+
+
+@dataclass(frozen=True)
+class Verdict:
+    mood: Literal["bad", "warn", "good", "unknown"]
+    headline: str
+    lines: tuple[str, ...]
+
+
+def tell_verdict(runs: Runs, table: pd.DataFrame) -> Verdict:
+    """`table` is that of `run_table`."""
+    bad = table[table["verdict"].isin(UNSTABLE)]
+    unknown = int((table["verdict"] == "unknown").sum())
+    under_way = int((~table["state"].isin(["done", "recorded"])).sum())
+    lines = []
+    if under_way:
+        states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
+        lines.append(f"Not every run came to its end ({states}): this is the verdict so far.")
+    if unknown:
+        lines.append(
+            f"{counted(unknown, 'run')} cannot be judged: that takes {SHORTEST} held-out kNN "
+            "evaluations, and all rows of the steps trained."
+        )
+    lines += lacking_rows(table)
+    if not bad.empty:
+        return Verdict(
+            "bad",
+            f"Unstable: {len(bad)} of {counted(len(table), 'run')}",
+            (*_unstable(runs, table, bad), *lines),
+        )
+    if unknown == len(table):
+        return Verdict("unknown", "Cannot be said", tuple(lines))
+    known = counted(len(table) - unknown, "run")
+    bursting = table[table["bursts"] > 0]
+    if not bursting.empty:
+        words = f"Gradients burst in {counted(len(bursting), 'run')}, and accuracy does not show it"
+        line = f"No dip, no drift, no collapse and no non-finite value in {known}."
+        return Verdict("warn", words, (line, *lines))
+    words = f"No sign of instability in {known}"
+    return Verdict("good", words, ("No dip, no drift, no collapse, no non-finite value.", *lines))
+
+
+def worst_of(table: pd.DataFrame) -> pd.Series:
+    """The row of the worst run."""
+    return worst_first(table).iloc[0]
+
+
+def worst_first(table: pd.DataFrame) -> pd.DataFrame:
+    """In order: diverged before collapsed before the deepest dip."""
+    rank = table["verdict"].map({name: i for i, name in enumerate(UNSTABLE)}).fillna(len(UNSTABLE))
+    order = pd.DataFrame({"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]})
+    return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]
+
+
+def signs_seen(runs: Runs, table: pd.DataFrame, events: Sequence[Event]) -> Mapping[Sign, int]:
+    """In how many runs each sign was seen."""
+    early = {
+        event.run.name
+        for event in events
+        if event.kind != "burst" and event.onset <= 2 * _warmup(event.run)
+    }
+    return {
+        "dips": int((table["dips"] > 0).sum()),
+        "early": len(early),
+        "bursts": int((table["bursts"] > 0).sum()),
+        "patch_first": int((table["patch_first"] > 0).sum()),
+        "collapsed": int((table["collapse"] != "").sum()),
+        "nonfinite": int((table["verdict"] == "diverged").sum()),
+    }
+
+
+def isolated(text: object) -> str:
+    """A name inside a sentence, whose direction of writing does not turn the sentence around."""
+    return str(text) if str(text).isascii() else f"\u2068{text}\u2069"
+
+
+def _unstable(runs: Runs, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
+    kinds = {
+        "diverged": "went non-finite",
+        "collapsed": "collapsed",
+        "unstable": "dipped or sagged",
+    }
+    parts = [f"{n} {kinds[str(kind)]}" for kind, n in bad["verdict"].value_counts().items()]
+    lines = [f"{', '.join(parts)}."]
+    finished = int((bad["state"] == "done").sum())
+    if finished:
+        who = "All of these" if finished == len(bad) else f"{finished} of the {len(bad)} unstable"
+        lines[0] += f" {who} finished without any error, as if nothing had happened."
+    worst = worst_of(table)
+    return [*lines, _worst(runs, table, worst), *_cost(runs, table)]
+
+
+def _worst(runs: Runs, table: pd.DataFrame, worst: pd.Series) -> str:
+    run = _run(runs, worst)
+    text = f"The worst run is {_name(worst)} ({worst['verdict']})."
+    level = _level(run)
+    if level is None:
+        return text
+    text += f" It ended at {100 * level:.1f} % held-out kNN accuracy"
+    stable = table[table["verdict"].isin(["stable", "bursts"])]
+    alike = _most_alike(runs, run, [_named(runs, name) for name in stable["run"]])
+    if alike is not None:
+        row = stable[stable["run"] == alike.name].iloc[0]
+        distance = 100 * ((_level(alike) or 0.0) - level)
+        text += f", {abs(distance):.1f} points {'below' if distance >= 0 else 'above'} the stable "
+        text += f"run most like it ({_name(row)})"
+    else:
+        text += f", {100 * (worst['knn_best'] - level):.1f} points below its own best"
+    steps = _steps(run)
+    if worst["lost_steps"]:
+        text += f"; {worst['lost_steps']:,} of its {steps:,} steps were spent in dips"
+        text += f", the deepest {100 * worst['deepest']:.1f} points"
+    return text + "."
+
+
+def _most_alike(runs: Runs, run: Run, others: Sequence[Run]) -> Run | None:
+    """Of those in which the fewest settings differ, the one that ends highest."""
+    factors = runs.factors()
+    ranked = [
+        (sum(other.settings.get(key) != run.settings.get(key) for key in factors), -level, i)
+        for i, other in enumerate(others)
+        if (level := _level(other)) is not None
+    ]
+    return others[min(ranked)[2]] if ranked else None
+
+
+def _cost(runs: Runs, table: pd.DataFrame) -> list[str]:
+    lost, total = int(table["lost_steps"].sum()), sum(_steps(run) for run in runs)
+    if not (lost and total):
+        return []
+    return [f"Dips took {lost:,} of all {total:,} steps ({lost / total:.0%})."]
+
+
+def _name(row: pd.Series) -> str:
+    seed = "" if pd.isna(row["seed"]) else f", seed {row['seed']}"
+    return isolated(row["cell"]) + seed
+
+
+def _run(runs: Runs, row: pd.Series) -> Run:
+    return _named(runs, row["run"])
+
+
+def _named(runs: Runs, name: str) -> Run:
+    return next(run for run in runs if run.name == name)
+
+
+def _level(run: Run) -> float | None:
+    values = run.evals("knn_heldout")["value"]
+    return final_level(values) if len(values) else None
+
+
+def _steps(run: Run) -> int:
+    status = run.dir.last_status()
+    if status and status.step:
+        return status.step
+    evals = run.evals("knn_heldout")["step"]
+    return int(evals.max()) if len(evals) else 0
+
+
+def _warmup(run: Run) -> float:
+    warmup = run.settings.get("optim.warmup_steps", 0)
+    return float(warmup) if isinstance(warmup, (int, float)) else 0.0

@@ -1,0 +1,272 @@
+"""Every layer at every step: what the signals of layers read, and where their rows wait.
+
+Of each step only sums and maxima over the layers are kept, on the device, in one of two fixed
+buffers. What they mean is worked out on the host, an interval later.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stabkit.monitor.blocks import Blocks
+from stabkit.monitor.measure.adam import AdamState
+from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.ranks import world_size
+from stabkit.monitor.signals.signal import LayerSignal, Moment
+
+Presence = tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Rows on their way to the host. `counts` [rows, signals, layers]: elements present."""
+
+    totals: Block
+    counts: NDArray[np.float64]
+
+
+class LayerMeasure:
+    """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`.
+
+    A row is one step. `gradients`, then `before` come before an optimizer's step, `after` after it;
+    several optimizers that step one after the other add to the same row, each its `members`, which
+    are numbers of parameters.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        layer: Sequence[int],
+        num_layers: int,
+        signals: Iterable[LayerSignal],
+        capacity: int,
+        failed: Callable[[str, Exception], None],
+    ) -> None:
+        """`failed` is told of a signal that raised, once; it is null from then on."""
+        self.parameters = list(parameters)
+        self.signals = sorted(signals, key=lambda s: s.combine)
+        self.blocks = Blocks(self.parameters, layer, num_layers)
+        self.rows = 0
+        self._moments = {signal.reads for signal in self.signals}
+        self._alike = _alike(self.signals)
+        self._of_rows: dict[int, Tensor] = {}  # of each signal [blocks], until the step is over
+        self._adam = AdamState(self.parameters, self.blocks)
+        self._layer = np.asarray(layer)
+        self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
+        shape = capacity, len(self.signals), num_layers
+        device = self.blocks.values.device
+        self._totals = [
+            torch.zeros(shape, dtype=self.blocks.exact, device=device) for _ in range(2)
+        ]
+        self._counts = [np.zeros(shape) for _ in range(2)]
+        self._elements: dict[Presence, NDArray[np.float64]] = {}
+        self._failed = failed
+        self._dead: set[int] = set()
+        self._unread: set[int] = set()  # those among them whose earlier rows have no value either
+        self._void: set[int] = set()  # rows
+        self._before: Sequence[int] | None = None  # whose parameters `blocks` holds
+        self.stale: Collection[int] = ()  # whose gradients are of an earlier step
+
+    def begin_row(self) -> None:
+        self._end_of_step()  # of gradients that no step followed
+        if self.rows == len(self._counts[0]):  # an error kept them from being taken
+            self.rows = 0
+            self._void.clear()
+        self._totals[0][self.rows].zero_()
+        self._counts[0][self.rows] = 0
+        self.rows += 1
+
+    def void_row(self) -> None:
+        """Nothing of this row is a measurement, as after an error in the midst of it."""
+        self._void.add(self.rows - 1)
+
+    @torch.no_grad()
+    def gradients(self, members: Sequence[int], scale: Tensor | None) -> None:
+        """`scale`: what the gradients are still multiplied by."""
+        if "gradients" not in self._moments:
+            return
+        grads = self._grads(members)
+        self._before = None
+        self.blocks.fill(grads)
+        if scale is not None:
+            self.blocks.values.div_(scale)
+        self._add("gradients", tuple(g is not None for g in grads))
+
+    @torch.no_grad()
+    def before(self, members: Sequence[int]) -> None:
+        if self._moments.isdisjoint({"parameters", "updates"}):
+            return
+        values = self._values(members)
+        self.blocks.fill(values)
+        self._before = members
+        self._add("parameters", tuple(v is not None for v in values))
+
+    @torch.no_grad()
+    def after(
+        self,
+        members: Sequence[int],
+        optimizer: torch.optim.Optimizer,
+        scale: Tensor | None,
+        late: bool,
+    ) -> None:
+        """`scale`: what the gradients are still multiplied by; `late`: they are others by now."""
+        grads = self._grads(members)
+        if "updates" in self._moments and self._before is members:
+            self.blocks.subtract(self._values(members))
+            self._add("updates", tuple(g is not None for g in grads))
+        self._before = None
+        if "adam" in self._moments and not late:
+            try:
+                present = self._adam.fill(optimizer, grads, scale)
+            except Exception as error:  # of a state or options that are not Adam's after all
+                present = ()
+                self._moments.discard("adam")
+                for i in (i for i, s in enumerate(self.signals) if s.reads == "adam"):
+                    self._drop(i, error)
+            if any(present):
+                self._add("adam", present)
+        self._end_of_step()
+
+    def take(self) -> Interval:
+        """The rows since the last time, begun to be copied; waits for nothing."""
+        self._end_of_step()  # of gradients that no step followed
+        totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
+        counts[sorted(self._void)] = 0
+        self._void.clear()
+        self._totals.reverse()
+        self._counts.reverse()
+        self.rows = 0  # now: an error below must not hold up the rows to come
+        if self.blocks.sharded and len(totals):  # without rows other ranks may not come here
+            totals = self._of_all_ranks(totals)
+        return Interval(start_copy(totals), counts)
+
+    def read(
+        self, interval: Interval
+    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
+        """Of each signal its values [rows, layers], and where it was measured."""
+        totals = torch.from_numpy(interval.totals.read())
+        values, measured = {}, {}
+        for i, signal in enumerate(self.signals):
+            if i in self._unread:
+                continue
+            count = interval.counts[:, i]
+            known = count > 0
+            try:
+                # copies: what one signal does to its own is of no matter to the others
+                found = signal.of_layer(totals[:, i].clone(), torch.from_numpy(count.copy()))
+                if found.shape != count.shape:
+                    raise ValueError(
+                        f"of_layer gave {list(found.shape)}, not as given {list(count.shape)}"
+                    )
+                values[signal.name] = found.numpy()
+                values[signal.name].flags.writeable = False  # derived signals only read it
+                measured[signal.name] = known
+            except Exception as error:
+                values.pop(signal.name, None)
+                self._unread.add(i)
+                self._drop(i, error)
+        return values, measured
+
+    def _grads(self, members: Sequence[int]) -> list[Tensor | None]:
+        grads: list[Tensor | None] = [None] * len(self.parameters)
+        for i in members:
+            if i not in self.stale:
+                grads[i] = self.parameters[i].grad
+        return grads
+
+    def _values(self, members: Sequence[int]) -> list[Tensor | None]:
+        if len(members) == len(self.parameters):
+            return cast(list[Tensor | None], self.parameters)
+        values: list[Tensor | None] = [None] * len(self.parameters)
+        for i in members:
+            values[i] = self.parameters[i]
+        return values
+
+    def _add(self, moment: Moment, present: Presence) -> None:
+        """Take what `blocks` holds into the row; `present`: of which parameters."""
+        elements = self._count(present)
+        for i, signal in enumerate(self.signals):
+            if signal.reads == moment:
+                rows, before = self._of_blocks(i), self._of_rows.get(i)
+                if before is not None:  # of other optimizers, whose blocks are 0 in these
+                    rows = before + rows if signal.combine == "sum" else before.maximum(rows)
+                self._of_rows[i] = rows
+                self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
+
+    def _end_of_step(self) -> None:
+        """Add up by layer what the blocks gave, at once for all signals that combine alike."""
+        of_rows, self._of_rows = self._of_rows, {}  # now: an error must not come again
+        for combine, signals in self._alike.items():
+            if of_rows.keys().isdisjoint(signals):
+                continue
+            none = next(iter(of_rows.values())).new_zeros(())
+            rows = [of_rows.get(i, none.expand(len(self.blocks.values))) for i in signals]
+            found = self.blocks.of_layers(torch.stack(rows), combine)
+            into = self._totals[0][self.rows - 1, signals.start : signals.stop]
+            if combine == "sum":
+                into.add_(found)
+            else:
+                torch.maximum(into, found, out=into)
+
+    def _of_blocks(self, i: int) -> Tensor:
+        values = self.blocks.values
+        if i not in self._dead:
+            version = values._version
+            try:
+                found = self.signals[i].of_blocks(self.blocks)
+                if values._version != version:
+                    raise ValueError("of_blocks changed blocks.values, which others read after it")
+                if found.shape != values.shape[:1]:
+                    raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
+                if found.device != values.device:
+                    raise ValueError(f"of_blocks gave a tensor on {found.device}")
+                return found.to(self.blocks.exact, copy=True)  # others overwrite what it may view
+            except Exception as error:
+                self._drop(i, error)
+                if values._version != version:
+                    self.void_row()
+        return values.new_zeros(len(values), dtype=self.blocks.exact)
+
+    def _drop(self, i: int, error: Exception) -> None:
+        self._dead.add(i)
+        self._failed(self.signals[i].name, error)
+
+    def _count(self, present: Presence) -> NDArray[np.float64]:
+        """[layers] elements; the same few patterns come again at every step."""
+        if present not in self._elements:
+            if len(self._elements) > 64:
+                self._elements.clear()
+            numel = np.where(present, self._numel, 0.0)
+            layers = self._totals[0].shape[2]
+            elements = np.bincount(self._layer, numel, minlength=layers)
+            self._elements[present] = elements.astype(np.float64)
+        return self._elements[present]
+
+    def _of_all_ranks(self, totals: Tensor) -> Tensor:
+        """One collective for the rows of a whole interval."""
+        ranks = totals.new_empty(world_size(), *totals.shape)
+        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
+        whole = torch.empty_like(totals)
+        for combine, s in self._alike.items():
+            part = ranks[:, :, s.start : s.stop]
+            whole[:, s.start : s.stop] = part.sum(0) if combine == "sum" else part.amax(0)
+        return whole
+
+
+def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
+    """Where those that combine alike stand: they are neighbours."""
+    sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
+    first = sums[0] if sums else len(signals)
+    return {"max": range(first), "sum": range(first, len(signals))}
+
+
+def _all_gather(into: Tensor, own: Tensor) -> None:
+    """By its new name where there is one: torch 2.14 warns of the old."""
+    dist = torch.distributed
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(into, own)

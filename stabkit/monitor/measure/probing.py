@@ -1,0 +1,129 @@
+"""When a probe looks, and what becomes of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stabkit.monitor.layers import group_layers
+from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.probe.probe import Probe, ProbePass, looking
+from stabkit.monitor.probe.undisturbed import unwrapped
+from stabkit.monitor.signals.signal import ProbeSignal
+
+# step, signal, its layers or None for a signal of the run, values
+Look = tuple[int, str, list[str] | None, Block]
+
+
+class Probing:
+    """Measures probe `signals` at every `every`-th step, and keeps what was seen on the device."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe | None,
+        signals: Sequence[ProbeSignal],
+        every: int,
+        optimizers: Sequence[Optimizer],
+        layer_of: Callable[[str], str | None] | None,
+        failed: Callable[[str, Exception], None],
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"Monitor: every must be 1 step or more, got {every}")
+        self.signals = {signal.name: signal for signal in signals}
+        self._model, self._probe, self._every = model, probe, every
+        self._optimizers = optimizers
+        self._layer_of = _layer_finder(model, layer_of)
+        self._failed = failed
+        self._seen: list[tuple[int, str, list[str] | None, Tensor]] = []
+
+    def is_due(self, step: int) -> bool:
+        return bool(self.signals) and step % self._every == 0
+
+    def look(self, step: int) -> None:
+        assert self._probe is not None
+        try:
+            with looking(self._model) as model:
+                seen = ProbePass(model, self._probe, self._layer_of, self._optimizers)
+                for name, signal in list(self.signals.items()):
+                    try:
+                        self._keep(step, name, signal.measure(seen))
+                    except Exception as error:
+                        self._drop(name, error)
+        except Exception as error:  # of the look itself: no other will be better
+            for name in list(self.signals):
+                self._drop(name, error)
+
+    def _drop(self, name: str, error: Exception) -> None:
+        del self.signals[name]
+        self._failed(name, error)
+
+    def _keep(self, step: int, name: str, found: Mapping[str, Tensor] | Tensor) -> None:
+        if isinstance(found, Tensor):
+            self._seen.append((step, name, None, found.detach().double().reshape(1)))
+        elif found:
+            values = torch.stack([v.detach().double().reshape(()) for v in found.values()])
+            self._seen.append((step, name, list(found), values))
+
+    def take(self) -> list[Look]:
+        """Every look so far, begun to be copied."""
+        seen, self._seen = self._seen, []
+        return [(step, name, layers, start_copy(values)) for step, name, layers, values in seen]
+
+
+def spread(
+    looks: Sequence[Look],
+    steps: NDArray[np.int64],
+    layers: Sequence[str],
+) -> tuple[
+    dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]], list[tuple[int, str, float]]
+]:
+    """Of each signal of layers its values [steps, layers] and where it was measured; and the
+    (step, name, value) of those of the run."""
+    values: dict[str, NDArray[np.float64]] = {}
+    measured: dict[str, NDArray[np.bool_]] = {}
+    of_run = []
+    row = {int(step): i for i, step in enumerate(steps)}
+    column = {layer: i for i, layer in enumerate(layers)}
+    for step, name, of, block in looks:
+        numbers = block.read()
+        if of is None:
+            of_run.append((step, name, float(numbers[0])))
+            continue
+        if name not in values:
+            values[name] = np.zeros((len(steps), len(layers)))
+            measured[name] = np.zeros((len(steps), len(layers)), dtype=bool)
+        for layer, number in zip(of, numbers, strict=True):
+            if layer in column and step in row:
+                values[name][row[step], column[layer]] = number
+                measured[name][row[step], column[layer]] = True
+    return values, measured, of_run
+
+
+def _layer_finder(
+    model: nn.Module, layer_of: Callable[[str], str | None] | None
+) -> Callable[[str], str]:
+    """The layer of a module's or a parameter's name in the model without its wrappers: that of the
+    first parameter within it, else of the module that holds it."""
+    names, plain = (
+        [name for name, _ in one.named_parameters(remove_duplicate=False)]
+        for one in (model, unwrapped(model))
+    )
+    kept = [(p, n) for p, n in zip(plain, names, strict=True) if layer_of is None or layer_of(n)]
+    layers, number = group_layers([n for _, n in kept], layer_of)
+    of = {p: layers[i] for (p, _), i in zip(kept, number, strict=True)}
+
+    def find(name: str) -> str:
+        while name:
+            if name in of:
+                return of[name]
+            inside = next((layer for p, layer in of.items() if p.startswith(f"{name}.")), None)
+            if inside is not None:
+                return inside
+            name = name.rpartition(".")[0]
+        return ""
+
+    return find

@@ -1,0 +1,106 @@
+"""Series of the run, such as the loss: logged values that wait for the end of the interval."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from stabkit.monitor.measure.host_copy import Block, start_copy
+
+Series = tuple[str, NDArray[np.int64], Block | NDArray[np.float64]]
+
+
+class Scalars:
+    """At most one value a step and name: of several the last, and what is logged before what the
+    Monitor adds by itself. Tensors are copied, never waited for."""
+
+    def __init__(self, beta2: float | None = None) -> None:
+        """`beta2`: the last that was recorded before a resume."""
+        self._told: dict[str, dict[int, Tensor | float]] = {}
+        self._own: dict[str, dict[int, Tensor | float]] = {}
+        self._beta2 = beta2
+
+    def log(self, step: int, name: str, value: Tensor | float) -> None:
+        """Raises ValueError or TypeError for what is not a single number."""
+        name.encode()  # a name that no file can hold: now, not in the midst of writing
+        self._told.setdefault(name, {})[step] = _kept(name, value)
+
+    def add(self, step: int, name: str, value: Tensor | float) -> None:
+        self._own.setdefault(name, {})[step] = _kept(name, value)
+
+    def of_optimizers(self, step: int, optimizers: Sequence[Optimizer]) -> None:
+        """`lr` of the first group, `lr.1`, … of those with another; `beta2` when it changes."""
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        for i, group in enumerate(groups):
+            lr = group.get("lr")
+            if lr is not None and (i == 0 or lr is not groups[0].get("lr")):
+                if i and _is_same(lr, groups[0].get("lr")):
+                    continue
+                self.add(step, f"lr.{i}" if i else "lr", lr)
+        betas = groups[0].get("betas")
+        if betas and len(betas) > 1 and betas[1] is not self._beta2 and betas[1] != self._beta2:
+            self._beta2 = betas[1]
+            self.add(step, "beta2", betas[1])
+
+    def __bool__(self) -> bool:
+        return bool(self._told or self._own)
+
+    def take(self) -> list[Series]:
+        """All series so far, begun to be copied."""
+        whole = {**self._own, **self._told}
+        self._told, self._own = {}, {}
+        return [
+            (name, np.array(list(series), dtype=np.int64), _copy(list(series.values())))
+            for name, series in whole.items()
+        ]
+
+
+def _is_same(lr: Any, first: Any) -> bool:
+    """Not asked of tensors, whose answer would have to be waited for."""
+    return not isinstance(lr, Tensor) and not isinstance(first, Tensor) and bool(lr == first)
+
+
+def read(series: Sequence[Series]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    return {
+        name: (steps, values.read() if isinstance(values, Block) else values)
+        for name, steps, values in series
+    }
+
+
+def _kept(name: str, value: Any) -> Tensor | float:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"log: {name} has shape {list(value.shape)}; give a single number")
+        if value.is_meta or value.is_complex():
+            raise ValueError(f"log: {name} is {value.dtype} on {value.device}; give a real number")
+        # a copy: a captured graph or an in-place update may overwrite the original
+        return value.detach().to(torch.float64, copy=True).reshape(())
+    if isinstance(value, str | bytes):
+        raise TypeError(f"log: {name} is text; give a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"log: {name} is of type {kind}; give a number") from None
+
+
+def _copy(values: list[Tensor | float]) -> Block | NDArray[np.float64]:
+    devices = [v.device for v in values if isinstance(v, Tensor)]
+    if not devices:
+        return np.array(values, dtype=np.float64)
+    # together on a device, since to read there would be to wait for all that is queued
+    device = next((d for d in devices if d.type != "cpu"), devices[0])
+    return start_copy(torch.stack([_on(device, value) for value in values]))
+
+
+def _on(device: torch.device, value: Tensor | float) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return torch.full((), value, dtype=torch.float64, device=device)

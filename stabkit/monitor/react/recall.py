@@ -1,0 +1,72 @@
+"""What detectors must know of the steps before a training was resumed, from its run folder."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.monitor.react.watches import SPREADS, Seen
+from stabkit.rundir import RunDir
+from stabkit.store.reader import Run
+
+STEPS = 1000  # of layers: ten times what a baseline holds
+SIGNALS = {
+    # kind -> columns of `layers`
+    "spike": ["grad_norm"],
+    "stale_moments": ["adam_rms"],
+}
+SCALARS = {"spike": ["loss"], "nonfinite": [], "collapse": list(SPREADS)}
+
+
+def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Seen | None, bool]:
+    """Rows of steps below `before`, and whether the last of them was not finite."""
+    if kind == "dip" or not rundir.table("scalars").is_dir():
+        return None, False
+    run = Run(rundir.path)
+    scalars = run.scalars()
+    scalars = scalars[scalars["step"] < before]
+    counted = _series(scalars, "nonfinite_layers")[1]
+    named = {name: _series(scalars, name) for name in SCALARS.get(kind, [])}
+    steps, layers, values = _layers(run, SIGNALS.get(kind, []), before)
+    measured = {name: ~np.isnan(table) for name, table in values.items()}
+    rows = Seen(steps, layers, values, measured, named)
+    return rows, bool(len(counted) and counted[-1] > 0)
+
+
+def recalled_evals(
+    rundir: RunDir, kind: str, before: int
+) -> Iterator[tuple[str, Sequence[int], Sequence[BoolArray], float]]:
+    """Metric, steps, correctness and chance of the evaluations below step `before`."""
+    if kind != "dip" or not rundir.table("evals").is_dir():
+        return
+    run = Run(rundir.path)
+    for metric, evals in run.evals().groupby("metric", observed=True):
+        # one number of neighbours a metric, as a Monitor records; else there is no one series
+        correct = run.correct(str(metric)) if evals["k"].nunique() == 1 else None
+        steps = evals["step"].to_numpy()
+        if correct is not None and len(correct) == len(steps):
+            old = steps < before
+            yield str(metric), steps[old].tolist(), list(correct[old]), evals["chance"].iloc[0]
+
+
+def _series(scalars: pd.DataFrame, name: str) -> tuple[IntArray, FloatArray]:
+    rows = scalars[scalars["name"] == name].drop_duplicates("step")
+    return rows["step"].to_numpy(dtype=np.int64), rows["value"].to_numpy(dtype=np.float64)
+
+
+def _layers(
+    run: Run, signals: Sequence[str], before: int
+) -> tuple[IntArray, list[str], dict[str, FloatArray]]:
+    table = run.signals(signals) if signals else pd.DataFrame()
+    if not len(table):
+        return np.zeros(0, dtype=np.int64), [], {}
+    steps = np.unique(table["step"].to_numpy())
+    steps = steps[steps < before][-STEPS:]
+    table = table[table["step"].isin(steps)]
+    layers = table.sort_values("depth")["layer"].astype(str).drop_duplicates().tolist()
+    grids = {
+        name: table.pivot(index="step", columns="layer", values=name)[layers].to_numpy(np.float64)
+        for name in signals
+    }
+    return steps, layers, grids

@@ -1,0 +1,167 @@
+"""Image folders and torchvision's data sets, read as (train, heldout)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import features
+
+from stabkit.rundir import left_out
+from stabkit.train.data.image_set import ImageSet, encoded_set, file_stamp, from_array
+
+HELDOUT_NAMES = ("validation", "val", "test")
+"""First match is the held-out split; test last, since ImageNet's public one has no labels."""
+
+_SUFFIXES = tuple(
+    sorted(
+        {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+        | {".tif", ".tiff", ".webp"}
+        | ({".avif"} if features.check("avif") else set())
+    )
+)
+
+
+def existing_folder(path: str) -> Path:
+    """``path`` as a folder; raises ValueError if it is none."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise ValueError(f"data.path {str(root)!r} {found}; it must be the folder with the images")
+    return root
+
+
+def folder_sets(path: str) -> tuple[ImageSet, ImageSet]:
+    """``path``/train/CLASS/… and ``path``/val (or validation, test)/CLASS/…, any depth below CLASS.
+
+    Classes are the sorted folder names of the training split. Raises ValueError for a missing
+    split, a split or class without images, and a held-out class that training does not have.
+    """
+    root = existing_folder(path)
+    train, heldout = root / "train", _heldout_folder(root)
+    if not train.is_dir():
+        raise ValueError(f"{root}: has no folder 'train'; it holds {_content(root)}")
+    if train.samefile(heldout):
+        raise ValueError(f"{heldout}: is the same folder as {train}; held-out images must differ")
+    classes = tuple(_class_names(train))
+    unknown = sorted(set(_class_names(heldout)) - set(classes))
+    if unknown:
+        raise ValueError(
+            f"{heldout / unknown[0]}: class {unknown[0]!r} is not in {train}, "
+            f"which has {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
+        )
+    return _folder_set(train, classes), _folder_set(heldout, classes)
+
+
+def _heldout_folder(root: Path) -> Path:
+    for name in HELDOUT_NAMES:
+        if (root / name).is_dir():
+            return root / name
+    raise ValueError(
+        f"{root}: has no held-out folder, one of {', '.join(HELDOUT_NAMES)}; "
+        f"it holds {_content(root)}"
+    )
+
+
+def _class_names(split: Path) -> list[str]:
+    names = sorted(p.name for p in split.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not names:
+        raise ValueError(
+            f"{split}: has no class folders, expected {split.name}/CLASS/IMAGE; "
+            f"it holds {_content(split)}"
+        )
+    return names
+
+
+def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
+    files: list[Path] = []
+    skipped: list[Path] = []
+    labels: list[int] = []
+    for name in _class_names(split):
+        images, others = _image_files(split / name)
+        skipped += others
+        files += images
+        labels += [classes.index(name)] * len(images)
+    if skipped:
+        first = f"the first is {skipped[0].relative_to(split)}"
+        left_out(split, f"{first}; read are {', '.join(_SUFFIXES)}", f"{len(skipped):,} file(s)")
+    return encoded_set(
+        np.array(labels, np.int64),
+        classes,
+        lambda i: files[i].open("rb"),
+        lambda i: str(files[i]),
+        lambda: file_stamp(split, files),
+    )
+
+
+def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, links followed, and the files that are none."""
+    # Hidden files are never images: macOS leaves ._NAME.jpg beside NAME.jpg.
+    found = sorted(p for p in _files_below(folder) if not p.name.startswith("."))
+    images = [p for p in found if p.suffix.lower() in _SUFFIXES and p.is_file()]
+    if not images:
+        raise ValueError(
+            f"{folder}: has no images ({', '.join(_SUFFIXES)}); it holds {_content(folder)}"
+        )
+    return images, sorted(set(found) - set(images))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for where, folders, names in os.walk(folder, followlinks=True):
+        here = Path(where)
+        for inner in folders:
+            if (here / inner).is_symlink() and here.resolve().is_relative_to(
+                (here / inner).resolve()
+            ):
+                raise ValueError(
+                    f"{here / inner}: is a link to a folder that it lies in; remove it"
+                )
+        yield from (here / name for name in names)
+
+
+def _content(folder: Path, limit: int = 8) -> str:
+    names = sorted(p.name for p in folder.iterdir())
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(map(repr, names[:limit])) or "nothing") + more
+
+
+def torchvision_sets(
+    name: Literal["cifar10", "cifar100", "stl10"], path: str, download: bool
+) -> tuple[ImageSet, ImageSet]:
+    """torchvision's copy of a set under ``path``, fetched only if ``download``.
+
+    stl10 gives its labelled `train` (5,000) and `test` (8,000) images: the kNN bank needs labels,
+    so `unlabeled` is left out. Raises ValueError if the set is absent and may not be fetched.
+    """
+    from torchvision import datasets
+
+    root = str(Path(path).expanduser())
+    builders = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}
+    splits = []
+    for train in (True, False):
+        which: dict[str, Any] = {"train": train}
+        if name == "stl10":
+            which = {"split": "train" if train else "test"}
+        try:
+            splits.append(_converted(builders[name](root, download=download, **which)))
+        except (RuntimeError, OSError) as error:
+            remedy = (
+                "check the network and that the folder can be written"
+                if download
+                else "set data.download=true to fetch it, or point data.path to where it is"
+            )
+            raise ValueError(f"{name} was not found in {root!r} ({error}); {remedy}") from error
+    return splits[0], splits[1]
+
+
+def _converted(dataset: Any) -> ImageSet:
+    images: NDArray[np.uint8] = np.asarray(dataset.data)
+    # CIFAR stores [N, H, W, 3] and targets, STL-10 [N, 3, H, W] and labels.
+    if images.shape[1] != 3:
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    return from_array(images, np.asarray(targets, np.int64), tuple(dataset.classes))

@@ -1,0 +1,108 @@
+"""The optimizer and the per-step schedules."""
+
+import inspect
+import math
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from stabkit.config import MethodConfig, OptimConfig
+from stabkit.train.optim.stable_adamw import StableAdamW
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, fused: bool = False
+) -> torch.optim.Optimizer:
+    """Over the trainable parameters; its learning rate is set before every step.
+
+    `fused`, of adamw and sgd: one kernel, else one for each operation over all tensors (foreach).
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    plain = [p for name, p in named if _exempt(name, p, config)]
+    decayed = [p for name, p in named if not _exempt(name, p, config)]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if config.name in ("lars", "lamb"):
+        # timm adapts only what it decays, unless told: without decay both would be plain SGD, Adam
+        groups[0]["always_adapt"] = True
+    return _with_rule([group for group in groups if group["params"]], config, fused)
+
+
+def _with_rule(
+    groups: list[dict[str, Any]], config: OptimConfig, fused: bool
+) -> torch.optim.Optimizer:
+    kernel = {"fused": True} if fused else {"foreach": True}
+    betas, eps, momentum = (config.beta1, config.beta2), config.eps, config.momentum
+    match config.name:
+        case "adamw":
+            return _eager(torch.optim.AdamW)(groups, 0.0, betas=betas, eps=eps, **kernel)
+        case "stable_adamw":
+            return _eager(StableAdamW)(groups, 0.0, betas=betas, eps=eps)
+        case "sgd":
+            return _eager(torch.optim.SGD)(groups, 0.0, momentum=momentum, **kernel)
+        case "lars":
+            from timm.optim.lars import Lars  # timm takes seconds to import
+
+            # You et al. 2017, equation 6; the rate scales the step, not the momentum, as in MoCo v3
+            return Lars(groups, 0.0, momentum=momentum, trust_coeff=config.trust, eps=0.0)
+        case "lamb":
+            from timm.optim.lamb import Lamb
+
+            # You et al. 2020, Algorithm 2; timm's own clipping at 1 would hide instability
+            return Lamb(groups, 0.0, betas=betas, eps=eps, max_grad_norm=None)
+
+
+Rule = TypeVar("Rule", bound=torch.optim.Optimizer)
+
+
+def _eager(kind: type[Rule]) -> type[Rule]:
+    """The same optimizer without the wrappers that keep torch.compile out of its methods.
+
+    Nothing here compiles an optimizer, and the first call of such a wrapper imports the compiler: a
+    training's start would wait two seconds for it.
+    """
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    bare["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    eager: type[Rule] = type(kind.__name__, (kind,), {"__module__": kind.__module__, **bare})
+    return eager
+
+
+def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:
+    """Whether a parameter is left out of weight decay (and of LARS's and LAMB's adaptation)."""
+    # WeightNorm's gains are one number a filter, whatever their shape
+    small = parameter.ndim < 2 or name.endswith("weight.original0")
+    if config.decay_all:
+        return config.name in ("lars", "lamb") and small
+    return small or name.endswith(("cls_token", "pos_embed"))
+
+
+def peak_lr(config: OptimConfig, batch: int) -> float:
+    """The base rate scaled to the global batch by the configured rule (reference batch 256)."""
+    scale = {"linear": batch / 256, "sqrt": math.sqrt(batch / 256), "none": 1.0}
+    return config.lr * scale[config.lr_rule]
+
+
+def lr_at(step: int, steps: int, config: OptimConfig, batch: int) -> float:
+    """Linear warm-up from 0, then half a cosine to 0, per iteration; `step` counts from 0."""
+    return peak_lr(config, batch) * warmup_cosine(step, steps, config.warmup_steps)
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak rate: linear from 0 over the warm-up, then half a cosine to 0."""
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def momentum_at(step: int, steps: int, config: MethodConfig) -> float:
+    """Momentum of the key encoder: constant, or 1-(1-m)(1+cos(πt/T))/2, which ends at 1.
+
+    0 stays 0 under either schedule: there is no average to slow down.
+    """
+    if config.momentum_schedule == "constant" or config.momentum == 0:
+        return config.momentum
+    return 1 - (1 - config.momentum) * 0.5 * (1 + math.cos(math.pi * step / steps))

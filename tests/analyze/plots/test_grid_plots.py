@@ -1,0 +1,216 @@
+"""Figures of a whole sweep are compared by their data, against the runs that they show."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stabkit
+from stabkit.analyze.plots import PLOTS, draw
+from stabkit.analyze.plots.accuracy_table import accuracy_table, accuracy_table_figure
+from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
+from stabkit.analyze.plots.lr_sensitivity import lr_sensitivity_figure, lr_sensitivity_table
+from stabkit.analyze.plots.optimizer import optimizer_figure, optimizer_table
+from stabkit.analyze.plots.stability_map import stability_map_figure, stability_map_table
+from stabkit.analyze.scores import run_scores
+from stabkit.analyze.sensitivity import points_lost
+from stabkit.store.writer import Writer
+from tests.analyze.conftest import plant_run
+
+MINE = ("accuracy-table", "freeze-patch", "lr-sensitivity", "optimizer", "stability-map")
+
+
+def lower(folder: Path, share: float) -> None:
+    """Make a planted run end lower, by other evaluations than those planted."""
+    for part in (folder / "evals").glob("*"):
+        part.unlink()
+    writer = Writer(folder, "planted")
+    for step in range(0, 501, 5):
+        right = int(1000 * (0.3 + (share - 0.3) * step / 500))
+        writer.add_eval(step, "knn_heldout", right / 1000, 0.1, 20, 0.07, np.arange(1000) < right)
+    writer.flush()
+
+
+def test_freeze_patch_pairs_runs_of_one_seed_and_rate(grid: Path) -> None:
+    lower(grid / "lr 0.02 false 0", 0.4)
+    table = freeze_patch_table(stabkit.load(grid))
+    level = run_scores(stabkit.load(grid)).set_index("run")["level"]
+    pairs = table[table["row"] == "pair"]
+    assert len(pairs) == 4
+    for pair in pairs.to_dict("records"):
+        lr = pair["group"].removeprefix("base lr ")
+        assert pair["learned"] == level[f"lr {lr} false {pair['seed']:.0f}"]
+        assert pair["frozen"] == level[f"lr {lr} true {pair['seed']:.0f}"]
+    means = table[table["row"] == "mean"].set_index("group")["difference"]
+    assert means["all pairs"] == pytest.approx((pairs["frozen"] - pairs["learned"]).mean())
+    left, right = freeze_patch_figure(table).axes
+    joined = [tuple(line.get_xdata()) for line in left.lines if len(line.get_xdata()) == 2]
+    assert joined == [tuple(pair) for pair in pairs[["learned", "frozen"]].to_numpy()]
+    assert [t.get_text() for t in left.get_yticklabels()][-1] == "all pairs"
+    drawn = [float(line.get_xdata()[0]) for line in right.lines if line.get_marker() == "D"]
+    assert drawn == pytest.approx(means.tolist())
+
+
+def test_freeze_patch_without_a_pair_is_refused(tmp_path: Path) -> None:
+    for seed, freeze in enumerate(("false", "true")):
+        plant_run(tmp_path / freeze, f"model.freeze_patch_embed={freeze}", seed=seed)
+    with pytest.raises(ValueError, match="no frozen run shares its seed and settings"):
+        freeze_patch_table(stabkit.load(tmp_path))
+
+
+def test_lr_sensitivity_draws_every_run_and_says_what_the_range_costs(grid: Path) -> None:
+    lower(grid / "lr 0.02 false 0", 0.4)
+    runs = stabkit.load(grid)
+    table, level = lr_sensitivity_table(runs), run_scores(runs)
+    figure = lr_sensitivity_figure(table)
+    (ax,) = figure.axes
+    dots = [line.get_xydata()[0] for line in ax.lines if line.get_marker() in tuple("oX")]
+    dots += [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "s"]
+    expected = level[["optim.lr", "level"]].to_numpy()
+    np.testing.assert_array_equal(
+        sorted(map(tuple, dots)), sorted(map(tuple, expected)), strict=False
+    )
+    crosses = sum(line.get_marker() == "X" for line in ax.lines)
+    assert crosses == (level["verdict"] == "unstable").sum() == 1, "the lowered run has no dip"
+    learned = level[~level["model.freeze_patch_embed"]].groupby("optim.lr")["level"].mean()
+    arms = table[table["row"] == "arm"].set_index("arm")["sensitivity"]
+    costs = arms["learned patch projection"]
+    assert costs == pytest.approx(points_lost(learned.index, learned))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert any(f"{costs:.1f} of" in text for text in legend)
+
+
+def test_rates_that_only_go_along_have_no_sensitivity(tmp_path: Path) -> None:
+    for lr, name in ((1e-3, "none"), (2e-3, "batch"), (1e-3, "weight")):
+        plant_run(tmp_path / name, f"optim.lr={lr}", f"model.patch_norm={name}")
+    with pytest.raises(ValueError, match=r"vary optim\.lr only along with model\.patch_norm"):
+        lr_sensitivity_table(stabkit.load(tmp_path))
+
+
+def test_stability_map_ends_where_runs_turn_unstable(tmp_path: Path) -> None:
+    bad = {
+        (8, 0.004): 0,
+        (8, 0.04): 1,
+        (32, 0.004): 1,
+        (32, 0.04): 1,
+        (8, 0.001): 0,
+        (32, 0.001): 0,
+    }
+    for (batch, lr), dip in bad.items():
+        plant_run(
+            tmp_path / f"{batch} {lr}", f"train.batch={batch}", f"optim.lr={lr}", dip=0.08 * dip
+        )
+    table = stability_map_table(stabkit.load(tmp_path))
+    assert {tuple(row) for row in table[["x", "y", "unstable"]].to_numpy()} == {
+        (lr, batch, dip) for (batch, lr), dip in bad.items()
+    }
+    ends = table.drop_duplicates("y").set_index("y")[["stable", "first_unstable"]]
+    assert ends.loc[8].tolist() == [0.004, 0.04]
+    assert ends.loc[32].tolist() == [0.001, 0.004]
+    ax, _ = stability_map_figure(table).axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.001", "0.004", "0.04"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["8", "32"]
+    edges = {(line.get_xdata()[0], np.mean(line.get_ydata())) for line in ax.lines}
+    assert edges == {(1.5, 0.0), (0.5, 1.0)}
+    texts = [text.get_text() for text in ax.texts]
+    assert sum("1 of 1" in text for text in texts) == 3
+    assert sum("0 of 1" in text for text in texts) == 3
+
+
+def test_a_map_of_settings_that_are_no_numbers(grid: Path, tmp_path: Path) -> None:
+    for path in grid.glob("lr 0.02*"):
+        path.rename(tmp_path / f"other {path.name}")
+    folder = tmp_path / "named"
+    for norm in ("none", "batch"):
+        for freeze in ("false", "true"):
+            plant_run(
+                folder / f"{norm} {freeze}",
+                f"model.patch_norm={norm}", f"model.freeze_patch_embed={freeze}",
+            )  # fmt: skip
+    table = stability_map_table(stabkit.load(folder))
+    assert table["stable"].isna().all(), "nothing that has no order has a frontier"
+    names = set(table["x"]) | set(table["y"])
+    assert names == {"none", "batch", "learned patch projection", "frozen patch projection"}
+    stability_map_figure(table)
+
+
+def test_optimizers_have_a_panel_each_and_one_of_where_they_end(tmp_path: Path) -> None:
+    for name in ("adamw", "lamb"):
+        for lr in (1e-3, 1e-2):
+            for seed in (0, 1):
+                plant_run(
+                    tmp_path / f"{name} {lr} {seed}",
+                    f"optim.name={name}", f"optim.lr={lr}", seed=seed,
+                )  # fmt: skip
+    runs = stabkit.load(tmp_path)
+    table = optimizer_table(runs)
+    figure = optimizer_figure(table)
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert titles == ["adamw", "lamb", "final level"]
+    lamb = [run for run in runs if run.name.startswith("lamb 0.01")]
+    mean = np.mean([100 * run.evals("knn_heldout")["value"] for run in lamb], axis=0)
+    assert any(np.allclose(line.get_ydata(), mean) for line in figure.axes[1].lines)
+    rows = table[(table["row"] == "run") & (table["optimizer"] == "lamb")]
+    assert sorted(rows["level"]) == pytest.approx(
+        sorted(run_scores(runs).query("`optim.name` == 'lamb'")["level"])
+    )
+
+
+def test_the_accuracy_table_has_a_column_an_evaluation_and_its_k(tmp_path: Path) -> None:
+    values = {0: (0.5, 0.4), 1: (0.6, 0.3)}
+    for seed, (few, many) in values.items():
+        folder = plant_run(tmp_path / str(seed), seed=seed)
+        writer = Writer(folder, "planted")
+        for metric, k, value in (
+            ("knn_full", 10, few), ("knn_full", 200, many), ("linear", 0, 0.7), ("finetune", 0, 0.8)
+        ):  # fmt: skip
+            right = np.arange(100) < 100 * value
+            writer.add_eval(500, metric, float(right.mean()), 0.1, k, 0.07, right)
+        writer.flush()
+    table = accuracy_table(stabkit.load(tmp_path)).set_index("metric")
+    assert table.loc["knn_full, k = 10", "mean"] == pytest.approx(55)
+    assert table.loc["knn_full, k = 10", "sd"] == pytest.approx(50**0.5)
+    assert table.loc["knn_full, k = 200", "mean"] == pytest.approx(35)
+    assert (table["n"] == 2).all()
+    (ax,) = accuracy_table_figure(table.reset_index()).axes
+    shown = [text.get_text().replace("\n", ", ") for text in ax.texts]
+    heads = ["knn_heldout, k = 20", "knn_full, k = 10", "knn_full, k = 200", "linear", "finetune"]
+    assert [text for text in shown if text in heads] == heads
+    assert "55.0 ± 7.1 (2)" in shown
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve cells; a run of one was cut short after its first evaluation."""
+    folder = tmp_path_factory.mktemp("many")
+    for lr in (1e-3, 4e-3):
+        for batch in (8, 16):
+            for beta in (0.9, 0.99, 0.999):
+                path = folder / f"{lr} {batch} {beta}"
+                plant_run(path, f"optim.lr={lr}", f"train.batch={batch}", f"optim.beta2={beta}")
+    short = folder / "0.001 8 0.9"
+    for part in (short / "evals").glob("*"):
+        part.unlink()
+    writer = Writer(short, "planted")
+    writer.add_eval(0, "knn_heldout", 0.25, 0.1, 20, 0.07, np.arange(100) < 25)
+    writer.flush()
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in MINE if name != "freeze-patch"])
+def test_many_cells_and_a_run_cut_short_are_drawn(many: Path, tmp_path: Path, name: str) -> None:
+    csv = draw(name, stabkit.load(many), tmp_path)[-1]
+    assert len(pd.read_csv(csv)) >= 12
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_runs_that_name_no_settings_are_drawn_or_refused(tmp_path: Path, name: str) -> None:
+    for seed in (0, 1):
+        (plant_run(tmp_path / str(seed), seed=seed) / "config.yaml").unlink()
+    runs = stabkit.load(tmp_path)
+    if name == "accuracy-table":
+        assert accuracy_table(runs)["n"].tolist() == [1, 1]
+        return
+    with pytest.raises(ValueError, match=r"vary|has no optim\.name"):
+        PLOTS[name].table(runs)

@@ -1,0 +1,302 @@
+"""The figures of onsets, against planted bursts and against loops over the recorded values."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import stabkit
+from stabkit.analyze.cells import wrapped
+from stabkit.analyze.events import bursts, bursts_and_dips, dips, onsets
+from stabkit.analyze.plots import PLOTS
+from stabkit.analyze.plots.event_zoom import (
+    PANELS,
+    draw_event_zoom,
+    event_zoom_figure,
+    event_zoom_rows,
+    event_zoom_table,
+)
+from stabkit.analyze.plots.grad_norms import AROUND, grad_norms_figure, grad_norms_table
+from stabkit.analyze.plots.layer_map import BINS, draw_layer_map, layer_map_figure, layer_map_table
+from stabkit.analyze.plots.layer_styles import telling_layers
+from stabkit.analyze.plots.onset_order import onset_order_figure, onset_order_table
+from stabkit.detect import association
+from stabkit.detect.dips import SHORTEST
+from stabkit.store.schema import SIGNALS
+from stabkit.store.writer import Writer
+from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, STEPS, plant_run
+
+BAD = "lr 0.02 false 0"  # the run of `grid` with a burst and a dip
+
+
+def test_onsets_of_runs_are_the_planted_ones(grid: Path) -> None:
+    found = onsets(stabkit.load(grid))
+    assert found["run"].nunique() == 2
+    assert set(found["burst"]) == {0}
+    for _, burst in found.groupby("run"):
+        assert burst[["layer", "onset", "lag"]].to_numpy().tolist() == [
+            ["patch_embed", SPIKE, 0], ["blocks.0", SPIKE + 2, 2]
+        ]  # fmt: skip
+
+
+def test_a_dip_counts_from_the_evaluation_that_first_shows_it(grid: Path) -> None:
+    """So a burst between the last good evaluation and the first bad one comes before the dip."""
+    watched = bursts_and_dips(stabkit.load(grid))
+    assert len(watched) == 8
+    assert [list(run.causes) for run in watched if len(run.causes)] == [[SPIKE], [SPIKE]]
+    shown = [step for run in watched for step in run.effects]
+    assert shown == [DIP[0]] * 2
+    assert {run.span for run in watched} == {(EVERY * (SHORTEST - 2), STEPS - 1)}
+    found = association(watched, window=30)
+    assert (found.observed, found.effects, found.lead) == (2, 2, DIP[0] - SPIKE)
+    assert found.p_value < 0.01
+
+
+def test_runs_too_short_to_find_anything_are_not_watched(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "run", "short")
+    writer.add_eval(0, "knn_heldout", 0.5, 0.1, 20, 0.07, np.arange(10) < 5)
+    writer.flush()
+    assert bursts_and_dips(stabkit.load(tmp_path)) == []
+
+
+def test_the_map_holds_the_logarithm_of_every_value(grid: Path) -> None:
+    table = layer_map_table(stabkit.load(grid))
+    mine = table[table["run"] == BAD]
+    width = int(mine["width"].iloc[0])
+    assert STEPS / BINS <= width < STEPS / BINS + 1
+    signals = stabkit.open_run(grid / BAD).signals()
+    for layer in LAYERS:
+        values = signals.loc[signals["layer"] == layer, "grad_norm"].to_numpy(dtype=float)
+        expected = [
+            np.log2(values[a : a + width].max() / np.median(values))
+            for a in range(0, STEPS, width)
+        ]  # fmt: skip
+        # float32 values: a relative error of 2**-24 in each
+        np.testing.assert_allclose(mine.loc[mine["layer"] == layer, "log2"], expected, atol=1e-6)
+    spiked = mine[mine["spikes"] > 0]
+    assert spiked["layer"].tolist() == ["patch_embed", "blocks.0"]
+    assert (spiked["step"] <= [SPIKE, SPIKE + 2]).all()
+    assert (spiked["step"] + width > [SPIKE, SPIKE + 2]).all()
+    inside = mine.loc[mine["dip"], "step"]
+    (dip,) = dips(stabkit.open_run(grid / BAD)).to_dict("records")
+    assert (inside.min(), inside.max()) == (
+        dip["onset"] // width * width,
+        dip["end"] // width * width,
+    )
+
+
+def test_the_map_draws_the_table_first_layer_on_top_frozen_ones_empty(grid: Path) -> None:
+    table = layer_map_table(stabkit.load(grid))
+    frozen = table[table["run"] == "lr 0.001 true 0"]
+    assert set(frozen["layer"]) == set(LAYERS[1:])
+    ax = draw_layer_map(frozen, Figure().subplots(), LAYERS)
+    drawn = np.ma.masked_invalid(ax.collections[0].get_array())
+    assert drawn.mask[0].all()
+    np.testing.assert_array_equal(
+        drawn[1:], frozen.pivot(index="depth", columns="step", values="log2")
+    )
+    assert [t.get_text() for t in ax.get_yticklabels()] == LAYERS
+    assert ax.yaxis_inverted()
+    figure = layer_map_figure(table)
+    panels = [panel for panel in figure.axes if panel.get_title()]
+    marks = [line for panel in panels for line in panel.lines if line.get_marker() == "v"]
+    assert sum(len(line.get_xdata()) for line in marks) == 2
+
+
+def test_one_bad_value_empties_its_stretch_of_the_map(tmp_path: Path) -> None:
+    plant_hostile(tmp_path / "run", STEPS)
+    table = layer_map_table(stabkit.load(tmp_path)).set_index(["layer", "step"])["log2"]
+    width = 2
+    for layer, step in [("patch_embed", 100), ("blocks.0", 200), ("norm", 300)]:
+        assert np.isnan(table[layer, step // width * width])
+    assert table.isna().sum() == 3
+
+
+def test_rows_of_an_event_hold_what_was_recorded_around_it(grid: Path) -> None:
+    run = stabkit.open_run(grid / BAD)
+    rows = event_zoom_rows(run, DIP[0], DIP[1])
+    margin = DIP[1] - DIP[0]
+    assert set(rows["panel"]) == set(PANELS)
+    assert (rows["offset"] == rows["step"] - DIP[0]).all()
+    assert rows["step"].between(DIP[0] - margin, DIP[1] + margin).all()
+    loss = rows[rows["panel"] == "loss"].set_index("step")["value"]
+    expected = run.scalar("loss").loc[DIP[0] - margin : DIP[1] + margin]
+    np.testing.assert_array_equal(loss, expected)
+    knn = rows[rows["panel"] == "knn"]
+    assert knn["step"].tolist() == list(range(DIP[0] - margin, DIP[1] + margin + 1, EVERY))
+    gradients = rows[rows["panel"] == "gradient"]
+    assert set(gradients["series"]) == {"patch_embed", "blocks.1", "norm"}
+    assert gradients.loc[gradients["spike"], ["series", "step"]].to_numpy().tolist() == [
+        ["patch_embed", SPIKE]
+    ]
+    ax = draw_event_zoom(gradients, Figure().subplots())
+    at = gradients[gradients["series"] == "norm"]
+    assert any(np.array_equal(line.get_xydata(), at[["offset", "value"]]) for line in ax.lines)
+
+
+def test_the_zoom_takes_the_deepest_dip_and_the_largest_burst(tmp_path: Path) -> None:
+    plant_run(tmp_path / "shallow", "optim.lr=1e-3", dip=0.06)
+    plant_run(tmp_path / "deep", "optim.lr=2e-3", dip=0.12)
+    plant_run(tmp_path / "burst", "optim.lr=3e-3", spike=True)
+    table = event_zoom_table(stabkit.load(tmp_path))
+    assert table["event"].unique().tolist() == [
+        "deepest dip, base lr 0.002", "largest gradient burst, base lr 0.003"
+    ]  # fmt: skip
+    assert table.groupby("event")["onset"].first().tolist()[1] == SPIKE
+    figure = event_zoom_figure(table)
+    assert len(figure.axes) == 6
+
+
+def test_without_any_event_the_zoom_says_so(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a")
+    table = event_zoom_table(stabkit.load(tmp_path))
+    (event,) = table["event"].unique()
+    assert event.startswith("no event found, largest rise of patch_embed")
+    assert table["panel"].nunique() == 3
+
+
+def test_the_order_has_a_dot_a_burst_and_the_median_between(tmp_path: Path) -> None:
+    for seed in range(7):
+        plant_run(tmp_path / f"{seed}", f"optim.lr={seed + 1}e-3", spike=True, seed=seed)
+    table = onset_order_table(stabkit.load(tmp_path))
+    order = table[table["kind"] == "layer"].set_index("layer")
+    assert list(order.index) == LAYERS, "layers that never spiked have their row too"
+    assert order["events"].tolist() == [7, 7, 0, 0]
+    assert order["first"].tolist() == [7, 0, 0, 0]
+    assert order.loc["blocks.0", ["lag", "low", "high"]].tolist() == [2, 2, 2]
+    (ax,) = onset_order_figure(table).axes
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [sorted(line.get_xdata()) for line in dots] == [[0] * 7, [2] * 7, [], []]
+    assert "in 7 of 7 bursts" in ax.get_title("left")
+    assert "p = 0.016" in ax.get_title("left"), "two-sided: 2 / 2**7"
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[:4] == ["7 of 7", "0", "0 of 7", "0"]
+
+
+def test_the_order_says_in_words_that_there_is_none(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a")
+    table = onset_order_table(stabkit.load(tmp_path))
+    (ax,) = onset_order_figure(table).axes
+    assert ax.get_title("left") == "No order to show: these runs have no gradient burst."
+
+
+def test_grad_norms_zooms_on_the_burst_and_puts_first_and_last_layers_in_front(grid: Path) -> None:
+    table = grad_norms_table(stabkit.load(grid))
+    near = table[table["zoom"].astype(bool)]
+    assert set(near["run"]) == {BAD}
+    assert (near["step"].min(), near["step"].max()) == (SPIKE - AROUND, SPIKE + AROUND)
+    (zoom,) = [ax for ax in grad_norms_figure(table).axes if ax.get_title().startswith("zoomed")]
+    lines = [line for line in zoom.lines if len(line.get_xdata()) == 2 * AROUND + 1]
+    grey = [line for line in lines if line.get_color() == "0.8"]
+    assert (len(lines), len(grey)) == (len(LAYERS), 1), "all but blocks.0"
+
+
+def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None:
+    def named(*layers: str) -> list[str]:
+        return telling_layers(pd.DataFrame({"layer": layers, "depth": range(len(layers))}))
+
+    assert named("patch_embed", "blocks.0", "blocks.1", "norm", "predictor") == [
+        "patch_embed", "blocks.1", "predictor"
+    ]  # fmt: skip
+    assert named("conv1", "layer1", "fc") == ["conv1", "fc"]
+    assert named("blocks.0") == ["blocks.0"]
+    assert named() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base lr 0.1", "base lr 0.1"),
+        ("learned patch projection, base lr 0.1", "learned patch projection\nbase lr 0.1"),
+        ("a, b, c", "a, b, c"),
+        ("", ""),
+        ("y" * 200, f"{'y' * 34}\n{'y' * 34}\n{'y' * 33}…"),
+        ("x" * 40, f"{'x' * 34}\n{'x' * 6}"),
+    ],
+)
+def test_labels_are_broken_after_commas(text: str, expected: str) -> None:
+    assert wrapped(text) == expected
+
+
+def plant_hostile(folder: Path, steps: int) -> None:
+    """Not finite, zero and missing values; a loss that turns to infinity."""
+    rng = np.random.default_rng(0)
+    writer = Writer(folder, "hostile")
+    grads = np.exp(0.1 * rng.normal(size=(steps, len(LAYERS)))).astype(np.float32)
+    grads[100, 0], grads[200, 1], grads[300, 3] = np.nan, np.inf, 0
+    present = np.zeros_like(grads, dtype=bool)
+    missing = dict.fromkeys(SIGNALS, present)
+    writer.add_layers(np.arange(steps), LAYERS, dict.fromkeys(SIGNALS, grads), missing)
+    writer.add_scalars(np.arange(steps), "loss", np.where(np.arange(steps) < 150, 2.0, np.inf))
+    writer.flush()
+
+
+def hostile_runs(folder: Path, case: str) -> None:
+    if case == "values":
+        plant_hostile(folder / "run", 400)
+    if case == "many cells":
+        for i in range(14):
+            plant_run(folder / f"{i}", f"optim.lr={i + 1}e-3", spike=i % 2 == 0, dip=0.01 * i)
+    if case == "long name":
+        plant_run(folder / ("a_name_without_any_comma_" * 8), spike=True)
+    if case == "no evaluations":
+        plant_run(folder / "run", spike=True)
+        for part in (folder / "run" / "evals").iterdir():
+            part.unlink()
+    if case == "few steps":
+        writer = Writer(folder / "run", "few")
+        grads = np.ones((2, len(LAYERS)), dtype=np.float32)
+        missing = dict.fromkeys(SIGNALS, np.zeros_like(grads, dtype=bool))
+        writer.add_layers(np.arange(2), LAYERS, dict.fromkeys(SIGNALS, grads), missing)
+        writer.flush()
+
+
+@pytest.mark.parametrize(
+    "case", ["values", "many cells", "long name", "no evaluations", "few steps"]
+)
+def test_figures_of_gradients_survive_what_runs_bring(tmp_path: Path, case: str) -> None:
+    hostile_runs(tmp_path / "runs", case)
+    runs = stabkit.load(tmp_path / "runs")
+    panels, others = ("grad-norms", "layer-map"), ("event-zoom", "onset-order")
+    for name in panels if case == "many cells" else panels + others:
+        table = PLOTS[name].table(runs)
+        if (name, case) == ("event-zoom", "few steps"):
+            assert table.empty, "nothing to compare a value with"
+            continue
+        again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+        PLOTS[name].figure(again).savefig(io.BytesIO(), dpi=30)
+
+
+def test_a_long_run_is_drawn_in_few_stretches_and_keeps_its_spikes(tmp_path: Path) -> None:
+    steps = 20_000
+    rng = np.random.default_rng(0)
+    grads = np.exp(0.1 * rng.normal(size=(steps // 10, len(LAYERS)))).astype(np.float32)
+    grads[1234, 0] *= 64
+    writer = Writer(tmp_path / "run", "long")
+    missing = dict.fromkeys(SIGNALS, np.zeros_like(grads, dtype=bool))
+    every = np.arange(0, steps, 10)
+    writer.add_layers(every, LAYERS, dict.fromkeys(SIGNALS, grads), missing)
+    writer.flush()
+    table = layer_map_table(stabkit.load(tmp_path))
+    assert len(table) <= BINS * len(LAYERS)
+    assert table["width"].iloc[0] % 10 == 0, "whole numbers of measurements, so no gaps"
+    assert np.diff(sorted(table["step"].unique())).max() == table["width"].iloc[0]
+    top = table.loc[table["log2"].idxmax()]
+    assert top["step"] <= 12340 < top["step"] + top["width"]
+    assert top["spikes"] == 1
+    assert bursts(stabkit.open_run(tmp_path / "run"))["onset"].tolist() == [12340]
+
+
+def test_how_long_a_dip_lasted_in_every_unit(grid: Path) -> None:
+    run = stabkit.open_run(grid / "lr 0.02 false 0")
+    (dip,) = dips(run).to_dict("records")
+    assert dip["steps"] == dip["end"] - dip["onset"] == dip["recovery"] - dip["onset"]
+    assert dip["samples"] == dip["steps"] * run.settings["train.batch"]
+    assert dip["epochs"] == dip["samples"] / run.settings["data.num_train"]
+    (run.path / "config.yaml").unlink()
+    (dip,) = dips(stabkit.open_run(run.path)).to_dict("records")
+    assert np.isnan(dip["samples"])
+    assert np.isnan(dip["epochs"])

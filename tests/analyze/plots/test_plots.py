@@ -1,0 +1,146 @@
+"""Figures are compared by their data: what is drawn is what the table and the runs hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stabkit
+from stabkit.analyze.cells import group_cells
+from stabkit.analyze.plots import PLOTS, draw
+from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
+from stabkit.analyze.plots.knn import knn_figure, knn_table
+from stabkit.analyze.plots.style import ramp
+from stabkit.cli import main
+from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, plant_run
+
+
+def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid: Path) -> None:
+    runs = stabkit.load(grid)
+    table = knn_table(runs)
+    figure = knn_figure(table)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert sorted(titles) == ["base lr 0.001", "base lr 0.02"] or titles == [
+        "learned patch projection",
+        "frozen patch projection",
+    ]
+    drawn = [
+        line.get_ydata() for ax in figure.axes for line in ax.lines if len(line.get_xdata()) > 2
+    ]
+    assert len(drawn) == len(runs)
+    for run in runs:
+        values = run.evals("knn_heldout")["value"].to_numpy()
+        assert any(np.array_equal(values, ydata) for ydata in drawn), run.name
+    shaded = [len(ax.collections) for ax in figure.axes]
+    assert sum(shaded) == 2, "one dip in each of the two unstable runs"
+
+
+def test_knn_table_marks_the_evaluations_in_a_dip(grid: Path) -> None:
+    table = knn_table(stabkit.load(grid))
+    inside = table[table["dip"] > 0]
+    assert inside["run"].nunique() == 2
+    assert inside["step"].min() >= DIP[0] - 2 * EVERY
+    assert inside["step"].max() <= DIP[1] + 2 * EVERY
+
+
+def test_grad_norms_are_relative_to_each_layers_median(grid: Path) -> None:
+    table = grad_norms_table(stabkit.load(grid))
+    layers = table[table["series"] == "grad_norm"]
+    medians = layers.groupby(["run", "layer"])["relative"].median()
+    np.testing.assert_allclose(medians, 1.0)
+    run = stabkit.open_run(grid / "lr 0.02 false 0")
+    signals = run.signals()
+    for layer in LAYERS:
+        values = signals[signals["layer"] == layer]["grad_norm"].to_numpy()
+        shown = layers[(layers["run"] == run.name) & (layers["layer"] == layer)]["relative"]
+        np.testing.assert_allclose(shown, values / np.median(values), rtol=1e-6)
+    spiked = layers[layers["event"].astype(bool)]
+    assert set(spiked["layer"]) == {"patch_embed", "blocks.0"}
+    assert spiked["step"].between(SPIKE, SPIKE + 2).all()
+
+
+def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid: Path) -> None:
+    table = grad_norms_table(stabkit.load(grid))
+    frozen = table[table["cell"].str.startswith("frozen") & (table["series"] == "grad_norm")]
+    assert set(frozen["layer"]) == set(LAYERS[1:])
+    figure = grad_norms_figure(table)
+    titles = {ax.get_title().replace("\n", " ") for ax in figure.axes} - {""}
+    zoomed = {title for title in titles if title.startswith("zoomed")}
+    assert len(titles - zoomed) == 4
+    assert zoomed == {"zoomed, learned patch projection base lr 0.02, seed 0"}
+    assert all("seed 0" in title for title in titles)
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_the_csv_alone_draws_the_same_figure(grid: Path, tmp_path: Path, name: str) -> None:
+    runs = stabkit.load(grid)
+    png, pdf, csv = draw(name, runs, tmp_path / "out put")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    again = PLOTS[name].figure(pd.read_csv(csv))
+    first = PLOTS[name].figure(PLOTS[name].table(runs))
+    for left, right in zip(again.axes, first.axes, strict=True):
+        assert left.get_title() == right.get_title()
+        assert left.get_ylabel() == right.get_ylabel()
+        for one, other in zip(left.lines, right.lines, strict=True):
+            # text of a float32 is exact to half a unit in its last place
+            np.testing.assert_allclose(one.get_xydata(), other.get_xydata(), rtol=2**-23)
+            assert one.get_color() == other.get_color()
+
+
+# what a plot of a contrast answers when there is none
+CONTRASTS = {
+    "freeze-patch": "these runs do not vary model.freeze_patch_embed",
+    "lr-sensitivity": "these runs do not vary optim.lr",
+    "stability-map": "a map needs two settings that vary",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PLOTS if name not in CONTRASTS])
+def test_one_lonely_run_can_be_drawn(tmp_path: Path, name: str) -> None:
+    plant_run(tmp_path / "only", dip=0.08, spike=True)
+    draw(name, stabkit.load(tmp_path / "only"), tmp_path / "figures")
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_a_contrast_that_is_not_there_is_refused_in_words(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_run(tmp_path / "only")
+    assert main(["analyze", str(tmp_path), "--plot", name]) == 1
+    said = capsys.readouterr().err
+    assert CONTRASTS[name] in said
+    assert "no setting but the seed varies" in said
+    assert not (tmp_path / "figures").exists()
+
+
+def test_colours_are_told_apart_in_grey() -> None:
+    """Lightness alone orders the ramp (Rec. 709 luma), so a grey print keeps the order."""
+    for count in (2, 3, 6, 14):
+        grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in ramp(count)]
+        assert np.diff(grey).min() > 0.02
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_runs_with_nothing_to_draw_are_refused_in_words(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
+    assert main(["analyze", str(tmp_path), "--plot", name]) == 1
+    assert f"these runs hold nothing to draw for {name}" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+
+
+def test_settings_that_only_go_along_name_no_panel(tmp_path: Path) -> None:
+    """A batch with its own steps and warm-up is one factor, not three."""
+    for batch, steps, freeze in [(8, 24, "true"), (16, 12, "true"), (8, 24, "false")]:
+        plant_run(
+            tmp_path / f"{batch} {freeze}",
+            *(f"train.batch={batch}", f"train.steps={steps}", f"optim.warmup_steps={steps // 6}"),
+            f"model.freeze_patch_embed={freeze}",
+        )
+    cells = group_cells(stabkit.load(tmp_path))
+    assert {tuple(cell.settings) for cell in cells} == {("model.freeze_patch_embed", "train.batch")}
+    assert len(cells) == 3

@@ -1,0 +1,569 @@
+"""What is found online is what is found afterwards, and what was asked for is done, once."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import stabkit
+from stabkit.detect import find_bursts, find_collapse, find_dips, find_spikes, find_stale_moments
+from stabkit.detect.simulate import Planted, simulate_curve
+from stabkit.monitor.react.reactions import KINDS, Reactions
+from stabkit.monitor.react.watches import SPIKE_THRESHOLD, Event, SpikeWatch
+from stabkit.rundir import RunDir
+from stabkit.store.background import Background
+from stabkit.store.writer import Writer
+from tests.train.processes import results
+
+LAYERS = [f"blocks.{i}" for i in range(5)]
+BETA2 = 0.95
+
+
+def small_model() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    return model.requires_grad_()
+
+
+def reactions(folder: Path, now: int = 0, optimizer: Any = None, **options: Any) -> Reactions:
+    model = small_model()
+    optimizer = optimizer or torch.optim.AdamW(model.parameters(), betas=(0.9, BETA2))
+    parameter = optimizer.param_groups[0]["params"][0]
+    layers = {layer: [parameter] for layer in LAYERS}
+    out = writing(folder, options.get("strict", False))
+    return Reactions(RunDir(folder), model, [optimizer], layers, lambda: now, out, **options)
+
+
+OUT: dict[Path, Background] = {}
+
+
+def writing(folder: Path, strict: bool = False) -> Background:
+    OUT[folder] = Background(RunDir(folder), Writer(folder, "test"), strict, lambda: None)
+    return OUT[folder]
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    yield
+    while OUT:
+        OUT.popitem()[1].close()
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    if folder in OUT:
+        OUT[folder].wait()
+    return [{k: v for k, v in e.items() if k != "time"} for e in RunDir(folder).read_events()]
+
+
+def in_intervals(rng: np.random.Generator, size: int) -> list[slice]:
+    cuts = [0, *np.unique(rng.integers(1, size, size=rng.integers(0, 30))).tolist(), size]
+    return [slice(a, b) for a, b in pairwise(cuts)]
+
+
+def feed(
+    found: Reactions,
+    parts: list[slice],
+    steps: np.ndarray,
+    values: dict[str, np.ndarray],
+    scalars: dict[str, np.ndarray] | None = None,
+    measured: dict[str, np.ndarray] | None = None,
+) -> list[Event]:
+    scalars = scalars or {}
+    return [
+        event
+        for part in parts
+        for event in found.steps(
+            steps[part],
+            LAYERS,
+            {name: table[part] for name, table in values.items()},
+            {name: (steps[part], series[part]) for name, series in scalars.items()},
+            {name: table[part] for name, table in measured.items()} if measured else None,
+        )
+    ]
+
+
+def spiky(rng: np.random.Generator, size: int) -> np.ndarray:
+    """[size, layers] with bursts that travel, levels that shift, and holes."""
+    logs = 0.2 * rng.normal(size=(size, len(LAYERS)))
+    for at in rng.integers(0, size, size=12):
+        for layer in range(len(LAYERS)):
+            first = at + int(rng.integers(0, 12))
+            logs[first : first + int(rng.choice([1, 2, 30, 70])), layer] += rng.choice([0, 4, 8])
+    values = np.exp(logs)
+    values[rng.random(values.shape) < 0.02] = rng.choice([np.nan, np.inf, 0.0])
+    return values
+
+
+def expected_bursts(find: Any, steps: np.ndarray, values: np.ndarray) -> list[tuple[int, str]]:
+    found = [
+        find(steps, values[:, i]).assign(layer=layer, depth=i) for i, layer in enumerate(LAYERS)
+    ]
+    table = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
+    if "ratio" not in table:
+        table["ratio"] = table["height"]
+    bursts = find_bursts(table)
+    return list(zip(bursts["onset"].tolist(), bursts["first"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_spikes_are_those_that_the_detector_finds_afterwards(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = 700
+    steps = int(rng.integers(0, 100)) + np.cumsum(rng.integers(1, 3, size=size))
+    values, loss = spiky(rng, size), spiky(rng, size)[:, 0]
+    watched = reactions(tmp_path)
+    watched.on("spike", "log")
+    found = feed(watched, in_intervals(rng, size), steps, {"grad_norm": values}, {"loss": loss})
+
+    def find(at: np.ndarray, series: np.ndarray) -> pd.DataFrame:
+        return find_spikes(at, series, threshold=SPIKE_THRESHOLD)
+
+    of_layers = [e for e in found if e.facts["signal"] == "grad_norm"]
+    expected = expected_bursts(find, steps, values)
+    assert [(e.step, ", ".join(e.facts["layers"])) for e in of_layers] == expected
+    assert [e.layer for e in of_layers] == [e.facts["layers"][0] for e in of_layers]
+    of_loss = [e for e in found if e.facts["signal"] == "loss"]
+    assert [e.step for e in of_loss] == find(steps, loss)["onset"].tolist()
+    assert len(of_layers) > 3
+    assert len(of_loss) > 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stale_moments_are_those_that_the_detector_finds_afterwards(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    size, began = 600, 1000  # a Monitor that came to an optimizer of 200 updates at step 1200
+    steps = 1200 + np.arange(size)
+    values = np.abs(rng.normal(1, 0.4, size=(size, len(LAYERS))))
+    values[rng.random(values.shape) < 0.01] = 2.6
+    measured = rng.random(values.shape) < 0.95
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, BETA2))
+    for _ in range(300):
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    watched = reactions(tmp_path, now=began + 300, optimizer=optimizer)
+    watched.on("stale_moments", "log")
+    parts = in_intervals(rng, size)
+    found = feed(watched, parts, steps, {"adam_rms": values}, measured={"adam_rms": measured})
+
+    def find(at: np.ndarray, series: np.ndarray) -> pd.DataFrame:
+        return find_stale_moments(at, series, BETA2, first_update=began)
+
+    expected = expected_bursts(find, steps, np.where(measured, values, np.nan))
+    assert [(e.step, ", ".join(e.facts["layers"])) for e in found] == expected
+    assert len(found) > 3
+    assert all(e.facts["surprise"] >= 2.3 for e in found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_nonfinite_stretch_is_one_event_with_the_layers_that_began_it(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    size = 200
+    steps = np.arange(size)
+    norms = np.ones((size, len(LAYERS)))
+    counts = np.zeros((size, len(LAYERS)))
+    loss = np.ones(size)
+    for at in rng.integers(0, size, size=6):
+        width = int(rng.integers(1, 15))
+        norms[at : at + width, rng.integers(5)] = rng.choice([np.nan, np.inf])
+        counts[at : at + 2 * width, rng.integers(5)] = 3
+    loss[rng.integers(0, size, size=8)] = np.nan
+    measured = {"grad_norm": rng.random(norms.shape) < 0.8, "nonfinite_count": counts >= 0}
+    values = {"grad_norm": norms, "nonfinite_count": counts}
+    watched = reactions(tmp_path)
+    watched.on("nonfinite", "log")
+    found = feed(watched, in_intervals(rng, size), steps, values, {"loss": loss}, measured)
+    bad = (measured["grad_norm"] & ~np.isfinite(norms)) | (counts > 0)
+    any_bad = bad.any(axis=1) | ~np.isfinite(loss)
+    begins = [s for s in steps if any_bad[s] and (s == 0 or not any_bad[s - 1])]
+    assert [e.step for e in found] == begins
+    for event in found:
+        assert event.facts["layers"] == [LAYERS[i] for i in np.flatnonzero(bad[event.step])]
+        assert event.facts["loss"] == (not math.isfinite(loss[event.step]))
+
+
+def test_a_gradient_that_was_not_measured_is_not_a_nonfinite_one(tmp_path: Path) -> None:
+    watched = reactions(tmp_path)
+    watched.on("nonfinite", "log")
+    holed = np.full((10, len(LAYERS)), np.nan)
+    assert watched.steps(np.arange(10), LAYERS, {"grad_norm": holed}, {}) == []
+    seen = {"grad_norm": np.ones_like(holed, dtype=bool)}
+    (event,) = watched.steps(np.arange(10, 20), LAYERS, {"grad_norm": holed}, {}, seen)
+    assert (event.step, event.facts["layers"]) == (10, LAYERS)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dip_is_told_once_however_its_bounds_move(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dips = (Planted(25, 5, 0.15), Planted(45, int(rng.integers(6, 12)), 0.2, "v"))
+    curve = simulate_curve(rng, evals=70, n=300, planted=dips, ar=0.3)
+    watched = reactions(tmp_path)
+    watched.on("dip", "log")
+    told: list[Event] = []
+    for i, (step, correct) in enumerate(zip(curve.step, curve.correct, strict=True)):
+        new = watched.evaluated(int(step), "knn_heldout", correct, 0.1)
+        assert all(event.facts["found_at"] == step for event in new)
+        assert all(event.step < step for event in new)
+        told += new
+        if i > 1:  # what comes twice changes nothing
+            again = watched.evaluated(int(curve.step[i - 1]), "knn_heldout", correct, 0.1)
+            assert again == []
+    found = find_dips(curve.step, curve.accuracy, correct=curve.correct, chance=0.1)
+    every = int(curve.step[1] - curve.step[0])
+    assert len(found) == 2
+    assert [event.step for event in told] == pytest.approx(found["onset"].tolist(), abs=2 * every)
+    assert watched.evaluated(10**6, "knn_bank", curve.correct[0], 0.1) == []
+
+
+def test_a_dip_is_found_when_samples_change_midway(tmp_path: Path) -> None:
+    watched = reactions(tmp_path)
+    watched.on("dip", "log")
+    told = []
+    for i in range(40):
+        size = 1000 + 50 * (i > 10)
+        bits = np.arange(size) < size * (0.3 if 20 <= i < 25 else 0.6)
+        told += watched.evaluated(i, "mine", bits, 0.1)
+    assert [event.step for event in told] == [19]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_collapse_is_told_once_of_the_run_and_of_a_layer(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps = np.arange(0, 600, 3)
+    spread = 1 + 0.1 * rng.normal(size=steps.size)
+    for at in rng.integers(10, steps.size, size=4):
+        spread[at : at + int(rng.integers(1, 12))] *= 0.1
+    ranks = np.ones((steps.size, len(LAYERS)))
+    ranks[150:, 3] = 0.1
+    watched = reactions(tmp_path)
+    watched.on("collapse", "log")
+    parts = in_intervals(rng, steps.size)
+    found = feed(watched, parts, steps, {"effective_rank": ranks}, {"feature_std": spread})
+    of_run = [e.step for e in found if e.layer is None]
+    assert of_run == find_collapse(steps, spread)["onset"].tolist()
+    assert [(e.layer, e.step) for e in found if e.layer] == [("blocks.3", 450)]
+
+
+def test_steps_made_again_are_not_looked_at_twice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    steps, values = np.arange(400), spiky(rng, 400)
+    loss = spiky(rng, 400)[:, 0]
+    once, again = reactions(tmp_path / "a"), reactions(tmp_path / "b")
+    for watched in (once, again):
+        watched.on("spike", "log")
+        watched.on("nonfinite", "log")
+    whole = feed(once, [slice(0, 400)], steps, {"grad_norm": values}, {"loss": loss})
+    parts = [slice(0, 150), slice(90, 200), slice(0, 20), slice(199, 400)]
+    assert feed(again, parts, steps, {"grad_norm": values}, {"loss": loss}) == whole
+    assert whole
+
+
+def write_run(folder: Path, steps: np.ndarray, values: np.ndarray, loss: np.ndarray) -> None:
+    writer = Writer(folder, "abcd")
+    table = values.astype(np.float32)
+    signals = {"grad_norm": table, "grad_max": table, "param_norm": np.ones_like(table)}
+    writer.add_layers(steps, LAYERS, signals, {name: np.isnan(table) for name in signals})
+    writer.add_scalars(steps, "loss", loss)
+    bad = (~np.isfinite(values)).sum(axis=1).astype(np.float64)
+    writer.add_scalars(steps, "nonfinite_layers", bad)
+    writer.flush()
+
+
+def test_a_resumed_run_finds_what_an_unbroken_one_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    size, at = 600, 330
+    steps = np.arange(size)
+    values = spiky(rng, size).astype(np.float32).astype(np.float64)
+    values[at - 5 : at + 5, 2] = np.inf  # the resume falls into a stretch of them
+    values[500:505, 1] = np.inf
+    loss = spiky(rng, size)[:, 0]
+    loss[~np.isfinite(loss)] = 1.0
+    spread = {"feature_std": np.where(steps < 400, 1.0, 0.1)}
+    whole = reactions(tmp_path / "whole")
+    resumed = reactions(tmp_path / "resumed", now=at)
+    write_run(tmp_path / "resumed", steps[:at], values[:at], loss[:at])
+    writer = Writer(tmp_path / "resumed", "abcd")
+    writer.add_scalars(steps[:at], "feature_std", spread["feature_std"][:at])
+    curve = simulate_curve(rng, evals=60, planted=(Planted(28, 6, 0.15),))
+    for i in range(32):
+        share = float(curve.accuracy[i])
+        step = int(curve.step[i])
+        writer.add_eval(step, "knn_heldout", share, 0.1, 20, 0.07, curve.correct[i])
+    writer.flush()
+    for watched in (whole, resumed):
+        for kind in ("spike", "nonfinite", "collapse", "dip"):
+            watched.on(kind, "log")
+    told = [
+        [
+            event
+            for i in range(first, 60)
+            for event in watched.evaluated(int(curve.step[i]), "knn_heldout", curve.correct[i], 0.1)
+        ]
+        for watched, first in ((whole, 0), (resumed, 32))
+    ]
+    assert len(told[0]) == 1
+    assert told[1] == [], "it was told before the resume"
+    scalars = {"loss": loss} | spread
+    of_whole = feed(whole, [slice(0, 200), slice(200, size)], steps, {"grad_norm": values}, scalars)
+    of_rest = feed(resumed, [slice(at, size)], steps, {"grad_norm": values}, scalars)
+    assert of_rest == [event for event in of_whole if event.step >= at]
+    assert {event.kind for event in of_rest} == {"spike", "nonfinite", "collapse"}
+
+
+def test_nothing_runs_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = reactions(tmp_path)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("a detector ran")
+
+    monkeypatch.setattr(Reactions, "_watch", never)
+    values = {"grad_norm": np.full((50, len(LAYERS)), np.nan)}
+    assert watched.steps(np.arange(50), LAYERS, values, {}) == []
+    assert watched.evaluated(3, "knn_heldout", np.ones(5, dtype=bool), 0.1) == []
+    watched.agree()
+    watched.close()
+    assert not watched.asked
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_what_is_asked_must_be_known(tmp_path: Path) -> None:
+    watched = reactions(tmp_path)
+    with pytest.raises(ValueError, match="'dips' is no kind of event; there are nonfinite, spike"):
+        watched.on("dips", "log")
+    with pytest.raises(ValueError, match=r"one of log, mark, checkpoint, stop, got 'halt'"):
+        watched.on("dip", "halt")
+    sgd = torch.optim.SGD(small_model().parameters(), lr=0.1)
+    without_moments = reactions(tmp_path, optimizer=sgd)
+    with pytest.raises(ValueError, match="none of the optimizers has betas: SGD"):
+        without_moments.on("stale_moments", "log")
+    assert not watched.asked
+
+
+def test_actions_run_once_each_in_order_and_one_that_raises_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[tuple[str, Event]] = []
+
+    def broken(event: Event) -> None:
+        done.append(("broken", event))
+        raise RuntimeError("no disk")
+
+    watched = reactions(tmp_path)
+    watched.on("spike", lambda event: done.append(("first", event)))
+    watched.on("spike", broken)
+    watched.on("spike", lambda event: done.append(("last", event)))
+    watched.on("dip", lambda event: done.append(("never", event)))
+    events = [Event("spike", 7, "norm", {"ratio": 5.0}), Event("spike", 90, "norm")]
+    watched.react(events)
+    assert done == [(who, event) for event in events for who in ("first", "broken", "last")]
+    facts = {"cause": "spike", "error": "RuntimeError: no disk"}
+    assert events_of(tmp_path) == [
+        {"kind": "action_failed", "step": step} | facts for step in (7, 90)
+    ]
+    assert [r.message for r in caplog.records] == [
+        "the action on spike failed: RuntimeError: no disk"
+    ]
+    strict = reactions(tmp_path, strict=True)
+    strict.on("spike", broken)
+    with pytest.raises(RuntimeError, match="no disk"):
+        strict.react(events)
+
+
+def test_a_folder_that_is_gone_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[Event] = []
+    watched = reactions(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for action in ("mark", "stop", done.append):
+        watched.on("spike", action)
+    watched.react([Event("spike", 7), Event("spike", 90)])
+    assert len(done) == 2
+    assert watched.should_stop
+    OUT[tmp_path / "gone"].wait()
+    (record,) = caplog.records
+    assert "gone cannot be written" in record.message
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_detector_that_fails_is_off_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = reactions(tmp_path)
+    watched.on("spike", "log")
+    watched.on("nonfinite", "log")
+    bad = {"grad_norm": np.full((5, len(LAYERS)), np.inf)}
+
+    def broken(self: object, rows: object) -> list[Event]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(SpikeWatch, "rows", broken)
+    for first in (0, 5):
+        found = watched.steps(first + np.arange(5), LAYERS, bad, {})
+        assert [e.kind for e in found] == ["nonfinite"] * (first == 0)
+    (event,) = events_of(tmp_path)
+    assert (event["kind"], event["cause"]) == ("detector_failed", "spike")
+    assert len(caplog.records) == 1
+
+
+def test_the_word_log_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watched = reactions(tmp_path)
+    watched.on("spike", "log")
+    watched.react([Event("spike", 12, "norm", {"layers": LAYERS, "ratio": 7.126})])
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("stabkit", logging.WARNING)
+    assert record.message == (
+        "spike at step 12 in norm: layers blocks.0, blocks.1, blocks.2 and 2 more, ratio 7.13"
+    )
+
+
+def test_the_word_mark_is_an_event_in_the_log_that_any_reader_takes(tmp_path: Path) -> None:
+    watched = reactions(tmp_path)
+    watched.on("stale_moments", "mark")
+    watched.react([Event("stale_moments", 12, "norm", {"layers": ["norm"], "surprise": math.inf})])
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    OUT[tmp_path].wait()
+    (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
+    event = json.loads(line, parse_constant=refuse)
+    assert {k: v for k, v in event.items() if k != "time"} == {
+        "kind": "unstable",
+        "step": 12,
+        "cause": "stale_moments",
+        "layer": "norm",
+        "layers": ["norm"],
+        "surprise": None,
+    }
+
+
+def test_the_word_stop(tmp_path: Path) -> None:
+    watched = reactions(tmp_path, now=130)
+    watched.on("dip", "stop")
+    watched.react([Event("spike", 12)])
+    assert not watched.should_stop
+    watched.react([Event("dip", 50)])
+    assert watched.should_stop
+    assert events_of(tmp_path) == [{"kind": "stop", "step": 50, "cause": "dip", "asked_at": 130}]
+
+
+def test_the_word_checkpoint_saves_what_a_fresh_model_goes_on_from(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    images = torch.randn(8, 3)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step(model, optimizer)
+    watched = Reactions(RunDir(tmp_path), model, [optimizer], {}, lambda: 3, writing(tmp_path))
+    watched.on("spike", "checkpoint")
+    watched.react([Event("spike", 1), Event("spike", 2)])
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    assert path.name == "event-3.pt"
+    assert [(e["step"], e["file"]) for e in events_of(tmp_path)] == [
+        (1, "checkpoints/event-3.pt"),
+        (2, "checkpoints/event-3.pt"),
+    ]
+    saved = torch.load(path, weights_only=True)
+    fresh = small_model()
+    other = torch.optim.AdamW(fresh.parameters())
+    fresh.load_state_dict(saved["model"])
+    other.load_state_dict(saved["optimizers"][0])
+    assert saved["step"] == 3
+    for _ in range(2):  # both moments, too, are those of the training
+        step(model, optimizer)
+        step(fresh, other)
+    for p, q in zip(model.parameters(), fresh.parameters(), strict=True):
+        assert p.equal(q)
+
+
+def on_two_ranks(folder: Path) -> dict[str, Any]:
+    torch.distributed.init_process_group("gloo")
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = torch.distributed.get_rank()
+    done: list[tuple[int, str, int]] = []
+    now = 0
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    out = writing(folder) if rank == 0 else None
+    watched = Reactions(RunDir(folder), model, [optimizer], {}, lambda: now, out)
+    watched.on("spike", lambda event: done.append((now, event.kind, event.step)))
+    watched.on("spike", "stop")
+    for word in ("log", "mark", "checkpoint"):
+        watched.on("spike", word)
+    stopped = None
+    for now in range(4):
+        if rank == 0 and now in (1, 2):  # only the first has values; it meets some twice
+            watched.react([Event("spike", 10 * now, "norm")])
+        watched.agree()
+        if watched.should_stop and stopped is None:
+            stopped = now
+    if rank == 0:
+        watched.react([Event("spike", 99)])
+    watched.close()
+    if out is not None:
+        out.close()
+    torch.distributed.destroy_process_group()
+    return {"done": done, "stopped": stopped}
+
+
+def test_two_processes_do_the_same_at_the_same_step(tmp_path: Path) -> None:
+    first, second = results(2, tmp_path / "ranks", on_two_ranks, tmp_path / "run")
+    assert first == second == {"done": [(1, "spike", 10), (2, "spike", 20)], "stopped": 1}
+    kinds = [event["kind"] for event in events_of(tmp_path / "run")]
+    # of the last event, which no `agree` came for, only what one process can do alone
+    assert kinds == ["stop", "unstable", "saved"] * 2 + ["unstable"]
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"event-1.pt", "event-2.pt"}
+
+
+def test_kinds_are_all_watched(tmp_path: Path) -> None:
+    watched = reactions(tmp_path)
+    for kind in KINDS:
+        watched.on(kind, "log")
+    steps = np.arange(50)
+    values = {name: np.ones((50, len(LAYERS))) for name in ("grad_norm", "adam_rms")}
+    assert watched.steps(steps, LAYERS, values, {"loss": (steps, np.ones(50))}) == []
+    assert events_of(tmp_path) == [], "no detector failed"
+
+
+def test_a_monitor_stops_a_training_that_is_no_longer_finite(tmp_path: Path) -> None:
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    seen = []
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=5) as monitor:
+        monitor.on("nonfinite", seen.append)
+        monitor.on("nonfinite", "checkpoint")
+        monitor.on("nonfinite", "stop")
+        for step in range(40):
+            loss = model(torch.ones(2, 3)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if step == 12:
+                model[2].bias.grad.fill_(math.inf)
+            optimizer.step()
+            monitor.log(loss=loss)
+            if monitor.should_stop:
+                break
+    assert [(event.step, event.layer) for event in seen] == [(12, "2")]
+    assert 12 < step <= 12 + 2 * 5 + 1, "an interval late, two at most"
+    assert len(list((tmp_path / "checkpoints").glob("event-*.pt"))) == 1
