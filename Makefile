@@ -53,10 +53,10 @@ test-speed: $(BENCH_READY)
 	$(BIN)/python -m pytest -m speed tests/test_speed.py
 
 bench: $(BENCH_READY)
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python -m benchmarks.bench
 
 gpu: $(BENCH_READY)
-	$(BIN)/python benchmarks/gpu/run.py $(GPU_ARGS)
+	$(BIN)/python -m benchmarks.gpu.run $(GPU_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,8 +1,8 @@
 """Every benchmark of speed, and the tables of README.md from what they give.
 
-    python benchmarks/bench.py              # all, on the CPU
-    python benchmarks/bench.py views knn    # some; the other tables stay
-    python benchmarks/bench.py --record     # in short too: what `make test-speed` compares with
+    python -m benchmarks.bench              # all, on the CPU
+    python -m benchmarks.bench views knn    # some; the other tables stay
+    python -m benchmarks.bench --record     # in short too: what `make test-speed` compares with
 
 `make bench` installs the peers first. results.json keeps the tables and the record. A script that
 fails keeps its old ones, and is named at the end, which is then an exit status of 1.
@@ -18,22 +18,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from results import markdown, read_rows, row_cells
+from benchmarks.lib.results import ROOT, markdown, read_rows, row_cells
 
 FOLDER = Path(__file__).parent
 README, RECORD = FOLDER / "README.md", FOLDER / "results.json"
-SECTIONS = (  # script, and its heading in README.md
-    ("step", "The training step"),
-    ("views", "Views"),
-    ("knn", "k nearest neighbours"),
-    ("linear_probe", "Linear probe"),
-    ("grid", "Grids of runs"),
-    ("distributed", "Several processes"),
-    ("startup", "Start"),
-    ("status", "Status of 1,000 runs"),
-    ("growth", "How it grows"),
+SECTIONS = (  # name, module, heading in README.md
+    ("step", "speed.step", "The training step"),
+    ("views", "speed.views", "Views"),
+    ("knn", "speed.knn", "k nearest neighbours"),
+    ("linear_probe", "speed.linear_probe", "Linear probe"),
+    ("grid", "speed.grid", "Grids of runs"),
+    ("distributed", "speed.distributed", "Several processes"),
+    ("startup", "speed.startup", "Start"),
+    ("status", "speed.status", "Status of 1,000 runs"),
+    ("growth", "growth.run", "How it grows"),
 )
-NAMES = tuple(name for name, _ in SECTIONS)
+MODULES = {name: f"benchmarks.{module}" for name, module, _ in SECTIONS}
+NAMES = tuple(MODULES)
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 Record = dict[str, dict[str, Any]]  # script -> "full" and "quick" -> what `publish` wrote
 
@@ -69,17 +70,18 @@ def main() -> None:
         raise SystemExit(f"failed, their tables are those from before: {', '.join(failed)}")
 
 
-def run(name: str, *options: str, folder: Path = FOLDER) -> dict[str, Any]:
+def run(name: str, *options: str, folder: Path = ROOT) -> dict[str, Any]:
     """What the script published. Raises RuntimeError, with the end of its words, when it fails."""
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "rows.json"
-        command = [sys.executable, str(folder / f"{name}.py"), *options, "--json", str(file)]
+        command = [sys.executable, "-m", MODULES[name], *options, "--json", str(file)]
+        environment = os.environ | ONE_THREAD
         done = subprocess.run(
-            command, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode or not file.exists():
-            words = (done.stderr or done.stdout)[-2000:]
-            raise RuntimeError(f"{name}.py failed with exit status {done.returncode}:\n{words}")
+            status, words = done.returncode, (done.stderr or done.stdout)[-2000:]
+            raise RuntimeError(f"{MODULES[name]} failed with exit status {status}:\n{words}")
         print(done.stdout, flush=True)
         content: dict[str, Any] = json.loads(file.read_text())
         return content
@@ -101,7 +103,7 @@ def page(text: str, record: Record) -> str:
 def goals(record: Record) -> str:
     """One line a row that has a goal, in the order of the sections."""
     lines = ["| section | what | peer | ratio (95 %) | goal | met |", "| --- " * 6 + "|"]
-    for name, heading in SECTIONS:
+    for name, _, heading in SECTIONS:
         link = f"[{heading}](#{heading.lower().replace(',', '').replace(' ', '-')})"
         for row in read_rows(record[name]["full"]) if name in record else []:
             if row.goal is not None:

@@ -1,4 +1,4 @@
-"""How often the detectors are wrong, and what they miss: python benchmarks/calibration.py
+"""How often the detectors are wrong, and what they miss: python -m benchmarks.calibration
 
 Prints, on simulated runs (stabkit.detect.simulate): false alarms on healthy runs with exact 95 %
 intervals, power against depth, errors of onset and recovery, and the F1 of finding planted events

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # last, so that it hides nothing
-bench, growth, regression, results, timing = map(
-    import_module, ("bench", "growth", "regression", "results", "overhead_timing")
-)
+from benchmarks import bench
+from benchmarks.growth import run as growth
+from benchmarks.lib import regression, results, timing
 
 OURS, PEER = [0.1, 0.2, 0.4], [0.2, 0.2, 0.2]
 
@@ -63,13 +61,13 @@ def test_rows_come_back_from_json_and_are_written_as_a_table(
     rows = [row(1.5, 1.2), row(0.8, 1.2, what="crops"), row(1.5, None, what="flips")]
     file = tmp_path / "rows.json"
     words = ["--quick", "--json", str(file)]
-    monkeypatch.setattr(sys, "argv", ["benchmarks/views.py", *words])
+    monkeypatch.setattr(sys, "argv", [str(results.ROOT / "benchmarks/speed/views.py"), *words])
     given = results.parser("Views.").parse_args(words)
     results.publish(rows, given, peers=["numpy", "no-such-package"], notes=["Why."])
     content = json.loads(file.read_text())
     assert results.read_rows(content) == rows
     table = capsys.readouterr().out
-    assert table.startswith("`python benchmarks/views.py --quick` (CPU, 1 thread of ")
+    assert table.startswith("`python -m benchmarks.speed.views --quick` (CPU, 1 thread of ")
     assert "no-such-package missing" in table
     assert "| views | kornia | 3 ms | 2 ms | 1.5 (1.35..1.65) | at least 1.2 | yes |" in table
     assert "| crops | kornia | 1.6 ms | 2 ms | 0.8 (0.72..0.88) | at least 1.2 | **no** |" in table
@@ -91,9 +89,9 @@ def test_the_filler_leaves_other_text_alone_and_asks_for_its_markers(tmp_path: P
 def test_the_readme_holds_what_is_on_record_under_the_headings_that_are_linked() -> None:
     text, record = bench.README.read_text(), bench.read_record(bench.RECORD)
     assert bench.page(text, record) == text
-    for name, heading in bench.SECTIONS:
+    for name, module, heading in bench.SECTIONS:
         assert f"\n## {heading}\n" in text
-        assert (bench.FOLDER / f"{name}.py").exists() or name not in record
+        assert (bench.FOLDER / f"{module.replace('.', '/')}.py").exists() or name not in record
 
 
 def test_goals_are_listed_and_rows_without_one_are_not() -> None:
@@ -131,8 +129,12 @@ def test_a_script_that_fails_is_named_and_loses_nothing(
     content = {"command": "c", "circumstances": "here", "rows": [vars(row(1, 2.0))], "notes": []}
     (tmp_path / "rows.json").write_text(json.dumps(content))
     views = f"import shutil, sys\nshutil.copy({str(tmp_path / 'rows.json')!r}, sys.argv[-1])"
-    (tmp_path / "views.py").write_text(views)
-    (tmp_path / "knn.py").write_text("raise SystemExit('no faiss')")
+    speed = tmp_path / "benchmarks" / "speed"
+    speed.mkdir(parents=True)
+    for package in (speed.parent, speed):
+        (package / "__init__.py").touch()
+    (speed / "views.py").write_text(views)
+    (speed / "knn.py").write_text("raise SystemExit('no faiss')")
     page = "\n".join(f"<!-- {n} -->\nold\n<!-- /{n} -->" for n in ("goals", *bench.NAMES))
     (tmp_path / "README.md").write_text(page)
     old = {"knn": {"full": content | {"command": "before"}, "quick": content}}
@@ -141,11 +143,11 @@ def test_a_script_that_fails_is_named_and_loses_nothing(
     monkeypatch.setattr(bench, "README", tmp_path / "README.md")
     monkeypatch.setattr(bench, "RECORD", tmp_path / "results.json")
     monkeypatch.setattr(bench, "run", lambda name, *o: run(name, *o, folder=tmp_path))
-    monkeypatch.setattr(sys, "argv", ["bench.py", "views", "knn"])
+    monkeypatch.setattr(sys, "argv", ["bench", "views", "knn"])
     with pytest.raises(SystemExit, match=r"failed, .*: knn") as stopped:
         bench.main()
     assert stopped.value.code != 0
-    assert "knn.py failed with exit status 1:\nno faiss" in capsys.readouterr().err
+    assert "benchmarks.speed.knn failed with exit status 1:\nno faiss" in capsys.readouterr().err
     page = (tmp_path / "README.md").read_text()
     assert "`c` (here)" in page
     assert "`before` (here)" in page

@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 import torch
-from measurements import commit, sources_digest
+
+from benchmarks.gpu.measurements import commit, sources_digest
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "lightning", "tensorboard", "wandb")
 

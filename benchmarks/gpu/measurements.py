@@ -124,10 +124,10 @@ def options(description: str) -> argparse.ArgumentParser:
 
 
 def open_part(name: str, given: argparse.Namespace, columns: Sequence[str]) -> Part:
-    from circumstances import find_circumstances  # imports torch
+    from benchmarks.gpu.circumstances import find_circumstances  # imports torch
 
     quick = " --quick" if given.quick else ""
     device = "" if given.device == "cuda" else f" --device {given.device}"
-    command = f"python benchmarks/gpu/run.py --part {name}{device}{quick}"
+    command = f"python -m benchmarks.gpu.run --part {name}{device}{quick}"
     facts = find_circumstances(given.device, given.quick)
     return Part(given.results / f"{name}.json", command, facts, columns)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from measurements import read
+from benchmarks.gpu.measurements import read
 
 OPENING, CLOSING = "<!-- results -->", "<!-- /results -->"
 

@@ -2,16 +2,13 @@
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from measurements import Measurement, Part, open_part, options
-
-sys.path.append(str(Path(__file__).parents[1]))
-from grid import check_equal, of_seed, sweep
-from results import Times, row_cells
+from benchmarks.gpu.measurements import Measurement, Part, open_part, options
+from benchmarks.lib.results import Times, row_cells
+from benchmarks.speed.grid import check_equal, of_seed, sweep
 
 COLUMNS = ("preset", "runs at once", "cells an hour", "one by one", "ratio (95 %)", "goal", "met")
 COUNTS = (1, 2, 4, 8)

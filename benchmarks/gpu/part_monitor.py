@@ -1,16 +1,13 @@
 """What the Monitor and its peers add to a step, at ViT-S/16 and ViT-B/16."""
 
-import sys
 import time
-from pathlib import Path
 
 import torch
-from measurements import Measurement, open_part, options
 
-sys.path.append(str(Path(__file__).parents[1]))
-import monitor_overhead
-from overhead_measure import Result, Size, measure
-from overhead_subject import Unavailable
+from benchmarks.gpu.measurements import Measurement, open_part, options
+from benchmarks.overhead import run as monitor_overhead
+from benchmarks.overhead.measure import Result, Size, measure
+from benchmarks.overhead.subject import Unavailable
 
 COLUMNS = (
     "model", "subject", "step, ms", "step, times (95 %)", "CPU, times (95 %)",

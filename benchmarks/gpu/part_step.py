@@ -2,20 +2,18 @@
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
-from measurements import Measurement, open_part, options
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.append(str(Path(__file__).parents[1]))
-import step
-from results import paired, row_cells
-from stages import WAITING, stage_seconds
+from benchmarks.gpu.measurements import Measurement, open_part, options
+from benchmarks.lib.results import paired, row_cells
+from benchmarks.speed import step
+from benchmarks.speed.stages import WAITING, stage_seconds
 
 COLUMNS = ("size, precision", "what", "ours", "peer's", "ratio (95 %)", "goal", "met")
 PLAN = (("vits", "bf16"), ("cifar", "bf16"), ("vitb", "bf16"), ("cifar", "fp32"))

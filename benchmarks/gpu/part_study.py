@@ -14,9 +14,8 @@ import tarfile
 import time
 from pathlib import Path
 
-from measurements import ROOT, Measurement, Part, open_part, options
-
 import stabkit
+from benchmarks.gpu.measurements import ROOT, Measurement, Part, open_part, options
 from stabkit.analyze.summary import run_table
 
 COLUMNS = ("cell", "seed", "state", "last kNN", "dips", "deepest", "bursts", "verdict")

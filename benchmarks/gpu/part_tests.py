@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from measurements import ROOT, Measurement, open_part, options
+from benchmarks.gpu.measurements import ROOT, Measurement, open_part, options
 
 COLUMNS = ("tests", "passed", "failed", "skipped", "seconds")
 MARKED = re.compile(r"pytest\.mark\.gpu|from tests\.gpu import")

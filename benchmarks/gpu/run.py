@@ -1,9 +1,9 @@
 """The GPU program: every measurement that needs a GPU, in order of value.
 
-    python benchmarks/gpu/run.py                              # all parts, one after the other
-    python benchmarks/gpu/run.py --part tests --part monitor  # some
-    python benchmarks/gpu/run.py --list                       # parts, limits, how each stands
-    python benchmarks/gpu/run.py --device cpu --quick         # the rehearsal, on any machine
+    python -m benchmarks.gpu.run                              # all parts, one after the other
+    python -m benchmarks.gpu.run --part tests --part monitor  # some
+    python -m benchmarks.gpu.run --list                       # parts, limits, how each stands
+    python -m benchmarks.gpu.run --device cpu --quick         # the rehearsal, on any machine
 
 One call ends within --seconds (530 unless said). The same call again goes on where it stopped:
 after the last measurement on disk. A part is skipped when it is complete for this content of
@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from circumstances import find_circumstances
-from measurements import ROOT, options, read, same
-from page import write_page
+from benchmarks.gpu.circumstances import find_circumstances
+from benchmarks.gpu.measurements import ROOT, options, read, same
+from benchmarks.gpu.page import write_page
 
 FOLDER = Path(__file__).parent
 PARTS = {  # seconds that a call gives to each at most
@@ -99,7 +99,7 @@ def standing(results: Path, part: str, facts: dict[str, object]) -> str:
 def run_part(part: str, given: argparse.Namespace, seconds: float) -> bool:
     """Whether it is complete. It is told its time, and killed with all its processes after it."""
     print(f"\n== {part}, at most {seconds:.0f} s", flush=True)
-    command: list[str] = [sys.executable, str(FOLDER / f"part_{part}.py"), *words(given)]
+    command: list[str] = [sys.executable, "-m", f"benchmarks.gpu.part_{part}", *words(given)]
     command += ["--seconds", f"{seconds - 5:.0f}"]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:

@@ -1,8 +1,8 @@
 """What `stabkit analyze` takes on 1,000 runs of 10,000 steps and 20 layers, beside DuckDB.
 
-    python benchmarks/analysis_size.py                      # in a temporary folder: 7 GB
-    python benchmarks/analysis_size.py --runs 20            # a fiftieth
-    python benchmarks/analysis_size.py --folder F --keep    # made once, measured again
+    python -m benchmarks.speed.analysis_size                      # in a temporary folder: 7 GB
+    python -m benchmarks.speed.analysis_size --runs 20            # a fiftieth
+    python -m benchmarks.speed.analysis_size --folder F --keep    # made once, measured again
 
 Needs the `duckdb` package. The runs are made by the store's own Writer, in parts as a training
 leaves them (one a table every 50 steps: 600,000 files); a tenth of the runs have dips and spikes.

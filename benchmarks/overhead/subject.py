@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from overhead_trainings import Training
 from torch import Tensor
+
+from benchmarks.lib.trainings import Training
 
 
 class Unavailable(Exception):

@@ -1,4 +1,4 @@
-"""A grid on one machine beside its cells one by one: python benchmarks/grid.py [--quick]
+"""A grid on one machine beside its cells one by one: python -m benchmarks.speed.grid [--quick]
 
 On the CPU: cells per hour of `stabkit sweep`'s pool, over what cores that each repeat a run made
 alone would give; what the pool's machine allows (as many runs at once, without the pool); and what
@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from results import Row, Times, parser, publish
 
 import stabkit
+from benchmarks.lib.results import Row, Times, parser, publish
 from stabkit.sweep.pool import visible_cpus
 
 GOAL_CPU, GOAL_GPU = 0.95, 2.0

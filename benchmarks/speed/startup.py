@@ -1,9 +1,9 @@
-"""How long one waits for `stabkit --help`, and for the first training step: python startup.py
+"""How long one waits for `stabkit --help`, and for the first training step: startup.py
 
 Whole processes, by the script that pip makes for the command, in turn with one that does nothing;
 then trainings of the `tiny` preset in fresh processes, from the moment that torch is imported to
 the end of the first step. Files are in the page cache: a first pair and a first training are not
-counted. For a GPU: python benchmarks/startup.py --device cuda
+counted. For a GPU: python -m benchmarks.speed.startup --device cuda
 """
 
 import json
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from overhead_timing import median_interval
-from results import Row, paired, parser, publish
+from benchmarks.lib.results import ROOT, Row, paired, parser, publish
+from benchmarks.lib.timing import median_interval
 
 SCRIPT = """import re
 import sys
@@ -55,10 +55,10 @@ def starts(*words: str) -> Callable[[], Any]:
 
 def first_step(folder: Path, given: Namespace) -> dict[str, Any]:
     settings = [f"runtime.device={given.device}", f"runtime.threads={given.threads}"]
-    command = [sys.executable, str(Path(__file__).with_name("first_step.py")), str(folder)]
+    command = [sys.executable, "-m", "benchmarks.speed.first_step", str(folder)]
     threads = os.environ | {"OMP_NUM_THREADS": str(given.threads)}
     done = subprocess.run(
-        [*command, *settings], check=True, stdout=subprocess.PIPE, text=True, env=threads
+        [*command, *settings], check=True, stdout=subprocess.PIPE, text=True, env=threads, cwd=ROOT
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead_logs import tensorboard_values, wandb_history
-from overhead_subject import Subject, Unavailable, need
 from torch import Tensor
 
+from benchmarks.overhead.logs import tensorboard_values, wandb_history
+from benchmarks.overhead.subject import Subject, Unavailable, need
 from stabkit.monitor.layers import group_layers
 
 

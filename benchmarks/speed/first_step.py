@@ -1,7 +1,8 @@
 """One training from `import torch` to the end of its first step, timed stage by stage.
 
-For startup.py, which starts it in a process of its own: python benchmarks/first_step.py RUN_DIR
-[key=value ...] prints the seconds of each stage as JSON, and ends there.
+For startup.py, which starts it in a process of its own:
+`python -m benchmarks.speed.first_step RUN_DIR [key=value ...]` prints the seconds of each stage as
+JSON, and ends there.
 """
 
 import time

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from overhead_subject import Subject
-from overhead_timing import Clock, Interval, Waits, median_interval, timing_new_hooks
-from overhead_trainings import Training, build
+
+from benchmarks.lib.timing import Clock, Interval, Waits, median_interval, timing_new_hooks
+from benchmarks.lib.trainings import Training, build
+from benchmarks.overhead.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Two views of an image, beside torchvision's PIL pipeline and kornia: python benchmarks/views.py
+"""Two views of an image, beside torchvision's PIL pipeline and kornia.
 
-    python benchmarks/views.py                   # about a minute on a CPU
-    python benchmarks/views.py --device cuda     # their share of a ViT-S/4 step; kornia on the GPU
+    python -m benchmarks.speed.views                  # about a minute on a CPU
+    python -m benchmarks.speed.views --device cuda    # their share of a ViT-S/4 step
 
 All make the seven operations of MoCo v3 with its probabilities and parameters of their own for each
 image: crop, jitter, grey, blur, solarise, flip, normalise. All start from decoded 8-bit images and
@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
-from results import Row, paired, parser, publish
 from torch import Tensor
 from torchvision import transforms as T
 
+from benchmarks.lib.results import Row, paired, parser, publish
 from stabkit.config import RunConfig, validate
 from stabkit.train.data import image_set
 from stabkit.train.data.image_ops import IMAGENET_MEAN, IMAGENET_STD

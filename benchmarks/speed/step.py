@@ -1,8 +1,8 @@
 """The training step beside a hand-written loop, its stages and its switches.
 
-    python benchmarks/step.py                     # two minutes on one CPU core
-    python benchmarks/step.py --quick             # some seconds; fewer pairs, no switches
-    python benchmarks/step.py --device cuda       # preset `cifar` (ViT-Ti/4, batch 512)
+    python -m benchmarks.speed.step                     # two minutes on one CPU core
+    python -m benchmarks.speed.step --quick             # some seconds; fewer pairs, no switches
+    python -m benchmarks.speed.step --device cuda       # preset `cifar` (ViT-Ti/4, batch 512)
 
 Both sides compute the same loss from the same weights and views, which is checked first. Ours is
 the whole `train_step`: schedules, all signals of the Monitor at every step, the free kNN bank. The
@@ -19,10 +19,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from handwritten import Handwritten
-from results import Row, paired, parser, publish
-from stages import stages
 
+from benchmarks.lib.handwritten import Handwritten
+from benchmarks.lib.results import Row, paired, parser, publish
+from benchmarks.speed.stages import stages
 from stabkit.config import RunConfig, load_config
 from stabkit.monitor.monitor import Monitor
 from stabkit.train.data.batches import make_batch, read_batch

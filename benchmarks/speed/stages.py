@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead_timing import Interval
-from results import Row
 
+from benchmarks.lib.results import Row
+from benchmarks.lib.timing import Interval
 from stabkit.config import RunConfig
 from stabkit.monitor.monitor import Monitor
 from stabkit.rundir import RunDir

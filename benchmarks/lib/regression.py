@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from results import Row
+from benchmarks.lib.results import Row
 
 MARGIN = 0.25
 

@@ -1,10 +1,10 @@
-"""What the Monitor adds to a training step, beside peers: python benchmarks/monitor_overhead.py
+"""What the Monitor adds to a training step, beside peers: python -m benchmarks.overhead.run
 
-    python benchmarks/monitor_overhead.py                    # some minutes on two CPU cores
-    python benchmarks/monitor_overhead.py --quick            # seconds; figures mean nothing
-    python benchmarks/monitor_overhead.py --levels           # and each further level of signals
-    python benchmarks/monitor_overhead.py --long             # memory over 100,000 steps
-    python benchmarks/monitor_overhead.py --device cuda      # ViT-S/16, 256 images a step
+    python -m benchmarks.overhead.run                    # some minutes on two CPU cores
+    python -m benchmarks.overhead.run --quick            # seconds; figures mean nothing
+    python -m benchmarks.overhead.run --levels           # and each further level of signals
+    python -m benchmarks.overhead.run --long             # memory over 100,000 steps
+    python -m benchmarks.overhead.run --device cuda      # ViT-S/16, 256 images a step
 
 Peers that are not installed are named and left out; `pip install -e '.[bench]'` installs them.
 
@@ -25,12 +25,13 @@ import platform
 import statistics
 
 import torch
-from overhead_long import long_run
-from overhead_measure import Result, Size, measure
-from overhead_peers import PEERS
-from overhead_stabkit import FURTHER, STABKIT
-from overhead_subject import Subject, Unavailable
-from overhead_trainings import TRAININGS
+
+from benchmarks.lib.trainings import TRAININGS
+from benchmarks.overhead.long import long_run
+from benchmarks.overhead.measure import Result, Size, measure
+from benchmarks.overhead.ours import FURTHER, STABKIT
+from benchmarks.overhead.peers import PEERS
+from benchmarks.overhead.subject import Subject, Unavailable
 
 GOALS = {
     ("tiny", "cpu"): 1.03,

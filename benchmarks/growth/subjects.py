@@ -1,4 +1,4 @@
-"""What is grown in growth.py, and what theory says of it.
+"""What is grown in run.py, and what theory says of it.
 
 A theory is relative (multiplications, elements held, rows read): only its slope matters.
 """

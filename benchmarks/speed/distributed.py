@@ -13,8 +13,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from distributed_worker import MODELS, Ask, Stage, work
-from results import Row, Times, parser, publish
+
+from benchmarks.lib.results import Row, Times, parser, publish
+from benchmarks.speed.distributed_worker import MODELS, Ask, Stage, work
 
 STEPS = {"tiny": 5, "larger": 1}  # a block; a bank's kNN comes every fifth step
 PAIRS = {"tiny": 8, "larger": 4}

@@ -1,4 +1,4 @@
-"""The figure of growth.py: a column a subject and axis, time above, memory below."""
+"""The figure of run.py: a column a subject and axis, time above, memory below."""
 
 import csv
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, NullLocator
-from overhead_timing import median_interval
 
+from benchmarks.lib.timing import median_interval
 from stabkit.analyze.plots.style import RC, new_figure
 
 MEASURED, THEORY = "#0b4f8a", "#c8642c"

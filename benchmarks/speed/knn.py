@@ -1,4 +1,4 @@
-"""kNN classification beside its floors, lightly, faiss and sklearn: python benchmarks/knn.py
+"""kNN classification beside its floors, lightly, faiss and sklearn: python -m benchmarks.speed.knn
 
 Also what `knn_bank` adds to a step of the `tiny` preset. All subjects of a size take turns.
 """
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightly.utils.benchmarking import knn_predict as lightly_predict
-from overhead_trainings import tiny
-from results import Row, Times, parser, publish
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from benchmarks.lib.results import Row, Times, parser, publish
+from benchmarks.lib.trainings import tiny
 from stabkit.config import KnnConfig, load_config
 from stabkit.train.data.load import load_data
 from stabkit.train.heldout_knn import HeldoutKnn, encode

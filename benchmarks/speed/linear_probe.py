@@ -1,4 +1,4 @@
-"""A linear probe of 16 learning rates beside one of one: python benchmarks/linear_probe.py
+"""A linear probe of 16 learning rates beside one of one: python -m benchmarks.speed.linear_probe
 
 The pass is what `stabkit evaluate --linear` does: every image through the frozen backbone once,
 then the heads on its features, first without the images that choose the rate and then on all.
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from results import Row, Times, parser, publish
 from torch import Tensor, nn
 
+from benchmarks.lib.results import Row, Times, parser, publish
 from stabkit.config import load_config
 from stabkit.evaluate.config import LinearConfig
 from stabkit.evaluate.features import encode_set

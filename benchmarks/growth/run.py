@@ -1,8 +1,8 @@
-"""How time and memory grow, and how theory says they should: python benchmarks/growth.py
+"""How time and memory grow, and how theory says they should: python -m benchmarks.growth.run
 
 The training step against batch, depth and tokens, kNN against its bank and its queries, the table
 of runs against their number. A slope is the least-squares one of log value over log size, of each
-round over all sizes; the theoretical one that of the theory (growth_subjects.py) at the same sizes,
+round over all sizes; the theoretical one that of the theory (subjects.py) at the same sizes,
 so that a sum of two powers has its own. Memory is the most that was allocated at once during a call
 beyond what stood before it: of torch's allocator (its profiler), and Python's and numpy's
 (tracemalloc). Writes growth.png and growth.csv; with `--quick` neither, from the smaller sizes.
@@ -20,11 +20,12 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported; it 
 
 import numpy as np
 import torch
-from growth_figure import draw, write_csv
-from growth_subjects import Subject, subjects
-from overhead_measure import timed_block
-from overhead_timing import median_interval
-from results import Row, parser, publish
+
+from benchmarks.growth.figure import draw, write_csv
+from benchmarks.growth.subjects import Subject, subjects
+from benchmarks.lib.results import Row, parser, publish
+from benchmarks.lib.timing import median_interval
+from benchmarks.overhead.measure import timed_block
 
 FOLDER = Path(__file__).parent
 ROUNDS = 5

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from overhead_timing import Interval, median_interval
 
+from benchmarks.lib.timing import Interval, median_interval
+
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -135,7 +137,8 @@ def publish(
         at = arguments.index("--json") if "--json" in arguments else None
         if at is not None:
             del arguments[at : at + 2]
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
+    script = Path(sys.argv[0]).resolve().relative_to(ROOT).with_suffix("")
+    command = " ".join(["python -m", ".".join(script.parts), *arguments])
     content = {
         "command": command,
         "circumstances": circumstances(given, peers),

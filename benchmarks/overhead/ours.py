@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from overhead_subject import Subject, Unavailable
 from torch import Tensor
 
 import stabkit
+from benchmarks.overhead.subject import Subject, Unavailable
 from stabkit.monitor.layers import group_layers
 from stabkit.monitor.signals.signal import LEVELS, choose
 from stabkit.store.schema import KEYS

@@ -1,4 +1,4 @@
-"""How long `stabkit status` takes over 1,000 runs: python benchmarks/status.py
+"""How long `stabkit status` takes over 1,000 runs: python -m benchmarks.speed.status
 
 In process, without the start of Python, beside its limit of 2 s (`--quick`: 100 runs, 0.2 s): for
 runs that all ended, runs that all train on other machines, and runs that all wait in SLURM's
@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from results import Row, Times, parser, publish
-
+from benchmarks.lib.results import Row, Times, parser, publish
 from stabkit.rundir import RunDir, State, Status
 from stabkit.sweep.status import status_rows
 from stabkit.sweep.submissions import write_submitted
