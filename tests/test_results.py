@@ -160,8 +160,15 @@ def test_a_slope_is_the_power_and_that_of_a_sum_lies_between() -> None:
     assert 1 < growth.slope(sizes, [n + n**2 for n in sizes]) < 2
     values = [[2 * n for n in sizes], [5 * n**1.2 for n in sizes]]
     curve = growth.Curve("step", "batch", "s", sizes, values, [float(n) for n in sizes])
-    assert curve.row().ratio == pytest.approx((1.1, 1.0, 1.2))
-    assert curve.row().what == "step, time against batch 1..8"
+    assert curve.slopes == pytest.approx([1.0, 1.2])
+    assert curve.expected == pytest.approx(1.0)
+
+
+def test_growth_is_the_last_size_over_the_first_beside_that_of_theory() -> None:
+    curve = growth.Curve("step", "batch", "s", [1, 8], [[2, 20], [5, 30]], [1.0, 8.0])
+    assert curve.row().ratio == pytest.approx((1.0, 0.75, 1.25))
+    assert (curve.row().value, curve.row().peer_value) == (8, 8)
+    assert curve.row().what == "step, time from batch 1 to 8"
 
 
 def test_memory_is_what_a_call_holds_at_most() -> None:

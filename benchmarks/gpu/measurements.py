@@ -111,12 +111,12 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(one.get(key) == other.get(key) for key in ("sources", "device", "quick"))
 
 
-def options(description: str) -> argparse.ArgumentParser:
-    """The options of every part."""
+def options(description: str, *, needs_results: bool = True) -> argparse.ArgumentParser:
+    """Return a parser of the options that every part takes."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--device", default="cuda", help="cuda, or cpu for a rehearsal")
     parser.add_argument("--quick", action="store_true", help="small; the figures mean nothing")
-    parser.add_argument("--results", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--results", type=Path, required=needs_results, metavar="FOLDER")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10's two Parquet files")
     parser.add_argument("--seconds", type=float, default=540, help="time that this call has")
     parser.add_argument("--steps", type=int, help="of each run of the study; default: the preset's")

@@ -57,10 +57,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = options(__doc__ or "")
-    for action in parser._actions:
-        if action.dest == "results":
-            action.required = False
+    parser = options(__doc__ or "", needs_results=False)
     parser.set_defaults(seconds=530.0)
     parser.add_argument("--part", action="append", choices=PARTS, help="may be given repeatedly")
     parser.add_argument("--list", action="store_true", help="the parts, and how each stands")

@@ -1,9 +1,9 @@
-"""How many values the peers' own files hold."""
+"""Count the values in the peers' own files."""
 
 import importlib
-import struct
-from collections.abc import Iterator
 from pathlib import Path
+
+from stabkit.convert.wandb_file import wandb_records
 
 
 def tensorboard_values(folder: Path) -> int:
@@ -18,30 +18,19 @@ def tensorboard_values(folder: Path) -> int:
     return count
 
 
-def wandb_history(path: Path) -> Iterator[set[str]]:
-    """The names in each history record of an offline run: protobufs in LevelDB's log format.
+def wandb_values(path: Path) -> int:
+    """Return the number of scalars and histograms that an offline run logged.
 
-    A histogram is several items, told apart by the rest of their nested keys.
+    A histogram is several items of a record, `NAME._type` among them: it counts once. Names that
+    begin with `_`, such as `_step`, are W&B's own and do not count.
     """
-    record_type = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
-    for content in _leveldb_records(path.read_bytes()[7:]):
-        record = record_type.FromString(content)
-        if record.HasField("history"):
-            yield {item.key or item.nested_key[0] for item in record.history.item}
-
-
-def _leveldb_records(data: bytes) -> Iterator[bytes]:
-    """`data`: after the file's own header of 7 bytes, which counts as part of the first block."""
-    block, header, whole, last = 32768, 7, 1, 4
-    at, parts = 0, b""
-    while at + header <= len(data):
-        left = block - (at + 7) % block
-        if left < header:
-            at += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        parts += data[at + header : at + header + length]
-        at += header + length
-        if kind in (whole, last):
-            yield parts
-            parts = b""
+    notes: list[str] = []
+    count = 0
+    for record in wandb_records(path, notes):
+        names = [name for name in record if not name.startswith("_")]
+        histograms = {name.removesuffix("._type") for name in names if name.endswith("._type")}
+        inside = [n for n in names if any(n.startswith(f"{h}.") for h in histograms)]
+        count += len(histograms) + len(names) - len(inside)
+    if notes:
+        raise ValueError(f"{path}: {'; '.join(notes)}")
+    return count

@@ -1,7 +1,6 @@
 """One subject on one training: in turns with the same training without it, and what it left."""
 
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lib.timing import Clock, Interval, Waits, median_interval, timing_new_hooks
+from benchmarks.lib.timing import Interval, median_interval, timed_block
 from benchmarks.lib.trainings import Training, build
+from benchmarks.overhead.clock import Clock, Waits, timing_new_hooks
 from benchmarks.overhead.subject import Subject
 
 
@@ -61,21 +61,6 @@ def watched_step(training: Training, subject: Subject, clock: Clock) -> None:
     with clock:
         subject.after_step(loss, step)
     training.step += 1
-
-
-def timed_block(device: torch.device, steps: int, step: Callable[[], None]) -> tuple[float, float]:
-    """Seconds a step, and of CPU time; the device is waited for at the ends only."""
-    wait(device)
-    began, used = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        step()
-    wait(device)
-    return (time.perf_counter() - began) / steps, (time.process_time() - used) / steps
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure(

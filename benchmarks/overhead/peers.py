@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.overhead.logs import tensorboard_values, wandb_history
+from benchmarks.overhead.logs import tensorboard_values, wandb_values
 from benchmarks.overhead.subject import Subject, Unavailable, need
 from stabkit.monitor.layers import group_layers
 
@@ -120,8 +120,7 @@ class Wandb(Subject):
 
     def recorded(self) -> int:
         (path,) = self._files()
-        names = [name for record in wandb_history(path) for name in record]
-        return sum(not name.startswith("_") for name in names)  # _step and the like
+        return wandb_values(path)
 
     def written(self) -> int:
         return sum(path.stat().st_size for path in self._files())  # none of its logs of itself

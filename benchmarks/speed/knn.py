@@ -1,24 +1,20 @@
-"""kNN classification beside its floors, lightly, faiss and sklearn: python -m benchmarks.speed.knn
+"""What the kNN evaluations add to a training: python -m benchmarks.speed.knn
 
-Also what `knn_bank` adds to a step of the `tiny` preset. All subjects of a size take turns.
+`knn_bank` beside a step of the `tiny` preset, the search of `knn_heldout` beside the encoding of
+its images, and `knn_predict` beside the function that lightly offers for the same vote. The last has
+no goal: an evaluation is judged as a whole. All subjects of a comparison take turns.
 """
 
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
 import torch
-import torch.nn.functional as F
-from lightly.utils.benchmarking import knn_predict as lightly_predict
-from sklearn.neighbors import NearestNeighbors
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks.lib.results import Row, Times, parser, publish
+from benchmarks.lib.timing import wait
 from benchmarks.lib.trainings import tiny
 from stabkit.config import KnnConfig, load_config
 from stabkit.train.data.load import load_data
@@ -26,169 +22,48 @@ from stabkit.train.heldout_knn import HeldoutKnn, encode
 from stabkit.train.knn import KnnBank, knn_predict
 
 K, TEMPERATURE, CLASSES = KnnConfig().k, KnnConfig().temperature, 10
-HELD = 2**26  # similarities a chunk of whoever writes all of them, 256 MiB
-
-# queries, bank, dim; then how many of the queries are asked and in how many turns: in full, and
-# quickly. All of them would take half an hour. Not fewer than 512: faiss takes fifteen times as
-# long a query for 256; and of 512 ours pays in full for normalising the bank, which it does itself.
-SIZES = (
-    ((1_000, 5_000, 64), (1_000, 15), (1_000, 5)),
-    ((10_000, 50_000, 384), (2_048, 2), (512, 2)),
-    ((50_000, 1_280_000, 384), (512, 2), None),
+SIMILARITIES = 2**26  # that lightly, which makes a chunk of them whole, holds at once: 256 MiB
+SIZES = (  # queries, bank entries, width
+    (1_000, 5_000, 64),
+    (2_048, 50_000, 384),
 )
 
 
-FLOORS = "product, then selection"
-
-
-def features(rows: int, dim: int, labels: Tensor, centres: Tensor) -> Tensor:
-    """Unit features [rows, dim] around the centre of their class; made in place, part by part."""
-    made = torch.empty(rows, dim, device=labels.device)
-    for part, label in zip(made.split(2**16), labels.split(2**16), strict=True):
-        part.normal_().add_(centres[label], alpha=0.5)
-        part.div_(part.norm(dim=1, keepdim=True))
-    return made
+def main() -> None:
+    given = parser(__doc__ or "").parse_args()
+    torch.set_num_threads(given.threads)
+    rows, notes = [bank_row(given), heldout_row(given)], []
+    for size in SIZES[:1] if given.quick else SIZES:
+        row, equal = predict_row(*size, given)
+        rows.append(row)
+        notes.append(
+            f"{row.what}: {equal:.4%} of the queries get the same class. Classes differ where two "
+            "have the same number of votes, or two entries the same distance, up to float32's "
+            "rounding."
+        )
+    publish(rows, given, peers=("lightly",), notes=[*notes, f"k = {K}, τ = {TEMPERATURE}."])
 
 
 def turns(
     subjects: dict[str, Callable[[], Any]], rounds: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each, all once a round, every time from another; what they gave."""
+    """Return the seconds of each subject and its last result. Each round starts with another."""
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    gave = {}
+    results = {}
     names = list(subjects)
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             began = time.perf_counter()
-            gave[name] = subjects[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            results[name] = subjects[name]()
+            wait(device)
             seconds[name].append(time.perf_counter() - began)
-    return seconds, gave
-
-
-def vote(cosine: Tensor, index: Tensor, labels: Tensor) -> Tensor:
-    weight = ((cosine - cosine[:, :1]) / TEMPERATURE).exp()
-    votes = torch.zeros(len(cosine), CLASSES, device=cosine.device)
-    return votes.scatter_add_(1, labels[index], weight).argmax(dim=1)
-
-
-def by_topk(similarity: Tensor) -> Any:
-    return similarity.topk(K, dim=1, sorted=False)
-
-
-def by_argpartition(similarity: Tensor) -> Any:
-    return np.argpartition(similarity.numpy(), similarity.shape[1] - K, axis=1)[:, -K:]
-
-
-def faster_selection(similarity: Tensor) -> Callable[[Tensor], Any]:
-    if similarity.device.type != "cpu":
-        return by_topk
-    few = similarity[:256]
-    found, _ = turns(
-        {"topk": lambda: by_topk(few), "numpy": lambda: by_argpartition(few)}, 3, few.device
-    )
-    return by_topk if min(found["topk"]) < min(found["numpy"]) else by_argpartition
-
-
-def size_rows(
-    size: tuple[int, int, int], asked: int, rounds: int, given: argparse.Namespace
-) -> tuple[list[Row], str]:
-    _, entries, dim = size
-    device = torch.device(given.device)
-    torch.manual_seed(0)
-    centres = torch.randn(CLASSES, dim, device=device)
-    labels, query_labels = (torch.randint(CLASSES, (n,), device=device) for n in (entries, asked))
-    bank, query = (features(len(which), dim, which, centres) for which in (labels, query_labels))
-    chunk = min(asked, HELD // entries)
-
-    def ours() -> Tensor:
-        return knn_predict(query, bank, labels, CLASSES, K, TEMPERATURE)
-
-    before = peak(reset=True)
-    predicted = ours()
-    memory = peak() - before
-    select = faster_selection(query[:chunk] @ bank.T)
-
-    def floors() -> None:
-        for part in query.split(chunk):
-            select(part @ bank.T)
-
-    def lightly() -> Tensor:
-        found = [
-            lightly_predict(part, bank.T, labels, CLASSES, K, TEMPERATURE)[:, 0]
-            for part in query.split(chunk)
-        ]
-        return torch.cat(found)
-
-    subjects: dict[str, Callable[[], Any]] = {
-        "ours": ours, FLOORS: floors, "lightly": lightly,
-    }  # fmt: skip
-    if device.type == "cpu":
-        subjects |= cpu_peers(query, bank, labels)
-    if rounds > 2:
-        turns(subjects, 1, device)  # uncounted
-    seconds, gave = turns(subjects, rounds, device)
-    answers = {name: gave[name] for name in subjects if name not in ("ours", FLOORS)}
-    rows = []
-    shape = " × ".join(f"{n:,}" for n in size)  # noqa: RUF001
-    part = "" if asked == size[0] else f"{asked:,} of the queries"
-    for name in list(subjects)[1:]:
-        goal = 1.5 if name == FLOORS else 1.0
-        times = Times(seconds["ours"], seconds[name])
-        peer = f"{name} ({select.__name__[3:]})" if name == FLOORS else name
-        rows.append(times.row(f"knn_predict {shape}", peer, "at most", goal, note=part))
-    equal = ", ".join(
-        f"{float((answer.to(device) == predicted).double().mean()):.4%} {name}"
-        for name, answer in answers.items()
-    )
-    held = f"; the first call raised the peak of memory by {memory / 2**20:,.0f} MiB"
-    note = f"{shape}: the same class as {equal}{held if device.type == 'cpu' else ''}."
-    return rows, note
-
-
-def peak(reset: bool = False) -> int:
-    """Bytes of memory at most since the last reset; 0 where Linux does not tell."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def cpu_peers(query: Tensor, bank: Tensor, labels: Tensor) -> dict[str, Callable[[], Tensor]]:
-    index = faiss.IndexFlatIP(bank.shape[1])
-    index.add(bank.numpy())
-    neighbours = NearestNeighbors(n_neighbors=K, algorithm="brute").fit(bank.numpy())
-
-    def searched(where: faiss.IndexFlatIP, asked: Tensor) -> Tensor:
-        cosine, found = where.search(asked.numpy(), K)
-        return vote(torch.from_numpy(cosine), torch.from_numpy(found), labels)
-
-    def by_faiss() -> Tensor:
-        """From features as a network gives them, as ours: every evaluation has a new bank."""
-        new = faiss.IndexFlatIP(bank.shape[1])
-        new.add(F.normalize(bank, dim=1).numpy())
-        return searched(new, F.normalize(query, dim=1))
-
-    def by_sklearn() -> Tensor:
-        distance, found = neighbours.kneighbors(query.numpy())
-        cosine = torch.from_numpy(1 - distance**2 / 2).float()
-        return vote(cosine, torch.from_numpy(found), labels)
-
-    return {
-        "faiss": by_faiss,
-        "faiss, its index made before": lambda: searched(index, query),
-        "sklearn": by_sklearn,
-    }
+    return seconds, results
 
 
 def bank_row(given: argparse.Namespace) -> Row:
-    """What the free bank adds to a step on average, over the step."""
+    """Return what the free bank adds to an average step, over the step."""
     device = torch.device(given.device)
-    config, training = load_config("tiny", []), tiny(torch.device(given.device), None)
+    config, training = load_config("tiny", []), tiny(device, None)
     size = round(config.knn.fifo * (config.data.num_train or 0))
     bank = KnnBank(size, config.model.width, device)
     batch, every = training.batch, KnnConfig().every
@@ -220,10 +95,9 @@ def bank_row(given: argparse.Namespace) -> Row:
 
 
 def heldout_row(given: argparse.Namespace) -> Row:
-    """Where the time of an evaluation goes: the search beside the encoding of its images."""
+    """Return the time of an evaluation's search over that of encoding its images."""
     device = torch.device(given.device)
-    settings = ["data.num_train=1000"]
-    config = load_config("tiny", settings)
+    config = load_config("tiny", ["data.num_train=1000"])
     heldout = HeldoutKnn(*load_data(config.data, 0), config.knn, config.data.image_size, device)
     backbone = tiny(device, None).model.backbone
     bank, queries = encode(backbone, heldout.bank), encode(backbone, heldout.queries)
@@ -236,27 +110,45 @@ def heldout_row(given: argparse.Namespace) -> Row:
     found, _ = turns(subjects, 2 if given.quick else 6, device)
     note = f"{len(queries):,} queries, {len(bank):,} entries"
     times = Times(found["search"], found["encode"])
-    return times.row("knn_heldout of tiny, its search", "its encoding", "at most", note=note)
+    return times.row("knn_heldout of tiny, its search", "its encoding", "at most", 0.1, note=note)
 
 
-def main() -> None:
-    given = parser(__doc__ or "").parse_args()
-    torch.set_num_threads(given.threads)
-    faiss.omp_set_num_threads(given.threads)
-    with threadpool_limits(given.threads):
-        rows, notes = [bank_row(given), heldout_row(given)], []
-        for size, full, quick in SIZES:
-            how = quick if given.quick else full
-            if how is not None:
-                found, note = size_rows(size, *how, given)
-                rows += found
-                notes.append(note)
-    notes.append(
-        f"k = {K}, τ = {TEMPERATURE}. Whoever writes the whole product (the floors, lightly) is "
-        "called with as many queries as make 256 MiB of it. Classes differ where two of them have "
-        "as many votes up to float32's rounding, or two entries are the k-th nearest up to it."
-    )
-    publish(rows, given, peers=("lightly", "faiss-cpu", "scikit-learn"), notes=notes)
+def predict_row(
+    asked: int, entries: int, width: int, given: argparse.Namespace
+) -> tuple[Row, float]:
+    """Return `knn_predict` beside lightly's, and the share of queries with the same class."""
+    from lightly.utils.benchmarking import knn_predict as lightly_predict
+
+    device = torch.device(given.device)
+    torch.manual_seed(0)
+    centers = torch.randn(CLASSES, width, device=device)
+    labels, query_labels = (torch.randint(CLASSES, (n,), device=device) for n in (entries, asked))
+    bank, query = features(labels, centers), features(query_labels, centers)
+
+    def ours() -> Tensor:
+        return knn_predict(query, bank, labels, CLASSES, K, TEMPERATURE)
+
+    def lightly() -> Tensor:
+        chunks = query.split(max(1, min(asked, SIMILARITIES // entries)))
+        return torch.cat(
+            [
+                lightly_predict(part, bank.T, labels, CLASSES, K, TEMPERATURE)[:, 0]
+                for part in chunks
+            ]
+        )
+
+    subjects: dict[str, Callable[[], Any]] = {"ours": ours, "lightly": lightly}
+    turns(subjects, 1, device)
+    seconds, results = turns(subjects, 2 if given.quick else 6, device)
+    what = f"knn_predict, {asked:,} queries, {entries:,} entries, width {width}"
+    equal = float((results["ours"] == results["lightly"]).double().mean())
+    return Times(seconds["ours"], seconds["lightly"]).row(what, "lightly", "at most"), equal
+
+
+def features(labels: Tensor, centers: Tensor) -> Tensor:
+    """Return unit features [len(labels), width] around the center of their class."""
+    made = centers[labels] * 0.5 + torch.randn(len(labels), centers.shape[1], device=labels.device)
+    return torch.nn.functional.normalize(made, dim=1)
 
 
 if __name__ == "__main__":
