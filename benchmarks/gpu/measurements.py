@@ -5,17 +5,15 @@ stabkit/, of another device or of `--quick` do not count.
 """
 
 import argparse
-import hashlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.gpu.circumstances import find_circumstances
 
 
 @dataclass
@@ -26,25 +24,6 @@ class Measurement:
     notes: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     failed: bool = False
-
-
-def sources_digest() -> str:
-    """Twelve hex digits that change with any file of stabkit/; needs no git."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "stabkit").rglob("*")):
-        if path.suffix in (".py", ".yaml"):
-            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def commit() -> str | None:
-    """The checkout's commit; None where there is no git or no repository."""
-    try:
-        command = ["git", "rev-parse", "--short=12", "HEAD"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 class Part:
@@ -124,8 +103,6 @@ def options(description: str, *, needs_results: bool = True) -> argparse.Argumen
 
 
 def open_part(name: str, given: argparse.Namespace, columns: Sequence[str]) -> Part:
-    from benchmarks.gpu.circumstances import find_circumstances  # imports torch
-
     quick = " --quick" if given.quick else ""
     device = "" if given.device == "cuda" else f" --device {given.device}"
     command = f"python -m benchmarks.gpu.run --part {name}{device}{quick}"

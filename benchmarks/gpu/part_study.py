@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 import stabkit
-from benchmarks.gpu.measurements import ROOT, Measurement, Part, open_part, options
+from benchmarks.gpu.measurements import Measurement, Part, open_part, options
+from benchmarks.lib.results import ROOT
 from stabkit.analyze.summary import run_table
 
 COLUMNS = ("cell", "seed", "state", "last kNN", "dips", "deepest", "bursts", "verdict")

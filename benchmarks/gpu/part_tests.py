@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-from benchmarks.gpu.measurements import ROOT, Measurement, open_part, options
+from benchmarks.gpu.measurements import Measurement, open_part, options
+from benchmarks.lib.results import ROOT
 
 COLUMNS = ("tests", "passed", "failed", "skipped", "seconds")
 MARKED = re.compile(r"pytest\.mark\.gpu|from tests\.gpu import")

@@ -21,8 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.gpu.circumstances import find_circumstances
-from benchmarks.gpu.measurements import ROOT, options, read, same
+from benchmarks.gpu.measurements import options, read, same
 from benchmarks.gpu.page import write_page
+from benchmarks.lib.results import ROOT
 
 FOLDER = Path(__file__).parent
 PARTS = {  # seconds that a call gives to each at most

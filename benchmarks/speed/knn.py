@@ -1,8 +1,8 @@
 """What the kNN evaluations add to a training: python -m benchmarks.speed.knn
 
 `knn_bank` beside a step of the `tiny` preset, the search of `knn_heldout` beside the encoding of
-its images, and `knn_predict` beside the function that lightly offers for the same vote. The last has
-no goal: an evaluation is judged as a whole. All subjects of a comparison take turns.
+its images, and `knn_predict` beside the function that lightly offers for the same vote. The last
+has no goal: an evaluation is judged as a whole. All subjects of a comparison take turns.
 """
 
 import argparse
