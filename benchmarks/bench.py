@@ -1,11 +1,11 @@
-"""Every benchmark of speed, and the tables of README.md from what they give.
+"""Run the benchmarks of speed and fill in the tables of README.md.
 
     python -m benchmarks.bench              # all, on the CPU
-    python -m benchmarks.bench views knn    # some; the other tables stay
-    python -m benchmarks.bench --record     # in short too: what `make test-speed` compares with
+    python -m benchmarks.bench views knn    # these two; the other tables stay
+    python -m benchmarks.bench --record     # short ones too, for `make test-speed`
 
-`make bench` installs the peers first. results.json keeps the tables and the record. A script that
-fails keeps its old ones, and is named at the end, which is then an exit status of 1.
+`make bench` installs the peers first. results.json keeps the rows of every table. If a script
+fails, its old rows stay, its name is printed at the end, and the exit status is 1.
 """
 
 import argparse
@@ -42,13 +42,15 @@ Record = dict[str, dict[str, Any]]  # script -> "full" and "quick" -> what `publ
 def main() -> None:
     options = argparse.ArgumentParser(description="Run benchmarks; fill in README.md.")
     options.add_argument("scripts", nargs="*", metavar="SCRIPT", help=", ".join(NAMES))
-    options.add_argument("--record", action="store_true", help="in short too, for make test-speed")
+    options.add_argument(
+        "--record", action="store_true", help="run the short version too, for make test-speed"
+    )
     given = options.parse_args()
     chosen = given.scripts or NAMES
     if unknown := [name for name in chosen if name not in NAMES]:
         options.error(f"no script {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     record = read_record(RECORD)
-    page(README.read_text(), record)  # a page without its markers is refused before the work
+    page(README.read_text(), record)  # refuse a page without markers before the work starts
     began, failed = time.perf_counter(), []
     for name in chosen:
         load, started = os.getloadavg()[0], time.perf_counter()
@@ -67,11 +69,11 @@ def main() -> None:
         print(f"--- {name}: {seconds:.0f} s, begun at a load of {load:.1f}\n", flush=True)
     print(f"{len(chosen)} scripts: {(time.perf_counter() - began) / 60:.1f} minutes")
     if failed:
-        raise SystemExit(f"failed, their tables are those from before: {', '.join(failed)}")
+        raise SystemExit(f"failed, so their old tables stay: {', '.join(failed)}")
 
 
 def run(name: str, *options: str, folder: Path = ROOT) -> dict[str, Any]:
-    """What the script published. Raises RuntimeError, with the end of its words, when it fails."""
+    """Return what a script publishes. If it fails, raise RuntimeError with its output."""
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "rows.json"
         command = [sys.executable, "-m", MODULES[name], *options, "--json", str(file)]
@@ -93,7 +95,7 @@ def read_record(file: Path) -> Record:
 
 
 def page(text: str, record: Record) -> str:
-    """README.md with each measured script's table, and that of all goals."""
+    """Return README.md with the table of every recorded script and the table of goals."""
     text = filled(text, "goals", goals(record))
     for name in NAMES:
         text = filled(text, name, markdown(record[name]["full"]) if name in record else "Not run.")
@@ -101,7 +103,7 @@ def page(text: str, record: Record) -> str:
 
 
 def goals(record: Record) -> str:
-    """One line a row that has a goal, in the order of the sections."""
+    """Return the table of all rows that have a goal, in the order of the sections."""
     lines = ["| section | what | peer | ratio (95 %) | goal | met |", "| --- " * 6 + "|"]
     for name, _, heading in SECTIONS:
         link = f"[{heading}](#{heading.lower().replace(',', '').replace(' ', '-')})"
@@ -112,14 +114,14 @@ def goals(record: Record) -> str:
 
 
 def filled(text: str, name: str, content: str, file: Path = README) -> str:
-    """`text` with `content` between its markers of that name. ValueError when it lacks them."""
+    """Return `text` with `content` between the markers `name`; without them raise ValueError."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     for marker in (opening, closing):
         if text.count(marker) != 1:
-            raise ValueError(f"{file}: {marker} stands there {text.count(marker)} times, not once")
+            raise ValueError(f"{file}: {marker} occurs {text.count(marker)} times instead of once")
     before, rest = text.split(opening)
     if closing not in rest:
-        raise ValueError(f"{file}: {closing} stands before {opening}")
+        raise ValueError(f"{file}: {closing} comes before {opening}")
     return f"{before}{opening}\n{content}\n{closing}{rest.split(closing)[1]}"
 
 

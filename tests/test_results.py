@@ -82,7 +82,7 @@ def test_the_filler_leaves_other_text_alone_and_asks_for_its_markers(tmp_path: P
     for broken in (text.replace("<!-- /knn -->", ""), text + text):
         with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: <!-- /?knn -->"):
             bench.filled(broken, "knn", "new", file)
-    with pytest.raises(ValueError, match="stands before"):
+    with pytest.raises(ValueError, match="comes before"):
         bench.filled("<!-- /knn -->\n<!-- knn -->", "knn", "new", file)
 
 

@@ -1,4 +1,4 @@
-"""What a measurement was made on: device, driver, versions, sources, date."""
+"""Describe what a measurement was made on: device, driver, versions, sources, date."""
 
 import hashlib
 import importlib.metadata
@@ -52,7 +52,7 @@ def version(package: str) -> str | None:
 
 
 def sources_digest() -> str:
-    """Twelve hex digits that change with any file of stabkit/; needs no git."""
+    """Return twelve hex digits that change with any source file of stabkit/. Needs no git."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "stabkit").rglob("*")):
         if path.suffix in (".py", ".yaml"):
@@ -61,7 +61,7 @@ def sources_digest() -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit; None where there is no git or no repository."""
+    """Return the checkout's commit, or None without git or a repository."""
     try:
         command = ["git", "rev-parse", "--short=12", "HEAD"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
-"""What a part of the GPU program has measured so far, kept on disk measurement by measurement.
+"""Keep on disk what a part of the GPU program has measured so far.
 
-A part that is killed, or out of time, goes on after its last measurement. Measurements of another
-stabkit/, of another device or of `--quick` do not count.
+A part that was killed, or ran out of time, continues after its last measurement. Measurements made
+with other sources, on another device or with `--quick` do not count.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.gpu.circumstances import find_circumstances
 
 @dataclass
 class Measurement:
-    """`lines`: rows of cells under the part's columns; `values`: the numbers behind them."""
+    """Rows of cells under the part's columns (`lines`), and the numbers behind them (`values`)."""
 
     lines: list[list[str]]
     notes: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Measurement:
 
 
 class Part:
-    """The measurements of one part in one file, written after each."""
+    """The measurements of one part, in one file that is written after each measurement."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Part:
             self._content = before | {"command": command, "columns": list(columns)}
 
     def has(self, name: str) -> bool:
-        """False for a measurement that failed: it is tried again."""
+        """Tell whether a measurement exists. One that failed does not count and is tried again."""
         found = self._content["measurements"].get(name)
         return found is not None and not found["failed"]
 
@@ -63,7 +63,7 @@ class Part:
             print(note, flush=True)
 
     def finish(self) -> None:
-        """Say that nothing is left to measure. A part with a failed measurement is not complete."""
+        """Mark the part as complete. Exit with 1 instead if a measurement failed."""
         failed = [m for m in self._content["measurements"].values() if m["failed"]]
         self._content["complete"] = not failed
         self._write()
@@ -86,7 +86,7 @@ def read(file: Path) -> dict[str, Any] | None:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two measurements may stand in one table."""
+    """Tell whether two measurements may share a table."""
     return all(one.get(key) == other.get(key) for key in ("sources", "device", "quick"))
 
 

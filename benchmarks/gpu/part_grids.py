@@ -1,4 +1,4 @@
-"""Cells an hour with 1, 2, 4 and 8 runs at once on one GPU, for the presets tiny and cifar."""
+"""Measure cells an hour with 1, 2, 4 and 8 runs at once on one GPU, for tiny and cifar."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def one_gpu() -> None:
-    """The launcher takes every GPU that it sees: leave it the first."""
+    """Show only the first GPU, since the launcher uses every GPU that it sees."""
     if first := os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]:
         os.environ["CUDA_VISIBLE_DEVICES"] = first
 

@@ -1,4 +1,4 @@
-"""Every test marked `gpu`, file by file."""
+"""Run every test marked `gpu`, file by file."""
 
 import os
 import re

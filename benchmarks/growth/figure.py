@@ -1,4 +1,4 @@
-"""The figure of run.py: a column a subject and axis, time above, memory below."""
+"""Draw the figure of run.py: one column for each subject and axis, time above memory."""
 
 import csv
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def _panel(ax: Axes, curve: Any, top: bool) -> None:
     words = f"slope {found.middle:.2f}{interval}\ntheory {expected:.2f}"
     ax.text(0.04, 0.97, words, transform=ax.transAxes, va="top", fontsize=7.5)
     low, high = min(values.min(), (level * theory).min()), max(values.max(), fit.max())
-    ax.set_ylim(low / 1.4, high * (high / low) ** 0.45 * 1.2)  # room for the words
+    ax.set_ylim(low / 1.4, high * (high / low) ** 0.45 * 1.2)  # leaves room for the text
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xticks(sizes, labels=[f"{n // 1024}k" if n >= 1024 else f"{n}" for n in sizes])

@@ -1,11 +1,11 @@
-"""How time and memory grow, and how theory says they should: python -m benchmarks.growth.run
+"""Show how time and memory grow, beside theory: python -m benchmarks.growth.run
 
-The training step against batch, depth and tokens, kNN against its bank and its queries, the table
-of runs against their number. A slope is the least-squares one of log value over log size, of each
-round over all sizes; the theoretical one that of the theory (subjects.py) at the same sizes,
-so that a sum of two powers has its own. Memory is the most that was allocated at once during a call
-beyond what stood before it: of torch's allocator (its profiler), and Python's and numpy's
-(tracemalloc). Writes growth.png and growth.csv; with `--quick` neither, from the smaller sizes.
+The training step grows with batch, depth and tokens; kNN with its bank and its queries; the run
+table with the number of runs. Theory (subjects.py) is evaluated at the same sizes, so that a sum of
+two powers has its own slope. The slope in the figure is the least-squares slope of log value over
+log size, one for each round. Memory is the peak that a call allocates beyond what existed before
+it: torch's (from its profiler) plus Python's and numpy's (tracemalloc). Writes growth.png and
+growth.csv; with `--quick` it uses the smaller sizes and writes neither.
 """
 
 import os
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported; it says what it does
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the profiler; must precede torch
 
 import numpy as np
 import torch
@@ -28,12 +28,12 @@ from benchmarks.lib.timing import median_interval, timed_block
 
 FOLDER = Path(__file__).parent
 ROUNDS = 5
-GOAL = 1.3  # growth beside theory's, from the smallest size to the largest
+GOAL = 1.3  # growth over theory's, from the smallest size to the largest
 
 
 @dataclass(frozen=True)
 class Curve:
-    """`values[round][size]`, in seconds or MiB; `theory[size]` in units of its own."""
+    """`values[round][size]` in seconds or MiB, and `theory[size]` in arbitrary units."""
 
     what: str
     axis: str
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def measure(subject: Subject, device: torch.device, rounds: int) -> list[Curve]:
-    """Time, of rounds over all sizes, and memory, of one call a size."""
+    """Measure the time of `rounds` rounds over all sizes, and the memory of one call per size."""
     calls = [subject.make(size) for size in subject.sizes]
     for call in calls:
         call()
@@ -98,7 +98,7 @@ def measure(subject: Subject, device: torch.device, rounds: int) -> list[Curve]:
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """On a CPU torch's most, temporary tensors within operations included, plus Python's most."""
+    """Return the peak of a call. On a CPU: torch's, with temporaries, plus Python's."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -1,6 +1,6 @@
-"""What is grown in run.py, and what theory says of it.
+"""Define what run.py measures, and what theory says about it.
 
-A theory is relative (multiplications, elements held, rows read): only its slope matters.
+A theory is relative (multiplications, elements held, rows read): only its growth matters.
 """
 
 import math
@@ -25,13 +25,13 @@ from stabkit.train.recording import Silent
 from stabkit.train.state import build_state
 
 CLASSES, WIDTH, PATCH = 10, 64, 8
-SIMILARITIES = 2**26  # that kNN holds at most at once
+SIMILARITIES = 2**26  # the most that kNN holds at once
 STEPS, SAMPLES, LAYERS = 120, 200, [f"blocks.{i}" for i in range(3)]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """`make(size)` gives what is called; time follows `work(size)`, memory `held(size)`."""
+    """`make(size)` returns what is timed. Time follows `work(size)`, memory `held(size)`."""
 
     what: str
     axis: str
@@ -42,7 +42,7 @@ class Subject:
 
 
 def subjects(device: torch.device, folder: Path) -> list[Subject]:
-    """`folder`: for runs."""
+    """Return all subjects. `folder` is where runs are written."""
     return [
         _step("batch", [16, 32, 64, 128], device),
         _step("depth", [2, 4, 8, 16], device),
@@ -87,7 +87,7 @@ def _made_step(config: RunConfig, device: torch.device) -> Callable[[], None]:
 
 
 def step_work(config: RunConfig) -> float:
-    """Multiplications of a step of two views: forward, twice that backward, the twin's forward."""
+    """Return the multiplications of a step of two views: forward, backward (twice that), twin."""
     tokens, depth, _ = _shape(config)
     block = 12 * tokens * WIDTH**2 + 2 * tokens**2 * WIDTH
     backbone = (tokens - 1) * 3 * PATCH**2 * WIDTH + depth * block
@@ -98,11 +98,11 @@ def step_work(config: RunConfig) -> float:
 
 
 def step_held(config: RunConfig, fused: bool) -> float:
-    """Elements of the blocks that backward asks for, of two views.
+    """Return the elements that backward keeps of the blocks, for two views.
 
-    16 widths a token (the input of each norm and of qkv, of the projection and of fc1 one; q, k
-    and v; the input of GELU and of fc2 four); unless fused, attention's weights, one a head and
-    pair of tokens.
+    16 widths for each token: the inputs of both norms, of qkv, of the projection and of fc1 (one
+    each), q, k and v (three), and the inputs of GELU and of fc2 (four each). Attention that is
+    not fused also keeps its weights, one for each head and pair of tokens.
     """
     tokens, depth, heads = _shape(config)
     pairs = 0 if fused else heads * tokens**2
@@ -118,7 +118,7 @@ def _shape(config: RunConfig) -> tuple[int, int, int]:
 
 
 def _knn(axis: str, sizes: Sequence[int], device: torch.device) -> Subject:
-    """256 queries, or a bank of 16,384. Memory: copies of the features, and what is promised."""
+    """kNN of 256 queries, or with a bank of 16,384. Memory: feature copies and similarities."""
     torch.manual_seed(0)
 
     def shape(size: int) -> tuple[int, int]:
@@ -138,7 +138,7 @@ def _knn(axis: str, sizes: Sequence[int], device: torch.device) -> Subject:
 
 
 def _table(folder: Path, runs: int) -> Callable[[], object]:
-    """`runs` runs of 120 steps, 24 evaluations; reading them and the table of them."""
+    """Make runs of 120 steps and 24 evaluations. Return a call that reads and tabulates them."""
     parent = folder / str(runs)
     with mock.patch("os.fsync"):  # durability is not what is measured here
         for seed in range(runs):

@@ -1,4 +1,4 @@
-"""MoCo v3 on a ViT as a researcher writes it in one file: no logging, no saving, no settings."""
+"""Train MoCo v3 on a ViT as in a one-file script: no logging, no saving, no settings."""
 
 import copy
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from stabkit.train.state import State
 
 
 class Handwritten:
-    """One call is one step. Starts from a copy of the weights of `state`.
+    """A training whose call is one step. It starts from a copy of the weights of `state`.
 
-    `tuned`: attention as plain products on a CPU, and one call for all tensors in the optimizer and
-    the momentum update, where the plain loop has torch's and timm's defaults.
+    The plain loop uses the defaults of torch and timm. With `tuned`, attention on a CPU is plain
+    products, and the optimizer and the momentum update handle all tensors in one call.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Handwritten:
         self.step += 1
 
     def check_same_loss(self, state: State) -> None:
-        """Raises ValueError unless both compute the same loss; leaves BN's statistics moved."""
+        """Raise ValueError unless both losses are equal. It moves the statistics of batch norm."""
         batch = self.batches[0]
         with torch.no_grad():
             ours = state.model(batch.view1, batch.view2, batch.labels, 1.0, 0).loss.item()

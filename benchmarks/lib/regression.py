@@ -1,4 +1,4 @@
-"""What has become slower than the record says, with a margin for noise."""
+"""Find what has become slower than the record, with a margin for noise."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ MARGIN = 0.25
 
 
 def regressions(recorded: Sequence[Row], found: Sequence[Row], margin: float = MARGIN) -> list[str]:
-    """One line for each row that broke its promise, or that is no longer measured.
+    """Return one line for each row that misses its bound or is no longer measured.
 
-    A row that met its goal in the record has to meet it, give or take the margin; so has one that
-    the record does not know. One that did not meet it must not be worse, by more than the margin,
-    than the worse end of its recorded interval.
+    The bound is the goal, give or take the margin, for a row that met its goal in the record and
+    for a new row. A row that did not meet its goal must stay, give or take the margin, within the
+    worse end of its recorded interval.
     """
     before = {(row.what, row.peer): row for row in recorded if row.goal is not None}
     missing = before.keys() - {(row.what, row.peer) for row in found}

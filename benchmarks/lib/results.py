@@ -1,7 +1,7 @@
-"""What a benchmark gives: rows of one table, and how two things are timed side by side.
+"""Time two things side by side, and publish the rows of a benchmark's table.
 
-A script calls `parser`, then `paired` for each comparison, then `publish`. Ratios are of one run:
-the two sides take turns, so that a machine that slows down slows both.
+A script calls `parser`, then `paired` for each comparison, then `publish`. The two sides of a ratio
+take turns in one run, so that a machine that slows down slows both.
 """
 
 import argparse
@@ -27,7 +27,7 @@ VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. `ratio` is `value` over `peer_value`, pair by pair, with a 95 % interval."""
+    """One comparison. `ratio` is `value` over `peer_value` by pairs, with a 95 % interval."""
 
     what: str
     peer: str
@@ -36,7 +36,7 @@ class Row:
     unit: str
     ratio: Interval
     better: Literal["at least", "at most"]
-    goal: float | None = None  # None: measured, nothing promised
+    goal: float | None = None  # None: no goal
     note: str = ""
 
     @property
@@ -44,7 +44,7 @@ class Row:
         return self.within(0.0)
 
     def within(self, margin: float) -> bool | None:
-        """Whether the ratio keeps the goal, give or take a share of it."""
+        """Tell whether the ratio meets the goal, give or take the share `margin` of it."""
         if self.goal is None:
             return None
         if self.better == "at least":
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each side, pair by pair."""
+    """The seconds of each side, pair by pair."""
 
     ours: Sequence[float]
     peer: Sequence[float]
@@ -70,7 +70,7 @@ class Times:
         unit: str = "ms",
         note: str = "",
     ) -> Row:
-        """Times in ms, ours over the peer's; or, given `items` a call, rates (items per second)."""
+        """Return a row of times in ms or, given `items` per call, of rates (items per second)."""
         if items is None:
             ratio = [a / b for a, b in zip(self.ours, self.peer, strict=True)]
             value, peer_value = (1000 * statistics.median(t) for t in (self.ours, self.peer))
@@ -89,7 +89,7 @@ def paired(
     calls: int = 1,
     device: torch.device | None = None,
 ) -> Times:
-    """Both in turn, `calls` calls a block, after one uncounted pair; seconds of one call."""
+    """Time both in turns, `calls` calls a block, after one uncounted pair: seconds per call."""
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs + 1):
         sides = ((0, ours), (1, peer)) if pair % 2 else ((1, peer), (0, ours))
@@ -113,7 +113,7 @@ def _block(function: Callable[[], Any], calls: int, device: torch.device | None)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The options of every benchmark; `publish` takes what they gave."""
+    """Return a parser of the options that every benchmark takes and `publish` needs."""
     options = argparse.ArgumentParser(description=description.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="seconds; fewer pairs, wider spread")
     options.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -128,9 +128,9 @@ def publish(
     peers: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Print the table under what it was measured with; the same as JSON where asked for.
+    """Print the table with its circumstances, and write it as JSON if asked.
 
-    `peers`: packages whose versions matter beside torch's; `notes`: paragraphs below the table.
+    `peers`: packages whose versions are listed beside torch's; `notes`: paragraphs below the table.
     """
     arguments = list(sys.argv[1:])
     if given.json is not None:
@@ -172,7 +172,7 @@ def read_rows(content: dict[str, Any]) -> list[Row]:
 
 
 def markdown(content: dict[str, Any]) -> str:
-    """The command, its circumstances, the table and its notes."""
+    """Return the command, its circumstances, the table and its notes as Markdown."""
     lines = [
         f"`{content['command']}` ({content['circumstances']}):",
         "",
@@ -189,7 +189,7 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def row_cells(row: Row) -> str:
-    """Ratio, goal and whether it is met, as cells of a table."""
+    """Return the ratio, the goal and whether it is met, as cells of a table."""
     goal = "" if row.goal is None else f"{row.better} {row.goal:g}"
     met = {None: "", True: "yes", False: "**no**"}[row.met]
     ratio = f"{row.ratio.middle:.3g} ({row.ratio.low:.3g}..{row.ratio.high:.3g})"

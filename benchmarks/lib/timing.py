@@ -16,13 +16,13 @@ class Interval(NamedTuple):
 
 
 def median_interval(values: Sequence[float]) -> Interval:
-    """The median and the narrowest pair of order statistics around it that holds 95 %.
+    """Return the median and the narrowest pair of order statistics around it that holds 95 %.
 
-    Distribution-free: the number of values below the true median is Binomial(n, 1/2). Fewer than
-    six values have no such pair; then it is the range.
+    It is free of assumptions about the distribution: the number of values below the true median is
+    Binomial(n, 1/2). Fewer than six values have no such pair; the range is returned instead.
     """
     ordered, n = sorted(values), len(values)
-    outside, below = 0, 0  # 2^n times the probability of one tail
+    outside, below = 0, 0  # `outside`: 2^n times the probability of one tail
     while (outside + math.comb(n, below)) / 2**n <= 0.025:
         outside += math.comb(n, below)
         below += 1
@@ -31,7 +31,7 @@ def median_interval(values: Sequence[float]) -> Interval:
 
 
 def timed_block(device: torch.device, steps: int, step: Callable[[], None]) -> tuple[float, float]:
-    """Seconds a step, and of CPU time; the device is waited for at the ends only."""
+    """Return wall seconds and CPU seconds per step. Wait for the device only at both ends."""
     wait(device)
     began, used = time.perf_counter(), time.process_time()
     for _ in range(steps):

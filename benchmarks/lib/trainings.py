@@ -1,4 +1,4 @@
-"""The steps that subjects are added to: a real forward, backward and AdamW step each."""
+"""Build small trainings: a real forward, backward and AdamW step each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from stabkit.train.methods.moco import info_nce
 from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.state import build_state
 
-BATCHES = 4  # made beforehand and used in turn: making them would only lengthen the step
+BATCHES = 4  # made beforehand and used in turn, so that the step does not include making them
 
 PROBED = 16  # samples
 
 
 @dataclass
 class Training:
-    """`model` is what is monitored; `loss(model's step)` runs it forward.
+    """A training step in parts: `model` is monitored, and `loss(step)` runs it forward.
 
-    `sample_losses`: the same forward with one loss a sample, where there is such a thing. `probe`:
-    what signals beyond the basic level look at.
+    `sample_losses` is the same forward with one loss for each sample, if the training has such
+    losses. `probe` is what signals beyond the basic level look at.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Training:
 
 
 def tiny(device: torch.device, batch: int | None) -> Training:
-    """The `tiny` preset: MoCo v3 on a ViT of width 64, depth 6, 4 heads, patch 8 of 32 pixels."""
+    """Build the `tiny` preset: MoCo v3, ViT of width 64, depth 6, 4 heads, patch 8 of 32 pixels."""
     settings = {"data.num_train": 512, "data.num_heldout": 64, "train.batch": batch or 64}
     config = validate(RunConfig, with_settings(read_base("tiny"), settings), "benchmark")
     images, _ = load_data(config.data, config.seed)
@@ -75,19 +75,19 @@ def tiny(device: torch.device, batch: int | None) -> Training:
 
 
 def vits(device: torch.device, batch: int | None) -> Training:
-    """timm's ViT-S/16 at 224 pixels, supervised; on a GPU 256 images a step in bfloat16."""
+    """Build timm's ViT-S/16 at 224 pixels, supervised; on a GPU 256 images a step in bfloat16."""
     model = timm.create_model("vit_small_patch16_224", num_classes=1000)
     return _supervised("vits", model, device, batch or (256 if device.type == "cuda" else 8), 224)
 
 
 def vitb(device: torch.device, batch: int | None) -> Training:
-    """timm's ViT-B/16, else as `vits`."""
+    """Build the same as `vits` with timm's ViT-B/16."""
     model = timm.create_model("vit_base_patch16_224", num_classes=1000)
     return _supervised("vitb", model, device, batch or (256 if device.type == "cuda" else 8), 224)
 
 
 def mlp(device: torch.device, batch: int | None) -> Training:
-    """Three linear layers: what every peer can handle, and a step of next to nothing."""
+    """Build three linear layers, which every peer can handle and whose step costs very little."""
     layers = [nn.Linear(3072, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
     model = nn.Sequential(nn.Flatten(), *layers)
     return _supervised("mlp", model, device, batch or 64, 32)
@@ -120,6 +120,6 @@ TRAININGS = {"tiny": tiny, "vits": vits, "vitb": vitb, "mlp": mlp}
 
 
 def build(name: str, device: torch.device, batch: int | None) -> Training:
-    """The same weights, batches and so losses each time."""
+    """Build a training; weights, batches and therefore losses are the same each time."""
     torch.manual_seed(0)
     return TRAININGS[name](device, batch)

@@ -17,10 +17,10 @@ _OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 class Clock:
-    """Time between entering and leaving a subject's code; calls within calls count once.
+    """The time between entering and leaving a subject's code; nested calls count once.
 
-    Seconds of the host, and on a GPU also those between two events of its stream: what the device
-    spent on the kernels that were added, and on waiting for a host that waited for it.
+    On a CPU: seconds of the host. On a GPU: seconds between two events of its stream, which is what
+    the device spent on added kernels and on waiting for a host that waited for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,7 +29,7 @@ class Clock:
         self.reset()
 
     def reset(self) -> None:
-        self.seconds, self.fired = 0.0, 0  # fired: hooks, not calls
+        self.seconds, self.fired = 0.0, 0  # `fired` counts hooks, not calls
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def __enter__(self) -> None:
@@ -49,7 +49,7 @@ class Clock:
         self.depth -= 1
 
     def added_seconds(self) -> float:
-        """Since the last reset. On a GPU the device must have finished."""
+        """Return the seconds since the last reset. On a GPU, synchronize before."""
         if self.cuda:
             return sum(began.elapsed_time(ended) for began, ended in self._events) / 1000
         return self.seconds
@@ -67,9 +67,9 @@ class Clock:
 def timing_new_hooks(
     clock: Clock, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Iterator[list[int]]:
-    """Every hook that the body puts on `model` or `optimizer` runs inside `clock` from then on.
+    """Time every hook that the body puts on `model` or `optimizer` with `clock` from then on.
 
-    Gives a list that holds their number after the body.
+    Yield a list that holds the number of these hooks after the body.
     """
     before = {id(hooks): set(hooks) for hooks in _hook_tables(model, optimizer)}
     found: list[int] = []
@@ -96,11 +96,11 @@ def _hook_tables(
 
 
 class Waits:
-    """Counts what makes the host wait for the device inside `clock`.
+    """Count what makes the host wait for the device inside `clock`.
 
-    On a GPU: what torch's sync debug mode warns of, which is all but waits for events. On a CPU
-    nothing waits, so reads themselves are counted, as a GPU would have waited at each: of the
-    training's thread, outermost calls only.
+    On a GPU: what torch's sync debug mode warns about, which is everything except waits for events.
+    On a CPU nothing waits, so reads of values are counted, since a GPU would wait at each:
+    outermost calls in the training thread only.
     """
 
     def __init__(self, clock: Clock) -> None:

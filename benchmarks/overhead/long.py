@@ -1,6 +1,6 @@
-"""A long training of next to nothing under the Monitor: whether it keeps memory; and the writer.
+"""Check that a long training under the Monitor does not grow in memory; time the writer.
 
-Were the rows of 80,000 steps kept, they would be 80,000 tensors of some 400 bytes, 30 MiB.
+If the rows of 80,000 steps were kept, they would be 80,000 tensors of some 400 bytes: 30 MiB.
 """
 
 import resource
@@ -18,12 +18,12 @@ from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 
 RSS_LIMIT = 8.0 * 2**20  # bytes, over the last four fifths of the steps
-TRACED_LIMIT = 2.0**18  # over those of a fifth as many
+TRACED_LIMIT = 2.0**18  # bytes, over the same part of a fifth as many steps
 PARTS = 5
 
 
 def long_run(steps: int, device: torch.device) -> bool:
-    """Prints what memory did; whether it stayed within the limits."""
+    """Print how memory grew. Return whether it stayed within the limits."""
     resident = memory(steps, device, traced=False)
     traced = memory(steps // PARTS, device, traced=True)
     print(writer_rate())
@@ -41,7 +41,7 @@ def long_run(steps: int, device: torch.device) -> bool:
 
 
 def memory(steps: int, device: torch.device, traced: bool) -> list[int]:
-    """Bytes held after each fifth of the steps: resident and on the device, or Python's own."""
+    """Return the bytes after each fifth of the steps: resident and on the device, or Python's."""
     layers = [nn.Linear(8, 8) for _ in range(4)]
     model = nn.Sequential(*layers).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
@@ -73,7 +73,7 @@ def memory(steps: int, device: torch.device, traced: bool) -> list[int]:
 
 
 def writer_rate(flushes: int = 100, steps: int = 50, layers: int = 20, signals: int = 8) -> str:
-    """Rows a second that the store's writer makes durable, one part file for each interval."""
+    """Say how many rows a second the store's writer makes durable, one part file an interval."""
     rng = np.random.default_rng(0)
     names = [*SIGNALS, *(f"signal_{i}" for i in range(signals - len(SIGNALS)))]
     drawn = rng.lognormal(size=(len(names), steps, layers)).astype(np.float32)

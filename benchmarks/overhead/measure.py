@@ -1,4 +1,4 @@
-"""One subject on one training: in turns with the same training without it, and what it left."""
+"""Measure one subject: a training with it and the same training without it, in turns."""
 
 import tempfile
 from collections.abc import Callable
@@ -16,23 +16,21 @@ from benchmarks.overhead.subject import Subject
 
 @dataclass(frozen=True)
 class Size:
-    every: int  # steps a block and an interval
-    pairs: int  # of blocks, after the one that is dropped
+    every: int  # steps in a block and in an interval
+    pairs: int  # pairs of blocks, after the one that is dropped
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one subject on one training; times in seconds a step."""
+    """What was measured of one subject on one training; times in seconds per step."""
 
     off: Interval
     ratio: Interval
-    cpu_ratio: (
-        Interval  # of CPU time, that of all threads: what other work on the machine moves less
-    )
+    cpu_ratio: Interval  # CPU time of all threads, which other work on the machine disturbs less
     added: Interval
-    waits: list[int]  # a step, over one interval
-    values: float  # a step, on disk
-    written: float  # bytes a step
+    waits: list[int]  # per step, over one interval
+    values: float  # per step, on disk
+    written: float  # bytes per step
 
 
 def plain_step(training: Training, subject: Subject) -> None:
@@ -66,7 +64,7 @@ def watched_step(training: Training, subject: Subject, clock: Clock) -> None:
 def measure(
     kind: type[Subject], model: str, device: torch.device, batch: int | None, size: Size
 ) -> Result:
-    """Raises Unavailable, and RuntimeError when it was not attached or recorded too little."""
+    """Raise Unavailable, or RuntimeError if it was not attached or recorded too little."""
     off, on = build(model, device, batch), build(model, device, batch)
     clock = Clock(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +88,9 @@ def measure(
         expected, recorded = subject.expected(on.step), subject.recorded()
         if recorded != expected:
             raise RuntimeError(f"it recorded {recorded} values where {expected} were expected")
-        if device.type == "cpu" and not same_weights(off, on):  # a GPU's sums have no fixed order
+        if device.type == "cpu" and not same_weights(
+            off, on
+        ):  # on a GPU the order of sums is not fixed
             raise RuntimeError("the training ended with other weights than without it")
         return Result(*intervals, waits, subject.values() / on.step, subject.written() / on.step)
 
@@ -98,7 +98,7 @@ def measure(
 def in_turns(
     off: Training, on: Training, subject: Subject, clock: Clock, size: Size
 ) -> tuple[list[float], ...]:
-    """Of each pair of blocks but the first: what the first four of a Result are medians of."""
+    """Return four lists, one value a pair except the first: the times and ratios of a Result."""
     steps: dict[str, Callable[[], None]] = {
         "off": lambda: plain_step(off, subject),
         "on": lambda: watched_step(on, subject, clock),

@@ -1,4 +1,4 @@
-"""The Monitor as a subject: the basic level, and each further level with it."""
+"""Define the Monitor as a subject: the basic level, and each further level with it."""
 
 from typing import Any
 
@@ -48,14 +48,14 @@ class Stabkit(Subject):
 
 
 class OneNorm(Stabkit):
-    """The gradient's norm of each layer alone, which is what the peers record at least."""
+    """Only the gradient norm of each layer, the least that the peers record."""
 
     def options(self) -> dict[str, Any]:
         return {"signals": "grad_norm"}
 
 
 class Level(Stabkit):
-    """A further level beside the basic one; its probe once an interval, which is every 50 steps."""
+    """A further level beside the basic one, with one probe an interval (50 steps)."""
 
     level: str
 
@@ -84,7 +84,7 @@ class Level(Stabkit):
 
 
 class Noise(Level):
-    """The level that is told of each micro-batch: two a step, with the subject and without."""
+    """The level that needs every micro-batch: two a step, with the subject and without."""
 
     micro = 2
 

@@ -1,6 +1,6 @@
-"""The peers, each fed as its documentation says.
+"""Define the peers, each used as its documentation says.
 
-Each writes once an interval where it lets one choose. One that is not installed, or that cannot run
+Each writes once an interval if that can be chosen. A peer that is not installed, or that cannot run
 on a training, raises Unavailable with the reason.
 """
 
@@ -42,7 +42,7 @@ class Lightning(Subject):
         self.logger.finalize("success")
 
     def expected(self, steps: int) -> int:
-        return steps * (len(self.with_gradient()) + 2)  # and the total, and the loss
+        return steps * (len(self.with_gradient()) + 2)  # plus the total and the loss
 
     def recorded(self) -> int:
         (path,) = self.folder.rglob("metrics.csv")
@@ -52,7 +52,7 @@ class Lightning(Subject):
 
 
 class LightningTensorBoard(Lightning):
-    """The same into its TensorBoard logger."""
+    """The same, into Lightning's TensorBoard logger."""
 
     def make_logger(self) -> Any:
         need("tensorboard", "tensorboard")
@@ -63,7 +63,7 @@ class LightningTensorBoard(Lightning):
 
 
 class TensorBoard(Subject):
-    """One `add_scalar` a layer a step: the norm of the layer's gradient."""
+    """One `add_scalar` for each layer and step: the norm of the layer's gradient."""
 
     def attach(self) -> None:
         need("tensorboard", "tensorboard")
@@ -123,14 +123,14 @@ class Wandb(Subject):
         return wandb_values(path)
 
     def written(self) -> int:
-        return sum(path.stat().st_size for path in self._files())  # none of its logs of itself
+        return sum(path.stat().st_size for path in self._files())  # without its own logs
 
     def _files(self) -> list[Path]:
         return [p for p in self.folder.rglob("*.wandb") if not p.is_symlink()]
 
 
 class WandbAll(Wandb):
-    """`watch(log="all", log_freq=1)`: histograms of parameters too."""
+    """`watch(log="all", log_freq=1)`, which adds histograms of parameters."""
 
     watched = "all"
 
@@ -139,7 +139,7 @@ class WandbAll(Wandb):
 
 
 class TrainScope(Subject):
-    """`attach()` and `step()` before the optimizer's, with its defaults."""
+    """`attach()`, and `step()` before the optimizer's, with default settings."""
 
     hooked = True
 
@@ -174,10 +174,10 @@ class Cockpit(Subject):
     hooked = True
 
     def attach(self) -> None:
-        # BackPACK's hooks on a first layer, whose input needs no gradient, do what they should
+        # about hooks on a first layer, whose input needs no gradient; they work
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pkg_resources, which it asks for its version
+            warnings.simplefilter("ignore")  # from pkg_resources, which gives cockpit its version
             cockpit = need("cockpit", "cockpit-for-pytorch")
         backpack = need("backpack", "backpack-for-pytorch")
         quantities = self.quantities()
@@ -225,7 +225,7 @@ class Cockpit(Subject):
         return context
 
     def close(self) -> None:
-        with contextlib.redirect_stdout(sys.stderr):  # it says where it writes
+        with contextlib.redirect_stdout(sys.stderr):  # it prints where it writes
             self.cockpit.write(str(self.folder / "log"))
 
     def expected(self, steps: int) -> int:
@@ -237,7 +237,7 @@ class Cockpit(Subject):
 
 
 class CockpitNorm(Cockpit):
-    """Its `GradNorm` alone, which needs nothing of BackPACK and so runs on a ViT."""
+    """Only `GradNorm` of Cockpit, which does not need BackPACK and therefore runs on a ViT."""
 
     hooked = False
 

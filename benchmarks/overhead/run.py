@@ -1,4 +1,4 @@
-"""What the Monitor adds to a training step, beside peers: python -m benchmarks.overhead.run
+"""Measure what the Monitor adds to a training step, beside peers.
 
     python -m benchmarks.overhead.run                    # some minutes on two CPU cores
     python -m benchmarks.overhead.run --quick            # seconds; figures mean nothing
@@ -6,14 +6,14 @@
     python -m benchmarks.overhead.run --long             # memory over 100,000 steps
     python -m benchmarks.overhead.run --device cuda      # ViT-S/16, 256 images a step
 
-Peers that are not installed are named and left out; `pip install -e '.[bench]'` installs them.
+Peers that are not installed are named and left out. `pip install -e '.[bench]'` installs them.
 
 Two equal trainings, one with the subject and one without, take turns (off on, on off, ...) in
-blocks of one interval, so that each block holds one write of what is written once an interval (and
-one probe). The ratio is the median over pairs of blocks, the first pair dropped, with a 95 %
-interval of order statistics. As the step itself varies by more than what is added, the time inside
-the subject's calls and hooks is measured by itself too. What a subject recorded is read back from
-disk and must be as many values as expected, and both trainings must end with the same weights.
+blocks of one interval. So each block holds one write of what is written once an interval, and one
+probe. The ratio is the median over pairs of blocks without the first pair, with a 95 % interval of
+order statistics. The step itself varies by more than what is added, so the time inside the
+subject's calls and hooks is also measured directly. What a subject recorded is read back from disk
+and must have the expected number of values, and both trainings must end with the same weights.
 """
 
 import argparse
@@ -37,8 +37,8 @@ GOALS = {
     ("tiny", "cpu"): 1.03,
     ("vits", "cuda"): 1.01,
     ("vitb", "cuda"): 1.01,
-}  # times the step's time
-LESS = 10  # times less added time than a peer
+}  # limits, as a multiple of the step's time
+LESS = 10  # the factor by which a peer must add more time
 
 SIZES = {"tiny": Size(50, 6), "vits": Size(5, 6), "vitb": Size(2, 6), "mlp": Size(50, 10)}
 GPU_SIZE, QUICK = Size(50, 10), Size(4, 2)
@@ -63,7 +63,7 @@ def main() -> None:
                 results[name] = measure(SUBJECTS[name], model, device, given.batch, size)
             except Unavailable as why:
                 results[name] = str(why)
-            except Exception as error:  # of a peer, of any kind: the others are still measured
+            except Exception as error:  # whatever a peer raises, the others are still measured
                 said = str(error).partition("\n")[0]
                 kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
                 results[name], failed = f"NOT VALID: {kind}{said}", True
@@ -139,7 +139,7 @@ def cells(name: str, found: Result) -> list[str]:
 
 
 def goals(model: str, device: torch.device, results: dict[str, Result | str]) -> list[str]:
-    """For each of the Monitor's own: what was aimed at, what came out, met or NOT met."""
+    """Say for each goal of the Monitor what was measured, and whether it is met or NOT met."""
     lines = []
     measured = {name: found for name, found in results.items() if isinstance(found, Result)}
     limit = GOALS.get((model, device.type))

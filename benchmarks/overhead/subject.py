@@ -1,4 +1,4 @@
-"""What is added to a training, how it is fed, and what it must have recorded: the interface."""
+"""Define the interface of what is added to a training: its calls, and what it must record."""
 
 import importlib
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +11,7 @@ from benchmarks.lib.trainings import Training
 
 
 class Unavailable(Exception):
-    """Why a subject is not measured; its words go into the table."""
+    """A subject cannot be measured; the message goes into the table."""
 
 
 def need(module: str, package: str) -> Any:
@@ -25,13 +25,13 @@ def need(module: str, package: str) -> Any:
 
 
 class Subject:
-    """Nothing: the step as it is. Others override what they need.
+    """Add nothing to a training. Other subjects override what they need.
 
-    `every`: steps between two writes, where there is a choice.
+    `every` is the number of steps between two writes, if that can be chosen.
     """
 
-    hooked = False  # it puts hooks on the model or the optimizer: some must be found, and fire
-    micro = 1  # micro-batches a step, of which it is told
+    hooked = False  # whether it must put hooks on the model or the optimizer, and they must fire
+    micro = 1  # micro-batches in a step
 
     def __init__(self, training: Training, folder: Path, every: int) -> None:
         self.training, self.folder, self.every = training, folder, every
@@ -42,7 +42,7 @@ class Subject:
         return self.training.loss(step)
 
     def backward(self, loss: Tensor, step: int) -> AbstractContextManager[Any]:
-        """Around the backward pass."""
+        """Return a context for the backward pass."""
         return nullcontext()
 
     def after_micro_batch(self) -> None: ...
@@ -54,19 +54,19 @@ class Subject:
     def close(self) -> None: ...
 
     def expected(self, steps: int) -> int:
-        """Values that `steps` steps must give: norms, or histograms, and the loss."""
+        """Return how many values `steps` steps must give: norms, or histograms, and the loss."""
         return 0
 
     def recorded(self) -> int:
-        """Those found on disk after `close`."""
+        """Return how many of these values are on disk after `close`."""
         return 0
 
     def values(self) -> int:
-        """All values found there, where there are more than `expected` speaks of."""
+        """Return how many values are on disk, including those that `expected` does not count."""
         return self.recorded()
 
     def written(self) -> int:
-        """Bytes on disk after `close`."""
+        """Return the bytes on disk after `close`."""
         files = [p for p in self.folder.rglob("*") if p.is_file() and not p.is_symlink()]
         return sum(p.stat().st_size for p in files)
 

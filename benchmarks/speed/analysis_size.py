@@ -1,16 +1,15 @@
-"""What `stabkit analyze` takes on 1,000 runs of 10,000 steps and 20 layers, beside DuckDB.
+"""Time `stabkit analyze` on 1,000 runs of 10,000 steps and 20 layers, beside DuckDB.
 
     python -m benchmarks.speed.analysis_size                      # in a temporary folder: 7 GB
     python -m benchmarks.speed.analysis_size --runs 20            # a fiftieth
     python -m benchmarks.speed.analysis_size --folder F --keep    # made once, measured again
 
-Needs the `duckdb` package. The runs are made by the store's own Writer, in parts as a training
-leaves them (one a table every 50 steps: 600,000 files); a tenth of the runs have dips and spikes.
-Every figure is of a fresh process, its start included, on files that the making left in memory.
-Memory is the sum over the command's processes of the most that each held resident (VmHWM): an
-upper bound. DuckDB reads the same columns of the same files: min, max and mean of the gradient norm
-by layer, of the scalars by name, and the number and mean of the evaluations and the length of
-their bits.
+Needs the `duckdb` package. The store's own Writer makes the runs, in parts as a training leaves
+them (one for each table every 50 steps: 600,000 files). A tenth of the runs have dips and spikes.
+Every figure is of a fresh process, its start included, with the files still in the page cache.
+Memory is an upper bound: the sum of the resident peaks (VmHWM) of the command's processes. DuckDB
+reads the same columns of the same files: min, max and mean of the gradient norm by layer and of the
+scalars by name, the number and mean of the evaluations, and the length of their bits.
 """
 
 import argparse
@@ -54,13 +53,13 @@ for table, query in {
 
 class Measured(NamedTuple):
     seconds: list[float]
-    cpu_seconds: list[float]  # of all its processes: what other load on the machine moves least
+    cpu_seconds: list[float]  # of all its processes; other load on the machine disturbs it least
     peak_mib: float
     output: str
 
 
 def make_run(folder: Path, number: int) -> None:
-    """One run; every tenth has two dips, each with a burst of spikes before it."""
+    """Write one run. Every tenth has two dips, each with a burst of spikes before it."""
     rng = np.random.default_rng(number)
     settings = {
         "optim.lr": RATES[number % 10],
@@ -102,7 +101,7 @@ def make_run(folder: Path, number: int) -> None:
 
 
 def make(folder: Path, first: int, count: int) -> None:
-    os.fsync = lambda fd: None  # durability is not what is measured here
+    os.fsync = lambda fd: None  # durability is not measured here
     for number in range(first, first + count):
         make_run(folder, number)
 
@@ -181,7 +180,7 @@ def make_all(folder: Path, runs: int) -> None:
 
 
 def report(folder: Path, runs: int) -> None:
-    one = max(folder.rglob("config.yaml")).parent  # one with dips
+    one = max(folder.rglob("config.yaml")).parent  # a run with dips
     analyze = ["-m", "stabkit", "analyze"]
     repeats = 3 if runs <= 100 else 1
     with tempfile.TemporaryDirectory() as out:

@@ -1,8 +1,7 @@
-"""What a second process is worth, and where the rest goes: training steps of one, two and DDP.
+"""Measure what a second process is worth, beside one process and DDP.
 
-Workers stay alive and take turns, those that are not asked wait at a pipe. Steps are `train_step`'s
-alone, on fixed random images, without a Monitor: how long data and records take is other scripts'
-matter.
+Workers stay alive and take turns; those that have no work wait at a pipe. Steps are `train_step` on
+fixed random images, without a Monitor: other scripts measure data and recording.
 """
 
 import argparse
@@ -17,13 +16,13 @@ import torch
 from benchmarks.lib.results import Row, Times, parser, publish
 from benchmarks.speed.distributed_worker import MODELS, Ask, Stage, work
 
-STEPS = {"tiny": 5, "larger": 1}  # a block; a bank's kNN comes every fifth step
+STEPS = {"tiny": 5, "larger": 1}  # in a block; the bank's kNN runs every fifth step
 PAIRS = {"tiny": 8, "larger": 4}
 PROFILED = {"tiny": 10, "larger": 3}
 
 
 class Crew:
-    """Processes that work together: `size` in one group, or one that is alone."""
+    """Processes that work together: a group of `size`, or a single one."""
 
     def __init__(self, size: int, first: int, given: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
@@ -87,7 +86,7 @@ def main() -> None:
 def measure(
     name: str, batch: int, pairs: int, alone: list[Crew], together: Crew
 ) -> dict[str, list[float]]:
-    """Seconds of a step on each side, turn by turn; the first turn is not counted."""
+    """Return the seconds of a step on each side by turns; the first turn is not counted."""
     world, steps = len(alone), STEPS[name]
     sides = {
         "one": (alone[:1], Ask(name, "ours", batch, steps)),
@@ -97,7 +96,7 @@ def measure(
         "plain": ([together], Ask(name, "plain", batch * world, steps)),
         "ddp": ([together], Ask(name, "ddp", batch * world, steps)),
     }
-    if name == "larger":  # of the other the gradients are next to nothing
+    if name == "larger":  # the gradients of the other model are tiny
         for side in ("early", "late"):
             sides[side] = ([together], Ask(name, side, batch * world, steps))
     times: dict[str, list[float]] = {side: [] for side in sides}
@@ -109,7 +108,7 @@ def measure(
                 crew.tell(ask)
             seconds = [answer for crew in crews for answer in crew.answers()]
             if turn:
-                # in a group the slowest is the step; apart, each has its own rate
+                # a group is as fast as its slowest; apart, each has its own rate
                 found = max(seconds) if len(crews) == 1 else statistics.harmonic_mean(seconds)
                 times[side].append(found)
     return times

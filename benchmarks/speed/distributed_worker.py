@@ -1,4 +1,4 @@
-"""One process of `distributed.py`: makes the steps that it is asked for, and times them."""
+"""Run one process of `distributed.py`: make the steps that it asks for, and time them."""
 
 import os
 import sys
@@ -47,11 +47,11 @@ STAGES = {
 # of overlapped reductions: with DDP's usual 25 MiB the CPU's networks would have a single bucket
 SPLIT_BYTES = {"cpu": 2**20, "cuda": BUCKET_BYTES}
 
-Step = Callable[[], object]  # the next one: it counts for itself, since every fifth does kNN
+Step = Callable[[], object]  # makes the next step and counts it, since every fifth does kNN
 
 
 class Stage(NamedTuple):
-    """Of one step: calls, seconds of waiting until all are there, seconds of talk."""
+    """Per step: calls, seconds until all processes are there, seconds of communication."""
 
     calls: float
     waiting: float
@@ -60,7 +60,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A preset with `settings`; `batch` images a process, on a CPU and on a GPU."""
+    """The `tiny` preset with `settings`, and the images per process on a CPU and on a GPU."""
 
     settings: dict[str, Any]
     batch: dict[str, int]
@@ -77,7 +77,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Ask:
-    """`steps` steps of a side (one of SIDES, or profile) on `batch` images in all."""
+    """Ask for `steps` steps of a side (of SIDES, or `profile`) on `batch` images in all."""
 
     model: str
     side: str
@@ -88,7 +88,7 @@ class Ask:
 def work(
     pipe: Connection, rank: int, world: int, gpu: int, port: int, device: str, threads: int
 ) -> None:
-    """Answers every `Ask` with seconds a step, `profile` with its stages; ends at None."""
+    """Answer every `Ask` with seconds per step, `profile` with stages. End at None."""
     cuda = device.startswith("cuda")
     names = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
     names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

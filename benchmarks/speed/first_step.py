@@ -1,6 +1,6 @@
-"""One training from `import torch` to the end of its first step, timed stage by stage.
+"""Time one training by stages, from `import torch` to the end of its first step.
 
-For startup.py, which starts it in a process of its own:
+startup.py runs it in a new process:
 `python -m benchmarks.speed.first_step RUN_DIR [key=value ...]` prints the seconds of each stage as
 JSON, and ends there.
 """
@@ -33,7 +33,7 @@ STAGES = {
     "make_batch": "views of the first batch",
     "train_step": "first step",
 }
-# of other stages: what is imported only then shows here
+# slow imports; those within a stage count there
 HEAVY = ("timm", "torchvision", "torch._dynamo", "scipy", "pandas", "matplotlib")
 seconds = {"import torch": began - before_torch, "import stabkit.train.loop": imported - began}
 
@@ -56,7 +56,7 @@ def end() -> None:
     total = time.perf_counter() - began
     loaded = [name for name in HEAVY if name in sys.modules]
     print(json.dumps({"total": total, "seconds": seconds, "loaded": loaded}), flush=True)
-    os._exit(0)  # nothing after the first step is of interest, and the folder is a temporary one
+    os._exit(0)  # what follows does not matter, and the folder is temporary
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""A grid on one machine beside its cells one by one: python -m benchmarks.speed.grid [--quick]
+"""Compare a grid on one machine with its cells one by one.
 
-On the CPU: cells per hour of `stabkit sweep`'s pool, over what cores that each repeat a run made
-alone would give; what the pool's machine allows (as many runs at once, without the pool); and what
-a cell is made of. On a GPU (--device cuda): several cells at once on it, over one by one. Either
-way every cell of a grid has to equal the same run made alone, bit for bit.
+On the CPU it measures three things: cells per hour of the pool of `stabkit sweep`, over the number
+of cores times the rate of one run alone; the most the machine allows (as many runs at once, without
+the pool); and the parts of a cell's time. On a GPU (--device cuda) it compares several cells at
+once with one by one. Every cell of a grid must equal the same run made alone, bit for bit.
 """
 
 import itertools
@@ -30,16 +30,16 @@ from stabkit.sweep.pool import visible_cpus
 
 GOAL_CPU, GOAL_GPU = 0.95, 2.0
 RUNS_PER_GPU = (2, 4, 8)
-PROMISED = 4  # runs per GPU that the goal is about
+PROMISED = 4  # runs per GPU to which the goal applies
 SETTINGS = ("optim.warmup_steps=10", "runtime.checkpoint_every=50")
 
 
 class Cell(NamedTuple):
-    """Seconds of a run's life: until its first step, its steps and evaluations, the rest."""
+    """The seconds of a run: until its first step, then its steps and evaluations."""
 
     start: float
     work: float
-    began: float  # its first step, and its last; seconds since 1970
+    began: float  # times of its first and last step, in seconds since 1970
     ended: float
 
 
@@ -53,7 +53,9 @@ def main() -> None:
 
 def on_cpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
     slots = max(1, len(visible_cpus()) // given.threads)
-    cells = slots if given.quick else 2 * slots  # a multiple, so that no core is idle at the end
+    cells = (
+        slots if given.quick else 2 * slots
+    )  # a multiple of the cores, so that none is idle at the end
     steps, turns = (10, 1) if given.quick else (36, 2)
     settings = [f"runtime.threads={given.threads}", f"train.steps={steps}", *SETTINGS]
     alone_s, beside_s, pool_s, launcher_s = [], [], [], []
@@ -114,7 +116,7 @@ def profile(
     slots: int,
     steps: int,
 ) -> list[str]:
-    """Where a grid's time goes, from what the runs themselves recorded."""
+    """Say where a grid's time goes, from the runs' own records."""
 
     def middle(values: Sequence[float]) -> str:
         return f"{statistics.median(values):.2f} s ({min(values):.2f}..{max(values):.2f})"
@@ -142,7 +144,7 @@ def profile(
 
 
 def gaps(grid: Sequence[Cell], slots: int) -> list[float]:
-    """From a cell's last step to the first of the one that took its place."""
+    """Return the seconds from a cell's last step to the first step of the next in its place."""
     begun = sorted(cell.began for cell in grid)[slots:]
     return [a - b for a, b in zip(begun, sorted(cell.ended for cell in grid), strict=False)]
 
@@ -178,7 +180,7 @@ def on_gpu(given: Any, folder: Path) -> tuple[list[Row], list[str]]:
 
 
 def sweep(at: Path, settings: Sequence[str], cells: int, base: str = "tiny") -> tuple[float, float]:
-    """`stabkit sweep` on a terminal, as a user runs it: its seconds and its own CPU seconds."""
+    """Run `stabkit sweep` on a terminal, as a user does. Return its seconds and CPU seconds."""
     at.mkdir(parents=True, exist_ok=True)
     (at / "grid.yaml").write_text(f"name: grid\nbase: {base}\nseeds: {list(range(cells))}\n")
     command = ["sweep", str(at / "grid.yaml"), "--cluster", "local", "--runs", str(at)]
@@ -201,17 +203,17 @@ def sweep(at: Path, settings: Sequence[str], cells: int, base: str = "tiny") -> 
 
 
 def drain(screen: int, shown: list[bytes]) -> None:
-    """A terminal that nobody reads would block who writes to it."""
+    """Read a terminal, since one that nobody reads blocks its writer."""
     try:
         while part := os.read(screen, 65536):
             shown.append(part)
-    except OSError:  # closed at the other end
+    except OSError:  # the other end was closed
         pass
     os.close(screen)
 
 
 def cpu_seconds(process: int) -> float:
-    """Of the process itself, without its children; 0 where there is no /proc."""
+    """Return the CPU seconds of a process without its children, or 0 without /proc."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -220,13 +222,13 @@ def cpu_seconds(process: int) -> float:
 
 
 def children_cpu_seconds() -> float:
-    """Of every process below this one that has ended."""
+    """Return the CPU seconds of all ended processes below this one."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def side_by_side(at: Path, settings: Sequence[str], count: int) -> tuple[float, list[Cell]]:
-    """Runs of seeds 0, 1, … as `stabkit train` makes them: seconds until the last has ended."""
+    """Run seeds 0, 1, … by `stabkit train` at once. Return the seconds until the last ended."""
     at.mkdir(parents=True)
     began, clock = time.time(), time.perf_counter()
     runs = []
@@ -251,7 +253,7 @@ def stabkit_process(words: Sequence[str], out: int, **variables: str) -> "subpro
 
 
 def lives(folder: Path, began: float | None = None) -> list[Cell]:
-    """From the runs' own event logs; `began`: when their processes were started."""
+    """Return the cells from the runs' logs. `began` is when their processes were started."""
     cells = []
     for file in sorted(folder.glob("*/events.jsonl")):
         events = [json.loads(line) for line in file.read_text().splitlines()]
@@ -267,7 +269,7 @@ def of_seed(folder: Path, seed: int) -> Path:
 
 
 def check_equal(one: Path, other: Path) -> None:
-    """Tables but for rates, and last checkpoints, to the last bit. Raises AssertionError."""
+    """Raise AssertionError unless tables (without rates) and last checkpoints are bit-equal."""
     ours, theirs = (stabkit.open_run(path) for path in (one, other))
     for table in ("signals", "scalars", "evals"):
         frames = [getattr(run, table)() for run in (ours, theirs)]

@@ -1,7 +1,7 @@
-"""A linear probe of 16 learning rates beside one of one: python -m benchmarks.speed.linear_probe
+"""Compare a linear probe of 16 learning rates with one of a single rate.
 
-The pass is what `stabkit evaluate --linear` does: every image through the frozen backbone once,
-then the heads on its features, first without the images that choose the rate and then on all.
+It does what `stabkit evaluate --linear` does: encode every image once by the frozen backbone, then
+train the heads on its features, first without the images that choose the rate and then on all.
 """
 
 import argparse
@@ -30,8 +30,8 @@ SIZES = (
     ("cifar", 50_000, 10_000, 10),
     ("cifar", 50_000, 10_000, 100),
 )
-IMAGES = 128  # encoded to learn what one takes
-STEPS = 8  # of a head, to learn what one takes
+IMAGES = 128  # encoded to time one of them
+STEPS = 8  # of a head, made to time one of them
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -62,7 +62,7 @@ def backbone_and_images(preset: str, device: torch.device) -> tuple[nn.Module, I
 def rows_of(
     preset: str, train: int, heldout: int, classes: int, rounds: int, device: torch.device
 ) -> list[Row]:
-    """From the time of an image and of a step: all take the same, and there are thousands."""
+    """Return rows computed from the time of one image and one step, as thousands take the same."""
     backbone, images, size = backbone_and_images(preset, device)
     features, _ = encode_set(backbone, images, size, device)
     dim = features.shape[1]

@@ -1,4 +1,4 @@
-"""Where the time of a training goes, stage by stage, in the real loop."""
+"""Show where the time of a training goes, by stages of the real loop."""
 
 import tempfile
 import time
@@ -47,7 +47,7 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
 
 
 class Stopwatch:
-    """Time in each stage without that of the stages inside it."""
+    """The time in each stage without the stages inside it."""
 
     def __init__(self, cuda: bool) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -83,7 +83,7 @@ def _timing(watch: Stopwatch) -> Iterator[None]:
 
 
 def stage_seconds(config: RunConfig, steps: int) -> dict[str, float]:
-    """Seconds of a training of `steps` steps by stage, in the order of STAGES."""
+    """Return the seconds of a training of `steps` steps by stage, in the order of STAGES."""
     config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
     watch = Stopwatch(config.runtime.device.startswith("cuda"))
     with tempfile.TemporaryDirectory() as folder, _timing(watch):
@@ -92,7 +92,7 @@ def stage_seconds(config: RunConfig, steps: int) -> dict[str, float]:
 
 
 def stages(config: RunConfig, steps: int) -> tuple[str, Row]:
-    """A table of the stages in ms a step, and the share that waits for data."""
+    """Return a table of the stages in ms per step, and the share that waits for data."""
     found = stage_seconds(config, steps)
     total = sum(found.values())
     every = config.knn.every

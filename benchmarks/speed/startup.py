@@ -1,9 +1,9 @@
-"""How long one waits for `stabkit --help`, and for the first training step: startup.py
+"""Time `stabkit --help` and the first training step.
 
-Whole processes, by the script that pip makes for the command, in turn with one that does nothing;
-then trainings of the `tiny` preset in fresh processes, from the moment that torch is imported to
-the end of the first step. Files are in the page cache: a first pair and a first training are not
-counted. For a GPU: python -m benchmarks.speed.startup --device cuda
+First it times whole processes of the script that pip makes for the command, in turns with a Python
+that does nothing. Then it times trainings of the `tiny` preset in fresh processes, from the moment
+torch is imported to the end of the first step. The first pair and the first training are not
+counted, so that files are in the page cache.
 """
 
 import json
@@ -73,7 +73,7 @@ def first_step_row(runs: list[dict[str, Any]]) -> Row:
 
 
 def stages(runs: list[dict[str, Any]]) -> str:
-    """Medians; what is imported within a stage counts there."""
+    """Return the medians of the stages. What a stage imports counts there."""
     middle = {
         stage: statistics.median(run["seconds"][stage] for run in runs)
         for stage in runs[0]["seconds"]

@@ -1,8 +1,8 @@
-"""How long `stabkit status` takes over 1,000 runs: python -m benchmarks.speed.status
+"""Time `stabkit status` over 1,000 runs: python -m benchmarks.speed.status
 
-In process, without the start of Python, beside its limit of 2 s (`--quick`: 100 runs, 0.2 s): for
-runs that all ended, runs that all train on other machines, and runs that all wait in SLURM's
-queue (where `squeue`, if it is there, is asked once).
+It is called in process, so the start of Python does not count, and compared with its limit of 2 s
+(`--quick`: 100 runs, 0.2 s). The runs have all ended, or all train on other machines, or all wait
+in SLURM's queue, in which case `squeue` is asked once if it exists.
 """
 
 import tempfile
@@ -15,8 +15,10 @@ from stabkit.rundir import RunDir, State, Status
 from stabkit.sweep.status import status_rows
 from stabkit.sweep.submissions import write_submitted
 
-LIMIT_S = 2e-3  # a run
-CASES: list[tuple[str, State, str, bool]] = [  # the host's prefix, whether SLURM has them
+LIMIT_S = 2e-3  # per run
+CASES: list[
+    tuple[str, State, str, bool]
+] = [  # name, state, prefix of the host, whether submitted to SLURM
     ("done", "done", "", False),
     ("running elsewhere", "running", "n", False),
     ("waiting in the queue", "waiting", "", True),
@@ -34,7 +36,7 @@ def make(folder: Path, runs: int) -> list[RunDir]:
 
 
 def bring(rundirs: list[RunDir], state: State, host: str, submitted: bool) -> None:
-    with mock.patch("os.fsync"):  # durability is not what is measured here
+    with mock.patch("os.fsync"):  # durability is not measured here
         for i, rundir in enumerate(rundirs):
             rundir.write_status(Status(state, 100, 1000, knn=0.4, eta_s=60.0))
             text = rundir.status_file.read_text()

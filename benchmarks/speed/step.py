@@ -1,12 +1,12 @@
-"""The training step beside a hand-written loop, its stages and its switches.
+"""Compare the training step with a hand-written loop; time its stages and switches.
 
     python -m benchmarks.speed.step                     # two minutes on one CPU core
     python -m benchmarks.speed.step --quick             # some seconds; fewer pairs, no switches
     python -m benchmarks.speed.step --device cuda       # preset `cifar` (ViT-Ti/4, batch 512)
 
-Both sides compute the same loss from the same weights and views, which is checked first. Ours is
-the whole `train_step`: schedules, all signals of the Monitor at every step, the free kNN bank. The
-hand-written loops log nothing and save nothing.
+Both sides compute the same loss from the same weights and views; this is checked first. Ours is
+the whole `train_step`: schedules, all signals of the Monitor at every step, and the free kNN bank.
+The hand-written loops log nothing and save nothing.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from stabkit.train.state import State, build_state
 BATCHES = 4
 SPAWN = multiprocessing.get_context("spawn")
 VIT_224 = ("model.name=vit", "model.patch_size=16", "model.depth=12", "train.steps=31200")
-SIZES = {  # preset and settings; at 224 pixels a batch that leaves room for two processes on a GPU
+SIZES = {  # preset, settings; at 224 pixels the batch leaves room for two processes on a GPU
     "tiny": ("tiny", "data.num_train=1024"),
     "cifar": ("cifar", "data.num_train=2048"),
     "vits": (
@@ -84,7 +84,7 @@ NOTES = [
 
 
 def config_for(given: argparse.Namespace, *words: str) -> RunConfig:
-    """A size of SIZES on embedded textures; few images, as none is read twice."""
+    """Return a config of a size of SIZES on procedural textures with few images."""
     preset, *settings = SIZES[given.size]
     few = ["data.path=null", "data.name=synthetic", "data.num_heldout=1000"]
     device = f"runtime.device={given.device}"
@@ -92,7 +92,7 @@ def config_for(given: argparse.Namespace, *words: str) -> RunConfig:
 
 
 class Ours:
-    """`train_step` as the loop calls it, on views made before."""
+    """`train_step` as the loop calls it, on views made beforehand."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self.config = config
@@ -115,7 +115,7 @@ class Ours:
 
 
 def against_handwritten(given: argparse.Namespace) -> list[Row]:
-    """Each side in a process of its own, since ours also arranges how memory is kept."""
+    """Time each side in its own process, since ours also changes how freed memory is kept."""
     rows, config = [], config_for(given)
     pairs, steps = (6, 3) if given.quick else (12, 6)
     size = "" if given.size == "tiny" else f"{given.size}, "
@@ -155,7 +155,7 @@ def apart(
     given: argparse.Namespace,
     *options: bool,
 ) -> Iterator[Callable[[int], None]]:
-    """What `make` makes, in another process; called with the number of times to call it there."""
+    """Run `make` in another process. Yield a function that calls its subject a number of times."""
     here, there = SPAWN.Pipe()
     process = SPAWN.Process(target=_serve, args=(there, make, given, options))
     process.start()
@@ -198,7 +198,7 @@ def switches(given: argparse.Namespace) -> list[Row]:
                 Ours(config_for(given), Path(a)),
                 Ours(config_for(given, word), Path(b)),
             )
-            slow = given.device == "cpu" and word.endswith(("bf16", "fp16"))  # emulated by most
+            slow = given.device == "cpu" and word.endswith(("bf16", "fp16"))  # most CPUs emulate it
             pairs, calls = (2, 1) if slow else (6, 3)
             times = paired(switched, plain, pairs, calls=calls, device=plain.device)
             for side in (plain, switched):
@@ -208,7 +208,7 @@ def switches(given: argparse.Namespace) -> list[Row]:
 
 
 def followings(given: argparse.Namespace) -> list[Row]:
-    """The momentum encoder's update over all tensors at once, beside a loop over them."""
+    """Time the update of the momentum encoder over all tensors at once, beside a loop."""
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(config_for(given), Path(folder))
         ours.monitor.close()

@@ -1,14 +1,15 @@
-"""Two views of an image, beside torchvision's PIL pipeline and kornia.
+"""Time two views of an image beside torchvision's PIL pipeline and kornia.
 
     python -m benchmarks.speed.views                  # about a minute on a CPU
     python -m benchmarks.speed.views --device cuda    # their share of a ViT-S/4 step
 
-All make the seven operations of MoCo v3 with its probabilities and parameters of their own for each
-image: crop, jitter, grey, blur, solarise, flip, normalise. All start from decoded 8-bit images and
-end with two float batches. torchvision works on PIL images one by one, as MoCo v3's own loader
-does; kornia on the batch (`same_on_batch=False`), converting it to float first as it wants it.
+All make the seven operations of MoCo v3 with its probabilities and with separate parameters for
+each image: crop, jitter, gray, blur, solarize, flip, normalize. All start from decoded 8-bit images
+and end with two float batches. torchvision works on PIL images one by one, as MoCo v3's own loader
+does. kornia works on the batch (`same_on_batch=False`), which it needs as float.
 
-The cache is measured by what a training calls, `ImageSet.load`, on JPEG photographs made up here.
+The cache is measured through `ImageSet.load`, which a training calls, on generated JPEG
+photographs.
 """
 
 import tempfile
@@ -36,13 +37,13 @@ from stabkit.train.loop import Batch, train_step
 from stabkit.train.recording import Silent
 from stabkit.train.state import build_state
 
-PHOTOGRAPH = (375, 500)  # height, width: the commonest of ImageNet
+PHOTOGRAPH = (375, 500)  # height, width: the most common of ImageNet
 BLUR = {1: 1.0, 2: 0.1}
 SOLARIZE = {1: 0.0, 2: 0.2}
 
 
 def photographs(count: int, height: int, width: int) -> NDArray[np.uint8]:
-    """[count, height, width, 3]: blots and edges with some grain, to be compressed like a photo."""
+    """Return [count, height, width, 3]: blots, edges and grain that compress like a photo."""
     generator = np.random.default_rng(height)
     made = []
     for _ in range(count):
@@ -76,7 +77,7 @@ def pil_views(size: int) -> list[Callable[[Image.Image], Tensor]]:
 
 def kornia_views(size: int, device: torch.device) -> list[torch.nn.Module]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own deprecated parts
+        warnings.simplefilter("ignore")  # about its own deprecated parts
         import kornia.augmentation as K
 
     def view(number: int) -> torch.nn.Module:
@@ -108,7 +109,7 @@ def view_rows(
 
     def ours() -> Any:
         nonlocal epoch
-        epoch += 1  # other crops each time, as for the peers
+        epoch += 1  # new crops each time, as for the peers
         return two_views(held, 0, epoch, sample, size)
 
     pil = [Image.fromarray(image) for image in pixels]
@@ -143,7 +144,7 @@ def view_rows(
 def write_jpegs(root: Path, count: int) -> None:
     for split in ("train", "val"):
         (root / split / "one").mkdir(parents=True)
-        for height, width in (PHOTOGRAPH, (333, 500)):  # of one size they would be held in memory
+        for height, width in (PHOTOGRAPH, (333, 500)):  # images of one size would be held in memory
             for i, image in enumerate(photographs(count // 2, height, width)):
                 file = root / split / "one" / f"{height}-{i:04}.jpg"
                 Image.fromarray(image).save(file, quality=90)
@@ -181,7 +182,7 @@ def cache_rows(given: Namespace, folder: Path) -> list[Row]:
 
 
 def share_row(given: Namespace, device: torch.device) -> Row:
-    """The views of a batch over the rest of its step: MoCo v3 on ViT-S/4, 32 px, bfloat16."""
+    """Compare the views of a batch with the rest of its step: ViT-S/4, 32 px, bfloat16."""
     batch = 512
     settings = {
         "data": {"num_train": batch, "num_heldout": 16, "image_size": 32},
@@ -196,7 +197,7 @@ def share_row(given: Namespace, device: torch.device) -> Row:
     ids = torch.from_numpy(sample).to(device)
 
     def views() -> tuple[Tensor, Tensor]:
-        # from the host's memory, as in a step
+        # from host memory, as in a step
         return two_views(images.load(sample).to(device), 0, 0, sample, 32)  # type: ignore[union-attr]
 
     made = Batch(*views(), labels, ids, slice(0, batch))
