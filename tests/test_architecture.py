@@ -98,6 +98,7 @@ def test_the_page_names_code_that_exists() -> None:
                 assert re.search(rf"\b(def|class) {part}\b", code), f"{file} defines no {part}"
 
 
+@pytest.mark.processes
 def test_what_login_nodes_and_laptops_use_never_imports_torch() -> None:
     code = """
 import stabkit.store.reader, stabkit.store.writer, stabkit.detect
@@ -116,6 +117,7 @@ except SystemExit:
     assert_runs(NO_TORCH + code)
 
 
+@pytest.mark.processes
 def test_the_monitor_needs_no_framework() -> None:
     code = "import stabkit.monitor.monitor, stabkit.integrations, stabkit.train.loop"
     assert_runs(NO_FRAMEWORK + code)
@@ -140,6 +142,7 @@ def test_every_study_is_a_pair() -> None:
     assert asked == answered
 
 
+@pytest.mark.processes
 def test_a_first_step_waits_for_no_import_it_can_do_without() -> None:
     code = """
 import sys, tempfile
