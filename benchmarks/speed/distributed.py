@@ -96,7 +96,7 @@ def measure(
         "plain": ([together], Ask(name, "plain", batch * world, steps)),
         "ddp": ([together], Ask(name, "ddp", batch * world, steps)),
     }
-    if name == "larger":  # the gradients of the other model are tiny
+    if name == "larger":  # of the other the gradients are next to nothing
         for side in ("early", "late"):
             sides[side] = ([together], Ask(name, side, batch * world, steps))
     times: dict[str, list[float]] = {side: [] for side in sides}
