@@ -25,7 +25,7 @@ INNER_FLOORS = {
     "stabkit.train": {"models": 0, "optim": 0, "parallel": 0, "data": 1, "methods": 1},
     "stabkit.monitor": {"probe": 0, "react": 0, "signals": 1, "measure": 2},
     "stabkit.analyze": {"plots": 0, "report": 1},
-    "benchmarks": {"lib": 0, "speed": 1, "growth": 1, "overhead": 1, "gpu": 2},
+    "benchmarks": {"lib": 0, "calibration": 1, "speed": 1, "growth": 1, "overhead": 1, "gpu": 2},
 }
 
 # To be emptied: imports that the rules above forbid today.

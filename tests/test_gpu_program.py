@@ -1,4 +1,4 @@
-"""The GPU program goes on where it stopped, and its rehearsal passes; nothing is timed."""
+"""The GPU program continues where it stopped, and its rehearsal passes; nothing is timed."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ def one(value: str, failed: bool = False) -> Any:
     return measurements.Measurement([["step", value]], values={"value": value}, failed=failed)
 
 
-def test_a_part_goes_on_after_its_last_measurement(tmp_path: Path) -> None:
+def test_a_part_continues_after_its_last_measurement(tmp_path: Path) -> None:
     part(tmp_path).add("a", one("1"))
     again = part(tmp_path, date="2026-11-29")
     assert again.has("a")
@@ -82,7 +82,7 @@ def program(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 
 @pytest.mark.slow
 def test_the_rehearsal_measures_everything_and_only_once(tmp_path: Path) -> None:
-    """Also without git and without what a machine with a GPU may lack."""
+    """It needs neither git nor the packages that a machine with a GPU may lack."""
     blocker = f"""
 import sys
 class Lacking:
@@ -108,7 +108,7 @@ sys.meta_path.insert(0, Lacking())
 
 
 @pytest.mark.slow
-def test_the_study_stops_in_time_and_goes_on(tmp_path: Path) -> None:
+def test_the_study_stops_in_time_and_continues(tmp_path: Path) -> None:
     given = argparse.Namespace(device="cpu", quick=True, steps=60, data=None, results=tmp_path)
     assert not part_study.train(given, 0, tmp_path, time.monotonic() + 5, 1)
     assert part_study.train(given, 0, tmp_path, time.monotonic() + 500, 1)

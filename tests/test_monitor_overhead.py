@@ -1,4 +1,4 @@
-"""benchmarks/overhead/run.py still measures what it says; no time is asserted."""
+"""benchmarks/overhead/run.py measures what it says it does; no time is asserted."""
 
 import os
 import re
@@ -57,7 +57,7 @@ def test_every_subject_was_attached_and_its_values_are_on_disk(tmp_path: Path) -
         assert int(cells[5].split()[0]) == waits
 
 
-def test_a_subject_that_fell_off_or_changed_the_training_is_said_not_to_count() -> None:
+def test_a_subject_that_detaches_or_changes_the_training_is_not_valid() -> None:
     done = run("-c", DEAF)
     assert done.returncode == 1, done.stderr
     rows = dict(re.findall(r"^\| (\S+) \| (.+?) \|", done.stdout, re.MULTILINE))

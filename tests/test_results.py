@@ -1,4 +1,4 @@
-"""What the benchmarks make of times, and where they put it; nothing is timed."""
+"""What the benchmarks compute from times, and where they write it; nothing is timed."""
 
 import json
 import re
@@ -18,7 +18,7 @@ OURS, PEER = [0.1, 0.2, 0.4], [0.2, 0.2, 0.2]
 
 
 def row(middle: float, goal: float | None, better: str = "at least", what: str = "views") -> Any:
-    """Its interval is a tenth to either side."""
+    """Return a row whose interval is a tenth to either side."""
     ratio = timing.Interval(middle, 0.9 * middle, 1.1 * middle)
     return results.Row(what, "kornia", 2 * middle, 2.0, "ms", ratio, better, goal)
 
@@ -125,7 +125,7 @@ def test_regressions_are_named_with_what_was_asked() -> None:
 def test_a_script_that_fails_is_named_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """views works, knn does not: the page has the new table of the one, the old of the other."""
+    """views works and knn fails: the page has the new table of views and the old one of knn."""
     content = {"command": "c", "circumstances": "here", "rows": [vars(row(1, 2.0))], "notes": []}
     (tmp_path / "rows.json").write_text(json.dumps(content))
     views = f"import shutil, sys\nshutil.copy({str(tmp_path / 'rows.json')!r}, sys.argv[-1])"

@@ -1,4 +1,4 @@
-"""Every benchmark of speed in short, beside benchmarks/results.json: `make test-speed`."""
+"""Run every benchmark of speed in short and compare it with the record: `make test-speed`."""
 
 import pytest
 

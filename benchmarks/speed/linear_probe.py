@@ -112,7 +112,7 @@ def main() -> None:
         f"Whole probes from the time of an image (of {IMAGES}) and of a step (of {STEPS}, batch "
         f"{LinearConfig().batch}, {LinearConfig().epochs} epochs). The heads of {MANY} rates are "
         f"{MANY} times the arithmetic of one's; what they share is the encoding, the "
-        "standardisation, and the reading of a batch. With the images through the backbone in "
+        "standardization, and the reading of a batch. With the images through the backbone in "
         "every epoch, as augmentation would have it, the encoding would be as many times more."
     )
     publish(rows, given, notes=[note])
