@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+QUICK := not (processes or slurm or browser or frameworks or gpu or slow or speed)
 
-.PHONY: help demo test test-slow test-gpu test-speed bench gpu check format clean
+.PHONY: help demo quick test test-slow test-gpu test-speed bench gpu check format clean
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
+	@echo "make quick       the tests that need no other process, SLURM, browser or framework (under 90 s)"
 	@echo "make test        the tests, on two cores (12 to 20 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (10 to 15 minutes)"
 	@echo "make test-gpu    the tests that need a CUDA device"
@@ -40,6 +42,9 @@ demo: $(READY)
 	@echo "Pictures: runs/lr_grid/figures/knn.png, levels.png, grad-norms.png (PDF and CSV beside)."
 	@echo "All in one page: runs/lr_grid/report.html"
 
+quick: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --ignore tests/studies -m "$(QUICK)"
+
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
@@ -53,10 +58,10 @@ test-speed: $(BENCH_READY)
 	$(BIN)/python -m pytest -m speed tests/test_speed.py
 
 bench: $(BENCH_READY)
-	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python -m benchmarks.bench
 
 gpu: $(BENCH_READY)
-	$(BIN)/python benchmarks/gpu/run.py $(GPU_ARGS)
+	$(BIN)/python -m benchmarks.gpu.run $(GPU_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

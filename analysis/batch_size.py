@@ -7,9 +7,9 @@
 # ---
 # %% [markdown]
 # # Batch size
-# The answer to `sweeps/batch_size.yaml`, after Figure 1 of the paper: large batches dip, and end
-# lower although nothing fails. Every size sees the same number of images, at a rate that grows
-# with it.
+# This notebook answers `sweeps/batch_size.yaml`, after Figure 1 of the paper: large batches dip and
+# end lower although nothing fails. Every batch size sees the same number of images, at a rate that
+# grows with the size.
 # Run `python analysis/batch_size.py runs/batch_size`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
@@ -33,8 +33,8 @@ print(study_table(table, paper))
 
 # %% [markdown]
 # ## Claims
-# Dips are counted over the same number of images, not of steps. The best batch is picked on these
-# very runs, which favours the second claim.
+# Dips are counted over the same number of images, not of steps. The best batch size is chosen on
+# the same runs, which favors the second claim.
 
 # %%
 ends = [{"train.batch": value} for value in sorted(table["train.batch"].unique())]

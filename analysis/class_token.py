@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Class token
-# The answer to `sweeps/class_token.yaml`, after section 5.2 of the paper: the class token is not
-# needed, but the last LN must not stand before the pooling.
+# This notebook answers `sweeps/class_token.yaml`, after section 5.2 of the paper: the class token
+# is not needed, but the last LN must not come before the pooling.
 # Run `python analysis/class_token.py runs/class_token`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

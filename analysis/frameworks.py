@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Frameworks
-# The answer to `sweeps/frameworks.yaml`, after Figure 6 of the paper: every framework trains
-# unstably with a ViT, and freezing the patch projection helps all of them.
+# This notebook answers `sweeps/frameworks.yaml`, after Figure 6 of the paper: every framework
+# trains unstably with a ViT, and freezing the patch projection helps all of them.
 # Run `python analysis/frameworks.py runs/frameworks`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # The patch projection
-# The answer to `sweeps/freeze_patch.yaml`, after section 4.2 of the paper: a frozen random patch
-# projection helps, BN or WeightNorm on it does not, clipping its gradient does.
+# This notebook answers `sweeps/freeze_patch.yaml`, after section 4.2 of the paper: a frozen random
+# patch projection helps, BN or WeightNorm on it does not help, and clipping its gradient helps.
 # Run `python analysis/freeze_patch.py runs/freeze_patch`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

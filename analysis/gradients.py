@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Gradients
-# The answer to `sweeps/gradients.yaml`, after Figure 4 of the paper: gradients spike first in the
-# patch projection, then in the last layers, and a dip of kNN accuracy follows.
+# This notebook answers `sweeps/gradients.yaml`, after Figure 4 of the paper: gradients spike first
+# in the patch projection, then in the last layers, and a dip of kNN accuracy follows.
 # Run `python analysis/gradients.py runs/gradients`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
@@ -32,8 +32,9 @@ print(summary(runs))
 
 # %% [markdown]
 # ## Onset order
-# One row a layer: in how many bursts of several layers it spiked (`events`), how often it was among
-# the first, what chance alone expects, and its median lag after the first layer in steps.
+# Each row is a layer: in how many bursts of several layers it spiked (`events`), how often it was
+# among the first, how often chance alone would put it there, and its median lag after the first
+# layer in steps.
 
 # %%
 joined = onsets(runs, GAP)
@@ -42,10 +43,10 @@ print(order.to_string(index=False) if len(order) else "no layer's gradient spike
 
 # %% [markdown]
 # ## Claims
-# Published as a figure of one run: the lag is "a couple" of iterations in the text and "tens" in
-# the caption. Only bursts with both layers say anything about it. That bursts herald dips is
-# tested within runs: the rate of dips soon after a burst over the rate elsewhere, and the
-# coincidences against those of bursts moved around the run.
+# The paper shows one run: the lag is "a couple" of iterations in the text and "tens" in the
+# caption. Only bursts with both layers are evidence about it. Whether bursts precede dips is tested
+# within runs, by two measures: the rate of dips soon after a burst over the rate elsewhere, and the
+# coincidences compared with those of bursts moved to other places in the run.
 
 # %%
 layers = {layer for run in runs for layer in run.signals()["layer"].unique()}

@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Learning rate x frozen patch projection
-# The answer to `sweeps/lr_grid.yaml`, after Figures 2 and 5 of the paper: does a larger learning
-# rate train less stably, and does a frozen random patch projection help?
+# This notebook answers `sweeps/lr_grid.yaml`, after Figures 2 and 5 of the paper: does a larger
+# learning rate train less stably, and does a frozen random patch projection help?
 # Run `python analysis/lr_grid.py runs/lr_grid`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

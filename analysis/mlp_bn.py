@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # BN in the heads
-# The answer to `sweeps/mlp_bn.yaml`, after section 5.2 of the paper: BN in the heads helps, and
-# is not what makes contrastive learning work.
+# This notebook answers `sweeps/mlp_bn.yaml`, after section 5.2 of the paper: BN in the heads helps,
+# but contrastive learning also works without it.
 # Run `python analysis/mlp_bn.py runs/mlp_bn`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Momentum of the key encoder
-# The answer to `sweeps/momentum.yaml`, after section 5.2 of the paper: a momentum encoder helps,
-# and without one training works too.
+# This notebook answers `sweeps/momentum.yaml`, after section 5.2 of the paper: a momentum encoder
+# helps, but training also works without one.
 # Run `python analysis/momentum.py runs/momentum`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
@@ -32,7 +32,8 @@ print(study_table(table, paper))
 
 # %% [markdown]
 # ## Claims
-# The best momentum depends on the number of steps: an average over 1000 steps is none over 200.
+# The best momentum depends on the number of steps: in a run of 200 steps, an average over 1000
+# steps hardly moves.
 
 # %%
 claims = [

@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # LAMB
-# The answer to `sweeps/optimizer.yaml`, after Figure 3 of the paper: LAMB trains without dips,
-# but beyond its best rate the curve sags in mid-training and ends low.
+# This notebook answers `sweeps/optimizer.yaml`, after Figure 3 of the paper: LAMB trains without
+# dips, but beyond its best rate the curve sags in mid-training and ends low.
 # Run `python analysis/optimizer.py runs/optimizer`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
@@ -32,7 +32,7 @@ print(study_table(table, paper))
 
 # %% [markdown]
 # ## Claims
-# A sag is how far a curve ends below its own best level.
+# The sag is the distance from a curve's best level down to its end.
 
 # %%
 ends = [{"optim.lr": value} for value in sorted(table["optim.lr"].unique())]

@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Patch size
-# The answer to `sweeps/patch_size.yaml`, after Table 1 of the paper: smaller patches cost more
-# and end higher.
+# This notebook answers `sweeps/patch_size.yaml`, after Table 1 of the paper: smaller patches cost
+# more and end higher.
 # Run `python analysis/patch_size.py runs/patch_size`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

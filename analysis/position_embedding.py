@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Position embedding
-# The answer to `sweeps/position_embedding.yaml`, after section 5.2 of the paper: positions matter
-# little to a ViT trained this way.
+# This notebook answers `sweeps/position_embedding.yaml`, after section 5.2 of the paper: positions
+# matter little to a ViT trained this way.
 # Run `python analysis/position_embedding.py runs/position_embedding`, or open it in Jupyter.
 
 # %% tags=["parameters"]

@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Prediction head
-# The answer to `sweeps/prediction_head.yaml`, after section 5.2 of the paper: a prediction head
-# helps a little and is not needed.
+# This notebook answers `sweeps/prediction_head.yaml`, after section 5.2 of the paper: a prediction
+# head helps a little and is not needed.
 # Run `python analysis/prediction_head.py runs/prediction_head`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

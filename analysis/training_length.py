@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Training length
-# The answer to `sweeps/training_length.yaml`, after section 5.2 of the paper: longer training
-# helps, the more the smaller the model.
+# This notebook answers `sweeps/training_length.yaml`, after section 5.2 of the paper: longer
+# training helps, and it helps smaller models more.
 # Run `python analysis/training_length.py runs/training_length`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

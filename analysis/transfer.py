@@ -7,8 +7,8 @@
 # ---
 # %% [markdown]
 # # Transfer
-# The answer to `sweeps/transfer.yaml`, after Table 6 of the paper: self-supervised pre-training,
-# fine-tuned on other data, beats supervised pre-training and no pre-training.
+# This notebook answers `sweeps/transfer.yaml`, after Table 6 of the paper: after fine-tuning on
+# other data, self-supervised pre-training beats supervised pre-training and no pre-training.
 # Run `python analysis/transfer.py runs/transfer`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]

@@ -1,11 +1,11 @@
-"""Every benchmark of speed, and the tables of README.md from what they give.
+"""Run the benchmarks of speed and fill in the tables of README.md.
 
-    python benchmarks/bench.py              # all, on the CPU
-    python benchmarks/bench.py views knn    # some; the other tables stay
-    python benchmarks/bench.py --record     # in short too: what `make test-speed` compares with
+    python -m benchmarks.bench              # all, on the CPU
+    python -m benchmarks.bench views knn    # these two; the other tables stay
+    python -m benchmarks.bench --record     # short ones too, for `make test-speed`
 
-`make bench` installs the peers first. results.json keeps the tables and the record. A script that
-fails keeps its old ones, and is named at the end, which is then an exit status of 1.
+`make bench` installs the peers first. results.json keeps the rows of every table. If a script
+fails, its old rows stay, its name is printed at the end, and the exit status is 1.
 """
 
 import argparse
@@ -18,22 +18,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from results import markdown, read_rows, row_cells
+from benchmarks.lib.results import ROOT, markdown, read_rows, row_cells
 
 FOLDER = Path(__file__).parent
 README, RECORD = FOLDER / "README.md", FOLDER / "results.json"
-SECTIONS = (  # script, and its heading in README.md
-    ("step", "The training step"),
-    ("views", "Views"),
-    ("knn", "k nearest neighbours"),
-    ("linear_probe", "Linear probe"),
-    ("grid", "Grids of runs"),
-    ("distributed", "Several processes"),
-    ("startup", "Start"),
-    ("status", "Status of 1,000 runs"),
-    ("growth", "How it grows"),
+SECTIONS = (  # name, module, heading in README.md
+    ("step", "speed.step", "The training step"),
+    ("views", "speed.views", "Views"),
+    ("knn", "speed.knn", "k nearest neighbors"),
+    ("linear_probe", "speed.linear_probe", "Linear probe"),
+    ("grid", "speed.grid", "Grids of runs"),
+    ("distributed", "speed.distributed", "Several processes"),
+    ("startup", "speed.startup", "Start"),
+    ("status", "speed.status", "Status of 1,000 runs"),
+    ("growth", "growth.run", "How it grows"),
 )
-NAMES = tuple(name for name, _ in SECTIONS)
+MODULES = {name: f"benchmarks.{module}" for name, module, _ in SECTIONS}
+NAMES = tuple(MODULES)
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 Record = dict[str, dict[str, Any]]  # script -> "full" and "quick" -> what `publish` wrote
 
@@ -41,13 +42,15 @@ Record = dict[str, dict[str, Any]]  # script -> "full" and "quick" -> what `publ
 def main() -> None:
     options = argparse.ArgumentParser(description="Run benchmarks; fill in README.md.")
     options.add_argument("scripts", nargs="*", metavar="SCRIPT", help=", ".join(NAMES))
-    options.add_argument("--record", action="store_true", help="in short too, for make test-speed")
+    options.add_argument(
+        "--record", action="store_true", help="run the short version too, for make test-speed"
+    )
     given = options.parse_args()
     chosen = given.scripts or NAMES
     if unknown := [name for name in chosen if name not in NAMES]:
         options.error(f"no script {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     record = read_record(RECORD)
-    page(README.read_text(), record)  # a page without its markers is refused before the work
+    page(README.read_text(), record)  # refuse a page without markers before the work starts
     began, failed = time.perf_counter(), []
     for name in chosen:
         load, started = os.getloadavg()[0], time.perf_counter()
@@ -66,20 +69,21 @@ def main() -> None:
         print(f"--- {name}: {seconds:.0f} s, begun at a load of {load:.1f}\n", flush=True)
     print(f"{len(chosen)} scripts: {(time.perf_counter() - began) / 60:.1f} minutes")
     if failed:
-        raise SystemExit(f"failed, their tables are those from before: {', '.join(failed)}")
+        raise SystemExit(f"failed, so their old tables stay: {', '.join(failed)}")
 
 
-def run(name: str, *options: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """What the script published. Raises RuntimeError, with the end of its words, when it fails."""
+def run(name: str, *options: str, folder: Path = ROOT) -> dict[str, Any]:
+    """Return what a script publishes. If it fails, raise RuntimeError with its output."""
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "rows.json"
-        command = [sys.executable, str(folder / f"{name}.py"), *options, "--json", str(file)]
+        command = [sys.executable, "-m", MODULES[name], *options, "--json", str(file)]
+        environment = os.environ | ONE_THREAD
         done = subprocess.run(
-            command, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode or not file.exists():
-            words = (done.stderr or done.stdout)[-2000:]
-            raise RuntimeError(f"{name}.py failed with exit status {done.returncode}:\n{words}")
+            status, words = done.returncode, (done.stderr or done.stdout)[-2000:]
+            raise RuntimeError(f"{MODULES[name]} failed with exit status {status}:\n{words}")
         print(done.stdout, flush=True)
         content: dict[str, Any] = json.loads(file.read_text())
         return content
@@ -91,7 +95,7 @@ def read_record(file: Path) -> Record:
 
 
 def page(text: str, record: Record) -> str:
-    """README.md with each measured script's table, and that of all goals."""
+    """Return README.md with the table of every recorded script and the table of goals."""
     text = filled(text, "goals", goals(record))
     for name in NAMES:
         text = filled(text, name, markdown(record[name]["full"]) if name in record else "Not run.")
@@ -99,9 +103,9 @@ def page(text: str, record: Record) -> str:
 
 
 def goals(record: Record) -> str:
-    """One line a row that has a goal, in the order of the sections."""
+    """Return the table of all rows that have a goal, in the order of the sections."""
     lines = ["| section | what | peer | ratio (95 %) | goal | met |", "| --- " * 6 + "|"]
-    for name, heading in SECTIONS:
+    for name, _, heading in SECTIONS:
         link = f"[{heading}](#{heading.lower().replace(',', '').replace(' ', '-')})"
         for row in read_rows(record[name]["full"]) if name in record else []:
             if row.goal is not None:
@@ -110,14 +114,14 @@ def goals(record: Record) -> str:
 
 
 def filled(text: str, name: str, content: str, file: Path = README) -> str:
-    """`text` with `content` between its markers of that name. ValueError when it lacks them."""
+    """Return `text` with `content` between the markers `name`; without them raise ValueError."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     for marker in (opening, closing):
         if text.count(marker) != 1:
-            raise ValueError(f"{file}: {marker} stands there {text.count(marker)} times, not once")
+            raise ValueError(f"{file}: {marker} occurs {text.count(marker)} times instead of once")
     before, rest = text.split(opening)
     if closing not in rest:
-        raise ValueError(f"{file}: {closing} stands before {opening}")
+        raise ValueError(f"{file}: {closing} comes before {opening}")
     return f"{before}{opening}\n{content}\n{closing}{rest.split(closing)[1]}"
 
 

@@ -1,36 +1,13 @@
 """The house's rules that a reader cannot be asked to check by eye."""
 
-import ast
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-LAYER = {
-    "printing": -1, "yamlio": -1, "presets": -1, "code_state": 0, "config": 0, "rundir": 0,
-    "store": 1, "detect": 1,
-    "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3,
-    "evaluate": 4, "sweep": 4, "cli": 5,
-    "__main__": 6,
-}  # fmt: skip
-
-
-def imports(path: Path) -> set[str]:
-    """Rooms of stabkit a module imports, wherever in the file."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module]
-        found |= {name.split(".")[1] for name in names if name.startswith("stabkit.")}
-        found |= {"tests"} & {name.split(".")[0] for name in names}
-    return found
-
+from tests import house, house_picture
+from tests.house import FLOORS, ROOT
 
 NO_TORCH = """
 import sys
@@ -46,45 +23,101 @@ NO_FRAMEWORK = NO_TORCH.replace(
 )
 
 
-@pytest.mark.parametrize("room", LAYER)
-def test_imports_go_down_only(room: str) -> None:
-    package = ROOT / "stabkit"
-    paths = (
-        [package / f"{room}.py"]
-        if (package / f"{room}.py").exists()
-        else (package / room).rglob("*.py")
-    )
-    for path in paths:
-        for target in imports(path) - {room}:
-            assert LAYER[target] < LAYER[room], f"{path.relative_to(ROOT)} imports {target}"
+@pytest.mark.parametrize("room", FLOORS)
+def test_a_room_imports_only_from_floors_below(room: str) -> None:
+    for target in house.room_graph()[room]:
+        assert FLOORS[target] < FLOORS[room], f"{room} imports {target}"
 
 
-def test_every_module_has_a_layer() -> None:
+@pytest.mark.parametrize("parent", house.INNER_FLOORS)
+def test_an_inner_room_imports_only_from_floors_below(parent: str) -> None:
+    allowed = {pair for pair in house.ALLOWED_UPWARD if pair[0].startswith(parent)}
+    upward = house.upward_imports(parent)
+    assert upward <= allowed
+    assert allowed <= upward, "no longer needed: take it out of ALLOWED_UPWARD"
+
+
+@pytest.mark.parametrize("parent", house.INNER_FLOORS)
+def test_every_inner_room_has_a_floor(parent: str) -> None:
+    folder = ROOT / parent.replace(".", "/")
+    rooms = {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert rooms == house.INNER_FLOORS[parent].keys()
+
+
+@pytest.mark.parametrize("package", ["stabkit", "benchmarks"])
+def test_no_module_imports_itself_through_others(package: str) -> None:
+    assert house.circles(house.import_graph(package).at_runtime) == []
+
+
+@pytest.mark.parametrize("package", ["stabkit", "benchmarks"])
+def test_no_circle_of_imports_is_hidden_behind_type_checking(package: str) -> None:
+    found = house.circles(house.merge(*house.import_graph(package)))
+    allowed = [c for c in house.ALLOWED_TYPE_CIRCLES if all(n.startswith(package) for n in c)]
+    assert [circle for circle in found if circle not in allowed] == []
+    assert [c for c in allowed if c not in found] == [], "take it out of ALLOWED_TYPE_CIRCLES"
+
+
+def test_a_circle_is_seen_whatever_its_length() -> None:
+    chain = {name: frozenset({after}) for name, after in ("ab", "bc", "cd")}
+    assert house.circles(chain | {"d": frozenset()}) == []
+    assert house.circles(chain | {"d": frozenset("b")}) == [{"b", "c", "d"}]
+    assert house.circles({"a": frozenset("b"), "b": frozenset("a")}) == [{"a", "b"}]
+
+
+def test_no_room_imports_tests_or_benchmarks() -> None:
+    for path in (ROOT / "stabkit").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^ *(from|import) (tests|benchmarks|docs)\b", text, re.MULTILINE), (
+            path
+        )
+
+
+def test_every_room_has_a_floor() -> None:
     rooms = {
         p.stem
         for p in (ROOT / "stabkit").iterdir()
         if p.suffix == ".py" or (p / "__init__.py").exists()
     }
-    assert rooms - {"__init__"} == LAYER.keys()
+    assert rooms - {"__init__"} == FLOORS.keys()
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import stabkit.store.reader, stabkit.store.writer, stabkit.detect",
-        "import stabkit.sweep.launch, stabkit.sweep.submit, stabkit.sweep.cancel",
-        "import stabkit.analyze.plots.catalog, stabkit.analyze.summary",
-        "import stabkit.analyze.report.page",
-        "import stabkit.convert.convert, stabkit.convert.export, stabkit.convert.words",
-        "from stabkit import load, find_dips, find_spikes",
-        "from stabkit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
-        "from stabkit.cli import main\nmain(['sweep', 'sweeps/lr_grid.yaml', '--dry-run'])",
-    ],
-)
-def test_what_login_nodes_and_laptops_use_never_imports_torch(code: str) -> None:
+def test_the_picture_of_the_house_shows_the_imports_as_they_are() -> None:
+    text = house_picture.PAGE.read_text(encoding="utf-8")
+    assert house_picture.with_picture(text) == text, "run: python -m tests.house_picture"
+
+
+def test_the_page_names_code_that_exists() -> None:
+    """Every row of a table that begins with a file names something that the file defines."""
+    text = house_picture.PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(stabkit/[^`]+\.py)` \| ([^|]+) \|", text, re.MULTILINE)
+    assert len(rows) >= 10
+    for file, names in rows:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`([A-Za-z_.]+)", names):
+            for part in name.split("."):
+                assert re.search(rf"\b(def|class) {part}\b", code), f"{file} defines no {part}"
+
+
+@pytest.mark.processes
+def test_what_login_nodes_and_laptops_use_never_imports_torch() -> None:
+    code = """
+import stabkit.store.reader, stabkit.store.writer, stabkit.detect
+import stabkit.sweep.launch, stabkit.sweep.submit, stabkit.sweep.cancel
+import stabkit.analyze.plots.catalog, stabkit.analyze.summary
+import stabkit.analyze.report.page
+import stabkit.convert.convert, stabkit.convert.export, stabkit.convert.words
+from stabkit import load, find_dips, find_spikes
+from stabkit.cli import main
+main(["sweep", "sweeps/lr_grid.yaml", "--dry-run"])
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+"""
     assert_runs(NO_TORCH + code)
 
 
+@pytest.mark.processes
 def test_the_monitor_needs_no_framework() -> None:
     code = "import stabkit.monitor.monitor, stabkit.integrations, stabkit.train.loop"
     assert_runs(NO_FRAMEWORK + code)
@@ -109,6 +142,7 @@ def test_every_study_is_a_pair() -> None:
     assert asked == answered
 
 
+@pytest.mark.processes
 def test_a_first_step_waits_for_no_import_it_can_do_without() -> None:
     code = """
 import sys, tempfile
@@ -119,7 +153,7 @@ from stabkit.train.loop import train
 small = ["train.steps=1", "train.batch=4", "data.num_train=8", "data.num_heldout=8"]
 with tempfile.TemporaryDirectory() as folder:
     train(load_config("tiny", small), RunDir(Path(folder) / "run"))
-slow = {"timm", "torchvision", "torch._dynamo", "scipy", "matplotlib"} & set(sys.modules)
+slow = {"timm", "torchvision", "scipy", "matplotlib"} & set(sys.modules)
 assert not slow, slow
 """
     assert_runs(code)

@@ -110,6 +110,7 @@ def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+@pytest.mark.processes
 def test_the_module_runs_as_the_command_does() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "stabkit", "--version"], capture_output=True, text=True, check=True
@@ -121,6 +122,7 @@ HEAVY = {"numpy", "pandas", "pyarrow", "pydantic", "scipy", "torch", "yaml"}
 SLOW = {"dataclasses", "inspect", "json", "pathlib", "shutil", "subprocess", "typing"}
 
 
+@pytest.mark.processes
 def test_help_and_version_import_next_to_nothing() -> None:
     for words in (["--help"], ["--version"], ["train", "--help"], ["trian"]):
         code = "import sys; from stabkit.cli import main\ntry: main("

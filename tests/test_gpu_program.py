@@ -1,4 +1,4 @@
-"""The GPU program goes on where it stopped, and its rehearsal passes; nothing is timed."""
+"""The GPU program continues where it stopped, and its rehearsal passes; nothing is timed."""
 
 import argparse
 import json
@@ -6,16 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.gpu import measurements, page, part_study
+
 ROOT = Path(__file__).parents[1]
-PROGRAM = ROOT / "benchmarks" / "gpu"
-sys.path.append(str(PROGRAM))  # last, so that it hides nothing
-measurements, page = import_module("measurements"), import_module("page")
 
 FACTS = {"device": "CPU", "sources": "abc", "quick": False, "date": "2026-11-28"}
 LACKING = ("hatchling", "selenium", "jupytext", "plotly", "nbclient", "wandb", "kornia", "faiss")
@@ -29,7 +27,7 @@ def one(value: str, failed: bool = False) -> Any:
     return measurements.Measurement([["step", value]], values={"value": value}, failed=failed)
 
 
-def test_a_part_goes_on_after_its_last_measurement(tmp_path: Path) -> None:
+def test_a_part_continues_after_its_last_measurement(tmp_path: Path) -> None:
     part(tmp_path).add("a", one("1"))
     again = part(tmp_path, date="2026-11-29")
     assert again.has("a")
@@ -75,7 +73,7 @@ def test_the_page_shows_the_tables_between_its_markers(tmp_path: Path) -> None:
 
 
 def program(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(PROGRAM / "run.py"), "--device", "cpu", "--quick", *words]
+    command = [sys.executable, "-m", "benchmarks.gpu.run", "--device", "cpu", "--quick", *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -84,7 +82,7 @@ def program(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]"
 
 @pytest.mark.slow
 def test_the_rehearsal_measures_everything_and_only_once(tmp_path: Path) -> None:
-    """Also without git and without what a machine with a GPU may lack."""
+    """It needs neither git nor the packages that a machine with a GPU may lack."""
     blocker = f"""
 import sys
 class Lacking:
@@ -110,10 +108,9 @@ sys.meta_path.insert(0, Lacking())
 
 
 @pytest.mark.slow
-def test_the_study_stops_in_time_and_goes_on(tmp_path: Path) -> None:
-    study = import_module("part_study")
+def test_the_study_stops_in_time_and_continues(tmp_path: Path) -> None:
     given = argparse.Namespace(device="cpu", quick=True, steps=60, data=None, results=tmp_path)
-    assert not study.train(given, 0, tmp_path, time.monotonic() + 5, 1)
-    assert study.train(given, 0, tmp_path, time.monotonic() + 500, 1)
+    assert not part_study.train(given, 0, tmp_path, time.monotonic() + 5, 1)
+    assert part_study.train(given, 0, tmp_path, time.monotonic() + 500, 1)
     statuses = [json.loads(f.read_text())["state"] for f in tmp_path.rglob("status.json")]
     assert statuses == ["done"] * 6

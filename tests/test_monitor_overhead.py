@@ -1,4 +1,4 @@
-"""benchmarks/monitor_overhead.py still measures what it says; no time is asserted."""
+"""benchmarks/overhead/run.py measures what it says it does; no time is asserted."""
 
 import os
 import re
@@ -6,13 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+import pytest
+
+pytestmark = pytest.mark.processes
+
+ROOT = Path(__file__).parents[1]
 
 DEAF = """
 import sys
-import monitor_overhead, overhead_stabkit
+from benchmarks.overhead import ours, run
 
-class Deaf(overhead_stabkit.Stabkit):
+class Deaf(ours.Stabkit):
     def attach(self):
         super().attach()
         self.training.optimizer.register_step_post_hook(self.let_go)
@@ -21,30 +25,29 @@ class Deaf(overhead_stabkit.Stabkit):
         if self.training.step == 5:
             self.monitor.close()
 
-class Meddling(overhead_stabkit.Stabkit):
+class Meddling(ours.Stabkit):
     def after_step(self, loss, step):
         super().after_step(loss, step)
         self.training.model[-1].bias.data.add_(1e-3)
 
-monitor_overhead.SUBJECTS |= {"deaf": Deaf, "meddling": Meddling}
+run.SUBJECTS |= {"deaf": Deaf, "meddling": Meddling}
 sys.argv = ["", "--quick", "--models", "mlp", "--subjects", "deaf", "meddling"]
-monitor_overhead.main()
+run.main()
 """
 
 
 def run(*command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    folders = (
-        [str(BENCHMARKS), *sys.path] if path is None else [str(path), str(BENCHMARKS), *sys.path]
-    )
+    folders = [str(ROOT), *sys.path] if path is None else [str(path), str(ROOT), *sys.path]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
+    command = (sys.executable, *command)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 def test_every_subject_was_attached_and_its_values_are_on_disk(tmp_path: Path) -> None:
     (tmp_path / "wandb.py").write_text("raise ModuleNotFoundError('none', name='wandb')")
     subjects = ["stabkit", "tensorboard", "wandb-gradients"]
-    script = str(BENCHMARKS / "monitor_overhead.py")
-    done = run(script, "--quick", "--models", "mlp", "--subjects", *subjects, path=tmp_path)
+    words = ["--quick", "--models", "mlp", "--subjects", *subjects]
+    done = run("-m", "benchmarks.overhead.run", *words, path=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = dict(re.findall(r"^\| (\S+) \| (.+) \|$", done.stdout, re.MULTILINE))
     assert rows["wandb-gradients"].startswith("wandb is not installed")
@@ -54,7 +57,7 @@ def test_every_subject_was_attached_and_its_values_are_on_disk(tmp_path: Path) -
         assert int(cells[5].split()[0]) == waits
 
 
-def test_a_subject_that_fell_off_or_changed_the_training_is_said_not_to_count() -> None:
+def test_a_subject_that_detaches_or_changes_the_training_is_not_valid() -> None:
     done = run("-c", DEAF)
     assert done.returncode == 1, done.stderr
     rows = dict(re.findall(r"^\| (\S+) \| (.+?) \|", done.stdout, re.MULTILINE))

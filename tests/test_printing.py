@@ -220,6 +220,7 @@ STREAMS = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", STREAMS)
 def test_any_stdout_will_do(tmp_path: Path, name: str) -> None:
     """In a fresh interpreter: its end is where a traceback would come from."""

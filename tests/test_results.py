@@ -1,9 +1,8 @@
-"""What the benchmarks make of times, and where they put it; nothing is timed."""
+"""What the benchmarks compute from times, and where they write it; nothing is timed."""
 
 import json
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # last, so that it hides nothing
-bench, growth, regression, results, timing = map(
-    import_module, ("bench", "growth", "regression", "results", "overhead_timing")
-)
+from benchmarks import bench
+from benchmarks.growth import run as growth
+from benchmarks.lib import regression, results, timing
 
 OURS, PEER = [0.1, 0.2, 0.4], [0.2, 0.2, 0.2]
 
 
 def row(middle: float, goal: float | None, better: str = "at least", what: str = "views") -> Any:
-    """Its interval is a tenth to either side."""
+    """Return a row whose interval is a tenth to either side."""
     ratio = timing.Interval(middle, 0.9 * middle, 1.1 * middle)
     return results.Row(what, "kornia", 2 * middle, 2.0, "ms", ratio, better, goal)
 
@@ -63,13 +61,13 @@ def test_rows_come_back_from_json_and_are_written_as_a_table(
     rows = [row(1.5, 1.2), row(0.8, 1.2, what="crops"), row(1.5, None, what="flips")]
     file = tmp_path / "rows.json"
     words = ["--quick", "--json", str(file)]
-    monkeypatch.setattr(sys, "argv", ["benchmarks/views.py", *words])
+    monkeypatch.setattr(sys, "argv", [str(results.ROOT / "benchmarks/speed/views.py"), *words])
     given = results.parser("Views.").parse_args(words)
     results.publish(rows, given, peers=["numpy", "no-such-package"], notes=["Why."])
     content = json.loads(file.read_text())
     assert results.read_rows(content) == rows
     table = capsys.readouterr().out
-    assert table.startswith("`python benchmarks/views.py --quick` (CPU, 1 thread of ")
+    assert table.startswith("`python -m benchmarks.speed.views --quick` (CPU, 1 thread of ")
     assert "no-such-package missing" in table
     assert "| views | kornia | 3 ms | 2 ms | 1.5 (1.35..1.65) | at least 1.2 | yes |" in table
     assert "| crops | kornia | 1.6 ms | 2 ms | 0.8 (0.72..0.88) | at least 1.2 | **no** |" in table
@@ -84,16 +82,16 @@ def test_the_filler_leaves_other_text_alone_and_asks_for_its_markers(tmp_path: P
     for broken in (text.replace("<!-- /knn -->", ""), text + text):
         with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: <!-- /?knn -->"):
             bench.filled(broken, "knn", "new", file)
-    with pytest.raises(ValueError, match="stands before"):
+    with pytest.raises(ValueError, match="comes before"):
         bench.filled("<!-- /knn -->\n<!-- knn -->", "knn", "new", file)
 
 
 def test_the_readme_holds_what_is_on_record_under_the_headings_that_are_linked() -> None:
     text, record = bench.README.read_text(), bench.read_record(bench.RECORD)
     assert bench.page(text, record) == text
-    for name, heading in bench.SECTIONS:
+    for name, module, heading in bench.SECTIONS:
         assert f"\n## {heading}\n" in text
-        assert (bench.FOLDER / f"{name}.py").exists() or name not in record
+        assert (bench.FOLDER / f"{module.replace('.', '/')}.py").exists() or name not in record
 
 
 def test_goals_are_listed_and_rows_without_one_are_not() -> None:
@@ -127,12 +125,16 @@ def test_regressions_are_named_with_what_was_asked() -> None:
 def test_a_script_that_fails_is_named_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """views works, knn does not: the page has the new table of the one, the old of the other."""
+    """views works and knn fails: the page has the new table of views and the old one of knn."""
     content = {"command": "c", "circumstances": "here", "rows": [vars(row(1, 2.0))], "notes": []}
     (tmp_path / "rows.json").write_text(json.dumps(content))
     views = f"import shutil, sys\nshutil.copy({str(tmp_path / 'rows.json')!r}, sys.argv[-1])"
-    (tmp_path / "views.py").write_text(views)
-    (tmp_path / "knn.py").write_text("raise SystemExit('no faiss')")
+    speed = tmp_path / "benchmarks" / "speed"
+    speed.mkdir(parents=True)
+    for package in (speed.parent, speed):
+        (package / "__init__.py").touch()
+    (speed / "views.py").write_text(views)
+    (speed / "knn.py").write_text("raise SystemExit('no faiss')")
     page = "\n".join(f"<!-- {n} -->\nold\n<!-- /{n} -->" for n in ("goals", *bench.NAMES))
     (tmp_path / "README.md").write_text(page)
     old = {"knn": {"full": content | {"command": "before"}, "quick": content}}
@@ -141,11 +143,11 @@ def test_a_script_that_fails_is_named_and_loses_nothing(
     monkeypatch.setattr(bench, "README", tmp_path / "README.md")
     monkeypatch.setattr(bench, "RECORD", tmp_path / "results.json")
     monkeypatch.setattr(bench, "run", lambda name, *o: run(name, *o, folder=tmp_path))
-    monkeypatch.setattr(sys, "argv", ["bench.py", "views", "knn"])
+    monkeypatch.setattr(sys, "argv", ["bench", "views", "knn"])
     with pytest.raises(SystemExit, match=r"failed, .*: knn") as stopped:
         bench.main()
     assert stopped.value.code != 0
-    assert "knn.py failed with exit status 1:\nno faiss" in capsys.readouterr().err
+    assert "benchmarks.speed.knn failed with exit status 1:\nno faiss" in capsys.readouterr().err
     page = (tmp_path / "README.md").read_text()
     assert "`c` (here)" in page
     assert "`before` (here)" in page
@@ -158,8 +160,15 @@ def test_a_slope_is_the_power_and_that_of_a_sum_lies_between() -> None:
     assert 1 < growth.slope(sizes, [n + n**2 for n in sizes]) < 2
     values = [[2 * n for n in sizes], [5 * n**1.2 for n in sizes]]
     curve = growth.Curve("step", "batch", "s", sizes, values, [float(n) for n in sizes])
-    assert curve.row().ratio == pytest.approx((1.1, 1.0, 1.2))
-    assert curve.row().what == "step, time against batch 1..8"
+    assert curve.slopes == pytest.approx([1.0, 1.2])
+    assert curve.expected == pytest.approx(1.0)
+
+
+def test_growth_is_the_last_size_over_the_first_beside_that_of_theory() -> None:
+    curve = growth.Curve("step", "batch", "s", [1, 8], [[2, 20], [5, 30]], [1.0, 8.0])
+    assert curve.row().ratio == pytest.approx((1.0, 0.75, 1.25))
+    assert (curve.row().value, curve.row().peer_value) == (8, 8)
+    assert curve.row().what == "step, time from batch 1 to 8"
 
 
 def test_memory_is_what_a_call_holds_at_most() -> None:

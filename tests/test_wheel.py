@@ -12,6 +12,8 @@ from stabkit.config import preset_names
 from tests.conftest import SMALL
 from tests.test_architecture import NO_TORCH
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 
 

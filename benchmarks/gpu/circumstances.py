@@ -1,5 +1,6 @@
-"""What a measurement was made on: device, driver, versions, sources, date."""
+"""Describe what a measurement was made on: device, driver, versions, sources, date."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -9,7 +10,8 @@ import time
 from typing import Any
 
 import torch
-from measurements import commit, sources_digest
+
+from benchmarks.lib.results import ROOT
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "lightning", "tensorboard", "wandb")
 
@@ -47,3 +49,22 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def sources_digest() -> str:
+    """Return twelve hex digits that change with any source file of stabkit/. Needs no git."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "stabkit").rglob("*")):
+        if path.suffix in (".py", ".yaml"):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, or None without git or a repository."""
+    try:
+        command = ["git", "rev-parse", "--short=12", "HEAD"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

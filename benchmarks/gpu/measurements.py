@@ -1,26 +1,24 @@
-"""What a part of the GPU program has measured so far, kept on disk measurement by measurement.
+"""Keep on disk what a part of the GPU program has measured so far.
 
-A part that is killed, or out of time, goes on after its last measurement. Measurements of another
-stabkit/, of another device or of `--quick` do not count.
+A part that was killed, or ran out of time, continues after its last measurement. Measurements made
+with other sources, on another device or with `--quick` do not count.
 """
 
 import argparse
-import hashlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.gpu.circumstances import find_circumstances
 
 
 @dataclass
 class Measurement:
-    """`lines`: rows of cells under the part's columns; `values`: the numbers behind them."""
+    """Rows of cells under the part's columns (`lines`), and the numbers behind them (`values`)."""
 
     lines: list[list[str]]
     notes: list[str] = field(default_factory=list)
@@ -28,27 +26,8 @@ class Measurement:
     failed: bool = False
 
 
-def sources_digest() -> str:
-    """Twelve hex digits that change with any file of stabkit/; needs no git."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "stabkit").rglob("*")):
-        if path.suffix in (".py", ".yaml"):
-            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def commit() -> str | None:
-    """The checkout's commit; None where there is no git or no repository."""
-    try:
-        command = ["git", "rev-parse", "--short=12", "HEAD"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
 class Part:
-    """The measurements of one part in one file, written after each."""
+    """The measurements of one part, in one file that is written after each measurement."""
 
     def __init__(
         self,
@@ -67,7 +46,7 @@ class Part:
             self._content = before | {"command": command, "columns": list(columns)}
 
     def has(self, name: str) -> bool:
-        """False for a measurement that failed: it is tried again."""
+        """Tell whether a measurement exists. One that failed does not count and is tried again."""
         found = self._content["measurements"].get(name)
         return found is not None and not found["failed"]
 
@@ -84,7 +63,7 @@ class Part:
             print(note, flush=True)
 
     def finish(self) -> None:
-        """Say that nothing is left to measure. A part with a failed measurement is not complete."""
+        """Mark the part as complete. Exit with 1 instead if a measurement failed."""
         failed = [m for m in self._content["measurements"].values() if m["failed"]]
         self._content["complete"] = not failed
         self._write()
@@ -107,16 +86,16 @@ def read(file: Path) -> dict[str, Any] | None:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two measurements may stand in one table."""
+    """Tell whether two measurements may share a table."""
     return all(one.get(key) == other.get(key) for key in ("sources", "device", "quick"))
 
 
-def options(description: str) -> argparse.ArgumentParser:
-    """The options of every part."""
+def options(description: str, *, needs_results: bool = True) -> argparse.ArgumentParser:
+    """Return a parser of the options that every part takes."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--device", default="cuda", help="cuda, or cpu for a rehearsal")
     parser.add_argument("--quick", action="store_true", help="small; the figures mean nothing")
-    parser.add_argument("--results", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--results", type=Path, required=needs_results, metavar="FOLDER")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10's two Parquet files")
     parser.add_argument("--seconds", type=float, default=540, help="time that this call has")
     parser.add_argument("--steps", type=int, help="of each run of the study; default: the preset's")
@@ -124,10 +103,8 @@ def options(description: str) -> argparse.ArgumentParser:
 
 
 def open_part(name: str, given: argparse.Namespace, columns: Sequence[str]) -> Part:
-    from circumstances import find_circumstances  # imports torch
-
     quick = " --quick" if given.quick else ""
     device = "" if given.device == "cuda" else f" --device {given.device}"
-    command = f"python benchmarks/gpu/run.py --part {name}{device}{quick}"
+    command = f"python -m benchmarks.gpu.run --part {name}{device}{quick}"
     facts = find_circumstances(given.device, given.quick)
     return Part(given.results / f"{name}.json", command, facts, columns)

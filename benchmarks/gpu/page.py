@@ -1,16 +1,16 @@
-"""The page of results: what each part measured, on what, and by which command."""
+"""Write the page of results: what each part measured, on what, and by which command."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from measurements import read
+from benchmarks.gpu.measurements import read
 
 OPENING, CLOSING = "<!-- results -->", "<!-- /results -->"
 
 
 def write_page(file: Path, results: Path, parts: Iterable[str]) -> None:
-    """Fill in the tables between the page's markers; a page that is not there is made."""
+    """Fill in the tables between the page's markers. Create the page if it does not exist."""
     found = {part: content for part in parts if (content := read(results / f"{part}.json"))}
     text = file.read_text() if file.exists() else f"# Results\n\n{OPENING}\n{CLOSING}\n"
     before, rest = text.split(OPENING)
@@ -36,7 +36,7 @@ def row(cells: list[str]) -> str:
 
 
 def told(content: dict[str, Any]) -> str:
-    """The command and its circumstances, in a sentence."""
+    """Return the command and its circumstances as a sentence."""
     facts = content["circumstances"]
     versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items() if v)
     where = facts["device"]

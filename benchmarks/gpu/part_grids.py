@@ -1,17 +1,14 @@
-"""Cells an hour with 1, 2, 4 and 8 runs at once on one GPU, for the presets tiny and cifar."""
+"""Measure cells an hour with 1, 2, 4 and 8 runs at once on one GPU, for tiny and cifar."""
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from measurements import Measurement, Part, open_part, options
-
-sys.path.append(str(Path(__file__).parents[1]))
-from grid import check_equal, of_seed, sweep
-from results import Times, row_cells
+from benchmarks.gpu.measurements import Measurement, Part, open_part, options
+from benchmarks.lib.results import Times, row_cells
+from benchmarks.speed.grid import check_equal, of_seed, sweep
 
 COLUMNS = ("preset", "runs at once", "cells an hour", "one by one", "ratio (95 %)", "goal", "met")
 COUNTS = (1, 2, 4, 8)
@@ -42,7 +39,7 @@ def main() -> None:
 
 
 def one_gpu() -> None:
-    """The launcher takes every GPU that it sees: leave it the first."""
+    """Show only the first GPU, since the launcher uses every GPU that it sees."""
     if first := os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]:
         os.environ["CUDA_VISIBLE_DEVICES"] = first
 

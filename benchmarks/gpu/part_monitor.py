@@ -1,16 +1,13 @@
-"""What the Monitor and its peers add to a step, at ViT-S/16 and ViT-B/16."""
+"""Measure what the Monitor and its peers add to a step of ViT-S/16 and ViT-B/16."""
 
-import sys
 import time
-from pathlib import Path
 
 import torch
-from measurements import Measurement, open_part, options
 
-sys.path.append(str(Path(__file__).parents[1]))
-import monitor_overhead
-from overhead_measure import Result, Size, measure
-from overhead_subject import Unavailable
+from benchmarks.gpu.measurements import Measurement, open_part, options
+from benchmarks.overhead import run as monitor_overhead
+from benchmarks.overhead.measure import Result, Size, measure
+from benchmarks.overhead.subject import Unavailable
 
 COLUMNS = (
     "model", "subject", "step, ms", "step, times (95 %)", "CPU, times (95 %)",
@@ -19,12 +16,12 @@ COLUMNS = (
 )  # fmt: skip
 LEVELS = tuple(monitor_overhead.FURTHER)
 PEERS = ("lightning-csv", "wandb-gradients", "tensorboard")
-PLAN = (  # in order of value: the goal first
+PLAN = (  # the most valuable first
     *[(model, "stabkit") for model in ("vits", "vitb")],
     *[("vits", subject) for subject in (*LEVELS, *PEERS, "stabkit-grad_norm")],
 )
 REHEARSAL = (("mlp", "stabkit"), ("mlp", "tensorboard"), *[("tiny", level) for level in LEVELS])
-BLOCKS = Size(every=50, pairs=10)  # 50 steps are an interval, and the cadence of a probe
+BLOCKS = Size(every=50, pairs=10)  # 50 steps: one interval, and one probe
 GOAL = 1.01
 
 
@@ -49,7 +46,7 @@ def measured(model: str, subject: str, device: torch.device, size: Size) -> Meas
         found = measure(monitor_overhead.SUBJECTS[subject], model, device, None, size)
     except Unavailable as why:
         return Measurement([[model, subject, str(why)]])
-    except Exception as error:  # one subject that fails must not end the others
+    except Exception as error:  # a failing subject must not end the others
         said = f"NOT VALID: {type(error).__name__}: {error}"
         return Measurement([[model, subject, said]], failed=True)
     notes = [f"{model} {subject}: {met(found)}"] if subject == "stabkit" else []

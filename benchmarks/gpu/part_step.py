@@ -1,21 +1,19 @@
-"""Our MoCo v3 step beside the hand-written one, at three sizes; where its time and memory go."""
+"""Compare our MoCo v3 step with the hand-written one; show where time and memory go."""
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
-from measurements import Measurement, open_part, options
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.append(str(Path(__file__).parents[1]))
-import step
-from results import paired, row_cells
-from stages import WAITING, stage_seconds
+from benchmarks.gpu.measurements import Measurement, open_part, options
+from benchmarks.lib.results import paired, row_cells
+from benchmarks.speed import step
+from benchmarks.speed.stages import WAITING, stage_seconds
 
 COLUMNS = ("size, precision", "what", "ours", "peer's", "ratio (95 %)", "goal", "met")
 PLAN = (("vits", "bf16"), ("cifar", "bf16"), ("vitb", "bf16"), ("cifar", "fp32"))
@@ -38,7 +36,7 @@ def main() -> None:
                 raise SystemExit(f"out of time before {name}")
             try:
                 found = measure(given, size, precision)
-            except Exception as error:  # too little memory at one size must not end the others
+            except Exception as error:  # one size that does not fit must not end the others
                 said = f"NOT VALID: {type(error).__name__}: {error}"
                 found = Measurement([[f"{size}, {precision}", what, said]], failed=True)
             part.add(name, found)
@@ -46,13 +44,13 @@ def main() -> None:
 
 
 def subject(given: argparse.Namespace, size: str, precision: str) -> argparse.Namespace:
-    """What step.py's parts take."""
+    """Return the arguments that the functions of step.py take."""
     words = (f"compute.precision={precision}",)
     return argparse.Namespace(device=given.device, size=size, threads=1, words=words)
 
 
 def beside(given: argparse.Namespace, size: str, precision: str) -> Measurement:
-    """Each side in a process of its own, in turns."""
+    """Time both sides in turns, each in its own process."""
     about = subject(given, size, precision)
     pairs, steps = (2, 1) if given.quick else (10, 10)
     lines, values = [], {}
@@ -76,7 +74,7 @@ def split(cells: str) -> list[str]:
 
 
 def stages(given: argparse.Namespace, size: str, precision: str) -> Measurement:
-    """In the real loop, waiting for the device at each stage's ends, which costs some overlap."""
+    """Time the stages of the real loop. Waiting for the device at each end costs some overlap."""
     config = step.config_for(subject(given, size, precision))
     steps = 10 if given.quick else 2 * config.knn.every
     found = stage_seconds(config, steps)
@@ -98,7 +96,7 @@ def stages(given: argparse.Namespace, size: str, precision: str) -> Measurement:
 
 
 def memory(given: argparse.Namespace, size: str, precision: str) -> Measurement:
-    """Peak memory of a training, and floating-point operations a second over the device's peak."""
+    """Measure peak memory, and floating-point operations a second beside the device's peak."""
     about = subject(given, size, precision)
     cuda = given.device.startswith("cuda")
     with tempfile.TemporaryDirectory() as folder:

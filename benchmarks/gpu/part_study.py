@@ -1,7 +1,7 @@
-"""lr_grid at scale cifar: rates, learned and frozen, one seed after the other.
+"""Run lr_grid at scale cifar: rates, learned and frozen, one seed after the other.
 
-Goes on where the last call stopped: the launcher is told to stop in time and the runs save
-themselves. Run folders lie in runs/gpu; their tables go into one archive in --results.
+Continues where the last call stopped: the launcher is told to stop in time, and the runs save
+themselves. Run folders are in runs/gpu; their tables go into one archive in --results.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import tarfile
 import time
 from pathlib import Path
 
-from measurements import ROOT, Measurement, Part, open_part, options
-
 import stabkit
+from benchmarks.gpu.measurements import Measurement, Part, open_part, options
+from benchmarks.lib.results import ROOT
 from stabkit.analyze.summary import run_table
 
 COLUMNS = ("cell", "seed", "state", "last kNN", "dips", "deepest", "bursts", "verdict")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def packing(results: Path) -> int:
-    """The number of runs at once that part `grids` found fastest for cifar; 4 without it."""
+    """Return how many runs at once part `grids` found fastest for cifar, or 4 without a result."""
     file = results / "grids.json"
     measured = json.loads(file.read_text())["measurements"] if file.exists() else {}
     turns = measured.get("cifar", {"values": {}})["values"].get("turns")
@@ -55,7 +55,7 @@ def packing(results: Path) -> int:
 
 
 def train(given: argparse.Namespace, seed: int, runs: Path, ends: float, packed: int) -> bool:
-    """Whether every run of the seed is done."""
+    """Train the runs of a seed. Return whether all of them are done."""
     words = [f"seed={seed}", f"runtime.device={given.device}"]
     if given.quick:
         words += ["train.steps=20", "optim.warmup_steps=4", "data.num_train=512"]
@@ -94,7 +94,7 @@ def record(part: Part, folder: Path, seed: int, complete: bool) -> None:
 
 
 def archive(folder: Path, file: Path) -> None:
-    """Everything that an analysis reads, and no checkpoint, in one file of at most some MiB."""
+    """Pack everything that an analysis reads, without checkpoints, into one file of some MiB."""
     new = file.with_suffix(".new")
     with tarfile.open(new, "w:gz") as tar:
         for run in sorted(path.parent for path in folder.glob("*/config.yaml")):

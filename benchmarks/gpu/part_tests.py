@@ -1,4 +1,4 @@
-"""Every test marked `gpu`, file by file."""
+"""Run every test marked `gpu`, file by file."""
 
 import os
 import re
@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-from measurements import ROOT, Measurement, open_part, options
+from benchmarks.gpu.measurements import Measurement, open_part, options
+from benchmarks.lib.results import ROOT
 
 COLUMNS = ("tests", "passed", "failed", "skipped", "seconds")
 MARKED = re.compile(r"pytest\.mark\.gpu|from tests\.gpu import")

@@ -1,13 +1,13 @@
-"""The GPU program: every measurement that needs a GPU, in order of value.
+"""Run the GPU program: every measurement that needs a GPU, the most valuable first.
 
-    python benchmarks/gpu/run.py                              # all parts, one after the other
-    python benchmarks/gpu/run.py --part tests --part monitor  # some
-    python benchmarks/gpu/run.py --list                       # parts, limits, how each stands
-    python benchmarks/gpu/run.py --device cpu --quick         # the rehearsal, on any machine
+    python -m benchmarks.gpu.run                              # all parts, one after the other
+    python -m benchmarks.gpu.run --part tests --part monitor  # some
+    python -m benchmarks.gpu.run --list                       # parts, limits, how each stands
+    python -m benchmarks.gpu.run --device cpu --quick         # the rehearsal, on any machine
 
-One call ends within --seconds (530 unless said). The same call again goes on where it stopped:
-after the last measurement on disk. A part is skipped when it is complete for this content of
-stabkit/ and this device. Exit status: 0 when all is measured, 1 when something failed or is left.
+One call ends within --seconds (default 530). Repeat the call to continue after the last measurement
+on disk. A part that is complete for these sources and this device is skipped. The exit status is 0
+when everything is measured, and 1 when something failed or is left.
 """
 
 import argparse
@@ -20,19 +20,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from circumstances import find_circumstances
-from measurements import ROOT, options, read, same
-from page import write_page
+from benchmarks.gpu.circumstances import find_circumstances
+from benchmarks.gpu.measurements import options, read, same
+from benchmarks.gpu.page import write_page
+from benchmarks.lib.results import ROOT
 
 FOLDER = Path(__file__).parent
-PARTS = {  # seconds that a call gives to each at most
+PARTS = {  # seconds that a call gives to each part at most
     "tests": 240,
     "monitor": 300,
     "step": 300,
     "grids": 240,
     "study": 520,
 }
-LEAST = 30.0  # seconds; with less left no part is begun
+LEAST = 30.0  # seconds; with less left, no part is started
 
 
 def main() -> None:
@@ -57,10 +58,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = options(__doc__ or "")
-    for action in parser._actions:
-        if action.dest == "results":
-            action.required = False
+    parser = options(__doc__ or "", needs_results=False)
     parser.set_defaults(seconds=530.0)
     parser.add_argument("--part", action="append", choices=PARTS, help="may be given repeatedly")
     parser.add_argument("--list", action="store_true", help="the parts, and how each stands")
@@ -80,7 +78,7 @@ def arguments() -> argparse.Namespace:
 
 
 def page_file(given: argparse.Namespace) -> Path:
-    """This folder's README for real figures; beside the results for a rehearsal."""
+    """Return this folder's README, or a page beside the results of a rehearsal."""
     own = given.results == (FOLDER / "results").resolve()
     return FOLDER / "README.md" if own else given.results / "README.md"
 
@@ -97,9 +95,9 @@ def standing(results: Path, part: str, facts: dict[str, object]) -> str:
 
 
 def run_part(part: str, given: argparse.Namespace, seconds: float) -> bool:
-    """Whether it is complete. It is told its time, and killed with all its processes after it."""
+    """Run a part within its time, then kill all its processes. Return whether it is complete."""
     print(f"\n== {part}, at most {seconds:.0f} s", flush=True)
-    command: list[str] = [sys.executable, str(FOLDER / f"part_{part}.py"), *words(given)]
+    command: list[str] = [sys.executable, "-m", f"benchmarks.gpu.part_{part}", *words(given)]
     command += ["--seconds", f"{seconds - 5:.0f}"]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
@@ -107,7 +105,7 @@ def run_part(part: str, given: argparse.Namespace, seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         code = None
     finally:
-        with suppress(ProcessLookupError):  # also what it left running
+        with suppress(ProcessLookupError):  # also kills what the part left running
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     print(

@@ -20,6 +20,8 @@ from stabkit.rundir import LeftOutWarning, RunDir, Status
 from stabkit.store.writer import Writer, trim
 from tests.analyze.conftest import EVERY, SAMPLES, STEPS, plant_run
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:

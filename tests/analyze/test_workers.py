@@ -13,6 +13,8 @@ from stabkit.analyze.workers import each
 from stabkit.rundir import LeftOutWarning, left_out
 from tests.analyze.conftest import plant_run
 
+pytestmark = pytest.mark.processes
+
 
 def warn_of_odd(number: int) -> tuple[int, int]:
     if number % 2:

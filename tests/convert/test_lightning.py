@@ -64,6 +64,7 @@ def test_blanks_and_several_rows_a_step(tmp_path: Path, out: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(find_spec("lightning") is None, reason="needs lightning: pip install lightning")
 def test_what_lightning_itself_writes(tmp_path: Path, out: Path) -> None:
     """A real run; in a process of its own, for its warnings are not ours."""

@@ -17,6 +17,8 @@ from stabkit.rundir import find_runs
 from tests.faults.children import Run, Tell, children
 from tests.faults.writes import die_at, full_at
 
+pytestmark = pytest.mark.processes
+
 NEVER_FULL = 3
 
 

@@ -12,6 +12,8 @@ from tests.analyze.conftest import plant_run
 from tests.faults.children import Run, Tell, children
 from tests.faults.writes import die_at
 
+pytestmark = pytest.mark.processes
+
 OLD = b"what was there before"
 
 

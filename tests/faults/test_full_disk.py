@@ -8,6 +8,8 @@ import pytest
 from tests.faults.children import DISK, Run, Tell
 from tests.faults.training import NEVER_FULL, assert_bit_equal, on_a_full_disk, whole
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("lasting", "every"), [(False, 1), (True, 5)], ids=["once", "to the end"])

@@ -9,6 +9,8 @@ import pytest
 from tests.faults.children import Run, Tell
 from tests.faults.training import assert_bit_equal, killed, whole
 
+pytestmark = pytest.mark.processes
+
 AGAIN = 7  # every so many of the kills, the resumed run is killed as well
 
 

@@ -20,6 +20,8 @@ from tests.faults.writes import die_at, full_at
 from tests.monitor.toy import Toy
 from tests.train.test_resume import assert_equal_trees
 
+pytestmark = pytest.mark.processes
+
 STEPS, SAVED = 10, (4, 8)
 NEVER_FULL = 3
 KEYS = {"layers": ["step", "depth"], "scalars": ["step", "name"], "evals": ["step"]}

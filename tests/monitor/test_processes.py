@@ -24,6 +24,8 @@ from tests.monitor import endings
 from tests.monitor.endings import STEPS
 from tests.monitor.toy import Toy, assert_whole, kinds
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

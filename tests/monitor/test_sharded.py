@@ -18,6 +18,8 @@ from stabkit.train.parallel.reduce import process_group
 from tests.monitor.expected import Expected
 from tests.train.processes import results
 
+pytestmark = pytest.mark.processes
+
 STEPS = 5
 WAYS = ("ddp", "fsdp", "hybrid")
 

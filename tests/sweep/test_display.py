@@ -60,6 +60,7 @@ def test_watching_a_log_begins_with_every_run_and_ends_with_the_last(
     assert [line.split()[0] for line in lines] == ["waiting", "done"]
 
 
+@pytest.mark.processes
 def test_a_terminal_gets_a_live_table() -> None:
     code = """
 from stabkit.sweep.display import live_status

@@ -23,6 +23,8 @@ from stabkit.sweep.worker import Worker
 from tests.conftest import SMALL
 from tests.sweep.test_pool import _wait_for_step, sweep
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["sweep"]  # the fixture
 
 Launched = tuple["subprocess.Popen[str]", int]

@@ -12,6 +12,8 @@ from stabkit.cli import main
 from tests.conftest import SMALL
 from tests.sweep.conftest import FakeSlurm
 
+pytestmark = pytest.mark.processes
+
 HOSTILE = {
     "an alias in itself": (
         "name: a\nbase: tiny\ngrid: &g {optim.lr: [*g]}",

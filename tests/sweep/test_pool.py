@@ -23,6 +23,8 @@ from stabkit.sweep.worker import Slot, Worker
 from tests.conftest import SMALL, small_config
 from tests.train.test_resume import assert_same_run
 
+pytestmark = pytest.mark.processes
+
 SWEEP = """
 name: demo
 base: tiny

@@ -19,6 +19,8 @@ from stabkit.sweep.submissions import jobs_folder, read_submitted
 from tests.conftest import SMALL
 from tests.sweep.conftest import FakeSlurm
 
+pytestmark = pytest.mark.processes
+
 SWEEP = """
 name: demo
 base: tiny

@@ -15,6 +15,8 @@ from tests.conftest import SMALL, small_config
 from tests.full import no_room
 from tests.train.test_resume import assert_same_run, at_call
 
+pytestmark = pytest.mark.processes
+
 SIZE = 32 * 2**20
 
 

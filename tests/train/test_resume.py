@@ -21,6 +21,8 @@ from stabkit.rundir import RunDir
 from stabkit.train.loop import train
 from tests.conftest import small_config
 
+pytestmark = pytest.mark.processes
+
 # New processes are forked from a server that has imported torch once: seconds saved for each kill.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["stabkit.train.loop", "tests.conftest"])

@@ -10,6 +10,8 @@ import pytest
 
 from stabkit.train.stopping import PREEMPT_SIGNAL, stop_on_signals
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, PREEMPT_SIGNAL])
 def test_a_signal_is_noted_and_the_handler_before_comes_back(number: signal.Signals) -> None:

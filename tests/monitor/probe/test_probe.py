@@ -311,6 +311,7 @@ def _same_signals(expected: dict[str, Any], found: dict[str, Any]) -> None:
                 torch.testing.assert_close(found[name][layer], value[layer], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="forkserver")
 def test_a_sharded_model_is_probed_by_all_processes(tmp_path: Path) -> None:
     codes = exit_codes(start(2, _sharded, tmp_path))

@@ -526,6 +526,7 @@ def on_two_ranks(folder: Path) -> dict[str, Any]:
     return {"done": done, "stopped": stopped}
 
 
+@pytest.mark.processes
 def test_two_processes_do_the_same_at_the_same_step(tmp_path: Path) -> None:
     first, second = results(2, tmp_path / "ranks", on_two_ranks, tmp_path / "run")
     assert first == second == {"done": [(1, "spike", 10), (2, "spike", 20)], "stopped": 1}

@@ -236,6 +236,7 @@ def measure_on_ranks(number: int, how: str) -> dict[str, float] | None:
         return None if values is None else {name: float(v) for name, v in values.items()}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [1, 3])
 def test_two_processes_that_reduce_themselves_use_every_part(number: int, tmp_path: Path) -> None:
     first, second = results(2, tmp_path, measure_on_ranks, number, "manual")
@@ -243,6 +244,7 @@ def test_two_processes_that_reduce_themselves_use_every_part(number: int, tmp_pa
     assert first == pytest.approx(direct(rows_of(2 * number)), rel=1e-10)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [1, 3])
 def test_two_processes_of_ddp_use_all_but_the_last(number: int, tmp_path: Path) -> None:
     first, second = results(2, tmp_path, measure_on_ranks, number, "ddp")

@@ -198,6 +198,7 @@ def dies_half_way() -> None:
     image_cache._write_pixels = written_in_part
 
 
+@pytest.mark.processes
 def test_what_a_killed_builder_left_is_not_taken_for_the_set(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     assert exit_codes_of(1, source, cache, dies_half_way) == [-signal.SIGKILL]
@@ -224,6 +225,7 @@ def builds_once_another_waits(meeting: Path, builds: Path) -> None:
     image_cache._write_pixels, image_cache._say = written_late, said
 
 
+@pytest.mark.processes
 def test_of_two_builders_one_waits_for_the_other(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     os.mkfifo(tmp_path / "meeting")
@@ -248,6 +250,7 @@ def finds_the_disk_full(said: Path) -> None:
     data.cached = saved
 
 
+@pytest.mark.processes
 def test_a_disk_that_fills_up_is_named_with_what_is_needed(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     full = (finds_the_disk_full, tmp_path / "said")

@@ -41,6 +41,8 @@ from tests.train.processes import exit_codes, results, start
 from tests.train.small import small_method, views
 from tests.train.test_resume import assert_equal_trees, assert_same_run, at_call
 
+pytestmark = pytest.mark.processes
+
 CPU = torch.device("cpu")
 BATCH = 12
 SMALL_BUCKET = 2000  # bytes: several a network

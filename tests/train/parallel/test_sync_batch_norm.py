@@ -13,6 +13,8 @@ from stabkit.train.parallel.reduce import own_rows, process_group
 from stabkit.train.parallel.sync_batch_norm import SyncBatchNorm, synchronise_batch_norms
 from tests.train.processes import results
 
+pytestmark = pytest.mark.processes
+
 CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "rows": (lambda: nn.BatchNorm1d(5), (12, 5)),
     "positions": (lambda: nn.BatchNorm1d(5, momentum=0.3), (12, 5, 4)),
