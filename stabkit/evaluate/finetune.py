@@ -18,7 +18,8 @@ from stabkit.monitor.layers import group_layers
 from stabkit.train.data.image_ops import image_sizes
 from stabkit.train.data.image_set import moved
 from stabkit.train.data.load import ImageSet, batch_index
-from stabkit.train.data.views import apply_view, sample_view_params
+from stabkit.train.data.view_params import sample_view_params
+from stabkit.train.data.views import apply_view
 from stabkit.train.optim.build import warmup_cosine
 from stabkit.train.randomness import uniforms
 

@@ -19,7 +19,8 @@ from PIL import Image
 from stabkit.rundir import RunDir
 from stabkit.train.data import image_cache
 from stabkit.train.data import load as data
-from stabkit.train.data.image_set import ImageSet, taken
+from stabkit.train.data.errors import DataError
+from stabkit.train.data.image_set import ImageSet, subset
 from stabkit.train.data.load import load_data
 from stabkit.train.data.views import two_views
 from stabkit.train.loop import train
@@ -191,7 +192,7 @@ def dies_half_way() -> None:
     write = image_cache._write_pixels
 
     def written_in_part(images: ImageSet, sizes: Any, out: Any) -> None:
-        write(taken(images, np.arange(4)), sizes[:4], out)
+        write(subset(images, np.arange(4)), sizes[:4], out)
         out.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -240,12 +241,12 @@ def finds_the_disk_full(said: Path) -> None:
 
     def saved(images: ImageSet, folder: str) -> ImageSet:
         try:
-            return image_cache.cached(images, folder)
-        except ValueError as error:
+            return image_cache.disk_cached(images, folder)
+        except DataError as error:
             said.write_text(str(error))
             raise SystemExit(3) from None
 
-    data.cached = saved
+    data.disk_cached = saved
 
 
 def test_a_disk_that_fills_up_is_named_with_what_is_needed(tmp_path: Path) -> None:
@@ -265,14 +266,14 @@ def test_too_small_a_disk_is_refused_before_anything_is_decoded(
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3435))
     monkeypatch.setattr(image_cache, "_write_pixels", None)
-    with pytest.raises(ValueError, match=r"need 3,436 bytes in .* which has 3,435 free; name a "):
+    with pytest.raises(DataError, match=r"need 3,436 bytes in .* which has 3,435 free; name a "):
         load_data(source, 0, str(cache))
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(ValueError, match=r"runtime.cache '.*cache': cannot be used .*a folder"):
+    with pytest.raises(DataError, match=r"runtime.cache '.*cache': cannot be used .*a folder"):
         load_data(source, 0, str(tmp_path / "cache"))
 
 
@@ -280,7 +281,7 @@ def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     torn = tmp_path / "source" / "train" / "b" / "001.jpg"
     torn.write_bytes(torn.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"001.jpg: not an image that Pillow can decode"):
+    with pytest.raises(DataError, match=r"001.jpg: not an image that Pillow can decode"):
         load_data(source, 0, str(cache))
     assert not list(cache.glob(".*.tmp")) + list(cache.glob("*.images"))
 

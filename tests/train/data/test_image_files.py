@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stabkit.rundir import LeftOutWarning
+from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_set import ImageSet
 from stabkit.train.data.load import load_data
 
@@ -124,7 +125,7 @@ def test_parquet_without_metadata_names_classes_by_label(tmp_path: Path) -> None
     assert train.labels.tolist() == [1, 0, 2]
     assert heldout.labels.tolist() == [2, 0]
     write_shard(tmp_path / "test.parquet", [png(pixels(1))] * 2, [100, 4], names=None)
-    with pytest.raises(ValueError, match=r"test\.parquet: row 1: label 4 .* 3 classes"):
+    with pytest.raises(DataError, match=r"test\.parquet: row 1: label 4 .* 3 classes"):
         load("parquet", tmp_path)
 
 
@@ -201,7 +202,7 @@ GOOD = [png(pixels(0)), png(pixels(1))]
 def test_bad_parquet_content_is_named(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     write_pair(tmp_path)
     write_shard(tmp_path / "test.parquet", **{"images": GOOD, "labels": [0, 1], **settings})
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(DataError, match=said) as caught:
         load("parquet", tmp_path)
     assert str(tmp_path / "test.parquet") in str(caught.value)
 
@@ -211,7 +212,7 @@ def test_a_struct_that_is_itself_null_is_named(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     image = pa.array([{"bytes": GOOD[0], "path": None}, None], kind)
     pq.write_table(pa.table({"image": image, "label": [0, 1]}), tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet: row 1: image is null"):
+    with pytest.raises(DataError, match=r"train\.parquet: row 1: image is null"):
         load("parquet", tmp_path)
 
 
@@ -220,7 +221,7 @@ def test_row_of_a_corrupt_image_counts_within_its_shard(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").unlink()
     write_shard(tmp_path / "train-0.parquet", GOOD, [0, 1])
     write_shard(tmp_path / "train-1.parquet", [GOOD[0], b"broken"], [0, 1])
-    with pytest.raises(ValueError, match=r"train-1\.parquet: row 1: not an image"):
+    with pytest.raises(DataError, match=r"train-1\.parquet: row 1: not an image"):
         load("parquet", tmp_path)
 
 
@@ -228,7 +229,7 @@ def test_row_of_a_corrupt_image_counts_within_its_shard(tmp_path: Path) -> None:
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     write_pair(tmp_path)
     (tmp_path / "train.parquet").write_bytes(content)
-    with pytest.raises(ValueError, match=r"train\.parquet: cannot be read as Parquet"):
+    with pytest.raises(DataError, match=r"train\.parquet: cannot be read as Parquet"):
         load("parquet", tmp_path)
 
 
@@ -239,7 +240,7 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> N
 def test_missing_parquet_split(tmp_path: Path, missing: str, said: str) -> None:
     write_pair(tmp_path)
     (tmp_path / f"{missing}.parquet").unlink()
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(DataError, match=said) as caught:
         load("parquet", tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert {"train": "test", "test": "train"}[missing] + ".parquet" in str(caught.value)
@@ -247,10 +248,10 @@ def test_missing_parquet_split(tmp_path: Path, missing: str, said: str) -> None:
 
 @pytest.mark.parametrize("name", ["parquet", "imagefolder"])
 def test_missing_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="nowhere' does not exist"):
+    with pytest.raises(DataError, match="nowhere' does not exist"):
         load(name, tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"file' is a file; .* folder"):
+    with pytest.raises(DataError, match=r"file' is a file; .* folder"):
         load(name, tmp_path / "file")
 
 
@@ -258,7 +259,7 @@ def test_one_file_cannot_be_both_splits(tmp_path: Path) -> None:
     write_pair(tmp_path)
     (tmp_path / "test.parquet").unlink()
     (tmp_path / "test.parquet").symlink_to(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"test\.parquet: is also a file of the training split"):
+    with pytest.raises(DataError, match=r"test\.parquet: is also a file of the training split"):
         load("parquet", tmp_path)
 
 
@@ -359,7 +360,7 @@ def test_bad_folders_are_named(tmp_path: Path, break_it: Any) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
 def test_absent_torchvision_set_says_how_to_fetch_it(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} .*data\.download=true") as caught:
+    with pytest.raises(DataError, match=rf"{name} .*data\.download=true") as caught:
         load(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert not list(tmp_path.iterdir())

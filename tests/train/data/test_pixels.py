@@ -12,6 +12,7 @@ from PIL import Image
 
 from stabkit.cli import main
 from stabkit.rundir import LeftOutWarning
+from stabkit.train.data.errors import DataError
 from stabkit.train.data.pixels import rgb_pixels
 from tests.conftest import SMALL
 from tests.train.data.test_image_files import load, write_folder
@@ -59,7 +60,7 @@ def test_an_unknown_scale_is_refused_by_name(
     write_folder(tmp_path)
     file = tmp_path / "train" / "Ant" / "wide.tif"
     Image.fromarray(values).save(file)
-    with pytest.raises(ValueError, match=f"Ant/wide.tif: .*{said}"):
+    with pytest.raises(DataError, match=f"Ant/wide.tif: .*{said}"):
         load("imagefolder", tmp_path)
 
 
@@ -107,7 +108,7 @@ def test_linked_folders_are_read_and_circles_refused(tmp_path: Path) -> None:
     assert len(load("imagefolder", tmp_path / "set")[0]) == 7
     link.unlink()
     link.symlink_to(tmp_path / "set" / "train")
-    with pytest.raises(ValueError, match="Ant/link: is a link to a folder that it lies in"):
+    with pytest.raises(DataError, match="Ant/link: is a link to a folder that it lies in"):
         load("imagefolder", tmp_path / "set")
 
 
@@ -155,5 +156,5 @@ def test_incomplete_shards_are_refused(tmp_path: Path, names: list[str], said: s
     table = pa.table({"image": [buffer.getvalue()], "label": [0]})
     for name in [*names, "test-00000-of-00001"]:
         pq.write_table(table, tmp_path / f"{name}.parquet")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(DataError, match=said):
         load("parquet", tmp_path)

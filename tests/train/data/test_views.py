@@ -13,13 +13,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from stabkit.train.data.views import (
-    ViewParams,
-    apply_view,
-    plain_view,
-    sample_view_params,
-    two_views,
-)
+from stabkit.train.data.view_params import ViewParams, sample_view_params
+from stabkit.train.data.views import apply_view, plain_view, two_views
 
 EPS = torch.finfo(torch.float32).eps
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
