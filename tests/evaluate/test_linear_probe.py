@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stabkit.evaluate.config import LinearConfig
 from stabkit.evaluate.features import encode_set
-from stabkit.evaluate.linear_probe import fit_heads, linear_probe, standardisation, table
+from stabkit.evaluate.linear_probe import fit_heads, linear_probe, standardization, table
 from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.data.views import plain_view
 from stabkit.train.state import build_state
@@ -21,10 +21,10 @@ def clusters(n: int, seed: int, spread: float = 2.0) -> tuple[Tensor, Tensor]:
     """Features [n, 9] of 5 classes, of very unequal scales and offsets, as a grown gain gives."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(5, (n,), generator=generator)
-    centres = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(n, 9, generator=generator)
     scale, offset = torch.logspace(-3, 3, 9), torch.linspace(-50, 50, 9)
-    return (centres[labels] + spread * noise) * scale + offset * scale, labels
+    return (centers[labels] + spread * noise) * scale + offset * scale, labels
 
 
 def ordinary_loop(features: Tensor, labels: Tensor, lr: float, config: LinearConfig) -> nn.Linear:
@@ -60,10 +60,10 @@ def test_all_rates_at_once_are_as_many_ordinary_loops() -> None:
         assert predicted[i].equal(logits.argmax(dim=1))
 
 
-def test_standardisation_undoes_scale_and_offset_and_survives_a_constant() -> None:
+def test_standardization_undoes_scale_and_offset_and_survives_a_constant() -> None:
     features, _ = clusters(400, 2)
     features[:, 4] = 3.7
-    mean, std = standardisation(features)
+    mean, std = standardization(features)
     x = (features - mean) / std
     varying = [i for i in range(9) if i != 4]
     # offsets are up to 50 deviations, so float32 leaves 50 · 6e-8 and its square root of nothing
