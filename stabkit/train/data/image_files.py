@@ -113,7 +113,7 @@ def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
 def _files_below(folder: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(folder, followlinks=True):
         here = Path(where)
-        # os.walk would follow a link to a folder above it for ever.
+        # os.walk would follow a link to a folder above it forever.
         for inner in folders:
             if (here / inner).is_symlink() and here.resolve().is_relative_to(
                 (here / inner).resolve()
@@ -133,7 +133,7 @@ def torchvision_sets(
 ) -> tuple[ImageSet, ImageSet]:
     """Read torchvision's copy of a set under `path`; fetch it only if `download`.
 
-    stl10 gives its labelled `train` (5,000) and `test` (8,000) images. Its `unlabeled` images are
+    stl10 gives its labeled `train` (5,000) and `test` (8,000) images. Its `unlabeled` images are
     left out, since the kNN bank needs labels. Raises DataError if the set is absent and may not be
     fetched.
     """

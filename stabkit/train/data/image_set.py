@@ -1,4 +1,4 @@
-"""One split of labelled images, and where its pixels live."""
+"""One split of labeled images, and where its pixels live."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""Read labelled images from Parquet files in the layout of the Hugging Face hub."""
+"""Read labeled images from Parquet files in the layout of the Hugging Face hub."""
 
 import io
 import json

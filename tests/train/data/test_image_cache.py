@@ -32,7 +32,7 @@ SIZES = [(9, 7), (7, 9), (9, 7), (1, 1), (12, 30)]
 
 
 def make_source(root: Path, count: int = 10, kind: str = "imagefolder") -> Any:
-    """PNGs and grey JPEGs of several sizes, which therefore are never held in memory."""
+    """PNGs and gray JPEGs of several sizes, which therefore are never held in memory."""
     generator = np.random.default_rng(count)
     for split, first in (("train", 0), ("val", 100)):
         for i in range(first, first + count):

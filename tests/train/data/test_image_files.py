@@ -110,7 +110,7 @@ def test_parquet_shards_join_in_order_of_name(tmp_path: Path) -> None:
     assert train.labels.tolist() == [1, 2, 0, 1, 2, 0]
 
 
-def test_parquet_validation_is_preferred_to_an_unlabelled_test_split(tmp_path: Path) -> None:
+def test_parquet_validation_is_preferred_to_an_unlabeled_test_split(tmp_path: Path) -> None:
     write_pair(tmp_path)
     write_shard(tmp_path / "test.parquet", [png(pixels(0))], [-1])
     write_shard(tmp_path / "validation.parquet", [png(pixels(42))], [1])
@@ -141,11 +141,11 @@ def test_parquet_images_of_several_sizes_come_as_a_list(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image.numpy(), pixels(i, *shapes[i]).transpose(2, 0, 1))
 
 
-def test_grey_palette_and_alpha_images_become_rgb(tmp_path: Path) -> None:
-    grey = Image.fromarray(pixels(0)[:, :, 0])
+def test_gray_palette_and_alpha_images_become_rgb(tmp_path: Path) -> None:
+    gray = Image.fromarray(pixels(0)[:, :, 0])
     rgba = Image.fromarray(pixels(1)).convert("RGBA")
     palette = Image.fromarray(np.zeros((5, 5, 3), np.uint8)).convert("P")
-    for i, image in enumerate([grey, rgba, palette]):
+    for i, image in enumerate([gray, rgba, palette]):
         for split in ("train", "val"):
             folder = tmp_path / split / f"class {i}"
             folder.mkdir(parents=True)
@@ -223,6 +223,19 @@ def test_row_of_a_corrupt_image_counts_within_its_shard(tmp_path: Path) -> None:
     write_shard(tmp_path / "train-1.parquet", [GOOD[0], b"broken"], [0, 1])
     with pytest.raises(DataError, match=r"train-1\.parquet: row 1: not an image"):
         load("parquet", tmp_path)
+
+
+def test_a_damaged_image_of_a_set_decoded_on_every_load_is_found_when_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    """Images of several sizes are not decoded beforehand."""
+    write_pair(tmp_path)
+    sound = [png(pixels(0)), png(pixels(1, 4, 6))] * 512  # the chunk that shows their sizes
+    write_shard(tmp_path / "train.parquet", [*sound, b"broken"], [0] * 1025)
+    train, _ = load("parquet", tmp_path)
+    assert len(train.load(np.arange(1024))) == 1024
+    with pytest.raises(DataError, match=r"train\.parquet: row 1024: not an image"):
+        train.load(np.array([3, 1024]))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"certainly no Parquet file" * 9])

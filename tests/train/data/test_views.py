@@ -243,7 +243,7 @@ def test_view_is_torchvisions_chain(
     # brightness, contrast and saturation multiply by 1.4 * 1.4 * 1.2 and the norm by 1 / 0.224.
     tolerance = (2 * max(height, width) + 48) * EPS * 2.36 / 0.224
     difference = (result - expected).abs()
-    # A value that rounds to the other side of the solarisation's threshold t jumps by 2 t - 1.
+    # A value that rounds to the other side of the solarization's threshold t jumps by 2 t - 1.
     jump = (2 * 128 / 255 - 1) / 0.224 + tolerance
     assert (difference > tolerance).float().mean() < 1e-5
     assert difference.max() < (jump if view == 2 else tolerance)
@@ -317,7 +317,7 @@ def test_list_of_different_sizes_is_one_image_at_a_time() -> None:
         torch.testing.assert_close(plain[row : row + 1], plain_view([image], 32))
 
 
-def test_plain_view_of_the_wanted_size_is_only_normalised() -> None:
+def test_plain_view_of_the_wanted_size_is_only_normalized() -> None:
     batch = images(5, 32, 32)
     expected = reference.normalize(batch.to(torch.float32) / 255, MEAN, STD)
     assert torch.equal(plain_view(batch, 32), expected)

@@ -1,4 +1,4 @@
-"""What holds for every framework: it trains through the loop and resumes to the last bit."""
+"""Every framework trains through the loop and resumes to the last bit."""
 
 from pathlib import Path
 
@@ -44,8 +44,11 @@ def interrupted(*_: object) -> None:
 def test_it_trains_and_resumes_to_the_last_bit(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted at step 12, so it goes on from 7: frozen prototypes and a queue half filled."""
-    config = small_config(*CASES[case])
+    """Interrupt at step 12, so it resumes from 7: frozen prototypes and a queue half filled.
+
+    After 16 steps the queue has overflowed and the prototypes have moved.
+    """
+    config = small_config(*CASES[case], "train.steps=16")
     unbroken, broken = RunDir(tmp_path / "unbroken"), RunDir(tmp_path / "broken")
     loop.train(config, unbroken)
     with monkeypatch.context() as patch:
