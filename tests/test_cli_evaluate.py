@@ -182,7 +182,7 @@ def test_wrong_requests_exit_2_and_change_nothing(
     assert before == after
 
 
-def test_what_is_no_trained_run_is_refused(
+def test_folders_without_a_trained_run_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for verb in (["evaluate", "--knn"], ["export", "-o", str(tmp_path / "x.pt")]):
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_does_not_fit_fails_with_its_keys(
     assert "1 unexpected: strange" in message
 
 
-def test_an_unfinished_run_says_what_going_on_does(
+def test_an_unfinished_run_is_noted_with_what_resuming_drops(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dataclasses import replace
@@ -221,7 +221,7 @@ def test_an_unfinished_run_says_what_going_on_does(
     assert "is not done" in said(capsys, "evaluate", str(run), "--knn")
 
 
-def test_what_is_to_be_known_of_the_run_is_a_note(
+def test_the_reason_of_the_run_is_printed_as_a_note(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dataclasses import replace

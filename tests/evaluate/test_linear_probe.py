@@ -46,7 +46,7 @@ def ordinary_loop(features: Tensor, labels: Tensor, lr: float, config: LinearCon
     return head
 
 
-def test_all_rates_at_once_are_as_many_ordinary_loops() -> None:
+def test_training_all_rates_at_once_equals_an_ordinary_loop_for_each() -> None:
     features, labels = clusters(150, 1)  # 4 batches of 32 an epoch, 22 images left out
     heads = fit_heads(features, labels, 5, CONFIG, seed=3)
     predicted = heads.predict(features)
@@ -136,7 +136,7 @@ def test_one_image_cannot_be_probed() -> None:
         linear_probe(*clusters(1, 0), *clusters(5, 0), 5, CONFIG, 0)
 
 
-def test_cached_features_are_those_of_an_ordinary_loop_through_the_frozen_backbone() -> None:
+def test_cached_features_give_the_heads_of_an_ordinary_loop_through_the_frozen_backbone() -> None:
     """The usual way: images through the backbone at every step, one rate, nn.Linear and SGD."""
     config = small_config()
     images, _ = load_data(config.data, 0)
@@ -165,7 +165,7 @@ def test_cached_features_are_those_of_an_ordinary_loop_through_the_frozen_backbo
     assert all(t.equal(before[name]) for name, t in backbone.state_dict().items())
 
 
-def test_the_answer_is_that_of_the_heads_trained_on_everything() -> None:
+def test_the_prediction_is_that_of_heads_trained_on_all_images() -> None:
     features, labels = clusters(150, 1)
     heldout, held_labels = clusters(80, 2)
     probe = linear_probe(features, labels, heldout, held_labels, 5, CONFIG, seed=3)
@@ -176,7 +176,7 @@ def test_the_answer_is_that_of_the_heads_trained_on_everything() -> None:
     )
 
 
-def test_rates_that_all_diverge_are_no_result() -> None:
+def test_rates_that_all_diverge_raise_an_error() -> None:
     features, labels = clusters(150, 1)
     config = LinearConfig(lr=(1e38, 3e38), epochs=20, batch=128)
     with pytest.raises(ValueError, match=r"lower linear\.lr"):

@@ -136,6 +136,7 @@ def _build(images: ImageSet, file: Path, fingerprint: str) -> None:
 
 
 def _write_pixels(images: ImageSet, sizes: NDArray[np.int64], out: BinaryIO) -> None:
+    """Decode and write all images; raise DataError for one whose size is not that of its header."""
     for start in range(0, len(images), _CHUNK):
         chunk = np.arange(start, min(start + _CHUNK, len(images)))
         for row, image in zip(chunk.tolist(), images.read(chunk), strict=True):
@@ -148,6 +149,7 @@ def _write_pixels(images: ImageSet, sizes: NDArray[np.int64], out: BinaryIO) -> 
 
 
 def _mapped(images: ImageSet, file: Path) -> ImageSet:
+    """Return the same set, which copies its pixels from the mapped file."""
     # Map read-only: the kernel refuses a private, writable map that is larger than the memory.
     content = np.memmap(file, np.uint8, "r").view(np.ndarray)
     sizes = _sizes(content[_HEADER : _HEADER + 8 * len(images)].tobytes())

@@ -69,6 +69,7 @@ def build_vit(
 
 
 def _timm_vit(config: ModelConfig, options: dict[str, Any]) -> "VisionTransformer":
+    """Build timm's model of this name; raise ValueError unless it is a plain ViT."""
     import timm
     from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import Block, VisionTransformer
@@ -117,9 +118,8 @@ def _fix_positions(vit: Any) -> None:
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
     angles = places[:, :, None] * frequencies
     grid = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
-    prefix = (
-        0 if vit.no_embed_class else vit.num_prefix_tokens
-    )  # some models add the class token after the positions
+    # Some models add the class token after the positions, so it needs no row.
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     positions: Tensor = torch.cat([torch.zeros(prefix, dim), grid])[None]
     vit.pos_embed = nn.Parameter(positions, requires_grad=False)
 

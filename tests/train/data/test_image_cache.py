@@ -102,7 +102,7 @@ def test_what_was_loaded_may_be_written_to(tmp_path: Path) -> None:
     assert_same_images(ours, load_data(source, 0)[0])
 
 
-def test_sets_in_memory_need_none(tmp_path: Path) -> None:
+def test_sets_in_memory_make_no_cache_file(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     source.num_train = source.num_heldout = 1
     load_data(source, 0, str(tmp_path / "cache"))
@@ -199,7 +199,7 @@ def dies_half_way() -> None:
     image_cache._write_pixels = written_in_part
 
 
-def test_what_a_killed_builder_left_is_not_taken_for_the_set(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_builder_are_not_used(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     assert exit_codes_of(1, source, cache, dies_half_way) == [-signal.SIGKILL]
     (left,) = cache.glob(".*.tmp")
@@ -225,7 +225,7 @@ def builds_once_another_waits(meeting: Path, builds: Path) -> None:
     image_cache._write_pixels, image_cache._say = written_late, said
 
 
-def test_of_two_builders_one_waits_for_the_other(tmp_path: Path) -> None:
+def test_one_of_two_builders_waits_for_the_other(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     os.mkfifo(tmp_path / "meeting")
     waits = (builds_once_another_waits, tmp_path / "meeting", tmp_path / "builds")
@@ -286,7 +286,7 @@ def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -
     assert not list(cache.glob(".*.tmp")) + list(cache.glob("*.images"))
 
 
-def test_a_run_is_the_same_with_and_without(tmp_path: Path) -> None:
+def test_a_run_is_the_same_with_and_without_the_cache(tmp_path: Path) -> None:
     make_source(tmp_path / "images", 24)
     words = ["data.name=imagefolder", f"data.path={tmp_path / 'images'}", "train.steps=6"]
     words += ["data.num_train=0", "data.num_heldout=0"]

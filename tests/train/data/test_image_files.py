@@ -239,7 +239,7 @@ def test_a_damaged_image_of_a_set_decoded_on_every_load_is_found_when_it_is_aske
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"certainly no Parquet file" * 9])
-def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     write_pair(tmp_path)
     (tmp_path / "train.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"train\.parquet: cannot be read as Parquet"):
@@ -296,7 +296,7 @@ def test_folder_round_trip(tmp_path: Path, heldout: str) -> None:
     assert_holds(other, [110, 111, 120, 121, 100, 101])
 
 
-def test_folder_ignores_what_is_no_image_and_looks_deeper(tmp_path: Path) -> None:
+def test_a_folder_is_read_with_its_subfolders_and_without_other_files(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "train" / "Ant" / "notes.txt").write_text("no image")
     (tmp_path / "train" / "Ant" / "._im'age 0.png").write_text("no image")

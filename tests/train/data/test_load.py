@@ -92,7 +92,7 @@ def test_subset_of_a_subset() -> None:
         inner.load(np.array([2]))
 
 
-def test_small_sets_of_one_size_are_read_once() -> None:
+def test_in_memory_reads_a_small_set_of_one_size_once() -> None:
     source = counted(2500)
     reads: list[int] = []
 
@@ -108,14 +108,14 @@ def test_small_sets_of_one_size_are_read_once() -> None:
     assert sum(reads) == 2501
 
 
-def test_sets_over_the_limit_stay_on_disk() -> None:
+def test_in_memory_leaves_sets_over_the_limit_on_disk() -> None:
     source = counted(10)  # 3 * 2 * 2 = 12 bytes an image
     assert in_memory(source, limit=119) is source
     assert in_memory(source, limit=120) is not source
 
 
 @pytest.mark.parametrize("odd", [0, 1, 5, 9])
-def test_sets_of_several_sizes_stay_as_they_are(odd: int) -> None:
+def test_in_memory_leaves_sets_of_several_sizes_as_they_are(odd: int) -> None:
     def read(index: np.ndarray[Any, Any]) -> Any:
         sizes = [3 if i == odd else 2 for i in index]
         images = [torch.zeros(3, size, size, dtype=torch.uint8) for size in sizes]
@@ -143,7 +143,7 @@ def test_real_data_need_a_path() -> None:
         load_data(config(name="parquet"), 0)
 
 
-def test_kept_images_are_read_once_and_when_they_are_asked_for() -> None:
+def test_lazily_cached_images_are_read_once_when_first_asked_for() -> None:
     pixels = torch.arange(5 * 12, dtype=torch.uint8).reshape(5, 3, 2, 2)
     asked: list[int] = []
 

@@ -27,7 +27,7 @@ def through_file(image: Image.Image, suffix: str) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
-def test_16_bits_give_the_pixels_of_8(suffix: str) -> None:
+def test_16_bits_give_the_same_pixels_as_8_bits(suffix: str) -> None:
     wide = through_file(Image.fromarray(GRAY.astype(np.uint16) * 257), suffix)
     np.testing.assert_array_equal(wide, through_file(Image.fromarray(GRAY), suffix))
     assert wide.shape == (16, 16, 3)
@@ -39,7 +39,7 @@ def test_16_bits_are_rounded() -> None:
     assert through_file(Image.fromarray(values), ".png")[0, :, 0].tolist() == expected
 
 
-def test_floats_to_one_give_the_pixels_of_8_bits() -> None:
+def test_floats_from_0_to_1_give_the_same_pixels_as_8_bits() -> None:
     floats = through_file(Image.fromarray(GRAY.astype(np.float32) / 255), ".tif")
     np.testing.assert_array_equal(floats, through_file(Image.fromarray(GRAY), ".tif"))
 

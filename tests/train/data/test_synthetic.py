@@ -53,7 +53,7 @@ def knn_accuracy(train: NDArray[np.floating], heldout: NDArray[np.floating], k: 
     return (votes.argmax(1) == truth).double().mean().item()
 
 
-def test_first_images_are_what_they_always_were() -> None:
+def test_first_images_have_their_recorded_pixels() -> None:
     expected = np.array(GOLDEN.split(), np.int64).reshape(10, 16)
     found = synthetic_images(np.arange(10), 32)[:, 0, ::8, ::8].reshape(10, 16).astype(np.int64)
     # Another libm may swap two pixels of neighboring rank; that is 235 / 1024 < 1 level.
@@ -110,7 +110,7 @@ def test_color_statistics_stay_at_chance() -> None:
     assert knn_accuracy(train, heldout) <= 0.1 + 4 * 0.0095
 
 
-def test_raw_pixels_do_not_solve_it() -> None:
+def test_nearest_neighbors_of_raw_pixels_do_not_tell_the_classes_apart() -> None:
     train, heldout = (images.reshape(len(images), -1).astype(np.float32) for images in arrays())
     # Measured 0.35: above chance, with room for what is learned.
     assert 0.2 < knn_accuracy(train, heldout) < 0.45

@@ -97,7 +97,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_two_processes_are_one_with_all_the_images(name: str, tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_all_the_images(name: str, tmp_path: Path) -> None:
     """Loss, gradients, queue. Without BN, whose statistics are of a process's own images."""
     norm = {} if name == "supervised" else {"head_norm": "none"}
     view1, view2, labels = views()
@@ -123,7 +123,7 @@ def test_two_processes_are_one_with_all_the_images(name: str, tmp_path: Path) ->
         torch.testing.assert_close(own, single[1], rtol=1e-12, atol=1e-14)
 
 
-def test_a_setting_that_would_do_nothing_is_refused() -> None:
+def test_a_setting_without_effect_is_refused() -> None:
     for name, change, reason in (
         ("swav", "queue=64", "queue 64 does nothing for swav: only for moco"),
         ("swav", "predictor=false", "only for moco or byol"),

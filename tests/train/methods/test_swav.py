@@ -54,7 +54,7 @@ def test_codes_sum_to_one_and_prototypes_share_the_images(eps: float) -> None:
     assert off[-1] < 1e-6
 
 
-def test_balance_is_asked_of_a_collapsed_batch_too() -> None:
+def test_sinkhorn_balances_a_collapsed_batch_too() -> None:
     """Equal images: with Sinkhorn their codes are uniform, without they are all the same peak."""
     same = scores(1).repeat(8, 1)
     torch.testing.assert_close(sinkhorn(same, 0.05, 3), torch.full_like(same, 1 / 4))

@@ -147,7 +147,7 @@ def test_every_backbone_gives_features_and_gradients(settings: dict[str, object]
     ],
     ids=str,
 )
-def test_a_killed_run_of_a_variant_goes_on_to_the_same_bits(
+def test_a_killed_run_of_a_variant_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
 ) -> None:
     config = small_config(*overrides, "train.steps=10", "runtime.checkpoint_every=4")

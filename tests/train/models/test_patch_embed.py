@@ -118,7 +118,7 @@ def patch_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     + [("none", name) for name in ("stable_adamw", "sgd", "lars", "lamb")],
 )
 @pytest.mark.parametrize("freeze", [True, False])
-def test_a_frozen_patch_projection_trains_nothing_whatever_norm_and_optimizer(
+def test_a_frozen_patch_projection_never_moves_under_any_norm_and_optimizer(
     tmp_path: Path, patch_norm: str, optimizer: str, freeze: bool
 ) -> None:
     """Online and momentum network; of a BN only the statistics move, as they follow the data."""
