@@ -42,9 +42,9 @@ class Inputs:
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Training features and labels, held-out features and labels, of the frozen backbone.
+        """Features and labels of the training split, then of the held-out split.
 
-        They are computed once for all methods that leave the backbone as it is.
+        They are computed once, for all methods that leave the backbone as it is.
         """
         size = self.config.data.image_size
         return (

@@ -111,7 +111,10 @@ def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder, followlinks=True):
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would leave out a folder that it cannot read
+
+    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(where)
         # os.walk would follow a link to a folder above it forever.
         for inner in folders:

@@ -64,8 +64,8 @@ def resize_by_size(images: Images, resize: Callable[[Tensor, Tensor], Tensor]) -
 
 def to_float(images: Tensor) -> Tensor:
     """Convert uint8 to float32 in [0, 1]."""
-    # In memory, rows come before channels: apply_separable needs this layout, and the conversion
-    # copies anyhow.
+    # In memory, rows come before channels: apply_separable needs this layout, and it costs nothing
+    # here, since the conversion copies in any case.
     rows_first = images.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     return rows_first.div_(255.0).transpose(1, 2)
 

@@ -32,6 +32,16 @@ def load_data(config: DataConfig, seed: int, cache: str | None = None) -> tuple[
     message names the file and what it should be. A set that is decoded on every load is not decoded
     here, so its damaged images are found later, by the load that asks for them.
     """
+    try:
+        return _load(config, cache)
+    except OSError as error:
+        raise DataError(
+            f"data.path {config.path!r}: cannot be read ({error}); "
+            "make its files readable, or name another folder"
+        ) from error
+
+
+def _load(config: DataConfig, cache: str | None) -> tuple[ImageSet, ImageSet]:
     train, heldout = _splits(config)
     if config.name == "synthetic":
         shape = (3, config.image_size, config.image_size)

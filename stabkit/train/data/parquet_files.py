@@ -74,13 +74,13 @@ def _shard_files(root: Path, splits: tuple[str, ...]) -> list[Path]:
     wanted = " or ".join(f"{split}*.parquet" for split in splits)
     found = sorted(p.name for p in [*root.glob("*.parquet"), *root.glob("data/*.parquet")])
     raise DataError(
-        f"{root}: has no {wanted}, nor has its folder data; "
+        f"{root}: has no {wanted}, neither there nor in its folder data; "
         f"Parquet files there: {', '.join(found[:8]) or 'none'}"
     )
 
 
 def _refuse_incomplete(folder: Path, files: list[Path]) -> None:
-    """Raise DataError unless the shards NAME-00000-of-00004 are there once each, of one count."""
+    """Raise DataError unless the shards NAME-00000-of-00004 are complete, once each."""
     groups: dict[str, list[tuple[int, int, str]]] = {}
     for file in files:
         if part := _NUMBERED.match(file.name):
@@ -92,25 +92,25 @@ def _refuse_incomplete(folder: Path, files: list[Path]) -> None:
 
 
 def _refuse_two_versions(folder: Path, files: list[Path], name: str, totals: set[int]) -> None:
-    """Raise DataError when a split is there cut in two ways, or cut and whole."""
+    """Raise DataError when a split is there in two numbers of shards, or whole and in shards."""
     whole = folder / f"{name}.parquet"
     if len(totals) > 1 or whole in files:
         found = [f"-of-{total:05}" for total in sorted(totals)]
         found += [whole.name] * (whole in files)
         raise DataError(
-            f"{folder}: {name} is there more than once, as {' and as '.join(found)}; "
+            f"{folder}: there is more than one version of {name}: {' and '.join(found)}; "
             "remove all but one"
         )
 
 
 def _refuse_gaps(folder: Path, name: str, parts: list[tuple[int, int, str]]) -> None:
-    """Raise DataError for a shard (number, total, file) that is missing, double or out of range."""
+    """Raise DataError if a shard of `parts` (number, total, file) is missing, double or unknown."""
     total = parts[0][1]
     counts = Counter(number for number, _, _ in parts)
     twice = sorted(file for number, _, file in parts if counts[number] > 1)
     if twice:
         raise DataError(
-            f"{folder}: a shard is there twice: {', '.join(twice[:8])}; remove all but one of each"
+            f"{folder}: two files for one shard: {', '.join(twice[:8])}; remove all but one of each"
         )
     missing = sorted(set(range(total)) - counts.keys())
     foreign = sorted(file for number, _, file in parts if number >= total)
@@ -118,7 +118,7 @@ def _refuse_gaps(folder: Path, name: str, parts: list[tuple[int, int, str]]) -> 
         names = [f"{name}-{number:05}-of-{total:05}.parquet" for number in missing[:8]]
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         what = [f"missing {', '.join(names)}{more}"] * bool(missing)
-        what += [f"numbered from 0, there is no {file}" for file in foreign[:8]]
+        what += [f"{file} is out of range, since numbers start at 0" for file in foreign[:8]]
         raise DataError(f"{folder}: the shards of {name} are incomplete: {'; '.join(what)}")
 
 

@@ -17,7 +17,7 @@ def check_size(image: Image.Image) -> None:
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
             f"{image.width} x {image.height} pixels are more than the {limit:,} that Pillow "
-            "takes for safe; make it smaller"
+            "considers safe; make it smaller"
         )
 
 

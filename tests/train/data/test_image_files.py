@@ -318,6 +318,32 @@ def test_heldout_classes_keep_the_numbers_of_training(tmp_path: Path) -> None:
     assert load("imagefolder", tmp_path)[1].labels.tolist() == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("unreadable", ["train", "Ant", "images"])
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "train" / "Ant" / "images").mkdir()
+    scan, list_names = os.scandir, os.listdir
+
+    def refused(path: Any) -> None:
+        if Path(os.fspath(path)).name == unreadable:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    def scan_or_refuse(path: Any) -> Any:
+        refused(path)
+        return scan(path)
+
+    def list_or_refuse(path: Any) -> list[str]:
+        refused(path)
+        return list_names(path)
+
+    monkeypatch.setattr(os, "scandir", scan_or_refuse)
+    monkeypatch.setattr(os, "listdir", list_or_refuse)  # what Path.iterdir calls in Python 3.11
+    with pytest.raises(DataError, match=rf"data\.path .*: cannot be read .*{unreadable}'"):
+        load("imagefolder", tmp_path)
+
+
 def empty_class(root: Path) -> str:
     (root / "train" / "Ant2").mkdir()
     return "Ant2"

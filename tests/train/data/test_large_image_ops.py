@@ -57,7 +57,8 @@ def test_large_views_are_the_dense_ones(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(views, "LARGEST_DENSE", size)
     dense = both_views(batch, np.arange(9), size)
     assert not torch.equal(ours, dense), "the switch has no effect"
-    # As in test_a_view_equals_the_chain_of_torchvisions_operations; no value of these falls on the solarization's step.
+    # As in test_a_view_equals_the_chain_of_torchvisions_operations. No value here falls on the
+    # step of the solarization.
     tolerance = (2 * 130 + 48) * EPS * 2.36 / 0.224
     torch.testing.assert_close(ours, dense, rtol=0, atol=tolerance)
 
