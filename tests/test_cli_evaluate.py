@@ -182,7 +182,7 @@ def test_wrong_requests_exit_2_and_change_nothing(
     assert before == after
 
 
-def test_what_is_no_trained_run_is_refused(
+def test_folders_without_a_trained_run_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for verb in (["evaluate", "--knn"], ["export", "-o", str(tmp_path / "x.pt")]):
@@ -209,7 +209,7 @@ def test_a_checkpoint_that_does_not_fit_fails_with_its_keys(
     assert "1 unexpected: strange" in message
 
 
-def test_an_unfinished_run_says_what_going_on_does(
+def test_an_unfinished_run_is_noted_with_what_resuming_drops(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dataclasses import replace
@@ -219,6 +219,32 @@ def test_an_unfinished_run_says_what_going_on_does(
     assert status is not None
     rundir.write_status(replace(status, state="running"))
     assert "is not done" in said(capsys, "evaluate", str(run), "--knn")
+
+
+def test_the_reason_of_the_run_is_printed_as_a_note(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    rundir = RunDir(run)
+    status = rundir.read_status()
+    assert status is not None
+    rundir.write_status(replace(status, reason="diverged: no longer finite"))
+    printed = said(capsys, "evaluate", str(run), "--knn")
+    assert f"{run}: note: diverged: no longer finite" in printed
+
+
+def test_data_that_cannot_be_used_exit_2_and_change_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "pets" / split / "cat").mkdir(parents=True)
+        (tmp_path / "pets" / split / "cat" / "torn.png").write_bytes(b"no image")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    words = ["data.name=imagefolder", f"data.path={tmp_path / 'pets'}"]
+    message = said(capsys, "evaluate", str(run), "--knn", *words, code=2)
+    assert "torn.png: not an image that Pillow can decode" in message
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
 def test_the_settings_are_no_part_of_a_run(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""`stabkit evaluate`."""
+"""Carry out `stabkit evaluate`."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from stabkit.rundir import ForeignFolderError, LinkedError, RunBusyError
 
 
 def act(arguments: argparse.Namespace) -> int:
+    """Evaluate the last checkpoint of a run by the methods asked for; return the exit code."""
     methods = [method for method in METRICS if getattr(arguments, method)]
     if not methods:
         raise RequestError("evaluate needs one or more of --knn, --linear, --finetune")
@@ -18,6 +19,7 @@ def act(arguments: argparse.Namespace) -> int:
     config = evaluate_config(run, arguments.overrides)
     if problem := missing_data(run.model_copy(update={"data": config.data})):
         raise ConfigError("command line", [problem])
+    # Here, since torch takes seconds to import: a wrong request is refused before.
     from stabkit.evaluate.run import evaluate_run
 
     def say(line: str) -> None:
@@ -27,7 +29,7 @@ def act(arguments: argparse.Namespace) -> int:
         evaluate_run(rundir, run, config, methods, say)
     except (ConfigError, ForeignFolderError, LinkedError, RunBusyError):
         raise
-    except (ValueError, OSError, RuntimeError) as error:  # of which: out of GPU memory, no GPU
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of GPU memory, say
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
     return 0

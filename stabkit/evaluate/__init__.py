@@ -1,0 +1,1 @@
+"""Evaluate a trained backbone: full kNN, linear probe, fine-tuning."""

@@ -1,4 +1,4 @@
-"""Settings of an evaluation. Not part of a run's configuration: they cannot change the run."""
+"""Settings of an evaluation; no part of a run's configuration, since they cannot change the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,21 +27,24 @@ METRICS: dict[Method, str] = {"knn": "knn_full", "linear": "linear", "finetune":
 
 
 def _several(value: Any) -> Any:
-    """One value as a list of it; numbers in order and each once, as ties go to the first."""
+    """Turn one value into a tuple, and sort numbers without repeats.
+
+    Numbers are sorted because of equally good values the first one is chosen.
+    """
     if not isinstance(value, list | tuple):
         return (value,)
     numbers = all(isinstance(v, int | float) for v in value)
     return tuple(sorted(set(value))) if numbers else value
 
 
-# stored as int16
-Neighbours = Annotated[int, Field(gt=0, lt=2**15)]
+# The table stores k as int16.
+Neighbors = Annotated[int, Field(gt=0, lt=2**15)]
 
 
 class FullKnnConfig(Section):
-    """kNN with the whole training set as bank; every `k` from one search."""
+    """kNN with the whole training set as bank; one search serves every `k`."""
 
-    k: Annotated[tuple[Neighbours, ...], Field(min_length=1), BeforeValidator(_several)] = (
+    k: Annotated[tuple[Neighbors, ...], Field(min_length=1), BeforeValidator(_several)] = (
         (10, 20, 100, 200)
     )  # fmt: skip
     temperature: PositiveFloat = 0.07
@@ -90,7 +93,10 @@ class FinetuneConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """`data` and `runtime` are the run's own unless told otherwise: transfer is another `data`."""
+    """All settings of an evaluation; `data` and `runtime` are the run's own unless given.
+
+    Transfer is an evaluation on another `data`.
+    """
 
     seed: NonNegativeInt = 0
     data: DataConfig
@@ -101,9 +107,10 @@ class EvaluateConfig(Section):
 
 
 def evaluate_config(run: RunConfig, overrides: Sequence[str]) -> EvaluateConfig:
-    """The run's data and the defaults, with `key=value` overrides.
+    """Return the run's data and the defaults, with `key=value` overrides.
 
-    Another `data.name` or `data.path` is another set: of the run's data only the image size stays.
+    Another `data.name` or `data.path` is another set, which keeps only the image size of the run's
+    data. Raises ConfigError for a setting that is wrong.
     """
     settings = parse_overrides(overrides)
     data: dict[str, Any] = run.data.model_dump()
@@ -124,7 +131,7 @@ def evaluate_config(run: RunConfig, overrides: Sequence[str]) -> EvaluateConfig:
 
 
 def metric_name(method: str, run: DataConfig, evaluated: DataConfig) -> str:
-    """`linear`, or `linear_cifar100` when the run was not trained on these data."""
+    """Return `method`, such as `linear`, or `linear_cifar100` if the run trained on other data."""
     same = {"download": evaluated.download, "path": evaluated.path}
     if _source(evaluated) == _source(run) and evaluated == run.model_copy(update=same):
         return method
@@ -132,6 +139,6 @@ def metric_name(method: str, run: DataConfig, evaluated: DataConfig) -> str:
 
 
 def _source(data: DataConfig) -> tuple[str, str]:
-    """What a data set is, wherever its folder lies on this machine: its kind and its name."""
+    """Return the kind and the name of a data set; they are the same wherever its folder lies."""
     named = data.name in ("parquet", "imagefolder") and data.path is not None
     return data.name, Path(str(data.path)).expanduser().resolve().name if named else data.name

@@ -1,4 +1,4 @@
-"""Features of a whole split, computed once for every evaluation of a frozen backbone."""
+"""Compute the features of a whole split, once for all evaluations of a frozen backbone."""
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from stabkit.train.heldout_knn import CHUNK, encode
 def encode_set(
     backbone: nn.Module, images: ImageSet, image_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Features [N, D] of the plain view (no augmentation), in the set's order, and labels [N].
+    """Return features [N, D] of the plain view (no augmentation) and labels [N], in order.
 
-    Raises ValueError when a feature is not finite: what follows would be an accuracy of nothing.
+    Raises ValueError when a feature is not finite: an accuracy would mean nothing.
     """
     parts = []
     for start in range(0, len(images), CHUNK):

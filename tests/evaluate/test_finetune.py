@@ -219,6 +219,6 @@ def test_norms_train_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates == pytest.approx([0.016 * warmup_cosine(i, 12, 4) for i in range(12)])
 
 
-def test_a_loss_that_is_no_number_ends_the_training() -> None:
+def test_a_loss_that_is_not_finite_ends_fine_tuning() -> None:
     with pytest.raises(ValueError, match=r"diverged in epoch 1; lower finetune.lr 1e\+30"):
         finetuned(lr=1e30)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stabkit.evaluate.config import LinearConfig
 from stabkit.evaluate.features import encode_set
-from stabkit.evaluate.linear_probe import fit_heads, linear_probe, standardisation, table
+from stabkit.evaluate.linear_probe import fit_heads, linear_probe, standardization, table
 from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.data.views import plain_view
 from stabkit.train.state import build_state
@@ -21,10 +21,10 @@ def clusters(n: int, seed: int, spread: float = 2.0) -> tuple[Tensor, Tensor]:
     """Features [n, 9] of 5 classes, of very unequal scales and offsets, as a grown gain gives."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(5, (n,), generator=generator)
-    centres = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(n, 9, generator=generator)
     scale, offset = torch.logspace(-3, 3, 9), torch.linspace(-50, 50, 9)
-    return (centres[labels] + spread * noise) * scale + offset * scale, labels
+    return (centers[labels] + spread * noise) * scale + offset * scale, labels
 
 
 def ordinary_loop(features: Tensor, labels: Tensor, lr: float, config: LinearConfig) -> nn.Linear:
@@ -46,7 +46,7 @@ def ordinary_loop(features: Tensor, labels: Tensor, lr: float, config: LinearCon
     return head
 
 
-def test_all_rates_at_once_are_as_many_ordinary_loops() -> None:
+def test_training_all_rates_at_once_equals_an_ordinary_loop_for_each() -> None:
     features, labels = clusters(150, 1)  # 4 batches of 32 an epoch, 22 images left out
     heads = fit_heads(features, labels, 5, CONFIG, seed=3)
     predicted = heads.predict(features)
@@ -60,10 +60,10 @@ def test_all_rates_at_once_are_as_many_ordinary_loops() -> None:
         assert predicted[i].equal(logits.argmax(dim=1))
 
 
-def test_standardisation_undoes_scale_and_offset_and_survives_a_constant() -> None:
+def test_standardization_undoes_scale_and_offset_and_survives_a_constant() -> None:
     features, _ = clusters(400, 2)
     features[:, 4] = 3.7
-    mean, std = standardisation(features)
+    mean, std = standardization(features)
     x = (features - mean) / std
     varying = [i for i in range(9) if i != 4]
     # offsets are up to 50 deviations, so float32 leaves 50 · 6e-8 and its square root of nothing
@@ -136,7 +136,7 @@ def test_one_image_cannot_be_probed() -> None:
         linear_probe(*clusters(1, 0), *clusters(5, 0), 5, CONFIG, 0)
 
 
-def test_cached_features_are_those_of_an_ordinary_loop_through_the_frozen_backbone() -> None:
+def test_cached_features_give_the_heads_of_an_ordinary_loop_through_the_frozen_backbone() -> None:
     """The usual way: images through the backbone at every step, one rate, nn.Linear and SGD."""
     config = small_config()
     images, _ = load_data(config.data, 0)
@@ -165,7 +165,7 @@ def test_cached_features_are_those_of_an_ordinary_loop_through_the_frozen_backbo
     assert all(t.equal(before[name]) for name, t in backbone.state_dict().items())
 
 
-def test_the_answer_is_that_of_the_heads_trained_on_everything() -> None:
+def test_the_prediction_is_that_of_heads_trained_on_all_images() -> None:
     features, labels = clusters(150, 1)
     heldout, held_labels = clusters(80, 2)
     probe = linear_probe(features, labels, heldout, held_labels, 5, CONFIG, seed=3)
@@ -176,7 +176,7 @@ def test_the_answer_is_that_of_the_heads_trained_on_everything() -> None:
     )
 
 
-def test_rates_that_all_diverge_are_no_result() -> None:
+def test_rates_that_all_diverge_raise_an_error() -> None:
     features, labels = clusters(150, 1)
     config = LinearConfig(lr=(1e38, 3e38), epochs=20, batch=128)
     with pytest.raises(ValueError, match=r"lower linear\.lr"):

@@ -1,8 +1,8 @@
-"""What the tests of the frameworks share: a small network, two views, two processes."""
+"""Helpers for the tests of the frameworks: a small network, two views, two processes."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.multiprocessing as mp
@@ -28,8 +28,25 @@ def small_method(name: str, freeze: bool = False, **settings: Any) -> Method:
     return build_method(config, build_vit(shape, 16, fused_attention=False), 16, NUM_CLASSES)
 
 
+M = TypeVar("M")
+
+
+def small(kind: type[M], **settings: Any) -> M:
+    """Build the small framework of this class in float64; `settings` as in `small_method`."""
+    method = small_method(kind.__name__.lower(), **settings)
+    assert isinstance(method, kind)
+    method.double()
+    return method
+
+
+def random_pair(rows: int, columns: int, seed: int = 2) -> Tensor:
+    """Return two random matrices in float64, [2, rows, columns]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, rows, columns, dtype=torch.float64, generator=generator)
+
+
 def views(count: int = 6) -> tuple[Tensor, Tensor, Tensor]:
-    """Two views in float64, and labels."""
+    """Return two views in float64, and labels."""
     generator = torch.Generator().manual_seed(1)
     pair = torch.randn(2, count, 3, 16, 16, generator=generator, dtype=torch.float64)
     return pair[0], pair[1], torch.arange(count) % NUM_CLASSES
@@ -47,7 +64,7 @@ PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss_and_gradients(loss_of: PairLoss, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss, and its gradient in both arguments [2, B, C]; zero where there is none."""
+    """Return the loss and its gradient in both arguments, [2, B, C]; zero where there is none."""
     leaves = [x.clone().requires_grad_() for x in (first, second)]
     loss = loss_of(*leaves)
     loss.backward()
@@ -58,7 +75,7 @@ def loss_and_gradients(loss_of: PairLoss, first: Tensor, second: Tensor) -> tupl
 def on_two_processes(
     loss_of: PairLoss, first: Tensor, second: Tensor, folder: Path
 ) -> tuple[Tensor, Tensor]:
-    """The same with each process given half of the rows, averaged as DDP does."""
+    """Return the same from two processes with half of the rows each, averaged as DDP does."""
 
     def own(rows: slice) -> tuple[Tensor, Tensor]:
         return loss_and_gradients(loss_of, first[rows], second[rows])
@@ -68,7 +85,7 @@ def on_two_processes(
 
 
 def halves(own: Callable[[slice], Any], count: int, folder: Path) -> list[Any]:
-    """What each of two processes makes of its half of `count` rows."""
+    """Return the results of two processes, each of `own` on its half of `count` rows."""
     mp.start_processes(_half, (own, count, folder), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 

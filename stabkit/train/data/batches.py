@@ -1,4 +1,4 @@
-"""From a step's number to its batch: read by the host one step ahead, made into views in turn."""
+"""Turn a step number into a batch: a thread reads one step ahead, the device makes the views."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,13 +13,14 @@ from stabkit.config import RunConfig
 from stabkit.train.data.image_ops import image_sizes
 from stabkit.train.data.image_set import Images, moved
 from stabkit.train.data.load import ImageSet, batch_index
-from stabkit.train.data.views import ViewParams, apply_view, sample_view_params
+from stabkit.train.data.view_params import ViewParams, sample_both_views
+from stabkit.train.data.views import apply_view
 from stabkit.train.parallel.reduce import own_rows
 
 
 @dataclass(frozen=True)
 class Read:
-    """What the host does for a batch: decoded images of its `own` rows and how to augment them."""
+    """The host's part of a batch: the decoded images of its `own` rows and how to augment them."""
 
     step: int
     images: Images
@@ -31,9 +32,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step is made of; a function of (seed, step) and the data alone.
+    """The input of one step; a function of (seed, step) and the data alone.
 
-    Views are of the `own` rows, which this process computes; labels and ids of the whole batch.
+    The views hold the `own` rows, which this process computes. Labels and ids hold the whole batch.
     """
 
     view1: Tensor
@@ -44,17 +45,18 @@ class Batch:
 
 
 def read_batch(config: RunConfig, images: ImageSet, step: int) -> Read:
+    """Decode the images of a step and draw the parameters of their views, all on the host."""
     epoch, index = batch_index(config.seed, step, len(images), config.train.batch)
     own = own_rows(len(index))
     loaded = images.load(index[own])
-    sizes = image_sizes(loaded)
     scale, sigma = config.views.min_scale, config.views.blur_sigma
-    first = sample_view_params(config.seed, epoch, index[own], 1, sizes, scale, sigma)
-    second = sample_view_params(config.seed, epoch, index[own], 2, sizes, scale, sigma)
-    return Read(step, loaded, (first, second), images.labels[index], index, own)
+    sizes = image_sizes(loaded)
+    params = sample_both_views(config.seed, epoch, index[own], sizes, scale, sigma)
+    return Read(step, loaded, params, images.labels[index], index, own)
 
 
 def make_batch(config: RunConfig, read: Read, device: torch.device) -> Batch:
+    """Move what was read to `device` and make both views there."""
     images, size = moved(read.images, device), config.data.image_size
     view1, view2 = (apply_view(images, params, size) for params in read.params)
     labels, ids = (torch.from_numpy(array).to(device) for array in (read.labels, read.ids))
@@ -62,9 +64,10 @@ def make_batch(config: RunConfig, read: Read, device: torch.device) -> Batch:
 
 
 class ReadAhead:
-    """Reads the next step's batch in a thread while this step's is trained on.
+    """Read the batch of the next step in a thread while this step trains.
 
-    Nothing to save: a batch follows from its step. An error in reading comes up at its own step.
+    There is no state to save: a batch follows from its step. An error in reading is raised by the
+    `take` of the step that it belongs to.
     """
 
     def __init__(self, config: RunConfig, images: ImageSet) -> None:
@@ -73,6 +76,7 @@ class ReadAhead:
         self._ahead: dict[int, Future[Read]] = {}
 
     def take(self, step: int) -> Read:
+        """Return what was read for `step`, and start to read the step after it."""
         now = self._ahead.pop(step, None) or self._start(step)
         if step + 1 < self._config.train.steps:
             self._ahead[step + 1] = self._start(step + 1)

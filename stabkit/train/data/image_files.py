@@ -1,6 +1,4 @@
-"""Image folders and torchvision's data sets, read as (train, heldout)."""
-
-from __future__ import annotations
+"""Read image folders and torchvision's data sets as (train, heldout)."""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import features
 
 from stabkit.rundir import left_out
+from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_set import ImageSet, encoded_set, file_stamp, from_array
 
 HELDOUT_NAMES = ("validation", "val", "test")
-"""First match is the held-out split; test last, since ImageNet's public one has no labels."""
+"""The first that exists is the held-out split; ImageNet's test split is public without labels."""
 
 _SUFFIXES = tuple(
     sorted(
@@ -27,30 +26,31 @@ _SUFFIXES = tuple(
 
 
 def existing_folder(path: str) -> Path:
-    """``path`` as a folder; raises ValueError if it is none."""
+    """Return `path` as a folder; raise DataError if it is not one."""
     root = Path(path).expanduser()
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
-        raise ValueError(f"data.path {str(root)!r} {found}; it must be the folder with the images")
+        raise DataError(f"data.path {str(root)!r} {found}; it must be the folder with the images")
     return root
 
 
 def folder_sets(path: str) -> tuple[ImageSet, ImageSet]:
-    """``path``/train/CLASS/… and ``path``/val (or validation, test)/CLASS/…, any depth below CLASS.
+    """Read `path`/train/CLASS/… and `path`/val/CLASS/… (or validation, test).
 
-    Classes are the sorted folder names of the training split. Raises ValueError for a missing
-    split, a split or class without images, and a held-out class that training does not have.
+    Images may lie at any depth below CLASS. Classes are the sorted folder names of the training
+    split. Raises DataError for a missing split, a split or class without images, and a held-out
+    class that training does not have.
     """
     root = existing_folder(path)
     train, heldout = root / "train", _heldout_folder(root)
     if not train.is_dir():
-        raise ValueError(f"{root}: has no folder 'train'; it holds {_content(root)}")
+        raise DataError(f"{root}: has no folder 'train'; it holds {_content(root)}")
     if train.samefile(heldout):
-        raise ValueError(f"{heldout}: is the same folder as {train}; held-out images must differ")
+        raise DataError(f"{heldout}: is the same folder as {train}; held-out images must differ")
     classes = tuple(_class_names(train))
     unknown = sorted(set(_class_names(heldout)) - set(classes))
     if unknown:
-        raise ValueError(
+        raise DataError(
             f"{heldout / unknown[0]}: class {unknown[0]!r} is not in {train}, "
             f"which has {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
         )
@@ -61,7 +61,7 @@ def _heldout_folder(root: Path) -> Path:
     for name in HELDOUT_NAMES:
         if (root / name).is_dir():
             return root / name
-    raise ValueError(
+    raise DataError(
         f"{root}: has no held-out folder, one of {', '.join(HELDOUT_NAMES)}; "
         f"it holds {_content(root)}"
     )
@@ -70,7 +70,7 @@ def _heldout_folder(root: Path) -> Path:
 def _class_names(split: Path) -> list[str]:
     names = sorted(p.name for p in split.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
-        raise ValueError(
+        raise DataError(
             f"{split}: has no class folders, expected {split.name}/CLASS/IMAGE; "
             f"it holds {_content(split)}"
         )
@@ -99,27 +99,29 @@ def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
 
 
 def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images below a folder, links followed, and the files that are none."""
-    # Hidden files are never images: macOS leaves ._NAME.jpg beside NAME.jpg.
+    """Return the images below a folder, following links, and the files that are not images."""
+    # Skip hidden files: macOS leaves ._NAME.jpg beside NAME.jpg.
     found = sorted(p for p in _files_below(folder) if not p.name.startswith("."))
     images = [p for p in found if p.suffix.lower() in _SUFFIXES and p.is_file()]
     if not images:
-        raise ValueError(
+        raise DataError(
             f"{folder}: has no images ({', '.join(_SUFFIXES)}); it holds {_content(folder)}"
         )
     return images, sorted(set(found) - set(images))
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder, followlinks=True):
+    def refuse(error: OSError) -> None:
+        raise error  # os.walk would leave out a folder that it cannot read
+
+    for where, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(where)
+        # os.walk would follow a link to a folder above it forever.
         for inner in folders:
             if (here / inner).is_symlink() and here.resolve().is_relative_to(
                 (here / inner).resolve()
             ):
-                raise ValueError(
-                    f"{here / inner}: is a link to a folder that it lies in; remove it"
-                )
+                raise DataError(f"{here / inner}: is a link to a folder that it lies in; remove it")
         yield from (here / name for name in names)
 
 
@@ -132,10 +134,11 @@ def _content(folder: Path, limit: int = 8) -> str:
 def torchvision_sets(
     name: Literal["cifar10", "cifar100", "stl10"], path: str, download: bool
 ) -> tuple[ImageSet, ImageSet]:
-    """torchvision's copy of a set under ``path``, fetched only if ``download``.
+    """Read torchvision's copy of a set under `path`; fetch it only if `download`.
 
-    stl10 gives its labelled `train` (5,000) and `test` (8,000) images: the kNN bank needs labels,
-    so `unlabeled` is left out. Raises ValueError if the set is absent and may not be fetched.
+    stl10 gives its labeled `train` (5,000) and `test` (8,000) images. Its `unlabeled` images are
+    left out, since the kNN bank needs labels. Raises DataError if the set is absent and may not be
+    fetched.
     """
     from torchvision import datasets
 
@@ -154,7 +157,7 @@ def torchvision_sets(
                 if download
                 else "set data.download=true to fetch it, or point data.path to where it is"
             )
-            raise ValueError(f"{name} was not found in {root!r} ({error}); {remedy}") from error
+            raise DataError(f"{name} was not found in {root!r} ({error}); {remedy}") from error
     return splits[0], splits[1]
 
 

@@ -1,6 +1,4 @@
-"""One split of labelled images, and where its pixels live."""
-
-from __future__ import annotations
+"""One split of labeled images, and where its pixels live."""
 
 import functools
 import hashlib
@@ -18,13 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from stabkit.cores import usable_cores
+from stabkit.train.data.errors import DataError
 from stabkit.train.data.pixels import check_size, rgb_pixels
 
 Images = Tensor | list[Tensor]
 
-HELD_BYTES = 2**30
-_CHUNK = 1024
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MEMORY_LIMIT = 2**30  # bytes of pixels that a split may keep in memory
+_CHUNK = 1024  # images read at once when a split is read whole
 
 T = TypeVar("T")
 
@@ -33,8 +32,8 @@ T = TypeVar("T")
 class Encoded:
     """What a set that is decoded on every load knows of its images without decoding any.
 
-    ``sizes`` gives heights and widths [B, 2] of those at checked indices, ``stamp`` a text that
-    changes with the content or the order of the images.
+    `sizes` gives heights and widths [B, 2] of the images at checked indices. `stamp` gives a text
+    that changes with the content or the order of the images.
     """
 
     sizes: Callable[[NDArray[np.int64]], NDArray[np.int64]]
@@ -43,7 +42,10 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One split: ``labels`` int64 [N] index ``classes``; ``read`` fetches checked indices."""
+    """One split: `labels` int64 [N] index `classes`; `read` fetches the images at checked indices.
+
+    `encoded` is None unless the set is decoded on every load.
+    """
 
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
@@ -54,10 +56,13 @@ class ImageSet:
         return len(self.labels)
 
     def load(self, index: NDArray[np.int64]) -> Images:
-        """Images at ``index`` [B]: uint8 [B, 3, H, W] if they share one size, else B of [3, h, w].
+        """Return the images at `index` [B].
 
-        A set whose images all have one size therefore always gives one tensor. Raises ValueError
-        for an index outside 0..N-1, or for an image that cannot be decoded.
+        They are one uint8 tensor [B, 3, H, W] if they share one size, else a list of B tensors
+        [3, h, w]. A set whose images all have one size therefore always gives one tensor.
+
+        Raises ValueError for an index outside 0..N-1, DataError for an image that cannot be
+        decoded.
         """
         outside = index[(index < 0) | (index >= len(self))]
         if len(outside):
@@ -71,23 +76,24 @@ class ImageSet:
 def encoded_set(
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
-    opened: Callable[[int], BinaryIO],
+    open_image: Callable[[int], BinaryIO],
     where: Callable[[int], str],
     stamp: Callable[[], str],
 ) -> ImageSet:
-    """A set decoded on every load; ``opened`` gives the file of image i, ``where`` its place.
+    """Return a set that is decoded on every load.
 
-    ``stamp`` as in `Encoded`.
+    `open_image` opens the file of image i, `where` names its place in messages, `stamp` is that of
+    `Encoded`.
     """
 
-    def of_image(act: Callable[[Image.Image], T], i: int) -> T:
+    def on_image(act: Callable[[Image.Image], T], i: int) -> T:
         try:
-            with opened(i) as file, Image.open(file) as image:
+            with open_image(i) as file, Image.open(file) as image:
                 check_size(image)
                 return act(image)
-        # Not only OSError: Pillow's decoders let many kinds of error through on broken bytes.
+        # Catch more than OSError: on broken bytes Pillow's decoders raise many kinds of error.
         except Exception as error:
-            raise ValueError(
+            raise DataError(
                 f"{where(i)}: not an image that Pillow can decode ({error}); replace or remove it"
             ) from error
 
@@ -95,10 +101,11 @@ def encoded_set(
         return torch.from_numpy(rgb_pixels(image)).permute(2, 0, 1)
 
     def read(index: NDArray[np.int64]) -> Images:
-        return stacked(list(_pool().map(functools.partial(of_image, pixels), index.tolist())))
+        return stacked(list(_pool().map(functools.partial(on_image, pixels), index.tolist())))
 
     def sizes(index: NDArray[np.int64]) -> NDArray[np.int64]:
-        size = functools.partial(of_image, lambda image: (image.height, image.width))
+        # Opening an image reads its header alone.
+        size = functools.partial(on_image, lambda image: (image.height, image.width))
         return np.array(list(_pool().map(size, index.tolist())), np.int64).reshape(-1, 2)
 
     return ImageSet(labels, classes, read, Encoded(sizes, stamp))
@@ -106,33 +113,34 @@ def encoded_set(
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    """Threads, since Pillow decodes without the interpreter's lock."""
-    return ThreadPoolExecutor(min(16, _CORES), "decode")
+    """Return the decoding threads; Pillow decodes without the interpreter's lock."""
+    return ThreadPoolExecutor(min(16, usable_cores()), "decode")
 
 
-# A forked process has the pool and none of its threads.
+# A forked process inherits the pool but none of its threads, so it must make a pool of its own.
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def file_stamp(root: Path, files: Sequence[Path]) -> str:
-    """A text that changes when a file below ``root`` is replaced, renamed, added or removed."""
+    """Return a text that changes when a file is replaced, renamed, added or removed."""
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
         name = os.fsencode(file.relative_to(root))
+        # The length of the name comes first, so that no two lists of files give the same bytes.
         digest.update(b"%d %d %d %s" % (len(name), stat.st_size, stat.st_mtime_ns, name))
     return digest.hexdigest()
 
 
 def stacked(images: list[Tensor]) -> Images:
-    """Images [3, h, w] as `ImageSet.load` gives them."""
+    """Return images [3, h, w] in the form of `ImageSet.load`."""
     if images and all(image.shape == images[0].shape for image in images):
         return torch.stack(images)
     return [image.contiguous() for image in images]
 
 
 def moved(images: Images, device: torch.device) -> Images:
-    """The same images on `device`."""
+    """Return the same images on `device`."""
     if isinstance(images, Tensor):
         return images.to(device)
     return [image.to(device) for image in images]
@@ -141,13 +149,13 @@ def moved(images: Images, device: torch.device) -> Images:
 def from_array(
     images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]
 ) -> ImageSet:
-    """A set held in memory: ``images`` uint8 [N, 3, H, W]."""
+    """Return a set in memory of `images` uint8 [N, 3, H, W]."""
     pixels = torch.from_numpy(images)
     return ImageSet(labels, classes, lambda index: pixels[torch.from_numpy(index)])
 
 
-def taken(images: ImageSet, index: NDArray[np.int64]) -> ImageSet:
-    """The subset at ``index``, in that order; nothing is read."""
+def subset(images: ImageSet, index: NDArray[np.int64]) -> ImageSet:
+    """Return the images at `index`, in that order; this reads nothing."""
     encoded = images.encoded
     if encoded is not None:
         sizes, stamp = encoded.sizes, encoded.stamp
@@ -158,11 +166,12 @@ def taken(images: ImageSet, index: NDArray[np.int64]) -> ImageSet:
     )
 
 
-def held(images: ImageSet, limit: int = HELD_BYTES) -> ImageSet:
-    """The same set with its pixels in memory, if they have one size and fit ``limit`` bytes.
+def in_memory(images: ImageSet, limit: int = MEMORY_LIMIT) -> ImageSet:
+    """Return the same set with its pixels in memory, if they have one size and fit `limit` bytes.
 
-    Otherwise ``images`` itself, which reads on every load. The first image decides whether to try,
-    so that a large set costs one read and not a scan.
+    Otherwise return `images` itself, which decodes on every load. The first image decides whether
+    to try, so a set that is too large costs one read. Raises DataError for an image that cannot be
+    decoded, if the set is read this far.
     """
     first = images.read(np.zeros(1, np.int64))[0]
     if len(images) * first.numel() > limit:
@@ -177,11 +186,13 @@ def held(images: ImageSet, limit: int = HELD_BYTES) -> ImageSet:
     return from_array(pixels, images.labels, images.classes)
 
 
-def kept(images: ImageSet, shape: tuple[int, int, int], limit: int = HELD_BYTES) -> ImageSet:
-    """The same set of images of one `shape`, each read once: when it is first asked for.
+def lazily_cached(
+    images: ImageSet, shape: tuple[int, int, int], limit: int = MEMORY_LIMIT
+) -> ImageSet:
+    """Return the same set of images of one `shape`; each is read once, when first asked for.
 
-    For images that cannot fail to be read; others are looked at before a training starts, by
-    `held`. `images` itself where they do not fit ``limit`` bytes.
+    Use it for images that cannot fail to be read. `in_memory` is for the others, since it finds a
+    damaged image before a training starts. Return `images` itself if they do not fit `limit` bytes.
     """
     if len(images) * math.prod(shape) > limit:
         return images

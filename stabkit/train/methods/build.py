@@ -1,11 +1,12 @@
-"""The framework a run is trained by.
+"""Build the framework that trains a run.
 
-All share one interface, so that the loop is one step for any of them:
-- `method(view1, view2, labels, momentum, step)` gives an `Output`: loss, features, embeddings;
-- `method.online` is what the optimizer trains and the Monitor measures, `online.backbone` in it
-  what is evaluated;
-- `method.loss_scalars(loss, batch)` is the loss of the step just done on scales that compare, where
-  the framework has such: `loss_nats`, and `loss_relative`, which is 1 at chance.
+All frameworks share one interface, so the loop makes the same step for each of them:
+- `method(view1, view2, labels, momentum, step)` returns an `Output`: loss, feature, embedding;
+- `method.online` is what the optimizer trains and the Monitor measures; its `online.backbone` is
+  what evaluations use;
+- `method.loss_scalars(loss, batch)` returns the loss of the step just done on scales that compare
+  across settings, if the framework has such scales: `loss_nats`, and `loss_relative`, which is 1 at
+  chance.
 """
 
 from torch import nn
@@ -21,7 +22,11 @@ Method = MoCo | SimCLR | BYOL | SwAV | Supervised
 
 
 def build_method(config: MethodConfig, backbone: nn.Module, width: int, num_classes: int) -> Method:
-    """`backbone` maps images to features [B, width]. Draws from torch's global generator."""
+    """Build the framework around `backbone`, which maps images to features [B, width].
+
+    Draws from torch's global generator. Raises ValueError for supervised training with fewer than
+    two classes.
+    """
     if config.name == "moco":
         return MoCo(backbone, width, config)
     if config.name == "simclr":

@@ -8,7 +8,7 @@ from stabkit.train.methods.heads import Online, Output, Twin
 
 
 class BYOL(nn.Module):
-    """Online network and its momentum twin; nothing but predictor and twin prevents collapse."""
+    """Online network and its momentum twin; only the predictor and the twin prevent collapse."""
 
     def __init__(self, backbone: nn.Module, width: int, config: MethodConfig) -> None:
         super().__init__()
@@ -18,9 +18,10 @@ class BYOL(nn.Module):
     def forward(
         self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
     ) -> Output:
-        """The twin moves before it is asked, as in `MoCo`.
+        """Return the loss of both directions; the twin moves before it encodes, as in `MoCo`.
 
-        The authors move it after the update: the same twins, a step's momentum apart.
+        The authors move the twin after the update. The weights are the same, but each move
+        uses the momentum of the step before.
         """
         feature1, projected1, prediction1 = self.online(view1)
         _, _, prediction2 = self.online(view2)
@@ -30,13 +31,16 @@ class BYOL(nn.Module):
         return Output(loss, feature1.detach(), projected1.detach())
 
     def loss_scalars(self, loss: Tensor, batch: int) -> dict[str, Tensor]:
-        """None: a distance has no level of chance, and a collapsed network reaches its minimum."""
+        """Return nothing: a distance has no level of chance.
+
+        A collapsed network would even reach the minimum.
+        """
         return {}
 
 
 def regression(prediction_BC: Tensor, target_BC: Tensor) -> Tensor:
-    """2 - 2·cos of prediction and target, mean over the batch (equation 2); no gradient in targets.
+    """Return 2 - 2·cos of prediction and target, mean over the batch (equation 2).
 
-    The squared distance of the two as unit vectors.
+    This is the squared distance between the two as unit vectors. Targets get no gradient.
     """
     return 2 - 2 * F.cosine_similarity(prediction_BC, target_BC.detach(), dim=1).mean()

@@ -1,4 +1,4 @@
-"""What the frameworks share: heads on the backbone, and the momentum twin.
+"""The parts that the frameworks share: heads on the backbone, and the momentum twin.
 
 Shapes: B images of this process, N of all processes, D features, C output dimensions.
 """
@@ -13,15 +13,15 @@ from stabkit.config import HeadNorm, MethodConfig
 
 
 class Output(NamedTuple):
-    """What a framework makes of a step; all but the loss is of the first view, and detached."""
+    """The result of one step; feature and embedding belong to the first view and are detached."""
 
     loss: Tensor  # a scalar
-    feature: Tensor  # [B, D], of the backbone
-    embedding: Tensor  # [B, C], where the loss looks for spread: a projection, or class scores
+    feature: Tensor  # [B, D], from the backbone
+    embedding: Tensor  # [B, C], the output that the loss spreads: a projection, or class scores
 
 
 class Online(nn.Module):
-    """What the optimizer trains: backbone, projector and, where there is one, predictor."""
+    """The network that the optimizer trains: backbone, projector and, optionally, predictor."""
 
     def __init__(
         self, backbone: nn.Module, width: int, config: MethodConfig, norm: HeadNorm, predictor: bool
@@ -36,14 +36,20 @@ class Online(nn.Module):
             self.predictor = mlp(out, hidden, out, 2, config.predictor_norm or norm)
 
     def forward(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [B, D], their projection and its prediction [B, C]."""
+        """Return features [B, D], their projection [B, C] and its prediction [B, C].
+
+        Without a predictor the prediction is the projection itself.
+        """
         feature = self.backbone(view)
         projected = self.projector(feature)
         return feature, projected, self.predictor(projected)
 
 
 class Twin(nn.Module):
-    """A slow copy of backbone and projector: no predictor, and never a gradient."""
+    """The momentum encoder: a slow copy of backbone and projector, without predictor or gradient.
+
+    It stays in training mode, as in the authors' code: its BN uses the statistics of its own batch.
+    """
 
     def __init__(self, online: Online) -> None:
         super().__init__()
@@ -53,15 +59,17 @@ class Twin(nn.Module):
 
     @torch.no_grad()
     def forward(self, view: Tensor) -> Tensor:
+        """Return the projection [B, C] of a view, without a gradient."""
         key: Tensor = self.projector(self.backbone(view))
         return key
 
     @torch.no_grad()
     def follow(self, online: Online, momentum: float) -> None:
-        """twin = momentum·twin + (1-momentum)·online; parameters only, never BN's buffers.
+        """Set twin = momentum·twin + (1-momentum)·online, for parameters but not BN's buffers.
 
-        As an interpolation, which leaves equal (frozen) tensors equal to the last bit and with
-        momentum 0 copies exactly; the weighted sum would let frozen ones drift by rounding.
+        It is computed as the interpolation twin + (1-momentum)·(online - twin). This leaves equal
+        (frozen) tensors equal to the last bit, and with momentum 0 it copies exactly. The weighted
+        sum would let frozen tensors drift by rounding.
         """
         slow: list[Tensor] = list(self.parameters())
         fast: list[Tensor] = [*online.backbone.parameters(), *online.projector.parameters()]
@@ -69,10 +77,10 @@ class Twin(nn.Module):
 
 
 def mlp(dim: int, hidden: int, out: int, layers: int, norm: HeadNorm = "batch") -> nn.Sequential:
-    """Linear layers without bias and ReLU between.
+    """Build linear layers without bias, with ReLU between them.
 
-    `norm`: BN after every layer, the last without scale and shift (batch); after all but the last
-    (hidden); nowhere (none).
+    `norm` says where BN stands: `batch` after every layer, the last one without scale and shift;
+    `hidden` after all but the last; `none` nowhere.
     """
     modules: list[nn.Module] = []
     for width in [hidden] * (layers - 1):
@@ -88,5 +96,5 @@ def mlp(dim: int, hidden: int, out: int, layers: int, norm: HeadNorm = "batch") 
 
 
 def against_chance(nats: Tensor, chance: Tensor | float) -> dict[str, Tensor]:
-    """Scalars that compare across settings: cross-entropy in nats, and as a share of chance's."""
+    """Return the cross-entropy in nats and relative to chance, which compare across settings."""
     return {"loss_nats": nats, "loss_relative": nats / chance}

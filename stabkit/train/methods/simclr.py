@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): two views of an image, told from every other view of the batch.
+"""SimCLR (Chen et al. 2020): tell the other view of an image from all other views of the batch.
 
 Shapes: B images of this process, N of all processes, D features, C output dimensions.
 """
@@ -25,21 +25,22 @@ class SimCLR(nn.Module):
     def forward(
         self, view1: Tensor, view2: Tensor, labels: Tensor, momentum: float, step: int
     ) -> Output:
-        """Both views pass as one batch, so BN sees 2B images, as in the authors' code."""
+        """Return the loss; both views pass as one batch of 2B for BN, as in the authors' code."""
         feature, projected, _ = self.online(torch.cat([view1, view2]))
         first, second = projected.chunk(2)
         loss = nt_xent(first, second, self.temperature)
         return Output(loss, feature[: len(view1)].detach(), first.detach())
 
     def loss_scalars(self, loss: Tensor, batch: int) -> dict[str, Tensor]:
-        """The loss is a cross-entropy over 2N-1 views: its own other one and 2N-2 negatives."""
+        """Compare with chance among 2N-1 views: one positive and 2N-2 negatives."""
         return against_chance(loss, chance_nats(2 * batch - 1))
 
 
 def nt_xent(first_BC: Tensor, second_BC: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each view's other view among the 2N-1 others (equation 1), mean of all 2B.
+    """Return the cross-entropy of each view's positive among the 2N-1 other views (equation 1).
 
-    The gradient also flows through the views of other processes.
+    The result is the mean of all 2B views. The gradient also flows through the views of other
+    processes.
     """
     first, second = F.normalize(first_BC, dim=1), F.normalize(second_BC, dim=1)
     all_first, all_second = gather_with_gradient(first), gather_with_gradient(second)
@@ -47,6 +48,7 @@ def nt_xent(first_BC: Tensor, second_BC: Tensor, temperature: float) -> Tensor:
     itself = F.one_hot(own, len(all_first)).bool()
 
     def direction(view: Tensor, same: Tensor, other: Tensor) -> Tensor:
+        # A view is not its own negative; its positive stands in `other`, at the place `own`.
         negatives = (view @ same.T).masked_fill(itself, float("-inf"))
         logits = torch.cat([view @ other.T, negatives], dim=1) / temperature
         return F.cross_entropy(logits, own)

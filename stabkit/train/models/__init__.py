@@ -1,0 +1,1 @@
+"""The backbones: Vision Transformers and ResNets."""

@@ -1,4 +1,4 @@
-"""The one entry to every backbone."""
+"""Build any backbone."""
 
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,14 +16,13 @@ Backbone: TypeAlias = "PlainViT | VisionTransformer | ResNet | ResNetV2"
 
 
 def build_backbone(config: ModelConfig, image_size: int, fused_attention: bool) -> Backbone:
-    """A network from images [B, 3, H, W] to features [B, num_features], freshly drawn.
+    """Build a network from images [B, 3, H, W] to features [B, num_features], with fresh weights.
 
     Draws from torch's global generator. Raises ValueError for a model that cannot be built.
     """
     if config.name in RESNETS:
-        from stabkit.train.models.resnet import (
-            build_resnet,  # by timm, which takes seconds to import
-        )
+        # Imports timm, which takes seconds.
+        from stabkit.train.models.resnet import build_resnet
 
         return build_resnet(config)
     return build_vit(config, image_size, fused_attention)

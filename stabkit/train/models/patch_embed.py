@@ -1,4 +1,4 @@
-"""From pixels to tokens: the conv stem, and norms on the patch projection.
+"""Turn pixels into tokens: the conv stem, and norms on the patch projection.
 
 Shapes: B images, N patches, C channels of a token.
 """
@@ -17,10 +17,11 @@ class TokenBatchNorm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # held, not inherited: a conversion to SyncBN keeps working on a plain BN of [B·N, C]
+        # A member, not a base class: conversion to SyncBN replaces it by one for [B·N, C].
         self.bn = nn.BatchNorm1d(width)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
+        """Normalize [B, N, C] as one batch of B·N tokens."""
         normed: Tensor = self.bn(x_BNC.flatten(0, 1)).view_as(x_BNC)
         return normed
 
@@ -28,9 +29,10 @@ class TokenBatchNorm(nn.Module):
 class ConvStem(nn.Module):
     """3x3 convolutions of stride 2, each with BN and ReLU, then a 1x1 one (Xiao et al. 2021).
 
-    Takes the place of a PatchEmbed, timm's or ours: [B, 3, H, W] to [B, N, C] on the same grid.
-    Patches of 16 take four stride-2 convolutions of C/8, C/4, C/2 and C channels; of 8 three
-    (C/4 …); and so on. Convolutions begin as PyTorch draws them, as in MoCo v3's code.
+    It replaces a PatchEmbed, timm's or ours: [B, 3, H, W] to [B, N, C] on the same grid. A patch
+    size of 16 takes four stride-2 convolutions of C/8, C/4, C/2 and C channels, a patch size of 8
+    takes three (from C/4), and so on. Convolutions start as PyTorch draws them, as in MoCo v3's
+    code.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ConvStem(nn.Module):
         layers: list[nn.Module] = []
         before = in_chans
         for width in conv_stem_widths(patch_size, embed_dim):
+            # Each halves the grid; no bias, since the BN after it has a shift.
             conv = nn.Conv2d(
                 before, width, 3, stride=2, padding=1, bias=False, device=device, dtype=dtype
             )
@@ -63,15 +66,16 @@ class ConvStem(nn.Module):
         self.proj = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return tokens [B, N, C], row by row of the grid."""
         grid_BCHW: Tensor = self.proj(images)
         return grid_BCHW.flatten(2).transpose(1, 2)
 
 
 def add_patch_norm(patch_embed: Any, config: ModelConfig) -> None:
-    """BN after the projection, or WeightNorm (Salimans & Kingma 2016) of each of its filters.
+    """Add BN after the projection, or WeightNorm (Salimans & Kingma 2016) to each of its filters.
 
-    WeightNorm begins at the drawn weights: its gains are their norms. Call after the weights are
-    drawn, before they are frozen.
+    WeightNorm starts at the drawn weights: its gains are their norms. Call this after the weights
+    are drawn and before they are frozen. Raises ValueError if the model already has a norm there.
     """
     if config.patch_norm == "none":
         return
@@ -82,4 +86,4 @@ def add_patch_norm(patch_embed: Any, config: ModelConfig) -> None:
     if config.patch_norm == "batch":
         patch_embed.norm = TokenBatchNorm(patch_embed.proj.out_channels)
     else:
-        weight_norm(patch_embed.proj, dim=0)
+        weight_norm(patch_embed.proj, dim=0)  # dimension 0: one gain an output channel

@@ -1,9 +1,9 @@
-"""The plain Vision Transformer: timm's in what its options here can ask for, without timm.
+"""The plain Vision Transformer: timm's model for the options used here, without importing timm.
 
-Importing timm takes longer than everything else before a first step together: it brings
-torchvision, the hub's client and PyTorch's compiler. Names of parameters, the order of draws and
-every operation are those of `timm.models.vision_transformer`, so that weights go either way and a
-run has the same bits; a test holds both side by side. Shapes: B images, N tokens, C channels.
+A model of our own keeps its bits when timm changes, and it starts faster: importing timm takes
+longer than everything else before a first step. Parameter names, the order of draws and every
+operation are those of `timm.models.vision_transformer`, so weights go either way and a run has the
+same bits; a test compares both. Shapes: B images, N tokens, C channels.
 """
 
 import math
@@ -30,6 +30,7 @@ class PatchEmbed(nn.Module):
         self.norm: nn.Module = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return tokens [B, N, C]; raise ValueError for images of another size."""
         if images.shape[2:] != self.img_size:
             raise ValueError(f"images of {tuple(images.shape[2:])} pixels, not {self.img_size}")
         normed: Tensor = self.norm(self.proj(images).flatten(2).transpose(1, 2))
@@ -37,6 +38,8 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention, with an optional LN of queries and keys (`qk_norm`)."""
+
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.num_heads, self.head_dim = heads, width // heads
@@ -48,7 +51,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Mix tokens [B, N, C] by attention."""
         B, N, C = x.shape
+        # [3, B, heads, N, C / heads]: queries, keys and values first, then one matrix a head.
         qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
@@ -61,6 +66,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two linear layers with GELU between; the hidden layer is four times as wide."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
@@ -68,11 +75,14 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform each token of [B, N, C] by itself."""
         out: Tensor = self.fc2(self.act(self.fc1(x)))
         return out
 
 
 class Block(nn.Module):
+    """Attention and MLP, each with an LN before it and a residual connection around it."""
+
     def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, EPS)
@@ -81,15 +91,17 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens [B, N, C]."""
         x = x + self.attn(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 class PlainViT(nn.Module):
-    """[B, 3, S, S] to [B, C]: the class token, or the mean of the patches, after the last LN.
+    """A network from [B, 3, S, S] to [B, C]: the class token, or the mean of all patch tokens.
 
-    Options as timm's VisionTransformer names them. Starts as timm's `weight_init="moco"`.
+    Either is taken after the last norm, if there is one. Options have the names of timm's
+    VisionTransformer. Weights are drawn as by timm's `weight_init="moco"`.
     """
 
     def __init__(
@@ -113,18 +125,20 @@ class PlainViT(nn.Module):
         self.pos_embed: nn.Parameter | None = nn.Parameter(torch.empty(1, tokens, embed_dim))
         self.blocks = nn.Sequential(*[Block(embed_dim, num_heads, qk_norm) for _ in range(depth)])
         self.norm = nn.LayerNorm(embed_dim, EPS) if final_norm else nn.Identity()
-        self._start()
+        self._draw_weights()
 
     @torch.no_grad()
-    def _start(self) -> None:
+    def _draw_weights(self) -> None:
         assert self.pos_embed is not None
-        # normal, of std 0.02, drawn as timm draws it: PyTorch's own draws have changed since
+        # Normal with std 0.02, by the inverse error function as in timm: the draws of PyTorch's
+        # trunc_normal_ have changed between versions.
         self.pos_embed.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                if name.endswith("qkv"):  # Xavier-uniform as well, of three matrices in one
+                # Xavier-uniform. The qkv layer holds three matrices, each with its own fan-out.
+                if name.endswith("qkv"):
                     bound = math.sqrt(6 / (module.out_features // 3 + module.in_features))
                     nn.init.uniform_(module.weight, -bound, bound)
                 else:
@@ -132,7 +146,7 @@ class PlainViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """[B, N, C]: all tokens after the last LN."""
+        """Return all tokens [B, N, C] after the last norm."""
         x = self.patch_embed(images)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
@@ -142,5 +156,6 @@ class PlainViT(nn.Module):
         return tokens
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return features [B, C]."""
         x = self.forward_features(images)
         return x[:, 0] if self.cls_token is not None else x.mean(dim=1)

@@ -1,4 +1,4 @@
-"""Vision Transformers as MoCo v3 trains them: with fixed positions and its own start."""
+"""Build Vision Transformers as MoCo v3 trains them: fixed positions and its own initialization."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,10 @@ from stabkit.config import ModelConfig
 from stabkit.train.models.patch_embed import ConvStem, TokenBatchNorm, add_patch_norm
 from stabkit.train.models.vit import PlainViT
 
-if TYPE_CHECKING:  # timm takes seconds to import: only a model of its own needs it
+if TYPE_CHECKING:  # timm takes seconds to import, and only named models need it
     from timm.models.vision_transformer import VisionTransformer
 
-# timm's own mean pooling takes the norm after the mean, which is none of the paper's three
+# The paper's three poolings. timm's own mean pooling, a norm after the mean, is not among them.
 _POOLS: dict[str, dict[str, bool]] = {
     "token": {"class_token": True, "final_norm": True},
     "norm_then_mean": {"class_token": False, "final_norm": True},
@@ -24,12 +24,14 @@ _POOLS: dict[str, dict[str, bool]] = {
 def build_vit(
     config: ModelConfig, image_size: int, fused_attention: bool
 ) -> "PlainViT | VisionTransformer":
-    """A ViT from images to the class token after the last norm (MoCo v3 section 4.4), [B, C].
+    """Build a ViT from images to the class token after the last norm (MoCo v3 section 4.4), [B, C].
 
-    Attention and MLP weights are Xavier-uniform with q, k and v as three matrices, the patch
-    projection Xavier-uniform over 3·p²+d; positions are fixed 2-D sin-cos. ModelConfig says what
-    may differ. Draws from torch's global generator, the same numbers whatever the positions, the
-    norms and the freezing. Raises ValueError for a model that cannot be built.
+    Attention and MLP weights are Xavier-uniform, with q, k and v as three matrices. The patch
+    projection is Xavier-uniform over 3·p²+d. Positions are fixed 2-D sin-cos. ModelConfig says what
+    may differ.
+
+    Draws from torch's global generator, the same numbers for all positions, norms and freezing.
+    Raises ValueError for a model that cannot be built.
     """
     shape = {
         "patch_size": config.patch_size,
@@ -58,7 +60,7 @@ def build_vit(
         for block in vit.blocks:
             block.norm2 = TokenBatchNorm(vit.embed_dim)
     if config.freeze_patch_embed:
-        # not by zeroed gradients: weight decay would go on shrinking the layer
+        # Zeroed gradients would not freeze it: weight decay would go on shrinking the layer.
         vit.patch_embed.requires_grad_(False)
     for module in vit.modules():
         if hasattr(module, "fused_attn"):
@@ -67,6 +69,7 @@ def build_vit(
 
 
 def _timm_vit(config: ModelConfig, options: dict[str, Any]) -> "VisionTransformer":
+    """Build timm's model of this name; raise ValueError unless it is a plain ViT."""
     import timm
     from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import Block, VisionTransformer
@@ -83,7 +86,8 @@ def _timm_vit(config: ModelConfig, options: dict[str, Any]) -> "VisionTransforme
         raise ValueError(f"model.name {name!r}: not a plain ViT ({error})") from None
     except AssertionError as error:
         raise ValueError(f"model.name {name!r} cannot be built in this shape: {error}") from None
-    if type(model) is not VisionTransformer:  # a distilled one has two class tokens
+    # An exact type: a distilled model is a subclass and has two class tokens.
+    if type(model) is not VisionTransformer:
         raise ValueError(f"model.name {name!r}: not a timm ViT")
     if not isinstance(model.patch_embed, PatchEmbed | ConvStem):
         raise ValueError(f"model.name {name!r}: not a plain ViT (it has no patch projection)")
@@ -96,7 +100,7 @@ def _timm_vit(config: ModelConfig, options: dict[str, Any]) -> "VisionTransforme
 
 
 def _set_positions(vit: Any, positions: str) -> None:
-    """`learned` keeps timm's: normal of std 0.02, class token included."""
+    """Set the position embedding; `learned` keeps timm's: normal, std 0.02, with class token."""
     if positions == "sincos":
         _fix_positions(vit)
     elif positions == "none":
@@ -104,22 +108,24 @@ def _set_positions(vit: Any, positions: str) -> None:
 
 
 def _fix_positions(vit: Any) -> None:
-    """Zero for the class token; else a quarter each of [sin | cos] of the row, then the column.
+    """Fix 2-D sin-cos positions: a quarter each of [sin | cos] of the row, then of the column.
 
-    Frequencies 10000^(-i/(d/4)). The authors' code names the halves the other way round and
-    transposes its grid, which comes to the same.
+    The class token has position zero. Frequencies are 10000^(-i/(d/4)). The authors' code names the
+    halves the other way round and transposes its grid, which gives the same.
     """
     dim, (rows, columns) = vit.embed_dim, vit.patch_embed.grid_size
     frequencies = 1 / 10_000 ** (torch.arange(dim // 4) / (dim // 4))
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
     angles = places[:, :, None] * frequencies
     grid = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
-    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens  # some add the token afterwards
+    # Some models add the class token after the positions, so it needs no row.
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     positions: Tensor = torch.cat([torch.zeros(prefix, dim), grid])[None]
     vit.pos_embed = nn.Parameter(positions, requires_grad=False)
 
 
 def _start_patch_embed(vit: Any) -> None:
+    """Draw the projection Xavier-uniform, as a matrix from a patch (3·p² values) to d channels."""
     proj = vit.patch_embed.proj
     fan_in = proj.in_channels * math.prod(proj.kernel_size)
     bound = math.sqrt(6 / (fan_in + proj.out_channels))

@@ -19,7 +19,8 @@ from PIL import Image
 from stabkit.rundir import RunDir
 from stabkit.train.data import image_cache
 from stabkit.train.data import load as data
-from stabkit.train.data.image_set import ImageSet, taken
+from stabkit.train.data.errors import DataError
+from stabkit.train.data.image_set import ImageSet, subset
 from stabkit.train.data.load import load_data
 from stabkit.train.data.views import two_views
 from stabkit.train.loop import train
@@ -31,7 +32,7 @@ SIZES = [(9, 7), (7, 9), (9, 7), (1, 1), (12, 30)]
 
 
 def make_source(root: Path, count: int = 10, kind: str = "imagefolder") -> Any:
-    """PNGs and grey JPEGs of several sizes, which therefore are never held in memory."""
+    """PNGs and gray JPEGs of several sizes, which therefore are never held in memory."""
     generator = np.random.default_rng(count)
     for split, first in (("train", 0), ("val", 100)):
         for i in range(first, first + count):
@@ -101,7 +102,7 @@ def test_what_was_loaded_may_be_written_to(tmp_path: Path) -> None:
     assert_same_images(ours, load_data(source, 0)[0])
 
 
-def test_sets_in_memory_need_none(tmp_path: Path) -> None:
+def test_sets_in_memory_make_no_cache_file(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     source.num_train = source.num_heldout = 1
     load_data(source, 0, str(tmp_path / "cache"))
@@ -191,7 +192,7 @@ def dies_half_way() -> None:
     write = image_cache._write_pixels
 
     def written_in_part(images: ImageSet, sizes: Any, out: Any) -> None:
-        write(taken(images, np.arange(4)), sizes[:4], out)
+        write(subset(images, np.arange(4)), sizes[:4], out)
         out.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -199,7 +200,7 @@ def dies_half_way() -> None:
 
 
 @pytest.mark.processes
-def test_what_a_killed_builder_left_is_not_taken_for_the_set(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_builder_are_not_used(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     assert exit_codes_of(1, source, cache, dies_half_way) == [-signal.SIGKILL]
     (left,) = cache.glob(".*.tmp")
@@ -226,7 +227,7 @@ def builds_once_another_waits(meeting: Path, builds: Path) -> None:
 
 
 @pytest.mark.processes
-def test_of_two_builders_one_waits_for_the_other(tmp_path: Path) -> None:
+def test_one_of_two_builders_waits_for_the_other(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     os.mkfifo(tmp_path / "meeting")
     waits = (builds_once_another_waits, tmp_path / "meeting", tmp_path / "builds")
@@ -242,12 +243,12 @@ def finds_the_disk_full(said: Path) -> None:
 
     def saved(images: ImageSet, folder: str) -> ImageSet:
         try:
-            return image_cache.cached(images, folder)
-        except ValueError as error:
+            return image_cache.disk_cached(images, folder)
+        except DataError as error:
             said.write_text(str(error))
             raise SystemExit(3) from None
 
-    data.cached = saved
+    data.disk_cached = saved
 
 
 @pytest.mark.processes
@@ -268,14 +269,14 @@ def test_too_small_a_disk_is_refused_before_anything_is_decoded(
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3435))
     monkeypatch.setattr(image_cache, "_write_pixels", None)
-    with pytest.raises(ValueError, match=r"need 3,436 bytes in .* which has 3,435 free; name a "):
+    with pytest.raises(DataError, match=r"need 3,436 bytes in .* which has 3,435 free; name a "):
         load_data(source, 0, str(cache))
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(ValueError, match=r"runtime.cache '.*cache': cannot be used .*a folder"):
+    with pytest.raises(DataError, match=r"runtime.cache '.*cache': cannot be used .*a folder"):
         load_data(source, 0, str(tmp_path / "cache"))
 
 
@@ -283,12 +284,12 @@ def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     torn = tmp_path / "source" / "train" / "b" / "001.jpg"
     torn.write_bytes(torn.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"001.jpg: not an image that Pillow can decode"):
+    with pytest.raises(DataError, match=r"001.jpg: not an image that Pillow can decode"):
         load_data(source, 0, str(cache))
     assert not list(cache.glob(".*.tmp")) + list(cache.glob("*.images"))
 
 
-def test_a_run_is_the_same_with_and_without(tmp_path: Path) -> None:
+def test_a_run_is_the_same_with_and_without_the_cache(tmp_path: Path) -> None:
     make_source(tmp_path / "images", 24)
     words = ["data.name=imagefolder", f"data.path={tmp_path / 'images'}", "train.steps=6"]
     words += ["data.num_train=0", "data.num_heldout=0"]

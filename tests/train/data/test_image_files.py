@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stabkit.rundir import LeftOutWarning
+from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_set import ImageSet
 from stabkit.train.data.load import load_data
 
@@ -109,7 +110,7 @@ def test_parquet_shards_join_in_order_of_name(tmp_path: Path) -> None:
     assert train.labels.tolist() == [1, 2, 0, 1, 2, 0]
 
 
-def test_parquet_validation_is_preferred_to_an_unlabelled_test_split(tmp_path: Path) -> None:
+def test_parquet_validation_is_preferred_to_an_unlabeled_test_split(tmp_path: Path) -> None:
     write_pair(tmp_path)
     write_shard(tmp_path / "test.parquet", [png(pixels(0))], [-1])
     write_shard(tmp_path / "validation.parquet", [png(pixels(42))], [1])
@@ -124,7 +125,7 @@ def test_parquet_without_metadata_names_classes_by_label(tmp_path: Path) -> None
     assert train.labels.tolist() == [1, 0, 2]
     assert heldout.labels.tolist() == [2, 0]
     write_shard(tmp_path / "test.parquet", [png(pixels(1))] * 2, [100, 4], names=None)
-    with pytest.raises(ValueError, match=r"test\.parquet: row 1: label 4 .* 3 classes"):
+    with pytest.raises(DataError, match=r"test\.parquet: row 1: label 4 .* 3 classes"):
         load("parquet", tmp_path)
 
 
@@ -140,11 +141,11 @@ def test_parquet_images_of_several_sizes_come_as_a_list(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image.numpy(), pixels(i, *shapes[i]).transpose(2, 0, 1))
 
 
-def test_grey_palette_and_alpha_images_become_rgb(tmp_path: Path) -> None:
-    grey = Image.fromarray(pixels(0)[:, :, 0])
+def test_gray_palette_and_alpha_images_become_rgb(tmp_path: Path) -> None:
+    gray = Image.fromarray(pixels(0)[:, :, 0])
     rgba = Image.fromarray(pixels(1)).convert("RGBA")
     palette = Image.fromarray(np.zeros((5, 5, 3), np.uint8)).convert("P")
-    for i, image in enumerate([grey, rgba, palette]):
+    for i, image in enumerate([gray, rgba, palette]):
         for split in ("train", "val"):
             folder = tmp_path / split / f"class {i}"
             folder.mkdir(parents=True)
@@ -201,7 +202,7 @@ GOOD = [png(pixels(0)), png(pixels(1))]
 def test_bad_parquet_content_is_named(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     write_pair(tmp_path)
     write_shard(tmp_path / "test.parquet", **{"images": GOOD, "labels": [0, 1], **settings})
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(DataError, match=said) as caught:
         load("parquet", tmp_path)
     assert str(tmp_path / "test.parquet") in str(caught.value)
 
@@ -211,7 +212,7 @@ def test_a_struct_that_is_itself_null_is_named(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     image = pa.array([{"bytes": GOOD[0], "path": None}, None], kind)
     pq.write_table(pa.table({"image": image, "label": [0, 1]}), tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet: row 1: image is null"):
+    with pytest.raises(DataError, match=r"train\.parquet: row 1: image is null"):
         load("parquet", tmp_path)
 
 
@@ -220,15 +221,28 @@ def test_row_of_a_corrupt_image_counts_within_its_shard(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").unlink()
     write_shard(tmp_path / "train-0.parquet", GOOD, [0, 1])
     write_shard(tmp_path / "train-1.parquet", [GOOD[0], b"broken"], [0, 1])
-    with pytest.raises(ValueError, match=r"train-1\.parquet: row 1: not an image"):
+    with pytest.raises(DataError, match=r"train-1\.parquet: row 1: not an image"):
         load("parquet", tmp_path)
 
 
+def test_a_damaged_image_of_a_set_decoded_on_every_load_is_found_when_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    """Images of several sizes are not decoded beforehand."""
+    write_pair(tmp_path)
+    sound = [png(pixels(0)), png(pixels(1, 4, 6))] * 512  # the chunk that shows their sizes
+    write_shard(tmp_path / "train.parquet", [*sound, b"broken"], [0] * 1025)
+    train, _ = load("parquet", tmp_path)
+    assert len(train.load(np.arange(1024))) == 1024
+    with pytest.raises(DataError, match=r"train\.parquet: row 1024: not an image"):
+        train.load(np.array([3, 1024]))
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"certainly no Parquet file" * 9])
-def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     write_pair(tmp_path)
     (tmp_path / "train.parquet").write_bytes(content)
-    with pytest.raises(ValueError, match=r"train\.parquet: cannot be read as Parquet"):
+    with pytest.raises(DataError, match=r"train\.parquet: cannot be read as Parquet"):
         load("parquet", tmp_path)
 
 
@@ -239,7 +253,7 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> N
 def test_missing_parquet_split(tmp_path: Path, missing: str, said: str) -> None:
     write_pair(tmp_path)
     (tmp_path / f"{missing}.parquet").unlink()
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(DataError, match=said) as caught:
         load("parquet", tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert {"train": "test", "test": "train"}[missing] + ".parquet" in str(caught.value)
@@ -247,10 +261,10 @@ def test_missing_parquet_split(tmp_path: Path, missing: str, said: str) -> None:
 
 @pytest.mark.parametrize("name", ["parquet", "imagefolder"])
 def test_missing_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="nowhere' does not exist"):
+    with pytest.raises(DataError, match="nowhere' does not exist"):
         load(name, tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"file' is a file; .* folder"):
+    with pytest.raises(DataError, match=r"file' is a file; .* folder"):
         load(name, tmp_path / "file")
 
 
@@ -258,7 +272,7 @@ def test_one_file_cannot_be_both_splits(tmp_path: Path) -> None:
     write_pair(tmp_path)
     (tmp_path / "test.parquet").unlink()
     (tmp_path / "test.parquet").symlink_to(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match=r"test\.parquet: is also a file of the training split"):
+    with pytest.raises(DataError, match=r"test\.parquet: is also a file of the training split"):
         load("parquet", tmp_path)
 
 
@@ -282,7 +296,7 @@ def test_folder_round_trip(tmp_path: Path, heldout: str) -> None:
     assert_holds(other, [110, 111, 120, 121, 100, 101])
 
 
-def test_folder_ignores_what_is_no_image_and_looks_deeper(tmp_path: Path) -> None:
+def test_a_folder_is_read_with_its_subfolders_and_without_other_files(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "train" / "Ant" / "notes.txt").write_text("no image")
     (tmp_path / "train" / "Ant" / "._im'age 0.png").write_text("no image")
@@ -302,6 +316,32 @@ def test_heldout_classes_keep_the_numbers_of_training(tmp_path: Path) -> None:
         file.unlink()
     (tmp_path / "val" / "Ant").rmdir()
     assert load("imagefolder", tmp_path)[1].labels.tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("unreadable", ["train", "Ant", "images"])
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "train" / "Ant" / "images").mkdir()
+    scan, list_names = os.scandir, os.listdir
+
+    def refused(path: Any) -> None:
+        if Path(os.fspath(path)).name == unreadable:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    def scan_or_refuse(path: Any) -> Any:
+        refused(path)
+        return scan(path)
+
+    def list_or_refuse(path: Any) -> list[str]:
+        refused(path)
+        return list_names(path)
+
+    monkeypatch.setattr(os, "scandir", scan_or_refuse)
+    monkeypatch.setattr(os, "listdir", list_or_refuse)  # what Path.iterdir calls in Python 3.11
+    with pytest.raises(DataError, match=rf"data\.path .*: cannot be read .*{unreadable}'"):
+        load("imagefolder", tmp_path)
 
 
 def empty_class(root: Path) -> str:
@@ -359,7 +399,7 @@ def test_bad_folders_are_named(tmp_path: Path, break_it: Any) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
 def test_absent_torchvision_set_says_how_to_fetch_it(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} .*data\.download=true") as caught:
+    with pytest.raises(DataError, match=rf"{name} .*data\.download=true") as caught:
         load(name, tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -18,13 +18,13 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Noise, with one grey, one black, one white and one strongly quantised image."""
+    """Noise, with one gray, one black, one white and one strongly quantized image."""
     generator = torch.Generator().manual_seed(seed)
     batch = torch.rand(count, 3, height, width, generator=generator)
     batch[0] = 0.5
     batch[1] = 0.0
     batch[2] = 1.0
-    batch[3] = (batch[3] * 3).round() / 3  # ties between channels, grey and saturated pixels
+    batch[3] = (batch[3] * 3).round() / 3  # ties between channels, gray and saturated pixels
     return batch
 
 
@@ -59,7 +59,7 @@ def test_crop_resize(size: int) -> None:
         [0, 20, 37, 33],
     ]
     expected = [torchvision_crop(x, box, size) for x, box in zip(batch, boxes, strict=True)]
-    # A filter's centre is a float32 of up to 53 pixels, off by half of 53 * EPS; the weights have
+    # A filter's center is a float32 of up to 53 pixels, off by half of 53 * EPS; the weights have
     # slope 1 or less, both sides have that error, and two axes are passed.
     tolerance = 2 * 53 * EPS
     resized = image_ops.crop_resize(batch, torch.tensor(boxes), size)
@@ -87,7 +87,7 @@ def test_triangle_weights_against_the_definition(out_size: int) -> None:
     torch.testing.assert_close(weights.sum(dim=2), torch.ones(len(pairs), out_size))
     for (first, count), matrix in zip(pairs, weights, strict=True):
         expected = definition_of_triangle_weights(first, count, out_size, in_size)
-        # Centre off by half of 41 * EPS, weights of slope 1 divided by sums of 1/2 or more.
+        # Center off by half of 41 * EPS, weights of slope 1 divided by sums of 1/2 or more.
         np.testing.assert_allclose(matrix.numpy(), expected, rtol=0, atol=2 * 41 * EPS)
         outside = np.r_[0:first, first + count : in_size]
         assert not matrix[:, outside].any()
@@ -99,9 +99,9 @@ def definition_of_triangle_weights(
     expected: NDArray[np.float64] = np.zeros((out_size, in_size))
     width = max(count / out_size, 1.0)
     for row in range(out_size):
-        centre = (row + 0.5) * count / out_size
+        center = (row + 0.5) * count / out_size
         for pixel in range(count):
-            expected[row, first + pixel] = max(0.0, 1.0 - abs(pixel + 0.5 - centre) / width)
+            expected[row, first + pixel] = max(0.0, 1.0 - abs(pixel + 0.5 - center) / width)
     expected /= expected.sum(axis=1, keepdims=True)
     return expected
 
@@ -146,7 +146,7 @@ def test_brightness_contrast_saturation(
 
 
 # Hues below 6 carry 4 roundings of up to 6 * EPS / 2 here and as many in the reference, which
-# counts in turns and multiplies by 6 at the end; the colours follow with slope 1 or less.
+# counts in turns and multiplies by 6 at the end; the colors follow with slope 1 or less.
 HUE_TOLERANCE = 24 * EPS
 
 
@@ -160,10 +160,10 @@ def test_hue() -> None:
 @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.07, 1 / 6, 1 / 3])
 def test_hue_against_colorsys(shift: float) -> None:
     level = torch.linspace(0, 1, 7)
-    colours = torch.cartesian_prod(level, level, level)  # every kind of tie and order of channels
-    batch = colours.T.reshape(1, 3, 7, 49)
+    colors = torch.cartesian_prod(level, level, level)  # every kind of tie and order of channels
+    batch = colors.T.reshape(1, 3, 7, 49)
     result = image_ops.adjust_hue(batch, torch.tensor([shift])).reshape(3, -1).T
-    for before, after in zip(colours.tolist(), result.tolist(), strict=True):
+    for before, after in zip(colors.tolist(), result.tolist(), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*before)
         expected = colorsys.hsv_to_rgb((hue + shift) % 1.0, saturation, value)
         np.testing.assert_allclose(after, expected, rtol=0, atol=HUE_TOLERANCE)
@@ -202,7 +202,7 @@ def test_blur_has_the_standard_deviation_of_pil(sigma: float) -> None:
     batch = torch.from_numpy(line).float().div(255).expand(1, 3, 33, 33)
     ours = image_ops.gaussian_blur(batch, torch.tensor([sigma]), 6)[0, 0, 16].double().numpy()
     # The same width, within what three box filters and 8 bits change of it, and the same shape
-    # within a few grey levels.
+    # within a few gray levels.
     assert spread(pil) == pytest.approx(spread(ours), rel=0.05)
     assert np.abs(pil - ours).max() < 6 / 255
 

@@ -25,7 +25,7 @@ def test_crop_resize_is_the_dense_product(size: int) -> None:
     box = np.array([[0, 0, 90, 150], [3, 4, 1, 1], [89, 149, 1, 1], [5, 6, 60, 90], [0, 0, 90, 1]])
     dense = image_ops.crop_resize(image_ops.to_float(batch), torch.from_numpy(box), size)
     ours = large_ops.crop_resize(list(batch), box, size)
-    # The centre of a filter is a float32 of up to 150 pixels on both sides, in two axes.
+    # The center of a filter is a float32 of up to 150 pixels on both sides, in two axes.
     torch.testing.assert_close(ours, dense, rtol=0, atol=2 * 150 * EPS)
 
 
@@ -57,7 +57,8 @@ def test_large_views_are_the_dense_ones(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(views, "LARGEST_DENSE", size)
     dense = both_views(batch, np.arange(9), size)
     assert not torch.equal(ours, dense), "the switch has no effect"
-    # As in test_view_is_torchvisions_chain; no value of these falls on the solarisation's step.
+    # As in test_a_view_equals_the_chain_of_torchvisions_operations. No value here falls on the
+    # step of the solarization.
     tolerance = (2 * 130 + 48) * EPS * 2.36 / 0.224
     torch.testing.assert_close(ours, dense, rtol=0, atol=tolerance)
 

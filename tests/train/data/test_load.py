@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from stabkit.train.data.image_set import ImageSet, from_array, held, kept, taken
+from stabkit.train.data.errors import DataError
+from stabkit.train.data.image_set import ImageSet, from_array, in_memory, lazily_cached, subset
 from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.randomness import permutation
 
@@ -83,7 +84,7 @@ def test_index_outside_the_set_is_refused(wrong: int) -> None:
 
 
 def test_subset_of_a_subset() -> None:
-    inner = taken(taken(counted(9), np.array([8, 6, 4, 2])), np.array([3, 0]))
+    inner = subset(subset(counted(9), np.array([8, 6, 4, 2])), np.array([3, 0]))
     loaded = inner.load(np.array([0, 1, 0]))
     assert [image[0, 0, 0].item() for image in loaded] == [2, 8, 2]
     assert inner.labels.tolist() == [2 % 3, 8 % 3]
@@ -91,7 +92,7 @@ def test_subset_of_a_subset() -> None:
         inner.load(np.array([2]))
 
 
-def test_small_sets_of_one_size_are_read_once() -> None:
+def test_in_memory_reads_a_small_set_of_one_size_once() -> None:
     source = counted(2500)
     reads: list[int] = []
 
@@ -100,28 +101,28 @@ def test_small_sets_of_one_size_are_read_once() -> None:
         return source.read(index)
 
     lazy = ImageSet(source.labels, source.classes, read)
-    kept = held(lazy)
+    kept = in_memory(lazy)
     assert sum(reads) == 2500 + 1  # the first image once more, to learn the size
     every = np.arange(2500)
     assert torch.equal(torch.as_tensor(kept.load(every)), torch.as_tensor(source.load(every)))
     assert sum(reads) == 2501
 
 
-def test_sets_over_the_limit_stay_on_disk() -> None:
+def test_in_memory_leaves_sets_over_the_limit_on_disk() -> None:
     source = counted(10)  # 3 * 2 * 2 = 12 bytes an image
-    assert held(source, limit=119) is source
-    assert held(source, limit=120) is not source
+    assert in_memory(source, limit=119) is source
+    assert in_memory(source, limit=120) is not source
 
 
 @pytest.mark.parametrize("odd", [0, 1, 5, 9])
-def test_sets_of_several_sizes_stay_as_they_are(odd: int) -> None:
+def test_in_memory_leaves_sets_of_several_sizes_as_they_are(odd: int) -> None:
     def read(index: np.ndarray[Any, Any]) -> Any:
         sizes = [3 if i == odd else 2 for i in index]
         images = [torch.zeros(3, size, size, dtype=torch.uint8) for size in sizes]
         return torch.stack(images) if len(set(sizes)) == 1 else images
 
     mixed = ImageSet(np.zeros(10, np.int64), ("a",), read)
-    assert held(mixed) is mixed
+    assert in_memory(mixed) is mixed
 
 
 def test_synthetic_data_does_not_depend_on_the_seed() -> None:
@@ -138,11 +139,11 @@ def test_synthetic_sizes() -> None:
 
 
 def test_real_data_need_a_path() -> None:
-    with pytest.raises(ValueError, match=r"data\.path is missing.*parquet"):
+    with pytest.raises(DataError, match=r"data\.path is missing.*parquet"):
         load_data(config(name="parquet"), 0)
 
 
-def test_kept_images_are_read_once_and_when_they_are_asked_for() -> None:
+def test_lazily_cached_images_are_read_once_when_first_asked_for() -> None:
     pixels = torch.arange(5 * 12, dtype=torch.uint8).reshape(5, 3, 2, 2)
     asked: list[int] = []
 
@@ -151,10 +152,10 @@ def test_kept_images_are_read_once_and_when_they_are_asked_for() -> None:
         return pixels[torch.from_numpy(index)]
 
     source = ImageSet(np.arange(5), ("a",) * 5, read)
-    once = kept(source, (3, 2, 2))
+    once = lazily_cached(source, (3, 2, 2))
     assert asked == []
     for index in ([3, 1, 3], [1, 2], [0, 1, 2, 3, 4], []):
         at = np.array(index, dtype=np.int64)
         assert torch.equal(torch.as_tensor(once.load(at)), pixels[torch.from_numpy(at)])
     assert sorted(asked) == [0, 1, 2, 3, 4]
-    assert kept(source, (3, 2, 2), limit=59) is source
+    assert lazily_cached(source, (3, 2, 2), limit=59) is source

@@ -12,11 +12,12 @@ from PIL import Image
 
 from stabkit.cli import main
 from stabkit.rundir import LeftOutWarning
+from stabkit.train.data.errors import DataError
 from stabkit.train.data.pixels import rgb_pixels
 from tests.conftest import SMALL
 from tests.train.data.test_image_files import load, write_folder
 
-GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 def through_file(image: Image.Image, suffix: str) -> NDArray[np.uint8]:
@@ -26,9 +27,9 @@ def through_file(image: Image.Image, suffix: str) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
-def test_16_bits_give_the_pixels_of_8(suffix: str) -> None:
-    wide = through_file(Image.fromarray(GREY.astype(np.uint16) * 257), suffix)
-    np.testing.assert_array_equal(wide, through_file(Image.fromarray(GREY), suffix))
+def test_16_bits_give_the_same_pixels_as_8_bits(suffix: str) -> None:
+    wide = through_file(Image.fromarray(GRAY.astype(np.uint16) * 257), suffix)
+    np.testing.assert_array_equal(wide, through_file(Image.fromarray(GRAY), suffix))
     assert wide.shape == (16, 16, 3)
 
 
@@ -38,19 +39,19 @@ def test_16_bits_are_rounded() -> None:
     assert through_file(Image.fromarray(values), ".png")[0, :, 0].tolist() == expected
 
 
-def test_floats_to_one_give_the_pixels_of_8_bits() -> None:
-    floats = through_file(Image.fromarray(GREY.astype(np.float32) / 255), ".tif")
-    np.testing.assert_array_equal(floats, through_file(Image.fromarray(GREY), ".tif"))
+def test_floats_from_0_to_1_give_the_same_pixels_as_8_bits() -> None:
+    floats = through_file(Image.fromarray(GRAY.astype(np.float32) / 255), ".tif")
+    np.testing.assert_array_equal(floats, through_file(Image.fromarray(GRAY), ".tif"))
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (GREY.astype(np.float32), "floats from 0 to 255"),
-        (GREY / np.float32(255) - np.float32(0.5), "floats from -0.5 to 0.5"),
+        (GRAY.astype(np.float32), "floats from 0 to 255"),
+        (GRAY / np.float32(255) - np.float32(0.5), "floats from -0.5 to 0.5"),
         (np.full((2, 2), np.nan, np.float32), "floats from nan to nan"),
         (np.full((2, 2), np.inf, np.float32), "floats from inf to inf"),
-        (GREY.astype(np.int32) * 1000, "32-bit integers from 0 to 255000"),
+        (GRAY.astype(np.int32) * 1000, "32-bit integers from 0 to 255000"),
     ],
 )
 def test_an_unknown_scale_is_refused_by_name(
@@ -59,14 +60,14 @@ def test_an_unknown_scale_is_refused_by_name(
     write_folder(tmp_path)
     file = tmp_path / "train" / "Ant" / "wide.tif"
     Image.fromarray(values).save(file)
-    with pytest.raises(ValueError, match=f"Ant/wide.tif: .*{said}"):
+    with pytest.raises(DataError, match=f"Ant/wide.tif: .*{said}"):
         load("imagefolder", tmp_path)
 
 
 def test_other_modes() -> None:
     """Alpha is dropped, whatever it hides; palettes are looked up; CMYK is converted."""
-    colour = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
-    assert through_file(colour, ".png")[0, 0].tolist() == [10, 20, 30]
+    color = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    assert through_file(color, ".png")[0, 0].tolist() == [10, 20, 30]
     assert through_file(Image.new("LA", (2, 2), (40, 0)), ".png")[0, 0].tolist() == [40] * 3
     assert through_file(Image.new("1", (2, 2), 1), ".png")[0, 0].tolist() == [255] * 3
     assert through_file(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), ".tif")[0, 0].tolist() == [
@@ -82,32 +83,32 @@ def test_other_modes() -> None:
 
 
 def test_the_exif_orientation_is_not_applied() -> None:
-    image = Image.fromarray(GREY)
+    image = Image.fromarray(GRAY)
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
-    np.testing.assert_array_equal(rgb_pixels(Image.open(buffer))[:, :, 0], GREY)
+    np.testing.assert_array_equal(rgb_pixels(Image.open(buffer))[:, :, 0], GRAY)
 
 
 @pytest.mark.parametrize("name", ["a.pgm", "a.PGM", "a.jfif", "a.jpe", "a.JPEG", "a.pnm"])
 def test_more_suffixes_are_read(tmp_path: Path, name: str) -> None:
     write_folder(tmp_path)
     kind = "JPEG" if "j" in name.lower() else "PPM"
-    Image.fromarray(GREY).save(tmp_path / "train" / "Ant" / name, kind)
+    Image.fromarray(GRAY).save(tmp_path / "train" / "Ant" / name, kind)
     assert len(load("imagefolder", tmp_path)[0]) == 7
 
 
 def test_linked_folders_are_read_and_circles_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "set")
     (tmp_path / "other").mkdir()
-    Image.fromarray(GREY).save(tmp_path / "other" / "a.png")
+    Image.fromarray(GRAY).save(tmp_path / "other" / "a.png")
     link = tmp_path / "set" / "train" / "Ant" / "link"
     link.symlink_to(tmp_path / "other")
     assert len(load("imagefolder", tmp_path / "set")[0]) == 7
     link.unlink()
     link.symlink_to(tmp_path / "set" / "train")
-    with pytest.raises(ValueError, match="Ant/link: is a link to a folder that it lies in"):
+    with pytest.raises(DataError, match="Ant/link: is a link to a folder that it lies in"):
         load("imagefolder", tmp_path / "set")
 
 
@@ -142,18 +143,21 @@ def test_a_decompression_bomb_is_refused_in_a_line(
         (["train-00000-of-00003", "train-00002-of-00003"], "missing train-00001-of-00003.parquet"),
         (
             ["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"],
-            "more than once",
+            "more than one version of train",
         ),
-        (["train-00000-of-00001-aa", "train-00000-of-00001-bb"], "a shard is there twice"),
-        (["train-00000-of-00001", "train"], "more than once"),
-        (["train-00000-of-00001", "train-00001-of-00001"], "no train-00001-of-00001.parquet"),
+        (["train-00000-of-00001-aa", "train-00000-of-00001-bb"], "two files for one shard"),
+        (["train-00000-of-00001", "train"], "more than one version of train"),
+        (
+            ["train-00000-of-00001", "train-00001-of-00001"],
+            "train-00001-of-00001.parquet is out of range",
+        ),
     ],
 )
 def test_incomplete_shards_are_refused(tmp_path: Path, names: list[str], said: str) -> None:
     buffer = io.BytesIO()
-    Image.fromarray(GREY).save(buffer, "PNG")
+    Image.fromarray(GRAY).save(buffer, "PNG")
     table = pa.table({"image": [buffer.getvalue()], "label": [0]})
     for name in [*names, "test-00000-of-00001"]:
         pq.write_table(table, tmp_path / f"{name}.parquet")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(DataError, match=said):
         load("parquet", tmp_path)

@@ -13,13 +13,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from stabkit.train.data.views import (
-    ViewParams,
-    apply_view,
-    plain_view,
-    sample_view_params,
-    two_views,
-)
+from stabkit.train.data.view_params import ViewParams, sample_view_params
+from stabkit.train.data.views import apply_view, plain_view, two_views
 
 EPS = torch.finfo(torch.float32).eps
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -152,7 +147,7 @@ def test_boxes_lie_inside_the_image(size: tuple[int, int], min_scale: float) -> 
 
 
 @pytest.mark.parametrize("size", [(32, 32), (375, 500), (100, 200), (60, 150)])
-def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
+def test_boxes_are_distributed_like_those_of_torchvision(size: tuple[int, int]) -> None:
     count = 3000
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -189,7 +184,7 @@ def test_golden_draw() -> None:
     assert drawn.flip.tolist() == GOLDEN_FLIP
 
 
-def test_fallback_box_is_torchvisions() -> None:
+def test_the_fallback_box_equals_that_of_torchvision() -> None:
     sides = [1, 2, 3, 4, 7, 10, 31, 32, 50, 99, 333]
     sizes = np.array([(h, w) for h in sides for w in sides])
     box = sample_view_params(0, 0, np.arange(len(sizes)), 1, sizes, min_scale=1.0).box
@@ -238,7 +233,7 @@ def torchvision_view(image: Tensor, p: ViewParams, row: int, size: int) -> Tenso
     [(160, 32, 32, 32), (40, 8, 8, 8), (40, 8, 8, 4), (24, 40, 70, 32), (6, 224, 224, 224)],
 )
 @pytest.mark.parametrize("view", [1, 2])
-def test_view_is_torchvisions_chain(
+def test_a_view_equals_the_chain_of_torchvisions_operations(
     count: int, height: int, width: int, size: int, view: View
 ) -> None:
     batch, p = images(count, height, width), params(view, count, (height, width))
@@ -248,7 +243,7 @@ def test_view_is_torchvisions_chain(
     # brightness, contrast and saturation multiply by 1.4 * 1.4 * 1.2 and the norm by 1 / 0.224.
     tolerance = (2 * max(height, width) + 48) * EPS * 2.36 / 0.224
     difference = (result - expected).abs()
-    # A value that rounds to the other side of the solarisation's threshold t jumps by 2 t - 1.
+    # A value that rounds to the other side of the solarization's threshold t jumps by 2 t - 1.
     jump = (2 * 128 / 255 - 1) / 0.224 + tolerance
     assert (difference > tolerance).float().mean() < 1e-5
     assert difference.max() < (jump if view == 2 else tolerance)
@@ -263,7 +258,7 @@ def test_an_operation_on_all_samples_then_on_some(mask: str) -> None:
     everywhere: dict[str, Any] = {mask: np.full(3, True)}
     p = replace(p, **everywhere)
     expected = torch.stack([torchvision_view(x, p, row, 16) for row, x in enumerate(batch)])
-    # As in test_view_is_torchvisions_chain.
+    # As in test_a_view_equals_the_chain_of_torchvisions_operations.
     tolerance = (2 * 16 + 48) * EPS * 2.36 / 0.224
     torch.testing.assert_close(apply_view(batch, p, 16), expected, rtol=0, atol=tolerance)
 
@@ -322,7 +317,7 @@ def test_list_of_different_sizes_is_one_image_at_a_time() -> None:
         torch.testing.assert_close(plain[row : row + 1], plain_view([image], 32))
 
 
-def test_plain_view_of_the_wanted_size_is_only_normalised() -> None:
+def test_plain_view_of_the_wanted_size_is_only_normalized() -> None:
     batch = images(5, 32, 32)
     expected = reference.normalize(batch.to(torch.float32) / 255, MEAN, STD)
     assert torch.equal(plain_view(batch, 32), expected)

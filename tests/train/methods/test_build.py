@@ -1,4 +1,4 @@
-"""What holds for every framework: it trains through the loop and resumes to the last bit."""
+"""Every framework trains through the loop and resumes to the last bit."""
 
 from pathlib import Path
 
@@ -44,8 +44,11 @@ def interrupted(*_: object) -> None:
 def test_it_trains_and_resumes_to_the_last_bit(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted at step 12, so it goes on from 7: frozen prototypes and a queue half filled."""
-    config = small_config(*CASES[case])
+    """Interrupt at step 12, so it resumes from 7: frozen prototypes and a queue half filled.
+
+    After 16 steps the queue has overflowed and the prototypes have moved.
+    """
+    config = small_config(*CASES[case], "train.steps=16")
     unbroken, broken = RunDir(tmp_path / "unbroken"), RunDir(tmp_path / "broken")
     loop.train(config, unbroken)
     with monkeypatch.context() as patch:
@@ -94,7 +97,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_two_processes_are_one_with_all_the_images(name: str, tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_all_the_images(name: str, tmp_path: Path) -> None:
     """Loss, gradients, queue. Without BN, whose statistics are of a process's own images."""
     norm = {} if name == "supervised" else {"head_norm": "none"}
     view1, view2, labels = views()
@@ -120,7 +123,7 @@ def test_two_processes_are_one_with_all_the_images(name: str, tmp_path: Path) ->
         torch.testing.assert_close(own, single[1], rtol=1e-12, atol=1e-14)
 
 
-def test_a_setting_that_would_do_nothing_is_refused() -> None:
+def test_a_setting_without_effect_is_refused() -> None:
     for name, change, reason in (
         ("swav", "queue=64", "queue 64 does nothing for swav: only for moco"),
         ("swav", "predictor=false", "only for moco or byol"),

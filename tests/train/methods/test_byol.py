@@ -4,13 +4,7 @@ import pytest
 import torch
 
 from stabkit.train.methods.byol import BYOL, regression
-from tests.train.small import FROZEN, kinds, small_method, views, without_gradient
-
-
-def small_byol(**settings: object) -> BYOL:
-    byol = small_method("byol", **settings)
-    assert isinstance(byol, BYOL)
-    return byol.double()
+from tests.train.small import FROZEN, kinds, small, views, without_gradient
 
 
 def test_loss_is_the_squared_distance_of_unit_vectors() -> None:
@@ -26,7 +20,7 @@ def test_loss_is_the_squared_distance_of_unit_vectors() -> None:
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
     """Both directions summed; targets from the twin after its move, projections of it alone."""
-    byol = small_byol()
+    byol = small(BYOL)
     with torch.no_grad():
         for p in byol.target.parameters():
             p.add_(0.1)
@@ -50,14 +44,14 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
 
 
 def test_heads_have_bn_in_hidden_layers_but_not_on_outputs() -> None:
-    byol = small_byol()
+    byol = small(BYOL)
     layer = ["Linear", "BatchNorm1d", "ReLU"]
     assert kinds(byol.online.projector) == [*layer, *layer, "Linear"]
     assert kinds(byol.online.predictor) == [*layer, "Linear"]
 
 
 def test_gradient_reaches_the_online_network_and_nothing_else() -> None:
-    byol = small_byol(freeze=True)
+    byol = small(BYOL, freeze=True)
     loss, feature, _ = byol(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad
@@ -66,12 +60,12 @@ def test_gradient_reaches_the_online_network_and_nothing_else() -> None:
 
 
 def test_no_level_of_chance_is_claimed() -> None:
-    assert small_byol().loss_scalars(torch.tensor(1.0), 6) == {}
+    assert small(BYOL).loss_scalars(torch.tensor(1.0), 6) == {}
 
 
 def test_without_a_predictor_a_copy_of_the_network_has_nothing_to_learn_from_equal_views() -> None:
     """Its loss is at the minimum, 0; the predictor is what keeps it away from there."""
     view, _, labels = views()
-    bare, full = small_byol(predictor=False), small_byol()
+    bare, full = small(BYOL, predictor=False), small(BYOL)
     assert float(bare(view, view, labels, 0.0, 0)[0].detach()) == pytest.approx(0, abs=1e-12)
     assert float(full(view, view, labels, 0.0, 0)[0].detach()) > 0.1

@@ -13,20 +13,15 @@ from tests.train.small import (
     kinds,
     loss_and_gradients,
     on_two_processes,
-    small_method,
+    random_pair,
+    small,
     views,
     without_gradient,
 )
 
 
-def small_moco(**settings: object) -> MoCo:
-    moco = small_method("moco", **settings)
-    assert isinstance(moco, MoCo)
-    return moco.double()
-
-
 def moved(moco: MoCo) -> MoCo:
-    """The twin made to differ, so that its moves show."""
+    """Shift the twin, so that its moves show."""
     with torch.no_grad():
         for p in moco.target.parameters():
             p.add_(0.1)
@@ -48,11 +43,6 @@ def brute_force(
     return total / len(query)
 
 
-def random_pair(rows: int, columns: int, seed: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, rows, columns, dtype=torch.float64, generator=generator)
-
-
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
 def test_loss_equals_the_sum_over_every_pair(temperature: float) -> None:
     query, key = random_pair(7, 5)
@@ -69,14 +59,14 @@ def test_chance_is_four_tau_ln_n_and_one_in_relative_terms() -> None:
     same = torch.ones(64, 5)  # a collapsed network: every key equally near
     for scale in (True, False):
         loss = info_nce(same, same, 0.2, scale) * 2
-        scalars = small_moco(scale_loss=scale).loss_scalars(loss, 64)
+        scalars = small(MoCo, scale_loss=scale).loss_scalars(loss, 64)
         assert float(scalars["loss_nats"]) == pytest.approx(math.log(64), rel=1e-6)
         assert float(scalars["loss_relative"]) == pytest.approx(1, rel=1e-6)
 
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
     """Algorithm 1 written out: queries, then the momentum move, then keys, both directions."""
-    moco = moved(small_moco())
+    moco = moved(small(MoCo))
     view1, view2, labels = views()
     by_hand = copy.deepcopy(moco)
     loss, feature, _ = moco(view1, view2, labels, 0.9, 0)
@@ -100,7 +90,7 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
 
 
 def test_gradient_reaches_the_online_network_and_nothing_else() -> None:
-    moco = small_moco(freeze=True)
+    moco = small(MoCo, freeze=True)
     loss, feature, _ = moco(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad
@@ -110,7 +100,7 @@ def test_gradient_reaches_the_online_network_and_nothing_else() -> None:
 
 def test_heads_have_the_published_shape() -> None:
     """No biases in linear layers, BN after each, ReLU between, last BN without scale and shift."""
-    moco = small_moco()
+    moco = small(MoCo)
     layer = ["Linear", "BatchNorm1d", "ReLU"]
     projector, predictor = moco.online.projector, moco.online.predictor
     assert kinds(projector) == [*layer, *layer, *layer[:2]]
@@ -123,16 +113,16 @@ def test_heads_have_the_published_shape() -> None:
 
 
 def test_heads_follow_their_switches() -> None:
-    none = small_moco(head_norm="none")
+    none = small(MoCo, head_norm="none")
     assert kinds(none.target.projector) == kinds(none.online.projector)
     layer = ["Linear", "BatchNorm1d", "ReLU"]
-    resnet = small_moco(projector_layers=2, predictor_norm="hidden")  # the paper's for ResNet
+    resnet = small(MoCo, projector_layers=2, predictor_norm="hidden")  # the paper's for ResNet
     assert kinds(resnet.online.projector) == [*layer, *layer[:2]]
     assert kinds(resnet.online.predictor) == [*layer, "Linear"]
 
 
 def test_without_a_predictor_queries_are_projections() -> None:
-    moco = small_moco(predictor=False)
+    moco = small(MoCo, predictor=False)
     assert not any("predictor" in name for name, _ in moco.named_parameters())
     view1, view2, labels = views()
     loss, *_ = moco(view1, view2, labels, 0.0, 0)
@@ -141,7 +131,7 @@ def test_without_a_predictor_queries_are_projections() -> None:
 
 
 def test_momentum_moves_parameters_but_not_batch_statistics() -> None:
-    moco = moved(small_moco())
+    moco = moved(small(MoCo))
     with torch.no_grad():
         moco.online.projector[1].running_mean += 5
     before = moco.target.projector[1].running_mean.clone()
@@ -160,7 +150,7 @@ def test_momentum_0_stays_0_under_the_cosine_too() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99, 0.999])
 def test_the_twin_is_the_weighted_mean_of_all_past_weights(momentum: float) -> None:
     """Closed form: θ_T = m^T θ_0 + (1-m) Σ m^(T-t) w_t, for weights that move every step."""
-    moco = moved(small_moco())
+    moco = moved(small(MoCo))
     slow = moco.target.projector[0].weight
     fast = moco.online.projector[0].weight
     expected, seen = momentum**5 * slow.detach().clone(), []
@@ -188,7 +178,7 @@ def test_queue_is_first_in_first_out_and_of_unit_keys() -> None:
 
 def test_queued_keys_are_negatives_of_the_next_steps() -> None:
     """Two steps by hand: the first sees an empty queue, the second the 12 keys of the first."""
-    moco = small_moco(queue=20, momentum=0.5)
+    moco = small(MoCo, queue=20, momentum=0.5)
     view1, view2, labels = views()
     losses, expected = [], []
     past = torch.zeros(0, 8, dtype=torch.float64)
@@ -210,14 +200,14 @@ def test_queued_keys_are_negatives_of_the_next_steps() -> None:
 
 
 def test_queue_has_no_gradient_and_is_in_the_checkpoint() -> None:
-    moco = small_moco(queue=20)
+    moco = small(MoCo, queue=20)
     assert {"queue.keys", "queue.added"} <= moco.state_dict().keys()
     for step in range(2):
         moco(*views(), 0.9, step)[0].backward()
     assert moco.queue is not None
     assert not moco.queue.keys.requires_grad
     assert not list(moco.queue.parameters())
-    assert not any(name.startswith("queue") for name in small_moco().state_dict())
+    assert not any(name.startswith("queue") for name in small(MoCo).state_dict())
 
 
 def test_keys_gathered_from_two_processes_give_the_single_process_loss(tmp_path) -> None:

@@ -10,27 +10,17 @@ from tests.train.small import (
     kinds,
     loss_and_gradients,
     on_two_processes,
-    small_method,
+    random_pair,
+    small,
     views,
     without_gradient,
 )
 
 
-def small_simclr(**settings: object) -> SimCLR:
-    simclr = small_method("simclr", **settings)
-    assert isinstance(simclr, SimCLR)
-    return simclr.double()
-
-
-def random_pair(rows: int = 6, columns: int = 5) -> Tensor:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(2, rows, columns, dtype=torch.float64, generator=generator)
-
-
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 def test_loss_equals_the_sum_over_every_pair(temperature: float) -> None:
     """Equation 1 one logit at a time: 2N views, each against all but itself."""
-    first, second = random_pair()
+    first, second = random_pair(6, 5)
     everyone, count = [*first, *second], len(first)
     total = 0.0
     for i, anchor in enumerate(everyone):
@@ -48,14 +38,14 @@ def test_loss_equals_the_sum_over_every_pair(temperature: float) -> None:
 
 def test_views_that_cannot_be_told_apart_are_at_chance() -> None:
     same = torch.ones(32, 4, dtype=torch.float64)
-    scalars = small_simclr().loss_scalars(nt_xent(same, same, 0.1), 32)
+    scalars = small(SimCLR).loss_scalars(nt_xent(same, same, 0.1), 32)
     assert float(scalars["loss_nats"]) == pytest.approx(math.log(63))
     assert float(scalars["loss_relative"]) == pytest.approx(1)
 
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
     """Batch statistics over both views, temperature .1 unless given, no factor 2τ."""
-    simclr = small_simclr()
+    simclr = small(SimCLR)
     assert kinds(simclr.online.projector)[-2:] == ["Linear", "BatchNorm1d"]
     view1, view2, labels = views()
     loss, feature, _ = simclr(view1, view2, labels, 0.99, 0)
@@ -63,11 +53,11 @@ def test_a_step_by_hand_gives_the_same_loss() -> None:
     projected = simclr.online.projector(features)
     torch.testing.assert_close(loss, nt_xent(projected[:6], projected[6:], 0.1))
     torch.testing.assert_close(feature, features[:6].detach())
-    assert small_simclr(temperature=0.2).temperature == 0.2
+    assert small(SimCLR, temperature=0.2).temperature == 0.2
 
 
 def test_gradient_reaches_everything_that_trains() -> None:
-    simclr = small_simclr(freeze=True)
+    simclr = small(SimCLR, freeze=True)
     loss, feature, _ = simclr(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad
@@ -78,7 +68,7 @@ def test_gradient_reaches_everything_that_trains() -> None:
 
 def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path) -> None:
     """The gradient through the other process's views included: without it, this fails."""
-    first, second = random_pair()
+    first, second = random_pair(6, 5)
 
     def loss_of(first: Tensor, second: Tensor) -> Tensor:
         return nt_xent(first, second, 0.1)

@@ -4,17 +4,11 @@ import pytest
 import torch
 
 from stabkit.train.methods.supervised import Supervised
-from tests.train.small import FROZEN, NUM_CLASSES, small_method, views, without_gradient
-
-
-def small_supervised(**settings: object) -> Supervised:
-    supervised = small_method("supervised", **settings)
-    assert isinstance(supervised, Supervised)
-    return supervised.double()
+from tests.train.small import FROZEN, NUM_CLASSES, small, views, without_gradient
 
 
 def test_loss_is_the_mean_cross_entropy_of_both_views() -> None:
-    supervised = small_supervised()
+    supervised = small(Supervised)
     with torch.no_grad():
         supervised.online.head.weight.mul_(100)  # away from chance
     view1, view2, labels = views()
@@ -29,7 +23,7 @@ def test_loss_is_the_mean_cross_entropy_of_both_views() -> None:
 
 
 def test_training_starts_at_chance() -> None:
-    supervised = small_supervised()
+    supervised = small(Supervised)
     loss, *_ = supervised(*views(30), 0.99, 0)
     scalars = supervised.loss_scalars(loss.detach(), 30)
     assert float(scalars["loss_nats"]) == pytest.approx(math.log(NUM_CLASSES), rel=0.05)
@@ -37,7 +31,7 @@ def test_training_starts_at_chance() -> None:
 
 
 def test_gradient_reaches_everything_that_trains() -> None:
-    supervised = small_supervised(freeze=True)
+    supervised = small(Supervised, freeze=True)
     loss, feature, _ = supervised(*views(), 0.99, 0)
     loss.backward()
     assert not feature.requires_grad

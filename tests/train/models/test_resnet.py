@@ -48,7 +48,7 @@ def test_output_is_the_mean_of_the_last_map() -> None:
             torch.testing.assert_close(resnet(images), resnet.forward_features(images).mean((2, 3)))
 
 
-def test_bit_has_groups_and_standardised_weights_instead_of_bn() -> None:
+def test_bit_has_groups_and_standardized_weights_instead_of_bn() -> None:
     bit = build("resnetv2_50x1_bit", "imagenet")
     assert not [m for m in bit.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_bit_has_groups_and_standardised_weights_instead_of_bn() -> None:
         images = torch.randn(1, 3, 32, 32, dtype=torch.float64)
         before = bit(images)
         bit.stages[1].blocks[0].conv2.weight.mul_(2).add_(1)
-        # not exactly: the standardisation adds 1e-8 to the variance of a filter, about 2e-3
+        # not exactly: the standardization adds 1e-8 to the variance of a filter, about 2e-3
         torch.testing.assert_close(bit(images), before, rtol=1e-3, atol=1e-5)
 
 

@@ -226,7 +226,7 @@ def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> Non
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("pool", ["token", "norm_then_mean", "mean"])
-def test_the_plain_vit_is_timms_to_the_bit(pool: str, qk_norm: bool, fused: bool) -> None:
+def test_the_plain_vit_equals_timms_to_the_bit(pool: str, qk_norm: bool, fused: bool) -> None:
     """Start, global generator, features and gradients; weights load either way."""
     has_token, has_norm = pool == "token", pool != "mean"
     shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
@@ -257,7 +257,7 @@ def test_the_plain_vit_is_timms_to_the_bit(pool: str, qk_norm: bool, fused: bool
         assert p.grad.equal(q.grad), name
 
 
-def test_positions_are_timms_to_the_bit() -> None:
+def test_positions_equal_timms_to_the_bit() -> None:
     for patch, width in ((8, 24), (4, 60), (16, 192)):
         vit = small(patch_size=patch, width=width)
         theirs = build_sincos2d_pos_embed(vit.patch_embed.grid_size, width, interleave_sin_cos=True)
