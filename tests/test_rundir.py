@@ -139,6 +139,17 @@ def test_the_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> 
         pass
 
 
+def test_a_locked_run_notices_that_its_folder_is_gone_or_another(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.lock() as held:
+        held.check()
+        run.path.rename(tmp_path / "moved")
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError, match="the run's folder was deleted or moved"):
+                held.check()
+            run.path.mkdir(exist_ok=True)
+
+
 def test_a_folder_made_anew_is_another(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()

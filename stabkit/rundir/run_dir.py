@@ -20,6 +20,7 @@ from stabkit.rundir.files import (
     read_file,
     refuse_link,
     remove_dead,
+    same_folder,
     utc_now,
 )
 from stabkit.rundir.find import TABLES, left_out
@@ -28,6 +29,19 @@ from stabkit.rundir.status import Standing, Status, heard_of_lately, is_ahead, p
 
 class RunBusyError(RuntimeError):
     """Another live process is writing this run."""
+
+
+class HeldFolder:
+    """A run's folder whose lock this process holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_same = same_folder(path)
+
+    def check(self) -> None:
+        """Raise FileNotFoundError if the folder was deleted, moved or replaced by another."""
+        if not self._is_same():
+            raise FileNotFoundError(f"{self.path}: the run's folder was deleted or moved")
 
 
 @dataclass(frozen=True)
@@ -194,11 +208,11 @@ class RunDir:
         atomic_write(self.events_file, "".join(json.dumps(e) + "\n" for e in kept).encode())
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the kernel lets go of it when the process dies, however.
+    def lock(self) -> Iterator[HeldFolder]:
+        """Hold the run for this process; the kernel releases it when the process dies.
 
-        Raises RunBusyError when another process holds it, LinkedError where something in the
-        folder would lead its writes elsewhere. What a kill left half written is removed.
+        Removes what a killed process left half written. Raises RunBusyError when another process
+        holds the run, LinkedError where a link in the folder would lead its writes elsewhere.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         folders = [self.path / name for name in (*TABLES, "checkpoints")]
@@ -219,10 +233,10 @@ class RunDir:
                 remove_dead(folder)
             process = os.getpid()
             try:
-                yield
+                yield HeldFolder(self.path)
             finally:
-                # a process forked meanwhile, as a loader's worker, has the lock too: let go of it
-                # for all, and only here
+                # A process forked meanwhile, such as a loader's worker, has the lock too. Release
+                # it for all of them, and only here.
                 if os.getpid() == process:
                     fcntl.flock(file, fcntl.LOCK_UN)
 
