@@ -15,8 +15,8 @@ import stabkit
 from stabkit.cli import main
 from stabkit.config import load_config, save_config
 from stabkit.rundir import ForeignFolderError, RunDir, Status
-from stabkit.sweep.grid import Cell, load_sweep
-from stabkit.sweep.reconcile import Task, prepare
+from stabkit.sweep.folders import write_waiting
+from stabkit.sweep.grid import PlannedRun, load_sweep
 from stabkit.train import loop
 from stabkit.train.weights import export
 from tests.conftest import SMALL, small_config, tree
@@ -373,8 +373,8 @@ def test_a_sweep_names_every_cell_whose_folder_is_not_its_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("demo.yaml").write_text(SWEEP)
-    cells = load_sweep(Path("demo.yaml"), None, SMALL).cells
-    folders = [Path("runs/demo") / cell.folder for cell in cells]
+    planned = load_sweep(Path("demo.yaml"), None, SMALL).runs
+    folders = [Path("runs/demo") / run.folder for run in planned]
     shutil.copytree(made / "run", folders[0])  # done, of another learning rate
     shutil.copytree(made / "monitor done", folders[2])
     before = tree(tmp_path)
@@ -393,7 +393,7 @@ def test_a_cell_with_two_folders_is_named_with_both(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("demo.yaml").write_text("name: demo\nbase: tiny\n")
-    run = load_sweep(Path("demo.yaml"), None, SMALL).cells[0].run_id
+    run = load_sweep(Path("demo.yaml"), None, SMALL).runs[0].run_id
     for name in (f"seed=0-{run}", f"threads=2-{run}"):
         shutil.copytree(made / "run", Path("runs/demo") / name)
     before = tree(tmp_path)
@@ -419,6 +419,6 @@ def test_a_cell_that_is_a_monitor_s_folder_is_never_prepared(made: Path, tmp_pat
     shutil.copytree(made / "monitor done", folder)
     before = tree(tmp_path)
     with pytest.raises(ForeignFolderError, match="a Monitor recorded"):
-        prepare(Task(Cell({}, small_config(), "cell"), RunDir(folder), "missing"), 1)
+        write_waiting(PlannedRun({}, small_config(), "run"), RunDir(folder), "missing", 1)
     assert tree(tmp_path) == before
     assert np.isfinite(stabkit.open_run(folder).scalar("grad_norm_total")).all()

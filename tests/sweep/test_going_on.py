@@ -31,8 +31,8 @@ ELSEWHERE = "1 run goes on elsewhere, so the sweep is not done"
 
 
 def run_dirs(sweep: Path, *settings: str) -> list[RunDir]:
-    cells = load_sweep(sweep, None, [*SMALL, *settings]).cells
-    return [RunDir(Path("runs/demo") / cell.folder) for cell in cells]
+    runs = load_sweep(sweep, None, [*SMALL, *settings]).runs
+    return [RunDir(Path("runs/demo") / run.folder) for run in runs]
 
 
 def plant(rundir: RunDir, status: Status, *settings: str) -> None:
@@ -264,7 +264,7 @@ def test_cells_that_are_left_alone_count(
 def test_a_sweep_file_that_is_edited_meanwhile_changes_nothing_of_a_launch(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was read is what runs; the next launch names what is no cell any more."""
+    """What was read is what runs; the next launch names the runs that are no longer in it."""
     ran = launch.run_pool
 
     def edited(*given: object) -> object:
@@ -277,5 +277,5 @@ def test_a_sweep_file_that_is_edited_meanwhile_changes_nothing_of_a_launch(
     assert [rundir.standing() for rundir in before] == ["done", "done"]
     assert main(["sweep", str(sweep), *SMALL, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "1 runs here are no cells of this request" in printed
+    assert "1 runs here are not part of this request" in printed
     assert before[1].path.name in printed

@@ -16,7 +16,7 @@ from stabkit.cli import main
 from stabkit.config import load_config, save_config
 from stabkit.rundir import RunDir, Status
 from stabkit.sweep import pool
-from stabkit.sweep.grid import Cell
+from stabkit.sweep.grid import PlannedRun
 from stabkit.sweep.pool import make_slots
 from stabkit.sweep.reconcile import Task
 from stabkit.sweep.worker import Slot, Worker
@@ -46,10 +46,10 @@ def test_a_sweep_runs_every_cell_once_and_reports(
     assert not Path("runs").exists()
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "2 cells, 0 done, 2 to run" in printed
+    assert "2 runs, 0 done, 2 to run" in printed
     assert "2 runs done, 0 failed" in printed
     assert main(command) == 0
-    assert "2 cells, 2 done, 0 to run" in capsys.readouterr().out
+    assert "2 runs, 2 done, 0 to run" in capsys.readouterr().out
 
     runs = stabkit.load("runs/demo")
     table = runs.table()
@@ -91,7 +91,7 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     printed = capsys.readouterr().out
     assert "1 failed (--retry failed runs them again), 0 to run" in printed
     assert main([*command, "--retry", "failed"]) == 0
-    assert "2 cells, 1 done, 1 to run" in capsys.readouterr().out
+    assert "2 runs, 1 done, 1 to run" in capsys.readouterr().out
 
 
 def test_a_run_killed_from_outside_is_reported_with_its_signal(sweep: Path) -> None:
@@ -218,8 +218,8 @@ def test_the_longest_run_starts_first(tmp_path: Path, monkeypatch: pytest.Monkey
         "rare": "knn.every=20",
         "wide": "model.width=32",
     }
-    cells = {name: Cell({}, small_config(change), name) for name, change in changes.items()}
-    tasks = [Task(cell, RunDir(tmp_path / name), "missing") for name, cell in cells.items()]
+    runs = {name: PlannedRun({}, small_config(change), name) for name, change in changes.items()}
+    tasks = [Task(run, RunDir(tmp_path / name), "missing") for name, run in runs.items()]
     pool.run_pool(tasks, [Slot((0,), None)], lambda: None)
     assert started == ["wide", "usual", "rare", "short"]
 
@@ -227,7 +227,7 @@ def test_the_longest_run_starts_first(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_full_gpu_is_reported_with_what_would_fit(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path / "run")
     rundir.path.mkdir()
-    task = Task(Cell({}, small_config(), "run"), rundir, "missing")
+    task = Task(PlannedRun({}, small_config(), "run"), rundir, "missing")
     reasons = {}
     for sharers in (4, 1):
         rundir.write_status(Status("failed", reason="OutOfMemoryError: CUDA out of memory."))
