@@ -54,7 +54,7 @@ class MethodConfig(Section):
 
     @model_validator(mode="after")
     def _belongs(self) -> Self:
-        """Refuse a switch without effect; a size may have none, so that a sweep compares methods."""
+        """Refuse a switch without effect; a size may have none, so that sweeps compare methods."""
         owners = {
             "head_norm": ("moco", "simclr", "byol", "swav"),
             "momentum_schedule": ("moco", "byol"),
