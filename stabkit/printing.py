@@ -57,28 +57,25 @@ def _escape(found: re.Match[str]) -> str:
 
 
 class _Safe:
-    """A stream that makes safe what is printed to it; `bare` is the stream itself."""
+    """A stream that makes safe what is printed to it.
+
+    `bare` is the stream itself, `failed` the error of a write that did not reach it.
+    """
 
     def __init__(self, bare: IO[str]) -> None:
         self.bare = bare
-        self._failed: OSError | None = None
+        self.failed: OSError | None = None
 
     def write(self, text: str) -> int:
         try:
             return self.bare.write(lines(text))
         except OSError as error:
-            self._failed = error
+            self.failed = error
             raise
 
     def writelines(self, texts: Iterable[str]) -> None:
         for text in texts:
             self.write(text)
-
-    def flush(self) -> None:
-        """Flush the stream. Raises the error of an earlier write again: argparse ignores it."""
-        if self._failed is not None:
-            raise self._failed
-        self.bare.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bare, name)
@@ -95,6 +92,12 @@ def safe(stream: IO[str] | None) -> IO[str]:
     with suppress(AttributeError, ValueError):  # a notebook's stream, or a detached one
         cast(Any, stream).reconfigure(errors="backslashreplace")
     return cast(IO[str], _Safe(stream))
+
+
+def raise_failed(stream: object) -> None:
+    """Raise the error of an earlier write to a safe stream, which its caller may have ignored."""
+    if isinstance(stream, _Safe) and stream.failed is not None:
+        raise stream.failed
 
 
 def bare_stdout() -> IO[str]:

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 from stabkit.cli.parser import build_parser
-from stabkit.printing import safe
+from stabkit.printing import raise_failed, safe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +34,11 @@ def main(argv: list[str] | None = None) -> int:
 def _carry_out(words: list[str]) -> int:
     named = next((word for word in words if not word.startswith("-")), None)
     try:
-        arguments, rest = build_parser(named).parse_known_args(words)
+        try:
+            arguments, rest = build_parser(named).parse_known_args(words)
+        except SystemExit:  # after `--help`, which argparse prints without a look at errors
+            raise_failed(sys.stdout)
+            raise
         arguments.overrides = rest
         from stabkit.cli.dispatch import dispatch
 

@@ -82,6 +82,17 @@ def test_a_run_outlives_its_worker_and_the_launcher_waits_for_it(launched: Launc
     assert "0 runs done, 0 failed, 1 stopped" in printed
 
 
+def test_a_run_whose_worker_was_killed_ends_with_the_launcher(launched: Launched) -> None:
+    launcher, victim = launched
+    os.kill(parent_of(victim), signal.SIGKILL)
+    wait_until(lambda: parent_of(victim) == 1 or not Path(f"/proc/{victim}").exists())
+    launcher.terminate()
+    launcher.communicate(timeout=120)
+    assert launcher.returncode == 143
+    (rundir,) = [RunDir(path.parent) for path in Path("runs/demo").glob("*/config.yaml")]
+    assert rundir.standing() == "preempted", "no process has it, and it had the time to save"
+
+
 def test_runs_go_on_after_their_worker_was_killed(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +181,9 @@ def test_one_run_that_cannot_be_written_leaves_the_others_running(
     assert second.standing() == "done"
     printed = capfd.readouterr()
     assert "1 runs done, 1 failed" in printed.out
-    reason = "the run's folder was deleted" if how == "deleted" else "ended with exit code 2"
+    reason = (
+        "the run's folder was deleted" if how == "deleted" else "config.yaml: [Errno 2] No such"
+    )
     assert reason in printed.out
     assert "Traceback" not in printed.err
 

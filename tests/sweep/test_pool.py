@@ -94,6 +94,25 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     assert "2 runs, 1 done, 1 to run" in capsys.readouterr().out
 
 
+def test_a_refused_run_is_reported_with_the_refusal(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that waits has failed; one that has trained keeps its status."""
+    words = [*SMALL, "optim.lr=1e-3", "runtime.device=cuda:77"]
+    assert main(["sweep", str(sweep), *words]) == 1
+    printed = capsys.readouterr().out
+    assert "0 runs done, 1 failed" in printed
+    assert "runtime.device 'cuda:77': " in printed
+    assert "exit code" not in printed
+    (run,) = stabkit.load("runs/demo")
+    run.dir.write_status(Status("preempted", 3, 24))
+    assert main(["sweep", str(sweep), *words]) == 2
+    printed = capsys.readouterr().out
+    assert f"refused, and left as it was: {run.path}\n    " in printed
+    assert printed.count("runtime.device 'cuda:77': ") == 1
+    assert run.dir.standing() == "preempted"
+
+
 def test_a_run_killed_from_outside_is_reported_with_its_signal(sweep: Path) -> None:
     """The launcher sees its run die by SIGKILL, says so, and the next launch goes on."""
     settings = [*SMALL, "optim.lr=1e-3", "train.steps=100000", "data.num_train=640"]
