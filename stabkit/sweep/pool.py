@@ -183,12 +183,11 @@ def _ended_with_us(
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        orphans = {w: task.rundir for w, (task, _) in running.items() if w.has_ended()}
         for worker in workers:
             worker.stop()
-        for worker, rundir in orphans.items():
-            if not worker.stop_orphan(rundir):
-                print(f"its worker was killed, and the run goes on: {rundir.path}", flush=True)
+        for worker, (task, _) in running.items():
+            if not worker.stop_orphan(task.rundir):
+                print(f"its worker was killed, and the run goes on: {task.rundir.path}", flush=True)
         for worker in workers:
             worker.join()
 

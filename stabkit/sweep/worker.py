@@ -88,10 +88,12 @@ class Worker:
         self._process.terminate()
 
     def stop_orphan(self, rundir: RunDir) -> bool:
-        """Stop the run of a worker that was killed; return whether it has ended, with all saved.
+        """Wait for the worker to end, and stop its run if it was killed before it could do so.
 
-        The run holds the worker's end of the pipe open for as long as it lives.
+        Return whether the run has ended. The run holds the worker's end of the pipe open for as
+        long as it lives.
         """
+        self._process.wait()
         deadline = time.monotonic() + ORPHAN_S
         told: set[int] = set()
         while not select.select([self], [], [], 0.1)[0]:
