@@ -37,7 +37,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("demo.yaml")
 
 
-def test_a_sweep_runs_every_cell_once_and_reports(
+def test_a_sweep_runs_every_run_once_and_reports(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", str(sweep), *SMALL]
@@ -73,7 +73,7 @@ def test_a_sweep_runs_every_cell_once_and_reports(
 def test_one_failure_leaves_the_others_running_and_is_retried(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The failure is a damaged checkpoint that stands in one cell's folder."""
+    """The failure is a damaged checkpoint in the folder of one run."""
     command = ["sweep", str(sweep), *SMALL]
     main([*command, "--dry-run"])
     first = capsys.readouterr().out.splitlines()[1].split()[-1]
@@ -114,7 +114,7 @@ def test_a_refused_run_is_reported_with_the_refusal(
 
 
 def test_a_run_killed_from_outside_is_reported_with_its_signal(sweep: Path) -> None:
-    """The launcher sees its run die by SIGKILL, says so, and the next launch goes on."""
+    """The launcher sees its run die by SIGKILL, and says so."""
     settings = [*SMALL, "optim.lr=1e-3", "train.steps=100000", "data.num_train=640"]
     command = [sys.executable, "-m", "stabkit", "sweep", str(sweep), *settings]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -176,7 +176,7 @@ def test_cores_and_gpus_are_divided_among_runs() -> None:
 def test_a_worker_gives_its_runs_the_gpu_and_the_cores_of_its_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that end at once, for their configuration is wrong, one after the other."""
+    """The runs end at once, since their configuration is wrong."""
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # what is said comes in pieces
     cpu = min(os.sched_getaffinity(0))
     worker = Worker(Slot((cpu,), "7", 2))
