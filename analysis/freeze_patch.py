@@ -27,7 +27,7 @@ FACTORS = ["model.freeze_patch_embed", "model.patch_norm", "optim.clip"]
 runs = study_runs(RUNS)
 table = levels(runs, FACTORS)
 paper_sweep = load_sweep(Path("sweeps/freeze_patch.yaml"), "imagenet")
-paper = published(paper_sweep.cells, FACTORS, paper_sweep.published.measure)
+paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
 print(study_table(table, paper))
 
 # %% [markdown]

@@ -27,7 +27,7 @@ FACTORS = ["method.momentum"]
 runs = study_runs(RUNS)
 table = levels(runs, FACTORS)
 paper_sweep = load_sweep(Path("sweeps/momentum.yaml"), "imagenet")
-paper = published(paper_sweep.cells, FACTORS, paper_sweep.published.measure)
+paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
 print(study_table(table, paper))
 
 # %% [markdown]

@@ -30,7 +30,7 @@ if metric is None:
     raise SystemExit(f"{runs.path}: no run is fine-tuned; see the top of sweeps/transfer.yaml")
 table = levels(runs, FACTORS, metric)
 paper_sweep = load_sweep(Path("sweeps/transfer.yaml"), "imagenet")
-paper = published(paper_sweep.cells, FACTORS, paper_sweep.published.measure)
+paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
 print(study_table(table, paper))
 
 # %% [markdown]

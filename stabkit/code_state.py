@@ -1,4 +1,4 @@
-"""Which code runs: the checkout that stabkit comes from, its commit and what differs from it."""
+"""The state of the code that runs: its checkout, commit and uncommitted differences."""
 
 import subprocess
 from pathlib import Path
@@ -8,13 +8,13 @@ import stabkit
 
 
 def checkout() -> Path | None:
-    """The checkout that stabkit is imported from; None when it is installed as a package."""
+    """Return the checkout that stabkit is imported from; None if it is installed as a package."""
     root = Path(stabkit.__file__).resolve().parents[1]
     return root if (root / ".git").exists() else None
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and uncommitted difference of the checkout at `folder`; None outside of one."""
+    """Return commit and uncommitted difference of a checkout; None outside of one."""
     commit = _git(folder, "rev-parse", "HEAD")
     return None if commit is None else {"commit": commit, "diff": _git(folder, "diff", "HEAD")}
 
@@ -26,5 +26,5 @@ def _git(folder: Path, *words: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    # a file that differs may be in any encoding
+    # The files that differ may be in any encoding.
     return done.stdout.decode("utf-8", "backslashreplace").strip()

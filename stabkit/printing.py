@@ -1,42 +1,40 @@
-"""Text that others wrote, as a terminal, a page or a spreadsheet may show it.
+"""Make text from other people safe to show on a terminal, a page or a spreadsheet.
 
-A run's name, its settings, its events and its reasons may come from anybody. Characters that move a
-cursor, set a title, fill a clipboard, reorder a line or hide in it are written as escapes, such as
-`\\x1b` and `\\u202e`.
+A run's name, settings, events and reasons may come from anybody. Characters that move a cursor, set
+a title, fill a clipboard, reorder a line or hide in it are written as escapes, such as `\\x1b` and
+`\\u202e`.
 """
 
 import os
 import re
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import IO, Any, cast
 
-TYPE_CHECKING = False  # as in stabkit/__init__.py
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import IO, Any
-
-# Control characters; soft hyphen; what sets the direction of text; what has no width; line and
-# paragraph separators; tags; halves of surrogates, which stand for bytes that are no text.
+# Control characters; soft hyphen; characters that set the direction of text or have no width; line
+# and paragraph separators; tags; surrogates, which stand for bytes that are not text.
 _UNSAFE = (
     r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     r"\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"
 )
 _IN_A_LINE = re.compile(f"[{_UNSAFE}]")
 _IN_LINES = re.compile(rf"(?![\t\n])[{_UNSAFE}]")
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # the wide ones as well
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # also in their full-width forms
 
 
 def one_line(text: object) -> str:
-    """`text` in one line, every unsafe character as its escape."""
+    """Return `text` as one line, every unsafe character as its escape."""
     return _IN_A_LINE.sub(_escape, str(text))
 
 
 def lines(text: object) -> str:
-    """The same, but line ends and tabs stay."""
+    """Return `text` with its unsafe characters as escapes; line ends and tabs stay."""
     return _IN_LINES.sub(_escape, str(text))
 
 
 def csv_cell(value: object) -> object:
-    """A text as a cell that no spreadsheet takes for a formula; what is no text as it is.
+    """Return a text as a cell that no spreadsheet takes for a formula; other values unchanged.
 
     An apostrophe in front makes it text. A number that is written as text needs none.
     """
@@ -54,42 +52,58 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _escape(found: "re.Match[str]") -> str:
+def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
 
 class _Safe:
-    """A stream on which whatever is printed is made safe; `bare` is the stream itself."""
+    """A stream that makes safe what is printed to it.
 
-    def __init__(self, bare: "IO[str]") -> None:
+    `bare` is the stream itself, `failed` the error of a write that did not reach it.
+    """
+
+    def __init__(self, bare: IO[str]) -> None:
         self.bare = bare
+        self.failed: OSError | None = None
 
     def write(self, text: str) -> int:
-        return self.bare.write(lines(text))
+        try:
+            return self.bare.write(lines(text))
+        except OSError as error:
+            self.failed = error
+            raise
 
-    def writelines(self, texts: "Iterable[str]") -> None:
-        self.bare.writelines(map(lines, texts))
+    def writelines(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.write(text)
 
-    def __getattr__(self, name: str) -> "Any":
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.bare, name)
 
 
-def safe(stream: "IO[str] | None") -> "IO[str]":
-    """Whatever is printed to it is safe; what the stream's encoding lacks is escaped.
+def safe(stream: IO[str] | None) -> IO[str]:
+    """Wrap a stream so that all text is made safe, and escape what its encoding lacks.
 
-    One that was closed before the program began takes everything and drops it.
+    A stream that was closed before the program began is replaced by one that drops everything.
     """
     if stream is None:
-        # for as long as the program runs
+        # It stays open for as long as the program runs.
         stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    try:  # noqa: SIM105 - contextlib is slow to import
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
-    except (AttributeError, ValueError):  # a notebook's, or one that is detached
-        pass
-    return _Safe(stream)  # type: ignore[return-value]
+    with suppress(AttributeError, ValueError):  # a notebook's stream, or a detached one
+        cast(Any, stream).reconfigure(errors="backslashreplace")
+    return cast(IO[str], _Safe(stream))
 
 
-def bare_stdout() -> "IO[str]":
-    """For colours, which are escapes themselves: whoever writes here makes its text safe itself."""
+def raise_failed(stream: object) -> None:
+    """Raise the error of an earlier write to a safe stream, which its caller may have ignored."""
+    if isinstance(stream, _Safe) and stream.failed is not None:
+        raise stream.failed
+
+
+def bare_stdout() -> IO[str]:
+    """Return stdout without the wrapper, for colors, which are escapes themselves.
+
+    The caller makes its text safe itself.
+    """
     stream: IO[str] = getattr(sys.stdout, "bare", sys.stdout)
     return stream

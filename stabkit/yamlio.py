@@ -1,19 +1,17 @@
-"""YAML 1.2 as people mean it: `1e-4` is a number, `1:30` text, a key written twice an error."""
+"""YAML 1.2, strictly: `1e-4` is a number, `1:30` is text, a duplicate key is an error."""
 
-import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-MAX_VALUES = 1_000_000
-DEEP = 1000  # levels that libyaml, which recurses in C, surely has the stack for
-
+MAX_VALUES = 1_000_000  # aliases included
+TOO_DEEP = "not a configuration: nested too deeply"
+MAX_DEPTH = 100  # libyaml recurses in C: text that nests too deeply would overflow its stack
 
 _CORE = "tag:yaml.org,2002:"
-# Plain text is a number, a boolean or null in these spellings alone: YAML 1.2's core schema. PyYAML
+# The spellings of numbers, booleans and null in YAML 1.2's core schema; all else is text. PyYAML
 # follows YAML 1.1, where 1:30 is 90, 0240 is 160, off is false and 1e-4 is text.
 _SPELLINGS = {
     "null": (re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""]),
@@ -30,26 +28,29 @@ _SPELLINGS = {
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
 
 
-class _Strict(yaml.constructor.SafeConstructor):
-    """Plain data only, keys that are text and stand once."""
+# libyaml, where PyYAML was built with it, takes a twentieth of the time.
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads plain data only; keys are text and unique."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise _refused(node, "the tag !!map stands before something else")
+            raise _refused(node, "the tag !!map is used for something else")
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise _refused(key_node, f"key {key!r} should be text")
             if key == "<<":
-                raise _refused(key_node, "key '<<' (a merge) is not read: write its settings out")
+                raise _refused(
+                    key_node, "key '<<' (a merge) is not supported: write the settings out"
+                )
             if key in seen:
-                raise _refused(key_node, f"key {key!r} stands twice")
+                raise _refused(key_node, f"duplicate key {key!r}")
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        return dict(super().construct_mapping(node, deep))
 
-    def spelled(self, node: yaml.ScalarNode) -> Any:
-        """A number, a boolean or null; a tag may claim one for text that spells none."""
+    def construct_spelled(self, node: yaml.ScalarNode) -> Any:
+        """Return a number, a boolean or null. A tag may claim one for text that spells none."""
         kind = node.tag.removeprefix(_CORE)
         text = self.construct_scalar(node)
         if not _SPELLINGS[kind][0].match(text):
@@ -64,18 +65,18 @@ class _Strict(yaml.constructor.SafeConstructor):
             raise _refused(node, f"{problem}: write {plain} for the number, '{text}' for the text")
         if kind == "int":
             return _integer(node, text)
-        named = text[-1:] in "fFnN"  # .inf and .nan, which Python spells without the dot
+        named = text[-1:] in "fFnN"  # .inf and .nan, which Python writes without the dot
         return float(text.replace(".", "") if named else text)
 
-    def no_tag(self, node: yaml.Node) -> Any:
+    def refuse_tag(self, node: yaml.Node) -> Any:
         tag = node.tag.replace(_CORE, "!!")
-        raise _refused(node, f"the tag {tag} is not read: write plain text, numbers and lists")
+        raise _refused(node, f"the tag {tag} is not supported: write plain text, numbers and lists")
 
 
 def _integer(node: yaml.Node, text: str) -> int:
     try:
         return int(text, 8 if "o" in text else 16 if "x" in text else 10)
-    except ValueError:  # Python reads no more than some thousand digits
+    except ValueError:  # Python converts no more than some thousand digits
         raise _refused(node, f"a number of {len(text):,} digits is too long") from None
 
 
@@ -83,67 +84,63 @@ def _refused(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-class _Loader(_Strict, yaml.SafeLoader):
-    pass
-
-
-# With libyaml, where PyYAML was built with it: a twentieth of the time.
-class _FastLoader(_Strict, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    pass
-
-
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would read as something else."""
+    """Quotes text that a reader of YAML 1.1 or 1.2 would take for something else."""
 
 
-for _loader in (_Loader, _FastLoader):
-    _loader.yaml_implicit_resolvers = {}
-    _loader.yaml_constructors = {
-        **{
-            _CORE + kind: yaml.SafeLoader.yaml_constructors[_CORE + kind]
-            for kind in ("str", "seq", "map")
-        },
-        **{_CORE + kind: _Strict.spelled for kind in _SPELLINGS},
-        None: _Strict.no_tag,
-    }
-for _reader in (_Loader, _FastLoader, _Dumper):
+_Loader.yaml_implicit_resolvers = {}
+_Loader.yaml_constructors = {
+    **{
+        _CORE + kind: yaml.SafeLoader.yaml_constructors[_CORE + kind]
+        for kind in ("str", "seq", "map")
+    },
+    **{_CORE + kind: _Loader.construct_spelled for kind in _SPELLINGS},
+    None: _Loader.refuse_tag,
+}
+for _class in (_Loader, _Dumper):
     for _kind, (_pattern, _first) in _SPELLINGS.items():
-        _reader.add_implicit_resolver(_CORE + _kind, _pattern, _first)
+        _class.add_implicit_resolver(_CORE + _kind, _pattern, _first)
 
 
 def parse_yaml(text: str) -> Any:
-    """Raises ValueError that says where the text is not YAML."""
+    """Return the content of a YAML text. Raises ValueError that says where it is not YAML."""
     try:
-        content = yaml.load(text, Loader=_Loader if _may_be_deep(text) else _FastLoader)
-        _refuse_endless(content, (), itertools.count())
+        _check_size(text)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(_one_line(error)) from None
     except UnicodeEncodeError:
         raise ValueError("is not UTF-8 text") from None
-    except RecursionError:
-        raise ValueError("not a configuration: nested too deeply") from None
-    return content
 
 
-def _may_be_deep(text: str) -> bool:
-    """Whether it could nest past DEEP: by brackets, or two levels a column of its longest line."""
-    longest = max(map(len, text.splitlines()), default=0)
-    return text.count("[") + text.count("{") + 2 * longest > DEEP
-
-
-def _refuse_endless(node: Any, above: tuple[int, ...], seen: Iterator[int]) -> None:
-    """Aliases may name what they stand in, or a page of them billions of values."""
-    if id(node) in above:
-        raise ValueError("not a configuration: an alias (*) names the very thing it stands in")
-    if next(seen) > MAX_VALUES:
-        raise ValueError(f"not a configuration: it holds more than {MAX_VALUES:,} values")
-    if isinstance(node, dict | list):
-        for child in node.values() if isinstance(node, dict) else node:
-            _refuse_endless(child, (*above, id(node)), seen)
+def _check_size(text: str) -> None:
+    """Raise ValueError for text that nests too deeply, or whose aliases multiply without end."""
+    outer: list[tuple[str | None, int]] = []  # of each open list or mapping: anchor, values before
+    sizes: dict[str, int] = {}  # by anchor
+    count = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = outer.pop()
+            if anchor is not None:
+                sizes[anchor] = count - before
+            continue
+        if isinstance(event, yaml.CollectionStartEvent):
+            outer.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+        elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == anchor for anchor, _ in outer):
+                raise ValueError("not a configuration: an alias (*) stands inside its own value")
+            count += sizes.get(event.anchor or "", 1)
+        if len(outer) > MAX_DEPTH:
+            raise ValueError(TOO_DEEP)
+        if count > MAX_VALUES:
+            raise ValueError(f"not a configuration: it holds more than {MAX_VALUES:,} values")
 
 
 def read_yaml(path: Path) -> Any:
-    """Raises OSError or ValueError."""
+    """Return the content of a YAML file. Raises OSError or ValueError."""
     try:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -151,10 +148,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def dump_yaml(content: Any) -> str:
+    """Return plain data as YAML text."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _one_line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if "maximum nesting depth" in problem:  # libyaml's own limit, met before ours
+        return TOO_DEEP
     return f"not valid YAML: {problem}" + (f" (line {mark.line + 1})" if mark else "")

@@ -1,4 +1,4 @@
-"""A disk without room, as the system would report it."""
+"""A full disk, as the operating system reports it."""
 
 import errno
 import os
@@ -6,14 +6,14 @@ from typing import Any, NoReturn
 
 import pytest
 
-from stabkit.rundir import files, run_dir
+from stabkit.rundir import atomic, event_log
 
 
 def no_room(patch: pytest.MonkeyPatch) -> None:
-    """No new file and no further line, as on a full disk; bytes that are there can be replaced."""
+    """Refuse every new file and every further line; existing bytes can still be replaced."""
 
     def full(*_: Any) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    patch.setattr(files, "_new_beside", full)
-    patch.setattr(run_dir, "append_to", full)
+    patch.setattr(atomic, "_new_beside", full)
+    patch.setattr(event_log, "append_to", full)

@@ -17,7 +17,7 @@ BAD = {  # words of a command line, and what the refusal says
     "bytes": ("seed=!!binary aGk=", "the tag !!binary"),
     "a set": ("seed=!!set {a}", "the tag !!set"),
     "a map by tag": ("seed=!!map [1]", "the tag !!map"),
-    "a key twice": ("data={a: 1, a: 2}", "key 'a' stands twice"),
+    "a key twice": ("data={a: 1, a: 2}", "duplicate key 'a'"),
     "a merge": ("data={<<: {a: 1}}", "a merge"),
     "an endless alias": ("data=&a [*a]", "an alias"),
     "deep": ("data=" + "[" * 5000, "too deeply"),

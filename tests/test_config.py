@@ -30,7 +30,7 @@ def test_yaml_text_that_only_looks_like_a_float_stays_text(text: str) -> None:
 
 
 def test_yaml_refuses_a_key_written_twice() -> None:
-    with pytest.raises(ValueError, match=r"'lr' stands twice.*line 2"):
+    with pytest.raises(ValueError, match=r"duplicate key 'lr'.*line 2"):
         parse_yaml("lr: 1\nlr: 2")
 
 

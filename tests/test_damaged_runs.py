@@ -1,4 +1,4 @@
-"""Damaged runs among sound ones: every command names them, goes on and shows no traceback."""
+"""A damaged run beside a sound one: every command names it, goes on and shows no traceback."""
 
 import json
 import math
@@ -53,8 +53,8 @@ def parts(run: Path, table: str) -> list[Path]:
     return sorted((run / table).glob("part-*"))
 
 
-# What is done to a run, what the summary then says on stderr (None: nothing), its verdict
-# (None: the run is left out).
+# The damage; what the summary then says on stderr (None: nothing); the verdict of the run (None:
+# it is left out).
 DAMAGE: dict[str, tuple[Callable[[Path], object], str | None, str | None]] = {
     "config torn": (
         lambda run: (run / "config.yaml").write_text("a: [1, 2"),
@@ -197,12 +197,17 @@ def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list
     return code, out, err.splitlines()
 
 
+@pytest.fixture(scope="module")
+def sound(planted: Path) -> pd.Series:
+    """The row of the sound run in the summary of a folder without damage."""
+    return run_table(stabkit.load(planted)).set_index("run").loc["a sound"]
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_every_command_goes_on(
-    folder: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, sound: pd.Series, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     act, expected, verdict = DAMAGE[damage]
-    sound = run_table(stabkit.load(folder)).set_index("run").loc["a sound"]
     run = folder / "b damaged"
     act(run)
 
@@ -225,7 +230,7 @@ def test_every_command_goes_on(
     assert say(capsys, "status", str(folder), "--json")[0] == 0
 
 
-FOR_FIGURES = [  # what reaches them: settings, tables and values
+FOR_FIGURES = [  # damage that reaches a figure: to settings, tables and values
     "config of somebody else",
     "layers random",
     "evals empty",
@@ -240,22 +245,32 @@ FOR_FIGURES = [  # what reaches them: settings, tables and values
 ]
 
 
+@pytest.fixture(scope="module", params=FOR_FIGURES)
+def damaged(
+    request: pytest.FixtureRequest, planted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[stabkit.Runs, stabkit.Runs]:
+    """The damaged run beside the sound one, and alone; each loaded once for all figures."""
+    both, alone = tmp_path_factory.mktemp("both"), tmp_path_factory.mktemp("alone")
+    shutil.copytree(planted, both, dirs_exist_ok=True)
+    DAMAGE[request.param][0](both / "b damaged")
+    shutil.copytree(both / "b damaged", alone / "b damaged")
+    return stabkit.load(both), stabkit.load(alone)
+
+
 @pytest.mark.filterwarnings("ignore::stabkit.rundir.LeftOutWarning")
 @pytest.mark.parametrize("name", PLOTS)
-@pytest.mark.parametrize("damage", FOR_FIGURES)
-def test_every_figure_is_drawn(folder: Path, damage: str, name: str) -> None:
-    DAMAGE[damage][0](folder / "b damaged")
-    table = drawn(name, stabkit.load(folder))
+def test_every_figure_is_drawn(damaged: tuple[stabkit.Runs, stabkit.Runs], name: str) -> None:
+    both, alone = damaged
+    table = drawn(name, both)
     if table is not None and "run" in table:
-        # the runs with events alone; the three that fared worst, by their settings
+        # These two name only the runs with events, or the three worst runs by their settings.
         assert "a sound" in set(table["run"]) or name in ("event-zoom", "signals")
-    shutil.rmtree(folder / "a sound")
-    if len(alone := stabkit.load(folder)):
+    if len(alone):
         drawn(name, alone)
 
 
 def drawn(name: str, runs: stabkit.Runs) -> pd.DataFrame | None:
-    """The table of the figure, which was drawn; None where it is refused in words."""
+    """Draw a figure and return its table, or None where it is refused in words."""
     try:
         table = PLOTS[name].table(runs)
     except ValueError as refusal:
@@ -267,7 +282,7 @@ def drawn(name: str, runs: stabkit.Runs) -> pd.DataFrame | None:
     return table
 
 
-def test_a_folder_that_links_lead_to_again_is_seen_once(
+def test_a_folder_that_a_link_leads_to_again_is_read_once(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "a link").symlink_to(folder / "b damaged")
@@ -287,9 +302,7 @@ def test_a_folder_that_links_lead_to_again_is_seen_once(
         ]
 
 
-def test_a_run_that_is_there_twice_counts_once(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_copy_of_a_run_does_not_count(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(folder / "b damaged", folder / "copies" / "c")
     code, out, err = say(capsys, "analyze", str(folder))
     assert code == 0
@@ -309,7 +322,7 @@ def test_runs_without_a_seed_may_have_the_same_settings(folder: Path) -> None:
 def test_a_folder_that_may_not_be_read_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The refusal is made here: the superuser is never refused."""
+    """The refusal is simulated, since root is never refused."""
     scandir = os.scandir
 
     def refusing(path: Path) -> object:
@@ -352,7 +365,7 @@ def test_a_file_in_place_of_the_folder_is_refused(
         assert err == [f"stabkit: {file}: a file, where a folder of runs was expected"]
 
 
-def test_a_hundred_damaged_parts_fill_no_screen(
+def test_a_hundred_damaged_parts_give_fifty_lines_and_a_count(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(100):

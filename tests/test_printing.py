@@ -236,3 +236,15 @@ def test_any_stdout_will_do(tmp_path: Path, name: str) -> None:
     os.close(write)
     assert done.returncode == expected, done.stderr
     assert len(done.stderr.splitlines()) == (name == "full"), done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--help", "--version", "train --help"])
+def test_help_on_a_full_disk_fails_with_a_word(words: str, unbuffered: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m stabkit {words} >/dev/full"],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "stabkit: [Errno 28] No space left on device\n"

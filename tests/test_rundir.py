@@ -19,6 +19,7 @@ from stabkit.rundir import (
     Status,
     atomic_write,
     find_runs,
+    hidden_folder,
     same_folder,
     whole,
 )
@@ -139,6 +140,17 @@ def test_the_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> 
         pass
 
 
+def test_a_locked_run_notices_that_its_folder_is_gone_or_another(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.lock() as held:
+        held.check()
+        run.path.rename(tmp_path / "moved")
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError, match="the run's folder was deleted or moved"):
+                held.check()
+            run.path.mkdir(exist_ok=True)
+
+
 def test_a_folder_made_anew_is_another(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
@@ -217,6 +229,26 @@ def test_what_kills_left_half_written_does_not_pile_up(tmp_path: Path) -> None:
         raise ValueError("no")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"alive", ".theirs.tmp", ".lock", "layers", "checkpoints"}
+
+
+def test_a_hidden_folder_of_a_killed_process_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    out, dead = tmp_path / "out", tmp_path / f".out.{'0' * 16}.tmp"
+    theirs = [tmp_path / n for n in (".out.tmp", ".out.0123.tmp", f".other.{'0' * 16}.tmp")]
+    for folder in (dead, *theirs):
+        (folder / "layers").mkdir(parents=True)
+    link = tmp_path / f".out.{'1' * 16}.tmp"
+    link.symlink_to(theirs[0])
+    with hidden_folder(out) as alive:
+        assert not dead.exists()
+        with hidden_folder(out) as other:
+            assert alive.exists()
+            (other / "layers").mkdir()
+            other.rename(out)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out",
+        link.name,
+        *(folder.name for folder in theirs),
+    }
 
 
 @pytest.mark.parametrize(

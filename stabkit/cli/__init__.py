@@ -1,48 +1,53 @@
-"""The command line: `parser` says what each verb takes, the module of its name does it.
+"""The command line: `parser` says what each verb takes, and the module of its name does it.
 
-Nothing here imports more than argparse until a verb is to be carried out: `stabkit --help` answers
-at once.
+Nothing here imports more than argparse until a verb runs, so that `stabkit --help` is quick.
 """
 
 import os
 import sys
+from contextlib import suppress
 
 from stabkit.cli.parser import build_parser
-from stabkit.printing import safe
+from stabkit.printing import raise_failed, safe
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the work failed, 2 the request was wrong."""
+    """Carry out a command and return its exit code.
+
+    0: done. 1: the work failed. 2: the request was wrong.
+    """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = safe(sys.stdout), safe(sys.stderr)
     try:
-        return _carried_out(sys.argv[1:] if argv is None else argv)
-    except BrokenPipeError:  # whoever read it has gone
-        _drop_the_rest()
+        return _carry_out(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:  # the reader of stdout is gone
+        _drop_output()
         return 1
     except OSError as error:  # the disk behind stdout is full
-        _drop_the_rest()
+        _drop_output()
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
     finally:
         sys.stdout, sys.stderr = before
 
 
-def _carried_out(words: list[str]) -> int:
+def _carry_out(words: list[str]) -> int:
     named = next((word for word in words if not word.startswith("-")), None)
     try:
-        arguments, rest = build_parser(named).parse_known_args(words)
+        try:
+            arguments, rest = build_parser(named).parse_known_args(words)
+        except SystemExit:  # after `--help`, which argparse prints without a look at errors
+            raise_failed(sys.stdout)
+            raise
         arguments.overrides = rest
         from stabkit.cli.dispatch import dispatch
 
         return dispatch(arguments)
     finally:
-        sys.stdout.flush()  # here: when the interpreter ends it would be a traceback
+        sys.stdout.flush()  # here, since an error at the end of the interpreter is a traceback
 
 
-def _drop_the_rest() -> None:
-    """What stdout still holds would be tried once more when the interpreter ends."""
-    try:  # noqa: SIM105 - contextlib is slow to import
+def _drop_output() -> None:
+    """Redirect stdout to nowhere, so that the interpreter does not try to write the rest again."""
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass

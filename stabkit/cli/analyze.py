@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from stabkit.cli.request import RequestError, loaded
+from stabkit.cli.request import RequestError, open_runs
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
@@ -27,7 +27,7 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(
             f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
         )
-    runs = loaded(arguments.runs[0]).as_of_now()
+    runs = open_runs(arguments.runs[0]).as_of_now()
     own = runs.path / "figures"
     if arguments.out is None:
         refuse_link(own)  # a folder that the user names may be one
@@ -43,7 +43,7 @@ def act(arguments: argparse.Namespace) -> int:
 def _summarize(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None:
         claim_for_file(arguments.csv)
-    sets = [loaded(folder).as_of_now() for folder in arguments.runs]
+    sets = [open_runs(folder).as_of_now() for folder in arguments.runs]
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
     if len(sets) == 2:

@@ -9,6 +9,7 @@ from stabkit.convert.words import in_detail, in_short
 
 
 def act(arguments: argparse.Namespace) -> int:
+    """Convert a log to run folders."""
     out, source = arguments.out, arguments.source
     try:
         runs = convert(

@@ -1,4 +1,4 @@
-"""A parsed request is carried out; what became of it is an exit code and a line on stderr."""
+"""Carry out a parsed request: an error becomes an exit code and a line on stderr."""
 
 import argparse
 import sys
@@ -8,43 +8,45 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from stabkit.cli.request import RequestError, speaks
+from stabkit.cli.request import RequestError, is_speaker
 from stabkit.config import ConfigError, suggest
 from stabkit.printing import one_line
 from stabkit.rundir import ForeignFolderError, LeftOutWarning, LinkedError, RunBusyError
 from stabkit.sweep.queue import SlurmError
 
 REFUSALS = (RequestError, RunBusyError, LinkedError, FileNotFoundError)
-LINES = 50  # of what was left out: the cause of more is one and the same
+LINES = 50  # at most, about what was left out; more have the same cause
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
+    """Run the verb and return the exit code."""
     try:
         _refuse_unknown(arguments)
-        with _left_out_by_line():
+        with _left_out_as_lines():
             return int(import_module(module_of(arguments.verb)).act(arguments))
     except BrokenPipeError:
         raise
-    except (ConfigError, ForeignFolderError) as error:  # a line a problem
-        if speaks():
+    except (ConfigError, ForeignFolderError) as error:  # one line for each problem
+        if is_speaker():
             print(f"stabkit: {error}", file=sys.stderr)
         return 2
     except REFUSALS as error:
-        if speaks():
+        if is_speaker():
             print(f"stabkit: {one_line(error)}", file=sys.stderr)
         return 2
-    except (SlurmError, OSError) as error:  # of which: a disk that is full or read-only
+    except (SlurmError, OSError) as error:  # for example a disk that is full or read-only
         print(f"stabkit: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         goes_on = arguments.verb in ("train", "sweep")
         end = "; the same command goes on from the last checkpoint" if goes_on else ""
-        if speaks():
+        if is_speaker():
             print(f"stabkit: stopped{end}", file=sys.stderr)
         return 1
 
 
 def module_of(verb: str) -> str:
+    """Return the module that does a verb; `import` is a word of Python."""
     return f"stabkit.cli.{'import_' if verb == 'import' else verb}"
 
 
@@ -57,12 +59,12 @@ def _refuse_unknown(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _left_out_by_line() -> Iterator[None]:
-    """What was left out is said once, in a line; other warnings look as ever."""
+def _left_out_as_lines() -> Iterator[None]:
+    """Print every LeftOutWarning once, as a line; show other warnings as usual."""
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", LeftOutWarning)
-        # Said as an error that names the file.
+        # An error that names the file says this.
         warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
         show_others = warnings.showwarning
 

@@ -5,11 +5,12 @@ import sys
 from typing import Any
 
 import stabkit
-from stabkit.cli.request import RequestError, trained
+from stabkit.cli.request import RequestError, open_trained
 from stabkit.rundir import ForeignFolderError
 
 
 def act(arguments: argparse.Namespace) -> int:
+    """Export the weights of a backbone, or what a run recorded."""
     if (arguments.out is None) == (arguments.tensorboard is None):
         raise RequestError(
             "export needs one of: -o FILE, for the weights of the backbone; --tensorboard FOLDER, "
@@ -18,7 +19,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.tensorboard is not None:
         return _export_events(arguments)
     encoder: Any = arguments.encoder or "online"
-    rundir = trained(arguments.run)
+    rundir = open_trained(arguments.run)
     from stabkit.train.weights import export
 
     try:

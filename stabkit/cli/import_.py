@@ -1,4 +1,4 @@
-"""`stabkit import`; the word alone is Python's own."""
+"""`stabkit import`."""
 
 import argparse
 import sys
@@ -16,6 +16,7 @@ from stabkit.rundir import (
 
 
 def act(arguments: argparse.Namespace) -> int:
+    """Make a run out of a file of weights."""
     config = load_config(arguments.config, arguments.overrides)
     if not arguments.file.is_file():
         raise RequestError(f"{arguments.file}: no such file of weights")

@@ -5,7 +5,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from stabkit.cli.request import RequestError, loaded
+from stabkit.cli.request import RequestError, open_runs
 from stabkit.rundir import claim_for_file
 
 
@@ -20,7 +20,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.interactive and find_spec("plotly") is None:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
-    runs = loaded(folder).as_of_now()
+    runs = open_runs(folder).as_of_now()
     from stabkit.analyze.report.page import write_report
 
     try:

@@ -1,4 +1,4 @@
-"""What the verbs share: a wrong request, and the runs a request names."""
+"""What the verbs share: the error of a wrong request, and the runs that a request names."""
 
 import os
 from pathlib import Path
@@ -15,19 +15,21 @@ class RequestError(Exception):
     """The request was wrong; the message says what would be right."""
 
 
-def speaks() -> bool:
-    """Whether this is the one of torchrun's processes that prints; a single process does."""
+def is_speaker() -> bool:
+    """Return whether this process prints: of several that torchrun started only the first does."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
 
 
-def loaded(folder: Path) -> "Runs":
+def open_runs(folder: Path) -> "Runs":
+    """Open the runs below a folder. Raises RequestError if there is none."""
     runs = stabkit.load(folder)
     if not len(runs):
         raise RequestError(f"{folder}: no run folder in it or below it")
     return runs
 
 
-def trained(folder: Path) -> RunDir:
+def open_trained(folder: Path) -> RunDir:
+    """Open a run that has a checkpoint. Raises RequestError."""
     rundir = RunDir(folder)
     if not rundir.config_file.is_file():
         raise RequestError(f"{folder}: not a run folder, it has no {rundir.config_file.name}")

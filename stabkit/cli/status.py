@@ -12,6 +12,7 @@ from stabkit.sweep.status import status_rows
 
 
 def act(arguments: argparse.Namespace) -> int:
+    """Print how the runs below a folder stand."""
     if arguments.watch:
         with suppress(KeyboardInterrupt):
             watch(lambda: status_rows(arguments.runs))

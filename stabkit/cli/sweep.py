@@ -2,47 +2,47 @@
 
 import argparse
 import shutil
-from typing import Any
 
 from stabkit.cli.request import RequestError
 from stabkit.config import ConfigError, parse_overrides, unusable_path
-from stabkit.sweep.grid import SLURM, load_sweep
-from stabkit.sweep.launch import launch, print_cells
-from stabkit.sweep.reconcile import refuse_foreign
+from stabkit.sweep.folders import refuse_foreign
+from stabkit.sweep.grid import SLURM, Sweep, load_sweep
+from stabkit.sweep.launch import launch, print_plan
 
 
 def act(arguments: argparse.Namespace) -> int:
-    asks = [word for word in arguments.overrides if word.startswith(SLURM)]
-    settings = [word for word in arguments.overrides if word not in asks]
+    """Run, submit, show or cancel a sweep."""
+    slurm_words = [word for word in arguments.overrides if word.startswith(SLURM)]
+    run_words = [word for word in arguments.overrides if word not in slurm_words]
     if arguments.allow_inexact:
-        settings.append("runtime.allow_inexact=true")
-    words = parse_overrides([word.removeprefix(SLURM) for word in asks])
-    sweep = load_sweep(arguments.file, arguments.scale, settings)
-    problems = dict.fromkeys(p for cell in sweep.cells if (p := unusable_path(cell.config)))
+        run_words.append("runtime.allow_inexact=true")
+    slurm_settings = parse_overrides([word.removeprefix(SLURM) for word in slurm_words])
+    sweep = load_sweep(arguments.file, arguments.scale, run_words)
+    problems = dict.fromkeys(p for run in sweep.runs if (p := unusable_path(run.config)))
     if problems:
         raise ConfigError(str(arguments.file), list(problems))
     folder = arguments.runs / sweep.name
     if arguments.cancel or arguments.cancel_removed:
-        from stabkit.sweep.cancel import cancel_cells, cancel_removed
+        from stabkit.sweep.cancel import cancel_removed, cancel_sweep
 
-        cancel = cancel_cells if arguments.cancel else cancel_removed
+        cancel = cancel_sweep if arguments.cancel else cancel_removed
         return cancel(sweep, folder, arguments.dry_run)
-    retry = arguments.retry == "failed"
+    retry_failed = arguments.retry == "failed"
     on_slurm = arguments.cluster == "slurm" or (arguments.cluster == "auto" and _for_slurm(sweep))
-    if not on_slurm and (asks or arguments.snapshot):
-        raise RequestError(f"{(asks or ['--snapshot'])[0]} needs --cluster slurm")
+    if not on_slurm and (slurm_words or arguments.snapshot):
+        raise RequestError(f"{(slurm_words or ['--snapshot'])[0]} needs --cluster slurm")
     refuse_foreign(sweep, folder)
     if arguments.dry_run:
-        print_cells(sweep, folder)
+        print_plan(sweep, folder)
     if not on_slurm:
-        return 0 if arguments.dry_run else launch(sweep, folder, retry)
-    from stabkit.sweep.submit import describe, submit
+        return 0 if arguments.dry_run else launch(sweep, folder, retry_failed)
+    from stabkit.sweep.submit import print_submission, submit
 
     if arguments.dry_run:
-        describe(sweep, folder, words, retry)
+        print_submission(sweep, folder, slurm_settings, retry_failed)
         return 0
-    return submit(sweep, folder, words, retry, arguments.snapshot)
+    return submit(sweep, folder, slurm_settings, retry_failed, arguments.snapshot)
 
 
-def _for_slurm(sweep: Any) -> bool:
-    return shutil.which("sbatch") is not None and any(cell.slurm for cell in sweep.cells)
+def _for_slurm(sweep: Sweep) -> bool:
+    return shutil.which("sbatch") is not None and any(run.slurm for run in sweep.runs)

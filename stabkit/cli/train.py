@@ -4,46 +4,44 @@ import argparse
 import sys
 from pathlib import Path
 
-from stabkit.cli.request import RequestError, speaks
+from stabkit.cli.request import RequestError, is_speaker
 from stabkit.config import ConfigError, differences, load_config, missing_data, run_id
 from stabkit.rundir import LinkedError, RunDir, claim_for_run
 
 
 def act(arguments: argparse.Namespace) -> int:
+    """Train one run."""
     config = load_config(arguments.config, arguments.overrides)
     if problem := missing_data(config):
         raise ConfigError(arguments.config, [problem])
     name = f"{Path(arguments.config).stem}-{run_id(config)}"
     rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
     claim_for_run(rundir, lambda file: differences(file, config))
-    if speaks():
+    if is_speaker():
         print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
     from stabkit.train.exactness import InexactResumeError
-    from stabkit.train.loop import train  # torch takes seconds to import: only once it is needed
+    from stabkit.train.loop import train  # not before: importing torch takes seconds
     from stabkit.train.parallel.agree import REFUSALS, PeerError, PeerRefusedError
 
     try:
         status = train(config, rundir, allow_inexact=arguments.allow_inexact)
     except InexactResumeError as error:
         raise RequestError(f"{rundir.path}: {error}") from None
-    except (
-        *REFUSALS,
-        LinkedError,
-    ):  # said, and made the exit code of a wrong request, for every verb alike
+    except (*REFUSALS, LinkedError):  # `dispatch` prints these, for all verbs alike
         raise
     except (ValueError, OSError) as error:
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
     except PeerRefusedError:
         return 2
-    except PeerError:  # said by the process that it happened to
+    except PeerError:  # the process that failed has said why
         return 1
     if status.state == "preempted":
-        if speaks():
+        if is_speaker():
             where = f"{status.reason} at step {status.step} of {status.steps}"
             print(f"{rundir.path}: {where}; the same command goes on from there", file=sys.stderr)
         return 1
-    if not speaks():
+    if not is_speaker():
         return 0
     knn = f", held-out kNN {status.knn:.3f}" if status.knn is not None else ""
     reason = f" ({status.reason})" if status.reason else ""

@@ -1,4 +1,4 @@
-"""The typed configuration of a run: `run` says what, `reading` from where."""
+"""The typed configuration of a run: its sections, how it is read, and its run id."""
 
 from stabkit.config.compute import ComputeConfig
 from stabkit.config.effect import without_effect

@@ -1,4 +1,4 @@
-"""In which numbers and by which kernels a step is computed."""
+"""Settings of the numbers and kernels that compute a step."""
 
 from typing import Literal
 
@@ -6,14 +6,17 @@ from stabkit.config.section import Section
 
 
 class ComputeConfig(Section):
-    """Each of these changes a run's last bits at least, and so its id; none makes a resumed run
+    """How a step is computed.
+
+    Each setting changes at least the last bits of a run, and so its id. None makes a resumed run
     differ from an unbroken one.
 
-    `precision` of products: `fp32`, `tf32` (CUDA: float32 with 10 bits of mantissa inside products
-    and convolutions), `bf16` and `fp16` (autocast; weights, gradients and optimizer stay float32,
-    fp16 with a scaled loss). `compile` compiles the backbones (torch.compile, each shape for
-    itself). `channels_last` is a layout of convolutions' weights and inputs. `fused_optimizer`
-    updates in one kernel (adamw, sgd).
+    - `precision` of matrix products: `fp32`, `tf32` (CUDA only: float32 with 10 bits of mantissa in
+      products and convolutions), `bf16` or `fp16` (autocast; weights, gradients and optimizer stay
+      float32, and fp16 scales the loss).
+    - `compile`: compile the backbones with torch.compile, once for each shape.
+    - `channels_last`: the memory layout of the convolutions' weights and inputs.
+    - `fused_optimizer`: update all parameters in one kernel (adamw, sgd).
     """
 
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"

@@ -1,4 +1,4 @@
-"""Settings that are valid one by one, but together ask for something that cannot happen."""
+"""Settings that are valid one by one, but have no effect together."""
 
 from stabkit.config.run import RunConfig, RuntimeConfig
 
@@ -6,9 +6,9 @@ DOWNLOADED = ("cifar10", "cifar100", "stl10")
 
 
 def without_effect(config: RunConfig) -> list[str]:
-    """Every such setting, with what would be right.
+    """List every setting without effect, with what would be right.
 
-    Asked of a request only: a run that was made before a rule existed stays readable.
+    Only requests are checked: a run that was made before a rule existed stays readable.
     """
     problems = []
     steps, data, knn, runtime = config.train.steps, config.data, config.knn, config.runtime
@@ -16,10 +16,10 @@ def without_effect(config: RunConfig) -> list[str]:
     if config.method.name == "swav":
         phases["method.freeze_prototypes_steps"] = config.method.freeze_prototypes_steps
     for key, phase in phases.items():
-        # one step is a model as it was drawn, which others are compared with: it has no phases
+        # A run of one step is an untrained model, for comparison: it has no phases.
         if phase > steps > 1:
             problems.append(
-                f"{key} {phase} exceeds train.steps {steps}: it would not end within the training; "
+                f"{key} {phase} exceeds train.steps {steps}: it would not end during training; "
                 f"should be {steps} or less"
             )
     if knn.k > knn.bank:
@@ -28,8 +28,8 @@ def without_effect(config: RunConfig) -> list[str]:
         problems.append(f"train.batch {config.train.batch} exceeds data.num_train {data.num_train}")
     if data.path is not None and data.name == "synthetic":
         problems.append(
-            f"data.path {data.path!r} does nothing for synthetic data; leave it out, or name the "
-            "data that is there in data.name"
+            f"data.path {data.path!r} does nothing for synthetic data; leave it out, or set "
+            "data.name to the kind of data in that folder"
         )
     if data.download and data.name not in DOWNLOADED:
         known = " or ".join(DOWNLOADED)

@@ -11,19 +11,21 @@ HeadNorm = Literal["batch", "hidden", "none"]
 
 
 class MethodConfig(Section):
-    """The framework and its heads; defaults are MoCo v3's for ViT (Chen, Xie, He 2021).
+    """The framework and its heads; the defaults are MoCo v3's for ViT (Chen, Xie, He 2021).
 
-    - `temperature`: of the contrastive loss or of SwAV's prediction; not given, it is .1 for
-      simclr and swav. `scale_loss`: MoCo v3's factor 2τ.
-    - `momentum`: of the twin's parameters (moco, byol); 0 makes it a copy.
-    - `head_norm`: BN after every layer of the heads, after hidden ones, or none; null is the
-      framework's own: batch for moco and simclr, hidden for byol, none for swav.
-      `predictor_norm`: the same of the predictor alone; null follows the projector. The paper's
-      ResNet has 2 `projector_layers` and a predictor with `hidden`.
-    - `queue`: past keys that are negatives besides the batch's own (in MoCo v1 and v2 they are
-      all there is); it fills up from empty; 0 is v3.
-    - SwAV: `sinkhorn` false leaves the clusters unbalanced (it collapses); `sinkhorn_eps`
-      sharpens the codes; prototypes keep their start for `freeze_prototypes_steps`.
+    - `temperature` of the contrastive loss, or of SwAV's prediction. If it is not given, it is 0.1
+      for simclr and swav. `scale_loss` multiplies the loss by 2τ, as MoCo v3 does.
+    - `momentum` of the twin's parameters (moco, byol); with 0 the twin is a copy.
+    - `head_norm`: BN after every layer of the heads (`batch`), after the hidden layers only
+      (`hidden`), or nowhere (`none`). null is the framework's own choice: batch for moco and
+      simclr, hidden for byol, none for swav. `predictor_norm` is the same for the predictor; null
+      follows the projector. The paper's ResNet has 2 `projector_layers` and `predictor_norm:
+      hidden`.
+    - `queue`: how many past keys are negatives, besides the keys of the batch. MoCo v1 and v2 use
+      past keys only, MoCo v3 none (0). The queue starts empty.
+    - SwAV: without `sinkhorn` the clusters are not balanced, and training collapses.
+      `sinkhorn_eps` sharpens the codes. The prototypes do not train for the first
+      `freeze_prototypes_steps`.
     """
 
     name: Literal["moco", "simclr", "byol", "swav", "supervised"] = "moco"
@@ -52,7 +54,7 @@ class MethodConfig(Section):
 
     @model_validator(mode="after")
     def _belongs(self) -> Self:
-        """Sizes may stand idle, so that one sweep compares frameworks; a switch may not."""
+        """Refuse a switch without effect; a size may have none, so that sweeps compare methods."""
         owners = {
             "head_norm": ("moco", "simclr", "byol", "swav"),
             "momentum_schedule": ("moco", "byol"),

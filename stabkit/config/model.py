@@ -10,18 +10,22 @@ RESNETS = ("resnet18", "resnet50", "resnetv2_50x1_bit")
 
 
 class ModelConfig(Section):
-    """The backbone: `vit` is sized by the fields below it; else one of RESNETS or a timm ViT.
+    """The backbone: `vit`, sized by the fields that follow; one of RESNETS; or a ViT of timm.
 
-    `stem` of a ViT: `patch`, the projection of p x p pixels, or `conv`, 3x3 convolutions of stride
-    2 (Xiao et al. 2021, who take one block off `depth` for it; that is left to you). A ResNet must
-    name its own: `imagenet` (7x7 stride 2, max-pooling) or `cifar` (3x3 stride 1, no pooling).
+    `stem` of a ViT is `patch`, the projection of p x p pixels, or `conv`, 3x3 convolutions of
+    stride 2 (Xiao et al. 2021; they take one block off `depth` in return, which you do yourself).
+    A ResNet must name its stem: `imagenet` (7x7 stride 2, max-pooling) or `cifar` (3x3 stride 1,
+    no pooling).
 
-    All else is a ViT's. `freeze_patch_embed`: no parameter of the patch projection trains, nor the
-    scale and shift of a `patch_norm: batch`, whose statistics follow the data all the same.
-    `patch_norm`: BN after the projection, or WeightNorm of it. `pool`: class token after LN; no
-    class token, mean of the patches after LN or of the patches without LN. `mlp_norm: batch`: BN
-    over all tokens in place of LN before every MLP (the paper's ViT-BN). `qk_norm`: LN of queries
-    and keys per head (Dehghani et al. 2023).
+    All other settings are for ViTs:
+
+    - `freeze_patch_embed`: the patch projection does not train, nor do the scale and shift of
+      `patch_norm: batch`; its running statistics still follow the data.
+    - `patch_norm`: BN after the patch projection, or WeightNorm of it.
+    - `pool`: the class token after LN (`token`); or, without a class token, the mean of the patch
+      tokens after LN (`norm_then_mean`) or without LN (`mean`).
+    - `mlp_norm: batch`: BN over all tokens instead of LN before every MLP (the paper's ViT-BN).
+    - `qk_norm`: LN of queries and keys in each head (Dehghani et al. 2023).
     """
 
     name: str = "vit"
@@ -78,9 +82,10 @@ class ModelConfig(Section):
 
 
 def conv_stem_widths(patch_size: int, width: int) -> list[int]:
-    """Channels of the stride-2 convolutions that cut `patch_size` down to 1: …, C/4, C/2, C.
+    """Return the channels of the stride-2 convolutions of a stem: …, C/4, C/2, C.
 
-    Raises ValueError when halving does not come out even.
+    Each halves the resolution, down to one token a patch. Raises ValueError when sizes do not
+    divide.
     """
     steps = patch_size.bit_length() - 1
     if steps < 1 or patch_size != 2**steps:

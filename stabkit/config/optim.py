@@ -15,23 +15,26 @@ from stabkit.config.section import (
 
 
 class OptimConfig(Section):
-    """`lr` is the base rate; its peak: lr·batch/256 (linear), lr·√(batch/256) (sqrt), lr.
+    """The optimizer. `lr` is the base rate, from which `lr_rule` computes the peak rate.
 
-    `decay_all` decays every parameter, biases, norms and class token included, as the paper's
-    code does; false leaves out everything of fewer than two dimensions, WeightNorm's gains, class
-    token and positions. LARS and LAMB leave out the first two either way, from decay and from
-    adaptation. `eps` of LAMB is 1e-6 unless given (You et al. 2020). `momentum`: of sgd and lars;
-    `trust`: LARS's coefficient.
+    The peak is lr·batch/256 (`linear`), lr·√(batch/256) (`sqrt`) or lr (`none`).
 
-    `clip` acts on the gradients before the update, with `clip_at` the largest
-    - total norm (`global`), norm of any layer (`layer`),
+    `decay_all` decays every parameter, with biases, norms and class token, as the paper's code
+    does. Without it, parameters of fewer than two dimensions, WeightNorm's gains, class token and
+    positions are not decayed. LARS and LAMB never decay or adapt the first two of these. `eps` of
+    LAMB is 1e-6 unless given (You et al. 2020). `momentum` is for sgd and lars; `trust` is the
+    coefficient of LARS.
+
+    `clip` acts on the gradients before the update. `clip_at` is the largest
+
+    - total norm (`global`), or norm of any layer (`layer`);
     - norm of the patch projection in units of its running mean (`patch_embed`): Adam-type updates
-      do not feel a constant rescale, so an absolute threshold would do nothing or freeze,
-    - norm of a row in units of its weights' norm (`agc`, Brock et al. 2021),
+      do not change under a constant factor, so a fixed threshold would do nothing, or freeze it;
+    - norm of a row in units of its weights' norm (`agc`, Brock et al. 2021);
     - z-score of the total norm among its running values (`zclip`, Kumar et al. 2025).
-    `skip_nonfinite` passes over a step with a gradient that is not finite, as if it had not been:
-    weights, optimizer, twin, BN statistics and queue are those before it. A scalar `skipped` says
-    so.
+
+    `skip_nonfinite` drops a step whose gradient is not finite: weights, optimizer, twin, BN
+    statistics and queue stay as they were before it. The scalar `skipped` is 1 for such a step.
     """
 
     name: Literal["adamw", "lars", "lamb", "sgd", "stable_adamw"] = "adamw"

@@ -1,4 +1,7 @@
-"""From YAML and overrides to a checked configuration, and its identity; errors name the remedy."""
+"""Read YAML and overrides into a checked configuration; compute its run id.
+
+Errors name the file, the key, the value and what would be right.
+"""
 
 import difflib
 import hashlib
@@ -13,14 +16,14 @@ from pydantic import ValidationError
 from stabkit.config.effect import without_effect
 from stabkit.config.run import RunConfig
 from stabkit.config.section import Section
-from stabkit.presets import preset_names, preset_path
+from stabkit.presets import preset_names, preset_text
 from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
 
 Model = TypeVar("Model", bound=Section)
 
 
 class ConfigError(ValueError):
-    """A request that cannot be run; `problems` holds every reason, one line each."""
+    """A request that cannot be run; `problems` holds every reason, a line each."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         self.source = source
@@ -31,10 +34,10 @@ class ConfigError(ValueError):
 
 
 def run_id(config: RunConfig) -> str:
-    """Eight hex digits that identify every setting that can change a result, and nothing else.
+    """Return eight hex digits that identify every setting that can change a result, and no other.
 
-    Settings at their default are left out, so that a setting added later does not rename the runs
-    made before it; a default, once released, therefore never changes.
+    Settings at their default are left out, so that a setting added later does not rename older
+    runs. A default, once released, therefore never changes.
     """
     decisive = config.model_dump(mode="json", exclude={"runtime"}, exclude_defaults=True)
     canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
@@ -42,15 +45,16 @@ def run_id(config: RunConfig) -> str:
 
 
 def read_base(base: str, folder: Path = Path()) -> dict[str, Any]:
-    """The settings of a packaged preset, or of a YAML file (relative to `folder`)."""
+    """Return the settings of a packaged preset, or of a YAML file relative to `folder`."""
     if "/" not in base and not base.endswith((".yaml", ".yml")):
         if base not in preset_names():
             raise ConfigError(base, [f"no such preset{suggest(base, preset_names())}"])
-        return read_mapping(Path(preset_path(base)))
+        return dict(parse_yaml(preset_text(base)))
     return read_mapping(folder / base)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings. Raises ConfigError."""
     try:
         content = read_yaml(path)
     except (OSError, ValueError) as error:
@@ -61,7 +65,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["optim.lr=1e-3"]` as `{"optim.lr": 0.001}`; values are YAML."""
+    """Return `["optim.lr=1e-3"]` as `{"optim.lr": 0.001}`; values are YAML. Raises ConfigError."""
     settings: dict[str, Any] = {}
     problems = []
     for pair in pairs:
@@ -79,7 +83,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested copy of `base` with dotted `settings` put in, e.g. `{"optim.lr": 1e-3}`."""
+    """Return a nested copy of `base` with dotted `settings` set, e.g. `{"optim.lr": 1e-3}`."""
     result = {k: with_settings(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
     for dotted, value in settings.items():
         *sections, leaf = dotted.split(".")
@@ -93,7 +97,7 @@ def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
 
 
 def validate(model: type[Model], content: Mapping[str, Any], source: str) -> Model:
-    """Raises ConfigError with every problem found, each naming key, value and remedy."""
+    """Check `content`. Raises ConfigError with all problems, each naming key, value and remedy."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -101,7 +105,10 @@ def validate(model: type[Model], content: Mapping[str, Any], source: str) -> Mod
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """A request: a preset's name or a file's path, with `key=value` overrides."""
+    """Return the configuration of a preset or a file, with `key=value` overrides.
+
+    Raises ConfigError.
+    """
     content = with_settings(read_base(source), parse_overrides(overrides))
     config = validate(RunConfig, content, source)
     if problems := without_effect(config):
@@ -110,14 +117,14 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The configuration that a run was made with, from its folder."""
-    if path.exists() and not path.is_file():  # of a pipe one would wait for ever
+    """Return the configuration that a run was made with, from its folder. Raises ConfigError."""
+    if path.exists() and not path.is_file():  # reading a pipe would block for ever
         raise ConfigError(str(path), ["not a file"])
     return validate(RunConfig, read_mapping(path), str(path))
 
 
 def missing_data(config: RunConfig) -> str | None:
-    """What is wrong with where the data should be, seen without reading any of it."""
+    """Return what is wrong with the place of the data, without reading any of it."""
     data = config.data
     if problem := unusable_path(config):
         return problem
@@ -127,7 +134,7 @@ def missing_data(config: RunConfig) -> str | None:
 
 
 def unusable_path(config: RunConfig) -> str | None:
-    """A setting that is no path on any disk, or begins with the home of a user who is not known."""
+    """Return what is wrong with a path in the settings: a NUL byte, or an unknown user's home."""
     for key, text in (("data.path", config.data.path), ("runtime.cache", config.runtime.cache)):
         try:
             if text is not None and b"\0" in os.fsencode(Path(text).expanduser()):
@@ -140,24 +147,22 @@ def unusable_path(config: RunConfig) -> str | None:
 
 
 def save_config(config: RunConfig) -> str:
-    """The resolved, complete configuration as YAML."""
+    """Return the resolved, complete configuration as YAML."""
     return dump_yaml(config.model_dump(mode="json"))
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """The end of an error message: the nearest known word, or all of them."""
+    """Return the end of an error message: the nearest known word, or all known words."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def keys_of(model: type[Section], prefix: str = "") -> list[str]:
-    """Every dotted key of a model, in order."""
+    """List every dotted key of a model, in order."""
     keys = []
     for name, field in model.model_fields.items():
-        kinds = (
-            field.annotation,
-            *get_args(field.annotation),
-        )  # a section, or one that may be None
+        # A section, or `Section | None`.
+        kinds = (field.annotation, *get_args(field.annotation))
         sections = [k for k in kinds if isinstance(k, type) and issubclass(k, Section)]
         keys += keys_of(sections[0], f"{prefix}{name}.") if sections else [prefix + name]
     return keys

@@ -1,4 +1,4 @@
-"""A whole run's settings; those of model, method and optimizer have files of their own."""
+"""The settings of a run; those of model, method, optimizer and compute have their own files."""
 
 from typing import Annotated, Literal, Self
 
@@ -21,7 +21,7 @@ from stabkit.config.section import (
 
 
 class DataConfig(Section):
-    """What is trained on. `num_train`, `num_heldout`: size of `synthetic`, else a cap (0: all)."""
+    """The data. `num_train` and `num_heldout` are the sizes of `synthetic`, else caps (0: all)."""
 
     name: Literal["synthetic", "parquet", "imagefolder", "cifar10", "cifar100", "stl10"] = (
         "synthetic"
@@ -43,7 +43,7 @@ class DataConfig(Section):
 
 
 class ViewsConfig(Section):
-    """The two augmented views; defaults are MoCo v3's for ViT."""
+    """The two augmented views; the defaults are MoCo v3's for ViT."""
 
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
@@ -56,15 +56,17 @@ class ViewsConfig(Section):
 
 
 class TrainConfig(Section):
+    """The global batch size and the number of updates."""
+
     batch: Size = 64
     steps: PositiveInt = 700
 
 
 class KnnConfig(Section):
-    """kNN evaluations (Wu et al. 2018, weighted vote); paper: MoCo v3 appendix A.
+    """The kNN evaluations: weighted vote (Wu et al. 2018), as in appendix A of MoCo v3.
 
-    `queries` held-out images vote over `bank` fixed training images; `fifo` is the share of the
-    training set held by the free monitor's first-in-first-out bank.
+    `bank` fixed training images vote on `queries` held-out images. `fifo` is the share of the
+    training set that the first-in-first-out bank of the paper's free monitor holds.
     """
 
     every: PositiveInt = 10
@@ -76,14 +78,14 @@ class KnnConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How a run is executed and recorded: nothing here changes its id.
+    """How a run is executed and recorded. Nothing here changes its id.
 
-    `device` and `threads` change the last bits of what it computes, the rest none. A run that goes
-    on with others than it began with is refused, unless `allow_inexact`; where `threads` are not
-    given it goes on with those it began with.
-    `signals`: levels beside `basic` that are measured on a small batch every `signals_every` steps.
-    `cache`: folder for the decoded pixels of images too many to be held, else decoded on each load.
-    `runs_per_gpu`: how many runs of a sweep on this machine share a GPU, each a process of its own.
+    - `device` and `threads` change the last bits of the results; the other settings change none. A
+      run that would go on with another device or number of threads is refused, unless
+      `allow_inexact`. Without `threads` it goes on with the number that it began with.
+    - `signals`: levels besides `basic`, measured on a small batch every `signals_every` steps.
+    - `cache`: a folder for decoded pixels, when there are too many images to hold in memory.
+    - `runs_per_gpu`: how many runs of a local sweep share a GPU, each in its own process.
     """
 
     device: Device = "auto"
@@ -98,7 +100,7 @@ class RuntimeConfig(Section):
 
 
 class RunConfig(Section):
-    """One training: everything that decides its result, and how it is executed (`runtime`)."""
+    """One training: all that decides its result, and how it is executed (`runtime`)."""
 
     seed: Seed = 0
     data: DataConfig

@@ -1,4 +1,4 @@
-"""Whether a configuration is that of a run which exists."""
+"""The comparison of a configuration with that of an existing run."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,10 @@ from stabkit.config.run import RunConfig
 
 
 def differences(path: Path, config: RunConfig) -> list[str]:
-    """How `config` differs from the run whose `config.yaml` is `path`: key, both values.
+    """List how `config` differs from the run whose `config.yaml` is `path`: key and both values.
 
-    Empty when their ids are the same. Raises ConfigError when the file is no configuration.
+    The list is empty when their ids are equal. Raises ConfigError for a file that is no
+    configuration.
     """
     recorded = read_config(path)
     if run_id(recorded) == run_id(config):

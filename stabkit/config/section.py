@@ -1,4 +1,4 @@
-"""What the sections of a configuration are made of."""
+"""The base class of configuration sections, and the types of their fields."""
 
 import re
 from typing import Annotated, Any, get_args
@@ -11,7 +11,7 @@ MANY = 1_000_000_000
 
 
 def _number(value: Any) -> Any:
-    """Text and booleans are no numbers, though pydantic would convert them."""
+    """Refuse text and booleans, which pydantic would convert to numbers."""
     if isinstance(value, bool | str):
         message = "Input should be number, written as 90, 0.5 or 1e-3"
         raise PydanticCustomError("number", message)
@@ -28,8 +28,8 @@ Number = BeforeValidator(_number)
 Seed = Annotated[int, Number, Field(ge=0), AfterValidator(_fits)]
 PositiveInt = Annotated[int, Number, Field(gt=0, le=MANY)]
 NonNegativeInt = Annotated[int, Number, Field(ge=0, le=MANY)]
-Size = Annotated[int, Number, Field(gt=0, le=65_536)]  # of a layer or a batch
-Rows = Annotated[int, Number, Field(ge=0, le=100_000_000)]  # held or counted, one an image
+Size = Annotated[int, Number, Field(gt=0, le=65_536)]  # the width of a layer, or a batch
+Rows = Annotated[int, Number, Field(ge=0, le=100_000_000)]  # a number of images
 PositiveFloat = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
@@ -37,7 +37,7 @@ Fraction = Annotated[float, Number, Field(ge=0, lt=1)]
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:[0-9]{1,3})?", value):
-        message = "Input should be auto, cpu, cuda, mps or xpu; of several cuda:0, cuda:1 and so on"
+        message = "Input should be auto, cpu, cuda, mps or xpu, or with a number: cuda:0, cuda:1, …"
         raise PydanticCustomError("device", message)
     return value
 
@@ -46,6 +46,8 @@ Device = Annotated[str, AfterValidator(_device)]
 
 
 class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys and values of a wrong type."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @field_validator("*", mode="before")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from stabkit.convert.tables import Table, read_table
 from stabkit.convert.targets import parse_map, refuse_unknown, step_of
 from stabkit.convert.tensorboard import is_event_file, read_events
 from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, hidden_folder
 from stabkit.store.writer import Writer
 
 FORMATS = ("tensorboard", "wandb", "lightning", "table")
@@ -195,9 +194,7 @@ def _folder_names(names: Sequence[str]) -> list[str]:
 def _write_all(source: Path, out: Path, converted: Sequence[Converted]) -> None:
     """Everything under a hidden name next to `out`, then renamed: whole, or not there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    hidden = out.parent / f".{out.name[:50]}.{os.urandom(8).hex()}.tmp"
-    hidden.mkdir()
-    try:
+    with hidden_folder(out) as hidden:
         for run in converted:
             _write(source, hidden / run.folder.relative_to(out), run)
         try:
@@ -206,8 +203,6 @@ def _write_all(source: Path, out: Path, converted: Sequence[Converted]) -> None:
             if not os.path.lexists(out):
                 raise  # of the disk; else something has been put there meanwhile
             raise ConvertError(f"{out}: cannot be put there ({error.strerror})") from None
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _write(source: Path, folder: Path, run: Converted) -> None:

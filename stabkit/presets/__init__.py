@@ -1,15 +1,14 @@
 """The packaged configurations."""
 
-import os
-
-FOLDER = os.path.dirname(__file__)
+from importlib.resources import files
 
 
-def preset_path(name: str) -> str:
-    return f"{FOLDER}/{name}.yaml"
+def preset_text(name: str) -> str:
+    """Return the YAML text of a preset."""
+    return files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def preset_names() -> list[str]:
-    return sorted(
-        file.removesuffix(".yaml") for file in os.listdir(FOLDER) if file.endswith(".yaml")
-    )
+    """Return the names of all presets, in order."""
+    names = (file.name for file in files(__name__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))

@@ -1,4 +1,4 @@
-"""Whose a folder is: asked by every command before it writes there, and before it locks it."""
+"""Ownership of folders: every command asks before it writes into one, and before it locks it."""
 
 import json
 import os
@@ -7,32 +7,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from stabkit.rundir.files import read_file
 from stabkit.rundir.find import TABLES
+from stabkit.rundir.own_files import read_file
 from stabkit.rundir.run_dir import RunDir
 from stabkit.yamlio import parse_yaml
 
 Holder = Literal["nobody", "run", "nameless", "imported", "converted", "monitor", "others"]
 
-# What may lie in a folder before its run begins: a lock, what a batch system or a shell prints, and
-# what a kill left of a file that was being written.
+# What may lie in a folder before its run begins: a lock, the output of a batch system or a shell,
+# and the temporary files of killed processes.
 _BEFORE = re.compile(
     r"\.lock|log\.txt|slurm-.+\.(out|err)|\.DS_Store"
     r"|\.(config\.yaml|status\.json|meta\.json|events\.jsonl)\..+"
 )
 _KEPT = ("config.yaml", "meta.json", "status.json", "events.jsonl", "job.json", "log.txt", ".lock")
-_SECTIONS = {"data", "model", "train", "knn", "runtime"}  # of a run's config.yaml, always written
+_SECTIONS = {"data", "model", "train", "knn", "runtime"}  # every config.yaml of a run has these
 _ELSEWHERE = "name another folder"
 
 
 class ForeignFolderError(ValueError):
-    """A folder holds something else than what the command was asked to work on."""
+    """The folder holds something other than what the command was asked to work on."""
 
 
 def claim_for_run(rundir: RunDir, differences: Callable[[Path], Sequence[str]]) -> None:
-    """Raises ForeignFolderError unless the folder is free, or is the folder of this very run.
+    """Raise ForeignFolderError unless the folder is free or holds this very run.
 
-    `differences`: how the run of a `config.yaml` differs from the one that is asked for.
+    `differences` takes a `config.yaml` and lists how its run differs from the requested one.
     """
     holder = _holder(rundir)
     if holder == "nobody":
@@ -50,7 +50,7 @@ def claim_for_run(rundir: RunDir, differences: Callable[[Path], Sequence[str]]) 
 
 
 def claim_for_import(rundir: RunDir) -> None:
-    """Raises ForeignFolderError unless the folder is free."""
+    """Raise ForeignFolderError unless the folder is free."""
     holder = _holder(rundir)
     if holder in ("run", "nameless", "imported"):
         raise _refused(rundir, "is a run already")
@@ -59,9 +59,9 @@ def claim_for_import(rundir: RunDir) -> None:
 
 
 def claim_for_monitor(rundir: RunDir) -> None:
-    """Raises ForeignFolderError when a run, a converted log or somebody's own log is there.
+    """Raise ForeignFolderError if the folder holds a run, a converted log or a user's own log.
 
-    Other files may be: a training keeps its own beside what the Monitor records.
+    Other files are allowed: a training script keeps its own beside what the Monitor records.
     """
     holder = _holder(rundir)
     if holder == "nobody":
@@ -76,7 +76,7 @@ def claim_for_monitor(rundir: RunDir) -> None:
 
 
 def claim_for_file(path: Path) -> None:
-    """Raises ForeignFolderError when `path`, to be written over, is a file that a run keeps."""
+    """Raise ForeignFolderError if `path`, an output to be replaced, is a file of a run."""
     path = path.resolve()
     for folder in (path.parent, path.parent.parent):
         rundir = RunDir(folder)
@@ -86,14 +86,14 @@ def claim_for_file(path: Path) -> None:
 
 
 def _is_kept(inside: tuple[str, ...]) -> bool:
-    """Whether a run keeps the file of this name, below its folder, itself."""
+    """Return whether a path relative to a run's folder is one of the run's own files."""
     if len(inside) == 1:
         return inside[0] in _KEPT
     return inside == ("checkpoints", "last.pt") or inside[0] in TABLES
 
 
 def claim_for_sweep(folder: Path) -> None:
-    """Raises ForeignFolderError when the folder of a sweep's runs is itself a run."""
+    """Raise ForeignFolderError if the folder for a sweep's runs is itself a run."""
     rundir = RunDir(folder)
     holder = _holder(rundir)
     if holder not in ("nobody", "others"):
@@ -130,7 +130,7 @@ def _names(folder: Path) -> list[str]:
         problem = "a file, where a folder was expected"
         raise ForeignFolderError(f"{folder}: {problem}; {_ELSEWHERE}") from None
     except OSError as error:
-        problem = f"what it holds cannot be seen ({error.strerror})"
+        problem = f"its content cannot be listed ({error.strerror})"
         raise ForeignFolderError(f"{folder}: {problem}; {_ELSEWHERE}") from None
 
 
@@ -138,7 +138,7 @@ def _meta(rundir: RunDir) -> dict[str, Any]:
     try:
         return rundir.read_meta()
     except (OSError, ValueError, RecursionError) as error:
-        problem = f"not readable ({error}), so whose folder it is in cannot be seen"
+        problem = f"not readable ({error}), so the owner of its folder is unknown"
         raise ForeignFolderError(f"{rundir.meta_file}: {problem}") from None
 
 
@@ -147,7 +147,7 @@ def _parts(rundir: RunDir) -> bool:
 
 
 def _is_settings(file: Path) -> bool:
-    """Whether a `config.yaml` is one of ours; a training of one's own may keep one as well."""
+    """Return whether a `config.yaml` is stabkit's; a user's own training may keep one as well."""
     try:
         content = parse_yaml(read_file(file).decode())
     except (OSError, ValueError):
@@ -156,7 +156,7 @@ def _is_settings(file: Path) -> bool:
 
 
 def _is_status(file: Path) -> bool:
-    """Also when a crash of the machine tore it."""
+    """Return whether a `status.json` is stabkit's. One that a crash tore counts as such."""
     try:
         content = json.loads(read_file(file))
     except (OSError, ValueError, RecursionError):
@@ -165,7 +165,7 @@ def _is_status(file: Path) -> bool:
 
 
 def _has_event(file: Path) -> bool:
-    """Whether a line is an event of ours, or none is whole."""
+    """Return whether a line is an event of stabkit, or no line is whole."""
     try:
         lines = read_file(file).splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The run folders below a folder."""
+"""The search for run folders below a folder."""
 
 import os
 import warnings
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from stabkit.printing import one_line
 
-TABLES = ("layers", "scalars", "evals")  # one of them, or a config.yaml, makes a folder a run
+TABLES = ("layers", "scalars", "evals")  # a run folder holds one of these, or a config.yaml
 
 
 class LeftOutWarning(UserWarning):
-    """Something damaged, foreign or there twice was left out; the message names it and says why."""
+    """Something damaged, foreign or duplicate was left out; the message names it and says why."""
 
 
 def left_out(what: Path, why: str, part: str = "") -> None:
@@ -21,11 +21,11 @@ def left_out(what: Path, why: str, part: str = "") -> None:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Every run folder at or below `folder`, in name order. Raises FileNotFoundError.
+    """List every run folder at or below `folder`, in name order. Raises FileNotFoundError.
 
-    A link is followed to a run, and to nothing else: one to a folder of runs, or to the whole disk,
-    is named in a LeftOutWarning. So is a folder that links lead to a second time or that may not be
-    read, and whatever is neither file nor folder.
+    A link is followed only if it leads to a run: a link to a folder of runs, or to the whole disk,
+    is named in a LeftOutWarning. So is a folder that is reached a second time or cannot be read,
+    and anything that is neither a file nor a folder.
     """
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -35,7 +35,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    seen: dict[tuple[int, int], Path] = {}  # the folders walked so far by device and inode
+    seen: dict[tuple[int, int], Path] = {}  # folders visited so far, by device and inode
     waiting = [(top, False)]
     while waiting:
         folder, is_link = waiting.pop()
@@ -51,16 +51,16 @@ def _walk(top: Path) -> Iterator[Path]:
         elif "config.yaml" in entries or any(_is_table(entries[n]) for n in TABLES if n in entries):
             yield folder
         elif is_link:
-            del seen[stat.st_dev, stat.st_ino]  # the folder itself may be met yet
+            del seen[stat.st_dev, stat.st_ino]  # the folder itself may follow
             left_out(folder, "a link to a folder that is no run")
         else:
             waiting += reversed(list(_below(folder, list(entries.values()))))
 
 
 def _below(folder: Path, entries: list["os.DirEntry[str]"]) -> Iterator[tuple[Path, bool]]:
-    """The folders to walk, and whether a link leads there.
+    """Yield the subfolders, each with whether it is a link.
 
-    Links come last, so that of a folder and a link to it beside it the folder is taken.
+    Links come last: if a folder and a link to it are side by side, the folder is visited first.
     """
     for entry in sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name)):
         path = folder / entry.name
@@ -73,15 +73,15 @@ def _below(folder: Path, entries: list["os.DirEntry[str]"]) -> Iterator[tuple[Pa
                 left_out(path, "a pipe, a socket or a device")
             else:
                 left_out(path, "a link to nothing")
-        except OSError as error:  # as of a link to itself
+        except OSError as error:  # for example a link to itself
             left_out(path, f"not readable ({error.strerror})")
 
 
 def _is_table(entry: "os.DirEntry[str]") -> bool:
-    """Not so a run, or a folder of runs, that is called as a table is."""
+    """Return whether a folder with a table's name is one, not a run or folder of runs."""
     try:
         with os.scandir(entry.path) as parts:
             inside = [(part.name, part.is_dir()) for part in parts]
-    except OSError:  # a file, or not readable: whoever reads the run says so
+    except OSError:  # a file, or not readable: the reader of the run reports it
         return True
     return not any(is_dir or name == "config.yaml" for name, is_dir in inside)

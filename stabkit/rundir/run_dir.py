@@ -1,38 +1,23 @@
-"""A run's folder: its paths, its status, its log and its lock."""
+"""A run's folder: its paths, and what is read from and written to them."""
 
-import errno
-import fcntl
 import json
-import os
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stabkit.rundir.files import (
-    NoFileError,
-    append_to,
-    atomic_write,
-    overwrite,
-    read_file,
-    refuse_link,
-    remove_dead,
-    utc_now,
-)
-from stabkit.rundir.find import TABLES, left_out
-from stabkit.rundir.status import Standing, Status, heard_of_lately, is_ahead, parse_status
-
-
-class RunBusyError(RuntimeError):
-    """Another live process is writing this run."""
+from stabkit.rundir import event_log, status
+from stabkit.rundir.atomic import atomic_write, remove_dead
+from stabkit.rundir.find import TABLES
+from stabkit.rundir.lock import HeldFolder, is_locked, locked
+from stabkit.rundir.own_files import read_file, refuse_link
+from stabkit.rundir.status import Standing, Status
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder `runs/<sweep>/<slug>-<hash8>`; nothing outside `path` is ever touched."""
+    """The folder `runs/<sweep>/<settings>-<run id>`; nothing outside `path` is ever touched."""
 
     path: Path
 
@@ -61,6 +46,10 @@ class RunDir:
         return self.path / "job.json"
 
     @property
+    def lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    @property
     def checkpoint_file(self) -> Path:
         return self.path / "checkpoints" / "last.pt"
 
@@ -68,69 +57,48 @@ class RunDir:
         return self.path / name
 
     def read_status(self) -> Status | None:
-        """None when there is no status yet. Raises ValueError that names a damaged file."""
-        try:
-            # no number where a number would be NaN or infinite: the others are as good
-            text = read_file(self.status_file).decode()
-            return parse_status(json.loads(text, parse_constant=lambda _: None))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, RecursionError, NoFileError, IsADirectoryError) as error:
-            raise ValueError(f"{self.status_file}: not a status file ({error})") from None
+        """Return None when there is no status yet. Raises ValueError that names a damaged file."""
+        return status.read_status(self.status_file)
 
     def last_status(self) -> Status | None:
-        """None as well when a crash of the machine tore it: the checkpoint says where to go on."""
+        """Return None also for a damaged status: the checkpoint says where to go on."""
         try:
             return self.read_status()
         except ValueError:
             return None
 
-    def write_status(self, status: Status) -> None:
-        """Replace the status; on a full disk write a last word over the one that is there.
-
-        Raises FileNotFoundError when the folder is gone: it is never made anew by its run.
-        """
-        if not self.path.is_dir():
-            raise FileNotFoundError(f"{self.path}: the run's folder was deleted or moved")
-        content = asdict(status) | {"heartbeat": utc_now(), "host": socket.gethostname()}
-        # a heartbeat comes again in a second; a last word does not
-        durable = status.state != "running"
-        text = json.dumps(content).encode()
-        try:
-            atomic_write(self.status_file, text, durable)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not (full and durable and self.status_file.exists()):
-                raise
-            overwrite(self.status_file, text)
+    def write_status(self, status_: Status) -> None:
+        """Replace the status, also on a full disk. Raises FileNotFoundError without the folder."""
+        status.write_status(self.status_file, status_)
 
     def standing(self) -> Standing:
-        """How the run stands: `lost` when it says running and its process is gone or silent.
+        """Return how the run stands by its files: its status, corrected by its lock.
 
-        Also when its status is damaged, as a crash of the machine may leave it.
+        It is `lost` when its status says running, or is damaged, and no process is seen.
         """
         try:
-            status = self.read_status()
+            last = self.read_status()
         except ValueError:
             return "running" if self.is_busy() else "lost"
-        if status is not None and status.state == "done":
+        if last is not None and last.state == "done":
             return "done"
         if self.is_busy():
             return "running"
-        if status is None:
+        if last is None:
             return "missing"
-        if status.state != "running":
-            return status.state
-        return "running" if heard_of_lately(status, self._written()) else "lost"
+        if last.state != "running":
+            return last.state
+        return "running" if status.heard_lately(last, self._written()) else "lost"
 
     def is_ahead(self) -> bool:
-        """Whether it is said to run on a machine whose last word is later than it is here.
+        """Return whether the run counts as lost only because a clock is wrong.
 
-        It counts as lost, but is not to be started again: it may well be alive.
+        Another machine's status lies in this machine's future. The run may be alive, so it must
+        not be started again.
         """
-        status = self.last_status()
+        last = self.last_status()
         return (
-            status is not None and status.state == "running" and is_ahead(status, self._written())
+            last is not None and last.state == "running" and status.is_ahead(last, self._written())
         )
 
     def _written(self) -> float:
@@ -149,93 +117,33 @@ class RunDir:
         atomic_write(self.meta_file, json.dumps(meta, indent=1).encode())
 
     def append_event(self, kind: str, step: int | None = None, **facts: Any) -> None:
-        """One line: when, what (`start`, `resume`, `done`, `nonfinite`, …), at which step."""
-        event = {"time": utc_now(), "kind": kind} | ({} if step is None else {"step": step}) | facts
-        line = (json.dumps(event) + "\n").encode()
-        # one write, so lines never interleave
-        with append_to(self.events_file) as file:
-            end = file.seek(0, os.SEEK_END)
-            if file.write(line) < len(line):
-                file.truncate(end)  # a torn line would take the next one with it
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.events_file))
+        """Append a line to the event log: time, kind (`start`, `nonfinite`, …), step and facts."""
+        event_log.append_event(self.events_file, kind, step, facts)
 
     def read_events(self) -> list[dict[str, Any]]:
-        """Every complete line; a last line torn by a kill is left out.
-
-        A LeftOutWarning counts whatever else is no event.
-        """
-        if not self.events_file.exists():
-            return []
-        events, wrong = [], []
-        text = read_file(self.events_file).decode(errors="replace")
-        *lines, torn = text.split("\n")
-        for number, line in enumerate([*lines, torn], start=1):
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                event = None
-            if isinstance(event, dict):
-                events.append(event)
-            elif number <= len(lines):
-                wrong.append(number)
-        if wrong:
-            left_out(self.events_file, f"no events; the first is {wrong[0]}", f"{len(wrong)} lines")
-        return events
+        """Read every complete line of the event log; a LeftOutWarning counts damaged ones."""
+        return event_log.read_events(self.events_file)
 
     def trim_events(self, step: int) -> None:
-        """Drop what was observed at or after `step`, and any torn line, before a resumed run."""
-        lifecycle = ("start", "resume", "preempted", "done", "failed")
-
-        def is_kept(event: dict[str, Any]) -> bool:
-            at = event.get("step")
-            return event.get("kind") in lifecycle or not isinstance(at, int) or at < step
-
-        kept = [event for event in self.read_events() if is_kept(event)]
-        atomic_write(self.events_file, "".join(json.dumps(e) + "\n" for e in kept).encode())
+        """Drop what was observed at or after `step`, before a run is resumed there."""
+        event_log.trim_events(self.events_file, step)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the kernel lets go of it when the process dies, however.
+    def lock(self) -> Iterator[HeldFolder]:
+        """Hold the run for this process, and remove what killed processes left half written.
 
-        Raises RunBusyError when another process holds it, LinkedError where something in the
-        folder would lead its writes elsewhere. What a kill left half written is removed.
+        Creates the folder. Raises RunBusyError when another process holds the run, LinkedError
+        where a link in the folder would lead its writes elsewhere.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         folders = [self.path / name for name in (*TABLES, "checkpoints")]
-        for path in (*folders, self.events_file, self.log_file, self.path / ".lock"):
+        for path in (*folders, self.events_file, self.log_file, self.lock_file):
             refuse_link(path)
-        with append_to(self.path / ".lock") as file:
-            # a few tries, since `is_busy` elsewhere takes the lock for an instant to look
-            for last in (False,) * 20 + (True,):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if last:
-                        message = f"{self.path}: another process is writing here"
-                        raise RunBusyError(message) from None
-                    time.sleep(0.02)
+        with locked(self.lock_file):
             for folder in (self.path, *folders):
                 remove_dead(folder)
-            process = os.getpid()
-            try:
-                yield
-            finally:
-                # a process forked meanwhile, as a loader's worker, has the lock too: let go of it
-                # for all, and only here
-                if os.getpid() == process:
-                    fcntl.flock(file, fcntl.LOCK_UN)
+            yield HeldFolder(self.path)
 
     def is_busy(self) -> bool:
-        """Whether a live process on this machine holds the run."""
-        try:
-            file = os.open(self.path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:  # none, or none that a run has made
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(file)
-        return False
+        """Return whether a live process on this machine holds the run."""
+        return is_locked(self.lock_file)

@@ -1,29 +1,38 @@
-"""What `status.json` says, and whether it may be believed."""
+"""`status.json`: what a run says of itself, and whether it may be believed."""
 
+import errno
+import json
 import math
 import socket
 import time
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+from stabkit.rundir.atomic import atomic_write
+from stabkit.rundir.overwrite import overwrite
+from stabkit.rundir.own_files import NoFileError, read_file
 
 State = Literal["waiting", "running", "preempted", "done", "failed"]
 Standing = Literal["missing", "waiting", "running", "preempted", "lost", "done", "failed"]
 
-# A running process writes its status every step. An evaluation or a slow disk may hold it up for
-# minutes; whoever cannot see the process itself calls it lost after this long.
+# A running process writes its status at most once a second. An evaluation or a slow disk may delay
+# it by minutes. Where the process itself cannot be seen, it counts as lost after this long.
 LOST_AFTER_S = 600.0
-# Why a run is lost that may be alive.
+# The reason of a run that counts as lost but may be alive.
 AHEAD = (
-    "its last word is later than this machine's clock; put the clock right, or delete its status"
+    "its last heartbeat is later than this machine's clock; set the clock right, or delete its "
+    "status"
 )
 
 
 @dataclass(frozen=True)
 class Status:
-    """What `status.json` holds. `step` of `steps` are done; `heartbeat` is a UTC time stamp.
+    """The content of `status.json`.
 
-    `preempted`: stopped by a signal, with everything saved. `events`: how many of each kind so far.
+    `step` of `steps` are done; `heartbeat` is a UTC time stamp; `events` counts each kind of event
+    so far. A `preempted` run was stopped by a signal, with everything saved.
     """
 
     state: State
@@ -38,8 +47,45 @@ class Status:
     events: dict[str, int] = field(default_factory=dict)
 
 
+def utc_now() -> str:
+    """Return the time as text, to the millisecond."""
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
+
+
+def read_status(file: Path) -> Status | None:
+    """Return None when there is no status yet. Raises ValueError that names a damaged file."""
+    try:
+        # JSON's NaN and Infinity become None, so that the other values can still be used.
+        text = read_file(file).decode()
+        return parse_status(json.loads(text, parse_constant=lambda _: None))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, RecursionError, NoFileError, IsADirectoryError) as error:
+        raise ValueError(f"{file}: not a status file ({error})") from None
+
+
+def write_status(file: Path, status: Status) -> None:
+    """Replace the status; on a full disk write a final one over the bytes of the last.
+
+    Raises FileNotFoundError when the folder is gone: a run never creates its folder anew.
+    """
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file.parent}: the run's folder was deleted or moved")
+    content = asdict(status) | {"heartbeat": utc_now(), "host": socket.gethostname()}
+    # The next heartbeat follows in a second, so it is not synced. A final status is.
+    durable = status.state != "running"
+    text = json.dumps(content).encode()
+    try:
+        atomic_write(file, text, durable)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not (full and durable and file.exists()):
+            raise
+        overwrite(file, text)
+
+
 def parse_status(content: Any) -> Status:
-    """Raises TypeError that says which value is of another kind than it should."""
+    """Check every value. Raises TypeError that says which one is of the wrong kind."""
     if not isinstance(content, dict):
         raise TypeError("no JSON object")
     status = Status(**{k: content[k] for k in Status.__dataclass_fields__ if k in content})
@@ -73,23 +119,29 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def heard_of_lately(status: Status, written: float) -> bool:
-    """Whether a process on another machine wrote lately: its lock may not be seen from here.
+def heard_lately(status: Status, written: float) -> bool:
+    """Return whether a process on another machine wrote lately; its lock may not reach this one.
 
-    `written`: when the file was, by the clock of the disk. The clock of that machine may be wrong,
-    in either direction; one of the two near to now is enough.
+    `written` is the file's time, by the clock of the disk. The clock of the other machine may be
+    wrong in either direction, so one of the two times near to now is enough.
     """
     return any(abs(age) < LOST_AFTER_S for age in _ages(status, written))
 
 
 def is_ahead(status: Status, written: float) -> bool:
-    """Whether another machine wrote later than it is here: then nobody can tell how long ago."""
+    """Return whether both times of another machine's status lie in the future.
+
+    Nobody can tell then how long ago it was written.
+    """
     ages = _ages(status, written)
     return bool(ages) and all(age <= -LOST_AFTER_S for age in ages)
 
 
 def _ages(status: Status, written: float) -> list[float]:
-    """Seconds since the last word; none of a machine whose locks are seen from here."""
+    """Return the seconds since the heartbeat and since the file was written.
+
+    The list is empty for a status of this machine, whose locks can be seen.
+    """
     if status.host in ("", socket.gethostname()):
         return []
     try:

@@ -1,4 +1,4 @@
-"""What a sweep varies, and which combinations of it are left out."""
+"""The axes of a sweep, their product, and the combinations that `exclude` leaves out."""
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,12 +13,15 @@ def axes_of(
     seeds: Sequence[int],
     overrides: Mapping[str, Any],
 ) -> Axes:
-    """Those of `grid`, that of `pairs`, that of the seeds; an overridden key does not vary."""
+    """Return the axes: one a key of `grid`, one for `pairs`, one for the seeds.
+
+    An overridden key does not vary.
+    """
     axes = [[{key: v} for v in values] for key, values in grid.items() if key not in overrides]
     paired = {key: values for key, values in pairs.items() if key not in overrides}
     if paired:
         rows = [dict(zip(paired, row, strict=True)) for row in zip(*paired.values(), strict=True)]
-        if len(paired) < len(pairs):  # pairs that differed in the overridden key alone are one
+        if len(paired) < len(pairs):  # without the overridden key, two rows may be equal
             rows = [row for i, row in enumerate(rows) if row not in rows[:i]]
         axes.append(rows)
     seeds = [overrides["seed"]] if "seed" in overrides else seeds
@@ -27,6 +30,7 @@ def axes_of(
 
 
 def product(axes: Axes) -> Iterator[dict[str, Any]]:
+    """Yield every combination; the last axis varies fastest."""
     for combination in itertools.product(*axes):
         yield {key: value for part in combination for key, value in part.items()}
 
@@ -34,24 +38,25 @@ def product(axes: Axes) -> Iterator[dict[str, Any]]:
 def idle_rules(
     rules: Sequence[Mapping[str, Any]], varied: Collection[str], axes: Axes
 ) -> Iterator[str]:
-    """What is wrong with each rule of `exclude` that excludes nothing."""
+    """Yield a line for each rule of `exclude` that excludes nothing."""
     for rule in rules:
         fixed = [key for key in rule if key not in varied]
         if not rule:
-            yield "exclude: a rule without a key would exclude every cell"
+            yield "exclude: a rule without a key would exclude every run"
         elif fixed:
             yield f"exclude {rule}: {', '.join(fixed)} does not vary, only keys of grid and zip do"
         elif not all(_meets(axis, rule) for axis in axes):
-            yield f"exclude {rule}: no cell is like that"
+            yield f"exclude {rule}: no run is like that"
 
 
 def _meets(axis: Sequence[Mapping[str, Any]], rule: Mapping[str, Any]) -> bool:
-    """Whether a point of the axis agrees with the rule, in those of its keys that are the axis's.
+    """Return whether a point of the axis agrees with the rule in the keys that both have.
 
-    Axes share no key, so a rule that each of them can meet is met by a cell.
+    Axes share no key, so a rule that every axis can meet is met by a run.
     """
     return any(all(point[key] == rule[key] for key in rule if key in point) for point in axis)
 
 
 def excluded(settings: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a rule matches all its keys."""
     return any(all(k in settings and settings[k] == v for k, v in rule.items()) for rule in rules)

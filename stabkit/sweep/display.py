@@ -1,4 +1,4 @@
-"""Status rows on a screen: a live table on a terminal, plain lines in a log."""
+"""Show status rows: a live table on a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -15,8 +15,8 @@ from stabkit.printing import bare_stdout, one_line
 from stabkit.sweep.status import Row
 
 LINES_EVERY_S = 20.0
-WATCH_EVERY_S = 15.0  # SLURM is asked each time, and not to be asked too often
-QUIET = ("waiting", "done")  # of a run with nothing to tell
+WATCH_EVERY_S = 15.0  # SLURM is asked each time, and should not be asked too often
+QUIET = ("waiting", "done")  # states that are counted when a screen is too small
 UNDER_WAY = ("waiting", "running", "unstable")
 STYLE = {
     "done": "green",
@@ -30,14 +30,14 @@ STYLE = {
 
 @contextmanager
 def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None]]:
-    """Yields the function to call often; it redraws, or prints lines, once a second."""
+    """Yield a function to call often; it redraws, or prints lines, at most once a second."""
     if sys.stdout.isatty():
         console = Console(file=bare_stdout())
 
         def draw() -> Table:
             return _fitting(read(), console.height)
 
-        # drawn when it is new, and no oftener: a launcher's time is its runs' time
+        # Redrawn only when asked to: the launcher shares its cores with the runs.
         with Live(draw(), console=console, auto_refresh=False, transient=True) as live:
             yield _at_most_every(1.0, lambda: live.update(draw(), refresh=True))
         console.print(status_table(read()))
@@ -48,7 +48,7 @@ def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None
 
 
 def _fitting(rows: Sequence[Row], height: int) -> Table:
-    """What has room on a screen: first what is under way or failed; the rest is counted."""
+    """Return a table that fits a screen: runs under way or failed first, the rest counted."""
     room = max(1, height - 3)
     if len(rows) <= room:
         return status_table(rows)
@@ -61,32 +61,33 @@ def _fitting(rows: Sequence[Row], height: int) -> Table:
 
 
 def status_table(rows: Sequence[Row]) -> Table:
+    """Return the rows as a table for a terminal."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run", overflow="fold")
     for name in ("state", "step", "images/s", "left", "kNN", "events"):
         words = name in ("state", "events")
         table.add_column(name, justify="left" if words else "right", no_wrap=True)
     for row in rows:
-        # as Text: brackets in a name or a reason are no markup
+        # As Text, since brackets in a name or a reason are not markup.
         state = Text(row.state, STYLE.get(row.state, ""))
         table.add_row(Text(one_line(row.run)), state, *map(Text, _cells(row)))
-        for text in _why(row):
+        for text in _remarks(row):
             table.add_row(Text(f"  {text}", "dim"))
     return table
 
 
 def status_line(row: Row) -> str:
-    """One run in one plain line."""
+    """Return one run as a plain line."""
     step, rate, left, knn, events = _cells(row)
     words = [f"{row.state:<11}", one_line(row.run)] + [f"step {step}"] * bool(step)
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
     words += [f"kNN {knn}"] * bool(knn) + [events] * bool(events)
-    words += [f"({text})" for text in _why(row)]
+    words += [f"({text})" for text in _remarks(row)]
     return "  ".join(words)
 
 
-def _why(row: Row) -> list[str]:
-    """Why a run stands so, and where the log of one that needs a look is."""
+def _remarks(row: Row) -> list[str]:
+    """Return the reason of a run's state, and the log of one that failed or is lost."""
     log = [f"log: {row.log}"] if row.log and row.state in ("failed", "lost") else []
     why = [" ".join(row.reason.split("\n")), *log] if row.reason else log
     return [one_line(text) for text in why]
@@ -102,7 +103,7 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
 
 
 def watch(read: Callable[[], Sequence[Row]]) -> None:
-    """Show the rows anew every few seconds, until no run is under way or somebody stops it."""
+    """Show the rows again every few seconds, until no run is under way."""
     rows = read()
     if not sys.stdout.isatty():
         print("\n".join(status_line(row) for row in rows), flush=True)
@@ -114,7 +115,7 @@ def watch(read: Callable[[], Sequence[Row]]) -> None:
 
 
 class _Lines:
-    """Prints a run when its state changes, and every running one from time to time."""
+    """Print a run when its state changes, and every running one from time to time."""
 
     def __init__(self, read: Callable[[], Sequence[Row]]) -> None:
         self.read = read
@@ -133,12 +134,13 @@ class _Lines:
 
 
 def _at_most_every(seconds: float, act: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls `act`, unless it did so less than `seconds` ago."""
     last = 0.0
 
-    def perhaps() -> None:
+    def act_if_due() -> None:
         nonlocal last
         if time.monotonic() - last >= seconds:
             last = time.monotonic()
             act()
 
-    return perhaps
+    return act_if_due

@@ -1,4 +1,4 @@
-"""A sweep file -> an ordered list of cells. Pure: nothing is written, nothing is started."""
+"""Expand a sweep file to an ordered list of runs. Nothing is written, nothing is started."""
 
 import math
 import re
@@ -27,16 +27,16 @@ from stabkit.config import (
 from stabkit.sweep.axes import axes_of, excluded, idle_rules, product
 from stabkit.sweep.slurm_request import SlurmRequest
 
-SLURM = "slurm."  # keys that say what a cell asks of a cluster, not what it is
-MAX_CELLS = 10_000
-MOST_TOLD = 20  # of pairs of cells that are one run: the cause of more is one and the same
-# overrides that leave a cell the experiment that was published
+SLURM = "slurm."  # keys that say what a run asks of a cluster, not what it computes
+MAX_RUNS = 10_000
+MOST_NAMED = 20  # pairs of equal runs in an error message; more have the same cause
+# Overrides of these do not change the experiment that a paper published.
 HARMLESS = ("runtime.", "knn.", "data.path", "data.download", "seed")
 Values = Annotated[list[Any], Field(min_length=1)]
 
 
 class Published(Section):
-    """What a paper reports for the cells, in their order without seeds; null where it has none."""
+    """What a paper reports: a value for each cell, in order; null where it has none."""
 
     source: str
     measure: str
@@ -46,7 +46,7 @@ class Published(Section):
 
 
 class SweepFile(Section):
-    """What a sweep file says once a scale is chosen. Keys inside are dotted configuration keys."""
+    """The content of a sweep file at one scale. Keys inside are dotted configuration keys."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     base: str
@@ -56,7 +56,7 @@ class SweepFile(Section):
     seeds: list[Seed] = Field(default=[0], min_length=1)
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     published: Published | None = None
-    slurm: SlurmRequest | None = None  # of every cell; `slurm.KEY` in set, grid or zip adds to it
+    slurm: SlurmRequest | None = None  # for every run; `slurm.KEY` in set, grid or zip adds to it
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -83,10 +83,10 @@ class SweepFile(Section):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of a sweep: what is special about it, its whole configuration, its folder's name.
+class PlannedRun:
+    """One run of a sweep: the settings that vary, the whole configuration, the folder's name.
 
-    `published` is what a paper reports for it; `slurm` what the sweep file asks of a cluster.
+    `published` is what a paper reports for its cell; `slurm` what the sweep file asks of a cluster.
     """
 
     settings: Mapping[str, Any]
@@ -102,18 +102,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
+    """A sweep file expanded at a scale."""
+
     name: str
     scale: str | None
-    cells: tuple[Cell, ...]
+    runs: tuple[PlannedRun, ...]
     published: Published | None = None
 
 
 def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Sweep:
     """Expand a sweep file at a scale: the first one it names, when None.
 
-    Order is the file's: the last key of `grid` varies fastest but for the seeds. An override of a
-    key that the file varies replaces all its values. Runs of another scale than the first go to a
-    folder of their own. Raises ConfigError with everything that is wrong.
+    Runs are in the file's order: seeds vary fastest, then the last key of `grid`. An override of a
+    key that the file varies replaces all its values. The runs of every scale but the first go to a
+    folder with the scale in its name. Raises ConfigError with everything that is wrong.
     """
     content = read_mapping(path)
     scales = _scales(path, content.pop("scales", {}))
@@ -122,9 +124,9 @@ def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = 
         raise ConfigError(str(path), [f"no scale {scale!r}{suggest(scale, list(scales))}"])
     chosen = scale or default
     file = validate(SweepFile, content | (scales[chosen] if chosen else {}), str(path))
-    cells = _expand(file, path, parse_overrides(overrides))
+    runs = _expand(file, path, parse_overrides(overrides))
     name = file.name if chosen == default else f"{file.name}-{chosen}"
-    return Sweep(name, chosen, cells, file.published)
+    return Sweep(name, chosen, runs, file.published)
 
 
 def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
@@ -133,17 +135,17 @@ def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
     return scales
 
 
-def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Cell, ...]:
-    fixed, asked = _apart(file.set)
+def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[PlannedRun, ...]:
+    fixed, fixed_slurm = _split_slurm(file.set)
     base = with_settings(read_base(file.base, path.parent), fixed)
     request = file.slurm.model_dump(exclude_unset=True) if file.slurm else {}
-    cells, problems = [], []
+    runs, problems = [], []
     combinations = _combinations(file, path, overrides)
     for settings, published in zip(
         combinations, _published(file, path, combinations, overrides), strict=True
     ):
-        own, asks = _apart(settings)
-        slurm = request | asked | asks
+        own, own_slurm = _split_slurm(settings)
+        slurm = request | fixed_slurm | own_slurm
         try:
             config = validate(RunConfig, with_settings(base, overrides | own), str(path))
             problems += without_effect(config)
@@ -152,51 +154,51 @@ def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Cel
             problems += error.problems
             continue
         folder = f"{_slug(own)}-{run_id(config)}"
-        cells.append(Cell(own, config, folder, published, slurm))
+        runs.append(PlannedRun(own, config, folder, published, slurm))
     if problems:
         raise ConfigError(str(path), list(dict.fromkeys(problems)))
-    if not cells:
-        raise ConfigError(str(path), ["no cell is left: exclude takes them all"])
-    if twice := list(_same_runs(cells)):
-        more = [f"... and {len(twice) - MOST_TOLD:,} more"] if len(twice) > MOST_TOLD else []
-        raise ConfigError(str(path), twice[:MOST_TOLD] + more)
-    return tuple(cells)
+    if not runs:
+        raise ConfigError(str(path), ["no run is left: exclude removes them all"])
+    if equal := list(_equal_runs(runs)):
+        more = [f"... and {len(equal) - MOST_NAMED:,} more"] if len(equal) > MOST_NAMED else []
+        raise ConfigError(str(path), equal[:MOST_NAMED] + more)
+    return tuple(runs)
 
 
-def _same_runs(cells: Sequence[Cell]) -> Iterator[str]:
-    """A line for every cell that is the run of one before it: it would be trained once, not twice.
+def _equal_runs(runs: Sequence[PlannedRun]) -> Iterator[str]:
+    """Yield a line for every run that has the id of an earlier one: it would be trained only once.
 
-    Such cells differ in nothing, or in what changes no result: `runtime.` and `slurm.` keys.
+    Such runs differ in nothing, or only in what changes no result: `runtime.` and `slurm.` keys.
     """
-    first: dict[str, Cell] = {}
-    for cell in cells:
-        one = first.setdefault(cell.run_id, cell)
-        if one is not cell:
-            yield f"two cells are one run, {cell.run_id}: {_words(one)} and {_words(cell)}"
+    first: dict[str, PlannedRun] = {}
+    for run in runs:
+        one = first.setdefault(run.run_id, run)
+        if one is not run:
+            yield f"two settings give the same run {run.run_id}: {_shown(one)} and {_shown(run)}"
 
 
-def _words(cell: Cell) -> str:
-    asks = {f"{SLURM}{key}": value for key, value in cell.slurm.items()}
-    return ", ".join(f"{key}={value}" for key, value in {**cell.settings, **asks}.items())
+def _shown(run: PlannedRun) -> str:
+    slurm = {f"{SLURM}{key}": value for key, value in run.slurm.items()}
+    return ", ".join(f"{key}={value}" for key, value in {**run.settings, **slurm}.items())
 
 
-def _apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a cell is, and what it asks of a cluster (without the prefix)."""
+def _split_slurm(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of a run, and those of its SLURM job without their prefix."""
     own = {key: value for key, value in settings.items() if not key.startswith(SLURM)}
-    asks = {k.removeprefix(SLURM): v for k, v in settings.items() if k.startswith(SLURM)}
-    return own, asks
+    slurm = {k.removeprefix(SLURM): v for k, v in settings.items() if k.startswith(SLURM)}
+    return own, slurm
 
 
 def _combinations(
     file: SweepFile, path: Path, overrides: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Every combination of the axes but the excluded: `grid`, the pairs of `zip`, the seeds."""
+    """List the combinations of `grid`, the pairs of `zip` and the seeds, but not the excluded."""
     axes = axes_of(file.grid, file.zip, file.seeds, overrides)
     count = math.prod(len(axis) for axis in axes)
-    if count > MAX_CELLS:
-        problem = f"{count:,} cells; at most {MAX_CELLS:,} make one sweep"
+    if count > MAX_RUNS:
+        problem = f"{count:,} runs; a sweep has at most {MAX_RUNS:,}"
         raise ConfigError(str(path), [problem])
-    # an override takes the place of a varied key, for the rules as well
+    # The rules of `exclude` see an override in place of the values that it replaces.
     return [c for c in product(axes) if not excluded({**c, **overrides}, file.exclude)]
 
 
@@ -206,7 +208,7 @@ def _published(
     combinations: Sequence[Mapping[str, Any]],
     overrides: Mapping[str, Any],
 ) -> list[float | None]:
-    """A value for each combination; none when an override may change what was measured."""
+    """Return a value for each combination; None if an override may change what was measured."""
     if file.published is None or any(not key.startswith(HARMLESS) for key in overrides):
         return [None] * len(combinations)
     values = file.published.values
@@ -219,6 +221,9 @@ def _published(
 
 
 def _slug(settings: Mapping[str, Any]) -> str:
-    """The settings of a cell as a folder's name: the hash behind it identifies, this explains."""
+    """Return the settings of a run as part of its folder's name, for people to read.
+
+    The run id that follows identifies it.
+    """
     parts = [f"{key.split('.')[-1]}={value}" for key, value in settings.items()]
     return re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", ",".join(parts))[:120]

@@ -1,4 +1,4 @@
-"""What a SLURM job runs: one training, and the requeue when it was preempted."""
+"""The work of a SLURM job: one training, and the requeue when it was preempted."""
 
 import os
 import signal
@@ -18,9 +18,12 @@ IDLE_ATTEMPTS = 3  # attempts without a step, after which a run is not requeued 
 
 
 class TrainJob:
-    """Holds little, so that what is pickled stays small and never grows old."""
+    """A job, as submitit pickles it.
 
-    allow_inexact = False  # of a job that an older version submitted
+    It holds little, so that the pickle stays small and later versions can read it.
+    """
+
+    allow_inexact = False  # for a job that an older version submitted
 
     def __init__(self, folder: str, cwd: str, allow_inexact: bool = False) -> None:
         self.folder = folder
@@ -28,12 +31,12 @@ class TrainJob:
         self.allow_inexact = allow_inexact
 
     def __call__(self) -> str:
-        """The state that the run ended in."""
+        """Train, and return the state that the run ended in."""
         os.chdir(self.cwd)
         environment = SlurmJobEnvironment()
         requeue = signal.getsignal(PREEMPT_SIGNAL)  # submitit's
         rundir = RunDir(Path(self.folder))
-        # from here on, so that a stop during the start is an attempt like any other
+        # Signals are caught from here on, so that a stop during the start is an attempt as well.
         with stop_on_signals() as stop:
             if environment.num_tasks > 1:
                 _export_torch_environment()
@@ -43,7 +46,9 @@ class TrainJob:
             try:
                 config = read_config(rundir.config_file)
                 status = train(config, rundir, stop, self.allow_inexact)
-            except InexactResumeError as error:  # nobody reads a job's output: `status` says it
+            except (
+                InexactResumeError
+            ) as error:  # nobody reads a job's output, so the status says it
                 if last := rundir.last_status():
                     rundir.write_status(replace(last, reason=f"did not go on: {error}"))
                 raise
@@ -53,7 +58,9 @@ class TrainJob:
         if status.state != "preempted" or environment.global_rank != 0:
             return status.state
         if not callable(requeue) or not is_running(environment.job_id):
-            return status.state  # cancelled, or requeued by SLURM: to ask would revive or double it
+            return (
+                status.state
+            )  # canceled, or requeued by SLURM: a requeue would revive or double it
         if _makes_no_step(rundir, status):
             rundir.write_status(replace(status, state="failed", reason=_NO_STEP))
             return "failed"
@@ -61,7 +68,7 @@ class TrainJob:
         return status.state
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit runs after the requeue; the run itself has saved all it needs."""
+        """Return what submitit runs after the requeue; the run itself has saved its state."""
         return DelayedSubmission(TrainJob(self.folder, self.cwd, self.allow_inexact))
 
 
@@ -72,9 +79,9 @@ _NO_STEP = (
 
 
 def _tell_refused(rundir: RunDir, rank: int, error: Exception) -> None:
-    """What this node cannot run, as for want of a device: nobody watches, so the status says it.
+    """Write into the status why this node cannot run it, for example for want of a device.
 
-    One that has trained keeps its status.
+    A run that has trained keeps its status.
     """
     status = rundir.last_status()
     if rank == 0 and status is not None and status.state == "waiting":
@@ -88,9 +95,9 @@ def _makes_no_step(rundir: RunDir, status: Status) -> bool:
 
 
 def _export_torch_environment() -> None:
-    """torchrun's variables, from SLURM's. An address that the job's setup lines gave is kept.
+    """Set torchrun's variables from SLURM's. An address from the job's setup lines is kept.
 
-    CUDA_VISIBLE_DEVICES stays as it is: the training picks its device by LOCAL_RANK.
+    CUDA_VISIBLE_DEVICES is left as it is: the training picks its device by LOCAL_RANK.
     """
     address = os.environ.get("MASTER_ADDR")
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)

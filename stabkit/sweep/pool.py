@@ -1,4 +1,4 @@
-"""A bounded pool of local runs: each in a process of its own, on cores or a GPU of its own."""
+"""A bounded pool of local runs: each is a process of its own, on cores or a GPU of its own."""
 
 import math
 import os
@@ -7,16 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from stabkit.config import ConfigError, RunConfig
 from stabkit.rundir import ForeignFolderError, RunDir, Status
-from stabkit.sweep.reconcile import Task, claim_cell, prepare
+from stabkit.sweep.folders import claim_folder, write_waiting
+from stabkit.sweep.log_tail import last_refusal
+from stabkit.sweep.reconcile import Task
 from stabkit.sweep.worker import Slot, Worker
 
 TICK_S = 1.0
+REFUSED = 2  # the exit code of a wrong request
 
 
 ENDS = ("done", "failed", "stopped", "refused", "going on")
@@ -24,20 +27,21 @@ ENDS = ("done", "failed", "stopped", "refused", "going on")
 
 @dataclass(frozen=True)
 class Outcome:
-    """`refused`: the run is as it was; its log says why it does not go on.
+    """How a run of the pool ended.
 
-    `alone`: its worker was killed, and it went on without.
+    `refusal` says why a run that had been trained before does not go on; it is then as it was.
+    `orphaned`: its worker was killed, and the run went on without it.
     """
 
     task: Task
     status: Status
-    refused: bool = False
-    alone: bool = False
+    refusal: str | None = None
+    orphaned: bool = False
 
     @property
     def end(self) -> str:
-        """One of ENDS; `going on`: another process has it."""
-        if self.refused:
+        """One of ENDS; `going on`: another process has the run."""
+        if self.refusal is not None:
             return "refused"
         ends = {"done": "done", "preempted": "stopped", "running": "going on"}
         return ends.get(self.status.state, "failed")
@@ -46,9 +50,9 @@ class Outcome:
 def make_slots(
     configs: Sequence[RunConfig], cpus: Sequence[int], gpus: Sequence[str]
 ) -> list[Slot]:
-    """Divide GPUs, or else cores, among as many runs as fit side by side.
+    """Divide the GPUs, or else the cores, among as many runs as fit side by side.
 
-    The GPUs are taken in turn, so that a few runs spread over all of them.
+    The GPUs are assigned in turn, so that a few runs spread over all of them.
     """
     if gpus and all(config.runtime.device != "cpu" for config in configs):
         sharers = min((config.runtime.runs_per_gpu for config in configs), default=1)
@@ -68,54 +72,55 @@ def run_pool(
 ) -> list[Outcome]:
     """Run every task, `len(slots)` at a time; a run that fails leaves the others running.
 
-    The longest go first, so that no core waits for one at the end. A run whose worker is killed has
-    its slot until it ends; one that had not begun by then is started once more. `tick` is called
-    about once a second, for a progress display.
+    The longest go first, so that no core is idle at the end. A run whose worker is killed keeps its
+    slot until it ends; one that had not begun by then is started once more. `tick` is called about
+    once a second, for a progress display.
     """
     for task in tasks:
-        prepare(task, len(slots[0].cpus))
-    waiting = sorted(tasks, key=lambda task: -expected_work(task.cell.config))
+        write_waiting(task.run, task.rundir, task.standing, len(slots[0].cpus))
+    waiting = sorted(tasks, key=lambda task: -expected_work(task.run.config))
     workers: list[Worker] = []
     running: dict[Worker, tuple[Task, Status | None]] = {}
-    again: set[RunDir] = set()
+    retried: set[RunDir] = set()
     outcomes = []
-    with _ended_with_us(workers):
+    with _ended_with_us(workers, running):
         workers += [Worker(slot) for slot in slots[: len(tasks)]]
         free = list(workers)
         while waiting or running:
             while waiting and free:
                 task = waiting.pop(0)
-                try:  # since it was prepared, hours may have passed
-                    claim_cell(task.cell, task.rundir)
+                try:  # hours may have passed since the folder was claimed
+                    claim_folder(task.run, task.rundir)
                 except (ForeignFolderError, ConfigError) as error:
                     outcomes.append(Outcome(task, Status("failed", reason=str(error))))
                     continue
                 worker = free.pop(0)
-                if worker.has_ended():  # killed, as for want of memory
+                if worker.has_ended():  # killed, for example for want of memory
                     worker = Worker(worker.slot)
                     workers.append(worker)
                 running[worker] = task, task.rundir.last_status()
-                worker.start(task.rundir, task.cell.config.runtime.allow_inexact)
+                worker.start(task.rundir, task.run.config.runtime.allow_inexact)
             for worker in select.select(list(running), [], [], TICK_S)[0]:
                 (task, before), code = running.pop(worker), worker.exit_code()
                 free.append(worker)
                 killed, own = worker.has_ended(), task.rundir.last_status()
-                if killed and own == before and task.rundir not in again:
-                    again.add(task.rundir)
+                if killed and own == before and task.rundir not in retried:
+                    retried.add(task.rundir)
                     waiting.insert(0, task)
                     continue
                 status = _final_status(task, code, worker.slot)
-                refused = code == 2 and status.state == "preempted"
-                alone = killed and own != before and status == own
-                outcomes.append(Outcome(task, status, refused, alone))
+                refused = code == REFUSED and status.state == "preempted"
+                refusal = _refusal(task) if refused else None
+                orphaned = killed and own != before and status == own
+                outcomes.append(Outcome(task, status, refusal, orphaned))
             tick()
     return outcomes
 
 
 def expected_work(config: RunConfig) -> float:
-    """Forward passes, roughly, in units of one image: right enough to tell long runs from short.
+    """Estimate a run's forward passes, in units of one image, to tell long runs from short ones.
 
-    A step is two views through the network, its gradient (two passes) and the twin.
+    A step is two views through the network, its gradient (two passes) and the momentum twin.
     """
     model, size = config.model, config.data.image_size
     patches = (size / (model.patch_size or 16)) ** 2
@@ -126,20 +131,19 @@ def expected_work(config: RunConfig) -> float:
 
 
 def _final_status(task: Task, returncode: int, slot: Slot) -> Status:
-    """The run's own last word, or ours when it died without one; `running` when somebody else has
-    it by now."""
+    """Return the run's own last status, or write one for a run that died without a word.
+
+    It is `running` when another process has the run by now.
+    """
     status = task.rundir.last_status() or Status("failed")
     if status.state in ("preempted", "done"):
         return status
-    if task.rundir.is_busy():  # theirs to write
+    if task.rundir.is_busy():  # the other process writes the status
         return replace(status, state="running", reason="another process is running it")
     if not task.rundir.path.is_dir():
         return replace(status, state="failed", reason="the run's folder was deleted or moved")
     if status.state != "failed" or not status.reason:
-        reason = f"the process ended with exit code {returncode}"
-        if returncode < 0:
-            reason = f"the process was killed by {signal.Signals(-returncode).name}"
-        status = replace(status, state="failed", reason=f"{reason}; see {task.rundir.log_file}")
+        status = replace(status, state="failed", reason=_end_reason(task, returncode))
         _write(task, status)
     elif slot.sharers > 1 and "out of memory" in status.reason.lower():
         remedy = f"{slot.sharers} runs share the GPU; fewer fit: runtime.runs_per_gpu"
@@ -148,15 +152,32 @@ def _final_status(task: Task, returncode: int, slot: Slot) -> Status:
     return status
 
 
+def _end_reason(task: Task, returncode: int) -> str:
+    if returncode == REFUSED:
+        return _refusal(task)
+    reason = f"the process ended with exit code {returncode}"
+    if returncode < 0:
+        reason = f"the process was killed by {signal.Signals(-returncode).name}"
+    return f"{reason}; see {task.rundir.log_file}"
+
+
+def _refusal(task: Task) -> str:
+    """Return the message with which a run refused its request."""
+    said = last_refusal(task.rundir.log_file)
+    return said or f"the process ended with exit code {REFUSED}; see {task.rundir.log_file}"
+
+
 def _write(task: Task, status: Status) -> None:
-    """As far as the disk takes it: the other runs must not end because one cannot be written of."""
+    """Write a status if the disk takes it; if not, the other runs go on all the same."""
     with suppress(OSError):
         task.rundir.write_status(status)
 
 
 @contextmanager
-def _ended_with_us(workers: Sequence[Worker]) -> Iterator[None]:
-    """Runs end with the launcher; what they did up to their last checkpoint stays."""
+def _ended_with_us(
+    workers: Sequence[Worker], running: Mapping[Worker, tuple[Task, Status | None]]
+) -> Iterator[None]:
+    """End all runs when the launcher ends; they save first."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
@@ -164,18 +185,22 @@ def _ended_with_us(workers: Sequence[Worker]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         for worker in workers:
             worker.stop()
+        for worker, (task, _) in running.items():
+            if not worker.stop_orphan(task.rundir):
+                print(f"its worker was killed, and the run goes on: {task.rundir.path}", flush=True)
         for worker in workers:
             worker.join()
 
 
 def visible_cpus() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def visible_gpus() -> list[str]:
-    """Indices or ids of the GPUs this process may use, without importing torch."""
+    """Return the indices or ids of the GPUs that this process may use, without importing torch."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [g for g in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if g and g != "-1"]
     tool = shutil.which("nvidia-smi")

@@ -1,4 +1,4 @@
-"""What SLURM says of jobs. Its commands are asked once for all jobs, never once for each."""
+"""SLURM's commands: which jobs it holds, and how to cancel them; asked once for all jobs."""
 
 import os
 import re
@@ -7,18 +7,18 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-ASK_FOR_S = 20  # a controller under load is slow; one that is down would hold us for minutes
+PATIENCE_S = 20  # a busy controller is slow; one that is down would block for minutes
 AT_ONCE = 500  # job ids on one command line
 USUAL_ARRAY_SIZE = 1001  # SLURM's default of MaxArraySize
 
 
 class SlurmError(RuntimeError):
-    """A command of SLURM is not there or failed; the message is its own."""
+    """A command of SLURM is missing or failed; the message is its own."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job that SLURM holds: `state` as squeue spells it, why it waits, its name."""
+    """A job that SLURM holds: its state as squeue spells it, why it waits, and its name."""
 
     state: str
     reason: str
@@ -26,7 +26,7 @@ class Job:
 
 
 def live_jobs() -> dict[str, Job]:
-    """This user's jobs that wait, run or end at this moment, by id (`12`, or `12_3` in an array).
+    """Return this user's jobs that wait, run or are ending, by id (`12`, or `12_3` in an array).
 
     Raises SlurmError.
     """
@@ -39,7 +39,10 @@ def live_jobs() -> dict[str, Job]:
 
 
 def ended_states(job_ids: Sequence[str]) -> dict[str, str]:
-    """What accounting remembers of ended jobs, e.g. OUT_OF_MEMORY; often nothing. Never raises."""
+    """Return what accounting says of ended jobs, e.g. OUT_OF_MEMORY; often nothing.
+
+    It never raises.
+    """
     states: dict[str, str] = {}
     for some in _batches(job_ids):
         try:
@@ -53,13 +56,13 @@ def ended_states(job_ids: Sequence[str]) -> dict[str, str]:
 
 
 def cancel(job_ids: Sequence[str]) -> None:
-    """Raises SlurmError."""
+    """Cancel jobs. Raises SlurmError."""
     for some in _batches(job_ids):
         _run("scancel", *some)
 
 
 def max_array_size() -> int:
-    """How many jobs an array may have here. Raises SlurmError."""
+    """Return how many jobs an array may have here. Raises SlurmError."""
     found = re.search(
         r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.MULTILINE
     )
@@ -67,9 +70,9 @@ def max_array_size() -> int:
 
 
 def is_running(job_id: str) -> bool:
-    """Whether SLURM lets the job run on: not so once it is cancelled, requeued or out of time.
+    """Return whether SLURM lets the job run on: it is not canceled, requeued or out of time.
 
-    True as well when SLURM does not answer.
+    It is also True when SLURM does not answer.
     """
     try:
         return _run("squeue", "-h", "-j", job_id, "-o", "%T").strip() in ("RUNNING", "")
@@ -83,7 +86,7 @@ def _batches(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _without_preferences() -> dict[str, str]:
-    """A user's SQUEUE_STATES and the like would hide jobs from us."""
+    """Return the environment without settings such as SQUEUE_STATES, which hide jobs."""
     hidden = ("SQUEUE_", "SACCT_", "SCANCEL_")
     return {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {"LC_ALL": "C"}
 
@@ -98,13 +101,13 @@ def _run(*words: str) -> str:
             text=True,
             errors="backslashreplace",
             check=True,
-            timeout=ASK_FOR_S,
+            timeout=PATIENCE_S,
             env=_without_preferences(),
-            # SLURM signals a job's processes twice: the second must not end a question to it
+            # SLURM signals a job's processes twice; the second signal must not end this command.
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{words[0]}: no answer in {ASK_FOR_S} s") from None
+        raise SlurmError(f"{words[0]}: no answer in {PATIENCE_S} s") from None
     except subprocess.CalledProcessError as error:
         said = "; ".join(error.stderr.split("\n")).strip("; ") or f"exit code {error.returncode}"
         raise SlurmError(f"{words[0]}: {said}") from None

@@ -1,4 +1,4 @@
-"""Requests -> job arrays and the sbatch text that submitit makes of them."""
+"""Turn requests into job arrays and the sbatch text that submitit writes for them."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from submitit import SlurmExecutor
 from stabkit.config import ConfigError
 from stabkit.sweep.slurm_request import SlurmRequest
 
-# Not to end: what limits a run is its number of steps, and TrainJob notices when it makes none.
+# Practically no limit: a run ends by its number of steps, and TrainJob notices when it makes none.
 TIMEOUTS = 1_000_000
 PASSED_ON = (
     *("nodes", "cpus_per_task", "partition", "account", "qos", "constraint", "wckey"),
@@ -19,7 +19,7 @@ PASSED_ON = (
 
 
 class Executor(SlurmExecutor):
-    """submitit's, which can also show its text where SLURM is not installed."""
+    """Submitit's executor, which can also show its text where SLURM is not installed."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -27,14 +27,14 @@ class Executor(SlurmExecutor):
 
 
 def make_executor(folder: Path, request: SlurmRequest, name: str, parallel: int) -> Executor:
-    """Submits to `folder`, at most `parallel` jobs of an array at a time."""
+    """Return an executor for `folder` that runs at most `parallel` jobs of an array at a time."""
     executor = Executor(folder, max_num_timeout=TIMEOUTS)
     executor.update_parameters(**_parameters(request, name), array_parallelism=parallel)
     return executor
 
 
 def sbatch_text(executor: Executor, jobs: int) -> str:
-    """The script for `jobs` jobs, an array when they are several, as it would be submitted."""
+    """Return the script for `jobs` jobs, an array if more than one, as it would be submitted."""
     if jobs > 1:
         executor.parameters["map_count"] = jobs
     return executor._make_submission_file_text(executor._submitit_command_str, "")
@@ -42,8 +42,8 @@ def sbatch_text(executor: Executor, jobs: int) -> str:
 
 def _parameters(request: SlurmRequest, name: str) -> dict[str, Any]:
     parameters = {key: value for key in PASSED_ON if (value := getattr(request, key)) is not None}
-    # a lost task must end the others, which would wait for it until the time limit; and srun does
-    # not take over sbatch's cores of a task since SLURM 22.05
+    # A lost task must end the others, which would wait for it until the time limit. And since
+    # SLURM 22.05 srun does not take over the cores of a task from sbatch.
     srun = ["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}"]
     parameters["srun_args"] = [*srun, *request.srun_args]
     extra = request.additional_parameters
@@ -59,24 +59,24 @@ def _parameters(request: SlurmRequest, name: str) -> dict[str, Any]:
         "time": request.timeout_min,
         "ntasks_per_node": request.tasks_per_node,
         "stderr_to_stdout": True,
-        "wckey": request.wckey,  # None: submitit's own is refused where wckeys are checked
+        "wckey": request.wckey,  # None: sites that check wckeys refuse submitit's own default
     }
 
 
 def chunks(count: int, array_size: int) -> list[int]:
-    """`count` jobs in as few arrays as the site allows, of even size."""
+    """Split `count` jobs into as few arrays as the site allows, of even size."""
     arrays = -(-count // array_size)
     return [count // arrays + (i < count % arrays) for i in range(arrays)]
 
 
 def shares(parallel: int, sizes: Sequence[int]) -> list[int]:
-    """How many of `parallel` running jobs each array may have: a throttle holds for one array."""
+    """Divide `parallel` running jobs among arrays, since SLURM limits each array by itself."""
     count = len(sizes)
     return [max(1, parallel // count + (i < parallel % count)) for i in range(count)]
 
 
 def check_path(folder: Path) -> None:
-    """Refuse a place that SLURM would read as something else. Raises ConfigError."""
+    """Raise ConfigError for a path with characters that SLURM replaces."""
     bad = sorted({c for c in str(folder) if c in "%\\" or not c.isprintable()})
     if bad:
         shown = ", ".join(map(repr, bad))

@@ -1,4 +1,4 @@
-"""What a run asks of a SLURM cluster, and which file or word asked for it."""
+"""What a run asks of a SLURM cluster, and who asked for it: sweep file, user file, command line."""
 
 import os
 from collections.abc import Mapping
@@ -19,18 +19,20 @@ from stabkit.config import (
 
 Text = Annotated[
     str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")
-]  # one line: a break starts a new command
+]  # a single line: a line break would start a new command
 
-OURS = {"array", "error", "job-name", "open-mode", "output"}
+OURS = {  # options that stabkit sets itself
+    "array", "error", "job-name", "open-mode", "output",
+}  # fmt: skip
 
 
 class SlurmRequest(Section):
-    """What one run asks for, by submitit's names (its documentation, and sbatch's, explain them).
+    """What one run asks for, by submitit's names; its documentation and sbatch's explain them.
 
-    `additional_parameters`: any other option of sbatch, `{name: value}`, `true` for a bare one.
-    `mem_gb`: of a node. `setup`: lines of shell before the run. `signal_delay_s`: how long before a
-    time limit a run is told to save and requeue. `array_parallelism`: how many of the runs that ask
-    for the same run at a time.
+    `additional_parameters` holds any other option of sbatch as `{name: value}`, `true` for an
+    option without a value. `mem_gb` is the memory of a node, `setup` the shell lines before the
+    run. `signal_delay_s` is how long before its time limit a run is told to save and requeue.
+    `array_parallelism` is how many of the runs with equal requests run at a time.
     """
 
     nodes: PositiveInt = 1
@@ -82,16 +84,16 @@ class SlurmRequest(Section):
 
 
 def defaults_file() -> Path:
-    """Where a user keeps what holds for their cluster: partition, account, setup lines, …"""
+    """Return the file with a user's own settings for their cluster: partition, account, …"""
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     try:
         return Path(home).expanduser() / "stabkit" / "slurm.yaml"
-    except RuntimeError as error:  # ~name of nobody
+    except RuntimeError as error:  # ~name, where there is no such user
         raise ConfigError(f"XDG_CONFIG_HOME = {home!r}", [str(error)]) from None
 
 
 def read_defaults() -> dict[str, Any]:
-    """The user's file; nothing when there is none. Raises ConfigError."""
+    """Return the settings of the user's file, none if there is no file. Raises ConfigError."""
     path = defaults_file()
     if not path.exists():
         return {}
@@ -101,17 +103,17 @@ def read_defaults() -> dict[str, Any]:
 
 
 def merged(
-    sweep: Mapping[str, Any], defaults: Mapping[str, Any], words: Mapping[str, Any]
+    sweep: Mapping[str, Any], defaults: Mapping[str, Any], command_line: Mapping[str, Any]
 ) -> tuple[SlurmRequest, dict[str, str]]:
-    """The request of a cell and, for every setting in it, who asked.
+    """Return the request of a run and, for every setting in it, who asked for it.
 
-    A later one wins: the sweep file, the user's file, the command line. Raises ConfigError.
+    The user's file wins over the sweep file, and the command line over both. Raises ConfigError.
     """
-    sources = {"sweep file": sweep, str(defaults_file()): defaults, "command line": words}
+    sources = {"sweep file": sweep, str(defaults_file()): defaults, "command line": command_line}
     origin = {key: name for name, settings in sources.items() for key in settings}
-    request = validate(SlurmRequest, {**sweep, **defaults, **words}, "slurm")
+    request = validate(SlurmRequest, {**sweep, **defaults, **command_line}, "slurm")
     if request.timeout_min is None:
-        problem = "timeout_min: missing; SLURM would give a run its own few minutes"
+        problem = "timeout_min: missing; SLURM's own default may be a few minutes"
         where = f"the sweep file's slurm section, {defaults_file()}, or slurm.timeout_min=MINUTES"
-        raise ConfigError("slurm", [f"{problem}. Say it in {where}"])
+        raise ConfigError("slurm", [f"{problem}. Set it in {where}"])
     return request, origin

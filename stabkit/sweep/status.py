@@ -1,4 +1,4 @@
-"""Runs and how they stand: from their files, with what SLURM says as a hint."""
+"""The rows of `stabkit status`: how each run stands, and why."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -6,18 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stabkit.rundir import AHEAD, RunDir, Standing, Status, find_runs
+from stabkit.sweep.log_tail import last_error
 from stabkit.sweep.queue import Job, SlurmError, ended_states, live_jobs
+from stabkit.sweep.standing import judge
 from stabkit.sweep.submissions import Submitted, read_submitted
 
-OPEN = ("waiting", "running", "unstable", "preempted", "lost")  # what may still go on
-LAST_BYTES = 4096  # of a log, where its last line is looked for
+OPEN = ("waiting", "running", "unstable", "preempted", "lost")  # states that may still change
 
 
 @dataclass(frozen=True)
 class Row:
     """One run.
 
-    `state`: waiting, running, unstable (running, with events so far), preempted, done, failed,
+    `state` is waiting, running, unstable (running, with events so far), preempted, done, failed,
     lost (said to run, but its process or job is gone or silent) or unreadable.
     """
 
@@ -31,21 +32,20 @@ class Row:
     reason: str | None = None
     events: dict[str, int] = field(default_factory=dict)
     job: str | None = None
-    job_state: str | None = None  # SLURM's word, while it holds the job
+    job_state: str | None = None  # as squeue spells it, while SLURM holds the job
     log: str | None = None
 
 
 def status_rows(folder: Path) -> list[Row]:
-    """Every run below `folder`. Raises FileNotFoundError.
+    """Return a row for every run below `folder`. Raises FileNotFoundError.
 
-    SLURM is asked once, and only when a run that has not ended was submitted to it.
+    SLURM is asked once, and only if a run that has not ended was submitted to it.
     """
     runs = [(RunDir(path), str(path.relative_to(folder))) for path in find_runs(folder)]
     rows = [status_row(rundir, name) for rundir, name in runs]
     submitted = [read_submitted(rundir) for rundir, _ in runs]
-    if not any(job for row, job in zip(rows, submitted, strict=True) if row.state in OPEN):
-        jobs = None
-    else:
+    jobs = None
+    if any(job and row.state in OPEN for row, job in zip(rows, submitted, strict=True)):
         try:
             jobs = live_jobs()
         except SlurmError:
@@ -58,7 +58,7 @@ def status_rows(folder: Path) -> list[Row]:
 
 
 def row_reader(runs: Sequence[RunDir]) -> Callable[[], list[Row]]:
-    """Reads the rows of `runs`, each again only while it runs or once its status was written anew.
+    """Return a function that reads the rows of `runs`, only those again that may have changed.
 
     A launcher asks every second, and most runs of a long grid wait or have ended.
     """
@@ -84,17 +84,16 @@ def _written(rundir: RunDir) -> tuple[int, int] | None:
 
 
 def status_row(rundir: RunDir, name: str) -> Row:
-    """From the run's files alone."""
+    """Return the row that the run's files alone give."""
     try:
         status = rundir.read_status() or Status("waiting")
         standing = rundir.standing()
     except (ValueError, OSError) as error:
         return Row(name, "unreadable", reason=str(error))
-    state: str = "waiting" if standing == "missing" else standing
-    running = state == "running"
+    running = standing == "running"
     return Row(
         name if name != "." else rundir.path.name,
-        "unstable" if running and status.events else state,
+        "unstable" if running and status.events else _state(standing),
         status.step,
         status.steps,
         status.images_per_s,
@@ -104,6 +103,10 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status.events,
         log=str(rundir.log_file) if rundir.log_file.is_file() else None,
     )
+
+
+def _state(standing: Standing) -> str:
+    return "waiting" if standing == "missing" else standing
 
 
 def _reason(rundir: RunDir, status: Status, standing: Standing) -> str | None:
@@ -116,52 +119,42 @@ def _reason(rundir: RunDir, status: Status, standing: Standing) -> str | None:
 def _with_job(
     row: Row, rundir: RunDir, submitted: Submitted, jobs: Mapping[str, Job] | None
 ) -> Row:
-    """Its job and log, and what the queue adds: why it waits, or that nobody will run it."""
+    """Add the run's job and log, and what the queue says: why it waits, or that it is gone."""
     log = Path(os.path.normpath(rundir.path / submitted.log))
     row = replace(row, job=submitted.job_id, log=str(log) if log.is_file() else row.log)
     if jobs is None or row.state not in OPEN:
         return row
+    standing = judge(rundir, submitted, jobs).standing
+    if standing in ("done", "failed"):  # it ended since its row was read
+        return replace(status_row(rundir, row.run), job=row.job, log=row.log)
     job = jobs.get(submitted.job_id)
     row = replace(row, job_state=job.state if job else None)
-    pending = job is not None and job.state == "PENDING"
-    if row.state in ("running", "unstable") and (rundir.is_busy() or (job and not pending)):
+    if standing == "running":
         return row
+    reason = _queue_reason(row, submitted, job, standing, log)
+    return replace(row, state=_state(standing), eta_s=None, reason=reason)
+
+
+def _queue_reason(
+    row: Row, submitted: Submitted, job: Job | None, standing: Standing, log: Path
+) -> str:
+    """Say why a run that does not train stands so."""
+    if job is None and standing == "preempted":
+        return f"{row.reason}; job {submitted.job_id} is not in the queue"
     if job is None:
-        again = rundir.last_status()  # it may have ended between the file and the queue
-        if again is not None and again.state in ("done", "failed"):
-            return replace(status_row(rundir, row.run), job=row.job, log=row.log)
-        last = _last_error(log)
-        ended = f"job {submitted.job_id} has ended" + (f"; its log says: {last}" if last else "")
-        if row.state == "preempted":
-            return replace(row, reason=f"{row.reason}; job {submitted.job_id} is not in the queue")
-        return replace(row, state="lost", reason=ended)
-    if row.state == "lost" and job.state == "RUNNING":
-        return replace(row, reason=f"{row.reason}, though SLURM says that its job runs")
-    if row.state in ("running", "unstable", "lost"):  # killed, and SLURM requeued it by itself
-        row = replace(row, state="preempted", eta_s=None)
+        last = last_error(log)
+        return f"job {submitted.job_id} has ended" + (f"; its log says: {last}" if last else "")
+    if standing == "lost":
+        return f"{row.reason}, though SLURM says that its job runs"
     passing = {"RUNNING": "its job is starting", "COMPLETING": "its job is ending"}
-    return replace(row, reason=passing.get(job.state, f"in the queue: {job.reason}"))
+    return passing.get(job.state, f"in the queue: {job.reason}")
 
 
 def _with_accounting(rows: list[Row]) -> list[Row]:
+    """Add what accounting remembers of the jobs of lost runs."""
     lost = [row.job for row in rows if row.state == "lost" and row.job]
     states = ended_states(lost) if lost else {}
     return [
         replace(row, reason=f"{states[row.job]}: {row.reason}") if row.job in states else row
         for row in rows
     ]
-
-
-def _last_error(log: Path) -> str:
-    """The last line that speaks of an error, or else the last; srun's farewells come after it."""
-    if not log.is_file():  # of a pipe one would wait for ever
-        return ""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LAST_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in lines if line.strip() and not line.startswith("srun:")]
-    errors = [line for line in lines if "error" in line.lower()]
-    return (errors or lines or [""])[-1]

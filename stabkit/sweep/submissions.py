@@ -1,8 +1,8 @@
-"""Which job runs which run, on disk: written so that a crash at any moment is noticed.
+"""Records of which job runs which run, written so that a crash at any moment is noticed.
 
-Before sbatch is called a note says which runs are about to be submitted and under which job name;
-after it every run gets its `job.json` and the note goes. A note that is found says that a launcher
-died in between: SLURM is then asked by the job name what became of it.
+Before sbatch is called, a note says which runs are about to be submitted under which job name.
+After it every run gets its `job.json`, and the note is removed. If a launcher finds a note, another
+one died in between; SLURM is then asked by the job name what became of the jobs.
 """
 
 import json
@@ -18,16 +18,17 @@ from stabkit.sweep.queue import Job, cancel
 
 @dataclass(frozen=True)
 class Submitted:
-    """`log` is relative to the run's folder, so that a sweep can be moved."""
+    """The job of a run. `log` is relative to the run's folder, so that a sweep can be moved."""
 
     job_id: str
     log: str
 
 
 def jobs_folder(sweep: Path) -> Path:
-    """Where scripts, pickles and logs go. For the user alone: pickles are code.
+    """Create and return the folder of scripts, pickles and logs, readable by the user alone.
 
-    Raises PermissionError when others could have put something there, LinkedError for a link.
+    Pickles are code. Raises PermissionError when another user owns the folder, LinkedError for a
+    link.
     """
     folder = sweep / ".submitit"
     refuse_link(folder)
@@ -41,7 +42,7 @@ def jobs_folder(sweep: Path) -> Path:
 
 
 def read_submitted(rundir: RunDir) -> Submitted | None:
-    """The last job that was submitted for a run. A damaged record counts as none."""
+    """Return the last job that was submitted for a run. A damaged record counts as none."""
     try:
         content = json.loads(read_file(rundir.job_file))
         return Submitted(str(content["job_id"]), str(content["log"]))
@@ -50,25 +51,28 @@ def read_submitted(rundir: RunDir) -> Submitted | None:
 
 
 def write_submitted(rundir: RunDir, job_id: str) -> None:
+    """Record the job of a run."""
     # submitit's name for the log of a job's first task
     content = {"job_id": job_id, "log": f"../.submitit/{job_id}_0_log.out", "submitted": utc_now()}
     atomic_write(rundir.job_file, json.dumps(content).encode())
 
 
 def note_file(folder: Path, name: str) -> Path:
+    """Return the note of the submission under a job name."""
     return folder / f"about-to-submit-{name}.json"
 
 
-def note_down(folder: Path, name: str, runs: Sequence[str]) -> None:
+def write_note(folder: Path, name: str, runs: Sequence[str]) -> None:
+    """Note that `runs` are about to be submitted."""
     content = {"name": name, "runs": list(runs), "time": utc_now()}
     atomic_write(note_file(folder, name), json.dumps(content).encode())
 
 
 def settle_notes(folder: Path, jobs: dict[str, Job]) -> list[str]:
-    """Finish what a launcher that died began; says in words what was done.
+    """Finish the submissions of launchers that died, and return lines that say what was done.
 
-    Jobs that can run are recorded as if nothing had happened. One whose pickle was not yet in its
-    place would fail after a minute, so it is cancelled and its run counts as not submitted.
+    Jobs that can run are recorded as usual. A job whose pickle was not yet in its place would fail
+    after a minute, so it is canceled, and its run counts as not submitted.
     """
     said = []
     for note in sorted(folder.glob("about-to-submit-*.json")):
@@ -84,7 +88,7 @@ def settle_notes(folder: Path, jobs: dict[str, Job]) -> list[str]:
         note.unlink()
         became = (
             f"{len(whole)} of its jobs are in the queue and stay, {len(found - whole)} could not "
-            "have run and are cancelled"
+            "have run and are canceled"
         )
         said.append(
             f"a submission of {len(content['runs'])} runs was cut off at {content['time']}: "

@@ -1,4 +1,4 @@
-"""Submit what is missing of a sweep to SLURM, and return."""
+"""Submit what is missing of a sweep to SLURM, and return without waiting."""
 
 import os
 import secrets
@@ -14,42 +14,39 @@ from submitit.helpers import RsyncSnapshot, clean_env
 from stabkit.code_state import checkout
 from stabkit.config import ConfigError, missing_data
 from stabkit.rundir import RunDir
+from stabkit.sweep.folders import write_index, write_waiting
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.job import TrainJob
 from stabkit.sweep.queue import USUAL_ARRAY_SIZE, SlurmError, live_jobs, max_array_size
-from stabkit.sweep.reconcile import (
-    Task,
-    count_words,
-    prepare,
-    print_removed,
-    reconcile,
-    to_do,
-    write_cells,
-)
+from stabkit.sweep.reconcile import Task, count_words, print_removed, reconcile, to_do
 from stabkit.sweep.sbatch import check_path, chunks, make_executor, sbatch_text, shares
 from stabkit.sweep.slurm_request import SlurmRequest, merged, read_defaults
 from stabkit.sweep.submissions import (
     jobs_folder,
-    note_down,
     note_file,
     settle_notes,
+    write_note,
     write_submitted,
 )
 
-KEPT = ("SLURM_CONF", "SUBMITIT_PREEMPT_SIGNAL")
+KEPT = ("SLURM_CONF", "SUBMITIT_PREEMPT_SIGNAL")  # environment variables that a job inherits
 
 
 def submit(
-    sweep: Sweep, folder: Path, words: Mapping[str, Any], retry_failed: bool, snapshot: bool
+    sweep: Sweep,
+    folder: Path,
+    slurm_settings: Mapping[str, Any],
+    retry_failed: bool,
+    snapshot: bool,
 ) -> int:
-    """Exit code: 0 when everything left to do is in the queue.
+    """Submit, and return exit code 0 when everything left to do is in the queue.
 
-    `words`: the request's settings from the command line. Raises, before anything is submitted,
-    ConfigError, RunBusyError when another launcher is at work on the sweep, SlurmError.
+    `slurm_settings` are those of the command line. Raises, before anything is submitted,
+    ConfigError, RunBusyError when another launcher works on the sweep, SlurmError.
     """
     shown, folder = folder, folder.resolve()
     check_path(folder)
-    _requests(sweep, words)
+    _requests(sweep, slurm_settings)
     array_size = max_array_size()
     with ExitStack() as stack:
         stack.enter_context(RunDir(folder).lock())
@@ -57,70 +54,74 @@ def submit(
         where = jobs_folder(folder)
         for line in settle_notes(where, jobs):
             print(line)
-        tasks = reconcile(sweep.cells, folder, jobs)
+        tasks = reconcile(sweep.runs, folder, jobs)
         todo = to_do(tasks, retry_failed)
         print(f"{sweep.name}: {count_words(tasks, todo)}; in {shown}")
         print_removed(sweep, folder)
-        for problem in dict.fromkeys(missing_data(task.cell.config) for task in todo):
-            if problem:  # the nodes may see what this machine does not
+        for problem in dict.fromkeys(missing_data(task.run.config) for task in todo):
+            if problem:  # the nodes may see folders that this machine does not
                 print(f"  warning: {problem}, unless the nodes see it")
         if not todo:
             return 0
         cwd = str(Path.cwd())
         if snapshot:
             stack.enter_context(_snapshot(where))
-        write_cells(sweep, folder)
-        arrays = _arrays(todo, words, array_size)
+        write_index(sweep, folder)
+        arrays = _arrays(todo, slurm_settings, array_size)
         for request, part, _ in arrays:
             for task in part:
-                prepare(task, request.cpus_per_task)
+                write_waiting(task.run, task.rundir, task.standing, request.cpus_per_task)
         for request, part, parallel in arrays:
             ids = _submit_array(sweep, where, request, part, parallel, cwd)
             print(f"  submitted {len(part)} runs as {_span(ids)}")
-    print(f"`stabkit status {shown}` says how they stand; this terminal may close")
+    print(f"`stabkit status {shown}` shows how they stand; you may close this terminal")
     return 0
 
 
-def describe(sweep: Sweep, folder: Path, words: Mapping[str, Any], retry_failed: bool) -> None:
-    """What `submit` would submit now: settings with their origin, arrays, the exact sbatch text."""
+def print_submission(
+    sweep: Sweep, folder: Path, slurm_settings: Mapping[str, Any], retry_failed: bool
+) -> None:
+    """Print what `submit` would do now: settings with their origin, arrays, the sbatch text."""
     check_path(folder.resolve())
-    for request, origin in _requests(sweep, words):
+    for request, origin in _requests(sweep, slurm_settings):
         print("each run asks for:")
         for key, value in request:
             if value not in (None, 0, [], {}):
                 print(f"  {key:<22}{value!s:<30}  {origin.get(key, 'default')}")
-    if stronger := _preferences():
-        words_of = ", ".join(f"{key}={value}" for key, value in sorted(stronger.items()))
-        print(f"your environment says, and sbatch puts it first: {words_of}")
+    if preferences := _preferences():
+        shown = ", ".join(f"{key}={value}" for key, value in sorted(preferences.items()))
+        print(f"your environment overrides these, since sbatch puts it first: {shown}")
     try:
         jobs, array_size = live_jobs(), max_array_size()
     except SlurmError as error:
         jobs, array_size = {}, USUAL_ARRAY_SIZE
         print(f"{error}; assuming arrays of at most {array_size} and nothing in the queue")
-    todo = to_do(reconcile(sweep.cells, folder, jobs), retry_failed)
+    todo = to_do(reconcile(sweep.runs, folder, jobs), retry_failed)
     name = _job_name(sweep, "XXXXXXXX")
-    for request, part, parallel in _arrays(todo, words, array_size):
+    for request, part, parallel in _arrays(todo, slurm_settings, array_size):
         print(f"\nsbatch, {len(part)} runs:\n")
         executor = make_executor(folder.resolve() / ".submitit", request, name, parallel)
         print(sbatch_text(executor, len(part)))
 
 
-def _requests(sweep: Sweep, words: Mapping[str, Any]) -> list[tuple[SlurmRequest, dict[str, str]]]:
-    """The different requests of the cells. Raises ConfigError for any that is wrong."""
+def _requests(
+    sweep: Sweep, slurm_settings: Mapping[str, Any]
+) -> list[tuple[SlurmRequest, dict[str, str]]]:
+    """Return the different requests of the runs. Raises ConfigError for any that is wrong."""
     defaults = read_defaults()
-    found = {repr(cell.slurm): merged(cell.slurm, defaults, words) for cell in sweep.cells}
+    found = {repr(run.slurm): merged(run.slurm, defaults, slurm_settings) for run in sweep.runs}
     return list(found.values())
 
 
 def _arrays(
-    todo: Sequence[Task], words: Mapping[str, Any], array_size: int
+    todo: Sequence[Task], slurm_settings: Mapping[str, Any], array_size: int
 ) -> list[tuple[SlurmRequest, list[Task], int]]:
-    """Each array's request, which all its runs share, these, and how many may run at a time."""
+    """Return for each array the request of its runs, the runs, and how many may run at a time."""
     defaults = read_defaults()
     groups: dict[str, list[Task]] = {}
     requests: dict[str, SlurmRequest] = {}
     for task in todo:
-        request, _ = merged(task.cell.slurm, defaults, words)
+        request, _ = merged(task.run.slurm, defaults, slurm_settings)
         requests[repr(request)] = request
         groups.setdefault(repr(request), []).append(task)
     arrays = []
@@ -145,17 +146,17 @@ def _submit_array(
 ) -> list[str]:
     name = _job_name(sweep, secrets.token_hex(4))
     executor = make_executor(where, request, name, parallel)
-    note_down(where, name, [task.rundir.path.name for task in tasks])
+    write_note(where, name, [task.rundir.path.name for task in tasks])
     try:
         with _outside_of_any_job(), executor.batch():
             jobs = [
                 executor.submit(
-                    TrainJob(str(t.rundir.path), cwd, t.cell.config.runtime.allow_inexact)
+                    TrainJob(str(t.rundir.path), cwd, t.run.config.runtime.allow_inexact)
                 )
                 for t in tasks
             ]
     except (FailedJobError, FailedSubmissionError) as error:
-        # the note stays: sbatch may have lost the answer, not the job, so the next launch looks
+        # The note stays: the job may exist although sbatch failed, so the next launch looks.
         raise SlurmError(f"sbatch: {error}") from None
     ids = [job.job_id for job in jobs]
     for task, job_id in zip(tasks, ids, strict=True):
@@ -173,7 +174,10 @@ def _span(ids: Sequence[str]) -> str:
 
 
 def _preferences() -> dict[str, str]:
-    """What the user asks of every sbatch, which sbatch puts above its script; not what is ours."""
+    """Return the user's settings for every sbatch, without those that stabkit sets itself.
+
+    sbatch puts them above its script.
+    """
     ours = {"ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "SIGNAL"}
     ours = {f"SBATCH_{name}" for name in ours}
     return {k: v for k, v in os.environ.items() if k.startswith("SBATCH_") and k not in ours}
@@ -181,9 +185,9 @@ def _preferences() -> dict[str, str]:
 
 @contextmanager
 def _outside_of_any_job() -> Iterator[None]:
-    """A job submitted from within another must not inherit its ranks and its resources.
+    """Hide the ranks and resources of the job that this process runs in, if any.
 
-    What says how to talk to SLURM, or what the user asks of every sbatch, is kept.
+    What SLURM's commands need and the user's settings for every sbatch are kept.
     """
     kept = {k: v for k, v in os.environ.items() if k in KEPT} | _preferences()
     with clean_env():
@@ -193,7 +197,7 @@ def _outside_of_any_job() -> Iterator[None]:
 
 @contextmanager
 def _snapshot(where: Path) -> Iterator[None]:
-    """Jobs submitted within start in a copy of stabkit's checkout, and so import it from there."""
+    """Copy stabkit's checkout; jobs submitted within the block start there and import the copy."""
     root = checkout()
     if root is None:
         problem = "stabkit is installed as a package, whose code does not change: nothing to copy"
@@ -204,6 +208,6 @@ def _snapshot(where: Path) -> Iterator[None]:
         try:
             stack.enter_context(RsyncSnapshot(where / f"code-{secrets.token_hex(4)}", root))
         except (RuntimeError, subprocess.CalledProcessError) as error:
-            problem = f"{error}; a file of the checkout that is deleted has to be committed so"
+            problem = f"{error}; commit the deletion of a file that is missing in the checkout"
             raise ConfigError("--snapshot", [problem]) from None
         yield

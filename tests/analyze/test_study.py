@@ -103,7 +103,7 @@ def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -
     table = levels(stabkit.load(arms), FACTORS)
     sweep = load_sweep(Path("sweeps/frameworks.yaml"), "imagenet")
     factors = ["method.name", *FACTORS]
-    paper = published(sweep.cells, factors, "linear probe")
+    paper = published(sweep.runs, factors, "linear probe")
     assert paper["method moco, frozen patch projection"] == 73.4
     assert len(paper) == 8
     text = study_table(table, paper)

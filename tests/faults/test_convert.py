@@ -112,6 +112,7 @@ def test_killed_at_a_write_operation(
         if not (folder / "out").exists():
             assert contents(folder) == {}
             assert run(converted, source, folder / "out") == 0
+            assert [path.name for path in folder.iterdir()] == ["out"], "leftovers are removed"
         assert_same(contents(folder), expected)
         shutil.rmtree(folder)
         folder.mkdir()

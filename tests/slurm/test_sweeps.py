@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM: preempted, requeued, out of time, cancelled, and never losing a step."""
+"""Sweeps on a real SLURM: preempted, requeued, out of time, canceled, and never losing a step."""
 
 import os
 import re
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slurm
 
 
 def test_an_array_of_runs(site: Site) -> None:
-    """Six cells where an array may have five; what SLURM has is left alone."""
+    """Six runs where an array may have five; what SLURM has is left alone."""
     with (site.folder / "demo.yaml").open("a") as file:
         file.write("grid: {optim.lr: [1e-3, 2e-3, 3e-3]}\nseeds: [0, 1]\n")
     said = site.sweep(*SMALL)
@@ -86,12 +86,12 @@ def test_out_of_time(site: Site) -> None:
     site.sweep(*LONG, "train.steps=100000", "--cancel")
 
 
-def test_cancelled_and_launched_again(site: Site, unbroken: Path) -> None:
+def test_canceled_and_launched_again(site: Site, unbroken: Path) -> None:
     site.sweep(*LONG)
     site.wait_for_step(20)
     job = site.row().job
-    assert "cancelled 1 jobs" in site.sweep(*LONG, "--cancel")
-    site.wait("cancelled", lambda: site.cluster.state(job) == "CANCELLED")
+    assert "canceled 1 jobs" in site.sweep(*LONG, "--cancel")
+    site.wait("canceled", lambda: site.cluster.state(job) == "CANCELLED")
     row = site.row()
     assert (row.state, row.job) == ("preempted", job)
     assert row.reason == f"stopped by SIGTERM; job {job} is not in the queue"
@@ -165,7 +165,7 @@ def test_out_of_memory(accounted_site: Site) -> None:
     assert "memory" in Path(site.folder / row.log).read_text().lower()
 
 
-def test_cancelled_in_the_queue(accounted_site: Site) -> None:
+def test_canceled_in_the_queue(accounted_site: Site) -> None:
     site = accounted_site
     site.sweep(*SMALL, "slurm.additional_parameters={hold: true}")
     row = site.row()

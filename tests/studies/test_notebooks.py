@@ -28,8 +28,8 @@ def test_jupytext_opens_it_and_writes_back_the_same(path: Path) -> None:
 
 def test_one_runs_as_a_notebook_with_runs_given(tmp_path: Path) -> None:
     """The parameter is replaced where it is set, as papermill and a reader do it."""
-    for number, cell in enumerate(load_sweep(Path("sweeps/lr_grid.yaml")).cells):
-        plant(cell, tmp_path / cell.folder, 0.3 + 0.01 * number)
+    for number, planned in enumerate(load_sweep(Path("sweeps/lr_grid.yaml")).runs):
+        plant(planned, tmp_path / planned.folder, 0.3 + 0.01 * number)
     notebook = jupytext.read("analysis/lr_grid.py")
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):

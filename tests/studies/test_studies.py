@@ -11,18 +11,18 @@ from stabkit.config import save_config
 from stabkit.rundir import RunDir, Status
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
-from stabkit.sweep.grid import Cell, load_sweep
+from stabkit.sweep.grid import PlannedRun, load_sweep
 
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
 LAYERS = ["patch_embed", "blocks.0", "blocks.1"]
 STEPS = 200
 
 
-def plant(cell: Cell, folder: Path, level: float) -> None:
-    rng = np.random.default_rng(cell.config.seed)
+def plant(run: PlannedRun, folder: Path, level: float) -> None:
+    rng = np.random.default_rng(run.config.seed)
     rundir = RunDir(folder)
     folder.mkdir(parents=True)
-    rundir.config_file.write_text(save_config(cell.config))
+    rundir.config_file.write_text(save_config(run.config))
     rundir.write_status(Status("done", STEPS, STEPS))
     writer = Writer(folder, "planted")
     grads = np.exp(0.1 * rng.normal(size=(STEPS, len(LAYERS)))).astype(np.float32)
@@ -41,8 +41,8 @@ def plant(cell: Cell, folder: Path, level: float) -> None:
 def test_its_analysis_answers_with_verdicts_and_figures(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, cell in enumerate(load_sweep(path).cells):
-        plant(cell, tmp_path / cell.folder, 0.3 + 0.01 * number)
+    for number, run in enumerate(load_sweep(path).runs):
+        plant(run, tmp_path / run.folder, 0.3 + 0.01 * number)
     script = Path("analysis") / f"{path.stem}.py"
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
     runpy.run_path(str(script))
@@ -51,7 +51,7 @@ def test_its_analysis_answers_with_verdicts_and_figures(
     assert verdicts >= 1
     assert text.count("95 % interval") == verdicts
     paper = load_sweep(path, "imagenet")
-    for value in (cell.published for cell in paper.cells if cell.published is not None):
+    for value in (run.published for run in paper.runs if run.published is not None):
         assert f"{value:.1f}" in text
     figures = list((tmp_path / "figures").glob("*.png"))
     assert figures
@@ -62,16 +62,16 @@ def test_its_analysis_answers_with_verdicts_and_figures(
 def test_imagenet_scale_is_the_papers(path: Path) -> None:
     """Sections 4 and 5: batch 4096, AdamW, 40 epochs of warm-up, 100, 300 or 600 epochs."""
     sweep = load_sweep(path, "imagenet")
-    assert all(cell.slurm["timeout_min"] for cell in sweep.cells)
+    assert all(run.slurm["timeout_min"] for run in sweep.runs)
     assert path.stem == "gradients" or sweep.published is not None
-    for cell in sweep.cells:
-        config = cell.config
+    for run in sweep.runs:
+        config = run.config
         an_epoch = 1281167 // config.train.batch
         epochs = config.train.steps / an_epoch
         if config.train.steps > 1:
-            assert min(abs(epochs - e) for e in (100, 300, 600)) < 0.3, cell.folder
+            assert min(abs(epochs - e) for e in (100, 300, 600)) < 0.3, run.folder
             assert config.optim.warmup_steps / an_epoch == pytest.approx(40, abs=0.1)
-        varied = {k for k in cell.settings if k != "seed"}
+        varied = {k for k in run.settings if k != "seed"}
         assert config.train.batch == 4096 or "train.batch" in varied
         assert config.optim.name == "adamw" or path.stem == "optimizer"
         assert (config.method.temperature, config.method.momentum) == (0.2, 0.99) or varied & {

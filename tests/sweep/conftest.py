@@ -31,7 +31,7 @@ case "$*" in *--all*|*-j*) ;; *) exit 0 ;; esac  # else jobs in hidden partition
 cat "{folder}/queue"
 """
 SCANCEL = """#!/bin/bash
-for id in "$@"; do echo $id >> "{folder}/cancelled"; sed -i "/^$id|/d" "{folder}/queue"; done
+for id in "$@"; do echo $id >> "{folder}/canceled"; sed -i "/^$id|/d" "{folder}/queue"; done
 """
 SCONTROL = """#!/bin/bash
 [ -e "{folder}/down" ] && exit 1

@@ -17,7 +17,7 @@ import pytest
 from stabkit.cli import main
 from stabkit.config import load_config, save_config
 from stabkit.rundir import AHEAD, RunDir, State, Status
-from stabkit.sweep import launch, pool
+from stabkit.sweep import launch
 from stabkit.sweep.grid import load_sweep
 from stabkit.sweep.worker import Worker
 from tests.conftest import SMALL
@@ -32,9 +32,15 @@ LONG = [*SMALL, "optim.lr=1e-3", "train.steps=100000", "data.num_train=640"]
 ELSEWHERE = "1 run goes on elsewhere, so the sweep is not done"
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker, which imports torch once and runs one run after the other."""
+    monkeypatch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
+
+
 def run_dirs(sweep: Path, *settings: str) -> list[RunDir]:
-    cells = load_sweep(sweep, None, [*SMALL, *settings]).cells
-    return [RunDir(Path("runs/demo") / cell.folder) for cell in cells]
+    runs = load_sweep(sweep, None, [*SMALL, *settings]).runs
+    return [RunDir(Path("runs/demo") / run.folder) for run in runs]
 
 
 def plant(rundir: RunDir, status: Status, *settings: str) -> None:
@@ -84,10 +90,21 @@ def test_a_run_outlives_its_worker_and_the_launcher_waits_for_it(launched: Launc
     assert "0 runs done, 0 failed, 1 stopped" in printed
 
 
+def test_a_run_whose_worker_was_killed_ends_with_the_launcher(launched: Launched) -> None:
+    launcher, victim = launched
+    os.kill(parent_of(victim), signal.SIGKILL)
+    wait_until(lambda: parent_of(victim) == 1 or not Path(f"/proc/{victim}").exists())
+    launcher.terminate()
+    launcher.communicate(timeout=120)
+    assert launcher.returncode == 143
+    (rundir,) = [RunDir(path.parent) for path in Path("runs/demo").glob("*/config.yaml")]
+    assert rundir.standing() == "preempted", "no process has it, and it had the time to save"
+
+
 def test_runs_go_on_after_their_worker_was_killed(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the first began, and while it trains; then a new worker takes the second. All done."""
+    """Killed before the first run begins, and while it trains; a new one takes the second run."""
     kills: list[int] = []
     start, exit_code = Worker.start, Worker.exit_code
 
@@ -109,8 +126,6 @@ def test_runs_go_on_after_their_worker_was_killed(
     codes: list[int] = []
     monkeypatch.setattr(Worker, "start", killed_first)
     monkeypatch.setattr(Worker, "exit_code", noted)
-    monkeypatch.setattr(pool, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
-    monkeypatch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
     assert main(["sweep", str(sweep), *SMALL]) == 0
     printed = capsys.readouterr().out
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
@@ -172,7 +187,9 @@ def test_one_run_that_cannot_be_written_leaves_the_others_running(
     assert second.standing() == "done"
     printed = capfd.readouterr()
     assert "1 runs done, 1 failed" in printed.out
-    reason = "the run's folder was deleted" if how == "deleted" else "ended with exit code 2"
+    reason = (
+        "the run's folder was deleted" if how == "deleted" else "config.yaml: [Errno 2] No such"
+    )
     assert reason in printed.out
     assert "Traceback" not in printed.err
 
@@ -180,7 +197,7 @@ def test_one_run_that_cannot_be_written_leaves_the_others_running(
 def test_a_run_of_a_machine_with_another_time_is_left_alone(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if this machine's clock had been set back: it may be alive, and two must not train it."""
+    """This machine's clock was set back: the run may be alive, and two must not train it."""
     first, second = run_dirs(sweep)
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "another-host")
@@ -199,7 +216,7 @@ def test_a_run_of_a_machine_with_another_time_is_left_alone(
     assert main(["sweep", str(sweep), *SMALL]) == 0
 
 
-def test_settings_that_are_edited_while_a_cell_waits_are_not_trained(
+def test_a_configuration_that_is_edited_while_its_run_waits_is_refused(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = run_dirs(sweep)
@@ -211,7 +228,6 @@ def test_settings_that_are_edited_while_a_cell_waits_are_not_trained(
         start(worker, rundir, *words)
 
     monkeypatch.setattr(Worker, "start", edits)
-    monkeypatch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
     assert main(["sweep", str(sweep), *SMALL]) == 1
     printed = capsys.readouterr().out
     assert "1 runs done, 1 failed" in printed
@@ -220,10 +236,10 @@ def test_settings_that_are_edited_while_a_cell_waits_are_not_trained(
     assert (first.standing(), second.standing()) == ("done", "waiting")
 
 
-def test_of_what_went_on_elsewhere_the_end_is_told(
+def test_the_end_of_a_run_that_went_on_elsewhere_is_reported(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is left alone; while the other cell trains it stops, or is done."""
+    """It is left alone. While the other run trains, it is stopped, or done."""
     first, _ = run_dirs(sweep)
     plant(first, Status("running", 3, 8), "optim.lr=1e-3")
     ran = launch.run_pool
@@ -246,10 +262,10 @@ def test_of_what_went_on_elsewhere_the_end_is_told(
 
 
 @pytest.mark.parametrize("how", ["failed", "elsewhere"])
-def test_cells_that_are_left_alone_count(
+def test_a_run_that_is_left_alone_keeps_the_sweep_from_being_done(
     how: str, sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other cell is trained; the sweep is not done all the same."""
+    """The other run is trained, and the exit code is 1."""
     first, second = run_dirs(sweep)
     own: Callable[[], str] = socket.gethostname
     if how == "elsewhere":
@@ -263,10 +279,10 @@ def test_cells_that_are_left_alone_count(
     assert main(["sweep", str(sweep), *SMALL]) == 1
 
 
-def test_a_sweep_file_that_is_edited_meanwhile_changes_nothing_of_a_launch(
+def test_a_launch_goes_on_with_the_sweep_file_that_it_read(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What was read is what runs; the next launch names what is no cell any more."""
+    """The file is edited meanwhile; the next launch names the run that is no longer in it."""
     ran = launch.run_pool
 
     def edited(*given: object) -> object:
@@ -279,5 +295,5 @@ def test_a_sweep_file_that_is_edited_meanwhile_changes_nothing_of_a_launch(
     assert [rundir.standing() for rundir in before] == ["done", "done"]
     assert main(["sweep", str(sweep), *SMALL, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "1 runs here are no cells of this request" in printed
+    assert "1 runs here are not part of this request" in printed
     assert before[1].path.name in printed

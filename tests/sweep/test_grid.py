@@ -43,32 +43,32 @@ def test_expansion_is_the_ordered_product_without_the_excluded(tmp_path: Path) -
             c.config.optim.warmup_steps,
             c.config.seed,
         )
-        for c in sweep.cells
+        for c in sweep.runs
     ]
     assert found == expected
-    assert all(c.config.train.steps == 50 for c in sweep.cells)
-    assert len({c.folder for c in sweep.cells}) == len(expected)
+    assert all(c.config.train.steps == 50 for c in sweep.runs)
+    assert len({c.folder for c in sweep.runs}) == len(expected)
     assert (sweep.name, sweep.scale) == ("demo", "tiny")
 
 
 def test_a_scale_replaces_whole_keys_and_has_its_own_folder(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path), "long")
     assert (sweep.name, sweep.scale) == ("demo-long", "long")
-    assert {c.config.train.steps for c in sweep.cells} == {100}
-    assert {c.config.seed for c in sweep.cells} == {7}
+    assert {c.config.train.steps for c in sweep.runs} == {100}
+    assert {c.config.seed for c in sweep.runs} == {7}
 
 
 def test_overrides_reach_every_cell_and_replace_a_varied_key(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path), None, ["optim.lr=5e-4", "seed=3", "knn.k=7"])
-    assert {(c.config.optim.lr, c.config.seed, c.config.knn.k) for c in sweep.cells} == {
+    assert {(c.config.optim.lr, c.config.seed, c.config.knn.k) for c in sweep.runs} == {
         (5e-4, 3, 7)
     }
-    assert len(sweep.cells) == 4
+    assert len(sweep.runs) == 4
 
 
 def test_expanding_twice_gives_the_same_folders(tmp_path: Path) -> None:
     first, second = (load_sweep(write(tmp_path)) for _ in range(2))
-    assert [c.folder for c in first.cells] == [c.folder for c in second.cells]
+    assert [c.folder for c in first.runs] == [c.folder for c in second.runs]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_expanding_twice_gives_the_same_folders(tmp_path: Path) -> None:
         ("zip: {optim.lr: [1, 2], seed: [1]}", "lengths are {'optim.lr': 2, 'seed': 1}"),
         ("base: nope", "no such preset"),
         ("grid: {optim.lr: [many]}", "optim.lr = 'many': should be number"),
-        ("exclude: [{optim.lr: 1e-3}]\ngrid: {optim.lr: [1e-3]}", "no cell is left"),
+        ("exclude: [{optim.lr: 1e-3}]\ngrid: {optim.lr: [1e-3]}", "no run is left"),
         ("scales: [tiny]", "scales: should map"),
     ],
 )
@@ -100,7 +100,7 @@ def test_bad_sweeps_are_refused_with_the_reason(tmp_path: Path, change: str, pro
 def test_a_million_cells_are_refused_with_their_number(tmp_path: Path) -> None:
     values = list(range(1, 101))
     grid = f"grid: {{optim.lr: {values}, knn.k: {values}, train.steps: {values}}}"
-    with pytest.raises(ConfigError, match="1,000,000 cells; at most 10,000"):
+    with pytest.raises(ConfigError, match="1,000,000 runs; a sweep has at most 10,000"):
         load_sweep(write(tmp_path, f"name: demo\nbase: tiny\n{grid}"))
 
 
@@ -110,10 +110,10 @@ def test_folder_names_stay_inside_and_readable(tmp_path: Path) -> None:
         "name: demo\nbase: tiny\nset: {data.name: imagefolder}\n"
         'grid: {data.path: ["../../etc", "a b/ü\\n"]}',
     )
-    for cell in load_sweep(path).cells:
-        assert "/" not in cell.folder
-        assert cell.folder.isascii()
-        assert ".." not in Path(cell.folder).parts
+    for run in load_sweep(path).runs:
+        assert "/" not in run.folder
+        assert run.folder.isascii()
+        assert ".." not in Path(run.folder).parts
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_two_cells_that_are_one_run_are_refused_and_named(
     tmp_path: Path, varied: str, first: str, second: str
 ) -> None:
     path = write(tmp_path, f"name: demo\nbase: tiny\n{varied}")
-    with pytest.raises(ConfigError, match="two cells are one run") as caught:
+    with pytest.raises(ConfigError, match="two settings give the same run") as caught:
         load_sweep(path)
-    one, other = str(caught.value).split("two cells are one run", 1)[1].split(" and ")
+    one, other = str(caught.value).split("two settings give the same run", 1)[1].split(" and ")
     assert first in one
     assert second in other
 
@@ -151,9 +151,9 @@ def test_cells_that_are_one_run_are_told_in_twenty_lines(tmp_path: Path) -> None
 def test_pairs_that_an_override_makes_equal_are_one_cell(tmp_path: Path) -> None:
     text = "name: demo\nbase: tiny\nzip: {optim.lr: [1e-3, 2e-3, 3e-3], train.batch: [8, 8, 16]}"
     path = write(tmp_path, text)
-    assert len(load_sweep(path).cells) == 3
-    cells = load_sweep(path, None, ["optim.lr=5e-3"]).cells
-    assert [(c.config.optim.lr, c.config.train.batch) for c in cells] == [(5e-3, 8), (5e-3, 16)]
+    assert len(load_sweep(path).runs) == 3
+    runs = load_sweep(path, None, ["optim.lr=5e-3"]).runs
+    assert [(c.config.optim.lr, c.config.train.batch) for c in runs] == [(5e-3, 8), (5e-3, 16)]
 
 
 @pytest.mark.parametrize(
@@ -162,11 +162,11 @@ def test_pairs_that_an_override_makes_equal_are_one_cell(tmp_path: Path) -> None
         ("{train.steps: 50}", "train.steps does not vary, only keys of grid and zip do"),
         ("{train.steps: 50, optim.lr: 1e-3}", "train.steps does not vary"),
         ("{optim.name: sgd}", "optim.name does not vary"),
-        ("{optim.lr: 5e-3}", "exclude {'optim.lr': 0.005}: no cell is like that"),
-        ("{optim.lr: 2e-3, train.batch: 64}", "no cell is like that"),
-        ("{train.batch: 16, optim.warmup_steps: 2}", "no cell is like that"),  # of two pairs
-        ("{optim.lr: '2e-3'}", "no cell is like that"),  # text
-        ("{}", "a rule without a key would exclude every cell"),
+        ("{optim.lr: 5e-3}", "exclude {'optim.lr': 0.005}: no run is like that"),
+        ("{optim.lr: 2e-3, train.batch: 64}", "no run is like that"),
+        ("{train.batch: 16, optim.warmup_steps: 2}", "no run is like that"),  # of two pairs
+        ("{optim.lr: '2e-3'}", "no run is like that"),  # text
+        ("{}", "a rule without a key would exclude every run"),
     ],
 )
 def test_a_rule_that_excludes_nothing_is_refused(tmp_path: Path, rule: str, problem: str) -> None:
@@ -178,9 +178,9 @@ def test_a_rule_that_excludes_nothing_is_refused(tmp_path: Path, rule: str, prob
 
 
 def test_rules_hold_for_what_an_override_says_as_well(tmp_path: Path) -> None:
-    cells = load_sweep(write(tmp_path), None, ["optim.lr=2e-3"]).cells
-    assert {c.config.model.freeze_patch_embed for c in cells} == {False}
-    assert len(cells) == 4
+    runs = load_sweep(write(tmp_path), None, ["optim.lr=2e-3"]).runs
+    assert {c.config.model.freeze_patch_embed for c in runs} == {False}
+    assert len(runs) == 4
 
 
 def test_a_key_that_is_set_and_varied_is_refused(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_every_study_expands_at_every_scale(path: Path) -> None:
     from stabkit.yamlio import read_yaml
 
     for scale in read_yaml(path)["scales"]:
-        assert load_sweep(path, scale).cells
+        assert load_sweep(path, scale).runs
 
 
 PUBLISHED = SWEEP.replace(
@@ -218,18 +218,18 @@ PUBLISHED = SWEEP.replace(
 def test_published_values_belong_to_the_cells_whatever_their_seed(tmp_path: Path) -> None:
     sweep = load_sweep(write(tmp_path, PUBLISHED), "paper")
     found = {}
-    for cell in sweep.cells:
-        key = tuple(v for k, v in cell.settings.items() if k != "seed")
-        assert found.setdefault(key, cell.published) == cell.published
+    for run in sweep.runs:
+        key = tuple(v for k, v in run.settings.items() if k != "seed")
+        assert found.setdefault(key, run.published) == run.published
     assert list(found.values()) == [1, 2, 3, 4, 5, None]
-    assert {(c.slurm["nodes"], c.slurm["timeout_min"]) for c in sweep.cells} == {(2, 60)}
+    assert {(c.slurm["nodes"], c.slurm["timeout_min"]) for c in sweep.runs} == {(2, 60)}
 
 
 def test_a_changed_axis_is_no_longer_what_was_published(tmp_path: Path) -> None:
     path = write(tmp_path, PUBLISHED)
-    assert {c.published for c in load_sweep(path, "paper", ["optim.lr=1e-4"]).cells} == {None}
-    assert {c.published for c in load_sweep(path, "paper", ["optim.name=sgd"]).cells} == {None}
-    assert any(c.published for c in load_sweep(path, "paper", ["knn.k=3"]).cells)
+    assert {c.published for c in load_sweep(path, "paper", ["optim.lr=1e-4"]).runs} == {None}
+    assert {c.published for c in load_sweep(path, "paper", ["optim.name=sgd"]).runs} == {None}
+    assert any(c.published for c in load_sweep(path, "paper", ["knn.k=3"]).runs)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.processes
 HOSTILE = {
     "an alias in itself": (
         "name: a\nbase: tiny\ngrid: &g {optim.lr: [*g]}",
-        "an alias (*) names the very thing it stands in",
+        "an alias (*) stands inside its own value",
     ),
     "billions of values": (
         "name: a\nbase: tiny\nset:\n  a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
@@ -27,11 +27,11 @@ HOSTILE = {
         ),
         "more than 1,000,000 values",
     ),
-    "a million cells": (
+    "a million runs": (
         "name: a\nbase: tiny\ngrid: {optim.lr: &v ["
         + ", ".join(f"{i + 1}.0e-6" for i in range(100))
         + "], optim.weight_decay: *v, method.temperature: *v}",
-        "1,000,000 cells; at most 10,000",
+        "1,000,000 runs; a sweep has at most 10,000",
     ),
     "a name that climbs": ("name: ../a\nbase: tiny", "name = '../a'"),
     "a name with a break": ('name: "a\\nb"\nbase: tiny', "name = 'a\\nb'"),

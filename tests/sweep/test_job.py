@@ -85,7 +85,7 @@ def test_steps_between_stops_count(
     assert len(requeued) == 5
 
 
-def test_a_job_that_is_cancelled_while_it_starts_has_not_failed(
+def test_a_job_that_is_canceled_while_it_starts_has_not_failed(
     slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (slurm.folder / "queue").write_text("COMPLETING\n")

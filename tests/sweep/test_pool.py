@@ -16,7 +16,7 @@ from stabkit.cli import main
 from stabkit.config import load_config, save_config
 from stabkit.rundir import RunDir, Status
 from stabkit.sweep import pool
-from stabkit.sweep.grid import Cell
+from stabkit.sweep.grid import PlannedRun
 from stabkit.sweep.pool import make_slots
 from stabkit.sweep.reconcile import Task
 from stabkit.sweep.worker import Slot, Worker
@@ -39,7 +39,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("demo.yaml")
 
 
-def test_a_sweep_runs_every_cell_once_and_reports(
+def test_a_sweep_runs_every_run_once_and_reports(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", str(sweep), *SMALL]
@@ -48,10 +48,10 @@ def test_a_sweep_runs_every_cell_once_and_reports(
     assert not Path("runs").exists()
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "2 cells, 0 done, 2 to run" in printed
+    assert "2 runs, 0 done, 2 to run" in printed
     assert "2 runs done, 0 failed" in printed
     assert main(command) == 0
-    assert "2 cells, 2 done, 0 to run" in capsys.readouterr().out
+    assert "2 runs, 2 done, 0 to run" in capsys.readouterr().out
 
     runs = stabkit.load("runs/demo")
     table = runs.table()
@@ -75,7 +75,7 @@ def test_a_sweep_runs_every_cell_once_and_reports(
 def test_one_failure_leaves_the_others_running_and_is_retried(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The failure is a damaged checkpoint that stands in one cell's folder."""
+    """The failure is a damaged checkpoint in the folder of one run."""
     command = ["sweep", str(sweep), *SMALL]
     main([*command, "--dry-run"])
     first = capsys.readouterr().out.splitlines()[1].split()[-1]
@@ -93,11 +93,30 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     printed = capsys.readouterr().out
     assert "1 failed (--retry failed runs them again), 0 to run" in printed
     assert main([*command, "--retry", "failed"]) == 0
-    assert "2 cells, 1 done, 1 to run" in capsys.readouterr().out
+    assert "2 runs, 1 done, 1 to run" in capsys.readouterr().out
+
+
+def test_a_refused_run_is_reported_with_the_refusal(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that waits has failed; one that has trained keeps its status."""
+    words = [*SMALL, "optim.lr=1e-3", "runtime.device=cuda:77"]
+    assert main(["sweep", str(sweep), *words]) == 1
+    printed = capsys.readouterr().out
+    assert "0 runs done, 1 failed" in printed
+    assert "runtime.device 'cuda:77': " in printed
+    assert "exit code" not in printed
+    (run,) = stabkit.load("runs/demo")
+    run.dir.write_status(Status("preempted", 3, 24))
+    assert main(["sweep", str(sweep), *words]) == 2
+    printed = capsys.readouterr().out
+    assert f"refused, and left as it was: {run.path}\n    " in printed
+    assert printed.count("runtime.device 'cuda:77': ") == 1
+    assert run.dir.standing() == "preempted"
 
 
 def test_a_run_killed_from_outside_is_reported_with_its_signal(sweep: Path) -> None:
-    """The launcher sees its run die by SIGKILL, says so, and the next launch goes on."""
+    """The launcher sees its run die by SIGKILL, and says so."""
     settings = [*SMALL, "optim.lr=1e-3", "train.steps=100000", "data.num_train=640"]
     command = [sys.executable, "-m", "stabkit", "sweep", str(sweep), *settings]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -159,7 +178,7 @@ def test_cores_and_gpus_are_divided_among_runs() -> None:
 def test_a_worker_gives_its_runs_the_gpu_and_the_cores_of_its_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that end at once, for their configuration is wrong, one after the other."""
+    """The runs end at once, since their configuration is wrong."""
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # what is said comes in pieces
     cpu = min(os.sched_getaffinity(0))
     worker = Worker(Slot((cpu,), "7", 2))
@@ -220,8 +239,8 @@ def test_the_longest_run_starts_first(tmp_path: Path, monkeypatch: pytest.Monkey
         "rare": "knn.every=20",
         "wide": "model.width=32",
     }
-    cells = {name: Cell({}, small_config(change), name) for name, change in changes.items()}
-    tasks = [Task(cell, RunDir(tmp_path / name), "missing") for name, cell in cells.items()]
+    runs = {name: PlannedRun({}, small_config(change), name) for name, change in changes.items()}
+    tasks = [Task(run, RunDir(tmp_path / name), "missing") for name, run in runs.items()]
     pool.run_pool(tasks, [Slot((0,), None)], lambda: None)
     assert started == ["wide", "usual", "rare", "short"]
 
@@ -229,7 +248,7 @@ def test_the_longest_run_starts_first(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_full_gpu_is_reported_with_what_would_fit(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path / "run")
     rundir.path.mkdir()
-    task = Task(Cell({}, small_config(), "run"), rundir, "missing")
+    task = Task(PlannedRun({}, small_config(), "run"), rundir, "missing")
     reasons = {}
     for sharers in (4, 1):
         rundir.write_status(Status("failed", reason="OutOfMemoryError: CUDA out of memory."))

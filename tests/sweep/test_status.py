@@ -89,7 +89,7 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
         ("queued", "waiting", "7_0"),
         ("starting", "waiting", "7_1"),
         ("requeued", "preempted", "7_2"),
-        ("cancelled", "preempted", "7_3"),
+        ("canceled", "preempted", "7_3"),
         ("stopping", "preempted", "7_9"),
         ("died", "waiting", "7_4"),
         ("finished", "done", "7_5"),
@@ -120,7 +120,7 @@ def test_the_queue_says_why_a_run_waits_or_that_nobody_runs_it(slurm: FakeSlurm)
         "queued": ("waiting", "in the queue: QOSMaxJobs"),
         "starting": ("waiting", "its job is starting"),
         "requeued": ("preempted", "in the queue: BeginTime"),
-        "cancelled": ("preempted", "as written; job 7_3 is not in the queue"),
+        "canceled": ("preempted", "as written; job 7_3 is not in the queue"),
         "stopping": ("preempted", "its job is ending"),
         "died": (
             "lost",

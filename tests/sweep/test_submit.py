@@ -150,7 +150,7 @@ def test_a_second_launch_submits_only_what_is_missing(
     assert main(command) == 0
     assert slurm.queue() == ["11_0", "11_1", "11_2"]
     assert main(command) == 0
-    assert "3 cells, 0 done, 3 running or queued, 0 to run" in capsys.readouterr().out
+    assert "3 runs, 0 done, 3 running or queued, 0 to run" in capsys.readouterr().out
     assert len(slurm.scripts()) == 1, "what is in the queue is not submitted again"
 
     jobs = {RunDir(f): read_submitted(RunDir(f)) for f in folders()}
@@ -204,7 +204,7 @@ def test_a_launcher_killed_inside_sbatch_is_noticed(
     printed = capsys.readouterr().out
     assert "a submission of 3 runs was cut off" in printed
     assert "0 of its jobs are in the queue and stay, 3 could not have run" in printed
-    assert (slurm.folder / "cancelled").read_text().split() == ["11_0", "11_1", "11_2"]
+    assert (slurm.folder / "canceled").read_text().split() == ["11_0", "11_1", "11_2"]
     assert slurm.queue() == ["12_0", "12_1", "12_2"]
     assert main(command) == 0
     assert "cut off" not in capsys.readouterr().out
@@ -274,7 +274,7 @@ def test_cancel_ends_the_cells_and_only_those_asked(
     fewer = [*command, "optim.lr=2e-3"]
     capsys.readouterr()
     assert main(fewer) == 0
-    assert "2 runs here are no cells of this request" in capsys.readouterr().out
+    assert "2 runs here are not part of this request" in capsys.readouterr().out
     assert main([*fewer, "--cancel-removed", "--dry-run"]) == 0
     assert "would cancel 2 jobs" in capsys.readouterr().out
     assert slurm.queue() == ["11_0", "11_1", "11_2"]
@@ -284,7 +284,7 @@ def test_cancel_ends_the_cells_and_only_those_asked(
     assert slurm.queue() == ["11_1"], "the cell is found whatever its folder was called by"
     assert main([*command, "--cancel"]) == 0
     assert slurm.queue() == []
-    assert "cancelled 1 jobs" in capsys.readouterr().out
+    assert "canceled 1 jobs" in capsys.readouterr().out
     assert len(folders()) == 3, "what is on disk stays"
 
 
@@ -410,7 +410,7 @@ def test_what_the_environment_asks_of_sbatch_is_told_and_what_is_ours_is_dropped
     for key, value in (kept | dropped).items():
         monkeypatch.setenv(key, value)
     assert main([*command, "--dry-run"]) == 0
-    assert "sbatch puts it first: SBATCH_PARTITION=p" in capsys.readouterr().out
+    assert "since sbatch puts it first: SBATCH_PARTITION=p" in capsys.readouterr().out
     assert main(command) == 0
     seen = (slurm.folder / "environment-11").read_text().splitlines()
     for key, value in kept.items():
@@ -447,7 +447,7 @@ def test_a_snapshot_of_a_checkout_that_lost_a_file_is_refused(
     monkeypatch.setattr("stabkit.sweep.submit.checkout", lambda: checkout)
     here = Path.cwd()
     assert main([*command, "--snapshot"]) == 2
-    assert "a file of the checkout that is deleted has to be committed" in capsys.readouterr().err
+    assert "commit the deletion of a file" in capsys.readouterr().err
     assert Path.cwd() == here
     assert slurm.queue() == []
     assert folders() == []
