@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import stabkit
+from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.summary import run_table
 from stabkit.cli import main
@@ -202,7 +203,7 @@ def test_every_command_goes_on(
     folder: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     act, expected, verdict = DAMAGE[damage]
-    sound = run_table(stabkit.load(folder)).set_index("run").loc["a sound"]
+    sound = run_table(diagnose(stabkit.load(folder))).set_index("run").loc["a sound"]
     run = folder / "b damaged"
     act(run)
 
@@ -257,7 +258,7 @@ def test_every_figure_is_drawn(folder: Path, damage: str, name: str) -> None:
 def drawn(name: str, runs: stabkit.Runs) -> pd.DataFrame | None:
     """The table of the figure, which was drawn; None where it is refused in words."""
     try:
-        table = PLOTS[name].table(runs)
+        table = PLOTS[name].table(diagnose(runs))
     except ValueError as refusal:
         if not str(refusal).startswith(str(runs.path)):
             raise
