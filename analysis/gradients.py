@@ -18,15 +18,14 @@ RUNS = "runs/gradients"
 import numpy as np
 
 from stabkit import association, onset_order
+from stabkit.analyze.across_runs import bursts_and_dips, onsets
 from stabkit.analyze.claims import from_interval, more_events, together
-from stabkit.analyze.events import bursts_and_dips, onsets
 from stabkit.analyze.plots import draw
 from stabkit.analyze.study import study_runs
 from stabkit.analyze.summary import summary
 from stabkit.detect import shallow_first
 
 LEAD = 30  # steps before a dip in which a burst counts as its herald
-GAP = 10  # steps between the onsets of two layers in one burst
 runs = study_runs(RUNS)
 print(summary(runs))
 
@@ -37,7 +36,7 @@ print(summary(runs))
 # layer in steps.
 
 # %%
-joined = onsets(runs, GAP)
+joined = onsets(runs)
 order = onset_order(joined)
 print(order.to_string(index=False) if len(order) else "no layer's gradient spiked")
 
@@ -49,13 +48,13 @@ print(order.to_string(index=False) if len(order) else "no layer's gradient spike
 # coincidences compared with those of bursts moved to other places in the run.
 
 # %%
-layers = {layer for run in runs for layer in run.signals()["layer"].unique()}
+layers = {layer for run in runs for layer in run.layers["layer"]}
 blocks = sorted((name for name in layers if name.startswith("blocks.")), key=lambda x: int(x[7:]))
 last = blocks[-1] if blocks else "blocks"
 began = int((joined[joined["lag"] == 0]["layer"] == "patch_embed").sum())
 lag = shallow_first(joined, "patch_embed", last)
 anywhere = shallow_first(joined)
-herald = association(bursts_and_dips(runs, GAP), LEAD)
+herald = association(bursts_and_dips(runs), LEAD)
 with np.errstate(divide="ignore"):  # no dip after a burst is a rate of zero
     rates = np.log2([herald.hazard_ratio, herald.hazard_low, herald.hazard_high]).tolist()
 claims = [

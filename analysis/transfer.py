@@ -25,10 +25,11 @@ from stabkit.sweep.grid import load_sweep
 
 FACTORS = ["method.name", "train.steps"]
 runs = study_runs(RUNS)
-metric = next(iter(m for m in runs.evals()["metric"].unique() if m.startswith("finetune")), None)
+metrics = dict.fromkeys(name for run in runs for name in run.evals()["metric"].unique())
+metric = next((name for name in metrics if name.startswith("finetune")), None)
 if metric is None:
     raise SystemExit(f"{runs.path}: no run is fine-tuned; see the top of sweeps/transfer.yaml")
-table = levels(runs, FACTORS, metric)
+table = levels(runs.judged_by(metric), FACTORS)
 paper_sweep = load_sweep(Path("sweeps/transfer.yaml"), "imagenet")
 paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
 print(study_table(table, paper))

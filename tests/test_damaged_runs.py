@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import stabkit
+from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.summary import run_table
 from stabkit.cli import main
@@ -200,7 +201,7 @@ def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list
 @pytest.fixture(scope="module")
 def sound(planted: Path) -> pd.Series:
     """The row of the sound run in the summary of a folder without damage."""
-    return run_table(stabkit.load(planted)).set_index("run").loc["a sound"]
+    return run_table(diagnose(stabkit.load(planted))).set_index("run").loc["a sound"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -272,7 +273,7 @@ def test_every_figure_is_drawn(damaged: tuple[stabkit.Runs, stabkit.Runs], name:
 def drawn(name: str, runs: stabkit.Runs) -> pd.DataFrame | None:
     """Draw a figure and return its table, or None where it is refused in words."""
     try:
-        table = PLOTS[name].table(runs)
+        table = PLOTS[name].table(diagnose(runs))
     except ValueError as refusal:
         if not str(refusal).startswith(str(runs.path)):
             raise

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from stabkit.analyze.csv_file import write_csv
+from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.code_state import git_state
@@ -166,7 +167,7 @@ def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
 def test_every_csv_of_a_hostile_folder_is_harmless(hostile: Path, tmp_path: Path) -> None:
     assert main(["analyze", str(hostile), "--csv", str(tmp_path / "summary.csv")]) == 0
     for plot in ("knn", "accuracy-table"):
-        draw(plot, load(hostile), tmp_path)
+        draw(plot, diagnose(load(hostile)), tmp_path)
     tables = sorted(tmp_path.glob("*.csv"))
     assert len(tables) == 3
     for table in tables:

@@ -17,6 +17,7 @@ from pathlib import Path
 import stabkit
 from benchmarks.gpu.measurements import Measurement, Part, open_part, options
 from benchmarks.lib.results import ROOT
+from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.summary import run_table
 
 COLUMNS = ("cell", "seed", "state", "last kNN", "dips", "deepest", "bursts", "verdict")
@@ -82,7 +83,7 @@ def train(given: argparse.Namespace, seed: int, runs: Path, ends: float, packed:
 
 def record(part: Part, folder: Path, seed: int, complete: bool) -> None:
     runs = stabkit.load(folder)
-    table = run_table(runs)
+    table = run_table(diagnose(runs))
     table = table[table["seed"] == seed]
     lines = [
         [row.cell, str(row.seed), row.state, f"{row.knn_last:.3f}", str(row.dips),

@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.summary import run_table
 from stabkit.config import RunConfig, read_base, run_id, save_config, validate, with_settings
 from stabkit.rundir import RunDir, Status
@@ -143,7 +144,7 @@ def _table(folder: Path, runs: int) -> Callable[[], object]:
     with mock.patch("os.fsync"):  # durability is not what is measured here
         for seed in range(runs):
             _make_run(parent, seed)
-    return lambda: run_table(load(parent))
+    return lambda: run_table(diagnose(load(parent)))
 
 
 def _make_run(parent: Path, seed: int) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.printing import one_line
-from stabkit.store.reader import Run, Runs
 
 WORDS = {
     "optim.lr": "base lr",
@@ -26,16 +26,16 @@ class Cell:
     """The runs that differ in their seed alone, in seed order."""
 
     settings: Mapping[str, Any]
-    runs: tuple[Run, ...]
+    runs: tuple[Diagnosis, ...]
 
 
-def group_cells(runs: Runs) -> list[Cell]:
+def group_cells(runs: Diagnoses) -> list[Cell]:
     """Cells in the order of their settings, numbers by size.
 
     A run without a configuration, as of a Monitor or a converted log, is a cell of its own.
     """
     factors = _telling(runs)
-    groups: dict[tuple[Any, ...], list[Run]] = {}
+    groups: dict[tuple[Any, ...], list[Diagnosis]] = {}
     for run in runs:
         values = [hashable(run.settings.get(key)) for key in factors]
         alone = [] if run.settings else [run.path]
@@ -47,7 +47,7 @@ def group_cells(runs: Runs) -> list[Cell]:
     return sorted(cells, key=lambda cell: [_order(v) for v in cell.settings.values()])
 
 
-def _telling(runs: Runs) -> list[str]:
+def _telling(runs: Diagnoses) -> list[str]:
     """The settings that tell cells apart, without those that only go along with another.
 
     Where a batch size brings its own number of steps, the one with a word of its own is kept.
@@ -92,7 +92,7 @@ def hashable(value: Any) -> Any:
     return repr(value) if isinstance(value, dict) else value
 
 
-def _seed(run: Run) -> tuple[float, str]:
+def _seed(run: Diagnosis) -> tuple[float, str]:
     seed = run.settings.get("seed")
     return seed if isinstance(seed, (int, float)) else 0, run.name
 
@@ -103,7 +103,7 @@ def _order(value: Any) -> tuple[int, float, str]:
     return 1, 0.0, str(value)
 
 
-def run_label(cell: Cell, run: Run) -> str:
+def run_label(cell: Cell, run: Diagnosis) -> str:
     """The cell in words, and the seed where several runs differ in nothing else."""
     seed = f", seed {run.settings.get('seed')}" if len(cell.runs) > 1 else ""
     return cell_label(cell) + seed

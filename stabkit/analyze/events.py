@@ -5,28 +5,21 @@ says so: `refused(found)`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from stabkit.detect import (
-    find_bursts,
     find_collapse,
     find_dips,
     find_drift,
     find_spikes,
     find_stuck_loss,
-    layer_onsets,
 )
-from stabkit.detect.association import Watched
-from stabkit.detect.bursts import ONSETS
 from stabkit.detect.collapse import NOTHING
-from stabkit.detect.dips import MEDIAN_OF, SHORTEST
-from stabkit.detect.significance import answer_similarity
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
@@ -40,12 +33,12 @@ COLLAPSE = {
 MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
 
 
-def dips(run: Run, metric: str = "knn_heldout", between: float | None = None) -> pd.DataFrame:
+def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
     """`find_dips` on an evaluation of the run, paired over its samples where bits are there.
 
     Also `end`: the recovery, or the last evaluation of a dip that the run ended in; how long it
     lasted in `steps`, `samples` and `epochs` (NaN where the settings do not tell the batch, or the
-    size of the data). `between` as of `between_seeds` tells restarts.
+    size of the data).
     """
     run = run.keeping()  # the bits are then those of the evaluations, while the run trains on
     evals = run.evals(metric)
@@ -53,9 +46,9 @@ def dips(run: Run, metric: str = "knn_heldout", between: float | None = None) ->
 
     def find() -> pd.DataFrame:
         known = 0.0 if math.isnan(chance) else chance
-        return find_dips(**_series(run, metric), chance=known, between=between)
+        return find_dips(**_series(run, metric), chance=known)
 
-    found = _sought(run, f"dips of {metric}", find, find_dips([], []))
+    found = _sought(run, f"dips of {metric}", find, lambda: find_dips([], []))
     if math.isnan(chance):
         found["relative_depth"] = math.nan
     found = found.assign(end=found["recovery"].fillna(evals["step"].max()))
@@ -73,25 +66,10 @@ def _number(run: Run, key: str) -> float:
 def drifts(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
     """`find_drift` on an evaluation of the run."""
     run = run.keeping()
-    nothing = find_drift([], [])
-    return _sought(run, f"drift of {metric}", lambda: find_drift(**_series(run, metric)), nothing)
-
-
-def between_seeds(runs: Sequence[Run], metric: str = "knn_heldout") -> float | None:
-    """How far the answers of runs that differ in their seed agree at their ends: the mean
-    `answer_similarity` over all pairs. None with one run, or other samples.
-    """
-    if len(runs) < 2:
-        return None
-    bits = [run.correct(metric) for run in runs]
-    last = [b[-MEDIAN_OF:] for b in bits if b is not None]
-    pairs = [
-        answer_similarity(one, other)
-        for one, other in combinations(last, 2)
-        if one.shape[1] == other.shape[1]
-    ]
-    known = [value for value in pairs if not math.isnan(value)]
-    return float(np.mean(known)) if known else None
+    what = f"drift of {metric}"
+    return _sought(
+        run, what, lambda: find_drift(**_series(run, metric)), lambda: find_drift([], [])
+    )
 
 
 def _series(run: Run, metric: str) -> dict[str, Any]:
@@ -120,7 +98,7 @@ def collapses(run: Run) -> pd.DataFrame:
     for name, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
         signal, series = str(name), (rows["step"].to_numpy(), rows["value"].to_numpy())
         find = partial(COLLAPSE[signal], *series)
-        events = _sought(run, f"collapse of {signal}", find, COLLAPSE[signal]([], []))
+        events = _sought(run, f"collapse of {signal}", find, lambda: find_collapse([], []))
         if learned:
             events = events[(signal == "loss_relative") & (events["level"] <= NOTHING)]
         events.insert(0, "signal", signal)
@@ -153,13 +131,12 @@ def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
     alarms from growing with the run (docs/detectors.md).
     """
     found = []
-    none = find_spikes([], [])
     table = run.signals([signal])
     threshold = 6 + math.log10(max(1.0, table[signal].count() / 1000))
     for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
         series = rows["step"].to_numpy(), rows[signal].to_numpy()
         find = partial(find_spikes, *series, threshold=threshold)
-        events = _sought(run, f"spikes of {signal} in {layer}", find, none.copy())
+        events = _sought(run, f"spikes of {signal} in {layer}", find, lambda: find_spikes([], []))
         events.insert(0, "depth", depth)
         events.insert(0, "layer", layer)
         found.append(events)
@@ -184,62 +161,18 @@ def relative_norms(run: Run) -> pd.DataFrame:
     return rows.assign(relative=rows["value"] / middle.where(middle > 0)).reset_index(drop=True)
 
 
-def bursts(run: Run, gap: int = 10) -> pd.DataFrame:
-    """`find_bursts` on the gradient spikes of the run."""
-    return find_bursts(spikes(run), gap)
-
-
-def onsets(runs: Iterable[Run], gap: int = 10) -> pd.DataFrame:
-    """`layer_onsets` of every run, one below the other; column run in front."""
-    found = [(run.name, layer_onsets(spikes(run), gap)) for run in runs]
-    empty = pd.DataFrame(columns=["run", *ONSETS]).astype(ONSETS)
-    frames = [frame.assign(run=name)[list(empty)] for name, frame in found if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else empty
-
-
-def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[Watched]:
-    """Every run as `association` asks: do gradient bursts come before dips?
-
-    A dip counts from the first evaluation that shows it: its onset is the last one that does not,
-    after which the cause may still come. Watched are the steps at which both could be found.
-    """
-    watched = []
-    for run in runs:
-        steps = run.evals("knn_heldout")["step"].to_numpy()
-        signals = run.signals([])["step"].unique()
-        if len(steps) < SHORTEST or len(signals) <= MIN_HISTORY:
-            continue
-        first = int(max(steps[SHORTEST - 2], signals[MIN_HISTORY]))
-        last = int(min(steps[-1], signals[-1]))
-        if first > last or last - first > LONGEST:
-            continue
-        found = dips(run)
-        shown = steps[np.searchsorted(steps, found["onset"], side="right")]
-        ends = np.maximum(found["end"], shown)
-        inside = (shown >= first) & (shown <= last)
-        begun = bursts(run, gap)["onset"]
-        watched.append(
-            Watched(
-                begun[begun.between(first, last)].to_numpy(),
-                shown[inside],
-                (first, last),
-                np.minimum(ends[inside], last),
-            )
-        )
-    return watched
-
-
 def refused(found: pd.DataFrame) -> bool:
     """Whether nothing was found because the series, or one of them, was refused."""
     return bool(found.attrs.get("refused", False))
 
 
 def _sought(
-    run: Run, what: str, find: Callable[[], pd.DataFrame], nothing: pd.DataFrame
+    run: Run, what: str, find: Callable[[], pd.DataFrame], nothing: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
     try:
         return find()
     except ValueError as error:
         left_out(run.path, str(error), what)
-        nothing.attrs["refused"] = True
-        return nothing
+        found = nothing()
+        found.attrs["refused"] = True
+        return found

@@ -2,29 +2,29 @@
 
 import math
 
+from stabkit.analyze.across_runs import between_seeds, bursts_and_dips, onsets, told_dips
 from stabkit.analyze.cells import group_cells, label
-from stabkit.analyze.events import between_seeds, bursts_and_dips, dips, onsets
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
 from stabkit.analyze.text import counted
 from stabkit.detect import association, shallow_first
-from stabkit.store.reader import Runs
 
 LEAD = 30  # steps before a dip in which a gradient burst counts as its herald
 
 
-def findings(runs: Runs) -> list[str]:
+def findings(runs: Diagnoses) -> list[str]:
     """Ends of dips, order of layers, heralds of dips, learning-rate sensitivity: what there is."""
     sentences = (_severities(runs), _order(runs), _heralds(runs), _sensitivity(runs))
     return [sentence for sentence in sentences if sentence]
 
 
-def _severities(runs: Runs) -> str:
+def _severities(runs: Diagnoses) -> str:
     found: dict[str, int] = {}
     for cell in group_cells(runs):
         between = between_seeds(cell.runs)
         for run in cell.runs:
-            for severity in dips(run, between=between)["severity"]:
+            for severity in told_dips(run, between)["severity"]:
                 found[severity] = found.get(severity, 0) + 1
     if not found:
         return ""
@@ -39,7 +39,7 @@ def _severities(runs: Runs) -> str:
     return f"Of {counted(sum(found.values()), 'dip')}: {', '.join(counts)}."
 
 
-def _order(runs: Runs) -> str:
+def _order(runs: Diagnoses) -> str:
     test = shallow_first(onsets(runs))
     if not test.events:
         return ""
@@ -53,7 +53,7 @@ def _order(runs: Runs) -> str:
     )
 
 
-def _heralds(runs: Runs) -> str:
+def _heralds(runs: Diagnoses) -> str:
     found = association(bursts_and_dips(runs), LEAD)
     if not found.effects or not (found.observed or found.expected):
         return ""
@@ -65,7 +65,7 @@ def _heralds(runs: Runs) -> str:
     )
 
 
-def _sensitivity(runs: Runs) -> str:
+def _sensitivity(runs: Diagnoses) -> str:
     cells = group_cells(runs)
     if LR not in (cells[0].settings if cells else {}):
         return ""

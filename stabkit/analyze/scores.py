@@ -6,27 +6,24 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import collapses, dips, drifts, final_count, final_level, refused
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.events import final_count, final_level, refused
 from stabkit.analyze.intervals import Interval, mean_interval, rate_interval, share_interval
 from stabkit.analyze.verdict import UNSTABLE, verdict
-from stabkit.store.gaps import gaps
-from stabkit.store.reader import Run, Runs
-
-METRIC = "knn_heldout"
 
 
-def run_scores(runs: Runs, metric: str = METRIC) -> pd.DataFrame:
+def run_scores(runs: Diagnoses) -> pd.DataFrame:
     """One row a run: cell, seed, every setting that tells the cells apart, its `score`, run."""
     rows = [
         {"cell": cell_label(cell), "seed": run.settings.get("seed")}
-        | {**cell.settings, **score(run, metric), "run": run.name}
+        | {**cell.settings, **score(run), "run": run.name}
         for cell in group_cells(runs)
         for run in cell.runs
     ]
     return pd.DataFrame(rows)
 
 
-def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
+def score(run: Diagnosis) -> dict[str, Any]:
     """verdict: as in `verdict`, but `stable` where only gradients burst; evaluations;
     steps: from the first to the last of them; untrained, level, best, in points (100 times the
     accuracy): the first evaluation, the median of the last fifth, the highest median of as many in
@@ -34,19 +31,20 @@ def score(run: Run, metric: str = METRIC) -> dict[str, Any]:
     `permanent` (what its dips took for good, where the detector knows that of each) or `sag` (best
     less level, which is 0 or more by definition and a little more than 0 by noise).
     """
-    evals, found = run.evals(metric), dips(run, metric)
-    lacking = gaps(run, ["evals"])
+    evals, found = run.evals(run.metric), run.dips
+    lacking = run.gaps("evals")
     values = 100 * evals["value"]
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
-    nonfinite = sum(event.get("kind") == "nonfinite" for event in run.event_log())
     told = 0 if refused(found) else len(evals)  # a series that is refused tells nothing
     values = values[:told]
     level = final_level(values) if told else math.nan
     best = float(values.rolling(final_count(values)).median().max()) if told else math.nan
-    falls = len(found) + len(drifts(run, metric))
+    falls = len(found) + len(run.drifts)
     lost, lost_by = _lost_points(found, best - level)
     return {
-        "verdict": verdict(nonfinite, len(collapses(run)), 0 if lacking else told, falls, 0),
+        "verdict": verdict(
+            len(run.nonfinite), len(run.collapses), 0 if lacking else told, falls, 0
+        ),
         "evaluations": len(evals),
         "steps": steps,
         "untrained": values.iloc[0] if told else math.nan,

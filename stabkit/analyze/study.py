@@ -9,9 +9,10 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero, more_events
-from stabkit.analyze.events import collapses, dips, final_count, final_level
+from stabkit.analyze.diagnosis import Diagnoses, diagnose
+from stabkit.analyze.events import final_count, final_level
 from stabkit.analyze.text import aligned
-from stabkit.store.reader import Runs, load
+from stabkit.store.reader import load
 
 
 class PublishedCell(Protocol):
@@ -23,7 +24,7 @@ class PublishedCell(Protocol):
     def published(self) -> float | None: ...
 
 
-def study_runs(default: str) -> Runs:
+def study_runs(default: str) -> Diagnoses:
     """The runs of the folder named on the command line; of `default` in a notebook.
 
     Raises SystemExit when there are none.
@@ -32,10 +33,10 @@ def study_runs(default: str) -> Runs:
     folder = Path(given[0] if given else default)
     if not folder.is_dir() or not len(runs := load(folder)):
         raise SystemExit(f"{folder}: no runs there; `stabkit sweep` makes them")
-    return runs
+    return diagnose(runs)
 
 
-def levels(runs: Runs, factors: Sequence[str], metric: str = "knn_heldout") -> pd.DataFrame:
+def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
     """One row a run: run, seed, `factors`, arm (the factors in words), level, sag, dips, collapsed.
 
     `level` is the median of the last fifth of the evaluations, in points (100 times the accuracy);
@@ -43,13 +44,13 @@ def levels(runs: Runs, factors: Sequence[str], metric: str = "knn_heldout") -> p
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
-        values = 100 * run.evals(metric)["value"]
+        values = 100 * run.evals(run.metric)["value"]
         level, last = final_level(values), final_count(values)
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
         row |= {"arm": arm(settings), "level": level}
-        row |= {"sag": values.rolling(last).median().max() - level, "dips": len(dips(run, metric))}
-        rows.append(row | {"collapsed": len(collapses(run)) > 0})
+        row |= {"sag": values.rolling(last).median().max() - level, "dips": len(run.dips)}
+        rows.append(row | {"collapsed": len(run.collapses) > 0})
     return pd.DataFrame(rows)
 
 

@@ -6,16 +6,13 @@ from numbers import Real
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import collapses, counts_known, dips, drifts, refused, spikes
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.events import counts_known
 from stabkit.analyze.findings import findings
 from stabkit.analyze.text import aligned, counted
-from stabkit.analyze.verdict import UNSTABLE, VERDICTS, verdict
-from stabkit.analyze.workers import each
-from stabkit.detect import layer_onsets
+from stabkit.analyze.verdict import UNSTABLE, VERDICTS
 from stabkit.detect.dips import SHORTEST
 from stabkit.printing import one_line
-from stabkit.store.gaps import gaps
-from stabkit.store.reader import Run, Runs
 
 LISTED = 40  # runs that a reader still looks through
 
@@ -30,7 +27,7 @@ FOOTNOTE = (
 )
 
 
-def run_table(runs: Runs, processes: int = 1) -> pd.DataFrame:
+def run_table(runs: Diagnoses) -> pd.DataFrame:
     """One row a run: cell, seed, state, verdict, last and best kNN, its dips and gradient bursts.
 
     Verdicts: `diverged` (non-finite values), `collapsed` (`collapse` names the signals), `unstable`
@@ -39,29 +36,21 @@ def run_table(runs: Runs, processes: int = 1) -> pd.DataFrame:
     missing: `gaps` says which). `lost_steps` is the time spent in
     dips, `deepest` and `sag` (of the drifts) fractions, `patch_first` the bursts that the patch
     projection began.
-
-    One run at a time is in memory, in each of the `processes` (see `each`).
     """
     cells = group_cells(runs)
-    items = [(run, cell_label(cell)) for cell in cells for run in cell.runs]
-    return pd.DataFrame(each(_row, items, processes))
+    return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
 
 
-def _row(item: tuple[Run, str]) -> dict[str, object]:
-    run, cell = item[0].keeping(), item[1]
-    evals, found, sags, peaks = run.evals("knn_heldout"), dips(run), drifts(run), spikes(run)
-    joined = layer_onsets(peaks)
-    first, spiked = joined[joined["lag"] == 0], joined["burst"].nunique()
-    collapsed = collapses(run)["signal"].unique()
-    nonfinite = sum(event.get("kind") == "nonfinite" for event in run.event_log())
-    lacking = gaps(run)
-    told = 0 if refused(found) or refused(peaks) or lacking else len(evals)
+def _row(run: Diagnosis, cell: str) -> dict[str, object]:
+    run.examine()
+    evals, found, sags = run.evals("knn_heldout"), run.dips, run.drifts
+    first = run.onsets[run.onsets["lag"] == 0]
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
-        "state": run.dir.standing() if run.status() else "recorded",
-        "verdict": verdict(nonfinite, len(collapsed), told, len(found) + len(sags), spiked),
-        "collapse": ", ".join(collapsed),
+        "state": run.run.dir.standing() if run.run.status() else "recorded",
+        "verdict": run.verdict,
+        "collapse": ", ".join(run.collapses["signal"].unique()),
         "knn_last": evals["value"].iloc[-1] if len(evals) else math.nan,
         "knn_best": evals["value"].max() if len(evals) else math.nan,
         "dips": len(found),
@@ -69,19 +58,19 @@ def _row(item: tuple[Run, str]) -> dict[str, object]:
         "drifts": len(sags),
         "sag": sags["depth"].max() if len(sags) else 0.0,
         "lost_steps": int((found["end"] - found["onset"]).sum()),
-        "bursts": spiked,
+        "bursts": len(run.bursts),
         "patch_first": int((first["layer"] == "patch_embed").sum()),
-        "gaps": "; ".join(lacking),
+        "gaps": "; ".join(run.gaps()),
         "run": run.name,
     }
 
 
-def summary(runs: Runs) -> str:
+def summary(runs: Diagnoses) -> str:
     """The table of `run_table` and what it means, as text."""
     return describe(runs, run_table(runs))
 
 
-def describe(runs: Runs, table: pd.DataFrame) -> str:
+def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
     """What the table of `run_table` means; of many runs those that fared worst."""
     parts = [
         _headline(runs, table),
@@ -93,7 +82,7 @@ def describe(runs: Runs, table: pd.DataFrame) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _headline(runs: Runs, table: pd.DataFrame) -> str:
+def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
     line = f"{one_line(runs.path)}: {counted(len(table), 'run')} ({states})"
     measured = table.index[table["knn_last"].notna()]
@@ -126,7 +115,7 @@ def lacking_rows(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _ordered(runs: Runs) -> list[Run]:
+def _ordered(runs: Diagnoses) -> list[Diagnosis]:
     """The runs in the order of their table's rows; names may not tell them apart."""
     return [run for cell in group_cells(runs) for run in cell.runs]
 
@@ -168,7 +157,7 @@ def _seed_text(seed: object) -> str:
     return "-" if seed is None else str(seed)
 
 
-def _findings(runs: Runs, table: pd.DataFrame) -> list[str]:
+def _findings(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
     unstable = table[table["verdict"].isin(UNSTABLE)]
     unknown = int((table["verdict"] == "unknown").sum())
     if unknown == len(table):
@@ -207,9 +196,9 @@ def _collapsed(table: pd.DataFrame) -> list[str]:
     return [f"{runs} collapsed: {', '.join(f'{s} in {n}' for s, n in signs.items())}."]
 
 
-def _deepest(runs: Runs, table: pd.DataFrame) -> str:
+def _deepest(runs: Diagnoses, table: pd.DataFrame) -> str:
     worst = table.loc[table["deepest"].idxmax()]
-    found = dips(_ordered(runs)[worst.name])
+    found = _ordered(runs)[worst.name].dips
     dip = found.loc[found["depth"].idxmax()]
     end = "not recovered when the run ended"
     if not pd.isna(dip["recovery"]):

@@ -16,17 +16,17 @@ from stabkit.analyze.compare import (
     in_words,
     pair_rows,
 )
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.intervals import rates_p_value
 from stabkit.analyze.scores import is_unstable, score
 from stabkit.analyze.text import aligned, counted
 from stabkit.detect.significance import holm
 from stabkit.printing import one_line
-from stabkit.store.reader import Run, Runs
 
 ALPHA = 0.05
 
 
-def compare_sets(first: Runs, second: Runs) -> str:
+def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     """Verdict, then what it rests on, then a table of the cells that both sets have.
 
     A run's partner has its seed and the same value of every setting that varies in either set.
@@ -59,20 +59,20 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 95, break_long_words=False, break_on_hyphens=False)
 
 
-def _varying(first: Runs, second: Runs) -> list[str]:
+def _varying(first: Diagnoses, second: Diagnoses) -> list[str]:
     """The settings that vary within either set, in config order, the seed apart."""
     keys = dict.fromkeys([*first.factors(), *second.factors()])
     return [key for key in keys if key != "seed"]
 
 
-def _frame(runs: Runs, shared: list[str]) -> pd.DataFrame:
+def _frame(runs: Diagnoses, shared: list[str]) -> pd.DataFrame:
     rows = [
         {"seed": run.settings.get("seed")}
         | {key: hashable(run.settings.get(key)) for key in shared}
         | score(run)
         for run in runs
     ]
-    ended = [(status := run.status()) is None or status.state == "done" for run in runs]
+    ended = [(status := run.run.status()) is None or status.state == "done" for run in runs]
     frame = pd.DataFrame(rows)
     share = 100 * frame["lost_steps"] / frame["steps"].where(frame["steps"] > 0)
     return frame.assign(lost_share=share, judged=(frame["verdict"] != "unknown") & np.array(ended))
@@ -92,7 +92,7 @@ def _watched(kept: list[pd.DataFrame]) -> str:
     return f"They were watched for different numbers of steps: {steps[0]:,.0f} | {steps[1]:,.0f}. "
 
 
-def _names(first: Runs, second: Runs) -> tuple[str, str]:
+def _names(first: Diagnoses, second: Diagnoses) -> tuple[str, str]:
     short = [runs.path.resolve().name for runs in (first, second)]
     if short[0] == short[1]:
         short = [str(runs.path) for runs in (first, second)]
@@ -161,7 +161,7 @@ def _verdict(
     return f"No difference between {names[1]} and {names[0]} is shown, which is no proof of none."
 
 
-def _head(first: Runs, second: Runs, names: tuple[str, str]) -> str:
+def _head(first: Diagnoses, second: Diagnoses, names: tuple[str, str]) -> str:
     lines = [
         f"{name}: {counted(len(runs), 'run')} in {one_line(runs.path)}"
         for name, runs in zip(names, (first, second), strict=True)
@@ -170,7 +170,7 @@ def _head(first: Runs, second: Runs, names: tuple[str, str]) -> str:
     return "\n".join([*lines, *(told or ["No setting sets them apart as a whole."])])
 
 
-def _constants(first: Runs, second: Runs) -> Iterable[tuple[str, Any, Any]]:
+def _constants(first: Diagnoses, second: Diagnoses) -> Iterable[tuple[str, Any, Any]]:
     """Settings with one value in each set, but not the same."""
     if not (len(first) and len(second)):
         return
@@ -198,14 +198,14 @@ def _matching(
     return f"{text}; {counted(left_out, 'run')} without a partner left out."
 
 
-def _twice(first: Runs, second: Runs) -> str:
+def _twice(first: Diagnoses, second: Diagnoses) -> str:
     """Runs of the same settings throughout tell nothing of a difference."""
     known = {_content(run) for run in first if run.settings}
     number = sum(_content(run) in known for run in second if run.settings)
     return f" {counted(number, 'run')} of the same settings throughout in both." if number else ""
 
 
-def _content(run: Run) -> str:
+def _content(run: Diagnosis) -> str:
     return repr([(k, v) for k, v in run.settings.items() if not k.startswith("runtime.")])
 
 
@@ -232,7 +232,9 @@ def _stability(
     return "\n".join(lines)
 
 
-def _cells(first: Runs, second: Runs, kept: list[pd.DataFrame], settings: list[str]) -> str:
+def _cells(
+    first: Diagnoses, second: Diagnoses, kept: list[pd.DataFrame], settings: list[str]
+) -> str:
     """Level, dips, steps in dips of each cell: first | second."""
     told = _telling(first, second, settings)
     lines = [["cell", "runs", "level, %", "", "difference", "dips", "in dips", "unstable"]]
@@ -256,7 +258,7 @@ def _cells(first: Runs, second: Runs, kept: list[pd.DataFrame], settings: list[s
     return aligned(lines)
 
 
-def _telling(first: Runs, second: Runs, settings: list[str]) -> set[str]:
+def _telling(first: Diagnoses, second: Diagnoses, settings: list[str]) -> set[str]:
     """Those settings that name a cell, without those that only go along with another."""
     named = (cell.settings for runs in (first, second) for cell in group_cells(runs))
     return {key for cell in named for key in cell} & set(settings)

@@ -14,6 +14,7 @@ def act(arguments: argparse.Namespace) -> int:
             raise RequestError(f"analyze takes no {str(folder)!r}")
     if arguments.plot is None:
         return _summarize(arguments)
+    from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot == "list":
@@ -32,7 +33,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.out is None:
         refuse_link(own)  # a folder that the user names may be one
     try:
-        paths = draw(arguments.plot, runs, arguments.out or own)
+        paths = draw(arguments.plot, diagnose(runs), arguments.out or own)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
@@ -46,19 +47,23 @@ def _summarize(arguments: argparse.Namespace) -> int:
     sets = [open_runs(folder).as_of_now() for folder in arguments.runs]
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
+    from stabkit.analyze.diagnosis import diagnose
+
     if len(sets) == 2:
         from stabkit.analyze.two_sets import compare_sets
 
         if arguments.csv is not None:
             raise RequestError("--csv is the table of one folder of runs, got 2")
-        print(compare_sets(*sets))
+        first, second = map(diagnose, sets)
+        print(compare_sets(first, second))
         return 0
     from stabkit.analyze.csv_file import write_csv
     from stabkit.analyze.summary import describe, run_table
     from stabkit.analyze.workers import usable_cpus
 
-    table = run_table(sets[0], usable_cpus())
+    found = diagnose(sets[0], usable_cpus())
+    table = run_table(found)
     if arguments.csv is not None:
         write_csv(table, arguments.csv)
-    print(describe(sets[0], table))
+    print(describe(found, table))
     return 0

@@ -21,10 +21,12 @@ def act(arguments: argparse.Namespace) -> int:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
     runs = open_runs(folder).as_of_now()
+    from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.report.page import write_report
+    from stabkit.analyze.workers import usable_cpus
 
     try:
-        write_report(runs, out, arguments.interactive)
+        write_report(diagnose(runs, usable_cpus()), out, arguments.interactive)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis, diagnose
 from stabkit.config import save_config
 from stabkit.rundir import RunDir, Status
+from stabkit.store.reader import load, open_run
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.conftest import small_config
@@ -18,6 +20,14 @@ DIP = (250, 300)  # steps
 SPIKE = 240
 
 PlantRun = Callable[..., Path]
+
+
+def diagnosed(folder: Path) -> Diagnoses:
+    return diagnose(load(folder))
+
+
+def diagnosed_run(folder: Path) -> Diagnosis:
+    return Diagnosis(open_run(folder))
 
 
 def plant_run(

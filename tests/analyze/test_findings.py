@@ -5,19 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stabkit
+from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.events import between_seeds, dips, drifts, spikes
 from stabkit.analyze.findings import findings
 from stabkit.analyze.report.event_words import all_events
 from stabkit.analyze.summary import run_table, summary
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import DIP, SPIKE, plant_run
+from tests.analyze.conftest import DIP, SPIKE, diagnosed, diagnosed_run, plant_run
 
 
 def test_what_was_planted_is_told(grid: Path) -> None:
-    told = " ".join(findings(stabkit.load(grid))).replace("\n", " ")
+    told = " ".join(findings(diagnosed(grid))).replace("\n", " ")
     assert "Of 2 dips: 2 returned to the trend." in told
     assert (
         "Bursts of several layers: 2. The shallowest layer spiked before the deepest in 2," in told
@@ -31,7 +30,7 @@ def test_what_was_planted_is_told(grid: Path) -> None:
 
 def test_healthy_runs_have_little_to_tell(tmp_path: Path) -> None:
     plant_run(tmp_path / "run")
-    assert findings(stabkit.load(tmp_path)) == []
+    assert findings(diagnosed(tmp_path)) == []
 
 
 def two_seeds(folder: Path, same: bool) -> None:
@@ -54,12 +53,12 @@ def two_seeds(folder: Path, same: bool) -> None:
 @pytest.mark.parametrize(("same", "severity"), [(True, "benign"), (False, "restart")])
 def test_a_restart_is_told_by_other_seeds(tmp_path: Path, same: bool, severity: str) -> None:
     two_seeds(tmp_path, same)
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     (cell,) = group_cells(runs)
     between = between_seeds(cell.runs)
     assert between is not None
     assert abs(between) < 0.2, "two seeds share no difficulty"
-    (dip,) = dips(cell.runs[0], between=max(between, 0.2)).to_dict("records")
+    (dip,) = told_dips(cell.runs[0], max(between, 0.2)).to_dict("records")
     assert dip["severity"] == severity
     assert between_seeds(cell.runs[:1]) is None
 
@@ -74,9 +73,9 @@ def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:
         correct = threshold + 0.02 * rng.normal(size=5000) < 0.6 - 0.0006 * max(0, i - 20)
         writer.add_eval(5 * i, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
     writer.flush()
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     (run,) = runs
-    assert len(drifts(run)) == 1
+    assert len(run.drifts) == 1
     row = run_table(runs).iloc[0]
     assert (row["verdict"], row["dips"], row["drifts"]) == ("unstable", 0, 1)
     assert 0.03 < row["sag"] < 0.06
@@ -95,4 +94,4 @@ def test_a_longer_run_must_show_more_to_burst(tmp_path: Path) -> None:
         table = dict.fromkeys(SIGNALS, norms)
         writer.add_layers(np.arange(steps), ["patch_embed"], table, nothing)
         writer.flush()
-        assert len(spikes(stabkit.open_run(tmp_path / str(steps)))) == count
+        assert len(diagnosed_run(tmp_path / str(steps)).spikes) == count

@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import stabkit
-from stabkit.analyze import scores
+from stabkit.analyze import events
 from stabkit.analyze.events import dips
 from stabkit.analyze.scores import is_unstable, run_scores, sweep_scores
+from stabkit.store.reader import Run
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import STEPS, plant_run
+from tests.analyze.conftest import STEPS, diagnosed, plant_run
 
 
 def test_a_run_is_scored_by_what_its_evaluations_hold(grid: Path) -> None:
-    runs = stabkit.load(grid)
+    runs = diagnosed(grid)
     frame = run_scores(runs).set_index("run")
     assert len(frame) == 8
     for run in runs:
-        row, found = frame.loc[run.name], dips(run)
+        row, found = frame.loc[run.name], run.dips
         accuracy = 100 * run.evals("knn_heldout")["value"].to_numpy()
         fifth = round(len(accuracy) / 5)
         running = [np.median(accuracy[i : i + fifth]) for i in range(len(accuracy) - fifth + 1)]
@@ -39,11 +39,11 @@ def test_a_run_is_scored_by_what_its_evaluations_hold(grid: Path) -> None:
 def test_what_dips_took_for_good_counts_where_it_is_known(
     grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def known(run: stabkit.Run, metric: str) -> pd.DataFrame:
+    def known(run: Run, metric: str) -> pd.DataFrame:
         return dips(run, metric).assign(permanent_loss=0.03)
 
-    monkeypatch.setattr(scores, "dips", known)
-    frame = run_scores(stabkit.load(grid))
+    monkeypatch.setattr(events, "dips", known)
+    frame = run_scores(diagnosed(grid))
     bad = is_unstable(frame)
     assert frame.loc[bad, "lost_points"].tolist() == pytest.approx([3.0, 3.0])
     assert set(frame.loc[bad, "lost_by"]) == {"permanent"}
@@ -51,7 +51,7 @@ def test_what_dips_took_for_good_counts_where_it_is_known(
 
 
 def test_cells_sum_up_their_runs(grid: Path) -> None:
-    frame = run_scores(stabkit.load(grid))
+    frame = run_scores(diagnosed(grid))
     table = sweep_scores(frame)
     assert table["runs"].tolist() == [2, 2, 2, 2]
     bad = table[table["unstable"] == 1].iloc[0]
@@ -74,7 +74,7 @@ def test_too_few_evaluations_are_unknown_not_stable(tmp_path: Path) -> None:
     for step in (0, 5, 10):
         writer.add_eval(step, "knn_heldout", 0.5, 0.1, 20, 0.07, np.arange(100) < 50)
     writer.flush()
-    frame = run_scores(stabkit.load(tmp_path))
+    frame = run_scores(diagnosed(tmp_path))
     assert frame["verdict"].tolist() == ["unknown"]
     (row,) = sweep_scores(frame).to_dict("records")
     assert (row["runs"], row["known"]) == (1, 0)
@@ -87,7 +87,7 @@ def test_a_run_without_evaluations_has_no_scores(tmp_path: Path) -> None:
     folder = plant_run(tmp_path / "run")
     for part in (folder / "evals").glob("*"):
         part.unlink()
-    (row,) = run_scores(stabkit.load(tmp_path)).to_dict("records")
+    (row,) = run_scores(diagnosed(tmp_path)).to_dict("records")
     assert (row["dips"], row["steps"], row["verdict"]) == (0, 0, "unknown")
     assert math.isnan(row["level"])
     assert math.isnan(row["dip_rate"])

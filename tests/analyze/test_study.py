@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import stabkit
 from stabkit.analyze.plots.levels import draw_levels
 from stabkit.analyze.study import (
     dip_more,
@@ -21,7 +20,7 @@ from stabkit.analyze.study import (
 from stabkit.rundir import LeftOutWarning
 from stabkit.store.writer import Writer
 from stabkit.sweep.grid import load_sweep
-from tests.analyze.conftest import plant_run
+from tests.analyze.conftest import diagnosed, plant_run
 
 FACTORS = ["model.freeze_patch_embed"]
 FROZEN, LEARNED = {FACTORS[0]: True}, {FACTORS[0]: False}
@@ -41,7 +40,7 @@ def arms(tmp_path: Path) -> Path:
 
 
 def test_level_is_the_median_of_the_last_fifth(arms: Path) -> None:
-    runs = stabkit.load(arms)
+    runs = diagnosed(arms)
     table = levels(runs, FACTORS)
     assert len(table) == 6
     for run in runs:
@@ -55,7 +54,7 @@ def test_level_is_the_median_of_the_last_fifth(arms: Path) -> None:
 
 
 def test_a_sag_without_a_dip_is_measured(plant_sagging: Path) -> None:
-    (row,) = levels(stabkit.load(plant_sagging), []).to_dict("records")
+    (row,) = levels(diagnosed(plant_sagging), []).to_dict("records")
     assert row["sag"] == pytest.approx(20, abs=1)
 
 
@@ -73,7 +72,7 @@ def plant_sagging(tmp_path: Path) -> Path:
 
 
 def test_claims_pair_runs_of_one_seed(arms: Path) -> None:
-    table = levels(stabkit.load(arms), FACTORS)
+    table = levels(diagnosed(arms), FACTORS)
     table.loc[table[FACTORS[0]], "level"] = [61.0, 52.0, 73.0]
     table.loc[~table[FACTORS[0]], "level"] = [60.0, 50.0, 70.0]
     claim = higher("frozen ends higher", table, FROZEN, LEARNED)
@@ -86,13 +85,13 @@ def test_claims_pair_runs_of_one_seed(arms: Path) -> None:
 
 
 def test_a_seed_without_its_pair_is_left_out(arms: Path) -> None:
-    table = levels(stabkit.load(arms), FACTORS)
+    table = levels(diagnosed(arms), FACTORS)
     alone = table[~((table["seed"] == 1) & table[FACTORS[0]])]
     assert higher("claim", alone, FROZEN, LEARNED).n == 2
 
 
 def test_runs_of_several_models_are_no_more_pairs_than_seeds(arms: Path) -> None:
-    table = levels(stabkit.load(arms), FACTORS)
+    table = levels(diagnosed(arms), FACTORS)
     twice = pd.concat([table, table.assign(level=table["level"] + 4)])
     once = higher("claim", table, FROZEN, LEARNED)
     again = higher("claim", twice, FROZEN, LEARNED)
@@ -100,7 +99,7 @@ def test_runs_of_several_models_are_no_more_pairs_than_seeds(arms: Path) -> None
 
 
 def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -> None:
-    table = levels(stabkit.load(arms), FACTORS)
+    table = levels(diagnosed(arms), FACTORS)
     sweep = load_sweep(Path("sweeps/frameworks.yaml"), "imagenet")
     factors = ["method.name", *FACTORS]
     paper = published(sweep.runs, factors, "linear probe")

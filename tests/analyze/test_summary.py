@@ -3,34 +3,32 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import stabkit
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.events import bursts, dips, spikes
 from stabkit.analyze.summary import run_table, summary
 from stabkit.analyze.text import aligned
 from stabkit.rundir import RunDir
-from tests.analyze.conftest import DIP, EVERY, SPIKE, plant_run
+from tests.analyze.conftest import DIP, EVERY, SPIKE, diagnosed, diagnosed_run, plant_run
 
 
 def test_planted_events_are_found_where_they_are(grid: Path) -> None:
-    run = stabkit.open_run(grid / "lr 0.02 false 0")
-    (dip,) = dips(run).to_dict("records")
+    run = diagnosed_run(grid / "lr 0.02 false 0")
+    (dip,) = run.dips.to_dict("records")
     assert DIP[0] - 2 * EVERY <= dip["onset"] < DIP[0] + EVERY
     assert DIP[0] <= dip["trough"] < DIP[1]
     assert DIP[1] <= dip["recovery"] <= DIP[1] + 2 * EVERY
     # the curve rises under the dip, so its level is 0.03 lower at most at the trough
     assert 0.05 < dip["depth"] < 0.1
-    found = spikes(run)
+    found = run.spikes
     assert found[["layer", "onset"]].astype(str).to_numpy().tolist() == [
         ["patch_embed", str(SPIKE)],
         ["blocks.0", str(SPIKE + 2)],
     ]
-    (burst,) = bursts(run).to_dict("records")
+    (burst,) = run.bursts.to_dict("records")
     assert (burst["onset"], burst["layers"], burst["first"]) == (SPIKE, 2, "patch_embed")
 
 
 def test_the_table_has_a_verdict_for_every_run(grid: Path) -> None:
-    table = run_table(stabkit.load(grid))
+    table = run_table(diagnosed(grid))
     assert table["seed"].tolist() == [0, 1] * 4
     unstable = table[table["verdict"] == "unstable"]
     assert unstable["cell"].unique().tolist() == ["learned patch projection, base lr 0.02"]
@@ -39,7 +37,7 @@ def test_the_table_has_a_verdict_for_every_run(grid: Path) -> None:
 
 
 def test_the_words_say_what_the_table_says(grid: Path) -> None:
-    text = summary(stabkit.load(grid))
+    text = summary(diagnosed(grid))
     assert "8 runs (8 done)\nHeld-out kNN every 5 steps on 1,000 images, chance 0.10." in text
     assert "2 of 8 runs trained unstably. 2 of them finished without any error" in text
     assert "The deepest dip (learned patch projection, base lr 0.02" in text
@@ -52,7 +50,7 @@ def test_the_words_say_what_the_table_says(grid: Path) -> None:
 
 def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
-    text = summary(stabkit.load(tmp_path))
+    text = summary(diagnosed(tmp_path))
     assert "No dip, no drift, no collapse and no non-finite value in 1 run" in text
     assert "1 run (1 done)" in text
 
@@ -60,14 +58,14 @@ def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
 def test_a_run_with_a_nonfinite_event_is_called_diverged(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
     RunDir(tmp_path / "a").append_event("nonfinite", 7, layers=["norm"])
-    assert run_table(stabkit.load(tmp_path))["verdict"].tolist() == ["diverged"]
+    assert run_table(diagnosed(tmp_path))["verdict"].tolist() == ["diverged"]
 
 
 def test_a_run_without_evaluations_is_told_so(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
     for part in (tmp_path / "a" / "evals").iterdir():
         part.unlink()
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     assert run_table(runs)["verdict"].tolist() == ["unknown"]
     text = summary(runs)
     assert "dips cannot be found" in text
@@ -78,7 +76,7 @@ def test_cells_group_seeds_and_sort_numbers_as_numbers(tmp_path: Path) -> None:
     for lr in ("1e-2", "9e-3", "0.1"):
         for seed in (1, 0):
             plant_run(tmp_path / f"{lr}-{seed}", f"optim.lr={lr}", seed=seed)
-    cells = group_cells(stabkit.load(tmp_path))
+    cells = group_cells(diagnosed(tmp_path))
     assert [cell.settings["optim.lr"] for cell in cells] == [0.009, 0.01, 0.1]
     assert [[run.settings["seed"] for run in cell.runs] for cell in cells] == [[0, 1]] * 3
 
@@ -98,7 +96,7 @@ def test_the_command_prints_what_the_library_says(
     if "--plot" in command:
         assert printed.split() == [f"{grid}/figures/knn.{end}" for end in ("png", "pdf", "csv")]
     else:
-        assert printed.strip() == summary(stabkit.load(grid)).strip()
+        assert printed.strip() == summary(diagnosed(grid)).strip()
 
 
 def test_of_many_runs_the_worst_are_listed(
@@ -116,14 +114,14 @@ def test_of_many_runs_the_worst_are_listed(
     for line, verdict in zip(listed, ["diverged", "unstable", "unstable"], strict=True):
         assert f" {verdict} " in line
     assert "... and 5 runs more: `stabkit analyze RUNS --csv FILE` writes all." in text
-    table = run_table(stabkit.load(grid))
+    table = run_table(diagnosed(grid))
     assert pd.read_csv(grid / "all.csv")["run"].tolist() == table["run"].tolist()
 
 
 def test_the_deepest_dip_is_of_its_run_where_names_are_the_same(tmp_path: Path) -> None:
     plant_run(tmp_path / "a" / "run", dip=0.05, seed=0)
     plant_run(tmp_path / "b" / "run", dip=0.12, seed=1)
-    text = summary(stabkit.load(tmp_path))
+    text = summary(diagnosed(tmp_path))
     assert "seed 1): 1" in text.replace("\n", " "), text
 
 

@@ -12,13 +12,14 @@ import pytest
 
 import stabkit
 import stabkit.store.tables as tables
+from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.events import dips, drifts
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.summary import describe, run_table
 from stabkit.cli import main
 from stabkit.rundir import LeftOutWarning, RunDir, Status
 from stabkit.store.writer import Writer, trim
-from tests.analyze.conftest import EVERY, SAMPLES, STEPS, plant_run
+from tests.analyze.conftest import EVERY, SAMPLES, STEPS, diagnosed, plant_run
 
 pytestmark = pytest.mark.processes
 
@@ -68,24 +69,26 @@ def test_evaluations_and_their_bits_are_of_one_moment(
 
 def test_all_of_an_analysis_is_of_one_moment(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = stabkit.load(run.parent).as_of_now()
-    table = run_table(runs)
-    before = describe(runs, table)
+    first = diagnose(runs)
+    table = run_table(first)
+    before = describe(first, table)
     count = written_on(run, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = run_table(runs)
-        assert describe(runs, again) == before
+        second = diagnose(runs)
+        again = run_table(second)
+        assert describe(second, again) == before
     pd.testing.assert_frame_equal(again, table)
     assert count() > 3
-    later = run_table(stabkit.load(run.parent))
+    later = run_table(diagnosed(run.parent))
     assert later["knn_last"].iloc[0] == 0.0, "whoever asks anew sees what has been written"
 
 
 def test_a_report_is_of_one_moment(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = stabkit.load(run.parent).as_of_now()
-    before = make_report(runs)
+    before = make_report(diagnose(runs))
     written_on(run, monkeypatch)
-    after = make_report(runs)
+    after = make_report(diagnose(runs))
     assert after.verdict == before.verdict
     assert after.runs == before.runs
     assert [e.headline for e, _ in after.events] == [e.headline for e, _ in before.events]
@@ -130,7 +133,7 @@ def test_parts_that_a_resumed_run_writes_anew_are_no_damage(
 
 
 def test_a_folder_that_is_moved_while_it_is_read_is_named(run: Path) -> None:
-    runs = stabkit.load(run.parent)
+    runs = diagnosed(run.parent)
     shutil.move(run, run.parent.parent / "elsewhere")
     with pytest.warns(LeftOutWarning, match=f"{run}: left out, moved or deleted while it was read"):
         table = run_table(runs)
@@ -142,6 +145,6 @@ def test_a_run_that_is_copied_is_read_as_far_as_it_came(run: Path) -> None:
     copy = Path(shutil.copytree(run, run.parent.parent / "copy"))
     status = json.loads((copy / "status.json").read_text())
     (copy / "status.json").write_text(json.dumps(status | {"step": STEPS + 100}))
-    (table,) = [run_table(stabkit.load(copy))]
+    (table,) = [run_table(diagnosed(copy))]
     assert table["dips"].tolist() == [1]
     assert table["gaps"].tolist() == [""]

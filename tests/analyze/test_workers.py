@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import stabkit
-from stabkit.analyze import workers
-from stabkit.analyze.summary import run_table
+from stabkit.analyze import diagnosis, workers
+from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.summary import describe, run_table
 from stabkit.analyze.workers import each
 from stabkit.rundir import LeftOutWarning, left_out
 from tests.analyze.conftest import plant_run
@@ -50,6 +51,10 @@ def test_a_process_that_is_killed_and_one_that_fails_are_told() -> None:
 def test_the_table_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         plant_run(tmp_path / f"{seed}", seed=seed, dip=0.08 * (seed == 1), spike=seed == 2)
+    monkeypatch.setattr(diagnosis, "WORTH_IT", 2)
     monkeypatch.setattr(workers, "WORTH_IT", 2)
     runs = stabkit.load(tmp_path)
-    assert run_table(runs, 2).equals(run_table(runs))
+    several, one = diagnose(runs, 2), diagnose(runs)
+    assert {"dips", "spikes", "level"} <= vars(several.items[0]).keys()
+    assert run_table(several).equals(run_table(one))
+    assert describe(several, run_table(several)) == describe(one, run_table(one))

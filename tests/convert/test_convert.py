@@ -10,7 +10,8 @@ import pytest
 
 import stabkit
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.events import bursts, dips
+from stabkit.analyze.diagnosis import Diagnosis, diagnose
+from stabkit.analyze.events import dips
 from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.convert.convert import convert
@@ -78,7 +79,7 @@ def test_a_planted_dip_and_spike_are_found(
     assert abs(dip["onset"] - DIP[0]) <= EVERY
     assert dip["recovery"] == DIP[1]
     assert np.isnan(dip["p_value"])
-    (burst,) = bursts(run).to_dict("records")
+    (burst,) = Diagnosis(run).bursts.to_dict("records")
     assert (burst["onset"], burst["first"]) == (SPIKE, "patch_embed")
     assert main(["analyze", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -110,7 +111,7 @@ def test_a_healthy_run_is_stable_and_a_not_finite_one_diverged(tmp_path: Path) -
         convert(source, tmp_path / "runs" / name)
     from stabkit.analyze.summary import run_table
 
-    table = run_table(stabkit.load(tmp_path / "runs")).set_index("run")
+    table = run_table(diagnose(stabkit.load(tmp_path / "runs"))).set_index("run")
     assert table["verdict"].to_dict() == {"bad": "diverged", "healthy": "stable"}
 
 
@@ -119,7 +120,7 @@ def test_several_converted_runs_are_told_apart(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         convert(as_csv(planted(), tmp_path / name), tmp_path / "runs" / name)
-    runs = stabkit.load(tmp_path / "runs")
+    runs = diagnose(stabkit.load(tmp_path / "runs"))
     assert [cell_label(cell) for cell in group_cells(runs)] == ["one", "two"]
     for plot in ("knn", "grad-norms"):
         _, _, csv = draw(plot, runs, tmp_path / "figures")

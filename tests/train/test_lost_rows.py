@@ -9,6 +9,7 @@ import pytest
 
 import stabkit
 import stabkit.train.loop as loop
+from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.summary import describe, run_table
 from stabkit.cli import main
 from stabkit.rundir import LeftOutWarning, RunDir
@@ -67,7 +68,7 @@ def read_gaps(run: Path) -> list[str]:
 def verdicts(folder: Path) -> tuple[dict[str, str], str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeftOutWarning)
-        runs = stabkit.load(folder)
+        runs = diagnose(stabkit.load(folder))
         table = run_table(runs)
         return dict(zip(table["run"], table["verdict"], strict=True)), describe(runs, table)
 

@@ -10,16 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.style import RC, new_figure
-from stabkit.store.reader import Run, Runs
 
 ORDER = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
 ROW, LETTER, PAD = 0.24, 0.066, 0.25  # inches: a line, a character, between columns
 NOTE = "accuracy, %: mean ± standard deviation over runs (their number)"
 
 
-def accuracy_table(runs: Runs) -> pd.DataFrame:
+def accuracy_table(runs: Diagnoses) -> pd.DataFrame:
     """One row a cell and evaluation: cell, metric (with its k where it has one), mean, sd, n.
 
     In points, over the runs of a cell (n of them; sd NaN for one). What is measured again and again
@@ -39,7 +39,7 @@ def accuracy_table(runs: Runs) -> pd.DataFrame:
     ).reset_index()
 
 
-def _measured(run: Run) -> Iterable[tuple[str, float]]:
+def _measured(run: Diagnosis) -> Iterable[tuple[str, float]]:
     for (metric, k), rows in run.evals().groupby(["metric", "k"], observed=True, dropna=False):
         level = 100 * final_level(rows["value"])
         yield (f"{metric}, k = {k:.0f}" if k > 0 else str(metric)), level

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from stabkit.analyze.csv_file import write_csv
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.accuracy_table import accuracy_table, accuracy_table_figure
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_table
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
@@ -22,14 +23,13 @@ from stabkit.analyze.plots.signals import signals_figure, signals_table
 from stabkit.analyze.plots.stability_map import stability_map_figure, stability_map_table
 from stabkit.analyze.plots.style import RC, as_written
 from stabkit.rundir import whole
-from stabkit.store.reader import Runs
 
 
 class Plot(NamedTuple):
     """A figure, and the table it is drawn from, from nothing else."""
 
     about: str
-    table: Callable[[Runs], pd.DataFrame]
+    table: Callable[[Diagnoses], pd.DataFrame]
     figure: Callable[[pd.DataFrame], Figure]
 
 
@@ -88,7 +88,7 @@ PLOTS = {
 }
 
 
-def draw(name: str, runs: Runs, folder: Path) -> list[Path]:
+def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
     """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths.
 
     Raises ValueError when the runs hold nothing that the figure shows, or not its contrast.

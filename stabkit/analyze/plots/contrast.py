@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.scores import run_scores
-from stabkit.store.reader import Runs
 
 
-def scored(runs: Runs) -> tuple[pd.DataFrame, list[str]]:
+def scored(runs: Diagnoses) -> tuple[pd.DataFrame, list[str]]:
     """Rows of `run_scores` that have a level, and the settings that tell their cells apart."""
     cells = group_cells(runs)
     frame = run_scores(runs)
@@ -19,7 +19,7 @@ def scored(runs: Runs) -> tuple[pd.DataFrame, list[str]]:
     ]
 
 
-def refuse_constant(runs: Runs, key: str, factors: Sequence[str], what: str) -> None:
+def refuse_constant(runs: Diagnoses, key: str, factors: Sequence[str], what: str) -> None:
     """Raise ValueError, saying what the runs do vary, where `key` is not among `factors`."""
     if key in factors:
         return

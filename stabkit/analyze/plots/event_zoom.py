@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import group_cells, run_label, wrapped
-from stabkit.analyze.events import bursts, dips, relative_norms, spikes
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.layer_styles import (
     Styles,
     layer_handles,
@@ -21,7 +22,6 @@ from stabkit.analyze.plots.layer_styles import (
     telling_layers,
 )
 from stabkit.analyze.plots.style import RC, new_figure
-from stabkit.store.reader import Run, Runs
 
 MARGIN = (30, 200)  # steps shown before an event and after it: its length, within these
 BEFORE = 20  # steps whose median a value is compared with where no detector found anything
@@ -36,12 +36,12 @@ COLUMNS = ["event", "onset", "end", "panel", "series", "depth", "step", "offset"
 class _Event(NamedTuple):
     size: float
     label: str
-    run: Run
+    run: Diagnosis
     onset: int
     end: int
 
 
-def event_zoom_table(runs: Runs) -> pd.DataFrame:
+def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
     """Rows of `event_zoom_rows` for the deepest dip and the largest burst of the runs.
 
     Where there is neither: for the value of a first layer that stands out most from the 20 before,
@@ -66,7 +66,7 @@ def event_zoom_table(runs: Runs) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
-def event_zoom_rows(run: Run, onset: int, end: int) -> pd.DataFrame:
+def event_zoom_rows(run: Diagnosis, onset: int, end: int) -> pd.DataFrame:
     """Every value drawn for one event of a run, from before its onset to after its end (steps).
 
     Columns event (a name: run and step), onset, end, panel (`gradient`, `loss`, `knn`), series
@@ -75,9 +75,9 @@ def event_zoom_rows(run: Run, onset: int, end: int) -> pd.DataFrame:
     Gradients are those of the first layer, the last block and the last layer of all.
     """
     margin = int(np.clip(end - onset, *MARGIN))
-    norms = relative_norms(run)
+    norms = relative_norms(run.tables)
     norms = norms[norms["layer"].isin(telling_layers(norms))]
-    begun = spikes(run)
+    begun = run.spikes
     begun = set(zip(begun["layer"].astype(str), begun["onset"], strict=True))
     gradient = pd.DataFrame(
         {"series": norms["layer"], "depth": norms["depth"].astype(float), "step": norms["step"]}
@@ -85,7 +85,7 @@ def event_zoom_rows(run: Run, onset: int, end: int) -> pd.DataFrame:
         | {"spike": [at in begun for at in zip(norms["layer"], norms["step"], strict=True)]}
     )
     others = {
-        "loss": run.scalar("loss"),
+        "loss": run.tables.scalar("loss"),
         "knn": run.evals("knn_heldout").set_index("step")["value"],
     }
     parts = [gradient] + [
@@ -101,22 +101,22 @@ def event_zoom_rows(run: Run, onset: int, end: int) -> pd.DataFrame:
     return rows[COLUMNS].reset_index(drop=True)
 
 
-def _dips(label: str, run: Run) -> list[_Event]:
+def _dips(label: str, run: Diagnosis) -> list[_Event]:
     return [
         _Event(dip["depth"], f"deepest dip, {label}", run, int(dip["onset"]), int(dip["end"]))
-        for dip in dips(run).to_dict("records")
+        for dip in run.dips.to_dict("records")
     ]
 
 
-def _bursts(label: str, run: Run) -> list[_Event]:
+def _bursts(label: str, run: Diagnosis) -> list[_Event]:
     return [
         _Event(b["ratio"], f"largest gradient burst, {label}", run, b["onset"], b["end"])
-        for b in bursts(run).to_dict("records")
+        for b in run.bursts.to_dict("records")
     ]
 
 
-def _largest_rise(label: str, run: Run) -> _Event | None:
-    norms = relative_norms(run)
+def _largest_rise(label: str, run: Diagnosis) -> _Event | None:
+    norms = relative_norms(run.tables)
     norms = norms[norms["layer"].isin(telling_layers(norms)[:1])]
     before = norms["relative"].rolling(BEFORE).median().shift()
     rise = (norms["relative"] / before).where(lambda ratio: np.isfinite(ratio))

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.compare import compare_pairs
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
 from stabkit.analyze.plots.style import RC, Colour, new_figure, ramp
 from stabkit.analyze.scores import is_unstable
-from stabkit.store.reader import Runs
 
 FREEZE = "model.freeze_patch_embed"
 ARMS = {"learned": False, "frozen": True}
@@ -23,7 +23,7 @@ ALL = "all pairs"
 EDGE: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.5}
 
 
-def freeze_patch_table(runs: Runs) -> pd.DataFrame:
+def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
     """One row a pair: group (the other settings), seed, learned, frozen (levels in points),
     learned_unstable, frozen_unstable, difference; then one row a group, and one for all pairs:
     difference (mean), low, high (95 %, Student), n (pairs). `row` says which: pair or mean.

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
-from stabkit.analyze.events import dips, relative_norms, spikes
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.layer_styles import (
     GREY,
     Styles,
@@ -19,15 +20,13 @@ from stabkit.analyze.plots.layer_styles import (
     say_nothing,
 )
 from stabkit.analyze.plots.style import RC, new_figure
-from stabkit.detect import find_bursts
-from stabkit.store.reader import Run, Runs
 
 COLUMNS = 3
 MAX_CELLS = 12
 AROUND = 30  # steps before and after the onset of an event, zoomed
 
 
-def grad_norms_table(runs: Runs) -> pd.DataFrame:
+def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
     """What is drawn: the first seed of at most twelve cells.
 
     Rows of series `grad_norm`: step, layer, depth, value, relative (value over the layer's median
@@ -44,26 +43,26 @@ def grad_norms_table(runs: Runs) -> pd.DataFrame:
 
 def _layer_rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
-    rows = relative_norms(run)
-    found = spikes(run)
+    rows = relative_norms(run.tables)
+    found = run.spikes
     peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
     rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
-    onset = _zoomed_at(run, find_bursts(found))
+    onset = _zoomed_at(run, run.bursts)
     rows["zoom"] = False if onset is None else rows["step"].between(onset - AROUND, onset + AROUND)
     return rows.assign(run=run.name, cell=run_label(cell, run), series="grad_norm")
 
 
-def _zoomed_at(run: Run, bursts: pd.DataFrame) -> int | None:
+def _zoomed_at(run: Diagnosis, bursts: pd.DataFrame) -> int | None:
     if len(bursts):
         return int(bursts.loc[bursts["ratio"].idxmax(), "onset"])
-    found = dips(run)
+    found = run.dips
     return int(found.loc[found["depth"].idxmax(), "onset"]) if len(found) else None
 
 
 def _knn_rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
     rows = run.evals("knn_heldout")[["step", "value"]].assign(event=False, zoom=False)
-    for dip in dips(run).to_dict("records"):
+    for dip in run.dips.to_dict("records"):
         rows["event"] |= rows["step"].between(dip["onset"], dip["end"])
     return rows.assign(run=run.name, cell=run_label(cell, run), series="knn")
 

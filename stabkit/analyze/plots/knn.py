@@ -10,15 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
-from stabkit.analyze.events import dips
+from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
-from stabkit.store.reader import Run, Runs
 
-METRIC = "knn_heldout"
 Styles = dict[str, dict[str, Any]]
 
 
-def knn_table(runs: Runs) -> pd.DataFrame:
+def knn_table(runs: Diagnoses) -> pd.DataFrame:
     """One row an evaluation: run, seed, panel, curve, step, value, chance, n, k, dip, ceiling.
 
     `curve` names the setting with the most values, `panel` the others. `dip` numbers a run's dips
@@ -30,9 +28,9 @@ def knn_table(runs: Runs) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _rows(run: Run, cell: Cell, factor: str | None) -> pd.DataFrame:
+def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
     evals = run.evals(METRIC)[["step", "value", "chance", "n", "k"]].assign(dip=0, ceiling=math.nan)
-    for number, dip in enumerate(dips(run, METRIC).to_dict("records"), start=1):
+    for number, dip in enumerate(run.dips.to_dict("records"), start=1):
         inside = evals["step"].between(dip["onset"], dip["end"])
         trough = float(evals.loc[evals["step"] == dip["trough"], "value"].iloc[0])
         evals.loc[inside, "dip"] = number

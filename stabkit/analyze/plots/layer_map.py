@@ -15,9 +15,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
-from stabkit.analyze.events import dips, relative_norms, spikes
+from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.style import RC, new_figure
-from stabkit.store.reader import Runs
 
 COLUMNS = 3
 MAX_CELLS = 12
@@ -32,7 +32,7 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def layer_map_table(runs: Runs) -> pd.DataFrame:
+def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
     """What is drawn: the first seed of at most twelve cells, in at most 300 stretches of steps.
 
     Columns run, cell, layer, depth, step (first of the stretch), width (steps), log2 (the largest
@@ -45,7 +45,7 @@ def layer_map_table(runs: Runs) -> pd.DataFrame:
 
 def _rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
-    norms = relative_norms(run)
+    norms = relative_norms(run.tables)
     head = {"run": run.name, "cell": run_label(cell, run)}
     if norms.empty:
         return norms.assign(**head)
@@ -60,12 +60,12 @@ def _rows(cell: Cell) -> pd.DataFrame:
     groups = norms.groupby(["depth", "layer", stretch(norms["step"])])["log2"]
     # one value that is no number is the news of its stretch, whatever the others are
     table = groups.max().where(groups.count() == groups.size()).reset_index()
-    found = spikes(run)
+    found = run.spikes
     at = found.groupby([found["layer"].astype(str), stretch(found["onset"])]).size()
     at.index.names = ["layer", "step"]
     table = table.join(at.rename("spikes"), on=["layer", "step"]).fillna({"spikes": 0})
     table["dip"] = False
-    for dip in dips(run).to_dict("records"):
+    for dip in run.dips.to_dict("records"):
         table["dip"] |= (table["step"] + width > dip["onset"]) & (table["step"] <= dip["end"])
     table = table.assign(**head, width=width, spikes=table["spikes"].astype(int))
     return table[[*head, "layer", "depth", "step", "width", "log2", "spikes", "dip"]]

@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
 from stabkit.analyze.scores import is_unstable
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
-from stabkit.store.reader import Runs
 
 
-def lr_sensitivity_table(runs: Runs) -> pd.DataFrame:
+def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
     """Rows of three kinds, by `row`: `run` (arm, lr, seed, level, unstable), `mean` (arm, lr,
     level: over seeds) and `arm` (arm, sensitivity, low, high, gained: see
     `lr_sensitivity`; untrained). In points.

@@ -7,24 +7,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from stabkit.analyze.events import onsets, relative_norms
+from stabkit.analyze.across_runs import onsets
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.style import RC, new_figure, ramp
 from stabkit.analyze.text import counted
 from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.bursts import ONSETS
-from stabkit.store.reader import Runs
 
 COUNTS = ["events", "alone", "first"]
 
 
-def onset_order_table(runs: Runs) -> pd.DataFrame:
+def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
     """Rows of kind `layer`: those of `onset_order`, of every layer with a gradient in any run.
 
     Rows of kind `event`: those of `onsets`, one for each layer of each burst.
     """
     found = onsets(runs)
-    norms = [relative_norms(run)[["layer", "depth"]].drop_duplicates() for run in runs]
-    layers = pd.concat(norms).drop_duplicates("layer").sort_values("depth")
+    layers = pd.concat([run.layers for run in runs]).drop_duplicates("layer").sort_values("depth")
     if layers.empty:
         return pd.DataFrame(columns=["kind", "layer", "depth", "lag"])
     order = layers.merge(onset_order(found).drop(columns="depth"), on="layer", how="left")

@@ -10,17 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import group_cells, label, wrapped
+from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
-from stabkit.analyze.scores import METRIC, score
+from stabkit.analyze.scores import score
 from stabkit.analyze.sensitivity import LR
 from stabkit.analyze.verdict import UNSTABLE
-from stabkit.store.reader import Run, Runs
 
 NAME = "optim.name"
 COLUMNS = 3  # panels in a row
 
 
-def optimizer_table(runs: Runs) -> pd.DataFrame:
+def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
     """Rows of two kinds, by `row`. `curve`: optimizer, lr, step, mean, lowest, highest (over the
     seeds of a cell, points). `run`: optimizer, lr, seed, level, unstable.
 
@@ -50,7 +50,7 @@ def optimizer_table(runs: Runs) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _end(run: Run) -> dict[str, Any]:
+def _end(run: Diagnosis) -> dict[str, Any]:
     found = score(run)
     unstable = found["verdict"] in UNSTABLE
     return {"seed": run.settings.get("seed"), "level": found["level"], "unstable": unstable}

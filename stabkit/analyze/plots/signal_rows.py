@@ -6,20 +6,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from stabkit.analyze.events import dips
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.layer_map import stretch_width
 from stabkit.analyze.plots.signal_looks import KNN, LAYERS, RUN, Look
-from stabkit.store.reader import Run
 from stabkit.store.schema import KEYS
 from stabkit.store.tables import stored_table
 
 HEAD = ["run", "of", "kind", "signal", "layer", "depth", "step", "end", "median", "extreme"]
 
 
-def signal_rows(run: Run) -> pd.DataFrame:
+def signal_rows(run: Diagnosis) -> pd.DataFrame:
     """Columns `HEAD` of one run, as `signals_table` describes its rows; `run` and `of` empty."""
     layers, null = _recorded(run)
-    scalars = run.scalars()
+    scalars = run.tables.scalars()
     evals = run.evals(KNN)[["step", "value"]].assign(name=KNN)
     of_run = pd.concat([f for f in (evals, scalars) if len(f)] or [scalars], ignore_index=True)
     of_run["name"] = of_run["name"].astype(str)
@@ -48,7 +47,7 @@ def signal_rows(run: Run) -> pd.DataFrame:
         parts[-1] = parts[-1].assign(kind="run", signal=name)
     for part in parts:
         part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
-    found = dips(run)[["onset", "end"]].rename(columns={"onset": "step"})
+    found = run.dips[["onset", "end"]].rename(columns={"onset": "step"})
     parts.append(found.assign(kind="dip"))
     beta2 = scalars[(scalars["name"] == "beta2") & scalars["value"].between(0, 1, inclusive="left")]
     ceiling = 1 / np.sqrt(1 - beta2["value"].to_numpy(dtype=float))
@@ -65,9 +64,9 @@ def signal_rows(run: Run) -> pd.DataFrame:
         return whole.reindex(columns=HEAD).astype(kinds)
 
 
-def _recorded(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _recorded(run: Diagnosis) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of layers, and where it is null: a value that is NaN was measured, and is news."""
-    stored = stored_table(run.path / "layers", "layers", until=run.until("layers"))
+    stored = stored_table(run.path / "layers", "layers", until=run.run.until("layers"))
     frame: pd.DataFrame = stored.to_pandas()
     once = ~frame.duplicated(KEYS)
     null = {n: stored[n].is_null().to_numpy() for n in stored.column_names if n not in KEYS}

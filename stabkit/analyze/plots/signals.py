@@ -12,13 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.cells import group_cells, run_label, wrapped
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
 from stabkit.analyze.plots.signal_rows import HEAD, signal_rows
 from stabkit.analyze.plots.style import RC, new_figure, ramp
 from stabkit.analyze.report.verdict_words import worst_first
 from stabkit.analyze.summary import run_table
-from stabkit.store.reader import Runs
 
 MAX_RUNS = 3  # side by side; a page has no more room
 COLUMNS = 4  # panels in a row where there is one run
@@ -27,7 +27,7 @@ FLAT = 0.2  # of a panel's height: less shows no curve
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": "--"}
 
 
-def signals_table(runs: Runs) -> pd.DataFrame:
+def signals_table(runs: Diagnoses) -> pd.DataFrame:
     """What is drawn: of at most three runs, of more the three that fared worst; `of` counts all.
 
     Rows of kind `layer` and `run`: a signal in one of at most 300 stretches of steps, from step to
@@ -42,7 +42,7 @@ def signals_table(runs: Runs) -> pd.DataFrame:
     if len(labelled) > MAX_RUNS:
         worst = list(worst_first(run_table(runs))["run"][:MAX_RUNS])
         labelled = [(label, run) for label, run in labelled if run.name in worst]
-    frames = [signal_rows(run.keeping()).assign(run=label) for label, run in labelled]
+    frames = [signal_rows(run).assign(run=label) for label, run in labelled]
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     measured = table[table["kind"].isin(["layer", "run"])]
     told = measured.loc[(measured[["median", "extreme"]].fillna(0) != 0).any(axis=1), "signal"]

@@ -13,11 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import FROZEN, WORDS
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.contrast import scored, words
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.sensitivity import LR, stable_frontier
 from stabkit.analyze.verdict import UNSTABLE
-from stabkit.store.reader import Runs
 
 BATCH = "train.batch"
 FREEZE = "model.freeze_patch_embed"
@@ -25,7 +25,7 @@ COLUMNS = 3  # panels in a row
 COLOURS = "viridis"
 
 
-def stability_map_table(runs: Runs) -> pd.DataFrame:
+def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
     """One row a cell: panel (the other settings), x_name, x, y_name, y, level (mean, points), runs,
     known (runs with a verdict), unstable (of those), dips, and of its row in the map: stable (the
     largest x at which all runs are stable), first_unstable (the smallest above it).

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
 from stabkit.analyze.report.event_words import Event, all_events
@@ -15,7 +16,6 @@ from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict, worst_of
 from stabkit.analyze.summary import FOOTNOTE, run_table
 from stabkit.analyze.text import counted
-from stabkit.store.reader import Runs
 
 PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
 ZOOMS = 12  # a page is read, not scrolled for ever
@@ -58,7 +58,7 @@ class Report:
     footnote: str
 
 
-def make_report(runs: Runs) -> Report:
+def make_report(runs: Diagnoses) -> Report:
     """Raises ValueError where a run cannot be read."""
     table = run_table(runs)
     verdict = tell_verdict(runs, table)
@@ -131,7 +131,7 @@ def _percent(accuracy: float) -> str:
     return "-" if pd.isna(accuracy) else f"{100 * accuracy:.1f}"
 
 
-def _factors(runs: Runs) -> Table | None:
+def _factors(runs: Diagnoses) -> Table | None:
     keys = runs.factors()
     if not keys:
         return None
@@ -140,7 +140,7 @@ def _factors(runs: Runs) -> Table | None:
     return Table("Settings that differ", ("run", *keys), rows)
 
 
-def _shared(runs: Runs) -> tuple[tuple[str, str], ...]:
+def _shared(runs: Diagnoses) -> tuple[tuple[str, str], ...]:
     """Settings that all runs have alike; of how they were executed, those that differ as well."""
     differ = set(runs.factors())
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in differ)
@@ -157,7 +157,7 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _figures(runs: Runs, verdict: Verdict, worst: str) -> list[Shown]:
+def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
     """All that these runs can be drawn as; a plot says by ValueError that it does not apply.
 
     Of the `worst` run alone what takes a panel for each of its signals.

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells, run_label
-from stabkit.analyze.events import between_seeds, bursts, collapses, dips, drifts
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.text import counted
-from stabkit.store.reader import Run, Runs
 
 Kind = Literal["non-finite", "collapse", "dip", "drift", "burst"]
 KINDS: tuple[Kind, ...] = ("non-finite", "collapse", "dip", "drift", "burst")  # the worst first
@@ -28,7 +28,7 @@ SEVERITY = {
 class Event:
     """`size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text."""
 
-    run: Run
+    run: Diagnosis
     where: str
     kind: Kind
     onset: int
@@ -38,7 +38,7 @@ class Event:
     facts: tuple[tuple[str, str], ...]
 
 
-def all_events(runs: Runs) -> list[Event]:
+def all_events(runs: Diagnoses) -> list[Event]:
     """Every event of every run, the worst kind first and the deepest of a kind."""
     found = [
         event
@@ -50,21 +50,20 @@ def all_events(runs: Runs) -> list[Event]:
     return sorted(found, key=lambda event: (KINDS.index(event.kind), -event.size))
 
 
-def _of_run(run: Run, where: str, between: float | None) -> Iterator[Event]:
+def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Event]:
     yield from _nonfinite(run, where)
     yield from _collapse(run, where)
-    spiked = bursts(run)
-    for dip in dips(run, between=between).to_dict("records"):
-        yield _dip(run, where, dip, spiked)
-    for drift in drifts(run).to_dict("records"):
+    for dip in told_dips(run, between).to_dict("records"):
+        yield _dip(run, where, dip, run.bursts)
+    for drift in run.drifts.to_dict("records"):
         yield _drift(run, where, drift)
-    for burst in spiked.to_dict("records"):
+    for burst in run.bursts.to_dict("records"):
         yield _burst(run, where, burst)
 
 
-def _nonfinite(run: Run, where: str) -> Iterator[Event]:
+def _nonfinite(run: Diagnosis, where: str) -> Iterator[Event]:
     """One event a run: how often, and where it began."""
-    seen = [event for event in run.event_log() if event.get("kind") == "nonfinite"]
+    seen = run.nonfinite
     if not seen:
         return
     steps = [int(event.get("step") or 0) for event in seen]
@@ -80,9 +79,9 @@ def _nonfinite(run: Run, where: str) -> Iterator[Event]:
     yield Event(run, where, "non-finite", first, last, len(seen), headline, facts)
 
 
-def _collapse(run: Run, where: str) -> Iterator[Event]:
+def _collapse(run: Diagnosis, where: str) -> Iterator[Event]:
     """One event a run, with every signal that shows it."""
-    found = collapses(run)
+    found = run.collapses
     if found.empty:
         return
     onset, end = int(found["onset"].min()), int(found["end"].max())
@@ -99,7 +98,7 @@ def _signal(rows: pd.DataFrame) -> str:
     return f"{_number(start)} → {_number(level)}, {span}{often}"
 
 
-def _dip(run: Run, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
+def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
     onset, end, trough = (int(dip[key]) for key in ("onset", "end", "trough"))
     points = 100 * dip["depth"]
     open_end = bool(pd.isna(dip["recovery"]))
@@ -117,7 +116,7 @@ def _dip(run: Run, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Eve
     return Event(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
 
 
-def _drift(run: Run, where: str, drift: dict[Any, Any]) -> Event:
+def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Event:
     onset, trough = int(drift["onset"]), int(drift["trough"])
     points, p = 100 * drift["depth"], drift["p_value"]
     facts = (
@@ -139,7 +138,7 @@ def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
     return f"burst at step {int(first['onset']):,}, first in {first['first']}"
 
 
-def _burst(run: Run, where: str, burst: dict[Any, Any]) -> Event:
+def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Event:
     onset, end = int(burst["onset"]), int(burst["end"])
     ratio = float(burst["ratio"])
     layers = int(burst["layers"])

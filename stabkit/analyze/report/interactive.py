@@ -13,11 +13,10 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from stabkit.analyze.cells import group_cells, run_label
+from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
 from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
-from stabkit.analyze.plots.knn import METRIC
 from stabkit.analyze.text import counted
-from stabkit.store.reader import Run, Runs
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -33,7 +32,7 @@ class Chart:
     data: str
 
 
-def charts(runs: Runs) -> list[Chart]:
+def charts(runs: Diagnoses) -> list[Chart]:
     """Accuracy and loss of every run, then the layers' gradients of one run a cell."""
     cells = group_cells(runs)
     named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
@@ -45,7 +44,7 @@ def charts(runs: Runs) -> list[Chart]:
     ]
     for cell in cells[:MAX_CELLS]:
         run = cell.runs[0]
-        norms = relative_norms(run).sort_values("depth", kind="stable")
+        norms = relative_norms(run.tables).sort_values("depth", kind="stable")
         lines = [
             (str(layer), rows.rename(columns={"value": "norm", "relative": "value"}))
             for layer, rows in norms.groupby("layer", sort=False)
@@ -77,8 +76,8 @@ def plotly_script() -> str:
     return str(get_plotlyjs())
 
 
-def _loss(run: Run) -> pd.DataFrame:
-    scalars = run.scalars()
+def _loss(run: Diagnosis) -> pd.DataFrame:
+    scalars = run.tables.scalars()
     return scalars[scalars["name"] == "loss"]
 
 

@@ -9,17 +9,17 @@ import jinja2
 from markupsafe import Markup
 
 import stabkit
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
 from stabkit.analyze.report.remedies import NO_HELP, SIGNS, SOURCES
 from stabkit.printing import lines
 from stabkit.rundir import atomic_write
-from stabkit.store.reader import Runs
 
 FOLDER = Path(__file__).parent
 
 
-def write_report(runs: Runs, out: Path, interactive: bool = False) -> None:
+def write_report(runs: Diagnoses, out: Path, interactive: bool = False) -> None:
     """One HTML file that holds all it needs. Raises ValueError where a run cannot be read."""
     page = render(make_report(runs), charts(runs) if interactive else ())
     # a folder's name may hold bytes that are no text; they are shown as what they are

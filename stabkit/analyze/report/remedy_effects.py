@@ -10,11 +10,10 @@ import pandas as pd
 
 from stabkit.analyze.cells import Cell, group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero
-from stabkit.analyze.events import final_level
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.report.remedies import REMEDIES, Remedy, Sign
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
-from stabkit.store.reader import Run, Runs
 
 HAS_IT = "the worst run has it already"
 
@@ -75,7 +74,9 @@ class Advice:
     trial: Trial | None
 
 
-def advise(runs: Runs, table: pd.DataFrame, signs: Mapping[Sign, int], worst: str) -> list[Advice]:
+def advise(
+    runs: Diagnoses, table: pd.DataFrame, signs: Mapping[Sign, int], worst: str
+) -> list[Advice]:
     """Every remedy: those that these runs decide for first, then by the signs seen, then the rest.
 
     `table` is that of `run_table`, `signs` how many runs show each, `worst` a run's name. What
@@ -90,18 +91,18 @@ def advise(runs: Runs, table: pd.DataFrame, signs: Mapping[Sign, int], worst: st
 
 def _advice(
     remedy: Remedy,
-    runs: Runs,
+    runs: Diagnoses,
     cells: Sequence[Cell],
     bad: set[str],
     signs: Mapping[Sign, int],
-    worst: Run,
+    worst: Diagnosis,
 ) -> Advice:
     seen = tuple(sign for sign in remedy.answers if signs.get(sign))
     score = sum(remedy.answers[sign] * signs[sign] for sign in seen) / max(len(runs), 1)
     settings = _override(remedy, worst.settings)
     override = " ".join(f"{key}={_yaml(value)}" for key, value in settings.items())
     why_not = HAS_IT if _has(remedy, worst.settings) else _refusal(worst, settings)
-    config = shlex.quote(str(worst.dir.config_file))
+    config = shlex.quote(str(worst.run.dir.config_file))
     return Advice(
         remedy,
         score,
@@ -128,7 +129,7 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
 
     `bad` names the runs that trained unstably.
     """
-    groups: dict[tuple[Any, ...], dict[Any, tuple[str, Run]]] = {}
+    groups: dict[tuple[Any, ...], dict[Any, tuple[str, Diagnosis]]] = {}
     for cell in cells:
         if remedy.key not in cell.settings:
             continue
@@ -164,23 +165,18 @@ def _ends(remedy: Remedy, values: Sequence[Any]) -> tuple[Any, Any] | None:
 
 
 def _pair(
-    key: str, values: Mapping[Any, tuple[str, Run]], ends: tuple[Any, Any], bad: set[str]
+    key: str, values: Mapping[Any, tuple[str, Diagnosis]], ends: tuple[Any, Any], bad: set[str]
 ) -> Pair:
     (alike, without), (_, with_it) = (values[end] for end in ends)
     return Pair(
         alike=alike,
         without=label(key, ends[0]),
         with_it=label(key, ends[1]),
-        level_without=100 * _level(without),
-        level_with=100 * _level(with_it),
+        level_without=100 * without.level,
+        level_with=100 * with_it.level,
         unstable_without=without.name in bad,
         unstable_with=with_it.name in bad,
     )
-
-
-def _level(run: Run) -> float:
-    values = run.evals("knn_heldout")["value"]
-    return final_level(values) if len(values) else math.nan
 
 
 def _has(remedy: Remedy, settings: Mapping[str, Any]) -> bool:
@@ -208,7 +204,7 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _refusal(run: Run, settings: Mapping[str, Any]) -> str:
+def _refusal(run: Diagnosis, settings: Mapping[str, Any]) -> str:
     """Why the run cannot be trained with the settings; empty when it can."""
     if not run.settings:
         return "the worst run has no settings on record"

@@ -1,19 +1,19 @@
 """The report's first words: stable or not, which run is the worst, what instability cost."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
-from stabkit.analyze.events import final_level
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.report.event_words import Event
 from stabkit.analyze.report.remedies import Sign
 from stabkit.analyze.summary import lacking_rows
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.detect.dips import SHORTEST
-from stabkit.store.reader import Run, Runs
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Verdict:
     lines: tuple[str, ...]
 
 
-def tell_verdict(runs: Runs, table: pd.DataFrame) -> Verdict:
+def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     """`table` is that of `run_table`."""
     bad = table[table["verdict"].isin(UNSTABLE)]
     unknown = int((table["verdict"] == "unknown").sum())
@@ -68,7 +68,7 @@ def worst_first(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]
 
 
-def signs_seen(runs: Runs, table: pd.DataFrame, events: Sequence[Event]) -> Mapping[Sign, int]:
+def signs_seen(runs: Diagnoses, table: pd.DataFrame, events: Sequence[Event]) -> Mapping[Sign, int]:
     """In how many runs each sign was seen."""
     early = {
         event.run.name
@@ -90,7 +90,7 @@ def isolated(text: object) -> str:
     return str(text) if str(text).isascii() else f"\u2068{text}\u2069"
 
 
-def _unstable(runs: Runs, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
+def _unstable(runs: Diagnoses, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
     kinds = {
         "diverged": "went non-finite",
         "collapsed": "collapsed",
@@ -106,7 +106,7 @@ def _unstable(runs: Runs, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
     return [*lines, _worst(runs, table, worst), *_cost(runs, table)]
 
 
-def _worst(runs: Runs, table: pd.DataFrame, worst: pd.Series) -> str:
+def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
     run = _run(runs, worst)
     text = f"The worst run is {_name(worst)} ({worst['verdict']})."
     level = _level(run)
@@ -129,7 +129,7 @@ def _worst(runs: Runs, table: pd.DataFrame, worst: pd.Series) -> str:
     return text + "."
 
 
-def _most_alike(runs: Runs, run: Run, others: Sequence[Run]) -> Run | None:
+def _most_alike(runs: Diagnoses, run: Diagnosis, others: Sequence[Diagnosis]) -> Diagnosis | None:
     """Of those in which the fewest settings differ, the one that ends highest."""
     factors = runs.factors()
     ranked = [
@@ -140,7 +140,7 @@ def _most_alike(runs: Runs, run: Run, others: Sequence[Run]) -> Run | None:
     return others[min(ranked)[2]] if ranked else None
 
 
-def _cost(runs: Runs, table: pd.DataFrame) -> list[str]:
+def _cost(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
     lost, total = int(table["lost_steps"].sum()), sum(_steps(run) for run in runs)
     if not (lost and total):
         return []
@@ -152,27 +152,26 @@ def _name(row: pd.Series) -> str:
     return isolated(row["cell"]) + seed
 
 
-def _run(runs: Runs, row: pd.Series) -> Run:
+def _run(runs: Diagnoses, row: pd.Series) -> Diagnosis:
     return _named(runs, row["run"])
 
 
-def _named(runs: Runs, name: str) -> Run:
+def _named(runs: Diagnoses, name: str) -> Diagnosis:
     return next(run for run in runs if run.name == name)
 
 
-def _level(run: Run) -> float | None:
-    values = run.evals("knn_heldout")["value"]
-    return final_level(values) if len(values) else None
+def _level(run: Diagnosis) -> float | None:
+    return None if math.isnan(run.level) else run.level
 
 
-def _steps(run: Run) -> int:
-    status = run.dir.last_status()
+def _steps(run: Diagnosis) -> int:
+    status = run.run.dir.last_status()
     if status and status.step:
         return status.step
     evals = run.evals("knn_heldout")["step"]
     return int(evals.max()) if len(evals) else 0
 
 
-def _warmup(run: Run) -> float:
+def _warmup(run: Diagnosis) -> float:
     warmup = run.settings.get("optim.warmup_steps", 0)
     return float(warmup) if isinstance(warmup, (int, float)) else 0.0

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import stabkit
 from stabkit.analyze.plots import PLOTS, draw
 from stabkit.analyze.plots.accuracy_table import accuracy_table, accuracy_table_figure
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
@@ -16,7 +15,7 @@ from stabkit.analyze.plots.stability_map import stability_map_figure, stability_
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import points_lost
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import plant_run
+from tests.analyze.conftest import diagnosed, plant_run
 
 MINE = ("accuracy-table", "freeze-patch", "lr-sensitivity", "optimizer", "stability-map")
 
@@ -34,8 +33,8 @@ def lower(folder: Path, share: float) -> None:
 
 def test_freeze_patch_pairs_runs_of_one_seed_and_rate(grid: Path) -> None:
     lower(grid / "lr 0.02 false 0", 0.4)
-    table = freeze_patch_table(stabkit.load(grid))
-    level = run_scores(stabkit.load(grid)).set_index("run")["level"]
+    table = freeze_patch_table(diagnosed(grid))
+    level = run_scores(diagnosed(grid)).set_index("run")["level"]
     pairs = table[table["row"] == "pair"]
     assert len(pairs) == 4
     for pair in pairs.to_dict("records"):
@@ -56,12 +55,12 @@ def test_freeze_patch_without_a_pair_is_refused(tmp_path: Path) -> None:
     for seed, freeze in enumerate(("false", "true")):
         plant_run(tmp_path / freeze, f"model.freeze_patch_embed={freeze}", seed=seed)
     with pytest.raises(ValueError, match="no frozen run shares its seed and settings"):
-        freeze_patch_table(stabkit.load(tmp_path))
+        freeze_patch_table(diagnosed(tmp_path))
 
 
 def test_lr_sensitivity_draws_every_run_and_says_what_the_range_costs(grid: Path) -> None:
     lower(grid / "lr 0.02 false 0", 0.4)
-    runs = stabkit.load(grid)
+    runs = diagnosed(grid)
     table, level = lr_sensitivity_table(runs), run_scores(runs)
     figure = lr_sensitivity_figure(table)
     (ax,) = figure.axes
@@ -85,7 +84,7 @@ def test_rates_that_only_go_along_have_no_sensitivity(tmp_path: Path) -> None:
     for lr, name in ((1e-3, "none"), (2e-3, "batch"), (1e-3, "weight")):
         plant_run(tmp_path / name, f"optim.lr={lr}", f"model.patch_norm={name}")
     with pytest.raises(ValueError, match=r"vary optim\.lr only along with model\.patch_norm"):
-        lr_sensitivity_table(stabkit.load(tmp_path))
+        lr_sensitivity_table(diagnosed(tmp_path))
 
 
 def test_stability_map_ends_where_runs_turn_unstable(tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_stability_map_ends_where_runs_turn_unstable(tmp_path: Path) -> None:
         plant_run(
             tmp_path / f"{batch} {lr}", f"train.batch={batch}", f"optim.lr={lr}", dip=0.08 * dip
         )
-    table = stability_map_table(stabkit.load(tmp_path))
+    table = stability_map_table(diagnosed(tmp_path))
     assert {tuple(row) for row in table[["x", "y", "unstable"]].to_numpy()} == {
         (lr, batch, dip) for (batch, lr), dip in bad.items()
     }
@@ -128,7 +127,7 @@ def test_a_map_of_settings_that_are_no_numbers(grid: Path, tmp_path: Path) -> No
                 folder / f"{norm} {freeze}",
                 f"model.patch_norm={norm}", f"model.freeze_patch_embed={freeze}",
             )  # fmt: skip
-    table = stability_map_table(stabkit.load(folder))
+    table = stability_map_table(diagnosed(folder))
     assert table["stable"].isna().all(), "nothing that has no order has a frontier"
     names = set(table["x"]) | set(table["y"])
     assert names == {"none", "batch", "learned patch projection", "frozen patch projection"}
@@ -143,7 +142,7 @@ def test_optimizers_have_a_panel_each_and_one_of_where_they_end(tmp_path: Path) 
                     tmp_path / f"{name} {lr} {seed}",
                     f"optim.name={name}", f"optim.lr={lr}", seed=seed,
                 )  # fmt: skip
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     table = optimizer_table(runs)
     figure = optimizer_figure(table)
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
@@ -168,7 +167,7 @@ def test_the_accuracy_table_has_a_column_an_evaluation_and_its_k(tmp_path: Path)
             right = np.arange(100) < 100 * value
             writer.add_eval(500, metric, float(right.mean()), 0.1, k, 0.07, right)
         writer.flush()
-    table = accuracy_table(stabkit.load(tmp_path)).set_index("metric")
+    table = accuracy_table(diagnosed(tmp_path)).set_index("metric")
     assert table.loc["knn_full, k = 10", "mean"] == pytest.approx(55)
     assert table.loc["knn_full, k = 10", "sd"] == pytest.approx(50**0.5)
     assert table.loc["knn_full, k = 200", "mean"] == pytest.approx(35)
@@ -200,7 +199,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", [name for name in MINE if name != "freeze-patch"])
 def test_many_cells_and_a_run_cut_short_are_drawn(many: Path, tmp_path: Path, name: str) -> None:
-    csv = draw(name, stabkit.load(many), tmp_path)[-1]
+    csv = draw(name, diagnosed(many), tmp_path)[-1]
     assert len(pd.read_csv(csv)) >= 12
 
 
@@ -208,7 +207,7 @@ def test_many_cells_and_a_run_cut_short_are_drawn(many: Path, tmp_path: Path, na
 def test_runs_that_name_no_settings_are_drawn_or_refused(tmp_path: Path, name: str) -> None:
     for seed in (0, 1):
         (plant_run(tmp_path / str(seed), seed=seed) / "config.yaml").unlink()
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     if name == "accuracy-table":
         assert accuracy_table(runs)["n"].tolist() == [1, 1]
         return

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import stabkit
+from stabkit.analyze.across_runs import bursts_and_dips, onsets
 from stabkit.analyze.cells import wrapped
-from stabkit.analyze.events import bursts, bursts_and_dips, dips, onsets
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import (
     PANELS,
@@ -27,13 +27,22 @@ from stabkit.detect import association
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, STEPS, plant_run
+from tests.analyze.conftest import (
+    DIP,
+    EVERY,
+    LAYERS,
+    SPIKE,
+    STEPS,
+    diagnosed,
+    diagnosed_run,
+    plant_run,
+)
 
 BAD = "lr 0.02 false 0"  # the run of `grid` with a burst and a dip
 
 
 def test_onsets_of_runs_are_the_planted_ones(grid: Path) -> None:
-    found = onsets(stabkit.load(grid))
+    found = onsets(diagnosed(grid))
     assert found["run"].nunique() == 2
     assert set(found["burst"]) == {0}
     for _, burst in found.groupby("run"):
@@ -44,7 +53,7 @@ def test_onsets_of_runs_are_the_planted_ones(grid: Path) -> None:
 
 def test_a_dip_counts_from_the_evaluation_that_first_shows_it(grid: Path) -> None:
     """So a burst between the last good evaluation and the first bad one comes before the dip."""
-    watched = bursts_and_dips(stabkit.load(grid))
+    watched = bursts_and_dips(diagnosed(grid))
     assert len(watched) == 8
     assert [list(run.causes) for run in watched if len(run.causes)] == [[SPIKE], [SPIKE]]
     shown = [step for run in watched for step in run.effects]
@@ -59,11 +68,11 @@ def test_runs_too_short_to_find_anything_are_not_watched(tmp_path: Path) -> None
     writer = Writer(tmp_path / "run", "short")
     writer.add_eval(0, "knn_heldout", 0.5, 0.1, 20, 0.07, np.arange(10) < 5)
     writer.flush()
-    assert bursts_and_dips(stabkit.load(tmp_path)) == []
+    assert bursts_and_dips(diagnosed(tmp_path)) == []
 
 
 def test_the_map_holds_the_logarithm_of_every_value(grid: Path) -> None:
-    table = layer_map_table(stabkit.load(grid))
+    table = layer_map_table(diagnosed(grid))
     mine = table[table["run"] == BAD]
     width = int(mine["width"].iloc[0])
     assert STEPS / BINS <= width < STEPS / BINS + 1
@@ -81,7 +90,7 @@ def test_the_map_holds_the_logarithm_of_every_value(grid: Path) -> None:
     assert (spiked["step"] <= [SPIKE, SPIKE + 2]).all()
     assert (spiked["step"] + width > [SPIKE, SPIKE + 2]).all()
     inside = mine.loc[mine["dip"], "step"]
-    (dip,) = dips(stabkit.open_run(grid / BAD)).to_dict("records")
+    (dip,) = diagnosed_run(grid / BAD).dips.to_dict("records")
     assert (inside.min(), inside.max()) == (
         dip["onset"] // width * width,
         dip["end"] // width * width,
@@ -89,7 +98,7 @@ def test_the_map_holds_the_logarithm_of_every_value(grid: Path) -> None:
 
 
 def test_the_map_draws_the_table_first_layer_on_top_frozen_ones_empty(grid: Path) -> None:
-    table = layer_map_table(stabkit.load(grid))
+    table = layer_map_table(diagnosed(grid))
     frozen = table[table["run"] == "lr 0.001 true 0"]
     assert set(frozen["layer"]) == set(LAYERS[1:])
     ax = draw_layer_map(frozen, Figure().subplots(), LAYERS)
@@ -108,7 +117,7 @@ def test_the_map_draws_the_table_first_layer_on_top_frozen_ones_empty(grid: Path
 
 def test_one_bad_value_empties_its_stretch_of_the_map(tmp_path: Path) -> None:
     plant_hostile(tmp_path / "run", STEPS)
-    table = layer_map_table(stabkit.load(tmp_path)).set_index(["layer", "step"])["log2"]
+    table = layer_map_table(diagnosed(tmp_path)).set_index(["layer", "step"])["log2"]
     width = 2
     for layer, step in [("patch_embed", 100), ("blocks.0", 200), ("norm", 300)]:
         assert np.isnan(table[layer, step // width * width])
@@ -116,14 +125,14 @@ def test_one_bad_value_empties_its_stretch_of_the_map(tmp_path: Path) -> None:
 
 
 def test_rows_of_an_event_hold_what_was_recorded_around_it(grid: Path) -> None:
-    run = stabkit.open_run(grid / BAD)
+    run = diagnosed_run(grid / BAD)
     rows = event_zoom_rows(run, DIP[0], DIP[1])
     margin = DIP[1] - DIP[0]
     assert set(rows["panel"]) == set(PANELS)
     assert (rows["offset"] == rows["step"] - DIP[0]).all()
     assert rows["step"].between(DIP[0] - margin, DIP[1] + margin).all()
     loss = rows[rows["panel"] == "loss"].set_index("step")["value"]
-    expected = run.scalar("loss").loc[DIP[0] - margin : DIP[1] + margin]
+    expected = run.run.scalar("loss").loc[DIP[0] - margin : DIP[1] + margin]
     np.testing.assert_array_equal(loss, expected)
     knn = rows[rows["panel"] == "knn"]
     assert knn["step"].tolist() == list(range(DIP[0] - margin, DIP[1] + margin + 1, EVERY))
@@ -141,7 +150,7 @@ def test_the_zoom_takes_the_deepest_dip_and_the_largest_burst(tmp_path: Path) ->
     plant_run(tmp_path / "shallow", "optim.lr=1e-3", dip=0.06)
     plant_run(tmp_path / "deep", "optim.lr=2e-3", dip=0.12)
     plant_run(tmp_path / "burst", "optim.lr=3e-3", spike=True)
-    table = event_zoom_table(stabkit.load(tmp_path))
+    table = event_zoom_table(diagnosed(tmp_path))
     assert table["event"].unique().tolist() == [
         "deepest dip, base lr 0.002", "largest gradient burst, base lr 0.003"
     ]  # fmt: skip
@@ -152,7 +161,7 @@ def test_the_zoom_takes_the_deepest_dip_and_the_largest_burst(tmp_path: Path) ->
 
 def test_without_any_event_the_zoom_says_so(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
-    table = event_zoom_table(stabkit.load(tmp_path))
+    table = event_zoom_table(diagnosed(tmp_path))
     (event,) = table["event"].unique()
     assert event.startswith("no event found, largest rise of patch_embed")
     assert table["panel"].nunique() == 3
@@ -161,7 +170,7 @@ def test_without_any_event_the_zoom_says_so(tmp_path: Path) -> None:
 def test_the_order_has_a_dot_a_burst_and_the_median_between(tmp_path: Path) -> None:
     for seed in range(7):
         plant_run(tmp_path / f"{seed}", f"optim.lr={seed + 1}e-3", spike=True, seed=seed)
-    table = onset_order_table(stabkit.load(tmp_path))
+    table = onset_order_table(diagnosed(tmp_path))
     order = table[table["kind"] == "layer"].set_index("layer")
     assert list(order.index) == LAYERS, "layers that never spiked have their row too"
     assert order["events"].tolist() == [7, 7, 0, 0]
@@ -178,13 +187,13 @@ def test_the_order_has_a_dot_a_burst_and_the_median_between(tmp_path: Path) -> N
 
 def test_the_order_says_in_words_that_there_is_none(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
-    table = onset_order_table(stabkit.load(tmp_path))
+    table = onset_order_table(diagnosed(tmp_path))
     (ax,) = onset_order_figure(table).axes
     assert ax.get_title("left") == "No order to show: these runs have no gradient burst."
 
 
 def test_grad_norms_zooms_on_the_burst_and_puts_first_and_last_layers_in_front(grid: Path) -> None:
-    table = grad_norms_table(stabkit.load(grid))
+    table = grad_norms_table(diagnosed(grid))
     near = table[table["zoom"].astype(bool)]
     assert set(near["run"]) == {BAD}
     assert (near["step"].min(), near["step"].max()) == (SPIKE - AROUND, SPIKE + AROUND)
@@ -259,7 +268,7 @@ def hostile_runs(folder: Path, case: str) -> None:
 )
 def test_figures_of_gradients_survive_what_runs_bring(tmp_path: Path, case: str) -> None:
     hostile_runs(tmp_path / "runs", case)
-    runs = stabkit.load(tmp_path / "runs")
+    runs = diagnosed(tmp_path / "runs")
     panels, others = ("grad-norms", "layer-map"), ("event-zoom", "onset-order")
     for name in panels if case == "many cells" else panels + others:
         table = PLOTS[name].table(runs)
@@ -280,23 +289,23 @@ def test_a_long_run_is_drawn_in_few_stretches_and_keeps_its_spikes(tmp_path: Pat
     every = np.arange(0, steps, 10)
     writer.add_layers(every, LAYERS, dict.fromkeys(SIGNALS, grads), missing)
     writer.flush()
-    table = layer_map_table(stabkit.load(tmp_path))
+    table = layer_map_table(diagnosed(tmp_path))
     assert len(table) <= BINS * len(LAYERS)
     assert table["width"].iloc[0] % 10 == 0, "whole numbers of measurements, so no gaps"
     assert np.diff(sorted(table["step"].unique())).max() == table["width"].iloc[0]
     top = table.loc[table["log2"].idxmax()]
     assert top["step"] <= 12340 < top["step"] + top["width"]
     assert top["spikes"] == 1
-    assert bursts(stabkit.open_run(tmp_path / "run"))["onset"].tolist() == [12340]
+    assert diagnosed_run(tmp_path / "run").bursts["onset"].tolist() == [12340]
 
 
 def test_how_long_a_dip_lasted_in_every_unit(grid: Path) -> None:
-    run = stabkit.open_run(grid / "lr 0.02 false 0")
-    (dip,) = dips(run).to_dict("records")
+    run = diagnosed_run(grid / "lr 0.02 false 0")
+    (dip,) = run.dips.to_dict("records")
     assert dip["steps"] == dip["end"] - dip["onset"] == dip["recovery"] - dip["onset"]
     assert dip["samples"] == dip["steps"] * run.settings["train.batch"]
     assert dip["epochs"] == dip["samples"] / run.settings["data.num_train"]
     (run.path / "config.yaml").unlink()
-    (dip,) = dips(stabkit.open_run(run.path)).to_dict("records")
+    (dip,) = diagnosed_run(run.path).dips.to_dict("records")
     assert np.isnan(dip["samples"])
     assert np.isnan(dip["epochs"])

@@ -13,11 +13,11 @@ from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.knn import knn_figure, knn_table
 from stabkit.analyze.plots.style import ramp
 from stabkit.cli import main
-from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, plant_run
+from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, diagnosed, plant_run
 
 
 def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid: Path) -> None:
-    runs = stabkit.load(grid)
+    runs = diagnosed(grid)
     table = knn_table(runs)
     figure = knn_figure(table)
     titles = [ax.get_title() for ax in figure.axes]
@@ -37,7 +37,7 @@ def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid: Path) -> None:
 
 
 def test_knn_table_marks_the_evaluations_in_a_dip(grid: Path) -> None:
-    table = knn_table(stabkit.load(grid))
+    table = knn_table(diagnosed(grid))
     inside = table[table["dip"] > 0]
     assert inside["run"].nunique() == 2
     assert inside["step"].min() >= DIP[0] - 2 * EVERY
@@ -45,7 +45,7 @@ def test_knn_table_marks_the_evaluations_in_a_dip(grid: Path) -> None:
 
 
 def test_grad_norms_are_relative_to_each_layers_median(grid: Path) -> None:
-    table = grad_norms_table(stabkit.load(grid))
+    table = grad_norms_table(diagnosed(grid))
     layers = table[table["series"] == "grad_norm"]
     medians = layers.groupby(["run", "layer"])["relative"].median()
     np.testing.assert_allclose(medians, 1.0)
@@ -61,7 +61,7 @@ def test_grad_norms_are_relative_to_each_layers_median(grid: Path) -> None:
 
 
 def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid: Path) -> None:
-    table = grad_norms_table(stabkit.load(grid))
+    table = grad_norms_table(diagnosed(grid))
     frozen = table[table["cell"].str.startswith("frozen") & (table["series"] == "grad_norm")]
     assert set(frozen["layer"]) == set(LAYERS[1:])
     figure = grad_norms_figure(table)
@@ -74,7 +74,7 @@ def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid: Path) -> None:
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_the_csv_alone_draws_the_same_figure(grid: Path, tmp_path: Path, name: str) -> None:
-    runs = stabkit.load(grid)
+    runs = diagnosed(grid)
     png, pdf, csv = draw(name, runs, tmp_path / "out put")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
@@ -100,7 +100,7 @@ CONTRASTS = {
 @pytest.mark.parametrize("name", [name for name in PLOTS if name not in CONTRASTS])
 def test_one_lonely_run_can_be_drawn(tmp_path: Path, name: str) -> None:
     plant_run(tmp_path / "only", dip=0.08, spike=True)
-    draw(name, stabkit.load(tmp_path / "only"), tmp_path / "figures")
+    draw(name, diagnosed(tmp_path / "only"), tmp_path / "figures")
 
 
 @pytest.mark.parametrize("name", CONTRASTS)
@@ -141,6 +141,6 @@ def test_settings_that_only_go_along_name_no_panel(tmp_path: Path) -> None:
             *(f"train.batch={batch}", f"train.steps={steps}", f"optim.warmup_steps={steps // 6}"),
             f"model.freeze_patch_embed={freeze}",
         )
-    cells = group_cells(stabkit.load(tmp_path))
+    cells = group_cells(diagnosed(tmp_path))
     assert {tuple(cell.settings) for cell in cells} == {("model.freeze_patch_embed", "train.batch")}
     assert len(cells) == 3

@@ -10,8 +10,6 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-import stabkit
-from stabkit.analyze.events import dips
 from stabkit.analyze.plots.layer_map import BINS
 from stabkit.analyze.plots.signal_looks import LAYERS as LOOKS
 from stabkit.analyze.plots.signal_looks import RUN
@@ -20,7 +18,7 @@ from stabkit.analyze.plots.style import ramp
 from stabkit.analyze.report.contents import make_report
 from stabkit.monitor.catalog import SIGNALS
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import LAYERS, STEPS, plant_run
+from tests.analyze.conftest import LAYERS, STEPS, diagnosed, diagnosed_run, plant_run
 
 LONG, SPIKE, HOLE = 1000, 777, 555  # steps: all, of a spike and a drop, of values not finite
 EVERY = 2  # steps between probes: two in a stretch, of which one stands out
@@ -60,7 +58,7 @@ def again(table: pd.DataFrame) -> pd.DataFrame:
 
 def test_a_stretch_holds_the_median_and_what_stands_out(tmp_path: Path) -> None:
     values, missing = plant_signals(tmp_path / "run", loss=np.arange(LONG) % 7.0)
-    table = signals_table(stabkit.load(tmp_path))
+    table = signals_table(diagnosed(tmp_path))
     width = -(-LONG // BINS)
     rows = table[table["kind"] == "layer"].set_index(["signal", "layer", "step"])
     assert rows.index.is_unique
@@ -88,21 +86,21 @@ def test_a_stretch_holds_the_median_and_what_stands_out(tmp_path: Path) -> None:
 
 
 def test_evaluations_and_dips_are_among_them(grid: Path) -> None:
-    run = stabkit.open_run(grid / "lr 0.02 false 0")
-    table = signals_table(stabkit.load(run.path))
+    run = diagnosed_run(grid / "lr 0.02 false 0")
+    table = signals_table(diagnosed(run.path))
     assert table["of"].unique().tolist() == [1]
     knn, evals = table[table["signal"] == "knn_heldout"], run.evals("knn_heldout")
     width = -(-STEPS // BINS)
     np.testing.assert_array_equal(knn["step"], evals["step"] // width * width)
     np.testing.assert_allclose(knn["median"], evals["value"], rtol=2**-23)  # as float32
     (dip,) = table[table["kind"] == "dip"].to_dict("records")
-    (found,) = dips(run).to_dict("records")
+    (found,) = run.dips.to_dict("records")
     assert (dip["step"], dip["end"]) == (found["onset"], found["end"])
 
 
 def test_signals_that_are_zero_throughout_or_nobody_asks_for_have_no_panel(tmp_path: Path) -> None:
     plant_signals(tmp_path / "run", lr=np.zeros(LONG), probe_rank=np.linspace(20, 4, 50))
-    table = signals_table(stabkit.load(tmp_path))
+    table = signals_table(diagnosed(tmp_path))
     shown = ["grad_norm", "nonfinite_count", "update_ratio", "adam_rms", "attention_entropy"]
     assert list(table["signal"].unique()) == [*shown, "my_own", "probe_rank"]
     figure = signals_figure(again(table))
@@ -117,7 +115,7 @@ def test_limits_are_where_they_belong(tmp_path: Path) -> None:
         gradient_sharpness=np.array([-0.3, 0.2, 0.4]),
         preconditioned_sharpness=np.array([0.1, np.inf, np.nan]),
     )
-    figure = signals_figure(signals_table(stabkit.load(tmp_path)))
+    figure = signals_figure(signals_table(diagnosed(tmp_path)))
     panels = {ax.get_title(): ax for ax in figure.axes}
 
     def guides(name: str) -> list[float]:
@@ -148,7 +146,7 @@ def test_limits_are_where_they_belong(tmp_path: Path) -> None:
 
 def test_depth_is_lightness_and_a_spike_of_one_step_is_drawn(tmp_path: Path) -> None:
     plant_signals(tmp_path / "run")
-    table = signals_table(stabkit.load(tmp_path))
+    table = signals_table(diagnosed(tmp_path))
     ax = draw_signals(table[table["signal"] == "grad_norm"], Figure().subplots())
     medians = [line for line in ax.lines if line.get_linewidth() >= 0.6 and len(line.get_xdata())]
     drawn = [to_rgb(line.get_color()) for line in medians if line.get_marker() == "None"]
@@ -165,7 +163,7 @@ def test_depth_is_lightness_and_a_spike_of_one_step_is_drawn(tmp_path: Path) -> 
 def test_of_many_runs_the_worst_are_drawn_on_one_scale(tmp_path: Path) -> None:
     for i in range(MAX_RUNS + 2):
         plant_run(tmp_path / f"{i}", f"optim.lr={i + 1}e-3", dip=0.04 * i)
-    table = signals_table(stabkit.load(tmp_path))
+    table = signals_table(diagnosed(tmp_path))
     assert list(table["run"].unique()) == ["base lr 0.003", "base lr 0.004", "base lr 0.005"]
     figure = signals_figure(again(table))
     assert figure.get_suptitle() == "the 3 of 5 runs that fared worst"
@@ -182,7 +180,7 @@ def test_a_signal_that_one_run_lacks_is_said_to_be_missing(tmp_path: Path) -> No
     writer.add_scalars(np.arange(LONG), "loss", np.linspace(9, 8.9, LONG))
     writer.add_scalars(np.array([0]), "beta2", np.array([0.9]))  # and no adam_rms
     writer.flush()
-    table = signals_table(stabkit.load(tmp_path))
+    table = signals_table(diagnosed(tmp_path))
     panels = np.array(signals_figure(again(table)).axes, dtype=object).reshape(-1, 2)
     said = {tuple(text.get_text() for text in ax.texts) for ax in panels[:-1, 1]}
     assert said == {("not recorded",)}
@@ -200,7 +198,7 @@ def test_figures_survive_values_that_no_axis_shows(tmp_path: Path, value: float)
     writer.add_scalars(np.arange(3), "noise_scale", np.full(3, value))
     writer.add_scalars(np.arange(3), "beta2", np.ones(3))  # a ceiling at infinity
     writer.flush()
-    table = signals_table(stabkit.load(tmp_path))
+    table = signals_table(diagnosed(tmp_path))
     figure = signals_figure(again(table))
     figure.savefig(io.BytesIO(), dpi=30)
     assert [ax.get_title() for ax in figure.axes if ax.axison] == [
@@ -219,6 +217,6 @@ def test_every_signal_of_the_monitor_has_its_look() -> None:
 def test_a_report_shows_the_signals_of_its_worst_run(tmp_path: Path) -> None:
     plant_run(tmp_path / "fine", "optim.lr=1e-3")
     plant_run(tmp_path / "bad", "optim.lr=2e-3", dip=0.1)
-    (shown,) = [f for f in make_report(stabkit.load(tmp_path)).figures if f.name == "signals"]
+    (shown,) = [f for f in make_report(diagnosed(tmp_path)).figures if f.name == "signals"]
     assert "of the worst run" in shown.about
     assert "1 run: bad." in shown.picture.alt

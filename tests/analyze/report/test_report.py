@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import stabkit
 import stabkit.cli.report
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.events import bursts, dips
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.report import contents as report_module
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.interactive import MAX_POINTS, thin
@@ -24,9 +24,8 @@ from stabkit.analyze.summary import run_table
 from stabkit.cli import main
 from stabkit.config import RunConfig, keys_of, load_config
 from stabkit.rundir import RunDir, Status
-from stabkit.store.reader import Runs
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import EVERY, SAMPLES, SPIKE, STEPS, plant_run
+from tests.analyze.conftest import EVERY, SAMPLES, SPIKE, STEPS, diagnosed, diagnosed_run, plant_run
 from tests.conftest import SMALL
 
 BY_NAME = {remedy.name: remedy for remedy in REMEDIES}
@@ -42,25 +41,25 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "picture", lambda f, alt: Picture("data:,", 1, 1, alt))
 
 
-def level(run: stabkit.Run) -> float:
+def level(run: Diagnosis) -> float:
     """In points: the median of the last fifth of the evaluations, by hand."""
     values = run.evals("knn_heldout")["value"].to_numpy()
     return 100 * float(np.median(values[-round(len(values) / 5) :]))
 
 
 def test_the_verdict_counts_runs_points_and_steps(grid: Path) -> None:
-    runs = stabkit.load(grid)
+    runs = diagnosed(grid)
     verdict = tell_verdict(runs, run_table(runs))
     assert verdict.headline == "Unstable: 2 of 8 runs"
     assert verdict.lines[0] == (
         "2 dipped or sagged. All of these finished without any error, as if nothing had happened."
     )
-    found = {run.name: dips(run) for run in runs}
+    found = {run.name: run.dips for run in runs}
     deepest = max((d["depth"].max(), name) for name, d in found.items() if len(d))[1]
     seed = deepest[-1]  # the runs that differ from it in one setting
     alike = [f"lr 0.001 false {seed}", f"lr 0.02 true {seed}"]
-    loss = max(level(stabkit.open_run(grid / name)) for name in alike)
-    loss -= level(stabkit.open_run(grid / deepest))
+    loss = max(level(diagnosed_run(grid / name)) for name in alike)
+    loss -= level(diagnosed_run(grid / deepest))
     worst = found[deepest]
     lost = int((worst["end"] - worst["onset"]).sum())
     assert f"{loss:.1f} points below the stable run most like it" in verdict.lines[1]
@@ -74,7 +73,7 @@ def test_the_verdict_counts_runs_points_and_steps(grid: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_went_nonfinite_is_worse_than_the_deepest_dip(grid: Path) -> None:
     RunDir(grid / "lr 0.001 true 1").append_event("nonfinite", 7, layers=["norm"])
-    runs = stabkit.load(grid)
+    runs = diagnosed(grid)
     assert worst_of(run_table(runs))["run"] == "lr 0.001 true 1"
     event, _ = make_report(runs).events[0]
     assert event.kind == "non-finite"
@@ -92,7 +91,7 @@ def test_runs_without_a_dip_are_not_called_unstable(
     tmp_path: Path, spike: bool, mood: str, headline: str
 ) -> None:
     plant_run(tmp_path / "a", spike=spike)
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     verdict = tell_verdict(runs, run_table(runs))
     assert (verdict.mood, verdict.headline) == (mood, headline)
 
@@ -101,7 +100,7 @@ def test_runs_under_way_and_runs_without_accuracy_are_told(tmp_path: Path) -> No
     for part in (plant_run(tmp_path / "a") / "evals").iterdir():
         part.unlink()
     RunDir(tmp_path / "a").write_status(Status("preempted", 100, STEPS))
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     verdict = tell_verdict(runs, run_table(runs))
     assert (verdict.mood, verdict.headline) == ("unknown", "Cannot be said")
     assert "1 preempted" in verdict.lines[0]
@@ -112,9 +111,9 @@ def test_runs_under_way_and_runs_without_accuracy_are_told(tmp_path: Path) -> No
 def test_every_event_is_told_the_deepest_first_and_those_left_out_are_counted(
     grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = stabkit.load(grid)
-    depths = sorted((d for run in runs for d in dips(run)["depth"]), reverse=True)
-    ratios = sorted((r for run in runs for r in bursts(run)["ratio"]), reverse=True)
+    runs = diagnosed(grid)
+    depths = sorted((d for run in runs for d in run.dips["depth"]), reverse=True)
+    ratios = sorted((r for run in runs for r in run.bursts["ratio"]), reverse=True)
     monkeypatch.setattr(report_module, "ZOOMS", 1)
     monkeypatch.setattr(report_module, "LISTED", 2)
     report = make_report(runs)
@@ -143,7 +142,7 @@ def test_every_remedy_is_whole_and_can_be_tried(tmp_path: Path) -> None:
         assert remedy.answers
     assert cited - {""} == set(SOURCES)
     plant_run(tmp_path / "a", "method.head_norm=none", dip=0.08)
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     found = advise(runs, run_table(runs), {"dips": 1}, "a")
     assert {advice.remedy.name for advice in found} == set(BY_NAME)
     for advice in found:
@@ -156,7 +155,7 @@ def test_every_remedy_is_whole_and_can_be_tried(tmp_path: Path) -> None:
 
 def test_a_remedy_that_the_run_cannot_take_says_why(tmp_path: Path) -> None:
     plant_run(tmp_path / "a", "model.freeze_patch_embed=true", dip=0.08)
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     found = {a.remedy.name: a for a in advise(runs, run_table(runs), {"dips": 1}, "a")}
     frozen = found[FREEZE.name]
     assert (frozen.command, frozen.in_use) == (None, 1)
@@ -169,7 +168,7 @@ def test_a_remedy_that_the_run_cannot_take_says_why(tmp_path: Path) -> None:
 
 
 def test_what_the_runs_measure_is_their_paired_difference(grid: Path) -> None:
-    runs = stabkit.load(grid)
+    runs = diagnosed(grid)
     table = run_table(runs)
     bad = set(table.loc[table["verdict"] == "unstable", "run"])
     levels = {run.name: level(run) for run in runs}
@@ -195,14 +194,14 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
             folder = plant_run(tmp_path / f"{freeze} {seed}", f"model.freeze_patch_embed={freeze}",
                                seed=seed)  # fmt: skip
             evaluate_again(folder, start, seed)
-    runs = stabkit.load(tmp_path)
+    runs = diagnosed(tmp_path)
     found = trial(FREEZE, group_cells(runs), set())
     assert found is not None
     assert "Decisive: it ends higher here." in found.words()
     assert found.claim.effect == pytest.approx(5, abs=0.5)  # a jitter of 0.1 in each of six levels
     first = advise(runs, run_table(runs), {"dips": 1}, runs.items[0].name)[0]
     assert first.remedy is FREEZE, "what the runs decide for comes first"
-    alone = trial(FREEZE, group_cells(Runs(tmp_path, runs.items[::3])), set())
+    alone = trial(FREEZE, group_cells(Diagnoses(tmp_path, runs.items[::3])), set())
     assert alone is not None
     assert "n = 1 pair" in alone.words()
     assert "Not decisive: one pair cannot tell" in alone.words()
@@ -222,7 +221,7 @@ def evaluate_again(folder: Path, start: float, seed: int) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_settings_are_those_that_differ_and_those_that_do_not(grid: Path) -> None:
-    report = make_report(stabkit.load(grid))
+    report = make_report(diagnosed(grid))
     assert report.factors is not None
     assert report.factors.head[1:] == ("seed", "model.freeze_patch_embed", "optim.lr")
     rows = {row[0]: row[1:] for row in report.factors.rows}

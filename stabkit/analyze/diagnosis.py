@@ -1,0 +1,239 @@
+"""Everything found in a run, each thing once: `Diagnosis`; for all runs of a folder: `diagnose`.
+
+What a diagnosis keeps is small: events, levels, a few numbers. Tables are read once and kept only
+while all tables kept stay below `BUDGET` bytes, so that thousands of runs need no more memory.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stabkit.analyze import events
+from stabkit.analyze.verdict import verdict
+from stabkit.analyze.workers import WORTH_IT, each
+from stabkit.detect import find_bursts, layer_onsets
+from stabkit.detect.dips import MEDIAN_OF
+from stabkit.rundir import TABLES
+from stabkit.store.gaps import gaps
+from stabkit.store.reader import Run, Runs
+
+METRIC = "knn_heldout"
+BUDGET = 256 * 2**20  # bytes of tables in memory: 6 to 60 runs of 10,000 steps and 20 layers
+
+
+class Tables:
+    """The tables of the runs that were asked for last, up to `budget` bytes."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self.budget = budget
+        self._runs: OrderedDict[Path, Run] = OrderedDict()  # the one asked for last at the end
+        self._sizes: dict[Path, int] = {}  # of all but that one, whose tables are still being read
+
+    def of(self, run: Run) -> Run:
+        """Return the run together with the tables that were read of it before."""
+        if self._runs and (last := next(reversed(self._runs))) != run.path:
+            self._sizes[last] = _size(self._runs[last])
+            while sum(self._sizes.values()) > self.budget:
+                oldest, _ = self._runs.popitem(last=False)
+                del self._sizes[oldest]
+        if run.path not in self._runs:
+            self._runs[run.path] = kept = run.keeping()
+            vars(kept)["settings"] = run.settings  # parsed already
+        self._sizes.pop(run.path, None)
+        self._runs.move_to_end(run.path)
+        return self._runs[run.path]
+
+
+def _size(run: Run) -> int:
+    frames = (run._kept or {}).values()
+    return sum(int(frame.memory_usage(deep=True).sum()) for frame in frames)
+
+
+class Diagnosis:
+    """What was found in one run. Every property is computed when it is first asked for, once.
+
+    `metric` is the evaluation in which dips and drifts are sought. `tables` may be shared by the
+    diagnoses of several runs.
+    """
+
+    def __init__(self, run: Run, metric: str = METRIC, tables: Tables | None = None) -> None:
+        self.run = run
+        self.metric = metric
+        self._tables = tables or Tables()
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.run.settings
+
+    @property
+    def tables(self) -> Run:
+        """The run, for what a diagnosis does not keep; each of its tables is read once."""
+        return self._tables.of(self.run)
+
+    def evals(self, metric: str | None = None) -> pd.DataFrame:
+        """The rows of `Run.evals` without the samples' answers."""
+        frame = self._evals
+        return frame if metric is None else frame[frame["metric"] == metric].reset_index(drop=True)
+
+    @cached_property
+    def _evals(self) -> pd.DataFrame:
+        return self.tables.evals().drop(columns="correct")
+
+    @property
+    def last_answers(self) -> NDArray[np.bool_] | None:
+        """[evals, n] which samples the last evaluations got right; None if not recorded."""
+        if self._last_answers is None:
+            return None
+        packed, n = self._last_answers
+        return np.unpackbits(packed, axis=1, count=n).astype(bool)
+
+    @cached_property
+    def _last_answers(self) -> tuple[NDArray[np.uint8], int] | None:
+        bits = self.tables.correct(self.metric)
+        if bits is None:
+            return None
+        return np.packbits(bits[-MEDIAN_OF:], axis=1), bits.shape[1]
+
+    @cached_property
+    def dips(self) -> pd.DataFrame:
+        return events.dips(self.tables, self.metric)
+
+    @cached_property
+    def drifts(self) -> pd.DataFrame:
+        return events.drifts(self.tables, self.metric)
+
+    @cached_property
+    def spikes(self) -> pd.DataFrame:
+        """Spikes of the layers' gradient norms."""
+        return events.spikes(self.tables)
+
+    @cached_property
+    def bursts(self) -> pd.DataFrame:
+        return find_bursts(self.spikes)
+
+    @cached_property
+    def onsets(self) -> pd.DataFrame:
+        """The spikes that the bursts join, one row a layer (`layer_onsets`)."""
+        return layer_onsets(self.spikes)
+
+    @cached_property
+    def collapses(self) -> pd.DataFrame:
+        return events.collapses(self.tables)
+
+    @cached_property
+    def nonfinite(self) -> list[dict[str, Any]]:
+        """The entries of the run's log that say that values were not finite."""
+        return [entry for entry in self.run.event_log() if entry.get("kind") == "nonfinite"]
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """Layer and depth of every layer with a gradient."""
+        rows = self.tables.signals(["grad_norm"])
+        measured = rows[rows["grad_norm"].notna()][["layer", "depth"]].drop_duplicates()
+        return measured.assign(layer=measured["layer"].astype(str)).reset_index(drop=True)
+
+    @cached_property
+    def watched(self) -> tuple[int, int] | None:
+        """The first step at which a spike could be found, and the last; None with too few steps."""
+        steps = self.tables.signals(["grad_norm"])["step"].unique()
+        if len(steps) <= events.MIN_HISTORY:
+            return None
+        return int(steps[events.MIN_HISTORY]), int(steps[-1])
+
+    @cached_property
+    def _gaps(self) -> dict[str, list[str]]:
+        return {}
+
+    def gaps(self, *tables: str) -> list[str]:
+        """Return steps whose rows are missing, in words; by default of every table."""
+        for table in tables or TABLES:
+            if table not in self._gaps:
+                self._gaps[table] = gaps(self.tables, [table])
+        return [text for table in tables or TABLES for text in self._gaps[table]]
+
+    @cached_property
+    def level(self) -> float:
+        """The median of the last fifth of the evaluations; NaN without any."""
+        values = self.evals(self.metric)["value"]
+        return events.final_level(values) if len(values) else math.nan
+
+    @cached_property
+    def verdict(self) -> str:
+        """One of `stabkit.analyze.verdict.VERDICTS`."""
+        unjudged = events.refused(self.dips) or events.refused(self.spikes) or self.gaps()
+        return verdict(
+            len(self.nonfinite),
+            len(self.collapses),
+            0 if unjudged else len(self.evals(self.metric)),
+            len(self.dips) + len(self.drifts),
+            len(self.bursts),
+        )
+
+    def examine(self) -> "Diagnosis":
+        """Find everything now, one table after the other."""
+        for name in EXAMINED:
+            getattr(self, name)
+        return self
+
+
+EXAMINED = (
+    *("dips", "drifts", "level", "_last_answers"),
+    *("collapses", "bursts", "onsets", "layers", "watched"),
+    *("nonfinite", "verdict"),
+)
+
+
+@dataclass(frozen=True)
+class Diagnoses:
+    """The diagnosis of every run below a folder."""
+
+    path: Path
+    items: tuple[Diagnosis, ...]
+
+    def __iter__(self) -> Iterator[Diagnosis]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def factors(self) -> list[str]:
+        """The settings that differ between the runs (`Runs.factors`)."""
+        return Runs(self.path, tuple(diagnosis.run for diagnosis in self)).factors()
+
+    def judged_by(self, metric: str) -> "Diagnoses":
+        """Return diagnoses of the same runs in which dips and drifts are sought in `metric`."""
+        tables = Tables()
+        return Diagnoses(self.path, tuple(Diagnosis(d.run, metric, tables) for d in self))
+
+
+def diagnose(runs: Runs, processes: int = 1, metric: str = METRIC) -> Diagnoses:
+    """A diagnosis of every run, which finds things when asked, or now in several `processes`."""
+    tables = Tables()
+    found = Diagnoses(runs.path, tuple(Diagnosis(run, metric, tables) for run in runs))
+    if processes > 1 and len(runs) >= WORTH_IT:
+        items = [(run, metric) for run in runs]
+        for diagnosis, properties in zip(found, each(_examined, items, processes), strict=True):
+            vars(diagnosis).update(properties)
+    return found
+
+
+def _examined(item: tuple[Run, str]) -> dict[str, Any]:
+    """Return what a diagnosis finds, without the tables that it is found in."""
+    diagnosis = Diagnosis(*item).examine()
+    return {k: v for k, v in vars(diagnosis).items() if k not in ("run", "metric", "_tables")}
