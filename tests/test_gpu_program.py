@@ -111,6 +111,6 @@ sys.meta_path.insert(0, Lacking())
 def test_the_study_stops_in_time_and_continues(tmp_path: Path) -> None:
     given = argparse.Namespace(device="cpu", quick=True, steps=60, data=None, results=tmp_path)
     assert not part_study.train(given, 0, tmp_path, time.monotonic() + 5, 1)
-    assert part_study.train(given, 0, tmp_path, time.monotonic() + 500, 1)
+    assert part_study.train(given, 0, tmp_path, time.monotonic() + 1800, 1)
     statuses = [json.loads(f.read_text())["state"] for f in tmp_path.rglob("status.json")]
     assert statuses == ["done"] * 6

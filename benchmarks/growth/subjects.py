@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 
+from benchmarks.lib.planted import plant_run
 from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.summary import run_table
-from stabkit.config import RunConfig, read_base, run_id, save_config, validate, with_settings
-from stabkit.rundir import RunDir, Status
+from stabkit.config import RunConfig, read_base, validate, with_settings
 from stabkit.store.reader import load
-from stabkit.store.writer import Writer
 from stabkit.train.data.batches import Batch
 from stabkit.train.knn import knn_predict
 from stabkit.train.loop import train_step
@@ -27,7 +25,7 @@ from stabkit.train.state import build_state
 
 CLASSES, WIDTH, PATCH = 10, 64, 8
 SIMILARITIES = 2**26  # the most that kNN holds at once
-STEPS, SAMPLES, LAYERS = 120, 200, [f"blocks.{i}" for i in range(3)]
+STEPS, LAYERS = 120, [f"blocks.{i}" for i in range(3)]
 
 
 @dataclass(frozen=True)
@@ -143,25 +141,5 @@ def _table(folder: Path, runs: int) -> Callable[[], object]:
     parent = folder / str(runs)
     with mock.patch("os.fsync"):  # durability is not what is measured here
         for seed in range(runs):
-            _make_run(parent, seed)
+            plant_run(parent, {"seed": seed}, STEPS, LAYERS)
     return lambda: run_table(diagnose(load(parent)))
-
-
-def _make_run(parent: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    settings = {"seed": seed, "train.steps": STEPS}
-    config = validate(RunConfig, with_settings(read_base("tiny"), settings), "growth")
-    rundir = RunDir(parent / f"run-{run_id(config)}")
-    rundir.path.mkdir(parents=True)
-    rundir.config_file.write_text(save_config(config))
-    rundir.append_event("start", 0)
-    rundir.write_status(Status("done", STEPS, STEPS))
-    writer = Writer(rundir.path, run_id(config))
-    norms = rng.lognormal(sigma=0.3, size=(STEPS, len(LAYERS))).astype(np.float32)
-    missing = {"grad_norm": np.zeros(norms.shape, dtype=bool)}
-    writer.add_layers(np.arange(STEPS), LAYERS, {"grad_norm": norms}, missing)
-    writer.add_scalars(np.arange(STEPS), "loss", rng.lognormal(sigma=0.1, size=STEPS))
-    for step in range(0, STEPS, 5):
-        correct = rng.random(SAMPLES) < 0.5
-        writer.add_eval(step, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
-    writer.flush()
