@@ -1,14 +1,19 @@
 """stabkit: is a training run secretly unstable, where did it start, what would have prevented it?
 
+`load` a folder of runs, ask each for its `verdict` and `events`, `plot` it; or watch a loop of your
+own with `Monitor`. The detectors, `find_dips` and others, take plain arrays.
+
 Names are loaded on first use, so that `import stabkit` stays instant on login nodes and laptops
-and imports torch only for `Monitor`.
+and imports torch only for what trains or watches a training.
 """
 
-TYPE_CHECKING = False  # as a type checker reads it; `typing` itself is slow to import
-if TYPE_CHECKING:
-    from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-    from stabkit.detect import association as association
+if TYPE_CHECKING:
+    from stabkit.config import ConfigError as ConfigError
+    from stabkit.config import load_config as load_config
+    from stabkit.detect import event_association as event_association
     from stabkit.detect import find_bursts as find_bursts
     from stabkit.detect import find_collapse as find_collapse
     from stabkit.detect import find_dips as find_dips
@@ -17,29 +22,44 @@ if TYPE_CHECKING:
     from stabkit.detect import find_stale_moments as find_stale_moments
     from stabkit.detect import find_stuck_loss as find_stuck_loss
     from stabkit.detect import gradient_surprise as gradient_surprise
+    from stabkit.detect import layer_onsets as layer_onsets
     from stabkit.detect import onset_order as onset_order
+    from stabkit.detect import shallow_first as shallow_first
     from stabkit.monitor.monitor import Monitor as Monitor
     from stabkit.monitor.probe.probe import Probe as Probe
     from stabkit.monitor.signals.signal import DerivedSignal as DerivedSignal
     from stabkit.monitor.signals.signal import LayerSignal as LayerSignal
     from stabkit.monitor.signals.signal import ProbeSignal as ProbeSignal
-    from stabkit.monitor.signals.signal import register as register
-    from stabkit.store.reader import Run as Run
-    from stabkit.store.reader import Runs as Runs
-    from stabkit.store.reader import load as load
-    from stabkit.store.reader import open_run as open_run
+    from stabkit.monitor.signals.signal import register_signal as register_signal
+    from stabkit.rundir import ForeignFolderError as ForeignFolderError
+    from stabkit.rundir import LeftOutWarning as LeftOutWarning
+    from stabkit.rundir import LinkedError as LinkedError
+    from stabkit.rundir import RunBusyError as RunBusyError
+    from stabkit.runs import Run as Run
+    from stabkit.runs import Runs as Runs
+    from stabkit.runs import load as load
+    from stabkit.runs import open_run as open_run
+    from stabkit.runs import train_run as train_run
+    from stabkit.train.exactness import InexactResumeError as InexactResumeError
+    from stabkit.train.knn import knn_predict as knn_predict
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "ConfigError": "stabkit.config",
     "DerivedSignal": "stabkit.monitor.signals.signal",
+    "ForeignFolderError": "stabkit.rundir",
+    "InexactResumeError": "stabkit.train.exactness",
     "LayerSignal": "stabkit.monitor.signals.signal",
+    "LeftOutWarning": "stabkit.rundir",
+    "LinkedError": "stabkit.rundir",
     "Monitor": "stabkit.monitor.monitor",
     "Probe": "stabkit.monitor.probe.probe",
     "ProbeSignal": "stabkit.monitor.signals.signal",
-    "Run": "stabkit.store.reader",
-    "Runs": "stabkit.store.reader",
-    "association": "stabkit.detect",
+    "Run": "stabkit.runs",
+    "RunBusyError": "stabkit.rundir",
+    "Runs": "stabkit.runs",
+    "event_association": "stabkit.detect",
     "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",
     "find_dips": "stabkit.detect",
@@ -48,19 +68,26 @@ _HOME = {
     "find_stale_moments": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",
     "gradient_surprise": "stabkit.detect",
-    "load": "stabkit.store.reader",
+    "knn_predict": "stabkit.train.knn",
+    "layer_onsets": "stabkit.detect",
+    "load": "stabkit.runs",
+    "load_config": "stabkit.config",
     "onset_order": "stabkit.detect",
-    "open_run": "stabkit.store.reader",
-    "register": "stabkit.monitor.signals.signal",
+    "open_run": "stabkit.runs",
+    "register_signal": "stabkit.monitor.signals.signal",
+    "shallow_first": "stabkit.detect",
+    "train_run": "stabkit.runs",
 }
 __all__ = [*_HOME, "__version__"]
 
 
-def __getattr__(name: str) -> "Any":
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(
             f"module 'stabkit' has no attribute {name!r}; it has: {', '.join(__all__)}"
         )
-    from importlib import import_module
-
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

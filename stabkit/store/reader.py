@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ from stabkit.store.schema import KEYS, TABLES
 from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
 from stabkit.yamlio import parse_yaml
+
+AnyRun = TypeVar("AnyRun", bound="Run")
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ class Run:
             left_out(self.dir.events_file, f"not readable ({error.strerror})")
             return []
 
-    def events(self) -> pd.DataFrame:
-        """The event log: columns time, kind, step and whatever else the events carry."""
+    def log(self) -> pd.DataFrame:
+        """Return what the process did: time, kind, step and whatever else an entry carries."""
         return pd.DataFrame(self.event_log(), columns=None)
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -194,23 +196,27 @@ class Runs:
         return [key for key in varies if not key.startswith("runtime.")]
 
     def signals(self) -> pd.DataFrame:
-        return self._concat(lambda run: run.signals())
+        return joined(self.items, lambda run: run.signals())
 
     def scalars(self) -> pd.DataFrame:
-        return self._concat(lambda run: run.scalars())
+        return joined(self.items, lambda run: run.scalars())
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
-        return self._concat(lambda run: run.evals(metric))
+        return joined(self.items, lambda run: run.evals(metric))
 
-    def events(self) -> pd.DataFrame:
-        return self._concat(lambda run: run.events())
+    def log(self) -> pd.DataFrame:
+        """Return the log of each run (`Run.log`)."""
+        return joined(self.items, lambda run: run.log())
 
-    def _concat(self, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
-        frames = [frame.assign(run=run.name) for run in self if len(frame := read(run))]
-        if not frames:
-            return pd.DataFrame(columns=["run"])
-        whole = pd.concat(frames, ignore_index=True)
-        return whole[["run", *(c for c in whole.columns if c != "run")]]
+
+def joined(runs: Sequence[AnyRun], read: Callable[[AnyRun], pd.DataFrame]) -> pd.DataFrame:
+    """Return the frames that `read` gives of the runs as one, with the run's name in front."""
+    frames = [frame.assign(run=run.name) for run in runs if len(frame := read(run))]
+    if not frames:
+        columns = read(runs[0]).columns if runs else []
+        return pd.DataFrame(columns=["run", *columns])
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[["run", *(c for c in whole.columns if c != "run")]]
 
 
 def load(folder: str | Path) -> Runs:

@@ -6,18 +6,31 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stabkit.analyze.csv_file import write_csv
 from stabkit.analyze.diagnosis import Diagnoses
-from stabkit.analyze.plots.accuracy_table import accuracy_table, accuracy_table_figure
+from stabkit.analyze.plots.accuracy_table import (
+    accuracy_table,
+    accuracy_table_figure,
+    draw_accuracy_table,
+)
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_table
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
-from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
-from stabkit.analyze.plots.knn import knn_figure, knn_table
-from stabkit.analyze.plots.layer_map import layer_map_figure, layer_map_table
-from stabkit.analyze.plots.lr_sensitivity import lr_sensitivity_figure, lr_sensitivity_table
-from stabkit.analyze.plots.onset_order import onset_order_figure, onset_order_table
+from stabkit.analyze.plots.grad_norms import draw_grad_norms, grad_norms_figure, grad_norms_table
+from stabkit.analyze.plots.knn import draw_knn, knn_figure, knn_table
+from stabkit.analyze.plots.layer_map import draw_layer_map, layer_map_figure, layer_map_table
+from stabkit.analyze.plots.lr_sensitivity import (
+    draw_lr_sensitivity,
+    lr_sensitivity_figure,
+    lr_sensitivity_table,
+)
+from stabkit.analyze.plots.onset_order import (
+    draw_onset_order,
+    onset_order_figure,
+    onset_order_table,
+)
 from stabkit.analyze.plots.optimizer import optimizer_figure, optimizer_table
 from stabkit.analyze.plots.signals import signals_figure, signals_table
 from stabkit.analyze.plots.stability_map import stability_map_figure, stability_map_table
@@ -87,16 +100,54 @@ PLOTS = {
     ),
 }
 
+# Figures that one panel can hold: how it is drawn, and the column whose values are its panels.
+PANELS: dict[str, tuple[Callable[[pd.DataFrame, Axes], Axes], str | None]] = {
+    "accuracy-table": (draw_accuracy_table, None),
+    "grad-norms": (draw_grad_norms, "run"),
+    "knn": (draw_knn, "panel"),
+    "layer-map": (draw_layer_map, "run"),
+    "lr-sensitivity": (draw_lr_sensitivity, None),
+    "onset-order": (draw_onset_order, None),
+}
+
 
 def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
     """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths.
 
     Raises ValueError when the runs hold nothing that the figure shows, or not its contrast.
     """
+    table = table_of(name, runs)
+    return save(PLOTS[name].figure(table), table, folder / name)
+
+
+def table_of(name: str, runs: Diagnoses) -> pd.DataFrame:
+    """Return what the figure is drawn from.
+
+    Raises ValueError for a name that is no figure, and where the runs hold nothing that it shows.
+    """
+    if name not in PLOTS:
+        raise ValueError(f"{name!r} is no figure; there are: {', '.join(PLOTS)}")
     table = PLOTS[name].table(runs)
     if table.empty:
         raise ValueError(f"{runs.path}: these runs hold nothing to draw for {name}")
-    return save(PLOTS[name].figure(table), table, folder / name)
+    return table
+
+
+def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
+    """Return the figure, or draw it into `ax` and return the figure of `ax`.
+
+    Raises ValueError as `table_of` does, and for an `ax` where the figure has several panels.
+    """
+    table = table_of(name, runs)
+    if ax is None:
+        return PLOTS[name].figure(table)
+    panel, divided = PANELS.get(name, (None, None))
+    if panel is None or (divided and table[divided].nunique() > 1):
+        raise ValueError(f"{name} has several panels for these runs: leave out ax")
+    panel(table, ax)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:

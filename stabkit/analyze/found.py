@@ -1,0 +1,80 @@
+"""Everything found in one run as one tidy frame."""
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from stabkit.analyze.diagnosis import Diagnosis
+
+EVENT_KINDS = ("dip", "drift", "burst", "spike", "collapse", "nonfinite")
+EVENT_COLUMNS = {
+    "kind": "object",
+    "onset": "int64",
+    "end": "int64",
+    "layer": "object",
+    "size": "float64",
+    "p": "float64",
+}
+Row = tuple[str, int, int, str | None, float, float]
+
+
+def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
+    """Return the events of a run in step order, with the columns of EVENT_COLUMNS.
+
+    `kind` is one of EVENT_KINDS; by default all but `spike`, since bursts hold the spikes. `layer`
+    is where a spike or burst began (several that began together, joined by commas), the signal of a
+    collapse, and None otherwise. Raises ValueError for an unknown kind.
+    """
+    if kind is not None and kind not in EVENT_KINDS:
+        raise ValueError(f"{kind!r} is no kind of event; there are: {', '.join(EVENT_KINDS)}")
+    wanted = [k for k in EVENT_KINDS if k != "spike"] if kind is None else [kind]
+    rows = [row for name in wanted for row in _ROWS[name](run)]
+    frame = pd.DataFrame(rows, columns=list(EVENT_COLUMNS)).astype(EVENT_COLUMNS)
+    return frame.sort_values(["onset", "end"], kind="stable", ignore_index=True)
+
+
+def _dips(run: Diagnosis) -> Iterator[Row]:
+    for dip in run.dips.itertuples():
+        yield "dip", dip.onset, int(dip.end), None, dip.depth, dip.p_value
+
+
+def _drifts(run: Diagnosis) -> Iterator[Row]:
+    last = run.evals(run.metric)["step"].max()
+    for drift in run.drifts.itertuples():
+        end = last if math.isnan(drift.recovery) else drift.recovery
+        yield "drift", drift.onset, int(end), None, drift.depth, drift.p_value
+
+
+def _bursts(run: Diagnosis) -> Iterator[Row]:
+    for burst in run.bursts.itertuples():
+        yield "burst", burst.onset, burst.end, burst.first, burst.ratio, math.nan
+
+
+def _spikes(run: Diagnosis) -> Iterator[Row]:
+    for spike in run.spikes.itertuples():
+        yield "spike", spike.onset, spike.end, str(spike.layer), spike.ratio, math.nan
+
+
+def _collapses(run: Diagnosis) -> Iterator[Row]:
+    for sign in run.collapses.itertuples():
+        yield "collapse", sign.onset, sign.end, sign.signal, sign.level, math.nan
+
+
+def _nonfinite(run: Diagnosis) -> Iterator[Row]:
+    """Yield one row: from the first entry of the log to the last, and how many there are."""
+    steps = [int(entry.get("step") or 0) for entry in run.nonfinite]
+    if steps:
+        first = run.nonfinite[steps.index(min(steps))].get("layers")
+        layers = ", ".join(map(str, first)) if isinstance(first, list) and first else None
+        yield "nonfinite", min(steps), max(steps), layers, len(steps), math.nan
+
+
+_ROWS = {
+    "dip": _dips,
+    "drift": _drifts,
+    "burst": _bursts,
+    "spike": _spikes,
+    "collapse": _collapses,
+    "nonfinite": _nonfinite,
+}
