@@ -32,7 +32,7 @@ from stabkit.train.loop import train_step
 from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.parallel.reduce import BUCKET_BYTES, GradientReduction, own_rows, process_group
 from stabkit.train.recording import Silent
-from stabkit.train.state import State, build_state
+from stabkit.train.state import TrainState, build_state
 
 CLASSES = 10
 IMAGES = 5000
@@ -121,7 +121,7 @@ def configured(name: str, batch: int) -> RunConfig:
     return validate(RunConfig, with_settings(read_base("tiny"), settings), "benchmark")
 
 
-def prepared(name: str, batch: int, device: torch.device) -> tuple[RunConfig, State, Batch]:
+def prepared(name: str, batch: int, device: torch.device) -> tuple[RunConfig, TrainState, Batch]:
     config = configured(name, batch)
     state = build_state(config, IMAGES, device, CLASSES)
     size, own = config.data.image_size, own_rows(batch)
@@ -152,7 +152,7 @@ def late(name: str, batch: int, device: torch.device) -> Step:
     return trained(config, replace(state, reduction=reduction), made)
 
 
-def trained(config: RunConfig, state: State, made: Batch) -> Step:
+def trained(config: RunConfig, state: TrainState, made: Batch) -> Step:
     recorder, numbers = Silent(), count()
     return lambda: train_step(config, state, recorder, made, next(numbers), CLASSES)
 
@@ -176,7 +176,7 @@ def plain(name: str, batch: int, device: torch.device) -> Step:
 
 
 def unrecorded(
-    config: RunConfig, state: State, made: Batch, model: nn.Module, reduce: Callable[[], None]
+    config: RunConfig, state: TrainState, made: Batch, model: nn.Module, reduce: Callable[[], None]
 ) -> Step:
     labels, numbers = made.labels[made.own], count()
 

@@ -17,7 +17,7 @@ class RequestError(Exception):
 
 def speaks() -> bool:
     """Whether this is the one of torchrun's processes that prints; a single process does."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def loaded(folder: Path) -> "Runs":

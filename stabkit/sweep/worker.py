@@ -102,6 +102,7 @@ def main(method: str) -> None:
         # once for all its runs; what fails here fails again in the run, and is in its log then
         with suppress(Exception), redirect_stdout(sys.stderr):
             importlib.import_module("stabkit.train.loop")
+            importlib.import_module("torch._dynamo")  # what every optimizer imports when it is made
             # what was read just now is what will run, whatever is edited while runs wait
             importlib.import_module("stabkit.train.meta").code_now()
     for line in sys.stdin:

@@ -27,7 +27,7 @@ from stabkit.train.weights import fill
 
 
 @dataclass(frozen=True)
-class State:
+class TrainState:
     """A training before its next step. Random numbers need no state: they follow from the step."""
 
     model: Method
@@ -40,7 +40,7 @@ class State:
 
 def build_state(
     config: RunConfig, num_images: int, device: torch.device, num_classes: int = 0
-) -> State:
+) -> TrainState:
     """A fresh start, decided by the seed alone; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -57,10 +57,10 @@ def build_state(
     stabilizer = Stabilizer(model.online, config.optim)
     bank, scaler = KnnBank(size, width, device), build_scaler(config.compute, device)
     reduction = GradientReduction(model.online.parameters())
-    return State(model, optimizer, bank, stabilizer, scaler, reduction)
+    return TrainState(model, optimizer, bank, stabilizer, scaler, reduction)
 
 
-def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
+def save_state(state: TrainState, config: RunConfig, step: int, path: Path) -> None:
     """Atomic: whenever the process dies, `path` holds the last or the new checkpoint, whole."""
     content = {
         "run": run_id(config),
@@ -74,7 +74,7 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
     write_tensors(content, path)
 
 
-def load_state(state: State, config: RunConfig, path: Path) -> int:
+def load_state(state: TrainState, config: RunConfig, path: Path) -> int:
     """Fill `state` from a checkpoint and return the step it stands at.
 
     Raises ValueError when the file is damaged or does not fit, ForeignFolderError when it is of

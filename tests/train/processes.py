@@ -12,7 +12,7 @@ import torch
 
 # New processes are forked from a server that has imported torch once: seconds saved for each.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["stabkit.train.loop", "tests.conftest"])
+CONTEXT.set_forkserver_preload(["stabkit.train.loop", "torch._dynamo", "tests.conftest"])
 PATIENCE = 30.0  # seconds for what takes one or two; a hang is a failure
 
 

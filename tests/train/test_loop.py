@@ -13,13 +13,13 @@ from stabkit.train import loop
 from stabkit.train.data.batches import make_batch, read_batch
 from stabkit.train.data.load import load_data
 from stabkit.train.optim.build import lr_at, momentum_at
-from stabkit.train.state import State, build_state
+from stabkit.train.state import TrainState, build_state
 from tests.conftest import small_config, tree
 
 CPU = torch.device("cpu")
 
 
-def bare_training(config: RunConfig) -> tuple[list[float], State]:
+def bare_training(config: RunConfig) -> tuple[list[float], TrainState]:
     """The same training with nothing attached: no monitor, no kNN, no checkpoint."""
     images, _ = load_data(config.data, config.seed)
     state = build_state(config, len(images), CPU)

@@ -23,7 +23,7 @@ from tests.conftest import small_config
 
 # New processes are forked from a server that has imported torch once: seconds saved for each kill.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["stabkit.train.loop", "tests.conftest"])
+PROCESSES.set_forkserver_preload(["stabkit.train.loop", "torch._dynamo", "tests.conftest"])
 
 CONFIG = small_config()
 

@@ -1,8 +1,7 @@
 """The optimizer and the per-step schedules."""
 
-import inspect
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,11 +37,11 @@ def _with_rule(
     betas, eps, momentum = (config.beta1, config.beta2), config.eps, config.momentum
     match config.name:
         case "adamw":
-            return _eager(torch.optim.AdamW)(groups, 0.0, betas=betas, eps=eps, **kernel)
+            return torch.optim.AdamW(groups, 0.0, betas=betas, eps=eps, **kernel)
         case "stable_adamw":
-            return _eager(StableAdamW)(groups, 0.0, betas=betas, eps=eps)
+            return StableAdamW(groups, 0.0, betas=betas, eps=eps)
         case "sgd":
-            return _eager(torch.optim.SGD)(groups, 0.0, momentum=momentum, **kernel)
+            return torch.optim.SGD(groups, 0.0, momentum=momentum, **kernel)
         case "lars":
             from timm.optim.lars import Lars  # timm takes seconds to import
 
@@ -53,22 +52,6 @@ def _with_rule(
 
             # You et al. 2020, Algorithm 2; timm's own clipping at 1 would hide instability
             return Lamb(groups, 0.0, betas=betas, eps=eps, max_grad_norm=None)
-
-
-Rule = TypeVar("Rule", bound=torch.optim.Optimizer)
-
-
-def _eager(kind: type[Rule]) -> type[Rule]:
-    """The same optimizer without the wrappers that keep torch.compile out of its methods.
-
-    Nothing here compiles an optimizer, and the first call of such a wrapper imports the compiler: a
-    training's start would wait two seconds for it.
-    """
-    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    bare = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
-    bare["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    eager: type[Rule] = type(kind.__name__, (kind,), {"__module__": kind.__module__, **bare})
-    return eager
 
 
 def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:

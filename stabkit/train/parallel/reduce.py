@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stabkit.config import ConfigError
 from stabkit.monitor.ranks import active, rank, world_size
 
 FAREWELL = 2.0  # seconds that the first process waits for the others after an error
@@ -24,10 +25,10 @@ BUCKET_BYTES = 25 * 2**20  # of gradients in one reduction; DDP's choice too
 
 @contextmanager
 def process_group(cuda: bool) -> Iterator[None]:
-    """Join the processes that the environment names; nothing for one, or if the caller has joined.
+    """Join the processes that the environment names.
 
-    A caller's own group must be able to reduce CPU tensors too. Raises ValueError when the
-    environment is incomplete.
+    Does nothing for a single process, or if the caller has joined already; the caller's group must
+    be able to reduce CPU tensors too. Raises ConfigError when the environment is incomplete.
     """
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1" or active():
@@ -35,10 +36,12 @@ def process_group(cuda: bool) -> Iterator[None]:
         return
     needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
     if missing := [name for name in needed if name not in os.environ]:
-        raise ValueError(
+        problem = (
             f"WORLD_SIZE={world} announces several processes, but {', '.join(missing)} "
-            "is not set; start with torchrun, or unset WORLD_SIZE for a single process"
+            f"{'is' if len(missing) == 1 else 'are'} not set; start with torchrun, or unset "
+            "WORLD_SIZE for a single process"
         )
+        raise ConfigError("environment variables", [problem])
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield

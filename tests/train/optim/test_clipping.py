@@ -19,7 +19,7 @@ from stabkit.train.data.load import ImageSet, load_data
 from stabkit.train.optim import clipping as stabilizers
 from stabkit.train.optim.build import build_optimizer
 from stabkit.train.optim.clipping import Stabilizer
-from stabkit.train.state import State, build_state, load_state, save_state
+from stabkit.train.state import TrainState, build_state, load_state, save_state
 from tests.conftest import small_config
 from tests.train.test_resume import assert_equal_trees
 
@@ -375,23 +375,25 @@ def test_recorded_is_the_gradient_before_clipping_applied_the_one_after(tmp_path
     assert distance == pytest.approx(0.5 * 0.001, rel=1e-2)
 
 
-def clone_grads(state: State) -> dict[str, torch.Tensor]:
+def clone_grads(state: TrainState) -> dict[str, torch.Tensor]:
     parameters = state.model.online.named_parameters()
     return {n: p.grad.clone() for n, p in parameters if p.grad is not None}
 
 
-def fresh(config: RunConfig) -> tuple[State, ImageSet]:
+def fresh(config: RunConfig) -> tuple[TrainState, ImageSet]:
     images, _ = load_data(config.data, config.seed)
     return build_state(config, len(images), CPU, len(images.classes)), images
 
 
-def step(config: RunConfig, state: State, monitor: Monitor, images: ImageSet, number: int) -> None:
+def step(
+    config: RunConfig, state: TrainState, monitor: Monitor, images: ImageSet, number: int
+) -> None:
     batch = make_batch(config, read_batch(config, images, number), CPU)
     loop.train_step(config, state, monitor, batch, number, len(images.classes))
 
 
 def steps(
-    config: RunConfig, state: State, images: ImageSet, folder: Path, first: int, last: int
+    config: RunConfig, state: TrainState, images: ImageSet, folder: Path, first: int, last: int
 ) -> None:
     with Monitor(state.model.online, state.optimizer, folder, first_step=first) as monitor:
         state.stabilizer.attach(state.optimizer)

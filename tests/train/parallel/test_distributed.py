@@ -603,7 +603,7 @@ def test_an_incomplete_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with (
-        pytest.raises(ValueError, match=r"WORLD_SIZE=2 .* MASTER_ADDR, MASTER_PORT is not set"),
+        pytest.raises(ValueError, match=r"WORLD_SIZE=2 .* MASTER_ADDR, MASTER_PORT are not set"),
         process_group(cuda=False),
     ):
         pass
