@@ -7,7 +7,7 @@ from dataclasses import replace
 from stabkit.config import RunConfig, save_config
 from stabkit.monitor.ranks import rank
 from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, same_folder
-from stabkit.train.parallel.agree import REFUSALS, PeerError, PeerRefusedError, of_first
+from stabkit.train.parallel.agree import REFUSALS, PeerError, PeerRefusedError, run_by_first
 from stabkit.train.request import claim
 
 
@@ -48,11 +48,11 @@ def hold_for_all(config: RunConfig, rundir: RunDir) -> Iterator[HeldFolder]:
             # asked again: only from here on can no other process change the answer
             return claim(config, rundir), rundir.checkpoint_file.exists()
 
-        yield HeldFolder(rundir, *of_first(take))
+        yield HeldFolder(rundir, *run_by_first(take))
 
 
 @contextmanager
-def failure_recorded(
+def record_failure(
     config: RunConfig, rundir: RunDir, held: HeldFolder | None = None, nccl: bool = False
 ) -> Iterator[None]:
     """Write the reason of a failure to the run's folder; a refusal leaves the folder as it is.

@@ -1,6 +1,7 @@
 """One run, from its configuration to its folder."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,28 +10,30 @@ from numpy.typing import NDArray
 
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.monitor import Monitor
+from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.features import effective_rank, feature_std
 from stabkit.rundir import RunDir, Status
-from stabkit.train.compute import autocast, scaled_step, widened
+from stabkit.train.compute import autocast, scaled_step
 from stabkit.train.data.batches import Batch, ReadAhead, make_batch
 from stabkit.train.data.image_set import ImageSet
 from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
-from stabkit.train.held_folder import HeldFolder, failure_recorded, hold_for_all, write_config
+from stabkit.train.held_folder import HeldFolder, hold_for_all, record_failure, write_config
 from stabkit.train.heldout_knn import HeldoutKnn
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.optim.clipping import side_effects
 from stabkit.train.parallel.agree import (
-    agreed,
     check_same_start,
-    failing_together,
-    first_alone,
-    of_first,
+    fail_together,
+    run_by_first,
+    run_first_then_others,
+    run_together,
 )
 from stabkit.train.parallel.reduce import (
     Agreement,
+    average_gradients,
     gather,
     mean_of_processes,
     process_group,
@@ -72,18 +75,18 @@ def train(
     cuda = device_name(config.runtime).startswith("cuda") and torch.cuda.is_available()
     allowed = allow_inexact or config.runtime.allow_inexact
     with process_group(cuda):
-        agreed(lambda: check_request(config, str(rundir.path)))
-        start = of_first(lambda: look_into(config, rundir, allowed))
+        run_together(lambda: check_request(config, str(rundir.path)))
+        start = run_by_first(lambda: look_into(config, rundir, allowed))
         if start.status and is_done(start.status):
             return start.status
         config = config_with_threads(config, start.threads)
-        with failure_recorded(config, rundir):
-            prepare_all = first_alone if config.data.download else agreed
+        with record_failure(config, rundir):
+            prepare_all = run_first_then_others if config.data.download else run_together
             parts = prepare_all(lambda: _prepare(config, str(rundir.path)))
         with (
             hold_for_all(config, rundir) as held,
-            failure_recorded(config, rundir, held, nccl=cuda),
-            failing_together(),
+            record_failure(config, rundir, held, nccl=cuda),
+            fail_together(),
         ):
             if held.status and is_done(held.status):  # another process finished it meanwhile
                 return held.status
@@ -118,17 +121,19 @@ def _run(
 ) -> Status:
     """Make the steps that are left, record them, and close the folder with the final status."""
     state, file = parts.state, held.rundir.checkpoint_file
-    # agreed: all have read the checkpoint before the first goes on to write the next
-    first = agreed(lambda: load_state(state, config, file) if held.resumed else 0)
+    # together: all have read the checkpoint before the first goes on to write the next
+    first = run_together(lambda: load_state(state, config, file) if held.resumed else 0)
     check_same_start(state.model, first)
-    monitor = agreed(lambda: _begin_record(config, parts, held, start, first))
+    state = replace(state, network=average_gradients(state.model))
+    monitor = run_together(lambda: _begin_record(config, parts, held, start, first))
     # after the Monitor, which then records gradients as they were before anything is clipped
     state.stabilizer.attach(state.optimizer)
-    state.reduction.overlap()
     with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
         progress = Progress(config, held, first, 1 / parts.knn.num_classes)
         with ReadAhead(config, parts.images) as ahead:
-            status = _steps(config, parts, held.rundir, monitor, ahead, first, stop, progress)
+            status = _steps(
+                config, state, parts.knn, held.rundir, monitor, ahead, first, stop, progress
+            )
     return progress.close(status)
 
 
@@ -163,7 +168,8 @@ def _begin_record(
 
 def _steps(
     config: RunConfig,
-    parts: Parts,
+    state: TrainState,
+    knn: HeldoutKnn,
     rundir: RunDir,
     monitor: Recorder,
     ahead: ReadAhead,
@@ -171,8 +177,7 @@ def _steps(
     stop: Stop,
     progress: Progress,
 ) -> Status:
-    """The loop: checkpoint, evaluation, update, in this order, until the last step or a stop."""
-    state, knn = parts.state, parts.knn
+    """Checkpoint, evaluate, update, in this order, until the last step or a stop."""
     steps, every = config.train.steps, config.runtime.checkpoint_every
     agreement = Agreement()
     for step in range(first, steps + 1):
@@ -189,7 +194,7 @@ def _steps(
             progress.evaluated(step, correct)
         if step == steps:
             break
-        batch = make_batch(config, ahead.take(step), parts.device)
+        batch = make_batch(config, ahead.take(step), knn.bank.device)
         train_step(config, state, monitor, batch, step, knn.num_classes)
         progress.report(step + 1)
     checkpoint(config, rundir, state, monitor, steps)
@@ -213,10 +218,9 @@ def train_step(
     before = side_effects(state.model) if config.optim.skip_nonfinite else {}
     labels = batch.labels[batch.own]
     with autocast(config.compute, labels.device):
-        loss, features, embeddings = state.model(batch.view1, batch.view2, labels, momentum, step)
+        loss, features, embeddings = state.network(batch.view1, batch.view2, labels, momentum, step)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
-    state.reduction.finish()
     if scaled_step(state.scaler, state.optimizer, config.optim.skip_nonfinite):
         state.stabilizer.skipped = True
     if config.optim.skip_nonfinite:

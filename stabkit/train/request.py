@@ -7,7 +7,7 @@ from stabkit.config import ConfigError, RunConfig, differences, missing_data
 from stabkit.monitor.ranks import world_size
 from stabkit.rundir import RunBusyError, RunDir, Status, claim_for_run
 from stabkit.train.device import check_device, prepare_device
-from stabkit.train.exactness import check_resume, chosen_threads
+from stabkit.train.exactness import check_resume, choose_threads
 from stabkit.train.parallel.reduce import own_rows
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def look_into(config: RunConfig, rundir: RunDir, allow_inexact: bool) -> Start:
     if is_done(status):
         return Start(status, 0, {})
     check_free(rundir)
-    threads = chosen_threads(config, rundir)
+    threads = choose_threads(config, rundir)
     facts = check_resume(config_with_threads(config, threads), rundir, allow_inexact)
     return Start(status, threads, facts)
 

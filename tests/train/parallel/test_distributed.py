@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,27 @@ from stabkit.cli import main
 from stabkit.config import ComputeConfig, RunConfig, RuntimeConfig, save_config
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.rundir import RunDir
-from stabkit.train import device, loop, state
+from stabkit.train import device, loop
 from stabkit.train import heldout_knn as evaluate
 from stabkit.train.data import batches
 from stabkit.train.data.batches import Batch, make_batch, read_batch
 from stabkit.train.data.load import load_data
-from stabkit.train.parallel.agree import PeerError, agreed, check_same_start, first_alone, of_first
+from stabkit.train.parallel.agree import (
+    PeerError,
+    check_same_start,
+    run_by_first,
+    run_first_then_others,
+    run_together,
+)
 from stabkit.train.parallel.reduce import (
     Agreement,
-    GradientReduction,
+    average_gradients,
     gather,
     mean_of_processes,
     own_rows,
     process_group,
 )
-from stabkit.train.parallel.sync_batch_norm import synchronise_batch_norms
+from stabkit.train.parallel.sync_batch_norm import synchronize_batch_norms
 from stabkit.train.recording import Silent
 from tests.conftest import SMALL, small_config
 from tests.train.processes import exit_codes, results, start
@@ -43,7 +50,7 @@ from tests.train.test_resume import assert_equal_trees, assert_same_run, at_call
 
 CPU = torch.device("cpu")
 BATCH = 12
-SMALL_BUCKET = 2000  # bytes: several a network
+SMALL_BUCKET = 2000 / 2**20  # MiB: several a network
 FRAMEWORKS = {
     "moco": {"queue": 30},
     "simclr": {},
@@ -71,16 +78,14 @@ def two_updates(name: str) -> dict[str, Any]:
     with process_group(cuda=False):
         method = small_method(name, **FRAMEWORKS[name]).double()
         if world_size() > 1:
-            synchronise_batch_norms(method)
+            synchronize_batch_norms(method)
         first, second, labels = views(BATCH)
         own = own_rows(BATCH)
-        reduction = GradientReduction(method.online.parameters(), SMALL_BUCKET)
-        reduction.overlap()
+        network = average_gradients(method, SMALL_BUCKET)
         for step in range(2):
             method.zero_grad()
-            loss, *_ = method(first[own], second[own], labels[own], 0.9, step)
+            loss, *_ = network(first[own], second[own], labels[own], 0.9, step)
             loss.backward()
-            reduction.finish()
             found[f"loss {step}"] = mean_of_processes(loss.detach())
             for key, parameter in method.online.named_parameters():
                 if parameter.grad is not None:
@@ -118,49 +123,33 @@ def _each_framework() -> dict[str, dict[str, Any]]:
         return of_all_frameworks()
 
 
-def one_by_one(method: Any) -> None:
-    """The slow twin of GradientReduction."""
-    for parameter in method.online.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= world_size()
-
-
 def by_both_reductions() -> dict[str, Any]:
-    """Gradients of two steps and their strides, in small buckets and one by one; reductions made.
+    """Gradients of two steps and their strides: by the network of a step, and one by one.
 
     One network has a frozen patch projection; the other filters in channels-last, and parameters
     that have no gradient in its first step.
     """
     found: dict[str, Any] = {}
     with process_group(cuda=False):
-        calls = counted()
         for name, settings in {"moco": {"freeze": True}, "swav": FRAMEWORKS["swav"]}.items():
             for how in ("buckets", "one by one"):
                 method = small_method(name, **settings).double()
                 if name == "swav":
                     method.to(memory_format=torch.channels_last)
-                synchronise_batch_norms(method)
+                synchronize_batch_norms(method)
                 first, second, labels = views(BATCH)
                 own = own_rows(BATCH)
-                if how == "buckets":
-                    reduction = GradientReduction(method.online.parameters(), SMALL_BUCKET)
-                    reduction.overlap()
+                in_buckets = how == "buckets"
+                network = average_gradients(method, SMALL_BUCKET) if in_buckets else method
                 for step in range(2):
                     method.zero_grad()
-                    loss, *_ = method(first[own], second[own], labels[own], 0.9, step)
-                    before = calls["all_reduce", True]
+                    loss, *_ = network(first[own], second[own], labels[own], 0.9, step)
                     loss.backward()
-                    early = calls["all_reduce", True] - before
-                    if how == "buckets":
-                        reduction.finish()
-                        whole = calls["all_reduce", True] - before
-                        found[f"reductions {name} {step}"] = (early, whole)
-                    else:
-                        one_by_one(method)
                     for key, p in method.online.named_parameters():
-                        grad = p.grad
-                        given = None if grad is None else (grad.clone(), grad.stride())
+                        if p.grad is not None and not in_buckets:
+                            dist.all_reduce(p.grad)
+                            p.grad /= world_size()
+                        given = None if p.grad is None else (p.grad.clone(), p.grad.stride())
                         found[f"{how}: {name} {step} {key}"] = given
     return found
 
@@ -191,11 +180,6 @@ def test_buckets_give_the_bits_of_a_reduction_of_each_gradient(tmp_path: Path) -
         without = [key.split()[-1] for key, given in bucketed.items() if given is None]
         assert "backbone.patch_embed.proj.weight" in without
         assert without.count("prototypes.weight") == 1
-        for framework in ("moco", "swav"):
-            early, whole = found[f"reductions {framework} 1"]
-            assert early == whole > 3, "all of them while backward runs"
-        # the first bucket waits for what never comes, and the others for the first
-        assert found["reductions swav 0"][0] == 0
 
 
 def talk_of_a_step() -> dict[str, tuple[int, int]]:
@@ -207,7 +191,7 @@ def talk_of_a_step() -> dict[str, tuple[int, int]]:
             config = small_config("train.batch=12", f"method.name={name}")
             images, _ = load_data(config.data, config.seed)
             built = loop.build_state(config, len(images), CPU, len(images.classes))
-            built.reduction.overlap()
+            built = replace(built, network=average_gradients(built.model))
             batch = make_batch(config, read_batch(config, images, 1), CPU)
             calls.clear()
             loop.train_step(config, built, Silent(), batch, 1, len(images.classes))
@@ -219,7 +203,7 @@ def talk_of_a_step() -> dict[str, tuple[int, int]]:
 
 
 def test_processes_say_no_more_than_a_framework_needs(tmp_path: Path) -> None:
-    """Of each step the mean loss, the gradients and, for the bank, features. Beyond that:
+    """In each step the mean loss and, for the bank, features, beside DDP's gradients. Beyond that:
 
     moco: statistics of 3 + 2 BN forward and backward, of the twin's 3 forward, two views each; keys
     simclr: of 3 BN, views in one batch; embeddings, and back their gradients
@@ -227,11 +211,11 @@ def test_processes_say_no_more_than_a_framework_needs(tmp_path: Path) -> None:
     swav: scores; its head has no BN
     """
     expected = {
-        "moco": (2 + 2 * (5 + 5 + 3), 1 + 2),
-        "simclr": (2 + 3 + 3 + 2, 1 + 2),
-        "byol": (2 + 2 * (3 + 3 + 2), 1),
-        "swav": (2, 1 + 2),
-        "supervised": (2, 1),
+        "moco": (1 + 2 * (5 + 5 + 3), 1 + 2),
+        "simclr": (1 + 3 + 3 + 2, 1 + 2),
+        "byol": (1 + 2 * (3 + 3 + 2), 1),
+        "swav": (1, 1 + 2),
+        "supervised": (1, 1),
     }
     for found in results(2, tmp_path, talk_of_a_step):
         assert found == expected
@@ -310,7 +294,7 @@ def train_until(folder: Path, config: RunConfig, step: int) -> None:
 
 def in_small_buckets() -> None:
     """From now on in this process; the networks here would fit into one."""
-    state.GradientReduction = partial(GradientReduction, bucket_bytes=SMALL_BUCKET)  # type: ignore[misc,assignment]
+    loop.average_gradients = partial(average_gradients, bucket_mb=SMALL_BUCKET)  # type: ignore[assignment]
 
 
 def train_here(folder: Path, config: RunConfig) -> None:
@@ -525,14 +509,14 @@ def talk() -> list[Any]:
     """What the functions of `together` give a process."""
     found: list[Any] = []
     with process_group(cuda=False):
-        found.append(of_first(lambda: f"from {rank()}"))
+        found.append(run_by_first(lambda: f"from {rank()}"))
         order: list[float] = []
 
         def act() -> int:
             order.append(time.monotonic())
             return rank()
 
-        found.append(first_alone(act))
+        found.append(run_first_then_others(act))
         found.append(order[0])
 
         def fail() -> None:
@@ -540,7 +524,7 @@ def talk() -> list[Any]:
                 raise OSError(f"no disk on {rank()}")
 
         try:
-            agreed(fail)
+            run_together(fail)
         except (OSError, PeerError) as error:
             found.append(f"{type(error).__name__}: {error}")
         model = torch.nn.Linear(2, 2, bias=False)

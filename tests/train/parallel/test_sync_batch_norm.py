@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stabkit.monitor.ranks import active, rank
 from stabkit.train.parallel.reduce import own_rows, process_group
-from stabkit.train.parallel.sync_batch_norm import SyncBatchNorm, synchronise_batch_norms
+from stabkit.train.parallel.sync_batch_norm import SyncBatchNorm, synchronize_batch_norms
 from tests.train.processes import results
 
 CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -63,7 +63,7 @@ def own_part(shares: list[int]) -> dict[str, dict[str, Tensor]]:
         for case in CASES:
             made = net(case)
             before = list(made.state_dict())
-            synchronise_batch_norms(made)
+            synchronize_batch_norms(made)
             assert isinstance(made[0], SyncBatchNorm)
             assert list(made.state_dict()) == before, "checkpoints must be interchangeable"
             found[case] = two_steps(made, case, slice(first, first + shares[rank()]))
@@ -92,7 +92,7 @@ def test_it_is_batch_norm_of_all_rows(processes: int, tmp_path: Path) -> None:
 def far_from_zero() -> Tensor:
     with process_group(cuda=False):
         made = nn.Sequential(nn.BatchNorm1d(1, momentum=1.0))
-        synchronise_batch_norms(made)
+        synchronize_batch_norms(made)
         generator = torch.Generator().manual_seed(rank())
         x = 1000 + 0.1 * torch.randn(500, 1, generator=generator)
         made(x)
@@ -112,7 +112,7 @@ def of_half_precision() -> list[Tensor]:
     with process_group(cuda=False):
         made = nn.Sequential(nn.BatchNorm1d(5))
         if active():
-            synchronise_batch_norms(made)
+            synchronize_batch_norms(made)
         generator = torch.Generator().manual_seed(0)
         x = (3 + torch.randn(2, 40, 5, generator=generator)).bfloat16()
         own = own_rows(40)
@@ -134,4 +134,4 @@ def test_half_precision_is_computed_in_float32_as_torch_does(tmp_path: Path) -> 
 
 def test_a_batch_norm_of_another_kind_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="1: BatchNormAct2d cannot take its statistics over"):
-        synchronise_batch_norms(nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3)))
+        synchronize_batch_norms(nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3)))
