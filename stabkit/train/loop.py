@@ -43,6 +43,7 @@ from stabkit.train.progress import Progress
 from stabkit.train.recording import Recorder, Silent
 from stabkit.train.request import (
     Start,
+    as_data,
     as_request,
     check_request,
     config_with_threads,
@@ -105,15 +106,16 @@ class Parts(NamedTuple):
 def _prepare(config: RunConfig, where: str) -> Parts:
     """Read the data and build the state; raise ConfigError where data or settings are wrong."""
     device = prepare_device(config.runtime, config.compute)
-
-    def build() -> Parts:
-        images, heldout = load_data(config.data, config.seed, config.runtime.cache)
-        n, classes = len(images), len(images.classes)
-        batch_index(config.seed, 0, n, config.train.batch)  # whether a batch fits the data set
-        knn = HeldoutKnn(images, heldout, config.knn, config.data.image_size, device)
-        return Parts(device, images, knn, build_state(config, n, device, classes))
-
-    return as_request(build, where)
+    images, heldout = as_data(
+        lambda: load_data(config.data, config.seed, config.runtime.cache), where
+    )
+    n, classes = len(images), len(images.classes)
+    # whether a batch fits the data set
+    as_request(lambda: batch_index(config.seed, 0, n, config.train.batch), where)
+    size = config.data.image_size
+    knn = as_data(lambda: HeldoutKnn(images, heldout, config.knn, size, device), where)
+    state = as_request(lambda: build_state(config, n, device, classes), where)
+    return Parts(device, images, knn, state)
 
 
 def _run(

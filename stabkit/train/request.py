@@ -13,6 +13,14 @@ from stabkit.train.parallel.reduce import own_rows
 T = TypeVar("T")
 
 
+class DataRefusedError(ConfigError):
+    """The data that the settings name cannot be used; the message is one line."""
+
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(source, [problem])
+        self.args = (f"{source}: {problem}",)
+
+
 class Start(NamedTuple):
     """What the run's folder decides about a training that is to begin or to go on there."""
 
@@ -77,11 +85,19 @@ def config_with_threads(config: RunConfig, threads: int) -> RunConfig:
 
 
 def as_request(act: Callable[[], T], where: str) -> T:
-    """Return `act()`; raise its ValueError, which settings or data caused, as ConfigError."""
+    """Return `act()`; raise its ValueError, which the settings caused, as ConfigError."""
     try:
         return act()
     except ValueError as error:
         raise ConfigError(where, [str(error)]) from None
+
+
+def as_data(act: Callable[[], T], where: str) -> T:
+    """Return `act()`; raise its ValueError, which the data caused, as DataRefusedError."""
+    try:
+        return act()
+    except ValueError as error:
+        raise DataRefusedError(where, str(error)) from error
 
 
 def _check_device(config: RunConfig) -> None:

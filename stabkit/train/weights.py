@@ -55,8 +55,8 @@ def fill(module: nn.Module, weights: Weights, source: str, what: str = "backbone
     problems = [
         ("missing", [name for name in own if name not in weights]),
         ("unexpected", [name for name in weights if name not in own]),
-        ("with another shape", shapes),
-        ("with another type", types),
+        ("of another shape", shapes),
+        ("of another type", types),
     ]
     found = [f"  - {len(names)} {what}: {_listed(names)}" for what, names in problems if names]
     if found:

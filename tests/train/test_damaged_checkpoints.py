@@ -180,7 +180,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "model a list": (changed(lambda c: c.update(model=[1, 2])), "model is list, should be dict"),
     "model of numbers": (
         changed(lambda c: c.update(model={3: torch.ones(2)})),
-        "something else than named, plain tensors",
+        "model should hold named, plain tensors only",
     ),
     "a weight on no device": (other_weight(lambda t: t.to("meta")), "else than named, plain"),
     "a sparse weight": (other_weight(lambda t: t.to_sparse()), "it is damaged, or holds code"),
@@ -226,7 +226,7 @@ OF_TRAINING: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a state of no parameter": (
         changed(lambda c: c["optimizer"]["state"].update({9999: {}})),
-        "optimizer.state.9999 is not of one of",
+        "optimizer.state.9999 belongs to none of",
     ),
     "a stabilizer of another shape": (
         changed(lambda c: c["stabilizer"].update(memory=torch.ones(1))),

@@ -472,5 +472,5 @@ def test_settings_without_meaning_are_refused(settings: list[str], message: str)
 
 def test_a_model_without_patch_embed_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"no patch_embed layer that is trained; its layers: 0"):
+    with pytest.raises(ValueError, match=r"no trained layer patch_embed; its layers: 0"):
         stabilizer(model, "patch_embed", 1.5)
