@@ -1,4 +1,4 @@
-"""What the tests of the frameworks share: a small network, two views, two processes."""
+"""A small network, two views, two processes: shared by the tests of the frameworks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def small_method(name: str, freeze: bool = False, **settings: Any) -> Method:
 
 
 def views(count: int = 6) -> tuple[Tensor, Tensor, Tensor]:
-    """Two views in float64, and labels."""
+    """Return two views in float64, and labels."""
     generator = torch.Generator().manual_seed(1)
     pair = torch.randn(2, count, 3, 16, 16, generator=generator, dtype=torch.float64)
     return pair[0], pair[1], torch.arange(count) % NUM_CLASSES
@@ -47,7 +47,7 @@ PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss_and_gradients(loss_of: PairLoss, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss, and its gradient in both arguments [2, B, C]; zero where there is none."""
+    """Return the loss and its gradient in both arguments [2, B, C]; zero if there is none."""
     leaves = [x.clone().requires_grad_() for x in (first, second)]
     loss = loss_of(*leaves)
     loss.backward()
@@ -58,7 +58,7 @@ def loss_and_gradients(loss_of: PairLoss, first: Tensor, second: Tensor) -> tupl
 def on_two_processes(
     loss_of: PairLoss, first: Tensor, second: Tensor, folder: Path
 ) -> tuple[Tensor, Tensor]:
-    """The same with each process given half of the rows, averaged as DDP does."""
+    """Return the same for two processes with half of the rows each, averaged as DDP does."""
 
     def own(rows: slice) -> tuple[Tensor, Tensor]:
         return loss_and_gradients(loss_of, first[rows], second[rows])
@@ -68,7 +68,7 @@ def on_two_processes(
 
 
 def halves(own: Callable[[slice], Any], count: int, folder: Path) -> list[Any]:
-    """What each of two processes makes of its half of `count` rows."""
+    """Return what each of two processes makes of its half of `count` rows."""
     mp.start_processes(_half, (own, count, folder), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 

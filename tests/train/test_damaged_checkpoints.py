@@ -1,5 +1,7 @@
-"""Checkpoints and files of weights that are damaged, hostile or of another kind: refused by name,
-whichever command reads them, and nothing is filled from them."""
+"""Checkpoints and files of weights that are damaged, hostile or of another kind.
+
+Every command that reads them refuses them by name, and fills nothing from them.
+"""
 
 import os
 import pickle
@@ -29,7 +31,7 @@ FLIPS = 300
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and, beside it, its exported weights."""
+    """Train a run, and export its weights beside it."""
     folder = tmp_path_factory.mktemp("checkpoints")
     train(CONFIG, RunDir(folder / "run"))
     assert main(["export", str(folder / "run"), "-o", str(folder / "weights.pt")]) == 0
@@ -38,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
-    """The same as it is before the run's last steps: its status is no longer `done`."""
+    """Copy both, with the status of a run that has steps left instead of `done`."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     RunDir(tmp_path / "run").status_file.unlink()
     return tmp_path
@@ -62,7 +64,7 @@ def flip(file: Path, content: bytes, *bits: int) -> None:
 
 
 def is_refused(file: Path, whole: dict[str, Any]) -> bool:
-    """Named and refused; else what is read is what was written."""
+    """Check that the file is refused by name, or else that what is read is what was written."""
     error = None
     try:
         found = read_tensors(file)
@@ -88,7 +90,7 @@ def test_flipped_bits_are_never_read_as_values(folder: Path, at_once: int) -> No
 
 
 def test_flips_of_what_says_how_to_read_are_never_read_as_values(tmp_path: Path) -> None:
-    """Headers, the pickled structure, padding, the directory: every byte of a small file."""
+    """Flip every byte of a small file: headers, the pickled structure, padding, the directory."""
     file = tmp_path / "a.pt"
     torch.save({"run": "abcd", "step": 3, "model": {"a": torch.arange(3.0)}}, file)
     content, whole, rng = file.read_bytes(), read_tensors(file), random.Random(0)
@@ -98,7 +100,7 @@ def test_flips_of_what_says_how_to_read_are_never_read_as_values(tmp_path: Path)
 
 
 def in_a_tensor(file: Path) -> None:
-    """One bit of the largest member of the archive."""
+    """Flip one bit of the largest member of the archive."""
     with zipfile.ZipFile(file) as archive:
         member = max(archive.infolist(), key=lambda m: m.file_size)
     content = file.read_bytes()
@@ -108,7 +110,7 @@ def in_a_tensor(file: Path) -> None:
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """The file with other content, as torch writes it."""
+    """Write the file with other content, as torch writes it."""
 
     def act(file: Path) -> None:
         content = torch.load(file, weights_only=True)
@@ -119,7 +121,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
 
 
 def compressed(file: Path) -> None:
-    """A member that is small in the file and would be 200 MB in memory."""
+    """Write a member that is small in the file and would be 200 MB in memory."""
     with zipfile.ZipFile(file) as archive:
         members = {m.filename: archive.read(m) for m in archive.infolist()}
     last = list(members)[-1]

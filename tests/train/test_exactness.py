@@ -30,7 +30,7 @@ def same_threads_after() -> Iterator[None]:
 
 @pytest.fixture
 def preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
-    """Stopped in its fourth step."""
+    """Train a run that is stopped in its fourth step."""
     step = loop.train_step
 
     def act(*given: Any) -> None:
@@ -61,7 +61,7 @@ def rewrite(rundir: RunDir, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def was(name: str, value: object) -> Callable[[RunDir], None]:
-    """As if the run had been begun where `name` was `value`."""
+    """Pretend that the run was begun where `name` was `value`."""
 
     def change(attempt: dict[str, Any]) -> None:
         (attempt["packages"] if name in attempt["packages"] else attempt)[name] = value
@@ -121,7 +121,7 @@ def test_the_setting_is_as_good_as_the_flag(preempted: RunDir) -> None:
 
 
 def test_threads_that_nobody_chose_stay_as_they_were(preempted: RunDir) -> None:
-    """The same machine with other cores free is no change."""
+    """Fewer free cores on the same machine are no change."""
     was("threads", 3)(preempted)
     config = small_config(STEPS)
     auto = config.runtime.model_copy(update={"threads": None})
@@ -170,7 +170,7 @@ def test_a_resume_where_nothing_changed_says_nothing(
 
 
 def test_a_run_that_starts_anew_may_start_anywhere(preempted: RunDir) -> None:
-    """Without a checkpoint there are no bits to keep."""
+    """A run without a checkpoint has no bits to keep."""
     was("torch", "1.2.3")(preempted)
     preempted.checkpoint_file.unlink()
     assert train(small_config(STEPS), preempted).state == "done"

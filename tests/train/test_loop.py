@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def bare_training(config: RunConfig) -> tuple[list[float], TrainState]:
-    """The same training with nothing attached: no monitor, no kNN, no checkpoint."""
+    """Train with nothing attached: no monitor, no kNN, no checkpoint."""
     images, _ = load_data(config.data, config.seed)
     state = build_state(config, len(images), CPU)
     losses = []
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_healthy_run_learns(tmp_path: Path) -> None:
-    """On easy views the loss leaves chance and kNN rises: .24 to .39 when this was written."""
+    """On easy views the loss leaves chance and kNN rises: from .24 to .39 when this was written."""
     changes = ["model.depth=2", "views.min_scale=0.6", "train.steps=150", "knn.every=75"]
     sizes = ["data.num_train=1000", "data.num_heldout=200", "knn.queries=200", "knn.bank=200"]
     loop.train(load_config("tiny", [*changes, *sizes]), RunDir(tmp_path))

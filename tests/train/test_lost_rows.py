@@ -22,7 +22,7 @@ TABLES = ("layers", "scalars", "evals")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that is done, and one that was stopped at step 14."""
+    """Train one run to its end and another to step 14."""
     folder = tmp_path_factory.mktemp("lost")
     loop.train(CONFIG, RunDir(folder / "done"))
     real = loop.train_step
@@ -45,7 +45,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def holding(run: Path, table: str, step: int) -> Path:
-    """The part of a table that has a row of the step."""
+    """Return the part of a table that has a row of the step."""
     for part in sorted((run / table).iterdir()):
         only = Path(shutil.copytree(run, run.parent / f".{part.stem}"))
         for other in (only / table).iterdir():
@@ -157,7 +157,7 @@ def test_a_table_emptied_while_the_run_trains_is_named_at_its_end(
 
 
 def test_a_run_that_trains_is_judged_by_what_it_has_written(folder: Path) -> None:
-    """The parts of a flush come one after the other; the last rows of one table are no gap."""
+    """A flush writes one part after the other, so missing last rows of one table are no gap."""
     run = folder / "stopped"
     RunDir(run).write_status(stabkit.rundir.Status("running", 20, 24))
     holding(run, "scalars", 13).unlink()
@@ -165,7 +165,7 @@ def test_a_run_that_trains_is_judged_by_what_it_has_written(folder: Path) -> Non
 
 
 def monitored(folder: Path, change: Callable[[Path], object]) -> Path:
-    """The same rows in a Monitor's folder: no configuration, no attempts."""
+    """Write the same rows into a Monitor's folder: no configuration, no attempts."""
     run = folder / "done"
     for name in ("config.yaml", "meta.json"):
         (run / name).unlink()
@@ -184,7 +184,7 @@ def test_a_monitors_folder_holds_every_step_between_its_first_and_last(
 
 
 def test_what_a_monitor_did_not_see_is_no_gap(folder: Path) -> None:
-    """A recording that begins late, evaluations now and then."""
+    """Begin to record late, and evaluate now and then."""
     run = monitored(
         folder, lambda run: [holding(run, t, 0).unlink() for t in ("layers", "scalars", "evals")]
     )

@@ -1,4 +1,4 @@
-"""A run of several processes is the run of one up to rounding, and fails as one."""
+"""A run of several processes equals the run of one up to rounding, and fails as one."""
 
 import os
 import signal
@@ -73,7 +73,7 @@ THREES = small_config("train.batch=12", "train.steps=12")
 
 
 def two_updates(name: str) -> dict[str, Any]:
-    """Loss, gradients and state of a framework after each of two steps, on one process or many."""
+    """Return loss, gradients and state of a framework after each of two steps."""
     found: dict[str, Any] = {}
     with process_group(cuda=False):
         method = small_method(name, **FRAMEWORKS[name]).double()
@@ -155,7 +155,7 @@ def by_both_reductions() -> dict[str, Any]:
 
 
 def counted() -> Counter[tuple[str, bool]]:
-    """How often processes talk from now on: (function, whether it waits for nobody)."""
+    """Count the calls of collectives from now on: (function, whether it is asynchronous)."""
     calls: Counter[tuple[str, bool]] = Counter()
 
     def counting(name: str) -> Any:
@@ -182,8 +182,8 @@ def test_buckets_give_the_bits_of_a_reduction_of_each_gradient(tmp_path: Path) -
         assert without.count("prototypes.weight") == 1
 
 
-def talk_of_a_step() -> dict[str, tuple[int, int]]:
-    """Of each framework, reductions and gathers of a step in which no kNN is due."""
+def count_collectives() -> dict[str, tuple[int, int]]:
+    """Return the number of reductions and gathers in a step without kNN, for each framework."""
     found = {}
     with process_group(cuda=False):
         calls = counted()
@@ -202,12 +202,12 @@ def talk_of_a_step() -> dict[str, tuple[int, int]]:
     return found  # type: ignore[return-value]
 
 
-def test_processes_say_no_more_than_a_framework_needs(tmp_path: Path) -> None:
-    """In each step the mean loss and, for the bank, features, beside DDP's gradients. Beyond that:
+def test_a_step_has_no_more_collectives_than_its_framework_needs(tmp_path: Path) -> None:
+    """In each step: DDP's gradients, the mean loss and, for the bank, features. Beyond that:
 
     moco: statistics of 3 + 2 BN forward and backward, of the twin's 3 forward, two views each; keys
-    simclr: of 3 BN, views in one batch; embeddings, and back their gradients
-    byol: of 2 + 1 BN and the twin's 2, two views each
+    simclr: statistics of 3 BN, views in one batch; embeddings, and their gradients
+    byol: statistics of 2 + 1 BN and of the twin's 2, two views each
     swav: scores; its head has no BN
     """
     expected = {
@@ -217,12 +217,12 @@ def test_processes_say_no_more_than_a_framework_needs(tmp_path: Path) -> None:
         "swav": (1, 1 + 2),
         "supervised": (1, 1),
     }
-    for found in results(2, tmp_path, talk_of_a_step):
+    for found in results(2, tmp_path, count_collectives):
         assert found == expected
 
 
 def train_in_float64(folder: Path, config: RunConfig) -> None:
-    """In float32 runs drift apart by rounding, as they do between any two machines."""
+    """Train in float64; in float32 rounding makes runs drift apart, as between two machines."""
     build, view, plain = loop.build_state, batches.apply_view, evaluate.plain_view
 
     def build_state(*args: Any) -> Any:
@@ -281,38 +281,38 @@ def test_a_whole_run_is_that_of_one_process(processes: int, single: Path, tmp_pa
 
 
 def train_until(folder: Path, config: RunConfig, step: int) -> None:
-    """Every process stops before that many steps are done, for the test to kill."""
+    """Train, and wait before that many steps are done, for the test to kill the process."""
 
     def wait(*_: Any) -> None:
         (folder / f"waits-{rank()}").touch()
         time.sleep(60)
 
-    in_small_buckets()
+    cut_small_buckets()
     loop.train_step = at_call(loop.train_step, step, wait)
     loop.train(config, RunDir(folder))
 
 
-def in_small_buckets() -> None:
-    """From now on in this process; the networks here would fit into one."""
+def cut_small_buckets() -> None:
+    """Cut small buckets from now on; the networks here would fit into one of the usual size."""
     loop.average_gradients = partial(average_gradients, bucket_mb=SMALL_BUCKET)  # type: ignore[assignment]
 
 
 def train_here(folder: Path, config: RunConfig) -> None:
-    in_small_buckets()
+    cut_small_buckets()
     loop.train(config, RunDir(folder))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unbroken run of three processes."""
+    """Train the unbroken run of three processes."""
     folder = tmp_path_factory.mktemp("whole")
     assert exit_codes(start(3, train_here, folder, THREES)) == [0, 0, 0]
     return folder
 
 
 def signalled_alone(folder: Path, config: RunConfig, number: int) -> None:
-    """One process of the three is told to stop, while it computes a step."""
-    in_small_buckets()
+    """Train; one of the processes is told to stop while it computes a step."""
+    cut_small_buckets()
     step = loop.train_step
 
     def act(*args: Any) -> None:
@@ -325,7 +325,7 @@ def signalled_alone(folder: Path, config: RunConfig, number: int) -> None:
 
 
 def test_told_to_one_process_all_stop_at_the_same_step(whole: Path, tmp_path: Path) -> None:
-    """Nobody waits for the others' word, so it counts one step later."""
+    """No process waits for the others' flags, so a flag counts one step later."""
     for number in (5, 3):
         assert exit_codes(start(3, signalled_alone, tmp_path, THREES, number)) == [0, 0, 0]
         status = RunDir(tmp_path).read_status()
@@ -370,7 +370,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -
 
 
 def caught(folder: Path, config: RunConfig) -> str:
-    """What training raises here."""
+    """Train, and return what was raised."""
     try:
         loop.train(config, RunDir(folder))
     except Exception as error:
@@ -398,8 +398,8 @@ def test_an_error_of_one_is_the_end_of_all_and_the_reason_of_the_run(tmp_path: P
 
 
 def failing_in_backward(folder: Path, config: RunConfig) -> str:
-    """Of the second process at its third step, when reductions of gradients are on their way."""
-    in_small_buckets()
+    """Fail in the second process, in its third step, while gradients are being reduced."""
+    cut_small_buckets()
     build, calls = loop.build_state, []
 
     def fail(_: torch.Tensor) -> None:
@@ -481,7 +481,7 @@ def test_divergence_ends_all_at_the_same_step(tmp_path: Path) -> None:
 
 
 def with_a_nan(folder: Path, config: RunConfig) -> None:
-    """The second process gets an image of NaN at one step."""
+    """Train; the second process gets an image of NaN in one step."""
     make = loop.make_batch
 
     def act(*args: Any) -> Batch:
@@ -506,7 +506,7 @@ def test_all_pass_over_a_step_that_is_not_finite_on_one(tmp_path: Path) -> None:
 
 
 def talk() -> list[Any]:
-    """What the functions of `together` give a process."""
+    """Return what the functions of `agree` give a process."""
     found: list[Any] = []
     with process_group(cuda=False):
         found.append(run_by_first(lambda: f"from {rank()}"))

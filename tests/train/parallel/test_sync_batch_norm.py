@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from stabkit.monitor.ranks import active, rank
@@ -33,14 +32,14 @@ def net(case: str) -> nn.Sequential:
 
 
 def inputs(case: str) -> tuple[Tensor, Tensor]:
-    """Two batches, and what weighs their outputs in the loss: [2, B, C, …] both."""
+    """Return two batches, and the weights of their outputs in the loss: [2, B, C, …] both."""
     generator = torch.Generator().manual_seed(1)
     shape = (2, *CASES[case][1])
     return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) + 2 for _ in range(2))  # type: ignore[return-value]
 
 
 def two_steps(made: nn.Sequential, case: str, rows: slice) -> dict[str, Tensor]:
-    """Outputs and gradients of sums over `rows`, then the output in evaluation."""
+    """Return outputs and gradients of sums over `rows`, then the output in evaluation."""
     found: dict[str, Tensor] = {}
     batches, weights = inputs(case)
     for step, (x, weight) in enumerate(zip(batches[:, rows], weights[:, rows], strict=True)):
@@ -108,7 +107,7 @@ def test_a_mean_far_above_the_spread_leaves_the_variance_its_digits(tmp_path: Pa
 
 
 def of_half_precision() -> list[Tensor]:
-    """Output, gradients in input, weight and bias, and running variance."""
+    """Return output, gradients of input, weight and bias, and the running variance."""
     with process_group(cuda=False):
         made = nn.Sequential(nn.BatchNorm1d(5))
         if active():
@@ -133,5 +132,7 @@ def test_half_precision_is_computed_in_float32_as_torch_does(tmp_path: Path) -> 
 
 
 def test_a_batch_norm_of_another_kind_is_refused_by_name() -> None:
+    from timm.layers import BatchNormAct2d  # here: each process of the other tests would import it
+
     with pytest.raises(ValueError, match="1: BatchNormAct2d cannot take its statistics over"):
         synchronize_batch_norms(nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3)))
