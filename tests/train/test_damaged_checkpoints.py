@@ -89,7 +89,7 @@ def test_flipped_bits_are_never_read_as_values(folder: Path, at_once: int) -> No
     assert refused > FLIPS / 2
 
 
-def test_flips_of_what_says_how_to_read_are_never_read_as_values(tmp_path: Path) -> None:
+def test_flipped_bits_of_the_file_structure_are_never_read_as_values(tmp_path: Path) -> None:
     """Flip every byte of a small file: headers, the pickled structure, padding, the directory."""
     file = tmp_path / "a.pt"
     torch.save({"run": "abcd", "step": 3, "model": {"a": torch.arange(3.0)}}, file)
@@ -247,7 +247,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_every_command_refuses_it_and_changes_nothing_else(
+def test_every_command_refuses_a_damaged_file_and_changes_nothing_else(
     folder: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     act, message = DAMAGE[damage]
@@ -270,7 +270,7 @@ def test_every_command_refuses_it_and_changes_nothing_else(
 
 
 @pytest.mark.parametrize("damage", OF_TRAINING)
-def test_training_refuses_what_it_cannot_go_on_from(folder: Path, damage: str) -> None:
+def test_training_refuses_a_checkpoint_that_it_cannot_resume(folder: Path, damage: str) -> None:
     act, message = OF_TRAINING[damage]
     file = RunDir(folder / "run").checkpoint_file
     act(file)
@@ -282,7 +282,7 @@ def test_training_refuses_what_it_cannot_go_on_from(folder: Path, damage: str) -
     assert same(dict(state.model.state_dict()), before), "nothing is filled from it"
 
 
-def test_a_damaged_checkpoint_says_how_to_go_on_and_that_works(
+def test_the_remedy_named_for_a_damaged_checkpoint_works(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDir(folder / "run")
@@ -300,7 +300,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on_and_that_works(
 @pytest.mark.parametrize(
     "damage", ["a flipped bit", "cut", "empty", "a bomb", "a pickle", "a list"]
 )
-def test_import_refuses_it_and_makes_no_run(
+def test_import_refuses_a_damaged_file_and_makes_no_run(
     folder: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     act, message = DAMAGE[damage]
@@ -315,7 +315,7 @@ def test_import_refuses_it_and_makes_no_run(
 
 
 @pytest.mark.parametrize("content", [{1: torch.ones(2)}, {"model": []}, {"state_dict": {"a": 1}}])
-def test_import_refuses_what_holds_no_named_tensors(
+def test_import_refuses_a_file_without_named_tensors(
     folder: Path, content: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(content, folder / "other.pt")
@@ -323,7 +323,7 @@ def test_import_refuses_what_holds_no_named_tensors(
     assert "holds no weights" in refused(capsys, *words, "--run-dir", str(folder / "new"))
 
 
-def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+def test_reading_does_not_wait_for_a_pipe(folder: Path) -> None:
     a_pipe(folder / "weights.pt")
     with pytest.raises(ValueError, match=r"weights\.pt: not a file"):
         read_tensors(folder / "weights.pt")

@@ -76,7 +76,7 @@ def test_a_batch_larger_than_the_bank_leaves_its_last_entries() -> None:
     assert sorted(bank.ids.tolist()) == list(range(24, 40))
 
 
-def test_a_restored_bank_goes_on_as_if_never_interrupted() -> None:
+def test_a_restored_bank_goes_on_like_the_first() -> None:
     _, features, labels = data(7, bank=40)
     first, second = (KnnBank(16, 6, torch.device("cpu")) for _ in range(2))
     first.add(features[:20], labels[:20], torch.arange(20))
@@ -88,7 +88,7 @@ def test_a_restored_bank_goes_on_as_if_never_interrupted() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-def test_one_search_gives_what_each_k_gives_on_its_own(temperature: float) -> None:
+def test_one_search_gives_the_classes_of_each_k(temperature: float) -> None:
     query, bank, labels = data(1, bank=300)
     found = knn_predict_each(query, bank, labels, 5, (200, 10, 100, 20, 999), temperature)
     assert list(found) == [10, 20, 100, 200, 300]

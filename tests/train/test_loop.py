@@ -38,7 +38,7 @@ def bare_training(config: RunConfig) -> tuple[list[float], TrainState]:
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_monitor_and_evaluations_change_no_bit(tmp_path: Path, freeze: bool) -> None:
+def test_the_monitor_and_evaluations_change_no_bit(tmp_path: Path, freeze: bool) -> None:
     config = small_config(f"model.freeze_patch_embed={freeze}".lower())
     rng = torch.get_rng_state()
     np_state = copy.deepcopy(np.random.get_state()[1])

@@ -72,7 +72,7 @@ def verdicts(folder: Path) -> tuple[dict[str, str], str]:
         return dict(zip(table["run"], table["verdict"], strict=True)), describe(runs, table)
 
 
-def test_a_whole_run_lacks_nothing(folder: Path) -> None:
+def test_a_complete_run_has_no_gaps(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert gaps(stabkit.open_run(folder / "done")) == []
@@ -183,7 +183,7 @@ def test_a_monitors_folder_holds_every_step_between_its_first_and_last(
     assert verdicts(folder)[0]["done"] == "unknown"
 
 
-def test_what_a_monitor_did_not_see_is_no_gap(folder: Path) -> None:
+def test_steps_before_a_monitor_began_are_no_gap(folder: Path) -> None:
     """Begin to record late, and evaluate now and then."""
     run = monitored(
         folder, lambda run: [holding(run, t, 0).unlink() for t in ("layers", "scalars", "evals")]

@@ -193,7 +193,7 @@ KILLS = [
 
 
 @pytest.mark.parametrize(("plan", "at"), KILLS, ids=lambda value: getattr(value, "__name__", value))
-def test_killed_and_started_again_it_is_the_unbroken_run(
+def test_a_killed_and_resumed_run_equals_the_unbroken_run(
     unbroken: Path, tmp_path: Path, plan: Callable[[int], None], at: int
 ) -> None:
     assert run(tmp_path, plan, at) == -signal.SIGKILL
@@ -208,7 +208,9 @@ def test_a_torn_status_does_not_keep_a_run_from_going_on(unbroken: Path, tmp_pat
     assert_same_run(tmp_path, unbroken)
 
 
-def test_killed_again_and_again(unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_equals_the_unbroken_run(
+    unbroken: Path, tmp_path: Path
+) -> None:
     for at in (9, 5, 8):
         assert run(tmp_path, before_a_step, at) == -signal.SIGKILL
     assert run(tmp_path) == 0
@@ -280,7 +282,7 @@ def test_a_deleted_folder_ends_the_run_and_is_not_made_anew(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_made_anew_under_a_run_is_not_its_own(
+def test_a_new_folder_in_the_place_of_the_runs_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run is deleted and launched again while its old job still runs."""

@@ -136,7 +136,7 @@ def spiky_norms(count: int) -> list[float]:
     return scales.tolist()
 
 
-def test_zclip_is_the_written_algorithm() -> None:
+def test_zclip_equals_the_published_algorithm() -> None:
     """Kumar et al. 2025: plain mean and variance of 25 values, then exponential ones."""
     model = small()
     acting = stabilizer(model, "zclip", 2.5)
@@ -212,7 +212,7 @@ def test_a_threshold_below_the_running_norm_follows_the_gradient_up_and_down() -
 
 
 @pytest.mark.parametrize("clip", ["patch_embed", "zclip"])
-def test_gradients_of_zero_lock_nothing(clip: str) -> None:
+def test_zero_gradients_do_not_lock_the_clipping(clip: str) -> None:
     model = small()
     acting = stabilizer(model, clip, 1.0)
     for _ in range(30):
@@ -267,7 +267,7 @@ def test_clipping_never_waits_and_skipping_waits_once(clip: str) -> None:
 @pytest.mark.parametrize("bad_step", [0, 2])
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_skipped_step_never_was(name: str, value: float, bad_step: int) -> None:
+def test_a_skipped_step_leaves_nothing_behind(name: str, value: float, bad_step: int) -> None:
     """Weights and the whole optimizer state, step counts included, equal to the last bit."""
     config = OptimConfig(name=name, skip_nonfinite=True, clip="zclip", clip_at=2.5)
     ends = []
@@ -348,7 +348,7 @@ def test_a_step_on_a_broken_image_leaves_nothing_behind(
         assert int(content["model"]["queue.added"]) == (config.train.steps - 1) * 16
 
 
-def test_recorded_is_the_gradient_before_clipping_applied_the_one_after(tmp_path: Path) -> None:
+def test_the_recorded_gradient_is_the_one_before_clipping(tmp_path: Path) -> None:
     settings = [
         *("optim.name=sgd", "optim.momentum=0", "optim.weight_decay=0", "optim.lr=0.5"),
         *("optim.lr_rule=none", "optim.warmup_steps=0", "train.steps=1"),
@@ -420,7 +420,7 @@ def short_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda s: s[0],
 )
-def test_stopped_and_continued_it_is_the_unbroken_training(
+def test_a_stopped_and_continued_training_equals_the_unbroken_one(
     tmp_path: Path, settings: list[str]
 ) -> None:
     config = small_config(*settings, "knn.every=100")
@@ -441,7 +441,7 @@ def test_stopped_and_continued_it_is_the_unbroken_training(
         assert not plain.model.state_dict()[name].equal(unbroken.model.state_dict()[name])
 
 
-def test_defaults_touch_nothing() -> None:
+def test_defaults_change_no_gradient() -> None:
     state, _ = fresh(small_config())
     state.stabilizer.attach(state.optimizer)
     assert not state.optimizer._optimizer_step_pre_hooks

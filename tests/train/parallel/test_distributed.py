@@ -172,7 +172,7 @@ def counted() -> Counter[tuple[str, bool]]:
     return calls
 
 
-def test_buckets_give_the_bits_of_a_reduction_of_each_gradient(tmp_path: Path) -> None:
+def test_averaging_in_buckets_gives_the_bits_of_averaging_each_gradient(tmp_path: Path) -> None:
     for found in results(2, tmp_path, by_both_reductions):
         bucketed = {k: v for k, v in found.items() if k.startswith("buckets")}
         expected = {k: found[k.replace("buckets", "one by one")] for k in bucketed}
@@ -246,7 +246,9 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_a_whole_run_is_that_of_one_process(processes: int, single: Path, tmp_path: Path) -> None:
+def test_a_whole_run_equals_that_of_one_process(
+    processes: int, single: Path, tmp_path: Path
+) -> None:
     assert exit_codes(start(processes, train_in_float64, tmp_path, WHOLE)) == [0] * processes
     one, many = stabkit.open_run(single), stabkit.open_run(tmp_path)
     signals = [run.signals() for run in (one, many)]
@@ -324,7 +326,7 @@ def signalled_alone(folder: Path, config: RunConfig, number: int) -> None:
     loop.train(config, RunDir(folder))
 
 
-def test_told_to_one_process_all_stop_at_the_same_step(whole: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_at_the_same_step(whole: Path, tmp_path: Path) -> None:
     """No process waits for the others' flags, so a flag counts one step later."""
     for number in (5, 3):
         assert exit_codes(start(3, signalled_alone, tmp_path, THREES, number)) == [0, 0, 0]
@@ -338,7 +340,9 @@ def test_told_to_one_process_all_stop_at_the_same_step(whole: Path, tmp_path: Pa
     assert firsts == [0, 6, 10]
 
 
-def test_three_killed_and_started_again_are_the_unbroken_three(whole: Path, tmp_path: Path) -> None:
+def test_three_killed_and_resumed_processes_equal_the_unbroken_three(
+    whole: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     started = start(3, train_until, broken, THREES, 10)
     until = time.monotonic() + 30
@@ -387,7 +391,9 @@ def failing_at(folder: Path, config: RunConfig, step: int) -> str:
     return caught(folder, config)
 
 
-def test_an_error_of_one_is_the_end_of_all_and_the_reason_of_the_run(tmp_path: Path) -> None:
+def test_an_error_in_one_process_ends_all_and_is_the_reason_of_the_failed_run(
+    tmp_path: Path,
+) -> None:
     run = tmp_path / "run"
     found = results(3, tmp_path / "results", failing_at, run, THREES, 5)
     told = "PeerError: process 1 of 3 failed: ValueError: image 5 is damaged"
@@ -418,7 +424,7 @@ def failing_in_backward(folder: Path, config: RunConfig) -> str:
     return caught(folder, config)
 
 
-def test_an_error_amid_the_reductions_is_the_end_of_all(tmp_path: Path) -> None:
+def test_an_error_while_gradients_are_reduced_ends_all(tmp_path: Path) -> None:
     found = results(3, tmp_path / "results", failing_in_backward, tmp_path / "run", THREES)
     told = "PeerError: process 1 of 3 failed: ValueError: no memory"
     assert found == [told, "ValueError: no memory", told]
@@ -440,7 +446,7 @@ def test_when_one_is_killed_the_others_end_too(tmp_path: Path) -> None:
     assert status.state == "failed"
 
 
-def test_what_only_the_first_can_see_is_refused_by_all(tmp_path: Path) -> None:
+def test_a_refusal_by_the_first_process_ends_all(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with run.lock():
         busy = results(2, tmp_path / "busy", caught, run.path, THREES)
@@ -494,7 +500,7 @@ def with_a_nan(folder: Path, config: RunConfig) -> None:
     loop.train(config, RunDir(folder))
 
 
-def test_all_pass_over_a_step_that_is_not_finite_on_one(tmp_path: Path) -> None:
+def test_all_skip_a_step_that_is_not_finite_in_one(tmp_path: Path) -> None:
     # no BN and no gathered keys: the NaN reaches the other by the gradients or not at all
     words = ["train.batch=12", "train.steps=8", "method.name=byol", "method.head_norm=none"]
     config = small_config(*words, "optim.skip_nonfinite=true")
@@ -540,7 +546,7 @@ def talk() -> list[Any]:
     return found
 
 
-def test_processes_go_on_together(tmp_path: Path) -> None:
+def test_processes_agree_on_results_and_errors(tmp_path: Path) -> None:
     found = results(3, tmp_path, talk)
     assert [f[0] for f in found] == ["from 0"] * 3
     assert [f[1] for f in found] == [0, 1, 2]
@@ -565,7 +571,7 @@ def ask_all() -> list[bool]:
     return found
 
 
-def test_an_agreement_is_the_same_on_all_one_call_late(tmp_path: Path) -> None:
+def test_an_agreement_is_the_same_in_all_and_one_call_late(tmp_path: Path) -> None:
     expected = [False, *FLAGS.any(axis=0).tolist()[:-1]]
     assert 5 < sum(expected) < 35
     assert results(3, tmp_path, ask_all) == [expected] * 3
@@ -638,7 +644,7 @@ def command_line(folder: Path, words: list[str]) -> None:
         ("optim.lrr=1", [2, 2], "did you mean 'optim.lr'"),
     ],
 )
-def test_an_error_is_said_once_and_is_the_exit_code_of_all(
+def test_an_error_is_printed_once_and_sets_every_exit_code(
     wrong: str, codes: list[int], message: str, tmp_path: Path
 ) -> None:
     words = ["train", "tiny", *SMALL, wrong, "--run-dir", str(tmp_path / "run")]

@@ -70,7 +70,7 @@ def own_part(shares: list[int]) -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("processes", SHARES)
-def test_it_is_batch_norm_of_all_rows(processes: int, tmp_path: Path) -> None:
+def test_it_equals_batch_norm_of_all_rows(processes: int, tmp_path: Path) -> None:
     parts = results(processes, tmp_path, own_part, SHARES[processes])
     for case in CASES:
         expected = two_steps(net(case), case, slice(None))
