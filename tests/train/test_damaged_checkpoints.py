@@ -289,9 +289,7 @@ def test_the_remedy_named_for_a_damaged_checkpoint_works(
     sound = read_tensors(run.checkpoint_file)
     in_a_tensor(run.checkpoint_file)
     words = ["train", "tiny", *WORDS, "--run-dir", str(run.path)]
-    assert "sound copy in its place, or delete it to start the run over" in refused(
-        capsys, *words
-    )
+    assert "sound copy in its place, or delete it to start the run over" in refused(capsys, *words)
     run.checkpoint_file.unlink()
     assert main(words) == 0
     assert same(read_tensors(run.checkpoint_file), sound)

@@ -13,8 +13,8 @@ from stabkit.train.knn import KnnBank, knn_predict, knn_predict_each, nearest
 def data(seed: int, queries: int = 23, bank: int = 57) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(5, (bank,), generator=generator)
-    centres = torch.randn(5, 6, generator=generator)
-    features = centres[labels] + 1.5 * torch.randn(bank, 6, generator=generator)
+    centers = torch.randn(5, 6, generator=generator)
+    features = centers[labels] + 1.5 * torch.randn(bank, 6, generator=generator)
     return torch.randn(queries, 6, generator=generator), features, labels
 
 
