@@ -229,7 +229,7 @@ def test_a_wrong_override_leaves_the_run_as_it_was(
     ("words", "message"),
     [
         (["runtime.device=cuda:77"], "runtime.device 'cuda:77': "),
-        (["compute.precision=tf32"], "compute.precision 'tf32' is of CUDA devices"),
+        (["compute.precision=tf32"], "compute.precision 'tf32' needs a CUDA device"),
         (["model={name: vit_of_nobody}"], "vit_of_nobody"),
         (["data.name=imagefolder", "data.path=/no/where"], "no such folder"),
     ],
@@ -251,12 +251,17 @@ def test_all_problems_are_reported_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_work_is_not_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_work_is_not_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The folder then says which run failed, and the same command goes on in it."""
-    data, folder = tmp_path / "data", tmp_path / "run"
-    data.mkdir()
-    (data / "train.parquet").write_bytes(b"no table")
-    words = [*WORDS, "data.name=parquet", f"data.path={data}", "--run-dir", str(folder)]
+
+    def fail(*_: object) -> None:
+        raise OSError("train.parquet: input/output error")
+
+    monkeypatch.setattr(loop, "load_data", fail)
+    folder = tmp_path / "run"
+    words = [*WORDS, "--run-dir", str(folder)]
     for _ in range(2):
         assert main(["train", *words]) == 1
         status = RunDir(folder).read_status()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stabkit.config import RunConfig
 from stabkit.train.data.batches import Batch
 from stabkit.train.optim.build import lr_at, momentum_at
-from stabkit.train.state import State
+from stabkit.train.state import TrainState
 
 
 class Handwritten:
@@ -24,7 +24,7 @@ class Handwritten:
     """
 
     def __init__(
-        self, config: RunConfig, state: State, batches: Sequence[Batch], tuned: bool
+        self, config: RunConfig, state: TrainState, batches: Sequence[Batch], tuned: bool
     ) -> None:
         self.config, self.batches, self.tuned, self.step = config, batches, tuned, 0
         device = batches[0].view1.device
@@ -79,7 +79,7 @@ class Handwritten:
         self.optimizer.step()
         self.step += 1
 
-    def check_same_loss(self, state: State) -> None:
+    def check_same_loss(self, state: TrainState) -> None:
         """Raise ValueError unless both losses are equal. It moves the statistics of batch norm."""
         batch = self.batches[0]
         with torch.no_grad():

@@ -96,9 +96,6 @@ def measure(
         "plain": ([together], Ask(name, "plain", batch * world, steps)),
         "ddp": ([together], Ask(name, "ddp", batch * world, steps)),
     }
-    if name == "larger":  # of the other the gradients are next to nothing
-        for side in ("early", "late"):
-            sides[side] = ([together], Ask(name, side, batch * world, steps))
     times: dict[str, list[float]] = {side: [] for side in sides}
     order = list(sides)
     for turn in range(pairs + 1):
@@ -124,7 +121,7 @@ def compared(name: str, batch: int, world: int, times: dict[str, list[float]]) -
             f"{name}: {what}", of, "at least", items=items, unit="images/s"
         )
 
-    rows = [
+    return [
         scaling("apart", f"{world} processes apart, {batch} images each", one, ideal, total),
         scaling("weak", f"{world} together, {batch} images each", one, ideal, total),
         scaling("strong", f"{world} together, {batch} images in all", fair, ideal, batch),
@@ -136,13 +133,6 @@ def compared(name: str, batch: int, world: int, times: dict[str, list[float]]) -
             f"{name}: the same, recording nothing either", "DDP's", "at most", 1.0
         ),
     ]
-    if "early" in times:
-        rows.append(
-            Times(times["early"], times["late"]).row(
-                f"{name}: gradients reduced during backward", "after it", "at most"
-            )
-        )
-    return rows
 
 
 def profile(name: str, stages: dict[str, Stage], step: list[float]) -> str:

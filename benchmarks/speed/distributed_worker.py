@@ -30,22 +30,19 @@ from stabkit.train.data.batches import Batch
 from stabkit.train.device import prepare_device
 from stabkit.train.loop import train_step
 from stabkit.train.optim.build import lr_at, momentum_at
-from stabkit.train.parallel.reduce import BUCKET_BYTES, GradientReduction, own_rows, process_group
+from stabkit.train.parallel.reduce import average_gradients, own_rows, process_group
 from stabkit.train.recording import Silent
-from stabkit.train.state import State, build_state
+from stabkit.train.state import TrainState, build_state
 
 CLASSES = 10
 IMAGES = 5000
 
 STAGES = {
-    "GradientReduction._reduce_next": "gradients",
-    "_Normalise.forward": "BN forward",
-    "_Normalise.backward": "BN backward",
+    "_Normalize.forward": "BN forward",
+    "_Normalize.backward": "BN backward",
     "gather": "keys and features",
     "mean_of_processes": "mean loss",
 }
-# of overlapped reductions: with DDP's usual 25 MiB the CPU's networks would have a single bucket
-SPLIT_BYTES = {"cpu": 2**20, "cuda": BUCKET_BYTES}
 
 Step = Callable[[], object]  # makes the next step and counts it, since every fifth does kNN
 
@@ -121,7 +118,7 @@ def configured(name: str, batch: int) -> RunConfig:
     return validate(RunConfig, with_settings(read_base("tiny"), settings), "benchmark")
 
 
-def prepared(name: str, batch: int, device: torch.device) -> tuple[RunConfig, State, Batch]:
+def prepared(name: str, batch: int, device: torch.device) -> tuple[RunConfig, TrainState, Batch]:
     config = configured(name, batch)
     state = build_state(config, IMAGES, device, CLASSES)
     size, own = config.data.image_size, own_rows(batch)
@@ -133,26 +130,10 @@ def prepared(name: str, batch: int, device: torch.device) -> tuple[RunConfig, St
 
 def ours(name: str, batch: int, device: torch.device) -> Step:
     config, state, made = prepared(name, batch, device)
-    state.reduction.overlap()
-    return trained(config, state, made)
+    return trained(config, replace(state, network=average_gradients(state.model)), made)
 
 
-def early(name: str, batch: int, device: torch.device) -> Step:
-    """Gradients are reduced bucket by bucket while backward still runs."""
-    config, state, made = prepared(name, batch, device)
-    reduction = GradientReduction(state.model.online.parameters(), SPLIT_BYTES[device.type])
-    reduction.overlap()
-    return trained(config, replace(state, reduction=reduction), made)
-
-
-def late(name: str, batch: int, device: torch.device) -> Step:
-    """Gradients are reduced all at once, after backward."""
-    config, state, made = prepared(name, batch, device)
-    reduction = GradientReduction(state.model.online.parameters(), sys.maxsize)
-    return trained(config, replace(state, reduction=reduction), made)
-
-
-def trained(config: RunConfig, state: State, made: Batch) -> Step:
+def trained(config: RunConfig, state: TrainState, made: Batch) -> Step:
     recorder, numbers = Silent(), count()
     return lambda: train_step(config, state, recorder, made, next(numbers), CLASSES)
 
@@ -165,19 +146,16 @@ def ddp(name: str, batch: int, device: torch.device) -> Step:
         wrapped = DistributedDataParallel(
             state.model, broadcast_buffers=False, static_graph=True, gradient_as_bucket_view=True
         )
-    return unrecorded(config, state, made, wrapped, lambda: None)
+    return unrecorded(config, state, made, wrapped)
 
 
 def plain(name: str, batch: int, device: torch.device) -> Step:
-    """What `ddp` does, by our reduction."""
+    """What `ddp` does, with the module of a training's step."""
     config, state, made = prepared(name, batch, device)
-    state.reduction.overlap()
-    return unrecorded(config, state, made, state.model, state.reduction.finish)
+    return unrecorded(config, state, made, average_gradients(state.model))
 
 
-def unrecorded(
-    config: RunConfig, state: State, made: Batch, model: nn.Module, reduce: Callable[[], None]
-) -> Step:
+def unrecorded(config: RunConfig, state: TrainState, made: Batch, model: nn.Module) -> Step:
     labels, numbers = made.labels[made.own], count()
 
     def step() -> None:
@@ -188,7 +166,6 @@ def unrecorded(
         loss = model(made.view1, made.view2, labels, momentum, number)[0]
         state.optimizer.zero_grad()
         loss.backward()
-        reduce()
         state.optimizer.step()
 
     return step
@@ -196,8 +173,6 @@ def unrecorded(
 
 SIDES: dict[str, Callable[[str, int, torch.device], Step]] = {
     "ours": ours,
-    "early": early,
-    "late": late,
     "plain": plain,
     "ddp": ddp,
 }

@@ -29,7 +29,7 @@ from stabkit.train.data.batches import make_batch, read_batch
 from stabkit.train.data.load import load_data
 from stabkit.train.device import prepare_device
 from stabkit.train.loop import train_step
-from stabkit.train.state import State, build_state
+from stabkit.train.state import TrainState, build_state
 
 BATCHES = 4
 SPAWN = multiprocessing.get_context("spawn")
@@ -98,7 +98,7 @@ class Ours:
         self.config = config
         self.device = prepare_device(config.runtime, config.compute)
         images, _ = load_data(config.data, config.seed)
-        self.state: State = build_state(config, len(images), self.device, len(images.classes))
+        self.state: TrainState = build_state(config, len(images), self.device, len(images.classes))
         self.classes = len(images.classes)
         self.batches = [
             make_batch(config, read_batch(config, images, step), self.device)

@@ -17,7 +17,7 @@ class RequestError(Exception):
 
 def is_speaker() -> bool:
     """Return whether this process prints: of several that torchrun started only the first does."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def open_runs(folder: Path) -> "Runs":

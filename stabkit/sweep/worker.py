@@ -140,6 +140,7 @@ def main(method: str) -> None:
         # Once for all runs. What fails here fails again in the run, and is in its log then.
         with suppress(Exception), redirect_stdout(sys.stderr):
             importlib.import_module("stabkit.train.loop")
+            importlib.import_module("torch._dynamo")  # what every optimizer imports when it is made
             # Record the code that was imported just now: it may be edited while runs wait.
             importlib.import_module("stabkit.train.meta").code_now()
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Events found while a run trains: the counts in its status."""
+"""Events that are found while a run trains, and counted in its status."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,10 @@ from stabkit.store.reader import Run
 
 
 class Alerts:
-    """Counts the dips of held-out kNN so far, by the detector that the analysis uses, and the
-    stretches of non-finite steps. A few milliseconds an evaluation."""
+    """Count the dips of held-out kNN and the stretches of non-finite steps so far.
+
+    The detector is the one that the analysis uses. Takes a few milliseconds an evaluation.
+    """
 
     def __init__(self, rundir: RunDir, chance: float) -> None:
         self.rundir = rundir
@@ -22,7 +24,7 @@ class Alerts:
         self.counts: dict[str, int] = {}
 
     def add(self, step: int, correct: NDArray[np.bool_]) -> None:
-        """`correct` [n]: the evaluation of the weights after `step` updates."""
+        """Take in the evaluation after `step` updates: whether each query was `correct` [n]."""
         dips, _ = self._dips.add(step, correct)
         nonfinite = sum(event["kind"] == "nonfinite" for event in self.rundir.read_events())
         found = {"dip": len(dips), "nonfinite": nonfinite}

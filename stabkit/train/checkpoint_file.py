@@ -1,4 +1,4 @@
-"""What a checkpoint must hold before anything is filled from it."""
+"""Check what a checkpoint holds before anything is filled from it."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from stabkit.monitor.torch_files import read_tensors
 from stabkit.rundir import ForeignFolderError
 
 _KINDS: dict[str, Any] = {"run": str, "step": int, "model": dict}
-_OF_TRAINING = ("optimizer", "bank")
+_FOR_TRAINING = ("optimizer", "bank")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """`run`, `step` and the tensors of `model`; a training's has more. Raises ValueError."""
+    """Return `run`, `step` and the tensors of `model`; the checkpoint of a training has more.
+
+    Raises ValueError when the file is damaged or is no checkpoint.
+    """
     content = read_tensors(path)
     if not _KINDS.keys() <= content.keys():
         raise ValueError(f"{path}: not a checkpoint of stabkit")
@@ -24,14 +27,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 f"{path}: {name} is {type(content[name]).__name__}, should be {kind.__name__}"
             )
     if not are_weights(content["model"]):
-        raise ValueError(f"{path}: model holds something else than named, plain tensors")
+        raise ValueError(f"{path}: model should hold named, plain tensors only")
     if content["step"] < 0:
         raise ValueError(f"{path}: step is {content['step']}, should be 0 or more")
     return content
 
 
 def are_weights(content: Any) -> bool:
-    """Whether it is a dictionary of names and plain tensors, which a model can be filled from."""
+    """Whether `content` is a dictionary of names and plain tensors that can fill a model."""
     return isinstance(content, dict) and all(
         isinstance(name, str)
         and isinstance(tensor, Tensor)
@@ -44,18 +47,18 @@ def are_weights(content: Any) -> bool:
 
 
 def check_trainable(path: Path, content: dict[str, Any]) -> None:
-    """Raises ForeignFolderError for imported weights, ValueError for what lacks a part."""
+    """Raise ForeignFolderError for imported weights, ValueError if a part is missing."""
     if "optimizer" not in content:
         problem = "imported weights, which can be evaluated but not trained on"
         raise ForeignFolderError(f"{path}: {problem}")
-    if missing := [name for name in _OF_TRAINING if name not in content]:
-        raise ValueError(f"{path}: holds no {missing[0]}, without which a training cannot go on")
+    if missing := [name for name in _FOR_TRAINING if name not in content]:
+        raise ValueError(f"{path}: holds no {missing[0]}; a training cannot go on without it")
 
 
 def check_like(path: Path, what: str, found: Any, own: Any) -> None:
-    """Raises ValueError unless `found` has the keys, kinds and shapes of `own`.
+    """Raise ValueError unless `found` has the keys, kinds and shapes of `own`.
 
-    A copy into `own` would stretch what has another shape without a word.
+    A copy into `own` would silently broadcast a tensor of another shape.
     """
     if isinstance(own, Tensor):
         if not isinstance(found, Tensor):
@@ -74,8 +77,10 @@ def check_like(path: Path, what: str, found: Any, own: Any) -> None:
 
 
 def check_optimizer(path: Path, found: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError unless `found` is a state of `optimizer`: its groups, and of each
-    parameter what has its shape or is one number."""
+    """Raise ValueError unless `found` is a state of `optimizer`.
+
+    It has the same groups, and all it holds for a parameter has that shape or is one number.
+    """
     own = optimizer.state_dict()
     check_like(path, "optimizer", found, {"state": {}, "param_groups": None})
     groups = found["param_groups"]
@@ -91,7 +96,7 @@ def check_optimizer(path: Path, found: Any, optimizer: torch.optim.Optimizer) ->
     for key, state in found["state"].items():
         where = f"optimizer.state.{key}"
         if not (isinstance(key, int) and key < len(parameters) and isinstance(state, dict)):
-            raise ValueError(f"{path}: {where} is not of one of {len(parameters)} parameters")
+            raise ValueError(f"{path}: {where} belongs to none of the {len(parameters)} parameters")
         for name, value in state.items():
             if isinstance(value, Tensor) and value.dim():
                 check_like(path, f"{where}.{name}", value, parameters[key])

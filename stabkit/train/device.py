@@ -1,4 +1,4 @@
-"""Where a run computes: the one place that decides it."""
+"""Decide where a run computes, in one place."""
 
 import ctypes
 import os
@@ -13,22 +13,22 @@ from stabkit.train.parallel.reduce import local_rank
 
 
 def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.device:
-    """The device, with threads and algorithms fixed so that the same step gives the same bits.
+    """Return the device; fix threads and algorithms, so that the same step gives the same bits.
 
-    Several processes of a node take its GPUs in turn, whatever number `runtime.device` names.
-    Raises ValueError for a precision or a compiler that is not there.
+    The processes of a node take its GPUs in turn, whatever number `runtime.device` names. Raises
+    ValueError when the device lacks the precision or the machine lacks a compiler.
     """
     device = torch.device(device_name(runtime))
     tf32 = compute.precision == "tf32"
     if tf32 and device.type != "cuda":
         raise ValueError(
-            f"compute.precision 'tf32' is of CUDA devices and this run is on {device.type}; "
-            "one of fp32, bf16, fp16"
+            f"compute.precision 'tf32' needs a CUDA device and this run is on {device.type}; "
+            "should be fp32, bf16 or fp16"
         )
     if compute.compile and not any(shutil.which(name) for name in _compilers()):
         raise ValueError(
             "compute.compile needs a C++ compiler and there is none: install g++, name one in CXX, "
-            "or leave it out"
+            "or leave compute.compile out"
         )
     if device.type == "cuda" and world_size() > 1:
         device = torch.device("cuda", local_rank() % max(1, torch.cuda.device_count()))
@@ -41,12 +41,12 @@ def prepare_device(runtime: RuntimeConfig, compute: ComputeConfig) -> torch.devi
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
         torch.backends.cuda.matmul.allow_tf32 = tf32
-        torch.backends.cudnn.allow_tf32 = tf32  # torch's default is true: fp32 would not be fp32
+        torch.backends.cudnn.allow_tf32 = tf32  # true by default: fp32 would not be fp32
     return device
 
 
 def check_device(runtime: RuntimeConfig) -> None:
-    """Raises ValueError when the device is not there."""
+    """Raise ValueError when the device is not there."""
     asked = f"runtime.device {runtime.device!r}"
     try:
         device = torch.device(device_name(runtime))
@@ -70,8 +70,11 @@ def _compilers() -> tuple[str, ...]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next, instead of handing it back to the system, from
-    which every page would have to be faulted in anew: on a CPU some per cent of a step."""
+    """Let glibc keep the memory that a step frees for the next step.
+
+    Otherwise it goes back to the system, and every page has to be faulted in again, which costs a
+    few per cent of a step on a CPU.
+    """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # mallopt(3)
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,6 +1,6 @@
-"""What the last bits of a run follow from beside its configuration, and what of it has changed.
+"""What decides the last bits of a run beside its configuration, and whether it has changed.
 
-A resumed run is bit-equal to an unbroken one while all of this stays as it was.
+A resumed run is bit-equal to an unbroken one as long as all of this stays the same.
 """
 
 import logging
@@ -22,7 +22,7 @@ from stabkit.train.device import device_name
 log = logging.getLogger("stabkit")
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
-# Each makes a library choose other kernels on the same processor.
+# Each of these makes a library choose other kernels on the same processor.
 CHOOSERS = (
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
     *("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "NVIDIA_TF32_OVERRIDE"),
@@ -30,11 +30,11 @@ CHOOSERS = (
 
 
 class InexactResumeError(ValueError):
-    """Going on would not give the bits of an unbroken run, and nobody has said that it may."""
+    """Going on would not give the bits of an unbroken run, and this was not allowed."""
 
 
 def circumstances(device: torch.device, threads: int) -> dict[str, Any]:
-    """As an attempt in `meta.json` holds them."""
+    """Return them as an attempt in `meta.json` holds them."""
     packages = {name: found for name in PACKAGES if (found := installed(name))}
     if device.type == "cuda":
         packages["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
@@ -57,9 +57,11 @@ def installed(package: str) -> str | None:
         return None
 
 
-def chosen_threads(config: RunConfig, rundir: RunDir) -> int:
-    """As many as the run began with, unless the configuration names a number: how many cores are
-    free at a resume must not count."""
+def choose_threads(config: RunConfig, rundir: RunDir) -> int:
+    """Return the number in the configuration, or else the number that the run began with.
+
+    The number of cores that are free at a resume must not count.
+    """
     recorded = _last_attempt(rundir).get("threads")
     if config.runtime.threads is not None:
         return config.runtime.threads
@@ -67,9 +69,9 @@ def chosen_threads(config: RunConfig, rundir: RunDir) -> int:
 
 
 def check_resume(config: RunConfig, rundir: RunDir, allowed: bool) -> dict[str, Any]:
-    """What there is to say in the event log of a resume: `changed`, and what is `unchecked`.
+    """Return facts for the event log of a resume: what is `changed`, and what is `unchecked`.
 
-    Raises InexactResumeError where something has changed and is not `allowed`. Changes nothing.
+    Raises InexactResumeError when something has changed, unless that is `allowed`. Changes nothing.
     """
     if not rundir.checkpoint_file.exists():
         return {}
@@ -99,7 +101,7 @@ def check_resume(config: RunConfig, rundir: RunDir, allowed: bool) -> dict[str, 
 
 
 def _last_attempt(rundir: RunDir) -> Mapping[str, Any]:
-    """Empty where there is none, as of a run that an older version wrote."""
+    """Return the last attempt in `meta.json`; empty if an older version wrote none."""
     try:
         attempts = rundir.read_meta().get("attempts")
     except (OSError, ValueError):

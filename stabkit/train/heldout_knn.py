@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from stabkit.config import ComputeConfig, KnnConfig
+from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.ranks import rank, world_size
-from stabkit.train.compute import autocast, widened
+from stabkit.train.compute import autocast
 from stabkit.train.data.image_set import moved
 from stabkit.train.data.load import ImageSet
 from stabkit.train.data.views import plain_view
@@ -14,13 +15,13 @@ from stabkit.train.knn import knn_predict
 from stabkit.train.parallel.reduce import gather
 from stabkit.train.randomness import permutation
 
-CHUNK = 256  # images a forward pass: more falls out of a CPU cache
+CHUNK = 256  # images in a forward pass; with more, activations leave a CPU's cache
 
 
 class HeldoutKnn:
-    """Queries and bank are the same images in the same order for every run on a data set.
+    """Fixed queries and a fixed bank: the same for every run on a data set, in the same order.
 
-    Each process holds and encodes a share of both, and gets the features of all.
+    Each process holds and encodes a share of both and gets the features of all.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class HeldoutKnn:
         self.k = min(config.k, len(self.bank_labels))
 
     def predict(self, backbone: nn.Module, compute: ComputeConfig) -> Tensor | None:
-        """[queries] predicted classes; None when the features are no longer finite."""
-        with autocast(compute, self.bank.device):  # for the encoder alone: votes are float32
+        """Return predicted classes [queries]; None when the features are no longer finite."""
+        with autocast(compute, self.bank.device):  # only the encoder: votes are float32
             bank, queries = encode(backbone, self.bank), encode(backbone, self.queries)
         bank = gather(widened(bank))[: len(self.bank_labels)]
         queries = gather(widened(queries))[: len(self.labels)]
@@ -52,7 +53,7 @@ class HeldoutKnn:
 
 @torch.no_grad()
 def encode(backbone: nn.Module, images: Tensor) -> Tensor:
-    """[images, D] features in evaluation mode; the mode is put back."""
+    """Return features [images, D] in evaluation mode; the mode is restored."""
     training = backbone.training
     backbone.eval()
     features = torch.cat([backbone(chunk) for chunk in torch.split(images, CHUNK)])
@@ -63,8 +64,10 @@ def encode(backbone: nn.Module, images: Tensor) -> Tensor:
 def _subset(
     images: ImageSet, count: int, image_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """This process's equal share of the images, with some again where they do not divide; labels
-    of all, once."""
+    """Return this process's equal share of the images, and the labels of all.
+
+    Where the count does not divide, the last shares repeat images; the labels do not.
+    """
     index = permutation(seed=0, epoch=0, n=len(images))[:count]
     labels = torch.from_numpy(images.labels[index]).to(device)
     share = -(-len(index) // world_size())

@@ -1,12 +1,15 @@
-"""Weighted k-nearest-neighbour classification (Wu et al. 2018) and the free training-time bank."""
+"""Weighted k-nearest-neighbor classification (Wu et al. 2018) and the free training-time bank.
+
+Shapes: Q queries, M entries of the bank, D features, k neighbors.
+"""
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from stabkit.train.nearest import nearest
-
+SIMILARITIES = 2**26  # held at once, 256 MiB: with an ImageNet bank those of 52 queries
 VOTES = 2**24  # held at once: weights, or sums of classes
 
 
@@ -20,10 +23,10 @@ def knn_predict(
     query_id_Q: Tensor | None = None,
     bank_id_M: Tensor | None = None,
 ) -> Tensor:
-    """[Q] predicted classes: votes exp(cos/temperature) of the k nearest bank entries.
+    """Return the predicted classes [Q]: votes exp(cos/temperature) of the k nearest bank entries.
 
-    `k` is capped at the bank. With ids given, an entry never votes on its own image (the free
-    bank holds other views of it). Source: Wu et al. 2018, section 3.4.
+    `k` is capped at the size of the bank. With ids given, an entry never votes on its own image
+    (the free bank holds other views of it). Source: Wu et al. 2018, section 3.4.
     """
     found = knn_predict_each(
         query_QD, bank_MD, labels_M, num_classes, [k], temperature, query_id_Q, bank_id_M
@@ -41,14 +44,13 @@ def knn_predict_each(
     query_id_Q: Tensor | None = None,
     bank_id_M: Tensor | None = None,
 ) -> dict[int, Tensor]:
-    """`knn_predict` for each k (as capped, in order) from one search.
+    """Return what `knn_predict` gives for each k (capped, in ascending order), from one search.
 
-    Selection costs more than the product of features, so the nearest max(k) are found once and
-    every smaller k is a prefix of them.
+    The nearest max(k) are found once; every smaller k votes with the first of them.
     """
     ids = None if query_id_Q is None or bank_id_M is None else (query_id_Q, bank_id_M)
     used = sorted({min(k, len(bank_MD)) for k in ks})
-    cosine, index = nearest(query_QD, bank_MD, used, ids)
+    cosine, index = nearest(query_QD, bank_MD, used[-1], ids)
     chunk = max(1, VOTES // max(num_classes, used[-1]))
     parts: dict[int, list[Tensor]] = {k: [] for k in used}
     for near, place in zip(torch.split(cosine, chunk), torch.split(index, chunk), strict=True):
@@ -62,20 +64,47 @@ def knn_predict_each(
     return {k: torch.cat(part) for k, part in parts.items()}
 
 
+@torch.no_grad()
+def nearest(
+    query_QD: Tensor, bank_MD: Tensor, k: int, ids: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return cosines and places [Q, k] of the k nearest bank entries, nearest first.
+
+    `ids`: of the queries [Q] and of the bank [M]. The cosine of an entry with the query's own id is
+    -inf, so it comes last and its vote weighs exp(-inf) = 0. `torch.topk` decides among equals.
+    """
+    query = F.normalize(query_QD.float(), dim=1)
+    bank = F.normalize(bank_MD.float(), dim=1)
+    rows = max(1, SIMILARITIES // len(bank))
+    cosines, places = [], []
+    for start in range(0, len(query), rows):
+        similarity = query[start : start + rows] @ bank.T
+        if ids is not None:
+            similarity.masked_fill_(ids[0][start : start + rows, None] == ids[1], -torch.inf)
+        cosine, place = similarity.topk(k, dim=1)
+        cosines.append(cosine)
+        places.append(place)
+        del similarity  # else the next chunk is made while this one is still held
+    return torch.cat(cosines), torch.cat(places)
+
+
 class KnnBank:
-    """First-in-first-out bank of training features already computed (MoCo v3, appendix A)."""
+    """Hold the latest training features, first in first out (MoCo v3, appendix A).
+
+    The features were computed for the training step, so the bank costs no forward pass.
+    """
 
     def __init__(self, size: int, dim: int, device: torch.device) -> None:
         self.features = torch.zeros(size, dim, device=device)
         self.labels = torch.zeros(size, dtype=torch.int64, device=device)
         self.ids = torch.zeros(size, dtype=torch.int64, device=device)
-        self.added = 0  # ever; the fill and the place of the oldest entry follow from it
+        self.added = 0  # in all; from it follow how many are held and where the oldest is
 
     def __len__(self) -> int:
         return min(self.added, len(self.features))
 
     def add(self, feature_BD: Tensor, label_B: Tensor, id_B: Tensor) -> None:
-        """Newest entries replace the oldest; of a batch larger than the bank the last remain."""
+        """Replace the oldest entries; a batch larger than the bank leaves its last entries."""
         size = len(self.features)
         skip = max(0, len(label_B) - size)
         place = (torch.arange(skip, len(label_B), device=self.ids.device) + self.added) % size
@@ -85,7 +114,7 @@ class KnnBank:
         self.added += len(label_B)
 
     def predict(self, query_BD: Tensor, id_B: Tensor, num_classes: int, k: int, t: float) -> Tensor:
-        """[B] classes voted by the entries held; never by the query's own image."""
+        """Return the classes [B] voted by the entries held, never by the query's own image."""
         n = len(self)
         return knn_predict(
             query_BD, self.features[:n], self.labels[:n], num_classes, k, t, id_B, self.ids[:n]

@@ -1,53 +1,56 @@
 """One run, from its configuration to its folder."""
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stabkit.config import RunConfig, run_id, save_config
+from stabkit.config import RunConfig, run_id
 from stabkit.monitor.monitor import Monitor
-from stabkit.monitor.probe.probe import Probe
+from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.features import effective_rank, feature_std
-from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, same_folder
-from stabkit.store.gaps import gaps
-from stabkit.store.reader import Run
-from stabkit.train.compute import autocast, scaled_step, widened
+from stabkit.rundir import RunDir, Status
+from stabkit.train.compute import autocast, scaled_step
 from stabkit.train.data.batches import Batch, ReadAhead, make_batch
 from stabkit.train.data.image_set import ImageSet
 from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
-from stabkit.train.exactness import check_resume, chosen_threads
+from stabkit.train.held_folder import HeldFolder, hold_for_all, record_failure, write_config
 from stabkit.train.heldout_knn import HeldoutKnn
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.optim.clipping import side_effects
 from stabkit.train.parallel.agree import (
-    REFUSALS,
-    PeerError,
-    PeerRefusedError,
-    agreed,
     check_same_start,
-    failing_together,
-    first_alone,
-    of_first,
+    fail_together,
+    run_by_first,
+    run_first_then_others,
+    run_together,
 )
 from stabkit.train.parallel.reduce import (
     Agreement,
+    average_gradients,
     gather,
     mean_of_processes,
     process_group,
 )
 from stabkit.train.probe import build_probe
-from stabkit.train.progress import Progress, rows_missing
-from stabkit.train.recording import Recorder, Silent, hold
-from stabkit.train.request import as_request, check_free, check_request, claimed
-from stabkit.train.state import State, build_state, load_state, save_state
+from stabkit.train.progress import Progress
+from stabkit.train.recording import Recorder, Silent
+from stabkit.train.request import (
+    Start,
+    as_data,
+    as_request,
+    check_request,
+    config_with_threads,
+    is_done,
+    look_into,
+)
+from stabkit.train.state import TrainState, build_state, load_state, save_state
 from stabkit.train.stopping import Stop, stop_on_signals
 
 
@@ -56,168 +59,102 @@ def train(
 ) -> Status:
     """Train to the end, from the last checkpoint if there is one, and return the final status.
 
-    `preempted` when SIGTERM, SIGINT or the preemption signal came: the step was finished, all is
-    saved and the same call goes on from there. Raises ConfigError, ForeignFolderError or
-    RunBusyError when the request is wrong, the folder is not that of this run, or another process
-    holds it; nothing has changed then. Any other error is also left in `status.json` as the reason
-    of a failed run.
+    The state is `preempted` when SIGTERM, SIGINT or the preemption signal came: the current step
+    was finished, everything is saved, and the same call goes on from there.
+
+    Raises ConfigError when the settings or the data are wrong, ForeignFolderError when the folder
+    is not that of this run, RunBusyError when another process holds it, and InexactResumeError when
+    the run would go on with other threads, on another device or processor or with other versions
+    than it was begun with, unless `allow_inexact` (or `runtime.allow_inexact`). Nothing has changed
+    then. Any other error is also left in `status.json` as the reason of a failed run.
 
     Several processes, as torchrun starts them, each call this; together they are the run of one, up
     to rounding. The first writes the folder. An error of one ends the others with PeerError.
 
-    Raises InexactResumeError, with nothing changed, when the run would go on with other threads, on
-    another device or processor or with other versions than it was begun with, unless
-    `allow_inexact` (or `runtime.allow_inexact`).
-
-    `stop`: of a caller who catches the signals; else they are caught while steps are made.
+    `stop`: the caller catches the signals; without it they are caught here while steps are made.
     """
     cuda = device_name(config.runtime).startswith("cuda") and torch.cuda.is_available()
+    allowed = allow_inexact or config.runtime.allow_inexact
     with process_group(cuda):
-        agreed(lambda: check_request(config, str(rundir.path)))
-        status = of_first(lambda: claimed(config, rundir))
-        if status and status.state == "done":
-            return status
-        of_first(lambda: check_free(rundir))
-        threads = of_first(lambda: chosen_threads(config, rundir))
-        runtime = config.runtime.model_copy(update={"threads": threads})
-        config = config.model_copy(update={"runtime": runtime})
-        allowed = allow_inexact or runtime.allow_inexact
-        facts = of_first(lambda: check_resume(config, rundir, allowed))
-        try:
-            parts = _parts(config, str(rundir.path))
-        except Exception as error:
-            if rank() == 0 and not _is_refusal(error):
-                with suppress(OSError, RunBusyError), rundir.lock():
-                    _leave_reason(config, rundir, error)
-            raise
-        with hold(rundir):
-            status = of_first(lambda: claimed(config, rundir))
-            if status and status.state == "done":  # by another process meanwhile
-                return status
-            is_ours = same_folder(rundir.path)
-            try:
-                with failing_together():
-                    return _train(config, rundir, parts, is_ours, stop, facts)
-            except Exception as error:
-                if _is_refusal(error):
-                    raise
-                if rank() != 0 and (isinstance(error, PeerError) or not cuda):
-                    raise
-                if not is_ours():
-                    gone = f"{rundir.path}: the run's folder was deleted or moved while it trained"
-                    raise FileNotFoundError(gone) from error
-                with suppress(OSError):  # a full disk, say: what is told is what went wrong first
-                    _leave_reason(config, rundir, error)
-                raise
-
-
-def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, (*REFUSALS, PeerRefusedError))
-
-
-def _leave_reason(config: RunConfig, rundir: RunDir, error: Exception) -> None:
-    """The folder says which run failed, and why."""
-    who = f"process {rank()}: " if rank() else ""  # with NCCL the first may not hear of it
-    reason = f"{who}{type(error).__name__}: {error}"
-    failed = rundir.last_status() or Status("failed", steps=config.train.steps)
-    with suppress(OSError):  # a full disk takes no line more, but a status in place of the last
-        if not rundir.config_file.exists():
-            _write_config(config, rundir)
-        rundir.append_event("failed", reason=reason)
-    rundir.write_status(replace(failed, state="failed", reason=reason))
+        run_together(lambda: check_request(config, str(rundir.path)))
+        start = run_by_first(lambda: look_into(config, rundir, allowed))
+        if start.status and is_done(start.status):
+            return start.status
+        config = config_with_threads(config, start.threads)
+        with record_failure(config, rundir):
+            prepare_all = run_first_then_others if config.data.download else run_together
+            parts = prepare_all(lambda: _prepare(config, str(rundir.path)))
+        with (
+            hold_for_all(config, rundir) as held,
+            record_failure(config, rundir, held, nccl=cuda),
+            fail_together(),
+        ):
+            if held.status and is_done(held.status):  # another process finished it meanwhile
+                return held.status
+            return _run(config, parts, held, start, stop)
 
 
 class Parts(NamedTuple):
-    """What a training is made of before its folder is looked into."""
+    """What a training is made of, apart from its folder."""
 
     device: torch.device
     images: ImageSet
     knn: HeldoutKnn
-    state: State
+    state: TrainState
 
 
-def _parts(config: RunConfig, where: str) -> Parts:
-    device = agreed(lambda: prepare_device(config.runtime, config.compute))
-    load = first_alone if config.data.download else agreed
-    images, heldout = load(lambda: load_data(config.data, config.seed, config.runtime.cache))
+def _prepare(config: RunConfig, where: str) -> Parts:
+    """Read the data and build the state; raise ConfigError where data or settings are wrong."""
+    device = prepare_device(config.runtime, config.compute)
+    images, heldout = as_data(
+        lambda: load_data(config.data, config.seed, config.runtime.cache), where
+    )
     n, classes = len(images), len(images.classes)
-    agreed(lambda: as_request(lambda: batch_index(config.seed, 0, n, config.train.batch), where))
-    knn = agreed(lambda: HeldoutKnn(images, heldout, config.knn, config.data.image_size, device))
-    state = agreed(lambda: as_request(lambda: build_state(config, n, device, classes), where))
+    # whether a batch fits the data set
+    as_request(lambda: batch_index(config.seed, 0, n, config.train.batch), where)
+    size = config.data.image_size
+    knn = as_data(lambda: HeldoutKnn(images, heldout, config.knn, size, device), where)
+    state = as_request(lambda: build_state(config, n, device, classes), where)
     return Parts(device, images, knn, state)
 
 
-def _train(
-    config: RunConfig,
-    rundir: RunDir,
-    parts: Parts,
-    is_ours: Callable[[], bool],
-    stop: Stop | None,
-    facts: Mapping[str, Any],
+def _run(
+    config: RunConfig, parts: Parts, held: HeldFolder, start: Start, stop: Stop | None
 ) -> Status:
-    device, images, knn, state = parts
-    resumed = of_first(rundir.checkpoint_file.exists)
-    # agreed: all have read the checkpoint before the first goes on to write the next
-    first = agreed(lambda: load_state(state, config, rundir.checkpoint_file) if resumed else 0)
+    """Make the steps that are left, record them, and close the folder with the final status."""
+    state, file = parts.state, held.rundir.checkpoint_file
+    # together: all have read the checkpoint before the first goes on to write the next
+    first = run_together(lambda: load_state(state, config, file) if held.resumed else 0)
     check_same_start(state.model, first)
-    of_first(lambda: _write_config(config, rundir))
-    probe = agreed(lambda: build_probe(config, state.model, images, device))
-    monitor = agreed(lambda: _recorder(config, rundir, state, first, device, probe))
-    # after the monitor, which then records gradients as they were before anything is clipped
+    state = replace(state, network=average_gradients(state.model))
+    monitor = run_together(lambda: _begin_record(config, parts, held, start, first))
+    # after the Monitor, which then records gradients as they were before anything is clipped
     state.stabilizer.attach(state.optimizer)
-    state.reduction.overlap()
-    if rank() == 0:
-        rundir.append_event("resume" if resumed else "start", first, **facts)
-    lacking = _lacking(rundir, first)
-    if lacking:
-        rundir.append_event("rows_missing", first, gaps=lacking)
     with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
-        progress = Progress(config, rundir, first, 1 / knn.num_classes, is_ours, lacking)
-        with ReadAhead(config, images) as ahead:
-            status = _steps(config, rundir, state, monitor, ahead, knn, first, stop, progress)
-    if rank() == 0:
-        now = _lacking(rundir, status.step)
-        if now != lacking:
-            rundir.append_event("rows_missing", status.step, gaps=now)
-        reasons = [reason for reason in (status.reason, rows_missing(now)) if reason]
-        status = replace(status, reason="; ".join(reasons) or None)
-        rundir.append_event(status.state, status.step, reason=status.reason)
-        rundir.write_status(status)
-    return status
+        progress = Progress(config, held, first, 1 / parts.knn.num_classes)
+        with ReadAhead(config, parts.images) as ahead:
+            status = _steps(
+                config, state, parts.knn, held.rundir, monitor, ahead, first, stop, progress
+            )
+    return progress.close(status)
 
 
-def _write_config(config: RunConfig, rundir: RunDir) -> None:
-    """First of all: whatever comes later, the folder says whose it is."""
-    atomic_write(rundir.config_file, save_config(config).encode())
-
-
-def _lacking(rundir: RunDir, step: int) -> list[str]:
-    """Rows of the steps before `step` that are no longer there.
-
-    The run goes on without them, for they could only be made again from its start; its log and its
-    status say so.
-    """
-    return gaps(Run(rundir.path).keeping(), end=step) if rank() == 0 else []
-
-
-def _recorder(
-    config: RunConfig,
-    rundir: RunDir,
-    state: State,
-    first: int,
-    device: torch.device,
-    probe: Probe | None,
+def _begin_record(
+    config: RunConfig, parts: Parts, held: HeldFolder, start: Start, first: int
 ) -> Recorder:
+    """Write what was begun, with what, and return the Monitor; only the first process records."""
     if rank() != 0:
         return Silent()
+    state, rundir = parts.state, held.rundir
+    write_config(config, rundir)
     forget_other_job(rundir)
-    record_attempt(rundir, first, device)
-    return Monitor(
+    record_attempt(rundir, first, parts.device)
+    monitor = Monitor(
         state.model.online,
         state.optimizer,
         rundir.path,
         signals=("basic", *config.runtime.signals),
-        probe=probe,
+        probe=build_probe(config, state.model, parts.images, parts.device),
         scaler=state.scaler,
         every=config.runtime.signals_every,
         first_step=first,
@@ -227,19 +164,22 @@ def _recorder(
         strict=True,  # a checkpoint must not claim rows that are not on disk
         locked=True,
     )
+    rundir.append_event("resume" if held.resumed else "start", first, **start.facts)
+    return monitor
 
 
 def _steps(
     config: RunConfig,
+    state: TrainState,
+    knn: HeldoutKnn,
     rundir: RunDir,
-    state: State,
     monitor: Recorder,
     ahead: ReadAhead,
-    knn: HeldoutKnn,
     first: int,
     stop: Stop,
-    progress: "Progress",
+    progress: Progress,
 ) -> Status:
+    """Checkpoint, evaluate, update, in this order, until the last step or a stop."""
     steps, every = config.train.steps, config.runtime.checkpoint_every
     agreement = Agreement()
     for step in range(first, steps + 1):
@@ -264,9 +204,14 @@ def _steps(
 
 
 def train_step(
-    config: RunConfig, state: State, monitor: Recorder, batch: Batch, step: int, num_classes: int
+    config: RunConfig,
+    state: TrainState,
+    monitor: Recorder,
+    batch: Batch,
+    step: int,
+    num_classes: int,
 ) -> None:
-    """One update: schedules, loss, backward, optimizer; then what is recorded of it."""
+    """Make one update: schedules, loss, backward, optimizer; then record it."""
     steps = config.train.steps
     lr = lr_at(step, steps, config.optim, config.train.batch)
     momentum = momentum_at(step, steps, config.method)
@@ -275,10 +220,9 @@ def train_step(
     before = side_effects(state.model) if config.optim.skip_nonfinite else {}
     labels = batch.labels[batch.own]
     with autocast(config.compute, labels.device):
-        loss, features, embeddings = state.model(batch.view1, batch.view2, labels, momentum, step)
+        loss, features, embeddings = state.network(batch.view1, batch.view2, labels, momentum, step)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
-    state.reduction.finish()
     if scaled_step(state.scaler, state.optimizer, config.optim.skip_nonfinite):
         state.stabilizer.skipped = True
     if config.optim.skip_nonfinite:
@@ -303,8 +247,12 @@ def train_step(
 
 
 def evaluate_heldout(
-    config: RunConfig, state: State, monitor: Recorder, knn: HeldoutKnn, step: int
+    config: RunConfig, state: TrainState, monitor: Recorder, knn: HeldoutKnn, step: int
 ) -> NDArray[np.bool_] | None:
+    """Evaluate and record held-out kNN after `step` updates.
+
+    Returns for each query whether it was correct; None when the features are no longer finite.
+    """
     predicted = knn.predict(state.model.online.backbone, config.compute)
     if predicted is None:
         return None
@@ -316,9 +264,9 @@ def evaluate_heldout(
 
 
 def checkpoint(
-    config: RunConfig, rundir: RunDir, state: State, monitor: Recorder, step: int
+    config: RunConfig, rundir: RunDir, state: TrainState, monitor: Recorder, step: int
 ) -> None:
-    """Rows first, then the state: a checkpoint never claims a step whose rows are not on disk."""
+    """Write the rows, then the state: a checkpoint claims no step whose rows are not on disk."""
     monitor.flush()
     if rank() == 0:
         save_state(state, config, step, rundir.checkpoint_file)

@@ -1,4 +1,4 @@
-"""What was run, where and with what: one entry an attempt in `meta.json`."""
+"""What was run, where and with what: one entry in `meta.json` for each attempt."""
 
 import json
 import os
@@ -15,10 +15,11 @@ from stabkit.code_state import checkout, git_state
 from stabkit.rundir import RunDir, read_file, utc_now
 from stabkit.train.exactness import circumstances, installed
 
-TABLES = ("pandas", "pyarrow")  # packages that write, and compute nothing
+TABLES = ("pandas", "pyarrow")  # packages that write tables and compute nothing
 
 
 def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> None:
+    """Add an entry to `meta.json` for this process, which begins at `first_step`."""
     meta = rundir.read_meta()
     found = circumstances(device, torch.get_num_threads())
     tables = {name: known for name in TABLES if (known := installed(name))}
@@ -40,12 +41,12 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
 
 @cache
 def code_now() -> dict[str, Any] | None:
-    """Of the first call: the code of a process does not change under it."""
+    """Return the state of the code; cached, since the code of a process does not change."""
     return git_state(checkout() or Path.cwd())
 
 
 def forget_other_job(rundir: RunDir) -> None:
-    """Drop the record of a job that is not this one: it ended, and the run goes on elsewhere."""
+    """Drop the record of another SLURM job: it has ended, and the run goes on without it."""
     try:
         known = json.loads(read_file(rundir.job_file)).get("job_id")
     except (OSError, ValueError, AttributeError):
@@ -55,6 +56,6 @@ def forget_other_job(rundir: RunDir) -> None:
 
 
 def _job() -> str | None:
-    """The SLURM job this is, as squeue names it."""
+    """Return the SLURM job of this process, as squeue names it."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")

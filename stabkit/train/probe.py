@@ -1,5 +1,4 @@
-"""What the Monitor's probe signals look at in a run of ours: a few training images, always the
-same."""
+"""What the Monitor's probe signals look at: a few training images, always the same ones."""
 
 import numpy as np
 import torch
@@ -15,16 +14,16 @@ from stabkit.train.methods.build import Method
 from stabkit.train.optim.clipping import side_effects
 from stabkit.train.randomness import permutation
 
-IMAGES = 64  # at most: attention of a few images costs little, and a spread needs some
+IMAGES = 64  # at most: attention of a few images is cheap, and a spread needs several
 
 
 def build_probe(
     config: RunConfig, model: Method, images: ImageSet, device: torch.device
 ) -> Probe | None:
-    """None when no probe signal is asked for.
+    """Return what probe signals look at; None when no such signal is asked for.
 
-    The views are augmented as in training, by a seed of their own, so that every run on a data set
-    sees the same.
+    The views are augmented as in training, but by a fixed seed: every run on a data set sees the
+    same ones.
     """
     if not config.runtime.signals:
         return None
@@ -45,11 +44,14 @@ def build_probe(
         return feature
 
     def loss(online: nn.Module) -> Tensor:
-        """The training's own, of which nothing remains: the momentum encoder and the queue are put
-        back here, the buffers of `online` by whoever looks."""
+        """Return the training's loss on the probe's views, without a trace.
+
+        The momentum encoder and the queue are restored here; the caller restores the buffers of
+        `online`.
+        """
         beside = {k: v for k, v in side_effects(model).items() if not k.startswith("online.")}
         online.train()
-        # momentum 1 leaves the encoder where it is; before step 0 prototypes are not normalised
+        # momentum 1 leaves the encoder as it is; before step 0 prototypes are not normalized
         value: Tensor = model(view1, view2, labels, 1.0, -1).loss
         model.load_state_dict(beside, strict=False)
         return value

@@ -1,69 +1,87 @@
-"""How far a training is, in `status.json`: written as it goes, and at the end."""
+"""How far a training is, in `status.json`: written while it goes on, and at the end."""
 
 import time
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.config import RunConfig
 from stabkit.monitor.ranks import rank
-from stabkit.rundir import RunDir, Status
 from stabkit.rundir import State as RunState
+from stabkit.rundir import Status
+from stabkit.store.gaps import gaps
+from stabkit.store.reader import Run
 from stabkit.train.alerts import Alerts
+from stabkit.train.held_folder import HeldFolder
 
 
 class Progress:
-    """Keeps `status.json` alive: at most once a second, and at the end."""
+    """Keep `status.json` alive: write it at most once a second, and at the end.
 
-    def __init__(
-        self,
-        config: RunConfig,
-        rundir: RunDir,
-        first: int,
-        chance: float,
-        is_ours: Callable[[], bool],
-        lacking: list[str],
-    ) -> None:
-        self._is_ours = is_ours
-        self._lacking = lacking
-        self.rundir, self.steps, self.batch = rundir, config.train.steps, config.train.batch
-        self._alerts = Alerts(rundir, chance) if rank() == 0 else None
+    Rows of earlier steps that are no longer on disk are named in the event log and in the status.
+    The run goes on without them, since only a run from the start could make them again.
+    """
+
+    def __init__(self, config: RunConfig, held: HeldFolder, first: int, chance: float) -> None:
+        """`first`: the step that the training begins at. `chance`: accuracy of a guess."""
+        self._held, self._rundir = held, held.rundir
+        self._steps, self._batch = config.train.steps, config.train.batch
+        self._alerts = Alerts(self._rundir, chance) if rank() == 0 else None
         self._knn: float | None = None
+        self._missing: list[str] = []
+        self._find_missing(first)
         self._began, self._first = time.monotonic(), first
         self._written = float("-inf")
         self.report(first)
 
     def evaluated(self, step: int, correct: NDArray[np.bool_]) -> None:
+        """Take in an evaluation of held-out kNN: for each query, whether it was `correct`."""
         self._knn = float(correct.mean())
         if self._alerts is not None:
             self._alerts.add(step, correct)
 
     def report(self, step: int) -> None:
-        if not self._is_ours():
-            raise FileNotFoundError(f"{self.rundir.path}: the run's folder was deleted or moved")
+        """Write that `step` steps are done. Raises FileNotFoundError if the folder is gone."""
+        self._held.check()
         now = time.monotonic()
         if rank() != 0 or now - self._written < 1.0:
             return
         self._written = now
-        self.rundir.write_status(self.status("running", step, rows_missing(self._lacking)))
+        self._rundir.write_status(self.status("running", step, self._missing_rows()))
 
     def status(self, state: RunState, step: int, reason: str | None) -> Status:
         seconds = time.monotonic() - self._began
         done = step - self._first
-        rate = self.batch * done / seconds if seconds else None
-        eta = (self.steps - step) * seconds / done if done else None
         return Status(
             state,
             step,
-            self.steps,
-            images_per_s=rate,
-            eta_s=eta,
+            self._steps,
+            images_per_s=self._batch * done / seconds if seconds else None,
+            eta_s=(self._steps - step) * seconds / done if done else None,
             knn=self._knn,
             reason=reason,
             events=self._alerts.counts if self._alerts is not None else {},
         )
 
+    def close(self, status: Status) -> Status:
+        """Write the last status and event, once all rows are on disk, and return the status."""
+        if rank() != 0:
+            return status
+        self._find_missing(status.step)
+        reasons = [reason for reason in (status.reason, self._missing_rows()) if reason]
+        status = replace(status, reason="; ".join(reasons) or None)
+        self._rundir.append_event(status.state, status.step, reason=status.reason)
+        self._rundir.write_status(status)
+        return status
 
-def rows_missing(lacking: list[str]) -> str | None:
-    return f"rows are missing: {'; '.join(lacking)}" if lacking else None
+    def _find_missing(self, step: int) -> None:
+        """Look for rows that are missing before `step`; put a change into the event log."""
+        if rank() != 0:
+            return
+        before, self._missing = self._missing, gaps(Run(self._rundir.path).keeping(), end=step)
+        if self._missing != before:
+            self._rundir.append_event("rows_missing", step, gaps=self._missing)
+
+    def _missing_rows(self) -> str | None:
+        return f"rows are missing: {'; '.join(self._missing)}" if self._missing else None

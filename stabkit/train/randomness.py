@@ -1,13 +1,11 @@
 """Random numbers that are functions of their coordinates, not of a generator's state.
 
-Draw ``column`` of ``(seed, epoch, stream, sample)`` is one 64-bit hash. A batch can therefore be
-cut, reordered or recomputed after a restart and every sample still gets the numbers it would have
-got, and no global generator is read or advanced. The hash is splitmix64 (Steele, Lea, Flood 2014,
-"Fast splittable pseudorandom number generators"): its finaliser folds the coordinates into a 64-bit
+Draw `column` of `(seed, epoch, stream, sample)` is one 64-bit hash. A batch can therefore be cut,
+reordered or recomputed after a restart, and every sample still gets the same numbers. No global
+generator is read or advanced. The hash is splitmix64 (Steele, Lea, Flood 2014,
+"Fast splittable pseudorandom number generators"): its finalizer folds the coordinates into a 64-bit
 state, its sequence from that state gives the columns.
 """
-
-from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +20,12 @@ _PERMUTATION_STREAM = 2**62
 def uniforms(
     seed: int, epoch: int, sample: NDArray[np.int64], stream: int, count: int
 ) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), shape [B, count], on a grid of 2**-53.
+    """Return uniform numbers in [0, 1), shape [B, count], on a grid of 2**-53.
 
-    ``sample`` [B] holds data-set indices; row ``i`` depends on ``sample[i]`` alone, not on B or on
-    its neighbours. ``stream`` separates uses that share a sample, such as the two views.
+    `sample` [B] holds data-set indices; row `i` depends on `sample[i]` alone, not on B or on
+    its neighbors. `stream` separates uses that share a sample, such as the two views.
 
-    Raises ValueError if a coordinate is negative or does not fit 63 bits, or if ``sample`` is not a
+    Raises ValueError if a coordinate is negative or does not fit 63 bits, or if `sample` is not a
     vector of integers.
     """
     _check_coordinate("count", count)
@@ -37,10 +35,10 @@ def uniforms(
 
 
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """Order of the samples 0 ... n-1 in one epoch, shape [n].
+    """Return the order of the samples 0 ... n-1 in one epoch, shape [n].
 
-    A stable sort of hashes has one right answer, whereas the shuffle of a numpy generator may
-    change between versions.
+    A stable sort of hashes has one right answer. The shuffle of a numpy generator may change
+    between versions.
 
     Raises ValueError if an argument is negative or does not fit 63 bits.
     """

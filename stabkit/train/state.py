@@ -1,9 +1,10 @@
-"""Everything that must survive a restart, and its one file."""
+"""Everything that must survive a restart, and the one file that holds it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.ranks import world_size
@@ -15,33 +16,38 @@ from stabkit.train.checkpoint_file import (
     check_trainable,
     read_checkpoint,
 )
-from stabkit.train.compute import arrange, build_scaler
+from stabkit.train.compute import build_scaler, lay_out_and_compile
 from stabkit.train.knn import KnnBank
 from stabkit.train.methods.build import Method, build_method
 from stabkit.train.models.build import build_backbone
 from stabkit.train.optim.build import build_optimizer
 from stabkit.train.optim.clipping import Stabilizer
-from stabkit.train.parallel.reduce import GradientReduction
-from stabkit.train.parallel.sync_batch_norm import synchronise_batch_norms
+from stabkit.train.parallel.sync_batch_norm import synchronize_batch_norms
 from stabkit.train.weights import fill
 
 
 @dataclass(frozen=True)
-class State:
-    """A training before its next step. Random numbers need no state: they follow from the step."""
+class TrainState:
+    """A training before its next step.
+
+    Random numbers need no state: they follow from the step.
+    """
 
     model: Method
     optimizer: torch.optim.Optimizer
     bank: KnnBank
     stabilizer: Stabilizer
     scaler: torch.amp.GradScaler
-    reduction: GradientReduction
+    network: nn.Module  # what a step calls: `model`, or the DDP around it
 
 
 def build_state(
     config: RunConfig, num_images: int, device: torch.device, num_classes: int = 0
-) -> State:
-    """A fresh start, decided by the seed alone; the global generator is left as it was."""
+) -> TrainState:
+    """Return a fresh start, which follows from the seed alone.
+
+    The global random generator is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         # attention of a few tokens is faster as plain products on a CPU
@@ -49,19 +55,18 @@ def build_state(
         width = backbone.num_features
         model = build_method(config.method, backbone, width, num_classes)
     if world_size() > 1:
-        synchronise_batch_norms(model)
+        synchronize_batch_norms(model)
     model.to(device)
-    arrange(model, config.compute)
+    lay_out_and_compile(model, config.compute)
     size = max(1, round(config.knn.fifo * num_images))
     optimizer = build_optimizer(model.online, config.optim, config.compute.fused_optimizer)
     stabilizer = Stabilizer(model.online, config.optim)
     bank, scaler = KnnBank(size, width, device), build_scaler(config.compute, device)
-    reduction = GradientReduction(model.online.parameters())
-    return State(model, optimizer, bank, stabilizer, scaler, reduction)
+    return TrainState(model, optimizer, bank, stabilizer, scaler, model)
 
 
-def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
-    """Atomic: whenever the process dies, `path` holds the last or the new checkpoint, whole."""
+def save_state(state: TrainState, config: RunConfig, step: int, path: Path) -> None:
+    """Write a checkpoint atomically: after a kill `path` holds the last one or this one, whole."""
     content = {
         "run": run_id(config),
         "step": step,
@@ -74,17 +79,17 @@ def save_state(state: State, config: RunConfig, step: int, path: Path) -> None:
     write_tensors(content, path)
 
 
-def load_state(state: State, config: RunConfig, path: Path) -> int:
+def load_state(state: TrainState, config: RunConfig, path: Path) -> int:
     """Fill `state` from a checkpoint and return the step it stands at.
 
-    Raises ValueError when the file is damaged or does not fit, ForeignFolderError when it is of
-    another run.
+    Raises ValueError when the file is damaged or does not fit, ForeignFolderError when it belongs
+    to another run.
     """
     try:
         content = read_checkpoint(path)
     except ValueError as error:
         raise ValueError(
-            f"{error}; put a sound copy in its place, or delete it and the run starts over"
+            f"{error}; put a sound copy in its place, or delete it to start the run over"
         ) from None
     check_trainable(path, content)
     if content["run"] != run_id(config):
@@ -96,7 +101,7 @@ def load_state(state: State, config: RunConfig, path: Path) -> int:
         raise ValueError(f"{path}: step is {content['step']}, the run has {config.train.steps}")
     check_optimizer(path, content["optimizer"], state.optimizer)
     check_like(path, "bank", content["bank"], state.bank.state_dict())
-    if "stabilizer" in content:  # written since stabilizers exist; before, there was none to fill
+    if "stabilizer" in content:  # older checkpoints have none, and had no state to keep
         check_like(path, "stabilizer", content["stabilizer"], state.stabilizer.state_dict())
     if state.scaler.is_enabled():
         check_like(path, "scaler", content.get("scaler"), state.scaler.state_dict())

@@ -1,6 +1,6 @@
-"""Signals that ask a training to stop: they set a flag, and the loop acts at a step's boundary.
+"""Signals that ask a training to stop: they set a flag, and the loop acts between two steps.
 
-A handler that saved by itself could store half an update.
+A handler that saved the state itself could store half an update.
 """
 
 import os
@@ -15,7 +15,7 @@ PREEMPT_SIGNAL = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 
 
 
 class Stop:
-    """`signal` is the first signal that asked for a stop; None while nobody has."""
+    """`signal` is the first signal that asked for a stop; None before that."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -27,10 +27,10 @@ class Stop:
         elif self.signal is None:
             self.signal = signal.Signals(number)
         elif number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice by hand: at once
+            raise KeyboardInterrupt  # a second Ctrl-C stops at once
 
     def _handle_in_fork(self, number: int) -> None:
-        """A forked helper inherits the handler: it has nothing to save, and must end when told."""
+        """Let a forked helper, which inherits the handler, end at once: it has nothing to save."""
         if number != PREEMPT_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -38,10 +38,10 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Within, SIGTERM, SIGINT and the preemption signal ask to stop instead of ending the process.
+    """Let SIGTERM, SIGINT and the preemption signal ask for a stop instead of ending the process.
 
-    Handlers are put back afterwards. Outside of the main thread Python has no signals: then none
-    is caught, and a training ends as the program around it does.
+    The previous handlers are restored at the end. Python handles signals in the main thread only:
+    in another thread none is caught, and a training ends with the program around it.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Weights of a backbone: out of a run, out to a plain file, in from other people's files."""
+"""Weights of a backbone: read from a run, exported to a plain file, imported from other files."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ from stabkit.train.models.build import build_backbone
 Weights = dict[str, Tensor]
 Encoder = Literal["online", "target"]
 
-# The authors' names of the two encoders, and where their heads hang: a ViT's, a ResNet's.
+# What the authors call the two encoders, and the heads of a ViT and of a ResNet.
 _OFFICIAL = {"online": "base_encoder.", "target": "momentum_encoder."}
 _OFFICIAL_HEADS = ("head.", "fc.")
-# Attention heads of the official ViTs: no shape shows them, and timm's vit_small has 6.
+# Attention heads of the official ViTs. No tensor's shape shows the number; timm's vit_small has 6.
 _OFFICIAL_ATTENTION = 12
 _OFFICIAL_VITS = ("vit_small", "vit_conv_small", "vit_base", "vit_conv_base")
 _OFFICIAL_WIDTHS = (384, 768)
@@ -38,7 +38,8 @@ _LISTED = 8
 def fill(module: nn.Module, weights: Weights, source: str, what: str = "backbone") -> None:
     """Load every tensor or nothing. Raises ValueError that lists what does not match.
 
-    Loading what happens to match is how randomly initialised backbones get evaluated.
+    A loader that takes only the tensors that match leaves the rest randomly initialized, and the
+    evaluation does not show it.
     """
     own = module.state_dict()
     shapes = [
@@ -66,7 +67,7 @@ def fill(module: nn.Module, weights: Weights, source: str, what: str = "backbone
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool]:
-    """Numbers of any precision fit; a copy of complex ones, or of counts, would change them."""
+    """Return what must agree: precision may differ, but complex numbers and counts do not fit."""
     return tensor.is_floating_point(), tensor.is_complex()
 
 
@@ -78,14 +79,16 @@ def _listed(names: Sequence[str]) -> str:
 def load_backbone(
     rundir: RunDir, device: torch.device, encoder: Encoder = "online"
 ) -> tuple[nn.Module, int]:
-    """The backbone of a run's last checkpoint, and the step that stands at.
+    """Return the backbone of a run's last checkpoint, and the checkpoint's step.
 
-    Raises ValueError when the checkpoint is damaged or does not fit, ForeignFolderError when it is
-    of another configuration.
+    Raises ValueError when the checkpoint is damaged or does not fit, ForeignFolderError when it
+    belongs to another configuration.
     """
     path = rundir.checkpoint_file
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no checkpoint yet; the run's first one makes it")
+        raise FileNotFoundError(
+            f"{path}: no checkpoint yet; the run writes one every runtime.checkpoint_every steps"
+        )
     config, content = read_config(rundir.config_file), read_checkpoint(path)
     if content["run"] != run_id(config):
         raise ForeignFolderError(
@@ -100,13 +103,14 @@ def load_backbone(
 
 
 def fresh_backbone(config: RunConfig, device: torch.device) -> nn.Module:
+    """Return a backbone of random weights; the global random generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         fused = device.type != "cpu"
         return build_backbone(config.model, config.data.image_size, fused).to(device)
 
 
 def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
-    """Write {name: tensor} of a run's backbone, without heads; returns how many tensors.
+    """Write {name: tensor} of a run's backbone, without heads; return the number of tensors.
 
     A plain ViT's file loads into timm's VisionTransformer(num_classes=0) with strict=True.
     Reparametrised tensors (WeightNorm) are written as the product that the network uses. Raises
@@ -124,23 +128,27 @@ def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
 
 
 def read_foreign(path: Path) -> tuple[dict[Encoder, Weights], str | None]:
-    """Backbones in a file of the official moco-v3 code, and the architecture it names.
+    """Return the backbones in a file of the official moco-v3 code, and the architecture it names.
 
     Keys `module.base_encoder.*`, `module.momentum_encoder.*`, `module.predictor.*`, with or without
     `module.`; projectors hang at `.head.*` (ViT) or `.fc.*` (ResNet) and are dropped, as is the
-    predictor. A file with neither encoder is taken for a backbone's own plain weights.
+    predictor. A file with neither encoder is taken as the plain weights of a backbone.
     """
     content = read_tensors(path)
     state = content.get("state_dict", content.get("model", content))
     if not (state and are_weights(state)):
-        raise ValueError(f"{path}: holds no weights, neither bare nor as `state_dict` or `model`")
+        raise ValueError(
+            f"{path}: holds no weights, neither directly nor as `state_dict` or `model`"
+        )
     arch = content.get("arch") if isinstance(content.get("arch"), str) else None
     weights = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if not any(name.startswith(tuple(_OFFICIAL.values())) for name in weights):
         return {"online": weights}, arch
     known = (*_OFFICIAL.values(), "predictor.")
     if strange := [name for name in weights if not name.startswith(known)]:
-        raise ValueError(f"{path}: keys of no known part of MoCo v3: {_listed(strange)}")
+        raise ValueError(
+            f"{path}: keys that belong to no known part of MoCo v3: {_listed(strange)}"
+        )
     encoders: dict[Encoder, Weights] = {}
     for encoder in ("online", "target"):
         tensors = _below(weights, _OFFICIAL[encoder])
@@ -151,11 +159,11 @@ def read_foreign(path: Path) -> tuple[dict[Encoder, Weights], str | None]:
 
 
 def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
-    """Make a finished run of step 0 out of a file of weights; returns how many tensors it has.
+    """Make a finished run of step 0 from a file of weights; return the number of tensors.
 
-    It can be evaluated and exported like any other; it has no optimizer and cannot be trained on.
-    Raises ForeignFolderError when the folder holds anything, ValueError when a tensor does not fit
-    or is left over.
+    The run can be evaluated and exported like any other. It has no optimizer and cannot be trained
+    further. Raises ForeignFolderError when the folder holds anything, ValueError when a tensor does
+    not fit or is left over.
     """
     claim_for_import(rundir)
     encoders, arch = read_foreign(path)
@@ -169,7 +177,7 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
         for name, tensor in backbone.state_dict().items():
             model[f"{encoder}.backbone.{name}"] = tensor.clone()
     with rundir.lock():
-        claim_for_import(rundir)  # once more: now it stays as it is
+        claim_for_import(rundir)  # again: from here on nobody else can change the answer
         write_tensors({"run": run_id(config), "step": 0, "model": model}, rundir.checkpoint_file)
         atomic_write(rundir.config_file, save_config(config).encode())
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A training of a second that records all there is: evaluations, checkpoints, events."""
+"""A training of one second that records everything: evaluations, checkpoints, events."""
 
 import os
 import resource
@@ -28,12 +28,12 @@ CONFIG = small_config(
     "runtime.checkpoint_every=2",
     "runtime.flush_every=2",
 )
-NEVER_FULL = 3  # the exit code of a process that ended before the disk was to be full
-NONFINITE = (1, 3, 4)  # two events; the second is of two steps, with a checkpoint between them
+NEVER_FULL = 3  # exit code of a process that ended before the disk was full
+NONFINITE = (1, 3, 4)  # two events; the second spans two steps and a checkpoint between them
 
 
 def warm_up() -> None:
-    """Steps of no finite gradient, for events to compare; and one whole run, for its imports."""
+    """Make some steps non-finite, for their events; train one whole run, for its imports."""
     train_step = loop.train_step
 
     def step(config: Any, state: Any, monitor: Any, batch: Batch, number: int, *rest: Any) -> None:
@@ -42,7 +42,7 @@ def warm_up() -> None:
         train_step(config, state, monitor, batch, number, *rest)
 
     loop.train_step = step
-    os.fsync = lambda file: None  # the kernel outlives a killed process, and so does what it has
+    os.fsync = lambda file: None  # a killed process loses nothing that the kernel has
     with tempfile.TemporaryDirectory() as folder:
         whole(Path(folder) / "run")
 
@@ -63,16 +63,16 @@ def on_a_full_disk(folder: Path, at: int, lasting: bool) -> int:
 
 
 def signalled(folder: Path, which: signal.Signals, at: int) -> None:
-    """In the `at`-th step of this process."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # some of them leave a core file
-    if which != signal.SIGPIPE:  # which Python ignores
+    """Send the signal to this process in its `at`-th step."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # some signals leave a core file
+    if which != signal.SIGPIPE:  # Python ignores it
         signal.signal(which, signal.SIG_DFL)
     signalled_in_a_step(at, which)
     whole(folder)
 
 
 def assert_bit_equal(folder: Path, unbroken: Path) -> None:
-    """Tables, evaluations, weights, and what was seen; not when each process came and went."""
+    """Compare tables, evaluations, weights and events; not when processes began and ended."""
     assert_same_run(folder, unbroken)
     assert observed(folder) == observed(unbroken)
     status, whole = RunDir(folder).read_status(), RunDir(unbroken).read_status()
@@ -81,7 +81,7 @@ def assert_bit_equal(folder: Path, unbroken: Path) -> None:
     assert (status.state, status.step, status.knn) == ("done", whole.step, whole.knn)
     assert status.events == whole.events
     left = [path.name for path in folder.rglob("*.tmp")]
-    assert not left, "of a file half written nothing stays"
+    assert not left, "a half-written file stays"
 
 
 def observed(folder: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,7 @@ from torch import nn
 import stabkit
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.signals.signal import LEVELS
-from stabkit.train.knn import knn_predict
-from stabkit.train.nearest import nearest
+from stabkit.train.knn import knn_predict, nearest
 from tests.gpu import DEVICE, ON_CUDA, needs_gpu, no_waits
 from tests.monitor.toy import kinds
 
@@ -267,8 +266,8 @@ def test_neighbours_on_the_device_are_those_on_the_cpu(size: int) -> None:
     g = torch.Generator().manual_seed(0)
     bank, queries = torch.randn(size, 64, generator=g), torch.randn(400, 64, generator=g)
     labels = torch.randint(0, 10, (size,), generator=g)
-    cosines, places = nearest(queries, bank, [20])
-    found = [tensor.cpu() for tensor in nearest(queries.to(DEVICE), bank.to(DEVICE), [20])]
+    cosines, places = nearest(queries, bank, 20)
+    found = [tensor.cpu() for tensor in nearest(queries.to(DEVICE), bank.to(DEVICE), 20)]
     torch.testing.assert_close(found[0], cosines, rtol=0, atol=1e-5)
     assert (found[1] == places).all(dim=1).float().mean() > 0.95
     arguments = (queries, bank, labels, 10, 20, 0.07)

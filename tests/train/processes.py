@@ -1,4 +1,4 @@
-"""What the tests of several processes share: starting them as torchrun would."""
+"""Start several processes as torchrun would: shared by the tests that need them."""
 
 import multiprocessing
 import os
@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-# New processes are forked from a server that has imported torch once: seconds saved for each.
+# Processes are forked from a server that has imported torch: it saves seconds for each.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["stabkit.train.loop", "tests.conftest"])
-PATIENCE = 30.0  # seconds for what takes one or two; a hang is a failure
+CONTEXT.set_forkserver_preload(["stabkit.train.loop", "torch._dynamo", "tests.conftest"])
+PATIENCE = 30.0  # seconds for what takes one or two; longer is a hang, and a failure
 
 
 def start(count: int, act: Callable[..., Any], *args: Any) -> list[BaseProcess]:
-    """Each runs `act(*args)` under the environment of one of `count` processes."""
+    """Start `count` processes, each of which runs `act(*args)` in its environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,7 +42,7 @@ def exit_codes(started: list[BaseProcess]) -> list[int | None]:
 
 
 def results(count: int, folder: Path, act: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `act(*args)` gives on each of `count` processes."""
+    """Return what `act(*args)` gives in each of `count` processes."""
     folder.mkdir(parents=True, exist_ok=True)
     assert exit_codes(start(count, _saved, folder, act, args)) == [0] * count
     return [torch.load(folder / f"{rank}.pt") for rank in range(count)]

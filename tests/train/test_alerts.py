@@ -18,7 +18,7 @@ def evaluations() -> np.ndarray:
     return threshold < accuracy[:, None]
 
 
-def test_a_dip_is_counted_once_seen_and_not_before(tmp_path: Path) -> None:
+def test_a_dip_is_counted_when_it_is_seen_and_not_before(tmp_path: Path) -> None:
     alerts = Alerts(RunDir(tmp_path), chance=0.1)
     counts = []
     for step, correct in enumerate(evaluations()):

@@ -49,7 +49,7 @@ def train_broken_and_whole(
 
 
 @pytest.mark.parametrize("words", SWITCHES, ids=lambda words: words[0])
-def test_broken_off_and_continued_it_is_the_unbroken_run(
+def test_a_resumed_run_equals_the_unbroken_run(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(*words, "train.steps=10", "runtime.checkpoint_every=4")
@@ -60,7 +60,7 @@ def test_broken_off_and_continued_it_is_the_unbroken_run(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler here: apt-get install g++")
-def test_compiled_broken_off_and_continued_it_is_the_unbroken_run(
+def test_a_compiled_resumed_run_equals_the_unbroken_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config("compute.compile=true", "train.steps=10", "runtime.checkpoint_every=4")
@@ -75,7 +75,7 @@ def test_compiled_broken_off_and_continued_it_is_the_unbroken_run(
 @pytest.mark.parametrize(
     ("words", "drift"), [*zip(SWITCHES, (2e-2, 5e-3, 1e-5, 1e-5), strict=True)], ids=str
 )
-def test_the_first_loss_is_that_of_float32_up_to_the_precision(
+def test_the_first_loss_equals_that_of_float32_up_to_the_precision(
     words: list[str], drift: float, tmp_path: Path
 ) -> None:
     first = ["train.steps=1"]
@@ -109,7 +109,7 @@ def test_weights_gradients_and_optimizer_stay_float32() -> None:
     assert not build_state(small_config("compute.precision=bf16"), 64, CPU).scaler.is_enabled()
 
 
-def test_an_overflow_of_fp16_is_passed_over_with_all_that_the_step_had_moved(
+def test_a_step_that_overflows_in_fp16_is_skipped_and_undone(
     tmp_path: Path,
 ) -> None:
     """The first scales are too large on purpose: those steps leave weights, twin and BN alone."""
@@ -138,7 +138,7 @@ def test_an_overflow_of_fp16_is_passed_over_with_all_that_the_step_had_moved(
 
 
 def test_tf32_is_refused_before_anything_is_written_where_there_is_no_cuda(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"compute.precision 'tf32'.*on cpu.*fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match=r"compute.precision 'tf32'.*on cpu.*fp32, bf16 or fp16"):
         loop.train(small_config("compute.precision=tf32"), RunDir(tmp_path))
     assert not RunDir(tmp_path).config_file.exists()
 
@@ -157,7 +157,7 @@ def test_a_fused_kernel_that_does_not_exist_is_refused(name: str) -> None:
         small_config("compute.fused_optimizer=true", f"optim.name={name}")
 
 
-def test_batches_read_ahead_are_those_read_in_turn() -> None:
+def test_batches_read_ahead_equal_those_read_in_turn() -> None:
     config = small_config()
     images, _ = load_data(config.data, config.seed)
     with ReadAhead(config, images) as ahead:
@@ -193,7 +193,7 @@ def test_the_next_batch_is_read_while_this_step_is_computed(
     assert not begun[3].is_set(), "there is no step 3"
 
 
-def test_an_image_that_cannot_be_read_ends_the_step_that_needs_it(
+def test_an_unreadable_image_fails_the_step_that_needs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small_config("train.steps=3")

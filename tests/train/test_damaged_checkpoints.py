@@ -1,5 +1,7 @@
-"""Checkpoints and files of weights that are damaged, hostile or of another kind: refused by name,
-whichever command reads them, and nothing is filled from them."""
+"""Checkpoints and files of weights that are damaged, hostile or of another kind.
+
+Every command that reads them refuses them by name, and fills nothing from them.
+"""
 
 import os
 import pickle
@@ -29,7 +31,7 @@ FLIPS = 300
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and, beside it, its exported weights."""
+    """Train a run, and export its weights beside it."""
     folder = tmp_path_factory.mktemp("checkpoints")
     train(CONFIG, RunDir(folder / "run"))
     assert main(["export", str(folder / "run"), "-o", str(folder / "weights.pt")]) == 0
@@ -38,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:
-    """The same as it is before the run's last steps: its status is no longer `done`."""
+    """Copy both, with the status of a run that has steps left instead of `done`."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     RunDir(tmp_path / "run").status_file.unlink()
     return tmp_path
@@ -62,7 +64,7 @@ def flip(file: Path, content: bytes, *bits: int) -> None:
 
 
 def is_refused(file: Path, whole: dict[str, Any]) -> bool:
-    """Named and refused; else what is read is what was written."""
+    """Check that the file is refused by name, or else that what is read is what was written."""
     error = None
     try:
         found = read_tensors(file)
@@ -87,8 +89,8 @@ def test_flipped_bits_are_never_read_as_values(folder: Path, at_once: int) -> No
     assert refused > FLIPS / 2
 
 
-def test_flips_of_what_says_how_to_read_are_never_read_as_values(tmp_path: Path) -> None:
-    """Headers, the pickled structure, padding, the directory: every byte of a small file."""
+def test_flipped_bits_of_the_file_structure_are_never_read_as_values(tmp_path: Path) -> None:
+    """Flip every byte of a small file: headers, the pickled structure, padding, the directory."""
     file = tmp_path / "a.pt"
     torch.save({"run": "abcd", "step": 3, "model": {"a": torch.arange(3.0)}}, file)
     content, whole, rng = file.read_bytes(), read_tensors(file), random.Random(0)
@@ -98,7 +100,7 @@ def test_flips_of_what_says_how_to_read_are_never_read_as_values(tmp_path: Path)
 
 
 def in_a_tensor(file: Path) -> None:
-    """One bit of the largest member of the archive."""
+    """Flip one bit of the largest member of the archive."""
     with zipfile.ZipFile(file) as archive:
         member = max(archive.infolist(), key=lambda m: m.file_size)
     content = file.read_bytes()
@@ -108,7 +110,7 @@ def in_a_tensor(file: Path) -> None:
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """The file with other content, as torch writes it."""
+    """Write the file with other content, as torch writes it."""
 
     def act(file: Path) -> None:
         content = torch.load(file, weights_only=True)
@@ -119,7 +121,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
 
 
 def compressed(file: Path) -> None:
-    """A member that is small in the file and would be 200 MB in memory."""
+    """Write a member that is small in the file and would be 200 MB in memory."""
     with zipfile.ZipFile(file) as archive:
         members = {m.filename: archive.read(m) for m in archive.infolist()}
     last = list(members)[-1]
@@ -180,7 +182,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "model a list": (changed(lambda c: c.update(model=[1, 2])), "model is list, should be dict"),
     "model of numbers": (
         changed(lambda c: c.update(model={3: torch.ones(2)})),
-        "something else than named, plain tensors",
+        "model should hold named, plain tensors only",
     ),
     "a weight on no device": (other_weight(lambda t: t.to("meta")), "else than named, plain"),
     "a sparse weight": (other_weight(lambda t: t.to_sparse()), "it is damaged, or holds code"),
@@ -226,7 +228,7 @@ OF_TRAINING: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a state of no parameter": (
         changed(lambda c: c["optimizer"]["state"].update({9999: {}})),
-        "optimizer.state.9999 is not of one of",
+        "optimizer.state.9999 belongs to none of",
     ),
     "a stabilizer of another shape": (
         changed(lambda c: c["stabilizer"].update(memory=torch.ones(1))),
@@ -245,7 +247,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_every_command_refuses_it_and_changes_nothing_else(
+def test_every_command_refuses_a_damaged_file_and_changes_nothing_else(
     folder: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     act, message = DAMAGE[damage]
@@ -268,7 +270,7 @@ def test_every_command_refuses_it_and_changes_nothing_else(
 
 
 @pytest.mark.parametrize("damage", OF_TRAINING)
-def test_training_refuses_what_it_cannot_go_on_from(folder: Path, damage: str) -> None:
+def test_training_refuses_a_checkpoint_that_it_cannot_resume(folder: Path, damage: str) -> None:
     act, message = OF_TRAINING[damage]
     file = RunDir(folder / "run").checkpoint_file
     act(file)
@@ -280,16 +282,14 @@ def test_training_refuses_what_it_cannot_go_on_from(folder: Path, damage: str) -
     assert same(dict(state.model.state_dict()), before), "nothing is filled from it"
 
 
-def test_a_damaged_checkpoint_says_how_to_go_on_and_that_works(
+def test_the_remedy_named_for_a_damaged_checkpoint_works(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDir(folder / "run")
     sound = read_tensors(run.checkpoint_file)
     in_a_tensor(run.checkpoint_file)
     words = ["train", "tiny", *WORDS, "--run-dir", str(run.path)]
-    assert "sound copy in its place, or delete it and the run starts over" in refused(
-        capsys, *words
-    )
+    assert "sound copy in its place, or delete it to start the run over" in refused(capsys, *words)
     run.checkpoint_file.unlink()
     assert main(words) == 0
     assert same(read_tensors(run.checkpoint_file), sound)
@@ -298,7 +298,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on_and_that_works(
 @pytest.mark.parametrize(
     "damage", ["a flipped bit", "cut", "empty", "a bomb", "a pickle", "a list"]
 )
-def test_import_refuses_it_and_makes_no_run(
+def test_import_refuses_a_damaged_file_and_makes_no_run(
     folder: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     act, message = DAMAGE[damage]
@@ -313,7 +313,7 @@ def test_import_refuses_it_and_makes_no_run(
 
 
 @pytest.mark.parametrize("content", [{1: torch.ones(2)}, {"model": []}, {"state_dict": {"a": 1}}])
-def test_import_refuses_what_holds_no_named_tensors(
+def test_import_refuses_a_file_without_named_tensors(
     folder: Path, content: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(content, folder / "other.pt")
@@ -321,7 +321,7 @@ def test_import_refuses_what_holds_no_named_tensors(
     assert "holds no weights" in refused(capsys, *words, "--run-dir", str(folder / "new"))
 
 
-def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+def test_reading_does_not_wait_for_a_pipe(folder: Path) -> None:
     a_pipe(folder / "weights.pt")
     with pytest.raises(ValueError, match=r"weights\.pt: not a file"):
         read_tensors(folder / "weights.pt")

@@ -30,7 +30,7 @@ def same_threads_after() -> Iterator[None]:
 
 @pytest.fixture
 def preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
-    """Stopped in its fourth step."""
+    """Train a run that is stopped in its fourth step."""
     step = loop.train_step
 
     def act(*given: Any) -> None:
@@ -61,7 +61,7 @@ def rewrite(rundir: RunDir, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def was(name: str, value: object) -> Callable[[RunDir], None]:
-    """As if the run had been begun where `name` was `value`."""
+    """Pretend that the run was begun where `name` was `value`."""
 
     def change(attempt: dict[str, Any]) -> None:
         (attempt["packages"] if name in attempt["packages"] else attempt)[name] = value
@@ -81,7 +81,7 @@ def was(name: str, value: object) -> Callable[[RunDir], None]:
         *((package, "1.2.3") for package in ("torch", "torchvision", "timm", "numpy", "pillow")),
     ],
 )
-def test_a_change_is_refused_with_nothing_changed_and_recorded_when_allowed(
+def test_a_changed_machine_is_refused_and_is_recorded_when_allowed(
     name: str, value: object, preempted: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = preempted.read_meta()["attempts"][0]
@@ -106,7 +106,7 @@ def test_a_change_is_refused_with_nothing_changed_and_recorded_when_allowed(
 @pytest.mark.parametrize(
     ("variable", "value"), [("MKL_CBWR", "COMPATIBLE"), ("ONEDNN_MAX_CPU_ISA", "SSE41")]
 )
-def test_what_chooses_other_kernels_counts(
+def test_a_variable_that_chooses_other_kernels_is_a_change(
     variable: str, value: str, preempted: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -115,13 +115,13 @@ def test_what_chooses_other_kernels_counts(
     assert train(small_config(STEPS), preempted, allow_inexact=True).state == "done"
 
 
-def test_the_setting_is_as_good_as_the_flag(preempted: RunDir) -> None:
+def test_the_setting_allows_as_much_as_the_flag(preempted: RunDir) -> None:
     was("torch", "1.2.3")(preempted)
     assert command(preempted, "runtime.allow_inexact=true") == 0
 
 
-def test_threads_that_nobody_chose_stay_as_they_were(preempted: RunDir) -> None:
-    """The same machine with other cores free is no change."""
+def test_a_resumed_run_keeps_its_number_of_threads(preempted: RunDir) -> None:
+    """Fewer free cores on the same machine are no change."""
     was("threads", 3)(preempted)
     config = small_config(STEPS)
     auto = config.runtime.model_copy(update={"threads": None})
@@ -160,7 +160,7 @@ def test_a_run_without_a_record_goes_on_and_says_so(
     assert "no earlier record to compare with" in caplog.text
 
 
-def test_a_resume_where_nothing_changed_says_nothing(
+def test_an_unchanged_resume_prints_nothing(
     preempted: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert train(small_config(STEPS), preempted).state == "done"
@@ -169,14 +169,14 @@ def test_a_resume_where_nothing_changed_says_nothing(
     assert caplog.text == ""
 
 
-def test_a_run_that_starts_anew_may_start_anywhere(preempted: RunDir) -> None:
-    """Without a checkpoint there are no bits to keep."""
+def test_a_run_without_checkpoint_may_start_on_any_machine(preempted: RunDir) -> None:
+    """A run without a checkpoint has no bits to keep."""
     was("torch", "1.2.3")(preempted)
     preempted.checkpoint_file.unlink()
     assert train(small_config(STEPS), preempted).state == "done"
 
 
-def test_a_job_that_is_refused_says_why_in_its_status(
+def test_a_refused_job_writes_the_reason_to_its_status(
     preempted: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     was("processor", "Another CPU @ 3.00GHz")(preempted)
@@ -193,7 +193,7 @@ def test_a_job_that_is_refused_says_why_in_its_status(
     assert TrainJob(job.folder, job.cwd, allow_inexact=True)() == "done"
 
 
-def test_a_sweep_names_what_it_refused_and_goes_on_when_it_may(
+def test_a_sweep_names_what_it_refused_and_goes_on_when_allowed(
     preempted: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "demo.yaml"

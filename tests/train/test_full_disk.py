@@ -69,7 +69,7 @@ def test_a_full_disk_is_the_reason_of_a_failed_run(
     assert_same_run(tmp_path / "whole", rundir.path)
 
 
-def test_status_says_why_also_where_no_disk_can_be_mounted(
+def test_the_status_says_why_the_disk_failed_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, step = tmp_path / "run", loop.train_step

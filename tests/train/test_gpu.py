@@ -44,7 +44,7 @@ def test_the_same_training_twice_gives_the_same_bits(word: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("word", SWITCHES)
-def test_broken_off_and_continued_it_is_the_unbroken_run(
+def test_a_resumed_run_equals_the_unbroken_run(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = device_config(word, "train.steps=10", "runtime.checkpoint_every=4")
@@ -53,7 +53,7 @@ def test_broken_off_and_continued_it_is_the_unbroken_run(
 
 
 @pytest.mark.parametrize("method", ["moco", "simclr", "byol", "swav", "supervised"])
-def test_a_first_loss_is_that_on_the_cpu(method: str, tmp_path: Path) -> None:
+def test_the_first_loss_equals_that_on_the_cpu(method: str, tmp_path: Path) -> None:
     words = (f"method.name={method}", "method.prototypes=12", "train.steps=2")
     train(device_config(*words), RunDir(tmp_path / "device"))
     train(small_config("runtime.device=cpu", *words), RunDir(tmp_path / "cpu"))
@@ -61,7 +61,7 @@ def test_a_first_loss_is_that_on_the_cpu(method: str, tmp_path: Path) -> None:
     assert device.iloc[0] == pytest.approx(cpu.iloc[0], rel=1e-3)
 
 
-def test_skipped_steps_of_fp16_leave_a_run_that_is_repeatable(tmp_path: Path) -> None:
+def test_a_run_with_skipped_fp16_steps_is_repeatable(tmp_path: Path) -> None:
     """A rate that overflows fp16 makes the scaler skip steps; twice the same run all the same."""
     words = ("compute.precision=fp16", "optim.skip_nonfinite=true", "train.steps=10")
     for name in ("a", "b"):
@@ -78,7 +78,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 224])
-def test_views_on_the_device_are_those_on_the_cpu(size: int) -> None:
+def test_views_on_the_device_equal_those_on_the_cpu(size: int) -> None:
     """Up to rounding, which moves few pixels across solarization's threshold."""
     config = small_config(f"data.image_size={size}", "data.num_train=32")
     images, _ = load_data(config.data, 0)
@@ -92,7 +92,7 @@ def test_views_on_the_device_are_those_on_the_cpu(size: int) -> None:
         assert far.float().mean() < 1e-3
 
 
-def test_two_runs_at_once_on_one_device_are_those_alone(tmp_path: Path) -> None:
+def test_two_runs_at_once_on_one_device_equal_those_alone(tmp_path: Path) -> None:
     config = device_config("train.steps=8")
     both = [CONTEXT.Process(target=train_in, args=(tmp_path / name, config)) for name in "ab"]
     for process in both:
@@ -104,7 +104,7 @@ def test_two_runs_at_once_on_one_device_are_those_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_two_devices_train_the_run_of_one(tmp_path: Path) -> None:
+def test_two_devices_train_the_run_of_one_device(tmp_path: Path) -> None:
     """In float32 the two drift apart by rounding: the first steps are compared."""
     config = device_config("train.batch=12", "train.steps=4")
     train(config, RunDir(tmp_path / "one"))

@@ -13,14 +13,14 @@ from stabkit.train import loop
 from stabkit.train.data.batches import make_batch, read_batch
 from stabkit.train.data.load import load_data
 from stabkit.train.optim.build import lr_at, momentum_at
-from stabkit.train.state import State, build_state
+from stabkit.train.state import TrainState, build_state
 from tests.conftest import small_config, tree
 
 CPU = torch.device("cpu")
 
 
-def bare_training(config: RunConfig) -> tuple[list[float], State]:
-    """The same training with nothing attached: no monitor, no kNN, no checkpoint."""
+def bare_training(config: RunConfig) -> tuple[list[float], TrainState]:
+    """Train with nothing attached: no monitor, no kNN, no checkpoint."""
     images, _ = load_data(config.data, config.seed)
     state = build_state(config, len(images), CPU)
     losses = []
@@ -38,7 +38,7 @@ def bare_training(config: RunConfig) -> tuple[list[float], State]:
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_monitor_and_evaluations_change_no_bit(tmp_path: Path, freeze: bool) -> None:
+def test_the_monitor_and_evaluations_change_no_bit(tmp_path: Path, freeze: bool) -> None:
     config = small_config(f"model.freeze_patch_embed={freeze}".lower())
     rng = torch.get_rng_state()
     np_state = copy.deepcopy(np.random.get_state()[1])
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_healthy_run_learns(tmp_path: Path) -> None:
-    """On easy views the loss leaves chance and kNN rises: .24 to .39 when this was written."""
+    """On easy views the loss leaves chance and kNN rises: from .24 to .39 when this was written."""
     changes = ["model.depth=2", "views.min_scale=0.6", "train.steps=150", "knn.every=75"]
     sizes = ["data.num_train=1000", "data.num_heldout=200", "knn.queries=200", "knn.bank=200"]
     loop.train(load_config("tiny", [*changes, *sizes]), RunDir(tmp_path))

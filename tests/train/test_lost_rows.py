@@ -23,7 +23,7 @@ TABLES = ("layers", "scalars", "evals")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One that is done, and one that was stopped at step 14."""
+    """Train one run to its end and another to step 14."""
     folder = tmp_path_factory.mktemp("lost")
     loop.train(CONFIG, RunDir(folder / "done"))
     real = loop.train_step
@@ -46,7 +46,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def holding(run: Path, table: str, step: int) -> Path:
-    """The part of a table that has a row of the step."""
+    """Return the part of a table that has a row of the step."""
     for part in sorted((run / table).iterdir()):
         only = Path(shutil.copytree(run, run.parent / f".{part.stem}"))
         for other in (only / table).iterdir():
@@ -73,7 +73,7 @@ def verdicts(folder: Path) -> tuple[dict[str, str], str]:
         return dict(zip(table["run"], table["verdict"], strict=True)), describe(runs, table)
 
 
-def test_a_whole_run_lacks_nothing(folder: Path) -> None:
+def test_a_complete_run_has_no_gaps(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert gaps(stabkit.open_run(folder / "done")) == []
@@ -158,7 +158,7 @@ def test_a_table_emptied_while_the_run_trains_is_named_at_its_end(
 
 
 def test_a_run_that_trains_is_judged_by_what_it_has_written(folder: Path) -> None:
-    """The parts of a flush come one after the other; the last rows of one table are no gap."""
+    """A flush writes one part after the other, so missing last rows of one table are no gap."""
     run = folder / "stopped"
     RunDir(run).write_status(stabkit.rundir.Status("running", 20, 24))
     holding(run, "scalars", 13).unlink()
@@ -166,7 +166,7 @@ def test_a_run_that_trains_is_judged_by_what_it_has_written(folder: Path) -> Non
 
 
 def monitored(folder: Path, change: Callable[[Path], object]) -> Path:
-    """The same rows in a Monitor's folder: no configuration, no attempts."""
+    """Write the same rows into a Monitor's folder: no configuration, no attempts."""
     run = folder / "done"
     for name in ("config.yaml", "meta.json"):
         (run / name).unlink()
@@ -184,8 +184,8 @@ def test_a_monitors_folder_holds_every_step_between_its_first_and_last(
     assert verdicts(folder)[0]["done"] == "unknown"
 
 
-def test_what_a_monitor_did_not_see_is_no_gap(folder: Path) -> None:
-    """A recording that begins late, evaluations now and then."""
+def test_steps_before_a_monitor_began_are_no_gap(folder: Path) -> None:
+    """Begin to record late, and evaluate now and then."""
     run = monitored(
         folder, lambda run: [holding(run, t, 0).unlink() for t in ("layers", "scalars", "evals")]
     )

@@ -83,7 +83,7 @@ def _looks(folder: Path, levels: str) -> str:
 
 
 @pytest.mark.processes
-def test_two_processes_look_at_all_but_the_loss(tmp_path: Path) -> None:
+def test_two_processes_record_all_probe_signals_but_the_loss(tmp_path: Path) -> None:
     said = results(2, tmp_path / "refused", _looks, tmp_path / "one", "curvature")
     assert all("a single process only" in text for text in said), said
     assert (

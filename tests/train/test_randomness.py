@@ -22,15 +22,15 @@ GOLDEN_UNIFORMS = [
 GOLDEN_ORDER = [3, 1, 5, 9, 2, 4, 6, 7, 0, 8]
 
 
-def finalise(word: int) -> int:
-    """splitmix64's finaliser on Python integers."""
+def finalize(word: int) -> int:
+    """Return splitmix64's finalizer of a Python integer."""
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & MASK
     return word ^ (word >> 31)
 
 
 def grid(axis: str, length: int, count: int) -> NDArray[np.float64]:
-    """[length, count] uniforms of neighbouring values of one coordinate, the others fixed."""
+    """Return [length, count] uniforms of neighboring values of one coordinate, the others fixed."""
     fixed = {"seed": 3, "epoch": 5, "stream": 1, "sample": 11}
     if axis == "sample":
         return uniforms(3, 5, np.arange(length), 1, count)
@@ -52,8 +52,8 @@ def test_uniforms_match_python_integers() -> None:
     words = [7, 2, 1, 123456789]
     state = 0
     for word in words:
-        state = finalise(((state ^ word) + GAMMA) & MASK)
-    expected = [finalise((state + k * GAMMA) & MASK) >> 11 for k in range(1, 6)]
+        state = finalize(((state ^ word) + GAMMA) & MASK)
+    expected = [finalize((state + k * GAMMA) & MASK) >> 11 for k in range(1, 6)]
     drawn = uniforms(7, 2, np.array([123456789]), 1, 5)
     assert (drawn[0] * 2.0**53).tolist() == expected
 
@@ -74,7 +74,7 @@ def test_uniform_along_every_coordinate(axis: str) -> None:
 
 @pytest.mark.parametrize("axis", ["sample", "seed", "epoch", "stream"])
 @pytest.mark.parametrize("lag", [1, 2, 64])
-def test_neighbours_are_independent(axis: str, lag: int) -> None:
+def test_neighbors_are_independent(axis: str, lag: int) -> None:
     drawn = grid(axis, 2000, 20)
     check_independent(drawn[:-lag].ravel(), drawn[lag:].ravel())
 

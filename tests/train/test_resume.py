@@ -1,4 +1,4 @@
-"""A run killed with SIGKILL at any moment, then started again, is the unbroken run bit for bit."""
+"""A run that is killed with SIGKILL and started again equals the unbroken run bit for bit."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.processes
 
 # New processes are forked from a server that has imported torch once: seconds saved for each kill.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["stabkit.train.loop", "tests.conftest"])
+PROCESSES.set_forkserver_preload(["stabkit.train.loop", "torch._dynamo", "tests.conftest"])
 
 CONFIG = small_config()
 
@@ -37,7 +37,7 @@ def die() -> None:
 def at_call(
     function: Callable[..., Any], number: int, act: Callable[..., None]
 ) -> Callable[..., Any]:
-    """`function`, but its `number`-th call (from 1) runs `act` with the arguments instead."""
+    """Return `function`, except that its `number`-th call (from 1) runs `act` instead."""
     calls = 0
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ def before_a_step(number: int) -> None:
 
 
 def signalled_in_a_step(number: int, which: signal.Signals) -> None:
-    """The signal comes while the step is computed: it is finished, then everything is saved."""
+    """Send the signal while a step is computed: the step is finished, then everything is saved."""
     step = loop.train_step
 
     def act(*args: Any) -> None:
@@ -111,7 +111,7 @@ def _child(folder: Path, config: RunConfig, plan: Callable[[int], None] | None, 
 
 
 def run(folder: Path, plan: Callable[[int], None] | None = None, at: int = 0) -> int | None:
-    """Train in a process of its own; returns its exit code."""
+    """Train in a process of its own, and return its exit code."""
     process = PROCESSES.Process(target=_child, args=(folder, CONFIG, plan, at))
     process.start()
     process.join()
@@ -195,7 +195,7 @@ KILLS = [
 
 
 @pytest.mark.parametrize(("plan", "at"), KILLS, ids=lambda value: getattr(value, "__name__", value))
-def test_killed_and_started_again_it_is_the_unbroken_run(
+def test_a_killed_and_resumed_run_equals_the_unbroken_run(
     unbroken: Path, tmp_path: Path, plan: Callable[[int], None], at: int
 ) -> None:
     assert run(tmp_path, plan, at) == -signal.SIGKILL
@@ -210,7 +210,9 @@ def test_a_torn_status_does_not_keep_a_run_from_going_on(unbroken: Path, tmp_pat
     assert_same_run(tmp_path, unbroken)
 
 
-def test_killed_again_and_again(unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_equals_the_unbroken_run(
+    unbroken: Path, tmp_path: Path
+) -> None:
     for at in (9, 5, 8):
         assert run(tmp_path, before_a_step, at) == -signal.SIGKILL
     assert run(tmp_path) == 0
@@ -223,7 +225,7 @@ def test_killed_again_and_again(unbroken: Path, tmp_path: Path) -> None:
 def test_a_signal_loses_no_step(
     unbroken: Path, tmp_path: Path, plan: Callable[[int], None]
 ) -> None:
-    """Stopped after steps 5, 6 and 15: the next attempt begins exactly there."""
+    """The run is stopped after steps 5, 6 and 15; each next attempt begins exactly there."""
     for at in (5, 1, 9):
         assert run(tmp_path, plan, at) == 0
         status = RunDir(tmp_path).read_status()
@@ -243,7 +245,7 @@ def test_a_signal_in_the_last_step_lets_the_run_end(unbroken: Path, tmp_path: Pa
 
 
 def files_limited_to(size: int) -> None:
-    """Every write beyond `size` bytes of a file fails, as on a disk that is full."""
+    """Let every write beyond `size` bytes of a file fail, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
@@ -251,7 +253,7 @@ def files_limited_to(size: int) -> None:
 def test_a_disk_that_fills_up_fails_the_run_and_loses_nothing(
     unbroken: Path, tmp_path: Path
 ) -> None:
-    """Tables are small and still fit, a checkpoint does not: the one before stays whole."""
+    """Tables still fit and a checkpoint does not: the previous checkpoint stays whole."""
     assert run(tmp_path, before_a_step, 9) == -signal.SIGKILL
     checkpoint = RunDir(tmp_path).checkpoint_file
     before = checkpoint.read_bytes()
@@ -282,10 +284,10 @@ def test_a_deleted_folder_ends_the_run_and_is_not_made_anew(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_made_anew_under_a_run_is_not_its_own(
+def test_a_new_folder_in_the_place_of_the_runs_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a run is deleted and launched again while its old job still runs."""
+    """A run is deleted and launched again while its old job still runs."""
     folder = tmp_path / "run"
 
     def act(*args: Any) -> None:

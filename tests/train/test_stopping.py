@@ -14,7 +14,7 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, PREEMPT_SIGNAL])
-def test_a_signal_is_noted_and_the_handler_before_comes_back(number: signal.Signals) -> None:
+def test_a_signal_is_noted_and_the_previous_handler_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_on_signals() as stop:
         assert stop.signal is None
@@ -25,7 +25,7 @@ def test_a_signal_is_noted_and_the_handler_before_comes_back(number: signal.Sign
     assert signal.getsignal(number) is before
 
 
-def test_a_second_interrupt_is_not_waited_for() -> None:
+def test_a_second_interrupt_stops_at_once() -> None:
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.signal == signal.SIGINT

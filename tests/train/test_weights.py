@@ -33,7 +33,7 @@ def timm_vit() -> VisionTransformer:
 
 
 def official(config: RunConfig, module: str = "module.") -> dict[str, Tensor]:
-    """Weights under the names that the authors' code gives them, projectors at `.head`."""
+    """Return weights under the names of the authors' code, with projectors at `.head`."""
     model = build_state(config, 1, CPU).model
     state: dict[str, Tensor] = {}
     for name, ours in (("base_encoder", model.online), ("momentum_encoder", model.target)):
@@ -165,7 +165,7 @@ def test_every_kind_of_mismatch_is_refused_and_listed(tmp_path: Path) -> None:
 
 
 def test_the_wrong_prefix_is_refused_not_ignored(tmp_path: Path) -> None:
-    """Loading without strictness left users with 5% from a randomly initialised ViT."""
+    """Loading without strictness left users with 5% from a randomly initialized ViT."""
     plain = fresh_backbone(small_config(), CPU).state_dict()
     torch.save({f"encoder.{name}": t for name, t in plain.items()}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"30 missing: cls_token.* and 22 more\n.*30 unexpected"):
@@ -236,7 +236,7 @@ def test_an_imported_run_is_not_overwritten(trained: RunDir, tmp_path: Path) -> 
 
 
 def official_names() -> set[str]:
-    """Of the authors' ViT with two blocks, spelled out from their files."""
+    """Return the authors' tensor names of a ViT with two blocks, copied from their files."""
     block = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     modules = ["patch_embed.proj", "norm", *(f"blocks.{i}.{m}" for i in (0, 1) for m in block)]
     return {"cls_token", "pos_embed"} | {f"{m}.{k}" for m in modules for k in ("weight", "bias")}

@@ -1,8 +1,7 @@
-"""The optimizer and the per-step schedules."""
+"""Build the optimizer; compute the schedules of each step."""
 
-import inspect
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +13,10 @@ from stabkit.train.optim.stable_adamw import StableAdamW
 def build_optimizer(
     model: nn.Module, config: OptimConfig, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """Over the trainable parameters; its learning rate is set before every step.
+    """Return an optimizer of the trainable parameters; its rate is set before every step.
 
-    `fused`, of adamw and sgd: one kernel, else one for each operation over all tensors (foreach).
+    `fused` (adamw and sgd): one kernel for the whole update, instead of one for each operation over
+    all tensors (foreach).
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = [p for name, p in named if _exempt(name, p, config)]
@@ -26,7 +26,7 @@ def build_optimizer(
         {"params": plain, "weight_decay": 0.0},
     ]
     if config.name in ("lars", "lamb"):
-        # timm adapts only what it decays, unless told: without decay both would be plain SGD, Adam
+        # by default timm adapts only what it decays: without decay these would be SGD and Adam
         groups[0]["always_adapt"] = True
     return _with_rule([group for group in groups if group["params"]], config, fused)
 
@@ -38,11 +38,11 @@ def _with_rule(
     betas, eps, momentum = (config.beta1, config.beta2), config.eps, config.momentum
     match config.name:
         case "adamw":
-            return _eager(torch.optim.AdamW)(groups, 0.0, betas=betas, eps=eps, **kernel)
+            return torch.optim.AdamW(groups, 0.0, betas=betas, eps=eps, **kernel)
         case "stable_adamw":
-            return _eager(StableAdamW)(groups, 0.0, betas=betas, eps=eps)
+            return StableAdamW(groups, 0.0, betas=betas, eps=eps)
         case "sgd":
-            return _eager(torch.optim.SGD)(groups, 0.0, momentum=momentum, **kernel)
+            return torch.optim.SGD(groups, 0.0, momentum=momentum, **kernel)
         case "lars":
             from timm.optim.lars import Lars  # timm takes seconds to import
 
@@ -55,25 +55,9 @@ def _with_rule(
             return Lamb(groups, 0.0, betas=betas, eps=eps, max_grad_norm=None)
 
 
-Rule = TypeVar("Rule", bound=torch.optim.Optimizer)
-
-
-def _eager(kind: type[Rule]) -> type[Rule]:
-    """The same optimizer without the wrappers that keep torch.compile out of its methods.
-
-    Nothing here compiles an optimizer, and the first call of such a wrapper imports the compiler: a
-    training's start would wait two seconds for it.
-    """
-    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    bare = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
-    bare["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    eager: type[Rule] = type(kind.__name__, (kind,), {"__module__": kind.__module__, **bare})
-    return eager
-
-
 def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:
-    """Whether a parameter is left out of weight decay (and of LARS's and LAMB's adaptation)."""
-    # WeightNorm's gains are one number a filter, whatever their shape
+    """Whether a parameter gets no weight decay (and no adaptation by LARS and LAMB)."""
+    # WeightNorm's gains are one number for each filter, whatever their shape
     small = parameter.ndim < 2 or name.endswith("weight.original0")
     if config.decay_all:
         return config.name in ("lars", "lamb") and small
@@ -81,27 +65,27 @@ def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:
 
 
 def peak_lr(config: OptimConfig, batch: int) -> float:
-    """The base rate scaled to the global batch by the configured rule (reference batch 256)."""
+    """Return the base rate, scaled to the global batch by the configured rule (reference 256)."""
     scale = {"linear": batch / 256, "sqrt": math.sqrt(batch / 256), "none": 1.0}
     return config.lr * scale[config.lr_rule]
 
 
 def lr_at(step: int, steps: int, config: OptimConfig, batch: int) -> float:
-    """Linear warm-up from 0, then half a cosine to 0, per iteration; `step` counts from 0."""
+    """Return the rate at `step` (from 0): linear warm-up from 0, then half a cosine to 0."""
     return peak_lr(config, batch) * warmup_cosine(step, steps, config.warmup_steps)
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak rate: linear from 0 over the warm-up, then half a cosine to 0."""
+    """Return the share of the peak rate: linear warm-up from 0, then half a cosine to 0."""
     if step < warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def momentum_at(step: int, steps: int, config: MethodConfig) -> float:
-    """Momentum of the key encoder: constant, or 1-(1-m)(1+cos(πt/T))/2, which ends at 1.
+    """Return the key encoder's momentum: constant, or 1-(1-m)(1+cos(πt/T))/2, which ends at 1.
 
-    0 stays 0 under either schedule: there is no average to slow down.
+    A momentum of 0 stays 0 in both schedules: there is no average to slow down.
     """
     if config.momentum_schedule == "constant" or config.momentum == 0:
         return config.momentum

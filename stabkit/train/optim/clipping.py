@@ -1,4 +1,4 @@
-"""What is done to the gradients between the backward pass and the update."""
+"""Clip gradients, or skip the step, between the backward pass and the update."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from stabkit.config import OptimConfig
 from stabkit.monitor.layers import group_layers
 
-DECAY = 0.97  # of running norms, per step; as ZClip has it (Kumar et al. 2025, arXiv 2504.02507)
+DECAY = 0.97  # a step, of running norms: ZClip's value (Kumar et al. 2025, arXiv 2504.02507)
 WARMUP = 25  # finite norms before a running norm is trusted
-AGC_FLOOR = 1e-3  # smallest weight norm, so that weights that start at 0 can leave it
+AGC_FLOOR = 1e-3  # smallest weight norm; without it weights that start at 0 would stay there
 
 
 class Stabilizer:
-    """Clips gradients and passes over non-finite steps, as `OptimConfig` says.
+    """Clip gradients and skip non-finite steps, as `OptimConfig` says.
 
-    Clipping never makes the host wait. A norm that is not finite is left as it is: a scale would
-    spread one bad tensor over all of them. `skip_nonfinite` reads one flag a step from the device,
-    since optimizers count their steps on the host; `skipped` says whether the last step was passed
-    over.
+    Clipping never makes the host wait. Gradients are left alone when their norm is not finite: a
+    scale would spread one bad tensor to all of them. `skip_nonfinite` reads one flag from the
+    device in every step, since optimizers count their steps on the host. `skipped` says whether the
+    last step was skipped.
 
-    `memory`: float64 [3], number of norms taken in, their running mean and variance.
+    `memory`: float64 [3]: how many norms were taken in, their running mean and variance.
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
@@ -38,12 +38,12 @@ class Stabilizer:
         self._index = self._layer[:0]
         if config.clip == "patch_embed" and "patch_embed" not in self.layers:
             raise ValueError(
-                "optim.clip 'patch_embed': the model has no patch_embed layer that is trained; "
+                "optim.clip 'patch_embed': the model has no trained layer patch_embed; "
                 f"its layers: {', '.join(self.layers)}"
             )
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Act on every `optimizer.step()` from now on, after the hooks registered before.
+        """Act in every `optimizer.step()` from now on, after the hooks that are registered already.
 
         Attach a Monitor first: it then records the gradients as the backward pass left them.
         """
@@ -61,7 +61,7 @@ class Stabilizer:
         self.skipped = self.config.skip_nonfinite and not _all_finite(grads)
         if self.skipped:
             for parameter in parameters:
-                parameter.grad = None  # every optimizer leaves alone what has no gradient
+                parameter.grad = None  # every optimizer skips a parameter without gradient
         elif self.config.clip == "agc":
             clip_units(parameters, grads, _threshold(self.config))
         elif self.config.clip != "none":
@@ -70,14 +70,16 @@ class Stabilizer:
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.skipped:
             for group in optimizer.param_groups:
-                if "step" in group:  # timm's LAMB counts a step of its group even without gradients
+                if "step" in group:  # timm's LAMB counts a step even without gradients
                     group["step"].sub_(1)
 
     def _clip(self, grads: list[Tensor], present: list[int]) -> None:
-        """One factor for each layer: of its own norm or of the total."""
+        """Scale each layer by one factor, which follows from its own norm or from the total."""
         at = _threshold(self.config)
         norms = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64))
-        if present != self._present:  # to index by a list sends it to the device: not every step
+        if (
+            present != self._present
+        ):  # a list as index is copied to the device: avoid it in most steps
             self._present, self._index = present, self._layer[present]
         squares = torch.zeros(len(self.layers), dtype=torch.float64, device=norms.device)
         of_layer = squares.index_add_(0, self._index, norms.square()).sqrt()
@@ -95,10 +97,10 @@ class Stabilizer:
         torch._foreach_mul_(grads, list(factors[self._index].to(grads[0].dtype)))
 
     def _clip_to_running_mean(self, norm: Tensor, at: float) -> Tensor:
-        """The factor that keeps `norm` under `at` times its running mean.
+        """Return the factor that keeps `norm` below `at` times its running mean.
 
-        The mean takes the norm limited to twice itself at least: a spike hardly moves it, and with
-        a threshold below 1 it follows the gradient instead of sinking with what it clips.
+        The mean takes in norms capped at max(at, 2) times itself. A spike then hardly moves it.
+        With a threshold below 1 it still follows the gradient, instead of sinking with it.
         """
         seen, mean, _ = self.memory
         trusted = (seen >= WARMUP) & (mean > 0)
@@ -107,7 +109,10 @@ class Stabilizer:
         return shrink(norm, usual * at)
 
     def _clip_to_z_score(self, norm: Tensor, at: float) -> Tensor:
-        """ZClip: a norm whose z-score is above `at` becomes mean + at²/z·std, and so remembered."""
+        """Return ZClip's factor: a norm with a z-score above `at` becomes mean + at²/z·std.
+
+        The running mean takes in the clipped norm.
+        """
         seen, mean, variance = self.memory
         trusted = (seen >= WARMUP) & (variance > 0) & norm.isfinite()
         outlier = trusted & (norm - mean > at * variance.sqrt())
@@ -123,20 +128,20 @@ class Stabilizer:
 
 
 def side_effects(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of what a forward pass moves before any gradient is seen: buffers and the twin."""
+    """Return copies of what a forward pass changes by itself: buffers and the momentum encoder."""
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     return {k: v.clone() for k, v in model.state_dict().items() if k not in trained}
 
 
 def shrink(norm: Tensor, limit: Tensor | float) -> Tensor:
-    """The factor, at most 1, that brings `norm` down to `limit`; 1 where it is not finite."""
+    """Return the factor, at most 1, that brings `norm` down to `limit`; 1 if it is not finite."""
     return torch.where(norm.isfinite() & (norm > limit), limit / norm, 1.0)
 
 
 def remember(memory: Tensor, value: Tensor) -> Tensor:
-    """`memory` [seen, mean, variance] after one more value; unchanged by one that is not finite.
+    """Return `memory` [seen, mean, variance] after one more value; ignore a non-finite one.
 
-    Over the first WARMUP values mean and variance are the plain ones, then exponential.
+    Mean and variance are plain over the first WARMUP values and exponential afterwards.
     """
     seen, mean, variance = memory
     n = seen + 1
@@ -152,7 +157,7 @@ def remember(memory: Tensor, value: Tensor) -> Tensor:
 def clip_units(parameters: Sequence[Tensor], grads: Sequence[Tensor], at: float) -> None:
     """Adaptive gradient clipping (Brock et al. 2021, arXiv 2102.06171, section 4), in place.
 
-    A unit is what feeds one output: a row of a matrix, a filter, a whole bias.
+    A unit is all the weights of one output: a row of a matrix, a filter; a bias is one unit.
     """
     for parameter, grad in zip(parameters, grads, strict=True):
         limit = at * _unit_norm(parameter).clamp(min=AGC_FLOOR)
@@ -166,11 +171,14 @@ def _unit_norm(tensor: Tensor) -> Tensor:
 
 
 def _all_finite(grads: Sequence[Tensor]) -> bool:
-    """Waits for the device. By the largest values, whose norm cannot overflow as a square can."""
+    """Return whether all values are finite; waits for the device.
+
+    The largest absolute value is finite if and only if all are. A sum of squares could overflow.
+    """
     largest = torch.stack(torch._foreach_norm(list(grads), float("inf")))
     return bool(largest.isfinite().all())
 
 
 def _threshold(config: OptimConfig) -> float:
-    assert config.clip_at is not None  # asked of every configuration that clips
+    assert config.clip_at is not None  # every configuration that clips has it
     return config.clip_at

@@ -1,4 +1,7 @@
-"""All processes of a run go on together or fail together; a single process just does it."""
+"""Let all processes of a run go on together or fail together.
+
+In a single process each of these functions simply runs what it is given.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ from stabkit.train.parallel.reduce import gather
 
 T = TypeVar("T")
 
-# The request was wrong: no run has failed, and what is in its folder stays as it is.
+# The request was wrong: no run has failed, and its folder stays as it is.
 REFUSALS = (ConfigError, ForeignFolderError, RunBusyError, InexactResumeError)
 
 
@@ -28,11 +31,12 @@ class PeerRefusedError(PeerError):
     """Another process of this run found that the request is wrong."""
 
 
-def agreed(act: Callable[[], T]) -> T:
-    """`act()` of this process; when it raises on any of them, all raise, and none waits forever.
+def run_together(act: Callable[[], T]) -> T:
+    """Return `act()` of this process; when it raises in one process, all processes raise.
 
-    The first process that failed raises its own error, the others PeerError, or PeerRefusedError
-    when that error is a refusal. `act` must not talk to the other processes itself.
+    The first process that failed raises its own error; the others raise PeerError, or
+    PeerRefusedError when that error is a refusal. So none waits forever for another. `act` must not
+    communicate with the other processes itself.
     """
     if not active():
         return act()
@@ -48,14 +52,17 @@ def agreed(act: Callable[[], T]) -> T:
     if error is not None and failed[0] == rank():
         raise error
     if failed:
-        told, refused = reports[failed[0]]  # type: ignore[misc]
-        raise (PeerRefusedError if refused else PeerError)(told) from error
+        message, refused = reports[failed[0]]  # type: ignore[misc]
+        raise (PeerRefusedError if refused else PeerError)(message) from error
     return result  # type: ignore[return-value]
 
 
-def of_first(act: Callable[[], T]) -> T:
-    """What the first process makes of `act`, on all of them; errors as in `agreed`. Small data."""
-    own = agreed(lambda: act() if rank() == 0 else None)
+def run_by_first(act: Callable[[], T]) -> T:
+    """Run `act` in the first process alone, and return its result, which is small, in all.
+
+    Errors are raised as in `run_together`.
+    """
+    own = run_together(lambda: act() if rank() == 0 else None)
     if active():
         box = [own]
         dist.broadcast_object_list(box, src=0)
@@ -63,16 +70,19 @@ def of_first(act: Callable[[], T]) -> T:
     return own  # type: ignore[return-value]
 
 
-def first_alone(act: Callable[[], T]) -> T:
-    """`act()` of every process, the others' after the first's: they find what it has put there."""
-    done = agreed(lambda: act() if rank() == 0 else None)
-    others = agreed(lambda: act() if rank() != 0 else None)
+def run_first_then_others(act: Callable[[], T]) -> T:
+    """Return `act()` of this process; the others run it after the first, and find its files.
+
+    Errors are raised as in `run_together`.
+    """
+    done = run_together(lambda: act() if rank() == 0 else None)
+    others = run_together(lambda: act() if rank() != 0 else None)
     return done if rank() == 0 else others  # type: ignore[return-value]
 
 
 @contextmanager
-def failing_together() -> Iterator[None]:
-    """An error that one process meets alone becomes a PeerError with its message on the others.
+def fail_together() -> Iterator[None]:
+    """Turn an error of one process into a PeerError with its message in the others.
 
     They notice when their connection to it breaks; with NCCL, when the launcher ends them.
     """
@@ -83,14 +93,14 @@ def failing_together() -> Iterator[None]:
     except Exception as error:
         if not active():
             raise
-        told = _told_by_another(_report(error))
-        if told is None:
+        theirs = _exchange_report(_report(error))
+        if theirs is None:
             raise
-        raise PeerError(told) from error
+        raise PeerError(theirs) from error
 
 
 def check_same_start(model: nn.Module, step: int) -> None:
-    """Raises ValueError when a process stands at another step or has other weights."""
+    """Raise ValueError when a process starts from another step or other weights than the first."""
     if not active():
         return
     named = {name: p.detach().double().sum() for name, p in model.state_dict().items()}
@@ -109,11 +119,11 @@ def _report(error: Exception) -> str:
     return f"process {rank()} of {world_size()} failed: {type(error).__name__}: {error}"
 
 
-def _told_by_another(report: str) -> str | None:
-    """Leave `report` where the others look; if one of them did before, its report instead."""
+def _exchange_report(report: str) -> str | None:
+    """Put `report` into the shared store; if another process did so before, return its report."""
     store = dist.distributed_c10d._get_default_store()
     try:
         first = store.compare_set("stabkit/failure", "", report).decode()
-    except RuntimeError:  # gone with the process that held it
+    except RuntimeError:  # the store is gone with the process that held it
         return None
     return None if first == report else first

@@ -1,4 +1,7 @@
-"""Batch normalisation with the statistics of all processes' rows; torch's own refuses the CPU.
+"""Batch normalization with the statistics of all processes' rows.
+
+torch's SyncBatchNorm refuses tensors on a CPU. One implementation serves all devices, so that the
+tests on a CPU hold for GPUs too.
 
 Shapes: B rows of this process, C channels, … positions.
 """
@@ -12,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def synchronise_batch_norms(model: nn.Module) -> None:
-    """Every BatchNorm1d and 2d in `model` is replaced, with the same tensors under the same names.
+def synchronize_batch_norms(model: nn.Module) -> None:
+    """Replace every BatchNorm1d and 2d in `model`; tensors and their names stay the same.
 
-    Call before an optimizer takes the parameters, or after: they stay the same. Raises ValueError
-    for a batch norm of another kind, which would keep statistics of its own process.
+    An optimizer may take the parameters before or after. Raises ValueError for a batch norm of
+    another kind, which would use the statistics of its own process alone.
     """
     for name, module in list(model.named_modules()):
         if not isinstance(module, _BatchNorm):
@@ -28,7 +31,7 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """`norm`, normalised in training as if the rows of all processes were one batch."""
+    """Normalize in training as `norm` would if the rows of all processes were one batch."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(
@@ -42,11 +45,11 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training and self.running_mean is not None:
             return super().forward(x_BC)
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
-            normed, *_ = _Normalise.apply(x_BC, self.weight, self.bias, self.eps)
+            normed, *_ = _Normalize.apply(x_BC, self.weight, self.bias, self.eps)
             return normed  # type: ignore[no-any-return]
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        normed, mean, var, count = _Normalise.apply(x_BC, self.weight, self.bias, self.eps)
+        normed, mean, var, count = _Normalize.apply(x_BC, self.weight, self.bias, self.eps)
         share = 1 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
         with torch.no_grad():
             self.running_mean += share * (mean - self.running_mean)
@@ -58,18 +61,19 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"expected [rows, channels, …], got {list(input.shape)}")
 
 
-class _Normalise(torch.autograd.Function):
-    """Output; over all processes, in float64: mean and biased variance [C], values a channel [1].
+class _Normalize(torch.autograd.Function):
+    """Return the output; over all processes, in float64: mean, biased variance [C] and count [1].
 
-    The gradient is that of the sum of all processes' losses, as in `gather_with_gradient`.
+    The count is the number of values in a channel. The gradient is that of the sum of the losses of
+    all processes, as in `gather_with_gradient`.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x_BC: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # Each process's own mean and variance are exact whatever the offset; what is put together
-        # from them is a difference of squares, which keeps its digits in float64 only.
+        # Each process's own mean and variance are exact whatever the offset. The variance of all
+        # is a difference of squares of these, which keeps its digits only in float64.
         wide = _wide(x_BC)
         var, mean = torch.var_mean(wide, _all_but_channels(x_BC), correction=0)
         var, mean = var.double(), mean.double()
@@ -108,7 +112,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Itself, or in float32 where it is of half precision, as torch's own batch norm computes."""
+    """Return half precision as float32, in which torch's own batch norm computes too."""
     return x if x.dtype.itemsize >= 4 else x.float()
 
 

@@ -131,7 +131,7 @@ def test_a_decompression_bomb_is_refused_in_a_line(
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
         words = ["data.name=imagefolder", f"data.path={tmp_path / 'set'}", "train.batch=4"]
         run = ["--run-dir", str(tmp_path / f"run {pixels}")]
-        assert main(["train", "tiny", *run, *SMALL, *words]) == 1
+        assert main(["train", "tiny", *run, *SMALL, *words]) == 2
         err = capsys.readouterr().err
         assert "big.png" in err
         assert len(err.splitlines()) == 1

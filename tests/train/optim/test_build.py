@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -7,7 +6,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from stabkit.config import MethodConfig, OptimConfig
-from stabkit.train.optim.build import _eager, build_optimizer, lr_at, momentum_at, peak_lr
+from stabkit.train.optim.build import build_optimizer, lr_at, momentum_at, peak_lr
 
 
 class Small(nn.Module):
@@ -199,30 +198,3 @@ def test_momentum_rises_from_its_base_to_one_or_stays() -> None:
     assert momentum_at(100, 100, cosine) == pytest.approx(1.0)
     constant = MethodConfig(momentum=0.9, momentum_schedule="constant")
     assert {momentum_at(step, 100, constant) for step in range(101)} == {0.9}
-
-
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
-def test_an_eager_optimizer_is_pytorchs_to_the_bit(kind: Any) -> None:
-    """Steps, hooks, closures and states, which load either way."""
-    calls: list[str] = []
-    sides = []
-    for made in (_eager(kind), kind):
-        torch.manual_seed(0)
-        model = nn.Linear(5, 3)
-        optimizer = made([{"params": [model.weight], "weight_decay": 0.1}], 0.1, foreach=True)
-        optimizer.add_param_group({"params": [model.bias]})
-        optimizer.register_step_post_hook(lambda one, *_: calls.append(type(one).__name__))
-        sides.append((model, optimizer))
-    for step in range(4):
-        for model, optimizer in sides:
-            optimizer.zero_grad()
-            model(torch.full((2, 5), 1.0 + step)).square().sum().backward()
-            optimizer.step()
-        if step == 1:
-            one, other = (optimizer.state_dict() for _, optimizer in sides)
-            sides[0][1].load_state_dict(other)
-            sides[1][1].load_state_dict(one)
-    for p, q in zip(*(model.parameters() for model, _ in sides), strict=True):
-        assert p.equal(q)
-    assert calls == [kind.__name__] * 8
-    assert isinstance(sides[0][1], kind)

@@ -19,7 +19,7 @@ from stabkit.train.data.load import ImageSet, load_data
 from stabkit.train.optim import clipping as stabilizers
 from stabkit.train.optim.build import build_optimizer
 from stabkit.train.optim.clipping import Stabilizer
-from stabkit.train.state import State, build_state, load_state, save_state
+from stabkit.train.state import TrainState, build_state, load_state, save_state
 from tests.conftest import small_config
 from tests.train.test_resume import assert_equal_trees
 
@@ -136,7 +136,7 @@ def spiky_norms(count: int) -> list[float]:
     return scales.tolist()
 
 
-def test_zclip_is_the_written_algorithm() -> None:
+def test_zclip_equals_the_published_algorithm() -> None:
     """Kumar et al. 2025: plain mean and variance of 25 values, then exponential ones."""
     model = small()
     acting = stabilizer(model, "zclip", 2.5)
@@ -212,7 +212,7 @@ def test_a_threshold_below_the_running_norm_follows_the_gradient_up_and_down() -
 
 
 @pytest.mark.parametrize("clip", ["patch_embed", "zclip"])
-def test_gradients_of_zero_lock_nothing(clip: str) -> None:
+def test_zero_gradients_do_not_lock_the_clipping(clip: str) -> None:
     model = small()
     acting = stabilizer(model, clip, 1.0)
     for _ in range(30):
@@ -267,7 +267,7 @@ def test_clipping_never_waits_and_skipping_waits_once(clip: str) -> None:
 @pytest.mark.parametrize("bad_step", [0, 2])
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_skipped_step_never_was(name: str, value: float, bad_step: int) -> None:
+def test_a_skipped_step_leaves_nothing_behind(name: str, value: float, bad_step: int) -> None:
     """Weights and the whole optimizer state, step counts included, equal to the last bit."""
     config = OptimConfig(name=name, skip_nonfinite=True, clip="zclip", clip_at=2.5)
     ends = []
@@ -348,7 +348,7 @@ def test_a_step_on_a_broken_image_leaves_nothing_behind(
         assert int(content["model"]["queue.added"]) == (config.train.steps - 1) * 16
 
 
-def test_recorded_is_the_gradient_before_clipping_applied_the_one_after(tmp_path: Path) -> None:
+def test_the_recorded_gradient_is_the_one_before_clipping(tmp_path: Path) -> None:
     settings = [
         *("optim.name=sgd", "optim.momentum=0", "optim.weight_decay=0", "optim.lr=0.5"),
         *("optim.lr_rule=none", "optim.warmup_steps=0", "train.steps=1"),
@@ -375,23 +375,25 @@ def test_recorded_is_the_gradient_before_clipping_applied_the_one_after(tmp_path
     assert distance == pytest.approx(0.5 * 0.001, rel=1e-2)
 
 
-def clone_grads(state: State) -> dict[str, torch.Tensor]:
+def clone_grads(state: TrainState) -> dict[str, torch.Tensor]:
     parameters = state.model.online.named_parameters()
     return {n: p.grad.clone() for n, p in parameters if p.grad is not None}
 
 
-def fresh(config: RunConfig) -> tuple[State, ImageSet]:
+def fresh(config: RunConfig) -> tuple[TrainState, ImageSet]:
     images, _ = load_data(config.data, config.seed)
     return build_state(config, len(images), CPU, len(images.classes)), images
 
 
-def step(config: RunConfig, state: State, monitor: Monitor, images: ImageSet, number: int) -> None:
+def step(
+    config: RunConfig, state: TrainState, monitor: Monitor, images: ImageSet, number: int
+) -> None:
     batch = make_batch(config, read_batch(config, images, number), CPU)
     loop.train_step(config, state, monitor, batch, number, len(images.classes))
 
 
 def steps(
-    config: RunConfig, state: State, images: ImageSet, folder: Path, first: int, last: int
+    config: RunConfig, state: TrainState, images: ImageSet, folder: Path, first: int, last: int
 ) -> None:
     with Monitor(state.model.online, state.optimizer, folder, first_step=first) as monitor:
         state.stabilizer.attach(state.optimizer)
@@ -418,7 +420,7 @@ def short_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda s: s[0],
 )
-def test_stopped_and_continued_it_is_the_unbroken_training(
+def test_a_stopped_and_continued_training_equals_the_unbroken_one(
     tmp_path: Path, settings: list[str]
 ) -> None:
     config = small_config(*settings, "knn.every=100")
@@ -439,7 +441,7 @@ def test_stopped_and_continued_it_is_the_unbroken_training(
         assert not plain.model.state_dict()[name].equal(unbroken.model.state_dict()[name])
 
 
-def test_defaults_touch_nothing() -> None:
+def test_defaults_change_no_gradient() -> None:
     state, _ = fresh(small_config())
     state.stabilizer.attach(state.optimizer)
     assert not state.optimizer._optimizer_step_pre_hooks
@@ -470,5 +472,5 @@ def test_settings_without_meaning_are_refused(settings: list[str], message: str)
 
 def test_a_model_without_patch_embed_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"no patch_embed layer that is trained; its layers: 0"):
+    with pytest.raises(ValueError, match=r"no trained layer patch_embed; its layers: 0"):
         stabilizer(model, "patch_embed", 1.5)

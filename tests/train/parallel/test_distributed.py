@@ -1,4 +1,4 @@
-"""A run of several processes is the run of one up to rounding, and fails as one."""
+"""A run of several processes equals the run of one up to rounding, and fails as one."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,27 @@ from stabkit.cli import main
 from stabkit.config import ComputeConfig, RunConfig, RuntimeConfig, save_config
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.rundir import RunDir
-from stabkit.train import device, loop, state
+from stabkit.train import device, loop
 from stabkit.train import heldout_knn as evaluate
 from stabkit.train.data import batches
 from stabkit.train.data.batches import Batch, make_batch, read_batch
 from stabkit.train.data.load import load_data
-from stabkit.train.parallel.agree import PeerError, agreed, check_same_start, first_alone, of_first
+from stabkit.train.parallel.agree import (
+    PeerError,
+    check_same_start,
+    run_by_first,
+    run_first_then_others,
+    run_together,
+)
 from stabkit.train.parallel.reduce import (
     Agreement,
-    GradientReduction,
+    average_gradients,
     gather,
     mean_of_processes,
     own_rows,
     process_group,
 )
-from stabkit.train.parallel.sync_batch_norm import synchronise_batch_norms
+from stabkit.train.parallel.sync_batch_norm import synchronize_batch_norms
 from stabkit.train.recording import Silent
 from tests.conftest import SMALL, small_config
 from tests.train.processes import exit_codes, results, start
@@ -45,7 +52,7 @@ pytestmark = pytest.mark.processes
 
 CPU = torch.device("cpu")
 BATCH = 12
-SMALL_BUCKET = 2000  # bytes: several a network
+SMALL_BUCKET = 2000 / 2**20  # MiB: several a network
 FRAMEWORKS = {
     "moco": {"queue": 30},
     "simclr": {},
@@ -68,21 +75,19 @@ THREES = small_config("train.batch=12", "train.steps=12")
 
 
 def two_updates(name: str) -> dict[str, Any]:
-    """Loss, gradients and state of a framework after each of two steps, on one process or many."""
+    """Return loss, gradients and state of a framework after each of two steps."""
     found: dict[str, Any] = {}
     with process_group(cuda=False):
         method = small_method(name, **FRAMEWORKS[name]).double()
         if world_size() > 1:
-            synchronise_batch_norms(method)
+            synchronize_batch_norms(method)
         first, second, labels = views(BATCH)
         own = own_rows(BATCH)
-        reduction = GradientReduction(method.online.parameters(), SMALL_BUCKET)
-        reduction.overlap()
+        network = average_gradients(method, SMALL_BUCKET)
         for step in range(2):
             method.zero_grad()
-            loss, *_ = method(first[own], second[own], labels[own], 0.9, step)
+            loss, *_ = network(first[own], second[own], labels[own], 0.9, step)
             loss.backward()
-            reduction.finish()
             found[f"loss {step}"] = mean_of_processes(loss.detach())
             for key, parameter in method.online.named_parameters():
                 if parameter.grad is not None:
@@ -120,55 +125,39 @@ def _each_framework() -> dict[str, dict[str, Any]]:
         return of_all_frameworks()
 
 
-def one_by_one(method: Any) -> None:
-    """The slow twin of GradientReduction."""
-    for parameter in method.online.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= world_size()
-
-
 def by_both_reductions() -> dict[str, Any]:
-    """Gradients of two steps and their strides, in small buckets and one by one; reductions made.
+    """Gradients of two steps and their strides: by the network of a step, and one by one.
 
     One network has a frozen patch projection; the other filters in channels-last, and parameters
     that have no gradient in its first step.
     """
     found: dict[str, Any] = {}
     with process_group(cuda=False):
-        calls = counted()
         for name, settings in {"moco": {"freeze": True}, "swav": FRAMEWORKS["swav"]}.items():
             for how in ("buckets", "one by one"):
                 method = small_method(name, **settings).double()
                 if name == "swav":
                     method.to(memory_format=torch.channels_last)
-                synchronise_batch_norms(method)
+                synchronize_batch_norms(method)
                 first, second, labels = views(BATCH)
                 own = own_rows(BATCH)
-                if how == "buckets":
-                    reduction = GradientReduction(method.online.parameters(), SMALL_BUCKET)
-                    reduction.overlap()
+                in_buckets = how == "buckets"
+                network = average_gradients(method, SMALL_BUCKET) if in_buckets else method
                 for step in range(2):
                     method.zero_grad()
-                    loss, *_ = method(first[own], second[own], labels[own], 0.9, step)
-                    before = calls["all_reduce", True]
+                    loss, *_ = network(first[own], second[own], labels[own], 0.9, step)
                     loss.backward()
-                    early = calls["all_reduce", True] - before
-                    if how == "buckets":
-                        reduction.finish()
-                        whole = calls["all_reduce", True] - before
-                        found[f"reductions {name} {step}"] = (early, whole)
-                    else:
-                        one_by_one(method)
                     for key, p in method.online.named_parameters():
-                        grad = p.grad
-                        given = None if grad is None else (grad.clone(), grad.stride())
+                        if p.grad is not None and not in_buckets:
+                            dist.all_reduce(p.grad)
+                            p.grad /= world_size()
+                        given = None if p.grad is None else (p.grad.clone(), p.grad.stride())
                         found[f"{how}: {name} {step} {key}"] = given
     return found
 
 
 def counted() -> Counter[tuple[str, bool]]:
-    """How often processes talk from now on: (function, whether it waits for nobody)."""
+    """Count the calls of collectives from now on: (function, whether it is asynchronous)."""
     calls: Counter[tuple[str, bool]] = Counter()
 
     def counting(name: str) -> Any:
@@ -185,7 +174,7 @@ def counted() -> Counter[tuple[str, bool]]:
     return calls
 
 
-def test_buckets_give_the_bits_of_a_reduction_of_each_gradient(tmp_path: Path) -> None:
+def test_averaging_in_buckets_gives_the_bits_of_averaging_each_gradient(tmp_path: Path) -> None:
     for found in results(2, tmp_path, by_both_reductions):
         bucketed = {k: v for k, v in found.items() if k.startswith("buckets")}
         expected = {k: found[k.replace("buckets", "one by one")] for k in bucketed}
@@ -193,15 +182,10 @@ def test_buckets_give_the_bits_of_a_reduction_of_each_gradient(tmp_path: Path) -
         without = [key.split()[-1] for key, given in bucketed.items() if given is None]
         assert "backbone.patch_embed.proj.weight" in without
         assert without.count("prototypes.weight") == 1
-        for framework in ("moco", "swav"):
-            early, whole = found[f"reductions {framework} 1"]
-            assert early == whole > 3, "all of them while backward runs"
-        # the first bucket waits for what never comes, and the others for the first
-        assert found["reductions swav 0"][0] == 0
 
 
-def talk_of_a_step() -> dict[str, tuple[int, int]]:
-    """Of each framework, reductions and gathers of a step in which no kNN is due."""
+def count_collectives() -> dict[str, tuple[int, int]]:
+    """Return the number of reductions and gathers in a step without kNN, for each framework."""
     found = {}
     with process_group(cuda=False):
         calls = counted()
@@ -209,7 +193,7 @@ def talk_of_a_step() -> dict[str, tuple[int, int]]:
             config = small_config("train.batch=12", f"method.name={name}")
             images, _ = load_data(config.data, config.seed)
             built = loop.build_state(config, len(images), CPU, len(images.classes))
-            built.reduction.overlap()
+            built = replace(built, network=average_gradients(built.model))
             batch = make_batch(config, read_batch(config, images, 1), CPU)
             calls.clear()
             loop.train_step(config, built, Silent(), batch, 1, len(images.classes))
@@ -220,27 +204,27 @@ def talk_of_a_step() -> dict[str, tuple[int, int]]:
     return found  # type: ignore[return-value]
 
 
-def test_processes_say_no_more_than_a_framework_needs(tmp_path: Path) -> None:
-    """Of each step the mean loss, the gradients and, for the bank, features. Beyond that:
+def test_a_step_has_no_more_collectives_than_its_framework_needs(tmp_path: Path) -> None:
+    """In each step: DDP's gradients, the mean loss and, for the bank, features. Beyond that:
 
     moco: statistics of 3 + 2 BN forward and backward, of the twin's 3 forward, two views each; keys
-    simclr: of 3 BN, views in one batch; embeddings, and back their gradients
-    byol: of 2 + 1 BN and the twin's 2, two views each
+    simclr: statistics of 3 BN, views in one batch; embeddings, and their gradients
+    byol: statistics of 2 + 1 BN and of the twin's 2, two views each
     swav: scores; its head has no BN
     """
     expected = {
-        "moco": (2 + 2 * (5 + 5 + 3), 1 + 2),
-        "simclr": (2 + 3 + 3 + 2, 1 + 2),
-        "byol": (2 + 2 * (3 + 3 + 2), 1),
-        "swav": (2, 1 + 2),
-        "supervised": (2, 1),
+        "moco": (1 + 2 * (5 + 5 + 3), 1 + 2),
+        "simclr": (1 + 3 + 3 + 2, 1 + 2),
+        "byol": (1 + 2 * (3 + 3 + 2), 1),
+        "swav": (1, 1 + 2),
+        "supervised": (1, 1),
     }
-    for found in results(2, tmp_path, talk_of_a_step):
+    for found in results(2, tmp_path, count_collectives):
         assert found == expected
 
 
 def train_in_float64(folder: Path, config: RunConfig) -> None:
-    """In float32 runs drift apart by rounding, as they do between any two machines."""
+    """Train in float64; in float32 rounding makes runs drift apart, as between two machines."""
     build, view, plain = loop.build_state, batches.apply_view, evaluate.plain_view
 
     def build_state(*args: Any) -> Any:
@@ -264,7 +248,9 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_a_whole_run_is_that_of_one_process(processes: int, single: Path, tmp_path: Path) -> None:
+def test_a_whole_run_equals_that_of_one_process(
+    processes: int, single: Path, tmp_path: Path
+) -> None:
     assert exit_codes(start(processes, train_in_float64, tmp_path, WHOLE)) == [0] * processes
     one, many = stabkit.open_run(single), stabkit.open_run(tmp_path)
     signals = [run.signals() for run in (one, many)]
@@ -299,38 +285,38 @@ def test_a_whole_run_is_that_of_one_process(processes: int, single: Path, tmp_pa
 
 
 def train_until(folder: Path, config: RunConfig, step: int) -> None:
-    """Every process stops before that many steps are done, for the test to kill."""
+    """Train, and wait before that many steps are done, for the test to kill the process."""
 
     def wait(*_: Any) -> None:
         (folder / f"waits-{rank()}").touch()
         time.sleep(60)
 
-    in_small_buckets()
+    cut_small_buckets()
     loop.train_step = at_call(loop.train_step, step, wait)
     loop.train(config, RunDir(folder))
 
 
-def in_small_buckets() -> None:
-    """From now on in this process; the networks here would fit into one."""
-    state.GradientReduction = partial(GradientReduction, bucket_bytes=SMALL_BUCKET)  # type: ignore[misc,assignment]
+def cut_small_buckets() -> None:
+    """Cut small buckets from now on; the networks here would fit into one of the usual size."""
+    loop.average_gradients = partial(average_gradients, bucket_mb=SMALL_BUCKET)  # type: ignore[assignment]
 
 
 def train_here(folder: Path, config: RunConfig) -> None:
-    in_small_buckets()
+    cut_small_buckets()
     loop.train(config, RunDir(folder))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unbroken run of three processes."""
+    """Train the unbroken run of three processes."""
     folder = tmp_path_factory.mktemp("whole")
     assert exit_codes(start(3, train_here, folder, THREES)) == [0, 0, 0]
     return folder
 
 
 def signalled_alone(folder: Path, config: RunConfig, number: int) -> None:
-    """One process of the three is told to stop, while it computes a step."""
-    in_small_buckets()
+    """Train; one of the processes is told to stop while it computes a step."""
+    cut_small_buckets()
     step = loop.train_step
 
     def act(*args: Any) -> None:
@@ -342,8 +328,8 @@ def signalled_alone(folder: Path, config: RunConfig, number: int) -> None:
     loop.train(config, RunDir(folder))
 
 
-def test_told_to_one_process_all_stop_at_the_same_step(whole: Path, tmp_path: Path) -> None:
-    """Nobody waits for the others' word, so it counts one step later."""
+def test_a_signal_to_one_process_stops_all_at_the_same_step(whole: Path, tmp_path: Path) -> None:
+    """No process waits for the others' flags, so a flag counts one step later."""
     for number in (5, 3):
         assert exit_codes(start(3, signalled_alone, tmp_path, THREES, number)) == [0, 0, 0]
         status = RunDir(tmp_path).read_status()
@@ -356,7 +342,9 @@ def test_told_to_one_process_all_stop_at_the_same_step(whole: Path, tmp_path: Pa
     assert firsts == [0, 6, 10]
 
 
-def test_three_killed_and_started_again_are_the_unbroken_three(whole: Path, tmp_path: Path) -> None:
+def test_three_killed_and_resumed_processes_equal_the_unbroken_three(
+    whole: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     started = start(3, train_until, broken, THREES, 10)
     until = time.monotonic() + 30
@@ -388,7 +376,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path: Path) -
 
 
 def caught(folder: Path, config: RunConfig) -> str:
-    """What training raises here."""
+    """Train, and return what was raised."""
     try:
         loop.train(config, RunDir(folder))
     except Exception as error:
@@ -405,7 +393,9 @@ def failing_at(folder: Path, config: RunConfig, step: int) -> str:
     return caught(folder, config)
 
 
-def test_an_error_of_one_is_the_end_of_all_and_the_reason_of_the_run(tmp_path: Path) -> None:
+def test_an_error_in_one_process_ends_all_and_is_the_reason_of_the_failed_run(
+    tmp_path: Path,
+) -> None:
     run = tmp_path / "run"
     found = results(3, tmp_path / "results", failing_at, run, THREES, 5)
     told = "PeerError: process 1 of 3 failed: ValueError: image 5 is damaged"
@@ -416,8 +406,8 @@ def test_an_error_of_one_is_the_end_of_all_and_the_reason_of_the_run(tmp_path: P
 
 
 def failing_in_backward(folder: Path, config: RunConfig) -> str:
-    """Of the second process at its third step, when reductions of gradients are on their way."""
-    in_small_buckets()
+    """Fail in the second process, in its third step, while gradients are being reduced."""
+    cut_small_buckets()
     build, calls = loop.build_state, []
 
     def fail(_: torch.Tensor) -> None:
@@ -436,7 +426,7 @@ def failing_in_backward(folder: Path, config: RunConfig) -> str:
     return caught(folder, config)
 
 
-def test_an_error_amid_the_reductions_is_the_end_of_all(tmp_path: Path) -> None:
+def test_an_error_while_gradients_are_reduced_ends_all(tmp_path: Path) -> None:
     found = results(3, tmp_path / "results", failing_in_backward, tmp_path / "run", THREES)
     told = "PeerError: process 1 of 3 failed: ValueError: no memory"
     assert found == [told, "ValueError: no memory", told]
@@ -458,7 +448,7 @@ def test_when_one_is_killed_the_others_end_too(tmp_path: Path) -> None:
     assert status.state == "failed"
 
 
-def test_what_only_the_first_can_see_is_refused_by_all(tmp_path: Path) -> None:
+def test_a_refusal_by_the_first_process_ends_all(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with run.lock():
         busy = results(2, tmp_path / "busy", caught, run.path, THREES)
@@ -499,7 +489,7 @@ def test_divergence_ends_all_at_the_same_step(tmp_path: Path) -> None:
 
 
 def with_a_nan(folder: Path, config: RunConfig) -> None:
-    """The second process gets an image of NaN at one step."""
+    """Train; the second process gets an image of NaN in one step."""
     make = loop.make_batch
 
     def act(*args: Any) -> Batch:
@@ -512,7 +502,7 @@ def with_a_nan(folder: Path, config: RunConfig) -> None:
     loop.train(config, RunDir(folder))
 
 
-def test_all_pass_over_a_step_that_is_not_finite_on_one(tmp_path: Path) -> None:
+def test_all_skip_a_step_that_is_not_finite_in_one(tmp_path: Path) -> None:
     # no BN and no gathered keys: the NaN reaches the other by the gradients or not at all
     words = ["train.batch=12", "train.steps=8", "method.name=byol", "method.head_norm=none"]
     config = small_config(*words, "optim.skip_nonfinite=true")
@@ -524,17 +514,17 @@ def test_all_pass_over_a_step_that_is_not_finite_on_one(tmp_path: Path) -> None:
 
 
 def talk() -> list[Any]:
-    """What the functions of `together` give a process."""
+    """Return what the functions of `agree` give a process."""
     found: list[Any] = []
     with process_group(cuda=False):
-        found.append(of_first(lambda: f"from {rank()}"))
+        found.append(run_by_first(lambda: f"from {rank()}"))
         order: list[float] = []
 
         def act() -> int:
             order.append(time.monotonic())
             return rank()
 
-        found.append(first_alone(act))
+        found.append(run_first_then_others(act))
         found.append(order[0])
 
         def fail() -> None:
@@ -542,7 +532,7 @@ def talk() -> list[Any]:
                 raise OSError(f"no disk on {rank()}")
 
         try:
-            agreed(fail)
+            run_together(fail)
         except (OSError, PeerError) as error:
             found.append(f"{type(error).__name__}: {error}")
         model = torch.nn.Linear(2, 2, bias=False)
@@ -558,7 +548,7 @@ def talk() -> list[Any]:
     return found
 
 
-def test_processes_go_on_together(tmp_path: Path) -> None:
+def test_processes_agree_on_results_and_errors(tmp_path: Path) -> None:
     found = results(3, tmp_path, talk)
     assert [f[0] for f in found] == ["from 0"] * 3
     assert [f[1] for f in found] == [0, 1, 2]
@@ -583,7 +573,7 @@ def ask_all() -> list[bool]:
     return found
 
 
-def test_an_agreement_is_the_same_on_all_one_call_late(tmp_path: Path) -> None:
+def test_an_agreement_is_the_same_in_all_and_one_call_late(tmp_path: Path) -> None:
     expected = [False, *FLAGS.any(axis=0).tolist()[:-1]]
     assert 5 < sum(expected) < 35
     assert results(3, tmp_path, ask_all) == [expected] * 3
@@ -605,7 +595,7 @@ def test_an_incomplete_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with (
-        pytest.raises(ValueError, match=r"WORLD_SIZE=2 .* MASTER_ADDR, MASTER_PORT is not set"),
+        pytest.raises(ValueError, match=r"WORLD_SIZE=2 .* MASTER_ADDR, MASTER_PORT are not set"),
         process_group(cuda=False),
     ):
         pass
@@ -656,7 +646,7 @@ def command_line(folder: Path, words: list[str]) -> None:
         ("optim.lrr=1", [2, 2], "did you mean 'optim.lr'"),
     ],
 )
-def test_an_error_is_said_once_and_is_the_exit_code_of_all(
+def test_an_error_is_printed_once_and_sets_every_exit_code(
     wrong: str, codes: list[int], message: str, tmp_path: Path
 ) -> None:
     words = ["train", "tiny", *SMALL, wrong, "--run-dir", str(tmp_path / "run")]

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from stabkit.monitor.ranks import active, rank
 from stabkit.train.parallel.reduce import own_rows, process_group
-from stabkit.train.parallel.sync_batch_norm import SyncBatchNorm, synchronise_batch_norms
+from stabkit.train.parallel.sync_batch_norm import SyncBatchNorm, synchronize_batch_norms
 from tests.train.processes import results
 
 pytestmark = pytest.mark.processes
@@ -35,14 +34,14 @@ def net(case: str) -> nn.Sequential:
 
 
 def inputs(case: str) -> tuple[Tensor, Tensor]:
-    """Two batches, and what weighs their outputs in the loss: [2, B, C, …] both."""
+    """Return two batches, and the weights of their outputs in the loss: [2, B, C, …] both."""
     generator = torch.Generator().manual_seed(1)
     shape = (2, *CASES[case][1])
     return tuple(torch.randn(shape, dtype=torch.float64, generator=generator) + 2 for _ in range(2))  # type: ignore[return-value]
 
 
 def two_steps(made: nn.Sequential, case: str, rows: slice) -> dict[str, Tensor]:
-    """Outputs and gradients of sums over `rows`, then the output in evaluation."""
+    """Return outputs and gradients of sums over `rows`, then the output in evaluation."""
     found: dict[str, Tensor] = {}
     batches, weights = inputs(case)
     for step, (x, weight) in enumerate(zip(batches[:, rows], weights[:, rows], strict=True)):
@@ -65,7 +64,7 @@ def own_part(shares: list[int]) -> dict[str, dict[str, Tensor]]:
         for case in CASES:
             made = net(case)
             before = list(made.state_dict())
-            synchronise_batch_norms(made)
+            synchronize_batch_norms(made)
             assert isinstance(made[0], SyncBatchNorm)
             assert list(made.state_dict()) == before, "checkpoints must be interchangeable"
             found[case] = two_steps(made, case, slice(first, first + shares[rank()]))
@@ -73,7 +72,7 @@ def own_part(shares: list[int]) -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("processes", SHARES)
-def test_it_is_batch_norm_of_all_rows(processes: int, tmp_path: Path) -> None:
+def test_it_equals_batch_norm_of_all_rows(processes: int, tmp_path: Path) -> None:
     parts = results(processes, tmp_path, own_part, SHARES[processes])
     for case in CASES:
         expected = two_steps(net(case), case, slice(None))
@@ -94,7 +93,7 @@ def test_it_is_batch_norm_of_all_rows(processes: int, tmp_path: Path) -> None:
 def far_from_zero() -> Tensor:
     with process_group(cuda=False):
         made = nn.Sequential(nn.BatchNorm1d(1, momentum=1.0))
-        synchronise_batch_norms(made)
+        synchronize_batch_norms(made)
         generator = torch.Generator().manual_seed(rank())
         x = 1000 + 0.1 * torch.randn(500, 1, generator=generator)
         made(x)
@@ -110,11 +109,11 @@ def test_a_mean_far_above_the_spread_leaves_the_variance_its_digits(tmp_path: Pa
 
 
 def of_half_precision() -> list[Tensor]:
-    """Output, gradients in input, weight and bias, and running variance."""
+    """Return output, gradients of input, weight and bias, and the running variance."""
     with process_group(cuda=False):
         made = nn.Sequential(nn.BatchNorm1d(5))
         if active():
-            synchronise_batch_norms(made)
+            synchronize_batch_norms(made)
         generator = torch.Generator().manual_seed(0)
         x = (3 + torch.randn(2, 40, 5, generator=generator)).bfloat16()
         own = own_rows(40)
@@ -135,5 +134,7 @@ def test_half_precision_is_computed_in_float32_as_torch_does(tmp_path: Path) -> 
 
 
 def test_a_batch_norm_of_another_kind_is_refused_by_name() -> None:
+    from timm.layers import BatchNormAct2d  # here: each process of the other tests would import it
+
     with pytest.raises(ValueError, match="1: BatchNormAct2d cannot take its statistics over"):
-        synchronise_batch_norms(nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3)))
+        synchronize_batch_norms(nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3)))
