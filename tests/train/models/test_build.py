@@ -1,4 +1,4 @@
-"""Published sizes, counted on tensors without storage, and what every backbone promises."""
+"""Count published sizes on tensors without storage, and check the promises of every backbone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,10 +45,12 @@ def on_meta(settings: dict[str, object], image_size: int = 224) -> Backbone:
 
 
 def multiply_adds(model: nn.Module, image_size: int = 224) -> float:
-    """In units of 1e9, of convolutions and matrix products alone."""
+    """Count those of convolutions and matrix products, in units of 1e9."""
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return float(counter.get_total_flops()) / 2 / 1e9  # it counts an addition as one more
+    return (
+        float(counter.get_total_flops()) / 2 / 1e9
+    )  # the counter counts an addition as an operation of its own
 
 
 def layer_norm_elements(model: nn.Module, image_size: int = 224) -> int:
@@ -77,7 +79,7 @@ def test_every_block_costs_the_same() -> None:
     [("S", 22, 4.6), ("B", 86, 17.5), ("L", 304, 61.3), ("H", 632, 166.7)],
 )
 def test_vits_have_the_sizes_of_the_papers_table(size: str, millions: int, gflops: float) -> None:
-    """Table 2, whose conventions are inferred here: they are the ones that give all its digits.
+    """Compare with table 2. Its conventions are inferred: only these give all its digits.
 
     Parameters with a classifier of 1000 classes, cut to whole millions. GFLOPs: multiply-adds of
     convolutions and matrix products plus five operations an element of a LN, over the patches
@@ -102,7 +104,7 @@ def test_multiply_adds_of_vit_b_by_hand() -> None:
 
 
 def test_resnets_have_their_published_sizes() -> None:
-    """torchvision's, without the classifier: 11.69M - 0.51M and 25.56M - 2.05M; 1.81, 4.09 G.
+    """Compare with torchvision: 11.69M - 0.51M, 25.56M - 2.05M without classifier; 1.81, 4.09 G.
 
     BiT's 25.55M has the convolutions of ResNet-50 and as many norms, but for the four shortcuts'.
     """
@@ -123,7 +125,7 @@ def test_resnets_have_their_published_sizes() -> None:
 
 @pytest.mark.parametrize("size", ["S", "B"])
 def test_a_conv_stem_costs_about_one_block(size: str) -> None:
-    """Xiao et al. 2021 section 4: which is why they leave one out."""
+    """Xiao et al. 2021, section 4, therefore leave one block out."""
     plain = at_depth(multiply_adds, PAPER[size], 12)
     stem = at_depth(multiply_adds, PAPER[size] | {"stem": "conv"}, 11)
     assert stem == pytest.approx(plain, rel=0.01)
