@@ -1,4 +1,4 @@
-"""`stabkit evaluate`, `export` and `import` as they are typed."""
+"""Run `stabkit evaluate`, `export` and `import` as they are typed."""
 
 import shutil
 from pathlib import Path

@@ -23,7 +23,7 @@ def test_features_are_those_of_the_plain_view_in_the_order_of_the_set() -> None:
     backbone.eval()
     for i in (0, 255, 256, 599):
         view = plain_view(images.read(labels.new_tensor([i]).numpy()), 16)
-        # one image instead of a chunk: products are summed in another order
+        # For one image instead of a chunk, products are summed in another order.
         torch.testing.assert_close(features[i], backbone(view)[0], rtol=1e-4, atol=1e-5)
 
 

@@ -137,12 +137,12 @@ def test_mixing_changes_the_training() -> None:
 
 
 def test_crops_only_crop_and_flip() -> None:
-    """With the whole image as crop what remains is the image or its mirror."""
+    """A crop of the whole image gives the image or its mirror image."""
     images, _ = load_data(small_config().data, 0)
     index = np.arange(40)
     plain = plain_view(images.load(index), 16)
     whole = load_crops(images, index, 5, 2, 16, 1.0, CPU)
-    # ratios other than 1 do not fit at min_scale 1, so the box is the whole square image
+    # At min_scale 1 no ratio but 1 fits, so the box is the whole square image.
     flipped = [not torch.allclose(a, b, atol=1e-4) for a, b in zip(whole, plain, strict=True)]
     assert 5 < sum(flipped) < 35
     for view, image, mirrored in zip(whole, plain, flipped, strict=True):
@@ -171,7 +171,7 @@ def test_one_image_cannot_be_fine_tuned_on() -> None:
 
 
 def finetuned(**settings: float) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Weights before and after one epoch without mixing."""
+    """Return the weights before and after one epoch without mixing."""
     images, _ = load_data(small_config().data, 0)
     backbone = backbone_of()
     before = copy.deepcopy(backbone.state_dict())
@@ -186,7 +186,7 @@ def test_layer_decay_slows_the_first_layers_down() -> None:
         float((after[f"backbone.{name}"] - before[name]).abs().max())
         for name in ("patch_embed.proj.weight", "norm.weight")
     )
-    # Adam moves by about its rate; three layers apart, 0.1 cubed
+    # Adam moves by about its rate, which is 0.1 cubed three layers further down.
     assert 0 < first < 5e-3 * last
 
 
@@ -200,7 +200,7 @@ def test_label_smoothing_acts_with_and_without_mixing(mixup: float) -> None:
 
 
 def test_norms_train_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BN in evaluation mode would keep the statistics of pre-training; rates follow the schedule"""
+    """BN in evaluation mode would keep its old statistics; rates follow the schedule."""
     rates: list[float] = []
     step = torch.optim.AdamW.step
 

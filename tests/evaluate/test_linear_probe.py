@@ -18,7 +18,7 @@ CONFIG = LinearConfig(lr=(0.02, 0.3, 2.0), epochs=6, batch=32)
 
 
 def clusters(n: int, seed: int, spread: float = 2.0) -> tuple[Tensor, Tensor]:
-    """Features [n, 9] of 5 classes, of very unequal scales and offsets, as a grown gain gives."""
+    """Return features [n, 9] of 5 classes with very unequal scales and offsets."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(5, (n,), generator=generator)
     centers = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
@@ -28,7 +28,7 @@ def clusters(n: int, seed: int, spread: float = 2.0) -> tuple[Tensor, Tensor]:
 
 
 def ordinary_loop(features: Tensor, labels: Tensor, lr: float, config: LinearConfig) -> nn.Linear:
-    """One rate the usual way: BN without parameters, nn.Linear, SGD, cosine schedule; float64."""
+    """Train one rate the usual way: BN without parameters, nn.Linear, SGD, cosine; in float64."""
     x = features.double()
     x = (x - x.mean(0)) / x.std(0, correction=0)
     head = nn.Linear(x.shape[1], 5).double()
@@ -52,7 +52,7 @@ def test_training_all_rates_at_once_equals_an_ordinary_loop_for_each() -> None:
     predicted = heads.predict(features)
     for i, lr in enumerate(CONFIG.lr):
         expected = ordinary_loop(features, labels, lr, CONFIG)
-        # 24 steps of float32 against float64: a few 1e-7 each, magnified by the largest rate
+        # Each of 24 steps in float32 is off by a few 1e-7, magnified by the largest rate.
         torch.testing.assert_close(heads.weight[i].double(), expected.weight, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(heads.bias[i].double(), expected.bias, rtol=1e-4, atol=1e-5)
         x = features.double()
@@ -66,19 +66,19 @@ def test_standardization_undoes_scale_and_offset_and_survives_a_constant() -> No
     mean, std = standardization(features)
     x = (features - mean) / std
     varying = [i for i in range(9) if i != 4]
-    # offsets are up to 50 deviations, so float32 leaves 50 · 6e-8 and its square root of nothing
+    # Offsets are up to 50 deviations, so float32 is off by 50 · 6e-8.
     torch.testing.assert_close(x[:, varying].mean(0), torch.zeros(8), rtol=0, atol=1e-5)
     torch.testing.assert_close(x[:, varying].std(0, correction=0), torch.ones(8), rtol=1e-4, atol=0)
     assert x[:, 4].eq(0).all()
 
 
 def test_the_probe_does_not_depend_on_the_gain_of_the_last_norm() -> None:
-    """What made MoCo v3's probe so sensitive to its learning rate (its repository, issue 20)."""
+    """The gain made MoCo v3's probe sensitive to its learning rate (its repository, issue 20)."""
     features, labels = clusters(200, 4)
     heldout, answers = clusters(100, 5)
     plain = linear_probe(features, labels, heldout, answers, 5, CONFIG, 0)
     grown = linear_probe(64 * features, labels, 64 * heldout, answers, 5, CONFIG, 0)
-    assert grown.heldout == plain.heldout  # powers of two: to the last bit
+    assert grown.heldout == plain.heldout  # equal to the last bit, since the gain is a power of two
 
 
 def test_the_rate_is_chosen_without_the_held_out_images() -> None:
@@ -91,8 +91,8 @@ def test_the_rate_is_chosen_without_the_held_out_images() -> None:
     assert probe.choosing[probe.best] == max(probe.choosing)
     assert scrambled.heldout != probe.heldout
     assert probe.heldout[probe.best] == float((probe.predicted == answers).double().mean())
-    # the images that choose are not trained on while they choose: labels torn there alone
-    # leave the accuracy of every rate on them at chance, 0.2; 30 of them, 5 deviations
+    # The images that choose the rate are not trained on. With random labels every rate is at
+    # chance on them, 0.2; with 30 images the bound is 5 deviations above.
     torn = labels.clone()
     torn[:] = torch.randint(5, (300,), generator=torch.Generator().manual_seed(2))
     assert max(linear_probe(features, torn, heldout, answers, 5, CONFIG, 0).choosing) < 0.57
@@ -137,7 +137,7 @@ def test_one_image_cannot_be_probed() -> None:
 
 
 def test_cached_features_give_the_heads_of_an_ordinary_loop_through_the_frozen_backbone() -> None:
-    """The usual way: images through the backbone at every step, one rate, nn.Linear and SGD."""
+    """Train the usual way: images through the backbone at every step, one rate, nn.Linear, SGD."""
     config = small_config()
     images, _ = load_data(config.data, 0)
     backbone = build_state(config, 1, CPU).model.online.backbone

@@ -1,4 +1,4 @@
-"""The decoded copy of a set beside the set itself; builders that die, race or run out of disk."""
+"""Compare a cached set with the set itself; kill its builders, let them race or fill the disk."""
 
 import os
 import resource
@@ -32,7 +32,7 @@ SIZES = [(9, 7), (7, 9), (9, 7), (1, 1), (12, 30)]
 
 
 def make_source(root: Path, count: int = 10, kind: str = "imagefolder") -> Any:
-    """PNGs and gray JPEGs of several sizes, which therefore are never held in memory."""
+    """Write PNGs and gray JPEGs of several sizes; such sets are never kept in memory."""
     generator = np.random.default_rng(count)
     for split, first in (("train", 0), ("val", 100)):
         for i in range(first, first + count):
@@ -110,7 +110,7 @@ def test_sets_in_memory_make_no_cache_file(tmp_path: Path) -> None:
 
 
 def replaced(root: Path) -> None:
-    """Other pixels in a file of the same name and length."""
+    """Write other pixels to a file of the same name and length."""
     file = root / "train" / "a" / "000.png"
     before = file.stat()
     content = bytearray(file.read_bytes())
@@ -232,7 +232,7 @@ def test_one_of_two_builders_waits_for_the_other(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "meeting")
     waits = (builds_once_another_waits, tmp_path / "meeting", tmp_path / "builds")
     assert exit_codes_of(2, source, cache, *waits) == [0, 0]
-    assert (tmp_path / "builds").read_text() == "built\n" * 2  # of each split
+    assert (tmp_path / "builds").read_text() == "built\n" * 2  # once for each split
     assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
 
 

@@ -27,7 +27,7 @@ def load(name: str, path: Path | str, **settings: Any) -> tuple[ImageSet, ImageS
 
 
 def pixels(value: int, height: int = 5, width: int = 5) -> NDArray[np.uint8]:
-    """[H, W, 3], distinct in every pixel and channel, so that a transpose would show."""
+    """Return [H, W, 3] with distinct values, so that a transpose would show."""
     ramp = np.arange(height * width * 3).reshape(height, width, 3)
     return ((ramp + 7 * value) % 256).astype(np.uint8)
 
@@ -228,7 +228,7 @@ def test_row_of_a_corrupt_image_counts_within_its_shard(tmp_path: Path) -> None:
 def test_a_damaged_image_of_a_set_decoded_on_every_load_is_found_when_it_is_asked_for(
     tmp_path: Path,
 ) -> None:
-    """Images of several sizes are not decoded beforehand."""
+    """A set of several sizes is not decoded before the training."""
     write_pair(tmp_path)
     sound = [png(pixels(0)), png(pixels(1, 4, 6))] * 512  # the chunk that shows their sizes
     write_shard(tmp_path / "train.parquet", [*sound, b"broken"], [0] * 1025)
@@ -450,5 +450,5 @@ def test_real_cifar10() -> None:
     assert np.bincount(train.labels).tolist() == [5000] * 10
     assert np.bincount(heldout.labels).tolist() == [1000] * 10
     mean = torch.as_tensor(train.load(np.arange(50_000))).float().mean((0, 2, 3)) / 255
-    # The training set's published channel means; JPEG and rounding move them by far less.
+    # The published channel means of the training set; JPEG and rounding move them by much less.
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=1e-3)

@@ -1,4 +1,4 @@
-"""Each operation against torchvision's, image by image, with a different parameter for each."""
+"""Compare each operation with torchvision's, image by image, each image with its own parameter."""
 
 import colorsys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Noise, with one gray, one black, one white and one strongly quantized image."""
+    """Return noise with one gray, one black, one white and one strongly quantized image."""
     generator = torch.Generator().manual_seed(seed)
     batch = torch.rand(count, 3, height, width, generator=generator)
     batch[0] = 0.5
@@ -59,8 +59,8 @@ def test_crop_resize(size: int) -> None:
         [0, 20, 37, 33],
     ]
     expected = [torchvision_crop(x, box, size) for x, box in zip(batch, boxes, strict=True)]
-    # A filter's center is a float32 of up to 53 pixels, off by half of 53 * EPS; the weights have
-    # slope 1 or less, both sides have that error, and two axes are passed.
+    # The center of a filter is a float32 of up to 53 pixels, off by half of 53 * EPS. The weights
+    # have slope 1 or less, both sides have this error, and there are two axes.
     tolerance = 2 * 53 * EPS
     resized = image_ops.crop_resize(batch, torch.tensor(boxes), size)
     assert largest_difference(resized, expected) < tolerance
@@ -87,7 +87,7 @@ def test_triangle_weights_against_the_definition(out_size: int) -> None:
     torch.testing.assert_close(weights.sum(dim=2), torch.ones(len(pairs), out_size))
     for (first, count), matrix in zip(pairs, weights, strict=True):
         expected = definition_of_triangle_weights(first, count, out_size, in_size)
-        # Center off by half of 41 * EPS, weights of slope 1 divided by sums of 1/2 or more.
+        # The center is off by half of 41 * EPS; weights of slope 1 are divided by 1/2 or more.
         np.testing.assert_allclose(matrix.numpy(), expected, rtol=0, atol=2 * 41 * EPS)
         outside = np.r_[0:first, first + count : in_size]
         assert not matrix[:, outside].any()
@@ -141,7 +141,7 @@ def test_brightness_contrast_saturation(
     batch, factor = images(12, 17, 23), factors(12, 0.0, 2.5)
     factor[4], factor[5] = 0.0, 1.0
     one_by_one = [expected(x, f.item()) for x, f in zip(batch, factor, strict=True)]
-    # Two products of up to 2.5 and one sum, rounded differently.
+    # Two products of up to 2.5 and one sum are rounded differently.
     assert largest_difference(operation(batch, factor), one_by_one) < 2.5 * 3 * EPS
 
 
@@ -201,8 +201,8 @@ def test_blur_has_the_standard_deviation_of_pil(sigma: float) -> None:
     pil = np.asarray(Image.fromarray(line).filter(ImageFilter.GaussianBlur(sigma)))[16] / 255.0
     batch = torch.from_numpy(line).float().div(255).expand(1, 3, 33, 33)
     ours = image_ops.gaussian_blur(batch, torch.tensor([sigma]), 6)[0, 0, 16].double().numpy()
-    # The same width, within what three box filters and 8 bits change of it, and the same shape
-    # within a few gray levels.
+    # The width is the same up to the change by three box filters and 8 bits, and the shape is the
+    # same up to a few gray levels.
     assert spread(pil) == pytest.approx(spread(ours), rel=0.05)
     assert np.abs(pil - ours).max() < 6 / 255
 
@@ -229,7 +229,7 @@ def test_solarize() -> None:
 def test_every_byte_is_converted_and_solarized_as_pil_does() -> None:
     levels = torch.arange(256, dtype=torch.uint8).reshape(16, 16).expand(1, 3, 16, 16)
     converted = image_ops.to_float(levels)
-    # A division, as torchvision's ToTensor has it; v2.ToDtype multiplies by the inverse instead.
+    # torchvision's ToTensor divides too; v2.ToDtype multiplies by the inverse instead.
     divided = np.arange(256, dtype=np.float32) / np.float32(255)
     np.testing.assert_array_equal(converted[0, 0].flatten().numpy(), divided)
     pil = ImageOps.solarize(Image.fromarray(levels[0, 0].numpy()), 128)

@@ -1,4 +1,4 @@
-"""The operations for large views beside the dense matrices, their slow twin."""
+"""Compare the operations for large views with the dense matrices, which are slower."""
 
 import numpy as np
 import pytest

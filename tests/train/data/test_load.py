@@ -24,7 +24,7 @@ def config(**settings: Any) -> Any:
 
 
 def counted(n: int, size: int = 2) -> ImageSet:
-    """Image i holds the value i everywhere."""
+    """Return a set whose image i holds the value i everywhere."""
     images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 3, size, size))
     return from_array(images.copy(), np.arange(n) % 3, ("a", "b", "c"))
 

@@ -1,4 +1,4 @@
-"""Pictures of every mode, and which files count as pictures."""
+"""Read pictures of every mode, and find which files count as pictures."""
 
 import io
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_an_unknown_scale_is_refused_by_name(
 
 
 def test_other_modes() -> None:
-    """Alpha is dropped, whatever it hides; palettes are looked up; CMYK is converted."""
+    """Drop alpha even where it hides a color, look up palettes, convert CMYK."""
     color = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
     assert through_file(color, ".png")[0, 0].tolist() == [10, 20, 30]
     assert through_file(Image.new("LA", (2, 2), (40, 0)), ".png")[0, 0].tolist() == [40] * 3
@@ -125,7 +125,7 @@ def test_a_decompression_bomb_is_refused_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(tmp_path / "set")
-    for pixels in (400, 4000):  # Pillow warns of the first and refuses the second
+    for pixels in (400, 4000):  # Pillow warns about the first and refuses the second
         file = tmp_path / "set" / "train" / "Ant" / "big.png"
         Image.new("1", (20, pixels // 20)).save(file)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)

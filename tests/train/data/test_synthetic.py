@@ -18,7 +18,7 @@ from stabkit.train.data.synthetic import (
 
 N_TRAIN, N_HELDOUT = 2000, 1000
 
-# Red of images 0 to 9 at rows and columns 0, 8, 16, 24 of 32.
+# The red values of images 0 to 9 at rows and columns 0, 8, 16, 24 of 32.
 GOLDEN = """
 140  65  46 235  52  37 246 245  42  33 252  86 207  66 241  66
 103  71 213 230 225  39 214 186 140  27 233 147 117 148 227  64
@@ -45,7 +45,7 @@ def arrays() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def knn_accuracy(train: NDArray[np.floating], heldout: NDArray[np.floating], k: int = 20) -> float:
-    """Plain majority vote of the k nearest in Euclidean distance."""
+    """Let the k nearest images in Euclidean distance vote, with equal weights."""
     bank, queries = torch.from_numpy(train).float(), torch.from_numpy(heldout).float()
     nearest = torch.cdist(queries, bank).topk(k, largest=False).indices
     labels, truth = (torch.from_numpy(s.labels) for s in sets())
@@ -95,7 +95,7 @@ def test_all_images_have_one_histogram_of_two_blended_colors() -> None:
         assert (levels == levels[:1]).all()
     red, green, blue = (train.astype(np.float64) for train in arrays()[0].swapaxes(0, 1))
     share = (red - 20) / 235
-    # Half a level of rounding in the color itself and what half a level of red moves the share.
+    # The color itself is rounded by half a level, and so is red, from which the share is computed.
     for channel, dark, bright in ((green, 50, 190), (blue, 130, 90)):
         slack = 0.5 + 0.5 * abs(bright - dark) / 235
         assert np.abs(channel - dark - (bright - dark) * share).max() <= slack + 1e-9
@@ -112,7 +112,7 @@ def test_color_statistics_stay_at_chance() -> None:
 
 def test_nearest_neighbors_of_raw_pixels_do_not_tell_the_classes_apart() -> None:
     train, heldout = (images.reshape(len(images), -1).astype(np.float32) for images in arrays())
-    # Measured 0.35: above chance, with room for what is learned.
+    # Measured 0.35: above chance, and learning can still gain much.
     assert 0.2 < knn_accuracy(train, heldout) < 0.45
 
 

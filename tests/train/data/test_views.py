@@ -115,7 +115,10 @@ def test_decisions_are_independent_of_each_other() -> None:
     drawn = params(2)
     masks = [drawn.jitter, drawn.gray, drawn.blur_sigma > 0, drawn.solarize, drawn.flip]
     values = [drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue, params(1).hue]
-    whole = [drawn.order[:, 0], drawn.box[:, 2]]  # of a box only one: its sides go together
+    whole = [
+        drawn.order[:, 0],
+        drawn.box[:, 2],
+    ]  # one side of the box only, since its sides depend on each other
     columns = np.array([*masks, *values, *whole, params(1).flip], dtype=np.float64)
     correlation = np.corrcoef(columns) - np.eye(len(columns))
     pairs = len(columns) * (len(columns) - 1) / 2
@@ -191,7 +194,7 @@ def test_the_fallback_box_equals_that_of_torchvision() -> None:
     aspect = np.geomspace(3 / 4, 4 / 3, 2001)
     compared = 0
     for row, (height, width) in enumerate(sizes):
-        # Asked for the whole area, a try rarely fits; sizes where it may are left out.
+        # A try of the whole area rarely fits. Leave out the sizes where it may fit.
         fits_height = np.rint(np.sqrt(height * width / aspect)) <= height
         if (fits_height & (np.rint(np.sqrt(height * width * aspect)) <= width)).any():
             continue
@@ -243,7 +246,7 @@ def test_a_view_equals_the_chain_of_torchvisions_operations(
     # brightness, contrast and saturation multiply by 1.4 * 1.4 * 1.2 and the norm by 1 / 0.224.
     tolerance = (2 * max(height, width) + 48) * EPS * 2.36 / 0.224
     difference = (result - expected).abs()
-    # A value that rounds to the other side of the solarization's threshold t jumps by 2 t - 1.
+    # A value that rounds across the threshold t of the solarization jumps by 2 t - 1.
     jump = (2 * 128 / 255 - 1) / 0.224 + tolerance
     assert (difference > tolerance).float().mean() < 1e-5
     assert difference.max() < (jump if view == 2 else tolerance)
@@ -251,7 +254,7 @@ def test_a_view_equals_the_chain_of_torchvisions_operations(
 
 @pytest.mark.parametrize("mask", ["jitter", "gray", "solarize", "flip"])
 def test_an_operation_on_all_samples_then_on_some(mask: str) -> None:
-    # Whole batches take a short cut; what it returns must still be writable for the next operation.
+    # Whole batches take a short cut, whose result must be writable for the next operation.
     batch, p = images(3, 16, 16), params(2, 3, (16, 16))
     some = np.array([True, False, False])
     p = replace(p, jitter=some, gray=some, solarize=some, flip=some, blur_sigma=some * 0.5)

@@ -98,7 +98,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_two_processes_equal_one_with_all_the_images(name: str, tmp_path: Path) -> None:
-    """Loss, gradients, queue. Without BN, whose statistics are of a process's own images."""
+    """Compare loss, gradients and queue, without BN: it uses the images of its own process only."""
     norm = {} if name == "supervised" else {"head_norm": "none"}
     view1, view2, labels = views()
 
@@ -117,7 +117,7 @@ def test_two_processes_equal_one_with_all_the_images(name: str, tmp_path: Path) 
 
     (found, queue), single = zip(*halves(two_steps, 6, tmp_path), strict=True), two_steps(slice(6))
     means = [sum(both) / 2 for both in zip(*found, strict=True)]
-    # sums in another order: 4e-16 to 3e-15 of the largest
+    # Sums in another order differ by 4e-16 to 3e-15 of the largest value.
     torch.testing.assert_close(means, single[0], rtol=1e-12, atol=1e-14)
     for own in queue:
         torch.testing.assert_close(own, single[1], rtol=1e-12, atol=1e-14)

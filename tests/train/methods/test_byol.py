@@ -19,7 +19,7 @@ def test_loss_is_the_squared_distance_of_unit_vectors() -> None:
 
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
-    """Both directions summed; targets from the twin after its move, projections of it alone."""
+    """Sum both directions; targets are projections of the twin after its move."""
     byol = small(BYOL)
     with torch.no_grad():
         for p in byol.target.parameters():
@@ -64,7 +64,7 @@ def test_no_level_of_chance_is_claimed() -> None:
 
 
 def test_without_a_predictor_a_copy_of_the_network_has_nothing_to_learn_from_equal_views() -> None:
-    """Its loss is at the minimum, 0; the predictor is what keeps it away from there."""
+    """Its loss is at the minimum, 0. With a predictor the loss is larger."""
     view, _, labels = views()
     bare, full = small(BYOL, predictor=False), small(BYOL)
     assert float(bare(view, view, labels, 0.0, 0)[0].detach()) == pytest.approx(0, abs=1e-12)

@@ -31,7 +31,7 @@ def moved(moco: MoCo) -> MoCo:
 def brute_force(
     query: Tensor, key: Tensor, temperature: float, past: Tensor | None = None
 ) -> float:
-    """Mean of -log softmax, one logit at a time in Python floats; `past` keys come last."""
+    """Return the mean of -log softmax, one logit at a time; `past` keys come last."""
     total = 0.0
     everyone = key if past is None else torch.cat([key, past])
     for i in range(len(query)):
@@ -54,9 +54,9 @@ def test_loss_equals_the_sum_over_every_pair(temperature: float) -> None:
 
 
 def test_chance_is_four_tau_ln_n_and_one_in_relative_terms() -> None:
-    """Published reference value: 6.65 at N = 4096 and τ = 0.2."""
+    """Compare with the published reference value: 6.65 at N = 4096 and τ = 0.2."""
     assert 4 * 0.2 * chance_nats(4096) == pytest.approx(6.65, abs=0.005)
-    same = torch.ones(64, 5)  # a collapsed network: every key equally near
+    same = torch.ones(64, 5)  # a collapsed network, for which all keys are equally near
     for scale in (True, False):
         loss = info_nce(same, same, 0.2, scale) * 2
         scalars = small(MoCo, scale_loss=scale).loss_scalars(loss, 64)
@@ -65,7 +65,7 @@ def test_chance_is_four_tau_ln_n_and_one_in_relative_terms() -> None:
 
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
-    """Algorithm 1 written out: queries, then the momentum move, then keys, both directions."""
+    """Write out Algorithm 1: queries, then the momentum move, then keys, in both directions."""
     moco = moved(small(MoCo))
     view1, view2, labels = views()
     by_hand = copy.deepcopy(moco)
@@ -149,7 +149,7 @@ def test_momentum_0_stays_0_under_the_cosine_too() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99, 0.999])
 def test_the_twin_is_the_weighted_mean_of_all_past_weights(momentum: float) -> None:
-    """Closed form: θ_T = m^T θ_0 + (1-m) Σ m^(T-t) w_t, for weights that move every step."""
+    """Compare with θ_T = m^T θ_0 + (1-m) Σ m^(T-t) w_t, for weights that move every step."""
     moco = moved(small(MoCo))
     slow = moco.target.projector[0].weight
     fast = moco.online.projector[0].weight
@@ -177,7 +177,7 @@ def test_queue_is_first_in_first_out_and_of_unit_keys() -> None:
 
 
 def test_queued_keys_are_negatives_of_the_next_steps() -> None:
-    """Two steps by hand: the first sees an empty queue, the second the 12 keys of the first."""
+    """Compute the steps by hand: the first sees an empty queue, the second the first's 12 keys."""
     moco = small(MoCo, queue=20, momentum=0.5)
     view1, view2, labels = views()
     losses, expected = [], []

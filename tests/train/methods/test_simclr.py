@@ -19,7 +19,7 @@ from tests.train.small import (
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 def test_loss_equals_the_sum_over_every_pair(temperature: float) -> None:
-    """Equation 1 one logit at a time: 2N views, each against all but itself."""
+    """Compute equation 1 one logit at a time: 2N views, each against all but itself."""
     first, second = random_pair(6, 5)
     everyone, count = [*first, *second], len(first)
     total = 0.0
@@ -44,7 +44,7 @@ def test_views_that_cannot_be_told_apart_are_at_chance() -> None:
 
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
-    """Batch statistics over both views, temperature .1 unless given, no factor 2τ."""
+    """BN sees both views; the temperature is .1 unless given; there is no factor 2τ."""
     simclr = small(SimCLR)
     assert kinds(simclr.online.projector)[-2:] == ["Linear", "BatchNorm1d"]
     view1, view2, labels = views()
@@ -67,7 +67,7 @@ def test_gradient_reaches_everything_that_trains() -> None:
 
 
 def test_two_processes_give_the_loss_and_gradient_of_one(tmp_path) -> None:
-    """The gradient through the other process's views included: without it, this fails."""
+    """The gradient also flows through the views of the other process; without it this fails."""
     first, second = random_pair(6, 5)
 
     def loss_of(first: Tensor, second: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def scores(images: int = 9, prototypes: int = 4) -> Tensor:
 
 
 def test_sinkhorn_equals_the_alternate_rescaling_of_a_matrix() -> None:
-    """Algorithm of the paper's listing in plain numbers: prototypes to 1/K, then images to 1/N."""
+    """Follow the listing of the paper in plain numbers: prototypes to 1/K, then images to 1/N."""
     matrix = np.exp(scores().numpy().T / 0.05)
     matrix /= matrix.sum()
     rows, columns = matrix.shape
@@ -43,7 +43,7 @@ def test_sinkhorn_equals_the_alternate_rescaling_of_a_matrix() -> None:
 
 @pytest.mark.parametrize("eps", [0.05, 0.5])
 def test_codes_sum_to_one_and_prototypes_share_the_images(eps: float) -> None:
-    """Images exactly; prototypes N/K in the limit, and nearer after every iteration."""
+    """Images sum to 1 exactly; prototypes approach N/K with every iteration."""
     off = []
     for iterations in (0, 1, 3, 3000):
         codes = sinkhorn(scores(), eps, iterations)
@@ -55,7 +55,7 @@ def test_codes_sum_to_one_and_prototypes_share_the_images(eps: float) -> None:
 
 
 def test_sinkhorn_balances_a_collapsed_batch_too() -> None:
-    """Equal images: with Sinkhorn their codes are uniform, without they are all the same peak."""
+    """Equal images have uniform codes with Sinkhorn, and all the same peak without it."""
     same = scores(1).repeat(8, 1)
     torch.testing.assert_close(sinkhorn(same, 0.05, 3), torch.full_like(same, 1 / 4))
     assert float(sinkhorn(same, 0.05, 0).max()) > 0.9
@@ -66,7 +66,7 @@ def test_tiny_eps_does_not_overflow() -> None:
 
 
 def test_a_step_by_hand_gives_the_same_loss() -> None:
-    """Swapped prediction of two crops, one -Σ q log p at a time; temperature .1 unless given."""
+    """Compute the swapped prediction of two crops, one -Σ q log p at a time."""
     swav = small(SwAV)
     view1, view2, labels = views()
     loss, feature, _ = swav(view1, view2, labels, 0.99, 0)
@@ -95,7 +95,9 @@ def test_heads_have_no_bn_and_prototypes_are_unit_vectors() -> None:
     assert kinds(swav.online.projector) == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
     norms = swav.online.prototypes.weight.norm(dim=1)
     assert norms.shape == (12,)
-    torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-6, atol=0)  # float32 start
+    torch.testing.assert_close(
+        norms, torch.ones_like(norms), rtol=1e-6, atol=0
+    )  # the start is in float32
 
 
 def test_gradient_reaches_everything_but_frozen_prototypes() -> None:

@@ -1,6 +1,6 @@
-"""Published sizes, counted on tensors without storage, and what every backbone promises."""
+"""Count published sizes on tensors without storage, and check the promises of every backbone."""
 
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tests.train.test_resume import assert_equal_trees
 
 CPU = torch.device("cpu")
 SMALL = {"patch_size": 8, "width": 32, "depth": 2, "heads": 4}
-PAPER = {
+PAPER: dict[str, dict[str, object]] = {
     "S": {"name": "vit_small_patch16_224", "heads": 12},
     "B": {"name": "vit_base_patch16_224"},
     "L": {"name": "vit_large_patch16_224"},
@@ -45,16 +45,12 @@ def on_meta(settings: dict[str, object], image_size: int = 224) -> Backbone:
 
 
 def multiply_adds(model: nn.Module, image_size: int = 224) -> float:
-    """In units of 1e9, of convolutions and matrix products alone."""
+    """Count those of convolutions and matrix products, in units of 1e9."""
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return float(counter.get_total_flops()) / 2 / 1e9  # it counts an addition as one more
-
-
-@cache
-def multiply_adds_of(size: str) -> float:
-    """Count those of a model of the paper once for all tests."""
-    return multiply_adds(on_meta(PAPER[size]))
+    return (
+        float(counter.get_total_flops()) / 2 / 1e9
+    )  # the counter counts an addition as an operation of its own
 
 
 def layer_norm_elements(model: nn.Module, image_size: int = 224) -> int:
@@ -66,12 +62,24 @@ def layer_norm_elements(model: nn.Module, image_size: int = 224) -> int:
     return sum(seen)
 
 
+def at_depth(count: Callable[[nn.Module], float], settings: dict[str, object], depth: int) -> float:
+    """Return what `count` gives at this depth, from depths 1 and 2: all blocks cost the same."""
+    one, two = (count(on_meta(settings | {"depth": d})) for d in (1, 2))
+    return one + (depth - 1) * (two - one)
+
+
+def test_every_block_costs_the_same() -> None:
+    for count in (multiply_adds, layer_norm_elements):
+        whole = count(on_meta(PAPER["S"]))
+        assert at_depth(count, PAPER["S"], 12) == pytest.approx(whole, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("size", "millions", "gflops"),
     [("S", 22, 4.6), ("B", 86, 17.5), ("L", 304, 61.3), ("H", 632, 166.7)],
 )
 def test_vits_have_the_sizes_of_the_papers_table(size: str, millions: int, gflops: float) -> None:
-    """Table 2, whose conventions are inferred here: they are the ones that give all its digits.
+    """Compare with table 2. Its conventions are inferred: only these give all its digits.
 
     Parameters with a classifier of 1000 classes, cut to whole millions. GFLOPs: multiply-adds of
     convolutions and matrix products plus five operations an element of a LN, over the patches
@@ -80,9 +88,11 @@ def test_vits_have_the_sizes_of_the_papers_table(size: str, millions: int, gflop
     model = on_meta(PAPER[size])
     classifier = 1000 * (model.num_features + 1)
     assert (sum(p.numel() for p in model.parameters()) + classifier) // 10**6 == millions
-    assert multiply_adds_of(size) == pytest.approx(gflops, rel=5e-3)
-    patches = on_meta(PAPER[size] | {"pool": "norm_then_mean"})
-    total = multiply_adds(patches) + 5 * layer_norm_elements(patches) / 1e9
+    depth = len(model.blocks)
+    assert at_depth(multiply_adds, PAPER[size], depth) == pytest.approx(gflops, rel=5e-3)
+    patches = PAPER[size] | {"pool": "norm_then_mean"}
+    norms = at_depth(layer_norm_elements, patches, depth)
+    total = at_depth(multiply_adds, patches, depth) + 5 * norms / 1e9
     assert round(total, 1) == gflops
 
 
@@ -90,11 +100,11 @@ def test_multiply_adds_of_vit_b_by_hand() -> None:
     n, d, depth = 197, 768, 12
     products = 12 * n * d * d + 2 * n * n * d  # q, k, v, out: 4; MLP: 8; scores, mixing: n²d each
     by_hand = depth * products + 196 * (3 * 16 * 16) * d
-    assert multiply_adds_of("B") == pytest.approx(by_hand / 1e9, rel=1e-12)
+    assert at_depth(multiply_adds, PAPER["B"], depth) == pytest.approx(by_hand / 1e9, rel=1e-12)
 
 
 def test_resnets_have_their_published_sizes() -> None:
-    """torchvision's, without the classifier: 11.69M - 0.51M and 25.56M - 2.05M; 1.81, 4.09 G.
+    """Compare with torchvision: 11.69M - 0.51M, 25.56M - 2.05M without classifier; 1.81, 4.09 G.
 
     BiT's 25.55M has the convolutions of ResNet-50 and as many norms, but for the four shortcuts'.
     """
@@ -115,9 +125,9 @@ def test_resnets_have_their_published_sizes() -> None:
 
 @pytest.mark.parametrize("size", ["S", "B"])
 def test_a_conv_stem_costs_about_one_block(size: str) -> None:
-    """Xiao et al. 2021 section 4: which is why they leave one out."""
-    plain = multiply_adds_of(size)
-    stem = multiply_adds(on_meta(PAPER[size] | {"stem": "conv", "depth": 11}))
+    """Xiao et al. 2021, section 4, therefore leave one block out."""
+    plain = at_depth(multiply_adds, PAPER[size], 12)
+    stem = at_depth(multiply_adds, PAPER[size] | {"stem": "conv"}, 11)
     assert stem == pytest.approx(plain, rel=0.01)
 
 

@@ -31,7 +31,7 @@ def test_token_bn_normalizes_each_channel_over_all_tokens_of_all_images() -> Non
     norm = TokenBatchNorm(6).double()
     mean, var = x.mean((0, 1)), x.var((0, 1), unbiased=False)
     torch.testing.assert_close(norm(x), (x - mean) / (var + 1e-5).sqrt())
-    # what evaluation uses: a tenth of the way from (0, 1) to the (unbiased) statistics
+    # Evaluation uses a tenth of the way from (0, 1) to the (unbiased) statistics.
     torch.testing.assert_close(norm.bn.running_mean, 0.1 * mean)
     torch.testing.assert_close(norm.bn.running_var, 0.9 + 0.1 * x.var((0, 1)))
 
@@ -60,7 +60,7 @@ def test_conv_stem_ends_on_the_grid_of_the_patches(patch: int, widths: list[int]
 
 
 def test_conv_stem_orders_its_tokens_by_rows() -> None:
-    """Three strided 3x3 convolutions: token i sees pixels 8i-7 to 8i+7, so pixel 8i is its own."""
+    """After three convolutions token i sees pixels 8i-7 to 8i+7; no other token sees pixel 8i."""
     torch.manual_seed(0)
     stem = ConvStem(img_size=32, patch_size=8, in_chans=3, embed_dim=16).eval()
     blank = torch.zeros(1, 3, 32, 32)
@@ -81,7 +81,7 @@ def test_a_conv_stem_is_one_layer_and_comes_first() -> None:
 def test_weight_norm_starts_at_the_plain_projection() -> None:
     images = torch.randn(2, 3, 32, 32)
     plain, normed = small(), small(patch_norm="weight")
-    # w·|w|/|w| in float32: one rounding of each factor
+    # w·|w|/|w| in float32 rounds each factor once.
     torch.testing.assert_close(
         normed.patch_embed.proj.weight, plain.patch_embed.proj.weight, rtol=1e-6, atol=0
     )
@@ -121,7 +121,7 @@ def patch_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_a_frozen_patch_projection_never_moves_under_any_norm_and_optimizer(
     tmp_path: Path, patch_norm: str, optimizer: str, freeze: bool
 ) -> None:
-    """Online and momentum network; of a BN only the statistics move, as they follow the data."""
+    """Check online and momentum network; only the statistics of a BN move, with the data."""
     config = small_config(
         f"model.freeze_patch_embed={freeze}".lower(),
         f"model.patch_norm={patch_norm}",

@@ -33,10 +33,10 @@ def test_a_residual_block_starts_as_its_shortcut(stem: str) -> None:
 
 
 def test_the_cifar_stem_is_drawn_like_the_others() -> None:
-    """He et al. 2015 over fan-out: std sqrt(2 / (9·64))."""
+    """Compare with He et al. 2015 over fan-out: std sqrt(2 / (9·64))."""
     weight = build("resnet18", "cifar").conv1.weight
     assert weight.shape == (64, 3, 3, 3)
-    # 1728 draws: the standard error of a standard deviation is 1.7 % of it; allowed are four
+    # The standard error of a standard deviation of 1728 draws is 1.7 % of it; four are allowed.
     assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.07)
 
 
@@ -56,7 +56,7 @@ def test_bit_has_groups_and_standardized_weights_instead_of_bn() -> None:
         images = torch.randn(1, 3, 32, 32, dtype=torch.float64)
         before = bit(images)
         bit.stages[1].blocks[0].conv2.weight.mul_(2).add_(1)
-        # not exactly: the standardization adds 1e-8 to the variance of a filter, about 2e-3
+        # Equal up to 1e-8, which the standardization adds to the variance of a filter, about 2e-3.
         torch.testing.assert_close(bit(images), before, rtol=1e-3, atol=1e-5)
 
 

@@ -30,7 +30,7 @@ def small(**changes: object) -> nn.Module:
 
 
 def test_positions_follow_the_formula_and_never_train() -> None:
-    """[sin | cos] of the row, then of the column, frequencies 10000^(-i/(d/4)); class token: 0."""
+    """Compute [sin | cos] of row, then column, frequencies 10000^(-i/(d/4)); class token: 0."""
     vit = small()
     positions = vit.pos_embed[0]
     assert not vit.pos_embed.requires_grad
@@ -120,7 +120,7 @@ def test_every_patch_size_of_the_paper_builds_on_a_timm_shape(patch: int) -> Non
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_no_variant_moves_a_draw_of_the_others(changes: dict[str, object]) -> None:
-    """A seed starts all arms of an ablation at the same blocks, but for a class token left out."""
+    """A seed starts all arms of an ablation at the same blocks, unless one has no class token."""
     plain = dict(small().named_parameters())
     for name, p in small(**changes).named_parameters():
         if name in plain and p.ndim > 1 and name != "pos_embed":
@@ -149,7 +149,7 @@ def test_learned_positions_start_small_and_train() -> None:
     vit = small(positions="learned")
     assert vit.pos_embed.requires_grad
     assert vit.pos_embed.shape == (1, 17, 24)
-    # 408 draws: the standard error of a standard deviation is 3.5 % of it; allowed are four
+    # The standard error of a standard deviation of 408 draws is 3.5 % of it; four are allowed.
     assert float(vit.pos_embed.detach().std()) == pytest.approx(0.02, rel=0.14)
 
 
@@ -218,7 +218,7 @@ def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> Non
             for block in vit.blocks:
                 block.attn.qkv.weight[: 2 * SMALL["width"]] *= 2
             moved[qk_norm] = float((vit(images) - before).abs().max())
-    # not exactly nothing: the norm adds 1e-6 to variances of about 1, some much smaller
+    # The change is small but not 0: the norm adds 1e-6 to variances of about 1, some much smaller.
     assert moved[True] < 1e-3
     assert moved[False] > 1e-2
 
@@ -227,7 +227,7 @@ def test_qk_norm_makes_attention_blind_to_the_scale_of_queries_and_keys() -> Non
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("pool", ["token", "norm_then_mean", "mean"])
 def test_the_plain_vit_equals_timms_to_the_bit(pool: str, qk_norm: bool, fused: bool) -> None:
-    """Start, global generator, features and gradients; weights load either way."""
+    """Compare start, global generator, features and gradients; weights load either way."""
     has_token, has_norm = pool == "token", pool != "mean"
     shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
     options = shape | {"class_token": has_token, "final_norm": has_norm, "qk_norm": qk_norm}
