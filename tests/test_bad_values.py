@@ -1,4 +1,4 @@
-"""What no run can be made of is refused in a line, by every verb, before anything is written."""
+"""Values that no run can use are refused in a line, by every verb, before anything is written."""
 
 from pathlib import Path
 

@@ -169,7 +169,7 @@ def test_a_run_refuses_another_configuration_in_every_state(
 def in_states(
     made: Path, tmp_path: Path, states: Sequence[State]
 ) -> Iterator[tuple[Path, dict[str, tuple[int, int, bytes]]]]:
-    """A copy of the run, put into one state after the other; and its content then."""
+    """Put a copy of the run into one state after the other; yield it and its content."""
     folder = tmp_path / "run"
     shutil.copytree(made / "run", folder)
     for state in states:
@@ -413,9 +413,7 @@ def test_a_sweep_is_not_run_inside_a_run(
     assert tree(tmp_path) == before
 
 
-def test_nothing_is_written_into_a_monitor_s_folder_for_a_planned_run(
-    made: Path, tmp_path: Path
-) -> None:
+def test_a_sweep_writes_nothing_into_the_folder_of_a_monitor(made: Path, tmp_path: Path) -> None:
     """The folder may have become one after the sweep file was read."""
     folder = tmp_path / "cell"
     shutil.copytree(made / "monitor done", folder)

@@ -200,7 +200,7 @@ def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, list
 
 @pytest.fixture(scope="module")
 def sound(planted: Path) -> pd.Series:
-    """The row of the sound run in the summary of a folder without damage."""
+    """Return the row of the sound run in the summary of a folder without damage."""
     return run_table(diagnose(stabkit.load(planted))).set_index("run").loc["a sound"]
 
 
@@ -250,7 +250,7 @@ FOR_FIGURES = [  # damage that reaches a figure: to settings, tables and values
 def damaged(
     request: pytest.FixtureRequest, planted: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[stabkit.Runs, stabkit.Runs]:
-    """The damaged run beside the sound one, and alone; each loaded once for all figures."""
+    """Load the damaged run beside the sound one, and alone, once for all figures."""
     both, alone = tmp_path_factory.mktemp("both"), tmp_path_factory.mktemp("alone")
     shutil.copytree(planted, both, dirs_exist_ok=True)
     DAMAGE[request.param][0](both / "b damaged")

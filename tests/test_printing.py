@@ -1,4 +1,4 @@
-"""What others wrote is shown as text: on a terminal, in a figure, a page and a spreadsheet."""
+"""Text from other people is shown as text on a terminal, in a figure, a page and a spreadsheet."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def test_unsafe_characters_become_escapes_and_all_others_stay() -> None:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder with a run whose every text is hostile, and a sound one."""
+    """Return a folder with a run whose texts are all hostile, and a sound one."""
     folder = tmp_path / "runs"
     plant_run(folder / "a sound", seed=0)
     run = folder / f"=b\x1b[2J\u202e\n{BYTES} [/x] $"

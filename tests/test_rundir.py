@@ -184,7 +184,7 @@ def test_find_runs_goes_deep_but_not_into_runs_or_hidden_folders(tmp_path: Path)
 def test_a_temporary_file_is_never_opened_through_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even for whoever foresees its name, or plants the names of earlier versions."""
+    """Not even if its name is guessed, or a name of earlier versions is planted."""
     victim, run = tmp_path / "victim", tmp_path / "run"
     victim.write_text("precious")
     run.mkdir()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder that everybody may read and nobody but root may write to, with a run in it."""
+    """Yield a folder with a run that everybody may read and only root may write to."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plant_run(folder / "runs" / "a", dip=0.08, spike=True)

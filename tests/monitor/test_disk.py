@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 import stabkit
-from stabkit.rundir import RunBusyError, RunDir, files
+from stabkit.rundir import RunBusyError, RunDir, atomic
 from stabkit.store import background
 from tests.full import no_room
 from tests.monitor.toy import Toy, assert_whole, full_disk, kinds, written
@@ -24,18 +24,18 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 @contextmanager
 def hanging_disk(part: Path) -> Iterator[None]:
     """Whoever would write this part waits until the block is through."""
-    free, new_beside = threading.Event(), files._new_beside
+    free, new_beside = threading.Event(), atomic._new_beside
 
     def hangs(path: Path) -> tuple[Path, BinaryIO]:
         if path == part:
             free.wait()
         return new_beside(path)
 
-    files._new_beside = hangs
+    atomic._new_beside = hangs
     try:
         yield
     finally:
-        files._new_beside = new_beside
+        atomic._new_beside = new_beside
         free.set()
 
 

@@ -75,7 +75,7 @@ with live_status(lambda: [Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)]) as
     written = os.read(screen, 65536)
     os.close(screen)
     assert b"30/100" in written
-    assert b"\x1b[" in written, "colours and cursor movement"
+    assert b"\x1b[" in written, "colors and cursor movement"
 
 
 def test_a_long_table_shows_what_is_under_way_or_failed_and_counts_the_rest() -> None:

@@ -55,7 +55,7 @@ def parent_of(process: int) -> int:
 
 @pytest.fixture
 def launched(sweep: Path) -> Iterator[Launched]:
-    """A launcher and its one run, which has a checkpoint; both are killed at the end."""
+    """Yield a launcher and its one run, which has a checkpoint; kill both at the end."""
     command = [sys.executable, "-m", "stabkit", "sweep", str(sweep), *LONG]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         victim = _wait_for_step()

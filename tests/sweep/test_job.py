@@ -54,7 +54,7 @@ def test_a_stopped_job_requeues_itself_only_while_slurm_lets_it_run(
     slurm_says: str,
     calls: int,
 ) -> None:
-    """Cancelled, or requeued by SLURM itself, it is on its way out."""
+    """A job that was canceled, or requeued by SLURM itself, is on its way out."""
     (slurm.folder / "queue").write_text(f"{slurm_says}\n")
     monkeypatch.setattr(loop, "train_step", signalled(loop.train_step))
     assert job() == "preempted"

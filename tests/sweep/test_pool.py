@@ -149,7 +149,7 @@ def test_an_ended_launcher_takes_its_runs_with_it(sweep: Path) -> None:
 
 
 def _wait_for_step() -> int:
-    """The process id of the one run, once it has a checkpoint."""
+    """Return the process id of the one run, once it has a checkpoint."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for checkpoint in Path("runs").glob("*/*/checkpoints/last.pt"):

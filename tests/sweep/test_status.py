@@ -1,4 +1,4 @@
-"""States from files, and what SLURM's word adds to them."""
+"""How runs stand by their files, and what SLURM adds."""
 
 import os
 import socket
