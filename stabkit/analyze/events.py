@@ -22,10 +22,11 @@ from stabkit.detect import (
     find_stuck_loss,
     layer_onsets,
 )
-from stabkit.detect.association import Watched
+from stabkit.detect.association import EventTimes
 from stabkit.detect.bursts import ONSETS
 from stabkit.detect.collapse import NOTHING
-from stabkit.detect.dips import MEDIAN_OF, SHORTEST
+from stabkit.detect.dip_rows import MEDIAN_OF
+from stabkit.detect.dips import SHORTEST
 from stabkit.detect.significance import answer_similarity
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
@@ -197,7 +198,7 @@ def onsets(runs: Iterable[Run], gap: int = 10) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else empty
 
 
-def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[Watched]:
+def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[EventTimes]:
     """Every run as `association` asks: do gradient bursts come before dips?
 
     A dip counts from the first evaluation that shows it: its onset is the last one that does not,
@@ -219,7 +220,7 @@ def bursts_and_dips(runs: Iterable[Run], gap: int = 10) -> list[Watched]:
         inside = (shown >= first) & (shown <= last)
         begun = bursts(run, gap)["onset"]
         watched.append(
-            Watched(
+            EventTimes(
                 begun[begun.between(first, last)].to_numpy(),
                 shown[inside],
                 (first, last),

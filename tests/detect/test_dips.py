@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from stabkit.detect import dips, find_dips
+from stabkit.detect import dip_rows, find_dips
 from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.robust import noise_scale
 from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p
@@ -264,7 +264,7 @@ def test_unknown_accuracies_are_left_out_and_counted() -> None:
 def test_short_series_give_an_empty_frame_with_its_columns(size: int) -> None:
     found = find_dips(np.arange(size), np.full(size, 0.5))
     assert found.empty
-    assert list(found) == list(dips._COLUMNS)
+    assert list(found) == list(dip_rows.COLUMNS)
     assert found.dtypes.map(str).tolist()[:2] == ["int64", "int64"]
 
 
