@@ -1,5 +1,6 @@
 import math
-from itertools import product
+from collections.abc import Iterator
+from itertools import product, tee
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy import stats
 
 from stabkit.detect import association
 from stabkit.detect.association import EventTimes
+from tests.detect.sequential import rarely
 
 SPAN = (20, 519)
 
@@ -70,19 +72,23 @@ def test_steps_at_risk_and_leads_are_those_of_a_loop(seed: int) -> None:
 def test_independent_events_alarm_no_more_often_than_the_level() -> None:
     """Causes in clusters and runs of different rates, which a pooled test takes for association."""
     rng = np.random.default_rng(0)
-    p = []
-    for _ in range(400):
-        runs = []
-        for rate in (0.002, 0.02):
-            starts = rng.choice(500, size=max(1, int(1000 * rate)))
-            causes = np.unique((starts[:, None] + [0, 2, 5]).ravel() % 500) + 20
-            effects = np.flatnonzero(rng.random(500) < rate) + 20
-            runs.append(EventTimes(causes, effects, SPAN))
-        p.append(association(runs, window=15).p_value)
-    for level in (0.01, 0.05, 0.2, 0.5):
-        alarms = int(np.sum(np.array(p) <= level))
-        assert stats.binom.sf(alarms - 1, 400, level) > 0.001, level
-    assert np.mean(p) < 0.75, "so conservative a test would find nothing"
+    seen: list[float] = []
+
+    def p_values() -> Iterator[float]:
+        for _ in range(400):
+            runs = []
+            for rate in (0.002, 0.02):
+                starts = rng.choice(500, size=max(1, int(1000 * rate)))
+                causes = np.unique((starts[:, None] + [0, 2, 5]).ravel() % 500) + 20
+                effects = np.flatnonzero(rng.random(500) < rate) + 20
+                runs.append(EventTimes(causes, effects, SPAN))
+            seen.append(association(runs, window=15).p_value)
+            yield seen[-1]
+
+    levels = (0.01, 0.05, 0.2, 0.5)
+    for level, same in zip(levels, tee(p_values(), len(levels)), strict=True):
+        assert rarely((p <= level for p in same), level, 400), level
+    assert np.mean(seen) < 0.75, "so conservative a test would find nothing"
 
 
 def test_a_planted_lead_is_found() -> None:
@@ -107,12 +113,14 @@ def test_a_planted_lead_is_found() -> None:
 @pytest.mark.parametrize("ratio", [1.0, 5.0])
 def test_the_hazard_interval_covers_the_truth(ratio: float) -> None:
     rng = np.random.default_rng(2)
-    trials, inside = 300, 0
-    for _ in range(trials):
-        runs = [simulate(rng, 10, rate, ratio) for rate in (0.002, 0.01)]
-        found = association(runs, window=10)
-        inside += found.hazard_low <= ratio <= found.hazard_high
-    assert stats.binom.cdf(inside, trials, 0.95) > 0.001
+
+    def misses() -> Iterator[bool]:
+        for _ in range(300):
+            runs = [simulate(rng, 10, rate, ratio) for rate in (0.002, 0.01)]
+            found = association(runs, window=10)
+            yield not found.hazard_low <= ratio <= found.hazard_high
+
+    assert rarely(misses(), 0.05, 300)
 
 
 def test_a_bad_run_with_more_of_both_proves_nothing() -> None:
