@@ -1,4 +1,4 @@
-"""Dips: false alarms, power and places on simulated runs; columns on curves made by hand."""
+"""Dips: false alarms, power and location on simulated runs; columns on curves made by hand."""
 
 import math
 from collections.abc import Iterator
@@ -98,7 +98,7 @@ def test_the_noise_estimate_is_unbiased_and_ignores_the_trend() -> None:
 
 
 @pytest.mark.parametrize("ar", [0.25, 0.5, 0.8])
-def test_slow_noise_is_recognised_on_average(ar: float) -> None:
+def test_slow_noise_is_recognized_on_average(ar: float) -> None:
     rng = np.random.default_rng(5)
     found = np.array([noise_scale(ar1(rng, 100, ar)[:, 0]) for _ in range(300)])
     # 300 estimates that scatter by .3 and .17: means within .02 and .01; corrected by their means,
@@ -247,8 +247,10 @@ def test_holm_is_its_definition() -> None:
 
 
 def test_row_by_row_finds_what_one_call_finds() -> None:
-    """Online is the same call on what there is: the last one is the offline one, and a dip is
-    known within five evaluations of its end."""
+    """The online detector is the same call on the evaluations so far.
+
+    The last call is the offline one, and a dip is known within five evaluations of its end.
+    """
     rng = np.random.default_rng(9)
     curve = simulate_curve(rng, trend="saturating", planted=(Planted(50, 5, 0.08),))
     known = None

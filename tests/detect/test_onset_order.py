@@ -66,7 +66,7 @@ def test_bursts_of_several_runs_are_told_apart() -> None:
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
-    """Of a skewed and a coarse law (ties), at sizes down to the smallest that has an interval."""
+    """Check a skewed and a coarse law (with ties), down to the smallest size with an interval."""
     rng = np.random.default_rng(0)
     for draw, median in ((rng.exponential, math.log(2)), (lambda size: rng.poisson(2, size), 2)):
         for size in (6, 7, 20, 51):

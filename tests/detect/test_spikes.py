@@ -56,7 +56,7 @@ def test_flags_agree_with_brute_force(sigma):
     value[[300, 301, 500, 900]] *= np.exp(9 * max(sigma, 0.02))
     value[1000:1200] *= np.exp(12 * max(sigma, 0.02))
     flags = brute_force_flags(np.log(value))
-    # merge=0: each run of neighbouring flagged points is an event, so the events give the flags.
+    # merge=0: each run of neighboring flagged points is an event, so the events give the flags.
     events = find_spikes(np.arange(1500), value, merge=0)
     covered = np.zeros(1500, dtype=bool)
     for onset, end in zip(events.onset, events.end, strict=True):
@@ -126,7 +126,7 @@ def test_a_spike_is_found_at_the_new_level():
     assert events.onset.tolist() == [1000, 1052]
 
 
-def test_events_merge_by_steps_and_neighbours_always():
+def test_events_merge_by_steps_and_neighbors_always():
     value = plant(plant(lognormal(5, 600, 0.1), 300, 30), 305, 30)
     assert len(find_spikes(np.arange(600), value, merge=5)) == 1
     assert len(find_spikes(np.arange(600), value, merge=4)) == 2
