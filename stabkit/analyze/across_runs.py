@@ -9,7 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import LONGEST
-from stabkit.detect.association import Watched
+from stabkit.detect.association import EventTimes
 from stabkit.detect.bursts import ONSETS
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.significance import answer_similarity
@@ -50,11 +50,11 @@ def onsets(runs: Iterable[Diagnosis]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else empty
 
 
-def bursts_and_dips(runs: Iterable[Diagnosis]) -> list[Watched]:
+def bursts_and_dips(runs: Iterable[Diagnosis]) -> list[EventTimes]:
     """Return every run as `association` asks: do gradient bursts come before dips?
 
     A dip counts from the first evaluation that shows it: its onset is the last one that does not,
-    after which the cause may still come. Watched are the steps at which both could be found.
+    after which the cause may still come. EventTimes are the steps at which both could be found.
     """
     watched = []
     for run in runs:
@@ -71,7 +71,7 @@ def bursts_and_dips(runs: Iterable[Diagnosis]) -> list[Watched]:
         inside = (shown >= first) & (shown <= last)
         begun = run.bursts["onset"]
         watched.append(
-            Watched(
+            EventTimes(
                 begun[begun.between(first, last)].to_numpy(),
                 shown[inside],
                 (first, last),

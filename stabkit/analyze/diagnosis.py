@@ -20,7 +20,7 @@ from stabkit.analyze import events
 from stabkit.analyze.verdict import verdict
 from stabkit.analyze.workers import WORTH_IT, each
 from stabkit.detect import find_bursts, layer_onsets
-from stabkit.detect.dips import MEDIAN_OF
+from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.rundir import TABLES
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs

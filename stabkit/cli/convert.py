@@ -1,4 +1,4 @@
-"""`stabkit convert`."""
+"""`stabkit convert`: call the conversion and print what went where."""
 
 import argparse
 

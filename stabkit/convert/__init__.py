@@ -1,1 +1,1 @@
-"""Logs that other tools wrote in, run folders out; and a run out again as TensorBoard events."""
+"""Convert logs of other tools to run folders, and export a run as TensorBoard events."""

@@ -21,11 +21,11 @@ from stabkit.store.tables import stored_table
 
 
 def export_events(run: Run, folder: Path) -> int:
-    """Write every scalar, evaluation and signal, and the events as text; returns how many tags.
+    """Write every scalar, evaluation and signal, and the log as text; return the number of tags.
 
-    TensorBoard keeps a scalar in 32 bits, so values are rounded to float32; the samples behind an
-    evaluation have no place there. A text says which tag is what, for the way back.
-    Raises ConvertError when `folder` holds event files already, or the run nothing.
+    TensorBoard keeps a scalar in 32 bits, so values are rounded to float32. The samples behind an
+    evaluation have no place there. A text says which tag is what, so that `convert` reads it back.
+    Raises ConvertError when `folder` holds event files already, or the run holds no rows.
     """
     need_tensorboard()
     if folder.is_dir() and any(is_event_file(path) for path in folder.iterdir()):
@@ -44,20 +44,20 @@ def export_events(run: Run, folder: Path) -> int:
 
 
 def _rows(run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Columns step, tag, value; and the layout: layers in depth order, what each tag is."""
+    """Return columns step, tag, value; and the layout: layers in depth order, what each tag is."""
     tags: dict[str, dict[str, Any]] = {}
     parts: list[pd.DataFrame] = []
 
     def add(tag: str, facts: dict[str, Any], steps: Any, values: Any) -> None:
         while tag in tags:
-            tag += "_"  # a scalar that is called as a layer's signal is
+            tag += "_"  # a scalar may have the name of a layer's signal
         tags[tag] = facts
         parts.append(pd.DataFrame({"step": steps, "tag": tag, "value": values}))
 
     layers = stored_table(run.dir.table("layers"), "layers")
     order = run.signals().drop_duplicates("layer")["layer"].astype(str).tolist()
     for signal in [name for name in layers.column_names if name not in KEYS]:
-        # read as stored, for a gradient that is NaN was measured and one that is null was not
+        # Read as stored: a gradient that is NaN was measured, one that is null was not.
         known = layers.filter(layers[signal].is_valid())
         frame = known.select(["step", "layer", signal]).to_pandas()
         for layer, rows in frame.groupby("layer", observed=True):
@@ -77,13 +77,13 @@ def _rows(run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _facts(rows: pd.DataFrame) -> dict[str, Any]:
-    """What is the same of all evaluations of a metric, and known."""
+    """Return the facts that are known and the same for all evaluations of a metric."""
     facts = {name: rows[name].iloc[0] for name in FACTS if rows[name].nunique(dropna=False) == 1}
     return {name: FACTS[name](value) for name, value in facts.items() if not math.isnan(value)}
 
 
 def _texts(run: Run) -> Iterator[tuple[int, str, str]]:
-    """(step, tag, text) of every event of the log; one of no step stands at 0."""
+    """Yield (step, tag, text) of every entry of the log; an entry without a step stands at 0."""
     for event in run.event_log():
         step = event.get("step")
         facts = {name: value for name, value in event.items() if name not in ("time", "step")}
@@ -93,7 +93,7 @@ def _texts(run: Run) -> Iterator[tuple[int, str, str]]:
 def _write(
     file: BinaryIO, rows: pd.DataFrame, texts: list[tuple[int, str, str]], now: float
 ) -> None:
-    """One event a step with all of its values: a third of the size and time of one event each."""
+    """Write one event per step with all values: a third of the size and time of single events."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 

@@ -1,4 +1,4 @@
-"""Norms of layers and of single parameters -> one series a layer and signal, layers by depth."""
+"""Norms of layers and of single parameters -> one series per layer and signal, in depth order."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from stabkit.convert.series import Series, counted, listed, tidy
 from stabkit.convert.targets import Target
 from stabkit.store.schema import SIGNALS
 
-NAME = r"\w./@+-"  # what the name of a layer or an evaluation is made of
+NAME = r"\w./@+-"  # characters in the name of a layer or an evaluation
 Norms = Mapping[str, tuple[Target, Series]]
 
 
@@ -19,7 +19,7 @@ Norms = Mapping[str, tuple[Target, Series]]
 class Layers:
     """`names` in depth order; `series[signal, layer]`; `went` (source, where, remark).
 
-    `refused`: names of norms of a layer that has this signal from elsewhere.
+    `refused`: names of norms whose layer has this signal from another series already.
     """
 
     names: list[str] = field(default_factory=list)
@@ -28,8 +28,8 @@ class Layers:
     refused: list[str] = field(default_factory=list)
 
 
-def arrange(norms: Norms, order: Sequence[str] = ()) -> Layers:
-    """Layers of `norms`; `order` is the depth order where the log itself tells it."""
+def group_norms(norms: Norms, order: Sequence[str] = ()) -> Layers:
+    """Group norms into layers; `order` is the depth order, if the log itself gives it."""
     result = Layers()
     depths: dict[str, int] = {}
     for name, (target, series) in norms.items():
@@ -47,7 +47,7 @@ def arrange(norms: Norms, order: Sequence[str] = ()) -> Layers:
 
 
 def _groups(norms: Norms) -> list[tuple[tuple[str, str], dict[str, Series]]]:
-    """Parameters by (signal, layer); of two ways to log a signal the one with more series first."""
+    """Group parameters by (signal, layer); the prefix with more series comes first."""
     found = {n: layer_signal(t.name) for n, (t, _) in norms.items() if t.kind == "parameter"}
     known = {name: parts for name, parts in found.items() if parts is not None}
     layer_of = layer_names(sorted({path for _, _, path in known.values()}))
@@ -57,7 +57,7 @@ def _groups(norms: Norms) -> list[tuple[tuple[str, str], dict[str, Series]]]:
     for name, (signal, prefix, path) in known.items():
         key = signal, prefix, tidy(layer_of[path], NAME)
         if path.replace("/", ".").endswith(layer_of[path]):
-            alone.add(key)  # the layer's own norm: its parameters are in it already
+            alone.add(key)  # the norm of the whole layer, which includes its parameters
             groups[key] = {name: norms[name][1]} | groups.get(key, {})
         else:
             groups.setdefault(key, {})[name] = norms[name][1]
@@ -81,9 +81,9 @@ def _put(result: Layers, key: tuple[str, str], members: dict[str, Series]) -> No
 
 
 def join(norms: Sequence[Series], signal: str) -> Series:
-    """Norm of the whole from those of its parts, at each step of those measured then.
+    """Return the norm of the whole from the norms of its parts that were measured at each step.
 
-    L2 norms by the root of the sum of squares, largest magnitudes by the largest of them.
+    L2 norms are joined by the root of the sum of squares, largest magnitudes by their maximum.
     """
     if len(norms) == 1:
         return norms[0]
@@ -107,14 +107,14 @@ def _ordered(names: list[str], order: Sequence[str], depths: Mapping[str, int]) 
     return result
 
 
-def stacked(
+def layer_arrays(
     layers: Layers,
 ) -> tuple[
     "np.ndarray[tuple[int], np.dtype[np.int64]]",
     dict[str, "np.ndarray[tuple[int, int], np.dtype[np.float32]]"],
     dict[str, "np.ndarray[tuple[int, int], np.dtype[np.bool_]]"],
 ]:
-    """Steps, values and what is missing, as `Writer.add_layers` takes them: [steps, layers]."""
+    """Return steps, values and missing, each [steps, layers], as `Writer.add_layers` takes them."""
     steps = np.unique(np.concatenate([one.steps for one in layers.series.values()]))
     shape = steps.size, len(layers.names)
     signals = dict.fromkeys((*SIGNALS, *(signal for signal, _ in layers.series)))
@@ -123,7 +123,7 @@ def stacked(
     column = {layer: i for i, layer in enumerate(layers.names)}
     for (signal, layer), one in layers.series.items():
         at = np.searchsorted(steps, one.steps), column[layer]
-        with np.errstate(over="ignore"):  # beyond float32: infinite, and an event
+        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, and an event
             values[signal][at] = one.values
         missing[signal][at] = False
     return steps, values, missing

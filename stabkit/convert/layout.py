@@ -1,6 +1,6 @@
-"""What stabkit's own TensorBoard export says about its tags, so that it converts back exactly.
+"""The layout in stabkit's own TensorBoard export, so that its tags convert back exactly.
 
-It is read from a file like any other: whatever of it is not as stabkit writes it is passed over.
+It is read from a file that anybody may have changed: what is not as stabkit writes it is ignored.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ FACTS = {"chance": float, "n": int, "k": int, "temperature": float}
 
 
 def of_layout(layout: Any, tags: Collection[str]) -> dict[str, Target]:
-    """The targets of those `tags` that the layout speaks of."""
+    """Return the targets of those `tags` that the layout names."""
     said = layout.get("tags") if isinstance(layout, dict) else None
     found = {tag: _target(said[tag]) for tag in tags if isinstance(said, dict) and tag in said}
     return {tag: target for tag, target in found.items() if target is not None}
@@ -35,7 +35,7 @@ def _is_signal(name: Any) -> bool:
 
 
 def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that are numbers and in range."""
+    """Return the facts that are numbers and in range."""
     facts: dict[str, Any] = {}
     for name, kind in FACTS.items():
         value: Any = said.get(name)
@@ -46,6 +46,6 @@ def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def order_of(layout: Any) -> list[str]:
-    """The layers in depth order."""
+    """Return the layers in depth order."""
     said = layout.get("layers") if isinstance(layout, dict) else None
     return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []

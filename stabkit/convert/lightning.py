@@ -1,10 +1,10 @@
-"""`metrics.csv` of Lightning's CSVLogger: a row a log call, blank where a value was not logged."""
+"""`metrics.csv` of Lightning's CSVLogger: one row per log call, blank where nothing was logged."""
 
 from pathlib import Path
 
+from stabkit.convert.columns import Table
 from stabkit.convert.series import Log
 from stabkit.convert.steps import to_log
-from stabkit.convert.tables import Table
 
 FILE = "metrics.csv"
 
@@ -13,7 +13,8 @@ def is_metrics(path: Path) -> bool:
     return path.name == FILE
 
 
-def metrics_log(table: Table, asked: str | None) -> Log:
-    """The folder's name, as `version_0`, is the run's."""
+def metrics_log(table: Table, asked: str | None, row_step: bool) -> Log:
+    """Return the table as a log, named after its folder, such as `version_0`."""
     path = table.path
-    return to_log(table, asked, path.absolute().parent.name if path.name == FILE else path.stem)
+    name = path.absolute().parent.name if path.name == FILE else path.stem
+    return to_log(table, asked, row_step, name)

@@ -1,4 +1,4 @@
-"""Which series of a log goes to which table of a run: what the user says, else what names say."""
+"""Choose the table for every series of a log: as the user says, else as its name says."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stabkit.convert.layers import NAME, Layers, arrange
+from stabkit.convert.layers import NAME, Layers, group_norms
 from stabkit.convert.layout import of_layout, order_of
 from stabkit.convert.naming import (
     is_accuracy,
@@ -18,14 +18,14 @@ from stabkit.convert.naming import (
 from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
 from stabkit.convert.targets import Target
 
-LOW = 0.2  # a fraction that never gets there may be percent of a run that never learnt
+LOW = 0.2  # an accuracy that never gets there may be in percent, of a run that learned nothing
 _MOSTLY_PERCENT = re.compile(r"acc@?\d|top-?@?\d", re.IGNORECASE)
 OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An accuracy in 0..1. What is not known: `chance` and `temperature` NaN, `n` and `k` 0."""
+    """An accuracy in 0..1. Unknown `chance` and `temperature` are NaN, unknown `n` and `k` 0."""
 
     series: Series
     chance: float = float("nan")
@@ -36,7 +36,7 @@ class Evaluation:
 
 @dataclass
 class Plan:
-    """A run to be: its tables, `went` (source, where, remark) and what was left out."""
+    """The plan of a run: its tables, `went` (source, where, remark) and what was left out."""
 
     scalars: dict[str, Series] = field(default_factory=dict)
     evals: dict[str, list[Evaluation]] = field(default_factory=dict)
@@ -47,10 +47,10 @@ class Plan:
 
 
 def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int | None) -> Plan:
-    """Every series of `log` in its table, or among what was left out.
+    """Put every series of `log` in its table, or among what was left out.
 
-    `chance` and `n` hold for every evaluation of which the log does not say them. Raises
-    ConvertError when a series cannot be what the user maps it to.
+    `chance` and `n`, if given, hold for every evaluation. Raises ConvertError when a series cannot
+    be what the user maps it to.
     """
     plan = Plan(left_out=dict(log.left_out), notes=list(log.notes))
     series = {name: one.settled() for name, one in log.series.items()}
@@ -77,7 +77,7 @@ def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int 
             _add_eval(plan, name, target, series[name], name in targets)
         else:
             _add_scalar(plan, name, target.name, series[name])
-    plan.layers = arrange(of_layers, order_of(log.layout))
+    plan.layers = group_norms(of_layers, order_of(log.layout))
     plan.went += plan.layers.went
     for name in plan.layers.refused:
         _add_scalar(plan, name, name, series[name], "its layer has this signal from elsewhere")
@@ -95,13 +95,13 @@ def _judge(name: str, asked: Target | None, series: Mapping[str, Series]) -> Tar
 
 
 def _now_and_then(name: str, new: str, series: Mapping[str, Series]) -> bool:
-    """Said to be held out, or rarer than the rest: else it is of training batches."""
+    """Return whether it is named as held out or logged rarely; else it is of training batches."""
     others = [one.steps.size for other, one in series.items() if other != name]
     return is_held_out(new) or not others or 2 * series[name].steps.size <= max(others)
 
 
 def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> None:
-    """The one kNN accuracy there is becomes `knn_heldout`; of several the user has to choose."""
+    """Make the only kNN accuracy `knn_heldout`; if there are several, the user has to choose."""
     evals = {name: t.name for name, t in judged.items() if t.kind == "eval"}
     knn = [name for name, new in evals.items() if is_knn(new) and new not in OWN]
     knn = [name for name in knn if _scale(series[name]) is not None]
@@ -110,7 +110,7 @@ def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> No
 
 
 def _scale(series: Series) -> float | None:
-    """What divides the values into 0..1: 1, 100 for percent, None for what is no accuracy."""
+    """Return what divides the values into 0..1: 1, or 100 for percent; None for no accuracy."""
     values = series.values[~np.isnan(series.values)]
     top = values.max(initial=0.0)
     if values.min(initial=0.0) < 0 or top > 100:

@@ -1,9 +1,9 @@
-"""What the name of a series says: an accuracy, a layer's gradient norm, and how deep that layer is.
+"""What the name of a series says: accuracy or gradient norm, which layer, and how deep it is.
 
-The layer of a parameter is that of `stabkit.monitor.layers`, its module path down to the first
-number, also where the number comes later in the path, as in `encoder.layer.3.attention`. Depth
-cannot follow the order of registration, which no log tells: it goes by name, what embeds first,
-then class token and positions, numbered blocks in their order, the last norm, heads at the end.
+The layer of a parameter is that of `stabkit.monitor.layers`: its module path down to the first
+number, also if the number comes late in the path, as in `encoder.layer.3.attention`. A log does not
+tell the order in which modules were registered, so depth goes by name: embeddings first, then class
+token and positions, numbered blocks in their order, the last norm, heads at the end.
 """
 
 import re
@@ -11,7 +11,7 @@ import re
 from stabkit.monitor.layers import is_number, layer_of
 from stabkit.store.schema import SIGNALS
 
-# Counters of optimizer steps before counters of rows, and those before epochs.
+# Counters of optimizer steps come before counters of rows, and those before epochs.
 STEPS = (
     "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter", "it",
     "steps", "num_updates", "current_steps", "_step", "epoch", "epochs", "trainer/epoch",
@@ -50,10 +50,10 @@ _NO_ACCURACY = re.compile(r"loss|time|sec|speed|lr|size|count|grad|norm|err")
 
 
 def layer_signal(name: str) -> tuple[str, str, str] | None:
-    """(signal, prefix, module path) when the name is of a layer or a parameter, else None.
+    """Return (signal, prefix, module path) if the name is of a layer or a parameter, else None.
 
     A word for gradients comes before the path, as in `grad_norm/blocks.0`, `gradients/…`, or
-    Lightning's `grad_2.0_norm/…`, or after a path that is clearly one, as `blocks.0/grad_norm`.
+    Lightning's `grad_2.0_norm/…`, or after what is clearly a path, as in `blocks.0/grad_norm`.
     """
     for signal, pattern in _AHEAD.items():
         found = pattern.match(name)
@@ -66,12 +66,12 @@ def layer_signal(name: str) -> tuple[str, str, str] | None:
 
 
 def layer_names(paths: list[str]) -> dict[str, str]:
-    """The layer of each module path, without the names of what holds the backbone."""
-    split = _unwrapped([re.split(r"[/.]", path) for path in paths])
+    """Return the layer of each module path, without the names of wrappers around the backbone."""
+    split = _without_wrappers([re.split(r"[/.]", path) for path in paths])
     return {path: _layer(parts) for path, parts in zip(paths, split, strict=True)}
 
 
-def _unwrapped(paths: list[list[str]]) -> list[list[str]]:
+def _without_wrappers(paths: list[list[str]]) -> list[list[str]]:
     while True:
         words = dict.fromkeys(parts[0] for parts in paths)
         wrapper = next((word for word in words if _wraps(word, paths)), None)
@@ -81,7 +81,7 @@ def _unwrapped(paths: list[list[str]]) -> list[list[str]]:
 
 
 def _wraps(word: str, paths: list[list[str]]) -> bool:
-    """Whether `word` holds blocks and more, or everything; never where two things hold the same."""
+    """Return whether `word` wraps blocks and more, or everything, and no names would clash."""
     own = [parts for parts in paths if parts[0] == word]
     others = {part for parts in paths if parts[0] != word for part in parts[:2]}
     if _depth(word) != _BLOCKS or not all(len(p) > 1 and not is_number(p[1]) for p in own):
@@ -112,7 +112,7 @@ def _depth(layer: str) -> int:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Numbers by size, so that block 10 follows block 9."""
+    """Return a sort key that orders numbers by size, so that block 10 follows block 9."""
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)
     ]

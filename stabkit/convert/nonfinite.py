@@ -1,4 +1,4 @@
-"""Stretches of a run in which values were not finite, as the Monitor reports them."""
+"""Stretches of a run with non-finite values, as the Monitor reports them."""
 
 from collections.abc import Iterator
 
@@ -9,10 +9,10 @@ from stabkit.convert.series import Series
 
 
 def stretches(plan: Plan) -> list[tuple[int, dict[str, list[str]]]]:
-    """Where each stretch begins, and what was not finite there: `layers`, and `names` of others.
+    """Return the first step of each stretch, and what was not finite there.
 
-    A series that is logged now and then is in its stretch until its next finite value.
-    Stretches of several series that overlap are one.
+    The second is a dict with `layers`, and `names` of other series. A stretch lasts until the next
+    finite value of its series. Stretches of several series that overlap are one.
     """
     found = sorted(_of_each(plan), key=lambda stretch: stretch[:2])
     events: list[tuple[int, dict[str, list[str]]]] = []
@@ -44,13 +44,13 @@ def _of_each(plan: Plan) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _as_stored(series: Series) -> Series:
-    """Of a layer: what is beyond float32 is infinite in the table."""
+    """Return a layer's series as the table holds it: values beyond float32 are infinite."""
     with np.errstate(over="ignore"):
         return Series(series.steps, series.values.astype(np.float32).astype(np.float64))
 
 
 def _of_one(series: Series) -> Iterator[tuple[int, int]]:
-    """First step of each stretch and the last one before the next finite value, if there is one."""
+    """Yield the first step of each stretch and the last step before the next finite value."""
     bad = np.concatenate([[False], ~np.isfinite(series.values), [False]])
     begins, ends = np.flatnonzero(~bad[:-1] & bad[1:]), np.flatnonzero(bad[:-1] & ~bad[1:])
     last = np.append(series.steps[1:] - 1, np.iinfo(np.int64).max)

@@ -1,4 +1,4 @@
-"""JSON in the forms that loggers write it -> records."""
+"""JSON in the forms that loggers write -> records."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,11 @@ from typing import Any
 
 from stabkit.convert.series import ConvertError
 
-EVALUATES = "\0evaluates"  # in a record: it is of an evaluation, and has a counter of its own
+EVALUATES = "\0evaluates"  # key of a record of an evaluation, which has a counter of its own
 
 
 def is_json(start: bytes) -> bool:
-    """Whether a file that begins so holds JSON; `[` and `{` open lines of some text logs too."""
+    """Return whether a file that begins like this is JSON; some text logs begin with `[` or `{`."""
     first = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if first[:1] == b"{":
         return first[1:].lstrip()[:1] != b"'"  # as Python prints a dict
@@ -19,7 +19,7 @@ def is_json(start: bytes) -> bool:
 
 
 def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Records of a JSON array, of JSON lines, or of columns as pandas writes them."""
+    """Yield the records of a JSON array, of JSON lines, or of columns as pandas writes them."""
     text = path.read_text(encoding="utf-8-sig")
     try:
         content = json.loads(text)
@@ -42,7 +42,7 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def marked(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With the names of an evaluation told from those of training, where `mode` says which it is.
+    """Return a record with the names of an evaluation told from those of training, by its `mode`.
 
     mmcv and mmengine write both under the same names.
     """
@@ -70,7 +70,7 @@ def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str
 
 
 def flat(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Nested names joined by dots."""
+    """Yield names and values; nested names are joined by dots."""
     for key, value in record.items():
         if isinstance(value, Mapping) and "_type" not in value:
             yield from flat(value, f"{prefix}{key}.")

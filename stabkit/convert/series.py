@@ -1,4 +1,4 @@
-"""What every reader of foreign logs returns: named series of numbers, and what it left out."""
+"""Logs of other tools: named series of numbers, and what was left out."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SHOWN = 12  # names that an error lists
 
 
 class ConvertError(ValueError):
-    """The source, or what was asked of it, cannot be converted; the message says why."""
+    """The source or the request cannot be converted; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Series:
     values: FloatArray
 
     def settled(self) -> "Series":
-        """In step order; of several values at one step the one written last."""
+        """Return it in step order; the value written last wins if a step has several."""
         last_first = np.argsort(self.steps[::-1], kind="stable")
         steps = self.steps[::-1][last_first]
         kept = np.ones(steps.size, dtype=bool)
@@ -40,8 +40,8 @@ class Series:
 class Log:
     """One run as another tool logged it.
 
-    `left_out`: what is not a series of numbers, and why. `layout`: where stabkit's own export says
-    that its tags belong.
+    `left_out` says what is not a series of numbers, and why. `layout` is what stabkit's own export
+    says about where its tags belong.
     """
 
     name: str
@@ -56,7 +56,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def shown(name: str, width: int = 80) -> str:
-    """A name from outside, safe on a terminal line."""
+    """Return a name from outside in a form that is safe on a terminal line."""
     text = name if name.isprintable() else ascii(name)[1:-1]
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
@@ -66,16 +66,16 @@ def listed(names: Sequence[str], most: int = SHOWN) -> str:
     return ", ".join(shown(name) for name in names[:most]) + rest
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """`suggest`, for names that come from outside and may be thousands."""
+def suggest_name(word: str, known: Sequence[str]) -> str:
+    """Return the hint of `suggest` for names that come from outside and may be thousands."""
     hint = suggest(word, known)
     return shown(hint, 200) if hint.startswith("; did you mean") else f"; there is {listed(known)}"
 
 
 def tidy(name: str, allowed: str | None = None) -> str:
-    """A name fit for tables and figures: no control characters, at most 200 characters.
+    """Return a name fit for tables and figures: no control characters, at most 200 characters.
 
-    With `allowed`, a character class, everything else becomes `_` too.
+    With `allowed`, a character class, every other character becomes `_` too.
     """
     text = "".join(c if c.isprintable() else "_" for c in name)
     return (re.sub(f"[^{allowed}]", "_", text) if allowed else text)[:200] or "_"

@@ -1,4 +1,4 @@
-"""Which column of a table is the step, and what becomes of steps that start again."""
+"""Find the column of steps in a table, and mend steps that start again."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,20 +6,19 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from stabkit.convert.columns import Column, Table
 from stabkit.convert.naming import STEPS
 from stabkit.convert.series import ConvertError, IntArray, Log, Series, counted, listed, shown
-from stabkit.convert.tables import Column, Table
 
 BoolArray = NDArray[np.bool_]
 
-ROW = "\0row"  # asked for as a column: the number of the row, from 0
 EPOCHS = ("epoch", "epochs")
 WITHIN_EPOCH = ("iter", "iteration", "it", "step", "batch")  # may start again with each epoch
 
 
 @dataclass(frozen=True)
 class Steps:
-    """`steps` and `known` (whether there is one) of each row; `columns`: those that they are."""
+    """The step of each row, whether it is `known`, and the `columns` that it was made from."""
 
     steps: IntArray
     known: BoolArray
@@ -27,13 +26,13 @@ class Steps:
     notes: tuple[str, ...] = ()
 
     def of(self, cells: Column) -> Series:
-        """The cells of a column at their steps, in the order written."""
+        """Return the cells of a column at their steps, in the order written."""
         has_step = self.known[cells.rows]
         return Series(self.steps[cells.rows[has_step]], cells.values[has_step])
 
 
 def step_column(table: Table, asked: str | None = None) -> str | None:
-    """The column of steps: the one asked for, else the first of STEPS, else an index."""
+    """Return the column of steps: the one asked for, else the first of STEPS, else an index."""
     if asked is not None:
         return asked if asked in table.columns else None
     lower = {name.lower(): name for name in reversed(table.columns)}
@@ -42,7 +41,7 @@ def step_column(table: Table, asked: str | None = None) -> str | None:
 
 
 def _index_column(table: Table) -> str | None:
-    """A first column without a name that counts rows, as pandas writes its index."""
+    """Return the first column if it has no name and counts rows, as pandas writes its index."""
     first = next(iter(table.columns), None)
     if first not in ("", "Unnamed: 0"):
         return None
@@ -51,9 +50,13 @@ def _index_column(table: Table) -> str | None:
     return first if counts else None
 
 
-def to_log(table: Table, asked: str | None, name: str) -> Log:
-    """Every other column as a series. Raises ConvertError when no column holds steps."""
-    steps = find_steps(table, asked)
+def to_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
+    """Make a series of every column but the step.
+
+    `asked` is the column of steps, if the user names one; with `row_step` rows are counted. Raises
+    ConvertError when no column holds steps.
+    """
+    steps = find_steps(table, asked, row_step)
     log = Log(name, left_out=dict(table.left_out), notes=[*table.notes, *steps.notes])
     if blank := table.num_rows - int(steps.known.sum()):
         what = " and ".join(shown(column) for column in steps.columns)
@@ -71,12 +74,13 @@ def to_log(table: Table, asked: str | None, name: str) -> Log:
     return log
 
 
-def find_steps(table: Table, asked: str | None = None) -> Steps:
-    """The step of each row. Raises ConvertError when no column holds steps.
+def find_steps(table: Table, asked: str | None, row_step: bool) -> Steps:
+    """Return the step of each row. Raises ConvertError when no column holds steps.
 
-    A step that starts again with each epoch is joined with it.
+    With `row_step` it is the number of the row, from 0. A step that starts again with each epoch is
+    joined with the epoch.
     """
-    if asked == ROW:
+    if row_step:
         every = np.ones(table.num_rows, dtype=bool)
         return Steps(np.arange(table.num_rows), every, (), ("the row is the step, as asked",))
     name = step_column(table, asked)
@@ -96,7 +100,7 @@ def find_steps(table: Table, asked: str | None = None) -> Steps:
 
 
 def whole_numbers(table: Table, name: str) -> tuple[IntArray, BoolArray]:
-    """Step of each row, and whether it has one. Raises ConvertError unless they are whole."""
+    """Return the step of each row, and whether it has one. Raises ConvertError if not whole."""
     cells = table.columns[name]
     bad = ~np.isfinite(cells.values) | (cells.values != np.rint(cells.values))
     bad |= np.abs(cells.values) >= 2**63
@@ -124,7 +128,7 @@ def _epoch_column(table: Table, step: str) -> str | None:
 
 
 def _starts_again(steps: IntArray, epochs: IntArray) -> bool:
-    """Whether the step of every new epoch lies below the largest of the one before."""
+    """Return whether every epoch begins at a step below the largest of the epoch before."""
     largest: dict[int, int] = {}
     first: dict[int, int] = {}
     for step, epoch in zip(steps.tolist(), epochs.tolist(), strict=True):
@@ -137,10 +141,10 @@ def _starts_again(steps: IntArray, epochs: IntArray) -> bool:
 def _joined(
     table: Table, name: str, epoch: str, steps: IntArray, epochs: IntArray, known: BoolArray
 ) -> Steps:
-    """`(epoch - first) * period + step`; an evaluation's own counter becomes its epoch's end.
+    """Return the steps `(epoch - first) * period + step`; an evaluation is at its epoch's end.
 
-    The period is the largest step that any epoch has: a log every ten iterations does not show the
-    last ones.
+    The period is the largest step in any epoch: a log of every tenth iteration does not show the
+    last one of each.
     """
     evaluates = table.evaluations & known
     trains = known & ~evaluates
@@ -155,11 +159,11 @@ def _joined(
 
 
 def after_resumes(name: str, series: Series) -> tuple[Series, int]:
-    """What stands once a run went back and trained some steps again; how many points that drops.
+    """Drop points that a resumed run trained again; return the series and the number dropped.
 
-    Points of the given-up attempt, from the step on that the run went back to, are left out. A
-    series that is written in no order is no resumed one: it goes back often, and to steps that it
-    never had. Raises ConvertError when the steps start from the beginning several times.
+    When the steps go back, the earlier points from that step on belong to an attempt that was given
+    up. A series in no order is not a resumed one: it goes back often, and to steps that it never
+    had. Raises ConvertError when the steps start from the beginning several times.
     """
     steps = series.steps
     back = np.flatnonzero(np.diff(steps) < 0) + 1

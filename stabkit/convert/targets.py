@@ -1,10 +1,10 @@
-"""`--map COLUMN=TARGET`: what the user says about a name, before any rule."""
+"""`--map COLUMN=TARGET`: what the user says about a name, which comes before any rule."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stabkit.convert.series import ConvertError, nearest
+from stabkit.convert.series import ConvertError, suggest_name
 
 Kind = Literal["step", "skip", "scalar", "eval", "layer", "parameter", "rule"]
 FORMS = "step, skip, NAME, scalar:NAME, eval:NAME, percent:NAME, layer:NAME or layer:NAME:DEPTH"
@@ -15,10 +15,10 @@ _KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Target:
-    """Where a series goes. `facts` are known of an evaluation: chance, n, k, temperature.
+    """Where a series goes. `facts` are those known of an evaluation: chance, n, k, temperature.
 
-    `rule`: the new name is judged as if the source had it. `parameter`: the name is of a norm that
-    is joined with others of its layer; `layer`: it is the layer's own.
+    Kind `rule`: the new name is judged as if it stood in the log. Kind `parameter`: a norm that is
+    joined with others of its layer. Kind `layer`: the norm of a whole layer.
     """
 
     kind: Kind
@@ -26,11 +26,11 @@ class Target:
     depth: int | None = None
     signal: str = "grad_norm"
     facts: Mapping[str, Any] = field(default_factory=dict)
-    percent: bool = False  # an accuracy that is in percent, however small
+    percent: bool = False  # in percent, however small the values
 
 
 def parse_map(pairs: Sequence[str]) -> dict[str, Target]:
-    """`["val/acc1=knn_heldout"]`; the name may hold `=` itself. Raises ConvertError."""
+    """Parse pairs such as `val/acc1=knn_heldout`; a column may contain `=`. Raises ConvertError."""
     targets: dict[str, Target] = {}
     for pair in pairs:
         name, sep, text = pair.rpartition("=")
@@ -71,4 +71,4 @@ def step_of(targets: Mapping[str, Target]) -> str | None:
 def refuse_unknown(names: Iterable[str], known: Sequence[str], source: str) -> None:
     for name in names:
         if name not in known:
-            raise ConvertError(f"--map {name!r}: not in {source}{nearest(name, known)}")
+            raise ConvertError(f"--map {name!r}: not in {source}{suggest_name(name, known)}")

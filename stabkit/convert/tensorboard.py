@@ -1,7 +1,7 @@
 """TensorBoard event files -> series.
 
-The files are read record by record: TensorBoard's own accumulator keeps 10,000 values of a tag by
-default, drops what it takes for orphaned after a restart, and passes over damage in silence.
+The files are read record by record. TensorBoard's own accumulator keeps 10,000 values of a tag by
+default, drops values that it takes for orphaned after a restart, and ignores damage silently.
 """
 
 import json
@@ -16,9 +16,9 @@ import numpy as np
 
 from stabkit.convert.series import ConvertError, Log, Series, counted, shown
 
-LAYOUT = "stabkit/layout"  # tag of the text in which an export says where its tags belong
+LAYOUT = "stabkit/layout"  # tag of the text in an export that says where its tags belong
 FRAME = 16  # bytes around a record: length, its checksum, the record's checksum
-LARGE = 1 << 16  # no scalar is as large; checksums of images would take minutes
+LARGE = 1 << 16  # bytes; no scalar is as large, and checksums of images would take minutes
 
 
 class _DamageError(ValueError):
@@ -26,7 +26,7 @@ class _DamageError(ValueError):
 
 
 def need_tensorboard() -> None:
-    """Raises ConvertError that names the extra when tensorboard is not installed."""
+    """Raise a ConvertError that names the extra if tensorboard is not installed."""
     try:
         import tensorboard  # noqa: F401
     except ImportError:
@@ -40,7 +40,7 @@ def is_event_file(path: Path) -> bool:
 
 
 def event_files(source: Path) -> list[Path]:
-    """In the order written, as their names tell: a time in seconds, then numbers that go up."""
+    """Return the files in the order written: their names have a time in seconds, then a counter."""
     if not source.is_dir():
         return [source]
     found = [path for path in source.iterdir() if is_event_file(path)]
@@ -48,10 +48,11 @@ def event_files(source: Path) -> list[Path]:
 
 
 def read_events(source: Path) -> Log:
-    """One run: an event file, or all of those in a folder, its subfolders aside.
+    """Read one run: an event file, or all event files of a folder without its subfolders.
 
-    Where a later file begins anew at step s, as after a resume, what earlier files hold of the same
-    tag from s on was given up and is left out. Within a file the later of two values wins.
+    If a later file takes a tag up again at step s, as after a resume, the values of earlier files
+    from s on belong to an attempt that was given up and are left out. Within a file the later of
+    two values at a step wins.
     """
     need_tensorboard()
     log = Log(source.name)
@@ -108,7 +109,7 @@ def _read_file(path: Path, log: Log) -> dict[str, Series]:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    """Every whole record. Raises _DamageError, with its place, at the first that is not."""
+    """Yield every whole record. Raises _DamageError, with the place, at the first damaged one."""
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     def is_whole(data: bytes, checksum: bytes) -> bool:
@@ -121,7 +122,7 @@ def _records(path: Path) -> Iterator[bytes]:
             if len(head) == 12 and not is_whole(head[:8], head[8:]):
                 raise _DamageError(f"damaged at byte {at:,}")
             length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else size
-            if length > size - at - FRAME:  # asked before reading: no length is believed
+            if length > size - at - FRAME:  # checked before reading: a damaged length may be huge
                 raise _DamageError(f"ends within a record, at byte {at:,}")
             data, checksum = file.read(length), file.read(4)
             if length < LARGE and not is_whole(data, checksum):
@@ -131,7 +132,7 @@ def _records(path: Path) -> Iterator[bytes]:
 
 
 def _number(value: Any) -> float | str:
-    """The value as a number, whichever way TensorFlow 1, 2 or torch wrote it; else what it is."""
+    """Return the value as a number, as TensorFlow 1, 2 or torch write it; else what kind it is."""
     kind = value.WhichOneof("value")
     if kind == "simple_value":
         return float(value.simple_value)
@@ -141,7 +142,7 @@ def _number(value: Any) -> float | str:
     if kind != "tensor":
         return {"histo": "histogram"}.get(kind, str(kind))
     shape = [dim.size for dim in value.tensor.tensor_shape.dim]
-    # asked before unpacking: a shape is a claim, and numpy would fill it
+    # Checked before unpacking: numpy would fill whatever shape a damaged file claims.
     if plugin not in ("", "scalars") or any(size != 1 for size in shape):
         return str(plugin).rstrip("s") or f"tensor of shape {shape}"
     from tensorboard.util.tensor_util import make_ndarray

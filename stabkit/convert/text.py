@@ -1,8 +1,9 @@
 """Text logs: lines of `name: number`, `name=number` and `name number` as training loops print.
 
-Read are moco-v3 and PyTorch's ImageNet example (`Epoch: [0][ 10/100]  Loss 6.9 (6.9)`), Megatron
-(`iteration 10/ 100 | lm loss: 6.9`), nanoGPT (`iter 10: loss 6.9`), llm.c (`s:10 trl:6.9`), OLMo
-(`[step=10/100]` and indented lines), mmengine, and JSON or a Python dict behind any prefix.
+Formats known to be read: moco-v3 and PyTorch's ImageNet example (`Epoch: [0][ 10/100]  Loss 6.9
+(6.9)`), Megatron (`iteration 10/ 100 | lm loss: 6.9`), nanoGPT (`iter 10: loss 6.9`), llm.c (`s:10
+trl:6.9`), OLMo (`[step=10/100]` and indented lines), mmengine, and JSON or a Python dict behind any
+prefix.
 """
 
 import ast
@@ -15,9 +16,9 @@ from typing import Any
 from stabkit.convert.naming import STEPS
 from stabkit.convert.series import counted
 
-LOOKED_AT = 400  # lines, to tell a text log from a table
+LOOKED_AT = 400  # lines read to tell a text log from a table
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
-_WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: a long line must not take long
+_WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: no backtracking, so a long line stays fast
 _PAIR = re.compile(
     rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_WORD}){{0,5}}+)['\"]?(?:\s*\([A-Za-z/ ]+\))?"
     rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?![\w.]|:\d)(?:%|\s?(?:ms|s|it/s)\b)?",
@@ -39,7 +40,7 @@ _STEP_LETTERS = {"s": "step"}  # of llm.c
 
 
 def is_log_text(path: Path) -> bool:
-    """Whether most lines that hold numbers name them, as no table's lines do."""
+    """Return whether most lines with numbers also name them, which the lines of a table do not."""
     named = numbers = 0
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         for _, line in zip(range(LOOKED_AT), file, strict=False):
@@ -50,7 +51,7 @@ def is_log_text(path: Path) -> bool:
 
 
 def text_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    """A record for each line that names a step, with the indented lines after it."""
+    """Yield a record for each line that names a step, joined with the indented lines after it."""
     record: dict[str, Any] = {}
     skipped = progress = 0
     with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -80,7 +81,7 @@ def text_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def pairs_of(line: str) -> dict[str, Any]:
-    """Names and numbers of a line; of several numbers behind a name the first, as `Loss 6.9 (7.0)`.
+    """Return the names and numbers of a line; in `Loss 6.9 (7.0)` the first number counts.
 
     `Epoch: [e][i/n]` is the step e * n + i.
     """
@@ -104,7 +105,7 @@ def _names_a_step(record: Mapping[str, Any]) -> bool:
 
 
 def _inside(line: str) -> dict[str, Any]:
-    """The object of a line that ends in one, in JSON or as Python prints a dict."""
+    """Return the object at the end of a line, in JSON or as Python prints a dict."""
     begin, end = line.find("{"), line.rfind("}")
     if begin < 0 or end < begin:
         return {}

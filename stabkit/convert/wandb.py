@@ -1,8 +1,8 @@
-"""What Weights & Biases hands out: a history (one row a log call), or the CSV of a chart."""
+"""Exports of Weights & Biases: a history (one row per log call), or the CSV of a chart."""
 
+from stabkit.convert.columns import Column, Table
 from stabkit.convert.series import ConvertError, Log, counted, shown
-from stabkit.convert.steps import ROW, find_steps, step_column, to_log
-from stabkit.convert.tables import Column, Table
+from stabkit.convert.steps import find_steps, step_column, to_log
 
 CLOCK = ("_runtime", "_timestamp", "_wandb")
 RANGE = ("__MIN", "__MAX")
@@ -13,12 +13,16 @@ def is_history(names: list[str]) -> bool:
 
 
 def is_chart(names: list[str]) -> bool:
-    """`Step`, then `RUN - METRIC`, mostly with `__MIN` and `__MAX` of what was averaged."""
+    """Return whether these are the columns of a chart.
+
+    They are `Step` and `RUN - METRIC`, with the `__MIN` and `__MAX` of what W&B averaged.
+    """
     return any(" - " in name and name.endswith(RANGE) for name in names)
 
 
-def history_log(table: Table, asked: str | None, name: str) -> Log:
-    log = to_log(table, asked, name)
+def history_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
+    """Return the history as a log, without its columns of time."""
+    log = to_log(table, asked, row_step, name)
     for column in list(log.series):
         if column.split(".")[0] in CLOCK:
             del log.series[column]
@@ -26,15 +30,15 @@ def history_log(table: Table, asked: str | None, name: str) -> Log:
     return log
 
 
-def chart_logs(table: Table, asked: str | None) -> list[Log]:
-    """A run for every name before ` - ` in the columns."""
-    axis = step_column(table, asked)
+def chart_logs(table: Table, asked: str | None, row_step: bool) -> list[Log]:
+    """Return one log per run; the name of a run stands before ` - ` in the columns."""
+    axis = None if row_step else step_column(table, asked)
     runs: dict[str, dict[str, str]] = {}
     for column in table.columns:
         if column != axis and " - " in column and not column.endswith(RANGE):
             run, metric = column.rsplit(" - ", 1)
             runs.setdefault(run, {})[metric] = column
-    logs = [_chart_log(table, axis, run, metrics, asked) for run, metrics in runs.items()]
+    logs = [_chart_log(table, axis, run, metrics, row_step) for run, metrics in runs.items()]
     averaged = sum(_is_averaged(table, column) for m in runs.values() for column in m.values())
     if averaged and logs:
         logs[0].notes.append(
@@ -45,16 +49,16 @@ def chart_logs(table: Table, asked: str | None) -> list[Log]:
 
 
 def _chart_log(
-    table: Table, axis: str | None, run: str, metrics: dict[str, str], asked: str | None
+    table: Table, axis: str | None, run: str, metrics: dict[str, str], row_step: bool
 ) -> Log:
     own = metrics.get("_step")
     column = axis or own
-    if column is None and asked != ROW:
+    if column is None and not row_step:
         raise ConvertError(
             f"{table.path}: no column of steps for run {shown(run)}; choose Step as the chart's x "
             "axis, or name a column by --map COLUMN=step"
         )
-    steps = find_steps(table, ROW if asked == ROW else column)
+    steps = find_steps(table, column, row_step)
     log = Log(run, left_out=dict(table.left_out), notes=list(table.notes))
     for metric, source in metrics.items():
         if source == own:
@@ -76,5 +80,5 @@ def _is_averaged(table: Table, column: str) -> bool:
 
 def _differ(one: Column, other: Column) -> bool:
     same = one.values.shape == other.values.shape
-    # what is not finite on both sides compares unequal to itself
+    # NaN on both sides is no difference: every comparison with NaN is false
     return not same or bool((abs(one.values - other.values) > 1e-9 * abs(one.values)).any())

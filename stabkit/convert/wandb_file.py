@@ -1,8 +1,8 @@
-"""`run-*.wandb`: what W&B writes on disk during a run, read without W&B.
+"""`run-*.wandb`: the file that W&B writes during a run, read without W&B.
 
-Records in LevelDB's log format (blocks of 32 KiB, fragments with a CRC), each a protobuf message.
-Only what a history needs is decoded: field 2 of a record is the history, its items have a key
-(field 1) or the parts of a nested one (field 2) and a value as JSON (field 16); field 2 of a
+It holds records in LevelDB's log format (blocks of 32 KiB, fragments with a CRC), each a protobuf
+message. Only what a history needs is decoded: field 2 of a record is the history. Its items have a
+key (field 1) or the parts of a nested key (field 2), and a value as JSON (field 16). Field 2 of a
 history is its step.
 """
 
@@ -22,7 +22,7 @@ _ITEM_KEY, _ITEM_NESTED_KEY, _ITEM_VALUE = 1, 2, 16
 
 
 def wandb_records(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of the history with `_step`; a torn end, as of a run that was killed, is noted."""
+    """Yield the rows of the history with `_step`; note a torn end, as a killed run leaves."""
     try:
         for content in _leveldb_records(path.read_bytes(), notes):
             for number, value in _fields(content):
@@ -33,6 +33,7 @@ def wandb_records(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _leveldb_records(data: bytes, notes: list[str]) -> Iterator[bytes]:
+    """Yield the records of a file, joined from their fragments."""
     at, parts = _HEADER, b""  # the file's own header counts as part of the first block
     while at + _HEADER <= len(data):
         left = _BLOCK - at % _BLOCK
@@ -83,7 +84,7 @@ def _item(content: bytes) -> tuple[str, Any]:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field: an integer, or the bytes of a message, text or fixed width.
+    """Yield number and value of each field: an integer, or the bytes of any other type.
 
     Source: the protocol buffers encoding guide, "message structure".
     """

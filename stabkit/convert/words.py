@@ -1,16 +1,16 @@
-"""What a conversion did, or would do, in lines of text."""
+"""Lines of text that say what a conversion did, or would do."""
 
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from stabkit.convert.convert import Converted
 from stabkit.convert.mapping import Plan
 from stabkit.convert.series import counted, listed, shown
+from stabkit.convert.write import Converted
 
 
 def in_detail(run: Converted) -> Iterator[str]:
-    """Every series and where it would go, for --dry-run."""
+    """Yield every series and where it would go, for --dry-run."""
     yield f"{run.folder}: would be made ({run.format})"
     width = min(60, max((len(shown(source)) for source, _, _ in run.plan.went), default=0))
     for source, where, remark in run.plan.went:
@@ -20,7 +20,7 @@ def in_detail(run: Converted) -> Iterator[str]:
 
 
 def in_short(source: Path, run: Converted) -> Iterator[str]:
-    """The tables made, what was left out and why, and what to do about dips that go unseen."""
+    """Yield the tables made, what was left out and why, and how dips could be found or tested."""
     plan = run.plan
     yield f"{run.folder}: a run made from {source} ({run.format})"
     by_signal: dict[str, list[str]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Events from series, each detector a test with a stated false-alarm rate; numpy and scipy only."""
+"""Detectors: they find events in series, with stated false-alarm rates; numpy and scipy only."""
 
 from stabkit.detect.association import association
 from stabkit.detect.bursts import find_bursts, layer_onsets

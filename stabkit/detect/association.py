@@ -1,4 +1,4 @@
-"""Association: do events of one kind, as spikes, come before those of another, as dips?"""
+"""Association: do events of one kind (spikes) come before events of another kind (dips)?"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, median_interval
 
-TAIL = 0.025  # on either side of a 95 % interval
+TAIL = 0.025  # probability on either side of a 95 % interval
 
 
-class Watched(NamedTuple):
-    """One run: onsets of causes and effects in steps, and the steps watched for both, inclusive.
+class EventTimes(NamedTuple):
+    """The events of one run: onsets of causes and effects, and the first and last step of the run.
 
-    `ends`: the last step of each effect, before which no other one can begin; by default its onset.
+    All are in steps; both ends of `span` were watched. `ends` is the last step of each effect,
+    before which no other effect can begin; by default it is the onset.
     """
 
     causes: ArrayLike
@@ -27,7 +28,7 @@ class Watched(NamedTuple):
 
 @dataclass(frozen=True)
 class Association:
-    """What `association` found; see there."""
+    """The result of `association`, which describes the fields."""
 
     effects: int
     observed: int
@@ -42,7 +43,11 @@ class Association:
 
 
 class _Counts(NamedTuple):
-    """Of one run: null of the coincidences, effects and steps at risk in and out of the windows."""
+    """The counts of one run.
+
+    `null` is the distribution of coincidences by chance; `exposed` and `unexposed` are the steps at
+    risk inside and outside of the windows after causes.
+    """
 
     null: FloatArray
     hits: int
@@ -52,30 +57,32 @@ class _Counts(NamedTuple):
     leads: list[int]
 
 
-def association(runs: Iterable[Watched], window: int) -> Association:
-    """Effects with a cause at their step or at most `window` steps before, against chance.
+def association(runs: Iterable[EventTimes], window: int) -> Association:
+    """Count effects with a cause at most `window` steps before (or at their step), against chance.
 
-    `observed` counts them over all runs. `expected` and the one-sided `p_value` come from moving
-    all causes of a run together around its span, each run by itself: the mean, and the share of at
-    least as many. All moves of all runs are counted (the runs' distributions are convolved), so the
-    test is exact where the causes of a run are as likely at any time, and keeps both the runs'
-    rates and the clustering of causes. Moves of a few steps often coincide as well, so that one run
-    of n steps alone gives no p far below window / n; several do. A third thing that makes both
-    likelier at one time, such as the learning rate, is not told from an association.
+    `observed` counts these effects over all runs. Chance is a circular shift: all causes of a run
+    are moved together around its span, by every number of steps. `expected` is the mean count over
+    all shifts, and the one-sided `p_value` is the share of shifts that give at least as many. The
+    shifts of several runs are combined by convolving their distributions. The test is exact where
+    the causes of a run are as likely at any time, and it keeps both the rates of the runs and the
+    clustering of causes. A shift by a few steps often coincides as well, so one run of n steps
+    alone cannot give a p far below window / n; several runs can. The test cannot tell an
+    association from a third thing that makes both likelier at one time, such as the learning rate.
 
-    `hazard_ratio`: effects a step within `window` after a cause over effects a step elsewhere,
-    within runs (steps inside an effect are in neither), so that a bad run with more of both proves
-    nothing; conditional maximum likelihood with its exact 95 % interval. NaN, 0 to infinity,
-    where no run with an effect has steps of both kinds.
+    `hazard_ratio` is the rate of effects per step within `window` after a cause, over the rate
+    elsewhere. Both are rates within a run (steps inside an effect are in neither), so a bad run
+    with more of both proves nothing. It is the conditional maximum likelihood with its exact 95 %
+    interval. It is NaN, with the interval 0 to infinity, where no run with an effect has steps of
+    both kinds.
 
-    `lead`: median steps from the last cause to the effect, of those observed, with distribution-
-    free 95 % interval (infinite below six).
+    `lead` is the median number of steps from the last cause to the effect, over the observed
+    effects, with its distribution-free 95 % interval (infinite below six).
 
-    Raises ValueError for a negative window and for events that are no whole numbers in the span.
+    Raises ValueError for a negative window and for events that are not whole steps in the span.
     """
     if window < 0:
         raise ValueError(f"window must be 0 steps or more, got {window}")
-    counts = [_count(Watched(*run), window) for run in runs]
+    counts = [_count(EventTimes(*run), window) for run in runs]
     null = np.ones(1)
     for run in counts:
         null = np.convolve(null, run.null)
@@ -92,7 +99,7 @@ def association(runs: Iterable[Watched], window: int) -> Association:
     )
 
 
-def _count(run: Watched, window: int) -> _Counts:
+def _count(run: EventTimes, window: int) -> _Counts:
     first, last = run.span
     if last < first:
         raise ValueError(f"span must be (first step, last step), got {run.span}")
@@ -106,7 +113,7 @@ def _count(run: Watched, window: int) -> _Counts:
         ends = _steps("ends", run.ends, run.span) - first
         for onset, end in zip(effects, ends, strict=True):
             at_risk[onset + 1 : end + 1] = False
-        at_risk[effects] = True
+        at_risk[effects] = True  # an effect may begin inside another; its own step was at risk
     before = np.searchsorted(causes, effects, side="right") - 1
     leads = [int(e - causes[i]) for e, i in zip(effects, before, strict=True) if covered[e]]
     return _Counts(
@@ -128,18 +135,21 @@ def _steps(name: str, values: ArrayLike, span: tuple[int, int]) -> IntArray:
 
 
 def _recent(begun: BoolArray, window: int) -> BoolArray:
-    """Steps at which something has begun within `window` steps before, or at the step itself."""
+    """Return the steps with something begun at the step itself or within `window` steps before."""
+    # begun at t - window .. t: the count up to t is above the count up to t - window - 1
     so_far = np.concatenate([np.zeros(min(window + 1, begun.size)), np.cumsum(begun)])
     return np.cumsum(begun) > so_far[: begun.size]
 
 
 def _null(begun: BoolArray, effects: IntArray, window: int) -> FloatArray:
-    """Distribution of the coincidences when the causes are moved by every number of steps."""
-    hits = np.zeros(begun.size, dtype=np.int64)
+    """Return the distribution of the coincidences over all circular shifts of the causes."""
+    hits = np.zeros(begun.size, dtype=np.int64)  # of every shift
+    # Running count over two rounds: no window of the shifted causes wraps around its end.
     twice = np.concatenate([[0], np.cumsum(np.concatenate([begun, begun]))])
     moves = np.arange(begun.size)
     for effect in effects:
-        # causes moved by s lie in [effect - reach, effect] when they were s earlier, modulo size
+        # A cause shifted by s lies in [effect - reach, effect] if it began s steps earlier, modulo
+        # size. No window reaches back beyond the first step.
         reach = min(window, int(effect))
         start = (effect - reach - moves) % begun.size
         hits += twice[start + reach + 1] > twice[start]
@@ -147,8 +157,13 @@ def _null(begun: BoolArray, effects: IntArray, window: int) -> FloatArray:
 
 
 def _hazard_ratio(runs: list[_Counts]) -> tuple[float, float, float]:
-    """Of all effects in a run, those exposed are binomial with odds ratio x exposed / unexposed."""
-    from scipy import optimize, stats  # slow to import, and only a finished run is asked
+    """Return the hazard ratio and its exact 95 % interval (as Clopper and Pearson's for one run).
+
+    Given the number of effects in a run, those within windows are binomial with odds
+    ratio x exposed / unexposed: the rate of the run itself cancels. The law of the sum over runs is
+    the convolution of their binomials.
+    """
+    from scipy import optimize, stats  # slow to import, and only finished runs need it
 
     total, hits = sum(run.effects for run in runs), sum(run.hits for run in runs)
     if not total:
@@ -163,6 +178,7 @@ def _hazard_ratio(runs: list[_Counts]) -> tuple[float, float, float]:
         return law
 
     def solve(rising: Callable[[float], float]) -> float:
+        # The solution is sought in the logarithm; e^40 is beyond any ratio of steps.
         return math.exp(float(optimize.brentq(rising, -40, 40)))
 
     ratio, low, high = 0.0, 0.0, math.inf

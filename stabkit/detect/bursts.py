@@ -5,22 +5,22 @@ import pandas as pd
 
 from stabkit.detect.robust import IntArray
 
-SPIKES = ["layer", "depth", "onset", "end", "ratio"]  # what is needed of the spikes
+SPIKES = ["layer", "depth", "onset", "end", "ratio"]  # columns that the spikes must have
 BURSTS = {"onset": "int64", "end": "int64", "layers": "int64", "first": "object", "ratio": "float"}
-GAP = 10  # steps from one layer to the next
+GAP = 10  # most steps from the onset in one layer to that in the next
 ONSETS = {"burst": "int64", "layer": "object", "depth": "int64", "onset": "int64", "lag": "int64"}
 
 
 def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
-    """Spikes of all layers of one run, joined over layers; one row a burst.
+    """Join the spikes of all layers of one run into bursts; return one row per burst.
 
     `spikes`: the rows of `find_spikes` of each layer with columns layer and depth, in any order.
-    A spike joins the burst before it when it begins at most `gap` steps after that burst's latest
-    onset and its layer is not in the burst yet. So a burst may travel through the layers for longer
-    than `gap`, which a fixed window would cut off, yet cannot go on for ever: a layer that spikes
-    again begins a new one. Spikes of one step are never divided, whatever their order.
+    A spike joins the previous burst if it begins at most `gap` steps after the latest onset in that
+    burst and its layer is not in the burst yet. So a burst may travel through the layers for longer
+    than `gap`, where a fixed window would cut it. It cannot go on forever, because a layer that
+    spikes again begins a new burst. Spikes that begin at the same step are never divided.
 
-    Columns onset, end (steps; first onset, last flagged step of any layer), layers (how many),
+    Columns: onset and end (first onset and last flagged step of any layer), layers (how many),
     first (the layers that spiked first, in depth order, joined by `, `), ratio (the largest rise
     over a layer's own median). Raises ValueError for missing columns, a negative gap and a layer
     that spikes twice at one step.
@@ -35,10 +35,10 @@ def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
 
 
 def layer_onsets(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
-    """The spikes that `find_bursts` joins, one row each, in order of onset and depth.
+    """Return the spikes that `find_bursts` joins, one row each, in order of onset and depth.
 
-    Columns burst (row of `find_bursts`), layer, depth, onset (step), lag (steps since the first
-    onset of the burst; 0 for all that were first together).
+    Columns: burst (row of `find_bursts`), layer, depth, onset (step), lag (steps since the first
+    onset of the burst; 0 for all layers that were first together).
     """
     ordered, number = _numbered(spikes, gap)
     first = ordered.groupby(number)["onset"].transform("min")
@@ -47,7 +47,7 @@ def layer_onsets(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
 
 
 def _numbered(spikes: pd.DataFrame, gap: int) -> tuple[pd.DataFrame, IntArray]:
-    """Spikes in order of onset and depth, and the number of the burst of each, from 0."""
+    """Return the spikes in order of onset and depth, and the burst number of each, from 0."""
     if missing := [name for name in SPIKES if name not in spikes.columns]:
         raise ValueError(
             f"spikes must have the columns {', '.join(SPIKES)}; missing: {', '.join(missing)}"

@@ -1,4 +1,4 @@
-"""Collapse: features that hardly tell images apart, or a loss with nothing left to teach."""
+"""Collapse: features that hardly tell images apart, or a loss that teaches nothing."""
 
 import numpy as np
 import pandas as pd
@@ -6,23 +6,23 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.robust import BoolArray, checked_series
 
-SHARE = 0.25  # of what a network spreads untrained; what is known to collapse falls below a tenth
-LASTS = 3  # measurements: one batch alone may be odd
-WINDOW = 9  # steps of the loss's running median
+SHARE = 0.25  # of the untrained network's spread; known collapses fall below a tenth of it
+LASTS = 3  # measurements in a row: a single batch may be unusual
+WINDOW = 9  # steps of the running median of the loss
 NOTHING, CHANCE = 0.05, 0.98  # loss relative to chance: a task solved for free, a task not begun
-SHORTEST = 50  # steps below which a loss at chance is only a beginning
+SHORTEST = 50  # steps; in a shorter run a loss at chance only means that training began
 
 COLUMNS = ["onset", "end", "start", "level"]
 
 
 def find_collapse(step: ArrayLike, spread: ArrayLike) -> pd.DataFrame:
-    """Stretches in which a measure of spread stays at a quarter, or less, of its first value.
+    """Find stretches in which a measure of spread stays at a quarter of its first value or less.
 
     `spread` is a standard deviation of features or their effective rank, by step; the first finite
-    value is the untrained network's. Columns: onset, end (steps, both inside), start (that first
-    value), level (the lowest within). A threshold, not a test: its false alarms are those of runs
-    whose features narrow for other reasons. Non-finite values end a stretch; they are events of
-    their own.
+    value is that of the untrained network. Columns: onset, end (steps, both inside), start (that
+    first value), level (the lowest within). This is a threshold, not a test: a run whose features
+    narrow for other reasons alarms too. Non-finite values end a stretch; they are events of their
+    own.
     """
     steps, values = checked_series(step, spread, "spread")
     finite = values[np.isfinite(values)]
@@ -37,11 +37,11 @@ def find_collapse(step: ArrayLike, spread: ArrayLike) -> pd.DataFrame:
 
 
 def find_stuck_loss(step: ArrayLike, relative: ArrayLike) -> pd.DataFrame:
-    """A loss that is pinned, from some step of the first half of a run to its end.
+    """Find a loss that is pinned from some step in the first half of a run to its end.
 
-    `relative` is the loss as a share of chance's, one value a step. Pinned is its running median at
-    CHANCE or above (nothing is learned) or at NOTHING or below (the task costs nothing: all images
-    in one cluster). Columns as in `find_collapse`; at most one row.
+    `relative` is the loss divided by that of chance, one value per step. It is pinned where its
+    running median is at CHANCE or above (nothing is learned), or at NOTHING or below (the task
+    costs nothing: all images are in one cluster). Columns as in `find_collapse`; at most one row.
     """
     steps, raw = checked_series(step, relative, "relative")
     values = pd.Series(raw)
@@ -58,6 +58,6 @@ def find_stuck_loss(step: ArrayLike, relative: ArrayLike) -> pd.DataFrame:
 
 
 def _stretches(flags: BoolArray) -> list[tuple[int, int]]:
-    """First and behind-the-last index of every stretch of true values."""
+    """Return the first index, and the one behind the last, of every stretch of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
     return list(zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True))

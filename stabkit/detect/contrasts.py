@@ -4,10 +4,11 @@ A window [i, j) of w values is compared with two flanks, of m values before and 
 
     depth = reference - mean(window),   z = depth / standard error of the contrast under AR(1) noise
 
-The reference is the lower of two: the line from the mean of the one flank to that of the other,
-which no concave curve lies below, and the level before carried on along the lesser of the slopes
-before and across, which no convex curve lies below. A window that reaches the end of the series has
-no flank after it: its reference is the level before.
+The reference is the lower of two lines. No concave curve lies below the first, from the mean of one
+flank to the mean of the other. No convex curve lies below the second, which carries the level
+before on along the lesser of two slopes: the one before the window, and the one across it. So a
+healthy curve, which bends one way at a time, lies below neither. A window that reaches the end of
+the series has no flank after it, and its reference is the level before.
 """
 
 from dataclasses import dataclass
@@ -18,18 +19,22 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.robust import FloatArray, IntArray
 
-SHORTEST_FLANK, LONGEST_FLANK = 3, 12  # evaluations; a flank is as long as its window in between
-SLOPE_OVER, CARRIED = 10, 6  # evaluations behind the slope before, and how far it is carried on
-EDGES = (1, 2, 3, 5)  # evaluations on either side of an edge
-ONWARD = 5  # evaluations behind the slope after an edge
-GROWTH = 1.25  # ratio of successive window widths
+# A flank is as long as its window, within these bounds (evaluations). Fewer values make a level
+# that is mostly noise; over more of them an accuracy curve bends.
+SHORTEST_FLANK, LONGEST_FLANK = 3, 12
+# Evaluations that give the slope before a window, and how far it is carried on: its error grows
+# with the distance.
+SLOPE_OVER, CARRIED = 10, 6
+EDGES = (1, 2, 3, 5)  # evaluations on either side of an edge: sharp ones, and ones lost in noise
+ONWARD = 5  # evaluations that give the slope after an edge
+GROWTH = 1.25  # ratio of successive window widths: any dip fills most of some window
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Candidates, one element each: first index, index behind the last, depth, z, fall at its edge.
+    """Candidate windows as arrays [windows]: first index, index behind the last, depth, z, fall.
 
-    `z` and `fall` are for noise of unit standard deviation: divide by that of the series.
+    `z` and `fall` hold for noise of unit standard deviation: divide them by that of the series.
     """
 
     start: IntArray
@@ -40,11 +45,12 @@ class Windows:
 
 
 def scan(values: FloatArray, ar: float) -> Windows:
-    """Every window of two values to half of the series, widths growing by GROWTH, and to its end.
+    """Return every window of two values to half of the series, and every window to its end.
 
-    `ar` is the AR(1) coefficient of the noise (used to one decimal). `fall` is the largest drop
-    between neighbouring means of 1, 2, 3 or 5 values at the window's start, beyond what goes on
-    from before: a stall of a rising curve lies below its trend, but nothing falls there.
+    Widths grow by GROWTH. `ar` is the AR(1) coefficient of the noise, rounded to one decimal so
+    that standard errors can be cached. `fall` is the largest drop between neighboring means of 1,
+    2, 3 or 5 values at the start of the window, beyond a decline that went on before. It tells a
+    dip from a stall of a rising curve, which lies below its trend although nothing falls there.
     """
     size, ar = values.size, round(ar, 1)
     drops = _drops(values, ar)
@@ -58,22 +64,22 @@ def scan(values: FloatArray, ar: float) -> Windows:
 
 
 def width_count(size: int) -> int:
-    """How many windows begin at one evaluation: what a correction for many looks counts."""
+    """Return how many windows begin at one evaluation, for the correction for many tests."""
     return len(_widths(size))
 
 
 def weights_of(size: int, start: int, stop: int) -> FloatArray:
-    """[size] weights whose sum over the values is the depth against the line between the flanks."""
+    """Return weights [size] whose sum over values is the depth below the line between flanks."""
     before, after = _flanks(stop - start, np.array(start), size - stop)
     return _weights(size, start, stop, int(before), int(after))
 
 
 def reference(values: FloatArray, start: int, stop: int) -> FloatArray:
-    """[evals] the line that a window is measured against; flat where it reaches the end."""
+    """Return the line [evals] that a window is measured against; flat if it reaches the end."""
     size = values.size
     before, after = (int(m) for m in _flanks(stop - start, np.array(start), size - stop))
     level = float(values[start - before : start].mean())
-    t = np.arange(size) - (start - (before + 1) / 2)
+    t = np.arange(size) - (start - (before + 1) / 2)  # 0 at the middle of the flank before
     if stop == size:
         return np.full(size, level)
     across = (float(values[stop : stop + after].mean()) - level) / (
@@ -97,6 +103,7 @@ def _of_width(
     inside = (total[stop] - total[start]) / width
     level = (total[start] - total[start - before]) / before
     later = (total[stop + after] - total[stop]) / after
+    # The middle of the window lies this share of the way from the middle of one flank to the other.
     share = ((before + width) / 2) / ((before + after) / 2 + width)
     across = (later - level) / ((before + after) / 2 + width)
     slope = np.clip(np.minimum(across, _slopes(values, SLOPE_OVER)[start]), 0.0, None)
@@ -130,16 +137,16 @@ def _flanks(
 
 
 def _fall(drops: FloatArray, start: IntArray, width: IntArray | int) -> FloatArray:
-    """The largest drop from two values before each window's start to the middle of it."""
+    """Return the largest drop between two values before each window's start and its middle."""
     first = np.maximum(start - 2, 0)
     stop = np.minimum(first + 3 + np.maximum(2, np.asarray(width) // 2), drops.size)
-    padded = np.append(drops, -np.inf)  # so that `stop` may be the size
+    padded = np.append(drops, -np.inf)  # reduceat needs every `stop` to be an index
     largest: FloatArray = np.maximum.reduceat(padded, np.column_stack([first, stop]).ravel())[::2]
     return largest
 
 
 def _drops(values: FloatArray, ar: float) -> FloatArray:
-    """[evals] at k: the drop from the values before k to those from k on, in standard errors."""
+    """Return the drops [evals] in standard errors: from the values before k to those from k on."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     onward = -_slopes(values[::-1], ONWARD)[::-1][:-1]
     before = _slopes(values, SLOPE_OVER)[:-1]
@@ -149,18 +156,21 @@ def _drops(values: FloatArray, ar: float) -> FloatArray:
     for reach in EDGES:
         k = np.arange(reach, values.size - reach + 1)
         drop = (2 * total[k] - total[k - reach] - total[k + reach]) / reach
-        # On a steep curve that rises on both sides of the edge the rise hides a part of the drop.
-        # Over longer reaches a stall of a few values would pass for that.
+        # A curve that rises on both sides of the edge hides a part of the drop: add what it would
+        # have risen. Not over longer reaches, where a stall of a few values would look like a drop.
         hidden = reach * rising[k] if reach <= 2 else 0.0
-        going_on = reach * falling[k]  # of a slow sag that has begun, not of an edge
+        going_on = reach * falling[k]  # a slow sag that began before is not an edge
         out[k] = np.maximum(out[k], (drop + hidden - going_on) / _edge_error(reach, ar))
     return out
 
 
 def _slopes(values: FloatArray, over: int) -> FloatArray:
-    """[evals + 1] least-squares slope of the `over` values before each index; 0 before that."""
+    """Return the least-squares slope [evals + 1] of the `over` values before each index.
+
+    It is 0 where there are fewer values: their slope would be mostly noise.
+    """
     out = np.zeros(values.size + 1)
-    if values.size >= over:  # fewer values make a slope that is mostly noise
+    if values.size >= over:
         t = np.arange(over) - (over - 1) / 2
         out[over:] = sliding_window_view(values, over) @ t / (t @ t)
     return out
@@ -198,8 +208,12 @@ def _edge_error(reach: int, ar: float) -> float:
 
 
 def ar1_error(weights: FloatArray, ar: float) -> float:
-    """Standard deviation of a weighted sum of AR(1) noise of unit variance."""
-    from scipy.signal import lfilter  # slow to import, and no need before the first dip
+    """Return the standard deviation of a weighted sum of AR(1) noise of unit variance.
+
+    The variance is sum_ij w_i w_j ar^|i-j| = sum_i w_i^2 + 2 sum_i w_i sum_{j<i} ar^(i-j) w_j; the
+    inner sum is a recursive filter, so the cost is linear.
+    """
+    from scipy.signal import lfilter  # slow to import, and not needed before the first dip
 
     earlier = lfilter([0.0, ar], [1.0, -ar], weights)
     return float(np.sqrt(weights @ weights + 2 * weights @ earlier))

@@ -12,7 +12,7 @@ from stabkit.detect.dips import find_dips
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.significance import holm, p_value
 
-SHORTEST_BLOCK = 5  # evaluations behind a level; a tenth of the run where that is more
+SHORTEST_BLOCK = 5  # evaluations whose mean is a level; a tenth of the run where that is more
 
 _COLUMNS = {
     "onset": "int64",
@@ -34,18 +34,18 @@ def find_drift(
     threshold: float | None = None,
     alpha: float = 0.01,
 ) -> pd.DataFrame:
-    """Stretches between dips in which the level falls for longer than a dip's fall lasts.
+    """Find stretches between dips in which the level falls slowly, without an edge.
 
-    Arguments as in `find_dips`. A level is the mean of a tenth of the run's evaluations, at least
-    five in a row; a drift is a fall between two levels that follow one another without a dip in
-    between, beyond the noise and, with `correct` or `n`, significant (Holm-corrected over all
-    pairs of levels that do not overlap). At most one, the largest, is reported a stretch. The
-    failure that LAMB shows in MoCo v3 (Chen et al. 2021, section 4.1) is of this kind; one that
-    never falls, but rises too little, only a comparison of runs can show.
+    The arguments are those of `find_dips`. A level is the mean of a tenth of the evaluations in a
+    row, at least five. A drift is a fall from one level to a later one with no dip between them,
+    larger than the noise and, with `correct` or `n`, significant (Holm-corrected over all pairs of
+    levels that do not overlap). Only the largest of each stretch between dips is reported. The
+    failure of LAMB in MoCo v3 (Chen et al. 2021, section 4.1) is of this kind. A run that never
+    falls but rises too little shows only in a comparison of runs.
 
-    Columns: onset (the step at the middle of the higher level), trough (of the lower), recovery
-    (the first level after it that has half of the depth back, NaN when there is none), depth
-    (fraction), z, p_value. Raises as `find_dips`.
+    Columns: onset (step at the middle of the higher level), trough (step at the middle of the
+    lower), recovery (step of the first later level with half of the depth back, NaN if there is
+    none), depth (fraction), z, p_value. Raises what `find_dips` raises.
     """
     dips = find_dips(
         step, accuracy, n, correct, min_depth=min_depth, threshold=threshold, alpha=alpha
@@ -56,9 +56,12 @@ def find_drift(
     bits = None if correct is None else np.asarray(correct)[seen]
     counts = None if n is None else np.broadcast_to(np.asarray(n), seen.shape)[seen]
     block = max(SHORTEST_BLOCK, acc.size // 10)
+    # The same floor on the noise and the same rounding as in the search for dips.
     noise, ar = max(dips.attrs["noise"], min_depth / 5), round(dips.attrs["ar"], 1)
+    # A drift is a difference of two block means, each with the error of a mean of AR(1) noise. The
+    # blocks are far apart, so their errors are taken as independent: hence the root of 2.
     error = noise * math.sqrt(2) * ar1_error(np.full(block, 1 / block), ar)
-    bar = threshold if threshold is not None else critical(ar, bits is not None)
+    bar = threshold if threshold is not None else drift_bar(ar, bits is not None)
     found, p_values = [], []
     for begin, end in _stretches(steps, dips):
         fall = _largest_fall(acc[begin:end], block)
@@ -83,31 +86,37 @@ def find_drift(
                 "z": depth / error,
             }
         )
+    # Levels slide by one evaluation, but those that overlap are nearly one test.
     pairs = max(1, (acc.size // block) * (acc.size // block - 1) // 2)
     corrected = holm(p_values, max(pairs, len(p_values)))
     rows = [row | {"p_value": p} for row, p in zip(found, corrected, strict=True) if not p > alpha]
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
-def critical(ar: float, paired: bool) -> float:
-    """The z of the largest fall that a healthy run passes in at most about 0.3 % of runs."""
+def drift_bar(ar: float, paired: bool) -> float:
+    """Return the z that the largest fall of a healthy run passes in about 0.3 % of runs.
+
+    Set on simulated runs, like `dip_bar`; it rises with `ar`, whose estimate scatters by .15 and
+    which means more to a mean of many evaluations than to an edge.
+    """
     return 4.6 + (2.5 if paired else 3.0) * ar
 
 
 def _stretches(steps: np.ndarray, dips: pd.DataFrame) -> list[tuple[int, int]]:
-    """First and behind-the-last index of the evaluations between dips."""
+    """Return the first index, and the one behind the last, of each stretch between dips."""
     stretches, begin = [], 0
     for dip in dips.itertuples():
         stretches.append((begin, int(np.searchsorted(steps, dip.onset)) + 1))
-        begin = int(np.searchsorted(steps, dip.recovery))  # NaN sorts last: nothing is left
+        begin = int(np.searchsorted(steps, dip.recovery))  # NaN sorts last: no stretch follows
     return [*stretches, (begin, steps.size)]
 
 
 def _largest_fall(acc: FloatArray, block: int) -> tuple[int, int, float] | None:
-    """First indices of the higher and the lower level, and how far apart they are."""
+    """Return the first indices of the higher and the lower level, and their difference."""
     if acc.size < 2 * block:
         return None
     levels = sliding_window_view(acc, block).mean(axis=1)
+    # highest[i]: the highest level whose block ends before the block of level i + block begins
     highest = np.maximum.accumulate(levels)[:-block]
     falls = highest - levels[block:]
     low = int(np.argmax(falls)) + block

@@ -1,7 +1,7 @@
-"""The detectors of whole series, fed as the series comes: the same events at the same steps.
+"""The detectors fed point by point: with the same options, the same events at the same steps.
 
-An event is told when its first point is seen, so that what is said of it (`height`) is of its
-onset and not of its peak. What comes twice, as after a training went back, is taken once.
+An event is reported when its first point is seen, so its `height` is that of the onset, not of the
+peak. Evaluations that come twice, as after training went back to an earlier step, count once.
 """
 
 import math
@@ -20,14 +20,14 @@ from stabkit.detect.stale_moments import MIN_HISTORY, THRESHOLD, stale_points, s
 
 @dataclass(frozen=True)
 class Onset:
-    """The first point of an event; `height` is the detector's own measure of it."""
+    """The first point of an event; `height` is how far it stands out, as its detector measures."""
 
     step: int
     height: float
 
 
 class Merging:
-    """Which flagged points begin an event: the rule of `find_spikes`, one point at a time."""
+    """The rule by which `find_spikes` joins flagged points to events, one point at a time."""
 
     def __init__(self, merge: int) -> None:
         self._merge = merge
@@ -35,7 +35,10 @@ class Merging:
         self._ended = False
 
     def begins(self, index: int, step: int, ends: bool = False) -> bool:
-        """`index`: of the point among all usable ones; `ends`: its event ends with it."""
+        """Return whether this flagged point begins an event.
+
+        `index` counts all usable points; `ends` says that the event ends with this point.
+        """
         apart = index - self._index > 1 and step - self._step > self._merge
         begins = apart or self._ended
         self._index, self._step, self._ended = index, step, ends
@@ -43,7 +46,7 @@ class Merging:
 
 
 class OnlineSpikes:
-    """`find_spikes` of one series; `height` is the ratio to the median before."""
+    """`find_spikes` for one series; `height` is the ratio to the baseline median."""
 
     def __init__(
         self,
@@ -59,7 +62,10 @@ class OnlineSpikes:
         self._count = 0
 
     def add(self, steps: IntArray, values: FloatArray) -> list[Onset]:
-        """Of values above 0; others are left out, as is what is not finite."""
+        """Add points and return the events that begin with them.
+
+        Values that are not finite or not above 0 are left out.
+        """
         usable = np.isfinite(values) & (values > 0)
         found = []
         logs = np.log(values[usable]).tolist()
@@ -74,7 +80,7 @@ class OnlineSpikes:
 
 
 class OnlineStaleMoments:
-    """`find_stale_moments` of one layer; a value above the ceiling counts as one at it."""
+    """`find_stale_moments` for one layer; a value above the ceiling counts as one at it."""
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class OnlineStaleMoments:
         self._count = 0
 
     def add(self, steps: IntArray, adam_rms: FloatArray) -> list[Onset]:
+        """Add points and return the events that begin with them."""
         usable = np.isfinite(adam_rms)
         steps, updates = steps[usable], steps[usable] - self._first_update + 1
         heights = surprise(adam_rms[usable], self._beta2, updates)
@@ -104,7 +111,7 @@ class OnlineStaleMoments:
 
 
 class OnlineBursts:
-    """`find_bursts`: onsets of layers, in order of steps, that belong to one event."""
+    """The rule by which `find_bursts` joins onsets of layers, in order of steps."""
 
     def __init__(self, gap: int = GAP) -> None:
         self._gap = gap
@@ -112,7 +119,7 @@ class OnlineBursts:
         self._latest = -math.inf
 
     def begins(self, step: int, layers: Sequence[str]) -> bool:
-        """Whether a burst begins with `layers`, all that have an onset at `step`."""
+        """Return whether a burst begins with `layers`, all that have an onset at `step`."""
         begins = step - self._latest > self._gap or not self._inside.isdisjoint(layers)
         self._inside = (set() if begins else self._inside) | set(layers)
         self._latest = step
@@ -120,10 +127,10 @@ class OnlineBursts:
 
 
 class OnlineDips:
-    """`find_dips` of one metric after every evaluation; a dip is new once.
+    """`find_dips` of one metric after every evaluation; each dip is new once.
 
-    Its bounds may still move by some evaluations while more come: a dip is one that was told
-    before when both were low at an evaluation.
+    The bounds of a dip may still move by some evaluations while more come. A dip is the same as an
+    earlier one if the two share a low evaluation.
     """
 
     def __init__(self, chance: float) -> None:
@@ -131,16 +138,16 @@ class OnlineDips:
         self._steps: list[int] = []
         self._correct: list[BoolArray] = []
         self._dips = find_dips([], [])
-        self._told: set[int] = set()  # evaluations that are low in a dip that was new before
+        self._told: set[int] = set()  # steps that were low in a dip reported before
 
     def add(self, step: int, correct: BoolArray) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """All dips so far, and those of them that are new. `correct` [n]."""
+        """Add an evaluation, `correct` [n]; return all dips so far, and the new ones among them."""
         return self.extend([step], [correct])
 
     def extend(
         self, steps: Sequence[int], correct: Sequence[BoolArray]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Evaluations at once: dips of those in between are not looked for one by one."""
+        """Add several evaluations and search once, after the last of them."""
         known = len(self._steps)
         for step, bits in zip(steps, correct, strict=True):
             if not self._steps or step > self._steps[-1]:
@@ -155,7 +162,7 @@ class OnlineDips:
     def _find(self) -> pd.DataFrame:
         sizes = [len(bits) for bits in self._correct]
         accuracy = [float(bits.mean()) for bits in self._correct]
-        if len(set(sizes)) > 1:  # not the same samples any more: each evaluation by itself
+        if len(set(sizes)) > 1:  # other samples now: no pairs, counts alone
             return find_dips(self._steps, accuracy, n=np.array(sizes), chance=self._chance)
         bits = np.stack(self._correct) if sizes else None
         return find_dips(self._steps, accuracy, correct=bits, chance=self._chance)

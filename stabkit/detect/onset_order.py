@@ -1,4 +1,4 @@
-"""Onset order: which layer spikes first, by how many steps, over all bursts."""
+"""Onset order: which layer spikes first over all bursts, and by how many steps."""
 
 import math
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class OrderTest:
-    """Sign test of shallow before deep: `events` = `before` + `after` + `ties`.
+    """The sign test of shallow before deep: `events` = `before` + `after` + `ties`.
 
-    `lag`: median steps from the shallow onset to the deep one, ties included, with its 95 %
-    interval `low` to `high` (infinite where fewer than six events allow none).
+    `lag` is the median number of steps from the shallow onset to the deep one, ties included, with
+    its 95 % interval `low` to `high` (infinite for fewer than six events).
     """
 
     events: int
@@ -40,19 +40,21 @@ class OrderTest:
 
 
 def onset_order(onsets: pd.DataFrame) -> pd.DataFrame:
-    """One row a layer, in depth order: how often and how long after the first it joins a burst.
+    """Return one row per layer, in depth order: how often it joins a burst, and how late.
 
-    `onsets`: rows of `layer_onsets`, of many runs when a column `run` tells them apart. A burst of
-    one layer holds no order: it counts in `alone` and in nothing else.
+    `onsets`: rows of `layer_onsets`; a column `run` tells several runs apart. A burst of one layer
+    has no order and counts in `alone` only.
 
-    Columns layer, depth, events (bursts of two or more layers with this one in it), alone, first
-    (of the events, those in which it was first or tied), expected (what `first` would be if all
-    orders of the layers in each burst were as likely), lag (median steps after the first layer),
-    low, high: exact distribution-free 95 % interval of that median, NaN below six events. Bursts
-    are taken as independent, which those of one run may not be.
+    Columns: layer, depth, events (bursts of two or more layers that include this one), alone, first
+    (events in which it was first or tied for first), expected (what `first` would be if all orders
+    of the layers in each burst were equally likely), lag (median steps after the first layer), low,
+    high (exact distribution-free 95 % interval of that median; NaN below six events). Bursts are
+    treated as independent, which those of one run may not be.
     """
-    events = _event(onsets)
+    events = _burst_key(onsets)
     sizes = onsets.groupby(events)["layer"].transform("size")
+    # If all orders are equally likely, a layer of a burst is among its leaders with the probability
+    # leaders / layers: ties for first count for each of the tied layers.
     leads = onsets.assign(lead=onsets["lag"] == 0).groupby(events)["lead"].transform("sum")
     table = onsets.assign(size=sizes, chance=leads / sizes)
     rows = []
@@ -79,20 +81,20 @@ def onset_order(onsets: pd.DataFrame) -> pd.DataFrame:
 def shallow_first(
     onsets: pd.DataFrame, shallow: str | None = None, deep: str | None = None
 ) -> OrderTest:
-    """Whether the shallower layer spikes before the deeper one: an exact sign test over bursts.
+    """Test whether the shallower layer spikes before the deeper: an exact sign test over bursts.
 
-    In each burst, the layer `shallow` against the layer `deep`; without names, the shallowest layer
-    of that burst against its deepest. One layer a side, so that without any order both are as
-    likely to be first; halves of the network would favour the half with more layers. Bursts
-    without both layers say nothing and are left out.
+    Each burst compares the layer `shallow` with the layer `deep`; without names, the shallowest
+    layer of the burst with its deepest. One layer on each side: without any order both are equally
+    likely to be first, whereas halves of the network would favor the half with more layers. Bursts
+    without both layers are left out.
 
-    Ties decide nothing and stay out of `p_value`, the two-sided binomial one; all ties give 1.
-    Bursts are taken as independent.
+    Ties do not count in `p_value`, the two-sided binomial one; if all are ties it is 1. Bursts are
+    treated as independent.
     """
-    from scipy import stats  # slow to import, and only a finished run is asked
+    from scipy import stats  # slow to import, and only finished runs need it
 
     lags = []
-    for _, burst in onsets.groupby(_event(onsets)):
+    for _, burst in onsets.groupby(_burst_key(onsets)):
         ordered = burst.sort_values("depth")
         first = ordered[ordered["layer"] == shallow] if shallow else ordered.head(1)
         last = ordered[ordered["layer"] == deep] if deep else ordered.tail(1)
@@ -106,5 +108,5 @@ def shallow_first(
     return OrderTest(len(values), before, after, ties, p, lag, *median_interval(values))
 
 
-def _event(onsets: pd.DataFrame) -> list[str]:
+def _burst_key(onsets: pd.DataFrame) -> list[str]:
     return [name for name in ("run", "burst") if name in onsets.columns]

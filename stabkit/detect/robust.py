@@ -1,4 +1,4 @@
-"""Medians, median absolute deviations (MAD) and noise scales that the detectors share."""
+"""Medians, median absolute deviations (MAD) and noise scales, which all detectors share."""
 
 from bisect import bisect_left, insort
 from collections import deque
@@ -13,10 +13,11 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 MAD_TO_STD = 1.4826  # 1 / normal.ppf(3/4): the MAD of normal noise times this is its std
-# Std of a standard normal cut at +-3, the factor that makes the trimmed estimate below unbiased.
+# Std of a standard normal cut at +-3. Divided by it, the trimmed estimate below is unbiased.
 STD_WITHIN_3 = 0.9866
-# AR(1) coefficients, and what is left of the noise's lag-1 autocorrelation and standard deviation
-# in the residuals of `noise_scale` (means of 300 simulations of 100 values, half_width 5).
+# For the AR(1) coefficients `AR`: the lag-1 autocorrelation of the residuals in `noise_scale`, and
+# their standard deviation relative to that of the noise (means of 300 simulations of 100 values,
+# half_width 5). The medians follow slow noise, so both are smaller than those of the noise itself.
 AR = (0.0, 0.25, 0.5, 0.8, 0.9)
 AR_LAG1 = (-0.095, 0.096, 0.265, 0.417, 0.448)
 AR_SCALE = (1.0, 0.98, 0.92, 0.69, 0.5)
@@ -25,7 +26,10 @@ AR_SCALE = (1.0, 0.98, 0.92, 0.69, 0.5)
 def checked_series(
     step: ArrayLike, value: ArrayLike, value_name: str
 ) -> tuple[IntArray, FloatArray]:
-    """Steps and values as 1-D arrays; ValueError unless steps are whole and strictly increasing."""
+    """Return steps and values as 1-D arrays.
+
+    Raises ValueError unless steps are whole and strictly increasing and both have one length.
+    """
     raw, values = np.asarray(step), np.asarray(value, dtype=np.float64)
     if raw.ndim != 1 or raw.shape != values.shape:
         raise ValueError(
@@ -47,7 +51,7 @@ def checked_series(
 
 
 class SortedWindow:
-    """The last `size` pushed values, kept in order: median and MAD without sorting again."""
+    """The last `size` pushed values, kept sorted: median and MAD without sorting again."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -58,12 +62,14 @@ class SortedWindow:
         return len(self._ordered)
 
     def push(self, value: float) -> None:
+        """Add a value; the oldest leaves if the window is full."""
         if len(self._ordered) == self._size:
             del self._ordered[bisect_left(self._ordered, self._arrival.popleft())]
         self._arrival.append(value)
         insort(self._ordered, value)
 
     def restart(self, values: Iterable[float]) -> None:
+        """Replace the window by the last `size` of `values`."""
         self._arrival = deque(values, maxlen=self._size)
         self._ordered = sorted(self._arrival)
 
@@ -72,33 +78,29 @@ class SortedWindow:
         return (self._ordered[(n - 1) // 2] + self._ordered[n // 2]) / 2
 
     def mad(self) -> float:
-        n, centre = len(self._ordered), self.median()
-        low = self._deviation((n + 1) // 2, centre)
-        return low if n % 2 else (low + self._deviation(n // 2 + 1, centre)) / 2
+        n, center = len(self._ordered), self.median()
+        low = self._deviation((n + 1) // 2, center)
+        return low if n % 2 else (low + self._deviation(n // 2 + 1, center)) / 2
 
-    def _deviation(self, rank: int, centre: float) -> float:
-        """The `rank`-th smallest distance to `centre`.
+    def _deviation(self, rank: int, center: float) -> float:
+        """Return the `rank`-th smallest distance to `center`.
 
-        The `rank` nearest values are neighbours in the ordered list: a block x[i : i + rank] whose
-        left reach falls and right reach grows with i, so bisection finds where they cross.
+        The `rank` nearest values are a block x[i : i + rank] of the sorted list. As i grows, the
+        distance to its left end falls and that to its right end grows: bisection finds the block
+        where they cross, whose larger distance is the smallest.
         """
-        x, twice = self._ordered, 2 * centre
+        x, twice = self._ordered, 2 * center
         last = len(x) - rank
         i = bisect_left(range(last), True, key=lambda j: x[j + rank - 1] + x[j] >= twice)
         starts = range(max(i - 1, 0), i + 1)
-        return min(max(centre - x[j], x[j + rank - 1] - centre) for j in starts)
-
-
-def trailing_median(values: FloatArray, width: int) -> FloatArray:
-    """Median of the `width` values up to each one; NaN where there are fewer."""
-    out = np.full(values.size, np.nan)
-    if values.size >= width:
-        out[width - 1 :] = np.median(sliding_window_view(values, width), axis=1)
-    return out
+        return min(max(center - x[j], x[j + rank - 1] - center) for j in starts)
 
 
 def difference_scale(values: FloatArray) -> float:
-    """Standard deviation of uncorrelated noise, from the MAD of neighbours' differences."""
+    """Return the standard deviation of uncorrelated noise, from the MAD of successive differences.
+
+    A difference of two independent values has twice their variance, hence the root of 2.
+    """
     if values.size < 2:
         return 0.0
     steps = np.diff(values)
@@ -106,17 +108,18 @@ def difference_scale(values: FloatArray) -> float:
 
 
 def noise_scale(values: FloatArray, half_width: int = 5) -> tuple[float, float]:
-    """Standard deviation and AR(1) coefficient of the noise around a smooth trend.
+    """Return the standard deviation and the AR(1) coefficient of the noise around a smooth trend.
 
-    Each value is compared with the mean of two medians, of equally many values before and after
-    it. A linear trend cancels exactly, and the value is not part of its own reference: against a
-    centred running median a steep curve would be its own median and seem free of noise.
+    Each value is compared with the mean of two medians: of `half_width` values before it and of as
+    many after it. A linear trend cancels exactly, and a value is not part of its own reference.
+    (In a centered running median a value on a steep curve would be its own median, and the curve
+    would seem free of noise.)
 
     The scale starts as 1.4826 MAD and is refined to the standard deviation of the residuals within
-    3 of it, which keeps the MAD's resistance and halves its sampling variance. Noise slower than
-    the window is partly taken for trend: both results are corrected by what the residuals of
-    100 simulated values of AR(1) noise show on average (`AR`). One estimate of the coefficient
-    scatters by about .15.
+    3 of it. This keeps the resistance of the MAD and halves its sampling variance. The medians
+    take noise slower than the window for trend, so both results are corrected by what the residuals
+    of simulated AR(1) noise show on average (`AR`). One estimate of the coefficient scatters by
+    about .15.
     """
     residual = _two_sided_residual(values, half_width)
     if residual.size < 2:
@@ -125,8 +128,8 @@ def noise_scale(values: FloatArray, half_width: int = 5) -> tuple[float, float]:
     scale = MAD_TO_STD * float(np.median(np.abs(residual)))
     if scale == 0.0:
         return 0.0, 0.0
-    # Outliers become 0 and not +-3 scales: a dip is a row of equal outliers, which would pass for
-    # autocorrelated noise.
+    # Outliers become 0, not +-3 scales: a dip is a row of equal outliers, which would otherwise
+    # look like autocorrelated noise.
     inside = np.where(np.abs(residual) <= 3 * scale, residual, 0.0)
     kept = int(np.count_nonzero(np.abs(residual) <= 3 * scale))
     refined = float(np.sqrt(np.sum(inside**2) / kept)) / STD_WITHIN_3
@@ -135,7 +138,10 @@ def noise_scale(values: FloatArray, half_width: int = 5) -> tuple[float, float]:
 
 
 def _two_sided_residual(values: FloatArray, half_width: int) -> FloatArray:
-    """Residuals of all values but the two ends, scaled to the variance of the noise itself."""
+    """Return the residuals of all values but the two ends, scaled to the variance of the noise.
+
+    Near the ends both medians are of as many values as there are on the shorter side.
+    """
     size = values.size
     reach = np.minimum(np.minimum(np.arange(size), np.arange(size)[::-1]), half_width)
     out = np.full(size, np.nan)
@@ -143,22 +149,26 @@ def _two_sided_residual(values: FloatArray, half_width: int) -> FloatArray:
         at = np.flatnonzero(reach == width)
         windows = sliding_window_view(values, width)
         before, after = np.median(windows[at - width], axis=1), np.median(windows[at + 1], axis=1)
-        # Variance of the median of `width` normal values, in units of theirs (within 5 %).
+        # Variance of the median of `width` normal values, in units of theirs: 1 for one value, pi /
+        # 2 / width for many, within 5 % between. The reference is the mean of two such medians.
         median_variance = (np.pi / 2) / (width + np.pi / 2 - 1)
         out[at] = (values[at] - (before + after) / 2) / np.sqrt(1 + median_variance / 2)
     return out[reach > 0]
 
 
 def median_interval(values: FloatArray, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the median from two order statistics; covers it at least that often.
+    """Return an interval for the median that covers it at least as often as `confidence` says.
 
-    Exact for every distribution, ties included. Infinite on both sides where even the extremes
-    cover too little: below six values at 95 %.
+    The bounds are two order statistics. The number of values below the median is binomial with
+    probability 1/2 for every distribution, so the interval needs no assumption; ties only make it
+    cover more. Infinite on both sides where even the smallest and largest value cover too little:
+    below six values at 95 %.
     """
-    from scipy import stats  # slow to import, and seldom needed
+    from scipy import stats  # slow to import, and rarely needed
 
     ordered = np.sort(values)
-    # the largest rank at or below which a binomial falls with probability (1 - confidence) / 2
+    # The largest rank that a binomial stays at or below with at most (1 - confidence) / 2: `ppf`
+    # gives the first rank with at least that much.
     rank = int(stats.binom.ppf((1 - confidence) / 2, ordered.size, 0.5)) if ordered.size else 0
     if stats.binom.cdf(rank, ordered.size, 0.5) > (1 - confidence) / 2:
         rank -= 1

@@ -7,37 +7,41 @@ import numpy as np
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 
-FEWEST = 10
+FEWEST = 10  # samples below which the scatter of their sums is not known well enough
 
 
 def paired_p(weights: FloatArray, correct: BoolArray) -> float:
-    """One-sided p-value of the weighted sum of accuracies, paired over the samples.
+    """Return the one-sided p-value of the weighted sum of accuracies, paired over the samples.
 
-    weights [evals], correct [evals, n]: each sample has its own weighted sum of answers; their mean
-    over its standard error is a normal score (n is large, sums are bounded). What a sample's
-    answers have in common over time cancels, however they are autocorrelated. Fewer than FEWEST
-    samples, or samples that are all alike, do not show how they scatter: then `unpaired_p`.
+    weights [evals], correct [evals, n]. Each sample has its own weighted sum of answers, so a
+    sample that is always right or always wrong gives 0, however its answers are autocorrelated.
+    The mean of the sums over its standard error is a normal score (the t statistic of a paired
+    test; n is large and the sums are bounded, so the normal law will do). Fewer than FEWEST
+    samples, or samples that are all alike, do not show how the sums scatter: then `unpaired_p`.
     """
     used = weights != 0
     sums = weights[used] @ correct[used].astype(np.float32)
-    if sums.size >= FEWEST and (spread := float(sums.std(ddof=1))) > 1e-6:  # sums are float32
-        return _upper_tail(float(sums.mean()) / spread * math.sqrt(sums.size))
+    # Sums are float32: a deviation of 1e-6 is rounding, not scatter.
+    if sums.size >= FEWEST and (deviation := float(sums.std(ddof=1))) > 1e-6:
+        return _upper_tail(float(sums.mean()) / deviation * math.sqrt(sums.size))
     counts = np.full(len(correct), correct.shape[1])
     return unpaired_p(weights, correct.mean(axis=1), counts)
 
 
 def unpaired_p(weights: FloatArray, accuracy: FloatArray, counts: IntArray) -> float:
-    """The same where only the numbers of samples are known: as if each evaluation drew its own.
+    """Return the same p-value from the numbers of samples alone, with the binomial standard error.
 
-    Evaluations of the same samples vary less, so that this misses more.
+    It treats each evaluation as a new draw of samples. Evaluations of the same samples vary less,
+    so this test misses more.
     """
-    level = np.clip(accuracy, 0.5 / counts, 1 - 0.5 / counts)  # no certainty from a perfect score
+    # A perfect score has a binomial variance of 0, which would be certainty: half a sample less.
+    level = np.clip(accuracy, 0.5 / counts, 1 - 0.5 / counts)
     error = math.sqrt(float(np.sum(weights**2 * level * (1 - level) / counts)))
     return _upper_tail(float(weights @ accuracy) / error)
 
 
 def _upper_tail(score: float) -> float:
-    from scipy import stats  # slow to import, and no need before the first dip
+    from scipy import stats  # slow to import, and not needed before the first dip
 
     return float(stats.norm.sf(score))
 
@@ -45,16 +49,17 @@ def _upper_tail(score: float) -> float:
 def p_value(
     weights: FloatArray, accuracy: FloatArray, counts: IntArray | None, correct: BoolArray | None
 ) -> float:
-    """By what is known of the samples: paired, unpaired, or NaN."""
+    """Return the p-value that what is known of the samples allows: paired, unpaired, or NaN."""
     if correct is not None:
         return paired_p(weights, correct)
     return math.nan if counts is None else unpaired_p(weights, accuracy, counts)
 
 
 def answer_similarity(one: BoolArray, other: BoolArray) -> float:
-    """Correlation over the samples of how often each is answered correctly; NaN without spread.
+    """Return the correlation over samples of how often each is answered correctly.
 
-    one, other [evals, n]: a few evaluations of the same samples, of one run at two times or of two.
+    one, other [evals, n]: a few evaluations of the same samples, of one run at two times or of two
+    runs. NaN if all samples of one of them are answered alike.
     """
     a, b = one.mean(axis=0), other.mean(axis=0)
     if not (a.std() > 0 and b.std() > 0):
@@ -63,11 +68,16 @@ def answer_similarity(one: BoolArray, other: BoolArray) -> float:
 
 
 def holm(p_values: Sequence[float], tests: int | None = None) -> list[float]:
-    """Holm's step-down, in the order given; of `tests` hypotheses those not given have p = 1."""
+    """Return the p-values corrected by Holm's step-down method (Holm 1979), in the order given.
+
+    `tests` is the number of hypotheses; those without a p-value here count as p = 1.
+    """
     tests = len(p_values) if tests is None else tests
     p = np.array(p_values)
     order = np.argsort(p)
     adjusted = np.empty_like(p)
+    # The smallest p is multiplied by the number of tests, the next by one less, and so on. The
+    # running maximum keeps the order: a larger p stays the larger one.
     scaled = np.minimum(1.0, (tests - np.arange(p.size)) * p[order])
     adjusted[order] = np.maximum.accumulate(scaled)
     return [float(value) for value in adjusted]

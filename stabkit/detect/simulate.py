@@ -1,4 +1,4 @@
-"""Simulated runs with known events, and healthy ones: what the detectors are calibrated on."""
+"""Simulated runs, healthy or with known events, on which the detectors are calibrated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ EVERY = 25  # steps between evaluations
 
 @dataclass(frozen=True)
 class Planted:
-    """A dip to plant: first lowered evaluation, how many, how deep (fraction), its form.
+    """A dip to plant: first lowered evaluation, how many, how deep (fraction), its shape.
 
     "box" falls and returns at once, "v" falls and returns evenly, "sawtooth" falls at once and
-    returns evenly. `lasting` is the part of the depth that stays for good; a width that reaches
-    beyond the end is a dip that the run ends in.
+    returns evenly. `lasting` is the share of the depth that stays for good. With a width that
+    reaches beyond the end, the run ends in the dip.
     """
 
     at: int
@@ -31,7 +31,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Curve:
-    """Steps [evals], accuracy [evals], correctness [evals, n] of one simulated run."""
+    """One simulated run: steps [evals], accuracy [evals], correctness [evals, n]."""
 
     step: IntArray
     accuracy: FloatArray
@@ -39,7 +39,7 @@ class Curve:
 
 
 TRENDS: dict[str, Callable[[FloatArray], FloatArray]] = {
-    # share of the run in 0..1 -> the accuracy that a healthy run has there
+    # share of the run that has passed, in 0..1 -> accuracy of a healthy run
     "flat": lambda t: np.full_like(t, 0.5),
     "linear": lambda t: 0.2 + 0.4 * t,
     "saturating": lambda t: 0.1 + 0.6 * (1 - np.exp(-3.3 * t)),
@@ -49,9 +49,9 @@ TRENDS: dict[str, Callable[[FloatArray], FloatArray]] = {
 
 
 def ar1(rng: np.random.Generator, size: int, coefficient: float, columns: int = 1) -> FloatArray:
-    """[size, columns] stationary AR(1) noise of unit variance."""
+    """Draw stationary AR(1) noise [size, columns] of unit variance."""
     shocks = rng.standard_normal((size, columns))
-    shocks[1:] *= np.sqrt(1 - coefficient**2)
+    shocks[1:] *= np.sqrt(1 - coefficient**2)  # the first is a draw of the stationary law itself
     noise: FloatArray = lfilter([1.0], [1.0, -coefficient], shocks, axis=0)
     return noise
 
@@ -67,12 +67,12 @@ def simulate_curve(
     flips: float = 0.1,
     planted: tuple[Planted, ...] = (),
 ) -> Curve:
-    """kNN accuracy of a run on `n` fixed samples, evaluated `evals` times.
+    """Simulate the kNN accuracy of a run on `n` fixed samples, evaluated `evals` times.
 
-    Sample i, of difficulty d_i uniform in 0..1, is answered correctly where the level exceeds d_i
-    plus its own noise; the level is the trend, less the dips, plus noise common to all samples of
-    standard deviation `noise`. Both noises are AR(1) with coefficient `ar`. `flips` is the share of
-    answers that change from one evaluation to the next where nothing else does and `ar` is 0.
+    Sample i has a difficulty d_i, uniform in 0..1, and is answered correctly where the level
+    exceeds d_i plus its own noise. The level is the trend, minus the dips, plus noise of standard
+    deviation `noise` that all samples share. Both noises are AR(1) with coefficient `ar`. `flips`
+    is the share of answers that change from one evaluation to the next if `ar` and all else is 0.
     """
     t = np.arange(evals)
     level = TRENDS[trend](t / max(evals - 1, 1)) + noise * ar1(rng, evals, ar)[:, 0]
@@ -86,7 +86,7 @@ def simulate_curve(
 
 
 def _form(t: IntArray, dip: Planted) -> FloatArray:
-    """1 where the dip is deepest, 0 outside."""
+    """Return the shape of a dip over time: 1 where it is deepest, 0 outside."""
     inside = (t >= dip.at) & (t < dip.at + dip.width)
     along = (t - dip.at + 0.5) / dip.width
     shape = {
@@ -109,10 +109,10 @@ def simulate_norms(
     tails: float | None = None,
     spikes: tuple[tuple[int, float, int], ...] = (),
 ) -> FloatArray:
-    """[steps] gradient norms of one layer: log-normal around exp(trend x share of the run).
+    """Simulate gradient norms [steps] of a layer: log-normal around exp(trend x share of the run).
 
     `sigma` is the standard deviation of the logarithm, `ar` its AR(1) coefficient, `tails` the
-    degrees of freedom of Student noise in place of normal. A spike (at, ratio, growth) multiplies
+    degrees of freedom of Student noise instead of normal. A spike (at, ratio, growth) multiplies
     the norm by up to `ratio` at step `at`, rising and falling geometrically over `growth` steps.
     """
     noise = ar1(rng, steps, ar)[:, 0]

@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, SortedWindow, checked_series
 
-Z_PER_MAD = 0.6745  # normal.ppf(3/4): turns a distance in MADs into one in standard deviations
+Z_PER_MAD = 0.6745  # normal.ppf(3/4): a distance in MADs times this is one in standard deviations
 
 
 class SpikeScorer:
-    """Robust z of each new log value against the last `window` that were not flagged.
+    """Robust z of each new log value against the last `window` values that were not flagged.
 
-    One update a point, in order; `find_spikes` and an online monitor give the same scores.
+    Takes one update per point, in order; `find_spikes` and an online monitor get the same scores.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class SpikeScorer:
         self.restarted = False
 
     def go_on_from(self, log_values: Iterable[float]) -> None:
-        """Stand where unflagged points that end in these, `window` or more, would have led."""
+        """Set the baseline to these values, the last `window` or more points, all unflagged."""
         self._baseline.restart(log_values)
 
     def update(self, log_value: float) -> tuple[float, float] | None:
-        """(z, log of the ratio to the baseline median) if this point is flagged, else None."""
+        """Return (z, log of the ratio to the baseline median) if it is flagged, else None."""
         self.restarted = False
         score = self._score(log_value)
         if score is None:
@@ -42,6 +42,7 @@ class SpikeScorer:
             return None
         self._streak.append(log_value)
         if len(self._streak) == self._restart_after:
+            # So many high points in a row are a new level, not a spike.
             self._baseline.restart(self._streak)
             self._streak.clear()
             self.restarted = True
@@ -51,7 +52,7 @@ class SpikeScorer:
         if len(self._baseline) < self._min_history:
             return None
         rise = log_value - self._baseline.median()
-        # Most points stop here, before the costlier MAD: no MAD at or above the floor flags them.
+        # Most points stop here, before the more expensive MAD: even the floor would not flag them.
         if Z_PER_MAD * rise < self._threshold * self._mad_floor:
             return None
         z = Z_PER_MAD * rise / max(self._baseline.mad(), self._mad_floor)
@@ -68,17 +69,17 @@ def find_spikes(
     merge: int = 10,
     mad_floor: float = 0.01,
 ) -> pd.DataFrame:
-    """Points whose logarithm stands `threshold` robust deviations above the recent median.
+    """Find points whose logarithm lies `threshold` robust deviations above the recent median.
 
     The baseline is the median and MAD of the logs of the last `window` points that were not
     flagged, so spikes cannot hide one another. After window // 2 flagged points in a row the level
     itself has moved: the event ends there and the baseline restarts from those points. Flagged
-    points that are neighbours, or at most `merge` steps apart, are one event.
+    points that are neighbors, or at most `merge` steps apart, are one event.
 
-    Non-finite values are events of another kind and zeros have no logarithm: both are left out
-    as if never measured. `mad_floor` (log units) keeps near-constant series quiet: at the
+    Non-finite values are events of another kind, and zeros have no logarithm: both are left out as
+    if they had not been measured. `mad_floor` (log units) keeps near-constant series quiet: at the
     defaults nothing below exp(6 * 0.01 / 0.6745) = 1.09 times the median is ever flagged. There
-    is no minimum ratio on top: a loss bounded by ln N may never reach 1.5 times its median.
+    is no minimum ratio in addition: a loss bounded by ln N may never reach 1.5 times its median.
 
     False alarms at the defaults, in simulated healthy series: independent lognormal values, any
     sigma well above the floor, 1 event in 2.4 million steps; AR(1) logs with coefficient .9, 1.3 in
@@ -86,8 +87,8 @@ def find_spikes(
     independent and 1 % of AR(1) .9 series. Logs with heavier tails alarm more (Student t with 5
     degrees of freedom: 80 in 100,000 steps): calibrate `threshold` on healthy runs.
 
-    Returns one row an event: onset, peak, end (steps; first, largest and last flagged point),
-    height (robust z of the peak), ratio (of the peak to the baseline median then).
+    Returns one row per event: onset, peak, end (steps of the first, largest and last flagged
+    point), height (robust z of the peak), ratio (of the peak to the baseline median at that time).
     Raises ValueError for steps that do not increase, negative values, options out of range.
     """
     _check_options(window, threshold, min_history, merge, mad_floor)
@@ -115,10 +116,11 @@ def find_spikes(
 def _flagged(
     logs: FloatArray, scorer: SpikeScorer, suspects: IntArray, window: int
 ) -> list[tuple[int, float, float, bool]]:
-    """Index, z, log ratio and whether the baseline restarted, of every flagged point.
+    """Return index, z, log ratio and whether the baseline restarted, for every flagged point.
 
-    The same as to update the scorer with every point. After `window` unflagged ones its baseline is
-    the last `window` points and nothing before the next suspect can be flagged, so it moves there.
+    The result is the same as updating the scorer with every point. After `window` unflagged points
+    the baseline is exactly the last `window` points, and no point before the next suspect can be
+    flagged, so the scorer goes straight to that one.
     """
     points, values = [], logs.tolist()
     i = quiet = 0  # `quiet`: unflagged points in a row before i
@@ -143,22 +145,22 @@ def _flagged(
 
 
 def _suspects(logs: FloatArray, window: int, threshold: float, mad_floor: float) -> IntArray:
-    """Indices from `window` on that may be flagged where the baseline is the `window` before them.
+    """Return the indices that may be flagged if their baseline is the `window` points before them.
 
-    Of neighbouring points the baselines are nearly the same. Each is part of what `stride` of them
-    hold together, so no k-th smallest value is below that of the whole, and half of a baseline lies
-    within a MAD of its median, so no MAD is below half the shortest stretch of the whole that
-    holds as many. One sort then serves `stride` points.
+    One sort gives a lower bound on the bar of `stride` neighboring points. Their baselines overlap;
+    each is a subset of their union. So the k-th smallest value of a baseline is at least that of
+    the union, which bounds the median. Half of a baseline lies within one MAD of its median, so the
+    MAD is at least half the length of the shortest interval of the union that holds as many values.
     """
     if logs.size <= window:
         return np.zeros(0, dtype=np.int64)
     stride = max(1, window // 4)
     tail = -(logs.size - window) % stride
-    padded = np.concatenate([logs, np.full(tail, np.inf)])  # more values: the bounds stay true
+    padded = np.concatenate([logs, np.full(tail, np.inf)])  # a larger union: the bounds still hold
     whole = np.sort(sliding_window_view(padded[:-1], window + stride - 1)[::stride], axis=1)
     half = (window + 1) // 2
     shortest = (whole[:, half - 1 :] - whole[:, : whole.shape[1] - half + 1]).min(axis=1)
-    # Room for rounding: a logarithm's last bit is at most 1e-13.
+    # Room for rounding: the last bit of a logarithm is at most 1e-13.
     mad = np.maximum(shortest / 2 - 1e-12, mad_floor)
     least = whole[:, (window - 1) // 2] + (1 - 1e-9) * threshold / Z_PER_MAD * mad - 1e-12
     return window + np.flatnonzero(logs[window:] >= np.repeat(least, stride)[: logs.size - window])
@@ -183,7 +185,10 @@ def begin_events(
     restarted: BoolArray,
     merge: int,
 ) -> IntArray:
-    """Positions, among the flagged points, where an event begins; it never spans a restart."""
+    """Return the positions, among the flagged points, at which an event begins.
+
+    An event never spans a restart of the baseline.
+    """
     if not index.size:
         return index
     apart = (np.diff(index) > 1) & (np.diff(step) > merge)

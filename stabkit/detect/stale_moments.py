@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike
 from stabkit.detect.robust import FloatArray, IntArray, checked_series
 from stabkit.detect.spikes import begin_events
 
-THRESHOLD = 2.3
-MIN_HISTORY = 20
-ROUNDING = 1e-3  # of the ceiling: adam_rms is recorded in float32, second moments may be bfloat16
+THRESHOLD = 2.3  # of adam_rms in Wortsman et al. 2023, arXiv 2304.13013
+MIN_HISTORY = 20  # updates that are not judged: second moments are still those of the first few
+ROUNDING = 1e-3  # relative, at the ceiling: adam_rms is float32, second moments may be bfloat16
+AT_CEILING = 1e-6  # what is left of 1 - (1 - b) adam_rms^2 there within the rounding of float32
 
 EVENTS = {
     "onset": "int64",
@@ -25,25 +26,27 @@ EVENTS = {
 def gradient_surprise(
     adam_rms: ArrayLike, beta2: float, updates: ArrayLike | None = None
 ) -> FloatArray:
-    """How many times a layer's gradient exceeds what Adam remembered before it, from adam_rms.
+    """Return how many times a layer's gradient exceeds what Adam remembered before it.
 
     adam_rms: sqrt(mean(g^2 / v)) over a layer, v the bias-corrected second moment *after* the
-    update. The update puts g^2 into v, so it cannot exceed 1 / sqrt(1 - beta2) (31.6 at .999, 4.5
-    at .95) however large g is, and a bar on it means something else at each beta2. With m the
-    moment before the update, v = b m + (1 - b) g^2; divided by g^2 and solved for the surprise,
+    update. The update puts g^2 into v, so adam_rms cannot exceed 1 / sqrt(1 - beta2) (31.6 at .999,
+    4.5 at .95) however large g is, and a bar on it means something else at each beta2. With m the
+    moment before the update, v = b m + (1 - b) g^2. Divided by g^2 and solved for the surprise:
 
         sqrt(g^2 / m) = sqrt(b adam_rms^2 / (1 - (1 - b) adam_rms^2)).
 
     b is beta2 once the bias correction is over. After `updates` updates, this one included, it is
-    beta2 (1 - beta2^(updates - 1)) / (1 - beta2^updates): at the second one, half. Without
-    `updates` there were many. At its ceiling Adam remembers nothing and the surprise is infinite;
-    so at the first update, and above some thousand, which float32 cannot tell from the ceiling.
+    beta2 (1 - beta2^(updates - 1)) / (1 - beta2^updates), which is about a half at the second
+    update. Without `updates`, many updates are assumed. At the ceiling Adam remembers nothing and
+    the surprise is infinite. This holds at the first update, and for a surprise above some
+    thousand, which float32 cannot tell from the ceiling.
 
-    About 1 in a healthy layer. Where the elements of a layer differ in surprise it is a mean of
-    theirs that saturates with adam_rms: at most their root mean square.
+    The surprise is about 1 in a healthy layer. Where the elements of a layer differ in surprise, it
+    is a mean over them that saturates with adam_rms: at most their root mean square.
 
-    Returns an array of the shape of adam_rms; NaN where that is. Raises ValueError for a negative
-    value, one above the ceiling (of another beta2, or not after the update), beta2 outside 0..1.
+    Returns an array of the shape of adam_rms, NaN where adam_rms is NaN. Raises ValueError for a
+    negative value, a value above the ceiling (it is of another beta2, or not after the update), and
+    beta2 outside 0..1.
     """
     rms = np.asarray(adam_rms, dtype=np.float64)
     if not 0 < beta2 < 1:
@@ -60,18 +63,21 @@ def gradient_surprise(
 
 
 def surprise(rms: FloatArray, beta2: float, updates: ArrayLike | None) -> FloatArray:
-    """`gradient_surprise` without its checks; infinite above the ceiling."""
+    """Return `gradient_surprise` without its checks; infinite above the ceiling."""
     new = share_of_new(beta2, updates)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         squared = np.square(rms)
         memory = 1 - new * squared
-        # not at the ceiling within rounding of a float32, where the quotient is noise of any size
-        known = np.where(memory > 1e-6, (1 - new) * squared / memory, np.inf)
+        # At the ceiling the difference cancels, and its quotient would be rounding of any size.
+        known = np.where(memory > AT_CEILING, (1 - new) * squared / memory, np.inf)
         return np.where(np.isfinite(rms), np.sqrt(known), np.nan)
 
 
 def share_of_new(beta2: float, updates: ArrayLike | None = None) -> FloatArray:
-    """What part of the bias-corrected second moment the last of `updates` gradients is."""
+    """Return the share of the last of `updates` gradients in the bias-corrected second moment.
+
+    It is (1 - beta2) / (1 - beta2^updates); `expm1` keeps its digits for beta2 near 1.
+    """
     if updates is None:
         return np.asarray(1 - beta2)
     count = np.maximum(np.asarray(updates, dtype=np.float64), 1)
@@ -88,30 +94,31 @@ def find_stale_moments(
     min_history: int = MIN_HISTORY,
     first_update: int = 0,
 ) -> pd.DataFrame:
-    """Steps at which a layer's gradient is `threshold` times what Adam remembers of it, or more.
+    """Find steps at which a layer's gradient is at least `threshold` times what Adam remembers.
 
-    Adam then divides by a second moment that is too small, and its update is too large. The rule of
-    Wortsman et al. 2023 (arXiv 2304.13013), whose spikes of CLIP's loss came 1 to 8 steps after
-    adam_rms of the patch embedding passed 2.3; here the bar is on `gradient_surprise`, so that it
+    Adam then divides by a second moment that is too small, and its update is too large. The rule is
+    that of Wortsman et al. 2023 (arXiv 2304.13013): spikes of CLIP's loss came 1 to 8 steps after
+    adam_rms of the patch embedding passed 2.3. Here the bar is on `gradient_surprise`, so that it
     is the same at every beta2 (adam_rms of 2.3 is a surprise of 2.305 at .999, of 3.2 at .9).
 
     adam_rms [steps] as `gradient_surprise` takes it; `first_update` is the step of the optimizer's
     first update, from which the bias correction follows. The first `min_history` updates are not
     judged: a layer behind weights that start at zero has no gradient at its first update, and at
-    its second Adam remembers nothing. Flagged points that are neighbours, or at most `merge` steps
-    apart, are one event. Non-finite values are events of another kind and left out.
+    its second Adam remembers nothing. Flagged points that are neighbors, or at most `merge` steps
+    apart, are one event. Non-finite values are events of another kind and are left out.
 
-    A threshold, not a test. Events in 100,000 steps of simulated healthy gradients, at beta2 .95
-    and at .999: none in layers of 100 or 10,000 independent normal elements; 2,200 and 1,700 in a
-    layer of a single one, for which this is no detector. Elements as heavy-tailed as Student's t
-    of 3 degrees of freedom: 0 and 216 of 100, none of 10,000. What a whole layer's gradient varies
-    by from step to step is not averaged by its size: log-normal factors of sigma .2 give 0 and 3
-    at 100 elements, .3 some 20 and 120, .4 some 200 and 600 at either size.
+    This is a threshold, not a test. Events in 100,000 steps of simulated healthy gradients, at
+    beta2 .95 and at .999: none in layers of 100 or 10,000 independent normal elements; 2,200 and
+    1,700 in a layer of a single element, where this detector is of no use. With tails as heavy as
+    Student's t of 3 degrees of freedom: 0 and 216 in a layer of 100 elements, none in one of
+    10,000. A factor common to the whole layer, new at every step, does not average out: log-normal
+    factors of sigma .2 give 0 and 3 at 100 elements, .3 some 20 and 120, .4 some 200 and 600 at
+    either size.
 
-    Returns one row an event: onset, peak, end (steps; first, largest and last flagged point),
-    height (largest surprise; infinite where Adam remembers nothing), adam_rms (at the peak).
-    Raises ValueError for steps that do not increase, values that `gradient_surprise` refuses,
-    options out of range.
+    Returns one row per event: onset, peak, end (steps of the first, largest and last flagged
+    point), height (largest surprise; infinite where Adam remembers nothing), adam_rms (at the
+    peak). Raises ValueError for steps that do not increase, values that `gradient_surprise` refuses
+    and options out of range.
     """
     if not (math.isfinite(threshold) and threshold > 1):
         raise ValueError(f"threshold must be above 1 (a healthy gradient), got {threshold}")
@@ -135,7 +142,7 @@ def find_stale_moments(
 def stale_points(
     heights: FloatArray, updates: IntArray, threshold: float, min_history: int
 ) -> IntArray:
-    """Indices of the points that are flagged."""
+    """Return the indices of the flagged points."""
     return np.flatnonzero((heights >= threshold) & (updates > min_history))
 
 

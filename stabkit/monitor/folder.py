@@ -95,6 +95,8 @@ def prepare(rundir: RunDir, first_step: int | None) -> int:
 def left_by(rundir: RunDir, step: int) -> tuple[bool, float | None]:
     """What the steps before `step` leave to those after: whether the last was non-finite, since a
     stretch that a restart falls into is still one event, and the beta2 recorded last."""
-    scalars = Run(rundir.path).keeping()
-    nonfinite, beta2 = scalars.scalar("nonfinite_layers"), scalars.scalar("beta2")
+    scalars = Run(rundir.path).scalars().set_index("step")
+    nonfinite, beta2 = (
+        scalars["value"][scalars["name"] == name] for name in ("nonfinite_layers", "beta2")
+    )
     return bool(nonfinite.get(step - 1, 0.0) > 0), float(beta2.iloc[-1]) if len(beta2) else None

@@ -1,4 +1,4 @@
-"""Steps that a run trained and its tables no longer hold: parts deleted, rows lost in a crash."""
+"""Gaps: steps that a run trained but its tables do not hold, as after a crash or a deleted part."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 from stabkit.rundir import TABLES, LeftOutWarning, Status
 from stabkit.store.reader import Run
 
-LISTED = 3  # stretches of steps that are named
+LISTED = 3  # at most so many stretches of steps are named
 
 Steps = NDArray[np.int64]
 
 
 def gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
-    """The table and the steps of each gap in words, and a LeftOutWarning for each.
+    """Return the table and the steps of each gap in words, and warn (LeftOutWarning) of each.
 
-    A run that `stabkit train` made holds `layers` and `scalars` of every step and `knn_heldout` of
-    every `knn.every`-th: up to `end`, which is known once it is `done` or `preempted`, else up to
-    the last row of each table. A Monitor's folder holds every step between its first and its last;
-    its evaluations come when the user likes, as do the rows of a converted log.
+    A run of `stabkit train` must hold `layers` and `scalars` for every step, and `knn_heldout` for
+    every `knn.every`-th step. It must do so up to `end`, if given; else up to its last step once it
+    is `done` or `preempted`; else up to the last row of each table. The folder of a Monitor must
+    hold every step between its first and its last. Its evaluations come whenever the user likes, as
+    do the rows of a converted log.
     """
     found = []
     for table in tables:
@@ -44,7 +45,7 @@ def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]
     every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
     if "converted" in made or not isinstance(every, int) or every < 1:
         return
-    if "attempts" not in made:  # not ours: a Monitor's
+    if "attempts" not in made:  # written by a Monitor, not by `stabkit train`
         held = _of_monitor(run, table)
         if len(held):
             yield from _stretches(held, int(held[0]), 1, int(held[-1]))
@@ -68,8 +69,11 @@ def _of_training(run: Run, table: str) -> Steps:
 def _of_monitor(run: Run, table: str) -> Steps:
     if table == "layers":
         return _of_training(run, table)
-    # what it writes at every step; a user's own scalars and evaluations come when the user likes
-    return _unique(run.scalar("nonfinite_layers").index if table == "scalars" else [])
+    if table != "scalars":
+        return _unique([])  # evaluations come when the user likes
+    # The one scalar that a Monitor writes at every step.
+    scalars = run.scalars()
+    return _unique(scalars["step"][scalars["name"] == "nonfinite_layers"])
 
 
 def _unique(steps: Any) -> Steps:
@@ -77,13 +81,13 @@ def _unique(steps: Any) -> Steps:
 
 
 def _trained(run: Run) -> int | None:
-    """How many steps, where all their rows are written."""
+    """Return how many steps were trained, if all their rows must be written by now."""
     status = _status(run)
     return status.step if status and status.state in ("done", "preempted") else None
 
 
 def _final(run: Run) -> int | None:
-    """The step after the last, which is evaluated as well, unless the run diverged there."""
+    """Return the step after the last, which is evaluated too, unless the run diverged there."""
     status = _status(run)
     if status is None or status.state != "done" or status.step < status.steps:
         return None
@@ -98,8 +102,10 @@ def _status(run: Run) -> Status | None:
 
 
 def _stretches(held: Steps, first: int, every: int, end: int) -> Iterator[tuple[int, int]]:
-    """The first and the last step of each stretch that is not `held`, of `first`, `first + every`
-    and so on below `end`."""
+    """Yield the first and the last step of each stretch that is not `held`.
+
+    The steps in question are `first`, `first + every` and so on, below `end`.
+    """
     inside = held[(held >= first) & (held < end) & ((held - first) % every == 0)]
     after = first + every * -(-max(0, end - first) // every)
     marks = np.concatenate([[first - every], inside, [after]])

@@ -1,8 +1,8 @@
-"""The part files of a table: written whole and sealed, read only as they were written.
+"""The part files of a table: written whole with a seal, and refused if a byte has changed.
 
-A seal is the CRC-32 of all other bytes of the file. Parquet's own checksums cover the data and
-leave out what says how to read it: in a part of a few rows, most of the file. The seal is a field
-of the footer that other readers pass over, in the place that the format keeps for extensions
+The seal is the CRC-32 of all other bytes of the file. Parquet's own checksums cover the data, but
+not the metadata that says how to read it: in a part of a few rows, most of the file. The seal is a
+field of the footer that other readers skip, in the place that the format keeps for extensions
 (field 32767, the last before the byte that ends the footer).
 """
 
@@ -18,14 +18,14 @@ from stabkit.rundir import atomic_write, own_folder
 
 _FIELD = b"\x08\xfe\xff\x03\x0c"  # a field of bytes, its number, how many
 _MARK = b"stabkit:"
-_END = 9  # bytes after the seal: the footer ends, its length, PAR1
+_END = 9  # bytes after the seal: end of the footer, its length, PAR1
 
 
 def next_part(folder: Path) -> Path:
-    """The name after the last part there; step numbers would clash, as flushes may share a step."""
+    """Return the path of the next part. It has a counter: two flushes may share a step."""
     own_folder(folder)
     names = [part.stem.removeprefix("part-") for part in folder.glob("part-*.parquet")]
-    taken = [int(name) for name in names if name.isdecimal()]  # not so somebody's copy of one
+    taken = [int(name) for name in names if name.isdecimal()]  # a user's copy may have another name
     return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
 
 
@@ -37,11 +37,11 @@ def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
 
 
 def open_part(path: Path) -> pq.ParquetFile:
-    """Raises OSError, ValueError or pa.ArrowException for what is no part, or a damaged one.
+    """Open a part. Raises OSError, ValueError or pa.ArrowException if it is damaged or not a part.
 
-    A part without a seal, of an older version or another program, is read as it is.
+    A part without a seal, from an older version or another program, is read as it is.
     """
-    if not path.is_file():  # of a pipe one would wait for ever
+    if not path.is_file():  # opening a pipe would wait forever
         raise OSError("not a file")
     content = path.read_bytes()
     if _is_broken(content):
@@ -52,7 +52,7 @@ def open_part(path: Path) -> pq.ParquetFile:
 
 
 def sealed(content: bytes) -> bytes:
-    """The same Parquet file with the seal in its footer."""
+    """Return the same Parquet file with the seal in its footer."""
     (length,) = struct.unpack("<I", content[-8:-4])
     length += len(_FIELD) + len(_MARK) + 4
     head, end = content[:-_END] + _FIELD + _MARK, b"\0" + struct.pack("<I", length) + b"PAR1"
@@ -63,7 +63,7 @@ def _is_broken(content: bytes) -> bool:
     seal, end = content[-_END - 4 : -_END], content[-_END:]
     head = memoryview(content)[: -_END - 4]
     begun = head[-len(_FIELD + _MARK) :]
-    # either will do: damage to one of them is no reason to trust the rest
+    # One of the two is enough to expect a seal: the other may be what was damaged.
     if begun[: len(_FIELD)] != _FIELD and begun[len(_FIELD) :] != _MARK:
         return False
     return seal != struct.pack("<I", zlib.crc32(end, zlib.crc32(head)))

@@ -1,4 +1,4 @@
-"""Run folders in, tidy pandas out. Lazy: a table is read when it is asked for."""
+"""Read run folders as tidy pandas frames. A table is read when it is asked for."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ AnyRun = TypeVar("AnyRun", bound="Run")
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, whoever wrote it: our loop, or a Monitor in somebody else's.
+    """One run folder, written by `stabkit train`, by a Monitor in another loop, or by `convert`.
 
-    What is damaged or foreign in it is left out and named in a LeftOutWarning.
+    Damaged or foreign files in it are left out, and a LeftOutWarning names each.
     """
 
     path: Path
@@ -34,15 +34,16 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name; below a folder with another run of that name the path from there.
+        """The name of the folder; its path, if several runs that were loaded share the name.
 
-        Bytes in it that are no text are escapes here, since no table could hold them.
+        Bytes that are not text are shown as escapes, because no table could hold them.
         """
         name = self.called or self.path.name
         return name.encode("utf-8", "backslashreplace").decode()
 
     @property
     def dir(self) -> RunDir:
+        """The folder, for its files other than the tables."""
         return RunDir(self.path)
 
     @cached_property
@@ -65,45 +66,58 @@ class Run:
         return dict(_flatten(content, ""))
 
     def keeping(self) -> "Run":
-        """The same run, which reads each table once and keeps it: for one pass over it."""
+        """Return the same run, which reads each table once and keeps it: for one pass over it."""
         return self if self._kept is not None else replace(self, _kept={})
 
     def as_of_now(self) -> "Run":
-        """The same run without the rows that are written from now on: whoever reads its tables
-        several times while it trains finds the same in them."""
+        """Return the same run without the rows that are written from now on.
+
+        So a reader finds the same rows each time while the run trains.
+        """
         return replace(self, _until={name: last_part(self.path / name) for name in TABLES})
 
     def until(self, table: str) -> str | None:
-        """The last part of a table that is read; None: all that are there."""
+        """Return the name of the last part of a table that is read; None if all parts are."""
         return self._until.get(table)
 
-    def signals(self, signals: Sequence[str] | None = None) -> pd.DataFrame:
-        """Columns step, layer, depth, then the `signals`, or all recorded; in step and depth order.
+    def signals(self, signals: str | Sequence[str] | None = None) -> pd.DataFrame:
+        """Return step, layer, depth and the `signals`, in order of step and depth.
 
-        Raises KeyError for a signal that was not recorded.
+        `signals` is one name or several; all that were recorded if it is left out. Raises KeyError,
+        with the names that were recorded, for another one.
         """
-        return self._table("layers", None if signals is None else [*KEYS, *signals])
+        names = [signals] if isinstance(signals, str) else signals
+        return self._table("layers", None if names is None else [*KEYS, *names])
 
     def scalars(self) -> pd.DataFrame:
-        """Columns step, name, value."""
+        """Return the columns step, name, value."""
         return self._table("scalars")
 
     def scalar(self, name: str) -> "pd.Series[float]":
-        """One series of the run, by step; empty when it was not recorded."""
+        """Return one series of the run, by step.
+
+        Raises KeyError, with the names that were recorded, if the run has scalars but not this one.
+        """
         frame = self.scalars()
-        return frame[frame["name"] == name].set_index("step")["value"]
+        found = frame[frame["name"] == name].set_index("step")["value"]
+        if found.empty and not frame.empty:
+            recorded = ", ".join(sorted(map(str, frame["name"].unique())))
+            raise KeyError(
+                f"{self.path}: no scalar {name!r} was recorded; those that were: {recorded}"
+            )
+        return found
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
-        """Columns of the `evals` table, in step order; `correct` is one bit a sample, packed."""
+        """Return the `evals` table in step order; `correct` is packed, with one bit per sample."""
         frame = self._table("evals")
         return frame if metric is None else frame[frame["metric"] == metric].reset_index(drop=True)
 
     def correct(self, metric: str, k: int | None = None) -> NDArray[np.bool_] | None:
-        """[evals, n] correctness of each sample at each evaluation.
+        """Return the correctness [evals, n] of each sample at each evaluation.
 
-        None if n changed midway or is not known, as in a run converted from a log; None as well,
-        with a LeftOutWarning, when bits are missing. Raises ValueError when the metric was
-        evaluated with several k and none is chosen.
+        None if n changed midway or is not known, as in a run converted from a log. None with a
+        LeftOutWarning if bits are missing. Raises ValueError if the metric was evaluated with
+        several k and none is chosen.
         """
         frame = self.evals(metric)
         found = sorted(frame["k"].unique().tolist())
@@ -124,7 +138,7 @@ class Run:
         return np.stack([unpack_bits(bits, n) for bits in frame["correct"]])
 
     def status(self) -> Status | None:
-        """None when there is none, or one that is damaged."""
+        """Return the status; None if there is none or it is damaged."""
         try:
             return self.dir.read_status()
         except (OSError, ValueError) as error:
@@ -132,6 +146,7 @@ class Run:
             return None
 
     def event_log(self) -> list[dict[str, Any]]:
+        """Return the entries of the log: start, resume, non-finite values and others."""
         try:
             return self.dir.read_events()
         except OSError as error:
@@ -153,13 +168,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """Every run below a folder; the frames are those of `Run` with a column `run` in front."""
+    """All runs below a folder; the frames are those of `Run` with a column `run` in front."""
 
     path: Path
     items: tuple[Run, ...]
 
     def as_of_now(self) -> "Runs":
-        """`Run.as_of_now` of those that may still be written."""
+        """Return the same runs, with `Run.as_of_now` for those that may still be written."""
         return replace(
             self,
             items=tuple(
@@ -175,7 +190,7 @@ class Runs:
         return len(self.items)
 
     def table(self) -> pd.DataFrame:
-        """One row a run: name, state, step, every setting that differs between runs, last kNN."""
+        """Return one row per run: name, state, step, each setting that differs, last kNN."""
         rows = []
         factors = self.factors()
         for run in self:
@@ -190,7 +205,7 @@ class Runs:
         return pd.DataFrame(rows)
 
     def factors(self) -> list[str]:
-        """The settings that differ between these runs, execution details aside, in config order."""
+        """Return the settings that differ between the runs, without `runtime.`, in config order."""
         keys = dict.fromkeys(key for run in self for key in run.settings)
         varies = [k for k in keys if len({repr(run.settings.get(k)) for run in self}) > 1]
         return [key for key in varies if not key.startswith("runtime.")]
@@ -220,11 +235,11 @@ def joined(runs: Sequence[AnyRun], read: Callable[[AnyRun], pd.DataFrame]) -> pd
 
 
 def load(folder: str | Path) -> Runs:
-    """Every run at or below `folder`. Raises FileNotFoundError when there is no such folder.
+    """Load every run at or below `folder`. Raises FileNotFoundError if there is no such folder.
 
-    A LeftOutWarning names a run whose configuration is damaged, and one of the settings and seed
-    of another: counted twice, one training would pass for evidence from two. Of a run and its copy
-    the one that is further is taken, else the first by name.
+    Two kinds of run are left out with a LeftOutWarning: a run with a damaged configuration, and a
+    copy, which has the settings and seed of another run. Counted twice, one training would look
+    like evidence from two. The copy that trained further is kept, or the first by name.
     """
     path = Path(folder)
     kept: dict[str, Run] = {}
@@ -234,9 +249,9 @@ def load(folder: str | Path) -> Runs:
         except (OSError, ValueError) as error:
             left_out(run.path, str(error))
             continue
-        telling = {k: v for k, v in settings.items() if not k.startswith("runtime.")}
-        # without a seed the settings do not tell whether it is the same run
-        key = repr(telling) if "seed" in settings else str(run.path)
+        decisive = {k: v for k, v in settings.items() if not k.startswith("runtime.")}
+        # Without a seed, equal settings do not mean the same run.
+        key = repr(decisive) if "seed" in settings else str(run.path)
         other = kept.setdefault(key, run)
         if other is not run:
             kept[key], copy = (run, other) if _further(run) > _further(other) else (other, run)
@@ -244,7 +259,7 @@ def load(folder: str | Path) -> Runs:
     items = sorted(kept.values(), key=lambda run: run.path)
     names = Counter(run.name for run in items)
     return Runs(
-        path, tuple(_told_apart(run, path) if names[run.name] > 1 else run for run in items)
+        path, tuple(_named_by_path(run, path) if names[run.name] > 1 else run for run in items)
     )
 
 
@@ -253,12 +268,12 @@ def _further(run: Run) -> tuple[bool, int]:
     return (status.state == "done", status.step) if status else (False, 0)
 
 
-def _told_apart(run: Run, folder: Path) -> Run:
+def _named_by_path(run: Run, folder: Path) -> Run:
     return replace(run, called=run.path.relative_to(folder).as_posix())
 
 
 def open_run(folder: str | Path) -> Run:
-    """One run folder. Raises FileNotFoundError when it is not one."""
+    """Open one run folder. Raises FileNotFoundError if it is not one."""
     path = Path(folder)
     if find_runs(path) != [path]:
         raise FileNotFoundError(f"{path}: not a run folder (no config.yaml, no tables in it)")

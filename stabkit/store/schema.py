@@ -1,10 +1,10 @@
-"""The three Parquet tables of a run. What an older reader would misread raises VERSION."""
+"""The three Parquet tables of a run. A change that an older reader would misread raises VERSION."""
 
 import pyarrow as pa
 
 VERSION = 1
 SIGNALS = ("grad_norm", "grad_max", "param_norm")
-"""Columns that every part of `layers` has: L2 norm and largest magnitude of the gradient, L2 norm
+"""The signals in every part of `layers`: L2 norm and largest magnitude of the gradient, and L2 norm
 of the parameters. A part may have further columns of float32, each a signal."""
 KEYS = ("step", "layer", "depth")
 
@@ -35,12 +35,13 @@ TABLES = {"layers": LAYERS, "scalars": SCALARS, "evals": EVALS}
 
 
 def with_identity(schema: pa.Schema, run: str) -> pa.Schema:
+    """Return the schema with the version and the id of the run in its metadata."""
     return schema.with_metadata(
         {"stabkit_version": str(VERSION), "stabkit_run": run.encode("utf-8", "backslashreplace")}
     )
 
 
 def version_of(schema: pa.Schema) -> int:
-    """The schema version a part was written with; 0 when it is not a stabkit table."""
+    """Return the schema version that a part was written with; 0 if it is not a stabkit table."""
     text = (schema.metadata or {}).get(b"stabkit_version", b"0").decode(errors="replace")
     return int(text) if text.isdigit() else 0

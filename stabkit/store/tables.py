@@ -1,4 +1,4 @@
-"""The part files of one table as one frame, without the parts and rows that cannot be trusted."""
+"""Read the part files of a table as one frame, without parts and rows that cannot be trusted."""
 
 import os
 import time
@@ -14,24 +14,24 @@ from stabkit.store.parts import open_part
 from stabkit.store.schema import KEYS, SIGNALS, TABLES, VERSION, version_of
 
 ORDER = {"layers": ["step", "depth"], "scalars": ["step"], "evals": ["step"]}
-ONCE = {  # what no two rows share
+ONCE = {  # keys that no two rows share
     "layers": ["step", "depth", "layer"],
     "scalars": ["step", "name"],
     "evals": ["step", "metric", "k", "temperature"],
 }
-AT_WORK_S = 60.0  # a part that is being written now is not half written
+AT_WORK_S = 60.0  # age below which a temporary file is being written, not left behind
 NEVER_NULL = {"step", "layer", "depth", "name", "metric", "value", "chance", "n", "k"}
 
 
 def read_table(
     folder: Path, name: str, columns: Sequence[str] | None = None, until: str | None = None
 ) -> pd.DataFrame:
-    """All readable parts, in order; `columns` alone when given. Empty when there is no folder.
+    """Read all readable parts, in order; only `columns`, if given. Empty if there is no folder.
 
-    `until`: the name of the last part, as `last_part` gave it; what was written after is not read.
+    `until` is the name of the last part to read, from `last_part`; later parts are not read.
 
-    A LeftOutWarning names every part that is damaged, foreign, half written or too new, and rows
-    that are there twice, of which the first stays.
+    A LeftOutWarning names every part that is damaged, foreign, half written or too new. It also
+    names rows that are there twice, of which the first is kept.
     """
     frame: pd.DataFrame = stored_table(folder, name, columns, until).to_pandas()
     if len(ORDER[name]) > 1 or not frame["step"].is_monotonic_increasing:
@@ -48,9 +48,9 @@ def read_table(
 def stored_table(
     folder: Path, name: str, columns: Sequence[str] | None = None, until: str | None = None
 ) -> pa.Table:
-    """The same as stored: pandas tells null, not measured, from NaN no longer.
+    """Read the table as it is stored, where null (not measured) differs from NaN; not so in pandas.
 
-    Raises KeyError for a column that is none of the table's and in no part of it.
+    Raises KeyError for a column that neither the table nor any of its parts has.
     """
     known = TABLES[name]
     schema = known
@@ -74,7 +74,7 @@ def stored_table(
 
 
 def _further(folder: Path) -> list[str]:
-    """Every column of the parts that can be read."""
+    """Return every column of the parts that can be read."""
     names: dict[str, None] = {}
     for part in _parts(folder):
         with suppress(OSError, ValueError, pa.ArrowException):
@@ -83,7 +83,7 @@ def _further(folder: Path) -> list[str]:
 
 
 def last_part(folder: Path) -> str:
-    """The name of the last part now; empty when there is none. Parts are added in name order."""
+    """Return the name of the last part now; empty if there is none. Names grow with time."""
     try:
         return max((name for name in os.listdir(folder) if _is_part(name)), default="")
     except OSError:
@@ -97,8 +97,11 @@ def _is_part(name: str) -> bool:
 def _read_parts(
     folder: Path, schema: pa.Schema, further: Sequence[str] | None, until: str | None
 ) -> list[pa.Table]:
-    """One listing of the table: a part that went since, as those that a resumed run writes anew, is
-    no damage, and the table is listed again."""
+    """Read the parts of one listing of the table.
+
+    A resumed run rewrites and deletes parts. If a part goes away while it is read, that is no
+    damage: the table is listed again, up to five times.
+    """
     for last in (False,) * 4 + (True,):
         parts = [part for part in _parts(folder) if until is None or part.name <= until]
         found = [_part(part, schema, further) for part in parts]
@@ -140,9 +143,9 @@ def _age(path: Path) -> float:
 
 
 def _part(path: Path, schema: pa.Schema, further: Sequence[str] | None) -> pa.Table | None:
-    """The columns of `schema`, a signal that the part lacks as nulls; None when it is left out.
+    """Read the columns of `schema` and those of `further` in the part; None if it is left out.
 
-    Then those of `further` that the part has; every column of float32 when it is None.
+    A signal of `schema` that the part lacks is all null. `further` None means every float32 column.
     """
     try:
         with open_part(path) as file:
@@ -173,14 +176,14 @@ def _signals(found: pa.Schema, schema: pa.Schema, further: Sequence[str] | None)
 
 
 def problem_of(found: pa.Schema, schema: pa.Schema) -> str | None:
-    """Why a part of these columns is not read as one of the table `schema`; None when it is."""
+    """Return why a part with these columns does not fit the table `schema`; None if it fits."""
     version = version_of(found)
     if version == 0:
         return "not a stabkit table"
     if version > VERSION:
         return f"schema version {version}; this stabkit reads up to {VERSION}"
     for column in schema:
-        if found.get_field_index(column.name) < 0:  # also where there are two
+        if found.get_field_index(column.name) < 0:  # also if there are two
             if column.name not in SIGNALS:
                 return f"it has no column {column.name}"
         elif (kind := found.field(column.name).type) != column.type:

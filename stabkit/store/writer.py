@@ -1,8 +1,8 @@
-"""Rows in, complete Parquet part files out.
+"""Write rows as complete Parquet part files.
 
-A Parquet file is unreadable until it is closed, so nothing is ever left open: rows wait in memory
-and each flush writes one whole part under a temporary name, syncs it and renames it. A kill loses
-only rows that a resumed run makes again.
+A Parquet file cannot be read until it is closed, so no file stays open: rows wait in memory, and
+each flush writes one whole part under a temporary name, syncs it and renames it. A kill loses only
+rows that a resumed run makes again.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from stabkit.store.tables import problem_of
 
 
 class Writer:
-    """Buffers the three tables of the run at `folder`; `run` is the id kept in every part."""
+    """A buffer for the three tables of the run at `folder`; every part keeps the id `run`."""
 
     def __init__(self, folder: Path, run: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,9 +36,10 @@ class Writer:
         signals: dict[str, NDArray[np.float32]],
         missing: dict[str, NDArray[np.bool_]],
     ) -> None:
-        """`signals[name]`: [steps, layers] in depth order; `missing[name]`: where not measured.
+        """Add signals of layers: `signals[name]` [steps, layers], layers in depth order.
 
-        Of SIGNALS those not given are nulls; every other name is a column of its own.
+        `missing[name]` is true where a value was not measured. Those of SIGNALS that are not given
+        are null; every other name is a column of its own.
         """
         num_steps, num_layers = len(steps), len(layers)
         further = [name for name in signals if name not in SIGNALS]
@@ -62,7 +63,7 @@ class Writer:
         self._add("layers", schema, columns)
 
     def add_scalars(self, steps: NDArray[np.int64], name: str, values: NDArray[np.float64]) -> None:
-        """One named series, [steps]."""
+        """Add one named series: `steps` and `values`, [steps]."""
         names = pa.DictionaryArray.from_arrays(
             pa.array(np.zeros(len(steps), dtype=np.int32)), pa.array([name])
         )
@@ -78,7 +79,7 @@ class Writer:
         temperature: float,
         correct: NDArray[np.bool_],
     ) -> None:
-        """One evaluation; `correct`: [n], one bit a sample, always in the same sample order."""
+        """Add an evaluation; `correct` [n] has one bit per sample, always in the same order."""
         row = [step, metric, value, chance, len(correct), k, temperature, pack_bits(correct)]
         columns = [pa.array([v], type=f.type) for v, f in zip(row, EVALS, strict=True)]
         self._add("evals", EVALS, columns)
@@ -93,7 +94,7 @@ class Writer:
         k: int,
         temperature: float,
     ) -> None:
-        """Evaluations without their samples, [steps]. Not known: n and k 0, the others NaN."""
+        """Add evaluations [steps] without their samples. Unknown n and k are 0, others NaN."""
         rows = len(steps)
         names = pa.DictionaryArray.from_arrays(
             pa.array(np.zeros(rows, dtype=np.int32)), pa.array([metric])
@@ -113,7 +114,7 @@ class Writer:
     def flush(self) -> None:
         """Make everything added so far durable. Raises OSError and keeps the rows if it cannot.
 
-        A folder that was deleted is not made anew, and one made in its place is not written to.
+        A deleted folder is not created again, and another folder in its place is not written to.
         """
         self.check_folder()
         for name, waiting in self._pending.items():
@@ -124,20 +125,21 @@ class Writer:
                 try:
                     write_part(part, whole, schema)
                 finally:
-                    if part.exists():  # also when it is in its place and the folder's sync failed
+                    if part.exists():  # also if only the sync of its folder failed
                         self._pending[name] = []
 
     def check_folder(self) -> None:
-        """Raises FileNotFoundError when the folder is not the one that was opened."""
+        """Raise FileNotFoundError if the folder is not the one that was opened."""
         if not self._is_ours():
             raise FileNotFoundError(f"{self.folder}: the run's folder was deleted or moved")
 
     @property
     def rows_waiting(self) -> int:
+        """How many rows the next flush would write."""
         return sum(len(table) for waiting in self._pending.values() for table in waiting)
 
     def drop_oldest(self, keep: int) -> int:
-        """Of each table, forget what was added first, down to `keep` rows; how many were lost."""
+        """Drop the oldest rows of each table, down to `keep`; return how many were lost."""
         lost = 0
         for waiting in self._pending.values():
             rows = sum(len(table) for table in waiting)
@@ -148,7 +150,7 @@ class Writer:
 
 
 def trim(folder: Path, step: int) -> None:
-    """Remove every row at or after `step` from the tables of a run, so that it can go on there."""
+    """Remove every row at or after `step` from the tables of a run, so that it can resume there."""
     for name in TABLES:
         for part in sorted((folder / name).glob("part-*.parquet")):
             table = read_part(part)
@@ -160,7 +162,7 @@ def trim(folder: Path, step: int) -> None:
 
 
 def read_part(part: Path, columns: list[str] | None = None) -> pa.Table:
-    """Raises ValueError that names a damaged or foreign part: what it held cannot be kept."""
+    """Read a part. Raises a ValueError that names it if it is damaged or foreign."""
     try:
         with open_part(part) as file:
             if problem := problem_of(file.schema_arrow, TABLES[part.parent.name]):
@@ -174,7 +176,7 @@ def read_part(part: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def steps_in(folder: Path) -> tuple[int, int] | None:
-    """The first and the last step that the tables of a run hold, if they hold any."""
+    """Return the first and the last step in the tables of a run; None if they are empty."""
     steps = [
         pc.min_max(read_part(part, ["step"])["step"]).as_py()
         for name in TABLES

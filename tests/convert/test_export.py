@@ -14,7 +14,7 @@ from tests.convert.conftest import converted
 
 
 def tables(run: Run) -> dict[str, pd.DataFrame]:
-    """As stored, null apart from NaN; without the samples, which events cannot hold."""
+    """Return the tables as stored, where null differs from NaN, without the samples."""
     frames = {}
     for name, order in (("layers", ["step", "depth"]), ("scalars", ["step", "name"]),
                         ("evals", ["step", "metric", "k"])):  # fmt: skip

@@ -60,7 +60,7 @@ def test_rows_count_where_asked(tmp_path: Path, out: Path) -> None:
 
 
 def test_iterations_that_start_again_are_joined_with_the_epoch(tmp_path: Path, out: Path) -> None:
-    """As mmcv writes: training every 10 of 30 iterations, an evaluation's own counter of 7."""
+    """A log as mmcv writes it: every 10th of 30 iterations, and evaluations that count 7."""
     rows = [{"seed": 7}]
     for epoch in (1, 2, 3):
         rows += [

@@ -168,7 +168,7 @@ def test_without_tensorboard_the_extra_is_named(
 
 
 def test_folders_below_a_run_are_told_of(tmp_path: Path, out: Path) -> None:
-    """As `add_scalars` and `add_hparams` of torch make them."""
+    """Read folders as torch's `add_scalars` and `add_hparams` make them."""
     write_events(tmp_path, [(0, "loss", 1.0), (1, "loss", 1.0)])
     write_events(tmp_path / "loss_val", [(0, "loss", 2.0)])
     (made,) = convert(tmp_path, out)

@@ -74,7 +74,7 @@ def test_no_window_of_a_smooth_rising_curve_falls_into_a_depth(curve: np.ndarray
     assert not np.any((windows.depth > 1e-9) & (windows.fall > 1e-9))
 
 
-def test_a_fall_is_the_largest_drop_between_neighbouring_means() -> None:
+def test_a_fall_is_the_largest_drop_between_neighboring_means() -> None:
     values = np.full(30, 1.0)
     values[12:16] = 0.0
     windows = scan(values, 0.0)

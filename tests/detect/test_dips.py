@@ -1,17 +1,19 @@
-"""Dips: false alarms, power and places on simulated runs; columns on curves made by hand."""
+"""Dips: false alarms, power and location on simulated runs; columns on curves made by hand."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from stabkit.detect import dips, find_dips
+from stabkit.detect import dip_rows, find_dips
 from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.robust import noise_scale
 from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p
 from stabkit.detect.simulate import EVERY, TRENDS, Planted, ar1, simulate_curve
+from tests.detect.sequential import rarely
 
 FLAT = np.full(100, 0.5)
 
@@ -30,50 +32,60 @@ def at_most(hits: int, runs: int, rate: float) -> bool:
 @pytest.mark.parametrize("ar", [0.0, 0.5])
 def test_healthy_runs_alarm_no_more_than_stated(ar: float) -> None:
     """docs/detectors.md has 2,000 runs; these few catch a rate of some percent."""
-    runs, hits = 150, 0
-    for seed in range(runs):
-        trend = list(TRENDS)[seed % len(TRENDS)]
-        curve = simulate_curve(np.random.default_rng(seed), trend=trend, ar=ar, n=500)
-        hits += not find_dips(curve.step, curve.accuracy, correct=curve.correct).empty
-    assert at_most(hits, runs, 0.01)
+
+    def alarms() -> Iterator[bool]:
+        for seed in range(150):
+            trend = list(TRENDS)[seed % len(TRENDS)]
+            curve = simulate_curve(np.random.default_rng(seed), trend=trend, ar=ar, n=500)
+            yield not find_dips(curve.step, curve.accuracy, correct=curve.correct).empty
+
+    assert rarely(alarms(), 0.01, 150)
 
 
 def test_accuracy_alone_alarms_no_more_than_stated() -> None:
-    runs, hits = 200, 0
-    for seed in range(runs):
-        rng = np.random.default_rng(seed)
-        trend = TRENDS[list(TRENDS)[seed % len(TRENDS)]](np.linspace(0, 1, 100))
-        noise = 0.01 * ar1(rng, 100, 0.5 * (seed % 2))[:, 0]
-        hits += not find_dips(np.arange(100), np.clip(trend + noise, 0, 1)).empty
-    assert at_most(hits, runs, 0.01)
+    def alarms() -> Iterator[bool]:
+        for seed in range(200):
+            rng = np.random.default_rng(seed)
+            trend = TRENDS[list(TRENDS)[seed % len(TRENDS)]](np.linspace(0, 1, 100))
+            noise = 0.01 * ar1(rng, 100, 0.5 * (seed % 2))[:, 0]
+            yield not find_dips(np.arange(100), np.clip(trend + noise, 0, 1)).empty
+
+    assert rarely(alarms(), 0.01, 200)
 
 
 def test_the_paired_test_alone_holds_its_level() -> None:
     """With the noise rule opened wide, samples that flip slowly still do not pass for a dip."""
-    runs, hits, tested = 60, 0, 0
-    for seed in range(runs):
-        rng = np.random.default_rng(seed)
-        curve = simulate_curve(rng, n=300, noise=0.0, ar=(0.0, 0.5, 0.9)[seed % 3], trend="flat")
-        options = {"min_depth": 1e-9, "threshold": 1.0, "min_fall": 0.0}
-        hits += not find_dips(curve.step, curve.accuracy, correct=curve.correct, **options).empty
-        tested += not find_dips(curve.step, curve.accuracy, **options).empty
-    assert tested > runs / 3, "the noise rule would have let these pass"
-    assert at_most(hits, runs, 0.01)
+    tested: list[bool] = []
+
+    def alarms() -> Iterator[bool]:
+        for seed in range(60):
+            rng, ar = np.random.default_rng(seed), (0.0, 0.5, 0.9)[seed % 3]
+            curve = simulate_curve(rng, n=300, noise=0.0, ar=ar, trend="flat")
+            options = {"min_depth": 1e-9, "threshold": 1.0, "min_fall": 0.0}
+            tested.append(not find_dips(curve.step, curve.accuracy, **options).empty)
+            yield not find_dips(curve.step, curve.accuracy, correct=curve.correct, **options).empty
+
+    assert rarely(alarms(), 0.01, 60)
+    assert sum(tested) > len(tested) / 3, "the noise rule would have let these pass"
 
 
 @pytest.mark.parametrize("ar", [0.0, 0.5])
 def test_five_points_for_four_evaluations_are_found_where_they_are(ar: float) -> None:
-    runs, found, near = 60, 0, 0
-    for seed in range(runs):
-        rng = np.random.default_rng(seed)
-        at = int(rng.integers(20, 80))
-        curve = simulate_curve(rng, ar=ar, planted=(Planted(at, 4, 0.05),))
-        for dip in find_dips(curve.step, curve.accuracy, correct=curve.correct).itertuples():
-            if abs(dip.onset - EVERY * (at - 1)) <= 4 * EVERY:
-                found += 1
-                near += abs(dip.onset - EVERY * (at - 1)) <= EVERY
-    assert found >= stats.binom.ppf(0.001, runs, 0.95)
-    assert near >= 0.9 * found
+    errors: list[int] = []
+
+    def misses() -> Iterator[bool]:
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            at = int(rng.integers(20, 80))
+            curve = simulate_curve(rng, ar=ar, planted=(Planted(at, 4, 0.05),))
+            dips = find_dips(curve.step, curve.accuracy, correct=curve.correct)
+            found = [d for d in abs(dips["onset"] - EVERY * (at - 1)) if d <= 4 * EVERY]
+            errors.extend(found)
+            yield not found
+
+    assert rarely(misses(), 0.05, 60)
+    near = sum(error <= EVERY for error in errors)
+    assert near >= 0.9 * len(errors)
 
 
 def test_the_noise_estimate_is_unbiased_and_ignores_the_trend() -> None:
@@ -86,7 +98,7 @@ def test_the_noise_estimate_is_unbiased_and_ignores_the_trend() -> None:
 
 
 @pytest.mark.parametrize("ar", [0.25, 0.5, 0.8])
-def test_slow_noise_is_recognised_on_average(ar: float) -> None:
+def test_slow_noise_is_recognized_on_average(ar: float) -> None:
     rng = np.random.default_rng(5)
     found = np.array([noise_scale(ar1(rng, 100, ar)[:, 0]) for _ in range(300)])
     # 300 estimates that scatter by .3 and .17: means within .02 and .01; corrected by their means,
@@ -235,8 +247,10 @@ def test_holm_is_its_definition() -> None:
 
 
 def test_row_by_row_finds_what_one_call_finds() -> None:
-    """Online is the same call on what there is: the last one is the offline one, and a dip is
-    known within five evaluations of its end."""
+    """The online detector is the same call on the evaluations so far.
+
+    The last call is the offline one, and a dip is known within five evaluations of its end.
+    """
     rng = np.random.default_rng(9)
     curve = simulate_curve(rng, trend="saturating", planted=(Planted(50, 5, 0.08),))
     known = None
@@ -264,17 +278,16 @@ def test_unknown_accuracies_are_left_out_and_counted() -> None:
 def test_short_series_give_an_empty_frame_with_its_columns(size: int) -> None:
     found = find_dips(np.arange(size), np.full(size, 0.5))
     assert found.empty
-    assert list(found) == list(dips._COLUMNS)
+    assert list(found) == list(dip_rows.COLUMNS)
     assert found.dtypes.map(str).tolist()[:2] == ["int64", "int64"]
 
 
 def test_longer_runs_keep_the_rate_of_a_hundred_evaluations() -> None:
-    rng, runs = np.random.default_rng(9), 40
-    hits = sum(
-        not find_dips(np.arange(1000), 0.5 + 0.02 * rng.normal(size=1000)).empty
-        for _ in range(runs)
+    rng = np.random.default_rng(9)
+    alarms = (
+        not find_dips(np.arange(1000), 0.5 + 0.02 * rng.normal(size=1000)).empty for _ in range(40)
     )
-    assert at_most(hits, runs, 0.01)
+    assert rarely(alarms, 0.01, 40)
 
 
 def test_bad_input_is_refused() -> None:
@@ -304,12 +317,15 @@ def test_bad_input_is_refused() -> None:
 
 def test_few_samples_are_no_certainty() -> None:
     """Coin flips of a few samples are no dips; fifty that are wrong at once are one."""
-    rng, hits = np.random.default_rng(11), 0
-    for n in (1, 2, 3, 5, 9):
+    rng = np.random.default_rng(11)
+
+    def alarms() -> Iterator[bool]:
         for _ in range(20):
-            bits = rng.random((60, n)) < 0.5
-            hits += not find_dips(np.arange(60), bits.mean(axis=1), correct=bits).empty
-    assert at_most(hits, 100, 0.01)
+            for n in (1, 2, 3, 5, 9):
+                bits = rng.random((60, n)) < 0.5
+                yield not find_dips(np.arange(60), bits.mean(axis=1), correct=bits).empty
+
+    assert rarely(alarms(), 0.01, 100)
     alike = np.ones((60, 50), dtype=bool)
     alike[20:23] = False
     (dip,) = find_dips(np.arange(60), alike.mean(axis=1), correct=alike).to_dict("records")

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 from itertools import permutations
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.robust import median_interval
+from tests.detect.sequential import rarely
 
 LAYERS = ["patch_embed", "blocks.0", "blocks.1", "head"]
 
@@ -64,15 +66,14 @@ def test_bursts_of_several_runs_are_told_apart() -> None:
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
-    """Of a skewed and a coarse law (ties), at sizes down to the smallest that has an interval."""
+    """Check a skewed and a coarse law (with ties), down to the smallest size with an interval."""
     rng = np.random.default_rng(0)
     for draw, median in ((rng.exponential, math.log(2)), (lambda size: rng.poisson(2, size), 2)):
         for size in (6, 7, 20, 51):
-            inside = 0
-            for _ in range(2000):
-                low, high = median_interval(np.asarray(draw(size=size), dtype=float))
-                inside += low <= median <= high
-            assert inside / 2000 > 0.95 - 3 * math.sqrt(0.95 * 0.05 / 2000), size
+            samples = (np.asarray(draw(size=size), dtype=float) for _ in range(2000))
+            intervals = map(median_interval, samples)
+            misses = (not low <= median <= high for low, high in intervals)
+            assert rarely(misses, 0.05, 2000), size
     assert median_interval(np.arange(5.0)) == (-math.inf, math.inf)
     assert median_interval(np.zeros(0)) == (-math.inf, math.inf)
     assert median_interval(np.array([5.0, 1, 2, 4, 3, 6])) == (1.0, 6.0)
@@ -103,18 +104,20 @@ def test_the_sign_test_is_that_of_a_loop(seed: int) -> None:
 def test_no_order_gives_false_alarms_at_no_more_than_the_level() -> None:
     """Layers that join at random, more of them deep: the deepest still leads half of the time."""
     rng = np.random.default_rng(0)
-    alarms = 0
-    for _ in range(400):
-        bursts = [
-            {
-                layer: int(rng.integers(0, 30))
-                for layer in LAYERS
-                if rng.random() < 0.7 or layer == "head"
-            }
-            for _ in range(15)
-        ]
-        alarms += shallow_first(onsets(*bursts)).p_value <= 0.05
-    assert stats.binom.sf(alarms - 1, 400, 0.05) > 0.001
+
+    def alarms() -> Iterator[bool]:
+        for _ in range(400):
+            bursts = [
+                {
+                    layer: int(rng.integers(0, 30))
+                    for layer in LAYERS
+                    if rng.random() < 0.7 or layer == "head"
+                }
+                for _ in range(15)
+            ]
+            yield shallow_first(onsets(*bursts)).p_value <= 0.05
+
+    assert rarely(alarms(), 0.05, 400)
 
 
 def test_a_planted_lag_is_found_with_its_interval() -> None:

@@ -24,7 +24,7 @@ def adam_rms(gradients: np.ndarray, beta2: float, eps: float = 1e-8) -> np.ndarr
 @pytest.mark.parametrize("at", [1, 2, 7, 400])
 @pytest.mark.parametrize("factor", [0.3, 1.0, 2.3, 40.0, 300.0])
 def test_a_jump_by_a_factor_is_a_surprise_of_that_factor(beta2, at, factor):
-    """Of any size, above or below the ceiling, and at any step: what Adam remembers is 1."""
+    """Jumps of any size, above or below the ceiling, at any step; Adam remembers 1 before."""
     gradients = np.ones((at + 1, 3)) * [1e-3, 1.0, -50.0]
     gradients[at] *= factor
     rms = adam_rms(gradients, beta2)
@@ -37,7 +37,7 @@ def test_a_jump_by_a_factor_is_a_surprise_of_that_factor(beta2, at, factor):
 
 
 @pytest.mark.parametrize("beta2", BETAS)
-def test_of_normal_gradients_it_is_the_mean_that_adam_itself_makes(beta2):
+def test_the_surprise_of_normal_gradients_is_the_mean_over_their_elements(beta2):
     """Elements differ in surprise: rms^2 is the mean of f^2 x / (b + (1 - b) f^2 x), x chi^2(1)."""
     factor, elements = 5.0, 4000
     # Adam remembers exactly 1, so that x is the last gradient's and nothing else's
@@ -100,7 +100,7 @@ def test_the_same_jump_is_found_at_every_beta2(beta2):
     assert (rms[600] >= 2.3) == (beta2 >= 0.99)
 
 
-def test_events_merge_and_what_is_not_finite_is_left_out():
+def test_events_merge_and_non_finite_values_are_left_out():
     rms = np.ones(400)
     rms[[100, 110, 130, 141]] = 3.0
     rms[120] = np.nan
@@ -162,7 +162,7 @@ def false_alarms(elements: int, beta2: float, common: float, tail: float, steps:
 
 @pytest.mark.parametrize("beta2", [0.95, 0.999])
 def test_false_alarms_of_healthy_layers_are_those_the_docstring_states(beta2):
-    """Of hundreds of elements none; of a single one many, as 2.3 is 2 % of a normal's tails."""
+    """Hundreds of elements never alarm; a single one does: 2 % of a normal lie beyond 2.3."""
     assert false_alarms(100, beta2, 0.0, 0, 10_000) == 0
     assert false_alarms(1, beta2, 0.0, 0, 10_000) > 100
     assert false_alarms(100, beta2, 0.1, 0, 10_000) == 0

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from tests.faults.writes import die_at, full_at
 
 pytestmark = pytest.mark.processes
 
-NEVER_FULL = 3
+NEVER_FULL = 3  # exit code: the conversion ended before the operation that was to fail
+Convert = Callable[[Path, Path, int], int]  # source, output folder, number of the operation
 
 
 def converted(source: Path, out: Path) -> int:
@@ -95,6 +96,20 @@ def expected(
 SOME = [pytest.param(1, id="every one", marks=pytest.mark.slow), pytest.param(16, id="some")]
 
 
+def failures(
+    run: Run, fail: Convert, source: Path, out: Path, every: int, done: int
+) -> Iterator[int]:
+    """Yield the exit code of conversions that fail at write operation 1, 1 + every, and so on.
+
+    It ends with the exit code `done`: that conversion has no such operation and is whole.
+    """
+    count = 0
+    while (code := run(fail, source, out, 1 + count * every)) != done:
+        count += 1
+        yield code
+    assert count * every > 50
+
+
 @pytest.mark.parametrize("every", SOME)
 def test_killed_at_a_write_operation(
     run: Run,
@@ -106,7 +121,7 @@ def test_killed_at_a_write_operation(
 ) -> None:
     kills, folder = 0, tmp_path / "runs"
     folder.mkdir()
-    while (code := run(killed, source, folder / "out", 1 + kills * every)) != 0:
+    for code in failures(run, killed, source, folder / "out", every, done=0):
         assert code == -signal.SIGKILL
         kills += 1
         if not (folder / "out").exists():
@@ -117,7 +132,6 @@ def test_killed_at_a_write_operation(
         shutil.rmtree(folder)
         folder.mkdir()
     assert_same(contents(folder), expected)
-    assert kills * every > 50
     tell(f"kills of convert: {kills} at write operations, no run or the whole run after each")
 
 
@@ -132,12 +146,11 @@ def test_a_full_disk_at_a_write_operation(
 ) -> None:
     full, folder = 0, tmp_path / "runs"
     folder.mkdir()
-    while (code := run(on_a_full_disk, source, folder / "out", 1 + full * every)) != NEVER_FULL:
+    for code in failures(run, on_a_full_disk, source, folder / "out", every, done=NEVER_FULL):
         assert code == 1
         assert not list(folder.iterdir()), "nothing stays of it"
         full += 1
     assert_same(contents(folder), expected)
-    assert full * every > 50
     tell(f"full disk under convert: at {full} write operations, nothing left after each")
 
 

@@ -25,13 +25,20 @@ PART = "part-000001.parquet"
 NAMES = {"layers": "signals", "scalars": "scalars", "evals": "evals"}
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """Three parts a table; steps 0..3, 4..7, 8..11."""
-    writer = Writer(tmp_path / "run", "abcd")
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three parts per table; steps 0..3, 4..7, 8..11."""
+    folder = tmp_path_factory.mktemp("undamaged") / "run"
+    writer = Writer(folder, "abcd")
     for first in (0, 4, 8):
         fill(writer, first, 4)
-    return tmp_path / "run"
+    return folder
+
+
+@pytest.fixture
+def run(undamaged: Path, tmp_path: Path) -> Path:
+    """A copy of the run for each test to damage."""
+    return Path(shutil.copytree(undamaged, tmp_path / "run"))
 
 
 def rewrite(part: Path, change: Callable[[pa.Table], pa.Table]) -> None:

@@ -21,3 +21,18 @@ def test_a_run_that_is_called_as_a_table_hides_no_other(tmp_path: Path, name: st
     for seed, folder in enumerate(("aa", name)):
         plant_run(tmp_path / folder, f"seed={seed}")
     assert {run.name for run in stabkit.load(tmp_path)} == {"aa", name}
+
+
+def test_one_name_is_a_list_of_one(tmp_path: Path) -> None:
+    run = stabkit.open_run(plant_run(tmp_path / "run"))
+    assert run.signals("grad_norm").equals(run.signals(["grad_norm"]))
+    with pytest.raises(KeyError, match=r"no signal 'grad' .* those that were: grad_norm"):
+        run.signals("grad")
+
+
+def test_a_scalar_that_was_not_recorded_is_refused_with_those_that_were(tmp_path: Path) -> None:
+    run = stabkit.open_run(plant_run(tmp_path / "run"))
+    with pytest.raises(KeyError, match=r"no scalar 'nope' .* those that were: .*loss"):
+        run.scalar("nope")
+    (tmp_path / "empty" / "scalars").mkdir(parents=True)
+    assert stabkit.open_run(tmp_path / "empty").scalar("nope").empty

@@ -85,7 +85,7 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int) -> pd.DataFrame:
         | {"spike": [at in begun for at in zip(norms["layer"], norms["step"], strict=True)]}
     )
     others = {
-        "loss": run.tables.scalar("loss"),
+        "loss": run.tables.scalars().query("name == 'loss'").set_index("step")["value"],
         "knn": run.evals("knn_heldout").set_index("step")["value"],
     }
     parts = [gradient] + [

@@ -1,0 +1,77 @@
+"""Columns of numbers: what a table holds, whatever file it came from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stabkit.convert.series import FloatArray, IntArray, counted, shown
+
+BoolArray = NDArray[np.bool_]
+Cells = tuple[IntArray, list[Any] | FloatArray]  # rows and values of the cells that are not blank
+
+
+@dataclass(frozen=True)
+class Column:
+    """The cells that are not blank: `rows` and `values`, [cells]."""
+
+    rows: IntArray
+    values: FloatArray
+
+
+@dataclass
+class Table:
+    """The columns of one file, and what of it was left out and why."""
+
+    path: Path
+    num_rows: int
+    columns: dict[str, Column] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    evaluations: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    """[num_rows], whether the log says that a row is an evaluation, not training."""
+
+    def __post_init__(self) -> None:
+        if self.evaluations.size != self.num_rows:
+            self.evaluations = np.zeros(self.num_rows, dtype=bool)
+
+
+def add_column(table: Table, name: str, cells: Cells | str) -> None:
+    """Add the numbers of a column; note the cells that are none.
+
+    A text in place of cells says why the column is left out.
+    """
+    if isinstance(cells, str):
+        table.left_out[name] = cells
+        return
+    rows, raw = cells
+    if not isinstance(raw, np.ndarray):
+        numbers = [_number(cell) for cell in raw]
+        good = np.array([number is not None for number in numbers], dtype=bool)
+        first = next((cell for cell, ok in zip(raw, good, strict=True) if not ok), None)
+        if not good.all():
+            what = f"as {shown(str(first), 40)!r}"
+            if not good.any():
+                table.left_out[name] = f"not numbers, {what}"
+                return
+            bad = int(np.sum(~good))
+            table.notes.append(f"{shown(name)}: {counted(bad, 'cell')} not numbers, {what}")
+        rows, raw = rows[good], np.array([n for n in numbers if n is not None], np.float64)
+    if not rows.size:
+        table.left_out[name] = "blank throughout"
+        return
+    table.columns[name] = Column(rows.astype(np.int64), raw)
+
+
+def _number(cell: Any) -> float | None:
+    """Return a JSON value or a CSV cell as a number, spelled as in Python, JavaScript or R."""
+    if not isinstance(cell, (int, float, str)):
+        return None
+    if isinstance(cell, str) and cell.strip().lower() in ("true", "false"):
+        return float(cell.strip().lower() == "true")
+    try:
+        return float(cell)
+    except (ValueError, OverflowError):
+        return None

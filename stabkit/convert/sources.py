@@ -1,0 +1,104 @@
+"""The format of a source, and the logs in it: a file is read, a folder is searched."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from stabkit.convert.lightning import FILE, is_metrics, metrics_log
+from stabkit.convert.series import ConvertError, Log, listed
+from stabkit.convert.steps import to_log
+from stabkit.convert.tables import read_table
+from stabkit.convert.tensorboard import is_event_file, read_events
+from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
+
+
+def read_logs(
+    source: Path, format: str | None, step: str | None, row_step: bool
+) -> tuple[str, list[Log]]:
+    """Return the format, given or recognized, and one log per run.
+
+    `step` is the column of steps, if the user names one; with `row_step` rows are counted. A folder
+    without logs of its own is searched: every folder below it that has some is a run.
+    """
+    if source.is_dir():
+        return _read_folder(source, format, step, row_step)
+    if is_event_file(source) or format == "tensorboard":
+        _refuse_step(step, row_step)
+        return "tensorboard", [read_events(source)]
+    table = read_table(source)
+    names = list(table.columns)
+    format = format or _format_of(source, names)
+    if format == "wandb" and is_chart(names):
+        return format, chart_logs(table, step, row_step)
+    if format == "wandb":
+        return format, [history_log(table, step, row_step, source.stem)]
+    if format == "lightning":
+        return format, [metrics_log(table, step, row_step)]
+    return format, [to_log(table, step, row_step, source.stem)]
+
+
+def _read_folder(
+    source: Path, format: str | None, step: str | None, row_step: bool
+) -> tuple[str, list[Log]]:
+    found, paths = _search(source, format)
+    if found == "lightning":
+        return found, _read_each(
+            source, paths, lambda path: metrics_log(read_table(path), step, row_step)
+        )
+    _refuse_step(step, row_step)
+    logs = _read_each(source, paths, read_events)
+    unread = {path.parent for path in source.rglob("*") if is_event_file(path)} - {*paths}
+    if unread:
+        where = listed(sorted(str(path.relative_to(source)) for path in unread))
+        logs[0].notes.append(f"not read, event files in folders below: {where}")
+    return found, logs
+
+
+def _refuse_step(step: str | None, row_step: bool) -> None:
+    if step is not None or row_step:
+        what = "--row-step" if row_step else f"--map {step}=step"
+        raise ConvertError(f"{what}: TensorBoard events carry their own step")
+
+
+def _format_of(path: Path, names: list[str]) -> str:
+    if is_chart(names) or is_history(names):
+        return "wandb"
+    return "lightning" if is_metrics(path) else "table"
+
+
+def _search(folder: Path, format: str | None) -> tuple[str, list[Path]]:
+    """Return the format and where its logs are: in `folder` itself, else anywhere below it.
+
+    For TensorBoard these are the folders with event files, for Lightning its CSV files.
+    """
+    here = list(folder.iterdir())
+    below = [path for path in folder.rglob("*") if path.is_file()]
+    for paths in (here, below):
+        events = sorted({path.parent for path in paths if is_event_file(path)})
+        tables = sorted(path for path in paths if path.name == FILE)
+        if format == "lightning" or (tables and not events and format is None):
+            if tables:
+                return "lightning", tables
+        elif events and tables and format is None:
+            raise ConvertError(
+                f"{folder}: holds event files and {FILE}: choose by --format tensorboard or "
+                "--format lightning"
+            )
+        elif events and format in (None, "tensorboard"):
+            return "tensorboard", events
+    what = f"files of {format}" if format else f"TensorBoard event files or {FILE}"
+    raise ConvertError(
+        f"{folder}: no {what} in it or below it; to convert a CSV, Parquet or JSON file, name the "
+        "file itself"
+    )
+
+
+def _read_each(source: Path, paths: list[Path], read: Callable[[Path], Log]) -> list[Log]:
+    """Read one log per path; of several, each is named by its folder below `source`."""
+    logs = []
+    for path in paths:
+        log = read(path)
+        if len(paths) > 1:
+            folder = path if path.is_dir() else path.parent
+            log.name = str(folder.relative_to(source))
+        logs.append(log)
+    return logs

@@ -1,0 +1,130 @@
+"""The search for dips: which windows lie too low, and where a dip begins and ends."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from stabkit.detect.contrasts import SHORTEST_FLANK, Windows, reference, scan
+from stabkit.detect.robust import FloatArray, difference_scale, noise_scale
+
+PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not count as noise
+FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
+
+
+@dataclass(frozen=True)
+class Span:
+    """Indices of one dip in the accuracy.
+
+    `onset` is the last evaluation before it, `recovery` the first after it (None when the run ends
+    first). `start` and `stop` bound the window that was found, `z` is its height in standard
+    errors, `line` [evals] its reference.
+    """
+
+    onset: int
+    trough: int
+    recovery: int | None
+    start: int
+    stop: int
+    z: float
+    line: FloatArray
+
+
+def find_spans(
+    acc: FloatArray, min_depth: float, threshold: float | None, min_fall: float, paired: bool
+) -> tuple[list[Span], float, float, float]:
+    """Return the dips in time order, the noise and AR(1) coefficient outside them, and the bar."""
+    # Noise and dips depend on each other: dips count as noise unless they are known, and are known
+    # by the noise. So both are found in turn, beginning with a noise that dips hardly change.
+    #
+    # The first guess must not use `noise_scale`: wide or frequent dips fill its windows, and the
+    # bar would rise with the dips that it should find. Differences of neighbors see only the edges
+    # of a dip, but they are too small where noise is autocorrelated. Hence the high first bar.
+    lowest = PROVISIONAL if threshold is None else min(PROVISIONAL, threshold)
+    floor = min_depth / 5  # with less noise than this a dip of min_depth passes every bar anyway
+    guess = max(difference_scale(acc), floor)
+    spans = _select(acc, scan(acc, 0.0), guess, FIRST_BAR, min_depth, min_fall)
+    for _ in range(5):  # two or three rounds settle it; the bound stops a two-cycle
+        outside = np.ones(acc.size, dtype=bool)
+        for span in spans:
+            outside[span.onset + 1 : span.recovery] = False
+        noise, ar = noise_scale(acc[outside])
+        # Possible dips are kept out of the noise too: one just below the bar would raise the noise.
+        windows = scan(acc, ar)
+        now = _select(acc, windows, max(noise, floor), lowest, min_depth, min_fall)
+        same = [(s.start, s.stop) for s in now] == [(s.start, s.stop) for s in spans]
+        spans = now
+        if same:
+            break
+    bar = threshold if threshold is not None else dip_bar(acc.size, ar, paired)
+    return [span for span in spans if span.z >= bar], noise, ar, bar
+
+
+def dip_bar(evals: int, ar: float, paired: bool) -> float:
+    """Return the z that the largest window of a healthy run passes in at most 0.3 % of runs.
+
+    The numbers were set on simulated healthy runs with other seeds than benchmarks/calibration.py
+    measures with. More evaluations are more windows, and the largest of more z is larger. A larger
+    `ar` is itself estimated with more error (it scatters by about .15), so the bar rises with it.
+
+    Where the samples are known, the paired test also has to pass and sees all noise between
+    samples, so the bar is lower.
+    """
+    longer = 0.3 * max(0.0, math.log10(evals / 100))
+    if paired:
+        return 4.6 + longer + 1.2 * ar
+    # The last term is for short runs, whose noise is estimated from few evaluations.
+    return 4.5 + longer + 2.0 * ar + 20 / evals
+
+
+def _select(
+    acc: FloatArray, windows: Windows, noise: float, bar: float, min_depth: float, min_fall: float
+) -> list[Span]:
+    """Take the window with the largest z, then the largest that overlaps none taken, and so on."""
+    z = windows.z / noise
+    possible = np.flatnonzero(
+        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall * noise)
+    )
+    free = np.ones(acc.size, dtype=bool)
+    spans: list[Span] = []
+    for w in possible[np.argsort(-z[possible], kind="stable")]:
+        start, stop = int(windows.start[w]), int(windows.stop[w])
+        if not free[start:stop].all():
+            continue
+        span = _delimit(acc, start, stop, float(z[w]), noise, min_depth)
+        if span is not None and free[span.onset + 1 : span.recovery].all():
+            free[span.onset + 1 : span.recovery] = False
+            spans.append(span)
+    return sorted(spans, key=lambda span: span.onset)
+
+
+def _delimit(
+    acc: FloatArray, start: int, stop: int, z: float, noise: float, min_depth: float
+) -> Span | None:
+    """Widen or narrow a window to the evaluations that are low; None if no two in a row are low."""
+    # Low is below the line by more than noise explains, or by half of what counts as a dip.
+    tolerance = max(min_depth / 2, 1.5 * noise)
+    first, last = start, stop
+    # Twice: a window narrower than its dip has low evaluations in its flanks, which pull the line
+    # down. The line of the widened window has flanks outside of the dip.
+    for _ in range(2):
+        line = reference(acc, first, last)
+        low = line - acc > tolerance
+        inside = np.flatnonzero(low[first:last])
+        if not inside.size:
+            return None
+        first += int(inside[0])
+        while first > SHORTEST_FLANK and low[first - 1]:
+            first -= 1
+        trough = first + int(np.argmin((acc - line)[first:last]))
+        # Recovery is the first of two evaluations in a row that are not low: one may be luck.
+        back = np.flatnonzero(~low[trough + 1 : -1] & ~low[trough + 2 :])
+        last = trough + 1 + int(back[0]) if back.size else acc.size
+    # A lone outlier beside an evaluation that is just below the line is no dip: both of a pair must
+    # have at least a quarter of the depth.
+    deep = line - acc > (line[trough] - acc[trough]) / 4
+    pairs = low[first : last - 1] & low[first + 1 : last] & deep[first : last - 1]
+    if not np.any(pairs & deep[first + 1 : last]):
+        return None
+    recovery = last if last < acc.size else None
+    return Span(first - 1, trough, recovery, start, stop, z, line)
