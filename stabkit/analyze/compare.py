@@ -1,9 +1,8 @@
 """Two arms of runs against each other: how far apart they end, and what so few runs could show."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,9 @@ from stabkit.analyze.intervals import (
     Interval,
     bootstrap_interval,
     detectable_effect,
-    student_interval,
+    student_test,
 )
+from stabkit.analyze.text import counted
 
 FEWEST = 6  # pairs; of fewer, a sign or signed-rank test cannot reach p < .05 (2 / 2**5 = .06)
 
@@ -47,9 +47,8 @@ def compare_pairs(first: ArrayLike, second: ArrayLike) -> Comparison:
     """Values that belong together by their place; a pair with a NaN is left out."""
     both = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     d = both[~np.isnan(both)]
-    p_value = p_rank = p_sign = math.nan
-    if d.size > 1 and np.ptp(d) > 0:
-        p_value = float(stats.ttest_1samp(d, 0).pvalue)
+    found = student_test(d)
+    p_rank = p_sign = math.nan
     differ = d[d != 0]  # a pair without a difference tells neither test anything
     if differ.size >= FEWEST:
         p_rank = float(stats.wilcoxon(differ).pvalue)
@@ -57,11 +56,11 @@ def compare_pairs(first: ArrayLike, second: ArrayLike) -> Comparison:
     return Comparison(
         paired=True,
         n=(d.size,),
-        effect=float(d.mean()) if d.size else math.nan,
-        student=student_interval(d),
+        effect=found.mean,
+        student=found.interval,
         bootstrap=bootstrap_interval(d),
         detectable=detectable_effect(_sd(d), d.size),
-        p_value=p_value,
+        p_value=found.p_value,
         p_rank=p_rank,
         p_sign=p_sign,
     )
@@ -123,43 +122,18 @@ def pair_rows(
     return joined.dropna().reset_index()
 
 
-def compare_arms(
-    frame: pd.DataFrame,
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    shared: Sequence[str],
-    column: str = "level",
-) -> Comparison:
-    """Rows of `run_scores` with the settings `first` against those with `second`.
-
-    Paired over `shared`, which is the seed and every other setting, where any rows agree in it;
-    apart otherwise, which `paired` tells.
-    """
-    one, two = _chosen(frame, first), _chosen(frame, second)
-    pairs = pair_rows(one, two, shared, column)
-    if len(pairs):
-        return compare_pairs(pairs["first"], pairs["second"])
-    return compare_apart(one[column], two[column])
-
-
-def _chosen(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    for key, value in settings.items():
-        frame = frame[frame[key] == value]
-    return frame
-
-
 def in_words(found: Comparison, first: str, second: str, unit: str = "points") -> str:
     """The comparison as sentences: what was seen, how sure it is, what n could have shown."""
     low, high = found.student
     if np.isnan(found.effect):
         return f"{second} against {first}: no levels to compare."
     lead = f"{second} ends {abs(found.effect):.1f} {unit} {_side(found.effect)} {first} on average"
-    counted = _counted(found)
+    number = _number(found)
     if math.isnan(low):
         why = "so few" if min(found.n) < 2 else "values without any spread"
-        return f"{lead} ({counted}): {why} cannot tell whether that is more than chance."
+        return f"{lead} ({number}): {why} cannot tell whether that is more than chance."
     verdict = "no difference is shown" if low <= 0 <= high else f"{second} is {_word(found.effect)}"
-    lines = [f"{lead} (95 % interval {low:+.1f} to {high:+.1f}, {counted}): {verdict}."]
+    lines = [f"{lead} (95 % interval {low:+.1f} to {high:+.1f}, {number}): {verdict}."]
     if not math.isnan(found.bootstrap[0]):
         lines.append("Bootstrap interval {:+.1f} to {:+.1f}.".format(*found.bootstrap))
     ranks = [("rank test", found.p_rank), ("sign test", found.p_sign)]
@@ -173,9 +147,9 @@ def in_words(found: Comparison, first: str, second: str, unit: str = "points") -
     return " ".join(line for line in lines if line)
 
 
-def _counted(found: Comparison) -> str:
+def _number(found: Comparison) -> str:
     if found.paired:
-        return f"{found.n[0]} pair{'' if found.n[0] == 1 else 's'}"
+        return counted(found.n[0], "pair")
     return f"unpaired: {found.n[0]} and {found.n[1]} runs"
 
 

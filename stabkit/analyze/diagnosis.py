@@ -98,25 +98,29 @@ class Diagnosis:
     @property
     def last_answers(self) -> NDArray[np.bool_] | None:
         """[evals, n] which samples the last evaluations got right; None if not recorded."""
-        if self._last_answers is None:
+        if self._falls[2] is None:
             return None
-        packed, n = self._last_answers
+        packed, n = self._falls[2]
         return np.unpackbits(packed, axis=1, count=n).astype(bool)
 
     @cached_property
-    def _last_answers(self) -> tuple[NDArray[np.uint8], int] | None:
-        bits = self.tables.correct(self.metric)
-        if bits is None:
-            return None
-        return np.packbits(bits[-MEDIAN_OF:], axis=1), bits.shape[1]
+    def _falls(self) -> tuple[pd.DataFrame, pd.DataFrame, tuple[NDArray[np.uint8], int] | None]:
+        """Dips, drifts and last answers, of which each takes the answers of all evaluations."""
+        # one reading of the table gives evaluations and answers, while the run trains on
+        seen = events.Accuracy(self.tables.keeping(), self.metric)
+        dips, drifts = events.falls(seen)
+        if events.refused(dips) or seen.correct is None:
+            return dips, drifts, None
+        last = np.packbits(seen.correct[-MEDIAN_OF:], axis=1)
+        return dips, drifts, (last, seen.correct.shape[1])
 
-    @cached_property
+    @property
     def dips(self) -> pd.DataFrame:
-        return events.dips(self.tables, self.metric)
+        return self._falls[0]
 
-    @cached_property
+    @property
     def drifts(self) -> pd.DataFrame:
-        return events.drifts(self.tables, self.metric)
+        return self._falls[1]
 
     @cached_property
     def spikes(self) -> pd.DataFrame:
@@ -193,7 +197,7 @@ class Diagnosis:
 
 
 EXAMINED = (
-    *("dips", "drifts", "level", "_last_answers"),
+    *("_falls", "level"),
     *("collapses", "bursts", "onsets", "layers", "watched"),
     *("nonfinite", "verdict"),
 )

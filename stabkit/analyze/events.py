@@ -6,11 +6,13 @@ says so: `refused(found)`.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from stabkit.detect import (
     find_collapse,
@@ -20,6 +22,7 @@ from stabkit.detect import (
     find_stuck_loss,
 )
 from stabkit.detect.collapse import NOTHING
+from stabkit.detect.spikes import spike_bar
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
@@ -33,53 +36,70 @@ COLLAPSE = {
 MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
 
 
-def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
-    """`find_dips` on an evaluation of the run, paired over its samples where bits are there.
+@dataclass(frozen=True)
+class Accuracy:
+    """One evaluation of a run, at every step at which it was made."""
 
-    Also `end`: the recovery, or the last evaluation of a dip that the run ended in; how long it
-    lasted in `steps`, `samples` and `epochs` (NaN where the settings do not tell the batch, or the
-    size of the data).
+    run: Run
+    metric: str
+
+    @cached_property
+    def evals(self) -> pd.DataFrame:
+        return self.run.evals(self.metric)
+
+    @cached_property
+    def chance(self) -> float:
+        """NaN where it is not known."""
+        return float(self.evals["chance"].iloc[0]) if len(self.evals) else 0.0
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """[evals, n], as `Run.correct`, which may raise ValueError."""
+        return self.run.correct(self.metric)
+
+    def series(self) -> dict[str, Any]:
+        """Return the arguments that `find_dips` and `find_drift` share."""
+        return {
+            "step": self.evals["step"].to_numpy(),
+            "accuracy": self.evals["value"].to_numpy(),
+            "n": self.evals["n"].to_numpy() if counts_known(self.evals) else None,
+            "correct": self.correct,
+        }
+
+
+def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what `find_dips` and `find_drift` find in an evaluation of the run.
+
+    The dips also have `end`: the recovery, or the last evaluation of a dip that the run ended in;
+    and how long they lasted in `steps`, `samples` and `epochs` (NaN where the settings do not tell
+    the batch, or the size of the data).
     """
-    run = run.keeping()  # the bits are then those of the evaluations, while the run trains on
-    evals = run.evals(metric)
-    chance = float(evals["chance"].iloc[0]) if len(evals) else 0.0
-
-    def find() -> pd.DataFrame:
-        known = 0.0 if math.isnan(chance) else chance
-        return find_dips(**_series(run, metric), chance=known)
-
-    found = _sought(run, f"dips of {metric}", find, lambda: find_dips([], []))
-    if math.isnan(chance):
+    run = seen.run
+    known = 0.0 if math.isnan(seen.chance) else seen.chance
+    found = _sought(
+        run,
+        f"dips of {seen.metric}",
+        lambda: find_dips(**seen.series(), chance=known),
+        lambda: find_dips([], []),
+    )
+    sagged = _sought(
+        run,
+        f"drift of {seen.metric}",
+        lambda: find_drift(**seen.series(), dips=None if refused(found) else found),
+        lambda: find_drift([], []),
+    )
+    if math.isnan(seen.chance):
         found["relative_depth"] = math.nan
-    found = found.assign(end=found["recovery"].fillna(evals["step"].max()))
+    found = found.assign(end=found["recovery"].fillna(seen.evals["step"].max()))
     steps = found["end"] - found["onset"]
     samples = steps * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
-    return found.assign(steps=steps, samples=samples, epochs=epochs)
+    return found.assign(steps=steps, samples=samples, epochs=epochs), sagged
 
 
 def _number(run: Run, key: str) -> float:
     value = run.settings.get(key)
     return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def drifts(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
-    """`find_drift` on an evaluation of the run."""
-    run = run.keeping()
-    what = f"drift of {metric}"
-    return _sought(
-        run, what, lambda: find_drift(**_series(run, metric)), lambda: find_drift([], [])
-    )
-
-
-def _series(run: Run, metric: str) -> dict[str, Any]:
-    evals = run.evals(metric)
-    return {
-        "step": evals["step"].to_numpy(),
-        "accuracy": evals["value"].to_numpy(),
-        "n": evals["n"].to_numpy() if counts_known(evals) else None,
-        "correct": run.correct(metric),
-    }
 
 
 def counts_known(evals: pd.DataFrame) -> bool:
@@ -126,20 +146,19 @@ def final_level(values: pd.Series) -> float:
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
     """`find_spikes` on each layer; columns layer and depth in front, ordered by onset and depth.
 
-    The more values a run has, the more of them stand out by chance: the threshold is a robust z of
-    6 for up to 1,000 values and one more for every ten times as many, about what keeps false
-    alarms from growing with the run (docs/detectors.md).
+    The threshold is `spike_bar` of the values of all layers together.
     """
     found = []
     table = run.signals([signal])
-    threshold = 6 + math.log10(max(1.0, table[signal].count() / 1000))
+    threshold = spike_bar(int(table[signal].count()))
     for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
         series = rows["step"].to_numpy(), rows[signal].to_numpy()
         find = partial(find_spikes, *series, threshold=threshold)
         events = _sought(run, f"spikes of {signal} in {layer}", find, lambda: find_spikes([], []))
-        events.insert(0, "depth", depth)
-        events.insert(0, "layer", layer)
         found.append(events)
+        if len(events) or len(found) == 1:
+            events.insert(0, "depth", depth)
+            events.insert(0, "layer", layer)
     if not found:
         return pd.DataFrame(columns=["layer", "depth", "onset", "peak", "end", "height", "ratio"])
     spiked = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)

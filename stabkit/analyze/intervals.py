@@ -1,6 +1,7 @@
-"""95 % intervals of rates, shares and means of few runs, and the smallest effect they can show."""
+"""Tests and 95 % intervals for few runs, and the smallest effect that they can show."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,17 +12,6 @@ UNKNOWN: Interval = (math.nan, math.nan)
 ENOUGH = 8  # values from which on a bootstrap is worth its name: see `bootstrap_interval`
 
 
-def rate_interval(events: int, exposure: float) -> Interval:
-    """Exact Poisson (Garwood) interval of events per unit of exposure; NaN without exposure.
-
-    Takes events as independent. Events that come in clusters vary more than it says.
-    """
-    if not exposure > 0:
-        return UNKNOWN
-    low = stats.chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
-    return float(low) / exposure, float(stats.chi2.ppf(0.975, 2 * events + 2)) / 2 / exposure
-
-
 def share_interval(hits: int, total: int) -> Interval:
     """Clopper-Pearson, exact: covers at least 95 % whatever the share; NaN of nothing."""
     if not total:
@@ -30,13 +20,29 @@ def share_interval(hits: int, total: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def student_interval(values: ArrayLike) -> Interval:
-    """Of the mean. NaN for fewer than two values, or equal ones: they show no spread to judge by"""
+class MeanTest(NamedTuple):
+    """The mean of `n` values, its 95 % interval and the two-sided p-value that it is 0."""
+
+    n: int
+    mean: float
+    interval: Interval
+    p_value: float
+
+
+def student_test(values: ArrayLike) -> MeanTest:
+    """Student's t test of the mean, as of the differences between pairs of runs; NaN are left out.
+
+    Interval and p-value are NaN for fewer than two values and for equal ones, which show no spread
+    to judge by.
+    """
     x = np.asarray(values, dtype=float)
+    x = x[~np.isnan(x)]
+    mean = float(x.mean()) if x.size else math.nan
     if x.size < 2 or np.ptp(x) == 0:
-        return UNKNOWN
-    half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
-    return float(x.mean() - half), float(x.mean() + half)
+        return MeanTest(x.size, mean, UNKNOWN, math.nan)
+    half = float(stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    p_value = float(stats.ttest_1samp(x, 0).pvalue)
+    return MeanTest(x.size, mean, (mean - half, mean + half), p_value)
 
 
 def bootstrap_interval(values: ArrayLike) -> Interval:
@@ -50,20 +56,6 @@ def bootstrap_interval(values: ArrayLike) -> Interval:
         return UNKNOWN
     found = stats.bootstrap((x,), np.mean, method="BCa", random_state=np.random.default_rng(0))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def mean_interval(values: ArrayLike) -> Interval:
-    """Of the mean of amounts, over runs: BCa from `ENOUGH` values on, Student's below.
-
-    Never below 0 where no value is. Too narrow for few runs: where three runs in five lose nothing
-    and the others an exponential amount it holds the mean in 69 % of samples of three, 80 % of
-    eight, 90 % of twenty.
-    """
-    x = np.asarray(values, dtype=float)
-    low, high = bootstrap_interval(x)
-    if math.isnan(low):
-        low, high = student_interval(x)
-    return (max(low, 0.0), high) if x.size and x.min() >= 0 else (low, high)
 
 
 def detectable_effect(

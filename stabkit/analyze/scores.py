@@ -1,4 +1,4 @@
-"""How stable a run was, in numbers, and how stable a cell of a sweep: dips, steps, points lost."""
+"""How stable a run was, in numbers: dips, steps and points lost."""
 
 import math
 from typing import Any
@@ -8,7 +8,6 @@ import pandas as pd
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import final_count, final_level, refused
-from stabkit.analyze.intervals import Interval, mean_interval, rate_interval, share_interval
 from stabkit.analyze.verdict import UNSTABLE, verdict
 
 
@@ -63,37 +62,6 @@ def _lost_points(found: pd.DataFrame, sag: float) -> tuple[float, str]:
     if not known:
         return sag, "sag"
     return 100 * float(found["permanent_loss"].clip(lower=0).sum()), "permanent"
-
-
-def sweep_scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell of `run_scores`: cell, runs, then each score with its 95 % interval.
-
-    A score `x` has columns x, x_low, x_high, NaN where nothing can be said. dip_rate: per 1,000
-    steps of all its runs, exact Poisson; unstable: share of the runs whose verdict is known,
-    Clopper-Pearson; level, lost_steps, lost_points: means over runs, by `mean_interval`.
-    """
-    return pd.DataFrame(
-        [_cell_row(str(cell), rows) for cell, rows in frame.groupby("cell", sort=False)]
-    )
-
-
-def _cell_row(cell: str, rows: pd.DataFrame) -> dict[str, object]:
-    known = rows[rows["verdict"] != "unknown"]
-    num_dips, exposure = int(known["dips"].sum()), float(known["steps"].sum()) / 1000
-    bad = int(is_unstable(known).sum())
-    row: dict[str, object] = {"cell": cell, "runs": len(rows), "known": len(known)}
-    rate = num_dips / exposure if exposure else math.nan
-    row |= _with_interval("dip_rate", rate, rate_interval(num_dips, exposure))
-    share = bad / len(known) if len(known) else math.nan
-    row |= _with_interval("unstable", share, share_interval(bad, len(known)))
-    for column in ("level", "lost_steps", "lost_points"):
-        values = (rows if column == "level" else known)[column].dropna()
-        row |= _with_interval(column, values.mean(), mean_interval(values))
-    return row
-
-
-def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
-    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def is_unstable(frame: pd.DataFrame) -> "pd.Series[bool]":

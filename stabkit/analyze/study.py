@@ -9,6 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero, more_events
+from stabkit.analyze.compare import pair_rows
 from stabkit.analyze.diagnosis import Diagnoses, diagnose
 from stabkit.analyze.events import final_count, final_level
 from stabkit.analyze.text import aligned
@@ -97,10 +98,8 @@ def higher(
 
     Runs that share all of `pairs`, as those of several models, count as their mean.
     """
-    first, second = (
-        _chosen(table, settings).groupby(list(pairs))[column].mean() for settings in (better, worse)
-    )
-    return mean_above_zero(text, (first - second).dropna().tolist(), "points")
+    found = pair_rows(_chosen(table, worse), _chosen(table, better), pairs, column)
+    return mean_above_zero(text, (found["second"] - found["first"]).tolist(), "points")
 
 
 def dip_more(

@@ -1,5 +1,7 @@
 """One word for how a run went."""
 
+import pandas as pd
+
 from stabkit.detect.dips import SHORTEST
 
 VERDICTS = ("diverged", "collapsed", "unstable", "bursts", "unknown", "stable")  # worst first
@@ -19,3 +21,15 @@ def verdict(
     if num_evals < SHORTEST:
         return "unknown"
     return "bursts" if num_bursts else "stable"
+
+
+def worst_of(table: pd.DataFrame) -> pd.Series:
+    """The row of the worst run."""
+    return worst_first(table).iloc[0]
+
+
+def worst_first(table: pd.DataFrame) -> pd.DataFrame:
+    """In order: diverged before collapsed before the deepest dip."""
+    rank = table["verdict"].map({name: i for i, name in enumerate(UNSTABLE)}).fillna(len(UNSTABLE))
+    order = pd.DataFrame({"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]})
+    return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]

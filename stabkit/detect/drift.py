@@ -33,6 +33,7 @@ def find_drift(
     min_depth: float = 0.01,
     threshold: float | None = None,
     alpha: float = 0.01,
+    dips: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Stretches between dips in which the level falls for longer than a dip's fall lasts.
 
@@ -43,13 +44,16 @@ def find_drift(
     failure that LAMB shows in MoCo v3 (Chen et al. 2021, section 4.1) is of this kind; one that
     never falls, but rises too little, only a comparison of runs can show.
 
+    `dips`: what `find_dips` returned for the same arguments; without it, it is called.
+
     Columns: onset (the step at the middle of the higher level), trough (of the lower), recovery
     (the first level after it that has half of the depth back, NaN when there is none), depth
     (fraction), z, p_value. Raises as `find_dips`.
     """
-    dips = find_dips(
-        step, accuracy, n, correct, min_depth=min_depth, threshold=threshold, alpha=alpha
-    )
+    if dips is None:
+        dips = find_dips(
+            step, accuracy, n, correct, min_depth=min_depth, threshold=threshold, alpha=alpha
+        )
     seen = ~np.isnan(np.asarray(accuracy, dtype=np.float64))
     steps = np.asarray(step)[seen].astype(np.int64)
     acc = np.asarray(accuracy, dtype=np.float64)[seen]

@@ -12,8 +12,7 @@ import pytest
 
 import stabkit
 import stabkit.store.tables as tables
-from stabkit.analyze.diagnosis import diagnose
-from stabkit.analyze.events import dips, drifts
+from stabkit.analyze.diagnosis import Diagnosis, diagnose
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.summary import describe, run_table
 from stabkit.cli import main
@@ -49,18 +48,18 @@ def written_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: count
 
 
-@pytest.mark.parametrize("find", [dips, drifts])
+@pytest.mark.parametrize("find", ["dips", "drifts"])
 def test_evaluations_and_their_bits_are_of_one_moment(
     run: Path,
-    find: Callable[[stabkit.store.reader.Run], pd.DataFrame],
+    find: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = find(stabkit.open_run(run))
-    assert len(before) == (find is dips)
+    before = getattr(Diagnosis(stabkit.open_run(run)), find)
+    assert len(before) == (find == "dips")
     count = written_on(run, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = find(stabkit.open_run(run))
+        found = getattr(Diagnosis(stabkit.open_run(run)), find)
     assert count() == 1
     pd.testing.assert_frame_equal(found, before)
 
@@ -89,7 +88,7 @@ def test_a_report_is_of_one_moment(run: Path, monkeypatch: pytest.MonkeyPatch) -
     after = make_report(diagnose(runs))
     assert after.verdict == before.verdict
     assert after.runs == before.runs
-    assert [e.headline for e, _ in after.events] == [e.headline for e, _ in before.events]
+    assert [e.headline for e, _ in after.incidents] == [e.headline for e, _ in before.incidents]
 
 
 @pytest.mark.parametrize("verb", ["analyze", "report"])

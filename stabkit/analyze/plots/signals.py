@@ -17,8 +17,8 @@ from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
 from stabkit.analyze.plots.signal_rows import HEAD, signal_rows
 from stabkit.analyze.plots.style import RC, new_figure, ramp
-from stabkit.analyze.report.verdict_words import worst_first
 from stabkit.analyze.summary import run_table
+from stabkit.analyze.verdict import worst_first
 
 MAX_RUNS = 3  # side by side; a page has no more room
 COLUMNS = 4  # panels in a row where there is one run

@@ -9,13 +9,14 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
-from stabkit.analyze.report.event_words import Event, all_events
+from stabkit.analyze.report.incidents import Incident, all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
-from stabkit.analyze.report.remedies import Sign
+from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
-from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict, worst_of
+from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict
 from stabkit.analyze.summary import FOOTNOTE, run_table
 from stabkit.analyze.text import counted
+from stabkit.analyze.verdict import worst_of
 
 PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
 ZOOMS = 12  # a page is read, not scrolled for ever
@@ -45,7 +46,7 @@ class Report:
     title: str
     folder: str
     verdict: Verdict
-    events: tuple[tuple[Event, Picture | None], ...]
+    incidents: tuple[tuple[Incident, Picture | None], ...]
     further: Table | None  # events without a picture
     unlisted: int  # events that are not even in that table
     runs: Table
@@ -62,16 +63,16 @@ def make_report(runs: Diagnoses) -> Report:
     """Raises ValueError where a run cannot be read."""
     table = run_table(runs)
     verdict = tell_verdict(runs, table)
-    events = all_events(runs)
-    rest = events[ZOOMS:]
-    signs = signs_seen(runs, table, events)
+    incidents = all_incidents(runs)
+    rest = incidents[ZOOMS:]
+    signs = signs_seen(table, incidents)
     worst = str(worst_of(table)["run"])
     path = runs.path.resolve()
     return Report(
         title=path.name or str(path),
         folder=str(runs.path),
         verdict=verdict,
-        events=tuple((event, _zoom(event)) for event in events[:ZOOMS]),
+        incidents=tuple((incident, _zoom(incident)) for incident in incidents[:ZOOMS]),
         further=_further(rest[:LISTED]),
         unlisted=len(rest[LISTED:]),
         runs=_run_rows(table),
@@ -85,22 +86,24 @@ def make_report(runs: Diagnoses) -> Report:
     )
 
 
-def _zoom(event: Event) -> Picture | None:
+def _zoom(incident: Incident) -> Picture | None:
     """Gradients, loss and kNN around it; None where none of them was recorded."""
-    rows = event_zoom_rows(event.run, event.onset, event.end)
+    rows = event_zoom_rows(incident.run, incident.onset, incident.end)
     if rows.empty:
         return None
     recorded = [name for panel, name in PANELS.items() if (rows["panel"] == panel).any()]
     alt = f"{', '.join(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
-    alt += f"event shaded. {event.headline}: {'; '.join(': '.join(fact) for fact in event.facts)}."
-    return picture(event_zoom_figure(rows.assign(event=event.headline)), alt)
+    facts = "; ".join(": ".join(fact) for fact in incident.facts)
+    alt += f"event shaded. {incident.headline}: {facts}."
+    return picture(event_zoom_figure(rows.assign(event=incident.headline)), alt)
 
 
-def _further(events: Sequence[Event]) -> Table | None:
-    if not events:
+def _further(incidents: Sequence[Incident]) -> Table | None:
+    if not incidents:
         return None
     rows = tuple(
-        (event.headline, event.where, f"{event.onset:,}", f"{event.end:,}") for event in events
+        (incident.headline, incident.where, f"{incident.onset:,}", f"{incident.end:,}")
+        for incident in incidents
     )
     return Table("Further events", ("event", "run", "from step", "to step"), rows)
 

@@ -1,6 +1,5 @@
 """Which remedies fit what was seen, and what the runs at hand measure of them."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ import pandas as pd
 from stabkit.analyze.cells import Cell, group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.report.remedies import REMEDIES, Remedy, Sign
+from stabkit.analyze.report.remedies import REMEDIES
+from stabkit.analyze.report.remedy import Remedy, Sign
+from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
 
@@ -45,7 +46,7 @@ class Trial:
         counts = f"Unstable were {without} of {n} runs without and {with_it} of {n} with it."
         if not claim.n:
             return f"{counts} No levels to compare."
-        effect = f"{claim.effect:+.1f} points of final kNN accuracy, n = {_pairs(claim.n)}"
+        effect = f"{claim.effect:+.1f} points of final kNN accuracy, n = {counted(claim.n, 'pair')}"
         if claim.n == 1:
             return f"{effect}. {counts} Not decisive: one pair cannot tell an effect from chance."
         interval = f"95 % interval {claim.low:+.1f} to {claim.high:+.1f}"
@@ -148,8 +149,7 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
     if not pairs:
         return None
     gains = [pair.level_with - pair.level_without for pair in pairs]
-    known = [gain for gain in gains if not math.isnan(gain)]
-    return Trial(pairs, mean_above_zero(remedy.name, known, "points"))
+    return Trial(pairs, mean_above_zero(remedy.name, gains, "points"))
 
 
 def _ends(remedy: Remedy, values: Sequence[Any]) -> tuple[Any, Any] | None:
@@ -214,7 +214,3 @@ def _refusal(run: Diagnosis, settings: Mapping[str, Any]) -> str:
     except ConfigError as error:
         return "; ".join(error.problems)
     return ""
-
-
-def _pairs(count: int) -> str:
-    return f"{count} pair{'' if count == 1 else 's'}"

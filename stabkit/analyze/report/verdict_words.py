@@ -8,11 +8,11 @@ from typing import Literal
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.report.event_words import Event
-from stabkit.analyze.report.remedies import Sign
+from stabkit.analyze.report.incidents import Incident
+from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.summary import lacking_rows
 from stabkit.analyze.text import counted
-from stabkit.analyze.verdict import UNSTABLE
+from stabkit.analyze.verdict import UNSTABLE, worst_of
 from stabkit.detect.dips import SHORTEST
 
 
@@ -56,24 +56,12 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     return Verdict("good", words, ("No dip, no drift, no collapse, no non-finite value.", *lines))
 
 
-def worst_of(table: pd.DataFrame) -> pd.Series:
-    """The row of the worst run."""
-    return worst_first(table).iloc[0]
-
-
-def worst_first(table: pd.DataFrame) -> pd.DataFrame:
-    """In order: diverged before collapsed before the deepest dip."""
-    rank = table["verdict"].map({name: i for i, name in enumerate(UNSTABLE)}).fillna(len(UNSTABLE))
-    order = pd.DataFrame({"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]})
-    return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]
-
-
-def signs_seen(runs: Diagnoses, table: pd.DataFrame, events: Sequence[Event]) -> Mapping[Sign, int]:
+def signs_seen(table: pd.DataFrame, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
     """In how many runs each sign was seen."""
     early = {
-        event.run.name
-        for event in events
-        if event.kind != "burst" and event.onset <= 2 * _warmup(event.run)
+        incident.run.name
+        for incident in incidents
+        if incident.kind != "burst" and incident.onset <= 2 * _warmup(incident.run)
     }
     return {
         "dips": int((table["dips"] > 0).sum()),

@@ -75,7 +75,7 @@ def test_a_run_that_went_nonfinite_is_worse_than_the_deepest_dip(grid: Path) -> 
     RunDir(grid / "lr 0.001 true 1").append_event("nonfinite", 7, layers=["norm"])
     runs = diagnosed(grid)
     assert worst_of(run_table(runs))["run"] == "lr 0.001 true 1"
-    event, _ = make_report(runs).events[0]
+    event, _ = make_report(runs).incidents[0]
     assert event.kind == "non-finite"
     assert ("Layers then", "norm") in event.facts
 
@@ -117,7 +117,7 @@ def test_every_event_is_told_the_deepest_first_and_those_left_out_are_counted(
     monkeypatch.setattr(report_module, "ZOOMS", 1)
     monkeypatch.setattr(report_module, "LISTED", 2)
     report = make_report(runs)
-    (first, zoom), *others = report.events
+    (first, zoom), *others = report.incidents
     assert not others
     assert first.size == depths[0]
     assert zoom is not None

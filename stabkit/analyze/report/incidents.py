@@ -25,7 +25,7 @@ SEVERITY = {
 
 
 @dataclass(frozen=True)
-class Event:
+class Incident:
     """`size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text."""
 
     run: Diagnosis
@@ -38,19 +38,19 @@ class Event:
     facts: tuple[tuple[str, str], ...]
 
 
-def all_events(runs: Diagnoses) -> list[Event]:
+def all_incidents(runs: Diagnoses) -> list[Incident]:
     """Every event of every run, the worst kind first and the deepest of a kind."""
     found = [
-        event
+        incident
         for cell in group_cells(runs)
         for between in (between_seeds(cell.runs),)
         for run in cell.runs
-        for event in _of_run(run, run_label(cell, run), between)
+        for incident in _of_run(run, run_label(cell, run), between)
     ]
-    return sorted(found, key=lambda event: (KINDS.index(event.kind), -event.size))
+    return sorted(found, key=lambda incident: (KINDS.index(incident.kind), -incident.size))
 
 
-def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Event]:
+def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Incident]:
     yield from _nonfinite(run, where)
     yield from _collapse(run, where)
     for dip in told_dips(run, between).to_dict("records"):
@@ -61,7 +61,7 @@ def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Event
         yield _burst(run, where, burst)
 
 
-def _nonfinite(run: Diagnosis, where: str) -> Iterator[Event]:
+def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     """One event a run: how often, and where it began."""
     seen = run.nonfinite
     if not seen:
@@ -76,10 +76,10 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Event]:
         ("Times", f"{len(seen)}, the last at step {last:,}"),
     )
     headline = f"Non-finite values from step {first:,}"
-    yield Event(run, where, "non-finite", first, last, len(seen), headline, facts)
+    yield Incident(run, where, "non-finite", first, last, len(seen), headline, facts)
 
 
-def _collapse(run: Diagnosis, where: str) -> Iterator[Event]:
+def _collapse(run: Diagnosis, where: str) -> Iterator[Incident]:
     """One event a run, with every signal that shows it."""
     found = run.collapses
     if found.empty:
@@ -88,7 +88,7 @@ def _collapse(run: Diagnosis, where: str) -> Iterator[Event]:
     signals = [(str(name), _signal(rows)) for name, rows in found.groupby("signal", sort=False)]
     facts = (("Lasts", _lasting(onset, end)), *signals)
     headline = f"Collapse from step {onset:,}"
-    yield Event(run, where, "collapse", onset, end, end - onset, headline, facts)
+    yield Incident(run, where, "collapse", onset, end, end - onset, headline, facts)
 
 
 def _signal(rows: pd.DataFrame) -> str:
@@ -98,7 +98,7 @@ def _signal(rows: pd.DataFrame) -> str:
     return f"{_number(start)} → {_number(level)}, {span}{often}"
 
 
-def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
+def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Incident:
     onset, end, trough = (int(dip[key]) for key in ("onset", "end", "trough"))
     points = 100 * dip["depth"]
     open_end = bool(pd.isna(dip["recovery"]))
@@ -113,10 +113,10 @@ def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) 
         ("Gradients", _burst_before(onset, trough, spiked)),
     )
     headline = f"Dip of {points:.1f} points at step {trough:,}"
-    return Event(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
+    return Incident(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
 
 
-def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Event:
+def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
     onset, trough = int(drift["onset"]), int(drift["trough"])
     points, p = 100 * drift["depth"], drift["p_value"]
     facts = (
@@ -125,7 +125,7 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Event:
         ("p-value", "no test: samples were not recorded" if pd.isna(p) else f"{p:.1g}"),
     )
     headline = f"Drift of {points:.1f} points from step {onset:,}"
-    return Event(run, where, "drift", onset, trough, float(drift["depth"]), headline, facts)
+    return Incident(run, where, "drift", onset, trough, float(drift["depth"]), headline, facts)
 
 
 def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
@@ -138,7 +138,7 @@ def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
     return f"burst at step {int(first['onset']):,}, first in {first['first']}"
 
 
-def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Event:
+def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Incident:
     onset, end = int(burst["onset"]), int(burst["end"])
     ratio = float(burst["ratio"])
     layers = int(burst["layers"])
@@ -148,7 +148,7 @@ def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Event:
         ("Layers", f"{counted(layers, 'spike')}, first in {burst['first']}"),
     )
     headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times the median"
-    return Event(run, where, "burst", onset, end, ratio, headline, facts)
+    return Incident(run, where, "burst", onset, end, ratio, headline, facts)
 
 
 def _lasting(onset: int, end: int, open_end: bool = False) -> str:
