@@ -34,7 +34,7 @@ print(study_table(table, paper))
 # %% [markdown]
 # ## Claims
 # Dips are counted over the same number of images, not of steps. The best batch is picked on these
-# very runs, which favours the second claim.
+# very runs, which favors the second claim.
 
 # %%
 ends = [{"train.batch": value} for value in sorted(table["train.batch"].unique())]

@@ -1,4 +1,4 @@
-"""A claim of a paper against runs: holds, fails or is undecided, always with its interval."""
+"""Judge a claim of a paper by runs: it holds, fails or is undecided, always with an interval."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Outcome = Literal["holds", "fails", "undecided"]
 
 @dataclass(frozen=True)
 class Claim:
-    """What was claimed, the effect measured in the claimed direction and its 95 % interval."""
+    """A claim, the measured effect in the claimed direction, and its 95 % interval."""
 
     text: str
     verdict: Outcome
@@ -32,7 +32,7 @@ class Claim:
 
 
 def mean_above_zero(text: str, differences: Sequence[float], unit: str) -> Claim:
-    """Judge paired differences, positive as claimed, by `student_test`."""
+    """Judge paired differences, which are positive if the claim is true, by `student_test`."""
     n, mean, (low, high), p_value = student_test(differences)
     if math.isnan(low):  # nothing is known of the scatter, so nothing is excluded
         low, high = -math.inf, math.inf
@@ -40,11 +40,11 @@ def mean_above_zero(text: str, differences: Sequence[float], unit: str) -> Claim
 
 
 def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
-    """Event counts of two arms watched for the same number of steps, as a log2 ratio of rates.
+    """Judge the event counts of two arms that were watched for the same number of steps.
 
-    Exact: of all events, the share in the first arm is binomial (Clopper-Pearson interval). Events
-    of one run are taken as independent, which clustered events are not: the interval is a lower
-    bound of the uncertainty.
+    The effect is the log2 ratio of the two rates. The interval is exact: given the total, the count
+    of the first arm is binomial (Clopper-Pearson). It takes the events of a run as independent.
+    Clustered events are not, so the true uncertainty is larger.
     """
     total = claimed_more + claimed_less
     low_share, high_share = share_interval(claimed_more, total) if total else (0.0, 1.0)
@@ -58,10 +58,10 @@ def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
 
 
 def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
-    """The claims of one study as text, and which of them stand when their number is counted.
+    """Return the claims of one study as text, and which of them survive correction.
 
-    Each interval errs in one case of twenty, so that of many claims some are decided by chance
-    alone: Holm's correction keeps that chance at `alpha` for all of them together.
+    Each interval errs in one case of twenty, so among many claims some are decided by chance alone.
+    Holm's correction keeps the chance of any such error at `alpha` for all claims together.
     """
     tested = [claim for claim in claims if not math.isnan(claim.p_value)]
     corrected = holm([claim.p_value for claim in tested])
@@ -79,7 +79,7 @@ def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
 
 
 def from_interval(text: str, effect: float, low: float, high: float, unit: str, n: int) -> Claim:
-    """An effect, positive as claimed, with an interval measured elsewhere."""
+    """Return the claim for an effect, positive as claimed, with an interval from elsewhere."""
     return Claim(text, _outcome(low, high), effect, low, high, unit, n)
 
 

@@ -1,4 +1,4 @@
-"""Two arms of runs against each other: how far apart they end, and what so few runs could show."""
+"""Compare two arms of runs: how far apart they end, and what so few runs could show."""
 
 import math
 from collections.abc import Sequence
@@ -23,13 +23,17 @@ FEWEST = 6  # pairs; of fewer, a sign or signed-rank test cannot reach p < .05 (
 
 @dataclass(frozen=True)
 class Comparison:
-    """`effect`: mean of the second arm less that of the first, in the unit of the values.
+    """How the second arm differs from the first.
 
-    n: pairs, or the values of the two arms; student: 95 % interval (Welch's where unpaired), which
-    decides; bootstrap: NaN where n is too small for one; detectable: the true effect that a two-
-    sided t test at 5 % would have found in 80 % of such comparisons, given the spread seen here;
-    p_value: of that t test; p_rank, p_sign: Wilcoxon's signed-rank (unpaired: Mann-Whitney's) and
-    the sign test, NaN where n is too small for them to reach 5 %.
+    effect: mean of the second arm minus that of the first, in the unit of the values.
+    n: the number of pairs, or of the values in each arm.
+    student: 95 % interval (Welch's if unpaired); the verdict follows from it.
+    bootstrap: NaN if n is too small.
+    detectable: the true effect that a two-sided t test at 5 % would have found in 80 % of such
+    comparisons, given the spread seen here.
+    p_value: of that t test.
+    p_rank, p_sign: Wilcoxon's signed-rank test (Mann-Whitney's if unpaired) and the sign test; NaN
+    if n is so small that they cannot reach 5 %.
     """
 
     paired: bool
@@ -44,7 +48,7 @@ class Comparison:
 
 
 def compare_pairs(first: ArrayLike, second: ArrayLike) -> Comparison:
-    """Values that belong together by their place; a pair with a NaN is left out."""
+    """Compare values that are paired by their position. Pairs with a NaN are left out."""
     both = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     d = both[~np.isnan(both)]
     found = student_test(d)
@@ -67,7 +71,7 @@ def compare_pairs(first: ArrayLike, second: ArrayLike) -> Comparison:
 
 
 def compare_apart(first: ArrayLike, second: ArrayLike) -> Comparison:
-    """Values of two arms that share nothing by which to pair them; NaN are left out."""
+    """Compare values of two arms that cannot be paired. NaN are left out."""
     one, two = (x[~np.isnan(x)] for x in (np.asarray(v, dtype=float) for v in (first, second)))
     student, p_value, p_rank = UNKNOWN, math.nan, math.nan
     spread = _pooled_sd(one, two)
@@ -104,10 +108,10 @@ def _pooled_sd(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
 def pair_rows(
     first: pd.DataFrame, second: pd.DataFrame, shared: Sequence[str], column: str = "level"
 ) -> pd.DataFrame:
-    """Rows of two arms that agree in `shared`: columns `shared`, first, second.
+    """Return the rows of two arms that agree in `shared`: columns `shared`, first, second.
 
-    Rows of one arm that agree in all of it count as their mean: they are one pair, not several.
-    Rows without a seed have no partner.
+    Rows of one arm that agree in all of `shared` are one pair, and their mean counts. Rows without
+    a seed have no partner.
     """
     keys = list(shared)
     if not keys:
@@ -123,7 +127,7 @@ def pair_rows(
 
 
 def in_words(found: Comparison, first: str, second: str, unit: str = "points") -> str:
-    """The comparison as sentences: what was seen, how sure it is, what n could have shown."""
+    """Describe a comparison: what was seen, how sure it is, and what n runs could have shown."""
     low, high = found.student
     if np.isnan(found.effect):
         return f"{second} against {first}: no levels to compare."

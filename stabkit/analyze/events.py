@@ -1,7 +1,7 @@
-"""What the detectors find in a run, by the names the tables of a run use.
+"""Run the detectors on the tables of a run.
 
-A series that a detector refuses is named in a LeftOutWarning; what is returned then is empty and
-says so: `refused(found)`.
+If a detector refuses a series, a LeftOutWarning names the series, and `refused` is true of the
+empty table that is returned.
 """
 
 import math
@@ -38,7 +38,7 @@ MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One evaluation of a run, at every step at which it was made."""
+    """One evaluation of a run at all its steps."""
 
     run: Run
     metric: str
@@ -49,12 +49,12 @@ class Accuracy:
 
     @cached_property
     def chance(self) -> float:
-        """NaN where it is not known."""
+        """The accuracy of guessing; NaN if it is not known."""
         return float(self.evals["chance"].iloc[0]) if len(self.evals) else 0.0
 
     @cached_property
     def correct(self) -> NDArray[np.bool_] | None:
-        """[evals, n], as `Run.correct`, which may raise ValueError."""
+        """[evals, n]: which samples were right (`Run.correct`). Raises ValueError."""
         return self.run.correct(self.metric)
 
     def series(self) -> dict[str, Any]:
@@ -68,11 +68,11 @@ class Accuracy:
 
 
 def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what `find_dips` and `find_drift` find in an evaluation of the run.
+    """Return the dips and the drifts of an evaluation: rows of `find_dips` and `find_drift`.
 
-    The dips also have `end`: the recovery, or the last evaluation of a dip that the run ended in;
-    and how long they lasted in `steps`, `samples` and `epochs` (NaN where the settings do not tell
-    the batch, or the size of the data).
+    Dips get further columns. `end` is the recovery, or the last evaluation if the run ended inside
+    the dip. `steps`, `samples` and `epochs` say how long the dip lasted; the last two are NaN if
+    the settings do not tell the batch size or the size of the data.
     """
     run = seen.run
     known = 0.0 if math.isnan(seen.chance) else seen.chance
@@ -103,15 +103,16 @@ def _number(run: Run, key: str) -> float:
 
 
 def counts_known(evals: pd.DataFrame) -> bool:
-    """Whether it is known on how many samples; not so in a run converted without `--n`."""
+    """Return whether the sample counts are known; a log converted without `--n` has none."""
     return bool((evals["n"] > 0).all())
 
 
 def collapses(run: Run) -> pd.DataFrame:
-    """Every sign of collapse that the run's scalars show; column signal in front, which it is.
+    """Return every sign of collapse in the scalars; the first column, signal, says which one.
 
-    Where kNN ends above its untrained value, narrow features still tell images apart and a loss at
-    chance is a hard task slowly learned: then only a loss at nothing counts.
+    If kNN ends above its untrained value, two signs do not count: narrow features still tell images
+    apart, and a loss at chance is a hard task that is learned slowly. Then only a loss at zero
+    counts.
     """
     scalars, learned = run.scalars(), _learned(run)
     found = []
@@ -134,19 +135,20 @@ def _learned(run: Run) -> bool:
 
 
 def final_count(values: pd.Series) -> int:
-    """A fifth of the evaluations: one alone is noisy, or inside a dip."""
+    """Return how many evaluations make the final level: a fifth. One alone is too noisy."""
     return max(1, round(len(values) / 5))
 
 
 def final_level(values: pd.Series) -> float:
-    """The median of the last fifth."""
+    """Return the median of the last fifth of the values."""
     return float(values.tail(final_count(values)).median())
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
-    """`find_spikes` on each layer; columns layer and depth in front, ordered by onset and depth.
+    """Return the rows of `find_spikes` on each layer, ordered by onset and depth.
 
-    The threshold is `spike_bar` of the values of all layers together.
+    The columns layer and depth come first. The threshold is `spike_bar` of the number of values in
+    all layers together.
     """
     found = []
     table = run.signals([signal])
@@ -167,9 +169,9 @@ def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
 
 
 def relative_norms(run: Run) -> pd.DataFrame:
-    """Gradient norms over each layer's median in the run: step, layer, depth, value, relative.
+    """Return gradient norms over each layer's median: step, layer, depth, value, relative.
 
-    Layers without a gradient, such as frozen ones, are left out; medians are of finite values.
+    Layers without a gradient, such as frozen ones, are left out. Medians are of finite values.
     """
     rows = run.signals(["grad_norm"])
     rows = rows.assign(layer=rows["layer"].astype(str)).rename(columns={"grad_norm": "value"})
@@ -181,7 +183,7 @@ def relative_norms(run: Run) -> pd.DataFrame:
 
 
 def refused(found: pd.DataFrame) -> bool:
-    """Whether nothing was found because the series, or one of them, was refused."""
+    """Return whether nothing was found because a detector refused the series, or one of them."""
     return bool(found.attrs.get("refused", False))
 
 

@@ -1,4 +1,4 @@
-"""What a handful of runs says beyond each run's own row: in sentences, for the summary."""
+"""Describe in sentences what a handful of runs says beyond the row of each run."""
 
 import math
 
@@ -14,7 +14,11 @@ LEAD = 30  # steps before a dip in which a gradient burst counts as its herald
 
 
 def findings(runs: Diagnoses) -> list[str]:
-    """Ends of dips, order of layers, heralds of dips, learning-rate sensitivity: what there is."""
+    """Return the sentences that apply.
+
+    They tell how dips ended, the order of layers, bursts before dips, and learning-rate
+    sensitivity.
+    """
     sentences = (_severities(runs), _order(runs), _heralds(runs), _sensitivity(runs))
     return [sentence for sentence in sentences if sentence]
 

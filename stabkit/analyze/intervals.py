@@ -13,7 +13,10 @@ ENOUGH = 8  # values from which on a bootstrap is worth its name: see `bootstrap
 
 
 def share_interval(hits: int, total: int) -> Interval:
-    """Clopper-Pearson, exact: covers at least 95 % whatever the share; NaN of nothing."""
+    """Return the Clopper-Pearson interval of a share; NaN if `total` is 0.
+
+    It is exact: it covers the true share with at least 95 %, whatever the share is.
+    """
     if not total:
         return UNKNOWN
     interval = stats.binomtest(hits, total).proportion_ci(0.95, method="exact")
@@ -30,10 +33,10 @@ class MeanTest(NamedTuple):
 
 
 def student_test(values: ArrayLike) -> MeanTest:
-    """Student's t test of the mean, as of the differences between pairs of runs; NaN are left out.
+    """Test whether the mean of values, such as differences of paired runs, is 0 (Student's t).
 
-    Interval and p-value are NaN for fewer than two values and for equal ones, which show no spread
-    to judge by.
+    NaN are left out. Interval and p-value are NaN for fewer than two values and for equal values,
+    which show no spread to judge by.
     """
     x = np.asarray(values, dtype=float)
     x = x[~np.isnan(x)]
@@ -46,10 +49,11 @@ def student_test(values: ArrayLike) -> MeanTest:
 
 
 def bootstrap_interval(values: ArrayLike) -> Interval:
-    """BCa bootstrap of the mean, 9,999 resamples, a fixed seed; NaN for fewer than `ENOUGH` values.
+    """Return the BCa bootstrap interval of the mean; NaN for fewer than `ENOUGH` values.
 
-    Of three normal values it would hold the mean in 74 % of samples, of eight in 87 %, of twenty
-    in 92 % (Student's: 95 % of all); of exponential ones in 69, 85, 91 % (Student's 89, 89, 92).
+    It uses 9,999 resamples and a fixed seed. With three normal values it would hold the true mean
+    in 74 % of samples, with eight in 87 %, with twenty in 92 % (Student's: 95 % for all three).
+    With exponential values it holds it in 69, 85 and 91 % (Student's: 89, 89 and 92 %).
     """
     x = np.asarray(values, dtype=float)
     if x.size < ENOUGH or np.ptp(x) == 0:
@@ -61,10 +65,10 @@ def bootstrap_interval(values: ArrayLike) -> Interval:
 def detectable_effect(
     sd: float, n: int, second: int | None = None, power: float = 0.8, alpha: float = 0.05
 ) -> float:
-    """The smallest true difference that a two-sided t test would find with that probability.
+    """Return the smallest true difference that a two-sided t test finds with probability `power`.
 
-    sd: of the differences of `n` pairs; or, with `second` values in another arm, of the values of
-    either arm. NaN where there is no test: one pair, or no spread.
+    sd: of the differences of `n` pairs; or, with `second` values in the other arm, of the values
+    within an arm. NaN if there is no test: one pair, or no spread.
     """
     freedom = n - 1 if second is None else n + second - 2
     if freedom < 1 or min(n, second or n) < 1 or not sd > 0:
@@ -80,7 +84,7 @@ def detectable_effect(
 
 
 def rates_p_value(events: int, exposure: float, others: int, other_exposure: float) -> float:
-    """Two-sided exact test that two Poisson rates are equal; NaN without events or exposure."""
+    """Test whether two Poisson rates are equal: two-sided, exact; NaN without events."""
     if not (events + others and exposure > 0 and other_exposure > 0):
         return math.nan
     share = exposure / (exposure + other_exposure)

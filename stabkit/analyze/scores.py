@@ -12,7 +12,7 @@ from stabkit.analyze.verdict import UNSTABLE, verdict
 
 
 def run_scores(runs: Diagnoses) -> pd.DataFrame:
-    """One row a run: cell, seed, every setting that tells the cells apart, its `score`, run."""
+    """Return one row a run: cell, seed, the settings that tell cells apart, its `score`, run."""
     rows = [
         {"cell": cell_label(cell), "seed": run.settings.get("seed")}
         | {**cell.settings, **score(run), "run": run.name}
@@ -23,12 +23,16 @@ def run_scores(runs: Diagnoses) -> pd.DataFrame:
 
 
 def score(run: Diagnosis) -> dict[str, Any]:
-    """verdict: as in `verdict`, but `stable` where only gradients burst; evaluations;
-    steps: from the first to the last of them; untrained, level, best, in points (100 times the
-    accuracy): the first evaluation, the median of the last fifth, the highest median of as many in
-    a row; dips; dip_rate: per 1,000 steps; lost_steps: spent in dips; lost_points, with lost_by:
-    `permanent` (what its dips took for good, where the detector knows that of each) or `sag` (best
-    less level, which is 0 or more by definition and a little more than 0 by noise).
+    """Return the scores of a run.
+
+    verdict: as in `verdict`, but `stable` if only gradients burst.
+    evaluations: how many there are; steps: from the first to the last of them.
+    untrained, level, best: in points (100 times the accuracy). The first evaluation, the median of
+    the last fifth, and the highest median of as many in a row.
+    dips, dip_rate, lost_steps: the dips, how many per 1,000 steps, and the steps spent in them.
+    lost_points, with lost_by: `permanent` is what its dips took for good, if the detector knows
+    that for each of them. Otherwise `sag`: best minus level, which is never negative, and slightly
+    positive from noise alone.
     """
     evals, found = run.evals(run.metric), run.dips
     lacking = run.gaps("evals")
@@ -65,5 +69,5 @@ def _lost_points(found: pd.DataFrame, sag: float) -> tuple[float, str]:
 
 
 def is_unstable(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether each run dipped, collapsed or diverged; one that is `unknown` did not show it."""
+    """Return which runs dipped, collapsed or diverged. One that is `unknown` is not among them."""
     return frame["verdict"].isin(UNSTABLE)

@@ -1,4 +1,4 @@
-"""`stabkit report`: from runs to everything that the page shows, as plain data."""
+"""Collect everything that the page of `stabkit report` shows, as plain data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ LISTED = 100
 
 @dataclass(frozen=True)
 class Table:
-    """Texts; the first of a row names it."""
+    """A table of texts. The first text of a row names it."""
 
     caption: str
     head: tuple[str, ...]
@@ -34,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure by its name on the command line."""
+    """A figure, with its name on the command line."""
 
     name: str
     about: str
@@ -60,7 +60,7 @@ class Report:
 
 
 def make_report(runs: Diagnoses) -> Report:
-    """Raises ValueError where a run cannot be read."""
+    """Diagnose the runs and return the report. Raises ValueError if a run cannot be read."""
     table = run_table(runs)
     verdict = tell_verdict(runs, table)
     incidents = all_incidents(runs)
@@ -87,7 +87,7 @@ def make_report(runs: Diagnoses) -> Report:
 
 
 def _zoom(incident: Incident) -> Picture | None:
-    """Gradients, loss and kNN around it; None where none of them was recorded."""
+    """Draw gradients, loss and kNN around an event; None if none of them was recorded."""
     rows = event_zoom_rows(incident.run, incident.onset, incident.end)
     if rows.empty:
         return None
@@ -144,7 +144,10 @@ def _factors(runs: Diagnoses) -> Table | None:
 
 
 def _shared(runs: Diagnoses) -> tuple[tuple[str, str], ...]:
-    """Settings that all runs have alike; of how they were executed, those that differ as well."""
+    """Return the settings that all runs share.
+
+    Settings of how runs were executed are listed as well, with all their values.
+    """
     differ = set(runs.factors())
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in differ)
     found = []
@@ -161,9 +164,9 @@ def _text(value: object) -> str:
 
 
 def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
-    """All that these runs can be drawn as; a plot says by ValueError that it does not apply.
+    """Draw all figures that apply to these runs. A plot raises ValueError if it does not apply.
 
-    Of the `worst` run alone what takes a panel for each of its signals.
+    The figure with a panel for each signal shows the `worst` run alone.
     """
     found = []
     for name, plot in PLOTS.items():

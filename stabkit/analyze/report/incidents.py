@@ -1,4 +1,4 @@
-"""Events of runs as the report tells them: what, where, from when to when, how bad, in words."""
+"""Describe the events of runs for the report: what, where, when and how bad, in words."""
 
 import math
 from collections.abc import Iterator
@@ -26,7 +26,10 @@ SEVERITY = {
 
 @dataclass(frozen=True)
 class Incident:
-    """`size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text."""
+    """An event as the report tells it.
+
+    `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text.
+    """
 
     run: Diagnosis
     where: str
@@ -39,7 +42,7 @@ class Incident:
 
 
 def all_incidents(runs: Diagnoses) -> list[Incident]:
-    """Every event of every run, the worst kind first and the deepest of a kind."""
+    """Return every event of every run, the worst kind first and the deepest of a kind first."""
     found = [
         incident
         for cell in group_cells(runs)
@@ -62,7 +65,7 @@ def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Incid
 
 
 def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
-    """One event a run: how often, and where it began."""
+    """Describe the non-finite values of a run as one event: how often, and where they began."""
     seen = run.nonfinite
     if not seen:
         return
@@ -80,7 +83,7 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
 
 
 def _collapse(run: Diagnosis, where: str) -> Iterator[Incident]:
-    """One event a run, with every signal that shows it."""
+    """Describe the collapse of a run as one event, with every signal that shows it."""
     found = run.collapses
     if found.empty:
         return
@@ -129,7 +132,10 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
 
 
 def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
-    """What gradients did on the way down: as far ahead of the onset as the fall is long."""
+    """Say what gradients did before the trough of a dip.
+
+    The window begins as far ahead of the onset as the fall is long.
+    """
     since = onset - max(trough - onset, 1)
     near = spiked[spiked["onset"].between(since, trough)]
     if near.empty:

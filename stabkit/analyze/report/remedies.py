@@ -1,4 +1,4 @@
-"""What to try against instability: each remedy as data, with the evidence for and against it."""
+"""List what to try against instability: each remedy as data, with evidence for and against it."""
 
 from stabkit.analyze.report.remedy import Evidence, Remedy
 

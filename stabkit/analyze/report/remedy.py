@@ -1,4 +1,4 @@
-"""What a remedy is: the settings to try, the signs that call for it and the evidence."""
+"""Define a remedy: the settings to try, the signs that call for it, and the evidence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SIGNS: dict[Sign, str] = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """A finding in our words; `source` is a key of `SOURCES`, empty for arithmetic."""
+    """A finding in our words. `source` is a key of `SOURCES`, or empty for arithmetic."""
 
     text: str
     source: str = ""
@@ -25,11 +25,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Remedy:
-    """`settings` are the override; the first of them is what runs with and without it differ in.
+    """Something to try against instability.
 
-    `factor` multiplies what a run has instead. Runs compare by having the value or `instead_of`,
-    or, `toward` less or more, as the smallest and largest value there is. `answers` weighs the
-    signs that the remedy is for, 3 the most. `own_of`: frameworks that have it where none is set.
+    settings: the override. The first of them is the setting that runs with and without it differ
+    in.
+    factor: multiplies the value that a run has, instead of setting one.
+    toward, instead_of: which runs are compared. With `value`, those with the value against those
+    with `instead_of`; with `less` or `more`, the smallest against the largest value that there is.
+    answers: how strongly the remedy answers each sign; 3 is the most.
+    own_of: the frameworks that have the remedy by default.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The report's first words: stable or not, which run is the worst, what instability cost."""
+"""Write the first words of the report: stable or not, the worst run, what instability cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,15 @@ from stabkit.detect.dips import SHORTEST
 
 @dataclass(frozen=True)
 class Verdict:
+    """The first words of the report, and the mood of the page."""
+
     mood: Literal["bad", "warn", "good", "unknown"]
     headline: str
     lines: tuple[str, ...]
 
 
 def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
-    """`table` is that of `run_table`."""
+    """Return the first words. `table` is that of `run_table`."""
     bad = table[table["verdict"].isin(UNSTABLE)]
     unknown = int((table["verdict"] == "unknown").sum())
     under_way = int((~table["state"].isin(["done", "recorded"])).sum())
@@ -57,7 +59,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
 
 
 def signs_seen(table: pd.DataFrame, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
-    """In how many runs each sign was seen."""
+    """Count the runs in which each sign was seen."""
     early = {
         incident.run.name
         for incident in incidents
@@ -74,7 +76,7 @@ def signs_seen(table: pd.DataFrame, incidents: Sequence[Incident]) -> Mapping[Si
 
 
 def isolated(text: object) -> str:
-    """A name inside a sentence, whose direction of writing does not turn the sentence around."""
+    """Isolate a name so that its direction of writing does not turn the sentence around."""
     return str(text) if str(text).isascii() else f"\u2068{text}\u2069"
 
 
@@ -118,7 +120,7 @@ def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
 
 
 def _most_alike(runs: Diagnoses, run: Diagnosis, others: Sequence[Diagnosis]) -> Diagnosis | None:
-    """Of those in which the fewest settings differ, the one that ends highest."""
+    """Return the run that differs in the fewest settings; among equals, the highest level."""
     factors = runs.factors()
     ranked = [
         (sum(other.settings.get(key) != run.settings.get(key) for key in factors), -level, i)

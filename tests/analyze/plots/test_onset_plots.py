@@ -199,8 +199,8 @@ def test_grad_norms_zooms_on_the_burst_and_puts_first_and_last_layers_in_front(g
     assert (near["step"].min(), near["step"].max()) == (SPIKE - AROUND, SPIKE + AROUND)
     (zoom,) = [ax for ax in grad_norms_figure(table).axes if ax.get_title().startswith("zoomed")]
     lines = [line for line in zoom.lines if len(line.get_xdata()) == 2 * AROUND + 1]
-    grey = [line for line in lines if line.get_color() == "0.8"]
-    assert (len(lines), len(grey)) == (len(LAYERS), 1), "all but blocks.0"
+    gray = [line for line in lines if line.get_color() == "0.8"]
+    assert (len(lines), len(gray)) == (len(LAYERS), 1), "all but blocks.0"
 
 
 def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None:

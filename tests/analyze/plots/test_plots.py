@@ -115,11 +115,11 @@ def test_a_contrast_that_is_not_there_is_refused_in_words(
     assert not (tmp_path / "figures").exists()
 
 
-def test_colours_are_told_apart_in_grey() -> None:
-    """Lightness alone orders the ramp (Rec. 709 luma), so a grey print keeps the order."""
+def test_colors_are_told_apart_in_grey() -> None:
+    """Lightness alone orders the ramp (Rec. 709 luma), so a gray print keeps the order."""
     for count in (2, 3, 6, 14):
-        grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in ramp(count)]
-        assert np.diff(grey).min() > 0.02
+        gray = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in ramp(count)]
+        assert np.diff(gray).min() > 0.02
 
 
 @pytest.mark.parametrize("name", PLOTS)

@@ -250,16 +250,16 @@ def test_a_line_is_thinned_to_its_extremes() -> None:
     assert (len(short), len(same)) == (100, 100)
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """WCAG 2.2, relative luminance."""
-    digits = colour.lstrip("#")
+    digits = color.lstrip("#")
     digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
     channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
-def test_every_colour_of_text_stands_out() -> None:
+def test_every_color_of_text_stands_out() -> None:
     """WCAG AA: 4.5 to 1 on the page and on a panel, in light, dark and print."""
     style = (FOLDER / "report.css").read_text()
     schemes = [dict(re.findall(r"--(\w+): (#\w+)", block))
