@@ -7,6 +7,7 @@ import pytest
 
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.findings import findings
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.summary import run_table, summary
@@ -15,8 +16,8 @@ from stabkit.store.writer import Writer
 from tests.analyze.conftest import DIP, SPIKE, diagnosed, diagnosed_run, plant_run
 
 
-def test_what_was_planted_is_told(grid: Path) -> None:
-    told = " ".join(findings(diagnosed(grid))).replace("\n", " ")
+def test_what_was_planted_is_told(grid_runs: Diagnoses) -> None:
+    told = " ".join(findings(grid_runs)).replace("\n", " ")
     assert "Of 2 dips: 2 returned to the trend." in told
     assert (
         "Bursts of several layers: 2. The shallowest layer spiked before the deepest in 2," in told

@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 
 from stabkit.analyze import events
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.events import falls
 from stabkit.analyze.scores import is_unstable, run_scores
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import STEPS, diagnosed, plant_run
 
 
-def test_a_run_is_scored_by_what_its_evaluations_hold(grid: Path) -> None:
-    runs = diagnosed(grid)
+def test_a_run_is_scored_by_what_its_evaluations_hold(grid_runs: Diagnoses) -> None:
+    runs = grid_runs
     frame = run_scores(runs).set_index("run")
     assert len(frame) == 8
     for run in runs:
@@ -36,14 +37,14 @@ def test_a_run_is_scored_by_what_its_evaluations_hold(grid: Path) -> None:
 
 
 def test_what_dips_took_for_good_counts_where_it_is_known(
-    grid: Path, monkeypatch: pytest.MonkeyPatch
+    whole_grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def known(seen: events.Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
         dips, drifts = falls(seen)
         return dips.assign(permanent_loss=0.03), drifts
 
     monkeypatch.setattr(events, "falls", known)
-    frame = run_scores(diagnosed(grid))
+    frame = run_scores(diagnosed(whole_grid))
     bad = is_unstable(frame)
     assert frame.loc[bad, "lost_points"].tolist() == pytest.approx([3.0, 3.0])
     assert set(frame.loc[bad, "lost_by"]) == {"permanent"}

@@ -76,11 +76,12 @@ def test_all_of_an_analysis_is_of_one_moment(run: Path, monkeypatch: pytest.Monk
         again = run_table(second)
         assert describe(second, again) == before
     pd.testing.assert_frame_equal(again, table)
-    assert count() > 3
+    assert count() == 3, "each table is read once"
     later = run_table(diagnosed(run.parent))
     assert later["knn_last"].iloc[0] == 0.0, "whoever asks anew sees what has been written"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_is_of_one_moment(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = stabkit.load(run.parent).as_of_now()
     before = make_report(diagnose(runs))
@@ -98,7 +99,7 @@ def test_the_commands_read_one_moment(
     count = written_on(run, monkeypatch)
     assert main([verb, str(run.parent)]) == 0
     out, err = capsys.readouterr()
-    assert count() > 3
+    assert count() >= 3
     assert err == ""
     if verb == "analyze":
         assert "The deepest dip" in out
