@@ -116,7 +116,9 @@ def run_label(cell: Cell, run: Diagnosis) -> str:
 def wrapped(text: str, width: int = 34) -> str:
     """Return a label in at most three lines of `width` characters, broken after commas."""
     lines = [""]
-    for part in re.findall(r"[^,]*,?\s*", text):  # with its comma, so that names stay as they are
+    for part in re.findall(
+        r"[^,]*,?\s*", text
+    ):  # each part keeps its comma, so that names are unchanged
         if len((lines[-1] + part).rstrip(", ")) <= width:
             lines[-1] += part
         else:

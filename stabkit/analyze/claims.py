@@ -24,7 +24,7 @@ class Claim:
     high: float
     unit: str
     n: int
-    p_value: float = math.nan  # two-sided, of no effect; NaN where n allows no test
+    p_value: float = math.nan  # two-sided, of no effect; NaN if n allows no test
 
     def __str__(self) -> str:
         found = f"{self.effect:+.2f} {self.unit}, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
@@ -34,7 +34,7 @@ class Claim:
 def mean_above_zero(text: str, differences: Sequence[float], unit: str) -> Claim:
     """Judge paired differences, which are positive if the claim is true, by `student_test`."""
     n, mean, (low, high), p_value = student_test(differences)
-    if math.isnan(low):  # nothing is known of the scatter, so nothing is excluded
+    if math.isnan(low):  # the scatter is unknown, so no effect is excluded
         low, high = -math.inf, math.inf
     return Claim(text, _outcome(low, high), mean, low, high, unit, n, p_value)
 

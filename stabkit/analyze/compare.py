@@ -18,7 +18,7 @@ from stabkit.analyze.intervals import (
 )
 from stabkit.analyze.text import counted
 
-FEWEST = 6  # pairs; of fewer, a sign or signed-rank test cannot reach p < .05 (2 / 2**5 = .06)
+FEWEST = 6  # pairs; with 5, sign and signed-rank tests reach at best p = 2 / 2**5 = .06
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def compare_pairs(first: ArrayLike, second: ArrayLike) -> Comparison:
     d = both[~np.isnan(both)]
     found = student_test(d)
     p_rank = p_sign = math.nan
-    differ = d[d != 0]  # a pair without a difference tells neither test anything
+    differ = d[d != 0]  # both tests ignore pairs without a difference
     if differ.size >= FEWEST:
         p_rank = float(stats.wilcoxon(differ).pvalue)
         p_sign = float(stats.binomtest(int((differ > 0).sum()), differ.size).pvalue)
@@ -79,7 +79,7 @@ def compare_apart(first: ArrayLike, second: ArrayLike) -> Comparison:
         test = stats.ttest_ind(two, one, equal_var=False)
         interval = test.confidence_interval(0.95)
         student, p_value = (float(interval.low), float(interval.high)), float(test.pvalue)
-    if min(one.size, two.size) >= 4:  # two arms of three: at best p = .1
+    if min(one.size, two.size) >= 4:  # with two arms of three, p is at best .1
         p_rank = float(stats.mannwhitneyu(two, one).pvalue)
     return Comparison(
         paired=False,

@@ -27,7 +27,7 @@ from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
 
 METRIC = "knn_heldout"
-BUDGET = 256 * 2**20  # bytes of tables in memory: 6 to 60 runs of 10,000 steps and 20 layers
+BUDGET = 256 * 2**20  # bytes; a run of 10,000 steps and 20 layers needs about 6 MiB
 
 
 class Tables:
@@ -35,8 +35,8 @@ class Tables:
 
     def __init__(self, budget: int = BUDGET) -> None:
         self.budget = budget
-        self._runs: OrderedDict[Path, Run] = OrderedDict()  # the one asked for last at the end
-        self._sizes: dict[Path, int] = {}  # of all but that one, whose tables are still being read
+        self._runs: OrderedDict[Path, Run] = OrderedDict()  # ordered by last use
+        self._sizes: dict[Path, int] = {}  # without the last run, whose tables are being read
 
     def of(self, run: Run) -> Run:
         """Return the run together with the tables that were read from it before."""
@@ -47,7 +47,7 @@ class Tables:
                 del self._sizes[oldest]
         if run.path not in self._runs:
             self._runs[run.path] = kept = run.keeping()
-            vars(kept)["settings"] = run.settings  # parsed already
+            vars(kept)["settings"] = run.settings  # keep what was parsed
         self._sizes.pop(run.path, None)
         self._runs.move_to_end(run.path)
         return self._runs[run.path]
@@ -107,7 +107,7 @@ class Diagnosis:
     @cached_property
     def _falls(self) -> tuple[pd.DataFrame, pd.DataFrame, tuple[NDArray[np.uint8], int] | None]:
         """Dips, drifts and last answers: all three need the answers at every evaluation."""
-        # one reading of the table gives evaluations and answers, while the run trains on
+        # evaluations and answers must come from one reading, because the run may go on training
         seen = events.Accuracy(self.tables.keeping(), self.metric)
         dips, drifts = events.falls(seen)
         if events.refused(dips) or seen.correct is None:

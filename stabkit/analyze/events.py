@@ -26,14 +26,16 @@ from stabkit.detect.spikes import spike_bar
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
-LONGEST = 10_000_000  # steps: more are samples or seconds, and a null over them has no use
+LONGEST = (
+    10_000_000  # steps; a longer run counts samples or seconds, which `association` cannot use
+)
 COLLAPSE = {
     "feature_std": find_collapse,
     "embedding_std": find_collapse,
     "effective_rank": find_collapse,
     "loss_relative": find_stuck_loss,
 }
-MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
+MIN_HISTORY = 20  # steps that `find_spikes` needs before it can find the first spike
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def relative_norms(run: Run) -> pd.DataFrame:
     """
     rows = run.signals(["grad_norm"])
     rows = rows.assign(layer=rows["layer"].astype(str)).rename(columns={"grad_norm": "value"})
-    # a value that was measured and is no number stays; a layer that never had one goes
+    # drop layers without any value; keep values that were measured and are not finite
     rows = rows[rows.groupby("layer")["value"].transform("count") > 0]
     finite = rows["value"].where(np.isfinite(rows["value"]))
     middle = finite.groupby(rows["layer"]).transform("median")

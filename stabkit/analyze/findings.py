@@ -10,7 +10,7 @@ from stabkit.analyze.sensitivity import LR, lr_sensitivity
 from stabkit.analyze.text import counted
 from stabkit.detect import association, shallow_first
 
-LEAD = 30  # steps before a dip in which a gradient burst counts as its herald
+LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
 
 
 def findings(runs: Diagnoses) -> list[str]:
@@ -76,7 +76,7 @@ def _sensitivity(runs: Diagnoses) -> str:
     arms = [key for key in cells[0].settings if key != LR]
     try:
         table = lr_sensitivity(run_scores(runs), arms)
-    except ValueError:  # an arm with one rate alone
+    except ValueError:  # an arm has only one rate
         return ""
     parts = [
         f"{row['sensitivity']:.1f}"

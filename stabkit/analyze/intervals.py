@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 Interval = tuple[float, float]
 UNKNOWN: Interval = (math.nan, math.nan)
-ENOUGH = 8  # values from which on a bootstrap is worth its name: see `bootstrap_interval`
+ENOUGH = 8  # values; with fewer, a bootstrap covers too little: see `bootstrap_interval`
 
 
 def share_interval(hits: int, total: int) -> Interval:
@@ -77,7 +77,8 @@ def detectable_effect(
     bar = stats.t.ppf(1 - alpha / 2, freedom)
 
     def missing(shift: float) -> float:
-        # of the square: for one or two degrees of freedom scipy's noncentral t itself gives NaN
+        # The square of a noncentral t is a noncentral F. We use F because scipy's noncentral t
+        # gives NaN for one or two degrees of freedom.
         return power - float(stats.ncf.sf(bar**2, 1, freedom, shift**2))
 
     return sd * error * float(optimize.brentq(missing, 0.0, 4 * bar + 4))

@@ -38,7 +38,7 @@ def score(run: Diagnosis) -> dict[str, Any]:
     lacking = run.gaps("evals")
     values = 100 * evals["value"]
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
-    told = 0 if refused(found) else len(evals)  # a series that is refused tells nothing
+    told = 0 if refused(found) else len(evals)  # a refused series says nothing
     values = values[:told]
     level = final_level(values) if told else math.nan
     best = float(values.rolling(final_count(values)).median().max()) if told else math.nan

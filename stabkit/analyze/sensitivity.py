@@ -58,7 +58,7 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     for rate in known[LR]:
         if not isinstance(rate, Real):
             raise ValueError(f"{LR} {rate!r} is no number")
-    parts = dict(_parts(known[known[LR] > 0], arms))  # at rate 0 nothing is trained
+    parts = dict(_parts(known[known[LR] > 0], arms))  # a run with rate 0 does not train
     tables = {key: _matrix(rows) for key, rows in parts.items()}
     shared = sorted(set.intersection(*(set(t.columns) for t in tables.values()))) if tables else []
     found = []
@@ -92,7 +92,7 @@ def _parts(
 
 def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
     """Return levels [seeds, rates], no lower than untrained; NaN if there is no such run."""
-    seeds = rows["seed"] if rows["seed"].notna().any() else 0  # of configurations without one
+    seeds = rows["seed"] if rows["seed"].notna().any() else 0  # if the configurations have no seed
     floored = rows.assign(level=rows[["level", "untrained"]].max(axis=1), seed=seeds)
     return floored.pivot_table(index="seed", columns=LR, values="level")
 

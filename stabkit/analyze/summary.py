@@ -14,16 +14,16 @@ from stabkit.analyze.verdict import UNSTABLE, VERDICTS
 from stabkit.detect.dips import SHORTEST
 from stabkit.printing import one_line
 
-LISTED = 40  # runs that a reader still looks through
+LISTED = 40  # runs; a longer table would not be read
 
 FOOTNOTE = (
     "A dip is a fall of held-out kNN accuracy below the level and trend around it that exceeds\n"
-    "the run's noise and, where the samples are known, is significant over them (p <= 0.01\n"
-    "corrected for every window; rates of false alarms: docs/detectors.md); `in dips` counts\n"
-    "steps. Collapsed is a run whose features or embeddings spread at most a quarter of what\n"
-    "they did untrained, or whose loss stayed at chance for its second half, while kNN ends no\n"
-    "better than untrained; or whose loss stayed at nothing. A gradient burst begins where a\n"
-    "layer's gradient norm leaves its own recent range (robust z of 6 or more in log space)."
+    "the run's noise and, if the samples are known, is significant over them (p <= 0.01\n"
+    "corrected for every window; rates of false alarms: docs/detectors.md). `in dips` counts\n"
+    "steps. A run has collapsed if its features or embeddings spread at most a quarter as far\n"
+    "as untrained, or if its loss stayed at chance for its second half, and kNN ends no better\n"
+    "than untrained; or if its loss stayed at zero. A gradient burst begins when the gradient\n"
+    "norm of a layer leaves its own recent range (robust z of 6 or more in log space)."
 )
 
 
@@ -111,7 +111,7 @@ def lacking_rows(table: pd.DataFrame) -> list[str]:
     first = some.iloc[0]
     return [
         f"{counted(len(some), 'run')} without all rows of the steps trained ({first['run']}: "
-        f"{first['gaps']}):\nno sign of instability there is no proof of stability."
+        f"{first['gaps']}):\nthey may be unstable without showing a sign of it."
     ]
 
 

@@ -157,8 +157,8 @@ def _verdict(
     if said:
         return f"{names[1]} {', '.join(said)} than {names[0]}{note}."
     if not asked:
-        return f"Too few runs, or all alike: nothing can be said of {names[1]} and {names[0]}."
-    return f"No difference between {names[1]} and {names[0]} is shown, which is no proof of none."
+        return f"Too few runs, or all alike: nothing can be said about {names[1]} and {names[0]}."
+    return f"No difference between {names[1]} and {names[0]} is shown. There may still be one."
 
 
 def _head(first: Diagnoses, second: Diagnoses, names: tuple[str, str]) -> str:

@@ -13,8 +13,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WORTH_IT = 40  # items: starting processes takes as long as some of them
-AT_MOST = 6  # processes: each holds 200 MiB, all of them less than 2 GiB
+WORTH_IT = 40  # items; with fewer, starting processes takes longer than the work
+AT_MOST = 6  # processes of 200 MiB each, so less than 2 GiB in all
 
 
 def each(
@@ -29,7 +29,7 @@ def each(
     if processes < 2 or len(items) < WORTH_IT:
         yield from map(act, items)
         return
-    # spawn: a fork of a process with threads, such as pyarrow's, may hang
+    # spawn, because a fork of a process with threads (pyarrow has some) may hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _leave_interrupts) as pool:
         try:

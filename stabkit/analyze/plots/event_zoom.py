@@ -23,8 +23,8 @@ from stabkit.analyze.plots.layer_styles import (
 )
 from stabkit.analyze.plots.style import RC, new_figure
 
-MARGIN = (30, 200)  # steps shown before an event and after it: its length, within these
-BEFORE = 20  # steps whose median a value is compared with where no detector found anything
+MARGIN = (30, 200)  # least and most steps shown on each side; else as many as the event is long
+BEFORE = 20  # a value is compared with the median of so many steps if no detector found anything
 PANELS = {
     "gradient": "gradient norm /\nmedian of the layer",
     "loss": "loss",

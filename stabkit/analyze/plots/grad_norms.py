@@ -37,7 +37,7 @@ def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
     cells = group_cells(runs)[:MAX_CELLS]
     frames = [part for cell in cells for part in (_layer_rows(cell), _knn_rows(cell))]
     if not any(len(rows) for rows in frames[0::2]):
-        return frames[0]  # no layer of any run: nothing to draw
+        return frames[0]  # no run has layers: there is nothing to draw
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 

@@ -21,8 +21,8 @@ from stabkit.analyze.plots.style import RC, new_figure
 
 COLUMNS = 3
 MAX_CELLS = 12
-BINS = 300  # more columns than a printed panel has dots to show them
-LIMIT = 4.0  # log2: the colors end at 16 times the median, the numbers in the table do not
+BINS = 300  # a printed panel cannot show more columns
+LIMIT = 4.0  # log2: the colors end at 16 times the median; the table holds the full values
 COLORS = mpl.colormaps["viridis"]
 NOTHING: dict[str, Any] = {
     "facecolor": "white",
@@ -58,7 +58,7 @@ def _rows(cell: Cell) -> pd.DataFrame:
     measured = np.isfinite(norms["relative"]) & (norms["relative"] > 0)
     norms["log2"] = np.log2(norms["relative"].where(measured))
     groups = norms.groupby(["depth", "layer", stretch(norms["step"])])["log2"]
-    # one value that is no number is the news of its stretch, whatever the others are
+    # one value that is not finite must show, so it makes its whole stretch NaN
     table = groups.max().where(groups.count() == groups.size()).reset_index()
     found = run.spikes
     at = found.groupby([found["layer"].astype(str), stretch(found["onset"])]).size()

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.plots.style import ramp
 
 Styles = dict[str, dict[str, Any]]
-GRAY: dict[str, Any] = {"color": "0.8", "linewidth": 0.5, "zorder": 1}  # of all other layers
+GRAY: dict[str, Any] = {"color": "0.8", "linewidth": 0.5, "zorder": 1}  # all other layers
 
 
 def telling_layers(frame: pd.DataFrame) -> list[str]:

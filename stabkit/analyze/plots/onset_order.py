@@ -44,7 +44,7 @@ def draw_onset_order(frame: pd.DataFrame, ax: Axes) -> Axes:
     (color,) = ramp(1)
     for row, layer in enumerate(layers):
         lags = np.sort(events.loc[events["layer"] == layer["layer"], "lag"].to_numpy(dtype=float))
-        # equal lags are stacked, so that each burst shows
+        # stack equal lags, so that every burst is visible
         stacked = pd.Series(lags).groupby(lags).cumcount().to_numpy() % 5
         ax.plot(lags, row + 0.28 - 0.07 * stacked, "o", color="0.55", markersize=3, linewidth=0)
         if not np.isnan(layer["low"]):

@@ -115,7 +115,7 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the final level over the rate: a line through the means, a mark a run."""
     ends = table[table["row"] == "run"]
     colors, marks = _rates(table), _marks(table)
-    apart = 1.02  # side by side, so that none hides another
+    apart = 1.02  # shifts the marks of the optimizers, so that none hides another
     for i, (arm, mark) in enumerate(marks.items()):
         rows = ends[ends["optimizer"] == arm]
         means = rows.groupby("lr")["level"].mean()

@@ -15,7 +15,7 @@ from matplotlib.ticker import (
 )
 
 KNN = "knn_heldout"
-STRETCHED = 10.0  # times: from here on a logarithmic axis tells more
+STRETCHED = 10.0  # ratio of largest to smallest value above which a logarithmic axis shows more
 
 
 class Look(NamedTuple):
@@ -23,7 +23,7 @@ class Look(NamedTuple):
 
     scale: Literal["linear", "log", "edge"]
     guide: float | None = None
-    low: bool = False  # what alarms is a small value, so of a stretch the smallest must show
+    low: bool = False  # a small value is what alarms, so the smallest of a stretch is shown
 
 
 LAYERS = {

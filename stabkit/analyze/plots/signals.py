@@ -21,9 +21,9 @@ from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first
 
 MAX_RUNS = 3  # side by side; a page has no more room
-COLUMNS = 4  # panels in a row where there is one run
+COLUMNS = 4  # panels in a row if there is one run
 EXTREME_WIDTH = 0.35
-FLAT = 0.2  # of a panel's height: less shows no curve
+FLAT = 0.2  # share of the height of a panel; a flatter curve shows nothing
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": "--"}
 
 
@@ -77,7 +77,7 @@ def draw_signals(
         say_nothing(ax, "no finite value")
         return ax
     match scale or signal_scale(rows):
-        case "log" if not (rows["median"] > 0).any():  # and that of another run has some
+        case "log" if not (rows["median"] > 0).any():  # but another run has some
             say_nothing(ax, "no value above 0")
             return ax
         case "log":
@@ -109,7 +109,9 @@ def _draw_line(ax: Axes, series: pd.DataFrame, style: dict[str, Any]) -> None:
 
 def signals_figure(table: pd.DataFrame) -> Figure:
     """Draw one run in rows of four panels; several runs as columns, a row a signal, one scale."""
-    table = table.assign(run=table["run"].astype(str))  # read again, a run named 1 is a number
+    table = table.assign(
+        run=table["run"].astype(str)
+    )  # a run named 1 comes back from the CSV as a number
     measured = table[table["kind"].isin(["layer", "run"])]
     runs, signals = list(table["run"].unique()), list(measured["signal"].unique())
     alone = len(runs) == 1
@@ -167,7 +169,7 @@ def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal:
     lows, highs = zip(*(ax.get_ylim() for ax in drawn), strict=True)
     widest = max(high - low for low, high in zip(lows, highs, strict=True))
     if scale == "linear" and widest < FLAT * (max(highs) - min(lows)):
-        return  # levels too far apart, as losses of two methods: all would be flat
+        return  # too far apart for one scale, such as the losses of two methods
     for ax in drawn:
         ax.set_ylim(min(lows), max(highs))
         plain_ticks(ax)

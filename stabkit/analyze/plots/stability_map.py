@@ -62,13 +62,13 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
             )
         ]
     )
-    if x not in (LR, BATCH):  # of which less is safer
+    if x not in (LR, BATCH):  # only of these is less known to be safer
         table = table.assign(stable=math.nan, first_unstable=math.nan)
     else:
         front = stable_frontier(frame, by=["panel", "y"], along="x").drop(columns="below")
         front = front.rename(columns={"unstable": "first_unstable"})
         table = table.merge(front, on=["panel", "y"], how="left")
-    # as text and numbers alike in the CSV: a name for what is no number
+    # the CSV must give the same figure: values that are no numbers are replaced by names
     for axis, key in (("x", x), ("y", y)):
         if not _numeric(table[axis]):
             table[axis] = [FROZEN.get(v, v) if key == FREEZE else str(v) for v in table[axis]]
@@ -97,7 +97,9 @@ def _numeric(values: "pd.Series[float]") -> bool:
 
 def stability_map_figure(table: pd.DataFrame) -> Figure:
     """Draw a panel for each combination of the other settings, on one color scale."""
-    named = table["panel"].astype(object).fillna("")  # in a CSV nothing is NaN
+    named = (
+        table["panel"].astype(object).fillna("")
+    )  # an empty panel name comes back from the CSV as NaN
     panels = list(dict.fromkeys(named))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)

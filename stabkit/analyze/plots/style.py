@@ -49,7 +49,7 @@ def as_written(figure: Figure) -> Figure:
             text.set_text(shown)
         if (
             "mathdefault" not in text.get_text() and "$" in text.get_text()
-        ):  # a log axis has its own
+        ):  # matplotlib writes the ticks of a log axis as mathematics
             text.set_parse_math(False)
     return figure
 

@@ -19,7 +19,7 @@ from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import worst_of
 
 PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
-ZOOMS = 12  # a page is read, not scrolled for ever
+ZOOMS = 12  # a longer page would not be read
 LISTED = 100
 
 
@@ -47,8 +47,8 @@ class Report:
     folder: str
     verdict: Verdict
     incidents: tuple[tuple[Incident, Picture | None], ...]
-    further: Table | None  # events without a picture
-    unlisted: int  # events that are not even in that table
+    further: Table | None  # events without a picture, as a table
+    unlisted: int  # the number of events that are not in that table either
     runs: Table
     factors: Table | None
     shared: tuple[tuple[str, str], ...]

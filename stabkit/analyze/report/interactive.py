@@ -20,7 +20,7 @@ from stabkit.analyze.text import counted
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 DASHES = ("solid", "dash", "dot", "dashdot")
-MAX_POINTS = 4000  # of a line; a screen has fewer columns
+MAX_POINTS = 4000  # per line; a screen has fewer columns
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
         if finite.size:
             kept |= {int(finite[np.argmin(value[finite])]), int(finite[np.argmax(value[finite])])}
         else:
-            kept.add(int(stretch[0]))  # the gap stays one
+            kept.add(int(stretch[0]))  # keep the gap visible
     chosen = sorted(kept)
     return step[chosen], value[chosen]
 

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 def write_report(runs: Diagnoses, out: Path, interactive: bool = False) -> None:
     """Write one HTML file that holds all it needs. Raises ValueError if a run is unreadable."""
     page = render(make_report(runs), charts(runs) if interactive else ())
-    # a folder's name may hold bytes that are no text; they are shown as what they are
+    # bytes in a folder's name that are no text are shown as escapes
     atomic_write(out, page.encode("utf-8", "backslashreplace"))
 
 
@@ -63,8 +63,8 @@ def _policy(style: str, scripts: Sequence[str]) -> str:
     """Allow only pictures inside the page, and exactly the style and scripts that are in it."""
     rules = {"default-src": "'none'", "img-src": "data:", "style-src": _hash(style)}
     if scripts:
-        # plotly styles what it draws as it draws it; without any source to load from, a style
-        # can do no more than look wrong
+        # plotly sets styles while it draws. Nothing can be loaded, so a hostile style could only
+        # change how the page looks.
         rules |= {"style-src": "'unsafe-inline'", "script-src": " ".join(map(_hash, scripts))}
     rules |= {"base-uri": "'none'", "form-action": "'none'"}
     return "; ".join(f"{name} {sources}" for name, sources in rules.items())

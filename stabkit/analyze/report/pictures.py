@@ -29,7 +29,7 @@ def picture(figure: Figure, alt: str) -> Picture:
     """Return a figure as PNG of at most 256 colors, which is enough for lines on white."""
     file = io.BytesIO()
     with mpl.rc_context(RC), warnings.catch_warnings():
-        # a run may be named in any script; a letter that the font lacks is drawn as a box
+        # names may be in any script; letters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         as_written(figure).savefig(file, format="png", dpi=DPI)
     with Image.open(file) as image:

@@ -2,7 +2,7 @@
 
 from stabkit.analyze.report.remedy import Evidence, Remedy
 
-# name and address, if there is one; "abstract" where no more than that was read
+# name and address; "abstract" means that nothing more was read
 SOURCES = {
     "mocov3-4.1": ("Chen, Xie, He 2021, section 4.1", "https://arxiv.org/abs/2104.02057"),
     "mocov3-4.2": ("Chen, Xie, He 2021, section 4.2", "https://arxiv.org/abs/2104.02057"),
@@ -297,7 +297,7 @@ REMEDIES = (
     ),
 )  # fmt: skip
 
-# tried on the patch projection and found to do nothing
+# what was tried on the patch projection without effect
 NO_HELP = Evidence(
     "BatchNorm or WeightNorm on the patch projection: no effect on stability.", "mocov3-4.2"
 )

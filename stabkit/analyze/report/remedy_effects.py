@@ -194,7 +194,7 @@ def _override(remedy: Remedy, settings: Mapping[str, Any]) -> dict[str, Any]:
     now = settings.get(remedy.key)
     if not isinstance(now, (int, float)):
         return {remedy.key: None}
-    if not now:  # a warm-up of nothing: a tenth of the run
+    if not now:  # a factor does not change a warm-up of 0 steps: use a tenth of the run
         return {remedy.key: max(1, settings.get("train.steps", 10) // 10)}
     changed = now * remedy.factor
     return {remedy.key: max(2, int(changed)) if isinstance(now, int) else float(f"{changed:.6g}")}
