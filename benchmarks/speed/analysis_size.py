@@ -1,8 +1,12 @@
-"""Time `stabkit analyze` on 1,000 runs of 10,000 steps and 20 layers, beside DuckDB.
+"""Measure `stabkit analyze` and `stabkit report` on many runs, beside DuckDB.
 
     python -m benchmarks.speed.analysis_size                      # in a temporary folder: 7 GB
     python -m benchmarks.speed.analysis_size --runs 20            # a fiftieth
     python -m benchmarks.speed.analysis_size --folder F --keep    # made once, measured again
+    python -m benchmarks.speed.analysis_size --short              # short runs only: 0.4 GB
+
+Three sizes: 1,000 runs of 10,000 steps (`analyze`, beside DuckDB); 1,200 runs of 300 steps with 60
+evaluations (`analyze`); 6 runs of 1,000 steps with 200 evaluations (`report`). All have 20 layers.
 
 Needs the `duckdb` package. The store's own Writer makes the runs, in parts as a training leaves
 them (one for each table every 50 steps: 600,000 files). A tenth of the runs have dips and spikes.
@@ -22,6 +26,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +39,7 @@ from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 
 STEPS, EVERY, SAMPLES = 10_000, 50, 1000
+SHORT = {"analyze": (1200, 300, 5), "report": (6, 1000, 5)}  # runs, steps, steps an evaluation
 LAYERS = ["patch_embed", *(f"blocks.{i}" for i in range(16)), "norm", "projector", "predictor"]
 SERIES = ["loss", "loss_nats", "loss_relative", "lr", "momentum", "grad_norm_total"]
 RATES = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512]
@@ -58,52 +64,53 @@ class Measured(NamedTuple):
     output: str
 
 
-def make_run(folder: Path, number: int) -> None:
+def make_run(folder: Path, number: int, steps: int = STEPS, every: int = EVERY) -> None:
     """Write one run. Every tenth has two dips, each with a burst of spikes before it."""
     rng = np.random.default_rng(number)
     settings = {
         "optim.lr": RATES[number % 10],
         "model.freeze_patch_embed": number % 20 >= 10,
         "seed": number // 20,
-        "train.steps": STEPS,
+        "train.steps": steps,
     }
     config = validate(RunConfig, with_settings(read_base("tiny"), settings), "benchmark")
     rundir = RunDir(folder / f"{number % 20}" / f"run-{run_id(config)}")
     rundir.path.mkdir(parents=True)
     rundir.config_file.write_text(save_config(config))
     rundir.append_event("start", 0)
-    rundir.write_status(Status("done", STEPS, STEPS))
-    falls = [3000, 7000] if number % 10 == 9 else []
-    noise = lfilter([0.6], [1, -0.8], rng.normal(size=(STEPS, len(LAYERS))), axis=0)
+    rundir.write_status(Status("done", steps, steps))
+    falls = [3 * steps // 10, 7 * steps // 10] if number % 10 == 9 else []
+    noise = lfilter([0.6], [1, -0.8], rng.normal(size=(steps, len(LAYERS))), axis=0)
     grads = np.exp(0.3 * noise) * np.linspace(1, 4, len(LAYERS))
     for at in falls:
         for depth in range(4):
             grads[at + depth : at + depth + 3, depth] *= 30
     values = np.stack([grads, grads / 7, np.full_like(grads, 50)], axis=1).astype(np.float32)
-    missing = dict.fromkeys(SIGNALS, np.zeros((EVERY, len(LAYERS)), dtype=bool))
-    curves = {name: rng.lognormal(size=STEPS) * 0.01 + 0.5 for name in SERIES}
+    missing = dict.fromkeys(SIGNALS, np.zeros((every, len(LAYERS)), dtype=bool))
+    curves = {name: rng.lognormal(size=steps) * 0.01 + 0.5 for name in SERIES}
     hardness = rng.random(SAMPLES)
     writer = Writer(rundir.path, run_id(config))
-    for first in range(0, STEPS, EVERY):
-        steps, inside = np.arange(first, first + EVERY), slice(first, first + EVERY)
+    for first in range(0, steps, every):
+        these, inside = np.arange(first, first + every), slice(first, first + every)
         signals = {signal: values[inside, i] for i, signal in enumerate(SIGNALS)}
-        writer.add_layers(steps, LAYERS, signals, missing)
+        writer.add_layers(these, LAYERS, signals, missing)
         for name, curve in curves.items():
-            writer.add_scalars(steps, name, curve[inside])
-        writer.add_scalars(steps, "nonfinite_layers", np.zeros(EVERY))
+            writer.add_scalars(these, name, curve[inside])
+        writer.add_scalars(these, "nonfinite_layers", np.zeros(every))
         for name in ("feature_std", "embedding_std", "effective_rank", "images_per_s"):
-            writer.add_scalars(steps[:1], name, rng.uniform(0.9, 1.1, 1))
-        level = 0.2 + 0.5 * (1 - np.exp(-first / 2000))
-        level -= 0.1 * any(at <= first < at + 600 for at in falls)
+            writer.add_scalars(these[:1], name, rng.uniform(0.9, 1.1, 1))
+        level = 0.2 + 0.5 * (1 - np.exp(-first / (steps / 5)))
+        level -= 0.1 * any(at <= first < at + 6 * steps // 100 for at in falls)
         correct = hardness + 0.02 * rng.normal(size=SAMPLES) < level
         writer.add_eval(first, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
-        writer.flush()
+        if (first + every) % EVERY == 0:
+            writer.flush()
 
 
-def make(folder: Path, first: int, count: int) -> None:
+def make(folder: Path, first: int, count: int, steps: int = STEPS, every: int = EVERY) -> None:
     os.fsync = lambda fd: None  # durability is not measured here
     for number in range(first, first + count):
-        make_run(folder, number)
+        make_run(folder, number, steps, every)
 
 
 def measure(command: list[str], repeats: int) -> Measured:
@@ -153,7 +160,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary one)")
     parser.add_argument("--keep", action="store_true", help="leave them there, use those there")
+    parser.add_argument("--short", action="store_true", help="only the cases of short runs")
     given = parser.parse_args()
+    measure_short()
+    if given.short:
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.folder or Path(temporary)) / f"{given.runs}-runs"
         if not folder.exists():
@@ -170,12 +181,23 @@ def main() -> None:
                 shutil.rmtree(folder)
 
 
-def make_all(folder: Path, runs: int) -> None:
+def measure_short() -> None:
+    for verb, (runs, steps, every) in SHORT.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "runs"
+            make_all(folder, runs, steps, every)
+            found = measure(["-m", "stabkit", verb, str(folder)], 1)
+        name = f"{verb} of {runs} runs, {steps // every} evaluations each"
+        seconds, cpu = found.seconds[0], found.cpu_seconds[0]
+        print(f"{name:<44}{seconds:8.1f} s{cpu:8.1f} s of CPU{found.peak_mib:7.0f} MiB", flush=True)
+
+
+def make_all(folder: Path, runs: int, steps: int = STEPS, every: int = EVERY) -> None:
     began = time.perf_counter()
     chunks = range(0, runs, 10)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         counts = [min(10, runs - first) for first in chunks]
-        list(pool.map(make, [folder] * len(chunks), chunks, counts))
+        list(pool.map(partial(make, folder, steps=steps, every=every), chunks, counts))
     print(f"made {runs} runs in {time.perf_counter() - began:.0f} s", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What takes several runs to say of their events: restarts, order of layers, bursts before dips."""
+"""Find what only several runs can tell: restarts, the order of layers, bursts before dips."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,9 +16,10 @@ from stabkit.detect.significance import answer_similarity
 
 
 def between_seeds(runs: Sequence[Diagnosis]) -> float | None:
-    """Return how far the answers of runs that differ in their seed agree at their ends.
+    """Return how far the final answers of runs that differ in their seed agree.
 
-    The mean of `answer_similarity` over all pairs; None with one run, or other samples.
+    This is the mean of `answer_similarity` over all pairs of runs. None with one run, or if the
+    samples differ.
     """
     if len(runs) < 2:
         return None
@@ -33,9 +34,10 @@ def between_seeds(runs: Sequence[Diagnosis]) -> float | None:
 
 
 def told_dips(run: Diagnosis, between: float | None) -> pd.DataFrame:
-    """Return the dips of the run with those told apart that came back as another solution.
+    """Return the dips of a run, with `restart` as the severity of those that are restarts.
 
-    `between` is that of `between_seeds`; with None nothing can be told.
+    After a restart the answers agree with those before no better than `between`, the agreement of
+    two seeds. If `between` is None, restarts cannot be told.
     """
     if between is None:
         return run.dips
@@ -44,17 +46,18 @@ def told_dips(run: Diagnosis, between: float | None) -> pd.DataFrame:
 
 
 def onsets(runs: Iterable[Diagnosis]) -> pd.DataFrame:
-    """Return `layer_onsets` of every run, one below the other; column run in front."""
+    """Return the rows of `layer_onsets` for all runs; column run comes first."""
     empty = pd.DataFrame(columns=["run", *ONSETS]).astype(ONSETS)
     frames = [run.onsets.assign(run=run.name)[list(empty)] for run in runs if len(run.onsets)]
     return pd.concat(frames, ignore_index=True) if frames else empty
 
 
 def bursts_and_dips(runs: Iterable[Diagnosis]) -> list[EventTimes]:
-    """Return every run as `association` asks: do gradient bursts come before dips?
+    """Return every run in the form in which `association` asks: do bursts precede dips?
 
-    A dip counts from the first evaluation that shows it: its onset is the last one that does not,
-    after which the cause may still come. EventTimes are the steps at which both could be found.
+    A dip counts from the first evaluation that shows it. Its onset is the last evaluation that does
+    not show it, and the cause may still come after that. `watched` is the range of steps in which
+    both bursts and dips could be found.
     """
     watched = []
     for run in runs:

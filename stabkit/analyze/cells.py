@@ -1,4 +1,4 @@
-"""Runs as the cells of a grid: which settings differ, how a cell is called, how it is drawn."""
+"""Group runs into the cells of a grid, and say in words what sets a cell or a run apart."""
 
 import re
 import textwrap
@@ -30,9 +30,9 @@ class Cell:
 
 
 def group_cells(runs: Diagnoses) -> list[Cell]:
-    """Cells in the order of their settings, numbers by size.
+    """Return the cells, ordered by their settings; numbers are ordered by size.
 
-    A run without a configuration, as of a Monitor or a converted log, is a cell of its own.
+    A run without a configuration, for example a converted log, is a cell of its own.
     """
     factors = _telling(runs)
     groups: dict[tuple[Any, ...], list[Diagnosis]] = {}
@@ -48,9 +48,10 @@ def group_cells(runs: Diagnoses) -> list[Cell]:
 
 
 def _telling(runs: Diagnoses) -> list[str]:
-    """The settings that tell cells apart, without those that only go along with another.
+    """Return the settings that tell cells apart, without those that follow from another.
 
-    Where a batch size brings its own number of steps, the one with a word of its own is kept.
+    If each batch size has its own number of steps, one of the two settings is enough. The one that
+    has a name in `WORDS` is kept.
     """
     keys = [key for key in runs.factors() if key != "seed"]
 
@@ -65,20 +66,23 @@ def _telling(runs: Diagnoses) -> list[str]:
 
 
 def curve_factor(cells: Sequence[Cell]) -> str | None:
-    """The setting that tells curves of one panel apart: the one with the most values."""
+    """Return the setting with the most values. It tells the curves of one panel apart."""
     keys = list(cells[0].settings) if cells else []
     return max(keys, key=lambda k: len({c.settings[k] for c in cells}), default=None)
 
 
 def label(key: str, value: Any) -> str:
-    """`base lr 0.016`, `frozen patch projection`, or the setting's own name and value."""
+    """Return a setting and its value in words.
+
+    For example `base lr 0.016` or `frozen patch projection`.
+    """
     if key == "model.freeze_patch_embed" and value in FROZEN:
         return FROZEN[value]
     return one_line(f"{WORDS.get(key, key.rsplit('.', 1)[-1].replace('_', ' '))} {value}")
 
 
 def cell_label(cell: Cell, without: str | None = None) -> str:
-    """The cell's settings in words; its run's name when nothing differs or it has none."""
+    """Return the settings of a cell in words, or the name of its run if there are none."""
     if not cell.runs[0].settings:
         return one_line(cell.runs[0].name)
     words = [label(key, value) for key, value in cell.settings.items() if key != without]
@@ -86,7 +90,7 @@ def cell_label(cell: Cell, without: str | None = None) -> str:
 
 
 def hashable(value: Any) -> Any:
-    """As a key: settings of somebody else's configuration may be lists of anything."""
+    """Return a setting as a dictionary key. The settings of other programs may be lists."""
     if isinstance(value, list):
         return tuple(map(hashable, value))
     return repr(value) if isinstance(value, dict) else value
@@ -104,15 +108,17 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def run_label(cell: Cell, run: Diagnosis) -> str:
-    """The cell in words, and the seed where several runs differ in nothing else."""
+    """Return the cell in words, with the seed if the cell has several runs."""
     seed = f", seed {run.settings.get('seed')}" if len(cell.runs) > 1 else ""
     return cell_label(cell) + seed
 
 
 def wrapped(text: str, width: int = 34) -> str:
-    """A label in at most three lines of `width`, broken after commas where that is possible."""
+    """Return a label in at most three lines of `width` characters, broken after commas."""
     lines = [""]
-    for part in re.findall(r"[^,]*,?\s*", text):  # with its comma, so that names stay as they are
+    for part in re.findall(
+        r"[^,]*,?\s*", text
+    ):  # each part keeps its comma, so that names are unchanged
         if len((lines[-1] + part).rstrip(", ")) <= width:
             lines[-1] += part
         else:

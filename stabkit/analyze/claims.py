@@ -1,30 +1,30 @@
-"""A claim of a paper against runs: holds, fails or is undecided, always with its interval."""
+"""Judge a claim of a paper by runs: it holds, fails or is undecided, always with an interval."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from scipy import stats
 
+from stabkit.analyze.intervals import share_interval, student_test
 from stabkit.detect.significance import holm
 
-Verdict = Literal["holds", "fails", "undecided"]
+Outcome = Literal["holds", "fails", "undecided"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What was claimed, the effect measured in the claimed direction and its 95 % interval."""
+    """A claim, the measured effect in the claimed direction, and its 95 % interval."""
 
     text: str
-    verdict: Verdict
+    verdict: Outcome
     effect: float
     low: float
     high: float
     unit: str
     n: int
-    p_value: float = math.nan  # two-sided, of no effect; NaN where n allows no test
+    p_value: float = math.nan  # two-sided, of no effect; NaN if n allows no test
 
     def __str__(self) -> str:
         found = f"{self.effect:+.2f} {self.unit}, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
@@ -32,44 +32,36 @@ class Claim:
 
 
 def mean_above_zero(text: str, differences: Sequence[float], unit: str) -> Claim:
-    """Paired differences, positive as claimed: Student's interval for their mean."""
-    values = np.asarray(differences, dtype=float)
-    mean = float(values.mean()) if len(values) else math.nan
-    low, high, p_value = -math.inf, math.inf, math.nan
-    if len(values) > 1:
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-        if half:  # differences that are all alike tell nothing of their scatter
-            low, high = mean - half, mean + half
-            p_value = float(stats.ttest_1samp(values, 0).pvalue)
-    return Claim(text, _verdict(low, high), mean, low, high, unit, len(values), p_value)
+    """Judge paired differences, which are positive if the claim is true, by `student_test`."""
+    n, mean, (low, high), p_value = student_test(differences)
+    if math.isnan(low):  # the scatter is unknown, so no effect is excluded
+        low, high = -math.inf, math.inf
+    return Claim(text, _outcome(low, high), mean, low, high, unit, n, p_value)
 
 
 def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
-    """Event counts of two arms watched for the same number of steps, as a log2 ratio of rates.
+    """Judge the event counts of two arms that were watched for the same number of steps.
 
-    Exact: of all events, the share in the first arm is binomial (Clopper-Pearson interval). Events
-    of one run are taken as independent, which clustered events are not: the interval is a lower
-    bound of the uncertainty.
+    The effect is the log2 ratio of the two rates. The interval is exact: given the total, the count
+    of the first arm is binomial (Clopper-Pearson). It takes the events of a run as independent.
+    Clustered events are not, so the true uncertainty is larger.
     """
     total = claimed_more + claimed_less
-    low_share, high_share, p_value = 0.0, 1.0, math.nan
-    if total:
-        test = stats.binomtest(claimed_more, total)
-        interval, p_value = test.proportion_ci(0.95, method="exact"), float(test.pvalue)
-        low_share, high_share = float(interval.low), float(interval.high)
+    low_share, high_share = share_interval(claimed_more, total) if total else (0.0, 1.0)
+    p_value = float(stats.binomtest(claimed_more, total).pvalue) if total else math.nan
     effect, low, high = (
         _log2_odds(share)
         for share in (claimed_more / total if total else 0.5, low_share, high_share)
     )
     unit = "(log2 ratio of rates)"
-    return Claim(text, _verdict(low, high), effect, low, high, unit, total, p_value)
+    return Claim(text, _outcome(low, high), effect, low, high, unit, total, p_value)
 
 
 def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
-    """The claims of one study as text, and which of them stand when their number is counted.
+    """Return the claims of one study as text, and which of them survive correction.
 
-    Each interval errs in one case of twenty, so that of many claims some are decided by chance
-    alone: Holm's correction keeps that chance at `alpha` for all of them together.
+    Each interval errs in one case of twenty, so among many claims some are decided by chance alone.
+    Holm's correction keeps the chance of any such error at `alpha` for all claims together.
     """
     tested = [claim for claim in claims if not math.isnan(claim.p_value)]
     corrected = holm([claim.p_value for claim in tested])
@@ -87,8 +79,8 @@ def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
 
 
 def from_interval(text: str, effect: float, low: float, high: float, unit: str, n: int) -> Claim:
-    """An effect, positive as claimed, with an interval measured elsewhere."""
-    return Claim(text, _verdict(low, high), effect, low, high, unit, n)
+    """Return the claim for an effect, positive as claimed, with an interval from elsewhere."""
+    return Claim(text, _outcome(low, high), effect, low, high, unit, n)
 
 
 def _log2_odds(share: float) -> float:
@@ -97,7 +89,7 @@ def _log2_odds(share: float) -> float:
     return math.log2(share / (1 - share))
 
 
-def _verdict(low: float, high: float) -> Verdict:
+def _outcome(low: float, high: float) -> Outcome:
     if low > 0:
         return "holds"
     return "fails" if high < 0 else "undecided"

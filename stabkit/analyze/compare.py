@@ -1,9 +1,8 @@
-"""Two arms of runs against each other: how far apart they end, and what so few runs could show."""
+"""Compare two arms of runs: how far apart they end, and what so few runs could show."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,21 +14,26 @@ from stabkit.analyze.intervals import (
     Interval,
     bootstrap_interval,
     detectable_effect,
-    student_interval,
+    student_test,
 )
+from stabkit.analyze.text import counted
 
-FEWEST = 6  # pairs; of fewer, a sign or signed-rank test cannot reach p < .05 (2 / 2**5 = .06)
+FEWEST = 6  # pairs; with 5, sign and signed-rank tests reach at best p = 2 / 2**5 = .06
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`effect`: mean of the second arm less that of the first, in the unit of the values.
+    """How the second arm differs from the first.
 
-    n: pairs, or the values of the two arms; student: 95 % interval (Welch's where unpaired), which
-    decides; bootstrap: NaN where n is too small for one; detectable: the true effect that a two-
-    sided t test at 5 % would have found in 80 % of such comparisons, given the spread seen here;
-    p_value: of that t test; p_rank, p_sign: Wilcoxon's signed-rank (unpaired: Mann-Whitney's) and
-    the sign test, NaN where n is too small for them to reach 5 %.
+    effect: mean of the second arm minus that of the first, in the unit of the values.
+    n: the number of pairs, or of the values in each arm.
+    student: 95 % interval (Welch's if unpaired); the verdict follows from it.
+    bootstrap: NaN if n is too small.
+    detectable: the true effect that a two-sided t test at 5 % would have found in 80 % of such
+    comparisons, given the spread seen here.
+    p_value: of that t test.
+    p_rank, p_sign: Wilcoxon's signed-rank test (Mann-Whitney's if unpaired) and the sign test; NaN
+    if n is so small that they cannot reach 5 %.
     """
 
     paired: bool
@@ -44,31 +48,30 @@ class Comparison:
 
 
 def compare_pairs(first: ArrayLike, second: ArrayLike) -> Comparison:
-    """Values that belong together by their place; a pair with a NaN is left out."""
+    """Compare values that are paired by their position. Pairs with a NaN are left out."""
     both = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     d = both[~np.isnan(both)]
-    p_value = p_rank = p_sign = math.nan
-    if d.size > 1 and np.ptp(d) > 0:
-        p_value = float(stats.ttest_1samp(d, 0).pvalue)
-    differ = d[d != 0]  # a pair without a difference tells neither test anything
+    found = student_test(d)
+    p_rank = p_sign = math.nan
+    differ = d[d != 0]  # both tests ignore pairs without a difference
     if differ.size >= FEWEST:
         p_rank = float(stats.wilcoxon(differ).pvalue)
         p_sign = float(stats.binomtest(int((differ > 0).sum()), differ.size).pvalue)
     return Comparison(
         paired=True,
         n=(d.size,),
-        effect=float(d.mean()) if d.size else math.nan,
-        student=student_interval(d),
+        effect=found.mean,
+        student=found.interval,
         bootstrap=bootstrap_interval(d),
         detectable=detectable_effect(_sd(d), d.size),
-        p_value=p_value,
+        p_value=found.p_value,
         p_rank=p_rank,
         p_sign=p_sign,
     )
 
 
 def compare_apart(first: ArrayLike, second: ArrayLike) -> Comparison:
-    """Values of two arms that share nothing by which to pair them; NaN are left out."""
+    """Compare values of two arms that cannot be paired. NaN are left out."""
     one, two = (x[~np.isnan(x)] for x in (np.asarray(v, dtype=float) for v in (first, second)))
     student, p_value, p_rank = UNKNOWN, math.nan, math.nan
     spread = _pooled_sd(one, two)
@@ -76,7 +79,7 @@ def compare_apart(first: ArrayLike, second: ArrayLike) -> Comparison:
         test = stats.ttest_ind(two, one, equal_var=False)
         interval = test.confidence_interval(0.95)
         student, p_value = (float(interval.low), float(interval.high)), float(test.pvalue)
-    if min(one.size, two.size) >= 4:  # two arms of three: at best p = .1
+    if min(one.size, two.size) >= 4:  # with two arms of three, p is at best .1
         p_rank = float(stats.mannwhitneyu(two, one).pvalue)
     return Comparison(
         paired=False,
@@ -105,10 +108,10 @@ def _pooled_sd(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
 def pair_rows(
     first: pd.DataFrame, second: pd.DataFrame, shared: Sequence[str], column: str = "level"
 ) -> pd.DataFrame:
-    """Rows of two arms that agree in `shared`: columns `shared`, first, second.
+    """Return the rows of two arms that agree in `shared`: columns `shared`, first, second.
 
-    Rows of one arm that agree in all of it count as their mean: they are one pair, not several.
-    Rows without a seed have no partner.
+    Rows of one arm that agree in all of `shared` are one pair, and their mean counts. Rows without
+    a seed have no partner.
     """
     keys = list(shared)
     if not keys:
@@ -123,43 +126,18 @@ def pair_rows(
     return joined.dropna().reset_index()
 
 
-def compare_arms(
-    frame: pd.DataFrame,
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    shared: Sequence[str],
-    column: str = "level",
-) -> Comparison:
-    """Rows of `run_scores` with the settings `first` against those with `second`.
-
-    Paired over `shared`, which is the seed and every other setting, where any rows agree in it;
-    apart otherwise, which `paired` tells.
-    """
-    one, two = _chosen(frame, first), _chosen(frame, second)
-    pairs = pair_rows(one, two, shared, column)
-    if len(pairs):
-        return compare_pairs(pairs["first"], pairs["second"])
-    return compare_apart(one[column], two[column])
-
-
-def _chosen(frame: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    for key, value in settings.items():
-        frame = frame[frame[key] == value]
-    return frame
-
-
 def in_words(found: Comparison, first: str, second: str, unit: str = "points") -> str:
-    """The comparison as sentences: what was seen, how sure it is, what n could have shown."""
+    """Describe a comparison: what was seen, how sure it is, and what n runs could have shown."""
     low, high = found.student
     if np.isnan(found.effect):
         return f"{second} against {first}: no levels to compare."
     lead = f"{second} ends {abs(found.effect):.1f} {unit} {_side(found.effect)} {first} on average"
-    counted = _counted(found)
+    number = _number(found)
     if math.isnan(low):
         why = "so few" if min(found.n) < 2 else "values without any spread"
-        return f"{lead} ({counted}): {why} cannot tell whether that is more than chance."
+        return f"{lead} ({number}): {why} cannot tell whether that is more than chance."
     verdict = "no difference is shown" if low <= 0 <= high else f"{second} is {_word(found.effect)}"
-    lines = [f"{lead} (95 % interval {low:+.1f} to {high:+.1f}, {counted}): {verdict}."]
+    lines = [f"{lead} (95 % interval {low:+.1f} to {high:+.1f}, {number}): {verdict}."]
     if not math.isnan(found.bootstrap[0]):
         lines.append("Bootstrap interval {:+.1f} to {:+.1f}.".format(*found.bootstrap))
     ranks = [("rank test", found.p_rank), ("sign test", found.p_sign)]
@@ -173,9 +151,9 @@ def in_words(found: Comparison, first: str, second: str, unit: str = "points") -
     return " ".join(line for line in lines if line)
 
 
-def _counted(found: Comparison) -> str:
+def _number(found: Comparison) -> str:
     if found.paired:
-        return f"{found.n[0]} pair{'' if found.n[0] == 1 else 's'}"
+        return counted(found.n[0], "pair")
     return f"unpaired: {found.n[0]} and {found.n[1]} runs"
 
 

@@ -1,4 +1,4 @@
-"""Tables as CSV files that a spreadsheet may open."""
+"""Write tables as CSV files that are safe to open in a spreadsheet."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from stabkit.rundir import atomic_write
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write the rows; names and settings are text there, never a formula (see `csv_cell`).
+    """Write a table. Names and settings are written as text, never as a formula (see `csv_cell`).
 
-    Replaces the file as a whole; a device or a pipe, as /dev/stdout, is written to as it is. Raises
-    OSError.
+    The file is replaced as a whole. A device or a pipe, such as /dev/stdout, is written to
+    directly. Raises OSError.
     """
     safe = table.set_axis([csv_cell(name) for name in table.columns], axis="columns")
     for at, kind in enumerate(table.dtypes):

@@ -1,7 +1,8 @@
-"""Everything found in a run, each thing once: `Diagnosis`; for all runs of a folder: `diagnose`.
+"""Find everything in a run once: `Diagnosis` for one run, `diagnose` for all runs of a folder.
 
-What a diagnosis keeps is small: events, levels, a few numbers. Tables are read once and kept only
-while all tables kept stay below `BUDGET` bytes, so that thousands of runs need no more memory.
+A diagnosis keeps what was found, which is small: events, levels, a few numbers. It reads each table
+once. Tables stay in memory only while all of them together need less than `BUDGET` bytes, so
+thousands of runs need no more memory than a few.
 """
 
 import math
@@ -26,19 +27,19 @@ from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
 
 METRIC = "knn_heldout"
-BUDGET = 256 * 2**20  # bytes of tables in memory: 6 to 60 runs of 10,000 steps and 20 layers
+BUDGET = 256 * 2**20  # bytes; a run of 10,000 steps and 20 layers needs about 6 MiB
 
 
 class Tables:
-    """The tables of the runs that were asked for last, up to `budget` bytes."""
+    """The tables of the runs that were used last, up to `budget` bytes."""
 
     def __init__(self, budget: int = BUDGET) -> None:
         self.budget = budget
-        self._runs: OrderedDict[Path, Run] = OrderedDict()  # the one asked for last at the end
-        self._sizes: dict[Path, int] = {}  # of all but that one, whose tables are still being read
+        self._runs: OrderedDict[Path, Run] = OrderedDict()  # ordered by last use
+        self._sizes: dict[Path, int] = {}  # without the last run, whose tables are being read
 
     def of(self, run: Run) -> Run:
-        """Return the run together with the tables that were read of it before."""
+        """Return the run together with the tables that were read from it before."""
         if self._runs and (last := next(reversed(self._runs))) != run.path:
             self._sizes[last] = _size(self._runs[last])
             while sum(self._sizes.values()) > self.budget:
@@ -46,7 +47,7 @@ class Tables:
                 del self._sizes[oldest]
         if run.path not in self._runs:
             self._runs[run.path] = kept = run.keeping()
-            vars(kept)["settings"] = run.settings  # parsed already
+            vars(kept)["settings"] = run.settings  # keep what was parsed
         self._sizes.pop(run.path, None)
         self._runs.move_to_end(run.path)
         return self._runs[run.path]
@@ -58,10 +59,10 @@ def _size(run: Run) -> int:
 
 
 class Diagnosis:
-    """What was found in one run. Every property is computed when it is first asked for, once.
+    """What was found in one run. Each property is computed when it is first used, and only once.
 
-    `metric` is the evaluation in which dips and drifts are sought. `tables` may be shared by the
-    diagnoses of several runs.
+    `metric` is the evaluation in which dips and drifts are sought. The diagnoses of several runs
+    may share `tables`.
     """
 
     def __init__(self, run: Run, metric: str = METRIC, tables: Tables | None = None) -> None:
@@ -83,11 +84,11 @@ class Diagnosis:
 
     @property
     def tables(self) -> Run:
-        """The run, for what a diagnosis does not keep; each of its tables is read once."""
+        """The run, for values that a diagnosis does not keep; each table is read once."""
         return self._tables.of(self.run)
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
-        """The rows of `Run.evals` without the samples' answers."""
+        """Return the rows of `Run.evals` without the samples' answers."""
         frame = self._evals
         return frame if metric is None else frame[frame["metric"] == metric].reset_index(drop=True)
 
@@ -97,60 +98,68 @@ class Diagnosis:
 
     @property
     def last_answers(self) -> NDArray[np.bool_] | None:
-        """[evals, n] which samples the last evaluations got right; None if not recorded."""
-        if self._last_answers is None:
+        """[evals, n]: which samples the last evaluations got right; None if not recorded."""
+        if self._falls[2] is None:
             return None
-        packed, n = self._last_answers
+        packed, n = self._falls[2]
         return np.unpackbits(packed, axis=1, count=n).astype(bool)
 
     @cached_property
-    def _last_answers(self) -> tuple[NDArray[np.uint8], int] | None:
-        bits = self.tables.correct(self.metric)
-        if bits is None:
-            return None
-        return np.packbits(bits[-MEDIAN_OF:], axis=1), bits.shape[1]
+    def _falls(self) -> tuple[pd.DataFrame, pd.DataFrame, tuple[NDArray[np.uint8], int] | None]:
+        """Dips, drifts and last answers: all three need the answers at every evaluation."""
+        # evaluations and answers must come from one reading, because the run may go on training
+        seen = events.Accuracy(self.tables.keeping(), self.metric)
+        dips, drifts = events.falls(seen)
+        if events.refused(dips) or seen.correct is None:
+            return dips, drifts, None
+        last = np.packbits(seen.correct[-MEDIAN_OF:], axis=1)
+        return dips, drifts, (last, seen.correct.shape[1])
 
-    @cached_property
+    @property
     def dips(self) -> pd.DataFrame:
-        return events.dips(self.tables, self.metric)
+        """Rows of `find_dips`, with the columns that `events.falls` adds."""
+        return self._falls[0]
 
-    @cached_property
+    @property
     def drifts(self) -> pd.DataFrame:
-        return events.drifts(self.tables, self.metric)
+        """Rows of `find_drift`."""
+        return self._falls[1]
 
     @cached_property
     def spikes(self) -> pd.DataFrame:
-        """Spikes of the layers' gradient norms."""
+        """Rows of `find_spikes` on the gradient norm of every layer."""
         return events.spikes(self.tables)
 
     @cached_property
     def bursts(self) -> pd.DataFrame:
+        """Rows of `find_bursts`: spikes of several layers as one event."""
         return find_bursts(self.spikes)
 
     @cached_property
     def onsets(self) -> pd.DataFrame:
-        """The spikes that the bursts join, one row a layer (`layer_onsets`)."""
+        """Rows of `layer_onsets`: the spikes that form the bursts, one row a layer."""
         return layer_onsets(self.spikes)
 
     @cached_property
     def collapses(self) -> pd.DataFrame:
+        """Signs of collapse, one row for each signal and stretch (`events.collapses`)."""
         return events.collapses(self.tables)
 
     @cached_property
     def nonfinite(self) -> list[dict[str, Any]]:
-        """The entries of the run's log that say that values were not finite."""
+        """The entries of the run's log that report values that were not finite."""
         return [entry for entry in self.run.event_log() if entry.get("kind") == "nonfinite"]
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """Layer and depth of every layer with a gradient."""
+        """Name and depth of each layer that has a gradient."""
         rows = self.tables.signals(["grad_norm"])
         measured = rows[rows["grad_norm"].notna()][["layer", "depth"]].drop_duplicates()
         return measured.assign(layer=measured["layer"].astype(str)).reset_index(drop=True)
 
     @cached_property
     def watched(self) -> tuple[int, int] | None:
-        """The first step at which a spike could be found, and the last; None with too few steps."""
+        """First step at which a spike can be found, and the last; None with too few steps."""
         steps = self.tables.signals(["grad_norm"])["step"].unique()
         if len(steps) <= events.MIN_HISTORY:
             return None
@@ -161,7 +170,7 @@ class Diagnosis:
         return {}
 
     def gaps(self, *tables: str) -> list[str]:
-        """Return steps whose rows are missing, in words; by default of every table."""
+        """Return the steps whose rows are missing, in words; by default from every table."""
         for table in tables or TABLES:
             if table not in self._gaps:
                 self._gaps[table] = gaps(self.tables, [table])
@@ -186,14 +195,14 @@ class Diagnosis:
         )
 
     def examine(self) -> "Diagnosis":
-        """Find everything now, one table after the other."""
+        """Find everything now, while the tables are in memory."""
         for name in EXAMINED:
             getattr(self, name)
         return self
 
 
 EXAMINED = (
-    *("dips", "drifts", "level", "_last_answers"),
+    *("_falls", "level"),
     *("collapses", "bursts", "onsets", "layers", "watched"),
     *("nonfinite", "verdict"),
 )
@@ -213,17 +222,21 @@ class Diagnoses:
         return len(self.items)
 
     def factors(self) -> list[str]:
-        """The settings that differ between the runs (`Runs.factors`)."""
+        """Return the settings that differ between the runs (`Runs.factors`)."""
         return Runs(self.path, tuple(diagnosis.run for diagnosis in self)).factors()
 
     def judged_by(self, metric: str) -> "Diagnoses":
-        """Return diagnoses of the same runs in which dips and drifts are sought in `metric`."""
+        """Return diagnoses of the same runs that seek dips and drifts in `metric`."""
         tables = Tables()
         return Diagnoses(self.path, tuple(Diagnosis(d.run, metric, tables) for d in self))
 
 
 def diagnose(runs: Runs, processes: int = 1, metric: str = METRIC) -> Diagnoses:
-    """A diagnosis of every run, which finds things when asked, or now in several `processes`."""
+    """Return a diagnosis of every run.
+
+    It finds things when they are first used. With several `processes` and many runs it finds them
+    now.
+    """
     tables = Tables()
     found = Diagnoses(runs.path, tuple(Diagnosis(run, metric, tables) for run in runs))
     if processes > 1 and len(runs) >= WORTH_IT:
@@ -234,6 +247,6 @@ def diagnose(runs: Runs, processes: int = 1, metric: str = METRIC) -> Diagnoses:
 
 
 def _examined(item: tuple[Run, str]) -> dict[str, Any]:
-    """Return what a diagnosis finds, without the tables that it is found in."""
+    """Return what a diagnosis finds, without the tables in which it is found."""
     diagnosis = Diagnosis(*item).examine()
     return {k: v for k, v in vars(diagnosis).items() if k not in ("run", "metric", "_tables")}

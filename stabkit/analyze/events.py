@@ -1,16 +1,18 @@
-"""What the detectors find in a run, by the names the tables of a run use.
+"""Run the detectors on the tables of a run.
 
-A series that a detector refuses is named in a LeftOutWarning; what is returned then is empty and
-says so: `refused(found)`.
+If a detector refuses a series, a LeftOutWarning names the series, and `refused` is true of the
+empty table that is returned.
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from stabkit.detect import (
     find_collapse,
@@ -20,42 +22,81 @@ from stabkit.detect import (
     find_stuck_loss,
 )
 from stabkit.detect.collapse import NOTHING
+from stabkit.detect.spikes import spike_bar
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
-LONGEST = 10_000_000  # steps: more are samples or seconds, and a null over them has no use
+LONGEST = (
+    10_000_000  # steps; a longer run counts samples or seconds, which `association` cannot use
+)
 COLLAPSE = {
     "feature_std": find_collapse,
     "embedding_std": find_collapse,
     "effective_rank": find_collapse,
     "loss_relative": find_stuck_loss,
 }
-MIN_HISTORY = 20  # steps that `find_spikes` needs before the first it can find
+MIN_HISTORY = 20  # steps that `find_spikes` needs before it can find the first spike
 
 
-def dips(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
-    """`find_dips` on an evaluation of the run, paired over its samples where bits are there.
+@dataclass(frozen=True)
+class Accuracy:
+    """One evaluation of a run at all its steps."""
 
-    Also `end`: the recovery, or the last evaluation of a dip that the run ended in; how long it
-    lasted in `steps`, `samples` and `epochs` (NaN where the settings do not tell the batch, or the
-    size of the data).
+    run: Run
+    metric: str
+
+    @cached_property
+    def evals(self) -> pd.DataFrame:
+        return self.run.evals(self.metric)
+
+    @cached_property
+    def chance(self) -> float:
+        """The accuracy of guessing; NaN if it is not known."""
+        return float(self.evals["chance"].iloc[0]) if len(self.evals) else 0.0
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """[evals, n]: which samples were right (`Run.correct`). Raises ValueError."""
+        return self.run.correct(self.metric)
+
+    def series(self) -> dict[str, Any]:
+        """Return the arguments that `find_dips` and `find_drift` share."""
+        return {
+            "step": self.evals["step"].to_numpy(),
+            "accuracy": self.evals["value"].to_numpy(),
+            "n": self.evals["n"].to_numpy() if counts_known(self.evals) else None,
+            "correct": self.correct,
+        }
+
+
+def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the dips and the drifts of an evaluation: rows of `find_dips` and `find_drift`.
+
+    Dips get further columns. `end` is the recovery, or the last evaluation if the run ended inside
+    the dip. `steps`, `samples` and `epochs` say how long the dip lasted; the last two are NaN if
+    the settings do not tell the batch size or the size of the data.
     """
-    run = run.keeping()  # the bits are then those of the evaluations, while the run trains on
-    evals = run.evals(metric)
-    chance = float(evals["chance"].iloc[0]) if len(evals) else 0.0
-
-    def find() -> pd.DataFrame:
-        known = 0.0 if math.isnan(chance) else chance
-        return find_dips(**_series(run, metric), chance=known)
-
-    found = _sought(run, f"dips of {metric}", find, lambda: find_dips([], []))
-    if math.isnan(chance):
+    run = seen.run
+    known = 0.0 if math.isnan(seen.chance) else seen.chance
+    found = _sought(
+        run,
+        f"dips of {seen.metric}",
+        lambda: find_dips(**seen.series(), chance=known),
+        lambda: find_dips([], []),
+    )
+    sagged = _sought(
+        run,
+        f"drift of {seen.metric}",
+        lambda: find_drift(**seen.series(), dips=None if refused(found) else found),
+        lambda: find_drift([], []),
+    )
+    if math.isnan(seen.chance):
         found["relative_depth"] = math.nan
-    found = found.assign(end=found["recovery"].fillna(evals["step"].max()))
+    found = found.assign(end=found["recovery"].fillna(seen.evals["step"].max()))
     steps = found["end"] - found["onset"]
     samples = steps * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
-    return found.assign(steps=steps, samples=samples, epochs=epochs)
+    return found.assign(steps=steps, samples=samples, epochs=epochs), sagged
 
 
 def _number(run: Run, key: str) -> float:
@@ -63,35 +104,17 @@ def _number(run: Run, key: str) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def drifts(run: Run, metric: str = "knn_heldout") -> pd.DataFrame:
-    """`find_drift` on an evaluation of the run."""
-    run = run.keeping()
-    what = f"drift of {metric}"
-    return _sought(
-        run, what, lambda: find_drift(**_series(run, metric)), lambda: find_drift([], [])
-    )
-
-
-def _series(run: Run, metric: str) -> dict[str, Any]:
-    evals = run.evals(metric)
-    return {
-        "step": evals["step"].to_numpy(),
-        "accuracy": evals["value"].to_numpy(),
-        "n": evals["n"].to_numpy() if counts_known(evals) else None,
-        "correct": run.correct(metric),
-    }
-
-
 def counts_known(evals: pd.DataFrame) -> bool:
-    """Whether it is known on how many samples; not so in a run converted without `--n`."""
+    """Return whether the sample counts are known; a log converted without `--n` has none."""
     return bool((evals["n"] > 0).all())
 
 
 def collapses(run: Run) -> pd.DataFrame:
-    """Every sign of collapse that the run's scalars show; column signal in front, which it is.
+    """Return every sign of collapse in the scalars; the first column, signal, says which one.
 
-    Where kNN ends above its untrained value, narrow features still tell images apart and a loss at
-    chance is a hard task slowly learned: then only a loss at nothing counts.
+    If kNN ends above its untrained value, two signs do not count: narrow features still tell images
+    apart, and a loss at chance is a hard task that is learned slowly. Then only a loss at zero
+    counts.
     """
     scalars, learned = run.scalars(), _learned(run)
     found = []
@@ -114,32 +137,32 @@ def _learned(run: Run) -> bool:
 
 
 def final_count(values: pd.Series) -> int:
-    """A fifth of the evaluations: one alone is noisy, or inside a dip."""
+    """Return how many evaluations make the final level: a fifth. One alone is too noisy."""
     return max(1, round(len(values) / 5))
 
 
 def final_level(values: pd.Series) -> float:
-    """The median of the last fifth."""
+    """Return the median of the last fifth of the values."""
     return float(values.tail(final_count(values)).median())
 
 
 def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
-    """`find_spikes` on each layer; columns layer and depth in front, ordered by onset and depth.
+    """Return the rows of `find_spikes` on each layer, ordered by onset and depth.
 
-    The more values a run has, the more of them stand out by chance: the threshold is a robust z of
-    6 for up to 1,000 values and one more for every ten times as many, about what keeps false
-    alarms from growing with the run (docs/detectors.md).
+    The columns layer and depth come first. The threshold is `spike_bar` of the number of values in
+    all layers together.
     """
     found = []
     table = run.signals([signal])
-    threshold = 6 + math.log10(max(1.0, table[signal].count() / 1000))
+    threshold = spike_bar(int(table[signal].count()))
     for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
         series = rows["step"].to_numpy(), rows[signal].to_numpy()
         find = partial(find_spikes, *series, threshold=threshold)
         events = _sought(run, f"spikes of {signal} in {layer}", find, lambda: find_spikes([], []))
-        events.insert(0, "depth", depth)
-        events.insert(0, "layer", layer)
         found.append(events)
+        if len(events) or len(found) == 1:
+            events.insert(0, "depth", depth)
+            events.insert(0, "layer", layer)
     if not found:
         return pd.DataFrame(columns=["layer", "depth", "onset", "peak", "end", "height", "ratio"])
     spiked = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
@@ -148,13 +171,13 @@ def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
 
 
 def relative_norms(run: Run) -> pd.DataFrame:
-    """Gradient norms over each layer's median in the run: step, layer, depth, value, relative.
+    """Return gradient norms over each layer's median: step, layer, depth, value, relative.
 
-    Layers without a gradient, such as frozen ones, are left out; medians are of finite values.
+    Layers without a gradient, such as frozen ones, are left out. Medians are of finite values.
     """
     rows = run.signals(["grad_norm"])
     rows = rows.assign(layer=rows["layer"].astype(str)).rename(columns={"grad_norm": "value"})
-    # a value that was measured and is no number stays; a layer that never had one goes
+    # drop layers without any value; keep values that were measured and are not finite
     rows = rows[rows.groupby("layer")["value"].transform("count") > 0]
     finite = rows["value"].where(np.isfinite(rows["value"]))
     middle = finite.groupby(rows["layer"]).transform("median")
@@ -162,7 +185,7 @@ def relative_norms(run: Run) -> pd.DataFrame:
 
 
 def refused(found: pd.DataFrame) -> bool:
-    """Whether nothing was found because the series, or one of them, was refused."""
+    """Return whether nothing was found because a detector refused the series, or one of them."""
     return bool(found.attrs.get("refused", False))
 
 

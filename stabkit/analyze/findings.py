@@ -1,4 +1,4 @@
-"""What a handful of runs says beyond each run's own row: in sentences, for the summary."""
+"""Describe in sentences what a handful of runs says beyond the row of each run."""
 
 import math
 
@@ -10,11 +10,15 @@ from stabkit.analyze.sensitivity import LR, lr_sensitivity
 from stabkit.analyze.text import counted
 from stabkit.detect import association, shallow_first
 
-LEAD = 30  # steps before a dip in which a gradient burst counts as its herald
+LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
 
 
 def findings(runs: Diagnoses) -> list[str]:
-    """Ends of dips, order of layers, heralds of dips, learning-rate sensitivity: what there is."""
+    """Return the sentences that apply.
+
+    They tell how dips ended, the order of layers, bursts before dips, and learning-rate
+    sensitivity.
+    """
     sentences = (_severities(runs), _order(runs), _heralds(runs), _sensitivity(runs))
     return [sentence for sentence in sentences if sentence]
 
@@ -72,7 +76,7 @@ def _sensitivity(runs: Diagnoses) -> str:
     arms = [key for key in cells[0].settings if key != LR]
     try:
         table = lr_sensitivity(run_scores(runs), arms)
-    except ValueError:  # an arm with one rate alone
+    except ValueError:  # an arm has only one rate
         return ""
     parts = [
         f"{row['sensitivity']:.1f}"

@@ -1,6 +1,7 @@
-"""95 % intervals of rates, shares and means of few runs, and the smallest effect they can show."""
+"""Tests and 95 % intervals for few runs, and the smallest effect that they can show."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -8,42 +9,51 @@ from scipy import optimize, stats
 
 Interval = tuple[float, float]
 UNKNOWN: Interval = (math.nan, math.nan)
-ENOUGH = 8  # values from which on a bootstrap is worth its name: see `bootstrap_interval`
-
-
-def rate_interval(events: int, exposure: float) -> Interval:
-    """Exact Poisson (Garwood) interval of events per unit of exposure; NaN without exposure.
-
-    Takes events as independent. Events that come in clusters vary more than it says.
-    """
-    if not exposure > 0:
-        return UNKNOWN
-    low = stats.chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
-    return float(low) / exposure, float(stats.chi2.ppf(0.975, 2 * events + 2)) / 2 / exposure
+ENOUGH = 8  # values; with fewer, a bootstrap covers too little: see `bootstrap_interval`
 
 
 def share_interval(hits: int, total: int) -> Interval:
-    """Clopper-Pearson, exact: covers at least 95 % whatever the share; NaN of nothing."""
+    """Return the Clopper-Pearson interval of a share; NaN if `total` is 0.
+
+    It is exact: it covers the true share with at least 95 %, whatever the share is.
+    """
     if not total:
         return UNKNOWN
     interval = stats.binomtest(hits, total).proportion_ci(0.95, method="exact")
     return float(interval.low), float(interval.high)
 
 
-def student_interval(values: ArrayLike) -> Interval:
-    """Of the mean. NaN for fewer than two values, or equal ones: they show no spread to judge by"""
+class MeanTest(NamedTuple):
+    """The mean of `n` values, its 95 % interval and the two-sided p-value that it is 0."""
+
+    n: int
+    mean: float
+    interval: Interval
+    p_value: float
+
+
+def student_test(values: ArrayLike) -> MeanTest:
+    """Test whether the mean of values, such as differences of paired runs, is 0 (Student's t).
+
+    NaN are left out. Interval and p-value are NaN for fewer than two values and for equal values,
+    which show no spread to judge by.
+    """
     x = np.asarray(values, dtype=float)
+    x = x[~np.isnan(x)]
+    mean = float(x.mean()) if x.size else math.nan
     if x.size < 2 or np.ptp(x) == 0:
-        return UNKNOWN
-    half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
-    return float(x.mean() - half), float(x.mean() + half)
+        return MeanTest(x.size, mean, UNKNOWN, math.nan)
+    half = float(stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    p_value = float(stats.ttest_1samp(x, 0).pvalue)
+    return MeanTest(x.size, mean, (mean - half, mean + half), p_value)
 
 
 def bootstrap_interval(values: ArrayLike) -> Interval:
-    """BCa bootstrap of the mean, 9,999 resamples, a fixed seed; NaN for fewer than `ENOUGH` values.
+    """Return the BCa bootstrap interval of the mean; NaN for fewer than `ENOUGH` values.
 
-    Of three normal values it would hold the mean in 74 % of samples, of eight in 87 %, of twenty
-    in 92 % (Student's: 95 % of all); of exponential ones in 69, 85, 91 % (Student's 89, 89, 92).
+    It uses 9,999 resamples and a fixed seed. With three normal values it would hold the true mean
+    in 74 % of samples, with eight in 87 %, with twenty in 92 % (Student's: 95 % for all three).
+    With exponential values it holds it in 69, 85 and 91 % (Student's: 89, 89 and 92 %).
     """
     x = np.asarray(values, dtype=float)
     if x.size < ENOUGH or np.ptp(x) == 0:
@@ -52,27 +62,13 @@ def bootstrap_interval(values: ArrayLike) -> Interval:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def mean_interval(values: ArrayLike) -> Interval:
-    """Of the mean of amounts, over runs: BCa from `ENOUGH` values on, Student's below.
-
-    Never below 0 where no value is. Too narrow for few runs: where three runs in five lose nothing
-    and the others an exponential amount it holds the mean in 69 % of samples of three, 80 % of
-    eight, 90 % of twenty.
-    """
-    x = np.asarray(values, dtype=float)
-    low, high = bootstrap_interval(x)
-    if math.isnan(low):
-        low, high = student_interval(x)
-    return (max(low, 0.0), high) if x.size and x.min() >= 0 else (low, high)
-
-
 def detectable_effect(
     sd: float, n: int, second: int | None = None, power: float = 0.8, alpha: float = 0.05
 ) -> float:
-    """The smallest true difference that a two-sided t test would find with that probability.
+    """Return the smallest true difference that a two-sided t test finds with probability `power`.
 
-    sd: of the differences of `n` pairs; or, with `second` values in another arm, of the values of
-    either arm. NaN where there is no test: one pair, or no spread.
+    sd: of the differences of `n` pairs; or, with `second` values in the other arm, of the values
+    within an arm. NaN if there is no test: one pair, or no spread.
     """
     freedom = n - 1 if second is None else n + second - 2
     if freedom < 1 or min(n, second or n) < 1 or not sd > 0:
@@ -81,14 +77,15 @@ def detectable_effect(
     bar = stats.t.ppf(1 - alpha / 2, freedom)
 
     def missing(shift: float) -> float:
-        # of the square: for one or two degrees of freedom scipy's noncentral t itself gives NaN
+        # The square of a noncentral t is a noncentral F. We use F because scipy's noncentral t
+        # gives NaN for one or two degrees of freedom.
         return power - float(stats.ncf.sf(bar**2, 1, freedom, shift**2))
 
     return sd * error * float(optimize.brentq(missing, 0.0, 4 * bar + 4))
 
 
 def rates_p_value(events: int, exposure: float, others: int, other_exposure: float) -> float:
-    """Two-sided exact test that two Poisson rates are equal; NaN without events or exposure."""
+    """Test whether two Poisson rates are equal: two-sided, exact; NaN without events."""
     if not (events + others and exposure > 0 and other_exposure > 0):
         return math.nan
     share = exposure / (exposure + other_exposure)

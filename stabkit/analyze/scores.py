@@ -1,4 +1,4 @@
-"""How stable a run was, in numbers, and how stable a cell of a sweep: dips, steps, points lost."""
+"""How stable a run was, in numbers: dips, steps and points lost."""
 
 import math
 from typing import Any
@@ -8,12 +8,11 @@ import pandas as pd
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import final_count, final_level, refused
-from stabkit.analyze.intervals import Interval, mean_interval, rate_interval, share_interval
 from stabkit.analyze.verdict import UNSTABLE, verdict
 
 
 def run_scores(runs: Diagnoses) -> pd.DataFrame:
-    """One row a run: cell, seed, every setting that tells the cells apart, its `score`, run."""
+    """Return one row a run: cell, seed, the settings that tell cells apart, its `score`, run."""
     rows = [
         {"cell": cell_label(cell), "seed": run.settings.get("seed")}
         | {**cell.settings, **score(run), "run": run.name}
@@ -24,18 +23,22 @@ def run_scores(runs: Diagnoses) -> pd.DataFrame:
 
 
 def score(run: Diagnosis) -> dict[str, Any]:
-    """verdict: as in `verdict`, but `stable` where only gradients burst; evaluations;
-    steps: from the first to the last of them; untrained, level, best, in points (100 times the
-    accuracy): the first evaluation, the median of the last fifth, the highest median of as many in
-    a row; dips; dip_rate: per 1,000 steps; lost_steps: spent in dips; lost_points, with lost_by:
-    `permanent` (what its dips took for good, where the detector knows that of each) or `sag` (best
-    less level, which is 0 or more by definition and a little more than 0 by noise).
+    """Return the scores of a run.
+
+    verdict: as in `verdict`, but `stable` if only gradients burst.
+    evaluations: how many there are; steps: from the first to the last of them.
+    untrained, level, best: in points (100 times the accuracy). The first evaluation, the median of
+    the last fifth, and the highest median of as many in a row.
+    dips, dip_rate, lost_steps: the dips, how many per 1,000 steps, and the steps spent in them.
+    lost_points, with lost_by: `permanent` is what its dips took for good, if the detector knows
+    that for each of them. Otherwise `sag`: best minus level, which is never negative, and slightly
+    positive from noise alone.
     """
     evals, found = run.evals(run.metric), run.dips
     lacking = run.gaps("evals")
     values = 100 * evals["value"]
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
-    told = 0 if refused(found) else len(evals)  # a series that is refused tells nothing
+    told = 0 if refused(found) else len(evals)  # a refused series says nothing
     values = values[:told]
     level = final_level(values) if told else math.nan
     best = float(values.rolling(final_count(values)).median().max()) if told else math.nan
@@ -65,37 +68,6 @@ def _lost_points(found: pd.DataFrame, sag: float) -> tuple[float, str]:
     return 100 * float(found["permanent_loss"].clip(lower=0).sum()), "permanent"
 
 
-def sweep_scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell of `run_scores`: cell, runs, then each score with its 95 % interval.
-
-    A score `x` has columns x, x_low, x_high, NaN where nothing can be said. dip_rate: per 1,000
-    steps of all its runs, exact Poisson; unstable: share of the runs whose verdict is known,
-    Clopper-Pearson; level, lost_steps, lost_points: means over runs, by `mean_interval`.
-    """
-    return pd.DataFrame(
-        [_cell_row(str(cell), rows) for cell, rows in frame.groupby("cell", sort=False)]
-    )
-
-
-def _cell_row(cell: str, rows: pd.DataFrame) -> dict[str, object]:
-    known = rows[rows["verdict"] != "unknown"]
-    num_dips, exposure = int(known["dips"].sum()), float(known["steps"].sum()) / 1000
-    bad = int(is_unstable(known).sum())
-    row: dict[str, object] = {"cell": cell, "runs": len(rows), "known": len(known)}
-    rate = num_dips / exposure if exposure else math.nan
-    row |= _with_interval("dip_rate", rate, rate_interval(num_dips, exposure))
-    share = bad / len(known) if len(known) else math.nan
-    row |= _with_interval("unstable", share, share_interval(bad, len(known)))
-    for column in ("level", "lost_steps", "lost_points"):
-        values = (rows if column == "level" else known)[column].dropna()
-        row |= _with_interval(column, values.mean(), mean_interval(values))
-    return row
-
-
-def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
-    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
-
-
 def is_unstable(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether each run dipped, collapsed or diverged; one that is `unknown` did not show it."""
+    """Return which runs dipped, collapsed or diverged. One that is `unknown` is not among them."""
     return frame["verdict"].isin(UNSTABLE)

@@ -1,4 +1,4 @@
-"""What a range of learning rates costs an arm, and up to which rate its runs stay stable."""
+"""Measure what a range of learning rates costs an arm, and up to which rate it stays stable."""
 
 import math
 from collections.abc import Sequence
@@ -18,44 +18,47 @@ FloatArray = NDArray[np.float64]
 
 
 def points_lost(lr: ArrayLike, level: ArrayLike) -> float:
-    """Mean distance below the best level over the range of lr, in log lr (trapezoids); points.
+    """Return the mean distance below the best level over the range of lr, in points.
 
-    lr: [m], increasing, at least two; level: [m].
+    The mean is over log lr (trapezoids). lr: [m], increasing, at least two; level: [m].
     """
     return float(_points_lost(np.asarray(lr, dtype=float), np.asarray(level, dtype=float)))
 
 
 def _points_lost(lr: FloatArray, level: FloatArray) -> FloatArray:
-    """The same for many arms at once: level [..., m] gives [...]."""
+    """Compute `points_lost` for many arms at once: level [..., m] gives [...]."""
     x, below = np.log(lr), level.max(axis=-1, keepdims=True) - level
     lost: FloatArray = integrate.trapezoid(below, x, axis=-1) / (x[-1] - x[0])
     return lost
 
 
 def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
-    """Learning-rate sensitivity of every arm: one row each, smaller is better.
+    """Return the learning-rate sensitivity of every arm, one row each; smaller is better.
 
-    After Wortsman et al. 2023 (arXiv:2309.14322), with levels for losses: the mean, over log lr
-    between the smallest and largest rate, of (best level - max(level, untrained level)), so that a
-    run which diverges costs what it never learned. Levels are means over seeds; the best is the
-    arm's own. frame: rows of `run_scores`; arms: the settings that name one.
+    This follows Wortsman et al. 2023 (arXiv:2309.14322), with levels instead of losses: the mean,
+    over log lr between the smallest and the largest rate, of (best level - max(level, untrained
+    level)). So a run that diverges costs what it never learned. Levels are means over seeds, and
+    each arm is compared with its own best. frame: rows of `run_scores`; arms: the settings that
+    name an arm.
 
-    Columns: `arms`, sensitivity (points), low, high (95 % bootstrap over seeds, all rates of a seed
-    together; NaN with fewer than three seeds that have every rate), gained (best less untrained
-    level: an arm that learns at no rate has no sensitivity either), smallest, largest (lr), rates,
-    seeds. Where arms share two rates or more, only shared ones count: else ranges would be
-    compared, not arms. Noise adds to it, since the best is the luckiest: with
-    2 points of noise a run and 4 rates a flat arm scores 1.2 of 3 seeds, 0.7 of 8, and no interval
-    holds 0. Where levels truly fall (50, 48, 40, 20) it is right, and the interval holds the truth
-    in 79 % of samples of 3 seeds, 89 % of 8, 92 % of 20.
+    Columns: `arms`; sensitivity (points); low, high (95 % bootstrap over seeds, all rates of a seed
+    together; NaN with fewer than three seeds that have every rate); gained (best minus untrained
+    level, since an arm that learns at no rate has no sensitivity either); smallest, largest (lr);
+    rates; seeds. If the arms share at least two rates, only shared rates count. Otherwise ranges
+    would be compared, not arms.
 
-    Raises ValueError where an arm is left with one rate, or a rate is no number.
+    Noise adds to the sensitivity, because the best level is the luckiest one. With 2 points of
+    noise a run and 4 rates, a flat arm scores 1.2 with 3 seeds and 0.7 with 8, and no interval
+    holds 0. If the levels truly fall (50, 48, 40, 20) the value is right, and the interval holds
+    the truth in 79 % of samples with 3 seeds, 89 % with 8 and 92 % with 20.
+
+    Raises ValueError if an arm is left with one rate, or if a rate is no number.
     """
     known = frame.dropna(subset=[LR, "level"])
     for rate in known[LR]:
         if not isinstance(rate, Real):
             raise ValueError(f"{LR} {rate!r} is no number")
-    parts = dict(_parts(known[known[LR] > 0], arms))  # at rate 0 nothing is trained
+    parts = dict(_parts(known[known[LR] > 0], arms))  # a run with rate 0 does not train
     tables = {key: _matrix(rows) for key, rows in parts.items()}
     shared = sorted(set.intersection(*(set(t.columns) for t in tables.values()))) if tables else []
     found = []
@@ -80,7 +83,7 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
 def _parts(
     frame: pd.DataFrame, keys: Sequence[str]
 ) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
-    """Rows by their values of `keys`, in order of appearance; one part when there is no key."""
+    """Split rows by their values of `keys`, in order of appearance; one part without keys."""
     if not keys:
         return [((), frame)] if len(frame) else []
     groups = frame.groupby(list(keys), sort=False, dropna=False)
@@ -88,8 +91,8 @@ def _parts(
 
 
 def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
-    """Levels [seeds, rates], no lower than untrained; NaN where there is no such run."""
-    seeds = rows["seed"] if rows["seed"].notna().any() else 0  # of configurations without one
+    """Return levels [seeds, rates], no lower than untrained; NaN if there is no such run."""
+    seeds = rows["seed"] if rows["seed"].notna().any() else 0  # if the configurations have no seed
     floored = rows.assign(level=rows[["level", "untrained"]].max(axis=1), seed=seeds)
     return floored.pivot_table(index="seed", columns=LR, values="level")
 
@@ -105,12 +108,12 @@ def _bootstrap(rates: FloatArray, levels: FloatArray) -> Interval:
 def stable_frontier(
     frame: pd.DataFrame, by: Sequence[str] = ("train.batch",), along: str = LR
 ) -> pd.DataFrame:
-    """Up to which `along` every run is stable, for each value of `by`.
+    """Return up to which value of `along` every run is stable, for each value of `by`.
 
-    Columns: `by`, stable (the largest value at which all runs are known to be stable; NaN: none),
-    unstable (the smallest above it, or of all, at which one is not; NaN: none), below (how many
-    values below `stable` have an unstable run: 0 where stability ends once). A value with runs that
-    are unknown, and none unstable, is on neither side.
+    Columns: `by`; stable (the largest value at which all runs are known to be stable; NaN if none);
+    unstable (the smallest value above it, or of all, at which one run is not; NaN if none); below
+    (how many values below `stable` have an unstable run: 0 if stability ends once). A value whose
+    runs are partly unknown, and none unstable, counts on neither side.
     """
     found = []
     for key, rows in _parts(frame.dropna(subset=[along]), by):

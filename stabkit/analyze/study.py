@@ -1,4 +1,4 @@
-"""What the analysis of every study shares: where its runs are, their levels, claims about them."""
+"""What the analyses of all studies share: their runs, the levels of the runs, and claims."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero, more_events
+from stabkit.analyze.compare import pair_rows
 from stabkit.analyze.diagnosis import Diagnoses, diagnose
 from stabkit.analyze.events import final_count, final_level
 from stabkit.analyze.text import aligned
@@ -25,9 +26,9 @@ class PublishedCell(Protocol):
 
 
 def study_runs(default: str) -> Diagnoses:
-    """The runs of the folder named on the command line; of `default` in a notebook.
+    """Return the runs of the folder named on the command line; in a notebook, of `default`.
 
-    Raises SystemExit when there are none.
+    Raises SystemExit if there are none.
     """
     given = [word for word in sys.argv[1:] if not word.startswith("-") and "json" not in word]
     folder = Path(given[0] if given else default)
@@ -37,10 +38,11 @@ def study_runs(default: str) -> Diagnoses:
 
 
 def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
-    """One row a run: run, seed, `factors`, arm (the factors in words), level, sag, dips, collapsed.
+    """Return one row a run, with what a study compares.
 
-    `level` is the median of the last fifth of the evaluations, in points (100 times the accuracy);
-    `sag` is how far it lies below the highest median of as many evaluations in a row.
+    Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, collapsed. `level`
+    is the median of the last fifth of the evaluations, in points (100 times the accuracy). `sag` is
+    how far it lies below the highest median of as many evaluations in a row.
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
@@ -55,11 +57,12 @@ def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
 
 
 def arm(settings: Mapping[str, Any]) -> str:
+    """Return the settings of an arm in words."""
     return ", ".join(label(key, value) for key, value in settings.items())
 
 
 def published(cells: Iterable[PublishedCell], factors: Sequence[str], measure: str) -> pd.Series:
-    """What a paper reports, by arm, named by its measure; empty where it reports nothing."""
+    """Return what a paper reports, by arm, named by its measure; empty if it reports nothing."""
     found = {
         arm({k: cell.settings[k] for k in factors if k in cell.settings}): cell.published
         for cell in cells
@@ -69,9 +72,9 @@ def published(cells: Iterable[PublishedCell], factors: Sequence[str], measure: s
 
 
 def study_table(table: pd.DataFrame, paper: pd.Series) -> str:
-    """Text: our level, its spread over seeds, dips and collapses of every arm; then the paper's.
+    """Return two tables as text: what our runs show of each arm, and what the paper reports.
 
-    The two stand apart, since settings, data and measure differ: only their order compares.
+    They stand apart because settings, data and measure differ: only the order of the arms compares.
     """
     rows = [["here", "level, %", "sd", "runs", "dips", "collapsed"]]
     for name, runs in table.groupby("arm", sort=False):
@@ -93,20 +96,18 @@ def higher(
     column: str = "level",
     pairs: Sequence[str] = ("seed",),
 ) -> Claim:
-    """The claim that runs with the settings `better` have more of `column`, paired over `pairs`.
+    """Judge the claim that runs with the settings `better` have more of `column`.
 
-    Runs that share all of `pairs`, as those of several models, count as their mean.
+    Runs are paired over `pairs`. Runs that agree in all of `pairs` count as their mean.
     """
-    first, second = (
-        _chosen(table, settings).groupby(list(pairs))[column].mean() for settings in (better, worse)
-    )
-    return mean_above_zero(text, (first - second).dropna().tolist(), "points")
+    found = pair_rows(_chosen(table, worse), _chosen(table, better), pairs, column)
+    return mean_above_zero(text, (found["second"] - found["first"]).tolist(), "points")
 
 
 def dip_more(
     text: str, table: pd.DataFrame, more: Mapping[str, Any], less: Mapping[str, Any]
 ) -> Claim:
-    """The claim that runs with the settings `more` have more dips."""
+    """Judge the claim that runs with the settings `more` have more dips."""
     counts = [int(_chosen(table, settings)["dips"].sum()) for settings in (more, less)]
     return more_events(text, *counts)
 

@@ -1,4 +1,4 @@
-"""What happened in a folder of runs: one row a run, then the same in words."""
+"""Summarize a folder of runs: one row a run, then what the rows mean in words."""
 
 import math
 from numbers import Real
@@ -14,28 +14,28 @@ from stabkit.analyze.verdict import UNSTABLE, VERDICTS
 from stabkit.detect.dips import SHORTEST
 from stabkit.printing import one_line
 
-LISTED = 40  # runs that a reader still looks through
+LISTED = 40  # runs; a longer table would not be read
 
 FOOTNOTE = (
     "A dip is a fall of held-out kNN accuracy below the level and trend around it that exceeds\n"
-    "the run's noise and, where the samples are known, is significant over them (p <= 0.01\n"
-    "corrected for every window; rates of false alarms: docs/detectors.md); `in dips` counts\n"
-    "steps. Collapsed is a run whose features or embeddings spread at most a quarter of what\n"
-    "they did untrained, or whose loss stayed at chance for its second half, while kNN ends no\n"
-    "better than untrained; or whose loss stayed at nothing. A gradient burst begins where a\n"
-    "layer's gradient norm leaves its own recent range (robust z of 6 or more in log space)."
+    "the run's noise and, if the samples are known, is significant over them (p <= 0.01\n"
+    "corrected for every window; rates of false alarms: docs/detectors.md). `in dips` counts\n"
+    "steps. A run has collapsed if its features or embeddings spread at most a quarter as far\n"
+    "as untrained, or if its loss stayed at chance for its second half, and kNN ends no better\n"
+    "than untrained; or if its loss stayed at zero. A gradient burst begins when the gradient\n"
+    "norm of a layer leaves its own recent range (robust z of 6 or more in log space)."
 )
 
 
 def run_table(runs: Diagnoses) -> pd.DataFrame:
-    """One row a run: cell, seed, state, verdict, last and best kNN, its dips and gradient bursts.
+    """Return one row a run: cell, seed, state, verdict, last and best kNN, dips, gradient bursts.
 
     Verdicts: `diverged` (non-finite values), `collapsed` (`collapse` names the signals), `unstable`
-    (at least one dip or drift), `bursts` (gradients only), `stable`, or `unknown` (too few
-    evaluations to find a dip, values that a detector refuses, or rows of steps it trained that are
-    missing: `gaps` says which). `lost_steps` is the time spent in
-    dips, `deepest` and `sag` (of the drifts) fractions, `patch_first` the bursts that the patch
-    projection began.
+    (at least one dip or drift), `bursts` (only gradients burst), `stable`, or `unknown`. A run is
+    unknown if it has too few evaluations to find a dip, values that a detector refuses, or missing
+    rows of steps that it trained; `gaps` says which. `lost_steps` are the steps spent in dips.
+    `deepest` and `sag` (of the drifts) are fractions. `patch_first` counts the bursts that began in
+    the patch projection.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
@@ -66,12 +66,12 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
 
 
 def summary(runs: Diagnoses) -> str:
-    """The table of `run_table` and what it means, as text."""
+    """Return the table of `run_table` and what it means, as text."""
     return describe(runs, run_table(runs))
 
 
 def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
-    """What the table of `run_table` means; of many runs those that fared worst."""
+    """Say what the table of `run_table` means; of many runs, list those that fared worst."""
     parts = [
         _headline(runs, table),
         _text_table(table),
@@ -104,19 +104,19 @@ def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
 
 
 def lacking_rows(table: pd.DataFrame) -> list[str]:
-    """A sentence on the runs that lack rows; none where there are no such runs."""
+    """Return a sentence on the runs that lack rows; nothing if there are no such runs."""
     some = table[table["gaps"] != ""]
     if some.empty:
         return []
     first = some.iloc[0]
     return [
         f"{counted(len(some), 'run')} without all rows of the steps trained ({first['run']}: "
-        f"{first['gaps']}):\nno sign of instability there is no proof of stability."
+        f"{first['gaps']}):\nthey may be unstable without showing a sign of it."
     ]
 
 
 def _ordered(runs: Diagnoses) -> list[Diagnosis]:
-    """The runs in the order of their table's rows; names may not tell them apart."""
+    """Return the runs in the order of their table's rows. Names may not tell them apart."""
     return [run for cell in group_cells(runs) for run in cell.runs]
 
 

@@ -1,4 +1,4 @@
-"""Words and columns of plain text."""
+"""Format plain text: columns of a table, and counts with their noun."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from stabkit.printing import one_line
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Rows of cells as columns of text; all flush right but those named in `left`."""
+    """Return rows of cells as columns of text, flush right except for the columns in `left`."""
     lines = [[one_line(cell) for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
@@ -20,4 +20,5 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
 
 
 def counted(number: int, thing: str) -> str:
+    """Return a number with its noun: `1 run`, `2 runs`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

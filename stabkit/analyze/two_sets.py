@@ -1,4 +1,4 @@
-"""Two folders of runs against each other, as text: `stabkit analyze A B`."""
+"""Compare two folders of runs, as text: `stabkit analyze A B`."""
 
 import math
 import textwrap
@@ -27,12 +27,12 @@ ALPHA = 0.05
 
 
 def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
-    """Verdict, then what it rests on, then a table of the cells that both sets have.
+    """Return the verdict, what it rests on, and a table of the cells that both sets have.
 
-    A run's partner has its seed and the same value of every setting that varies in either set.
-    Settings constant in both, but at different values, are what is compared. Sets without a pair
-    are compared as they are, and the text says so. Runs that are under way, or have too few
-    evaluations for a verdict, are left out and counted.
+    Two runs are partners if they have the same seed and the same value of every setting that varies
+    in either set. A setting that is constant in both sets, but at different values, is what is
+    compared. If there is no pair, the sets are compared as they are, and the text says so. Runs
+    that are under way or have too few evaluations for a verdict are left out and counted.
     """
     shared = _varying(first, second)
     whole = [_frame(runs, shared) for runs in (first, second)]
@@ -60,7 +60,7 @@ def _wrapped(text: str) -> str:
 
 
 def _varying(first: Diagnoses, second: Diagnoses) -> list[str]:
-    """The settings that vary within either set, in config order, the seed apart."""
+    """Return the settings that vary within either set, in config order, without the seed."""
     keys = dict.fromkeys([*first.factors(), *second.factors()])
     return [key for key in keys if key != "seed"]
 
@@ -85,7 +85,7 @@ def _unjudged(number: int) -> str:
 
 
 def _watched(kept: list[pd.DataFrame]) -> str:
-    """Levels after different numbers of steps compare training lengths as well."""
+    """Say so if the sets were watched for different numbers of steps."""
     steps = [rows["steps"].median() for rows in kept]
     if not all(steps) or abs(steps[1] - steps[0]) <= 0.02 * max(steps):
         return ""
@@ -101,7 +101,7 @@ def _names(first: Diagnoses, second: Diagnoses) -> tuple[str, str]:
 
 
 def _pairing(one: pd.DataFrame, two: pd.DataFrame, shared: list[str]) -> list[str]:
-    """What pairs are formed over: seed and settings, else settings, else nothing."""
+    """Return what pairs are formed over: seed and settings, else settings, else nothing."""
     if len(pair_rows(one, two, ["seed", *shared])):
         return ["seed", *shared]
     return shared if len(pair_rows(one, two, shared)) > 1 else []
@@ -139,7 +139,7 @@ def _verdict(
     kept: list[pd.DataFrame],
     names: tuple[str, str],
 ) -> str:
-    """Decided at 5 % for the three questions together (Holm)."""
+    """Answer three questions at 5 %, corrected for their number (Holm)."""
     questions = [levels.p_value, dips, lost.p_value]
     asked = [p for p in questions if not math.isnan(p)]
     answers = iter(holm(asked))
@@ -157,8 +157,8 @@ def _verdict(
     if said:
         return f"{names[1]} {', '.join(said)} than {names[0]}{note}."
     if not asked:
-        return f"Too few runs, or all alike: nothing can be said of {names[1]} and {names[0]}."
-    return f"No difference between {names[1]} and {names[0]} is shown, which is no proof of none."
+        return f"Too few runs, or all alike: nothing can be said about {names[1]} and {names[0]}."
+    return f"No difference between {names[1]} and {names[0]} is shown. There may still be one."
 
 
 def _head(first: Diagnoses, second: Diagnoses, names: tuple[str, str]) -> str:
@@ -171,7 +171,7 @@ def _head(first: Diagnoses, second: Diagnoses, names: tuple[str, str]) -> str:
 
 
 def _constants(first: Diagnoses, second: Diagnoses) -> Iterable[tuple[str, Any, Any]]:
-    """Settings with one value in each set, but not the same."""
+    """Yield the settings that have one value in each set, but not the same one."""
     if not (len(first) and len(second)):
         return
     varying = {*_varying(first, second), "seed"}
@@ -199,7 +199,7 @@ def _matching(
 
 
 def _twice(first: Diagnoses, second: Diagnoses) -> str:
-    """Runs of the same settings throughout tell nothing of a difference."""
+    """Count runs whose settings are all the same in both sets: they show no difference."""
     known = {_content(run) for run in first if run.settings}
     number = sum(_content(run) in known for run in second if run.settings)
     return f" {counted(number, 'run')} of the same settings throughout in both." if number else ""
@@ -235,7 +235,7 @@ def _stability(
 def _cells(
     first: Diagnoses, second: Diagnoses, kept: list[pd.DataFrame], settings: list[str]
 ) -> str:
-    """Level, dips, steps in dips of each cell: first | second."""
+    """Return a table of the cells: level, dips, steps in dips, each as first | second."""
     told = _telling(first, second, settings)
     lines = [["cell", "runs", "level, %", "", "difference", "dips", "in dips", "unstable"]]
     cells = dict.fromkeys(map(tuple, kept[0][settings].map(_comparable).to_numpy()))
@@ -259,7 +259,7 @@ def _cells(
 
 
 def _telling(first: Diagnoses, second: Diagnoses, settings: list[str]) -> set[str]:
-    """Those settings that name a cell, without those that only go along with another."""
+    """Return the settings that name a cell, without those that follow from another."""
     named = (cell.settings for runs in (first, second) for cell in group_cells(runs))
     return {key for cell in named for key in cell} & set(settings)
 

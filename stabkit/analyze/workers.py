@@ -1,4 +1,4 @@
-"""One function over many runs, in several processes, as if in one."""
+"""Apply one function to many runs in several processes, as if in one."""
 
 import multiprocessing
 import os
@@ -13,23 +13,23 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WORTH_IT = 40  # items: starting processes takes as long as some of them
-AT_MOST = 6  # processes: each holds 200 MiB, all of them less than 2 GiB
+WORTH_IT = 40  # items; with fewer, starting processes takes longer than the work
+AT_MOST = 6  # processes of 200 MiB each, so less than 2 GiB in all
 
 
 def each(
     act: Callable[[Item], Result], items: Sequence[Item], processes: int = 1
 ) -> Iterator[Result]:
-    """`act` of every item, in order; the warnings as well. `act` is a module's own function.
+    """Yield `act(item)` for every item, in order, with its warnings.
 
-    A script that asks for processes must keep its own start behind `if __name__ == "__main__"`.
-    Raises OSError when a process was killed.
+    `act` must be a function of a module. A script that asks for processes must keep its own start
+    behind `if __name__ == "__main__"`. Raises OSError if a process was killed.
     """
     processes = min(processes, AT_MOST)
     if processes < 2 or len(items) < WORTH_IT:
         yield from map(act, items)
         return
-    # spawn: a fork of a process with threads, such as pyarrow's, may hang
+    # spawn, because a fork of a process with threads (pyarrow has some) may hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _leave_interrupts) as pool:
         try:
@@ -46,17 +46,19 @@ def each(
 
 
 def _leave_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal: the one that was started answers it, alone."""
+    """Ignore Ctrl-C, which reaches all processes: the main process answers it alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def usable_cpus() -> int:
+    """Return how many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _listen(act: Callable[[Item], Result], item: Item) -> tuple[Result, list[Warning]]:
+    """Return the result of `act` and the warnings that it gave."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = act(item)

@@ -1,4 +1,4 @@
-"""`stabkit analyze`."""
+"""Run `stabkit analyze`: summarize runs, compare two sets, or draw a figure."""
 
 import argparse
 import sys

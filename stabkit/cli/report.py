@@ -1,4 +1,4 @@
-"""`stabkit report`."""
+"""Run `stabkit report`: write the page on a study."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def _study_folder(word: str) -> Path:
-    """The folder of that name, else where the sweep of that file or name has its runs."""
+    """Return the folder of that name, or the one that holds the runs of that sweep."""
     if Path(word).is_dir():
         return Path(word)
     name, advice = word, ""

@@ -33,6 +33,7 @@ def find_drift(
     min_depth: float = 0.01,
     threshold: float | None = None,
     alpha: float = 0.01,
+    dips: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Find stretches between dips in which the level falls slowly, without an edge.
 
@@ -43,13 +44,16 @@ def find_drift(
     failure of LAMB in MoCo v3 (Chen et al. 2021, section 4.1) is of this kind. A run that never
     falls but rises too little shows only in a comparison of runs.
 
+    `dips`: what `find_dips` returned for the same arguments; it is called if they are left out.
+
     Columns: onset (step at the middle of the higher level), trough (step at the middle of the
     lower), recovery (step of the first later level with half of the depth back, NaN if there is
     none), depth (fraction), z, p_value. Raises what `find_dips` raises.
     """
-    dips = find_dips(
-        step, accuracy, n, correct, min_depth=min_depth, threshold=threshold, alpha=alpha
-    )
+    if dips is None:
+        dips = find_dips(
+            step, accuracy, n, correct, min_depth=min_depth, threshold=threshold, alpha=alpha
+        )
     seen = ~np.isnan(np.asarray(accuracy, dtype=np.float64))
     steps = np.asarray(step)[seen].astype(np.int64)
     acc = np.asarray(accuracy, dtype=np.float64)[seen]

@@ -59,6 +59,16 @@ class SpikeScorer:
         return (z, rise) if z >= self._threshold else None
 
 
+def spike_bar(steps: int) -> float:
+    """Return the threshold for `find_spikes` on a series of so many values.
+
+    The more values a series has, the more of them stand out by chance. A robust z of 6 for up to
+    1,000 values and one more for every ten times as many keeps false alarms from growing with the
+    run (docs/detectors.md).
+    """
+    return 6 + max(0.0, math.log10(max(1, steps) / 1000))
+
+
 def find_spikes(
     step: ArrayLike,
     value: ArrayLike,

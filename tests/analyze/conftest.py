@@ -1,12 +1,18 @@
 """Runs made by hand, with planted dips and spikes at known places."""
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis, diagnose
+from stabkit.analyze.report import contents
+from stabkit.analyze.report.pictures import Picture
 from stabkit.config import save_config
 from stabkit.rundir import RunDir, Status
 from stabkit.store.reader import load, open_run
@@ -33,7 +39,21 @@ def diagnosed_run(folder: Path) -> Diagnosis:
 def plant_run(
     folder: Path, *overrides: str, dip: float = 0.0, spike: bool = False, seed: int = 0
 ) -> Path:
-    """A rising kNN curve, a `dip` that deep between `DIP`, a patch projection spike at `SPIKE`."""
+    """Make the run of `_plant`, or copy it if it was made before."""
+    arguments = (overrides, dip, spike, seed)
+    if arguments not in _PLANTED:
+        made = Path(_MADE.name) / str(len(_PLANTED))
+        _PLANTED[arguments] = _plant(made, *overrides, dip=dip, spike=spike, seed=seed)
+    shutil.copytree(_PLANTED[arguments], folder)
+    return folder
+
+
+_MADE = tempfile.TemporaryDirectory()
+_PLANTED: dict[tuple[Any, ...], Path] = {}
+
+
+def _plant(folder: Path, *overrides: str, dip: float, spike: bool, seed: int) -> Path:
+    """Write a rising kNN curve with a `dip` in `DIP` and a patch projection spike at `SPIKE`."""
     rng = np.random.default_rng(seed)
     config = small_config(f"seed={seed}", *overrides)
     folder.mkdir(parents=True)
@@ -63,19 +83,41 @@ def plant_run(
     return folder
 
 
-@pytest.fixture
-def grid(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def whole_grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two learning rates by frozen and learned, two seeds; the large rate, learned, is unstable."""
+    folder = tmp_path_factory.mktemp("grid")
     for lr in (1e-3, 2e-2):
         for freeze in ("false", "true"):
             for seed in (0, 1):
                 bad = lr > 1e-2 and freeze == "false"
                 plant_run(
-                    tmp_path / f"lr {lr} {freeze} {seed}",
+                    folder / f"lr {lr} {freeze} {seed}",
                     f"optim.lr={lr}",
                     f"model.freeze_patch_embed={freeze}",
                     dip=0.08 if bad else 0.0,
                     spike=bad,
                     seed=seed,
                 )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def grid_runs(whole_grid: Path) -> Diagnoses:
+    """The runs of the grid, for tests that only look at them: each thing is found once."""
+    return diagnosed(whole_grid)
+
+
+@pytest.fixture
+def grid(whole_grid: Path, tmp_path: Path) -> Path:
+    """A copy of the grid, for tests that change it or write into it."""
+    shutil.copytree(whole_grid, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures out of a report: drawing takes most of the time."""
+    monkeypatch.setattr(contents, "PLOTS", {})
+    monkeypatch.setattr(contents, "event_zoom_figure", lambda rows: Figure())
+    monkeypatch.setattr(contents, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))

@@ -10,7 +10,6 @@ from scipy import stats
 from stabkit.analyze import compare
 from stabkit.analyze.compare import (
     compare_apart,
-    compare_arms,
     compare_pairs,
     in_words,
     pair_rows,
@@ -80,10 +79,10 @@ def test_rows_pair_by_seed_and_every_shared_setting() -> None:
     pairs = pair_rows(learned, frozen, ["seed", "lr"])
     assert len(pairs) == 5
     assert (pairs["second"] - pairs["first"]).tolist() == [5] * 5
-    found = compare_arms(frame, {"frozen": False}, {"frozen": True}, ["seed", "lr"])
+    found = compare_pairs(pairs["first"], pairs["second"])
     assert (found.paired, found.n, found.effect) == (True, (5,), 5)
-    shifted = frame.assign(seed=frame["seed"] + 10 * frame["frozen"])
-    apart = compare_arms(shifted, {"frozen": False}, {"frozen": True}, ["seed", "lr"])
+    assert pair_rows(learned, frozen.assign(seed=frozen["seed"] + 10), ["seed", "lr"]).empty
+    apart = compare_apart(learned["level"], frozen["level"])
     assert (apart.paired, apart.n) == (False, (6, 5))
 
 

@@ -7,16 +7,17 @@ import pytest
 
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.findings import findings
-from stabkit.analyze.report.event_words import all_events
+from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.summary import run_table, summary
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import DIP, SPIKE, diagnosed, diagnosed_run, plant_run
 
 
-def test_what_was_planted_is_told(grid: Path) -> None:
-    told = " ".join(findings(diagnosed(grid))).replace("\n", " ")
+def test_what_was_planted_is_told(grid_runs: Diagnoses) -> None:
+    told = " ".join(findings(grid_runs)).replace("\n", " ")
     assert "Of 2 dips: 2 returned to the trend." in told
     assert (
         "Bursts of several layers: 2. The shallowest layer spiked before the deepest in 2," in told
@@ -80,7 +81,7 @@ def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:
     assert (row["verdict"], row["dips"], row["drifts"]) == ("unstable", 0, 1)
     assert 0.03 < row["sag"] < 0.06
     assert "1 run sagged slowly without a dip" in summary(runs)
-    assert [event.kind for event in all_events(runs)] == ["drift"]
+    assert [event.kind for event in all_incidents(runs)] == ["drift"]
 
 
 def test_a_longer_run_must_show_more_to_burst(tmp_path: Path) -> None:

@@ -9,11 +9,9 @@ from scipy import stats
 from stabkit.analyze.intervals import (
     bootstrap_interval,
     detectable_effect,
-    mean_interval,
-    rate_interval,
     rates_p_value,
     share_interval,
-    student_interval,
+    student_test,
 )
 
 TIMES = 2000
@@ -24,18 +22,7 @@ def slack(share: float, times: int = TIMES) -> float:
     return 3 * math.sqrt(share * (1 - share) / times)
 
 
-@pytest.mark.parametrize("events", [0, 1, 3, 12])
-def test_rate_interval_ends_where_the_count_turns_unlikely(events: int) -> None:
-    low, high = rate_interval(events, 4.0)
-    assert stats.poisson.cdf(events, 4 * high) == pytest.approx(0.025)
-    if events:
-        assert stats.poisson.sf(events - 1, 4 * low) == pytest.approx(0.025)
-    else:
-        assert low == 0
-
-
-def test_rate_of_nothing_watched_is_unknown() -> None:
-    assert all(map(math.isnan, rate_interval(0, 0.0)))
+def test_share_of_nothing_is_unknown() -> None:
     assert all(map(math.isnan, share_interval(0, 0)))
 
 
@@ -53,7 +40,7 @@ def test_student_covers_at_its_level(n: int) -> None:
     rng = np.random.default_rng(n)
     inside = 0
     for _ in range(TIMES):
-        low, high = student_interval(rng.normal(2, 3, n))
+        low, high = student_test(rng.normal(2, 3, n)).interval
         inside += low <= 2 <= high
     assert abs(inside / TIMES - 0.95) < slack(0.95)
 
@@ -71,14 +58,17 @@ def test_bootstrap_covers_as_stated(n: int, stated: float) -> None:
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_no_spread_gives_no_interval(values: list[float]) -> None:
-    for interval in (student_interval(values), mean_interval(values), bootstrap_interval(values)):
+    for interval in (student_test(values).interval, bootstrap_interval(values)):
         assert all(map(math.isnan, interval))
 
 
-def test_amounts_are_never_below_nothing() -> None:
-    assert student_interval([0, 0, 90])[0] < 0
-    assert mean_interval([0, 0, 90])[0] == 0
-    assert mean_interval([-1, 0, 90])[0] < 0
+def test_the_student_test_is_scipys() -> None:
+    found = student_test([1.0, 2.0, math.nan, 6.0])
+    expected = stats.ttest_1samp([1.0, 2.0, 6.0], 0)
+    assert (found.n, found.mean) == (3, 3)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval(0.95)
+    assert found.interval == pytest.approx((interval.low, interval.high))
 
 
 @pytest.mark.parametrize(("n", "second"), [(3, None), (8, None), (4, 4), (3, 9)])

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.summary import run_table, summary
 from stabkit.analyze.text import aligned
 from stabkit.rundir import RunDir
@@ -27,8 +28,8 @@ def test_planted_events_are_found_where_they_are(grid: Path) -> None:
     assert (burst["onset"], burst["layers"], burst["first"]) == (SPIKE, 2, "patch_embed")
 
 
-def test_the_table_has_a_verdict_for_every_run(grid: Path) -> None:
-    table = run_table(diagnosed(grid))
+def test_the_table_has_a_verdict_for_every_run(grid_runs: Diagnoses) -> None:
+    table = run_table(grid_runs)
     assert table["seed"].tolist() == [0, 1] * 4
     unstable = table[table["verdict"] == "unstable"]
     assert unstable["cell"].unique().tolist() == ["learned patch projection, base lr 0.02"]
@@ -36,8 +37,8 @@ def test_the_table_has_a_verdict_for_every_run(grid: Path) -> None:
     assert set(table["verdict"]) == {"stable", "unstable"}
 
 
-def test_the_words_say_what_the_table_says(grid: Path) -> None:
-    text = summary(diagnosed(grid))
+def test_the_words_say_what_the_table_says(grid_runs: Diagnoses) -> None:
+    text = summary(grid_runs)
     assert "8 runs (8 done)\nHeld-out kNN every 5 steps on 1,000 images, chance 0.10." in text
     assert "2 of 8 runs trained unstably. 2 of them finished without any error" in text
     assert "The deepest dip (learned patch projection, base lr 0.02" in text

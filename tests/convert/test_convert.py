@@ -11,7 +11,6 @@ import pytest
 import stabkit
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnosis, diagnose
-from stabkit.analyze.events import dips
 from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.convert.convert import convert
@@ -93,7 +92,7 @@ def test_a_planted_dip_and_spike_are_found(
     assert "knn_heldout from val/knn, percent, divided by 100" in printed
     assert f"grad_norm of 5 layers, first to last: {', '.join(LAYERS)}" in printed
     run = stabkit.open_run(out)
-    (dip,) = dips(run).to_dict("records")
+    (dip,) = Diagnosis(run).dips.to_dict("records")
     assert abs(dip["onset"] - DIP[0]) <= EVERY
     assert dip["recovery"] == DIP[1]
     assert np.isnan(dip["p_value"])
@@ -114,7 +113,7 @@ def test_a_planted_dip_and_spike_are_found(
 def test_with_sample_counts_dips_are_tested(tmp_path: Path, out: Path) -> None:
     source = as_csv(planted(), tmp_path)
     assert main(["convert", str(source), "-o", str(out), "--n", "5000", "--chance", "0.1"]) == 0
-    (dip,) = dips(stabkit.open_run(out)).to_dict("records")
+    (dip,) = Diagnosis(stabkit.open_run(out)).dips.to_dict("records")
     assert 0 < dip["p_value"] < 0.01
     assert dip["relative_depth"] > dip["depth"]
 
@@ -244,4 +243,4 @@ def test_an_accuracy_that_is_no_knn_is_pointed_out(
     assert "no knn_heldout, in which dips are sought: it has val/acc1;" in capsys.readouterr().out
     mapped = [str(source), "-o", f"{out}2", "--map", "val/acc1=knn_heldout"]
     assert main(["convert", *mapped]) == 0
-    assert len(dips(stabkit.open_run(f"{out}2"))) == 1
+    assert len(Diagnosis(stabkit.open_run(f"{out}2")).dips) == 1

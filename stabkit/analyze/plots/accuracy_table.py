@@ -1,4 +1,4 @@
-"""Figure `accuracy-table`: every evaluation of every cell, mean and spread over seeds."""
+"""Draw the figure `accuracy-table`: all evaluations of all cells, mean and spread over seeds."""
 
 import math
 from collections.abc import Iterable
@@ -20,10 +20,10 @@ NOTE = "accuracy, %: mean ± standard deviation over runs (their number)"
 
 
 def accuracy_table(runs: Diagnoses) -> pd.DataFrame:
-    """One row a cell and evaluation: cell, metric (with its k where it has one), mean, sd, n.
+    """Return one row a cell and evaluation: cell, metric (with its k if it has one), mean, sd, n.
 
-    In points, over the runs of a cell (n of them; sd NaN for one). What is measured again and again
-    counts by its final level, the median of the last fifth, as everywhere.
+    Values are in points, over the n runs of a cell; sd is NaN for one run. An evaluation that is
+    repeated during training counts by its final level, the median of the last fifth.
     """
     rows = [
         {"cell": cell_label(cell), "run": run.name, "metric": metric, "value": value}
@@ -46,7 +46,7 @@ def _measured(run: Diagnosis) -> Iterable[tuple[str, float]]:
 
 
 def accuracy_table_figure(table: pd.DataFrame) -> Figure:
-    """The table as wide and high as its content."""
+    """Draw the table, as wide and as high as its content."""
     lines = _lines(table)
     with mpl.rc_context(RC):
         width = sum(_widths(lines))
@@ -56,7 +56,7 @@ def accuracy_table_figure(table: pd.DataFrame) -> Figure:
 
 
 def draw_accuracy_table(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Cells down, evaluations across: mean ± standard deviation of the runs (their number)."""
+    """Draw cells down and evaluations across: mean ± standard deviation (number of runs)."""
     lines = _lines(table)
     widths = _widths(lines)
     ax.axis("off")
@@ -91,14 +91,14 @@ def _text(row: dict[Any, Any]) -> str:
 
 
 def _rank(metric: str) -> tuple[int, str, float]:
-    """In the order of `ORDER`; those of one kind by name, then by k as a number."""
+    """Sort metrics in the order of `ORDER`, then by name, then by k as a number."""
     kind = next((i for i, start in enumerate(ORDER) if metric.startswith(start)), len(ORDER))
     name, _, k = metric.partition(", k = ")
     return kind, name, float(k or 0)
 
 
 def _widths(lines: list[list[str]]) -> list[float]:
-    """Of the columns, in inches; a header is two lines, of which the longer counts."""
+    """Return the column widths in inches. A header has two lines, and the longer one counts."""
     head, *body = lines
     first = LETTER * max(len(line[0]) for line in body)
     rest = [

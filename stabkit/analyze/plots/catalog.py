@@ -1,4 +1,4 @@
-"""Every figure of `stabkit analyze --plot NAME`, and how it gets to disk."""
+"""List every figure of `stabkit analyze --plot NAME`, draw it and write it to disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ from stabkit.rundir import whole
 
 
 class Plot(NamedTuple):
-    """A figure, and the table it is drawn from, from nothing else."""
+    """A figure, and the table that it is drawn from. It uses nothing else."""
 
     about: str
     table: Callable[[Diagnoses], pd.DataFrame]
@@ -89,7 +89,7 @@ PLOTS = {
         lr_sensitivity_figure,
     ),
     "optimizer": Plot(
-        "curves and final levels by optimiser and learning rate",
+        "curves and final levels by optimizer and learning rate",
         optimizer_table,
         optimizer_figure,
     ),
@@ -112,9 +112,10 @@ PANELS: dict[str, tuple[Callable[[pd.DataFrame, Axes], Axes], str | None]] = {
 
 
 def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
-    """Write NAME.png, NAME.pdf and NAME.csv, the very table drawn; returns their paths.
+    """Write NAME.png, NAME.pdf and NAME.csv, which is the table drawn; return their paths.
 
-    Raises ValueError when the runs hold nothing that the figure shows, or not its contrast.
+    Raises ValueError if the runs hold nothing that the figure shows, or not the contrast that it
+    needs.
     """
     table = table_of(name, runs)
     return save(PLOTS[name].figure(table), table, folder / name)
@@ -151,7 +152,7 @@ def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
 
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write a figure as PNG and PDF and the table behind it as CSV; returns their paths."""
+    """Write a figure as PNG and PDF, and its table as CSV; return their paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf, csv = (stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf", "csv"))
     as_written(figure)

@@ -1,4 +1,4 @@
-"""What figures that need a contrast ask of runs: that a setting varies; else they say so."""
+"""Score runs for figures that need a setting to vary, and say so if it does not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from stabkit.analyze.scores import run_scores
 
 
 def scored(runs: Diagnoses) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of `run_scores` that have a level, and the settings that tell their cells apart."""
+    """Return the rows of `run_scores` that have a level, and the settings that tell cells apart."""
     cells = group_cells(runs)
     frame = run_scores(runs)
     return (frame.dropna(subset=["level"]) if len(frame) else frame), [
@@ -20,7 +20,7 @@ def scored(runs: Diagnoses) -> tuple[pd.DataFrame, list[str]]:
 
 
 def refuse_constant(runs: Diagnoses, key: str, factors: Sequence[str], what: str) -> None:
-    """Raise ValueError, saying what the runs do vary, where `key` is not among `factors`."""
+    """Raise ValueError if `key` is not among `factors`, and say what the runs do vary."""
     if key in factors:
         return
     if key in runs.factors():
@@ -31,4 +31,5 @@ def refuse_constant(runs: Diagnoses, key: str, factors: Sequence[str], what: str
 
 
 def words(settings: Mapping[str, Any], keys: Sequence[str], none: str = "all runs") -> str:
+    """Return settings in words."""
     return ", ".join(label(key, settings[key]) for key in keys) or none

@@ -1,4 +1,4 @@
-"""Figure `event-zoom`: what every signal did around an event, aligned at its onset."""
+"""Draw the figure `event-zoom`: what every signal did around an event, aligned at its onset."""
 
 import math
 from typing import NamedTuple
@@ -23,8 +23,8 @@ from stabkit.analyze.plots.layer_styles import (
 )
 from stabkit.analyze.plots.style import RC, new_figure
 
-MARGIN = (30, 200)  # steps shown before an event and after it: its length, within these
-BEFORE = 20  # steps whose median a value is compared with where no detector found anything
+MARGIN = (30, 200)  # least and most steps shown on each side; else as many as the event is long
+BEFORE = 20  # a value is compared with the median of so many steps if no detector found anything
 PANELS = {
     "gradient": "gradient norm /\nmedian of the layer",
     "loss": "loss",
@@ -42,10 +42,10 @@ class _Event(NamedTuple):
 
 
 def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
-    """Rows of `event_zoom_rows` for the deepest dip and the largest burst of the runs.
+    """Return rows of `event_zoom_rows` for the deepest dip and the largest burst of the runs.
 
-    Where there is neither: for the value of a first layer that stands out most from the 20 before,
-    named as no event.
+    If there is neither, return those for the value of a first layer that stands out most from the
+    20 values before it. The name of that event says that it is none.
     """
     labelled = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
     chosen = [
@@ -67,12 +67,13 @@ def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def event_zoom_rows(run: Diagnosis, onset: int, end: int) -> pd.DataFrame:
-    """Every value drawn for one event of a run, from before its onset to after its end (steps).
+    """Return every value drawn for one event of a run, from before its onset to after its end.
 
-    Columns event (a name: run and step), onset, end, panel (`gradient`, `loss`, `knn`), series
-    (a layer, or the panel's name), depth (of the layer), step, offset (steps since the onset),
-    value (gradients over the layer's median in the run), spike (a spike of the layer begins here).
-    Gradients are those of the first layer, the last block and the last layer of all.
+    Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`, `knn`),
+    series (a layer, or the name of the panel), depth (of the layer), step, offset (steps since the
+    onset), value (gradients over the median of the layer in the run), spike (whether a spike of the
+    layer begins here). Gradients are those of the first layer, the last block and the last layer of
+    all.
     """
     margin = int(np.clip(end - onset, *MARGIN))
     norms = relative_norms(run.tables)
@@ -128,9 +129,10 @@ def _largest_rise(label: str, run: Diagnosis) -> _Event | None:
 
 
 def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
-    """One panel of one event over the steps since its onset; the event shaded, spikes marked.
+    """Draw one panel of one event over the steps since its onset; shade it and mark spikes.
 
-    `frame`: rows of `event_zoom_rows` of one panel; `styles` by layer, dark to light by default.
+    `frame`: rows of `event_zoom_rows` for one panel. `styles` by layer; by default from dark to
+    light.
     """
     layers = frame.rename(columns={"series": "layer"})
     styles = layer_styles(layers) if styles is None else styles
@@ -151,7 +153,7 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
 
 
 def event_zoom_figure(table: pd.DataFrame) -> Figure:
-    """A column an event, a row a kind of signal."""
+    """Draw one column an event and one row a kind of signal."""
     events = list(table["event"].unique())
     gradients = table[table["panel"] == "gradient"].rename(columns={"series": "layer"})
     styles = layer_styles(gradients)

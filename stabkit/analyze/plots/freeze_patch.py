@@ -1,4 +1,4 @@
-"""Figure `freeze-patch`: frozen against learned patch projection, paired by seed and settings."""
+"""Draw the figure `freeze-patch`: frozen against learned patch projection, in pairs."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from stabkit.analyze.compare import compare_pairs
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
-from stabkit.analyze.plots.style import RC, Colour, new_figure, ramp
+from stabkit.analyze.plots.style import RC, Color, new_figure, ramp
 from stabkit.analyze.scores import is_unstable
 
 FREEZE = "model.freeze_patch_embed"
@@ -24,11 +24,13 @@ EDGE: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.5}
 
 
 def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
-    """One row a pair: group (the other settings), seed, learned, frozen (levels in points),
-    learned_unstable, frozen_unstable, difference; then one row a group, and one for all pairs:
-    difference (mean), low, high (95 %, Student), n (pairs). `row` says which: pair or mean.
+    """Return one row a pair, then one row a group, then one row for all pairs.
 
-    Runs without a partner are left out. Raises ValueError when no run has one.
+    `row` is `pair` or `mean`. A pair has group (the other settings), seed, learned, frozen (levels
+    in points), learned_unstable, frozen_unstable and difference. A group has difference (mean),
+    low, high (95 %, Student) and n (pairs).
+
+    Runs without a partner are left out. Raises ValueError if no run has one.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -70,7 +72,7 @@ def _mean(group: str, pairs: pd.DataFrame) -> dict[str, object]:
 
 
 def freeze_patch_figure(table: pd.DataFrame) -> Figure:
-    """Left each pair as a line from learned to frozen; right their mean difference by group."""
+    """Draw each pair as a line from learned to frozen, and the mean difference of each group."""
     groups = _groups(table)
     with mpl.rc_context(RC):
         width, most = 0.06 * max(map(len, groups)), _most(table)
@@ -80,11 +82,11 @@ def freeze_patch_figure(table: pd.DataFrame) -> Figure:
         draw_freeze_patch(table, left)
         draw_differences(table, right)
         right.tick_params(labelleft=False, left=False)
-        colours = _colours()
+        colors = _colors()
         handles = [
-            Line2D([], [], linestyle="", marker=mark, color=colour, label=name, **EDGE)
-            for name, mark, colour in (
-                *((name, "o", colours[name]) for name in ARMS),
+            Line2D([], [], linestyle="", marker=mark, color=color, label=name, **EDGE)
+            for name, mark, color in (
+                *((name, "o", colors[name]) for name in ARMS),
                 ("unstable", "X", (0.6, 0.6, 0.6)),
             )
         ]  # fmt: skip
@@ -93,8 +95,8 @@ def freeze_patch_figure(table: pd.DataFrame) -> Figure:
 
 
 def draw_freeze_patch(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Rows are the groups, a line in them each pair, by seed; a cross is an unstable run."""
-    colours = _colours()
+    """Draw one row a group, and in it a line for each pair; a cross is an unstable run."""
+    colors = _colors()
     pairs = table[table["row"] == "pair"]
     for y, group in enumerate(_groups(table)):
         rows = pairs[pairs["group"] == group]
@@ -102,17 +104,17 @@ def draw_freeze_patch(table: pd.DataFrame, ax: Axes) -> Axes:
         for offset, pair in zip(places, rows.to_dict("records"), strict=True):
             ends = [pair["learned"], pair["frozen"]]
             ax.plot(ends, [y + offset] * 2, color="0.5", linewidth=0.9, zorder=1)
-            for name, colour in colours.items():
+            for name, color in colors.items():
                 mark = "X" if pair[f"{name}_unstable"] in (True, "True") else "o"
                 ax.plot(
-                    pair[name], y + offset, mark, color=colour, markersize=5, **EDGE
+                    pair[name], y + offset, mark, color=color, markersize=5, **EDGE
                 )  # fmt: skip
     ax.set(xlabel="final held-out kNN accuracy, %", title="each pair of one seed")
     return _rows(ax, _groups(table))
 
 
 def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Mean of frozen less learned with its 95 % interval, where there is more than one pair."""
+    """Draw the mean of frozen minus learned, with its 95 % interval if there are several pairs."""
     groups = _groups(table)
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     for mean in table[table["row"] == "mean"].to_dict("records"):
@@ -129,8 +131,8 @@ def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
     return _rows(ax, groups)
 
 
-def _colours() -> dict[str, Colour]:
-    """Learned runs are hollow, so that grey prints tell them from the frozen ones."""
+def _colors() -> dict[str, Color]:
+    """Return the colors of the arms. Learned runs are hollow, so gray prints tell them apart."""
     return {"learned": (1.0, 1.0, 1.0), "frozen": ramp(2)[0]}
 
 

@@ -1,4 +1,4 @@
-"""Figure `grad-norms`: first against last layers, whole and around an event (paper, Fig. 4)."""
+"""Draw the figure `grad-norms`: first and last layers, whole and near an event (paper, Fig. 4)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.layer_styles import (
-    GREY,
+    GRAY,
     Styles,
     layer_handles,
     layer_styles,
@@ -27,17 +27,17 @@ AROUND = 30  # steps before and after the onset of an event, zoomed
 
 
 def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
-    """What is drawn: the first seed of at most twelve cells.
+    """Return what is drawn: the first seed of at most twelve cells.
 
-    Rows of series `grad_norm`: step, layer, depth, value, relative (value over the layer's median
-    in that run), event (true at the peak of a spike), zoom (true around the run's largest burst,
-    or else the onset of its deepest dip). Rows of series `knn`: step, value, event (true inside a
-    dip).
+    Rows of series `grad_norm`: step, layer, depth, value, relative (value over the median of the
+    layer in that run), event (true at the peak of a spike), zoom (true around the largest burst of
+    the run, or else around the onset of its deepest dip). Rows of series `knn`: step, value, event
+    (true inside a dip).
     """
     cells = group_cells(runs)[:MAX_CELLS]
     frames = [part for cell in cells for part in (_layer_rows(cell), _knn_rows(cell))]
     if not any(len(rows) for rows in frames[0::2]):
-        return frames[0]  # no layer of any run: nothing to draw
+        return frames[0]  # no run has layers: there is nothing to draw
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
@@ -68,16 +68,16 @@ def _knn_rows(cell: Cell) -> pd.DataFrame:
 
 
 def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
-    """Gradient norm of each layer of one run relative to its median; spikes marked above.
+    """Draw the gradient norm of each layer of one run over its median; mark spikes on top.
 
-    `frame`: one run's rows of `grad_norms_table`; `styles` by layer, of those put in front: by
-    default the first layer, the last block and the last layer. All others are a grey shadow.
+    `frame`: rows of `grad_norms_table` for one run. `styles`: by layer, for the layers in front; by
+    default the first layer, the last block and the last layer. All others are a gray shadow.
     """
     styles = layer_styles(frame) if styles is None else styles
     rows = frame[(frame["series"] == "grad_norm") & np.isfinite(frame["relative"])]
     rows = rows[rows["relative"] > 0]
     for layer, series in rows.groupby("layer"):
-        style = styles.get(str(layer), GREY)
+        style = styles.get(str(layer), GRAY)
         ax.plot(series["step"], series["relative"], **style)
         peaks = series.loc[series["event"].astype(bool), "step"]
         mark_spikes(ax, peaks, style["color"], style["zorder"])
@@ -86,7 +86,7 @@ def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
 
 
 def grad_norms_figure(table: pd.DataFrame) -> Figure:
-    """A panel a cell of `draw_grad_norms`, kNN below; last, the three largest events, zoomed."""
+    """Draw one panel a cell with kNN below it, and the three largest events zoomed."""
     styles = layer_styles(table)
     cells = list(table["cell"].unique())
     near = table[table["zoom"].astype(bool)]

@@ -1,4 +1,4 @@
-"""Figure `knn`: accuracy every few iterations, one curve a run, dips shaded."""
+"""Draw the figure `knn`: accuracy every few iterations, one curve a run, dips shaded."""
 
 import math
 from typing import Any
@@ -17,10 +17,11 @@ Styles = dict[str, dict[str, Any]]
 
 
 def knn_table(runs: Diagnoses) -> pd.DataFrame:
-    """One row an evaluation: run, seed, panel, curve, step, value, chance, n, k, dip, ceiling.
+    """Return one row an evaluation.
 
-    `curve` names the setting with the most values, `panel` the others. `dip` numbers a run's dips
-    from 1, 0 outside of them; `ceiling` is the level that a dip fell from.
+    Columns: run, seed, panel, curve, step, value, chance, n, k, dip, ceiling. `curve` names the
+    setting with the most values, `panel` the others. `dip` numbers the dips of a run from 1, and is
+    0 outside of them. `ceiling` is the level from which a dip fell.
     """
     cells = group_cells(runs)
     factor = curve_factor(cells)
@@ -46,9 +47,9 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
 
 
 def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
-    """kNN accuracy over steps: a line a run, coloured by curve; dips shaded; chance as a line.
+    """Draw kNN accuracy over steps: a line a run, colored by curve; dips shaded; chance as a line.
 
-    `frame`: one panel's rows of `knn_table`; `styles` by curve, dark to light by default.
+    `frame`: rows of `knn_table` for one panel. `styles` by curve; by default from dark to light.
     """
     styles = _styles(frame) if styles is None else styles
     for curve, rows in frame.groupby("curve", sort=False):
@@ -59,7 +60,7 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
 
 
 def knn_figure(table: pd.DataFrame) -> Figure:
-    """Panels by all factors but the one with the most values, which tells curves apart."""
+    """Draw panels by all factors except the one with the most values, which tells curves apart."""
     panels, styles = table["panel"].unique(), _styles(table)
     with mpl.rc_context(RC):
         figure = new_figure(2 + 3.2 * len(panels), 3.0)
@@ -78,13 +79,13 @@ def knn_figure(table: pd.DataFrame) -> Figure:
 def _styles(table: pd.DataFrame) -> Styles:
     curves = table["curve"].unique()
     return {
-        curve: {"color": colour, "linestyle": LINES[i % len(LINES)]}
-        for i, (curve, colour) in enumerate(zip(curves, ramp(len(curves)), strict=True))
+        curve: {"color": color, "linestyle": LINES[i % len(LINES)]}
+        for i, (curve, color) in enumerate(zip(curves, ramp(len(curves)), strict=True))
     }
 
 
 def _draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
-    """A line a seed, thin where there are several; the area between a dip and its ceiling."""
+    """Draw one line a seed, thin if there are several, and shade each dip up to its ceiling."""
     width = 1.3 if rows["run"].nunique() == 1 else 0.7
     for _, run in rows.groupby("run"):
         ax.plot(run["step"], run["value"], linewidth=width, **style)
@@ -97,7 +98,7 @@ def _draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
 
 
 def _how(first: "pd.Series[Any]") -> str:
-    """k and n, as far as they are known: a run converted from a log has 0 there."""
+    """Return k and n if they are known. A run converted from a log has 0 there."""
     known = [f"{name} = {first[name]:,}" for name in ("k", "n") if first[name] > 0]
     return f"\n({', '.join(known)})" if known else ""
 

@@ -1,4 +1,4 @@
-"""Figure `layer-map`: the gradient of every layer at every step as one picture a run."""
+"""Draw the figure `layer-map`: the gradient of every layer at every step, a picture a run."""
 
 import math
 from typing import Any
@@ -21,9 +21,9 @@ from stabkit.analyze.plots.style import RC, new_figure
 
 COLUMNS = 3
 MAX_CELLS = 12
-BINS = 300  # more columns than a printed panel has dots to show them
-LIMIT = 4.0  # log2: the colours end at 16 times the median, the numbers in the table do not
-COLOURS = mpl.colormaps["viridis"]
+BINS = 300  # a printed panel cannot show more columns
+LIMIT = 4.0  # log2: the colors end at 16 times the median; the table holds the full values
+COLORS = mpl.colormaps["viridis"]
 NOTHING: dict[str, Any] = {
     "facecolor": "white",
     "edgecolor": "0.6",
@@ -33,11 +33,11 @@ NOTHING: dict[str, Any] = {
 
 
 def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
-    """What is drawn: the first seed of at most twelve cells, in at most 300 stretches of steps.
+    """Return what is drawn: the first seed of at most twelve cells, in at most 300 stretches.
 
-    Columns run, cell, layer, depth, step (first of the stretch), width (steps), log2 (the largest
-    of the gradient norm over the layer's median, in doublings; NaN where a value is zero or not
-    finite), spikes (onsets in the stretch), dip (whether kNN is in a dip).
+    Columns: run, cell, layer, depth, step (first of the stretch), width (steps), log2 (the largest
+    gradient norm of the stretch over the median of the layer, in doublings; NaN if a value is zero
+    or not finite), spikes (onsets in the stretch), dip (whether kNN is in a dip).
     """
     frames = [_rows(cell) for cell in group_cells(runs)[:MAX_CELLS]]
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
@@ -58,7 +58,7 @@ def _rows(cell: Cell) -> pd.DataFrame:
     measured = np.isfinite(norms["relative"]) & (norms["relative"] > 0)
     norms["log2"] = np.log2(norms["relative"].where(measured))
     groups = norms.groupby(["depth", "layer", stretch(norms["step"])])["log2"]
-    # one value that is no number is the news of its stretch, whatever the others are
+    # one value that is not finite must show, so it makes its whole stretch NaN
     table = groups.max().where(groups.count() == groups.size()).reset_index()
     found = run.spikes
     at = found.groupby([found["layer"].astype(str), stretch(found["onset"])]).size()
@@ -72,7 +72,7 @@ def _rows(cell: Cell) -> pd.DataFrame:
 
 
 def stretch_width(steps: NDArray[np.int64]) -> int:
-    """Steps in each of at most 300 stretches that hold whole numbers of measurements.
+    """Return the steps in each of at most 300 stretches of whole numbers of measurements.
 
     `steps`: at least one, increasing, each once.
     """
@@ -81,20 +81,21 @@ def stretch_width(steps: NDArray[np.int64]) -> int:
 
 
 def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = None) -> Axes:
-    """Layers by steps, first layer on top; light is large. Spikes as triangles, dips as bars above.
+    """Draw layers by steps, first layer on top; light is large. Mark spikes and dips.
 
-    `frame`: one run's rows of `layer_map_table`; `layers`: the names of the rows, by default those
-    of the frame. A layer that is not there, as a frozen one, is hatched.
+    Spikes are triangles, dips are bars above the panel. `frame`: rows of `layer_map_table` for one
+    run. `layers`: the names of the rows; by default those of the frame. A layer that is missing,
+    such as a frozen one, is hatched.
     """
     layers = _layers(frame) if layers is None else layers
     width = int(frame["width"].iloc[0])
     steps = np.arange(frame["step"].min(), frame["step"].max() + 1, width)
     grid = frame.pivot(index="layer", columns="step", values="log2").reindex(layers, columns=steps)
-    ax.patch.set(**NOTHING)  # shows wherever no colour is drawn
+    ax.patch.set(**NOTHING)  # shows wherever no color is drawn
     edges = np.append(steps, steps[-1] + width)
     ax.pcolormesh(
         edges, np.arange(len(layers) + 1) - 0.5, np.ma.masked_invalid(grid.to_numpy(dtype=float)),
-        cmap=COLOURS, norm=_norm(), rasterized=True,
+        cmap=COLORS, norm=_norm(), rasterized=True,
     )  # fmt: skip
     spiked = frame[frame["spikes"] > 0]
     ax.plot(
@@ -114,7 +115,7 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
 
 
 def layer_map_figure(table: pd.DataFrame) -> Figure:
-    """A panel a cell, all with the same layers and colours."""
+    """Draw one panel a cell, all with the same layers and colors."""
     layers, cells = _layers(table), list(table["cell"].unique())
     columns = min(COLUMNS, len(cells))
     blocks = -(-len(cells) // columns)
@@ -131,7 +132,7 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
         for ax in axes.ravel()[len(cells) :]:
             ax.axis("off")
         bar = figure.colorbar(
-            ScalarMappable(_norm(), COLOURS), ax=axes, extend="both", fraction=0.03, pad=0.01,
+            ScalarMappable(_norm(), COLORS), ax=axes, extend="both", fraction=0.03, pad=0.01,
             label="gradient norm /\nmedian of the layer",
         )  # fmt: skip
         ticks = np.arange(-LIMIT, LIMIT + 1, 2).tolist()

@@ -1,4 +1,4 @@
-"""The layers a figure of gradients puts in front, and how they look."""
+"""Choose the layers that a figure of gradients puts in front, and how they look."""
 
 from typing import Any
 
@@ -10,13 +10,14 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.plots.style import ramp
 
 Styles = dict[str, dict[str, Any]]
-GREY: dict[str, Any] = {"color": "0.8", "linewidth": 0.5, "zorder": 1}  # of all other layers
+GRAY: dict[str, Any] = {"color": "0.8", "linewidth": 0.5, "zorder": 1}  # all other layers
 
 
 def telling_layers(frame: pd.DataFrame) -> list[str]:
-    """The first layer, the last block and the last layer of all, of the columns layer and depth.
+    """Return the first layer, the last block and the last layer of all.
 
-    Where spikes are said to begin and where to arrive; two names, or one, where these are the same.
+    Spikes are said to begin in the first and to arrive in the others. `frame` has the columns layer
+    and depth. Fewer names are returned if some of the three are the same layer.
     """
     layers = frame.dropna(subset="depth").sort_values("depth")["layer"].astype(str).unique()
     blocks = [layer for layer in layers if layer.startswith("blocks.")]
@@ -24,37 +25,35 @@ def telling_layers(frame: pd.DataFrame) -> list[str]:
 
 
 def layer_styles(frame: pd.DataFrame) -> Styles:
-    """Line styles of the telling layers: dark to light, heavy to light, so that the first shows."""
+    """Return line styles of the layers in front, from dark and heavy to light and thin."""
     names = telling_layers(frame)
     widths = (1.1, 0.9, 0.7)
     return {
-        name: {"color": colour, "linewidth": width, "zorder": 3 - 0.1 * i}
-        for i, (name, colour, width) in enumerate(
-            zip(names, ramp(len(names)), widths, strict=False)
-        )
+        name: {"color": color, "linewidth": width, "zorder": 3 - 0.1 * i}
+        for i, (name, color, width) in enumerate(zip(names, ramp(len(names)), widths, strict=False))
     }
 
 
-def mark_spikes(ax: Axes, at: pd.Series, colour: object, zorder: float = 3) -> None:
-    """Triangles on the upper edge of a panel; `at` in its horizontal units."""
+def mark_spikes(ax: Axes, at: pd.Series, color: object, zorder: float = 3) -> None:
+    """Draw triangles on the upper edge of a panel; `at` is in its horizontal units."""
     if len(at):  # an empty line off the axes has no extent, which breaks the layout
         ax.plot(
-            at, np.ones(len(at)), "v", markersize=5, clip_on=False, color=colour, zorder=zorder,
+            at, np.ones(len(at)), "v", markersize=5, clip_on=False, color=color, zorder=zorder,
             transform=ax.get_xaxis_transform(), markeredgecolor="black", markeredgewidth=0.4,
         )  # fmt: skip
 
 
 def say_nothing(ax: Axes, why: str) -> None:
-    """Words in the middle of a panel that has nothing else to show."""
+    """Write words in the middle of a panel that has nothing else to show."""
     ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color="0.4")
     ax.set_yticks([])
 
 
 def layer_handles(styles: Styles, *, others: bool, spikes: bool) -> list[Line2D]:
-    """What a legend says of the layers in front, the grey ones and the marks of `mark_spikes`."""
+    """Return the legend of the layers in front, the gray ones and the marks of spikes."""
     handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
     if others:
-        handles.append(Line2D([], [], color=GREY["color"], linewidth=1, label="other layers"))
+        handles.append(Line2D([], [], color=GRAY["color"], linewidth=1, label="other layers"))
     if spikes:
         handles.append(
             Line2D(

@@ -1,4 +1,4 @@
-"""Figure of a study: where the runs of every arm end, next to what a paper reports."""
+"""Draw where the runs of every arm of a study end, next to what a paper reports."""
 
 import matplotlib as mpl
 import pandas as pd
@@ -13,10 +13,10 @@ MARKERS = {"no dip": "o", "dips": "v", "collapsed": "X"}
 
 
 def draw_levels(table: pd.DataFrame, paper: pd.Series) -> Figure:
-    """Rows are the arms: a marker a run, a bar at the mean; on the right the published values.
+    """Draw one row an arm: a marker a run, a bar at the mean; on the right, published values.
 
-    `table` is that of `levels`, `paper` that of `published`. Their scales differ on purpose: so
-    do data and measure.
+    `table` is that of `levels`, `paper` that of `published`. Their scales differ on purpose, since
+    data and measure differ too.
     """
     arms = list(dict.fromkeys(table["arm"]))
     with mpl.rc_context(RC):
@@ -41,13 +41,13 @@ def draw_levels(table: pd.DataFrame, paper: pd.Series) -> Figure:
 
 
 def _draw_arms(ax: Axes, table: pd.DataFrame, arms: list[str]) -> None:
-    (colour,) = ramp(1)
+    (color,) = ramp(1)
     for row, name in enumerate(arms):
         runs = table[table["arm"] == name]
         ax.plot([runs["level"].mean()] * 2, [row - 0.3, row + 0.3], color="0.5", linewidth=1)
         for run in runs.to_dict("records"):
             fate = "collapsed" if run["collapsed"] else "dips" if run["dips"] else "no dip"
-            ax.plot(run["level"], row, MARKERS[fate], color=colour, markersize=5, alpha=0.8)
+            ax.plot(run["level"], row, MARKERS[fate], color=color, markersize=5, alpha=0.8)
     _name(ax, arms, "held-out accuracy, %", "here")
 
 

@@ -1,4 +1,4 @@
-"""Figure `lr-sensitivity`: where runs end against their learning rate, one curve an arm."""
+"""Draw the figure `lr-sensitivity`: final level against learning rate, one curve an arm."""
 
 import math
 from typing import Any
@@ -17,11 +17,12 @@ from stabkit.analyze.sensitivity import LR, lr_sensitivity
 
 
 def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
-    """Rows of three kinds, by `row`: `run` (arm, lr, seed, level, unstable), `mean` (arm, lr,
-    level: over seeds) and `arm` (arm, sensitivity, low, high, gained: see
-    `lr_sensitivity`; untrained). In points.
+    """Return rows of three kinds, which `row` tells apart; levels are in points.
 
-    An arm with one rate has no sensitivity. Raises ValueError when the rate does not vary in any.
+    `run`: arm, lr, seed, level, unstable. `mean`: arm, lr, level (over seeds). `arm`: arm,
+    sensitivity, low, high, gained (see `lr_sensitivity`), untrained.
+
+    An arm with one rate has no sensitivity. Raises ValueError if the rate varies in no arm.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -47,7 +48,7 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
-    """One panel; the legend gives each arm's sensitivity, most sensitive last."""
+    """Draw one panel. Its legend gives the sensitivity of each arm, most sensitive last."""
     styles = _styles(table)
     with mpl.rc_context(RC):
         names = [_named(table, arm, "\n" if len(styles) <= 8 else " ") for arm in styles]
@@ -68,7 +69,7 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
 
 
 def draw_lr_sensitivity(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Level over log lr: the mean of the seeds as a curve, each run as a dot or a cross."""
+    """Draw the level over log lr: the mean of the seeds as a curve, each run as a mark."""
     for arm, style in _styles(table).items():
         rows = table[table["arm"] == arm]
         means = rows[rows["row"] == "mean"].sort_values("lr")

@@ -1,4 +1,4 @@
-"""Figure `onset-order`: how long after the first layer each one spikes, over all bursts."""
+"""Draw the figure `onset-order`: how long after the first layer each layer spikes."""
 
 import matplotlib as mpl
 import numpy as np
@@ -18,9 +18,10 @@ COUNTS = ["events", "alone", "first"]
 
 
 def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
-    """Rows of kind `layer`: those of `onset_order`, of every layer with a gradient in any run.
+    """Return rows of two kinds: `layer` and `event`.
 
-    Rows of kind `event`: those of `onsets`, one for each layer of each burst.
+    Rows of kind `layer` are those of `onset_order`, for every layer with a gradient in any run.
+    Rows of kind `event` are those of `onsets`, one for each layer of each burst.
     """
     found = onsets(runs)
     layers = pd.concat([run.layers for run in runs]).drop_duplicates("layer").sort_values("depth")
@@ -34,21 +35,21 @@ def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def draw_onset_order(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Layers from first to last: a dot a burst, the median lag with its interval, counts beside.
+    """Draw layers from first to last: a dot a burst, the median lag with its interval, counts.
 
-    `frame`: that of `onset_order_table`. Bursts of one layer hold no order: they are counted only.
+    `frame`: that of `onset_order_table`. Bursts of one layer have no order and are only counted.
     """
     layers = frame[frame["kind"] == "layer"].sort_values("depth").to_dict("records")
     events = _events(frame)
-    (colour,) = ramp(1)
+    (color,) = ramp(1)
     for row, layer in enumerate(layers):
         lags = np.sort(events.loc[events["layer"] == layer["layer"], "lag"].to_numpy(dtype=float))
-        # equal lags are stacked, so that each burst shows
+        # stack equal lags, so that every burst is visible
         stacked = pd.Series(lags).groupby(lags).cumcount().to_numpy() % 5
         ax.plot(lags, row + 0.28 - 0.07 * stacked, "o", color="0.55", markersize=3, linewidth=0)
         if not np.isnan(layer["low"]):
-            ax.plot([layer["low"], layer["high"]], [row, row], color=colour, linewidth=1.6)
-        ax.plot(layer["lag"], row, "D", color=colour, markersize=5)
+            ax.plot([layer["low"], layer["high"]], [row, row], color=color, linewidth=1.6)
+        ax.plot(layer["lag"], row, "D", color=color, markersize=5)
         counted = f"{layer['first']:g} of {layer['events']:g}" if layer["events"] else "-"
         for x, text in ((1.10, counted), (1.27, f"{layer['alone']:g}")):
             ax.text(x, row, text, transform=ax.get_yaxis_transform(), ha="center", va="center")
@@ -63,14 +64,14 @@ def draw_onset_order(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def onset_order_figure(table: pd.DataFrame) -> Figure:
-    """One panel: `draw_onset_order`."""
+    """Draw one panel: `draw_onset_order`."""
     rows = int((table["kind"] == "layer").sum())
-    (colour,) = ramp(1)
+    (color,) = ramp(1)
     with mpl.rc_context(RC):
         figure = new_figure(5.6, 1.6 + 0.24 * rows)
         draw_onset_order(table, figure.subplots())
         marks = [
-            Line2D([], [], marker="D", color=colour, label="median; interval from six bursts on"),
+            Line2D([], [], marker="D", color=color, label="median; interval from six bursts on"),
             Line2D([], [], marker="o", linestyle="", color="0.55", markersize=3, label="one burst"),
         ]
         figure.legend(handles=marks, loc="outside lower center", ncols=2)
@@ -78,7 +79,7 @@ def onset_order_figure(table: pd.DataFrame) -> Figure:
 
 
 def _events(frame: pd.DataFrame) -> pd.DataFrame:
-    """The layers of every burst that has more than one."""
+    """Return the layers of every burst that has more than one."""
     events = frame[frame["kind"] == "event"]
     if events.empty:
         return pd.DataFrame(columns=["run", *ONSETS])

@@ -1,4 +1,4 @@
-"""Figure `optimizer`: curves and final levels by optimiser and learning rate."""
+"""Draw the figure `optimizer`: curves and final levels by optimizer and learning rate."""
 
 import math
 from typing import Any
@@ -21,11 +21,13 @@ COLUMNS = 3  # panels in a row
 
 
 def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
-    """Rows of two kinds, by `row`. `curve`: optimizer, lr, step, mean, lowest, highest (over the
-    seeds of a cell, points). `run`: optimizer, lr, seed, level, unstable.
+    """Return rows of two kinds, which `row` tells apart; accuracies are in points.
 
-    `optimizer` is its name and every other setting that varies. Raises ValueError for runs whose
-    configuration names no optimiser.
+    `curve`: optimizer, lr, step, mean, lowest, highest (over the seeds of a cell). `run`:
+    optimizer, lr, seed, level, unstable. `optimizer` is its name and every other setting that
+    varies.
+
+    Raises ValueError for runs whose configuration names no optimizer.
     """
     frames = []
     for cell in group_cells(runs):
@@ -57,17 +59,17 @@ def _end(run: Diagnosis) -> dict[str, Any]:
 
 
 def optimizer_figure(table: pd.DataFrame) -> Figure:
-    """A panel of curves for each optimiser, and one of final levels over the learning rate."""
+    """Draw a panel of curves for each optimizer, and one of final levels by learning rate."""
     arms = list(dict.fromkeys(table["optimizer"]))
     columns = min(COLUMNS, len(arms) + 1)
     lines = -(-(len(arms) + 1) // columns)
-    colours = _rates(table)
+    colors = _rates(table)
     with mpl.rc_context(RC):
         figure = new_figure(1.6 + 2.9 * columns, 0.4 + 2.5 * lines)
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         low, high = table["lowest"].min(), table["highest"].max()
         for ax, arm in zip(axes, arms, strict=False):
-            draw_optimizer(table[table["optimizer"] == arm], ax, colours)
+            draw_optimizer(table[table["optimizer"] == arm], ax, colors)
             margin = max(0.05 * (high - low), 1.0)
             ax.set_ylim(low - margin, high + margin)
             ax.set_title(wrapped(arm))
@@ -81,7 +83,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             ax.axis("off")
         handles = [
             Line2D([], [], label=f"lr {rate:g}", linewidth=1.3, **style)
-            for rate, style in colours.items()
+            for rate, style in colors.items()
         ]
         handles += [
             Line2D([], [], label=wrapped(arm), marker=mark, linestyle="", color="0.3", markersize=4)
@@ -93,10 +95,10 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
 
 
 def draw_optimizer(
-    table: pd.DataFrame, ax: Axes, colours: dict[float, dict[str, Any]] | None = None
+    table: pd.DataFrame, ax: Axes, colors: dict[float, dict[str, Any]] | None = None
 ) -> Axes:
-    """Accuracy over steps, a curve a rate: mean of the seeds, shaded from lowest to highest."""
-    for rate, style in (colours or _rates(table)).items():
+    """Draw accuracy over steps, a curve a rate: mean of the seeds, shaded over their range."""
+    for rate, style in (colors or _rates(table)).items():
         rows = table[(table["row"] == "curve") & (table["lr"] == rate)]
         if rows.empty:
             continue
@@ -110,10 +112,10 @@ def draw_optimizer(
 
 
 def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Final level over the rate: a line an optimiser through its means, a mark a run."""
+    """Draw the final level over the rate: a line through the means, a mark a run."""
     ends = table[table["row"] == "run"]
-    colours, marks = _rates(table), _marks(table)
-    apart = 1.02  # side by side, so that none hides another
+    colors, marks = _rates(table), _marks(table)
+    apart = 1.02  # shifts the marks of the optimizers, so that none hides another
     for i, (arm, mark) in enumerate(marks.items()):
         rows = ends[ends["optimizer"] == arm]
         means = rows.groupby("lr")["level"].mean()
@@ -126,10 +128,10 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
             zorder=1,
         )
         for run in rows.to_dict("records"):
-            bad, colour = run["unstable"] in (True, "True", 1.0), colours[run["lr"]]["color"]
+            bad, color = run["unstable"] in (True, "True", 1.0), colors[run["lr"]]["color"]
             at = run["lr"] * apart ** (i - (len(marks) - 1) / 2)
             ax.plot(
-                at, run["level"], "X" if bad else mark, color=colour, markersize=6 if bad else 4,
+                at, run["level"], "X" if bad else mark, color=color, markersize=6 if bad else 4,
                 markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
     rates = sorted(ends["lr"].unique())
@@ -141,8 +143,8 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
 def _rates(table: pd.DataFrame) -> dict[float, dict[str, Any]]:
     rates = sorted(table["lr"].unique())
     return {
-        rate: {"color": colour, "linestyle": LINES[i % len(LINES)]}
-        for i, (rate, colour) in enumerate(zip(rates, ramp(len(rates)), strict=True))
+        rate: {"color": color, "linestyle": LINES[i % len(LINES)]}
+        for i, (rate, color) in enumerate(zip(rates, ramp(len(rates)), strict=True))
     }
 
 

@@ -1,4 +1,4 @@
-"""How each signal is drawn: on which axis, with which line to compare with."""
+"""Say how each signal is drawn: on which axis, and with which line to compare with."""
 
 import math
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ from matplotlib.ticker import (
 )
 
 KNN = "knn_heldout"
-STRETCHED = 10.0  # times: from here on a logarithmic axis tells more
+STRETCHED = 10.0  # ratio of largest to smallest value above which a logarithmic axis shows more
 
 
 class Look(NamedTuple):
@@ -23,7 +23,7 @@ class Look(NamedTuple):
 
     scale: Literal["linear", "log", "edge"]
     guide: float | None = None
-    low: bool = False  # what alarms is a small value, so of a stretch the smallest must show
+    low: bool = False  # a small value is what alarms, so the smallest of a stretch is shown
 
 
 LAYERS = {
@@ -61,7 +61,7 @@ RUN = {
 
 
 def signal_scale(rows: pd.DataFrame) -> str:
-    """`linear`, `log` or `symlog` for the values of one signal, in any number of runs."""
+    """Return `linear`, `log` or `symlog` for the values of one signal, in any number of runs."""
     values = rows[["median", "extreme"]].to_numpy(dtype=float)
     values = values[np.isfinite(values)]
     look = look_of(rows)
@@ -71,7 +71,7 @@ def signal_scale(rows: pd.DataFrame) -> str:
 
 
 def look_of(rows: pd.DataFrame) -> Look:
-    """What is known of a signal; somebody's own: logarithmic where that tells more."""
+    """Return how a signal is drawn. A user's own signal is logarithmic if that shows more."""
     name = str(rows["signal"].iloc[0])
     if (known := (LAYERS | RUN).get(name)) is not None:
         return known
@@ -81,7 +81,7 @@ def look_of(rows: pd.DataFrame) -> Look:
 
 
 def plain_ticks(ax: Axes) -> None:
-    """A few numbers as one writes them, for small panels side by side."""
+    """Set a few ticks with plain numbers, for small panels side by side."""
     (low, high), scale = ax.get_ylim(), ax.get_yscale()
     if scale == "linear" or (scale == "log" and high < 5 * low):
         ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
@@ -97,7 +97,7 @@ def plain_ticks(ax: Axes) -> None:
 
 
 def _powers(low: float, high: float) -> list[float]:
-    """0 and at most three powers of ten on each side of it, the largest included."""
+    """Return 0 and at most three powers of ten on each side of it, the largest included."""
     top = int(math.log10(max(high, -low, 1.0)))
     powers = [10.0**power for power in range(top, -1, -max(1, -(-top // 3)))][:3]
     return [*(-power for power in powers), 0.0, *powers]

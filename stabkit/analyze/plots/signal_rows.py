@@ -1,4 +1,4 @@
-"""What a run recorded, in few stretches of steps: what is typical of each and what stands out."""
+"""Reduce what a run recorded to few stretches of steps: what is typical and what stands out."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,10 @@ HEAD = ["run", "of", "kind", "signal", "layer", "depth", "step", "end", "median"
 
 
 def signal_rows(run: Diagnosis) -> pd.DataFrame:
-    """Columns `HEAD` of one run, as `signals_table` describes its rows; `run` and `of` empty."""
+    """Return the rows of one run, as `signals_table` describes them.
+
+    Columns are `HEAD`; `run` and `of` are empty.
+    """
     layers, null = _recorded(run)
     scalars = run.tables.scalars()
     evals = run.evals(KNN)[["step", "value"]].assign(name=KNN)
@@ -58,14 +61,17 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
         )
     )
     whole = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    # as precise as the columns of layers are, in half the text
+    # float32 is as precise as the stored values, and halves the size of the CSV
     kinds = {"depth": "Int16", "end": "Int64", "median": "float32", "extreme": "float32"}
-    with np.errstate(over="ignore"):  # beyond float32: infinite
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite
         return whole.reindex(columns=HEAD).astype(kinds)
 
 
 def _recorded(run: Diagnosis) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of layers, and where it is null: a value that is NaN was measured, and is news."""
+    """Return the table of layers, and where it is null.
+
+    A null was not measured. A NaN was measured, which must be shown.
+    """
     stored = stored_table(run.path / "layers", "layers", until=run.run.until("layers"))
     frame: pd.DataFrame = stored.to_pandas()
     once = ~frame.duplicated(KEYS)
@@ -76,7 +82,7 @@ def _recorded(run: Diagnosis) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _stretched(
     values: pd.Series, null: pd.Series, keys: Sequence[pd.Series], look: Look
 ) -> pd.DataFrame:
-    """Median and extreme of each stretch that has a value; the keys, without those of others."""
+    """Return the keys, median and extreme of each stretch that has a value."""
     there = ~null
     finite = np.isfinite(values)
     groups = values.where(finite)[there].groupby([key[there] for key in keys], observed=True)

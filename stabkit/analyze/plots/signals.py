@@ -1,4 +1,4 @@
-"""Figure `signals`: everything that a run recorded over its steps, of its layers and of itself."""
+"""Draw the figure `signals`: everything that a run recorded over its steps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,24 +17,25 @@ from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
 from stabkit.analyze.plots.signal_rows import HEAD, signal_rows
 from stabkit.analyze.plots.style import RC, new_figure, ramp
-from stabkit.analyze.report.verdict_words import worst_first
 from stabkit.analyze.summary import run_table
+from stabkit.analyze.verdict import worst_first
 
 MAX_RUNS = 3  # side by side; a page has no more room
-COLUMNS = 4  # panels in a row where there is one run
+COLUMNS = 4  # panels in a row if there is one run
 EXTREME_WIDTH = 0.35
-FLAT = 0.2  # of a panel's height: less shows no curve
+FLAT = 0.2  # share of the height of a panel; a flatter curve shows nothing
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": "--"}
 
 
 def signals_table(runs: Diagnoses) -> pd.DataFrame:
-    """What is drawn: of at most three runs, of more the three that fared worst; `of` counts all.
+    """Return what is drawn: all runs if there are at most three, else the three that fared worst.
 
-    Rows of kind `layer` and `run`: a signal in one of at most 300 stretches of steps, from step to
-    end: the median of its finite values and the extreme, the largest of all (the smallest where
-    that is what alarms, as of an entropy); inf where a value was not finite. Rows of kind `dip`:
-    from step to end. Rows of kind `ceiling`: what `adam_rms` cannot exceed, 1/sqrt(1-beta2), from
-    step on. Signals without any value but 0 are left out.
+    `of` counts all runs. Rows of kind `layer` and `run` are a signal in one of at most 300
+    stretches of steps, from step to end: the median of its finite values and the extreme. The
+    extreme is the largest value of all, or the smallest if a small value is what alarms, as for an
+    entropy; it is inf if a value was not finite. Rows of kind `dip` go from step to end. Rows of
+    kind `ceiling` are what `adam_rms` cannot exceed, 1/sqrt(1-beta2), from step on. Signals that
+    are always 0 are left out.
     """
     labelled = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
     if len({label for label, _ in labelled}) < len(labelled):
@@ -55,11 +56,11 @@ def signals_table(runs: Diagnoses) -> pd.DataFrame:
 def draw_signals(
     frame: pd.DataFrame, ax: Axes, styles: Styles | None = None, scale: str | None = None
 ) -> Axes:
-    """One signal of one run: a line a layer, dark to light by depth; dips shaded, guides dashed.
+    """Draw one signal of one run: a line a layer, dark to light by depth; shade dips, dash guides.
 
-    `frame`: rows of `signals_table` of one run and one signal, and the run's dips; `styles` by
-    layer; `scale` of the vertical axis (`signal_scale`). Thin lines are the extremes of stretches
-    of steps; a cross on top is a value that is not finite.
+    `frame`: rows of `signals_table` for one run and one signal, and the dips of the run. `styles`
+    by layer. `scale` of the vertical axis (`signal_scale`). Thin lines are the extremes of
+    stretches of steps. A cross on top is a value that is not finite.
     """
     rows = frame[frame["kind"].isin(["layer", "run"])]
     styles = _styles(rows) if styles is None else styles
@@ -76,7 +77,7 @@ def draw_signals(
         say_nothing(ax, "no finite value")
         return ax
     match scale or signal_scale(rows):
-        case "log" if not (rows["median"] > 0).any():  # and that of another run has some
+        case "log" if not (rows["median"] > 0).any():  # but another run has some
             say_nothing(ax, "no value above 0")
             return ax
         case "log":
@@ -90,7 +91,7 @@ def draw_signals(
 
 
 def _draw_line(ax: Axes, series: pd.DataFrame, style: dict[str, Any]) -> None:
-    """The medians; thin, the extremes that differ from them; crosses."""
+    """Draw the medians, thin lines for extremes that differ from them, and crosses."""
     ax.plot(series["step"], series["median"], **style)
     finite = np.isfinite(series["extreme"])
     if (series["extreme"] != series["median"])[finite].any():
@@ -107,8 +108,10 @@ def _draw_line(ax: Axes, series: pd.DataFrame, style: dict[str, Any]) -> None:
 
 
 def signals_figure(table: pd.DataFrame) -> Figure:
-    """One run: its panels in rows of four. Several: a column a run, a row a signal, one scale."""
-    table = table.assign(run=table["run"].astype(str))  # read again, a run named 1 is a number
+    """Draw one run in rows of four panels; several runs as columns, a row a signal, one scale."""
+    table = table.assign(
+        run=table["run"].astype(str)
+    )  # a run named 1 comes back from the CSV as a number
     measured = table[table["kind"].isin(["layer", "run"])]
     runs, signals = list(table["run"].unique()), list(measured["signal"].unique())
     alone = len(runs) == 1
@@ -146,7 +149,7 @@ def signals_figure(table: pd.DataFrame) -> Figure:
 
 
 def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal: str) -> None:
-    """The panels of one signal, on one vertical scale if that leaves a curve to see."""
+    """Draw the panels of one signal, on one vertical scale if that leaves a curve to see."""
     of_signal = table[table["signal"] == signal]
     scale = signal_scale(of_signal[of_signal["kind"] != "ceiling"])
     drawn = []
@@ -166,23 +169,23 @@ def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal:
     lows, highs = zip(*(ax.get_ylim() for ax in drawn), strict=True)
     widest = max(high - low for low, high in zip(lows, highs, strict=True))
     if scale == "linear" and widest < FLAT * (max(highs) - min(lows)):
-        return  # levels too far apart, as losses of two methods: all would be flat
+        return  # too far apart for one scale, such as the losses of two methods
     for ax in drawn:
         ax.set_ylim(min(lows), max(highs))
         plain_ticks(ax)
 
 
 def _styles(rows: pd.DataFrame) -> Styles:
-    """By depth from dark to light; the first and the last layer heavy, the first in front."""
+    """Order the layers by depth from dark to light; the first and the last are heavy."""
     layers = rows.dropna(subset="depth").sort_values("depth")["layer"].astype(str).unique()
     last = len(layers) - 1
     return {
         layer: {
-            "color": colour,
+            "color": color,
             "linewidth": 1.1 if i in (0, last) else 0.6,
             "zorder": 3 - i / len(layers),
         }
-        for i, (layer, colour) in enumerate(zip(layers, ramp(len(layers)), strict=True))
+        for i, (layer, color) in enumerate(zip(layers, ramp(len(layers)), strict=True))
     }
 
 

@@ -1,4 +1,4 @@
-"""Figure `stability-map`: two settings against each other, and where stability ends."""
+"""Draw the figure `stability-map`: two settings against each other, and where stability ends."""
 
 import math
 import textwrap
@@ -22,17 +22,20 @@ from stabkit.analyze.verdict import UNSTABLE
 BATCH = "train.batch"
 FREEZE = "model.freeze_patch_embed"
 COLUMNS = 3  # panels in a row
-COLOURS = "viridis"
+COLORS = "viridis"
 
 
 def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
-    """One row a cell: panel (the other settings), x_name, x, y_name, y, level (mean, points), runs,
-    known (runs with a verdict), unstable (of those), dips, and of its row in the map: stable (the
-    largest x at which all runs are stable), first_unstable (the smallest above it).
+    """Return one row a cell of the map.
 
-    x is the learning rate and y the batch where both vary; else the settings with the most values.
-    The frontier is there where x is one of these two. Raises ValueError when
-    fewer than two settings vary.
+    Columns: panel (the other settings), x_name, x, y_name, y, level (mean, points), runs, known
+    (runs with a verdict), unstable (how many of those), dips. The columns stable (the largest x at
+    which all runs are stable) and first_unstable (the smallest x above it) belong to the whole row
+    of the map.
+
+    If learning rate and batch size both vary, x is the rate and y the batch size; else the settings
+    with the most values are chosen. Stability has a limit only if x is one of these two. Raises
+    ValueError if fewer than two settings vary.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -59,13 +62,13 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
             )
         ]
     )
-    if x not in (LR, BATCH):  # of which less is safer
+    if x not in (LR, BATCH):  # only of these is less known to be safer
         table = table.assign(stable=math.nan, first_unstable=math.nan)
     else:
         front = stable_frontier(frame, by=["panel", "y"], along="x").drop(columns="below")
         front = front.rename(columns={"unstable": "first_unstable"})
         table = table.merge(front, on=["panel", "y"], how="left")
-    # as text and numbers alike in the CSV: a name for what is no number
+    # the CSV must give the same figure: values that are no numbers are replaced by names
     for axis, key in (("x", x), ("y", y)):
         if not _numeric(table[axis]):
             table[axis] = [FROZEN.get(v, v) if key == FREEZE else str(v) for v in table[axis]]
@@ -73,12 +76,15 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def _name(key: str) -> str:
-    """Of an axis; frozen and learned say themselves what they are."""
+    """Return the name of an axis. Frozen and learned need none."""
     return "" if key == FREEZE else WORDS.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
 
 
 def _axes(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[str, str]:
-    """The rate along x and the batch along y, then by how many values; numbers rather along x."""
+    """Choose the axes: rate along x and batch size along y, then the settings with most values.
+
+    Numbers go along x if only one of the two has numbers.
+    """
     values = {key: frame[key].nunique(dropna=False) for key in factors}
     first = sorted(factors, key=lambda key: (key not in (LR, BATCH), -values[key]))[:2]
     one, two = sorted(first, key=lambda key: (key != LR, not _numeric(frame[key]), -values[key]))
@@ -90,8 +96,10 @@ def _numeric(values: "pd.Series[float]") -> bool:
 
 
 def stability_map_figure(table: pd.DataFrame) -> Figure:
-    """A panel for each combination of the other settings, one colour scale for all."""
-    named = table["panel"].astype(object).fillna("")  # in a CSV nothing is NaN
+    """Draw a panel for each combination of the other settings, on one color scale."""
+    named = (
+        table["panel"].astype(object).fillna("")
+    )  # an empty panel name comes back from the CSV as NaN
     panels = list(dict.fromkeys(named))
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -112,7 +120,7 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
             ax.set_ylabel(_said(table["y_name"]))
         for ax in axes[-1]:
             ax.set_xlabel(_said(table["x_name"]))
-        bar = figure.colorbar(ScalarMappable(_scale(table), COLOURS), ax=axes, pad=0.02)
+        bar = figure.colorbar(ScalarMappable(_scale(table), COLORS), ax=axes, pad=0.02)
         bar.set_label("final accuracy, %")
         figure.supxlabel(
             "in a cell: mean level, unstable runs of all; thick line: the largest value "
@@ -128,21 +136,21 @@ def draw_stability_map(
     scale: Normalize | None = None,
     whole: pd.DataFrame | None = None,
 ) -> Axes:
-    """One panel: cells coloured by level, framed where a run is unstable, the frontier thick.
+    """Draw one panel: color cells by level, frame those with an unstable run, and draw the limit.
 
-    `scale` and `whole` (the table of all panels) make panels share colours and cells.
+    `scale` and `whole` (the table of all panels) let panels share colors and cells.
     """
     whole = table if whole is None else whole
     scale = scale or _scale(whole)
     xs, ys = (_ordered(whole[axis]) for axis in ("x", "y"))
-    colours = mpl.colormaps[COLOURS]
+    colors = mpl.colormaps[COLORS]
     for cell in table.to_dict("records"):
         i, j = xs.index(cell["x"]), ys.index(cell["y"])
-        colour = colours(scale(cell["level"]))
+        color = colors(scale(cell["level"]))
         ax.add_patch(
-            mpl.patches.Rectangle((i - 0.48, j - 0.48), 0.96, 0.96, facecolor=colour, linewidth=0)
+            mpl.patches.Rectangle((i - 0.48, j - 0.48), 0.96, 0.96, facecolor=color, linewidth=0)
         )
-        bright = np.dot(colour[:3], (0.2126, 0.7152, 0.0722)) > 0.5
+        bright = np.dot(color[:3], (0.2126, 0.7152, 0.0722)) > 0.5
         share = f"{cell['unstable']} of {cell['runs']}"
         note = share if cell["known"] == cell["runs"] else f"{share}, {cell['known']} known"
         text = f"{cell['level']:.1f}\n{note}"
@@ -166,7 +174,7 @@ def draw_stability_map(
 
 
 def _draw_frontier(table: pd.DataFrame, ax: Axes, xs: list[object], ys: list[object]) -> None:
-    """A thick edge right of the largest stable x of each row; left of all where none is stable."""
+    """Draw a thick edge right of the largest stable x of each row; left of all if none is."""
     if table[["stable", "first_unstable"]].isna().all(axis=None):
         return
     for y, rows in table.groupby("y", sort=False):

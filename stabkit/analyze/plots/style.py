@@ -1,4 +1,4 @@
-"""The look of every figure: printable, colour-blind safe, legible in grey."""
+"""Define the look of every figure: printable, color-blind safe, legible in gray."""
 
 from collections.abc import Sequence
 
@@ -23,38 +23,39 @@ RC = {
     "pdf.fonttype": 42,
     "savefig.bbox": "tight",
 }
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
-def ramp(count: int) -> list[Colour]:
-    """Colours from dark to light; their lightness alone tells them apart, so grey prints do too."""
+def ramp(count: int) -> list[Color]:
+    """Return colors from dark to light. Their lightness alone tells them apart in gray prints."""
     palette = sns.color_palette("viridis", n_colors=max(2, count + 1))
     return [(r, g, b) for r, g, b in palette[:count]]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Inches. Free of pyplot, so that drawing needs no screen and leaves no state."""
+    """Return a figure of so many inches. It does not use pyplot, so it needs no screen."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def as_written(figure: Figure) -> Figure:
-    """Dollar signs in names are letters, not mathematics, which a lone one would break.
+    """Show every text as it is written.
 
-    Characters that hide or reorder a label are shown as escapes.
+    A dollar sign in a name is a letter, not mathematics, which a single one would break. Characters
+    that hide or reorder a label are shown as escapes.
     """
     for text in figure.findobj(Text):
         if (shown := lines(text.get_text())) != text.get_text():
             text.set_text(shown)
         if (
             "mathdefault" not in text.get_text() and "$" in text.get_text()
-        ):  # a log axis has its own
+        ):  # matplotlib writes the ticks of a log axis as mathematics
             text.set_parse_math(False)
     return figure
 
 
 def rate_ticks(ax: Axes, rates: Sequence[float], most: int) -> None:
-    """A logarithmic axis of learning rates: named one by one up to `most` of them."""
+    """Set a logarithmic axis of learning rates; label each rate if there are at most `most`."""
     ax.set_xscale("log")
     if len(rates) <= most:
         ax.xaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""`stabkit report`: from runs to everything that the page shows, as plain data."""
+"""Collect everything that the page of `stabkit report` shows, as plain data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,22 +9,23 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
-from stabkit.analyze.report.event_words import Event, all_events
+from stabkit.analyze.report.incidents import Incident, all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
-from stabkit.analyze.report.remedies import Sign
+from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
-from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict, worst_of
+from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict
 from stabkit.analyze.summary import FOOTNOTE, run_table
 from stabkit.analyze.text import counted
+from stabkit.analyze.verdict import worst_of
 
 PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
-ZOOMS = 12  # a page is read, not scrolled for ever
+ZOOMS = 12  # a longer page would not be read
 LISTED = 100
 
 
 @dataclass(frozen=True)
 class Table:
-    """Texts; the first of a row names it."""
+    """A table of texts. The first text of a row names it."""
 
     caption: str
     head: tuple[str, ...]
@@ -33,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure by its name on the command line."""
+    """A figure, with its name on the command line."""
 
     name: str
     about: str
@@ -45,9 +46,9 @@ class Report:
     title: str
     folder: str
     verdict: Verdict
-    events: tuple[tuple[Event, Picture | None], ...]
-    further: Table | None  # events without a picture
-    unlisted: int  # events that are not even in that table
+    incidents: tuple[tuple[Incident, Picture | None], ...]
+    further: Table | None  # events without a picture, as a table
+    unlisted: int  # the number of events that are not in that table either
     runs: Table
     factors: Table | None
     shared: tuple[tuple[str, str], ...]
@@ -59,19 +60,19 @@ class Report:
 
 
 def make_report(runs: Diagnoses) -> Report:
-    """Raises ValueError where a run cannot be read."""
+    """Diagnose the runs and return the report. Raises ValueError if a run cannot be read."""
     table = run_table(runs)
     verdict = tell_verdict(runs, table)
-    events = all_events(runs)
-    rest = events[ZOOMS:]
-    signs = signs_seen(runs, table, events)
+    incidents = all_incidents(runs)
+    rest = incidents[ZOOMS:]
+    signs = signs_seen(table, incidents)
     worst = str(worst_of(table)["run"])
     path = runs.path.resolve()
     return Report(
         title=path.name or str(path),
         folder=str(runs.path),
         verdict=verdict,
-        events=tuple((event, _zoom(event)) for event in events[:ZOOMS]),
+        incidents=tuple((incident, _zoom(incident)) for incident in incidents[:ZOOMS]),
         further=_further(rest[:LISTED]),
         unlisted=len(rest[LISTED:]),
         runs=_run_rows(table),
@@ -85,22 +86,24 @@ def make_report(runs: Diagnoses) -> Report:
     )
 
 
-def _zoom(event: Event) -> Picture | None:
-    """Gradients, loss and kNN around it; None where none of them was recorded."""
-    rows = event_zoom_rows(event.run, event.onset, event.end)
+def _zoom(incident: Incident) -> Picture | None:
+    """Draw gradients, loss and kNN around an event; None if none of them was recorded."""
+    rows = event_zoom_rows(incident.run, incident.onset, incident.end)
     if rows.empty:
         return None
     recorded = [name for panel, name in PANELS.items() if (rows["panel"] == panel).any()]
     alt = f"{', '.join(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
-    alt += f"event shaded. {event.headline}: {'; '.join(': '.join(fact) for fact in event.facts)}."
-    return picture(event_zoom_figure(rows.assign(event=event.headline)), alt)
+    facts = "; ".join(": ".join(fact) for fact in incident.facts)
+    alt += f"event shaded. {incident.headline}: {facts}."
+    return picture(event_zoom_figure(rows.assign(event=incident.headline)), alt)
 
 
-def _further(events: Sequence[Event]) -> Table | None:
-    if not events:
+def _further(incidents: Sequence[Incident]) -> Table | None:
+    if not incidents:
         return None
     rows = tuple(
-        (event.headline, event.where, f"{event.onset:,}", f"{event.end:,}") for event in events
+        (incident.headline, incident.where, f"{incident.onset:,}", f"{incident.end:,}")
+        for incident in incidents
     )
     return Table("Further events", ("event", "run", "from step", "to step"), rows)
 
@@ -141,7 +144,10 @@ def _factors(runs: Diagnoses) -> Table | None:
 
 
 def _shared(runs: Diagnoses) -> tuple[tuple[str, str], ...]:
-    """Settings that all runs have alike; of how they were executed, those that differ as well."""
+    """Return the settings that all runs share.
+
+    Settings of how runs were executed are listed as well, with all their values.
+    """
     differ = set(runs.factors())
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in differ)
     found = []
@@ -158,9 +164,9 @@ def _text(value: object) -> str:
 
 
 def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
-    """All that these runs can be drawn as; a plot says by ValueError that it does not apply.
+    """Draw all figures that apply to these runs. A plot raises ValueError if it does not apply.
 
-    Of the `worst` run alone what takes a panel for each of its signals.
+    The figure with a panel for each signal shows the `worst` run alone.
     """
     found = []
     for name, plot in PLOTS.items():

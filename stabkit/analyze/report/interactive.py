@@ -1,4 +1,4 @@
-"""Charts to zoom in the report: their data as JSON, drawn by plotly inside the page."""
+"""Make the zoomable charts of the report: data as JSON, which plotly draws inside the page."""
 
 import html
 import json
@@ -18,14 +18,14 @@ from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
 from stabkit.analyze.text import counted
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 DASHES = ("solid", "dash", "dot", "dashdot")
-MAX_POINTS = 4000  # of a line; a screen has fewer columns
+MAX_POINTS = 4000  # per line; a screen has fewer columns
 
 
 @dataclass(frozen=True)
 class Chart:
-    """`data` is JSON of what `Plotly.newPlot` takes; `about` says in words what is drawn."""
+    """A chart. `data` is JSON for `Plotly.newPlot`; `about` says in words what is drawn."""
 
     title: str
     about: str
@@ -33,7 +33,7 @@ class Chart:
 
 
 def charts(runs: Diagnoses) -> list[Chart]:
-    """Accuracy and loss of every run, then the layers' gradients of one run a cell."""
+    """Return charts of accuracy and loss of all runs, and of the gradients of one run a cell."""
     cells = group_cells(runs)
     named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
     accuracy = [(name, run.evals(METRIC)) for name, run in named]
@@ -55,7 +55,7 @@ def charts(runs: Diagnoses) -> list[Chart]:
 
 
 def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
-    """The lowest and highest point of each of `most` / 2 stretches; all of a shorter series."""
+    """Return the lowest and highest point of each of `most` / 2 stretches; a short series whole."""
     if len(step) <= most:
         return step, value
     kept: set[int] = set()
@@ -64,13 +64,13 @@ def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
         if finite.size:
             kept |= {int(finite[np.argmin(value[finite])]), int(finite[np.argmax(value[finite])])}
         else:
-            kept.add(int(stretch[0]))  # the gap stays one
+            kept.add(int(stretch[0]))  # keep the gap visible
     chosen = sorted(kept)
     return step[chosen], value[chosen]
 
 
 def plotly_script() -> str:
-    """plotly's own JavaScript, MIT licence, as its Python package carries it."""
+    """Return plotly's JavaScript (MIT license) from its Python package."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
@@ -82,17 +82,17 @@ def _loss(run: Diagnosis) -> pd.DataFrame:
 
 
 def _of_runs(count: int) -> list[dict[str, str]]:
-    """Apart by hue, then by dashes: Okabe and Ito's colours that show on white and on black."""
+    """Return line styles that differ by hue, then by dashes (Okabe and Ito's colors)."""
     return [
-        {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i // len(COLOURS) % len(DASHES)]}
+        {"color": COLORS[i % len(COLORS)], "dash": DASHES[i // len(COLORS) % len(DASHES)]}
         for i in range(count)
     ]
 
 
 def _of_layers(count: int) -> list[dict[str, str]]:
-    """In order, first layer to last; neither end of the map shows on both white and black."""
+    """Return colors in depth order. The ends of the map are left out: they fade into the page."""
     places = np.linspace(0.25, 0.85, count)
-    return [{"color": to_hex(colour)} for colour in mpl.colormaps["viridis"](places)]
+    return [{"color": to_hex(color)} for color in mpl.colormaps["viridis"](places)]
 
 
 def _chart(

@@ -1,4 +1,4 @@
-"""The report as one HTML page: nothing is loaded, and the browser is told to load nothing."""
+"""Render the report as one HTML page that loads nothing and tells the browser to load nothing."""
 
 import base64
 import hashlib
@@ -12,7 +12,8 @@ import stabkit
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
-from stabkit.analyze.report.remedies import NO_HELP, SIGNS, SOURCES
+from stabkit.analyze.report.remedies import NO_HELP, SOURCES
+from stabkit.analyze.report.remedy import SIGNS
 from stabkit.printing import lines
 from stabkit.rundir import atomic_write
 
@@ -20,14 +21,14 @@ FOLDER = Path(__file__).parent
 
 
 def write_report(runs: Diagnoses, out: Path, interactive: bool = False) -> None:
-    """One HTML file that holds all it needs. Raises ValueError where a run cannot be read."""
+    """Write one HTML file that holds all it needs. Raises ValueError if a run is unreadable."""
     page = render(make_report(runs), charts(runs) if interactive else ())
-    # a folder's name may hold bytes that are no text; they are shown as what they are
+    # bytes in a folder's name that are no text are shown as escapes
     atomic_write(out, page.encode("utf-8", "backslashreplace"))
 
 
 def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
-    """The page's HTML; every name and setting in it is escaped."""
+    """Return the HTML of the page. Every name and setting in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -54,16 +55,16 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
 
 
 def _shown(value: object) -> object:
-    """No name reorders the page's lines or hides in them; markup is ours."""
+    """Show characters that hide text or reorder lines as escapes. Markup is ours and stays."""
     return lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:
-    """Only pictures inside the page, and the very style and scripts that are in it."""
+    """Allow only pictures inside the page, and exactly the style and scripts that are in it."""
     rules = {"default-src": "'none'", "img-src": "data:", "style-src": _hash(style)}
     if scripts:
-        # plotly styles what it draws as it draws it; without any source to load from, a style
-        # can do no more than look wrong
+        # plotly sets styles while it draws. Nothing can be loaded, so a hostile style could only
+        # change how the page looks.
         rules |= {"style-src": "'unsafe-inline'", "script-src": " ".join(map(_hash, scripts))}
     rules |= {"base-uri": "'none'", "form-action": "'none'"}
     return "; ".join(f"{name} {sources}" for name, sources in rules.items())
@@ -75,5 +76,5 @@ def _hash(text: str) -> str:
 
 
 def _inside_script(text: str) -> Markup:
-    """JSON in which no name can end the element that holds it."""
+    """Escape JSON so that no name in it can end the element that holds it."""
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,4 +1,4 @@
-"""Figures as PNG inside a page."""
+"""Turn figures into PNG inside a page."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ CSS_DPI = 96
 
 @dataclass(frozen=True)
 class Picture:
-    """A data address, its size in CSS pixels, and what it shows in words."""
+    """A picture: a data address, its size in CSS pixels, and what it shows in words."""
 
     address: str
     width: int
@@ -26,10 +26,10 @@ class Picture:
 
 
 def picture(figure: Figure, alt: str) -> Picture:
-    """The figure as PNG of at most 256 colours: lines on white need no more, and weigh a third."""
+    """Return a figure as PNG of at most 256 colors, which is enough for lines on white."""
     file = io.BytesIO()
     with mpl.rc_context(RC), warnings.catch_warnings():
-        # a run may be named in any script; a letter that the font lacks is drawn as a box
+        # names may be in any script; letters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         as_written(figure).savefig(file, format="png", dpi=DPI)
     with Image.open(file) as image:

@@ -1,54 +1,8 @@
-"""What to try against instability: each remedy as data, with the evidence for and against it."""
+"""List what to try against instability: each remedy as data, with evidence for and against it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from stabkit.analyze.report.remedy import Evidence, Remedy
 
-Sign = Literal["dips", "early", "bursts", "patch_first", "collapsed", "nonfinite"]
-SIGNS: dict[Sign, str] = {
-    "dips": "kNN dips",
-    "early": "trouble that begins by twice the warm-up",
-    "bursts": "gradient bursts",
-    "patch_first": "bursts that the patch projection begins",
-    "collapsed": "collapse",
-    "nonfinite": "non-finite values",
-}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A finding in our words; `source` is a key of `SOURCES`, empty for arithmetic."""
-
-    text: str
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """`settings` are the override; the first of them is what runs with and without it differ in.
-
-    `factor` multiplies what a run has instead. Runs compare by having the value or `instead_of`,
-    or, `toward` less or more, as the smallest and largest value there is. `answers` weighs the
-    signs that the remedy is for, 3 the most. `own_of`: frameworks that have it where none is set.
-    """
-
-    name: str
-    how: str
-    settings: Mapping[str, Any]
-    answers: Mapping[Sign, int]
-    supports: tuple[Evidence, ...]
-    opposes: tuple[Evidence, ...]
-    instead_of: Any = None
-    toward: Literal["value", "less", "more"] = "value"
-    factor: float | None = None
-    own_of: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return next(iter(self.settings))
-
-
-# name and address, if there is one; "abstract" where no more than that was read
+# name and address; "abstract" means that nothing more was read
 SOURCES = {
     "mocov3-4.1": ("Chen, Xie, He 2021, section 4.1", "https://arxiv.org/abs/2104.02057"),
     "mocov3-4.2": ("Chen, Xie, He 2021, section 4.2", "https://arxiv.org/abs/2104.02057"),
@@ -343,7 +297,7 @@ REMEDIES = (
     ),
 )  # fmt: skip
 
-# tried on the patch projection and found to do nothing
+# what was tried on the patch projection without effect
 NO_HELP = Evidence(
     "BatchNorm or WeightNorm on the patch projection: no effect on stability.", "mocov3-4.2"
 )

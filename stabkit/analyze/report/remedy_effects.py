@@ -1,6 +1,5 @@
-"""Which remedies fit what was seen, and what the runs at hand measure of them."""
+"""Choose the remedies that fit what was seen, and measure them on the runs at hand."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ import pandas as pd
 from stabkit.analyze.cells import Cell, group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.report.remedies import REMEDIES, Remedy, Sign
+from stabkit.analyze.report.remedies import REMEDIES
+from stabkit.analyze.report.remedy import Remedy, Sign
+from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
 
@@ -20,7 +21,7 @@ HAS_IT = "the worst run has it already"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs alike but for a remedy; levels in points, NaN without evaluations."""
+    """Two runs that differ only in a remedy. Levels are in points, NaN without evaluations."""
 
     alike: str
     without: str
@@ -33,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Trial:
-    """What runs that differ in a remedy alone show of it."""
+    """What runs that differ only in a remedy show of it."""
 
     pairs: tuple[Pair, ...]
     claim: Claim
@@ -45,7 +46,7 @@ class Trial:
         counts = f"Unstable were {without} of {n} runs without and {with_it} of {n} with it."
         if not claim.n:
             return f"{counts} No levels to compare."
-        effect = f"{claim.effect:+.1f} points of final kNN accuracy, n = {_pairs(claim.n)}"
+        effect = f"{claim.effect:+.1f} points of final kNN accuracy, n = {counted(claim.n, 'pair')}"
         if claim.n == 1:
             return f"{effect}. {counts} Not decisive: one pair cannot tell an effect from chance."
         interval = f"95 % interval {claim.low:+.1f} to {claim.high:+.1f}"
@@ -59,9 +60,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Advice:
-    """A remedy for these runs. `command` reruns the worst run with it, None where it cannot.
+    """A remedy for these runs.
 
-    `score` is 0 where nothing that it is for was seen; `in_use` counts runs that have it.
+    `command` trains the worst run again with the remedy; None if it cannot. `score` is 0 if none of
+    the signs that it is for was seen. `in_use` counts the runs that have it.
     """
 
     remedy: Remedy
@@ -77,10 +79,11 @@ class Advice:
 def advise(
     runs: Diagnoses, table: pd.DataFrame, signs: Mapping[Sign, int], worst: str
 ) -> list[Advice]:
-    """Every remedy: those that these runs decide for first, then by the signs seen, then the rest.
+    """Return every remedy, ordered by how well it fits.
 
-    `table` is that of `run_table`, `signs` how many runs show each, `worst` a run's name. What
-    these runs decide against, and what all of them have, comes last.
+    First come those that these runs decide for, then those for the signs seen, then the rest.
+    Remedies that these runs decide against, and those that all runs have, come last. `table` is
+    that of `run_table`; `signs` says how many runs show each sign; `worst` is the name of a run.
     """
     cells = group_cells(runs)
     bad = set(table.loc[table["verdict"].isin(UNSTABLE), "run"])
@@ -125,7 +128,7 @@ def _class(advice: Advice, runs: int) -> int:
 
 
 def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
-    """Runs that differ in the remedy alone, paired; None when there are none.
+    """Return pairs of runs that differ only in the remedy; None if there are none.
 
     `bad` names the runs that trained unstably.
     """
@@ -148,12 +151,11 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
     if not pairs:
         return None
     gains = [pair.level_with - pair.level_without for pair in pairs]
-    known = [gain for gain in gains if not math.isnan(gain)]
-    return Trial(pairs, mean_above_zero(remedy.name, known, "points"))
+    return Trial(pairs, mean_above_zero(remedy.name, gains, "points"))
 
 
 def _ends(remedy: Remedy, values: Sequence[Any]) -> tuple[Any, Any] | None:
-    """The values of a run without the remedy and of one with it."""
+    """Return the values of a run without the remedy and of one with it."""
     if remedy.toward == "value":
         wanted = remedy.settings[remedy.key]
         return (remedy.instead_of, wanted) if {wanted, remedy.instead_of} <= {*values} else None
@@ -186,13 +188,13 @@ def _has(remedy: Remedy, settings: Mapping[str, Any]) -> bool:
 
 
 def _override(remedy: Remedy, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The remedy's settings; a factor is applied to the run's own value."""
+    """Return the settings of the remedy. A factor is applied to the run's own value."""
     if remedy.factor is None:
         return dict(remedy.settings)
     now = settings.get(remedy.key)
     if not isinstance(now, (int, float)):
         return {remedy.key: None}
-    if not now:  # a warm-up of nothing: a tenth of the run
+    if not now:  # a factor does not change a warm-up of 0 steps: use a tenth of the run
         return {remedy.key: max(1, settings.get("train.steps", 10) // 10)}
     changed = now * remedy.factor
     return {remedy.key: max(2, int(changed)) if isinstance(now, int) else float(f"{changed:.6g}")}
@@ -205,7 +207,7 @@ def _yaml(value: Any) -> str:
 
 
 def _refusal(run: Diagnosis, settings: Mapping[str, Any]) -> str:
-    """Why the run cannot be trained with the settings; empty when it can."""
+    """Say why the run cannot be trained with the settings; empty if it can."""
     if not run.settings:
         return "the worst run has no settings on record"
     content = with_settings({}, {**run.settings, **settings})
@@ -214,7 +216,3 @@ def _refusal(run: Diagnosis, settings: Mapping[str, Any]) -> str:
     except ConfigError as error:
         return "; ".join(error.problems)
     return ""
-
-
-def _pairs(count: int) -> str:
-    return f"{count} pair{'' if count == 1 else 's'}"

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const colours = () => {
+  const colors = () => {
     const style = getComputedStyle(document.documentElement);
     const line = style.getPropertyValue("--line");
     return {
@@ -23,9 +23,9 @@
   for (const chart of charts) {
     const content = JSON.parse(document.getElementById(chart.dataset.source).textContent);
     Plotly.newPlot(chart, content.data, content.layout, settings)
-      .then(() => Plotly.relayout(chart, colours()));
+      .then(() => Plotly.relayout(chart, colors()));
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    for (const chart of charts) Plotly.relayout(chart, colours());
+    for (const chart of charts) Plotly.relayout(chart, colors());
   });
 })();

@@ -1,4 +1,4 @@
-"""The report's first words: stable or not, which run is the worst, what instability cost."""
+"""Write the first words of the report: stable or not, the worst run, what instability cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,25 @@ from typing import Literal
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.report.event_words import Event
-from stabkit.analyze.report.remedies import Sign
+from stabkit.analyze.report.incidents import Incident
+from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.summary import lacking_rows
 from stabkit.analyze.text import counted
-from stabkit.analyze.verdict import UNSTABLE
+from stabkit.analyze.verdict import UNSTABLE, worst_of
 from stabkit.detect.dips import SHORTEST
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """The first words of the report, and the mood of the page."""
+
     mood: Literal["bad", "warn", "good", "unknown"]
     headline: str
     lines: tuple[str, ...]
 
 
 def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
-    """`table` is that of `run_table`."""
+    """Return the first words. `table` is that of `run_table`."""
     bad = table[table["verdict"].isin(UNSTABLE)]
     unknown = int((table["verdict"] == "unknown").sum())
     under_way = int((~table["state"].isin(["done", "recorded"])).sum())
@@ -56,24 +58,12 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     return Verdict("good", words, ("No dip, no drift, no collapse, no non-finite value.", *lines))
 
 
-def worst_of(table: pd.DataFrame) -> pd.Series:
-    """The row of the worst run."""
-    return worst_first(table).iloc[0]
-
-
-def worst_first(table: pd.DataFrame) -> pd.DataFrame:
-    """In order: diverged before collapsed before the deepest dip."""
-    rank = table["verdict"].map({name: i for i, name in enumerate(UNSTABLE)}).fillna(len(UNSTABLE))
-    order = pd.DataFrame({"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]})
-    return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]
-
-
-def signs_seen(runs: Diagnoses, table: pd.DataFrame, events: Sequence[Event]) -> Mapping[Sign, int]:
-    """In how many runs each sign was seen."""
+def signs_seen(table: pd.DataFrame, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
+    """Count the runs in which each sign was seen."""
     early = {
-        event.run.name
-        for event in events
-        if event.kind != "burst" and event.onset <= 2 * _warmup(event.run)
+        incident.run.name
+        for incident in incidents
+        if incident.kind != "burst" and incident.onset <= 2 * _warmup(incident.run)
     }
     return {
         "dips": int((table["dips"] > 0).sum()),
@@ -86,7 +76,7 @@ def signs_seen(runs: Diagnoses, table: pd.DataFrame, events: Sequence[Event]) ->
 
 
 def isolated(text: object) -> str:
-    """A name inside a sentence, whose direction of writing does not turn the sentence around."""
+    """Isolate a name so that its direction of writing does not turn the sentence around."""
     return str(text) if str(text).isascii() else f"\u2068{text}\u2069"
 
 
@@ -130,7 +120,7 @@ def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
 
 
 def _most_alike(runs: Diagnoses, run: Diagnosis, others: Sequence[Diagnosis]) -> Diagnosis | None:
-    """Of those in which the fewest settings differ, the one that ends highest."""
+    """Return the run that differs in the fewest settings; among equals, the highest level."""
     factors = runs.factors()
     ranked = [
         (sum(other.settings.get(key) != run.settings.get(key) for key in factors), -level, i)

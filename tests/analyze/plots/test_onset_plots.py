@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import stabkit
 from stabkit.analyze.across_runs import bursts_and_dips, onsets
 from stabkit.analyze.cells import wrapped
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import (
     PANELS,
@@ -41,8 +42,8 @@ from tests.analyze.conftest import (
 BAD = "lr 0.02 false 0"  # the run of `grid` with a burst and a dip
 
 
-def test_onsets_of_runs_are_the_planted_ones(grid: Path) -> None:
-    found = onsets(diagnosed(grid))
+def test_onsets_of_runs_are_the_planted_ones(grid_runs: Diagnoses) -> None:
+    found = onsets(grid_runs)
     assert found["run"].nunique() == 2
     assert set(found["burst"]) == {0}
     for _, burst in found.groupby("run"):
@@ -51,9 +52,9 @@ def test_onsets_of_runs_are_the_planted_ones(grid: Path) -> None:
         ]  # fmt: skip
 
 
-def test_a_dip_counts_from_the_evaluation_that_first_shows_it(grid: Path) -> None:
+def test_a_dip_counts_from_the_evaluation_that_first_shows_it(grid_runs: Diagnoses) -> None:
     """So a burst between the last good evaluation and the first bad one comes before the dip."""
-    watched = bursts_and_dips(diagnosed(grid))
+    watched = bursts_and_dips(grid_runs)
     assert len(watched) == 8
     assert [list(run.causes) for run in watched if len(run.causes)] == [[SPIKE], [SPIKE]]
     shown = [step for run in watched for step in run.effects]
@@ -97,8 +98,8 @@ def test_the_map_holds_the_logarithm_of_every_value(grid: Path) -> None:
     )
 
 
-def test_the_map_draws_the_table_first_layer_on_top_frozen_ones_empty(grid: Path) -> None:
-    table = layer_map_table(diagnosed(grid))
+def test_the_map_draws_the_table_first_layer_on_top_frozen_ones_empty(grid_runs: Diagnoses) -> None:
+    table = layer_map_table(grid_runs)
     frozen = table[table["run"] == "lr 0.001 true 0"]
     assert set(frozen["layer"]) == set(LAYERS[1:])
     ax = draw_layer_map(frozen, Figure().subplots(), LAYERS)
@@ -192,15 +193,17 @@ def test_the_order_says_in_words_that_there_is_none(tmp_path: Path) -> None:
     assert ax.get_title("left") == "No order to show: these runs have no gradient burst."
 
 
-def test_grad_norms_zooms_on_the_burst_and_puts_first_and_last_layers_in_front(grid: Path) -> None:
-    table = grad_norms_table(diagnosed(grid))
+def test_grad_norms_zooms_on_the_burst_and_puts_first_and_last_layers_in_front(
+    grid_runs: Diagnoses,
+) -> None:
+    table = grad_norms_table(grid_runs)
     near = table[table["zoom"].astype(bool)]
     assert set(near["run"]) == {BAD}
     assert (near["step"].min(), near["step"].max()) == (SPIKE - AROUND, SPIKE + AROUND)
     (zoom,) = [ax for ax in grad_norms_figure(table).axes if ax.get_title().startswith("zoomed")]
     lines = [line for line in zoom.lines if len(line.get_xdata()) == 2 * AROUND + 1]
-    grey = [line for line in lines if line.get_color() == "0.8"]
-    assert (len(lines), len(grey)) == (len(LAYERS), 1), "all but blocks.0"
+    gray = [line for line in lines if line.get_color() == "0.8"]
+    assert (len(lines), len(gray)) == (len(LAYERS), 1), "all but blocks.0"
 
 
 def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import stabkit
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS, draw
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.knn import knn_figure, knn_table
@@ -16,8 +17,8 @@ from stabkit.cli import main
 from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, diagnosed, plant_run
 
 
-def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid: Path) -> None:
-    runs = diagnosed(grid)
+def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid_runs: Diagnoses) -> None:
+    runs = grid_runs
     table = knn_table(runs)
     figure = knn_figure(table)
     titles = [ax.get_title() for ax in figure.axes]
@@ -36,8 +37,8 @@ def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid: Path) -> None:
     assert sum(shaded) == 2, "one dip in each of the two unstable runs"
 
 
-def test_knn_table_marks_the_evaluations_in_a_dip(grid: Path) -> None:
-    table = knn_table(diagnosed(grid))
+def test_knn_table_marks_the_evaluations_in_a_dip(grid_runs: Diagnoses) -> None:
+    table = knn_table(grid_runs)
     inside = table[table["dip"] > 0]
     assert inside["run"].nunique() == 2
     assert inside["step"].min() >= DIP[0] - 2 * EVERY
@@ -60,8 +61,8 @@ def test_grad_norms_are_relative_to_each_layers_median(grid: Path) -> None:
     assert spiked["step"].between(SPIKE, SPIKE + 2).all()
 
 
-def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid: Path) -> None:
-    table = grad_norms_table(diagnosed(grid))
+def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid_runs: Diagnoses) -> None:
+    table = grad_norms_table(grid_runs)
     frozen = table[table["cell"].str.startswith("frozen") & (table["series"] == "grad_norm")]
     assert set(frozen["layer"]) == set(LAYERS[1:])
     figure = grad_norms_figure(table)
@@ -73,8 +74,10 @@ def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_the_csv_alone_draws_the_same_figure(grid: Path, tmp_path: Path, name: str) -> None:
-    runs = diagnosed(grid)
+def test_the_csv_alone_draws_the_same_figure(
+    grid_runs: Diagnoses, tmp_path: Path, name: str
+) -> None:
+    runs = grid_runs
     png, pdf, csv = draw(name, runs, tmp_path / "out put")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
@@ -115,11 +118,11 @@ def test_a_contrast_that_is_not_there_is_refused_in_words(
     assert not (tmp_path / "figures").exists()
 
 
-def test_colours_are_told_apart_in_grey() -> None:
-    """Lightness alone orders the ramp (Rec. 709 luma), so a grey print keeps the order."""
+def test_colors_are_told_apart_in_grey() -> None:
+    """Lightness alone orders the ramp (Rec. 709 luma), so a gray print keeps the order."""
     for count in (2, 3, 6, 14):
-        grey = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in ramp(count)]
-        assert np.diff(grey).min() > 0.02
+        gray = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in ramp(count)]
+        assert np.diff(gray).min() > 0.02
 
 
 @pytest.mark.parametrize("name", PLOTS)

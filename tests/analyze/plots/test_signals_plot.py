@@ -10,11 +10,13 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.layer_map import BINS
 from stabkit.analyze.plots.signal_looks import LAYERS as LOOKS
 from stabkit.analyze.plots.signal_looks import RUN
 from stabkit.analyze.plots.signals import MAX_RUNS, draw_signals, signals_figure, signals_table
 from stabkit.analyze.plots.style import ramp
+from stabkit.analyze.report import contents
 from stabkit.analyze.report.contents import make_report
 from stabkit.monitor.catalog import SIGNALS
 from stabkit.store.writer import Writer
@@ -214,9 +216,12 @@ def test_every_signal_of_the_monitor_has_its_look() -> None:
     assert set(SIGNALS) - set(LOOKS) - set(RUN) == rest
 
 
-def test_a_report_shows_the_signals_of_its_worst_run(tmp_path: Path) -> None:
+def test_a_report_shows_the_signals_of_its_worst_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant_run(tmp_path / "fine", "optim.lr=1e-3")
     plant_run(tmp_path / "bad", "optim.lr=2e-3", dip=0.1)
+    monkeypatch.setattr(contents, "PLOTS", {"signals": PLOTS["signals"]})
     (shown,) = [f for f in make_report(diagnosed(tmp_path)).figures if f.name == "signals"]
     assert "of the worst run" in shown.about
     assert "1 run: bad." in shown.picture.alt

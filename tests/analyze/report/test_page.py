@@ -1,5 +1,6 @@
 """The report in a real browser: it loads nothing, breaks nothing, and everything can be reached."""
 
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
+from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.report import page as page_module
+from stabkit.analyze.report.contents import Report, make_report
 from stabkit.cli import main
 from stabkit.printing import one_line
 from stabkit.rundir import RunDir
@@ -46,7 +50,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs whose names, settings and layers would like to be more than text."""
+    """Plant runs whose names, settings and layers try to be more than text."""
     folder = tmp_path_factory.mktemp("hostile") / '<i>runs & "more"'
     for number, name in enumerate(NAMES):
         bad = number < 2
@@ -65,8 +69,22 @@ def page(
 ) -> Path:
     out = tmp_path_factory.mktemp("page") / "report.html"
     words = ["--interactive"] if request.param == "interactive" else []
-    assert main(["report", str(hostile), "-o", str(out), *words]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "make_report", make_once)
+        assert main(["report", str(hostile), "-o", str(out), *words]) == 0
     return out
+
+
+@functools.cache
+def _made() -> list[Report]:
+    return []
+
+
+def make_once(runs: Diagnoses) -> Report:
+    """Draw the report for the first page only: the other one has the same pictures."""
+    if not _made():
+        _made().append(make_report(runs))
+    return _made()[0]
 
 
 def settled(browser: Browser) -> bool:

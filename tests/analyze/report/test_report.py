@@ -2,25 +2,26 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 import stabkit
 import stabkit.cli.report
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.report import contents as report_module
-from stabkit.analyze.report.contents import make_report
+from stabkit.analyze.report import page as page_module
+from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.interactive import MAX_POINTS, thin
 from stabkit.analyze.report.page import FOLDER
-from stabkit.analyze.report.pictures import Picture
 from stabkit.analyze.report.remedies import NO_HELP, REMEDIES, SOURCES
 from stabkit.analyze.report.remedy_effects import advise, trial
-from stabkit.analyze.report.verdict_words import tell_verdict, worst_of
+from stabkit.analyze.report.verdict_words import tell_verdict
 from stabkit.analyze.summary import run_table
+from stabkit.analyze.verdict import worst_of
 from stabkit.cli import main
 from stabkit.config import RunConfig, keys_of, load_config
 from stabkit.rundir import RunDir, Status
@@ -31,14 +32,6 @@ from tests.conftest import SMALL
 BY_NAME = {remedy.name: remedy for remedy in REMEDIES}
 LEARNED = ("false", "true")  # how the runs of `grid` are called
 FREEZE, LOWER = BY_NAME["Freeze the patch projection"], BY_NAME["Lower the learning rate"]
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words only: drawing takes most of the time."""
-    monkeypatch.setattr(report_module, "PLOTS", {})
-    monkeypatch.setattr(report_module, "event_zoom_figure", lambda rows: Figure())
-    monkeypatch.setattr(report_module, "picture", lambda f, alt: Picture("data:,", 1, 1, alt))
 
 
 def level(run: Diagnosis) -> float:
@@ -75,7 +68,7 @@ def test_a_run_that_went_nonfinite_is_worse_than_the_deepest_dip(grid: Path) -> 
     RunDir(grid / "lr 0.001 true 1").append_event("nonfinite", 7, layers=["norm"])
     runs = diagnosed(grid)
     assert worst_of(run_table(runs))["run"] == "lr 0.001 true 1"
-    event, _ = make_report(runs).events[0]
+    event, _ = make_report(runs).incidents[0]
     assert event.kind == "non-finite"
     assert ("Layers then", "norm") in event.facts
 
@@ -109,15 +102,15 @@ def test_runs_under_way_and_runs_without_accuracy_are_told(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("undrawn")
 def test_every_event_is_told_the_deepest_first_and_those_left_out_are_counted(
-    grid: Path, monkeypatch: pytest.MonkeyPatch
+    grid_runs: Diagnoses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = diagnosed(grid)
+    runs = grid_runs
     depths = sorted((d for run in runs for d in run.dips["depth"]), reverse=True)
     ratios = sorted((r for run in runs for r in run.bursts["ratio"]), reverse=True)
     monkeypatch.setattr(report_module, "ZOOMS", 1)
     monkeypatch.setattr(report_module, "LISTED", 2)
     report = make_report(runs)
-    (first, zoom), *others = report.events
+    (first, zoom), *others = report.incidents
     assert not others
     assert first.size == depths[0]
     assert zoom is not None
@@ -167,8 +160,8 @@ def test_a_remedy_that_the_run_cannot_take_says_why(tmp_path: Path) -> None:
     assert "nothing to clip" in clipped.why_not
 
 
-def test_what_the_runs_measure_is_their_paired_difference(grid: Path) -> None:
-    runs = diagnosed(grid)
+def test_what_the_runs_measure_is_their_paired_difference(grid_runs: Diagnoses) -> None:
+    runs = grid_runs
     table = run_table(runs)
     bad = set(table.loc[table["verdict"] == "unstable", "run"])
     levels = {run.name: level(run) for run in runs}
@@ -220,8 +213,8 @@ def evaluate_again(folder: Path, start: float, seed: int) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_settings_are_those_that_differ_and_those_that_do_not(grid: Path) -> None:
-    report = make_report(diagnosed(grid))
+def test_settings_are_those_that_differ_and_those_that_do_not(grid_runs: Diagnoses) -> None:
+    report = make_report(grid_runs)
     assert report.factors is not None
     assert report.factors.head[1:] == ("seed", "model.freeze_patch_embed", "optim.lr")
     rows = {row[0]: row[1:] for row in report.factors.rows}
@@ -250,16 +243,16 @@ def test_a_line_is_thinned_to_its_extremes() -> None:
     assert (len(short), len(same)) == (100, 100)
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """WCAG 2.2, relative luminance."""
-    digits = colour.lstrip("#")
+    digits = color.lstrip("#")
     digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
     channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
-def test_every_colour_of_text_stands_out() -> None:
+def test_every_color_of_text_stands_out() -> None:
     """WCAG AA: 4.5 to 1 on the page and on a panel, in light, dark and print."""
     style = (FOLDER / "report.css").read_text()
     schemes = [dict(re.findall(r"--(\w+): (#\w+)", block))
@@ -277,6 +270,23 @@ def test_every_colour_of_text_stands_out() -> None:
     assert checked == 42
 
 
+@pytest.fixture(scope="module")
+def drawn_once() -> Iterator[None]:
+    """Make the report once; every command that asks for it afterwards renders and writes it."""
+    made: list[Report] = []
+
+    def make_once(runs: Diagnoses) -> Report:
+        if not made:
+            made.append(make_report(runs))
+        assert made[0].folder == str(runs.path)
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "make_report", make_once)
+        yield
+
+
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("how", ["folder", "study", "file"])
 def test_the_command_takes_a_folder_a_study_or_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""Events of runs as the report tells them: what, where, from when to when, how bad, in words."""
+"""Describe the events of runs for the report: what, where, when and how bad, in words."""
 
 import math
 from collections.abc import Iterator
@@ -25,8 +25,11 @@ SEVERITY = {
 
 
 @dataclass(frozen=True)
-class Event:
-    """`size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text."""
+class Incident:
+    """An event as the report tells it.
+
+    `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text.
+    """
 
     run: Diagnosis
     where: str
@@ -38,19 +41,19 @@ class Event:
     facts: tuple[tuple[str, str], ...]
 
 
-def all_events(runs: Diagnoses) -> list[Event]:
-    """Every event of every run, the worst kind first and the deepest of a kind."""
+def all_incidents(runs: Diagnoses) -> list[Incident]:
+    """Return every event of every run, the worst kind first and the deepest of a kind first."""
     found = [
-        event
+        incident
         for cell in group_cells(runs)
         for between in (between_seeds(cell.runs),)
         for run in cell.runs
-        for event in _of_run(run, run_label(cell, run), between)
+        for incident in _of_run(run, run_label(cell, run), between)
     ]
-    return sorted(found, key=lambda event: (KINDS.index(event.kind), -event.size))
+    return sorted(found, key=lambda incident: (KINDS.index(incident.kind), -incident.size))
 
 
-def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Event]:
+def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Incident]:
     yield from _nonfinite(run, where)
     yield from _collapse(run, where)
     for dip in told_dips(run, between).to_dict("records"):
@@ -61,8 +64,8 @@ def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Event
         yield _burst(run, where, burst)
 
 
-def _nonfinite(run: Diagnosis, where: str) -> Iterator[Event]:
-    """One event a run: how often, and where it began."""
+def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
+    """Describe the non-finite values of a run as one event: how often, and where they began."""
     seen = run.nonfinite
     if not seen:
         return
@@ -76,11 +79,11 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Event]:
         ("Times", f"{len(seen)}, the last at step {last:,}"),
     )
     headline = f"Non-finite values from step {first:,}"
-    yield Event(run, where, "non-finite", first, last, len(seen), headline, facts)
+    yield Incident(run, where, "non-finite", first, last, len(seen), headline, facts)
 
 
-def _collapse(run: Diagnosis, where: str) -> Iterator[Event]:
-    """One event a run, with every signal that shows it."""
+def _collapse(run: Diagnosis, where: str) -> Iterator[Incident]:
+    """Describe the collapse of a run as one event, with every signal that shows it."""
     found = run.collapses
     if found.empty:
         return
@@ -88,7 +91,7 @@ def _collapse(run: Diagnosis, where: str) -> Iterator[Event]:
     signals = [(str(name), _signal(rows)) for name, rows in found.groupby("signal", sort=False)]
     facts = (("Lasts", _lasting(onset, end)), *signals)
     headline = f"Collapse from step {onset:,}"
-    yield Event(run, where, "collapse", onset, end, end - onset, headline, facts)
+    yield Incident(run, where, "collapse", onset, end, end - onset, headline, facts)
 
 
 def _signal(rows: pd.DataFrame) -> str:
@@ -98,7 +101,7 @@ def _signal(rows: pd.DataFrame) -> str:
     return f"{_number(start)} → {_number(level)}, {span}{often}"
 
 
-def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Event:
+def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Incident:
     onset, end, trough = (int(dip[key]) for key in ("onset", "end", "trough"))
     points = 100 * dip["depth"]
     open_end = bool(pd.isna(dip["recovery"]))
@@ -113,10 +116,10 @@ def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) 
         ("Gradients", _burst_before(onset, trough, spiked)),
     )
     headline = f"Dip of {points:.1f} points at step {trough:,}"
-    return Event(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
+    return Incident(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
 
 
-def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Event:
+def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
     onset, trough = int(drift["onset"]), int(drift["trough"])
     points, p = 100 * drift["depth"], drift["p_value"]
     facts = (
@@ -125,11 +128,14 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Event:
         ("p-value", "no test: samples were not recorded" if pd.isna(p) else f"{p:.1g}"),
     )
     headline = f"Drift of {points:.1f} points from step {onset:,}"
-    return Event(run, where, "drift", onset, trough, float(drift["depth"]), headline, facts)
+    return Incident(run, where, "drift", onset, trough, float(drift["depth"]), headline, facts)
 
 
 def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
-    """What gradients did on the way down: as far ahead of the onset as the fall is long."""
+    """Say what gradients did before the trough of a dip.
+
+    The window begins as far ahead of the onset as the fall is long.
+    """
     since = onset - max(trough - onset, 1)
     near = spiked[spiked["onset"].between(since, trough)]
     if near.empty:
@@ -138,7 +144,7 @@ def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
     return f"burst at step {int(first['onset']):,}, first in {first['first']}"
 
 
-def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Event:
+def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Incident:
     onset, end = int(burst["onset"]), int(burst["end"])
     ratio = float(burst["ratio"])
     layers = int(burst["layers"])
@@ -148,7 +154,7 @@ def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Event:
         ("Layers", f"{counted(layers, 'spike')}, first in {burst['first']}"),
     )
     headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times the median"
-    return Event(run, where, "burst", onset, end, ratio, headline, facts)
+    return Incident(run, where, "burst", onset, end, ratio, headline, facts)
 
 
 def _lasting(onset: int, end: int, open_end: bool = False) -> str:
