@@ -52,7 +52,7 @@ def group_layers(
     registered before the first module although they act after it, so they come second. What holds
     the numbered blocks and more, such as `transformer.` or `encoder.`, is left out of the names.
     """
-    names = unwrapped(parameters)
+    names = shorten_names(parameters)
     found = [str(chosen(p)) for p in parameters] if chosen else [layer_of(name) for name in names]
     modules = [one for one, name in zip(found, names, strict=True) if "." in name]
     bare = [one for one, name in zip(found, names, strict=True) if "." not in name]
@@ -71,7 +71,7 @@ def by_layer(
     return found
 
 
-def unwrapped(parameters: Sequence[str]) -> list[str]:
+def shorten_names(parameters: Sequence[str]) -> list[str]:
     """The names without the modules that only hold the numbered blocks and what is beside them.
 
     `bert.encoder.layer.3.output.dense.bias` becomes `layer.3.output.dense.bias`. Names stay apart:

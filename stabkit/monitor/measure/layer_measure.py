@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.measure.adam import AdamState
-from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals.signal import LayerSignal, Moment
 
@@ -23,10 +23,10 @@ Presence = tuple[bool, ...]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Rows on their way to the host. `counts` [rows, signals, layers]: elements present."""
+class LayerTotals:
+    """Rows of layers on their way to the host. `counts` [rows, signals, layers]: elements."""
 
-    totals: Block
+    totals: HostCopy
     counts: NDArray[np.float64]
 
 
@@ -132,7 +132,7 @@ class LayerMeasure:
                 self._add("adam", present)
         self._end_of_step()
 
-    def take(self) -> Interval:
+    def take(self) -> LayerTotals:
         """The rows since the last time, begun to be copied; waits for nothing."""
         self._end_of_step()  # of gradients that no step followed
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
@@ -143,18 +143,18 @@ class LayerMeasure:
         self.rows = 0  # now: an error below must not hold up the rows to come
         if self.blocks.sharded and len(totals):  # without rows other ranks may not come here
             totals = self._of_all_ranks(totals)
-        return Interval(start_copy(totals), counts)
+        return LayerTotals(start_copy(totals), counts)
 
     def read(
-        self, interval: Interval
+        self, pending: LayerTotals
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
         """Of each signal its values [rows, layers], and where it was measured."""
-        totals = torch.from_numpy(interval.totals.read())
+        totals = torch.from_numpy(pending.totals.read())
         values, measured = {}, {}
         for i, signal in enumerate(self.signals):
             if i in self._unread:
                 continue
-            count = interval.counts[:, i]
+            count = pending.counts[:, i]
             known = count > 0
             try:
                 # copies: what one signal does to its own is of no matter to the others

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.layers import group_layers
-from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 from stabkit.monitor.probe.probe import Probe, ProbePass, looking
-from stabkit.monitor.probe.undisturbed import unwrapped
+from stabkit.monitor.probe.undisturbed import unwrap_model
 from stabkit.monitor.signals.signal import ProbeSignal
 
 # step, signal, its layers or None for a signal of the run, values
-Look = tuple[int, str, list[str] | None, Block]
+Look = tuple[int, str, list[str] | None, HostCopy]
 
 
 class Probing:
@@ -32,7 +32,7 @@ class Probing:
         failed: Callable[[str, Exception], None],
     ) -> None:
         if every < 1:
-            raise ValueError(f"Monitor: every must be 1 step or more, got {every}")
+            raise ValueError(f"Monitor: probe_every must be 1 step or more, got {every}")
         self.signals = {signal.name: signal for signal in signals}
         self._model, self._probe, self._every = model, probe, every
         self._optimizers = optimizers
@@ -110,7 +110,7 @@ def _layer_finder(
     first parameter within it, else of the module that holds it."""
     names, plain = (
         [name for name, _ in one.named_parameters(remove_duplicate=False)]
-        for one in (model, unwrapped(model))
+        for one in (model, unwrap_model(model))
     )
     kept = [(p, n) for p, n in zip(plain, names, strict=True) if layer_of is None or layer_of(n)]
     layers, number = group_layers([n for _, n in kept], layer_of)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 
-Series = tuple[str, NDArray[np.int64], Block | NDArray[np.float64]]
+Series = tuple[str, NDArray[np.int64], HostCopy | NDArray[np.float64]]
 
 
 class Scalars:
@@ -67,7 +67,7 @@ def _is_same(lr: Any, first: Any) -> bool:
 
 def read(series: Sequence[Series]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
     return {
-        name: (steps, values.read() if isinstance(values, Block) else values)
+        name: (steps, values.read() if isinstance(values, HostCopy) else values)
         for name, steps, values in series
     }
 
@@ -91,7 +91,7 @@ def _kept(name: str, value: Any) -> Tensor | float:
         raise TypeError(f"log: {name} is of type {kind}; give a number") from None
 
 
-def _copy(values: list[Tensor | float]) -> Block | NDArray[np.float64]:
+def _copy(values: list[Tensor | float]) -> HostCopy | NDArray[np.float64]:
     devices = [v.device for v in values if isinstance(v, Tensor)]
     if not devices:
         return np.array(values, dtype=np.float64)

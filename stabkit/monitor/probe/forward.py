@@ -28,7 +28,7 @@ _PASSES = {
 
 
 @dataclass
-class Watched:
+class ForwardRecord:
     """Of each layer, on the device; layers without a module or without attention are absent.
 
     - `result`: what the forward returned;
@@ -43,9 +43,11 @@ class Watched:
     entropies: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
-def watch(model: nn.Module, forward: Callable[[], Any], layer_of: Callable[[str], str]) -> Watched:
+def record_forward(
+    model: nn.Module, forward: Callable[[], Any], layer_of: Callable[[str], str]
+) -> ForwardRecord:
     """Runs `forward`, in which `model` is called, without gradients."""
-    seen = Watched()
+    seen = ForwardRecord()
     layers = module_layers(model, layer_of)
     called: list[nn.Module] = []  # from the outermost to the one that runs now
 

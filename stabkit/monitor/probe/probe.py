@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stabkit.monitor.probe.attention_logits import widened
-from stabkit.monitor.probe.forward import Watched, watch
-from stabkit.monitor.probe.undisturbed import undisturbed, unwrapped
+from stabkit.monitor.probe.forward import ForwardRecord, record_forward
+from stabkit.monitor.probe.undisturbed import undisturbed, unwrap_model
 
 T = TypeVar("T")
 
@@ -75,10 +75,10 @@ class ProbePass:
         return model(*view) if isinstance(view, tuple | list) else model(view)
 
     @property
-    def watched(self) -> Watched:
+    def watched(self) -> ForwardRecord:
         """The forward of `view1`: outputs and attention of every layer."""
         run = lambda: self.forward(self.model, self._view("view1"))  # noqa: E731
-        return self.once("watched", lambda: watch(self.model, run, self.layer_of))
+        return self.once("watched", lambda: record_forward(self.model, run, self.layer_of))
 
     @property
     def embedding1(self) -> Tensor:
@@ -99,7 +99,7 @@ class ProbePass:
         """The momentum encoder without its wrappers; in whatever mode it is."""
         if self.probe.target is None:
             raise ValueError("Probe: target is not given, which this signal needs")
-        return unwrapped(self.probe.target)
+        return unwrap_model(self.probe.target)
 
     @property
     def target_embedding(self) -> Tensor:
@@ -146,6 +146,6 @@ def looking(model: nn.Module) -> Iterator[nn.Module]:
     the model's CUDA devices) are as they were, also after an error; within, draws are the same at
     every look. Raises RuntimeError when a parameter has changed.
     """
-    bare = unwrapped(model)
+    bare = unwrap_model(model)
     with undisturbed(bare):
         yield bare

@@ -17,7 +17,7 @@ from stabkit.monitor.blocks import exact_type, local
 SEED = 0  # of every draw in a look: the model's random numbers are the same at each
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The module inside DDP, DataParallel, AveragedModel and torch.compile."""
     while True:
         if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):

@@ -176,7 +176,7 @@ class NoiseSignals:
             return
         if batch is None:
             raise ValueError(
-                f"Monitor: {self.names[0]} counts samples: pass images_per_step, those of all "
+                f"Monitor: {self.names[0]} counts samples: pass samples_per_step, those of all "
                 "processes"
             )
         if any(map(is_sharded, model.parameters())):
