@@ -16,16 +16,16 @@ class Listener(Protocol):
     """Who is told of the steps."""
 
     def gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        """The gradients of a step are complete, still multiplied by `scale`."""
+        """Take the gradients of a step, complete and still multiplied by `scale`."""
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """The step begins."""
+        """Hear that the step begins."""
 
     def after_step(self, optimizer: Optimizer, scale: Tensor | None, late: bool) -> None:
-        """The step is done. `late`: noticed when the gradients were those of the next step."""
+        """Hear that the step is done. `late`: its gradients are gone, noticed too late."""
 
     def other_step(self, optimizer: Optimizer) -> None:
-        """An optimizer steps again and again while those of the Monitor do not."""
+        """Hear of an optimizer that steps again and again while those of the Monitor do not."""
 
 
 class Attachment:
@@ -52,7 +52,7 @@ class Attachment:
         self._replaced: dict[str, tuple[Any, Any]] = {}  # scaler method -> what it was, what it is
 
     def attach(self, listener: Listener) -> None:
-        """Hook into the optimizers and the scaler, and tell `listener` of their steps."""
+        """Put hooks on the optimizers and the scaler that tell `listener` of their steps."""
         self._listener = listener
         # A step that is compiled breaks here, instead of taking the measuring into its graph.
         pre, post = map(torch.compiler.disable, (self._pre_hook, self._post_hook))

@@ -1,4 +1,4 @@
-"""Where a stretch of values that are not finite begins and ends, and which bar a spike must pass."""
+"""Where a non-finite stretch begins and ends, and which bar a spike must pass."""
 
 import numpy as np
 import pytest

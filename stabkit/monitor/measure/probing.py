@@ -1,4 +1,4 @@
-"""When a probe looks, and what becomes of it."""
+"""When probe signals are measured, and how their values reach the rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,12 +14,12 @@ from stabkit.monitor.probe.probe import Probe, ProbePass, looking
 from stabkit.monitor.probe.undisturbed import unwrap_model
 from stabkit.monitor.signals.signal import ProbeSignal
 
-# step, signal, its layers or None for a signal of the run, values
+# A look: step, signal, its layers (None for a signal of the run), values.
 Look = tuple[int, str, list[str] | None, HostCopy]
 
 
 class Probing:
-    """Measures probe `signals` at every `every`-th step, and keeps what was seen on the device."""
+    """Measures probe `signals` at every `every`-th step, and keeps the values on the device."""
 
     def __init__(
         self,
@@ -41,9 +41,11 @@ class Probing:
         self._seen: list[tuple[int, str, list[str] | None, Tensor]] = []
 
     def is_due(self, step: int) -> bool:
+        """Return whether this step is measured."""
         return bool(self.signals) and step % self._every == 0
 
     def look(self, step: int) -> None:
+        """Measure all signals on the probe. A signal that raises is not measured again."""
         assert self._probe is not None
         try:
             with looking(self._model) as model:
@@ -53,7 +55,7 @@ class Probing:
                         self._keep(step, name, signal.measure(seen))
                     except Exception as error:
                         self._drop(name, error)
-        except Exception as error:  # of the look itself: no other will be better
+        except Exception as error:  # in the look itself, so the next one would fail too
             for name in list(self.signals):
                 self._drop(name, error)
 
@@ -69,7 +71,7 @@ class Probing:
             self._seen.append((step, name, list(found), values))
 
     def take(self) -> list[Look]:
-        """Every look so far, begun to be copied."""
+        """Begin to copy every look since the last call to the host."""
         seen, self._seen = self._seen, []
         return [(step, name, layers, start_copy(values)) for step, name, layers, values in seen]
 
@@ -81,8 +83,11 @@ def spread(
 ) -> tuple[
     dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]], list[tuple[int, str, float]]
 ]:
-    """Of each signal of layers its values [steps, layers] and where it was measured; and the
-    (step, name, value) of those of the run."""
+    """Return the looks as rows, and those that are one number for the run.
+
+    The rows: each signal's values [steps, layers], and where it was measured. The others: (step,
+    name, value).
+    """
     values: dict[str, NDArray[np.float64]] = {}
     measured: dict[str, NDArray[np.bool_]] = {}
     of_run = []
@@ -106,8 +111,11 @@ def spread(
 def _layer_finder(
     model: nn.Module, layer_of: Callable[[str], str | None] | None
 ) -> Callable[[str], str]:
-    """The layer of a module's or a parameter's name in the model without its wrappers: that of the
-    first parameter within it, else of the module that holds it."""
+    """Return a function from a name in the model without its wrappers to its layer.
+
+    The name is that of a module or a parameter. Its layer is that of the first parameter within
+    it, or else of the module that holds it.
+    """
     names, plain = (
         [name for name, _ in one.named_parameters(remove_duplicate=False)]
         for one in (model, unwrap_model(model))
