@@ -89,7 +89,7 @@ class Noise(Level):
     micro = 2
 
     def options(self) -> dict[str, Any]:
-        return super().options() | {"images_per_step": self.micro * self.training.batch}
+        return super().options() | {"samples_per_step": self.micro * self.training.batch}
 
     def after_micro_batch(self) -> None:
         self.monitor.micro_batch()

@@ -6,6 +6,7 @@ import numpy as np
 
 from stabkit.convert.mapping import Plan
 from stabkit.convert.series import Series
+from stabkit.detect.nonfinite import nonfinite_stretches
 
 
 def stretches(plan: Plan) -> list[tuple[int, dict[str, list[str]]]]:
@@ -51,8 +52,7 @@ def _as_stored(series: Series) -> Series:
 
 def _of_one(series: Series) -> Iterator[tuple[int, int]]:
     """Yield the first step of each stretch and the last step before the next finite value."""
-    bad = np.concatenate([[False], ~np.isfinite(series.values), [False]])
-    begins, ends = np.flatnonzero(~bad[:-1] & bad[1:]), np.flatnonzero(bad[:-1] & ~bad[1:])
+    begins, ends = nonfinite_stretches(~np.isfinite(series.values))
     last = np.append(series.steps[1:] - 1, np.iinfo(np.int64).max)
-    for begin, end in zip(begins, ends - 1, strict=True):
+    for begin, end in zip(begins, ends, strict=True):
         yield int(series.steps[begin]), int(last[end])

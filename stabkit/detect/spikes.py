@@ -13,6 +13,22 @@ from stabkit.detect.robust import BoolArray, FloatArray, IntArray, SortedWindow,
 Z_PER_MAD = 0.6745  # normal.ppf(3/4): a distance in MADs times this is one in standard deviations
 
 
+# The bar of a spike that is acted on while the run goes on, in robust deviations. The run is not
+# over, so its number of steps is not known: some million before the end is a safe guess. In a
+# million healthy values this raises no alarm at AR(1) 0 and .9 (the bar 6 raises 0 and 10), and 122
+# where the logs are of Student's t(5). An action on a false alarm costs more than one in a table.
+ONLINE_SPIKE_BAR = 9.0
+
+
+def spike_bar(steps: int) -> float:
+    """Return the bar of a spike in a recorded series of so many steps, in robust deviations.
+
+    6 up to 1,000 steps, and 1 more for every ten times as many: the more values there are, the
+    higher the largest of healthy ones stands.
+    """
+    return 6.0 + max(0.0, math.log10(max(steps, 1) / 1000))
+
+
 class SpikeScorer:
     """Robust z of each new log value against the last `window` values that were not flagged.
 
@@ -57,16 +73,6 @@ class SpikeScorer:
             return None
         z = Z_PER_MAD * rise / max(self._baseline.mad(), self._mad_floor)
         return (z, rise) if z >= self._threshold else None
-
-
-def spike_bar(steps: int) -> float:
-    """Return the threshold for `find_spikes` on a series of so many values.
-
-    The more values a series has, the more of them stand out by chance. A robust z of 6 for up to
-    1,000 values and one more for every ten times as many keeps false alarms from growing with the
-    run (docs/detectors.md).
-    """
-    return 6 + max(0.0, math.log10(max(1, steps) / 1000))
 
 
 def find_spikes(

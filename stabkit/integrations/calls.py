@@ -1,4 +1,4 @@
-"""Something done first whenever a method of one object is called, and its undoing."""
+"""Wraps a method of one object for a while, and restores it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 @contextmanager
 def calling_first(action: Callable[[], object], owner: object, method: str) -> Iterator[None]:
-    """Within the context `owner.method(...)` calls `action()` first. Of this object, no other.
+    """Make `owner.method(...)` call `action()` first within the context, for this object alone.
 
         with calling_first(monitor.before_clipping, scaler, "unscale_"):
             ...
@@ -22,7 +22,7 @@ def calling_first(action: Callable[[], object], owner: object, method: str) -> I
 def replaced(
     owner: object, method: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
-    """Within the context `owner.method` is what `wrap` makes of it."""
+    """Replace `owner.method` by what `wrap` makes of it, within the context."""
     original = getattr(owner, method)
     own = method in vars(owner)
     setattr(owner, method, wrap(original))
@@ -32,7 +32,7 @@ def replaced(
         if own:
             setattr(owner, method, original)
         else:
-            delattr(owner, method)  # the class's shows again
+            delattr(owner, method)  # the method of the class is visible again
 
 
 def _first(action: Callable[[], object], original: Callable[..., Any]) -> Callable[..., Any]:

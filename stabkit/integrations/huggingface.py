@@ -1,4 +1,4 @@
-"""Hugging Face transformers: a callback, and a context that also sees what callbacks cannot."""
+"""Hugging Face transformers: a callback, and a context that sees what a callback cannot."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 CLIPPED = (
-    "StabkitCallback: max_grad_norm is {norm:g}, and a callback is only asked after gradients are "
+    "StabkitCallback: max_grad_norm is {norm:g}, and a callback is only called after gradients are "
     "clipped: those recorded are clipped. To record them as they were: "
     "`with stabkit.integrations.huggingface.watch(trainer, folder): trainer.train()`; "
     "not to clip: max_grad_norm=0"
@@ -37,10 +37,10 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
 
         trainer = Trainer(..., callbacks=[StabkitCallback("runs/mine")])
 
-    `options` are those of `stabkit.Monitor`. A Trainer asks its callbacks after it has clipped,
-    shows them the loss only when it logs (the mean since it did last), and tells them nothing of
-    an exception; prefer `watch`, which has all three. Training that resumes from a checkpoint goes
-    on in the folder at the checkpoint's step.
+    `options` are those of `stabkit.Monitor`. A Trainer calls its callbacks after clipping, shows
+    them the loss only when it logs (the mean since the last time), and does not tell them of an
+    exception. Prefer `watch`, which has none of these limits. Training that resumes from a
+    checkpoint goes on in the folder at the checkpoint's step.
 
     `monitor` is the Monitor while `train` runs, for `log`, `log_eval` and `on`.
     """
@@ -64,7 +64,7 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
         if state.global_step > 0:
             options = {"first_step": state.global_step} | options
         optimizer = kwargs["optimizer"]
-        scaler = getattr(optimizer, "scaler", None)  # of accelerate's wrapper
+        scaler = getattr(optimizer, "scaler", None)  # accelerate's wrapper has it
         if scaler is not None:
             options = {"scaler": scaler} | options
         if args.max_grad_norm and not self.watching:
@@ -111,7 +111,7 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
             self.monitor.before_clipping()
 
     def add_loss(self, loss: Any) -> None:
-        """The loss of a micro-batch, divided by their number, as `training_step` returns it."""
+        """Add the loss of a micro-batch, divided by their number, as `training_step` returns it."""
         if self.monitor is not None and isinstance(loss, Tensor):
             self._loss = loss if self._loss is None else self._loss + loss
 
@@ -123,13 +123,13 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
 
 @contextmanager
 def watch(trainer: "Trainer", folder: str | Path, **options: Any) -> Iterator[StabkitCallback]:
-    """Records what `trainer.train()` does within the context, gradients before clipping.
+    """Record what `trainer.train()` does within the context, with gradients before clipping.
 
         with watch(trainer, "runs/mine"):
             trainer.train()
 
-    The clipping call of this Trainer's accelerator and its own `training_step` are listened to
-    meanwhile and are as before afterwards, also after an exception.
+    Meanwhile the clipping call of this Trainer's accelerator and its own `training_step` are
+    wrapped. Afterwards they are as before, also after an exception.
     """
     callback = StabkitCallback(folder, **options)
     callback.watching = True
@@ -140,11 +140,13 @@ def watch(trainer: "Trainer", folder: str | Path, **options: Any) -> Iterator[St
         undo.enter_context(
             calling_first(callback.before_clipping, trainer.accelerator, "clip_grad_norm_")
         )
-        undo.enter_context(replaced(trainer, "training_step", _telling(callback.add_loss)))
+        undo.enter_context(
+            replaced(trainer, "training_step", _passing_result_to(callback.add_loss))
+        )
         yield callback
 
 
-def _telling(
+def _passing_result_to(
     told: Callable[[Any], None],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,7 +161,7 @@ def _telling(
 
 
 def _innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer within accelerate's wrappers."""
+    """Return the torch optimizer within accelerate's wrappers."""
     while isinstance(optimizer, AcceleratedOptimizer):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):

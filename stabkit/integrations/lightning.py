@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _both_names() -> type:
-    """The Callback of each name that Lightning is installed under: a Trainer wants its own."""
+    """Return a class of every Callback that is installed: each package's Trainer wants its own."""
     found: list[type] = []
     failed: ImportError | None = None
     for name in ("lightning.pytorch", "pytorch_lightning"):
@@ -39,10 +39,10 @@ class StabkitCallback(Callback):  # type: ignore[misc]
         trainer = Trainer(callbacks=[StabkitCallback("runs/mine")])
 
     `options` are those of `stabkit.Monitor`. Gradients are read before `gradient_clip_val` applies
-    and, in half precision, without the scale; in manual optimisation as `optimizer.step()` finds
-    them. `loss` is what the gradient of the step is of: with `accumulate_grad_batches` the mean
-    over its batches. A fit with `ckpt_path` goes on in the folder at the checkpoint's step. In a
-    checkpoint there is nothing of this callback.
+    and, in half precision, without the scale; in manual optimization as `optimizer.step()` finds
+    them. `loss` is the loss that the step's gradient belongs to: with `accumulate_grad_batches`
+    the mean over its batches. A fit with `ckpt_path` goes on in the folder at the checkpoint's
+    step. A checkpoint holds nothing of this callback.
 
     `monitor` is the Monitor while a fit runs, for `log`, `log_eval` and `on`.
     """
@@ -56,7 +56,7 @@ class StabkitCallback(Callback):  # type: ignore[misc]
         self._measured = -1
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        # not before: at the start of a fit nothing is restored yet, optimizers are but then
+        # Not in on_fit_start: a checkpoint and its optimizers are restored after that.
         optimizers = trainer.optimizers
         for optimizer in optimizers:
             if not isinstance(optimizer, torch.optim.Optimizer):
@@ -79,8 +79,8 @@ class StabkitCallback(Callback):  # type: ignore[misc]
     def on_before_optimizer_step(
         self, trainer: "Trainer", pl_module: "LightningModule", optimizer: torch.optim.Optimizer
     ) -> None:
-        # In manual optimisation whoever clips has clipped already, and the gradients of other
-        # optimizers are unfinished: there the Monitor's own hooks are in the right place.
+        # In manual optimization the gradients are clipped by now, and those of other optimizers are
+        # not complete. The Monitor's own hooks are in the right place there.
         if self.monitor is None or not pl_module.automatic_optimization:
             return
         if self._measured != trainer.global_step:  # L-BFGS comes here several times a step

@@ -1,10 +1,10 @@
-"""Where a Monitor comes between a training loop and its optimizers, without the loop knowing."""
+"""Puts a Monitor between a training loop and its optimizers, without a change to the loop."""
 
 import sys
 import weakref
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,61 +12,69 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
-class Attachment:
-    """Calls `gradients(optimizer, scale)` once those of a step are there, `before(optimizer)` when
-    it begins and `after(optimizer, scale, late)` once it is done, for each of `optimizers`; a step
-    that a GradScaler skips, or that raises, is a step. `scale`: what the gradients are still
-    multiplied by, or None. `late`: the end was noticed when gradients were those of the next step.
+class Listener(Protocol):
+    """Who is told of the steps."""
 
-    A closure counts: gradients are there when it has first been called. A GradScaler's `unscale_`
-    counts: whoever clips calls it before.
+    def gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        """Take the gradients of a step, complete and still multiplied by `scale`."""
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Hear that the step begins."""
+
+    def after_step(self, optimizer: Optimizer, scale: Tensor | None, late: bool) -> None:
+        """Hear that the step is done. `late`: its gradients are gone, noticed too late."""
+
+    def other_step(self, optimizer: Optimizer) -> None:
+        """Hear of an optimizer that steps again and again while those of the Monitor do not."""
+
+
+class Attachment:
+    """Tells a listener of every step of `optimizers`, once `attach` was called.
+
+    A step that a GradScaler skips is a step, and so is one that raises. In a step with a closure
+    the gradients are complete when the closure was called for the first time. With a GradScaler
+    they are complete at `unscale_`, which is called before clipping.
     """
 
     def __init__(
-        self,
-        optimizers: Sequence[Optimizer],
-        scaler: "torch.amp.GradScaler | None",
-        gradients: Callable[[Optimizer, Tensor | None], None],
-        before: Callable[[Optimizer], None],
-        after: Callable[[Optimizer, Tensor | None, bool], None],
-        other: Callable[[Optimizer], None],
+        self, optimizers: Sequence[Optimizer], scaler: "torch.amp.GradScaler | None"
     ) -> None:
-        """`other` is told of an optimizer that steps again and again while these do not."""
         self.optimizers = list(optimizers)
-        # one that is not enabled scales nothing, and lacks the attributes of one that is
-        self.scaler = scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self._gradients, self._before, self._after = gradients, before, after
-        self._other = other
-        self._steps_of_others: dict[int, int] = {}  # since a step of ours
+        # a disabled scaler scales nothing, and lacks the attributes of an enabled one
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._listener: Listener | None = None
+        self._steps_of_others: dict[int, int] = {}  # since the last step of `optimizers`
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
-        self._begun: set[int] = set()  # of these, those about to step
-        # those in their step: who called the hook, and how many steps of classes deep
+        self._begun: set[int] = set()  # those of `_ready` that are about to step
+        # optimizers within their step: the caller of the hook, and how many steps of classes deep
         self._within: dict[int, tuple[FrameType | None, int]] = {}
         self._hooks: list[Any] = []
-        pre, post = self._pre_hook, self._post_hook
-        # The import is slow, and without it nothing can be compiled: PyTorch's own optimizers
-        # bring it, those of stabkit.train do not.
-        if "torch._dynamo" in sys.modules:
-            # a step that is compiled breaks here, instead of taking the measuring into its graph
-            pre, post = map(torch.compiler.disable, (pre, post))
+        self._replaced: dict[str, tuple[Any, Any]] = {}  # scaler method -> what it was, what it is
+
+    def attach(self, listener: Listener) -> None:
+        """Put hooks on the optimizers and the scaler that tell `listener` of their steps."""
+        self._listener = listener
+        # A step that is compiled breaks here, instead of taking the measuring into its graph.
+        pre, post = map(torch.compiler.disable, (self._pre_hook, self._post_hook))
         for optimizer in self.optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(pre))
             self._hooks.append(optimizer.register_step_post_hook(post))
-        self._hooks.append(register_optimizer_step_post_hook(_hearing(self)))
-        self._replaced: dict[str, tuple[Any, Any]] = {}  # of the scaler: what was there, what is
-        if scaler is not None:
+        self._hooks.append(register_optimizer_step_post_hook(_hook_of_all_optimizers(self)))
+        if self.scaler is not None:
             for name, ours in (
                 ("unscale_", self._unscale_of_scaler),
                 ("step", self._step_of_scaler),
                 ("update", self._update_of_scaler),
             ):
-                self._replaced[name] = getattr(scaler, name), ours
-                setattr(scaler, name, ours)
+                self._replaced[name] = getattr(self.scaler, name), ours
+                setattr(self.scaler, name, ours)
 
     def gradients_ready(self, optimizer: Optimizer | None) -> None:
-        """Measure now what the next step would, of one optimizer or all; what was measured before
-        and not stepped was a step that somebody skipped, unless `unscale_` has only now measured
-        it."""
+        """Measure the gradients of the next step now, of one optimizer or of all.
+
+        Gradients that were measured before and not stepped were a step that the loop skipped,
+        unless `unscale_` has only just measured them.
+        """
         told = [one for one in self.optimizers if optimizer is None or one is optimizer]
         for one in told:
             if not self._is_unscaled(one):
@@ -75,10 +83,11 @@ class Attachment:
             self._measure(one, self._scale_of(one))
 
     def grad_scale(self) -> Tensor | None:
-        """None without a GradScaler, and before it has scaled anything."""
+        """Return the GradScaler's factor; None without one, and before it has scaled anything."""
         return self.scaler._scale if self.scaler is not None else None
 
     def remove(self) -> None:
+        """Take the hooks off the optimizers and the scaler."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -87,32 +96,34 @@ class Attachment:
             _unwrap(self.scaler, name)
 
     def _measure(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        if id(optimizer) not in self._ready and self._hooks:
+        if id(optimizer) not in self._ready and self._hooks and self._listener is not None:
             self._ready.add(id(optimizer))
-            self._gradients(optimizer, scale)
+            self._listener.gradients(optimizer, scale)
 
     def _begin(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         self._measure(optimizer, scale)
         if id(optimizer) in self._ready and id(optimizer) not in self._begun:
             self._begun.add(id(optimizer))
-            self._before(optimizer)
+            if self._listener is not None:
+                self._listener.before_step(optimizer)
 
     def _done(self, optimizer: Optimizer, late: bool = False) -> None:
         self._within.pop(id(optimizer), None)
         if id(optimizer) in self._ready:
             self._steps_of_others.clear()
-            self._begin(optimizer, None)  # if it was skipped
+            self._begin(optimizer, None)  # a step that was skipped has not begun
             self._ready.discard(id(optimizer))
             self._begun.discard(id(optimizer))
-            self._after(optimizer, _scale_left(optimizer), late)
+            if self._listener is not None:
+                self._listener.after_step(optimizer, _scale_left(optimizer), late)
 
     def _pre_hook(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        caller = _caller()
+        caller = _hook_caller()
         if id(optimizer) in self._within:
             outer, depth = self._within[id(optimizer)]
-            if _calls(outer, caller):  # of a base, whose step has hooks as well
+            if _is_running(outer, caller):  # the step of a base class, which has hooks as well
                 self._within[id(optimizer)] = outer, depth + 1
                 return None
             self._done(optimizer, late=True)  # its last step raised, and the training went on
@@ -140,11 +151,12 @@ class Attachment:
 
     def _stepped(self, optimizer: Optimizer) -> None:
         if self._within or self._is_ours(optimizer):
-            return  # one of ours, or within its step
+            return
         steps = self._steps_of_others.get(id(optimizer), 0) + 1
         self._steps_of_others[id(optimizer)] = steps
-        if steps == 2:  # else ours step between its steps, as those of a wrapper's inner one
-            self._other(optimizer)
+        # Once is normal: optimizers may take turns, and a wrapper steps the one inside it.
+        if steps == 2 and self._listener is not None:
+            self._listener.other_step(optimizer)
 
     def _step_of_scaler(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         ours = self._is_ours(optimizer)
@@ -177,52 +189,63 @@ class Attachment:
         return state is not None and state["stage"].name != "READY"
 
     def _scale_of(self, optimizer: Optimizer) -> Tensor | None:
-        """A fused optimizer divides by the scale within its kernel, others before their step."""
+        """Return what the gradients are still multiplied by when a step begins.
+
+        A fused optimizer divides by the scale within its kernel, others before their step.
+        """
         if self.scaler is None:
             return _scale_within(optimizer)
         return None if self._is_unscaled(optimizer) else self.scaler._scale
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a scaler that is copied: the copy works by itself."""
+        """Return the state of a copy, made when a scaler is copied: the copy works by itself."""
         whole = {name: (before, None) for name, (before, _) in self._replaced.items()}
         return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole}
 
 
-def _hearing(attachment: Attachment) -> Callable[..., None]:
-    """A hook of all optimizers of the process, which does not keep the attachment alive."""
+def _hook_of_all_optimizers(attachment: Attachment) -> Callable[..., None]:
+    """Return a hook of every optimizer of the process that does not keep the attachment alive."""
     known = weakref.ref(attachment)
 
-    def heard(optimizer: Optimizer, *_: Any) -> None:
+    def hook(optimizer: Optimizer, *_: Any) -> None:
         # a step that is compiled as a whole must not be broken for us
         if not torch.compiler.is_compiling() and (one := known()) is not None:
             one._stepped(optimizer)
 
-    return heard
+    return hook
 
 
-def _caller() -> FrameType | None:
-    """Of a hook, past what `torch.compiler.disable` puts between."""
+# A subclass may call the step of its base class, and both run the hooks. A counter of hooks cannot
+# tell that from a step that raised between them and was tried again: new gradients would end the
+# count, but a step may change its own gradients (to clip them) before it calls its base, and a
+# closure makes new ones within the step. Whether the outer call still runs is the plain question.
+def _hook_caller() -> FrameType | None:
+    """Return the frame that called the hook, without those that torch.compiler.disable adds."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and "_dynamo" in frame.f_code.co_filename:
         frame = frame.f_back
     return frame
 
 
-def _calls(outer: FrameType | None, inner: FrameType | None) -> bool:
-    """Whether `outer` still runs, as the caller of `inner` or a caller of it."""
+def _is_running(outer: FrameType | None, inner: FrameType | None) -> bool:
+    """Return whether `outer` is `inner` or one of its callers, and so still runs."""
     while inner is not None and inner is not outer:
         inner = inner.f_back
     return inner is outer
 
 
 def _scale_within(optimizer: Optimizer) -> Tensor | None:
-    """What a GradScaler tells a fused optimizer for the time of its step, with or without us."""
+    """Return the scale that a GradScaler gives a fused optimizer for the time of its step."""
     scale = getattr(optimizer, "grad_scale", None)
     return scale if isinstance(scale, Tensor) else None
 
 
 def _scale_left(optimizer: Optimizer) -> Tensor | None:
-    """A fused step leaves gradients divided, but as they were where it finds one not finite."""
+    """Return what the gradients are multiplied by after a fused step, or None.
+
+    A fused step leaves the gradients divided, unless it found one that is not finite: then it
+    leaves them as they were.
+    """
     scale, found_inf = _scale_within(optimizer), getattr(optimizer, "found_inf", None)
     if scale is None or not isinstance(found_inf, Tensor):
         return None
@@ -230,8 +253,10 @@ def _scale_left(optimizer: Optimizer) -> Tensor | None:
 
 
 def _unwrap(scaler: Any, name: str) -> None:
-    """Take closed Monitors off a method. One that another, still open, came over stays, and goes
-    with that."""
+    """Take closed Monitors off a method of the scaler.
+
+    A closed one below an open one stays in the chain until that is closed as well.
+    """
     top = vars(scaler).get(name)
     while isinstance(owner := getattr(top, "__self__", None), Attachment) and not owner._hooks:
         top = owner._replaced[name][0]

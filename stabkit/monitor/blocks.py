@@ -1,8 +1,8 @@
 """Every tensor of a model in one flat buffer, so that a signal is one pass over one tensor.
 
-The buffer is [blocks, width]: each tensor fills whole rows, the last padded with zeros. A pass over
-it costs the same however many tensors there are, and its rows are added up by layer in a fixed
-order, so that a value is the same to the last bit when a step is made again.
+The buffer is [blocks, width]. Each tensor fills whole rows, the last one padded with zeros. A pass
+costs the same however many tensors there are. Rows are added up by layer in a fixed order, so that
+a value is the same to the last bit when a step is made again.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,12 @@ from torch import Tensor
 
 from stabkit.monitor.ranks import world_size
 
-SMALL, LARGE = 256, 1024  # width: of a small model more would be padding, of a large one index
-# float32 squares nothing above 1.8e19, and loses digits of what is below 1e-19. A row whose norm is
-# infinite or below FAINT is measured again, multiplied by a power of two: no digit is lost.
+# Widths. In a small model wide rows would be mostly padding; in a large one narrow rows would need
+# a large index.
+SMALL, LARGE = 256, 1024
+# In float32 the square of a value above 1.8e19 is infinite, and that of one below 1e-19 loses
+# digits. A row whose norm is infinite or below FAINT is therefore measured again, multiplied by a
+# power of two, which loses no digit.
 FAINT, LARGEST = 1e-14, torch.finfo(torch.float32).max
 UP, DOWN = 2.0**100, 2.0**-80
 
@@ -23,8 +26,8 @@ UP, DOWN = 2.0**100, 2.0**-80
 class Blocks:
     """`values` [blocks, width] holds one tensor for each of `parameters`; `layer[i]` is its layer.
 
-    `scratch`, as large, is for whoever reads `values`. Values are float32, or float64 if a
-    parameter is. Of a sharded parameter (FSDP) only this rank's shard is there.
+    `scratch` has the same size and is free for readers of `values`. Values are float32, or float64
+    if a parameter is. A sharded parameter (FSDP) has only this rank's shard here.
     """
 
     def __init__(self, parameters: Sequence[Tensor], layer: Sequence[int], num_layers: int) -> None:
@@ -34,7 +37,7 @@ class Blocks:
         width = SMALL if sum(p.numel() for p in own) < 2**22 else LARGE
         rows = [-(-p.numel() // width) for p in own]
         dtype = torch.float64 if double else torch.float32
-        # of sums over a layer: float32 has no integers beyond 2^24
+        # the type of sums over a layer: float32 has no integers beyond 2^24
         self.exact = exact_type(device)
         self.values = torch.zeros(sum(rows), width, dtype=dtype, device=device)
         self.scratch = torch.zeros_like(self.values)
@@ -60,7 +63,7 @@ class Blocks:
 
     @torch.no_grad()
     def fill(self, tensors: Sequence[Tensor | None], scratch: bool = False) -> None:
-        """One tensor for each parameter, of its shape; None leaves zeros."""
+        """Copy in one tensor for each parameter, of its shape; None leaves zeros."""
         there, absent = self._places(tensors, scratch)
         if absent:
             torch._foreach_zero_(absent)
@@ -69,26 +72,30 @@ class Blocks:
 
     @torch.no_grad()
     def subtract(self, tensors: Sequence[Tensor | None]) -> None:
-        """From what was filled in; None leaves it."""
+        """Subtract tensors from what was filled in; None leaves it as it is."""
         there, _ = self._places(tensors, scratch=False)
         if there:
             torch._foreach_sub_(there, self._present(tensors))
 
     def squares(self) -> Tensor:
-        """[blocks] sums of squares in float64: of what is finite finite, of what is not 0 not 0.
+        """Return the sum of squares of each row in float64, [blocks].
 
-        On CUDA a tensor's whole sum is in its first row. MPS has no float64: there it is float32.
+        It is finite for finite values, and 0 only for zeros. On CUDA the first row of a tensor has
+        the sum of the whole tensor. MPS has no float64 and gets float32.
         """
         by_tensor = self.values.is_cuda and self._tensors  # none where all shards are elsewhere
         return self._squares_by_tensor() if by_tensor else self._squares_by_row()
 
     def _squares_by_tensor(self) -> Tensor:
-        """In one pass that widens, and with no question that the host would have to wait for."""
+        """Sum in one pass that widens, and ask nothing that the host would have to wait for."""
         norms = torch.stack(torch._foreach_norm(self._tensors, 2, dtype=self.exact))
         return torch.where(self._is_first, norms.square_()[self._tensor_of_row], 0.0)
 
     def _squares_by_row(self) -> Tensor:
-        """On a CPU to widen takes 5 to 30 times as long as the norm: only where it must be."""
+        """Sum in float32, and again in a safe range where that is not exact.
+
+        On a CPU, widening everything takes 5 to 30 times as long as the norm.
+        """
         norms: Tensor = torch.linalg.vector_norm(self.values, dim=1)
         found = norms.to(self.exact)
         if self.values.dtype == torch.float32 and self.exact == torch.float64:
@@ -108,7 +115,10 @@ class Blocks:
     def _places(
         self, tensors: Sequence[Tensor | None], scratch: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Views of those that are there and of those that are not; the same few patterns again."""
+        """Return the views of tensors that are there, and of those that are not.
+
+        Cached, because the same few patterns of presence come again and again.
+        """
         pattern = scratch, *(t is not None for t in tensors)
         if pattern not in self._patterns:
             if len(self._patterns) > 64:
@@ -119,7 +129,10 @@ class Blocks:
         return self._patterns[pattern]
 
     def of_layers(self, rows: Tensor, combine: str) -> Tensor:
-        """[k, layers] sums or maxima, not below 0, of [k, blocks]; of this rank alone."""
+        """Return sums or maxima over each layer, [k, layers] of [k, blocks], of this rank alone.
+
+        A maximum is not below 0.
+        """
         if combine == "sum" and self._share is not None:
             rows = rows * self._share
         if rows.is_cuda:  # where adding at an index has no fixed order
@@ -133,17 +146,17 @@ class Blocks:
 
 
 def exact_type(device: torch.device) -> torch.dtype:
-    """In which squares are summed."""
+    """Return the type in which squares are summed."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """Widened, before anything is squared."""
+    """Return the tensor widened, as it must be before anything is squared."""
     return tensor.to(exact_type(tensor.device))
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part, as a plain dense tensor; the same when there is only one."""
+    """Return this rank's part as a plain dense tensor; the tensor itself if nothing is sharded."""
     if hasattr(tensor, "to_local"):
         tensor = tensor.to_local()
     if tensor.layout is torch.sparse_coo:  # rows given twice are summed in the optimizer's order
@@ -156,7 +169,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def _replicas(tensor: Tensor) -> int:
-    """How many ranks hold the same part of it: together they must count once."""
+    """Return how many ranks hold the same part of it: together they must count once."""
     world = world_size()
     if not is_sharded(tensor):
         return world
@@ -174,7 +187,10 @@ def _views(flat: Tensor, like: Sequence[Tensor], rows: Sequence[int]) -> list[Te
 
 
 def _index(layer_of_row: Sequence[int], num_layers: int) -> Tensor:
-    """[layers, most rows of a layer]: the rows of each; `len(layer_of_row)` stands for none."""
+    """Return the rows of each layer, [layers, most rows of a layer].
+
+    `len(layer_of_row)` stands for no row.
+    """
     members: list[list[int]] = [[] for _ in range(num_layers)]
     for row, layer in enumerate(layer_of_row):
         members[layer].append(row)

@@ -11,9 +11,9 @@ from stabkit.monitor.signals.signal import LEVELS, SIGNALS, ProbeSignal, Signal,
 
 WHEN = {
     "basic": "every step, of every layer; the default",
-    "attention": "every `every` steps, on the probe",
-    "features": "every `every` steps, on the probe",
-    "curvature": "every `every` steps, on the probe's loss",
+    "attention": "every `probe_every` steps, on the probe",
+    "features": "every `probe_every` steps, on the probe",
+    "curvature": "every `probe_every` steps, on the probe's loss",
     "noise": "every step, with monitor.micro_batch()",
 }
 

@@ -1,28 +1,67 @@
-"""The folder a Monitor writes to: whose it is, and what is in it already."""
+"""The folder a Monitor writes to: who holds it, and what it holds already."""
 
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from stabkit.rundir import RunDir, claim_for_monitor
 from stabkit.store.background import Background
 from stabkit.store.reader import Run
 from stabkit.store.writer import Writer, steps_in, trim
 
-if TYPE_CHECKING:
-    from stabkit.monitor.monitor import Monitor
 
-_OPEN: "weakref.WeakValueDictionary[str, Monitor]" = weakref.WeakValueDictionary()
+class Holder(Protocol):
+    """Who holds a folder: a Monitor, of which this module needs no more than this."""
+
+    @property
+    def step(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+_OPEN: "weakref.WeakValueDictionary[str, Holder]" = weakref.WeakValueDictionary()
+
+
+class OpenedFolder(NamedTuple):
+    """A folder that this process holds, and what the steps before `step` leave to those after.
+
+    `out` is None in every process but the first, which alone writes.
+    """
+
+    step: int
+    in_nonfinite: bool = False
+    beta2: float | None = None
+    out: Background | None = None
+
+
+def open_folder(
+    rundir: RunDir, holder: Holder, first_step: int | None, run_id: str | None, strict: bool
+) -> OpenedFolder:
+    """Claim the folder for `holder`, remove rows at or after `first_step`, and start the writer.
+
+    `run_id`: of a run of stabkit's own loop, which holds the folder already. Raises what
+    `claim_folder` and `trim_folder` raise, and ForeignFolderError for a folder that is not a
+    Monitor's; nothing is held then.
+    """
+    with ExitStack() as stack:
+        if run_id is None:
+            claim_for_monitor(rundir)
+            stack.enter_context(claim_folder(rundir, holder, first_step))
+        step = trim_folder(rundir, first_step)
+        in_nonfinite, beta2 = left_before(rundir, step)
+        writer = Writer(rundir.path, run_id or rundir.path.name)
+        out = Background(rundir, writer, strict, stack.pop_all().close)
+        return OpenedFolder(step, in_nonfinite, beta2, out)
 
 
 @contextmanager
-def hold(rundir: RunDir, monitor: "Monitor", first_step: int | None) -> Iterator[None]:
-    """The folder's lock. A Monitor of this process that has it, as of a notebook cell that is run
-    again, is closed first.
+def claim_folder(rundir: RunDir, holder: Holder, first_step: int | None) -> Iterator[None]:
+    """Hold the folder's lock, after closing a Monitor of this process that holds it.
 
-    Raises RunBusyError when another process has it, ValueError when a Monitor of this one has
-    recorded steps there and `first_step` does not say what becomes of them.
+    There is such a Monitor when a notebook cell is run again. Raises RunBusyError when another
+    process holds the folder, and ValueError when a Monitor of this process has recorded steps
+    there and `first_step` does not say what becomes of them.
     """
     name = str(rundir.path.resolve())
     before = _OPEN.get(name)
@@ -34,54 +73,25 @@ def hold(rundir: RunDir, monitor: "Monitor", first_step: int | None) -> Iterator
     if before is not None:
         before.close()
     with rundir.lock():
-        _OPEN[name] = monitor
-        one = weakref.ref(monitor)
-        del monitor, before  # whoever holds the folder must not keep a Monitor alive
+        _OPEN[name] = holder
+        known = weakref.ref(holder)
+        del holder, before  # the lock outlives this call and must not keep a Monitor alive
         try:
             yield
         finally:
-            if one() is not None and _OPEN.get(name) is one():
+            if known() is not None and _OPEN.get(name) is known():
                 del _OPEN[name]
 
 
-class Opened(NamedTuple):
-    """A folder that is ours: where the recording starts, and what the steps before leave to it."""
+def trim_folder(rundir: RunDir, first_step: int | None) -> int:
+    """Make the folder, remove its rows at or after `first_step`, and return the first step.
 
-    step: int
-    in_nonfinite: bool
-    beta2: float | None
-    out: Background
-
-
-def open_folder(
-    rundir: RunDir,
-    monitor: "Monitor",
-    first_step: int | None,
-    run: str | None,
-    strict: bool,
-    locked: bool,
-) -> Opened:
-    """Raises what `hold` and `prepare` do, and ForeignFolderError when the folder is not one for a
-    Monitor; nothing is held then."""
-    with ExitStack() as stack:
-        if not locked:
-            claim_for_monitor(rundir)
-            stack.enter_context(hold(rundir, monitor, first_step))
-        step = prepare(rundir, first_step)
-        left = left_by(rundir, step)
-        writer = Writer(rundir.path, run or rundir.path.name)
-        return Opened(step, *left, Background(rundir, writer, strict, stack.pop_all().close))
-
-
-def prepare(rundir: RunDir, first_step: int | None) -> int:
-    """Make the folder and remove what is at or after `first_step`; returns the first step.
-
-    Raises ValueError when it is not given and the folder holds steps.
+    Raises ValueError when `first_step` is not given and the folder holds steps.
     """
     rundir.path.mkdir(parents=True, exist_ok=True)
-    held = steps_in(rundir.path) if first_step is None else None
-    if held is not None:
-        first, last = held
+    recorded = steps_in(rundir.path) if first_step is None else None
+    if recorded is not None:
+        first, last = recorded
         raise ValueError(
             f"{rundir.path}: holds steps {first} to {last} already; pass first_step={last + 1} to "
             "go on after them, first_step=0 to start over (which removes them), or another folder"
@@ -92,9 +102,11 @@ def prepare(rundir: RunDir, first_step: int | None) -> int:
     return step
 
 
-def left_by(rundir: RunDir, step: int) -> tuple[bool, float | None]:
-    """What the steps before `step` leave to those after: whether the last was non-finite, since a
-    stretch that a restart falls into is still one event, and the beta2 recorded last."""
+def left_before(rundir: RunDir, step: int) -> tuple[bool, float | None]:
+    """Return whether the step before `step` was non-finite, and the beta2 recorded last.
+
+    A non-finite stretch that goes on over a restart is still one event.
+    """
     scalars = Run(rundir.path).scalars().set_index("step")
     nonfinite, beta2 = (
         scalars["value"][scalars["name"] == name] for name in ("nonfinite_layers", "beta2")

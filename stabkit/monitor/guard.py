@@ -1,4 +1,4 @@
-"""What keeps an error of the Monitor's own from its user's training."""
+"""Keeps an error of the Monitor's own from its user's training."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -11,18 +11,21 @@ log = logging.getLogger("stabkit")
 
 
 class Guard:
-    """Errors are said once, as a warning of the logger "stabkit", and left in the event log.
+    """Reports each error once, as a warning of the logger "stabkit" and in the event log.
 
-    `strict`: they are raised, but for those of a signal: no measurement is worth a training.
+    With `strict` errors are raised, except those of a signal: no measurement is worth a training.
+    `now`: updates made so far. `out`: the writer of events, None in a process that writes none.
     """
 
-    def __init__(self, folder: Path, strict: bool, now: Callable[[], int]) -> None:
-        self.out: Background | None = None
-        self._folder, self._strict, self._now = folder, strict, now
+    def __init__(
+        self, folder: Path, out: Background | None, strict: bool, now: Callable[[], int]
+    ) -> None:
+        self._folder, self._out, self._strict, self._now = folder, out, strict, now
         self._said: set[str] = set()
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
+        """Report an error of the body as one of `what`."""
         try:
             yield
         except Exception as error:
@@ -31,16 +34,17 @@ class Guard:
             self._report("monitor_failed", what, error)
 
     def signal_failed(self, name: str, error: Exception) -> None:
+        """Report a signal that raised and is left out from now on."""
         self._report("signal_failed", name, error)
 
     def noticed(self, name: str, reason: str) -> None:
-        """Of the training, and no error: what a reader of the rows must know. Each name once."""
+        """Report what a reader of the rows must know and what is no error, each name once."""
         if f"noticed {name}" in self._said:
             return
         self._said.add(f"noticed {name}")
-        if self.out is not None:
-            self.out.event("noticed", self._now(), name=name, reason=reason)
-        with suppress(Exception):  # of the user's logging
+        if self._out is not None:
+            self._out.event("noticed", self._now(), name=name, reason=reason)
+        with suppress(Exception):  # the user's log handler may raise
             log.warning("stabkit: %s: at step %d: %s", self._folder, self._now(), reason)
 
     def _report(self, kind: str, what: str, error: Exception) -> None:
@@ -48,7 +52,7 @@ class Guard:
             return
         self._said.add(what)
         reason = f"{type(error).__name__}: {error}"
-        if self.out is not None:
-            self.out.event(kind, self._now(), name=what, reason=reason)
-        with suppress(Exception):  # of the user's logging
+        if self._out is not None:
+            self._out.event(kind, self._now(), name=what, reason=reason)
+        with suppress(Exception):  # the user's log handler may raise
             log.warning("stabkit: %s: %s failed (%s); training goes on", self._folder, what, reason)

@@ -15,13 +15,15 @@ _STACKS = {
 
 
 def without_wrappers(parameter: str) -> str:
-    """The name a parameter has in the network itself, compiled modules inside it included."""
+    """Return the name of a parameter in the network itself, without DDP or compiled wrappers."""
     return _WRAPPER.sub("", parameter).replace("._orig_mod.", ".")
 
 
 def layer_of(parameter: str) -> str:
-    """The layer a parameter belongs to: its module path down to the first numbered module, or to
-    the numbered block within a numbered stage.
+    """Return the layer a parameter belongs to.
+
+    It is the module path down to the first numbered module, or to the numbered block within a
+    numbered stage.
 
     `blocks.3.attn.qkv.weight` is in `blocks.3`, `stages.1.blocks.0.mlp.fc1.bias` in
     `stages.1.blocks.0`, `patch_embed.proj.bias` in `patch_embed`; a bare tensor such as `cls_token`
@@ -37,14 +39,14 @@ def layer_of(parameter: str) -> str:
 
 
 def is_number(part: str) -> bool:
-    """Whether a part of a module path numbers its module: `3`, or `encoder_layer_3`."""
+    """Return whether a part of a module path numbers its module: `3`, or `encoder_layer_3`."""
     return part.isdigit() or re.fullmatch(r"\w*(?:layer|block)_\d+", part) is not None
 
 
 def group_layers(
     parameters: Sequence[str], chosen: Callable[[str], str | None] | None = None
 ) -> tuple[list[str], list[int]]:
-    """Layers in depth order, and for each parameter the number of its layer.
+    """Return the layers in depth order, and for each parameter the number of its layer.
 
     `chosen`: the layer of each, instead of `layer_of`; layers are then in order of appearance.
 
@@ -52,7 +54,7 @@ def group_layers(
     registered before the first module although they act after it, so they come second. What holds
     the numbered blocks and more, such as `transformer.` or `encoder.`, is left out of the names.
     """
-    names = unwrapped(parameters)
+    names = shorten_names(parameters)
     found = [str(chosen(p)) for p in parameters] if chosen else [layer_of(name) for name in names]
     modules = [one for one, name in zip(found, names, strict=True) if "." in name]
     bare = [one for one, name in zip(found, names, strict=True) if "." not in name]
@@ -64,15 +66,15 @@ def group_layers(
 def by_layer(
     parameters: Sequence[T], layer: Sequence[int], layers: Sequence[str]
 ) -> dict[str, list[T]]:
-    """The parameters of each layer, as `group_layers` numbers them."""
+    """Return the parameters of each layer, as `group_layers` numbers them."""
     found: dict[str, list[T]] = {name: [] for name in layers}
     for parameter, i in zip(parameters, layer, strict=True):
         found[layers[i]].append(parameter)
     return found
 
 
-def unwrapped(parameters: Sequence[str]) -> list[str]:
-    """The names without the modules that only hold the numbered blocks and what is beside them.
+def shorten_names(parameters: Sequence[str]) -> list[str]:
+    """Return names without the modules that only hold the numbered blocks and their neighbors.
 
     `bert.encoder.layer.3.output.dense.bias` becomes `layer.3.output.dense.bias`. Names stay apart:
     where two towers hold blocks of one name, both keep theirs.
@@ -85,7 +87,7 @@ def unwrapped(parameters: Sequence[str]) -> list[str]:
 
 
 def _outer(paths: Sequence[Sequence[str]]) -> str | None:
-    """The first module that holds numbered blocks further down and may go from the names."""
+    """Return the first module that holds numbered blocks further down and may go from names."""
     bodies = [path for path in paths if len(path) > 2 and path[0] not in _STACKS]
     if any(is_number(path[1]) for path in bodies):
         return None  # the blocks are at the top already

@@ -11,7 +11,10 @@ from stabkit.monitor.blocks import is_sharded
 
 
 def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
-    """Raises ValueError for none, or one that is there twice; TypeError for what has no hooks."""
+    """Return the optimizers as a list.
+
+    Raises ValueError for none, or for one that is there twice, TypeError for one without hooks.
+    """
     optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
     if not optimizers or len({id(one) for one in optimizers}) < len(optimizers):
         raise ValueError("Monitor: give an optimizer, or a list of different ones")
@@ -26,7 +29,7 @@ def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
 
 
 def check_same_model(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Raises ValueError when the optimizers train something else, as a copy of the model."""
+    """Raise ValueError when the optimizers train something else, such as a copy of the model."""
     inside = {id(p) for p in model.parameters()}
     if not any(id(p) in inside for o in optimizers for g in o.param_groups for p in g["params"]):
         raise ValueError(
@@ -38,7 +41,7 @@ def check_same_model(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
 def measurable(
     model: nn.Module, layer_of: Callable[[str], str | None] | None
 ) -> list[tuple[str, Tensor]]:
-    """Names and parameters of which `layer_of` makes a layer; a shared one once.
+    """Return names and parameters to which `layer_of` gives a layer; a shared one once.
 
     Raises ValueError when there are none, or what cannot be measured together.
     """
@@ -70,11 +73,11 @@ def measurable(
 
 
 class Members:
-    """The numbers of the parameters that each optimizer updates.
+    """Knows the indices of the parameters that each optimizer updates.
 
-    What no optimizer has, such as a frozen layer, goes with the first one. Groups may be added and
-    modules replaced at any time: a parameter that is no longer in the model has no number. (Of a
-    sharded model that cannot be seen: FSDP2 itself replaces its parameters in each step.)
+    Parameters of no optimizer, such as a frozen layer, go with the first one. Groups may be added
+    and modules replaced at any time: a parameter that left the model has no index. (In a sharded
+    model that cannot be seen, because FSDP2 itself replaces its parameters in each step.)
     """
 
     def __init__(
@@ -93,15 +96,16 @@ class Members:
         self._look()
 
     def of(self, optimizer: Optimizer) -> list[int]:
+        """Return the indices of the parameters that go with an optimizer."""
         return self._of[id(optimizer)]
 
     def shared_with(self, optimizer: Optimizer) -> int:
-        """How many of the parameters an optimizer has that is not among ours."""
+        """Return how many of the parameters a foreign optimizer updates."""
         theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return sum(id(p) in theirs for p in self.parameters)
 
     def changes(self) -> list[str]:
-        """Look again at the model and the optimizers; what is to be said of it, each once."""
+        """Look at the model and the optimizers again; return what changed, in words, each once."""
         if self._now() == self._seen:
             return []
         before = {i for numbers in self._of.values() for i in numbers}
@@ -127,8 +131,11 @@ class Members:
         return said
 
     def stale(self) -> set[int]:
-        """Those of no optimizer whose gradient no backward pass has touched since the last call:
-        nobody clears it, and it is of an earlier step."""
+        """Return the parameters of no optimizer whose gradient is of an earlier step.
+
+        Nobody clears such a gradient. It is stale if no backward pass has touched it since the
+        last call.
+        """
         found = set()
         for i in self._unowned:
             parameter = self._named[i][1]
@@ -143,13 +150,13 @@ class Members:
         return found
 
     def _now(self) -> list[int]:
-        """What changes when a module, a parameter or a member of a group does; in a few µs."""
+        """Return ids that change when a module, a parameter or a group does, in a few µs."""
         groups = (group["params"] for one in self._optimizers for group in one.param_groups)
         return [*map(id, chain(chain.from_iterable(map(dict.values, self._tables)), *groups))]
 
     def _look(self) -> None:
         self._modules = [] if self._sharded else list(self._model.modules())
-        # held, so that no id comes again: of whatever is in the tables now, and leaves them
+        # Keep what is in the tables now alive: the id of a freed object could come again.
         tables = [table for m in self._modules for table in (m._modules, m._parameters)]
         self._tables: list[dict[str, Any]] = [table for table in tables if table]
         self._held = [*chain.from_iterable(map(dict.values, self._tables))]

@@ -1,4 +1,4 @@
-"""How many processes train together, and which of them this is; a single one needs no group."""
+"""How many processes train together, and which one this is; a single one needs no group."""
 
 import torch.distributed as dist
 

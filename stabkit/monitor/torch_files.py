@@ -1,5 +1,7 @@
-"""Files of tensors: read without running code in them, and only as they were written; written
-whole or not at all."""
+"""Files of tensors, written whole or not at all.
+
+Reading one never runs code in it, and refuses a file that is not as it was written.
+"""
 
 import zipfile
 from pathlib import Path
@@ -11,16 +13,16 @@ from stabkit.rundir import whole
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """A dictionary that `torch.save` wrote, of tensors and plain data. Raises ValueError."""
-    if path.exists() and not path.is_file():  # of a pipe one would wait for ever
+    """Return a dictionary of tensors and plain data that `torch.save` wrote. Raises ValueError."""
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise ValueError(f"{path}: not a file")
     _check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    # not a list of errors: on broken bytes the unpickler lets many kinds through. And not torch's
-    # message, which advises to load unsafely what has just been refused
+    # Any Exception, because broken bytes make the unpickler raise many kinds. Torch's own message
+    # is left out: it advises to load unsafely what has just been refused.
     except Exception:
         raise ValueError(
             f"{path}: not a file of tensors and plain data: it is damaged, or holds code, which is "
@@ -32,21 +34,21 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """Raises ValueError that names the member of the archive that is not as it was written.
+    """Raise ValueError naming the member of the archive that is not as it was written.
 
-    torch keeps checksums and does not look at them. Nor does it refuse a member that is compressed,
-    which it never writes and which may be of any size once it is not.
+    torch writes checksums and does not check them. It also accepts a compressed member, which it
+    never writes and which may have any size once it is unpacked.
     """
     try:
         if not zipfile.is_zipfile(path):
-            return  # as torch wrote before 1.6, without checksums; else torch refuses it
+            return  # a file of torch before 1.6, without checksums; torch refuses anything else
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             swollen = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
             size = sum(m.file_size for m in members)
             whole = not swollen and size <= path.stat().st_size
             damaged = archive.testzip() if whole else None
-    except Exception as error:  # not a list of errors, as below
+    except Exception as error:  # any kind, as in read_tensors
         raise ValueError(f"{path}: damaged ({' '.join(str(error).split())})") from None
     if swollen:
         raise ValueError(f"{path}: {swollen[0]} in it is compressed, which torch.save never does")
@@ -59,7 +61,7 @@ def _check_archive(path: Path) -> None:
 
 
 def write_tensors(content: dict[str, Any], path: Path) -> None:
-    """Atomic: whenever the process dies, `path` holds its old content or the new one, whole."""
+    """Write atomically: whenever the process dies, `path` is whole, with old or new content."""
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
 
 
 def _save(content: dict[str, Any], file: BinaryIO) -> None:
-    """`torch.save`, which says `unexpected pos` when a disk is full; raises what the disk said."""
+    """Call `torch.save`, and raise what the disk said instead of torch's `unexpected pos`."""
     try:
         torch.save(content, file)
     except RuntimeError as error:

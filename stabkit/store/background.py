@@ -1,4 +1,4 @@
-"""A run's folder, written by a thread of its own: no disk, slow or full, holds the training up."""
+"""Writes a run's folder in a thread, so that a slow or full disk never holds up the training."""
 
 import atexit
 import logging
@@ -12,23 +12,24 @@ from typing import Any
 from stabkit.rundir import RunDir, Status
 from stabkit.store.writer import Writer
 
-MOST_WAITING = 256  # intervals for a slow disk; what comes after is lost, and said to be
-MOST_ROWS = 2**20  # of a table, for a full one; the oldest go
-MOST_EVENTS = 2**12  # as well
-LONGEST_WAIT_S = 30.0  # of a training that is over, for a disk that takes nothing at all
+MOST_WAITING = 256  # intervals that wait for a slow disk; later ones are lost, and reported
+MOST_ROWS = 2**20  # rows of a table that wait for a full disk; the oldest are dropped
+MOST_EVENTS = 2**12  # the same limit, for events
+LONGEST_WAIT_S = 30.0  # how long a training that is over waits for a disk that takes nothing
 log = logging.getLogger("stabkit")
 
 Add = Callable[[Writer], None]
 
 
 class Background:
-    """Rows and events of a run, in the order they come.
+    """Writes rows and events of a run, in the order they come.
 
-    What a disk does not take is tried again with what comes next. Not `strict`: a failure is said
-    once and left in the event log. `strict`: it is raised by the next call, and all rows are kept.
+    What the disk does not take is tried again with the next rows. Without `strict` a failure is
+    reported once and left in the event log. With `strict` the next call raises it, and all rows are
+    kept.
 
-    `at_end` is called when the last of them is written, maybe long after `close`: where the disk
-    hung, nobody else may write to the folder before.
+    `at_end` is called after the last write, which may be long after `close` if the disk hangs.
+    Nobody else may write to the folder before that.
     """
 
     def __init__(
@@ -41,17 +42,17 @@ class Background:
         self._status: Status | None = None
         self._last: Status | None = None
         self._failed = False
-        # two counters, since two threads cannot add to and clear one
+        # two counters, because two threads cannot add to one and clear it
         self._lost_intervals = self._told_intervals = 0
         self._lost_rows = self._lost_events = 0
-        self._done = 0  # acts
+        self._done = 0  # acts that the thread has finished
         self._hung_at = -1
         self._at_end = at_end
         self._thread = threading.Thread(target=self._run, name="stabkit", daemon=True)
         self._thread.start()
 
     def add(self, *acts: Add) -> None:
-        """Rows to be added to the writer, and written."""
+        """Queue acts that add rows to the writer, which then writes them."""
         if self._queue.qsize() < MOST_WAITING or self.strict:
             self._queue.put(lambda: self._write(acts))
         else:
@@ -59,19 +60,20 @@ class Background:
         self._raise()
 
     def event(self, kind: str, step: int | None = None, **facts: Any) -> None:
+        """Queue a line for the event log."""
         if self._queue.qsize() < MOST_EVENTS or self.strict:
             self._queue.put(lambda: self._write_event(kind, step, facts))
 
     def status(self, status: Status) -> None:
-        """Of several that wait the last is written."""
+        """Queue a status; only the most recent pending one is written."""
         self._status = self._last = status
         if self._queue.qsize() < MOST_WAITING:
             self._queue.put(self._write_status)
 
     def wait(self) -> None:
-        """Until everything so far is on disk, or was found not to be writable.
+        """Wait until everything so far is on disk, or was found not to be writable.
 
-        Not `strict`: no longer than LONGEST_WAIT_S for a disk that takes nothing in that time.
+        Without `strict`, give up on a disk that takes nothing for LONGEST_WAIT_S.
         """
         if self._thread.is_alive():
             written = threading.Event()
@@ -86,6 +88,7 @@ class Background:
         self._raise()
 
     def close(self) -> None:
+        """Wait, and end the thread."""
         try:
             self.wait()
         finally:
@@ -96,12 +99,12 @@ class Background:
             self._say_lost()
 
     def leave(self) -> None:
-        """Close without waiting, but for the interpreter's end."""
+        """Close without waiting now; the end of the interpreter waits."""
         self._queue.put(None)
         atexit.register(self._thread.join, LONGEST_WAIT_S)
 
     def _patience(self) -> float:
-        """Whoever waited for a disk in vain need not do so again."""
+        """Return how long to wait. Don't wait twice for a hung disk."""
         return 0.0 if self._hung_at == self._done else LONGEST_WAIT_S
 
     def _hang(self, done: int) -> None:
@@ -119,7 +122,7 @@ class Background:
             log.warning("stabkit: %s: %s", self.rundir.path, lost)
 
     def _tell_lost(self) -> None:
-        """In the last status, which a full disk takes in place of the one before."""
+        """Write what was lost into the last status: it replaces one, so it fits on a full disk."""
         lost = self._lost()
         if self._last is not None and lost:
             reason = f"{self._last.reason}; {lost}" if self._last.reason else lost
@@ -142,7 +145,9 @@ class Background:
             try:
                 act()
             except Exception as error:
-                with suppress(Exception):  # as of the user's logging: this thread must go on
+                with suppress(
+                    Exception
+                ):  # the user's log handler may raise: this thread must go on
                     self._fail(error)
             self._done += 1
         with suppress(Exception):
@@ -196,7 +201,7 @@ class Background:
             self._events.append(("write_failed", None, {"reason": reason}))
         self._lost_rows += self.writer.drop_oldest(MOST_ROWS)
         while len(self._events) > MOST_EVENTS:
-            self._events.pop(1)  # after the one that says why
+            self._events.pop(1)  # the first one says why
             self._lost_events += 1
         with suppress(OSError):  # the event log may be writable where a table is not
             self.writer.check_folder()

@@ -156,13 +156,12 @@ def _begin_record(
         signals=("basic", *config.runtime.signals),
         probe=build_probe(config, state.model, parts.images, parts.device),
         scaler=state.scaler,
-        every=config.runtime.signals_every,
+        probe_every=config.runtime.signals_every,
         first_step=first,
         flush_every=config.runtime.flush_every,
-        images_per_step=config.train.batch,
-        run=run_id(config),
+        samples_per_step=config.train.batch,
         strict=True,  # a checkpoint must not claim rows that are not on disk
-        locked=True,
+        _run_id=run_id(config),
     )
     rundir.append_event("resume" if held.resumed else "start", first, **start.facts)
     return monitor
@@ -241,7 +240,10 @@ def train_step(
     if step % config.knn.every == 0 and len(state.bank):
         k, temperature = min(config.knn.k, len(state.bank)), config.knn.temperature
         predicted = state.bank.predict(features, batch.ids, num_classes, k, temperature)
-        monitor.log_eval(step, "knn_bank", predicted, batch.labels, k, temperature, num_classes)
+        monitor._log_knn(
+            step, "knn_bank", predicted, batch.labels, chance=1 / num_classes, k=k,
+            temperature=temperature,
+        )  # fmt: skip
     if not state.stabilizer.skipped:
         state.bank.add(features, batch.labels, batch.ids)
 
@@ -256,9 +258,10 @@ def evaluate_heldout(
     predicted = knn.predict(state.model.online.backbone, config.compute)
     if predicted is None:
         return None
-    monitor.log_eval(
-        step, "knn_heldout", predicted, knn.labels, knn.k, knn.config.temperature, knn.num_classes
-    )
+    monitor._log_knn(
+        step, "knn_heldout", predicted, knn.labels, chance=1 / knn.num_classes, k=knn.k,
+        temperature=knn.config.temperature,
+    )  # fmt: skip
     correct: NDArray[np.bool_] = (predicted == knn.labels).cpu().numpy()
     return correct
 

@@ -19,7 +19,7 @@ class Silent:
     def log(self, **values: Tensor | float) -> None:
         pass
 
-    def log_eval(self, *evaluation: object) -> None:
+    def _log_knn(self, *evaluation: object, **facts: object) -> None:
         pass
 
     def flush(self) -> None:

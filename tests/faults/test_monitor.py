@@ -45,7 +45,7 @@ def trained(folder: Path, toy: Toy) -> None:
             if step % 4 == 0:
                 classes = torch.arange(8) % 3
                 monitor.log_eval(
-                    step, "knn_heldout", classes, classes.roll(step // 4), num_classes=3
+                    step, "knn_heldout", classes, classes.roll(step // 4), chance=1 / 3
                 )
             if step + 1 in SAVED:
                 monitor.flush()

@@ -27,6 +27,11 @@ def title(at: int) -> str:
     return f"{head} @{PAGE[:at].count(chr(10)) + 1}"
 
 
+def needs_framework(code: str) -> bool:
+    """Return whether a block trains with Lightning or Hugging Face."""
+    return "integrations" in code
+
+
 def small_vit() -> nn.Module:
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(
@@ -105,7 +110,13 @@ def test_links_within_the_page_lead_somewhere() -> None:
 @pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 @pytest.mark.filterwarnings("ignore:The `srun` command is available")
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
-@pytest.mark.parametrize(("at", "code"), [pytest.param(*b, id=title(b[0])) for b in BLOCKS])
+@pytest.mark.parametrize(
+    ("at", "code"),
+    [
+        pytest.param(*b, id=title(b[0]), marks=[pytest.mark.frameworks] * needs_framework(b[1]))
+        for b in BLOCKS
+    ],
+)
 def test_block(at: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in NEEDS:
         asked = f"from {package}" in code or (package == "transformers" and "huggingface" in code)

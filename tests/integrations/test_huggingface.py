@@ -25,7 +25,10 @@ from stabkit.integrations.huggingface import StabkitCallback, watch
 LAYERS = {name: f"vit.{name}" for name in ("patch_embed", "cls_token", "pos_embed", "norm", "head")}
 LAYERS |= {name: f"vit.{name}" for name in ("blocks.0", "blocks.1")}
 # `pin_memory` is on by default, also where there is no accelerator
-pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+pytestmark = [
+    pytest.mark.frameworks,
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true"),
+]
 
 
 class Classifier(nn.Module):

@@ -25,6 +25,7 @@ from stabkit.integrations.lightning import StabkitCallback
 LAYERS = {"net.0": "net.0", "net.2": "net.2"}
 # of Lightning itself and of this machine, not of the callback
 pytestmark = [
+    pytest.mark.frameworks,
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),

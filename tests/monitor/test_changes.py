@@ -137,7 +137,7 @@ def test_a_group_that_is_added_is_recorded(tmp_path: Path) -> None:
 def test_a_replaced_optimizer_is_named(tmp_path: Path) -> None:
     model = Net()
     with stabkit.Monitor(model, sgd(model), tmp_path) as monitor:
-        steps(model, monitor._attachment.optimizers[0], 2)
+        steps(model, monitor._recording.attachment.optimizers[0], 2)
         steps(model, torch.optim.AdamW(model.parameters()), 3)
     ((step, said),) = notices(tmp_path)
     assert step == 2

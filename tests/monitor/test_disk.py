@@ -83,8 +83,8 @@ def test_a_disk_full_to_the_end_holds_nothing_up_and_its_rows_are_bounded(
         for _ in range(20):
             toy.steps(2, monitor)
             written(monitor)
-            assert monitor._out is not None
-            assert monitor._out.writer.rows_waiting <= 3 * 8
+            assert monitor._recording.out is not None
+            assert monitor._recording.out.writer.rows_waiting <= 3 * 8
         monitor.close()
     toy.assert_undisturbed()
     assert not list(tmp_path.glob("*/part-*"))
@@ -138,10 +138,10 @@ def test_events_that_no_disk_takes_are_bounded_too(
     monkeypatch.setattr(background, "MOST_EVENTS", 5)
     toy = Toy()
     with toy.monitor(tmp_path) as monitor:
-        assert monitor._out is not None
+        assert monitor._recording.out is not None
         with full_disk():
             for step in range(9):
-                monitor._out.event("nonfinite", step, layers=["0"])
+                monitor._recording.out.event("nonfinite", step, layers=["0"])
                 written(monitor)
     events = RunDir(tmp_path).read_events()
     # the one that says why stays, and the last ones
@@ -243,8 +243,8 @@ def test_of_a_disk_too_slow_for_too_long_it_is_said_how_much_was_dropped(
     with toy.monitor(tmp_path) as monitor:
         with hanging_disk(tmp_path / "layers" / "part-000000.parquet"):
             toy.steps(40, monitor)
-            assert monitor._out is not None
-            assert monitor._out._queue.qsize() <= 4
+            assert monitor._recording.out is not None
+            assert monitor._recording.out._queue.qsize() <= 4
         written(monitor)
         toy.steps(2, monitor)
     (lost,) = [e for e in RunDir(tmp_path).read_events() if e["kind"] == "rows_lost"]
@@ -271,8 +271,8 @@ def test_a_training_ends_though_its_disk_hangs(
         # what is half written must be nobody else's before it is whole
         with pytest.raises(RunBusyError):
             Toy().monitor(tmp_path, first_step=0)
-    assert monitor._out is not None
-    monitor._out._thread.join()
+    assert monitor._recording.out is not None
+    monitor._recording.out._thread.join()
     assert_whole(tmp_path, toy)
     with Toy().monitor(tmp_path, first_step=0):
         pass
@@ -302,8 +302,8 @@ def test_a_strict_monitor_raises_and_keeps_every_row(tmp_path: Path) -> None:
 
 def thread_is_idle(monitor: stabkit.Monitor) -> None:
     done = threading.Event()
-    assert monitor._out is not None
-    monitor._out._queue.put(done.set)
+    assert monitor._recording.out is not None
+    monitor._recording.out._queue.put(done.set)
     done.wait()
 
 
@@ -313,7 +313,7 @@ def test_closing_a_strict_monitor_raises_and_lets_go(tmp_path: Path) -> None:
     toy.steps(4, monitor)
     with full_disk(), pytest.raises(OSError, match="File too large"):
         monitor.close()
-    assert monitor._out is not None
-    assert not monitor._out._thread.is_alive()
+    assert monitor._recording.out is not None
+    assert not monitor._recording.out._thread.is_alive()
     with Toy().monitor(tmp_path, first_step=0):
         pass

@@ -39,7 +39,7 @@ def test_no_step_waits_for_the_device_with_several_optimizers(tmp_path: Path, fu
     ]
     images = torch.randn(32, 64, device=DEVICE)
     with stabkit.Monitor(
-        model, optimizers, tmp_path, flush_every=10, images_per_step=32
+        model, optimizers, tmp_path, flush_every=10, samples_per_step=32
     ) as monitor:
         for step in range(45):
             loss = model(images).square().mean()
@@ -112,8 +112,8 @@ def test_a_training_is_the_same_bit_for_bit(tmp_path: Path, signals: Any) -> Non
             views = [torch.randn(8, 64, device=DEVICE, generator=g) for _ in range(2)]
             probe = Probe(*views, loss=lambda m: m(views[0]).square().mean(), target=target)
             monitor = stabkit.Monitor(
-                model, optimizer, folder, signals=signals, probe=probe, every=3, flush_every=2,
-                images_per_step=32,
+                model, optimizer, folder, signals=signals, probe=probe, probe_every=3,
+                flush_every=2, samples_per_step=32,
             )  # fmt: skip
         found = []
         for _ in range(9):

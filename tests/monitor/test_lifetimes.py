@@ -95,7 +95,7 @@ def test_where_a_folder_is_gone_on_with(
 
 def test_closed_twice_entered_twice_and_used_afterwards(tmp_path: Path) -> None:
     toy = Toy()
-    monitor = toy.monitor(tmp_path, signals=["basic", "noise"], images_per_step=16)
+    monitor = toy.monitor(tmp_path, signals=["basic", "noise"], samples_per_step=16)
     with monitor, monitor:
         toy.steps(4, monitor)
     monitor.close()
@@ -128,9 +128,9 @@ def test_what_cannot_be_monitored_leaves_nothing_behind(tmp_path: Path) -> None:
         ([toy.optimizer, Wrapper(toy.optimizer)], {}, "Wrapper has no step hooks"),
         ([], {}, "give an optimizer"),
         (toy.optimizer, {"signals": "basics"}, "'basics' is neither a level"),
-        (toy.optimizer, {"signals": "noise"}, "pass images_per_step"),
+        (toy.optimizer, {"signals": "noise"}, "pass samples_per_step"),
         (toy.optimizer, {"signals": "alignment"}, "needs probe="),
-        (toy.optimizer, {"every": 0}, "every must be 1"),
+        (toy.optimizer, {"probe_every": 0}, "probe_every must be 1"),
     ]
     for optimizer, options, message in bad:
         with pytest.raises((TypeError, ValueError), match=message):
@@ -146,7 +146,7 @@ def test_a_monitor_that_is_let_go_of_writes_what_it_has_and_lives_no_longer(
     toy = Toy()
     monitor = toy.monitor(tmp_path)
     toy.steps(5, monitor)
-    out = monitor._out
+    out = monitor._recording.out
     assert out is not None
     gone = weakref.ref(monitor)
     kept = toy.model, toy.losses

@@ -134,7 +134,7 @@ def table(folder: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder, toy = tmp_path_factory.mktemp("clean"), Toy()
-    with toy.monitor(folder, every=2) as monitor:
+    with toy.monitor(folder, probe_every=2) as monitor:
         toy.steps(11, monitor)
     return table(folder)
 
@@ -148,7 +148,7 @@ def test_a_signal_that_fails_is_null_from_then_on_and_nothing_else_is(
 ) -> None:
     toy = Toy()
     probe = Probe(view1=torch.ones(2, 4))
-    with toy.monitor(tmp_path, signals=[signal, "basic"], probe=probe, every=2) as monitor:
+    with toy.monitor(tmp_path, signals=[signal, "basic"], probe=probe, probe_every=2) as monitor:
         toy.steps(11, monitor)
     toy.assert_undisturbed()
     assert_whole(tmp_path, toy)
@@ -216,7 +216,7 @@ def test_a_model_that_fails_in_evaluation_mode_ends_the_probe_alone(
     toy.model[0].__class__ = TrainsOnly  # type: ignore[assignment]
     probe = Probe(view1=torch.ones(4, 4))
     signals = ["basic", "probe_feature_std", "probe_rank"]
-    with toy.monitor(tmp_path, signals=signals, probe=probe, every=3) as monitor:
+    with toy.monitor(tmp_path, signals=signals, probe=probe, probe_every=3) as monitor:
         toy.steps(11, monitor)
     assert toy.model.training
     toy.assert_undisturbed()
@@ -235,7 +235,9 @@ def test_a_look_that_cannot_be_begun_ends_the_probe_alone(
     monkeypatch.setattr("stabkit.monitor.measure.probing.looking", fails)
     toy = Toy()
     probe = Probe(view1=torch.ones(4, 4))
-    with toy.monitor(tmp_path, signals=["basic", "features"], probe=probe, every=3) as monitor:
+    with toy.monitor(
+        tmp_path, signals=["basic", "features"], probe=probe, probe_every=3
+    ) as monitor:
         toy.steps(11, monitor)
     toy.assert_undisturbed()
     pd.testing.assert_frame_equal(table(tmp_path)[list(clean)], clean)
@@ -246,7 +248,7 @@ def test_gradient_noise_that_fails_ends_alone(
     tmp_path: Path, clean: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy = Toy()
-    with toy.monitor(tmp_path, signals=["basic", "noise"], images_per_step=16) as monitor:
+    with toy.monitor(tmp_path, signals=["basic", "noise"], samples_per_step=16) as monitor:
 
         def fails(*_: object) -> None:
             raise Broken("in step")
@@ -263,9 +265,9 @@ def test_gradient_noise_that_fails_ends_alone(
 
 
 @pytest.mark.parametrize(
-    "where", ["_measure.gradients", "_measure.before", "_measure.after", "_measure.take",
-              "_scalars.of_optimizers", "_scalars.take", "_probing.take", "_intervals.reader.read",
-              "_reactions.agree"]
+    "where", ["measure.gradients", "measure.before", "measure.after", "measure.take",
+              "scalars.of_optimizers", "scalars.take", "probing.take", "flusher.reader.read",
+              "_agree"]
 )  # fmt: skip
 def test_an_error_anywhere_in_a_step_shifts_no_other_step(
     tmp_path: Path, clean: pd.DataFrame, where: str, monkeypatch: pytest.MonkeyPatch
@@ -274,7 +276,7 @@ def test_an_error_anywhere_in_a_step_shifts_no_other_step(
     toy = Toy()
     with toy.monitor(tmp_path) as monitor:
         *path, name = where.split(".")
-        owner: Any = monitor
+        owner: Any = monitor._recording.rows
         for part in path:
             owner = getattr(owner, part)
         works, calls = getattr(owner, name), []
@@ -489,8 +491,8 @@ def noisy_training(
         views = [torch.randn(4, 3, 16, 16, generator=g) for _ in range(2)]
         probe = Probe(views[0], views[1], loss=lambda m: m(views[0]).square().mean(), target=target)
         monitor = stabkit.Monitor(
-            model, optimizer, folder, signals=signals, probe=probe, every=2, flush_every=2,
-            images_per_step=8,
+            model, optimizer, folder, signals=signals, probe=probe, probe_every=2, flush_every=2,
+            samples_per_step=8,
         )  # fmt: skip
         for kind in ("nonfinite", "spike", "stale_moments", "collapse", "dip") if react else ():
             for action in ("log", "mark", "checkpoint", "stop", lambda event: None):
@@ -514,7 +516,7 @@ def noisy_training(
                 p.lerp_(q, 0.1)
         if monitor:
             monitor.log(loss=loss, odd=math.nan if step == 3 else 0.0)
-            monitor.log_eval(step, "knn", torch.arange(9) % 2, torch.zeros(9), num_classes=2)
+            monitor.log_eval(step, "knn", torch.arange(9) % 2, torch.zeros(9), chance=1 / 2)
         losses.append(loss.item())
     if monitor:
         monitor.close()
@@ -594,7 +596,7 @@ def test_no_step_reads_the_device_with_a_scaler_and_several_optimizers(
         monitor = None
         if folder is not None:
             monitor = stabkit.Monitor(
-                model, optimizers, folder, scaler=scaler, flush_every=100, images_per_step=4
+                model, optimizers, folder, scaler=scaler, flush_every=100, samples_per_step=4
             )
         found = []
         for step in range(12):

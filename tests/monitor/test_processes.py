@@ -122,7 +122,7 @@ def test_what_a_kill_leaves_is_whole_and_the_resumed_run_is_as_if_unbroken(
 def use(monitor: Any) -> None:
     """Everything a Monitor has for its user."""
     monitor.log(loss=1.0, tensor=torch.ones(()))
-    accuracy = monitor.log_eval(3, "knn", torch.ones(3), torch.ones(3), num_classes=2)
+    accuracy = monitor.log_eval(3, "knn", torch.ones(3), torch.ones(3), chance=1 / 2)
     assert accuracy == 1.0
     monitor.before_clipping()
     monitor.micro_batch()
@@ -141,7 +141,7 @@ def use(monitor: Any) -> None:
 @pytest.mark.parametrize("kind", ["pickle", "deepcopy", "copy", "torch.save", "twice"])
 def test_a_copy_of_a_monitor_records_nothing_and_raises_nothing(tmp_path: Path, kind: str) -> None:
     toy = Toy()
-    monitor = toy.monitor(tmp_path, signals=["basic", "noise"], images_per_step=16)
+    monitor = toy.monitor(tmp_path, signals=["basic", "noise"], samples_per_step=16)
     toy.steps(4, monitor)
     if kind == "pickle":
         pickled = pickle.dumps(monitor)

@@ -48,8 +48,8 @@ class Toy:
 
 def written(monitor: stabkit.Monitor) -> None:
     """Wait until the thread has done, or failed at, all it was given: not a flush."""
-    assert monitor._out is not None
-    monitor._out.wait()
+    assert monitor._recording.out is not None
+    monitor._recording.out.wait()
 
 
 @contextmanager

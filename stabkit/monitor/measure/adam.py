@@ -1,4 +1,4 @@
-"""What an optimizer of the Adam family remembers: its second moments, bias-corrected."""
+"""The second moments of an optimizer of the Adam family, bias-corrected, against its gradients."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
 class AdamState:
     """Fills `blocks` with g²/max(v, eps²), v the bias-corrected second moment.
 
-    Of every parameter whose state holds an `exp_avg_sq` of its own shape: torch's Adam, AdamW,
-    NAdam, RAdam, timm's LAMB and others. No value of the state is read by the host.
+    It does so for every parameter whose state holds an `exp_avg_sq` of its own shape: torch's
+    Adam, AdamW, NAdam, RAdam, timm's LAMB and others. The host reads no value of the state.
     """
 
     def __init__(self, parameters: Sequence[Tensor], blocks: Blocks) -> None:
@@ -33,8 +33,10 @@ class AdamState:
         grads: Sequence[Tensor | None],
         scale: Tensor | None,
     ) -> tuple[bool, ...]:
-        """After the optimizer's step with `grads` over `scale`; returns of which parameters there
-        is one."""
+        """Fill the blocks after the optimizer's step; return which parameters have a moment.
+
+        The step was made with `grads` divided by `scale`.
+        """
         self._look_at(optimizer)
         moments: list[Tensor | None] = []
         steps: list[Tensor] = []
@@ -60,22 +62,28 @@ class AdamState:
     ) -> None:
         values, scratch, of_row = self.blocks.values, self.blocks.scratch, self.blocks.of_row
         self.blocks.fill(moments)
-        scratch.zero_()  # its padding too, where signals may have left anything
+        scratch.zero_()  # with its padding, where signals may have left anything
         self.blocks.fill(grads, scratch=True)
         for divisor in divisors:
             scratch.div_(divisor)
         log_beta2, eps2 = self._facts
-        # 1 - beta2^step, without the loss of digits when beta2 is near 1
+        # Adam's bias correction c = 1 - beta2^step (Kingma, Ba 2015, section 3), as -expm1(step *
+        # ln beta2): for beta2 near 1 the plain difference would lose its digits.
         correction = -torch.expm1(self._on_device(steps) * log_beta2)
         floor = (correction * eps2).clamp(min=TINY[values.dtype])
-        floor = torch.where(correction > 0, floor, 1.0).to(values.dtype)  # before a first update
-        # g²/max(v/c, eps²) = c * g²/max(v, c*eps²), from the left: g² alone may leave float32
+        # Before a first update c is 0, and so is every v: a floor of 1 keeps 0/0 out.
+        floor = torch.where(correction > 0, floor, 1.0).to(values.dtype)
+        # g²/max(v/c, eps²) = c * g²/max(v, c*eps²). Multiplied from the left, ((g / max) * g) * c,
+        # because g² alone may leave the range of float32.
         torch.maximum(values, floor[of_row, None], out=values)
         torch.div(scratch, values, out=values)
         values.mul_(scratch).mul_(correction.to(values.dtype)[of_row, None])
 
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
-        """[parameters] float32. Most optimizers count on the host; capturable ones do not."""
+        """Return the step counts on the device, [parameters] float32.
+
+        Most optimizers count on the host; capturable ones do not.
+        """
         device = self.blocks.values.device
         if len({s.device for s in steps}) > 1:
             steps = [s.to(device, non_blocking=True) for s in steps]
@@ -87,7 +95,7 @@ class AdamState:
         return whole.pin_memory().to(device, non_blocking=True)  # so that the host need not wait
 
     def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
-        """Groups and their options, worked out again when one that counts changes."""
+        """Look up groups and options, and work them out again when one that matters changes."""
         groups = optimizer.param_groups
         seen = tuple((len(g["params"]), _betas(g)[1:], g.get("eps")) for g in groups)
         if self._known.get(id(optimizer), ((), {}, None))[0] != seen:
@@ -100,7 +108,9 @@ class AdamState:
         log_beta2, eps2 = [-math.inf] * len(number), [0.0] * len(number)  # nothing to correct
         for group in groups:
             betas, eps = _betas(group), group.get("eps", 0.0)
-            if len(betas) != 2:  # of three, as Adan's, which is the second moment's differs
+            if (
+                len(betas) != 2
+            ):  # with three, as Adan has, it differs which one is the second moment's
                 continue
             for i in (number[id(p)] for p in group["params"] if id(p) in number):
                 found[i] = group
@@ -114,13 +124,15 @@ class AdamState:
 
 
 def _betas(group: dict[str, Any]) -> tuple[Any, ...]:
-    """A copy: a list may be changed in place."""
+    """Return a copy of the betas: a list may be changed in place."""
     return tuple(group.get("betas") or ())
 
 
 def _own_clip(optimizer: torch.optim.Optimizer) -> Tensor | None:
-    """What the optimizer divides its gradients by within its step, as LAMB does: the moments are
-    of these."""
+    """Return what the optimizer divides its gradients by within its step, as LAMB does.
+
+    Its moments are those of the divided gradients.
+    """
     largest = optimizer.defaults.get("max_grad_norm")
     if not largest:
         return None

@@ -1,7 +1,7 @@
-"""Every layer at every step: what the signals of layers read, and where their rows wait.
+"""Every layer at every step: feeds the layer signals, and keeps their rows on the device.
 
-Of each step only sums and maxima over the layers are kept, on the device, in one of two fixed
-buffers. What they mean is worked out on the host, an interval later.
+Only sums and maxima over each layer are kept of a step, in one of two fixed buffers. The host works
+out what they mean an interval later.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.measure.adam import AdamState
-from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals.signal import LayerSignal, Moment
 
@@ -23,19 +23,20 @@ Presence = tuple[bool, ...]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Rows on their way to the host. `counts` [rows, signals, layers]: elements present."""
+class LayerTotals:
+    """Rows of layers on their way to the host. `counts` [rows, signals, layers]: elements."""
 
-    totals: Block
+    totals: HostCopy
     counts: NDArray[np.float64]
 
 
 class LayerMeasure:
     """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`.
 
-    A row is one step. `gradients`, then `before` come before an optimizer's step, `after` after it;
-    several optimizers that step one after the other add to the same row, each its `members`, which
-    are numbers of parameters.
+    A row is one step. Call `begin_row`, then for each optimizer `gradients` and `before` ahead of
+    its step and `after` behind it. Several optimizers add to the same row, each for its `members`,
+    which are indices of parameters. `take` starts the copy of all rows to the host, and `read`
+    returns their values there.
     """
 
     def __init__(
@@ -47,14 +48,14 @@ class LayerMeasure:
         capacity: int,
         failed: Callable[[str, Exception], None],
     ) -> None:
-        """`failed` is told of a signal that raised, once; it is null from then on."""
+        """`failed` is told once of a signal that raised; the signal is null from then on."""
         self.parameters = list(parameters)
         self.signals = sorted(signals, key=lambda s: s.combine)
         self.blocks = Blocks(self.parameters, layer, num_layers)
         self.rows = 0
         self._moments = {signal.reads for signal in self.signals}
         self._alike = _alike(self.signals)
-        self._of_rows: dict[int, Tensor] = {}  # of each signal [blocks], until the step is over
+        self._of_rows: dict[int, Tensor] = {}  # signal -> [blocks], until the step is over
         self._adam = AdamState(self.parameters, self.blocks)
         self._layer = np.asarray(layer)
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
@@ -67,13 +68,14 @@ class LayerMeasure:
         self._elements: dict[Presence, NDArray[np.float64]] = {}
         self._failed = failed
         self._dead: set[int] = set()
-        self._unread: set[int] = set()  # those among them whose earlier rows have no value either
+        self._unread: set[int] = set()  # dead signals that have no value in earlier rows either
         self._void: set[int] = set()  # rows
-        self._before: Sequence[int] | None = None  # whose parameters `blocks` holds
-        self.stale: Collection[int] = ()  # whose gradients are of an earlier step
+        self._before: Sequence[int] | None = None  # the members whose parameters `blocks` holds
+        self.stale: Collection[int] = ()  # parameters whose gradients are of an earlier step
 
     def begin_row(self) -> None:
-        self._end_of_step()  # of gradients that no step followed
+        """Begin the row of a step."""
+        self._end_of_step()  # for gradients that no step followed
         if self.rows == len(self._counts[0]):  # an error kept them from being taken
             self.rows = 0
             self._void.clear()
@@ -82,12 +84,12 @@ class LayerMeasure:
         self.rows += 1
 
     def void_row(self) -> None:
-        """Nothing of this row is a measurement, as after an error in the midst of it."""
+        """Make the whole row null, as after an error in the middle of it."""
         self._void.add(self.rows - 1)
 
     @torch.no_grad()
     def gradients(self, members: Sequence[int], scale: Tensor | None) -> None:
-        """`scale`: what the gradients are still multiplied by."""
+        """Measure the gradients of `members`, which are still multiplied by `scale`."""
         if "gradients" not in self._moments:
             return
         grads = self._grads(members)
@@ -99,6 +101,7 @@ class LayerMeasure:
 
     @torch.no_grad()
     def before(self, members: Sequence[int]) -> None:
+        """Measure the parameters of `members` before their update, and keep them for it."""
         if self._moments.isdisjoint({"parameters", "updates"}):
             return
         values = self._values(members)
@@ -114,7 +117,10 @@ class LayerMeasure:
         scale: Tensor | None,
         late: bool,
     ) -> None:
-        """`scale`: what the gradients are still multiplied by; `late`: they are others by now."""
+        """Measure update and moments of `members` after their optimizer's step.
+
+        `scale`: what the gradients are still multiplied by. `late`: they were replaced since.
+        """
         grads = self._grads(members)
         if "updates" in self._moments and self._before is members:
             self.blocks.subtract(self._values(members))
@@ -123,7 +129,7 @@ class LayerMeasure:
         if "adam" in self._moments and not late:
             try:
                 present = self._adam.fill(optimizer, grads, scale)
-            except Exception as error:  # of a state or options that are not Adam's after all
+            except Exception as error:  # the state or the options are not Adam's after all
                 present = ()
                 self._moments.discard("adam")
                 for i in (i for i, s in enumerate(self.signals) if s.reads == "adam"):
@@ -132,9 +138,9 @@ class LayerMeasure:
                 self._add("adam", present)
         self._end_of_step()
 
-    def take(self) -> Interval:
-        """The rows since the last time, begun to be copied; waits for nothing."""
-        self._end_of_step()  # of gradients that no step followed
+    def take(self) -> LayerTotals:
+        """Begin to copy the rows since the last call to the host; wait for nothing."""
+        self._end_of_step()  # for gradients that no step followed
         totals, counts = self._totals[0][: self.rows], self._counts[0][: self.rows].copy()
         counts[sorted(self._void)] = 0
         self._void.clear()
@@ -143,21 +149,21 @@ class LayerMeasure:
         self.rows = 0  # now: an error below must not hold up the rows to come
         if self.blocks.sharded and len(totals):  # without rows other ranks may not come here
             totals = self._of_all_ranks(totals)
-        return Interval(start_copy(totals), counts)
+        return LayerTotals(start_copy(totals), counts)
 
     def read(
-        self, interval: Interval
+        self, pending: LayerTotals
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
-        """Of each signal its values [rows, layers], and where it was measured."""
-        totals = torch.from_numpy(interval.totals.read())
+        """Return each signal's values [rows, layers], and where it was measured."""
+        totals = torch.from_numpy(pending.totals.read())
         values, measured = {}, {}
         for i, signal in enumerate(self.signals):
             if i in self._unread:
                 continue
-            count = interval.counts[:, i]
+            count = pending.counts[:, i]
             known = count > 0
             try:
-                # copies: what one signal does to its own is of no matter to the others
+                # copies, so that no signal can change what another one reads
                 found = signal.of_layer(totals[:, i].clone(), torch.from_numpy(count.copy()))
                 if found.shape != count.shape:
                     raise ValueError(
@@ -188,18 +194,18 @@ class LayerMeasure:
         return values
 
     def _add(self, moment: Moment, present: Presence) -> None:
-        """Take what `blocks` holds into the row; `present`: of which parameters."""
+        """Add to the row what `blocks` holds, of the parameters that are `present`."""
         elements = self._count(present)
         for i, signal in enumerate(self.signals):
             if signal.reads == moment:
                 rows, before = self._of_blocks(i), self._of_rows.get(i)
-                if before is not None:  # of other optimizers, whose blocks are 0 in these
+                if before is not None:  # other optimizers stepped before, with their blocks 0 here
                     rows = before + rows if signal.combine == "sum" else before.maximum(rows)
                 self._of_rows[i] = rows
                 self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
 
     def _end_of_step(self) -> None:
-        """Add up by layer what the blocks gave, at once for all signals that combine alike."""
+        """Add up the blocks by layer, at once for all signals that combine in the same way."""
         of_rows, self._of_rows = self._of_rows, {}  # now: an error must not come again
         for combine, signals in self._alike.items():
             if of_rows.keys().isdisjoint(signals):
@@ -237,7 +243,7 @@ class LayerMeasure:
         self._failed(self.signals[i].name, error)
 
     def _count(self, present: Presence) -> NDArray[np.float64]:
-        """[layers] elements; the same few patterns come again at every step."""
+        """Return the elements that are present, [layers]; cached, as few patterns occur."""
         if present not in self._elements:
             if len(self._elements) > 64:
                 self._elements.clear()
@@ -248,7 +254,7 @@ class LayerMeasure:
         return self._elements[present]
 
     def _of_all_ranks(self, totals: Tensor) -> Tensor:
-        """One collective for the rows of a whole interval."""
+        """Combine the rows of all ranks, in one collective for a whole interval."""
         ranks = totals.new_empty(world_size(), *totals.shape)
         _all_gather(ranks.view(-1), totals.contiguous().view(-1))
         whole = torch.empty_like(totals)
@@ -259,14 +265,14 @@ class LayerMeasure:
 
 
 def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
-    """Where those that combine alike stand: they are neighbours."""
+    """Return the range of the signals that combine in each way: they are neighbors."""
     sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
     first = sums[0] if sums else len(signals)
     return {"max": range(first), "sum": range(first, len(signals))}
 
 
 def _all_gather(into: Tensor, own: Tensor) -> None:
-    """By its new name where there is one: torch 2.14 warns of the old."""
+    """Call all_gather by its new name where there is one: torch 2.14 warns of the old one."""
     dist = torch.distributed
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(into, own)

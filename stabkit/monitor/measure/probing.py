@@ -1,4 +1,4 @@
-"""When a probe looks, and what becomes of it."""
+"""When probe signals are measured, and how their values reach the rows."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.layers import group_layers
-from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 from stabkit.monitor.probe.probe import Probe, ProbePass, looking
-from stabkit.monitor.probe.undisturbed import unwrapped
+from stabkit.monitor.probe.undisturbed import unwrap_model
 from stabkit.monitor.signals.signal import ProbeSignal
 
-# step, signal, its layers or None for a signal of the run, values
-Look = tuple[int, str, list[str] | None, Block]
+# A look: step, signal, its layers (None for a signal of the run), values.
+Look = tuple[int, str, list[str] | None, HostCopy]
 
 
 class Probing:
-    """Measures probe `signals` at every `every`-th step, and keeps what was seen on the device."""
+    """Measures probe `signals` at every `every`-th step, and keeps the values on the device."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Probing:
         failed: Callable[[str, Exception], None],
     ) -> None:
         if every < 1:
-            raise ValueError(f"Monitor: every must be 1 step or more, got {every}")
+            raise ValueError(f"Monitor: probe_every must be 1 step or more, got {every}")
         self.signals = {signal.name: signal for signal in signals}
         self._model, self._probe, self._every = model, probe, every
         self._optimizers = optimizers
@@ -41,9 +41,11 @@ class Probing:
         self._seen: list[tuple[int, str, list[str] | None, Tensor]] = []
 
     def is_due(self, step: int) -> bool:
+        """Return whether this step is measured."""
         return bool(self.signals) and step % self._every == 0
 
     def look(self, step: int) -> None:
+        """Measure all signals on the probe. A signal that raises is not measured again."""
         assert self._probe is not None
         try:
             with looking(self._model) as model:
@@ -53,7 +55,7 @@ class Probing:
                         self._keep(step, name, signal.measure(seen))
                     except Exception as error:
                         self._drop(name, error)
-        except Exception as error:  # of the look itself: no other will be better
+        except Exception as error:  # in the look itself, so the next one would fail too
             for name in list(self.signals):
                 self._drop(name, error)
 
@@ -69,7 +71,7 @@ class Probing:
             self._seen.append((step, name, list(found), values))
 
     def take(self) -> list[Look]:
-        """Every look so far, begun to be copied."""
+        """Begin to copy every look since the last call to the host."""
         seen, self._seen = self._seen, []
         return [(step, name, layers, start_copy(values)) for step, name, layers, values in seen]
 
@@ -81,8 +83,11 @@ def spread(
 ) -> tuple[
     dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]], list[tuple[int, str, float]]
 ]:
-    """Of each signal of layers its values [steps, layers] and where it was measured; and the
-    (step, name, value) of those of the run."""
+    """Return the looks as rows, and those that are one number for the run.
+
+    The rows: each signal's values [steps, layers], and where it was measured. The others: (step,
+    name, value).
+    """
     values: dict[str, NDArray[np.float64]] = {}
     measured: dict[str, NDArray[np.bool_]] = {}
     of_run = []
@@ -106,11 +111,14 @@ def spread(
 def _layer_finder(
     model: nn.Module, layer_of: Callable[[str], str | None] | None
 ) -> Callable[[str], str]:
-    """The layer of a module's or a parameter's name in the model without its wrappers: that of the
-    first parameter within it, else of the module that holds it."""
+    """Return a function from a name in the model without its wrappers to its layer.
+
+    The name is that of a module or a parameter. Its layer is that of the first parameter within
+    it, or else of the module that holds it.
+    """
     names, plain = (
         [name for name, _ in one.named_parameters(remove_duplicate=False)]
-        for one in (model, unwrapped(model))
+        for one in (model, unwrap_model(model))
     )
     kept = [(p, n) for p, n in zip(plain, names, strict=True) if layer_of is None or layer_of(n)]
     layers, number = group_layers([n for _, n in kept], layer_of)

@@ -1,62 +1,78 @@
 """What a Monitor measured in an interval, as the rows that are written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.monitor.measure.layer_measure import Interval, LayerMeasure
+from stabkit.detect.nonfinite import nonfinite_stretches
+from stabkit.detect.robust import FloatArray, IntArray
+from stabkit.monitor.measure.layer_measure import LayerMeasure, LayerTotals
 from stabkit.monitor.measure.probing import Look, spread
 from stabkit.monitor.measure.scalars import Series, read
 from stabkit.monitor.signals.signal import DerivedSignal
 from stabkit.store.writer import Writer
 
-# steps in a row: GradScaler halves its scale at each, and needs as many from 65,536 to 64
+# Steps in a row that are normal: GradScaler halves its scale at each, from 65,536 to 64.
 MOST_SKIPPED = 10
 
-Values = dict[str, NDArray[np.float64]]  # of each signal [steps, layers]
+Values = dict[str, NDArray[np.float64]]  # signal -> [steps, layers]
 Measured = dict[str, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """An interval on its way to the host; `first`: the step of its first row."""
+class PendingRows:
+    """Rows of an interval on their way to the host; `first` is the step of the first one."""
 
     first: int
-    interval: Interval
+    totals: LayerTotals
     looks: Sequence[Look]
     series: Sequence[Series]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An interval on the host. `nonfinite`: (step, layers) where a stretch of them begins.
-    `skipped` [steps]: whether a GradScaler passed over the step, as it does to find its scale."""
+    """Rows on the host: `values[signal]` and `measured[signal]` are [steps, layers].
+
+    - `scalars`: steps and values of each series of the run.
+    - `nonfinite`: step and layers where a stretch of non-finite values begins.
+    - `skipped` [steps]: whether a GradScaler skipped the step, as it does to find its scale; None
+      stands for no step.
+    """
 
     steps: NDArray[np.int64]
-    layers: list[str]
-    values: Values
-    measured: Measured
+    layers: Sequence[str]
+    values: Mapping[str, NDArray[np.float64]]
+    measured: Mapping[str, NDArray[np.bool_]]
     scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
-    nonfinite: list[tuple[int, list[str]]]
-    skipped: NDArray[np.bool_]
+    nonfinite: Sequence[tuple[int, list[str]]] = ()
+    skipped: NDArray[np.bool_] | None = None
+
+    def series(self, signal: str) -> Iterable[tuple[str, IntArray, FloatArray]]:
+        """Yield each layer's measured steps and values; nothing for a signal that is not there."""
+        if signal not in self.values:
+            return
+        for i, layer in enumerate(self.layers):
+            at = self.measured[signal][:, i]
+            yield layer, self.steps[at], self.values[signal][at, i]
 
     def add_to(self, writer: Writer) -> None:
+        """Give the rows to the writer of the folder's tables."""
         if len(self.steps):
             with np.errstate(over="ignore"):  # beyond float32: infinite
                 values = {name: v.astype(np.float32) for name, v in self.values.items()}
             missing = {name: ~known for name, known in self.measured.items()}
-            writer.add_layers(self.steps, self.layers, values, missing)
+            writer.add_layers(self.steps, list(self.layers), values, missing)
         for name, (steps, numbers) in self.scalars.items():
             writer.add_scalars(steps, name, numbers)
 
 
 class RowReader:
-    """Reads intervals in order; `in_nonfinite`: whether the step before the first was one.
+    """Reads intervals in order. `in_nonfinite`: whether the step before the first was non-finite.
 
-    `failed` is told of a derived signal that raised; it is null from then on.
+    `failed` is told of a derived signal that raised; the signal is null from then on.
     """
 
     def __init__(
@@ -70,11 +86,12 @@ class RowReader:
         self._failed = failed
         self._streak = 0  # steps skipped in a row
 
-    def read(self, waiting: Waiting, measure: LayerMeasure) -> Rows:
-        values, measured = measure.read(waiting.interval)
-        steps = waiting.first + np.arange(len(waiting.interval.counts))
+    def read(self, pending: PendingRows, measure: LayerMeasure) -> Rows:
+        """Wait for the copy of an interval, and return its rows with what follows from them."""
+        values, measured = measure.read(pending.totals)
+        steps = pending.first + np.arange(len(pending.totals.counts))
         bad = _nonfinite(values, measured, (len(steps), len(self.layers)))
-        scalars = read(waiting.series)
+        scalars = read(pending.series)
         if "grad_norm" in values:
             grads = np.where(measured["grad_norm"], values["grad_norm"], 0.0)
             with np.errstate(over="ignore", invalid="ignore"):
@@ -91,9 +108,9 @@ class RowReader:
                     continue
                 measured[signal.name] = _has_value(found, signal, values, measured)
                 values[signal.name] = found
-        skipped = self._excused(_skipped(steps, values, scalars, bad))
+        skipped = self._forgive(_skipped(steps, values, scalars, bad))
         bad[skipped] = False
-        seen, where, of_run = spread(waiting.looks, steps, self.layers)
+        seen, where, of_run = spread(pending.looks, steps, self.layers)
         for name, rows in _by_name(of_run).items():
             scalars[name] = rows
         return Rows(
@@ -106,29 +123,34 @@ class RowReader:
             skipped,
         )
 
-    def _excused(self, skipped: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Of the steps that a GradScaler skipped those of short stretches. Where it finds no scale
-        at all, the gradients are not finite whatever it is."""
-        excused = skipped.copy()
+    def _forgive(self, skipped: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which skipped steps are normal: the first ones of every stretch.
+
+        After so many the GradScaler finds no scale at all: the gradients are not finite, whatever
+        the scale is.
+        """
+        forgiven = skipped.copy()
         for i, is_skipped in enumerate(skipped):
             self._streak = self._streak + 1 if is_skipped else 0
-            excused[i] = is_skipped and self._streak <= MOST_SKIPPED
-        return excused
+            forgiven[i] = is_skipped and self._streak <= MOST_SKIPPED
+        return forgiven
 
     def _begins(
         self, steps: NDArray[np.int64], bad: NDArray[np.bool_]
     ) -> list[tuple[int, list[str]]]:
-        """One event where a stretch of non-finite steps begins, with the layers that began it."""
-        begins = []
-        for step, layers in zip(steps, bad, strict=True):
-            if layers.any() and not self._in_nonfinite:
-                begins.append((int(step), [self.layers[i] for i in np.flatnonzero(layers)]))
-            self._in_nonfinite = bool(layers.any())
-        return begins
+        """Return the step where each non-finite stretch begins, and the layers that began it."""
+        any_layer: NDArray[np.bool_] = np.asarray(bad.any(axis=1))
+        firsts, _ = nonfinite_stretches(any_layer, within=self._in_nonfinite)
+        if len(any_layer):
+            self._in_nonfinite = bool(any_layer[-1])
+        return [
+            (int(steps[i]), [self.layers[j] for j in np.flatnonzero(bad[i])])
+            for i in firsts[firsts >= 0]
+        ]
 
 
 def _nonfinite(values: Values, measured: Measured, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """[steps, layers] whether a signal is not finite, or counted elements that are not."""
+    """Return where a signal is not finite, or counted elements that are not, [steps, layers]."""
     bad = np.zeros(shape, dtype=bool)
     for name, found in values.items():
         bad |= measured[name] & ~np.isfinite(found)
@@ -143,7 +165,7 @@ def _skipped(
     scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]],
     bad: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """[steps] with a GradScaler, gradients that are not finite and no update."""
+    """Return the steps of a GradScaler with non-finite gradients and no update, [steps]."""
     if "grad_scale" not in scalars or "update_norm" not in values:
         return np.zeros(len(steps), dtype=bool)
     still = (values["update_norm"] == 0).all(axis=1)

@@ -1,4 +1,4 @@
-"""Series of the run, such as the loss: logged values that wait for the end of the interval."""
+"""Series of the run, such as the loss: values that wait for the end of the interval."""
 
 import math
 from collections.abc import Sequence
@@ -10,31 +10,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stabkit.monitor.measure.host_copy import Block, start_copy
+from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 
-Series = tuple[str, NDArray[np.int64], Block | NDArray[np.float64]]
+Series = tuple[str, NDArray[np.int64], HostCopy | NDArray[np.float64]]
 
 
 class Scalars:
-    """At most one value a step and name: of several the last, and what is logged before what the
-    Monitor adds by itself. Tensors are copied, never waited for."""
+    """Keeps at most one value for each step and name.
+
+    The last value wins, and a logged value wins over one that the Monitor adds by itself. Tensors
+    are copied, never waited for.
+    """
 
     def __init__(self, beta2: float | None = None) -> None:
-        """`beta2`: the last that was recorded before a resume."""
+        """`beta2`: the last one that was recorded before a resume."""
         self._told: dict[str, dict[int, Tensor | float]] = {}
         self._own: dict[str, dict[int, Tensor | float]] = {}
         self._beta2 = beta2
 
     def log(self, step: int, name: str, value: Tensor | float) -> None:
-        """Raises ValueError or TypeError for what is not a single number."""
-        name.encode()  # a name that no file can hold: now, not in the midst of writing
+        """Keep a value that the loop logged.
+
+        Raises ValueError or TypeError for what is not a single number.
+        """
+        name.encode()  # raises now for a name that no file can hold, not while writing
         self._told.setdefault(name, {})[step] = _kept(name, value)
 
     def add(self, step: int, name: str, value: Tensor | float) -> None:
+        """Keep a value of the Monitor's own."""
         self._own.setdefault(name, {})[step] = _kept(name, value)
 
     def of_optimizers(self, step: int, optimizers: Sequence[Optimizer]) -> None:
-        """`lr` of the first group, `lr.1`, … of those with another; `beta2` when it changes."""
+        """Add `lr` of the first group, `lr.1`, … of others, and a `beta2` that changed."""
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for i, group in enumerate(groups):
             lr = group.get("lr")
@@ -51,7 +58,7 @@ class Scalars:
         return bool(self._told or self._own)
 
     def take(self) -> list[Series]:
-        """All series so far, begun to be copied."""
+        """Begin to copy all series since the last call to the host."""
         whole = {**self._own, **self._told}
         self._told, self._own = {}, {}
         return [
@@ -61,13 +68,14 @@ class Scalars:
 
 
 def _is_same(lr: Any, first: Any) -> bool:
-    """Not asked of tensors, whose answer would have to be waited for."""
+    """Return whether two rates are equal; False for tensors, whose answer takes a wait."""
     return not isinstance(lr, Tensor) and not isinstance(first, Tensor) and bool(lr == first)
 
 
 def read(series: Sequence[Series]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Return steps and values of each series; wait for copies that are still under way."""
     return {
-        name: (steps, values.read() if isinstance(values, Block) else values)
+        name: (steps, values.read() if isinstance(values, HostCopy) else values)
         for name, steps, values in series
     }
 
@@ -91,11 +99,11 @@ def _kept(name: str, value: Any) -> Tensor | float:
         raise TypeError(f"log: {name} is of type {kind}; give a number") from None
 
 
-def _copy(values: list[Tensor | float]) -> Block | NDArray[np.float64]:
+def _copy(values: list[Tensor | float]) -> HostCopy | NDArray[np.float64]:
     devices = [v.device for v in values if isinstance(v, Tensor)]
     if not devices:
         return np.array(values, dtype=np.float64)
-    # together on a device, since to read there would be to wait for all that is queued
+    # stacked on the device: reading there would wait for everything that is queued
     device = next((d for d in devices if d.type != "cpu"), devices[0])
     return start_copy(torch.stack([_on(device, value) for value in values]))
 

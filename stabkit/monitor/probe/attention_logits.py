@@ -1,4 +1,4 @@
-"""What an attention's logits say, without holding all of them.
+"""The largest logit and the entropies of an attention, without holding all of its logits.
 
 Shapes: B samples, H heads, T queries, S keys.
 """
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-CHUNK = 2**22  # logits held at once, 16 MiB each of logits, probabilities and their entropies
+# Logits held at once: 16 MiB each for the logits, their probabilities and the entropies.
+CHUNK = 2**22
 
 
 def widened(tensor: Tensor) -> Tensor:
+    """Return half-precision tensors as float32, others as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -23,7 +25,7 @@ def logits_of(
     causal: bool,
     scale: float | None,
 ) -> Iterator[Tensor]:
-    """[B, H, some of T, S] after another: what the softmax of an attention sees, -inf if masked.
+    """Yield what the softmax of an attention sees, in chunks [B, H, some of T, S]; -inf if masked.
 
     G key heads are each shared by H/G query heads. `mask` broadcasts to [B, H, T, S]; booleans
     (true takes part) or numbers to add. `causal`: query i sees keys 0 to i.
@@ -36,8 +38,9 @@ def logits_of(
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     if mask is not None:
         mask = mask.expand(samples, heads, queries, keys)
-    rows = max(1, CHUNK // (samples * heads * keys))
+    rows = max(1, CHUNK // (samples * heads * keys))  # queries a chunk
     for start in range(0, queries, rows):
+        # the query is scaled, not the product, which has more elements
         logits = (query[:, :, start : start + rows] * scale) @ key
         if mask is not None:
             part = mask[:, :, start : start + rows]
@@ -45,29 +48,31 @@ def logits_of(
                 part = torch.zeros_like(logits).masked_fill(~part, -math.inf)
             logits = logits + part
         if causal:
+            # query i of all may see keys 0 to i; this chunk begins at query `start`
             future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device)
             logits = logits.masked_fill(future.triu(start + 1), -math.inf)
         yield logits
 
 
 def in_chunks(logits_BHTS: Tensor) -> Iterator[Tensor]:
-    """The same in chunks, when the model has computed them itself."""
+    """Yield logits that the model computed itself, in the same chunks."""
     rows = max(1, CHUNK // (logits_BHTS[:, :, :1].numel()))
     for start in range(0, logits_BHTS.shape[2], rows):
         yield widened(logits_BHTS[:, :, start : start + rows])
 
 
 def summary(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """The largest logit, and [H] entropies -Σ A ln A / ln S, mean over samples and queries.
+    """Return the largest logit, and [H] entropies -Σ A ln A / ln S, mean of samples and queries.
 
-    A query that may see no key at all does not count. With a single key there is nothing to
-    spread over: entropy 1.
+    ln S is the largest entropy of S keys, so the result is from 0 (a single key is looked at) to
+    1 (all keys equally). A query that may see no key at all does not count. With a single key
+    there is nothing to spread over: entropy 1.
     """
     largest, entropies, counts, keys = [], [], [], 0
     for logits in chunks:
         keys = logits.shape[-1]
         largest.append(logits.amax())
-        blind = (logits == -math.inf).all(dim=-1)
+        blind = (logits == -math.inf).all(dim=-1)  # its softmax is 0/0
         entropy = torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)  # entr(0) is 0
         entropies.append(entropy.masked_fill(blind, 0).sum(dim=(0, 2)))
         counts.append((~blind).sum(dim=(0, 2)))
@@ -77,10 +82,10 @@ def summary(chunks: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def with_heads(logits: Tensor, heads: int | None) -> Tensor:
-    """[B, H, T, S] of logits of any rank, for a module that says it has so many heads.
+    """Return logits of any rank as [B, H, T, S], for a module that says how many heads it has.
 
-    Four axes are taken as they are, further ones between heads and queries (windows, key groups)
-    are sorted out by their sizes; with three, samples and heads may share the first.
+    Four axes stay as they are. Further axes between heads and queries (windows, groups of keys)
+    are told apart by their sizes. With three axes, samples and heads may share the first one.
     """
     if logits.dim() == 2:
         return logits[None, None]

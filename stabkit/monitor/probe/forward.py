@@ -1,6 +1,6 @@
-"""One forward of a model, watched: what every layer gives out and what its attentions see.
+"""Records one forward of a model: the outputs of every layer and the logits of its attentions.
 
-Attention is met below the modules, at the operations that torch runs, so that it does not matter
+Attention is recorded below the modules, at the operations that torch runs. So it does not matter
 whose attention module it is, nor whether it is fused.
 """
 
@@ -19,7 +19,7 @@ from stabkit.monitor.blocks import exact, local
 from stabkit.monitor.probe.attention_logits import in_chunks, logits_of, summary, with_heads
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
-# what may lie between the product of queries and keys and its softmax
+# operations that may lie between the product of queries and keys and its softmax
 _PASSES = {
     *("view", "_unsafe_view", "expand", "permute", "transpose", "unsqueeze", "squeeze", "slice"),
     *("select", "alias", "detach", "clone", "_to_copy", "add", "sub", "rsub", "mul", "div", "neg"),
@@ -28,13 +28,15 @@ _PASSES = {
 
 
 @dataclass
-class Watched:
-    """Of each layer, on the device; layers without a module or without attention are absent.
+class ForwardRecord:
+    """What a forward showed, by layer, on the device.
+
+    A layer without a module of its own, or without attention, is absent.
 
     - `result`: what the forward returned;
     - `outputs`: root mean square and excess kurtosis of the layer's last output;
     - `logits`: the largest logit of each attention;
-    - `entropies`: [heads] of each attention, see `logits.summary`.
+    - `entropies`: [heads] of each attention, see `attention_logits.summary`.
     """
 
     result: Any = None
@@ -43,9 +45,11 @@ class Watched:
     entropies: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
-def watch(model: nn.Module, forward: Callable[[], Any], layer_of: Callable[[str], str]) -> Watched:
-    """Runs `forward`, in which `model` is called, without gradients."""
-    seen = Watched()
+def record_forward(
+    model: nn.Module, forward: Callable[[], Any], layer_of: Callable[[str], str]
+) -> ForwardRecord:
+    """Run `forward`, in which `model` is called, without gradients, and record it."""
+    seen = ForwardRecord()
     layers = module_layers(model, layer_of)
     called: list[nn.Module] = []  # from the outermost to the one that runs now
 
@@ -76,6 +80,7 @@ def watch(model: nn.Module, forward: Callable[[], Any], layer_of: Callable[[str]
 
 @contextmanager
 def hooks() -> Iterator[list[RemovableHandle]]:
+    """Give a list for handles of hooks, and remove them at the end."""
     handles: list[RemovableHandle] = []
     try:
         yield handles
@@ -85,7 +90,7 @@ def hooks() -> Iterator[list[RemovableHandle]]:
 
 
 def module_layers(model: nn.Module, layer_of: Callable[[str], str]) -> Mapping[nn.Module, str]:
-    """The modules all of whose parameters are in one layer."""
+    """Return the modules all of whose parameters are in one layer."""
     inside: dict[str, set[str]] = {}
     for name, _ in model.named_parameters():
         parts = name.split(".")
@@ -96,7 +101,7 @@ def module_layers(model: nn.Module, layer_of: Callable[[str], str]) -> Mapping[n
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """Of what a module returned: itself, or the first of a tuple, list or mapping."""
+    """Return a module's output, or the first tensor in it if it is a tuple, list or mapping."""
     if isinstance(output, Mapping):
         output = tuple(output.values())
     if isinstance(output, tuple | list):
@@ -105,22 +110,23 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def spread(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean square and excess kurtosis (0 if all elements are the same) of all elements."""
+    """Return root mean square and excess kurtosis of all elements (0 if they are all equal)."""
     value = exact(local(tensor))
-    centred = value - value.mean()
-    std = centred.square().mean().sqrt()
-    # standardised first, as the fourth power of a large output overflows
-    kurtosis = (centred / std.clamp(min=torch.finfo(std.dtype).tiny)).pow(4).mean() - 3
+    centered = value - value.mean()
+    std = centered.square().mean().sqrt()
+    # divided by the deviation first, because the fourth power of a large output overflows
+    kurtosis = (centered / std.clamp(min=torch.finfo(std.dtype).tiny)).pow(4).mean() - 3
     return value.square().mean().sqrt(), torch.where(std == 0, 0.0, kurtosis)
 
 
 def head_count(module: nn.Module) -> int | None:
+    """Return the number of heads that a module says it has."""
     found = (getattr(module, name, None) for name in HEADS)
     return next((n for n in found if isinstance(n, int) and n > 0), None)
 
 
 class _Attentions(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls `found` at every attention with what gives its logits for a number of heads.
+    """Calls `found` at every attention, with a function from a number of heads to its logits.
 
     An attention is a fused one, or a softmax over the last axis of a product of two activations.
     """
@@ -148,7 +154,7 @@ class _Attentions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.name().removeprefix("aten::").split(".")[0]
         tensors = [a for a in args if isinstance(a, Tensor)]
         if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
-            return func(*args, **kwargs)  # sharded and nested tensors: not known, so not measured
+            return func(*args, **kwargs)  # sharded and nested tensors are not measured
         if name.startswith("_scaled_dot_product_") and not name.endswith("backward"):
             self.found(_fused(func, args, kwargs))
         elif name in ("_softmax", "_safe_softmax") and self._is_of_last_axis(*args[:2]):

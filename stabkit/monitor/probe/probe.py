@@ -1,4 +1,4 @@
-"""A small fixed batch, and one look at the model with it that training does not notice."""
+"""A small fixed batch, and a look at the model with it that leaves the training unchanged."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stabkit.monitor.probe.attention_logits import widened
-from stabkit.monitor.probe.forward import Watched, watch
-from stabkit.monitor.probe.undisturbed import undisturbed, unwrapped
+from stabkit.monitor.probe.forward import ForwardRecord, record_forward
+from stabkit.monitor.probe.undisturbed import undisturbed, unwrap_model
 
 T = TypeVar("T")
 
@@ -21,9 +21,9 @@ class Probe:
 
     - `view1`: a batch of the model's input, [B, ...]; a tuple or a dict holds several arguments.
       8 to 64 samples do.
-    - `view2`: the same samples otherwise augmented, for `alignment`.
+    - `view2`: the same samples with another augmentation, for `alignment`.
     - `embed`: features [B, D] of a model and a view; the model's output when it is not given.
-      Needed where the model's forward also trains, as one that moves its momentum encoder.
+      Needed where the forward also trains something, such as a momentum encoder.
     - `loss`: a scalar loss of a model on a batch of its own, always the same; for curvature and
       gradients at outputs.
     - `target`: the momentum encoder, of the same module names as the model.
@@ -37,7 +37,7 @@ class Probe:
 
 
 class ProbePass:
-    """One look of a Probe; what several signals need is computed once, when first asked for.
+    """One look at the model; what several signals need is computed once, when first asked for.
 
     - `model`: eager and unwrapped (no DDP, no compiled wrapper), in evaluation mode;
     - `probe`: the user's;
@@ -60,14 +60,14 @@ class ProbePass:
         self.kept: dict[str, Any] = {}
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
-        """`compute()`, or what it gave under this name before."""
+        """Return `compute()`, or what it returned under this name before."""
         if name not in self.kept:
             self.kept[name] = compute()
         value: T = self.kept[name]
         return value
 
     def forward(self, model: nn.Module, view: Any) -> Any:
-        """What `embed` makes of a view, or the model."""
+        """Return what `embed` makes of a view, or else the model."""
         if self.probe.embed is not None:
             return self.probe.embed(model, view)
         if isinstance(view, Mapping):
@@ -75,10 +75,10 @@ class ProbePass:
         return model(*view) if isinstance(view, tuple | list) else model(view)
 
     @property
-    def watched(self) -> Watched:
+    def watched(self) -> ForwardRecord:
         """The forward of `view1`: outputs and attention of every layer."""
         run = lambda: self.forward(self.model, self._view("view1"))  # noqa: E731
-        return self.once("watched", lambda: watch(self.model, run, self.layer_of))
+        return self.once("watched", lambda: record_forward(self.model, run, self.layer_of))
 
     @property
     def embedding1(self) -> Tensor:
@@ -99,7 +99,7 @@ class ProbePass:
         """The momentum encoder without its wrappers; in whatever mode it is."""
         if self.probe.target is None:
             raise ValueError("Probe: target is not given, which this signal needs")
-        return unwrapped(self.probe.target)
+        return unwrap_model(self.probe.target)
 
     @property
     def target_embedding(self) -> Tensor:
@@ -140,12 +140,12 @@ def _checked(features: Any) -> Tensor:
 
 @contextmanager
 def looking(model: nn.Module) -> Iterator[nn.Module]:
-    """`model` as a probe may run it: eager, unwrapped, in evaluation mode, without autocast.
+    """Give `model` as a probe may run it: eager, unwrapped, in evaluation mode, without autocast.
 
     Afterwards modes, buffers and the random generators (Python's, NumPy's, torch's of CPU and of
     the model's CUDA devices) are as they were, also after an error; within, draws are the same at
-    every look. Raises RuntimeError when a parameter has changed.
+    every look. Raises RuntimeError when a parameter changed.
     """
-    bare = unwrapped(model)
+    bare = unwrap_model(model)
     with undisturbed(bare):
         yield bare

@@ -1,4 +1,4 @@
-"""Running a model in the middle of its training without leaving a trace."""
+"""Runs a model in the middle of its training without leaving a trace."""
 
 import random
 import sys
@@ -14,11 +14,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from stabkit.monitor.blocks import exact_type, local
 
-SEED = 0  # of every draw in a look: the model's random numbers are the same at each
+SEED = 0  # of every look, so that the model draws the same random numbers each time
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DDP, DataParallel, AveragedModel and torch.compile."""
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """Return the module inside DDP, DataParallel, AveragedModel and torch.compile."""
     while True:
         if isinstance(model, DataParallel | DistributedDataParallel | AveragedModel):
             model = model.module
@@ -29,13 +29,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def devices_of(model: nn.Module) -> list[torch.device]:
+    """Return the devices of parameters and buffers, each once."""
     tensors = chain(model.parameters(), model.buffers())
     return list(dict.fromkeys(tensor.device for tensor in tensors))
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eager and in evaluation mode; everything named in `probe.looking` is put back."""
+    """Make the model eager and set evaluation mode; restore all that `probe.looking` names."""
     _reshard(model)
     devices = devices_of(model)
     with ExitStack() as stack:
@@ -85,14 +86,14 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers(model: nn.Module) -> Iterator[None]:
-    """Contents, and which tensor has which name: some models rebind their buffers."""
+    """Restore the contents of buffers, and their names: some models rebind their buffers."""
     names = [
         (module, name, buffer)
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    # storages, for a buffer may be an expanded view, which cannot be written to
+    # storages, because a buffer may be an expanded view, which cannot be written to
     storages = {}
     for _, _, buffer in names:
         storage = local(buffer).untyped_storage()
@@ -109,11 +110,11 @@ def _buffers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _parameters(model: nn.Module) -> Iterator[None]:
-    """Raises RuntimeError when the body moved one: too many to keep a copy, but never unseen."""
+    """Raise RuntimeError when the body changed a parameter, which is too large to be copied."""
     before = _norms(model)
     yield
     after = _norms(model)
-    # as text, in which a parameter that is not a number is like itself
+    # compared as text, because NaN is not equal to itself
     moved = [name for name, norm in before.items() if str(norm) != str(after.get(name))]
     if moved:
         raise RuntimeError(
@@ -136,7 +137,7 @@ def _norms(model: nn.Module) -> dict[str, float]:
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Without the one-kernel forward of torch's transformer layers, which hides its attention."""
+    """Turn off the one-kernel forward of torch's transformer layers, which hides attention."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -146,8 +147,11 @@ def _unfused() -> Iterator[None]:
 
 
 def _reshard(model: nn.Module) -> None:
-    """FSDP2 leaves its root gathered after a forward without backward; the next training step
-    would then run on the weights of before the update."""
+    """Free the gathered weights of FSDP2.
+
+    Its root stays gathered after a forward without a backward pass, and the next training step
+    would then run on the weights from before the update.
+    """
     if "torch.distributed.fsdp" not in sys.modules:
         return
     kind = getattr(sys.modules["torch.distributed.fsdp"], "FSDPModule", None)

@@ -1,4 +1,4 @@
-"""What detectors must know of the steps before a training was resumed, from its run folder."""
+"""Reads from the run folder what detectors must know of the steps before a resume."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
-from stabkit.monitor.react.watches import SPREADS, Seen
+from stabkit.monitor.measure.rows import Rows
+from stabkit.monitor.react.watches import SPREADS
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 
-STEPS = 1000  # of layers: ten times what a baseline holds
+STEPS = 1000  # of the layers: ten times what a baseline holds
 SIGNALS = {
     # kind -> columns of `layers`
     "spike": ["grad_norm"],
@@ -19,8 +20,8 @@ SIGNALS = {
 SCALARS = {"spike": ["loss"], "nonfinite": [], "collapse": list(SPREADS)}
 
 
-def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Seen | None, bool]:
-    """Rows of steps below `before`, and whether the last of them was not finite."""
+def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, bool]:
+    """Return the rows of steps below `before`, and whether the last of them was not finite."""
     if kind == "dip" or not rundir.table("scalars").is_dir():
         return None, False
     run = Run(rundir.path)
@@ -30,19 +31,19 @@ def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Seen | None, 
     named = {name: _series(scalars, name) for name in SCALARS.get(kind, [])}
     steps, layers, values = _layers(run, SIGNALS.get(kind, []), before)
     measured = {name: ~np.isnan(table) for name, table in values.items()}
-    rows = Seen(steps, layers, values, measured, named)
+    rows = Rows(steps, layers, values, measured, named)
     return rows, bool(len(counted) and counted[-1] > 0)
 
 
 def recalled_evals(
     rundir: RunDir, kind: str, before: int
 ) -> Iterator[tuple[str, Sequence[int], Sequence[BoolArray], float]]:
-    """Metric, steps, correctness and chance of the evaluations below step `before`."""
+    """Yield metric, steps, correctness and chance of the evaluations below step `before`."""
     if kind != "dip" or not rundir.table("evals").is_dir():
         return
     run = Run(rundir.path)
     for metric, evals in run.evals().groupby("metric", observed=True):
-        # one number of neighbours a metric, as a Monitor records; else there is no one series
+        # with several numbers of neighbors a metric is no single series
         correct = run.correct(str(metric)) if evals["k"].nunique() == 1 else None
         steps = evals["step"].to_numpy()
         if correct is not None and len(correct) == len(steps):

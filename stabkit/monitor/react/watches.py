@@ -1,10 +1,11 @@
-"""What a Monitor's rows and evaluations are watched for while they come: one class a kind of event.
+"""Watches for events in a Monitor's rows and evaluations as they come, one class a kind of event.
 
-The detectors are those of `stabkit.detect`, so that what is found online is what the analysis finds
-later. Everything here runs on the host, on values that are there already.
+The detectors are those of `stabkit.detect`, so that the analysis finds later what was found online.
+The bar of a spike is higher online (`detect.spikes`). Everything here runs on the host, on values
+that are there already.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stabkit.detect.collapse import SHARE, find_collapse
+from stabkit.detect.nonfinite import nonfinite_stretches
 from stabkit.detect.online import (
     OnlineBursts,
     OnlineDips,
@@ -21,20 +23,18 @@ from stabkit.detect.online import (
     Onset,
 )
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.detect.spikes import ONLINE_SPIKE_BAR
+from stabkit.monitor.measure.rows import Rows
 
-# The robust z of a spike that is acted on. The analysis asks for 6 of up to 1,000 values and one
-# more for every ten times as many; a run that goes on has some million before it is over. In a
-# million healthy values: none at AR(1) 0 and .9 (at 6: 0 and 10), 122 with logs of Student's t(5).
-SPIKE_THRESHOLD = 9.0
 SPREADS = ("feature_std", "embedding_std", "effective_rank")
 OTHER_SAMPLES = ("knn_bank",)  # metrics whose samples differ from one evaluation to the next
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something found: `step` is its onset, `layer` the first in depth order where it began.
+class OnlineEvent:
+    """An event found during the run. `step`: its onset; `layer`: the shallowest one at the onset.
 
-    `facts` are plain values that say more:
+    `facts` are plain values:
     - spike: signal (`grad_norm`, `loss`), layers (all that began it), ratio (to the median before)
     - stale_moments: signal, layers, surprise (`gradient_surprise`)
     - nonfinite: layers, loss (whether it is not finite)
@@ -48,29 +48,10 @@ class Event:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """An interval on the host: `values[signal]` [steps, layers], `measured[signal]` likewise."""
-
-    steps: IntArray
-    layers: Sequence[str]
-    values: Mapping[str, FloatArray]
-    measured: Mapping[str, BoolArray]
-    scalars: Mapping[str, tuple[IntArray, FloatArray]]
-
-    def series(self, signal: str) -> Iterable[tuple[str, IntArray, FloatArray]]:
-        """Each layer's measured steps and values; nothing for a signal that is not there."""
-        if signal not in self.values:
-            return
-        for i, layer in enumerate(self.layers):
-            at = self.measured[signal][:, i]
-            yield layer, self.steps[at], self.values[signal][at, i]
-
-
 class Watch(Protocol):
     """Finds events of one kind in rows that come in order of steps, each step once."""
 
-    def rows(self, rows: Seen) -> list[Event]: ...
+    def rows(self, rows: Rows) -> list[OnlineEvent]: ...
 
 
 class SpikeWatch:
@@ -79,24 +60,26 @@ class SpikeWatch:
     def __init__(self) -> None:
         self._layers: dict[str, OnlineSpikes] = {}
         self._bursts = OnlineBursts()
-        self._loss: OnlineSpikes | None = OnlineSpikes(threshold=SPIKE_THRESHOLD)
+        self._loss: OnlineSpikes | None = OnlineSpikes(threshold=ONLINE_SPIKE_BAR)
 
-    def rows(self, rows: Seen) -> list[Event]:
+    def rows(self, rows: Rows) -> list[OnlineEvent]:
         found = []
         for layer, steps, values in rows.series("grad_norm"):
             if layer not in self._layers:
-                self._layers[layer] = OnlineSpikes(threshold=SPIKE_THRESHOLD)
+                self._layers[layer] = OnlineSpikes(threshold=ONLINE_SPIKE_BAR)
             found += [(onset, layer) for onset in self._layers[layer].add(steps, values)]
         return _bursts("spike", "grad_norm", "ratio", found, self._bursts) + self._of_loss(rows)
 
-    def _of_loss(self, rows: Seen) -> list[Event]:
+    def _of_loss(self, rows: Rows) -> list[OnlineEvent]:
         steps, values = rows.scalars.get("loss", _NOTHING)
         if np.any(values < 0):
-            self._loss = None  # spikes are sought in logarithms: none of such a loss, ever
+            self._loss = (
+                None  # spikes are sought in logarithms, which a negative loss does not have
+            )
         if self._loss is None:
             return []
         return [
-            Event("spike", onset.step, None, {"signal": "loss", "ratio": onset.height})
+            OnlineEvent("spike", onset.step, None, {"signal": "loss", "ratio": onset.height})
             for onset in self._loss.add(steps, values)
         ]
 
@@ -111,7 +94,7 @@ class StaleMomentsWatch:
         }
         self._bursts = OnlineBursts()
 
-    def rows(self, rows: Seen) -> list[Event]:
+    def rows(self, rows: Rows) -> list[OnlineEvent]:
         found = [
             (onset, layer)
             for layer, steps, values in rows.series("adam_rms")
@@ -127,7 +110,7 @@ class NonfiniteWatch:
     def __init__(self) -> None:
         self._bad = {"layers": False, "loss": False}
 
-    def rows(self, rows: Seen) -> list[Event]:
+    def rows(self, rows: Rows) -> list[OnlineEvent]:
         bad = np.zeros((len(rows.steps), len(rows.layers)), dtype=bool)
         for signal in ("grad_norm", "nonfinite_count"):
             if signal in rows.values:
@@ -137,22 +120,28 @@ class NonfiniteWatch:
         of_layers = dict(zip(rows.steps.tolist(), bad, strict=True))
         steps, loss = rows.scalars.get("loss", _NOTHING)
         of_loss = dict(zip(steps.tolist(), ~np.isfinite(loss), strict=True))
-        found = []
-        for step in sorted(of_layers.keys() | of_loss.keys()):
-            before = any(self._bad.values())
+        within = any(self._bad.values())
+        all_steps = sorted(of_layers.keys() | of_loss.keys())
+        is_bad: list[bool] = []
+        facts: list[dict[str, Any]] = []
+        for step in all_steps:
             flags = of_layers.get(step, ())
             names = [layer for layer, flag in zip(rows.layers, flags, strict=False) if flag]
+            # layers and the loss need not have the same steps: each is bad until its next value
             if step in of_layers:
                 self._bad["layers"] = bool(names)
             if step in of_loss:
                 self._bad["loss"] = bool(of_loss[step])
-            if not before and any(self._bad.values()):
-                facts: dict[str, Any] = {"layers": names, "loss": self._bad["loss"]}
-                found.append(Event("nonfinite", step, names[0] if names else None, facts))
-        return found
+            is_bad.append(any(self._bad.values()))
+            facts.append({"layers": names, "loss": self._bad["loss"]})
+        firsts, _ = nonfinite_stretches(is_bad, within)
+        return [
+            OnlineEvent("nonfinite", all_steps[i], next(iter(facts[i]["layers"]), None), facts[i])
+            for i in firsts[firsts >= 0].tolist()
+        ]
 
-    def go_on_within(self) -> None:
-        """The rows to come go on where gradients were not finite."""
+    def begin_within(self) -> None:
+        """Take the gradients before the first row to be non-finite, as after a resume."""
         self._bad["layers"] = True
 
 
@@ -163,7 +152,7 @@ class CollapseWatch:
         self._series: dict[tuple[str, str | None], tuple[list[int], list[float]]] = {}
         self._told: set[tuple[str, str | None, int]] = set()
 
-    def rows(self, rows: Seen) -> list[Event]:
+    def rows(self, rows: Rows) -> list[OnlineEvent]:
         found = []
         for name in SPREADS:
             if name in rows.scalars:
@@ -174,13 +163,13 @@ class CollapseWatch:
 
     def _add(
         self, name: str, layer: str | None, steps: IntArray, values: FloatArray
-    ) -> list[Event]:
+    ) -> list[OnlineEvent]:
         all_steps, all_values = self._series.setdefault((name, layer), ([], []))
         new = steps > (all_steps[-1] if all_steps else -1)
         all_steps += steps[new].tolist()
         all_values += values[new].tolist()
         first = next((v for v in all_values if np.isfinite(v)), np.nan)
-        if not np.any(values <= SHARE * first):  # most often: cheaper than to look
+        if not np.any(values <= SHARE * first):  # a cheap test that settles most calls
             return []
         found = []
         for row in find_collapse(all_steps, all_values).to_dict("records"):
@@ -188,7 +177,7 @@ class CollapseWatch:
             if key not in self._told:
                 self._told.add(key)
                 facts = {"signal": name, "start": float(row["start"]), "level": float(row["level"])}
-                found.append(Event("collapse", key[2], layer, facts))
+                found.append(OnlineEvent("collapse", key[2], layer, facts))
         return found
 
 
@@ -198,19 +187,19 @@ class DipWatch:
     def __init__(self) -> None:
         self._metrics: dict[str, OnlineDips] = {}
 
-    def rows(self, rows: Seen) -> list[Event]:
+    def rows(self, rows: Rows) -> list[OnlineEvent]:
         return []
 
     def evaluated(
         self, steps: Sequence[int], metric: str, correct: Sequence[BoolArray], chance: float
-    ) -> list[Event]:
+    ) -> list[OnlineEvent]:
         if metric in OTHER_SAMPLES:
             return []
         if metric not in self._metrics:
             self._metrics[metric] = OnlineDips(chance if np.isfinite(chance) else 0.0)
         _, new = self._metrics[metric].extend(steps, correct)
         return [
-            Event("dip", int(dip["onset"]), None, {
+            OnlineEvent("dip", int(dip["onset"]), None, {
                 "metric": metric,
                 "found_at": steps[-1],
                 "trough": int(dip["trough"]),
@@ -223,7 +212,7 @@ class DipWatch:
 def beta2_of_layers(
     layers: Mapping[str, Sequence[Tensor]], optimizers: Sequence[Optimizer]
 ) -> dict[str, float]:
-    """The beta2 of every layer that an optimizer with betas updates; of several the largest."""
+    """Return the largest beta2 of every layer that an optimizer with betas updates."""
     of_parameter = {
         id(p): float(group["betas"][1])
         for optimizer in optimizers
@@ -239,7 +228,7 @@ def beta2_of_layers(
 
 
 def updates_made(optimizers: Sequence[Optimizer]) -> int | None:
-    """Updates in the moments of the parameter that has most; None where that is not known."""
+    """Return how many updates the moments hold, of the parameter with most; None if unknown."""
     counts = [
         int(state["step"])
         for optimizer in optimizers
@@ -254,8 +243,11 @@ _NOTHING = (np.zeros(0, dtype=np.int64), np.zeros(0))
 
 def _bursts(
     kind: str, signal: str, measure: str, found: list[tuple[Onset, str]], bursts: OnlineBursts
-) -> list[Event]:
-    """One event a burst, of the layers that began it; `found` in depth order within a step."""
+) -> list[OnlineEvent]:
+    """Return one event for each burst, with the layers that began it.
+
+    `found` is in depth order within a step.
+    """
     together: dict[int, list[tuple[Onset, str]]] = {}
     for onset, layer in found:
         together.setdefault(onset.step, []).append((onset, layer))
@@ -265,5 +257,5 @@ def _bursts(
         if bursts.begins(step, layers):
             height = max(onset.height for onset, _ in members)
             facts = {"signal": signal, "layers": layers, measure: height}
-            events.append(Event(kind, step, layers[0], facts))
+            events.append(OnlineEvent(kind, step, layers[0], facts))
     return events

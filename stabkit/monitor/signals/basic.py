@@ -41,7 +41,7 @@ class GradMax(LayerSignal):
     combine = "max"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        # on a CPU a fifteenth of the time of torch.aminmax
+        # on a CPU this takes a fifteenth of the time of torch.aminmax
         return torch.abs(blocks.values, out=blocks.scratch).amax(1)
 
 
@@ -72,7 +72,7 @@ class ZeroCount(LayerSignal):
     reads = "gradients"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
-        # as nonzero elements: the padding is zeros
+        # counts what is not 0, because the padding is zeros and must not count
         return torch.ne(blocks.values, 0, out=blocks.scratch).sum(1)
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class AdamRms(LayerSignal):
 
 
 def _of_run(name: str, unit: str, formula: str, reveals: str) -> None:
-    """What the Monitor records of the run by itself, or is told by `log`."""
+    """Register a series of the run, which the Monitor records by itself or gets by `log`."""
     facts = {"name": name, "level": "basic", "unit": unit, "formula": formula, "reveals": reveals}
     register(type(name, (Signal,), facts | {"cost": "none", "__module__": __name__}))
 

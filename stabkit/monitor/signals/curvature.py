@@ -63,13 +63,15 @@ class StepSharpness(ProbeSignal):
 
 @register
 class PreconditionedSharpness(ProbeSignal):
-    """Too low until it has warmed up: a lower bound, which each probe raises from the last one's
-    vector by two steps of Lanczos. The first starts at the gradient, so above `step_sharpness`.
-    Once warm and near the edge it reads at least 0.9 of the eigenvalue. Far below the edge, trained
-    on small batches so that the leading direction turns between probes, 0.5 to 0.85 were seen.
+    """A lower bound that warms up: it is too low at first.
 
-    Unlike a power iteration, this finds the largest eigenvalue also where a negative one is
-    larger in size. Parameters that freeze are forgotten; ones that thaw start at the gradient.
+    Each probe raises it by two steps of Lanczos from the vector of the probe before. The first
+    probe starts at the gradient, so the value is above `step_sharpness`. Warm and near the edge it
+    reads at least 0.9 of the eigenvalue. Far below the edge, with small batches that turn the
+    leading direction between probes, 0.5 to 0.85 were seen.
+
+    Unlike a power iteration, this finds the largest eigenvalue even if a negative one is larger
+    in size. Parameters that freeze are forgotten; ones that thaw start at the gradient.
     """
 
     name = "preconditioned_sharpness"
@@ -92,7 +94,7 @@ class PreconditionedSharpness(ProbeSignal):
         gradient = _unit(root * loss.gradient)
         parts = zip(loss.parameters, loss.split(gradient), strict=True)
         start = torch.cat([self._vector.get(p, part).reshape(-1) for p, part in parts])
-        # what was lost to NaN, or lies where nothing steps any more, starts anew; not at lr 0
+        # start anew from a vector lost to NaN, or one that lies where nothing steps; not at lr 0
         useful = start.isfinite().all() & ((start * root).any() | ~root.any())
         value, vector = _two_steps(loss, root, _unit(torch.where(useful, start, gradient)))
         self._vector = dict(zip(loss.parameters, loss.split(vector), strict=True))
@@ -100,7 +102,7 @@ class PreconditionedSharpness(ProbeSignal):
 
 
 class _Loss:
-    """The probe's loss around the present weights. Vectors are flat, of all `parameters`."""
+    """The probe's loss near the present weights. Vectors are flat, over all `parameters`."""
 
     def __init__(self, seen: ProbePass) -> None:
         assert seen.probe.loss is not None
@@ -122,8 +124,9 @@ class _Loss:
         self.gradient = self._flat(self._grads)
 
     def times_hessian(self, vector: Tensor) -> Tensor:
+        """Return H v as the gradient of g'v (Pearlmutter 1994), two backward passes."""
         pairs = zip(self._grads, self.split(vector), strict=True)
-        # a gradient that is a constant has none of its own
+        # a constant gradient does not depend on the weights and adds nothing
         pairs_on = [(g, v.to(g.dtype)) for g, v in pairs if g.requires_grad]
         if not pairs_on:
             return torch.zeros_like(vector)
@@ -139,7 +142,7 @@ class _Loss:
         return self._flat(product)
 
     def root(self, bearing: Sequence[Number | None]) -> Tensor | None:
-        """sqrt of 1 / D, 0 where there is none; None if nowhere."""
+        """Return sqrt of 1 / D, 0 where a parameter has none; None if none has one."""
         if all(b is None for b in bearing):
             return None
         full = [
@@ -157,7 +160,7 @@ class _Loss:
 
 
 def _loss_of(seen: ProbePass) -> _Loss:
-    """The same for all signals of a look, and gone with it."""
+    """Return the loss that all signals of a look share."""
     return seen.once("curvature", lambda: _Loss(seen))
 
 
@@ -167,21 +170,29 @@ def _adam_root(seen: ProbePass, loss: _Loss) -> Tensor | None:
 
 
 def _along(loss: _Loss, root: Tensor, direction: Tensor) -> Tensor:
-    """The fraction along `root * direction`: q^T A q, where A = root H root has the eigenvalues of
-    D^-1 H and is symmetric. 0 for no direction, as of a step at lr 0."""
+    """Return the fraction of the limit along `root * direction`: q^T A q.
+
+    A = root H root is symmetric and has the eigenvalues of D^-1 H. The result is 0 for a direction
+    of length 0, as of a step at lr 0.
+    """
     unit = _unit(direction)
     return unit @ (root * loss.times_hessian(root * unit))
 
 
 def _two_steps(loss: _Loss, root: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest eigenvalue of A = root H root within the span of `unit` and A `unit`; its vector."""
+    """Return the largest eigenvalue of A = root H root, and its vector, in a plane.
+
+    The plane is spanned by `unit` and A `unit`: two steps of Lanczos.
+    """
     image = root * loss.times_hessian(root * unit)
     a = unit @ image
     rest = image - a * unit
-    rest -= (unit @ rest) * unit  # once more, for what rounding left
+    rest -= (unit @ rest) * unit  # again, because rounding leaves a part along `unit`
     b = _norm(rest)
     other = _unit(rest)
     c = other @ (root * loss.times_hessian(root * other))
+    # In the basis (unit, other) A is the matrix [[a, b], [b, c]]. Its larger eigenvalue is the mean
+    # of a and c plus the hypotenuse; its vector is turned by half the angle of (half, b).
     half = (a - c) / 2
     value = (a + c) / 2 + torch.hypot(half, b)
     turn = torch.atan2(b, half) / 2
@@ -196,6 +207,6 @@ def _norm(vector: Tensor) -> Tensor:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    """Of length 1; nothing stays nothing."""
+    """Return the vector with length 1; a zero vector stays zero."""
     norm = _norm(vector)
     return vector / torch.where(norm == 0, 1.0, norm)

@@ -1,5 +1,7 @@
-"""Signals of the level `features` that have a value a layer: the target's distance, and the
-gradient where the first layer ends."""
+"""Signals of the level `features` with a value for a layer.
+
+They are the distance of the target, and the gradient where the first layer ends.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -93,8 +95,11 @@ class OutputGradNorm(ProbeSignal):
 
 
 def _projections(model: nn.Module) -> list[nn.Module]:
-    """Modules with parameters of their own; the first of them to end its forward is the first
-    projection, for a module that holds it ends later."""
+    """Return the modules with parameters of their own.
+
+    The first of them to end its forward is the first projection: a module that holds it ends
+    later.
+    """
     return [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
 
 
@@ -104,7 +109,7 @@ def _norm(tensor: Tensor) -> Tensor:
 
 
 def _whole(parameter: Tensor) -> Tensor:
-    """Gathered, as FSDP2 may have sharded the one network and not, or not now, the other."""
+    """Return the whole parameter: FSDP2 may have sharded one network and not the other."""
     value = parameter.detach()
     whole = value.full_tensor() if hasattr(value, "full_tensor") else value
     assert isinstance(whole, Tensor)

@@ -12,7 +12,7 @@ from stabkit.monitor.signals.signal import ProbeSignal, register
 
 
 def feature_std(feature_BD: Tensor) -> Tensor:
-    """Standard deviation over the batch of unit-length features, mean over D.
+    """Return the standard deviation over the batch of unit-length features, mean over D.
 
     About 1/√D when features spread in all directions, 0 when all images have the same (Chen, He
     2021, SimSiam, section 4.1).
@@ -21,7 +21,7 @@ def feature_std(feature_BD: Tensor) -> Tensor:
 
 
 def effective_rank(feature_BD: Tensor) -> Tensor:
-    """exp(entropy of the singular values' shares): 1 to min(B, D) directions in use.
+    """Return exp(entropy of the singular values' shares): 1 to min(B, D) directions in use.
 
     RankMe (Garrido et al. 2023, equation 1), whose features are not centred; 0 ln 0 is 0 here,
     where the paper adds 1e-7 to each share. NaN for features that are not finite.
@@ -37,13 +37,13 @@ def effective_rank(feature_BD: Tensor) -> Tensor:
 
 
 def alignment(one_BD: Tensor, other_BD: Tensor) -> Tensor:
-    """Mean squared distance of the unit-length features of two views: 0 to 4."""
+    """Return the mean squared distance of unit-length features of two views: 0 to 4."""
     one, other = F.normalize(one_BD.double(), dim=1), F.normalize(other_BD.double(), dim=1)
     return (one - other).square().sum(dim=1).mean()
 
 
 def uniformity(feature_BD: Tensor) -> Tensor:
-    """ln of the mean over pairs of exp(-2 distance²) of unit-length features: -8 to 0."""
+    """Return ln of the mean over pairs of exp(-2 distance²), of unit-length features: -8 to 0."""
     feature = F.normalize(feature_BD.double(), dim=1)
     pairs = torch.triu_indices(len(feature), len(feature), offset=1, device=feature.device)
     cosine = (feature @ feature.T)[pairs[0], pairs[1]]

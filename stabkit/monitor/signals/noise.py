@@ -42,7 +42,7 @@ from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals.signal import Signal, register
 
 DECAY = 0.99
-"""Of the running means, a step: they forget over about 100 steps."""
+"""Kept of the running means at each step: they forget over about 100 steps."""
 
 
 class NoiseSignal(Signal):
@@ -176,7 +176,7 @@ class NoiseSignals:
             return
         if batch is None:
             raise ValueError(
-                f"Monitor: {self.names[0]} counts samples: pass images_per_step, those of all "
+                f"Monitor: {self.names[0]} counts samples: pass samples_per_step, those of all "
                 "processes"
             )
         if any(map(is_sharded, model.parameters())):
@@ -195,7 +195,7 @@ class NoiseSignals:
             self._drop(error)
 
     def step(self, parameters: Iterable[Tensor]) -> dict[str, Tensor]:
-        """The values of the step that begins, where there are any."""
+        """Return the values of the step that begins, if there are any."""
         try:
             found = self.noise.step(parameters) if self.noise is not None else None
         except Exception as error:

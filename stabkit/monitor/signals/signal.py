@@ -45,14 +45,19 @@ class LayerSignal(Signal):
     combine: ClassVar[Literal["sum", "max"]] = "sum"
 
     def of_blocks(self, blocks: "Blocks") -> Tensor:
-        """[blocks] a number for each row of `blocks.values` [blocks, width]; not below 0 if
-        `combine` is max. Must not change `values`: a signal that does is not asked again.
-        `blocks.scratch`, as large, is free to use."""
+        """Return a number for each row of `blocks.values` [blocks, width]: [blocks].
+
+        It is not below 0 if `combine` is max. It must not change `values`: a signal that does is
+        not asked again. `blocks.scratch`, of the same size, is free to use.
+        """
         raise NotImplementedError
 
     def of_layer(self, total_L: Tensor, count_L: Tensor) -> Tensor:
-        """[layers] the signal from the sum (or maximum) over the layer's blocks, of all ranks, and
-        the number of its elements that are present."""
+        """Return the signal of each layer, [layers].
+
+        `total_L`: the sum (or maximum) over the layer's blocks, of all ranks. `count_L`: how many
+        of its elements are present.
+        """
         return total_L
 
 
@@ -65,7 +70,7 @@ class DerivedSignal(Signal):
     signals_of: ClassVar[tuple[str, ...]]
 
     def derive(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """[steps, layers] from the measured signals, each [steps, layers]."""
+        """Return the signal from the measured ones; each is [steps, layers]."""
         raise NotImplementedError
 
 
@@ -79,6 +84,7 @@ class ProbeSignal(Signal):
     needs: ClassVar[tuple[str, ...]] = ("view1",)
 
     def measure(self, seen: "ProbePass") -> Mapping[str, Tensor] | Tensor:
+        """Return a scalar for each layer, or one for the run."""
         raise NotImplementedError
 
 
@@ -91,7 +97,7 @@ SIGNALS: dict[str, type[Signal]] = {}
 def register(signal: S) -> S:
     """Class decorator: `signal` can be named in `Monitor(signals=...)` and is listed.
 
-    Raises ValueError when the name is taken by another class or is none that a column may have.
+    Raises ValueError when the name is taken by another class, or is not a valid column name.
     """
     name = _named(signal)
     taken = SIGNALS.get(name)
@@ -115,23 +121,25 @@ def _path(signal: type[Signal]) -> str:
 
 
 def choose(asked: Asked | Iterable[Asked], probe: "Probe | None" = None) -> list[Signal]:
-    """The signals meant by levels, names, classes and objects, and those they derive from; each
-    once. Of a level those that the probe has all parts for.
+    """Return the signals that levels, names, classes and objects stand for, each once.
+
+    A derived signal brings those it derives from. A level gives those of its signals for which the
+    probe has all parts.
 
     Raises ValueError for a word that is neither, and where the probe lacks what a signal needs.
     """
     items = [asked] if isinstance(asked, str | Signal | type) else list(asked)
     chosen: dict[str, Signal] = {}
     for item in items:
-        for signal in _meant(item, probe):
+        for signal in _resolve(item, probe):
             chosen.setdefault(signal.name, signal)
             for name in signal.signals_of if isinstance(signal, DerivedSignal) else ():
-                for source in _meant(name, probe):
+                for source in _resolve(name, probe):
                     chosen.setdefault(source.name, source)
     return list(chosen.values())
 
 
-def _meant(item: Asked, probe: "Probe | None") -> list[Signal]:
+def _resolve(item: Asked, probe: "Probe | None") -> list[Signal]:
     if isinstance(item, str) and item not in SIGNALS:
         if item not in LEVELS:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""How much curvature an optimizer's step bears before it overshoots ever further.
+"""How much curvature an optimizer's step bears before it overshoots further and further.
 
 Near a minimum with Hessian H the step is x' = x - R H x + M (x - x_before): a diagonal of rates R,
 one of momenta M. It may flip its sign forever, x = v, -v, v, ..., if H v = D v for
@@ -27,7 +27,7 @@ _OTHER_RULES = frozenset(
 
 
 def owners(optimizers: Sequence[torch.optim.Optimizer]) -> dict[Tensor, Owner]:
-    """Each parameter's optimizer and group."""
+    """Return each parameter's optimizer and group."""
     return {
         p: (optimizer, group)
         for optimizer in optimizers
@@ -37,7 +37,7 @@ def owners(optimizers: Sequence[torch.optim.Optimizer]) -> dict[Tensor, Owner]:
 
 
 def bearing_of_sgd(owner: Owner) -> Number:
-    """1 / D of SGD with the group's rate and momentum: lr/2 without, lr/(2(1+mu)) with the latter.
+    """Return 1 / D of SGD: lr/2 without momentum, lr/(2(1+mu)) with it.
 
     Nesterov's momentum, as torch.optim.SGD has it, flips its sign at 2(1+mu)/(1+2mu)/lr.
     """
@@ -50,7 +50,7 @@ def bearing_of_sgd(owner: Owner) -> Number:
 
 
 def bearing_of_adam(parameter: Tensor, owner: Owner) -> Tensor | None:
-    """1 / D of Adam with the moments as they are, of the parameter's shape; None if not Adam's.
+    """Return 1 / D of Adam with its present moments, of the parameter's shape; None if not Adam's.
 
     Adam's momentum is a mean, so R = lr (1 - beta1) / (1 - beta1^t) / (sqrt(vhat) + eps), and D is
     2 (1 + beta1) / R: 38/lr times the preconditioner for beta1 = 0.9 and a large t. LAMB's trust
@@ -83,7 +83,7 @@ def bearing_of_adam(parameter: Tensor, owner: Owner) -> Tensor | None:
 
 
 def _trust(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> Number:
-    """LAMB's ratio of a tensor's norm to its update's (You et al. 2020, Algorithm 2), as timm's."""
+    """Return LAMB's ratio of norms, tensor to update (You et al. 2020, Algorithm 2), as timm's."""
     decay = group["weight_decay"]
     if not (decay or group.get("always_adapt")):
         return 1.0
@@ -99,7 +99,7 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _number(value: Any) -> Number:
-    """A tensor of the device stays there, unread; one of the CPU is no wait."""
+    """Return a number; a tensor on a device stays there, as reading it would take a wait."""
     if isinstance(value, Tensor) and value.device.type != "cpu":
         return value.detach()
     return float(value)

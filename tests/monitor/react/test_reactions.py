@@ -17,8 +17,10 @@ from torch import nn
 import stabkit
 from stabkit.detect import find_bursts, find_collapse, find_dips, find_spikes, find_stale_moments
 from stabkit.detect.simulate import Planted, simulate_curve
+from stabkit.detect.spikes import ONLINE_SPIKE_BAR
+from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.reactions import KINDS, Reactions
-from stabkit.monitor.react.watches import SPIKE_THRESHOLD, Event, SpikeWatch
+from stabkit.monitor.react.watches import OnlineEvent, SpikeWatch
 from stabkit.rundir import RunDir
 from stabkit.store.background import Background
 from stabkit.store.writer import Writer
@@ -63,6 +65,20 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in e.items() if k != "time"} for e in RunDir(folder).read_events()]
 
 
+def find(
+    watched: Reactions,
+    steps: np.ndarray,
+    layers: list[str],
+    values: dict[str, np.ndarray],
+    scalars: dict[str, tuple[np.ndarray, np.ndarray]],
+    measured: dict[str, np.ndarray] | None = None,
+) -> list[OnlineEvent]:
+    """Without `measured`, a value is measured if it is not NaN."""
+    if measured is None:
+        measured = {name: ~np.isnan(table) for name, table in values.items()}
+    return watched.find(Rows(steps, layers, values, measured, scalars))
+
+
 def in_intervals(rng: np.random.Generator, size: int) -> list[slice]:
     cuts = [0, *np.unique(rng.integers(1, size, size=rng.integers(0, 30))).tolist(), size]
     return [slice(a, b) for a, b in pairwise(cuts)]
@@ -75,12 +91,13 @@ def feed(
     values: dict[str, np.ndarray],
     scalars: dict[str, np.ndarray] | None = None,
     measured: dict[str, np.ndarray] | None = None,
-) -> list[Event]:
+) -> list[OnlineEvent]:
     scalars = scalars or {}
     return [
         event
         for part in parts
-        for event in found.steps(
+        for event in find(
+            found,
             steps[part],
             LAYERS,
             {name: table[part] for name, table in values.items()},
@@ -124,7 +141,7 @@ def test_spikes_are_those_that_the_detector_finds_afterwards(tmp_path: Path, see
     found = feed(watched, in_intervals(rng, size), steps, {"grad_norm": values}, {"loss": loss})
 
     def find(at: np.ndarray, series: np.ndarray) -> pd.DataFrame:
-        return find_spikes(at, series, threshold=SPIKE_THRESHOLD)
+        return find_spikes(at, series, threshold=ONLINE_SPIKE_BAR)
 
     of_layers = [e for e in found if e.facts["signal"] == "grad_norm"]
     expected = expected_bursts(find, steps, values)
@@ -199,9 +216,9 @@ def test_a_gradient_that_was_not_measured_is_not_a_nonfinite_one(tmp_path: Path)
     watched = reactions(tmp_path)
     watched.on("nonfinite", "log")
     holed = np.full((10, len(LAYERS)), np.nan)
-    assert watched.steps(np.arange(10), LAYERS, {"grad_norm": holed}, {}) == []
+    assert find(watched, np.arange(10), LAYERS, {"grad_norm": holed}, {}) == []
     seen = {"grad_norm": np.ones_like(holed, dtype=bool)}
-    (event,) = watched.steps(np.arange(10, 20), LAYERS, {"grad_norm": holed}, {}, seen)
+    (event,) = find(watched, np.arange(10, 20), LAYERS, {"grad_norm": holed}, {}, seen)
     assert (event.step, event.facts["layers"]) == (10, LAYERS)
 
 
@@ -212,7 +229,7 @@ def test_a_dip_is_told_once_however_its_bounds_move(tmp_path: Path, seed: int) -
     curve = simulate_curve(rng, evals=70, n=300, planted=dips, ar=0.3)
     watched = reactions(tmp_path)
     watched.on("dip", "log")
-    told: list[Event] = []
+    told: list[OnlineEvent] = []
     for i, (step, correct) in enumerate(zip(curve.step, curve.correct, strict=True)):
         new = watched.evaluated(int(step), "knn_heldout", correct, 0.1)
         assert all(event.facts["found_at"] == step for event in new)
@@ -331,7 +348,7 @@ def test_nothing_runs_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Reactions, "_watch", never)
     values = {"grad_norm": np.full((50, len(LAYERS)), np.nan)}
-    assert watched.steps(np.arange(50), LAYERS, values, {}) == []
+    assert find(watched, np.arange(50), LAYERS, values, {}) == []
     assert watched.evaluated(3, "knn_heldout", np.ones(5, dtype=bool), 0.1) == []
     watched.agree()
     watched.close()
@@ -341,7 +358,7 @@ def test_nothing_runs_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_is_asked_must_be_known(tmp_path: Path) -> None:
     watched = reactions(tmp_path)
-    with pytest.raises(ValueError, match="'dips' is no kind of event; there are nonfinite, spike"):
+    with pytest.raises(ValueError, match="unknown event kind 'dips'; there are nonfinite, spike"):
         watched.on("dips", "log")
     with pytest.raises(ValueError, match=r"one of log, mark, checkpoint, stop, got 'halt'"):
         watched.on("dip", "halt")
@@ -355,9 +372,9 @@ def test_what_is_asked_must_be_known(tmp_path: Path) -> None:
 def test_actions_run_once_each_in_order_and_one_that_raises_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done: list[tuple[str, Event]] = []
+    done: list[tuple[str, OnlineEvent]] = []
 
-    def broken(event: Event) -> None:
+    def broken(event: OnlineEvent) -> None:
         done.append(("broken", event))
         raise RuntimeError("no disk")
 
@@ -366,7 +383,7 @@ def test_actions_run_once_each_in_order_and_one_that_raises_stops_nothing(
     watched.on("spike", broken)
     watched.on("spike", lambda event: done.append(("last", event)))
     watched.on("dip", lambda event: done.append(("never", event)))
-    events = [Event("spike", 7, "norm", {"ratio": 5.0}), Event("spike", 90, "norm")]
+    events = [OnlineEvent("spike", 7, "norm", {"ratio": 5.0}), OnlineEvent("spike", 90, "norm")]
     watched.react(events)
     assert done == [(who, event) for event in events for who in ("first", "broken", "last")]
     facts = {"cause": "spike", "error": "RuntimeError: no disk"}
@@ -385,12 +402,12 @@ def test_actions_run_once_each_in_order_and_one_that_raises_stops_nothing(
 def test_a_folder_that_is_gone_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done: list[Event] = []
+    done: list[OnlineEvent] = []
     watched = reactions(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     for action in ("mark", "stop", done.append):
         watched.on("spike", action)
-    watched.react([Event("spike", 7), Event("spike", 90)])
+    watched.react([OnlineEvent("spike", 7), OnlineEvent("spike", 90)])
     assert len(done) == 2
     assert watched.should_stop
     OUT[tmp_path / "gone"].wait()
@@ -407,12 +424,12 @@ def test_a_detector_that_fails_is_off_and_the_others_go_on(
     watched.on("nonfinite", "log")
     bad = {"grad_norm": np.full((5, len(LAYERS)), np.inf)}
 
-    def broken(self: object, rows: object) -> list[Event]:
+    def broken(self: object, rows: object) -> list[OnlineEvent]:
         raise ZeroDivisionError
 
     monkeypatch.setattr(SpikeWatch, "rows", broken)
     for first in (0, 5):
-        found = watched.steps(first + np.arange(5), LAYERS, bad, {})
+        found = find(watched, first + np.arange(5), LAYERS, bad, {})
         assert [e.kind for e in found] == ["nonfinite"] * (first == 0)
     (event,) = events_of(tmp_path)
     assert (event["kind"], event["cause"]) == ("detector_failed", "spike")
@@ -422,7 +439,7 @@ def test_a_detector_that_fails_is_off_and_the_others_go_on(
 def test_the_word_log_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     watched = reactions(tmp_path)
     watched.on("spike", "log")
-    watched.react([Event("spike", 12, "norm", {"layers": LAYERS, "ratio": 7.126})])
+    watched.react([OnlineEvent("spike", 12, "norm", {"layers": LAYERS, "ratio": 7.126})])
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("stabkit", logging.WARNING)
     assert record.message == (
@@ -433,7 +450,9 @@ def test_the_word_log_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_the_word_mark_is_an_event_in_the_log_that_any_reader_takes(tmp_path: Path) -> None:
     watched = reactions(tmp_path)
     watched.on("stale_moments", "mark")
-    watched.react([Event("stale_moments", 12, "norm", {"layers": ["norm"], "surprise": math.inf})])
+    watched.react(
+        [OnlineEvent("stale_moments", 12, "norm", {"layers": ["norm"], "surprise": math.inf})]
+    )
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
@@ -454,9 +473,9 @@ def test_the_word_mark_is_an_event_in_the_log_that_any_reader_takes(tmp_path: Pa
 def test_the_word_stop(tmp_path: Path) -> None:
     watched = reactions(tmp_path, now=130)
     watched.on("dip", "stop")
-    watched.react([Event("spike", 12)])
+    watched.react([OnlineEvent("spike", 12)])
     assert not watched.should_stop
-    watched.react([Event("dip", 50)])
+    watched.react([OnlineEvent("dip", 50)])
     assert watched.should_stop
     assert events_of(tmp_path) == [{"kind": "stop", "step": 50, "cause": "dip", "asked_at": 130}]
 
@@ -476,7 +495,7 @@ def test_the_word_checkpoint_saves_what_a_fresh_model_goes_on_from(tmp_path: Pat
         step(model, optimizer)
     watched = Reactions(RunDir(tmp_path), model, [optimizer], {}, lambda: 3, writing(tmp_path))
     watched.on("spike", "checkpoint")
-    watched.react([Event("spike", 1), Event("spike", 2)])
+    watched.react([OnlineEvent("spike", 1), OnlineEvent("spike", 2)])
     (path,) = (tmp_path / "checkpoints").iterdir()
     assert path.name == "event-3.pt"
     assert [(e["step"], e["file"]) for e in events_of(tmp_path)] == [
@@ -513,12 +532,12 @@ def on_two_ranks(folder: Path) -> dict[str, Any]:
     stopped = None
     for now in range(4):
         if rank == 0 and now in (1, 2):  # only the first has values; it meets some twice
-            watched.react([Event("spike", 10 * now, "norm")])
+            watched.react([OnlineEvent("spike", 10 * now, "norm")])
         watched.agree()
         if watched.should_stop and stopped is None:
             stopped = now
     if rank == 0:
-        watched.react([Event("spike", 99)])
+        watched.react([OnlineEvent("spike", 99)])
     watched.close()
     if out is not None:
         out.close()
@@ -543,7 +562,7 @@ def test_kinds_are_all_watched(tmp_path: Path) -> None:
         watched.on(kind, "log")
     steps = np.arange(50)
     values = {name: np.ones((50, len(LAYERS))) for name in ("grad_norm", "adam_rms")}
-    assert watched.steps(steps, LAYERS, values, {"loss": (steps, np.ones(50))}) == []
+    assert find(watched, steps, LAYERS, values, {"loss": (steps, np.ones(50))}) == []
     assert events_of(tmp_path) == [], "no detector failed"
 
 

@@ -263,7 +263,7 @@ def test_two_processes_of_ddp_use_all_but_the_last(number: int, tmp_path: Path) 
 def test_a_monitor_records_the_noise_signals_asked_for_and_no_other(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    asked = {"signals": "noise_trace", "images_per_step": 8}
+    asked = {"signals": "noise_trace", "samples_per_step": 8}
     with stabkit.Monitor(model, optimizer, tmp_path, **asked) as monitor:  # type: ignore[arg-type]
         for _ in range(3):
             optimizer.zero_grad()

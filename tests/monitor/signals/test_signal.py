@@ -1,7 +1,6 @@
 """The table of signals, and a signal of one's own in ten lines."""
 
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,20 +142,26 @@ def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert "neither a level" in capsys.readouterr().err
 
 
-def test_the_command_lists_a_users_own(tmp_path: Path) -> None:
+def test_the_command_lists_a_users_own(
+    own: dict[str, type[Signal]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "my_signals.py").write_text(LINES)
-
-    def listed(*words: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "stabkit", "signals", *words]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    done = listed("grad_l4", "--module", "my_signals")
-    assert done.returncode == 0, done.stderr
-    assert "mean(g^4)^(1/4)" in done.stdout
-    assert done.stdout.startswith("own\n")
-    done = listed("--module", "no_signals")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "no_signals: cannot be imported" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    try:
+        assert main(["signals", "grad_l4", "--module", "my_signals"]) == 0
+    finally:
+        sys.modules.pop("my_signals", None)
+    listed = capsys.readouterr().out
+    assert "mean(g^4)^(1/4)" in listed
+    assert listed.startswith("own\n")
+    assert main(["signals", "--module", "no_signals"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no_signals: cannot be imported" in said.err
 
 
 def test_blocks_and_modules_are_where_a_signal_finds_them() -> None:

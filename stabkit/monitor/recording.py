@@ -1,0 +1,205 @@
+"""What a Monitor does in one folder, from opening it to closing it."""
+
+import atexit
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import Optimizer
+
+from stabkit.monitor.attach import Attachment
+from stabkit.monitor.folder import OpenedFolder, open_folder
+from stabkit.monitor.guard import Guard
+from stabkit.monitor.measure.flush import RowFlusher
+from stabkit.monitor.measure.parts import make_parts
+from stabkit.monitor.measure.rows import RowReader
+from stabkit.monitor.measure.scalars import Scalars
+from stabkit.monitor.measure.step_rows import StepRows
+from stabkit.monitor.probe.probe import Probe
+from stabkit.monitor.ranks import rank
+from stabkit.monitor.react.reactions import Reactions
+from stabkit.monitor.signals.signal import Asked
+from stabkit.rundir import RunDir, State, Status
+
+STATUS_EVERY_S = 10.0
+
+
+class Recording:
+    """Joins the parts of a Monitor: hooks, measuring, reactions and the folder.
+
+    The hooks of the optimizers hold it, so that it goes on when nobody holds the Monitor any more.
+    The arguments are those of `Monitor`. `run_id`: given by stabkit's own loop, which holds the
+    folder's lock and writes its status.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        folder: Path,
+        signals: Asked | Sequence[Asked],
+        probe: Probe | None,
+        probe_every: int,
+        scaler: "torch.amp.GradScaler | None",
+        layer_of: Callable[[str], str | None] | None,
+        first_step: int | None,
+        flush_every: int,
+        samples_per_step: int | None,
+        strict: bool,
+        run_id: str | None,
+    ) -> None:
+        self.closed = True  # until everything below has succeeded
+        failed = self._signal_failed
+        parts = make_parts(
+            model, optimizers, signals, probe, probe_every, layer_of, flush_every,
+            samples_per_step, failed,
+        )  # fmt: skip
+        self.rundir, self.layers = RunDir(folder), list(parts.layers)
+        self._pid = os.getpid()
+        self.attachment = Attachment(optimizers, scaler)
+        # Only now is the folder touched: everything that can be refused was.
+        opened = OpenedFolder(first_step or 0)
+        if rank() == 0:
+            opened = open_folder(self.rundir, self, first_step, run_id, strict)
+        self.out = out = opened.out
+        self.guard = Guard(self.rundir.path, out, strict, lambda: self.step)
+        self.reactions = Reactions(
+            self.rundir, model, optimizers, parts.layers, lambda: self.step, out, strict
+        )
+        reader = RowReader(self.layers, parts.derived, opened.in_nonfinite, failed)
+        scalars = Scalars(opened.beta2)
+        flusher = RowFlusher(
+            parts.measure, parts.probing, scalars, reader, self.reactions.rows, out,
+            samples_per_step,
+        )  # fmt: skip
+        self.rows = StepRows(
+            opened.step, parts, scalars, flusher, self.attachment, self.guard, flush_every,
+            out is not None, self.is_dead, self.reactions.agree, self._row_closed,
+        )  # fmt: skip
+        self._knn: float | None = None
+        self._writes_status = out is not None and run_id is None
+        self._status_at = -math.inf
+        try:
+            self.attachment.attach(self.rows)
+        except BaseException:
+            self.attachment.remove()
+            if out is not None:
+                out.close()
+            raise
+        self._write_status("running")
+        self.closed = False
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
+
+    @property
+    def step(self) -> int:
+        """Updates made so far, which is the number of the next step."""
+        return self.rows.step
+
+    def is_dead(self) -> bool:
+        """Return whether it is closed, or a copy in a forked process."""
+        return self.closed or os.getpid() != self._pid
+
+    def writes(self) -> bool:
+        """Return whether this process writes rows."""
+        return not self.is_dead() and self.out is not None
+
+    def add_eval(
+        self,
+        step: int,
+        metric: str,
+        correct: NDArray[np.bool_],
+        chance: float,
+        k: int,
+        temperature: float,
+    ) -> None:
+        """Write an evaluation, [n] bits, and react to the dip that it may show."""
+        if not self.writes() or self.out is None:
+            return
+        accuracy = float(correct.mean())
+        self._knn = accuracy if metric == "knn_heldout" else self._knn
+        self.out.add(lambda w: w.add_eval(step, metric, accuracy, chance, k, temperature, correct))
+        with self.guard("reactions"):
+            self.reactions.react(self.reactions.evaluated(step, metric, correct, chance))
+
+    def flush(self) -> None:
+        """Write everything of the steps so far, and wait for the disk."""
+        if self.is_dead():
+            return
+        self.rows.flush()
+        if self.out is not None:
+            self.out.wait()
+
+    def close(self, state: State = "done", reason: str | None = None) -> None:
+        """Flush, and let go of the optimizers and the folder; `state` is how the run ended."""
+        if self.is_dead():
+            return
+        self.attachment.remove()
+        atexit.unregister(self._at_exit)
+        # After an error the other processes of a sharded model may be anywhere, so the rows that
+        # all of them would have to add up are given up.
+        alone = self.rows.measure.blocks.sharded and reason is not None
+        try:
+            if alone:
+                with self.guard("flush"):
+                    self.rows.flusher.write_pending()
+            else:
+                self.flush()
+            self._write_status(state, reason)
+        finally:
+            self.closed = True
+            try:
+                self.reactions.close()
+            finally:
+                if self.out is not None:
+                    self.out.close()
+
+    def _signal_failed(self, name: str, error: Exception) -> None:
+        self.guard.signal_failed(name, error)
+
+    def _row_closed(self) -> None:
+        if time.monotonic() - self._status_at > STATUS_EVERY_S:
+            self._write_status("running")
+
+    def _write_status(self, state: State, reason: str | None = None) -> None:
+        """Write what `stabkit status` shows."""
+        self._status_at = time.monotonic()
+        if self._writes_status and self.out is not None:
+            marks = dict(self.reactions.marks)
+            self.out.status(Status(state, self.step, knn=self._knn, reason=reason, events=marks))
+
+    # Not weakref.finalize: its registry would keep alive what must be flushed. That holds the
+    # optimizers (a reaction saves their state), and their hooks hold this object, as they must.
+    # Nothing of it would ever be freed before the interpreter ends.
+    def __del__(self) -> None:
+        """Write the rows when nobody closed the Monitor and its optimizers are gone.
+
+        Waits for nothing, because it may run anywhere. The rows of a sharded model are lost: all
+        processes would have to add them up.
+        """
+        with suppress(Exception):
+            if not self.is_dead():
+                self.attachment.remove()
+                atexit.unregister(self._at_exit)
+                if self.out is not None and not self.rows.measure.blocks.sharded:
+                    self.rows.flush()
+                    self._write_status("done", "its Monitor was not closed")
+                self.closed = True
+                if self.out is not None:
+                    self.out.leave()
+
+
+def _close_at_exit(recording: "weakref.ref[Recording]") -> None:
+    """Close what is still open when the interpreter ends."""
+    found = recording()
+    if found is not None:
+        found.close("done", "the process ended without closing its Monitor")
