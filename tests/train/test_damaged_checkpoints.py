@@ -184,7 +184,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         changed(lambda c: c.update(model={3: torch.ones(2)})),
         "model should hold named, plain tensors only",
     ),
-    "a weight on no device": (other_weight(lambda t: t.to("meta")), "else than named, plain"),
+    "a weight on no device": (other_weight(lambda t: t.to("meta")), "should hold named, plain"),
     "a sparse weight": (other_weight(lambda t: t.to_sparse()), "it is damaged, or holds code"),
     "a weight of another shape": (
         other_weight(lambda t: t[:3].clone()),
