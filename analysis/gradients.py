@@ -17,7 +17,7 @@ RUNS = "runs/gradients"
 # %%
 import numpy as np
 
-from stabkit import association, onset_order
+from stabkit import onset_order
 from stabkit.analyze.across_runs import bursts_and_dips, onsets
 from stabkit.analyze.claims import from_interval, more_events, together
 from stabkit.analyze.plots import draw
@@ -54,7 +54,7 @@ last = blocks[-1] if blocks else "blocks"
 began = int((joined[joined["lag"] == 0]["layer"] == "patch_embed").sum())
 lag = shallow_first(joined, "patch_embed", last)
 anywhere = shallow_first(joined)
-herald = association(bursts_and_dips(runs), LEAD)
+herald = event_association(bursts_and_dips(runs), LEAD)
 with np.errstate(divide="ignore"):  # no dip after a burst is a rate of zero
     rates = np.log2([herald.hazard_ratio, herald.hazard_low, herald.hazard_high]).tolist()
 claims = [

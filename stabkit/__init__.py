@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stabkit.config import ConfigError as ConfigError
     from stabkit.config import load_config as load_config
-    from stabkit.detect import association as association
+    from stabkit.detect import event_association as event_association
     from stabkit.detect import find_bursts as find_bursts
     from stabkit.detect import find_collapse as find_collapse
     from stabkit.detect import find_dips as find_dips
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stabkit.monitor.signals.signal import DerivedSignal as DerivedSignal
     from stabkit.monitor.signals.signal import LayerSignal as LayerSignal
     from stabkit.monitor.signals.signal import ProbeSignal as ProbeSignal
-    from stabkit.monitor.signals.signal import register as register
+    from stabkit.monitor.signals.signal import register_signal as register_signal
     from stabkit.rundir import ForeignFolderError as ForeignFolderError
     from stabkit.rundir import LeftOutWarning as LeftOutWarning
     from stabkit.rundir import LinkedError as LinkedError
@@ -59,7 +59,7 @@ _HOME = {
     "Run": "stabkit.runs",
     "RunBusyError": "stabkit.rundir",
     "Runs": "stabkit.runs",
-    "association": "stabkit.detect",
+    "event_association": "stabkit.detect",
     "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",
     "find_dips": "stabkit.detect",
@@ -74,7 +74,7 @@ _HOME = {
     "load_config": "stabkit.config",
     "onset_order": "stabkit.detect",
     "open_run": "stabkit.runs",
-    "register": "stabkit.monitor.signals.signal",
+    "register_signal": "stabkit.monitor.signals.signal",
     "shallow_first": "stabkit.detect",
     "train_run": "stabkit.runs",
 }

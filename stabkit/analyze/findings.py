@@ -8,7 +8,7 @@ from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
 from stabkit.analyze.text import counted
-from stabkit.detect import association, shallow_first
+from stabkit.detect import event_association, shallow_first
 
 LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
 
@@ -58,7 +58,7 @@ def _order(runs: Diagnoses) -> str:
 
 
 def _heralds(runs: Diagnoses) -> str:
-    found = association(bursts_and_dips(runs), LEAD)
+    found = event_association(bursts_and_dips(runs), LEAD)
     if not found.effects or not (found.observed or found.expected):
         return ""
     ratio = f"{found.hazard_ratio:.1f} times" if math.isfinite(found.hazard_ratio) else "not known"

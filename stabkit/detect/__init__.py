@@ -1,6 +1,6 @@
 """Detectors: they find events in series, with stated false-alarm rates; numpy and scipy only."""
 
-from stabkit.detect.association import association
+from stabkit.detect.association import event_association
 from stabkit.detect.bursts import find_bursts, layer_onsets
 from stabkit.detect.collapse import find_collapse, find_stuck_loss
 from stabkit.detect.dips import find_dips
@@ -10,7 +10,7 @@ from stabkit.detect.spikes import find_spikes
 from stabkit.detect.stale_moments import find_stale_moments, gradient_surprise
 
 __all__ = [
-    "association",
+    "event_association",
     "find_bursts",
     "find_collapse",
     "find_dips",

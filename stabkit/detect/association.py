@@ -57,7 +57,7 @@ class _Counts(NamedTuple):
     leads: list[int]
 
 
-def association(runs: Iterable[EventTimes], window: int) -> Association:
+def event_association(runs: Iterable[EventTimes], window: int) -> Association:
     """Count effects with a cause at most `window` steps before (or at their step), against chance.
 
     `observed` counts these effects over all runs. Chance is a circular shift: all causes of a run

@@ -6,36 +6,27 @@ from dataclasses import replace
 
 from stabkit.config import RunConfig, save_config
 from stabkit.monitor.ranks import rank
-from stabkit.rundir import RunBusyError, RunDir, Status, atomic_write, same_folder
+from stabkit.rundir import HeldFolder, RunBusyError, RunDir, Status, atomic_write
 from stabkit.train.parallel.agree import REFUSALS, PeerError, PeerRefusedError, run_by_first
 from stabkit.train.request import claim
 
 
-class HeldFolder:
-    """A run's folder while its lock is held.
+class HeldRun:
+    """A run's folder while its lock is held, as each process of the run sees it.
 
     `status`: what it said last. `resumed`: whether there is a checkpoint to go on from.
+    `check`: raises FileNotFoundError once the folder was deleted, moved or replaced.
     """
 
     def __init__(self, rundir: RunDir, status: Status | None, resumed: bool) -> None:
         self.rundir = rundir
         self.status = status
         self.resumed = resumed
-        self._is_same = same_folder(rundir.path)
-
-    def check(self) -> None:
-        """Raise FileNotFoundError once the folder was deleted or moved.
-
-        Another folder that was made in its place is not the run's.
-        """
-        if not self._is_same():
-            raise FileNotFoundError(
-                f"{self.rundir.path}: the run's folder was deleted or moved while it trained"
-            )
+        self.check = HeldFolder(rundir.path).check
 
 
 @contextmanager
-def hold_for_all(config: RunConfig, rundir: RunDir) -> Iterator[HeldFolder]:
+def hold_for_all(config: RunConfig, rundir: RunDir) -> Iterator[HeldRun]:
     """Hold `rundir.lock()` in the first process, on behalf of all processes of the run.
 
     Raises RunBusyError when another run holds it and ForeignFolderError when the folder is no
@@ -48,12 +39,12 @@ def hold_for_all(config: RunConfig, rundir: RunDir) -> Iterator[HeldFolder]:
             # asked again: only from here on can no other process change the answer
             return claim(config, rundir), rundir.checkpoint_file.exists()
 
-        yield HeldFolder(rundir, *run_by_first(take))
+        yield HeldRun(rundir, *run_by_first(take))
 
 
 @contextmanager
 def record_failure(
-    config: RunConfig, rundir: RunDir, held: HeldFolder | None = None, nccl: bool = False
+    config: RunConfig, rundir: RunDir, held: HeldRun | None = None, nccl: bool = False
 ) -> Iterator[None]:
     """Write the reason of a failure to the run's folder; a refusal leaves the folder as it is.
 

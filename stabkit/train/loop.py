@@ -19,7 +19,7 @@ from stabkit.train.data.batches import Batch, ReadAhead, make_batch
 from stabkit.train.data.image_set import ImageSet
 from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
-from stabkit.train.held_folder import HeldFolder, hold_for_all, record_failure, write_config
+from stabkit.train.held_folder import HeldRun, hold_for_all, record_failure, write_config
 from stabkit.train.heldout_knn import HeldoutKnn
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim.build import lr_at, momentum_at
@@ -118,9 +118,7 @@ def _prepare(config: RunConfig, where: str) -> Parts:
     return Parts(device, images, knn, state)
 
 
-def _run(
-    config: RunConfig, parts: Parts, held: HeldFolder, start: Start, stop: Stop | None
-) -> Status:
+def _run(config: RunConfig, parts: Parts, held: HeldRun, start: Start, stop: Stop | None) -> Status:
     """Make the steps that are left, record them, and close the folder with the final status."""
     state, file = parts.state, held.rundir.checkpoint_file
     # together: all have read the checkpoint before the first goes on to write the next
@@ -140,7 +138,7 @@ def _run(
 
 
 def _begin_record(
-    config: RunConfig, parts: Parts, held: HeldFolder, start: Start, first: int
+    config: RunConfig, parts: Parts, held: HeldRun, start: Start, first: int
 ) -> Recorder:
     """Write what was begun, with what, and return the Monitor; only the first process records."""
     if rank() != 0:

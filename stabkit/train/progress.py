@@ -13,7 +13,7 @@ from stabkit.rundir import Status
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
 from stabkit.train.alerts import Alerts
-from stabkit.train.held_folder import HeldFolder
+from stabkit.train.held_folder import HeldRun
 
 
 class Progress:
@@ -23,7 +23,7 @@ class Progress:
     The run goes on without them, since only a run from the start could make them again.
     """
 
-    def __init__(self, config: RunConfig, held: HeldFolder, first: int, chance: float) -> None:
+    def __init__(self, config: RunConfig, held: HeldRun, first: int, chance: float) -> None:
         """`first`: the step that the training begins at. `chance`: accuracy of a guess."""
         self._held, self._rundir = held, held.rundir
         self._steps, self._batch = config.train.steps, config.train.batch

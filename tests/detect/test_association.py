@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabkit.detect import association
+from stabkit.detect import event_association
 from stabkit.detect.association import EventTimes
 from tests.detect.sequential import rarely
 
@@ -41,7 +41,7 @@ def test_the_null_is_every_move_of_every_run(seed: int) -> None:
     for size in (17, 23):
         causes, effects = (rng.integers(5, 5 + size, size=rng.integers(1, 5)) for _ in range(2))
         runs.append(EventTimes(causes, effects, (5, 4 + size)))
-    found = association(runs, window=4)
+    found = event_association(runs, window=4)
     counts = [brute_force(run, 4) for run in runs]
     totals = np.array([sum(pair) for pair in product(*counts)])
     assert found.observed == totals[0]
@@ -53,7 +53,7 @@ def test_the_null_is_every_move_of_every_run(seed: int) -> None:
 def test_steps_at_risk_and_leads_are_those_of_a_loop(seed: int) -> None:
     rng = np.random.default_rng(seed)
     causes, effects = rng.choice(200, size=6, replace=False), np.array([40, 90, 150])
-    found = association([EventTimes(causes, effects, (0, 199), effects + 20)], window=12)
+    found = event_association([EventTimes(causes, effects, (0, 199), effects + 20)], window=12)
     risk = [t for t in range(200) if not any(e < t <= e + 20 for e in effects)]
     near = {t for t in risk if any(0 <= t - c <= 12 for c in causes)}
     hits = sorted(set(effects.tolist()) & near)
@@ -82,7 +82,7 @@ def test_independent_events_alarm_no_more_often_than_the_level() -> None:
                 causes = np.unique((starts[:, None] + [0, 2, 5]).ravel() % 500) + 20
                 effects = np.flatnonzero(rng.random(500) < rate) + 20
                 runs.append(EventTimes(causes, effects, SPAN))
-            seen.append(association(runs, window=15).p_value)
+            seen.append(event_association(runs, window=15).p_value)
             yield seen[-1]
 
     levels = (0.01, 0.05, 0.2, 0.5)
@@ -97,16 +97,16 @@ def test_a_planted_lead_is_found() -> None:
     for _ in range(3):
         causes = np.sort(rng.choice(450, size=4, replace=False)) + 20
         runs.append(EventTimes(causes, causes + rng.integers(3, 10, size=4), SPAN))
-    found = association(runs, window=20)
+    found = event_association(runs, window=20)
     assert found.observed == found.effects == 12
     assert found.expected < 6
     assert found.p_value < 0.001
     assert 3 <= found.lead_low <= found.lead <= found.lead_high <= 9
     assert found.hazard_low > 1
     assert found.hazard_ratio == math.inf
-    alone = association(runs[:1], window=20)
+    alone = event_association(runs[:1], window=20)
     assert alone.p_value > 1 / 500, "moves by a step or two coincide as well"
-    backwards = association([EventTimes(r.effects, r.causes, SPAN) for r in runs], window=2)
+    backwards = event_association([EventTimes(r.effects, r.causes, SPAN) for r in runs], window=2)
     assert backwards.p_value > 0.05, "a cause after the effect is none"
 
 
@@ -117,7 +117,7 @@ def test_the_hazard_interval_covers_the_truth(ratio: float) -> None:
     def misses() -> Iterator[bool]:
         for _ in range(300):
             runs = [simulate(rng, 10, rate, ratio) for rate in (0.002, 0.01)]
-            found = association(runs, window=10)
+            found = event_association(runs, window=10)
             yield not found.hazard_low <= ratio <= found.hazard_high
 
     assert rarely(misses(), 0.05, 300)
@@ -132,12 +132,12 @@ def test_a_bad_run_with_more_of_both_proves_nothing() -> None:
         for rate in (0.001, 0.001, 0.001, 0.03):
             causes, effects = (np.flatnonzero(rng.random(1000) < rate) for _ in range(2))
             runs.append(EventTimes(causes, effects, (0, 999)))
-        alarms += association(runs, window=9).hazard_low > 1
+        alarms += event_association(runs, window=9).hazard_low > 1
         causes, effects = (
             np.concatenate([np.add(run[kind], 1000 * i) for i, run in enumerate(runs)])
             for kind in (0, 1)
         )
-        pooled = association([EventTimes(causes, effects, (0, 3999))], window=9)
+        pooled = event_association([EventTimes(causes, effects, (0, 3999))], window=9)
         pooled_alarms += pooled.hazard_low > 1
     assert pooled_alarms > trials / 2, "the case is one that fools a pooled ratio"
     assert stats.binom.sf(alarms - 1, trials, 0.025) > 0.001
@@ -145,20 +145,20 @@ def test_a_bad_run_with_more_of_both_proves_nothing() -> None:
 
 def test_nothing_says_nothing() -> None:
     for causes, effects in [([], []), ([30], []), ([], [30])]:
-        found = association([EventTimes(causes, effects, SPAN)], window=10)
+        found = event_association([EventTimes(causes, effects, SPAN)], window=10)
         assert (found.p_value, found.observed) == (1.0, 0)
         assert math.isnan(found.hazard_ratio)
         assert (found.hazard_low, found.hazard_high) == (0.0, math.inf)
         assert math.isnan(found.lead)
-    assert association([], window=10).p_value == 1.0
+    assert event_association([], window=10).p_value == 1.0
 
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"causes must be whole steps in 20\.\.519, got 5"):
-        association([EventTimes([5], [30], SPAN)], 10)
+        event_association([EventTimes([5], [30], SPAN)], 10)
     with pytest.raises(ValueError, match=r"effects must be whole steps in 20\.\.519, got nan"):
-        association([EventTimes([30], [math.nan], SPAN)], 10)
+        event_association([EventTimes([30], [math.nan], SPAN)], 10)
     with pytest.raises(ValueError, match="window must be 0 steps or more, got -1"):
-        association([], -1)
+        event_association([], -1)
     with pytest.raises(ValueError, match=r"span must be \(first step, last step\)"):
-        association([EventTimes([], [], (9, 0))], 1)
+        event_association([EventTimes([], [], (9, 0))], 1)

@@ -279,7 +279,7 @@ def test_a_deleted_folder_ends_the_run_and_is_not_made_anew(
 
     step = loop.train_step
     monkeypatch.setattr(loop, "train_step", at_call(step, at, act))
-    with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved while it"):
+    with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved"):
         train(CONFIG, RunDir(folder))
     assert list(tmp_path.iterdir()) == []
 
@@ -298,6 +298,6 @@ def test_a_new_folder_in_the_place_of_the_runs_is_not_written_to(
 
     step = loop.train_step
     monkeypatch.setattr(loop, "train_step", at_call(step, 8, act))
-    with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved while it"):
+    with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved"):
         train(CONFIG, RunDir(folder))
     assert [path.name for path in folder.iterdir()] == [".lock"]

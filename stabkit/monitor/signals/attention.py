@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from stabkit.monitor.probe.probe import ProbePass
-from stabkit.monitor.signals.signal import ProbeSignal, register
+from stabkit.monitor.signals.signal import ProbeSignal, register_signal
 
 _FORWARD = "one forward of the probe, shared by the level"
 
 
-@register
+@register_signal
 class AttentionLogit(ProbeSignal):
     name = "attention_logit"
     level = "attention"
@@ -26,7 +26,7 @@ class AttentionLogit(ProbeSignal):
         return {layer: torch.stack(found).amax() for layer, found in logits.items()}
 
 
-@register
+@register_signal
 class AttentionEntropy(ProbeSignal):
     name = "attention_entropy"
     level = "attention"
@@ -41,7 +41,7 @@ class AttentionEntropy(ProbeSignal):
         return {layer: torch.cat(found).amin() for layer, found in entropies.items()}
 
 
-@register
+@register_signal
 class AttentionEntropyMean(ProbeSignal):
     name = "attention_entropy_mean"
     level = "attention"
@@ -56,7 +56,7 @@ class AttentionEntropyMean(ProbeSignal):
         return {layer: torch.cat(found).mean() for layer, found in entropies.items()}
 
 
-@register
+@register_signal
 class OutputRms(ProbeSignal):
     name = "output_rms"
     level = "attention"
@@ -69,7 +69,7 @@ class OutputRms(ProbeSignal):
         return {layer: rms for layer, (rms, _) in seen.watched.outputs.items()}
 
 
-@register
+@register_signal
 class OutputKurtosis(ProbeSignal):
     name = "output_kurtosis"
     level = "attention"

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks
-from stabkit.monitor.signals.signal import DerivedSignal, LayerSignal, Signal, register
+from stabkit.monitor.signals.signal import DerivedSignal, LayerSignal, Signal, register_signal
 
 
-@register
+@register_signal
 class GradNorm(LayerSignal):
     name = "grad_norm"
     level = "basic"
@@ -29,7 +29,7 @@ class GradNorm(LayerSignal):
         return total_L.sqrt()
 
 
-@register
+@register_signal
 class GradMax(LayerSignal):
     name = "grad_max"
     level = "basic"
@@ -45,7 +45,7 @@ class GradMax(LayerSignal):
         return torch.abs(blocks.values, out=blocks.scratch).amax(1)
 
 
-@register
+@register_signal
 class NonfiniteCount(LayerSignal):
     name = "nonfinite_count"
     level = "basic"
@@ -61,7 +61,7 @@ class NonfiniteCount(LayerSignal):
         return values.shape[1] - finite.sum(1)
 
 
-@register
+@register_signal
 class ZeroCount(LayerSignal):
     name = "zero_count"
     level = "basic"
@@ -79,7 +79,7 @@ class ZeroCount(LayerSignal):
         return count_L - total_L
 
 
-@register
+@register_signal
 class ParamNorm(LayerSignal):
     name = "param_norm"
     level = "basic"
@@ -96,7 +96,7 @@ class ParamNorm(LayerSignal):
         return total_L.sqrt()
 
 
-@register
+@register_signal
 class UpdateNorm(LayerSignal):
     name = "update_norm"
     level = "basic"
@@ -114,7 +114,7 @@ class UpdateNorm(LayerSignal):
         return total_L.sqrt()
 
 
-@register
+@register_signal
 class UpdateRatio(DerivedSignal):
     name = "update_ratio"
     level = "basic"
@@ -132,7 +132,7 @@ class UpdateRatio(DerivedSignal):
             )
 
 
-@register
+@register_signal
 class AdamRms(LayerSignal):
     name = "adam_rms"
     level = "basic"
@@ -153,7 +153,7 @@ class AdamRms(LayerSignal):
 def _of_run(name: str, unit: str, formula: str, reveals: str) -> None:
     """Register a series of the run, which the Monitor records by itself or gets by `log`."""
     facts = {"name": name, "level": "basic", "unit": unit, "formula": formula, "reveals": reveals}
-    register(type(name, (Signal,), facts | {"cost": "none", "__module__": __name__}))
+    register_signal(type(name, (Signal,), facts | {"cost": "none", "__module__": __name__}))
 
 
 _of_run("loss", "nats, or the loss' own", "as given to `monitor.log`", "spikes, divergence")

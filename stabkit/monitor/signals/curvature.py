@@ -14,11 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stabkit.monitor.blocks import exact
 from stabkit.monitor.probe.probe import ProbePass
-from stabkit.monitor.signals.signal import ProbeSignal, register
+from stabkit.monitor.signals.signal import ProbeSignal, register_signal
 from stabkit.monitor.signals.stability import Number, bearing_of_adam, bearing_of_sgd, owners
 
 
-@register
+@register_signal
 class GradientSharpness(ProbeSignal):
     """With SGD's momentum mu the limit is 2(1+mu)/lr, 2(1+mu)/(1+2mu)/lr if it is Nesterov's.
 
@@ -42,7 +42,7 @@ class GradientSharpness(ProbeSignal):
         return {} if root is None else _along(loss, root, root * loss.gradient)
 
 
-@register
+@register_signal
 class StepSharpness(ProbeSignal):
     """Nothing is measured before Adam's first step, and for optimizers without Adam's moments."""
 
@@ -61,7 +61,7 @@ class StepSharpness(ProbeSignal):
         return {} if root is None else _along(loss, root, root * loss.gradient)
 
 
-@register
+@register_signal
 class PreconditionedSharpness(ProbeSignal):
     """A lower bound that warms up: it is too low at first.
 

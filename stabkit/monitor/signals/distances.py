@@ -13,10 +13,10 @@ from stabkit.monitor.blocks import exact
 from stabkit.monitor.layers import without_wrappers
 from stabkit.monitor.probe.forward import hooks
 from stabkit.monitor.probe.probe import ProbePass
-from stabkit.monitor.signals.signal import ProbeSignal, register
+from stabkit.monitor.signals.signal import ProbeSignal, register_signal
 
 
-@register
+@register_signal
 class TargetDistance(ProbeSignal):
     name = "target_distance"
     level = "features"
@@ -52,7 +52,7 @@ class TargetDistance(ProbeSignal):
         return {layer: _total(parts) / _total(size[layer]) for layer, parts in apart.items()}
 
 
-@register
+@register_signal
 class OutputGradNorm(ProbeSignal):
     name = "output_grad_norm"
     level = "features"

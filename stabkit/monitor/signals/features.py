@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stabkit.monitor.probe.probe import ProbePass
-from stabkit.monitor.signals.signal import ProbeSignal, register
+from stabkit.monitor.signals.signal import ProbeSignal, register_signal
 
 
 def feature_std(feature_BD: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def mean_cosine(one_BD: Tensor, other_BD: Tensor) -> Tensor:
     return (one * other).sum(dim=1).mean()
 
 
-@register
+@register_signal
 class ProbeFeatureStd(ProbeSignal):
     name = "probe_feature_std"
     level = "features"
@@ -70,7 +70,7 @@ class ProbeFeatureStd(ProbeSignal):
         return feature_std(seen.embedding1)
 
 
-@register
+@register_signal
 class ProbeRank(ProbeSignal):
     name = "probe_rank"
     level = "features"
@@ -84,7 +84,7 @@ class ProbeRank(ProbeSignal):
         return effective_rank(seen.embedding1)
 
 
-@register
+@register_signal
 class Alignment(ProbeSignal):
     name = "alignment"
     level = "features"
@@ -99,7 +99,7 @@ class Alignment(ProbeSignal):
         return alignment(seen.embedding1, seen.embedding2)
 
 
-@register
+@register_signal
 class Uniformity(ProbeSignal):
     name = "uniformity"
     level = "features"
@@ -113,7 +113,7 @@ class Uniformity(ProbeSignal):
         return uniformity(seen.embedding1)
 
 
-@register
+@register_signal
 class TargetCosine(ProbeSignal):
     name = "target_cosine"
     level = "features"

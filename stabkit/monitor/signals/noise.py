@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from stabkit.monitor.blocks import exact_type, is_sharded
 from stabkit.monitor.ranks import world_size
-from stabkit.monitor.signals.signal import Signal, register
+from stabkit.monitor.signals.signal import Signal, register_signal
 
 DECAY = 0.99
 """Kept of the running means at each step: they forget over about 100 steps."""
@@ -53,7 +53,7 @@ class NoiseSignal(Signal):
     cost = "a copy of the gradients; three passes over them a micro-batch"
 
 
-@register
+@register_signal
 class NoiseScale(NoiseSignal):
     """Negative or huge where the gradient is lost in the noise: then see `noise_signal`."""
 
@@ -63,7 +63,7 @@ class NoiseScale(NoiseSignal):
     reveals = "batches far above it waste samples, far below it the gradient is mostly noise"
 
 
-@register
+@register_signal
 class NoiseTrace(NoiseSignal):
     name = "noise_trace"
     unit = "squared gradient"
@@ -71,7 +71,7 @@ class NoiseTrace(NoiseSignal):
     reveals = "how much single samples disagree"
 
 
-@register
+@register_signal
 class TrueGradient(NoiseSignal):
     name = "noise_signal"
     unit = "squared gradient"

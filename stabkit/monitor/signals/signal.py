@@ -94,7 +94,7 @@ SIGNALS: dict[str, type[Signal]] = {}
 """Every known signal by its name, in the order of levels."""
 
 
-def register(signal: S) -> S:
+def register_signal(signal: S) -> S:
     """Class decorator: `signal` can be named in `Monitor(signals=...)` and is listed.
 
     Raises ValueError when the name is taken by another class, or is not a valid column name.

@@ -24,7 +24,7 @@ from stabkit.analyze.plots.grad_norms import AROUND, grad_norms_figure, grad_nor
 from stabkit.analyze.plots.layer_map import BINS, draw_layer_map, layer_map_figure, layer_map_table
 from stabkit.analyze.plots.layer_styles import telling_layers
 from stabkit.analyze.plots.onset_order import onset_order_figure, onset_order_table
-from stabkit.detect import association
+from stabkit.detect import event_association
 from stabkit.detect.dips import SHORTEST
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
@@ -60,7 +60,7 @@ def test_a_dip_counts_from_the_evaluation_that_first_shows_it(grid_runs: Diagnos
     shown = [step for run in watched for step in run.effects]
     assert shown == [DIP[0]] * 2
     assert {run.span for run in watched} == {(EVERY * (SHORTEST - 2), STEPS - 1)}
-    found = association(watched, window=30)
+    found = event_association(watched, window=30)
     assert (found.observed, found.effects, found.lead) == (2, 2, DIP[0] - SPIKE)
     assert found.p_value < 0.01
 

@@ -21,7 +21,7 @@ from stabkit.monitor.signals.signal import LEVELS, SIGNALS, Signal, choose
 LINES = """
 import stabkit
 
-@stabkit.register
+@stabkit.register_signal
 class GradL4(stabkit.LayerSignal):
     name = "grad_l4"
     formula = "mean(g^4)^(1/4)"
@@ -99,7 +99,7 @@ def test_a_derived_signal_of_what_is_no_signal_is_refused() -> None:
 def test_a_name_that_no_column_may_have_is_refused(name: str) -> None:
     signal = type("Mine", (stabkit.LayerSignal,), {"name": name})
     with pytest.raises(ValueError, match="signal name"):
-        stabkit.register(signal)
+        stabkit.register_signal(signal)
     assert name not in SIGNALS
 
 
