@@ -17,7 +17,7 @@ RUNS = "runs/gradients"
 # %%
 import numpy as np
 
-from stabkit import onset_order
+from stabkit import event_association, onset_order
 from stabkit.analyze.across_runs import bursts_and_dips, onsets
 from stabkit.analyze.claims import from_interval, more_events, together
 from stabkit.analyze.plots import draw

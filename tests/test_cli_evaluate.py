@@ -61,7 +61,7 @@ def test_every_method_is_recorded_at_the_step_of_the_checkpoint(
         assert f"{value:.4f} of 20 held-out images" in printed
     assert "augmentation is off" in printed
     assert "chosen" in printed
-    events = stabkit.open_run(run).events()
+    events = stabkit.open_run(run).log()
     assert events[events["kind"] == "evaluated"]["metric"].tolist() == new["metric"].tolist()
     assert RunDir(run).checkpoint_file.read_bytes() == checkpoint
 
@@ -268,7 +268,7 @@ def test_other_data_drop_the_caps_and_name_the_metric(
     evals = stabkit.open_run(run).evals("knn_full_pets")
     assert evals[["n", "k", "chance"]].to_numpy().tolist() == [[24, 3, 0.5]]
     assert evals["temperature"].tolist() == [0.5]
-    event = stabkit.open_run(run).events().iloc[-1]
+    event = stabkit.open_run(run).log().iloc[-1]
     assert (event["data"]["num_train"], event["bank"]) == (0, 60)
 
 
@@ -278,7 +278,7 @@ def test_the_seed_of_an_evaluation_is_its_own(
     for seed in (0, 1):
         words = ["linear.epochs=3", "linear.lr=0.1", f"seed={seed}"]
         said(capsys, "evaluate", str(run), "--linear", *words)
-    events = stabkit.open_run(run).events()
+    events = stabkit.open_run(run).log()
     choosing = events[events["kind"] == "evaluated"]["choosing"].tolist()
     assert choosing[0] != choosing[1]
 

@@ -142,5 +142,5 @@ def test_block(at: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if "import" in code or "loader" in code:
         run = stabkit.open_run(next((tmp_path / "runs").iterdir()))
         assert len(run.signals()), "nothing was recorded"
-        kinds = set(run.events()["kind"]) if len(run.events()) else set()
+        kinds = set(run.log()["kind"]) if len(run.log()) else set()
         assert kinds.isdisjoint({"signal_failed", "monitor_failed", "write_failed"})

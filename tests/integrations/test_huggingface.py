@@ -210,7 +210,7 @@ def test_a_reaction_that_asks_to_stop_ends_the_training(tmp_path: Path) -> None:
         one.train()
     # a row is read when the one after it is begun to be copied: two steps later
     assert sorted(one.seen) == [0, 1, 2, 3, 4]
-    assert "nonfinite" in stabkit.open_run(tmp_path / "run").events()["kind"].tolist()
+    assert "nonfinite" in stabkit.open_run(tmp_path / "run").log()["kind"].tolist()
 
 
 @pytest.mark.parametrize("missing", ["transformers", "accelerate"])

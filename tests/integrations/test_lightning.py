@@ -253,7 +253,7 @@ def test_a_reaction_that_asks_to_stop_ends_the_fit(tmp_path: Path) -> None:
     fit(net, net.callback)
     # a row is read when the one after it is begun to be copied: two steps later
     assert sorted(net.seen) == [0, 1, 2, 3, 4]
-    assert "nonfinite" in stabkit.open_run(tmp_path).events()["kind"].tolist()
+    assert "nonfinite" in stabkit.open_run(tmp_path).log()["kind"].tolist()
 
 
 def test_evaluations_of_a_validation_loop(tmp_path: Path) -> None:

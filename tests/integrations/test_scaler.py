@@ -87,7 +87,7 @@ def test_a_scaler_that_is_not_enabled_is_as_none(tmp_path: Path) -> None:
             seen[step] = grad_norms(model)
             told_before_unscaling(model, optimizer, scaler, monitor)
     assert_recorded(tmp_path, seen, LAYERS)
-    assert stabkit.open_run(tmp_path).events().empty
+    assert stabkit.open_run(tmp_path).log().empty
 
 
 @pytest.mark.parametrize("skipped", [None, 1])

@@ -67,7 +67,7 @@ def test_norms_are_those_of_the_gradients_the_optimizer_sees(tmp_path: Path) -> 
 
 def test_a_non_finite_gradient_is_an_event_with_its_layer_and_step(tmp_path: Path) -> None:
     small_training(12, tmp_path, bad_step=5)
-    events = stabkit.open_run(tmp_path).events()
+    events = stabkit.open_run(tmp_path).log()
     assert events["kind"].tolist() == ["nonfinite"]
     assert events["step"].tolist() == [5]
     assert events["layers"].iloc[0] == ["2"]
@@ -87,7 +87,7 @@ def test_a_restart_within_a_non_finite_stretch_does_not_repeat_its_event(tmp_pat
 
     steps(0, 6)
     steps(5, 6)
-    events = stabkit.open_run(tmp_path).events()
+    events = stabkit.open_run(tmp_path).log()
     assert events["step"].tolist() == [3, 9]
 
 

@@ -101,7 +101,7 @@ def test_a_diverging_run_ends_with_its_reason_and_a_nonfinite_event(tmp_path: Pa
     assert status.reason == "diverged: the features are no longer finite"
     assert status.step < config.train.steps
     run = stabkit.open_run(tmp_path)
-    events = run.events()
+    events = run.log()
     nonfinite = events[events["kind"] == "nonfinite"]
     assert len(nonfinite) == 1
     step = int(nonfinite["step"].iloc[0])

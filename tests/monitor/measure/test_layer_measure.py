@@ -61,7 +61,7 @@ def test_every_signal_of_adamw_is_the_oracles(tmp_path: Path) -> None:
     run_ = stabkit.open_run(tmp_path)
     totals = [math.hypot(*(r["grad_norm"] or 0.0 for r in row.values())) for row in expected.rows]
     assert run_.scalar("grad_norm_total").tolist() == pytest.approx(totals, rel=1e-5)
-    assert run_.events().empty
+    assert run_.log().empty
 
 
 def own_clip(model: Net) -> float:
