@@ -56,15 +56,15 @@ def stages(name: str, depths: list[int], downsampled: str) -> list[str]:
 RESNET = [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
 MODELS: dict[str, tuple[Build, list[str]]] = {
     "resnet18": (
-        lambda: timm.create_model("resnet18", chance=1 / 2),
+        lambda: timm.create_model("resnet18", num_classes=2),
         ["conv1", "bn1", *RESNET, "fc"],
     ),
     "convnext": (
-        lambda: timm.create_model("convnext_atto", chance=1 / 2),
+        lambda: timm.create_model("convnext_atto", num_classes=2),
         ["stem", *stages("stages", [2, 2, 6, 2], "blocks"), "head"],
     ),
     "swin": (
-        lambda: timm.create_model("swin_tiny_patch4_window7_224", chance=1 / 2),
+        lambda: timm.create_model("swin_tiny_patch4_window7_224", num_classes=2),
         ["patch_embed", *stages("layers", [2, 2, 6, 2], "blocks"), "norm", "head"],
     ),
     "gpt2": (gpt2, ["wte", "wpe", "h.0", "h.1", "ln_f"]),

@@ -253,7 +253,7 @@ def test_gradient_noise_that_fails_ends_alone(
         def fails(*_: object) -> None:
             raise Broken("in step")
 
-        monkeypatch.setattr(monitor._noise.noise, "step", fails)
+        monkeypatch.setattr(monitor._recording.rows.noise.noise, "step", fails)
         monitor.micro_batch()
         toy.steps(11, monitor)
         monitor.micro_batch()
