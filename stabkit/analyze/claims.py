@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
-
-from stabkit.analyze.intervals import share_interval, student_test
+from stabkit.analyze.intervals import share_test, student_test
 from stabkit.detect.significance import holm
 
 Outcome = Literal["holds", "fails", "undecided"]
@@ -47,8 +45,9 @@ def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
     Clustered events are not, so the true uncertainty is larger.
     """
     total = claimed_more + claimed_less
-    low_share, high_share = share_interval(claimed_more, total) if total else (0.0, 1.0)
-    p_value = float(stats.binomtest(claimed_more, total).pvalue) if total else math.nan
+    (low_share, high_share), p_value = share_test(claimed_more, total)
+    if not total:  # no event excludes no share
+        low_share, high_share = 0.0, 1.0
     effect, low, high = (
         _log2_odds(share)
         for share in (claimed_more / total if total else 0.5, low_share, high_share)

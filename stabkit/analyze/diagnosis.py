@@ -5,7 +5,9 @@ once. Tables stay in memory only while all of them together need less than `BUDG
 thousands of runs need no more memory than a few.
 """
 
+import hashlib
 import math
+import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -241,9 +243,19 @@ def diagnose(runs: Runs, processes: int = 1, metric: str = METRIC) -> Diagnoses:
     found = Diagnoses(runs.path, tuple(Diagnosis(run, metric, tables) for run in runs))
     if processes > 1 and len(runs) >= WORTH_IT:
         items = [(run, metric) for run in runs]
+        seen: dict[bytes, pd.DataFrame] = {}
         for diagnosis, properties in zip(found, each(_examined, items, processes), strict=True):
-            vars(diagnosis).update(properties)
+            vars(diagnosis).update({k: _shared(value, seen) for k, value in properties.items()})
     return found
+
+
+def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
+    """Return the equal table of an earlier run: most are empty, and all layers are the same."""
+    if isinstance(value, tuple):
+        return tuple(_shared(part, seen) for part in value)
+    if isinstance(value, pd.DataFrame):
+        return seen.setdefault(hashlib.sha256(pickle.dumps(value)).digest(), value)
+    return value
 
 
 def _examined(item: tuple[Run, str]) -> dict[str, Any]:

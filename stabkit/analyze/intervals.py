@@ -12,15 +12,17 @@ UNKNOWN: Interval = (math.nan, math.nan)
 ENOUGH = 8  # values; with fewer, a bootstrap covers too little: see `bootstrap_interval`
 
 
-def share_interval(hits: int, total: int) -> Interval:
-    """Return the Clopper-Pearson interval of a share; NaN if `total` is 0.
+def share_test(hits: int, total: int) -> tuple[Interval, float]:
+    """Return the Clopper-Pearson interval of a share, and the p-value that it is a half.
 
-    It is exact: it covers the true share with at least 95 %, whatever the share is.
+    Both are exact: the interval covers the true share with at least 95 %, whatever the share is.
+    NaN if `total` is 0.
     """
     if not total:
-        return UNKNOWN
-    interval = stats.binomtest(hits, total).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
+        return UNKNOWN, math.nan
+    test = stats.binomtest(hits, total)
+    interval = test.proportion_ci(0.95, method="exact")
+    return (float(interval.low), float(interval.high)), float(test.pvalue)
 
 
 class MeanTest(NamedTuple):

@@ -10,7 +10,7 @@ from stabkit.analyze.intervals import (
     bootstrap_interval,
     detectable_effect,
     rates_p_value,
-    share_interval,
+    share_test,
     student_test,
 )
 
@@ -23,12 +23,13 @@ def slack(share: float, times: int = TIMES) -> float:
 
 
 def test_share_of_nothing_is_unknown() -> None:
-    assert all(map(math.isnan, share_interval(0, 0)))
+    assert all(map(math.isnan, share_test(0, 0)[0]))
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 3), (3, 3), (2, 9)])
 def test_share_interval_ends_where_the_count_turns_unlikely(hits: int, total: int) -> None:
-    low, high = share_interval(hits, total)
+    (low, high), p_value = share_test(hits, total)
+    assert p_value == pytest.approx(stats.binomtest(hits, total).pvalue)
     assert low == 0 if hits == 0 else stats.binom.sf(hits - 1, total, low) == pytest.approx(0.025)
     assert (
         high == 1 if hits == total else stats.binom.cdf(hits, total, high) == pytest.approx(0.025)

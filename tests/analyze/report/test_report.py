@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -271,9 +270,13 @@ def test_every_color_of_text_stands_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def drawn_once() -> Iterator[None]:
+def made() -> list[Report]:
+    return []
+
+
+@pytest.fixture
+def drawn_once(made: list[Report], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the report once; every command that asks for it afterwards renders and writes it."""
-    made: list[Report] = []
 
     def make_once(runs: Diagnoses) -> Report:
         if not made:
@@ -281,9 +284,7 @@ def drawn_once() -> Iterator[None]:
         assert made[0].folder == str(runs.path)
         return made[0]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page_module, "make_report", make_once)
-        yield
+    monkeypatch.setattr(page_module, "make_report", make_once)
 
 
 @pytest.mark.usefixtures("drawn_once")
