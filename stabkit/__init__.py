@@ -10,6 +10,8 @@ and imports torch only for what trains or watches a training.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stabkit.version import __version__
+
 if TYPE_CHECKING:
     from stabkit.config import ConfigError as ConfigError
     from stabkit.config import load_config as load_config
@@ -40,16 +42,14 @@ if TYPE_CHECKING:
     from stabkit.runs import load as load
     from stabkit.runs import open_run as open_run
     from stabkit.runs import train_run as train_run
-    from stabkit.train.exactness import InexactResumeError as InexactResumeError
     from stabkit.train.knn import knn_predict as knn_predict
-
-__version__ = "0.1.0"
+    from stabkit.train.refusals import InexactResumeError as InexactResumeError
 
 _HOME = {
     "ConfigError": "stabkit.config",
     "DerivedSignal": "stabkit.monitor.signals.signal",
     "ForeignFolderError": "stabkit.rundir",
-    "InexactResumeError": "stabkit.train.exactness",
+    "InexactResumeError": "stabkit.train.refusals",
     "LayerSignal": "stabkit.monitor.signals.signal",
     "LeftOutWarning": "stabkit.rundir",
     "LinkedError": "stabkit.rundir",

@@ -4,12 +4,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import stabkit
-
 
 def checkout() -> Path | None:
     """Return the checkout that stabkit is imported from; None if it is installed as a package."""
-    root = Path(stabkit.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[1]
     return root if (root / ".git").exists() else None
 
 

@@ -4,7 +4,6 @@ import argparse
 import sys
 from typing import Any
 
-import stabkit
 from stabkit.cli.request import RequestError, open_trained
 from stabkit.rundir import ForeignFolderError
 
@@ -36,11 +35,12 @@ def act(arguments: argparse.Namespace) -> int:
 def _export_events(arguments: argparse.Namespace) -> int:
     from stabkit.convert.export import export_events
     from stabkit.convert.series import ConvertError
+    from stabkit.store.reader import open_run
 
     if arguments.encoder is not None:
         raise RequestError("--encoder goes with -o FILE: events hold no weights")
     try:
-        count = export_events(stabkit.open_run(arguments.run), arguments.tensorboard)
+        count = export_events(open_run(arguments.run), arguments.tensorboard)
     except ConvertError as error:
         raise RequestError(str(error)) from None
     folder = arguments.tensorboard

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from stabkit import __version__
+from stabkit.version import __version__
 
 
 def build_parser(named: str | None) -> argparse.ArgumentParser:

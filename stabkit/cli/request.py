@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import stabkit
 from stabkit.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -22,7 +21,9 @@ def is_speaker() -> bool:
 
 def open_runs(folder: Path) -> "Runs":
     """Open the runs below a folder. Raises RequestError if there is none."""
-    runs = stabkit.load(folder)
+    from stabkit.store.reader import load  # pandas takes a second to import
+
+    runs = load(folder)
     if not len(runs):
         raise RequestError(f"{folder}: no run folder in it or below it")
     return runs

@@ -19,9 +19,9 @@ def act(arguments: argparse.Namespace) -> int:
     claim_for_run(rundir, lambda file: differences(file, config))
     if is_speaker():
         print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
-    from stabkit.train.exactness import InexactResumeError
     from stabkit.train.loop import train  # not before: importing torch takes seconds
-    from stabkit.train.parallel.agree import REFUSALS, PeerError, PeerRefusedError
+    from stabkit.train.parallel.agree import PeerError, PeerRefusedError
+    from stabkit.train.refusals import REFUSALS, InexactResumeError
 
     try:
         status = train(config, rundir, allow_inexact=arguments.allow_inexact)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import stabkit
 from stabkit.convert.layers import layer_arrays
 from stabkit.convert.mapping import Plan
 from stabkit.convert.nonfinite import stretches
 from stabkit.convert.series import ConvertError
 from stabkit.rundir import RunDir, hidden_folder
 from stabkit.store.writer import Writer
+from stabkit.version import __version__
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _origin(source: Path, run: Converted) -> dict[str, Any]:
     return {
         "source": source.name,
         "format": run.format,
-        "stabkit": stabkit.__version__,
+        "stabkit": __version__,
         "went": [list(row) for row in run.plan.went],
         "left_out": run.plan.left_out,
         "notes": run.plan.notes,

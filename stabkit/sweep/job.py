@@ -40,8 +40,8 @@ class TrainJob:
         with stop_on_signals() as stop:
             if environment.num_tasks > 1:
                 _export_torch_environment()
-            from stabkit.train.exactness import InexactResumeError
             from stabkit.train.loop import train
+            from stabkit.train.refusals import InexactResumeError
 
             try:
                 config = read_config(rundir.config_file)

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-import stabkit
 from stabkit.config import RunConfig
 from stabkit.monitor.ranks import world_size
 from stabkit.rundir import RunDir
 from stabkit.train.device import device_name
+from stabkit.train.refusals import InexactResumeError
+from stabkit.version import __version__
 
 log = logging.getLogger("stabkit")
 
@@ -27,10 +28,6 @@ CHOOSERS = (
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
     *("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "NVIDIA_TF32_OVERRIDE"),
 )
-
-
-class InexactResumeError(ValueError):
-    """Going on would not give the bits of an unbroken run, and this was not allowed."""
 
 
 def circumstances(device: torch.device, threads: int) -> dict[str, Any]:
@@ -45,7 +42,7 @@ def circumstances(device: torch.device, threads: int) -> dict[str, Any]:
         "threads": threads,
         "processor": _processor(),
         "kernels": ", ".join([torch.backends.cpu.get_cpu_capability(), *chosen]),
-        "stabkit": stabkit.__version__,
+        "stabkit": __version__,
         "packages": packages,
     }
 

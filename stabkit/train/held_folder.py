@@ -7,7 +7,8 @@ from dataclasses import replace
 from stabkit.config import RunConfig, save_config
 from stabkit.monitor.ranks import rank
 from stabkit.rundir import HeldFolder, RunBusyError, RunDir, Status, atomic_write
-from stabkit.train.parallel.agree import REFUSALS, PeerError, PeerRefusedError, run_by_first
+from stabkit.train.parallel.agree import PeerError, PeerRefusedError, run_by_first
+from stabkit.train.refusals import REFUSALS
 from stabkit.train.request import claim
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import stabkit
 from stabkit.code_state import checkout, git_state
 from stabkit.rundir import RunDir, read_file, utc_now
 from stabkit.train.exactness import circumstances, installed
@@ -33,7 +32,7 @@ def record_attempt(rundir: RunDir, first_step: int, device: torch.device) -> Non
         **found,
         "packages": found["packages"] | tables,
         "python": platform.python_version(),
-        "code": str(Path(stabkit.__file__).resolve().parents[1]),
+        "code": str(Path(__file__).resolve().parents[2]),
         "git": code_now(),
     }
     rundir.write_meta(meta | {"attempts": [*meta.get("attempts", []), attempt]})

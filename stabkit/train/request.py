@@ -9,16 +9,9 @@ from stabkit.rundir import RunBusyError, RunDir, Status, claim_for_run
 from stabkit.train.device import check_device, prepare_device
 from stabkit.train.exactness import check_resume, choose_threads
 from stabkit.train.parallel.reduce import own_rows
+from stabkit.train.refusals import DataRefusedError
 
 T = TypeVar("T")
-
-
-class DataRefusedError(ConfigError):
-    """The data that the settings name cannot be used; the message is one line."""
-
-    def __init__(self, source: str, problem: str) -> None:
-        super().__init__(source, [problem])
-        self.args = (f"{source}: {problem}",)
 
 
 class Start(NamedTuple):

@@ -14,7 +14,7 @@ import stabkit.train.loop as loop
 from stabkit.cli import main
 from stabkit.rundir import RunDir
 from stabkit.sweep.job import TrainJob
-from stabkit.train.exactness import InexactResumeError
+from stabkit.train.refusals import InexactResumeError
 from stabkit.train.loop import train
 from tests.conftest import SMALL, small_config
 

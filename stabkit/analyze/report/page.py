@@ -8,7 +8,6 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-import stabkit
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
@@ -16,6 +15,7 @@ from stabkit.analyze.report.remedies import NO_HELP, SOURCES
 from stabkit.analyze.report.remedy import SIGNS
 from stabkit.printing import lines
 from stabkit.rundir import atomic_write
+from stabkit.version import __version__
 
 FOLDER = Path(__file__).parent
 
@@ -50,7 +50,7 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
         signs=SIGNS,
         sources=SOURCES,
         no_help=NO_HELP,
-        version=stabkit.__version__,
+        version=__version__,
     )
 
 

@@ -11,16 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from stabkit.config import ConfigError
 from stabkit.monitor.ranks import active, rank, world_size
-from stabkit.rundir import ForeignFolderError, RunBusyError
-from stabkit.train.exactness import InexactResumeError
 from stabkit.train.parallel.reduce import gather
+from stabkit.train.refusals import REFUSALS
 
 T = TypeVar("T")
 
 # The request was wrong: no run has failed, and its folder stays as it is.
-REFUSALS = (ConfigError, ForeignFolderError, RunBusyError, InexactResumeError)
 
 
 class PeerError(RuntimeError):
