@@ -32,7 +32,7 @@ SMALL = [
 
 
 def small_config(*overrides: str) -> RunConfig:
-    """The `tiny` preset cut down to a second of training, with `key=value` overrides."""
+    """Return the `tiny` preset cut down to a second of training, with `key=value` overrides."""
     settings = parse_overrides([*SMALL, *overrides])
     return validate(RunConfig, with_settings(read_base("tiny"), settings), "test")
 

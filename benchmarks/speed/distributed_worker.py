@@ -139,7 +139,7 @@ def trained(config: RunConfig, state: TrainState, made: Batch) -> Step:
 
 
 def ddp(name: str, batch: int, device: torch.device) -> Step:
-    """The same model, loss, schedules and optimizer, as one would write it with torch alone."""
+    """Make the same model, loss, schedules and optimizer, as written with torch alone."""
     config, state, made = prepared(name, batch, device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has a newer name
@@ -150,7 +150,7 @@ def ddp(name: str, batch: int, device: torch.device) -> Step:
 
 
 def plain(name: str, batch: int, device: torch.device) -> Step:
-    """What `ddp` does, with the module of a training's step."""
+    """Do what `ddp` does, with the module of a training's step."""
     config, state, made = prepared(name, batch, device)
     return unrecorded(config, state, made, average_gradients(state.model))
 

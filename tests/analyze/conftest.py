@@ -104,13 +104,13 @@ def whole_grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def grid_runs(whole_grid: Path) -> Diagnoses:
-    """The runs of the grid, for tests that only look at them: each thing is found once."""
+    """Return the runs of the grid, for tests that only look at them: each thing is found once."""
     return diagnosed(whole_grid)
 
 
 @pytest.fixture
 def grid(whole_grid: Path, tmp_path: Path) -> Path:
-    """A copy of the grid, for tests that change it or write into it."""
+    """Return a copy of the grid, for tests that change it or write into it."""
     shutil.copytree(whole_grid, tmp_path, dirs_exist_ok=True)
     return tmp_path
 

@@ -33,7 +33,7 @@ def planted() -> Planted:
 
 
 def converted(source: Path, out: Path, *pairs: str, **options: object) -> Run:
-    """The one run of a conversion."""
+    """Return the one run of a conversion."""
     (made,) = convert(source, out, pairs, **options)  # type: ignore[arg-type]
     return open_run(made.folder)
 

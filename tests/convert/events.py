@@ -12,7 +12,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 def write_events(
     folder: Path, rows: Iterable[tuple[int, str, object]], number: int = 0, tensors: bool = False
 ) -> Path:
-    """An event file of (step, tag, value); `number` is its place among the files of the folder.
+    """Write an event file of (step, tag, value); `number` is its place among those of the folder.
 
     `tensors`: as TensorFlow 2 writes scalars.
     """

@@ -53,7 +53,7 @@ def as_history(series: Planted, folder: Path) -> Path:
 
 
 def as_lightning(series: Planted, folder: Path) -> Path:
-    """A row a log call."""
+    """Return one row for each log call."""
     frames = [
         pd.DataFrame({"step": steps, name: values}) for name, (steps, values) in series.items()
     ]

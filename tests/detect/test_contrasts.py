@@ -8,7 +8,7 @@ from stabkit.detect.contrasts import ar1_error, reference, scan, weights_of
 
 
 def brute_force(values: np.ndarray, start: int, stop: int) -> float:
-    """The depth of one window, from the words of the module's docstring alone."""
+    """Return the depth of one window, from the words of the module's docstring alone."""
     size, width = values.size, stop - start
     longest = max(3, min(12, max(4, width)))
     before = values[max(0, start - longest) : start]

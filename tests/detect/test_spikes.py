@@ -20,7 +20,7 @@ def plant(value: np.ndarray, at: int, ratio: float, width: int = 1) -> np.ndarra
 
 
 def brute_force_flags(log_value, window=100, threshold=6.0, min_history=20, mad_floor=0.01):
-    """The rule written down without any incremental state, restarts included."""
+    """Apply the rule without any incremental state, restarts included."""
     kept, streak, flags = [], [], []
     for x in log_value:
         base = np.array(kept[-window:])

@@ -30,7 +30,7 @@ def skipping(logs, window, threshold, min_history, mad_floor):
 
 
 def series(rng):
-    """Logs of one of the kinds that break short cuts, a few hundred to a few thousand long."""
+    """Return logs of a kind that breaks short cuts, a few hundred to a few thousand long."""
     size = int(rng.choice([0, 1, 2, 19, 99, 100, 101, 124, 125, 126, rng.integers(127, 3000)]))
     noise = rng.normal(size=size)
     kinds = [

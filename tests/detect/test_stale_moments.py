@@ -11,7 +11,7 @@ BETAS = [0.9, 0.95, 0.99, 0.999]
 
 
 def adam_rms(gradients: np.ndarray, beta2: float, eps: float = 1e-8) -> np.ndarray:
-    """[steps] by Adam's own recursion, of gradients [steps, elements]."""
+    """Return [steps] by Adam's own recursion, for gradients [steps, elements]."""
     v = np.zeros(gradients.shape[1])
     out = []
     for t, g in enumerate(gradients, start=1):

@@ -64,7 +64,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, pd.DataFrame]:
-    """What anybody finds who looks for runs there."""
+    """Return what a search for runs finds there."""
     found = {}
     for path in find_runs(folder):
         run = stabkit.open_run(path)

@@ -28,7 +28,7 @@ KEYS = {"layers": ["step", "depth"], "scalars": ["step", "name"], "evals": ["ste
 
 
 def trained(folder: Path, toy: Toy) -> None:
-    """The loop of docs/monitor.md: flush, then its own checkpoint; it goes on where that stands."""
+    """Run the loop of docs/monitor.md: flush, then save its own checkpoint, and resume from it."""
     checkpoint = folder / "own.pt"
     first = 0
     if checkpoint.exists():
@@ -64,7 +64,7 @@ def killed(folder: Path, at: int) -> None:
 
 
 def on_a_disk_full_for_a_moment(folder: Path, at: int) -> int:
-    """The training is not disturbed by it, whatever the Monitor could not write."""
+    """Check that the training is not disturbed, whatever the Monitor could not write."""
     toy = Toy()
     monitor = toy.monitor(folder)
     writes = full_at(at, False)

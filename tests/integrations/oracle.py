@@ -14,7 +14,7 @@ Norms = dict[str, float]
 
 
 def grad_norms(model: nn.Module, scale: float = 1.0) -> Norms:
-    """The norm of every parameter's gradient, added up in float64; None counts as absent."""
+    """Return the norm of every parameter's gradient, added up in float64; None counts as absent."""
     return {
         name: float((p.grad.detach().double() / scale).square().sum())
         for name, p in model.named_parameters()

@@ -22,7 +22,7 @@ NEEDS = ("lightning", "transformers", "lightly")
 
 
 def title(at: int) -> str:
-    """The heading a block stands under, and its number where there are several."""
+    """Return the heading of a block, and its number where there are several."""
     head = re.findall(r"^#+ (.*)$", PAGE[:at], re.M)[-1]
     return f"{head} @{PAGE[:at].count(chr(10)) + 1}"
 

@@ -1,5 +1,8 @@
-"""Ways a script with a Monitor ends, each in a process of its own: `python -m tests.monitor.endings
-FOLDER` runs all and prints how each exited. What they record is checked in test_processes.py."""
+"""Ways in which a script with a Monitor ends, each in a process of its own.
+
+`python -m tests.monitor.endings FOLDER` runs all and prints how each exited. test_processes.py
+checks what they record.
+"""
 
 import json
 import os
@@ -75,7 +78,7 @@ def killed_while_it_writes(folder: Path) -> None:
 
 
 def with_a_child(folder: Path) -> None:
-    """A forked process that uses all of the Monitor, and ends as a script does."""
+    """Fork a process that uses all of the Monitor and ends as a script does."""
     toy = Toy()
     monitor = toy.monitor(folder)
     KEPT.append(monitor)

@@ -60,7 +60,7 @@ class Expected:
         self._given: dict[int, list[float]] = {}
 
     def row(self) -> None:
-        """A row begins."""
+        """Begin a row."""
         self._close()
         self._sums = {layer: {} for layer in self.layers}
 
@@ -109,8 +109,11 @@ class Expected:
     def after(
         self, optimizer: Optimizer, skipped: bool = False, clip: float = 1.0, late: bool = False
     ) -> None:
-        """`clip`: what the optimizer itself divides its gradients by. After a step that was
-        `skipped` the moments are those from before; `late`: they are not looked at."""
+        """Add what the step did; `clip` is what the optimizer itself divides its gradients by.
+
+        After a step that was `skipped` the moments are those from before. With `late` they are not
+        looked at.
+        """
         for layer, p, group in self._members(optimizer):
             if id(p) not in self._given:
                 continue

@@ -31,7 +31,7 @@ def adamw(parameters: Any, **options: Any) -> AdamW:
 
 
 def step_of(optimizer: Optimizer, expected: Any, act: Callable[[], Any] | None = None) -> None:
-    """A row of one optimizer's step."""
+    """Add a row of one optimizer's step."""
     expected.row()
     expected.gradients(optimizer)
     expected.before(optimizer)
@@ -69,8 +69,10 @@ def test_plain_loops_and_accumulation(to_none: bool, micro_batches: int, tmp_pat
 
 @pytest.mark.parametrize("before", [True, False])
 def test_clipping_by_norm_and_by_value(before: bool, tmp_path: Path) -> None:
-    """What is recorded is before it with `before_clipping`, after it without; the moments are
-    always of what the optimizer was given."""
+    """Record norms before clipping with `before_clipping` and after it without.
+
+    The moments are always those of what the optimizer was given.
+    """
     norms = []
 
     def loop(watch: Watch) -> Outcome:
@@ -175,8 +177,10 @@ def test_gradients_of_a_closure_are_those_of_its_first_call(
 
 
 class Shrinking(AdamW):
-    """Calls the step of its base, which has hooks of its own, then goes on. Fails once, after it
-    has begun."""
+    """An optimizer that calls the step of its base, which has hooks of its own, then goes on.
+
+    It fails once, after it has begun.
+    """
 
     calls = 0
 
@@ -270,9 +274,11 @@ def test_of_a_step_that_raised_nothing_is_known_once_another_optimizer_stepped(
 def test_gradients_under_a_scaler_are_unscaled(
     how: str, given: bool, clips: bool, tmp_path: Path
 ) -> None:
-    """An overflow at the first step, and one later, are skipped steps: rows of gradients as they
-    are, without an update. Of an optimizer that the scaler then does not call at all there is no
-    row unless the Monitor was given the scaler."""
+    """Let the scaler skip the first step and a later one, because of an overflow.
+
+    Their rows hold the gradients as they are, and no update. If the scaler does not call the
+    optimizer at all, there is no row unless the Monitor was given the scaler.
+    """
     scales = []
 
     def loop(watch: Watch) -> Outcome:
@@ -469,8 +475,11 @@ def test_dtypes(dtypes: tuple[torch.dtype, ...], tmp_path: Path) -> None:
 
 
 def test_layers_frozen_and_thawed_midway(tmp_path: Path) -> None:
-    """`frozen` becomes trainable and gets its group later; `blocks.0` stops; `head`, owned all the
-    time, begins."""
+    """Change what is trained while the run goes on.
+
+    `frozen` becomes trainable and gets its group later, `blocks.0` stops, and `head`, which the
+    optimizer owns all the time, begins.
+    """
 
     def loop(watch: Watch) -> Outcome:
         model = net()

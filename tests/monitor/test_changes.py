@@ -27,7 +27,7 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 
 def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int = 3) -> None:
-    """Clears what is in the model: the old head's gradient stays."""
+    """Clear what is in the model: the old head's gradient stays."""
     for _ in range(count):
         model.zero_grad()
         model(torch.ones(5, 4)).square().mean().backward()
@@ -44,7 +44,7 @@ def swap_members(model: Net, optimizer: torch.optim.Optimizer) -> None:
 
 
 def forget(model: Net, optimizer: torch.optim.Optimizer) -> None:
-    """The new head is not trained at all."""
+    """Leave the new head untrained."""
     optimizer.param_groups[0]["params"][2:] = []
 
 

@@ -188,8 +188,11 @@ def live(kind: type) -> list[object]:
 
 
 def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
-    """One object kept of every step would be at least a reference, 8 bytes, and a number's 24: 80
-    kB in the 2,500 steps between. Half of that is allowed, for what free lists still grow by."""
+    """Allow half of what keeping one object a step would take.
+
+    One object is at least a reference (8 bytes) and a number (24 bytes): 80 kB in the 2,500 steps
+    between. Free lists still grow a little.
+    """
     model = nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     images = torch.ones(1, 2)

@@ -19,7 +19,7 @@ Build = Callable[[], nn.Module]
 
 
 def gpt2() -> nn.Module:
-    """The names of transformers' GPT2LMHeadModel, whose output is the table of tokens."""
+    """Return the names of transformers' GPT2LMHeadModel, whose output is the table of tokens."""
 
     def block() -> nn.Module:
         attention = {"c_attn": nn.Linear(4, 12), "c_proj": nn.Linear(4, 4)}
@@ -45,7 +45,7 @@ def encoder() -> nn.Module:
 
 
 def stages(name: str, depths: list[int], downsampled: str) -> list[str]:
-    """A stage's first reduction is in no block of it, and comes before them."""
+    """Check that a stage's first reduction is in none of its blocks and comes before them."""
     names = []
     for i, depth in enumerate(depths):
         names += [f"{name}.{i}"] if downsampled and i else []

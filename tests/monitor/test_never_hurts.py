@@ -456,8 +456,11 @@ def test_log_before_the_first_step_is_of_it_also_after_a_resume(tmp_path: Path) 
 
 
 class Noisy(nn.Module):
-    """A small ViT with all that a measurement could disturb: dropout, the statistics of a batch
-    norm, and draws from every global generator in its forward pass."""
+    """A small ViT with all that a measurement could disturb.
+
+    Dropout, the statistics of a batch norm, and draws from every global generator in its forward
+    pass.
+    """
 
     def __init__(self) -> None:
         super().__init__()

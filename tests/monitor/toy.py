@@ -54,7 +54,7 @@ def written(monitor: stabkit.Monitor) -> None:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """A limit on file size stands in for it: the write itself fails, half done."""
+    """Limit the size of files instead of filling a disk: the write itself fails, half done."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
     try:

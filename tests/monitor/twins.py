@@ -88,8 +88,11 @@ Loop = Callable[[Watch], tuple[list[float], nn.Module]]
 
 
 def twins(folder: Path, loop: Loop, checked: bool = True) -> Expected:
-    """What is recorded is what was expected, and losses, weights, gradients and the random state
-    are to the bit those of the loop without a Monitor."""
+    """Check that what is recorded is what was expected, and that nothing was disturbed.
+
+    Losses, weights, gradients and the random state are to the bit those of the loop without a
+    Monitor.
+    """
     watch = Watch(folder)
     with_it = _outcome(loop, watch)
     watch.monitor.close()

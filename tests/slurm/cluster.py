@@ -101,7 +101,7 @@ class Cluster:
     env: dict[str, str]
 
     def command(self, *words: str) -> str:
-        """What it prints. Raises RuntimeError with what it complains of."""
+        """Return what it prints. Raises RuntimeError with what it complains of."""
         done = subprocess.run(words, env=self.env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: exit code {done.returncode}: {done.stderr}")
@@ -112,7 +112,7 @@ class Cluster:
         return self.command("squeue", "-t", "all", "-h", "-j", job_id, "-o", "%T").strip()
 
     def release(self, job_id: str) -> None:
-        """A requeued job, which is PENDING, waits two minutes; not this one.
+        """Start a requeued job now: while it is PENDING it would wait two minutes.
 
         A node refuses, as already killed, a job that comes back within the second of its end.
         """
@@ -177,7 +177,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def _guard(folder: Path, accounting: bool) -> None:
-    """Starts everything, says `ready`, and ends everything when its input ends."""
+    """Start everything, say `ready`, and end everything when the input ends."""
     # Whatever the daemons and jobs leave behind becomes a child of this process.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))

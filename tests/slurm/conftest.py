@@ -36,7 +36,7 @@ class Site:
     folder: Path
 
     def stabkit(self, *words: str, rc: int = 0) -> str:
-        """What the command prints; its exit code must be `rc`."""
+        """Return what the command prints; its exit code must be `rc`."""
         done = subprocess.run(
             [sys.executable, "-m", "stabkit", *words],
             cwd=self.folder,
@@ -129,7 +129,7 @@ def short_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def unbroken(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that `LONG` is, trained here in one go."""
+    """Train the run of `LONG` here in one go."""
     folder = tmp_path_factory.mktemp("unbroken")
     train(small_config(*LONG), RunDir(folder))
     return folder

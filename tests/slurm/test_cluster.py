@@ -55,7 +55,7 @@ def test_an_array_is_limited(cluster: Cluster) -> None:
 
 
 def warned_job(tmp_path: Path) -> tuple[str, Path]:
-    """A job that, when told to end, writes its state and ends; where it writes."""
+    """Write a job that saves its state and ends when told to; return where it writes."""
     log, step = tmp_path / "log", tmp_path / "step"
     step.write_text(f"""
 trap 'squeue -h -j $SLURM_JOB_ID -o %T >> {log}; exit 0' TERM

@@ -37,12 +37,12 @@ def undamaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(undamaged: Path, tmp_path: Path) -> Path:
-    """A copy of the run for each test to damage."""
+    """Return a copy of the run for each test to damage."""
     return Path(shutil.copytree(undamaged, tmp_path / "run"))
 
 
 def rewrite(part: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """The part as if this stabkit had written the changed table."""
+    """Write the part as if this stabkit had written the changed table."""
     table = change(pq.read_table(part, partitioning=None))
     pq.write_table(table.replace_schema_metadata(with_identity(table.schema, "x").metadata), part)
 
@@ -82,7 +82,7 @@ def without_a_step(table: pa.Table) -> pa.Table:
 
 
 def name_of_bytes(table: pa.Table) -> pa.Table:
-    """A name that is no text: Parquet files hold it, pandas cannot."""
+    """Make a name that is no text: Parquet files hold it, pandas cannot."""
     column = next(c for c in ("layer", "name", "metric") if c in table.column_names)
     names = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
     codes = pa.array(np.zeros(len(table), dtype=np.int32))

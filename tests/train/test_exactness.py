@@ -14,8 +14,8 @@ import stabkit.train.loop as loop
 from stabkit.cli import main
 from stabkit.rundir import RunDir
 from stabkit.sweep.job import TrainJob
-from stabkit.train.refusals import InexactResumeError
 from stabkit.train.loop import train
+from stabkit.train.refusals import InexactResumeError
 from tests.conftest import SMALL, small_config
 
 STEPS = "train.steps=6"

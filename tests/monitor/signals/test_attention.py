@@ -178,8 +178,11 @@ def test_heads_that_share_an_axis_with_samples_are_told_apart() -> None:
 
 
 class Eager(nn.Module):
-    """As transformer libraries write it: separate projections, a mask of very negative numbers,
-    softmax in float32; keys shared by two query heads each."""
+    """Attention as transformer libraries write it.
+
+    Separate projections, a mask of very negative numbers, softmax in float32, and keys that two
+    query heads share.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -322,8 +325,7 @@ def test_chunks_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> No
 def test_fused_logits_with_masks_of_every_kind(
     keys: int, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against torch's attention itself: its output is the probabilities if values are the unit
-    vectors."""
+    """Compare with torch's attention, whose output is the probabilities for unit vectors."""
     monkeypatch.setattr(logits_module, "CHUNK", 2 * 2 * keys * 3)
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(2, 2, n, 8, generator=generator) for n in (6, keys))

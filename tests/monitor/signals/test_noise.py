@@ -23,7 +23,7 @@ BATCH = 24
 def accumulate(
     noise: GradientNoise, parameters: list[nn.Parameter], parts: list[list[Tensor]]
 ) -> None:
-    """A step's gradients, added up as backward does: of each micro-batch its mean over N."""
+    """Return a step's gradients, added up as backward does: of each micro-batch its mean over N."""
     for p in parameters:
         p.grad = None
     for part in parts:
@@ -46,7 +46,7 @@ def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def sample_gradients() -> Tensor:
-    """[samples, elements], one backward pass each."""
+    """Return [samples, elements], from one backward pass each."""
     model, inputs, targets = regression()
     rows = []
     for i in range(BATCH):
@@ -57,7 +57,7 @@ def sample_gradients() -> Tensor:
 
 
 def direct(groups: list[list[int]]) -> dict[str, float]:
-    """The formulas of the paper, from the samples of each part that is used."""
+    """Apply the formulas of the paper, from the samples of each part that is used."""
     each = sample_gradients()
     size = len(groups[0])
     small = sum(float(each[rows].mean(0).square().sum()) for rows in groups) / len(groups)

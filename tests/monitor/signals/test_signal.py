@@ -35,7 +35,7 @@ class GradL4(stabkit.LayerSignal):
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, type[Signal]]]:
-    """The table of signals, which a test may add to."""
+    """Return the table of signals, which a test may add to."""
     before = dict(SIGNALS)
     yield SIGNALS
     SIGNALS.clear()
