@@ -82,14 +82,15 @@ def test_data_that_is_missing_is_refused_before_anything_starts(
         assert not runs.exists()
 
 
-def test_data_that_is_damaged_fails_the_run_with_its_file(
+def test_damaged_data_are_refused_with_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "train.parquet").write_bytes(b"no table")
     (tmp_path / "test.parquet").write_bytes(b"no table")
     words = ["data.name=parquet", f"data.path={tmp_path}", "--run-dir", str(tmp_path / "run")]
-    assert main(["train", "tiny", *SMALL, *words]) == 1
+    assert main(["train", "tiny", *SMALL, *words]) == 2
     assert f"{tmp_path}/train.parquet" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

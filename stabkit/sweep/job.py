@@ -46,9 +46,8 @@ class TrainJob:
             try:
                 config = read_config(rundir.config_file)
                 status = train(config, rundir, stop, self.allow_inexact)
-            except (
-                InexactResumeError
-            ) as error:  # nobody reads a job's output, so the status says it
+            except InexactResumeError as error:
+                # Nobody reads a job's output, so the status says it.
                 if last := rundir.last_status():
                     rundir.write_status(replace(last, reason=f"did not go on: {error}"))
                 raise
@@ -58,9 +57,8 @@ class TrainJob:
         if status.state != "preempted" or environment.global_rank != 0:
             return status.state
         if not callable(requeue) or not is_running(environment.job_id):
-            return (
-                status.state
-            )  # canceled, or requeued by SLURM: a requeue would revive or double it
+            # It was canceled, or SLURM requeued it: another requeue would revive or double it.
+            return status.state
         if _makes_no_step(rundir, status):
             rundir.write_status(replace(status, state="failed", reason=_NO_STEP))
             return "failed"
