@@ -1,7 +1,6 @@
 """Apply one function to many runs in several processes, as if in one."""
 
 import multiprocessing
-import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ def each(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _leave_interrupts) as pool:
         try:
-            for result, caught in pool.map(partial(_listen, act), items):
+            for result, caught in pool.map(partial(_listen, act), items, chunksize=8):
                 for warning in caught:
                     warnings.warn(warning, stacklevel=2)
                 yield result
@@ -48,13 +47,6 @@ def each(
 def _leave_interrupts() -> None:
     """Ignore Ctrl-C, which reaches all processes: the main process answers it alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def usable_cpus() -> int:
-    """Return how many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _listen(act: Callable[[Item], Result], item: Item) -> tuple[Result, list[Warning]]:

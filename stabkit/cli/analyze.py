@@ -59,9 +59,9 @@ def _summarize(arguments: argparse.Namespace) -> int:
         return 0
     from stabkit.analyze.csv_file import write_csv
     from stabkit.analyze.summary import describe, run_table
-    from stabkit.analyze.workers import usable_cpus
+    from stabkit.cores import usable_cores
 
-    found = diagnose(sets[0], usable_cpus())
+    found = diagnose(sets[0], usable_cores())
     table = run_table(found)
     if arguments.csv is not None:
         write_csv(table, arguments.csv)

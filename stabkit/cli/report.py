@@ -23,10 +23,10 @@ def act(arguments: argparse.Namespace) -> int:
     runs = open_runs(folder).as_of_now()
     from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.report.page import write_report
-    from stabkit.analyze.workers import usable_cpus
+    from stabkit.cores import usable_cores
 
     try:
-        write_report(diagnose(runs, usable_cpus()), out, arguments.interactive)
+        write_report(diagnose(runs, usable_cores()), out, arguments.interactive)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

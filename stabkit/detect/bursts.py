@@ -10,6 +10,9 @@ BURSTS = {"onset": "int64", "end": "int64", "layers": "int64", "first": "object"
 GAP = 10  # most steps from the onset in one layer to that in the next
 ONSETS = {"burst": "int64", "layer": "object", "depth": "int64", "onset": "int64", "lag": "int64"}
 
+_NO_BURSTS = pd.DataFrame(columns=list(BURSTS)).astype(BURSTS)
+_NO_ONSETS = pd.DataFrame(columns=list(ONSETS)).astype(ONSETS)
+
 
 def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     """Join the spikes of all layers of one run into bursts; return one row per burst.
@@ -26,6 +29,8 @@ def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     that spikes twice at one step.
     """
     ordered, number = _numbered(spikes, gap)
+    if ordered.empty:  # most runs are healthy: save the grouping
+        return _NO_BURSTS.copy()
     rows = []
     for _, burst in ordered.groupby(number):
         onset = burst["onset"].min()
@@ -41,6 +46,8 @@ def layer_onsets(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     onset of the burst; 0 for all layers that were first together).
     """
     ordered, number = _numbered(spikes, gap)
+    if ordered.empty:
+        return _NO_ONSETS.copy()
     first = ordered.groupby(number)["onset"].transform("min")
     found = ordered.assign(burst=number, lag=ordered["onset"] - first, layer=ordered["layer"])
     return found[list(ONSETS)].astype(ONSETS).reset_index(drop=True)
@@ -54,6 +61,8 @@ def _numbered(spikes: pd.DataFrame, gap: int) -> tuple[pd.DataFrame, IntArray]:
         )
     if gap < 0:
         raise ValueError(f"gap must be 0 steps or more, got {gap}")
+    if spikes.empty:
+        return spikes, np.zeros(0, dtype=np.int64)
     ordered = spikes.sort_values(["onset", "depth"], kind="stable", ignore_index=True)
     twice = ordered[ordered.duplicated(["layer", "onset"])]
     if len(twice):

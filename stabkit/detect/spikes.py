@@ -214,7 +214,9 @@ def begin_events(
 def _events(
     step: IntArray, value: FloatArray, height: FloatArray, ratio: FloatArray, begin: IntArray
 ) -> pd.DataFrame:
-    bounds = list(zip(begin, [*begin[1:], step.size], strict=True)) if begin.size else []
+    if not begin.size:  # most series are healthy: save the making of a frame
+        return _NO_SPIKES.copy()
+    bounds = list(zip(begin, [*begin[1:], step.size], strict=True))
     peak = np.array([a + int(np.argmax(value[a:b])) for a, b in bounds], dtype=np.int64)
     end = np.array([b - 1 for _, b in bounds], dtype=np.int64)
     return pd.DataFrame(
@@ -226,3 +228,8 @@ def _events(
             "ratio": ratio[peak],
         }
     )
+
+
+_INTEGERS, _FLOATS = ("onset", "peak", "end"), ("height", "ratio")
+_COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
+_NO_SPIKES = pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)
