@@ -28,14 +28,20 @@ def each(
     if processes < 2 or len(items) < WORTH_IT:
         yield from map(act, items)
         return
+    # several at a time, since each trip to a process costs as much as a small run
+    together = max(1, min(8, len(items) // (4 * processes)))
+    batches = [items[i : i + together] for i in range(0, len(items), together)]
     # spawn, because a fork of a process with threads (pyarrow has some) may hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _leave_interrupts) as pool:
         try:
-            for result, caught in pool.map(partial(_listen, act), items, chunksize=8):
-                for warning in caught:
-                    warnings.warn(warning, stacklevel=2)
-                yield result
+            for done, error in pool.map(partial(_listen, act), batches):
+                for result, caught in done:
+                    for warning in caught:
+                        warnings.warn(warning, stacklevel=2)
+                    yield result
+                if error is not None:
+                    raise error
         except BrokenProcessPool:
             raise OSError(
                 "a process of the analysis was killed; is there too little memory?"
@@ -49,9 +55,17 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _listen(act: Callable[[Item], Result], item: Item) -> tuple[Result, list[Warning]]:
-    """Return the result of `act` and the warnings that it gave."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = act(item)
-    return result, [w.message for w in caught if isinstance(w.message, Warning)]
+def _listen(
+    act: Callable[[Item], Result], items: Sequence[Item]
+) -> tuple[list[tuple[Result, list[Warning]]], Exception | None]:
+    """Return each result of `act` with the warnings that it gave, up to the first error."""
+    done: list[tuple[Result, list[Warning]]] = []
+    for item in items:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                result = act(item)
+            except Exception as error:
+                return done, error
+        done.append((result, [w.message for w in caught if isinstance(w.message, Warning)]))
+    return done, None
