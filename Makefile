@@ -12,8 +12,8 @@ QUICK := not (processes or slurm or browser or frameworks or gpu or slow or spee
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
 	@echo "make quick       the tests that need no other process, SLURM, browser or framework (under 90 s)"
-	@echo "make test        the tests, on two cores (12 to 20 minutes); WORKERS=8 on more"
-	@echo "make test-slow   those left out of it for their time, kills and full disks (10 to 15 minutes)"
+	@echo "make test        the tests, on two cores (10 to 16 minutes); WORKERS=8 on more"
+	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make test-speed  the benchmarks in short, beside what is on record (a few minutes)"
 	@echo "make bench       the benchmarks of speed, into benchmarks/README.md (15 to 18 minutes)"
