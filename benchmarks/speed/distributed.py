@@ -143,8 +143,8 @@ def profile(name: str, stages: dict[str, Stage], step: list[float]) -> str:
         for what, of in sorted(stages.items(), key=lambda item: -item[1].talking)
     ]
     return (
-        f"{name}, a step together takes {1000 * whole:.0f} ms. Of it, were they to meet before "
-        f"each call: {'; '.join(parts)}."
+        f"{name}, a step together takes {1000 * whole:.0f} ms. If the processes met before "
+        f"each call, it would hold: {'; '.join(parts)}."
     )
 
 

@@ -84,8 +84,8 @@ def stages(runs: list[dict[str, Any]]) -> str:
     loaded = ", ".join(runs[0]["loaded"]) or "none"
     return (
         f"Until the first step has ended, in ms: {listed}. Before that, `import torch` takes "
-        f"{torch_s:.1f} s. Of timm, torchvision, torch._dynamo, scipy, pandas and matplotlib, "
-        f"imported by then: {loaded}. Median of {len(runs)}."
+        f"{torch_s:.1f} s. By then these of timm, torchvision, torch._dynamo, scipy, pandas "
+        f"and matplotlib are imported: {loaded}. Median of {len(runs)}."
     )
 
 

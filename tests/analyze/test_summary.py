@@ -100,7 +100,7 @@ def test_the_command_prints_what_the_library_says(
         assert printed.strip() == summary(diagnosed(grid)).strip()
 
 
-def test_of_many_runs_the_worst_are_listed(
+def test_only_the_worst_of_many_runs_are_listed(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from stabkit.analyze import summary as module

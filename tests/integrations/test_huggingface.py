@@ -192,7 +192,7 @@ def test_a_second_training_of_the_same_trainer_is_seen_too(tmp_path: Path) -> No
 
 
 class Asks(TrainerCallback):  # type: ignore[misc]
-    """Of whoever uses it: to stop at non-finite gradients."""
+    """A user's reaction: stop at non-finite gradients."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         assert self.watching.monitor is not None

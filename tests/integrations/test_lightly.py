@@ -84,7 +84,7 @@ class BYOL(MoCo):
 
 
 def views(steps: int) -> list[list[Tensor]]:
-    """Of lightly's own augmentation, drawn once: both trainings see the same."""
+    """Draw lightly's own augmentation once, so that both trainings see the same."""
     torch.manual_seed(1)
     transform = SimCLRTransform(input_size=32)
     images = [torchvision.transforms.ToPILImage()(torch.rand(3, 32, 32)) for _ in range(8)]

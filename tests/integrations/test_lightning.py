@@ -348,7 +348,7 @@ def test_without_lightning_the_error_names_the_extra(monkeypatch: pytest.MonkeyP
         importlib.import_module("stabkit.integrations.lightning")
 
 
-def test_of_two_processes_the_first_writes_and_the_gradients_are_reduced(tmp_path: Path) -> None:
+def test_the_first_of_two_processes_writes_and_gradients_are_averaged(tmp_path: Path) -> None:
     code = f"""
 import torch
 from tests.integrations.test_lightning import Net, StabkitCallback, fit

@@ -129,7 +129,7 @@ class Expected:
                 self._adam(layer, id(p), given, group)
 
     def update_moments(self, optimizer: Optimizer) -> None:
-        """Of a step whose `after` does not come."""
+        """Close the row of a step whose `after` does not come."""
         for _, p, group in self._members(optimizer):
             if id(p) in self._given:
                 self._update(id(p), self._given[id(p)], group["betas"][1], False)

@@ -231,7 +231,7 @@ def test_a_step_within_a_step_is_one_and_one_that_raises_is_a_row(
     assert [row["head"]["adam_rms"] is None for row in expected.rows] == [0, 0, 1, 0, 0]
 
 
-def test_of_a_step_that_raised_nothing_is_known_once_another_optimizer_stepped(
+def test_a_step_that_raised_leaves_no_values_once_another_optimizer_stepped(
     tmp_path: Path,
 ) -> None:
     class Fails(SGD):

@@ -23,7 +23,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def hanging_disk(part: Path) -> Iterator[None]:
-    """Whoever would write this part waits until the block is through."""
+    """Make the writer of this part wait until the block has ended."""
     free, new_beside = threading.Event(), atomic._new_beside
 
     def hangs(path: Path) -> tuple[Path, BinaryIO]:
@@ -94,7 +94,7 @@ def test_a_disk_full_to_the_end_holds_nothing_up_and_its_rows_are_bounded(
     assert f"{40 * 2 + 40 * 4 + 1} rows and 1 events could not be written and are lost" in last
 
 
-def test_of_a_disk_full_to_the_end_the_status_says_what_is_lost(tmp_path: Path) -> None:
+def test_the_status_says_what_a_disk_full_to_the_end_lost(tmp_path: Path) -> None:
     toy = Toy()
     monitor = toy.monitor(tmp_path)
     toy.steps(4, monitor)
@@ -235,7 +235,7 @@ def test_a_slow_disk_does_not_slow_the_training(tmp_path: Path) -> None:
     toy.assert_undisturbed()
 
 
-def test_of_a_disk_too_slow_for_too_long_it_is_said_how_much_was_dropped(
+def test_rows_dropped_for_a_slow_disk_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "MOST_WAITING", 4)

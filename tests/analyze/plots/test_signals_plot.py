@@ -162,7 +162,7 @@ def test_depth_is_lightness_and_a_spike_of_one_step_is_drawn(tmp_path: Path) -> 
     assert blocks.get_ylim()[0] < 1e-3, "what alarms in an entropy is its smallest value"
 
 
-def test_of_many_runs_the_worst_are_drawn_on_one_scale(tmp_path: Path) -> None:
+def test_only_the_worst_of_many_runs_are_drawn_on_one_scale(tmp_path: Path) -> None:
     for i in range(MAX_RUNS + 2):
         plant_run(tmp_path / f"{i}", f"optim.lr={i + 1}e-3", dip=0.04 * i)
     table = signals_table(diagnosed(tmp_path))
