@@ -112,6 +112,8 @@ def test_plots_are_figures(runs: stabkit.Runs) -> None:
     figure, ax = plt.subplots()
     assert runs["dipping"].plot("knn", ax) is figure
     assert len(ax.lines) > 0
+    assert ax.get_xlabel() == "step"
+    assert ax.get_ylabel() == "held-out kNN accuracy"
     plt.close(figure)
     with pytest.raises(ValueError, match="'knnn' is no figure; there are: "):
         runs.plot("knnn")

@@ -109,6 +109,10 @@ PANELS: dict[str, tuple[Callable[[pd.DataFrame, Axes], Axes], str | None]] = {
     "lr-sensitivity": (draw_lr_sensitivity, None),
     "onset-order": (draw_onset_order, None),
 }
+AXIS_NAMES = {
+    "grad-norms": "gradient norm / median of the layer",
+    "knn": "held-out kNN accuracy",
+}
 
 
 def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
@@ -146,6 +150,8 @@ def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
     if panel is None or (divided and table[divided].nunique() > 1):
         raise ValueError(f"{name} has several panels for these runs: leave out ax")
     panel(table, ax)
+    if name in AXIS_NAMES:  # a figure of several panels names its axes once, outside them
+        ax.set(xlabel="step", ylabel=AXIS_NAMES[name])
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure
