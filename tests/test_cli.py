@@ -140,6 +140,7 @@ print("loaded", *sys.modules, file=sys.stderr)
     assert not names & HEAVY
     assert {name for name in names if name.startswith("stabkit")} <= {
         "stabkit", "stabkit.cli", "stabkit.cli.parser", "stabkit.presets", "stabkit.printing",
+        "stabkit.version",
     }  # fmt: skip
 
 
