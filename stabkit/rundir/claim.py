@@ -167,9 +167,13 @@ def _is_status(file: Path) -> bool:
 def _has_event(file: Path) -> bool:
     """Return whether a line is an event of stabkit, or no line is whole."""
     try:
-        lines = read_file(file).splitlines()
+        content = read_file(file)
     except OSError:
         return False
+    lines = content.splitlines()
+    begin = b'{"time": '  # of every event; a kill may tear the last line
+    if lines and not content.endswith(b"\n") and begin.startswith(lines[-1][: len(begin)]):
+        lines.pop()
     found = [_parsed(line) for line in lines if line.strip()]
     return not found or any(isinstance(e, dict) and {"time", "kind"} <= e.keys() for e in found)
 
