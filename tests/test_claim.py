@@ -305,6 +305,22 @@ def test_a_monitor_refuses_what_no_monitor_wrote(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("cut", [0, 1, 8, 9, 30, -1])
+def test_a_monitor_goes_on_where_its_first_log_line_was_torn(tmp_path: Path, cut: int) -> None:
+    line = b'{"time": "2026-01-01T00:00:00.000+00:00", "kind": "noticed", "step": 0}\n'
+    (tmp_path / "events.jsonl").write_bytes(line[:cut])
+    monitored(tmp_path)
+    assert stabkit.open_run(tmp_path).scalar("grad_norm_total").index.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["hello", "hello\n", '{"step": 3', '{"loss": 1}'])
+def test_a_monitor_refuses_a_log_of_others_that_is_torn(tmp_path: Path, text: str) -> None:
+    (tmp_path / "events.jsonl").write_text(text)
+    with pytest.raises(ForeignFolderError, match="was not written by a Monitor"):
+        monitored(tmp_path)
+    assert (tmp_path / "events.jsonl").read_text() == text
+
+
 def test_a_monitor_records_beside_what_its_training_keeps(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("lr: 0.1\nmodel: linear\n")
     (tmp_path / "checkpoint.pt").write_bytes(b"mine")

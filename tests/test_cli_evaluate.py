@@ -1,7 +1,9 @@
 """Run `stabkit evaluate`, `export` and `import` as they are typed."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -209,27 +211,24 @@ def test_a_checkpoint_that_does_not_fit_fails_with_its_keys(
     assert "1 unexpected: strange" in message
 
 
-def test_an_unfinished_run_is_noted_with_what_resuming_drops(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from dataclasses import replace
-
+def change_status(run: Path, **changes: Any) -> None:
     rundir = RunDir(run)
     status = rundir.read_status()
     assert status is not None
-    rundir.write_status(replace(status, state="running"))
+    rundir.write_status(replace(status, **changes))
+
+
+def test_an_unfinished_run_is_noted_with_what_resuming_drops(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_status(run, state="running")
     assert "is not done" in said(capsys, "evaluate", str(run), "--knn")
 
 
 def test_the_reason_of_the_run_is_printed_as_a_note(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dataclasses import replace
-
-    rundir = RunDir(run)
-    status = rundir.read_status()
-    assert status is not None
-    rundir.write_status(replace(status, reason="diverged: no longer finite"))
+    change_status(run, reason="diverged: no longer finite")
     printed = said(capsys, "evaluate", str(run), "--knn")
     assert f"{run}: note: diverged: no longer finite" in printed
 

@@ -19,7 +19,7 @@ from stabkit.train.data.batches import Batch, ReadAhead, make_batch
 from stabkit.train.data.image_set import ImageSet
 from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
-from stabkit.train.held_folder import HeldRun, hold_for_all, record_failure, write_config
+from stabkit.train.held_run import HeldRun, hold_for_all, record_failure, write_config
 from stabkit.train.heldout_knn import HeldoutKnn
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim.build import lr_at, momentum_at

@@ -13,7 +13,7 @@ from stabkit.rundir import Status
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
 from stabkit.train.alerts import Alerts
-from stabkit.train.held_folder import HeldRun
+from stabkit.train.held_run import HeldRun
 
 
 class Progress:

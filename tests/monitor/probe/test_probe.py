@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -312,7 +311,6 @@ def _same_signals(expected: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(sys.platform == "win32", reason="forkserver")
 def test_a_sharded_model_is_probed_by_all_processes(tmp_path: Path) -> None:
     codes = exit_codes(start(2, _sharded, tmp_path))
     assert codes == [0, 0]
