@@ -28,7 +28,7 @@ STAGES = {
     "load_data": "data set",
     "HeldoutKnn": "held-out images and their views",
     "build_state": "model and optimizer",
-    "_recorder": "Monitor and run folder",
+    "_begin_record": "Monitor and run folder",
     "evaluate_heldout": "held-out kNN at step 0",
     "make_batch": "views of the first batch",
     "train_step": "first step",
