@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import stabkit
+from stabkit.monitor.knn.vote import knn_predict, nearest
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.signals.signal import LEVELS
-from stabkit.train.knn import knn_predict, nearest
 from tests.gpu import DEVICE, ON_CUDA, needs_gpu, no_waits
 from tests.monitor.toy import kinds
 
