@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stabkit.detect import layer_onsets as layer_onsets
     from stabkit.detect import onset_order as onset_order
     from stabkit.detect import shallow_first as shallow_first
+    from stabkit.monitor.knn.knn import KNN as KNN
     from stabkit.monitor.knn.vote import knn_predict as knn_predict
     from stabkit.monitor.monitor import Monitor as Monitor
     from stabkit.monitor.probe.probe import Probe as Probe
@@ -50,6 +51,7 @@ _HOME = {
     "DerivedSignal": "stabkit.monitor.signals.signal",
     "ForeignFolderError": "stabkit.rundir",
     "InexactResumeError": "stabkit.train.refusals",
+    "KNN": "stabkit.monitor.knn.knn",
     "LayerSignal": "stabkit.monitor.signals.signal",
     "LeftOutWarning": "stabkit.rundir",
     "LinkedError": "stabkit.rundir",

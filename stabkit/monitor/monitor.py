@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.evals import correct_bits
 from stabkit.monitor.members import listed
 from stabkit.monitor.probe.probe import Probe
@@ -46,6 +47,8 @@ class Monitor:
       on that the folder already holds are removed. Without it, such a folder is refused.
     - `flush_every`: steps in an interval; values reach the disk at the end of the next interval.
     - `samples_per_step`: when given, `images_per_s` is recorded once an interval.
+    - `knn`: a `stabkit.KNN`, evaluated every few steps.
+    - `teacher`: the EMA copy of the model or of a part of it, compared every `probe_every` steps.
     - `strict`: raise what cannot be written or measured, for a loop that saves checkpoints that
       claim the rows before them.
 
@@ -68,6 +71,8 @@ class Monitor:
         first_step: int | None = None,
         flush_every: int = 50,
         samples_per_step: int | None = None,
+        knn: KNN | None = None,
+        teacher: nn.Module | None = None,
         strict: bool = False,
         _run_id: str | None = None,
     ) -> None:
@@ -75,7 +80,7 @@ class Monitor:
         self._recording: Recording | None = None  # a copy in another process has none
         recording = Recording(
             model, listed(optimizer), Path(folder), signals, probe, probe_every, scaler, layer_of,
-            first_step, flush_every, samples_per_step, strict, _run_id,
+            first_step, flush_every, samples_per_step, strict, _run_id, knn, teacher,
         )  # fmt: skip
         self.rundir: RunDir = recording.rundir
         self.layers: list[str] = recording.layers

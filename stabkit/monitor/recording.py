@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.folder import OpenedFolder, open_folder
 from stabkit.monitor.guard import Guard
+from stabkit.monitor.knn.evaluation import METRIC
+from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.flush import RowFlusher
 from stabkit.monitor.measure.parts import make_parts
 from stabkit.monitor.measure.rows import RowReader
@@ -56,13 +58,16 @@ class Recording:
         samples_per_step: int | None,
         strict: bool,
         run_id: str | None,
+        knn: KNN | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
         failed = self._signal_failed
         parts = make_parts(
             model, optimizers, signals, probe, probe_every, layer_of, flush_every,
-            samples_per_step, failed,
+            samples_per_step, failed, knn, teacher,
         )  # fmt: skip
+        self.knn = parts.knn
         self.rundir, self.layers = RunDir(folder), list(parts.layers)
         self._pid = os.getpid()
         self.attachment = Attachment(optimizers, scaler)
@@ -83,7 +88,7 @@ class Recording:
         )  # fmt: skip
         self.rows = StepRows(
             opened.step, parts, scalars, flusher, self.attachment, self.guard, flush_every,
-            out is not None, self.is_dead, self.reactions.agree, self._row_closed,
+            out is not None, self.is_dead, self.reactions.agree, self._evaluate, self._row_closed,
         )  # fmt: skip
         self._knn: float | None = None
         self._writes_status = out is not None and run_id is None
@@ -131,6 +136,20 @@ class Recording:
         with self.guard("reactions"):
             self.reactions.react(self.reactions.evaluated(step, metric, correct, chance))
 
+    def _evaluate(self, at_end: bool = False) -> None:
+        """Evaluate by kNN if that is due; its seconds are a scalar of the row that is open."""
+        if at_end:
+            self.rows.close_row()
+        if self.knn is None or not self.knn.is_due(self.step, at_end):
+            return
+        found = self.knn.evaluate(self.step, self.guard)
+        if found is None:
+            return
+        if not at_end:
+            self.rows.scalars.add(self.step, "knn_seconds", found.seconds)
+        knn, chance = self.knn, 1 / self.knn.num_classes
+        self.add_eval(self.step, METRIC, found.correct, chance, knn.k, knn.temperature)
+
     def flush(self) -> None:
         """Write everything of the steps so far, and wait for the disk."""
         if self.is_dead():
@@ -153,6 +172,8 @@ class Recording:
                 with self.guard("flush"):
                     self.rows.flusher.write_pending()
             else:
+                if reason is None:
+                    self._evaluate(at_end=True)
                 self.flush()
             self._write_status(state, reason)
         finally:
