@@ -33,6 +33,10 @@ COLLAPSE = {
     "feature_std": find_collapse,
     "embedding_std": find_collapse,
     "effective_rank": find_collapse,
+    "probe_feature_std": find_collapse,
+    "probe_rank": find_collapse,
+    "teacher_feature_std": find_collapse,
+    "teacher_rank": find_collapse,
     "loss_relative": find_stuck_loss,
 }
 MIN_HISTORY = 20  # steps that `find_spikes` needs before it can find the first spike

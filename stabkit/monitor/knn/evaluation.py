@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stabkit.monitor.guard import Guard
 from stabkit.monitor.knn.knn import KNN, takes_model
-from stabkit.monitor.knn.samples import Samples, read_samples
+from stabkit.monitor.knn.samples import Samples, check_together, read_samples
 from stabkit.monitor.knn.vote import knn_predict
 from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.probe.probe import looking
@@ -53,21 +53,12 @@ class KnnEvaluation:
             )
         with same_draws(devices_of(model)):
             bank, queries = (read_samples(n, getattr(knn, n)) for n in ("bank", "queries"))
-        if bank.inputs.shape[1:] != queries.inputs.shape[1:]:
-            raise ValueError(
-                f"KNN: an image of the bank has shape {list(bank.inputs.shape[1:])}, one of the "
-                f"queries {list(queries.inputs.shape[1:])}"
-            )
-        classes = torch.unique(torch.cat([bank.labels.cpu(), queries.labels.cpu()]))
-        if len(classes) < 2:
-            raise ValueError(f"KNN: all labels are {int(classes[0])}; needed are two classes")
+        check_together(bank, queries)
+        classes = torch.unique(torch.cat([bank.labels, queries.labels]))
         self.bank, self.queries = (
-            Samples(one.inputs, torch.searchsorted(classes, one.labels.cpu()))
-            for one in (bank, queries)
+            Samples(one.inputs, torch.searchsorted(classes, one.labels)) for one in (bank, queries)
         )
         known = torch.isin(self.queries.labels, self.bank.labels)
-        if not known.any():
-            raise ValueError("KNN: no class of the queries is in the bank")
         self._strangers = int((~known).sum())
         self.num_classes, self.k = len(classes), min(knn.k, len(bank.labels))
         self.temperature = knn.temperature
@@ -78,7 +69,7 @@ class KnnEvaluation:
         """Return whether to evaluate the weights after `step` updates."""
         if self._is_off or step == self._last:
             return False
-        return step % self._knn.every == 0 or (at_end and self._last is not None)
+        return at_end or step % self._knn.every == 0
 
     def evaluate(self, step: int, guard: Guard) -> Evaluated | None:
         """Evaluate the model as it is; return None when that failed, which `guard` says once.

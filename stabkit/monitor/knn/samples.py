@@ -14,7 +14,7 @@ WANTED = "give a DataLoader of (images, labels), or the two tensors (images, lab
 
 
 class Samples(NamedTuple):
-    """Inputs of the model [n, ...] and class numbers [n], on whatever device they came."""
+    """Inputs of the model [n, ...], on whatever device they came, and class numbers [n]."""
 
     inputs: Tensor
     labels: Tensor
@@ -53,6 +53,22 @@ def read_samples(name: str, given: Any) -> Samples:
     return Samples(torch.cat(inputs), torch.cat(labels))
 
 
+def check_together(bank: Samples, queries: Samples) -> None:
+    """Raise ValueError when the bank cannot tell the class of any query, or tells them by heart."""
+    one, other = bank.inputs, queries.inputs
+    if one.shape[1:] != other.shape[1:]:
+        raise ValueError(
+            f"KNN: an image of the bank has shape {list(one.shape[1:])}, one of the queries "
+            f"{list(other.shape[1:])}"
+        )
+    if one.shape == other.shape and one.device == other.device and one.equal(other):
+        raise ValueError("KNN: bank and queries are the same images, which know their own class")
+    if len(torch.unique(torch.cat([bank.labels, queries.labels]))) < 2:
+        raise ValueError(f"KNN: all labels are {int(bank.labels[0])}; needed are two classes")
+    if not torch.isin(queries.labels, bank.labels).any():
+        raise ValueError("KNN: no class of the queries is in the bank")
+
+
 def _is_pair(given: Any) -> bool:
     pair = isinstance(given, tuple | list) and len(given) == 2
     return pair and all(isinstance(part, Tensor | np.ndarray) for part in given)
@@ -87,7 +103,7 @@ def _checked(name: str, inputs: Any, labels: Any) -> Samples:
         )
     if not len(labels):
         raise ValueError(f"KNN: {name} is empty")
-    return Samples(inputs.detach(), labels.long())
+    return Samples(inputs.detach(), labels.long().cpu())
 
 
 @contextmanager

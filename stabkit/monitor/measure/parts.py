@@ -30,6 +30,7 @@ class Parts(NamedTuple):
     noise: NoiseSignals
     members: Members
     knn: KnnEvaluation | None  # also None in a process that does not evaluate
+    notes: list[str]  # what a reader of the rows must know
 
 
 def make_parts(
@@ -55,8 +56,10 @@ def make_parts(
     if knn is not None and not isinstance(knn, KNN):
         raise TypeError(f"Monitor: knn must be stabkit.KNN(bank=..., queries=...), got {knn!r}")
     asked = choose(signals, probe)
+    notes: list[str] = []
     if teacher is not None:
-        probe = probe_with(probe, teacher, model)
+        probe = probe_with(probe, teacher)
+        notes = parameters_left_out(teacher, model)
         names = dict.fromkeys([signal.name for signal in asked])
         asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in names]
     if flush_every < 1:
@@ -76,22 +79,33 @@ def make_parts(
         NoiseSignals(asked, samples_per_step, model, failed),
         Members(model, named, optimizers, layer_of),
         KnnEvaluation(knn, model, [teacher] if teacher else []) if knn and evaluates else None,
+        notes,
     )
 
 
-def probe_with(probe: Probe | None, teacher: nn.Module, model: nn.Module) -> Probe:
+def probe_with(probe: Probe | None, teacher: nn.Module) -> Probe:
     """Return the probe with the teacher as its target. Raises TypeError or ValueError."""
     if not isinstance(teacher, nn.Module):
         raise TypeError(
             f"Monitor: teacher is of type {type(teacher).__name__}; give the module that holds the "
             "averaged weights"
         )
-    match(model, teacher)  # refused now, not at the first look
     if probe is None:
         return Probe(None, target=teacher)
     if probe.target is not None and probe.target is not teacher:
         raise ValueError("Monitor: teacher and the probe's target are two modules; give one")
     return replace(probe, target=teacher)
+
+
+def parameters_left_out(teacher: nn.Module, model: nn.Module) -> list[str]:
+    """Say which parameters of the teacher are not compared. Raises ValueError for all of them."""
+    found = match(model, teacher)
+    if not found.left_out:
+        return []
+    return [
+        f"teacher: {len(found.left_out)} of its parameters are not in the model, "
+        f"{found.left_out[0]} first; they are not compared"
+    ]
 
 
 def of_teacher(probe: Probe) -> list[str]:

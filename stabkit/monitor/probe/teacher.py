@@ -125,7 +125,9 @@ def _best_path(
                 path = ".".join(words[:i])
                 same_name[path] += 1
                 same_shape[path] += theirs[end].shape == p.shape
-    scores = {path: (same_shape[path], same_name[path]) for path in same_name}
+    # names such as `weight` are everywhere: below a path, shapes must agree as well
+    paths = [path for path in same_name if same_shape[path] or not path]
+    scores = {path: (same_shape[path], same_name[path]) for path in paths}
     score = max(scores.values(), default=(0, 0))
     best = [path for path, of_path in scores.items() if of_path == score]
     if not best or "" in best:
