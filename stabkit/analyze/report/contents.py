@@ -14,7 +14,8 @@ from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict
-from stabkit.analyze.summary import FOOTNOTE, run_table
+from stabkit.analyze.sentences import footnote
+from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import worst_of
 
@@ -82,7 +83,7 @@ def make_report(runs: Diagnoses) -> Report:
         signs=signs,
         advice=tuple(advise(runs, table, signs, worst)),
         num_runs=len(runs),
-        footnote=" ".join(FOOTNOTE.split()),
+        footnote=" ".join(footnote(table).split()),
     )
 
 
@@ -114,8 +115,8 @@ def _run_rows(table: pd.DataFrame) -> Table:
         "seed": table["seed"].map(lambda seed: "-" if pd.isna(seed) else str(seed)),
         "verdict": table["verdict"],
         "state": table["state"],
-        "last kNN, %": table["knn_last"].map(_percent),
-        "best": table["knn_best"].map(_percent),
+        "last kNN, %": table["last"].map(_percent),
+        "best": table["best"].map(_percent),
         "dips": table["dips"].astype(str),
         "deepest, points": table["deepest"].map(
             lambda depth: f"{100 * depth:.1f}" if depth else "-"
