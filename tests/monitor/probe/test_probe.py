@@ -240,8 +240,8 @@ def test_a_forward_that_trains_is_not_silent() -> None:
             return super().forward(x)
 
     model = nn.Sequential(nn.Linear(2, 2), Moving(2, 2))
+    x = torch.ones(2, 2)
     with pytest.raises(RuntimeError, match=r"changed 1 of its parameters, 1\.weight first"):
-        x = torch.ones(2, 2)
         look(model, Probe(x, x, None, lambda m: m(x).sum(), copy.deepcopy(model)))
     nn.init.constant_(model[0].bias, float("nan"))
     with looking(model[0]):
