@@ -404,6 +404,8 @@ def test_workers_that_stay_are_not_taken_from_the_training(tmp_path: Path) -> No
     model = nn.Linear(6, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     stabkit.Monitor(model, optimizer, tmp_path, knn=KNN(loader, QUERIES)).close()
+    assert loader.persistent_workers
+    assert loader._iterator is epoch
     rest = list(epoch)
     seen = torch.cat([images for images, _ in [first, *rest]])
     assert sorted(seen.flatten().tolist()) == sorted(BANK[0].flatten().tolist())
