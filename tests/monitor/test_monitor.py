@@ -231,9 +231,7 @@ def test_an_evaluation_that_is_none_is_refused(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     right = torch.ones(4, dtype=torch.int64)
     with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
-        with pytest.raises(
-            TypeError, match=r"must be a name such as 'val_acc', got int"
-        ):
+        with pytest.raises(TypeError, match=r"must be a name such as 'val_acc', got int"):
             monitor.log_eval(3, right, right)
         with pytest.raises(TypeError, match=r"the metric must be a name .*, got Tensor"):
             monitor.log_eval(3, right, right, "val_acc")
