@@ -1,7 +1,7 @@
 """The labelled samples of a kNN evaluation, read once, before the training begins."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+LARGEST = 8 * 2**30  # bytes that are read from a loader: 14,000 images of 3 x 224 x 224 in float32
 WANTED = "give a DataLoader of (images, labels), or the two tensors (images, labels)"
 
 
@@ -41,8 +42,12 @@ def read_samples(name: str, given: Any) -> Samples:
     """
     if _is_pair(given):
         return _checked(name, *given)
+    parts: list[Samples] = []
     with _untouched(given) as loader:
-        parts = [_of_batch(name, number, batch) for number, batch in enumerate(loader)]
+        batches = len(loader) if isinstance(loader, Sized) else 0
+        for number, batch in enumerate(loader):
+            parts.append(_of_batch(name, number, batch))
+            _check_size(name, parts, batches)
     if not parts:
         raise ValueError(f"KNN: {name} is empty: the loader gave no batch")
     shapes = dict.fromkeys(tuple(part.inputs.shape[1:]) for part in parts)
@@ -67,6 +72,19 @@ def check_together(bank: Samples, queries: Samples) -> None:
         raise ValueError(f"KNN: all labels are {int(bank.labels[0])}; needed are two classes")
     if not torch.isin(queries.labels, bank.labels).any():
         raise ValueError("KNN: no class of the queries is in the bank")
+
+
+def _check_size(name: str, parts: Sequence[Samples], batches: int) -> None:
+    """Raise ValueError when a loader gives, or will give, more than can be meant to be held."""
+    held = sum(part.inputs.nbytes for part in parts)
+    size = max(held, parts[0].inputs.nbytes * batches)
+    if size > LARGEST:
+        images = max(1, LARGEST // parts[0].inputs[0].nbytes)
+        raise ValueError(
+            f"KNN: {name} would hold {size / 2**30:.0f} GiB in memory, at most {LARGEST >> 30} GiB "
+            f"are read from a loader: {images:,} such images. Give a loader of fewer, such as of "
+            "torch.utils.data.Subset(dataset, range(0, len(dataset), 100))"
+        )
 
 
 def _is_pair(given: Any) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import stabkit
 from stabkit import KNN
+from stabkit.monitor.knn import samples as samples_module
 from tests.monitor.toy import kinds
 
 CLASSES = torch.tensor([2, 5, 9, 11])  # class numbers need not begin at 0 nor follow each other
@@ -358,6 +359,28 @@ def test_other_things_are_refused_with_what_to_give(
     tmp_path: Path, parts: dict[str, Any], said: str
 ) -> None:
     refused(tmp_path, said, TypeError, **parts)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_loader_of_more_than_memory_holds_is_refused(
+    tmp_path: Path, sized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told from the first batch where the loader knows its length."""
+    read: list[int] = []
+
+    class Endless:
+        def __iter__(self) -> Iterator[Any]:
+            while True:
+                read.append(1)
+                yield QUERIES
+
+    class Long(Endless):
+        def __len__(self) -> int:
+            return 10**6
+
+    monkeypatch.setattr(samples_module, "LARGEST", 5 * QUERIES[0].nbytes)
+    refused(tmp_path, r"bank would hold .* 200 such images", bank=Long() if sized else Endless())
+    assert len(read) == (1 if sized else 6)
 
 
 def test_options_without_sense_are_refused(tmp_path: Path) -> None:
