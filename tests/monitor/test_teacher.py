@@ -220,7 +220,8 @@ def test_without_a_probe_the_distance_alone_is_recorded(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     teacher = nn.Linear(3, 2)
-    with stabkit.Monitor(model, optimizer, tmp_path, teacher=teacher, probe_every=1):
+    options: dict[str, Any] = {"signals": ["basic", "teacher"], "probe_every": 1}  # as by itself
+    with stabkit.Monitor(model, optimizer, tmp_path, teacher=teacher, **options):
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
     names = set(stabkit.open_run(tmp_path).scalars()["name"].unique())

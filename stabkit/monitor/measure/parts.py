@@ -55,13 +55,13 @@ def make_parts(
     check_same_model(model, optimizers)
     if knn is not None and not isinstance(knn, KNN):
         raise TypeError(f"Monitor: knn must be stabkit.KNN(bank=..., queries=...), got {knn!r}")
-    asked = choose(signals, probe)
     notes: list[str] = []
     if teacher is not None:
-        probe = probe_with(probe, teacher)
-        notes = parameters_left_out(teacher, model)
-        names = dict.fromkeys([signal.name for signal in asked])
-        asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in names]
+        probe, notes = probe_with(probe, teacher), parameters_left_out(teacher, model)
+    asked = choose(signals, probe)
+    if teacher is not None and probe is not None:
+        known = {signal.name for signal in asked}
+        asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in known]
     if flush_every < 1:
         raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
     layers, layer = group_layers([name for name, _ in named], layer_of)
@@ -70,7 +70,8 @@ def make_parts(
     of_probe = [signal for signal in asked if isinstance(signal, ProbeSignal)]
     measure = LayerMeasure(parameters, layer, len(layers), of_layers, flush_every, failed)
     # a sharded model runs in all processes or in none
-    evaluates = knn is not None and (rank() == 0 or measure.blocks.sharded)
+    evaluates = rank() == 0 or measure.blocks.sharded
+    others = [] if teacher is None else [teacher]
     return Parts(
         by_layer(parameters, layer, layers),
         [signal for signal in asked if isinstance(signal, DerivedSignal)],
@@ -78,7 +79,7 @@ def make_parts(
         Probing(model, probe, of_probe, probe_every, optimizers, layer_of, failed),
         NoiseSignals(asked, samples_per_step, model, failed),
         Members(model, named, optimizers, layer_of),
-        KnnEvaluation(knn, model, [teacher] if teacher else []) if knn and evaluates else None,
+        KnnEvaluation(knn, model, others) if knn is not None and evaluates else None,
         notes,
     )
 
