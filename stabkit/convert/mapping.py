@@ -14,6 +14,7 @@ from stabkit.convert.naming import (
     is_knn,
     is_training,
     layer_signal,
+    without_held_out,
 )
 from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
 from stabkit.convert.targets import Target
@@ -54,8 +55,7 @@ def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int 
     """
     plan = Plan(left_out=dict(log.left_out), notes=list(log.notes))
     series = {name: one.settled() for name, one in log.series.items()}
-    twice = sum(log.series[name].steps.size - one.steps.size for name, one in series.items())
-    if twice:
+    if twice := sum(log.series[name].replaced(one) for name, one in series.items()):
         plan.notes.append(f"{counted(twice, 'value')} written twice at a step: the later was kept")
     series = {name: one for name, one in series.items() if one.steps.size}
     known = {**of_layout(log.layout, series), **targets}
@@ -95,9 +95,17 @@ def _judge(name: str, asked: Target | None, series: Mapping[str, Series]) -> Tar
 
 
 def _now_and_then(name: str, new: str, series: Mapping[str, Series]) -> bool:
-    """Return whether it is named as held out or logged rarely; else it is of training batches."""
-    others = [one.steps.size for other, one in series.items() if other != name]
-    return is_held_out(new) or not others or 2 * series[name].steps.size <= max(others)
+    """Return whether it is named as held out or logged rarely; else it is of training batches.
+
+    `accuracy` beside `val_accuracy` is of training, however rarely it is logged.
+    """
+    if is_held_out(new):
+        return True
+    others = [other for other in series if other != name]
+    if any(is_held_out(o) and without_held_out(o) == without_held_out(new) for o in others):
+        return False
+    longest = max((series[other].steps.size for other in others), default=0)
+    return not others or 2 * series[name].steps.size <= longest
 
 
 def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> None:

@@ -24,7 +24,7 @@ def read_logs(
     if is_event_file(source) or format == "tensorboard":
         _refuse_step(step, row_step)
         return "tensorboard", [read_events(source)]
-    table = read_table(source)
+    table = read_table(source, row_step)
     names = list(table.columns)
     format = format or _format_of(source, names)
     if format == "wandb" and is_chart(names):

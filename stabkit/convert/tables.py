@@ -13,38 +13,42 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from stabkit.convert.columns import Cells, Table, add_column
-from stabkit.convert.records import EVALUATES, flat, is_json, json_records
+from stabkit.convert.one_axis import on_one_axis
+from stabkit.convert.records import flat, is_json, json_records
 from stabkit.convert.series import ConvertError, counted, shown
 from stabkit.convert.text import is_log_text, text_records
 from stabkit.convert.wandb_file import MAGIC, wandb_records
 
 
-def read_table(path: Path) -> Table:
-    """Read a file by what it holds, whatever its name. Raises ConvertError when it is no table."""
+def read_table(path: Path, row_step: bool = False) -> Table:
+    """Read a file by what it holds, whatever its name. Raises ConvertError when it is no table.
+
+    With `row_step` a line of a text log is a row also if it names no step.
+    """
     with path.open("rb") as file:
         start = file.read(1 << 16)
     if not start.strip():
         raise ConvertError(f"{path}: empty")
     try:
-        return _read(path, start)
+        return _read(path, start, row_step)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise ConvertError(f"{path}: not readable ({shown(str(error), 300)})") from None
 
 
-def _read(path: Path, start: bytes) -> Table:
+def _read(path: Path, start: bytes, row_step: bool) -> Table:
     """Choose the reader by the first bytes, `start`."""
     if start.startswith(b"PAR1"):
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return _from_arrow(path, file.read())
     notes: list[str] = []
     if start.startswith(MAGIC):
-        table = _from_records(path, wandb_records(path, notes))
+        table = _from_records(path, wandb_records(path, notes), notes)
     elif not _is_text(path):
         raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
     elif is_json(start):
-        table = _from_records(path, json_records(path, notes))
+        table = _from_records(path, json_records(path, notes), notes)
     elif is_log_text(path):
-        table = _from_records(path, text_records(path, notes))
+        table = _from_records(path, text_records(path, notes, row_step), notes)
     else:
         table = _read_csv(path, start)
     table.notes += notes
@@ -140,19 +144,20 @@ def _cells(data: Any) -> Cells | str:
     return f"{data.type}, not numbers"
 
 
-def _from_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Table:
+def _from_records(
+    path: Path, records: Iterable[Mapping[str, Any]], notes: list[str]
+) -> Table:
     """Return the records as columns: nested names are joined by dots, null is a blank."""
     cells: dict[str, tuple[list[int], list[Any]]] = {}
-    evaluates = []
-    for row, record in enumerate(records):
-        evaluates.append(bool(record.get(EVALUATES)))
+    count = 0
+    for row, record in enumerate(on_one_axis(records, notes)):
+        count = row + 1
         for name, value in flat(record, ""):
             if value is not None:
                 rows, values = cells.setdefault(name, ([], []))
                 rows.append(row)
                 values.append(value)
-    cells.pop(EVALUATES, None)
-    table = Table(path, len(evaluates), evaluations=np.array(evaluates, dtype=bool))
+    table = Table(path, count)
     for name, (rows, values) in cells.items():
         add_column(table, name, (np.array(rows, np.int64), values))
     return table

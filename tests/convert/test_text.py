@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.convert.text import pairs_of
+from stabkit.convert.pairs import pairs_of
 from tests.convert.conftest import converted
 
 FORMS = {
