@@ -67,3 +67,7 @@ def _number(cell: Any) -> float | None:
         return float(cell)
     except (ValueError, OverflowError):
         return None
+
+
+def is_number(cell: str) -> bool:
+    return _number(cell) is not None

@@ -19,6 +19,7 @@ from stabkit.convert.naming import (
 from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
 from stabkit.convert.targets import Target
 
+METRIC = rf"(): {NAME}"  # characters in the name of an evaluation
 LOW = 0.2  # an accuracy that never gets there may be in percent, of a run that learned nothing
 _MOSTLY_PERCENT = re.compile(r"acc@?\d|top-?@?\d", re.IGNORECASE)
 OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
@@ -45,6 +46,8 @@ class Plan:
     went: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
+    """What to add to the command if something was guessed wrongly."""
 
 
 def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int | None) -> Plan:
@@ -143,7 +146,7 @@ def _add_eval(
         _add_scalar(plan, source, target.name, series, why)
         return
     scale = 100.0 if target.percent else scale
-    metric = tidy(target.name, NAME)
+    metric = tidy(target.name, METRIC)
     evaluation = Evaluation(
         Series(series.steps, np.minimum(series.values / scale, 1.0)), **target.facts
     )
@@ -163,6 +166,7 @@ def _add_eval(
             f"percent, as many loops write it, it would be a hundredth of that: --map "
             f"{shown(source)}=percent:{metric}"
         )
+        plan.options.append(f"--map={source}=percent:{metric}")
 
 
 def _add_scalar(plan: Plan, source: str, name: str, series: Series, remark: str = "") -> None:

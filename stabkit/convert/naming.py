@@ -11,8 +11,8 @@ import re
 from stabkit.monitor.layers import is_number, layer_of
 from stabkit.store.schema import SIGNALS
 
-# Counters of optimizer steps come before counters of rows, those before counters of batches that may
-# start again with each epoch, and those before epochs.
+# Counters of optimizer steps come before counters of rows, those before counters of batches that
+# may start again with each epoch, and those before epochs.
 OPTIMIZER_STEPS = (
     "step", "global_step", "trainer/global_step", "train/global_step", "train/step", "train_step",
     "iteration", "iter", "it", "itr", "steps", "iterations", "iters", "global_steps", "global_iter",
@@ -51,7 +51,9 @@ _TOTAL = re.compile(r"(.*[_/.])?(total|all|global|overall|mean|max|min)", re.IGN
 
 # What a logger makes of a tensor besides its norm, as OLMo does: `….weight.max`.
 _STATISTIC = re.compile(r"[/._](avg|mean|max|min|std|var|sum|median)$", re.IGNORECASE)
-_GRADIENT_NORM = re.compile(r"(^|[^a-z])(g_?norm|grad(ient)?s?([^a-z]\d\S*)?[^a-z]*norms?)([^a-z]|$)")
+_GRADIENT_NORM = re.compile(
+    r"(^|[^a-z])(g_?norm|grad(ient)?s?([^a-z]\d\S*)?[^a-z]*norms?)([^a-z]|$)"
+)
 _NO_GRADIENT_NORM = re.compile(r"(^|[^a-z])(clip\w*|max|threshold|after|coef|param)([^a-z]|$)")
 
 _KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")

@@ -36,6 +36,11 @@ def read_logs(
     return format, [to_log(table, step, row_step, source.stem)]
 
 
+def has_logs(folder: Path) -> bool:
+    """Return whether a folder, or one below it, has event files or Lightning's metrics."""
+    return any(is_event_file(path) or path.name == FILE for path in folder.rglob("*"))
+
+
 def _read_folder(
     source: Path, format: str | None, step: str | None, row_step: bool
 ) -> tuple[str, list[Log]]:

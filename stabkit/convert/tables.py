@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from stabkit.convert.columns import Cells, Table, add_column
+from stabkit.convert.columns import Cells, Table, add_column, is_number
 from stabkit.convert.one_axis import on_one_axis
 from stabkit.convert.records import flat, is_json, json_records
 from stabkit.convert.series import ConvertError, counted, shown
@@ -58,6 +59,13 @@ def _read(path: Path, start: bytes, row_step: bool) -> Table:
 def _read_csv(path: Path, start: bytes) -> Table:
     header = start.split(b"\n", 1)[0]
     delimiter = max(b",;\t", key=header.count)  # a comma if there is none of them
+    source: Path | io.BytesIO = path
+    if not header.count(delimiter) and len(header.split()) > 1:
+        # columns between blanks, as numpy.savetxt writes them, with its `# ` before the names
+        lines = path.read_text(encoding="utf-8-sig").removeprefix("# ").splitlines()
+        source = io.BytesIO("\n".join(",".join(line.split()) for line in lines).encode())
+    names = _header(source, chr(delimiter))
+    numbers_only = _names_of_numbers(path, names)
     skipped: list[int] = []
 
     def skip(row: Any) -> str:
@@ -65,16 +73,18 @@ def _read_csv(path: Path, start: bytes) -> Table:
         return "skip"
 
     table = pa_csv.read_csv(
-        path,
+        source,
         # one thread: only then skipped rows have a number
-        read_options=pa_csv.ReadOptions(use_threads=False, block_size=1 << 24),
+        read_options=pa_csv.ReadOptions(
+            use_threads=False, block_size=1 << 24, column_names=numbers_only
+        ),
         parse_options=pa_csv.ParseOptions(
             delimiter=chr(delimiter), newlines_in_values=True, invalid_row_handler=skip
         ),
         # all as text: Arrow guesses types from the first rows and would refuse later ones
         convert_options=pa_csv.ConvertOptions(
             null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True,
-            column_types=dict.fromkeys(_header(path, chr(delimiter)), pa.string()),
+            column_types=dict.fromkeys(numbers_only or names, pa.string()),
         ),
     )  # fmt: skip
     result = _from_arrow(path, table)
@@ -86,13 +96,22 @@ def _read_csv(path: Path, start: bytes) -> Table:
     return result
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
-    """Return the names in the first row."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _header(source: Path | io.BytesIO, delimiter: str) -> list[str]:
+    """Return the cells of the first row."""
+    if isinstance(source, io.BytesIO):
+        return source.getvalue().decode().split("\n", 1)[0].split(delimiter)
+    with source.open(encoding="utf-8-sig", newline="") as file:
         try:
             return next(csv.reader(file, delimiter=delimiter), [])
         except csv.Error as error:
-            raise ConvertError(f"{path}: row 1, of names: {error}") from None
+            raise ConvertError(f"{source}: row 1, of names: {error}") from None
+
+
+def _names_of_numbers(path: Path, header: list[str]) -> list[str] | None:
+    """Return names for the columns if the first row has none: the file's own, or their numbers."""
+    if not header or not all(is_number(cell) for cell in header):
+        return None
+    return [path.stem] if len(header) == 1 else [f"column {i + 1}" for i in range(len(header))]
 
 
 def _is_text(path: Path) -> bool:
@@ -144,9 +163,7 @@ def _cells(data: Any) -> Cells | str:
     return f"{data.type}, not numbers"
 
 
-def _from_records(
-    path: Path, records: Iterable[Mapping[str, Any]], notes: list[str]
-) -> Table:
+def _from_records(path: Path, records: Iterable[Mapping[str, Any]], notes: list[str]) -> Table:
     """Return the records as columns: nested names are joined by dots, null is a blank."""
     cells: dict[str, tuple[list[int], list[Any]]] = {}
     count = 0

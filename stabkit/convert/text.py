@@ -5,7 +5,7 @@ behind any prefix.
 """
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -13,15 +13,16 @@ from typing import Any, TextIO
 
 from stabkit.convert.naming import EPOCHS, STEPS, is_held_out
 from stabkit.convert.pairs import batch_of, inside, pairs_of
-from stabkit.convert.series import counted
+from stabkit.convert.series import counted, listed
 
 LOOKED_AT = 400  # lines at the start, and as many at the end, to tell a text log from a table
+MANY_ROWS = 10
 _HEADLINE = re.compile(r"^\W*Epoch\W{1,2}(\d+)\s*(?:/\s*\d+)?\W*$", re.I)
 _PROGRESS = re.compile(  # `Test: [ 10/50]`: running means within an evaluation
     r"\b(test|val|valid|validation|eval)\b[^\[\d(]{0,8}\[\s*\d+\s*/\s*\d+\s*\]", re.I
 )
 # `Epoch(val) [3][79/79]  accuracy/top1: 34.5` of mmcv and mmengine; ` * Acc@1 31.5` of PyTorch
-_MM_EVALUATION = re.compile(r"\b(?:Epoch|Iter)\((val|test)\)\s*(?:\[\s*\d+\s*(?:/\s*\d+\s*)?\]\s*)+")
+_MM_EVALUATION = re.compile(r"\b(?:Epoch|Iter)\((val|test)\)\s*\[\s*(\d+)[\s\d/\]\[]*\]\s*")
 _STAR = re.compile(r"(?:^|\s)\*\s+(?=(?:acc|prec|top)\w*@?\d?)", re.I)
 _PHASE = re.compile(
     r"^\W*(train|training|val|valid|validation|test|eval)\b(?: set)?(?=\s*:?\s)", re.I
@@ -48,16 +49,17 @@ class _Reader:
     def read(self, line: str) -> None:
         if headline := _HEADLINE.match(line):
             self.epoch = int(headline[1])
-        if found := _MM_EVALUATION.search(line):
+        if "(" in line and (found := _MM_EVALUATION.search(line)):
             values = pairs_of(line[found.end() :])
             kept = {name: v for name, v in values.items() if name not in _CLOCKS}
-            self._evaluation({f"{found[1]}/{name}": v for name, v in kept.items()})
-        elif star := _STAR.search(line):
+            epoch = int(found[2]) if found[0].startswith("Epoch") else None
+            self._evaluation({f"{found[1]}/{name}": v for name, v in kept.items()}, epoch)
+        elif "*" in line and (star := _STAR.search(line)):
             values = pairs_of(line[star.end() :])
             self._evaluation({f"test/{name}": value for name, value in values.items()})
-        elif _PROGRESS.search(line):
+        elif "[" in line and _PROGRESS.search(line):
             self.progress += 1
-        elif batch := batch_of(line, self.epoch):
+        elif "/" in line and (batch := batch_of(line, self.epoch)):
             if self.first_epoch is None:
                 self.first_epoch = batch.epoch
             number = batch.epoch - (self.first_epoch == 1)  # epochs count from 0, or else from 1
@@ -92,9 +94,15 @@ class _Reader:
         self.open, self.is_headline = found, False
         self.rows.append((is_batch, found))
 
-    def _evaluation(self, found: dict[str, Any]) -> None:
-        """Add a row of an evaluation, at the last step of training."""
-        at = self.last or ({"epoch": self.open["epoch"]} if self.open and "epoch" in self.open else {})
+    def _evaluation(self, found: dict[str, Any], epoch: int | None = None) -> None:
+        """Add a row of an evaluation: at the last step of training, or else at its epoch."""
+        of_open = {} if self.open is None else self.open
+        at = (
+            {k: v for k, v in of_open.items() if k == "epoch"}
+            if epoch is None
+            else {"epoch": epoch}
+        )
+        at = self.last or at
         if not found:
             self.progress += 1
         elif at or self.every_line:
@@ -138,8 +146,21 @@ def text_records(
     if skipped:
         notes.append(f"{counted(skipped, 'line')} left out that name no step")
     if reader.progress:
-        notes.append(f"{counted(reader.progress, 'line')} of progress within an evaluation left out")
-    yield from rows
+        notes.append(
+            f"{counted(reader.progress, 'line')} of progress within an evaluation left out"
+        )
+    yield from _without_settings(rows, notes)
+
+
+def _without_settings(rows: list[dict[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a log without names of one row only, as code and settings print them."""
+    found = Counter(name for row in rows for name in row if name.lower() not in STEPS)
+    once = {name for name, count in found.items() if count == 1 and len(rows) >= MANY_ROWS}
+    if once:
+        notes.append(
+            f"{counted(len(once), 'name')} left out that one line has: {listed(sorted(once), 4)}"
+        )
+    yield from ({name: v for name, v in row.items() if name not in once} for row in rows)
 
 
 def _lines(file: TextIO) -> Iterator[str]:
