@@ -16,8 +16,9 @@ from stabkit.store.schema import SIGNALS
 OPTIMIZER_STEPS = (
     "step", "global_step", "trainer/global_step", "train/global_step", "train/step", "train_step",
     "iteration", "iter", "it", "itr", "steps", "iterations", "iters", "global_steps", "global_iter",
-    "iter_num", "train/iter", "num_updates", "updates", "train/n_updates", "current_steps",
-    "current_step", "time/batch", "time/total_timesteps", "timesteps",
+    "iter_num", "train/iter", "num_updates", "train_num_updates", "valid_num_updates",
+    "updates", "train/n_updates", "current_steps", "current_step", "time/batch",
+    "time/total_timesteps", "timesteps",
 )  # fmt: skip
 ROWS = "_step"  # of Weights & Biases
 BATCHES = ("batch", "batch_idx", "minibatch")

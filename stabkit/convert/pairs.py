@@ -27,7 +27,7 @@ _BATCH = tuple(
         # Epoch: [0][ 10/100] of moco-v3, mmcv, DeiT; Train: [0/300][10/1251] of Swin
         r"\b(?:epoch|train)\b[^\[\d]{0,12}\[\s*(\d+)\s*(?:/\s*\d+\s*)?\]"
         r"\s*\[\s*(\d+)\s*/\s*(\d+)\s*\]",
-        # Train Epoch: 1 [640/60000 (1%)] of PyTorch's MNIST example; Train: 0 [ 10/1251 ( 1%)], timm
+        # Train Epoch: 1 [640/60000 (1%)] of PyTorch's MNIST example; Train: 0 [ 9/99 ( 1%)] of timm
         r"\b(?:epoch|train)\b[^\[\d]{0,4}(\d+)\s*\[\s*(\d+)\s*/\s*(\d+)\s*\(",
         # Epoch [1/5], Step [100/600]
         r"\bepoch\b[^\w]{0,4}(\d+)(?:\s*/\s*\d+)?\]?[^\w]{1,4}\b(?:step|iter\w*|batch)\b[^\w]{0,4}"

@@ -1,6 +1,5 @@
 """Logs that were appended to after a resume: leave out what the run trained again."""
 
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,8 +16,8 @@ def without_given_up(
     """Return the series without points that a resumed run trained again, and how many were dropped.
 
     When the steps of a row go back, earlier points from that step on belong to an attempt that was
-    given up, in every series: one that is logged rarely may not have come so far again. If only a
-    few of the row's series go back, these alone are cut. `rows` gives the row of each point. Raises
+    given up, in every series: one that is logged rarely may not have come so far again. If most
+    series do not go back there, only those that do are cut. `rows` gives the row of each point. Raises
     ConvertError when the steps of a series start from the beginning several times.
     """
     backs = {name: _resumed(name, one.steps) for name, one in series.items()}
@@ -40,15 +39,24 @@ def _places(
     rows: Mapping[str, IntArray],
     backs: Mapping[str, NDArray[np.int64]],
 ) -> list[Place]:
-    """Return the rows at which at least half of the series that the row has go back."""
-    steps: dict[int, int] = {}
-    going_back: Counter[int] = Counter()
-    for name, at in backs.items():
-        for row, step in zip(rows[name][at].tolist(), series[name].steps[at].tolist(), strict=True):
-            going_back[row] += 1
-            steps[row] = step
-    wide = {row: sum(bool((of == row).any()) for of in rows.values()) for row in going_back}
-    return [(row, steps[row]) for row, count in going_back.items() if 2 * count >= wide[row]]
+    """Return the rows from which at least half of the series that were further on go back."""
+    candidates = {
+        (row, step)
+        for name, at in backs.items()
+        for row, step in zip(rows[name][at].tolist(), series[name].steps[at].tolist(), strict=True)
+    }
+    return [place for place in sorted(candidates) if _is_resume(place, series, rows)]
+
+
+def _is_resume(place: Place, series: Mapping[str, Series], rows: Mapping[str, IntArray]) -> bool:
+    row, step = place
+    further = back = 0
+    for name, one in series.items():
+        at = int(np.searchsorted(rows[name], row))
+        if 0 < at < one.steps.size and one.steps[at - 1] >= step:
+            further += 1
+            back += bool(one.steps[at] <= one.steps[at - 1])
+    return 2 * back >= further
 
 
 def _resumed(name: str, steps: IntArray) -> NDArray[np.int64]:

@@ -81,6 +81,7 @@ class _Reader:
         elif self.open is not None and (line[0].isspace() or self.is_headline):
             for name, value in _with_phase(line, found).items():
                 self.open.setdefault(name, value)
+            self.last = _step_of(self.open) or self.last
         elif held_out := {n: v for n, v in _with_phase(line, found).items() if is_held_out(n)}:
             self._evaluation(held_out)
         elif self.every_line:
@@ -89,8 +90,8 @@ class _Reader:
             self.skipped += 1
 
     def _row(self, found: dict[str, Any], is_batch: bool) -> None:
-        at = {n: v for n, v in found.items() if n.lower() in STEPS and n.lower() not in EPOCHS}
-        self.last = at or self.last
+        if not found.keys() <= _step_of(found).keys():  # else it may be a setting, `step=1`
+            self.last = _step_of(found) or self.last
         self.open, self.is_headline = found, False
         self.rows.append((is_batch, found))
 
@@ -109,6 +110,11 @@ class _Reader:
             self.rows.append((True, {**at, **found}))
         else:
             self.skipped += 1
+
+
+def _step_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that count steps, not epochs."""
+    return {n: v for n, v in row.items() if n.lower() in STEPS and n.lower() not in EPOCHS}
 
 
 def is_log_text(path: Path) -> bool:
@@ -154,7 +160,7 @@ def text_records(
 
 def _without_settings(rows: list[dict[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a log without names of one row only, as code and settings print them."""
-    found = Counter(name for row in rows for name in row if name.lower() not in STEPS)
+    found = Counter(name for row in rows for name in row)
     once = {name for name, count in found.items() if count == 1 and len(rows) >= MANY_ROWS}
     if once:
         notes.append(
