@@ -17,8 +17,8 @@ def without_given_up(
 
     When the steps of a row go back, earlier points from that step on belong to an attempt that was
     given up, in every series: one that is logged rarely may not have come so far again. If most
-    series do not go back there, only those that do are cut. `rows` gives the row of each point. Raises
-    ConvertError when the steps of a series start from the beginning several times.
+    series do not go back there, only those that do are cut. `rows` gives the row of each point.
+    Raises ConvertError when the steps of a series start from the beginning several times.
     """
     backs = {name: _resumed(name, one.steps) for name, one in series.items()}
     places = _places(series, rows, backs)

@@ -33,7 +33,10 @@ def read_table(path: Path, row_step: bool = False) -> Table:
     try:
         return _read(path, start, row_step)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ConvertError(f"{path}: not readable ({shown(str(error), 300)})") from None
+        raise ConvertError(
+            f"{path}: not readable as a table or as lines of `name: number` "
+            f"({shown(str(error), 300)})"
+        ) from None
 
 
 def _read(path: Path, start: bytes, row_step: bool) -> Table:
