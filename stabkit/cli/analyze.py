@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from stabkit.cli.logs import beside, is_log, logs_as_runs
-from stabkit.cli.request import RequestError, open_runs
+from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
@@ -41,11 +41,12 @@ def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
         )
     first = arguments.runs[0]
     runs = open_runs(folders[first], first).as_of_now()
+    refuse_unknown_metric(runs, arguments.metric)
     own = runs.path / "figures"
     if arguments.out is None:
         refuse_link(own)  # a folder that the user names may be one
     try:
-        paths = draw(arguments.plot, diagnose(runs), arguments.out or own)
+        paths = draw(arguments.plot, diagnose(runs, metric=arguments.metric), arguments.out or own)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
@@ -57,6 +58,8 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     if arguments.csv is not None:
         claim_for_file(arguments.csv)
     sets = [open_runs(folders[path], path).as_of_now() for path in arguments.runs]
+    for runs in sets:
+        refuse_unknown_metric(runs, arguments.metric)
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
     from stabkit.analyze.diagnosis import diagnose
@@ -66,14 +69,14 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
 
         if arguments.csv is not None:
             raise RequestError("--csv is the table of one folder of runs, got 2")
-        first, second = map(diagnose, sets)
+        first, second = (diagnose(runs, metric=arguments.metric) for runs in sets)
         print(compare_sets(first, second))
         return 0
     from stabkit.analyze.csv_file import write_csv
     from stabkit.analyze.summary import describe, run_table
     from stabkit.cores import usable_cores
 
-    found = diagnose(sets[0], usable_cores())
+    found = diagnose(sets[0], usable_cores(), arguments.metric)
     table = run_table(found)
     if arguments.csv is not None:
         write_csv(table, arguments.csv)

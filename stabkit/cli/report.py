@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabkit.cli.logs import beside, is_log, logs_as_runs
-from stabkit.cli.request import RequestError, open_runs
+from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.rundir import claim_for_file
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
     with logs_as_runs([folder]) as folders:
         runs = open_runs(folders[folder], folder).as_of_now()
-        return _write(runs, out, arguments.interactive)
+        refuse_unknown_metric(runs, arguments.metric)
+        return _write(runs, out, arguments.interactive, arguments.metric)
 
 
-def _write(runs: "Runs", out: Path, interactive: bool) -> int:
+def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> int:
     from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.report.page import write_report
     from stabkit.cores import usable_cores
 
     try:
-        write_report(diagnose(runs, usable_cores()), out, interactive)
+        write_report(diagnose(runs, usable_cores(), metric), out, interactive)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

@@ -62,7 +62,8 @@ def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int 
         plan.notes.append(f"{counted(twice, 'value')} written twice at a step: the later was kept")
     series = {name: one for name, one in series.items() if one.steps.size}
     known = {**of_layout(log.layout, series), **targets}
-    judged = {name: _judge(name, known.get(name), series) for name in series}
+    held_out = {"train_loss", "valid_loss", "time"} <= {*log.series, *log.left_out}  # fastai
+    judged = {name: _judge(name, known.get(name), series, held_out) for name in series}
     _name_the_knn(judged, series)
     of_layers: dict[str, tuple[Target, Series]] = {}
     for name, target in judged.items():
@@ -87,13 +88,15 @@ def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int 
     return plan
 
 
-def _judge(name: str, asked: Target | None, series: Mapping[str, Series]) -> Target:
+def _judge(name: str, asked: Target | None, series: Mapping[str, Series], held_out: bool) -> Target:
+    """Return where a series goes; `held_out`: every accuracy of this log is, as fastai's are."""
     if asked is not None and asked.kind != "rule":
         return asked
     new = asked.name if asked is not None else name
     if layer_signal(new):
         return Target("parameter", new)
-    accuracy = is_accuracy(new) and not is_training(new) and _now_and_then(name, new, series)
+    accuracy = is_accuracy(new) and not is_training(new)
+    accuracy = accuracy and (held_out or _now_and_then(name, new, series))
     return Target("eval" if new in OWN or accuracy else "scalar", new)
 
 
