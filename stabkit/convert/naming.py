@@ -52,10 +52,7 @@ _TOTAL = re.compile(r"(.*[_/.])?(total|all|global|overall|mean|max|min)", re.IGN
 
 # What a logger makes of a tensor besides its norm, as OLMo does: `….weight.max`.
 _STATISTIC = re.compile(r"[/._](avg|mean|max|min|std|var|sum|median)$", re.IGNORECASE)
-_GRADIENT_NORM = re.compile(
-    r"(^|[^a-z])(g_?norm|grad(ient)?s?([^a-z]\d\S*)?[^a-z]*norms?)([^a-z]|$)"
-)
-_NO_GRADIENT_NORM = re.compile(r"(^|[^a-z])(clip\w*|max|threshold|after|coef|param)([^a-z]|$)")
+_NO_GRADIENT_NORM = {"clip", "clipped", "clipping", "max", "threshold", "after", "coef", "param"}
 
 _KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|acc[@_-]?\d+|accuracy|top[@_-]?\d+|k-?nn)([^a-z]|$)")
@@ -170,9 +167,10 @@ def without_held_out(name: str) -> str:
 
 def is_gradient_norm(name: str) -> bool:
     """Return whether a series of the whole model is a gradient norm: `grad_norm`, `gnorm`, ..."""
-    lower = name.lower()
-    named = bool(_GRADIENT_NORM.search(lower)) or lower == "norm"  # the last: llm.c
-    return named and not _NO_GRADIENT_NORM.search(lower)
+    words = {w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    named = words & {"gnorm", "gradnorm"} or name == "norm"  # fairseq; llm.c
+    named = named or ("norm" in words and any(word.startswith("grad") for word in words))
+    return bool(named) and not words & _NO_GRADIENT_NORM
 
 
 def is_training(name: str) -> bool:

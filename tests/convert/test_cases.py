@@ -185,3 +185,34 @@ def test_statistics_of_a_gradient_that_are_no_norm(tmp_path: Path, out: Path) ->
     signals = run.signals("grad_norm")
     assert signals["grad_norm"].tolist() == [2.0, 3.0]
     assert set(run.scalars()["name"]) == {f"{prefix}.{what}" for what in ("avg", "min", "max")}
+
+
+def test_fastai_history(tmp_path: Path, out: Path) -> None:
+    """Its metrics are those of the validation set, under names that do not say so."""
+    rows = [f"{e},{5 - e},{6 - e},0.{e},00:1{e}" for e in range(5)]
+    source = tmp_path / "history.csv"
+    source.write_text("\n".join(["epoch,train_loss,valid_loss,accuracy,time", *rows]))
+    run = converted(source, out)
+    assert run.evals("accuracy")["value"].tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_checkpoints_of_hugging_face_hold_one_history(tmp_path: Path, out: Path) -> None:
+    for last in (10, 30, 20):
+        history = [{"step": s, "loss": 9 - s / 10, "epoch": s / 40} for s in range(0, last, 5)]
+        folder = tmp_path / "model" / f"checkpoint-{last}"
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    run = converted(tmp_path / "model", out)
+    assert run.scalar("loss").index.tolist() == [0, 5, 10, 15, 20, 25]
+
+
+def test_a_folder_of_results_and_one_of_unknown_texts(tmp_path: Path, out: Path) -> None:
+    for name in ("exp", "exp2"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        write(tmp_path / "runs" / name / "results.csv", "epoch,loss", [0, 1, 2], [3.0, 2.0, 1.0])
+    made = convert(tmp_path / "runs", out)
+    assert [run.folder.name for run in made] == ["exp", "exp2"]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "stdout.log").touch()
+    with pytest.raises(ConvertError, match=r"name the file itself, such as stdout\.log"):
+        convert(tmp_path / "texts", out.with_name("b"))

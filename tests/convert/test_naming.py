@@ -108,7 +108,7 @@ def test_names_of_scores_of_a_size_a_class_or_another_kind(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["grad_norm", "train_grad_norm", "grad norm", "optim/total_grad_norm", "gnorm", "norm",
-     "grad_2.0_norm_total", "train/gradient_norm"],
+     "grad_2.0_norm_total", "train/gradient_norm", "embedding_grad_l2_norm", "gradNorm"],
 )  # fmt: skip
 def test_names_of_gradient_norms_of_the_whole_model(name: str) -> None:
     assert is_gradient_norm(name)
