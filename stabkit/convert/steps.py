@@ -13,6 +13,7 @@ from stabkit.convert.series import ConvertError, IntArray, Log, Series, counted,
 
 BoolArray = NDArray[np.bool_]
 
+INDEX = ("", "Unnamed: 0")  # pandas' index, as written and as read and written again
 WITHIN_EPOCH = ("iter", "iteration", "it", "step", *BATCHES)  # may start again with each epoch
 
 
@@ -47,7 +48,7 @@ def to_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
         log.notes.append(f"{counted(blank, 'row')} left out that have no {what}")
     columns = {n: cells for n, cells in table.columns.items() if n not in steps.columns}
     for column in [column for column, cells in columns.items() if _counts(column, cells, steps)]:
-        log.left_out[column] = "counts the steps or the rows again"
+        log.left_out[column or "(no name)"] = "counts the steps or the rows again"
         del columns[column]
     series = {column: steps.of(cells) for column, cells in columns.items()}
     rows = {column: steps.rows_of(cells) for column, cells in columns.items()}
@@ -102,7 +103,7 @@ def step_column(table: Table, asked: str | None = None) -> str | None:
 def _index_column(table: Table) -> list[str]:
     """Return the first column if it has no name and counts rows, as pandas writes its index."""
     first = next(iter(table.columns), None)
-    if first is None or not (first == "" or first.startswith("Unnamed: 0")):
+    if first not in INDEX:
         return []
     values = table.columns[first].values
     counts = values.size == table.num_rows and bool((np.diff(values) == 1).all())
@@ -180,6 +181,8 @@ def _backs(steps: IntArray) -> int:
 
 def _counts(column: str, cells: Column, steps: Steps) -> bool:
     """Return whether a column only counts what the step counts, or the rows."""
+    if column in INDEX:
+        return bool((np.diff(cells.values) == 1).all())
     if column.lower() not in (*OPTIMIZER_STEPS, ROWS):
         return False
     same = np.array_equal(steps.of(cells).steps, cells.values[steps.known[cells.rows]])

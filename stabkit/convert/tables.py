@@ -118,16 +118,16 @@ def _names_of_numbers(path: Path, header: list[str]) -> list[str] | None:
 
 
 def _is_text(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                if b"\0" in block:
-                    return False
-                decoder.decode(block)
-    except UnicodeDecodeError:
-        return False
-    return True
+    """Return whether a file is text; a few bytes of it may be of another encoding than UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    wrong = size = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            if b"\0" in block:
+                return False
+            wrong += decoder.decode(block).count("\ufffd")
+            size += len(block)
+    return 100 * wrong <= size
 
 
 def _from_arrow(path: Path, table: pa.Table) -> Table:

@@ -159,11 +159,11 @@ def test_a_constant_column_is_no_step_where_another_counts(tmp_path: Path, out: 
 
 
 def test_counters_that_say_the_step_again_are_left_out(tmp_path: Path, out: Path) -> None:
-    rows = [f"{s},{s},{i},{9 - i}" for i, s in enumerate(range(0, 50, 10))]
-    run = converted(csv(tmp_path / "a.csv", "step,iter,_step,loss", *rows), out)
+    rows = [f"{i},{s},{s},{i},{9 - i}" for i, s in enumerate(range(0, 50, 10))]
+    run = converted(csv(tmp_path / "a.csv", ",step,iter,_step,loss", *rows), out)
     assert run.scalars()["name"].unique().tolist() == ["loss"]
     left_out = run.dir.read_meta()["converted"]["left_out"]
-    assert set(left_out) == {"iter", "_step"}
+    assert set(left_out) == {"(no name)", "iter", "_step"}
 
 
 def test_the_error_gives_the_option_that_helps(tmp_path: Path, out: Path) -> None:

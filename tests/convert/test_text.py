@@ -189,3 +189,9 @@ def test_pairs_of_a_line(line: str, pairs: dict[str, float]) -> None:
     assert {name: found.get(name) for name in pairs} == pairs
     if not pairs:
         assert found == {}
+
+
+def test_a_few_bytes_of_another_encoding(tmp_path: Path, out: Path) -> None:
+    lines = ["Training caf\u00e9", *(f"step {i} loss {9 - i / 10}" for i in range(20))]
+    (tmp_path / "train.log").write_bytes("\n".join(lines).encode("latin-1"))
+    assert converted(tmp_path / "train.log", out).scalar("loss").size == 20
