@@ -43,7 +43,7 @@ def _converted(log: Path, folder: Path) -> Path:
     from stabkit.convert.convert import convert
     from stabkit.convert.replace import command
     from stabkit.convert.series import ConvertError
-    from stabkit.convert.words import in_short
+    from stabkit.convert.words import of_log
 
     name = log.resolve().stem or "log"
     out = folder / name
@@ -53,8 +53,7 @@ def _converted(log: Path, folder: Path) -> Path:
     except ConvertError as error:
         tried = f". Try: {command(log, to_copy, error.options)}" if error.options else ""
         raise RequestError(f"{error}{tried}") from None
-    for run in runs:
-        print("\n".join(in_short(log, run, of_log=True)))
+    print("\n".join(of_log(log, runs)))
     options = list(dict.fromkeys(option for run in runs for option in run.plan.options))
     doubt = "If a guess is wrong" if options else "To keep the run, or to name series"
     print(f"{doubt}: {command(log, to_copy, options)}\n")

@@ -1,7 +1,7 @@
 """Lines of text that say what a conversion did, or would do."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stabkit.convert.mapping import Plan
@@ -19,17 +19,26 @@ def in_detail(run: Converted) -> Iterator[str]:
     yield from _left_out(run.plan)
 
 
-def in_short(source: Path, run: Converted, of_log: bool = False) -> Iterator[str]:
-    """Yield the tables made, what was left out and why, and how dips could be found or tested.
+def in_short(source: Path, run: Converted) -> Iterator[str]:
+    """Yield where the run is, and what it holds."""
+    yield f"{run.folder}: a run made from {source} ({run.format})"
+    yield from holds(run)
 
-    `of_log`: the log is spoken of, since its folder does not stay.
-    """
+
+def of_log(source: Path, runs: Sequence[Converted]) -> Iterator[str]:
+    """Yield what the runs of a log hold, those of equal content together."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        alike.setdefault(tuple(holds(run)), []).append(run.folder.name)
+    for lines, names in alike.items():
+        named = f", {counted(len(names), 'run')}: {listed(names, 4)}" if len(runs) > 1 else ""
+        yield f"{source}: read as {runs[0].format}{named}"
+        yield from lines
+
+
+def holds(run: Converted) -> Iterator[str]:
+    """Yield the tables made, what was left out and why, and how dips could be found or tested."""
     plan = run.plan
-    name = run.folder.name
-    if of_log:
-        yield f"{source}: read as {run.format}{'' if name == source.stem else f', run {name}'}"
-    else:
-        yield f"{run.folder}: a run made from {source} ({run.format})"
     by_signal: dict[str, list[str]] = defaultdict(list)
     for layer in plan.layers.names:
         for signal, of in plan.layers.series:
