@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from stabkit.analyze.series import gradient_norms
 from stabkit.detect.nonfinite import nonfinite_stretches
@@ -52,8 +51,9 @@ def _of_losses(run: Run, losses: Sequence[str], logged: Sequence[Entry]) -> list
 def _came_back(run: Run, entry: Entry) -> bool:
     """Return whether the entry names gradient norms alone, and each was finite again later."""
     step = int(entry.get("step") or 0)
-    layers, names = _listed(entry.get("layers")), _listed(entry.get("names"))
-    if not (layers or names) or len(gradient_norms(map(str, names))) < len(names):
+    layers = [str(layer) for layer in _listed(entry.get("layers"))]
+    names = [str(name) for name in _listed(entry.get("names"))]
+    if not (layers or names) or len(gradient_norms(names)) < len(names):
         return False
     table = run.scalars()
     later = table[table["step"] > step]
@@ -63,17 +63,22 @@ def _came_back(run: Run, entry: Entry) -> bool:
 
 
 def _layers_came_back(run: Run, step: int, layers: Sequence[str]) -> bool:
-    """Return whether the gradients of all layers were finite again, and their weights always."""
+    """Return whether the gradients of all layers were not finite at the step, and were so again.
+
+    Weights must have been finite all the time.
+    """
     table = run.signals()
     if "grad_norm" not in table:
         return False
-    rows = table[(table["step"] >= step) & table["layer"].astype(str).isin(layers)]
-    later = rows[rows["step"] > step]
-    back = later[np.isfinite(later["grad_norm"])]["layer"].astype(str).nunique()
-    if back < len(set(layers)):
+    if not set(layers) <= set(map(str, table["layer"].unique())):
         return False
-    return "param_norm" not in rows or _always_finite(rows["param_norm"])
-
-
-def _always_finite(weights: pd.Series) -> bool:
-    return bool(np.isfinite(weights).all())
+    for layer in set(layers):
+        rows = table[(table["step"] >= step) & (table["layer"].astype(str) == layer)]
+        if rows.empty or rows["step"].iloc[0] != step:
+            return False
+        finite = np.isfinite(rows["grad_norm"].to_numpy())
+        if finite[0] or not finite.any():
+            return False
+        if "param_norm" in rows and not np.isfinite(rows["param_norm"]).all():
+            return False
+    return True

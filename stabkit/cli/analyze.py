@@ -2,18 +2,29 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
 
 def act(arguments: argparse.Namespace) -> int:
+    """Analyze run folders; a log of another tool is converted to one that is removed afterwards."""
+    first = arguments.runs[0]
+    if arguments.plot is not None and arguments.out is None and is_log(first):
+        arguments.out = beside(first, "figures")
     for folder in arguments.runs:
         if "=" in folder.name and not folder.exists():
             raise RequestError(f"analyze takes no {str(folder)!r}")
-    if arguments.plot is None:
-        return _summarize(arguments)
+    with logs_as_runs(arguments.runs) as folders:
+        return (
+            _summarize(arguments, folders) if arguments.plot is None else _draw(arguments, folders)
+        )
+
+
+def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.plots import PLOTS, draw
 
@@ -28,7 +39,8 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(
             f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
         )
-    runs = open_runs(arguments.runs[0]).as_of_now()
+    first = arguments.runs[0]
+    runs = open_runs(folders[first], first).as_of_now()
     refuse_unknown_metric(runs, arguments.metric)
     own = runs.path / "figures"
     if arguments.out is None:
@@ -42,10 +54,10 @@ def act(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _summarize(arguments: argparse.Namespace) -> int:
+def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     if arguments.csv is not None:
         claim_for_file(arguments.csv)
-    sets = [open_runs(folder).as_of_now() for folder in arguments.runs]
+    sets = [open_runs(folders[path], path).as_of_now() for path in arguments.runs]
     for runs in sets:
         refuse_unknown_metric(runs, arguments.metric)
     if len(sets) > 2:

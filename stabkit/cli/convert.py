@@ -1,9 +1,11 @@
 """`stabkit convert`: call the conversion and print what went where."""
 
 import argparse
+from collections.abc import Sequence
 
 from stabkit.cli.request import RequestError
 from stabkit.convert.convert import convert
+from stabkit.convert.replace import command
 from stabkit.convert.series import ConvertError
 from stabkit.convert.words import in_detail, in_short
 
@@ -14,12 +16,28 @@ def act(arguments: argparse.Namespace) -> int:
     try:
         runs = convert(
             source, out, arguments.map, arguments.chance, arguments.n, arguments.format,
-            arguments.dry_run, arguments.row_step,
+            arguments.dry_run, arguments.row_step, arguments.force,
         )  # fmt: skip
     except ConvertError as error:
-        raise RequestError(str(error)) from None
+        tried = f". Try: {_again(arguments, error.options)}" if error.options else ""
+        raise RequestError(f"{error}{tried}") from None
     for run in runs:
         print("\n".join(in_detail(run) if arguments.dry_run else in_short(source, run)))
+    if options := list(dict.fromkeys(option for run in runs for option in run.plan.options)):
+        written = not arguments.dry_run
+        print(f"If a guess is wrong: {_again(arguments, options, force=written)}")
     if not arguments.dry_run:
         print(f"Next: stabkit analyze {out}")
     return 0
+
+
+def _again(arguments: argparse.Namespace, more: Sequence[str], force: bool = False) -> str:
+    """Return the command as it was given, with more options."""
+    given = [f"--map={pair}" for pair in arguments.map]
+    for name in ("n", "chance", "format"):
+        if (value := getattr(arguments, name)) is not None:
+            given.append(f"--{name}={value}")
+    for name in ("row_step", "dry_run", "force"):
+        if getattr(arguments, name):
+            given.append(f"--{name.replace('_', '-')}")
+    return command(arguments.source, arguments.out, given, more, force)

@@ -91,7 +91,7 @@ def _analyze(verb: argparse.ArgumentParser) -> None:
         "runs",
         type=Path,
         nargs="+",
-        help="a folder with run folders at any depth; two to compare them",
+        help="a folder with run folders at any depth, or a log of another tool; two are compared",
     )
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
@@ -111,7 +111,9 @@ def _metric(verb: argparse.ArgumentParser) -> None:
 
 
 def _report(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("runs", help="a folder above run folders; or a study: lr_grid, its YAML file")
+    verb.add_argument(
+        "runs", help="a folder above run folders, or a log of another tool; or a study: lr_grid"
+    )
     verb.add_argument("-o", "--out", type=Path, help="the HTML file (default: RUNS/report.html)")
     _metric(verb)
     verb.add_argument(
@@ -193,6 +195,9 @@ def _convert(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--dry-run", action="store_true", help="print what would go where, write nothing"
     )
+    verb.add_argument(
+        "--force", action="store_true", help="replace what an earlier convert wrote to FOLDER"
+    )
 
 
 # verb -> what it does, what it takes in short, the function that adds its options
@@ -202,10 +207,10 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "status": ("show how the runs below a folder stand", "RUNS", _status),
     "analyze": (
         "summarize runs in words, compare two sets of runs, or draw a figure",
-        "RUNS [RUNS]",
+        "RUNS|LOG [RUNS|LOG]",
         _analyze,
     ),
-    "report": ("write one page with all of it", "RUNS|STUDY", _report),
+    "report": ("write one page with all of it", "RUNS|LOG|STUDY", _report),
     "evaluate": (
         "measure how good a run's backbone is",
         "RUN --knn|--linear|--finetune [key=value ...]",

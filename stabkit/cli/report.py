@@ -4,14 +4,21 @@ import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.rundir import claim_for_file
 
+if TYPE_CHECKING:
+    from stabkit.store.reader import Runs
+
 
 def act(arguments: argparse.Namespace) -> int:
+    """Write the page of run folders, or of a log of another tool, which is converted for it."""
     folder = _study_folder(arguments.runs)
-    out = arguments.out or folder / "report.html"
+    own = beside(folder, "report.html") if is_log(folder) else folder / "report.html"
+    out = arguments.out or own
     if out.is_dir():
         raise RequestError(f"{out}: is a folder; name a file, e.g. {out / 'report.html'}")
     if not out.parent.is_dir():
@@ -20,14 +27,19 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.interactive and find_spec("plotly") is None:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
-    runs = open_runs(folder).as_of_now()
-    refuse_unknown_metric(runs, arguments.metric)
+    with logs_as_runs([folder]) as folders:
+        runs = open_runs(folders[folder], folder).as_of_now()
+        refuse_unknown_metric(runs, arguments.metric)
+        return _write(runs, out, arguments.interactive, arguments.metric)
+
+
+def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> int:
     from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.report.page import write_report
     from stabkit.cores import usable_cores
 
     try:
-        write_report(diagnose(runs, usable_cores(), arguments.metric), out, arguments.interactive)
+        write_report(diagnose(runs, usable_cores(), metric), out, interactive)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
@@ -36,8 +48,8 @@ def act(arguments: argparse.Namespace) -> int:
 
 
 def _study_folder(word: str) -> Path:
-    """Return the folder of that name, or the one that holds the runs of that sweep."""
-    if Path(word).is_dir():
+    """Return the folder or log of that name, or the folder with the runs of that sweep."""
+    if Path(word).is_dir() or (Path(word).is_file() and not word.endswith((".yaml", ".yml"))):
         return Path(word)
     name, advice = word, ""
     if word.endswith((".yaml", ".yml")):

@@ -1,6 +1,7 @@
 """What the verbs share: the error of a wrong request, and the runs that a request names."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,14 @@ def is_speaker() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
-def open_runs(folder: Path) -> "Runs":
-    """Open the runs below a folder. Raises RequestError if there is none."""
+def open_runs(folder: Path, shown: Path | None = None) -> "Runs":
+    """Open the runs below a folder, told of as `shown`. Raises RequestError if there is none."""
     from stabkit.store.reader import load  # pandas takes a second to import
 
     runs = load(folder)
     if not len(runs):
         raise RequestError(f"{folder}: no run folder in it or below it")
-    return runs
+    return runs if shown is None else replace(runs, path=shown)
 
 
 def refuse_unknown_metric(runs: "Runs", metric: str | None) -> None:

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stabkit.convert.series import FloatArray, IntArray, counted, shown
 
-BoolArray = NDArray[np.bool_]
 Cells = tuple[IntArray, list[Any] | FloatArray]  # rows and values of the cells that are not blank
 
 
@@ -30,12 +28,6 @@ class Table:
     columns: dict[str, Column] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    evaluations: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    """[num_rows], whether the log says that a row is an evaluation, not training."""
-
-    def __post_init__(self) -> None:
-        if self.evaluations.size != self.num_rows:
-            self.evaluations = np.zeros(self.num_rows, dtype=bool)
 
 
 def add_column(table: Table, name: str, cells: Cells | str) -> None:
@@ -75,3 +67,7 @@ def _number(cell: Any) -> float | None:
         return float(cell)
     except (ValueError, OverflowError):
         return None
+
+
+def is_number(cell: str) -> bool:
+    return _number(cell) is not None

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stabkit.convert.mapping import Plan, place
+from stabkit.convert.replace import refuse_to_replace
 from stabkit.convert.series import ConvertError, Log, listed
 from stabkit.convert.sources import read_logs
 from stabkit.convert.targets import parse_map, refuse_unknown, step_of
 from stabkit.convert.write import Converted, folder_names, write_all
 
 ONE_STEP = (
-    "holds one step: a summary of last values is no run; name the log that has the history, of W&B "
-    "`json.dump(list(run.scan_history()), open('history.json', 'w'))`"
+    "holds one step: a summary of last values is no run. Name the log that has the history: of W&B "
+    "the file wandb/run-*/run-*.wandb, or what `json.dump(list(run.scan_history()), "
+    "open('history.json', 'w'))` writes"
 )
 MOST_LAYERS = 2**15  # depth is 16 bits wide
 RUN_FILES = ("config.yaml", "layers", "scalars", "evals")  # a folder with one of these is a run
@@ -26,18 +28,20 @@ def convert(
     format: str | None = None,
     dry_run: bool = False,
     row_step: bool = False,
+    force: bool = False,
 ) -> list[Converted]:
     """Write `source` as a run folder at `out`, or as several below it; return what went where.
 
     `pairs` are `COLUMN=TARGET`. With `row_step` the number of a row is its step. `chance` and `n`
-    hold for all evaluations. Everything is written, or nothing. Raises ConvertError if the source
-    or the request is wrong, OSError if the disk fails.
+    hold for all evaluations. `force` replaces an earlier conversion at `out`. Everything is
+    written, or nothing. Raises ConvertError if the source or the request is wrong, OSError if the
+    disk fails.
     """
     targets = parse_map(pairs)
     step = step_of(targets)
     if row_step and step is not None:
         raise ConvertError(f"--row-step and --map {step}=step: one of them")
-    _check(source, out, chance, n)
+    _check(source, out, chance, n, force)
     format, logs = read_logs(source, format, step, row_step)
     names = {name for log in logs for name in [*log.series, *log.left_out]}
     refuse_unknown([t for t in targets if t != step], sorted(names), str(source))
@@ -50,15 +54,20 @@ def convert(
         Converted(folder, format, plan) for folder, plan in zip(folders, plans, strict=True)
     ]
     if not dry_run:
-        write_all(source, out, converted)
+        write_all(source, out, converted, force)
     return converted
 
 
-def _check(source: Path, out: Path, chance: float | None, n: int | None) -> None:
+def _check(source: Path, out: Path, chance: float | None, n: int | None, force: bool) -> None:
     if not (source.is_file() or source.is_dir()):
         raise ConvertError(f"{source}: no such file or folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConvertError(f"{out}: is there already and is never written over; name another")
+        if not force:
+            raise ConvertError(
+                f"{out}: is there already and is not written over; name another, or replace an "
+                "earlier conversion by --force"
+            )
+        refuse_to_replace(out)
     if chance is not None and not 0 <= chance < 1:
         raise ConvertError(f"--chance {chance:g}: must be a fraction from 0 to below 1, as 0.1")
     if n is not None and not 1 <= n < 2**31:

@@ -11,7 +11,7 @@ from stabkit.convert.series import Series, counted, listed, tidy
 from stabkit.convert.targets import Target
 from stabkit.store.schema import SIGNALS
 
-NAME = r"\w./@+-"  # characters in the name of a layer or an evaluation
+NAME = r"\w./@+-"  # characters in the name of a layer
 Norms = Mapping[str, tuple[Target, Series]]
 
 

@@ -14,10 +14,12 @@ from stabkit.convert.naming import (
     is_knn,
     is_training,
     layer_signal,
+    without_held_out,
 )
 from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
 from stabkit.convert.targets import Target
 
+METRIC = rf"(): {NAME}"  # characters in the name of an evaluation
 LOW = 0.2  # an accuracy that never gets there may be in percent, of a run that learned nothing
 _MOSTLY_PERCENT = re.compile(r"acc@?\d|top-?@?\d", re.IGNORECASE)
 OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
@@ -44,6 +46,8 @@ class Plan:
     went: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
+    """What to add to the command if something was guessed wrongly."""
 
 
 def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int | None) -> Plan:
@@ -54,12 +58,12 @@ def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int 
     """
     plan = Plan(left_out=dict(log.left_out), notes=list(log.notes))
     series = {name: one.settled() for name, one in log.series.items()}
-    twice = sum(log.series[name].steps.size - one.steps.size for name, one in series.items())
-    if twice:
+    if twice := sum(log.series[name].replaced(one) for name, one in series.items()):
         plan.notes.append(f"{counted(twice, 'value')} written twice at a step: the later was kept")
     series = {name: one for name, one in series.items() if one.steps.size}
     known = {**of_layout(log.layout, series), **targets}
-    judged = {name: _judge(name, known.get(name), series) for name in series}
+    held_out = {"train_loss", "valid_loss", "time"} <= {*log.series, *log.left_out}  # fastai
+    judged = {name: _judge(name, known.get(name), series, held_out) for name in series}
     _name_the_knn(judged, series)
     of_layers: dict[str, tuple[Target, Series]] = {}
     for name, target in judged.items():
@@ -84,20 +88,30 @@ def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int 
     return plan
 
 
-def _judge(name: str, asked: Target | None, series: Mapping[str, Series]) -> Target:
+def _judge(name: str, asked: Target | None, series: Mapping[str, Series], held_out: bool) -> Target:
+    """Return where a series goes; `held_out`: every accuracy of this log is, as fastai's are."""
     if asked is not None and asked.kind != "rule":
         return asked
     new = asked.name if asked is not None else name
     if layer_signal(new):
         return Target("parameter", new)
-    accuracy = is_accuracy(new) and not is_training(new) and _now_and_then(name, new, series)
+    accuracy = is_accuracy(new) and not is_training(new)
+    accuracy = accuracy and (held_out or _now_and_then(name, new, series))
     return Target("eval" if new in OWN or accuracy else "scalar", new)
 
 
 def _now_and_then(name: str, new: str, series: Mapping[str, Series]) -> bool:
-    """Return whether it is named as held out or logged rarely; else it is of training batches."""
-    others = [one.steps.size for other, one in series.items() if other != name]
-    return is_held_out(new) or not others or 2 * series[name].steps.size <= max(others)
+    """Return whether it is named as held out or logged rarely; else it is of training batches.
+
+    `accuracy` beside `val_accuracy` is of training, however rarely it is logged.
+    """
+    if is_held_out(new):
+        return True
+    others = [other for other in series if other != name]
+    if any(is_held_out(o) and without_held_out(o) == without_held_out(new) for o in others):
+        return False
+    longest = max((series[other].steps.size for other in others), default=0)
+    return not others or 2 * series[name].steps.size <= longest
 
 
 def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> None:
@@ -135,7 +149,7 @@ def _add_eval(
         _add_scalar(plan, source, target.name, series, why)
         return
     scale = 100.0 if target.percent else scale
-    metric = tidy(target.name, NAME)
+    metric = tidy(target.name, METRIC)
     evaluation = Evaluation(
         Series(series.steps, np.minimum(series.values / scale, 1.0)), **target.facts
     )
@@ -155,6 +169,7 @@ def _add_eval(
             f"percent, as many loops write it, it would be a hundredth of that: --map "
             f"{shown(source)}=percent:{metric}"
         )
+        plan.options.append(f"--map={source}=percent:{metric}")
 
 
 def _add_scalar(plan: Plan, source: str, name: str, series: Series, remark: str = "") -> None:

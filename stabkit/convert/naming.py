@@ -11,11 +11,19 @@ import re
 from stabkit.monitor.layers import is_number, layer_of
 from stabkit.store.schema import SIGNALS
 
-# Counters of optimizer steps come before counters of rows, and those before epochs.
-STEPS = (
-    "step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter", "it",
-    "steps", "num_updates", "current_steps", "_step", "epoch", "epochs", "trainer/epoch",
+# Counters of optimizer steps come before counters of rows, those before counters of batches that
+# may start again with each epoch, and those before epochs.
+OPTIMIZER_STEPS = (
+    "step", "global_step", "trainer/global_step", "train/global_step", "train/step", "train_step",
+    "iteration", "iter", "it", "itr", "steps", "iterations", "iters", "global_steps", "global_iter",
+    "iter_num", "train/iter", "num_updates", "train_num_updates", "valid_num_updates",
+    "updates", "train/n_updates", "current_steps", "current_step", "time/batch",
+    "time/total_timesteps", "timesteps",
 )  # fmt: skip
+ROWS = "_step"  # of Weights & Biases
+BATCHES = ("batch", "batch_idx", "minibatch")
+EPOCHS = ("epoch", "epochs", "trainer/epoch", "train/epoch")
+STEPS = (*OPTIMIZER_STEPS, ROWS, *BATCHES, *EPOCHS)
 
 _ORDERED = (
     r"patch_?embed\w*|(conv_)?stem|embed(ding)?s?|conv_?proj|conv1|word_\w+|tok_embed\w*",
@@ -42,9 +50,22 @@ _AHEAD = {
 _BEHIND = re.compile(r"^(?P<path>.+)[/.](?P<prefix>grad_norm|grad_max|param_norm)$")
 _TOTAL = re.compile(r"(.*[_/.])?(total|all|global|overall|mean|max|min)", re.IGNORECASE)
 
+# What a logger makes of a tensor besides its norm, as OLMo does: `….weight.max`.
+_STATISTIC = re.compile(r"[/._](avg|mean|max|min|std|var|sum|median)$", re.IGNORECASE)
+_NO_GRADIENT_NORM = {"clip", "clipped", "clipping", "max", "threshold", "after", "coef", "param"}
+
 _KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|acc[@_-]?\d+|accuracy|top[@_-]?\d+|k-?nn)([^a-z]|$)")
-_HELD_OUT = re.compile(r"(^|[^a-z])(val|valid|validation|test|eval|k-?nn|linear|probe)([^a-z]|$)")
+# Scores of detection and segmentation, which only an evaluation has: mAP, mAP50(B), mAP_0.5:0.95,
+# bbox/AP, AP50, coco/bbox_mAP_50, mIoU, aAcc. Not those of a class or a size, as in AP-cat or APs.
+_SCORE = re.compile(
+    r"(^|[/_. ])(m?ap([ _@-]?[.\d][.\d:-]*)?|m_?iou|[am]acc|pck)(\([a-z]\))?$"
+)  # fmt: skip
+# Scores that batches of training may have as well.
+_OTHER_SCORE = re.compile(r"(^|[^a-z])(f1([_-]?score)?|auc|auroc|dice|iou)([^a-z]|$)")
+_HELD_OUT = re.compile(
+    r"(^|[^a-z])(val|valid|validation|test|eval|dev|heldout|k-?nn|linear|probe)([^a-z]|$)"
+)
 _TRAINING = re.compile(r"(^|[^a-z])(train|training|batch)([^a-z]|$)")
 _NO_ACCURACY = re.compile(r"loss|time|sec|speed|lr|size|count|grad|norm|err")
 
@@ -54,10 +75,11 @@ def layer_signal(name: str) -> tuple[str, str, str] | None:
 
     A word for gradients comes before the path, as in `grad_norm/blocks.0`, `gradients/…`, or
     Lightning's `grad_2.0_norm/…`, or after what is clearly a path, as in `blocks.0/grad_norm`.
+    Other statistics of a gradient than its norm, as in `grad/blocks.0.max`, are of no layer.
     """
     for signal, pattern in _AHEAD.items():
         found = pattern.match(name)
-        if found and not _TOTAL.fullmatch(found["path"]):
+        if found and not _TOTAL.fullmatch(found["path"]) and not _STATISTIC.search(found["path"]):
             return signal, found["prefix"], found["path"]
     found = _BEHIND.match(name)
     if found and (_depth(found["path"]) != _BLOCKS or re.search(r"[/.]\d+", found["path"])):
@@ -123,12 +145,32 @@ def is_knn(name: str) -> bool:
 
 
 def is_accuracy(name: str) -> bool:
+    """Return whether the name is of an accuracy, or of a score that is one in 0..1 or percent."""
     lower = name.lower()
-    return bool(_ACCURACY.search(lower)) and not _NO_ACCURACY.search(lower)
+    named = _ACCURACY.search(lower) or _OTHER_SCORE.search(lower) or is_score(name)
+    return bool(named) and not _NO_ACCURACY.search(lower)
+
+
+def is_score(name: str) -> bool:
+    """Return whether the name is of a score of detection or segmentation, which is held out."""
+    return bool(_SCORE.search(name.lower()))
 
 
 def is_held_out(name: str) -> bool:
-    return bool(_HELD_OUT.search(name.lower()))
+    return bool(_HELD_OUT.search(name.lower())) or is_score(name)
+
+
+def without_held_out(name: str) -> str:
+    """Return the name without the word for held-out data: `val_accuracy` -> `accuracy`."""
+    return re.sub(r"[^a-z0-9@]", "", _HELD_OUT.sub(" ", name.lower()))
+
+
+def is_gradient_norm(name: str) -> bool:
+    """Return whether a series of the whole model is a gradient norm: `grad_norm`, `gnorm`, ..."""
+    words = {w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    named = words & {"gnorm", "gradnorm"} or name == "norm"  # fairseq; llm.c
+    named = named or ("norm" in words and any(word.startswith("grad") for word in words))
+    return bool(named) and not words & _NO_GRADIENT_NORM
 
 
 def is_training(name: str) -> bool:

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stabkit.convert.series import ConvertError
-
-EVALUATES = "\0evaluates"  # key of a record of an evaluation, which has a counter of its own
+from stabkit.convert.series import ConvertError, counted
 
 
 def is_json(start: bytes) -> bool:
@@ -38,35 +36,27 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
         for row in dict.fromkeys(row for column in columns.values() for row in column):
             yield {key: column[row] for key, column in columns.items() if row in column}
         return
-    yield from (marked(record) for record in content if isinstance(record, dict))
-
-
-def marked(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a record with the names of an evaluation told from those of training, by its `mode`.
-
-    mmcv and mmengine write both under the same names.
-    """
-    if record.get("mode") not in ("val", "test"):
-        return record
-    own = {k: v for k, v in record.items() if k not in ("mode", "epoch", "iter", "step")}
-    rest = {k: record[k] for k in ("epoch", "iter", "step") if k in record}
-    return {**rest, **{f"{record['mode']}/{k}": v for k, v in own.items()}, EVALUATES: True}
+    yield from (record for record in content if isinstance(record, dict))
 
 
 def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    """Yield the objects of the lines; a few lines of other text among them are noted."""
+    lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    records, other = [], []
+    for number, line in lines:
         try:
-            record = json.loads(line)
+            records.append(json.loads(line))
         except (ValueError, RecursionError):
-            if number == len(lines) > 1:
-                notes.append(f"line {number}, the last, is torn and was left out")
-                return
-            raise ConvertError(f"{path}: line {number} is not JSON") from None
-        if isinstance(record, dict):
-            yield marked(record)
+            other.append(number)
+    if 2 * len(other) >= len(lines):
+        raise ConvertError(f"{path}: line {other[0]} is not JSON")
+    if other == [lines[-1][0]]:
+        notes.append(f"line {other[0]}, the last, is torn and was left out")
+    elif other:
+        notes.append(
+            f"{counted(len(other), 'line')} left out that are not JSON (the first: line {other[0]})"
+        )
+    yield from (record for record in records if isinstance(record, dict))
 
 
 def flat(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

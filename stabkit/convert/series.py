@@ -17,7 +17,14 @@ SHOWN = 12  # names that an error lists
 
 
 class ConvertError(ValueError):
-    """The source or the request cannot be converted; the message says why."""
+    """The source or the request cannot be converted; the message says why.
+
+    `options` are those that would make it work, if one can tell.
+    """
+
+    def __init__(self, message: str, *options: str) -> None:
+        super().__init__(message)
+        self.options = options
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,11 @@ class Series:
         kept = np.ones(steps.size, dtype=bool)
         kept[1:] = steps[1:] != steps[:-1]
         return Series(steps[kept], self.values[::-1][last_first][kept])
+
+    def replaced(self, settled: "Series") -> int:
+        """Return how many values differ from the one that `settled` kept at their step."""
+        kept = settled.values[np.searchsorted(settled.steps, self.steps)]
+        return int(np.sum((self.values != kept) & ~(np.isnan(self.values) & np.isnan(kept))))
 
 
 @dataclass

@@ -10,6 +10,11 @@ from stabkit.convert.tables import read_table
 from stabkit.convert.tensorboard import is_event_file, read_events
 from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
 
+WANDB = ".wandb"
+STATE = "trainer_state.json"  # of Hugging Face's Trainer
+TABLES = (STATE, "results.csv", "scalars.json", "metrics.json")  # YOLO, mmengine, detectron2
+TEXTS = (".csv", ".json", ".jsonl", ".log", ".parquet", ".txt")
+
 
 def read_logs(
     source: Path, format: str | None, step: str | None, row_step: bool
@@ -24,7 +29,7 @@ def read_logs(
     if is_event_file(source) or format == "tensorboard":
         _refuse_step(step, row_step)
         return "tensorboard", [read_events(source)]
-    table = read_table(source)
+    table = read_table(source, row_step)
     names = list(table.columns)
     format = format or _format_of(source, names)
     if format == "wandb" and is_chart(names):
@@ -36,6 +41,14 @@ def read_logs(
     return format, [to_log(table, step, row_step, source.stem)]
 
 
+def has_logs(folder: Path) -> bool:
+    """Return whether a folder, or one below it, has logs that are known by their names."""
+    return any(
+        is_event_file(path) or path.name in (FILE, *TABLES) or path.suffix == WANDB
+        for path in folder.rglob("*")
+    )
+
+
 def _read_folder(
     source: Path, format: str | None, step: str | None, row_step: bool
 ) -> tuple[str, list[Log]]:
@@ -43,6 +56,14 @@ def _read_folder(
     if found == "lightning":
         return found, _read_each(
             source, paths, lambda path: metrics_log(read_table(path), step, row_step)
+        )
+    if found == "wandb":
+        return found, _read_each(
+            source, paths, lambda path: history_log(read_table(path), step, row_step, path.stem)
+        )
+    if found == "table":
+        return found, _read_each(
+            source, paths, lambda path: to_log(read_table(path), step, row_step, source.name)
         )
     _refuse_step(step, row_step)
     logs = _read_each(source, paths, read_events)
@@ -68,7 +89,8 @@ def _format_of(path: Path, names: list[str]) -> str:
 def _search(folder: Path, format: str | None) -> tuple[str, list[Path]]:
     """Return the format and where its logs are: in `folder` itself, else anywhere below it.
 
-    For TensorBoard these are the folders with event files, for Lightning its CSV files.
+    For TensorBoard these are the folders with event files, for others the files. Of Hugging Face's
+    checkpoints only the longest history is one.
     """
     here = list(folder.iterdir())
     below = [path for path in folder.rglob("*") if path.is_file()]
@@ -85,20 +107,44 @@ def _search(folder: Path, format: str | None) -> tuple[str, list[Path]]:
             )
         elif events and format in (None, "tensorboard"):
             return "tensorboard", events
+    for paths in (here, below):
+        if format in (None, "wandb") and (files := [p for p in paths if p.suffix == WANDB]):
+            return "wandb", sorted(files)
+        for name in TABLES if format in (None, "table") else ():
+            if files := sorted(path for path in paths if path.name == name):
+                return "table", files if name != STATE else [max(files, key=_size)]
     what = f"files of {format}" if format else f"TensorBoard event files or {FILE}"
+    texts = [str(p.relative_to(folder)) for p in sorted(below) if p.suffix in TEXTS]
+    found = f", such as {listed(texts, 3)}" if texts else ""
     raise ConvertError(
-        f"{folder}: no {what} in it or below it; to convert a CSV, Parquet or JSON file, name the "
-        "file itself"
+        f"{folder}: no {what} in it or below it; to convert a CSV, Parquet, JSON or text file, "
+        f"name the file itself{found}"
     )
 
 
+def _size(path: Path) -> int:
+    """Return the size of a file: each checkpoint keeps the history so far, the last the longest."""
+    return path.stat().st_size
+
+
 def _read_each(source: Path, paths: list[Path], read: Callable[[Path], Log]) -> list[Log]:
-    """Read one log per path; of several, each is named by its folder below `source`."""
-    logs = []
+    """Read one log per path; of several, each is named by its folder below `source`.
+
+    One of several that cannot be read, as a run that crashed at once, is noted. Raises ConvertError
+    if none can be read.
+    """
+    logs, unread = [], []
     for path in paths:
-        log = read(path)
+        try:
+            log = read(path)
+        except ConvertError as error:
+            unread.append(error)
+            continue
         if len(paths) > 1:
             folder = path if path.is_dir() else path.parent
             log.name = str(folder.relative_to(source))
         logs.append(log)
+    if not logs:
+        raise unread[0]
+    logs[0].notes += [f"not read: {error}" for error in unread]
     return logs

@@ -1,4 +1,4 @@
-"""Find the column of steps in a table, and mend steps that start again."""
+"""Find the step of each row of a table."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.convert.columns import Column, Table
-from stabkit.convert.naming import STEPS
+from stabkit.convert.naming import BATCHES, EPOCHS, OPTIMIZER_STEPS, ROWS, STEPS
+from stabkit.convert.resumes import without_given_up
 from stabkit.convert.series import ConvertError, IntArray, Log, Series, counted, listed, shown
 
 BoolArray = NDArray[np.bool_]
 
-EPOCHS = ("epoch", "epochs")
-WITHIN_EPOCH = ("iter", "iteration", "it", "step", "batch")  # may start again with each epoch
+INDEX = ("", "Unnamed: 0")  # pandas' index, as written and as read and written again
+WITHIN_EPOCH = ("iter", "iteration", "it", "step", *BATCHES)  # may start again with each epoch
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,8 @@ class Steps:
         has_step = self.known[cells.rows]
         return Series(self.steps[cells.rows[has_step]], cells.values[has_step])
 
-
-def step_column(table: Table, asked: str | None = None) -> str | None:
-    """Return the column of steps: the one asked for, else the first of STEPS, else an index."""
-    if asked is not None:
-        return asked if asked in table.columns else None
-    lower = {name.lower(): name for name in reversed(table.columns)}
-    named = next((lower[name] for name in STEPS if name in lower), None)
-    return named if named is not None else _index_column(table)
-
-
-def _index_column(table: Table) -> str | None:
-    """Return the first column if it has no name and counts rows, as pandas writes its index."""
-    first = next(iter(table.columns), None)
-    if first not in ("", "Unnamed: 0"):
-        return None
-    values = table.columns[first].values
-    counts = values.size == table.num_rows and bool((np.diff(values) == 1).all())
-    return first if counts else None
+    def rows_of(self, cells: Column) -> IntArray:
+        return cells.rows[self.known[cells.rows]]
 
 
 def to_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
@@ -61,11 +46,13 @@ def to_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
     if blank := table.num_rows - int(steps.known.sum()):
         what = " and ".join(shown(column) for column in steps.columns)
         log.notes.append(f"{counted(blank, 'row')} left out that have no {what}")
-    given_up = 0
-    for column, cells in table.columns.items():
-        if column not in steps.columns:
-            log.series[column], dropped = after_resumes(column, steps.of(cells))
-            given_up += dropped
+    columns = {n: cells for n, cells in table.columns.items() if n not in steps.columns}
+    for column in [column for column, cells in columns.items() if _counts(column, cells, steps)]:
+        log.left_out[column or "(no name)"] = "counts the steps or the rows again"
+        del columns[column]
+    series = {column: steps.of(cells) for column, cells in columns.items()}
+    rows = {column: steps.rows_of(cells) for column, cells in columns.items()}
+    log.series, given_up = without_given_up(series, rows)
     if given_up:
         log.notes.append(
             f"{counted(given_up, 'value')} left out of attempts that were given up: the run went "
@@ -78,25 +65,73 @@ def find_steps(table: Table, asked: str | None, row_step: bool) -> Steps:
     """Return the step of each row. Raises ConvertError when no column holds steps.
 
     With `row_step` it is the number of the row, from 0. A step that starts again with each epoch is
-    joined with the epoch.
+    joined with the epoch. Of epochs alone that are fractions, the values are counted.
     """
     if row_step:
         every = np.ones(table.num_rows, dtype=bool)
         return Steps(np.arange(table.num_rows), every, (), ("the row is the step, as asked",))
     name = step_column(table, asked)
     if name is None:
-        raise ConvertError(
-            f"{table.path}: no column of steps; name one by --map COLUMN=step, or count rows by "
-            f"--row-step. Its columns: {listed(list(table.columns)) or 'none of numbers'}"
-        )
-    steps, known = whole_numbers(table, name)
+        raise _no_steps(table)
+    if asked is not None:
+        return Steps(*whole_numbers(table, name), (name,))
+    if name.lower() in EPOCHS and not _is_whole(table.columns[name]):
+        return _counted(table, name)
+    steps, known, columns = _filled(table, name)
     epoch = _epoch_column(table, name)
-    if epoch is None or asked is not None:
-        return Steps(steps, known, (name,))
-    epochs, has_epoch = whole_numbers(table, epoch)
-    if (known & ~has_epoch).any() or not _starts_again(steps[known], epochs[known]):
-        return Steps(steps, known, (name,))
-    return _joined(table, name, epoch, steps, epochs, known)
+    if epoch is not None:
+        epochs, has_epoch = whole_numbers(table, epoch)
+        if not (known & ~has_epoch).any() and _starts_again(steps[known], epochs[known]):
+            return _joined(columns, epoch, steps, epochs, known)
+    return Steps(steps, known, columns)
+
+
+def step_column(table: Table, asked: str | None = None) -> str | None:
+    """Return the column of steps: the one asked for, else the first of STEPS, else an index.
+
+    A column with one value, as a setting printed at the start, counts only if no other is there.
+    """
+    if asked is not None:
+        return asked if asked in table.columns else None
+    lower = {name.lower(): name for name in reversed(table.columns)}
+    named = [lower[name] for name in STEPS if name in lower]
+    counting = [name for name in named if np.ptp(table.columns[name].values) != 0]
+    index = [] if named else _index_column(table)
+    return next(iter([*counting, *named, *index]), None)
+
+
+def _index_column(table: Table) -> list[str]:
+    """Return the first column if it has no name and counts rows, as pandas writes its index."""
+    first = next(iter(table.columns), None)
+    if first not in INDEX:
+        return []
+    values = table.columns[first].values
+    counts = values.size == table.num_rows and bool((np.diff(values) == 1).all())
+    return [first] if counts else []
+
+
+def _no_steps(table: Table) -> ConvertError:
+    """Return the error, with the option that would help: a column that only grows, or the row."""
+    if not table.columns:
+        return ConvertError(
+            f"{table.path}: holds no numbers that have names, in columns or as `loss: 0.5` on lines"
+            " that name a step; name the file that the training loop logs to"
+        )
+    growing = [
+        name
+        for name, cells in table.columns.items()
+        if cells.values.size > 1 and _is_whole(cells) and bool((np.diff(cells.values) > 0).all())
+    ]
+    option = [f"--map={growing[0]}=step"] if growing else ["--row-step"]
+    return ConvertError(
+        f"{table.path}: no column of steps; name one by --map COLUMN=step, or count rows by "
+        f"--row-step. Its columns: {listed(list(table.columns))}",
+        *option,
+    )
+
+
+def _is_whole(cells: Column) -> bool:
+    return bool((cells.values == np.rint(cells.values)).all())  # NaN is not; infinite raises later
 
 
 def whole_numbers(table: Table, name: str) -> tuple[IntArray, BoolArray]:
@@ -109,11 +144,65 @@ def whole_numbers(table: Table, name: str) -> tuple[IntArray, BoolArray]:
         raise ConvertError(
             f"{table.path}: {shown(name)} = {cells.values[i]:g} in row {cells.rows[i] + 1}: steps "
             "are whole numbers; name another column by --map COLUMN=step, or count rows by "
-            "--row-step"
+            "--row-step",
+            "--row-step",
         )
     steps, known = np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, dtype=bool)
     steps[cells.rows], known[cells.rows] = cells.values.astype(np.int64), True
     return steps, known
+
+
+def _filled(table: Table, name: str) -> tuple[IntArray, BoolArray, tuple[str, ...]]:
+    """Return the steps; rows without one take it from another column that counts the same.
+
+    Two columns count the same if they agree where both are, and go back together no more often than
+    one of them: nanoGPT prints `step 250: val loss …` between lines of `iter 249: loss …`.
+    """
+    steps, known = whole_numbers(table, name)
+    columns = [name]
+    for other in table.columns:
+        if other.lower() not in OPTIMIZER_STEPS or other == name or known.all():
+            continue
+        if not _is_whole(table.columns[other]):
+            continue
+        more, has_more = whole_numbers(table, other)
+        merged = np.where(known, steps, more)
+        agree = (steps == more)[known & has_more].all()
+        most = max(_backs(steps[known]), _backs(more[has_more]))
+        if agree and _backs(merged[known | has_more]) <= most:
+            steps, known = merged, known | has_more
+            columns.append(other)
+    return steps, known, tuple(columns)
+
+
+def _backs(steps: IntArray) -> int:
+    return int(np.sum(np.diff(steps) < 0))
+
+
+def _counts(column: str, cells: Column, steps: Steps) -> bool:
+    """Return whether a column only counts what the step counts, or the rows."""
+    if column in INDEX:
+        return bool((np.diff(cells.values) == 1).all())
+    if column.lower() not in (*OPTIMIZER_STEPS, ROWS):
+        return False
+    same = np.array_equal(steps.of(cells).steps, cells.values[steps.known[cells.rows]])
+    return column.lower() == ROWS or same
+
+
+def _counted(table: Table, name: str) -> Steps:
+    """Return the number of each value of a fractional epoch, in order, as its step."""
+    cells = table.columns[name]
+    if not np.isfinite(cells.values).all():
+        whole_numbers(table, name)  # refuses it, and names the row
+    values, number = np.unique(cells.values, return_inverse=True)
+    steps, known = np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, dtype=bool)
+    steps[cells.rows], known[cells.rows] = number.reshape(-1), True
+    note = (
+        f"no column of steps, and {shown(name)} is a fraction: its {values.size:,} values are "
+        f"counted, so step 0 is {shown(name)} {values[0]:g} and step {values.size - 1:,} is "
+        f"{values[-1]:g}"
+    )
+    return Steps(steps, known, (name,), (note,))
 
 
 def _epoch_column(table: Table, step: str) -> str | None:
@@ -121,10 +210,7 @@ def _epoch_column(table: Table, step: str) -> str | None:
         return None
     lower = {name.lower(): name for name in reversed(table.columns)}
     found = next((lower[name] for name in EPOCHS if name in lower), None)
-    if found is None:
-        return None
-    values = table.columns[found].values
-    return found if bool((values == np.rint(values)).all()) else None
+    return found if found is not None and _is_whole(table.columns[found]) else None
 
 
 def _starts_again(steps: IntArray, epochs: IntArray) -> bool:
@@ -139,45 +225,20 @@ def _starts_again(steps: IntArray, epochs: IntArray) -> bool:
 
 
 def _joined(
-    table: Table, name: str, epoch: str, steps: IntArray, epochs: IntArray, known: BoolArray
+    columns: tuple[str, ...], epoch: str, steps: IntArray, epochs: IntArray, known: BoolArray
 ) -> Steps:
-    """Return the steps `(epoch - first) * period + step`; an evaluation is at its epoch's end.
+    """Return the steps `(epoch - first) * period + step`.
 
     The period is the largest step in any epoch: a log of every tenth iteration does not show the
-    last one of each.
+    last one of each. If the steps start at 0, the next one that would be logged comes on top.
     """
-    evaluates = table.evaluations & known
-    trains = known & ~evaluates
-    period = int(steps[trains].max()) if trains.any() else 1
+    period = int(steps[known].max())
+    if not steps[known].min():
+        ahead = np.diff(steps[known])
+        period += int(np.median(ahead[ahead > 0])) if (ahead > 0).any() else 1
     lowest = int(epochs[known].min())
-    joined = np.where(evaluates, (epochs - lowest + 1) * period, (epochs - lowest) * period + steps)
     note = (
-        f"{shown(name)} starts again with each {shown(epoch)}: the step is made of both, "
+        f"{shown(columns[0])} starts again with each {shown(epoch)}: the step is made of both, "
         f"{period:,} to an {shown(epoch)}"
     )
-    return Steps(joined, known, (name, epoch), (note,))
-
-
-def after_resumes(name: str, series: Series) -> tuple[Series, int]:
-    """Drop points that a resumed run trained again; return the series and the number dropped.
-
-    When the steps go back, the earlier points from that step on belong to an attempt that was given
-    up. A series in no order is not a resumed one: it goes back often, and to steps that it never
-    had. Raises ConvertError when the steps start from the beginning several times.
-    """
-    steps = series.steps
-    back = np.flatnonzero(np.diff(steps) < 0) + 1
-    if not back.size:
-        return series, 0
-    twice = np.unique(steps).size < steps.size
-    if back.size >= 2 and twice and bool((steps[back] <= steps[0]).all()):
-        raise ConvertError(
-            f"{shown(name)}: its steps start from the beginning {counted(back.size, 'time')}; name "
-            "a column that counts on by --map COLUMN=step, or count rows by --row-step"
-        )
-    if not twice and back.size > steps.size / 10:
-        return series, 0
-    kept = np.ones(steps.size, dtype=bool)
-    for at in back:
-        kept[:at] &= steps[:at] < steps[at]
-    return Series(steps[kept], series.values[kept]), int(np.sum(~kept))
+    return Steps((epochs - lowest) * period + steps, known, (*columns, epoch), (note,))

@@ -50,24 +50,26 @@ def event_files(source: Path) -> list[Path]:
 def read_events(source: Path) -> Log:
     """Read one run: an event file, or all event files of a folder without its subfolders.
 
-    If a later file takes a tag up again at step s, as after a resume, the values of earlier files
-    from s on belong to an attempt that was given up and are left out. Within a file the later of
-    two values at a step wins.
+    A file may begin with a mark that the run was resumed at a step (`purge_step` of a
+    SummaryWriter): earlier values from there on, of every tag, belong to an attempt that was given
+    up. Without a mark this is the lowest step at which a later file takes up tags of earlier files
+    again. Within a file the later of two values at a step wins.
     """
     need_tensorboard()
     log = Log(source.name)
     given_up = 0
     for path in event_files(source):
-        for tag, new in _read_file(path, log).items():
-            old = log.series.get(tag)
-            if old is not None:
-                kept = old.steps < new.steps.min()
+        new, marked = _read_file(path, log)
+        again = [one.steps.min() for tag, one in new.items() if tag in log.series]
+        resumed = marked if marked is not None else min(again, default=None)
+        if resumed is not None:
+            for tag, old in log.series.items():
+                kept = old.steps < resumed
                 given_up += int(np.sum(~kept))
-                new = Series(
-                    np.concatenate([old.steps[kept], new.steps]),
-                    np.concatenate([old.values[kept], new.values]),
-                )
-            log.series[tag] = new
+                log.series[tag] = Series(old.steps[kept], old.values[kept])
+        for tag, one in new.items():
+            log.series[tag] = _joined(log.series[tag], one) if tag in log.series else one
+    log.series = {tag: one for tag, one in log.series.items() if one.steps.size}
     if given_up:
         log.notes.append(
             f"{counted(given_up, 'value')} left out that a later event file takes up again "
@@ -78,17 +80,27 @@ def read_events(source: Path) -> Log:
     return log
 
 
-def _read_file(path: Path, log: Log) -> dict[str, Series]:
+def _joined(one: Series, other: Series) -> Series:
+    return Series(
+        np.concatenate([one.steps, other.steps]), np.concatenate([one.values, other.values])
+    )
+
+
+def _read_file(path: Path, log: Log) -> tuple[dict[str, Series], int | None]:
+    """Return the series of a file, and the step at which it says that the run was resumed."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto import event_pb2
 
     steps: dict[str, array[int]] = {}
     values: dict[str, array[float]] = {}
     count = 0
+    resumed = None
     try:
         for record in _records(path):
             event = event_pb2.Event.FromString(record)
             count += 1
+            if event.session_log.status == event_pb2.SessionLog.START:
+                resumed = event.step
             for value in event.summary.value:
                 number = _number(value)
                 if isinstance(number, str):
@@ -102,10 +114,11 @@ def _read_file(path: Path, log: Log) -> dict[str, Series]:
         log.notes.append(f"{path.name}: {error}; kept the {counted(count, 'record')} before it")
     if not count:
         log.notes.append(f"{path.name}: empty")
-    return {
+    series = {
         tag: Series(np.array(steps[tag], np.int64), np.array(values[tag], np.float64))
         for tag in steps
     }
+    return series, resumed
 
 
 def _records(path: Path) -> Iterator[bytes]:

@@ -1,120 +1,190 @@
 """Text logs: lines of `name: number`, `name=number` and `name number` as training loops print.
 
-Formats known to be read: moco-v3 and PyTorch's ImageNet example (`Epoch: [0][ 10/100]  Loss 6.9
-(6.9)`), Megatron (`iteration 10/ 100 | lm loss: 6.9`), nanoGPT (`iter 10: loss 6.9`), llm.c (`s:10
-trl:6.9`), OLMo (`[step=10/100]` and indented lines), mmengine, and JSON or a Python dict behind any
-prefix.
+docs/convert.md names the programs whose lines are known to be read. JSON or a Python dict may stand
+behind any prefix.
 """
 
-import ast
-import json
 import re
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from stabkit.convert.naming import STEPS
-from stabkit.convert.series import counted
+from stabkit.convert.naming import EPOCHS, STEPS, is_held_out
+from stabkit.convert.pairs import batch_of, inside, pairs_of
+from stabkit.convert.series import counted, listed
 
-LOOKED_AT = 400  # lines read to tell a text log from a table
-_NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
-_WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: no backtracking, so a long line stays fast
-_PAIR = re.compile(
-    rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_WORD}){{0,5}}+)['\"]?(?:\s*\([A-Za-z/ ]+\))?"
-    rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?![\w.]|:\d)(?:%|\s?(?:ms|s|it/s)\b)?",
-    re.IGNORECASE,
+LOOKED_AT = 400  # lines at the start, and as many at the end, to tell a text log from a table
+MANY_ROWS = 10
+_HEADLINE = re.compile(r"^\W*Epoch\W{1,2}(\d+)\s*(?:/\s*\d+)?\W*$", re.I)
+_PROGRESS = re.compile(  # `Test: [ 10/50]`: running means within an evaluation
+    r"\b(test|val|valid|validation|eval)\b[^\[\d(]{0,8}\[\s*\d+\s*/\s*\d+\s*\]", re.I
 )
-_UNIT = re.compile(r"(?<=\d)(?:ms|s|%|K|M|B)(?![\w])")
-_EPOCH_BATCH = re.compile(
-    r"\bEpoch\b[^\[\d]{0,12}\[\s*(\d+)\s*\]\s*\[\s*(\d+)\s*/\s*(\d+)\s*\]", re.I
+# `Epoch(val) [3][79/79]  accuracy/top1: 34.5` of mmcv and mmengine; ` * Acc@1 31.5` of PyTorch
+_MM_EVALUATION = re.compile(r"\b(?:Epoch|Iter)\((val|test)\)\s*\[\s*(\d+)[\s\d/\]\[]*\]\s*")
+_STAR = re.compile(r"(?:^|\s)\*\s+(?=(?:acc|prec|top)\w*@?\d?)", re.I)
+_PHASE = re.compile(
+    r"^\W*(train|training|val|valid|validation|test|eval)\b(?: set)?(?=\s*:?\s)", re.I
 )
-_EVALUATION = re.compile(
-    r"\b(test|val|valid|validation|eval)\b[^\[\d]{0,8}\[\s*\d+\s*/\s*\d+\s*\]", re.I
-)
-_OF_TOTAL = re.compile(r"(?<=\d)\s*/\s*\d+")
-_CLOCK = re.compile(
-    r"\[?\b\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d[\d.,:+Z]*\]?|\b\d\d/\d\d \d\d:\d\d:\d\d\b"
-    r"|\b[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d|\b\d+:\d\d(?::\d\d)?(?:\.\d+)?\b|\x1b\[[\d;]*m"
-)
-_STEP_LETTERS = {"s": "step"}  # of llm.c
+_CLOCKS = {"time", "data_time", "eta", "memory", "data"}
+
+
+class _Reader:
+    """What was read so far. A row of `batch` form names epoch and batch, as in `Epoch: [0][1/9]`.
+
+    `last` is the step of the last row of training, and `open` the row that may go on.
+    """
+
+    def __init__(self, every_line: bool) -> None:
+        self.every_line = every_line
+        self.rows: list[tuple[bool, dict[str, Any]]] = []
+        self.open: dict[str, Any] | None = None
+        self.is_headline = False
+        self.last: dict[str, Any] = {}
+        self.epoch: int | None = None
+        self.first_epoch: int | None = None
+        self.skipped = self.progress = 0
+
+    def read(self, line: str) -> None:
+        if headline := _HEADLINE.match(line):
+            self.epoch = int(headline[1])
+        if "(" in line and (found := _MM_EVALUATION.search(line)):
+            values = pairs_of(line[found.end() :])
+            kept = {name: v for name, v in values.items() if name not in _CLOCKS}
+            epoch = int(found[2]) if found[0].startswith("Epoch") else None
+            self._evaluation({f"{found[1]}/{name}": v for name, v in kept.items()}, epoch)
+        elif "*" in line and (star := _STAR.search(line)):
+            values = pairs_of(line[star.end() :])
+            self._evaluation({f"test/{name}": value for name, value in values.items()})
+        elif "[" in line and _PROGRESS.search(line):
+            self.progress += 1
+        elif "/" in line and (batch := batch_of(line, self.epoch)):
+            if self.first_epoch is None:
+                self.first_epoch = batch.epoch
+            number = batch.epoch - (self.first_epoch == 1)  # epochs count from 0, or else from 1
+            at = {"step": number * batch.size + batch.at, "epoch": batch.epoch}
+            self._row({**pairs_of(batch.rest), **at}, True)
+        else:
+            self._other(line)
+
+    def _other(self, line: str) -> None:
+        found = inside(line) or pairs_of(line)
+        names = {name.lower() for name in found}
+        if not found:
+            self.skipped += 1
+        elif names & set(STEPS):
+            if self.last and not names & (set(STEPS) - set(EPOCHS)):
+                found |= self.last  # a summary of an epoch stands at the last step before it
+            self._row(found, False)
+            self.is_headline = names <= set(EPOCHS)
+        elif self.open is not None and (line[0].isspace() or self.is_headline):
+            for name, value in _with_phase(line, found).items():
+                self.open.setdefault(name, value)
+            self.last = _step_of(self.open) or self.last
+        elif held_out := {n: v for n, v in _with_phase(line, found).items() if is_held_out(n)}:
+            self._evaluation(held_out)
+        elif self.every_line:
+            self._row(found, False)
+        else:
+            self.skipped += 1
+
+    def _row(self, found: dict[str, Any], is_batch: bool) -> None:
+        if not found.keys() <= _step_of(found).keys():  # else it may be a setting, `step=1`
+            self.last = _step_of(found) or self.last
+        self.open, self.is_headline = found, False
+        self.rows.append((is_batch, found))
+
+    def _evaluation(self, found: dict[str, Any], epoch: int | None = None) -> None:
+        """Add a row of an evaluation: at the last step of training, or else at its epoch."""
+        of_open = {} if self.open is None else self.open
+        at = (
+            {k: v for k, v in of_open.items() if k == "epoch"}
+            if epoch is None
+            else {"epoch": epoch}
+        )
+        at = self.last or at
+        if not found:
+            self.progress += 1
+        elif at or self.every_line:
+            self.rows.append((True, {**at, **found}))
+        else:
+            self.skipped += 1
+
+
+def _step_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that count steps, not epochs."""
+    return {n: v for n, v in row.items() if n.lower() in STEPS and n.lower() not in EPOCHS}
 
 
 def is_log_text(path: Path) -> bool:
-    """Return whether most lines with numbers also name them, which the lines of a table do not."""
-    named = numbers = 0
+    """Return whether most lines with numbers also name them, which the lines of a table do not.
+
+    The start and the end of the file are looked at: some logs begin with the code of the program.
+    """
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for _, line in zip(range(LOOKED_AT), file, strict=False):
-            if re.search(r"\d", line):
-                numbers += 1
-                named += bool(_PAIR.search(line)) or "{" in line
-    return numbers > 0 and named >= numbers / 2
+        start = list(islice(file, LOOKED_AT))
+        end = list(deque(file, LOOKED_AT))
+    return _names_numbers(start) or _names_numbers(end)
 
 
-def text_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield a record for each line that names a step, joined with the indented lines after it."""
-    record: dict[str, Any] = {}
-    skipped = progress = 0
+def _names_numbers(lines: list[str]) -> bool:
+    numbers = [line for line in lines if re.search(r"\d", line)]
+    named = sum(bool("{" in line or pairs_of(line) or batch_of(line)) for line in numbers)
+    return 0 < len(numbers) <= 2 * named
+
+
+def text_records(
+    path: Path, notes: list[str], every_line: bool = False
+) -> Iterator[Mapping[str, Any]]:
+    """Yield a record for each line that names a step, joined with the lines that belong to it.
+
+    If lines name epoch and batch, other lines with a step are settings and left out. With
+    `every_line` a line of numbers needs no step.
+    """
+    reader = _Reader(every_line)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            if _EVALUATION.search(line):
-                progress += 1
-                continue
-            found = _inside(line) or pairs_of(line)
-            if not found:
-                skipped += 1
-            elif _names_a_step(found):
-                if record:
-                    yield record
-                record = found
-            elif record and line[0].isspace():
-                record = {**found, **record}
-            else:
-                skipped += 1
-    if record:
-        yield record
+        for line in _lines(file):
+            reader.read(line)
+    by_batch = reader.first_epoch is not None
+    rows = [row for is_batch, row in reader.rows if is_batch or not by_batch or _at_epoch(row)]
+    skipped = reader.skipped + len(reader.rows) - len(rows)
     if skipped:
         notes.append(f"{counted(skipped, 'line')} left out that name no step")
-    if progress:
-        notes.append(f"{counted(progress, 'line')} of progress within an evaluation left out")
+    if reader.progress:
+        notes.append(
+            f"{counted(reader.progress, 'line')} of progress within an evaluation left out"
+        )
+    yield from _without_settings(rows, notes)
 
 
-def pairs_of(line: str) -> dict[str, Any]:
-    """Return the names and numbers of a line; in `Loss 6.9 (7.0)` the first number counts.
-
-    `Epoch: [e][i/n]` is the step e * n + i.
-    """
-    found: dict[str, Any] = {}
-    if batch := _EPOCH_BATCH.search(line):
-        epoch, at, size = (int(group) for group in batch.groups())
-        found |= {"step": epoch * size + at, "epoch": epoch}
-        line = line[: batch.start()] + " | " + line[batch.end() :]
-    line = _OF_TOTAL.sub("", _CLOCK.sub(" | ", line))
-    line = _UNIT.sub(" ", line)
-    for pair in _PAIR.finditer(line):
-        name = pair["name"].strip().rstrip(".-")
-        name = name.removeprefix("INFO ").removeprefix("DEBUG ")
-        name = _STEP_LETTERS.get(name, name)
-        found.setdefault(name, float(pair["number"].replace(",", "")))
-    return found
+def _without_settings(rows: list[dict[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a log without names of one row only, as code and settings print them."""
+    found = Counter(name for row in rows for name in row)
+    once = {name for name, count in found.items() if count == 1 and len(rows) >= MANY_ROWS}
+    if once:
+        notes.append(
+            f"{counted(len(once), 'name')} left out that one line has: {listed(sorted(once), 4)}"
+        )
+    yield from ({name: v for name, v in row.items() if name not in once} for row in rows)
 
 
-def _names_a_step(record: Mapping[str, Any]) -> bool:
-    return any(name.lower() in STEPS for name in record)
+def _lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines that are not blank; a progress bar goes back by characters for it."""
+    for line in file:
+        yield from (part for part in line.split("\x08") if part.strip())
 
 
-def _inside(line: str) -> dict[str, Any]:
-    """Return the object at the end of a line, in JSON or as Python prints a dict."""
-    begin, end = line.find("{"), line.rfind("}")
-    if begin < 0 or end < begin:
-        return {}
-    text = line[begin : end + 1]
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(found, dict):
-            return {str(name): value for name, value in found.items()}
-    return {}
+def _at_epoch(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is a summary of an epoch at a step of training."""
+    names = {name.lower() for name in row}
+    return bool(names & set(EPOCHS)) and "step" in names
+
+
+def _with_phase(line: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the names with the word that the line begins with: `val Loss: 0.2 Acc: 0.9`."""
+    phase = _PHASE.match(line)
+    if phase is None:
+        return found
+    word = phase[1].lower()
+    return {n if word in n.lower() else f"{word}/{n}": v for n, v in found.items()}

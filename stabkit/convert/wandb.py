@@ -1,6 +1,7 @@
 """Exports of Weights & Biases: a history (one row per log call), or the CSV of a chart."""
 
 from stabkit.convert.columns import Column, Table
+from stabkit.convert.naming import STEPS
 from stabkit.convert.series import ConvertError, Log, counted, shown
 from stabkit.convert.steps import find_steps, step_column, to_log
 
@@ -15,9 +16,14 @@ def is_history(names: list[str]) -> bool:
 def is_chart(names: list[str]) -> bool:
     """Return whether these are the columns of a chart.
 
-    They are `Step` and `RUN - METRIC`, with the `__MIN` and `__MAX` of what W&B averaged.
+    They are `Step`, or another axis, and `RUN - METRIC`, mostly with the `__MIN` and `__MAX` of
+    what W&B averaged.
     """
-    return any(" - " in name and name.endswith(RANGE) for name in names)
+    if any(" - " in name and name.endswith(RANGE) for name in names):
+        return True
+    axis = names[0].lower() if names else ""
+    is_axis = axis in STEPS or axis.startswith(("relative time", "wall time"))
+    return is_axis and len(names) > 1 and all(" - " in name for name in names[1:])
 
 
 def history_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
@@ -38,7 +44,7 @@ def chart_logs(table: Table, asked: str | None, row_step: bool) -> list[Log]:
         if column != axis and " - " in column and not column.endswith(RANGE):
             run, metric = column.rsplit(" - ", 1)
             runs.setdefault(run, {})[metric] = column
-    logs = [_chart_log(table, axis, run, metrics, row_step) for run, metrics in runs.items()]
+    logs = [_chart_log(table, asked, axis, run, metrics, row_step) for run, metrics in runs.items()]
     averaged = sum(_is_averaged(table, column) for m in runs.values() for column in m.values())
     if averaged and logs:
         logs[0].notes.append(
@@ -49,7 +55,12 @@ def chart_logs(table: Table, asked: str | None, row_step: bool) -> list[Log]:
 
 
 def _chart_log(
-    table: Table, axis: str | None, run: str, metrics: dict[str, str], row_step: bool
+    table: Table,
+    asked: str | None,
+    axis: str | None,
+    run: str,
+    metrics: dict[str, str],
+    row_step: bool,
 ) -> Log:
     own = metrics.get("_step")
     column = axis or own
@@ -58,7 +69,7 @@ def _chart_log(
             f"{table.path}: no column of steps for run {shown(run)}; choose Step as the chart's x "
             "axis, or name a column by --map COLUMN=step"
         )
-    steps = find_steps(table, column, row_step)
+    steps = find_steps(table, asked if axis is not None else own, row_step)
     log = Log(run, left_out=dict(table.left_out), notes=list(table.notes))
     for metric, source in metrics.items():
         if source == own:

@@ -1,7 +1,7 @@
 """Lines of text that say what a conversion did, or would do."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stabkit.convert.mapping import Plan
@@ -20,9 +20,25 @@ def in_detail(run: Converted) -> Iterator[str]:
 
 
 def in_short(source: Path, run: Converted) -> Iterator[str]:
+    """Yield where the run is, and what it holds."""
+    yield f"{run.folder}: a run made from {source} ({run.format})"
+    yield from holds(run)
+
+
+def of_log(source: Path, runs: Sequence[Converted]) -> Iterator[str]:
+    """Yield what the runs of a log hold, those of equal content together."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        alike.setdefault(tuple(holds(run)), []).append(run.folder.name)
+    for lines, names in alike.items():
+        named = f", {counted(len(names), 'run')}: {listed(names, 4)}" if len(runs) > 1 else ""
+        yield f"{source}: read as {runs[0].format}{named}"
+        yield from lines
+
+
+def holds(run: Converted) -> Iterator[str]:
     """Yield the tables made, what was left out and why, and how dips could be found or tested."""
     plan = run.plan
-    yield f"{run.folder}: a run made from {source} ({run.format})"
     by_signal: dict[str, list[str]] = defaultdict(list)
     for layer in plan.layers.names:
         for signal, of in plan.layers.series:
@@ -47,14 +63,18 @@ def _left_out(plan: Plan) -> Iterator[str]:
         yield f"  left out  {listed(names)}: {shown(why, 200)}"
     for note in plan.notes:
         yield f"  note      {shown(note, 400)}"
-    if "knn_heldout" not in plan.evals:
-        found = f": it has {listed(list(plan.evals))}" if plan.evals else ""
+    if not plan.evals:
         yield (
-            f"  note      no knn_heldout, in which dips are sought{found}; an accuracy on a fixed "
-            "set that is taken\n            every few steps will do: --map NAME=knn_heldout"
+            "  note      no accuracy of an evaluation by its name: losses and gradient norms are "
+            "judged. One under\n            another name: --map NAME=eval:NAME"
         )
-    elif any(not evaluation.n for evaluation in plan.evals["knn_heldout"]):
+    elif len(plan.evals) > 1:
         yield (
-            "  note      how many samples were evaluated is unknown, so dips cannot be tested: --n "
-            "NUMBER; --chance too"
+            "  note      of the accuracies one is judged: kNN before others, held-out before "
+            "training, then by name;\n            another by `stabkit analyze --metric NAME`"
+        )
+    if any(not evaluation.n for several in plan.evals.values() for evaluation in several):
+        yield (
+            "  note      on how many samples is unknown, so a dip has no p-value: --n NUMBER; "
+            "--chance too"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from stabkit.convert.layers import layer_arrays
 from stabkit.convert.mapping import Plan
-from stabkit.convert.nonfinite import stretches
+from stabkit.convert.nonfinite import nonfinite_events
 from stabkit.convert.series import ConvertError
 from stabkit.rundir import RunDir, hidden_folder
 from stabkit.store.writer import Writer
@@ -37,19 +37,31 @@ def folder_names(names: Sequence[str]) -> list[str]:
     return list(taken)
 
 
-def write_all(source: Path, out: Path, converted: Sequence[Converted]) -> None:
-    """Write everything under a hidden name next to `out`, then rename it: whole, or not there."""
+def write_all(source: Path, out: Path, converted: Sequence[Converted], force: bool = False) -> None:
+    """Write everything under a hidden name next to `out`, then rename it: whole, or not there.
+
+    With `force` what lies at `out` is replaced, and removed when the new runs are in its place.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with hidden_folder(out) as hidden:
         for run in converted:
             _write(source, hidden / run.folder.relative_to(out), run)
-        try:
-            hidden.rename(out)
-        except OSError as error:
-            if not os.path.lexists(out):
-                raise  # the disk failed
-            # something has been put there in the meantime
-            raise ConvertError(f"{out}: cannot be put there ({error.strerror})") from None
+        if force and out.is_dir() and any(out.iterdir()):
+            with hidden_folder(out) as former:
+                out.rename(former / "replaced")
+                _put(hidden, out)
+        else:
+            _put(hidden, out)
+
+
+def _put(hidden: Path, out: Path) -> None:
+    try:
+        hidden.rename(out)
+    except OSError as error:
+        if not os.path.lexists(out):
+            raise  # the disk failed
+        # something has been put there in the meantime
+        raise ConvertError(f"{out}: cannot be put there ({error.strerror})") from None
 
 
 def _write(source: Path, folder: Path, run: Converted) -> None:
@@ -68,8 +80,8 @@ def _write(source: Path, folder: Path, run: Converted) -> None:
     writer.flush()
     rundir = RunDir(folder)
     rundir.write_meta({"converted": _origin(source, run)})
-    for step, names in stretches(plan):
-        rundir.append_event("nonfinite", step, **names)
+    for kind, step, names in nonfinite_events(plan):
+        rundir.append_event(kind, step, **names)
 
 
 def _origin(source: Path, run: Converted) -> dict[str, Any]:

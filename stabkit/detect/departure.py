@@ -23,9 +23,10 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     """Find the step from which a loss stays above its best level until the run ends.
 
     The best level is the lowest running median, over a twentieth of the run, before the last fifth.
-    The end level is the median of the last fifth. The loss has left if the end level is RATIO times the best one or
-    more; where values are negative, if it lost half of what it had gained since the first level.
-    Both distances must exceed the noise of single values. A slow rise counts like a sudden one.
+    The end level is the median of the last fifth. The loss has left if the end level is RATIO times
+    the best one or more; where values are negative, if it lost half of what it had gained since the
+    first level. Both distances must exceed the noise of single values. A slow rise counts like a
+    sudden one.
 
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative

@@ -80,7 +80,7 @@ def test_all_of_an_analysis_is_of_one_moment(run: Path, monkeypatch: pytest.Monk
     pd.testing.assert_frame_equal(again, table)
     assert count() == 3, "each table is read once"
     later = run_table(diagnosed(run.parent))
-    assert later["knn_last"].iloc[0] == 0.0, "whoever asks anew sees what has been written"
+    assert later["last"].iloc[0] == 0.0, "whoever asks anew sees what has been written"
 
 
 @pytest.mark.usefixtures("undrawn")

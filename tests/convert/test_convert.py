@@ -193,7 +193,7 @@ def test_nothing_is_ever_written_over(tmp_path: Path, capsys: pytest.CaptureFixt
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for folder in (run, source):
         assert main(["convert", str(source), "-o", str(folder)]) == 2
-        assert "is there already and is never written over" in capsys.readouterr().err
+        assert "is there already and is not written over" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert main(["convert", str(run), "-o", str(tmp_path / "x")]) == 2
     assert "is a run folder already" in capsys.readouterr().err
@@ -233,14 +233,24 @@ def test_a_folder_put_there_meanwhile_is_kept(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["log.csv", "out", "precious"]
 
 
-def test_an_accuracy_that_is_no_knn_is_pointed_out(
+def test_any_held_out_accuracy_is_judged_without_an_option(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     series = planted()
     series["val/acc1"] = series.pop("val/knn")
     source = as_csv(series, tmp_path)
     assert main(["convert", str(source), "-o", str(out)]) == 0
-    assert "no knn_heldout, in which dips are sought: it has val/acc1;" in capsys.readouterr().out
-    mapped = [str(source), "-o", f"{out}2", "--map", "val/acc1=knn_heldout"]
-    assert main(["convert", *mapped]) == 0
-    assert len(Diagnosis(stabkit.open_run(f"{out}2")).dips) == 1
+    assert "knn_heldout" not in capsys.readouterr().out
+    assert len(Diagnosis(stabkit.open_run(out)).dips) == 1
+
+
+def test_several_accuracies_and_none_are_pointed_out(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = planted()
+    series["test/acc1"] = series["val/knn"]
+    main(["convert", str(as_csv(series, tmp_path)), "-o", str(out)])
+    assert "of the accuracies one is judged: kNN before others" in capsys.readouterr().out
+    del series["test/acc1"], series["val/knn"]
+    main(["convert", str(as_csv(series, tmp_path)), "-o", f"{out}2"])
+    assert "losses and gradient norms are judged" in capsys.readouterr().out

@@ -30,6 +30,15 @@ def test_names_decide() -> None:
     }  # fmt: skip
 
 
+def test_an_accuracy_beside_its_held_out_twin_is_of_training() -> None:
+    """However rarely it is logged."""
+    rare = [0.5] * 5
+    for twin in ("val_accuracy", "test/accuracy", "eval-accuracy"):
+        plan = placed({"loss": [0.5] * 20, "accuracy": rare, twin: rare})
+        assert set(plan.evals) == {twin}
+        assert "accuracy" in plan.scalars
+
+
 def test_one_knn_is_the_knn_and_of_several_none_is_chosen() -> None:
     assert where(placed({"val/knn@1": [0.5]})) == {"val/knn@1": "evals: knn_heldout"}
     several = {"knn_10": [0.5], "knn_20": [0.5]}

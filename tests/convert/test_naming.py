@@ -4,7 +4,15 @@ import timm
 import torchvision
 
 from stabkit.convert.layers import join
-from stabkit.convert.naming import in_depth_order, is_accuracy, is_knn, layer_names, layer_signal
+from stabkit.convert.naming import (
+    in_depth_order,
+    is_accuracy,
+    is_gradient_norm,
+    is_held_out,
+    is_knn,
+    layer_names,
+    layer_signal,
+)
 from stabkit.convert.series import Series
 from stabkit.monitor.layers import group_layers, layer_of
 
@@ -64,7 +72,7 @@ def test_two_networks_are_not_mixed_up() -> None:
         ("patch_embed/grad_norm", ("grad_norm", "patch_embed")),
         ("grad_norm", None), ("train/grad_norm", None), ("grad_norm_total", None),
         ("grad_norm/total", None), ("grad_2.0_norm_total", None), ("grad_1.0_norm/fc", None),
-        ("graduation/rate", None), ("upgrades/fc", None),
+        ("graduation/rate", None), ("upgrades/fc", None), ("grads/blocks.0.fc.weight.max", None),
     ],
 )  # fmt: skip
 def test_names_of_norms(name: str, expected: tuple[str, str] | None) -> None:
@@ -78,6 +86,37 @@ def test_names_of_norms(name: str, expected: tuple[str, str] | None) -> None:
 def test_names_of_accuracies(name: str) -> None:
     assert is_accuracy(name)
     assert not is_knn(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mAP", "metrics/mAP_0.5", "metrics/mAP50-95(B)", "bbox/AP", "segm/AP75", "coco/AP .5",
+     "coco/bbox_mAP_50", "pascal_voc/mAP", "mIoU", "aAcc", "val/mAcc", "PCK"],
+)  # fmt: skip
+def test_names_of_scores_that_only_an_evaluation_has(name: str) -> None:
+    assert is_accuracy(name)
+    assert is_held_out(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["bbox/APs", "bbox_mAP_s", "bbox/AP-cat", "mapping", "swap", "metrics/recall(B)"]
+)
+def test_names_of_scores_of_a_size_a_class_or_another_kind(name: str) -> None:
+    assert not is_accuracy(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["grad_norm", "train_grad_norm", "grad norm", "optim/total_grad_norm", "gnorm", "norm",
+     "grad_2.0_norm_total", "train/gradient_norm", "embedding_grad_l2_norm", "gradNorm"],
+)  # fmt: skip
+def test_names_of_gradient_norms_of_the_whole_model(name: str) -> None:
+    assert is_gradient_norm(name)
+
+
+@pytest.mark.parametrize("name", ["loss", "layer_norm", "max_grad_norm", "grad_norm_clip", "norm1"])
+def test_names_of_no_gradient_norm(name: str) -> None:
+    assert not is_gradient_norm(name)
 
 
 @pytest.mark.parametrize("name", ["knn", "val/knn_top1", "kNN", "eval/k-nn_20", "knn_acc"])

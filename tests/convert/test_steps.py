@@ -133,3 +133,45 @@ def test_the_history_of_a_trainer_state(tmp_path: Path, out: Path) -> None:
     run = converted(tmp_path / "trainer_state.json", out)
     assert run.scalar("loss").index.tolist() == [10, 20, 30]
     assert set(run.scalars()["name"]) == {"loss", "grad_norm"}
+
+
+def test_an_epoch_that_is_a_fraction_is_counted_or_a_series(tmp_path: Path, out: Path) -> None:
+    source = csv(tmp_path / "a.csv", "epoch,loss", "0.25,3", "0.5,2", "0.5,2", "0.75,1")
+    run = converted(source, out)
+    assert run.scalar("loss").to_dict() == {0: 3, 1: 2, 2: 1}
+    assert "step 2 is 0.75" in run.dir.read_meta()["converted"]["notes"][0]
+    source = csv(tmp_path / "b.csv", "epoch,loss,step", "0.25,3,10", "0.5,2,20")
+    run = converted(source, out.with_name("b"))
+    assert run.scalar("epoch").to_dict() == {10: 0.25, 20: 0.5}
+
+
+@pytest.mark.parametrize("name", ["batch", "batch_idx", "step"])
+def test_batches_from_zero_are_joined_with_the_epoch(name: str, tmp_path: Path, out: Path) -> None:
+    rows = [f"{e},{i},{e}.{i}" for e in range(3) for i in range(4)]
+    run = converted(csv(tmp_path / "a.csv", f"epoch,{name},loss", *rows), out)
+    assert run.scalar("loss").index.tolist() == list(range(12))
+
+
+def test_a_constant_column_is_no_step_where_another_counts(tmp_path: Path, out: Path) -> None:
+    rows = [f"{e},64,1000,{9 - e}" for e in range(5)]
+    run = converted(csv(tmp_path / "a.csv", "epoch,batch,steps,loss", *rows), out)
+    assert run.scalar("loss").to_dict() == {e: 9 - e for e in range(5)}
+
+
+def test_counters_that_say_the_step_again_are_left_out(tmp_path: Path, out: Path) -> None:
+    rows = [f"{i},{s},{s},{i},{9 - i}" for i, s in enumerate(range(0, 50, 10))]
+    run = converted(csv(tmp_path / "a.csv", ",step,iter,_step,loss", *rows), out)
+    assert run.scalars()["name"].unique().tolist() == ["loss"]
+    left_out = run.dir.read_meta()["converted"]["left_out"]
+    assert set(left_out) == {"(no name)", "iter", "_step"}
+
+
+def test_the_error_gives_the_option_that_helps(tmp_path: Path, out: Path) -> None:
+    for header, rows, options in (
+        ("loss,val_loss", ["2,3", "1,2"], ("--row-step",)),
+        ("samples,loss", ["64,3", "128,2"], ("--map=samples=step",)),
+        ("samples,loss", ["64,3", "64,2"], ("--row-step",)),
+    ):
+        with pytest.raises(ConvertError) as error:
+            convert(csv(tmp_path / "a.csv", header, *rows), out)
+        assert error.value.options == options

@@ -129,7 +129,7 @@ def test_a_torn_last_row_and_a_second_column_of_a_name_are_told(tmp_path: Path) 
         (b"step,loss\n1e300,2\n", "step = 1e\\+300"),
         (b"step,note\n1,hello\n", "no series of numbers; left out: note .not numbers, as 'hello'"),
         (b"step\n1\n", "no series of numbers"),
-        (b"step,loss\n", "no column of steps"),
+        (b"step,loss\n", "holds no numbers that have names"),
         (b'{"step": 1, "loss": 1' + b"0" * 5000 + b"}", "not JSON|no series of numbers"),
         (b'step,"a\nb\x1b[31m"\n1,x\n', r"left out: a\\nb\\x1b\[31m"),
     ],

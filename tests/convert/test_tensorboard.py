@@ -77,20 +77,46 @@ def test_a_tensor_that_claims_to_be_large_is_not_unpacked(tmp_path: Path) -> Non
     assert set(log.series) == {"loss"}
 
 
-def test_a_resumed_run_takes_up_each_tag_where_it_went_on(tmp_path: Path) -> None:
-    write_events(tmp_path, rows("loss", 0, 100) + rows("lr", 0, 100) + rows("old", 0, 9), 0)
+def test_a_resumed_run_goes_on_where_it_takes_up_its_tags(tmp_path: Path) -> None:
+    """Also a tag that is logged rarely, or that the resumed run did not come to again."""
+    write_events(tmp_path, rows("loss", 0, 100) + rows("lr", 0, 100) + rows("old", 0, 90), 0)
     write_events(tmp_path, rows("loss", 60, 80, 0.5) + rows("lr", 70, 75, 0.5), 9)
     write_events(tmp_path, rows("loss", 75, 78, 0.25), 10)  # after 9, although "10" < "9"
     log = read_events(tmp_path)
     loss, lr = log.series["loss"].settled(), log.series["lr"].settled()
     expected = [*range(60), *(s + 0.5 for s in range(60, 75)), *(s + 0.25 for s in range(75, 78))]
     assert loss.values.tolist() == expected
-    assert lr.values.tolist() == [*range(70), *(s + 0.5 for s in range(70, 75))]
-    assert log.series["old"].steps.size == 9
-    # 40 and 30 of the first attempt, 5 of the second
+    assert lr.values.tolist() == [*range(60), *(s + 0.5 for s in range(70, 75))]
+    assert log.series["old"].steps.size == 60
+    # 40, 40 and 30 of the first attempt, 5 of the second
     assert log.notes == [
-        "75 values left out that a later event file takes up again from an earlier step"
+        "115 values left out that a later event file takes up again from an earlier step"
     ]
+
+
+def test_a_writer_says_where_a_run_was_resumed(tmp_path: Path) -> None:
+    """`purge_step` of torch's SummaryWriter: the first loss after it comes only later."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    first = SummaryWriter(str(tmp_path))
+    for step in range(0, 100, 10):
+        first.add_scalar("loss", step, step)
+        first.add_scalar("val/acc", 0.5, step)
+    first.close()
+    second = SummaryWriter(str(tmp_path), purge_step=45, filename_suffix=".1")
+    second.add_scalar("loss", 0.5, 70)
+    second.close()
+    series = read_events(tmp_path).series
+    assert series["loss"].steps.tolist() == [0, 10, 20, 30, 40, 70]
+    assert series["val/acc"].steps.tolist() == [0, 10, 20, 30, 40]
+
+
+def test_two_writers_of_different_tags_leave_each_other_alone(tmp_path: Path) -> None:
+    write_events(tmp_path, rows("loss", 0, 50), 0)
+    write_events(tmp_path, rows("val/acc", 0, 50), 1)
+    assert {tag: s.steps.size for tag, s in read_events(tmp_path).series.items()} == {
+        "loss": 50, "val/acc": 50,
+    }  # fmt: skip
 
 
 def test_within_a_file_the_later_of_two_values_wins_and_order_does_not_matter(
@@ -154,7 +180,8 @@ def test_not_finite_values_are_kept_and_are_events(tmp_path: Path, out: Path) ->
     events = [{k: v for k, v in e.items() if k != "time"} for e in run.dir.read_events()]
     assert events == [
         {"kind": "nonfinite", "step": 50, "names": ["loss"]},
-        {"kind": "nonfinite", "step": 57, "layers": ["blocks.0"]},
+        {"kind": "overflow", "step": 51, "layers": ["blocks.0"]},
+        {"kind": "overflow", "step": 57, "layers": ["blocks.0"]},
     ]
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.convert.text import pairs_of
+from stabkit.convert.convert import convert
+from stabkit.convert.pairs import pairs_of
+from stabkit.convert.series import ConvertError
 from tests.convert.conftest import converted
 
 FORMS = {
@@ -19,11 +21,34 @@ FORMS = {
     "eta: 0:12:30  loss: {loss:.4f}",
     "dict": "{{'loss': {loss:.4f}, 'grad_norm': 1.5, 'step': {n}}}",
     "prefix": '2024-01-01 00:00:00 | INFO | train | {{"num_updates": {n}, "loss": "{loss:.4f}"}}',
+    "swin": "[2021-01-01 00:00:00 swin](main.py 9): INFO Train: [{e}/300][{i}/100]\teta 0:10:00 "
+    "lr 0.0001\ttime 0.5 (0.5)\tloss {loss:.4f} (6.9)\tgrad_norm 1.2 (1.3)\tmem 1000MB",
+    "dino": "Epoch: [{e}/100]  [  {i}/100]  eta: 0:10:00  loss: {loss:.4f} (6.9)  lr: 0.1 (0.1)",
+    "timm": "Train: {e} [   {i}/100 (  0%)]  Loss: {loss:.4f} (6.97)  Time: 0.5s,  100.0/s",
+    "mnist": "Train Epoch: {e} [{i}/100 (0%)]\tLoss: {loss:.6f}",
+    "tutorial": "Epoch [{e}/5], Step [{i}/100], Loss: {loss:.4f}",
+    "tqdm": "Epoch {e}:  50%|##   | {i}/100 [00:10<00:10,  9.50it/s, loss={loss:.4f}, v_num=0]",
+    "dinov2": "I20230101 00:00:00 12 dinov2 helpers.py:102] Training  [{n}/12500]  eta: 1 day, "
+    "0:00:00  lr: 0.0001 (0.0001)  total_loss: {loss:.4f} (10.1)  time: 0.5",
+    "mmseg": "2023-01-01 00:00:00,000 - mmseg - INFO - Iter [{n}/20000]\tlr: 1.000e-02, eta: "
+    "1:00:00, time: 0.5, memory: 1000, loss: {loss:.4f}",
+    "mmengine by iterations": "2023/06/05 20:10:13 - mmengine - INFO - Iter(train) [  {n}/20000]  "
+    "lr: 1.0000e-02  eta: 1:00:00  loss: {loss:.4f}",
+    "torchtitan": "[rank0]:2024-01-01 00:00:00,000 - root - INFO - step: {n}  loss: {loss:.4f}  "
+    "grad_norm:  1.5000  memory: 10.00GiB(12%)  tps: 1,000",
+    "llmc, later": "step  {n}/19560 | loss {loss:.6f} (+nanz)| norm 0.5 (+nanz)| lr 3.00e-04 | "
+    "288.50 ms | 54.0% bf16 MFU | 1820000 tok/s",
+    "fairseq": "2020-01-01 00:00:00 | INFO | train_inner | epoch 001:  {n} / 1251 loss={loss:.3f}, "
+    "ppl=10.0, ups=1.0, num_updates={n}, lr=1e-05, gnorm=2.5, wall=10",
+    "detectron2": "[12/21 21:00:41 d2.utils.events]:  eta: 1:00:00  iter: {n}  total_loss: "
+    "{loss:.4f}  loss_cls: 0.5  time: 0.5  lr: 0.001  max_mem: 1000M",
+    "dict with nan": "{{'loss': {loss:.4f}, 'grad_norm': nan, 'step': {n}}}",
     "named": "Step {n} train loss = {loss:.4f} val acc = 0.5",
 }
 LOSS = {
     "moco": "Loss", "megatron": "lm loss", "llmc": "trl", "olmo": "train/CrossEntropyLoss",
-    "named": "train loss",
+    "named": "train loss", "timm": "Loss", "mnist": "Loss", "tutorial": "Loss",
+    "dinov2": "total_loss", "detectron2": "total_loss",
 }  # fmt: skip
 
 
@@ -47,6 +72,105 @@ def test_an_evaluation_has_no_steps_of_its_own(tmp_path: Path, out: Path) -> Non
     run = converted(tmp_path / "train.log", out)
     assert run.scalar("Loss").max() == 5
     assert run.scalar("Loss").index.tolist() == [0, 10, 20, 30, 40, 50]
+    assert run.evals("test/Acc@1")["value"].tolist() == pytest.approx([0.315])
+    assert run.evals("test/Acc@1")["step"].tolist() == [10]  # the last step of training before it
+
+
+def test_epochs_that_count_from_one(tmp_path: Path, out: Path) -> None:
+    lines = [f"Epoch [{e}/3], Step [{i}/200], Loss: {e}" for e in (1, 2, 3) for i in (100, 200)]
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    run = converted(tmp_path / "train.log", out)
+    assert run.scalar("Loss").index.tolist() == [100, 200, 300, 400, 500, 600]
+
+
+@pytest.mark.parametrize("style", ["mmcv", "mmengine"])
+def test_evaluations_of_mmcv_and_mmengine(style: str, tmp_path: Path, out: Path) -> None:
+    lines = ["    dict(type='LinearLR', begin=0, end=4, step=1),", "    max_epochs=3, lr=0.1"]
+    for e in (1, 2, 3):
+        lines += [f"2023/06/05 20:10:1{i} - x - INFO - Epoch(train)   [{e}][{i}/6]  loss: {9 - e}"
+                  for i in (3, 6)]  # fmt: skip
+        if style == "mmcv":
+            lines += [f"2023-02-06 17:28:59,592 - x - INFO - Epoch(val) [{e}][79]\ttop-1: {e}0.5"]
+        else:
+            lines += [f"2023/06/05 20:10:20 - x - INFO - Epoch(val) [{e}][5/6]    eta: 0:00:01  "
+                      "time: 1.4  data_time: 1.3", f"2023/06/05 20:10:20 - x - INFO - Epoch(val) "
+                      f"[{e}][6/6]    top-1: {e}0.5  time: 1.2"]  # fmt: skip
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    run = converted(tmp_path / "train.log", out)
+    assert run.scalar("loss").index.tolist() == [3, 6, 9, 12, 15, 18]
+    assert run.evals("val/top-1")["step"].tolist() == [6, 12, 18]
+    assert run.evals("val/top-1")["value"].tolist() == pytest.approx([0.105, 0.205, 0.305])
+    assert set(run.scalars()["name"]) == {"loss", "epoch"}
+
+
+def test_lines_below_a_headline(tmp_path: Path, out: Path) -> None:
+    """PyTorch's tutorials and Keras: the epoch stands on a line of its own."""
+    blocks = [
+        f"Epoch {e}/24\n----------\ntrain Loss: {5 - e} Acc: 0.7\nval Loss: 2.5 Acc: 0.{e}\n"
+        for e in range(5)
+    ]
+    (tmp_path / "torch.log").write_text("\n".join(blocks))
+    run = converted(tmp_path / "torch.log", out)
+    assert run.scalar("train Loss").to_dict() == {e: 5 - e for e in range(5)}
+    assert run.evals("val/Acc")["value"].tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert set(run.evals()["metric"]) == {"val/Acc"}
+    blocks = [
+        f"Epoch {e}/9\n  1/200 [....] - ETA: 9:00 - loss: 9\r200/200 [====] - 5s 3ms/step - loss: "
+        f"{5 - e} - accuracy: 0.9 - val_loss: 2.5 - val_accuracy: 0.{e}"
+        for e in range(1, 6)
+    ]
+    (tmp_path / "keras.log").write_text("\n".join(blocks))
+    run = converted(tmp_path / "keras.log", out.with_name("keras"))
+    assert run.scalar("loss").to_dict()[200] == 4
+    assert run.scalar("loss").index.tolist() == [1, 200, 201, 400, 401, 600, 601, 800, 801, 1000]
+    assert run.evals("val_accuracy")["step"].tolist() == [200, 400, 600, 800, 1000]
+
+
+def test_two_names_of_one_step(tmp_path: Path, out: Path) -> None:
+    """NanoGPT prints evaluations with `step` and training with `iter`."""
+    lines = []
+    for n in range(100):
+        lines += [f"step {n}: train loss {5 - n / 50}, val loss 3.0"] * (n % 25 == 0)
+        lines += [f"iter {n}: loss {5 - n / 50:.2f}, time 12.34ms, mfu 3.20%"]
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    run = converted(tmp_path / "train.log", out)
+    assert run.scalar("loss").index.tolist() == list(range(100))
+    assert run.scalar("val loss").index.tolist() == [0, 25, 50, 75]
+
+
+def test_the_code_before_a_log_is_left_out(tmp_path: Path, out: Path) -> None:
+    code = [f"x{i} = model_{i}(y)  # of 3" for i in range(1500)] + ["self.step = 0", "steps = 1000"]
+    lines = [f"step:{n}/100 train_loss:{5 - n / 50} train_time:79ms" for n in range(100)]
+    (tmp_path / "train.txt").write_text("\n".join(code + lines))
+    run = converted(tmp_path / "train.txt", out)
+    assert run.scalar("train_loss").index.tolist() == list(range(100))
+    assert set(run.scalars()["name"]) == {"train_loss", "train_time"}
+
+
+def test_a_summary_of_the_epoch_stands_at_its_last_step(tmp_path: Path, out: Path) -> None:
+    lines = []
+    for e in range(3):
+        lines += [f"epoch {e} step {e * 10 + i} loss 2.5" for i in range(10)]
+        lines += [f"epoch {e} val_acc 0.{e + 1}", "Validation accuracy: 0.5"]
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    run = converted(tmp_path / "train.log", out)
+    assert run.evals("val_acc")["step"].tolist() == [9, 19, 29]
+    assert run.evals("Validation accuracy")["step"].tolist() == [9, 19, 29]
+    assert run.scalar("loss").size == 30
+
+
+def test_lines_without_a_step_are_counted_where_asked(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "train.log").write_text("".join(f"loss: {9 - i} lr: 0.1\n" for i in range(9)))
+    with pytest.raises(ConvertError):
+        convert(tmp_path / "train.log", out)
+    run = converted(tmp_path / "train.log", out, row_step=True)
+    assert run.scalar("loss").to_dict() == {i: 9 - i for i in range(9)}
+
+
+def test_text_without_numbers_is_refused_in_its_own_words(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "train.log").write_text("Loading the model\nTraceback (most recent call last):\n")
+    with pytest.raises(ConvertError, match="holds no numbers that have names"):
+        convert(tmp_path / "train.log", out)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +180,7 @@ def test_an_evaluation_has_no_steps_of_its_own(tmp_path: Path, out: Path) -> Non
         ("step 1,000 | loss: nan | lr: 1e-4", {"step": 1000, "lr": 1e-4}),
         ("[12:30:05] eta: 1:02:03 step: 7 loss: -inf", {"step": 7, "loss": float("-inf")}),
         ("resnet50 v2.1 loaded from step_100.pt", {}),
+        ("Test set: Average loss: 0.05, Accuracy: 98/100 (98%)", {"Accuracy": 0.98}),
         ("Dec 11 00:25:55 host: step: 4 acc: .5", {"step": 4, "acc": 0.5}),
     ],
 )
@@ -64,3 +189,9 @@ def test_pairs_of_a_line(line: str, pairs: dict[str, float]) -> None:
     assert {name: found.get(name) for name in pairs} == pairs
     if not pairs:
         assert found == {}
+
+
+def test_a_few_bytes_of_another_encoding(tmp_path: Path, out: Path) -> None:
+    lines = ["Training caf\u00e9", *(f"step {i} loss {9 - i / 10}" for i in range(20))]
+    (tmp_path / "train.log").write_bytes("\n".join(lines).encode("latin-1"))
+    assert converted(tmp_path / "train.log", out).scalar("loss").size == 20

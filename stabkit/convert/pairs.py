@@ -1,0 +1,109 @@
+"""One line of a text log: its names and numbers, and where in an epoch it stands."""
+
+import ast
+import json
+import re
+from typing import Any, NamedTuple
+
+_NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
+_WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: no backtracking, so a long line stays fast
+_PAIR = re.compile(
+    rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_WORD}){{0,5}}+)['\"]?(?:\s*\([A-Za-z/ ]+\))?"
+    rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?![\w.]|:\d)(?:%|\s?(?:ms|s|it/s)\b)?",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(r"(?<=\d)(?:ms|s|%|K|M|B)(?![\w])")
+_OF_TOTAL = re.compile(r"(?<=\d)\s*/\s*\d+")
+_SHARE = re.compile(r"\b(accuracy|acc)\b(\s*[:=]?\s*)(\d+)\s*/\s*(\d+)", re.I)  # Accuracy: 98/100
+_CLOCK = re.compile(
+    r"\[?\b\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d[\d.,:+Z]*\]?|\b\d\d/\d\d \d\d:\d\d:\d\d\b"
+    r"|\b[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d|\b\d+:\d\d(?::\d\d)?(?:\.\d+)?\b|\x1b\[[\d;]*m"
+)
+_STEP_LETTERS = {"s": "step"}  # of llm.c
+
+_BATCH = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # Epoch: [0][ 10/100] of moco-v3, mmcv, DeiT; Train: [0/300][10/1251] of Swin
+        r"\b(?:epoch|train)\b[^\[\d]{0,12}\[\s*(\d+)\s*(?:/\s*\d+\s*)?\]"
+        r"\s*\[\s*(\d+)\s*/\s*(\d+)\s*\]",
+        # Train Epoch: 1 [640/60000 (1%)] of PyTorch's MNIST example; Train: 0 [ 9/99 ( 1%)] of timm
+        r"\b(?:epoch|train)\b[^\[\d]{0,4}(\d+)\s*\[\s*(\d+)\s*/\s*(\d+)\s*\(",
+        # Epoch [1/5], Step [100/600]
+        r"\bepoch\b[^\w]{0,4}(\d+)(?:\s*/\s*\d+)?\]?[^\w]{1,4}\b(?:step|iter\w*|batch)\b[^\w]{0,4}"
+        r"(\d+)\s*/\s*(\d+)\]?",
+        # Epoch 0:  50%|#####     | 100/200 [00:10<00:10, …] of tqdm and Lightning
+        r"\bepoch\b[^\w]{0,3}(\d+)(?:/\d+)?\s*:\s*\d+%\|[^|]*\|\s*(\d+)/(\d+)\s*\[",
+    )
+)
+# Iter [50/20000] of mmseg; Training [ 10/125000] of DINOv2
+_STEP_OF_TOTAL = re.compile(
+    r"\b(?:iter(?:ation)?|step|training)\b(?:\(train\))?\s*[:=]?\s*\[\s*(\d+)\s*(?:/\s*\d+)?\s*\]",
+    re.IGNORECASE,
+)
+_KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━|\x1b)")
+
+
+class Batch(NamedTuple):
+    """A batch of an epoch: number `at` of `size`; `rest` is the line without these numbers."""
+
+    epoch: int
+    at: int
+    size: int
+    rest: str
+
+
+def batch_of(line: str, epoch: int | None = None) -> Batch | None:
+    """Return the epoch and batch that the line names; `epoch` is that of a Keras headline."""
+    for pattern in _BATCH:
+        if found := pattern.search(line):
+            number, at, size = (int(group) for group in found.groups())
+            return Batch(number, at, size, line[: found.start()] + " | " + line[found.end() :])
+    found = _KERAS.match(line)
+    if found and epoch is not None:
+        return Batch(epoch, int(found[1]), int(found[2]), line[found.end() :])
+    return None
+
+
+def pairs_of(line: str) -> dict[str, Any]:
+    """Return the names and numbers of a line; in `Loss 6.9 (7.0)` the first number counts."""
+    found: dict[str, Any] = {}
+    if step := _STEP_OF_TOTAL.search(line):
+        found["step"] = int(step[1])
+        line = line[: step.start()] + " | " + line[step.end() :]
+    line = _SHARE.sub(_as_fraction, line)
+    line = _OF_TOTAL.sub("", _CLOCK.sub(" | ", line))
+    line = _UNIT.sub(" ", line)
+    for pair in _PAIR.finditer(line):
+        name = pair["name"].strip().rstrip(".-")
+        name = name.removeprefix("INFO ").removeprefix("DEBUG ")
+        name = _STEP_LETTERS.get(name, name)
+        found.setdefault(name, float(pair["number"].replace(",", "")))
+    return found
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    number, of = int(found[3]), int(found[4])
+    return f"{found[1]}{found[2]}{number / of:.9g}" if 0 < of >= number else found[0]
+
+
+def inside(line: str) -> dict[str, Any]:
+    """Return the object at the end of a line, in JSON or as Python prints a dict."""
+    begin, end = line.find("{"), line.rfind("}")
+    if begin < 0 or end < begin:
+        return {}
+    text = line[begin : end + 1]
+    for read in (json.loads, _python):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, dict):
+            return {str(name): value for name, value in found.items()}
+    return {}
+
+
+def _python(text: str) -> Any:
+    """Return a Python literal; `nan` and `inf`, which Python prints in a dict, are no literals."""
+    quoted = re.sub(r"(?<=: )(-?)(nan|inf)(?=[,}])", r"'\1\2'", text)
+    return ast.literal_eval(quoted)

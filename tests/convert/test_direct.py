@@ -1,0 +1,96 @@
+"""`stabkit analyze LOG` and `stabkit report LOG`: converted on the way."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stabkit.cli import main
+from tests.convert.events import write_events
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder to work in; temporary folders lie in another, which must end empty."""
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def losses(spike: bool) -> list[float]:
+    rng = np.random.default_rng(0)
+    steps = np.arange(200)
+    loss = (1.5 + 4.5 * np.exp(-steps / 60)) * np.exp(0.01 * rng.normal(size=steps.size))
+    if spike:
+        loss[120:126] *= [2, 3, 2.5, 2, 1.6, 1.3]
+    return [float(x) for x in loss]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_log_is_judged_and_nothing_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{10 * i},{loss}" for i, loss in enumerate(losses(spike=True))]
+    (here / "training.log").write_text("\n".join(["step,train_loss", *rows]))
+    assert main(["analyze", "training.log"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("training.log: read as table")
+    assert "stabkit convert training.log -o runs/training" in printed
+    assert "training.log: 1 run" in printed
+    assert "unstable" in printed
+    assert "step 1,200" in printed
+    assert "temporary" not in printed
+    assert names(here) == ["training.log"]
+    assert names(here.parent / "temporary") == []
+
+
+def test_a_log_of_several_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = zip(losses(spike=True), losses(spike=False), strict=True)
+    lines = [f"{i},{a},{b}" for i, (a, b) in enumerate(rows)]
+    (here / "wandb_export.csv").write_text("\n".join(["Step,bad - loss,good - loss", *lines]))
+    assert main(["analyze", "wandb_export.csv", "--csv", "table.csv"]) == 0
+    assert "1 of 2 runs trained unstably" in capsys.readouterr().out
+    assert names(here) == ["table.csv", "wandb_export.csv"]
+
+
+def test_the_page_and_the_figures_lie_beside_the_log(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i},{loss}" for i, loss in enumerate(losses(spike=True))]
+    (here / "log.csv").write_text("\n".join(["step,loss", *rows]))
+    assert main(["report", "log.csv"]) == 0
+    page = (here / "log-report.html").read_text()
+    assert "log.csv" in page
+    assert str(here.parent / "temporary") not in page
+    assert main(["analyze", "log.csv", "--plot", "signals"]) == 0
+    assert names(here) == ["log-figures", "log-report.html", "log.csv"]
+    assert "signals.png" in names(here / "log-figures")
+    assert names(here.parent / "temporary") == []
+    assert "log-figures" in capsys.readouterr().out
+
+
+def test_a_folder_of_events_is_a_log(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = [(i, "loss", loss) for i, loss in enumerate(losses(spike=False))]
+    write_events(here / "tb" / "a", events)
+    write_events(here / "tb" / "b", events)
+    assert main(["analyze", "tb"]) == 0
+    assert "2 runs" in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_refused_with_the_command(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "log.csv").write_text("loss\n3\n2\n1\n")
+    for verb in ("analyze", "report"):
+        assert main([verb, "log.csv"]) == 2
+        error = capsys.readouterr().err
+        assert error.strip().endswith("Try: stabkit convert log.csv -o runs/log --row-step")
+    (here / "empty").mkdir()
+    assert main(["analyze", "empty"]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    assert names(here) == ["empty", "log.csv"]
+    assert names(here.parent / "temporary") == []
