@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabkit.monitor.ending import end_by
 from stabkit.monitor.measure.evals import correct_bits
 from stabkit.monitor.members import listed
 from stabkit.monitor.probe.probe import Probe
@@ -92,8 +93,7 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         if self._recording is not None:
-            reason = f"{kind.__name__}: {error}" if kind else None
-            self._recording.close("failed" if kind else "done", reason)
+            self._recording.close(end_by(error))
 
     @property
     def step(self) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.attach import Attachment
+from stabkit.monitor.ending import NOT_CLOSED, PROCESS_END, End
 from stabkit.monitor.folder import OpenedFolder, open_folder
 from stabkit.monitor.guard import Guard
 from stabkit.monitor.measure.flush import RowFlusher
@@ -28,7 +29,7 @@ from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.reactions import Reactions
 from stabkit.monitor.signals.signal import Asked
-from stabkit.rundir import RunDir, State, Status
+from stabkit.rundir import RunDir, Status
 
 STATUS_EVERY_S = 10.0
 
@@ -95,8 +96,10 @@ class Recording:
             if out is not None:
                 out.close()
             raise
-        self._write_status("running")
+        self._write_status(End("running"))
         self.closed = False
+        PROCESS_END.open()
+        self._made_at = self._stepped_at = PROCESS_END.place()
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
 
@@ -139,22 +142,21 @@ class Recording:
         if self.out is not None:
             self.out.wait()
 
-    def close(self, state: State = "done", reason: str | None = None) -> None:
-        """Flush, and let go of the optimizers and the folder; `state` is how the run ended."""
+    def close(self, end: End = End("done")) -> None:  # noqa: B008 (it cannot be changed)
+        """Flush, and let go of the optimizers and the folder; `end` is how the run ended."""
         if self.is_dead():
             return
-        self.attachment.remove()
-        atexit.unregister(self._at_exit)
+        self._let_go()
         # After an error the other processes of a sharded model may be anywhere, so the rows that
         # all of them would have to add up are given up.
-        alone = self.rows.measure.blocks.sharded and reason is not None
+        alone = self.rows.measure.blocks.sharded and end.reason is not None
         try:
             if alone:
                 with self.guard("flush"):
                     self.rows.flusher.write_pending()
             else:
                 self.flush()
-            self._write_status(state, reason)
+            self._write_status(end)
         finally:
             self.closed = True
             try:
@@ -163,19 +165,30 @@ class Recording:
                 if self.out is not None:
                     self.out.close()
 
+    def _let_go(self) -> None:
+        self.attachment.remove()
+        atexit.unregister(self._at_exit)
+        PROCESS_END.close()
+
     def _signal_failed(self, name: str, error: Exception) -> None:
         self.guard.signal_failed(name, error)
 
-    def _row_closed(self) -> None:
-        if time.monotonic() - self._status_at > STATUS_EVERY_S:
-            self._write_status("running")
+    def _end_of_process(self) -> End | None:
+        return PROCESS_END.so_far(self._made_at, self._stepped_at)
 
-    def _write_status(self, state: State, reason: str | None = None) -> None:
+    def _row_closed(self) -> None:
+        self._stepped_at = PROCESS_END.place()
+        if time.monotonic() - self._status_at > STATUS_EVERY_S:
+            self._write_status(End("running"))
+
+    def _write_status(self, end: End) -> None:
         """Write what `stabkit status` shows."""
         self._status_at = time.monotonic()
         if self._writes_status and self.out is not None:
             marks = dict(self.reactions.marks)
-            self.out.status(Status(state, self.step, knn=self._knn, reason=reason, events=marks))
+            self.out.status(
+                Status(end.state, self.step, knn=self._knn, reason=end.reason, events=marks)
+            )
 
     # Not weakref.finalize: its registry would keep alive what must be flushed. That holds the
     # optimizers (a reaction saves their state), and their hooks hold this object, as they must.
@@ -188,11 +201,11 @@ class Recording:
         """
         with suppress(Exception):
             if not self.is_dead():
-                self.attachment.remove()
-                atexit.unregister(self._at_exit)
+                end = self._end_of_process() or End("done", "its Monitor was not closed")
+                self._let_go()
                 if self.out is not None and not self.rows.measure.blocks.sharded:
                     self.rows.flush()
-                    self._write_status("done", "its Monitor was not closed")
+                    self._write_status(end)
                 self.closed = True
                 if self.out is not None:
                     self.out.leave()
@@ -202,4 +215,4 @@ def _close_at_exit(recording: "weakref.ref[Recording]") -> None:
     """Close what is still open when the interpreter ends."""
     found = recording()
     if found is not None:
-        found.close("done", "the process ended without closing its Monitor")
+        found.close(found._end_of_process() or End("done", NOT_CLOSED))
