@@ -6,8 +6,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
-_WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
+# Wrappers that say nothing about depth: DDP, torch.compile, Fabric, a method that holds a backbone.
+_WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|backbone)\.)+")
 # Short stacks that count as one layer each.
 _STACKS = {
     "stem", "patch_embed", "projector", "projection_head", "predictor", "prediction_head", "head",

@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from stabkit.monitor.ending import end_by
 from stabkit.monitor.measure.evals import correct_bits
-from stabkit.monitor.members import listed
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.react.reactions import Action, Reactions
 from stabkit.monitor.recording import Recording
 from stabkit.monitor.signals import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.signals.signal import Asked
+from stabkit.monitor.wrappers import checked, listed, scaler_within
 from stabkit.rundir import RunDir
 
 
@@ -74,6 +74,7 @@ class Monitor:
     ) -> None:
         """`_run_id`: given by stabkit's own loop, which holds the folder and writes its status."""
         self._recording: Recording | None = None  # a copy in another process has none
+        scaler = checked(scaler) if scaler is not None else scaler_within(optimizer)
         recording = Recording(
             model, listed(optimizer), Path(folder), signals, probe, probe_every, scaler, layer_of,
             first_step, flush_every, samples_per_step, strict, _run_id,
@@ -159,7 +160,7 @@ class Monitor:
         where several optimizers step at different times.
         """
         if (recording := self._live) is not None:
-            recording.attachment.gradients_ready(optimizer)
+            recording.gradients_ready(optimizer)
 
     def micro_batch(self) -> None:
         """Measure one micro-batch, for the level `noise`.

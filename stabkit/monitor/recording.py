@@ -102,6 +102,8 @@ class Recording:
         self._made_at = self._stepped_at = PROCESS_END.place()
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
+        for reason in parts.members.left_out():
+            self.guard.noticed(reason, reason)
 
     @property
     def step(self) -> int:
@@ -134,6 +136,17 @@ class Recording:
         with self.guard("reactions"):
             self.reactions.react(self.reactions.evaluated(step, metric, correct, chance))
 
+    def gradients_ready(self, optimizer: Optimizer | None) -> None:
+        """Record the gradients now, of one optimizer or of all."""
+        told = self.attachment.gradients_ready(optimizer)
+        if not told:
+            kind = type(optimizer).__name__
+            self.guard.noticed(
+                f"before_clipping {kind}",
+                f"before_clipping was told of {kind}, which is no optimizer of the Monitor: "
+                "nothing was recorded; pass one of its own",
+            )
+
     def flush(self) -> None:
         """Write everything of the steps so far, and wait for the disk."""
         if self.is_dead():
@@ -149,6 +162,7 @@ class Recording:
         self._let_go()
         # After an error the other processes of a sharded model may be anywhere, so the rows that
         # all of them would have to add up are given up.
+        self.rows.report_no_step()
         alone = self.rows.measure.blocks.sharded and end.reason is not None
         try:
             if alone:
