@@ -49,6 +49,8 @@ class Monitor:
     - `samples_per_step`: when given, `images_per_s` is recorded once an interval.
     - `strict`: raise what cannot be written or measured, for a loop that saves checkpoints that
       claim the rows before them.
+    - `config`: the settings of the training, a dictionary, a dataclass or an argparse.Namespace.
+      Runs are compared by the settings in which they differ.
 
     Where several processes train together each makes a Monitor, and the first one writes.
     """
@@ -70,6 +72,7 @@ class Monitor:
         flush_every: int = 50,
         samples_per_step: int | None = None,
         strict: bool = False,
+        config: Any = None,
         _run_id: str | None = None,
     ) -> None:
         """`_run_id`: given by stabkit's own loop, which holds the folder and writes its status."""
@@ -77,7 +80,7 @@ class Monitor:
         scaler = checked(scaler) if scaler is not None else scaler_within(optimizer)
         recording = Recording(
             model, listed(optimizer), Path(folder), signals, probe, probe_every, scaler, layer_of,
-            first_step, flush_every, samples_per_step, strict, _run_id,
+            first_step, flush_every, samples_per_step, strict, config, _run_id,
         )  # fmt: skip
         self.rundir: RunDir = recording.rundir
         self.layers: list[str] = recording.layers

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from stabkit.monitor.measure.step_rows import StepRows
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.reactions import Reactions
+from stabkit.monitor.settings import changes, earlier_settings, plain_settings, write_settings
 from stabkit.monitor.signals.signal import Asked
 from stabkit.rundir import RunDir, Status
 
@@ -56,9 +58,11 @@ class Recording:
         flush_every: int,
         samples_per_step: int | None,
         strict: bool,
+        config: Any,
         run_id: str | None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
+        settings = None if config is None else plain_settings(config)
         failed = self._signal_failed
         parts = make_parts(
             model, optimizers, signals, probe, probe_every, layer_of, flush_every,
@@ -69,7 +73,9 @@ class Recording:
         self.attachment = Attachment(optimizers, scaler)
         # Only now is the folder touched: everything that can be refused was.
         opened = OpenedFolder(first_step or 0)
+        before: dict[str, Any] = {}
         if rank() == 0:
+            before = {} if settings is None else earlier_settings(self.rundir)
             opened = open_folder(self.rundir, self, first_step, run_id, strict)
         self.out = out = opened.out
         self.guard = Guard(self.rundir.path, out, strict, lambda: self.step)
@@ -90,6 +96,8 @@ class Recording:
         self._writes_status = out is not None and run_id is None
         self._status_at = -math.inf
         try:
+            if self._writes_status:
+                write_settings(self.rundir, settings, goes_on=opened.step > 0)
             self.attachment.attach(self.rows)
         except BaseException:
             self.attachment.remove()
@@ -104,6 +112,9 @@ class Recording:
         atexit.register(self._at_exit)
         for reason in parts.members.left_out():
             self.guard.noticed(reason, reason)
+        if before and settings is not None and opened.step > 0:
+            for reason in changes(before, settings):
+                self.guard.noticed(reason, reason)
 
     @property
     def step(self) -> int:
