@@ -51,9 +51,10 @@ def group_layers(
 
     `chosen`: the layer of each, instead of `layer_of`; layers are then in order of appearance.
 
-    Depth is the order in which modules are registered; `in_order` knows better where a probe ran. Bare tensors (class token, positions) are
-    registered before the first module although they act after it, so they come second. What holds
-    the numbered blocks and more, such as `transformer.` or `encoder.`, is left out of the names.
+    Depth is the order in which modules are registered; `in_order` knows better where a probe ran.
+    Bare tensors (class token, positions) are registered before the first module although they act
+    after it, so they come second. What holds the numbered blocks and more, such as `transformer.`
+    or `encoder.`, is left out of the names.
     """
     names = shorten_names(parameters)
     found = [str(chosen(p)) for p in parameters] if chosen else _whole([*map(layer_of, names)])

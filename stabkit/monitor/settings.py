@@ -21,8 +21,8 @@ def plain_settings(config: Any) -> dict[str, Any]:
     """
     if _entries(config) is None:
         raise TypeError(
-            f"Monitor: config is of type {type(config).__name__}; give a dictionary, a dataclass or "
-            "an argparse.Namespace"
+            f"Monitor: config is of type {type(config).__name__}; give a dictionary, a dataclass "
+            "or an argparse.Namespace"
         )
     wrong: list[str] = []
     content = _plain(config, "", wrong)
@@ -104,7 +104,9 @@ def _plain(value: Any, name: str, wrong: list[str], depth: int = 0) -> Any:
         return None
     entries = _entries(value)
     if entries is not None:
-        wrong += [f"{name or 'a key'}: {key!r} is no text" for key in entries if type(key) is not str]
+        wrong += [
+            f"{name or 'a key'}: {key!r} is no text" for key in entries if type(key) is not str
+        ]
         within = f"{name}." if name else ""
         return {
             str(key): _plain(inner, f"{within}{key}", wrong, depth + 1)

@@ -1,9 +1,9 @@
 """The optimizers within those that frameworks and methods wrap around them.
 
-There are two kinds. A *shell* only passes calls on (Lightning Fabric, accelerate, timm's Lookahead):
-the hooks of its own `step` never run, so the Monitor takes the optimizer inside. An *outer* optimizer
-steps by itself and holds another for a part of its step (SAM, other Lookaheads): the Monitor watches
-both, because some loops never call the outer step.
+There are two kinds. A *shell* only passes calls on (Lightning Fabric, accelerate, timm's
+Lookahead): the hooks of its own `step` never run, so the Monitor takes the optimizer inside. An
+*outer* optimizer steps by itself and holds another for a part of its step (SAM, other Lookaheads):
+the Monitor watches both, because some loops never call the outer step.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def by_an_exception_within_a_function(folder: Path) -> None:
 
 
 def by_an_exit_after_an_exception(folder: Path) -> None:
-    """The last lines of many scripts."""
+    """End as many scripts do that report their errors."""
     try:
         by_an_exception_within_a_function(folder)
     except RuntimeError:
@@ -93,24 +94,17 @@ def by_exit_zero_within(folder: Path) -> None:
 
 def after_a_caught_exit_and_exception(folder: Path) -> None:
     at_its_end(folder)
-    try:
+    with suppress(SystemExit):
         sys.exit(6)
-    except SystemExit:
-        pass
-    try:
+    with suppress(RuntimeError):
         raise RuntimeError("caught")
-    except RuntimeError:
-        pass
 
 
 def by_an_interrupt_within(folder: Path) -> None:
     toy = Toy()
-    try:
-        with toy.monitor(folder) as monitor:
-            toy.steps(STEPS, monitor)
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        pass
+    with suppress(KeyboardInterrupt), toy.monitor(folder) as monitor:
+        toy.steps(STEPS, monitor)
+        raise KeyboardInterrupt
 
 
 def with_a_hook_of_the_users(folder: Path) -> None:

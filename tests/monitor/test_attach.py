@@ -900,7 +900,7 @@ def test_gradients_that_no_step_follows_stay_in_their_row(tmp_path: Path) -> Non
 def test_a_constructor_that_is_refused_late_leaves_nothing_behind(tmp_path: Path) -> None:
     model = net()
     optimizer = adamw(model.parameters())
-    with pytest.raises(TypeError, match="object is no torch.amp.GradScaler"):
+    with pytest.raises(TypeError, match=r"object is no torch\.amp\.GradScaler"):
         stabkit.Monitor(model, optimizer, tmp_path / "run", scaler=object())  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("")

@@ -64,7 +64,10 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     loop: dict[str, Any] = {}
     loop["again"] = loop
     bad: list[tuple[Any, str]] = [
-        ({"optim": {"f": len}, "x": torch.ones(2)}, r"optim.f is of type builtin_.*; x is of type Tensor"),
+        (
+            {"optim": {"f": len}, "x": torch.ones(2)},
+            r"optim.f is of type builtin_.*; x is of type Tensor",
+        ),
         ({"a": [1, {2}]}, r"a\[1\] is of type set"),
         ({"a": {3: 1}}, "a: 3 is no text"),
         ({"a": "\ud800"}, "a is '.ud800'"),

@@ -1,4 +1,4 @@
-"""Optimizers inside others, of frameworks and methods; each class has the structure of the real one."""
+"""Optimizers inside others; each class has the structure of a real one."""
 
 from collections.abc import Callable
 from pathlib import Path

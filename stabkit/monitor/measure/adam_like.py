@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 # What torch's Adam, AdamW, NAdam and RAdam keep, slow weights (Lookahead), copies in float32.
 _ADAMS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "max_exp_avg_sqs", "mu_product")
 _BESIDE = ("slow", "master", "fp32", "backup")
-# These keep nothing but that, and yet another second moment (ADOPT starts from g^2, Yogi adds signs).
+# These keep no more than that, and yet another second moment: ADOPT starts from g^2, Yogi adds
+# by signs.
 _OTHER_MOMENTS = frozenset(("Adopt", "ADOPT", "Yogi"))
 # The stored moment is corrected already: each average is made with a debiased beta.
 _CORRECTED = "StableAdamW"

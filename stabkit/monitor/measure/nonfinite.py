@@ -1,4 +1,4 @@
-"""Where non-finite values begin in the rows of a Monitor, and which of them a GradScaler expects."""
+"""Where non-finite values begin in a Monitor's rows, and which of them a GradScaler expects."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 
 # Steps in a row that are normal: GradScaler halves its scale at each, from 65,536 to 64.
 MOST_SKIPPED = 10
+ACTIVATIONS = "output_rms"
 
 Tables = Mapping[str, NDArray[np.float64]]  # signal -> [steps, layers]
 Flags = Mapping[str, NDArray[np.bool_]]
@@ -75,7 +76,8 @@ class NonfiniteReader:
         After `MOST_SKIPPED` steps the scaler finds no scale at all: the gradients are not finite,
         whatever the scale is, and were so from the first of these steps on.
         """
-        activations = bad_values(*looks)
+        # of a probe's signals this one alone is finite wherever the activations are
+        activations = bad_values(*looks, names=[ACTIVATIONS])
         losses = dict(zip(*(series.tolist() for series in scalars.get(LOSS, _NONE)), strict=True))
 
         def began(i: int) -> Nonfinite:
@@ -84,7 +86,7 @@ class NonfiniteReader:
             loss = not np.isfinite(losses.get(step, 0.0))
             return began_at(self._layers, at, step, loss, list(activations))
 
-        any_layer: BoolArray = self._any.any(axis=1)
+        any_layer: BoolArray = np.asarray(self._any.any(axis=1))
         skipped = np.zeros(len(steps), dtype=bool)
         if "grad_scale" in scalars and still is not None:
             skipped = np.isin(steps, scalars["grad_scale"][0]) & any_layer & still
@@ -116,10 +118,16 @@ def began_at(
     return Nonfinite(step, signal, [layers[number] for number in numbers], reached, step)
 
 
-def bad_values(values: Tables, measured: Flags) -> dict[str, NDArray[np.bool_]]:
-    """Return where a signal is not finite, or counts elements that are not, [steps, layers]."""
-    bad = {name: measured[name] & ~np.isfinite(found) for name, found in values.items()}
-    if "nonfinite_count" in values:
+def bad_values(
+    values: Tables, measured: Flags, names: Sequence[str] | None = None
+) -> dict[str, NDArray[np.bool_]]:
+    """Return where a signal is not finite, or counts elements that are not, [steps, layers].
+
+    `names`: the signals to look at, of those that are there; all by default.
+    """
+    there = [name for name in values if names is None or name in names]
+    bad = {name: measured[name] & ~np.isfinite(values[name]) for name in there}
+    if "nonfinite_count" in bad:
         bad["nonfinite_count"] |= measured["nonfinite_count"] & (values["nonfinite_count"] > 0)
     return bad
 

@@ -22,8 +22,8 @@ LOGGED_TWICE = (
     "before"
 )
 NO_STEP = (
-    "log was called {} times, and no step of {} was seen: no layer is recorded. Give the Monitor the "
-    "optimizer whose step() the loop calls"
+    "log was called {} times, and no step of {} was seen: no layer is recorded. Give the Monitor "
+    "the optimizer whose step() the loop calls"
 )
 
 
@@ -115,8 +115,8 @@ class StepRows:
             for kind, why in self.measure.adam.unlike.items():
                 self._guard.noticed(
                     f"adam_rms {kind}",
-                    f"adam_rms and stale_moments are of Adam's second moment, and {kind}'s need not "
-                    f"be that: {why}. They are null for its parameters",
+                    f"adam_rms and stale_moments are of Adam's second moment, and {kind}'s need "
+                    f"not be that: {why}. They are null for its parameters",
                 )
         self._optimizer_steps += 1
         self._stepped.add(id(optimizer))

@@ -115,8 +115,7 @@ class NonfiniteWatch:
         self._bad = {"layers": False, "loss": False}
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
-        names = [name for name in OF_GRADIENTS if name in rows.values]
-        bad = bad_values(*({n: table[n] for n in names} for table in (rows.values, rows.measured)))
+        bad = bad_values(rows.values, rows.measured, OF_GRADIENTS)
         flags = np.any([*bad.values()], axis=0) if bad else np.zeros((0, 0), dtype=bool)
         of_layers = dict(zip(rows.steps.tolist(), flags, strict=bool(bad)))
         steps, loss = rows.scalars.get("loss", _NOTHING)
