@@ -29,7 +29,18 @@ def end_by(error: BaseException | None) -> End:
         return _end_by_code(error.code)
     if isinstance(error, KeyboardInterrupt):
         return End("preempted", "KeyboardInterrupt")
-    return End("done") if error is None else End("failed", _text(error))
+    if error is None or isinstance(error, StopIteration | GeneratorExit):  # the data came to an end
+        return End("done")
+    return End("failed", _text(error))
+
+
+def error_in_hand(before: int | None = None) -> BaseException | None:
+    """Return the exception that is being handled, or passes through a `finally`, right now.
+
+    `before`: the id of one that was in hand earlier and does not count.
+    """
+    error = sys.exc_info()[1]
+    return error if id(error) != before else None
 
 
 class ProcessEnd:
@@ -44,7 +55,7 @@ class ProcessEnd:
     def __init__(self) -> None:
         self._open = 0
         self._main: FrameType | None = None  # of the main program
-        self._error_before: BaseException | None = None
+        self._error_before: int | None = None  # its id, so that it is not kept alive
         self._by_exit: End | None = None
         self._replaced: list[tuple[Any, str, Any, Any]] = []  # owner, name, what was, what is
 
@@ -53,7 +64,7 @@ class ProcessEnd:
         self._open += 1
         if self._open == 1:
             self._main, self._by_exit = _main_frame(_main_thread()), None
-            self._error_before = _last_error()
+            self._error_before = id(_last_error())
             self._wrap(sys, "exit")
             self._wrap(Quitter, "__call__")  # `exit` and `quit`
 
@@ -81,7 +92,7 @@ class ProcessEnd:
         if _has_returned(self._main):
             return End("done", NOT_CLOSED)
         error = _last_error()
-        if error is not None and error is not self._error_before:
+        if error is not None and id(error) != self._error_before:
             return end_by(error)
         if self._by_exit is not None:
             return self._by_exit if self._by_exit.reason else End("done", NOT_CLOSED)

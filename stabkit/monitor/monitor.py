@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabkit.monitor.ending import end_by
+from stabkit.monitor.ending import end_by, error_in_hand
 from stabkit.monitor.measure.evals import correct_bits
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.react.reactions import Action, Reactions
@@ -194,9 +194,13 @@ class Monitor:
             self._recording.flush()
 
     def close(self) -> None:
-        """Flush, and let go of the optimizers and the folder."""
+        """Flush, and let go of the optimizers and the folder.
+
+        In a `finally` through which an exception passes, or where one is handled, the training has
+        failed.
+        """
         if self._recording is not None:
-            self._recording.close()
+            self._recording.close(end_by(error_in_hand(self._recording.error_before)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy shows. It records nothing, because the folder has one writer."""

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.attach import Attachment
-from stabkit.monitor.ending import NOT_CLOSED, PROCESS_END, End
+from stabkit.monitor.ending import NOT_CLOSED, PROCESS_END, End, error_in_hand
 from stabkit.monitor.folder import OpenedFolder, open_folder
 from stabkit.monitor.guard import Guard
 from stabkit.monitor.measure.flush import RowFlusher
@@ -62,6 +62,7 @@ class Recording:
         run_id: str | None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
+        self.error_before = id(error_in_hand())  # a training that another one's failure began
         settings = None if config is None else plain_settings(config)
         failed = self._signal_failed
         parts = make_parts(
