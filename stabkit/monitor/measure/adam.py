@@ -30,8 +30,8 @@ class AdamState:
         self._known: dict[int, tuple[Any, dict[int, Any], Tensor]] = {}
         self._groups: dict[int, dict[str, Any]] = {}
         self._facts = torch.zeros(0)
-        self._holders: dict[int, list[Optimizer]] = {}  # of the states: the optimizer, those inside
-        self._judged: dict[int, tuple[Any, str]] = {}
+        self._inside: dict[int, list[Optimizer]] = {}  # optimizers that step for others
+        self._judged: dict[int, tuple[tuple[int, int], str]] = {}  # state and its size -> why not
         self.unlike: dict[str, str] = {}
 
     def fill(
@@ -61,10 +61,11 @@ class AdamState:
 
     def _state_of(self, p: Tensor, optimizer: Optimizer) -> dict[str, Any]:
         """Return what the optimizer keeps of a parameter, or one that steps for it (SAM's)."""
-        if id(optimizer) not in self._holders:
-            self._holders[id(optimizer)] = [optimizer, *held_by(optimizer)]
-        states = [one.state.get(p) or {} for one in self._holders[id(optimizer)]]
-        return next((state for state in states if "exp_avg_sq" in state), states[0])
+        state = optimizer.state.get(p) or {}
+        for one in self._inside.get(id(optimizer), ()):
+            if "exp_avg_sq" not in state:
+                state = one.state.get(p) or state
+        return state
 
     def _moment(
         self, i: int, p: Tensor, optimizer: Optimizer, state: dict[str, Any]
@@ -72,10 +73,9 @@ class AdamState:
         moment: Tensor | None = state.get("exp_avg_sq")
         if moment is None or moment.shape != p.shape:
             return None
-        group = self._groups.get(i)
-        seen = id(optimizer), tuple(state), len(_betas(group or {})), "step" in (group or {})
-        if self._judged.get(i, (None, ""))[0] != seen:
-            self._judged[i] = seen, why_not_adam(optimizer, group, state, p)
+        seen = id(state), len(state)
+        if i not in self._judged or self._judged[i][0] != seen:
+            self._judged[i] = seen, why_not_adam(optimizer, self._groups.get(i), state, p)
         if why := self._judged[i][1]:
             self.unlike[type(optimizer).__name__] = why
             return None
@@ -127,6 +127,8 @@ class AdamState:
         groups = optimizer.param_groups
         seen = tuple((len(g["params"]), _betas(g)[1:], g.get("eps")) for g in groups)
         if self._known.get(id(optimizer), ((), {}, None))[0] != seen:
+            self._judged.clear()
+            self._inside[id(optimizer)] = held_by(optimizer)
             self._known[id(optimizer)] = seen, *self._work_out(groups, is_corrected(optimizer))
         _, self._groups, self._facts = self._known[id(optimizer)]
 
