@@ -115,10 +115,11 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
         if self.monitor is not None and isinstance(loss, Tensor):
             self._loss = loss if self._loss is None else self._loss + loss
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
+        """Close the Monitor; `error` is what ended the training, if something did."""
         monitor, self.monitor, self._loss = self.monitor, None, None
         if monitor is not None:
-            monitor.close()
+            monitor.__exit__(None if error is None else type(error), error, None)
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def watch(trainer: "Trainer", folder: str | Path, **options: Any) -> Iterator[St
     with ExitStack() as undo:
         trainer.add_callback(callback)
         undo.callback(trainer.remove_callback, callback)
-        undo.callback(callback.close)
+        undo.push(lambda _kind, error, _trace: callback.close(error))
         undo.enter_context(
             calling_first(callback.before_clipping, trainer.accelerator, "clip_grad_norm_")
         )

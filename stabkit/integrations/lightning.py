@@ -114,12 +114,12 @@ class StabkitCallback(Callback):  # type: ignore[misc]
     def on_exception(
         self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException
     ) -> None:
-        self._close()
+        self._close(exception)
 
     def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         self._close()
 
-    def _close(self) -> None:
+    def _close(self, error: BaseException | None = None) -> None:
         monitor, self.monitor, self._loss = self.monitor, None, None
         if monitor is not None:
-            monitor.close()
+            monitor.__exit__(None if error is None else type(error), error, None)

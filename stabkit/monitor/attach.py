@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from stabkit.monitor.wrappers import held_by, opened
+
 
 class Listener(Protocol):
     """Who is told of the steps."""
@@ -32,16 +34,20 @@ class Attachment:
     """Tells a listener of every step of `optimizers`, once `attach` was called.
 
     A step that a GradScaler skips is a step, and so is one that raises. In a step with a closure
-    the gradients are complete when the closure was called for the first time. With a GradScaler
-    they are complete at `unscale_`, which is called before clipping.
+    the gradients are complete when the closure was called for the first time. With a GradScaler,
+    enabled or not, they are complete at `unscale_`, which is called before clipping.
     """
 
     def __init__(
         self, optimizers: Sequence[Optimizer], scaler: "torch.amp.GradScaler | None"
     ) -> None:
         self.optimizers = list(optimizers)
+        # optimizers that ours hold -> ours; those that are the Monitor's own stand for themselves
+        self._outer_of: dict[int, Optimizer] = {}
+        self._wrapped = scaler
         # a disabled scaler scales nothing, and lacks the attributes of an enabled one
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self._unscaled: set[int] = set()  # optimizers for which a disabled one was asked to unscale
         self._listener: Listener | None = None
         self._steps_of_others: dict[int, int] = {}  # since the last step of `optimizers`
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
@@ -57,30 +63,34 @@ class Attachment:
         # A step that is compiled breaks here, instead of taking the measuring into its graph.
         pre, post = map(torch.compiler.disable, (self._pre_hook, self._post_hook))
         for optimizer in self.optimizers:
-            self._hooks.append(optimizer.register_step_pre_hook(pre))
-            self._hooks.append(optimizer.register_step_post_hook(post))
+            inside = [one for one in held_by(optimizer) if not self._is_ours(one)]
+            self._outer_of |= {id(one): optimizer for one in inside}
+            for one in (optimizer, *inside):
+                self._hooks.append(one.register_step_pre_hook(pre))
+                self._hooks.append(one.register_step_post_hook(post))
         self._hooks.append(register_optimizer_step_post_hook(_hook_of_all_optimizers(self)))
-        if self.scaler is not None:
-            for name, ours in (
-                ("unscale_", self._unscale_of_scaler),
-                ("step", self._step_of_scaler),
-                ("update", self._update_of_scaler),
-            ):
-                self._replaced[name] = getattr(self.scaler, name), ours
-                setattr(self.scaler, name, ours)
+        if self._wrapped is not None:
+            methods = {"unscale_": self._unscale_of_scaler, "update": self._update_of_scaler}
+            if self.scaler is not None:  # else the hooks see the step, as without a scaler
+                methods["step"] = self._step_of_scaler
+            for name, ours in methods.items():
+                self._replaced[name] = getattr(self._wrapped, name), ours
+                setattr(self._wrapped, name, ours)
 
-    def gradients_ready(self, optimizer: Optimizer | None) -> None:
-        """Measure the gradients of the next step now, of one optimizer or of all.
+    def gradients_ready(self, optimizer: Optimizer | None) -> list[Optimizer]:
+        """Measure the gradients of the next step now, of one optimizer or of all; return whose.
 
         Gradients that were measured before and not stepped were a step that the loop skipped,
         unless `unscale_` has only just measured them.
         """
-        told = [one for one in self.optimizers if optimizer is None or one is optimizer]
+        asked = [self._ours(one) for one in opened(optimizer)]
+        told = [one for one in self.optimizers if not asked or any(one is a for a in asked)]
         for one in told:
             if not self._is_unscaled(one):
                 self._done(one, late=True)
         for one in told:
             self._measure(one, self._scale_of(one))
+        return told
 
     def grad_scale(self) -> Tensor | None:
         """Return the GradScaler's factor; None without one, and before it has scaled anything."""
@@ -93,7 +103,7 @@ class Attachment:
         self._hooks = []
         self._within.clear()
         for name in self._replaced:
-            _unwrap(self.scaler, name)
+            _unwrap(self._wrapped, name)
 
     def _measure(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         if id(optimizer) not in self._ready and self._hooks and self._listener is not None:
@@ -109,6 +119,7 @@ class Attachment:
 
     def _done(self, optimizer: Optimizer, late: bool = False) -> None:
         self._within.pop(id(optimizer), None)
+        self._unscaled.discard(id(optimizer))
         if id(optimizer) in self._ready:
             self._steps_of_others.clear()
             self._begin(optimizer, None)  # a step that was skipped has not begun
@@ -120,7 +131,7 @@ class Attachment:
     def _pre_hook(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        caller = _hook_caller()
+        caller, optimizer = _hook_caller(), self._ours(optimizer)
         if id(optimizer) in self._within:
             outer, depth = self._within[id(optimizer)]
             if _is_running(outer, caller):  # the step of a base class, which has hooks as well
@@ -143,6 +154,7 @@ class Attachment:
         return args, kwargs | {"closure": measured}
 
     def _post_hook(self, optimizer: Optimizer, *_: Any) -> None:
+        optimizer = self._ours(optimizer)
         outer, depth = self._within.get(id(optimizer), (None, 1))
         if depth > 1:
             self._within[id(optimizer)] = outer, depth - 1
@@ -150,7 +162,7 @@ class Attachment:
             self._done(optimizer)
 
     def _stepped(self, optimizer: Optimizer) -> None:
-        if self._within or self._is_ours(optimizer):
+        if self._within or self._is_ours(self._ours(optimizer)):
             return
         steps = self._steps_of_others.get(id(optimizer), 0) + 1
         self._steps_of_others[id(optimizer)] = steps
@@ -171,6 +183,8 @@ class Attachment:
     def _unscale_of_scaler(self, optimizer: Optimizer) -> None:
         if self._is_ours(optimizer):
             self._measure(optimizer, self._scale_of(optimizer))
+            if self.scaler is None:
+                self._unscaled.add(id(optimizer))
         self._replaced["unscale_"][0](optimizer)
 
     def _update_of_scaler(self, *args: Any, **kwargs: Any) -> None:
@@ -179,12 +193,16 @@ class Attachment:
         for optimizer in unscaled:  # measured, and never stepped
             self._done(optimizer, late=True)
 
+    def _ours(self, optimizer: Optimizer) -> Optimizer:
+        """Return the optimizer of the Monitor for which this one steps, or else this one."""
+        return self._outer_of.get(id(optimizer), optimizer)
+
     def _is_ours(self, optimizer: Optimizer) -> bool:
         return any(optimizer is one for one in self.optimizers)
 
     def _is_unscaled(self, optimizer: Optimizer) -> bool:
         if self.scaler is None:
-            return False
+            return id(optimizer) in self._unscaled
         state = self.scaler._per_optimizer_states.get(id(optimizer))
         return state is not None and state["stage"].name != "READY"
 
@@ -200,7 +218,7 @@ class Attachment:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy, made when a scaler is copied: the copy works by itself."""
         whole = {name: (before, None) for name, (before, _) in self._replaced.items()}
-        return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole}
+        return {"optimizers": [], "scaler": None, "_hooks": [], "_replaced": whole, "_outer_of": {}}
 
 
 def _hook_of_all_optimizers(attachment: Attachment) -> Callable[..., None]:

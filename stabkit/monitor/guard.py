@@ -37,6 +37,10 @@ class Guard:
         """Report a signal that raised and is left out from now on."""
         self._report("signal_failed", name, error)
 
+    def failed(self, what: str, reason: str) -> None:
+        """Report that something is not recorded at all, and why, each `what` once."""
+        self._tell("monitor_failed", what, reason, f"{what}: {reason}")
+
     def noticed(self, name: str, reason: str) -> None:
         """Report what a reader of the rows must know and what is no error, each name once."""
         if f"noticed {name}" in self._said:
@@ -48,11 +52,14 @@ class Guard:
             log.warning("stabkit: %s: at step %d: %s", self._folder, self._now(), reason)
 
     def _report(self, kind: str, what: str, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        self._tell(kind, what, reason, f"{what} failed ({reason}); training goes on")
+
+    def _tell(self, kind: str, what: str, reason: str, words: str) -> None:
         if what in self._said:
             return
         self._said.add(what)
-        reason = f"{type(error).__name__}: {error}"
         if self._out is not None:
             self._out.event(kind, self._now(), name=what, reason=reason)
         with suppress(Exception):  # the user's log handler may raise
-            log.warning("stabkit: %s: %s failed (%s); training goes on", self._folder, what, reason)
+            log.warning("stabkit: %s: %s", self._folder, words)

@@ -1,13 +1,14 @@
 """Parameter names -> layers, in depth order."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
-# Wrappers that say nothing about depth: DDP, torch.compile, and a method that holds a backbone.
-_WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
+# Wrappers that say nothing about depth: DDP, torch.compile, Fabric, a method that holds a backbone.
+_WRAPPER = re.compile(r"^(?:(?:module|_orig_mod|_forward_module|backbone)\.)+")
 # Short stacks that count as one layer each.
 _STACKS = {
     "stem", "patch_embed", "projector", "projection_head", "predictor", "prediction_head", "head",
@@ -50,17 +51,30 @@ def group_layers(
 
     `chosen`: the layer of each, instead of `layer_of`; layers are then in order of appearance.
 
-    Depth is the order in which modules are registered. Bare tensors (class token, positions) are
-    registered before the first module although they act after it, so they come second. What holds
-    the numbered blocks and more, such as `transformer.` or `encoder.`, is left out of the names.
+    Depth is the order in which modules are registered; `in_order` knows better where a probe ran.
+    Bare tensors (class token, positions) are registered before the first module although they act
+    after it, so they come second. What holds the numbered blocks and more, such as `transformer.`
+    or `encoder.`, is left out of the names.
     """
     names = shorten_names(parameters)
-    found = [str(chosen(p)) for p in parameters] if chosen else [layer_of(name) for name in names]
+    found = [str(chosen(p)) for p in parameters] if chosen else _whole([*map(layer_of, names)])
     modules = [one for one, name in zip(found, names, strict=True) if "." in name]
     bare = [one for one, name in zip(found, names, strict=True) if "." not in name]
     layers = list(dict.fromkeys(found if chosen else [*modules[:1], *bare, *modules]))
     number = {layer: i for i, layer in enumerate(layers)}
     return layers, [number[one] for one in found]
+
+
+def in_order(layers: Sequence[str], executed: Sequence[str]) -> list[str]:
+    """Return the layers in the order in which a forward ran them.
+
+    A layer that did not run keeps its place behind the layer before it.
+    """
+    order = [layer for layer in executed if layer in layers]
+    for i, layer in enumerate(layers):
+        if layer not in order:
+            order.insert(order.index(layers[i - 1]) + 1 if i else 0, layer)
+    return order
 
 
 def by_layer(
@@ -84,6 +98,22 @@ def shorten_names(parameters: Sequence[str]) -> list[str]:
         inside = [path[1:] if path[0] == wrapper else path for path in paths]
         paths = [without_wrappers(".".join(path)).split(".") for path in inside]
     return [".".join(path) for path in paths]
+
+
+def _whole(found: Sequence[str]) -> list[str]:
+    """Return layers without those that are only the numbered part of another one.
+
+    `mid.mlp.1`, alone in `mid.mlp`, is no block but a part of the layer `mid`, if there is one.
+    """
+    layers = set(found)
+    alone = Counter(layer.rpartition(".")[0] for layer in layers)
+    parts = {}
+    for layer in layers:
+        holder, _, number = layer.rpartition(".")
+        if is_number(number) and alone[holder] == 1:
+            outer = [holder[:i] for i, letter in enumerate(holder) if letter == "."]
+            parts[layer] = next((name for name in [holder, *outer[::-1]] if name in layers), layer)
+    return [parts.get(layer, layer) for layer in found]
 
 
 def _outer(paths: Sequence[Sequence[str]]) -> str | None:

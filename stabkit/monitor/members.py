@@ -1,6 +1,6 @@
 """Which parameters are measured, and with which optimizer's step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -8,24 +8,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.blocks import is_sharded
-
-
-def listed(optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
-    """Return the optimizers as a list.
-
-    Raises ValueError for none, or for one that is there twice, TypeError for one without hooks.
-    """
-    optimizers = list(optimizer) if isinstance(optimizer, Iterable) else [optimizer]
-    if not optimizers or len({id(one) for one in optimizers}) < len(optimizers):
-        raise ValueError("Monitor: give an optimizer, or a list of different ones")
-    for one in optimizers:
-        # a wrapper may have the method and not what it needs
-        if not hasattr(one, "_optimizer_step_pre_hooks"):
-            kind = type(one).__name__
-            raise TypeError(
-                f"Monitor: {kind} has no step hooks; pass the torch.optim.Optimizer inside it"
-            )
-    return optimizers
 
 
 def check_same_model(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -98,6 +80,21 @@ class Members:
     def of(self, optimizer: Optimizer) -> list[int]:
         """Return the indices of the parameters that go with an optimizer."""
         return self._of[id(optimizer)]
+
+    def left_out(self) -> list[str]:
+        """Return in words whose parameters are not in the model, and so are not recorded."""
+        inside = {id(p) for p in self._model.parameters()}
+        said = []
+        for number, one in enumerate(self._optimizers):
+            owned = [id(p) for group in one.param_groups for p in group["params"]]
+            if outside := [p for p in owned if p not in inside]:
+                name = f"{type(one).__name__}" + f" (number {number})" * (len(self._optimizers) > 1)
+                said.append(
+                    f"{name}: {len(outside)} of its {len(owned)} parameters are not in the model "
+                    "and are not recorded; give the Monitor all modules that it trains, as one: "
+                    "torch.nn.ModuleDict({...})"
+                )
+        return said
 
     def shared_with(self, optimizer: Optimizer) -> int:
         """Return how many of the parameters a foreign optimizer updates."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabkit.monitor.ending import end_by, error_in_hand
 from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.evals import (
     Evaluation,
@@ -17,12 +18,12 @@ from stabkit.monitor.measure.evals import (
     correct_bits,
     of_bits,
 )
-from stabkit.monitor.members import listed
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.react.reactions import Action, Reactions
 from stabkit.monitor.recording import Recording
 from stabkit.monitor.signals import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.signals.signal import Asked
+from stabkit.monitor.wrappers import checked, listed, scaler_within
 from stabkit.rundir import RunDir
 
 
@@ -56,6 +57,8 @@ class Monitor:
     - `teacher`: the EMA copy of the model or of a part of it, compared every `probe_every` steps.
     - `strict`: raise what cannot be written or measured, for a loop that saves checkpoints that
       claim the rows before them.
+    - `config`: the settings of the training, a dictionary, a dataclass or an argparse.Namespace.
+      Runs are compared by the settings in which they differ.
 
     Where several processes train together each makes a Monitor, and the first one writes.
     """
@@ -79,13 +82,15 @@ class Monitor:
         knn: KNN | None = None,
         teacher: nn.Module | None = None,
         strict: bool = False,
+        config: Any = None,
         _run_id: str | None = None,
     ) -> None:
         """`_run_id`: given by stabkit's own loop, which holds the folder and writes its status."""
         self._recording: Recording | None = None  # a copy in another process has none
+        scaler = checked(scaler) if scaler is not None else scaler_within(optimizer)
         recording = Recording(
             model, listed(optimizer), Path(folder), signals, probe, probe_every, scaler, layer_of,
-            first_step, flush_every, samples_per_step, strict, _run_id, knn, teacher,
+            first_step, flush_every, samples_per_step, strict, config, _run_id, knn, teacher,
         )  # fmt: skip
         self.rundir: RunDir = recording.rundir
         self.layers: list[str] = recording.layers
@@ -102,8 +107,7 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         if self._recording is not None:
-            reason = f"{kind.__name__}: {error}" if kind else None
-            self._recording.close("failed" if kind else "done", reason)
+            self._recording.close(end_by(error))
 
     @property
     def step(self) -> int:
@@ -203,7 +207,7 @@ class Monitor:
         where several optimizers step at different times.
         """
         if (recording := self._live) is not None:
-            recording.attachment.gradients_ready(optimizer)
+            recording.gradients_ready(optimizer)
 
     def micro_batch(self) -> None:
         """Measure one micro-batch, for the level `noise`.
@@ -234,9 +238,13 @@ class Monitor:
             self._recording.flush()
 
     def close(self) -> None:
-        """Flush, and let go of the optimizers and the folder."""
+        """Flush, and let go of the optimizers and the folder.
+
+        In a `finally` through which an exception passes, or where one is handled, the training has
+        failed.
+        """
         if self._recording is not None:
-            self._recording.close()
+            self._recording.close(end_by(error_in_hand(self._recording.error_before)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy shows. It records nothing, because the folder has one writer."""

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.attach import Attachment
+from stabkit.monitor.ending import NOT_CLOSED, PROCESS_END, End, error_in_hand
 from stabkit.monitor.folder import OpenedFolder, open_folder
 from stabkit.monitor.guard import Guard
 from stabkit.monitor.knn.evaluation import METRIC
@@ -28,8 +30,9 @@ from stabkit.monitor.measure.step_rows import StepRows
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.reactions import Reactions
+from stabkit.monitor.settings import changes, earlier_settings, plain_settings, write_settings
 from stabkit.monitor.signals.signal import Asked
-from stabkit.rundir import RunDir, State, Status
+from stabkit.rundir import RunDir, Status
 
 STATUS_EVERY_S = 10.0
 EVALUATED_TWICE = (
@@ -60,11 +63,14 @@ class Recording:
         flush_every: int,
         samples_per_step: int | None,
         strict: bool,
+        config: Any,
         run_id: str | None,
         knn: KNN | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
+        self.error_before = id(error_in_hand())  # a training that another one's failure began
+        settings = None if config is None else plain_settings(config)
         failed = self._signal_failed
         parts = make_parts(
             model, optimizers, signals, probe, probe_every, layer_of, flush_every,
@@ -76,7 +82,9 @@ class Recording:
         self.attachment = Attachment(optimizers, scaler)
         # Only now is the folder touched: everything that can be refused was.
         opened = OpenedFolder(first_step or 0)
+        before: dict[str, Any] = {}
         if rank() == 0:
+            before = {} if settings is None else earlier_settings(self.rundir)
             opened = open_folder(self.rundir, self, first_step, run_id, strict)
         self._first_step = opened.step
         self.out = out = opened.out
@@ -99,18 +107,27 @@ class Recording:
         self._writes_status = out is not None and run_id is None
         self._status_at = -math.inf
         try:
+            if self._writes_status:
+                write_settings(self.rundir, settings, goes_on=opened.step > 0)
             self.attachment.attach(self.rows)
         except BaseException:
             self.attachment.remove()
             if out is not None:
                 out.close()
             raise
-        self._write_status("running")
+        self._write_status(End("running"))
         for note in parts.notes:
             self.guard.noticed(note, note)
         self.closed = False
+        PROCESS_END.open()
+        self._made_at = self._stepped_at = PROCESS_END.place()
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
+        for reason in parts.members.left_out():
+            self.guard.noticed(reason, reason)
+        if before and settings is not None and opened.step > 0:
+            for reason in changes(before, settings):
+                self.guard.noticed(reason, reason)
 
     @property
     def step(self) -> int:
@@ -158,6 +175,17 @@ class Recording:
         knn, chance = self.knn, 1 / self.knn.num_classes
         self.add_eval(of_bits(self.step, METRIC, found.correct, chance, knn.k, knn.temperature))
 
+    def gradients_ready(self, optimizer: Optimizer | None) -> None:
+        """Record the gradients now, of one optimizer or of all."""
+        told = self.attachment.gradients_ready(optimizer)
+        if not told:
+            kind = type(optimizer).__name__
+            self.guard.noticed(
+                f"before_clipping {kind}",
+                f"before_clipping was told of {kind}, which is no optimizer of the Monitor: "
+                "nothing was recorded; pass one of its own",
+            )
+
     def flush(self) -> None:
         """Write everything of the steps so far, and wait for the disk."""
         if self.is_dead():
@@ -166,24 +194,24 @@ class Recording:
         if self.out is not None:
             self.out.wait()
 
-    def close(self, state: State = "done", reason: str | None = None) -> None:
-        """Flush, and let go of the optimizers and the folder; `state` is how the run ended."""
+    def close(self, end: End = End("done")) -> None:  # noqa: B008 (it cannot be changed)
+        """Flush, and let go of the optimizers and the folder; `end` is how the run ended."""
         if self.is_dead():
             return
-        self.attachment.remove()
-        atexit.unregister(self._at_exit)
+        self._let_go()
         # After an error the other processes of a sharded model may be anywhere, so the rows that
         # all of them would have to add up are given up.
-        alone = self.rows.measure.blocks.sharded and reason is not None
+        self.rows.report_no_step()
+        alone = self.rows.measure.blocks.sharded and end.reason is not None
         try:
             if alone:
                 with self.guard("flush"):
                     self.rows.flusher.write_pending()
             else:
-                if reason is None:
+                if end.reason is None:
                     self._evaluate(at_end=True)
                 self.flush()
-            self._write_status(state, reason)
+            self._write_status(end)
         finally:
             self.closed = True
             try:
@@ -192,19 +220,30 @@ class Recording:
                 if self.out is not None:
                     self.out.close()
 
+    def _let_go(self) -> None:
+        self.attachment.remove()
+        atexit.unregister(self._at_exit)
+        PROCESS_END.close()
+
     def _signal_failed(self, name: str, error: Exception) -> None:
         self.guard.signal_failed(name, error)
 
-    def _row_closed(self) -> None:
-        if time.monotonic() - self._status_at > STATUS_EVERY_S:
-            self._write_status("running")
+    def _end_of_process(self) -> End | None:
+        return PROCESS_END.so_far(self._made_at, self._stepped_at)
 
-    def _write_status(self, state: State, reason: str | None = None) -> None:
+    def _row_closed(self) -> None:
+        self._stepped_at = PROCESS_END.place()
+        if time.monotonic() - self._status_at > STATUS_EVERY_S:
+            self._write_status(End("running"))
+
+    def _write_status(self, end: End) -> None:
         """Write what `stabkit status` shows."""
         self._status_at = time.monotonic()
         if self._writes_status and self.out is not None:
             marks = dict(self.reactions.marks)
-            self.out.status(Status(state, self.step, knn=self._knn, reason=reason, events=marks))
+            self.out.status(
+                Status(end.state, self.step, knn=self._knn, reason=end.reason, events=marks)
+            )
 
     # Not weakref.finalize: its registry would keep alive what must be flushed. That holds the
     # optimizers (a reaction saves their state), and their hooks hold this object, as they must.
@@ -217,11 +256,11 @@ class Recording:
         """
         with suppress(Exception):
             if not self.is_dead():
-                self.attachment.remove()
-                atexit.unregister(self._at_exit)
+                end = self._end_of_process() or End("done", "its Monitor was not closed")
+                self._let_go()
                 if self.out is not None and not self.rows.measure.blocks.sharded:
                     self.rows.flush()
-                    self._write_status("done", "its Monitor was not closed")
+                    self._write_status(end)
                 self.closed = True
                 if self.out is not None:
                     self.out.leave()
@@ -231,4 +270,4 @@ def _close_at_exit(recording: "weakref.ref[Recording]") -> None:
     """Close what is still open when the interpreter ends."""
     found = recording()
     if found is not None:
-        found.close("done", "the process ended without closing its Monitor")
+        found.close(found._end_of_process() or End("done", NOT_CLOSED))

@@ -2,6 +2,7 @@
 
 from stabkit.rundir.atomic import atomic_write, remove_dead, whole
 from stabkit.rundir.claim import (
+    MONITOR_SETTINGS,
     ForeignFolderError,
     claim_for_file,
     claim_for_import,
@@ -17,8 +18,8 @@ from stabkit.rundir.run_dir import RunDir
 from stabkit.rundir.status import AHEAD, LOST_AFTER_S, Standing, State, Status, utc_now
 
 __all__ = [
-    "AHEAD", "LOST_AFTER_S", "TABLES", "ForeignFolderError", "HeldFolder", "LeftOutWarning",
-    "LinkedError", "RunBusyError", "RunDir", "Standing", "State", "Status",
+    "AHEAD", "LOST_AFTER_S", "MONITOR_SETTINGS", "TABLES", "ForeignFolderError", "HeldFolder",
+    "LeftOutWarning", "LinkedError", "RunBusyError", "RunDir", "Standing", "State", "Status",
     "append_to", "atomic_write", "claim_for_file", "claim_for_import", "claim_for_monitor",
     "claim_for_run", "claim_for_sweep", "find_runs", "hidden_folder", "left_out", "own_folder",
     "read_file", "refuse_link", "remove_dead", "same_folder", "utc_now", "whole",

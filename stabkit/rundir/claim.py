@@ -23,6 +23,8 @@ _BEFORE = re.compile(
 _KEPT = ("config.yaml", "meta.json", "status.json", "events.jsonl", "job.json", "log.txt", ".lock")
 _SECTIONS = {"data", "model", "train", "knn", "runtime"}  # every config.yaml of a run has these
 _ELSEWHERE = "name another folder"
+# The first line of a config.yaml that a Monitor wrote: the settings of somebody's own training.
+MONITOR_SETTINGS = "# the settings given to stabkit.Monitor(config=...)"
 
 
 class ForeignFolderError(ValueError):
@@ -110,7 +112,7 @@ def _holder(rundir: RunDir) -> Holder:
     if "imported" in meta:
         return "imported"
     if rundir.config_file.name in names:
-        return "run"
+        return "monitor" if _is_of_monitor(rundir.config_file) else "run"
     if "attempts" in meta:
         return "nameless"
     recorded = (rundir.status_file.name in names and _is_status(rundir.status_file)) or (
@@ -153,6 +155,13 @@ def _is_settings(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.keys() >= _SECTIONS
+
+
+def _is_of_monitor(file: Path) -> bool:
+    try:
+        return read_file(file).startswith(MONITOR_SETTINGS.encode())
+    except OSError:
+        return False
 
 
 def _is_status(file: Path) -> bool:

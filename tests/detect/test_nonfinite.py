@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stabkit.detect.nonfinite import nonfinite_stretches
+from stabkit.detect.nonfinite import nonfinite_stretches, where_it_began
 from stabkit.detect.spikes import ONLINE_SPIKE_BAR, spike_bar
 
 
@@ -26,3 +26,28 @@ def test_stretches_are_those_of_a_plain_loop(seed: int, within: bool) -> None:
 def test_the_bar_of_a_spike_grows_by_one_for_ten_times_the_steps() -> None:
     assert [spike_bar(n) for n in (0, 1, 1000, 10_000, 1_000_000)] == [6, 6, 6, 7, 9]
     assert spike_bar(1_000_000) == ONLINE_SPIKE_BAR
+
+
+def flags(*numbers: int) -> np.ndarray:
+    return np.isin(np.arange(4), numbers)
+
+
+@pytest.mark.parametrize(
+    ("bad", "forward", "loss", "expected"),
+    [
+        ({"grad_norm": flags(0, 1, 2, 3), "param_norm": flags(2)}, (), True, ("param_norm", [2])),
+        ({"grad_norm": flags(0, 1, 2, 3), "rms": flags(2, 3)}, ("rms",), True, ("rms", [2, 3])),
+        ({"grad_norm": flags(0, 1, 2, 3), "rms": flags()}, ("rms",), True, ("loss", [])),
+        ({"grad_norm": flags(0, 1)}, (), False, ("grad_norm", [1, 0])),
+        ({"nonfinite_count": flags(3), "grad_norm": flags()}, (), False, ("grad_norm", [3])),
+        ({"update_norm": flags(0, 3), "grad_norm": flags()}, (), False, ("update_norm", [0, 3])),
+        ({}, (), True, ("loss", [])),
+    ],
+)
+def test_what_comes_first_in_a_step_is_where_it_began(
+    bad: dict[str, np.ndarray],
+    forward: tuple[str, ...],
+    loss: bool,
+    expected: tuple[str, list[int]],
+) -> None:
+    assert where_it_began(bad, forward, loss) == expected

@@ -167,6 +167,9 @@ def test_a_training_from_a_checkpoint_goes_on_in_the_folder(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match="as planned"), watch(first, tmp_path / "run"):
         first.train()
     assert stabkit.open_run(tmp_path / "run").scalar("loss").index.tolist() == [0, 1, 2, 3, 4, 5]
+    status = stabkit.open_run(tmp_path / "run").status()
+    assert status is not None
+    assert (status.state, status.reason) == ("failed", "RuntimeError: as planned")
     assert "training_step" not in vars(first)
     second = trainer(tmp_path / "hf", **saving)
     with watch(second, tmp_path / "run"):

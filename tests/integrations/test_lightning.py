@@ -222,8 +222,10 @@ def test_a_fit_from_a_checkpoint_goes_on_in_the_folder(tmp_path: Path, module: A
     assert "tabkit" not in repr(state.keys()) + repr(state["callbacks"])
 
 
-@pytest.mark.parametrize("error", [RuntimeError("as planned"), KeyboardInterrupt()])
-def test_an_exception_loses_no_step(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("error", "state"), [(RuntimeError("as planned"), "failed"), (KeyboardInterrupt(), "preempted")]
+)
+def test_an_exception_loses_no_step(tmp_path: Path, error: BaseException, state: str) -> None:
     net = Net()
     net.fail_at, net.error = 5, error
     callback = StabkitCallback(tmp_path)
@@ -232,6 +234,10 @@ def test_an_exception_loses_no_step(tmp_path: Path, error: BaseException) -> Non
     assert callback.monitor is None
     assert_recorded(tmp_path, net.seen, LAYERS)
     assert sorted(net.seen) == [0, 1, 2, 3, 4]
+    status = stabkit.open_run(tmp_path).status()
+    assert status is not None
+    assert status.state == state
+    assert state == "preempted" or status.reason == "RuntimeError: as planned"
 
 
 class Overflows(Net):

@@ -56,37 +56,23 @@ def never_stepped(model, optimizer, scaler, monitor):  # type: ignore[no-untyped
     "order",
     [plain, told_before_unscaling, told_after_unscaling, without_clipping, never_stepped],
 )
-def test_every_order_gives_one_row_a_step(tmp_path: Path, order: Order) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
-    seen: dict[int, Norms] = {}
-    with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler) as monitor:
-        for step in range(6):
-            optimizer.zero_grad()
-            scaler.scale(model(torch.randn(8, 4)).square().mean()).backward()
-            seen[step] = grad_norms(model, SCALE)
-            # every other step another way than the one before
-            (order if step % 2 else plain)(model, optimizer, scaler, monitor)
-    assert_recorded(tmp_path, seen, LAYERS)
-    assert vars(scaler).keys().isdisjoint({"step", "unscale_", "update"})
-
-
-def test_a_scaler_that_is_not_enabled_is_as_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("enabled", [True, False])
+def test_every_order_gives_one_row_a_step(tmp_path: Path, enabled: bool, order: Order) -> None:
     """`GradScaler(enabled=use_amp)`: the same loop with and without half precision."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, enabled=enabled)
     seen: dict[int, Norms] = {}
     with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler) as monitor:
         for step in range(6):
             optimizer.zero_grad()
             scaler.scale(model(torch.randn(8, 4)).square().mean()).backward()
-            seen[step] = grad_norms(model)
-            told_before_unscaling(model, optimizer, scaler, monitor)
+            seen[step] = grad_norms(model, SCALE if enabled else 1.0)
+            # every other step another way than the one before
+            (order if step % 2 else plain)(model, optimizer, scaler, monitor)
     assert_recorded(tmp_path, seen, LAYERS)
+    assert vars(scaler).keys().isdisjoint({"step", "unscale_", "update"})
     assert stabkit.open_run(tmp_path).log().empty
 
 

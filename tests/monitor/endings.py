@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,77 @@ def by_exit_within(folder: Path) -> None:
 def by_an_exception(folder: Path) -> None:
     at_its_end(folder)
     raise RuntimeError("of the training")
+
+
+def by_an_exception_within_a_function(folder: Path) -> None:
+    toy = Toy()
+    toy.steps(STEPS, toy.monitor(folder))
+    raise RuntimeError("of the training")
+
+
+def by_an_exit_after_an_exception(folder: Path) -> None:
+    """End as many scripts do that report their errors."""
+    try:
+        by_an_exception_within_a_function(folder)
+    except RuntimeError:
+        sys.exit(1)
+
+
+def by_exit_with_a_message(folder: Path) -> None:
+    at_its_end(folder)
+    sys.exit("loss is nan, stopping training")
+
+
+def by_the_builtin_exit(folder: Path) -> None:
+    at_its_end(folder)
+    exit(4)
+
+
+def by_raising_system_exit(folder: Path) -> None:
+    at_its_end(folder)
+    raise SystemExit(5)
+
+
+def by_exit_zero(folder: Path) -> None:
+    at_its_end(folder)
+    sys.exit(0)
+
+
+def by_exit_zero_within(folder: Path) -> None:
+    toy = Toy()
+    with toy.monitor(folder) as monitor:
+        toy.steps(STEPS, monitor)
+        sys.exit()
+
+
+def after_a_caught_exit_and_exception(folder: Path) -> None:
+    at_its_end(folder)
+    with suppress(SystemExit):
+        sys.exit(6)
+    with suppress(RuntimeError):
+        raise RuntimeError("caught")
+
+
+def by_an_interrupt_within(folder: Path) -> None:
+    toy = Toy()
+    with suppress(KeyboardInterrupt), toy.monitor(folder) as monitor:
+        toy.steps(STEPS, monitor)
+        raise KeyboardInterrupt
+
+
+def with_a_hook_of_the_users(folder: Path) -> None:
+    sys.excepthook = lambda kind, error, trace: print(f"the user's hook: {error}", file=sys.stderr)
+    at_its_end(folder)
+    raise RuntimeError("told to a hook")
+
+
+def after_its_monitor_was_closed(folder: Path) -> None:
+    before = sys.exit
+    at_its_end(folder)
+    assert sys.exit is not before
+    KEPT[0].close()
+    assert sys.exit is before
+    sys.exit(7)
 
 
 def by_a_term_signal(folder: Path) -> None:
@@ -106,8 +178,11 @@ def with_a_child(folder: Path) -> None:
 
 
 ENDINGS: tuple[Callable[[Path], None], ...] = (
-    at_its_end, of_a_function, by_exit, by_exit_within, by_an_exception, by_a_term_signal,
-    killed_while_it_writes, with_a_child,
+    at_its_end, of_a_function, by_exit, by_exit_within, by_an_exception,
+    by_an_exception_within_a_function, by_an_exit_after_an_exception, by_exit_with_a_message,
+    by_the_builtin_exit, by_raising_system_exit, by_exit_zero, by_exit_zero_within,
+    after_a_caught_exit_and_exception, by_an_interrupt_within, with_a_hook_of_the_users,
+    after_its_monitor_was_closed, by_a_term_signal, killed_while_it_writes, with_a_child,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import stabkit
 from stabkit.cli import main
+from tests.monitor.toy import Toy
 
 
 def small_training(
@@ -169,6 +170,50 @@ def test_the_status_says_how_a_recorded_training_stands(
     with pytest.raises(ZeroDivisionError):
         fails()
     assert status() == "failed       mine  step 2  (ZeroDivisionError: by hand)\n"
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (Stopped("by hand"), "failed", "Stopped: by hand"),
+        (KeyboardInterrupt(), "preempted", "KeyboardInterrupt"),
+        (SystemExit(2), "failed", "SystemExit: 2"),
+        (SystemExit(0), "done", None),
+        (StopIteration(), "done", None),
+    ],
+)
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_monitor_that_is_closed_on_the_way_out_says_why(
+    tmp_path: Path, error: BaseException, state: str, reason: str | None, retried: bool
+) -> None:
+    """In a `finally`; and a training that an earlier failure began is not failed for that."""
+
+    def train(folder: Path, fails: bool) -> None:
+        toy = Toy()
+        monitor = toy.monitor(folder)
+        try:
+            toy.steps(3, monitor)
+            if fails:
+                raise error
+        finally:
+            monitor.close()
+
+    try:
+        train(tmp_path / "first", True)
+    except BaseException:
+        if retried:
+            train(tmp_path / "second", False)
+    first = stabkit.open_run(tmp_path / "first").status()
+    assert first is not None
+    assert (first.state, first.reason) == (state, reason)
+    if retried:
+        second = stabkit.open_run(tmp_path / "second").status()
+        assert second is not None
+        assert (second.state, second.reason) == ("done", None)
 
 
 def test_an_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:

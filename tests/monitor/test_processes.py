@@ -44,19 +44,39 @@ def whole_toy(steps: int = STEPS) -> Toy:
     return toy
 
 
+NOT_CLOSED = "the process ended without closing its Monitor"
+
+
 @pytest.mark.parametrize(
-    ("how", "code", "state"),
+    ("how", "code", "state", "reason"),
     [
-        (endings.at_its_end, 0, "done"),
-        (endings.of_a_function, 0, "done"),
-        (endings.by_exit, 3, "done"),
-        (endings.by_exit_within, 3, "failed"),
-        (endings.by_an_exception, 1, "done"),
-        (endings.with_a_child, 0, "done"),
+        (endings.at_its_end, 0, "done", NOT_CLOSED),
+        (endings.of_a_function, 0, "done", NOT_CLOSED),
+        (endings.by_exit, 3, "failed", "SystemExit: 3"),
+        (endings.by_exit_within, 3, "failed", "SystemExit: 3"),
+        (endings.by_an_exception, 1, "failed", "RuntimeError: of the training"),
+        (endings.by_an_exception_within_a_function, 1, "failed", "RuntimeError: of the training"),
+        (
+            endings.by_an_exit_after_an_exception, 1, "failed",
+            "RuntimeError: of the training (SystemExit: 1)",
+        ),
+        (endings.by_exit_with_a_message, 1, "failed", "SystemExit: loss is nan, stopping training"),
+        (endings.by_the_builtin_exit, 4, "failed", "SystemExit: 4"),
+        (
+            endings.by_raising_system_exit, 5, "failed",
+            f"SystemExit, its code is not known; {NOT_CLOSED}",
+        ),
+        (endings.by_exit_zero, 0, "done", NOT_CLOSED),
+        (endings.by_exit_zero_within, 0, "done", None),
+        (endings.after_a_caught_exit_and_exception, 0, "done", NOT_CLOSED),
+        (endings.by_an_interrupt_within, 0, "preempted", "KeyboardInterrupt"),
+        (endings.with_a_hook_of_the_users, 1, "failed", "RuntimeError: told to a hook"),
+        (endings.after_its_monitor_was_closed, 7, "done", None),
+        (endings.with_a_child, 0, "done", None),
     ],
-)
+)  # fmt: skip
 def test_everything_is_on_disk_however_a_script_ends(
-    ended: tuple[Path, dict[str, int], str], how: Any, code: int, state: str
+    ended: tuple[Path, dict[str, int], str], how: Any, code: int, state: str, reason: str | None
 ) -> None:
     folder, exits, _ = ended
     assert exits[how.__name__] == code
@@ -64,17 +84,64 @@ def test_everything_is_on_disk_however_a_script_ends(
     assert kinds(folder / how.__name__) == []
     status = RunDir(folder / how.__name__).read_status()
     assert status is not None
-    assert status.state == state
+    assert (status.state, status.reason) == (state, reason)
     assert set(stabkit.open_run(folder / how.__name__).scalars()["name"]) == {
         "loss", "lr", "beta2", "grad_norm_total", "nonfinite_layers",
     }  # fmt: skip
 
 
-def test_nothing_is_said_but_the_scripts_own_error(
+LAST_LINES = {
+    # the last line of a script whose main trains and leaves its Monitor open -> state
+    "sys.exit(main())": "done",
+    "raise SystemExit(main())": "done",
+    "main(); raise SystemExit(0)": "done",
+    "sys.exit(main(fails=True))": "failed",
+}
+
+
+def test_the_last_line_of_a_script(tmp_path: Path) -> None:
+    """`sys.exit(main())` looks `sys.exit` up before main begins, and the code stays unknown."""
+    head = """
+import os, sys
+from pathlib import Path
+from tests.monitor.toy import Toy
+Toy().steps(1)
+def main(fails=False):
+    toy = Toy()
+    monitor = toy.monitor(Path(f"{number}"))
+    toy.steps(3, monitor)
+    if fails:
+        raise SystemExit(9)
+for number in range(%d):
+    if os.fork() == 0:
+        break
+    os.wait()
+else:
+    number = -1
+"""
+    lines = [f"if number == {i}: {line}" for i, line in enumerate(LAST_LINES)]
+    script = head % len(LAST_LINES) + "\n".join(lines)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for number, state in enumerate(LAST_LINES.values()):
+        status = RunDir(tmp_path / str(number)).read_status()
+        assert status is not None
+        assert (number, status.state) == (number, state)
+
+
+def test_nothing_is_said_but_the_scripts_own_errors(
     ended: tuple[Path, dict[str, int], str],
 ) -> None:
-    assert ended[2].count("Traceback") == 1
-    assert ended[2].strip().endswith("RuntimeError: of the training")
+    lines = ended[2].splitlines()
+    assert ended[2].count("Traceback") == 2
+    assert [line for line in lines if line[:1].strip() and not line.startswith("Traceback")] == [
+        *["RuntimeError: of the training"] * 2,
+        "loss is nan, stopping training",
+        "the user's hook: told to a hook",
+    ]
 
 
 def test_a_process_that_is_terminated_loses_two_intervals_at_most(

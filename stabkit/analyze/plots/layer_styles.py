@@ -1,5 +1,6 @@
 """Choose the layers that a figure of gradients puts in front, and how they look."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,15 @@ def telling_layers(frame: pd.DataFrame) -> list[str]:
 
     Spikes are said to begin in the first and to arrive in the others. `frame` has the columns layer
     and depth. Fewer names are returned if some of the three are the same layer.
+
+    Blocks are the layers that most others share a name with, up to its numbers: `blocks.3`, `h.3`,
+    `encoder_layer_3`, `stages.1.blocks.0`; of as many, those that come last.
     """
     layers = frame.dropna(subset="depth").sort_values("depth")["layer"].astype(str).unique()
-    blocks = [layer for layer in layers if layer.startswith("blocks.")]
+    families = [re.sub(r"\d+", "#", layer) for layer in layers]
+    numbered = [family for family in families if "#" in family]
+    block = max(reversed(numbered), key=numbered.count, default=None)
+    blocks = [layer for layer, family in zip(layers, families, strict=True) if family == block]
     return list(dict.fromkeys([*layers[:1], *blocks[-1:], *layers[-1:]]))
 
 

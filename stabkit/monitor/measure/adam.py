@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from stabkit.monitor.blocks import Blocks, local
+from stabkit.monitor.measure.adam_like import is_corrected, why_not_adam
+from stabkit.monitor.wrappers import held_by
 
 # keeps a second moment away from 0 where eps is 0
 TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
@@ -16,8 +19,9 @@ TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
 class AdamState:
     """Fills `blocks` with g²/max(v, eps²), v the bias-corrected second moment.
 
-    It does so for every parameter whose state holds an `exp_avg_sq` of its own shape: torch's
-    Adam, AdamW, NAdam, RAdam, timm's LAMB and others. The host reads no value of the state.
+    It does so for every parameter whose state holds an `exp_avg_sq` of its own shape that is Adam's
+    (`adam_like`): torch's Adam, AdamW, NAdam, RAdam, timm's LAMB and others. The host reads no
+    value of the state. `unlike`: the optimizers whose `exp_avg_sq` is something else, and why.
     """
 
     def __init__(self, parameters: Sequence[Tensor], blocks: Blocks) -> None:
@@ -26,10 +30,13 @@ class AdamState:
         self._known: dict[int, tuple[Any, dict[int, Any], Tensor]] = {}
         self._groups: dict[int, dict[str, Any]] = {}
         self._facts = torch.zeros(0)
+        self._inside: dict[int, list[Optimizer]] = {}  # optimizers that step for others
+        self._judged: dict[int, tuple[tuple[int, int], str]] = {}  # state and its size -> why not
+        self.unlike: dict[str, str] = {}
 
     def fill(
         self,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         grads: Sequence[Tensor | None],
         scale: Tensor | None,
     ) -> tuple[bool, ...]:
@@ -41,10 +48,9 @@ class AdamState:
         moments: list[Tensor | None] = []
         steps: list[Tensor] = []
         for i, (p, g) in enumerate(zip(self.parameters, grads, strict=True)):
-            state = optimizer.state.get(p) if g is not None else None
-            moment = state.get("exp_avg_sq") if state and i in self._groups else None
-            moments.append(moment if moment is not None and moment.shape == p.shape else None)
-            step = (state or {}).get("step", self._groups.get(i, {}).get("step", math.inf))
+            state = self._state_of(p, optimizer) if g is not None else {}
+            moments.append(self._moment(i, p, optimizer, state))
+            step = state.get("step", self._groups.get(i, {}).get("step", math.inf))
             steps.append(local(step) if isinstance(step, Tensor) else torch.tensor(float(step)))
         present = tuple(moment is not None for moment in moments)
         if any(present):
@@ -52,6 +58,28 @@ class AdamState:
             divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
             self._fill(moments, known, steps, divisors)
         return present
+
+    def _state_of(self, p: Tensor, optimizer: Optimizer) -> dict[str, Any]:
+        """Return what the optimizer keeps of a parameter, or one that steps for it (SAM's)."""
+        state = optimizer.state.get(p) or {}
+        for one in self._inside.get(id(optimizer), ()):
+            if "exp_avg_sq" not in state:
+                state = one.state.get(p) or state
+        return state
+
+    def _moment(
+        self, i: int, p: Tensor, optimizer: Optimizer, state: dict[str, Any]
+    ) -> Tensor | None:
+        moment: Tensor | None = state.get("exp_avg_sq")
+        if moment is None or moment.shape != p.shape:
+            return None
+        seen = id(state), len(state)
+        if i not in self._judged or self._judged[i][0] != seen:
+            self._judged[i] = seen, why_not_adam(optimizer, self._groups.get(i), state, p)
+        if why := self._judged[i][1]:
+            self.unlike[type(optimizer).__name__] = why
+            return None
+        return moment
 
     def _fill(
         self,
@@ -94,27 +122,28 @@ class AdamState:
             return whole
         return whole.pin_memory().to(device, non_blocking=True)  # so that the host need not wait
 
-    def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
+    def _look_at(self, optimizer: Optimizer) -> None:
         """Look up groups and options, and work them out again when one that matters changes."""
         groups = optimizer.param_groups
         seen = tuple((len(g["params"]), _betas(g)[1:], g.get("eps")) for g in groups)
         if self._known.get(id(optimizer), ((), {}, None))[0] != seen:
-            self._known[id(optimizer)] = seen, *self._work_out(groups)
+            self._judged.clear()
+            self._inside[id(optimizer)] = held_by(optimizer)
+            self._known[id(optimizer)] = seen, *self._work_out(groups, is_corrected(optimizer))
         _, self._groups, self._facts = self._known[id(optimizer)]
 
-    def _work_out(self, groups: Sequence[dict[str, Any]]) -> tuple[dict[int, Any], Tensor]:
+    def _work_out(
+        self, groups: Sequence[dict[str, Any]], corrected: bool
+    ) -> tuple[dict[int, Any], Tensor]:
         number = {id(p): i for i, p in enumerate(self.parameters)}
         found: dict[int, dict[str, Any]] = {}
         log_beta2, eps2 = [-math.inf] * len(number), [0.0] * len(number)  # nothing to correct
         for group in groups:
             betas, eps = _betas(group), group.get("eps", 0.0)
-            if (
-                len(betas) != 2
-            ):  # with three, as Adan has, it differs which one is the second moment's
-                continue
             for i in (number[id(p)] for p in group["params"] if id(p) in number):
                 found[i] = group
-                log_beta2[i] = math.log(betas[1]) if betas[1] > 0 else -math.inf
+                if len(betas) == 2 and betas[1] > 0 and not corrected:
+                    log_beta2[i] = math.log(betas[1])
                 eps2[i] = float(eps or 0.0) ** 2
         facts = torch.tensor([log_beta2, eps2], dtype=self.blocks.exact)
         device = self.blocks.values.device
@@ -128,7 +157,7 @@ def _betas(group: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(group.get("betas") or ())
 
 
-def _own_clip(optimizer: torch.optim.Optimizer) -> Tensor | None:
+def _own_clip(optimizer: Optimizer) -> Tensor | None:
     """Return what the optimizer divides its gradients by within its step, as LAMB does.
 
     Its moments are those of the divided gradients.

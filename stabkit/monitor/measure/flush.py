@@ -63,7 +63,7 @@ class RowFlusher:
         if pending is None or self.out is None:
             return
         rows = self.reader.read(pending, self.measure)
-        for step, layers in rows.nonfinite:
-            self.out.event("nonfinite", step, layers=layers)
+        for begun in rows.nonfinite:
+            self.out.event("nonfinite", begun.step, **begun.facts())
         self.out.add(rows.add_to)
         self._react(rows)

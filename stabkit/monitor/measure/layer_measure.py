@@ -56,7 +56,7 @@ class LayerMeasure:
         self._moments = {signal.reads for signal in self.signals}
         self._alike = _alike(self.signals)
         self._of_rows: dict[int, Tensor] = {}  # signal -> [blocks], until the step is over
-        self._adam = AdamState(self.parameters, self.blocks)
+        self.adam = AdamState(self.parameters, self.blocks)
         self._layer = np.asarray(layer)
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
         shape = capacity, len(self.signals), num_layers
@@ -128,7 +128,7 @@ class LayerMeasure:
         self._before = None
         if "adam" in self._moments and not late:
             try:
-                present = self._adam.fill(optimizer, grads, scale)
+                present = self.adam.fill(optimizer, grads, scale)
             except Exception as error:  # the state or the options are not Adam's after all
                 present = ()
                 self._moments.discard("adam")

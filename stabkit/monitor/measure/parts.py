@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from stabkit.monitor.knn.evaluation import KnnEvaluation
 from stabkit.monitor.knn.knn import KNN
-from stabkit.monitor.layers import by_layer, group_layers
+from stabkit.monitor.layers import by_layer, group_layers, in_order
 from stabkit.monitor.measure.layer_measure import LayerMeasure
 from stabkit.monitor.measure.probing import Probing
 from stabkit.monitor.members import Members, check_same_model, measurable
@@ -64,10 +64,13 @@ def make_parts(
         asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in known]
     if flush_every < 1:
         raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
-    layers, layer = group_layers([name for name, _ in named], layer_of)
+    found, numbers = group_layers([name for name, _ in named], layer_of)
     parameters = [p for _, p in named]
     of_layers = [signal for signal in asked if isinstance(signal, LayerSignal)]
     of_probe = [signal for signal in asked if isinstance(signal, ProbeSignal)]
+    probing = Probing(model, probe, of_probe, probe_every, optimizers, layer_of, failed)
+    layers = in_order(found, probing.executed() if layer_of is None else [])
+    layer = [layers.index(found[number]) for number in numbers]
     measure = LayerMeasure(parameters, layer, len(layers), of_layers, flush_every, failed)
     # a sharded model runs in all processes or in none
     evaluates = rank() == 0 or measure.blocks.sharded
@@ -76,7 +79,7 @@ def make_parts(
         by_layer(parameters, layer, layers),
         [signal for signal in asked if isinstance(signal, DerivedSignal)],
         measure,
-        Probing(model, probe, of_probe, probe_every, optimizers, layer_of, failed),
+        probing,
         NoiseSignals(asked, samples_per_step, model, failed),
         Members(model, named, optimizers, layer_of),
         KnnEvaluation(knn, model, others) if knn is not None and evaluates else None,

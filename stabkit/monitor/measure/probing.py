@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from stabkit.monitor.layers import group_layers
 from stabkit.monitor.measure.host_copy import HostCopy, start_copy
+from stabkit.monitor.probe.forward import hooks
 from stabkit.monitor.probe.probe import Probe, ProbePass, looking
 from stabkit.monitor.probe.undisturbed import unwrap_model
 from stabkit.monitor.signals.signal import ProbeSignal
@@ -43,6 +44,33 @@ class Probing:
     def is_due(self, step: int) -> bool:
         """Return whether this step is measured."""
         return bool(self.signals) and step % self._every == 0
+
+    def executed(self) -> list[str]:
+        """Return the layers in the order in which the probe's forward first runs their modules.
+
+        Empty without a probe, and where the forward fails: the first look says why.
+        """
+        order: dict[str, None] = {}
+        if self._probe is None:
+            return []
+        try:
+            with looking(self._model) as model, hooks() as handles:
+                for name, module in model.named_modules():
+                    own = [parameter for parameter, _ in module.named_parameters()]
+                    layers = [self._layer_of(f"{name}.{parameter}") for parameter in own]
+                    # what holds others runs before them, and its bare tensors act at any time
+                    if not any("." in parameter for parameter in own):
+                        handles.append(
+                            module.register_forward_pre_hook(
+                                lambda _m, _i, found=layers: order.update(dict.fromkeys(found))
+                            )
+                        )
+                seen = ProbePass(model, self._probe, self._layer_of, self._optimizers)
+                with torch.no_grad():
+                    seen.forward(model, self._probe.view1)
+        except Exception:
+            return []
+        return [layer for layer in order if layer]
 
     def look(self, step: int) -> None:
         """Measure all signals on the probe. A signal that raises is not measured again."""

@@ -7,16 +7,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.detect.nonfinite import nonfinite_stretches
 from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.monitor.measure.layer_measure import LayerMeasure, LayerTotals
+from stabkit.monitor.measure.nonfinite import Nonfinite, NonfiniteReader
 from stabkit.monitor.measure.probing import Look, spread
 from stabkit.monitor.measure.scalars import Series, read
 from stabkit.monitor.signals.signal import DerivedSignal
 from stabkit.store.writer import Writer
-
-# Steps in a row that are normal: GradScaler halves its scale at each, from 65,536 to 64.
-MOST_SKIPPED = 10
 
 Values = dict[str, NDArray[np.float64]]  # signal -> [steps, layers]
 Measured = dict[str, NDArray[np.bool_]]
@@ -37,7 +34,7 @@ class Rows:
     """Rows on the host: `values[signal]` and `measured[signal]` are [steps, layers].
 
     - `scalars`: steps and values of each series of the run.
-    - `nonfinite`: step and layers where a stretch of non-finite values begins.
+    - `nonfinite`: the stretches of non-finite values that begin.
     - `skipped` [steps]: whether a GradScaler skipped the step, as it does to find its scale; None
       stands for no step.
     """
@@ -47,7 +44,7 @@ class Rows:
     values: Mapping[str, NDArray[np.float64]]
     measured: Mapping[str, NDArray[np.bool_]]
     scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
-    nonfinite: Sequence[tuple[int, list[str]]] = ()
+    nonfinite: Sequence[Nonfinite] = ()
     skipped: NDArray[np.bool_] | None = None
 
     def series(self, signal: str) -> Iterable[tuple[str, IntArray, FloatArray]]:
@@ -82,22 +79,21 @@ class RowReader:
         in_nonfinite: bool,
         failed: Callable[[str, Exception], None],
     ) -> None:
-        self.layers, self.derived, self._in_nonfinite = layers, list(derived), in_nonfinite
-        self._failed = failed
-        self._streak = 0  # steps skipped in a row
+        self.layers, self.derived, self._failed = layers, list(derived), failed
+        self._nonfinite = NonfiniteReader(layers, in_nonfinite)
 
     def read(self, pending: PendingRows, measure: LayerMeasure) -> Rows:
         """Wait for the copy of an interval, and return its rows with what follows from them."""
         values, measured = measure.read(pending.totals)
         steps = pending.first + np.arange(len(pending.totals.counts))
-        bad = _nonfinite(values, measured, (len(steps), len(self.layers)))
+        self._nonfinite.measured(values, measured, (len(steps), len(self.layers)))
         scalars = read(pending.series)
         if "grad_norm" in values:
             grads = np.where(measured["grad_norm"], values["grad_norm"], 0.0)
             with np.errstate(over="ignore", invalid="ignore"):
                 scalars["grad_norm_total"] = steps, np.sqrt(np.square(grads).sum(axis=1))
         if measured:
-            scalars["nonfinite_layers"] = steps, bad.sum(axis=1).astype(np.float64)
+            scalars["nonfinite_layers"] = steps, self._nonfinite.layers_a_step()
         for signal in list(self.derived):
             if all(name in values for name in signal.signals_of):
                 try:
@@ -108,69 +104,14 @@ class RowReader:
                     continue
                 measured[signal.name] = _has_value(found, signal, values, measured)
                 values[signal.name] = found
-        skipped = self._forgive(_skipped(steps, values, scalars, bad))
-        bad[skipped] = False
         seen, where, of_run = spread(pending.looks, steps, self.layers)
         for name, rows in _by_name(of_run).items():
             scalars[name] = rows
+        still = (values["update_norm"] == 0).all(axis=1) if "update_norm" in values else None
+        begun, skipped = self._nonfinite.begun(steps, scalars, still, (seen, where))
         return Rows(
-            steps,
-            self.layers,
-            values | seen,
-            measured | where,
-            scalars,
-            self._begins(steps, bad),
-            skipped,
-        )
-
-    def _forgive(self, skipped: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which skipped steps are normal: the first ones of every stretch.
-
-        After so many the GradScaler finds no scale at all: the gradients are not finite, whatever
-        the scale is.
-        """
-        forgiven = skipped.copy()
-        for i, is_skipped in enumerate(skipped):
-            self._streak = self._streak + 1 if is_skipped else 0
-            forgiven[i] = is_skipped and self._streak <= MOST_SKIPPED
-        return forgiven
-
-    def _begins(
-        self, steps: NDArray[np.int64], bad: NDArray[np.bool_]
-    ) -> list[tuple[int, list[str]]]:
-        """Return the step where each non-finite stretch begins, and the layers that began it."""
-        any_layer: NDArray[np.bool_] = np.asarray(bad.any(axis=1))
-        firsts, _ = nonfinite_stretches(any_layer, within=self._in_nonfinite)
-        if len(any_layer):
-            self._in_nonfinite = bool(any_layer[-1])
-        return [
-            (int(steps[i]), [self.layers[j] for j in np.flatnonzero(bad[i])])
-            for i in firsts[firsts >= 0]
-        ]
-
-
-def _nonfinite(values: Values, measured: Measured, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return where a signal is not finite, or counted elements that are not, [steps, layers]."""
-    bad = np.zeros(shape, dtype=bool)
-    for name, found in values.items():
-        bad |= measured[name] & ~np.isfinite(found)
-    if "nonfinite_count" in values:
-        bad |= measured["nonfinite_count"] & (values["nonfinite_count"] > 0)
-    return bad
-
-
-def _skipped(
-    steps: NDArray[np.int64],
-    values: Values,
-    scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]],
-    bad: NDArray[np.bool_],
-) -> NDArray[np.bool_]:
-    """Return the steps of a GradScaler with non-finite gradients and no update, [steps]."""
-    if "grad_scale" not in scalars or "update_norm" not in values:
-        return np.zeros(len(steps), dtype=bool)
-    still = (values["update_norm"] == 0).all(axis=1)
-    found: NDArray[np.bool_] = np.isin(steps, scalars["grad_scale"][0]) & bad.any(axis=1) & still
-    return found
+            steps, self.layers, values | seen, measured | where, scalars, begun, skipped
+        )  # fmt: skip
 
 
 def _derived(signal: DerivedSignal, values: Values) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ class Scalars:
         """`beta2`: the last one that was recorded before a resume."""
         self._told: dict[str, dict[int, Tensor | float]] = {}
         self._own: dict[str, dict[int, Tensor | float]] = {}
-        self._beta2 = beta2
+        self._beta2: dict[int, Any] = {} if beta2 is None else {0: beta2}
 
     def log(self, step: int, name: str, value: Tensor | float) -> None:
         """Keep a value that the loop logged.
@@ -41,7 +41,7 @@ class Scalars:
         self._own.setdefault(name, {})[step] = _kept(name, value)
 
     def of_optimizers(self, step: int, optimizers: Sequence[Optimizer]) -> None:
-        """Add `lr` of the first group, `lr.1`, … of others, and a `beta2` that changed."""
+        """Add `lr` of the first group, `lr.1`, … of others, and every `beta2` that changed."""
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for i, group in enumerate(groups):
             lr = group.get("lr")
@@ -49,10 +49,19 @@ class Scalars:
                 if i and _is_same(lr, groups[0].get("lr")):
                     continue
                 self.add(step, f"lr.{i}" if i else "lr", lr)
-        betas = groups[0].get("betas")
-        if betas and len(betas) > 1 and betas[1] is not self._beta2 and betas[1] != self._beta2:
-            self._beta2 = betas[1]
-            self.add(step, "beta2", betas[1])
+        self._of_betas(step, [group.get("betas") or () for group in groups])
+
+    def _of_betas(self, step: int, betas: Sequence[Sequence[Any]]) -> None:
+        """Add every beta2 that changed; `beta2` is that of the first group that has one."""
+        known = [(i, pair[1]) for i, pair in enumerate(betas) if len(pair) > 1]
+        for i, beta2 in known:
+            number = 0 if i == known[0][0] else i
+            if number and number not in self._beta2 and _is_same(beta2, known[0][1]):
+                continue
+            before = self._beta2.get(number)
+            if beta2 is not before and beta2 != before:
+                self._beta2[number] = beta2
+                self.add(step, f"beta2.{number}" if number else "beta2", beta2)
 
     def __bool__(self) -> bool:
         return bool(self._told or self._own)
@@ -67,9 +76,9 @@ class Scalars:
         ]
 
 
-def _is_same(lr: Any, first: Any) -> bool:
-    """Return whether two rates are equal; False for tensors, whose answer takes a wait."""
-    return not isinstance(lr, Tensor) and not isinstance(first, Tensor) and bool(lr == first)
+def _is_same(one: Any, first: Any) -> bool:
+    """Return whether two options are equal; False for tensors, whose answer takes a wait."""
+    return not isinstance(one, Tensor) and not isinstance(first, Tensor) and bool(one == first)
 
 
 def read(series: Sequence[Series]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:

@@ -21,6 +21,10 @@ LOGGED_TWICE = (
     "is logged before it, or while no optimizer of the Monitor steps, is taken to be of the step "
     "before"
 )
+NO_STEP = (
+    "log was called {} times, and no step of {} was seen: no layer is recorded. Give the Monitor "
+    "the optimizer whose step() the loop calls"
+)
 
 
 class StepRows:
@@ -61,6 +65,7 @@ class StepRows:
         self._is_open = False  # true from the first optimizer's gradients to the last one's step
         self._stepped: set[int] = set()  # ids of the optimizers that stepped in the open row
         self._optimizer_steps = 0
+        self._logs_without_step = 0
         self._logged: dict[str, tuple[int, int]] = {}  # name -> step, optimizer steps until then
 
     def log(self, **values: Tensor | float) -> None:
@@ -74,6 +79,16 @@ class StepRows:
             before, self._logged[name] = self._logged.get(name), (step, self._optimizer_steps)
             if before in ((step, self._optimizer_steps), (step, 0)):
                 self._guard.noticed("log", f"log: {name} {LOGGED_TWICE}")
+        if not self._optimizer_steps:
+            self._logs_without_step += 1
+            if self._logs_without_step == self._flush_every:
+                self.report_no_step()
+
+    def report_no_step(self) -> None:
+        """Report a training that logs while none of the optimizers steps, if it is one."""
+        if self._logs_without_step and not self._optimizer_steps:
+            names = ", ".join(type(one).__name__ for one in self._attachment.optimizers)
+            self._guard.failed("steps", NO_STEP.format(self._logs_without_step, names))
 
     def gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         """Measure the gradients of one optimizer, which is about to step."""
@@ -100,6 +115,12 @@ class StepRows:
         if self._measures:
             with self._measuring():
                 self.measure.after(self.members.of(optimizer), optimizer, scale, late)
+            for kind, why in self.measure.adam.unlike.items():
+                self._guard.noticed(
+                    f"adam_rms {kind}",
+                    f"adam_rms and stale_moments are of Adam's second moment, and {kind}'s need "
+                    f"not be that: {why}. They are null for its parameters",
+                )
         self._optimizer_steps += 1
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._attachment.optimizers):

@@ -140,6 +140,7 @@ class Reactions:
             {name: table[new] for name, table in rows.values.items()},
             {name: table[new] for name, table in known.items()},
             {name: (at[fresh[name]], v[fresh[name]]) for name, (at, v) in rows.scalars.items()},
+            [one for one in rows.nonfinite if one.seen_at in rows.steps[new]],
         )
         first = int(rows.steps[0]) if len(rows.steps) else self._now()
         found = []

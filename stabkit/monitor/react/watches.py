@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stabkit.detect.collapse import SHARE, find_collapse
-from stabkit.detect.nonfinite import nonfinite_stretches
+from stabkit.detect.nonfinite import OF_GRADIENTS, nonfinite_stretches
 from stabkit.detect.online import (
     OnlineBursts,
     OnlineDips,
@@ -24,6 +24,7 @@ from stabkit.detect.online import (
 )
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.detect.spikes import ONLINE_SPIKE_BAR
+from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
 
 SPREADS = (
@@ -40,12 +41,15 @@ OTHER_SAMPLES = ("knn_bank",)  # metrics whose samples differ from one evaluatio
 
 @dataclass(frozen=True)
 class OnlineEvent:
-    """An event found during the run. `step`: its onset; `layer`: the shallowest one at the onset.
+    """An event found during the run. `step`: its onset; `layer`: the one where it began.
+
+    Of several layers that began at one step that is the shallowest.
 
     `facts` are plain values:
     - spike: signal (`grad_norm`, `loss`), layers (all that began it), ratio (to the median before)
     - stale_moments: signal, layers, surprise (`gradient_surprise`)
-    - nonfinite: layers, loss (whether it is not finite)
+    - nonfinite: signal (what was not finite first: `param_norm`, `loss`, `grad_norm`, …), layers
+      (where, the likeliest first), loss (whether it is not finite)
     - collapse: signal, start (its first value), level
     - dip: metric, found_at (step of the evaluation that showed it), trough, depth
     """
@@ -119,32 +123,27 @@ class NonfiniteWatch:
         self._bad = {"layers": False, "loss": False}
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
-        bad = np.zeros((len(rows.steps), len(rows.layers)), dtype=bool)
-        for signal in ("grad_norm", "nonfinite_count"):
-            if signal in rows.values:
-                values = rows.values[signal]
-                wrong = ~np.isfinite(values) | ((signal == "nonfinite_count") & (values > 0))
-                bad |= rows.measured[signal] & wrong
-        of_layers = dict(zip(rows.steps.tolist(), bad, strict=True))
+        bad = bad_values(rows.values, rows.measured, OF_GRADIENTS)
+        flags = np.any([*bad.values()], axis=0) if bad else np.zeros((0, 0), dtype=bool)
+        of_layers = dict(zip(rows.steps.tolist(), flags, strict=bool(bad)))
         steps, loss = rows.scalars.get("loss", _NOTHING)
         of_loss = dict(zip(steps.tolist(), ~np.isfinite(loss), strict=True))
         within = any(self._bad.values())
         all_steps = sorted(of_layers.keys() | of_loss.keys())
         is_bad: list[bool] = []
-        facts: list[dict[str, Any]] = []
+        loss_is_bad: list[bool] = []
         for step in all_steps:
-            flags = of_layers.get(step, ())
-            names = [layer for layer, flag in zip(rows.layers, flags, strict=False) if flag]
             # layers and the loss need not have the same steps: each is bad until its next value
             if step in of_layers:
-                self._bad["layers"] = bool(names)
+                self._bad["layers"] = bool(of_layers[step].any())
             if step in of_loss:
                 self._bad["loss"] = bool(of_loss[step])
             is_bad.append(any(self._bad.values()))
-            facts.append({"layers": names, "loss": self._bad["loss"]})
+            loss_is_bad.append(self._bad["loss"])
         firsts, _ = nonfinite_stretches(is_bad, within)
+        begun = {one.seen_at: one for one in rows.nonfinite}
         return [
-            OnlineEvent("nonfinite", all_steps[i], next(iter(facts[i]["layers"]), None), facts[i])
+            _nonfinite(rows, begun.get(all_steps[i]), all_steps[i], loss_is_bad[i])
             for i in firsts[firsts >= 0].tolist()
         ]
 
@@ -247,6 +246,15 @@ def updates_made(optimizers: Sequence[Optimizer]) -> int | None:
 
 
 _NOTHING = (np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
+def _nonfinite(rows: Rows, begun: Nonfinite | None, step: int, loss: bool) -> OnlineEvent:
+    """Return the event of a stretch that begins; `begun` is what its rows say of it."""
+    if begun is None:  # of rows that were read from the folder
+        bad, at = bad_values(rows.values, rows.measured), np.flatnonzero(rows.steps == step)
+        begun = began_at(rows.layers, {n: t[at[0]] for n, t in bad.items() if len(at)}, step, loss)
+    facts = {"layers": begun.layers, "signal": begun.signal, "loss": loss}
+    return OnlineEvent("nonfinite", begun.step, next(iter(begun.layers), None), facts)
 
 
 def _bursts(

@@ -213,7 +213,14 @@ def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None
     assert named("patch_embed", "blocks.0", "blocks.1", "norm", "predictor") == [
         "patch_embed", "blocks.1", "predictor"
     ]  # fmt: skip
-    assert named("conv1", "layer1", "fc") == ["conv1", "fc"]
+    assert named("conv1", "fc") == ["conv1", "fc"]
+    assert named("wte", "wpe", "h.0", "h.1", "ln_f", "lm_head") == ["wte", "h.1", "lm_head"]
+    assert named("e", "layers.9", "layers.10", "norm") == ["e", "layers.10", "norm"]
+    assert named("conv1", "layer1.0", "layer1.1", "layer4.0", "fc") == ["conv1", "layer4.0", "fc"]
+    assert named("time.0", "time.2", "downs.0", "downs.1", "mid", "ups.0", "ups.1", "out") == [
+        "time.0", "ups.1", "out"
+    ]  # fmt: skip
+    assert named("0", "2") == ["0", "2"]
     assert named("blocks.0") == ["blocks.0"]
     assert named() == []
 

@@ -208,8 +208,12 @@ def test_a_nonfinite_stretch_is_one_event_with_the_layers_that_began_it(
     begins = [s for s in steps if any_bad[s] and (s == 0 or not any_bad[s - 1])]
     assert [e.step for e in found] == begins
     for event in found:
-        assert event.facts["layers"] == [LAYERS[i] for i in np.flatnonzero(bad[event.step])]
-        assert event.facts["loss"] == (not math.isfinite(loss[event.step]))
+        of_loss = not math.isfinite(loss[event.step])
+        assert event.facts["loss"] == of_loss
+        assert event.facts["signal"] == ("loss" if of_loss else "grad_norm")
+        # a gradient spreads from deep layers to shallow ones
+        began = [] if of_loss else [LAYERS[i] for i in np.flatnonzero(bad[event.step])[::-1]]
+        assert event.facts["layers"] == began
 
 
 def test_a_gradient_that_was_not_measured_is_not_a_nonfinite_one(tmp_path: Path) -> None:
@@ -219,7 +223,7 @@ def test_a_gradient_that_was_not_measured_is_not_a_nonfinite_one(tmp_path: Path)
     assert find(watched, np.arange(10), LAYERS, {"grad_norm": holed}, {}) == []
     seen = {"grad_norm": np.ones_like(holed, dtype=bool)}
     (event,) = find(watched, np.arange(10, 20), LAYERS, {"grad_norm": holed}, {}, seen)
-    assert (event.step, event.facts["layers"]) == (10, LAYERS)
+    assert (event.step, event.facts["layers"]) == (10, LAYERS[::-1])
 
 
 @pytest.mark.parametrize("seed", range(3))
