@@ -36,6 +36,12 @@ def diagnosed_run(folder: Path) -> Diagnosis:
     return Diagnosis(open_run(folder))
 
 
+def level(run: Diagnosis) -> float:
+    """In points: the median of the last fifth of the evaluations, by hand."""
+    values = run.evals("knn_heldout")["value"].to_numpy()
+    return 100 * float(np.median(values[-round(len(values) / 5) :]))
+
+
 def plant_run(
     folder: Path, *overrides: str, dip: float = 0.0, spike: bool = False, seed: int = 0
 ) -> Path:

@@ -13,7 +13,8 @@ from stabkit.analyze.report.incidents import Incident, all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
-from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict
+from stabkit.analyze.report.signs import signs_seen, where_it_began
+from stabkit.analyze.report.verdict_words import Verdict, tell_verdict
 from stabkit.analyze.summary import FOOTNOTE, run_table
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import worst_of
@@ -54,6 +55,7 @@ class Report:
     shared: tuple[tuple[str, str], ...]
     figures: tuple[Shown, ...]
     signs: Mapping[Sign, int]
+    began: str
     advice: tuple[Advice, ...]
     num_runs: int
     footnote: str
@@ -65,8 +67,9 @@ def make_report(runs: Diagnoses) -> Report:
     verdict = tell_verdict(runs, table)
     incidents = all_incidents(runs)
     rest = incidents[ZOOMS:]
-    signs = signs_seen(table, incidents)
+    signs = signs_seen(runs, incidents)
     worst = str(worst_of(table)["run"])
+    began, onset = where_it_began(incidents, next(run for run in runs if run.name == worst))
     path = runs.path.resolve()
     return Report(
         title=path.name or str(path),
@@ -80,7 +83,8 @@ def make_report(runs: Diagnoses) -> Report:
         shared=_shared(runs),
         figures=tuple(_figures(runs, verdict, worst)),
         signs=signs,
-        advice=tuple(advise(runs, table, signs, worst)),
+        began=began,
+        advice=tuple(advise(runs, table, signs, worst, onset)),
         num_runs=len(runs),
         footnote=" ".join(FOOTNOTE.split()),
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -12,8 +12,11 @@ from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.text import counted
 
-Kind = Literal["non-finite", "collapse", "dip", "drift", "burst"]
-KINDS: tuple[Kind, ...] = ("non-finite", "collapse", "dip", "drift", "burst")  # the worst first
+Kind = Literal[
+    "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "burst", "outlier",
+    "overflow",
+]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)  # the worst first
 
 SEVERITY = {
     "benign": "benign: back to the trend that it fell from",
@@ -28,7 +31,8 @@ SEVERITY = {
 class Incident:
     """An event as the report tells it.
 
-    `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text.
+    `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text. `layer`
+    is where it began, if that is known.
     """
 
     run: Diagnosis
@@ -39,6 +43,7 @@ class Incident:
     size: float
     headline: str
     facts: tuple[tuple[str, str], ...]
+    layer: str = ""
 
 
 def all_incidents(runs: Diagnoses) -> list[Incident]:
@@ -72,14 +77,14 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     steps = [int(event.get("step") or 0) for event in seen]
     first, last = min(steps), max(steps)
     named = seen[steps.index(first)].get("layers")
-    layers = ", ".join(map(str, named)) if isinstance(named, list) and named else "not recorded"
+    layers = ", ".join(map(str, named)) if isinstance(named, list) else ""
     facts = (
         ("First at step", f"{first:,}"),
-        ("Layers then", layers),
+        ("Layers then", layers or "not recorded"),
         ("Times", f"{len(seen)}, the last at step {last:,}"),
     )
     headline = f"Non-finite values from step {first:,}"
-    yield Incident(run, where, "non-finite", first, last, len(seen), headline, facts)
+    yield Incident(run, where, "non-finite", first, last, len(seen), headline, facts, layers)
 
 
 def _collapse(run: Diagnosis, where: str) -> Iterator[Incident]:
@@ -154,7 +159,7 @@ def _burst(run: Diagnosis, where: str, burst: dict[Any, Any]) -> Incident:
         ("Layers", f"{counted(layers, 'spike')}, first in {burst['first']}"),
     )
     headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times the median"
-    return Incident(run, where, "burst", onset, end, ratio, headline, facts)
+    return Incident(run, where, "burst", onset, end, ratio, headline, facts, str(burst["first"]))
 
 
 def _lasting(onset: int, end: int, open_end: bool = False) -> str:

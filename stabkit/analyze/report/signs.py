@@ -1,0 +1,63 @@
+"""Count the signs of instability that call for a remedy, and say where it began."""
+
+from collections.abc import Mapping, Sequence
+
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.report.incidents import Incident, Kind
+from stabkit.analyze.report.remedy import SIGNS, Sign
+from stabkit.analyze.report.torch_lines import learning_rate, warmup_of
+
+OF_KIND: dict[Kind, Sign] = {
+    "dip": "dips",
+    "burst": "bursts",
+    "collapse": "collapsed",
+    "non-finite": "nonfinite",
+    "loss spike": "loss_spikes",
+    "departure": "loss_left",
+}
+EARLY = 0.1  # share of a run that is early if its warm-up is not known
+
+
+def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
+    """Count the runs in which each sign was seen. `incidents` are all those of the runs."""
+    seen = {(sign, one.run.name) for one in incidents if (sign := OF_KIND.get(one.kind))}
+    begun: dict[str, int] = {}
+    for one in incidents:
+        if one.kind != "burst":
+            begun[one.run.name] = min(one.onset, begun.get(one.run.name, one.onset))
+    for run in runs:
+        if run.name in begun and begun[run.name] <= _early(run):
+            seen.add(("early", run.name))
+        if (run.onsets.loc[run.onsets["lag"] == 0, "layer"] == "patch_embed").any():
+            seen.add(("patch_first", run.name))
+    signs = [sign for sign, _ in seen]
+    return {sign: signs.count(sign) for sign in SIGNS}
+
+
+def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> tuple[str, int | None]:
+    """Return a sentence on where the trouble of the worst run began, and the step.
+
+    The sentence names the layer of the first event that has one; it is empty if there is none.
+    """
+    of_run = sorted((one for one in incidents if one.run is worst), key=lambda one: one.onset)
+    if not of_run:
+        return "", None
+    for one in of_run:
+        if one.layer:
+            kind = "non-finite values" if one.kind == "non-finite" else f"a {one.kind}"
+            kind = kind.replace("a burst", "a gradient burst")
+            return f"It began in {one.layer} at step {one.onset:,}, with {kind}.", of_run[0].onset
+    return "", of_run[0].onset
+
+
+def _early(run: Diagnosis) -> float:
+    """Return the step by which trouble is early: twice the warm-up, or a tenth of the run."""
+    warmup = run.settings.get("optim.warmup_steps")
+    if isinstance(warmup, (int, float)):
+        return 2 * float(warmup)
+    scalars = run.tables.scalars()
+    known = warmup_of(learning_rate(scalars))
+    if known is not None:
+        return float(scalars["step"].min() + 2 * known)
+    steps = scalars["step"]
+    return float(steps.min() + EARLY * (steps.max() - steps.min())) if len(steps) else -1.0
