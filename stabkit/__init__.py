@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from stabkit.detect import event_association as event_association
     from stabkit.detect import find_bursts as find_bursts
     from stabkit.detect import find_collapse as find_collapse
+    from stabkit.detect import find_departure as find_departure
     from stabkit.detect import find_dips as find_dips
     from stabkit.detect import find_drift as find_drift
+    from stabkit.detect import find_outliers as find_outliers
     from stabkit.detect import find_spikes as find_spikes
     from stabkit.detect import find_stale_moments as find_stale_moments
     from stabkit.detect import find_stuck_loss as find_stuck_loss
@@ -62,8 +64,10 @@ _HOME = {
     "event_association": "stabkit.detect",
     "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",
+    "find_departure": "stabkit.detect",
     "find_dips": "stabkit.detect",
     "find_drift": "stabkit.detect",
+    "find_outliers": "stabkit.detect",
     "find_spikes": "stabkit.detect",
     "find_stale_moments": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
 
-from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.found import found_events
 from stabkit.config import RunConfig, load_config
 from stabkit.rundir import RunDir
@@ -28,25 +28,29 @@ class Run(reader.Run):
     """
 
     @cached_property
-    def _diagnoses(self) -> dict[str, Diagnosis]:
+    def _diagnoses(self) -> dict[str | None, Diagnosis]:
         return {}
 
-    def diagnosis(self, metric: str = METRIC) -> Diagnosis:
-        """Return everything found in the run, with dips and drifts of the evaluation `metric`."""
+    def diagnosis(self, metric: str | None = None) -> Diagnosis:
+        """Return everything found in the run.
+
+        `metric`: the evaluation in which dips and drifts are sought; by default a held-out
+        accuracy, kNN before others.
+        """
         if metric not in self._diagnoses:
             self._diagnoses[metric] = Diagnosis(self, metric)
         return self._diagnoses[metric]
 
     @property
     def verdict(self) -> str:
-        """`stable`, `bursts`, `unstable`, `collapsed`, `diverged` or `unknown`."""
+        """One word: `stable`, `unstable`, …; `stabkit.analyze.verdict.VERDICTS` lists them."""
         return self.diagnosis().verdict
 
-    def dips(self, metric: str = METRIC) -> pd.DataFrame:
+    def dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per dip, as `find_dips` does, and how long it lasted."""
         return self.diagnosis(metric).dips.copy()
 
-    def drifts(self, metric: str = METRIC) -> pd.DataFrame:
+    def drifts(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per drift, as `find_drift` does."""
         return self.diagnosis(metric).drifts.copy()
 
@@ -65,11 +69,12 @@ class Run(reader.Run):
     def events(self, kind: str | None = None) -> pd.DataFrame:
         """Return what was found, in step order: kind, onset, end, layer, size, p.
 
-        `kind` is `dip`, `drift`, `burst`, `spike`, `collapse` or `nonfinite`; by default all but
-        spikes, since bursts hold them. `size` is the depth of a dip or drift, the ratio of a burst
-        or spike, the level of a collapse, and the number of log entries for `nonfinite`. `p` is NaN
-        where no test was made. Raises ValueError for an unknown kind. What the process did (start,
-        resume, failed) is in `log`.
+        `kind` is `dip`, `drift`, `outlier`, `burst`, `spike`, `loss_spike`, `departure`, `stuck`,
+        `collapse`, `nonfinite` or `overflow`; by default all but spikes, since bursts hold them.
+        `layer` is where it began: a layer or a series. `size` is the depth of a dip, drift or
+        outlier, the ratio of a burst, spike or departure, the level of a collapse or a stuck loss,
+        and the number of log entries otherwise. `p` is NaN where no test was made. Raises
+        ValueError for an unknown kind. What the process did (start, resume, failed) is in `log`.
         """
         return found_events(self.diagnosis(), kind)
 
@@ -134,7 +139,7 @@ class Runs(reader.Runs, Sequence[Run]):
             f"no run has a setting {name!r}; those that differ: {_listed(self.factors())}"
         )
 
-    def diagnoses(self, metric: str = METRIC) -> Diagnoses:
+    def diagnoses(self, metric: str | None = None) -> Diagnoses:
         """Return the diagnosis of every run."""
         return Diagnoses(self.path, tuple(run.diagnosis(metric) for run in self))
 
@@ -157,10 +162,10 @@ class Runs(reader.Runs, Sequence[Run]):
         ]
         return pd.concat([super().table(), pd.DataFrame(found)], axis=1)
 
-    def dips(self, metric: str = METRIC) -> pd.DataFrame:
+    def dips(self, metric: str | None = None) -> pd.DataFrame:
         return joined(self, lambda run: run.dips(metric))
 
-    def drifts(self, metric: str = METRIC) -> pd.DataFrame:
+    def drifts(self, metric: str | None = None) -> pd.DataFrame:
         return joined(self, lambda run: run.drifts(metric))
 
     def spikes(self) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def record(part: Part, folder: Path, seed: int, complete: bool) -> None:
     table = run_table(diagnose(runs))
     table = table[table["seed"] == seed]
     lines = [
-        [row.cell, str(row.seed), row.state, f"{row.knn_last:.3f}", str(row.dips),
+        [row.cell, str(row.seed), row.state, f"{row.last:.3f}", str(row.dips),
          f"{row.deepest:.3f}", str(row.bursts), row.verdict]
         for row in table.itertuples()
     ]  # fmt: skip

@@ -20,15 +20,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.analyze import events
+from stabkit.analyze.judged import Judged
+from stabkit.analyze.nonfinite import nonfinite_entries
+from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
 from stabkit.analyze.verdict import verdict
 from stabkit.analyze.workers import WORTH_IT, each
 from stabkit.detect import find_bursts, layer_onsets
 from stabkit.detect.dip_rows import MEDIAN_OF
+from stabkit.detect.dips import SHORTEST
 from stabkit.rundir import TABLES
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
 
-METRIC = "knn_heldout"
 BUDGET = 256 * 2**20  # bytes; a run of 10,000 steps and 20 layers needs about 6 MiB
 
 
@@ -63,13 +66,13 @@ def _size(run: Run) -> int:
 class Diagnosis:
     """What was found in one run. Each property is computed when it is first used, and only once.
 
-    `metric` is the evaluation in which dips and drifts are sought. The diagnoses of several runs
-    may share `tables`.
+    `metric` is the evaluation in which dips and drifts are sought; by default the one that
+    `judged_metric` chooses. The diagnoses of several runs may share `tables`.
     """
 
-    def __init__(self, run: Run, metric: str = METRIC, tables: Tables | None = None) -> None:
+    def __init__(self, run: Run, metric: str | None = None, tables: Tables | None = None) -> None:
         self.run = run
-        self.metric = metric
+        self._asked = metric
         self._tables = tables or Tables()
 
     @property
@@ -83,6 +86,12 @@ class Diagnosis:
     @property
     def settings(self) -> dict[str, Any]:
         return self.run.settings
+
+    @cached_property
+    def metric(self) -> str:
+        """The evaluation in which dips and drifts are sought."""
+        counts = {str(k): int(v) for k, v in self.evals()["metric"].value_counts().items()}
+        return self._asked or judged_metric(counts, SHORTEST)
 
     @property
     def tables(self) -> Run:
@@ -128,8 +137,55 @@ class Diagnosis:
         return self._falls[1]
 
     @cached_property
+    def outliers(self) -> pd.DataFrame:
+        """Rows of `find_outliers`: single evaluations far below those beside them."""
+        return events.outliers(events.Accuracy(self.tables, self.metric), self.dips)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return sorted(map(str, self.tables.scalars()["name"].unique()))
+
+    @cached_property
+    def losses(self) -> list[str]:
+        """The names of the losses that were recorded."""
+        return losses(self._names)
+
+    @cached_property
+    def norms(self) -> list[str]:
+        """The names of recorded gradient norms of the whole model; empty if layers have some."""
+        return [] if len(self.layers) else gradient_norms(self._names)
+
+    def _series(self, names: list[str]) -> dict[str, events.Series]:
+        """Return steps and values of scalars that have enough values to find a spike."""
+        table = self.tables.scalars()
+        found = {name: table[table["name"] == name] for name in names}
+        return {
+            name: (rows["step"].to_numpy(), rows["value"].to_numpy())
+            for name, rows in found.items()
+            if np.isfinite(rows["value"]).sum() > events.MIN_HISTORY
+        }
+
+    @cached_property
+    def loss_spikes(self) -> pd.DataFrame:
+        """Rows of `find_bursts` on the spikes of all losses; a series stands for a layer."""
+        return find_bursts(events.spikes_of_series(self._series(self.losses), self.tables))
+
+    @cached_property
+    def departures(self) -> pd.DataFrame:
+        """Losses that left their best level for good (`events.departures`)."""
+        return events.departures(self._series([n for n in self.losses if has_level(n)]))
+
+    @cached_property
+    def stuck(self) -> pd.DataFrame:
+        """Losses that never fell (`events.stuck`). The untrained level of our own is known."""
+        own = "loss_relative" in self._names
+        return events.stuck({} if own else self._series([n for n in self.losses if has_level(n)]))
+
+    @cached_property
     def spikes(self) -> pd.DataFrame:
-        """Rows of `find_spikes` on the gradient norm of every layer."""
+        """Rows of `find_spikes` on the gradient norm of every layer, or else of the whole model."""
+        if self.norms:
+            return events.spikes_of_series(self._series(self.norms), self.tables)
         return events.spikes(self.tables)
 
     @cached_property
@@ -145,12 +201,21 @@ class Diagnosis:
     @cached_property
     def collapses(self) -> pd.DataFrame:
         """Signs of collapse, one row for each signal and stretch (`events.collapses`)."""
-        return events.collapses(self.tables)
+        return events.collapses(self.tables, self.metric)
 
     @cached_property
+    def _nonfinite(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        return nonfinite_entries(self.tables, self.losses)
+
+    @property
     def nonfinite(self) -> list[dict[str, Any]]:
-        """The entries of the run's log that report values that were not finite."""
-        return [entry for entry in self.run.event_log() if entry.get("kind") == "nonfinite"]
+        """Entries, as in the run's log, for losses, weights or gradients that were not finite."""
+        return self._nonfinite[0]
+
+    @property
+    def overflows(self) -> list[dict[str, Any]]:
+        """Entries for gradient norms that were not finite and recovered, as in a skipped step."""
+        return self._nonfinite[1]
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -163,6 +228,9 @@ class Diagnosis:
     def watched(self) -> tuple[int, int] | None:
         """First step at which a spike can be found, and the last; None with too few steps."""
         steps = self.tables.signals(["grad_norm"])["step"].unique()
+        if self.norms:
+            found = [series[0] for series in self._series(self.norms).values()]
+            steps = np.unique(np.concatenate(found)) if found else steps[:0]
         if len(steps) <= events.MIN_HISTORY:
             return None
         return int(steps[events.MIN_HISTORY]), int(steps[-1])
@@ -185,16 +253,35 @@ class Diagnosis:
         return events.final_level(values) if len(values) else math.nan
 
     @cached_property
+    def judged(self) -> Judged:
+        """What the run was judged on, and what it lacks."""
+        evals = 0 if events.refused(self.dips) else len(self.evals(self.metric))
+        return Judged(
+            metric=self.metric,
+            evals=evals,
+            losses=tuple(self._series(self.losses)),
+            norms=tuple(self._series(self.norms)),
+            layers=len(self.layers) if self.watched and not events.refused(self.spikes) else 0,
+        )
+
+    @cached_property
     def verdict(self) -> str:
         """One of `stabkit.analyze.verdict.VERDICTS`."""
-        unjudged = events.refused(self.dips) or events.refused(self.spikes) or self.gaps()
         return verdict(
-            len(self.nonfinite),
-            len(self.collapses),
-            0 if unjudged else len(self.evals(self.metric)),
-            len(self.dips) + len(self.drifts),
-            len(self.bursts),
+            judged=self.judged.enough and not self._unread,
+            lost=len(self.nonfinite) + len(self.departures),
+            collapses=len(self.collapses),
+            falls=len(self.dips) + len(self.drifts) + len(self.loss_spikes),
+            bursts=len(self.bursts),
+            outliers=len(self.outliers),
+            stuck=len(self.stuck),
         )
+
+    @property
+    def _unread(self) -> bool:
+        """Whether a detector refused a series, or rows are missing of steps that were trained."""
+        tables = self.dips, self.spikes, self.loss_spikes
+        return any(map(events.refused, tables)) or bool(self.gaps())
 
     def examine(self) -> "Diagnosis":
         """Find everything now, while the tables are in memory."""
@@ -204,9 +291,10 @@ class Diagnosis:
 
 
 EXAMINED = (
-    *("_falls", "level"),
-    *("collapses", "bursts", "onsets", "layers", "watched"),
-    *("nonfinite", "verdict"),
+    *("metric", "_falls", "outliers", "level"),
+    *("losses", "loss_spikes", "departures", "stuck"),
+    *("collapses", "bursts", "onsets", "layers", "norms", "watched"),
+    *("_nonfinite", "judged", "verdict"),
 )
 
 
@@ -233,11 +321,12 @@ class Diagnoses:
         return Diagnoses(self.path, tuple(Diagnosis(d.run, metric, tables) for d in self))
 
 
-def diagnose(runs: Runs, processes: int = 1, metric: str = METRIC) -> Diagnoses:
+def diagnose(runs: Runs, processes: int = 1, metric: str | None = None) -> Diagnoses:
     """Return a diagnosis of every run.
 
-    It finds things when they are first used. With several `processes` and many runs it finds them
-    now.
+    `metric`: the evaluation in which dips and drifts are sought, instead of the one that each run's
+    names suggest. It finds things when they are first used. With several `processes` and many runs
+    it finds them now.
     """
     tables = Tables()
     found = Diagnoses(runs.path, tuple(Diagnosis(run, metric, tables) for run in runs))
@@ -258,7 +347,7 @@ def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
     return value
 
 
-def _examined(item: tuple[Run, str]) -> dict[str, Any]:
+def _examined(item: tuple[Run, str | None]) -> dict[str, Any]:
     """Return what a diagnosis finds, without the tables in which it is found."""
     diagnosis = Diagnosis(*item).examine()
-    return {k: v for k, v in vars(diagnosis).items() if k not in ("run", "metric", "_tables")}
+    return {k: v for k, v in vars(diagnosis).items() if k not in ("run", "_asked", "_tables")}

@@ -5,7 +5,7 @@ empty table that is returned.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from stabkit.detect import (
     find_collapse,
+    find_departure,
     find_dips,
     find_drift,
+    find_outliers,
     find_spikes,
     find_stuck_loss,
 )
-from stabkit.detect.collapse import NOTHING
+from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.spikes import spike_bar
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
@@ -35,6 +37,8 @@ COLLAPSE = {
     "effective_rank": find_collapse,
     "loss_relative": find_stuck_loss,
 }
+Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
+STILL = 0.01  # of its level; a loss at chance scatters by less
 MIN_HISTORY = 20  # steps that `find_spikes` needs before it can find the first spike
 
 
@@ -109,14 +113,14 @@ def counts_known(evals: pd.DataFrame) -> bool:
     return bool((evals["n"] > 0).all())
 
 
-def collapses(run: Run) -> pd.DataFrame:
+def collapses(run: Run, metric: str) -> pd.DataFrame:
     """Return every sign of collapse in the scalars; the first column, signal, says which one.
 
-    If kNN ends above its untrained value, two signs do not count: narrow features still tell images
-    apart, and a loss at chance is a hard task that is learned slowly. Then only a loss at zero
-    counts.
+    If the accuracy `metric` ends above its first value, two signs do not count: narrow features
+    still tell samples apart, and a loss at chance is a hard task that is learned slowly. Then only
+    a loss at zero counts.
     """
-    scalars, learned = run.scalars(), _learned(run)
+    scalars, learned = run.scalars(), _learned(run, metric)
     found = []
     for name, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
         signal, series = str(name), (rows["step"].to_numpy(), rows["value"].to_numpy())
@@ -131,8 +135,8 @@ def collapses(run: Run) -> pd.DataFrame:
     return pd.concat([events for events in found if len(events)], ignore_index=True)
 
 
-def _learned(run: Run) -> bool:
-    values = run.evals("knn_heldout")["value"]
+def _learned(run: Run, metric: str) -> bool:
+    values = run.evals(metric)["value"]
     return len(values) > 1 and final_level(values) > values.iloc[0]
 
 
@@ -152,22 +156,105 @@ def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
     The columns layer and depth come first. The threshold is `spike_bar` of the number of values in
     all layers together.
     """
-    found = []
     table = run.signals([signal])
     threshold = spike_bar(int(table[signal].count()))
-    for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
-        series = rows["step"].to_numpy(), rows[signal].to_numpy()
-        find = partial(find_spikes, *series, threshold=threshold)
-        events = _sought(run, f"spikes of {signal} in {layer}", find, lambda: find_spikes([], []))
-        found.append(events)
-        if len(events) or len(found) == 1:
-            events.insert(0, "depth", depth)
-            events.insert(0, "layer", layer)
-    if not found:
+    return _joined(
+        _spikes_of(run, f"{signal} in {layer}", str(layer), int(depth), *series, threshold)
+        for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True)
+        for series in [(rows["step"].to_numpy(), rows[signal].to_numpy())]
+    )
+
+
+def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
+    """Return the rows of `find_spikes` on series of the whole run, such as losses.
+
+    The columns are those of `spikes`: layer holds the name of the series, depth its position. A
+    series with negative values is shifted to begin one median above 0.
+    """
+    threshold = spike_bar(sum(len(values) for _, values in found.values()))
+    return _joined(
+        _spikes_of(run, name, name, i, steps, shifted(values), threshold)
+        for i, (name, (steps, values)) in enumerate(found.items())
+    )
+
+
+def shifted(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values with none below 0, which a logarithm needs; as they are if none is.
+
+    The lowest value becomes the distance of the median from it, so that the noise of low values
+    is not blown up by the logarithm.
+    """
+    finite = values[np.isfinite(values)]
+    if not len(finite) or (low := float(finite.min())) >= 0:
+        return values
+    return values - low + (float(np.median(finite)) - low)
+
+
+def _spikes_of(
+    run: Run,
+    what: str,
+    layer: str,
+    depth: int,
+    steps: NDArray[np.int64],
+    values: NDArray[np.float64],
+    threshold: float,
+) -> pd.DataFrame:
+    find = partial(find_spikes, steps, values, threshold=threshold)
+    events = _sought(run, f"spikes of {what}", find, lambda: find_spikes([], []))
+    events.insert(0, "depth", depth)
+    events.insert(0, "layer", layer)
+    return events
+
+
+def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    tables = list(found)
+    if not tables:
         return pd.DataFrame(columns=["layer", "depth", "onset", "peak", "end", "height", "ratio"])
-    spiked = pd.concat([f for f in found if len(f)] or found[:1], ignore_index=True)
-    spiked.attrs["refused"] = any(refused(events) for events in found)
+    spiked = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    spiked.attrs["refused"] = any(refused(events) for events in tables)
     return spiked.sort_values(["onset", "depth"], ignore_index=True)
+
+
+def departures(found: Mapping[str, Series]) -> pd.DataFrame:
+    """Return the rows of `find_departure` on each loss; the first column, series, names it."""
+    tables = [find_departure(*series).assign(series=name) for name, series in found.items()]
+    columns = ["series", "onset", "end", "best", "level", "ratio"]
+    return (
+        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    )
+
+
+def stuck(found: Mapping[str, Series]) -> pd.DataFrame:
+    """Return the losses that never fell, one row each: series, onset, end, start, level.
+
+    Their level stays at that of the first values from the first half to the end, and they hardly
+    scatter: a loss that is learned slowly scatters more.
+    """
+    rows = []
+    for name, (steps, values) in found.items():
+        usable = values > 0  # NaN is not
+        steps, values = steps[usable], values[usable]
+        start = float(np.median(values[:5])) if len(values) else math.nan
+        pinned = find_stuck_loss(steps, values / start)
+        half = values[len(values) // 2 :]
+        if len(pinned) and pinned["level"].iloc[0] >= CHANCE and np.std(half) <= STILL * start:
+            rows.append((name, pinned["onset"].iloc[0], steps[-1], start, float(np.median(half))))
+    return pd.DataFrame(rows, columns=["series", "onset", "end", "start", "level"])
+
+
+def outliers(seen: Accuracy, dips: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `find_outliers` on an evaluation, without those inside a dip."""
+    evals = seen.evals
+    counts = evals["n"].to_numpy() if len(evals) else None
+    accuracy = evals["step"].to_numpy(), evals["value"].to_numpy(), counts
+    found = _sought(
+        seen.run,
+        f"outliers of {seen.metric}",
+        lambda: find_outliers(*accuracy),
+        lambda: find_outliers([], []),
+    )
+    inside = [bool(((dips["onset"] <= s) & (s <= dips["end"])).any()) for s in found["onset"]]
+    return found[~np.array(inside, dtype=bool)].reset_index(drop=True)
 
 
 def relative_norms(run: Run) -> pd.DataFrame:

@@ -1,13 +1,18 @@
 """Everything found in one run as one tidy frame."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.nonfinite import names_of
 
-EVENT_KINDS = ("dip", "drift", "burst", "spike", "collapse", "nonfinite")
+EVENT_KINDS = (
+    *("dip", "drift", "outlier", "burst", "spike", "loss_spike", "departure", "stuck"),
+    *("collapse", "nonfinite", "overflow"),
+)
 EVENT_COLUMNS = {
     "kind": "object",
     "onset": "int64",
@@ -23,8 +28,9 @@ def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
     """Return the events of a run in step order, with the columns of EVENT_COLUMNS.
 
     `kind` is one of EVENT_KINDS; by default all but `spike`, since bursts hold the spikes. `layer`
-    is where a spike or burst began (several that began together, joined by commas), the signal of a
-    collapse, and None otherwise. Raises ValueError for an unknown kind.
+    is where a spike or burst began (several that began together, joined by commas): a layer or a
+    series of the run; the signal of a collapse; None for accuracies. Raises ValueError for an
+    unknown kind.
     """
     if kind is not None and kind not in EVENT_KINDS:
         raise ValueError(f"{kind!r} is no kind of event; there are: {', '.join(EVENT_KINDS)}")
@@ -61,20 +67,52 @@ def _collapses(run: Diagnosis) -> Iterator[Row]:
         yield "collapse", sign.onset, sign.end, sign.signal, sign.level, math.nan
 
 
+def _outliers(run: Diagnosis) -> Iterator[Row]:
+    for row in run.outliers.itertuples():
+        yield "outlier", row.onset, row.onset, None, row.depth, math.nan
+
+
+def _loss_spikes(run: Diagnosis) -> Iterator[Row]:
+    for spike in run.loss_spikes.itertuples():
+        yield "loss_spike", spike.onset, spike.end, spike.first, spike.ratio, math.nan
+
+
+def _departures(run: Diagnosis) -> Iterator[Row]:
+    for row in run.departures.itertuples():
+        yield "departure", row.onset, row.end, row.series, row.ratio, math.nan
+
+
+def _stuck(run: Diagnosis) -> Iterator[Row]:
+    for row in run.stuck.itertuples():
+        yield "stuck", row.onset, row.end, row.series, row.level, math.nan
+
+
 def _nonfinite(run: Diagnosis) -> Iterator[Row]:
+    yield from _entries("nonfinite", run.nonfinite)
+
+
+def _overflows(run: Diagnosis) -> Iterator[Row]:
+    yield from _entries("overflow", run.overflows)
+
+
+def _entries(kind: str, entries: Sequence[dict[str, Any]]) -> Iterator[Row]:
     """Yield one row: from the first entry of the log to the last, and how many there are."""
-    steps = [int(entry.get("step") or 0) for entry in run.nonfinite]
+    steps = [int(entry.get("step") or 0) for entry in entries]
     if steps:
-        first = run.nonfinite[steps.index(min(steps))].get("layers")
-        layers = ", ".join(map(str, first)) if isinstance(first, list) and first else None
-        yield "nonfinite", min(steps), max(steps), layers, len(steps), math.nan
+        first = names_of(entries[steps.index(min(steps))])
+        yield kind, min(steps), max(steps), ", ".join(first) or None, len(steps), math.nan
 
 
 _ROWS = {
     "dip": _dips,
     "drift": _drifts,
+    "outlier": _outliers,
     "burst": _bursts,
     "spike": _spikes,
+    "loss_spike": _loss_spikes,
+    "departure": _departures,
+    "stuck": _stuck,
     "collapse": _collapses,
     "nonfinite": _nonfinite,
+    "overflow": _overflows,
 }

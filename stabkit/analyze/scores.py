@@ -9,6 +9,7 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import final_count, final_level, refused
 from stabkit.analyze.verdict import UNSTABLE, verdict
+from stabkit.detect.dips import SHORTEST
 
 
 def run_scores(runs: Diagnoses) -> pd.DataFrame:
@@ -25,7 +26,8 @@ def run_scores(runs: Diagnoses) -> pd.DataFrame:
 def score(run: Diagnosis) -> dict[str, Any]:
     """Return the scores of a run.
 
-    verdict: as in `verdict`, but `stable` if only gradients burst.
+    verdict: that on the accuracy alone, whatever gradients and losses did; `diverged` and
+    `collapsed` as in `verdict`.
     evaluations: how many there are; steps: from the first to the last of them.
     untrained, level, best: in points (100 times the accuracy). The first evaluation, the median of
     the last fifth, and the highest median of as many in a row.
@@ -46,7 +48,10 @@ def score(run: Diagnosis) -> dict[str, Any]:
     lost, lost_by = _lost_points(found, best - level)
     return {
         "verdict": verdict(
-            len(run.nonfinite), len(run.collapses), 0 if lacking else told, falls, 0
+            judged=told >= SHORTEST and not lacking,
+            lost=len(run.nonfinite),
+            collapses=len(run.collapses),
+            falls=falls,
         ),
         "evaluations": len(evals),
         "steps": steps,

@@ -2,28 +2,44 @@
 
 import pandas as pd
 
-from stabkit.detect.dips import SHORTEST
-
-VERDICTS = ("diverged", "collapsed", "unstable", "bursts", "unknown", "stable")  # worst first
+# worst first
+VERDICTS = (
+    *("diverged", "collapsed", "unstable"),
+    *("bursts", "outlier", "stuck", "unknown", "stable"),
+)
 UNSTABLE = VERDICTS[:3]
 
 
 def verdict(
-    nonfinite: int, num_collapses: int, num_evals: int, num_falls: int, num_bursts: int
+    *,
+    judged: bool,
+    lost: int = 0,
+    collapses: int = 0,
+    falls: int = 0,
+    bursts: int = 0,
+    outliers: int = 0,
+    stuck: int = 0,
 ) -> str:
     """Return the verdict on a run, from counts of what was found.
 
-    `num_falls` counts dips and drifts together.
+    judged: whether anything was recorded in which a fault would have been found.
+    lost: stretches of non-finite values, and losses that left for good.
+    falls: dips and drifts of accuracy, and spikes of the loss.
+    outliers: single evaluations far below their neighbors; stuck: losses that never fell.
     """
-    if nonfinite:
+    if lost:
         return "diverged"
-    if num_collapses:
+    if collapses:
         return "collapsed"
-    if num_falls:
+    if falls:
         return "unstable"
-    if num_evals < SHORTEST:
+    if not judged:
         return "unknown"
-    return "bursts" if num_bursts else "stable"
+    if bursts:
+        return "bursts"
+    if outliers:
+        return "outlier"
+    return "stuck" if stuck else "stable"
 
 
 def worst_of(table: pd.DataFrame) -> pd.Series:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
-from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
 
 Styles = dict[str, dict[str, Any]]
@@ -30,7 +30,9 @@ def knn_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
-    evals = run.evals(METRIC)[["step", "value", "chance", "n", "k"]].assign(dip=0, ceiling=math.nan)
+    evals = run.evals(run.metric)[["step", "value", "chance", "n", "k"]].assign(
+        dip=0, ceiling=math.nan
+    )
     for number, dip in enumerate(run.dips.to_dict("records"), start=1):
         inside = evals["step"].between(dip["onset"], dip["end"])
         trough = float(evals.loc[evals["step"] == dip["trough"], "value"].iloc[0])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import group_cells, label, wrapped
-from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
 from stabkit.analyze.scores import score
 from stabkit.analyze.sensitivity import LR
@@ -34,7 +34,7 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
         first = cell.runs[0].settings
         rest = [key for key in cell.settings if key not in (NAME, LR)]
         arm = ", ".join([str(first.get(NAME)), *(label(key, cell.settings[key]) for key in rest)])
-        each = [run.evals(METRIC)[["step", "value"]] for run in cell.runs]
+        each = [run.evals(run.metric)[["step", "value"]] for run in cell.runs]
         if not sum(map(len, each)):
             continue
         if NAME not in first or LR not in first:

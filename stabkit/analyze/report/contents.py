@@ -15,7 +15,8 @@ from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.verdict_words import Verdict, tell_verdict
-from stabkit.analyze.summary import FOOTNOTE, run_table
+from stabkit.analyze.sentences import footnote
+from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import worst_of
 
@@ -86,7 +87,7 @@ def make_report(runs: Diagnoses) -> Report:
         began=began,
         advice=tuple(advise(runs, table, signs, worst, onset)),
         num_runs=len(runs),
-        footnote=" ".join(FOOTNOTE.split()),
+        footnote=" ".join(footnote(table).split()),
     )
 
 
@@ -118,8 +119,8 @@ def _run_rows(table: pd.DataFrame) -> Table:
         "seed": table["seed"].map(lambda seed: "-" if pd.isna(seed) else str(seed)),
         "verdict": table["verdict"],
         "state": table["state"],
-        "last kNN, %": table["knn_last"].map(_percent),
-        "best": table["knn_best"].map(_percent),
+        "last kNN, %": table["last"].map(_percent),
+        "best": table["best"].map(_percent),
         "dips": table["dips"].astype(str),
         "deepest, points": table["deepest"].map(
             lambda depth: f"{100 * depth:.1f}" if depth else "-"

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from stabkit.analyze.cells import group_cells, run_label
-from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
 from stabkit.analyze.text import counted
@@ -36,7 +36,7 @@ def charts(runs: Diagnoses) -> list[Chart]:
     """Return charts of accuracy and loss of all runs, and of the gradients of one run a cell."""
     cells = group_cells(runs)
     named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
-    accuracy = [(name, run.evals(METRIC)) for name, run in named]
+    accuracy = [(name, run.evals(run.metric)) for name, run in named]
     loss = [(name, _loss(run)) for name, run in named]
     found = [
         _chart("Held-out kNN accuracy", "accuracy", accuracy, _of_runs),

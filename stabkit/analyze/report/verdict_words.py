@@ -1,19 +1,18 @@
 """Write the first words of the report: stable or not, the worst run, what instability cost."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.report.incidents import Incident
-from stabkit.analyze.report.remedy import Sign
-from stabkit.analyze.summary import lacking_rows
+from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
+from stabkit.analyze.series import accuracy_words
+from stabkit.analyze.summary import judged_on, lacking_rows
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE, worst_of
-from stabkit.detect.dips import SHORTEST
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,19 @@ class Verdict:
     lines: tuple[str, ...]
 
 
+ONE_RUN = {
+    "diverged": "Diverged",
+    "collapsed": "Collapsed",
+    "unstable": "Unstable",
+}
+# verdicts that are no instability, and no clean bill either
+DOUBTFUL = {
+    "bursts": "gradients burst",
+    "outlier": "a single evaluation fell",
+    "stuck": "the loss never fell",
+}
+
+
 def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     """Return the first words. `table` is that of `run_table`."""
     bad = table[table["verdict"].isin(UNSTABLE)]
@@ -34,45 +46,29 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     if under_way:
         states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
         lines.append(f"Not every run came to its end ({states}): this is the verdict so far.")
-    if unknown:
-        lines.append(
-            f"{counted(unknown, 'run')} cannot be judged: that takes {SHORTEST} held-out kNN "
-            "evaluations, and all rows of the steps trained."
-        )
-    lines += lacking_rows(table)
-    if not bad.empty:
-        return Verdict(
-            "bad",
-            f"Unstable: {len(bad)} of {counted(len(table), 'run')}",
-            (*_unstable(runs, table, bad), *lines),
-        )
     if unknown == len(table):
-        return Verdict("unknown", "Cannot be said", tuple(lines))
+        return Verdict("unknown", "Cannot be said", (*lines, NOTHING_SAID, *judged_on(table)))
+    if unknown:
+        lines.append(f"{counted(unknown, 'run')} cannot be judged.")
+    lines += lacking_rows(table)
+    lines += judged_on(table)
     known = counted(len(table) - unknown, "run")
-    bursting = table[table["bursts"] > 0]
-    if not bursting.empty:
-        words = f"Gradients burst in {counted(len(bursting), 'run')}, and accuracy does not show it"
-        line = f"No dip, no drift, no collapse and no non-finite value in {known}."
-        return Verdict("warn", words, (line, *lines))
-    words = f"No sign of instability in {known}"
-    return Verdict("good", words, ("No dip, no drift, no collapse, no non-finite value.", *lines))
-
-
-def signs_seen(table: pd.DataFrame, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
-    """Count the runs in which each sign was seen."""
-    early = {
-        incident.run.name
-        for incident in incidents
-        if incident.kind != "burst" and incident.onset <= 2 * _warmup(incident.run)
-    }
-    return {
-        "dips": int((table["dips"] > 0).sum()),
-        "early": len(early),
-        "bursts": int((table["bursts"] > 0).sum()),
-        "patch_first": int((table["patch_first"] > 0).sum()),
-        "collapsed": int((table["collapse"] != "").sum()),
-        "nonfinite": int((table["verdict"] == "diverged").sum()),
-    }
+    told = [" ".join(text.split()) for text in events_in_words(runs, table)]
+    if not bad.empty:
+        words = f"Unstable: {len(bad)} of {counted(len(table), 'run')}"
+        if len(table) == 1:
+            words = f"{ONE_RUN[str(bad.iloc[0]['verdict'])]}"
+        return Verdict("bad", words, (*_unstable(runs, table, bad), *told, *lines))
+    doubtful = table[table["verdict"].isin(DOUBTFUL)]
+    if doubtful.empty:
+        words = f"No sign of instability in {known}"
+        return Verdict("good", words, (nothing_found(table), *told, *lines))
+    kinds = [DOUBTFUL[str(kind)] for kind in doubtful["verdict"].unique()]
+    words = f"{' and '.join(kinds)} in {counted(len(doubtful), 'run')}"
+    if "bursts" in set(doubtful["verdict"]) and (table["metric"] != "").all():
+        words += ", and accuracy does not show it"
+    words = words[0].upper() + words[1:]
+    return Verdict("warn", words, (nothing_found(table), *told, *lines))
 
 
 def isolated(text: object) -> str:
@@ -82,27 +78,37 @@ def isolated(text: object) -> str:
 
 def _unstable(runs: Diagnoses, table: pd.DataFrame, bad: pd.DataFrame) -> list[str]:
     kinds = {
-        "diverged": "went non-finite",
+        "diverged": "diverged",
         "collapsed": "collapsed",
-        "unstable": "dipped or sagged",
+        "unstable": _fell(bad[bad["verdict"] == "unstable"]),
     }
     parts = [f"{n} {kinds[str(kind)]}" for kind, n in bad["verdict"].value_counts().items()]
-    lines = [f"{', '.join(parts)}."]
-    finished = int((bad["state"] == "done").sum())
-    if finished:
+    lines = [f"{', '.join(parts)}."] if len(table) > 1 else [""]
+    finished = int(((bad["state"] == "done") & (bad["verdict"] != "diverged")).sum())
+    if finished and len(table) == 1:
+        lines[0] = "It finished without any error, as if nothing had happened."
+    elif finished:
         who = "All of these" if finished == len(bad) else f"{finished} of the {len(bad)} unstable"
         lines[0] += f" {who} finished without any error, as if nothing had happened."
     worst = worst_of(table)
-    return [*lines, _worst(runs, table, worst), *_cost(runs, table)]
+    found = [*lines, _worst(runs, table, worst), *_cost(runs, table)]
+    return [line for line in found if line]
+
+
+def _fell(rows: pd.DataFrame) -> str:
+    dipped = int((rows["dips"] + rows["drifts"] > 0).sum())
+    if not dipped:
+        return "had spikes of the loss"
+    return "dipped or sagged" + ("" if dipped == len(rows) else ", or had spikes of the loss")
 
 
 def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
     run = _run(runs, worst)
-    text = f"The worst run is {_name(worst)} ({worst['verdict']})."
+    text = f"The worst run is {_name(worst)} ({worst['verdict']})." if len(table) > 1 else ""
     level = _level(run)
     if level is None:
         return text
-    text += f" It ended at {100 * level:.1f} % held-out kNN accuracy"
+    text += f"{' ' if text else ''}It ended at {100 * level:.1f} %, {accuracy_words(run.metric)}"
     stable = table[table["verdict"].isin(["stable", "bursts"])]
     alike = _most_alike(runs, run, [_named(runs, name) for name in stable["run"]])
     if alike is not None:
@@ -111,7 +117,7 @@ def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
         text += f", {abs(distance):.1f} points {'below' if distance >= 0 else 'above'} the stable "
         text += f"run most like it ({_name(row)})"
     else:
-        text += f", {100 * (worst['knn_best'] - level):.1f} points below its own best"
+        text += f", {100 * (worst['best'] - level):.1f} points below its own best"
     steps = _steps(run)
     if worst["lost_steps"]:
         text += f"; {worst['lost_steps']:,} of its {steps:,} steps were spent in dips"
@@ -158,10 +164,5 @@ def _steps(run: Diagnosis) -> int:
     status = run.run.dir.last_status()
     if status and status.step:
         return status.step
-    evals = run.evals("knn_heldout")["step"]
+    evals = run.evals(run.metric)["step"]
     return int(evals.max()) if len(evals) else 0
-
-
-def _warmup(run: Diagnosis) -> float:
-    warmup = run.settings.get("optim.warmup_steps", 0)
-    return float(warmup) if isinstance(warmup, (int, float)) else 0.0

@@ -1,0 +1,79 @@
+"""Tell values that were lost for good from gradients that overflowed in a step or two."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stabkit.analyze.series import gradient_norms
+from stabkit.detect.nonfinite import nonfinite_stretches
+from stabkit.store.reader import Run
+
+Entry = dict[str, Any]
+
+
+def nonfinite_entries(run: Run, losses: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
+    """Return the entries for non-finite values, and those for overflows.
+
+    A gradient norm that is not finite and comes back is an overflow: mixed precision passes over
+    such steps by itself. Everything else is non-finite: a loss, a weight, a gradient that does not
+    come back. Losses are looked at here too, since only some logs report them.
+    """
+    logged = [entry for entry in run.event_log() if entry.get("kind") in ("nonfinite", "overflow")]
+    found = logged + _of_losses(run, losses, logged)
+    lost = [entry for entry in found if not _came_back(run, entry)]
+    return lost, [entry for entry in found if entry not in lost]
+
+
+def names_of(entry: Entry) -> list[str]:
+    """Return the layers and series that an entry names."""
+    return [str(name) for key in ("layers", "names") for name in _listed(entry.get(key))]
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _of_losses(run: Run, losses: Sequence[str], logged: Sequence[Entry]) -> list[Entry]:
+    """Return an entry for each stretch of non-finite losses that the log does not tell of."""
+    told = {(entry.get("step"), name) for entry in logged for name in names_of(entry)}
+    table = run.scalars()
+    found: dict[int, list[str]] = {}
+    for name in losses:
+        rows = table[table["name"] == name]
+        steps = rows["step"].to_numpy()
+        for first in nonfinite_stretches(~np.isfinite(rows["value"].to_numpy()))[0]:
+            if (int(steps[first]), name) not in told:
+                found.setdefault(int(steps[first]), []).append(name)
+    return [{"kind": "nonfinite", "step": step, "names": n} for step, n in sorted(found.items())]
+
+
+def _came_back(run: Run, entry: Entry) -> bool:
+    """Return whether the entry names gradient norms alone, and each was finite again later."""
+    step = int(entry.get("step") or 0)
+    layers, names = _listed(entry.get("layers")), _listed(entry.get("names"))
+    if not (layers or names) or len(gradient_norms(map(str, names))) < len(names):
+        return False
+    table = run.scalars()
+    later = table[table["step"] > step]
+    if not all(np.isfinite(later["value"][later["name"] == name]).any() for name in names):
+        return False
+    return not layers or _layers_came_back(run, step, layers)
+
+
+def _layers_came_back(run: Run, step: int, layers: Sequence[str]) -> bool:
+    """Return whether the gradients of all layers were finite again, and their weights always."""
+    table = run.signals()
+    if "grad_norm" not in table:
+        return False
+    rows = table[(table["step"] >= step) & table["layer"].astype(str).isin(layers)]
+    later = rows[rows["step"] > step]
+    back = later[np.isfinite(later["grad_norm"])]["layer"].astype(str).nunique()
+    if back < len(set(layers)):
+        return False
+    return "param_norm" not in rows or _always_finite(rows["param_norm"])
+
+
+def _always_finite(weights: pd.Series) -> bool:
+    return bool(np.isfinite(weights).all())

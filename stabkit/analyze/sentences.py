@@ -1,0 +1,243 @@
+"""Say in sentences what was found in runs, kind by kind; `run_table` has the numbers."""
+
+import math
+from collections.abc import Iterator
+from numbers import Real
+
+import pandas as pd
+
+from stabkit.analyze.cells import group_cells
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.events import MIN_HISTORY
+from stabkit.analyze.nonfinite import names_of
+from stabkit.analyze.series import accuracy_words
+from stabkit.analyze.text import counted, listed
+from stabkit.detect.dips import SHORTEST
+
+NAMED = 3  # runs of one kind; more are counted
+SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
+
+NOTHING_SAID = (
+    f"Nothing can be said: a verdict needs {SHORTEST} evaluations of an accuracy, or more than "
+    f"{MIN_HISTORY} values of a\nloss or of a gradient norm, and all rows of the steps trained."
+)
+DIP_NOTE = (
+    "A dip is a fall of accuracy below the level and trend around it that exceeds\n"
+    "the run's noise and, if the samples are known, is significant over them (p <= 0.01\n"
+    "corrected for every window; rates of false alarms: docs/detectors.md). `in dips` counts\n"
+    "steps. A run has collapsed if its features or embeddings spread at most a quarter as far\n"
+    "as untrained, or if its loss stayed at chance for its second half, and accuracy ends no\n"
+    "better than untrained; or if its loss stayed at zero."
+)
+BURST_NOTE = (
+    "A gradient burst begins when a gradient norm leaves its own recent range (robust z of 6 or\n"
+    "more in log space)."
+)
+LOSS_NOTE = (
+    "A loss spike begins when a loss leaves its own recent range upward in the same way. A loss\n"
+    "has left for good if it ends at 1.4 times its best level or more."
+)
+
+
+def footnote(table: pd.DataFrame) -> str:
+    """Return the meaning of the words that the table of `run_table` uses."""
+    notes = []
+    if (table["metric"] != "").any() or (table["collapse"] != "").any():
+        notes.append(DIP_NOTE)
+    notes.append(BURST_NOTE)
+    if (table["metric"] == "").any() or table[["loss_spikes", "departures"]].any(axis=None):
+        notes.append(LOSS_NOTE)
+    return "\n".join(notes)
+
+
+def nothing_found(table: pd.DataFrame) -> str:
+    """Say what was sought and not found in runs of which none trained unstably."""
+    known = table[table["verdict"] != "unknown"]
+    sought = []
+    if (known["metric"] != "").any():
+        sought += ["no dip", "no drift"]
+    if known["judged_on"].str.contains("loss").any():
+        sought.append("no loss spike")
+    sought += ["no collapse", "no non-finite value"]
+    text = f"{listed(sought)} in {counted(len(known), 'run')}"
+    clean = known["verdict"].eq("stable").all()
+    ending = ": no sign of instability was found." if clean else "."
+    return text[0].upper() + text[1:] + ending
+
+
+def events_in_words(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each kind of event that was found."""
+    ordered = in_table_order(runs)
+    found = [
+        *_lost(table, ordered),
+        *_collapsed(table),
+        *_drifted(table),
+        *_deepest(table, ordered),
+        *_loss_spikes(table, ordered),
+        *_outliers(table, ordered),
+        *_stuck(table, ordered),
+        *_overflows(table, ordered),
+        *_bursts(table, ordered),
+    ]
+    return [text for text in found if text]
+
+
+def in_table_order(runs: Diagnoses) -> list[Diagnosis]:
+    """Return the runs in the order of their table's rows. Names may not tell them apart."""
+    return [run for cell in group_cells(runs) for run in cell.runs]
+
+
+def seed_text(seed: object) -> str:
+    if isinstance(seed, Real):
+        return f"{seed:.0f}" if math.isfinite(seed) else "-"
+    return "-" if seed is None else str(seed)
+
+
+def p_words(p: float) -> str:
+    """Return a p-value as `p = 0.003`; one too small for the test's arithmetic as a bound."""
+    return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.1g}"
+
+
+def _named(row: pd.Series) -> str:
+    return f"{row['cell']}" + ("" if pd.isna(row["seed"]) else f", seed {seed_text(row['seed'])}")
+
+
+def where_lost(run: Diagnosis) -> str:
+    """Say where the values of a run were lost first: not finite, or a loss that left for good."""
+    parts = []
+    if run.nonfinite:
+        first = min(run.nonfinite, key=lambda entry: int(entry.get("step") or 0))
+        where = listed(names_of(first)[:NAMED]) or "a value"
+        verb = "are" if len(names_of(first)) > 1 else "is"
+        parts.append(f"{where} {verb} not finite from step {int(first.get('step') or 0):,}")
+    parts += [
+        f"{row.series} left its best level ({row.best:.3g}) for good from step {row.onset:,} and "
+        f"ended at {row.level:.3g}"
+        for row in run.departures.itertuples()
+    ]
+    return "; ".join(parts)
+
+
+def _lost(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    rows = table[table["verdict"] == "diverged"]
+    for i, row in rows.head(NAMED).iterrows():
+        yield f"{_named(row)}: {where_lost(ordered[int(str(i))])}."
+    if len(rows) > NAMED:
+        yield f"{counted(len(rows) - NAMED, 'run')} more diverged."
+
+
+def _collapsed(table: pd.DataFrame) -> Iterator[str]:
+    signs = table["collapse"][table["collapse"] != ""].str.split(", ").explode().value_counts()
+    if not signs.empty:
+        runs = counted((table["collapse"] != "").sum(), "run")
+        yield f"{runs} collapsed: {', '.join(f'{s} in {n}' for s, n in signs.items())}."
+
+
+def _drifted(table: pd.DataFrame) -> Iterator[str]:
+    if table["drifts"].any():
+        runs = counted(int((table["drifts"] > 0).sum()), "run")
+        most = 100 * table["sag"].max()
+        yield f"{runs} sagged slowly without a dip, by up to {most:.1f} points."
+
+
+def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    if not table["dips"].any():
+        return
+    worst = table.loc[table["deepest"].idxmax()]
+    found = ordered[int(str(worst.name))].dips
+    dip = found.loc[found["depth"].idxmax()]
+    end = "not recovered when the run ended"
+    if not pd.isna(dip["recovery"]):
+        end = f"recovered by step {int(dip['recovery'])}"
+    p_value = "no p-value: sample counts unknown"
+    if not math.isnan(dip["p_value"]):
+        p_value = p_words(dip["p_value"])
+    yield (
+        f"The deepest dip ({_named(worst)}): {100 * dip['depth']:.1f} points "
+        f"below its level\nat step {int(dip['trough'])}; begun at step {int(dip['onset'])}, {end} "
+        f"({p_value})."
+    )
+
+
+def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    spiking = table[table["loss_spikes"] > 0]
+    if spiking.empty:
+        return
+    where, run = max(
+        ((row, ordered[int(str(i))]) for i, row in spiking.iterrows()),
+        key=lambda pair: float(pair[1].loss_spikes["ratio"].max()),
+    )
+    spike = run.loss_spikes.loc[run.loss_spikes["ratio"].idxmax()]
+    number = counted(int(spiking["loss_spikes"].sum()), "loss spike")
+    yield (
+        f"{number} in {counted(len(spiking), 'run')}. The largest ({_named(where)}): "
+        f"{spike['first']} rose to {spike['ratio']:.3g} times\nits recent median; it began at step "
+        f"{spike['onset']:,} and ended at step {spike['end']:,}."
+    )
+
+
+def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    falling = table[table["outliers"] > 0]
+    if falling.empty:
+        return
+    where, run = max(
+        ((row, ordered[int(str(i))]) for i, row in falling.iterrows()),
+        key=lambda pair: float(pair[1].outliers["depth"].max()),
+    )
+    fall = run.outliers.loc[run.outliers["depth"].idxmax()]
+    beside = "the one before" if fall["last"] else "those beside it"
+    number = counted(int(falling["outliers"].sum()), "single evaluation")
+    yield (
+        f"{number} fell far below the noise in {counted(len(falling), 'run')}. The deepest "
+        f"({_named(where)}):\n{accuracy_words(run.metric)} {100 * fall['depth']:.1f} points below "
+        f"{beside} at step {fall['onset']:,}. One evaluation alone is no dip:\nit does not tell "
+        "whether the network or its evaluation failed."
+    )
+
+
+def _stuck(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    for i, row in table[table["stuck"] > 0].head(NAMED).iterrows():
+        for loss in ordered[int(str(i))].stuck.itertuples():
+            yield (
+                f"{_named(row)}: {loss.series} never fell: {loss.start:.4g} at first, "
+                f"{loss.level:.4g} at the end."
+            )
+
+
+def _overflows(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    runs = table[table["overflows"] > 0]
+    if runs.empty:
+        return
+    run = ordered[int(str(runs.index[0]))]
+    steps = [int(entry.get("step") or 0) for entry in run.overflows]
+    at = ", ".join(f"{step:,}" for step in steps[:NAMED]) + (", …" if len(steps) > NAMED else "")
+    where = listed(names_of(run.overflows[0])[:NAMED])
+    yield (
+        f"{where} overflowed at step {at} and was finite again, in {counted(len(runs), 'run')}: no "
+        "divergence,\nsince mixed precision skips such steps."
+    )
+
+
+def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    watched = any(run.judged.layers or run.judged.norms for run in ordered)
+    if not watched:
+        return
+    if not table["bursts"].any():
+        layers = any(run.judged.layers for run in ordered)
+        yield "No layer's gradient norm spiked." if layers else "No gradient norm spiked."
+        return
+    found = counted(int(table["bursts"].sum()), "gradient burst")
+    text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
+    if any("patch_embed" in set(run.layers["layer"]) for run in ordered):
+        first = table["patch_first"].sum()
+        yield f"{text}; the patch projection was among the first to spike in {first}."
+        return
+    where, run = max(
+        ((row, ordered[int(str(i))]) for i, row in table[table["bursts"] > 0].iterrows()),
+        key=lambda pair: float(pair[1].bursts["ratio"].max()),
+    )
+    burst = run.bursts.loc[run.bursts["ratio"].idxmax()]
+    yield (
+        f"{text}. The largest ({_named(where)}): {burst['ratio']:.3g} times the recent median; it "
+        f"began at step {burst['onset']:,}\nin {burst['first']}."
+    )

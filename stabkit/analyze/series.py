@@ -1,0 +1,102 @@
+"""Tell from its name what a recorded series is: a loss, a gradient norm, a held-out accuracy.
+
+Logs of other programs name the same thing in many ways: `loss`, `train/loss`, `lm loss`,
+`trainLoss`. A name is divided into words, and the words decide.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+METRIC = "knn_heldout"  # what `stabkit train` evaluates, and what a run without any would need
+
+HELD_OUT = {"val", "valid", "validation", "test", "eval", "evaluation", "dev", "heldout", "holdout"}
+LOSSES = {"losses", "nll", "ppl", "perplexity", "bpb", "trl", "tel"}  # the last two: llm.c
+# words of what is derived from a loss or steers it
+NO_LOSS = {
+    *("scale", "scaler", "relative", "nats", "weight", "ratio", "coef", "factor"),
+    *("grad", "gradient", "norm", "lr", "min", "max", "std", "var", "count", "time"),
+}  # fmt: skip
+# losses of players against each other and of policies: they have no level to come back to
+GAMES = {
+    *("g", "d", "gen", "generator", "disc", "discriminator", "adv", "adversarial", "gan"),
+    *("actor", "critic", "policy", "pg", "value", "vf", "q", "qf", "td", "entropy", "kl"),
+}  # fmt: skip
+NO_GRADIENT_NORM = {"clip", "clipped", "clipping", "max", "threshold", "after", "coef", "param"}
+
+
+def words(name: str) -> set[str]:
+    """Return the words of a name in lower case: `train/boxLoss_2` has train, box, loss, 2."""
+    found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    return {word.lower() for word in found}
+
+
+def losses(names: Iterable[str]) -> list[str]:
+    """Return the names of losses, in their order."""
+    return [name for name in names if _is_loss(words(name))]
+
+
+def _is_loss(found: set[str]) -> bool:
+    named = found & LOSSES or any(word.endswith("loss") for word in found)
+    return bool(named) and not found & NO_LOSS
+
+
+def has_level(name: str) -> bool:
+    """Return whether a loss that rises and stays high is a fault of training.
+
+    A held-out loss rises by overfitting as well. Losses of a game have no level of their own.
+    """
+    found = words(name)
+    return not found & (HELD_OUT | GAMES | {"tel"}) and not any(
+        word.endswith("loss") and word[:-4] in HELD_OUT for word in found
+    )
+
+
+def gradient_norms(names: Iterable[str]) -> list[str]:
+    """Return the names of gradient norms, in their order: of the whole model, or of parts of it."""
+    return [name for name in names if _is_gradient_norm(name)]
+
+
+def _is_gradient_norm(name: str) -> bool:
+    found = words(name)
+    if found & NO_GRADIENT_NORM:
+        return False
+    named = found & {"gnorm", "gradnorm"} or name == "norm"  # fairseq; llm.c
+    return bool(named) or ("norm" in found and any(word.startswith("grad") for word in found))
+
+
+def judged_metric(counts: Mapping[str, int], needed: int) -> str:
+    """Return the evaluation in which dips are sought. `counts`: evaluations of each name.
+
+    Held-out accuracies come before those on training data, names with `needed` evaluations before
+    others, `knn_heldout` before other kNN, kNN before others; the first by name of those that are
+    left. METRIC without any evaluation.
+    """
+    if not counts:
+        return METRIC
+    return min(
+        counts, key=lambda name: (_rank(name) == LAST, counts[name] < needed, _rank(name), name)
+    )
+
+
+LAST = 4
+
+
+def _rank(name: str) -> int:
+    found = words(name)
+    if name == METRIC:
+        return 0
+    if found & {"train", "training", "bank"}:
+        return LAST
+    if "knn" in found:
+        return 1
+    return 2 if found & HELD_OUT else 3
+
+
+def is_held_out(name: str) -> bool:
+    """Return whether the name does not say that the accuracy is one on training data."""
+    return _rank(name) < LAST
+
+
+def accuracy_words(name: str) -> str:
+    """Return what to call an evaluation in a sentence: `held-out kNN accuracy`, `val_acc`."""
+    return "held-out kNN accuracy" if name == METRIC else name

@@ -1,0 +1,60 @@
+"""Outliers: single evaluations that fall far below both of their neighbors."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from stabkit.detect.robust import checked_series
+
+BAR = 6.0  # robust deviations
+AROUND = 10  # evaluations on each side that tell the noise
+LEAST = 0.02  # of accuracy; smaller falls matter to nobody
+FLOOR = 0.003  # of accuracy; the noise of a series that hardly moves
+SHORTEST = 8
+COLUMNS = {"onset": "int64", "depth": "float64", "height": "float64", "last": "bool"}
+
+
+def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = None) -> pd.DataFrame:
+    """Find evaluations that lie alone and far below the mean of the two beside them.
+
+    The last evaluation has one neighbor only; it is compared with that. The noise is the median
+    distance of up to AROUND evaluations on each side from the mean of *their* neighbors, and at
+    least the binomial noise of `n` samples (where given; 0 means unknown).
+
+    One evaluation is no dip: whether the network or its evaluation failed at that step cannot be
+    told from it. Returns one row each: onset (the step), depth (below the neighbors), height (depth
+    over noise), last (whether it is the last evaluation). Raises ValueError for steps that do not
+    increase and values out of 0..1.
+    """
+    steps, values = checked_series(step, accuracy, "accuracy")
+    counts = np.zeros(len(values)) if n is None else np.asarray(n, dtype=np.float64)
+    finite = np.isfinite(values)
+    steps, values, counts = steps[finite], values[finite], counts[finite]
+    rows = []
+    if len(values) >= SHORTEST:
+        below = (values[:-2] + values[2:]) / 2 - values[1:-1]  # at evaluations 1 .. -2
+        falls = [(i, float(below[i - 1]), below, 1.5) for i in range(1, len(values) - 1)]
+        # the last has one neighbor: a difference of two, whose noise is that of differences
+        drops = values[:-1] - values[1:]
+        falls.append((len(values) - 1, float(drops[-1]), drops, 2.0))
+        for i, depth, all_depths, variances in falls:
+            if depth < LEAST:
+                continue
+            noise = max(
+                _noise(all_depths, i - 1), _binomial(values[i] + depth, counts[i], variances)
+            )
+            if depth >= BAR * noise:
+                rows.append((steps[i], depth, depth / noise, i == len(values) - 1))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _noise(depths: np.ndarray, at: int) -> float:
+    """Return the robust deviation around `at`, without it and the two beside it, which it moves."""
+    near = np.r_[depths[max(0, at - AROUND) : max(0, at - 1)], depths[at + 2 : at + AROUND + 1]]
+    return max(FLOOR, 1.4826 * float(np.median(np.abs(near)))) if len(near) else np.inf
+
+
+def _binomial(accuracy: float, n: float, variances: float) -> float:
+    """Return the deviation of a distance made of several proportions of n samples each."""
+    share = min(max(accuracy, 0.0), 1.0)
+    return float(np.sqrt(variances * share * (1 - share) / n)) if n > 0 else 0.0
