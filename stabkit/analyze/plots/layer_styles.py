@@ -1,5 +1,6 @@
 """Choose the layers that a figure of gradients puts in front, and how they look."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,16 @@ GRAY: dict[str, Any] = {"color": "0.8", "linewidth": 0.5, "zorder": 1}  # all ot
 def telling_layers(frame: pd.DataFrame) -> list[str]:
     """Return the first layer, the last block and the last layer of all.
 
-    Spikes are said to begin in the first and to arrive in the others. `frame` has the columns layer
-    and depth. Fewer names are returned if some of the three are the same layer.
+    Blocks are the layers of the longest numbered stack, such as `blocks.3`, `h.3` or `layer4.2`.
+    Spikes are said to begin in the first layer and to arrive in the others. `frame` has the columns
+    layer and depth. Fewer names are returned if some of the three are the same layer.
     """
     layers = frame.dropna(subset="depth").sort_values("depth")["layer"].astype(str).unique()
-    blocks = [layer for layer in layers if layer.startswith("blocks.")]
+    stacks: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer[-1:].isdigit():
+            stacks.setdefault(re.sub(r"\d+", "#", layer), []).append(layer)
+    blocks = max(stacks.values(), key=len, default=[])
     return list(dict.fromkeys([*layers[:1], *blocks[-1:], *layers[-1:]]))
 
 
@@ -41,6 +47,20 @@ def mark_spikes(ax: Axes, at: pd.Series, color: object, zorder: float = 3) -> No
             at, np.ones(len(at)), "v", markersize=5, clip_on=False, color=color, zorder=zorder,
             transform=ax.get_xaxis_transform(), markeredgecolor="black", markeredgewidth=0.4,
         )  # fmt: skip
+
+
+def cross_out(ax: Axes, at: pd.Series, color: object = "black") -> None:
+    """Draw crosses on the upper edge of a panel where a value is not finite."""
+    if len(at):
+        ax.plot(
+            at, np.ones(len(at)), "x", color=color, markersize=4, clip_on=False, zorder=4,
+            transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
+
+
+def not_finite_handle() -> Line2D:
+    """Return the legend of the crosses."""
+    return Line2D([], [], color="black", linestyle="", marker="x", markersize=4, label="not finite")
 
 
 def say_nothing(ax: Axes, why: str) -> None:

@@ -9,7 +9,8 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
-from stabkit.analyze.report.incidents import Incident, all_incidents
+from stabkit.analyze.report.incident import Incident
+from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.report.incidents import Incident, Kind
+from stabkit.analyze.learning_rate import learning_rate, warmup_of
+from stabkit.analyze.report.incident import Incident, Kind
 from stabkit.analyze.report.remedy import SIGNS, Sign
-from stabkit.analyze.report.torch_lines import learning_rate, warmup_of
 
 OF_KIND: dict[Kind, Sign] = {
     "dip": "dips",
@@ -43,10 +43,12 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> tuple[str
     if not of_run:
         return "", None
     for one in of_run:
-        if one.layer:
+        if one.began_in:
             kind = "non-finite values" if one.kind == "non-finite" else f"a {one.kind}"
             kind = kind.replace("a burst", "a gradient burst")
-            return f"It began in {one.layer} at step {one.onset:,}, with {kind}.", of_run[0].onset
+            return f"It began in {one.began_in} at step {one.onset:,}, with {kind}.", of_run[
+                0
+            ].onset
     return "", of_run[0].onset
 
 

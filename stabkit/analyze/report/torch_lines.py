@@ -1,16 +1,15 @@
 """Write a remedy as lines of torch for anybody's loop, with the values that a run recorded."""
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.learning_rate import learning_rate, warmup_of
 from stabkit.analyze.report.model_parts import patch_projection
 from stabkit.analyze.report.remedy import Remedy
 
-RATE = re.compile(r"(^|[^a-z])(lr|learning_?rate)([^a-z]|$)")
 AT = 0.9  # percentile of the norms at which to clip (Deep Learning Tuning Playbook)
 
 
@@ -38,25 +37,6 @@ def values_of(run: Diagnosis, onset: int | None) -> dict[str, str]:
         **_warmup(rates),
         **_patch(run),
     }
-
-
-def learning_rate(scalars: pd.DataFrame) -> "pd.Series[float]":
-    """Return the recorded learning rate with the largest value, by step; empty if there is none."""
-    names = scalars["name"].astype(str)
-    named = names[names.map(lambda name: bool(RATE.search(name.lower())))]
-    rates = scalars.loc[named.index]
-    rates = rates[np.isfinite(rates["value"]) & (rates["value"] > 0)]
-    if rates.empty:
-        return pd.Series(dtype=float)
-    largest = rates.loc[rates["value"].idxmax(), "name"]
-    return rates[rates["name"] == largest].set_index("step")["value"].sort_index()
-
-
-def warmup_of(rates: "pd.Series[float]") -> int | None:
-    """Return the steps in which the rate rises to its largest value; None without a rate."""
-    if rates.empty:
-        return None
-    return int(rates.index[(rates >= 0.999 * rates.max()).to_numpy()][0] - rates.index[0])
 
 
 def _warmup(rates: "pd.Series[float]") -> dict[str, str]:
