@@ -5,6 +5,7 @@ peak. Evaluations that come twice, as after training went back to an earlier ste
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,20 +47,21 @@ class Merging:
 
 
 class OnlineSpikes:
-    """`find_spikes` for one series; `height` is the ratio to the baseline median."""
+    """`find_spikes` for one series; `height` is the ratio to what was expected."""
 
     def __init__(
         self,
         *,
         window: int = 100,
         threshold: float = 6.0,
-        min_history: int = 20,
+        min_history: int = 12,
         merge: int = 10,
         mad_floor: float = 0.01,
     ) -> None:
-        self._scorer = SpikeScorer(window, threshold, min_history, window // 2, mad_floor)
+        self._scorer = SpikeScorer(window, threshold, min_history, mad_floor)
         self._merging = Merging(merge)
         self._count = 0
+        self._before: deque[int] = deque(maxlen=window)  # steps
 
     def add(self, steps: IntArray, values: FloatArray) -> list[Onset]:
         """Add points and return the events that begin with them.
@@ -71,10 +73,11 @@ class OnlineSpikes:
         logs = np.log(values[usable]).tolist()
         for step, log in zip(steps[usable].tolist(), logs, strict=True):
             score = self._scorer.update(log)
+            self._before.append(step)
             if score is not None and self._merging.begins(
                 self._count, step, self._scorer.restarted
             ):
-                found.append(Onset(step, math.exp(score[1])))
+                found.append(Onset(self._before[-1 - score.lead], math.exp(score.rise)))
             self._count += 1
         return found
 

@@ -1,17 +1,34 @@
 """Spikes: upward jumps of a positive series, such as a gradient norm or a loss."""
 
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray, SortedWindow, checked_series
+from stabkit.detect.robust import (
+    MAD_TO_STD,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    SortedWindow,
+    checked_series,
+)
 
-Z_PER_MAD = 0.6745  # normal.ppf(3/4): a distance in MADs times this is one in standard deviations
-
+FEW = 5  # the noise of k errors is taken 1 + FEW / k times as large as they look
+GOES_ON = 2.5  # deviations; an event lasts as long as values stay so high
+LEAD = 2.0  # deviations; values so high right before an alarm belong to the event
+GAIN, SLOPE_GAIN = 0.2, 0.02  # of the trend filter: a memory of some 5 values, of 50 for the slope
+CLIP = 2.0  # deviations; one value moves the filter by no more than this
+TAIL = 500  # errors that tell how far up healthy values reach
+TAIL_SHARE = 0.1  # of them, the largest: their mean excess is the scale of the tail
+TAIL_REACH = 10.0  # such scales above the tail's beginning; e^-10 of an exponential tail
+NORMAL_EXCESS = 0.47  # mean excess over the 90 % quantile, in deviations, where errors are normal
+PRIOR = 10  # errors that the normal tail counts as
 
 # The bar of a spike that is acted on while the run goes on, in robust deviations. The run is not
 # over, so its number of steps is not known: some million before the end is a safe guess. In a
@@ -29,50 +46,122 @@ def spike_bar(steps: int) -> float:
     return 6.0 + max(0.0, math.log10(max(steps, 1) / 1000))
 
 
+class Score(NamedTuple):
+    """A flagged value. `lead`: how many values right before it belong to the event as well."""
+
+    z: float  # robust deviations above what was expected
+    rise: float  # log of the ratio to what was expected
+    lead: int
+
+
+class Errors:
+    """The recent errors of a predictor, without those of flagged values."""
+
+    def __init__(self, errors: Sequence[float], window: int, floor: float) -> None:
+        self._sizes = SortedWindow(window)
+        self._recent: deque[float] = deque(maxlen=TAIL)
+        self._floor = floor
+        for error in errors:
+            self.add(error)
+
+    def add(self, error: float) -> None:
+        self._sizes.push(abs(error))
+        self._recent.append(error)
+
+    def noise(self) -> float:
+        """Return a robust standard deviation, the larger the fewer errors there are."""
+        few = 1 + FEW / len(self._sizes)
+        return max(self._floor, MAD_TO_STD * self._sizes.median()) * few
+
+    def reach(self, noise: float) -> float:
+        """Return how large an error of the heaviest tail that these errors show may be.
+
+        Over the 90 % quantile, an exponential tail with the mean excess of the errors. A normal
+        tail counts as PRIOR further errors, so that a few errors do not decide.
+        """
+        errors = np.array(self._recent)
+        start = float(np.quantile(errors, 1 - TAIL_SHARE))
+        over = errors[errors > start] - start
+        scale = (over.sum() + PRIOR * NORMAL_EXCESS * noise) / (over.size + PRIOR)
+        return start + TAIL_REACH * float(scale)
+
+
 class SpikeScorer:
-    """Robust z of each new log value against the last `window` values that were not flagged.
+    """Robust z of each new log value against what the values before it lead to expect.
+
+    Two predictors compete: the median of the last `window` values, and a filter of level and slope
+    (Holt 1957) that follows a trend. The one whose recent errors are smaller judges: the median
+    while the series is stationary, because the filter would follow a slow spike; the filter while
+    the series falls or rises. Flagged values move neither.
 
     Takes one update per point, in order; `find_spikes` and an online monitor get the same scores.
     """
 
-    def __init__(
-        self, window: int, threshold: float, min_history: int, restart_after: int, mad_floor: float
-    ) -> None:
-        self._baseline = SortedWindow(window)
-        self._threshold, self._mad_floor = threshold, mad_floor
-        self._min_history, self._restart_after = min_history, restart_after
+    def __init__(self, window: int, threshold: float, min_history: int, mad_floor: float) -> None:
+        self._window, self._floor = window, mad_floor
+        self._bar = threshold / (1 + FEW / window)
+        self._first: list[float] = []
+        self._min_history = min_history
         self._streak: list[float] = []
+        self._lead = 0
         self.restarted = False
 
-    def go_on_from(self, log_values: Iterable[float]) -> None:
-        """Set the baseline to these values, the last `window` or more points, all unflagged."""
-        self._baseline.restart(log_values)
+    def _start(self, values: Sequence[float]) -> None:
+        """Begin with these values: a line through them, and its errors."""
+        middle, (level, slope) = float(np.median(values)), _line(values)
+        self._baseline = SortedWindow(self._window)
+        self._baseline.restart(values)
+        self._level, self._slope = level, slope
+        ends = len(values) - 1
+        trend = [y - (level + slope * (i - ends)) for i, y in enumerate(values)]
+        self._of_median = Errors([y - middle for y in values], self._window, self._floor)
+        self._of_trend = Errors(trend, self._window, self._floor)
 
-    def update(self, log_value: float) -> tuple[float, float] | None:
-        """Return (z, log of the ratio to the baseline median) if it is flagged, else None."""
+    def update(self, log_value: float) -> Score | None:
+        """Return the score of a value that is flagged, else None."""
         self.restarted = False
-        score = self._score(log_value)
-        if score is None:
-            self._streak.clear()
-            self._baseline.push(log_value)
+        if len(self._first) < self._min_history:
+            self._first.append(log_value)
+            if len(self._first) == self._min_history:
+                self._start(self._first)
             return None
+        expected, trend = self._baseline.median(), self._level + self._slope
+        noise, trend_noise = self._of_median.noise(), self._of_trend.noise()
+        by_trend = trend_noise < noise
+        errors, scale = (self._of_trend, trend_noise) if by_trend else (self._of_median, noise)
+        rise = log_value - (trend if by_trend else expected)
+        z = rise / scale
+        flagged = z >= GOES_ON if self._streak else z >= self._bar and rise > errors.reach(scale)
+        if flagged:
+            return self._flag(log_value, Score(z, rise, self._lead), trend, by_trend)
+        self._streak.clear()
+        self._lead = min(self._lead + 1, self._window - 1) if z > LEAD else 0
+        self._baseline.push(log_value)
+        self._of_median.add(log_value - expected)
+        error = log_value - trend
+        self._of_trend.add(error)
+        step = min(max(error, -CLIP * trend_noise), CLIP * trend_noise)
+        self._level, self._slope = trend + GAIN * step, self._slope + SLOPE_GAIN * step
+        return None
+
+    def _flag(self, log_value: float, score: Score, trend: float, by_trend: bool) -> Score:
+        self._lead = 0
         self._streak.append(log_value)
-        if len(self._streak) == self._restart_after:
-            # So many high points in a row are a new level, not a spike.
-            self._baseline.restart(self._streak)
-            self._streak.clear()
+        self._level, self._slope = trend, 0.9 * self._slope
+        if len(self._streak) == self._window // (5 if by_trend else 2):
+            # So many high values in a row are a new level, not a spike.
+            self._start(self._streak)
+            self._streak = []
             self.restarted = True
         return score
 
-    def _score(self, log_value: float) -> tuple[float, float] | None:
-        if len(self._baseline) < self._min_history:
-            return None
-        rise = log_value - self._baseline.median()
-        # Most points stop here, before the more expensive MAD: even the floor would not flag them.
-        if Z_PER_MAD * rise < self._threshold * self._mad_floor:
-            return None
-        z = Z_PER_MAD * rise / max(self._baseline.mad(), self._mad_floor)
-        return (z, rise) if z >= self._threshold else None
+
+def _line(values: Sequence[float]) -> tuple[float, float]:
+    """Return a robust line at the last of the values, and its slope (Theil 1950, Sen 1968)."""
+    pairs = combinations(range(len(values)), 2)
+    slope = float(np.median([(values[j] - values[i]) / (j - i) for i, j in pairs]))
+    ends = len(values) - 1
+    return float(np.median([y - slope * (i - ends) for i, y in enumerate(values)])), slope
 
 
 def find_spikes(
@@ -81,31 +170,35 @@ def find_spikes(
     *,
     window: int = 100,
     threshold: float = 6.0,
-    min_history: int = 20,
+    min_history: int = 12,
     merge: int = 10,
     mad_floor: float = 0.01,
 ) -> pd.DataFrame:
-    """Find points whose logarithm lies `threshold` robust deviations above the recent median.
+    """Find points whose logarithm lies `threshold` robust deviations above what was expected.
 
-    The baseline is the median and MAD of the logs of the last `window` points that were not
-    flagged, so spikes cannot hide one another. After window // 2 flagged points in a row the level
-    itself has moved: the event ends there and the baseline restarts from those points. Flagged
-    points that are neighbors, or at most `merge` steps apart, are one event.
+    Two predictors compete, and the one with the smaller recent errors judges: the median of the
+    last `window` points, and a filter of level and slope, so that a spike is found on a falling
+    curve too. The noise is that of the last `window` errors. Points that are flagged move neither
+    the predictors nor the noise, so spikes cannot hide one another. The first `min_history` points
+    are the first history; with so few the bar is higher (`threshold` holds for `window` errors). A
+    point is flagged only if it also exceeds the tail that the errors of the series show, so that
+    heavy tails and saw teeth raise few alarms.
+
+    An event goes on while points stay 2.5 deviations high, and begins with the points right before
+    its first alarm that are 2 deviations high. After window // 2 flagged points in a row (window //
+    5 on a trend) the level itself has moved: the event ends there and the history restarts from
+    those points. Flagged points that are neighbors, or at most `merge` steps apart, are one event.
 
     Non-finite values are events of another kind, and zeros have no logarithm: both are left out as
     if they had not been measured. `mad_floor` (log units) keeps near-constant series quiet: at the
-    defaults nothing below exp(6 * 0.01 / 0.6745) = 1.09 times the median is ever flagged. There
-    is no minimum ratio in addition: a loss bounded by ln N may never reach 1.5 times its median.
+    defaults nothing below exp(6 * 0.01) = 1.06 times what was expected is ever flagged. There is no
+    minimum ratio in addition: a loss bounded by ln N may never reach 1.5 times its median.
 
-    False alarms at the defaults, in simulated healthy series: independent lognormal values, any
-    sigma well above the floor, 1 event in 2.4 million steps; AR(1) logs with coefficient .9, 1.3 in
-    100,000 steps. The short first baseline adds an alarm in the first 150 steps of 0.2 % of
-    independent and 1 % of AR(1) .9 series. Logs with heavier tails alarm more (Student t with 5
-    degrees of freedom: 80 in 100,000 steps): calibrate `threshold` on healthy runs.
+    Rates of false alarms and power, on stationary series and on trends: docs/detectors.md.
 
-    Returns one row per event: onset, peak, end (steps of the first, largest and last flagged
-    point), height (robust z of the peak), ratio (of the peak to the baseline median at that time).
-    Raises ValueError for steps that do not increase, negative values, options out of range.
+    Returns one row per event: onset, peak, end (steps of the first, largest and last point), height
+    (robust z of the peak), ratio (of the peak to what was expected there). Raises ValueError for
+    steps that do not increase, negative values, options out of range.
     """
     _check_options(window, threshold, min_history, merge, mad_floor)
     steps, values = checked_series(step, value, "value")
@@ -118,68 +211,16 @@ def find_spikes(
         )
     usable = np.isfinite(values) & (values > 0)
     steps, values = steps[usable], values[usable]
-    logs = np.log(values)
-    suspects = _suspects(logs, window, threshold, mad_floor)
-    scorer = SpikeScorer(window, threshold, min_history, window // 2, mad_floor)
-    points = _flagged(logs, scorer, suspects, window)
-    flagged = np.array([point[0] for point in points], dtype=np.int64)
-    heights, rises = (np.array([point[j] for point in points]) for j in (1, 2))
-    restarted = np.array([point[3] for point in points], dtype=bool)
-    new = begin_events(flagged, steps[flagged], restarted, merge)
-    return _events(steps[flagged], values[flagged], heights, np.exp(rises), new)
-
-
-def _flagged(
-    logs: FloatArray, scorer: SpikeScorer, suspects: IntArray, window: int
-) -> list[tuple[int, float, float, bool]]:
-    """Return index, z, log ratio and whether the baseline restarted, for every flagged point.
-
-    The result is the same as updating the scorer with every point. After `window` unflagged points
-    the baseline is exactly the last `window` points, and no point before the next suspect can be
-    flagged, so the scorer goes straight to that one.
-    """
-    points, values = [], logs.tolist()
-    i = quiet = 0  # `quiet`: unflagged points in a row before i
-    waiting = iter([*suspects.tolist(), len(values)])
-    suspect = next(waiting)
-    while i < len(values):
-        if quiet >= window:
-            while suspect < i:
-                suspect = next(waiting)
-            if suspect > i:
-                if suspect == len(values):
-                    break
-                i = suspect
-                scorer.go_on_from(values[i - window : i])
-        score = scorer.update(values[i])
-        quiet += 1
-        if score is not None:
-            points.append((i, *score, scorer.restarted))
-            quiet = 0
-        i += 1
-    return points
-
-
-def _suspects(logs: FloatArray, window: int, threshold: float, mad_floor: float) -> IntArray:
-    """Return the indices that may be flagged if their baseline is the `window` points before them.
-
-    One sort gives a lower bound on the bar of `stride` neighboring points. Their baselines overlap;
-    each is a subset of their union. So the k-th smallest value of a baseline is at least that of
-    the union, which bounds the median. Half of a baseline lies within one MAD of its median, so the
-    MAD is at least half the length of the shortest interval of the union that holds as many values.
-    """
-    if logs.size <= window:
-        return np.zeros(0, dtype=np.int64)
-    stride = max(1, window // 4)
-    tail = -(logs.size - window) % stride
-    padded = np.concatenate([logs, np.full(tail, np.inf)])  # a larger union: the bounds still hold
-    whole = np.sort(sliding_window_view(padded[:-1], window + stride - 1)[::stride], axis=1)
-    half = (window + 1) // 2
-    shortest = (whole[:, half - 1 :] - whole[:, : whole.shape[1] - half + 1]).min(axis=1)
-    # Room for rounding: the last bit of a logarithm is at most 1e-13.
-    mad = np.maximum(shortest / 2 - 1e-12, mad_floor)
-    least = whole[:, (window - 1) // 2] + (1 - 1e-9) * threshold / Z_PER_MAD * mad - 1e-12
-    return window + np.flatnonzero(logs[window:] >= np.repeat(least, stride)[: logs.size - window])
+    scorer = SpikeScorer(window, threshold, min_history, mad_floor)
+    points = []
+    for i, log_value in enumerate(np.log(values).tolist()):
+        if (score := scorer.update(log_value)) is not None:
+            points.append((i, score, scorer.restarted))
+    if not points:  # most series are healthy: save the making of a frame
+        return _NO_SPIKES.copy()
+    flagged = np.array([i for i, _, _ in points], dtype=np.int64)
+    begin = begin_events(flagged, steps[flagged], np.array([end for _, _, end in points]), merge)
+    return _events(steps, values, points, begin)
 
 
 def _check_options(
@@ -212,22 +253,19 @@ def begin_events(
 
 
 def _events(
-    step: IntArray, value: FloatArray, height: FloatArray, ratio: FloatArray, begin: IntArray
+    steps: IntArray,
+    values: FloatArray,
+    points: Sequence[tuple[int, Score, bool]],
+    begin: IntArray,
 ) -> pd.DataFrame:
-    if not begin.size:  # most series are healthy: save the making of a frame
-        return _NO_SPIKES.copy()
-    bounds = list(zip(begin, [*begin[1:], step.size], strict=True))
-    peak = np.array([a + int(np.argmax(value[a:b])) for a, b in bounds], dtype=np.int64)
-    end = np.array([b - 1 for _, b in bounds], dtype=np.int64)
-    return pd.DataFrame(
-        {
-            "onset": step[begin],
-            "peak": step[peak],
-            "end": step[end],
-            "height": height[peak],
-            "ratio": ratio[peak],
-        }
-    )
+    rows = []
+    for a, b in zip(begin, [*begin[1:], len(points)], strict=True):
+        event = points[a:b]
+        peak, score, _ = max(event, key=lambda point: float(values[point[0]]))
+        first, lead = event[0][0], event[0][1].lead
+        times = steps[[first - lead, peak, event[-1][0]]]
+        rows.append((*times, score.z, math.exp(score.rise)))
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
 _INTEGERS, _FLOATS = ("onset", "peak", "end"), ("height", "ratio")
