@@ -220,7 +220,8 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
             column[-1].set_xlabel(f"steps since the onset, step {rows['onset'].iloc[0]}")
         figure.align_ylabels()
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
-        lines.append(Line2D([], [], color="0.88", linewidth=6, label="the event"))
+        if (table["end"] > table["onset"]).any():
+            lines.append(Line2D([], [], color="0.88", linewidth=6, label="the event"))
         if not np.isfinite(table["value"]).all():
             lines.append(not_finite_handle())
         columns = len(lines) if len(events) > 1 else 3

@@ -36,7 +36,7 @@ REMEDIES = (
     ),
     Remedy(
         "Lower the learning rate",
-        "Half of what the worst run had.",
+        "Half of what it was.",
         {"optim.lr": None},
         "lr={lr}  # where the optimizer is made; {lr_note}",
         {
@@ -139,7 +139,7 @@ REMEDIES = (
     ),
     Remedy(
         "Longer warm-up",
-        "Twice what the worst run had.",
+        "Twice what it was.",
         {"optim.warmup_steps": None},
         "warmup = torch.optim.lr_scheduler.LinearLR(\n"
         "    optimizer, start_factor=1e-3, total_iters={warmup}\n"
@@ -211,7 +211,7 @@ REMEDIES = (
     ),
     Remedy(
         "Smaller batch",
-        "Half of what the worst run had; the linear rule halves the rate with it.",
+        "Half of what it was; the linear rule halves the rate with it.",
         {"train.batch": None},
         "batch_size=batch_size // 2  # of the DataLoader\n"
         "lr=lr / 2  # where the optimizer is made",

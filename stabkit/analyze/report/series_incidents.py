@@ -137,6 +137,8 @@ def _burst_near(run: Diagnosis, onset: int, end: int) -> str:
     if near.empty:
         return f"no burst between steps {max(since, 0):,} and {end:,}"
     first = near.iloc[0]
+    if run.norms:
+        return f"burst of {first['first']} at step {int(first['onset']):,}"
     return f"burst at step {int(first['onset']):,}, first in {first['first']}"
 
 

@@ -35,21 +35,19 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
 
 
 def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> tuple[str, int | None]:
-    """Return a sentence on where the trouble of the worst run began, and the step.
+    """Return how to say where the trouble of the worst run began, and the step.
 
-    The sentence names the layer of the first event that has one; it is empty if there is none.
+    For example `in h.2 at step 300, with a gradient burst`. The first event with a layer is told,
+    or else the first event; without events the text is empty.
     """
     of_run = sorted((one for one in incidents if one.run is worst), key=lambda one: one.onset)
     if not of_run:
         return "", None
-    for one in of_run:
-        if one.began_in:
-            kind = "non-finite values" if one.kind == "non-finite" else f"a {one.kind}"
-            kind = kind.replace("a burst", "a gradient burst")
-            return f"It began in {one.began_in} at step {one.onset:,}, with {kind}.", of_run[
-                0
-            ].onset
-    return "", of_run[0].onset
+    told = next((one for one in of_run if one.began_in), of_run[0])
+    where = f"in {told.began_in} at" if told.began_in else "at"
+    kind = {"burst": "a gradient burst", "non-finite": "non-finite values"}.get(told.kind)
+    kind = kind or f"a{'n' if told.kind[0] in 'aeiou' else ''} {told.kind}"
+    return f"{where} step {told.onset:,}, with {kind}", of_run[0].onset
 
 
 def _early(run: Diagnosis) -> float:
