@@ -1,6 +1,7 @@
 """Choose the curves of a run that figures show: gradients, a loss, an accuracy, by any name."""
 
 import math
+import textwrap
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,12 @@ def accuracy_axis(metric: str) -> str:
         return "held-out kNN accuracy"
     is_named = any(word.startswith("acc") for word in words(metric))
     return f"accuracy ({metric})" if is_named else metric
+
+
+def two_lines(name: str) -> str:
+    """Return the name of an axis for a low panel, in at most two short lines."""
+    lines = textwrap.wrap(name, 18) or [""]
+    return "\n".join(lines if len(lines) <= 2 else [lines[0], f"{lines[1][:17]}…"])
 
 
 def spacing(steps: "pd.Series[int]") -> int:

@@ -19,6 +19,7 @@ from stabkit.analyze.plots.curves import (
     loss_events,
     main_loss,
     spacing,
+    two_lines,
 )
 from stabkit.analyze.plots.layer_styles import (
     Styles,
@@ -188,8 +189,8 @@ def _panel_name(rows: pd.DataFrame) -> str:
             whole = rows["series"].nunique() == 1 and not rows["depth"].iloc[0]
             return f"{series} /\nits median" if whole else "gradient norm /\nmedian of the layer"
         case "accuracy":
-            return wrapped(accuracy_axis(series).replace("held-out ", "held-out\n"), 22)
-    return wrapped(series, 22)
+            return two_lines(accuracy_axis(series))
+    return two_lines(series)
 
 
 def event_zoom_figure(table: pd.DataFrame) -> Figure:

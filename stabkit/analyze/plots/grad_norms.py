@@ -17,6 +17,7 @@ from stabkit.analyze.plots.curves import (
     loss_events,
     main_loss,
     spacing,
+    two_lines,
 )
 from stabkit.analyze.plots.layer_styles import (
     GRAY,
@@ -157,7 +158,7 @@ def _result_name(results: pd.DataFrame) -> str:
         accuracy_axis(name) if series == "accuracy" else name
         for series, name in zip(results["series"], results["layer"], strict=True)
     ]
-    return wrapped(" or ".join(named).replace("held-out ", "held-out\n", 1), 22)
+    return two_lines(" or ".join(named))
 
 
 def _draw_result(ax: Axes, rows: pd.DataFrame) -> None:

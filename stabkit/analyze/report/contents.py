@@ -167,7 +167,7 @@ def _run_rows(table: pd.DataFrame) -> Table:
         for title, name in optional.items()
         if table[name].any() or (name == "loss_spikes" and not metrics)
     }
-    if table["judged_on"].str.contains("norm").any():
+    if not table["judged_on"].str.contains("no gradient norm").all():
         columns["bursts"] = table["bursts"].astype(str)
     if table["patch_first"].any():
         columns["of which patch first"] = table["patch_first"].astype(str)
@@ -221,6 +221,8 @@ def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
         if name == "event-zoom":  # every event has its own
             continue
         if name == "loss" and not _loss_tells(runs):
+            continue
+        if name == "onset-order" and not any(len(run.bursts) for run in runs):
             continue
         about, shown = plot.about, runs
         if name == "signals" and len(runs) > 1:

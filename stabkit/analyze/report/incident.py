@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.text import counted
 
 Kind = Literal[
     "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "burst", "outlier",
@@ -40,7 +39,7 @@ def lasting(onset: int, end: int, open_end: bool = False) -> str:
     """Say how long an event lasted."""
     if end == onset:
         return f"step {onset:,} alone"
-    span = f"steps {onset:,} to {end:,} ({counted(end - onset, 'step')})"
+    span = f"steps {onset:,} to {end:,} ({end - onset:,} {'step' if end - onset == 1 else 'steps'})"
     return f"{span}, not recovered when the run ended" if open_end else span
 
 

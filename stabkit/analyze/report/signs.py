@@ -1,5 +1,6 @@
 """Count the signs of instability that call for a remedy, and say where it began."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
@@ -14,6 +15,13 @@ OF_KIND: dict[Kind, Sign] = {
     "non-finite": "nonfinite",
     "loss spike": "loss_spikes",
     "departure": "loss_left",
+}
+IN_WORDS: dict[Kind, str] = {
+    "non-finite": "non-finite values",
+    "departure": "a loss that left for good",
+    "burst": "a gradient burst",
+    "outlier": "a single low evaluation",
+    "overflow": "an overflow",
 }
 EARLY = 0.1  # share of a run that is early if its warm-up is not known
 
@@ -44,10 +52,12 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> tuple[str
     if not of_run:
         return "", None
     told = next((one for one in of_run if one.began_in), of_run[0])
-    where = f"in {told.began_in} at" if told.began_in else "at"
-    kind = {"burst": "a gradient burst", "non-finite": "non-finite values"}.get(told.kind)
-    kind = kind or f"a{'n' if told.kind[0] in 'aeiou' else ''} {told.kind}"
-    return f"{where} step {told.onset:,}, with {kind}", of_run[0].onset
+    name = told.began_in
+    if name and not re.search("[a-zA-Z]", name):  # a layer of nn.Sequential
+        name = f"layer {name}"
+    where = f"in {name} at" if name else "at"
+    with_what = IN_WORDS.get(told.kind, f"a {told.kind}")
+    return f"{where} step {told.onset:,}, with {with_what}", of_run[0].onset
 
 
 def _early(run: Diagnosis) -> float:
