@@ -67,7 +67,10 @@ def _layers_came_back(run: Run, step: int, layers: Sequence[str]) -> bool:
     table = run.signals()
     if "grad_norm" not in table:
         return False
-    rows = table[(table["step"] >= step) & table["layer"].astype(str).isin(layers)]
+    named = table["layer"].astype(str)
+    if not set(named.unique()).issuperset(layers):  # a damaged log names what is no layer
+        return False
+    rows = table[(table["step"] >= step) & named.isin(layers)]
     later = rows[rows["step"] > step]
     back = later[np.isfinite(later["grad_norm"])]["layer"].astype(str).nunique()
     if back < len(set(layers)):

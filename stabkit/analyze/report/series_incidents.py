@@ -82,7 +82,8 @@ def _few(names: list[str]) -> str:
 def _last_bad(run: Diagnosis, names: list[str]) -> int:
     """Return the last step at which a named series of the run was not finite; -1 if none was."""
     table = run.tables.scalars()
-    rows = table[table["name"].astype(str).isin(names)]
+    recorded = set(map(str, table["name"].unique()))  # names of a log need not be text at all
+    rows = table[table["name"].isin(recorded.intersection(names))]
     steps = rows["step"][~np.isfinite(rows["value"])]
     return int(steps.max()) if len(steps) else -1
 
