@@ -117,9 +117,11 @@ def _zoom(incident: Incident) -> Picture | None:
     named = {"gradient": "gradient norms", "accuracy": accuracy_axis(incident.run.metric)}
     drawn = rows.drop_duplicates("panel")
     recorded = [named.get(p, s) for p, s in zip(drawn["panel"], drawn["series"], strict=True)]
-    alt = f"{listed(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
+    alt = (
+        f"Curves of {listed(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
+    )
     facts = "; ".join(": ".join(fact) for fact in incident.facts)
-    alt = f"{alt[0].upper()}{alt[1:]}event shaded. {incident.headline}: {facts}."
+    alt += f"event shaded. {incident.headline}: {facts}."
     return picture(event_zoom_figure(rows.assign(event=incident.headline)), alt)
 
 

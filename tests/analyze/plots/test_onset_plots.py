@@ -226,7 +226,10 @@ def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None
         ("base lr 0.1", "base lr 0.1"),
         ("learned patch projection, base lr 0.1", "learned patch projection\nbase lr 0.1"),
         ("a, b, c", "a, b, c"),
-        ("Loss spike of a long name at step 18,000: 2", "Loss spike of a long name at step\n18,000: 2"),
+        (
+            "Loss spike of a long name at step 18,000: 2",
+            "Loss spike of a long name at step\n18,000: 2",
+        ),
         ("", ""),
         ("y" * 200, f"{'y' * 34}\n{'y' * 34}\n{'y' * 33}…"),
         ("x" * 40, f"{'x' * 34}\n{'x' * 6}"),

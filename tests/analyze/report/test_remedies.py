@@ -4,7 +4,6 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from tests.analyze.conftest import (
     diagnosed,
     diagnosed_run,
     level,
+    plant_loop,
     plant_run,
 )
 
@@ -40,33 +40,6 @@ LEARNED = ("false", "true")  # how the runs of `grid` are called
 FREEZE, LOWER = BY_NAME["Freeze the patch projection"], BY_NAME["Lower the learning rate"]
 GPT = ["wte", "wpe", "h.0", "h.1", "h.2", "h.3", "ln_f"]
 VIT = ["patch_embed", "blocks.0", "blocks.1", "norm"]
-
-
-def plant_loop(
-    folder: Path, layers: Sequence[str] = (), burst: str = "", warmup: int = 0, **scalars: float
-) -> Path:
-    """Write what a Monitor in another loop records: no settings, no evaluations.
-
-    At step 300 the gradient of layer `burst` and three steps later those of all others rise
-    20-fold. `scalars` are constants, of which `lr` rises in `warmup` steps.
-    """
-    rng, steps = np.random.default_rng(0), np.arange(STEPS)
-    writer = Writer(folder, "loop")
-    if layers:
-        grads = np.exp(0.1 * rng.normal(size=(STEPS, len(layers))))
-        grads[303:306] *= 20 if burst else 1
-        grads[300:306, [name == burst for name in layers]] *= 20
-        nothing = np.zeros_like(grads, dtype=bool)
-        writer.add_layers(
-            steps, list(layers), dict.fromkeys(SIGNALS, grads.astype(np.float32)),
-            dict.fromkeys(SIGNALS, nothing),
-        )  # fmt: skip
-    writer.add_scalars(steps, "loss", np.linspace(6, 3, STEPS) + 0.01 * rng.normal(size=STEPS))
-    for name, value in scalars.items():
-        rise = np.minimum(1, (steps + 1) / (warmup + 1)) if name == "lr" else np.ones(STEPS)
-        writer.add_scalars(steps, name, value * rise)
-    writer.flush()
-    return folder
 
 
 def reported(folder: Path) -> tuple[Report, str]:
