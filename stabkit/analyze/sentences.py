@@ -30,12 +30,12 @@ DIP_NOTE = (
     "better than untrained; or if its loss stayed at zero."
 )
 BURST_NOTE = (
-    "A gradient burst begins when a gradient norm leaves its own recent range (robust z of 6 or\n"
-    "more in log space)."
+    "A gradient burst begins when a gradient norm leaves what its own past leads to expect\n"
+    "(robust z of 6 or more in log space)."
 )
 LOSS_NOTE = (
-    "A loss spike begins when a loss leaves its own recent range upward in the same way. A loss\n"
-    "has left for good if it ends at 1.4 times its best level or more."
+    "A loss spike is the same of a loss. A loss has left for good if it ends at 1.4 times its\n"
+    "best level or more."
 )
 
 
@@ -56,7 +56,7 @@ def nothing_found(table: pd.DataFrame) -> str:
     sought = []
     if (known["metric"] != "").any():
         sought += ["no dip", "no drift"]
-    if known["judged_on"].str.contains("loss").any():
+    if known["judged_on"].str.contains("loss", case=False).any():
         sought.append("no loss spike")
     sought += ["no collapse", "no non-finite value"]
     text = f"{listed(sought)} in {counted(len(known), 'run')}"
@@ -171,7 +171,7 @@ def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]
     number = counted(int(spiking["loss_spikes"].sum()), "loss spike")
     yield (
         f"{number} in {counted(len(spiking), 'run')}. The largest ({_named(where)}): "
-        f"{spike['first']} rose to {spike['ratio']:.3g} times\nits recent median; it began at step "
+        f"{spike['first']} rose to {spike['ratio']:.3g} times\nwhat was expected; it began at step "
         f"{spike['onset']:,} and ended at step {spike['end']:,}."
     )
 
@@ -238,6 +238,6 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     )
     burst = run.bursts.loc[run.bursts["ratio"].idxmax()]
     yield (
-        f"{text}. The largest ({_named(where)}): {burst['ratio']:.3g} times the recent median; it "
+        f"{text}. The largest ({_named(where)}): {burst['ratio']:.3g} times what was expected; it "
         f"began at step {burst['onset']:,}\nin {burst['first']}."
     )

@@ -16,7 +16,7 @@ from stabkit.analyze.sentences import (
     nothing_found,
     seed_text,
 )
-from stabkit.analyze.series import METRIC, accuracy_words
+from stabkit.analyze.series import METRIC
 from stabkit.analyze.text import aligned, counted
 from stabkit.analyze.verdict import UNSTABLE, VERDICTS
 from stabkit.printing import one_line
@@ -99,13 +99,13 @@ def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     run = in_table_order(runs)[measured[0]]
     evals = run.evals(run.metric)
     first = evals.iloc[0]
-    every = f"{int(evals['step'].diff().median()):,} steps" if len(evals) > 1 else "run once"
-    every = every.removeprefix("1 ").replace("steps", "step") if every == "1 steps" else every
+    gap = int(evals["step"].diff().median()) if len(evals) > 1 else 0
+    often = {0: "once", 1: "every step"}.get(gap, f"every {gap:,} steps")
     things = "images" if run.metric == METRIC else "samples"
     size = f"{int(first['n']):,}" if counts_known(evals) else "an unknown number of"
     chance = "unknown" if math.isnan(first["chance"]) else f"{first['chance']:.3g}"
-    name = accuracy_words(run.metric)
-    lines.append(f"{name[0].upper()}{name[1:]} every {every} on {size} {things}, chance {chance}.")
+    name = "Held-out kNN" if run.metric == METRIC else run.metric
+    lines.append(f"{name} {often} on {size} {things}, chance {chance}.")
     without = sum(not counts_known(d.evals(d.metric)) for d in runs)
     if without:
         lines.append(

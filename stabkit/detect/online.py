@@ -5,7 +5,6 @@ peak. Evaluations that come twice, as after training went back to an earlier ste
 """
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,7 +60,6 @@ class OnlineSpikes:
         self._scorer = SpikeScorer(window, threshold, min_history, mad_floor)
         self._merging = Merging(merge)
         self._count = 0
-        self._before: deque[int] = deque(maxlen=window)  # steps
 
     def add(self, steps: IntArray, values: FloatArray) -> list[Onset]:
         """Add points and return the events that begin with them.
@@ -73,11 +71,10 @@ class OnlineSpikes:
         logs = np.log(values[usable]).tolist()
         for step, log in zip(steps[usable].tolist(), logs, strict=True):
             score = self._scorer.update(log)
-            self._before.append(step)
             if score is not None and self._merging.begins(
                 self._count, step, self._scorer.restarted
             ):
-                found.append(Onset(self._before[-1 - score.lead], math.exp(score.rise)))
+                found.append(Onset(step, math.exp(score.rise)))
             self._count += 1
         return found
 

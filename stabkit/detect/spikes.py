@@ -21,7 +21,6 @@ from stabkit.detect.robust import (
 
 FEW = 5  # the noise of k errors is taken 1 + FEW / k times as large as they look
 GOES_ON = 2.5  # deviations; an event lasts as long as values stay so high
-LEAD = 2.0  # deviations; values so high right before an alarm belong to the event
 GAIN, SLOPE_GAIN = 0.2, 0.02  # of the trend filter: a memory of some 5 values, of 50 for the slope
 CLIP = 2.0  # deviations; one value moves the filter by no more than this
 TAIL = 500  # errors that tell how far up healthy values reach
@@ -29,6 +28,7 @@ TAIL_SHARE = 0.1  # of them, the largest: their mean excess is the scale of the 
 TAIL_REACH = 10.0  # such scales above the tail's beginning; e^-10 of an exponential tail
 NORMAL_EXCESS = 0.47  # mean excess over the 90 % quantile, in deviations, where errors are normal
 PRIOR = 10  # errors that the normal tail counts as
+TAIL_LIMIT = 18.0  # deviations; what stands so high is flagged, whatever the tail looks like
 
 # The bar of a spike that is acted on while the run goes on, in robust deviations. The run is not
 # over, so its number of steps is not known: some million before the end is a safe guess. In a
@@ -47,11 +47,10 @@ def spike_bar(steps: int) -> float:
 
 
 class Score(NamedTuple):
-    """A flagged value. `lead`: how many values right before it belong to the event as well."""
+    """How far a flagged value stands out."""
 
     z: float  # robust deviations above what was expected
     rise: float  # log of the ratio to what was expected
-    lead: int
 
 
 class Errors:
@@ -103,7 +102,6 @@ class SpikeScorer:
         self._first: list[float] = []
         self._min_history = min_history
         self._streak: list[float] = []
-        self._lead = 0
         self.restarted = False
 
     def _start(self, values: Sequence[float]) -> None:
@@ -131,11 +129,12 @@ class SpikeScorer:
         errors, scale = (self._of_trend, trend_noise) if by_trend else (self._of_median, noise)
         rise = log_value - (trend if by_trend else expected)
         z = rise / scale
-        flagged = z >= GOES_ON if self._streak else z >= self._bar and rise > errors.reach(scale)
+        flagged = z >= GOES_ON if self._streak else z >= self._bar
+        if flagged and not self._streak and z < TAIL_LIMIT:
+            flagged = rise > errors.reach(scale)
         if flagged:
-            return self._flag(log_value, Score(z, rise, self._lead), trend, by_trend)
+            return self._flag(log_value, Score(z, rise), trend, by_trend)
         self._streak.clear()
-        self._lead = min(self._lead + 1, self._window - 1) if z > LEAD else 0
         self._baseline.push(log_value)
         self._of_median.add(log_value - expected)
         error = log_value - trend
@@ -145,7 +144,6 @@ class SpikeScorer:
         return None
 
     def _flag(self, log_value: float, score: Score, trend: float, by_trend: bool) -> Score:
-        self._lead = 0
         self._streak.append(log_value)
         self._level, self._slope = trend, 0.9 * self._slope
         if len(self._streak) == self._window // (5 if by_trend else 2):
@@ -184,10 +182,10 @@ def find_spikes(
     point is flagged only if it also exceeds the tail that the errors of the series show, so that
     heavy tails and saw teeth raise few alarms.
 
-    An event goes on while points stay 2.5 deviations high, and begins with the points right before
-    its first alarm that are 2 deviations high. After window // 2 flagged points in a row (window //
-    5 on a trend) the level itself has moved: the event ends there and the history restarts from
-    those points. Flagged points that are neighbors, or at most `merge` steps apart, are one event.
+    An event goes on while points stay 2.5 deviations high. After window // 2 flagged points in a
+    row (window // 5 on a trend) the level itself has moved: the event ends there and the history
+    restarts from those points. Flagged points that are neighbors, or at most `merge` steps apart,
+    are one event.
 
     Non-finite values are events of another kind, and zeros have no logarithm: both are left out as
     if they had not been measured. `mad_floor` (log units) keeps near-constant series quiet: at the
@@ -262,8 +260,7 @@ def _events(
     for a, b in zip(begin, [*begin[1:], len(points)], strict=True):
         event = points[a:b]
         peak, score, _ = max(event, key=lambda point: float(values[point[0]]))
-        first, lead = event[0][0], event[0][1].lead
-        times = steps[[first - lead, peak, event[-1][0]]]
+        times = steps[[event[0][0], peak, event[-1][0]]]
         rows.append((*times, score.z, math.exp(score.rise)))
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
