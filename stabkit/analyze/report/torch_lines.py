@@ -32,7 +32,7 @@ def values_of(run: Diagnosis, onset: int | None) -> dict[str, str]:
         "lr": lr,
         "lr_note": lr_note,
         **_beta2(scalars),
-        "clip_note": _clip(scalars),
+        "clip_note": _clip(run, scalars),
         "onset": f"{onset:,}" if onset is not None else "of the event",
         **_warmup(rates),
         **_patch(run),
@@ -58,10 +58,11 @@ def _beta2(scalars: pd.DataFrame) -> dict[str, str]:
     return {"beta2": f"{lower:.4g}", "beta2_note": f"; β2 was {now:g}"}
 
 
-def _clip(scalars: pd.DataFrame) -> str:
-    norms = scalars.loc[scalars["name"] == "grad_norm_total", "value"]
+def _clip(run: Diagnosis, scalars: pd.DataFrame) -> str:
+    whole = "grad_norm_total" if len(run.layers) else (run.norms or [""])[0]
+    norms = scalars.loc[scalars["name"] == whole, "value"]
     norms = norms[np.isfinite(norms)]
-    if norms.empty:
+    if norms.empty or len(run.norms) > 1:  # several are norms of parts
         return ""
     return f"\n# {AT:.0%} of the norms on record are below {norms.quantile(AT):.3g}"
 

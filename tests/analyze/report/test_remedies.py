@@ -151,6 +151,14 @@ def test_a_longer_warm_up_is_twice_what_was_recorded(
     assert values_of(diagnosed_run(tmp_path / "a"), None)["warmup"] == advised
 
 
+def test_a_threshold_to_clip_at_comes_from_the_norms_on_record(tmp_path: Path) -> None:
+    norms = np.linspace(0, 2, STEPS)
+    plant_loop(tmp_path / "one", grad_norm=norms)
+    plant_loop(tmp_path / "parts", head_grad_norm=norms, body_grad_norm=norms)
+    notes = [values_of(diagnosed_run(tmp_path / n), None)["clip_note"] for n in ("one", "parts")]
+    assert notes == ["\n# 90% of the norms on record are below 1.8", ""]
+
+
 @pytest.mark.parametrize(("now", "lower"), [(0.999, "0.95"), (0.98, "0.95"), (0.95, "0.9")])
 def test_a_lower_beta2_is_lower(tmp_path: Path, now: float, lower: str) -> None:
     plant_loop(tmp_path / "a", beta2=now)
