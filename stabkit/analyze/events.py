@@ -39,7 +39,7 @@ COLLAPSE = {
 }
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
 STILL = 0.01  # of its level; a loss at chance scatters by less
-MIN_HISTORY = 20  # steps that `find_spikes` needs before it can find the first spike
+MIN_HISTORY = 12  # steps that `find_spikes` needs before it can find the first spike
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from stabkit.cli.request import RequestError, open_runs
+from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
@@ -29,11 +29,12 @@ def act(arguments: argparse.Namespace) -> int:
             f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
         )
     runs = open_runs(arguments.runs[0]).as_of_now()
+    refuse_unknown_metric(runs, arguments.metric)
     own = runs.path / "figures"
     if arguments.out is None:
         refuse_link(own)  # a folder that the user names may be one
     try:
-        paths = draw(arguments.plot, diagnose(runs), arguments.out or own)
+        paths = draw(arguments.plot, diagnose(runs, metric=arguments.metric), arguments.out or own)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
@@ -45,6 +46,8 @@ def _summarize(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None:
         claim_for_file(arguments.csv)
     sets = [open_runs(folder).as_of_now() for folder in arguments.runs]
+    for runs in sets:
+        refuse_unknown_metric(runs, arguments.metric)
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
     from stabkit.analyze.diagnosis import diagnose
@@ -54,14 +57,14 @@ def _summarize(arguments: argparse.Namespace) -> int:
 
         if arguments.csv is not None:
             raise RequestError("--csv is the table of one folder of runs, got 2")
-        first, second = map(diagnose, sets)
+        first, second = (diagnose(runs, metric=arguments.metric) for runs in sets)
         print(compare_sets(first, second))
         return 0
     from stabkit.analyze.csv_file import write_csv
     from stabkit.analyze.summary import describe, run_table
     from stabkit.cores import usable_cores
 
-    found = diagnose(sets[0], usable_cores())
+    found = diagnose(sets[0], usable_cores(), arguments.metric)
     table = run_table(found)
     if arguments.csv is not None:
         write_csv(table, arguments.csv)

@@ -95,14 +95,25 @@ def _analyze(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
+    _metric(verb)
     verb.add_argument(
         "--csv", type=Path, metavar="FILE", help="write the summary's table, one row a run"
+    )
+
+
+def _metric(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="the evaluation in which dips are sought (default: knn_heldout, or else another "
+        "held-out accuracy)",
     )
 
 
 def _report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("runs", help="a folder above run folders; or a study: lr_grid, its YAML file")
     verb.add_argument("-o", "--out", type=Path, help="the HTML file (default: RUNS/report.html)")
+    _metric(verb)
     verb.add_argument(
         "--interactive", action="store_true", help="with charts that can be zoomed (plotly)"
     )

@@ -5,7 +5,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from stabkit.cli.request import RequestError, open_runs
+from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.rundir import claim_for_file
 
 
@@ -21,12 +21,13 @@ def act(arguments: argparse.Namespace) -> int:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
     runs = open_runs(folder).as_of_now()
+    refuse_unknown_metric(runs, arguments.metric)
     from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.report.page import write_report
     from stabkit.cores import usable_cores
 
     try:
-        write_report(diagnose(runs, usable_cores()), out, arguments.interactive)
+        write_report(diagnose(runs, usable_cores(), arguments.metric), out, arguments.interactive)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

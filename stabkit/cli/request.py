@@ -29,6 +29,16 @@ def open_runs(folder: Path) -> "Runs":
     return runs
 
 
+def refuse_unknown_metric(runs: "Runs", metric: str | None) -> None:
+    """Raise RequestError if no run has evaluations of that name; None is always right."""
+    if metric is None:
+        return
+    names = sorted({str(name) for run in runs for name in run.evals()["metric"].unique()})
+    if metric not in names:
+        has = f"they have {', '.join(names)}" if names else "they have none"
+        raise RequestError(f"--metric {metric}: no run has evaluations of that name; {has}")
+
+
 def open_trained(folder: Path) -> RunDir:
     """Open a run that has a checkpoint. Raises RequestError."""
     rundir = RunDir(folder)

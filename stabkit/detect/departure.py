@@ -39,7 +39,7 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
         return nothing
     positive = bool((values > 0).all())
     y: FloatArray = np.log(values) if positive else values
-    width = max(5, len(y) // 20)
+    width = max(5, len(y) // 20) | 1
     running = pd.Series(y).rolling(width, center=True, min_periods=width // 2 + 1).median()
     middle = running.to_numpy()
     at = int(middle.argmin())

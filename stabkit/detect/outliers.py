@@ -15,14 +15,14 @@ COLUMNS = {"onset": "int64", "depth": "float64", "height": "float64", "last": "b
 
 
 def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = None) -> pd.DataFrame:
-    """Find evaluations that lie alone and far below the mean of the two beside them.
+    """Find evaluations that lie alone and far below the two beside them.
 
     The last evaluation has one neighbor only; it is compared with that. The noise is the median
     distance of up to AROUND evaluations on each side from the mean of *their* neighbors, and at
     least the binomial noise of `n` samples (where given; 0 means unknown).
 
     One evaluation is no dip: whether the network or its evaluation failed at that step cannot be
-    told from it. Returns one row each: onset (the step), depth (below the neighbors), height (depth
+    told from it. Returns one row each: onset (the step), depth (below the lower neighbor), height (depth
     over noise), last (whether it is the last evaluation). Raises ValueError for steps that do not
     increase and values out of 0..1.
     """
@@ -33,7 +33,8 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
     rows = []
     if len(values) >= SHORTEST:
         below = (values[:-2] + values[2:]) / 2 - values[1:-1]  # at evaluations 1 .. -2
-        falls = [(i, float(below[i - 1]), below, 1.5) for i in range(1, len(values) - 1)]
+        lower = np.minimum(values[:-2], values[2:]) - values[1:-1]
+        falls = [(i, float(lower[i - 1]), below, 1.5) for i in range(1, len(values) - 1)]
         # the last has one neighbor: a difference of two, whose noise is that of differences
         drops = values[:-1] - values[1:]
         falls.append((len(values) - 1, float(drops[-1]), drops, 2.0))

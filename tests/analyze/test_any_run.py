@@ -1,0 +1,181 @@
+"""Verdicts on runs without kNN: what other people's logs hold."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stabkit.cli import main
+from stabkit.runs import Run, open_run
+
+STEPS = np.arange(200) * 10
+
+
+def converted(folder: Path, columns: Mapping[str, np.ndarray], steps: np.ndarray = STEPS) -> Run:
+    """Return a run converted from a CSV of these columns."""
+    table = folder / "log.csv"
+    rows = zip(steps, *columns.values(), strict=True)
+    lines = [",".join(["step", *columns]), *(",".join(map(str, row)) for row in rows)]
+    table.write_text("\n".join(lines) + "\n")
+    assert main(["convert", str(table), "-o", str(folder / "run")]) == 0
+    return open_run(folder / "run")
+
+
+def told(run: Run, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(["analyze", str(run.path)]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def noise(seed: int, size: int = 200, sigma: float = 0.02) -> np.ndarray:
+    return np.exp(sigma * np.random.default_rng(seed).normal(size=size))
+
+
+def falling_loss(seed: int = 0, size: int = 200) -> np.ndarray:
+    return (2 + 4 * np.exp(-np.arange(size) / 30)) * noise(seed, size)
+
+
+def spiked(loss: np.ndarray, at: int, ratio: float = 3.0) -> np.ndarray:
+    late = np.arange(len(loss)) - at
+    return loss * np.where(late >= 0, 1 + (ratio - 1) * np.exp(-late / 5), 1)
+
+
+@pytest.mark.parametrize("name", ["loss", "train/loss", "lm loss", "train_loss"])
+def test_a_loss_spike_makes_a_run_unstable_whatever_the_loss_is_called(tmp_path, capsys, name):
+    run = converted(tmp_path, {name: spiked(falling_loss(), 120)})
+    assert run.verdict == "unstable"
+    (event,) = run.events().itertuples()
+    kept = name.replace("/", "_") if event.layer != name else name
+    assert (event.kind, event.onset, event.layer) == ("loss_spike", 1200, kept)
+    text = told(run, capsys)
+    assert f"Judged on {kept}; no held-out accuracy, no gradient norm." in text
+    assert "it began at step 1,200" in text
+    assert "without any error" not in text
+
+
+def test_a_smooth_loss_is_stable_and_the_words_claim_no_more(tmp_path, capsys):
+    run = converted(tmp_path, {"loss": falling_loss()})
+    assert run.verdict == "stable"
+    text = told(run, capsys)
+    assert "No loss spike, no collapse and no non-finite value in 1 run" in text
+    assert "dip" not in text.split("no sign of instability")[0]
+
+
+def test_a_total_gradient_norm_is_searched_for_bursts(tmp_path, capsys):
+    norms = 0.6 * noise(1, sigma=0.1)
+    norms[119:122] = 30
+    run = converted(tmp_path, {"loss": spiked(falling_loss(), 120), "grad_norm": norms})
+    burst, spike = run.events().itertuples()
+    assert (burst.kind, burst.onset, burst.layer) == ("burst", 1190, "grad_norm")
+    assert (spike.kind, spike.onset) == ("loss_spike", 1200)
+    assert "1 gradient burst in 1 run" in told(run, capsys)
+
+
+def test_bursts_of_layers_are_told_with_the_layer_that_began(tmp_path, capsys):
+    layers = {f"grad_norm/h.{i}": noise(i, sigma=0.1) for i in range(4)}
+    for i, values in enumerate(layers.values()):
+        values[100 + i : 104 + i] *= 50
+    run = converted(tmp_path, layers)
+    assert run.verdict == "bursts"
+    assert run.bursts()["first"].tolist() == ["h.0"]
+    text = told(run, capsys)
+    assert "Judged on the gradient norms of 4 layers; no held-out accuracy, no loss." in text
+    assert "it began at step 1,000 in h.0" in text
+    assert "patch projection" not in text
+
+
+def test_a_loss_that_is_not_finite_diverged_and_the_text_says_where(tmp_path, capsys):
+    loss = falling_loss()
+    loss[150:] = np.nan
+    run = converted(tmp_path, {"loss": loss})
+    assert run.verdict == "diverged"
+    assert "loss is not finite from step 1,500" in told(run, capsys)
+
+
+def test_a_loss_that_left_for_good_diverged(tmp_path, capsys):
+    loss = falling_loss()
+    loss[130:] = 7 * noise(3, 70)
+    run = converted(tmp_path, {"loss": loss})
+    assert run.verdict == "diverged"
+    assert "loss left its best level (2" in told(run, capsys)
+    assert run.events("departure")["layer"].tolist() == ["loss"]
+
+
+def test_a_held_out_loss_that_rises_by_overfitting_is_no_divergence(tmp_path):
+    rising = 2 + 0.02 * np.maximum(np.arange(200) - 50, 0) + falling_loss() - 2
+    run = converted(tmp_path, {"loss": falling_loss(), "val_loss": rising})
+    assert run.verdict == "stable"
+
+
+def test_a_negative_loss_is_searched_for_spikes(tmp_path):
+    loss = -0.9 + 0.8 * np.exp(-np.arange(200) / 30) + 0.01 * np.log(noise(0, sigma=1.0))
+    assert converted(tmp_path, {"loss": loss}).verdict == "stable"
+    loss[120:124] = -0.2
+    (tmp_path / "again").mkdir()
+    run = converted(tmp_path / "again", {"loss": loss})
+    assert run.events()[["kind", "onset"]].to_numpy().tolist() == [["loss_spike", 1200]]
+
+
+def test_an_overflow_of_a_recorded_norm_is_no_divergence(tmp_path, capsys):
+    norms = noise(0)
+    norms[[50, 90]] = np.inf
+    run = converted(tmp_path, {"loss": falling_loss(), "grad_norm": norms})
+    assert run.verdict == "stable"
+    assert run.events()["kind"].tolist() == ["overflow"]
+    assert "grad_norm overflowed at step 500, 900" in told(run, capsys)
+
+
+def test_a_norm_that_stays_infinite_diverged(tmp_path):
+    norms = noise(0)
+    norms[150:] = np.inf
+    run = converted(tmp_path, {"grad_norm": norms})
+    assert run.verdict == "diverged"
+
+
+def test_a_single_evaluation_that_falls_is_told_as_what_it_is(tmp_path, capsys):
+    accuracy = 0.75 - 0.65 * np.exp(-np.arange(60) / 8) + 0.003 * np.log(noise(0, 60, 1.0))
+    accuracy[30] -= 0.2
+    run = converted(tmp_path, {"val_accuracy": accuracy}, np.arange(60))
+    assert run.verdict == "outlier"
+    text = told(run, capsys)
+    assert "no sign of instability" not in text
+    assert "val_accuracy 20." in text or "val_accuracy 19." in text
+    assert "One evaluation alone is no dip" in text
+    assert "kNN" not in text
+    assert "images" not in text
+
+
+def test_a_loss_that_never_fell_is_told(tmp_path, capsys):
+    run = converted(tmp_path, {"loss": np.log(10) * noise(0, sigma=0.002)})
+    assert run.verdict == "stuck"
+    assert "loss never fell: 2.30" in told(run, capsys)
+
+
+def test_a_slowly_learned_loss_is_not_stuck(tmp_path):
+    run = converted(tmp_path, {"loss": 1.75 * noise(0, sigma=0.05) - 0.0001 * np.arange(200)})
+    assert run.verdict == "stable"
+
+
+def test_too_little_to_judge_is_said(tmp_path, capsys):
+    run = converted(tmp_path, {"loss": falling_loss()[:10]}, STEPS[:10])
+    assert run.verdict == "unknown"
+    text = told(run, capsys)
+    assert "Nothing can be said" in text
+    assert "more than 12 values of a loss" in text
+
+
+def test_the_judged_accuracy_can_be_chosen(tmp_path, capsys):
+    flat = 0.5 + 0.001 * np.log(noise(0, 60, 1.0))
+    fallen = flat.copy()
+    fallen[30:40] -= 0.2
+    columns = {"val_acc": flat, "test_acc": fallen}
+    run = converted(tmp_path, columns, np.arange(60))
+    assert run.diagnosis().metric == "test_acc"
+    assert run.verdict == "unstable"
+    assert run.diagnosis("val_acc").verdict == "stable"
+    capsys.readouterr()
+    assert main(["analyze", str(run.path), "--metric", "val_acc"]) == 0
+    assert "Judged on val_acc;" in capsys.readouterr().out
+    assert main(["analyze", str(run.path), "--metric", "acc"]) == 2
+    assert "they have test_acc, val_acc" in capsys.readouterr().err

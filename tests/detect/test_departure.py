@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from stabkit.detect import find_departure
+
+STEPS = np.arange(400) * 10
+
+
+def falling(seed: int, noise: float = 0.02) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (3 + 5 * np.exp(-np.arange(400) / 60)) * np.exp(noise * rng.normal(size=400))
+
+
+def test_a_loss_that_leaves_for_good_is_found_with_its_levels() -> None:
+    loss = falling(0)
+    loss[250:] = 6 * np.exp(0.02 * np.random.default_rng(1).normal(size=150))
+    (row,) = find_departure(STEPS, loss).itertuples()
+    assert 2400 <= row.onset <= 2500
+    assert row.end == 3990
+    assert row.best == pytest.approx(3.08, rel=0.03)
+    assert row.level == pytest.approx(6, rel=0.02)
+    assert row.ratio == pytest.approx(row.level / row.best, rel=1e-12)
+
+
+def test_a_loss_that_comes_back_has_not_left() -> None:
+    loss = falling(0)
+    loss[250:300] *= 3
+    assert find_departure(STEPS, loss).empty
+
+
+@pytest.mark.parametrize("end", [1.3, 1.33])
+def test_a_level_within_the_ratio_has_not_left(end: float) -> None:
+    loss = falling(0)
+    loss[250:] = 3.0 * end
+    assert find_departure(STEPS, loss).empty
+
+
+def test_healthy_losses_never_leave() -> None:
+    for seed in range(200):
+        assert find_departure(STEPS, falling(seed, noise=0.3)).empty
+
+
+def test_a_distance_within_the_noise_of_values_does_not_count() -> None:
+    rng = np.random.default_rng(0)  # a fitted model: single losses scatter over decades
+    small = 0.002 * np.exp(0.8 * rng.normal(size=400)) * np.linspace(1, 1.6, 400)
+    assert find_departure(STEPS, small).empty
+
+
+def test_a_negative_loss_leaves_when_half_of_the_gain_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    loss = -0.9 + 0.9 * np.exp(-np.arange(400) / 40) + 0.01 * rng.normal(size=400)
+    assert find_departure(STEPS, loss).empty
+    loss[200:] += 0.6
+    (row,) = find_departure(STEPS, loss).itertuples()
+    assert 1900 <= row.onset <= 2000
+    assert np.isnan(row.ratio)
+
+
+def test_values_that_are_not_finite_and_short_series_are_passed_over() -> None:
+    loss = falling(0)
+    loss[250:] = 6
+    loss[260] = np.nan
+    assert len(find_departure(STEPS, loss)) == 1
+    assert find_departure(STEPS[:19], loss[:19]).empty
+    assert find_departure([], []).empty
