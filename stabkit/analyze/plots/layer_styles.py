@@ -17,16 +17,17 @@ GRAY: dict[str, Any] = {"color": "0.8", "linewidth": 0.5, "zorder": 1}  # all ot
 def telling_layers(frame: pd.DataFrame) -> list[str]:
     """Return the first layer, the last block and the last layer of all.
 
-    Blocks are the layers of the longest numbered stack, such as `blocks.3`, `h.3` or `layer4.2`.
-    Spikes are said to begin in the first layer and to arrive in the others. `frame` has the columns
-    layer and depth. Fewer names are returned if some of the three are the same layer.
+    Spikes are said to begin in the first and to arrive in the others. `frame` has the columns layer
+    and depth. Fewer names are returned if some of the three are the same layer.
+
+    Blocks are the layers that most others share a name with, up to its numbers: `blocks.3`, `h.3`,
+    `encoder_layer_3`, `stages.1.blocks.0`; of as many, those that come last.
     """
     layers = frame.dropna(subset="depth").sort_values("depth")["layer"].astype(str).unique()
-    stacks: dict[str, list[str]] = {}
-    for layer in layers:
-        if layer[-1:].isdigit():
-            stacks.setdefault(re.sub(r"\d+", "#", layer), []).append(layer)
-    blocks = max(stacks.values(), key=len, default=[])
+    families = [re.sub(r"\d+", "#", layer) for layer in layers]
+    numbered = [family for family in families if "#" in family]
+    block = max(reversed(numbered), key=numbered.count, default=None)
+    blocks = [layer for layer, family in zip(layers, families, strict=True) if family == block]
     return list(dict.fromkeys([*layers[:1], *blocks[-1:], *layers[-1:]]))
 
 

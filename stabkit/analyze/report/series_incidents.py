@@ -36,12 +36,17 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     first, last, names, times = _entries(run.nonfinite)
     end = max(last, _last_bad(run, names))
     forever = end > first and end >= _last_step(run)
-    facts = (
+    entry = min(run.nonfinite, key=lambda entry: int(entry.get("step") or 0))
+    signal, reached = entry.get("signal"), entry.get("reached")
+    of = f"{signal} of " if signal and signal not in names else ""
+    facts: Facts = (
         ("First at step", f"{first:,}"),
-        ("In", _few(names) or "not recorded"),
+        ("In", of + _few(names) if names else "not recorded"),
         ("Lasts", "to the end of the run" if forever else times),
     )
-    what = f"{names[0]} is not finite" if len(names) == 1 else "Non-finite values"
+    if isinstance(reached, int) and reached > len(names):
+        facts += (("Reached", f"{reached} layers"),)
+    what = f"{of}{names[0]} is not finite" if len(names) == 1 else "Non-finite values"
     headline = f"{what} from step {first:,}"
     in_loss = next((name for name in names if name in run.losses), None)
     yield Incident(

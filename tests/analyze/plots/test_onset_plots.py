@@ -213,7 +213,7 @@ def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None
     assert named("patch_embed", "blocks.0", "blocks.1", "norm", "predictor") == [
         "patch_embed", "blocks.1", "predictor"
     ]  # fmt: skip
-    assert named("conv1", "layer1", "fc") == ["conv1", "fc"]
+    assert named("conv1", "layer1", "fc") == ["conv1", "layer1", "fc"]
     assert named("blocks.0") == ["blocks.0"]
     assert named("wte", "h.0", "h.1", "ln_f", "lm_head") == ["wte", "h.1", "lm_head"]
     assert named("conv1", "layer1.0", "layer1.1", "layer2.0", "fc") == ["conv1", "layer2.0", "fc"]

@@ -82,6 +82,16 @@ def test_a_loss_that_is_not_finite_is_told_by_name_until_when(tmp_path: Path) ->
     assert dict(bad.facts)["Lasts"] == "to the end of the run"
 
 
+def test_the_signal_and_the_layer_of_a_nonfinite_value_are_told(tmp_path: Path) -> None:
+    run = RunDir(plant_loop(tmp_path / "a", ["h.0"]))
+    facts = {"layers": ["h.2"], "signal": "param_norm", "reached": 7}
+    run.append_event("nonfinite", 80, **facts)
+    (bad,) = incidents_of(tmp_path)
+    assert bad.headline == "param_norm of h.2 is not finite from step 80"
+    assert bad.began_in == "h.2"
+    assert dict(bad.facts)["Reached"] == "7 layers"
+
+
 def test_an_overflow_is_no_divergence(tmp_path: Path) -> None:
     norms = NORMS.copy()
     norms[[120, 300]] = np.inf
@@ -101,7 +111,8 @@ def test_one_low_evaluation_is_told_as_what_it_is(tmp_path: Path) -> None:
     plant_accuracies(tmp_path / "a", values)
     (low,) = incidents_of(tmp_path)
     assert (low.kind, low.onset) == ("outlier", 25)
-    assert low.headline == "Single evaluation 20.0 points low at step 25"
+    assert low.size == pytest.approx(0.2, abs=0.01)
+    assert low.headline == f"Single evaluation {100 * low.size:.1f} points low at step 25"
     assert dict(low.facts)["In"] == "val_acc"
 
 
