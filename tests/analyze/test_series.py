@@ -6,7 +6,16 @@ from stabkit.analyze.series import gradient_norms, has_level, judged_metric, los
 @pytest.mark.parametrize(
     "name",
     [
-        *("loss", "Loss", "train/loss", "train_loss", "trainLoss", "trainloss", "lm loss", "loss_g"),
+        *(
+            "loss",
+            "Loss",
+            "train/loss",
+            "train_loss",
+            "trainLoss",
+            "trainloss",
+            "lm loss",
+            "loss_g",
+        ),
         *("val_loss", "eval/loss", "train/box_loss", "loss_cls", "train_loss_epoch", "nll", "ppl"),
     ],
 )

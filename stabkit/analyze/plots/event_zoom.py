@@ -25,15 +25,16 @@ from stabkit.analyze.plots.layer_styles import (
     Styles,
     cross_out,
     layer_handles,
-    layer_styles,
     mark_spikes,
     not_finite_handle,
     say_nothing,
+    styles_of,
     telling_layers,
 )
 from stabkit.analyze.plots.style import RC, new_figure
 
 MARGIN = (30, 200)  # least and most values shown on each side; else as many as the event is long
+MOST_BEGUN = 2  # layers where a burst began; more lines would hide each other
 BEFORE = 20  # a value is compared with the median of so many steps if no detector found anything
 PANELS = {"gradient": 3, "loss": 2, "accuracy": 2}  # and their relative heights
 COLUMNS = ["event", "onset", "end", "panel", "series", "depth", "step", "offset", "value", "spike"]
@@ -77,11 +78,14 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`,
     `accuracy`), series (a layer, or the recorded name), depth (of the layer), step, offset (steps
     since the onset), value (gradients over the median of the layer in the run), spike (whether a
-    spike of the series begins here). Gradients are those of the first layer, the last block and the
-    last layer of all, or of the whole model. `loss` names the loss to show instead of the main one.
+    spike of the series begins here). Gradients are those of the first layer, the last block, the
+    last layer of all and those where a burst began; without layers, of the whole model. `loss`
+    names the loss to show instead of the main one.
     """
     norms = gradient_curves(run)
-    norms = norms[norms["layer"].isin(telling_layers(norms))]
+    near = run.bursts[(run.bursts["onset"] <= end) & (run.bursts["end"] >= onset - MARGIN[0])]
+    began = [layer for first in near["first"] for layer in str(first).split(", ")[:MOST_BEGUN]]
+    norms = norms[norms["layer"].isin([*telling_layers(norms), *began[:MOST_BEGUN]])]
     gradient = pd.DataFrame(
         {"series": norms["layer"], "depth": norms["depth"].astype(float), "step": norms["step"]}
         | {"value": norms["relative"], "panel": "gradient"}
@@ -162,8 +166,7 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
     `frame`: rows of `event_zoom_rows` for one panel. `styles` by layer; by default from dark to
     light.
     """
-    layers = frame.rename(columns={"series": "layer"})
-    styles = layer_styles(layers) if styles is None else styles
+    styles = _styles(frame) if styles is None else styles
     shown = frame[np.isfinite(frame["value"])]
     for name, series in shown.groupby("series", sort=False):
         style = styles.get(str(name), {"color": "black", "linewidth": 0.9})
@@ -179,6 +182,11 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.axvspan(0, length, color="0.88", linewidth=0, zorder=-1)
     return ax
+
+
+def _styles(rows: pd.DataFrame) -> Styles:
+    layers = rows.dropna(subset="depth").sort_values("depth", kind="stable")["series"]
+    return styles_of(list(layers.astype(str).unique()))
 
 
 def _panel_name(rows: pd.DataFrame) -> str:
@@ -197,8 +205,7 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
     """Draw one column an event and one row a kind of signal."""
     events = list(table["event"].unique())
     panels = [panel for panel in PANELS if (table["panel"] == panel).any()]
-    gradients = table[table["panel"] == "gradient"].rename(columns={"series": "layer"})
-    styles = layer_styles(gradients)
+    styles = _styles(table)
     with mpl.rc_context(RC):
         heights = [PANELS[panel] for panel in panels]
         figure = new_figure(1.0 + 3.2 * len(events), 1.0 + 0.6 * sum(heights))

@@ -1,6 +1,7 @@
 """Choose the layers that a figure of gradients puts in front, and how they look."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,14 @@ def telling_layers(frame: pd.DataFrame) -> list[str]:
 
 def layer_styles(frame: pd.DataFrame) -> Styles:
     """Return line styles of the layers in front, from dark and heavy to light and thin."""
-    names = telling_layers(frame)
-    widths = (1.1, 0.9, 0.7)
+    return styles_of(telling_layers(frame))
+
+
+def styles_of(layers: Sequence[str]) -> Styles:
+    """Return line styles of layers in depth order, from dark and heavy to light and thin."""
     return {
-        name: {"color": color, "linewidth": width, "zorder": 3 - 0.1 * i}
-        for i, (name, color, width) in enumerate(zip(names, ramp(len(names)), widths, strict=False))
+        name: {"color": color, "linewidth": max(0.6, 1.1 - 0.2 * i), "zorder": 3 - 0.1 * i}
+        for i, (name, color) in enumerate(zip(layers, ramp(len(layers)), strict=True))
     }
 
 

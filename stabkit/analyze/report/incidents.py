@@ -109,7 +109,7 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
 
 def _outlier(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     onset, points = int(row["onset"]), 100 * row["depth"]
-    beside = "the one before it" if row["last"] else "the two beside it"
+    beside = "the one before it" if row["last"] else "the lower of the two beside it"
     facts = (
         *_accuracy(run),
         ("At step", f"{onset:,}, one evaluation alone"),

@@ -152,13 +152,12 @@ def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     onset, end, ratio = int(row["onset"]), int(row["end"]), float(row["ratio"])
     whole = bool(run.norms)
     spiked = counted(int(row["layers"]), "spike")
-    whose = "its" if whole else "the layer's own"
     facts = (
         ("Lasts", lasting(onset, end)),
-        ("Height", f"{ratio:.1f} times {whose} median"),
+        ("Height", f"{ratio:.1f} times what was expected"),
         ("In", str(row["first"])) if whole else ("Layers", f"{spiked}, first in {row['first']}"),
     )
-    headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times the median"
+    headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times what was expected"
     first = str(row["first"])
     return Incident(run, where, "burst", onset, end, ratio, headline, facts, "" if whole else first)
 

@@ -68,6 +68,16 @@ def test_an_event_shows_only_what_was_recorded_by_its_own_name(tmp_path: Path) -
     assert labels(event_zoom_figure(table)) == ["train/loss"]
 
 
+def test_an_event_shows_the_layer_where_it_began(tmp_path: Path) -> None:
+    run = run_of(plant_loop(tmp_path / "a", ["wte", "h.0", "h.1", "h.2", "ln_f"], burst="h.1"))
+    rows = event_zoom_rows(run, 300, 306)
+    assert set(rows["series"]) - {"loss"} == {"wte", "h.1", "h.2", "ln_f"}
+    legend = event_zoom_figure(rows).legends[0]
+    assert [text.get_text() for text in legend.get_texts()][:4] == ["wte", "h.1", "h.2", "ln_f"]
+    elsewhere = event_zoom_rows(run, 100, 110)
+    assert "h.1" not in set(elsewhere["series"])
+
+
 def test_an_event_names_another_loss_than_the_main_one(tmp_path: Path) -> None:
     run = run_of(plant_loop(tmp_path / "a", val_loss=spiked(300)))
     rows = event_zoom_rows(run, 300, 309, "val_loss")
