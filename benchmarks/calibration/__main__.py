@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.calibration.dips import dip_f1, healthy, places, power
 from benchmarks.calibration.scores import TESTING
-from benchmarks.calibration.spikes import spike_tables, stale_tables
+from benchmarks.calibration.spikes import fall_tables, spike_tables, stale_tables
 
 TABLES = {
     "healthy": healthy,
@@ -26,6 +26,7 @@ TABLES = {
     "places": places,
     "dips-f1": dip_f1,
     "spikes": spike_tables,
+    "falls": fall_tables,
     "stale-moments": stale_tables,
 }
 

@@ -87,6 +87,36 @@ def spike_tables(each: Each, runs: int) -> None:
     table(["detector", "k", *(f"sigma {s}, AR {a}" for s, a in settings)], rows)
 
 
+FALLS = {"level": None, "10 times, 40 steps": (10.0, 40.0), "100 times, 100 steps": (100.0, 100.0)}
+
+
+def on_a_fall(
+    fall: tuple[float, float] | None, at: int, ratio: float, seed: int
+) -> tuple[int, int]:
+    """Return 1 if a spike of one step is found (0 for ratio 1), and the number of false alarms."""
+    rng = np.random.default_rng(seed)
+    spikes = ((at, ratio, 1),) if ratio > 1 else ()
+    values = simulate_norms(rng, steps=500, sigma=0.1, ar=0.3, fall=fall, spikes=spikes)
+    found = our_spikes(values)
+    return sum(a <= at <= b for a, b in found), sum(not a <= at <= b for a, b in found)
+
+
+def fall_tables(each: Each, runs: int) -> None:
+    print("## Spikes on a falling level: false alarms in 10^5 steps, and share found\n")
+    count = max(20, runs // 5)
+    spikes = [(at, ratio) for at in (15, 30, 60, 300) for ratio in (2.0, 3.0, 5.0)]
+    rows = []
+    for name, fall in FALLS.items():
+        alarms = sum(wrong for _, wrong in each(partial(on_a_fall, fall, -1, 1.0), count))
+        found = [
+            sum(hit for hit, _ in each(partial(on_a_fall, fall, *spike), count // 4))
+            for spike in spikes
+        ]
+        rows.append([name, per_steps(alarms, count * 500),
+                     *(f"{100 * hits / (count // 4):.0f}%" for hits in found)])  # fmt: skip
+    table(["falls", "false alarms", *(f"step {at}, {ratio:g}x" for at, ratio in spikes)], rows)
+
+
 def stale_moments(setting: tuple[float | None, float, float], elements: int, steps: int) -> int:
     """Return the number of events in one simulated healthy layer under Adam."""
     tail, common, beta2 = setting

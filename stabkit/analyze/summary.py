@@ -120,7 +120,7 @@ def judged_on(table: pd.DataFrame) -> list[str]:
     found = table["judged_on"].value_counts(sort=False)
     if len(found) == 1:
         return [str(found.index[0])]
-    return [f"{counted(number, 'run')}: {text}" for text, number in found.items()]
+    return [f"{counted(n, 'run')} {text[0].lower()}{text[1:]}" for text, n in found.items()]
 
 
 def lacking_rows(table: pd.DataFrame) -> list[str]:

@@ -22,9 +22,9 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
     least the binomial noise of `n` samples (where given; 0 means unknown).
 
     One evaluation is no dip: whether the network or its evaluation failed at that step cannot be
-    told from it. Returns one row each: onset (the step), depth (below the lower neighbor), height (depth
-    over noise), last (whether it is the last evaluation). Raises ValueError for steps that do not
-    increase and values out of 0..1.
+    told from it. Returns one row each: onset (the step), depth (below the lower neighbor), height
+    (depth over noise), last (whether it is the last evaluation). Raises ValueError for steps that
+    do not increase.
     """
     steps, values = checked_series(step, accuracy, "accuracy")
     counts = np.zeros(len(values)) if n is None else np.asarray(n, dtype=np.float64)

@@ -106,11 +106,14 @@ def simulate_norms(
     sigma: float = 0.3,
     ar: float = 0.0,
     trend: float = 0.0,
+    fall: tuple[float, float] | None = None,
     tails: float | None = None,
     spikes: tuple[tuple[int, float, int], ...] = (),
 ) -> FloatArray:
     """Simulate gradient norms [steps] of a layer: log-normal around exp(trend x share of the run).
 
+    `fall` = (times, steps): the level also falls to 1 / times, by a factor e every so many steps at
+    first, as in the first steps of a training.
     `sigma` is the standard deviation of the logarithm, `ar` its AR(1) coefficient, `tails` the
     degrees of freedom of Student noise instead of normal. A spike (at, ratio, growth) multiplies
     the norm by up to `ratio` at step `at`, rising and falling geometrically over `growth` steps.
@@ -120,6 +123,8 @@ def simulate_norms(
         noise = noise / np.sqrt(rng.chisquare(tails, steps) / (tails - 2))
     t = np.arange(steps)
     log = sigma * noise + trend * t / steps
+    if fall is not None:
+        log += np.log(1 / fall[0] + (1 - 1 / fall[0]) * np.exp(-t / fall[1]))
     for at, ratio, growth in spikes:
         log += np.log(ratio) * np.clip(1 - np.abs(t - at) / growth, 0, 1)
     return np.exp(log)
