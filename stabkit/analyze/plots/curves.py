@@ -10,6 +10,8 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import relative_norms
 from stabkit.analyze.series import METRIC, has_level, words
 
+WIDE = 30.0  # ratio of the largest loss to the smallest from which a logarithmic axis shows more
+
 
 def gradient_curves(run: Diagnosis) -> pd.DataFrame:
     """Return gradient norms over their medians: step, layer, depth, value, relative.
@@ -71,6 +73,12 @@ def two_lines(name: str) -> str:
     """Return the name of an axis for a low panel, in at most two short lines."""
     lines = textwrap.wrap(name, 18) or [""]
     return "\n".join(lines if len(lines) <= 2 else [lines[0], f"{lines[1][:17]}…"])
+
+
+def spans_decades(values: "pd.Series[float]") -> bool:
+    """Return whether a logarithmic axis shows more of a loss: all above 0, and far apart."""
+    finite = values[np.isfinite(values)]
+    return bool(len(finite) and finite.min() > 0 and finite.max() > WIDE * finite.min())
 
 
 def spacing(steps: "pd.Series[int]") -> int:

@@ -19,6 +19,7 @@ from stabkit.analyze.plots.curves import (
     loss_events,
     main_loss,
     spacing,
+    spans_decades,
     two_lines,
 )
 from stabkit.analyze.plots.layer_styles import (
@@ -178,6 +179,8 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         say_nothing(ax, "no finite value")
     if frame["panel"].iloc[0] == "gradient" and (shown["value"] > 0).any():
         ax.set_yscale("log", nonpositive="mask")
+    if frame["panel"].iloc[0] == "loss" and spans_decades(shown["value"]):
+        ax.set_yscale("log")
     length = int(frame["end"].iloc[0] - frame["onset"].iloc[0])
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.axvspan(0, length, color="0.88", linewidth=0, zorder=-1)

@@ -9,13 +9,12 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.plots.curves import loss_curve, loss_events, main_loss
+from stabkit.analyze.plots.curves import loss_curve, loss_events, main_loss, spans_decades
 from stabkit.analyze.plots.knn import Styles, curve_styles
 from stabkit.analyze.plots.layer_styles import cross_out, mark_spikes, not_finite_handle
 from stabkit.analyze.plots.style import RC, new_figure
 
 COLUMNS = ["run", "seed", "panel", "curve", "series", "step", "value", "event"]
-WIDE = 30.0  # ratio of the largest to the smallest value above which a logarithmic axis shows more
 
 
 def loss_table(runs: Diagnoses) -> pd.DataFrame:
@@ -61,8 +60,7 @@ def draw_loss(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Ax
             ax.plot(event["step"], event["value"], color=style["color"], linewidth=2.4)
             mark_spikes(ax, event["step"].head(1), style["color"])
         cross_out(ax, run.loc[~np.isfinite(run["value"]), "step"], style["color"])
-    finite = frame["value"][np.isfinite(frame["value"])]
-    if len(finite) and finite.min() > 0 and finite.max() > WIDE * finite.min():
+    if spans_decades(frame["value"]):
         ax.set_yscale("log")
     ax.set(title=wrapped(frame["panel"].iloc[0]), xlabel="step")
     return ax

@@ -8,7 +8,7 @@ Sign = Literal[
     "dips", "early", "bursts", "patch_first", "collapsed", "nonfinite", "loss_spikes", "loss_left"
 ]
 SIGNS: dict[Sign, str] = {
-    "dips": "dips of accuracy",
+    "dips": "falls of accuracy",
     "early": "trouble that begins early",
     "bursts": "gradient bursts",
     "patch_first": "bursts that the patch projection begins",

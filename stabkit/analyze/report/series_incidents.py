@@ -8,7 +8,7 @@ import numpy as np
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
-from stabkit.analyze.report.incident import Facts, Incident, lasting, number
+from stabkit.analyze.report.incident import Facts, Incident, lasting, number, times
 from stabkit.analyze.text import counted, listed
 
 NAMED = 6  # layers; more are counted
@@ -33,7 +33,7 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     """Describe the non-finite values of a run as one event: in what, and since when."""
     if not run.nonfinite:
         return
-    first, last, names, times = _entries(run.nonfinite)
+    first, last, names, often = _entries(run.nonfinite)
     end = max(last, _last_bad(run, names))
     forever = end > first and end >= _last_step(run)
     entry = min(run.nonfinite, key=lambda entry: int(entry.get("step") or 0))
@@ -42,7 +42,7 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     facts: Facts = (
         ("First at step", f"{first:,}"),
         ("In", of + _few(names) if names else "not recorded"),
-        ("Lasts", "to the end of the run" if forever else times),
+        ("Lasts", "to the end of the run" if forever else often),
     )
     if isinstance(reached, int) and reached > len(names):
         facts += (("Reached", f"{reached} layers"),)
@@ -58,10 +58,10 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
 def _overflow(run: Diagnosis, where: str) -> Iterator[Incident]:
     if not run.overflows:
         return
-    first, last, names, times = _entries(run.overflows)
+    first, last, names, often = _entries(run.overflows)
     facts = (
         ("In", _few(names)),
-        ("Times", times),
+        ("Times", often),
         ("Means", "no divergence: finite again afterwards; mixed precision skips such steps"),
     )
     yield Incident(
@@ -75,8 +75,8 @@ def _entries(entries: list[dict[str, Any]]) -> tuple[int, int, list[str], str]:
     steps = [int(entry.get("step") or 0) for entry in entries]
     first, last = min(steps), max(steps)
     names = names_of(entries[steps.index(first)])
-    times = f"{len(steps)} times, the last at step {last:,}" if len(steps) > 1 else "once"
-    return first, last, names, times
+    often = f"{len(steps)} times, the last at step {last:,}" if len(steps) > 1 else "once"
+    return first, last, names, often
 
 
 def _few(names: list[str]) -> str:
@@ -100,11 +100,11 @@ def _last_step(run: Diagnosis) -> int:
 def _departure(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     onset, end, ratio = int(row["onset"]), int(row["end"]), float(row["ratio"])
     name, best, level = str(row["series"]), number(row["best"]), number(row["level"])
-    times = "" if math.isnan(ratio) else f", {ratio:.2f} times that"
+    higher = "" if math.isnan(ratio) else f", {times(ratio)} that"
     facts = (
         ("In", name),
         ("Lasts", lasting(onset, end, open_end=True)),
-        ("Level", f"{best} at best, {level} at the end{times}"),
+        ("Level", f"{best} at best, {level} at the end{higher}"),
     )
     headline = f"{name} left for good at step {onset:,}: {best} → {level}"
     size = level_over_best(row)
@@ -154,10 +154,10 @@ def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     spiked = counted(int(row["layers"]), "spike")
     facts = (
         ("Lasts", lasting(onset, end)),
-        ("Height", f"{ratio:.1f} times what was expected"),
+        ("Height", f"{times(ratio)} what was expected"),
         ("In", str(row["first"])) if whole else ("Layers", f"{spiked}, first in {row['first']}"),
     )
-    headline = f"Gradient burst at step {onset:,}, {ratio:.1f} times what was expected"
+    headline = f"Gradient burst at step {onset:,}, {times(ratio)} what was expected"
     first = str(row["first"])
     return Incident(run, where, "burst", onset, end, ratio, headline, facts, "" if whole else first)
 

@@ -10,6 +10,7 @@ from stabkit.analyze.report.remedy import SIGNS, Sign
 
 OF_KIND: dict[Kind, Sign] = {
     "dip": "dips",
+    "drift": "dips",
     "burst": "bursts",
     "collapse": "collapsed",
     "non-finite": "nonfinite",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stabkit.analyze.report.contents import make_report
-from stabkit.analyze.report.incident import Incident
+from stabkit.analyze.report.incident import Incident, times
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.page import render
 from stabkit.analyze.report.signs import signs_seen, where_it_began
@@ -160,3 +160,16 @@ def test_a_csv_of_a_loss_becomes_a_page_with_its_pictures(tmp_path: Path) -> Non
     assert page.count("<img") == 2, "the event and the loss; `signals` would show the loss again"
     assert "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)" in page
     assert "Train_loss" not in page
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (1.86, "1.9 times"),
+        (404.6, "405 times"),
+        (11268.9, "11,269 times"),
+        (1.5e7, "1.5e+07 times"),
+    ],
+)
+def test_ratios_are_told_in_few_digits(ratio: float, words: str) -> None:
+    assert times(ratio) == words
