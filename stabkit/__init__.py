@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from stabkit.detect import layer_onsets as layer_onsets
     from stabkit.detect import onset_order as onset_order
     from stabkit.detect import shallow_first as shallow_first
+    from stabkit.monitor.knn.knn import KNN as KNN
+    from stabkit.monitor.knn.vote import knn_predict as knn_predict
     from stabkit.monitor.monitor import Monitor as Monitor
     from stabkit.monitor.probe.probe import Probe as Probe
     from stabkit.monitor.signals.signal import DerivedSignal as DerivedSignal
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
     from stabkit.runs import load as load
     from stabkit.runs import open_run as open_run
     from stabkit.runs import train_run as train_run
-    from stabkit.train.knn import knn_predict as knn_predict
     from stabkit.train.refusals import InexactResumeError as InexactResumeError
 
 _HOME = {
@@ -52,6 +53,7 @@ _HOME = {
     "DerivedSignal": "stabkit.monitor.signals.signal",
     "ForeignFolderError": "stabkit.rundir",
     "InexactResumeError": "stabkit.train.refusals",
+    "KNN": "stabkit.monitor.knn.knn",
     "LayerSignal": "stabkit.monitor.signals.signal",
     "LeftOutWarning": "stabkit.rundir",
     "LinkedError": "stabkit.rundir",
@@ -72,7 +74,7 @@ _HOME = {
     "find_stale_moments": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",
     "gradient_surprise": "stabkit.detect",
-    "knn_predict": "stabkit.train.knn",
+    "knn_predict": "stabkit.monitor.knn.vote",
     "layer_onsets": "stabkit.detect",
     "load": "stabkit.runs",
     "load_config": "stabkit.config",

@@ -24,7 +24,7 @@ FLOORS = {  # a room of stabkit/ imports only from floors below its own
 # imports an inner room is above all of them, any other is below all of them.
 INNER_FLOORS = {
     "stabkit.train": {"models": 0, "optim": 0, "parallel": 0, "data": 1, "methods": 1},
-    "stabkit.monitor": {"probe": 0, "signals": 1, "measure": 2, "react": 3},
+    "stabkit.monitor": {"probe": 0, "knn": 1, "signals": 1, "measure": 2, "react": 3},
     "stabkit.analyze": {"plots": 0, "report": 1},
     "benchmarks": {"lib": 0, "calibration": 1, "speed": 1, "growth": 1, "overhead": 1, "gpu": 2},
 }

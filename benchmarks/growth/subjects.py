@@ -16,9 +16,9 @@ from benchmarks.lib.planted import plant_run
 from stabkit.analyze.diagnosis import diagnose
 from stabkit.analyze.summary import run_table
 from stabkit.config import RunConfig, read_base, validate, with_settings
+from stabkit.monitor.knn.vote import knn_predict
 from stabkit.store.reader import load
 from stabkit.train.data.batches import Batch
-from stabkit.train.knn import knn_predict
 from stabkit.train.loop import train_step
 from stabkit.train.recording import Silent
 from stabkit.train.state import build_state

@@ -17,9 +17,10 @@ from benchmarks.lib.results import Row, Times, parser, publish
 from benchmarks.lib.timing import wait
 from benchmarks.lib.trainings import tiny
 from stabkit.config import KnnConfig, load_config
+from stabkit.monitor.knn.vote import knn_predict
 from stabkit.train.data.load import load_data
 from stabkit.train.heldout_knn import HeldoutKnn, encode
-from stabkit.train.knn import KnnBank, knn_predict
+from stabkit.train.knn_bank import KnnBank
 
 K, TEMPERATURE, CLASSES = KnnConfig().k, KnnConfig().temperature, 10
 SIMILARITIES = 2**26  # that lightly, which makes a chunk of them whole, holds at once: 256 MiB

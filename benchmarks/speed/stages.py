@@ -18,7 +18,7 @@ from stabkit.rundir import RunDir
 from stabkit.train import heldout_knn as evaluate
 from stabkit.train import loop
 from stabkit.train.data.batches import ReadAhead
-from stabkit.train.knn import KnnBank
+from stabkit.train.knn_bank import KnnBank
 from stabkit.train.methods.heads import Online, Twin
 
 WAITING = "waiting for the batch to be read"

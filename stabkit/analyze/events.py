@@ -35,6 +35,10 @@ COLLAPSE = {
     "feature_std": find_collapse,
     "embedding_std": find_collapse,
     "effective_rank": find_collapse,
+    "probe_feature_std": find_collapse,
+    "probe_rank": find_collapse,
+    "teacher_feature_std": find_collapse,
+    "teacher_rank": find_collapse,
     "loss_relative": find_stuck_loss,
 }
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values

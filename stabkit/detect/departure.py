@@ -22,8 +22,8 @@ COLUMNS = {
 def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     """Find the step from which a loss stays above its best level until the run ends.
 
-    The best level is the lowest running median, over a twentieth of the run. The end level is the
-    median of the last fifth. The loss has left if the end level is RATIO times the best one or
+    The best level is the lowest running median, over a twentieth of the run, before the last fifth.
+    The end level is the median of the last fifth. The loss has left if the end level is RATIO times the best one or
     more; where values are negative, if it lost half of what it had gained since the first level.
     Both distances must exceed the noise of single values. A slow rise counts like a sudden one.
 
@@ -42,8 +42,9 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     width = max(5, len(y) // 20) | 1
     running = pd.Series(y).rolling(width, center=True, min_periods=width // 2 + 1).median()
     middle = running.to_numpy()
-    at = int(middle.argmin())
-    best, level = float(middle[at]), float(np.median(y[-max(1, round(len(y) / 5)) :]))
+    last = max(1, round(len(y) / 5))
+    at = int(middle[:-last].argmin())
+    best, level = float(middle[at]), float(np.median(y[-last:]))
     far = math.log(RATIO) if positive else LOST * max(float(middle[0]) - best, 0.0)
     noise = 1.4826 * float(np.median(np.abs(y - middle)))
     rise = level - best

@@ -21,7 +21,9 @@ from stabkit.detect.robust import (
 
 FEW = 5  # the noise of k errors is taken 1 + FEW / k times as large as they look
 GOES_ON = 2.5  # deviations; an event lasts as long as values stay so high
-GAIN, SLOPE_GAIN = 0.2, 0.02  # of the trend filter: a memory of some 5 values, of 50 for the slope
+# Gains of level and slope of the trend filters: one for noisy series, which remembers some 5 values
+# and the slope of 50, and one for smooth series that bend, such as the first steps of a loss.
+GAINS = ((0.2, 0.02), (0.6, 0.2))
 CLIP = 2.0  # deviations; one value moves the filter by no more than this
 TAIL = 500  # errors that tell how far up healthy values reach
 TAIL_SHARE = 0.1  # of them, the largest: their mean excess is the scale of the tail
@@ -85,13 +87,65 @@ class Errors:
         return start + TAIL_REACH * float(scale)
 
 
+class Median:
+    """Expects the median of the last values; for stationary series."""
+
+    def __init__(self, values: Sequence[float], window: int, floor: float) -> None:
+        self._values = SortedWindow(window)
+        self._values.restart(values)
+        middle = self._values.median()
+        self.errors = Errors([value - middle for value in values], window, floor)
+        self.most_flagged = window // 2  # in a row; then the level itself has moved
+
+    def expected(self) -> float:
+        return self._values.median()
+
+    def take(self, value: float, noise: float) -> None:
+        """Learn a value that was not flagged. `noise`: that of the errors before it."""
+        self.errors.add(value - self.expected())
+        self._values.push(value)
+
+    def pass_over(self) -> None:
+        """Move on by one value that was flagged."""
+
+
+class Trend:
+    """Expects what a filter of level and slope says (Holt 1957); for series that fall or rise."""
+
+    def __init__(
+        self, values: Sequence[float], window: int, floor: float, gains: tuple[float, float]
+    ) -> None:
+        self._level, self._slope = _line(values)
+        self._gain, self._slope_gain = gains
+        line = (self._level - self._slope * i for i in range(len(values) - 1, -1, -1))
+        errors = [value - middle for value, middle in zip(values, line, strict=True)]
+        self.errors = Errors(errors, window, floor)
+        self.most_flagged = window // 5
+
+    def expected(self) -> float:
+        return self._level + self._slope
+
+    def take(self, value: float, noise: float) -> None:
+        """Learn a value that was not flagged; it moves the filter by CLIP deviations at most."""
+        expected = self.expected()
+        error = value - expected
+        self.errors.add(error)
+        step = min(max(error, -CLIP * noise), CLIP * noise)
+        self._level = expected + self._gain * step
+        self._slope += self._slope_gain * step
+
+    def pass_over(self) -> None:
+        """Move on by one value that was flagged: along the slope, which levels off."""
+        self._level, self._slope = self.expected(), 0.9 * self._slope
+
+
 class SpikeScorer:
     """Robust z of each new log value against what the values before it lead to expect.
 
-    Two predictors compete: the median of the last `window` values, and a filter of level and slope
-    (Holt 1957) that follows a trend. The one whose recent errors are smaller judges: the median
-    while the series is stationary, because the filter would follow a slow spike; the filter while
-    the series falls or rises. Flagged values move neither.
+    Predictors compete: the median of the last `window` values, and filters of level and slope that
+    follow a trend. The one whose recent errors are smallest judges: the median while the series is
+    stationary, because a filter would follow a slow spike; a filter while the series falls, rises
+    or bends. Flagged values teach none of them.
 
     Takes one update per point, in order; `find_spikes` and an online monitor get the same scores.
     """
@@ -105,15 +159,10 @@ class SpikeScorer:
         self.restarted = False
 
     def _start(self, values: Sequence[float]) -> None:
-        """Begin with these values: a line through them, and its errors."""
-        middle, (level, slope) = float(np.median(values)), _line(values)
-        self._baseline = SortedWindow(self._window)
-        self._baseline.restart(values)
-        self._level, self._slope = level, slope
-        ends = len(values) - 1
-        trend = [y - (level + slope * (i - ends)) for i, y in enumerate(values)]
-        self._of_median = Errors([y - middle for y in values], self._window, self._floor)
-        self._of_trend = Errors(trend, self._window, self._floor)
+        """Begin with these values as the only history."""
+        options = values, self._window, self._floor
+        self._predictors: list[Median | Trend] = [Median(*options)]
+        self._predictors += [Trend(*options, gains) for gains in GAINS]
 
     def update(self, log_value: float) -> Score | None:
         """Return the score of a value that is flagged, else None."""
@@ -123,35 +172,28 @@ class SpikeScorer:
             if len(self._first) == self._min_history:
                 self._start(self._first)
             return None
-        expected, trend = self._baseline.median(), self._level + self._slope
-        noise, trend_noise = self._of_median.noise(), self._of_trend.noise()
-        by_trend = trend_noise < noise
-        errors, scale = (self._of_trend, trend_noise) if by_trend else (self._of_median, noise)
-        rise = log_value - (trend if by_trend else expected)
-        z = rise / scale
+        noises = [predictor.errors.noise() for predictor in self._predictors]
+        noise = min(noises)
+        judge = self._predictors[noises.index(noise)]
+        rise = log_value - judge.expected()
+        z = rise / noise
         flagged = z >= GOES_ON if self._streak else z >= self._bar
         if flagged and not self._streak and z < TAIL_LIMIT:
-            flagged = rise > errors.reach(scale)
-        if flagged:
-            return self._flag(log_value, Score(z, rise), trend, by_trend)
-        self._streak.clear()
-        self._baseline.push(log_value)
-        self._of_median.add(log_value - expected)
-        error = log_value - trend
-        self._of_trend.add(error)
-        step = min(max(error, -CLIP * trend_noise), CLIP * trend_noise)
-        self._level, self._slope = trend + GAIN * step, self._slope + SLOPE_GAIN * step
-        return None
-
-    def _flag(self, log_value: float, score: Score, trend: float, by_trend: bool) -> Score:
+            flagged = rise > judge.errors.reach(noise)
+        if not flagged:
+            self._streak.clear()
+            for predictor, scatter in zip(self._predictors, noises, strict=True):
+                predictor.take(log_value, scatter)
+            return None
         self._streak.append(log_value)
-        self._level, self._slope = trend, 0.9 * self._slope
-        if len(self._streak) == self._window // (5 if by_trend else 2):
+        for predictor in self._predictors:
+            predictor.pass_over()
+        if len(self._streak) == judge.most_flagged:
             # So many high values in a row are a new level, not a spike.
             self._start(self._streak)
             self._streak = []
             self.restarted = True
-        return score
+        return Score(z, rise)
 
 
 def _line(values: Sequence[float]) -> tuple[float, float]:
@@ -174,9 +216,9 @@ def find_spikes(
 ) -> pd.DataFrame:
     """Find points whose logarithm lies `threshold` robust deviations above what was expected.
 
-    Two predictors compete, and the one with the smaller recent errors judges: the median of the
-    last `window` points, and a filter of level and slope, so that a spike is found on a falling
-    curve too. The noise is that of the last `window` errors. Points that are flagged move neither
+    Predictors compete, and the one with the smallest recent errors judges: the median of the last
+    `window` points, and filters of level and slope, so that a spike is found on a falling curve
+    too. The noise is that of the last `window` errors. Points that are flagged move neither
     the predictors nor the noise, so spikes cannot hide one another. The first `min_history` points
     are the first history; with so few the bar is higher (`threshold` holds for `window` errors). A
     point is flagged only if it also exceeds the tail that the errors of the series show, so that

@@ -12,8 +12,8 @@ from stabkit.evaluate.config import EvaluateConfig, Method
 from stabkit.evaluate.features import encode_set
 from stabkit.evaluate.finetune import finetune
 from stabkit.evaluate.linear_probe import linear_probe, table
+from stabkit.monitor.knn.vote import knn_predict_each
 from stabkit.train.data.load import ImageSet
-from stabkit.train.knn import knn_predict_each
 
 
 @dataclass(frozen=True)

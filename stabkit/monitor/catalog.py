@@ -14,6 +14,7 @@ WHEN = {
     "attention": "every `probe_every` steps, on the probe",
     "features": "every `probe_every` steps, on the probe",
     "curvature": "every `probe_every` steps, on the probe's loss",
+    "teacher": "every `probe_every` steps, with Monitor(teacher=...)",
     "noise": "every step, with monitor.micro_batch()",
 }
 

@@ -1,6 +1,5 @@
 """The Monitor: attach to a model and its optimizers, record every layer at every step."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabkit.monitor.measure.evals import correct_bits
+from stabkit.monitor.knn.knn import KNN
+from stabkit.monitor.measure.evals import (
+    Evaluation,
+    checked_share,
+    checked_step,
+    correct_bits,
+    of_bits,
+)
 from stabkit.monitor.members import listed
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.react.reactions import Action, Reactions
@@ -46,6 +52,8 @@ class Monitor:
       on that the folder already holds are removed. Without it, such a folder is refused.
     - `flush_every`: steps in an interval; values reach the disk at the end of the next interval.
     - `samples_per_step`: when given, `images_per_s` is recorded once an interval.
+    - `knn`: a `stabkit.KNN`, evaluated every few steps.
+    - `teacher`: the EMA copy of the model or of a part of it, compared every `probe_every` steps.
     - `strict`: raise what cannot be written or measured, for a loop that saves checkpoints that
       claim the rows before them.
 
@@ -68,6 +76,8 @@ class Monitor:
         first_step: int | None = None,
         flush_every: int = 50,
         samples_per_step: int | None = None,
+        knn: KNN | None = None,
+        teacher: nn.Module | None = None,
         strict: bool = False,
         _run_id: str | None = None,
     ) -> None:
@@ -75,7 +85,7 @@ class Monitor:
         self._recording: Recording | None = None  # a copy in another process has none
         recording = Recording(
             model, listed(optimizer), Path(folder), signals, probe, probe_every, scaler, layer_of,
-            first_step, flush_every, samples_per_step, strict, _run_id,
+            first_step, flush_every, samples_per_step, strict, _run_id, knn, teacher,
         )  # fmt: skip
         self.rundir: RunDir = recording.rundir
         self.layers: list[str] = recording.layers
@@ -118,39 +128,73 @@ class Monitor:
 
     def log_eval(
         self,
-        step: int,
-        metric: str,
+        metric: Any,
         predicted: Any,
         labels: Any,
-        *,
+        *older: Any,
+        step: int | None = None,
         chance: float | None = None,
     ) -> float:
-        """Record an evaluation of the weights after `step` updates; return its accuracy.
+        """Record an evaluation; return its accuracy.
+
+            monitor.log_eval("val_acc", predicted, labels)
 
         `predicted`, `labels`: classes of one shape, always of the same samples in the same order.
-        `chance`: the accuracy of guessing, such as 1 / number of classes. The analysis looks for
-        dips in the metric `knn_heldout`. Waits for the device. Raises ValueError when the shapes
-        differ.
+        `step`: the updates that the weights have seen, by default all so far. `chance`: the
+        accuracy of guessing, such as 1 / number of classes. An evaluation is logged once: of
+        several at one step the first counts. The older order, `log_eval(step, metric, predicted,
+        labels)`, does the same.
+
+        Waits for the device. Raises TypeError or ValueError for what is no evaluation.
         """
-        return self._log_knn(step, metric, predicted, labels, chance=chance)
+        if older:
+            if len(older) > 1 or step is not None:
+                raise TypeError("log_eval: give (metric, predicted, labels, step=..., chance=...)")
+            step, metric, predicted, labels = metric, predicted, labels, older[0]
+        at = checked_step("log_eval", metric, self.step if step is None else step)
+        guessing = checked_share("log_eval", "chance", chance)
+        return self._add_eval(of_bits(at, metric, correct_bits(predicted, labels), guessing))
+
+    def log_accuracy(
+        self,
+        metric: str,
+        accuracy: float,
+        *,
+        n: int | None = None,
+        step: int | None = None,
+        chance: float | None = None,
+    ) -> None:
+        """Record an accuracy, a share from 0 to 1, where the predictions are not at hand.
+
+        `n`: the number of samples. `log_eval` is better: knowing each sample tells smaller dips
+        from noise, and `on("dip")` needs it. Raises TypeError or ValueError for what is none.
+        """
+        at = checked_step("log_accuracy", metric, self.step if step is None else step)
+        share = checked_share("log_accuracy", "accuracy", accuracy)
+        guessing = checked_share("log_accuracy", "chance", chance)
+        if n is not None and n < 1:
+            raise ValueError(f"log_accuracy: n must be 1 sample or more, got {n}")
+        self._add_eval(Evaluation(at, metric, share, n or 0, chance=guessing))
 
     def _log_knn(
         self,
         step: int,
         metric: str,
-        predicted: Any,
-        labels: Any,
+        predicted: Tensor,
+        labels: Tensor,
         *,
-        chance: float | None = None,
-        k: int = 0,
-        temperature: float = math.nan,
-    ) -> float:
-        """Do what `log_eval` does; `k` and `temperature` are those of the loop's own kNN."""
-        correct = correct_bits(predicted, labels)
+        chance: float,
+        k: int,
+        temperature: float,
+    ) -> None:
+        """Do what `log_eval` does, for the kNN of stabkit's own loop."""
+        bits = correct_bits(predicted, labels)
+        self._add_eval(of_bits(step, metric, bits, chance, k, temperature))
+
+    def _add_eval(self, one: Evaluation) -> float:
         if (recording := self._live) is not None:
-            chance = math.nan if chance is None else chance
-            recording.add_eval(step, metric, correct, chance, k, temperature)
-        return float(correct.mean())
+            recording.add_eval(one)
+        return one.value
 
     def before_clipping(self, optimizer: Optimizer | None = None) -> None:
         """Record the gradients now; call it where they are complete and not yet clipped.

@@ -10,15 +10,16 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.folder import OpenedFolder, open_folder
 from stabkit.monitor.guard import Guard
+from stabkit.monitor.knn.evaluation import METRIC
+from stabkit.monitor.knn.knn import KNN
+from stabkit.monitor.measure.evals import Evaluation, of_bits
 from stabkit.monitor.measure.flush import RowFlusher
 from stabkit.monitor.measure.parts import make_parts
 from stabkit.monitor.measure.rows import RowReader
@@ -31,6 +32,10 @@ from stabkit.monitor.signals.signal import Asked
 from stabkit.rundir import RunDir, State, Status
 
 STATUS_EVERY_S = 10.0
+EVALUATED_TWICE = (
+    "was evaluated twice after one step, and the first counts. Collect the batches of an "
+    "evaluation and log it once"
+)
 
 
 class Recording:
@@ -56,13 +61,16 @@ class Recording:
         samples_per_step: int | None,
         strict: bool,
         run_id: str | None,
+        knn: KNN | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
         failed = self._signal_failed
         parts = make_parts(
             model, optimizers, signals, probe, probe_every, layer_of, flush_every,
-            samples_per_step, failed,
+            samples_per_step, failed, knn, teacher,
         )  # fmt: skip
+        self.knn = parts.knn
         self.rundir, self.layers = RunDir(folder), list(parts.layers)
         self._pid = os.getpid()
         self.attachment = Attachment(optimizers, scaler)
@@ -70,6 +78,7 @@ class Recording:
         opened = OpenedFolder(first_step or 0)
         if rank() == 0:
             opened = open_folder(self.rundir, self, first_step, run_id, strict)
+        self._first_step = opened.step
         self.out = out = opened.out
         self.guard = Guard(self.rundir.path, out, strict, lambda: self.step)
         self.reactions = Reactions(
@@ -83,9 +92,10 @@ class Recording:
         )  # fmt: skip
         self.rows = StepRows(
             opened.step, parts, scalars, flusher, self.attachment, self.guard, flush_every,
-            out is not None, self.is_dead, self.reactions.agree, self._row_closed,
+            out is not None, self.is_dead, self.reactions.agree, self._evaluate, self._row_closed,
         )  # fmt: skip
         self._knn: float | None = None
+        self._evaluated_at: dict[str, tuple[int, int]] = {}  # metric -> step, k
         self._writes_status = out is not None and run_id is None
         self._status_at = -math.inf
         try:
@@ -96,6 +106,8 @@ class Recording:
                 out.close()
             raise
         self._write_status("running")
+        for note in parts.notes:
+            self.guard.noticed(note, note)
         self.closed = False
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -113,23 +125,38 @@ class Recording:
         """Return whether this process writes rows."""
         return not self.is_dead() and self.out is not None
 
-    def add_eval(
-        self,
-        step: int,
-        metric: str,
-        correct: NDArray[np.bool_],
-        chance: float,
-        k: int,
-        temperature: float,
-    ) -> None:
-        """Write an evaluation, [n] bits, and react to the dip that it may show."""
+    def add_eval(self, one: Evaluation) -> None:
+        """Write an evaluation, and react to the dip that it may show."""
         if not self.writes() or self.out is None:
             return
-        accuracy = float(correct.mean())
-        self._knn = accuracy if metric == "knn_heldout" else self._knn
-        self.out.add(lambda w: w.add_eval(step, metric, accuracy, chance, k, temperature, correct))
+        if self._evaluated_at.get(one.metric) == (one.step, one.k):
+            self.guard.noticed(
+                f"log_eval {one.metric}", f"log_eval: {one.metric} {EVALUATED_TWICE}"
+            )
+            return
+        self._evaluated_at[one.metric] = one.step, one.k
+        self._knn = one.value if one.metric == "knn_heldout" else self._knn
+        self.out.add(one.add_to)
+        if one.correct is None:
+            return
         with self.guard("reactions"):
-            self.reactions.react(self.reactions.evaluated(step, metric, correct, chance))
+            found = self.reactions.evaluated(one.step, one.metric, one.correct, one.chance)
+            self.reactions.react(found)
+
+    def _evaluate(self, at_end: bool = False) -> None:
+        """Evaluate by kNN if that is due; its seconds are a scalar of the row that is open."""
+        if at_end:
+            self.rows.close_row()
+        no_step = at_end and self.step == self._first_step
+        if self.knn is None or no_step or not self.knn.is_due(self.step, at_end):
+            return
+        found = self.knn.evaluate(self.step, self.guard)
+        if found is None:
+            return
+        if not at_end:
+            self.rows.scalars.add(self.step, "knn_seconds", found.seconds)
+        knn, chance = self.knn, 1 / self.knn.num_classes
+        self.add_eval(of_bits(self.step, METRIC, found.correct, chance, knn.k, knn.temperature))
 
     def flush(self) -> None:
         """Write everything of the steps so far, and wait for the disk."""
@@ -153,6 +180,8 @@ class Recording:
                 with self.guard("flush"):
                     self.rows.flusher.write_pending()
             else:
+                if reason is None:
+                    self._evaluate(at_end=True)
                 self.flush()
             self._write_status(state, reason)
         finally:

@@ -176,14 +176,18 @@ def read_part(part: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def steps_in(folder: Path) -> tuple[int, int] | None:
-    """Return the first and the last step in the tables of a run; None if they are empty."""
-    steps = [
-        pc.min_max(read_part(part, ["step"])["step"]).as_py()
-        for name in TABLES
-        for part in (folder / name).glob("part-*.parquet")
-    ]
-    found = [s for s in steps if s["min"] is not None]
-    return (min(s["min"] for s in found), max(s["max"] for s in found)) if found else None
+    """Return the first and the last step in the tables of a run; None if they are empty.
+
+    An evaluation at step 10 is of the weights after steps 0 to 9.
+    """
+    found = []
+    for name in TABLES:
+        for part in (folder / name).glob("part-*.parquet"):
+            steps = pc.min_max(read_part(part, ["step"])["step"]).as_py()
+            if steps["min"] is not None:
+                before = 1 if name == "evals" else 0
+                found += [max(step - before, 0) for step in (steps["min"], steps["max"])]
+    return (min(found), max(found)) if found else None
 
 
 def pack_bits(correct: NDArray[np.bool_]) -> bytes:

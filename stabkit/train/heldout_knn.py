@@ -5,13 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from stabkit.config import ComputeConfig, KnnConfig
+from stabkit.monitor.knn.vote import knn_predict
 from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.ranks import rank, world_size
 from stabkit.train.compute import autocast
 from stabkit.train.data.image_set import moved
 from stabkit.train.data.load import ImageSet
 from stabkit.train.data.views import plain_view
-from stabkit.train.knn import knn_predict
 from stabkit.train.parallel.reduce import gather
 from stabkit.train.randomness import permutation
 

@@ -17,7 +17,7 @@ from stabkit.train.checkpoint_file import (
     read_checkpoint,
 )
 from stabkit.train.compute import build_scaler, lay_out_and_compile
-from stabkit.train.knn import KnnBank
+from stabkit.train.knn_bank import KnnBank
 from stabkit.train.methods.build import Method, build_method
 from stabkit.train.models.build import build_backbone
 from stabkit.train.optim.build import build_optimizer

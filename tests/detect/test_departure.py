@@ -46,6 +46,13 @@ def test_a_distance_within_the_noise_of_values_does_not_count() -> None:
     assert find_departure(STEPS, small).empty
 
 
+def test_a_noisy_loss_that_still_falls_has_not_left() -> None:
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        loss = np.exp(-np.arange(160) / 60 + 0.5 * rng.normal(size=160))
+        assert find_departure(np.arange(160), loss).empty
+
+
 def test_a_negative_loss_leaves_when_half_of_the_gain_is_lost() -> None:
     rng = np.random.default_rng(0)
     loss = -0.9 + 0.9 * np.exp(-np.arange(400) / 40) + 0.01 * rng.normal(size=400)

@@ -19,25 +19,25 @@ def plant(value: np.ndarray, at: int, ratio: float, width: int = 1) -> np.ndarra
     return value
 
 
+GAINS = [(0.2, 0.02), (0.6, 0.2)]
+
+
 def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
-    """Apply the rule with plain arrays: return whether each value is flagged."""
+    """Apply the rule with plain arrays; return whether each value is flagged."""
     flags = np.zeros(len(y), dtype=bool)
-    kept, errors, streak = None, None, []
-    level = slope = 0.0
-    history = []
+    history, kept, streak = [], None, []
     for i, x in enumerate(y):
         if kept is None:
             history.append(x)
-            if len(history) < first:
-                continue
-            kept, errors, level, slope = begun(history)
+            if len(history) == first:
+                kept, errors, lines = begun(history)
             continue
-        expected = np.median(kept[-window:]), level + slope
+        expected = [np.median(kept[-window:]), *(level + slope for level, slope in lines)]
         noise = [
             max(floor, 1.4826 * np.median(np.abs(e[-window:]))) * (1 + 5 / min(len(e), window))
             for e in errors
         ]
-        judge = int(noise[1] < noise[0])
+        judge = int(np.argmin(noise))
         z = (x - expected[judge]) / noise[judge]
         last = np.array(errors[judge][-500:])
         start = np.quantile(last, 0.9)
@@ -48,27 +48,30 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
         flags[i] = z >= 2.5 if streak else z >= bar
         if flags[i]:
             streak.append(x)
-            level, slope = expected[1], 0.9 * slope
+            lines = [(level + slope, 0.9 * slope) for level, slope in lines]
             if len(streak) == window // (5 if judge else 2):
-                kept, errors, level, slope = begun(streak)
+                kept, errors, lines = begun(streak)
                 streak = []
             continue
         streak = []
         kept.append(x)
         for e, prediction in zip(errors, expected, strict=True):
             e.append(x - prediction)
-        step = np.clip(x - expected[1], -2 * noise[1], 2 * noise[1])
-        level, slope = expected[1] + 0.2 * step, slope + 0.02 * step
+        for j, (a, b) in enumerate(GAINS):
+            s = noise[1 + j]
+            step = np.clip(x - expected[1 + j], -2 * s, 2 * s)
+            lines[j] = expected[1 + j] + a * step, lines[j][1] + b * step
     return flags
 
 
 def begun(values):
-    """Return values, errors of the median and of the line, the line's last value and slope."""
+    """Return values, errors of each predictor, and the last value and slope of each filter."""
     at = np.arange(len(values)) - (len(values) - 1)
     slope = stats.theilslopes(values, at).slope
     level = np.median(values - slope * at)
-    errors = list(values - np.median(values)), list(values - level - slope * at)
-    return list(values), errors, level, slope
+    off_line = list(values - level - slope * at)
+    errors = [list(values - np.median(values)), off_line, list(off_line)]
+    return list(values), errors, [(level, slope)] * 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 99, 100])

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import stabkit
+from stabkit.monitor.knn.vote import knn_predict, nearest
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.signals.signal import LEVELS
-from stabkit.train.knn import knn_predict, nearest
 from tests.gpu import DEVICE, ON_CUDA, needs_gpu, no_waits
 from tests.monitor.toy import kinds
 
@@ -258,6 +258,44 @@ def test_a_value_that_is_not_finite_is_found_where_it_is(value: float, tmp_path:
     assert counts.loc[5, "4"] == counts.loc[5].sum() == 1
     assert counts.loc[:4].to_numpy().sum() == 0  # afterwards 0 * inf is in the weights
     assert kinds(tmp_path) == ["nonfinite"]
+
+
+def test_a_training_with_a_knn_and_a_teacher_is_the_same_bit_for_bit(tmp_path: Path) -> None:
+    """The samples are on the CPU, as a DataLoader gives them."""
+    g = torch.Generator().manual_seed(3)
+    bank, queries = ((torch.randn(n, 64, generator=g), torch.arange(n) % 4) for n in (300, 200))
+
+    def training(folder: Path | None) -> list[bytes]:
+        model = small_model()
+        teacher = copy.deepcopy(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        monitor = None
+        if folder is not None:
+            monitor = stabkit.Monitor(
+                model, optimizer, folder, knn=stabkit.KNN(bank, queries, every=4), teacher=teacher,
+                probe=Probe(bank[0][:16].to(DEVICE)), probe_every=3, flush_every=2,
+            )  # fmt: skip
+        found = []
+        for _ in range(9):
+            loss = model(torch.randn(32, 64, device=DEVICE)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for slow, fast in zip(teacher.parameters(), model.parameters(), strict=True):
+                    slow.lerp_(fast, 0.1)
+            found.append(loss.detach())
+        if monitor:
+            monitor.close()
+        states = [*model.state_dict().values(), *teacher.state_dict().values()]
+        tensors = [*found, *states, torch.rand(1), torch.rand(1, device=DEVICE)]
+        return [tensor.cpu().numpy().tobytes() for tensor in tensors]
+
+    assert training(tmp_path) == training(None)
+    assert kinds(tmp_path) == []
+    run = stabkit.open_run(tmp_path)
+    assert run.evals("knn_heldout")["step"].tolist() == [0, 4, 8, 9]
+    assert run.scalar("teacher_rank").index.tolist() == [0, 3, 6]
 
 
 @pytest.mark.parametrize("size", [500, 100_000])

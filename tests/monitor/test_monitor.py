@@ -193,3 +193,74 @@ def test_evaluations_take_whatever_holds_classes(tmp_path: Path) -> None:
     assert correct is not None
     assert correct.tolist() == [[False, True, False, False], [True, True, False, False]]
     assert run.event_log() == []
+
+
+def test_an_evaluation_is_of_the_present_step_unless_it_says_another(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    right = torch.ones(4, dtype=torch.int64)
+    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+        monitor.log_eval("val_acc", right, right, chance=0.5)
+        for _ in range(3):
+            model(torch.ones(4, 3)).sum().backward()
+            optimizer.step()
+        assert monitor.log_eval("val_acc", [1, 1, 0, 0], right) == 0.5
+        monitor.log_eval("val_acc", right, right, step=7)
+        monitor.log_eval(np.int64(9), "val_acc", right, right)  # the older order
+        monitor.log_eval("test", predicted=right, labels=right)
+        monitor.log_accuracy("top1", 0.25, n=40, chance=0.1)
+        monitor.log_accuracy("top1", torch.tensor(0.5), step=5)
+    run = stabkit.open_run(tmp_path)
+    columns = ["step", "metric", "value", "n", "chance"]
+    rows = run.evals()[columns].astype({"metric": str}).fillna(-1.0).to_numpy().tolist()
+    assert rows == [
+        [0, "val_acc", 1.0, 4, 0.5],
+        [3, "val_acc", 0.5, 4, -1.0],
+        [3, "test", 1.0, 4, -1.0],
+        [3, "top1", 0.25, 40, 0.1],
+        [5, "top1", 0.5, 0, -1.0],
+        [7, "val_acc", 1.0, 4, -1.0],
+        [9, "val_acc", 1.0, 4, -1.0],
+    ]
+    assert run.correct("top1") is None
+    assert run.event_log() == []
+
+
+def test_an_evaluation_that_is_none_is_refused(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    right = torch.ones(4, dtype=torch.int64)
+    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+        with pytest.raises(TypeError, match=r"must be a name such as 'val_acc', got int"):
+            monitor.log_eval(3, right, right)
+        with pytest.raises(TypeError, match=r"the metric must be a name .*, got Tensor"):
+            monitor.log_eval(3, right, right, "val_acc")
+        with pytest.raises(TypeError, match=r"step must be a whole number, got 1\.5"):
+            monitor.log_eval("val_acc", right, right, step=1.5)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"give \(metric, predicted, labels"):
+            monitor.log_eval(3, "val_acc", right, right, step=4)
+        with pytest.raises(ValueError, match="step must be 0 or more, got -1"):
+            monitor.log_eval("val_acc", right, right, step=-1)
+        with pytest.raises(ValueError, match="chance must be a share from 0 to 1, got 10; 10 % is"):
+            monitor.log_eval("val_acc", right, right, chance=10)
+        with pytest.raises(ValueError, match=r"from 0 to 1, got 83.1; 83.1 % is 0.831"):
+            monitor.log_accuracy("val_acc", 83.1)
+        with pytest.raises(ValueError, match="accuracy must be a share from 0 to 1, got nan"):
+            monitor.log_accuracy("val_acc", math.nan)
+        with pytest.raises(ValueError, match="n must be 1 sample or more, got 0"):
+            monitor.log_accuracy("val_acc", 0.5, n=0)
+    assert not (tmp_path / "evals").exists()
+
+
+def test_batches_of_an_evaluation_that_are_logged_one_by_one_are_told(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+        for batch in range(3):
+            monitor.log_eval("val_acc", torch.full((4,), batch), torch.zeros(4))
+            monitor.log_eval("other", torch.zeros(4), torch.zeros(4), step=batch)
+    run = stabkit.open_run(tmp_path)
+    assert run.evals("val_acc")["value"].tolist() == [1.0]  # the first
+    assert run.evals("other")["step"].tolist() == [0, 1, 2]
+    (event,) = run.event_log()
+    assert event["reason"].startswith("log_eval: val_acc was evaluated twice after one step")

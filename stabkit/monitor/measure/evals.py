@@ -1,10 +1,55 @@
 """Evaluations of the model, as a Monitor is told of them."""
 
-from typing import Any
+import math
+import operator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from stabkit.store.writer import Writer
+
+
+class Evaluation(NamedTuple):
+    """An accuracy after `step` updates.
+
+    - `correct`: for each of n samples whether it was right, [n], in an order that never changes;
+      None where only the accuracy is known.
+    - `n`: 0 if it is not known. `chance`: the accuracy of guessing, NaN if it is not known.
+    - `k`, `temperature`: of a kNN; otherwise 0 and NaN.
+    """
+
+    step: int
+    metric: str
+    value: float
+    n: int
+    correct: NDArray[np.bool_] | None = None
+    chance: float = math.nan
+    k: int = 0
+    temperature: float = math.nan
+
+    def add_to(self, writer: Writer) -> None:
+        """Give the evaluation to the writer of the folder's tables."""
+        facts = self.k, self.temperature
+        if self.correct is not None:
+            writer.add_eval(self.step, self.metric, self.value, self.chance, *facts, self.correct)
+        else:
+            at, value = np.array([self.step]), np.array([self.value])
+            writer.add_accuracies(at, self.metric, value, self.chance, self.n, *facts)
+
+
+def of_bits(
+    step: int,
+    metric: str,
+    correct: NDArray[np.bool_],
+    chance: float,
+    k: int = 0,
+    temperature: float = math.nan,
+) -> Evaluation:
+    """Return the evaluation of which each sample is known."""
+    value = float(correct.mean())
+    return Evaluation(step, metric, value, len(correct), correct, chance, k, temperature)
 
 
 def correct_bits(predicted: Any, labels: Any) -> NDArray[np.bool_]:
@@ -20,3 +65,29 @@ def correct_bits(predicted: Any, labels: Any) -> NDArray[np.bool_]:
         )
     bits: NDArray[np.bool_] = (predicted == labels.to(predicted.device)).flatten().cpu().numpy()
     return bits
+
+
+def checked_step(call: str, metric: Any, step: Any) -> int:
+    """Return the step of an evaluation as an int. Raises TypeError or ValueError."""
+    if not isinstance(metric, str):
+        raise TypeError(
+            f"{call}: the metric must be a name such as 'val_acc', got {type(metric).__name__}"
+        )
+    try:
+        number = operator.index(step)
+    except TypeError:
+        raise TypeError(f"{call}: step must be a whole number, got {step!r}") from None
+    if number < 0:
+        raise ValueError(f"{call}: step must be 0 or more, got {number}")
+    return number
+
+
+def checked_share(call: str, name: str, value: float | None) -> float:
+    """Return a share of the samples, NaN for None. Raises ValueError for one outside of 0 to 1."""
+    if value is None:
+        return math.nan
+    share = float(value)
+    if not 0 <= share <= 1:
+        hint = f"; {share:g} % is {share / 100:g}" if 1 < share <= 100 else ""
+        raise ValueError(f"{call}: {name} must be a share from 0 to 1, got {share:g}{hint}")
+    return share

@@ -1,16 +1,21 @@
 """What a Monitor measures with, made before its folder is touched: all that can be refused."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabkit.monitor.knn.evaluation import KnnEvaluation
+from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.layers import by_layer, group_layers
 from stabkit.monitor.measure.layer_measure import LayerMeasure
 from stabkit.monitor.measure.probing import Probing
 from stabkit.monitor.members import Members, check_same_model, measurable
 from stabkit.monitor.probe.probe import Probe
+from stabkit.monitor.probe.teacher import match
+from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.noise import NoiseSignals
 from stabkit.monitor.signals.signal import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
 
@@ -24,6 +29,8 @@ class Parts(NamedTuple):
     probing: Probing
     noise: NoiseSignals
     members: Members
+    knn: KnnEvaluation | None  # also None in a process that does not evaluate
+    notes: list[str]  # what a reader of the rows must know
 
 
 def make_parts(
@@ -36,25 +43,76 @@ def make_parts(
     flush_every: int,
     samples_per_step: int | None,
     failed: Callable[[str, Exception], None],
+    knn: KNN | None = None,
+    teacher: nn.Module | None = None,
 ) -> Parts:
     """Make the instruments that `signals` need. `failed` hears of a signal that raises later.
 
-    Raises ValueError for a model, an optimizer, a signal or an option that cannot be measured.
+    Raises ValueError or TypeError for what cannot be measured: a model, an optimizer, a signal, an
+    option, samples of a kNN, a teacher.
     """
     named = measurable(model, layer_of)
     check_same_model(model, optimizers)
+    if knn is not None and not isinstance(knn, KNN):
+        raise TypeError(f"Monitor: knn must be stabkit.KNN(bank=..., queries=...), got {knn!r}")
+    notes: list[str] = []
+    if teacher is not None:
+        probe, notes = probe_with(probe, teacher), parameters_left_out(teacher, model)
     asked = choose(signals, probe)
+    if teacher is not None and probe is not None:
+        known = {signal.name for signal in asked}
+        asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in known]
     if flush_every < 1:
         raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
     layers, layer = group_layers([name for name, _ in named], layer_of)
     parameters = [p for _, p in named]
     of_layers = [signal for signal in asked if isinstance(signal, LayerSignal)]
     of_probe = [signal for signal in asked if isinstance(signal, ProbeSignal)]
+    measure = LayerMeasure(parameters, layer, len(layers), of_layers, flush_every, failed)
+    # a sharded model runs in all processes or in none
+    evaluates = rank() == 0 or measure.blocks.sharded
+    others = [] if teacher is None else [teacher]
     return Parts(
         by_layer(parameters, layer, layers),
         [signal for signal in asked if isinstance(signal, DerivedSignal)],
-        LayerMeasure(parameters, layer, len(layers), of_layers, flush_every, failed),
+        measure,
         Probing(model, probe, of_probe, probe_every, optimizers, layer_of, failed),
         NoiseSignals(asked, samples_per_step, model, failed),
         Members(model, named, optimizers, layer_of),
+        KnnEvaluation(knn, model, others) if knn is not None and evaluates else None,
+        notes,
     )
+
+
+def probe_with(probe: Probe | None, teacher: nn.Module) -> Probe:
+    """Return the probe with the teacher as its target. Raises TypeError or ValueError."""
+    if not isinstance(teacher, nn.Module):
+        raise TypeError(
+            f"Monitor: teacher is of type {type(teacher).__name__}; give the module that holds the "
+            "averaged weights"
+        )
+    if probe is None:
+        return Probe(None, target=teacher)
+    if probe.target is not None and probe.target is not teacher:
+        raise ValueError("Monitor: teacher and the probe's target are two modules; give one")
+    return replace(probe, target=teacher)
+
+
+def parameters_left_out(teacher: nn.Module, model: nn.Module) -> list[str]:
+    """Say which parameters of the teacher are not compared. Raises ValueError for all of them."""
+    found = match(model, teacher)
+    if not found.left_out:
+        return []
+    return [
+        f"teacher: {len(found.left_out)} of its parameters are not in the model, "
+        f"{found.left_out[0]} first; they are not compared"
+    ]
+
+
+def of_teacher(probe: Probe) -> list[str]:
+    """Return what is measured of a teacher without being asked for by name."""
+    distances = ["teacher_distance", "target_distance"]
+    if probe.view1 is None:
+        return distances
+    spreads = ["probe_feature_std", "probe_rank", "teacher_feature_std", "teacher_rank"]
+    return [*distances, *spreads, "target_cosine"]

@@ -30,6 +30,7 @@ class StepRows:
       because its shards are part of every row.
     - `is_dead`: whether the Monitor no longer records in this process.
     - `agree`: called at the same steps in every process, so that all react to the same events.
+    - `evaluate`: called at the end of the opening of each row, before the weights change.
     - `closed_row`: called after each row.
     """
 
@@ -45,6 +46,7 @@ class StepRows:
         writes: bool,
         is_dead: Callable[[], bool],
         agree: Callable[[], None],
+        evaluate: Callable[[], None],
         closed_row: Callable[[], None],
     ) -> None:
         self.step = first
@@ -54,7 +56,8 @@ class StepRows:
         self._first, self._flush_every = first, flush_every
         self._writes = writes
         self._measures = writes or parts.measure.blocks.sharded
-        self._is_dead, self._agree, self._closed_row = is_dead, agree, closed_row
+        self._is_dead, self._agree = is_dead, agree
+        self._evaluate, self._closed_row = evaluate, closed_row
         self._is_open = False  # true from the first optimizer's gradients to the last one's step
         self._stepped: set[int] = set()  # ids of the optimizers that stepped in the open row
         self._optimizer_steps = 0
@@ -168,3 +171,4 @@ class StepRows:
             self.scalars.add(self.step, name, value)
         if self._measures and self.probing.is_due(self.step):
             self.probing.look(self.step)
+        self._evaluate()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.probe.forward import ForwardRecord, record_forward
+from stabkit.monitor.probe.teacher import Match, match, taught
 from stabkit.monitor.probe.undisturbed import undisturbed, unwrap_model
 
 T = TypeVar("T")
@@ -26,7 +27,9 @@ class Probe:
       Needed where the forward also trains something, such as a momentum encoder.
     - `loss`: a scalar loss of a model on a batch of its own, always the same; for curvature and
       gradients at outputs.
-    - `target`: the momentum encoder, of the same module names as the model.
+    - `target`: the momentum encoder; what `Monitor(teacher=...)` gives. Its parameters have the
+      names of the model's, or of a part of the model. Its features are those of `embed` with the
+      target in the place of that part.
     """
 
     view1: Any
@@ -102,6 +105,11 @@ class ProbePass:
         return unwrap_model(self.probe.target)
 
     @property
+    def match(self) -> Match:
+        """Which part of the model the momentum encoder averages."""
+        return self.once("match", lambda: match(self.model, self.target))
+
+    @property
     def target_embedding(self) -> Tensor:
         """[B, D] of `view1` by the momentum encoder."""
         return self.once("target_embedding", self._target_embedding)
@@ -112,8 +120,9 @@ class ProbePass:
         return self._features(self.model, self._view("view1"))
 
     def _target_embedding(self) -> Tensor:
-        with undisturbed(self.target):
-            return self._features(self.target, self._view("view1"))
+        found = self.match
+        with undisturbed(self.target), taught(self.model, found) as model:
+            return self._features(model, self._view("view1"))
 
     def _features(self, model: nn.Module, view: Any) -> Tensor:
         with torch.no_grad():

@@ -40,7 +40,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     _reshard(model)
     devices = devices_of(model)
     with ExitStack() as stack:
-        stack.enter_context(_generators(devices))
+        stack.enter_context(same_draws(devices))
         stack.enter_context(_buffers(model))
         stack.enter_context(_parameters(model))
         stack.enter_context(_evaluation(model))
@@ -54,7 +54,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _generators(devices: Iterable[torch.device]) -> Iterator[None]:
+def same_draws(devices: Iterable[torch.device]) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's generators, those of CUDA `devices` too; restore them."""
     cuda = [device for device in devices if device.type == "cuda"]
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -120,7 +121,7 @@ def _parameters(model: nn.Module) -> Iterator[None]:
         raise RuntimeError(
             f"probe: running the model changed {len(moved)} of its parameters, {moved[0]} first. A "
             "forward that trains something, such as a momentum encoder, must not be probed: give "
-            "Probe(embed=...) a function that only computes features"
+            "`embed` of Probe or KNN a function that only computes features"
         )
 
 

@@ -89,8 +89,8 @@ class Reactions:
         """Do `action` once for every event of `kind`, after those registered before it.
 
         Kinds: "nonfinite" (gradients or loss), "spike" (grad_norm of layers, loss),
-        "stale_moments" (needs the signal adam_rms), "collapse" (feature_std, embedding_std,
-        effective_rank), "dip" (an evaluated accuracy).
+        "stale_moments" (needs the signal adam_rms), "collapse" (spread and rank of
+        features, of the model or its teacher), "dip" (an evaluated accuracy).
 
         Actions: a function of the `OnlineEvent`, or a word:
         - "log": one line, as a warning of the logger "stabkit";

@@ -26,7 +26,15 @@ from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.detect.spikes import ONLINE_SPIKE_BAR
 from stabkit.monitor.measure.rows import Rows
 
-SPREADS = ("feature_std", "embedding_std", "effective_rank")
+SPREADS = (
+    "feature_std",
+    "embedding_std",
+    "effective_rank",
+    "probe_feature_std",
+    "probe_rank",
+    "teacher_feature_std",
+    "teacher_rank",
+)
 OTHER_SAMPLES = ("knn_bank",)  # metrics whose samples differ from one evaluation to the next
 
 

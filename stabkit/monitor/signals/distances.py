@@ -1,16 +1,13 @@
-"""Signals of the level `features` with a value for a layer.
-
-They are the distance of the target, and the gradient where the first layer ends.
-"""
+"""How far the momentum encoder's parameters are, and the gradient where the first layer ends."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stabkit.monitor.blocks import exact
-from stabkit.monitor.layers import without_wrappers
 from stabkit.monitor.probe.forward import hooks
 from stabkit.monitor.probe.probe import ProbePass
 from stabkit.monitor.signals.signal import ProbeSignal, register_signal
@@ -27,29 +24,42 @@ class TargetDistance(ProbeSignal):
     needs = ("target",)
 
     def measure(self, seen: ProbePass) -> Mapping[str, Tensor]:
-        of_target = {without_wrappers(name): p for name, p in seen.target.named_parameters()}
-        apart: dict[str, list[Tensor]] = {}
-        size: dict[str, list[Tensor]] = {}
-        for name, p in seen.model.named_parameters():
-            other = of_target.get(without_wrappers(name))
-            if other is None:
-                continue
-            if other.shape != p.shape:
-                raise ValueError(
-                    f"Probe: target has {name} of shape {tuple(other.shape)}, the model of "
-                    f"{tuple(p.shape)}; a momentum encoder has the model's"
-                )
-            layer = seen.layer_of(name)
-            value = _whole(p)
-            apart.setdefault(layer, []).append(_norm(value - _whole(other)))
-            size.setdefault(layer, []).append(_norm(value))
-        if not apart:
-            raise ValueError(
-                "Probe: target has no parameter of the model's names; the model has "
-                f"{next(iter(seen.model.named_parameters()))[0]}, the target "
-                f"{next(iter(of_target), 'none')}"
-            )
+        apart, size = _norms_of_layers(seen)
         return {layer: _total(parts) / _total(size[layer]) for layer, parts in apart.items()}
+
+
+@register_signal
+class TeacherDistance(ProbeSignal):
+    name = "teacher_distance"
+    level = "teacher"
+    unit = "share of the parameters' norm"
+    formula = "‖θ-ξ‖/‖θ‖ of all parameters that the model (θ) and its teacher (ξ) both have"
+    cost = "two passes over the parameters, shared with target_distance"
+    reveals = "a teacher that lags behind, is not updated, or is a copy without memory (0)"
+    needs = ("target",)
+
+    def measure(self, seen: ProbePass) -> Tensor:
+        apart, size = _norms_of_layers(seen)
+        return _total([*chain(*apart.values())]) / _total([*chain(*size.values())])
+
+
+Norms = dict[str, list[Tensor]]  # of each layer, those of its parameters
+
+
+def _norms_of_layers(seen: ProbePass) -> tuple[Norms, Norms]:
+    """Return the norms of the differences of model and momentum encoder, and of the model."""
+
+    def measured() -> tuple[Norms, Norms]:
+        apart: Norms = {}
+        size: Norms = {}
+        for name, p, other in seen.match.pairs:
+            layer, value = seen.layer_of(name), _whole(p)
+            theirs = _whole(other).to(value.device)
+            apart.setdefault(layer, []).append(_norm(value - theirs))
+            size.setdefault(layer, []).append(_norm(value))
+        return apart, size
+
+    return seen.once("target norms", measured)
 
 
 @register_signal

@@ -1,4 +1,4 @@
-"""Signals of the level `features`: how a representation spreads, and how far its target is.
+"""Signals of `features` and `teacher`: how a representation spreads, how far its target is.
 
 Shapes: B samples, D features.
 """
@@ -125,3 +125,33 @@ class TargetCosine(ProbeSignal):
 
     def measure(self, seen: ProbePass) -> Tensor:
         return mean_cosine(seen.embedding1, seen.target_embedding)
+
+
+@register_signal
+class TeacherFeatureStd(ProbeSignal):
+    name = "teacher_feature_std"
+    level = "teacher"
+    unit = "1 (healthy near 1/√D)"
+    formula = "probe_feature_std of the teacher's features"
+    source = "Chen, He 2021, arXiv 2011.10566, section 4.1"
+    cost = "one forward of the probe by the teacher, shared"
+    reveals = "complete collapse of what the model is taught, at a loss that looks good"
+    needs = ("view1", "target")
+
+    def measure(self, seen: ProbePass) -> Tensor:
+        return feature_std(seen.target_embedding)
+
+
+@register_signal
+class TeacherRank(ProbeSignal):
+    name = "teacher_rank"
+    level = "teacher"
+    unit = "directions, 1 to min(B, D)"
+    formula = "probe_rank of the teacher's features"
+    source = "Garrido et al. 2023 (RankMe), arXiv 2210.02885, equation 1"
+    cost = "one forward of the probe by the teacher, shared; eigenvalues"
+    reveals = "dimensional collapse of what the model is taught"
+    needs = ("view1", "target")
+
+    def measure(self, seen: ProbePass) -> Tensor:
+        return effective_rank(seen.target_embedding)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stabkit.monitor.probe.probe import Probe, ProbePass
 
 Moment = Literal["gradients", "parameters", "updates", "adam"]
-LEVELS = ("basic", "attention", "features", "curvature", "noise")
+LEVELS = ("basic", "attention", "features", "curvature", "teacher", "noise")
 
 
 class Signal:

@@ -1,6 +1,7 @@
 """A look at a model leaves nothing behind, whatever the model does in its forward."""
 
 import contextlib
+import copy
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,13 +240,9 @@ def test_a_forward_that_trains_is_not_silent() -> None:
             return super().forward(x)
 
     model = nn.Sequential(nn.Linear(2, 2), Moving(2, 2))
+    x = torch.ones(2, 2)
     with pytest.raises(RuntimeError, match=r"changed 1 of its parameters, 1\.weight first"):
-        look(
-            model,
-            Probe(
-                torch.ones(2, 2), torch.ones(2, 2), None, lambda m: m(torch.ones(2, 2)).sum(), model
-            ),
-        )
+        look(model, Probe(x, x, None, lambda m: m(x).sum(), copy.deepcopy(model)))
     nn.init.constant_(model[0].bias, float("nan"))
     with looking(model[0]):
         pass  # a parameter that is not a number has not changed

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stabkit.train import knn
-from stabkit.train.knn import KnnBank, knn_predict, knn_predict_each, nearest
+from stabkit.monitor.knn import vote
+from stabkit.monitor.knn.vote import knn_predict, knn_predict_each, nearest
 
 
 def data(seed: int, queries: int = 23, bank: int = 57) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,8 +40,8 @@ def test_predictions_equal_the_formula(k: int, t: float) -> None:
 def test_chunks_and_scale_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     query, bank, labels = data(3)
     whole = knn_predict(query, bank, labels, 5, 10, 0.07)
-    monkeypatch.setattr(knn, "VOTES", 4 * 10)
-    monkeypatch.setattr(knn, "SIMILARITIES", 4 * 57 + 1)  # 4 queries
+    monkeypatch.setattr(vote, "VOTES", 4 * 10)
+    monkeypatch.setattr(vote, "SIMILARITIES", 4 * 57 + 1)  # 4 queries
     assert knn_predict(query * 100, bank * 0.01, labels, 5, 10, 0.07).equal(whole)
 
 
@@ -49,42 +49,6 @@ def test_an_extreme_temperature_does_not_overflow() -> None:
     query, bank, labels = data(4)
     predicted = knn_predict(query, bank, labels, 5, 10, 1e-4)
     assert predicted.equal(knn_predict(query, bank, labels, 5, 1, 0.07))
-
-
-def test_the_bank_holds_the_newest_and_never_votes_on_the_same_image() -> None:
-    query, features, labels = data(5, queries=6, bank=40)
-    bank = KnnBank(16, 6, torch.device("cpu"))
-    ids = torch.arange(40) % 9  # every image is there several times
-    for start in range(0, 40, 7):
-        bank.add(features[start : start + 7], labels[start : start + 7], ids[start : start + 7])
-    assert len(bank) == 16
-    newest = slice(40 - 16, 40)
-    query_ids = torch.arange(6)
-    predicted = bank.predict(query, query_ids, 5, 4, 0.07)
-    expected = []
-    for q, own in zip(query, query_ids.tolist(), strict=True):
-        skip = {j for j in range(16) if int(ids[newest][j]) == own}
-        expected.append(oracle(q, features[newest], labels[newest], 4, 0.07, skip))
-    assert predicted.tolist() == expected
-
-
-def test_a_batch_larger_than_the_bank_leaves_its_last_entries() -> None:
-    _, features, labels = data(6, bank=40)
-    bank = KnnBank(16, 6, torch.device("cpu"))
-    bank.add(features[:3], labels[:3], torch.arange(3))
-    bank.add(features, labels, torch.arange(40))
-    assert sorted(bank.ids.tolist()) == list(range(24, 40))
-
-
-def test_a_restored_bank_goes_on_like_the_first() -> None:
-    _, features, labels = data(7, bank=40)
-    first, second = (KnnBank(16, 6, torch.device("cpu")) for _ in range(2))
-    first.add(features[:20], labels[:20], torch.arange(20))
-    second.load_state_dict({k: v for k, v in first.state_dict().items()})
-    for bank in (first, second):
-        bank.add(features[20:27], labels[20:27], torch.arange(20, 27))
-    assert first.features.equal(second.features)
-    assert first.ids.equal(second.ids)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
@@ -112,7 +76,7 @@ def cosines(query: Tensor, bank: Tensor) -> Tensor:
 def test_the_nearest_are_those_of_a_sort_in_float64(
     queries: int, entries: int, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knn, "SIMILARITIES", 32 * 700)  # several chunks of queries
+    monkeypatch.setattr(vote, "SIMILARITIES", 32 * 700)  # several chunks of queries
     query, bank = features(queries, 9, 1), features(entries, 9, 2)
     exact = cosines(query, bank)
     cosine, index = nearest(query, bank, k)
@@ -147,7 +111,7 @@ def test_an_entry_of_the_own_id_is_infinitely_far(
     images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With two images half of the bank is hidden: fewer entries are left than are asked for."""
-    monkeypatch.setattr(knn, "SIMILARITIES", 32 * 300)
+    monkeypatch.setattr(vote, "SIMILARITIES", 32 * 300)
     query, bank, k = features(40, 9, 6), features(300, 9, 7), 180
     ids = torch.arange(40) % images, torch.arange(300) % images
     hidden = ids[0][:, None] == ids[1]
@@ -180,7 +144,7 @@ def test_no_more_cosines_are_held_than_are_allowed(monkeypatch: pytest.MonkeyPat
         return plain(similarity, k, dim)  # type: ignore[return-value]
 
     monkeypatch.setattr(torch.Tensor, "topk", topk)
-    monkeypatch.setattr(knn, "SIMILARITIES", 2**16)
+    monkeypatch.setattr(vote, "SIMILARITIES", 2**16)
     nearest(features(500, 4, 12), features(20_000, 4, 13), 50)
     assert len(held) > 100
     assert max(held) <= 2**16
