@@ -102,6 +102,7 @@ def test_plots_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "grad-norms",
         "knn",
         "layer-map",
+        "loss",
         "lr-sensitivity",
         "onset-order",
         "optimizer",

@@ -117,7 +117,7 @@ def wrapped(text: str, width: int = 34) -> str:
     """Return a label in at most three lines of `width` characters, broken after commas."""
     lines = [""]
     for part in re.findall(
-        r"[^,]*,?\s*", text
+        r"(?:[^,]|,(?=\d))*,?\s*", text
     ):  # each part keeps its comma, so that names are unchanged
         if len((lines[-1] + part).rstrip(", ")) <= width:
             lines[-1] += part

@@ -2,13 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis, diagnose
 from stabkit.analyze.report import contents
@@ -34,6 +35,12 @@ def diagnosed(folder: Path) -> Diagnoses:
 
 def diagnosed_run(folder: Path) -> Diagnosis:
     return Diagnosis(open_run(folder))
+
+
+def level(run: Diagnosis) -> float:
+    """In points: the median of the last fifth of the evaluations, by hand."""
+    values = run.evals("knn_heldout")["value"].to_numpy()
+    return 100 * float(np.median(values[-round(len(values) / 5) :]))
 
 
 def plant_run(
@@ -81,6 +88,45 @@ def _plant(folder: Path, *overrides: str, dip: float, spike: bool, seed: int) ->
         writer.add_eval(step, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
     writer.flush()
     return folder
+
+
+def plant_loop(
+    folder: Path,
+    layers: Sequence[str] = (),
+    burst: str = "",
+    warmup: int = 0,
+    loss: str = "loss",
+    losses: NDArray[np.float64] | None = None,
+    **scalars: float | NDArray[np.float64],
+) -> Path:
+    """Write what a Monitor in another loop records: no settings, no evaluations.
+
+    At step 300 the gradient of layer `burst` and three steps later those of all others rise
+    20-fold. `scalars` are constants or series, of which `lr` rises in `warmup` steps.
+    """
+    rng, steps = np.random.default_rng(0), np.arange(STEPS)
+    writer = Writer(folder, "loop")
+    if layers:
+        grads = np.exp(0.1 * rng.normal(size=(STEPS, len(layers))))
+        grads[303:306] *= 20 if burst else 1
+        grads[300:306, [name == burst for name in layers]] *= 20
+        nothing = np.zeros_like(grads, dtype=bool)
+        writer.add_layers(
+            steps, list(layers), dict.fromkeys(SIGNALS, grads.astype(np.float32)),
+            dict.fromkeys(SIGNALS, nothing),
+        )  # fmt: skip
+    writer.add_scalars(steps, loss, falling_loss() if losses is None else losses)
+    for name, value in scalars.items():
+        rise = np.minimum(1, (steps + 1) / (warmup + 1)) if name == "lr" else np.ones(STEPS)
+        writer.add_scalars(steps, name, value * rise)
+    writer.flush()
+    return folder
+
+
+def falling_loss() -> NDArray[np.float64]:
+    """Return a loss that falls from 6 to 3, with little noise."""
+    noise = np.random.default_rng(1).normal(size=STEPS)
+    return np.linspace(6, 3, STEPS) + 0.01 * noise
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,15 @@ from stabkit.analyze.plots.accuracy_table import (
 )
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_table
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
-from stabkit.analyze.plots.grad_norms import draw_grad_norms, grad_norms_figure, grad_norms_table
-from stabkit.analyze.plots.knn import draw_knn, knn_figure, knn_table
+from stabkit.analyze.plots.grad_norms import (
+    draw_grad_norms,
+    grad_norms_axis,
+    grad_norms_figure,
+    grad_norms_table,
+)
+from stabkit.analyze.plots.knn import draw_knn, knn_axis, knn_figure, knn_table
 from stabkit.analyze.plots.layer_map import draw_layer_map, layer_map_figure, layer_map_table
+from stabkit.analyze.plots.losses import draw_loss, loss_axis, loss_figure, loss_table
 from stabkit.analyze.plots.lr_sensitivity import (
     draw_lr_sensitivity,
     lr_sensitivity_figure,
@@ -48,7 +54,7 @@ class Plot(NamedTuple):
 
 PLOTS = {
     "event-zoom": Plot(
-        "gradients, loss and kNN around the deepest dip and the largest gradient burst",
+        "gradients, loss and accuracy around the worst event of each kind",
         event_zoom_table,
         event_zoom_figure,
     ),
@@ -57,7 +63,8 @@ PLOTS = {
         grad_norms_table,
         grad_norms_figure,
     ),
-    "knn": Plot("kNN accuracy every few iterations, dips shaded", knn_table, knn_figure),
+    "knn": Plot("accuracy at every evaluation, dips shaded", knn_table, knn_figure),
+    "loss": Plot("loss over the steps, spikes and departures in bold", loss_table, loss_figure),
     "layer-map": Plot(
         "gradient norm of every layer at every step as a heat map, spikes and dips marked",
         layer_map_table,
@@ -69,7 +76,7 @@ PLOTS = {
         onset_order_figure,
     ),
     "signals": Plot(
-        "every recorded signal of the layers and of the run over its steps, dips shaded",
+        "every recorded signal of the layers and of the run over its steps, events shaded",
         signals_table,
         signals_figure,
     ),
@@ -105,13 +112,15 @@ PANELS: dict[str, tuple[Callable[[pd.DataFrame, Axes], Axes], str | None]] = {
     "accuracy-table": (draw_accuracy_table, None),
     "grad-norms": (draw_grad_norms, "run"),
     "knn": (draw_knn, "panel"),
+    "loss": (draw_loss, "panel"),
     "layer-map": (draw_layer_map, "run"),
     "lr-sensitivity": (draw_lr_sensitivity, None),
     "onset-order": (draw_onset_order, None),
 }
-AXIS_NAMES = {
-    "grad-norms": "gradient norm / median of the layer",
-    "knn": "held-out kNN accuracy",
+AXIS_NAMES: dict[str, Callable[[pd.DataFrame], str]] = {
+    "grad-norms": grad_norms_axis,
+    "knn": knn_axis,
+    "loss": loss_axis,
 }
 
 
@@ -151,7 +160,7 @@ def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
         raise ValueError(f"{name} has several panels for these runs: leave out ax")
     panel(table, ax)
     if name in AXIS_NAMES:  # a figure of several panels names its axes once, outside them
-        ax.set(xlabel="step", ylabel=AXIS_NAMES[name])
+        ax.set(xlabel="step", ylabel=AXIS_NAMES[name](table))
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure

@@ -12,24 +12,32 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.events import relative_norms
+from stabkit.analyze.plots.curves import (
+    accuracy_axis,
+    gradient_curves,
+    loss_curve,
+    loss_events,
+    main_loss,
+    spacing,
+    spans_decades,
+    two_lines,
+)
 from stabkit.analyze.plots.layer_styles import (
     Styles,
+    cross_out,
     layer_handles,
-    layer_styles,
     mark_spikes,
+    not_finite_handle,
     say_nothing,
+    styles_of,
     telling_layers,
 )
 from stabkit.analyze.plots.style import RC, new_figure
 
-MARGIN = (30, 200)  # least and most steps shown on each side; else as many as the event is long
+MARGIN = (30, 200)  # least and most values shown on each side; else as many as the event is long
+MOST_BEGUN = 2  # layers where a burst began; more lines would hide each other
 BEFORE = 20  # a value is compared with the median of so many steps if no detector found anything
-PANELS = {
-    "gradient": "gradient norm /\nmedian of the layer",
-    "loss": "loss",
-    "knn": "held-out\nkNN accuracy",
-}
+PANELS = {"gradient": 3, "loss": 2, "accuracy": 2}  # and their relative heights
 COLUMNS = ["event", "onset", "end", "panel", "series", "depth", "step", "offset", "value", "spike"]
 
 
@@ -39,63 +47,68 @@ class _Event(NamedTuple):
     run: Diagnosis
     onset: int
     end: int
+    loss: str | None = None
 
 
 def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
-    """Return rows of `event_zoom_rows` for the deepest dip and the largest burst of the runs.
+    """Return rows of `event_zoom_rows` for the worst event of each kind that the runs have.
 
-    If there is neither, return those for the value of a first layer that stands out most from the
-    20 values before it. The name of that event says that it is none.
+    The kinds are: a loss that left for good, a dip of accuracy, a spike of a loss, a burst of
+    gradients. If there is none, return rows for the value of a first layer that stands out most
+    from the 20 values before it. The name of that event says that it is none.
     """
     labelled = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
     chosen = [
         max(found, key=lambda event: event.size)
-        for found in (
-            [event for label, run in labelled for event in _dips(label, run)],
-            [event for label, run in labelled for event in _bursts(label, run)],
-        )
-        if found
+        for events in (_dips, _bursts, _loss_spikes, _departures)
+        if (found := [event for label, run in labelled for event in events(label, run)])
     ]
     if not chosen:
         rises = [rise for label, run in labelled if (rise := _largest_rise(label, run))]
         chosen = sorted(rises, key=lambda event: -event.size)[:1]
     frames = [
-        event_zoom_rows(event.run, event.onset, event.end).assign(event=event.label)
+        event_zoom_rows(event.run, event.onset, event.end, event.loss).assign(event=event.label)
         for event in chosen
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
 
-def event_zoom_rows(run: Diagnosis, onset: int, end: int) -> pd.DataFrame:
+def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = None) -> pd.DataFrame:
     """Return every value drawn for one event of a run, from before its onset to after its end.
 
-    Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`, `knn`),
-    series (a layer, or the name of the panel), depth (of the layer), step, offset (steps since the
-    onset), value (gradients over the median of the layer in the run), spike (whether a spike of the
-    layer begins here). Gradients are those of the first layer, the last block and the last layer of
-    all.
+    Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`,
+    `accuracy`), series (a layer, or the recorded name), depth (of the layer), step, offset (steps
+    since the onset), value (gradients over the median of the layer in the run), spike (whether a
+    spike of the series begins here). Gradients are those of the first layer, the last block, the
+    last layer of all and those where a burst began; without layers, of the whole model. `loss`
+    names the loss to show instead of the main one.
     """
-    margin = int(np.clip(end - onset, *MARGIN))
-    norms = relative_norms(run.tables)
-    norms = norms[norms["layer"].isin(telling_layers(norms))]
-    begun = run.spikes
-    begun = set(zip(begun["layer"].astype(str), begun["onset"], strict=True))
+    norms = gradient_curves(run)
+    near = run.bursts[(run.bursts["onset"] <= end) & (run.bursts["end"] >= onset - MARGIN[0])]
+    began = [layer for first in near["first"] for layer in str(first).split(", ")[:MOST_BEGUN]]
+    norms = norms[norms["layer"].isin([*telling_layers(norms), *began[:MOST_BEGUN]])]
     gradient = pd.DataFrame(
         {"series": norms["layer"], "depth": norms["depth"].astype(float), "step": norms["step"]}
         | {"value": norms["relative"], "panel": "gradient"}
-        | {"spike": [at in begun for at in zip(norms["layer"], norms["step"], strict=True)]}
     )
-    others = {
-        "loss": run.tables.scalars().query("name == 'loss'").set_index("step")["value"],
-        "knn": run.evals("knn_heldout").set_index("step")["value"],
-    }
+    loss = loss or main_loss(run)
+    others = [
+        ("loss", loss or "loss", loss_curve(run, loss)),
+        ("accuracy", run.metric, run.evals(run.metric).set_index("step")["value"]),
+    ]
     parts = [gradient] + [
         pd.DataFrame({"step": values.index, "value": values.to_numpy(dtype=float)}).assign(
-            series=name, depth=math.nan, panel=name, spike=False
+            series=name, depth=math.nan, panel=panel
         )
-        for name, values in others.items()
+        for panel, name, values in others
     ]
     rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    begun = set(zip(run.spikes["layer"].astype(str), run.spikes["onset"], strict=True))
+    if loss:
+        begun |= {(loss, first) for first, _ in loss_events(run, loss)}
+    rows["spike"] = [at in begun for at in zip(rows["series"], rows["step"], strict=True)]
+    every = min((spacing(part["step"]) for _, part in rows.groupby("series")), default=1)
+    margin = min(max(end - onset, MARGIN[0] * every), MARGIN[1] * every)
     rows = rows[rows["step"].between(onset - margin, end + margin)]
     name = f"{run.name}, step {onset}"
     rows = rows.assign(event=name, onset=onset, end=end, offset=rows["step"] - onset)
@@ -116,8 +129,28 @@ def _bursts(label: str, run: Diagnosis) -> list[_Event]:
     ]
 
 
+def _loss_spikes(label: str, run: Diagnosis) -> list[_Event]:
+    return [
+        _Event(
+            s["ratio"], f"largest loss spike, {label}", run, s["onset"], s["end"],
+            str(s["first"]).split(", ")[0],
+        )
+        for s in run.loss_spikes.to_dict("records")
+    ]  # fmt: skip
+
+
+def _departures(label: str, run: Diagnosis) -> list[_Event]:
+    return [
+        _Event(
+            d["level"] - d["best"], f"{d['series']} left for good, {label}", run, d["onset"],
+            d["end"], d["series"],
+        )
+        for d in run.departures.to_dict("records")
+    ]  # fmt: skip
+
+
 def _largest_rise(label: str, run: Diagnosis) -> _Event | None:
-    norms = relative_norms(run.tables)
+    norms = gradient_curves(run)
     norms = norms[norms["layer"].isin(telling_layers(norms)[:1])]
     before = norms["relative"].rolling(BEFORE).median().shift()
     rise = (norms["relative"] / before).where(lambda ratio: np.isfinite(ratio))
@@ -134,50 +167,74 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
     `frame`: rows of `event_zoom_rows` for one panel. `styles` by layer; by default from dark to
     light.
     """
-    layers = frame.rename(columns={"series": "layer"})
-    styles = layer_styles(layers) if styles is None else styles
+    styles = _styles(frame) if styles is None else styles
     shown = frame[np.isfinite(frame["value"])]
     for name, series in shown.groupby("series", sort=False):
         style = styles.get(str(name), {"color": "black", "linewidth": 0.9})
         ax.plot(series["offset"], series["value"], **style)
         begun = series.loc[series["spike"].astype(bool), "offset"]
         mark_spikes(ax, begun, style["color"])
+    cross_out(ax, frame.loc[~np.isfinite(frame["value"]), "offset"])
     if shown.empty:
         say_nothing(ax, "no finite value")
     if frame["panel"].iloc[0] == "gradient" and (shown["value"] > 0).any():
         ax.set_yscale("log", nonpositive="mask")
+    if frame["panel"].iloc[0] == "loss" and spans_decades(shown["value"]):
+        ax.set_yscale("log")
     length = int(frame["end"].iloc[0] - frame["onset"].iloc[0])
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.axvspan(0, length, color="0.88", linewidth=0, zorder=-1)
     return ax
 
 
+def _styles(rows: pd.DataFrame) -> Styles:
+    layers = rows.dropna(subset="depth").sort_values("depth", kind="stable")["series"]
+    return styles_of(list(layers.astype(str).unique()))
+
+
+def _panel_name(rows: pd.DataFrame) -> str:
+    """Return the name of the vertical axis: what is recorded, by its own name."""
+    series = str(rows["series"].iloc[0])
+    match str(rows["panel"].iloc[0]):
+        case "gradient":
+            whole = rows["series"].nunique() == 1 and not rows["depth"].iloc[0]
+            return f"{series} /\nits median" if whole else "gradient norm /\nmedian of the layer"
+        case "accuracy":
+            return two_lines(accuracy_axis(series))
+    return two_lines(series)
+
+
 def event_zoom_figure(table: pd.DataFrame) -> Figure:
     """Draw one column an event and one row a kind of signal."""
     events = list(table["event"].unique())
-    gradients = table[table["panel"] == "gradient"].rename(columns={"series": "layer"})
-    styles = layer_styles(gradients)
+    panels = [panel for panel in PANELS if (table["panel"] == panel).any()]
+    styles = _styles(table)
     with mpl.rc_context(RC):
-        figure = new_figure(1.0 + 3.2 * len(events), 5.2)
+        heights = [PANELS[panel] for panel in panels]
+        figure = new_figure(1.0 + 3.2 * len(events), 1.0 + 0.6 * sum(heights))
         axes = figure.subplots(
-            len(PANELS), len(events), sharex="col", squeeze=False,
-            gridspec_kw={"height_ratios": [3, 2, 2]},
+            len(panels), len(events), sharex="col", squeeze=False,
+            gridspec_kw={"height_ratios": heights},
         )  # fmt: skip
-        for event, column in zip(events, axes.T, strict=True):
+        for number, (event, column) in enumerate(zip(events, axes.T, strict=True)):
             rows = table[table["event"] == event]
-            for panel, ax in zip(PANELS, column, strict=True):
+            for panel, ax, row in zip(panels, column, axes, strict=True):
                 part = rows[rows["panel"] == panel]
-                if len(part):
-                    draw_event_zoom(part, ax, styles)
-                else:
+                if part.empty:
                     say_nothing(ax, "not recorded")
+                    continue
+                draw_event_zoom(part, ax, styles)
+                name = _panel_name(part)
+                if name not in [other.get_ylabel() for other in row[:number]]:
+                    ax.set_ylabel(name)
             column[0].set_title(wrapped(event, 40), pad=9)
             column[-1].set_xlabel(f"steps since the onset, step {rows['onset'].iloc[0]}")
-        for ax, name in zip(axes[:, 0], PANELS.values(), strict=True):
-            ax.set_ylabel(name)
         figure.align_ylabels()
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
-        shade = Line2D([], [], color="0.88", linewidth=6, label="the event")
-        columns = len(lines) + 1 if len(events) > 1 else 3
-        figure.legend(handles=[*lines, shade], loc="outside lower center", ncols=columns)
+        if (table["end"] > table["onset"]).any():
+            lines.append(Line2D([], [], color="0.88", linewidth=6, label="the event"))
+        if not np.isfinite(table["value"]).all():
+            lines.append(not_finite_handle())
+        columns = len(lines) if len(events) > 1 else 3
+        figure.legend(handles=lines, loc="outside lower center", ncols=columns)
     return figure

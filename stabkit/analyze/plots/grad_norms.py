@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.events import relative_norms
+from stabkit.analyze.plots.curves import (
+    accuracy_axis,
+    gradient_curves,
+    loss_curve,
+    loss_events,
+    main_loss,
+    spacing,
+    two_lines,
+)
 from stabkit.analyze.plots.layer_styles import (
     GRAY,
     Styles,
@@ -29,13 +37,14 @@ AROUND = 30  # steps before and after the onset of an event, zoomed
 def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
     """Return what is drawn: the first seed of at most twelve cells.
 
-    Rows of series `grad_norm`: step, layer, depth, value, relative (value over the median of the
-    layer in that run), event (true at the peak of a spike), zoom (true around the largest burst of
-    the run, or else around the onset of its deepest dip). Rows of series `knn`: step, value, event
-    (true inside a dip).
+    Rows of series `grad_norm`: step, layer (or the name of a norm of the whole model), depth,
+    value, relative (value over the median of the layer in that run), event (true at the peak of a
+    spike), zoom (true around the largest burst of the run, or else around the onset of its deepest
+    dip or largest loss spike). Rows of series `accuracy`, or of `loss` in a run without accuracies:
+    step, layer (the recorded name), value, event (true inside a dip, or a spike of the loss).
     """
     cells = group_cells(runs)[:MAX_CELLS]
-    frames = [part for cell in cells for part in (_layer_rows(cell), _knn_rows(cell))]
+    frames = [part for cell in cells for part in (_layer_rows(cell), _result_rows(cell))]
     if not any(len(rows) for rows in frames[0::2]):
         return frames[0]  # no run has layers: there is nothing to draw
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
@@ -43,28 +52,37 @@ def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
 
 def _layer_rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
-    rows = relative_norms(run.tables)
+    rows = gradient_curves(run)
     found = run.spikes
     peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
     rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
     onset = _zoomed_at(run, run.bursts)
-    rows["zoom"] = False if onset is None else rows["step"].between(onset - AROUND, onset + AROUND)
+    around = AROUND * spacing(rows["step"])
+    rows["zoom"] = False if onset is None else rows["step"].between(onset - around, onset + around)
     return rows.assign(run=run.name, cell=run_label(cell, run), series="grad_norm")
 
 
 def _zoomed_at(run: Diagnosis, bursts: pd.DataFrame) -> int | None:
     if len(bursts):
         return int(bursts.loc[bursts["ratio"].idxmax(), "onset"])
-    found = run.dips
-    return int(found.loc[found["depth"].idxmax(), "onset"]) if len(found) else None
+    for found, size in ((run.dips, "depth"), (run.loss_spikes, "ratio")):
+        if len(found):
+            return int(found.loc[found[size].idxmax(), "onset"])
+    return None
 
 
-def _knn_rows(cell: Cell) -> pd.DataFrame:
+def _result_rows(cell: Cell) -> pd.DataFrame:
+    """Return the accuracy of a run; its loss if it has none."""
     run = cell.runs[0]
-    rows = run.evals("knn_heldout")[["step", "value"]].assign(event=False, zoom=False)
-    for dip in run.dips.to_dict("records"):
-        rows["event"] |= rows["step"].between(dip["onset"], dip["end"])
-    return rows.assign(run=run.name, cell=run_label(cell, run), series="knn")
+    rows, series, name = run.evals(run.metric)[["step", "value"]], "accuracy", run.metric
+    events = [(dip["onset"], dip["end"]) for dip in run.dips.to_dict("records")]
+    if rows.empty and (loss := main_loss(run)):
+        rows, series, name = loss_curve(run, loss).reset_index(), "loss", loss
+        events = loss_events(run, loss)
+    rows = rows.assign(event=False, zoom=False)
+    for onset, end in events:
+        rows["event"] |= rows["step"].between(onset, end)
+    return rows.assign(run=run.name, cell=run_label(cell, run), series=series, layer=name)
 
 
 def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
@@ -86,7 +104,7 @@ def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
 
 
 def grad_norms_figure(table: pd.DataFrame) -> Figure:
-    """Draw one panel a cell with kNN below it, and the three largest events zoomed."""
+    """Draw one panel a cell, accuracy or loss below it, and the three largest events zoomed."""
     styles = layer_styles(table)
     cells = list(table["cell"].unique())
     near = table[table["zoom"].astype(bool)]
@@ -104,7 +122,7 @@ def grad_norms_figure(table: pd.DataFrame) -> Figure:
         for cell, upper, lower in zip(cells, uppers, lowers, strict=False):
             rows = table[table["cell"] == cell]
             draw_grad_norms(rows, upper, styles)
-            _draw_knn(lower, rows[rows["series"] == "knn"])
+            _draw_result(lower, rows[rows["series"] != "grad_norm"])
             upper.set_title(wrapped(cell))
             upper.tick_params(labelbottom=False)
             lower.set(xlim=upper.get_xlim(), xlabel="step")
@@ -113,9 +131,11 @@ def grad_norms_figure(table: pd.DataFrame) -> Figure:
             draw_grad_norms(near[near["cell"] == cell], ax, styles)
             ax.set(xlabel="step")
             ax.set_title(wrapped(f"zoomed, {cell}"))
-        relative = "gradient norm /\nmedian of the layer"
+        relative = grad_norms_axis(table).replace("/ ", "/\n")
+        results = table[table["series"] != "grad_norm"].drop_duplicates(["series", "layer"])
+        scale = results["series"].nunique() == 1 and set(results["series"]) == {"accuracy"}
         _finish(uppers, relative, len(cells), columns, shared=True)
-        _finish(lowers, "held-out\nkNN accuracy", len(cells), columns, shared=True)
+        _finish(lowers, _result_name(results), len(cells), columns, shared=scale)
         _finish(below, relative, len(zoomed), columns, shared=False)
         layers = table[table["series"] == "grad_norm"]
         others = layers["layer"].nunique() > len(styles)
@@ -126,14 +146,29 @@ def grad_norms_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_knn(ax: Axes, rows: pd.DataFrame) -> None:
+def grad_norms_axis(table: pd.DataFrame) -> str:
+    """Return the name of the upper axes."""
+    whole = table.loc[table["series"] == "grad_norm", "layer"].nunique() == 1
+    return f"gradient norm / {'its median' if whole else 'median of the layer'}"
+
+
+def _result_name(results: pd.DataFrame) -> str:
+    """Return the name of the lower axes; `results` has a row for each series and recorded name."""
+    named = [
+        accuracy_axis(name) if series == "accuracy" else name
+        for series, name in zip(results["series"], results["layer"], strict=True)
+    ]
+    return two_lines(" or ".join(named))
+
+
+def _draw_result(ax: Axes, rows: pd.DataFrame) -> None:
     if rows.empty:
         return say_nothing(ax, "not recorded")
     ax.plot(rows["step"], rows["value"], color="black", linewidth=0.9)
     event = rows["event"].astype(bool)
     number = (event != event.shift()).cumsum()
     for _, dip in rows[event].groupby(number):
-        ax.axvspan(dip["step"].min(), dip["step"].max(), color="0.8", linewidth=0, zorder=0)
+        ax.axvspan(dip["step"].min(), dip["step"].max(), color="0.8", linewidth=0.8, zorder=0)
     return None
 
 

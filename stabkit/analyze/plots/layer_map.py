@@ -37,7 +37,7 @@ def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
 
     Columns: run, cell, layer, depth, step (first of the stretch), width (steps), log2 (the largest
     gradient norm of the stretch over the median of the layer, in doublings; NaN if a value is zero
-    or not finite), spikes (onsets in the stretch), dip (whether kNN is in a dip).
+    or not finite), spikes (onsets in the stretch), dip (whether accuracy is in a dip).
     """
     frames = [_rows(cell) for cell in group_cells(runs)[:MAX_CELLS]]
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
@@ -156,6 +156,6 @@ def _handles() -> list[Line2D | Patch]:
         [], [], marker="v", linestyle="", color="white", markeredgecolor="black",
         markeredgewidth=0.7, markersize=5, label="spike begins",
     )  # fmt: skip
-    dip = Line2D([], [], color="black", linewidth=3, label="kNN in a dip")
+    dip = Line2D([], [], color="black", linewidth=3, label="accuracy in a dip")
     nothing = Patch(**NOTHING, label="no gradient, zero or not finite")
     return [spike, dip, nothing]

@@ -1,6 +1,7 @@
 """Choose the layers that a figure of gradients puts in front, and how they look."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,14 @@ def telling_layers(frame: pd.DataFrame) -> list[str]:
 
 def layer_styles(frame: pd.DataFrame) -> Styles:
     """Return line styles of the layers in front, from dark and heavy to light and thin."""
-    names = telling_layers(frame)
-    widths = (1.1, 0.9, 0.7)
+    return styles_of(telling_layers(frame))
+
+
+def styles_of(layers: Sequence[str]) -> Styles:
+    """Return line styles of layers in depth order, from dark and heavy to light and thin."""
     return {
-        name: {"color": color, "linewidth": width, "zorder": 3 - 0.1 * i}
-        for i, (name, color, width) in enumerate(zip(names, ramp(len(names)), widths, strict=False))
+        name: {"color": color, "linewidth": max(0.6, 1.1 - 0.2 * i), "zorder": 3 - 0.1 * i}
+        for i, (name, color) in enumerate(zip(layers, ramp(len(layers)), strict=True))
     }
 
 
@@ -48,6 +52,20 @@ def mark_spikes(ax: Axes, at: pd.Series, color: object, zorder: float = 3) -> No
             at, np.ones(len(at)), "v", markersize=5, clip_on=False, color=color, zorder=zorder,
             transform=ax.get_xaxis_transform(), markeredgecolor="black", markeredgewidth=0.4,
         )  # fmt: skip
+
+
+def cross_out(ax: Axes, at: pd.Series, color: object = "black") -> None:
+    """Draw crosses on the upper edge of a panel where a value is not finite."""
+    if len(at):
+        ax.plot(
+            at, np.ones(len(at)), "x", color=color, markersize=4, clip_on=False, zorder=4,
+            transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
+
+
+def not_finite_handle() -> Line2D:
+    """Return the legend of the crosses."""
+    return Line2D([], [], color="black", linestyle="", marker="x", markersize=4, label="not finite")
 
 
 def say_nothing(ax: Axes, why: str) -> None:

@@ -1,6 +1,7 @@
 """Say how each signal is drawn: on which axis, and with which line to compare with."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +15,11 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-KNN = "knn_heldout"
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.learning_rate import learning_rate
+from stabkit.analyze.series import METRIC
+
+MOST = 6  # losses or norms of a run that are drawn; more would hide the rest
 STRETCHED = 10.0  # ratio of largest to smallest value above which a logarithmic axis shows more
 
 
@@ -45,7 +50,7 @@ LAYERS = {
     "output_grad_norm": Look("log"),
 }
 RUN = {
-    KNN: Look("linear", low=True),
+    METRIC: Look("linear", low=True),
     "loss": Look("linear"),
     "lr": Look("linear"),
     "probe_rank": Look("linear", low=True),
@@ -61,6 +66,23 @@ RUN = {
     "preconditioned_sharpness": Look("edge", guide=1.0),
     "noise_scale": Look("log"),
 }
+
+
+def run_looks(run: Diagnosis) -> Mapping[str, Look]:
+    """Return the series of a run that are drawn, by their names, and how.
+
+    They are the accuracy that is judged, losses, gradient norms and learning rates by any name, and
+    our own signals of the run.
+    """
+    own = {name: look for name, look in RUN.items() if name not in (METRIC, "loss", "lr")}
+    rate = learning_rate(run.tables.scalars())
+    return {
+        run.metric: RUN[METRIC],
+        **{name: RUN.get(name, Look("linear")) for name in run.losses[:MOST]},
+        **{name: Look("log") for name in run.norms[:MOST]},
+        **({str(rate.name): RUN["lr"]} if len(rate) else {}),
+        **own,
+    }
 
 
 def signal_scale(rows: pd.DataFrame) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.plots.curves import loss_events
 from stabkit.analyze.plots.layer_map import stretch_width
-from stabkit.analyze.plots.signal_looks import KNN, LAYERS, RUN, Look
+from stabkit.analyze.plots.signal_looks import LAYERS, Look, run_looks
 from stabkit.store.schema import KEYS
 from stabkit.store.tables import stored_table
 
@@ -21,11 +22,11 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
     Columns are `HEAD`; `run` and `of` are empty.
     """
     layers, null = _recorded(run)
-    scalars = run.tables.scalars()
-    evals = run.evals(KNN)[["step", "value"]].assign(name=KNN)
+    scalars, looks = run.tables.scalars(), run_looks(run)
+    evals = run.evals(run.metric)[["step", "value"]].assign(name=run.metric)
     of_run = pd.concat([f for f in (evals, scalars) if len(f)] or [scalars], ignore_index=True)
     of_run["name"] = of_run["name"].astype(str)
-    of_run = of_run[of_run["name"].isin(RUN)]
+    of_run = of_run[of_run["name"].isin(looks)]
     steps = np.union1d(layers["step"], of_run["step"])
     if not len(steps):
         return pd.DataFrame(columns=HEAD)
@@ -43,7 +44,7 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
         )
         for name in [*known, *(name for name in names if name not in known)]
     ]
-    for name, look in RUN.items():
+    for name, look in looks.items():
         rows = of_run[of_run["name"] == name]
         nothing = pd.Series(False, index=rows.index)
         parts.append(_stretched(rows["value"], nothing, [stretch(rows["step"])], look))
@@ -52,6 +53,8 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
         part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
     found = run.dips[["onset", "end"]].rename(columns={"onset": "step"})
     parts.append(found.assign(kind="dip"))
+    of_loss = [event for name in run.losses for event in loss_events(run, name)]
+    parts.append(pd.DataFrame(of_loss, columns=["step", "end"]).assign(kind="loss event"))
     beta2 = scalars[(scalars["name"] == "beta2") & scalars["value"].between(0, 1, inclusive="left")]
     ceiling = 1 / np.sqrt(1 - beta2["value"].to_numpy(dtype=float))
     parts.append(

@@ -23,6 +23,7 @@ from stabkit.analyze.verdict import worst_first
 MAX_RUNS = 3  # side by side; a page has no more room
 COLUMNS = 4  # panels in a row if there is one run
 EXTREME_WIDTH = 0.35
+SHADED = {"dip": "accuracy in a dip", "loss event": "loss spike or departure"}
 FLAT = 0.2  # share of the height of a panel; a flatter curve shows nothing
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": "--"}
 
@@ -33,9 +34,9 @@ def signals_table(runs: Diagnoses) -> pd.DataFrame:
     `of` counts all runs. Rows of kind `layer` and `run` are a signal in one of at most 300
     stretches of steps, from step to end: the median of its finite values and the extreme. The
     extreme is the largest value of all, or the smallest if a small value is what alarms, as for an
-    entropy; it is inf if a value was not finite. Rows of kind `dip` go from step to end. Rows of
-    kind `ceiling` are what `adam_rms` cannot exceed, 1/sqrt(1-beta2), from step on. Signals that
-    are always 0 are left out.
+    entropy; it is inf if a value was not finite. Rows of kind `dip` and `loss event` (a spike of a
+    loss, or its departure) go from step to end. Rows of kind `ceiling` are what `adam_rms` cannot
+    exceed, 1/sqrt(1-beta2), from step on. Signals that are always 0 are left out.
     """
     labelled = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
     if len({label for label, _ in labelled}) < len(labelled):
@@ -47,7 +48,7 @@ def signals_table(runs: Diagnoses) -> pd.DataFrame:
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     measured = table[table["kind"].isin(["layer", "run"])]
     told = measured.loc[(measured[["median", "extreme"]].fillna(0) != 0).any(axis=1), "signal"]
-    table = table[(table["kind"] == "dip") | table["signal"].isin(told)]
+    table = table[table["kind"].isin(SHADED) | table["signal"].isin(told)]
     if told.empty:
         return pd.DataFrame(columns=HEAD)
     return table.assign(of=len(runs))[HEAD].reset_index(drop=True)
@@ -67,8 +68,8 @@ def draw_signals(
     for layer, series in rows.groupby("layer", sort=False, dropna=False):
         style = styles.get(str(layer), {"color": "black", "linewidth": 0.9, "zorder": 3})
         _draw_line(ax, series, style)
-    for dip in frame[frame["kind"] == "dip"].to_dict("records"):
-        ax.axvspan(dip["step"], dip["end"], color="0.88", linewidth=0, zorder=-1)
+    for dip in frame[frame["kind"].isin(SHADED)].to_dict("records"):
+        ax.axvspan(dip["step"], dip["end"], color="0.88", linewidth=0.8, zorder=-1)
     if (guide := look_of(rows).guide) is not None:
         ax.axhline(guide, zorder=3.5, **GUIDE)
     for ceiling in frame[frame["kind"] == "ceiling"].to_dict("records"):
@@ -155,8 +156,8 @@ def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal:
     drawn = []
     for run, ax in zip(runs, row, strict=True):
         whole = table[table["run"] == run]
-        steps = whole.loc[whole["kind"] != "dip", ["step", "end"]]
-        here = whole[(whole["signal"] == signal) | (whole["kind"] == "dip")]
+        steps = whole.loc[~whole["kind"].isin(SHADED), ["step", "end"]]
+        here = whole[(whole["signal"] == signal) | whole["kind"].isin(SHADED)]
         if not here["kind"].isin(["layer", "run"]).any():
             say_nothing(ax, "not recorded")
         else:
@@ -205,8 +206,9 @@ def _handles(table: pd.DataFrame) -> list[Line2D]:
         thin = Line2D([], [], color="black", linewidth=EXTREME_WIDTH)
         thin.set_label("extreme of a stretch of steps")
         handles.append(thin)
-    if (table["kind"] == "dip").any():
-        handles.append(Line2D([], [], color="0.88", linewidth=6, label="kNN in a dip"))
+    shaded = [words for kind, words in SHADED.items() if (table["kind"] == kind).any()]
+    if shaded:
+        handles.append(Line2D([], [], color="0.88", linewidth=6, label=" or ".join(shaded)))
     guided = [name for name, look in (LAYERS | RUN).items() if look.guide is not None]
     if measured["signal"].isin(guided).any():
         handles.append(Line2D([], [], label="limit or guide", **GUIDE))

@@ -8,18 +8,21 @@ import pandas as pd
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
+from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
-from stabkit.analyze.report.incidents import Incident, all_incidents
+from stabkit.analyze.report.incident import Incident
+from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
-from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict
+from stabkit.analyze.report.signs import signs_seen, where_it_began
+from stabkit.analyze.report.verdict_words import Verdict, tell_verdict
 from stabkit.analyze.sentences import footnote
+from stabkit.analyze.series import METRIC
 from stabkit.analyze.summary import run_table
-from stabkit.analyze.text import counted
+from stabkit.analyze.text import counted, listed
 from stabkit.analyze.verdict import worst_of
 
-PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
 ZOOMS = 12  # a longer page would not be read
 LISTED = 100
 
@@ -35,8 +38,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure, with its name on the command line."""
+    """A figure, its title, and its name on the command line."""
 
+    title: str
     name: str
     about: str
     picture: Picture
@@ -55,9 +59,10 @@ class Report:
     shared: tuple[tuple[str, str], ...]
     figures: tuple[Shown, ...]
     signs: Mapping[Sign, int]
+    began: str
     advice: tuple[Advice, ...]
     num_runs: int
-    footnote: str
+    notes: tuple[str, ...]  # how to read the page
 
 
 def make_report(runs: Diagnoses) -> Report:
@@ -66,8 +71,9 @@ def make_report(runs: Diagnoses) -> Report:
     verdict = tell_verdict(runs, table)
     incidents = all_incidents(runs)
     rest = incidents[ZOOMS:]
-    signs = signs_seen(table, incidents)
+    signs = signs_seen(runs, incidents)
     worst = str(worst_of(table)["run"])
+    began, onset = where_it_began(incidents, next(run for run in runs if run.name == worst))
     path = runs.path.resolve()
     return Report(
         title=path.name or str(path),
@@ -81,19 +87,39 @@ def make_report(runs: Diagnoses) -> Report:
         shared=_shared(runs),
         figures=tuple(_figures(runs, verdict, worst)),
         signs=signs,
-        advice=tuple(advise(runs, table, signs, worst)),
+        began=began,
+        advice=tuple(advise(runs, table, signs, worst, onset)),
         num_runs=len(runs),
-        footnote=" ".join(footnote(table).split()),
+        notes=tuple(_notes(table)),
     )
 
 
+def _notes(table: pd.DataFrame) -> list[str]:
+    notes = [" ".join(footnote(table).split())]
+    if table["dips"].any() or table["drifts"].any():
+        notes.append(
+            "A p-value answers how often runs without a dip would show one like it. Severity is "
+            "how the dip ended."
+        )
+    if table["bursts"].any():
+        notes.append(
+            "A burst is placed where its first layer leaves its range; layers that burst in the "
+            "same step are told together."
+        )
+    return notes
+
+
 def _zoom(incident: Incident) -> Picture | None:
-    """Draw gradients, loss and kNN around an event; None if none of them was recorded."""
-    rows = event_zoom_rows(incident.run, incident.onset, incident.end)
+    """Draw gradients, loss and accuracy around an event; None if none of them was recorded."""
+    rows = event_zoom_rows(incident.run, incident.onset, incident.end, incident.loss)
     if rows.empty:
         return None
-    recorded = [name for panel, name in PANELS.items() if (rows["panel"] == panel).any()]
-    alt = f"{', '.join(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
+    named = {"gradient": "gradient norms", "accuracy": accuracy_axis(incident.run.metric)}
+    drawn = rows.drop_duplicates("panel")
+    recorded = [named.get(p, s) for p, s in zip(drawn["panel"], drawn["series"], strict=True)]
+    alt = (
+        f"Curves of {listed(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
+    )
     facts = "; ".join(": ".join(fact) for fact in incident.facts)
     alt += f"event shaded. {incident.headline}: {facts}."
     return picture(event_zoom_figure(rows.assign(event=incident.headline)), alt)
@@ -110,23 +136,46 @@ def _further(incidents: Sequence[Incident]) -> Table | None:
 
 
 def _run_rows(table: pd.DataFrame) -> Table:
+    """Return the table of the runs, with columns for what was recorded or found."""
+    depths = table["deepest"].map(lambda depth: f"{100 * depth:.1f}" if depth else "-")
     columns = {
         "run": table["cell"],
         "seed": table["seed"].map(lambda seed: "-" if pd.isna(seed) else str(seed)),
         "verdict": table["verdict"],
         "state": table["state"],
-        "last kNN, %": table["last"].map(_percent),
-        "best": table["best"].map(_percent),
-        "dips": table["dips"].astype(str),
-        "deepest, points": table["deepest"].map(
-            lambda depth: f"{100 * depth:.1f}" if depth else "-"
-        ),
-        "steps in dips": table["lost_steps"].map("{:,}".format),
-        "bursts": table["bursts"].astype(str),
-        "of which patch first": table["patch_first"].astype(str),
-        "signs of collapse": table["collapse"].replace("", "-"),
-        "folder": table["run"],
     }
+    metrics = set(table["metric"]) - {""}
+    if metrics:
+        if metrics != {METRIC}:
+            columns["accuracy"] = table["metric"].replace("", "-")
+        columns |= {
+            "last kNN, %" if metrics == {METRIC} else "last, %": table["last"].map(_percent),
+            "best": table["best"].map(_percent),
+            "dips": table["dips"].astype(str),
+        }
+        if table["dips"].any():
+            columns["deepest, points"] = depths
+            columns["steps in dips"] = table["lost_steps"].map("{:,}".format)
+    optional = {
+        "single low evaluations": "outliers",
+        "loss spikes": "loss_spikes",
+        "losses that left": "departures",
+        "stuck losses": "stuck",
+        "non-finite": "nonfinite",
+        "overflows": "overflows",
+    }
+    columns |= {
+        title: table[name].astype(str)
+        for title, name in optional.items()
+        if table[name].any() or (name == "loss_spikes" and not metrics)
+    }
+    if not table["judged_on"].str.contains("no gradient norm").all():
+        columns["bursts"] = table["bursts"].astype(str)
+    if table["patch_first"].any():
+        columns["of which patch first"] = table["patch_first"].astype(str)
+    if (table["collapse"] != "").any():
+        columns["signs of collapse"] = table["collapse"].replace("", "-")
+    columns["folder"] = table["run"]
     rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
     return Table("One row a run", tuple(columns), tuple(rows))
 
@@ -169,9 +218,13 @@ def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
 
     The figure with a panel for each signal shows the `worst` run alone.
     """
-    found = []
+    found: list[Shown] = []
     for name, plot in PLOTS.items():
         if name == "event-zoom":  # every event has its own
+            continue
+        if name == "loss" and not _loss_tells(runs):
+            continue
+        if name == "onset-order" and not any(len(run.bursts) for run in runs):
             continue
         about, shown = plot.about, runs
         if name == "signals" and len(runs) > 1:
@@ -181,9 +234,22 @@ def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
             table = plot.table(shown)
             if table.empty:
                 continue
+            if name == "signals" and found and table["signal"].nunique() == 1:
+                continue  # the accuracy or loss that has a figure of its own
+            title = name
+            if name == "knn" and (table["metric"] != METRIC).any():
+                title = "accuracy"
             names = "; ".join(cell_label(cell) for cell in group_cells(shown)[:12])
             alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
-            found.append(Shown(name, about, picture(plot.figure(table), alt)))
+            found.append(Shown(title, name, about, picture(plot.figure(table), alt)))
         except ValueError:
             continue
     return found
+
+
+def _loss_tells(runs: Diagnoses) -> bool:
+    """Return whether the loss shows what accuracies do not: an event, or a run without them."""
+    return any(
+        not run.judged.evals or len(run.loss_spikes) or len(run.departures) or len(run.stuck)
+        for run in runs
+    )

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from stabkit.analyze.cells import group_cells, run_label
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.events import relative_norms
+from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.plots.curves import accuracy_axis, gradient_curves, loss_curve, main_loss
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
+from stabkit.analyze.series import METRIC
 from stabkit.analyze.text import counted
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
@@ -37,19 +38,23 @@ def charts(runs: Diagnoses) -> list[Chart]:
     cells = group_cells(runs)
     named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
     accuracy = [(name, run.evals(run.metric)) for name, run in named]
-    loss = [(name, _loss(run)) for name, run in named]
+    loss = [(name, loss_curve(run).reset_index()) for name, run in named]
+    metrics = [accuracy_axis(run.metric) for _, run in named if run.judged.evals]
+    losses = [main_loss(run) or "loss" for _, run in named]
+    title = "Accuracy" if set(metrics) - {accuracy_axis(METRIC)} else "Held-out kNN accuracy"
     found = [
-        _chart("Held-out kNN accuracy", "accuracy", accuracy, _of_runs),
-        _chart("Loss", "loss", loss, _of_runs),
+        _chart(title, " or ".join(dict.fromkeys(metrics)), accuracy, _of_runs),
+        _chart("Loss", " or ".join(dict.fromkeys(losses)), loss, _of_runs),
     ]
     for cell in cells[:MAX_CELLS]:
         run = cell.runs[0]
-        norms = relative_norms(run.tables).sort_values("depth", kind="stable")
+        norms = gradient_curves(run).sort_values("depth", kind="stable")
         lines = [
             (str(layer), rows.rename(columns={"value": "norm", "relative": "value"}))
             for layer, rows in norms.groupby("layer", sort=False)
         ]
-        title = f"Gradient norm of each layer over its median: {run_label(cell, run)}"
+        of = "" if run.norms else " of each layer"
+        title = f"Gradient norm{of} over its median: {run_label(cell, run)}"
         found.append(_chart(title, "relative norm", lines, _of_layers, "log"))
     return [chart for chart in found if chart is not None]
 
@@ -74,11 +79,6 @@ def plotly_script() -> str:
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
-
-
-def _loss(run: Diagnosis) -> pd.DataFrame:
-    scalars = run.tables.scalars()
-    return scalars[scalars["name"] == "loss"]
 
 
 def _of_runs(count: int) -> list[dict[str, str]]:
@@ -120,7 +120,7 @@ def _chart(
         )
     layout = {
         "xaxis": {"title": {"text": "step", "standoff": 4}},
-        "yaxis": {"title": {"text": measure}, "type": scale},
+        "yaxis": {"title": {"text": html.escape(measure)}, "type": scale},
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": -0.25},
         "margin": {"t": 40, "r": 10, "l": 60, "b": 40},

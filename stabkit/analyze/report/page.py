@@ -11,8 +11,9 @@ from markupsafe import Markup
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
-from stabkit.analyze.report.remedies import NO_HELP, SOURCES
+from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
+from stabkit.analyze.report.sources import SOURCES
 from stabkit.printing import lines
 from stabkit.rundir import atomic_write
 from stabkit.version import __version__

@@ -2,61 +2,13 @@
 
 from stabkit.analyze.report.remedy import Evidence, Remedy
 
-# name and address; "abstract" means that nothing more was read
-SOURCES = {
-    "mocov3-4.1": ("Chen, Xie, He 2021, section 4.1", "https://arxiv.org/abs/2104.02057"),
-    "mocov3-4.2": ("Chen, Xie, He 2021, section 4.2", "https://arxiv.org/abs/2104.02057"),
-    "mocov3-5": ("Chen, Xie, He 2021, section 5", "https://arxiv.org/abs/2104.02057"),
-    "moco-v3#18": (
-        "facebookresearch/moco-v3, issue 18",
-        "https://github.com/facebookresearch/moco-v3/issues/18",
-    ),
-    "declip#9": (
-        "Sense-GVT/DeCLIP, issue 9",
-        "https://github.com/Sense-GVT/DeCLIP/issues/9",
-    ),
-    "wortsman-clip": (
-        "Wortsman et al. 2023a (abstract)",
-        "https://arxiv.org/abs/2304.13013",
-    ),
-    "wortsman-small": (
-        "Wortsman et al. 2023b (abstract)",
-        "https://arxiv.org/abs/2309.14322",
-    ),
-    "zhai": ("Zhai et al. 2023 (abstract)", "https://arxiv.org/abs/2303.06296"),
-    "adam-spikes": ("arXiv 2506.04805 (abstract)", "https://arxiv.org/abs/2506.04805"),
-    "warmup": ("arXiv 2406.09405 (abstract)", "https://arxiv.org/abs/2406.09405"),
-    "xiao": ("Xiao et al. 2021 (abstract)", "https://arxiv.org/abs/2106.14881"),
-    "scaled-relu": ("arXiv 2109.03810 (abstract)", "https://arxiv.org/abs/2109.03810"),
-    "bigscience": (
-        "BigScience training chronicles",
-        "https://github.com/bigscience-workshop/bigscience",
-    ),
-    "opt": ("Meta's OPT-175B chronicles", "https://github.com/facebookresearch/metaseq"),
-    "playbook": (
-        "Deep Learning Tuning Playbook",
-        "https://github.com/google-research/tuning_playbook",
-    ),
-    "palm": ("PaLM, Chowdhery et al. 2022", "https://arxiv.org/abs/2204.02311"),
-    "olmo#266": ("allenai/OLMo, thread 266", "https://github.com/allenai/OLMo/issues/266"),
-    "marin#1368": (
-        "marin-community/marin, thread 1368",
-        "https://github.com/marin-community/marin/issues/1368",
-    ),
-    "dinomaly#8": (
-        "guojiajeremy/Dinomaly, issue 8",
-        "https://github.com/guojiajeremy/Dinomaly/issues/8",
-    ),
-    "mulan": ("MULAN, appendix E", ""),
-    "zclip": ("ZClip, Kumar et al. 2025", "https://arxiv.org/abs/2504.02507"),
-}
-
 REMEDIES = (
     Remedy(
         "Freeze the patch projection",
         "Leave the random first layer untrained: requires_grad_(False), never zeroed gradients, "
         "since weight decay would then shrink the layer to nothing.",
         {"model.freeze_patch_embed": True},
+        "model.{patch}.requires_grad_(False)  # before the optimizer is made",
         {"patch_first": 3, "dips": 2, "nonfinite": 1},
         (
             Evidence(
@@ -80,24 +32,32 @@ REMEDIES = (
             ),
         ),
         instead_of=False,
+        needs=("patch_embed",),
     ),
     Remedy(
         "Lower the learning rate",
-        "Half of what the worst run had.",
+        "Half of what it was.",
         {"optim.lr": None},
-        {"collapsed": 3, "nonfinite": 3, "dips": 3, "bursts": 2},
+        "lr={lr}  # where the optimizer is made; {lr_note}",
+        {
+            "collapsed": 3, "nonfinite": 3, "dips": 3, "bursts": 2, "loss_spikes": 3,
+            "loss_left": 3,
+        },
         (
             Evidence(
                 "MoCo v3 at batch 4096: 72.2 at a base rate of 1.0e-4, 71.7 with more dips at "
                 "1.5e-4.",
                 "mocov3-4.1",
+                "patch_embed",
             ),
             Evidence("Lowering it by a tenth at the event was enough several times.", "opt"),
             Evidence("The rate is the strongest lever on instability at small scale.",
                      "wortsman-small"),
         ),
         (
-            Evidence("Too small costs more than the dips: 70.4 at 0.5e-4.", "mocov3-4.1"),
+            Evidence("Too small costs more than the dips: 70.4 at 0.5e-4.", "mocov3-4.1",
+                     "patch_embed"),
+            Evidence("A rate that is too small needs more steps to the same loss."),
         ),
         toward="less",
         factor=0.5,
@@ -106,7 +66,11 @@ REMEDIES = (
         "Lower β2",
         "A second moment that forgets sooner cannot go stale; in AdamW-type optimizers.",
         {"optim.beta2": 0.95},
-        {"bursts": 2, "patch_first": 2, "dips": 1, "nonfinite": 1},
+        "betas=(0.9, {beta2})  # where the optimizer is made{beta2_note}",
+        {
+            "bursts": 2, "patch_first": 2, "dips": 1, "nonfinite": 1, "loss_spikes": 2,
+            "loss_left": 1,
+        },
         (
             Evidence(
                 "Spikes come when the second moment underestimates the squared gradients, and are "
@@ -118,19 +82,26 @@ REMEDIES = (
                 "A ViT by MoCo v3's recipe lost its spikes with 0.98 and a global clip at 0.5, "
                 "where freezing the patch projection hurt.",
                 "mulan",
+                "patch_embed",
             ),
         ),
         (
             Evidence("0.95 did not help a run of 104 billion parameters.", "bigscience"),
-            Evidence("The published ViT recipe of MoCo v3 keeps 0.999.", "mocov3-5"),
+            Evidence("The published ViT recipe of MoCo v3 keeps 0.999.", "mocov3-5",
+                     "patch_embed"),
         ),
         toward="less",
+        needs=("adam",),
     ),
     Remedy(
         "StableAdamW",
         "AdamW whose step in a layer shrinks when its second moment is too small for the gradient.",
         {"optim.name": "stable_adamw"},
-        {"patch_first": 2, "bursts": 2, "dips": 1},
+        "from stabkit.train.optim.stable_adamw import StableAdamW\n\n"
+        "optimizer = StableAdamW(\n"
+        "    model.parameters(), lr=lr, betas=betas, eps=1e-6, weight_decay=weight_decay\n"
+        ")  # in place of AdamW, with its values",
+        {"patch_first": 2, "bursts": 2, "dips": 1, "loss_spikes": 2},
         (
             Evidence(
                 "CLIP ViT-H trains without loss spikes, and better than with gradient clipping.",
@@ -144,12 +115,18 @@ REMEDIES = (
             Evidence("NaN with an eps of 1e-8, none with 1e-6, in one report.", "dinomaly#8"),
         ),
         instead_of="adamw",
+        needs=("adam",),
     ),
     Remedy(
         "Clip the patch projection at a small threshold",
         "The threshold is in units of the layer's own running norm: Adam does not feel a constant "
         "rescale, so that an absolute one does nothing, or freezes.",
         {"optim.clip": "patch_embed", "optim.clip_at": 1.5},
+        "usual = {usual}  # once, before the loop{usual_note}\n\n"
+        "norm = torch.nn.utils.clip_grad_norm_(\n"
+        "    model.{patch}.parameters(), 1.5 * usual\n"
+        ")  # before optimizer.step()\n"
+        "usual = 0.97 * usual + 0.03 * min(float(norm), 1.5 * usual)",
         {"patch_first": 2, "dips": 1},
         (
             Evidence("Helps if the threshold is small enough.", "mocov3-4.2"),
@@ -158,11 +135,17 @@ REMEDIES = (
             Evidence("Its limit is the frozen layer, which is simpler.", "mocov3-4.2"),
         ),
         instead_of="none",
+        needs=("patch_embed",),
     ),
     Remedy(
         "Longer warm-up",
-        "Twice what the worst run had.",
+        "Twice what it was.",
         {"optim.warmup_steps": None},
+        "warmup = torch.optim.lr_scheduler.LinearLR(\n"
+        "    optimizer, start_factor=1e-3, total_iters={warmup}\n"
+        ")  # {warmup_note}\n\n"
+        "optimizer.step()\n"
+        "warmup.step()",
         {"early": 2, "collapsed": 1},
         (
             Evidence(
@@ -171,9 +154,8 @@ REMEDIES = (
             Evidence("Recommended when trouble comes early.", "playbook"),
         ),
         (
-            Evidence(
-                "MoCo v3 dips in spite of 40 epochs of warm-up out of 100.", "mocov3-4.1"
-            ),
+            Evidence("MoCo v3 dips in spite of 40 epochs of warm-up out of 100.", "mocov3-4.1",
+                     "patch_embed"),
             Evidence("No help for a run of 104 billion parameters.", "bigscience"),
         ),
         toward="more",
@@ -183,7 +165,10 @@ REMEDIES = (
         "QK-norm",
         "Normalise queries and keys in every head, so that attention logits cannot grow.",
         {"model.qk_norm": True},
-        {"nonfinite": 3, "bursts": 1, "collapsed": 1},
+        "self.q_norm = torch.nn.LayerNorm(head_dim)  # in every attention\n"
+        "self.k_norm = torch.nn.LayerNorm(head_dim)\n\n"
+        "q, k = self.q_norm(q), self.k_norm(k)  # before q @ k.transpose(-2, -1)",
+        {"nonfinite": 3, "bursts": 1, "collapsed": 1, "loss_spikes": 1, "loss_left": 2},
         (
             Evidence("Cures growing attention logits at small scale.", "wortsman-small"),
             Evidence(
@@ -194,16 +179,24 @@ REMEDIES = (
             Evidence("Attention that gets too sharp goes with unstable training.", "zhai"),
         ),
         (
-            Evidence("Evidence is from language models and supervised ViTs; none from MoCo v3."),
+            Evidence("Evidence is from language models and supervised ViTs; none from MoCo v3.",
+                     about="patch_embed"),
             Evidence("Put into a trained model it costs a passing rise of the loss.",
                      "marin#1368"),
         ),
         instead_of=False,
+        needs=("attention",),
     ),
     Remedy(
         "Convolutional stem",
         "Four 3 x 3 convolutions in place of the patch projection.",
         {"model.stem": "conv", "model.freeze_patch_embed": False, "model.patch_norm": "none"},
+        "widths = [3, dim // 8, dim // 4, dim // 2, dim]  # for patches of 16\n"
+        "stem = []\n"
+        "for before, after in zip(widths, widths[1:]):\n"
+        "    stem.append(torch.nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False))\n"
+        "    stem += [torch.nn.BatchNorm2d(after), torch.nn.ReLU()]\n"
+        "model.patch_embed.proj = torch.nn.Sequential(*stem, torch.nn.Conv2d(dim, dim, 1))  # timm",
         {"patch_first": 2, "dips": 1},
         (
             Evidence("+1 to 2 points, and stable without a frozen layer.", "moco-v3#18"),
@@ -214,24 +207,29 @@ REMEDIES = (
             Evidence("Another architecture: no longer a plain ViT."),
         ),
         instead_of="patch",
+        needs=("patch_embed",),
     ),
     Remedy(
         "Smaller batch",
-        "Half of what the worst run had; the linear rule halves the rate with it.",
+        "Half of what it was; the linear rule halves the rate with it.",
         {"train.batch": None},
+        "batch_size=batch_size // 2  # of the DataLoader\n"
+        "lr=lr / 2  # where the optimizer is made",
         {"dips": 1, "collapsed": 1},
         (
             Evidence(
                 "MoCo v3, base rate 1.0e-4: 72.6 at batch 2048, 72.2 at 4096, 69.7 at 6144; smooth "
                 "up to 2048, large dips at 6144.",
                 "mocov3-4.1",
+                "patch_embed",
             ),
         ),
         (
-            Evidence("71.5 at batch 1024: too small costs as well.", "mocov3-4.1"),
+            Evidence("71.5 at batch 1024: too small costs as well.", "mocov3-4.1", "patch_embed"),
             Evidence(
                 "The rate changes along: 6144 at base 1.0e-4 has the rate of 4096 at 1.5e-4, which "
-                "ends 2.0 points higher."
+                "ends 2.0 points higher.",
+                about="patch_embed",
             ),
         ),
         toward="less",
@@ -241,7 +239,9 @@ REMEDIES = (
         "Clip the total gradient norm",
         "At about the 90th percentile of the norms that a healthy stretch has.",
         {"optim.clip": "global", "optim.clip_at": 1.0},
-        {"bursts": 1, "nonfinite": 1},
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # before optimizer.step()"
+        "{clip_note}",
+        {"bursts": 1, "nonfinite": 1, "loss_spikes": 2, "loss_left": 2},
         (
             Evidence("Common at 1.0 in language models.", "palm"),
             Evidence("Its percentile rule comes from here.", "playbook"),
@@ -257,19 +257,45 @@ REMEDIES = (
         "ZClip",
         "Clip the total norm only where it stands out of its own recent values.",
         {"optim.clip": "zclip", "optim.clip_at": 2.5},
-        {"bursts": 1},
+        "norm = torch.nn.utils.clip_grad_norm_(\n"
+        "    model.parameters(), mean + 2.5 * std\n"
+        ")  # before optimizer.step(); running mean and deviation of the norms so far",
+        {"bursts": 1, "loss_spikes": 1},
         (
             Evidence("Language models of a billion parameters at a high rate.", "zclip"),
         ),
         (
-            Evidence("Total norm only; no evidence from self-supervised ViTs."),
+            Evidence("It acts on the total norm only."),
+            Evidence("There is no evidence from self-supervised ViTs.", about="patch_embed"),
         ),
         instead_of="none",
+    ),
+    Remedy(
+        "Go back before the event and leave out its data",
+        "Continue from a state some 100 steps before the event, and pass over the next 200 to 500 "
+        "batches.",
+        {},
+        "checkpoint = torch.load(file)  # the last one before step {onset}\n"
+        "model.load_state_dict(checkpoint[\"model\"])\n"
+        "optimizer.load_state_dict(checkpoint[\"optimizer\"])\n"
+        "batches = itertools.islice(loader, 300, None)  # the batches of the event not again",
+        {"loss_spikes": 2, "loss_left": 3},
+        (
+            Evidence("The spikes did not come back in the same place.", "palm"),
+        ),
+        (
+            Evidence(
+                "The same batches did no harm from another state: it takes both, and the next such "
+                "meeting is not prevented.",
+                "palm",
+            ),
+        ),
     ),
     Remedy(
         "BN in the heads",
         "After every layer of projector and predictor; simplest against collapse.",
         {"method.head_norm": "batch"},
+        "torch.nn.BatchNorm1d(width)  # after every torch.nn.Linear(…, width) of the heads",
         {"collapsed": 2},
         (
             Evidence("76.5 with, 74.4 without, and without it only batch 2048 converged.",
@@ -279,12 +305,16 @@ REMEDIES = (
             Evidence("MoCo v3's recipe has it already; SwAV's heads have none."),
         ),
         instead_of="none",
+        needs=("heads",),
         own_of=("moco", "simclr"),
     ),
     Remedy(
         "Pass over non-finite steps",
         "A step whose gradient is not finite leaves nothing behind.",
         {"optim.skip_nonfinite": True},
+        "norm = torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)  # clips nothing\n"
+        "if torch.isfinite(norm):\n"
+        "    optimizer.step()",
         {"nonfinite": 2},
         (
             Evidence("Keeps one bad step from ending a run; mixed precision does so by itself."),

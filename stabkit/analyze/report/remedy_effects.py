@@ -1,7 +1,7 @@
 """Choose the remedies that fit what was seen, and measure them on the runs at hand."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ import pandas as pd
 from stabkit.analyze.cells import Cell, group_cells, label
 from stabkit.analyze.claims import Claim, mean_above_zero
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.report.model_parts import is_own, parts_of
 from stabkit.analyze.report.remedies import REMEDIES
-from stabkit.analyze.report.remedy import Remedy, Sign
+from stabkit.analyze.report.remedy import Evidence, Part, Remedy, Sign
+from stabkit.analyze.report.torch_lines import torch_lines, values_of
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
@@ -46,7 +48,7 @@ class Trial:
         counts = f"Unstable were {without} of {n} runs without and {with_it} of {n} with it."
         if not claim.n:
             return f"{counts} No levels to compare."
-        effect = f"{claim.effect:+.1f} points of final kNN accuracy, n = {counted(claim.n, 'pair')}"
+        effect = f"{claim.effect:+.1f} points of final accuracy, n = {counted(claim.n, 'pair')}"
         if claim.n == 1:
             return f"{effect}. {counts} Not decisive: one pair cannot tell an effect from chance."
         interval = f"95 % interval {claim.low:+.1f} to {claim.high:+.1f}"
@@ -62,60 +64,88 @@ class Trial:
 class Advice:
     """A remedy for these runs.
 
-    `command` trains the worst run again with the remedy; None if it cannot. `score` is 0 if none of
-    the signs that it is for was seen. `in_use` counts the runs that have it.
+    `lines` are what to change: settings of our own runs, torch for others. `command` trains the
+    worst run again with the remedy; None if it cannot. `score` is 0 if none of the signs that it is
+    for was seen. `in_use` counts the runs that have it. `supports` and `opposes` hold the evidence
+    that concerns the model at hand.
     """
 
     remedy: Remedy
     score: float
     seen: tuple[Sign, ...]
     in_use: int
-    override: str
+    lines: str
     command: str | None
     why_not: str
     trial: Trial | None
+    supports: tuple[Evidence, ...]
+    opposes: tuple[Evidence, ...]
 
 
 def advise(
-    runs: Diagnoses, table: pd.DataFrame, signs: Mapping[Sign, int], worst: str
+    runs: Diagnoses,
+    table: pd.DataFrame,
+    signs: Mapping[Sign, int],
+    worst: str,
+    onset: int | None = None,
 ) -> list[Advice]:
-    """Return every remedy, ordered by how well it fits.
+    """Return the remedies that make sense for the worst run, ordered by how well they fit.
 
     First come those that these runs decide for, then those for the signs seen, then the rest.
-    Remedies that these runs decide against, and those that all runs have, come last. `table` is
-    that of `run_table`; `signs` says how many runs show each sign; `worst` is the name of a run.
+    Remedies that these runs decide against, and those that all runs have, come last. If no sign was
+    seen, only those are returned that the runs themselves measure. If the worst run is not one of
+    `stabkit train`, only those for the signs seen are.
+
+    `table` is that of `run_table`; `signs` says how many runs show each sign; `worst` is the name
+    of a run, in which the trouble began at step `onset`.
     """
     cells = group_cells(runs)
     bad = set(table.loc[table["verdict"].isin(UNSTABLE), "run"])
-    worst_run = next(run for run in runs if run.name == worst)
-    found = [_advice(remedy, runs, cells, bad, signs, worst_run) for remedy in REMEDIES]
+    run = next(run for run in runs if run.name == worst)
+    own, parts = is_own(run), parts_of(run)
+    values = {} if own else values_of(run, onset)
+    found = []
+    for remedy in REMEDIES:
+        tried = trial(remedy, cells, bad)
+        seen = tuple(sign for sign in remedy.answers if signs.get(sign))
+        wanted = bool(seen) or (own and any(signs.values()))
+        makes_sense = parts.issuperset(remedy.needs) and (remedy.settings or not own)
+        supports = _concerning(remedy.supports, parts, own)
+        if tried or (wanted and makes_sense and supports):
+            advice = _of_settings(remedy, runs, run) if own else _of_torch(remedy, values)
+            score = sum(remedy.answers[sign] * signs[sign] for sign in seen) / max(len(runs), 1)
+            found.append(
+                Advice(
+                    remedy, score, seen, **advice, trial=tried, supports=supports,
+                    opposes=_concerning(remedy.opposes, parts, own),
+                )
+            )  # fmt: skip
     return sorted(found, key=lambda advice: (_class(advice, len(runs)), -advice.score))
 
 
-def _advice(
-    remedy: Remedy,
-    runs: Diagnoses,
-    cells: Sequence[Cell],
-    bad: set[str],
-    signs: Mapping[Sign, int],
-    worst: Diagnosis,
-) -> Advice:
-    seen = tuple(sign for sign in remedy.answers if signs.get(sign))
-    score = sum(remedy.answers[sign] * signs[sign] for sign in seen) / max(len(runs), 1)
+def _concerning(
+    evidence: Sequence[Evidence], parts: Collection[Part], own: bool
+) -> tuple[Evidence, ...]:
+    return tuple(item for item in evidence if own or item.about is None or item.about in parts)
+
+
+def _of_settings(remedy: Remedy, runs: Diagnoses, worst: Diagnosis) -> dict[str, Any]:
+    """Return what to change in a run of `stabkit train`."""
     settings = _override(remedy, worst.settings)
     override = " ".join(f"{key}={_yaml(value)}" for key, value in settings.items())
     why_not = HAS_IT if _has(remedy, worst.settings) else _refusal(worst, settings)
     config = shlex.quote(str(worst.run.dir.config_file))
-    return Advice(
-        remedy,
-        score,
-        seen,
-        sum(_has(remedy, run.settings) for run in runs),
-        override,
-        None if why_not else f"stabkit train {config} {override}",
-        why_not,
-        trial(remedy, cells, bad),
-    )
+    return {
+        "lines": override,
+        "command": None if why_not else f"stabkit train {config} {override}",
+        "why_not": why_not,
+        "in_use": sum(_has(remedy, run.settings) for run in runs),
+    }
+
+
+def _of_torch(remedy: Remedy, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return what to change in anybody's loop."""
+    return {"lines": torch_lines(remedy, values), "command": None, "why_not": "", "in_use": 0}
 
 
 def _class(advice: Advice, runs: int) -> int:
@@ -132,19 +162,20 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
 
     `bad` names the runs that trained unstably.
     """
+    key = remedy.key
     groups: dict[tuple[Any, ...], dict[Any, tuple[str, Diagnosis]]] = {}
     for cell in cells:
-        if remedy.key not in cell.settings:
+        if key not in cell.settings:
             continue
-        rest = {key: value for key, value in cell.settings.items() if key != remedy.key}
+        rest = {name: value for name, value in cell.settings.items() if name != key}
         for run in cell.runs:
             seed = run.settings.get("seed", 0)
-            words = [*(label(key, value) for key, value in rest.items()), f"seed {seed}"]
-            alike = (*((key, repr(value)) for key, value in rest.items()), seed)
+            words = [*(label(name, value) for name, value in rest.items()), f"seed {seed}"]
+            alike = (*((name, repr(value)) for name, value in rest.items()), seed)
             values = groups.setdefault(alike, {})
-            values[cell.settings[remedy.key]] = (", ".join(words), run)
+            values[cell.settings[key]] = (", ".join(words), run)
     pairs = tuple(
-        _pair(remedy.key, values, ends, bad)
+        _pair(key, values, ends, bad)
         for values in groups.values()
         if (ends := _ends(remedy, list(values)))
     )
@@ -182,7 +213,7 @@ def _pair(
 
 
 def _has(remedy: Remedy, settings: Mapping[str, Any]) -> bool:
-    value, now = remedy.settings[remedy.key], settings.get(remedy.key)
+    value, now = remedy.settings.get(remedy.key), settings.get(remedy.key)
     own = bool(settings) and now is None and settings.get("method.name") in remedy.own_of
     return own or (value is not None and now == value)
 
@@ -208,8 +239,6 @@ def _yaml(value: Any) -> str:
 
 def _refusal(run: Diagnosis, settings: Mapping[str, Any]) -> str:
     """Say why the run cannot be trained with the settings; empty if it can."""
-    if not run.settings:
-        return "the worst run has no settings on record"
     content = with_settings({}, {**run.settings, **settings})
     try:
         validate(RunConfig, content, run.name)

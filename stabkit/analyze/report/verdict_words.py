@@ -1,15 +1,13 @@
 """Write the first words of the report: stable or not, the worst run, what instability cost."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.report.incidents import Incident
-from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.summary import judged_on, lacking_rows
@@ -71,23 +69,6 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         words += ", and accuracy does not show it"
     words = words[0].upper() + words[1:]
     return Verdict("warn", words, (nothing_found(table), *told, *lines))
-
-
-def signs_seen(table: pd.DataFrame, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
-    """Count the runs in which each sign was seen."""
-    early = {
-        incident.run.name
-        for incident in incidents
-        if incident.kind != "burst" and incident.onset <= 2 * _warmup(incident.run)
-    }
-    return {
-        "dips": int((table["dips"] > 0).sum()),
-        "early": len(early),
-        "bursts": int((table["bursts"] > 0).sum()),
-        "patch_first": int((table["patch_first"] > 0).sum()),
-        "collapsed": int((table["collapse"] != "").sum()),
-        "nonfinite": int((table["nonfinite"] > 0).sum()),
-    }
 
 
 def isolated(text: object) -> str:
@@ -185,8 +166,3 @@ def _steps(run: Diagnosis) -> int:
         return status.step
     evals = run.evals(run.metric)["step"]
     return int(evals.max()) if len(evals) else 0
-
-
-def _warmup(run: Diagnosis) -> float:
-    warmup = run.settings.get("optim.warmup_steps", 0)
-    return float(warmup) if isinstance(warmup, (int, float)) else 0.0

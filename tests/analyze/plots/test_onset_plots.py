@@ -135,7 +135,7 @@ def test_rows_of_an_event_hold_what_was_recorded_around_it(grid: Path) -> None:
     loss = rows[rows["panel"] == "loss"].set_index("step")["value"]
     expected = run.run.scalar("loss").loc[DIP[0] - margin : DIP[1] + margin]
     np.testing.assert_array_equal(loss, expected)
-    knn = rows[rows["panel"] == "knn"]
+    knn = rows[rows["panel"] == "accuracy"]
     assert knn["step"].tolist() == list(range(DIP[0] - margin, DIP[1] + margin + 1, EVERY))
     gradients = rows[rows["panel"] == "gradient"]
     assert set(gradients["series"]) == {"patch_embed", "blocks.1", "norm"}
@@ -221,7 +221,10 @@ def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None
         "time.0", "ups.1", "out"
     ]  # fmt: skip
     assert named("0", "2") == ["0", "2"]
+    assert named("conv1", "layer1", "fc") == ["conv1", "layer1", "fc"]
     assert named("blocks.0") == ["blocks.0"]
+    assert named("wte", "h.0", "h.1", "ln_f", "lm_head") == ["wte", "h.1", "lm_head"]
+    assert named("conv1", "layer1.0", "layer1.1", "layer2.0", "fc") == ["conv1", "layer2.0", "fc"]
     assert named() == []
 
 
@@ -231,6 +234,10 @@ def test_the_layers_in_front_are_the_first_the_last_block_and_the_last() -> None
         ("base lr 0.1", "base lr 0.1"),
         ("learned patch projection, base lr 0.1", "learned patch projection\nbase lr 0.1"),
         ("a, b, c", "a, b, c"),
+        (
+            "Loss spike of a long name at step 18,000: 2",
+            "Loss spike of a long name at step\n18,000: 2",
+        ),
         ("", ""),
         ("y" * 200, f"{'y' * 34}\n{'y' * 34}\n{'y' * 33}…"),
         ("x" * 40, f"{'x' * 34}\n{'x' * 6}"),

@@ -1,0 +1,28 @@
+"""Find the learning rate that a run recorded, by any of its usual names."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+RATE = re.compile(r"(^|[^a-z])(lr|learning_?rate)([^a-z]|$)")  # lr.1, train/learning_rate, lr-AdamW
+
+
+def learning_rate(scalars: pd.DataFrame) -> "pd.Series[float]":
+    """Return the recorded learning rate with the largest value, by step; empty if there is none."""
+    names = scalars["name"].astype(str)
+    named = names[names.map(lambda name: bool(RATE.search(name.lower())))]
+    rates = scalars.loc[named.index]
+    rates = rates[np.isfinite(rates["value"]) & (rates["value"] > 0)]
+    if rates.empty:
+        return pd.Series(dtype=float)
+    largest = rates.loc[rates["value"].idxmax(), "name"]
+    rates = rates[rates["name"] == largest]
+    return rates.set_index("step")["value"].sort_index().rename(str(largest))
+
+
+def warmup_of(rates: "pd.Series[float]") -> int | None:
+    """Return the steps in which the rate rises to its largest value; None without a rate."""
+    if rates.empty:
+        return None
+    return int(rates.index[(rates >= 0.999 * rates.max()).to_numpy()][0] - rates.index[0])

@@ -1,0 +1,90 @@
+"""Draw the figure `loss`: the loss of each run over its steps, spikes and departures in bold."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.plots.curves import loss_curve, loss_events, main_loss, spans_decades
+from stabkit.analyze.plots.knn import Styles, curve_styles
+from stabkit.analyze.plots.layer_styles import cross_out, mark_spikes, not_finite_handle
+from stabkit.analyze.plots.style import RC, new_figure
+
+COLUMNS = ["run", "seed", "panel", "curve", "series", "step", "value", "event"]
+
+
+def loss_table(runs: Diagnoses) -> pd.DataFrame:
+    """Return one row a value of the main loss of each run (`main_loss`).
+
+    Columns: run, seed, panel, curve, series (the recorded name), step, value, event. `curve` names
+    the setting with the most values, `panel` the others. `event` numbers the spikes of a run from
+    1, and the departure of a loss that left for good; it is 0 outside of them.
+    """
+    cells = group_cells(runs)
+    factor = curve_factor(cells)
+    frames = [_rows(run, cell, factor) for cell in cells for run in cell.runs]
+    found = [frame for frame in frames if len(frame)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS)
+
+
+def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
+    name = main_loss(run)
+    if name is None:
+        return pd.DataFrame(columns=COLUMNS)
+    rows = loss_curve(run, name).reset_index().assign(event=0)
+    for number, (onset, end) in enumerate(loss_events(run, name), start=1):
+        rows.loc[rows["step"].between(onset, end), "event"] = number
+    return rows.assign(
+        run=run.name,
+        seed=run.settings.get("seed"),
+        panel=cell_label(cell, without=factor) if factor else "",
+        curve=label(factor, cell.settings[factor]) if factor else cell_label(cell),
+        series=name,
+    )[COLUMNS]
+
+
+def draw_loss(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
+    """Draw losses over steps: a line a run, colored by curve; events in bold, marked on top.
+
+    `frame`: rows of `loss_table` for one panel. `styles` by curve; by default from dark to light.
+    """
+    styles = curve_styles(frame) if styles is None else styles
+    for (curve, _), run in frame.groupby(["curve", "run"], sort=False):
+        style = styles[str(curve)]
+        ax.plot(run["step"], run["value"], linewidth=0.9, **style)
+        for _, event in run[run["event"] > 0].groupby("event"):
+            ax.plot(event["step"], event["value"], color=style["color"], linewidth=2.4)
+            mark_spikes(ax, event["step"].head(1), style["color"])
+        cross_out(ax, run.loc[~np.isfinite(run["value"]), "step"], style["color"])
+    if spans_decades(frame["value"]):
+        ax.set_yscale("log")
+    ax.set(title=wrapped(frame["panel"].iloc[0]), xlabel="step")
+    return ax
+
+
+def loss_figure(table: pd.DataFrame) -> Figure:
+    """Draw panels by all factors except the one with the most values, which tells curves apart."""
+    panels, styles = table["panel"].unique(), curve_styles(table)
+    with mpl.rc_context(RC):
+        figure = new_figure(2.6 + 3.6 * len(panels), 3.0)
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ax, panel in zip(axes, panels, strict=True):
+            draw_loss(table[table["panel"] == panel], ax, styles)
+        axes[0].set_ylabel(loss_axis(table))
+        handles = [
+            Line2D([], [], linewidth=1.3, label=wrapped(c), **style) for c, style in styles.items()
+        ]
+        if (table["event"] > 0).any():
+            handles.append(Line2D([], [], linewidth=2.4, color="0.3", label="spike or departure"))
+        if not np.isfinite(table["value"]).all():
+            handles.append(not_finite_handle())
+        figure.legend(handles=handles, loc="outside right center")
+    return figure
+
+
+def loss_axis(table: pd.DataFrame) -> str:
+    return wrapped(" or ".join(table["series"].unique()))

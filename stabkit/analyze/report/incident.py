@@ -1,0 +1,54 @@
+"""Define an event as the report tells it."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stabkit.analyze.diagnosis import Diagnosis
+
+Kind = Literal[
+    "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "burst", "outlier",
+    "stuck loss", "overflow",
+]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)  # the worst first
+Facts = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An event as the report tells it.
+
+    `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text.
+    `began_in` is the layer or series where it began, if that is known. `loss` is the loss that the
+    event's picture shows, if it must be a certain one.
+    """
+
+    run: Diagnosis
+    where: str
+    kind: Kind
+    onset: int
+    end: int
+    size: float
+    headline: str
+    facts: Facts
+    began_in: str = ""
+    loss: str | None = None
+
+
+def lasting(onset: int, end: int, open_end: bool = False) -> str:
+    """Say how long an event lasted."""
+    if end == onset:
+        return f"step {onset:,} alone"
+    span = f"steps {onset:,} to {end:,} ({end - onset:,} {'step' if end - onset == 1 else 'steps'})"
+    return f"{span}, not recovered when the run ended" if open_end else span
+
+
+def number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio as `2.4 times`, `11,269 times` or `1.5e+07 times`."""
+    if ratio >= 1e6:
+        return f"{ratio:.2g} times"
+    return f"{ratio:.1f} times" if ratio < 100 else f"{ratio:,.0f} times"

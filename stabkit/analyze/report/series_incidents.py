@@ -1,0 +1,174 @@
+"""Describe events in losses and gradients, and values that are not finite."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.nonfinite import names_of
+from stabkit.analyze.report.incident import Facts, Incident, lasting, number, times
+from stabkit.analyze.text import counted, listed
+
+NAMED = 6  # layers; more are counted
+BEFORE = 20  # values whose median is the level before a spike
+
+
+def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
+    """Yield every event in the losses and gradients of a run."""
+    yield from _nonfinite(run, where)
+    for row in run.departures.to_dict("records"):
+        yield _departure(run, where, row)
+    for row in run.loss_spikes.to_dict("records"):
+        yield _loss_spike(run, where, row)
+    for row in run.bursts.to_dict("records"):
+        yield _burst(run, where, row)
+    for row in run.stuck.to_dict("records"):
+        yield _stuck(run, where, row)
+    yield from _overflow(run, where)
+
+
+def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
+    """Describe the non-finite values of a run as one event: in what, and since when."""
+    if not run.nonfinite:
+        return
+    first, last, names, often = _entries(run.nonfinite)
+    end = max(last, _last_bad(run, names))
+    forever = end > first and end >= _last_step(run)
+    entry = min(run.nonfinite, key=lambda entry: int(entry.get("step") or 0))
+    signal, reached = entry.get("signal"), entry.get("reached")
+    of = f"{signal} of " if signal and signal not in names else ""
+    facts: Facts = (
+        ("First at step", f"{first:,}"),
+        ("In", of + _few(names) if names else "not recorded"),
+        ("Lasts", "to the end of the run" if forever else often),
+    )
+    if isinstance(reached, int) and reached > len(names):
+        facts += (("Reached", f"{reached} layers"),)
+    what = f"{of}{names[0]} is not finite" if len(names) == 1 else "Non-finite values"
+    headline = f"{what} from step {first:,}"
+    in_loss = next((name for name in names if name in run.losses), None)
+    yield Incident(
+        run, where, "non-finite", first, end, len(run.nonfinite), headline, facts,
+        listed(names[:NAMED]) if names else "", in_loss,
+    )  # fmt: skip
+
+
+def _overflow(run: Diagnosis, where: str) -> Iterator[Incident]:
+    if not run.overflows:
+        return
+    first, last, names, often = _entries(run.overflows)
+    facts = (
+        ("In", _few(names)),
+        ("Times", often),
+        ("Means", "no divergence: finite again afterwards; mixed precision skips such steps"),
+    )
+    yield Incident(
+        run, where, "overflow", first, last, len(run.overflows),
+        f"Overflow of a gradient norm at step {first:,}", facts,
+    )  # fmt: skip
+
+
+def _entries(entries: list[dict[str, Any]]) -> tuple[int, int, list[str], str]:
+    """Return the first step, the last, what is named at the first, and how often, in words."""
+    steps = [int(entry.get("step") or 0) for entry in entries]
+    first, last = min(steps), max(steps)
+    names = names_of(entries[steps.index(first)])
+    often = f"{len(steps)} times, the last at step {last:,}" if len(steps) > 1 else "once"
+    return first, last, names, often
+
+
+def _few(names: list[str]) -> str:
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return listed(names[:NAMED] + more)
+
+
+def _last_bad(run: Diagnosis, names: list[str]) -> int:
+    """Return the last step at which a named series of the run was not finite; -1 if none was."""
+    table = run.tables.scalars()
+    recorded = set(map(str, table["name"].unique()))  # names of a log need not be text at all
+    rows = table[table["name"].isin(recorded.intersection(names))]
+    steps = rows["step"][~np.isfinite(rows["value"])]
+    return int(steps.max()) if len(steps) else -1
+
+
+def _last_step(run: Diagnosis) -> int:
+    return int(run.tables.scalars()["step"].max())
+
+
+def _departure(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
+    onset, end, ratio = int(row["onset"]), int(row["end"]), float(row["ratio"])
+    name, best, level = str(row["series"]), number(row["best"]), number(row["level"])
+    higher = "" if math.isnan(ratio) else f", {times(ratio)} that"
+    facts = (
+        ("In", name),
+        ("Lasts", lasting(onset, end, open_end=True)),
+        ("Level", f"{best} at best, {level} at the end{higher}"),
+    )
+    headline = f"{name} left for good at step {onset:,}: {best} → {level}"
+    size = level_over_best(row)
+    return Incident(run, where, "departure", onset, end, size, headline, facts, loss=name)
+
+
+def level_over_best(row: dict[Any, Any]) -> float:
+    """Return the ratio by which a loss left, or else the distance."""
+    ratio = float(row["ratio"])
+    return float(row["level"] - row["best"]) if math.isnan(ratio) else ratio
+
+
+def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
+    onset, end, ratio = int(row["onset"]), int(row["end"]), float(row["ratio"])
+    names = str(row["first"])
+    name = names.split(", ")[0]
+    table = run.tables.scalars()
+    rows = table[(table["name"] == name) & np.isfinite(table["value"])]
+    before = rows["value"][rows["step"] < onset].tail(BEFORE).median()
+    peak = rows["value"][rows["step"].between(onset, end)].max()
+    facts: Facts = (
+        ("In", names),
+        ("Lasts", lasting(onset, end)),
+        ("Height", f"{number(before)} → {number(peak)}"),
+    )
+    if run.judged.layers or run.judged.norms:
+        facts += (("Gradients", _burst_near(run, onset, end)),)
+    headline = f"Loss spike at step {onset:,}: {number(before)} → {number(peak)}"
+    return Incident(run, where, "loss spike", onset, end, ratio, headline, facts, loss=name)
+
+
+def _burst_near(run: Diagnosis, onset: int, end: int) -> str:
+    """Say what gradients did from as far ahead of a spike as it is long, until its end."""
+    since = onset - max(end - onset, BEFORE)
+    near = run.bursts[run.bursts["onset"].between(since, end)]
+    if near.empty:
+        return f"no burst between steps {max(since, 0):,} and {end:,}"
+    first = near.iloc[0]
+    if run.norms:
+        return f"burst of {first['first']} at step {int(first['onset']):,}"
+    return f"burst at step {int(first['onset']):,}, first in {first['first']}"
+
+
+def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
+    onset, end, ratio = int(row["onset"]), int(row["end"]), float(row["ratio"])
+    whole = bool(run.norms)
+    spiked = counted(int(row["layers"]), "spike")
+    facts = (
+        ("Lasts", lasting(onset, end)),
+        ("Height", f"{times(ratio)} what was expected"),
+        ("In", str(row["first"])) if whole else ("Layers", f"{spiked}, first in {row['first']}"),
+    )
+    headline = f"Gradient burst at step {onset:,}, {times(ratio)} what was expected"
+    first = str(row["first"])
+    return Incident(run, where, "burst", onset, end, ratio, headline, facts, "" if whole else first)
+
+
+def _stuck(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
+    onset, end, name = int(row["onset"]), int(row["end"]), str(row["series"])
+    facts = (
+        ("In", name),
+        ("Level", f"{row['start']:.4g} at first, {row['level']:.4g} at the end"),
+    )
+    headline = f"{name} never fell"
+    return Incident(
+        run, where, "stuck loss", onset, end, float(row["level"]), headline, facts, loss=name
+    )

@@ -1,0 +1,74 @@
+"""Count the signs of instability that call for a remedy, and say where it began."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.learning_rate import learning_rate, warmup_of
+from stabkit.analyze.report.incident import Incident, Kind
+from stabkit.analyze.report.remedy import SIGNS, Sign
+
+OF_KIND: dict[Kind, Sign] = {
+    "dip": "dips",
+    "drift": "dips",
+    "burst": "bursts",
+    "collapse": "collapsed",
+    "non-finite": "nonfinite",
+    "loss spike": "loss_spikes",
+    "departure": "loss_left",
+}
+IN_WORDS: dict[Kind, str] = {
+    "non-finite": "non-finite values",
+    "departure": "a loss that left for good",
+    "burst": "a gradient burst",
+    "outlier": "a single low evaluation",
+    "overflow": "an overflow",
+}
+EARLY = 0.1  # share of a run that is early if its warm-up is not known
+
+
+def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
+    """Count the runs in which each sign was seen. `incidents` are all those of the runs."""
+    seen = {(sign, one.run.name) for one in incidents if (sign := OF_KIND.get(one.kind))}
+    begun: dict[str, int] = {}
+    for one in incidents:
+        if one.kind != "burst":
+            begun[one.run.name] = min(one.onset, begun.get(one.run.name, one.onset))
+    for run in runs:
+        if run.name in begun and begun[run.name] <= _early(run):
+            seen.add(("early", run.name))
+        if (run.onsets.loc[run.onsets["lag"] == 0, "layer"] == "patch_embed").any():
+            seen.add(("patch_first", run.name))
+    signs = [sign for sign, _ in seen]
+    return {sign: signs.count(sign) for sign in SIGNS}
+
+
+def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> tuple[str, int | None]:
+    """Return how to say where the trouble of the worst run began, and the step.
+
+    For example `in h.2 at step 300, with a gradient burst`. The first event with a layer is told,
+    or else the first event; without events the text is empty.
+    """
+    of_run = sorted((one for one in incidents if one.run is worst), key=lambda one: one.onset)
+    if not of_run:
+        return "", None
+    told = next((one for one in of_run if one.began_in), of_run[0])
+    name = told.began_in
+    if name and not re.search("[a-zA-Z]", name):  # a layer of nn.Sequential
+        name = f"layer {name}"
+    where = f"in {name} at" if name else "at"
+    with_what = IN_WORDS.get(told.kind, f"a {told.kind}")
+    return f"{where} step {told.onset:,}, with {with_what}", of_run[0].onset
+
+
+def _early(run: Diagnosis) -> float:
+    """Return the step by which trouble is early: twice the warm-up, or a tenth of the run."""
+    warmup = run.settings.get("optim.warmup_steps")
+    if isinstance(warmup, (int, float)):
+        return 2 * float(warmup)
+    scalars = run.tables.scalars()
+    known = warmup_of(learning_rate(scalars))
+    if known is not None:
+        return float(scalars["step"].min() + 2 * known)
+    steps = scalars["step"]
+    return float(steps.min() + EARLY * (steps.max() - steps.min())) if len(steps) else -1.0

@@ -1,0 +1,77 @@
+"""Write a remedy as lines of torch for anybody's loop, with the values that a run recorded."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.learning_rate import learning_rate, warmup_of
+from stabkit.analyze.report.model_parts import patch_projection
+from stabkit.analyze.report.remedy import Remedy
+
+AT = 0.9  # percentile of the norms at which to clip (Deep Learning Tuning Playbook)
+
+
+def torch_lines(remedy: Remedy, values: Mapping[str, str]) -> str:
+    """Return the lines. `values` are those of `values_of`."""
+    return remedy.torch.format_map(values)
+
+
+def values_of(run: Diagnosis, onset: int | None) -> dict[str, str]:
+    """Return the text of every name in braces in the lines of the remedies.
+
+    `onset`: the step at which the trouble began.
+    """
+    scalars = run.tables.scalars()
+    rates = learning_rate(scalars)
+    lr, lr_note = "lr / 2", "half of what it is"
+    if len(rates):
+        lr, lr_note = f"{rates.max() / 2:.4g}", f"half of the largest on record, {rates.max():.4g}"
+    return {
+        "lr": lr,
+        "lr_note": lr_note,
+        **_beta2(scalars),
+        "clip_note": _clip(run, scalars),
+        "onset": f"{onset:,}" if onset is not None else "of the event",
+        **_warmup(rates),
+        **_patch(run),
+    }
+
+
+def _warmup(rates: "pd.Series[float]") -> dict[str, str]:
+    steps = warmup_of(rates)
+    if steps:
+        return {"warmup": str(2 * steps), "warmup_note": f"twice the {steps:,} steps on record"}
+    if steps == 0:
+        tenth = max(1, int(rates.index[-1] - rates.index[0] + 1) // 10)
+        return {"warmup": str(tenth), "warmup_note": "a tenth of the steps on record; it had none"}
+    return {"warmup": "2 * warmup_steps", "warmup_note": "or a tenth of all steps if it had none"}
+
+
+def _beta2(scalars: pd.DataFrame) -> dict[str, str]:
+    known = scalars.loc[scalars["name"] == "beta2", "value"]
+    if known.empty:
+        return {"beta2": "0.95", "beta2_note": ""}
+    now = float(known.max())
+    lower = 0.95 if now > 0.95 else 1 - 2 * (1 - now)  # half the memory
+    return {"beta2": f"{lower:.4g}", "beta2_note": f"; β2 was {now:g}"}
+
+
+def _clip(run: Diagnosis, scalars: pd.DataFrame) -> str:
+    whole = "grad_norm_total" if len(run.layers) else (run.norms or [""])[0]
+    norms = scalars.loc[scalars["name"] == whole, "value"]
+    norms = norms[np.isfinite(norms)]
+    if norms.empty or len(run.norms) > 1:  # several are norms of parts
+        return ""
+    return f"\n# {AT:.0%} of the norms on record are below {norms.quantile(AT):.3g}"
+
+
+def _patch(run: Diagnosis) -> dict[str, str]:
+    layer = patch_projection(run)
+    if layer is None:
+        return {"patch": "patch_embed", "usual": "1.0", "usual_note": ""}
+    rows = run.tables.signals(["grad_norm"])
+    norms = rows.loc[rows["layer"] == layer, "grad_norm"]
+    middle = norms[np.isfinite(norms)].median()
+    return {"patch": layer, "usual": f"{middle:.3g}", "usual_note": ": its median on record"}

@@ -1,0 +1,175 @@
+"""What the report tells of losses, total gradient norms and any accuracy, at its right place."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stabkit.analyze.report.contents import make_report
+from stabkit.analyze.report.incident import Incident, times
+from stabkit.analyze.report.incidents import all_incidents
+from stabkit.analyze.report.page import render
+from stabkit.analyze.report.signs import signs_seen, where_it_began
+from stabkit.cli import main
+from stabkit.rundir import RunDir
+from stabkit.store.writer import Writer
+from tests.analyze.conftest import STEPS, diagnosed, falling_loss, plant_loop
+
+NORMS = np.exp(0.1 * np.random.default_rng(2).normal(size=STEPS))
+
+
+def incidents_of(folder: Path) -> list[Incident]:
+    return all_incidents(diagnosed(folder))
+
+
+def plant_accuracies(folder: Path, values: np.ndarray) -> None:
+    """Write a validation accuracy on 10,000 samples at every epoch; the harder samples go first."""
+    writer = Writer(folder, "loop")
+    for step, value in enumerate(values):
+        correct = np.linspace(0, 1, 10_000) < value
+        writer.add_eval(step, "val_acc", float(correct.mean()), 0.001, 0, float("nan"), correct)
+    writer.flush()
+
+
+@pytest.mark.parametrize("name", ["loss", "train/loss", "lm loss", "loss_g"])
+def test_a_loss_spike_is_told_whatever_the_loss_is_called(tmp_path: Path, name: str) -> None:
+    losses = falling_loss()
+    losses[200:210] *= 3
+    plant_loop(tmp_path / "a", loss=name, losses=losses)
+    (spike,) = incidents_of(tmp_path)
+    assert (spike.kind, spike.onset, spike.end) == ("loss spike", 200, 209)
+    facts = dict(spike.facts)
+    assert facts["In"] == spike.loss == name
+    before, peak = map(float, facts["Height"].split(" → "))
+    assert before == pytest.approx(np.median(losses[180:200]), rel=0.01)
+    assert peak == pytest.approx(losses[200:210].max(), rel=0.01)
+    assert "Gradients" not in facts, "none was recorded"
+    assert signs_seen(diagnosed(tmp_path), [spike])["loss_spikes"] == 1
+
+
+def test_a_loss_that_left_is_told_first_with_its_levels(tmp_path: Path) -> None:
+    losses = falling_loss()
+    losses[350:] += 4
+    plant_loop(tmp_path / "a", losses=losses)
+    left, *_ = incidents_of(tmp_path)
+    assert (left.kind, left.onset, left.end) == ("departure", 350, STEPS - 1)
+    assert "not recovered when the run ended" in dict(left.facts)["Lasts"]
+    best, level = 3.0, float(np.median(losses[-100:]))
+    assert f"{level:.3g} at the end" in dict(left.facts)["Level"]
+    assert left.size == pytest.approx(level / best, rel=0.35)
+    runs = diagnosed(tmp_path)
+    assert signs_seen(runs, incidents_of(tmp_path))["loss_left"] == 1
+
+
+def test_a_burst_of_the_total_norm_is_told_with_the_spike_after_it(tmp_path: Path) -> None:
+    losses, norms = falling_loss(), NORMS.copy()
+    losses[203:210] *= 3
+    norms[200:203] *= 50
+    plant_loop(tmp_path / "a", losses=losses, grad_norm=norms)
+    spike, burst = incidents_of(tmp_path)
+    assert (burst.kind, burst.onset, dict(burst.facts)["In"]) == ("burst", 200, "grad_norm")
+    assert burst.began_in == "", "the whole model is no layer"
+    assert dict(spike.facts)["Gradients"] == "burst of grad_norm at step 200"
+
+
+def test_a_loss_that_is_not_finite_is_told_by_name_until_when(tmp_path: Path) -> None:
+    losses = falling_loss()
+    losses[400:] = np.nan
+    plant_loop(tmp_path / "a", losses=losses)
+    (bad,) = incidents_of(tmp_path)
+    assert (bad.kind, bad.onset, bad.end) == ("non-finite", 400, STEPS - 1)
+    assert bad.headline == "loss is not finite from step 400"
+    assert dict(bad.facts)["Lasts"] == "to the end of the run"
+
+
+def test_the_signal_and_the_layer_of_a_nonfinite_value_are_told(tmp_path: Path) -> None:
+    run = RunDir(plant_loop(tmp_path / "a", ["h.0"]))
+    facts = {"layers": ["h.2"], "signal": "param_norm", "reached": 7}
+    run.append_event("nonfinite", 80, **facts)
+    (bad,) = incidents_of(tmp_path)
+    assert bad.headline == "param_norm of h.2 is not finite from step 80"
+    assert bad.began_in == "h.2"
+    assert dict(bad.facts)["Reached"] == "7 layers"
+
+
+def test_an_overflow_is_no_divergence(tmp_path: Path) -> None:
+    norms = NORMS.copy()
+    norms[[120, 300]] = np.inf
+    run = RunDir(plant_loop(tmp_path / "a", grad_norm=norms))
+    for step in (120, 300):
+        run.append_event("nonfinite", step, names=["grad_norm"])
+    (overflow,) = incidents_of(tmp_path)
+    assert (overflow.kind, overflow.onset, overflow.end) == ("overflow", 120, 300)
+    assert dict(overflow.facts)["In"] == "grad_norm"
+    assert "no divergence" in dict(overflow.facts)["Means"]
+    assert not any(signs_seen(diagnosed(tmp_path), [overflow]).values()), "and asks for no remedy"
+
+
+def test_one_low_evaluation_is_told_as_what_it_is(tmp_path: Path) -> None:
+    values = 0.7 - 0.6 * np.exp(-np.arange(40) / 10)
+    values[25] -= 0.2
+    plant_accuracies(tmp_path / "a", values)
+    (low,) = incidents_of(tmp_path)
+    assert (low.kind, low.onset) == ("outlier", 25)
+    assert low.size == pytest.approx(0.2, abs=0.01)
+    assert low.headline == f"Single evaluation {100 * low.size:.1f} points low at step 25"
+    assert dict(low.facts)["In"] == "val_acc"
+
+
+def test_where_it_began_is_the_first_layer_and_the_first_step(tmp_path: Path) -> None:
+    losses = falling_loss()
+    losses[290:310] *= 3
+    plant_loop(tmp_path / "a", ["0", "2"], burst="2", losses=losses)
+    runs = diagnosed(tmp_path)
+    words, onset = where_it_began(all_incidents(runs), runs.items[0])
+    assert words == "in layer 2 at step 300, with a gradient burst"
+    assert onset == 290
+    assert where_it_began([], runs.items[0]) == ("", None)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("kind", ["loss", "accuracy"])
+def test_the_page_of_a_log_without_knn_does_not_speak_of_it(tmp_path: Path, kind: str) -> None:
+    losses = falling_loss()
+    losses[200:210] *= 3
+    plant_loop(tmp_path / "a", losses=losses)
+    if kind == "accuracy":
+        values = 0.7 - 0.6 * np.exp(-np.arange(40) / 10)
+        values[20:26] -= 0.15
+        plant_accuracies(tmp_path / "a", values)
+    page = render(make_report(diagnosed(tmp_path)))
+    body = page[page.index("<main") :]
+    for word in ("kNN", "images", "chance 0.00", "p = 0", "No setting differs", "patch"):
+        assert word not in body, word
+    assert "No settings were recorded." in body
+    assert ("val_acc" in body) == (kind == "accuracy")
+    assert ("bursts" in body) is False
+
+
+def test_a_csv_of_a_loss_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
+    """From the log to the page, drawn: the event, the loss, and what to try."""
+    steps = np.arange(0, 2000, 10)
+    losses = 2 + 4 * np.exp(-steps / 300) + 0.02 * np.random.default_rng(0).normal(size=len(steps))
+    losses[120:] += 4 * np.exp(-np.arange(80) / 4)
+    rows = "\n".join(f"{s},{v:.4f}" for s, v in zip(steps, losses, strict=True))
+    (tmp_path / "log.csv").write_text(f"step,train_loss\n{rows}\n")
+    assert main(["convert", str(tmp_path / "log.csv"), "-o", str(tmp_path / "run")]) == 0
+    assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "Loss spike at step 1,200" in page
+    assert page.count("<img") == 2, "the event and the loss; `signals` would show the loss again"
+    assert "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)" in page
+    assert "Train_loss" not in page
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (1.86, "1.9 times"),
+        (404.6, "405 times"),
+        (11268.9, "11,269 times"),
+        (1.5e7, "1.5e+07 times"),
+    ],
+)
+def test_ratios_are_told_in_few_digits(ratio: float, words: str) -> None:
+    assert times(ratio) == words
