@@ -9,6 +9,8 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
+from stabkit.analyze.plots.grad_norms import MAX_CELLS
+from stabkit.analyze.plots.many import TooManyError
 from stabkit.analyze.report.incidents import Incident, all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.report.remedy import Sign
@@ -16,11 +18,13 @@ from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.verdict_words import Verdict, signs_seen, tell_verdict
 from stabkit.analyze.summary import FOOTNOTE, run_table
 from stabkit.analyze.text import counted
-from stabkit.analyze.verdict import worst_of
+from stabkit.analyze.verdict import worst_first, worst_of
 
 PANELS = {"gradient": "Gradient norms", "loss": "loss", "knn": "held-out kNN accuracy"}
+OF_CELLS = ("grad-norms", "layer-map")  # figures of the first `MAX_CELLS` cells
 ZOOMS = 12  # a longer page would not be read
-LISTED = 100
+LISTED = 100  # events, runs, pairs
+VALUES = 20  # of one setting
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,11 @@ class Report:
     incidents: tuple[tuple[Incident, Picture | None], ...]
     further: Table | None  # events without a picture, as a table
     unlisted: int  # the number of events that are not in that table either
-    runs: Table
+    runs: Table  # all, or the `LISTED` that fared worst
     factors: Table | None
     shared: tuple[tuple[str, str], ...]
     figures: tuple[Shown, ...]
+    undrawn: tuple[str, ...]  # figures that these runs are too many for: name and reason
     signs: Mapping[Sign, int]
     advice: tuple[Advice, ...]
     num_runs: int
@@ -68,6 +73,8 @@ def make_report(runs: Diagnoses) -> Report:
     signs = signs_seen(table, incidents)
     worst = str(worst_of(table)["run"])
     path = runs.path.resolve()
+    listed = worst_first(table)[:LISTED] if len(table) > LISTED else table
+    figures, undrawn = _figures(runs, verdict, worst)
     return Report(
         title=path.name or str(path),
         folder=str(runs.path),
@@ -75,10 +82,11 @@ def make_report(runs: Diagnoses) -> Report:
         incidents=tuple((incident, _zoom(incident)) for incident in incidents[:ZOOMS]),
         further=_further(rest[:LISTED]),
         unlisted=len(rest[LISTED:]),
-        runs=_run_rows(table),
-        factors=_factors(runs),
+        runs=_run_rows(listed, len(runs)),
+        factors=_factors(runs, set(listed["run"])),
         shared=_shared(runs),
-        figures=tuple(_figures(runs, verdict, worst)),
+        figures=tuple(figures),
+        undrawn=tuple(undrawn),
         signs=signs,
         advice=tuple(advise(runs, table, signs, worst)),
         num_runs=len(runs),
@@ -108,7 +116,7 @@ def _further(incidents: Sequence[Incident]) -> Table | None:
     return Table("Further events", ("event", "run", "from step", "to step"), rows)
 
 
-def _run_rows(table: pd.DataFrame) -> Table:
+def _run_rows(table: pd.DataFrame, of: int) -> Table:
     columns = {
         "run": table["cell"],
         "seed": table["seed"].map(lambda seed: "-" if pd.isna(seed) else str(seed)),
@@ -127,33 +135,41 @@ def _run_rows(table: pd.DataFrame) -> Table:
         "folder": table["run"],
     }
     rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
-    return Table("One row a run", tuple(columns), tuple(rows))
+    caption = "One row a run"
+    if len(table) < of:
+        caption = (
+            f"The {counted(len(table), 'run')} that fared worst, one row each; {of - len(table):,} "
+            "more are not listed: stabkit analyze RUNS --csv FILE writes all"
+        )
+    return Table(caption, tuple(columns), tuple(rows))
 
 
 def _percent(accuracy: float) -> str:
     return "-" if pd.isna(accuracy) else f"{100 * accuracy:.1f}"
 
 
-def _factors(runs: Diagnoses) -> Table | None:
+def _factors(runs: Diagnoses, listed: set[str]) -> Table | None:
     keys = runs.factors()
     if not keys:
         return None
-    ordered = [run for cell in group_cells(runs) for run in cell.runs]
+    ordered = [run for cell in group_cells(runs) for run in cell.runs if run.name in listed]
     rows = tuple((run.name, *(_text(run.settings.get(key)) for key in keys)) for run in ordered)
-    return Table("Settings that differ", ("run", *keys), rows)
+    some = f", of the {counted(len(rows), 'run')} that fared worst" if len(rows) < len(runs) else ""
+    return Table(f"Settings that differ{some}", ("run", *keys), rows)
 
 
 def _shared(runs: Diagnoses) -> tuple[tuple[str, str], ...]:
     """Return the settings that all runs share.
 
-    Settings of how runs were executed are listed as well, with all their values.
+    Settings of how runs were executed are listed as well, with their values, at most `VALUES`.
     """
     differ = set(runs.factors())
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in differ)
     found = []
     for key in keys:
         values = list(dict.fromkeys(_text(run.settings.get(key)) for run in runs))
-        found.append((key, ", ".join(values)))
+        more = f" and {len(values) - VALUES:,} more" if len(values) > VALUES else ""
+        found.append((key, ", ".join(values[:VALUES]) + more))
     return tuple(found)
 
 
@@ -163,12 +179,14 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
-    """Draw all figures that apply to these runs. A plot raises ValueError if it does not apply.
+def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown], list[str]]:
+    """Draw all figures that apply to these runs; say which ones the runs are too many for.
 
-    The figure with a panel for each signal shows the `worst` run alone.
+    A plot raises ValueError if it does not apply. The figure with a panel for each signal shows the
+    `worst` run alone.
     """
-    found = []
+    found, undrawn = [], []
+    cells = group_cells(runs)
     for name, plot in PLOTS.items():
         if name == "event-zoom":  # every event has its own
             continue
@@ -176,13 +194,18 @@ def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
         if name == "signals" and len(runs) > 1:
             about = f"{about}; of the worst run"
             shown = replace(runs, items=tuple(run for run in runs if run.name == worst))
+        if name in OF_CELLS and len(cells) > MAX_CELLS:
+            about = f"{about}; the first {MAX_CELLS} of {len(cells):,} cells"
         try:
             table = plot.table(shown)
             if table.empty:
                 continue
-            names = "; ".join(cell_label(cell) for cell in group_cells(shown)[:12])
+            named = cells if shown is runs else group_cells(shown)
+            names = "; ".join(cell_label(cell) for cell in named[:12])
             alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
             found.append(Shown(name, about, picture(plot.figure(table), alt)))
+        except TooManyError as error:
+            undrawn.append(f"{name}: {error}")
         except ValueError:
             continue
-    return found
+    return found, undrawn

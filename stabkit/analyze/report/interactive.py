@@ -16,7 +16,10 @@ from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnosis import METRIC, Diagnoses, Diagnosis
 from stabkit.analyze.events import relative_norms
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
+from stabkit.analyze.plots.many import ONE_BY_ONE, WORST
+from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import counted
+from stabkit.analyze.verdict import worst_first
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -33,14 +36,21 @@ class Chart:
 
 
 def charts(runs: Diagnoses) -> list[Chart]:
-    """Return charts of accuracy and loss of all runs, and of the gradients of one run a cell."""
-    cells = group_cells(runs)
+    """Return charts of accuracy and loss of all runs, and of the gradients of one run a cell.
+
+    Of very many runs, accuracy and loss of the worst are drawn, and the titles say so.
+    """
+    cells, some = group_cells(runs), ""
     named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
+    if len(named) > ONE_BY_ONE:
+        worst = set(worst_first(run_table(runs))["run"][:WORST])
+        named = [(label, run) for label, run in named if run.name in worst]
+        some = f", the {len(named)} of {len(runs):,} runs that fared worst"
     accuracy = [(name, run.evals(METRIC)) for name, run in named]
     loss = [(name, _loss(run)) for name, run in named]
     found = [
-        _chart("Held-out kNN accuracy", "accuracy", accuracy, _of_runs),
-        _chart("Loss", "loss", loss, _of_runs),
+        _chart(f"Held-out kNN accuracy{some}", "accuracy", accuracy, _of_runs),
+        _chart(f"Loss{some}", "loss", loss, _of_runs),
     ]
     for cell in cells[:MAX_CELLS]:
         run = cell.runs[0]
