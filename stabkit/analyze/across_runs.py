@@ -1,18 +1,16 @@
 """Find what only several runs can tell: restarts, the order of layers, bursts before dips."""
 
-import math
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import LONGEST
 from stabkit.detect.association import EventTimes
 from stabkit.detect.bursts import ONSETS
 from stabkit.detect.dips import SHORTEST
-from stabkit.detect.significance import answer_similarity
 
 
 def between_seeds(runs: Sequence[Diagnosis]) -> float | None:
@@ -23,14 +21,19 @@ def between_seeds(runs: Sequence[Diagnosis]) -> float | None:
     """
     if len(runs) < 2:
         return None
-    last = [run.last_answers for run in runs]
-    pairs = [
-        answer_similarity(one, other)
-        for one, other in combinations([bits for bits in last if bits is not None], 2)
-        if one.shape[1] == other.shape[1]
-    ]
-    known = [value for value in pairs if not math.isnan(value)]
-    return float(np.mean(known)) if known else None
+    shares: dict[int, list[NDArray[np.float64]]] = {}  # by the number of samples
+    for run in runs:
+        answers = run.last_answers
+        if answers is not None and (share := answers.mean(axis=0)).std() > 0:
+            shares.setdefault(len(share), []).append((share - share.mean()) / share.std())
+    # The correlation of two runs is the mean product of their standardized shares, so the sum over
+    # all pairs follows from the sum over all runs: thousands of seeds have millions of pairs.
+    pairs = sum(len(group) * (len(group) - 1) / 2 for group in shares.values())
+    total = sum(
+        (np.square(np.sum(group, axis=0)).sum() - np.square(group).sum()) / (2 * samples)
+        for samples, group in shares.items()
+    )
+    return float(total / pairs) if pairs else None
 
 
 def told_dips(run: Diagnosis, between: float | None) -> pd.DataFrame:

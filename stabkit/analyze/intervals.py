@@ -9,6 +9,7 @@ from scipy import optimize, stats
 
 Interval = tuple[float, float]
 UNKNOWN: Interval = (math.nan, math.nan)
+AT_ONCE = 2**21  # values of resamples in memory at once: 16 MB, and as much for their places
 ENOUGH = 8  # values; with fewer, a bootstrap covers too little: see `bootstrap_interval`
 
 
@@ -60,7 +61,10 @@ def bootstrap_interval(values: ArrayLike) -> Interval:
     x = np.asarray(values, dtype=float)
     if x.size < ENOUGH or np.ptp(x) == 0:
         return UNKNOWN
-    found = stats.bootstrap((x,), np.mean, method="BCa", random_state=np.random.default_rng(0))
+    found = stats.bootstrap(
+        (x,), np.mean, method="BCa", random_state=np.random.default_rng(0),
+        batch=max(1, AT_ONCE // x.size),
+    )  # fmt: skip
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate
 
-from stabkit.analyze.intervals import UNKNOWN, Interval
+from stabkit.analyze.intervals import AT_ONCE, UNKNOWN, Interval
 from stabkit.analyze.verdict import UNSTABLE
 
 LR = "optim.lr"
@@ -100,8 +100,12 @@ def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
 def _bootstrap(rates: FloatArray, levels: FloatArray) -> Interval:
     if len(levels) < 3:
         return UNKNOWN
-    picks = np.random.default_rng(0).integers(len(levels), size=(RESAMPLES, len(levels)))
-    low, high = np.quantile(_points_lost(rates, levels[picks].mean(axis=1)), [0.025, 0.975])
+    rng, rows = np.random.default_rng(0), max(1, AT_ONCE // levels.size)
+    lost = []
+    for first in range(0, RESAMPLES, rows):
+        picks = rng.integers(len(levels), size=(min(rows, RESAMPLES - first), len(levels)))
+        lost.append(_points_lost(rates, levels[picks].mean(axis=1)))
+    low, high = np.quantile(np.concatenate(lost), [0.025, 0.975])
     return float(low), float(high)
 
 

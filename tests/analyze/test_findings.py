@@ -1,9 +1,12 @@
 """The summary's sentences, against runs whose events were planted."""
 
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells
@@ -11,6 +14,7 @@ from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.findings import findings
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.summary import run_table, summary
+from stabkit.detect.significance import answer_similarity
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import DIP, SPIKE, diagnosed, diagnosed_run, plant_run
@@ -62,6 +66,30 @@ def test_a_restart_is_told_by_other_seeds(tmp_path: Path, same: bool, severity: 
     (dip,) = told_dips(cell.runs[0], max(between, 0.2)).to_dict("records")
     assert dip["severity"] == severity
     assert between_seeds(cell.runs[:1]) is None
+
+
+@dataclass
+class Answered:
+    last_answers: NDArray[np.bool_] | None
+
+
+def test_seeds_are_as_alike_as_the_mean_over_all_their_pairs() -> None:
+    """Runs of other samples, without answers, or with all samples answered alike, make no pair."""
+    rng = np.random.default_rng(0)
+    hard = rng.random(200)
+    answers = [
+        *(hard + 0.3 * rng.normal(size=(5, 200)) < 0.5 for _ in range(5)),
+        *(rng.random((4, 30)) < 0.4 for _ in range(2)),
+        *(np.ones((5, 200), dtype=bool), None),
+    ]
+    pairs = [
+        answer_similarity(one, other)
+        for one, other in combinations([bits for bits in answers if bits is not None], 2)
+        if one.shape[1] == other.shape[1]
+    ]
+    between = between_seeds([Answered(bits) for bits in answers])  # type: ignore[misc]
+    assert between == pytest.approx(np.nanmean(pairs), rel=1e-12)
+    assert between_seeds([Answered(answers[0]), Answered(answers[-2])]) is None  # type: ignore[list-item]
 
 
 def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:

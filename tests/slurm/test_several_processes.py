@@ -18,6 +18,7 @@ TWO_NODES = [
 ]
 
 
+@pytest.mark.slow  # three jobs of two processes one after the other, for more than a minute
 def test_requeued_on_two_nodes_it_is_the_unbroken_run_on_two_nodes(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_preempted_by_a_higher_partition(site: Site, unbroken: Path, partition: 
     assert_same_run(site.run(), unbroken)
 
 
+@pytest.mark.slow  # SLURM's shortest limit is a minute
 def test_out_of_time(site: Site) -> None:
     """A limit of one minute, of which SLURM warns 15 seconds ahead or, as it may, 60 earlier."""
     site.sweep(*LONG, "train.steps=100000", "slurm.timeout_min=1", "slurm.signal_delay_s=15")

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from stabkit.config import load_config, save_config
 from stabkit.rundir import AHEAD, RunDir, State, Status
 from stabkit.sweep import launch
 from stabkit.sweep.grid import load_sweep
+from stabkit.sweep.pool import Outcome
+from stabkit.sweep.reconcile import Task
 from stabkit.sweep.worker import Worker
 from tests.conftest import SMALL
 from tests.sweep.test_pool import _wait_for_step, sweep
@@ -160,38 +163,104 @@ def test_a_run_whose_worker_is_killed_again_and_again_has_failed(
     assert "went on without" not in printed
 
 
-@pytest.mark.parametrize("how", ["deleted", "a full disk"])
-def test_one_run_that_cannot_be_written_leaves_the_others_running(
-    how: str, sweep: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The launcher itself cannot write its last word on the first."""
-    first, second = run_dirs(sweep)
-    start, write = Worker.start, RunDir.write_status
+@dataclass(frozen=True)
+class Launch:
+    """What a launch printed, and the run that nothing happened to."""
 
-    def gone(worker: Worker, rundir: RunDir, *words: bool) -> None:
-        if rundir == first and how == "deleted":
-            shutil.rmtree(rundir.path)
-        if rundir == first:
-            rundir.config_file.unlink(missing_ok=True)
-        start(worker, rundir, *words)
+    out: str
+    err: str
+    healthy: RunDir
+    runs: dict[str, RunDir]
 
-    def full(rundir: RunDir, status: Status) -> None:
-        if rundir == first and status.state == "failed":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(rundir, status)
 
-    monkeypatch.setattr(Worker, "start", gone)
-    if how == "a full disk":
-        monkeypatch.setattr(RunDir, "write_status", full)
-    assert main(["sweep", str(sweep), *SMALL]) == 1
-    assert second.standing() == "done"
-    printed = capfd.readouterr()
-    assert "1 runs done, 1 failed" in printed.out
-    reason = (
-        "the run's folder was deleted" if how == "deleted" else "config.yaml: [Errno 2] No such"
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Launch six runs, of which one is healthy; the launcher itself cannot write on `full disk`."""
+    folder = tmp_path_factory.mktemp("troubled")
+    names = ("deleted", "full disk", "edited", "failed", "elsewhere", "healthy")
+    rates = [f"{i + 1}e-3" for i in range(len(names))]
+    (folder / "demo.yaml").write_text(
+        f"name: demo\nbase: tiny\ngrid: {{optim.lr: [{', '.join(rates)}]}}\n"
     )
-    assert reason in printed.out
-    assert "Traceback" not in printed.err
+    start, write = Worker.start, RunDir.write_status
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        found = [RunDir(run.path.resolve()) for run in run_dirs(Path("demo.yaml"))]
+        runs = dict(zip(names, found, strict=True))
+        plant(runs["failed"], Status("failed", 3, 8), "optim.lr=4e-3")
+        with on_host("another-host"):
+            plant(runs["elsewhere"], Status("running", 3, 8), "optim.lr=5e-3")
+
+        def breaks(worker: Worker, rundir: RunDir, *words: bool) -> None:
+            config = runs["edited"].config_file
+            config.write_text(config.read_text().replace("lr: 0.003", "lr: 0.009"))
+            if rundir.path.name == runs["deleted"].path.name:
+                shutil.rmtree(rundir.path)
+            elif rundir.path.name == runs["full disk"].path.name:
+                rundir.config_file.unlink()
+            start(worker, rundir, *words)
+
+        def full(rundir: RunDir, status: Status) -> None:
+            if rundir.path.name == runs["full disk"].path.name and status.state == "failed":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(rundir, status)
+
+        patch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
+        patch.setattr(Worker, "start", breaks)
+        patch.setattr(RunDir, "write_status", full)
+        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+            stderr = os.dup(2)  # what the worker's runs say as well
+            os.dup2(err.fileno(), 2)
+            try:
+                with redirect_stdout(out), redirect_stderr(err):
+                    assert main(["sweep", "demo.yaml", *SMALL]) == 1
+            finally:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+    return Launch((folder / "out").read_text(), (folder / "err").read_text(), runs["healthy"], runs)
+
+
+@contextmanager
+def on_host(name: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: name)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("deleted", "the run's folder was deleted"),
+        ("full disk", "config.yaml: [Errno 2] No such"),
+        ("edited", "is the folder of another run"),
+    ],
+)
+def test_one_run_that_cannot_be_trained_leaves_the_others_running(
+    how: str, reason: str, troubled: Launch
+) -> None:
+    assert troubled.healthy.standing() == "done"
+    assert "1 runs done, 3 failed" in troubled.out
+    (said,) = (
+        part for part in troubled.out.split("failed: ")[1:] if troubled.runs[how].path.name in part
+    )
+    assert reason in said
+    assert "Traceback" not in troubled.err
+
+
+def test_a_configuration_that_is_edited_while_its_run_waits_is_refused(troubled: Launch) -> None:
+    edited = troubled.runs["edited"]
+    assert f"{edited.path.name}: is the folder of another run" in troubled.out
+    assert "optim.lr" in troubled.out
+    assert edited.standing() == "waiting"
+
+
+def test_runs_that_are_left_alone_stay_as_they_were(troubled: Launch) -> None:
+    """One has failed, one trains on another machine; the other run is trained all the same."""
+    assert troubled.healthy.standing() == "done"
+    assert "1 failed (--retry failed runs them again)" in troubled.out
+    assert ELSEWHERE in troubled.out
+    states = [troubled.runs[name].last_status() for name in ("failed", "elsewhere")]
+    assert [(s.state, s.step) for s in states if s] == [("failed", 3), ("running", 3)]
 
 
 def test_a_run_of_a_machine_with_another_time_is_left_alone(
@@ -202,6 +271,7 @@ def test_a_run_of_a_machine_with_another_time_is_left_alone(
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "another-host")
         plant(first, Status("running", 3, 8), "optim.lr=1e-3")
+    plant(second, Status("done", 24, 24), "optim.lr=2e-3")
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 7200)
     before = first.status_file.read_bytes()
@@ -216,67 +286,46 @@ def test_a_run_of_a_machine_with_another_time_is_left_alone(
     assert main(["sweep", str(sweep), *SMALL]) == 0
 
 
-def test_a_configuration_that_is_edited_while_its_run_waits_is_refused(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first, second = run_dirs(sweep)
-    start = Worker.start
-
-    def edits(worker: Worker, rundir: RunDir, *words: bool) -> None:
-        text = second.config_file.read_text()
-        second.config_file.write_text(text.replace("lr: 0.002", "lr: 0.004"))
-        start(worker, rundir, *words)
-
-    monkeypatch.setattr(Worker, "start", edits)
-    assert main(["sweep", str(sweep), *SMALL]) == 1
-    printed = capsys.readouterr().out
-    assert "1 runs done, 1 failed" in printed
-    assert f"{second.path}: is the folder of another run" in printed
-    assert "optim.lr" in printed
-    assert (first.standing(), second.standing()) == ("done", "waiting")
-
-
 def test_the_end_of_a_run_that_went_on_elsewhere_is_reported(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is left alone. While the other run trains, it is stopped, or done."""
     first, _ = run_dirs(sweep)
     plant(first, Status("running", 3, 8), "optim.lr=1e-3")
-    ran = launch.run_pool
     for state, code in (("preempted", 1), ("done", 0)):
         with ExitStack() as stack:
             stack.enter_context(first.lock())
 
-            def ends(*given: object, state: State = state, held: ExitStack = stack) -> object:  # type: ignore[assignment]
-                outcomes = ran(*given)  # type: ignore[arg-type]
+            def ends(
+                tasks: list[Task],
+                *_: object,
+                state: State = state,
+                held: ExitStack = stack,  # type: ignore[assignment]
+            ) -> list[Outcome]:
                 first.write_status(Status(state, 8, 8))
                 held.close()
-                return outcomes
+                return [Outcome(task, Status("done", 24, 24)) for task in tasks]
 
             monkeypatch.setattr(launch, "run_pool", ends)
             assert main(["sweep", str(sweep), *SMALL]) == code
-        said = f"ended elsewhere, preempted: {first.path}" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "1 runs done, 0 failed" in printed
+        said = f"ended elsewhere, preempted: {first.path}" in printed
         assert said == (state == "preempted")
-        for rundir in run_dirs(sweep)[1:]:
-            shutil.rmtree(rundir.path)
 
 
 @pytest.mark.parametrize("how", ["failed", "elsewhere"])
 def test_a_run_that_is_left_alone_keeps_the_sweep_from_being_done(
-    how: str, sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    how: str, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The other run is trained, and the exit code is 1."""
+    """The exit code is 1, also where every other run is done."""
     first, second = run_dirs(sweep)
-    own: Callable[[], str] = socket.gethostname
-    if how == "elsewhere":
-        monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
-    plant(first, Status("failed" if how == "failed" else "running", 3, 8), "optim.lr=1e-3")
-    monkeypatch.setattr(socket, "gethostname", own)
-    assert main(["sweep", str(sweep), *SMALL]) == 1
-    printed = capsys.readouterr().out
-    assert second.standing() == "done"
-    assert (ELSEWHERE in printed) == (how == "elsewhere")
-    assert main(["sweep", str(sweep), *SMALL]) == 1
+    with on_host("another-host" if how == "elsewhere" else socket.gethostname()):
+        plant(first, Status("failed" if how == "failed" else "running", 3, 8), "optim.lr=1e-3")
+    plant(second, Status("done", 24, 24), "optim.lr=2e-3")
+    for _ in range(2):
+        assert main(["sweep", str(sweep), *SMALL]) == 1
+        assert (ELSEWHERE in capsys.readouterr().out) == (how == "elsewhere")
 
 
 def test_a_launch_goes_on_with_the_sweep_file_that_it_read(

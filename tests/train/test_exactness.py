@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import stabkit.train.exactness as exactness
 import stabkit.train.loop as loop
 from stabkit.cli import main
 from stabkit.rundir import RunDir
@@ -31,17 +32,25 @@ def same_threads_after() -> Iterator[None]:
 @pytest.fixture
 def preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     """Train a run that is stopped in its fourth step."""
+    return stopped(tmp_path / "run", monkeypatch, 3)
+
+
+def stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, allow_inexact: bool = False
+) -> RunDir:
+    """Train a run that is stopped in step `at`."""
     step = loop.train_step
 
     def act(*given: Any) -> None:
-        if given[4] == 3:
+        if given[4] == at:
             os.kill(os.getpid(), signal.SIGTERM)
         step(*given)
 
-    rundir = RunDir(tmp_path / "run")
+    rundir = RunDir(folder)
     with monkeypatch.context() as patched:
         patched.setattr(loop, "train_step", act)
-        assert train(small_config(STEPS), rundir).state == "preempted"
+        state = train(small_config(STEPS), rundir, allow_inexact=allow_inexact).state
+    assert state == "preempted"
     return rundir
 
 
@@ -101,6 +110,36 @@ def test_a_changed_machine_is_refused_and_is_recorded_when_allowed(
     assert (resume["step"], resume["changed"]) == (4, {name: [value, now]})
     attempts = preempted.read_meta()["attempts"]
     assert [a["packages"].get(name, a.get(name)) for a in attempts] == [value, now]
+
+
+def test_a_run_begun_with_other_libraries_is_refused_and_every_version_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training itself writes the old record, and again the one that a later resume must fit."""
+    own = {name: exactness.installed(name) for name in exactness.PACKAGES}
+    old = own | {"torch": "2.6.0+cpu", "torchvision": "0.21.0", "timm": None}
+    with monkeypatch.context() as patch:
+        patch.setattr(exactness, "installed", old.get)
+        rundir = stopped(tmp_path / "run", monkeypatch, 3)
+    before = contents(rundir)
+    assert command(rundir) == 2
+    said = capsys.readouterr().err
+    assert f"torch was 2.6.0+cpu, is {own['torch']}" in said
+    assert f"torchvision was 0.21.0, is {own['torchvision']}" in said
+    assert "numpy was" not in said
+    assert contents(rundir) == before
+    stopped(tmp_path / "run", monkeypatch, 4, allow_inexact=True)
+    resume = next(e for e in rundir.read_events() if e["kind"] == "resume")
+    assert resume["changed"] == {name: [old[name], own[name]] for name in ("torch", "torchvision")}
+    assert resume["unchecked"] == ["timm"]
+    with monkeypatch.context() as patch:
+        patch.setattr(exactness, "installed", old.get)
+        with pytest.raises(
+            InexactResumeError, match=r"torch was .*, is 2\.6\.0\+cpu.*timm was .*None"
+        ):
+            train(small_config(STEPS), rundir)
+    assert command(rundir) == 0, "with the versions that it went on with"
+    assert "changed" not in [e for e in rundir.read_events() if e["kind"] == "resume"][-1]
 
 
 @pytest.mark.parametrize(

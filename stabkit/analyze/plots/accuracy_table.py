@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import final_level
+from stabkit.analyze.plots.many import ROWS, say_left_out
 from stabkit.analyze.plots.style import RC, new_figure
 
 ORDER = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
@@ -46,13 +47,27 @@ def _measured(run: Diagnosis) -> Iterable[tuple[str, float]]:
 
 
 def accuracy_table_figure(table: pd.DataFrame) -> Figure:
-    """Draw the table, as wide and as high as its content."""
-    lines = _lines(table)
+    """Draw the table, as wide and as high as its content; of very many cells the lowest."""
+    shown, left_out = _lowest(table)
+    lines = _lines(shown)
     with mpl.rc_context(RC):
         width = sum(_widths(lines))
         figure = new_figure(width, ROW * (len(lines) + 2.4))
-        draw_accuracy_table(table, figure.subplots())
+        draw_accuracy_table(shown, figure.subplots())
+        say_left_out(figure, left_out)
     return figure
+
+
+def _lowest(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the rows of the cells that end lowest, and a note on the others, if there are any."""
+    cells, first = table["cell"].nunique(), min(table["metric"], key=_rank)
+    if cells <= ROWS:
+        return table, ""
+    ranked = table.assign(other=table["metric"] != first).sort_values(["other", "mean"])
+    lowest = ranked["cell"].drop_duplicates()[:ROWS]
+    return table[
+        table["cell"].isin(lowest)
+    ], f"the {ROWS} of {cells:,} cells with the lowest {first}"
 
 
 def draw_accuracy_table(table: pd.DataFrame, ax: Axes) -> Axes:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from stabkit.analyze.compare import compare_pairs
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
+from stabkit.analyze.plots.many import PAIRS, ROWS, evenly, say_left_out
 from stabkit.analyze.plots.style import RC, Color, new_figure, ramp
 from stabkit.analyze.scores import is_unstable
 
@@ -72,7 +73,11 @@ def _mean(group: str, pairs: pd.DataFrame) -> dict[str, object]:
 
 
 def freeze_patch_figure(table: pd.DataFrame) -> Figure:
-    """Draw each pair as a line from learned to frozen, and the mean difference of each group."""
+    """Draw each pair as a line from learned to frozen, and the mean difference of each group.
+
+    Of very many groups and pairs some are drawn; means and intervals are those of all pairs.
+    """
+    table, *left_out = _some(table)
     groups = _groups(table)
     with mpl.rc_context(RC):
         width, most = 0.06 * max(map(len, groups)), _most(table)
@@ -91,7 +96,29 @@ def freeze_patch_figure(table: pd.DataFrame) -> Figure:
             )
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower left", ncols=3)
+        say_left_out(figure, *left_out)
     return figure
+
+
+def _some(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
+    """Return the rows to draw, and notes on the groups and pairs left out, if there are any."""
+    means, notes = table[table["row"] == "mean"], ["", ""]
+    parts = means[means["group"] != ALL]
+    if len(parts) > ROWS:
+        notes[0] = f"the {ROWS} of {len(parts):,} groups with the largest differences"
+        parts = parts.loc[parts["difference"].abs().nlargest(ROWS).index]
+        table = table[table["group"].isin([ALL, *parts["group"]])]
+    pairs = table[table["row"] == "pair"]
+    most = max(5, PAIRS // max(1, len(parts)))
+    if len(pairs) > PAIRS and _most(table) > most:
+        notes[1] = f"of more than {most} pairs of a group {most}, evenly by their difference"
+        drawn = [
+            place
+            for _, rows in pairs.groupby("group", sort=False)
+            for place in evenly(list(rows["difference"].sort_values().index), most)
+        ]
+        table = table[(table["row"] == "mean") | table.index.isin(drawn)]
+    return table, notes[0], notes[1]
 
 
 def draw_freeze_patch(table: pd.DataFrame, ax: Axes) -> Axes:

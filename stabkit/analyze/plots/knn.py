@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,9 +13,11 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.plots.curves import accuracy_axis
+from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
 
 Styles = dict[str, dict[str, Any]]
+MIDDLE: dict[str, Any] = {"color": "0.35", "linewidth": 1.6, "zorder": 3}
 
 
 def knn_table(runs: Diagnoses) -> pd.DataFrame:
@@ -33,15 +36,13 @@ def knn_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
-    evals = run.evals(run.metric)[["step", "value", "chance", "n", "k"]].assign(
-        dip=0, ceiling=math.nan
-    )
-    evals["outlier"] = evals["step"].isin(run.outliers["onset"])
-    for number, dip in enumerate(run.dips.to_dict("records"), start=1):
-        inside = evals["step"].between(dip["onset"], dip["end"])
-        trough = float(evals.loc[evals["step"] == dip["trough"], "value"].iloc[0])
-        evals.loc[inside, "dip"] = number
-        evals.loc[inside, "ceiling"] = trough + dip["depth"]
+    evals = run.evals(run.metric)
+    steps, values = evals["step"].to_numpy(), evals["value"].to_numpy()
+    dips, ceiling = np.zeros(len(steps), dtype=int), np.full(len(steps), math.nan)
+    for number, dip in enumerate(run.dips.to_dict("records") if len(run.dips) else [], start=1):
+        inside = (steps >= dip["onset"]) & (steps <= dip["end"])
+        dips[inside] = number
+        ceiling[inside] = values[steps == dip["trough"]][0] + dip["depth"]
     curve = label(factor, cell.settings[factor]) if factor else cell_label(cell)
     head = {
         "run": run.name,
@@ -50,25 +51,36 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
         "curve": curve,
         "metric": run.metric,
     }
-    return evals.assign(**head)[[*head, *evals.columns]]
+    rows = evals[["step", "value", "chance", "n", "k"]].assign(dip=dips, ceiling=ceiling)
+    rows["outlier"] = rows["step"].isin(run.outliers["onset"])
+    rows = rows.assign(**head)
+    return rows[[*head, *(name for name in rows if name not in head)]]
 
 
 def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
     """Draw accuracy over steps: a line a run, colored by curve; dips shaded; chance as a line.
 
+    Of very many runs, draw the worst over the median and the middle 80 % of all (`_one_by_one`).
     `frame`: rows of `knn_table` for one panel. `styles` by curve; by default from dark to light.
     """
-    styles = curve_styles(frame) if styles is None else styles
-    for curve, rows in frame.groupby("curve", sort=False):
+    drawn, title = _one_by_one(frame), wrapped(frame["panel"].iloc[0])
+    styles = curve_styles(drawn) if styles is None else styles
+    if len(drawn) < len(frame):
+        _draw_middle(ax, frame)
+        title += f"\nthe {drawn['run'].nunique()} worst of {frame['run'].nunique():,} runs"
+    for curve, rows in drawn.groupby("curve", sort=False):
         _draw_curve(ax, rows, styles[str(curve)])
     _draw_chance(ax, frame)
-    ax.set(title=wrapped(frame["panel"].iloc[0]), xlabel="step")
+    ax.set(title=title.strip(), xlabel="step")
     return ax
 
 
 def knn_figure(table: pd.DataFrame) -> Figure:
     """Draw panels by all factors except the one with the most values, which tells curves apart."""
-    panels, styles = table["panel"].unique(), curve_styles(table)
+    every = table["panel"].unique()
+    panels = _worst_panels(table) if len(every) > PANELS else every
+    drawn = pd.concat([_one_by_one(table[table["panel"] == panel]) for panel in panels])
+    styles = curve_styles(table[table["curve"].isin(drawn["curve"])])
     with mpl.rc_context(RC):
         figure = new_figure(2 + 3.2 * len(panels), 3.0)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -79,8 +91,43 @@ def knn_figure(table: pd.DataFrame) -> Figure:
         lines = [
             Line2D([], [], linewidth=1.3, label=wrapped(c), **style) for c, style in styles.items()
         ]
+        shown = table[table["panel"].isin(panels)]
+        if len(drawn) < len(shown):
+            lines.append(Line2D([], [], label="median and middle 80 %\nof all runs", **MIDDLE))
         figure.legend(handles=lines, loc="outside right center")
+        if len(panels) < len(every):
+            say_left_out(figure, f"{PANELS} of {len(every)} panels: those with the worst runs")
     return figure
+
+
+def _worst_first(table: pd.DataFrame) -> list[Any]:
+    """Return the names of the runs: first the deepest dip, then the lowest last accuracy."""
+    runs = table["run"]
+    depth = (table["ceiling"] - table["value"]).groupby(runs, sort=False).max().fillna(0)
+    last = table["value"].groupby(runs, sort=False).last()
+    order = pd.DataFrame({"depth": -depth, "last": last}).sort_values(["depth", "last"])
+    return list(order.index)
+
+
+def _one_by_one(panel: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the runs that get a line: all, or the worst if a panel has too many."""
+    if panel["run"].nunique() <= ONE_BY_ONE:
+        return panel
+    return panel[panel["run"].isin(_worst_first(panel)[:WORST])]
+
+
+def _worst_panels(table: pd.DataFrame) -> list[Any]:
+    """Return the panels that hold the worst runs, in the order of the table."""
+    panel_of = table.drop_duplicates("run").set_index("run")["panel"]
+    worst = list(dict.fromkeys(panel_of[_worst_first(table)]))[:PANELS]
+    return [panel for panel in table["panel"].unique() if panel in worst]
+
+
+def _draw_middle(ax: Axes, panel: pd.DataFrame) -> None:
+    """Draw the median of all runs at each step, and shade from the 10 % to the 90 % quantile."""
+    found = panel.groupby("step")["value"].quantile([0.1, 0.5, 0.9]).unstack()
+    ax.fill_between(found.index, found[0.1], found[0.9], color="0.88", linewidth=0, zorder=0)
+    ax.plot(found.index, found[0.5], **MIDDLE)
 
 
 def curve_styles(table: pd.DataFrame) -> Styles:

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
+from stabkit.analyze.plots.many import ROWS, say_left_out
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
 from stabkit.analyze.scores import is_unstable
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
@@ -48,7 +49,11 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
-    """Draw one panel. Its legend gives the sensitivity of each arm, most sensitive last."""
+    """Draw one panel. Its legend gives the sensitivity of each arm; of very many, the largest."""
+    arms = table.loc[table["row"] == "mean", "arm"].nunique()
+    if arms > ROWS:
+        worst = table[table["row"] == "arm"].nlargest(ROWS, "sensitivity")["arm"]
+        table = table[table["arm"].isin(worst)]
     styles = _styles(table)
     with mpl.rc_context(RC):
         names = [_named(table, arm, "\n" if len(styles) <= 8 else " ") for arm in styles]
@@ -65,6 +70,8 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
             title="mean points lost over the rates (95 %)\nof those that the best rate gains",
             title_fontsize=8,
         )  # fmt: skip
+        if arms > len(styles):
+            say_left_out(figure, f"the {len(styles)} of {arms:,} arms that lose most")
     return figure
 
 

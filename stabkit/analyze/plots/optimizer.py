@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.plots.many import PANELS, ROWS, evenly, say_left_out
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
 from stabkit.analyze.scores import score
 from stabkit.analyze.sensitivity import LR
@@ -60,6 +61,9 @@ def _end(run: Diagnosis) -> dict[str, Any]:
 
 def optimizer_figure(table: pd.DataFrame) -> Figure:
     """Draw a panel of curves for each optimizer, and one of final levels by learning rate."""
+    every = list(dict.fromkeys(table["optimizer"]))
+    if len(every) >= PANELS:
+        table = table[table["optimizer"].isin(_lowest(table))]
     arms = list(dict.fromkeys(table["optimizer"]))
     columns = min(COLUMNS, len(arms) + 1)
     lines = -(-(len(arms) + 1) // columns)
@@ -68,8 +72,9 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
         figure = new_figure(1.6 + 2.9 * columns, 0.4 + 2.5 * lines)
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         low, high = table["lowest"].min(), table["highest"].max()
+        curves = {rate: colors[rate] for rate in evenly(list(colors), ROWS)}
         for ax, arm in zip(axes, arms, strict=False):
-            draw_optimizer(table[table["optimizer"] == arm], ax, colors)
+            draw_optimizer(table[table["optimizer"] == arm], ax, curves)
             margin = max(0.05 * (high - low), 1.0)
             ax.set_ylim(low - margin, high + margin)
             ax.set_title(wrapped(arm))
@@ -83,7 +88,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             ax.axis("off")
         handles = [
             Line2D([], [], label=f"lr {rate:g}", linewidth=1.3, **style)
-            for rate, style in colors.items()
+            for rate, style in curves.items()
         ]
         handles += [
             Line2D([], [], label=wrapped(arm), marker=mark, linestyle="", color="0.3", markersize=4)
@@ -91,7 +96,18 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
         ]
         handles.append(Line2D([], [], label="unstable run", marker="X", linestyle="", color="0.3"))
         figure.legend(handles=handles, loc="outside right center")
+        say_left_out(
+            figure,
+            f"the {len(arms)} of {len(every):,} arms that end lowest" if arms != every else "",
+            f"curves of {len(curves)} of {len(colors):,} rates" if curves != colors else "",
+        )
     return figure
+
+
+def _lowest(table: pd.DataFrame) -> list[Any]:
+    """Return the arms whose mean final level is the lowest, as many as there is room for."""
+    levels = table[table["row"] == "run"].groupby("optimizer", sort=False)["level"].mean()
+    return list(levels.nsmallest(PANELS - 1).index)
 
 
 def draw_optimizer(

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from stabkit.analyze.cells import FROZEN, WORDS
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.contrast import scored, words
+from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.sensitivity import LR, stable_frontier
 from stabkit.analyze.verdict import UNSTABLE
@@ -96,14 +97,24 @@ def _numeric(values: "pd.Series[float]") -> bool:
 
 
 def stability_map_figure(table: pd.DataFrame) -> Figure:
-    """Draw a panel for each combination of the other settings, on one color scale."""
+    """Draw a panel for each combination of the other settings, on one color scale.
+
+    Of very many panels those with the most unstable runs are drawn. Raises TooManyError for an axis
+    with very many values.
+    """
     named = (
         table["panel"].astype(object).fillna("")
     )  # an empty panel name comes back from the CSV as NaN
-    panels = list(dict.fromkeys(named))
+    every = panels = list(dict.fromkeys(named))
+    if len(every) > PANELS:
+        unstable = table["unstable"].groupby(named, sort=False).sum().nlargest(PANELS)
+        panels = [panel for panel in every if panel in unstable.index]
+        table, named = table[named.isin(panels)], named[named.isin(panels)]
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     num_x, num_y = table["x"].nunique(), table["y"].nunique()
+    if max(num_x, num_y) > ROWS:
+        raise TooManyError(f"a map of {num_x:,} by {num_y:,} values; there is room for {ROWS}")
     longest = max(len(_tick(value)) for value in table["y"])
     with mpl.rc_context(RC):
         figure = new_figure(
@@ -122,10 +133,13 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
             ax.set_xlabel(_said(table["x_name"]))
         bar = figure.colorbar(ScalarMappable(_scale(table), COLORS), ax=axes, pad=0.02)
         bar.set_label("final accuracy, %")
-        figure.supxlabel(
-            "in a cell: mean level, unstable runs of all; thick line: the largest value "
-            "with every run stable" if table["stable"].notna().any()
-            else "in a cell: mean level, unstable runs of all", fontsize=7, color="0.3",
+        say_left_out(
+            figure,
+            "in a cell: mean level, unstable runs of all",
+            "thick line: the largest value with every run stable"
+            if table["stable"].notna().any() else "",
+            f"{len(panels)} of {len(every)} panels: those with the most unstable runs"
+            if len(panels) < len(every) else "",
         )  # fmt: skip
     return figure
 

@@ -10,6 +10,8 @@ from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
+from stabkit.analyze.plots.grad_norms import MAX_CELLS
+from stabkit.analyze.plots.many import TooManyError
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
@@ -21,10 +23,12 @@ from stabkit.analyze.sentences import footnote
 from stabkit.analyze.series import METRIC
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import counted, listed
-from stabkit.analyze.verdict import worst_of
+from stabkit.analyze.verdict import worst_first, worst_of
 
+OF_CELLS = ("grad-norms", "layer-map")  # figures of the first `MAX_CELLS` cells
 ZOOMS = 12  # a longer page would not be read
-LISTED = 100
+LISTED = 100  # events, runs, pairs
+VALUES = 20  # of one setting
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,11 @@ class Report:
     incidents: tuple[tuple[Incident, Picture | None], ...]
     further: Table | None  # events without a picture, as a table
     unlisted: int  # the number of events that are not in that table either
-    runs: Table
+    runs: Table  # all, or the `LISTED` that fared worst
     factors: Table | None
     shared: tuple[tuple[str, str], ...]
     figures: tuple[Shown, ...]
+    undrawn: tuple[str, ...]  # figures that these runs are too many for: name and reason
     signs: Mapping[Sign, int]
     began: str
     advice: tuple[Advice, ...]
@@ -75,6 +80,8 @@ def make_report(runs: Diagnoses) -> Report:
     worst = str(worst_of(table)["run"])
     began, onset = where_it_began(incidents, next(run for run in runs if run.name == worst))
     path = runs.path.resolve()
+    listed = worst_first(table)[:LISTED] if len(table) > LISTED else table
+    figures, undrawn = _figures(runs, verdict, worst)
     return Report(
         title=path.name or str(path),
         folder=str(runs.path),
@@ -82,10 +89,11 @@ def make_report(runs: Diagnoses) -> Report:
         incidents=tuple((incident, _zoom(incident)) for incident in incidents[:ZOOMS]),
         further=_further(rest[:LISTED]),
         unlisted=len(rest[LISTED:]),
-        runs=_run_rows(table),
-        factors=_factors(runs),
+        runs=_run_rows(listed, len(runs)),
+        factors=_factors(runs, set(listed["run"])),
         shared=_shared(runs),
-        figures=tuple(_figures(runs, verdict, worst)),
+        figures=tuple(figures),
+        undrawn=tuple(undrawn),
         signs=signs,
         began=began,
         advice=tuple(advise(runs, table, signs, worst, onset)),
@@ -135,7 +143,7 @@ def _further(incidents: Sequence[Incident]) -> Table | None:
     return Table("Further events", ("event", "run", "from step", "to step"), rows)
 
 
-def _run_rows(table: pd.DataFrame) -> Table:
+def _run_rows(table: pd.DataFrame, of: int) -> Table:
     """Return the table of the runs, with columns for what was recorded or found."""
     depths = table["deepest"].map(lambda depth: f"{100 * depth:.1f}" if depth else "-")
     columns = {
@@ -177,33 +185,41 @@ def _run_rows(table: pd.DataFrame) -> Table:
         columns["signs of collapse"] = table["collapse"].replace("", "-")
     columns["folder"] = table["run"]
     rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
-    return Table("One row a run", tuple(columns), tuple(rows))
+    caption = "One row a run"
+    if len(table) < of:
+        caption = (
+            f"The {counted(len(table), 'run')} that fared worst, one row each; {of - len(table):,} "
+            "more are not listed: stabkit analyze RUNS --csv FILE writes all"
+        )
+    return Table(caption, tuple(columns), tuple(rows))
 
 
 def _percent(accuracy: float) -> str:
     return "-" if pd.isna(accuracy) else f"{100 * accuracy:.1f}"
 
 
-def _factors(runs: Diagnoses) -> Table | None:
+def _factors(runs: Diagnoses, listed: set[str]) -> Table | None:
     keys = runs.factors()
     if not keys:
         return None
-    ordered = [run for cell in group_cells(runs) for run in cell.runs]
+    ordered = [run for cell in group_cells(runs) for run in cell.runs if run.name in listed]
     rows = tuple((run.name, *(_text(run.settings.get(key)) for key in keys)) for run in ordered)
-    return Table("Settings that differ", ("run", *keys), rows)
+    some = f", of the {counted(len(rows), 'run')} that fared worst" if len(rows) < len(runs) else ""
+    return Table(f"Settings that differ{some}", ("run", *keys), rows)
 
 
 def _shared(runs: Diagnoses) -> tuple[tuple[str, str], ...]:
     """Return the settings that all runs share.
 
-    Settings of how runs were executed are listed as well, with all their values.
+    Settings of how runs were executed are listed as well, with their values, at most `VALUES`.
     """
     differ = set(runs.factors())
     keys = dict.fromkeys(key for run in runs for key in run.settings if key not in differ)
     found = []
     for key in keys:
         values = list(dict.fromkeys(_text(run.settings.get(key)) for run in runs))
-        found.append((key, ", ".join(values)))
+        more = f" and {len(values) - VALUES:,} more" if len(values) > VALUES else ""
+        found.append((key, ", ".join(values[:VALUES]) + more))
     return tuple(found)
 
 
@@ -213,12 +229,15 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
-    """Draw all figures that apply to these runs. A plot raises ValueError if it does not apply.
+def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown], list[str]]:
+    """Draw all figures that apply to these runs; say which ones the runs are too many for.
 
-    The figure with a panel for each signal shows the `worst` run alone.
+    A plot raises ValueError if it does not apply. The figure with a panel for each signal shows the
+    `worst` run alone.
     """
     found: list[Shown] = []
+    undrawn: list[str] = []
+    cells = group_cells(runs)
     for name, plot in PLOTS.items():
         if name == "event-zoom":  # every event has its own
             continue
@@ -230,6 +249,8 @@ def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
         if name == "signals" and len(runs) > 1:
             about = f"{about}; of the worst run"
             shown = replace(runs, items=tuple(run for run in runs if run.name == worst))
+        if name in OF_CELLS and len(cells) > MAX_CELLS:
+            about = f"{about}; the first {MAX_CELLS} of {len(cells):,} cells"
         try:
             table = plot.table(shown)
             if table.empty:
@@ -239,12 +260,15 @@ def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> list[Shown]:
             title = name
             if name == "knn" and (table["metric"] != METRIC).any():
                 title = "accuracy"
-            names = "; ".join(cell_label(cell) for cell in group_cells(shown)[:12])
+            named = cells if shown is runs else group_cells(shown)
+            names = "; ".join(cell_label(cell) for cell in named[:12])
             alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
             found.append(Shown(title, name, about, picture(plot.figure(table), alt)))
+        except TooManyError as error:
+            undrawn.append(f"{name}: {error}")
         except ValueError:
             continue
-    return found
+    return found, undrawn
 
 
 def _loss_tells(runs: Diagnoses) -> bool:

@@ -16,8 +16,11 @@ from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.curves import accuracy_axis, gradient_curves, loss_curve, main_loss
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
+from stabkit.analyze.plots.many import ONE_BY_ONE, WORST
 from stabkit.analyze.series import METRIC
+from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import counted
+from stabkit.analyze.verdict import worst_first
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -34,17 +37,24 @@ class Chart:
 
 
 def charts(runs: Diagnoses) -> list[Chart]:
-    """Return charts of accuracy and loss of all runs, and of the gradients of one run a cell."""
-    cells = group_cells(runs)
+    """Return charts of accuracy and loss of all runs, and of the gradients of one run a cell.
+
+    Of very many runs, accuracy and loss of the worst are drawn, and the titles say so.
+    """
+    cells, some = group_cells(runs), ""
     named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
+    if len(named) > ONE_BY_ONE:
+        worst = set(worst_first(run_table(runs))["run"][:WORST])
+        named = [(label, run) for label, run in named if run.name in worst]
+        some = f", the {len(named)} of {len(runs):,} runs that fared worst"
     accuracy = [(name, run.evals(run.metric)) for name, run in named]
     loss = [(name, loss_curve(run).reset_index()) for name, run in named]
     metrics = [accuracy_axis(run.metric) for _, run in named if run.judged.evals]
     losses = [main_loss(run) or "loss" for _, run in named]
     title = "Accuracy" if set(metrics) - {accuracy_axis(METRIC)} else "Held-out kNN accuracy"
     found = [
-        _chart(title, " or ".join(dict.fromkeys(metrics)), accuracy, _of_runs),
-        _chart("Loss", " or ".join(dict.fromkeys(losses)), loss, _of_runs),
+        _chart(f"{title}{some}", " or ".join(dict.fromkeys(metrics)), accuracy, _of_runs),
+        _chart(f"Loss{some}", " or ".join(dict.fromkeys(losses)), loss, _of_runs),
     ]
     for cell in cells[:MAX_CELLS]:
         run = cell.runs[0]

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from stabkit.analyze.diagnosis import Diagnoses
-from stabkit.analyze.report.contents import Report, make_report
+from stabkit.analyze.report.contents import LISTED, Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
 from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
@@ -44,6 +44,7 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
         scripts = [plotly_script(), (FOLDER / "report.js").read_text(encoding="utf-8")]
     return environment.get_template("report.html.j2").render(
         report=report,
+        listed=LISTED,
         charts=[(chart, _inside_script(chart.data)) for chart in zoomable],
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],

@@ -1,6 +1,7 @@
 """Turn figures into PNG inside a page."""
 
 import base64
+import gc
 import io
 import warnings
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ class Picture:
 
 
 def picture(figure: Figure, alt: str) -> Picture:
-    """Return a figure as PNG of at most 256 colors, which is enough for lines on white."""
+    """Return a figure as PNG of at most 256 colors, which is enough for lines on white.
+
+    The memory of the figure is free again if the caller does not keep it.
+    """
     file = io.BytesIO()
     with mpl.rc_context(RC), warnings.catch_warnings():
         # names may be in any script; letters that the font lacks are drawn as boxes
@@ -37,5 +41,7 @@ def picture(figure: Figure, alt: str) -> Picture:
     packed = io.BytesIO()
     few.save(packed, format="png", optimize=True)
     address = "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
+    del figure
+    gc.collect()  # the parts of a figure refer to each other: tens of MiB would wait for this
     width, height = (round(pixels * CSS_DPI / DPI) for pixels in few.size)
     return Picture(address, width, height, alt)

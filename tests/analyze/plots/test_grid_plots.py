@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS, draw
 from stabkit.analyze.plots.accuracy_table import accuracy_table, accuracy_table_figure
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
@@ -180,7 +181,7 @@ def test_the_accuracy_table_has_a_column_an_evaluation_and_its_k(tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Diagnoses:
     """Twelve cells; a run of one was cut short after its first evaluation."""
     folder = tmp_path_factory.mktemp("many")
     for lr in (1e-3, 4e-3):
@@ -194,12 +195,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer = Writer(short, "planted")
     writer.add_eval(0, "knn_heldout", 0.25, 0.1, 20, 0.07, np.arange(100) < 25)
     writer.flush()
-    return folder
+    return diagnosed(folder)
 
 
 @pytest.mark.parametrize("name", [name for name in MINE if name != "freeze-patch"])
-def test_many_cells_and_a_run_cut_short_are_drawn(many: Path, tmp_path: Path, name: str) -> None:
-    csv = draw(name, diagnosed(many), tmp_path)[-1]
+def test_many_cells_and_a_run_cut_short_are_drawn(
+    many: Diagnoses, tmp_path: Path, name: str
+) -> None:
+    csv = draw(name, many, tmp_path)[-1]
     assert len(pd.read_csv(csv)) >= 12
 
 

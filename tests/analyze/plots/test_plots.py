@@ -9,7 +9,8 @@ import pytest
 import stabkit
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnosis import Diagnoses
-from stabkit.analyze.plots import PLOTS, draw
+from stabkit.analyze.plots import PLOTS, draw, save
+from stabkit.analyze.plots.catalog import table_of
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.knn import knn_figure, knn_table
 from stabkit.analyze.plots.style import ramp
@@ -77,12 +78,12 @@ def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid_runs: Diagnoses)
 def test_the_csv_alone_draws_the_same_figure(
     grid_runs: Diagnoses, tmp_path: Path, name: str
 ) -> None:
-    runs = grid_runs
-    png, pdf, csv = draw(name, runs, tmp_path / "out put")
+    table = table_of(name, grid_runs)
+    first = PLOTS[name].figure(table)
+    png, pdf, csv = save(first, table, tmp_path / "out put" / name)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
     again = PLOTS[name].figure(pd.read_csv(csv))
-    first = PLOTS[name].figure(PLOTS[name].table(runs))
     for left, right in zip(again.axes, first.axes, strict=True):
         assert left.get_title() == right.get_title()
         assert left.get_ylabel() == right.get_ylabel()

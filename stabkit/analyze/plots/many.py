@@ -1,0 +1,37 @@
+"""Limit what a figure of very many runs draws, and say in the figure what it leaves out.
+
+The table of a figure always holds everything. Figures of at most so many things are drawn whole.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from matplotlib.figure import Figure
+
+ONE_BY_ONE = 100  # curves in one panel; more would hide one another
+WORST = 40  # curves that are drawn of more than that
+PANELS = 12
+ROWS = 40  # rows of a table or a legend, and values along one axis of a map
+PAIRS = 200  # pairs of runs, each in a row of its own
+
+Item = TypeVar("Item")
+
+
+class TooManyError(ValueError):
+    """The runs are too many for a figure, which would otherwise apply to them."""
+
+
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """Return at most `most` of the items (at least 2), evenly spaced, the first and last included.
+
+    Items that are in order are so represented over their whole range.
+    """
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def say_left_out(figure: Figure, *notes: str) -> None:
+    """Write below a figure what it leaves out. Empty notes are none."""
+    if any(notes):
+        figure.supxlabel("; ".join(note for note in notes if note), fontsize=7, color="0.3")
