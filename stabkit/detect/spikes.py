@@ -142,10 +142,10 @@ class Trend:
 class SpikeScorer:
     """Robust z of each new log value against what the values before it lead to expect.
 
-    Predictors compete: the median of the last `window` values, and filters of level and slope that
-    follow a trend. The one whose recent errors are smallest judges: the median while the series is
-    stationary, because a filter would follow a slow spike; a filter while the series falls, rises
-    or bends. Flagged values teach none of them.
+    There are several predictors: the median of the last `window` values, and filters of level and
+    slope. A value is flagged if it stands out for one of them. The median sees a spike that grows
+    over several steps, which a filter follows. The filters see one while the series falls, rises or
+    bends, where the errors of the median are large. Flagged values teach none of them.
 
     Takes one update per point, in order; `find_spikes` and an online monitor get the same scores.
     """
@@ -173,10 +173,10 @@ class SpikeScorer:
                 self._start(self._first)
             return None
         noises = [predictor.errors.noise() for predictor in self._predictors]
-        noise = min(noises)
-        judge = self._predictors[noises.index(noise)]
-        rise = log_value - judge.expected()
-        z = rise / noise
+        rises = [log_value - predictor.expected() for predictor in self._predictors]
+        scores = [rise / noise for rise, noise in zip(rises, noises, strict=True)]
+        most = scores.index(max(scores))
+        z, rise, noise, judge = scores[most], rises[most], noises[most], self._predictors[most]
         flagged = z >= GOES_ON if self._streak else z >= self._bar
         if flagged and not self._streak and z < TAIL_LIMIT:
             flagged = rise > judge.errors.reach(noise)
@@ -216,9 +216,9 @@ def find_spikes(
 ) -> pd.DataFrame:
     """Find points whose logarithm lies `threshold` robust deviations above what was expected.
 
-    Predictors compete, and the one with the smallest recent errors judges: the median of the last
-    `window` points, and filters of level and slope, so that a spike is found on a falling curve
-    too. The noise is that of the last `window` errors. Points that are flagged move neither
+    What is expected is the median of the last `window` points, and what filters of level and slope
+    say, so that a spike is found on a falling curve too: one of them is enough. The noise is that
+    of the last `window` errors of each. Points that are flagged move neither
     the predictors nor the noise, so spikes cannot hide one another. The first `min_history` points
     are the first history; with so few the bar is higher (`threshold` holds for `window` errors). A
     point is flagged only if it also exceeds the tail that the errors of the series show, so that

@@ -37,8 +37,9 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
             max(floor, 1.4826 * np.median(np.abs(e[-window:]))) * (1 + 5 / min(len(e), window))
             for e in errors
         ]
-        judge = int(np.argmin(noise))
-        z = (x - expected[judge]) / noise[judge]
+        scores = (x - np.array(expected)) / noise
+        judge = int(np.argmax(scores))
+        z = scores[judge]
         last = np.array(errors[judge][-500:])
         start = np.quantile(last, 0.9)
         over = last[last > start] - start
