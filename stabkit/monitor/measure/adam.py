@@ -8,36 +8,42 @@ import torch
 from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks, local
+from stabkit.monitor.model_blocks import ModelBlocks
 
 # keeps a second moment away from 0 where eps is 0
 TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
 
 
 class AdamState:
-    """Fills `blocks` with g²/max(v, eps²), v the bias-corrected second moment.
+    """Fills blocks with g²/max(v, eps²), v the bias-corrected second moment.
 
     It does so for every parameter whose state holds an `exp_avg_sq` of its own shape: torch's
     Adam, AdamW, NAdam, RAdam, timm's LAMB and others. The host reads no value of the state.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], blocks: Blocks) -> None:
+    def __init__(self, parameters: Sequence[Tensor], blocks: ModelBlocks) -> None:
         self.parameters = parameters
         self.blocks = blocks
         self._known: dict[int, tuple[Any, dict[int, Any], Tensor]] = {}
         self._groups: dict[int, dict[str, Any]] = {}
         self._facts = torch.zeros(0)
+        # of the step: moments and gradients as `fill` takes them, floor and correction of each block
+        self._moments: list[Tensor | None] = []
+        self._grads: list[Tensor | None] = []
+        self._divisors: list[Tensor] = []
+        self._floor = self._correction = torch.zeros(0)
 
-    def fill(
+    def look_at(
         self,
         optimizer: torch.optim.Optimizer,
         grads: Sequence[Tensor | None],
         scale: Tensor | None,
-    ) -> tuple[bool, ...]:
-        """Fill the blocks after the optimizer's step; return which parameters have a moment.
+    ) -> list[Tensor | None] | None:
+        """Take the second moments after the optimizer's step; return them, or None without any.
 
         The step was made with `grads` divided by `scale`.
         """
-        self._look_at(optimizer)
+        self._look_up(optimizer)
         moments: list[Tensor | None] = []
         steps: list[Tensor] = []
         for i, (p, g) in enumerate(zip(self.parameters, grads, strict=True)):
@@ -45,46 +51,46 @@ class AdamState:
             moment = state.get("exp_avg_sq") if state and i in self._groups else None
             moments.append(moment if moment is not None and moment.shape == p.shape else None)
             step = (state or {}).get("step", self._groups.get(i, {}).get("step", math.inf))
-            steps.append(local(step) if isinstance(step, Tensor) else torch.tensor(float(step)))
-        present = tuple(moment is not None for moment in moments)
-        if any(present):
-            known = [g if p else None for g, p in zip(grads, present, strict=True)]
-            divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
-            self._fill(moments, known, steps, divisors)
-        return present
-
-    def _fill(
-        self,
-        moments: Sequence[Tensor | None],
-        grads: Sequence[Tensor | None],
-        steps: list[Tensor],
-        divisors: Sequence[Tensor],
-    ) -> None:
-        values, scratch, of_row = self.blocks.values, self.blocks.scratch, self.blocks.of_row
-        self.blocks.fill(moments)
-        scratch.zero_()  # with its padding, where signals may have left anything
-        self.blocks.fill(grads, scratch=True)
-        for divisor in divisors:
-            scratch.div_(divisor)
+            if type(step) is not Tensor:  # a DTensor, or a number
+                step = local(step) if isinstance(step, Tensor) else torch.tensor(float(step))
+            steps.append(step)
+        if all(moment is None for moment in moments):
+            return None
+        known = [None if moment is None else g for g, moment in zip(grads, moments, strict=True)]
+        self._moments, self._grads = self.blocks.flat(moments), self.blocks.flat(known)
+        self._divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
         log_beta2, eps2 = self._facts
         # Adam's bias correction c = 1 - beta2^step (Kingma, Ba 2015, section 3), as -expm1(step *
         # ln beta2): for beta2 near 1 the plain difference would lose its digits.
         correction = -torch.expm1(self._on_device(steps) * log_beta2)
-        floor = (correction * eps2).clamp(min=TINY[values.dtype])
+        dtype = self.blocks.parts[0].values.dtype
+        floor = (correction * eps2).clamp(min=TINY[dtype])
         # Before a first update c is 0, and so is every v: a floor of 1 keeps 0/0 out.
-        floor = torch.where(correction > 0, floor, 1.0).to(values.dtype)
+        floor = torch.where(correction > 0, floor, 1.0).to(dtype)
+        self._floor = floor[self.blocks.of_row, None]
+        self._correction = correction.to(dtype)[self.blocks.of_row, None]
+        return moments
+
+    def fill(self, part: Blocks) -> None:
+        """Fill a part; the tensors without a moment are 0."""
+        values, scratch = part.values, part.scratch
+        part.fill(self._moments)
+        part.fill(self._grads, scratch=True)
+        for divisor in self._divisors:
+            scratch.div_(divisor)
         # g²/max(v/c, eps²) = c * g²/max(v, c*eps²). Multiplied from the left, ((g / max) * g) * c,
         # because g² alone may leave the range of float32.
-        torch.maximum(values, floor[of_row, None], out=values)
+        rows = slice(*part.rows)
+        torch.maximum(values, self._floor[rows], out=values)
         torch.div(scratch, values, out=values)
-        values.mul_(scratch).mul_(correction.to(values.dtype)[of_row, None])
+        values.mul_(scratch).mul_(self._correction[rows])
 
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
         """Return the step counts on the device, [parameters] float32.
 
         Most optimizers count on the host; capturable ones do not.
         """
-        device = self.blocks.values.device
+        device = self.blocks.device
         if len({s.device for s in steps}) > 1:
             steps = [s.to(device, non_blocking=True) for s in steps]
         if any(s.ndim for s in steps):
@@ -94,7 +100,7 @@ class AdamState:
             return whole
         return whole.pin_memory().to(device, non_blocking=True)  # so that the host need not wait
 
-    def _look_at(self, optimizer: torch.optim.Optimizer) -> None:
+    def _look_up(self, optimizer: torch.optim.Optimizer) -> None:
         """Look up groups and options, and work them out again when one that matters changes."""
         groups = optimizer.param_groups
         seen = tuple((len(g["params"]), _betas(g)[1:], g.get("eps")) for g in groups)
@@ -117,7 +123,7 @@ class AdamState:
                 log_beta2[i] = math.log(betas[1]) if betas[1] > 0 else -math.inf
                 eps2[i] = float(eps or 0.0) ** 2
         facts = torch.tensor([log_beta2, eps2], dtype=self.blocks.exact)
-        device = self.blocks.values.device
+        device = self.blocks.device
         if device.type == "cuda":  # from pinned memory, so that the host need not wait
             facts = facts.pin_memory()
         return found, facts.to(device, non_blocking=True)

@@ -1,7 +1,7 @@
 """Every layer at every step: feeds the layer signals, and keeps their rows on the device.
 
-Only sums and maxima over each layer are kept of a step, in one of two fixed buffers. The host works
-out what they mean an interval later.
+Only sums and maxima over each tensor are kept of a step, in one of two fixed buffers. The host adds
+them up by layer and works out what they mean an interval later.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,15 +16,14 @@ from torch import Tensor
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.measure.adam import AdamState
 from stabkit.monitor.measure.host_copy import HostCopy, start_copy
+from stabkit.monitor.model_blocks import ModelBlocks
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals.signal import LayerSignal, Moment
-
-Presence = tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class LayerTotals:
-    """Rows of layers on their way to the host. `counts` [rows, signals, layers]: elements."""
+    """Rows on their way to the host. `counts` [rows, signals, tensors]: elements."""
 
     totals: HostCopy
     counts: NDArray[np.float64]
@@ -51,21 +50,28 @@ class LayerMeasure:
         """`failed` is told once of a signal that raised; the signal is null from then on."""
         self.parameters = list(parameters)
         self.signals = sorted(signals, key=lambda s: s.combine)
-        self.blocks = Blocks(self.parameters, layer, num_layers)
-        self.rows = 0
         self._moments = {signal.reads for signal in self.signals}
+        self.blocks = ModelBlocks(self.parameters, keeps="updates" in self._moments)
+        self.rows = 0
         self._alike = _alike(self.signals)
-        self._of_rows: dict[int, Tensor] = {}  # signal -> [blocks], until the step is over
+        # of each signal until the step is over, [signals, blocks]
+        self._of_blocks = torch.zeros(
+            len(self.signals),
+            len(self.blocks.of_row),
+            dtype=self.blocks.exact,
+            device=self.blocks.device,
+        )
+        self._has_blocks: set[int] = set()  # signals with values there
+        rows = [part.rows for part in self.blocks.parts]
+        self._into = {at: list(self._of_blocks[:, slice(*at)].unbind()) for at in rows}
         self._adam = AdamState(self.parameters, self.blocks)
-        self._layer = np.asarray(layer)
+        self._layer = [np.flatnonzero(np.asarray(layer) == i) for i in range(num_layers)]
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
-        shape = capacity, len(self.signals), num_layers
-        device = self.blocks.values.device
+        shape = capacity, len(self.signals), len(self.parameters)
         self._totals = [
-            torch.zeros(shape, dtype=self.blocks.exact, device=device) for _ in range(2)
+            torch.zeros(shape, dtype=self.blocks.exact, device=self.blocks.device) for _ in range(2)
         ]
         self._counts = [np.zeros(shape) for _ in range(2)]
-        self._elements: dict[Presence, NDArray[np.float64]] = {}
         self._failed = failed
         self._dead: set[int] = set()
         self._unread: set[int] = set()  # dead signals that have no value in earlier rows either
@@ -94,10 +100,13 @@ class LayerMeasure:
             return
         grads = self._grads(members)
         self._before = None
-        self.blocks.fill(grads)
-        if scale is not None:
-            self.blocks.values.div_(scale)
-        self._add("gradients", tuple(g is not None for g in grads))
+        flat = self.blocks.flat(grads)
+        for part in self.blocks.parts:
+            part.fill(flat)
+            if scale is not None:
+                part.values.div_(scale)
+            self._add("gradients", part)
+        self._count("gradients", grads)
 
     @torch.no_grad()
     def before(self, members: Sequence[int]) -> None:
@@ -105,9 +114,12 @@ class LayerMeasure:
         if self._moments.isdisjoint({"parameters", "updates"}):
             return
         values = self._values(members)
-        self.blocks.fill(values)
+        flat = self.blocks.flat(values)
+        for part in self.blocks.kept:
+            part.fill(flat)
+            self._add("parameters", part)
         self._before = members
-        self._add("parameters", tuple(v is not None for v in values))
+        self._count("parameters", values)
 
     @torch.no_grad()
     def after(
@@ -123,19 +135,25 @@ class LayerMeasure:
         """
         grads = self._grads(members)
         if "updates" in self._moments and self._before is members:
-            self.blocks.subtract(self._values(members))
-            self._add("updates", tuple(g is not None for g in grads))
+            flat = self.blocks.flat(self._values(members))
+            for part in self.blocks.kept:
+                part.subtract(flat)
+                self._add("updates", part)
+            self._count("updates", grads)
         self._before = None
         if "adam" in self._moments and not late:
             try:
-                present = self._adam.fill(optimizer, grads, scale)
+                moments = self._adam.look_at(optimizer, grads, scale)
+                for part in self.blocks.parts if moments is not None else ():
+                    self._adam.fill(part)
+                    self._add("adam", part)
             except Exception as error:  # the state or the options are not Adam's after all
-                present = ()
+                moments = None
                 self._moments.discard("adam")
                 for i in (i for i, s in enumerate(self.signals) if s.reads == "adam"):
                     self._drop(i, error)
-            if any(present):
-                self._add("adam", present)
+            if moments is not None:
+                self._count("adam", moments)
         self._end_of_step()
 
     def take(self) -> LayerTotals:
@@ -155,16 +173,16 @@ class LayerMeasure:
         self, pending: LayerTotals
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
         """Return each signal's values [rows, layers], and where it was measured."""
-        totals = torch.from_numpy(pending.totals.read())
+        totals = pending.totals.read()
         values, measured = {}, {}
         for i, signal in enumerate(self.signals):
             if i in self._unread:
                 continue
-            count = pending.counts[:, i]
+            count = self._of_layers(pending.counts[:, i], "sum")
             known = count > 0
             try:
-                # copies, so that no signal can change what another one reads
-                found = signal.of_layer(totals[:, i].clone(), torch.from_numpy(count.copy()))
+                total = self._of_layers(totals[:, i], signal.combine)
+                found = signal.of_layer(torch.from_numpy(total), torch.from_numpy(count.copy()))
                 if found.shape != count.shape:
                     raise ValueError(
                         f"of_layer gave {list(found.shape)}, not as given {list(count.shape)}"
@@ -177,6 +195,13 @@ class LayerMeasure:
                 self._unread.add(i)
                 self._drop(i, error)
         return values, measured
+
+    def _of_layers(self, of_tensors: NDArray[np.float64], combine: str) -> NDArray[np.float64]:
+        """Return sums or maxima over each layer, [rows, layers] of [rows, tensors]."""
+        whole = [of_tensors[:, tensors] for tensors in self._layer]
+        if combine == "sum":
+            return np.stack([part.sum(1) for part in whole], 1)
+        return np.stack([part.max(1, initial=0.0) for part in whole], 1)
 
     def _grads(self, members: Sequence[int]) -> list[Tensor | None]:
         grads: list[Tensor | None] = [None] * len(self.parameters)
@@ -193,65 +218,62 @@ class LayerMeasure:
             values[i] = self.parameters[i]
         return values
 
-    def _add(self, moment: Moment, present: Presence) -> None:
-        """Add to the row what `blocks` holds, of the parameters that are `present`."""
-        elements = self._count(present)
+    def _add(self, moment: Moment, part: Blocks) -> None:
+        """Ask the signals that read what the part holds now."""
         for i, signal in enumerate(self.signals):
-            if signal.reads == moment:
-                rows, before = self._of_blocks(i), self._of_rows.get(i)
-                if before is not None:  # other optimizers stepped before, with their blocks 0 here
-                    rows = before + rows if signal.combine == "sum" else before.maximum(rows)
-                self._of_rows[i] = rows
-                self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
+            if signal.reads == moment and i not in self._dead:
+                self._has_blocks.add(i)
+                found, into = self._ask(i, part), self._into[part.rows][i]
+                # not in place of what is there: other optimizers stepped before, with their blocks
+                if found is not None and signal.combine == "sum":
+                    into.add_(found)
+                elif found is not None:
+                    torch.maximum(into, found, out=into)
+
+    def _ask(self, i: int, part: Blocks) -> Tensor | None:
+        """Return the signal of each block; None if it raised, and it is not asked again."""
+        values = part.values
+        version = values._version
+        try:
+            found = self.signals[i].of_blocks(part)
+            if values._version != version:
+                raise ValueError("of_blocks changed blocks.values, which others read after it")
+            if found.shape != values.shape[:1]:
+                raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
+            if found.device != values.device:
+                raise ValueError(f"of_blocks gave a tensor on {found.device}")
+        except Exception as error:
+            self._drop(i, error)
+            if values._version != version:
+                self.void_row()
+            return None
+        return found
+
+    def _count(self, moment: Moment, tensors: Sequence[Tensor | None]) -> None:
+        """Count the elements of the tensors that are there."""
+        elements = self._numel * [tensor is not None for tensor in tensors]
+        for i, signal in enumerate(self.signals):
+            if signal.reads == moment and i not in self._dead:
+                self._counts[0][self.rows - 1, i] += elements
 
     def _end_of_step(self) -> None:
-        """Add up the blocks by layer, at once for all signals that combine in the same way."""
-        of_rows, self._of_rows = self._of_rows, {}  # now: an error must not come again
+        """Add up the blocks by tensor, at once for all signals that combine in the same way."""
+        has_blocks, self._has_blocks = self._has_blocks, set()  # now: an error must not come again
         for combine, signals in self._alike.items():
-            if of_rows.keys().isdisjoint(signals):
+            if has_blocks.isdisjoint(signals):
                 continue
-            none = next(iter(of_rows.values())).new_zeros(())
-            rows = [of_rows.get(i, none.expand(len(self.blocks.values))) for i in signals]
-            found = self.blocks.of_layers(torch.stack(rows), combine)
-            into = self._totals[0][self.rows - 1, signals.start : signals.stop]
+            which = slice(signals.start, signals.stop)
+            found = self.blocks.of_tensors(self._of_blocks[which], combine)
+            self._of_blocks[which].zero_()
+            into = self._totals[0][self.rows - 1, which]
             if combine == "sum":
                 into.add_(found)
             else:
                 torch.maximum(into, found, out=into)
 
-    def _of_blocks(self, i: int) -> Tensor:
-        values = self.blocks.values
-        if i not in self._dead:
-            version = values._version
-            try:
-                found = self.signals[i].of_blocks(self.blocks)
-                if values._version != version:
-                    raise ValueError("of_blocks changed blocks.values, which others read after it")
-                if found.shape != values.shape[:1]:
-                    raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
-                if found.device != values.device:
-                    raise ValueError(f"of_blocks gave a tensor on {found.device}")
-                return found.to(self.blocks.exact, copy=True)  # others overwrite what it may view
-            except Exception as error:
-                self._drop(i, error)
-                if values._version != version:
-                    self.void_row()
-        return values.new_zeros(len(values), dtype=self.blocks.exact)
-
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)
         self._failed(self.signals[i].name, error)
-
-    def _count(self, present: Presence) -> NDArray[np.float64]:
-        """Return the elements that are present, [layers]; cached, as few patterns occur."""
-        if present not in self._elements:
-            if len(self._elements) > 64:
-                self._elements.clear()
-            numel = np.where(present, self._numel, 0.0)
-            layers = self._totals[0].shape[2]
-            elements = np.bincount(self._layer, numel, minlength=layers)
-            self._elements[present] = elements.astype(np.float64)
-        return self._elements[present]
 
     def _of_all_ranks(self, totals: Tensor) -> Tensor:
         """Combine the rows of all ranks, in one collective for a whole interval."""

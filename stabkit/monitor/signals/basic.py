@@ -57,6 +57,8 @@ class NonfiniteCount(LayerSignal):
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
         values, zero = blocks.values, blocks.scratch
+        if values.device.type == "cpu" and np.isfinite(blocks.squares().numpy()).all():
+            return values.new_zeros(len(values))
         finite = torch.sub(values, values, out=zero).eq_(0)  # x - x is 0 unless x is inf or NaN
         return values.shape[1] - finite.sum(1)
 
