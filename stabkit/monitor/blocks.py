@@ -36,58 +36,79 @@ class Piece(NamedTuple):
 
 
 class Blocks:
-    """`values` [blocks, width] holds pieces of a model's tensors: gradients, then parameters, ...
+    """`values` [blocks, width] shows pieces of a model's tensors: gradients, then parameters, ...
 
     `scratch` has the same size and is free for readers of `values`. Values are float32, or float64
     if a parameter is. `rows`: where its blocks are among those of the whole model.
+    `room` and `kept` hold what is shown, and parameters until their update.
     """
 
     def __init__(
-        self, values: Tensor, scratch: Tensor, pieces: Sequence[Piece], first: int, shared: bool
+        self, room: Tensor, scratch: Tensor, kept: Tensor, pieces: Sequence[Piece], first: int
     ) -> None:
-        """`first`: the number of the first row; `shared`: whether others write to `values`."""
-        counts = [piece.rows(values.shape[1]) for piece in pieces]
-        self.values, self.scratch = values, scratch
-        self.rows = first, first + len(values)
-        self.exact = exact_type(values.device)
+        """`first`: the number of the first row."""
+        width = room.shape[1]
+        counts = [piece.rows(width) for piece in pieces]
+        self.values = self.room = room
+        self.scratch, self.kept = scratch, kept
+        self.rows = first, first + len(room)
+        self.exact = exact_type(room.device)
         """The type of sums over a layer: float32 has no integers beyond 2^24."""
         self._pieces = pieces
-        self._tensors = list(values.split(counts)) if counts else []  # with their padding
-        self._views, padding = _views(values, pieces, counts)
-        self._scratch_views, self._scratch_padding = _views(scratch, pieces, counts)
-        self._padding = padding if shared else []  # else it stays as it is, zeros
-        self._squares: tuple[int, Tensor] | None = None  # of a version of `values`
-        self._patterns: dict[tuple[bool, ...], tuple[list[Tensor], list[Tensor]]] = {}
+        self._has_own_rows = len(pieces) == 1 and (pieces[0].stop - pieces[0].start) % width == 0
+        self._tensors = list(room.split(counts)) if counts else []  # with their padding
+        self._places = {id(one): _places(one, pieces, counts) for one in (room, scratch, kept)}
+        self._patterns: dict[tuple[int | bool, ...], tuple[list[Tensor], list[Tensor]]] = {}
+        self._squares: Tensor | None = None  # of `values`
         tensors = torch.tensor([piece.tensor for piece in pieces], dtype=torch.int64)
         of_row = torch.repeat_interleave(tensors, torch.tensor(counts, dtype=torch.int64))
-        self.of_row = of_row.to(values.device)
+        self.of_row = of_row.to(room.device)
         """[blocks] the number of the tensor that a row is of."""
         firsts = F.pad(of_row.diff() != 0, (1, 0), value=True)[: len(of_row)]
-        self._is_first = firsts.to(values.device)  # row of its tensor
+        self._is_first = firsts.to(room.device)  # row of its tensor
         self._tensor_of_row = self._is_first.cumsum(0) - 1  # of `_tensors`
 
-    @torch.no_grad()
-    def fill(self, tensors: Sequence[Tensor | None], scratch: bool = False) -> None:
-        """Copy in the pieces of the model's tensors, as `ModelBlocks.flat` gives them.
+    def show(self, values: Tensor) -> None:
+        """Let the signals see these values."""
+        self.values, self._squares = values, None
 
-        None leaves zeros.
+    @torch.no_grad()
+    def fill(self, into: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Copy the pieces of the model's tensors into `room`, `scratch` or `kept`; return it.
+
+        `tensors`: as `ModelBlocks.flat` gives them. None leaves zeros.
         """
-        there, zeros = self._places(tensors, scratch)
+        pattern = id(into), *(tensors[piece.tensor] is not None for piece in self._pieces)
+        if pattern not in self._patterns:  # the same few come again and again
+            if len(self._patterns) > 64:
+                self._patterns.clear()
+            views, padding = self._places[id(into)]
+            there = [view for view, is_there in zip(views, pattern[1:], strict=True) if is_there]
+            absent = [v for v, is_there in zip(views, pattern[1:], strict=True) if not is_there]
+            self._patterns[pattern] = there, absent + padding
+        there, zeros = self._patterns[pattern]
         if zeros:
             torch._foreach_zero_(zeros)
         if there:
             torch._foreach_copy_(there, self._present(tensors))
+        return into
 
-    @torch.no_grad()
-    def subtract(self, tensors: Sequence[Tensor | None]) -> None:
-        """Subtract tensors from what was filled in; None leaves it as it is."""
-        there, _ = self._places(tensors, scratch=False)
-        if there:
-            torch._foreach_sub_(there, self._present(tensors))
+    def read(self, into: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Return the pieces as `fill` does, without a copy where a tensor is in rows already.
+
+        What is returned must not be changed: it may be the training's own memory.
+        """
+        if self._has_own_rows:
+            piece = self._pieces[0]
+            tensor = tensors[piece.tensor]
+            if tensor is not None and tensor.is_contiguous() and tensor.dtype == into.dtype:
+                at = tensor.storage_offset() + piece.start
+                return tensor.as_strided(into.shape, into.stride(), at)
+        return self.fill(into, tensors)
 
     def is_empty(self, tensors: Sequence[Tensor | None]) -> bool:
         """Return whether none of the tensors has a piece here."""
-        return not self._places(tensors, scratch=False)[0]
+        return all(tensors[piece.tensor] is None for piece in self._pieces)
 
     def squares(self) -> Tensor:
         """Return the sum of squares of each row in float64, [blocks].
@@ -95,11 +116,10 @@ class Blocks:
         It is finite for finite values, and 0 only for zeros. Worked out once for all that ask. On CUDA the first row of a tensor has
         the sum of the whole tensor. MPS has no float64 and gets float32.
         """
-        if self._squares is None or self._squares[0] != self.values._version:
+        if self._squares is None:
             by_tensor = self.values.is_cuda and self._tensors  # none where all shards are elsewhere
-            found = self._squares_by_tensor() if by_tensor else self._squares_by_row()
-            self._squares = self.values._version, found
-        return self._squares[1]
+            self._squares = self._squares_by_tensor() if by_tensor else self._squares_by_row()
+        return self._squares
 
     def _squares_by_tensor(self) -> Tensor:
         """Sum in one pass that widens, and ask nothing that the host would have to wait for."""
@@ -133,26 +153,6 @@ class Blocks:
             if (tensor := tensors[piece.tensor]) is not None
         ]
 
-    def _places(
-        self, tensors: Sequence[Tensor | None], scratch: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the views of tensors that are there, and those of all that must be zero.
-
-        Cached, because the same few patterns of presence come again and again.
-        """
-        pattern = scratch, *(tensors[piece.tensor] is not None for piece in self._pieces)
-        if pattern not in self._patterns:
-            if len(self._patterns) > 64:
-                self._patterns.clear()
-            views = self._scratch_views if scratch else self._views
-            padding = self._scratch_padding if scratch else self._padding
-            there = [view for view, is_there in zip(views, pattern[1:], strict=True) if is_there]
-            absent = [
-                view for view, is_there in zip(views, pattern[1:], strict=True) if not is_there
-            ]
-            self._patterns[pattern] = there, absent + padding
-        return self._patterns[pattern]
-
 
 def exact_type(device: torch.device) -> torch.dtype:
     """Return the type in which squares are summed."""
@@ -177,12 +177,12 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local")
 
 
-def _views(
-    flat: Tensor, pieces: Sequence[Piece], counts: Sequence[int]
+def _places(
+    rows: Tensor, pieces: Sequence[Piece], counts: Sequence[int]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the place of each piece, and the padding behind those that leave some."""
     views, padding = [], []
-    parts = flat.view(-1).split([n * flat.shape[1] for n in counts]) if counts else ()
+    parts = rows.view(-1).split([n * rows.shape[1] for n in counts]) if counts else ()
     for part, piece in zip(parts, pieces, strict=True):
         size = piece.stop - piece.start
         views.append(part[:size].view(piece.shape) if piece.is_whole else part[:size])

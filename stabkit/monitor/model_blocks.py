@@ -1,7 +1,8 @@
 """The tensors of a model as `Blocks`, and the sums over them.
 
-On a CPU a model is looked at part by part. A part fits the cache of a core with its scratch, so
-that only the first of all passes over it waits for the memory. Elsewhere the model is one part.
+On a CPU a model is looked at part by part. A part fits the cache of a core, so that only the first
+of all passes over it waits for the memory, and a large tensor is read where it is. Elsewhere the
+model is one part, to which all tensors are copied at once.
 """
 
 from collections.abc import Sequence
@@ -17,46 +18,49 @@ from stabkit.monitor.ranks import world_size
 # Widths. In a small model wide rows would be mostly padding; in a large one narrow rows would need
 # a large index.
 SMALL, LARGE = 256, 1024
-PART = 2**18  # elements on a CPU: 2 MiB with the scratch
+PART = 2**18  # elements of a part on a CPU, 1 MiB
+OWN = 2**13  # elements of a tensor that is large enough to be a part
 BUNDLE = 64  # rows that are added up first: else the index would be as wide as the largest tensor
 
 
 class ModelBlocks:
-    """`parts` take turns in one buffer, each for one kind of tensors: gradients, parameters, ...
+    """`parts` hold one kind of tensors after another: gradients, parameters, ...
 
-    `kept` are the same parts, each with room of its own: what is filled in there stays until it is
-    filled again. A sharded parameter (FSDP) has only this rank's shard here.
+    A sharded parameter (FSDP) has only this rank's shard here.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], keeps: bool = True) -> None:
-        """Without `keeps`, `kept` are `parts`: nothing stays."""
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
         own = [local(p) for p in parameters]
         self.device = device = own[0].device
         self.exact = exact_type(device)
         self.sharded = any(map(is_sharded, parameters))
         width = SMALL if sum(p.numel() for p in own) < 2**22 else LARGE
-        parts = _cut([p.shape for p in own], width, PART // width if device.type == "cpu" else None)
+        cut = _cut if device.type == "cpu" else _uncut
+        parts = cut([p.shape for p in own], width)
         rows = [sum(piece.rows(width) for piece in pieces) for pieces in parts]
         first = [sum(rows[:i]) for i in range(len(rows))]
         double = any(p.dtype == torch.float64 for p in own)
-        dtype = torch.float64 if double else torch.float32
-        work = torch.zeros(max(rows), width, dtype=dtype, device=device)
-        scratch = torch.zeros_like(work)
-        self.parts = self.kept = [
-            Blocks(work[:n], scratch[:n], pieces, at, shared=len(parts) > 1)
+        self.dtype = torch.float64 if double else torch.float32
+        room = torch.zeros(max(rows), width, dtype=self.dtype, device=device)
+        scratch = torch.zeros_like(room)
+        # a single part needs no second room: nothing is shown between a step's beginning and end
+        kept = (
+            room
+            if len(parts) == 1
+            else torch.zeros(sum(rows), width, dtype=self.dtype, device=device)
+        )
+        self.parts = [
+            Blocks(room[:n], scratch[:n], kept[at : at + n], pieces, at)
             for pieces, n, at in zip(parts, rows, first, strict=True)
         ]
-        if keeps and len(parts) > 1:
-            whole = torch.zeros(sum(rows), width, dtype=dtype, device=device)
-            self.kept = [
-                Blocks(whole[at : at + n], scratch[:n], pieces, at, shared=False)
-                for pieces, n, at in zip(parts, rows, first, strict=True)
-            ]
-        self._cut = [i for i in range(len(own)) if any(_holds_cut(pieces, i) for pieces in parts)]
+        self._pieces = [piece for pieces in parts for piece in pieces]
+        counts = [piece.rows(width) for piece in self._pieces]
+        self._first_rows = np.cumsum([0, *counts])[:-1]
+        self._tensors = [piece.tensor for piece in self._pieces]
+        self._flat = sorted({piece.tensor for piece in self._pieces if not piece.is_whole})
         self.of_row = torch.cat([part.of_row for part in self.parts])
         """[blocks] the number of the tensor that a row is of."""
         self._bundles, self._index = (index.to(device) for index in _index(self.of_row, len(own)))
-        self._there, self._firsts = np.unique(self.of_row.numpy(), return_index=True)
         self._share: Tensor | None = None
         if self.sharded:
             share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=torch.float64)
@@ -67,7 +71,7 @@ class ModelBlocks:
         found = list(tensors)
         if self.sharded or not all(t is None or t.layout is torch.strided for t in tensors):
             found = [None if t is None else local(t) for t in tensors]
-        for i in self._cut:
+        for i in self._flat:
             tensor = found[i]
             found[i] = None if tensor is None else tensor.reshape(-1)
         return found
@@ -83,32 +87,43 @@ class ModelBlocks:
         if rows.is_cuda:  # where adding at an index has no fixed order
             return _at(_at(rows, self._bundles, combine), self._index, combine)
         totals = torch.zeros(len(rows), len(self._index), dtype=self.exact, device=rows.device)
-        if not len(self._firsts):
-            return totals
-        add = np.add if combine == "sum" else np.maximum  # torch's index_add_ takes 6 times as long
-        totals.numpy()[:, self._there] = add.reduceat(rows.numpy(), self._firsts, axis=1)
+        if len(self._pieces):
+            # torch's index_add_ takes 6 times as long
+            add = np.add if combine == "sum" else np.maximum
+            of_pieces = add.reduceat(rows.numpy(), self._first_rows, axis=1)
+            add.at(totals.numpy(), (slice(None), self._tensors), of_pieces)
         return totals
 
 
-def _cut(shapes: Sequence[torch.Size], width: int, most: int | None) -> list[list[Piece]]:
-    """Return the pieces of each part, which has `most` rows at most; a piece is of whole rows."""
-    parts: list[list[Piece]] = [[]]
-    left = most
+def _uncut(shapes: Sequence[torch.Size], width: int) -> list[list[Piece]]:
+    """Return the pieces of a single part: whole tensors."""
+    whole = [Piece(i, 0, shape.numel(), shape) for i, shape in enumerate(shapes)]
+    return [[piece for piece in whole if piece.stop]]
+
+
+def _cut(shapes: Sequence[torch.Size], width: int) -> list[list[Piece]]:
+    """Return the pieces of each part, PART elements at most.
+
+    What fills whole rows of a large tensor is a part of its own, which can be read where it is.
+    The rest is gathered.
+    """
+    parts: list[list[Piece]] = []
+    rest: list[list[Piece]] = [[]]
+    left = PART // width
     for i, shape in enumerate(shapes):
-        start = 0
-        while start < shape.numel():
-            if left == 0:
-                parts.append([])
-                left = most
-            stop = shape.numel() if left is None else min(shape.numel(), start + left * width)
-            parts[-1].append(piece := Piece(i, start, stop, shape))
-            left = None if left is None else left - piece.rows(width)
-            start = stop
-    return parts
-
-
-def _holds_cut(pieces: Sequence[Piece], tensor: int) -> bool:
-    return any(piece.tensor == tensor and not piece.is_whole for piece in pieces)
+        size, start = shape.numel(), 0
+        whole = size // width * width if size >= OWN else 0
+        while start < whole:
+            parts.append([Piece(i, start, min(whole, start + PART), shape)])
+            start = parts[-1][0].stop
+        while start < size:
+            if not left:
+                rest.append([])
+                left = PART // width
+            rest[-1].append(piece := Piece(i, start, min(size, start + left * width), shape))
+            left -= piece.rows(width)
+            start = piece.stop
+    return parts + [pieces for pieces in rest if pieces or not parts]
 
 
 def _replicas(tensor: Tensor) -> int:

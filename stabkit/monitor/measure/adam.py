@@ -63,7 +63,7 @@ class AdamState:
         # Adam's bias correction c = 1 - beta2^step (Kingma, Ba 2015, section 3), as -expm1(step *
         # ln beta2): for beta2 near 1 the plain difference would lose its digits.
         correction = -torch.expm1(self._on_device(steps) * log_beta2)
-        dtype = self.blocks.parts[0].values.dtype
+        dtype = self.blocks.dtype
         floor = (correction * eps2).clamp(min=TINY[dtype])
         # Before a first update c is 0, and so is every v: a floor of 1 keeps 0/0 out.
         floor = torch.where(correction > 0, floor, 1.0).to(dtype)
@@ -71,19 +71,24 @@ class AdamState:
         self._correction = correction.to(dtype)[self.blocks.of_row, None]
         return moments
 
-    def fill(self, part: Blocks) -> None:
-        """Fill a part; the tensors without a moment are 0."""
-        values, scratch = part.values, part.scratch
-        part.fill(self._moments)
-        part.fill(self._grads, scratch=True)
+    def fill(self, part: Blocks) -> bool:
+        """Show the ratios in a part; return whether one of its tensors has a moment.
+
+        Those without one are 0.
+        """
+        if part.is_empty(self._moments):
+            return False
+        room, rows = part.room, slice(*part.rows)
+        grads = part.read(part.scratch, self._grads)
         for divisor in self._divisors:
-            scratch.div_(divisor)
+            grads = torch.div(grads, divisor, out=part.scratch)
         # g²/max(v/c, eps²) = c * g²/max(v, c*eps²). Multiplied from the left, ((g / max) * g) * c,
         # because g² alone may leave the range of float32.
-        rows = slice(*part.rows)
-        torch.maximum(values, self._floor[rows], out=values)
-        torch.div(scratch, values, out=values)
-        values.mul_(scratch).mul_(self._correction[rows])
+        torch.maximum(part.read(room, self._moments), self._floor[rows], out=room)
+        torch.div(grads, room, out=room)
+        room.mul_(grads).mul_(self._correction[rows])
+        part.show(room)
+        return True
 
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
         """Return the step counts on the device, [parameters] float32.

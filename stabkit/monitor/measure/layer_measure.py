@@ -51,8 +51,9 @@ class LayerMeasure:
         self.parameters = list(parameters)
         self.signals = sorted(signals, key=lambda s: s.combine)
         self._moments = {signal.reads for signal in self.signals}
-        self.blocks = ModelBlocks(self.parameters, keeps="updates" in self._moments)
+        self.blocks = ModelBlocks(self.parameters)
         self.rows = 0
+        self._is_ours = all(type(s).__module__.startswith("stabkit.") for s in self.signals)
         self._alike = _alike(self.signals)
         # of each signal until the step is over, [signals, blocks]
         self._of_blocks = torch.zeros(
@@ -102,10 +103,14 @@ class LayerMeasure:
         self._before = None
         flat = self.blocks.flat(grads)
         for part in self.blocks.parts:
-            part.fill(flat)
-            if scale is not None:
-                part.values.div_(scale)
-            self._add("gradients", part)
+            if not part.is_empty(flat):
+                # only our own signals may see the training's own memory
+                get = part.read if self._is_ours else part.fill
+                found = get(part.room, flat)
+                if scale is not None:
+                    found = torch.div(found, scale, out=part.room)
+                part.show(found)
+                self._add("gradients", part)
         self._count("gradients", grads)
 
     @torch.no_grad()
@@ -115,9 +120,10 @@ class LayerMeasure:
             return
         values = self._values(members)
         flat = self.blocks.flat(values)
-        for part in self.blocks.kept:
-            part.fill(flat)
-            self._add("parameters", part)
+        for part in self.blocks.parts:
+            if not part.is_empty(flat):
+                part.show(part.fill(part.kept, flat))
+                self._add("parameters", part)
         self._before = members
         self._count("parameters", values)
 
@@ -136,17 +142,19 @@ class LayerMeasure:
         grads = self._grads(members)
         if "updates" in self._moments and self._before is members:
             flat = self.blocks.flat(self._values(members))
-            for part in self.blocks.kept:
-                part.subtract(flat)
-                self._add("updates", part)
+            for part in self.blocks.parts:
+                if not part.is_empty(flat):
+                    now = part.read(part.scratch, flat)
+                    part.show(torch.sub(part.kept, now, out=part.room))
+                    self._add("updates", part)
             self._count("updates", grads)
         self._before = None
         if "adam" in self._moments and not late:
             try:
                 moments = self._adam.look_at(optimizer, grads, scale)
                 for part in self.blocks.parts if moments is not None else ():
-                    self._adam.fill(part)
-                    self._add("adam", part)
+                    if self._adam.fill(part):
+                        self._add("adam", part)
             except Exception as error:  # the state or the options are not Adam's after all
                 moments = None
                 self._moments.discard("adam")
