@@ -39,8 +39,8 @@ class Blocks:
     """`values` [blocks, width] shows pieces of a model's tensors: gradients, then parameters, ...
 
     `scratch` has the same size and is free for readers of `values`. Values are float32, or float64
-    if a parameter is. `rows`: where its blocks are among those of the whole model.
-    `room` and `kept` hold what is shown, and parameters until their update.
+    if a parameter is. `rows`: where its blocks are among those of the whole model, the
+    first of which is number `first`. `room` and `kept` hold what is shown, and parameters until their update.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Blocks:
         counts = [piece.rows(width) for piece in pieces]
         self.values = self.room = room
         self.scratch, self.kept = scratch, kept
-        self.rows = first, first + len(room)
+        self.first, self.rows = first, slice(first, first + len(room))
         self.exact = exact_type(room.device)
         """The type of sums over a layer: float32 has no integers beyond 2^24."""
         self._pieces = pieces

@@ -5,7 +5,7 @@ of all passes over it waits for the memory, and a large tensor is read where it 
 model is one part, to which all tensors are copied at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ class ModelBlocks:
         self._flat = sorted({piece.tensor for piece in self._pieces if not piece.is_whole})
         self.of_row = torch.cat([part.of_row for part in self.parts])
         """[blocks] the number of the tensor that a row is of."""
+        self._none = torch.zeros(len(self.of_row), dtype=self.exact, device=device)
         self._bundles, self._index = (index.to(device) for index in _index(self.of_row, len(own)))
         self._share: Tensor | None = None
         if self.sharded:
@@ -76,14 +77,18 @@ class ModelBlocks:
             found[i] = None if tensor is None else tensor.reshape(-1)
         return found
 
-    def of_tensors(self, rows: Tensor, combine: str) -> Tensor:
-        """Return sums or maxima over each tensor, [k, tensors] of [k, blocks], of this rank alone.
+    def of_tensors(self, found: Sequence[Mapping[int, Tensor]], combine: str) -> Tensor:
+        """Return sums or maxima over each tensor, [k, tensors], of this rank alone.
 
-        A maximum is not below 0.
+        `found`: k times the numbers of a part's blocks, by the part's first row; what is not there
+        is 0. A maximum is not below 0.
         """
+        whole = [
+            torch.cat([one.get(p.first, self._none[p.rows]) for p in self.parts]) for one in found
+        ]
+        rows = torch.stack([one.to(self.exact) for one in whole])
         if combine == "sum" and self._share is not None:
             rows = rows * self._share
-        rows = rows.to(self.exact)
         if rows.is_cuda:  # where adding at an index has no fixed order
             return _at(_at(rows, self._bundles, combine), self._index, combine)
         totals = torch.zeros(len(rows), len(self._index), dtype=self.exact, device=rows.device)

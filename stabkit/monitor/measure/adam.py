@@ -78,7 +78,7 @@ class AdamState:
         """
         if part.is_empty(self._moments):
             return False
-        room, rows = part.room, slice(*part.rows)
+        room, rows = part.room, part.rows
         grads = part.read(part.scratch, self._grads)
         for divisor in self._divisors:
             grads = torch.div(grads, divisor, out=part.scratch)

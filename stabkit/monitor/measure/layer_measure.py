@@ -55,16 +55,7 @@ class LayerMeasure:
         self.rows = 0
         self._is_ours = all(type(s).__module__.startswith("stabkit.") for s in self.signals)
         self._alike = _alike(self.signals)
-        # of each signal until the step is over, [signals, blocks]
-        self._of_blocks = torch.zeros(
-            len(self.signals),
-            len(self.blocks.of_row),
-            dtype=self.blocks.exact,
-            device=self.blocks.device,
-        )
-        self._has_blocks: set[int] = set()  # signals with values there
-        rows = [part.rows for part in self.blocks.parts]
-        self._into = {at: list(self._of_blocks[:, slice(*at)].unbind()) for at in rows}
+        self._found: dict[int, dict[int, Tensor]] = {}  # signal -> part -> [blocks], of this step
         self._adam = AdamState(self.parameters, self.blocks)
         self._layer = [np.flatnonzero(np.asarray(layer) == i) for i in range(num_layers)]
         self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
@@ -227,19 +218,21 @@ class LayerMeasure:
         return values
 
     def _add(self, moment: Moment, part: Blocks) -> None:
-        """Ask the signals that read what the part holds now."""
+        """Ask the signals that read what the part shows now."""
         for i, signal in enumerate(self.signals):
-            if signal.reads == moment and i not in self._dead:
-                self._has_blocks.add(i)
-                found, into = self._ask(i, part), self._into[part.rows][i]
-                # not in place of what is there: other optimizers stepped before, with their blocks
-                if found is not None and signal.combine == "sum":
-                    into.add_(found)
-                elif found is not None:
-                    torch.maximum(into, found, out=into)
+            if signal.reads == moment and (found := self._ask(i, part)) is not None:
+                mine = self._found.setdefault(i, {})
+                before = mine.get(part.first)
+                if before is not None:  # other optimizers stepped before, with their blocks 0 here
+                    found = before + found if signal.combine == "sum" else before.maximum(found)
+                elif not self._is_ours:  # it may view what others overwrite
+                    found = found.clone()
+                mine[part.first] = found
 
     def _ask(self, i: int, part: Blocks) -> Tensor | None:
         """Return the signal of each block; None if it raised, and it is not asked again."""
+        if i in self._dead:
+            return None
         values = part.values
         version = values._version
         try:
@@ -266,14 +259,12 @@ class LayerMeasure:
 
     def _end_of_step(self) -> None:
         """Add up the blocks by tensor, at once for all signals that combine in the same way."""
-        has_blocks, self._has_blocks = self._has_blocks, set()  # now: an error must not come again
+        found_of, self._found = self._found, {}  # now: an error must not come again
         for combine, signals in self._alike.items():
-            if has_blocks.isdisjoint(signals):
+            if found_of.keys().isdisjoint(signals):
                 continue
-            which = slice(signals.start, signals.stop)
-            found = self.blocks.of_tensors(self._of_blocks[which], combine)
-            self._of_blocks[which].zero_()
-            into = self._totals[0][self.rows - 1, which]
+            found = self.blocks.of_tensors([found_of.get(i, {}) for i in signals], combine)
+            into = self._totals[0][self.rows - 1, signals.start : signals.stop]
             if combine == "sum":
                 into.add_(found)
             else:
