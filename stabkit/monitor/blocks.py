@@ -20,8 +20,12 @@ UP, DOWN = 2.0**100, 2.0**-80
 
 
 class Piece(NamedTuple):
-    """Elements `start` to `stop` of tensor number `tensor`, which has the shape `shape`."""
+    """Elements `start` to `stop` of tensor number `tensor`, which has the shape `shape`.
 
+    `unit`: the number of the tensor, or of the third of one, that these elements are added up with.
+    """
+
+    unit: int
     tensor: int
     start: int
     stop: int
@@ -60,13 +64,13 @@ class Blocks:
         self._places = {id(one): _places(one, pieces, counts) for one in (room, scratch, kept)}
         self._patterns: dict[tuple[int | bool, ...], tuple[list[Tensor], list[Tensor]]] = {}
         self._squares: Tensor | None = None  # of `values`
-        tensors = torch.tensor([piece.tensor for piece in pieces], dtype=torch.int64)
-        of_row = torch.repeat_interleave(tensors, torch.tensor(counts, dtype=torch.int64))
-        self.of_row = of_row.to(room.device)
-        """[blocks] the number of the tensor that a row is of."""
-        firsts = F.pad(of_row.diff() != 0, (1, 0), value=True)[: len(of_row)]
-        self._is_first = firsts.to(room.device)  # row of its tensor
-        self._tensor_of_row = self._is_first.cumsum(0) - 1  # of `_tensors`
+        number = torch.arange(len(pieces)).repeat_interleave(
+            torch.tensor(counts, dtype=torch.int64)
+        )
+        self._is_first = F.pad(number.diff() != 0, (1, 0), value=True)[: len(number)].to(
+            room.device
+        )
+        self._tensor_of_row = number.to(room.device)  # of `_tensors`
 
     def show(self, values: Tensor) -> None:
         """Let the signals see these values."""
@@ -113,8 +117,9 @@ class Blocks:
     def squares(self) -> Tensor:
         """Return the sum of squares of each row in float64, [blocks].
 
-        It is finite for finite values, and 0 only for zeros. Worked out once for all that ask. On CUDA the first row of a tensor has
-        the sum of the whole tensor. MPS has no float64 and gets float32.
+        It is finite for finite values, and 0 only for zeros. It is worked out once for all that
+        ask. On CUDA the first row of a tensor has the sum of the whole tensor. MPS has no float64
+        and gets float32.
         """
         if self._squares is None:
             by_tensor = self.values.is_cuda and self._tensors  # none where all shards are elsewhere

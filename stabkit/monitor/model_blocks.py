@@ -5,7 +5,8 @@ of all passes over it waits for the memory, and a large tensor is read where it 
 model is one part, to which all tensors are copied at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -26,17 +27,24 @@ BUNDLE = 64  # rows that are added up first: else the index would be as wide as 
 class ModelBlocks:
     """`parts` hold one kind of tensors after another: gradients, parameters, ...
 
-    A sharded parameter (FSDP) has only this rank's shard here.
+    What is added up together is a unit: a tensor, or each third of one of `in_thirds`. `units`
+    holds the number of the tensor of each. A sharded parameter (FSDP) has only this rank's shard
+    here.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], in_thirds: Collection[int] = ()) -> None:
         own = [local(p) for p in parameters]
         self.device = device = own[0].device
         self.exact = exact_type(device)
         self.sharded = any(map(is_sharded, parameters))
         width = SMALL if sum(p.numel() for p in own) < 2**22 else LARGE
         cut = _cut if device.type == "cpu" else _uncut
-        parts = cut([p.shape for p in own], width)
+        units = _units([p.shape for p in own], in_thirds if not self.sharded else ())
+        self.pieces_of_units, self.units = units, [unit.tensor for unit in units]
+        self.numel = [
+            parameters[u.tensor].numel() if u.is_whole else u.stop - u.start for u in units
+        ]
+        parts = cut(units, width)
         rows = [sum(piece.rows(width) for piece in pieces) for pieces in parts]
         first = [sum(rows[:i]) for i in range(len(rows))]
         double = any(p.dtype == torch.float64 for p in own)
@@ -56,12 +64,17 @@ class ModelBlocks:
         self._pieces = [piece for pieces in parts for piece in pieces]
         counts = [piece.rows(width) for piece in self._pieces]
         self._first_rows = np.cumsum([0, *counts])[:-1]
-        self._tensors = [piece.tensor for piece in self._pieces]
+        self._units = [piece.unit for piece in self._pieces]
         self._flat = sorted({piece.tensor for piece in self._pieces if not piece.is_whole})
-        self.of_row = torch.cat([part.of_row for part in self.parts])
+        of_row = torch.tensor([p.tensor for p in self._pieces], dtype=torch.int64)
+        unit_of_row = torch.tensor(self._units, dtype=torch.int64)
+        of_row, unit_of_row = (
+            x.repeat_interleave(torch.tensor(counts)) for x in (of_row, unit_of_row)
+        )
+        self.of_row = of_row.to(device)
         """[blocks] the number of the tensor that a row is of."""
         self._none = torch.zeros(len(self.of_row), dtype=self.exact, device=device)
-        self._bundles, self._index = (index.to(device) for index in _index(self.of_row, len(own)))
+        self._bundles, self._index = (index.to(device) for index in _index(unit_of_row, len(units)))
         self._share: Tensor | None = None
         if self.sharded:
             share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=torch.float64)
@@ -77,8 +90,8 @@ class ModelBlocks:
             found[i] = None if tensor is None else tensor.reshape(-1)
         return found
 
-    def of_tensors(self, found: Sequence[Mapping[int, Tensor]], combine: str) -> Tensor:
-        """Return sums or maxima over each tensor, [k, tensors], of this rank alone.
+    def of_units(self, found: Sequence[Mapping[int, Tensor]], combine: str) -> Tensor:
+        """Return sums or maxima over each unit, [k, units], of this rank alone.
 
         `found`: k times the numbers of a part's blocks, by the part's first row; what is not there
         is 0. A maximum is not below 0.
@@ -96,17 +109,27 @@ class ModelBlocks:
             # torch's index_add_ takes 6 times as long
             add = np.add if combine == "sum" else np.maximum
             of_pieces = add.reduceat(rows.numpy(), self._first_rows, axis=1)
-            add.at(totals.numpy(), (slice(None), self._tensors), of_pieces)
+            add.at(totals.numpy(), (slice(None), self._units), of_pieces)
         return totals
 
 
-def _uncut(shapes: Sequence[torch.Size], width: int) -> list[list[Piece]]:
-    """Return the pieces of a single part: whole tensors."""
-    whole = [Piece(i, 0, shape.numel(), shape) for i, shape in enumerate(shapes)]
-    return [[piece for piece in whole if piece.stop]]
+def _units(shapes: Sequence[torch.Size], in_thirds: Collection[int]) -> list[Piece]:
+    """Return each unit as the one piece that it would be."""
+    found: list[Piece] = []
+    for i, shape in enumerate(shapes):
+        third = shape.numel() // 3
+        ends = [0, third, 2 * third, 3 * third] if i in in_thirds else [0, shape.numel()]
+        for start, stop in pairwise(ends):
+            found.append(Piece(len(found), i, start, stop, shape))
+    return found
 
 
-def _cut(shapes: Sequence[torch.Size], width: int) -> list[list[Piece]]:
+def _uncut(units: Sequence[Piece], width: int) -> list[list[Piece]]:
+    """Return the pieces of a single part: whole units."""
+    return [[unit for unit in units if unit.stop > unit.start]]
+
+
+def _cut(units: Sequence[Piece], width: int) -> list[list[Piece]]:
     """Return the pieces of each part, PART elements at most.
 
     What fills whole rows of a large tensor is a part of its own, which can be read where it is.
@@ -115,17 +138,18 @@ def _cut(shapes: Sequence[torch.Size], width: int) -> list[list[Piece]]:
     parts: list[list[Piece]] = []
     rest: list[list[Piece]] = [[]]
     left = PART // width
-    for i, shape in enumerate(shapes):
-        size, start = shape.numel(), 0
-        whole = size // width * width if size >= OWN else 0
+    for unit in units:
+        start, size = unit.start, unit.stop - unit.start
+        whole = start + size // width * width if size >= OWN else start
         while start < whole:
-            parts.append([Piece(i, start, min(whole, start + PART), shape)])
+            parts.append([unit._replace(start=start, stop=min(whole, start + PART))])
             start = parts[-1][0].stop
-        while start < size:
+        while start < unit.stop:
             if not left:
                 rest.append([])
                 left = PART // width
-            rest[-1].append(piece := Piece(i, start, min(size, start + left * width), shape))
+            stop = min(unit.stop, start + left * width)
+            rest[-1].append(piece := unit._replace(start=start, stop=stop))
             left -= piece.rows(width)
             start = piece.stop
     return parts + [pieces for pieces in rest if pieces or not parts]
@@ -149,19 +173,19 @@ def _at(rows: Tensor, index: Tensor, combine: str) -> Tensor:
     return chosen.sum(-1) if combine == "sum" else chosen.amax(-1)
 
 
-def _index(of_row: Tensor, tensors: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of each bundle [bundles, BUNDLE], and the bundles of each tensor.
+def _index(unit_of_row: Tensor, units: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of each bundle [bundles, BUNDLE], and the bundles of each unit.
 
-    A bundle is of one tensor. The number behind the last one stands for none.
+    A bundle is of one unit. The number behind the last one stands for none.
     """
     bundles: list[list[int]] = []
-    of_tensor: list[list[int]] = [[] for _ in range(tensors)]
-    for row, tensor in enumerate(of_row.tolist()):
-        if not of_tensor[tensor] or len(bundles[of_tensor[tensor][-1]]) == BUNDLE:
-            of_tensor[tensor].append(len(bundles))
+    of_unit: list[list[int]] = [[] for _ in range(units)]
+    for row, unit in enumerate(unit_of_row.tolist()):
+        if not of_unit[unit] or len(bundles[of_unit[unit][-1]]) == BUNDLE:
+            of_unit[unit].append(len(bundles))
             bundles.append([])
-        bundles[of_tensor[tensor][-1]].append(row)
-    return _table(bundles, len(of_row)), _table(of_tensor, len(bundles))
+        bundles[of_unit[unit][-1]].append(row)
+    return _table(bundles, len(unit_of_row)), _table(of_unit, len(bundles))
 
 
 def _table(lines: Sequence[Sequence[int]], none: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Every layer at every step: feeds the layer signals, and keeps their rows on the device.
 
-Only sums and maxima over each tensor are kept of a step, in one of two fixed buffers. The host adds
+Only sums and maxima over each unit (a tensor, mostly) are kept of a step, in one of two fixed buffers. The host adds
 them up by layer and works out what they mean an interval later.
 """
 
@@ -16,21 +16,23 @@ from torch import Tensor
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.measure.adam import AdamState
 from stabkit.monitor.measure.host_copy import HostCopy, start_copy
+from stabkit.monitor.measure.null_parameters import NullParameters, packed_biases
 from stabkit.monitor.model_blocks import ModelBlocks
 from stabkit.monitor.ranks import world_size
+from stabkit.monitor.signals.basic import GradNorm
 from stabkit.monitor.signals.signal import LayerSignal, Moment
 
 
 @dataclass(frozen=True)
 class LayerTotals:
-    """Rows on their way to the host. `counts` [rows, signals, tensors]: elements."""
+    """Rows on their way to the host. `counts` [rows, signals, units]: elements."""
 
     totals: HostCopy
     counts: NDArray[np.float64]
 
 
 class LayerMeasure:
-    """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`.
+    """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`, `names[i]` too.
 
     A row is one step. Call `begin_row`, then for each optimizer `gradients` and `before` ahead of
     its step and `after` behind it. Several optimizers add to the same row, each for its `members`,
@@ -41,6 +43,7 @@ class LayerMeasure:
     def __init__(
         self,
         parameters: Sequence[Tensor],
+        names: Sequence[str],
         layer: Sequence[int],
         num_layers: int,
         signals: Iterable[LayerSignal],
@@ -51,15 +54,17 @@ class LayerMeasure:
         self.parameters = list(parameters)
         self.signals = sorted(signals, key=lambda s: s.combine)
         self._moments = {signal.reads for signal in self.signals}
-        self.blocks = ModelBlocks(self.parameters)
+        self.blocks = ModelBlocks(self.parameters, packed_biases(names, self.parameters))
+        self.null = NullParameters(names, self.parameters, self.blocks)
         self.rows = 0
         self._is_ours = all(type(s).__module__.startswith("stabkit.") for s in self.signals)
         self._alike = _alike(self.signals)
         self._found: dict[int, dict[int, Tensor]] = {}  # signal -> part -> [blocks], of this step
         self._adam = AdamState(self.parameters, self.blocks)
-        self._layer = [np.flatnonzero(np.asarray(layer) == i) for i in range(num_layers)]
-        self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
-        shape = capacity, len(self.signals), len(self.parameters)
+        of_units = np.asarray(layer)[self.blocks.units]
+        self._layer = [np.flatnonzero(of_units == i) for i in range(num_layers)]
+        self._numel = np.array(self.blocks.numel, dtype=np.float64)
+        shape = capacity, len(self.signals), len(self.blocks.units)
         self._totals = [
             torch.zeros(shape, dtype=self.blocks.exact, device=self.blocks.device) for _ in range(2)
         ]
@@ -172,12 +177,18 @@ class LayerMeasure:
         self, pending: LayerTotals
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
         """Return each signal's values [rows, layers], and where it was measured."""
-        totals = pending.totals.read()
+        totals, counts = pending.totals.read(), pending.counts
+        for i in (i for i, signal in enumerate(self.signals) if type(signal) is GradNorm):
+            keep = ~self.null.find(totals[:, i], counts[:, i])
+            others = [j for j, signal in enumerate(self.signals) if signal.reads != "gradients"]
+            # not by multiplying: what is left out may be infinite
+            totals[:, others] = np.where(keep, totals[:, others], 0.0)
+            counts[:, others] *= keep
         values, measured = {}, {}
         for i, signal in enumerate(self.signals):
             if i in self._unread:
                 continue
-            count = self._of_layers(pending.counts[:, i], "sum")
+            count = self._of_layers(counts[:, i], "sum")
             known = count > 0
             try:
                 total = self._of_layers(totals[:, i], signal.combine)
@@ -195,9 +206,9 @@ class LayerMeasure:
                 self._drop(i, error)
         return values, measured
 
-    def _of_layers(self, of_tensors: NDArray[np.float64], combine: str) -> NDArray[np.float64]:
-        """Return sums or maxima over each layer, [rows, layers] of [rows, tensors]."""
-        whole = [of_tensors[:, tensors] for tensors in self._layer]
+    def _of_layers(self, of_units: NDArray[np.float64], combine: str) -> NDArray[np.float64]:
+        """Return sums or maxima over each layer, [rows, layers] of [rows, units]."""
+        whole = [of_units[:, units] for units in self._layer]
         if combine == "sum":
             return np.stack([part.sum(1) for part in whole], 1)
         return np.stack([part.max(1, initial=0.0) for part in whole], 1)
@@ -252,18 +263,18 @@ class LayerMeasure:
 
     def _count(self, moment: Moment, tensors: Sequence[Tensor | None]) -> None:
         """Count the elements of the tensors that are there."""
-        elements = self._numel * [tensor is not None for tensor in tensors]
+        elements = self._numel * [tensors[i] is not None for i in self.blocks.units]
         for i, signal in enumerate(self.signals):
             if signal.reads == moment and i not in self._dead:
                 self._counts[0][self.rows - 1, i] += elements
 
     def _end_of_step(self) -> None:
-        """Add up the blocks by tensor, at once for all signals that combine in the same way."""
+        """Add up the blocks by unit, at once for all signals that combine in the same way."""
         found_of, self._found = self._found, {}  # now: an error must not come again
         for combine, signals in self._alike.items():
             if found_of.keys().isdisjoint(signals):
                 continue
-            found = self.blocks.of_tensors([found_of.get(i, {}) for i in signals], combine)
+            found = self.blocks.of_units([found_of.get(i, {}) for i in signals], combine)
             into = self._totals[0][self.rows - 1, signals.start : signals.stop]
             if combine == "sum":
                 into.add_(found)

@@ -46,14 +46,15 @@ def make_parts(
     asked = choose(signals, probe)
     if flush_every < 1:
         raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
-    layers, layer = group_layers([name for name, _ in named], layer_of)
+    names = [name for name, _ in named]
+    layers, layer = group_layers(names, layer_of)
     parameters = [p for _, p in named]
     of_layers = [signal for signal in asked if isinstance(signal, LayerSignal)]
     of_probe = [signal for signal in asked if isinstance(signal, ProbeSignal)]
     return Parts(
         by_layer(parameters, layer, layers),
         [signal for signal in asked if isinstance(signal, DerivedSignal)],
-        LayerMeasure(parameters, layer, len(layers), of_layers, flush_every, failed),
+        LayerMeasure(parameters, names, layer, len(layers), of_layers, flush_every, failed),
         Probing(model, probe, of_probe, probe_every, optimizers, layer_of, failed),
         NoiseSignals(asked, samples_per_step, model, failed),
         Members(model, named, optimizers, layer_of),

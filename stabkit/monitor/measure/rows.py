@@ -38,6 +38,7 @@ class Rows:
 
     - `scalars`: steps and values of each series of the run.
     - `nonfinite`: step and layers where a stretch of non-finite values begins.
+    - `null`: parameters newly found to have no gradient but rounding.
     - `skipped` [steps]: whether a GradScaler skipped the step, as it does to find its scale; None
       stands for no step.
     """
@@ -49,6 +50,7 @@ class Rows:
     scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
     nonfinite: Sequence[tuple[int, list[str]]] = ()
     skipped: NDArray[np.bool_] | None = None
+    null: Sequence[str] = ()
 
     def series(self, signal: str) -> Iterable[tuple[str, IntArray, FloatArray]]:
         """Yield each layer's measured steps and values; nothing for a signal that is not there."""
@@ -121,6 +123,7 @@ class RowReader:
             scalars,
             self._begins(steps, bad),
             skipped,
+            measure.null.take_new(),
         )
 
     def _forgive(self, skipped: NDArray[np.bool_]) -> NDArray[np.bool_]:
