@@ -8,7 +8,6 @@ model is one part, to which all tensors are copied at once.
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,17 +60,14 @@ class ModelBlocks:
             Blocks(room[:n], scratch[:n], kept[at : at + n], pieces, at)
             for pieces, n, at in zip(parts, rows, first, strict=True)
         ]
-        self._pieces = [piece for pieces in parts for piece in pieces]
-        counts = [piece.rows(width) for piece in self._pieces]
-        self._first_rows = np.cumsum([0, *counts])[:-1]
-        self._units = [piece.unit for piece in self._pieces]
-        self._flat = sorted({piece.tensor for piece in self._pieces if not piece.is_whole})
-        of_row = torch.tensor([p.tensor for p in self._pieces], dtype=torch.int64)
-        unit_of_row = torch.tensor(self._units, dtype=torch.int64)
-        of_row, unit_of_row = (
-            x.repeat_interleave(torch.tensor(counts)) for x in (of_row, unit_of_row)
-        )
-        self.of_row = of_row.to(device)
+        whole = [piece for pieces in parts for piece in pieces]
+        self._flat = sorted({piece.tensor for piece in whole if not piece.is_whole})
+        counts = torch.tensor([piece.rows(width) for piece in whole], dtype=torch.int64)
+        tensors = torch.tensor([piece.tensor for piece in whole], dtype=torch.int64)
+        of_units = torch.tensor([piece.unit for piece in whole], dtype=torch.int64)
+        unit_of_row = of_units.repeat_interleave(counts)
+        self._unit_of_row = unit_of_row.to(device)
+        self.of_row = tensors.repeat_interleave(counts).to(device)
         """[blocks] the number of the tensor that a row is of."""
         self._none = torch.zeros(len(self.of_row), dtype=self.exact, device=device)
         self._bundles, self._index = (index.to(device) for index in _index(unit_of_row, len(units)))
@@ -105,12 +101,10 @@ class ModelBlocks:
         if rows.is_cuda:  # where adding at an index has no fixed order
             return _at(_at(rows, self._bundles, combine), self._index, combine)
         totals = torch.zeros(len(rows), len(self._index), dtype=self.exact, device=rows.device)
-        if len(self._pieces):
-            # torch's index_add_ takes 6 times as long
-            add = np.add if combine == "sum" else np.maximum
-            of_pieces = add.reduceat(rows.numpy(), self._first_rows, axis=1)
-            add.at(totals.numpy(), (slice(None), self._units), of_pieces)
-        return totals
+        if combine == "sum":
+            return totals.index_add_(1, self._unit_of_row, rows)
+        whole = self._unit_of_row.expand(len(rows), -1)
+        return totals.scatter_reduce_(1, whole, rows, "amax")
 
 
 def _units(shapes: Sequence[torch.Size], in_thirds: Collection[int]) -> list[Piece]:

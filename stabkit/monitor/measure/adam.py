@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,36 @@ from stabkit.monitor.model_blocks import ModelBlocks
 TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
 
 
-class AdamState:
-    """Fills blocks with g²/max(v, eps²), v the bias-corrected second moment.
+class AdamState(NamedTuple):
+    """What an optimizer's step left, tensors as `Blocks.read` takes them; None without a moment.
+
+    `floor`, `correction` [blocks, 1]: max(c*eps², tiny) and c = 1 - beta2^step. `divisors`: what
+    the step divided the gradients by.
+    """
+
+    moments: Sequence[Tensor | None]
+    grads: Sequence[Tensor | None]
+    floor: Tensor
+    correction: Tensor
+    divisors: Sequence[Tensor]
+
+
+def fill(part: Blocks, state: AdamState) -> None:
+    """Show g²/max(v/c, eps²) in a part, 0 for tensors without a second moment v."""
+    room = part.room
+    grads = part.read(part.scratch, state.grads)
+    for divisor in state.divisors:
+        grads = torch.div(grads, divisor, out=part.scratch)
+    # g²/max(v/c, eps²) = c * g²/max(v, c*eps²). Multiplied from the left, ((g / max) * g) * c,
+    # because g² alone may leave the range of float32.
+    torch.maximum(part.read(room, state.moments), state.floor[part.rows], out=room)
+    torch.div(grads, room, out=room)
+    room.mul_(grads).mul_(state.correction[part.rows])
+    part.show(room)
+
+
+class AdamMoments:
+    """Looks up the second moments of an optimizer, and what they are corrected by.
 
     It does so for every parameter whose state holds an `exp_avg_sq` of its own shape: torch's
     Adam, AdamW, NAdam, RAdam, timm's LAMB and others. The host reads no value of the state.
@@ -27,19 +55,14 @@ class AdamState:
         self._known: dict[int, tuple[Any, dict[int, Any], Tensor]] = {}
         self._groups: dict[int, dict[str, Any]] = {}
         self._facts = torch.zeros(0)
-        # of the step: moments and gradients as `fill` takes them, floor and correction of each block
-        self._moments: list[Tensor | None] = []
-        self._grads: list[Tensor | None] = []
-        self._divisors: list[Tensor] = []
-        self._floor = self._correction = torch.zeros(0)
 
     def look_at(
         self,
         optimizer: torch.optim.Optimizer,
         grads: Sequence[Tensor | None],
         scale: Tensor | None,
-    ) -> list[Tensor | None] | None:
-        """Take the second moments after the optimizer's step; return them, or None without any.
+    ) -> AdamState | None:
+        """Return the state after the optimizer's step, or None without any moment.
 
         The step was made with `grads` divided by `scale`.
         """
@@ -57,8 +80,7 @@ class AdamState:
         if all(moment is None for moment in moments):
             return None
         known = [None if moment is None else g for g, moment in zip(grads, moments, strict=True)]
-        self._moments, self._grads = self.blocks.flat(moments), self.blocks.flat(known)
-        self._divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
+        divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
         log_beta2, eps2 = self._facts
         # Adam's bias correction c = 1 - beta2^step (Kingma, Ba 2015, section 3), as -expm1(step *
         # ln beta2): for beta2 near 1 the plain difference would lose its digits.
@@ -67,28 +89,11 @@ class AdamState:
         floor = (correction * eps2).clamp(min=TINY[dtype])
         # Before a first update c is 0, and so is every v: a floor of 1 keeps 0/0 out.
         floor = torch.where(correction > 0, floor, 1.0).to(dtype)
-        self._floor = floor[self.blocks.of_row, None]
-        self._correction = correction.to(dtype)[self.blocks.of_row, None]
-        return moments
-
-    def fill(self, part: Blocks) -> bool:
-        """Show the ratios in a part; return whether one of its tensors has a moment.
-
-        Those without one are 0.
-        """
-        if part.is_empty(self._moments):
-            return False
-        room, rows = part.room, part.rows
-        grads = part.read(part.scratch, self._grads)
-        for divisor in self._divisors:
-            grads = torch.div(grads, divisor, out=part.scratch)
-        # g²/max(v/c, eps²) = c * g²/max(v, c*eps²). Multiplied from the left, ((g / max) * g) * c,
-        # because g² alone may leave the range of float32.
-        torch.maximum(part.read(room, self._moments), self._floor[rows], out=room)
-        torch.div(grads, room, out=room)
-        room.mul_(grads).mul_(self._correction[rows])
-        part.show(room)
-        return True
+        of_row = self.blocks.of_row
+        return AdamState(
+            self.blocks.flat(moments), self.blocks.flat(known),
+            floor[of_row, None], correction.to(dtype)[of_row, None], divisors,
+        )  # fmt: skip
 
     def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
         """Return the step counts on the device, [parameters] float32.

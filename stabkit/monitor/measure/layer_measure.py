@@ -1,7 +1,7 @@
 """Every layer at every step: feeds the layer signals, and keeps their rows on the device.
 
-Only sums and maxima over each unit (a tensor, mostly) are kept of a step, in one of two fixed buffers. The host adds
-them up by layer and works out what they mean an interval later.
+Only sums and maxima over each unit (a tensor, mostly) are kept of a step, in one of two fixed
+buffers. The host adds them up by layer and works out what they mean an interval later.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks
-from stabkit.monitor.measure.adam import AdamState
+from stabkit.monitor.measure.adam import AdamMoments, fill
 from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 from stabkit.monitor.measure.null_parameters import NullParameters, packed_biases
 from stabkit.monitor.model_blocks import ModelBlocks
@@ -60,7 +60,7 @@ class LayerMeasure:
         self._is_ours = all(type(s).__module__.startswith("stabkit.") for s in self.signals)
         self._alike = _alike(self.signals)
         self._found: dict[int, dict[int, Tensor]] = {}  # signal -> part -> [blocks], of this step
-        self._adam = AdamState(self.parameters, self.blocks)
+        self._adam = AdamMoments(self.parameters, self.blocks)
         of_units = np.asarray(layer)[self.blocks.units]
         self._layer = [np.flatnonzero(of_units == i) for i in range(num_layers)]
         self._numel = np.array(self.blocks.numel, dtype=np.float64)
@@ -107,6 +107,7 @@ class LayerMeasure:
                     found = torch.div(found, scale, out=part.room)
                 part.show(found)
                 self._add("gradients", part)
+                part.show(part.room)  # so that nothing keeps a gradient that the loop lets go
         self._count("gradients", grads)
 
     @torch.no_grad()
@@ -147,17 +148,18 @@ class LayerMeasure:
         self._before = None
         if "adam" in self._moments and not late:
             try:
-                moments = self._adam.look_at(optimizer, grads, scale)
-                for part in self.blocks.parts if moments is not None else ():
-                    if self._adam.fill(part):
+                state = self._adam.look_at(optimizer, grads, scale)
+                for part in self.blocks.parts:
+                    if state is not None and not part.is_empty(state.moments):
+                        fill(part, state)
                         self._add("adam", part)
             except Exception as error:  # the state or the options are not Adam's after all
-                moments = None
+                state = None
                 self._moments.discard("adam")
                 for i in (i for i, s in enumerate(self.signals) if s.reads == "adam"):
                     self._drop(i, error)
-            if moments is not None:
-                self._count("adam", moments)
+            if state is not None:
+                self._count("adam", state.moments)
         self._end_of_step()
 
     def take(self) -> LayerTotals:

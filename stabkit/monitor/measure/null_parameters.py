@@ -16,9 +16,9 @@ from stabkit.monitor.model_blocks import ModelBlocks
 
 # Biases of query, key and value in one tensor. Only the key's third can be null.
 PACKED = ("qkv.bias", "in_proj_bias", "c_attn.bias")
-# The RMS of a bias' gradient over that of the other tensors of its module. In float32 it was 2e-9 to
-# 6e-7 where the true gradient is zero, and 1e-2 to 10 elsewhere (ViTs and a GPT). A gradient that is
-# small in a whole module, as behind a small LayerScale, is not small in comparison.
+# The RMS of a bias' gradient over the largest of the other tensors of its module. In float32 it
+# was 2e-9 to 6e-7 where the true gradient is zero, and 1e-2 to 10 elsewhere (ViTs and a GPT). A
+# gradient that is small in a whole module, as behind a small LayerScale, is not small beside it.
 ROUNDING = 128  # times the distance from 1 to the next number of its type: 1.5e-5 in float32
 STEPS = 8  # in a row: the gradient of a bias of few elements may be small once by chance
 
@@ -53,12 +53,14 @@ class NullParameters:
             means = squares / counts
         found = np.zeros(len(self.names), dtype=bool)
         for i in (i for i, limit in enumerate(self._limit) if limit and self._others[i]):
-            with np.errstate(invalid="ignore"):
-                others = np.nanmax(means[:, self._others[i]], axis=1)
-            known = np.isfinite(means[:, i]) & np.isfinite(others) & (others > 0)
+            others = means[:, self._others[i]]
+            others = np.where(np.isfinite(others), others, 0.0).max(axis=1)
+            known = np.isfinite(means[:, i]) & (others > 0)
             small = means[known, i] <= self._limit[i] ** 2 * others[known]
             self._streak[i] = self._streak[i] + len(small) if small.all() else 0
-            found[i] = self._streak[i] >= STEPS and (means[known, i] > 0).any()
+            # exact zeros, as of a dead unit, move nothing
+            has_noise = not known.any() or bool((means[known, i] > 0).any())
+            found[i] = self._streak[i] >= STEPS and has_noise
         names = [self.names[i] for i in np.flatnonzero(found)]
         self._new += [name for name in names if name not in self._known]
         self._known.update(names)
