@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import stabkit
 
-FLUSH, STEPS = 10, 25
+FLUSH, STEPS = 10, 40
 
 
 class Moco(nn.Module):
