@@ -103,8 +103,8 @@ class ModelBlocks:
         totals = torch.zeros(len(rows), len(self._index), dtype=self.exact, device=rows.device)
         if combine == "sum":
             return totals.index_add_(1, self._unit_of_row, rows)
-        whole = self._unit_of_row.expand(len(rows), -1)
-        return totals.scatter_reduce_(1, whole, rows, "amax")
+        of_all = self._unit_of_row.expand(len(rows), -1)
+        return totals.scatter_reduce_(1, of_all, rows, "amax")
 
 
 def _units(shapes: Sequence[torch.Size], in_thirds: Collection[int]) -> list[Piece]:

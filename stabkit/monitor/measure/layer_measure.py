@@ -15,10 +15,10 @@ from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks
 from stabkit.monitor.measure.adam import AdamMoments, fill
+from stabkit.monitor.measure.combine import alike, of_all_ranks
 from stabkit.monitor.measure.host_copy import HostCopy, start_copy
 from stabkit.monitor.measure.null_parameters import NullParameters, packed_biases
 from stabkit.monitor.model_blocks import ModelBlocks
-from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals.basic import GradNorm
 from stabkit.monitor.signals.signal import LayerSignal, Moment
 
@@ -58,7 +58,7 @@ class LayerMeasure:
         self.null = NullParameters(names, self.parameters, self.blocks)
         self.rows = 0
         self._is_ours = all(type(s).__module__.startswith("stabkit.") for s in self.signals)
-        self._alike = _alike(self.signals)
+        self._alike = alike(self.signals)
         self._found: dict[int, dict[int, Tensor]] = {}  # signal -> part -> [blocks], of this step
         self._adam = AdamMoments(self.parameters, self.blocks)
         of_units = np.asarray(layer)[self.blocks.units]
@@ -172,7 +172,7 @@ class LayerMeasure:
         self._counts.reverse()
         self.rows = 0  # now: an error below must not hold up the rows to come
         if self.blocks.sharded and len(totals):  # without rows other ranks may not come here
-            totals = self._of_all_ranks(totals)
+            totals = of_all_ranks(totals, self._alike)
         return LayerTotals(start_copy(totals), counts)
 
     def read(
@@ -286,27 +286,3 @@ class LayerMeasure:
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)
         self._failed(self.signals[i].name, error)
-
-    def _of_all_ranks(self, totals: Tensor) -> Tensor:
-        """Combine the rows of all ranks, in one collective for a whole interval."""
-        ranks = totals.new_empty(world_size(), *totals.shape)
-        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
-        whole = torch.empty_like(totals)
-        for combine, s in self._alike.items():
-            part = ranks[:, :, s.start : s.stop]
-            whole[:, s.start : s.stop] = part.sum(0) if combine == "sum" else part.amax(0)
-        return whole
-
-
-def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
-    """Return the range of the signals that combine in each way: they are neighbors."""
-    sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
-    first = sums[0] if sums else len(signals)
-    return {"max": range(first), "sum": range(first, len(signals))}
-
-
-def _all_gather(into: Tensor, own: Tensor) -> None:
-    """Call all_gather by its new name where there is one: torch 2.14 warns of the old one."""
-    dist = torch.distributed
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(into, own)
