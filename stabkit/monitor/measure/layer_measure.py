@@ -181,7 +181,7 @@ class LayerMeasure:
         """Return each signal's values [rows, layers], and where it was measured."""
         totals, counts = pending.totals.read(), pending.counts
         for i in (i for i, signal in enumerate(self.signals) if type(signal) is GradNorm):
-            keep = ~self.null.find(totals[:, i], counts[:, i])
+            keep = ~self.null.find(totals[:, i], counts[:, i])[:, None]  # [rows, 1, units]
             others = [j for j, signal in enumerate(self.signals) if signal.reads != "gradients"]
             # not by multiplying: what is left out may be infinite
             totals[:, others] = np.where(keep, totals[:, others], 0.0)

@@ -20,7 +20,8 @@ PACKED = ("qkv.bias", "in_proj_bias", "c_attn.bias")
 # was 2e-9 to 2e-5 where the true gradient is zero, and 1e-2 to 10 elsewhere (ViTs and a GPT). A
 # gradient that is small in a whole module, as behind a small LayerScale, is not small beside it.
 ROUNDING = 1024  # times the distance from 1 to the next number of its type: 1.2e-4 in float32
-STEPS = 8  # in a row: the gradient of a bias of few elements may be small once by chance
+STEPS = 8  # in a row, before its name is told
+ELEMENTS = 8  # the gradient of fewer may be small by chance
 
 
 class NullParameters:
@@ -44,24 +45,21 @@ class NullParameters:
         self._new: list[str] = []
 
     def find(self, squares: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Return which units are null in all these steps, [units], and long enough.
+        """Return which units are null at which steps, [steps, units].
 
-        `squares`, `counts` [steps, units]: the sum of squares and the number of the gradient's
-        elements.
+        A step decides by itself: a resumed run must record what the unbroken one does. `squares`,
+        `counts` [steps, units]: the sum of squares and the number of the gradient's elements.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             means = squares / counts
-        found = np.zeros(len(self.names), dtype=bool)
+        found = np.zeros(means.shape, dtype=bool)
         for i in (i for i, limit in enumerate(self._limit) if limit and self._others[i]):
             others = means[:, self._others[i]]
             others = np.where(np.isfinite(others), others, 0.0).max(axis=1)
             known = np.isfinite(means[:, i]) & (others > 0)
-            small = means[known, i] <= self._limit[i] ** 2 * others[known]
-            self._streak[i] = self._streak[i] + len(small) if small.all() else 0
-            # exact zeros, as of a dead unit, move nothing
-            has_noise = not known.any() or bool((means[known, i] > 0).any())
-            found[i] = self._streak[i] >= STEPS and has_noise
-        names = [self.names[i] for i in np.flatnonzero(found)]
+            found[known, i] = means[known, i] <= self._limit[i] ** 2 * others[known]
+            self._streak[i] = self._streak[i] + known.sum() if found[known, i].all() else 0
+        names = [self.names[i] for i in np.flatnonzero(self._streak >= STEPS)]
         self._new += [name for name in names if name not in self._known]
         self._known.update(names)
         return found
@@ -87,6 +85,7 @@ def _limit(name: str, parameter: Tensor) -> float:
     Half precision rounds so coarsely that nothing can be told.
     """
     exact_enough = parameter.dtype in (torch.float32, torch.float64)
-    if not exact_enough or not name.rpartition(".")[2].endswith("bias"):
+    is_bias = name.rpartition(".")[2].endswith("bias") and parameter.ndim == 1
+    if not exact_enough or not is_bias or parameter.numel() < ELEMENTS:
         return 0.0
     return ROUNDING * torch.finfo(parameter.dtype).eps

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,20 +40,30 @@ def loss_of(model: nn.Module, step: int) -> Tensor:
     return F.cross_entropy(one @ two.T / 0.2, torch.arange(16))
 
 
-def train(folder: Path | None, **options: Any) -> tuple[Moco, torch.optim.Optimizer, list[float]]:
+def train(folder: Path, flush_every: int, closes_at: int = -1) -> Path:
+    """Train under a Monitor; at step `closes_at` another one goes on."""
+    model, optimizer = built()
+    monitor = stabkit.Monitor(model, optimizer, folder, flush_every=flush_every)
+    for step in range(STEPS):
+        if step == closes_at:
+            monitor.close()
+            options: dict[str, Any] = {"first_step": step, "flush_every": flush_every}
+            monitor = stabkit.Monitor(model, optimizer, folder, **options)
+        train_step(model, optimizer, step)
+    monitor.close()
+    return folder
+
+
+def built() -> tuple[Moco, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = Moco()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-16)
-    monitor = folder and stabkit.Monitor(model, optimizer, folder, flush_every=FLUSH, **options)
-    rms = []
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        loss_of(model, step).backward()
-        optimizer.step()
-        rms.append(adam_rms(model.vit.norm.weight, optimizer, step + 1))
-    if monitor:
-        monitor.close()
-    return model, optimizer, rms
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-16)
+
+
+def train_step(model: Moco, optimizer: torch.optim.Optimizer, step: int) -> None:
+    optimizer.zero_grad()
+    loss_of(model, step).backward()
+    optimizer.step()
 
 
 def adam_rms(p: nn.Parameter, optimizer: torch.optim.Optimizer, step: int) -> float:
@@ -63,11 +74,13 @@ def adam_rms(p: nn.Parameter, optimizer: torch.optim.Optimizer, step: int) -> fl
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
-    folder = tmp_path_factory.mktemp("null")
-    model, _, rms = train(folder)
-    bare, _, _ = train(None)
-    pairs = zip(model.parameters(), bare.parameters(), strict=True)
-    assert all(p.equal(q) for p, q in pairs)  # the training is what it is without
+    """Return a folder, and adam_rms of the final norm's weight alone."""
+    folder = train(tmp_path_factory.mktemp("null"), FLUSH)
+    model, optimizer = built()
+    rms = []
+    for step in range(STEPS):
+        train_step(model, optimizer, step)
+        rms.append(adam_rms(model.vit.norm.weight, optimizer, step + 1))
     return folder, rms
 
 
@@ -78,6 +91,15 @@ def test_null_parameters_of_a_moco_vit_are_named_once(trained: tuple[Path, list[
     named = str(events[0]["reason"]).rpartition(": ")[2].split(", ")
     keys = [f"vit.blocks.{i}.attn.qkv.bias[24:48]" for i in range(2)]
     assert sorted(named) == sorted([*keys, "vit.norm.bias"])  # and not `small`
+
+
+def test_a_resumed_run_leaves_out_the_same(
+    tmp_path: Path, trained: tuple[Path, list[float]]
+) -> None:
+    """Other intervals, and a process that knows nothing of the steps before."""
+    whole = stabkit.open_run(trained[0]).signals()
+    found = stabkit.open_run(train(tmp_path, flush_every=3, closes_at=13)).signals()
+    pd.testing.assert_frame_equal(found, whole)
 
 
 def test_a_layer_is_what_it_is_without_its_null_parameters(
