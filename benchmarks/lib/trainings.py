@@ -86,6 +86,74 @@ def vitb(device: torch.device, batch: int | None) -> Training:
     return _supervised("vitb", model, device, batch or (256 if device.type == "cuda" else 8), 224)
 
 
+def vit(device: torch.device, batch: int | None) -> Training:
+    """Build timm's ViT-Ti (width 192, depth 12) on 64 patches of 32 pixels: 5.4 M parameters."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, num_classes=100)
+    return _supervised("vit", model, device, batch or 16, 32)
+
+
+def gpt(device: torch.device, batch: int | None) -> Training:
+    """Build a GPT (width 192, depth 6, 6 heads) on 64 bytes a sample: 2.7 M parameters."""
+    model = GPT().to(device)
+    batch = batch or 8
+    text = [torch.randint(0, 256, (batch, GPT.CONTEXT + 1), device=device) for _ in range(BATCHES)]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-4, betas=(0.9, 0.95), weight_decay=0.1)
+
+    def sample_losses(step: int) -> Tensor:
+        return next_byte_losses(model, text[step % BATCHES])
+
+    def probe_loss(model: nn.Module) -> Tensor:
+        return next_byte_losses(model, text[0][:PROBED]).mean()
+
+    probe = Probe(
+        text[0][:PROBED, 1:], text[1][:PROBED, 1:], lambda model, x: model(x).mean(1), probe_loss
+    )
+
+    def loss(step: int) -> Tensor:
+        return sample_losses(step).mean()
+
+    return Training("gpt", model, optimizer, device, batch, loss, probe, sample_losses)
+
+
+class GPT(nn.Module):
+    """A decoder of torch's own layers, normalized before attention and MLP."""
+
+    CONTEXT, WIDTH, DEPTH, HEADS = 64, 192, 6, 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(256, self.WIDTH)
+        self.positions = nn.Embedding(self.CONTEXT, self.WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                self.WIDTH, self.HEADS, 4 * self.WIDTH, 0.0, "gelu", batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(self.DEPTH)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(self.WIDTH)
+        self.head = nn.Linear(self.WIDTH, 256, bias=False)
+        self.head.weight = self.tokens.weight
+        nn.init.normal_(self.tokens.weight, std=0.02)
+
+    def forward(self, x_BT: Tensor) -> Tensor:
+        """Return logits, [B, T, 256]."""
+        length = x_BT.shape[1]
+        mask = nn.Transformer.generate_square_subsequent_mask(length, x_BT.device)
+        h_BTC = self.tokens(x_BT) + self.positions.weight[:length]
+        for block in self.blocks:
+            h_BTC = block(h_BTC, src_mask=mask, is_causal=True)
+        logits: Tensor = self.head(self.norm(h_BTC))
+        return logits
+
+
+def next_byte_losses(model: nn.Module, text: Tensor) -> Tensor:
+    """Return one loss for each sample, [B]."""
+    logits = model(text[:, :-1])
+    losses = F.cross_entropy(logits.transpose(1, 2), text[:, 1:], reduction="none")
+    return losses.mean(1)
+
+
 def mlp(device: torch.device, batch: int | None) -> Training:
     """Build three linear layers, which every peer can handle and whose step costs very little."""
     layers = [nn.Linear(3072, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
@@ -116,7 +184,7 @@ def _supervised(
     return Training(name, model, optimizer, device, batch, loss, probe, sample_losses)
 
 
-TRAININGS = {"tiny": tiny, "vits": vits, "vitb": vitb, "mlp": mlp}
+TRAININGS = {"tiny": tiny, "vit": vit, "gpt": gpt, "vits": vits, "vitb": vitb, "mlp": mlp}
 
 
 def build(name: str, device: torch.device, batch: int | None) -> Training:

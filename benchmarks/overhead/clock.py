@@ -19,7 +19,8 @@ _OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 class Clock:
     """The time between entering and leaving a subject's code; nested calls count once.
 
-    On a CPU: seconds of the host. On a GPU: seconds between two events of its stream, which is what
+    On a CPU: seconds of CPU time of the training's thread, which other work on the machine disturbs
+    less than the time of day. On a GPU: seconds between two events of its stream, which is what
     the device spent on added kernels and on waiting for a host that waited for it.
     """
 
@@ -39,11 +40,11 @@ class Clock:
                 pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
                 pair[0].record()
                 self._events.append(pair)
-            self._began = time.perf_counter()
+            self._began = time.thread_time()
 
     def __exit__(self, *_: object) -> None:
         if self.depth == 1:
-            self.seconds += time.perf_counter() - self._began
+            self.seconds += time.thread_time() - self._began
             if self.cuda:
                 self._events[-1][1].record()
         self.depth -= 1

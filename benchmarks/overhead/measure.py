@@ -24,7 +24,7 @@ class Size:
 class Result:
     """What was measured of one subject on one training; times in seconds per step."""
 
-    off: Interval
+    off: Interval  # on a CPU its CPU time, as `added` is
     ratio: Interval
     cpu_ratio: Interval  # CPU time of all threads, which other work on the machine disturbs less
     added: Interval
@@ -112,7 +112,7 @@ def in_turns(
             raise RuntimeError(f"its hooks fired {clock.fired} times in {size.every} steps")
         if pair:
             (off_wall, off_cpu), (on_wall, on_cpu) = found["off"], found["on"]
-            offs.append(off_wall)
+            offs.append(off_wall if off.device.type == "cuda" else off_cpu)
             ratios.append(on_wall / off_wall)
             cpu_ratios.append(on_cpu / off_cpu)
             added.append(clock.added_seconds() / size.every)

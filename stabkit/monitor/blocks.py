@@ -1,21 +1,16 @@
-"""Every tensor of a model in one flat buffer, so that a signal is one pass over one tensor.
+"""A part of a model in rows of one width, so that a signal is a few passes over one tensor.
 
-The buffer is [blocks, width]. Each tensor fills whole rows, the last one padded with zeros. A pass
-costs the same however many tensors there are. Rows are added up by layer in a fixed order, so that
-a value is the same to the last bit when a step is made again.
+Each tensor fills whole rows, the last one padded with zeros. A pass costs the same however many
+tensors there are.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from stabkit.monitor.ranks import world_size
-
-# Widths. In a small model wide rows would be mostly padding; in a large one narrow rows would need
-# a large index.
-SMALL, LARGE = 256, 1024
 # In float32 the square of a value above 1.8e19 is infinite, and that of one below 1e-19 loses
 # digits. A row whose norm is infinite or below FAINT is therefore measured again, multiplied by a
 # power of two, which loses no digit.
@@ -23,68 +18,113 @@ FAINT, LARGEST = 1e-14, torch.finfo(torch.float32).max
 UP, DOWN = 2.0**100, 2.0**-80
 
 
-class Blocks:
-    """`values` [blocks, width] holds one tensor for each of `parameters`; `layer[i]` is its layer.
+class Piece(NamedTuple):
+    """Elements `start` to `stop` of tensor number `tensor`, which has the shape `shape`.
 
-    `scratch` has the same size and is free for readers of `values`. Values are float32, or float64
-    if a parameter is. A sharded parameter (FSDP) has only this rank's shard here.
+    `unit`: the number of the tensor, or of the third of one, that these elements are added up with.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], layer: Sequence[int], num_layers: int) -> None:
-        own = [local(p) for p in parameters]
-        device = own[0].device
-        double = any(p.dtype == torch.float64 for p in own)
-        width = SMALL if sum(p.numel() for p in own) < 2**22 else LARGE
-        rows = [-(-p.numel() // width) for p in own]
-        dtype = torch.float64 if double else torch.float32
-        # the type of sums over a layer: float32 has no integers beyond 2^24
-        self.exact = exact_type(device)
-        self.values = torch.zeros(sum(rows), width, dtype=dtype, device=device)
-        self.scratch = torch.zeros_like(self.values)
-        self._tensors = [  # with their padding, which is zeros
-            part for part in torch.split(self.values, rows) if len(part)
-        ]
-        self._views = _views(self.values, own, rows)
-        self._scratch_views = _views(self.scratch, own, rows)
-        self._patterns: dict[tuple[bool, ...], tuple[list[Tensor], list[Tensor]]] = {}
-        self.of_row = torch.repeat_interleave(torch.arange(len(own)), torch.tensor(rows)).to(device)
-        """[blocks] the number of the tensor that a row is of."""
-        firsts = F.pad(self.of_row.diff() != 0, (1, 0), value=True)
-        self._is_first = firsts[: len(self.of_row)]  # row of its tensor
-        self._tensor_of_row = self._is_first.cumsum(0) - 1  # of `_tensors`
-        layers = [layer[i] for i in self.of_row.tolist()]
-        self._num_layers, self._layer_of_row = num_layers, torch.tensor(layers, device=device)
-        self._index = _index(layers, num_layers).to(device)
-        self._share: Tensor | None = None
-        self.sharded = any(map(is_sharded, parameters))
-        if self.sharded:
-            share = torch.tensor([1 / _replicas(p) for p in parameters], dtype=torch.float64)
-            self._share = share.to(device)[self.of_row]
+    unit: int
+    tensor: int
+    start: int
+    stop: int
+    shape: torch.Size
+
+    @property
+    def is_whole(self) -> bool:
+        return self.stop - self.start == self.shape.numel()
+
+    def rows(self, width: int) -> int:
+        return -(-(self.stop - self.start) // width)
+
+
+class Blocks:
+    """`values` [blocks, width] shows pieces of a model's tensors: gradients, then parameters, ...
+
+    `scratch` has the same size and is free for readers of `values`. Values are float32, or float64
+    if a parameter is. `rows`: where its blocks are among those of the whole model, the
+    first of which is number `first`. `room` is free for what is shown; `kept` holds parameters
+    until their update.
+    """
+
+    def __init__(
+        self, room: Tensor, scratch: Tensor, kept: Tensor, pieces: Sequence[Piece], first: int
+    ) -> None:
+        """`first`: the number of the first row."""
+        width = room.shape[1]
+        counts = [piece.rows(width) for piece in pieces]
+        self.values = self.room = room
+        self.scratch, self.kept = scratch, kept
+        self.first, self.rows = first, slice(first, first + len(room))
+        self.exact = exact_type(room.device)
+        """The type of sums over a layer: float32 has no integers beyond 2^24."""
+        self._pieces = pieces
+        self._has_own_rows = len(pieces) == 1 and (pieces[0].stop - pieces[0].start) % width == 0
+        self._tensors = list(torch.split(room, counts)) if counts else []  # with their padding
+        self._places = {id(one): _places(one, pieces, counts) for one in (room, scratch, kept)}
+        self._patterns: dict[tuple[int | bool, ...], tuple[list[Tensor], list[Tensor]]] = {}
+        self._squares: Tensor | None = None  # of `values`
+        number = torch.arange(len(pieces)).repeat_interleave(
+            torch.tensor(counts, dtype=torch.int64)
+        )
+        self._is_first = F.pad(number.diff() != 0, (1, 0), value=True)[: len(number)].to(
+            room.device
+        )
+        self._tensor_of_row = number.to(room.device)  # of `_tensors`
+
+    def show(self, values: Tensor) -> None:
+        """Let the signals see these values."""
+        self.values, self._squares = values, None
 
     @torch.no_grad()
-    def fill(self, tensors: Sequence[Tensor | None], scratch: bool = False) -> None:
-        """Copy in one tensor for each parameter, of its shape; None leaves zeros."""
-        there, absent = self._places(tensors, scratch)
-        if absent:
-            torch._foreach_zero_(absent)
+    def fill(self, into: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Copy the pieces of the model's tensors into `room`, `scratch` or `kept`; return it.
+
+        `tensors`: as `ModelBlocks.flat` gives them. None leaves zeros.
+        """
+        pattern = id(into), *(tensors[piece.tensor] is not None for piece in self._pieces)
+        if pattern not in self._patterns:  # the same few come again and again
+            if len(self._patterns) > 64:
+                self._patterns.clear()
+            views, padding = self._places[id(into)]
+            there = [view for view, is_there in zip(views, pattern[1:], strict=True) if is_there]
+            absent = [v for v, is_there in zip(views, pattern[1:], strict=True) if not is_there]
+            self._patterns[pattern] = there, absent + padding
+        there, zeros = self._patterns[pattern]
+        if zeros:
+            torch._foreach_zero_(zeros)
         if there:
             torch._foreach_copy_(there, self._present(tensors))
+        return into
 
-    @torch.no_grad()
-    def subtract(self, tensors: Sequence[Tensor | None]) -> None:
-        """Subtract tensors from what was filled in; None leaves it as it is."""
-        there, _ = self._places(tensors, scratch=False)
-        if there:
-            torch._foreach_sub_(there, self._present(tensors))
+    def read(self, into: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+        """Return the pieces as `fill` does, without a copy where a tensor is in rows already.
+
+        What is returned must not be changed: it may be the training's own memory.
+        """
+        if self._has_own_rows:
+            piece = self._pieces[0]
+            tensor = tensors[piece.tensor]
+            if tensor is not None and tensor.dtype == into.dtype and _is_plain(tensor):
+                at = tensor.storage_offset() + piece.start
+                return tensor.as_strided(into.shape, into.stride(), at)
+        return self.fill(into, tensors)
+
+    def is_empty(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Return whether none of the tensors has a piece here."""
+        return all(tensors[piece.tensor] is None for piece in self._pieces)
 
     def squares(self) -> Tensor:
         """Return the sum of squares of each row in float64, [blocks].
 
-        It is finite for finite values, and 0 only for zeros. On CUDA the first row of a tensor has
-        the sum of the whole tensor. MPS has no float64 and gets float32.
+        It is finite for finite values, and 0 only for zeros. It is worked out once for all that
+        ask. On CUDA the first row of a tensor has the sum of the whole tensor. MPS has no float64
+        and gets float32.
         """
-        by_tensor = self.values.is_cuda and self._tensors  # none where all shards are elsewhere
-        return self._squares_by_tensor() if by_tensor else self._squares_by_row()
+        if self._squares is None:
+            by_tensor = self.values.is_cuda and self._tensors  # none where all shards are elsewhere
+            self._squares = self._squares_by_tensor() if by_tensor else self._squares_by_row()
+        return self._squares
 
     def _squares_by_tensor(self) -> Tensor:
         """Sum in one pass that widens, and ask nothing that the host would have to wait for."""
@@ -97,52 +137,29 @@ class Blocks:
         On a CPU, widening everything takes 5 to 30 times as long as the norm.
         """
         norms: Tensor = torch.linalg.vector_norm(self.values, dim=1)
+        if norms.dtype == self.exact:
+            return norms.square_()
         found = norms.to(self.exact)
-        if self.values.dtype == torch.float32 and self.exact == torch.float64:
-            again = norms.clamp(FAINT, LARGEST).ne(norms).nonzero().squeeze(1)
-            if len(again):
-                scale = torch.where(norms[again] < FAINT, UP, DOWN)
-                rows = self.values[again].mul_(scale[:, None])
-                found[again] = torch.linalg.vector_norm(rows, dim=1).double().div_(scale)
+        safe = norms.clamp(FAINT, LARGEST)
+        if not safe.equal(norms):
+            again = safe.ne(norms).nonzero().squeeze(1)
+            scale = torch.where(norms[again] < FAINT, UP, DOWN)
+            rows = self.values[again].mul_(scale[:, None])
+            found[again] = torch.linalg.vector_norm(rows, dim=1).double().div_(scale)
         return found.square_()
 
     def _present(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
-        what = [t for t in tensors if t is not None]
-        if self.sharded or not all(t.layout is torch.strided for t in what):
-            what = [local(t) for t in what]
-        return what
+        return [
+            tensor if piece.is_whole else tensor[piece.start : piece.stop]
+            for piece in self._pieces
+            if (tensor := tensors[piece.tensor]) is not None
+        ]
 
-    def _places(
-        self, tensors: Sequence[Tensor | None], scratch: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the views of tensors that are there, and of those that are not.
 
-        Cached, because the same few patterns of presence come again and again.
-        """
-        pattern = scratch, *(t is not None for t in tensors)
-        if pattern not in self._patterns:
-            if len(self._patterns) > 64:
-                self._patterns.clear()
-            views = list(zip(self._scratch_views if scratch else self._views, tensors, strict=True))
-            there = [view for view, t in views if t is not None]
-            self._patterns[pattern] = there, [view for view, t in views if t is None]
-        return self._patterns[pattern]
-
-    def of_layers(self, rows: Tensor, combine: str) -> Tensor:
-        """Return sums or maxima over each layer, [k, layers] of [k, blocks], of this rank alone.
-
-        A maximum is not below 0.
-        """
-        if combine == "sum" and self._share is not None:
-            rows = rows * self._share
-        if rows.is_cuda:  # where adding at an index has no fixed order
-            by_layer = F.pad(rows, (0, 1))[:, self._index]  # [k, layers, most blocks of a layer]
-            return by_layer.sum(-1, dtype=self.exact) if combine == "sum" else by_layer.amax(-1)
-        totals = torch.zeros(len(rows), self._num_layers, dtype=self.exact, device=rows.device)
-        if combine == "sum":
-            return totals.index_add_(1, self._layer_of_row, rows.to(self.exact))
-        whole = self._layer_of_row.expand(len(rows), -1)
-        return totals.scatter_reduce_(1, whole, rows.to(self.exact), "amax")
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether its elements lie in their order and writes to them are counted."""
+    known = type(tensor) is Tensor or type(tensor) is nn.Parameter
+    return known and tensor.is_contiguous() and not tensor.is_inference()
 
 
 def exact_type(device: torch.device) -> torch.dtype:
@@ -168,33 +185,15 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local")
 
 
-def _replicas(tensor: Tensor) -> int:
-    """Return how many ranks hold the same part of it: together they must count once."""
-    world = world_size()
-    if not is_sharded(tensor):
-        return world
-    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
-    parts = 1
-    for dim, placement in enumerate(placements):
-        parts *= mesh.size(dim) if placement.is_shard() else 1
-    return max(1, world // parts)
-
-
-def _views(flat: Tensor, like: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
-    width = flat.shape[1]
-    parts = torch.split(flat.view(-1), [n * width for n in rows])
-    return [part[: t.numel()].view(t.shape) for part, t in zip(parts, like, strict=True)]
-
-
-def _index(layer_of_row: Sequence[int], num_layers: int) -> Tensor:
-    """Return the rows of each layer, [layers, most rows of a layer].
-
-    `len(layer_of_row)` stands for no row.
-    """
-    members: list[list[int]] = [[] for _ in range(num_layers)]
-    for row, layer in enumerate(layer_of_row):
-        members[layer].append(row)
-    index = torch.full((num_layers, max(1, *map(len, members))), len(layer_of_row))
-    for layer, rows_of in enumerate(members):
-        index[layer, : len(rows_of)] = torch.tensor(rows_of)
-    return index
+def _places(
+    rows: Tensor, pieces: Sequence[Piece], counts: Sequence[int]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the place of each piece, and the padding behind those that leave some."""
+    views, padding = [], []
+    parts = torch.split(rows.view(-1), [n * rows.shape[1] for n in counts]) if counts else ()
+    for part, piece in zip(parts, pieces, strict=True):
+        size = piece.stop - piece.start
+        views.append(part[:size].view(piece.shape) if piece.is_whole else part[:size])
+        if size < len(part):
+            padding.append(part[size:])
+    return views, padding

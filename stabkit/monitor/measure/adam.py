@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,21 +10,50 @@ from torch.optim import Optimizer
 
 from stabkit.monitor.blocks import Blocks, local
 from stabkit.monitor.measure.adam_like import is_corrected, why_not_adam
+from stabkit.monitor.model_blocks import ModelBlocks
 from stabkit.monitor.wrappers import held_by
 
 # keeps a second moment away from 0 where eps is 0
 TINY = {torch.float32: 1e-37, torch.float64: 1e-300}
 
 
-class AdamState:
-    """Fills `blocks` with g²/max(v, eps²), v the bias-corrected second moment.
+class AdamState(NamedTuple):
+    """What an optimizer's step left, tensors as `Blocks.read` takes them; None without a moment.
+
+    `floor`, `correction` [blocks, 1]: max(c*eps², tiny) and c = 1 - beta2^step. `divisors`: what
+    the step divided the gradients by.
+    """
+
+    moments: Sequence[Tensor | None]
+    grads: Sequence[Tensor | None]
+    floor: Tensor
+    correction: Tensor
+    divisors: Sequence[Tensor]
+
+
+def fill(part: Blocks, state: AdamState) -> None:
+    """Show g²/max(v/c, eps²) in a part, 0 for tensors without a second moment v."""
+    room = part.room
+    grads = part.read(part.scratch, state.grads)
+    for divisor in state.divisors:
+        grads = torch.div(grads, divisor, out=part.scratch)
+    # g²/max(v/c, eps²) = c * g²/max(v, c*eps²). Multiplied from the left, ((g / max) * g) * c,
+    # because g² alone may leave the range of float32.
+    torch.maximum(part.read(room, state.moments), state.floor[part.rows], out=room)
+    torch.div(grads, room, out=room)
+    room.mul_(grads).mul_(state.correction[part.rows])
+    part.show(room)
+
+
+class AdamMoments:
+    """Looks up the second moments of an optimizer, and what they are corrected by.
 
     It does so for every parameter whose state holds an `exp_avg_sq` of its own shape that is Adam's
     (`adam_like`): torch's Adam, AdamW, NAdam, RAdam, timm's LAMB and others. The host reads no
     value of the state. `unlike`: the optimizers whose `exp_avg_sq` is something else, and why.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], blocks: Blocks) -> None:
+    def __init__(self, parameters: Sequence[Tensor], blocks: ModelBlocks) -> None:
         self.parameters = parameters
         self.blocks = blocks
         self._known: dict[int, tuple[Any, dict[int, Any], Tensor]] = {}
@@ -34,30 +63,58 @@ class AdamState:
         self._judged: dict[int, tuple[tuple[int, int], str]] = {}  # state and its size -> why not
         self.unlike: dict[str, str] = {}
 
-    def fill(
+    def look_at(
         self,
         optimizer: Optimizer,
         grads: Sequence[Tensor | None],
         scale: Tensor | None,
-    ) -> tuple[bool, ...]:
-        """Fill the blocks after the optimizer's step; return which parameters have a moment.
+    ) -> AdamState | None:
+        """Return the state after the optimizer's step, or None without any moment.
 
         The step was made with `grads` divided by `scale`.
         """
-        self._look_at(optimizer)
+        self._look_up(optimizer)
         moments: list[Tensor | None] = []
         steps: list[Tensor] = []
         for i, (p, g) in enumerate(zip(self.parameters, grads, strict=True)):
             state = self._state_of(p, optimizer) if g is not None else {}
             moments.append(self._moment(i, p, optimizer, state))
             step = state.get("step", self._groups.get(i, {}).get("step", math.inf))
-            steps.append(local(step) if isinstance(step, Tensor) else torch.tensor(float(step)))
-        present = tuple(moment is not None for moment in moments)
-        if any(present):
-            known = [g if p else None for g, p in zip(grads, present, strict=True)]
-            divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
-            self._fill(moments, known, steps, divisors)
-        return present
+            if type(step) is not Tensor:  # a DTensor, or a number
+                step = local(step) if isinstance(step, Tensor) else torch.tensor(float(step))
+            steps.append(step)
+        if all(moment is None for moment in moments):
+            return None
+        known = [None if moment is None else g for g, moment in zip(grads, moments, strict=True)]
+        divisors = [d for d in (scale, _own_clip(optimizer)) if d is not None]
+        log_beta2, eps2 = self._facts
+        # Adam's bias correction c = 1 - beta2^step (Kingma, Ba 2015, section 3), as -expm1(step *
+        # ln beta2): for beta2 near 1 the plain difference would lose its digits.
+        correction = -torch.expm1(self._on_device(steps) * log_beta2)
+        dtype = self.blocks.dtype
+        floor = (correction * eps2).clamp(min=TINY[dtype])
+        # Before a first update c is 0, and so is every v: a floor of 1 keeps 0/0 out.
+        floor = torch.where(correction > 0, floor, 1.0).to(dtype)
+        of_row = self.blocks.of_row
+        return AdamState(
+            self.blocks.flat(moments), self.blocks.flat(known),
+            floor[of_row, None], correction.to(dtype)[of_row, None], divisors,
+        )  # fmt: skip
+
+    def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
+        """Return the step counts on the device, [parameters] float32.
+
+        Most optimizers count on the host; capturable ones do not.
+        """
+        device = self.blocks.device
+        if len({s.device for s in steps}) > 1:
+            steps = [s.to(device, non_blocking=True) for s in steps]
+        if any(s.ndim for s in steps):
+            steps = [s.reshape(()) for s in steps]
+        whole = torch.stack(list(steps)).float()
+        if whole.device == device:
+            return whole
+        return whole.pin_memory().to(device, non_blocking=True)  # so that the host need not wait
 
     def _state_of(self, p: Tensor, optimizer: Optimizer) -> dict[str, Any]:
         """Return what the optimizer keeps of a parameter, or one that steps for it (SAM's)."""
@@ -81,48 +138,7 @@ class AdamState:
             return None
         return moment
 
-    def _fill(
-        self,
-        moments: Sequence[Tensor | None],
-        grads: Sequence[Tensor | None],
-        steps: list[Tensor],
-        divisors: Sequence[Tensor],
-    ) -> None:
-        values, scratch, of_row = self.blocks.values, self.blocks.scratch, self.blocks.of_row
-        self.blocks.fill(moments)
-        scratch.zero_()  # with its padding, where signals may have left anything
-        self.blocks.fill(grads, scratch=True)
-        for divisor in divisors:
-            scratch.div_(divisor)
-        log_beta2, eps2 = self._facts
-        # Adam's bias correction c = 1 - beta2^step (Kingma, Ba 2015, section 3), as -expm1(step *
-        # ln beta2): for beta2 near 1 the plain difference would lose its digits.
-        correction = -torch.expm1(self._on_device(steps) * log_beta2)
-        floor = (correction * eps2).clamp(min=TINY[values.dtype])
-        # Before a first update c is 0, and so is every v: a floor of 1 keeps 0/0 out.
-        floor = torch.where(correction > 0, floor, 1.0).to(values.dtype)
-        # g²/max(v/c, eps²) = c * g²/max(v, c*eps²). Multiplied from the left, ((g / max) * g) * c,
-        # because g² alone may leave the range of float32.
-        torch.maximum(values, floor[of_row, None], out=values)
-        torch.div(scratch, values, out=values)
-        values.mul_(scratch).mul_(correction.to(values.dtype)[of_row, None])
-
-    def _on_device(self, steps: Sequence[Tensor]) -> Tensor:
-        """Return the step counts on the device, [parameters] float32.
-
-        Most optimizers count on the host; capturable ones do not.
-        """
-        device = self.blocks.values.device
-        if len({s.device for s in steps}) > 1:
-            steps = [s.to(device, non_blocking=True) for s in steps]
-        if any(s.ndim for s in steps):
-            steps = [s.reshape(()) for s in steps]
-        whole = torch.stack(list(steps)).float()
-        if whole.device == device:
-            return whole
-        return whole.pin_memory().to(device, non_blocking=True)  # so that the host need not wait
-
-    def _look_at(self, optimizer: Optimizer) -> None:
+    def _look_up(self, optimizer: Optimizer) -> None:
         """Look up groups and options, and work them out again when one that matters changes."""
         groups = optimizer.param_groups
         seen = tuple((len(g["params"]), _betas(g)[1:], g.get("eps")) for g in groups)
@@ -146,7 +162,7 @@ class AdamState:
                     log_beta2[i] = math.log(betas[1])
                 eps2[i] = float(eps or 0.0) ** 2
         facts = torch.tensor([log_beta2, eps2], dtype=self.blocks.exact)
-        device = self.blocks.values.device
+        device = self.blocks.device
         if device.type == "cuda":  # from pinned memory, so that the host need not wait
             facts = facts.pin_memory()
         return found, facts.to(device, non_blocking=True)

@@ -13,6 +13,11 @@ from stabkit.monitor.measure.rows import PendingRows, RowReader, Rows
 from stabkit.monitor.measure.scalars import Scalars
 from stabkit.store.background import Background
 
+LEFT_OUT = (
+    "the gradient of these parameters is nothing but rounding (the loss does not depend on them); "
+    "they are left out of param_norm, update_norm, update_ratio and adam_rms"
+)
+
 
 class RowFlusher:
     """Takes the rows off the device, reads them an interval later and gives them to the writer.
@@ -65,5 +70,8 @@ class RowFlusher:
         rows = self.reader.read(pending, self.measure)
         for begun in rows.nonfinite:
             self.out.event("nonfinite", begun.step, **begun.facts())
+        if rows.null:
+            reason = f"{LEFT_OUT}: {', '.join(rows.null)}"
+            self.out.event("noticed", int(rows.steps[-1]), name="null parameters", reason=reason)
         self.out.add(rows.add_to)
         self._react(rows)

@@ -1,7 +1,7 @@
 """Every layer at every step: feeds the layer signals, and keeps their rows on the device.
 
-Only sums and maxima over each layer are kept of a step, in one of two fixed buffers. The host works
-out what they mean an interval later.
+Only sums and maxima over each unit (a tensor, mostly) are kept of a step, in one of two fixed
+buffers. The host adds them up by layer and works out what they mean an interval later.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,24 +14,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.monitor.blocks import Blocks
-from stabkit.monitor.measure.adam import AdamState
+from stabkit.monitor.measure.adam import AdamMoments, fill
+from stabkit.monitor.measure.combine import alike, of_all_ranks
 from stabkit.monitor.measure.host_copy import HostCopy, start_copy
-from stabkit.monitor.ranks import world_size
+from stabkit.monitor.measure.null_parameters import NullParameters, packed_biases
+from stabkit.monitor.model_blocks import ModelBlocks
+from stabkit.monitor.signals.basic import GradNorm
 from stabkit.monitor.signals.signal import LayerSignal, Moment
-
-Presence = tuple[bool, ...]
 
 
 @dataclass(frozen=True)
 class LayerTotals:
-    """Rows of layers on their way to the host. `counts` [rows, signals, layers]: elements."""
+    """Rows on their way to the host. `counts` [rows, signals, units]: elements."""
 
     totals: HostCopy
     counts: NDArray[np.float64]
 
 
 class LayerMeasure:
-    """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`.
+    """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`, `names[i]` too.
 
     A row is one step. Call `begin_row`, then for each optimizer `gradients` and `before` ahead of
     its step and `after` behind it. Several optimizers add to the same row, each for its `members`,
@@ -42,6 +43,7 @@ class LayerMeasure:
     def __init__(
         self,
         parameters: Sequence[Tensor],
+        names: Sequence[str],
         layer: Sequence[int],
         num_layers: int,
         signals: Iterable[LayerSignal],
@@ -51,21 +53,22 @@ class LayerMeasure:
         """`failed` is told once of a signal that raised; the signal is null from then on."""
         self.parameters = list(parameters)
         self.signals = sorted(signals, key=lambda s: s.combine)
-        self.blocks = Blocks(self.parameters, layer, num_layers)
-        self.rows = 0
         self._moments = {signal.reads for signal in self.signals}
-        self._alike = _alike(self.signals)
-        self._of_rows: dict[int, Tensor] = {}  # signal -> [blocks], until the step is over
-        self.adam = AdamState(self.parameters, self.blocks)
-        self._layer = np.asarray(layer)
-        self._numel = np.array([p.numel() for p in self.parameters], dtype=np.float64)
-        shape = capacity, len(self.signals), num_layers
-        device = self.blocks.values.device
+        self.blocks = ModelBlocks(self.parameters, packed_biases(names, self.parameters))
+        self.null = NullParameters(names, self.parameters, self.blocks)
+        self.rows = 0
+        self._is_ours = all(type(s).__module__.startswith("stabkit.") for s in self.signals)
+        self._alike = alike(self.signals)
+        self._found: dict[int, dict[int, Tensor]] = {}  # signal -> part -> [blocks], of this step
+        self.adam = AdamMoments(self.parameters, self.blocks)
+        of_units = np.asarray(layer)[self.blocks.units]
+        self._layer = [np.flatnonzero(of_units == i) for i in range(num_layers)]
+        self._numel = np.array(self.blocks.numel, dtype=np.float64)
+        shape = capacity, len(self.signals), len(self.blocks.units)
         self._totals = [
-            torch.zeros(shape, dtype=self.blocks.exact, device=device) for _ in range(2)
+            torch.zeros(shape, dtype=self.blocks.exact, device=self.blocks.device) for _ in range(2)
         ]
         self._counts = [np.zeros(shape) for _ in range(2)]
-        self._elements: dict[Presence, NDArray[np.float64]] = {}
         self._failed = failed
         self._dead: set[int] = set()
         self._unread: set[int] = set()  # dead signals that have no value in earlier rows either
@@ -94,10 +97,18 @@ class LayerMeasure:
             return
         grads = self._grads(members)
         self._before = None
-        self.blocks.fill(grads)
-        if scale is not None:
-            self.blocks.values.div_(scale)
-        self._add("gradients", tuple(g is not None for g in grads))
+        flat = self.blocks.flat(grads)
+        for part in self.blocks.parts:
+            if not part.is_empty(flat):
+                # only our own signals may see the training's own memory
+                get = part.read if self._is_ours else part.fill
+                found = get(part.room, flat)
+                if scale is not None:
+                    found = torch.div(found, scale, out=part.room)
+                part.show(found)
+                self._add("gradients", part)
+                part.show(part.room)  # so that nothing keeps a gradient that the loop lets go
+        self._count("gradients", grads)
 
     @torch.no_grad()
     def before(self, members: Sequence[int]) -> None:
@@ -105,9 +116,13 @@ class LayerMeasure:
         if self._moments.isdisjoint({"parameters", "updates"}):
             return
         values = self._values(members)
-        self.blocks.fill(values)
+        flat = self.blocks.flat(values)
+        for part in self.blocks.parts:
+            if not part.is_empty(flat):
+                part.show(part.fill(part.kept, flat))
+                self._add("parameters", part)
         self._before = members
-        self._add("parameters", tuple(v is not None for v in values))
+        self._count("parameters", values)
 
     @torch.no_grad()
     def after(
@@ -123,19 +138,28 @@ class LayerMeasure:
         """
         grads = self._grads(members)
         if "updates" in self._moments and self._before is members:
-            self.blocks.subtract(self._values(members))
-            self._add("updates", tuple(g is not None for g in grads))
+            flat = self.blocks.flat(self._values(members))
+            for part in self.blocks.parts:
+                if not part.is_empty(flat):
+                    now = part.read(part.scratch, flat)
+                    part.show(torch.sub(part.kept, now, out=part.room))
+                    self._add("updates", part)
+            self._count("updates", grads)
         self._before = None
         if "adam" in self._moments and not late:
             try:
-                present = self.adam.fill(optimizer, grads, scale)
+                state = self.adam.look_at(optimizer, grads, scale)
+                for part in self.blocks.parts:
+                    if state is not None and not part.is_empty(state.moments):
+                        fill(part, state)
+                        self._add("adam", part)
             except Exception as error:  # the state or the options are not Adam's after all
-                present = ()
+                state = None
                 self._moments.discard("adam")
                 for i in (i for i, s in enumerate(self.signals) if s.reads == "adam"):
                     self._drop(i, error)
-            if any(present):
-                self._add("adam", present)
+            if state is not None:
+                self._count("adam", state.moments)
         self._end_of_step()
 
     def take(self) -> LayerTotals:
@@ -148,23 +172,29 @@ class LayerMeasure:
         self._counts.reverse()
         self.rows = 0  # now: an error below must not hold up the rows to come
         if self.blocks.sharded and len(totals):  # without rows other ranks may not come here
-            totals = self._of_all_ranks(totals)
+            totals = of_all_ranks(totals, self._alike)
         return LayerTotals(start_copy(totals), counts)
 
     def read(
         self, pending: LayerTotals
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.bool_]]]:
         """Return each signal's values [rows, layers], and where it was measured."""
-        totals = torch.from_numpy(pending.totals.read())
+        totals, counts = pending.totals.read(), pending.counts
+        for i in (i for i, signal in enumerate(self.signals) if type(signal) is GradNorm):
+            keep = ~self.null.find(totals[:, i], counts[:, i])[:, None]  # [rows, 1, units]
+            others = [j for j, signal in enumerate(self.signals) if signal.reads != "gradients"]
+            # not by multiplying: what is left out may be infinite
+            totals[:, others] = np.where(keep, totals[:, others], 0.0)
+            counts[:, others] *= keep
         values, measured = {}, {}
         for i, signal in enumerate(self.signals):
             if i in self._unread:
                 continue
-            count = pending.counts[:, i]
+            count = self._of_layers(counts[:, i], "sum")
             known = count > 0
             try:
-                # copies, so that no signal can change what another one reads
-                found = signal.of_layer(totals[:, i].clone(), torch.from_numpy(count.copy()))
+                total = self._of_layers(totals[:, i], signal.combine)
+                found = signal.of_layer(torch.from_numpy(total), torch.from_numpy(count.copy()))
                 if found.shape != count.shape:
                     raise ValueError(
                         f"of_layer gave {list(found.shape)}, not as given {list(count.shape)}"
@@ -177,6 +207,13 @@ class LayerMeasure:
                 self._unread.add(i)
                 self._drop(i, error)
         return values, measured
+
+    def _of_layers(self, of_units: NDArray[np.float64], combine: str) -> NDArray[np.float64]:
+        """Return sums or maxima over each layer, [rows, layers] of [rows, units]."""
+        whole = [of_units[:, units] for units in self._layer]
+        if combine == "sum":
+            return np.stack([part.sum(1) for part in whole], 1)
+        return np.stack([part.max(1, initial=0.0) for part in whole], 1)
 
     def _grads(self, members: Sequence[int]) -> list[Tensor | None]:
         grads: list[Tensor | None] = [None] * len(self.parameters)
@@ -193,86 +230,59 @@ class LayerMeasure:
             values[i] = self.parameters[i]
         return values
 
-    def _add(self, moment: Moment, present: Presence) -> None:
-        """Add to the row what `blocks` holds, of the parameters that are `present`."""
-        elements = self._count(present)
+    def _add(self, moment: Moment, part: Blocks) -> None:
+        """Ask the signals that read what the part shows now."""
         for i, signal in enumerate(self.signals):
-            if signal.reads == moment:
-                rows, before = self._of_blocks(i), self._of_rows.get(i)
+            if signal.reads == moment and (found := self._ask(i, part)) is not None:
+                mine = self._found.setdefault(i, {})
+                before = mine.get(part.first)
                 if before is not None:  # other optimizers stepped before, with their blocks 0 here
-                    rows = before + rows if signal.combine == "sum" else before.maximum(rows)
-                self._of_rows[i] = rows
-                self._counts[0][self.rows - 1, i] += 0 if i in self._dead else elements
+                    found = before + found if signal.combine == "sum" else before.maximum(found)
+                elif not self._is_ours:  # it may view what others overwrite
+                    found = found.clone()
+                mine[part.first] = found
+
+    def _ask(self, i: int, part: Blocks) -> Tensor | None:
+        """Return the signal of each block; None if it raised, and it is not asked again."""
+        if i in self._dead:
+            return None
+        values = part.values
+        version = values._version
+        try:
+            found = self.signals[i].of_blocks(part)
+            if values._version != version:
+                raise ValueError("of_blocks changed blocks.values, which others read after it")
+            if found.shape != values.shape[:1]:
+                raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
+            if found.device != values.device:
+                raise ValueError(f"of_blocks gave a tensor on {found.device}")
+        except Exception as error:
+            self._drop(i, error)
+            if values._version != version:
+                self.void_row()
+            return None
+        return found
+
+    def _count(self, moment: Moment, tensors: Sequence[Tensor | None]) -> None:
+        """Count the elements of the tensors that are there."""
+        elements = self._numel * [tensors[i] is not None for i in self.blocks.units]
+        for i, signal in enumerate(self.signals):
+            if signal.reads == moment and i not in self._dead:
+                self._counts[0][self.rows - 1, i] += elements
 
     def _end_of_step(self) -> None:
-        """Add up the blocks by layer, at once for all signals that combine in the same way."""
-        of_rows, self._of_rows = self._of_rows, {}  # now: an error must not come again
+        """Add up the blocks by unit, at once for all signals that combine in the same way."""
+        found_of, self._found = self._found, {}  # now: an error must not come again
         for combine, signals in self._alike.items():
-            if of_rows.keys().isdisjoint(signals):
+            if found_of.keys().isdisjoint(signals):
                 continue
-            none = next(iter(of_rows.values())).new_zeros(())
-            rows = [of_rows.get(i, none.expand(len(self.blocks.values))) for i in signals]
-            found = self.blocks.of_layers(torch.stack(rows), combine)
+            found = self.blocks.of_units([found_of.get(i, {}) for i in signals], combine)
             into = self._totals[0][self.rows - 1, signals.start : signals.stop]
             if combine == "sum":
                 into.add_(found)
             else:
                 torch.maximum(into, found, out=into)
 
-    def _of_blocks(self, i: int) -> Tensor:
-        values = self.blocks.values
-        if i not in self._dead:
-            version = values._version
-            try:
-                found = self.signals[i].of_blocks(self.blocks)
-                if values._version != version:
-                    raise ValueError("of_blocks changed blocks.values, which others read after it")
-                if found.shape != values.shape[:1]:
-                    raise ValueError(f"of_blocks gave {list(found.shape)}, not [{len(values)}]")
-                if found.device != values.device:
-                    raise ValueError(f"of_blocks gave a tensor on {found.device}")
-                return found.to(self.blocks.exact, copy=True)  # others overwrite what it may view
-            except Exception as error:
-                self._drop(i, error)
-                if values._version != version:
-                    self.void_row()
-        return values.new_zeros(len(values), dtype=self.blocks.exact)
-
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)
         self._failed(self.signals[i].name, error)
-
-    def _count(self, present: Presence) -> NDArray[np.float64]:
-        """Return the elements that are present, [layers]; cached, as few patterns occur."""
-        if present not in self._elements:
-            if len(self._elements) > 64:
-                self._elements.clear()
-            numel = np.where(present, self._numel, 0.0)
-            layers = self._totals[0].shape[2]
-            elements = np.bincount(self._layer, numel, minlength=layers)
-            self._elements[present] = elements.astype(np.float64)
-        return self._elements[present]
-
-    def _of_all_ranks(self, totals: Tensor) -> Tensor:
-        """Combine the rows of all ranks, in one collective for a whole interval."""
-        ranks = totals.new_empty(world_size(), *totals.shape)
-        _all_gather(ranks.view(-1), totals.contiguous().view(-1))
-        whole = torch.empty_like(totals)
-        for combine, s in self._alike.items():
-            part = ranks[:, :, s.start : s.stop]
-            whole[:, s.start : s.stop] = part.sum(0) if combine == "sum" else part.amax(0)
-        return whole
-
-
-def _alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
-    """Return the range of the signals that combine in each way: they are neighbors."""
-    sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
-    first = sums[0] if sums else len(signals)
-    return {"max": range(first), "sum": range(first, len(signals))}
-
-
-def _all_gather(into: Tensor, own: Tensor) -> None:
-    """Call all_gather by its new name where there is one: torch 2.14 warns of the old one."""
-    dist = torch.distributed
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(into, own)

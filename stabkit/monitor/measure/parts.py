@@ -64,14 +64,15 @@ def make_parts(
         asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in known]
     if flush_every < 1:
         raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
-    found, numbers = group_layers([name for name, _ in named], layer_of)
+    names = [name for name, _ in named]
+    found, numbers = group_layers(names, layer_of)
     parameters = [p for _, p in named]
     of_layers = [signal for signal in asked if isinstance(signal, LayerSignal)]
     of_probe = [signal for signal in asked if isinstance(signal, ProbeSignal)]
     probing = Probing(model, probe, of_probe, probe_every, optimizers, layer_of, failed)
     layers = in_order(found, probing.executed() if layer_of is None else [])
     layer = [layers.index(found[number]) for number in numbers]
-    measure = LayerMeasure(parameters, layer, len(layers), of_layers, flush_every, failed)
+    measure = LayerMeasure(parameters, names, layer, len(layers), of_layers, flush_every, failed)
     # a sharded model runs in all processes or in none
     evaluates = rank() == 0 or measure.blocks.sharded
     others = [] if teacher is None else [teacher]

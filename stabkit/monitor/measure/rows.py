@@ -35,6 +35,7 @@ class Rows:
 
     - `scalars`: steps and values of each series of the run.
     - `nonfinite`: the stretches of non-finite values that begin.
+    - `null`: parameters newly found to have no gradient but rounding.
     - `skipped` [steps]: whether a GradScaler skipped the step, as it does to find its scale; None
       stands for no step.
     """
@@ -46,6 +47,7 @@ class Rows:
     scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
     nonfinite: Sequence[Nonfinite] = ()
     skipped: NDArray[np.bool_] | None = None
+    null: Sequence[str] = ()
 
     def series(self, signal: str) -> Iterable[tuple[str, IntArray, FloatArray]]:
         """Yield each layer's measured steps and values; nothing for a signal that is not there."""
@@ -110,8 +112,15 @@ class RowReader:
         still = (values["update_norm"] == 0).all(axis=1) if "update_norm" in values else None
         begun, skipped = self._nonfinite.begun(steps, scalars, still, (seen, where))
         return Rows(
-            steps, self.layers, values | seen, measured | where, scalars, begun, skipped
-        )  # fmt: skip
+            steps,
+            self.layers,
+            values | seen,
+            measured | where,
+            scalars,
+            begun,
+            skipped,
+            measure.null.take_new(),
+        )
 
 
 def _derived(signal: DerivedSignal, values: Values) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import stabkit
-from stabkit.monitor.blocks import Blocks
+from stabkit.monitor.model_blocks import ModelBlocks
 from stabkit.monitor.signals.signal import SIGNALS
 from tests.monitor.expected import Expected, elements, norm
 from tests.monitor.twins import ORDER, Net, layer_of, net
@@ -205,11 +205,12 @@ def test_adam_rms_of_large_and_small_gradients(
 
 def test_both_ways_of_adding_squares_agree() -> None:
     tensors = [torch.randn(n) * size for n, size in [(700, 1e25), (0, 1), (3, 1), (513, 1e-30)]]
-    blocks = Blocks(tensors, [0, 0, 1, 2], 3)
-    blocks.fill([*tensors[:3], None])
-    blocks.fill(tensors)
-    expected = [norm(elements(t)) ** 2 for t in (tensors[0], tensors[2], tensors[3])]
-    for rows in (blocks._squares_by_row(), blocks._squares_by_tensor()):
+    blocks = ModelBlocks(tensors)
+    (part,) = blocks.parts
+    part.fill(part.room, [*tensors[:3], None])
+    part.show(part.fill(part.room, tensors))
+    expected = [norm(elements(t)) ** 2 for t in tensors]
+    for rows in (part._squares_by_row(), part._squares_by_tensor()):
         assert rows.dtype == torch.float64
-        found = blocks.of_layers(rows[None], "sum")[0].tolist()
+        found = blocks.of_units([{0: rows}], "sum")[0].tolist()
         assert found == pytest.approx(expected, rel=1e-6, abs=0)

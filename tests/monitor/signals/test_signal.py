@@ -16,6 +16,7 @@ import stabkit
 from stabkit.cli import main
 from stabkit.monitor import monitor as _all  # noqa: F401 (importing it registers every signal)
 from stabkit.monitor.blocks import Blocks
+from stabkit.monitor.model_blocks import ModelBlocks
 from stabkit.monitor.signals.signal import LEVELS, SIGNALS, Signal, choose
 
 LINES = """
@@ -166,10 +167,11 @@ def test_the_command_lists_a_users_own(
 
 def test_blocks_and_modules_are_where_a_signal_finds_them() -> None:
     assert isinstance(sys.modules["stabkit.monitor.signals.signal"], ModuleType)
-    blocks = Blocks([torch.zeros(3), torch.zeros(2, 2)], [0, 1], 2)
-    blocks.fill([torch.tensor([1.0, -2.0, 3.0]), None])
-    assert blocks.values.sum() == 2
-    assert blocks.of_layers(blocks.values.sum(1)[None], "sum").tolist() == [[2.0, 0.0]]
+    blocks = ModelBlocks([torch.zeros(3), torch.zeros(2, 2)])
+    (part,) = blocks.parts
+    part.show(part.fill(part.room, [torch.tensor([1.0, -2.0, 3.0]), None]))
+    assert part.values.sum() == 2
+    assert blocks.of_units([{0: part.values.sum(1)}], "sum").tolist() == [[2.0, 0.0]]
 
 
 def test_no_signal_depends_on_which_others_are_measured(tmp_path: Path) -> None:
