@@ -181,7 +181,7 @@ def test_a_training_with_it_is_the_same_to_the_last_bit(tmp_path: Path, wrapped:
         return [*model.state_dict().values(), *teacher.state_dict().values(), torch.rand(())]
 
     assert all(map(torch.equal, training(tmp_path), training(None)))
-    assert kinds(tmp_path) == []
+    assert set(kinds(tmp_path)) <= {"null_parameters"}  # a bias before BatchNorm
 
 
 def test_distances_and_spreads_are_those_of_the_formulas(tmp_path: Path) -> None:

@@ -72,6 +72,6 @@ class RowFlusher:
             self.out.event("nonfinite", begun.step, **begun.facts())
         if rows.null:
             reason = f"{LEFT_OUT}: {', '.join(rows.null)}"
-            self.out.event("noticed", int(rows.steps[-1]), name="null parameters", reason=reason)
+            self.out.event("null_parameters", int(rows.steps[-1]), reason=reason)
         self.out.add(rows.add_to)
         self._react(rows)

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import stabkit
 from stabkit import KNN
 from stabkit.monitor.knn import samples as samples_module
-from tests.monitor.toy import kinds
 
 CLASSES = torch.tensor([2, 5, 9, 11])  # class numbers need not begin at 0 nor follow each other
 
@@ -96,7 +95,7 @@ def test_a_training_with_it_is_the_same_to_the_last_bit(
     assert all(torch.equal(a, b) for a, b in zip(with_it[1], without[1], strict=True))
     evals = stabkit.open_run(tmp_path).evals("knn_heldout")
     assert evals["step"].tolist() == [0, 5, 10, 15, 20, 23]
-    assert kinds(tmp_path) == []
+    assert told(tmp_path) == []
 
 
 def oracle(model: nn.Module, k: int, temperature: float) -> list[bool]:
@@ -229,7 +228,13 @@ def failing(tmp_path: Path, embed: Any, steps: int = 12) -> list[Any]:
     without = training(None, steps=steps)
     assert with_it[0] == without[0]
     assert all(torch.equal(a, b) for a, b in zip(with_it[1], without[1], strict=True))
-    return [e for e in stabkit.open_run(tmp_path).event_log() if e["kind"] != "nonfinite"]
+    return told(tmp_path)
+
+
+def told(folder: Path) -> list[Any]:
+    """Return the log without what the loop itself is the cause of."""
+    own = "nonfinite", "null_parameters"  # a bias before BatchNorm
+    return [entry for entry in stabkit.open_run(folder).event_log() if entry["kind"] not in own]
 
 
 def broken(model: nn.Module, images: Tensor) -> Tensor:
@@ -284,7 +289,7 @@ def test_a_forward_that_trains_is_refused_and_said(tmp_path: Path) -> None:
         return images
 
     training(tmp_path, lambda: KNN(BANK, QUERIES, embed, every=3))
-    (event,) = stabkit.open_run(tmp_path).event_log()
+    (event,) = told(tmp_path)
     assert "changed 1 of its parameters, head.bias first" in event["reason"]
 
 
@@ -292,7 +297,7 @@ def test_queries_of_a_class_that_the_bank_lacks_are_told(tmp_path: Path) -> None
     kept = BANK[1] != 11
     bank = BANK[0][kept], BANK[1][kept]
     training(tmp_path, lambda: KNN(bank, QUERIES, every=5))
-    (event,) = stabkit.open_run(tmp_path).event_log()
+    (event,) = told(tmp_path)
     lacking = int((QUERIES[1] == 11).sum())
     assert event["reason"].startswith(f"KNN: {lacking} of 40 queries are of classes that the bank")
     assert stabkit.open_run(tmp_path).evals()["chance"].unique().tolist() == [0.25]
