@@ -64,7 +64,7 @@ def bursts_and_dips(runs: Iterable[Diagnosis]) -> list[EventTimes]:
     """
     watched = []
     for run in runs:
-        steps = run.evals("knn_heldout")["step"].to_numpy()
+        steps = run.evals(run.metric)["step"].to_numpy()
         if len(steps) < SHORTEST or run.watched is None:
             continue
         first = int(max(steps[SHORTEST - 2], run.watched[0]))

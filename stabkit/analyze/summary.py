@@ -177,11 +177,12 @@ def _findings(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
     if unstable.empty:
         lines = [nothing_found(table)]
     else:
-        lines = [f"{len(unstable)} of {counted(len(table), 'run')} trained unstably."]
         finished = int(((unstable["state"] == "done") & (unstable["verdict"] != "diverged")).sum())
+        which, who = f"{len(unstable)} of {len(table)} runs", f"{finished} of them"
+        if len(table) == 1:
+            which, who = "The run", "It"
+        lines = [f"{which} trained unstably."]
         if finished:
-            lines[0] += (
-                f" {finished} of them finished without any error, as if nothing had happened."
-            )
+            lines[0] += f" {who} finished without any error, as if nothing had happened."
     lines += events_in_words(runs, table)
     return [*lines, *(findings(runs) if len(table) <= LISTED and not unstable.empty else [])]
