@@ -168,7 +168,7 @@ class Diagnosis:
     @cached_property
     def loss_spikes(self) -> pd.DataFrame:
         """Rows of `find_bursts` on the spikes of all losses; a series stands for a layer."""
-        return find_bursts(events.spikes_of_series(self._series(self.losses), self.tables))
+        return find_bursts(events.loss_spikes(self._series(self.losses), self.tables))
 
     @cached_property
     def departures(self) -> pd.DataFrame:

@@ -42,6 +42,7 @@ COLLAPSE = {
     "loss_relative": find_stuck_loss,
 }
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
+ALONE = 1.5
 STILL = 0.01  # of its level; a loss at chance scatters by less
 MIN_HISTORY = 12  # steps that `find_spikes` needs before it can find the first spike
 
@@ -180,6 +181,17 @@ def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
         _spikes_of(run, name, name, i, steps, shifted(values), threshold)
         for i, (name, (steps, values)) in enumerate(found.items())
     )
+
+
+def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
+    """Return the rows of `spikes_of_series` on losses, without small rises of a single value.
+
+    One value alone may be that of a hard batch; it counts from `ALONE` times what was expected on.
+    """
+    table = spikes_of_series(found, run)
+    kept = table[(table["end"] > table["onset"]) | (table["ratio"] >= ALONE)].reset_index(drop=True)
+    kept.attrs["refused"] = refused(table)
+    return kept
 
 
 def shifted(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -54,6 +54,14 @@ def test_a_loss_spike_makes_a_run_unstable_whatever_the_loss_is_called(tmp_path,
     assert "without any error" not in text
 
 
+def test_a_small_rise_of_one_value_is_a_hard_batch(tmp_path):
+    for ratio, verdict in ((1.4, "stable"), (1.7, "unstable")):
+        loss = falling_loss()
+        loss[150] *= ratio
+        (tmp_path / verdict).mkdir()
+        assert converted(tmp_path / verdict, {"loss": loss}).verdict == verdict
+
+
 def test_a_smooth_loss_is_stable_and_the_words_claim_no_more(tmp_path, capsys):
     run = converted(tmp_path, {"loss": falling_loss()})
     assert run.verdict == "stable"
