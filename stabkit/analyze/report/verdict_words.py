@@ -9,7 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
-from stabkit.analyze.series import accuracy_words
+from stabkit.analyze.series import METRIC, accuracy_words
 from stabkit.analyze.summary import judged_on, lacking_rows
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE, worst_of
@@ -108,7 +108,7 @@ def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
     level = _level(run)
     if level is None:
         return text
-    text += f"{' ' if text else ''}It ended at {100 * level:.1f} %, {accuracy_words(run.metric)}"
+    text += f"{' ' if text else ''}It ended at {100 * level:.1f} % {_accuracy(run)}"
     stable = table[table["verdict"].isin(["stable", "bursts"])]
     alike = _most_alike(runs, run, [_named(runs, name) for name in stable["run"]])
     if alike is not None:
@@ -123,6 +123,11 @@ def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
         text += f"; {worst['lost_steps']:,} of its {steps:,} steps were spent in dips"
         text += f", the deepest {100 * worst['deepest']:.1f} points"
     return text + "."
+
+
+def _accuracy(run: Diagnosis) -> str:
+    words = accuracy_words(run.metric)
+    return words if run.metric == METRIC else f"({isolated(words)})"
 
 
 def _most_alike(runs: Diagnoses, run: Diagnosis, others: Sequence[Diagnosis]) -> Diagnosis | None:
