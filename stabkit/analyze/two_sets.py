@@ -20,6 +20,8 @@ from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.intervals import rates_p_value
 from stabkit.analyze.scores import is_unstable, score
 from stabkit.analyze.text import aligned, counted
+from stabkit.analyze.verdict import VERDICTS
+from stabkit.detect.dips import SHORTEST
 from stabkit.detect.significance import holm
 from stabkit.printing import one_line
 
@@ -39,6 +41,8 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     one, two = (frame[frame["judged"]] for frame in whole)
     left_out = sum(map(len, whole)) - len(one) - len(two)
     names = _names(first, second)
+    if one.empty or two.empty:
+        return _not_comparable(first, second, names, left_out)
     keys = _pairing(one, two, shared)
     kept = [_partnered(frame, other, keys) for frame, other in ((one, two), (two, one))]
     levels, lost = (_compare(kept, keys, column) for column in ("level", "lost_share"))
@@ -53,6 +57,23 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
         _cells(first, second, kept, [key for key in keys if key != "seed"]),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _not_comparable(
+    first: Diagnoses, second: Diagnoses, names: tuple[str, str], left_out: int
+) -> str:
+    """Say what is lacking, and the verdicts of each set for itself."""
+    lines = [
+        f"{names[1]} and {names[0]} cannot be compared, so nothing can be said: that takes runs that "
+        f"ended\nand have {SHORTEST} evaluations of an accuracy, in both.",
+        _wrapped(_unjudged(left_out)),
+        "Each for itself:",
+    ]
+    for name, runs in zip(names, (first, second), strict=True):
+        counts = pd.Series([run.verdict for run in runs]).value_counts()
+        found = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if word in counts)
+        lines.append(f"{name}: {found}")
+    return "\n".join(lines)
 
 
 def _wrapped(text: str) -> str:

@@ -187,3 +187,16 @@ def test_the_judged_accuracy_can_be_chosen(tmp_path, capsys):
     assert "Judged on val_acc;" in capsys.readouterr().out
     assert main(["analyze", str(run.path), "--metric", "acc"]) == 2
     assert "they have test_acc, val_acc" in capsys.readouterr().err
+
+
+def test_sets_without_accuracy_are_not_compared_and_each_is_told(tmp_path, capsys):
+    for name, loss in (("a", falling_loss()), ("b", spiked(falling_loss(), 120))):
+        (tmp_path / name).mkdir()
+        converted(tmp_path / name, {"loss": loss})
+    capsys.readouterr()
+    assert main(["analyze", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    text = capsys.readouterr().out
+    assert "b and a cannot be compared, so nothing can be said" in text
+    assert "a: 1 stable" in text
+    assert "b: 1 unstable" in text
+    assert "nan" not in text
