@@ -64,8 +64,8 @@ def _not_comparable(
 ) -> str:
     """Say what is lacking, and the verdicts of each set for itself."""
     lines = [
-        f"{names[1]} and {names[0]} cannot be compared, so nothing can be said: that takes runs that "
-        f"ended\nand have {SHORTEST} evaluations of an accuracy, in both.",
+        f"{names[1]} and {names[0]} cannot be compared, so nothing can be said: that takes runs "
+        f"that ended\nand have {SHORTEST} evaluations of an accuracy, in both.",
         _wrapped(_unjudged(left_out)),
         "Each for itself:",
     ]
