@@ -67,15 +67,13 @@ class OnlineSpikes:
         Values that are not finite or not above 0 are left out.
         """
         usable = np.isfinite(values) & (values > 0)
+        at, first = steps[usable].tolist(), self._count
+        self._count += len(at)
         found = []
-        logs = np.log(values[usable]).tolist()
-        for step, log in zip(steps[usable].tolist(), logs, strict=True):
-            score = self._scorer.update(log)
-            if score is not None and self._merging.begins(
-                self._count, step, self._scorer.restarted
-            ):
-                found.append(Onset(step, math.exp(score.rise)))
-            self._count += 1
+        for point in self._scorer.add(np.log(values[usable])):
+            step = at[point.at - first]
+            if self._merging.begins(point.at, step, point.ends):
+                found.append(Onset(step, math.exp(point.rise)))
         return found
 
 

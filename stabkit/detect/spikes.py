@@ -1,7 +1,6 @@
 """Spikes: upward jumps of a positive series, such as a gradient norm or a loss."""
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from stabkit.detect.robust import (
     BoolArray,
     FloatArray,
     IntArray,
-    SortedWindow,
     checked_series,
 )
 
@@ -24,13 +22,16 @@ GOES_ON = 2.5  # deviations; an event lasts as long as values stay so high
 # Gains of level and slope of the trend filters: one for noisy series, which remembers some 5 values
 # and the slope of 50, and one for smooth series that bend, such as the first steps of a loss.
 GAINS = ((0.2, 0.02), (0.6, 0.2))
-CLIP = 2.0  # deviations; one value moves the filter by no more than this
+CLIP = 2.5  # mean absolute errors, 2 deviations; one value moves a filter by no more than this
+SCALE_GAIN, SCALE_CLIP = 0.05, 4.0  # of the mean absolute error, itself made robust
 TAIL = 500  # errors that tell how far up healthy values reach
 TAIL_SHARE = 0.1  # of them, the largest: their mean excess is the scale of the tail
 TAIL_REACH = 10.0  # such scales above the tail's beginning; e^-10 of an exponential tail
 NORMAL_EXCESS = 0.47  # mean excess over the 90 % quantile, in deviations, where errors are normal
 PRIOR = 10  # errors that the normal tail counts as
 TAIL_LIMIT = 18.0  # deviations; what stands so high is flagged, whatever the tail looks like
+CHUNK = 1000  # values that are scored at once; the result does not depend on it
+
 
 # The bar of a spike that is acted on while the run goes on, in robust deviations. The run is not
 # over, so its number of steps is not known: some million before the end is a safe guess. In a
@@ -48,95 +49,21 @@ def spike_bar(steps: int) -> float:
     return 6.0 + max(0.0, math.log10(max(steps, 1) / 1000))
 
 
-class Score(NamedTuple):
-    """How far a flagged value stands out."""
+class Flagged(NamedTuple):
+    """A value that stands out. `at` counts all values that the scorer was given."""
 
+    at: int
     z: float  # robust deviations above what was expected
     rise: float  # log of the ratio to what was expected
+    ends: bool  # whether the event ends here because the level itself has moved
 
 
-class Errors:
-    """The recent errors of a predictor, without those of flagged values."""
+class Trend(NamedTuple):
+    """A filter of level and slope (Holt 1957). `scale` is its recent mean absolute error."""
 
-    def __init__(self, errors: Sequence[float], window: int, floor: float) -> None:
-        self._sizes = SortedWindow(window)
-        self._recent: deque[float] = deque(maxlen=TAIL)
-        self._floor = floor
-        for error in errors:
-            self.add(error)
-
-    def add(self, error: float) -> None:
-        self._sizes.push(abs(error))
-        self._recent.append(error)
-
-    def noise(self) -> float:
-        """Return a robust standard deviation, the larger the fewer errors there are."""
-        few = 1 + FEW / len(self._sizes)
-        return max(self._floor, MAD_TO_STD * self._sizes.median()) * few
-
-    def reach(self, noise: float) -> float:
-        """Return how large an error of the heaviest tail that these errors show may be.
-
-        Over the 90 % quantile, an exponential tail with the mean excess of the errors. A normal
-        tail counts as PRIOR further errors, so that a few errors do not decide.
-        """
-        errors = np.array(self._recent)
-        start = float(np.quantile(errors, 1 - TAIL_SHARE))
-        over = errors[errors > start] - start
-        scale = (over.sum() + PRIOR * NORMAL_EXCESS * noise) / (over.size + PRIOR)
-        return start + TAIL_REACH * float(scale)
-
-
-class Median:
-    """Expects the median of the last values; for stationary series."""
-
-    def __init__(self, values: Sequence[float], window: int, floor: float) -> None:
-        self._values = SortedWindow(window)
-        self._values.restart(values)
-        middle = self._values.median()
-        self.errors = Errors([value - middle for value in values], window, floor)
-        self.most_flagged = window // 2  # in a row; then the level itself has moved
-
-    def expected(self) -> float:
-        return self._values.median()
-
-    def take(self, value: float, noise: float) -> None:
-        """Learn a value that was not flagged. `noise`: that of the errors before it."""
-        self.errors.add(value - self.expected())
-        self._values.push(value)
-
-    def pass_over(self) -> None:
-        """Move on by one value that was flagged."""
-
-
-class Trend:
-    """Expects what a filter of level and slope says (Holt 1957); for series that fall or rise."""
-
-    def __init__(
-        self, values: Sequence[float], window: int, floor: float, gains: tuple[float, float]
-    ) -> None:
-        self._level, self._slope = _line(values)
-        self._gain, self._slope_gain = gains
-        line = (self._level - self._slope * i for i in range(len(values) - 1, -1, -1))
-        errors = [value - middle for value, middle in zip(values, line, strict=True)]
-        self.errors = Errors(errors, window, floor)
-        self.most_flagged = window // 5
-
-    def expected(self) -> float:
-        return self._level + self._slope
-
-    def take(self, value: float, noise: float) -> None:
-        """Learn a value that was not flagged; it moves the filter by CLIP deviations at most."""
-        expected = self.expected()
-        error = value - expected
-        self.errors.add(error)
-        step = min(max(error, -CLIP * noise), CLIP * noise)
-        self._level = expected + self._gain * step
-        self._slope += self._slope_gain * step
-
-    def pass_over(self) -> None:
-        """Move on by one value that was flagged: along the slope, which levels off."""
-        self._level, self._slope = self.expected(), 0.9 * self._slope
+    level: float
+    slope: float
+    scale: float
 
 
 class SpikeScorer:
@@ -147,53 +74,158 @@ class SpikeScorer:
     over several steps, which a filter follows. The filters see one while the series falls, rises or
     bends, where the errors of the median are large. Flagged values teach none of them.
 
-    Takes one update per point, in order; `find_spikes` and an online monitor get the same scores.
+    `find_spikes` and an online monitor get the same scores: it does not matter how many values
+    come at once.
     """
 
     def __init__(self, window: int, threshold: float, min_history: int, mad_floor: float) -> None:
         self._window, self._floor = window, mad_floor
         self._bar = threshold / (1 + FEW / window)
-        self._first: list[float] = []
         self._min_history = min_history
+        self._first: list[float] = []
         self._streak: list[float] = []
-        self.restarted = False
+        self._count = 0
 
-    def _start(self, values: Sequence[float]) -> None:
-        """Begin with these values as the only history."""
-        options = values, self._window, self._floor
-        self._predictors: list[Median | Trend] = [Median(*options)]
-        self._predictors += [Trend(*options, gains) for gains in GAINS]
-
-    def update(self, log_value: float) -> Score | None:
-        """Return the score of a value that is flagged, else None."""
-        self.restarted = False
-        if len(self._first) < self._min_history:
-            self._first.append(log_value)
+    def add(self, log_values: FloatArray) -> list[Flagged]:
+        """Take the next values, in order; return those that stand out."""
+        found: list[Flagged] = []
+        i, missing = 0, self._min_history - len(self._first)
+        if missing > 0:
+            self._first += log_values[:missing].tolist()
+            i = min(missing, len(log_values))
             if len(self._first) == self._min_history:
                 self._start(self._first)
-            return None
-        noises = [predictor.errors.noise() for predictor in self._predictors]
-        rises = [log_value - predictor.expected() for predictor in self._predictors]
-        scores = [rise / noise for rise, noise in zip(rises, noises, strict=True)]
-        most = scores.index(max(scores))
-        z, rise, noise, judge = scores[most], rises[most], noises[most], self._predictors[most]
-        flagged = z >= GOES_ON if self._streak else z >= self._bar
-        if flagged and not self._streak and z < TAIL_LIMIT:
-            flagged = rise > judge.errors.reach(noise)
-        if not flagged:
-            self._streak.clear()
-            for predictor, scatter in zip(self._predictors, noises, strict=True):
-                predictor.take(log_value, scatter)
-            return None
-        self._streak.append(log_value)
-        for predictor in self._predictors:
-            predictor.pass_over()
-        if len(self._streak) == judge.most_flagged:
-            # So many high values in a row are a new level, not a spike.
+        while i < len(log_values):
+            if self._streak:
+                i = self._go_on(log_values, i, found)
+            else:
+                i = self._search(log_values, i, found)
+        self._count += len(log_values)
+        return found
+
+    def _start(self, values: Sequence[float]) -> None:
+        """Begin with these values as the only history: their median, and a line through them."""
+        self._values = np.array(values)[-self._window :]
+        level, slope = _line(values)
+        off_line = np.array(values) - level - slope * np.arange(1 - len(values), 1)
+        off_median = np.array(values) - np.median(values)
+        self._errors = [off_median, *(off_line for _ in GAINS)]
+        scale = max(self._floor, float(np.abs(off_line).mean()))
+        self._trends = [Trend(level, slope, scale) for _ in GAINS]
+
+    def _search(self, log_values: FloatArray, i: int, found: list[Flagged]) -> int:
+        """Look for the next value that begins an event; return the index behind the last seen."""
+        chunk = log_values[i : i + CHUNK]
+        known = np.concatenate([self._values, chunk])
+        medians = _rolling_median(known, self._window)[len(self._values) - 1 : -1]
+        followed = self._follow(chunk)
+        new_errors = [chunk - medians, *(errors for errors, _ in followed)]
+        errors = [np.concatenate(pair) for pair in zip(self._errors, new_errors, strict=True)]
+        noises = np.array([self._noise(e)[len(e) - len(chunk) - 1 : -1] for e in errors])
+        scores = np.array([e[len(e) - len(chunk) :] for e in errors]) / noises
+        most = scores.argmax(axis=0)
+        for k in np.flatnonzero(scores.max(axis=0) >= self._bar):
+            j, z, noise = int(most[k]), float(scores[most[k], k]), float(noises[most[k], k])
+            before = len(errors[j]) - len(chunk) + int(k)
+            if z >= TAIL_LIMIT or z * noise > _reach(errors[j][:before], noise):
+                followed = self._follow(chunk[:k])
+                self._take(known, errors, followed, len(chunk) - int(k))
+                self._noises = noises[:, k]
+                return self._flag(log_values, i + int(k), j, z, noise, found)
+        self._take(known, errors, followed, 0)
+        return i + len(chunk)
+
+    def _follow(self, values: FloatArray) -> list[tuple[FloatArray, Trend]]:
+        """Return the errors of each filter at these values, and the filter behind them."""
+        return [
+            _follow(trend, values, *gains, self._floor)
+            for trend, gains in zip(self._trends, GAINS, strict=True)
+        ]
+
+    def _take(
+        self,
+        known: FloatArray,
+        errors: Sequence[FloatArray],
+        followed: Sequence[tuple[FloatArray, Trend]],
+        without: int,
+    ) -> None:
+        """Keep what the next values need; the last `without` of these are not taken."""
+        self._values = known[: len(known) - without][-self._window :]
+        self._errors = [e[: len(e) - without][-TAIL:] for e in errors]
+        self._trends = [trend for _, trend in followed]
+
+    def _noise(self, errors: FloatArray) -> FloatArray:
+        """Return the noise after each error: a robust deviation, the larger the fewer there are."""
+        count = np.minimum(np.arange(1, len(errors) + 1), self._window)
+        spread = MAD_TO_STD * _rolling_median(np.abs(errors), self._window)
+        return np.maximum(self._floor, spread) * (1 + FEW / count)
+
+    def _go_on(self, log_values: FloatArray, i: int, found: list[Flagged]) -> int:
+        """Look whether the event goes on at `i`; predictors and noise stand still meanwhile."""
+        value = float(log_values[i])
+        expected = [float(np.median(self._values)), *(t.level + t.slope for t in self._trends)]
+        rises = value - np.array(expected)
+        j = int((rises / self._noises).argmax())
+        z = float(rises[j] / self._noises[j])
+        if z < GOES_ON:
+            self._streak = []
+            return i
+        return self._flag(log_values, i, j, z, float(self._noises[j]), found)
+
+    def _flag(
+        self, log_values: FloatArray, i: int, j: int, z: float, noise: float, found: list[Flagged]
+    ) -> int:
+        self._streak.append(float(log_values[i]))
+        # along the slope, which levels off
+        self._trends = [Trend(t.level + t.slope, 0.9 * t.slope, t.scale) for t in self._trends]
+        # So many high values in a row are a new level, not a spike.
+        ends = len(self._streak) >= self._window // (5 if j else 2)
+        found.append(Flagged(self._count + i, z, z * noise, ends))
+        if ends:
             self._start(self._streak)
             self._streak = []
-            self.restarted = True
-        return Score(z, rise)
+        return i + 1
+
+
+def _rolling_median(values: FloatArray, window: int) -> FloatArray:
+    """Return the median of each value and up to `window` - 1 before it."""
+    rolled: FloatArray = pd.Series(values).rolling(window, min_periods=1).median().to_numpy()
+    return rolled
+
+
+def _follow(
+    trend: Trend, values: FloatArray, gain: float, slope_gain: float, floor: float
+) -> tuple[FloatArray, Trend]:
+    """Return the errors of a filter at each value, and the filter behind the last."""
+    level, slope, scale = trend
+    errors = []
+    for value in values.tolist():
+        level += slope
+        error = value - level
+        errors.append(error)
+        size = abs(error)
+        limit = CLIP * scale
+        step = error if size <= limit else math.copysign(limit, error)
+        level += gain * step
+        slope += slope_gain * step
+        most = SCALE_CLIP * scale
+        scale += SCALE_GAIN * ((size if size < most else most) - scale)
+        if scale < floor:
+            scale = floor
+    return np.array(errors), Trend(level, slope, scale)
+
+
+def _reach(errors: FloatArray, noise: float) -> float:
+    """Return how large an error of the heaviest tail that these errors show may be.
+
+    Over the 90 % quantile, an exponential tail with the mean excess of the last errors. A normal
+    tail counts as PRIOR further errors, so that a few errors do not decide.
+    """
+    last = errors[-TAIL:]
+    start = float(np.quantile(last, 1 - TAIL_SHARE))
+    over = last[last > start] - start
+    scale = (over.sum() + PRIOR * NORMAL_EXCESS * noise) / (over.size + PRIOR)
+    return start + TAIL_REACH * float(scale)
 
 
 def _line(values: Sequence[float]) -> tuple[float, float]:
@@ -218,11 +250,11 @@ def find_spikes(
 
     What is expected is the median of the last `window` points, and what filters of level and slope
     say, so that a spike is found on a falling curve too: one of them is enough. The noise is that
-    of the last `window` errors of each. Points that are flagged move neither
-    the predictors nor the noise, so spikes cannot hide one another. The first `min_history` points
-    are the first history; with so few the bar is higher (`threshold` holds for `window` errors). A
-    point is flagged only if it also exceeds the tail that the errors of the series show, so that
-    heavy tails and saw teeth raise few alarms.
+    of the last `window` errors of each. Points that are flagged move neither the predictors nor the
+    noise, so spikes cannot hide one another. The first `min_history` points are the first history;
+    with so few the bar is higher (`threshold` holds for `window` errors). A point is flagged only
+    if it also exceeds the tail that the errors of the series show, so that heavy tails and saw
+    teeth raise few alarms.
 
     An event goes on while points stay 2.5 deviations high. After window // 2 flagged points in a
     row (window // 5 on a trend) the level itself has moved: the event ends there and the history
@@ -251,15 +283,11 @@ def find_spikes(
         )
     usable = np.isfinite(values) & (values > 0)
     steps, values = steps[usable], values[usable]
-    scorer = SpikeScorer(window, threshold, min_history, mad_floor)
-    points = []
-    for i, log_value in enumerate(np.log(values).tolist()):
-        if (score := scorer.update(log_value)) is not None:
-            points.append((i, score, scorer.restarted))
+    points = SpikeScorer(window, threshold, min_history, mad_floor).add(np.log(values))
     if not points:  # most series are healthy: save the making of a frame
         return _NO_SPIKES.copy()
-    flagged = np.array([i for i, _, _ in points], dtype=np.int64)
-    begin = begin_events(flagged, steps[flagged], np.array([end for _, _, end in points]), merge)
+    flagged = np.array([point.at for point in points], dtype=np.int64)
+    begin = begin_events(flagged, steps[flagged], np.array([p.ends for p in points]), merge)
     return _events(steps, values, points, begin)
 
 
@@ -293,17 +321,14 @@ def begin_events(
 
 
 def _events(
-    steps: IntArray,
-    values: FloatArray,
-    points: Sequence[tuple[int, Score, bool]],
-    begin: IntArray,
+    steps: IntArray, values: FloatArray, points: Sequence[Flagged], begin: IntArray
 ) -> pd.DataFrame:
     rows = []
     for a, b in zip(begin, [*begin[1:], len(points)], strict=True):
         event = points[a:b]
-        peak, score, _ = max(event, key=lambda point: float(values[point[0]]))
-        times = steps[[event[0][0], peak, event[-1][0]]]
-        rows.append((*times, score.z, math.exp(score.rise)))
+        peak = max(event, key=lambda point: float(values[point.at]))
+        times = steps[[event[0].at, peak.at, event[-1].at]]
+        rows.append((*times, peak.z, math.exp(peak.rise)))
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 

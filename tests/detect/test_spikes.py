@@ -32,7 +32,7 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
             if len(history) == first:
                 kept, errors, lines = begun(history)
             continue
-        expected = [np.median(kept[-window:]), *(level + slope for level, slope in lines)]
+        expected = [np.median(kept[-window:]), *(level + slope for level, slope, _ in lines)]
         noise = [
             max(floor, 1.4826 * np.median(np.abs(e[-window:]))) * (1 + 5 / min(len(e), window))
             for e in errors
@@ -49,7 +49,7 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
         flags[i] = z >= 2.5 if streak else z >= bar
         if flags[i]:
             streak.append(x)
-            lines = [(level + slope, 0.9 * slope) for level, slope in lines]
+            lines = [(level + slope, 0.9 * slope, scale) for level, slope, scale in lines]
             if len(streak) == window // (5 if judge else 2):
                 kept, errors, lines = begun(streak)
                 streak = []
@@ -59,20 +59,23 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
         for e, prediction in zip(errors, expected, strict=True):
             e.append(x - prediction)
         for j, (a, b) in enumerate(GAINS):
-            s = noise[1 + j]
-            step = np.clip(x - expected[1 + j], -2 * s, 2 * s)
-            lines[j] = expected[1 + j] + a * step, lines[j][1] + b * step
+            _, slope, scale = lines[j]
+            error = x - expected[1 + j]
+            step = np.clip(error, -2.5 * scale, 2.5 * scale)
+            scale = max(floor, 0.95 * scale + 0.05 * min(abs(error), 4 * scale))
+            lines[j] = expected[1 + j] + a * step, slope + b * step, scale
     return flags
 
 
 def begun(values):
-    """Return values, errors of each predictor, and the last value and slope of each filter."""
+    """Return values, errors of each predictor, and level, slope and scale of each filter."""
     at = np.arange(len(values)) - (len(values) - 1)
     slope = stats.theilslopes(values, at).slope
     level = np.median(values - slope * at)
     off_line = list(values - level - slope * at)
     errors = [list(values - np.median(values)), off_line, list(off_line)]
-    return list(values), errors, [(level, slope)] * 2
+    scale = max(0.01, np.abs(off_line).mean())
+    return list(values), errors, [(level, slope, scale)] * 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 99, 100])
