@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stabkit.analyze.series import METRIC
 from stabkit.detect import (
     find_collapse,
     find_departure,
@@ -118,7 +119,7 @@ def counts_known(evals: pd.DataFrame) -> bool:
     return bool((evals["n"] > 0).all())
 
 
-def collapses(run: Run, metric: str) -> pd.DataFrame:
+def collapses(run: Run, metric: str = METRIC) -> pd.DataFrame:
     """Return every sign of collapse in the scalars; the first column, signal, says which one.
 
     If the accuracy `metric` ends above its first value, two signs do not count: narrow features

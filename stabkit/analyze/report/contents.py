@@ -130,7 +130,9 @@ def _zoom(incident: Incident) -> Picture | None:
     )
     facts = "; ".join(": ".join(fact) for fact in incident.facts)
     alt += f"event shaded. {incident.headline}: {facts}."
-    return picture(event_zoom_figure(rows.assign(event=incident.headline)), alt)
+    # a table cannot hold bytes that are no text
+    title = incident.headline.encode("utf-8", "backslashreplace").decode()
+    return picture(event_zoom_figure(rows.assign(event=title)), alt)
 
 
 def _further(incidents: Sequence[Incident]) -> Table | None:
