@@ -1,7 +1,7 @@
 """Say in sentences what was found in runs, kind by kind; `run_table` has the numbers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Real
 
 import pandas as pd
@@ -159,15 +159,26 @@ def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     )
 
 
+def _largest(
+    rows: pd.DataFrame,
+    ordered: list[Diagnosis],
+    events: Callable[[Diagnosis], pd.DataFrame],
+    size: str,
+) -> tuple[pd.Series, Diagnosis, pd.Series]:
+    """Return the row of the run with the largest of these events, the run, and the event."""
+    where, run = max(
+        ((row, ordered[int(str(i))]) for i, row in rows.iterrows()),
+        key=lambda pair: float(events(pair[1])[size].max()),
+    )
+    found = events(run)
+    return where, run, found.loc[found[size].idxmax()]
+
+
 def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     spiking = table[table["loss_spikes"] > 0]
     if spiking.empty:
         return
-    where, run = max(
-        ((row, ordered[int(str(i))]) for i, row in spiking.iterrows()),
-        key=lambda pair: float(pair[1].loss_spikes["ratio"].max()),
-    )
-    spike = run.loss_spikes.loc[run.loss_spikes["ratio"].idxmax()]
+    where, _, spike = _largest(spiking, ordered, lambda run: run.loss_spikes, "ratio")
     number = counted(int(spiking["loss_spikes"].sum()), "loss spike")
     yield (
         f"{number} in {counted(len(spiking), 'run')}. The largest ({_named(where)}): "
@@ -180,11 +191,7 @@ def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     falling = table[table["outliers"] > 0]
     if falling.empty:
         return
-    where, run = max(
-        ((row, ordered[int(str(i))]) for i, row in falling.iterrows()),
-        key=lambda pair: float(pair[1].outliers["depth"].max()),
-    )
-    fall = run.outliers.loc[run.outliers["depth"].idxmax()]
+    where, run, fall = _largest(falling, ordered, lambda run: run.outliers, "depth")
     beside = "the one before" if fall["last"] else "those beside it"
     number = counted(int(falling["outliers"].sum()), "single evaluation")
     yield (
@@ -232,11 +239,8 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
         first = table["patch_first"].sum()
         yield f"{text}; the patch projection was among the first to spike in {first}."
         return
-    where, run = max(
-        ((row, ordered[int(str(i))]) for i, row in table[table["bursts"] > 0].iterrows()),
-        key=lambda pair: float(pair[1].bursts["ratio"].max()),
-    )
-    burst = run.bursts.loc[run.bursts["ratio"].idxmax()]
+    bursting = table[table["bursts"] > 0]
+    where, _, burst = _largest(bursting, ordered, lambda run: run.bursts, "ratio")
     yield (
         f"{text}. The largest ({_named(where)}): {burst['ratio']:.3g} times what was expected; it "
         f"began at step {burst['onset']:,}\nin {burst['first']}."
