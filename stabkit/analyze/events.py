@@ -218,6 +218,10 @@ def _spikes_of(
 ) -> pd.DataFrame:
     find = partial(find_spikes, steps, values, threshold=threshold)
     events = _sought(run, f"spikes of {what}", find, lambda: find_spikes([], []))
+    return _named(events, layer, depth) if len(events) else events  # most series are healthy
+
+
+def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
     events.insert(0, "depth", depth)
     events.insert(0, "layer", layer)
     return events
@@ -227,7 +231,8 @@ def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
     tables = list(found)
     if not tables:
         return pd.DataFrame(columns=["layer", "depth", "onset", "peak", "end", "height", "ratio"])
-    spiked = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    some = [table for table in tables if len(table)]
+    spiked = pd.concat(some or [_named(tables[0].copy(), "", 0)], ignore_index=True)
     spiked.attrs["refused"] = any(refused(events) for events in tables)
     return spiked.sort_values(["onset", "depth"], ignore_index=True)
 
