@@ -1,14 +1,12 @@
 """Find everything in a run once: `Diagnosis` for one run, `diagnose` for all runs of a folder.
 
 A diagnosis keeps what was found, which is small: events, levels, a few numbers. It reads each table
-once. Tables stay in memory only while all of them together need less than `BUDGET` bytes, so
-thousands of runs need no more memory than a few.
+once. Few tables stay in memory (`kept_tables`), so thousands of runs need no more than a few.
 """
 
 import hashlib
 import math
 import pickle
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from stabkit.analyze import events
 from stabkit.analyze.judged import Judged
+from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.nonfinite import nonfinite_entries
 from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
 from stabkit.analyze.verdict import verdict
@@ -31,36 +30,6 @@ from stabkit.detect.dips import SHORTEST
 from stabkit.rundir import TABLES
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
-
-BUDGET = 256 * 2**20  # bytes; a run of 10,000 steps and 20 layers needs about 6 MiB
-
-
-class Tables:
-    """The tables of the runs that were used last, up to `budget` bytes."""
-
-    def __init__(self, budget: int = BUDGET) -> None:
-        self.budget = budget
-        self._runs: OrderedDict[Path, Run] = OrderedDict()  # ordered by last use
-        self._sizes: dict[Path, int] = {}  # without the last run, whose tables are being read
-
-    def of(self, run: Run) -> Run:
-        """Return the run together with the tables that were read from it before."""
-        if self._runs and (last := next(reversed(self._runs))) != run.path:
-            self._sizes[last] = _size(self._runs[last])
-            while sum(self._sizes.values()) > self.budget:
-                oldest, _ = self._runs.popitem(last=False)
-                del self._sizes[oldest]
-        if run.path not in self._runs:
-            self._runs[run.path] = kept = run.keeping()
-            vars(kept)["settings"] = run.settings  # keep what was parsed
-        self._sizes.pop(run.path, None)
-        self._runs.move_to_end(run.path)
-        return self._runs[run.path]
-
-
-def _size(run: Run) -> int:
-    frames = (run._kept or {}).values()
-    return sum(int(frame.memory_usage(deep=True).sum()) for frame in frames)
 
 
 class Diagnosis:
