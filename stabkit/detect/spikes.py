@@ -17,7 +17,7 @@ from stabkit.detect.robust import (
     checked_series,
 )
 
-FEW = 5  # the noise of k errors is taken 1 + FEW / k times as large as they look
+FEW = 10  # the noise of k errors is taken 1 + FEW / k times as large as they look
 GOES_ON = 2.5  # deviations; an event lasts as long as values stay so high
 # Gains of level and slope of the trend filters: one for noisy series, which remembers some 5 values
 # and the slope of 50, and one for smooth series that bend, such as the first steps of a loss.
