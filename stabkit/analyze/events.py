@@ -190,7 +190,9 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     One value alone may be that of a hard batch; it counts from `ALONE` times what was expected on.
     """
     table = spikes_of_series(found, run)
-    kept = table[(table["end"] > table["flagged"]) | (table["ratio"] >= ALONE)].reset_index(drop=True)
+    kept = table[(table["end"] > table["flagged"]) | (table["ratio"] >= ALONE)].reset_index(
+        drop=True
+    )
     kept.attrs["refused"] = refused(table)
     return kept
 

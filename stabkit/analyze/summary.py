@@ -8,6 +8,7 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import counts_known
 from stabkit.analyze.findings import findings
+from stabkit.analyze.order import FIRST
 from stabkit.analyze.sentences import (
     NOTHING_SAID,
     events_in_words,
@@ -34,7 +35,7 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     have been found, if a detector refuses values, or if rows are missing of steps that it trained;
     `gaps` says which. `judged_on` says what a run was judged on. `lost_steps` are the steps spent
     in dips. `deepest` and `sag` (of the drifts) are fractions. `patch_first` counts the bursts that
-    began in the patch projection.
+    began in the patch projection; one that began in k layers at once counts 1 / k.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
@@ -43,7 +44,6 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 def _row(run: Diagnosis, cell: str) -> dict[str, object]:
     run.examine()
     evals, found, sags = run.evals(run.metric), run.dips, run.drifts
-    first = run.onsets[run.onsets["lag"] == 0]
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
@@ -64,7 +64,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "departures": len(run.departures),
         "stuck": len(run.stuck),
         "bursts": len(run.bursts),
-        "patch_first": int((first["layer"] == "patch_embed").sum()),
+        "patch_first": run.onsets.loc[run.onsets["layer"] == FIRST, "share"].sum(),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
         "gaps": "; ".join(run.gaps()),

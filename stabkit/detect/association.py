@@ -98,7 +98,9 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
     before = sum(int(np.sum(early & ~late)) for early, late in sides)
     after = sum(int(np.sum(late & ~early)) for early, late in sides)
     expected, other_runs_p = _other_runs(given, checked, observed)
-    leads = np.concatenate([_leads(*pair) for pair in zip(checked, hits, strict=True)] or [[]])
+    leads = np.concatenate(
+        [np.zeros(0), *(_leads(*pair) for pair in zip(checked, hits, strict=True))]
+    )
     return Association(
         sum(run.effects.size for run in checked),
         observed,

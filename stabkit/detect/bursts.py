@@ -98,9 +98,7 @@ def _divide(onsets: Sequence[int], layers: Sequence[Collection[str]], gap: int) 
         inside: set[str] = set()
         found: list[tuple[int, int, int]] = []
         for i in range(j - 1, -1, -1):
-            if not inside.isdisjoint(layers[i]) or (
-                i < j - 1 and onsets[i + 1] - onsets[i] > gap
-            ):
+            if not inside.isdisjoint(layers[i]) or (i < j - 1 and onsets[i + 1] - onsets[i] > gap):
                 break
             inside.update(layers[i])
             pause = onsets[i] - onsets[i - 1] if i else 0

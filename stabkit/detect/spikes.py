@@ -271,8 +271,8 @@ def find_spikes(
 
     Returns one row per event: onset (the step at which it reached half of its own log height:
     `half_height_onset`), flagged, peak, end (steps of the first, largest and last flagged point),
-    height (robust z of the peak), ratio (of the peak to what was expected there). Raises ValueError for
-    steps that do not increase, negative values, options out of range.
+    height (robust z of the peak), ratio (of the peak to what was expected there). Raises ValueError
+    for steps that do not increase, negative values, options out of range.
     """
     _check_options(window, threshold, min_history, merge, mad_floor)
     steps, values = checked_series(step, value, "value")

@@ -1,0 +1,110 @@
+"""Say and judge which layer comes first in bursts, and whether bursts come before dips."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from stabkit.analyze.across_runs import onsets, order_test
+from stabkit.analyze.claims import Claim, from_interval, more_events
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.detect.association import Association
+from stabkit.detect.onset_order import (
+    LeadTest,
+    OrderTest,
+    burst_lags,
+    first_in_bursts,
+    median_p_value,
+)
+
+LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
+FIRST = "patch_embed"  # the layer in which the paper sees bursts begin
+ORDERS = {
+    "shallow first": "The shallowest layer spikes first",
+    "deep first": "The deepest layer spikes first",
+    "undecided": "No order of layers is told",
+}
+
+
+def order_words(test: OrderTest) -> str:
+    """Return the order that a test of shallowest before deepest tells, with its lag."""
+    interval = f"95 % interval {test.low:g} to {test.high:g}"
+    known = interval if math.isfinite(test.low) else "too few bursts for an interval"
+    return (
+        f"{ORDERS[test.order]}: the deepest spiked {test.lag:g} steps after\n"
+        f"the shallowest (median; {known}; "
+        f"later in {test.before}, earlier in {test.after}, at once in {test.ties})."
+    )
+
+
+def lead_words(found: pd.DataFrame) -> str:
+    """Say how often the patch projection led bursts, against chance; empty if it never spiked."""
+    events = found.groupby(["run", "burst"])["layer"]
+    alone = int(((events.transform("size") == 1) & (found["layer"] == FIRST)).sum())
+    test = first_in_bursts(found, FIRST)
+    parts = []
+    if test.events:
+        parts.append(
+            f"led {test.first:.3g} of the {test.events} that it shared\nwith other layers "
+            f"(ties shared; by chance {test.expected:.2g})"
+        )
+    if alone:
+        parts.append(f"spiked alone in {alone}")
+    return f"the patch projection {' and '.join(parts)}" if parts else ""
+
+
+def herald_words(found: Association) -> str:
+    """Say how many dips a burst preceded, and what chance would do. Empty if there is no case."""
+    if not found.observed and not found.after:
+        return ""
+    text = (
+        f"{found.observed} of {found.effects} dips had a gradient burst in the {LEAD} steps "
+        f"before.\nOnly before {found.before} dips, only after {found.after} "
+        f"(p = {found.p_value:.2g})"
+    )
+    if math.isfinite(found.other_runs_p):
+        text += (
+            f"; with the bursts of other seeds {found.expected:.1f} would have one\nbefore "
+            f"(p = {found.other_runs_p:.2g})"
+        )
+    return f"{text}."
+
+
+def leads(text: str, test: LeadTest) -> Claim:
+    """Judge whether a layer leads more bursts than chance, ties shared."""
+    with np.errstate(divide="ignore"):  # never first is odds of zero
+        odds = np.log2([test.odds, test.low, test.high]).tolist()
+    claim = from_interval(
+        text, odds[0], odds[1], odds[2], "(log2 odds against chance)", test.events
+    )
+    return replace(claim, p_value=test.p_value)
+
+
+def later(
+    text: str, runs: Iterable[Diagnosis], shallow: str | None = None, deep: str | None = None
+) -> Claim:
+    """Judge whether the deeper layer spikes more than one value after the shallower.
+
+    A lag of one value is within the error of an onset. So a rise of all layers at once refutes the
+    claim. The effect is the median lag in steps beyond it.
+    """
+    items = list(runs)
+    test, lags = order_test(items, shallow, deep), burst_lags(onsets(items), shallow, deep)
+    low, high = test.low - test.every, test.high - test.every
+    unit = f"steps beyond {test.every} (median lag)"
+    claim = from_interval(text, test.lag - test.every, low, high, unit, test.events)
+    return replace(claim, p_value=median_p_value(lags, test.every))
+
+
+def herald(text: str, found: Association) -> Claim:
+    """Judge whether bursts precede dips: dips with a burst only before against only after them.
+
+    The claim holds only if the bursts of other seeds would not do as well, where there are some.
+    """
+    claim = more_events(text, found.before, found.after)
+    if math.isnan(found.other_runs_p):
+        return claim
+    held = claim.verdict if claim.verdict != "holds" or found.other_runs_p <= 0.05 else "undecided"
+    return replace(claim, verdict=held, p_value=max(claim.p_value, found.other_runs_p))
