@@ -22,7 +22,6 @@ from stabkit.analyze.order import LEAD, herald, herald_words, later, leads
 from stabkit.analyze.plots import draw
 from stabkit.analyze.study import study_runs
 from stabkit.analyze.summary import summary
-from stabkit.detect.onset_order import first_in_bursts
 
 runs = study_runs(RUNS)
 print(summary(runs))
@@ -53,10 +52,7 @@ blocks = sorted((name for name in layers if name.startswith("blocks.")), key=lam
 last = blocks[-1] if blocks else "blocks"
 found = event_association(bursts_and_dips(runs), LEAD)
 claims = [
-    leads(
-        "the patch projection is the first layer of a burst more often than by chance",
-        first_in_bursts(joined, "patch_embed"),
-    ),
+    leads("the patch projection is the first layer of a burst more often than by chance", runs),
     later("the deepest layer of a burst spikes after its shallowest", runs),
     later(f"the last block ({last}) spikes after the patch projection", runs, "patch_embed", last),
     herald(f"dips come within {LEAD} steps after a burst, not before one", found),

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from stabkit.analyze.across_runs import onsets, order_test
+from stabkit.analyze.across_runs import onsets, order_test, recorded_every
 from stabkit.analyze.claims import Claim, from_interval, more_events
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.detect.association import Association
 from stabkit.detect.onset_order import (
-    LeadTest,
     OrderTest,
     burst_lags,
     first_in_bursts,
@@ -72,14 +71,22 @@ def herald_words(found: Association) -> str:
     return f"{text}."
 
 
-def leads(text: str, test: LeadTest) -> Claim:
-    """Judge whether a layer leads more bursts than chance, ties shared."""
+def leads(text: str, runs: Iterable[Diagnosis], layer: str = FIRST) -> Claim:
+    """Judge whether a layer leads more bursts than chance, ties shared (`first_in_bursts`).
+
+    The claim holds only if the layer also comes more than one value before the others do.
+    """
+    items = list(runs)
+    test = first_in_bursts(onsets(items), layer, recorded_every(items))
     with np.errstate(divide="ignore"):  # never first is odds of zero
         odds = np.log2([test.odds, test.low, test.high]).tolist()
     claim = from_interval(
         text, odds[0], odds[1], odds[2], "(log2 odds against chance)", test.events
     )
-    return replace(claim, p_value=test.p_value)
+    if claim.verdict != "holds":
+        return replace(claim, p_value=test.p_value)
+    verdict = claim.verdict if test.leads else "undecided"
+    return replace(claim, verdict=verdict, p_value=max(test.p_value, test.lead_p))
 
 
 def later(

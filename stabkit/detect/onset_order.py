@@ -54,12 +54,17 @@ class OrderTest:
 
 @dataclass(frozen=True)
 class LeadTest:
-    """How often a layer is the first of a burst, against chance.
+    """How often a layer is the first of a burst, against chance, and by how many steps.
 
     `events` are the bursts of several layers that include it. `first` counts those that it leads,
     ties shared, and `expected` is what chance would give, as in `onset_order`. `odds` is how many
     times larger than by chance the odds are that it is among the first, with the exact 95 %
     interval `low` to `high`. `p_value` is two-sided.
+
+    `lead` is the median number of steps from its onset to the median onset of the other layers,
+    with its 95 % interval. `lead_p` is that of a median of `every` steps, the distance of two
+    values. A layer that is noisier than the others is the first of all, and the last, more often
+    than by chance, but its median lead is 0.
     """
 
     events: int
@@ -69,6 +74,16 @@ class LeadTest:
     low: float
     high: float
     p_value: float
+    lead: float
+    lead_low: float
+    lead_high: float
+    lead_p: float
+    every: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether both intervals say so; that of the lead must exclude 0 and `every` steps."""
+        return self.low > 1 and self.lead_low > self.every
 
 
 def onset_order(onsets: pd.DataFrame) -> pd.DataFrame:
@@ -144,23 +159,24 @@ def burst_lags(
     return np.array(lags, dtype=np.int64)
 
 
-def median_p_value(values: IntArray, median: int) -> float:
+def median_p_value(values: IntArray | FloatArray, median: int) -> float:
     """Return the exact two-sided p of this median; values that equal it speak for it."""
     return min(1.0, 2 * _at_most(values, median), 2 * _at_most(-values, -median))
 
 
-def _at_most(values: IntArray, bound: int) -> float:
+def _at_most(values: IntArray | FloatArray, bound: int) -> float:
     """Return the chance of so few values at or below `bound` if the median were there."""
     from scipy import stats  # slow to import, and only finished runs need it
 
     return float(stats.binom.cdf(np.sum(values <= bound), values.size, 0.5))
 
 
-def first_in_bursts(onsets: pd.DataFrame, layer: str) -> LeadTest:
+def first_in_bursts(onsets: pd.DataFrame, layer: str, every: int = 1) -> LeadTest:
     """Test whether a layer leads more bursts than chance, by an exact test over bursts.
 
     Of a burst of n layers, of which k are first together, chance puts the layer among these with k
     / n. So layers that all spike at once say nothing, and neither do bursts of one layer.
+    `every`: steps from one recorded value to the next.
     """
     events = _burst_key(onsets)
     size = onsets.groupby(events)["layer"].transform("size")
@@ -168,11 +184,22 @@ def first_in_bursts(onsets: pd.DataFrame, layer: str) -> LeadTest:
     mine = (onsets["layer"] == layer) & (size > 1)
     chances = (leaders / size)[mine].to_numpy(dtype=float)
     hits = int((onsets["lag"] == 0)[mine].sum())
+    shared = onsets[size > 1]
+    ahead = [
+        float(burst.loc[~own, "onset"].median() - burst.loc[own, "onset"].iloc[0])
+        for _, burst in shared.groupby(_burst_key(onsets))
+        if (own := burst["layer"] == layer).any()
+    ]
+    leads = np.array(ahead)
     return LeadTest(
         int(mine.sum()),
         float(onsets["share"][mine].sum()),
         float((1 / size)[mine].sum()),
         *_odds(hits, chances),
+        float(np.median(leads)) if leads.size else math.nan,
+        *median_interval(leads),
+        median_p_value(leads, every),
+        every,
     )
 
 
