@@ -70,8 +70,8 @@ def draw_parts(axes: Axes) -> None:
     )  # fmt: skip
     axes.text(trough + 4, 100 * level + 1.2, f"depth {100 * dip['depth']:.1f} points",
               color=RED)  # fmt: skip
-    axes.set(xlabel="step", ylabel="kNN accuracy (%)", title=(
-        f"A dip: {dip['z']:.0f} standard errors, p = {dip['p_value']:.0e}, {dip['severity']}"))  # fmt: skip
+    found = f"{dip['z']:.0f} standard errors, p = {dip['p_value']:.0e}, {dip['severity']}"
+    axes.set(xlabel="step", ylabel="kNN accuracy (%)", title=f"A dip: {found}")
     axes.margins(y=0.18)
 
 
