@@ -1,6 +1,6 @@
 """Calibrate the dating of spikes, the joining of layers to bursts, and the order of layers.
 
-Norms of twelve layers that fall to a tenth in the first steps and share most of their noise. At
+Norms of eleven layers that fall to a tenth in the first steps and share most of their noise. At
 three steps of each run an event is planted; `CASES` says in which layers, when and how.
 """
 
@@ -15,14 +15,13 @@ from stabkit.detect import find_spikes, layer_onsets, shallow_first
 from stabkit.detect.bursts import GAP
 from stabkit.detect.onset_order import OrderTest, first_in_bursts
 from stabkit.detect.onsets import half_height_onset
-from stabkit.detect.robust import FloatArray
-from stabkit.detect.simulate import ar1
+from stabkit.detect.robust import MAD_TO_STD, FloatArray
+from stabkit.detect.simulate.layers import NAMES, Burst, layers
 from stabkit.detect.spikes import spike_bar
 
-LAYERS, STEPS, EVENTS = 12, 500, (180, 300, 400)
-NAMES = ["patch_embed", *(f"blocks.{i}" for i in range(LAYERS - 1))]
-SIGMA, AR, SHARED = 0.12, 0.3, 0.6  # of the logarithm; share of the variance common to all layers
-ENDS = (0, LAYERS - 1)
+STEPS, EVENTS = 500, (180, 300, 400)
+FIRST, LAST = NAMES[0], NAMES[-1]
+RATIO, TAIL = 6.0, 20.0
 BAR = 6.8  # deviations at which a slow rise counts as flagged
 JOIN_RUNS = 40  # of a few thousand steps
 
@@ -33,86 +32,83 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "the last layer 10 later": {"last": 10},
     "the last layer 20 later": {"last": 20},
     "the last layer 40 later": {"last": 40},
-    "first and last alone, 5 later": {"last": 5, "which": ENDS},
-    "first and last alone, 20 later": {"last": 20, "which": ENDS},
-    "first and last alone, 40 later": {"last": 40, "which": ENDS},
+    "first and last alone, 5 later": {"last": 5, "ends": True},
+    "first and last alone, 20 later": {"last": 20, "ends": True},
+    "first and last alone, 40 later": {"last": 40, "ends": True},
+    "recorded noise, the patch projection half as noisy": {"noise": 0.5, "name": "real_lr004"},
+    "recorded noise, the last layer 20 later": {"last": 20, "name": "real_lr004"},
     "rise over 15 steps": {"rise": 15},
     "rise over 15, patch half as noisy": {"rise": 15, "noise": 0.5},
     "rise over 15, patch twice as noisy": {"rise": 15, "noise": 2.0},
+    "rise over 15, recorded noise, patch half as noisy": {
+        "rise": 15,
+        "noise": 0.5,
+        "name": "real_lr004",
+    },
     "rise over 15, patch 1.5 times as high": {"rise": 15, "height": 1.5},
     "rise over 15, patch half as noisy, last 4 earlier": {"rise": 15, "noise": 0.5, "last": -4},
 }
 UNORDERED = [name for name, case in CASES.items() if not case.get("last")]
 
 
-def layered_norms(
-    rng: np.random.Generator,
+def simulated(
+    seed: int,
     *,
+    name: str = "falls 10x in 40",
     last: int = 0,
-    which: tuple[int, ...] = tuple(range(LAYERS)),
+    ends: bool = False,
     rise: int = 1,
     noise: float = 1.0,
     height: float = 1.0,
-    ratio: float = 6.0,
-    tail: float = 20.0,
 ) -> FloatArray:
-    """Simulate gradient norms [steps, layers] with planted events.
+    """Simulate gradient norms [steps, layers] with planted events (`stabkit.detect.simulate`).
 
-    Each event multiplies the norms of the layers `which` by up to `ratio`, geometrically over
-    `rise` steps, and decays by a factor e every `tail` steps. `last` is by how many steps the last
-    layer is later. `noise` and `height` (of the logarithm) are those of the patch projection, the
-    first layer, over those of the others.
+    Each event multiplies the norms of all layers, or of both `ends` alone, by up to `RATIO`,
+    geometrically over `rise` steps. `last` is by how many steps the last layer is later. `noise`
+    and `height` (of the logarithm) are those of the patch projection over those of the others.
     """
-    t = np.arange(STEPS)
-    own = ar1(rng, STEPS, AR, LAYERS)
-    logs = SIGMA * (np.sqrt(SHARED) * ar1(rng, STEPS, AR) + np.sqrt(1 - SHARED) * own)
-    logs[:, 0] *= noise
-    logs += np.log(0.1 + 0.9 * np.exp(-t / 40))[:, None]
-    for at in EVENTS:
-        for layer in which:
-            since = t - at - (last if layer == LAYERS - 1 else 0)
-            form = np.where(since < 0, np.clip(1 + since / rise, 0, 1), np.exp(-since / tail))
-            logs[:, layer] += np.log(ratio) * (height if layer == 0 else 1) * form
-    norms: FloatArray = np.exp(logs)
-    return norms
+    others = len(NAMES) - 1
+    lags = (0, *[None if ends else 0] * (others - 1), last)
+    heights = (height, *[1.0] * others)
+    bursts = tuple(Burst(at, RATIO, lags, rise, TAIL, heights) for at in EVENTS)
+    return layers(seed, bursts, name=name, steps=STEPS, noise=(noise, *[1.0] * others)).norms
 
 
-def by_detector(norms: FloatArray, case: Mapping[str, Any]) -> pd.DataFrame:
+def by_detector(norms: FloatArray) -> pd.DataFrame:
     """Return what `find_spikes` finds in every layer, as the analysis asks it."""
-    del case
     bar = spike_bar(norms.size)
     found = [
         find_spikes(np.arange(STEPS), norms[:, i], threshold=bar).assign(layer=name, depth=i)
         for i, name in enumerate(NAMES)
     ]
-    return pd.concat(found, ignore_index=True)
+    return pd.concat([table for table in found if len(table)] or found[:1], ignore_index=True)
 
 
-def by_crossing(norms: FloatArray, case: Mapping[str, Any]) -> pd.DataFrame:
+def by_crossing(norms: FloatArray) -> pd.DataFrame:
     """Return the planted events, flagged where they pass `BAR` deviations above their own level.
 
-    `find_spikes` sees few rises over 15 steps; this dates them as one that sees all would.
+    `find_spikes` sees few rises over 15 steps; this dates them as a detector would that sees all.
     """
     rows = []
-    for layer, name in enumerate(NAMES):
-        logs = np.log(norms[:, layer])
-        sigma = SIGMA * (case.get("noise", 1.0) if layer == 0 else 1.0)
+    for depth, name in enumerate(NAMES):
+        logs = np.log(norms[:, depth])
         for at in EVENTS:
-            level = np.median(logs[at - 60 : at - 25])
-            over = np.flatnonzero(logs[at - 20 : at + 5] >= level + BAR * sigma)
+            before = logs[at - 45 : at - 10]
+            level = np.median(before)
+            bar = level + BAR * MAD_TO_STD * np.median(np.abs(before - level))
+            over = np.flatnonzero(logs[at - 5 : at + 20] >= bar)
             if over.size:
-                first = at - 20 + int(over[0])
+                first = at - 5 + int(over[0])
                 peak = first + int(logs[first : first + 30].argmax())
                 onset = half_height_onset(np.arange(STEPS), logs, first, peak)
-                rows.append((name, layer, onset, first, peak, 6.0))
+                rows.append((name, depth, onset, first, peak, RATIO))
     return pd.DataFrame(rows, columns=["layer", "depth", "onset", "flagged", "end", "ratio"])
 
 
 def planted(case: Mapping[str, Any], runs: int, seed: int) -> list[pd.DataFrame]:
     """Return the spikes of each simulated run."""
     find = by_crossing if case.get("rise", 1) > 1 else by_detector
-    rngs = (np.random.default_rng(seed + i) for i in range(runs))
-    return [find(layered_norms(rng, **case), case) for rng in rngs]
+    return [find(simulated(seed + i, **case)) for i in range(runs)]
 
 
 def joined(runs: Iterable[pd.DataFrame], date: str = "onset") -> pd.DataFrame:
@@ -129,9 +125,9 @@ def order_table(runs: int, seed: int) -> str:
     for name, case in CASES.items():
         spikes = planted(case, runs, seed)
         found = joined(spikes)
-        test = shallow_first(found, NAMES[0], NAMES[-1])
-        old = shallow_first(joined(spikes, "flagged"), NAMES[0], NAMES[-1])
-        lead = first_in_bursts(found, NAMES[0])
+        test = shallow_first(found, FIRST, LAST)
+        old = shallow_first(joined(spikes, "flagged"), FIRST, LAST)
+        lead = first_in_bursts(found, FIRST)
         rows.append([
             name, f"{test.events} of {len(EVENTS) * runs}", _lag(old), _lag(test),
             f"{test.before} / {test.after} / {test.ties}", test.order,
@@ -151,10 +147,10 @@ def false_order_table(sets: int, seed: int, runs: int = 8) -> str:
         for i in range(sets):
             spikes = planted(CASES[name], runs, seed + i * runs)
             found = joined(spikes)
-            new += shallow_first(found, NAMES[0], NAMES[-1]).order != "undecided"
-            by_flag = shallow_first(joined(spikes, "flagged"), NAMES[0], NAMES[-1])
+            new += shallow_first(found, FIRST, LAST).order != "undecided"
+            by_flag = shallow_first(joined(spikes, "flagged"), FIRST, LAST)
             old += by_flag.order != "undecided"
-            led += first_in_bursts(found, NAMES[0]).leads
+            led += first_in_bursts(found, FIRST).leads
         rows.append([name, *(interval(told, sets) for told in (old, new, led))])
     head = [f"nothing is ordered ({len(EVENTS) * runs} events)", "told by the first flagged step",
             "told at half height", "patch projection leads"]  # fmt: skip
@@ -168,7 +164,7 @@ def lag_table(sets: int, seed: int, runs: int = 4) -> str:
         if name in UNORDERED:
             continue
         found = [joined(planted(case, runs, seed + runs * i)) for i in range(sets)]
-        tests = [shallow_first(onsets, NAMES[0], NAMES[-1]) for onsets in found]
+        tests = [shallow_first(onsets, FIRST, LAST) for onsets in found]
         truth = case["last"]
         kept = sum(test.low <= truth <= test.high for test in tests)
         told = sum(test.order == ("shallow first" if truth > 0 else "deep first") for test in tests)
@@ -187,20 +183,23 @@ def joining_table(seed: int) -> str:
         return np.cumsum(np.maximum(rng.exponential(mean, 25), least)).astype(int).tolist()
 
     def alone(rng: np.random.Generator, mean: float) -> Spikes:
-        return [[(int(rng.integers(LAYERS)), t)] for t in at(rng, mean)]
+        return [[(int(rng.integers(len(NAMES))), t)] for t in at(rng, mean)]
 
     def several(rng: np.random.Generator, mean: float) -> Spikes:
         return [
             [(int(layer), t + int(rng.integers(6)))
-             for layer in rng.permutation(LAYERS)[: rng.integers(3, 9)]]
+             for layer in rng.permutation(len(NAMES))[: rng.integers(3, 9)]]
             for t in at(rng, mean, 12)
         ]  # fmt: skip
 
     def pair(lag: int) -> Callable[[np.random.Generator, float], Spikes]:
-        return lambda rng, mean: [[(0, t), (LAYERS - 1, t + lag)] for t in at(rng, mean, lag + 15)]
+        both = (0, 0), (len(NAMES) - 1, lag)
+        return lambda rng, mean: [
+            [(layer, t + late) for layer, late in both] for t in at(rng, mean, lag + 15)
+        ]
 
     kinds: dict[str, Callable[[np.random.Generator, float], Spikes]] = {
-        "one layer alone, any of 12": alone,
+        "one layer alone, any of 11": alone,
         "3 to 8 layers within 5 steps": several,
         "first and last, lag 20": pair(20),
         "first and last, lag 40": pair(40),
@@ -227,7 +226,7 @@ def joined_order_table(sets: int, seed: int) -> str:
         for i in range(sets):
             rng = np.random.default_rng(seed + i)
             steps = np.flatnonzero(rng.random(20 * mean) < 1 / mean)
-            test = shallow_first(layer_onsets(_table([[(int(rng.integers(LAYERS)), int(t))]
+            test = shallow_first(layer_onsets(_table([[(int(rng.integers(len(NAMES))), int(t))]
                                                       for t in steps])))  # fmt: skip
             told, counted = told + (test.order != "undecided"), counted + test.events
         rows.append([f"{mean}", f"{counted / sets:.1f}", interval(told, sets)])
