@@ -10,6 +10,7 @@ import pandas as pd
 from stabkit.analyze.across_runs import onsets, order_test, recorded_every
 from stabkit.analyze.claims import Claim, from_interval, more_events
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.text import counted
 from stabkit.detect.association import Association
 from stabkit.detect.onset_order import (
     OrderTest,
@@ -46,7 +47,7 @@ def lead_words(found: pd.DataFrame) -> str:
     parts = []
     if test.events:
         parts.append(
-            f"led {test.first:.3g} of the {test.events} that it shared\nwith other layers "
+            f"led {test.first:.2g} of {counted(test.events, 'burst')}\nof several layers "
             f"(ties shared; by chance {test.expected:.2g})"
         )
     if alone:
