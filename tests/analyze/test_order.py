@@ -2,16 +2,21 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.order import herald, herald_words, later, lead_words, leads, order_words
 from stabkit.detect import event_association, shallow_first
 from stabkit.detect.association import EventTimes
 from tests.analyze.conftest import diagnosed, plant_run
 
 SPAN = (0, 999)
+LAYERS = ["patch_embed", *(f"blocks.{i}" for i in range(9))]
 
 
 def pairs(*lags: int) -> pd.DataFrame:
@@ -57,6 +62,23 @@ def test_claims_of_planted_runs(tmp_path: Path) -> None:
     assert (after.verdict, after.effect, after.low, after.high) == ("holds", 1, 1, 1)
     assert after.p_value == pytest.approx(2 / 2**8)
     assert leads("first", runs, "blocks.0").verdict == "fails"
+
+
+def test_a_noisier_layer_is_no_leader() -> None:
+    """It is the first of all more often than by chance, and the last."""
+    rng = np.random.default_rng(0)
+    bursts = []
+    for i in range(60):
+        onset = 100 * i + 50 + np.concatenate([rng.integers(-6, 7, 1), rng.integers(-1, 2, 9)])
+        bursts.append({"burst": i, "layer": LAYERS, "depth": range(10), "onset": onset})
+    table = pd.concat([pd.DataFrame(burst) for burst in bursts], ignore_index=True)
+    lag = table["onset"] - table.groupby("burst")["onset"].transform("min")
+    share = (lag == 0) / (lag == 0).groupby(table["burst"]).transform("sum")
+    run = SimpleNamespace(name="a", every=1, onsets=table.assign(lag=lag, share=share))
+    claim = leads("first", [cast("Diagnosis", run)])
+    assert claim.low > 0, "the odds alone say so"
+    assert claim.verdict == "undecided"
+    assert claim.p_value > 0.05
 
 
 def associated(*before: bool, schedule: str = "") -> list[EventTimes]:
