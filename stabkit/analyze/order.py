@@ -1,15 +1,16 @@
 """Say and judge which layer comes first in bursts, and whether bursts come before dips."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from stabkit.analyze.across_runs import onsets, order_test, recorded_every
-from stabkit.analyze.claims import Claim, from_interval, more_events
+from stabkit.analyze.claims import Claim, Outcome
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.intervals import share_test
 from stabkit.analyze.text import counted
 from stabkit.detect.association import Association
 from stabkit.detect.onset_order import (
@@ -81,13 +82,8 @@ def leads(text: str, runs: Iterable[Diagnosis], layer: str = FIRST) -> Claim:
     test = first_in_bursts(onsets(items), layer, recorded_every(items))
     with np.errstate(divide="ignore"):  # never first is odds of zero
         odds = np.log2([test.odds, test.low, test.high]).tolist()
-    claim = from_interval(
-        text, odds[0], odds[1], odds[2], "(log2 odds against chance)", test.events
-    )
-    if claim.verdict != "holds":
-        return replace(claim, p_value=test.p_value)
-    verdict = claim.verdict if test.leads else "undecided"
-    return replace(claim, verdict=verdict, p_value=max(test.p_value, test.lead_p))
+    claim = _claim(text, odds, "(log2 odds against chance)", test.events, test.p_value)
+    return _held(claim, test.leads, test.lead_p)
 
 
 def later(
@@ -100,10 +96,9 @@ def later(
     """
     items = list(runs)
     test, lags = order_test(items, shallow, deep), burst_lags(onsets(items), shallow, deep)
-    low, high = test.low - test.every, test.high - test.every
+    beyond = [value - test.every for value in (test.lag, test.low, test.high)]
     unit = f"steps beyond {test.every} (median lag)"
-    claim = from_interval(text, test.lag - test.every, low, high, unit, test.events)
-    return replace(claim, p_value=median_p_value(lags, test.every))
+    return _claim(text, beyond, unit, test.events, median_p_value(lags, test.every))
 
 
 def herald(text: str, found: Association) -> Claim:
@@ -111,8 +106,27 @@ def herald(text: str, found: Association) -> Claim:
 
     The claim holds only if the bursts of other seeds would not do as well, where there are some.
     """
-    claim = more_events(text, found.before, found.after)
+    total = found.before + found.after
+    shares, p_value = share_test(found.before, total)
+    sides = [found.before / total, *shares] if total else [0.5, 0.0, 1.0]  # none excludes no share
+    with np.errstate(divide="ignore"):
+        odds = np.log2(np.divide(sides, np.subtract(1, sides))).tolist()
+    claim = _claim(text, odds, "(log2 ratio, before to after)", total, p_value)
     if math.isnan(found.other_runs_p):
         return claim
-    held = claim.verdict if claim.verdict != "holds" or found.other_runs_p <= 0.05 else "undecided"
-    return replace(claim, verdict=held, p_value=max(claim.p_value, found.other_runs_p))
+    return _held(claim, found.other_runs_p <= 0.05, found.other_runs_p)
+
+
+def _claim(text: str, found: Sequence[float], unit: str, n: int, p_value: float) -> Claim:
+    """Return the claim of an effect and its interval, positive if the claim is true."""
+    effect, low, high = found
+    verdict: Outcome = "holds" if low > 0 else "fails" if high < 0 else "undecided"
+    return Claim(text, verdict, effect, low, high, unit, n, p_value)
+
+
+def _held(claim: Claim, also: bool, p_value: float) -> Claim:
+    """Return a claim that holds only if a second test says so too; it has the larger p then."""
+    if claim.verdict != "holds":
+        return claim
+    verdict: Outcome = "holds" if also else "undecided"
+    return replace(claim, verdict=verdict, p_value=max(claim.p_value, p_value))
