@@ -159,7 +159,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         if metrics != {METRIC}:
             columns["accuracy"] = table["metric"].replace("", "-")
         columns |= {
-            "last kNN, %" if metrics == {METRIC} else "last, %": table["last"].map(_percent),
+            "final kNN, %" if metrics == {METRIC} else "final, %": table["level"].map(_percent),
             "best": table["best"].map(_percent),
             "dips": table["dips"].astype(str),
         }
