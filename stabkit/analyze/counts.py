@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from stabkit.analyze.intervals import AT_ONCE
 
-EXACT = 200_000  # assignments of runs to arms that are all looked at; of more, `DRAWN` are drawn
-DRAWN = 19_999
+EXACT = 50_000  # assignments of runs to arms that are all looked at; of more, `DRAWN` are drawn
+DRAWN = 9_999
 ALPHA = 0.05
 FloatArray = NDArray[np.float64]
 
@@ -86,16 +86,19 @@ def rates_test(first: Counts, second: Counts) -> RateTest:
     slack = 1e-9 * max(1.0, float(events.sum()))  # sums of one set in another order
     alike = (found >= abs(excess) - slack).sum()
     extreme = (found >= found.max() - slack).sum()
-    p_values = (
-        count / number if exact else (count + 1) / (DRAWN + 1) for count in (alike, extreme)
+    # a draw never shows p = 0, so the assignment seen counts among those drawn
+    p_value, smallest = (
+        float(count / number if exact else (count + 1) / (DRAWN + 1)) for count in (alike, extreme)
     )
-    return RateTest(excess, *map(float, p_values), runs)
+    return RateTest(excess, p_value, smallest, runs)
 
 
 def _arm(counts: Counts) -> tuple[FloatArray, FloatArray, list[Hashable]]:
     events = np.asarray(counts.events, dtype=float)
     exposure = np.ones(events.size) if counts.exposure is None else counts.exposure
-    within = [None] * events.size if counts.within is None else list(counts.within)
+    within: list[Hashable] = [None] * events.size
+    if counts.within is not None:
+        within = list(counts.within)
     lengths = (events.size, np.size(exposure), len(within))
     if len(set(lengths)) > 1:
         raise ValueError("events, exposure and within have {}, {} and {} entries".format(*lengths))

@@ -78,7 +78,8 @@ def unpaired_test(first: ArrayLike, second: ArrayLike) -> MeanTest:
 
 def _known(values: ArrayLike) -> FloatArray:
     x = np.asarray(values, dtype=float)
-    return x[~np.isnan(x)]
+    known: FloatArray = x[~np.isnan(x)]
+    return known
 
 
 def _studentized(samples: list[tuple[int, FloatArray]]) -> tuple[Interval, float]:

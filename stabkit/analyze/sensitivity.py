@@ -52,8 +52,8 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     Noise adds to the sensitivity, because the best level is the luckiest one. With 2 points of
     noise a run and 4 rates, a flat arm scores 1.2 with 3 seeds and 0.7 with 8, and no interval
     holds 0. If the levels truly fall (50, 48, 40, 20) the value is right. The interval then holds
-    the truth in 79 % of samples with 3 seeds, 89 % with 8 and 92 % with 20, so that fewer than ten
-    give none.
+    the truth in 79 % of samples with 3 seeds, 90 % with 10 and 92 % with 20, so that fewer than
+    ten give none.
 
     Raises ValueError if an arm is left with one rate, or if a rate is no number.
     """

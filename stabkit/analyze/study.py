@@ -42,10 +42,10 @@ def study_runs(default: str) -> Diagnoses:
 def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
     """Return one row a run, with what a study compares.
 
-    Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, exposure, collapsed.
-    `level` is the median of the last fifth of the evaluations, in points (100 times the accuracy).
-    `sag` is how far it lies below the highest median of as many evaluations in a row. `exposure` is
-    the number of steps outside of dips (`scores.score`).
+    Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, exposure,
+    collapsed. `level` is the median of the last fifth of the evaluations, in points (100 times the
+    accuracy). `sag` is how far it lies below the highest median of as many evaluations in a row.
+    `exposure` is the number of steps outside of dips (`scores.score`).
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):

@@ -32,10 +32,10 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     `bursts` (only gradients burst), `outlier` (a single evaluation fell), `stuck` (a loss never
     fell), `stable`, or `unknown`. A run is unknown if nothing was recorded in which a fault would
     have been found, if a detector refuses values, or if rows are missing of steps that it trained;
-    `gaps` says which. `judged_on` says what a run was judged on. `last` is the last accuracy; `level`
-    the median of the last fifth of the evaluations; `best` the highest median of as many in a row.
-    `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are fractions. `patch_first` counts the bursts that
-    began in the patch projection.
+    `gaps` says which. `judged_on` says what a run was judged on. `last` is the last accuracy,
+    `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
+    a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
+    fractions. `patch_first` counts the bursts that began in the patch projection.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.page import render
 from stabkit.analyze.report.remedies import NO_HELP, REMEDIES
 from stabkit.analyze.report.remedy import Remedy
-from stabkit.analyze.report.remedy_effects import advise, trial
+from stabkit.analyze.report.remedy_effects import Trial, advise, trial, trials
 from stabkit.analyze.report.sources import SOURCES
 from stabkit.analyze.report.torch_lines import torch_lines, values_of
 from stabkit.analyze.summary import run_table
 from stabkit.config import RunConfig, keys_of, load_config
+from stabkit.detect.significance import holm
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import (
@@ -261,16 +263,32 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
                                seed=seed)  # fmt: skip
             evaluate_again(folder, start, seed)
     runs = diagnosed(tmp_path)
-    found = trial(FREEZE, group_cells(runs), set())
+    (found,) = trials([FREEZE], group_cells(runs), set())
     assert found is not None
     assert "Decisive: it ends higher here." in found.words()
+    assert "too few runs for an interval" in found.words()
     assert found.claim.effect == pytest.approx(5, abs=0.5)  # a jitter of 0.1 in each of six levels
     first = advise(runs, run_table(runs), {"dips": 1}, runs.items[0].name)[0]
     assert first.remedy is FREEZE, "what the runs decide for comes first"
-    alone = trial(FREEZE, group_cells(Diagnoses(tmp_path, runs.items[::3])), set())
-    assert alone is not None
-    assert "n = 1 pair" in alone.words()
-    assert "Not decisive: one pair cannot tell" in alone.words()
+    two = Diagnoses(tmp_path, tuple(r for r in runs if r.settings["seed"] < 2))
+    for some, number in ((two, "n = 2 pairs"), (replace(two, items=runs.items[::3]), "n = 1 pair")):
+        (alone,) = trials([FREEZE], group_cells(some), set())
+        assert alone is not None
+        assert number in alone.words()
+        assert "Not decisive: a test takes 3 pairs" in alone.words()
+
+
+def test_many_remedies_are_corrected_for_their_number(grid_runs: Diagnoses) -> None:
+    cells = group_cells(grid_runs)
+    alone = [trial(remedy, cells, set()) for remedy in REMEDIES]
+    tested = [t.claim.p_value for t in alone if t and not math.isnan(t.claim.p_value)]
+    assert len(tested) >= 2
+    found = [t for t in trials(REMEDIES, cells, set()) if t and not math.isnan(t.corrected)]
+    assert [t.corrected for t in found] == pytest.approx(holm(tested))
+    barely = Trial(found[0].pairs, replace(found[0].claim, verdict="holds", p_value=0.03), 0.06)
+    assert barely.verdict == "undecided"
+    assert "p = 0.06 corrected" in barely.words()
+    assert "Not decisive" in barely.words()
 
 
 def evaluate_again(folder: Path, start: float, seed: int) -> None:
