@@ -9,7 +9,7 @@ import numpy as np
 
 from stabkit.analyze.compare import Comparison, compare_pairs
 from stabkit.analyze.counts import ALPHA, Counts, rates_test
-from stabkit.analyze.intervals import TESTED, TOO_FEW
+from stabkit.analyze.intervals import TESTED, TOO_FEW, share_test
 from stabkit.detect.significance import holm
 
 Outcome = Literal["holds", "fails", "undecided"]
@@ -85,6 +85,26 @@ def more_events(text: str, claimed_more: Counts, claimed_less: Counts) -> Claim:
     unit = "(log2 ratio of rates)"
     verdict = _outcome(test.excess, tested)
     return Claim(text, verdict, effect, math.nan, math.nan, unit, sum(test.runs), tested, note)
+
+
+def more_often(text: str, claimed: int, others: int) -> Claim:
+    """Judge events that are of one of two kinds, which chance makes equally likely.
+
+    For example, bursts that a layer begins or ends. The effect is the log2 ratio of the two counts;
+    interval and test are exact (binomial). They take events as independent, so this is no
+    comparison of arms: that is `more_events`.
+    """
+    total = claimed + others
+    shares, p_value = share_test(claimed, total)
+    low, high = (_log2_odds(share) for share in shares)
+    effect, unit = _log2_odds(claimed / total if total else math.nan), "(log2 ratio of counts)"
+    return from_interval(text, effect, low, high, unit, total, p_value)
+
+
+def _log2_odds(share: float) -> float:
+    if share in (0.0, 1.0):
+        return math.inf if share else -math.inf
+    return math.log2(share / (1 - share))
 
 
 def _rate(arm: Counts) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stabkit.analyze.claims import from_interval, mean_above_zero, more_events, together
+from stabkit.analyze.claims import from_interval, mean_above_zero, more_events, more_often, together
 from stabkit.analyze.counts import Counts, rates_test
 from stabkit.detect.significance import holm
 
@@ -52,6 +52,16 @@ def test_three_runs_an_arm_decide_no_count() -> None:
     assert math.isnan(claim.p_value)
     assert math.isinf(claim.effect)
     assert "too few: whatever such runs show, p >= 0.1" in str(claim)
+
+
+def test_kinds_of_events_decide_as_the_exact_binomial_test_does() -> None:
+    for claimed, others in [(5, 0), (6, 0), (9, 1), (7, 3), (0, 6), (30, 30)]:
+        claim = more_often("claim", claimed, others)
+        p = stats.binomtest(claimed, claimed + others).pvalue
+        decided = "holds" if claimed > others else "fails"
+        assert claim.p_value == pytest.approx(p)
+        assert claim.verdict == (decided if p < 0.05 else "undecided"), (claimed, others)
+    assert more_often("claim", 0, 0).verdict == "undecided"
 
 
 def test_no_events_say_nothing() -> None:

@@ -130,15 +130,15 @@ def test_the_frontier_is_that_of_brute_force() -> None:
 def test_one_false_alarm_does_not_undo_a_frontier() -> None:
     """With 4 % false alarms, 3 seeds and 4 rates, two sweeps of five have an alarm somewhere."""
     rng, shown, alarmed = np.random.default_rng(0), 0, 0
-    for _ in range(300):
+    for _ in range(100):
         bad = rng.random((4, 3)) < 0.04
         verdicts = np.where(bad.ravel(), "unstable", "stable")
         frame = pd.DataFrame({"optim.lr": np.repeat([1, 2, 3, 4], 3), "verdict": verdicts})
         (row,) = stable_frontier(frame, by=[]).to_dict("records")
         shown += bool(row["below"]) or not math.isnan(row["unstable"])
         alarmed += bool(bad.any())
-    assert alarmed / 300 > 0.3
-    assert shown / 300 < 0.05
+    assert alarmed / 100 > 0.25
+    assert shown / 100 < 0.08
 
 
 @pytest.mark.parametrize("runs", range(2, 40))
