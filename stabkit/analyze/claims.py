@@ -81,7 +81,7 @@ def more_events(text: str, claimed_more: Counts, claimed_less: Counts) -> Claim:
     tested = test.p_value if not test.too_few else math.nan
     note = f"{more} to {less} events in {test.runs[1]} and {test.runs[0]} runs"
     if test.too_few and not math.isnan(test.p_value):
-        note += f"; too few: whatever such runs show, p >= {test.smallest:.2g}"
+        note += f"; {test.too_few_words()}"
     unit = "(log2 ratio of rates)"
     verdict = _outcome(test.excess, tested)
     return Claim(text, verdict, effect, math.nan, math.nan, unit, sum(test.runs), tested, note)

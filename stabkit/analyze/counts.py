@@ -54,7 +54,10 @@ class RateTest(NamedTuple):
         said = f"p = {self.p_value:.2g}"
         if not self.too_few:
             return f"{said} (runs exchanged)"
-        return f"{said}, too few: p >= {self.smallest:.2g} whatever such runs show"
+        return f"{said}; {self.too_few_words()}"
+
+    def too_few_words(self) -> str:
+        return f"too few: such runs cannot show less than p = {self.smallest:.2g}"
 
 
 def rates_test(first: Counts, second: Counts) -> RateTest:

@@ -66,7 +66,7 @@ def test_of_too_many_exchanges_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -
 def test_three_runs_an_arm_are_too_few_and_four_are_enough() -> None:
     three = rates_test(Counts([0, 0, 0]), Counts([9, 8, 7]))
     assert (three.p_value, three.smallest, three.too_few) == (0.1, 0.1, True)
-    assert three.words() == "p = 0.1, too few: p >= 0.1 whatever such runs show"
+    assert three.words() == "p = 0.1; too few: such runs cannot show less than p = 0.1"
     four = rates_test(Counts([0] * 4), Counts([9, 8, 7, 6]))
     assert (four.p_value, four.too_few) == (pytest.approx(2 / 70), False)
     lonely = rates_test(Counts([0] * 10), Counts([1] + [0] * 9))

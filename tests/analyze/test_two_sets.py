@@ -74,7 +74,7 @@ def test_three_runs_a_set_are_too_few_whatever_they_show(
                 tmp_path / name / str(seed), f"{FREEZE}={dip > 0}".lower(), dip=dip, seed=seed
             )
     text = analyze(capsys, tmp_path / "a", tmp_path / "b")
-    assert "Equal rates of dips: p = 0.1, too few: p >= 0.1 whatever such runs show." in text
+    assert "Equal rates of dips: p = 0.1; too few: such runs cannot show less than p = 0.1." in text
     assert text.startswith("Too few runs"), "a question that cannot be answered is not asked"
 
 
