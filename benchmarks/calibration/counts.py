@@ -83,6 +83,26 @@ def coverage_table(sets: int, sizes: tuple[int, ...] = (3, 5, 10)) -> str:
     return _table(head, rows)
 
 
+def student_table(sets: int, sizes: tuple[int, ...] = (3, 5, 10)) -> str:
+    """Return the same of Student's interval (Welch's if apart), which is not used, to compare."""
+    rows = []
+    for name, first, second, truth in ARMS:
+        cells = [name]
+        for n in sizes:
+            drawn = [np.random.default_rng([FIRST_SEED + i, n]) for i in range(sets)]
+            arms = [(first(rng, n), second(rng, n)) for rng in drawn]
+            one, two = (np.array(arm) for arm in zip(*arms, strict=True))
+            for test in (
+                stats.ttest_1samp(two - one, 0, axis=1),
+                stats.ttest_ind(two, one, axis=1, equal_var=False),
+            ):
+                low, high = test.confidence_interval(0.95)
+                cells.append(interval(int(((low <= truth) & (truth <= high)).sum()), sets))
+        rows.append(cells)
+    head = ["differences", *(f"n = {n}, {how}" for n in sizes for how in ("pairs", "apart"))]
+    return _table(head, rows)
+
+
 def level_error_table(sets: int, sizes: tuple[int, ...] = (3, 5, 10)) -> str:
     """Return how often arms of one mean are said to differ at .05."""
     rows = []
@@ -185,6 +205,7 @@ def table(sets: int = 200) -> str:
     """Return every table of this module as text; `sets` data sets a cell, or a multiple."""
     parts = [
         ("Intervals of a difference of levels: coverage, nominal 95 %", coverage_table, 2 * sets),
+        ("The same of Student's interval, which is not used", student_table, 2 * sets),
         ("Levels: arms of one mean that are said to differ at .05", level_error_table, sets),
         ("Dips: arms of one law that are said to differ at .05", rate_error_table, sets),
         ("Dips: power at .05", rate_power_table, sets),
