@@ -240,6 +240,7 @@ def test_released_defaults_never_change() -> None:
             "channels_last": False,
             "fused_optimizer": False,
         },
+        "fault": {"until": 0, "scale": 1e-3, "first": None, "lead": 0},
         "knn": {
             "every": 10,
             "k": 200,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from stabkit.config.compute import ComputeConfig
+from stabkit.config.fault import FaultConfig
 from stabkit.config.method import MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig
 from stabkit.config.optim import OptimConfig
@@ -112,6 +113,7 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
+    fault: FaultConfig = FaultConfig()
     knn: KnnConfig = KnnConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -24,6 +24,7 @@ from stabkit.train.held_run import HeldRun, hold_for_all, record_failure, write_
 from stabkit.train.heldout_knn import HeldoutKnn
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim.clipping import side_effects
+from stabkit.train.optim.fault import hold_back
 from stabkit.train.parallel.agree import (
     check_same_start,
     fail_together,
@@ -220,6 +221,7 @@ def train_step(
         loss, features, embeddings = state.network(batch.view1, batch.view2, labels, momentum, step)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
+    hold_back(state.model.online, config.fault, step)
     if scaled_step(state.scaler, state.optimizer, config.optim.skip_nonfinite):
         state.stabilizer.skipped = True
     if config.optim.skip_nonfinite:
