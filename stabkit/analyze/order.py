@@ -1,16 +1,15 @@
 """Say and judge which layer comes first in bursts, and whether bursts come before dips."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from stabkit.analyze.across_runs import onsets, order_test, recorded_every
-from stabkit.analyze.claims import Claim, Outcome
+from stabkit.analyze.claims import Claim, Outcome, from_interval, more_often
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.intervals import share_test
 from stabkit.analyze.text import counted
 from stabkit.detect.association import Association
 from stabkit.detect.onset_order import (
@@ -82,7 +81,8 @@ def leads(text: str, runs: Iterable[Diagnosis], layer: str = FIRST) -> Claim:
     test = first_in_bursts(onsets(items), layer, recorded_every(items))
     with np.errstate(divide="ignore"):  # never first is odds of zero
         odds = np.log2([test.odds, test.low, test.high]).tolist()
-    claim = _claim(text, odds, "(log2 odds against chance)", test.events, test.p_value)
+    unit = "(log2 odds against chance)"
+    claim = from_interval(text, odds[0], odds[1], odds[2], unit, test.events, test.p_value)
     return _held(claim, test.leads, test.lead_p)
 
 
@@ -96,9 +96,9 @@ def later(
     """
     items = list(runs)
     test, lags = order_test(items, shallow, deep), burst_lags(onsets(items), shallow, deep)
-    beyond = [value - test.every for value in (test.lag, test.low, test.high)]
-    unit = f"steps beyond {test.every} (median lag)"
-    return _claim(text, beyond, unit, test.events, median_p_value(lags, test.every))
+    lag, low, high = (value - test.every for value in (test.lag, test.low, test.high))
+    unit, p_value = f"steps beyond {test.every} (median lag)", median_p_value(lags, test.every)
+    return from_interval(text, lag, low, high, unit, test.events, p_value)
 
 
 def herald(text: str, found: Association) -> Claim:
@@ -106,22 +106,10 @@ def herald(text: str, found: Association) -> Claim:
 
     The claim holds only if the bursts of other seeds would not do as well, where there are some.
     """
-    total = found.before + found.after
-    shares, p_value = share_test(found.before, total)
-    sides = [found.before / total, *shares] if total else [0.5, 0.0, 1.0]  # none excludes no share
-    with np.errstate(divide="ignore"):
-        odds = np.log2(np.divide(sides, np.subtract(1, sides))).tolist()
-    claim = _claim(text, odds, "(log2 ratio, before to after)", total, p_value)
+    claim = more_often(text, found.before, found.after)
     if math.isnan(found.other_runs_p):
         return claim
     return _held(claim, found.other_runs_p <= 0.05, found.other_runs_p)
-
-
-def _claim(text: str, found: Sequence[float], unit: str, n: int, p_value: float) -> Claim:
-    """Return the claim of an effect and its interval, positive if the claim is true."""
-    effect, low, high = found
-    verdict: Outcome = "holds" if low > 0 else "fails" if high < 0 else "undecided"
-    return Claim(text, verdict, effect, low, high, unit, n, p_value)
 
 
 def _held(claim: Claim, also: bool, p_value: float) -> Claim:
