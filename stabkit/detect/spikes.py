@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,31 +11,22 @@ from numpy.typing import ArrayLike
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
 from stabkit.detect.spike_scorer import Flagged, SpikeScorer
 
-# The bar of a spike that is acted on while the run goes on, in robust deviations. The run is not
-# over, so its number of steps is not known: some million before the end is a safe guess. In a
-# million healthy values this raises no alarm at AR(1) 0 and .9 (the bar 6 raises 0 and 10), and 122
-# where the logs are of Student's t(5). An action on a false alarm costs more than one in a table.
-ONLINE_SPIKE_BAR = 9.0
-
-
-def spike_bar(steps: int) -> float:
-    """Return the bar of a spike in a recorded series of so many steps, in robust deviations.
-
-    6 up to 1,000 steps, and 1 more for every ten times as many: the more values there are, the
-    higher the largest of healthy ones stands.
-    """
-    return 6.0 + max(0.0, math.log10(max(steps, 1) / 1000))
+WINDOW = 100  # values that make a level, and errors that make a noise
+BAR = 6.0  # deviations of WINDOW errors
+MIN_HISTORY = 12  # values, before the first that can be flagged
+MERGE = 10  # steps
+FLOOR = 0.01  # of the noise, log units
 
 
 def find_spikes(
     step: ArrayLike,
     value: ArrayLike,
     *,
-    window: int = 100,
-    threshold: float = 6.0,
-    min_history: int = 12,
-    merge: int = 10,
-    mad_floor: float = 0.01,
+    window: int = WINDOW,
+    threshold: float = BAR,
+    min_history: int = MIN_HISTORY,
+    merge: int = MERGE,
+    mad_floor: float = FLOOR,
 ) -> pd.DataFrame:
     """Find points whose logarithm lies `threshold` robust deviations above what was expected.
 
@@ -62,7 +54,23 @@ def find_spikes(
     (robust z of the peak), ratio (of the peak to what was expected there). Raises ValueError for
     steps that do not increase, negative values, options out of range.
     """
-    _check_options(window, threshold, min_history, merge, mad_floor)
+    if merge < 0:
+        raise ValueError(f"merge must be 0 steps or more, got {merge}")
+    steps, values = usable_series(step, value)
+    scorer = _checked_scorer(window, threshold, min_history, mad_floor)
+    return spike_rows(Scored(steps, values, scorer.add(np.log(values))), merge)
+
+
+class Scored(NamedTuple):
+    """Steps and values of a series, and the points that stand out; `at` is an index of both."""
+
+    steps: IntArray
+    values: FloatArray
+    points: Sequence[Flagged]
+
+
+def usable_series(step: ArrayLike, value: ArrayLike) -> tuple[IntArray, FloatArray]:
+    """Return steps and values without those that are not finite or 0. Raises ValueError."""
     steps, values = checked_series(step, value, "value")
     negative = np.flatnonzero(np.isfinite(values) & (values < 0))
     if negative.size:
@@ -72,26 +80,19 @@ def find_spikes(
             f"at step {steps[i]}: give a norm, or a loss shifted to be bounded below by 0"
         )
     usable = np.isfinite(values) & (values > 0)
-    steps, values = steps[usable], values[usable]
-    points = SpikeScorer(window, threshold, min_history, mad_floor).add(np.log(values))
-    if not points:  # most series are healthy: save the making of a frame
-        return _NO_SPIKES.copy(deep=False)
-    flagged = np.array([point.at for point in points], dtype=np.int64)
-    begin = begin_events(flagged, steps[flagged], np.array([p.ends for p in points]), merge)
-    return _events(steps, values, points, begin)
+    return steps[usable], values[usable]
 
 
-def _check_options(
-    window: int, threshold: float, min_history: int, merge: int, mad_floor: float
-) -> None:
+def _checked_scorer(
+    window: int, threshold: float, min_history: int, mad_floor: float
+) -> SpikeScorer:
     if not 2 <= min_history <= window:
         raise ValueError(f"min_history must be in 2..window ({window}), got {min_history}")
     if not (math.isfinite(threshold) and threshold > 0):
         raise ValueError(f"threshold must be a positive number, got {threshold}")
     if not mad_floor > 0:
         raise ValueError(f"mad_floor must be above 0, got {mad_floor}")
-    if merge < 0:
-        raise ValueError(f"merge must be 0 steps or more, got {merge}")
+    return SpikeScorer(window, threshold, min_history, mad_floor)
 
 
 def begin_events(
@@ -110,9 +111,13 @@ def begin_events(
     return np.flatnonzero(np.concatenate([[True], apart | restarted[:-1]]))
 
 
-def _events(
-    steps: IntArray, values: FloatArray, points: Sequence[Flagged], begin: IntArray
-) -> pd.DataFrame:
+def spike_rows(scored: Scored, merge: int = MERGE) -> pd.DataFrame:
+    """Return the rows of `find_spikes` for the points of a series."""
+    steps, values, points = scored
+    if not points:  # most series are healthy: save the making of a frame
+        return _NO_SPIKES.copy(deep=False)
+    at = np.array([point.at for point in points], dtype=np.int64)
+    begin = begin_events(at, steps[at], np.array([p.ends for p in points]), merge)
     rows = []
     for a, b in zip(begin, [*begin[1:], len(points)], strict=True):
         event = points[a:b]
