@@ -1,5 +1,6 @@
 """Score each value of a series against what the values before it lead to expect."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from stabkit.detect.level_filters import GAINS, Trend, follow, line, median, rolling_median
 from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray
 
-FEW = 10  # the noise of k errors is taken 1 + FEW / k times as large as they look
+FEW = 8  # the noise of k errors is taken 1 + FEW / k times as large as they look
 GOES_ON = 2.5  # deviations; an event lasts as long as values stay so high
 TAIL = 500  # errors that tell how far up healthy values reach
 TAIL_SHARE = 0.1  # of them, the largest: their mean excess is the scale of the tail
@@ -78,12 +79,15 @@ class SpikeScorer:
 
     def _start(self, history: Sequence[float]) -> None:
         """Begin with these values as the only history: their median, and a line through them."""
-        values = np.array(history)
+        values, n = np.array(history), len(history)
         level, slope = line(values)
-        off_line = values - level - slope * np.arange(1 - len(values), 1)
-        self._values = values[-self._window :]
-        self._errors = np.stack([values - median(values), *(off_line for _ in GAINS)])
+        off_line = values - level - slope * np.arange(1 - n, 1)
         scale = max(self._floor, float(np.abs(off_line).mean()))
+        # A line lies closer to the values it is drawn through than to the next one: the ratio of the
+        # two deviations is that of least squares.
+        apart = math.sqrt((n + 1) * (n + 2) / ((n - 1) * max(n - 2, 1)))
+        self._values = values[-self._window :]
+        self._errors = np.stack([values - median(values), *(apart * off_line for _ in GAINS)])
         self._trends = [Trend(level, slope, scale) for _ in GAINS]
 
     def _search(self, log_values: FloatArray, i: int, found: list[Flagged]) -> int:
