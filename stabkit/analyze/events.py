@@ -23,11 +23,12 @@ from stabkit.detect import (
     find_outliers,
     find_spikes,
     find_stuck_loss,
+    find_swells,
 )
 from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.spikes import MIN_HISTORY as MIN_HISTORY
-from stabkit.detect.spikes import usable_series
+from stabkit.detect.spikes import MIN_HISTORY, usable_series
+from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
@@ -157,10 +158,11 @@ def final_level(values: pd.Series) -> float:
     return float(values.tail(final_count(values)).median())
 
 
-def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
-    """Return the spikes of each layer, those that layers share too, ordered by onset and depth.
+def raised_layers(run: Run, signal: str = "grad_norm") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spikes and the swells of each layer, ordered by onset and depth.
 
-    The rows are those of `find_layer_spikes`; the columns layer and depth come first.
+    The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
+    come first. A swell that overlaps a spike of its layer is left out: it is the spike's tail.
     """
     table = run.signals([signal])
     layers, usable, refusals = [], [], 0
@@ -171,10 +173,35 @@ def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
         except ValueError as error:
             left_out(run.path, str(error), f"spikes of {signal} in {layer}")
             refusals += 1
-    found = find_layer_spikes(usable)
-    joined = _joined(_named(rows, *of) for rows, of in zip(found, layers, strict=True))
-    joined.attrs["refused"] = refusals > 0
-    return joined
+    spiked, swelled = find_layer_spikes(usable), find_layer_swells(usable)
+    swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
+    spikes, swells = (
+        _joined(_named(rows, *of) for rows, of in zip(found, layers, strict=True))
+        for found in (spiked, swelled)
+    )
+    spikes.attrs["refused"] = refusals > 0
+    return spikes, swells
+
+
+def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
+    """Return the swells that no spike of the same layer overlaps."""
+    if not (len(swells) and len(spikes)):
+        return swells
+    begin, end = spikes["onset"].to_numpy(), spikes["end"].to_numpy()
+    apart = [not ((begin <= row.end) & (row.onset <= end)).any() for row in swells.itertuples()]
+    return swells[np.array(apart, dtype=bool)].reset_index(drop=True)
+
+
+def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
+    spikes = spikes_of_series(found, run)
+    if refused(spikes):
+        return spikes, _joined([])
+    swells = (
+        _without(find_swells(*series), spikes[spikes["layer"] == name]).pipe(_named, name, i)
+        for i, (name, series) in enumerate(found.items())
+    )
+    return spikes, _joined(swells)
 
 
 def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
@@ -216,7 +243,9 @@ def _spikes_of(
     run: Run, name: str, position: int, steps: NDArray[np.int64], values: NDArray[np.float64]
 ) -> pd.DataFrame:
     find = partial(find_spikes, steps, values)
-    return _named(_sought(run, f"spikes of {name}", find, lambda: find_spikes([], [])), name, position)
+    return _named(
+        _sought(run, f"spikes of {name}", find, lambda: find_spikes([], [])), name, position
+    )
 
 
 def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
@@ -229,7 +258,7 @@ def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
 def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
     tables = list(found)
     some = [table for table in tables if len(table)]
-    columns = ["layer", "depth", *find_spikes([], [])]
+    columns = ["layer", "depth", "onset", "peak", "end", "height", "ratio"]
     spiked = pd.concat(some, ignore_index=True) if some else pd.DataFrame(columns=columns)
     spiked.attrs["refused"] = any(refused(events) for events in tables)
     return spiked.sort_values(["onset", "depth"], ignore_index=True)

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 from stabkit.analyze.diagnosis import Diagnosis
 
 Kind = Literal[
-    "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "burst", "outlier",
-    "stuck loss", "overflow",
+    "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "burst", "swell",
+    "outlier", "stuck loss", "overflow",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)  # the worst first
 Facts = tuple[tuple[str, str], ...]
@@ -18,7 +18,7 @@ Facts = tuple[tuple[str, str], ...]
 class Incident:
     """An event as the report tells it.
 
-    `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text.
+    `size` orders events of one kind: depth of a dip, ratio of a burst or swell. `facts`: name, text.
     `began_in` is the layer or series where it began, if that is known. `loss` is the loss that the
     event's picture shows, if it must be a certain one.
     """
