@@ -27,6 +27,7 @@ from stabkit.analyze.workers import WORTH_IT, each
 from stabkit.detect import find_bursts, layer_onsets
 from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
+from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
@@ -131,7 +132,7 @@ class Diagnosis:
         return {
             name: (rows["step"].to_numpy(), rows["value"].to_numpy())
             for name, rows in found.items()
-            if np.isfinite(rows["value"]).sum() > events.MIN_HISTORY
+            if np.isfinite(rows["value"]).sum() > MIN_HISTORY
         }
 
     @cached_property
@@ -215,9 +216,9 @@ class Diagnosis:
         if self.norms:
             found = [series[0] for series in self._series(self.norms).values()]
             steps = np.unique(np.concatenate(found)) if found else steps[:0]
-        if len(steps) <= events.MIN_HISTORY:
+        if len(steps) <= MIN_HISTORY:
             return None
-        return int(steps[events.MIN_HISTORY]), int(steps[-1])
+        return int(steps[MIN_HISTORY]), int(steps[-1])
 
     @cached_property
     def _gaps(self) -> dict[str, list[str]]:

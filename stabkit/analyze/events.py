@@ -27,7 +27,7 @@ from stabkit.detect import (
 )
 from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.spikes import MIN_HISTORY, usable_series
+from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run

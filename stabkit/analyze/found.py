@@ -28,8 +28,8 @@ def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
     """Return the events of a run in step order, with the columns of EVENT_COLUMNS.
 
     `kind` is one of EVENT_KINDS; by default all but `spike`, since bursts hold the spikes. `layer`
-    is where a spike, burst or swell began (several that began together, joined by commas): a layer or a
-    series of the run; the signal of a collapse; None for accuracies. Raises ValueError for an
+    is where a spike, burst or swell began (several that began together, joined by commas): a layer
+    or a series of the run; the signal of a collapse; None for accuracies. Raises ValueError for an
     unknown kind.
     """
     if kind is not None and kind not in EVENT_KINDS:

@@ -8,11 +8,11 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.events import MIN_HISTORY
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.text import counted, listed
 from stabkit.detect.dips import SHORTEST
+from stabkit.detect.spikes import MIN_HISTORY
 
 NAMED = 3  # runs of one kind; more are counted
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
@@ -262,6 +262,6 @@ def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     number = counted(int(swelling["swells"].sum()), "gradient swell")
     yield (
         f"{number} in {counted(len(swelling), 'run')}. The largest ({_named(where)}): "
-        f"{swell['ratio']:.3g} times the level on both sides,\nfrom step {swell['onset']:,} to step "
-        f"{swell['end']:,}, first in {swell['first']}."
+        f"{swell['ratio']:.3g} times the level on both sides,\n"
+        f"from step {swell['onset']:,} to step {swell['end']:,}, first in {swell['first']}."
     )

@@ -29,12 +29,12 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 
     Verdicts: `diverged` (values that are not finite, or a loss that left its level for good),
     `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift or a spike of the loss),
-    `bursts` (only gradients burst or swelled), `outlier` (a single evaluation fell), `stuck` (a loss never
-    fell), `stable`, or `unknown`. A run is unknown if nothing was recorded in which a fault would
-    have been found, if a detector refuses values, or if rows are missing of steps that it trained;
-    `gaps` says which. `judged_on` says what a run was judged on. `lost_steps` are the steps spent
-    in dips. `deepest` and `sag` (of the drifts) are fractions. `patch_first` counts the bursts that
-    began in the patch projection.
+    `bursts` (only gradients burst or swelled), `outlier` (a single evaluation fell), `stuck` (a
+    loss never fell), `stable`, or `unknown`. A run is unknown if nothing was recorded in which a
+    fault would have been found, if a detector refuses values, or if rows are missing of steps that
+    it trained; `gaps` says which. `judged_on` says what a run was judged on. `lost_steps` are the
+    steps spent in dips. `deepest` and `sag` (of the drifts) are fractions. `patch_first` counts the
+    bursts that began in the patch projection.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])

@@ -83,8 +83,8 @@ class SpikeScorer:
         level, slope = line(values)
         off_line = values - level - slope * np.arange(1 - n, 1)
         scale = max(self._floor, float(np.abs(off_line).mean()))
-        # A line lies closer to the values it is drawn through than to the next one: the ratio of the
-        # two deviations is that of least squares.
+        # A line lies closer to the values it is drawn through than to the next one: the ratio of
+        # the two deviations is that of least squares.
         apart = math.sqrt((n + 1) * (n + 2) / ((n - 1) * max(n - 2, 1)))
         self._values = values[-self._window :]
         self._errors = np.stack([values - median(values), *(apart * off_line for _ in GAINS)])
@@ -165,7 +165,8 @@ class SpikeScorer:
         last = np.sort(np.abs(errors[:, -self._window :]), axis=1)
         n = last.shape[1]
         spread = MAD_TO_STD * ((last[:, (n - 1) // 2] + last[:, n // 2]) / 2)
-        return np.maximum(self._floor, spread) * (1 + FEW / n)
+        noises: FloatArray = np.maximum(self._floor, spread) * (1 + FEW / n)
+        return noises
 
     def _go_on(self, log_values: FloatArray, i: int, found: list[Flagged]) -> int:
         """Look whether the event goes on at `i`; predictors and noise stand still meanwhile."""

@@ -38,8 +38,8 @@ def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
 
     The noise of a stretch is how much all stretches of that width scatter in this series, whatever
     the autocorrelation. It is relative to the noise of single values, which may change during the
-    series. A stretch must stand 5.5 deviations above its higher flank. Of stretches that overlap, the
-    one that stands out most is the swell.
+    series. A stretch must stand 5.5 deviations above its higher flank. Of stretches that overlap,
+    the one that stands out most is the swell.
 
     Unlike spikes, swells are found afterwards: they need the values that follow.
 
@@ -124,7 +124,8 @@ def _scatter(values: FloatArray) -> FloatArray:
     sizes = np.sort(np.abs(values), axis=1)
     spread = MAD_TO_STD * (sizes[:, (n - 1) // 2] + sizes[:, n // 2]) / 2
     upper = np.sort(values, axis=1)[:, int(SIDE * (n - 1))] / SIDE_NORMAL
-    return np.maximum(spread, upper)[:, None]
+    scatter: FloatArray = np.maximum(spread, upper)[:, None]
+    return scatter
 
 
 def _smoothed(logs: FloatArray) -> FloatArray:

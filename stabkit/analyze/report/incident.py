@@ -18,7 +18,7 @@ Facts = tuple[tuple[str, str], ...]
 class Incident:
     """An event as the report tells it.
 
-    `size` orders events of one kind: depth of a dip, ratio of a burst or swell. `facts`: name, text.
+    `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text.
     `began_in` is the layer or series where it began, if that is known. `loss` is the loss that the
     event's picture shows, if it must be a certain one.
     """

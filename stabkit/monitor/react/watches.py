@@ -1,8 +1,7 @@
 """Watches for events in a Monitor's rows and evaluations as they come, one class a kind of event.
 
 The detectors are those of `stabkit.detect`, so that the analysis finds later what was found online.
-Everything here runs on the host, on values
-that are there already.
+Everything here runs on the host, on values that are there already.
 """
 
 from collections.abc import Mapping, Sequence
