@@ -17,10 +17,11 @@ from stabkit.detect.spikes import usable_series
 WIDTHS = (6, 8, 12, 16, 24, 32)  # values of a stretch
 FLANK = 16  # values before and after it, at least; as many as it has itself if these are more
 BAR = 5.5  # deviations above the higher flank
-NEAR, SHARE = 4.0, 0.25  # the bar if so many of the layers pass it together
+NEAR, SHARE = 4.75, 0.25  # the bar if so many of the layers pass it together
 FEWEST = 4  # layers; of fewer, too few say the same
 SHORTEST = 60  # values; a shorter series does not show how stretches scatter
-BLOCK = 50  # values that tell the noise around them
+BEFORE, EVERY = 100, 20  # values that tell the noise of those that follow; how often it is renewed
+SMOOTHED = 0.6  # deviation of a running median of 5 independent values; .54 if they are normal
 FLOOR = 0.01  # of the noise, log units
 SIDE, SIDE_NORMAL = 0.85, 1.0364  # the upper side of the scatter: a quantile, of normal noise 1.04
 
@@ -37,9 +38,9 @@ def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
     values do not count: the series is smoothed by a running median of 5 first.
 
     The noise of a stretch is how much all stretches of that width scatter in this series, whatever
-    the autocorrelation. It is relative to the noise of single values, which may change during the
-    series. A stretch must stand 5.5 deviations above its higher flank. Of stretches that overlap,
-    the one that stands out most is the swell.
+    the autocorrelation. It is relative to the noise of the 100 values before, because the noise may
+    change during the series. A stretch must stand 5.5 deviations above its higher flank. Of
+    stretches that overlap, the one that stands out most is the swell.
 
     Unlike spikes, swells are found afterwards: they need the values that follow.
 
@@ -57,8 +58,8 @@ def find_layer_swells(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     """Return the rows of `find_swells` for each layer, with the swells that layers share.
 
     `layers`: steps and values of each, as `usable_series` returns them. Where a quarter of the
-    layers stand 4 deviations high in the same stretch, that is a swell of each of them. Layers that
-    were not measured at the same steps are judged alone.
+    layers stand 4.75 deviations high in the same stretch, that is a swell of each of them. Layers
+    that were not measured at the same steps are judged alone.
     """
     found = [_NO_SWELLS.copy(deep=False) for _ in layers]
     groups: dict[bytes, list[int]] = {}
@@ -89,7 +90,7 @@ def stretches(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
     count, n = logs.shape
     smooth = _smoothed(logs)
-    noise = _local_noise(logs)
+    noise = _noise_before(logs, smooth)
     sums = np.concatenate([np.zeros((count, 1)), np.cumsum(smooth, axis=1)], axis=1)
     heights = np.full((count, len(WIDTHS), n), -np.inf)
     rises = np.full((count, len(WIDTHS), n), -np.inf)
@@ -103,7 +104,7 @@ def stretches(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
         after_end = sums[:, 2 * flank + width : 2 * flank + width + last - first + 1]
         before, inside = (ends[1] - ends[0]) / flank, (ends[2] - ends[1]) / width
         after = (after_end - ends[2]) / flank
-        local = noise[:, first + width // 2 : last + width // 2 + 1]
+        local = noise[:, first - 1 : last]  # of the values before
         both = (inside - (before + after) / 2) / local
         scale = np.maximum(_scatter(both), least) * (1 + 4 * width / n)
         # A wider stretch of independent noise scatters less, of a wandering series more. It never
@@ -135,19 +136,28 @@ def _smoothed(logs: FloatArray) -> FloatArray:
     return smooth
 
 
-def _local_noise(logs: FloatArray) -> FloatArray:
-    """Return the deviation of single values around each value, from differences in blocks."""
-    changes = np.abs(np.diff(logs, axis=1))
-    blocks = max(1, changes.shape[1] // BLOCK)
-    size = changes.shape[1] // blocks
-    medians = np.median(changes[:, : blocks * size].reshape(len(logs), blocks, size), axis=2)
-    if blocks > 2:  # one restless block is not the noise
-        middle = np.median(sliding_window_view(medians, 3, axis=1), axis=2)
-        medians = np.concatenate([medians[:, :1], middle, medians[:, -1:]], axis=1)
-    centers = size * (np.arange(blocks) + 0.5)
-    at = np.arange(logs.shape[1])
-    noise = np.array([np.interp(at, centers, row) for row in medians])
-    return np.maximum(FLOOR, MAD_TO_STD / 2**0.5 * noise)
+def _noise_before(logs: FloatArray, smooth: FloatArray) -> FloatArray:
+    """Return the deviation of single values in the BEFORE values up to each value.
+
+    The larger of two: from changes to the next value, and from changes of the smoothed values over
+    five, which show noise that wanders. Both are without the trend. The first BEFORE values share
+    theirs, and it is renewed every EVERY values.
+    """
+    sudden = _changes(logs, 1)
+    wandering = _changes(smooth, 5) / SMOOTHED
+    return np.maximum(FLOOR, np.maximum(sudden, wandering))
+
+
+def _changes(values: FloatArray, lag: int) -> FloatArray:
+    changes = values[:, lag:] - values[:, :-lag]
+    size = min(BEFORE, changes.shape[1])
+    windows = sliding_window_view(changes, size, axis=1)[:, ::EVERY]
+    off = np.abs(windows - np.median(windows, axis=2, keepdims=True))
+    scale = MAD_TO_STD / 2**0.5 * np.median(off, axis=2)
+    known = np.arange(scale.shape[1]) * EVERY + size + lag - 1  # last value of each window
+    which = np.searchsorted(known, np.arange(values.shape[1]), side="right") - 1
+    noise: FloatArray = scale[:, np.maximum(which, 0)]
+    return noise
 
 
 def _rows(steps: IntArray, heights: FloatArray, rises: FloatArray) -> pd.DataFrame:
