@@ -23,6 +23,8 @@ SHORTEST = 60  # values; a shorter series does not show how stretches scatter
 BEFORE, EVERY = 100, 20  # values that tell the noise of those that follow; how often it is renewed
 SMOOTHED = 0.6  # deviation of a running median of 5 independent values; .54 if they are normal
 FLOOR = 0.01  # of the noise, log units
+LEAST = 0.1  # log units that a swell rises, so that near-constant series have none
+TINY = 1e-6  # the scatter where all stretches are equal
 SIDE, SIDE_NORMAL = 0.85, 1.0364  # the upper side of the scatter: a quantile, of normal noise 1.04
 
 _INTEGERS, _FLOATS = ("onset", "end"), ("height", "ratio")
@@ -45,7 +47,7 @@ def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
     Unlike spikes, swells are found afterwards: they need the values that follow.
 
     Values that are not finite, and zeros, are left out. A series of fewer than 60 values has no
-    swell. Rates of false alarms: docs/detectors.md.
+    swell. What rises by less than a tenth is none either. Rates of false alarms: docs/detectors.md.
 
     Returns one row per swell: onset, end (first and last step), height (deviations), ratio (to the
     higher flank, of geometric means). Raises ValueError for steps that do not increase and negative
@@ -71,7 +73,7 @@ def find_layer_swells(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
         heights, rises = stretches(np.log([layers[i][1] for i in members]))
         shared = _shared(heights) if len(members) >= FEWEST else np.zeros(heights.shape[1:], bool)
         for i, height, rise in zip(members, heights, rises, strict=True):
-            passes = (height >= BAR) | (shared & (height >= NEAR))
+            passes = (rise >= LEAST) & ((height >= BAR) | (shared & (height >= NEAR)))
             if passes.any():
                 found[i] = _rows(steps, np.where(passes, height, -np.inf), rise)
     return found
@@ -125,7 +127,7 @@ def _scatter(values: FloatArray) -> FloatArray:
     sizes = np.sort(np.abs(values), axis=1)
     spread = MAD_TO_STD * (sizes[:, (n - 1) // 2] + sizes[:, n // 2]) / 2
     upper = np.sort(values, axis=1)[:, int(SIDE * (n - 1))] / SIDE_NORMAL
-    scatter: FloatArray = np.maximum(spread, upper)[:, None]
+    scatter: FloatArray = np.maximum(np.maximum(spread, upper), TINY)[:, None]
     return scatter
 
 
