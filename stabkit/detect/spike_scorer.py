@@ -17,7 +17,6 @@ TAIL_REACH = 10.0  # such scales above the tail's beginning; e^-10 of an exponen
 NORMAL_EXCESS = 0.47  # mean excess over the 90 % quantile, in deviations, where errors are normal
 PRIOR = 10  # errors that the normal tail counts as
 TAIL_LIMIT = 18.0  # deviations; what stands so high is flagged, whatever the tail looks like
-NEAR, NEAR_REACH = 0.75, 7.0  # of the bar, and tail scales, from which on a value is nearly flagged
 CHUNK = 300  # values that are scored at once; the result does not depend on it
 
 
@@ -28,7 +27,6 @@ class Flagged(NamedTuple):
     z: float  # robust deviations above what was expected
     rise: float  # log of the ratio to what was expected
     ends: bool  # whether the event ends here because the level itself has moved
-    near: bool = False  # whether the value is only nearly flagged
 
 
 class SpikeScorer:
@@ -40,21 +38,12 @@ class SpikeScorer:
     bends, where the errors of the median are large. Flagged values teach none of them.
 
     `find_spikes` and an online monitor get the same scores: it does not matter how many values
-    come at once. With `near`, values that are nearly flagged are returned too, marked as such: they
-    count if other series show the same.
+    come at once.
     """
 
-    def __init__(
-        self,
-        window: int,
-        threshold: float,
-        min_history: int,
-        mad_floor: float,
-        near: bool = False,
-    ) -> None:
+    def __init__(self, window: int, threshold: float, min_history: int, mad_floor: float) -> None:
         self._window, self._floor = window, mad_floor
         self._bar = threshold / (1 + FEW / window)
-        self._least = self._bar * (NEAR if near else 1)
         self._min_history = min_history
         self._first: list[float] = []
         self._streak: list[float] = []
@@ -104,16 +93,13 @@ class SpikeScorer:
             scores = errors[:, new + k] / noises
             j = int(scores.argmax())
             z, noise = float(scores[j]), float(noises[j])
-            if z < self._least:
+            if z < self._bar:
                 continue
-            reached = _tail_scales(errors[j, : new + k], z * noise, noise)
-            if z >= TAIL_LIMIT or (z >= self._bar and reached > TAIL_REACH):
+            if z >= TAIL_LIMIT or z * noise > _reach(errors[j, : new + k], noise):
                 followed = self._follow(chunk[:k])
                 self._take(known, errors, followed, len(chunk) - k)
                 self._noises = noises
                 return self._flag(log_values, i + k, j, z, noise, found)
-            if self._least < self._bar and reached > NEAR_REACH:
-                found.append(Flagged(self._count + i + k, z, z * noise, ends=False, near=True))
         self._take(known, errors, followed, 0)
         return i + len(chunk)
 
@@ -147,12 +133,12 @@ class SpikeScorer:
         stop = np.arange(new, errors.shape[1]) - first
         count = np.minimum(stop, self._window)
         # the noise at which the bar is met; a little more, so that rounding excludes nothing
-        most = errors[:, new:] / (self._least / (1 + 1e-9) * (1 + FEW / count))
+        most = errors[:, new:] / (self._bar / (1 + 1e-9) * (1 + FEW / count))
         possible = most >= self._floor
         size = np.abs(errors[:, first:])
         typical = np.sort(size, axis=1)[:, size.shape[1] // 2, None]
         below = np.zeros((len(size), size.shape[1] + 1), dtype=np.int32)
-        for level in (0.8 * typical, 0.4 * typical, 0.1 * typical):
+        for level in (0.6 * typical, 0.15 * typical):
             np.cumsum(size < level, axis=1, out=below[:, 1:])
             fewer = 2 * (below[:, stop] - below[:, stop - count]) < count
             possible &= (most >= MAD_TO_STD * level) | ~fewer
@@ -195,15 +181,14 @@ class SpikeScorer:
         return i + 1
 
 
-def _tail_scales(errors: FloatArray, error: float, noise: float) -> float:
-    """Return how far a new error lies beyond the tail that the last errors show, in its scales.
+def _reach(errors: FloatArray, noise: float) -> float:
+    """Return how large an error of the heaviest tail that these errors show may be.
 
-    The tail begins at the 90 % quantile. Its scale is the mean excess over that, which is all there
-    is to know of an exponential tail. A normal tail counts as PRIOR further errors, so that a few
-    errors do not decide.
+    Over the 90 % quantile, an exponential tail with the mean excess of the last errors. A normal
+    tail counts as PRIOR further errors, so that a few errors do not decide.
     """
     last = errors[-TAIL:]
     start = float(np.quantile(last, 1 - TAIL_SHARE))
     over = last[last > start] - start
     scale = (over.sum() + PRIOR * NORMAL_EXCESS * noise) / (over.size + PRIOR)
-    return (error - start) / float(scale)
+    return start + TAIL_REACH * float(scale)

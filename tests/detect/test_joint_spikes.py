@@ -1,31 +1,51 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from stabkit.detect import find_spikes
-from stabkit.detect.joint_spikes import FEWEST, SHARE, TOGETHER, find_layer_spikes, steps_shared
+from stabkit.detect.joint_spikes import (
+    BEFORE,
+    SHARE,
+    SHARED_BAR,
+    TOGETHER,
+    find_layer_spikes,
+    shared_spikes,
+)
 from stabkit.detect.level_filters import rolling_median
 from stabkit.detect.simulate import simulate_norms
+from stabkit.detect.simulate.noise import ar1
 
 STEPS = np.arange(500)
 
 
-def brute_force(raised: list[set[int]]) -> list[int]:
-    """Return the steps that lie in some stretch in which enough layers are raised."""
-    shared = set()
-    for end in range(200):
-        stretch = set(range(end - TOGETHER + 1, end + 1))
-        if sum(not stretch.isdisjoint(own) for own in raised) >= SHARE * len(raised):
-            shared |= stretch & set.union(*raised)
-    return sorted(shared) if len(raised) >= FEWEST else []
+def brute_force(logs: np.ndarray) -> set[int]:
+    """Return every step of the stretches in which enough layers pass the bar, with plain loops."""
+    found: set[int] = set()
+    for first in range(BEFORE, logs.shape[1] - TOGETHER + 1):
+        passing = 0
+        for y in logs:
+            before = np.sort(y[first - BEFORE : first])
+            noise = max(0.01, (before[22] - before[7]) / 1.349)
+            rise = y[first : first + TOGETHER].max() - np.median(before)
+            passing += rise / noise >= SHARED_BAR
+        if passing / len(logs) >= SHARE:
+            found |= set(range(first, first + TOGETHER))
+    return found
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_shared_steps_agree_with_brute_force(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_shared_spikes_agree_with_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    raised = [set(rng.integers(0, 100, 8).tolist()) for _ in range(int(rng.integers(2, 9)))]
-    found = steps_shared([np.array(sorted(own)) for own in raised])
-    assert found.tolist() == brute_force(raised)
+    common = rng.standard_t(2, 150)
+    logs = 0.1 * (2 * common + rng.standard_normal((6, 150)))
+    stretches = brute_force(logs)
+    assert stretches
+    rows = shared_spikes(np.arange(150), logs)
+    peaks = {int(row[1]) for own in rows for row in own}
+    assert peaks and peaks <= stretches
+    apart = np.diff(sorted(stretches)) > 1
+    assert max(map(len, rows)) == 1 + apart.sum()
 
 
 def burst(seed: int, height: float, layers: int = 8) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -40,16 +60,31 @@ def burst(seed: int, height: float, layers: int = 8) -> list[tuple[np.ndarray, n
 
 
 def test_a_burst_that_no_layer_shows_alone_is_found_in_all_that_share_it() -> None:
-    alone = shared = bursts = 0
+    found = 0
     for seed in range(20):
-        layers = burst(seed, 5.4)
-        found = find_layer_spikes(layers)
-        here = [rows[rows["onset"].between(300, 304)] for rows in found]
-        bursts += sum(map(len, here)) >= 4
-        shared += sum(map(len, here))
-        alone += sum(len(find_spikes(*layer)) for layer in layers)
-    assert bursts >= 12
-    assert shared > 2 * alone
+        layers = burst(seed, 7.0)
+        for _, values in layers:
+            values[200:260] *= np.exp(np.random.default_rng(seed).normal(0, 0.6, 60))  # restless
+        assert sum(len(find_spikes(*layer)) for layer in layers) == 0
+        here = [rows[rows["onset"].between(300, 304)] for rows in find_layer_spikes(layers)]
+        found += sum(map(len, here)) >= 6
+    assert found >= 15
+
+
+def test_healthy_layers_share_no_spike() -> None:
+    alarms = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        common = ar1(rng, 500, 0.5)[:, 0]
+        logs = 0.2 * (0.83 * common + 0.55 * ar1(rng, 500, 0.5, 12).T)
+        alarms += any(shared_spikes(STEPS, logs))
+    assert alarms <= stats.poisson.ppf(0.999, 1.0 * 60 * 500 / 1e5)
+
+
+def test_a_spike_that_the_layer_has_already_is_not_doubled() -> None:
+    layers = burst(3, 30.0)
+    for rows, layer in zip(find_layer_spikes(layers), layers, strict=True):
+        pd.testing.assert_frame_equal(rows, find_spikes(*layer))
 
 
 def test_layers_that_share_nothing_have_the_spikes_of_find_spikes() -> None:

@@ -76,7 +76,7 @@ def test_a_planted_swell_is_located_and_sized(width: int) -> None:
 def test_no_single_step_need_stand_out() -> None:
     steps, spiked, swelled = np.arange(500), 0, 0
     for seed in range(20):
-        values = swollen(seed, ratio=1.8, sigma=0.25)
+        values = swollen(seed, ratio=2.0, sigma=0.2)
         spiked += len(find_spikes(steps, values)) > 0
         swelled += len(find_swells(steps, values)) > 0
     assert spiked <= 2
