@@ -13,7 +13,7 @@ from stabkit.detect.spikes import BAR, FLOOR, MERGE, MIN_HISTORY, WINDOW, Scored
 TOGETHER = 5  # steps within which the layers of a burst spike
 BEFORE = 30  # values before those, which tell the level and its noise
 SHARED_BAR = 5.0  # deviations
-SHARE = 0.7  # of the layers, that must pass the bar together
+SHARE = 0.75  # of the layers, that must pass the bar together
 FEWEST = 4  # layers; of fewer, too few say the same
 QUARTILES = 1.349  # distance of the quartiles of normal noise, in deviations
 
@@ -21,12 +21,12 @@ QUARTILES = 1.349  # distance of the quartiles of normal noise, in deviations
 def find_layer_spikes(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.DataFrame]:
     """Return the rows of `find_spikes` for each layer, with the spikes that layers share.
 
-    `layers`: steps and values of each, as `usable_series` returns them. If 70 % of the layers rise
-    within five steps by 5 deviations, this is a spike of each of them, unless it has one there. The
-    level and the noise are those of the 30 values before, so that a restless time further back does
-    not hide the burst. One layer alone would raise false alarms at this bar; many seldom do at
-    once. The noise of layers is correlated, so the bar cannot be much lower. Layers that were not
-    measured at the same steps share nothing.
+    `layers`: steps and values of each, as `usable_series` returns them. If three quarters of the
+    layers rise within five steps by 5 deviations, this is a spike of each of them, unless it has
+    one there. The level and the noise are those of the 30 values before, so that a restless time
+    further back does not hide the burst. One layer alone would raise false alarms at this bar; many
+    seldom do at once. The noise of layers is correlated, so the bar cannot be much lower. Layers
+    that were not measured at the same steps share nothing.
     """
     found = [spike_rows(Scored(*series, _flagged(series[1]))) for series in layers]
     groups: dict[bytes, list[int]] = {}
