@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stabkit.detect.contrasts import SHORTEST_FLANK, Windows, reference, scan
-from stabkit.detect.robust import FloatArray, difference_scale, noise_scale
+from stabkit.detect.contrasts import SHORTEST_FLANK, reference, scan
+from stabkit.detect.local_noise import difference_noise, noise_outside
+from stabkit.detect.robust import FloatArray
 
 PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not count as noise
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
@@ -31,32 +32,40 @@ class Span:
 
 
 def find_spans(
-    acc: FloatArray, min_depth: float, threshold: float | None, min_fall: float, paired: bool
-) -> tuple[list[Span], float, float, float]:
-    """Return the dips in time order, the noise and AR(1) coefficient outside them, and the bar."""
+    acc: FloatArray,
+    time: FloatArray,
+    variances: FloatArray | None,
+    min_depth: float,
+    threshold: float | None,
+    min_fall: float,
+) -> tuple[list[Span], FloatArray, float, float]:
+    """Return the dips in time order, the noise [evals] and its AR(1) coefficient, and the bar.
+
+    time [evals]: steps; variances [evals]: see `local_noise`.
+    """
     # Noise and dips depend on each other: dips count as noise unless they are known, and are known
     # by the noise. So both are found in turn, beginning with a noise that dips hardly change.
     #
-    # The first guess must not use `noise_scale`: wide or frequent dips fill its windows, and the
+    # The first guess must not use `local_noise`: wide or frequent dips fill its windows, and the
     # bar would rise with the dips that it should find. Differences of neighbors see only the edges
     # of a dip, but they are too small where noise is autocorrelated. Hence the high first bar.
     lowest = PROVISIONAL if threshold is None else min(PROVISIONAL, threshold)
     floor = min_depth / 5  # with less noise than this a dip of min_depth passes every bar anyway
-    guess = max(difference_scale(acc), floor)
-    spans = _select(acc, scan(acc, 0.0), guess, FIRST_BAR, min_depth, min_fall)
+    noise, ar = np.maximum(difference_noise(acc, variances), floor), 0.0
+    spans = _select(acc, time, noise, ar, FIRST_BAR, min_depth, min_fall)
     for _ in range(5):  # two or three rounds settle it; the bound stops a two-cycle
         outside = np.ones(acc.size, dtype=bool)
         for span in spans:
             outside[span.onset + 1 : span.recovery] = False
-        noise, ar = noise_scale(acc[outside])
+        noise, ar = noise_outside(acc, variances, outside)
+        noise = np.maximum(noise, floor)
         # Possible dips are kept out of the noise too: one just below the bar would raise the noise.
-        windows = scan(acc, ar)
-        now = _select(acc, windows, max(noise, floor), lowest, min_depth, min_fall)
+        now = _select(acc, time, noise, ar, lowest, min_depth, min_fall)
         same = [(s.start, s.stop) for s in now] == [(s.start, s.stop) for s in spans]
         spans = now
         if same:
             break
-    bar = threshold if threshold is not None else dip_bar(acc.size, ar, paired)
+    bar = threshold if threshold is not None else dip_bar(acc.size, ar, variances is not None)
     return [span for span in spans if span.z >= bar], noise, ar, bar
 
 
@@ -78,12 +87,19 @@ def dip_bar(evals: int, ar: float, paired: bool) -> float:
 
 
 def _select(
-    acc: FloatArray, windows: Windows, noise: float, bar: float, min_depth: float, min_fall: float
+    acc: FloatArray,
+    time: FloatArray,
+    noise: FloatArray,
+    ar: float,
+    bar: float,
+    min_depth: float,
+    min_fall: float,
 ) -> list[Span]:
     """Take the window with the largest z, then the largest that overlaps none taken, and so on."""
-    z = windows.z / noise
+    windows = scan(acc, time, noise, ar)
+    z = windows.z
     possible = np.flatnonzero(
-        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall * noise)
+        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall)
     )
     free = np.ones(acc.size, dtype=bool)
     spans: list[Span] = []
@@ -91,7 +107,7 @@ def _select(
         start, stop = int(windows.start[w]), int(windows.stop[w])
         if not free[start:stop].all():
             continue
-        span = _delimit(acc, start, stop, float(z[w]), noise, min_depth)
+        span = _delimit(acc, time, start, stop, float(z[w]), noise, min_depth)
         if span is not None and free[span.onset + 1 : span.recovery].all():
             free[span.onset + 1 : span.recovery] = False
             spans.append(span)
@@ -99,16 +115,22 @@ def _select(
 
 
 def _delimit(
-    acc: FloatArray, start: int, stop: int, z: float, noise: float, min_depth: float
+    acc: FloatArray,
+    time: FloatArray,
+    start: int,
+    stop: int,
+    z: float,
+    noise: FloatArray,
+    min_depth: float,
 ) -> Span | None:
     """Widen or narrow a window to the evaluations that are low; None if no two in a row are low."""
     # Low is below the line by more than noise explains, or by half of what counts as a dip.
-    tolerance = max(min_depth / 2, 1.5 * noise)
+    tolerance = np.maximum(min_depth / 2, 1.5 * noise)
     first, last = start, stop
     # Twice: a window narrower than its dip has low evaluations in its flanks, which pull the line
     # down. The line of the widened window has flanks outside of the dip.
     for _ in range(2):
-        line = reference(acc, first, last)
+        line = reference(acc, time, first, last)
         low = line - acc > tolerance
         inside = np.flatnonzero(low[first:last])
         if not inside.size:

@@ -6,7 +6,8 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.dip_rows import COLUMNS, dip_row
-from stabkit.detect.dip_search import find_spans
+from stabkit.detect.dip_search import Span, find_spans
+from stabkit.detect.local_noise import flip_variances
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
 from stabkit.detect.significance import holm, p_value
 
@@ -85,21 +86,23 @@ def find_dips(
     bits = None if bits is None else bits[seen]
     counts = None if counts is None else counts[seen]
 
-    spans, noise, ar, bar = (
-        find_spans(acc, min_depth, threshold, min_fall, paired=bits is not None)
-        if acc.size >= SHORTEST
-        else ([], 0.0, 0.0, 0.0)
-    )
+    spans: list[Span] = []
+    noise, ar, bar = np.zeros(acc.size), 0.0, 0.0
+    time = steps.astype(np.float64)
+    if acc.size >= SHORTEST:
+        variances = None if bits is None else flip_variances(bits)
+        spans, noise, ar, bar = find_spans(acc, time, variances, min_depth, threshold, min_fall)
     # The search looked at every window, so the correction counts every window.
     tests = acc.size * width_count(acc.size)
     p_values = holm(
-        [p_value(weights_of(acc.size, s.start, s.stop), acc, counts, bits) for s in spans], tests
+        [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in spans], tests
     )
     # `not p > alpha` and not `p <= alpha`: NaN, where nothing is known of the samples, is kept.
     kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
     rows = [dip_row(span, p, steps, acc, noise, chance, bits, between) for span, p in kept]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    frame.attrs = {"noise": noise, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
+    typical = float(np.median(noise)) if noise.size else 0.0
+    frame.attrs = {"noise": typical, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
     return frame
 
 
