@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from stabkit.detect.robust import FloatArray, IntArray
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 
 # A flank is as long as its window, within these bounds (evaluations). Fewer values make a level
 # that is mostly noise; over more of them an accuracy curve bends.
@@ -34,7 +34,8 @@ GROWTH = 1.25  # ratio of successive window widths: any dip fills most of some w
 class Windows:
     """Candidate windows as arrays [windows]: first index, index behind the last, depth, z, fall.
 
-    `z` and `fall` are in standard errors.
+    `z` and `fall` are in standard errors. `returns`: the accuracy is seen to come back to the level
+    before, and not further above it than it had fallen below.
     """
 
     start: IntArray
@@ -42,6 +43,7 @@ class Windows:
     depth: FloatArray
     z: FloatArray
     fall: FloatArray
+    returns: BoolArray
 
 
 def scan(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> Windows:
@@ -73,7 +75,8 @@ def scan(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> 
     error = _error(size, ar, stop - start, before, after, share)
     error *= np.sqrt(_mean(_sums(noise**2), start - before, stop + after))
     fall = _fall(_drops(values, time, noise, ar), start, stop)
-    return Windows(start, stop, depth, depth / error, fall)
+    returns = (after > 0) & (later - level <= depth)
+    return Windows(start, stop, depth, depth / error, fall, returns)
 
 
 def width_count(size: int) -> int:

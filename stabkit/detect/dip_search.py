@@ -9,6 +9,12 @@ from stabkit.detect.contrasts import SHORTEST_FLANK, reference, scan
 from stabkit.detect.local_noise import difference_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 
+# Where the accuracy ends low, or leaps above the level before, no return speaks for a dip: a slow sag
+# may have ended in the leap of a learning-rate drop. So the fall must be sharper by this factor.
+WITHOUT_RETURN = 1.75
+# Share of a window's depth that must be left without its lowest evaluation. A single outlier that
+# decays over AR(1) noise of .5 leaves .6; a dip of even a few evaluations more.
+WITHOUT_LOWEST = 0.7
 PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not count as noise
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
@@ -99,19 +105,27 @@ def _select(
     windows = scan(acc, time, noise, ar)
     z = windows.z
     possible = np.flatnonzero(
-        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall)
+        (z >= bar)
+        & (windows.depth >= min_depth)
+        & (windows.fall >= min_fall * np.where(windows.returns, 1.0, WITHOUT_RETURN))
     )
     free = np.ones(acc.size, dtype=bool)
     spans: list[Span] = []
     for w in possible[np.argsort(-z[possible], kind="stable")]:
         start, stop = int(windows.start[w]), int(windows.stop[w])
-        if not free[start:stop].all():
+        if not free[start:stop].all() or _is_outlier(acc[start:stop], float(windows.depth[w])):
             continue
         span = _delimit(acc, time, start, stop, float(z[w]), noise, min_depth)
         if span is not None and free[span.onset + 1 : span.recovery].all():
             free[span.onset + 1 : span.recovery] = False
             spans.append(span)
     return sorted(spans, key=lambda span: span.onset)
+
+
+def _is_outlier(inside: FloatArray, depth: float) -> bool:
+    """Return whether one evaluation carries the depth of a window."""
+    lowest = (float(inside.mean()) - float(inside.min())) / (inside.size - 1)
+    return depth - lowest < WITHOUT_LOWEST * depth
 
 
 def _delimit(

@@ -20,7 +20,11 @@ from stabkit.detect.robust import (
 
 FLIPS_OVER = 9  # evaluations whose median is the share of flips: a dip of four does not move it
 SIZE_OVER = 41  # evaluations that tell how much larger the noise is here than the flips say
-FLIPS_COUNT = 80  # evaluations that the flips count for beside them: if few, dips become noise
+FLIPS_COUNT = 20  # evaluations that the flips count for beside them
+NEAR = 21  # evaluations that tell which residuals stand out
+# The least AR(1) coefficient: one estimate scatters by .15 and is one for the whole run, but where
+# noise is large it is often slow, and noise that is slower than believed looks like dips.
+LEAST_AR = 0.3
 SHAPE_OVER = 31  # evaluations that tell the local noise where answers are not known
 WHOLE_COUNTS = 10  # evaluations that the whole run counts for beside them
 
@@ -57,10 +61,12 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
     scale, shown, ar = residual_scale(ratio)
     size = np.full(shape.size, scale)
     if variances is not None:
-        squares, count = _squares_around(ratio, np.abs(ratio) <= 3 * scale, SIZE_OVER)
+        # Rises only: dips fall, so they do not become the noise that hides them.
+        bound = 3 * np.maximum(scale, MAD_TO_STD * _median_around(np.abs(ratio), NEAR))
+        squares, count = _squares_around(ratio, (ratio > 0) & (ratio <= bound), SIZE_OVER)
         size = np.sqrt((squares + FLIPS_COUNT * scale**2) / (count + FLIPS_COUNT))
     noise = shape * size / shown
-    return np.concatenate([noise[:1], noise, noise[-1:]]), ar
+    return np.concatenate([noise[:1], noise, noise[-1:]]), max(ar, LEAST_AR)
 
 
 def noise_outside(
