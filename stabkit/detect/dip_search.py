@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabkit.detect.contrasts import SHORTEST_FLANK, reference, scan
-from stabkit.detect.local_noise import difference_noise, noise_outside
+from stabkit.detect.local_noise import LEAST_AR, difference_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 
 # Where the accuracy ends low, or leaps above the level before, no return speaks for a dip: a slow sag
@@ -87,9 +87,9 @@ def dip_bar(evals: int, ar: float, paired: bool) -> float:
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
     if paired:
-        return 4.6 + longer + 1.2 * ar
+        return 4.5 + longer + 1.5 * (ar - LEAST_AR)
     # The last term is for short runs, whose noise is estimated from few evaluations.
-    return 4.5 + longer + 2.0 * ar + 20 / evals
+    return 4.5 + longer + 3.0 * (ar - LEAST_AR) + 20 / evals
 
 
 def _select(
@@ -153,8 +153,13 @@ def _delimit(
         while first > SHORTEST_FLANK and low[first - 1]:
             first -= 1
         trough = first + int(np.argmin((acc - line)[first:last]))
-        # Recovery is the first of two evaluations in a row that are not low: one may be luck.
-        back = np.flatnonzero(~low[trough + 1 : -1] & ~low[trough + 2 :])
+        # The dip lies between two evaluations in a row that are not low, one may be luck, on either
+        # side of its trough. A window may hold another dip, with a return between.
+        high = ~low[:-1] & ~low[1:]
+        first = max(
+            [first, *(np.flatnonzero(high[first : max(first, trough - 1)])[-1:] + first + 2)]
+        )
+        back = np.flatnonzero(high[trough + 1 :])
         last = trough + 1 + int(back[0]) if back.size else acc.size
     # A lone outlier beside an evaluation that is just below the line is no dip: both of a pair must
     # have at least a quarter of the depth.
