@@ -22,9 +22,10 @@ FLIPS_OVER = 9  # evaluations whose median is the share of flips: a dip of four 
 SIZE_OVER = 41  # evaluations that tell how much larger the noise is here than the flips say
 FLIPS_COUNT = 20  # evaluations that the flips count for beside them
 NEAR = 21  # evaluations that tell which residuals stand out
-# The least AR(1) coefficient: one estimate scatters by .15 and is one for the whole run, but where
-# noise is large it is often slow, and noise that is slower than believed looks like dips.
-LEAST_AR = 0.3
+# The least AR(1) coefficient that noise is taken to have: recorded runs have .3 to .8. An estimate
+# scatters by .15, holds for the whole run, and takes noise slower than ten evaluations for trend.
+# Noise that is slower than believed looks like dips.
+LEAST_AR = 0.5
 SHAPE_OVER = 31  # evaluations that tell the local noise where answers are not known
 WHOLE_COUNTS = 10  # evaluations that the whole run counts for beside them
 
