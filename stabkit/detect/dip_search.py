@@ -10,8 +10,8 @@ from stabkit.detect.local_noise import LEAST_AR, difference_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 
 # Where the accuracy ends low, or leaps above the level before, no return speaks for a dip: a slow
-# sag may have ended in the leap of a learning-rate drop. So the fall must be sharper by this factor.
-WITHOUT_RETURN = 1.75
+# sag may have ended in the leap of a learning-rate drop. So the fall must be sharper, by a factor.
+WITHOUT_RETURN = 1.5
 # Share of a window's depth that must be left without its lowest evaluation. A single outlier that
 # decays over AR(1) noise of .5 leaves .6; a dip of even a few evaluations more.
 WITHOUT_LOWEST = 0.7

@@ -22,7 +22,7 @@ def find_dips(
     *,
     min_depth: float = 0.01,
     threshold: float | None = None,
-    min_fall: float = 2.0,
+    min_fall: float = 2.5,
     alpha: float = 0.01,
     chance: float = 0.0,
     between: float | None = None,

@@ -38,7 +38,8 @@ def flip_variances(correct: BoolArray) -> FloatArray:
     """
     n = correct.shape[1]
     flips = np.count_nonzero(correct[1:] != correct[:-1], axis=1)
-    return np.maximum(np.concatenate([flips[:1], flips]), 0.5) / n**2
+    variances: FloatArray = np.maximum(np.concatenate([flips[:1], flips]), 0.5) / n**2
+    return variances
 
 
 def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[FloatArray, float]:
