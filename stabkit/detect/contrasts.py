@@ -73,7 +73,7 @@ def scan(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> 
     carried = level + slope * np.minimum(ahead, _carried(time, start))
     depth = np.minimum((1 - share) * level + share * later, carried) - inside
     error = _error(size, ar, stop - start, before, after, share)
-    error *= np.sqrt(_mean(_sums(noise**2), start - before, stop + after))
+    error *= _noise_in(noise, start - before, stop + after)
     fall = _fall(_drops(values, time, noise, ar), start, stop)
     returns = (after > 0) & (later - level <= depth)
     return Windows(start, stop, depth, depth / error, fall, returns)
@@ -143,6 +143,13 @@ def _mean(sums: FloatArray, start: IntArray, stop: IntArray) -> FloatArray:
     return mean
 
 
+def _noise_in(noise: FloatArray, start: IntArray, stop: IntArray) -> FloatArray:
+    """Return the root mean square of the noise between indices."""
+    squares = _mean(_sums(noise**2), start, stop)
+    root: FloatArray = np.sqrt(np.maximum(squares, noise.min() ** 2))  # sums are rounded
+    return root
+
+
 def _carried(time: FloatArray, start: IntArray) -> FloatArray:
     """Return how far a slope before `start` is carried on, in units of `time`."""
     over = np.minimum(start, SLOPE_OVER) - 1
@@ -161,7 +168,7 @@ def _fall(drops: FloatArray, start: IntArray, stop: IntArray) -> FloatArray:
 
 def _drops(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> FloatArray:
     """Return the drops [evals] in standard errors: from the values before k to those from k on."""
-    totals, times, squares = _sums(values), _sums(time), _sums(noise**2)
+    totals, times = _sums(values), _sums(time)
     onward = -_slopes(values[::-1], -time[::-1], ONWARD)[::-1][:-1]
     before = _slopes(values, time, SLOPE_OVER)[:-1]
     rising = np.clip(np.minimum(before, onward), 0.0, None)
@@ -175,7 +182,7 @@ def _drops(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -
         # have risen. Not over longer reaches, where a stall of a few values would look like a drop.
         hidden = apart * rising[k] if reach <= 2 else 0.0
         going_on = apart * falling[k]  # a slow sag that began before is not an edge
-        error = _edge_error(reach, ar) * np.sqrt(_mean(squares, k - reach, k + reach))
+        error = _edge_error(reach, ar) * _noise_in(noise, k - reach, k + reach)
         out[k] = np.maximum(out[k], (drop + hidden - going_on) / error)
     return out
 
