@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.detect.robust import FloatArray, IntArray
 
 # A flank is as long as its window, within these bounds (evaluations). Fewer values make a level
 # that is mostly noise; over more of them an accuracy curve bends.
@@ -34,8 +34,7 @@ GROWTH = 1.25  # ratio of successive window widths: any dip fills most of some w
 class Windows:
     """Candidate windows as arrays [windows]: first index, index behind the last, depth, z, fall.
 
-    `z` and `fall` are in standard errors. `returns`: the accuracy is seen to come back to the level
-    before, and not further above it than it had fallen below.
+    `z` and `fall` are in standard errors.
     """
 
     start: IntArray
@@ -43,7 +42,6 @@ class Windows:
     depth: FloatArray
     z: FloatArray
     fall: FloatArray
-    returns: BoolArray
 
 
 def scan(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> Windows:
@@ -75,8 +73,7 @@ def scan(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> 
     error = _error(size, ar, stop - start, before, after, share)
     error *= _noise_in(noise, start - before, stop + after)
     fall = _fall(_drops(values, time, noise, ar), start, stop)
-    returns = (after > 0) & (later - level <= depth)
-    return Windows(start, stop, depth, depth / error, fall, returns)
+    return Windows(start, stop, depth, depth / error, fall)
 
 
 def width_count(size: int) -> int:

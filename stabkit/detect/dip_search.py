@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stabkit.detect.contrasts import SHORTEST_FLANK, reference, scan
+from stabkit.detect.contrasts import LONGEST_FLANK, SHORTEST_FLANK, reference, scan
 from stabkit.detect.local_noise import LEAST_AR, difference_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 
-# Where the accuracy ends low, or leaps above the level before, no return speaks for a dip: a slow
-# sag may have ended in the leap of a learning-rate drop. So the fall must be sharper, by a factor.
-WITHOUT_RETURN = 1.5
+# How much sharper the fall must be where no return speaks for a dip: the accuracy ends low, or
+# leaps above the level before. A slow sag may have ended in the leap of a learning-rate drop.
+ENDS_LOW, LEAPS = 1.5, 2.0
 # Share of a window's depth that must be left without its lowest evaluation. A single outlier that
 # decays over AR(1) noise of .5 leaves .6; a dip of even a few evaluations more.
 WITHOUT_LOWEST = 0.7
@@ -103,9 +103,7 @@ def _select(
     windows = scan(acc, time, noise, ar)
     z = windows.z
     possible = np.flatnonzero(
-        (z >= bar)
-        & (windows.depth >= min_depth)
-        & (windows.fall >= min_fall * np.where(windows.returns, 1.0, WITHOUT_RETURN))
+        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall)
     )
     free = np.ones(acc.size, dtype=bool)
     spans: list[Span] = []
@@ -114,7 +112,9 @@ def _select(
         if not free[start:stop].all() or _is_outlier(acc[start:stop], float(windows.depth[w])):
             continue
         span = _delimit(acc, time, start, stop, float(z[w]), noise, min_depth)
-        if span is not None and free[span.onset + 1 : span.recovery].all():
+        if span is None or not free[span.onset + 1 : span.recovery].all():
+            continue
+        if windows.fall[w] >= min_fall * _sharpness(acc, span):
             free[span.onset + 1 : span.recovery] = False
             spans.append(span)
     return sorted(spans, key=lambda span: span.onset)
@@ -124,6 +124,17 @@ def _is_outlier(inside: FloatArray, depth: float) -> bool:
     """Return whether one evaluation carries the depth of a window."""
     lowest = (float(inside.mean()) - float(inside.min())) / (inside.size - 1)
     return depth - lowest < WITHOUT_LOWEST * depth
+
+
+def _sharpness(acc: FloatArray, span: Span) -> float:
+    """Return how many times `min_fall` the fall of a dip must be, given how the dip ends."""
+    if span.recovery is None:
+        return ENDS_LOW
+    low = slice(span.onset + 1, span.recovery)
+    width = min(max(span.recovery - span.onset - 1, SHORTEST_FLANK + 1), LONGEST_FLANK)
+    later = slice(span.recovery, span.recovery + width)
+    leaps = np.mean((acc - span.line)[later]) > np.mean((span.line - acc)[low])
+    return LEAPS if leaps else 1.0
 
 
 def _delimit(

@@ -66,19 +66,6 @@ def test_a_unit_of_steps_or_of_accuracy_changes_no_window() -> None:
     one, other = scan(values, time, noise, 0.5), scan(5 * values, 1000 * time + 7, 5 * noise, 0.5)
     np.testing.assert_allclose(one.z, other.z, atol=1e-9)
     np.testing.assert_allclose(one.fall, other.fall, atol=1e-9)
-    np.testing.assert_array_equal(one.returns, other.returns)
-
-
-def test_an_accuracy_that_ends_low_or_leaps_above_its_level_has_not_returned() -> None:
-    values = np.full(60, 0.5)
-    values[20:24] = 0.4
-    back = scan(values, np.arange(60.0), np.ones(60), 0.0)
-    values[24:] = 0.7
-    leap = scan(values, np.arange(60.0), np.ones(60), 0.0)
-    at = np.flatnonzero((back.start == 20) & (back.stop == 24))[0]
-    assert back.returns[at]
-    assert not leap.returns[at]
-    assert not back.returns[back.stop == 60].any()
 
 
 def test_error_is_the_quadratic_form_of_the_ar1_covariance() -> None:
