@@ -37,7 +37,8 @@ def test_a_realistic_run_has_the_noise_and_the_flips_of_the_recorded_one(name: s
     ratio = median("noise") / stored.noise
     assert np.all((ratio > 0.5) & (ratio < 1.6))
     assert np.exp(np.mean(np.log(ratio))) == pytest.approx(1, abs=0.25)
-    assert median("ar").mean() == pytest.approx(np.mean(stored.ar), abs=0.25)
+    # Simulated noise forgets sooner: slow wandering of a run is not told from its trend.
+    assert -0.05 < np.mean(stored.ar) - median("ar").mean() < 0.4
     assert median("noise")[0] > 1.9 * median("noise")[3], "noise falls as it does in real runs"
 
 
