@@ -1,0 +1,159 @@
+"""`find_dips` while a run trains: a dip is suspected, then confirmed or withdrawn.
+
+A search of the evaluations so far is a test that is made again and again. What it finds may be noise
+that the next evaluations explain, and a healthy run of many looks is accused sooner or later. So a
+dip that a search finds is only suspected. It is confirmed when every search over the next
+`CONFIRMED_AFTER` evaluations finds it again, and is never retracted from then on. It is withdrawn when
+a search does not find it. Measured rates: docs/detectors.md.
+
+A search costs the same in a run of any length: it sees the last `TAIL` evaluations, and runs only
+where two evaluations in a row are low, every `LOOK_EVERY` evaluations, and while a dip is suspected.
+"""
+
+import math
+from bisect import bisect
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from stabkit.detect.contrasts import width_count
+from stabkit.detect.dip_search import dip_bar
+from stabkit.detect.dips import find_dips
+from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
+
+State = Literal["suspected", "confirmed", "withdrawn"]
+
+CONFIRMED_AFTER = 8  # evaluations
+TAIL = 256  # evaluations that one search sees
+LOOK_EVERY = 8  # evaluations between searches of a curve in which nothing is low
+LEVELS = (3, 12)  # evaluations before the last two that give the level: a rising one, a noisy one
+NOISE_FROM = 40  # evaluations
+MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
+
+
+@dataclass(frozen=True)
+class DipNews:
+    """A dip whose state changed with the evaluation at step `at`.
+
+    `dip`: its row of `find_dips` at that time; the bounds of a dip may still move by some evaluations
+    while more come.
+    """
+
+    state: State
+    at: int
+    dip: dict[str, Any]
+
+
+@dataclass
+class _Told:
+    """A dip that was told."""
+
+    dip: dict[str, Any]
+    since: int  # evaluations when it was suspected
+    low: tuple[float, float]  # its low evaluations lie between these steps
+    confirmed: bool = False
+
+
+class OnlineDips:
+    """The dips of one metric, evaluation by evaluation. Evaluations that come twice count once.
+
+    Keeps one bit a sample and evaluation.
+    """
+
+    def __init__(self, chance: float) -> None:
+        self._chance = chance
+        self._steps: list[int] = []
+        self._accuracy: list[float] = []
+        self._packed: list[tuple[int, bytes]] = []  # samples, their bits
+        self._told: list[_Told] = []
+        self._looked_at = 0  # evaluations at the latest search
+
+    @property
+    def confirmed(self) -> int:
+        """How many dips were confirmed so far. It never falls."""
+        return sum(told.confirmed for told in self._told)
+
+    def add(self, step: int, correct: BoolArray) -> list[DipNews]:
+        """Add an evaluation, `correct` [n]; return the dips whose state it changed."""
+        if self._steps and step <= self._steps[-1]:
+            return []
+        self._steps.append(step)
+        self._accuracy.append(float(correct.mean()))
+        self._packed.append((len(correct), np.packbits(correct).tobytes()))
+        return self._compared(self._search(TAIL)) if self._must_look() else []
+
+    def finish(self) -> list[DipNews]:
+        """Search the whole run once, as nothing more comes: every dip is confirmed or withdrawn."""
+        if not self._steps:
+            return []
+        return self._compared(self._search(len(self._steps)), over=True)
+
+    def _must_look(self) -> bool:
+        return (
+            len(self._steps) - self._looked_at >= LOOK_EVERY
+            or any(not told.confirmed for told in self._told)
+            or last_two_are_low(np.array(self._accuracy[-NOISE_FROM - 2 :]))
+        )
+
+    def _search(self, last: int) -> pd.DataFrame:
+        """Return the dips among the last evaluations that hold in the whole run so far."""
+        self._looked_at = count = len(self._steps)
+        steps, accuracy = self._steps[-last:], self._accuracy[-last:]
+        packed = self._packed[-last:]
+        sizes = [size for size, _ in packed]
+        paired = len(set(sizes)) == 1
+        if paired:
+            rows = np.frombuffer(b"".join(bits for _, bits in packed), dtype=np.uint8)
+            correct = np.unpackbits(rows.reshape(len(packed), -1), axis=1, count=sizes[0])
+            dips = find_dips(steps, accuracy, correct=correct.view(bool), chance=self._chance)
+        else:  # other samples now: no pairs, counts alone
+            dips = find_dips(steps, accuracy, n=np.array(sizes), chance=self._chance)
+        # The search saw the windows of the tail. The bar and the correction are for those of the run.
+        more = count * width_count(count) / (len(steps) * width_count(len(steps)))
+        bar = dip_bar(count, dips.attrs["ar"], paired)
+        return dips[(dips["z"] >= bar) & ~(dips["p_value"] * more > ALPHA)]
+
+    def _compared(self, dips: pd.DataFrame, over: bool = False) -> list[DipNews]:
+        """Return what a search changes in what was told; `over`: no evaluation comes after it."""
+        now, at = len(self._steps), self._steps[-1]
+        news, found = [], []
+        for dip in dips.to_dict("records"):
+            low = (dip["onset"], at + 1 if math.isnan(dip["recovery"]) else dip["recovery"])
+            same = [told for told in self._told if self._share(told.low, low)]
+            if not same:
+                same = [_Told(dip, now, low)]
+                self._told += same
+                if not over:
+                    news.append(DipNews("suspected", at, dip))
+            for told in same:
+                told.dip, told.low = dip, (min(told.low[0], low[0]), low[1])
+            found += same
+        for told in [told for told in self._told if not told.confirmed]:
+            if told not in found:
+                self._told.remove(told)
+                news.append(DipNews("withdrawn", at, told.dip))
+            elif over or now - told.since >= CONFIRMED_AFTER:
+                told.confirmed = True
+                news.append(DipNews("confirmed", at, told.dip))
+        return news
+
+    def _share(self, one: tuple[float, float], other: tuple[float, float]) -> bool:
+        """Return whether two dips are one: an evaluation is low in both."""
+        first = bisect(self._steps, max(one[0], other[0]))
+        return first < len(self._steps) and self._steps[first] < min(one[1], other[1])
+
+
+def last_two_are_low(accuracy: FloatArray) -> bool:
+    """Return whether the last two evaluations are low enough to be worth a search.
+
+    They must lie below the level before them, by half of what counts as a dip and by the noise. The
+    level is the higher of two medians: that of a few evaluations is near to a curve that rises.
+    """
+    before = accuracy[:-2]
+    if before.size < LEVELS[0]:
+        return False
+    level = max(float(np.median(before[-m:])) for m in LEVELS)
+    margin = max(MIN_DEPTH / 2, difference_scale(before))
+    return float(accuracy[-2:].max()) < level - margin
