@@ -1,13 +1,13 @@
 """`find_dips` while a run trains: a dip is suspected, then confirmed or withdrawn.
 
-A search of the evaluations so far is a test that is made again and again. What it finds may be noise
-that the next evaluations explain, and a healthy run of many looks is accused sooner or later. So a
-dip that a search finds is only suspected. It is confirmed when every search over the next
-`CONFIRMED_AFTER` evaluations finds it again, and is never retracted from then on. It is withdrawn when
-a search does not find it. Measured rates: docs/detectors.md.
+A search of the evaluations so far is a test that is made again and again. What it finds may be
+noise that the next evaluations explain, so a healthy run of many looks is accused sooner or later.
+Hence a dip that a search finds is only suspected. It is confirmed when every search over the next
+evaluations finds it again, and is never retracted from then on. It is withdrawn when a search does
+not find it. Measured rates and delays: docs/detectors.md.
 
-A search costs the same in a run of any length: it sees the last `TAIL` evaluations, and runs only
-where two evaluations in a row are low, every `LOOK_EVERY` evaluations, and while a dip is suspected.
+A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs where
+two evaluations in a row are low, every `LOOK_EVERY` evaluations, and while a dip is suspected.
 """
 
 import math
@@ -27,7 +27,7 @@ State = Literal["suspected", "confirmed", "withdrawn"]
 
 CONFIRMED_AFTER = 8  # evaluations
 TAIL = 256  # evaluations that one search sees
-LOOK_EVERY = 8  # evaluations between searches of a curve in which nothing is low
+LOOK_EVERY = 16  # evaluations between searches of a curve in which nothing is low
 LEVELS = (3, 12)  # evaluations before the last two that give the level: a rising one, a noisy one
 NOISE_FROM = 40  # evaluations
 MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
@@ -37,8 +37,8 @@ MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
 class DipNews:
     """A dip whose state changed with the evaluation at step `at`.
 
-    `dip`: its row of `find_dips` at that time; the bounds of a dip may still move by some evaluations
-    while more come.
+    `dip`: its row of `find_dips` at that time. The bounds of a dip may still move by some
+    evaluations while more come.
     """
 
     state: State
@@ -110,7 +110,7 @@ class OnlineDips:
             dips = find_dips(steps, accuracy, correct=correct.view(bool), chance=self._chance)
         else:  # other samples now: no pairs, counts alone
             dips = find_dips(steps, accuracy, n=np.array(sizes), chance=self._chance)
-        # The search saw the windows of the tail. The bar and the correction are for those of the run.
+        # The search saw the windows of the tail; bar and correction are for those of the run.
         more = count * width_count(count) / (len(steps) * width_count(len(steps)))
         bar = dip_bar(count, dips.attrs["ar"], paired)
         return dips[(dips["z"] >= bar) & ~(dips["p_value"] * more > ALPHA)]

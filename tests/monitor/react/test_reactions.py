@@ -19,8 +19,9 @@ from stabkit.detect import find_bursts, find_collapse, find_dips, find_spikes, f
 from stabkit.detect.simulate import Planted, simulate_curve
 from stabkit.detect.spikes import ONLINE_SPIKE_BAR
 from stabkit.monitor.measure.rows import Rows
+from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.react.reactions import KINDS, Reactions
-from stabkit.monitor.react.watches import OnlineEvent, SpikeWatch
+from stabkit.monitor.react.watches import SpikeWatch
 from stabkit.rundir import RunDir
 from stabkit.store.background import Background
 from stabkit.store.writer import Writer
