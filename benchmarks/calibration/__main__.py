@@ -3,31 +3,36 @@
 Prints Markdown tables, made of simulated runs (stabkit.detect.simulate): false alarms with exact 95
 % intervals, what is found of what was planted, and other rules at equal false alarms. Bars are set
 on seeds from 0 up, tables are made of seeds from 1,000,000 up. Name subjects to print only those;
-`--write` also puts each, once it is done, into docs/detectors.md.
+`--write` also puts each, once it is done, between its markers in the docs.
 """
 
 import argparse
 import os
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+for library in ("OMP", "MKL", "OPENBLAS"):  # before numpy is loaded: one thread for each process
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-from benchmarks.calibration.dips import dip_tables
-from benchmarks.calibration.drifts import drift_tables
 from benchmarks.calibration.scores import TESTING, Each
-from benchmarks.calibration.spikes import spike_tables
-from benchmarks.calibration.stale import stale_tables
 
-SUBJECTS = {
-    "dips": dip_tables,
-    "drifts": drift_tables,
-    "spikes": spike_tables,
-    "stale": stale_tables,
+SUBJECTS = {  # name -> module and function that return its tables; imported when it is asked for
+    "dips": "dips.dip_tables",
+    "drifts": "drifts.drift_tables",
+    "online": "online.online_tables",
+    "spikes": "spikes.spike_tables",
+    "bursts": "bursts.burst_tables",
+    "order": "relations.order_tables",
+    "association": "relations.association_tables",
+    "counts": "relations.count_tables",
+    "stale": "stale.stale_tables",
 }
-PAGE = Path(__file__).parents[2] / "docs" / "detectors.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> None:
@@ -39,33 +44,62 @@ def main() -> None:
     given = parser.parse_args()
     if wrong := set(given.subjects) - set(SUBJECTS):
         parser.error(f"no subject {', '.join(sorted(wrong))}; there are {', '.join(SUBJECTS)}")
+    subjects = given.subjects or list(SUBJECTS)
+    pages = {name: page_of(name) for name in subjects} if given.write else {}
     with ProcessPoolExecutor(given.workers) as pool:
-        for name in given.subjects or SUBJECTS:
+        for name in subjects:
             began = time.monotonic()
-            text = SUBJECTS[name](in_processes(pool), given.runs)
+            text = tables_of(name)(in_processes(pool), given.runs)
             print(text, flush=True)
             if given.write:
-                PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), name, text))
-            print(f"<!-- {name}: {time.monotonic() - began:.0f} s -->\n", flush=True)
+                page = pages[name]
+                page.write_text(
+                    filled(page.read_text(encoding="utf-8"), name, text), encoding="utf-8"
+                )
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def tables_of(name: str) -> Callable[[Each, int], str]:
+    """Return the function that makes the tables of a subject."""
+    module, function = SUBJECTS[name].split(".")
+    made: Callable[[Each, int], str] = getattr(
+        import_module(f"benchmarks.calibration.{module}"), function
+    )
+    return made
 
 
 def in_processes(pool: ProcessPoolExecutor) -> Each:
     """Return the function that applies another to `count` seeds from `first` on."""
 
-    def each(function, count: int, first: int = TESTING) -> list:  # type: ignore[no-untyped-def, type-arg]
-        return list(pool.map(function, range(first, first + count), chunksize=max(1, count // 16)))
+    def each(function: Callable[[int], Any], count: int, first: int = TESTING) -> list[Any]:
+        chunk = max(1, count // 16)
+        return list(pool.map(function, range(first, first + count), chunksize=chunk))
 
     return each
 
 
+def page_of(name: str, folder: Path = DOCS) -> Path:
+    """Return the page of the docs with the markers of a subject. Raises SystemExit without one."""
+    opening, closing = markers(name)
+    pages = [
+        page
+        for page in sorted(folder.glob("*.md"))
+        if opening in (text := page.read_text(encoding="utf-8")) and closing in text
+    ]
+    if len(pages) != 1:
+        raise SystemExit(f"{opening} and {closing} must be in one page of {folder}, got {pages}")
+    return pages[0]
+
+
+def markers(name: str) -> tuple[str, str]:
+    return f"<!-- calibration: {name} -->", f"<!-- /calibration: {name} -->"
+
+
 def filled(page: str, name: str, text: str) -> str:
-    """Return the page with `text` between the markers of a subject; without them ValueError."""
-    opening, closing = f"<!-- calibration: {name} -->", f"<!-- /calibration: {name} -->"
-    for marker in (opening, closing):
-        if page.count(marker) != 1:
-            raise ValueError(f"{PAGE.name} must hold {marker} once, has it {page.count(marker)}x")
-    before, rest = page.split(opening)
-    return f"{before}{opening}\n\n{text.strip()}\n\n{closing}{rest.split(closing)[1]}"
+    """Return the page with `text` between the markers of a subject."""
+    opening, closing = markers(name)
+    before, after = page.split(opening)[0], page.split(closing)[1]
+    return f"{before}{opening}\n\n{text.strip()}\n\n{closing}{after}"
 
 
 if __name__ == "__main__":
