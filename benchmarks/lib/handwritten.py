@@ -11,8 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stabkit.config import RunConfig
+from stabkit.config.schedule import lr_at, momentum_at
 from stabkit.train.data.batches import Batch
-from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.state import TrainState
 
 

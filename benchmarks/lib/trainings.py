@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stabkit.config import RunConfig, read_base, validate, with_settings
+from stabkit.config.schedule import lr_at, momentum_at
 from stabkit.monitor.probe.probe import Probe
 from stabkit.train.data.batches import make_batch, read_batch
 from stabkit.train.data.load import load_data
 from stabkit.train.methods.moco import info_nce
-from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.state import build_state
 
 BATCHES = 4  # made beforehand and used in turn, so that the step does not include making them

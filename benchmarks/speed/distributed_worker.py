@@ -25,11 +25,11 @@ from stabkit.config import (
     validate,
     with_settings,
 )
+from stabkit.config.schedule import lr_at, momentum_at
 from stabkit.monitor.ranks import active
 from stabkit.train.data.batches import Batch
 from stabkit.train.device import prepare_device
 from stabkit.train.loop import train_step
-from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.parallel.reduce import average_gradients, own_rows, process_group
 from stabkit.train.recording import Silent
 from stabkit.train.state import TrainState, build_state

@@ -2,6 +2,7 @@
 
 from stabkit.config.compute import ComputeConfig
 from stabkit.config.effect import without_effect
+from stabkit.config.fault import FaultConfig
 from stabkit.config.method import HeadNorm, MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig, conv_stem_widths
 from stabkit.config.optim import OptimConfig
@@ -39,6 +40,7 @@ __all__ = [
     "ComputeConfig",
     "ConfigError",
     "DataConfig",
+    "FaultConfig",
     "Fraction",
     "HeadNorm",
     "KnnConfig",

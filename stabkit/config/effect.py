@@ -13,6 +13,8 @@ def without_effect(config: RunConfig) -> list[str]:
     problems = []
     steps, data, knn, runtime = config.train.steps, config.data, config.knn, config.runtime
     phases = {"optim.warmup_steps": config.optim.warmup_steps}
+    if config.fault.until:
+        phases["fault.until"] = config.fault.until
     if config.method.name == "swav":
         phases["method.freeze_prototypes_steps"] = config.method.freeze_prototypes_steps
     for key, phase in phases.items():

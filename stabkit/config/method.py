@@ -15,7 +15,8 @@ class MethodConfig(Section):
 
     - `temperature` of the contrastive loss, or of SwAV's prediction. If it is not given, it is 0.1
       for simclr and swav. `scale_loss` multiplies the loss by 2τ, as MoCo v3 does.
-    - `momentum` of the twin's parameters (moco, byol); with 0 the twin is a copy.
+    - `momentum` of the twin's parameters (moco, byol); with 0 the twin is a copy. `momentum_share`
+      gives it in units of the run; see `stabkit.config.shares`.
     - `head_norm`: BN after every layer of the heads (`batch`), after the hidden layers only
       (`hidden`), or nowhere (`none`). null is the framework's own choice: batch for moco and
       simclr, hidden for byol, none for swav. `predictor_norm` is the same for the predictor; null
@@ -38,6 +39,7 @@ class MethodConfig(Section):
     temperature: PositiveFloat = 0.2
     scale_loss: bool = True
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
+    momentum_share: PositiveFloat | None = Field(None, exclude=True)
     momentum_schedule: Literal["cosine", "constant"] = "cosine"
     queue: Annotated[int, Number, Field(ge=0, le=10_000_000)] = 0
     prototypes: Annotated[int, Number, Field(gt=0, le=1_000_000)] = 3000
@@ -58,6 +60,7 @@ class MethodConfig(Section):
         owners = {
             "head_norm": ("moco", "simclr", "byol", "swav"),
             "momentum_schedule": ("moco", "byol"),
+            "momentum_share": ("moco", "byol"),
             "predictor": ("moco", "byol"),
             "predictor_norm": ("moco", "byol"),
             "scale_loss": ("moco",),

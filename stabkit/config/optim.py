@@ -1,14 +1,15 @@
 """Settings of the optimizer, its schedule, and what keeps it stable."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from stabkit.config.section import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    Number,
     PositiveFloat,
     Section,
 )
@@ -33,6 +34,11 @@ class OptimConfig(Section):
     - norm of a row in units of its weights' norm (`agc`, Brock et al. 2021);
     - z-score of the total norm among its running values (`zclip`, Kumar et al. 2025).
 
+    `schedule` is the rate after the warm-up: half a cosine to 0, or constant.
+
+    `warmup_share`, `beta2_share` and `decay_total` give `warmup_steps`, `beta2` and `weight_decay`
+    in units of the run; see `stabkit.config.shares`.
+
     `skip_nonfinite` drops a step whose gradient is not finite: weights, optimizer, twin, BN
     statistics and queue stay as they were before it. The scalar `skipped` is 1 for such a step.
     """
@@ -48,6 +54,10 @@ class OptimConfig(Section):
     momentum: Fraction = 0.9
     trust: PositiveFloat = 1e-3
     warmup_steps: NonNegativeInt = 0
+    warmup_share: Annotated[float, Number, Field(ge=0, le=1)] | None = Field(None, exclude=True)
+    beta2_share: PositiveFloat | None = Field(None, exclude=True)
+    decay_total: NonNegativeFloat | None = Field(None, exclude=True)
+    schedule: Literal["cosine", "constant"] = "cosine"
     clip: Literal["none", "global", "layer", "patch_embed", "agc", "zclip"] = "none"
     clip_at: PositiveFloat | None = None
     skip_nonfinite: bool = False
@@ -78,6 +88,7 @@ _ADAM_TYPE = ("adamw", "lamb", "stable_adamw")
 _USED_BY = {
     "beta1": _ADAM_TYPE,
     "beta2": _ADAM_TYPE,
+    "beta2_share": _ADAM_TYPE,
     "eps": _ADAM_TYPE,
     "momentum": ("sgd", "lars"),
     "trust": ("lars",),

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from stabkit.config.effect import without_effect
 from stabkit.config.run import RunConfig
 from stabkit.config.section import Section
+from stabkit.config.shares import RIVALS
 from stabkit.presets import preset_names, preset_text
 from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
 
@@ -83,7 +84,11 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested copy of `base` with dotted `settings` set, e.g. `{"optim.lr": 1e-3}`."""
+    """Return a nested copy of `base` with dotted `settings` set, e.g. `{"optim.lr": 1e-3}`.
+
+    A setting replaces the other form of itself in `base`, such as `optim.warmup_steps` replaces
+    `optim.warmup_share`.
+    """
     result = {k: with_settings(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
     for dotted, value in settings.items():
         *sections, leaf = dotted.split(".")
@@ -93,6 +98,8 @@ def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
             node[section] = child if isinstance(child, dict) else {}
             node = node[section]
         node[leaf] = value
+        if (rival := RIVALS.get(dotted)) and rival not in settings:
+            node.pop(rival.rpartition(".")[2], None)
     return result
 
 

@@ -1,10 +1,12 @@
 """The settings of a run; those of model, method, optimizer and compute have their own files."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from stabkit.config.compute import ComputeConfig
+from stabkit.config.fault import FaultConfig
 from stabkit.config.method import MethodConfig
 from stabkit.config.model import RESNETS, ModelConfig
 from stabkit.config.optim import OptimConfig
@@ -18,6 +20,7 @@ from stabkit.config.section import (
     Seed,
     Size,
 )
+from stabkit.config.shares import resolve_shares
 
 
 class DataConfig(Section):
@@ -110,8 +113,20 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
+    fault: FaultConfig = FaultConfig()
     knn: KnnConfig = KnnConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        try:
+            train = TrainConfig.model_validate(content.get("train", {}))
+        except ValidationError:
+            return content  # its own check says what is wrong
+        return resolve_shares(content, train.batch, train.steps)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

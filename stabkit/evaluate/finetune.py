@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stabkit.config.schedule import warmup_cosine
 from stabkit.evaluate.config import FinetuneConfig
 from stabkit.monitor.layers import group_layers
 from stabkit.train.data.image_ops import image_sizes
@@ -20,7 +21,6 @@ from stabkit.train.data.image_set import moved
 from stabkit.train.data.load import ImageSet, batch_index
 from stabkit.train.data.view_params import sample_view_params
 from stabkit.train.data.views import apply_view
-from stabkit.train.optim.build import warmup_cosine
 from stabkit.train.randomness import uniforms
 
 if TYPE_CHECKING:

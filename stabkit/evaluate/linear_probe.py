@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stabkit.config.schedule import warmup_cosine
 from stabkit.evaluate.config import LinearConfig
 from stabkit.train.data.load import batch_index
-from stabkit.train.optim.build import warmup_cosine
 from stabkit.train.randomness import permutation
 
 _CHOICE = 2**32  # an epoch that no training reaches: the split shares no order with a batch

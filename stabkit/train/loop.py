@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from stabkit.config import RunConfig, run_id
+from stabkit.config.schedule import lr_at, momentum_at
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.ranks import rank
@@ -22,8 +23,8 @@ from stabkit.train.device import device_name, prepare_device
 from stabkit.train.held_run import HeldRun, hold_for_all, record_failure, write_config
 from stabkit.train.heldout_knn import HeldoutKnn
 from stabkit.train.meta import forget_other_job, record_attempt
-from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.optim.clipping import side_effects
+from stabkit.train.optim.fault import hold_back
 from stabkit.train.parallel.agree import (
     check_same_start,
     fail_together,
@@ -220,6 +221,7 @@ def train_step(
         loss, features, embeddings = state.network(batch.view1, batch.view2, labels, momentum, step)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
+    hold_back(state.model.online, config.fault, step)
     if scaled_step(state.scaler, state.optimizer, config.optim.skip_nonfinite):
         state.stabilizer.skipped = True
     if config.optim.skip_nonfinite:

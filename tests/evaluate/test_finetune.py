@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from stabkit.config.schedule import warmup_cosine
 from stabkit.evaluate.config import FinetuneConfig
 from stabkit.evaluate.features import encode_set
 from stabkit.evaluate.finetune import (
@@ -16,7 +17,6 @@ from stabkit.evaluate.finetune import (
 )
 from stabkit.train.data.load import load_data
 from stabkit.train.data.views import plain_view
-from stabkit.train.optim.build import warmup_cosine
 from stabkit.train.state import build_state
 from tests.conftest import small_config
 

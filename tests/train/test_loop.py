@@ -8,11 +8,11 @@ import torch
 
 import stabkit
 from stabkit.config import RunConfig, load_config, save_config
+from stabkit.config.schedule import lr_at, momentum_at
 from stabkit.rundir import ForeignFolderError, RunDir, Status
 from stabkit.train import loop
 from stabkit.train.data.batches import make_batch, read_batch
 from stabkit.train.data.load import load_data
-from stabkit.train.optim.build import lr_at, momentum_at
 from stabkit.train.state import TrainState, build_state
 from tests.conftest import small_config, tree
 

@@ -27,6 +27,7 @@ class Burst:
     lags: tuple[int | None, ...]
     growth: int = 1
     tail: float = 0.0
+    lasts: int = 1
     heights: tuple[float, ...] | None = None
 
 
@@ -80,5 +81,7 @@ def _spikes(bursts: tuple[Burst, ...], column: int) -> list[Spike]:
         lag = burst.lags[column]
         if lag is not None:
             height = 1.0 if burst.heights is None else burst.heights[column]
-            found.append(Spike(burst.at + lag, burst.ratio**height, burst.growth, burst.tail))
+            found.append(
+                Spike(burst.at + lag, burst.ratio**height, burst.growth, burst.tail, burst.lasts)
+            )
     return found

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from stabkit.config import MethodConfig
+from stabkit.config.schedule import momentum_at
 from stabkit.train.methods.moco import KeyQueue, MoCo, chance_nats, info_nce
-from stabkit.train.optim.build import momentum_at
 from tests.train.small import (
     FROZEN,
     kinds,

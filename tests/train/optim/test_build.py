@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from stabkit.config import MethodConfig, OptimConfig
-from stabkit.train.optim.build import build_optimizer, lr_at, momentum_at, peak_lr
+from stabkit.config.schedule import lr_at, momentum_at, peak_lr
+from stabkit.train.optim.build import build_optimizer
 
 
 class Small(nn.Module):
