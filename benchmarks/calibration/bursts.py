@@ -4,14 +4,14 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from stabkit.detect.joint_spikes import find_layer_spikes
+from stabkit.detect.swells import find_layer_swells
 
 from benchmarks.calibration.scores import TESTING, Each, interval, per_steps, percent, table
 from benchmarks.calibration.spikes import above_median
 from stabkit.detect import find_bursts, find_spikes
-from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.simulate import Burst, Layers, layers
 from stabkit.detect.simulate.layers import NAMES
-from stabkit.detect.swells import find_layer_swells
 
 STEPS = 500
 HEALTHY = ("stationary", "AR .5", "falls 10x in 40", "falls 100x in 40", "real_lr004", "real_lr016",

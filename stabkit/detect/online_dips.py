@@ -2,9 +2,10 @@
 
 A search of the evaluations so far is a test that is made again and again. What it finds may be
 noise that the next evaluations explain, so a healthy run of many looks is accused sooner or later.
-Hence a dip that a search finds is only suspected. It is confirmed when every search over the next
-evaluations finds it again, and is never retracted from then on. It is withdrawn when a search does
-not find it. Measured rates and delays: docs/detectors.md.
+Hence a dip that a search finds is only suspected. It is confirmed when a search finds it again
+`CONFIRMED_AFTER` evaluations later, standing out `CLEARLY`, or `AT_LAST` evaluations later at any
+height. From then on it is never retracted. It is withdrawn when no search over `PATIENCE`
+evaluations finds it. Measured rates and delays: docs/detectors.md.
 
 A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs where
 two evaluations in a row are low, every `LOOK_EVERY` evaluations, and while a dip is suspected.
@@ -25,7 +26,11 @@ from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
 State = Literal["suspected", "confirmed", "withdrawn"]
 
-CONFIRMED_AFTER = 8  # evaluations
+# Evaluations. Of the dips that searches of healthy runs find, most are gone by the first, what is
+# left then stands hardly above the bar, and what is left at the second stays to the end.
+CONFIRMED_AFTER, AT_LAST = 8, 24
+CLEARLY = 1.25  # times the bar
+PATIENCE = 4  # evaluations; the noise of a short series varies, and with it what a search finds
 TAIL = 256  # evaluations that one search sees
 LOOK_EVERY = 16  # evaluations between searches of a curve in which nothing is low
 LEVELS = (3, 12)  # evaluations before the last two that give the level: a rising one, a noisy one
@@ -37,8 +42,8 @@ MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
 class DipNews:
     """A dip whose state changed with the evaluation at step `at`.
 
-    `dip`: its row of `find_dips` at that time. The bounds of a dip may still move by some
-    evaluations while more come.
+    `dip`: its row of `find_dips` at that time, and whether it is `clear`. The bounds of a dip may
+    still move by some evaluations while more come.
     """
 
     state: State
@@ -52,8 +57,14 @@ class _Told:
 
     dip: dict[str, Any]
     since: int  # evaluations when it was suspected
+    latest: int  # evaluations when a search found it last
     low: tuple[float, float]  # its low evaluations lie between these steps
     confirmed: bool = False
+
+    def is_certain(self, now: int) -> bool:
+        """Return whether `now` evaluations are enough to confirm it."""
+        clear = self.dip["clear"] and now - self.since >= CONFIRMED_AFTER
+        return clear or now - self.since >= AT_LAST
 
 
 class OnlineDips:
@@ -113,7 +124,8 @@ class OnlineDips:
         # The search saw the windows of the tail; bar and correction are for those of the run.
         more = count * width_count(count) / (len(steps) * width_count(len(steps)))
         bar = dip_bar(count, dips.attrs["ar"], paired)
-        return dips[(dips["z"] >= bar) & ~(dips["p_value"] * more > ALPHA)]
+        dips = dips[(dips["z"] >= bar) & ~(dips["p_value"] * more > ALPHA)]
+        return dips.assign(clear=dips["z"] >= CLEARLY * bar)
 
     def _compared(self, dips: pd.DataFrame, over: bool = False) -> list[DipNews]:
         """Return what a search changes in what was told; `over`: no evaluation comes after it."""
@@ -123,20 +135,21 @@ class OnlineDips:
             low = (dip["onset"], at + 1 if math.isnan(dip["recovery"]) else dip["recovery"])
             same = [told for told in self._told if self._share(told.low, low)]
             if not same:
-                same = [_Told(dip, now, low)]
+                same = [_Told(dip, now, now, low)]
                 self._told += same
                 if not over:
                     news.append(DipNews("suspected", at, dip))
             for told in same:
                 told.dip, told.low = dip, (min(told.low[0], low[0]), low[1])
-            found += same
+                told.latest = now
+                found.append(told)
         for told in [told for told in self._told if not told.confirmed]:
-            if told not in found:
-                self._told.remove(told)
-                news.append(DipNews("withdrawn", at, told.dip))
-            elif over or now - told.since >= CONFIRMED_AFTER:
+            if told in found and (over or told.is_certain(now)):
                 told.confirmed = True
                 news.append(DipNews("confirmed", at, told.dip))
+            elif over or now - told.latest >= PATIENCE:
+                self._told.remove(told)
+                news.append(DipNews("withdrawn", at, told.dip))
         return news
 
     def _share(self, one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -1,4 +1,4 @@
-"""A dip online: suspected, then confirmed for good or withdrawn; in the end what one search finds."""
+"""A dip online: suspected, then confirmed for good or withdrawn; at the end as in one search."""
 
 from itertools import groupby
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from stabkit.detect import find_dips, online_dips
+from stabkit.detect.dip_search import dip_bar
 from stabkit.detect.online_dips import DipNews, OnlineDips, last_two_are_low
 from stabkit.detect.simulate import Curve, Planted, simulate_curve
 
@@ -26,13 +27,15 @@ def index(curve: Curve, step: int) -> int:
     return int(np.searchsorted(curve.step, step))
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[tuple[int, float]]]) -> None:
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, found: dict[int, list[tuple[int, float]]], z: float = 99.0
+) -> None:
     """Let the search find dips (onset, recovery) by the number of evaluations; look at each."""
 
     def find(steps: Any, *_: Any, **__: Any) -> pd.DataFrame:
         rows = found.get(len(steps), [])
         dips = pd.DataFrame(rows, columns=["onset", "recovery"])
-        dips = dips.assign(trough=0, depth=0.1, z=99.0, p_value=0.0)
+        dips = dips.assign(trough=0, depth=0.1, z=z, p_value=0.0)
         dips.attrs = {"ar": 0.0}
         return dips
 
@@ -43,9 +46,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, found: dict[int, list[tuple[int, f
 def states(dips: OnlineDips, evals: int) -> list[tuple[int, str]]:
     """Feed evaluations 0, 1, 2, …; return the changes of state, each with its evaluation."""
     return [
-        (news.at, news.state)
-        for i in range(evals)
-        for news in dips.add(i, np.ones(4, dtype=bool))
+        (news.at, news.state) for i in range(evals) for news in dips.add(i, np.ones(4, dtype=bool))
     ]
 
 
@@ -62,13 +63,21 @@ def test_a_dip_that_every_search_finds_again_is_confirmed_once(
     assert dips.finish() == [], "nothing is open"
 
 
-def test_a_dip_that_a_search_does_not_find_again_is_withdrawn(
+def test_a_dip_that_hardly_passes_the_bar_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {n: [(19, 24)] for n in range(22, 60)}, z=1.2 * dip_bar(59, 0.0, True))
+    at_last = 21 + online_dips.AT_LAST
+    assert states(OnlineDips(0.1), 60) == [(21, "suspected"), (at_last, "confirmed")]
+
+
+def test_a_dip_that_searches_do_not_find_again_is_withdrawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scripted(monkeypatch, {n: [(19, np.nan)] for n in (22, 23, 24, 30)})
+    patience = online_dips.PATIENCE
+    scripted(monkeypatch, {n: [(19, np.nan)] for n in (22, 23, 22 + patience, 40)})
     dips = OnlineDips(0.1)
-    assert states(dips, 40) == [
-        (21, "suspected"), (24, "withdrawn"), (29, "suspected"), (30, "withdrawn"),
+    assert states(dips, 60) == [
+        (21, "suspected"), (21 + 2 * patience, "withdrawn"),
+        (39, "suspected"), (39 + patience, "withdrawn"),
     ]  # fmt: skip
     assert dips.confirmed == 0
 
@@ -156,6 +165,7 @@ def test_two_low_evaluations_are_worth_a_search_also_on_a_rise() -> None:
     rng = np.random.default_rng(0)
     flat = 0.5 + 0.005 * rng.normal(size=42)
     rising = np.linspace(0.1, 0.6, 42) + 0.005 * rng.normal(size=42)
+    flat[-2:], rising[-2:] = 0.5, (0.588, 0.6)
     for curve in (flat, rising):
         assert not last_two_are_low(curve)
         assert not last_two_are_low(curve - 0.1 * (np.arange(42) == 41)), "one is an outlier"
