@@ -51,7 +51,7 @@ class DipNews:
     dip: dict[str, Any]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Told:
     """A dip that was told."""
 
@@ -137,8 +137,7 @@ class OnlineDips:
             if not same:
                 same = [_Told(dip, now, now, low)]
                 self._told += same
-                if not over:
-                    news.append(DipNews("suspected", at, dip))
+                news.append(DipNews("suspected", at, dip))
             for told in same:
                 told.dip, told.low = dip, (min(told.low[0], low[0]), low[1])
                 told.latest = now
