@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-for library in ("OMP", "MKL", "OPENBLAS"):  # before numpy is loaded: one thread for each process
-    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is loaded: a thread for each process
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks.calibration.scores import TESTING, Each
 

@@ -27,8 +27,8 @@ class Burst:
     lags: tuple[int | None, ...]
     growth: int = 1
     tail: float = 0.0
-    lasts: int = 1
     heights: tuple[float, ...] | None = None
+    lasts: int = 1
 
 
 @dataclass(frozen=True)
