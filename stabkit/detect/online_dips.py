@@ -8,7 +8,8 @@ height. From then on it is never retracted. It is withdrawn when no search over 
 evaluations finds it. Measured rates and delays: docs/detectors.md.
 
 A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs where
-two evaluations in a row are low, every `LOOK_EVERY` evaluations, and while a dip is suspected.
+two evaluations in a row are low and some times after that, while a dip is suspected, and every
+`LOOK_EVERY` evaluations.
 """
 
 import math
@@ -33,6 +34,7 @@ CLEARLY = 1.25  # times the bar
 PATIENCE = 4  # evaluations; the noise of a short series varies, and with it what a search finds
 TAIL = 256  # evaluations that one search sees
 LOOK_EVERY = 16  # evaluations between searches of a curve in which nothing is low
+AFTER_LOW = (0, 4, 8, 12)  # evaluations since two low ones; what follows a dip shows how low it is
 LEVELS = (3, 12)  # evaluations before the last two that give the level: a rising one, a noisy one
 NOISE_FROM = 40  # evaluations
 MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
@@ -80,6 +82,7 @@ class OnlineDips:
         self._packed: list[tuple[int, bytes]] = []  # samples, their bits
         self._told: list[_Told] = []
         self._looked_at = 0  # evaluations at the latest search
+        self._low_at = -max(AFTER_LOW) - 1  # evaluations when two were low
 
     @property
     def confirmed(self) -> int:
@@ -102,10 +105,13 @@ class OnlineDips:
         return self._compared(self._search(len(self._steps)), over=True)
 
     def _must_look(self) -> bool:
+        now = len(self._steps)
+        if last_two_are_low(np.array(self._accuracy[-NOISE_FROM - 2 :])):
+            self._low_at = now
         return (
-            len(self._steps) - self._looked_at >= LOOK_EVERY
+            now - self._low_at in AFTER_LOW
+            or now - self._looked_at >= LOOK_EVERY
             or any(not told.confirmed for told in self._told)
-            or last_two_are_low(np.array(self._accuracy[-NOISE_FROM - 2 :]))
         )
 
     def _search(self, last: int) -> pd.DataFrame:
@@ -160,12 +166,13 @@ class OnlineDips:
 def last_two_are_low(accuracy: FloatArray) -> bool:
     """Return whether the last two evaluations are low enough to be worth a search.
 
-    They must lie below the level before them, by half of what counts as a dip and by the noise. The
-    level is the higher of two medians: that of a few evaluations is near to a curve that rises.
+    They must lie below the level before them, by half of what counts as a dip and by more than the
+    noise, as in `find_dips`. The level is the higher of two medians: that of a few evaluations is
+    near to a curve that rises.
     """
     before = accuracy[:-2]
     if before.size < LEVELS[0]:
         return False
     level = max(float(np.median(before[-m:])) for m in LEVELS)
-    margin = max(MIN_DEPTH / 2, difference_scale(before))
+    margin = max(MIN_DEPTH / 2, 1.5 * difference_scale(before))
     return float(accuracy[-2:].max()) < level - margin
