@@ -33,10 +33,11 @@ CONFIRMED_AFTER, AT_LAST = 8, 24
 CLEARLY = 1.25  # times the bar
 PATIENCE = 4  # evaluations; the noise of a short series varies, and with it what a search finds
 TAIL = 256  # evaluations that one search sees
-LOOK_EVERY = 16  # evaluations between searches of a curve in which nothing is low
+LOOK_EVERY = 32  # evaluations between searches of a curve in which nothing is low
 AFTER_LOW = (0, 4, 8, 12)  # evaluations since two low ones; what follows a dip shows how low it is
 LEVELS = (3, 12)  # evaluations before the last two that give the level: a rising one, a noisy one
 NOISE_FROM = 40  # evaluations
+LOW = 2.0  # noise scales, of differences: for AR(1) noise of .5 these are 1.4 standard deviations
 MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
 
 
@@ -127,6 +128,8 @@ class OnlineDips:
             dips = find_dips(steps, accuracy, correct=correct.view(bool), chance=self._chance)
         else:  # other samples now: no pairs, counts alone
             dips = find_dips(steps, accuracy, n=np.array(sizes), chance=self._chance)
+        if dips.empty:  # the common case
+            return dips
         # The search saw the windows of the tail; bar and correction are for those of the run.
         more = count * width_count(count) / (len(steps) * width_count(len(steps)))
         bar = dip_bar(count, dips.attrs["ar"], paired)
@@ -174,5 +177,5 @@ def last_two_are_low(accuracy: FloatArray) -> bool:
     if before.size < LEVELS[0]:
         return False
     level = max(float(np.median(before[-m:])) for m in LEVELS)
-    margin = max(MIN_DEPTH / 2, 1.5 * difference_scale(before))
+    margin = max(MIN_DEPTH / 2, LOW * difference_scale(before))
     return float(accuracy[-2:].max()) < level - margin
