@@ -1,50 +1,105 @@
 """Measure how often the detectors are wrong, and what they miss: python -m benchmarks.calibration
 
-Prints, on simulated runs (stabkit.detect.simulate): false alarms on healthy runs with exact 95 %
-intervals, power against depth, errors of onset and recovery, and the F1 of finding planted events
-beside other detectors. Every other detector's parameter is the best of its grid on simulations with
-seeds of their own (TUNING); the tables use other seeds (TESTING). The parameters of `find_dips`,
-`find_drift` and `find_spikes` were set on neither. Name tables to print only those; `--runs N` sets
-the number of healthy runs. All of it takes about 15 minutes on two cores.
+Prints Markdown tables, made of simulated runs (stabkit.detect.simulate): false alarms with exact 95
+% intervals, what is found of what was planted, and other rules at equal false alarms. Bars are set
+on seeds from 0 up, tables are made of seeds from 1,000,000 up. Name subjects to print only those;
+`--write` also puts each, once it is done, between its markers in the docs.
 """
 
 import argparse
 import os
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is loaded: a thread for each process
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks.calibration.dips import dip_f1, healthy, places, power
-from benchmarks.calibration.scores import TESTING
-from benchmarks.calibration.spikes import fall_tables, spike_tables, stale_tables
+from benchmarks.calibration.scores import TESTING, Each
 
-TABLES = {
-    "healthy": healthy,
-    "power": power,
-    "places": places,
-    "dips-f1": dip_f1,
-    "spikes": spike_tables,
-    "falls": fall_tables,
-    "stale-moments": stale_tables,
+SUBJECTS = {  # name -> module and function that return its tables; imported when it is asked for
+    "dips": "dips.dip_tables",
+    "drifts": "drifts.drift_tables",
+    "online": "online.online_tables",
+    "spikes": "spikes.spike_tables",
+    "bursts": "bursts.burst_tables",
+    "order": "relations.order_tables",
+    "association": "relations.association_tables",
+    "counts": "relations.count_tables",
+    "stale": "stale.stale_tables",
 }
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", help=f"some of {', '.join(TABLES)} (default: all)")
-    parser.add_argument("--runs", type=int, default=2000, help="healthy runs for each setting")
-    arguments = parser.parse_args()
-    if wrong := set(arguments.tables) - set(TABLES):
-        parser.error(f"unknown table {', '.join(sorted(wrong))}; there are {', '.join(TABLES)}")
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    parser.add_argument("subjects", nargs="*", help=f"some of {', '.join(SUBJECTS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=400, help="healthy runs of a scenario")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--write", action="store_true", help="put the tables into the docs")
+    given = parser.parse_args()
+    if wrong := set(given.subjects) - set(SUBJECTS):
+        parser.error(f"no subject {', '.join(sorted(wrong))}; there are {', '.join(SUBJECTS)}")
+    subjects = given.subjects or list(SUBJECTS)
+    pages = {name: page_of(name) for name in subjects} if given.write else {}
+    with ProcessPoolExecutor(given.workers) as pool:
+        for name in subjects:
+            began = time.monotonic()
+            text = tables_of(name)(in_processes(pool), given.runs)
+            print(text, flush=True)
+            if given.write:
+                page = pages[name]
+                page.write_text(
+                    filled(page.read_text(encoding="utf-8"), name, text), encoding="utf-8"
+                )
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
-        def each(function: Callable[[int], Any], count: int, first: int = TESTING) -> list[Any]:
-            return list(pool.map(function, range(first, first + count), chunksize=20))
 
-        for name in arguments.tables or TABLES:
-            TABLES[name](each, arguments.runs)
+def tables_of(name: str) -> Callable[[Each, int], str]:
+    """Return the function that makes the tables of a subject."""
+    module, function = SUBJECTS[name].split(".")
+    made: Callable[[Each, int], str] = getattr(
+        import_module(f"benchmarks.calibration.{module}"), function
+    )
+    return made
+
+
+def in_processes(pool: ProcessPoolExecutor) -> Each:
+    """Return the function that applies another to `count` seeds from `first` on."""
+
+    def each(function: Callable[[int], Any], count: int, first: int = TESTING) -> list[Any]:
+        chunk = max(1, count // 16)
+        return list(pool.map(function, range(first, first + count), chunksize=chunk))
+
+    return each
+
+
+def page_of(name: str, folder: Path = DOCS) -> Path:
+    """Return the page of the docs with the markers of a subject. Raises SystemExit without one."""
+    opening, closing = markers(name)
+    pages = [
+        page
+        for page in sorted(folder.glob("*.md"))
+        if opening in (text := page.read_text(encoding="utf-8")) and closing in text
+    ]
+    if len(pages) != 1:
+        raise SystemExit(f"{opening} and {closing} must be in one page of {folder}, got {pages}")
+    return pages[0]
+
+
+def markers(name: str) -> tuple[str, str]:
+    return f"<!-- calibration: {name} -->", f"<!-- /calibration: {name} -->"
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """Return the page with `text` between the markers of a subject."""
+    opening, closing = markers(name)
+    before, after = page.split(opening)[0], page.split(closing)[1]
+    return f"{before}{opening}\n\n{text.strip()}\n\n{closing}{after}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Match what was found with what was planted, and print the tables of it."""
+"""Match what was found with what was planted; intervals; tables."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -6,34 +6,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from stabkit.detect.robust import FloatArray
-
-TUNING, TESTING = 1_000_000, 2_000_000  # first seeds
-Each = Callable[..., list[Any]]  # applies a function to seeds, in processes
+# Bars of every detector are set on seeds from TUNING up, tables are made of seeds from TESTING up.
+TUNING, TESTING = 0, 1_000_000
+SILENT = 0.01  # the share of healthy runs that may alarm
+Each = Callable[..., list[Any]]  # each(function, count, first seed): a function of seeds, applied
 Spans = list[tuple[int, int]]  # first and last index of what was found or planted
 
 
-def rolling_sigma(values: FloatArray, k: float, window: int) -> Spans:
-    """Flag values above mean + k std of the last `window` values, the value included."""
-    flags = []
-    for i in range(values.size):
-        past = values[max(0, i - window + 1) : i + 1]
-        if past.size >= window // 2 and values[i] > past.mean() + k * past.std():
-            flags.append((i, i))
-    return merged(flags)
-
-
-def times_mean(values: FloatArray, k: float, window: int) -> Spans:
-    """Flag values above k times the mean of the `window` values before."""
-    flags = [
-        (i, i)
-        for i in range(window // 2, values.size)
-        if values[i] > k * values[max(0, i - window) : i].mean()
-    ]
-    return merged(flags)
-
-
 def merged(flags: Iterable[tuple[int, int]], gap: int = 2) -> Spans:
+    """Join spans that are at most `gap` apart."""
     out: Spans = []
     for a, b in sorted(flags):
         if out and a - out[-1][1] <= gap:
@@ -60,18 +41,24 @@ def f1(scores: Iterable[tuple[int, int, int]]) -> float:
 
 
 def interval(hits: int, runs: int) -> str:
-    found = stats.binomtest(hits, runs).proportion_ci(0.95)
-    return f"{hits / runs:.2%} ({found.low:.2%} to {found.high:.2%})"
+    """Return a share with its exact 95 % interval, in percent."""
+    found = stats.binomtest(int(hits), runs).proportion_ci(0.95)
+    return f"{100 * hits / runs:.2f} % ({100 * found.low:.2f} to {100 * found.high:.2f})"
+
+
+def percent(hits: float, runs: int) -> str:
+    return f"{100 * hits / runs:.0f} %" if runs else "-"
 
 
 def per_steps(events: int, steps: int) -> str:
+    """Return events in 10^5 steps with the exact 95 % interval of a Poisson rate."""
     low = stats.chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
     high = stats.chi2.ppf(0.975, 2 * events + 2) / 2
     scale = 1e5 / steps
-    return f"{events * scale:.2f} ({low * scale:.2f} to {high * scale:.2f})"
+    return f"{events * scale:.1f} ({low * scale:.1f} to {high * scale:.1f})"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     lines = [list(head), ["---"] * len(head), *(list(row) for row in rows)]
-    print("\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
-    print(flush=True)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

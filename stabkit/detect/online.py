@@ -1,7 +1,8 @@
 """The detectors fed point by point: with the same options, the same events at the same steps.
 
 An event is reported when its first point is seen, so its `height` is that of the onset, not of the
-peak. Evaluations that come twice, as after training went back to an earlier step, count once.
+peak. No later point changes what came out, so an event is certain when it is found. Dips are not:
+`online_dips`.
 """
 
 import math
@@ -9,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from stabkit.detect.bursts import GAP
-from stabkit.detect.dips import find_dips
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.detect.spike_scorer import SpikeScorer
 from stabkit.detect.stale_moments import MIN_HISTORY, THRESHOLD, stale_points, surprise
 
@@ -126,52 +125,3 @@ class OnlineBursts:
         self._inside = (set() if begins else self._inside) | set(layers)
         self._latest = step
         return begins
-
-
-class OnlineDips:
-    """`find_dips` of one metric after every evaluation; each dip is new once.
-
-    The bounds of a dip may still move by some evaluations while more come. A dip is the same as an
-    earlier one if the two share a low evaluation.
-    """
-
-    def __init__(self, chance: float) -> None:
-        self._chance = chance
-        self._steps: list[int] = []
-        self._correct: list[BoolArray] = []
-        self._dips = find_dips([], [])
-        self._told: set[int] = set()  # steps that were low in a dip reported before
-
-    def add(self, step: int, correct: BoolArray) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Add an evaluation, `correct` [n]; return all dips so far, and the new ones among them."""
-        return self.extend([step], [correct])
-
-    def extend(
-        self, steps: Sequence[int], correct: Sequence[BoolArray]
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Add several evaluations and search once, after the last of them."""
-        known = len(self._steps)
-        for step, bits in zip(steps, correct, strict=True):
-            if not self._steps or step > self._steps[-1]:
-                self._steps.append(step)
-                self._correct.append(bits)
-        if len(self._steps) > known:
-            self._dips = self._find()
-        dips = self._dips
-        new = [not self._is_told(dip.onset, dip.recovery) for dip in dips.itertuples()]
-        return dips, dips[np.array(new, dtype=bool)]
-
-    def _find(self) -> pd.DataFrame:
-        sizes = [len(bits) for bits in self._correct]
-        accuracy = [float(bits.mean()) for bits in self._correct]
-        if len(set(sizes)) > 1:  # other samples now: no pairs, counts alone
-            return find_dips(self._steps, accuracy, n=np.array(sizes), chance=self._chance)
-        bits = np.stack(self._correct) if sizes else None
-        return find_dips(self._steps, accuracy, correct=bits, chance=self._chance)
-
-    def _is_told(self, onset: int, recovery: float) -> bool:
-        end = math.inf if math.isnan(recovery) else recovery
-        low = {step for step in self._steps if onset < step < end}
-        told = not self._told.isdisjoint(low)
-        self._told |= low
-        return told

@@ -19,7 +19,8 @@ from stabkit.monitor.measure.evals import (
     of_bits,
 )
 from stabkit.monitor.probe.probe import Probe
-from stabkit.monitor.react.reactions import Action, Reactions
+from stabkit.monitor.react.actions import Action
+from stabkit.monitor.react.reactions import Reactions
 from stabkit.monitor.recording import Recording
 from stabkit.monitor.signals import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.signals.signal import Asked
@@ -218,9 +219,9 @@ class Monitor:
         if (recording := self._live) is not None:
             recording.rows.noise.micro_batch(recording.rows.members.parameters)
 
-    def on(self, kind: str, action: Action) -> None:
+    def on(self, kind: str, action: Action, *, suspected: bool = False) -> None:
         if (recording := self._live) is not None:
-            recording.reactions.on(kind, action)
+            recording.reactions.on(kind, action, suspected=suspected)
 
     on.__doc__ = Reactions.on.__doc__
 

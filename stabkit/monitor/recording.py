@@ -143,7 +143,7 @@ class Recording:
         return not self.is_dead() and self.out is not None
 
     def add_eval(self, one: Evaluation) -> None:
-        """Write an evaluation, and react to the dip that it may show."""
+        """Write an evaluation, and react to the dips whose state it changes."""
         if not self.writes() or self.out is None:
             return
         if self._evaluated_at.get(one.metric) == (one.step, one.k):
@@ -211,6 +211,9 @@ class Recording:
                 if end.reason is None:
                     self._evaluate(at_end=True)
                 self.flush()
+            if end.state == "done":  # a run that stopped or failed may be resumed
+                with self.guard("reactions"):
+                    self.reactions.finish()
             self._write_status(end)
         finally:
             self.closed = True

@@ -31,8 +31,8 @@ AHEAD = (
 class Status:
     """The content of `status.json`.
 
-    `step` of `steps` are done; `heartbeat` is a UTC time stamp; `events` counts each kind of event
-    so far. A `preempted` run was stopped by a signal, with everything saved.
+    `step` of `steps` are done; `heartbeat` is a UTC time stamp; `events` counts each kind of
+    confirmed event so far. A `preempted` run was stopped by a signal, with everything saved.
     """
 
     state: State

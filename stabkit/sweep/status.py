@@ -18,8 +18,8 @@ OPEN = ("waiting", "running", "unstable", "preempted", "lost")  # states that ma
 class Row:
     """One run.
 
-    `state` is waiting, running, unstable (running, with events so far), preempted, done, failed,
-    lost (said to run, but its process or job is gone or silent) or unreadable.
+    `state` is waiting, running, unstable (running, with confirmed events so far), preempted, done,
+    failed, lost (said to run, but its process or job is gone or silent) or unreadable.
     """
 
     run: str

@@ -1,31 +1,53 @@
 """Events that are found while a run trains, and counted in its status."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.detect.online import OnlineDips
+from stabkit.detect.online_dips import DipNews, OnlineDips
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 
+METRIC = "knn_heldout"
+
 
 class Alerts:
-    """Count the dips of held-out kNN and the stretches of non-finite steps so far.
+    """Count the confirmed dips of held-out kNN and the stretches of non-finite steps so far.
 
-    The detector is the one that the analysis uses. Takes a few milliseconds an evaluation.
+    Each change of a dip's state (suspected, confirmed, withdrawn) is a line of the event log. Takes
+    a few milliseconds an evaluation, in a run of any length.
     """
 
     def __init__(self, rundir: RunDir, chance: float) -> None:
         self.rundir = rundir
         self._dips = OnlineDips(chance)
         run = Run(rundir.path)
-        correct = run.correct("knn_heldout")
-        if correct is not None:
-            self._dips.extend(run.evals("knn_heldout")["step"].tolist(), list(correct))
+        correct = run.correct(METRIC)
+        if correct is not None:  # of a run that goes on; its log has these changes already
+            for step, bits in zip(run.evals(METRIC)["step"].tolist(), correct, strict=True):
+                self._dips.add(step, bits)
         self.counts: dict[str, int] = {}
+        self._count()
 
     def add(self, step: int, correct: NDArray[np.bool_]) -> None:
         """Take in the evaluation after `step` updates: whether each query was `correct` [n]."""
-        dips, _ = self._dips.add(step, correct)
+        self._take_in(self._dips.add(step, correct), step)
+
+    def finish(self, step: int) -> None:
+        """Confirm or withdraw what is still suspected, as the run is over after `step` updates."""
+        self._take_in(self._dips.finish(), step)
+
+    def _take_in(self, news: Sequence[DipNews], step: int) -> None:
+        for one in news:
+            # with the step at which it was seen: a run that is resumed before it sees it again
+            self.rundir.append_event(
+                one.state, step, cause="dip", onset=int(one.dip["onset"]), metric=METRIC,
+                trough=int(one.dip["trough"]), depth=float(one.dip["depth"]),
+            )  # fmt: skip
+        self._count()
+
+    def _count(self) -> None:
         nonfinite = sum(event["kind"] == "nonfinite" for event in self.rundir.read_events())
-        found = {"dip": len(dips), "nonfinite": nonfinite}
+        found = {"dip": self._dips.confirmed, "nonfinite": nonfinite}
         self.counts = {kind: count for kind, count in found.items() if count}

@@ -69,6 +69,9 @@ class Progress:
         if rank() != 0:
             return status
         self._find_missing(status.step)
+        if self._alerts is not None and status.state == "done":
+            self._alerts.finish(status.step)
+            status = replace(status, events=self._alerts.counts)
         reasons = [reason for reason in (status.reason, self._missing_rows()) if reason]
         status = replace(status, reason="; ".join(reasons) or None)
         self._rundir.append_event(status.state, status.step, reason=status.reason)

@@ -85,13 +85,15 @@ def test_a_dip_that_is_lasting_stays() -> None:
 
 @pytest.mark.parametrize("name", NORMS)
 def test_a_planted_spike_has_its_height_growth_and_tail(name: str) -> None:
-    spikes = (Spike(100, 8.0, growth=8, tail=20.0), Spike(300, 3.0))
+    spikes = (Spike(100, 8.0, growth=8, tail=20.0), Spike(300, 3.0), Spike(400, 8.0, lasts=10))
     log = np.log(norms(name, 5, spikes) / norms(name, 5)) / np.log(8)
     assert log[99] == pytest.approx(0)
     assert log[100] == pytest.approx(1 / 8)
     assert log[107] == pytest.approx(1)
     assert log[127] == pytest.approx(np.exp(-1), rel=1e-3)
     assert np.exp(np.log(8) * (log[300] - log[299])) == pytest.approx(3, rel=1e-2)
+    assert log[400:410] == pytest.approx(1, rel=1e-3)
+    assert abs(log[410]) < 1e-3
 
 
 def test_norms_of_the_recorded_kind_have_its_noise_and_its_fall() -> None:

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import stabkit
 from stabkit.monitor.probe.teacher import match, taught
-from stabkit.monitor.react.watches import OnlineEvent
+from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.signals.features import effective_rank, feature_std, mean_cosine
 from tests.monitor.toy import kinds
 

@@ -18,16 +18,33 @@ def evaluations() -> np.ndarray:
     return threshold < accuracy[:, None]
 
 
-def test_a_dip_is_counted_when_it_is_seen_and_not_before(tmp_path: Path) -> None:
-    alerts = Alerts(RunDir(tmp_path), chance=0.1)
+def test_a_dip_is_counted_when_it_is_confirmed_and_not_before(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path)
+    alerts = Alerts(rundir, chance=0.1)
     counts = []
     for step, correct in enumerate(evaluations()):
         alerts.add(step, correct)
         counts.append(alerts.counts.get("dip", 0))
-    assert counts[:11] == [0] * 11
-    assert counts[12:] == [1] * 18, "two evaluations in a row are a dip"
+    assert counts[:19] == [0] * 19
+    assert counts[20:] == [1] * 10, "suspected at its second low evaluation, certain eight later"
+    told = [(event["kind"], event["step"], event["onset"]) for event in rundir.read_events()]
+    assert told == [("suspected", 11, 9), ("confirmed", counts.index(1), 9)]
     bits = evaluations()
     assert len(find_dips(np.arange(30), bits.mean(axis=1), correct=bits)) == 1
+
+
+def test_the_end_of_a_run_confirms_a_dip_that_it_is_in(tmp_path: Path) -> None:
+    rundir = RunDir(tmp_path)
+    alerts = Alerts(rundir, chance=0.1)
+    for step, correct in enumerate(evaluations()[:14]):
+        alerts.add(step, correct)
+    assert alerts.counts == {}
+    alerts.finish(15)
+    assert alerts.counts == {"dip": 1}
+    assert [(e["kind"], e["step"]) for e in rundir.read_events()] == [
+        ("suspected", 11),
+        ("confirmed", 15),
+    ]
 
 
 def test_a_resumed_run_remembers_what_came_before(tmp_path: Path) -> None:
@@ -38,5 +55,6 @@ def test_a_resumed_run_remembers_what_came_before(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path)
     rundir.append_event("nonfinite", 3, layers=["norm"])
     alerts = Alerts(rundir, chance=0.1)
+    assert alerts.counts == {"dip": 1, "nonfinite": 1}
     alerts.add(20, evaluations()[20])
     assert alerts.counts == {"dip": 1, "nonfinite": 1}

@@ -28,6 +28,7 @@ class Burst:
     growth: int = 1
     tail: float = 0.0
     heights: tuple[float, ...] | None = None
+    lasts: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,5 +81,7 @@ def _spikes(bursts: tuple[Burst, ...], column: int) -> list[Spike]:
         lag = burst.lags[column]
         if lag is not None:
             height = 1.0 if burst.heights is None else burst.heights[column]
-            found.append(Spike(burst.at + lag, burst.ratio**height, burst.growth, burst.tail))
+            found.append(
+                Spike(burst.at + lag, burst.ratio**height, burst.growth, burst.tail, burst.lasts)
+            )
     return found

@@ -16,14 +16,15 @@ Generator = np.random.Generator
 class Spike:
     """A spike to plant: first raised step, how many times as high, in how many steps, its tail.
 
-    The norm rises geometrically, over `growth` steps, to `ratio` times what it would be, and then
-    returns by a factor e (of the logarithm) every `tail` steps; 0: at once.
+    The norm rises geometrically, over `growth` steps, to `ratio` times what it would be, stays for
+    `lasts` steps, and returns by a factor e (of the logarithm) every `tail` steps; 0: at once.
     """
 
     at: int
     ratio: float
     growth: int = 1
     tail: float = 0.0
+    lasts: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,10 @@ def raised(steps: int, spikes: tuple[Spike, ...]) -> FloatArray:
     """Return by how much the spikes raise the logarithm at each step."""
     t, log = np.arange(steps), np.zeros(steps)
     for spike in spikes:
-        since = t - (spike.at + spike.growth - 1)  # steps after the peak
+        since = t - (spike.at + spike.growth - 1)  # steps after the peak is reached
+        over = np.maximum(since - (spike.lasts - 1), 0)  # after it is left
         rising = np.clip((since + spike.growth) / spike.growth, 0, 1)
-        returning = np.exp(-np.maximum(since, 0) / spike.tail) if spike.tail else since <= 0
+        returning = np.exp(-over / spike.tail) if spike.tail else over == 0
         log += np.log(spike.ratio) * rising * returning
     return log
 

@@ -65,3 +65,18 @@ DIP_MIX: dict[str, tuple[Planted, ...]] = {
     "nested, 20 x 3 and 5 x 5 points": (Planted(40, 20, 0.03), Planted(47, 5, 0.05)),
     "five of 3 x 5 points, every 12": tuple(Planted(20 + 12 * i, 3, 0.05) for i in range(5)),
 }
+
+
+def random_dips(rng: np.random.Generator, evals: int = 100) -> tuple[Planted, ...]:
+    """Draw up to three dips of 2 to 12 points and 2 to 15 evaluations, apart from each other."""
+    planted: list[Planted] = []
+    at = int(rng.integers(10, 30))
+    shapes: tuple[Shape, ...] = ("box", "v", "sawtooth")
+    for _ in range(int(rng.integers(0, 4))):
+        width = int(rng.integers(2, 16))
+        if at + width > evals - 3:
+            break
+        shape = shapes[int(rng.integers(3))]
+        planted.append(Planted(at, width, float(rng.uniform(0.02, 0.12)), shape))
+        at += width + int(rng.integers(12, 40))
+    return tuple(planted)

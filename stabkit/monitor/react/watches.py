@@ -1,29 +1,26 @@
-"""Watches for events in a Monitor's rows and evaluations as they come, one class a kind of event.
+"""Watches for events in a Monitor's rows as they come, one class a kind of event.
 
 The detectors are those of `stabkit.detect`, so that the analysis finds later what was found online.
 Everything here runs on the host, on values that are there already.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
-from torch import Tensor
-from torch.optim import Optimizer
 
 from stabkit.detect.collapse import SHARE, find_collapse
 from stabkit.detect.nonfinite import OF_GRADIENTS, nonfinite_stretches
 from stabkit.detect.online import (
     OnlineBursts,
-    OnlineDips,
     OnlineSpikes,
     OnlineStaleMoments,
     Onset,
 )
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
+from stabkit.monitor.react.events import OnlineEvent
 
 SPREADS = (
     "feature_std",
@@ -34,28 +31,6 @@ SPREADS = (
     "teacher_feature_std",
     "teacher_rank",
 )
-OTHER_SAMPLES = ("knn_bank",)  # metrics whose samples differ from one evaluation to the next
-
-
-@dataclass(frozen=True)
-class OnlineEvent:
-    """An event found during the run. `step`: its onset; `layer`: the one where it began.
-
-    Of several layers that began at one step that is the shallowest.
-
-    `facts` are plain values:
-    - spike: signal (`grad_norm`, `loss`), layers (all that began it), ratio (to the median before)
-    - stale_moments: signal, layers, surprise (`gradient_surprise`)
-    - nonfinite: signal (what was not finite first: `param_norm`, `loss`, `grad_norm`, …), layers
-      (where, the likeliest first), loss (whether it is not finite)
-    - collapse: signal, start (its first value), level
-    - dip: metric, found_at (step of the evaluation that showed it), trough, depth
-    """
-
-    kind: str
-    step: int
-    layer: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Watch(Protocol):
@@ -184,63 +159,6 @@ class CollapseWatch:
                 facts = {"signal": name, "start": float(row["start"]), "level": float(row["level"])}
                 found.append(OnlineEvent("collapse", key[2], layer, facts))
         return found
-
-
-class DipWatch:
-    """`find_dips` of every metric that is evaluated on the same samples each time."""
-
-    def __init__(self) -> None:
-        self._metrics: dict[str, OnlineDips] = {}
-
-    def rows(self, rows: Rows) -> list[OnlineEvent]:
-        return []
-
-    def evaluated(
-        self, steps: Sequence[int], metric: str, correct: Sequence[BoolArray], chance: float
-    ) -> list[OnlineEvent]:
-        if metric in OTHER_SAMPLES:
-            return []
-        if metric not in self._metrics:
-            self._metrics[metric] = OnlineDips(chance if np.isfinite(chance) else 0.0)
-        _, new = self._metrics[metric].extend(steps, correct)
-        return [
-            OnlineEvent("dip", int(dip["onset"]), None, {
-                "metric": metric,
-                "found_at": steps[-1],
-                "trough": int(dip["trough"]),
-                "depth": float(dip["depth"]),
-            })
-            for dip in new.to_dict("records")
-        ]  # fmt: skip
-
-
-def beta2_of_layers(
-    layers: Mapping[str, Sequence[Tensor]], optimizers: Sequence[Optimizer]
-) -> dict[str, float]:
-    """Return the largest beta2 of every layer that an optimizer with betas updates."""
-    of_parameter = {
-        id(p): float(group["betas"][1])
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        if "betas" in group
-        for p in group["params"]
-    }
-    known = {
-        layer: [of_parameter[id(p)] for p in parameters if id(p) in of_parameter]
-        for layer, parameters in layers.items()
-    }
-    return {layer: max(betas) for layer, betas in known.items() if betas}
-
-
-def updates_made(optimizers: Sequence[Optimizer]) -> int | None:
-    """Return how many updates the moments hold, of the parameter with most; None if unknown."""
-    counts = [
-        int(state["step"])
-        for optimizer in optimizers
-        for state in optimizer.state.values()
-        if "step" in state
-    ]
-    return max(counts, default=None)
 
 
 _NOTHING = (np.zeros(0, dtype=np.int64), np.zeros(0))

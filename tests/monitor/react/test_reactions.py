@@ -15,12 +15,20 @@ import torch
 from torch import nn
 
 import stabkit
-from stabkit.detect import find_bursts, find_collapse, find_dips, find_spikes, find_stale_moments
+from stabkit.detect import (
+    find_bursts,
+    find_collapse,
+    find_dips,
+    find_spikes,
+    find_stale_moments,
+    online_dips,
+)
 from stabkit.detect.bursts import GAP
 from stabkit.detect.simulate import Planted, simulate_curve
 from stabkit.monitor.measure.rows import Rows
+from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.react.reactions import KINDS, Reactions
-from stabkit.monitor.react.watches import OnlineEvent, SpikeWatch
+from stabkit.monitor.react.watches import SpikeWatch
 from stabkit.rundir import RunDir
 from stabkit.store.background import Background
 from stabkit.store.writer import Writer
@@ -257,7 +265,9 @@ def test_a_dip_is_told_once_however_its_bounds_move(tmp_path: Path, seed: int) -
     found = find_dips(curve.step, curve.accuracy, correct=curve.correct, chance=0.1)
     every = int(curve.step[1] - curve.step[0])
     assert len(found) == 2
-    assert [event.step for event in told] == pytest.approx(found["onset"].tolist(), abs=2 * every)
+    told += watched._watches["dip"].finish()  # type: ignore[attr-defined]
+    onsets = [event.step for event in told if event.state == "confirmed"]
+    assert onsets == pytest.approx(found["onset"].tolist(), abs=2 * every)
     assert watched.evaluated(10**6, "knn_bank", curve.correct[0], 0.1) == []
 
 
@@ -269,7 +279,66 @@ def test_a_dip_is_found_when_samples_change_midway(tmp_path: Path) -> None:
         size = 1000 + 50 * (i > 10)
         bits = np.arange(size) < size * (0.3 if 20 <= i < 25 else 0.6)
         told += watched.evaluated(i, "mine", bits, 0.1)
-    assert [event.step for event in told] == [19]
+    assert [(event.step, event.state) for event in told] == [(19, "suspected"), (19, "confirmed")]
+
+
+def dipping_run(monitored: Reactions, last: int = 40) -> None:
+    """Feed evaluations that fall at 20 to 24; 30 confirms the dip."""
+    for i in range(last):
+        bits = np.arange(500) < 500 * (0.3 if 20 <= i < 25 else 0.6)
+        monitored.react(monitored.evaluated(i, "mine", bits, 0.1))
+
+
+def test_actions_wait_for_a_dip_to_be_confirmed_unless_asked_for_suspected_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[tuple[str, OnlineEvent]] = []
+    watched = reactions(tmp_path)
+    watched.on("dip", lambda event: done.append(("early", event)), suspected=True)
+    watched.on("dip", lambda event: done.append(("late", event)))
+    watched.on("dip", "log", suspected=True)
+    watched.on("dip", "mark")
+    watched.on("dip", "stop")
+    dipping_run(watched, last=29)
+    assert [(who, e.state, e.facts["found_at"]) for who, e in done] == [("early", "suspected", 21)]
+    assert (watched.marks, watched.should_stop) == ({}, False)
+    assert caplog.records[0].message.startswith("suspected dip at step 19: metric mine")
+    dipping_run(watched)  # what came before comes twice
+    assert [(who, e.facts["found_at"]) for who, e in done] == [("early", 21), ("late", 29)]
+    assert (watched.marks, watched.should_stop) == ({"dip": 1}, True)
+    told = [(e["kind"], e["step"], e.get("onset")) for e in events_of(tmp_path)]
+    assert told == [
+        ("suspected", 21, 19), ("confirmed", 29, 19), ("unstable", 19, None), ("stop", 19, None),
+    ]  # fmt: skip
+
+
+def test_the_end_of_a_run_confirms_a_dip_that_is_still_suspected(tmp_path: Path) -> None:
+    watched = reactions(tmp_path, now=25)
+    watched.on("dip", "mark")
+    dipping_run(watched, last=25)
+    assert watched.marks == {}
+    watched.finish()
+    assert watched.marks == {"dip": 1}
+    kinds = [(e["kind"], e["step"]) for e in events_of(tmp_path)]
+    assert kinds == [("suspected", 21), ("confirmed", 25), ("unstable", 19)]
+
+
+def test_a_run_that_is_healthy_so_far_withdraws_what_it_suspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = reactions(tmp_path)
+    for word in ("mark", "stop"):
+        watched.on("dip", word)
+
+    def find(steps: list[int], *args: Any, **options: Any) -> pd.DataFrame:
+        """Find the dip until later evaluations explain it."""
+        found = find_dips(steps, *args, **options)
+        return found if len(steps) < 25 else found[:0]
+
+    monkeypatch.setattr(online_dips, "find_dips", find)
+    dipping_run(watched)
+    assert [e["kind"] for e in events_of(tmp_path)] == ["suspected", "withdrawn"]
+    assert (watched.marks, watched.should_stop) == ({}, False)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -347,8 +416,9 @@ def test_a_resumed_run_finds_what_an_unbroken_one_does(tmp_path: Path) -> None:
         ]
         for watched, first in ((whole, 0), (resumed, 32))
     ]
-    assert len(told[0]) == 1
-    assert told[1] == [], "it was told before the resume"
+    assert [event.state for event in told[0]] == ["suspected", "confirmed"]
+    # it was suspected before the resume, and is confirmed when it would have been
+    assert told[1] == told[0][1:]
     scalars = {"loss": loss} | spread
     of_whole = feed(whole, [slice(0, 200), slice(200, size)], steps, {"grad_norm": values}, scalars)
     of_rest = feed(resumed, [slice(at, size)], steps, {"grad_norm": values}, scalars)
@@ -382,6 +452,10 @@ def test_what_is_asked_must_be_known(tmp_path: Path) -> None:
     without_moments = reactions(tmp_path, optimizer=sgd)
     with pytest.raises(ValueError, match="none of the optimizers has betas: SGD"):
         without_moments.on("stale_moments", "log")
+    with pytest.raises(ValueError, match="spike is confirmed as soon as it is found"):
+        watched.on("spike", "log", suspected=True)
+    with pytest.raises(ValueError, match="mark counts confirmed events"):
+        watched.on("dip", "mark", suspected=True)
     assert not watched.asked
 
 

@@ -1,0 +1,135 @@
+"""What is done about an event: the actions that `Monitor.on` was asked for."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from stabkit.detect.online_dips import State
+from stabkit.monitor.react.events import OnlineEvent
+from stabkit.monitor.torch_files import write_tensors
+from stabkit.rundir import RunDir
+from stabkit.store.background import Background
+
+WORDS = ("log", "mark", "checkpoint", "stop")
+Action = Callable[[OnlineEvent], Any] | str
+
+_log = logging.getLogger("stabkit")
+
+
+class Actions:
+    """Does what was asked for about an event of a kind, in the state that was asked for.
+
+    `out`: the writer of events, None in every process but the first.
+    """
+
+    def __init__(
+        self,
+        rundir: RunDir,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        now: Callable[[], int],
+        out: Background | None,
+        strict: bool,
+    ) -> None:
+        self.rundir, self.model, self.optimizers = rundir, model, optimizers
+        self.should_stop = False
+        self.marks: dict[str, int] = {}  # how many events of each kind were marked
+        self._now, self._out, self._strict = now, out, strict
+        self._asked: dict[str, list[tuple[Action, State]]] = {}
+        self._warned: set[str] = set()
+        self._saved_at = -1
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of event for which an action was asked for."""
+        return set(self._asked)
+
+    def add(self, kind: str, action: Action, state: State) -> None:
+        """Ask for `action` on events of `kind` when they reach `state`."""
+        if not callable(action) and action not in WORDS:
+            raise ValueError(
+                f"on: the action must be a function of one event or one of {', '.join(WORDS)}, "
+                f"got {action!r}"
+            )
+        if action == "mark" and state != "confirmed":
+            raise ValueError("on: mark counts confirmed events; leave out suspected=True")
+        self._asked.setdefault(kind, []).append((action, state))
+
+    def act(self, event: OnlineEvent, only: Sequence[str] = WORDS) -> None:
+        """Do what was asked for; of the words and functions those in `only`, if it names some."""
+        for number, (action, state) in enumerate(self._asked.get(event.kind, [])):
+            if state != event.state or (only != WORDS and action not in only):
+                continue
+            try:
+                if isinstance(action, str):
+                    getattr(self, f"_{action}")(event)
+                else:
+                    action(event)
+            except Exception as error:
+                if self._strict:
+                    raise
+                self.write("action_failed", event.step, cause=event.kind, error=text(error))
+                key = f"{event.kind} {number}"
+                self.warn(key, "the action on %s failed: %s", event.kind, text(error))
+
+    def write(self, kind: str, step: int | None, **facts: Any) -> None:
+        """Write a line to the event log."""
+        if self._out is not None:
+            self._out.event(kind, step, **{name: _plain(value) for name, value in facts.items()})
+
+    def warn(self, key: str, message: str, *parts: Any) -> None:
+        """Warn once for each key."""
+        if key not in self._warned:
+            self._warned.add(key)
+            _log.warning(message, *parts)
+
+    def _log(self, event: OnlineEvent) -> None:
+        if self._out is not None:
+            state = "" if event.state == "confirmed" else f"{event.state} "
+            where = f" in {event.layer}" if event.layer else ""
+            facts = ", ".join(f"{name} {_short(value)}" for name, value in event.facts.items())
+            _log.warning("%s%s at step %d%s: %s", state, event.kind, event.step, where, facts)
+
+    def _mark(self, event: OnlineEvent) -> None:
+        self.marks[event.kind] = self.marks.get(event.kind, 0) + 1
+        self.write("unstable", event.step, cause=event.kind, layer=event.layer, **event.facts)
+
+    def _checkpoint(self, event: OnlineEvent) -> None:
+        now = self._now()
+        path = self.rundir.path / "checkpoints" / f"event-{now}.pt"
+        if now != self._saved_at:  # several events found together: the same weights
+            # on every process, as a state may be gathered from all of them
+            content = {
+                "step": now,
+                "model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            }
+            if self._out is not None:
+                self._out.writer.check_folder()
+                write_tensors(content, path)
+            self._saved_at = now
+        self.write("saved", event.step, cause=event.kind, file=f"checkpoints/{path.name}")
+
+    def _stop(self, event: OnlineEvent) -> None:
+        self.should_stop = True
+        self.write("stop", event.step, cause=event.kind, asked_at=self._now())
+
+
+def text(error: Exception) -> str:
+    """Return the class and the message of an error."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:3])) + f" and {len(value) - 3} more" * (len(value) > 3)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value for JSON, which has no infinity and no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
