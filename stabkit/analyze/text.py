@@ -27,3 +27,9 @@ def listed(parts: Sequence[str]) -> str:
 def counted(number: int, thing: str) -> str:
     """Return a number with its noun: `1 run`, `2 runs`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text from anybody as one line of at most `most` characters."""
+    line = one_line(" ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"

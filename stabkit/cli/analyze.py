@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from stabkit.cli.logs import beside, is_log, logs_as_runs
+from stabkit.cli.names import runs_of
 from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
@@ -12,25 +13,32 @@ from stabkit.rundir import claim_for_file, refuse_link
 
 def act(arguments: argparse.Namespace) -> int:
     """Analyze run folders; a log of another tool is converted to one that is removed afterwards."""
+    if arguments.plot == "list":
+        return _list_plots()
+    for word in arguments.runs:
+        if "=" in Path(word).name and "/" not in word and not Path(word).exists():
+            raise RequestError(f"analyze takes no {word!r}")
+    arguments.runs = [runs_of(word) for word in arguments.runs]
     first = arguments.runs[0]
     if arguments.plot is not None and arguments.out is None and is_log(first):
         arguments.out = beside(first, "figures")
-    for folder in arguments.runs:
-        if "=" in folder.name and not folder.exists():
-            raise RequestError(f"analyze takes no {str(folder)!r}")
     with logs_as_runs(arguments.runs) as folders:
         return (
             _summarize(arguments, folders) if arguments.plot is None else _draw(arguments, folders)
         )
 
 
+def _list_plots() -> int:
+    from stabkit.analyze.plots import PLOTS
+
+    print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
+    return 0
+
+
 def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.plots import PLOTS, draw
 
-    if arguments.plot == "list":
-        print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
-        return 0
     if arguments.plot not in PLOTS:
         raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
     if arguments.csv is not None:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from stabkit.cli.names import run_of
 from stabkit.cli.request import RequestError, open_trained
 from stabkit.config import ConfigError, missing_data, read_config
 from stabkit.evaluate.config import METRICS, evaluate_config
@@ -14,7 +15,7 @@ def act(arguments: argparse.Namespace) -> int:
     methods = [method for method in METRICS if getattr(arguments, method)]
     if not methods:
         raise RequestError("evaluate needs one or more of --knn, --linear, --finetune")
-    rundir = open_trained(arguments.run)
+    rundir = open_trained(run_of(arguments.run))
     run = read_config(rundir.config_file)
     config = evaluate_config(run, arguments.overrides)
     if problem := missing_data(run.model_copy(update={"data": config.data})):

@@ -3,6 +3,7 @@
 import argparse
 import shutil
 
+from stabkit.cli.names import sweep_file
 from stabkit.cli.request import RequestError
 from stabkit.config import ConfigError, parse_overrides, unusable_path
 from stabkit.sweep.folders import refuse_foreign
@@ -17,10 +18,11 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.allow_inexact:
         run_words.append("runtime.allow_inexact=true")
     slurm_settings = parse_overrides([word.removeprefix(SLURM) for word in slurm_words])
-    sweep = load_sweep(arguments.file, arguments.scale, run_words)
+    file = sweep_file(arguments.file)
+    sweep = load_sweep(file, arguments.scale, run_words)
     problems = dict.fromkeys(p for run in sweep.runs if (p := unusable_path(run.config)))
     if problems:
-        raise ConfigError(str(arguments.file), list(problems))
+        raise ConfigError(str(file), list(problems))
     folder = arguments.runs / sweep.name
     if arguments.cancel or arguments.cancel_removed:
         from stabkit.sweep.cancel import cancel_removed, cancel_sweep
