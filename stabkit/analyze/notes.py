@@ -27,7 +27,9 @@ def _resumes(run: Run) -> Iterator[Note]:
 def notes_in_words(runs: Iterable[tuple[str, list[Note]]]) -> list[str]:
     """Return a table of notes as text, by run and step; nothing without notes."""
     found = [
-        [f"{note.step:,}", run, shortened(note.text, LONGEST)] for run, notes in runs for note in notes
+        [f"{note.step:,}", run, shortened(note.text, LONGEST)]
+        for run, notes in runs
+        for note in notes
     ]
     if not found:
         return []

@@ -23,7 +23,7 @@ def runs_of(word: str) -> Path:
     """Return the folder of runs, or the log, that a word names. Raises RequestError."""
     if word.endswith(YAML) and Path(word).is_file():
         return _of_sweep_file(word)
-    found = _one(word, [Path(word), RUNS / word])
+    found = _one(word, [Path(word), RUNS / word]) or _by_id(word)
     if found is not None:
         return found
     raise RequestError(_no_runs(word))
@@ -71,7 +71,9 @@ def _of_sweep_file(word: str) -> Path:
 
     folder = RUNS / load_sweep(Path(word)).name
     if not folder.is_dir():
-        raise RequestError(f"{word}: its runs would be in {folder}; `stabkit sweep {word}` makes them")
+        raise RequestError(
+            f"{word}: its runs would be in {folder}; `stabkit sweep {word}` makes them"
+        )
     return folder
 
 

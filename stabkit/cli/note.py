@@ -1,9 +1,9 @@
 """`stabkit note`: write a note on a step of a run, which may be training meanwhile."""
 
 import argparse
-import shlex
 
 from stabkit.cli.names import run_of
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError
 from stabkit.rundir import RunDir, find_runs
 from stabkit.rundir.notes import LONGEST
@@ -25,5 +25,5 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"step {step}: {rundir.path} has the steps {ends}")
     rundir.append_note(step, text)
     print(f"{rundir.path}: noted at step {step}")
-    print(f"Next: stabkit analyze {shlex.quote(str(rundir.path))}")
+    say_next("stabkit", "analyze", str(rundir.path))
     return 0

@@ -191,7 +191,8 @@ def _import(verb: argparse.ArgumentParser) -> None:
 
 def _config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "source", help="a preset, a YAML file of settings, a sweep file or its name, or a run folder"
+        "source",
+        help="a preset, a YAML file of settings, a sweep file or its name, or a run folder",
     )
     verb.add_argument("--scale", help="of a sweep: the size to run at (default: the first)")
 
