@@ -48,7 +48,7 @@ def _carry_out(words: list[str]) -> int:
         except SystemExit:  # after `--help`, which argparse prints without a look at errors
             raise_failed(sys.stdout)
             raise
-        arguments.overrides = rest
+        arguments.overrides, arguments.words = rest, words
         from stabkit.cli.dispatch import dispatch
 
         return dispatch(arguments)

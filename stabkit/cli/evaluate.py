@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from stabkit.cli.names import run_of
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError, open_trained
 from stabkit.config import ConfigError, missing_data, read_config
 from stabkit.evaluate.config import METRICS, evaluate_config
@@ -33,4 +34,5 @@ def act(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of GPU memory, say
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
+    say_next("stabkit", "analyze", str(rundir.path), "--plot", "accuracy-table")
     return 0

@@ -1,6 +1,7 @@
 """Run `stabkit report`: write the page on a study."""
 
 import argparse
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.names import runs_of
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.rundir import claim_for_file
 
@@ -45,4 +47,6 @@ def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> in
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
     print(out)
+    if opener := shutil.which("open" if sys.platform == "darwin" else "xdg-open"):
+        say_next(Path(opener).name, str(out), on_terminals=True)
     return 0

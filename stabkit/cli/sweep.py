@@ -4,6 +4,7 @@ import argparse
 import shutil
 
 from stabkit.cli.names import sweep_file
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError
 from stabkit.config import ConfigError, parse_overrides, unusable_path
 from stabkit.sweep.folders import refuse_foreign
@@ -36,14 +37,21 @@ def act(arguments: argparse.Namespace) -> int:
     refuse_foreign(sweep, folder)
     if arguments.dry_run:
         print_plan(sweep, folder)
-    if not on_slurm:
-        return 0 if arguments.dry_run else launch(sweep, folder, retry_failed)
-    from stabkit.sweep.submit import print_submission, submit
+    if not on_slurm and not arguments.dry_run:
+        code = launch(sweep, folder, retry_failed)
+        say_next("stabkit", "status" if code else "analyze", str(folder))
+        return code
+    if on_slurm:
+        from stabkit.sweep.submit import print_submission, submit
 
-    if arguments.dry_run:
+        if not arguments.dry_run:
+            code = submit(sweep, folder, slurm_settings, retry_failed, arguments.snapshot)
+            if code == 0:
+                say_next("stabkit", "status", str(folder), "--watch")
+            return code
         print_submission(sweep, folder, slurm_settings, retry_failed)
-        return 0
-    return submit(sweep, folder, slurm_settings, retry_failed, arguments.snapshot)
+    say_next("stabkit", *(word for word in arguments.words if word != "--dry-run"))
+    return 0
 
 
 def _for_slurm(sweep: Sweep) -> bool:

@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
 from stabkit.analyze.plots.signal_rows import HEAD, signal_rows
-from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure, ramp
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first
