@@ -30,8 +30,8 @@ def act(arguments: argparse.Namespace) -> int:
         from rich.console import Console
 
         console = Console(file=bare_stdout())
-        with console.status("judging the runs that are done"):
-            table = whole_table(rows)
+        with console.status("judging the runs that are done", refresh_per_second=2):
+            table = whole_table(rows, console.width)
         console.print(table)
         if any(row.state in UNDER_WAY for row in rows):
             say_next("stabkit", "status", arguments.runs, "--watch")

@@ -1,4 +1,4 @@
-"""Show status rows while runs go on: a live table on a terminal, a line a change of state in a log."""
+"""Show status rows while runs go on: a live table on a terminal, or a line a change of state."""
 
 import sys
 import threading
@@ -28,12 +28,12 @@ def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None
         began = time.monotonic()
 
         def draw() -> Group:
-            return _fitting(read(), console.height, looks, time.monotonic() - began)
+            return _fitting(read(), console, looks, time.monotonic() - began)
 
         # Redrawn only when asked to: the launcher shares its cores with the runs.
         with Live(draw(), console=console, auto_refresh=False, transient=True) as live:
             yield _at_most_every(1.0, lambda: live.update(draw(), refresh=True))
-        console.print(whole_table(read(), looks))
+        console.print(whole_table(read(), console.width, looks))
         return
     lines = _Lines(read)
     yield _at_most_every(1.0, lines.update)
@@ -65,20 +65,24 @@ def shown_meanwhile(read: Callable[[], Sequence[Row]]) -> Iterator[None]:
             thread.join()
 
 
-def whole_table(rows: Sequence[Row], looks: Looks | None = None) -> Group:
+def whole_table(rows: Sequence[Row], width: int, looks: Looks | None = None) -> Group:
     """Return all rows as a table; of many runs without what takes time to find out."""
     looks = looks or Looks()
     few = len(rows) <= JUDGED
-    return status_table(rows, {row.path: looks.of(row) for row in rows} if few else None)
+    found = {row.path: looks.of(row) for row in rows} if few else None
+    return status_table(rows, found, width=width)
 
 
-def _fitting(rows: Sequence[Row], height: int, looks: Looks, so_far: float | None = None) -> Group:
+def _fitting(
+    rows: Sequence[Row], console: Console, looks: Looks, so_far: float | None = None
+) -> Group:
     """Return a table that fits a screen: runs under way or failed first, the rest counted."""
-    room = max(1, height - OWN_LINES)
+    room = max(1, console.height - OWN_LINES)
     order = sorted(range(len(rows)), key=lambda i: rows[i].state in QUIET)
     shown = [rows[i] for i in sorted(order[:room])]
     found = {row.path: looks.of(row) for row in shown}
-    return status_table(shown, found, [rows[i] for i in order[room:]], so_far)
+    rest = [rows[i] for i in order[room:]]
+    return status_table(shown, found, rest, so_far, console.width)
 
 
 def status_line(row: Row, look: Look | None = None) -> str:

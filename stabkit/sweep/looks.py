@@ -14,7 +14,7 @@ SIGNS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Look:
-    """`curve`: the accuracies so far. `verdict`: one word on a run that is done; None if unknown."""
+    """The accuracies of a run so far, and the verdict, once it is done and was judged."""
 
     curve: tuple[float, ...] = ()
     verdict: str | None = None
@@ -39,7 +39,7 @@ class Looks:
             if state != "done":
                 self._judged += 1
                 look = _judged(row.path)
-        elif row.step and row.state != state or now >= self._due.get(row.path, math.inf):
+        elif (row.step and row.state != state) or now >= self._due.get(row.path, math.inf):
             look = Look(_curve(row.path))
             self._due[row.path] = now + max(5.0, 50 * (time.monotonic() - now))
         self._known[row.path] = row.state, look

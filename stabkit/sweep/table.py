@@ -136,7 +136,7 @@ def _table(rows: Sequence[Row], looks: Mapping[str, Look], width: int) -> Table:
     }
     columns = {k: c for k, c in columns.items() if any(c) or k in ("state", "step")}
     for name in SPARED:
-        if _width(names | columns) > width:
+        if _width({**names, **columns}) > width:
             columns.pop(name, None)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, column in names.items():
