@@ -8,8 +8,8 @@ from pathlib import Path
 from stabkit.version import __version__
 
 
-def build_parser(named: str | None) -> argparse.ArgumentParser:
-    """Return a parser that knows every verb, and the options of the `named` one."""
+def build_parser(named: str | None, whole: bool = False) -> argparse.ArgumentParser:
+    """Return a parser that knows every verb, and the options of the `named` one, or of all."""
     about = (
         "Is this training run secretly unstable, where did it start, what would have prevented it?"
     )
@@ -30,9 +30,9 @@ def build_parser(named: str | None) -> argparse.ArgumentParser:
             description=about,
             usage=f"stabkit {name} {takes} [options]",
             allow_abbrev=False,
-            add_help=name == named,
+            add_help=whole or name == named,
         )
-        if name == named:
+        if whole or name == named:
             fill(verb)
             verb.set_defaults(options=list(verb._option_string_actions))
     return parser
@@ -203,6 +203,10 @@ def _note(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("text", help="what to say, in one line")
 
 
+def _completion(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
 def _convert(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "source",
@@ -273,6 +277,7 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
         "SOURCE -o FOLDER [--map NAME=TARGET ...]",
         _convert,
     ),
+    "completion": ("print what makes Tab complete verbs and options", "SHELL", _completion),
 }
 # What other programs call a verb, and what to use here.
 INSTEAD = {
