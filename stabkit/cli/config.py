@@ -38,7 +38,7 @@ def act(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> tuple[RunConfig, Varied, str, list[str]]:
     """Return the settings, the values that vary, what they are, and the command that uses them."""
     source, words, scale = arguments.source, arguments.overrides, arguments.scale
-    if source in preset_names() or (source.endswith(YAML) and "base" not in read_base(source)):
+    if source in preset_names() or (source.endswith(YAML) and "name" not in read_base(source)):
         if scale is not None:
             raise RequestError(f"--scale {scale}: {source} is no sweep")
         config = load_config(source, words)

@@ -59,6 +59,8 @@ def is_sweep(word: str) -> bool:
 
 def _one(word: str, paths: Sequence[Path], is_file: bool = False) -> Path | None:
     """Return the path that exists; None if there is none. Raises RequestError for two."""
+    if word.startswith(("./", "../", "/")):  # can only be a path
+        paths = paths[:1]
     there = [path for path in paths if (path.is_file() if is_file else os.path.lexists(path))]
     if len(there) > 1 and not os.path.samefile(*there):
         name = "./" + word.rstrip("/")

@@ -33,6 +33,8 @@ class Looks:
 
     def of(self, row: Row) -> Look:
         """Return the look of a run at present."""
+        if not row.path:
+            return Look()
         state, look = self._known.get(row.path, ("", Look()))
         now = time.monotonic()
         if row.state == "done" and self._judged < JUDGED:
@@ -69,7 +71,7 @@ def _curve(path: str) -> tuple[float, ...]:
         from stabkit.store.reader import Run  # pandas takes a second to import
 
         return tuple(Run(Path(path)).evals("knn_heldout")["value"].tolist())
-    except (OSError, ValueError):
+    except Exception:  # no damaged record may end a sweep that is shown
         return ()
 
 
@@ -81,5 +83,5 @@ def _judged(path: str) -> Look:
 
         found = Diagnosis(Run(Path(path)))
         return Look(tuple(found.evals(found.metric)["value"].tolist()), found.verdict)
-    except (OSError, ValueError):
+    except Exception:
         return Look()

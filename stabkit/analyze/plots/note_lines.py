@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.text import shortened
 from stabkit.rundir import Note
@@ -28,8 +29,15 @@ def shows(ax: Axes, frame: pd.DataFrame) -> None:
 
 def draw_notes(figure: Figure, runs: Diagnoses) -> Figure:
     """Draw a thin line at each note of the runs that a tagged axis shows, with its text on top."""
-    notes = {run.name: run.notes for run in runs if run.notes}
-    for ax in figure.axes if notes else []:
+    if not any(run.notes for run in runs):
+        return figure
+    notes = {
+        name: run.notes
+        for cell in group_cells(runs)
+        for run in cell.runs
+        for name in (run.name, run_label(cell, run))  # a table has one or the other
+    }
+    for ax in figure.axes:
         named = json.loads(ax.get_gid() or "[]")
         _draw(ax, _of(named, notes))
     return figure
