@@ -34,5 +34,5 @@ def notes_in_words(runs: Iterable[tuple[str, list[Note]]]) -> list[str]:
     if not found:
         return []
     rest = len(found) - LISTED
-    more = f"\n... and {counted(rest, 'note')} more: `runs.notes()` has all" if rest > 0 else ""
+    more = f"\n... and {counted(rest, 'note')} more, in notes.jsonl of each run" if rest > 0 else ""
     return [aligned([["step", "run", "note"], *found[:LISTED]], left=(1, 2)) + more]

@@ -30,7 +30,7 @@ def act(arguments: argparse.Namespace) -> int:
         from rich.console import Console
 
         console = Console(file=bare_stdout())
-        with console.status("judging the runs that are done", refresh_per_second=2):
+        with console.status("judging the runs that are done", spinner="line", refresh_per_second=2):
             table = whole_table(rows, console.width)
         console.print(table)
         if any(row.state in UNDER_WAY for row in rows):

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from stabkit.rundir import RunDir, Status
 from stabkit.store.reader import open_run
 from tests.analyze.conftest import plant_run
 from tests.conftest import SMALL
+
+TIMES = ("images_per_s",)
 
 
 class Terminal(io.TextIOWrapper):
@@ -53,7 +56,12 @@ def test_a_training_is_shown_on_a_terminal_and_is_the_same_training(
     assert "12/12" in shown
     for table in ("signals", "scalars", "evals"):
         one, other = (getattr(open_run(tmp_path / name), table)() for name in ("pipe", "terminal"))
-        pd.testing.assert_frame_equal(one, other, check_exact=True)
+        if table == "scalars":  # how long a step took may differ
+            one, other = (frame[~frame["name"].isin(TIMES)] for frame in (one, other))
+            assert len(one) > 50
+        pd.testing.assert_frame_equal(
+            one.reset_index(drop=True), other.reset_index(drop=True), check_exact=True
+        )
 
 
 def test_a_collapsed_run_is_red_and_a_stable_one_green(
@@ -93,10 +101,8 @@ def test_nothing_is_escaped_where_there_is_no_utf8(
     run = plant_run(tmp_path / "run", dip=0.2, spike=True)
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     monkeypatch.setattr(sys, "stdout", stream)
-    try:
+    with suppress(SystemExit):
         main([str(run) if word == "RUN" else word for word in words])
-    except SystemExit:
-        pass
     text = stream.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
     assert len(text) > 500
     assert "\\u" not in text
