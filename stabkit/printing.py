@@ -2,9 +2,10 @@
 
 A run's name, settings, events and reasons may come from anybody. Characters that move a cursor, set
 a title, fill a clipboard, reorder a line or hide in it are written as escapes, such as `\\x1b` and
-`\\u202e`.
+`\\u202e`. Where a stream cannot show our own signs, such as `β`, they become plain letters.
 """
 
+import codecs
 import os
 import re
 import sys
@@ -20,6 +21,24 @@ _UNSAFE = (
 )
 _IN_A_LINE = re.compile(f"[{_UNSAFE}]")
 _IN_LINES = re.compile(rf"(?![\t\n])[{_UNSAFE}]")
+# Our own signs, for a stream that is not UTF-8; other characters are escaped there.
+_PLAIN = {
+    **{
+        "…": "...",
+        "·": "-",
+        "→": "->",
+        "±": "+/-",
+        "\u00d7": "x",
+        "\u2013": "-",
+        "²": "^2",
+        "⁴": "^4",
+    },
+    **{"⁻": "^-", "¹": "1", "₁": "1", "₂": "2", "ᵗ": "^t", "ᵀ": "^T", "√": "sqrt ", "‖": "||"},
+    **{"Σ": "sum", "∂": "d", "≥": ">=", "≤": "<=", "β": "beta", "τ": "tau", "θ": "theta"},
+    **{"ξ": "xi", "\u03c3": "sigma", "π": "pi", "μ": "mu", "µ": "mu", "η": "eta", "ε": "eps"},
+    **{"λ": "lambda", "━": "-", "─": "-", "●": "*", "▲": "^"},
+    **dict(zip("▁▂▃▄▅▆▇█", "_.,-=+*#", strict=True)),
+}
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # also in their full-width forms
 
 
@@ -52,6 +71,18 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
+    """Return plain letters for what an encoding lacks (an error handler of `codecs`)."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    plain = (_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in text)
+    return "".join(plain), error.end
+
+
+codecs.register_error("plain-signs", _in_plain_signs)
+
+
 def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 
@@ -82,7 +113,7 @@ class _Safe:
 
 
 def safe(stream: IO[str] | None) -> IO[str]:
-    """Wrap a stream so that all text is made safe, and escape what its encoding lacks.
+    """Wrap a stream so that all text is made safe, and plain where its encoding lacks a sign.
 
     A stream that was closed before the program began is replaced by one that drops everything.
     """
@@ -90,7 +121,7 @@ def safe(stream: IO[str] | None) -> IO[str]:
         # It stays open for as long as the program runs.
         stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     with suppress(AttributeError, ValueError):  # a notebook's stream, or a detached one
-        cast(Any, stream).reconfigure(errors="backslashreplace")
+        cast(Any, stream).reconfigure(errors="plain-signs")
     return cast(IO[str], _Safe(stream))
 
 

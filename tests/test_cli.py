@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -7,7 +8,7 @@ import pytest
 
 from stabkit.cli import main
 from stabkit.cli.dispatch import module_of
-from stabkit.cli.parser import VERBS
+from stabkit.cli.parser import EXAMPLES, VERBS, build_parser
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ),
         (["analyze", "sweeps"], "no run folder in it or below it"),
         (["analyze", "tests", "x=1"], "analyze takes no 'x=1'"),
+        (["train", "tiny", "--optim.lr=1"], "settings go without dashes: optim.lr=1"),
+        (["train", "lr_grid"], "lr_grid: is a sweep; `stabkit sweep lr_grid` trains its runs"),
         (["analyze", "x=1"], "analyze takes no 'x=1'"),
     ],
 )
@@ -50,10 +53,45 @@ def test_wrong_requests_exit_2_and_say_what_would_be_right(
     assert message in refused(capsys, *words)
 
 
-def test_unknown_verbs_exit_2() -> None:
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("trian", "did you mean 'train'?"),
+        ("anlyze", "did you mean 'analyze'?"),
+        ("plot", "use `stabkit analyze RUNS --plot NAME`"),
+        ("frobnicate", "known: train, sweep, status"),
+    ],
+)
+def test_unknown_verbs_exit_2_and_name_the_one_that_was_meant(
+    word: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"no verb {word!r}; {hint}" in refused(capsys, word, "x")
+
+
+def test_without_a_verb_the_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = refused(capsys)
+    assert "stabkit sweep lr_grid" in printed
     with pytest.raises(SystemExit) as caught:
-        main(["trian"])
-    assert caught.value.code == 2
+        main(["help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_is_its_help_option(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["help", verb], [verb, "--help"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    first, second = capsys.readouterr().out.split("usage: ")[1:]
+    assert first == second
+
+
+def test_every_example_of_the_help_is_a_command_that_is_understood() -> None:
+    lines = [line.split("  ")[1] for line in EXAMPLES.splitlines() if line.startswith("  stabkit")]
+    assert len(lines) > 5
+    for line in lines:
+        _, verb, *words = shlex.split(line)
+        build_parser(verb).parse_known_args([verb, *words])
 
 
 def test_train_runs_resumes_and_says_where(

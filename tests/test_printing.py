@@ -21,8 +21,9 @@ from stabkit.code_state import git_state
 from stabkit.printing import csv_cell, lines, one_line
 from stabkit.rundir import RunDir
 from stabkit.store.reader import load
-from stabkit.sweep.display import live_status, status_table
+from stabkit.sweep.display import live_status
 from stabkit.sweep.status import Row
+from stabkit.sweep.table import status_table
 from tests.analyze.conftest import plant_run
 from tests.conftest import SMALL
 
@@ -103,13 +104,14 @@ def test_figures_and_the_report_show_no_hidden_character(hostile: Path) -> None:
 
 def test_a_table_on_a_terminal_takes_brackets_as_brackets() -> None:
     rows = [
-        Row(f"run {MARKUP}", "failed", reason=f"it said {MARKUP}", events={MARKUP: 1}, log=MARKUP),
-        Row(MARKUP + HOSTILE, MARKUP, reason=HOSTILE),
+        Row("run [red]", "failed", reason=f"it said {MARKUP}", events={MARKUP: 1}, log=MARKUP),
+        Row("b" + HOSTILE, MARKUP, reason=HOSTILE),
     ]
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(status_table(rows))
     text = console.export_text()
-    assert text.count(MARKUP) == 6
+    assert text.count(MARKUP) == 5  # reason, events, log, state and the totals
+    assert text.count("run [red]") == 1
     assert text.count(SHOWN) == 2
     assert is_plain(text)
 

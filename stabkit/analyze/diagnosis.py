@@ -21,6 +21,7 @@ from stabkit.analyze import events
 from stabkit.analyze.judged import Judged
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.nonfinite import nonfinite_entries
+from stabkit.analyze.notes import noted
 from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
 from stabkit.analyze.verdict import verdict
 from stabkit.analyze.workers import WORTH_IT, each
@@ -28,7 +29,7 @@ from stabkit.detect import find_bursts, layer_onsets
 from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
-from stabkit.rundir import TABLES
+from stabkit.rundir import TABLES, Note
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
 
@@ -234,6 +235,11 @@ class Diagnosis:
     @cached_property
     def _gaps(self) -> dict[str, list[str]]:
         return {}
+
+    @cached_property
+    def notes(self) -> list[Note]:
+        """What people noted on steps of the run, and its resumes, in the order of the steps."""
+        return noted(self.run)
 
     def gaps(self, *tables: str) -> list[str]:
         """Return the steps whose rows are missing, in words; by default from every table."""

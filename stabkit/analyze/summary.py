@@ -4,10 +4,11 @@ import math
 
 import pandas as pd
 
-from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.cells import cell_label, group_cells, run_label
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import counts_known
 from stabkit.analyze.findings import findings
+from stabkit.analyze.notes import notes_in_words
 from stabkit.analyze.order import FIRST
 from stabkit.analyze.sentences import (
     NOTHING_SAID,
@@ -89,9 +90,16 @@ def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
         _text_table(table),
         *lacking_rows(table),
         *_findings(runs, table),
+        *_notes(runs),
         footnote(table),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _notes(runs: Diagnoses) -> list[str]:
+    """Return the table of notes on the runs; nothing without notes."""
+    named = ((run_label(cell, run), run.notes) for cell in group_cells(runs) for run in cell.runs)
+    return notes_in_words(named)
 
 
 def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:

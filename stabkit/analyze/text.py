@@ -34,3 +34,9 @@ def times(ratio: float) -> str:
     if ratio >= 1e6:
         return f"{ratio:.2g} times"
     return f"{ratio:.1f} times" if ratio < 100 else f"{float(f'{ratio:.3g}'):,.0f} times"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text from anybody as one line of at most `most` characters."""
+    line = one_line(" ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"

@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
-from stabkit.cli.parser import build_parser
+from stabkit.cli.parser import VERBS, build_parser, no_such_verb
 from stabkit.printing import raise_failed, safe
 
 
@@ -33,13 +33,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def _carry_out(words: list[str]) -> int:
     named = next((word for word in words if not word.startswith("-")), None)
+    if not words:  # as a wrong request: in a script, a verb that is empty must not pass as done
+        print(build_parser(None).format_help(), end="", file=sys.stderr)
+        return 2
+    if named == "help":
+        words = [word for word in words if word != "help"] + ["--help"]
+        named = next((word for word in words if not word.startswith("-")), None)
+    if named is not None and named not in VERBS:
+        print(f"stabkit: {no_such_verb(named)}", file=sys.stderr)
+        return 2
     try:
         try:
             arguments, rest = build_parser(named).parse_known_args(words)
         except SystemExit:  # after `--help`, which argparse prints without a look at errors
             raise_failed(sys.stdout)
             raise
-        arguments.overrides = rest
+        arguments.overrides, arguments.words = rest, words
         from stabkit.cli.dispatch import dispatch
 
         return dispatch(arguments)

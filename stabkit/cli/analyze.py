@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from stabkit.cli.logs import beside, is_log, logs_as_runs
+from stabkit.cli.names import runs_of
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
@@ -12,25 +14,33 @@ from stabkit.rundir import claim_for_file, refuse_link
 
 def act(arguments: argparse.Namespace) -> int:
     """Analyze run folders; a log of another tool is converted to one that is removed afterwards."""
+    if arguments.plot == "list":
+        return _list_plots(arguments.runs)
+    for word in arguments.runs:
+        if "=" in Path(word).name and "/" not in word and not Path(word).exists():
+            raise RequestError(f"analyze takes no {word!r}")
+    arguments.runs = [runs_of(word) for word in arguments.runs]
     first = arguments.runs[0]
     if arguments.plot is not None and arguments.out is None and is_log(first):
         arguments.out = beside(first, "figures")
-    for folder in arguments.runs:
-        if "=" in folder.name and not folder.exists():
-            raise RequestError(f"analyze takes no {str(folder)!r}")
     with logs_as_runs(arguments.runs) as folders:
         return (
             _summarize(arguments, folders) if arguments.plot is None else _draw(arguments, folders)
         )
 
 
+def _list_plots(named: list[str]) -> int:
+    from stabkit.analyze.plots import PLOTS
+
+    print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
+    say_next("stabkit", "analyze", *named, "--plot", "knn", on_terminals=True)
+    return 0
+
+
 def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     from stabkit.analyze.diagnosis import diagnose
     from stabkit.analyze.plots import PLOTS, draw
 
-    if arguments.plot == "list":
-        print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
-        return 0
     if arguments.plot not in PLOTS:
         raise RequestError(f"no plot {arguments.plot!r}{suggest(arguments.plot, list(PLOTS))}")
     if arguments.csv is not None:
@@ -51,6 +61,7 @@ def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
     print("\n".join(map(str, paths)))
+    say_next("stabkit", "report", str(first), on_terminals=True)
     return 0
 
 
@@ -71,6 +82,7 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
             raise RequestError("--csv is the table of one folder of runs, got 2")
         first, second = (diagnose(runs, metric=arguments.metric) for runs in sets)
         print(compare_sets(first, second))
+        say_next("stabkit", "report", str(arguments.runs[0]))
         return 0
     from stabkit.analyze.csv_file import write_csv
     from stabkit.analyze.summary import describe, run_table
@@ -81,4 +93,5 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     if arguments.csv is not None:
         write_csv(table, arguments.csv)
     print(describe(found, table))
+    say_next("stabkit", "report", str(arguments.runs[0]))
     return 0

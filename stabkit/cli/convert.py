@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError
 from stabkit.convert.convert import convert
 from stabkit.convert.replace import command
@@ -27,7 +28,7 @@ def act(arguments: argparse.Namespace) -> int:
         written = not arguments.dry_run
         print(f"If a guess is wrong: {_again(arguments, options, force=written)}")
     if not arguments.dry_run:
-        print(f"Next: stabkit analyze {out}")
+        say_next("stabkit", "analyze", str(out))
     return 0
 
 

@@ -51,8 +51,14 @@ def module_of(verb: str) -> str:
 
 
 def _refuse_unknown(arguments: argparse.Namespace) -> None:
-    takes_settings = arguments.verb in ("train", "sweep", "evaluate", "import")
+    takes_settings = arguments.verb in ("train", "sweep", "evaluate", "import", "config")
     wrong = [word for word in arguments.overrides if word.startswith("-") or not takes_settings]
+    if wrong and takes_settings and "." in wrong[0].partition("=")[0]:
+        setting = wrong[0].lstrip("-")
+        value = "" if "=" in setting else "=…"
+        raise RequestError(
+            f"{arguments.verb} takes no {wrong[0]!r}; settings go without dashes: {setting}{value}"
+        )
     if wrong:
         hint = suggest(wrong[0].split("=")[0], arguments.options)
         raise RequestError(f"{arguments.verb} takes no {wrong[0]!r}{hint}")

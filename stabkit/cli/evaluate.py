@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from stabkit.cli.names import run_of
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError, open_trained
 from stabkit.config import ConfigError, missing_data, read_config
 from stabkit.evaluate.config import METRICS, evaluate_config
@@ -14,7 +16,7 @@ def act(arguments: argparse.Namespace) -> int:
     methods = [method for method in METRICS if getattr(arguments, method)]
     if not methods:
         raise RequestError("evaluate needs one or more of --knn, --linear, --finetune")
-    rundir = open_trained(arguments.run)
+    rundir = open_trained(run_of(arguments.run))
     run = read_config(rundir.config_file)
     config = evaluate_config(run, arguments.overrides)
     if problem := missing_data(run.model_copy(update={"data": config.data})):
@@ -32,4 +34,5 @@ def act(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of GPU memory, say
         print(f"stabkit: {rundir.path}: {error}", file=sys.stderr)
         return 1
+    say_next("stabkit", "analyze", str(rundir.path), "--plot", "accuracy-table")
     return 0

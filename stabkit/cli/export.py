@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from stabkit.cli.names import run_of
 from stabkit.cli.request import RequestError, open_trained
 from stabkit.rundir import ForeignFolderError
 
@@ -18,7 +19,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.tensorboard is not None:
         return _export_events(arguments)
     encoder: Any = arguments.encoder or "online"
-    rundir = open_trained(arguments.run)
+    rundir = open_trained(run_of(arguments.run))
     from stabkit.train.weights import export
 
     try:
@@ -40,7 +41,7 @@ def _export_events(arguments: argparse.Namespace) -> int:
     if arguments.encoder is not None:
         raise RequestError("--encoder goes with -o FILE: events hold no weights")
     try:
-        count = export_events(open_run(arguments.run), arguments.tensorboard)
+        count = export_events(open_run(run_of(arguments.run)), arguments.tensorboard)
     except ConvertError as error:
         raise RequestError(str(error)) from None
     folder = arguments.tensorboard

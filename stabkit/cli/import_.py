@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError
 from stabkit.config import load_config, run_id
 from stabkit.rundir import (
@@ -35,4 +36,5 @@ def act(arguments: argparse.Namespace) -> int:
     print(f"{rundir.path}: {count} tensors of {arguments.file}, ready for `stabkit evaluate`")
     if config.model.heads:
         print(f"  with {config.model.heads} attention heads, as configured: no weight shows them")
+    say_next("stabkit", "evaluate", str(rundir.path), "--knn")
     return 0

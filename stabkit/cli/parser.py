@@ -1,20 +1,27 @@
 """The verbs and their options."""
 
 import argparse
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 
 from stabkit.version import __version__
 
 
-def build_parser(named: str | None) -> argparse.ArgumentParser:
-    """Return a parser that knows every verb, and the options of the `named` one."""
+def build_parser(named: str | None, whole: bool = False) -> argparse.ArgumentParser:
+    """Return a parser that knows every verb, and the options of the `named` one, or of all."""
     about = (
         "Is this training run secretly unstable, where did it start, what would have prevented it?"
     )
-    parser = argparse.ArgumentParser("stabkit", description=about)
+    parser = argparse.ArgumentParser(
+        "stabkit",
+        usage="stabkit VERB ...",
+        description=about,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"stabkit {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
     for name, (about, takes, fill) in VERBS.items():
         # No abbreviations: a mistyped option is refused with a suggestion, never guessed.
         verb = verbs.add_parser(
@@ -23,12 +30,24 @@ def build_parser(named: str | None) -> argparse.ArgumentParser:
             description=about,
             usage=f"stabkit {name} {takes} [options]",
             allow_abbrev=False,
-            add_help=name == named,
+            add_help=whole or name == named,
         )
-        if name == named:
+        if whole or name == named:
             fill(verb)
             verb.set_defaults(options=list(verb._option_string_actions))
     return parser
+
+
+def no_such_verb(word: str) -> str:
+    """Return the message on a word that is no verb, with the one that was meant."""
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    if word in INSTEAD:
+        hint = f"; use `stabkit {INSTEAD[word]}`"
+    elif near:
+        hint = f"; did you mean {near[0]!r}?"
+    else:
+        hint = f"; known: {', '.join(VERBS)}"
+    return f"no verb {word!r}{hint}"
 
 
 def _train(verb: argparse.ArgumentParser) -> None:
@@ -48,7 +67,7 @@ def _allow_inexact(verb: argparse.ArgumentParser) -> None:
 
 
 def _sweep(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("file", type=Path, help="a sweep file, e.g. sweeps/lr_grid.yaml")
+    verb.add_argument("file", help="a sweep file, or the name of one in sweeps/, e.g. lr_grid")
     verb.add_argument("--scale", help="the size to run at (default: the first in the file)")
     verb.add_argument(
         "--runs",
@@ -81,7 +100,9 @@ def _sweep(verb: argparse.ArgumentParser) -> None:
 
 
 def _status(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("runs", type=Path)
+    verb.add_argument(
+        "runs", nargs="?", default="runs", help="a folder, or the name of a study (default: runs)"
+    )
     verb.add_argument("--json", action="store_true", help="for scripts")
     verb.add_argument("--watch", action="store_true", help="refresh until no run is under way")
 
@@ -89,9 +110,9 @@ def _status(verb: argparse.ArgumentParser) -> None:
 def _analyze(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "runs",
-        type=Path,
         nargs="+",
-        help="a folder with run folders at any depth, or a log of another tool; two are compared",
+        help="a folder with run folders at any depth, the name of a study, or a log of another "
+        "tool; two are compared",
     )
     verb.add_argument("--plot", metavar="NAME", help="a figure; `--plot list` names them all")
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
@@ -112,7 +133,7 @@ def _metric(verb: argparse.ArgumentParser) -> None:
 
 def _report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "runs", help="a folder above run folders, or a log of another tool; or a study: lr_grid"
+        "runs", help="a folder above run folders, the name of a study, or a log of another tool"
     )
     verb.add_argument("-o", "--out", type=Path, help="the HTML file (default: RUNS/report.html)")
     _metric(verb)
@@ -122,7 +143,7 @@ def _report(verb: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=Path, help="a run folder; its last checkpoint is evaluated")
+    verb.add_argument("run", help="a run folder or its id; its last checkpoint is evaluated")
     verb.add_argument(
         "--knn", action="store_true", help="kNN: the whole training set votes, for many k"
     )
@@ -147,7 +168,7 @@ def _signals(verb: argparse.ArgumentParser) -> None:
 
 
 def _export(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=Path)
+    verb.add_argument("run", help="a run folder or its id")
     verb.add_argument(
         "-o", "--out", type=Path, metavar="FILE", help="write the weights of the backbone"
     )
@@ -166,6 +187,24 @@ def _import(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("config", help="a configuration: the backbone, and the data to evaluate on")
     verb.add_argument("--run-dir", type=Path, help="the run's folder (default: runs/imported/…)")
+
+
+def _config(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "source",
+        help="a preset, a YAML file of settings, a sweep file or its name, or a run folder",
+    )
+    verb.add_argument("--scale", help="of a sweep: the size to run at (default: the first)")
+
+
+def _note(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", help="a run folder or its id; it may be training")
+    verb.add_argument("step", type=int, help="the step that the note is about")
+    verb.add_argument("text", help="what to say, in one line")
+
+
+def _completion(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
 def _convert(verb: argparse.ArgumentParser) -> None:
@@ -203,14 +242,20 @@ def _convert(verb: argparse.ArgumentParser) -> None:
 # verb -> what it does, what it takes in short, the function that adds its options
 VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("train one run", "CONFIG [key=value ...]", _train),
-    "sweep": ("run every run of a sweep file", "FILE [key=value ...]", _sweep),
-    "status": ("show how the runs below a folder stand", "RUNS", _status),
+    "sweep": ("run every run of a sweep file", "FILE|STUDY [key=value ...]", _sweep),
+    "status": ("show how the runs below a folder stand", "[RUNS|STUDY]", _status),
     "analyze": (
         "summarize runs in words, compare two sets of runs, or draw a figure",
-        "RUNS|LOG [RUNS|LOG]",
+        "RUNS|STUDY|LOG [RUNS|STUDY|LOG]",
         _analyze,
     ),
-    "report": ("write one page with all of it", "RUNS|LOG|STUDY", _report),
+    "report": ("write one page with all of it", "RUNS|STUDY|LOG", _report),
+    "note": ("write a note on a step of a run", "RUN STEP TEXT", _note),
+    "config": (
+        "print every setting of a preset, file, sweep or run, and what it means",
+        "PRESET|FILE|STUDY|RUN [key=value ...]",
+        _config,
+    ),
     "evaluate": (
         "measure how good a run's backbone is",
         "RUN --knn|--linear|--finetune [key=value ...]",
@@ -232,4 +277,26 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
         "SOURCE -o FOLDER [--map NAME=TARGET ...]",
         _convert,
     ),
+    "completion": ("print what makes Tab complete verbs and options", "SHELL", _completion),
 }
+# What other programs call a verb, and what to use here.
+INSTEAD = {
+    "run": "train CONFIG",
+    "plot": "analyze RUNS --plot NAME",
+    "compare": "analyze RUNS RUNS",
+    "list": "status",
+    "settings": "config PRESET",
+}
+EXAMPLES = """\
+examples:
+  stabkit train tiny                        train a small ViT on this machine, in minutes
+  stabkit train tiny optim.lr=4e-2          the same with another learning rate
+  stabkit sweep lr_grid                     every run of sweeps/lr_grid.yaml
+  stabkit status lr_grid                    how the runs in runs/lr_grid stand
+  stabkit analyze lr_grid                   which of them were unstable, and where it began
+  stabkit analyze lr_grid --plot knn        a figure; `--plot list` names them all
+  stabkit report lr_grid                    all of it on one page
+  stabkit analyze training.log              the same for the log of another tool
+
+`stabkit VERB --help` says what a verb takes. A study may be named in place of its folder.
+"""

@@ -1,12 +1,15 @@
 """Run `stabkit report`: write the page on a study."""
 
 import argparse
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabkit.cli.logs import beside, is_log, logs_as_runs
+from stabkit.cli.names import runs_of
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
 from stabkit.rundir import claim_for_file
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 def act(arguments: argparse.Namespace) -> int:
     """Write the page of run folders, or of a log of another tool, which is converted for it."""
-    folder = _study_folder(arguments.runs)
+    folder = runs_of(arguments.runs)
     own = beside(folder, "report.html") if is_log(folder) else folder / "report.html"
     out = arguments.out or own
     if out.is_dir():
@@ -44,18 +47,6 @@ def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> in
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
     print(out)
+    if opener := shutil.which("open" if sys.platform == "darwin" else "xdg-open"):
+        say_next(Path(opener).name, str(out), on_terminals=True)
     return 0
-
-
-def _study_folder(word: str) -> Path:
-    """Return the folder or log of that name, or the folder with the runs of that sweep."""
-    if Path(word).is_dir() or (Path(word).is_file() and not word.endswith((".yaml", ".yml"))):
-        return Path(word)
-    name, advice = word, ""
-    if word.endswith((".yaml", ".yml")):
-        from stabkit.sweep.grid import load_sweep
-
-        name, advice = load_sweep(Path(word)).name, f"; `stabkit sweep {word}` makes its runs"
-    if (folder := Path("runs") / name).is_dir():
-        return folder
-    raise RequestError(f"{word}: no such folder, and no {folder} for a study{advice}")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError
 from stabkit.monitor.catalog import catalog
 
@@ -11,4 +12,5 @@ def act(arguments: argparse.Namespace) -> int:
         print(catalog(arguments.names, arguments.module))
     except ValueError as error:
         raise RequestError(str(error)) from None
+    say_next("stabkit", "train", "tiny", "runtime.signals=[attention]", on_terminals=True)
     return 0

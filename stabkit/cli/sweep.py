@@ -3,6 +3,8 @@
 import argparse
 import shutil
 
+from stabkit.cli.names import sweep_file
+from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError
 from stabkit.config import ConfigError, parse_overrides, unusable_path
 from stabkit.sweep.folders import refuse_foreign
@@ -17,10 +19,11 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.allow_inexact:
         run_words.append("runtime.allow_inexact=true")
     slurm_settings = parse_overrides([word.removeprefix(SLURM) for word in slurm_words])
-    sweep = load_sweep(arguments.file, arguments.scale, run_words)
+    file = sweep_file(arguments.file)
+    sweep = load_sweep(file, arguments.scale, run_words)
     problems = dict.fromkeys(p for run in sweep.runs if (p := unusable_path(run.config)))
     if problems:
-        raise ConfigError(str(arguments.file), list(problems))
+        raise ConfigError(str(file), list(problems))
     folder = arguments.runs / sweep.name
     if arguments.cancel or arguments.cancel_removed:
         from stabkit.sweep.cancel import cancel_removed, cancel_sweep
@@ -34,14 +37,21 @@ def act(arguments: argparse.Namespace) -> int:
     refuse_foreign(sweep, folder)
     if arguments.dry_run:
         print_plan(sweep, folder)
-    if not on_slurm:
-        return 0 if arguments.dry_run else launch(sweep, folder, retry_failed)
-    from stabkit.sweep.submit import print_submission, submit
+    if not on_slurm and not arguments.dry_run:
+        code = launch(sweep, folder, retry_failed)
+        say_next("stabkit", "status" if code else "analyze", str(folder))
+        return code
+    if on_slurm:
+        from stabkit.sweep.submit import print_submission, submit
 
-    if arguments.dry_run:
+        if not arguments.dry_run:
+            code = submit(sweep, folder, slurm_settings, retry_failed, arguments.snapshot)
+            if code == 0:
+                say_next("stabkit", "status", str(folder), "--watch")
+            return code
         print_submission(sweep, folder, slurm_settings, retry_failed)
-        return 0
-    return submit(sweep, folder, slurm_settings, retry_failed, arguments.snapshot)
+    say_next("stabkit", *(word for word in arguments.words if word != "--dry-run"))
+    return 0
 
 
 def _for_slurm(sweep: Sweep) -> bool:

@@ -58,7 +58,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file of settings. Raises ConfigError."""
     try:
         content = read_yaml(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(str(path), [error.strerror or str(error)]) from None
+    except ValueError as error:
         raise ConfigError(str(path), [str(error)]) from None
     if not isinstance(content, dict):
         raise ConfigError(str(path), [f"holds {type(content).__name__}, not a mapping of settings"])

@@ -13,14 +13,16 @@ from stabkit.rundir.claim import (
 from stabkit.rundir.find import TABLES, LeftOutWarning, find_runs, left_out
 from stabkit.rundir.hidden_folder import hidden_folder
 from stabkit.rundir.lock import HeldFolder, RunBusyError, same_folder
+from stabkit.rundir.notes import Note
 from stabkit.rundir.own_files import LinkedError, append_to, own_folder, read_file, refuse_link
 from stabkit.rundir.run_dir import RunDir
 from stabkit.rundir.status import AHEAD, LOST_AFTER_S, Standing, State, Status, utc_now
 
 __all__ = [
     "AHEAD", "LOST_AFTER_S", "MONITOR_SETTINGS", "TABLES", "ForeignFolderError", "HeldFolder",
-    "LeftOutWarning", "LinkedError", "RunBusyError", "RunDir", "Standing", "State", "Status",
-    "append_to", "atomic_write", "claim_for_file", "claim_for_import", "claim_for_monitor",
-    "claim_for_run", "claim_for_sweep", "find_runs", "hidden_folder", "left_out", "own_folder",
-    "read_file", "refuse_link", "remove_dead", "same_folder", "utc_now", "whole",
+    "LeftOutWarning", "LinkedError", "Note", "RunBusyError", "RunDir", "Standing", "State",
+    "Status", "append_to", "atomic_write", "claim_for_file", "claim_for_import",
+    "claim_for_monitor", "claim_for_run", "claim_for_sweep", "find_runs", "hidden_folder",
+    "left_out", "own_folder", "read_file", "refuse_link", "remove_dead", "same_folder", "utc_now",
+    "whole",
 ]  # fmt: skip

@@ -20,7 +20,10 @@ _BEFORE = re.compile(
     r"\.lock|log\.txt|slurm-.+\.(out|err)|\.DS_Store"
     r"|\.(config\.yaml|status\.json|meta\.json|events\.jsonl)\..+"
 )
-_KEPT = ("config.yaml", "meta.json", "status.json", "events.jsonl", "job.json", "log.txt", ".lock")
+_KEPT = (
+    *("config.yaml", "meta.json", "status.json", "events.jsonl", "notes.jsonl", "job.json"),
+    *("log.txt", ".lock"),
+)
 _SECTIONS = {"data", "model", "train", "knn", "runtime"}  # every config.yaml of a run has these
 _ELSEWHERE = "name another folder"
 # The first line of a config.yaml that a Monitor wrote: the settings of somebody's own training.

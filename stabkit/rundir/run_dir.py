@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stabkit.rundir import event_log, status
+from stabkit.rundir import event_log, notes, status
 from stabkit.rundir.atomic import atomic_write, remove_dead
 from stabkit.rundir.find import TABLES
 from stabkit.rundir.lock import HeldFolder, is_locked, locked
@@ -36,6 +36,10 @@ class RunDir:
     @property
     def events_file(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def notes_file(self) -> Path:
+        return self.path / "notes.jsonl"
 
     @property
     def log_file(self) -> Path:
@@ -127,6 +131,14 @@ class RunDir:
     def trim_events(self, step: int) -> None:
         """Drop what was observed at or after `step`, before a run is resumed there."""
         event_log.trim_events(self.events_file, step)
+
+    def append_note(self, step: int, text: str) -> None:
+        """Append a note to `notes.jsonl`, which no training writes; needs no lock."""
+        notes.append_note(self.notes_file, step, text)
+
+    def read_notes(self) -> list[notes.Note]:
+        """Return the notes of people, in the order of their steps."""
+        return notes.read_notes(self.notes_file)
 
     @contextmanager
     def lock(self) -> Iterator[HeldFolder]:

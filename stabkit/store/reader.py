@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.rundir import RunDir, Status, find_runs, left_out, read_file
+from stabkit.rundir import Note, RunDir, Status, find_runs, left_out, read_file
 from stabkit.store.schema import KEYS, TABLES
 from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
@@ -151,6 +151,14 @@ class Run:
             return self.dir.read_events()
         except OSError as error:
             left_out(self.dir.events_file, f"not readable ({error.strerror})")
+            return []
+
+    def notes(self) -> list[Note]:
+        """Return what people noted with `stabkit note`, in the order of the steps."""
+        try:
+            return self.dir.read_notes()
+        except OSError as error:
+            left_out(self.dir.notes_file, f"not readable ({error.strerror})")
             return []
 
     def log(self) -> pd.DataFrame:

@@ -1,105 +1,100 @@
-"""Show status rows: a live table on a terminal, plain lines in a log."""
+"""Show status rows while runs go on: a live table on a terminal, or a line a change of state."""
 
 import sys
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from stabkit.printing import bare_stdout, one_line
+from stabkit.sweep.looks import JUDGED, Look, Looks
 from stabkit.sweep.status import Row
+from stabkit.sweep.table import cells, remarks, status_table, totals
 
-LINES_EVERY_S = 20.0
 WATCH_EVERY_S = 15.0  # SLURM is asked each time, and should not be asked too often
 QUIET = ("waiting", "done")  # states that are counted when a screen is too small
 UNDER_WAY = ("waiting", "running", "unstable")
-STYLE = {
-    "done": "green",
-    "running": "cyan",
-    "unstable": "magenta",
-    "preempted": "yellow",
-    "failed": "red",
-    "lost": "red",
-}
+OWN_LINES = 5  # of a table, beside its rows: its header, the totals, the runs left out
 
 
 @contextmanager
 def live_status(read: Callable[[], Sequence[Row]]) -> Iterator[Callable[[], None]]:
     """Yield a function to call often; it redraws, or prints lines, at most once a second."""
     if sys.stdout.isatty():
-        console = Console(file=bare_stdout())
+        console, looks = Console(file=bare_stdout()), Looks()
+        began = time.monotonic()
 
-        def draw() -> Table:
-            return _fitting(read(), console.height)
+        def draw() -> Group:
+            return _fitting(read(), console, looks, time.monotonic() - began)
 
         # Redrawn only when asked to: the launcher shares its cores with the runs.
         with Live(draw(), console=console, auto_refresh=False, transient=True) as live:
             yield _at_most_every(1.0, lambda: live.update(draw(), refresh=True))
-        console.print(status_table(read()))
+        console.print(whole_table(read(), console.width, looks))
         return
     lines = _Lines(read)
     yield _at_most_every(1.0, lines.update)
     lines.update()
 
 
-def _fitting(rows: Sequence[Row], height: int) -> Table:
+@contextmanager
+def shown_meanwhile(read: Callable[[], Sequence[Row]]) -> Iterator[None]:
+    """Show the rows from a thread of its own until the block ends; nothing without a terminal."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    ended = threading.Event()
+    with live_status(read) as tick:
+
+        def draw() -> None:
+            try:
+                while not ended.wait(1.0):
+                    tick()
+            except OSError:  # the terminal or the folder is gone; the block says so, if it matters
+                return
+
+        thread = threading.Thread(target=draw, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def whole_table(rows: Sequence[Row], width: int, looks: Looks | None = None) -> Group:
+    """Return all rows as a table; of many runs without what takes time to find out."""
+    looks = looks or Looks()
+    few = len(rows) <= JUDGED
+    found = {row.path: looks.of(row) for row in rows} if few else None
+    return status_table(rows, found, width=width)
+
+
+def _fitting(
+    rows: Sequence[Row], console: Console, looks: Looks, so_far: float | None = None
+) -> Group:
     """Return a table that fits a screen: runs under way or failed first, the rest counted."""
-    room = max(1, height - 3)
-    if len(rows) <= room:
-        return status_table(rows)
+    room = max(1, console.height - OWN_LINES)
     order = sorted(range(len(rows)), key=lambda i: rows[i].state in QUIET)
-    table = status_table([rows[i] for i in sorted(order[:room])])
-    rest = Counter(rows[i].state for i in order[room:])
-    counts = ", ".join(f"{count:,} {state}" for state, count in rest.items())
-    table.add_row(Text(f"and {counts}", "dim"))
-    return table
+    shown = [rows[i] for i in sorted(order[:room])]
+    found = {row.path: looks.of(row) for row in shown}
+    rest = [rows[i] for i in order[room:]]
+    return status_table(shown, found, rest, so_far, console.width)
 
 
-def status_table(rows: Sequence[Row]) -> Table:
-    """Return the rows as a table for a terminal."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for name in ("state", "step", "images/s", "left", "kNN", "events"):
-        words = name in ("state", "events")
-        table.add_column(name, justify="left" if words else "right", no_wrap=True)
-    for row in rows:
-        # As Text, since brackets in a name or a reason are not markup.
-        state = Text(row.state, STYLE.get(row.state, ""))
-        table.add_row(Text(one_line(row.run)), state, *map(Text, _cells(row)))
-        for text in _remarks(row):
-            table.add_row(Text(f"  {text}", "dim"))
-    return table
-
-
-def status_line(row: Row) -> str:
+def status_line(row: Row, look: Look | None = None) -> str:
     """Return one run as a plain line."""
-    step, rate, left, knn, events = _cells(row)
-    words = [f"{row.state:<11}", one_line(row.run)] + [f"step {step}"] * bool(step)
+    step, rate, left, knn, events = cells(row)
+    verdict = look.verdict if look is not None and row.state == "done" else None
+    words = [f"{row.state:<11}", one_line(row.run)] + [verdict] * bool(verdict)
+    words += [f"step {step}"] * bool(step)
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
     words += [f"kNN {knn}"] * bool(knn) + [events] * bool(events)
-    words += [f"({text})" for text in _remarks(row)]
-    return "  ".join(words)
-
-
-def _remarks(row: Row) -> list[str]:
-    """Return the reason of a run's state, and the log of one that failed or is lost."""
-    log = [f"log: {row.log}"] if row.log and row.state in ("failed", "lost") else []
-    why = [" ".join(row.reason.split("\n")), *log] if row.reason else log
-    return [one_line(text) for text in why]
-
-
-def _cells(row: Row) -> tuple[str, str, str, str, str]:
-    step = f"{row.step}/{row.steps}" if row.steps else str(row.step or "")
-    rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
-    left = f"{int(row.eta_s) // 60}:{int(row.eta_s) % 60:02d}" if row.eta_s is not None else ""
-    knn = f"{row.knn:.3f}" if row.knn is not None else ""
-    events = ", ".join(f"{n} {one_line(kind)}{'s' * (n > 1)}" for kind, n in row.events.items())
-    return step, rate, left, knn, events
+    words += [f"({text})" for text in remarks(row)]
+    return "  ".join(map(str, words))
 
 
 def watch(read: Callable[[], Sequence[Row]]) -> None:
@@ -115,22 +110,21 @@ def watch(read: Callable[[], Sequence[Row]]) -> None:
 
 
 class _Lines:
-    """Print a run when its state changes, and every running one from time to time."""
+    """Print a run when its state changes, with the totals when it ends, and nothing else."""
 
     def __init__(self, read: Callable[[], Sequence[Row]]) -> None:
         self.read = read
         self.states = {row.run: row.state for row in read()}
-        self.printed = time.monotonic()
+        self.looks = Looks()
 
     def update(self) -> None:
-        due = time.monotonic() - self.printed > LINES_EVERY_S
-        for row in self.read():
-            changed = self.states.get(row.run) != row.state
-            if changed or (due and row.state in ("running", "unstable")):
-                print(status_line(row), flush=True)
+        rows = self.read()
+        for row in rows:
+            if self.states.get(row.run) != row.state:
+                look = self.looks.of(row) if row.state == "done" else None
+                total = f"  [{totals(rows)}]" if row.state not in UNDER_WAY else ""
+                print(status_line(row, look) + total, flush=True)
             self.states[row.run] = row.state
-        if due:
-            self.printed = time.monotonic()
 
 
 def _at_most_every(seconds: float, act: Callable[[], None]) -> Callable[[], None]:

@@ -34,6 +34,7 @@ class Row:
     job: str | None = None
     job_state: str | None = None  # as squeue spells it, while SLURM holds the job
     log: str | None = None
+    path: str = ""
 
 
 def status_rows(folder: Path) -> list[Row]:
@@ -89,7 +90,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status = rundir.read_status() or Status("waiting")
         standing = rundir.standing()
     except (ValueError, OSError) as error:
-        return Row(name, "unreadable", reason=str(error))
+        return Row(name, "unreadable", reason=str(error), path=str(rundir.path))
     running = standing == "running"
     return Row(
         name if name != "." else rundir.path.name,
@@ -102,6 +103,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
         _reason(rundir, status, standing),
         status.events,
         log=str(rundir.log_file) if rundir.log_file.is_file() else None,
+        path=str(rundir.path),
     )
 
 

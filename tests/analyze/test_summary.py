@@ -98,7 +98,9 @@ def test_the_command_prints_what_the_library_says(
     if "--plot" in command:
         assert printed.split() == [f"{grid}/figures/knn.{end}" for end in ("png", "pdf", "csv")]
     else:
-        assert printed.strip() == summary(diagnosed(grid)).strip()
+        said, _, following = printed.strip().rpartition("\n")
+        assert said.strip() == summary(diagnosed(grid)).strip()
+        assert following == f"Next: stabkit report {grid}"
 
 
 def test_only_the_worst_of_many_runs_are_listed(

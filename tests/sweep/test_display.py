@@ -3,16 +3,21 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
+from stabkit.analyze.verdict import VERDICTS
 from stabkit.rundir import RunDir, Status
-from stabkit.sweep import display, status
-from stabkit.sweep.display import live_status, status_line, status_table, watch
+from stabkit.sweep import display, looks, status
+from stabkit.sweep.display import live_status, status_line, watch
+from stabkit.sweep.looks import Look, Looks, sparkline
 from stabkit.sweep.status import Row, row_reader, status_row, status_rows
+from stabkit.sweep.table import settings_in, state_words, status_table, time_left
+from tests.analyze.conftest import plant_run
 
 RUNNING = Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)
 FAILED = Row("lr=[red]2", "failed", 3, 100, reason="ValueError: [bold]no[/bold]", log="a/log")
@@ -81,13 +86,108 @@ with live_status(lambda: [Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)]) as
 def test_a_long_table_shows_what_is_under_way_or_failed_and_counts_the_rest() -> None:
     rows = [Row(f"lr={i}", "waiting") for i in range(90)]
     rows[50], rows[70], rows[80] = RUNNING, FAILED, Row("lr=80", "done")
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(display._fitting(rows, 8))
-    text = console.export_text()
+    text = shown(lambda console: display._fitting(rows, console, Looks()), height=10)
     assert "30/100" in text
     assert "ValueError" in text
     assert "and 84 waiting, 1 done" in text
-    assert "and" not in display._fitting(rows, 100).columns[0]._cells[-1]
+    assert "1 of 90 done, 87 waiting, 1 running, 1 failed · 2:15:43 left" in text
+    whole = shown(lambda console: display._fitting(rows, console, Looks()), height=100)
+    assert "and 8" not in whole
+
+
+def shown(make: Callable[[Console], Group], height: int = 50, width: int = 100) -> str:
+    console = Console(width=width, height=height, record=True, file=io.StringIO())
+    console.print(make(console))
+    return console.export_text()
+
+
+SWEPT = [
+    Row(f"mini/freeze={f},lr={lr},seed=0-{number:08x}", "done", 8, 8, knn=0.5, path=f"{number}")
+    for number, (f, lr) in enumerate([(False, 0.004), (False, 0.04), (True, 0.004), (True, 0.04)])
+]
+
+
+def test_each_setting_that_varies_has_a_column_and_the_id_is_there() -> None:
+    first, *others = shown(lambda _: status_table(SWEPT)).splitlines()
+    assert first.split() == ["freeze", "lr", "id", "state", "step", "kNN"]
+    assert others[1].split() == ["False", "0.04", "00000001", "done", "8/8", "0.500"]
+    assert others[4].split() == ["4", "of", "4", "done"]
+    alone = shown(lambda _: status_table(SWEPT[:1]))
+    assert alone.splitlines()[1].startswith("freeze=False,lr=0.004,seed=0-00000000")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("lr=0.1,seed=0-0123abcd", {"lr": "0.1", "seed": "0", "id": "0123abcd"}),
+        ("sigma=_0.1,_0.5_,a=b=c-0123abcd", {"sigma": "_0.1,_0.5_", "a": "b=c", "id": "0123abcd"}),
+        ("tiny-0123abcd", None),
+        ("lr=0.1,seed=0", None),
+        ("x" * 110 + "lr=0.1,see-0123abcd", None),
+    ],
+)
+def test_settings_are_read_from_a_name_that_has_them(
+    name: str, settings: dict[str, str] | None
+) -> None:
+    assert settings_in(name) == settings
+
+
+def test_only_a_run_that_was_found_stable_is_green() -> None:
+    colors = {
+        verdict: state_words(SWEPT[0], Look((), verdict)).style for verdict in (None, *VERDICTS)
+    }
+    assert [verdict for verdict, color in colors.items() if color == "green"] == ["stable"]
+    assert colors["collapsed"] == colors["diverged"] == "red"
+    assert state_words(replace(SWEPT[0], events={"dip": 1}), Look()).style == "yellow"
+
+
+def test_a_curve_shows_a_dip_of_one_evaluation_and_ends_where_the_run_is() -> None:
+    row = Row("a", "running", 50, 100)
+    values = [0.2 + 0.01 * i for i in range(60)]
+    values[41] = 0.0
+    signs = sparkline(Look(tuple(values)), row, 0.0, 0.8)
+    assert len(signs) == 6
+    assert signs[4] == "▁"
+    assert sorted(signs[:4] + signs[5]) == list(signs[:4] + signs[5])
+    assert sparkline(Look((0.5,)), row, 0.5, 0.5) == ""
+    assert sparkline(Look(), row, 0.0, 1.0) == ""
+
+
+def test_the_time_left_counts_what_waits_at_the_rate_of_what_runs() -> None:
+    running = [Row("a", "running", 50, 100, eta_s=10.0), Row("b", "running", 0, 100, eta_s=20.0)]
+    assert time_left(running) == 20.0
+    assert time_left([*running, Row("c", "waiting", 0, 100)]) == pytest.approx(250 / 10)
+    assert time_left([*running, Row("c", "failed", 0, 100)]) == 20.0
+    assert time_left([Row("c", "waiting", 0, 100)]) is None
+
+
+def test_a_narrow_terminal_loses_the_least_columns() -> None:
+    rows = [replace(row, state="running", images_per_s=5.0, eta_s=3.0) for row in SWEPT]
+    wide = shown(lambda _: status_table(rows, width=100), width=100).splitlines()[0]
+    narrow = shown(lambda _: status_table(rows, width=50), width=50).splitlines()[0]
+    assert set(wide.split()) - set(narrow.split()) == {"images/s", "left"}
+
+
+def test_a_record_is_looked_into_at_the_start_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_run(tmp_path / "run", dip=0.2)
+    read: list[str] = []
+    monkeypatch.setattr(looks, "_curve", lambda path: read.append(path) or (0.1, 0.2))
+    found, row = Looks(), Row("run", "running", 5, 9, path=str(tmp_path / "run"))
+    assert [found.of(row).curve for _ in range(3)] == [(0.1, 0.2)] * 3
+    assert read == [row.path]
+    ended = [found.of(replace(row, state="done")) for _ in range(2)]
+    assert ended[0] is ended[1]
+    assert ended[0].verdict == "unstable"
+    assert len(ended[0].curve) > 10
+    assert Looks().of(Row("a", "done", 5, 9)) == Look(), "a row without a folder"
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("damaged")
+
+    monkeypatch.setattr("stabkit.analyze.diagnosis.Diagnosis", fail)
+    assert Looks().of(replace(row, state="done")) == Look()
 
 
 def test_only_what_may_have_changed_is_read_again(

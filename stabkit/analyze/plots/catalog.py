@@ -32,6 +32,7 @@ from stabkit.analyze.plots.lr_sensitivity import (
     lr_sensitivity_figure,
     lr_sensitivity_table,
 )
+from stabkit.analyze.plots.note_lines import draw_notes
 from stabkit.analyze.plots.onset_order import (
     draw_onset_order,
     onset_order_figure,
@@ -131,7 +132,7 @@ def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
     needs.
     """
     table = table_of(name, runs)
-    return save(PLOTS[name].figure(table), table, folder / name)
+    return save(draw_notes(PLOTS[name].figure(table), runs), table, folder / name)
 
 
 def table_of(name: str, runs: Diagnoses) -> pd.DataFrame:
@@ -154,7 +155,7 @@ def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
     """
     table = table_of(name, runs)
     if ax is None:
-        return PLOTS[name].figure(table)
+        return draw_notes(PLOTS[name].figure(table), runs)
     panel, divided = PANELS.get(name, (None, None))
     if panel is None or (divided and table[divided].nunique() > 1):
         raise ValueError(f"{name} has several panels for these runs: leave out ax")
@@ -163,7 +164,7 @@ def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
         ax.set(xlabel="step", ylabel=AXIS_NAMES[name](table))
     figure = ax.get_figure(root=True)
     assert figure is not None
-    return figure
+    return draw_notes(figure, runs)
 
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:

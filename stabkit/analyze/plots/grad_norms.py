@@ -27,6 +27,7 @@ from stabkit.analyze.plots.layer_styles import (
     mark_spikes,
     say_nothing,
 )
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
 COLUMNS = 3
@@ -100,6 +101,7 @@ def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         peaks = series.loc[series["event"].astype(bool), "step"]
         mark_spikes(ax, peaks, style["color"], style["zorder"])
     ax.set_yscale("log")
+    shows(ax, frame)
     return ax
 
 
@@ -164,6 +166,7 @@ def _result_name(results: pd.DataFrame) -> str:
 def _draw_result(ax: Axes, rows: pd.DataFrame) -> None:
     if rows.empty:
         return say_nothing(ax, "not recorded")
+    shows(ax, rows)
     ax.plot(rows["step"], rows["value"], color="black", linewidth=0.9)
     event = rows["event"].astype(bool)
     number = (event != event.shift()).cumsum()

@@ -14,6 +14,7 @@ from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, l
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
 
 Styles = dict[str, dict[str, Any]]
@@ -71,6 +72,7 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
     for curve, rows in drawn.groupby("curve", sort=False):
         _draw_curve(ax, rows, styles[str(curve)])
     _draw_chance(ax, frame)
+    shows(ax, frame)
     ax.set(title=title.strip(), xlabel="step")
     return ax
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.events import relative_norms
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
 COLUMNS = 3
@@ -111,6 +112,7 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
     ax.set(xlim=(edges[0], edges[-1]), ylim=(len(layers) - 0.5, -0.5), xlabel="step")
     ax.set_yticks(range(len(layers)), labels=layers, fontsize=7)
     ax.tick_params(axis="y", length=0)
+    shows(ax, frame)
     return ax
 
 

@@ -12,6 +12,7 @@ from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.plots.curves import loss_curve, loss_events, main_loss, spans_decades
 from stabkit.analyze.plots.knn import Styles, curve_styles
 from stabkit.analyze.plots.layer_styles import cross_out, mark_spikes, not_finite_handle
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
 COLUMNS = ["run", "seed", "panel", "curve", "series", "step", "value", "event"]
@@ -63,6 +64,7 @@ def draw_loss(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Ax
     if spans_decades(frame["value"]):
         ax.set_yscale("log")
     ax.set(title=wrapped(frame["panel"].iloc[0]), xlabel="step")
+    shows(ax, frame)
     return ax
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
 from stabkit.analyze.plots.signal_rows import HEAD, signal_rows
 from stabkit.analyze.plots.style import RC, new_figure, ramp
@@ -65,6 +66,7 @@ def draw_signals(
     """
     rows = frame[frame["kind"].isin(["layer", "run"])]
     styles = _styles(rows) if styles is None else styles
+    shows(ax, rows)
     for layer, series in rows.groupby("layer", sort=False, dropna=False):
         style = styles.get(str(layer), {"color": "black", "linewidth": 0.9, "zorder": 3})
         _draw_line(ax, series, style)

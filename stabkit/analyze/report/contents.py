@@ -10,6 +10,7 @@ from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
 from stabkit.analyze.plots.many import TooManyError
+from stabkit.analyze.plots.note_lines import draw_notes
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.pictures import Picture, picture
@@ -247,7 +248,8 @@ def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown]
             named = cells if shown is runs else group_cells(shown)
             names = "; ".join(cell_label(cell) for cell in named[:12])
             alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
-            found.append(Shown(title, name, about, picture(plot.figure(table), alt)))
+            drawn = draw_notes(plot.figure(table), shown)
+            found.append(Shown(title, name, about, picture(drawn, alt)))
         except TooManyError as error:
             undrawn.append(f"{name}: {error}")
         except ValueError:

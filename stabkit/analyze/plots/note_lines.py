@@ -1,0 +1,64 @@
+"""Draw the notes on runs into the figures that have an axis of steps.
+
+A drawing function tags its axes with the runs that it shows (`shows`); `draw_notes` does the rest.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from stabkit.analyze.cells import group_cells, run_label
+from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.text import shortened
+from stabkit.rundir import Note
+
+LABELED = 6  # notes of one panel; the labels of more would hide each other
+LONGEST = 22  # characters of a label
+COLOR = "0.3"
+HALO = [withStroke(linewidth=1.5, foreground="white")]  # to be read on curves and colors
+
+
+def shows(ax: Axes, frame: pd.DataFrame) -> None:
+    """Tag an axis of steps with the runs that it shows."""
+    ax.set_gid(json.dumps([str(run) for run in frame["run"].unique()]))
+
+
+def draw_notes(figure: Figure, runs: Diagnoses) -> Figure:
+    """Draw a thin line at each note of the runs that a tagged axis shows, with its text on top."""
+    if not any(run.notes for run in runs):
+        return figure
+    notes = {
+        name: run.notes
+        for cell in group_cells(runs)
+        for run in cell.runs
+        for name in (run.name, run_label(cell, run))  # a table has one or the other
+    }
+    for ax in figure.axes:
+        named = json.loads(ax.get_gid() or "[]")
+        _draw(ax, _of(named, notes))
+    return figure
+
+
+def _of(named: Iterable[str], notes: Mapping[str, Sequence[Note]]) -> list[tuple[int, str]]:
+    """Return step and text of the notes of these runs; the same note on several runs once."""
+    found = [(note.step, note.text) for run in named for note in notes.get(run, [])]
+    return sorted(set(found))
+
+
+def _draw(ax: Axes, notes: Sequence[tuple[int, str]]) -> None:
+    low, high = ax.get_xlim()
+    inside = [(step, text) for step, text in notes if low <= step <= high]
+    for number, (step, text) in enumerate(inside):
+        ax.axvline(step, color=COLOR, linewidth=0.7, linestyle=(0, (4, 2)), zorder=2.5)
+        if number < LABELED:
+            label = ax.annotate(
+                shortened(text, LONGEST), (step, 0.98), xycoords=ax.get_xaxis_transform(),
+                xytext=(2, 0), textcoords="offset points", rotation=90, va="top", ha="left",
+                fontsize=6, color=COLOR, clip_on=True, path_effects=HALO, zorder=3.8,
+            )  # fmt: skip
+            label.set_parse_math(False)
+    ax.set_xlim(low, high)

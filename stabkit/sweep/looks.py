@@ -1,0 +1,87 @@
+"""What a run's record tells beside its status: the curve of its accuracy, and its verdict."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from stabkit.sweep.status import Row
+
+JUDGED = 20  # runs; each verdict takes some tenths of a second
+CURVE = 12  # characters of a curve
+SIGNS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Look:
+    """The accuracies of a run so far, and the verdict, once it is done and was judged."""
+
+    curve: tuple[float, ...] = ()
+    verdict: str | None = None
+
+
+class Looks:
+    """Look into the record of each run from time to time, and once more when it has ended.
+
+    To read a run's table takes at most a fiftieth of the time.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, Look]] = {}
+        self._due: dict[str, float] = {}  # when the record of a run may be read again
+        self._judged = 0
+
+    def of(self, row: Row) -> Look:
+        """Return the look of a run at present."""
+        if not row.path:
+            return Look()
+        state, look = self._known.get(row.path, ("", Look()))
+        now = time.monotonic()
+        if row.state == "done" and self._judged < JUDGED:
+            if state != "done":
+                self._judged += 1
+                look = _judged(row.path)
+        elif (row.step and row.state != state) or now >= self._due.get(row.path, math.inf):
+            look = Look(_curve(row.path))
+            self._due[row.path] = now + max(5.0, 50 * (time.monotonic() - now))
+        self._known[row.path] = row.state, look
+        return look
+
+
+def sparkline(look: Look, row: Row, low: float, high: float) -> str:
+    """Return a curve as signs of eight heights from `low` to `high`, as long as the run went.
+
+    Each sign is the lowest value of its part of the run, so that a short dip shows.
+    """
+    values = look.curve
+    if not values or not high > low:
+        return ""
+    share = row.step / row.steps if row.steps else 1.0
+    count = min(len(values), max(1, round(CURVE * share)))
+    parts = [
+        values[len(values) * i // count : len(values) * (i + 1) // count] for i in range(count)
+    ]
+    last = len(SIGNS) - 1
+    return "".join(SIGNS[round(last * (min(part) - low) / (high - low))] for part in parts)
+
+
+def _curve(path: str) -> tuple[float, ...]:
+    """Return the held-out kNN accuracies on record; none if they cannot be read."""
+    try:
+        from stabkit.store.reader import Run  # pandas takes a second to import
+
+        return tuple(Run(Path(path)).evals("knn_heldout")["value"].tolist())
+    except Exception:  # no damaged record may end a sweep that is shown
+        return ()
+
+
+def _judged(path: str) -> Look:
+    """Return curve and verdict of a run; without them if its record cannot be read."""
+    try:
+        from stabkit.analyze.diagnosis import Diagnosis
+        from stabkit.store.reader import Run
+
+        found = Diagnosis(Run(Path(path)))
+        return Look(tuple(found.evals(found.metric)["value"].tolist()), found.verdict)
+    except Exception:
+        return Look()

@@ -1,0 +1,205 @@
+"""Status rows as a table for a terminal: a column a varied setting, states colored by verdict."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stabkit.printing import one_line
+from stabkit.sweep.looks import Look, sparkline
+from stabkit.sweep.status import OPEN, Row
+
+STYLE = {
+    "running": "cyan",
+    "unstable": "yellow",
+    "preempted": "yellow",
+    "failed": "red",
+    "lost": "red",
+}
+# A run that is done is green only if it was judged and found stable.
+VERDICT_STYLE = {"stable": "green", "diverged": "red", "collapsed": "red", "unknown": ""}
+SPARED = ("images/s", "left", "curve")  # columns for which a narrow terminal has no room
+LONGEST_SLUG = 120  # characters, where the name of a folder is cut
+
+
+def status_table(
+    rows: Sequence[Row],
+    looks: Mapping[str, Look] | None = None,
+    left_out: Sequence[Row] = (),
+    so_far: float | None = None,
+    width: int = 10_000,
+) -> Group:
+    """Return the rows as tables, one a folder, and their totals.
+
+    `looks`: by the path of a run. `left_out`: rows for which a screen has no room, to be counted.
+    `so_far`: seconds since a live table was begun, which show that it lives. `width`: characters of
+    a line; where they do not suffice, a column of `SPARED` is left out.
+    """
+    looks = looks or {}
+    parts: list[RenderableType] = []
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.run.rpartition("/")[0], []).append(row)
+    for folder, members in groups.items():
+        if len(groups) > 1:
+            parts.append(Text(one_line(folder or "."), "bold"))
+        parts.append(_table(members, looks, width))
+    if left_out:
+        counts = Counter(row.state for row in left_out)
+        words = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+        parts.append(Text(f"and {words}", "dim"))
+    every = [*rows, *left_out]
+    last = [totals(every, looks)] if len(every) > 1 else []
+    last += [f"{clock(so_far)} so far"] if so_far is not None else []
+    if last:
+        parts.append(Text(" · ".join(last), "bold"))
+    return Group(*parts)
+
+
+def totals(rows: Sequence[Row], looks: Mapping[str, Look] | None = None) -> str:
+    """Return how many runs are done, what was found in them, and the time that is left."""
+    counts = Counter(row.state for row in rows)
+    done = [row for row in rows if row.state == "done"]
+    known = [look.verdict for row in done if (look := (looks or {}).get(row.path))]
+    found = ", ".join(f"{n:,} {verdict}" for verdict, n in Counter(known).items() if verdict)
+    judged = f" ({found})" if found and None not in known and len(known) == len(done) else ""
+    words = [f"{len(done):,} of {len(rows):,} done{judged}"]
+    words += [f"{n:,} {state}" for state, n in counts.items() if state != "done"]
+    left = time_left(rows)
+    return ", ".join(words) + (f" · {clock(left)} left" if left is not None else "")
+
+
+def time_left(rows: Sequence[Row]) -> float | None:
+    """Return the seconds until all runs are done, if those that wait go as fast as those that run.
+
+    None if no run is under way.
+    """
+    under_way = [row for row in rows if row.eta_s and row.steps > row.step]
+    rate = sum((row.steps - row.step) / (row.eta_s or math.inf) for row in under_way)
+    if not rate:
+        return None
+    usual = max(row.steps for row in under_way)
+    todo = [row for row in rows if row.state in OPEN]
+    steps = sum((row.steps or usual) - row.step for row in todo)
+    return max(steps / rate, *(row.eta_s or 0.0 for row in under_way), 0.0)
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def cells(row: Row) -> tuple[str, str, str, str, str]:
+    """Return step, images/s, time left, kNN and events as text."""
+    step = f"{row.step}/{row.steps}" if row.steps else str(row.step or "")
+    rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
+    left = clock(row.eta_s) if row.eta_s is not None else ""
+    knn = f"{row.knn:.3f}" if row.knn is not None else ""
+    events = ", ".join(f"{n} {one_line(kind)}{'s' * (n > 1)}" for kind, n in row.events.items())
+    return step, rate, left, knn, events
+
+
+def remarks(row: Row) -> list[str]:
+    """Return the reason of a run's state, and the log of one that failed or is lost."""
+    log = [f"log: {row.log}"] if row.log and row.state in ("failed", "lost") else []
+    why = [" ".join(row.reason.split("\n")), *log] if row.reason else log
+    return [one_line(text) for text in why]
+
+
+def state_words(row: Row, look: Look) -> Text:
+    """Return the state, and the verdict on a run that is done, in the color of the verdict."""
+    if row.state != "done":
+        return Text(row.state, STYLE.get(row.state, ""))
+    if look.verdict is None:
+        return Text("done", "yellow" if row.events else "")
+    return Text(f"done · {look.verdict}", VERDICT_STYLE.get(look.verdict, "yellow"))
+
+
+def _table(rows: Sequence[Row], looks: Mapping[str, Look], width: int) -> Table:
+    """Return the rows of one folder as a table. A column that would be empty is left out."""
+    names = _names(rows)
+    seen = [looks.get(row.path, Look()) for row in rows]
+    values = [value for look in seen for value in look.curve if math.isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    curves = [sparkline(look, row, low, high) for look, row in zip(seen, rows, strict=True)]
+    told = list(zip(*map(cells, rows), strict=True))
+    columns = {
+        "state": [state_words(row, look) for row, look in zip(rows, seen, strict=True)],
+        **dict(zip(("step", "images/s", "left", "kNN"), map(_texts, told[:4]), strict=True)),
+        "curve": _texts(curves),
+        "events": _texts(told[4]),
+    }
+    columns = {k: c for k, c in columns.items() if any(c) or k in ("state", "step")}
+    for name in SPARED:
+        if _width({**names, **columns}) > width:
+            columns.pop(name, None)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, column in names.items():
+        right = all(re.fullmatch(r"[-+.0-9e]*", cell) for cell in column)
+        table.add_column(
+            _header(name), justify="right" if right else "left", overflow="fold",
+            no_wrap=name != "run",
+        )  # fmt: skip
+    for name in columns:
+        words = name in ("state", "curve", "events")
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+    for i, row in enumerate(rows):
+        # As Text, since brackets in a name or a reason are not markup.
+        first = [Text(one_line(column[i])) for column in names.values()]
+        table.add_row(*first, *(column[i] for column in columns.values()))
+        for text in remarks(row):
+            table.add_row(Text(f"  {text}", "dim"))
+    return table
+
+
+def _texts(cells: Sequence[str]) -> list[Text]:
+    return [Text(cell) for cell in cells]
+
+
+def _header(name: str) -> str:
+    """Return the name of a column; that of a setting in one line a word."""
+    return name if name == "run" else name.replace("_", "\n")
+
+
+def _width(columns: Mapping[str, Sequence[str | Text]]) -> int:
+    """Return the characters that columns take side by side, two between them."""
+    longest = (
+        max(len(part) for part in (*_header(name).split("\n"), *column))
+        for name, column in columns.items()
+    )
+    return sum(longest) + 2 * (len(columns) - 1)
+
+
+def _names(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the columns that name the runs: each setting that varies and the id, or the name."""
+    names = [row.run.rpartition("/")[2] for row in rows]
+    parsed = [settings_in(name) for name in names]
+    if all(parsed):
+        found = [dict(settings) for settings in parsed if settings]
+        keys = list(dict.fromkeys(key for settings in found for key in settings))
+        columns = {key: [settings.get(key, "") for settings in found] for key in keys}
+        varied = {key: column for key, column in columns.items() if len(set(column)) > 1}
+        if len(varied) > 1:  # more than the id
+            return varied
+    return {"run": names}
+
+
+def settings_in(name: str) -> dict[str, str] | None:
+    """Return the settings and the id in the name of a sweep's run; None for any other name."""
+    slug, _, run_id = name.rpartition("-")
+    if not re.fullmatch("[0-9a-f]{8}", run_id) or len(slug) >= LONGEST_SLUG:
+        return None
+    settings = dict(_pairs(slug))
+    return {**settings, "id": run_id} if settings and "" not in settings else None
+
+
+def _pairs(slug: str) -> Iterator[tuple[str, str]]:
+    """Yield key and value; a comma inside a value begins no new pair."""
+    for part in re.split(r",(?=[A-Za-z0-9_]+=)", slug):
+        key, sep, value = part.partition("=")
+        yield (key, value) if sep else ("", part)

@@ -1,0 +1,145 @@
+"""A note on a run: kept apart from what a training writes, shown in words and in figures."""
+
+import json
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.plots import PLOTS, figure_of
+from stabkit.analyze.summary import summary
+from stabkit.cli import main
+from stabkit.rundir import RunDir
+from stabkit.store.reader import load
+from tests.analyze.conftest import STEPS, plant_run
+from tests.conftest import tree
+
+TEXT = r"$lr$ halved [red] \x"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for i, rate in enumerate((0.001, 0.002)):
+        plant_run(tmp_path / "runs" / str(i), f"optim.lr={rate}", spike=True, seed=i)
+    return tmp_path / "runs"
+
+
+def test_a_note_changes_nothing_else_also_while_the_run_trains(runs: Path) -> None:
+    before = tree(runs / "0")
+    with RunDir(runs / "0").lock():
+        during = tree(runs / "0")
+        assert main(["note", str(runs / "0"), "30", TEXT]) == 0
+        after = tree(runs / "0")
+    assert after.keys() - before.keys() == {"notes.jsonl", ".lock", "checkpoints"} & after.keys()
+    changed = {name for name in during if name != "." and during[name] != after[name]}
+    assert changed == set()
+    (note,) = RunDir(runs / "0").read_notes()
+    assert (note.step, note.text) == (30, TEXT)
+
+
+def test_a_resume_trims_the_log_and_keeps_the_notes(runs: Path) -> None:
+    rundir = RunDir(runs / "0")
+    rundir.append_event("nonfinite", 40)
+    assert main(["note", str(runs / "0"), "40", TEXT]) == 0
+    rundir.trim_events(10)
+    assert rundir.read_events() == []
+    assert [note.text for note in rundir.read_notes()] == [TEXT]
+
+
+def test_notes_of_many_at_once_are_all_whole(runs: Path) -> None:
+    rundir = RunDir(runs / "0")
+
+    def write() -> None:
+        for step in range(25):
+            rundir.append_note(step, "x" * 400)
+
+    threads = [Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = rundir.notes_file.read_text().splitlines()
+    assert len([json.loads(line) for line in lines]) == 100
+    assert [note.step for note in rundir.read_notes()] == sorted([*range(25)] * 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["0", str(STEPS + 1), "x"], f"has the steps 0 to {STEPS}"),
+        (["0", "3", " "], "a note needs a text"),
+        (["0", "3", "x" * 501], "at most 500"),
+        ([".", "3", "x"], "holds 2 runs, name one"),
+        (["nowhere", "3", "x"], "no such folder"),
+    ],
+)
+def test_a_wrong_note_is_refused_and_nothing_written(
+    words: list[str], said: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(runs)
+    assert main(["note", str(runs / words[0]), *words[1:]]) == 2
+    assert said in capsys.readouterr().err
+    assert tree(runs) == before
+
+
+def test_a_link_in_place_of_the_notes_is_refused(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = runs.parent / "precious"
+    target.write_text("mine")
+    (runs / "0" / "notes.jsonl").symlink_to(target)
+    assert main(["note", str(runs / "0"), "3", "x"]) == 2
+    assert "is a link" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+
+
+def test_notes_and_resumes_are_in_the_summary_as_they_were_written(runs: Path) -> None:
+    RunDir(runs / "0").append_note(30, TEXT)
+    RunDir(runs / "1").append_event("resume", 50)
+    text = summary(diagnose(load(runs)))
+    assert [
+        line.split() for line in text.splitlines() if "halved" in line or "resumed" in line
+    ] == [
+        ["30", "base", "lr", "0.001", *TEXT.split()],
+        ["50", "base", "lr", "0.002", "resumed"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["knn", "loss", "grad-norms", "layer-map", "signals"])
+def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs: Path) -> None:
+    RunDir(runs / "0").append_note(30, TEXT)
+    RunDir(runs / "0").append_note(10 * STEPS, "later than any step that was recorded")
+    found = diagnose(load(runs))
+    table = PLOTS[name].table(found)
+    assert not noted(PLOTS[name].figure(table)), "a table knows of no note"
+    texts = noted(figure_of(name, found))
+    assert texts
+    assert {text for text, _ in texts} == {TEXT}
+    assert {step for _, step in texts} == {30}
+    panels = {"knn": 1, "loss": 1, "layer-map": 1}
+    assert len(texts) == panels.get(name, len(texts))
+    RunDir(runs / "0").notes_file.unlink()
+    RunDir(runs / "1").append_note(30, "of the other")
+    other = noted(figure_of(name, diagnose(load(runs))))
+    assert len(other) == len(texts)
+
+
+def noted(figure: object) -> list[tuple[str, float]]:
+    """Return text and step of every label of a note."""
+    axes = figure.axes  # type: ignore[attr-defined]
+    return [
+        (text.get_text(), text.xy[0])
+        for ax in axes
+        for text in ax.texts
+        if text.get_rotation() == 90 and not text.get_parse_math()
+    ]
+
+
+def test_damaged_notes_are_named_and_left_out(runs: Path) -> None:
+    file = RunDir(runs / "0").notes_file
+    RunDir(runs / "0").append_note(30, TEXT)
+    with file.open("a") as notes:
+        notes.write('{"step": "no number", "text": "x"}\n[1]\n{"torn')
+    with pytest.warns(UserWarning, match="1 lines left out"):
+        assert [note.text for note in next(iter(load(runs))).notes()] == [TEXT]
