@@ -23,7 +23,7 @@ RING = ("runtime.checkpoint_every=2", "runtime.keep_states=4")
 def farthest(steps: list[int], every: int) -> float:
     """Return how many times farther back than an event the state before it stands, at the worst.
 
-    The event is just before the next state; distances are from the last state, and one `every` more.
+    The event is just before the next state; distances are those from the last state.
     """
     now, before = steps[-1], [0, *steps[:-1]]
     return max((now - a + every) / (now - b + every) for a, b in zip(before, steps, strict=True))

@@ -1,7 +1,8 @@
 """The ring of whole states that a run keeps: which files there are, and which one goes next.
 
 A kept state is a file `states/step-<step>.pt`, or `states/pinned-<step>.pt`, which the ring no
-longer throws away. The names hold all that the ring knows, so a kill can leave nothing that disagrees.
+longer throws away. The names hold all that the ring knows, so that a kill
+can leave nothing that disagrees.
 """
 
 import os
@@ -93,7 +94,7 @@ class Ring:
         return new
 
     def give_up_one(self) -> bool:
-        """Remove the state that is missed least, never a pinned one; return whether there was one."""
+        """Remove the state that is missed least, none that is pinned; return whether any was."""
         loose = [state for state in kept_states(self.folder) if not state.pinned]
         if not loose:
             return False
