@@ -18,7 +18,7 @@ from stabkit.train.request import config_with_threads
 
 LEAD = 50  # steps before the onset, at least: what stands out must be compared with something
 NO_RUN = "is no run of `stabkit train` or `stabkit sweep`: only their steps can be made again"
-EVALUATIONS = 4  # after the onset, at most, unless `until` says more: an event may last to the end
+EVALUATIONS = 4  # after the onset, at most, unless `until` says more: an event may have no end
 
 
 class ReplayRefusedError(ConfigError):
@@ -32,10 +32,10 @@ class ReplayRefusedError(ConfigError):
 class Plan(NamedTuple):
     """Make the updates `start` to `end` - 1 again.
 
-    `words`: what is replayed. `file`: the state at `start`; None for the start of the run. `states`:
-    the files of later states, by step, to compare with. `damaged`: problems of states that were
-    passed over. `attempt`: the entry of `meta.json` for the process that made step `start`.
-    `later`: entries of processes that went on within the steps.
+    `words`: what is replayed. `file`: the state at `start`; None for the start of the run.
+    `states`: the files of later states, by step, to compare with. `damaged`: problems of states
+    that were passed over. `attempt`: the entry of `meta.json` for the process that made step
+    `start`. `later`: entries of processes that went on within the steps.
     """
 
     config: RunConfig
@@ -151,10 +151,17 @@ def _states(
         step = _step_of(rundir.checkpoint_file, config, damaged)
         if step is not None:
             files[step] = rundir.checkpoint_file
+    start, file = 0, None
     for step in sorted((s for s in files if 0 < s <= latest), reverse=True):
         if _step_of(files[step], config, damaged) == step:
-            return step, files[step], {s: f for s, f in files.items() if step < s <= end}, damaged
-    return 0, None, {s: f for s, f in files.items() if 0 < s <= end}, damaged
+            start, file = step, files[step]
+            break
+    later = {
+        step: path
+        for step, path in sorted(files.items())
+        if start < step <= end and step > latest and _step_of(path, config, damaged) == step
+    }
+    return start, file, later, damaged
 
 
 def _step_of(file: Path, config: RunConfig, damaged: list[str]) -> int | None:
