@@ -12,6 +12,7 @@ from stabkit.rundir import KeptState, Ring, RunDir, kept_states
 from stabkit.rundir import kept_states as found
 from stabkit.rundir.kept_states import dispensable
 from stabkit.train import keeping, loop
+from stabkit.train.alerts import Alerts
 from stabkit.train.loop import train
 from tests.conftest import small_config
 from tests.full import no_room
@@ -115,6 +116,21 @@ def test_what_stands_before_an_event_is_pinned_and_told(tmp_path: Path) -> None:
     told = [event for event in rundir.read_events() if event["kind"] == "pinned"]
     assert [event["step"] for event in told] == pinned
     assert {(event["cause"], event["onset"]) for event in told} == {("dip", 21)}
+
+
+def test_an_event_that_is_found_while_a_run_trains_pins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(alerts: Alerts, step: int, correct: object) -> None:
+        if step == 20:
+            alerts._act("dip", 11)
+
+    monkeypatch.setattr(Alerts, "add", found)
+    rundir = RunDir(tmp_path)
+    train(small_config(*RING), rundir)
+    pinned = [state for state in kept_states(rundir.states_folder) if state.pinned]
+    assert len(pinned) == 2
+    assert max(state.step for state in pinned) <= 11
 
 
 def test_a_resume_deletes_no_state(tmp_path: Path, plain: Path) -> None:

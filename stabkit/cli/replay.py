@@ -41,6 +41,8 @@ def act(arguments: argparse.Namespace) -> int:
         f"equal to the record bit for bit: rows of {done.rows} steps, {done.evaluations} "
         f"evaluations; {whole}"
     )
+    if (missing := done.plan.end - done.plan.start - done.rows) > 0:
+        say(f"the record holds no rows of {missing} other steps")
     if done.changed:
         say(f"although {done.changed}")
     found = look(out, done.plan)
