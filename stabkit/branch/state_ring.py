@@ -86,8 +86,8 @@ class StateRing:
             return
         content = {"step": step, **_copied(self._state()), "random": _random_state()}
         copied = None
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            copied = torch.cuda.Event()
+        if _uses_cuda():
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
         self._last = self._thread.submit(self._write, step, content, copied)
 
@@ -170,19 +170,22 @@ def _check_plain(name: str, part: Any) -> None:
         torch.load(file, weights_only=True)
     except Exception:
         raise TypeError(
-            f"StateRing: the state_dict of {name} holds more than tensors and plain data, and could "
-            "not be read again without running code"
+            f"StateRing: the state_dict of {name} holds more than tensors and plain data, and "
+            "could not be read again without running code"
         ) from None
+
+
+def _uses_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _random_state() -> dict[str, Any]:
     kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), place, has_gauss, gauss],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if cuda else [],
+        "cuda": torch.cuda.get_rng_state_all() if _uses_cuda() else [],
     }
 
 
