@@ -201,6 +201,22 @@ def test_a_damaged_state_is_named_and_passed_over(run: Path, tmp_path: Path) -> 
     assert f"passed over: {states[1].path}: damaged" in said[0]
 
 
+def test_an_event_is_named_by_its_kind_and_number(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dips = pd.DataFrame(
+        {"kind": "dip", "onset": [5, 10, 15], "end": [5, 10, 20], "size": [0.1, 0.3, 0.2]}
+    )
+    monkeypatch.setattr(plan, "found_events", lambda *_: dips)
+    assert make_plan(trained, "dip").onset == 10, "the deepest"
+    third = make_plan(trained, "dip:3")
+    assert (third.onset, third.end, third.words) == (15, 24, "dip at steps 15 to 20")
+    assert make_plan(trained, "dip:1", until=12).end == 12
+    there = "there are dip:1 at step 5, dip:2 at step 10, dip:3 at step 15"
+    with pytest.raises(ReplayRefusedError, match=there):
+        make_plan(trained, "dip:4")
+
+
 def test_what_cannot_be_replayed_is_refused_with_what_would_be_right(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,7 +225,6 @@ def test_what_cannot_be_replayed_is_refused_with_what_would_be_right(
         return capsys.readouterr().err
 
     assert "the last step recorded is 23" in refused(str(run), "--at", "24")
-    assert "no kind" not in refused(str(run), "--at", "dp")
     assert "did you mean 'dip'" in refused(str(run), "--at", "dp")
     assert "the run has no dip; " in refused(str(run), "--at", "dip")
     assert "--until 3 is not after step 5" in refused(str(run), "--at", "5", "--until", "3")
