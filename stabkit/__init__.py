@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stabkit.version import __version__
 
 if TYPE_CHECKING:
+    from stabkit.branch.state_ring import StateRing as StateRing
     from stabkit.config import ConfigError as ConfigError
     from stabkit.config import load_config as load_config
     from stabkit.detect import event_association as event_association
@@ -64,6 +65,7 @@ _HOME = {
     "Run": "stabkit.runs",
     "RunBusyError": "stabkit.rundir",
     "Runs": "stabkit.runs",
+    "StateRing": "stabkit.branch.state_ring",
     "event_association": "stabkit.detect",
     "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",

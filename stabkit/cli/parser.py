@@ -162,6 +162,20 @@ def _evaluate(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _replay(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", type=Path, help="a run folder; it is only read")
+    verb.add_argument(
+        "--at",
+        required=True,
+        metavar="STEP|EVENT",
+        help="a step; or a kind of event: dip is the largest of them, dip:2 the second in time",
+    )
+    verb.add_argument("--until", type=int, metavar="STEP", help="the step to stop before")
+    verb.add_argument(
+        "-o", "--out", type=Path, metavar="FOLDER", help="default: replays/RUN-at-EVENT"
+    )
+
+
 def _signals(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("names", nargs="*", metavar="NAME", help="levels or signals (default: all)")
     verb.add_argument("--module", help="a module to import first, which registers your own signals")
@@ -260,6 +274,11 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
         "measure how good a run's backbone is",
         "RUN --knn|--linear|--finetune [key=value ...]",
         _evaluate,
+    ),
+    "replay": (
+        "make steps of a run again, bit for bit, and measure everything",
+        "RUN --at STEP|EVENT",
+        _replay,
     ),
     "signals": (
         "show what a Monitor can measure: formula, cost, what it reveals",

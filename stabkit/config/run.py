@@ -12,6 +12,7 @@ from stabkit.config.model import RESNETS, ModelConfig
 from stabkit.config.optim import OptimConfig
 from stabkit.config.section import (
     Device,
+    NonNegativeInt,
     Number,
     PositiveFloat,
     PositiveInt,
@@ -87,6 +88,8 @@ class RuntimeConfig(Section):
       run that would go on with another device or number of threads is refused, unless
       `allow_inexact`. Without `threads` it goes on with the number that it began with.
     - `signals`: levels besides `basic`, measured on a small batch every `signals_every` steps.
+    - `keep_states`: how many checkpoints are kept, the nearer the denser, and as many again before
+      events. By default none: a replay can always begin at the seed, so states buy time with disk.
     - `cache`: a folder for decoded pixels, when there are too many images to hold in memory.
     - `runs_per_gpu`: how many runs of a local sweep share a GPU, each in its own process.
     """
@@ -96,6 +99,7 @@ class RuntimeConfig(Section):
     allow_inexact: bool = False
     runs_per_gpu: PositiveInt = 1
     checkpoint_every: PositiveInt = 100
+    keep_states: NonNegativeInt = 0
     flush_every: PositiveInt = 50
     signals: tuple[Literal["attention", "features", "curvature"], ...] = ()
     signals_every: PositiveInt = 50

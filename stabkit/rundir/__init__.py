@@ -12,6 +12,7 @@ from stabkit.rundir.claim import (
 )
 from stabkit.rundir.find import TABLES, LeftOutWarning, find_runs, left_out
 from stabkit.rundir.hidden_folder import hidden_folder
+from stabkit.rundir.kept_states import KeptState, Ring, kept_states
 from stabkit.rundir.lock import HeldFolder, RunBusyError, same_folder
 from stabkit.rundir.notes import Note
 from stabkit.rundir.own_files import LinkedError, append_to, own_folder, read_file, refuse_link
@@ -20,9 +21,9 @@ from stabkit.rundir.status import AHEAD, LOST_AFTER_S, Standing, State, Status, 
 
 __all__ = [
     "AHEAD", "LOST_AFTER_S", "MONITOR_SETTINGS", "TABLES", "ForeignFolderError", "HeldFolder",
-    "LeftOutWarning", "LinkedError", "Note", "RunBusyError", "RunDir", "Standing", "State",
-    "Status", "append_to", "atomic_write", "claim_for_file", "claim_for_import",
-    "claim_for_monitor", "claim_for_run", "claim_for_sweep", "find_runs", "hidden_folder",
-    "left_out", "own_folder", "read_file", "refuse_link", "remove_dead", "same_folder", "utc_now",
-    "whole",
+    "KeptState", "LeftOutWarning", "LinkedError", "Note", "Ring", "RunBusyError", "RunDir",
+    "Standing", "State", "Status", "append_to", "atomic_write", "claim_for_file",
+    "claim_for_import", "claim_for_monitor", "claim_for_run", "claim_for_sweep", "find_runs",
+    "hidden_folder", "kept_states", "left_out", "own_folder", "read_file", "refuse_link",
+    "remove_dead", "same_folder", "utc_now", "whole",
 ]  # fmt: skip

@@ -94,7 +94,7 @@ def _is_kept(inside: tuple[str, ...]) -> bool:
     """Return whether a path relative to a run's folder is one of the run's own files."""
     if len(inside) == 1:
         return inside[0] in _KEPT
-    return inside == ("checkpoints", "last.pt") or inside[0] in TABLES
+    return inside == ("checkpoints", "last.pt") or inside[0] in (*TABLES, "states")
 
 
 def claim_for_sweep(folder: Path) -> None:

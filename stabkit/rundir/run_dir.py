@@ -57,6 +57,10 @@ class RunDir:
     def checkpoint_file(self) -> Path:
         return self.path / "checkpoints" / "last.pt"
 
+    @property
+    def states_folder(self) -> Path:
+        return self.path / "states"
+
     def table(self, name: str) -> Path:
         return self.path / name
 
@@ -148,7 +152,7 @@ class RunDir:
         where a link in the folder would lead its writes elsewhere.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        folders = [self.path / name for name in (*TABLES, "checkpoints")]
+        folders = [self.path / name for name in (*TABLES, "checkpoints", "states")]
         for path in (*folders, self.events_file, self.log_file, self.lock_file):
             refuse_link(path)
         with locked(self.lock_file):

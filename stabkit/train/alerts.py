@@ -1,6 +1,6 @@
 """Events that are found while a run trains, and counted in its status."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from stabkit.store.reader import Run
 METRIC = "knn_heldout"
 
 
+def no_action(kind: str, onset: int) -> None:
+    pass
+
+
 class Alerts:
     """Count the confirmed dips of held-out kNN and the stretches of non-finite steps so far.
 
@@ -19,8 +23,11 @@ class Alerts:
     a few milliseconds an evaluation, in a run of any length.
     """
 
-    def __init__(self, rundir: RunDir, chance: float) -> None:
-        self.rundir = rundir
+    def __init__(
+        self, rundir: RunDir, chance: float, act: Callable[[str, int], None] = no_action
+    ) -> None:
+        """`act` is called once for each new confirmed event, with its kind and onset."""
+        self.rundir, self._act = rundir, act
         self._dips = OnlineDips(chance)
         run = Run(rundir.path)
         correct = run.correct(METRIC)
@@ -28,6 +35,7 @@ class Alerts:
             for step, bits in zip(run.evals(METRIC)["step"].tolist(), correct, strict=True):
                 self._dips.add(step, bits)
         self.counts: dict[str, int] = {}
+        self._nonfinite = len(self._onsets_of_nonfinite())
         self._count()
 
     def add(self, step: int, correct: NDArray[np.bool_]) -> None:
@@ -45,9 +53,18 @@ class Alerts:
                 one.state, step, cause="dip", onset=int(one.dip["onset"]), metric=METRIC,
                 trough=int(one.dip["trough"]), depth=float(one.dip["depth"]),
             )  # fmt: skip
+            if one.state == "confirmed":
+                self._act("dip", int(one.dip["onset"]))
         self._count()
 
     def _count(self) -> None:
-        nonfinite = sum(event["kind"] == "nonfinite" for event in self.rundir.read_events())
-        found = {"dip": self._dips.confirmed, "nonfinite": nonfinite}
+        nonfinite = self._onsets_of_nonfinite()
+        found = {"dip": self._dips.confirmed, "nonfinite": len(nonfinite)}
         self.counts = {kind: count for kind, count in found.items() if count}
+        for onset in nonfinite[self._nonfinite :]:
+            self._act("nonfinite", onset)
+        self._nonfinite = len(nonfinite)
+
+    def _onsets_of_nonfinite(self) -> list[int]:
+        found = [event for event in self.rundir.read_events() if event["kind"] == "nonfinite"]
+        return [int(event.get("step") or 0) for event in found]

@@ -72,17 +72,11 @@ def check_resume(config: RunConfig, rundir: RunDir, allowed: bool) -> dict[str, 
     """
     if not rundir.checkpoint_file.exists():
         return {}
-    before = _flat(_last_attempt(rundir))
-    now = _flat(
-        circumstances(torch.device(device_name(config.runtime)), config.runtime.threads or 0)
-    )
-    changed = {
-        name: [before[name], now.get(name)]
-        for name in before
-        if name in (*now, *PACKAGES) and before[name] != now.get(name)
-    }
-    unchecked = [name for name in now if name not in before]
-    words = ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
+    before = _last_attempt(rundir)
+    now = circumstances(torch.device(device_name(config.runtime)), config.runtime.threads or 0)
+    changed = changes(before, now)
+    unchecked = [name for name in _flat(now) if name not in _flat(before)]
+    words = in_words(changed)
     if changed and not allowed:
         raise InexactResumeError(
             f"{words}: going on would not give the bits of an unbroken run; put it back, or pass "
@@ -95,6 +89,20 @@ def check_resume(config: RunConfig, rundir: RunDir, allowed: bool) -> dict[str, 
         log.warning("stabkit: %s: no earlier record to compare with: %s", rundir.path, what)
     facts = {"changed": changed, "unchecked": unchecked}
     return {name: found for name, found in facts.items() if found}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what differs between two attempts: name -> its value before and now."""
+    was, is_now = _flat(before), _flat(now)
+    return {
+        name: [was[name], is_now.get(name)]
+        for name in was
+        if name in (*is_now, *PACKAGES) and was[name] != is_now.get(name)
+    }
+
+
+def in_words(changed: Mapping[str, list[Any]]) -> str:
+    return ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
 
 
 def _last_attempt(rundir: RunDir) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from stabkit.train.data.load import batch_index, load_data
 from stabkit.train.device import device_name, prepare_device
 from stabkit.train.held_run import HeldRun, hold_for_all, record_failure, write_config
 from stabkit.train.heldout_knn import HeldoutKnn
+from stabkit.train.keeping import save_and_keep
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim.clipping import side_effects
 from stabkit.train.optim.fault import hold_back
@@ -84,7 +85,7 @@ def train(
         config = config_with_threads(config, start.threads)
         with record_failure(config, rundir):
             prepare_all = run_first_then_others if config.data.download else run_together
-            parts = prepare_all(lambda: _prepare(config, str(rundir.path)))
+            parts = prepare_all(lambda: prepare(config, str(rundir.path)))
         with (
             hold_for_all(config, rundir) as held,
             record_failure(config, rundir, held, nccl=cuda),
@@ -104,7 +105,7 @@ class Parts(NamedTuple):
     state: TrainState
 
 
-def _prepare(config: RunConfig, where: str) -> Parts:
+def prepare(config: RunConfig, where: str) -> Parts:
     """Read the data and build the state; raise ConfigError where data or settings are wrong."""
     device = prepare_device(config.runtime, config.compute)
     images, heldout = as_data(
@@ -269,7 +270,11 @@ def evaluate_heldout(
 def checkpoint(
     config: RunConfig, rundir: RunDir, state: TrainState, monitor: Recorder, step: int
 ) -> None:
-    """Write the rows, then the state: a checkpoint claims no step whose rows are not on disk."""
+    """Write the rows, then the state: a checkpoint claims no step whose rows are not on disk.
+
+    Keep the state as well, where `runtime.keep_states` asks for it.
+    """
     monitor.flush()
     if rank() == 0:
-        save_state(state, config, step, rundir.checkpoint_file)
+        file = rundir.checkpoint_file
+        save_and_keep(config, rundir, step, lambda: save_state(state, config, step, file))

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
 from stabkit.train.alerts import Alerts
 from stabkit.train.held_run import HeldRun
+from stabkit.train.keeping import pin_before
 
 
 class Progress:
@@ -27,7 +29,8 @@ class Progress:
         """`first`: the step that the training begins at. `chance`: accuracy of a guess."""
         self._held, self._rundir = held, held.rundir
         self._steps, self._batch = config.train.steps, config.train.batch
-        self._alerts = Alerts(self._rundir, chance) if rank() == 0 else None
+        pin = partial(pin_before, config, self._rundir)
+        self._alerts = Alerts(self._rundir, chance, pin) if rank() == 0 else None
         self._knn: float | None = None
         self._missing: list[str] = []
         self._find_missing(first)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,16 +68,18 @@ def build_state(
 
 def save_state(state: TrainState, config: RunConfig, step: int, path: Path) -> None:
     """Write a checkpoint atomically: after a kill `path` holds the last one or this one, whole."""
-    content = {
-        "run": run_id(config),
-        "step": step,
+    write_tensors({"run": run_id(config), "step": step} | whole_state(state), path)
+
+
+def whole_state(state: TrainState) -> dict[str, Any]:
+    """Return all that a checkpoint holds of a training; the tensors are those of `state`."""
+    return {
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "bank": state.bank.state_dict(),
         "stabilizer": state.stabilizer.state_dict(),
         "scaler": state.scaler.state_dict(),
     }
-    write_tensors(content, path)
 
 
 def load_state(state: TrainState, config: RunConfig, path: Path) -> int:

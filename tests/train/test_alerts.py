@@ -58,3 +58,18 @@ def test_a_resumed_run_remembers_what_came_before(tmp_path: Path) -> None:
     assert alerts.counts == {"dip": 1, "nonfinite": 1}
     alerts.add(20, evaluations()[20])
     assert alerts.counts == {"dip": 1, "nonfinite": 1}
+
+
+def test_each_event_is_acted_upon_once(tmp_path: Path) -> None:
+    acts: list[tuple[str, int]] = []
+    rundir = RunDir(tmp_path)
+    rundir.append_event("nonfinite", 3, layers=["norm"])
+    alerts = Alerts(rundir, 0.1, lambda kind, onset: acts.append((kind, onset)))
+    for step, correct in enumerate(evaluations()):
+        if step == 20:
+            rundir.append_event("nonfinite", 18, layers=["norm"])
+        alerts.add(step, correct)
+    (kind, onset), *later = acts
+    assert kind == "dip"
+    assert 8 <= onset <= 10
+    assert later == [("nonfinite", 18)], "what an earlier process found was acted upon there"

@@ -1,0 +1,117 @@
+"""The ring of whole states that a run keeps: which files there are, and which one goes next.
+
+A kept state is a file `states/step-<step>.pt`, or `states/pinned-<step>.pt`, which the ring no
+longer throws away. The names hold all that the ring knows, so that a kill
+can leave nothing that disagrees.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from stabkit.rundir.atomic import whole
+from stabkit.rundir.own_files import own_folder
+
+_NAME = re.compile(r"(step|pinned)-(\d{8,18})\.pt")
+
+
+class KeptState(NamedTuple):
+    """A state before the update `step`."""
+
+    step: int
+    pinned: bool
+    path: Path
+
+
+def kept_states(folder: Path) -> list[KeptState]:
+    """Return the states in a folder in order of steps; none if there is no such folder."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = [(match, folder / name) for name in names if (match := _NAME.fullmatch(name))]
+    return sorted(KeptState(int(m[2]), m[1] == "pinned", path) for m, path in found)
+
+
+class Ring:
+    """At most `most` states, and as many pinned ones, `every` steps apart where they are densest.
+
+    Their distances from the present grow by a constant factor: 12 states over 10,000 times `every`
+    steps hold one at most four times as far back as any step (and `every` more).
+    """
+
+    def __init__(self, folder: Path, most: int, every: int) -> None:
+        self.folder, self.most, self.every = folder, most, every
+
+    def place(self, step: int) -> Path:
+        """Return the file of the state before the update `step`; a pinned one stays pinned."""
+        pinned = self.folder / f"pinned-{step:08}.pt"
+        return pinned if pinned.exists() else self.folder / f"step-{step:08}.pt"
+
+    def link(self, file: Path, step: int) -> None:
+        """Keep `file`, which others replace as a whole and never change, as the state of `step`.
+
+        It gets a second name, which costs no time and no room; where the disk knows no second names
+        it is copied. Raises OSError.
+        """
+        own_folder(self.folder)
+        place = self.place(step)
+        place.unlink(missing_ok=True)  # of a run that went back
+        try:
+            os.link(file, place, follow_symlinks=False)
+        except OSError:
+            with file.open("rb") as source, whole(place, durable=False) as copy:
+                shutil.copyfileobj(source, copy)
+        self.thin(step)
+
+    def thin(self, now: int) -> None:
+        """Remove what is more than `most`; states after step `now` are left to later calls."""
+        loose = [state for state in kept_states(self.folder) if not state.pinned]
+        past = [state for state in loose if state.step <= now]
+        while len(past) > self.most:
+            past.pop(dispensable([state.step for state in past], self.every)).path.unlink()
+
+    def pin_before(self, step: int) -> list[KeptState]:
+        """Pin the last two states at or before `step`, and return those that were not yet.
+
+        Two, since the step at which an event began is an estimate. No more than `most` are pinned:
+        raises ValueError where that is reached.
+        """
+        states = kept_states(self.folder)
+        before = [state for state in states if state.step <= step][-2:]
+        new = [state for state in before if not state.pinned]
+        pinned = sum(state.pinned for state in states)
+        if pinned + len(new) > self.most:
+            raise ValueError(
+                f"{self.folder}: {pinned} states are pinned already, {self.most} may be"
+            )
+        for state in new:
+            state.path.rename(self.folder / f"pinned-{state.step:08}.pt")
+        return new
+
+    def give_up_one(self) -> bool:
+        """Remove the state that is missed least, none that is pinned; return whether any was."""
+        loose = [state for state in kept_states(self.folder) if not state.pinned]
+        if not loose:
+            return False
+        at = dispensable([s.step for s in loose], self.every) if len(loose) > 1 else 0
+        with suppress(FileNotFoundError):
+            loose[at].path.unlink()
+        return True
+
+
+def dispensable(steps: Sequence[int], every: int) -> int:
+    """Return which of two or more ascending steps is missed least; never the last, the present.
+
+    Without step i, an event just before step i+1 must be replayed from step i-1. How much farther
+    back that is than the event itself is the price. Before the first step stands step 0, the start
+    of the run, which can always be made again.
+    """
+    now = steps[-1]
+    ages = [now + every, *(now - step + every for step in steps)]
+    prices = [ages[i] / ages[i + 2] for i in range(len(steps) - 1)]
+    return prices.index(min(prices))
