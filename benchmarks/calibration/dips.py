@@ -16,7 +16,7 @@ from benchmarks.calibration.scores import (
 from stabkit.detect.simulate import DIP_MIX, HEALTHY, REALISTIC, Planted, healthy
 
 BASES = ("constant", "real_lr004", "real_lr016")
-FEW_RUNS = {"1,000 evaluations": 20, "10,000 evaluations": 250, "n = 50,000": 20}  # times fewer
+FEW_RUNS = {"1,000 evaluations": 5, "10,000 evaluations": 25, "n = 50,000": 5}  # times fewer
 
 
 def dip_tables(each: Each, runs: int) -> str:
