@@ -49,7 +49,11 @@ claims = [
         pairs=("seed", "method.name"),
     ),
     dip_more(
-        "a learned patch projection dips more often than a frozen one", table, LEARNED, FROZEN
+        "a learned patch projection dips more often than a frozen one",
+        table,
+        LEARNED,
+        FROZEN,
+        within=["method.name"],
     ),
 ]
 print(together(claims))

@@ -19,7 +19,7 @@ import numpy as np
 
 from stabkit import event_association, onset_order
 from stabkit.analyze.across_runs import bursts_and_dips, onsets
-from stabkit.analyze.claims import from_interval, more_events, together
+from stabkit.analyze.claims import from_interval, more_often, together
 from stabkit.analyze.plots import draw
 from stabkit.analyze.study import study_runs
 from stabkit.analyze.summary import summary
@@ -58,12 +58,12 @@ herald = event_association(bursts_and_dips(runs), LEAD)
 with np.errstate(divide="ignore"):  # no dip after a burst is a rate of zero
     rates = np.log2([herald.hazard_ratio, herald.hazard_low, herald.hazard_high]).tolist()
 claims = [
-    more_events(
+    more_often(
         "bursts begin in the patch projection more often than not",
         began,
         joined.groupby(["run", "burst"]).ngroups - began,
     ),
-    more_events(
+    more_often(
         "the shallowest layer of a burst spikes before its deepest", anywhere.before, anywhere.after
     ),
     from_interval(
@@ -73,12 +73,14 @@ claims = [
         lag.high,
         "steps (median)",
         lag.events,
+        lag.p_value,
     ),
     from_interval(
         f"dips are likelier in the {LEAD} steps after a burst",
         *rates,
         "(log2 ratio of rates)",
         herald.effects,
+        herald.p_value,
     ),
 ]
 print(together(claims))

@@ -44,7 +44,11 @@ claims = [
         LEARNED | low,
     ),
     dip_more(
-        "a learned patch projection dips more often than a frozen one", table, LEARNED, FROZEN
+        "a learned patch projection dips more often than a frozen one",
+        table,
+        LEARNED,
+        FROZEN,
+        within=["optim.lr"],
     ),
     higher(
         "a frozen patch projection ends higher", table, FROZEN, LEARNED, pairs=("seed", "optim.lr")

@@ -1,11 +1,15 @@
-"""Judge a claim of a paper by runs: it holds, fails or is undecided, always with an interval."""
+"""Judge a claim of a paper by runs: it holds, fails or is undecided, always by a test."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stabkit.analyze.intervals import share_test, student_test
+import numpy as np
+
+from stabkit.analyze.compare import Comparison, compare_pairs
+from stabkit.analyze.counts import ALPHA, Counts, rates_test
+from stabkit.analyze.intervals import TESTED, TOO_FEW, share_test
 from stabkit.detect.significance import holm
 
 Outcome = Literal["holds", "fails", "undecided"]
@@ -13,7 +17,13 @@ Outcome = Literal["holds", "fails", "undecided"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, the measured effect in the claimed direction, and its 95 % interval."""
+    """A claim and the measured effect in the claimed direction.
+
+    low, high: its 95 % interval; NaN if there is none that covers.
+    p_value: two-sided, of no effect; NaN if the runs allow no test. Only a claim that has one is
+    decided, so that every decided claim takes part in the correction for their number.
+    note: what else to know about the test.
+    """
 
     text: str
     verdict: Outcome
@@ -22,64 +32,73 @@ class Claim:
     high: float
     unit: str
     n: int
-    p_value: float = math.nan  # two-sided, of no effect; NaN if n allows no test
+    p_value: float
+    note: str = ""
 
     def __str__(self) -> str:
-        found = f"{self.effect:+.2f} {self.unit}, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
-        return f"{self.verdict.upper():<10}{self.text}\n          {found}, n = {self.n}"
+        found = [f"{self.effect:+.2f} {self.unit}"]
+        if not math.isnan(self.low):
+            found.append(f"95 % interval {self.low:+.2f} to {self.high:+.2f}")
+        if not math.isnan(self.p_value):
+            found.append(f"p = {self.p_value:.2g}")
+        said = ", ".join([*found, f"n = {self.n}"])
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.verdict.upper():<10}{self.text}\n          {said}{note}"
 
 
 def mean_above_zero(text: str, differences: Sequence[float], unit: str) -> Claim:
-    """Judge paired differences, which are positive if the claim is true, by `student_test`."""
-    n, mean, (low, high), p_value = student_test(differences)
-    if math.isnan(low):  # the scatter is unknown, so no effect is excluded
-        low, high = -math.inf, math.inf
-    return Claim(text, _outcome(low, high), mean, low, high, unit, n, p_value)
+    """Judge paired differences, which are positive if the claim is true, by `paired_test`."""
+    return from_comparison(text, compare_pairs(np.zeros(len(differences)), differences), unit)
 
 
-def more_events(text: str, claimed_more: int, claimed_less: int) -> Claim:
-    """Judge the event counts of two arms that were watched for the same number of steps.
-
-    The effect is the log2 ratio of the two rates. The interval is exact: given the total, the count
-    of the first arm is binomial (Clopper-Pearson). It takes the events of a run as independent.
-    Clustered events are not, so the true uncertainty is larger.
-    """
-    total = claimed_more + claimed_less
-    (low_share, high_share), p_value = share_test(claimed_more, total)
-    if not total:  # no event excludes no share
-        low_share, high_share = 0.0, 1.0
-    effect, low, high = (
-        _log2_odds(share)
-        for share in (claimed_more / total if total else 0.5, low_share, high_share)
+def from_comparison(text: str, found: Comparison, unit: str, note: str = "") -> Claim:
+    """Return the claim that the second arm of a comparison has more."""
+    notes = [note, f"unpaired: {found.n[0]} and {found.n[-1]} runs" if not found.paired else ""]
+    if min(found.n) < TESTED:
+        notes.append("too few runs for a test")
+    elif math.isnan(found.p_value):
+        notes.append("no spread, so no test")
+    elif math.isnan(found.interval[0]):
+        notes.append(TOO_FEW)
+    said = "; ".join(part for part in notes if part)
+    verdict = _outcome(found.effect, found.p_value)
+    return Claim(
+        text, verdict, found.effect, *found.interval, unit, min(found.n), found.p_value, said
     )
-    unit = "(log2 ratio of rates)"
-    return Claim(text, _outcome(low, high), effect, low, high, unit, total, p_value)
 
 
-def together(claims: Sequence[Claim], alpha: float = 0.05) -> str:
-    """Return the claims of one study as text, and which of them survive correction.
+def more_events(text: str, claimed_more: Counts, claimed_less: Counts) -> Claim:
+    """Judge the event counts of the runs of two arms by `rates_test`, which exchanges whole runs.
 
-    Each interval errs in one case of twenty, so among many claims some are decided by chance alone.
-    Holm's correction keeps the chance of any such error at `alpha` for all claims together.
+    The effect is the log2 ratio of the two rates. It has no interval: events cluster in runs, and a
+    few runs do not tell how much.
     """
-    tested = [claim for claim in claims if not math.isnan(claim.p_value)]
-    corrected = holm([claim.p_value for claim in tested])
-    decided = [(c, p) for c, p in zip(tested, corrected, strict=True) if c.verdict != "undecided"]
-    fallen = [(c, p) for c, p in decided if p > alpha]
-    lines = [str(claim) for claim in claims]
-    if len(claims) > 1 and decided:
-        stands = f"{len(decided) - len(fallen)} of {len(decided)} stand" if fallen else "all stand"
-        lines.append(
-            f"{len(tested)} claims were tested at once: of those decided above, {stands} after "
-            "Holm's correction."
-        )
-        lines += [f"  undecided then: {c.text} (corrected p = {p:.2g})" for c, p in fallen]
-    return "\n".join(lines)
+    test = rates_test(claimed_less, claimed_more)
+    more, less = (int(np.sum(arm.events)) for arm in (claimed_more, claimed_less))
+    rates = [_rate(arm) for arm in (claimed_more, claimed_less)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = float(np.log2(rates[0]) - np.log2(rates[1]))
+    tested = test.p_value if not test.too_few else math.nan
+    note = f"{more} to {less} events in {test.runs[1]} and {test.runs[0]} runs"
+    if test.too_few and not math.isnan(test.p_value):
+        note += f"; {test.too_few_words()}"
+    unit = "(log2 ratio of rates)"
+    verdict = _outcome(test.excess, tested)
+    return Claim(text, verdict, effect, math.nan, math.nan, unit, sum(test.runs), tested, note)
 
 
-def from_interval(text: str, effect: float, low: float, high: float, unit: str, n: int) -> Claim:
-    """Return the claim for an effect, positive as claimed, with an interval from elsewhere."""
-    return Claim(text, _outcome(low, high), effect, low, high, unit, n)
+def more_often(text: str, claimed: int, others: int) -> Claim:
+    """Judge events that are of one of two kinds, which chance makes equally likely.
+
+    For example, bursts that a layer begins or ends. The effect is the log2 ratio of the two counts;
+    interval and test are exact (binomial). They take events as independent, so this is no
+    comparison of arms: that is `more_events`.
+    """
+    total = claimed + others
+    shares, p_value = share_test(claimed, total)
+    low, high = (_log2_odds(share) for share in shares)
+    effect, unit = _log2_odds(claimed / total if total else math.nan), "(log2 ratio of counts)"
+    return from_interval(text, effect, low, high, unit, total, p_value)
 
 
 def _log2_odds(share: float) -> float:
@@ -88,7 +107,50 @@ def _log2_odds(share: float) -> float:
     return math.log2(share / (1 - share))
 
 
-def _outcome(low: float, high: float) -> Outcome:
-    if low > 0:
-        return "holds"
-    return "fails" if high < 0 else "undecided"
+def _rate(arm: Counts) -> float:
+    """Return events per exposure; infinite if events left no exposure, NaN without either."""
+    exposure = np.size(arm.events) if arm.exposure is None else np.sum(arm.exposure)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.float64(np.sum(arm.events)) / np.float64(exposure))
+
+
+def from_interval(
+    text: str, effect: float, low: float, high: float, unit: str, n: int, p_value: float
+) -> Claim:
+    """Return the claim for an effect, positive as claimed, with interval and test from elsewhere.
+
+    It is decided if the interval excludes 0 and `p_value` (two-sided, of no effect) is at most .05.
+    """
+    apart = low > 0 or high < 0
+    verdict = _outcome(effect, p_value) if apart else "undecided"
+    note = "" if not math.isnan(p_value) else "no test, so not decided"
+    return Claim(text, verdict, effect, low, high, unit, n, p_value, note)
+
+
+def together(claims: Sequence[Claim], alpha: float = ALPHA) -> str:
+    """Return the claims of one study as text, and which of them survive correction.
+
+    Each test errs in one case of twenty, so among many claims some are decided by chance alone.
+    Holm's correction keeps the chance of any such error at `alpha` for all claims together.
+    """
+    tested = [claim for claim in claims if not math.isnan(claim.p_value)]
+    corrected = holm([claim.p_value for claim in tested])
+    decided = [(c, p) for c, p in zip(tested, corrected, strict=True) if c.verdict != "undecided"]
+    fallen = [(c, p) for c, p in decided if p > alpha]
+    lines = [str(claim) for claim in claims]
+    if len(tested) > 1 and decided:
+        stands = f"{len(decided) - len(fallen)} of {len(decided)} stand" if fallen else "all stand"
+        rest = len(claims) - len(tested)
+        untested = f" ({rest} could not be tested)" if rest else ""
+        lines.append(
+            f"{len(tested)} claims were tested at once{untested}: of the {len(decided)} decided "
+            f"above, {stands} after Holm's correction."
+        )
+        lines += [f"  undecided then: {c.text} (corrected p = {p:.2g})" for c, p in fallen]
+    return "\n".join(lines)
+
+
+def _outcome(effect: float, p_value: float) -> Outcome:
+    if not p_value <= ALPHA or not effect:
+        return "undecided"
+    return "holds" if effect > 0 else "fails"

@@ -222,6 +222,17 @@ class Diagnosis:
         return events.final_level(values) if len(values) else math.nan
 
     @cached_property
+    def best(self) -> float:
+        """The highest median of as many evaluations in a row as `level` has; NaN without any."""
+        values = self.evals(self.metric)["value"]
+        return float(values.rolling(events.final_count(values)).median().max())
+
+    @property
+    def steps_in_dips(self) -> int:
+        """Steps from the onset of each dip to its recovery, or to the end of the run."""
+        return int((self.dips["end"] - self.dips["onset"]).sum())
+
+    @cached_property
     def judged(self) -> Judged:
         """What the run was judged on, and what it lacks."""
         evals = 0 if events.refused(self.dips) else len(self.evals(self.metric))
@@ -260,7 +271,7 @@ class Diagnosis:
 
 
 EXAMINED = (
-    *("metric", "_falls", "outliers", "level"),
+    *("metric", "_falls", "outliers", "level", "best"),
     *("losses", "loss_spikes", "departures", "stuck"),
     *("collapses", "bursts", "onsets", "layers", "norms", "watched"),
     *("_nonfinite", "judged", "verdict"),

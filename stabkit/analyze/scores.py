@@ -7,7 +7,7 @@ import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.events import final_count, final_level, refused
+from stabkit.analyze.events import refused
 from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.detect.dips import SHORTEST
 
@@ -31,21 +31,19 @@ def score(run: Diagnosis) -> dict[str, Any]:
     evaluations: how many there are; steps: from the first to the last of them.
     untrained, level, best: in points (100 times the accuracy). The first evaluation, the median of
     the last fifth, and the highest median of as many in a row.
-    dips, dip_rate, lost_steps: the dips, how many per 1,000 steps, and the steps spent in them.
-    lost_points, with lost_by: `permanent` is what its dips took for good, if the detector knows
-    that for each of them. Otherwise `sag`: best minus level, which is never negative, and slightly
-    positive from noise alone.
+    dips, lost_steps, exposure, dip_rate: the dips, the steps spent in them, the other steps, and
+    the dips per 1,000 of those. Within a dip no other can begin, so a run that collapses once for
+    good has few steps of exposure and a high rate.
+    lost_points: best minus level. It is never negative, and slightly positive from noise alone.
     """
     evals, found = run.evals(run.metric), run.dips
     lacking = run.gaps("evals")
     values = 100 * evals["value"]
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
     told = 0 if refused(found) else len(evals)  # a refused series says nothing
-    values = values[:told]
-    level = final_level(values) if told else math.nan
-    best = float(values.rolling(final_count(values)).median().max()) if told else math.nan
+    level, best = (100 * run.level, 100 * run.best) if told else (math.nan, math.nan)
     falls = len(found) + len(run.drifts)
-    lost, lost_by = _lost_points(found, best - level)
+    exposure = steps - run.steps_in_dips
     return {
         "verdict": verdict(
             judged=told >= SHORTEST and not lacking,
@@ -59,18 +57,11 @@ def score(run: Diagnosis) -> dict[str, Any]:
         "level": level,
         "best": best,
         "dips": len(found),
-        "dip_rate": 1000 * len(found) / steps if steps else math.nan,
-        "lost_steps": int((found["end"] - found["onset"]).sum()),
-        "lost_points": lost,
-        "lost_by": lost_by,
+        "lost_steps": run.steps_in_dips,
+        "exposure": exposure,
+        "dip_rate": 1000 * len(found) / exposure if exposure > 0 else math.nan,
+        "lost_points": best - level,
     }
-
-
-def _lost_points(found: pd.DataFrame, sag: float) -> tuple[float, str]:
-    known = "permanent_loss" in found and len(found) and found["permanent_loss"].notna().all()
-    if not known:
-        return sag, "sag"
-    return 100 * float(found["permanent_loss"].clip(lower=0).sum()), "permanent"
 
 
 def is_unstable(frame: pd.DataFrame) -> "pd.Series[bool]":

@@ -7,13 +7,15 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import integrate
+from scipy import integrate, stats
 
-from stabkit.analyze.intervals import AT_ONCE, UNKNOWN, Interval
+from stabkit.analyze.intervals import AT_ONCE, ENOUGH, UNKNOWN, Interval
 from stabkit.analyze.verdict import UNSTABLE
 
 LR = "optim.lr"
 RESAMPLES = 9999
+FALSE_ALARMS = 0.05  # of stable runs, at most, are called unstable
+CHANCE = 0.025  # of calling a value of stable runs unstable
 FloatArray = NDArray[np.float64]
 
 
@@ -42,15 +44,16 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     name an arm.
 
     Columns: `arms`; sensitivity (points); low, high (95 % bootstrap over seeds, all rates of a seed
-    together; NaN with fewer than three seeds that have every rate); gained (best minus untrained
+    together; NaN with fewer than ten seeds that have every rate); gained (best minus untrained
     level, since an arm that learns at no rate has no sensitivity either); smallest, largest (lr);
     rates; seeds. If the arms share at least two rates, only shared rates count. Otherwise ranges
     would be compared, not arms.
 
     Noise adds to the sensitivity, because the best level is the luckiest one. With 2 points of
     noise a run and 4 rates, a flat arm scores 1.2 with 3 seeds and 0.7 with 8, and no interval
-    holds 0. If the levels truly fall (50, 48, 40, 20) the value is right, and the interval holds
-    the truth in 79 % of samples with 3 seeds, 89 % with 8 and 92 % with 20.
+    holds 0. If the levels truly fall (50, 48, 40, 20) the value is right. The interval then holds
+    the truth in 79 % of samples with 3 seeds, 90 % with 10 and 92 % with 20, so that fewer than
+    ten give none.
 
     Raises ValueError if an arm is left with one rate, or if a rate is no number.
     """
@@ -98,7 +101,7 @@ def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _bootstrap(rates: FloatArray, levels: FloatArray) -> Interval:
-    if len(levels) < 3:
+    if len(levels) < ENOUGH:
         return UNKNOWN
     rng, rows = np.random.default_rng(0), max(1, AT_ONCE // levels.size)
     lost = []
@@ -109,23 +112,40 @@ def _bootstrap(rates: FloatArray, levels: FloatArray) -> Interval:
     return float(low), float(high)
 
 
+def unstable_from(runs: int) -> int:
+    """Return how many of the runs must be unstable to be more than false alarms.
+
+    With one run that is one, since nothing else is known. Else it is the smallest number that false
+    alarms in `FALSE_ALARMS` of the runs reach with a chance of at most `CHANCE` (binomial): 2 of 2
+    to 5 runs, 3 of 6 to 13.
+    """
+    if runs == 1:
+        return 1
+    return int(stats.binom.isf(CHANCE, runs, FALSE_ALARMS)) + 1
+
+
 def stable_frontier(
     frame: pd.DataFrame, by: Sequence[str] = ("train.batch",), along: str = LR
 ) -> pd.DataFrame:
-    """Return up to which value of `along` every run is stable, for each value of `by`.
+    """Return up to which value of `along` runs are stable, for each value of `by`.
 
-    Columns: `by`; stable (the largest value at which all runs are known to be stable; NaN if none);
-    unstable (the smallest value above it, or of all, at which one run is not; NaN if none); below
-    (how many values below `stable` have an unstable run: 0 if stability ends once). A value whose
-    runs are partly unknown, and none unstable, counts on neither side.
+    A value is unstable if more of its runs are than false alarms explain (`unstable_from`), and
+    stable if at most a tenth are; between the two it counts on neither side. So one false alarm in
+    a few seeds makes no rate unstable.
+
+    Columns: `by`; stable (the largest value that is stable, with a verdict on every run; NaN if
+    none); unstable (the smallest value above it, or of all, that is unstable; NaN if none); below
+    (how many values below `stable` are unstable: 0 if stability ends once).
     """
     found = []
     for key, rows in _parts(frame.dropna(subset=[along]), by):
         verdicts = rows.groupby(along)["verdict"]
-        good = verdicts.agg(lambda v: (~v.isin(UNSTABLE) & (v != "unknown")).all())
-        bad = verdicts.agg(lambda v: v.isin(UNSTABLE).any())
-        stable = max(good.index[good.astype(bool)], default=math.nan)
-        above = [x for x in bad.index[bad.astype(bool)] if not x < stable]
+        fallen = verdicts.agg(lambda v: v.isin(UNSTABLE).sum()).astype(int)
+        known = verdicts.agg(lambda v: (v != "unknown").sum()).astype(int)
+        good = (10 * fallen <= known) & (known == verdicts.size())
+        bad = fallen >= verdicts.size().map(unstable_from)
+        stable = max(good.index[good], default=math.nan)
+        above = [x for x in bad.index[bad] if not x < stable]
         head = dict(zip(by, key, strict=True))
         below = int(bad.sum()) - len(above)
         found.append(

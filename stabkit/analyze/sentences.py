@@ -11,7 +11,7 @@ from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import MIN_HISTORY
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.series import accuracy_words
-from stabkit.analyze.text import counted, listed
+from stabkit.analyze.text import counted, listed, times
 from stabkit.detect.dips import SHORTEST
 
 NAMED = 3  # runs of one kind; more are counted
@@ -182,7 +182,7 @@ def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]
     number = counted(int(spiking["loss_spikes"].sum()), "loss spike")
     yield (
         f"{number} in {counted(len(spiking), 'run')}. The largest ({_named(where)}): "
-        f"{spike['first']} rose to {spike['ratio']:.3g} times\nwhat was expected; it began at step "
+        f"{spike['first']} rose to {times(spike['ratio'])}\nwhat was expected; it began at step "
         f"{spike['onset']:,} and ended at step {spike['end']:,}."
     )
 
@@ -242,6 +242,6 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     bursting = table[table["bursts"] > 0]
     where, _, burst = _largest(bursting, ordered, lambda run: run.bursts, "ratio")
     yield (
-        f"{text}. The largest ({_named(where)}): {burst['ratio']:.3g} times what was expected; it "
+        f"{text}. The largest ({_named(where)}): {times(burst['ratio'])} what was expected; it "
         f"began at step {burst['onset']:,}\nin {burst['first']}."
     )

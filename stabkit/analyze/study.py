@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
-from stabkit.analyze.claims import Claim, mean_above_zero, more_events
-from stabkit.analyze.compare import pair_rows
+from stabkit.analyze.claims import Claim, from_comparison, more_events
+from stabkit.analyze.compare import compare_matched
+from stabkit.analyze.counts import Counts
 from stabkit.analyze.diagnosis import Diagnoses, diagnose
-from stabkit.analyze.events import final_count, final_level
+from stabkit.analyze.matching import cells_of, match_runs
+from stabkit.analyze.scores import score
 from stabkit.analyze.text import aligned
 from stabkit.store.reader import load
 
@@ -40,18 +42,17 @@ def study_runs(default: str) -> Diagnoses:
 def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
     """Return one row a run, with what a study compares.
 
-    Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, collapsed. `level`
-    is the median of the last fifth of the evaluations, in points (100 times the accuracy). `sag` is
-    how far it lies below the highest median of as many evaluations in a row.
+    Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, exposure,
+    collapsed. `level` is the median of the last fifth of the evaluations, in points (100 times the
+    accuracy). `sag` is how far it lies below the highest median of as many evaluations in a row.
+    `exposure` is the number of steps outside of dips (`scores.score`).
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
-        values = 100 * run.evals(run.metric)["value"]
-        level, last = final_level(values), final_count(values)
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
-        row |= {"arm": arm(settings), "level": level}
-        row |= {"sag": values.rolling(last).median().max() - level, "dips": len(run.dips)}
+        row |= {"arm": arm(settings), "level": 100 * run.level, "sag": 100 * (run.best - run.level)}
+        row |= {"dips": len(run.dips), "exposure": score(run)["exposure"]}
         rows.append(row | {"collapsed": len(run.collapses) > 0})
     return pd.DataFrame(rows)
 
@@ -98,18 +99,29 @@ def higher(
 ) -> Claim:
     """Judge the claim that runs with the settings `better` have more of `column`.
 
-    Runs are paired over `pairs`. Runs that agree in all of `pairs` count as their mean.
+    Runs are paired over `pairs`, which hold `seed`, if most of them have partners (`match_runs`);
+    else the claim says how they were compared. Runs that agree in all of `pairs` count as their
+    mean.
     """
-    found = pair_rows(_chosen(table, worse), _chosen(table, better), pairs, column)
-    return mean_above_zero(text, (found["second"] - found["first"]).tolist(), "points")
+    settings = [key for key in pairs if key != "seed"]
+    found = match_runs(_chosen(table, worse), _chosen(table, better), settings)
+    note = "" if found.whole else found.words.rstrip(".")
+    return from_comparison(text, compare_matched(found, column), "points", note)
 
 
 def dip_more(
-    text: str, table: pd.DataFrame, more: Mapping[str, Any], less: Mapping[str, Any]
+    text: str,
+    table: pd.DataFrame,
+    more: Mapping[str, Any],
+    less: Mapping[str, Any],
+    within: Sequence[str] = (),
 ) -> Claim:
-    """Judge the claim that runs with the settings `more` have more dips."""
-    counts = [int(_chosen(table, settings)["dips"].sum()) for settings in (more, less)]
-    return more_events(text, *counts)
+    """Judge the claim that runs with the settings `more` have more dips, per exposure.
+
+    Whole runs are exchanged between the arms, those of equal settings `within` (`rates_test`).
+    """
+    rows = [_chosen(table, settings) for settings in (more, less)]
+    return more_events(text, *(Counts(r["dips"], r["exposure"], cells_of(r, within)) for r in rows))
 
 
 def _chosen(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:

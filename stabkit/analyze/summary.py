@@ -25,16 +25,17 @@ LISTED = 40  # runs; a longer table would not be read
 
 
 def run_table(runs: Diagnoses) -> pd.DataFrame:
-    """Return one row a run: cell, seed, state, verdict, last and best accuracy, what was found.
+    """Return one row a run: cell, seed, state, verdict, accuracy, and what was found.
 
     Verdicts: `diverged` (values that are not finite, or a loss that left its level for good),
     `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift or a spike of the loss),
     `bursts` (only gradients burst), `outlier` (a single evaluation fell), `stuck` (a loss never
     fell), `stable`, or `unknown`. A run is unknown if nothing was recorded in which a fault would
     have been found, if a detector refuses values, or if rows are missing of steps that it trained;
-    `gaps` says which. `judged_on` says what a run was judged on. `lost_steps` are the steps spent
-    in dips. `deepest` and `sag` (of the drifts) are fractions. `patch_first` counts the bursts that
-    began in the patch projection.
+    `gaps` says which. `judged_on` says what a run was judged on. `last` is the last accuracy,
+    `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
+    a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
+    fractions. `patch_first` counts the bursts that began in the patch projection.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
@@ -53,12 +54,13 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "collapse": ", ".join(run.collapses["signal"].unique()),
         "metric": run.metric if len(evals) else "",
         "last": evals["value"].iloc[-1] if len(evals) else math.nan,
-        "best": evals["value"].max() if len(evals) else math.nan,
+        "level": run.level,
+        "best": run.best,
         "dips": len(found),
         "deepest": found["depth"].max() if len(found) else 0.0,
         "drifts": len(sags),
         "sag": sags["depth"].max() if len(sags) else 0.0,
-        "lost_steps": int((found["end"] - found["onset"]).sum()),
+        "lost_steps": run.steps_in_dips,
         "outliers": len(run.outliers),
         "loss_spikes": len(run.loss_spikes),
         "departures": len(run.departures),
@@ -151,7 +153,7 @@ def _text_table(table: pd.DataFrame) -> str:
         )
     own = set(table["metric"]) <= {METRIC, ""}
     accuracy = {
-        "last kNN" if own else "last": table["last"].map("{:.3f}".format),
+        "final kNN" if own else "final": table["level"].map("{:.3f}".format),
         "best": table["best"].map("{:.3f}".format),
         "dips": table["dips"].astype(str),
         "deepest": table["deepest"].map(lambda d: f"{100 * d:.1f} pt" if d else "-"),

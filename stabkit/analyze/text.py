@@ -27,3 +27,10 @@ def listed(parts: Sequence[str]) -> str:
 def counted(number: int, thing: str) -> str:
     """Return a number with its noun: `1 run`, `2 runs`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio in three digits at most: `2.4 times`, `11,300 times` or `1.5e+07 times`."""
+    if ratio >= 1e6:
+        return f"{ratio:.2g} times"
+    return f"{ratio:.1f} times" if ratio < 100 else f"{float(f'{ratio:.3g}'):,.0f} times"

@@ -8,24 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stabkit.analyze.cells import group_cells, hashable, label
-from stabkit.analyze.compare import (
-    Comparison,
-    compare_apart,
-    compare_pairs,
-    in_words,
-    pair_rows,
-)
+from stabkit.analyze.cells import hashable
+from stabkit.analyze.compare import Comparison, compare_matched, in_words
+from stabkit.analyze.counts import ALPHA, Counts, RateTest, rates_test
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.intervals import rates_p_value
+from stabkit.analyze.intervals import TOO_FEW
+from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import is_unstable, score
-from stabkit.analyze.text import aligned, counted
+from stabkit.analyze.text import counted
+from stabkit.analyze.two_sets_cells import cell_table
 from stabkit.analyze.verdict import VERDICTS
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.significance import holm
 from stabkit.printing import one_line
-
-ALPHA = 0.05
 
 
 def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
@@ -33,8 +28,9 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
 
     Two runs are partners if they have the same seed and the same value of every setting that varies
     in either set. A setting that is constant in both sets, but at different values, is what is
-    compared. If there is no pair, the sets are compared as they are, and the text says so. Runs
-    that are under way or have too few evaluations for a verdict are left out and counted.
+    compared. If half of a set or more have no partner, runs are not paired (`match_runs`), and the
+    text says so. Runs that are under way or have too few evaluations for a verdict are left out and
+    counted.
     """
     shared = _varying(first, second)
     whole = [_frame(runs, shared) for runs in (first, second)]
@@ -43,18 +39,18 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     names = _names(first, second)
     if one.empty or two.empty:
         return _not_comparable(first, second, names, left_out)
-    keys = _pairing(one, two, shared)
-    kept = [_partnered(frame, other, keys) for frame, other in ((one, two), (two, one))]
-    levels, lost = (_compare(kept, keys, column) for column in ("level", "lost_share"))
-    dips = rates_p_value(*_rate(kept[1]), *_rate(kept[0]))
+    found = match_runs(one, two, shared)
+    kept = [found.first, found.second]
+    levels, lost = (compare_matched(found, column) for column in ("level", "lost_share"))
+    dips = rates_test(*(_counts(rows, found.within) for rows in kept))
     parts = [
-        _verdict(levels, dips, lost, kept, names),
+        _verdict(levels, dips, lost, names),
         _head(first, second, names),
-        _wrapped(_unjudged(left_out) + _matching(one, two, kept, shared, keys)),
+        _wrapped(_unjudged(left_out) + found.words),
         _wrapped(_watched(kept) + _twice(first, second)),
         _wrapped("Levels: " + in_words(levels, *names)),
         _stability(kept, names, dips, lost),
-        _cells(first, second, kept, [key for key in keys if key != "seed"]),
+        cell_table(first, second, kept, found.within),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -121,52 +117,21 @@ def _names(first: Diagnoses, second: Diagnoses) -> tuple[str, str]:
     return (here, there) if here != there else ("A", "B")
 
 
-def _pairing(one: pd.DataFrame, two: pd.DataFrame, shared: list[str]) -> list[str]:
-    """Return what pairs are formed over: seed and settings, else settings, else nothing."""
-    if len(pair_rows(one, two, ["seed", *shared])):
-        return ["seed", *shared]
-    return shared if len(pair_rows(one, two, shared)) > 1 else []
-
-
-def _partnered(rows: pd.DataFrame, others: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    if not keys:
-        return rows
-    theirs = set(map(tuple, others[keys].map(_comparable).to_numpy()))
-    mine = map(tuple, rows[keys].map(_comparable).to_numpy())
-    return rows[[key in theirs for key in mine]]
-
-
-def _comparable(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _compare(kept: list[pd.DataFrame], keys: list[str], column: str) -> Comparison:
-    one, two = kept
-    if not keys:
-        return compare_apart(one[column], two[column])
-    pairs = pair_rows(one, two, keys, column)
-    return compare_pairs(pairs["first"], pairs["second"])
-
-
-def _rate(rows: pd.DataFrame) -> tuple[int, float]:
+def _counts(rows: pd.DataFrame, within: list[str]) -> Counts:
     known = rows[rows["verdict"] != "unknown"]
-    return int(known["dips"].sum()), float(known["steps"].sum())
+    return Counts(known["dips"], known["exposure"], cells_of(known, within))
 
 
-def _verdict(
-    levels: Comparison,
-    dips: float,
-    lost: Comparison,
-    kept: list[pd.DataFrame],
-    names: tuple[str, str],
-) -> str:
-    """Answer three questions at 5 %, corrected for their number (Holm)."""
-    questions = [levels.p_value, dips, lost.p_value]
+def _verdict(levels: Comparison, dips: RateTest, lost: Comparison, names: tuple[str, str]) -> str:
+    """Answer three questions at 5 %, corrected for their number (Holm).
+
+    A question that so few runs cannot answer is not asked.
+    """
+    questions = [levels.p_value, math.nan if dips.too_few else dips.p_value, lost.p_value]
     asked = [p for p in questions if not math.isnan(p)]
     answers = iter(holm(asked))
     corrected = [math.nan if math.isnan(p) else next(answers) for p in questions]
-    rates = [events / steps if steps else math.nan for events, steps in map(_rate, kept)]
-    effects = [levels.effect, rates[1] - rates[0], lost.effect]
+    effects = [levels.effect, dips.excess, lost.effect]
     words = [("ends higher", "ends lower"), ("dips more often", "dips less often")]
     words.append(("spends more of its steps in dips", "spends less of its steps in dips"))
     said = [
@@ -203,22 +168,6 @@ def _constants(first: Diagnoses, second: Diagnoses) -> Iterable[tuple[str, Any, 
         yield key, here.get(key, "not set"), there.get(key, "not set")
 
 
-def _matching(
-    one: pd.DataFrame,
-    two: pd.DataFrame,
-    kept: list[pd.DataFrame],
-    shared: list[str],
-    keys: list[str],
-) -> str:
-    settings = ", ".join(shared) or "no setting that varies"
-    if not keys:
-        return f"No run of one has a partner in the other (seed; {settings}): compared unpaired."
-    left_out = len(one) - len(kept[0]) + len(two) - len(kept[1])
-    over = "seed" if "seed" in keys else "no seed, so that each cell counts as its mean"
-    text = f"Paired over {', '.join([over, *(key for key in keys if key != 'seed')])}"
-    return f"{text}; {counted(left_out, 'run')} without a partner left out."
-
-
 def _twice(first: Diagnoses, second: Diagnoses) -> str:
     """Count runs whose settings are all the same in both sets: they show no difference."""
     known = {_content(run) for run in first if run.settings}
@@ -231,66 +180,21 @@ def _content(run: Diagnosis) -> str:
 
 
 def _stability(
-    kept: list[pd.DataFrame], names: tuple[str, str], dips: float, lost: Comparison
+    kept: list[pd.DataFrame], names: tuple[str, str], dips: RateTest, lost: Comparison
 ) -> str:
     lines = []
     for name, rows in zip(names, kept, strict=True):
         known = rows[rows["verdict"] != "unknown"]
-        events, steps = _rate(rows)
         lines.append(
-            f"{name}: {counted(events, 'dip')} in {steps:,.0f} steps, "
-            f"{known['lost_steps'].sum():,.0f} of them in dips; "
+            f"{name}: {counted(int(known['dips'].sum()), 'dip')} in {known['exposure'].sum():,.0f} "
+            f"steps outside of dips, {known['lost_steps'].sum():,.0f} steps in dips; "
             f"{is_unstable(known).sum()} of {counted(len(known), 'run')} unstable"
         )
-    p = "cannot be tested" if math.isnan(dips) else f"p = {dips:.2g} (exact)"
-    lines.append(f"Equal rates of dips: {p}.")
-    low, high = lost.student
-    if not math.isnan(low):
+    lines.append(f"Equal rates of dips: {dips.words()}.")
+    low, high = lost.interval
+    if not math.isnan(lost.p_value):
+        sure = f"95 % interval {low:+.1f} to {high:+.1f}" if not math.isnan(low) else TOO_FEW
         lines.append(
-            f"Steps in dips: {lost.effect:+.1f} % of a run's "
-            f"(95 % interval {low:+.1f} to {high:+.1f})."
+            f"Steps in dips: {lost.effect:+.1f} % of a run's (p = {lost.p_value:.2g}; {sure})."
         )
     return "\n".join(lines)
-
-
-def _cells(
-    first: Diagnoses, second: Diagnoses, kept: list[pd.DataFrame], settings: list[str]
-) -> str:
-    """Return a table of the cells: level, dips, steps in dips, each as first | second."""
-    told = _telling(first, second, settings)
-    lines = [["cell", "runs", "level, %", "", "difference", "dips", "in dips", "unstable"]]
-    cells = dict.fromkeys(map(tuple, kept[0][settings].map(_comparable).to_numpy()))
-    for cell in sorted(cells, key=_order) if settings else [()]:
-        one, two = (_of_cell(rows, settings, cell) for rows in kept)
-        named = [label(k, v) for k, v in zip(settings, cell, strict=True) if k in told]
-        means = [rows["level"].mean() for rows in (one, two)]
-        lines.append(
-            [
-                ", ".join(named) or "all",
-                f"{len(one)} | {len(two)}",
-                f"{means[0]:.1f}",
-                f"{means[1]:.1f}",
-                f"{means[1] - means[0]:+.1f}",
-                f"{one['dips'].sum()} | {two['dips'].sum()}",
-                f"{one['lost_steps'].sum()} | {two['lost_steps'].sum()}",
-                f"{is_unstable(one).sum()} | {is_unstable(two).sum()}",
-            ]
-        )
-    return aligned(lines)
-
-
-def _telling(first: Diagnoses, second: Diagnoses, settings: list[str]) -> set[str]:
-    """Return the settings that name a cell, without those that follow from another."""
-    named = (cell.settings for runs in (first, second) for cell in group_cells(runs))
-    return {key for cell in named for key in cell} & set(settings)
-
-
-def _of_cell(rows: pd.DataFrame, settings: list[str], cell: tuple[Any, ...]) -> pd.DataFrame:
-    if not settings:
-        return rows
-    values = map(tuple, rows[settings].map(_comparable).to_numpy())
-    return rows[[value == cell for value in values]]
-
-
-def _order(cell: tuple[Any, ...]) -> list[tuple[int, float, str]]:
-    return [(0, float(v), "") if isinstance(v, (int, float)) else (1, 0.0, str(v)) for v in cell]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis, diagnose
-from stabkit.analyze.report import contents
+from stabkit.analyze.report import contents, zooms
 from stabkit.analyze.report.pictures import Picture
 from stabkit.config import save_config
 from stabkit.rundir import RunDir, Status
@@ -165,5 +165,6 @@ def grid(whole_grid: Path, tmp_path: Path) -> Path:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the pictures out of a report: drawing takes most of the time."""
     monkeypatch.setattr(contents, "PLOTS", {})
-    monkeypatch.setattr(contents, "event_zoom_figure", lambda rows: Figure())
-    monkeypatch.setattr(contents, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))
+    monkeypatch.setattr(zooms, "event_zoom_figure", lambda rows: Figure())
+    for module in (contents, zooms):
+        monkeypatch.setattr(module, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))

@@ -28,27 +28,29 @@ def test_a_run_is_scored_by_what_its_evaluations_hold(grid_runs: Diagnoses) -> N
         assert row["best"] == pytest.approx(max(running))
         assert row["untrained"] == accuracy[0]
         assert row["dips"] == len(found) == (1 if "0.02 false" in run.name else 0)
-        assert row["dip_rate"] == pytest.approx(1000 * len(found) / STEPS)
         assert row["lost_steps"] == sum(found["recovery"] - found["onset"])
-        lost = 100 * found["permanent_loss"].clip(lower=0).sum()  # a rise is no negative loss
-        sag = row["best"] - row["level"]
-        assert row["lost_points"] == pytest.approx(lost if len(found) else sag)
+        assert row["exposure"] == STEPS - row["lost_steps"]
+        assert row["dip_rate"] == pytest.approx(1000 * len(found) / row["exposure"])
+        assert row["lost_points"] == row["best"] - row["level"], "one quantity in every run"
     assert set(frame.loc[is_unstable(frame)].index) == {"lr 0.02 false 0", "lr 0.02 false 1"}
 
 
-def test_what_dips_took_for_good_counts_where_it_is_known(
+def test_a_fall_for_good_leaves_no_exposure(
     whole_grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def known(seen: events.Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
-        dips, drifts = falls(seen)
-        return dips.assign(permanent_loss=0.03), drifts
+    """A run that never comes back has one dip; in its steps no other could begin."""
 
-    monkeypatch.setattr(events, "falls", known)
-    frame = run_scores(diagnosed(whole_grid))
+    def for_good(seen: events.Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
+        dips, drifts = falls(seen)
+        return dips.assign(recovery=math.nan, end=float(STEPS)), drifts
+
+    calm = run_scores(diagnosed(whole_grid)).set_index("run")
+    monkeypatch.setattr(events, "falls", for_good)
+    frame = run_scores(diagnosed(whole_grid)).set_index("run")
     bad = is_unstable(frame)
-    assert frame.loc[bad, "lost_points"].tolist() == pytest.approx([3.0, 3.0])
-    assert set(frame.loc[bad, "lost_by"]) == {"permanent"}
-    assert set(frame.loc[~bad, "lost_by"]) == {"sag"}
+    assert bad.sum() == 2
+    assert (frame.loc[bad, "exposure"] + frame.loc[bad, "lost_steps"] == STEPS).all()
+    assert (frame.loc[bad, "dip_rate"] > calm.loc[bad, "dip_rate"]).all(), "it looks no calmer"
 
 
 def test_too_few_evaluations_are_unknown_not_stable(tmp_path: Path) -> None:

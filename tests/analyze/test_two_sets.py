@@ -38,8 +38,8 @@ def test_two_arms_are_paired_by_seed_and_settings(
     assert re.search(r"^frozen dips less often \(p = 0\.\d+\).* than learned", first), first
     assert f"{FREEZE}: False | True" in text
     assert "Paired over seed, optim.lr; 0 runs without a partner left out." in text
-    assert "learned: 6 dips in 3,000 steps" in text
-    assert "frozen: 0 dips in 3,000 steps" in text
+    assert "learned: 6 dips in 2,670 steps outside of dips, 330 steps in dips" in text
+    assert "frozen: 0 dips in 3,000 steps outside of dips, 0 steps in dips" in text
     rows = [line for line in text.splitlines() if line.startswith("base lr")]
     assert [row.split("  ")[0] for row in rows] == ["base lr 0.001", "base lr 0.02"]
     assert all("3 | 3" in row and "3 | 0" in row for row in rows)
@@ -49,18 +49,44 @@ def test_what_has_no_partner_is_left_out_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = plant(tmp_path / "one")
-    two = plant(tmp_path / "two", f"{FREEZE}=true", seeds=range(1, 5))
+    two = plant(tmp_path / "two", f"{FREEZE}=true", seeds=range(1, 4))
     text = analyze(capsys, one, two)
-    assert "6 runs without a partner left out" in text
+    assert "4 runs without a partner left out" in text
     assert "one: 0 dips in 2,000 steps" in text, "four of its runs have a partner"
+
+
+def test_few_common_seeds_leave_no_run_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = plant(tmp_path / "one")
+    text = analyze(capsys, one, plant(tmp_path / "two", f"{FREEZE}=true", seeds=range(2, 5)))
+    said = "Only 2 of 6 and 2 of 6 runs have a partner of the same seed and optim.lr"
+    assert f"{said}, too few for pairs: compared unpaired, with all runs." in unwrapped(text)
+    assert "one: 0 dips in 3,000 steps" in text
+
+
+def test_three_runs_a_set_are_too_few_whatever_they_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, dip in (("a", 0.08), ("b", 0.0)):
+        for seed in range(3):
+            plant_run(
+                tmp_path / name / str(seed), f"{FREEZE}={dip > 0}".lower(), dip=dip, seed=seed
+            )
+    text = analyze(capsys, tmp_path / "a", tmp_path / "b")
+    assert "Equal rates of dips: p = 0.1; too few: such runs cannot show less than p = 0.1." in text
+    assert text.startswith("Too few runs"), "a question that cannot be answered is not asked"
 
 
 def test_without_a_common_seed_cells_are_paired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = analyze(capsys, plant(tmp_path / "a"), plant(tmp_path / "b", seeds=range(5, 8)))
-    assert "no seed, so that each cell counts as its mean" in text
-    assert "2 pairs" in text
+    for name, seed in (("a", 0), ("b", 7)):
+        for lr in (1e-3, 4e-3, 2e-2):
+            plant_run(tmp_path / name / str(lr), f"optim.lr={lr}", seed=seed)
+    text = unwrapped(analyze(capsys, tmp_path / "a", tmp_path / "b"))
+    assert "paired over optim.lr, so that each cell counts as its mean" in text
+    assert "3 pairs" in text
 
 
 def test_without_anything_in_common_it_is_unpaired_and_says_so(
@@ -70,7 +96,7 @@ def test_without_anything_in_common_it_is_unpaired_and_says_so(
     for seed in range(7, 10):
         plant_run(tmp_path / "two" / str(seed), "optim.lr=0.5", seed=seed)
     text = analyze(capsys, one, tmp_path / "two")
-    assert "No run of one has a partner in the other" in unwrapped(text)
+    assert "No run of one has a partner of the same seed and optim.lr" in unwrapped(text)
     assert "unpaired: 6 and 3 runs" in unwrapped(text)
 
 

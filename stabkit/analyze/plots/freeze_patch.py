@@ -29,7 +29,7 @@ def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
 
     `row` is `pair` or `mean`. A pair has group (the other settings), seed, learned, frozen (levels
     in points), learned_unstable, frozen_unstable and difference. A group has difference (mean),
-    low, high (95 %, Student) and n (pairs).
+    low, high (95 %; NaN for few pairs, see `paired_test`) and n (pairs).
 
     Runs without a partner are left out. Raises ValueError if no run has one.
     """
@@ -67,7 +67,7 @@ def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
 
 def _mean(group: str, pairs: pd.DataFrame) -> dict[str, object]:
     found = compare_pairs(pairs["learned"], pairs["frozen"])
-    low, high = found.student
+    low, high = found.interval
     head = {"row": "mean", "group": group, "difference": found.effect}
     return head | {"low": low, "high": high, "n": found.n[0]}
 
@@ -141,7 +141,7 @@ def draw_freeze_patch(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the mean of frozen minus learned, with its 95 % interval if there are several pairs."""
+    """Draw the mean of frozen minus learned, with its 95 % interval if there are enough pairs."""
     groups = _groups(table)
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     for mean in table[table["row"] == "mean"].to_dict("records"):
@@ -154,7 +154,7 @@ def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
             xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center", fontsize=7,
         )  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(xlabel="points", title="frozen less learned\n(mean, 95 % interval)")
+    ax.set(xlabel="points", title="frozen less learned\n(mean; 95 % from ten pairs on)")
     return _rows(ax, groups)
 
 

@@ -30,9 +30,9 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row a cell of the map.
 
     Columns: panel (the other settings), x_name, x, y_name, y, level (mean, points), runs, known
-    (runs with a verdict), unstable (how many of those), dips. The columns stable (the largest x at
-    which all runs are stable) and first_unstable (the smallest x above it) belong to the whole row
-    of the map.
+    (runs with a verdict), unstable (how many of those), dips. The columns stable and first_unstable
+    (the largest stable and the smallest unstable x of `stable_frontier`) belong to the whole row of
+    the map.
 
     If learning rate and batch size both vary, x is the rate and y the batch size; else the settings
     with the most values are chosen. Stability has a limit only if x is one of these two. Raises
@@ -136,7 +136,7 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
         say_left_out(
             figure,
             "in a cell: mean level, unstable runs of all",
-            "thick line: the largest value with every run stable"
+            "thick line: the largest stable value (at most a tenth of its runs unstable)"
             if table["stable"].notna().any() else "",
             f"{len(panels)} of {len(every)} panels: those with the most unstable runs"
             if len(panels) < len(every) else "",

@@ -8,8 +8,6 @@ import pandas as pd
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses
 from stabkit.analyze.plots import PLOTS
-from stabkit.analyze.plots.curves import accuracy_axis
-from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
 from stabkit.analyze.plots.many import TooManyError
 from stabkit.analyze.report.incident import Incident
@@ -19,10 +17,11 @@ from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.verdict_words import Verdict, tell_verdict
+from stabkit.analyze.report.zooms import pictured
 from stabkit.analyze.sentences import footnote
 from stabkit.analyze.series import METRIC
 from stabkit.analyze.summary import run_table
-from stabkit.analyze.text import counted, listed
+from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import worst_first, worst_of
 
 OF_CELLS = ("grad-norms", "layer-map")  # figures of the first `MAX_CELLS` cells
@@ -86,7 +85,7 @@ def make_report(runs: Diagnoses) -> Report:
         title=path.name or str(path),
         folder=str(runs.path),
         verdict=verdict,
-        incidents=tuple((incident, _zoom(incident)) for incident in incidents[:ZOOMS]),
+        incidents=tuple(map(pictured, incidents[:ZOOMS])),
         further=_further(rest[:LISTED]),
         unlisted=len(rest[LISTED:]),
         runs=_run_rows(listed, len(runs)),
@@ -117,24 +116,6 @@ def _notes(table: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _zoom(incident: Incident) -> Picture | None:
-    """Draw gradients, loss and accuracy around an event; None if none of them was recorded."""
-    rows = event_zoom_rows(incident.run, incident.onset, incident.end, incident.loss)
-    if rows.empty:
-        return None
-    named = {"gradient": "gradient norms", "accuracy": accuracy_axis(incident.run.metric)}
-    drawn = rows.drop_duplicates("panel")
-    recorded = [named.get(p, s) for p, s in zip(drawn["panel"], drawn["series"], strict=True)]
-    alt = (
-        f"Curves of {listed(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
-    )
-    facts = "; ".join(": ".join(fact) for fact in incident.facts)
-    alt += f"event shaded. {incident.headline}: {facts}."
-    # a table cannot hold bytes that are no text
-    title = incident.headline.encode("utf-8", "backslashreplace").decode()
-    return picture(event_zoom_figure(rows.assign(event=title)), alt)
-
-
 def _further(incidents: Sequence[Incident]) -> Table | None:
     if not incidents:
         return None
@@ -159,7 +140,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         if metrics != {METRIC}:
             columns["accuracy"] = table["metric"].replace("", "-")
         columns |= {
-            "last kNN, %" if metrics == {METRIC} else "last, %": table["last"].map(_percent),
+            "final kNN, %" if metrics == {METRIC} else "final, %": table["level"].map(_percent),
             "best": table["best"].map(_percent),
             "dips": table["dips"].astype(str),
         }

@@ -45,10 +45,3 @@ def lasting(onset: int, end: int, open_end: bool = False) -> str:
 
 def number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g}"
-
-
-def times(ratio: float) -> str:
-    """Return a ratio as `2.4 times`, `11,269 times` or `1.5e+07 times`."""
-    if ratio >= 1e6:
-        return f"{ratio:.2g} times"
-    return f"{ratio:.1f} times" if ratio < 100 else f"{ratio:,.0f} times"

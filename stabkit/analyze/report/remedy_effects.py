@@ -1,15 +1,18 @@
 """Choose the remedies that fit what was seen, and measure them on the runs at hand."""
 
+import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from stabkit.analyze.cells import Cell, group_cells, label
-from stabkit.analyze.claims import Claim, mean_above_zero
+from stabkit.analyze.claims import Claim, Outcome, mean_above_zero
+from stabkit.analyze.counts import ALPHA
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.intervals import TESTED, TOO_FEW
 from stabkit.analyze.report.model_parts import is_own, parts_of
 from stabkit.analyze.report.remedies import REMEDIES
 from stabkit.analyze.report.remedy import Evidence, Part, Remedy, Sign
@@ -17,6 +20,7 @@ from stabkit.analyze.report.torch_lines import torch_lines, values_of
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
+from stabkit.detect.significance import holm
 
 HAS_IT = "the worst run has it already"
 
@@ -36,10 +40,20 @@ class Pair:
 
 @dataclass(frozen=True)
 class Trial:
-    """What runs that differ only in a remedy show of it."""
+    """What runs that differ only in a remedy show of it.
+
+    `corrected` is the p-value of the claim, corrected for all remedies that these runs test; NaN if
+    there are too few pairs for a test.
+    """
 
     pairs: tuple[Pair, ...]
     claim: Claim
+    corrected: float = math.nan
+
+    @property
+    def verdict(self) -> Outcome:
+        """Whether the remedy ends higher, after the correction."""
+        return self.claim.verdict if self.corrected <= ALPHA else "undecided"
 
     def words(self) -> str:
         n, claim = len(self.pairs), self.claim
@@ -49,15 +63,19 @@ class Trial:
         if not claim.n:
             return f"{counts} No levels to compare."
         effect = f"{claim.effect:+.1f} points of final accuracy, n = {counted(claim.n, 'pair')}"
-        if claim.n == 1:
-            return f"{effect}. {counts} Not decisive: one pair cannot tell an effect from chance."
-        interval = f"95 % interval {claim.low:+.1f} to {claim.high:+.1f}"
+        if math.isnan(self.corrected):
+            why = f"a test takes {TESTED} pairs" if claim.n < TESTED else "no spread to judge by"
+            return f"{effect}. {counts} Not decisive: {why}."
+        interval = TOO_FEW
+        if not math.isnan(claim.low):
+            interval = f"95 % interval {claim.low:+.1f} to {claim.high:+.1f}"
         verdict = {
             "holds": "Decisive: it ends higher here.",
             "fails": "Decisive: it ends lower here.",
-            "undecided": "Not decisive: the interval holds no difference as well.",
-        }[claim.verdict]
-        return f"{effect}, {interval}. {counts} {verdict}"
+            "undecided": "Not decisive: it may be chance.",
+        }[self.verdict]
+        sure = f"p = {self.corrected:.2g} corrected for the number of remedies tested; {interval}"
+        return f"{effect} ({sure}). {counts} {verdict}"
 
 
 @dataclass(frozen=True)
@@ -105,8 +123,7 @@ def advise(
     own, parts = is_own(run), parts_of(run)
     values = {} if own else values_of(run, onset)
     found = []
-    for remedy in REMEDIES:
-        tried = trial(remedy, cells, bad)
+    for remedy, tried in zip(REMEDIES, trials(REMEDIES, cells, bad), strict=True):
         seen = tuple(sign for sign in remedy.answers if signs.get(sign))
         wanted = bool(seen) or (own and any(signs.values()))
         makes_sense = parts.issuperset(remedy.needs) and (remedy.settings or not own)
@@ -151,17 +168,28 @@ def _of_torch(remedy: Remedy, values: Mapping[str, str]) -> dict[str, Any]:
 def _class(advice: Advice, runs: int) -> int:
     if advice.in_use == runs:
         return 3
-    verdict = advice.trial.claim.verdict if advice.trial else "undecided"
+    verdict = advice.trial.verdict if advice.trial else "undecided"
     if verdict == "fails":
         return 2
     return 0 if verdict == "holds" else 1
 
 
-def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
-    """Return pairs of runs that differ only in the remedy; None if there are none.
+def trials(remedies: Sequence[Remedy], cells: Sequence[Cell], bad: set[str]) -> list[Trial | None]:
+    """Return the trial of each remedy, with p-values corrected for their number (Holm).
 
     `bad` names the runs that trained unstably.
     """
+    found = [trial(remedy, cells, bad) for remedy in remedies]
+    known = [t.claim.p_value for t in found if t and not math.isnan(t.claim.p_value)]
+    corrected = iter(holm(known))
+    return [
+        replace(t, corrected=next(corrected)) if t and not math.isnan(t.claim.p_value) else t
+        for t in found
+    ]
+
+
+def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
+    """Return pairs of runs that differ only in the remedy, uncorrected; None if there are none."""
     key = remedy.key
     groups: dict[tuple[Any, ...], dict[Any, tuple[str, Diagnosis]]] = {}
     for cell in cells:

@@ -8,8 +8,8 @@ import numpy as np
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
-from stabkit.analyze.report.incident import Facts, Incident, lasting, number, times
-from stabkit.analyze.text import counted, listed
+from stabkit.analyze.report.incident import Facts, Incident, lasting, number
+from stabkit.analyze.text import counted, listed, times
 
 NAMED = 6  # layers; more are counted
 BEFORE = 20  # values whose median is the level before a spike
@@ -128,7 +128,7 @@ def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     facts: Facts = (
         ("In", names),
         ("Lasts", lasting(onset, end)),
-        ("Height", f"{number(before)} → {number(peak)}"),
+        ("Height", f"{number(before)} → {number(peak)}, {times(ratio)} what was expected"),
     )
     if run.judged.layers or run.judged.norms:
         facts += (("Gradients", _burst_near(run, onset, end)),)

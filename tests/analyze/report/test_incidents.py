@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stabkit.analyze.plots.curves import gradient_curves
 from stabkit.analyze.report.contents import make_report
-from stabkit.analyze.report.incident import Incident, times
+from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.page import render
 from stabkit.analyze.report.signs import signs_seen, where_it_began
+from stabkit.analyze.text import times
 from stabkit.cli import main
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer
@@ -40,7 +42,9 @@ def test_a_loss_spike_is_told_whatever_the_loss_is_called(tmp_path: Path, name: 
     assert (spike.kind, spike.onset, spike.end) == ("loss spike", 200, 209)
     facts = dict(spike.facts)
     assert facts["In"] == spike.loss == name
-    before, peak = map(float, facts["Height"].split(" → "))
+    height, expected = facts["Height"].split(", ")
+    before, peak = map(float, height.split(" → "))
+    assert expected == f"{times(spike.size)} what was expected"
     assert before == pytest.approx(np.median(losses[180:200]), rel=0.01)
     assert peak == pytest.approx(losses[200:210].max(), rel=0.01)
     assert "Gradients" not in facts, "none was recorded"
@@ -146,6 +150,22 @@ def test_the_page_of_a_log_without_knn_does_not_speak_of_it(tmp_path: Path, kind
     assert ("bursts" in body) is False
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_the_height_of_a_burst_is_that_of_its_picture(tmp_path: Path) -> None:
+    """What was expected just before differs from the median of the run, which the picture has."""
+    plant_loop(tmp_path / "a", ["0", "1", "2"], burst="2")
+    report = make_report(diagnosed(tmp_path))
+    burst, picture = next(pair for pair in report.incidents if pair[0].kind == "burst")
+    assert picture is not None
+    run = burst.run
+    curve = gradient_curves(run).query("layer == '2'").set_index("step")["relative"]
+    peak = curve.loc[burst.onset : burst.end].max()
+    facts = dict(burst.facts)
+    assert facts["Height"] == f"{times(burst.size)} what was expected"
+    assert facts["In the picture"] == f"2 peaks at {times(peak)} its median over the run"
+    assert facts["In the picture"] in picture.alt
+
+
 def test_a_csv_of_a_loss_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
     """From the log to the page, drawn: the event, the loss, and what to try."""
     steps = np.arange(0, 2000, 10)
@@ -167,7 +187,7 @@ def test_a_csv_of_a_loss_becomes_a_page_with_its_pictures(tmp_path: Path) -> Non
     [
         (1.86, "1.9 times"),
         (404.6, "405 times"),
-        (11268.9, "11,269 times"),
+        (11268.9, "11,300 times"),
         (1.5e7, "1.5e+07 times"),
     ],
 )

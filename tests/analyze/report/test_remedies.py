@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,19 @@ import torch
 from torch import nn
 
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.claims import mean_above_zero
 from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.report import remedy_effects
 from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.page import render
 from stabkit.analyze.report.remedies import NO_HELP, REMEDIES
 from stabkit.analyze.report.remedy import Remedy
-from stabkit.analyze.report.remedy_effects import advise, trial
+from stabkit.analyze.report.remedy_effects import Trial, advise, trial, trials
 from stabkit.analyze.report.sources import SOURCES
 from stabkit.analyze.report.torch_lines import torch_lines, values_of
 from stabkit.analyze.summary import run_table
 from stabkit.config import RunConfig, keys_of, load_config
+from stabkit.detect.significance import holm
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import (
@@ -261,16 +265,45 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
                                seed=seed)  # fmt: skip
             evaluate_again(folder, start, seed)
     runs = diagnosed(tmp_path)
-    found = trial(FREEZE, group_cells(runs), set())
+    (found,) = trials([FREEZE], group_cells(runs), set())
     assert found is not None
     assert "Decisive: it ends higher here." in found.words()
+    assert "too few runs for an interval" in found.words()
     assert found.claim.effect == pytest.approx(5, abs=0.5)  # a jitter of 0.1 in each of six levels
     first = advise(runs, run_table(runs), {"dips": 1}, runs.items[0].name)[0]
     assert first.remedy is FREEZE, "what the runs decide for comes first"
-    alone = trial(FREEZE, group_cells(Diagnoses(tmp_path, runs.items[::3])), set())
-    assert alone is not None
-    assert "n = 1 pair" in alone.words()
-    assert "Not decisive: one pair cannot tell" in alone.words()
+    two = Diagnoses(tmp_path, tuple(r for r in runs if r.settings["seed"] < 2))
+    for some, number in ((two, "n = 2 pairs"), (replace(two, items=runs.items[::3]), "n = 1 pair")):
+        (alone,) = trials([FREEZE], group_cells(some), set())
+        assert alone is not None
+        assert number in alone.words()
+        assert "Not decisive: a test takes 3 pairs" in alone.words()
+
+
+def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = {
+        FREEZE.name: [2.0, 2.1, 1.9],
+        LOWER.name: [1.0, 2.0, 4.5, 3.0],
+        "StableAdamW": [-1.0, 1.0, 2.0],
+        "QK-norm": [5.0, 5.1],
+    }
+
+    def measured(remedy: Remedy, *_: object) -> Trial | None:
+        found = gains.get(remedy.name)
+        return Trial((), mean_above_zero(remedy.name, found, "points")) if found else None
+
+    monkeypatch.setattr(remedy_effects, "trial", measured)
+    found = {r.name: t for r, t in zip(REMEDIES, trials(REMEDIES, [], set()), strict=True) if t}
+    tested = [trial for name, trial in found.items() if name != "QK-norm"]
+    expected = holm([trial.claim.p_value for trial in tested])
+    assert [trial.corrected for trial in tested] == pytest.approx(expected)
+    assert found[FREEZE.name].verdict == "holds"
+    lower = found[LOWER.name]
+    assert lower.claim.verdict == "holds"
+    assert lower.corrected == pytest.approx(2 * lower.claim.p_value)
+    assert lower.verdict == "undecided"
+    assert "Not decisive: it may be chance" in lower.words()
+    assert math.isnan(found["QK-norm"].corrected)
 
 
 def evaluate_again(folder: Path, start: float, seed: int) -> None:

@@ -15,7 +15,7 @@ from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.interactive import MAX_POINTS, thin
 from stabkit.analyze.report.page import FOLDER
 from stabkit.analyze.report.verdict_words import tell_verdict
-from stabkit.analyze.summary import run_table
+from stabkit.analyze.summary import run_table, summary
 from stabkit.analyze.verdict import worst_of
 from stabkit.cli import main
 from stabkit.rundir import RunDir, Status
@@ -44,6 +44,19 @@ def test_the_verdict_counts_runs_points_and_steps(grid: Path) -> None:
     total = sum(int((d["end"] - d["onset"]).sum()) for d in found.values())
     share = f"{total / (8 * STEPS):.0%}"
     assert verdict.lines[2] == f"Dips took {total:,} of all {8 * STEPS:,} steps ({share})."
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_verdict_and_the_table_give_one_level(grid_runs: Diagnoses) -> None:
+    """Not the median of the last fifth here and the last evaluation there."""
+    report = make_report(grid_runs)
+    worst = str(worst_of(run_table(grid_runs))["run"])
+    (row,) = (
+        dict(zip(report.runs.head, r, strict=True)) for r in report.runs.rows if r[-1] == worst
+    )
+    assert f"It ended at {row['final kNN, %']} %" in report.verdict.lines[1]
+    assert f"{level(diagnosed_run(grid_runs.path / worst)):.1f}" == row["final kNN, %"]
+    assert f"{level(diagnosed_run(grid_runs.path / worst)) / 100:.3f}" in summary(grid_runs)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -19,7 +19,7 @@ from stabkit.analyze.plots import (
     stability_map,
 )
 from stabkit.analyze.plots.many import TooManyError, evenly
-from stabkit.analyze.report import contents, interactive, page
+from stabkit.analyze.report import contents, interactive, page, zooms
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.page import render
@@ -98,7 +98,8 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(
 ) -> None:
     some = {name: PLOTS[name] for name in ("grad-norms", "stability-map")}
     monkeypatch.setattr(contents, "PLOTS", some)
-    monkeypatch.setattr(contents, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))
+    for module in (contents, zooms):
+        monkeypatch.setattr(module, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))
     report = make_report(sixty)
     assert len(report.runs.rows) == 5
     assert [row[-1] for row in report.runs.rows[:2]] == list(DIPPED), "the deepest dip first"
