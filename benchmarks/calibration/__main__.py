@@ -30,7 +30,7 @@ SUBJECTS = {  # name -> module and function that return its tables; imported whe
     "bursts": "bursts.burst_tables",
     "order": "relations.order_tables",
     "association": "relations.association_tables",
-    "counts": "relations.count_tables",
+    "counts": "counts.count_tables",
     "stale": "stale.stale_tables",
 }
 DOCS = Path(__file__).parents[2] / "docs"
