@@ -6,11 +6,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.cells import group_cells
+from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import LONGEST
+from stabkit.detect import shallow_first
 from stabkit.detect.association import EventTimes
 from stabkit.detect.bursts import ONSETS
+from stabkit.detect.contrasts import SHORTEST_FLANK
 from stabkit.detect.dips import SHORTEST
+from stabkit.detect.onset_order import OrderTest
 
 
 def between_seeds(runs: Sequence[Diagnosis]) -> float | None:
@@ -55,33 +59,47 @@ def onsets(runs: Iterable[Diagnosis]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else empty
 
 
-def bursts_and_dips(runs: Iterable[Diagnosis]) -> list[EventTimes]:
-    """Return every run in the form in which `association` asks: do bursts precede dips?
+def order_test(
+    runs: Iterable[Diagnosis], shallow: str | None = None, deep: str | None = None
+) -> OrderTest:
+    """Return `shallow_first` of the bursts of all runs."""
+    items = list(runs)
+    return shallow_first(onsets(items), shallow, deep, recorded_every(items))
 
-    A dip counts from the first evaluation that shows it. Its onset is the last evaluation that does
-    not show it, and the cause may still come after that. `watched` is the range of steps in which
-    both bursts and dips could be found.
+
+def recorded_every(runs: Iterable[Diagnosis]) -> int:
+    """Return the most steps from one gradient norm to the next, over the runs that burst."""
+    return max((run.every for run in runs if len(run.onsets)), default=1)
+
+
+def bursts_and_dips(runs: Diagnoses) -> list[EventTimes]:
+    """Return every run in the form in which `event_association` asks: do bursts precede dips?
+
+    A dip counts from the first evaluation that shows it, and is dated late by the steps since the
+    evaluation before, which did not show it. Both are watched from the first step at which the
+    detectors can find a burst and show a dip. Runs of one cell have one schedule.
     """
     watched = []
-    for run in runs:
-        steps = run.evals(run.metric)["step"].to_numpy()
-        if len(steps) < SHORTEST or run.watched is None:
-            continue
-        first = int(max(steps[SHORTEST - 2], run.watched[0]))
-        last = int(min(steps[-1], run.watched[1]))
-        if first > last or last - first > LONGEST:
-            continue
-        found = run.dips
-        shown = steps[np.searchsorted(steps, found["onset"], side="right")]
-        ends = np.maximum(found["end"], shown)
-        inside = (shown >= first) & (shown <= last)
-        begun = run.bursts["onset"]
-        watched.append(
-            EventTimes(
-                begun[begun.between(first, last)].to_numpy(),
-                shown[inside],
-                (first, last),
-                np.minimum(ends[inside], last),
+    for number, cell in enumerate(group_cells(runs)):
+        for run in cell.runs:
+            steps = run.evals(run.metric)["step"].to_numpy()
+            if len(steps) < SHORTEST or run.watched is None:
+                continue
+            first = int(max(steps[SHORTEST_FLANK], run.watched[0]))
+            last = int(min(steps[-1], run.watched[1]))
+            if first > last or last - first > LONGEST:
+                continue
+            onset = run.dips["onset"].to_numpy()
+            shown = steps[np.searchsorted(steps, onset, side="right")]
+            inside = (shown >= first) & (shown <= last)
+            begun = run.bursts["onset"]
+            watched.append(
+                EventTimes(
+                    begun[begun.between(first, last)].to_numpy(),
+                    shown[inside],
+                    (first, last),
+                    (shown - onset)[inside],
+                    f"cell {number}",
+                )
             )
-        )
     return watched

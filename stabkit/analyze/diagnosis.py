@@ -194,15 +194,26 @@ class Diagnosis:
         return measured.assign(layer=measured["layer"].astype(str)).reset_index(drop=True)
 
     @cached_property
-    def watched(self) -> tuple[int, int] | None:
-        """First step at which a spike can be found, and the last; None with too few steps."""
+    def _recorded(self) -> tuple[int, int, int] | None:
+        """First and last step at which a spike can be found, and the steps between two values."""
         steps = self.tables.signals(["grad_norm"])["step"].unique()
         if self.norms:
             found = [series[0] for series in self._series(self.norms).values()]
             steps = np.unique(np.concatenate(found)) if found else steps[:0]
         if len(steps) <= events.MIN_HISTORY:
             return None
-        return int(steps[events.MIN_HISTORY]), int(steps[-1])
+        every = int(np.median(np.diff(np.sort(steps))))
+        return int(steps[events.MIN_HISTORY]), int(steps[-1]), every
+
+    @property
+    def watched(self) -> tuple[int, int] | None:
+        """First step at which a spike can be found, and the last; None with too few steps."""
+        return self._recorded[:2] if self._recorded else None
+
+    @property
+    def every(self) -> int:
+        """The steps from one recorded gradient norm to the next; 1 where none is recorded."""
+        return self._recorded[2] if self._recorded else 1
 
     @cached_property
     def _gaps(self) -> dict[str, list[str]]:

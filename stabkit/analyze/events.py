@@ -190,7 +190,9 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     One value alone may be that of a hard batch; it counts from `ALONE` times what was expected on.
     """
     table = spikes_of_series(found, run)
-    kept = table[(table["end"] > table["onset"]) | (table["ratio"] >= ALONE)].reset_index(drop=True)
+    kept = table[(table["end"] > table["flagged"]) | (table["ratio"] >= ALONE)].reset_index(
+        drop=True
+    )
     kept.attrs["refused"] = refused(table)
     return kept
 
@@ -230,7 +232,7 @@ def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
 def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
     tables = list(found)
     if not tables:
-        return pd.DataFrame(columns=["layer", "depth", "onset", "peak", "end", "height", "ratio"])
+        return pd.DataFrame(columns=["layer", "depth", *find_spikes([], []).columns])
     some = [table for table in tables if len(table)]
     spiked = pd.concat(some or [_named(tables[0].copy(), "", 0)], ignore_index=True)
     spiked.attrs["refused"] = any(refused(events) for events in tables)

@@ -1,16 +1,13 @@
 """Describe in sentences what a handful of runs says beyond the row of each run."""
 
-import math
-
-from stabkit.analyze.across_runs import between_seeds, bursts_and_dips, onsets, told_dips
+from stabkit.analyze.across_runs import between_seeds, bursts_and_dips, order_test, told_dips
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.order import LEAD, herald_words, order_words
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
 from stabkit.analyze.text import counted
-from stabkit.detect import event_association, shallow_first
-
-LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
+from stabkit.detect import event_association
 
 
 def findings(runs: Diagnoses) -> list[str]:
@@ -44,29 +41,12 @@ def _severities(runs: Diagnoses) -> str:
 
 
 def _order(runs: Diagnoses) -> str:
-    test = shallow_first(onsets(runs))
-    if not test.events:
-        return ""
-    lag = f"median lag {test.lag:g} steps"
-    if math.isfinite(test.low):
-        lag += f", 95 % interval {test.low:g} to {test.high:g}"
-    return (
-        f"Bursts of several layers: {test.events}. The shallowest layer spiked before the deepest "
-        f"in {test.before},\nafter it in {test.after}, at the same step in {test.ties} "
-        f"({lag}; sign test p = {test.p_value:.2g})."
-    )
+    test = order_test(runs)
+    return f"Bursts of several layers: {test.events}. {order_words(test)}" if test.events else ""
 
 
 def _heralds(runs: Diagnoses) -> str:
-    found = event_association(bursts_and_dips(runs), LEAD)
-    if not found.effects or not (found.observed or found.expected):
-        return ""
-    ratio = f"{found.hazard_ratio:.1f} times" if math.isfinite(found.hazard_ratio) else "not known"
-    return (
-        f"{found.observed} of {found.effects} dips had a gradient burst in the {LEAD} steps before "
-        f"(by chance {found.expected:.1f}, p = {found.p_value:.2g});\ntheir rate after bursts over "
-        f"that elsewhere: {ratio} ({found.hazard_low:.1f} to {found.hazard_high:.1f})."
-    )
+    return herald_words(event_association(bursts_and_dips(runs), LEAD))
 
 
 def _sensitivity(runs: Diagnoses) -> str:

@@ -6,10 +6,12 @@ from numbers import Real
 
 import pandas as pd
 
+from stabkit.analyze.across_runs import onsets
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import MIN_HISTORY
 from stabkit.analyze.nonfinite import names_of
+from stabkit.analyze.order import FIRST, lead_words
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.text import counted, listed, times
 from stabkit.detect.dips import SHORTEST
@@ -235,9 +237,9 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
         return
     found = counted(int(table["bursts"].sum()), "gradient burst")
     text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
-    if any("patch_embed" in set(run.layers["layer"]) for run in ordered):
-        first = table["patch_first"].sum()
-        yield f"{text}; the patch projection was among the first to spike in {first}."
+    if any(FIRST in set(run.layers["layer"]) for run in ordered):
+        led = lead_words(onsets(ordered))
+        yield f"{text}; {led}." if led else f"{text}, none with the patch projection."
         return
     bursting = table[table["bursts"] > 0]
     where, _, burst = _largest(bursting, ordered, lambda run: run.bursts, "ratio")

@@ -8,6 +8,7 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.events import counts_known
 from stabkit.analyze.findings import findings
+from stabkit.analyze.order import FIRST
 from stabkit.analyze.sentences import (
     NOTHING_SAID,
     events_in_words,
@@ -35,7 +36,8 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     `gaps` says which. `judged_on` says what a run was judged on. `last` is the last accuracy,
     `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
     a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
-    fractions. `patch_first` counts the bursts that began in the patch projection.
+    fractions. `patch_first` counts the bursts that began in the patch projection; one that began
+    in k layers at once counts 1 / k.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
@@ -44,7 +46,6 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 def _row(run: Diagnosis, cell: str) -> dict[str, object]:
     run.examine()
     evals, found, sags = run.evals(run.metric), run.dips, run.drifts
-    first = run.onsets[run.onsets["lag"] == 0]
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
@@ -66,7 +67,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "departures": len(run.departures),
         "stuck": len(run.stuck),
         "bursts": len(run.bursts),
-        "patch_first": int((first["layer"] == "patch_embed").sum()),
+        "patch_first": run.onsets.loc[run.onsets["layer"] == FIRST, "share"].sum(),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
         "gaps": "; ".join(run.gaps()),

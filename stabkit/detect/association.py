@@ -1,8 +1,9 @@
 """Association: do events of one kind (spikes) come before events of another kind (dips)?"""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -10,120 +11,120 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, median_interval
 
-TAIL = 0.025  # probability on either side of a 95 % interval
+ALL_ORDERS = 7  # runs of which every permutation is tried: 5,040; more are sampled
+SAMPLED = 5000
 
 
 class EventTimes(NamedTuple):
     """The events of one run: onsets of causes and effects, and the first and last step of the run.
 
-    All are in steps; both ends of `span` were watched. `ends` is the last step of each effect,
-    before which no other effect can begin; by default it is the onset.
+    All are in steps; both ends of `span` were watched for both. `late` is by how many steps the
+    onset of each effect may lie before the step given, as where an accuracy is evaluated now and
+    then; by default 0. Runs of one `schedule` differ in chance alone, such as the seeds of a cell;
+    a run without a name is like no other.
     """
 
     causes: ArrayLike
     effects: ArrayLike
     span: tuple[int, int]
-    ends: ArrayLike | None = None
+    late: ArrayLike | None = None
+    schedule: str = ""
 
 
 @dataclass(frozen=True)
 class Association:
-    """The result of `association`, which describes the fields."""
+    """The result of `event_association`, which describes the fields."""
 
     effects: int
     observed: int
-    expected: float
+    before: int
+    after: int
     p_value: float
-    hazard_ratio: float
-    hazard_low: float
-    hazard_high: float
+    expected: float
+    other_runs_p: float
+    shift_p: float
     lead: float
     lead_low: float
     lead_high: float
 
 
-class _Counts(NamedTuple):
-    """The counts of one run.
+class _Checked(NamedTuple):
+    """The events of one run, counted from its first step: causes sorted, reach of each effect."""
 
-    `null` is the distribution of coincidences by chance; `exposed` and `unexposed` are the steps at
-    risk inside and outside of the windows after causes.
-    """
-
-    null: FloatArray
-    hits: int
-    effects: int
-    exposed: int
-    unexposed: int
-    leads: list[int]
+    causes: IntArray
+    effects: IntArray
+    reach: IntArray
+    size: int
 
 
 def event_association(runs: Iterable[EventTimes], window: int) -> Association:
     """Count effects with a cause at most `window` steps before (or at their step), against chance.
 
-    `observed` counts these effects over all runs. Chance is a circular shift: all causes of a run
-    are moved together around its span, by every number of steps. `expected` is the mean count over
-    all shifts, and the one-sided `p_value` is the share of shifts that give at least as many. The
-    shifts of several runs are combined by convolving their distributions. The test is exact where
-    the causes of a run are as likely at any time, and it keeps both the rates of the runs and the
-    clustering of causes. A shift by a few steps often coincides as well, so one run of n steps
-    alone cannot give a p far below window / n; several runs can. The test cannot tell an
-    association from a third thing that makes both likelier at one time, such as the learning rate.
+    `observed` counts these effects over all runs. To `window` is added by how much the effect may
+    be dated late.
 
-    `hazard_ratio` is the rate of effects per step within `window` after a cause, over the rate
-    elsewhere. Both are rates within a run (steps inside an effect are in neither), so a bad run
-    with more of both proves nothing. It is the conditional maximum likelihood with its exact 95 %
-    interval. It is NaN, with the interval 0 to infinity, where no run with an effect has steps of
-    both kinds.
+    Three answers to what chance would do:
+
+    - `before` and `after`: effects that have a cause within that reach before them alone, or after
+      them alone. If nothing links the two, both are equally likely, wherever the run is in its
+      course: `p_value` is the one-sided binomial one. It holds where causes and effects are both
+      likelier at one time, such as early in a run or in a bad stretch. It needs the most data.
+    - The causes of other runs of the same `schedule`: `expected` is the mean count if each run had
+      the causes of another, over all permutations of the runs (5,000 of them for more than seven),
+      and `other_runs_p` the share of permutations that give at least as many, the true one
+      included. NaN without two runs of one schedule and span. It finds more, and holds where the
+      time course is that of the schedule. It errs where every run has a bad stretch of its own.
+    - `shift_p`: all causes of a run are moved together around its span, by every number of steps.
+      It holds only where causes are as likely at any time, so it proves nothing about a training.
+
+    How often each errs: docs/detectors.md. There is no ratio of rates after causes and elsewhere:
+    its interval takes events as independent, and misses the truth wherever they cluster.
 
     `lead` is the median number of steps from the last cause to the effect, over the observed
-    effects, with its distribution-free 95 % interval (infinite below six).
+    effects, with its distribution-free 95 % interval (infinite below six). It is as uncertain as
+    effects are dated late.
 
     Raises ValueError for a negative window and for events that are not whole steps in the span.
     """
+    from scipy import stats  # slow to import, and only finished runs need it
+
     if window < 0:
         raise ValueError(f"window must be 0 steps or more, got {window}")
-    counts = [_count(EventTimes(*run), window) for run in runs]
-    null = np.ones(1)
-    for run in counts:
-        null = np.convolve(null, run.null)
-    observed = sum(run.hits for run in counts)
-    leads = np.array([lead for run in counts for lead in run.leads], dtype=float)
+    given = [EventTimes(*run) for run in runs]
+    checked = [_checked(run, window) for run in given]
+    hits = [_hits(run, run.causes) for run in checked]
+    observed = sum(int(hit.sum()) for hit in hits)
+    sides = [_sides(run) for run in checked]
+    before = sum(int(np.sum(early & ~late)) for early, late in sides)
+    after = sum(int(np.sum(late & ~early)) for early, late in sides)
+    expected, other_runs_p = _other_runs(given, checked, observed)
+    leads = np.concatenate(
+        [np.zeros(0), *(_leads(*pair) for pair in zip(checked, hits, strict=True))]
+    )
     return Association(
-        sum(run.effects for run in counts),
+        sum(run.effects.size for run in checked),
         observed,
-        float(null @ np.arange(null.size)),
-        min(1.0, float(null[observed:].sum())),
-        *_hazard_ratio([run for run in counts if run.effects and run.exposed and run.unexposed]),
+        before,
+        after,
+        float(stats.binom.sf(before - 1, before + after, 0.5)),
+        expected,
+        other_runs_p,
+        _at_least(observed, [_shifted(run) for run in checked]),
         float(np.median(leads)) if leads.size else math.nan,
         *median_interval(leads),
     )
 
 
-def _count(run: EventTimes, window: int) -> _Counts:
+def _checked(run: EventTimes, window: int) -> _Checked:
     first, last = run.span
     if last < first:
         raise ValueError(f"span must be (first step, last step), got {run.span}")
-    size = last - first + 1
     causes = np.sort(_steps("causes", run.causes, run.span)) - first
     effects = _steps("effects", run.effects, run.span) - first
-    begun = np.bincount(causes, minlength=size) > 0
-    covered = _recent(begun, window)
-    at_risk = np.ones(size, dtype=bool)
-    if run.ends is not None:
-        ends = _steps("ends", run.ends, run.span) - first
-        for onset, end in zip(effects, ends, strict=True):
-            at_risk[onset + 1 : end + 1] = False
-        at_risk[effects] = True  # an effect may begin inside another; its own step was at risk
-    before = np.searchsorted(causes, effects, side="right") - 1
-    leads = [int(e - causes[i]) for e, i in zip(effects, before, strict=True) if covered[e]]
-    return _Counts(
-        _null(begun, effects, window),
-        int(np.sum(covered[effects])),
-        effects.size,
-        int(np.sum(at_risk & covered)),
-        int(np.sum(at_risk & ~covered)),
-        leads,
-    )
+    late = np.zeros(effects.size) if run.late is None else np.asarray(run.late, dtype=float)
+    if late.shape != effects.shape or not np.all((late >= 0) & (late == np.floor(late))):
+        raise ValueError(f"late must be whole steps, one for each effect, got {run.late}")
+    return _Checked(causes, effects, window + late.astype(np.int64), last - first + 1)
 
 
 def _steps(name: str, values: ArrayLike, span: tuple[int, int]) -> IntArray:
@@ -134,60 +135,89 @@ def _steps(name: str, values: ArrayLike, span: tuple[int, int]) -> IntArray:
     return given.astype(np.int64)
 
 
-def _recent(begun: BoolArray, window: int) -> BoolArray:
-    """Return the steps with something begun at the step itself or within `window` steps before."""
-    # begun at t - window .. t: the count up to t is above the count up to t - window - 1
-    so_far = np.concatenate([np.zeros(min(window + 1, begun.size)), np.cumsum(begun)])
-    return np.cumsum(begun) > so_far[: begun.size]
+def _any_within(causes: IntArray, first: IntArray, last: IntArray) -> BoolArray:
+    """Return for each pair of steps whether a cause lies between, both included."""
+    return np.searchsorted(causes, last, side="right") > np.searchsorted(causes, first)
 
 
-def _null(begun: BoolArray, effects: IntArray, window: int) -> FloatArray:
+def _hits(run: _Checked, causes: IntArray) -> BoolArray:
+    """Return for each effect whether one of these causes comes within its reach before it."""
+    return _any_within(causes, run.effects - run.reach, run.effects)
+
+
+def _sides(run: _Checked) -> tuple[BoolArray, BoolArray]:
+    """Return for each effect whether a cause is near before it, and after it; not at its step.
+
+    No reach is cut at the ends of the span to the same length on both sides: where both rates fall
+    from the first step on, an early effect has more causes behind than ahead, and a late one fewer.
+    Over the span this evens out, and only so.
+    """
+    before = _any_within(run.causes, run.effects - run.reach, run.effects - 1)
+    return before, _any_within(run.causes, run.effects + 1, run.effects + run.reach)
+
+
+def _leads(run: _Checked, hits: BoolArray) -> FloatArray:
+    latest = np.searchsorted(run.causes, run.effects[hits], side="right") - 1
+    return (run.effects[hits] - run.causes[latest]).astype(float)
+
+
+def _other_runs(
+    given: Sequence[EventTimes], checked: Sequence[_Checked], observed: int
+) -> tuple[float, float]:
+    """Return the mean count with the causes of other runs, and the p of the count observed.
+
+    Runs that are like no other keep their causes.
+    """
+    alike: dict[tuple[str, tuple[int, int]], list[_Checked]] = {}
+    for run, times in zip(given, checked, strict=True):
+        if run.schedule:
+            alike.setdefault((run.schedule, run.span), []).append(times)
+    groups = [group for group in alike.values() if len(group) > 1]
+    if not groups:
+        return math.nan, math.nan
+    inside = sum(int(_hits(run, run.causes).sum()) for group in groups for run in group)
+    nulls = [_permuted(group) for group in groups]
+    mean = sum(float(null @ np.arange(null.size)) for null in nulls)
+    return observed - inside + mean, _at_least(inside, nulls)
+
+
+def _permuted(runs: Sequence[_Checked]) -> FloatArray:
+    """Return the distribution of the coincidences over permutations of the runs' causes."""
+    counts = np.array([[int(_hits(run, other.causes).sum()) for other in runs] for run in runs])
+    size = len(runs)
+    if size <= ALL_ORDERS:
+        orders = np.array(list(permutations(range(size))))
+    else:
+        rng = np.random.default_rng(0)  # the same answer every time; the true order is one of them
+        drawn = rng.permuted(np.tile(np.arange(size), (SAMPLED - 1, 1)), axis=1)
+        orders = np.concatenate([np.arange(size)[None], drawn])
+    return _law(counts[np.arange(size), orders].sum(axis=1))
+
+
+def _shifted(run: _Checked) -> FloatArray:
     """Return the distribution of the coincidences over all circular shifts of the causes."""
-    hits = np.zeros(begun.size, dtype=np.int64)  # of every shift
+    begun = np.bincount(run.causes, minlength=run.size) > 0
+    hits = np.zeros(run.size, dtype=np.int64)  # of every shift
     # Running count over two rounds: no window of the shifted causes wraps around its end.
     twice = np.concatenate([[0], np.cumsum(np.concatenate([begun, begun]))])
-    moves = np.arange(begun.size)
-    for effect in effects:
+    moves = np.arange(run.size)
+    for effect, most in zip(run.effects.tolist(), run.reach.tolist(), strict=True):
         # A cause shifted by s lies in [effect - reach, effect] if it began s steps earlier, modulo
         # size. No window reaches back beyond the first step.
-        reach = min(window, int(effect))
-        start = (effect - reach - moves) % begun.size
+        reach = min(most, effect)
+        start = (effect - reach - moves) % run.size
         hits += twice[start + reach + 1] > twice[start]
-    return np.bincount(hits, minlength=effects.size + 1) / begun.size
+    return _law(hits)
 
 
-def _hazard_ratio(runs: list[_Counts]) -> tuple[float, float, float]:
-    """Return the hazard ratio and its exact 95 % interval (as Clopper and Pearson's for one run).
+def _law(counts: IntArray) -> FloatArray:
+    shares: FloatArray = np.bincount(counts) / counts.size
+    return shares
 
-    Given the number of effects in a run, those within windows are binomial with odds
-    ratio x exposed / unexposed: the rate of the run itself cancels. The law of the sum over runs is
-    the convolution of their binomials.
-    """
-    from scipy import optimize, stats  # slow to import, and only finished runs need it
 
-    total, hits = sum(run.effects for run in runs), sum(run.hits for run in runs)
-    if not total:
-        return math.nan, 0.0, math.inf
-
-    def exposed(log_ratio: float) -> FloatArray:
-        law = np.ones(1)
-        for run in runs:
-            odds = math.exp(log_ratio) * run.exposed / run.unexposed
-            share = odds / (1 + odds)
-            law = np.convolve(law, stats.binom.pmf(np.arange(run.effects + 1), run.effects, share))
-        return law
-
-    def solve(rising: Callable[[float], float]) -> float:
-        # The solution is sought in the logarithm; e^40 is beyond any ratio of steps.
-        return math.exp(float(optimize.brentq(rising, -40, 40)))
-
-    ratio, low, high = 0.0, 0.0, math.inf
-    if hits == total:
-        ratio = math.inf
-    elif hits:
-        ratio = solve(lambda x: float(exposed(x) @ np.arange(total + 1)) - hits)
-    if hits:
-        low = solve(lambda x: float(exposed(x)[hits:].sum()) - TAIL)
-    if hits < total:
-        high = solve(lambda x: TAIL - float(exposed(x)[: hits + 1].sum()))
-    return ratio, low, high
+def _at_least(observed: int, laws: Iterable[FloatArray]) -> float:
+    """Return the chance that the sum of counts of these laws is so large."""
+    together = np.ones(1)
+    for law in laws:
+        together = np.convolve(together, law)
+    return min(1.0, float(together[observed:].sum()))

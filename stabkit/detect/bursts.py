@@ -1,5 +1,7 @@
 """Bursts: spikes of several layers as one event, with the step at which each layer joined."""
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -7,8 +9,15 @@ from stabkit.detect.robust import IntArray
 
 SPIKES = ["layer", "depth", "onset", "end", "ratio"]  # columns that the spikes must have
 BURSTS = {"onset": "int64", "end": "int64", "layers": "int64", "first": "object", "ratio": "float"}
-GAP = 10  # most steps from the onset in one layer to that in the next
-ONSETS = {"burst": "int64", "layer": "object", "depth": "int64", "onset": "int64", "lag": "int64"}
+GAP = 50  # most steps from the onset in one layer to that in the next
+ONSETS = {
+    "burst": "int64",
+    "layer": "object",
+    "depth": "int64",
+    "onset": "int64",
+    "lag": "int64",
+    "share": "float64",
+}
 
 _NO_BURSTS = pd.DataFrame(columns=list(BURSTS)).astype(BURSTS)
 _NO_ONSETS = pd.DataFrame(columns=list(ONSETS)).astype(ONSETS)
@@ -18,10 +27,10 @@ def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     """Join the spikes of all layers of one run into bursts; return one row per burst.
 
     `spikes`: the rows of `find_spikes` of each layer with columns layer and depth, in any order.
-    A spike joins the previous burst if it begins at most `gap` steps after the latest onset in that
-    burst and its layer is not in the burst yet. So a burst may travel through the layers for longer
-    than `gap`, where a fixed window would cut it. It cannot go on forever, because a layer that
-    spikes again begins a new burst. Spikes that begin at the same step are never divided.
+    A burst holds no layer twice and no pause of more than `gap` steps from one onset to the next.
+    So it may travel through the layers for tens of steps, and it cannot go on forever. Spikes are
+    divided into the fewest such bursts. Where several divisions are as few, it is the one with the
+    longest pauses between its bursts. Spikes that begin at the same step are never divided.
 
     Columns: onset and end (first onset and last flagged step of any layer), layers (how many),
     first (the layers that spiked first, in depth order, joined by `, `), ratio (the largest rise
@@ -43,13 +52,15 @@ def layer_onsets(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     """Return the spikes that `find_bursts` joins, one row each, in order of onset and depth.
 
     Columns: burst (row of `find_bursts`), layer, depth, onset (step), lag (steps since the first
-    onset of the burst; 0 for all layers that were first together).
+    onset of the burst; 0 for all layers that were first together), share (1 / k for the k layers
+    that were first together, 0 for the others).
     """
     ordered, number = _numbered(spikes, gap)
     if ordered.empty:
         return _NO_ONSETS.copy()
-    first = ordered.groupby(number)["onset"].transform("min")
-    found = ordered.assign(burst=number, lag=ordered["onset"] - first, layer=ordered["layer"])
+    lag = ordered["onset"] - ordered.groupby(number)["onset"].transform("min")
+    share = (lag == 0) / (lag == 0).groupby(number).transform("sum")
+    found = ordered.assign(burst=number, lag=lag, share=share)
     return found[list(ONSETS)].astype(ONSETS).reset_index(drop=True)
 
 
@@ -68,13 +79,33 @@ def _numbered(spikes: pd.DataFrame, gap: int) -> tuple[pd.DataFrame, IntArray]:
     if len(twice):
         layer, onset = twice.iloc[0][["layer", "onset"]]
         raise ValueError(f"layer {layer} spikes twice at step {onset}: give one run at a time")
-    number = np.zeros(len(ordered), dtype=np.int64)
-    inside: set[str] = set()
-    current, latest = -1, 0
-    for onset, together in ordered.groupby("onset"):
-        layers = set(together["layer"].astype(str))
-        if current < 0 or onset - latest > gap or layers & inside:
-            current, inside = current + 1, set()
-        number[together.index] = current
-        inside, latest = inside | layers, onset
-    return ordered, number
+    groups = [(int(onset), set(g["layer"].astype(str))) for onset, g in ordered.groupby("onset")]
+    starts = _divide([onset for onset, _ in groups], [layers for _, layers in groups], gap)
+    at = np.array([groups[i][0] for i in starts])
+    return ordered, np.searchsorted(at, ordered["onset"].to_numpy(), side="right") - 1
+
+
+def _divide(onsets: Sequence[int], layers: Sequence[Collection[str]], gap: int) -> list[int]:
+    """Return the positions at which bursts begin; `layers` are those that spike at each onset.
+
+    The best division of the first j onsets is that of the first i, with one burst from i to j: all
+    i are tried for which that burst keeps the rules.
+    """
+    # of the first j onsets: the number of bursts, minus the sum of the pauses between them, and
+    # where the last burst begins; of equal divisions the one whose last burst is the shortest
+    best = [(0, 0, 0)]
+    for j in range(1, len(onsets) + 1):
+        inside: set[str] = set()
+        found: list[tuple[int, int, int]] = []
+        for i in range(j - 1, -1, -1):
+            if not inside.isdisjoint(layers[i]) or (i < j - 1 and onsets[i + 1] - onsets[i] > gap):
+                break
+            inside.update(layers[i])
+            pause = onsets[i] - onsets[i - 1] if i else 0
+            found.append((best[i][0] + 1, best[i][1] - pause, i))
+        best.append(min(found, key=lambda division: division[:2]))
+    starts, j = [], len(onsets)
+    while j:
+        j = best[j][2]
+        starts.append(j)
+    return starts[::-1]

@@ -109,7 +109,11 @@ class OnlineStaleMoments:
 
 
 class OnlineBursts:
-    """The rule by which `find_bursts` joins onsets of layers, in order of steps."""
+    """Join onsets of layers, in order of steps, into as many bursts as `find_bursts` has.
+
+    A burst takes every onset that it may. `find_bursts` knows the pauses that follow, and may count
+    the last of these to the next burst.
+    """
 
     def __init__(self, gap: int = GAP) -> None:
         self._gap = gap

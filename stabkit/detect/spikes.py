@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from stabkit.detect.onsets import half_height_onset
 from stabkit.detect.robust import (
     MAD_TO_STD,
     BoolArray,
@@ -268,9 +269,10 @@ def find_spikes(
 
     Rates of false alarms and power, on stationary series and on trends: docs/detectors.md.
 
-    Returns one row per event: onset, peak, end (steps of the first, largest and last point), height
-    (robust z of the peak), ratio (of the peak to what was expected there). Raises ValueError for
-    steps that do not increase, negative values, options out of range.
+    Returns one row per event: onset (the step at which it reached half of its own log height:
+    `half_height_onset`), flagged, peak, end (steps of the first, largest and last flagged point),
+    height (robust z of the peak), ratio (of the peak to what was expected there). Raises ValueError
+    for steps that do not increase, negative values, options out of range.
     """
     _check_options(window, threshold, min_history, merge, mad_floor)
     steps, values = checked_series(step, value, "value")
@@ -324,14 +326,17 @@ def _events(
     steps: IntArray, values: FloatArray, points: Sequence[Flagged], begin: IntArray
 ) -> pd.DataFrame:
     rows = []
+    logs, since = np.log(values), 0
     for a, b in zip(begin, [*begin[1:], len(points)], strict=True):
         event = points[a:b]
         peak = max(event, key=lambda point: float(values[point.at]))
+        onset = half_height_onset(steps, logs, event[0].at, peak.at, since)
+        since = event[-1].at + 1
         times = steps[[event[0].at, peak.at, event[-1].at]]
-        rows.append((*times, peak.z, math.exp(peak.rise)))
+        rows.append((onset, *times, peak.z, math.exp(peak.rise)))
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
-_INTEGERS, _FLOATS = ("onset", "peak", "end"), ("height", "ratio")
+_INTEGERS, _FLOATS = ("onset", "flagged", "peak", "end"), ("height", "ratio")
 _COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
 _NO_SPIKES = pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)

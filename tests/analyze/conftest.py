@@ -108,8 +108,9 @@ def plant_loop(
     writer = Writer(folder, "loop")
     if layers:
         grads = np.exp(0.1 * rng.normal(size=(STEPS, len(layers))))
-        grads[303:306] *= 20 if burst else 1
-        grads[300:306, [name == burst for name in layers]] *= 20
+        mine = np.array([name == burst for name in layers])
+        grads[300:306, mine] *= 20
+        grads[303:306, ~mine] *= 20 if burst else 1
         nothing = np.zeros_like(grads, dtype=bool)
         writer.add_layers(
             steps, list(layers), dict.fromkeys(SIGNALS, grads.astype(np.float32)),

@@ -1,25 +1,16 @@
 import math
 from collections.abc import Iterator
-from itertools import product, tee
+from itertools import permutations, product, tee
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from stabkit.detect import event_association
-from stabkit.detect.association import EventTimes
+from stabkit.detect.association import Association, EventTimes
 from tests.detect.sequential import rarely
 
 SPAN = (20, 519)
-
-
-def simulate(rng: np.random.Generator, window: int, rate: float, ratio: float) -> EventTimes:
-    """Causes at random; effects with `rate` a step, `ratio` times that up to `window` after one."""
-    steps = np.arange(SPAN[0], SPAN[1] + 1)
-    cause = rng.random(steps.size) < 0.01
-    near = np.convolve(cause, np.ones(window + 1))[: steps.size] > 0
-    effect = rng.random(steps.size) < np.where(near, rate * ratio, rate)
-    return EventTimes(steps[cause], steps[effect], SPAN)
 
 
 def brute_force(run: EventTimes, window: int) -> list[int]:
@@ -35,7 +26,7 @@ def brute_force(run: EventTimes, window: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_null_is_every_move_of_every_run(seed: int) -> None:
+def test_the_shifts_are_every_move_of_every_run(seed: int) -> None:
     rng = np.random.default_rng(seed)
     runs = []
     for size in (17, 23):
@@ -45,50 +36,101 @@ def test_the_null_is_every_move_of_every_run(seed: int) -> None:
     counts = [brute_force(run, 4) for run in runs]
     totals = np.array([sum(pair) for pair in product(*counts)])
     assert found.observed == totals[0]
-    assert found.expected == pytest.approx(totals.mean())
-    assert found.p_value == pytest.approx(np.mean(totals >= totals[0]))
+    assert found.shift_p == pytest.approx(np.mean(totals >= totals[0]))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_steps_at_risk_and_leads_are_those_of_a_loop(seed: int) -> None:
+def random_runs(rng: np.random.Generator, schedules: list[str]) -> list[EventTimes]:
+    runs = []
+    for schedule in schedules:
+        causes, effects = (rng.choice(60, size=rng.integers(1, 5)) + 20 for _ in range(2))
+        late = rng.integers(0, 9, size=effects.size)
+        runs.append(EventTimes(causes, effects, (20, 79), late, schedule))
+    return runs
+
+
+def count(effects: EventTimes, causes: EventTimes, window: int) -> int:
+    late = effects.late if effects.late is not None else np.zeros(99)
+    return sum(
+        any(0 <= e - c <= window + d for c in np.asarray(causes.causes))
+        for e, d in zip(np.asarray(effects.effects), np.asarray(late), strict=False)
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_other_runs_are_all_permutations_within_a_schedule(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    causes, effects = rng.choice(200, size=6, replace=False), np.array([40, 90, 150])
-    found = event_association([EventTimes(causes, effects, (0, 199), effects + 20)], window=12)
-    risk = [t for t in range(200) if not any(e < t <= e + 20 for e in effects)]
-    near = {t for t in risk if any(0 <= t - c <= 12 for c in causes)}
-    hits = sorted(set(effects.tolist()) & near)
-    leads = [min(t - c for c in causes if c <= t) for t in hits]
-    assert found.observed == len(hits)
-    if hits:
-        assert found.lead == np.median(leads)
-    # one run: the conditional interval is Clopper and Pearson's of the share of effects near
-    share = stats.binomtest(len(hits), 3).proportion_ci(0.95)
-    scale = (len(risk) - len(near)) / len(near)
-    with np.errstate(divide="ignore"):
-        low, high = (np.float64(s) / (1 - s) * scale for s in (share.low, share.high))
-    assert (found.hazard_low, found.hazard_high) == pytest.approx((low, high))
+    runs = random_runs(rng, ["a", "a", "b", "a", "b", ""])
+    found = event_association(runs, window=6)
+    totals = [
+        sum(count(run, runs[causes], 6) for run, causes in zip(runs, order, strict=True))
+        for order in permutations(range(6))
+        if all(runs[i].schedule == runs[j].schedule for i, j in enumerate(order))
+    ]
+    assert len(totals) == math.factorial(3) * math.factorial(2)
+    assert found.observed == totals[0]
+    assert found.expected == pytest.approx(np.mean(totals))
+    assert found.other_runs_p == pytest.approx(np.mean(np.array(totals) >= totals[0]))
 
 
-def test_independent_events_alarm_no_more_often_than_the_level() -> None:
-    """Causes in clusters and runs of different rates, which a pooled test takes for association."""
-    rng = np.random.default_rng(0)
-    seen: list[float] = []
+@pytest.mark.parametrize("seed", range(12))
+def test_sides_and_leads_are_those_of_a_loop(seed: int) -> None:
+    runs = random_runs(np.random.default_rng(seed), ["", "", ""])
+    before = after = 0
+    leads = []
+    for run in runs:
+        causes = np.asarray(run.causes).tolist()
+        for e, d in zip(np.asarray(run.effects), np.asarray(run.late), strict=True):
+            early = any(e - 6 - d <= c < e for c in causes)
+            late = any(e < c <= e + 6 + d for c in causes)
+            before, after = before + (early and not late), after + (late and not early)
+            leads += [min(e - c for c in causes if c <= e)] if early or e in causes else []
+    found = event_association(runs, window=6)
+    assert (found.before, found.after) == (before, after)
+    assert found.p_value == pytest.approx(stats.binomtest(before, before + after, alternative=
+                                          "greater").pvalue if before + after else 1)  # fmt: skip
+    assert found.observed == len(leads)
+    assert found.lead == pytest.approx(np.median(leads) if leads else math.nan, nan_ok=True)
+    assert math.isnan(found.expected)
+    assert math.isnan(found.other_runs_p), "no two runs of one schedule"
 
-    def p_values() -> Iterator[float]:
-        for _ in range(400):
+
+def test_more_than_seven_runs_are_sampled_and_give_one_answer() -> None:
+    runs = random_runs(np.random.default_rng(0), ["a"] * 9)
+    found = event_association(runs, window=6)
+    rng = np.random.default_rng(1)
+    totals = np.array([
+        sum(count(run, runs[i], 6) for run, i in zip(runs, rng.permutation(9), strict=True))
+        for _ in range(2000)
+    ])  # fmt: skip
+    assert found.other_runs_p == pytest.approx(np.mean(totals >= found.observed), abs=0.05)
+    assert event_association(runs, window=6) == found
+
+
+@pytest.mark.parametrize("course", ["level", "early", "bad stretch"])
+def test_events_of_one_time_course_are_no_association(course: str) -> None:
+    """Causes and effects are drawn one by one; in two courses both are likelier at one time."""
+    rng, steps = np.random.default_rng(0), np.arange(480)
+
+    def drawn() -> Iterator[Association]:
+        for _ in range(200):
             runs = []
-            for rate in (0.002, 0.02):
-                starts = rng.choice(500, size=max(1, int(1000 * rate)))
-                causes = np.unique((starts[:, None] + [0, 2, 5]).ravel() % 500) + 20
-                effects = np.flatnonzero(rng.random(500) < rate) + 20
-                runs.append(EventTimes(causes, effects, SPAN))
-            seen.append(event_association(runs, window=15).p_value)
-            yield seen[-1]
+            for _ in range(6):
+                began = rng.integers(0, 380)
+                rate = {
+                    "level": np.ones(480),
+                    "early": 8 * np.exp(-steps / 60),
+                    "bad stretch": 0.1 + 5 * ((steps >= began) & (steps < began + 100)),
+                }[course]
+                causes, effects = (steps[rng.random(480) < r * rate] for r in (0.01, 0.006))
+                runs.append(EventTimes(causes, effects, (0, 479), schedule="one"))
+            yield event_association(runs, window=30)
 
-    levels = (0.01, 0.05, 0.2, 0.5)
-    for level, same in zip(levels, tee(p_values(), len(levels)), strict=True):
-        assert rarely((p <= level for p in same), level, 400), level
-    assert np.mean(seen) < 0.75, "so conservative a test would find nothing"
+    sides, others, shifts = tee(drawn(), 3)
+    assert rarely((found.p_value <= 0.05 for found in sides), 0.05, 200)
+    if course != "bad stretch":  # each run has its own, which other runs do not share
+        assert rarely((found.other_runs_p <= 0.05 for found in others), 0.05, 200)
+    wrong = sum(found.shift_p <= 0.05 for found in shifts)
+    assert (wrong > 100) == (course != "level"), "shifts hold for constant rates alone"
 
 
 def test_a_planted_lead_is_found() -> None:
@@ -96,59 +138,36 @@ def test_a_planted_lead_is_found() -> None:
     runs = []
     for _ in range(3):
         causes = np.sort(rng.choice(450, size=4, replace=False)) + 20
-        runs.append(EventTimes(causes, causes + rng.integers(3, 10, size=4), SPAN))
+        effects = causes + rng.integers(3, 10, size=4)
+        runs.append(EventTimes(causes, effects, SPAN, schedule="one"))
     found = event_association(runs, window=20)
     assert found.observed == found.effects == 12
-    assert found.expected < 6
-    assert found.p_value < 0.001
+    assert found.expected < 7
+    assert found.other_runs_p == pytest.approx(1 / 6), "the true order is the best of six"
+    assert found.p_value < 0.01
+    assert found.shift_p < 0.001
     assert 3 <= found.lead_low <= found.lead <= found.lead_high <= 9
-    assert found.hazard_low > 1
-    assert found.hazard_ratio == math.inf
     alone = event_association(runs[:1], window=20)
-    assert alone.p_value > 1 / 500, "moves by a step or two coincide as well"
+    assert alone.shift_p > 1 / 500, "moves by a step or two coincide as well"
     backwards = event_association([EventTimes(r.effects, r.causes, SPAN) for r in runs], window=2)
     assert backwards.p_value > 0.05, "a cause after the effect is none"
 
 
-@pytest.mark.parametrize("ratio", [1.0, 5.0])
-def test_the_hazard_interval_covers_the_truth(ratio: float) -> None:
-    rng = np.random.default_rng(2)
-
-    def misses() -> Iterator[bool]:
-        for _ in range(300):
-            runs = [simulate(rng, 10, rate, ratio) for rate in (0.002, 0.01)]
-            found = event_association(runs, window=10)
-            yield not found.hazard_low <= ratio <= found.hazard_high
-
-    assert rarely(misses(), 0.05, 300)
-
-
-def test_a_bad_run_with_more_of_both_proves_nothing() -> None:
-    """Causes and effects at random in each run; three runs have few of both, one has many."""
-    rng = np.random.default_rng(3)
-    trials, pooled_alarms, alarms = 60, 0, 0
-    for _ in range(trials):
-        runs = []
-        for rate in (0.001, 0.001, 0.001, 0.03):
-            causes, effects = (np.flatnonzero(rng.random(1000) < rate) for _ in range(2))
-            runs.append(EventTimes(causes, effects, (0, 999)))
-        alarms += event_association(runs, window=9).hazard_low > 1
-        causes, effects = (
-            np.concatenate([np.add(run[kind], 1000 * i) for i, run in enumerate(runs)])
-            for kind in (0, 1)
-        )
-        pooled = event_association([EventTimes(causes, effects, (0, 3999))], window=9)
-        pooled_alarms += pooled.hazard_low > 1
-    assert pooled_alarms > trials / 2, "the case is one that fools a pooled ratio"
-    assert stats.binom.sf(alarms - 1, trials, 0.025) > 0.001
+def test_an_effect_may_be_dated_late_by_an_evaluation() -> None:
+    """At an evaluation every 25 steps, the dip begun at step 101 is seen at step 125."""
+    seen = EventTimes([85], [125], (0, 499), [25])
+    assert event_association([seen], window=30).observed == 1
+    assert event_association([seen._replace(late=None)], window=30).observed == 0
+    later = seen._replace(causes=[165])
+    assert event_association([later], window=30).after == 1, "as far to either side"
 
 
 def test_nothing_says_nothing() -> None:
     for causes, effects in [([], []), ([30], []), ([], [30])]:
         found = event_association([EventTimes(causes, effects, SPAN)], window=10)
         assert (found.p_value, found.observed) == (1.0, 0)
-        assert math.isnan(found.hazard_ratio)
-        assert (found.hazard_low, found.hazard_high) == (0.0, math.inf)
+        assert (found.before, found.after, found.shift_p) == (0, 0, 1.0)
+        assert math.isnan(found.other_runs_p)
         assert math.isnan(found.lead)
     assert event_association([], window=10).p_value == 1.0
 
@@ -162,3 +181,5 @@ def test_what_cannot_be_is_refused() -> None:
         event_association([], -1)
     with pytest.raises(ValueError, match=r"span must be \(first step, last step\)"):
         event_association([EventTimes([], [], (9, 0))], 1)
+    with pytest.raises(ValueError, match="late must be whole steps, one for each effect"):
+        event_association([EventTimes([30], [40, 50], SPAN, [5])], 1)

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from itertools import pairwise, product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,9 +21,10 @@ def spikes(*found: tuple[str, int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def random_spikes(seed: int) -> pd.DataFrame:
+def random_spikes(seed: int, most: int = 24) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    pairs = {(str(rng.choice(LAYERS)), int(rng.integers(0, 120))) for _ in range(rng.integers(25))}
+    size = rng.integers(1, most + 1)
+    pairs = {(str(rng.choice(LAYERS)), int(rng.integers(0, 120))) for _ in range(size)}
     return spikes(*sorted(pairs)).sample(frac=1, random_state=seed)
 
 
@@ -31,7 +35,7 @@ def test_a_planted_burst_through_the_layers_is_one_event() -> None:
         "onset": 40, "end": 50, "layers": 4, "first": "patch_embed, blocks.0", "ratio": 6.0
     }  # fmt: skip
     onsets = layer_onsets(found)
-    assert onsets.columns.tolist() == ["burst", "layer", "depth", "onset", "lag"]
+    assert onsets.columns.tolist() == ["burst", "layer", "depth", "onset", "lag", "share"]
     assert onsets[["layer", "lag"]].to_numpy().tolist() == [
         ["patch_embed", 0], ["blocks.0", 0], ["blocks.1", 2], ["norm", 8]
     ]  # fmt: skip
@@ -53,32 +57,65 @@ def test_a_dense_series_of_spikes_is_no_endless_burst() -> None:
 
 
 def test_spikes_of_one_step_stay_together_where_one_of_them_begins_a_burst() -> None:
-    found = spikes(("patch_embed", 0), ("blocks.1", 5), ("blocks.0", 8), ("patch_embed", 8))
+    found = spikes(("patch_embed", 0), ("blocks.1", 3), ("blocks.0", 8), ("patch_embed", 8))
     bursts = find_bursts(found)
     assert bursts["onset"].tolist() == [0, 8]
     assert bursts["first"].tolist() == ["patch_embed", "patch_embed, blocks.0"]
 
 
+def all_divisions(steps: list[int]) -> Iterator[list[list[int]]]:
+    for cuts in product([False, True], repeat=len(steps) - 1):
+        starts = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(steps)]
+        yield [steps[a:b] for a, b in pairwise(starts)]
+
+
 @pytest.mark.parametrize("seed", range(60))
-def test_bursts_are_the_shortest_division_that_keeps_the_rules(seed: int) -> None:
-    """Against the definition: cut steps greedily, so no burst could take the next step too."""
-    found, gap = random_spikes(seed), 10
+def test_bursts_are_the_best_of_all_divisions(seed: int) -> None:
+    """Against the definition: the fewest that keep the rules, and the longest pauses between."""
+    found, gap = random_spikes(seed, 9), 30
     steps = sorted(set(found["onset"]))
-    layers = {s: set(found.loc[found["onset"] == s, "layer"]) for s in steps}
-    expected: list[list[int]] = []
-    for step in steps:
-        joins = expected and step - expected[-1][-1] <= gap
-        if joins and not any(layers[step] & layers[old] for old in expected[-1]):
-            expected[-1].append(step)
-        else:
-            expected.append([step])
+    layers = {s: found.loc[found["onset"] == s, "layer"].tolist() for s in steps}
+
+    def keeps_the_rules(burst: list[int]) -> bool:
+        inside = [layer for step in burst for layer in layers[step]]
+        return len(set(inside)) == len(inside) and all(b - a <= gap for a, b in pairwise(burst))
+
+    def quality(bursts: list[list[int]]) -> tuple[int, int]:
+        return len(bursts), -sum(b[0] - a[-1] for a, b in pairwise(bursts))
+
+    allowed = [d for d in all_divisions(steps) if all(map(keeps_the_rules, d))]
     onsets = layer_onsets(found, gap)
-    assert [sorted(set(b["onset"])) for _, b in onsets.groupby("burst")] == expected
-    assert find_bursts(found, gap)["onset"].tolist() == [steps[0] for steps in expected]
+    mine = [sorted(set(burst["onset"])) for _, burst in onsets.groupby("burst")]
+    assert mine in allowed
+    assert quality(mine) == min(map(quality, allowed))
+    assert find_bursts(found, gap)["onset"].tolist() == [steps[0] for steps in mine]
     # every spike is in one burst, no layer twice in any, whatever the order of the rows
     assert len(onsets) == len(found)
     assert not onsets.duplicated(["burst", "layer"]).any()
     pd.testing.assert_frame_equal(onsets, layer_onsets(found.sort_values("layer"), gap))
+
+
+@pytest.mark.parametrize("lag", [20, 40])
+def test_a_lag_of_tens_of_steps_is_one_burst_without_layers_between(lag: int) -> None:
+    """As in the paper's caption; the next event comes after 60 to 100 steps."""
+    found = spikes(*((layer, at + lag * (layer == "norm")) for at in (180, 300, 400)
+                     for layer in ("patch_embed", "norm")))  # fmt: skip
+    onsets = layer_onsets(found)
+    assert onsets["lag"].tolist() == [0, lag] * 3
+    assert onsets["share"].tolist() == [1, 0] * 3
+
+
+def test_a_spike_belongs_to_the_burst_that_is_nearer() -> None:
+    """A layer that is in neither burst: joined in the order of steps, it would go to the first."""
+    found = spikes(
+        ("patch_embed", 0), ("blocks.0", 1), ("norm", 30), ("patch_embed", 32), ("blocks.0", 33)
+    )
+    assert layer_onsets(found)["burst"].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_layers_that_are_first_together_share_the_lead() -> None:
+    found = spikes(("patch_embed", 5), ("blocks.0", 5), ("norm", 9))
+    assert layer_onsets(found)["share"].tolist() == [0.5, 0.5, 0]
 
 
 def test_bursts_and_onsets_agree() -> None:
@@ -91,7 +128,8 @@ def test_bursts_and_onsets_agree() -> None:
 
 def test_no_spikes_are_no_bursts_with_all_columns() -> None:
     assert find_bursts(spikes()).columns.tolist() == ["onset", "end", "layers", "first", "ratio"]
-    assert layer_onsets(spikes()).columns.tolist() == ["burst", "layer", "depth", "onset", "lag"]
+    columns = ["burst", "layer", "depth", "onset", "lag", "share"]
+    assert layer_onsets(spikes()).columns.tolist() == columns
 
 
 def test_spikes_of_a_series_can_be_given_as_they_are_found() -> None:

@@ -235,9 +235,9 @@ def test_steady_growth_is_not_a_spike():
 def test_empty_and_short_series_give_an_empty_frame_with_its_columns():
     for size in (0, 1, 12):
         events = find_spikes(np.arange(size), np.full(size, 1.0))
-        assert list(events) == ["onset", "peak", "end", "height", "ratio"]
+        assert list(events) == ["onset", "flagged", "peak", "end", "height", "ratio"]
         assert events.empty
-        assert events.dtypes.map(str).tolist() == ["int64"] * 3 + ["float64"] * 2
+        assert events.dtypes.map(str).tolist() == ["int64"] * 4 + ["float64"] * 2
 
 
 def test_bad_input_is_refused():

@@ -7,30 +7,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from stabkit.analyze.across_runs import onsets
+from stabkit.analyze.across_runs import onsets, recorded_every
 from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.order import order_words
 from stabkit.analyze.plots.style import RC, new_figure, ramp
 from stabkit.analyze.text import counted
 from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.bursts import ONSETS
 
-COUNTS = ["events", "alone", "first"]
+COUNTS = ["events", "alone"]
 
 
 def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
     """Return rows of two kinds: `layer` and `event`.
 
     Rows of kind `layer` are those of `onset_order`, for every layer with a gradient in any run.
-    Rows of kind `event` are those of `onsets`, one for each layer of each burst.
+    Rows of kind `event` are those of `onsets`, one for each layer of each burst. `every` is the
+    number of steps from one recorded value to the next.
     """
     found = onsets(runs)
     layers = pd.concat([run.layers for run in runs]).drop_duplicates("layer").sort_values("depth")
     if layers.empty:
         return pd.DataFrame(columns=["kind", "layer", "depth", "lag"])
     order = layers.merge(onset_order(found).drop(columns="depth"), on="layer", how="left")
-    order = order.fillna(dict.fromkeys([*COUNTS, "expected"], 0)).astype(dict.fromkeys(COUNTS, int))
+    order = order.fillna(dict.fromkeys([*COUNTS, "first", "expected"], 0)).astype(
+        dict.fromkeys(COUNTS, int)
+    )
     parts = [order.assign(kind="layer"), found.assign(kind="event")]
     table = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    table["every"] = recorded_every(runs)
     return table[["kind", *(name for name in table.columns if name != "kind")]]
 
 
@@ -50,7 +55,7 @@ def draw_onset_order(frame: pd.DataFrame, ax: Axes) -> Axes:
         if not np.isnan(layer["low"]):
             ax.plot([layer["low"], layer["high"]], [row, row], color=color, linewidth=1.6)
         ax.plot(layer["lag"], row, "D", color=color, markersize=5)
-        counted = f"{layer['first']:g} of {layer['events']:g}" if layer["events"] else "-"
+        counted = f"{layer['first']:.3g} of {layer['events']:g}" if layer["events"] else "-"
         for x, text in ((1.10, counted), (1.27, f"{layer['alone']:g}")):
             ax.text(x, row, text, transform=ax.get_yaxis_transform(), ha="center", va="center")
     for x, text in ((1.10, "first in"), (1.27, "alone")):
@@ -93,9 +98,4 @@ def _verdict(frame: pd.DataFrame) -> str:
         if not alone:
             return "No order to show: these runs have no gradient burst."
         return f"No order to show: each of {counted(alone, 'gradient burst')} is of one layer."
-    test = shallow_first(events)
-    return (
-        f"Shallowest before deepest layer in {test.before} of {counted(test.events, 'burst')}, "
-        f"after it in {test.after},\ntogether in {test.ties} (p = {test.p_value:.2g}); "
-        f"median lag {test.lag:g} steps"
-    )
+    return order_words(shallow_first(events, every=int(frame["every"].max())))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
+from stabkit.analyze.order import FIRST
 from stabkit.analyze.report.incident import Incident, Kind
 from stabkit.analyze.report.remedy import SIGNS, Sign
 
@@ -37,7 +38,7 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
     for run in runs:
         if run.name in begun and begun[run.name] <= _early(run):
             seen.add(("early", run.name))
-        if (run.onsets.loc[run.onsets["lag"] == 0, "layer"] == "patch_embed").any():
+        if (run.onsets.loc[run.onsets["share"] == 1, "layer"] == FIRST).any():
             seen.add(("patch_first", run.name))
     signs = [sign for sign, _ in seen]
     return {sign: signs.count(sign) for sign in SIGNS}

@@ -25,7 +25,6 @@ from stabkit.analyze.plots.layer_map import BINS, draw_layer_map, layer_map_figu
 from stabkit.analyze.plots.layer_styles import telling_layers
 from stabkit.analyze.plots.onset_order import onset_order_figure, onset_order_table
 from stabkit.detect import event_association
-from stabkit.detect.dips import SHORTEST
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import (
@@ -59,10 +58,14 @@ def test_a_dip_counts_from_the_evaluation_that_first_shows_it(grid_runs: Diagnos
     assert [list(run.causes) for run in watched if len(run.causes)] == [[SPIKE], [SPIKE]]
     shown = [step for run in watched for step in run.effects]
     assert shown == [DIP[0]] * 2
-    assert {run.span for run in watched} == {(EVERY * (SHORTEST - 2), STEPS - 1)}
+    assert {run.span for run in watched} == {(15, STEPS - 1)}, "the fourth evaluation, past step 12"
+    assert [step for run in watched for step in run.late] == [EVERY] * 2
+    assert len({run.schedule for run in watched}) == 4, "two seeds each"
     found = event_association(watched, window=30)
     assert (found.observed, found.effects, found.lead) == (2, 2, DIP[0] - SPIKE)
-    assert found.p_value < 0.01
+    assert (found.before, found.after, found.p_value) == (2, 0, 0.25)
+    assert found.shift_p < 0.01
+    assert found.other_runs_p == 1, "both seeds burst at one time"
 
 
 def test_runs_too_short_to_find_anything_are_not_watched(tmp_path: Path) -> None:
@@ -180,8 +183,9 @@ def test_the_order_has_a_dot_a_burst_and_the_median_between(tmp_path: Path) -> N
     (ax,) = onset_order_figure(table).axes
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [sorted(line.get_xdata()) for line in dots] == [[0] * 7, [2] * 7, [], []]
-    assert "in 7 of 7 bursts" in ax.get_title("left")
-    assert "p = 0.016" in ax.get_title("left"), "two-sided: 2 / 2**7"
+    title = " ".join(ax.get_title("left").split())
+    assert title.startswith("The shallowest layer spikes first: the deepest spiked 2 steps after")
+    assert "95 % interval 2 to 2; later in 7, earlier in 0, at once in 0" in title
     texts = [text.get_text() for text in ax.texts]
     assert texts[:4] == ["7 of 7", "0", "0 of 7", "0"]
 

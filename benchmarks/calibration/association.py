@@ -1,0 +1,115 @@
+"""Calibrate `event_association`: how often it errs, and what it finds, under several time courses.
+
+Six runs of 480 steps, all of one schedule. Causes and effects are drawn step by step; where nothing
+is planted, nothing links them but the time course.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.calibration.scores import interval
+from stabkit.detect import event_association
+from stabkit.detect.association import EventTimes
+from stabkit.detect.robust import FloatArray, IntArray
+
+RUNS, STEPS, WINDOW = 6, 480, 30
+CAUSES, EFFECTS = 5.0, 3.0  # of a run, about
+T = np.arange(STEPS)
+LEVEL = np.full(STEPS, 1 / STEPS)
+Draw = Callable[[np.random.Generator], tuple[IntArray, IntArray]]  # causes and effects of a run
+
+
+def drawn(rng: np.random.Generator, count: float, course: FloatArray) -> IntArray:
+    """Draw steps, about `count` of them, with chances in proportion to `course`."""
+    return np.flatnonzero(rng.random(STEPS) < count * course / course.sum())
+
+
+def clustered(rng: np.random.Generator, count: float, others: tuple[int, ...]) -> IntArray:
+    """Draw clusters: a step and `others` after it, about `count` in all."""
+    first = drawn(rng, count / (1 + len(others)), LEVEL)
+    steps = np.unique(first[:, None] + np.array([0, *others]))
+    return steps[steps < STEPS]
+
+
+def early(fold: float) -> FloatArray:
+    course: FloatArray = np.exp(-T / fold)
+    return course
+
+
+def bad_stretch(rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    began = rng.integers(0, STEPS - 100)
+    course = np.where((began <= T) & (began + 100 > T), 1.0, 0.02)
+    return drawn(rng, CAUSES, course), drawn(rng, EFFECTS, course)
+
+
+def heralded(course: FloatArray, nearest: int, farthest: int, every: int) -> Draw:
+    """Half of the effects come after a cause; effects are dated at the next evaluation."""
+
+    def draw(rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        causes = drawn(rng, CAUSES, course)
+        after = causes[rng.random(causes.size) < EFFECTS / 2 / CAUSES]
+        after = after + rng.integers(nearest, farthest + 1, size=after.size)
+        effects = np.concatenate([drawn(rng, EFFECTS / 2, course), after])
+        seen = np.unique(-(-effects // every) * every)
+        return causes, seen[seen < STEPS]
+
+    return draw
+
+
+UNLINKED: dict[str, Draw] = {
+    "equal chances": lambda rng: (drawn(rng, CAUSES, LEVEL), drawn(rng, EFFECTS, LEVEL)),
+    "causes in clusters": lambda rng: (
+        clustered(rng, CAUSES, (3, 7)), drawn(rng, EFFECTS, LEVEL)
+    ),
+    "both in clusters": lambda rng: (
+        clustered(rng, CAUSES, (3, 7)), clustered(rng, EFFECTS, (20,))
+    ),
+    "both likelier early": lambda rng: (
+        drawn(rng, CAUSES, early(60)), drawn(rng, EFFECTS, early(60))
+    ),
+    "both in one bad stretch": bad_stretch,
+    "causes early, effects late": lambda rng: (
+        drawn(rng, CAUSES, early(60)), drawn(rng, EFFECTS, early(60)[::-1])
+    ),
+    "both early, causes earlier": lambda rng: (
+        drawn(rng, CAUSES, early(40)), drawn(rng, EFFECTS, np.exp(-(((T - 60) / 50) ** 2)))
+    ),
+}  # fmt: skip
+LINKED: dict[str, tuple[Draw, int]] = {  # with the steps between evaluations
+    "5 to 25 steps before": (heralded(LEVEL, 5, 25, 1), 1),
+    "5 to 25 steps before, early": (heralded(early(60), 5, 25, 1), 1),
+    "10 to 25 steps before, evaluated every 5": (heralded(LEVEL, 10, 25, 5), 5),
+    "10 to 25 steps before, evaluated every 25": (heralded(LEVEL, 10, 25, 25), 25),
+    "the same, not told that dips are dated late": (heralded(LEVEL, 10, 25, 25), 1),
+}
+
+
+def runs_of(draw: Draw, seed: int, every: int = 1) -> list[EventTimes]:
+    """Return the runs of one data set; effects are dated up to `every` - 1 steps late."""
+    rng = np.random.default_rng(seed)
+    events = [draw(rng) for _ in range(RUNS)]
+    return [
+        EventTimes(causes, effects, (0, STEPS - 1), np.full(effects.size, every - 1), "one")
+        for causes, effects in events
+    ]
+
+
+def association_table(sets: int, seed: int) -> str:
+    """Return how often each p is at most .05, where nothing links causes and effects, or half."""
+    rows = []
+    cases = {name: (draw, 1) for name, draw in UNLINKED.items()}
+    for title, group in (("no link", cases), ("half heralded", LINKED)):
+        for name, (draw, every) in group.items():
+            found = [event_association(runs_of(draw, seed + i, every), WINDOW) for i in range(sets)]
+            effects = np.mean([one.effects for one in found])
+            hits = [
+                sum(p <= 0.05 for p in ps)
+                for ps in zip(*((f.p_value, f.other_runs_p, f.shift_p) for f in found), strict=True)
+            ]
+            both = sum(f.p_value <= 0.05 and f.other_runs_p <= 0.05 for f in found)
+            rows.append([title, name, f"{effects:.0f}",
+                         *(interval(hit, sets) for hit in (*hits, both))])  # fmt: skip
+    head = ["truth", "causes and effects", "effects", "before against after", "other runs' causes",
+            "circular shift", "the first two"]  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))

@@ -1,0 +1,120 @@
+"""Say and judge which layer comes first in bursts, and whether bursts come before dips."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from stabkit.analyze.across_runs import onsets, order_test, recorded_every
+from stabkit.analyze.claims import Claim, Outcome, from_interval, more_often
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.text import counted
+from stabkit.detect.association import Association
+from stabkit.detect.onset_order import (
+    OrderTest,
+    burst_lags,
+    first_in_bursts,
+    median_p_value,
+)
+
+LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
+FIRST = "patch_embed"  # the layer in which the paper sees bursts begin
+ORDERS = {
+    "shallow first": "The shallowest layer spikes first",
+    "deep first": "The deepest layer spikes first",
+    "undecided": "No order of layers is told",
+}
+
+
+def order_words(test: OrderTest) -> str:
+    """Return the order that a test of shallowest before deepest tells, with its lag."""
+    interval = f"95 % interval {test.low:g} to {test.high:g}"
+    known = interval if math.isfinite(test.low) else "too few bursts for an interval"
+    return (
+        f"{ORDERS[test.order]}: the deepest spiked {test.lag:g} steps after\n"
+        f"the shallowest (median; {known}; "
+        f"later in {test.before}, earlier in {test.after}, at once in {test.ties})."
+    )
+
+
+def lead_words(found: pd.DataFrame) -> str:
+    """Say how often the patch projection led bursts, against chance; empty if it never spiked."""
+    events = found.groupby(["run", "burst"])["layer"]
+    alone = int(((events.transform("size") == 1) & (found["layer"] == FIRST)).sum())
+    test = first_in_bursts(found, FIRST)
+    parts = []
+    if test.events:
+        parts.append(
+            f"led {test.first:.2g} of {counted(test.events, 'burst')}\nof several layers "
+            f"(ties shared; by chance {test.expected:.2g})"
+        )
+    if alone:
+        parts.append(f"spiked alone in {alone}")
+    return f"the patch projection {' and '.join(parts)}" if parts else ""
+
+
+def herald_words(found: Association) -> str:
+    """Say how many dips a burst preceded, and what chance would do. Empty if there is no case."""
+    if not found.observed and not found.after:
+        return ""
+    text = (
+        f"{found.observed} of {found.effects} dips had a gradient burst in the {LEAD} steps "
+        f"before.\nOnly before {found.before} dips, only after {found.after} "
+        f"(p = {found.p_value:.2g})"
+    )
+    if math.isfinite(found.other_runs_p):
+        text += (
+            f"; with the bursts of other seeds {found.expected:.1f} would have one\nbefore "
+            f"(p = {found.other_runs_p:.2g})"
+        )
+    return f"{text}."
+
+
+def leads(text: str, runs: Iterable[Diagnosis], layer: str = FIRST) -> Claim:
+    """Judge whether a layer leads more bursts than chance, ties shared (`first_in_bursts`).
+
+    The claim holds only if the layer also comes more than one value before the others do.
+    """
+    items = list(runs)
+    test = first_in_bursts(onsets(items), layer, recorded_every(items))
+    with np.errstate(divide="ignore"):  # never first is odds of zero
+        odds = np.log2([test.odds, test.low, test.high]).tolist()
+    unit = "(log2 odds against chance)"
+    claim = from_interval(text, odds[0], odds[1], odds[2], unit, test.events, test.p_value)
+    return _held(claim, test.leads, test.lead_p)
+
+
+def later(
+    text: str, runs: Iterable[Diagnosis], shallow: str | None = None, deep: str | None = None
+) -> Claim:
+    """Judge whether the deeper layer spikes more than one value after the shallower.
+
+    A lag of one value is within the error of an onset. So a rise of all layers at once refutes the
+    claim. The effect is the median lag in steps beyond it.
+    """
+    items = list(runs)
+    test, lags = order_test(items, shallow, deep), burst_lags(onsets(items), shallow, deep)
+    lag, low, high = (value - test.every for value in (test.lag, test.low, test.high))
+    unit, p_value = f"steps beyond {test.every} (median lag)", median_p_value(lags, test.every)
+    return from_interval(text, lag, low, high, unit, test.events, p_value)
+
+
+def herald(text: str, found: Association) -> Claim:
+    """Judge whether bursts precede dips: dips with a burst only before against only after them.
+
+    The claim holds only if the bursts of other seeds would not do as well, where there are some.
+    """
+    claim = more_often(text, found.before, found.after)
+    if math.isnan(found.other_runs_p):
+        return claim
+    return _held(claim, found.other_runs_p <= 0.05, found.other_runs_p)
+
+
+def _held(claim: Claim, also: bool, p_value: float) -> Claim:
+    """Return a claim that holds only if a second test says so too; it has the larger p then."""
+    if claim.verdict != "holds":
+        return claim
+    verdict: Outcome = "holds" if also else "undecided"
+    return replace(claim, verdict=verdict, p_value=max(claim.p_value, p_value))

@@ -1,0 +1,32 @@
+"""Date a spike by its own height, so that layers of unequal noise or height can be compared."""
+
+import numpy as np
+
+from stabkit.detect.robust import FloatArray, IntArray
+
+NEAREST, FARTHEST = 15, 40  # values before the first flagged one that tell the level before it
+FEWEST = 10  # first values of the series that tell it if there are not so many
+
+
+def half_height_onset(
+    steps: IntArray, log_values: FloatArray, first: int, peak: int, since: int = 0
+) -> int:
+    """Return the step at which a spike reaches half of its height, as a logarithm.
+
+    `first` and `peak` are the positions of its first flagged and of its largest value. The height
+    is that of the peak over the median of the values `FARTHEST` to `NEAREST` before `first`. The
+    onset is the first value that stands at half of it or above, from `NEAREST` values before
+    `first` on, but not before position `since`, where an earlier spike may end. A peak that does
+    not stand above that median, as on a steeply falling level, is dated at `first`.
+
+    The first flagged value is no onset: of a rise that takes several steps, a layer with less noise
+    or a higher peak is flagged earlier, although all layers rise at once. Half of the own height is
+    reached at one time whatever the noise, and whatever the height if the rises are as long.
+    """
+    start, stop = max(0, first - FARTHEST), max(FEWEST, first - NEAREST + 1)
+    level = float(np.median(log_values[start:stop]))
+    if log_values[peak] <= level:
+        return int(steps[first])
+    begin = min(max(since, first - NEAREST), first)
+    half = (level + log_values[peak]) / 2
+    return int(steps[begin + int(np.argmax(log_values[begin : peak + 1] >= half))])

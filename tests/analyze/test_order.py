@@ -1,0 +1,114 @@
+"""Sentences and claims about the order of layers, and about bursts before dips."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.order import herald, herald_words, later, lead_words, leads, order_words
+from stabkit.detect import event_association, shallow_first
+from stabkit.detect.association import EventTimes
+from tests.analyze.conftest import diagnosed, plant_run
+
+SPAN = (0, 999)
+LAYERS = ["patch_embed", *(f"blocks.{i}" for i in range(9))]
+
+
+def pairs(*lags: int) -> pd.DataFrame:
+    rows = [
+        {"run": "a", "burst": i, "layer": layer, "depth": depth, "onset": 100 * i + depth * lag}
+        for i, lag in enumerate(lags)
+        for depth, layer in enumerate(("patch_embed", "head"))
+    ]
+    table = pd.DataFrame(rows)
+    first = table.groupby("burst")["onset"].transform("min")
+    table["lag"] = table["onset"] - first
+    tied = (table["lag"] == 0).groupby(table["burst"]).transform("sum")
+    return table.assign(share=(table["lag"] == 0) / tied)
+
+
+def test_the_words_tell_an_order_only_beyond_one_step() -> None:
+    many_before = order_words(shallow_first(pairs(*[1] * 24, *[0] * 24, -1, -1)))
+    assert many_before.startswith("No order of layers is told: the deepest spiked 0 steps after")
+    assert "later in 24, earlier in 2, at once in 24" in many_before
+    assert order_words(shallow_first(pairs(*[4] * 8))).startswith("The shallowest layer spikes")
+    assert order_words(shallow_first(pairs(*[-4] * 8))).startswith("The deepest layer spikes")
+    assert "too few bursts for an interval" in order_words(shallow_first(pairs(4, 4)))
+
+
+def test_the_words_share_ties() -> None:
+    assert lead_words(pairs(0, 0, 0, 3)) == (
+        "the patch projection led 2.5 of 4 bursts\nof several layers (ties shared; by chance 2)"
+    )
+    alone = pairs(0)
+    assert lead_words(alone[alone["depth"] == 0]) == "the patch projection spiked alone in 1"
+    assert lead_words(alone[alone["depth"] == 1]) == ""
+
+
+def test_claims_of_planted_runs(tmp_path: Path) -> None:
+    """In each run the patch projection spikes two steps before block 0."""
+    for seed in range(8):
+        plant_run(tmp_path / f"{seed}", f"optim.lr={seed + 1}e-3", spike=True, seed=seed)
+    runs = diagnosed(tmp_path)
+    first = leads("first", runs)
+    assert (first.verdict, first.n) == ("holds", 8)
+    assert first.p_value == pytest.approx(2 / 2**8)
+    after = later("after", runs, "patch_embed", "blocks.0")
+    assert (after.verdict, after.effect, after.low, after.high) == ("holds", 1, 1, 1)
+    assert after.p_value == pytest.approx(2 / 2**8)
+    assert leads("first", runs, "blocks.0").verdict == "fails"
+
+
+def test_a_noisier_layer_is_no_leader() -> None:
+    """It is the first of all more often than by chance, and the last."""
+    rng = np.random.default_rng(0)
+    bursts = []
+    for i in range(60):
+        onset = 100 * i + 50 + np.concatenate([rng.integers(-6, 7, 1), rng.integers(-1, 2, 9)])
+        bursts.append({"burst": i, "layer": LAYERS, "depth": range(10), "onset": onset})
+    table = pd.concat([pd.DataFrame(burst) for burst in bursts], ignore_index=True)
+    lag = table["onset"] - table.groupby("burst")["onset"].transform("min")
+    share = (lag == 0) / (lag == 0).groupby(table["burst"]).transform("sum")
+    run = SimpleNamespace(name="a", every=1, onsets=table.assign(lag=lag, share=share))
+    claim = leads("first", [cast("Diagnosis", run)])
+    assert claim.low > 0, "the odds alone say so"
+    assert claim.verdict == "undecided"
+    assert claim.p_value > 0.05
+
+
+def associated(*before: bool, schedule: str = "") -> list[EventTimes]:
+    """One run an effect at step 500 and more, with a cause 10 steps before or after it."""
+    return [
+        EventTimes([500 + 40 * i + (-10 if early else 10)], [500 + 40 * i], SPAN, None, schedule)
+        for i, early in enumerate(before)
+    ]
+
+
+def test_heralds_are_judged_before_against_after() -> None:
+    found = event_association(associated(*[True] * 8), 30)
+    claim = herald("herald", found)
+    assert (claim.verdict, claim.effect, claim.n) == ("holds", math.inf, 8)
+    assert herald_words(found) == (
+        "8 of 8 dips had a gradient burst in the 30 steps before.\n"
+        "Only before 8 dips, only after 0 (p = 0.0039)."
+    )
+    assert herald("herald", event_association(associated(*[False] * 8), 30)).verdict == "fails"
+    even = event_association(associated(*[True, False] * 6), 30)
+    assert herald("herald", even).verdict == "undecided"
+    assert herald_words(event_association([EventTimes([1], [500], SPAN)], 30)) == ""
+
+
+def test_what_other_seeds_do_as_well_is_no_herald() -> None:
+    """All seeds have their bursts and dips at the same steps: the schedule alone explains them."""
+    same = [EventTimes([490], [500], SPAN, None, "one")] * 8
+    found = event_association(same, 30)
+    assert (found.before, found.p_value < 0.01, found.other_runs_p) == (8, True, 1.0)
+    assert herald("herald", found).verdict == "undecided"
+    apart = event_association(associated(*[True] * 8, schedule="one"), 30)
+    assert herald("herald", apart).verdict == "holds"
+    assert "with the bursts of other seeds" in herald_words(apart)
