@@ -20,7 +20,6 @@ def order_tables(each: Each, runs: int) -> str:
 
 
 def association_tables(each: Each, runs: int) -> str:
-    """Return the table of `event_association`; `runs` / 2 data sets for each case."""
-    sets = max(2, runs // 2)
-    title = f"Association: p of at most .05 in {sets} data sets"
-    return made(each, [(title, partial(association.association_table, sets, TESTING))])
+    """Return the table of `event_association`; `runs` data sets for each case."""
+    title = f"Association: p of at most .05 in {runs} data sets"
+    return made(each, [(title, partial(association.association_table, runs, TESTING))])
