@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stabkit.detect import find_spikes as find_spikes
     from stabkit.detect import find_stale_moments as find_stale_moments
     from stabkit.detect import find_stuck_loss as find_stuck_loss
+    from stabkit.detect import find_swells as find_swells
     from stabkit.detect import gradient_surprise as gradient_surprise
     from stabkit.detect import layer_onsets as layer_onsets
     from stabkit.detect import onset_order as onset_order
@@ -73,6 +74,7 @@ _HOME = {
     "find_spikes": "stabkit.detect",
     "find_stale_moments": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",
+    "find_swells": "stabkit.detect",
     "gradient_surprise": "stabkit.detect",
     "knn_predict": "stabkit.monitor.knn.vote",
     "layer_onsets": "stabkit.detect",

@@ -62,6 +62,10 @@ class Run(reader.Run):
         """Return one row per burst: the spikes of several layers that belong together."""
         return self.diagnosis().bursts.copy()
 
+    def swells(self) -> pd.DataFrame:
+        """Return one row per swell: a stretch in which gradient norms stand above their level."""
+        return self.diagnosis().swells.copy()
+
     def collapses(self) -> pd.DataFrame:
         """Return one row per sign of collapse: the signal, and from which step to which."""
         return self.diagnosis().collapses.copy()
@@ -69,11 +73,11 @@ class Run(reader.Run):
     def events(self, kind: str | None = None) -> pd.DataFrame:
         """Return what was found, in step order: kind, onset, end, layer, size, p.
 
-        `kind` is `dip`, `drift`, `outlier`, `burst`, `spike`, `loss_spike`, `departure`, `stuck`,
-        `collapse`, `nonfinite` or `overflow`; by default all but spikes, since bursts hold them.
+        `kind` is `dip`, `drift`, `outlier`, `burst`, `swell`, `spike`, `loss_spike`, `departure`,
+        `stuck`, `collapse`, `nonfinite` or `overflow`; by default all but spikes: bursts hold them.
         `layer` is where it began: a layer or a series. `size` is the depth of a dip, drift or
-        outlier, the ratio of a burst, spike or departure, the level of a collapse or a stuck loss,
-        and the number of log entries otherwise. `p` is NaN where no test was made. Raises
+        outlier, the ratio of a burst, swell, spike or departure, the level of a collapse or a stuck
+        loss, and the number of log entries otherwise. `p` is NaN where no test was made. Raises
         ValueError for an unknown kind. What the process did (start, resume, failed) is in `log`.
         """
         return found_events(self.diagnosis(), kind)
@@ -173,6 +177,9 @@ class Runs(reader.Runs, Sequence[Run]):
 
     def bursts(self) -> pd.DataFrame:
         return joined(self, Run.bursts)
+
+    def swells(self) -> pd.DataFrame:
+        return joined(self, Run.swells)
 
     def collapses(self) -> pd.DataFrame:
         return joined(self, Run.collapses)

@@ -15,7 +15,7 @@ from stabkit.analyze.found import EVENT_COLUMNS
 from stabkit.cli import main
 from tests.analyze.conftest import DIP, SPIKE, plant_run
 
-FINDINGS = ["dips", "drifts", "spikes", "bursts", "collapses", "events"]
+FINDINGS = ["dips", "drifts", "spikes", "bursts", "swells", "collapses", "events"]
 
 
 @pytest.fixture(scope="module")

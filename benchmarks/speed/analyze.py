@@ -47,7 +47,7 @@ def main() -> None:
     rows = [
         count_row("tables read", counted["read_table"], REPORTED * len(TABLES)),
         count_row("calls of find_dips", counted["find_dips"], REPORTED),
-        count_row("calls of find_spikes", counted["find_spikes"], REPORTED * len(LAYERS)),
+        count_row("calls of find_layer_spikes", counted["find_layer_spikes"], REPORTED),
         limit.row(f"analyze, {runs:,} runs of {STEPS // 5} evaluations", "limit", "at most", 1.0),
     ]
     publish(rows, given, notes=[
@@ -78,7 +78,8 @@ def count_work(folder: Path, page: Path) -> tuple[Counter[str], float]:
     counted: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         for module, name in (
-            (reader, "read_table"), (events, "find_dips"), (events, "find_spikes"),
+            (reader, "read_table"), (events, "find_dips"),
+            (events, "find_layer_spikes"),
         ):  # fmt: skip
             stack.enter_context(counting(module, name, counted))
         began = time.perf_counter()

@@ -27,6 +27,7 @@ from stabkit.analyze.workers import WORTH_IT, each
 from stabkit.detect import find_bursts, layer_onsets
 from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
+from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run, Runs
@@ -131,7 +132,7 @@ class Diagnosis:
         return {
             name: (rows["step"].to_numpy(), rows["value"].to_numpy())
             for name, rows in found.items()
-            if np.isfinite(rows["value"]).sum() > events.MIN_HISTORY
+            if np.isfinite(rows["value"]).sum() > MIN_HISTORY
         }
 
     @cached_property
@@ -151,16 +152,31 @@ class Diagnosis:
         return events.stuck({} if own else self._series([n for n in self.losses if has_level(n)]))
 
     @cached_property
-    def spikes(self) -> pd.DataFrame:
-        """Rows of `find_spikes` on the gradient norm of every layer, or else of the whole model."""
+    def _raised(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Spikes and swells: both need the gradient norm of every layer, or of the whole model."""
         if self.norms:
-            return events.spikes_of_series(self._series(self.norms), self.tables)
-        return events.spikes(self.tables)
+            return events.raised_series(self._series(self.norms), self.tables)
+        return events.raised_layers(self.tables)
+
+    @property
+    def spikes(self) -> pd.DataFrame:
+        """Rows of `find_layer_spikes` on the gradient norms of the layers, or of the model."""
+        return self._raised[0]
+
+    @property
+    def layer_swells(self) -> pd.DataFrame:
+        """Rows of `find_layer_swells`, without those that a spike of the same layer explains."""
+        return self._raised[1]
 
     @cached_property
     def bursts(self) -> pd.DataFrame:
         """Rows of `find_bursts`: spikes of several layers as one event."""
         return find_bursts(self.spikes)
+
+    @cached_property
+    def swells(self) -> pd.DataFrame:
+        """Rows of `find_bursts` on swells: those of several layers as one event."""
+        return find_bursts(self.layer_swells)
 
     @cached_property
     def onsets(self) -> pd.DataFrame:
@@ -200,10 +216,10 @@ class Diagnosis:
         if self.norms:
             found = [series[0] for series in self._series(self.norms).values()]
             steps = np.unique(np.concatenate(found)) if found else steps[:0]
-        if len(steps) <= events.MIN_HISTORY:
+        if len(steps) <= MIN_HISTORY:
             return None
         every = int(np.median(np.diff(np.sort(steps))))
-        return int(steps[events.MIN_HISTORY]), int(steps[-1]), every
+        return int(steps[MIN_HISTORY]), int(steps[-1]), every
 
     @property
     def watched(self) -> tuple[int, int] | None:
@@ -263,7 +279,7 @@ class Diagnosis:
             lost=len(self.nonfinite) + len(self.departures),
             collapses=len(self.collapses),
             falls=len(self.dips) + len(self.drifts) + len(self.loss_spikes),
-            bursts=len(self.bursts),
+            bursts=len(self.bursts) + len(self.swells),
             outliers=len(self.outliers),
             stuck=len(self.stuck),
         )
@@ -284,7 +300,7 @@ class Diagnosis:
 EXAMINED = (
     *("metric", "_falls", "outliers", "level", "best"),
     *("losses", "loss_spikes", "departures", "stuck"),
-    *("collapses", "bursts", "onsets", "layers", "norms", "watched"),
+    *("collapses", "_raised", "bursts", "swells", "onsets", "layers", "norms", "watched"),
     *("_nonfinite", "judged", "verdict"),
 )
 

@@ -23,9 +23,12 @@ from stabkit.detect import (
     find_outliers,
     find_spikes,
     find_stuck_loss,
+    find_swells,
 )
 from stabkit.detect.collapse import CHANCE, NOTHING
-from stabkit.detect.spikes import spike_bar
+from stabkit.detect.joint_spikes import find_layer_spikes
+from stabkit.detect.spikes import usable_series
+from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
@@ -45,7 +48,6 @@ COLLAPSE = {
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
 ALONE = 1.5
 STILL = 0.01  # of its level; a loss at chance scatters by less
-MIN_HISTORY = 12  # steps that `find_spikes` needs before it can find the first spike
 
 
 @dataclass(frozen=True)
@@ -156,19 +158,50 @@ def final_level(values: pd.Series) -> float:
     return float(values.tail(final_count(values)).median())
 
 
-def spikes(run: Run, signal: str = "grad_norm") -> pd.DataFrame:
-    """Return the rows of `find_spikes` on each layer, ordered by onset and depth.
+def raised_layers(run: Run, signal: str = "grad_norm") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spikes and the swells of each layer, ordered by onset and depth.
 
-    The columns layer and depth come first. The threshold is `spike_bar` of the number of values in
-    all layers together.
+    The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
+    come first. A swell that overlaps a spike of its layer is left out: it is the spike's tail.
     """
     table = run.signals([signal])
-    threshold = spike_bar(int(table[signal].count()))
-    return _joined(
-        _spikes_of(run, f"{signal} in {layer}", str(layer), int(depth), *series, threshold)
-        for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True)
-        for series in [(rows["step"].to_numpy(), rows[signal].to_numpy())]
+    layers, usable, refusals = [], [], 0
+    for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
+        try:
+            usable.append(usable_series(rows["step"].to_numpy(), rows[signal].to_numpy()))
+            layers.append((str(layer), int(depth)))
+        except ValueError as error:
+            left_out(run.path, str(error), f"spikes of {signal} in {layer}")
+            refusals += 1
+    spiked, swelled = find_layer_spikes(usable), find_layer_swells(usable)
+    swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
+    spikes, swells = (
+        _joined(_named(rows, *of) for rows, of in zip(found, layers, strict=True))
+        for found in (spiked, swelled)
     )
+    spikes.attrs["refused"] = refusals > 0
+    return spikes, swells
+
+
+def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
+    """Return the swells that no spike of the same layer overlaps."""
+    if not (len(swells) and len(spikes)):
+        return swells
+    begin, end = spikes["onset"].to_numpy(), spikes["end"].to_numpy()
+    apart = [not ((begin <= row.end) & (row.onset <= end)).any() for row in swells.itertuples()]
+    return swells[np.array(apart, dtype=bool)].reset_index(drop=True)
+
+
+def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
+    spikes = spikes_of_series(found, run)
+    if refused(spikes):
+        return spikes, _joined([])
+    swells = (
+        _without(find_swells(*series), spikes[spikes["layer"] == name]).pipe(_named, name, i)
+        for i, (name, series) in enumerate(found.items())
+    )
+    return spikes, _joined(swells)
 
 
 def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
@@ -177,9 +210,8 @@ def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     The columns are those of `spikes`: layer holds the name of the series, depth its position. A
     series with negative values is shifted to begin one median above 0.
     """
-    threshold = spike_bar(sum(len(values) for _, values in found.values()))
     return _joined(
-        _spikes_of(run, name, name, i, steps, shifted(values), threshold)
+        _spikes_of(run, name, i, steps, shifted(values))
         for i, (name, (steps, values)) in enumerate(found.items())
     )
 
@@ -210,31 +242,26 @@ def shifted(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spikes_of(
-    run: Run,
-    what: str,
-    layer: str,
-    depth: int,
-    steps: NDArray[np.int64],
-    values: NDArray[np.float64],
-    threshold: float,
+    run: Run, name: str, position: int, steps: NDArray[np.int64], values: NDArray[np.float64]
 ) -> pd.DataFrame:
-    find = partial(find_spikes, steps, values, threshold=threshold)
-    events = _sought(run, f"spikes of {what}", find, lambda: find_spikes([], []))
-    return _named(events, layer, depth) if len(events) else events  # most series are healthy
+    find = partial(find_spikes, steps, values)
+    return _named(
+        _sought(run, f"spikes of {name}", find, lambda: find_spikes([], [])), name, position
+    )
 
 
 def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
-    events.insert(0, "depth", depth)
-    events.insert(0, "layer", layer)
+    if len(events):  # most series are healthy
+        events.insert(0, "depth", depth)
+        events.insert(0, "layer", layer)
     return events
 
 
 def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
     tables = list(found)
-    if not tables:
-        return pd.DataFrame(columns=["layer", "depth", *find_spikes([], []).columns])
     some = [table for table in tables if len(table)]
-    spiked = pd.concat(some or [_named(tables[0].copy(), "", 0)], ignore_index=True)
+    columns = ["layer", "depth", *find_spikes([], []).columns]
+    spiked = pd.concat(some, ignore_index=True) if some else pd.DataFrame(columns=columns)
     spiked.attrs["refused"] = any(refused(events) for events in tables)
     return spiked.sort_values(["onset", "depth"], ignore_index=True)
 

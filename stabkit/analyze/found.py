@@ -10,7 +10,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
 
 EVENT_KINDS = (
-    *("dip", "drift", "outlier", "burst", "spike", "loss_spike", "departure", "stuck"),
+    *("dip", "drift", "outlier", "burst", "swell", "spike", "loss_spike", "departure", "stuck"),
     *("collapse", "nonfinite", "overflow"),
 )
 EVENT_COLUMNS = {
@@ -28,8 +28,8 @@ def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
     """Return the events of a run in step order, with the columns of EVENT_COLUMNS.
 
     `kind` is one of EVENT_KINDS; by default all but `spike`, since bursts hold the spikes. `layer`
-    is where a spike or burst began (several that began together, joined by commas): a layer or a
-    series of the run; the signal of a collapse; None for accuracies. Raises ValueError for an
+    is where a spike, burst or swell began (several that began together, joined by commas): a layer
+    or a series of the run; the signal of a collapse; None for accuracies. Raises ValueError for an
     unknown kind.
     """
     if kind is not None and kind not in EVENT_KINDS:
@@ -55,6 +55,11 @@ def _drifts(run: Diagnosis) -> Iterator[Row]:
 def _bursts(run: Diagnosis) -> Iterator[Row]:
     for burst in run.bursts.itertuples():
         yield "burst", burst.onset, burst.end, burst.first, burst.ratio, math.nan
+
+
+def _swells(run: Diagnosis) -> Iterator[Row]:
+    for swell in run.swells.itertuples():
+        yield "swell", swell.onset, swell.end, swell.first, swell.ratio, math.nan
 
 
 def _spikes(run: Diagnosis) -> Iterator[Row]:
@@ -108,6 +113,7 @@ _ROWS = {
     "drift": _drifts,
     "outlier": _outliers,
     "burst": _bursts,
+    "swell": _swells,
     "spike": _spikes,
     "loss_spike": _loss_spikes,
     "departure": _departures,

@@ -9,12 +9,12 @@ import pandas as pd
 from stabkit.analyze.across_runs import onsets
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
-from stabkit.analyze.events import MIN_HISTORY
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.order import FIRST, lead_words
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.text import counted, listed, times
 from stabkit.detect.dips import SHORTEST
+from stabkit.detect.spikes import MIN_HISTORY
 
 NAMED = 3  # runs of one kind; more are counted
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
@@ -35,6 +35,10 @@ BURST_NOTE = (
     "A gradient burst begins when a gradient norm leaves what its own past leads to expect\n"
     "(robust z of 6 or more in log space)."
 )
+SWELL_NOTE = (
+    "A gradient swell is a stretch of 6 to 32 steps above the level before and after, of which no\n"
+    "single step need stand out."
+)
 LOSS_NOTE = (
     "A loss spike is the same of a loss. A loss has left for good if it ends at 1.4 times its\n"
     "best level or more."
@@ -47,6 +51,8 @@ def footnote(table: pd.DataFrame) -> str:
     if (table["metric"] != "").any() or (table["collapse"] != "").any():
         notes.append(DIP_NOTE)
     notes.append(BURST_NOTE)
+    if table["swells"].any():
+        notes.append(SWELL_NOTE)
     if (table["metric"] == "").any() or table[["loss_spikes", "departures"]].any(axis=None):
         notes.append(LOSS_NOTE)
     return "\n".join(notes)
@@ -80,6 +86,7 @@ def events_in_words(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
         *_stuck(table, ordered),
         *_overflows(table, ordered),
         *_bursts(table, ordered),
+        *_swells(table, ordered),
     ]
     return [text for text in found if text]
 
@@ -246,4 +253,17 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     yield (
         f"{text}. The largest ({_named(where)}): {times(burst['ratio'])} what was expected; it "
         f"began at step {burst['onset']:,}\nin {burst['first']}."
+    )
+
+
+def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    swelling = table[table["swells"] > 0]
+    if swelling.empty:
+        return
+    where, _, swell = _largest(swelling, ordered, lambda run: run.swells, "ratio")
+    number = counted(int(swelling["swells"].sum()), "gradient swell")
+    yield (
+        f"{number} in {counted(len(swelling), 'run')}. The largest ({_named(where)}): "
+        f"{swell['ratio']:.3g} times the level on both sides,\n"
+        f"from step {swell['onset']:,} to step {swell['end']:,}, first in {swell['first']}."
     )

@@ -30,7 +30,8 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 
     Verdicts: `diverged` (values that are not finite, or a loss that left its level for good),
     `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift or a spike of the loss),
-    `bursts` (only gradients burst), `outlier` (a single evaluation fell), `stuck` (a loss never
+    `bursts` (only gradients burst or
+    swelled), `outlier` (a single evaluation fell), `stuck` (a loss never
     fell), `stable`, or `unknown`. A run is unknown if nothing was recorded in which a fault would
     have been found, if a detector refuses values, or if rows are missing of steps that it trained;
     `gaps` says which. `judged_on` says what a run was judged on. `last` is the last accuracy,
@@ -67,6 +68,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "departures": len(run.departures),
         "stuck": len(run.stuck),
         "bursts": len(run.bursts),
+        "swells": len(run.swells),
         "patch_first": run.onsets.loc[run.onsets["layer"] == FIRST, "share"].sum(),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),

@@ -10,6 +10,7 @@ from stabkit.detect.onset_order import onset_order, shallow_first
 from stabkit.detect.outliers import find_outliers
 from stabkit.detect.spikes import find_spikes
 from stabkit.detect.stale_moments import find_stale_moments, gradient_surprise
+from stabkit.detect.swells import find_swells
 
 __all__ = [
     "event_association",
@@ -22,6 +23,7 @@ __all__ = [
     "find_spikes",
     "find_stale_moments",
     "find_stuck_loss",
+    "find_swells",
     "gradient_surprise",
     "layer_onsets",
     "onset_order",

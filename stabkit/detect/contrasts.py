@@ -34,7 +34,7 @@ GROWTH = 1.25  # ratio of successive window widths: any dip fills most of some w
 class Windows:
     """Candidate windows as arrays [windows]: first index, index behind the last, depth, z, fall.
 
-    `z` and `fall` hold for noise of unit standard deviation: divide them by that of the series.
+    `z` and `fall` are in standard errors.
     """
 
     start: IntArray
@@ -44,23 +44,36 @@ class Windows:
     fall: FloatArray
 
 
-def scan(values: FloatArray, ar: float) -> Windows:
+def scan(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> Windows:
     """Return every window of two values to half of the series, and every window to its end.
 
-    Widths grow by GROWTH. `ar` is the AR(1) coefficient of the noise, rounded to one decimal so
-    that standard errors can be cached. `fall` is the largest drop between neighboring means of 1,
-    2, 3 or 5 values at the start of the window, beyond a decline that went on before. It tells a
-    dip from a stall of a rising curve, which lies below its trend although nothing falls there.
+    Widths grow by GROWTH. time [evals]: steps, which need not be equally far apart. noise [evals]
+    and `ar`: standard deviation and AR(1) coefficient of the noise. The standard error of a depth
+    is that of the mean square of the noise in the window and its flanks. `fall` is the largest drop
+    between neighboring means of 1, 2, 3 or 5 values at the start of the window, beyond a decline
+    that went on before. It tells a dip from a stall of a rising curve, which lies below its trend
+    although nothing falls there.
     """
-    size, ar = values.size, round(ar, 1)
-    drops = _drops(values, ar)
-    parts = [
-        _of_width(values, drops, np.arange(SHORTEST_FLANK, size - width - SHORTEST_FLANK + 1),
-                  width, ar)
-        for width in _widths(size)
-    ]  # fmt: skip
-    parts += [_to_the_end(values, drops, ar)]
-    return Windows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    size = values.size
+    start, stop = _candidates(size)
+    before, after = _flanks(start, stop, size)
+    sums, times = _sums(values), _sums(time)
+    inside, level = _mean(sums, start, stop), _mean(sums, start - before, start)
+    here = _mean(times, start - before, start)
+    ahead = _mean(times, start, stop) - here
+    # Windows to the end have no flank behind them: their reference is the level before.
+    behind = stop + np.maximum(after, 1)
+    later, there = (_mean(np.append(s, s[-1]), stop, behind) for s in (sums, times))
+    share = np.where(after > 0, ahead / np.where(after > 0, there - here, 1.0), 0.0)
+    across = (later - level) / np.where(after > 0, there - here, 1.0)
+    slope = np.clip(np.minimum(across, _slopes(values, time, SLOPE_OVER)[start]), 0.0, None)
+    slope[after == 0] = 0.0
+    carried = level + slope * np.minimum(ahead, _carried(time, start))
+    depth = np.minimum((1 - share) * level + share * later, carried) - inside
+    error = _error(size, ar, stop - start, before, after, share)
+    error *= _noise_in(noise, start - before, stop + after)
+    fall = _fall(_drops(values, time, noise, ar), start, stop)
+    return Windows(start, stop, depth, depth / error, fall)
 
 
 def width_count(size: int) -> int:
@@ -68,111 +81,119 @@ def width_count(size: int) -> int:
     return len(_widths(size))
 
 
-def weights_of(size: int, start: int, stop: int) -> FloatArray:
-    """Return weights [size] whose sum over values is the depth below the line between flanks."""
-    before, after = _flanks(stop - start, np.array(start), size - stop)
-    return _weights(size, start, stop, int(before), int(after))
+def weights_of(time: FloatArray, start: int, stop: int) -> FloatArray:
+    """Return weights [evals] whose sum over values is the depth below the line between flanks."""
+    before, after = _flanks_of(start, stop, time.size)
+    out = np.zeros(time.size)
+    out[start:stop] = -1 / (stop - start)
+    out[start - before : start] = 1 / before
+    if after:
+        here, there = time[start - before : start].mean(), time[stop : stop + after].mean()
+        share = (time[start:stop].mean() - here) / (there - here)
+        out[start - before : start] *= 1 - share
+        out[stop : stop + after] = share / after
+    return out
 
 
-def reference(values: FloatArray, start: int, stop: int) -> FloatArray:
+def reference(values: FloatArray, time: FloatArray, start: int, stop: int) -> FloatArray:
     """Return the line [evals] that a window is measured against; flat if it reaches the end."""
-    size = values.size
-    before, after = (int(m) for m in _flanks(stop - start, np.array(start), size - stop))
+    before, after = _flanks_of(start, stop, time.size)
     level = float(values[start - before : start].mean())
-    t = np.arange(size) - (start - (before + 1) / 2)  # 0 at the middle of the flank before
-    if stop == size:
-        return np.full(size, level)
-    across = (float(values[stop : stop + after].mean()) - level) / (
-        (before + after) / 2 + stop - start
-    )
-    slope = min(across, max(0.0, float(_slopes(values, SLOPE_OVER)[start])))
-    carried = np.minimum(t, CARRIED) if slope != across else t
-    return np.asarray(level + slope * carried, dtype=np.float64)
+    if not after:
+        return np.full(time.size, level)
+    ahead = time - time[start - before : start].mean()
+    across = (float(values[stop : stop + after].mean()) - level) / ahead[stop : stop + after].mean()
+    first = max(start - SLOPE_OVER, 0)
+    earlier = _slopes(values[first:start], time[first:start], SLOPE_OVER)[-1]
+    slope = min(across, max(0.0, float(earlier)))
+    if slope != across:
+        ahead = np.minimum(ahead, _carried(time, np.array([start])))
+    return np.asarray(level + slope * ahead, dtype=np.float64)
 
 
-Part = tuple[IntArray, IntArray, FloatArray, FloatArray, FloatArray]
+@lru_cache(maxsize=4)
+def _candidates(size: int) -> tuple[IntArray, IntArray]:
+    """Return the first index of every window, and the index behind its last."""
+    starts = [np.arange(SHORTEST_FLANK, size - w - SHORTEST_FLANK + 1) for w in _widths(size)]
+    stops = [start + width for start, width in zip(starts, _widths(size), strict=True)]
+    last = np.arange(SHORTEST_FLANK, size - 1)
+    return np.concatenate([*starts, last]), np.concatenate([*stops, np.full(last.size, size)])
 
 
-def _of_width(
-    values: FloatArray, drops: FloatArray, start: IntArray, width: int, ar: float
-) -> Part:
-    size = values.size
-    stop = start + width
-    before, after = _flanks(width, start, size - stop)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    inside = (total[stop] - total[start]) / width
-    level = (total[start] - total[start - before]) / before
-    later = (total[stop + after] - total[stop]) / after
-    # The middle of the window lies this share of the way from the middle of one flank to the other.
-    share = ((before + width) / 2) / ((before + after) / 2 + width)
-    across = (later - level) / ((before + after) / 2 + width)
-    slope = np.clip(np.minimum(across, _slopes(values, SLOPE_OVER)[start]), 0.0, None)
-    line = (1 - share) * level + share * later
-    carried = level + slope * np.minimum((before + width) / 2, CARRIED)
-    depth = np.minimum(line, carried) - inside
-    error = np.array(
-        [_error(width, b, a, ar) for b, a in zip(before.tolist(), after.tolist(), strict=True)]
-    )
-    return start, stop, depth, depth / error, _fall(drops, start, width)
+def _flanks(start: IntArray, stop: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """Return how many values each window's flanks have, before and after it."""
+    long = np.clip(stop - start, SHORTEST_FLANK + 1, LONGEST_FLANK)
+    return np.minimum(long, start), np.minimum(long, size - stop)
 
 
-def _to_the_end(values: FloatArray, drops: FloatArray, ar: float) -> Part:
-    size = values.size
-    start = np.arange(SHORTEST_FLANK, size - 1)
-    width = size - start
-    before, _ = _flanks(width, start, 0)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    depth = (total[start] - total[start - before]) / before - (total[-1] - total[start]) / width
-    error = np.array(
-        [_error(w, b, 0, ar) for w, b in zip(width.tolist(), before.tolist(), strict=True)]
-    )
-    return start, np.full(start.size, size), depth, depth / error, _fall(drops, start, width)
+def _flanks_of(start: int, stop: int, size: int) -> tuple[int, int]:
+    before, after = _flanks(np.array([start]), np.array([stop]), size)
+    return int(before[0]), int(after[0])
 
 
-def _flanks(
-    width: IntArray | int, start: IntArray, left: IntArray | int
-) -> tuple[IntArray, IntArray]:
-    long = np.clip(width, SHORTEST_FLANK + 1, LONGEST_FLANK)
-    return np.minimum(long, start), np.minimum(long, left)
+def _sums(values: FloatArray) -> FloatArray:
+    return np.concatenate([[0.0], np.cumsum(values)])
 
 
-def _fall(drops: FloatArray, start: IntArray, width: IntArray | int) -> FloatArray:
+def _mean(sums: FloatArray, start: IntArray, stop: IntArray) -> FloatArray:
+    mean: FloatArray = (sums[stop] - sums[start]) / (stop - start)
+    return mean
+
+
+def _noise_in(noise: FloatArray, start: IntArray, stop: IntArray) -> FloatArray:
+    """Return the root mean square of the noise between indices."""
+    squares = _mean(_sums(noise**2), start, stop)
+    root: FloatArray = np.sqrt(np.maximum(squares, noise.min() ** 2))  # sums are rounded
+    return root
+
+
+def _carried(time: FloatArray, start: IntArray) -> FloatArray:
+    """Return how far a slope before `start` is carried on, in units of `time`."""
+    over = np.minimum(start, SLOPE_OVER) - 1
+    far: FloatArray = CARRIED * (time[start - 1] - time[start - 1 - over]) / over
+    return far
+
+
+def _fall(drops: FloatArray, start: IntArray, stop: IntArray) -> FloatArray:
     """Return the largest drop between two values before each window's start and its middle."""
     first = np.maximum(start - 2, 0)
-    stop = np.minimum(first + 3 + np.maximum(2, np.asarray(width) // 2), drops.size)
-    padded = np.append(drops, -np.inf)  # reduceat needs every `stop` to be an index
-    largest: FloatArray = np.maximum.reduceat(padded, np.column_stack([first, stop]).ravel())[::2]
+    last = np.minimum(first + 3 + np.maximum(2, (stop - start) // 2), drops.size)
+    padded = np.append(drops, -np.inf)  # reduceat needs every `last` to be an index
+    largest: FloatArray = np.maximum.reduceat(padded, np.column_stack([first, last]).ravel())[::2]
     return largest
 
 
-def _drops(values: FloatArray, ar: float) -> FloatArray:
+def _drops(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> FloatArray:
     """Return the drops [evals] in standard errors: from the values before k to those from k on."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    onward = -_slopes(values[::-1], ONWARD)[::-1][:-1]
-    before = _slopes(values, SLOPE_OVER)[:-1]
+    totals, times = _sums(values), _sums(time)
+    onward = -_slopes(values[::-1], -time[::-1], ONWARD)[::-1][:-1]
+    before = _slopes(values, time, SLOPE_OVER)[:-1]
     rising = np.clip(np.minimum(before, onward), 0.0, None)
     falling = np.clip(-before, 0.0, None)
     out = np.full(values.size, -np.inf)
     for reach in EDGES:
         k = np.arange(reach, values.size - reach + 1)
-        drop = (2 * total[k] - total[k - reach] - total[k + reach]) / reach
+        drop = _mean(totals, k - reach, k) - _mean(totals, k, k + reach)
+        apart = _mean(times, k, k + reach) - _mean(times, k - reach, k)
         # A curve that rises on both sides of the edge hides a part of the drop: add what it would
         # have risen. Not over longer reaches, where a stall of a few values would look like a drop.
-        hidden = reach * rising[k] if reach <= 2 else 0.0
-        going_on = reach * falling[k]  # a slow sag that began before is not an edge
-        out[k] = np.maximum(out[k], (drop + hidden - going_on) / _edge_error(reach, ar))
+        hidden = apart * rising[k] if reach <= 2 else 0.0
+        going_on = apart * falling[k]  # a slow sag that began before is not an edge
+        error = _edge_error(reach, ar) * _noise_in(noise, k - reach, k + reach)
+        out[k] = np.maximum(out[k], (drop + hidden - going_on) / error)
     return out
 
 
-def _slopes(values: FloatArray, over: int) -> FloatArray:
+def _slopes(values: FloatArray, time: FloatArray, over: int) -> FloatArray:
     """Return the least-squares slope [evals + 1] of the `over` values before each index.
 
     It is 0 where there are fewer values: their slope would be mostly noise.
     """
     out = np.zeros(values.size + 1)
     if values.size >= over:
-        t = np.arange(over) - (over - 1) / 2
-        out[over:] = sliding_window_view(values, over) @ t / (t @ t)
+        t = sliding_window_view(time, over)
+        t = t - t.mean(axis=1, keepdims=True)
+        out[over:] = np.sum(sliding_window_view(values, over) * t, axis=1) / np.sum(t**2, axis=1)
     return out
 
 
@@ -185,21 +206,28 @@ def _widths(size: int) -> list[int]:
     return sorted(set(widths))
 
 
-def _weights(size: int, start: int, stop: int, before: int, after: int) -> FloatArray:
-    width = stop - start
-    share = ((before + width) / 2) / ((before + after) / 2 + width) if after else 0.0
-    out = np.zeros(size)
-    out[start - before : start] = (1 - share) / before
-    out[start:stop] = -1 / width
-    if after:
-        out[stop : stop + after] = share / after
-    return out
+def _error(
+    size: int, ar: float, width: IntArray, before: IntArray, after: IntArray, share: FloatArray
+) -> FloatArray:
+    """Return the standard errors of windows' contrasts, in units of the noise.
 
-
-@lru_cache(maxsize=100_000)
-def _error(width: int, before: int, after: int, ar: float) -> float:
-    size = before + width + after
-    return ar1_error(_weights(size, before, before + width, before, after), ar)
+    That of a sum of three means, weighted by 1 - share, -1 and share, of AR(1) noise. Two blocks
+    of a and b values with g between them have means of covariance ar^(g+1) s_a s_b, where
+    s_m = (1 - ar^m) / (1 - ar) / m; the mean of one block has a variance of
+    ((1 + ar) / (1 - ar) - 2 ar s_m / (1 - ar)) / m.
+    """
+    m = np.arange(size + 1)
+    powers = ar**m
+    with np.errstate(divide="ignore", invalid="ignore"):  # no block has 0 values, but see `share`
+        s = (1 - powers) / (1 - ar) / m
+        own = ((1 + ar) - 2 * ar * s) / (1 - ar) / m
+    s[0] = own[0] = 0.0
+    touching = (1 - share) * s[before] + share * s[after]
+    variance = own[width] + (1 - share) ** 2 * own[before] + share**2 * own[after]
+    variance -= 2 * ar * touching * s[width]
+    variance += 2 * (1 - share) * share * ar * powers[width] * s[before] * s[after]
+    error: FloatArray = np.sqrt(variance)
+    return error
 
 
 @lru_cache

@@ -34,7 +34,7 @@ def dip_row(
     p: float,
     steps: IntArray,
     acc: FloatArray,
-    noise: float,
+    noise: FloatArray,
     chance: float,
     bits: BoolArray | None,
     between: float | None,
@@ -50,7 +50,7 @@ def dip_row(
     if bits is not None and span.recovery is not None:
         before = bits[max(0, span.onset + 1 - MEDIAN_OF) : span.onset + 1]
         similarity = answer_similarity(before, bits[span.recovery :][:MEDIAN_OF])
-    severity = _severity(span, acc, depth, loss, noise, chance)
+    severity = _severity(span, acc, depth, loss, float(noise[span.onset]), chance)
     if between is not None and similarity <= between:
         severity = "restart"
     return {

@@ -5,9 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stabkit.detect.contrasts import SHORTEST_FLANK, Windows, reference, scan
-from stabkit.detect.robust import FloatArray, difference_scale, noise_scale
+from stabkit.detect.contrasts import LONGEST_FLANK, SHORTEST_FLANK, reference, scan
+from stabkit.detect.local_noise import LEAST_AR, difference_noise, noise_outside
+from stabkit.detect.robust import FloatArray
 
+# How much sharper the fall must be where no return speaks for a dip: the accuracy ends low, or
+# leaps above the level before. A slow sag may have ended in the leap of a learning-rate drop.
+ENDS_LOW, LEAPS = 1.5, 2.0
+# Share of a window's depth that must be left without its lowest evaluation. A single outlier that
+# decays over AR(1) noise of .5 leaves .6; a dip of even a few evaluations more.
+WITHOUT_LOWEST = 0.7
 PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not count as noise
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
@@ -31,84 +38,122 @@ class Span:
 
 
 def find_spans(
-    acc: FloatArray, min_depth: float, threshold: float | None, min_fall: float, paired: bool
-) -> tuple[list[Span], float, float, float]:
-    """Return the dips in time order, the noise and AR(1) coefficient outside them, and the bar."""
+    acc: FloatArray,
+    time: FloatArray,
+    variances: FloatArray | None,
+    min_depth: float,
+    threshold: float | None,
+    min_fall: float,
+) -> tuple[list[Span], FloatArray, float, float]:
+    """Return the dips in time order, the noise [evals] and its AR(1) coefficient, and the bar.
+
+    time [evals]: steps; variances [evals]: see `local_noise`.
+    """
     # Noise and dips depend on each other: dips count as noise unless they are known, and are known
     # by the noise. So both are found in turn, beginning with a noise that dips hardly change.
     #
-    # The first guess must not use `noise_scale`: wide or frequent dips fill its windows, and the
+    # The first guess must not use `local_noise`: wide or frequent dips fill its windows, and the
     # bar would rise with the dips that it should find. Differences of neighbors see only the edges
     # of a dip, but they are too small where noise is autocorrelated. Hence the high first bar.
     lowest = PROVISIONAL if threshold is None else min(PROVISIONAL, threshold)
     floor = min_depth / 5  # with less noise than this a dip of min_depth passes every bar anyway
-    guess = max(difference_scale(acc), floor)
-    spans = _select(acc, scan(acc, 0.0), guess, FIRST_BAR, min_depth, min_fall)
+    noise, ar = np.maximum(difference_noise(acc, variances), floor), 0.0
+    spans = _select(acc, time, noise, ar, FIRST_BAR, min_depth, min_fall)
     for _ in range(5):  # two or three rounds settle it; the bound stops a two-cycle
         outside = np.ones(acc.size, dtype=bool)
         for span in spans:
             outside[span.onset + 1 : span.recovery] = False
-        noise, ar = noise_scale(acc[outside])
+        noise, ar = noise_outside(acc, variances, outside)
+        noise = np.maximum(noise, floor)
         # Possible dips are kept out of the noise too: one just below the bar would raise the noise.
-        windows = scan(acc, ar)
-        now = _select(acc, windows, max(noise, floor), lowest, min_depth, min_fall)
+        now = _select(acc, time, noise, ar, lowest, min_depth, min_fall)
         same = [(s.start, s.stop) for s in now] == [(s.start, s.stop) for s in spans]
         spans = now
         if same:
             break
-    bar = threshold if threshold is not None else dip_bar(acc.size, ar, paired)
+    bar = threshold if threshold is not None else dip_bar(acc.size, ar, variances is not None)
     return [span for span in spans if span.z >= bar], noise, ar, bar
 
 
 def dip_bar(evals: int, ar: float, paired: bool) -> float:
-    """Return the z that the largest window of a healthy run passes in at most 0.3 % of runs.
+    """Return the z that the largest window of a healthy run should pass in some 0.5 % of runs.
 
-    The numbers were set on simulated healthy runs with other seeds than benchmarks/calibration.py
-    measures with. More evaluations are more windows, and the largest of more z is larger. A larger
-    `ar` is itself estimated with more error (it scatters by about .15), so the bar rises with it.
+    The numbers were set on the healthy scenarios of `stabkit.detect.simulate`, with other seeds
+    than benchmarks/calibration measures with. More evaluations are more windows, and the largest of
+    more z is larger.
 
     Where the samples are known, the paired test also has to pass and sees all noise between
-    samples, so the bar is lower.
+    samples. Elsewhere slow noise, of which a larger `ar` is the sign, needs a higher bar; so do
+    short runs, whose noise is estimated from few evaluations.
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
-    if paired:
-        return 4.6 + longer + 1.2 * ar
-    # The last term is for short runs, whose noise is estimated from few evaluations.
-    return 4.5 + longer + 2.0 * ar + 20 / evals
+    return 4.8 + longer + (0.0 if paired else 2.0 * (ar - LEAST_AR) + 20 / evals)
 
 
 def _select(
-    acc: FloatArray, windows: Windows, noise: float, bar: float, min_depth: float, min_fall: float
+    acc: FloatArray,
+    time: FloatArray,
+    noise: FloatArray,
+    ar: float,
+    bar: float,
+    min_depth: float,
+    min_fall: float,
 ) -> list[Span]:
     """Take the window with the largest z, then the largest that overlaps none taken, and so on."""
-    z = windows.z / noise
+    windows = scan(acc, time, noise, ar)
+    z = windows.z
     possible = np.flatnonzero(
-        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall * noise)
+        (z >= bar) & (windows.depth >= min_depth) & (windows.fall >= min_fall)
     )
     free = np.ones(acc.size, dtype=bool)
     spans: list[Span] = []
     for w in possible[np.argsort(-z[possible], kind="stable")]:
         start, stop = int(windows.start[w]), int(windows.stop[w])
-        if not free[start:stop].all():
+        if not free[start:stop].all() or _is_outlier(acc[start:stop], float(windows.depth[w])):
             continue
-        span = _delimit(acc, start, stop, float(z[w]), noise, min_depth)
-        if span is not None and free[span.onset + 1 : span.recovery].all():
+        span = _delimit(acc, time, start, stop, float(z[w]), noise, min_depth)
+        if span is None or not free[span.onset + 1 : span.recovery].all():
+            continue
+        if windows.fall[w] >= min_fall * _sharpness(acc, span):
             free[span.onset + 1 : span.recovery] = False
             spans.append(span)
     return sorted(spans, key=lambda span: span.onset)
 
 
+def _is_outlier(inside: FloatArray, depth: float) -> bool:
+    """Return whether one evaluation carries the depth of a window."""
+    lowest = (float(inside.mean()) - float(inside.min())) / (inside.size - 1)
+    return depth - lowest < WITHOUT_LOWEST * depth
+
+
+def _sharpness(acc: FloatArray, span: Span) -> float:
+    """Return how many times `min_fall` the fall of a dip must be, given how the dip ends."""
+    if span.recovery is None:
+        return ENDS_LOW
+    low = slice(span.onset + 1, span.recovery)
+    width = min(max(span.recovery - span.onset - 1, SHORTEST_FLANK + 1), LONGEST_FLANK)
+    later = slice(span.recovery, span.recovery + width)
+    leaps = np.mean((acc - span.line)[later]) > np.mean((span.line - acc)[low])
+    return LEAPS if leaps else 1.0
+
+
 def _delimit(
-    acc: FloatArray, start: int, stop: int, z: float, noise: float, min_depth: float
+    acc: FloatArray,
+    time: FloatArray,
+    start: int,
+    stop: int,
+    z: float,
+    noise: FloatArray,
+    min_depth: float,
 ) -> Span | None:
     """Widen or narrow a window to the evaluations that are low; None if no two in a row are low."""
     # Low is below the line by more than noise explains, or by half of what counts as a dip.
-    tolerance = max(min_depth / 2, 1.5 * noise)
+    tolerance = np.maximum(min_depth / 2, 1.5 * noise)
     first, last = start, stop
     # Twice: a window narrower than its dip has low evaluations in its flanks, which pull the line
     # down. The line of the widened window has flanks outside of the dip.
     for _ in range(2):
-        line = reference(acc, first, last)
+        line = reference(acc, time, first, last)
         low = line - acc > tolerance
         inside = np.flatnonzero(low[first:last])
         if not inside.size:
@@ -117,8 +162,13 @@ def _delimit(
         while first > SHORTEST_FLANK and low[first - 1]:
             first -= 1
         trough = first + int(np.argmin((acc - line)[first:last]))
-        # Recovery is the first of two evaluations in a row that are not low: one may be luck.
-        back = np.flatnonzero(~low[trough + 1 : -1] & ~low[trough + 2 :])
+        # The dip lies between two evaluations in a row that are not low, one may be luck, on either
+        # side of its trough. A window may hold another dip, with a return between.
+        high = ~low[:-1] & ~low[1:]
+        first = max(
+            [first, *(np.flatnonzero(high[first : max(first, trough - 1)])[-1:] + first + 2)]
+        )
+        back = np.flatnonzero(high[trough + 1 :])
         last = trough + 1 + int(back[0]) if back.size else acc.size
     # A lone outlier beside an evaluation that is just below the line is no dip: both of a pair must
     # have at least a quarter of the depth.

@@ -6,7 +6,8 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.dip_rows import COLUMNS, dip_row
-from stabkit.detect.dip_search import find_spans
+from stabkit.detect.dip_search import Span, find_spans
+from stabkit.detect.local_noise import flip_variances
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
 from stabkit.detect.significance import holm, p_value
 
@@ -21,7 +22,7 @@ def find_dips(
     *,
     min_depth: float = 0.01,
     threshold: float | None = None,
-    min_fall: float = 3.0,
+    min_fall: float = 2.5,
     alpha: float = 0.01,
     chance: float = 0.0,
     between: float | None = None,
@@ -32,17 +33,21 @@ def find_dips(
     correct: bool [evals, n], the same samples in the same order at every evaluation.
 
     Every window of two evaluations or more is compared with the evaluations before and after it,
-    against the trend (`stabkit.detect.contrasts`). A window is a dip if
+    against the trend over steps (`stabkit.detect.contrasts`). A window is a dip if
 
     - its mean lies at least `min_depth` and `threshold` standard errors below its reference,
-    - the accuracy falls into it at once (a stall of a rising curve does not count), and
-    - two evaluations in a row are low.
+    - the accuracy falls into it at once, by `min_fall` standard errors (a stall of a rising curve
+      does not count): 1.5 times as many if the run ends in it, twice as many if the accuracy then
+      leaps above the level before by more than it had fallen, as where a learning rate drops, and
+    - two evaluations in a row are low, and no single one carries its depth.
 
-    The standard error is that of AR(1) noise. Its scale and coefficient are estimated outside of
-    the windows that stand out. `threshold` defaults to 4.5 and more for autocorrelated noise, long
-    runs and unknown samples (`dip_search.dip_bar`): the default avoids false alarms. The best F1
-    has `threshold=1.5, min_fall=2, alpha=.05`, which alarms in some 7 % of healthy runs. The
-    windows that stand out most are taken first; windows that overlap them are dropped.
+    The standard error is that of AR(1) noise, whose scale is learned for each evaluation from the
+    answers that flip and the residuals outside of the windows that stand out
+    (`stabkit.detect.local_noise`). Its coefficient is one for the run and at least .5. `threshold`
+    defaults to 4.8; more for over 100 evaluations, and without `correct` for slow noise and short
+    runs (`dip_search.dip_bar`). The default avoids false alarms; `threshold=3` finds more dips. The
+    windows that stand out most are taken first; windows that overlap them are dropped. The noise of
+    the first evaluations is large, so that dips among the first six are mostly missed.
 
     Significance: with `correct`, the answers of each sample inside the window are compared with its
     own answers before and after. With `n` alone, each evaluation is treated as a new draw of
@@ -71,10 +76,11 @@ def find_dips(
       with less than a quarter of its accuracy above chance), "censored" (the run ends before any of
       this is seen)
 
-    `attrs` holds noise, ar, threshold and left_out (number of evaluations without accuracy). Fewer
-    than 8 evaluations give no rows. The same call after every evaluation is the online detector:
-    after the last evaluation it has found what one call finds. Raises ValueError for steps that do
-    not increase, accuracies outside 0..1, and `correct` of another shape or another accuracy.
+    `attrs` holds noise (the median over the evaluations), ar, threshold and left_out (number of
+    evaluations without accuracy). Fewer than 8 evaluations give no rows. The same call after every
+    evaluation is the online detector: after the last evaluation it has found what one call finds.
+    Raises ValueError for steps that do not increase, accuracies outside 0..1, and `correct` of
+    another shape or another accuracy.
     """
     steps, acc = checked_series(step, accuracy, "accuracy")
     _check_options(acc, steps, min_depth, threshold, min_fall, alpha, chance)
@@ -85,21 +91,23 @@ def find_dips(
     bits = None if bits is None else bits[seen]
     counts = None if counts is None else counts[seen]
 
-    spans, noise, ar, bar = (
-        find_spans(acc, min_depth, threshold, min_fall, paired=bits is not None)
-        if acc.size >= SHORTEST
-        else ([], 0.0, 0.0, 0.0)
-    )
+    spans: list[Span] = []
+    noise, ar, bar = np.zeros(acc.size), 0.0, 0.0
+    time = steps.astype(np.float64)
+    if acc.size >= SHORTEST:
+        variances = None if bits is None else flip_variances(bits)
+        spans, noise, ar, bar = find_spans(acc, time, variances, min_depth, threshold, min_fall)
     # The search looked at every window, so the correction counts every window.
     tests = acc.size * width_count(acc.size)
     p_values = holm(
-        [p_value(weights_of(acc.size, s.start, s.stop), acc, counts, bits) for s in spans], tests
+        [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in spans], tests
     )
     # `not p > alpha` and not `p <= alpha`: NaN, where nothing is known of the samples, is kept.
     kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
     rows = [dip_row(span, p, steps, acc, noise, chance, bits, between) for span, p in kept]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    frame.attrs = {"noise": noise, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
+    typical = float(np.median(noise)) if noise.size else 0.0
+    frame.attrs = {"noise": typical, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
     return frame
 
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.contrasts import ar1_error
 from stabkit.detect.dips import find_dips
+from stabkit.detect.local_noise import flip_variances, noise_outside
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.significance import holm, p_value
 
@@ -60,11 +61,15 @@ def find_drift(
     bits = None if correct is None else np.asarray(correct)[seen]
     counts = None if n is None else np.broadcast_to(np.asarray(n), seen.shape)[seen]
     block = max(SHORTEST_BLOCK, acc.size // 10)
-    # The same floor on the noise and the same rounding as in the search for dips.
-    noise, ar = max(dips.attrs["noise"], min_depth / 5), round(dips.attrs["ar"], 1)
+    outside = np.ones(acc.size, dtype=bool)
+    for begin, end in zip(dips["onset"], dips["recovery"].fillna(math.inf), strict=True):
+        outside &= (steps <= begin) | (steps >= end)
+    variances = None if bits is None else flip_variances(bits)
+    noise, ar = noise_outside(acc, variances, outside)
+    noise = np.maximum(noise, min_depth / 5)  # the same floor as in the search for dips
     # A drift is a difference of two block means, each with the error of a mean of AR(1) noise. The
-    # blocks are far apart, so their errors are taken as independent: hence the root of 2.
-    error = noise * math.sqrt(2) * ar1_error(np.full(block, 1 / block), ar)
+    # blocks are far apart, so their errors are taken as independent.
+    block_error = ar1_error(np.full(block, 1 / block), ar)
     bar = threshold if threshold is not None else drift_bar(ar, bits is not None)
     found, p_values = [], []
     for begin, end in _stretches(steps, dips):
@@ -72,11 +77,12 @@ def find_drift(
         if fall is None or acc.size < 3 * block:
             continue
         high, low, depth = fall
+        blocks = [slice(begin + at, begin + at + block) for at in (high, low)]
+        error = block_error * math.sqrt(sum(float(np.mean(noise[b] ** 2)) for b in blocks))
         if depth < min_depth or depth / error < bar:
             continue
         weights = np.zeros(acc.size)
-        weights[begin + high : begin + high + block] = 1 / block
-        weights[begin + low : begin + low + block] = -1 / block
+        weights[blocks[0]], weights[blocks[1]] = 1 / block, -1 / block
         levels = sliding_window_view(acc[begin:end], block).mean(axis=1)
         back = np.flatnonzero(levels[low:] >= levels[low] + depth / 2)
         middle = begin + block // 2

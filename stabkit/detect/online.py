@@ -14,7 +14,7 @@ import pandas as pd
 from stabkit.detect.bursts import GAP
 from stabkit.detect.dips import find_dips
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
-from stabkit.detect.spikes import SpikeScorer
+from stabkit.detect.spike_scorer import SpikeScorer
 from stabkit.detect.stale_moments import MIN_HISTORY, THRESHOLD, stale_points, surprise
 
 

@@ -6,7 +6,8 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.robust import checked_series
 
-BAR = 6.0  # robust deviations
+BAR = 6.0  # robust deviations, whose estimate scatters by a fifth
+SURE_BAR = 4.5  # deviations that `n` samples must have, of which there is no doubt
 AROUND = 10  # evaluations on each side that tell the noise
 LEAST = 0.02  # of accuracy; smaller falls matter to nobody
 FLOOR = 0.003  # of accuracy; the noise of a series that hardly moves
@@ -19,7 +20,7 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
 
     The last evaluation has one neighbor only; it is compared with that. The noise is the median
     distance of up to AROUND evaluations on each side from the mean of *their* neighbors, and at
-    least the binomial noise of `n` samples (where given; 0 means unknown).
+    least three quarters of the binomial noise of `n` samples (where given; 0 means unknown).
 
     One evaluation is no dip: whether the network or its evaluation failed at that step cannot be
     told from it. Returns one row each: onset (the step), depth (below the lower neighbor), height
@@ -41,9 +42,8 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
         for i, depth, all_depths, variances in falls:
             if depth < LEAST:
                 continue
-            noise = max(
-                _noise(all_depths, i - 1), _binomial(values[i] + depth, counts[i], variances)
-            )
+            sampling = _binomial(values[i] + depth, counts[i], variances)
+            noise = max(_noise(all_depths, i - 1), sampling * SURE_BAR / BAR)
             if depth >= BAR * noise:
                 rows.append((steps[i], depth, depth / noise, i == len(values) - 1))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)

@@ -121,23 +121,32 @@ def noise_scale(values: FloatArray, half_width: int = 5) -> tuple[float, float]:
     of simulated AR(1) noise show on average (`AR`). One estimate of the coefficient scatters by
     about .15.
     """
-    residual = _two_sided_residual(values, half_width)
+    scale, shown, ar = residual_scale(two_sided_residual(values, half_width))
+    return scale / shown, ar
+
+
+def residual_scale(residual: FloatArray) -> tuple[float, float, float]:
+    """Return what `noise_scale` learns from residuals of `two_sided_residual`.
+
+    Their own scale, the share of the noise's standard deviation that they show, and the AR(1)
+    coefficient of the noise.
+    """
     if residual.size < 2:
-        return 0.0, 0.0
+        return 0.0, 1.0, 0.0
     residual = residual - np.median(residual)
     scale = MAD_TO_STD * float(np.median(np.abs(residual)))
     if scale == 0.0:
-        return 0.0, 0.0
+        return 0.0, 1.0, 0.0
     # Outliers become 0, not +-3 scales: a dip is a row of equal outliers, which would otherwise
     # look like autocorrelated noise.
     inside = np.where(np.abs(residual) <= 3 * scale, residual, 0.0)
     kept = int(np.count_nonzero(np.abs(residual) <= 3 * scale))
     refined = float(np.sqrt(np.sum(inside**2) / kept)) / STD_WITHIN_3
     lag1 = float(np.sum(inside[1:] * inside[:-1]) / np.sum(inside**2))
-    return refined / float(np.interp(lag1, AR_LAG1, AR_SCALE)), float(np.interp(lag1, AR_LAG1, AR))
+    return refined, float(np.interp(lag1, AR_LAG1, AR_SCALE)), float(np.interp(lag1, AR_LAG1, AR))
 
 
-def _two_sided_residual(values: FloatArray, half_width: int) -> FloatArray:
+def two_sided_residual(values: FloatArray, half_width: int = 5) -> FloatArray:
     """Return the residuals of all values but the two ends, scaled to the variance of the noise.
 
     Near the ends both medians are of as many values as there are on the shorter side.

@@ -18,7 +18,10 @@ from stabkit.store import tables
 from stabkit.store.reader import load
 from tests.analyze.conftest import LAYERS, diagnosed_run, plant_run
 
-DETECTORS = ("find_dips", "find_drift", "find_spikes", "find_bursts", "layer_onsets")
+DETECTORS = (
+    *("find_dips", "find_drift", "find_layer_spikes", "find_layer_swells", "find_spikes"),
+    *("find_bursts", "layer_onsets"),
+)
 
 
 @pytest.fixture
@@ -70,8 +73,8 @@ def test_a_report_reads_each_table_once_and_finds_once(
     expected = {f"{run}/{table}" for run in range(3) for table in ("layers", "scalars", "evals")}
     assert reads == dict.fromkeys(expected - {"1/layers"}, 1)
     once_a_run = dict.fromkeys(DETECTORS, 3)
-    # bursts of the layers, and spikes of the loss
-    assert detections == once_a_run | {"find_spikes": 3 * (len(LAYERS) + 1), "find_bursts": 6}
+    # spikes of the loss; bursts of the layers' spikes, of their swells and of the loss
+    assert detections == once_a_run | {"find_spikes": 3, "find_bursts": 9}
 
 
 def test_a_summary_reads_each_table_once_and_finds_once(
@@ -81,7 +84,7 @@ def test_a_summary_reads_each_table_once_and_finds_once(
     assert "1 of 3 runs trained unstably" in describe(found, run_table(found))
     assert set(reads.values()) == {1}
     assert detections["find_dips"] == detections["find_drift"] == 3
-    assert detections["find_spikes"] == 3 * (len(LAYERS) + 1)
+    assert detections["find_layer_spikes"] == detections["find_spikes"] == 3
 
 
 def test_tables_are_kept_up_to_a_budget_and_findings_for_ever(

@@ -154,6 +154,48 @@ def test_a_stall_of_a_rising_curve_is_not_a_dip() -> None:
     assert at_most(np.count_nonzero(found), 40, 0.03)
 
 
+def test_a_slow_sag_that_ends_in_a_leap_needs_a_sharper_fall_than_one_that_returns() -> None:
+    """The plateau before a drop of the learning rate: the leap is no recovery."""
+    t = np.arange(100)
+    sag = 0.5 - 0.02 * np.clip((t - 20) / 30, 0, 1)
+    leaps, returns = [], []
+    for seed in range(60):
+        noise = 0.006 * ar1(np.random.default_rng(seed), 100, 0.3)[:, 0]
+        leaps.append(len(find_dips(t, sag + 0.08 * (t >= 50) + noise)))
+        returns.append(len(find_dips(t, sag + 0.02 * (t >= 50) + noise)))
+    assert np.count_nonzero(leaps) < np.count_nonzero(returns)
+    sharp = with_dip(0.5 + 0.08 * (t >= 50) + noise, 44, 6, 0.08)
+    assert len(find_dips(t, sharp)) == 1, "a sharp fall that ends in a leap is a dip"
+
+
+def test_one_outlier_that_decays_is_no_dip() -> None:
+    noise = 0.002 * np.random.default_rng(0).normal(size=60)
+    for at in (20, 40):
+        curve = 0.7 + noise
+        curve[at : at + 4] -= 0.1 * 0.5 ** np.arange(4)
+        assert find_dips(np.arange(60), curve).empty
+        curve[at + 1] -= 0.03
+        assert len(find_dips(np.arange(60), curve)) == 1, "two of a size are one"
+
+
+def test_a_return_between_parts_two_dips_of_one_window() -> None:
+    noise = 0.008 * np.random.default_rng(1).normal(size=120)
+    curve = with_dip(with_dip(np.full(120, 0.55) + noise, 31, 4, 0.06), 42, 30, 0.08)
+    found = find_dips(np.arange(120), curve)
+    inside = [(a <= 31 < b, a <= 42 < b) for a, b in zip(found.onset, found.recovery, strict=True)]
+    assert inside == [(True, False), (False, True)]
+
+
+def test_a_curve_is_smooth_in_steps_where_evaluations_become_rare() -> None:
+    """Evaluations are ten times as far apart from the middle on: no fall, only a wider gap."""
+    rng, found = np.random.default_rng(2), []
+    for _ in range(40):
+        step = np.cumsum(np.repeat([5, 50], 50))
+        curve = 0.7 - 0.5 * np.exp(-step / 1500) + 0.004 * rng.normal(size=100)
+        found.append(len(find_dips(step, curve)))
+    assert at_most(np.count_nonzero(found), 40, 0.01)
+
+
 def test_a_run_that_ends_in_a_dip_is_censored_and_one_that_lost_all_is_over() -> None:
     found = find_dips(np.arange(30), with_dip(np.full(30, 0.8), 24, 6, 0.2))
     assert found.severity.tolist() == ["censored"]
@@ -214,7 +256,7 @@ def test_paired_p_is_the_t_test_of_each_samples_contrast() -> None:
     bits = rng.random(400) + 0.1 * rng.normal(size=(30, 400)) < with_dip(
         np.full(30, 0.7), 12, 4, 0.15
     ).reshape(-1, 1)
-    weights = weights_of(30, 12, 16)
+    weights = weights_of(np.arange(30.0), 12, 16)
     sums = [sum(w * b for w, b in zip(weights, bits[:, i], strict=True)) for i in range(400)]
     t = stats.ttest_1samp(sums, 0, alternative="greater")
     assert paired_p(weights, bits) == pytest.approx(stats.norm.sf(t.statistic), rel=1e-4)
@@ -222,7 +264,7 @@ def test_paired_p_is_the_t_test_of_each_samples_contrast() -> None:
     assert found.p_value <= 0.01
     # The reported p is that of the window found, after Holm over every window.
     possible = [
-        paired_p(weights_of(30, a, b), bits) * 30 * width_count(30)
+        paired_p(weights_of(np.arange(30.0), a, b), bits) * 30 * width_count(30)
         for a in range(10, 14)
         for b in range(14, 18)
     ]
@@ -231,7 +273,7 @@ def test_paired_p_is_the_t_test_of_each_samples_contrast() -> None:
 
 def test_unpaired_p_has_the_binomial_standard_error() -> None:
     accuracy = with_dip(np.full(20, 0.7), 10, 2, 0.1)
-    weights, counts = weights_of(20, 10, 12), np.full(20, 2000)
+    weights, counts = weights_of(np.arange(20.0), 10, 12), np.full(20, 2000)
     variance = sum(w**2 * a * (1 - a) / 2000 for w, a in zip(weights, accuracy, strict=True))
     assert unpaired_p(weights, accuracy, counts) == pytest.approx(
         stats.norm.sf(0.1 / math.sqrt(variance))

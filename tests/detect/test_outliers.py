@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from stabkit.detect import find_outliers
+from stabkit.detect.simulate.planted import Planted
+from stabkit.detect.simulate.scenarios import healthy
 
 
 def curve(seed: int, size: int = 60, noise: float = 0.003) -> np.ndarray:
@@ -46,3 +48,15 @@ def test_healthy_series_raise_few_alarms() -> None:
 def test_short_series_have_none() -> None:
     assert find_outliers(np.arange(7), [0.1, 0.2, 0.3, 0.0, 0.3, 0.3, 0.3]).empty
     assert find_outliers([], []).empty
+
+
+def test_one_low_evaluation_of_a_run_with_answers_is_told_and_healthy_runs_have_none() -> None:
+    found, alarms = 0, 0
+    for seed in range(20):
+        dipped = healthy("real_lr004", seed, (Planted(50, 1, 0.1),))
+        onsets = find_outliers(dipped.step, dipped.accuracy, np.full(dipped.step.size, 1000))
+        found += int(dipped.step[50]) in onsets["onset"].tolist()
+        calm = healthy(("real_lr016", "t3 shocks")[seed % 2], seed)
+        alarms += len(find_outliers(calm.step, calm.accuracy, np.full(calm.step.size, 1000)))
+    assert found >= 15  # 93 % of runs; with the former bar of 6 none
+    assert alarms == 0

@@ -34,7 +34,7 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
             continue
         expected = [np.median(kept[-window:]), *(level + slope for level, slope, _ in lines)]
         noise = [
-            max(floor, 1.4826 * np.median(np.abs(e[-window:]))) * (1 + 10 / min(len(e), window))
+            max(floor, 1.4826 * np.median(np.abs(e[-window:]))) * (1 + 8 / min(len(e), window))
             for e in errors
         ]
         scores = (x - np.array(expected)) / noise
@@ -44,7 +44,7 @@ def brute_force(y, window=100, threshold=6.0, first=12, floor=0.01):
         start = np.quantile(last, 0.9)
         over = last[last > start] - start
         scale = (over.sum() + 10 * 0.47 * noise[judge]) / (len(over) + 10)
-        least = threshold / 1.1
+        least = threshold / (1 + 8 / window)
         bar = max(least, min((start + 10 * scale) / noise[judge], 18))
         flags[i] = z >= 2.5 if streak else z >= bar
         if flags[i]:
@@ -73,8 +73,10 @@ def begun(values):
     slope = stats.theilslopes(values, at).slope
     level = np.median(values - slope * at)
     off_line = list(values - level - slope * at)
-    errors = [list(values - np.median(values)), off_line, list(off_line)]
     scale = max(0.01, np.abs(off_line).mean())
+    n = len(values)
+    apart = np.sqrt((n + 1) * (n + 2) / (n - 1) / (n - 2))  # forecast over residual of a line
+    errors = [list(values - np.median(values)), *(list(apart * np.array(off_line)) for _ in GAINS)]
     return list(values), errors, [(level, slope, scale)] * 2
 
 
@@ -134,8 +136,8 @@ def test_a_planted_spike_is_located_and_sized():
     assert events[["onset", "peak", "end"]].to_numpy().tolist() == [[3000, 3005, 3010]]
     base = np.log(value[500:600])
     assert events.ratio[0] == pytest.approx(9 / np.exp(np.median(base)), rel=1e-12)
-    # 100 errors of 0.1 each, and their noise taken 1.1 times as large
-    assert events.height[0] == pytest.approx(np.log(events.ratio[0]) / 0.11, rel=0.25)
+    # 100 errors of 0.1 each, and their noise taken 1.08 times as large
+    assert events.height[0] == pytest.approx(np.log(events.ratio[0]) / 0.108, rel=0.25)
 
 
 def test_scaling_the_series_changes_nothing_but_the_units():

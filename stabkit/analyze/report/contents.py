@@ -154,6 +154,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         "stuck losses": "stuck",
         "non-finite": "nonfinite",
         "overflows": "overflows",
+        "gradient swells": "swells",
     }
     columns |= {
         title: table[name].astype(str)

@@ -24,6 +24,8 @@ def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
         yield _loss_spike(run, where, row)
     for row in run.bursts.to_dict("records"):
         yield _burst(run, where, row)
+    for row in run.swells.to_dict("records"):
+        yield _swell(run, where, row)
     for row in run.stuck.to_dict("records"):
         yield _stuck(run, where, row)
     yield from _overflow(run, where)
@@ -160,6 +162,20 @@ def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     headline = f"Gradient burst at step {onset:,}, {times(ratio)} what was expected"
     first = str(row["first"])
     return Incident(run, where, "burst", onset, end, ratio, headline, facts, "" if whole else first)
+
+
+def _swell(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
+    onset, end, ratio, first = int(row["onset"]), int(row["end"]), float(row["ratio"]), row["first"]
+    whole = bool(run.norms)
+    layers = counted(int(row["layers"]), "layer")
+    facts = (
+        ("Lasts", lasting(onset, end)),
+        ("Height", f"{times(ratio)} the level on both sides"),
+        ("In", str(first)) if whole else ("Layers", f"{layers}, first in {first}"),
+    )
+    headline = f"Gradient swell at step {onset:,}, {times(ratio)} the level on both sides"
+    began = "" if whole else str(first)
+    return Incident(run, where, "swell", onset, end, ratio, headline, facts, began)
 
 
 def _stuck(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:

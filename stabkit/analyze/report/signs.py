@@ -13,6 +13,7 @@ OF_KIND: dict[Kind, Sign] = {
     "dip": "dips",
     "drift": "dips",
     "burst": "bursts",
+    "swell": "bursts",
     "collapse": "collapsed",
     "non-finite": "nonfinite",
     "loss spike": "loss_spikes",
@@ -22,6 +23,7 @@ IN_WORDS: dict[Kind, str] = {
     "non-finite": "non-finite values",
     "departure": "a loss that left for good",
     "burst": "a gradient burst",
+    "swell": "a gradient swell",
     "outlier": "a single low evaluation",
     "overflow": "an overflow",
 }
@@ -33,7 +35,7 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
     seen = {(sign, one.run.name) for one in incidents if (sign := OF_KIND.get(one.kind))}
     begun: dict[str, int] = {}
     for one in incidents:
-        if one.kind != "burst":
+        if one.kind not in ("burst", "swell"):
             begun[one.run.name] = min(one.onset, begun.get(one.run.name, one.onset))
     for run in runs:
         if run.name in begun and begun[run.name] <= _early(run):

@@ -31,7 +31,7 @@ ONE_RUN = {
 }
 # verdicts that are no instability, and no clean bill either
 DOUBTFUL = {
-    "bursts": "gradients burst",
+    "bursts": "gradients burst or swelled",
     "outlier": "a single evaluation fell",
     "stuck": "the loss never fell",
 }

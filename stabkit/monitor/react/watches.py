@@ -1,8 +1,7 @@
 """Watches for events in a Monitor's rows and evaluations as they come, one class a kind of event.
 
 The detectors are those of `stabkit.detect`, so that the analysis finds later what was found online.
-The bar of a spike is higher online (`detect.spikes`). Everything here runs on the host, on values
-that are there already.
+Everything here runs on the host, on values that are there already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from stabkit.detect.online import (
     Onset,
 )
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
-from stabkit.detect.spikes import ONLINE_SPIKE_BAR
 from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
 
@@ -72,13 +70,13 @@ class SpikeWatch:
     def __init__(self) -> None:
         self._layers: dict[str, OnlineSpikes] = {}
         self._bursts = OnlineBursts()
-        self._loss: OnlineSpikes | None = OnlineSpikes(threshold=ONLINE_SPIKE_BAR)
+        self._loss: OnlineSpikes | None = OnlineSpikes()
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
         found = []
         for layer, steps, values in rows.series("grad_norm"):
             if layer not in self._layers:
-                self._layers[layer] = OnlineSpikes(threshold=ONLINE_SPIKE_BAR)
+                self._layers[layer] = OnlineSpikes()
             found += [(onset, layer) for onset in self._layers[layer].add(steps, values)]
         return _bursts("spike", "grad_norm", "ratio", found, self._bursts) + self._of_loss(rows)
 

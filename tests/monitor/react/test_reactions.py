@@ -18,7 +18,6 @@ import stabkit
 from stabkit.detect import find_bursts, find_collapse, find_dips, find_spikes, find_stale_moments
 from stabkit.detect.bursts import GAP
 from stabkit.detect.simulate import Planted, simulate_curve
-from stabkit.detect.spikes import ONLINE_SPIKE_BAR
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.reactions import KINDS, Reactions
 from stabkit.monitor.react.watches import OnlineEvent, SpikeWatch
@@ -154,7 +153,7 @@ def test_spikes_are_those_that_the_detector_finds_afterwards(tmp_path: Path, see
     found = feed(watched, in_intervals(rng, size), steps, {"grad_norm": values}, {"loss": loss})
 
     def find(at: np.ndarray, series: np.ndarray) -> pd.DataFrame:
-        return find_spikes(at, series, threshold=ONLINE_SPIKE_BAR)
+        return find_spikes(at, series)
 
     of_layers = [e for e in found if e.facts["signal"] == "grad_norm"]
     expected = expected_bursts(find, steps, values)

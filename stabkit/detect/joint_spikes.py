@@ -1,0 +1,96 @@
+"""Find the spikes of all layers of a run, those too that only show in many layers at once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
+
+from stabkit.detect.onsets import half_height_onset
+from stabkit.detect.robust import FloatArray, IntArray
+from stabkit.detect.spike_scorer import GOES_ON, Flagged, SpikeScorer
+from stabkit.detect.spikes import BAR, FLOOR, MERGE, MIN_HISTORY, WINDOW, Scored, spike_rows
+
+TOGETHER = 5  # steps within which the layers of a burst spike
+BEFORE = 30  # values before those, which tell the level and its noise
+SHARED_BAR = 5.0  # deviations
+SHARE = 0.75  # of the layers, that must pass the bar together
+FEWEST = 4  # layers; of fewer, too few say the same
+QUARTILES = 1.349  # distance of the quartiles of normal noise, in deviations
+
+
+def find_layer_spikes(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.DataFrame]:
+    """Return the rows of `find_spikes` for each layer, with the spikes that layers share.
+
+    `layers`: steps and values of each, as `usable_series` returns them. If three quarters of the
+    layers rise within five steps by 5 deviations, this is a spike of each of them, unless it has
+    one there. The level and the noise are those of the 30 values before, so that a restless time
+    further back does not hide the burst. One layer alone would raise false alarms at this bar; many
+    seldom do at once. The noise of layers is correlated, so the bar cannot be much lower. Layers
+    that were not measured at the same steps share nothing.
+    """
+    found = [spike_rows(Scored(*series, _flagged(series[1]))) for series in layers]
+    groups: dict[bytes, list[int]] = {}
+    for i, (steps, _) in enumerate(layers):
+        if len(steps) >= BEFORE + TOGETHER:
+            groups.setdefault(steps.tobytes(), []).append(i)
+    for members in groups.values():
+        if len(members) >= FEWEST:
+            steps = layers[members[0]][0]
+            shared = shared_spikes(steps, np.log([layers[i][1] for i in members]))
+            for i, rows in zip(members, shared, strict=True):
+                found[i] = _with(found[i], rows)
+    return found
+
+
+def _flagged(values: FloatArray) -> list[Flagged]:
+    return SpikeScorer(WINDOW, BAR, MIN_HISTORY, FLOOR).add(np.log(values))
+
+
+def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, ...]]]:
+    """Return the spikes that the layers share, for each a list of rows as `find_spikes` has them.
+
+    logs [layers, values].
+    """
+    rows: list[list[tuple[float, ...]]] = [[] for _ in logs]
+    heights, level, noise = rises(logs)
+    together = (heights >= SHARED_BAR).mean(axis=0) >= SHARE
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], together, [False]])))
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        first = begin + BEFORE  # the first stretch holds this value and those up to TOGETHER - 1
+        last = end - 1 + BEFORE + TOGETHER
+        for i in np.flatnonzero((heights[:, begin:end] >= SHARED_BAR).any(axis=1)):
+            z = (logs[i, first:last] - level[i, begin]) / noise[i, begin]
+            high = first + np.flatnonzero(z >= GOES_ON)
+            peak = first + int(z.argmax())
+            onset = half_height_onset(steps, logs[i], int(high[0]), peak)
+            times = onset, *steps[[high[0], peak, high[-1]]].tolist()
+            rise = float(logs[i, peak] - level[i, begin])
+            rows[i].append((*times, float(z.max()), float(np.exp(rise))))
+    return rows
+
+
+def rises(logs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return how high each stretch of TOGETHER values rises, and the level and noise before it.
+
+    The stretch k begins at value k + BEFORE. All three are [layers, stretches]; heights are in
+    deviations.
+    """
+    before = np.sort(sliding_window_view(logs[:, :-TOGETHER], BEFORE, axis=1), axis=2)
+    level = (before[:, :, (BEFORE - 1) // 2] + before[:, :, BEFORE // 2]) / 2
+    quarter = (BEFORE - 1) // 4
+    spread = before[:, :, BEFORE - 1 - quarter] - before[:, :, quarter]
+    noise = np.maximum(FLOOR, spread / QUARTILES)
+    highest = sliding_window_view(logs[:, BEFORE:], TOGETHER, axis=1).max(axis=2)
+    return (highest - level) / noise, level, noise
+
+
+def _with(spikes: pd.DataFrame, rows: list[tuple[float, ...]]) -> pd.DataFrame:
+    """Return the spikes of a layer with those of the rows that do not touch one of them."""
+    begin, end = spikes["onset"].to_numpy() - MERGE, spikes["end"].to_numpy() + MERGE
+    new = [row for row in rows if not ((begin <= row[3]) & (row[0] <= end)).any()]
+    if not new:
+        return spikes
+    added = pd.DataFrame(new, columns=list(spikes)).astype(spikes.dtypes.to_dict())
+    joined = pd.concat([spikes, added]) if len(spikes) else added
+    return joined.sort_values("onset", ignore_index=True)

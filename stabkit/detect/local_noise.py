@@ -1,0 +1,126 @@
+"""The noise of an accuracy at each evaluation: over a training it falls by several times.
+
+One scale for a whole run is that of its quiet end, and the larger noise of the start then looks
+like dips. Where the answer of each sample is known, the answers that flip from one evaluation to
+the next tell most of the noise: if a share f of n answers flips, each on its own, the variance of
+the accuracy is f / n times a constant. So f / n is the shape of the noise over time. The residuals
+around the trend tell its size.
+"""
+
+import numpy as np
+
+from stabkit.detect.robust import (
+    MAD_TO_STD,
+    STD_WITHIN_3,
+    BoolArray,
+    FloatArray,
+    residual_scale,
+    two_sided_residual,
+)
+
+FLIPS_OVER = 9  # evaluations whose median is the share of flips: a dip of four does not move it
+SIZE_OVER = 41  # evaluations that tell how much larger the noise is here than the flips say
+FLIPS_COUNT = 20  # evaluations that the flips count for beside them
+NEAR = 21  # evaluations that tell which residuals stand out
+# The least AR(1) coefficient that noise is taken to have: recorded runs have .3 to .8. An estimate
+# scatters by .15, holds for the whole run, and takes noise slower than ten evaluations for trend.
+# Noise that is slower than believed looks like dips.
+LEAST_AR = 0.5
+SHAPE_OVER = 31  # evaluations that tell the local noise where answers are not known
+WHOLE_COUNTS = 10  # evaluations that the whole run counts for beside them
+
+
+def flip_variances(correct: BoolArray) -> FloatArray:
+    """Return f / n [evals] of answers [evals, n]: f is the share unlike the evaluation before.
+
+    The first evaluation takes the f of the second. f is at least half an answer: no flip among few
+    samples does not mean no noise.
+    """
+    n = correct.shape[1]
+    flips = np.count_nonzero(correct[1:] != correct[:-1], axis=1)
+    variances: FloatArray = np.maximum(np.concatenate([flips[:1], flips]), 0.5) / n**2
+    return variances
+
+
+def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[FloatArray, float]:
+    """Return the standard deviation [evals] and the AR(1) coefficient of the noise around a trend.
+
+    `variances` [evals]: those of `flip_variances`, or None where answers are not known. Then the
+    residuals alone tell how the noise changes, with more error. The coefficient is one for the
+    whole run: it scatters too much to be told locally.
+    """
+    residual = two_sided_residual(values)
+    if residual.size < 2:
+        return np.zeros(values.size), 0.0
+    residual = residual - np.median(residual)
+    if variances is None:
+        shape = _shape(residual)
+    else:
+        shape = np.sqrt(_median_around(variances, FLIPS_OVER))[1:-1]
+    if not np.all(shape > 0):  # most residuals are 0
+        return np.zeros(values.size), 0.0
+    ratio = residual / shape
+    scale, shown, ar = residual_scale(ratio)
+    size = np.full(shape.size, scale)
+    if variances is not None:
+        # Rises only: dips fall, so they do not become the noise that hides them.
+        bound = 3 * np.maximum(scale, MAD_TO_STD * _median_around(np.abs(ratio), NEAR))
+        squares, count = _squares_around(ratio, (ratio > 0) & (ratio <= bound), SIZE_OVER)
+        size = np.sqrt((squares + FLIPS_COUNT * scale**2) / (count + FLIPS_COUNT))
+    noise = shape * size / shown
+    return np.concatenate([noise[:1], noise, noise[-1:]]), max(ar, LEAST_AR)
+
+
+def noise_outside(
+    values: FloatArray, variances: FloatArray | None, outside: BoolArray
+) -> tuple[FloatArray, float]:
+    """Return `local_noise` of the values `outside` [evals], carried over the ones between them."""
+    at = np.flatnonzero(outside)
+    if not at.size:
+        return np.zeros(values.size), 0.0
+    kept = None if variances is None else variances[at]
+    noise, ar = local_noise(values[at], kept)
+    return np.interp(np.arange(values.size), at, noise), ar
+
+
+def difference_noise(values: FloatArray, variances: FloatArray | None) -> FloatArray:
+    """Return a first guess of the noise [evals], from the differences of neighbors alone."""
+    if values.size < 2:
+        return np.zeros(values.size)
+    steps = np.diff(values)
+    steps = np.abs(steps - np.median(steps)) * MAD_TO_STD / 2**0.5
+    if variances is None:
+        noise = _median_around(steps, SHAPE_OVER)
+        return np.concatenate([noise[:1], noise])
+    shape = np.sqrt(_median_around(variances, FLIPS_OVER))
+    guess: FloatArray = shape * np.median(steps / shape[1:])
+    return guess
+
+
+def _shape(residual: FloatArray) -> FloatArray:
+    """Return the local root mean square of the residuals that do not stand out."""
+    near = MAD_TO_STD * _median_around(np.abs(residual), SHAPE_OVER)
+    squares, count = _squares_around(residual, np.abs(residual) <= 3 * near, SHAPE_OVER)
+    whole = MAD_TO_STD * float(np.median(np.abs(residual)))
+    shape: FloatArray = np.sqrt((squares + WHOLE_COUNTS * whole**2) / (count + WHOLE_COUNTS))
+    return shape
+
+
+def _median_around(values: FloatArray, over: int) -> FloatArray:
+    """Return the median of `over` values around each, of fewer near the ends."""
+    from scipy import ndimage  # slow to import, and not needed before the first dip
+
+    median: FloatArray = ndimage.median_filter(values, min(over, values.size), mode="nearest")
+    return median
+
+
+def _squares_around(
+    values: FloatArray, counted: BoolArray, over: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return the sum of squares of `over` values around each that are counted, and their number."""
+    at = np.arange(values.size)
+    first, stop = np.maximum(at - over // 2, 0), np.minimum(at + over // 2 + 1, values.size)
+    kept = np.where(counted, values / STD_WITHIN_3, 0.0)
+    squares = np.concatenate([[0.0], np.cumsum(kept**2)])
+    count = np.concatenate([[0.0], np.cumsum(counted)])
+    return np.maximum(squares[stop] - squares[first], 0.0), count[stop] - count[first]

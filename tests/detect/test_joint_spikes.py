@@ -1,0 +1,115 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from stabkit.detect import find_spikes
+from stabkit.detect.joint_spikes import (
+    BEFORE,
+    SHARE,
+    SHARED_BAR,
+    TOGETHER,
+    find_layer_spikes,
+    rises,
+    shared_spikes,
+)
+from stabkit.detect.level_filters import rolling_median
+from stabkit.detect.simulate import simulate_norms
+from stabkit.detect.simulate.noise import ar1
+
+STEPS = np.arange(500)
+
+
+def brute_force(logs: np.ndarray) -> list[int]:
+    """Return the first step of each stretch in which enough layers pass the bar."""
+    found = []
+    for first in range(BEFORE, logs.shape[1] - TOGETHER + 1):
+        passing = 0
+        for y in logs:
+            before = np.sort(y[first - BEFORE : first])
+            noise = max(0.01, (before[22] - before[7]) / 1.349)
+            rise = y[first : first + TOGETHER].max() - np.median(before)
+            passing += rise / noise >= SHARED_BAR
+        if passing / len(logs) >= SHARE:
+            found.append(first)
+    return found
+
+
+def test_shared_stretches_agree_with_brute_force() -> None:
+    some = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        logs = 0.1 * (2 * rng.standard_t(2, 150) + rng.standard_normal((6, 150)))
+        expected = brute_force(logs)
+        found = BEFORE + np.flatnonzero((rises(logs)[0] >= SHARED_BAR).mean(axis=0) >= SHARE)
+        assert found.tolist() == expected
+        assert any(shared_spikes(np.arange(150), logs)) == bool(expected)
+        some += bool(expected)
+    assert some >= 4
+
+
+def burst(seed: int, height: float, layers: int = 8) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return layers that rise by `height` deviations within five steps, at steps 300 to 304."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(layers):
+        values = simulate_norms(rng, sigma=0.1, steps=500)
+        values[300 + rng.integers(0, TOGETHER)] = np.exp(0.1 * height)
+        found.append((STEPS, values))
+    return found
+
+
+def test_a_burst_that_no_layer_shows_alone_is_found_in_all_that_share_it() -> None:
+    found = 0
+    for seed in range(20):
+        layers = burst(seed, 7.0)
+        for _, values in layers:
+            # restless before, and quiet again 40 steps ahead of the burst
+            values[100:260] *= np.exp(np.random.default_rng(seed).normal(0, 0.3, 160))
+        alone = [find_spikes(*layer)["onset"].between(300, 304).sum() for layer in layers]
+        assert sum(alone) <= 2
+        here = [rows[rows["onset"].between(300, 304)] for rows in find_layer_spikes(layers)]
+        found += sum(map(len, here)) >= 6
+    assert found >= 15
+
+
+def test_healthy_layers_share_no_spike() -> None:
+    alarms = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        common = ar1(rng, 500, 0.5)[:, 0]
+        logs = 0.2 * (0.83 * common + 0.55 * ar1(rng, 500, 0.5, 12).T)
+        alarms += any(shared_spikes(STEPS, logs))
+    assert alarms <= stats.poisson.ppf(0.999, 1.0 * 60 * 500 / 1e5)
+
+
+def test_a_spike_that_the_layer_has_already_is_not_doubled() -> None:
+    layers = burst(3, 30.0)
+    for rows, layer in zip(find_layer_spikes(layers), layers, strict=True):
+        pd.testing.assert_frame_equal(rows, find_spikes(*layer))
+
+
+def test_layers_that_share_nothing_have_the_spikes_of_find_spikes() -> None:
+    layers = [(STEPS, simulate_norms(np.random.default_rng(s), sigma=0.3)[:500]) for s in range(6)]
+    for i, (_, values) in enumerate(layers):
+        values[100 + 40 * i] *= 30
+    for rows, layer in zip(find_layer_spikes(layers), layers, strict=True):
+        assert len(rows) == 1
+        pd.testing.assert_frame_equal(rows, find_spikes(*layer))
+
+
+def test_layers_without_values_do_not_count() -> None:
+    empty = (STEPS[:0], np.zeros(0))
+    found = find_layer_spikes([*burst(1, 12.0, 4), *[empty] * 20])
+    assert [len(rows) for rows in found] == [1] * 4 + [0] * 20
+
+
+@pytest.mark.parametrize("since", [0, 5, 12, 60])
+@pytest.mark.parametrize("window", [2, 7, 30])
+def test_the_rolling_median_is_that_of_the_values_before(since: int, window: int) -> None:
+    values = np.random.default_rng(0).integers(-5, 6, 60) / 4  # ties are where a bisection errs
+    if since == 0:
+        values, since = np.concatenate([[0.5], values]), 1
+    medians = rolling_median(values, window, since)
+    expected = [np.median(values[max(0, i - window) : i]) for i in range(since, len(values))]
+    np.testing.assert_array_equal(medians, expected)
