@@ -17,7 +17,6 @@ from stabkit.detect.onset_order import OrderTest, first_in_bursts
 from stabkit.detect.onsets import half_height_onset
 from stabkit.detect.robust import MAD_TO_STD, FloatArray
 from stabkit.detect.simulate.layers import NAMES, Burst, layers
-from stabkit.detect.spikes import spike_bar
 
 STEPS, EVENTS = 500, (180, 300, 400)
 FIRST, LAST = NAMES[0], NAMES[-1]
@@ -75,10 +74,9 @@ def simulated(
 
 
 def by_detector(norms: FloatArray) -> pd.DataFrame:
-    """Return what `find_spikes` finds in every layer, as the analysis asks it."""
-    bar = spike_bar(norms.size)
+    """Return what `find_spikes` finds in every layer."""
     found = [
-        find_spikes(np.arange(STEPS), norms[:, i], threshold=bar).assign(layer=name, depth=i)
+        find_spikes(np.arange(STEPS), norms[:, i]).assign(layer=name, depth=i)
         for i, name in enumerate(NAMES)
     ]
     return pd.concat([table for table in found if len(table)] or found[:1], ignore_index=True)
