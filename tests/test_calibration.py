@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration import __main__ as command
-from benchmarks.calibration import dip_rules, dips, drifts, spikes
+from benchmarks.calibration import dip_rules, dips, drifts, rivals, spikes
 from benchmarks.calibration.scores import TESTING, TUNING, f1, interval, matched, per_steps
 from stabkit.detect.simulate import HEALTHY, Curve, Planted, Spike, healthy, norms
 
@@ -30,10 +30,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tables have two scenarios, two forms of dips and one base."""
     for module in (dips, drifts):
         monkeypatch.setattr(module, "HEALTHY", dict(list(HEALTHY.items())[1:3]))
-    monkeypatch.setattr(dips, "POOL", ("constant",))
-    monkeypatch.setattr(dips, "BASES", ("constant",))
+    monkeypatch.setattr(rivals, "POOL", ("constant",))
+    for module in (dips, rivals):
+        monkeypatch.setattr(module, "BASES", ("constant",))
     monkeypatch.setattr(dips, "DIP_MIX", {"a box": (Planted(50, 5, 0.15),)})
-    monkeypatch.setattr(dips, "OUR_BARS", (1.0,))
+    monkeypatch.setattr(rivals, "OUR_BARS", (1.0,))
     others = {name: (rule, bars[-1:]) for name, (rule, bars) in dip_rules.OTHERS.items()}
     monkeypatch.setattr(dip_rules, "OTHERS", others)
     monkeypatch.setattr(dip_rules, "has_pelt", lambda: False)
@@ -74,8 +75,8 @@ def test_a_bar_is_the_lowest_that_is_quiet_on_the_tuning_seeds(
         used.append(first)
         return each(function, count, first)
 
-    assert dips.quiet_bar(noted, rule, (1.0, 2.0, 3.0, 4.0), 4) == 3.0
-    assert dips.quiet_bar(noted, rule, (1.0, 2.0), 4) is None
+    assert rivals.quiet_bar(noted, rule, (1.0, 2.0, 3.0, 4.0), 4) == 3.0
+    assert rivals.quiet_bar(noted, rule, (1.0, 2.0), 4) is None
     assert set(used) == {TUNING}
 
 
@@ -90,7 +91,7 @@ def test_a_planted_dip_counts_once_however_deep_it_is_nested() -> None:
     assert dips.hits(rule, 1.0, "constant", apart, 0) == [False, True]
 
 
-@pytest.mark.parametrize("make", [dips.false_alarms, dips.power, dips.rivals])
+@pytest.mark.parametrize("make", [dips.false_alarms, dips.power, rivals.rival_tables])
 def test_tables_of_dips_have_a_cell_for_every_column(make: Callable[..., str], few: None) -> None:
     text = make(each, 4)
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -98,7 +99,7 @@ def test_tables_of_dips_have_a_cell_for_every_column(make: Callable[..., str], f
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     if make is dips.power:
         assert "| a box | 100 % | 100 % |" in lines
-    if make is dips.rivals:
+    if make is rivals.rival_tables:
         assert dip_rules.NO_PELT in text, "a missing package is said"
 
 
@@ -141,4 +142,4 @@ def test_an_unknown_subject_is_refused(
     monkeypatch.setattr("sys.argv", ["calibration", "dip"])
     with pytest.raises(SystemExit):
         command.main()
-    assert "no subject dip; there are dips, drifts, online" in capsys.readouterr().err
+    assert "no subject dip; there are dips, rivals, drifts" in capsys.readouterr().err

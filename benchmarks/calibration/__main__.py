@@ -23,13 +23,14 @@ from benchmarks.calibration.scores import TESTING, Each
 
 SUBJECTS = {  # name -> module and function that return its tables; imported when it is asked for
     "dips": "dips.dip_tables",
+    "rivals": "rivals.rival_tables",
     "drifts": "drifts.drift_tables",
     "online": "online.online_tables",
     "spikes": "spikes.spike_tables",
     "bursts": "bursts.burst_tables",
     "order": "relations.order_tables",
     "association": "relations.association_tables",
-    "counts": "relations.count_tables",
+    "counts": "counts.count_tables",
     "stale": "stale.stale_tables",
 }
 DOCS = Path(__file__).parents[2] / "docs"
@@ -38,7 +39,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("subjects", nargs="*", help=f"some of {', '.join(SUBJECTS)} (default: all)")
-    parser.add_argument("--runs", type=int, default=400, help="healthy runs of a scenario")
+    parser.add_argument("--runs", type=int, default=500, help="healthy runs of a scenario")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="put the tables into the docs")
     given = parser.parse_args()

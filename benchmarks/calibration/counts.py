@@ -6,12 +6,13 @@ from seed to seed. In `collapse` a run loses 20 points with a chance of .3, besi
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from benchmarks.calibration.scores import interval
+from benchmarks.calibration.scores import Each, interval, made
 from stabkit.analyze.compare import compare_apart, compare_pairs
 from stabkit.analyze.counts import Counts, rates_test
 from stabkit.analyze.intervals import FloatArray
@@ -201,9 +202,10 @@ def frontier_table(sets: int, alarms: tuple[float, ...] = (0.01, 0.04)) -> str:
     return _table([*head, "if one alarm sufficed", "stable up to the largest rate"], rows)
 
 
-def table(sets: int = 200) -> str:
-    """Return every table of this module as text; `sets` data sets a cell, or a multiple."""
-    parts = [
+def count_tables(each: Each, runs: int) -> str:
+    """Return every table of this module; `runs` * 2 / 5 data sets a cell, or a multiple."""
+    sets = max(2, 2 * runs // 5)
+    tables = [
         ("Intervals of a difference of levels: coverage, nominal 95 %", coverage_table, 2 * sets),
         ("The same of Student's interval, which is not used", student_table, 2 * sets),
         ("Levels: arms of one mean that are said to differ at .05", level_error_table, sets),
@@ -211,9 +213,10 @@ def table(sets: int = 200) -> str:
         ("Dips: power at .05", rate_power_table, sets),
         ("Sweeps of four rates, of which all are stable", frontier_table, 3 * sets // 2),
     ]
-    return "\n\n".join(
-        f"**{title}** ({number} sets a cell)\n\n{make(number)}" for title, make, number in parts
-    )
+    return made(each, [
+        (f"{title} ({number} sets a cell)", partial(make, number))
+        for title, make, number in tables
+    ])  # fmt: skip
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

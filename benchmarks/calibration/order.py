@@ -74,8 +74,7 @@ def simulated(
 
 
 def by_detector(norms: FloatArray) -> pd.DataFrame:
-    """Return what `find_spikes` finds in every layer, as the analysis asks it."""
-
+    """Return what `find_spikes` finds in every layer."""
     found = [
         find_spikes(np.arange(STEPS), norms[:, i]).assign(layer=name, depth=i)
         for i, name in enumerate(NAMES)

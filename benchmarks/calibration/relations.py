@@ -1,12 +1,9 @@
-"""The tables of layers' order, of association, and of counts; each is made in one process."""
+"""The tables of layers' order and of association, each made in one process."""
 
-from collections.abc import Callable
 from functools import partial
 
-from benchmarks.calibration import association, counts, order
-from benchmarks.calibration.scores import TESTING, Each
-
-Made = tuple[str, Callable[[], str]]  # heading, what makes the table
+from benchmarks.calibration import association, order
+from benchmarks.calibration.scores import TESTING, Each, made
 
 
 def order_tables(each: Each, runs: int) -> str:
@@ -23,31 +20,6 @@ def order_tables(each: Each, runs: int) -> str:
 
 
 def association_tables(each: Each, runs: int) -> str:
-    """Return the table of `event_association`; `runs` / 2 data sets for each case."""
-    sets = max(2, runs // 2)
-    title = f"Association: p of at most .05 in {sets} data sets"
-    return made(each, [(title, partial(association.association_table, sets, TESTING))])
-
-
-def count_tables(each: Each, runs: int) -> str:
-    """Return the tables of comparisons of runs; `runs` data sets a cell."""
-    return made(each, [
-        ("Levels: coverage of intervals, nominal 95 %", partial(counts.coverage_table, runs)),
-        ("Levels: arms of one mean that are said to differ at .05",
-         partial(counts.level_error_table, runs)),
-        ("Dips: arms of one law that are said to differ at .05",
-         partial(counts.rate_error_table, runs)),
-        ("Dips: power at .05", partial(counts.rate_power_table, runs)),
-        ("Stable sweeps: four rates", partial(counts.frontier_table, runs)),
-    ])  # fmt: skip
-
-
-def made(each: Each, tables: list[Made]) -> str:
-    """Return the tables, made at the same time, each under its heading."""
-    texts = each(partial(nth, [make for _, make in tables]), len(tables), 0)
-    titles = [title for title, _ in tables]
-    return "\n".join(f"### {title}\n\n{text}\n" for title, text in zip(titles, texts, strict=True))
-
-
-def nth(makers: list[Callable[[], str]], i: int) -> str:
-    return makers[i]()
+    """Return the table of `event_association`; `runs` data sets for each case."""
+    title = f"Association: p of at most .05 in {runs} data sets"
+    return made(each, [(title, partial(association.association_table, runs, TESTING))])

@@ -1,6 +1,7 @@
 """Match what was found with what was planted; intervals; tables."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,3 +63,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [list(head), ["---"] * len(head), *(list(row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def made(each: Each, tables: Sequence[tuple[str, Callable[[], str]]]) -> str:
+    """Return tables under their headings; they are made at the same time, one in each process."""
+    texts = each(partial(_nth, [make for _, make in tables]), len(tables), 0)
+    return "\n".join(
+        f"### {title}\n\n{text}\n" for (title, _), text in zip(tables, texts, strict=True)
+    )
+
+
+def _nth(makers: Sequence[Callable[[], str]], i: int) -> str:
+    return makers[i]()

@@ -53,6 +53,7 @@ def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, .
     logs [layers, values].
     """
     rows: list[list[tuple[float, ...]]] = [[] for _ in logs]
+    since = np.zeros(len(logs), dtype=np.int64)  # where the last spike of each layer has ended
     heights, level, noise = rises(logs)
     together = (heights >= SHARED_BAR).mean(axis=0) >= SHARE
     edges = np.flatnonzero(np.diff(np.concatenate([[False], together, [False]])))
@@ -63,7 +64,8 @@ def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, .
             z = (logs[i, first:last] - level[i, begin]) / noise[i, begin]
             high = first + np.flatnonzero(z >= GOES_ON)
             peak = first + int(z.argmax())
-            onset = half_height_onset(steps, logs[i], int(high[0]), peak)
+            onset = half_height_onset(steps, logs[i], int(high[0]), peak, int(since[i]))
+            since[i] = high[-1] + 1
             times = onset, *steps[[high[0], peak, high[-1]]].tolist()
             rise = float(logs[i, peak] - level[i, begin])
             rows[i].append((*times, float(z.max()), float(np.exp(rise))))
