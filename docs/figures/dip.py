@@ -53,12 +53,12 @@ def draw_parts(axes: Axes) -> None:
     inside = (steps >= onset) & (steps <= recovery)
     axes.fill_between(steps[inside], 100 * accuracy[inside], 100 * at[onset], color=RED, alpha=0.15,
                       where=accuracy[inside] < at[onset])  # fmt: skip
-    axes.annotate("area", (trough + 22, 100 * (at[onset] - 0.02)), color=RED)
+    axes.annotate("area", (onset + 14, 100 * (at[onset] - 0.022)), color=RED)
     for name, step, dx, dy in (
-        ("onset: the last evaluation before it", onset, -60, 32),
-        ("trough: the lowest evaluation", trough, -70, -34),
+        ("onset: the last evaluation before it", onset, -130, 30),
+        ("trough: the evaluation farthest below the reference", trough, -80, -34),
         ("recovery: the first of two evaluations\nthat are within noise of the reference",
-         recovery, 100, -95),
+         recovery, 100, -125),
     ):  # fmt: skip
         axes.annotate(
             name, (step, 100 * at[step]), (dx, dy), textcoords="offset points", ha="center",
@@ -66,10 +66,11 @@ def draw_parts(axes: Axes) -> None:
         )  # fmt: skip
     axes.annotate(
         "", (trough, 100 * at[trough]), (trough, 100 * level),
-        arrowprops={"arrowstyle": "<->", "color": RED},
+        arrowprops={"arrowstyle": "<->", "color": RED, "shrinkA": 0, "shrinkB": 0},
     )  # fmt: skip
-    axes.text(trough + 4, 100 * level + 1.2, f"depth {100 * dip['depth']:.1f} points",
-              color=RED)  # fmt: skip
+    axes.plot([onset, trough], [100 * at[onset], 100 * level], "--", lw=1, color=GRAY)
+    depth = f"depth {100 * dip['depth']:.1f} points\nbelow the reference"
+    axes.text(trough - 4, 100 * level + 1, depth, color=RED, ha="right")
     found = f"{dip['z']:.0f} standard errors, p = {dip['p_value']:.0e}, {dip['severity']}"
     axes.set(xlabel="step", ylabel="kNN accuracy (%)", title=f"A dip: {found}")
     axes.margins(y=0.18)
