@@ -27,7 +27,7 @@ from stabkit.detect import (
 )
 from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.spikes import usable_series
+from stabkit.detect.spikes import COLUMNS, usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
@@ -260,7 +260,7 @@ def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
 def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
     tables = list(found)
     some = [table for table in tables if len(table)]
-    columns = ["layer", "depth", *find_spikes([], []).columns]
+    columns = ["layer", "depth", *COLUMNS]
     spiked = pd.concat(some, ignore_index=True) if some else pd.DataFrame(columns=columns)
     spiked.attrs["refused"] = any(refused(events) for events in tables)
     return spiked.sort_values(["onset", "depth"], ignore_index=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stabkit.cli.request import RequestError
-from stabkit.config import suggest
+from stabkit.config import ConfigError, read_mapping, suggest
 from stabkit.rundir import find_runs
 
 RUNS, SWEEPS = Path("runs"), Path("sweeps")
@@ -21,7 +21,7 @@ NAMED = 5  # runs in an error message; more are counted
 
 def runs_of(word: str) -> Path:
     """Return the folder of runs, or the log, that a word names. Raises RequestError."""
-    if word.endswith(YAML) and Path(word).is_file():
+    if word.endswith(YAML) and Path(word).is_file() and _names_runs(Path(word)):
         return _of_sweep_file(word)
     found = _one(word, [Path(word), RUNS / word]) or _by_id(word)
     if found is not None:
@@ -35,9 +35,11 @@ def run_of(word: str) -> Path:
     if found is None:
         raise RequestError(_no_runs(word))
     runs = find_runs(found) if found.is_dir() else []
-    if len(runs) > 1:
-        raise RequestError(f"{word}: holds {len(runs)} runs, name one: {_listed(runs)}")
-    return runs[0] if runs else found
+    if runs and found not in runs:  # also of one: what is written into a run is asked for by name
+        raise RequestError(
+            f"{word}: not a run folder, it has no config.yaml; name a run in it: {_listed(runs)}"
+        )
+    return found
 
 
 def sweep_file(word: str) -> Path:
@@ -66,6 +68,14 @@ def _one(word: str, paths: Sequence[Path], is_file: bool = False) -> Path | None
         name = "./" + word.rstrip("/")
         raise RequestError(f"{word}: there is {name} and {there[1]}; write which you mean")
     return there[0] if there else None
+
+
+def _names_runs(path: Path) -> bool:
+    """Return whether a YAML file is a sweep file, and not the settings of a run or a log."""
+    try:
+        return "name" in read_mapping(path)
+    except ConfigError:
+        return False
 
 
 def _of_sweep_file(word: str) -> Path:

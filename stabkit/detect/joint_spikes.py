@@ -63,12 +63,15 @@ def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, .
         for i in np.flatnonzero((heights[:, begin:end] >= SHARED_BAR).any(axis=1)):
             z = (logs[i, first:last] - level[i, begin]) / noise[i, begin]
             high = first + np.flatnonzero(z >= GOES_ON)
-            peak = first + int(z.argmax())
+            high = high[high >= since[i]]  # stretches overlap; a value belongs to one spike
+            if not high.size:
+                continue
+            peak = int(high[logs[i, high].argmax()])
             onset = half_height_onset(steps, logs[i], int(high[0]), peak, int(since[i]))
             since[i] = high[-1] + 1
             times = onset, *steps[[high[0], peak, high[-1]]].tolist()
             rise = float(logs[i, peak] - level[i, begin])
-            rows[i].append((*times, float(z.max()), float(np.exp(rise))))
+            rows[i].append((*times, rise / float(noise[i, begin]), float(np.exp(rise))))
     return rows
 
 

@@ -38,7 +38,8 @@ def flip_variances(correct: BoolArray) -> FloatArray:
     """
     n = correct.shape[1]
     flips = np.count_nonzero(correct[1:] != correct[:-1], axis=1)
-    variances: FloatArray = np.maximum(np.concatenate([flips[:1], flips]), 0.5) / n**2
+    first = flips[:1] if flips.size else np.zeros(len(correct))
+    variances: FloatArray = np.maximum(np.concatenate([first, flips]), 0.5) / n**2
     return variances
 
 

@@ -129,9 +129,9 @@ def spike_rows(scored: Scored, merge: int = MERGE) -> pd.DataFrame:
         since = event[-1].at + 1
         times = steps[[event[0].at, peak.at, event[-1].at]]
         rows.append((onset, *times, peak.z, math.exp(peak.rise)))
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 _INTEGERS, _FLOATS = ("onset", "flagged", "peak", "end"), ("height", "ratio")
-_COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
-_NO_SPIKES = pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)
+COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
+_NO_SPIKES = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)

@@ -15,9 +15,8 @@ from stabkit.analyze.findings import findings
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.summary import run_table, summary
 from stabkit.detect.significance import answer_similarity
-from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import DIP, SPIKE, diagnosed, diagnosed_run, plant_run
+from tests.analyze.conftest import DIP, SPIKE, diagnosed, plant_run
 
 
 def test_what_was_planted_is_told(grid_runs: Diagnoses) -> None:
@@ -109,17 +108,3 @@ def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:
     assert 0.03 < row["sag"] < 0.06
     assert "1 run sagged slowly without a dip" in summary(runs)
     assert [event.kind for event in all_incidents(runs)] == ["drift"]
-
-
-def test_a_longer_run_must_show_more_to_burst(tmp_path: Path) -> None:
-    """A spike of z between the thresholds of a short and a long run counts in the short one."""
-    for steps, count in ((200, 1), (20_000, 0)):
-        rng = np.random.default_rng(3)
-        norms = np.exp(0.1 * rng.normal(size=(steps, 1))).astype(np.float32)
-        norms[150] = np.exp(0.72)  # some 7 robust deviations
-        writer = Writer(tmp_path / str(steps), "planted")
-        nothing = dict.fromkeys(SIGNALS, np.zeros_like(norms, dtype=bool))
-        table = dict.fromkeys(SIGNALS, norms)
-        writer.add_layers(np.arange(steps), ["patch_embed"], table, nothing)
-        writer.flush()
-        assert len(diagnosed_run(tmp_path / str(steps)).spikes) == count

@@ -70,7 +70,7 @@ def test_notes_of_many_at_once_are_all_whole(runs: Path) -> None:
         (["0", str(STEPS + 1), "x"], f"has the steps 0 to {STEPS}"),
         (["0", "3", " "], "a note needs a text"),
         (["0", "3", "x" * 501], "at most 500"),
-        ([".", "3", "x"], "holds 2 runs, name one"),
+        ([".", "3", "x"], "name a run in it"),
         (["nowhere", "3", "x"], "no such folder"),
     ],
 )

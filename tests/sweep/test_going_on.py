@@ -231,7 +231,7 @@ def on_host(name: str) -> Iterator[None]:
     ("how", "reason"),
     [
         ("deleted", "the run's folder was deleted"),
-        ("full disk", "config.yaml: [Errno 2] No such"),
+        ("full disk", "config.yaml: No such file"),
         ("edited", "is the folder of another run"),
     ],
 )

@@ -221,8 +221,8 @@ def test_the_command_takes_a_folder_a_study_or_its_file(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "nowhere: no such folder, and no runs/nowhere for a study"),
-        (["x.yaml"], "x.yaml: no such folder, and no runs/never for a study; `stabkit sweep x"),
+        (["nowhere"], "nowhere: no such folder, and no runs/nowhere"),
+        (["x.yaml"], "x.yaml: its runs would be in runs/never; `stabkit sweep x.yaml` makes them"),
         (["empty"], "empty: no run folder in it or below it"),
         (["one", "-o", "away/report.html"], "there is no folder away to write it to"),
         (["one", "-o", "empty"], "empty: is a folder; name a file, e.g. empty/report.html"),
