@@ -39,7 +39,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("subjects", nargs="*", help=f"some of {', '.join(SUBJECTS)} (default: all)")
-    parser.add_argument("--runs", type=int, default=500, help="healthy runs of a scenario")
+    parser.add_argument("--runs", type=int, default=250, help="healthy runs of a scenario")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--write", action="store_true", help="put the tables into the docs")
     given = parser.parse_args()

@@ -109,7 +109,7 @@ def drift_bar(ar: float, paired: bool) -> float:
     Set on simulated runs, like `dip_bar`; it rises with `ar`, whose estimate scatters by .15 and
     which means more to a mean of many evaluations than to an edge.
     """
-    return 4.6 + (2.5 if paired else 3.0) * ar
+    return (3.0 if paired else 4.0) + 2.5 * ar
 
 
 def _stretches(steps: np.ndarray, dips: pd.DataFrame) -> list[tuple[int, int]]:
