@@ -15,9 +15,11 @@ def half_height_onset(
 
     `first` and `peak` are the positions of its first flagged and of its largest value. The height
     is that of the peak over the median of the values `FARTHEST` to `NEAREST` before `first`. The
-    onset is the first value that stands at half of it or above, from `NEAREST` values before
-    `first` on, but not before position `since`, where an earlier spike may end. A peak that does
-    not stand above that median, as on a steeply falling level, is dated at `first`.
+    onset is the first value from `first` on that stands at half of it or above, or the first of the
+    unbroken stretch of such values before it: a single high value long before, as of a restless
+    layer, is no part of the spike. The stretch reaches back by `NEAREST` values at most, and not
+    before position `since`, where an earlier spike may end. A peak that does not stand above that
+    median, as on a steeply falling level, is dated at `first`.
 
     The first flagged value is no onset: of a rise that takes several steps, a layer with less noise
     or a higher peak is flagged earlier, although all layers rise at once. Half of the own height is
@@ -27,6 +29,9 @@ def half_height_onset(
     level = float(np.median(log_values[start:stop]))
     if log_values[peak] <= level:
         return int(steps[first])
+    high = log_values[: peak + 1] >= (level + log_values[peak]) / 2
+    at = first + int(np.argmax(high[first:]))
     begin = min(max(since, first - NEAREST), first)
-    half = (level + log_values[peak]) / 2
-    return int(steps[begin + int(np.argmax(log_values[begin : peak + 1] >= half))])
+    while at > begin and high[at - 1]:
+        at -= 1
+    return int(steps[at])

@@ -15,10 +15,12 @@ def by_hand(steps: list[int], logs: list[float], first: int, peak: int, since: i
     level = float(np.median(before))
     if logs[peak] <= level:
         return steps[first]
-    for i in range(max(first - 15, min(since, first), 0), peak + 1):
-        if logs[i] >= (logs[peak] + level) / 2:
-            return steps[i]
-    raise AssertionError
+    half = (logs[peak] + level) / 2
+    onset = next(i for i in range(first, peak + 1) if logs[i] >= half)
+    earliest = max(first - 15, min(since, first), 0)
+    while onset - 1 >= earliest and logs[onset - 1] >= half:
+        onset -= 1
+    return steps[onset]
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -56,3 +58,12 @@ def test_a_spike_is_dated_in_its_rise_and_not_in_the_event_before() -> None:
     assert events[["onset", "flagged", "peak"]].to_numpy().tolist() == [
         [100, 100, 100], [113, 112, 114]
     ]  # fmt: skip
+
+
+def test_a_high_value_long_before_is_no_part_of_the_spike() -> None:
+    logs = np.zeros(120)
+    logs[[86, 87, 97]] = 1.5  # a restless layer
+    logs[100:104] = (1.2, 2, 1, 0.5)
+    assert half_height_onset(np.arange(120), logs, 100, 101) == 100
+    logs[98:100] = 1.1  # now the values from 97 on belong to it
+    assert half_height_onset(np.arange(120), logs, 100, 101) == 97
