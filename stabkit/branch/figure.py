@@ -66,8 +66,11 @@ def _tensors(ax: Axes, found: Found) -> None:
     )  # fmt: skip
     ax.invert_yaxis()
     names = list(table.index)
-    wanted = [name for name in found.first["tensor"].head(MOST_NAMED) if name in names]
-    ax.set_yticks([names.index(name) + 0.5 for name in wanted], labels=wanted)
+    named: list[int] = []  # the first to stand out, as far apart as their names are high
+    for row in (names.index(name) for name in found.first["tensor"] if name in names):
+        if len(named) < MOST_NAMED and all(abs(row - other) * 25 >= len(names) for other in named):
+            named.append(row)
+    ax.set_yticks([row + 0.5 for row in named], labels=[names[row] for row in named])
     ax.tick_params(axis="y", labelsize=6)
     ax.set_ylabel("tensors, first layer on top")
     bar = ax.figure.colorbar(mesh, ax=ax, ticks=[-3, 0, 3])
