@@ -83,7 +83,7 @@ def draw_small(axes: Axes, title: str, curve: np.ndarray) -> None:
     found = [f"{len(dips)} dip" if len(dips) == 1 else f"{len(dips)} dips"]
     if drifts := len(find_drift(STEPS, accuracy, correct=bits)):
         found.append(f"{drifts} drift")
-    if outliers := len(find_outliers(STEPS, accuracy, np.full(len(STEPS), SAMPLES))):
+    if outliers := len(find_outliers(STEPS, accuracy, SAMPLES)):
         found.append(f"{outliers} outlier")
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("found: " + ", ".join(found), fontsize=9)

@@ -77,8 +77,9 @@ def find_dips(
       this is seen)
 
     `attrs` holds noise (the median over the evaluations), ar, threshold and left_out (number of
-    evaluations without accuracy). Fewer than 8 evaluations give no rows. The same call after every
-    evaluation is the online detector: after the last evaluation it has found what one call finds.
+    evaluations without accuracy). Fewer than 8 evaluations give no rows. While a run trains,
+    `stabkit.detect.online_dips` makes this search again and again, and tells what is confirmed.
+
     Raises ValueError for steps that do not increase, accuracies outside 0..1, and `correct` of
     another shape or another accuracy.
     """

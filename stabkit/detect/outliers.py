@@ -28,7 +28,7 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
     do not increase.
     """
     steps, values = checked_series(step, accuracy, "accuracy")
-    counts = np.zeros(len(values)) if n is None else np.asarray(n, dtype=np.float64)
+    counts = np.broadcast_to(np.asarray(0 if n is None else n, dtype=np.float64), values.shape)
     finite = np.isfinite(values)
     steps, values, counts = steps[finite], values[finite], counts[finite]
     rows = []

@@ -19,6 +19,7 @@ def test_a_single_fall_is_told_with_its_depth(at: int) -> None:
     assert row.onset == at
     assert row.depth == pytest.approx(0.2, abs=0.06)
     assert bool(row.last) == (at == 59)
+    assert find_outliers(np.arange(60), accuracy, 10_000)["onset"].tolist() == [at]
 
 
 def test_two_evaluations_in_a_row_are_no_outlier() -> None:
