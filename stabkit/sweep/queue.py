@@ -18,7 +18,7 @@ class SlurmError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """A job that SLURM holds: its state as squeue spells it, why it waits, and its name."""
+    """A job that SLURM holds: its state (`_state`), why it waits, and its name."""
 
     state: str
     reason: str
@@ -34,7 +34,7 @@ def live_jobs() -> dict[str, Job]:
     jobs = {}
     for line in listing.splitlines():
         job_id, state, reason, name = line.split("|", 3)
-        jobs[job_id] = Job(state, reason, name)
+        jobs[job_id] = Job(_state(state), reason, name)
     return jobs
 
 
@@ -75,9 +75,17 @@ def is_running(job_id: str) -> bool:
     It is also True when SLURM does not answer.
     """
     try:
-        return _run("squeue", "-h", "-j", job_id, "-o", "%T").strip() in ("RUNNING", "")
+        return _state(_run("squeue", "-h", "-j", job_id, "-o", "%T").strip()) in ("RUNNING", "")
     except SlurmError:
         return True
+
+
+def _state(spelled: str) -> str:
+    """Return a state as squeue spells it, but RUNNING for a job that is being sent a signal.
+
+    A job that is warned of its end is SIGNALING for a moment: the one in which it asks.
+    """
+    return "RUNNING" if spelled == "SIGNALING" else spelled
 
 
 def _batches(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:

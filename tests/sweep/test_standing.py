@@ -3,7 +3,7 @@
 import pytest
 
 from stabkit.rundir import LOST_AFTER_S, Standing, State
-from stabkit.sweep.queue import Job
+from stabkit.sweep.queue import Job, is_running, live_jobs
 from stabkit.sweep.standing import Judgment, judge
 from stabkit.sweep.submissions import read_submitted
 from tests.sweep.conftest import FakeSlurm
@@ -63,3 +63,12 @@ def test_a_run_of_this_machine_needs_no_job(slurm: FakeSlurm) -> None:
     with rundir.lock():
         assert judge(rundir, read_submitted(rundir), {}) == Judgment("running")
     assert judge(rundir, None, {}) == Judgment("lost")
+
+
+def test_a_job_that_is_being_warned_still_runs(slurm: FakeSlurm) -> None:
+    """SLURM spells it SIGNALING for a moment; one that asks then must still be requeued."""
+    (slurm.folder / "bin" / "squeue").write_text(
+        "#!/bin/bash\n[[ $* == *%i* ]] && echo '11|SIGNALING|None|run' || echo SIGNALING\n"
+    )
+    assert is_running("11")
+    assert live_jobs()["11"].state == "RUNNING"
