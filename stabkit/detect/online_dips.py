@@ -3,13 +3,14 @@
 A search of the evaluations so far is a test that is made again and again. What it finds may be
 noise that the next evaluations explain, so a healthy run of many looks is accused sooner or later.
 Hence a dip that a search finds is only suspected. It is confirmed when a search finds it again
-`CONFIRMED_AFTER` evaluations later, standing out `CLEARLY`, or `AT_LAST` evaluations later at any
-height. From then on it is never retracted. It is withdrawn when no search over `PATIENCE`
-evaluations finds it. Measured rates and delays: docs/detectors.md.
+`CONFIRMED_AFTER` evaluations later, standing out `CLEARLY`. From then on it is never retracted. It
+is withdrawn when no search over `PATIENCE` evaluations finds it. What is left just above the bar is
+decided by the search of the whole run, when that is over: noise that a longer run explains looks
+like such a dip for long. Measured rates and delays: docs/detectors.md.
 
 A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs where
-two evaluations in a row are low and some times after that, while a dip is suspected, and every
-`LOOK_EVERY` evaluations.
+two evaluations in a row are low and some times after that, `WATCHED` evaluations long after a dip
+is suspected, and every `LOOK_EVERY` evaluations.
 """
 
 import math
@@ -27,9 +28,10 @@ from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
 State = Literal["suspected", "confirmed", "withdrawn"]
 
-# Evaluations. Of the dips that searches of healthy runs find, most are gone by the first, what is
-# left then stands hardly above the bar, and what is left at the second stays to the end.
-CONFIRMED_AFTER, AT_LAST = 8, 24
+# Evaluations. Of the dips that searches of healthy runs find, most are gone by then, and what is
+# left stands hardly above the bar.
+CONFIRMED_AFTER = 8
+WATCHED = 24  # evaluations
 CLEARLY = 1.25  # times the bar
 PATIENCE = 4  # evaluations; the noise of a short series varies, and with it what a search finds
 TAIL = 256  # evaluations that one search sees
@@ -66,8 +68,7 @@ class _Told:
 
     def is_certain(self, now: int) -> bool:
         """Return whether `now` evaluations are enough to confirm it."""
-        clear = self.dip["clear"] and now - self.since >= CONFIRMED_AFTER
-        return clear or now - self.since >= AT_LAST
+        return bool(self.dip["clear"]) and now - self.since >= CONFIRMED_AFTER
 
 
 class OnlineDips:
@@ -112,7 +113,7 @@ class OnlineDips:
         return (
             now - self._low_at in AFTER_LOW
             or now - self._looked_at >= LOOK_EVERY
-            or any(not told.confirmed for told in self._told)
+            or any(not told.confirmed and now - told.since <= WATCHED for told in self._told)
         )
 
     def _search(self, last: int) -> pd.DataFrame:

@@ -63,10 +63,13 @@ def test_a_dip_that_every_search_finds_again_is_confirmed_once(
     assert dips.finish() == [], "nothing is open"
 
 
-def test_a_dip_that_hardly_passes_the_bar_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, {n: [(19, 24)] for n in range(22, 60)}, z=1.2 * dip_bar(59, 0.0, True))
-    at_last = 21 + online_dips.AT_LAST
-    assert states(OnlineDips(0.1), 60) == [(21, "suspected"), (at_last, "confirmed")]
+def test_a_dip_that_hardly_passes_the_bar_is_decided_when_the_run_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scripted(monkeypatch, {n: [(19, 24)] for n in range(22, 61)}, z=1.2 * dip_bar(60, 0.0, True))
+    dips = OnlineDips(0.1)
+    assert states(dips, 60) == [(21, "suspected")]
+    assert ([news.state for news in dips.finish()], dips.confirmed) == (["confirmed"], 1)
 
 
 def test_a_dip_that_searches_do_not_find_again_is_withdrawn(
