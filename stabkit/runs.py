@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
 
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.found import found_events
 from stabkit.config import RunConfig, load_config
 from stabkit.rundir import RunDir

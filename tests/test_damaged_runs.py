@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import stabkit
-from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.summary import run_table
 from stabkit.cli import main

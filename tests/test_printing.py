@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from stabkit.analyze.csv_file import write_csv
-from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.code_state import git_state

@@ -17,7 +17,7 @@ from pathlib import Path
 import stabkit
 from benchmarks.gpu.measurements import Measurement, Part, open_part, options
 from benchmarks.lib.results import ROOT
-from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.summary import run_table
 
 COLUMNS = ("cell", "seed", "state", "last kNN", "dips", "deepest", "bursts", "verdict")

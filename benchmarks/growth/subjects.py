@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 
 from benchmarks.lib.planted import plant_run
-from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.summary import run_table
 from stabkit.config import RunConfig, read_base, validate, with_settings
 from stabkit.monitor.knn.vote import knn_predict

@@ -7,7 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import LONGEST
 from stabkit.detect import shallow_first
 from stabkit.detect.association import EventTimes

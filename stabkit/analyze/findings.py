@@ -2,7 +2,7 @@
 
 from stabkit.analyze.across_runs import between_seeds, bursts_and_dips, order_test, told_dips
 from stabkit.analyze.cells import group_cells, label
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.order import LEAD, herald_words, order_words
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import LR, lr_sensitivity

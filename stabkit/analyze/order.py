@@ -47,8 +47,8 @@ def lead_words(found: pd.DataFrame) -> str:
     parts = []
     if test.events:
         parts.append(
-            f"led {test.first:.2g} of {counted(test.events, 'burst')}\nof several layers "
-            f"(ties shared; by chance {test.expected:.2g})"
+            f"began {test.first:.2g} of {counted(test.events, 'burst')}\nof several layers; chance "
+            f"alone gives {test.expected:.2g} (a burst that k layers begin at once counts 1/k)"
         )
     if alone:
         parts.append(f"spiked alone in {alone}")

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import refused
 from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.detect.dips import SHORTEST

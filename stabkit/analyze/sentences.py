@@ -8,7 +8,8 @@ import pandas as pd
 
 from stabkit.analyze.across_runs import onsets
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.order import FIRST, lead_words
 from stabkit.analyze.series import accuracy_words

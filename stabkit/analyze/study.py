@@ -11,7 +11,7 @@ from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.claims import Claim, from_comparison, more_events
 from stabkit.analyze.compare import compare_matched
 from stabkit.analyze.counts import Counts
-from stabkit.analyze.diagnosis import Diagnoses, diagnose
+from stabkit.analyze.diagnoses import Diagnoses, diagnose
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import score
 from stabkit.analyze.text import aligned

@@ -5,7 +5,8 @@ import math
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells, run_label
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import counts_known
 from stabkit.analyze.findings import findings
 from stabkit.analyze.notes import notes_in_words

@@ -11,7 +11,8 @@ import pandas as pd
 from stabkit.analyze.cells import hashable
 from stabkit.analyze.compare import Comparison, compare_matched, in_words
 from stabkit.analyze.counts import ALPHA, Counts, RateTest, rates_test
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.intervals import TOO_FEW
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import is_unstable, score

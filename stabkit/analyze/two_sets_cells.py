@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.matching import cells_of
 from stabkit.analyze.scores import is_unstable
 from stabkit.analyze.text import aligned

@@ -43,7 +43,7 @@ class StateRing:
       plain.
 
     States are copied in memory and written by a thread, so a slow disk never holds up the training.
-    What cannot be written is told by the logger "stabkit". Of several processes the first writes;
+    What cannot be written is told by the logger "stabkit". With several processes the first writes;
     each must hold the whole model.
     """
 

@@ -38,7 +38,7 @@ def _list_plots(named: list[str]) -> int:
 
 
 def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
-    from stabkit.analyze.diagnosis import diagnose
+    from stabkit.analyze.diagnoses import diagnose
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot not in PLOTS:
@@ -73,7 +73,7 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
         refuse_unknown_metric(runs, arguments.metric)
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
-    from stabkit.analyze.diagnosis import diagnose
+    from stabkit.analyze.diagnoses import diagnose
 
     if len(sets) == 2:
         from stabkit.analyze.two_sets import compare_sets

@@ -3,16 +3,16 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from stabkit.cli.names import YAML, is_sweep, run_of, sweep_file
+from stabkit.cli.names import YAML, is_sweep, is_sweep_file, run_of, sweep_file
 from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError
 from stabkit.config import (
     RunConfig,
     load_config,
     preset_names,
-    read_base,
     read_config,
 )
 from stabkit.config.described import Line, described
@@ -38,7 +38,7 @@ def act(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> tuple[RunConfig, Varied, str, list[str]]:
     """Return the settings, the values that vary, what they are, and the command that uses them."""
     source, words, scale = arguments.source, arguments.overrides, arguments.scale
-    if source in preset_names() or (source.endswith(YAML) and "name" not in read_base(source)):
+    if source in preset_names() or (source.endswith(YAML) and not is_sweep_file(Path(source))):
         if scale is not None:
             raise RequestError(f"--scale {scale}: {source} is no sweep")
         config = load_config(source, words)

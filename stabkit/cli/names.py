@@ -21,7 +21,7 @@ NAMED = 5  # runs in an error message; more are counted
 
 def runs_of(word: str) -> Path:
     """Return the folder of runs, or the log, that a word names. Raises RequestError."""
-    if word.endswith(YAML) and Path(word).is_file() and _names_runs(Path(word)):
+    if word.endswith(YAML) and Path(word).is_file() and is_sweep_file(Path(word)):
         return _of_sweep_file(word)
     found = _one(word, [Path(word), RUNS / word]) or _by_id(word)
     if found is not None:
@@ -70,7 +70,7 @@ def _one(word: str, paths: Sequence[Path], is_file: bool = False) -> Path | None
     return there[0] if there else None
 
 
-def _names_runs(path: Path) -> bool:
+def is_sweep_file(path: Path) -> bool:
     """Return whether a YAML file is a sweep file, and not the settings of a run or a log."""
     try:
         return "name" in read_mapping(path)

@@ -7,9 +7,18 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.onsets import half_height_onset
-from stabkit.detect.robust import FloatArray, IntArray
+from stabkit.detect.robust import FloatArray, IntArray, median_of_sorted
 from stabkit.detect.spike_scorer import GOES_ON, Flagged, SpikeScorer
-from stabkit.detect.spikes import BAR, FLOOR, MERGE, MIN_HISTORY, WINDOW, Scored, spike_rows
+from stabkit.detect.spikes import (
+    BAR,
+    FLOOR,
+    MERGE,
+    MIN_HISTORY,
+    WINDOW,
+    Scored,
+    measured_together,
+    spike_rows,
+)
 
 TOGETHER = 5  # steps within which the layers of a burst spike
 BEFORE = 30  # values before those, which tell the level and its noise
@@ -30,11 +39,7 @@ def find_layer_spikes(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     that were not measured at the same steps share nothing.
     """
     found = [spike_rows(Scored(*series, _flagged(series[1]))) for series in layers]
-    groups: dict[bytes, list[int]] = {}
-    for i, (steps, _) in enumerate(layers):
-        if len(steps) >= BEFORE + TOGETHER:
-            groups.setdefault(steps.tobytes(), []).append(i)
-    for members in groups.values():
+    for members in measured_together(layers, BEFORE + TOGETHER):
         if len(members) >= FEWEST:
             steps = layers[members[0]][0]
             shared = shared_spikes(steps, np.log([layers[i][1] for i in members]))
@@ -82,7 +87,7 @@ def rises(logs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     deviations.
     """
     before = np.sort(sliding_window_view(logs[:, :-TOGETHER], BEFORE, axis=1), axis=2)
-    level = (before[:, :, (BEFORE - 1) // 2] + before[:, :, BEFORE // 2]) / 2
+    level = median_of_sorted(before)
     quarter = (BEFORE - 1) // 4
     spread = before[:, :, BEFORE - 1 - quarter] - before[:, :, quarter]
     noise = np.maximum(FLOOR, spread / QUARTILES)

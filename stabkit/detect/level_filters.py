@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stabkit.detect.robust import FloatArray
+from stabkit.detect.robust import FloatArray, median_of_sorted
 
 # Gains of level and slope of the trend filters: one for noisy series, which remembers some 5 values
 # and the slope of 50, and one for smooth series that bend, such as the first steps of a loss.
@@ -57,9 +57,7 @@ def line(values: FloatArray) -> tuple[float, float]:
 
 
 def median(values: FloatArray) -> float:
-    """Return the median; of few values this is faster than numpy's."""
-    ordered, n = np.sort(values), len(values)
-    return float((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
+    return float(median_of_sorted(np.sort(values)))
 
 
 def rolling_median(values: FloatArray, window: int, since: int) -> FloatArray:

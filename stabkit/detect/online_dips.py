@@ -28,10 +28,10 @@ from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
 State = Literal["suspected", "confirmed", "withdrawn"]
 
-# Evaluations. Of the dips that searches of healthy runs find, most are gone by then, and what is
-# left stands hardly above the bar.
+# Evaluations. Most dips that searches of healthy runs find are gone by then; those that are left
+# stand hardly above the bar.
 CONFIRMED_AFTER = 8
-WATCHED = 24  # evaluations
+WATCHED = 24  # evaluations after the suspicion, at each of which it is searched for again
 CLEARLY = 1.25  # times the bar
 PATIENCE = 4  # evaluations; the noise of a short series varies, and with it what a search finds
 TAIL = 256  # evaluations that one search sees

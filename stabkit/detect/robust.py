@@ -1,9 +1,5 @@
 """Medians, median absolute deviations (MAD) and noise scales, which all detectors share."""
 
-from bisect import bisect_left, insort
-from collections import deque
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
@@ -50,50 +46,14 @@ def checked_series(
     return steps, values
 
 
-class SortedWindow:
-    """The last `size` pushed values, kept sorted: median and MAD without sorting again."""
+def median_of_sorted(ordered: FloatArray) -> FloatArray:
+    """Return the medians over the last axis of values that are sorted along it.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._arrival: deque[float] = deque()
-        self._ordered: list[float] = []
-
-    def __len__(self) -> int:
-        return len(self._ordered)
-
-    def push(self, value: float) -> None:
-        """Add a value; the oldest leaves if the window is full."""
-        if len(self._ordered) == self._size:
-            del self._ordered[bisect_left(self._ordered, self._arrival.popleft())]
-        self._arrival.append(value)
-        insort(self._ordered, value)
-
-    def restart(self, values: Iterable[float]) -> None:
-        """Replace the window by the last `size` of `values`."""
-        self._arrival = deque(values, maxlen=self._size)
-        self._ordered = sorted(self._arrival)
-
-    def median(self) -> float:
-        n = len(self._ordered)
-        return (self._ordered[(n - 1) // 2] + self._ordered[n // 2]) / 2
-
-    def mad(self) -> float:
-        n, center = len(self._ordered), self.median()
-        low = self._deviation((n + 1) // 2, center)
-        return low if n % 2 else (low + self._deviation(n // 2 + 1, center)) / 2
-
-    def _deviation(self, rank: int, center: float) -> float:
-        """Return the `rank`-th smallest distance to `center`.
-
-        The `rank` nearest values are a block x[i : i + rank] of the sorted list. As i grows, the
-        distance to its left end falls and that to its right end grows: bisection finds the block
-        where they cross, whose larger distance is the smallest.
-        """
-        x, twice = self._ordered, 2 * center
-        last = len(x) - rank
-        i = bisect_left(range(last), True, key=lambda j: x[j + rank - 1] + x[j] >= twice)
-        starts = range(max(i - 1, 0), i + 1)
-        return min(max(center - x[j], x[j + rank - 1] - center) for j in starts)
+    With few values this is several times faster than numpy's median.
+    """
+    n = ordered.shape[-1]
+    middle: FloatArray = (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
+    return middle
 
 
 def difference_scale(values: FloatArray) -> float:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stabkit.detect.level_filters import GAINS, Trend, follow, line, median, rolling_median
-from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray
+from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray, median_of_sorted
 
 FEW = 8  # the noise of k errors is taken 1 + FEW / k times as large as they look
 GOES_ON = 2.5  # deviations; an event lasts as long as values stay so high
@@ -149,9 +149,8 @@ class SpikeScorer:
     def _noises_after(self, errors: FloatArray) -> FloatArray:
         """Return the noise after these errors: robust deviations, the larger the fewer errors."""
         last = np.sort(np.abs(errors[:, -self._window :]), axis=1)
-        n = last.shape[1]
-        spread = MAD_TO_STD * ((last[:, (n - 1) // 2] + last[:, n // 2]) / 2)
-        noises: FloatArray = np.maximum(self._floor, spread) * (1 + FEW / n)
+        spread = MAD_TO_STD * median_of_sorted(last)
+        noises: FloatArray = np.maximum(self._floor, spread) * (1 + FEW / last.shape[1])
         return noises
 
     def _go_on(self, log_values: FloatArray, i: int, found: list[Flagged]) -> int:

@@ -85,6 +85,20 @@ def usable_series(step: ArrayLike, value: ArrayLike) -> tuple[IntArray, FloatArr
     return steps[usable], values[usable]
 
 
+def measured_together(
+    layers: Sequence[tuple[IntArray, FloatArray]], shortest: int
+) -> list[list[int]]:
+    """Return the indices of the layers that have the same steps, in groups.
+
+    Layers with fewer than `shortest` values are in none.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for i, (steps, _) in enumerate(layers):
+        if len(steps) >= shortest:
+            groups.setdefault(steps.tobytes(), []).append(i)
+    return [*groups.values()]
+
+
 def _checked_scorer(
     window: int, threshold: float, min_history: int, mad_floor: float
 ) -> SpikeScorer:

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray
-from stabkit.detect.spikes import usable_series
+from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray, median_of_sorted
+from stabkit.detect.spikes import measured_together, usable_series
 
 WIDTHS = (6, 8, 12, 16, 24, 32)  # values of a stretch
 FLANK = 16  # values before and after it, at least; as many as it has itself if these are more
@@ -64,11 +64,7 @@ def find_layer_swells(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     that were not measured at the same steps are judged alone.
     """
     found = [_NO_SWELLS.copy(deep=False) for _ in layers]
-    groups: dict[bytes, list[int]] = {}
-    for i, (steps, _) in enumerate(layers):
-        if len(steps) >= SHORTEST:
-            groups.setdefault(steps.tobytes(), []).append(i)
-    for members in groups.values():
+    for members in measured_together(layers, SHORTEST):
         steps = layers[members[0]][0]
         heights, rises = stretches(np.log([layers[i][1] for i in members]))
         shared = _shared(heights) if len(members) >= FEWEST else np.zeros(heights.shape[1:], bool)
@@ -111,7 +107,9 @@ def stretches(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
         scale = np.maximum(_scatter(both), least) * (1 + 4 * width / n)
         # A wider stretch of independent noise scatters less, of a wandering series more. It never
         # scatters less than that of independent noise, though few wide ones may look so.
-        least = np.maximum(_scatter(both), least) * np.sqrt(width / WIDTHS[min(i + 1, 5)])
+        least = np.maximum(_scatter(both), least) * np.sqrt(
+            width / WIDTHS[min(i + 1, len(WIDTHS) - 1)]
+        )
         rise = inside - np.maximum(before, after)
         rises[:, i, first : last + 1] = rise
         heights[:, i, first : last + 1] = rise / local / scale
@@ -123,10 +121,9 @@ def _scatter(values: FloatArray) -> FloatArray:
 
     So skewed noise, which has its rare large values above, is not taken for swells.
     """
-    n = values.shape[1]
     sizes = np.sort(np.abs(values), axis=1)
-    spread = MAD_TO_STD * (sizes[:, (n - 1) // 2] + sizes[:, n // 2]) / 2
-    upper = np.sort(values, axis=1)[:, int(SIDE * (n - 1))] / SIDE_NORMAL
+    spread = MAD_TO_STD * median_of_sorted(sizes)
+    upper = np.sort(values, axis=1)[:, int(SIDE * (values.shape[1] - 1))] / SIDE_NORMAL
     scatter: FloatArray = np.maximum(np.maximum(spread, upper), TINY)[:, None]
     return scatter
 

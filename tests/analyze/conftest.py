@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis, diagnose
+from stabkit.analyze.diagnoses import Diagnoses, diagnose
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report import contents, zooms
 from stabkit.analyze.report.pictures import Picture
 from stabkit.config import save_config

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from stabkit.analyze import diagnosis, events
-from stabkit.analyze.diagnosis import Diagnosis, diagnose
+from stabkit.analyze.diagnoses import diagnose
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.report.page import write_report
 from stabkit.analyze.summary import describe, run_table

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.findings import findings
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.summary import run_table, summary

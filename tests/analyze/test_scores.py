@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from stabkit.analyze import events
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.events import falls
 from stabkit.analyze.scores import is_unstable, run_scores
 from stabkit.store.writer import Writer

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.summary import run_table, summary
 from stabkit.analyze.text import aligned
 from stabkit.rundir import RunDir
@@ -44,8 +44,9 @@ def test_the_words_say_what_the_table_says(grid_runs: Diagnoses) -> None:
     assert "2 of 8 runs trained unstably. 2 of them finished without any error" in text
     assert "The deepest dip (learned patch projection, base lr 0.02" in text
     assert (
-        "2 gradient bursts in 2 runs; the patch projection led 2 of 2 bursts\n"
-        "of several layers (ties shared; by chance 1).\n" in text
+        "2 gradient bursts in 2 runs; the patch projection began 2 of 2 bursts\n"
+        "of several layers; chance alone gives 1 (a burst that k layers begin at once counts 1/k).\n"
+        in text
     )
     assert max(map(len, text.splitlines()[1:])) <= 110
 

@@ -12,7 +12,8 @@ import pytest
 
 import stabkit
 import stabkit.store.tables as tables
-from stabkit.analyze.diagnosis import Diagnosis, diagnose
+from stabkit.analyze.diagnoses import diagnose
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.summary import describe, run_table
 from stabkit.cli import main

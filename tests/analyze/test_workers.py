@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import stabkit
-from stabkit.analyze import diagnosis, workers
-from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze import diagnoses, workers
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.summary import describe, run_table
 from stabkit.analyze.workers import each
 from stabkit.rundir import LeftOutWarning
@@ -44,7 +44,7 @@ def test_a_process_that_is_killed_is_told() -> None:
 def test_the_table_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(3):
         plant_run(tmp_path / f"{seed}", seed=seed, dip=0.08 * (seed == 1), spike=seed == 2)
-    monkeypatch.setattr(diagnosis, "WORTH_IT", 2)
+    monkeypatch.setattr(diagnoses, "WORTH_IT", 2)
     monkeypatch.setattr(workers, "WORTH_IT", 2)
     runs = stabkit.load(tmp_path)
     several, one = diagnose(runs, 2), diagnose(runs)

@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.plots import PLOTS, figure_of
 from stabkit.analyze.summary import summary
 from stabkit.cli import main

@@ -10,7 +10,8 @@ import pytest
 
 import stabkit
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.diagnosis import Diagnosis, diagnose
+from stabkit.analyze.diagnoses import diagnose
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.convert.convert import convert

@@ -3,7 +3,7 @@ import pytest
 from scipy import signal, stats
 
 from stabkit.detect import find_spikes
-from stabkit.detect.robust import SortedWindow
+from stabkit.detect.level_filters import rolling_median
 from tests.detect.sequential import rarely
 
 
@@ -81,16 +81,13 @@ def begun(values):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 99, 100])
-def test_sorted_window_agrees_with_numpy(size):
+def test_the_rolling_median_agrees_with_numpy(size):
     rng = np.random.default_rng(size)
     # Few distinct values: ties are where a bisection goes wrong.
     values = rng.integers(-4, 5, size=300) / 4
-    window = SortedWindow(size)
-    for i, value in enumerate(values):
-        window.push(float(value))
-        last = values[max(0, i + 1 - size) : i + 1]
-        assert window.median() == np.median(last)
-        assert window.mad() == np.median(np.abs(last - np.median(last)))
+    for since in (1, 7, 150):
+        expected = [np.median(values[max(0, i - size) : i]) for i in range(since, 300)]
+        assert rolling_median(values, size, since).tolist() == expected
 
 
 @pytest.mark.parametrize("trend", [0, 60])

@@ -9,7 +9,7 @@ import pytest
 
 import stabkit
 import stabkit.train.loop as loop
-from stabkit.analyze.diagnosis import diagnose
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.summary import describe, run_table
 from stabkit.cli import main
 from stabkit.rundir import LeftOutWarning, RunDir

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.many import ROWS, say_left_out
 from stabkit.analyze.plots.style import RC, new_figure

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.scores import run_scores
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.compare import compare_pairs
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
 from stabkit.analyze.plots.many import PAIRS, ROWS, evenly, say_left_out
 from stabkit.analyze.plots.style import RC, Color, new_figure, ramp

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out
 from stabkit.analyze.plots.note_lines import shows

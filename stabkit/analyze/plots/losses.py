@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.curves import loss_curve, loss_events, main_loss, spans_decades
 from stabkit.analyze.plots.knn import Styles, curve_styles
 from stabkit.analyze.plots.layer_styles import cross_out, mark_spikes, not_finite_handle

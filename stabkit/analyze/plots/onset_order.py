@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.across_runs import onsets, recorded_every
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.order import order_words
 from stabkit.analyze.plots.style import RC, new_figure, ramp
 from stabkit.analyze.text import counted

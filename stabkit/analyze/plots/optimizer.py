@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.cells import group_cells, label, wrapped
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.many import PANELS, ROWS, evenly, say_left_out
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
 from stabkit.analyze.scores import score

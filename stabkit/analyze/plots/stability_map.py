@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import FROZEN, WORDS
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import scored, words
 from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out
 from stabkit.analyze.plots.style import RC, new_figure

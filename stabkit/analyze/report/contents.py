@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from stabkit.analyze.cells import cell_label, group_cells
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
 from stabkit.analyze.plots.many import TooManyError

@@ -7,7 +7,8 @@ import pandas as pd
 
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells, run_label
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
 from stabkit.analyze.report.series_incidents import of_series
 from stabkit.analyze.sentences import p_words

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from stabkit.analyze.cells import group_cells, run_label
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.curves import accuracy_axis, gradient_curves, loss_curve, main_loss
 from stabkit.analyze.plots.grad_norms import MAX_CELLS
 from stabkit.analyze.plots.many import ONE_BY_ONE, WORST

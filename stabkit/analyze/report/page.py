@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.contents import LISTED, Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
 from stabkit.analyze.report.remedies import NO_HELP

@@ -11,7 +11,8 @@ import pandas as pd
 from stabkit.analyze.cells import Cell, group_cells, label
 from stabkit.analyze.claims import Claim, Outcome, mean_above_zero
 from stabkit.analyze.counts import ALPHA
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.intervals import TESTED, TOO_FEW
 from stabkit.analyze.report.model_parts import is_own, parts_of
 from stabkit.analyze.report.remedies import REMEDIES

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
 from stabkit.analyze.order import FIRST
 from stabkit.analyze.report.incident import Incident, Kind

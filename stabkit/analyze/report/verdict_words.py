@@ -7,7 +7,8 @@ from typing import Literal
 
 import pandas as pd
 
-from stabkit.analyze.diagnosis import Diagnoses, Diagnosis
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
 from stabkit.analyze.series import METRIC, accuracy_words
 from stabkit.analyze.summary import judged_on, lacking_rows

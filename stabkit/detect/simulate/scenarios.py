@@ -12,8 +12,8 @@ from stabkit.detect.simulate.planted import Planted
 from stabkit.detect.simulate.recorded import LAG, Recorded, recorded
 
 COMMON_AR = 0.75  # of what the samples of a recorded run share
-# Of the scatter of neighbors' differences over that of independent samples, at least: a quarter of
-# 25 evaluations tells it to .2, and with nothing shared the noise would be smaller than recorded.
+# The least ratio of the scatter of neighbors' differences to that of independent samples: 25
+# evaluations tell it to .2, and with nothing shared the noise would be smaller than recorded.
 LEAST_EXCESS = 1.06
 LONGEST_MEMORY = 0.97
 MEMORIES = np.linspace(0.0, LONGEST_MEMORY, 98)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots import PLOTS, draw
 from stabkit.analyze.plots.accuracy_table import accuracy_table, accuracy_table_figure
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table

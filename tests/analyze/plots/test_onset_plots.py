@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import stabkit
 from stabkit.analyze.across_runs import bursts_and_dips, onsets
 from stabkit.analyze.cells import wrapped
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.event_zoom import (
     PANELS,

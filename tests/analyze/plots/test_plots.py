@@ -8,7 +8,7 @@ import pytest
 
 import stabkit
 from stabkit.analyze.cells import group_cells
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots import PLOTS, draw, save
 from stabkit.analyze.plots.catalog import table_of
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table

@@ -14,7 +14,7 @@ from torch import nn
 
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.claims import mean_above_zero
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report import remedy_effects
 from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.page import render

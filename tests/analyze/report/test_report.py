@@ -8,7 +8,7 @@ import pytest
 
 import stabkit
 import stabkit.cli.report
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report import contents as report_module
 from stabkit.analyze.report import page as page_module
 from stabkit.analyze.report.contents import Report, make_report

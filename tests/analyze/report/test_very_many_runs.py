@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from stabkit.analyze.diagnosis import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots import (
     PLOTS,
     accuracy_table,

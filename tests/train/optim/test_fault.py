@@ -32,7 +32,7 @@ def test_gradients_return_at_their_steps(step: int, expected: list[float]) -> No
 
 
 def test_adam_trains_on_under_the_hold_and_overshoots_at_the_return() -> None:
-    """Of steady gradients g, k updates after a hold of t: m = (1 - .9^k) g, v = k / (t + k) g²."""
+    """Steady gradients g, k updates after a hold of t: m = (1 - .9^k) g, v = k / (t + k) g²."""
     weight = torch.nn.Parameter(torch.zeros(1))
     net = torch.nn.ParameterDict({"head": weight})
     optimizer = build_optimizer(net, OptimConfig(lr=1.0, weight_decay=0, beta2=0.999999))

@@ -1,0 +1,70 @@
+"""Diagnose all runs of a folder, in several processes where there are many."""
+
+import hashlib
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.kept_tables import Tables
+from stabkit.analyze.workers import WORTH_IT, each
+from stabkit.store.reader import Run, Runs
+
+
+@dataclass(frozen=True)
+class Diagnoses:
+    """The diagnosis of every run below a folder."""
+
+    path: Path
+    items: tuple[Diagnosis, ...]
+
+    def __iter__(self) -> Iterator[Diagnosis]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def factors(self) -> list[str]:
+        """Return the settings that differ between the runs (`Runs.factors`)."""
+        return Runs(self.path, tuple(diagnosis.run for diagnosis in self)).factors()
+
+    def judged_by(self, metric: str) -> "Diagnoses":
+        """Return diagnoses of the same runs that seek dips and drifts in `metric`."""
+        tables = Tables()
+        return Diagnoses(self.path, tuple(Diagnosis(d.run, metric, tables) for d in self))
+
+
+def diagnose(runs: Runs, processes: int = 1, metric: str | None = None) -> Diagnoses:
+    """Return a diagnosis of every run.
+
+    `metric`: the evaluation in which dips and drifts are sought, instead of the one that each run's
+    names suggest. It finds things when they are first used. With several `processes` and many runs
+    it finds them now.
+    """
+    tables = Tables()
+    found = Diagnoses(runs.path, tuple(Diagnosis(run, metric, tables) for run in runs))
+    if processes > 1 and len(runs) >= WORTH_IT:
+        items = [(run, metric) for run in runs]
+        seen: dict[bytes, pd.DataFrame] = {}
+        for diagnosis, properties in zip(found, each(_examined, items, processes), strict=True):
+            vars(diagnosis).update({k: _shared(value, seen) for k, value in properties.items()})
+    return found
+
+
+def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
+    """Return the equal table of an earlier run: most are empty, and all layers are the same."""
+    if isinstance(value, tuple):
+        return tuple(_shared(part, seen) for part in value)
+    if isinstance(value, pd.DataFrame):
+        return seen.setdefault(hashlib.sha256(pickle.dumps(value)).digest(), value)
+    return value
+
+
+def _examined(item: tuple[Run, str | None]) -> dict[str, Any]:
+    """Return what a diagnosis finds, without the tables in which it is found."""
+    diagnosis = Diagnosis(*item).examine()
+    return {k: v for k, v in vars(diagnosis).items() if k not in ("run", "_asked", "_tables")}
