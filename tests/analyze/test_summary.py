@@ -45,8 +45,8 @@ def test_the_words_say_what_the_table_says(grid_runs: Diagnoses) -> None:
     assert "The deepest dip (learned patch projection, base lr 0.02" in text
     assert (
         "2 gradient bursts in 2 runs; the patch projection began 2 of 2 bursts\n"
-        "of several layers; chance alone gives 1 (a burst that k layers begin at once counts 1/k).\n"
-        in text
+        "of several layers; chance alone gives 1 "
+        "(a burst that k layers begin at once counts 1/k).\n" in text
     )
     assert max(map(len, text.splitlines()[1:])) <= 110
 

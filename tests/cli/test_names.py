@@ -37,6 +37,18 @@ def test_a_sweep_file_stands_for_the_runs_of_its_name() -> None:
     assert runs_of("sweeps/grid.yaml") == Path("runs/called")
 
 
+def test_the_settings_of_a_run_are_no_sweep_file() -> None:
+    make_run("runs/grid/lr=1-0123abcd")
+    settings = "runs/grid/lr=1-0123abcd/config.yaml"
+    assert runs_of(settings) == Path(settings), "what reads it says what it is"
+
+
+def test_a_folder_of_one_run_is_not_that_run() -> None:
+    make_run("runs/grid/lr=1-0123abcd")
+    with pytest.raises(RequestError, match="name a run in it: runs/grid/lr=1-0123abcd"):
+        run_of("grid")
+
+
 def test_a_run_is_known_by_its_name_below_runs_and_by_its_id() -> None:
     make_run("runs/grid/lr=1-0123abcd")
     make_run("runs/grid/lr=2-4567abcd")

@@ -113,3 +113,15 @@ def test_the_rolling_median_is_that_of_the_values_before(since: int, window: int
     medians = rolling_median(values, window, since)
     expected = [np.median(values[max(0, i - window) : i]) for i in range(since, len(values))]
     np.testing.assert_array_equal(medians, expected)
+
+
+def test_a_value_belongs_to_one_of_two_shared_spikes() -> None:
+    """Two stretches of five values overlap: the tail of the first lies in the second as well."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (6, 260))
+    noise[:5, 200], noise[1:, 206] = 2.0, 2.0
+    noise[:, 201:205] = 0.35
+    spikes = shared_spikes(np.arange(260), noise)
+    for _, first, second in zip(range(1, 5), *zip(*spikes[1:5], strict=True), strict=True):
+        assert first[3] < second[1], "the second begins behind the end of the first"
+        assert (first[2], second[2]) == (200, 206)
+        assert first[0] < second[0]

@@ -122,3 +122,10 @@ def test_runs_whose_noise_falls_do_not_alarm(name: str) -> None:
         run = healthy(name, seed)
         alarms += not find_dips(run.step, run.accuracy, correct=run.correct).empty
     assert alarms <= 3  # at 1 %: 3 or more in one case of 50
+
+
+def test_one_evaluation_has_a_variance_and_no_noise() -> None:
+    variances = flip_variances(np.ones((1, 100), dtype=bool))
+    assert variances.tolist() == [0.5 / 100**2]
+    noise, _ = noise_outside(np.array([1.0]), variances, np.array([True]))
+    assert noise.tolist() == [0.0]
