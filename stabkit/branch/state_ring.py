@@ -57,8 +57,10 @@ class StateRing:
         most: int = 12,
         **also: Any,
     ) -> None:
-        if every < 1 or most < 2:
-            raise ValueError(f"StateRing: every is {every}, should be 1 or more; most is {most}, 2")
+        if every < 1:
+            raise ValueError(f"StateRing: every must be 1 step or more, got {every}")
+        if most < 2:
+            raise ValueError(f"StateRing: most must be 2 states or more, got {most}")
         for name, part in also.items():
             _check_plain(name, part)
         self.model, self.also = model, also

@@ -131,5 +131,5 @@ def test_wrong_requests_say_what_would_be_right(tmp_path: Path) -> None:
     schedule.state_dict = lambda: {"act": Loop}  # type: ignore[method-assign, assignment]
     with pytest.raises(TypeError, match="more than tensors and plain data"):
         stabkit.StateRing(loop.model, loop.optimizers, tmp_path, schedule=schedule)
-    with pytest.raises(ValueError, match="every is 0, should be 1 or more"):
+    with pytest.raises(ValueError, match="every must be 1 step or more, got 0"):
         stabkit.StateRing(loop.model, loop.optimizers, tmp_path, every=0)
