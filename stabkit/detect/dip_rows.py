@@ -24,6 +24,7 @@ COLUMNS = {
     "permanent_loss": "float64",
     "similarity": "float64",
     "z": "float64",
+    "fall": "float64",
     "p_value": "float64",
     "severity": "object",
 }
@@ -64,6 +65,7 @@ def dip_row(
         "permanent_loss": loss,
         "similarity": similarity,
         "z": span.z,
+        "fall": span.fall,
         "p_value": p,
         "severity": severity,
     }

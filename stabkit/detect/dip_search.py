@@ -16,6 +16,9 @@ ENDS_LOW, LEAPS = 1.5, 2.0
 # decays over AR(1) noise of .5 leaves .6; a dip of even a few evaluations more.
 WITHOUT_LOWEST = 0.7
 PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not count as noise
+# Where noise is slow, every mean is uncertain and with it the depth of any dip, but a sudden change
+# is as clear as ever. There a window may pass by its fall, whose bar is a little lower.
+SLOW, SHARP_FROM, SHARP_IS_LOWER = 0.7, 3.0, 0.25  # AR(1) coefficient; z; standard errors
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
 
@@ -24,8 +27,8 @@ class Span:
     """Indices of one dip in the accuracy.
 
     `onset` is the last evaluation before it, `recovery` the first after it (None when the run ends
-    first). `start` and `stop` bound the window that was found, `z` is its height in standard
-    errors, `line` [evals] its reference.
+    first). `start` and `stop` bound the window that was found, `z` is its depth and `fall` the fall
+    into it, both in standard errors; `line` [evals] is its reference.
     """
 
     onset: int
@@ -34,6 +37,7 @@ class Span:
     start: int
     stop: int
     z: float
+    fall: float
     line: FloatArray
 
 
@@ -72,7 +76,16 @@ def find_spans(
         if same:
             break
     bar = threshold if threshold is not None else dip_bar(acc.size, ar, variances is not None)
-    return [span for span in spans if span.z >= bar], noise, ar, bar
+    return [span for span in spans if strength(span.z, span.fall, ar, bar) >= 1], noise, ar, bar
+
+
+def strength(z: float, fall: float, ar: float, bar: float) -> float:
+    """Return how clearly a window is a dip: 1 is just at the bar.
+
+    It is judged by its depth and, where noise is slow, by its fall, whichever is clearer.
+    """
+    sharp = ar >= SLOW and z >= min(SHARP_FROM, bar)
+    return max(z / bar, fall / (bar - SHARP_IS_LOWER) if sharp else 0.0)
 
 
 def dip_bar(evals: int, ar: float, paired: bool) -> float:
@@ -87,7 +100,7 @@ def dip_bar(evals: int, ar: float, paired: bool) -> float:
     short runs, whose noise is estimated from few evaluations.
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
-    return 4.8 + longer + (0.0 if paired else 2.0 * (ar - LEAST_AR) + 20 / evals)
+    return 5.0 + longer + (0.0 if paired else 2.0 * (ar - LEAST_AR) + 20 / evals)
 
 
 def _select(
@@ -111,10 +124,11 @@ def _select(
         start, stop = int(windows.start[w]), int(windows.stop[w])
         if not free[start:stop].all() or _is_outlier(acc[start:stop], float(windows.depth[w])):
             continue
-        span = _delimit(acc, time, start, stop, float(z[w]), noise, min_depth)
+        found = (start, stop, float(z[w]), float(windows.fall[w]))
+        span = _delimit(acc, time, *found, noise, min_depth)
         if span is None or not free[span.onset + 1 : span.recovery].all():
             continue
-        if windows.fall[w] >= min_fall * _sharpness(acc, span):
+        if span.fall >= min_fall * _sharpness(acc, span):
             free[span.onset + 1 : span.recovery] = False
             spans.append(span)
     return sorted(spans, key=lambda span: span.onset)
@@ -143,6 +157,7 @@ def _delimit(
     start: int,
     stop: int,
     z: float,
+    fall: float,
     noise: FloatArray,
     min_depth: float,
 ) -> Span | None:
@@ -177,4 +192,4 @@ def _delimit(
     if not np.any(pairs & deep[first + 1 : last]):
         return None
     recovery = last if last < acc.size else None
-    return Span(first - 1, trough, recovery, start, stop, z, line)
+    return Span(first - 1, trough, recovery, start, stop, z, fall, line)

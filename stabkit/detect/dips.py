@@ -35,7 +35,8 @@ def find_dips(
     Every window of two evaluations or more is compared with the evaluations before and after it,
     against the trend over steps (`stabkit.detect.contrasts`). A window is a dip if
 
-    - its mean lies at least `min_depth` and `threshold` standard errors below its reference,
+    - its mean lies at least `min_depth` and `threshold` standard errors below its reference; where
+      noise is slow (AR .7 and more), 3 are enough if the accuracy falls by `threshold` - 0.25,
     - the accuracy falls into it at once, by `min_fall` standard errors (a stall of a rising curve
       does not count): 1.5 times as many if the run ends in it, twice as many if the accuracy then
       leaps above the level before by more than it had fallen, as where a learning rate drops, and
@@ -44,7 +45,7 @@ def find_dips(
     The standard error is that of AR(1) noise, whose scale is learned for each evaluation from the
     answers that flip and the residuals outside of the windows that stand out
     (`stabkit.detect.local_noise`). Its coefficient is one for the run and at least .5. `threshold`
-    defaults to 4.8; more for over 100 evaluations, and without `correct` for slow noise and short
+    defaults to 5; more for over 100 evaluations, and without `correct` for slow noise and short
     runs (`dip_search.dip_bar`). The default avoids false alarms; `threshold=3` finds more dips. The
     windows that stand out most are taken first; windows that overlap them are dropped. The noise of
     the first evaluations is large, so that dips among the first six are mostly missed.
@@ -69,7 +70,8 @@ def find_dips(
     - half_recovery: steps from the trough to half of the depth
     - permanent_loss: how far the level after the dip lies below the trend before it
     - similarity: correlation over samples of the answers five evaluations before and after
-    - z, p_value
+    - z, fall: depth of the window and fall into it, in standard errors
+    - p_value
     - severity: "benign" (returns to the trend), "lingering" (returns below it, or settles within
       half the depth), "restart" (the answers after it agree with those before no better than
       `between`, the `answer_similarity` of runs with different seeds), "terminal" (the run ends

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from stabkit.detect.contrasts import width_count
-from stabkit.detect.dip_search import dip_bar
+from stabkit.detect.dip_search import dip_bar, strength
 from stabkit.detect.dips import find_dips
 from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
@@ -133,9 +133,11 @@ class OnlineDips:
             return dips
         # The search saw the windows of the tail; bar and correction are for those of the run.
         more = count * width_count(count) / (len(steps) * width_count(len(steps)))
-        bar = dip_bar(count, dips.attrs["ar"], paired)
-        dips = dips[(dips["z"] >= bar) & ~(dips["p_value"] * more > ALPHA)]
-        return dips.assign(clear=dips["z"] >= CLEARLY * bar)
+        ar = dips.attrs["ar"]
+        bar = dip_bar(count, ar, paired)
+        strong = np.array([strength(dip.z, dip.fall, ar, bar) for dip in dips.itertuples()])
+        dips = dips.assign(clear=strong >= CLEARLY)
+        return dips[(strong >= 1) & ~(dips["p_value"] * more > ALPHA)]
 
     def _compared(self, dips: pd.DataFrame, over: bool = False) -> list[DipNews]:
         """Return what a search changes in what was told; `over`: no evaluation comes after it."""

@@ -35,7 +35,7 @@ def scripted(
     def find(steps: Any, *_: Any, **__: Any) -> pd.DataFrame:
         rows = found.get(len(steps), [])
         dips = pd.DataFrame(rows, columns=["onset", "recovery"])
-        dips = dips.assign(trough=0, depth=0.1, z=z, p_value=0.0)
+        dips = dips.assign(trough=0, depth=0.1, z=z, fall=0.0, p_value=0.0)
         dips.attrs = {"ar": 0.0}
         return dips
 
