@@ -101,7 +101,7 @@ def open_study(
 
     A folder named on the command line comes before `runs`. `factors`: the settings whose values are
     the arms of the study. `metric`: judge by the first evaluation whose name begins so, instead of
-    held-out accuracy. Raises FileNotFoundError without the sweep file, and SystemExit, with what to
+    held-out accuracy. Raises ConfigError without the sweep file, and SystemExit, with what to
     do, if there are no runs or none was evaluated so.
     """
     found = _runs(runs)

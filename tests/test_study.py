@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit import open_study
+from stabkit import ConfigError, open_study
 from stabkit.rundir import LeftOutWarning
 from tests.analyze.conftest import plant_run
 
@@ -54,7 +54,7 @@ def test_a_notebook_finds_runs_and_sweep_above_its_folder(
     assert set(study.table["run"]) == {"true", "false"}
     assert study.paper.name == "linear probe, top-1 %"
     monkeypatch.chdir("/")
-    with pytest.raises(FileNotFoundError, match="lr_grid"):
+    with pytest.raises(ConfigError, match="sweeps/lr_grid.yaml"):
         open_study("lr_grid", arms, FACTORS)
 
 
