@@ -12,12 +12,13 @@ from stabkit.config.section import Section
 PAGE = Path(__file__).parents[1] / "settings.md"
 HEAD = """# Settings
 
-Every setting of a run. Write one as `key=value` after `stabkit train` or `stabkit sweep`, or as a key of a
-sweep's `set` or `grid`. `stabkit config tiny` prints the settings of a preset with the same comments;
-`stabkit config runs/train/RUN` those of a run. A wrong key or value is refused before anything starts.
+Every setting of a run. Write one as `key=value` after `stabkit train` or `stabkit sweep`, or as a
+key of a sweep's `set` or `grid`. `stabkit config tiny` prints the settings of a preset with the
+same comments; `stabkit config runs/train/RUN` those of a run. A wrong key or value is refused
+before anything starts.
 
-Settings that can change a result are part of the run's id; those of `runtime` are not.
-This page is written by `docs/tools/settings.py` from the models in `stabkit/config/`.
+Settings that can change a result are part of the run's id; those of `runtime` are not. This page is
+written by `python docs/tools/settings.py` from the models in `stabkit/config/`.
 """
 
 
