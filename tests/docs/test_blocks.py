@@ -32,9 +32,9 @@ def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     small = [word for word in SMALL if not word.startswith(("train.steps", "optim.warmup"))]
     names: dict[str, Any] = {}
     for code in blocks("python.md"):
-        exec(code.replace('["train.steps=40"', f'[*{small}, "train.steps=40"'), names)
+        exec(code.replace('["train.steps=40"', f'[*{small}, "train.steps=12"'), names)
     assert len(names["high"]) == 1
-    assert names["run"].status()["state"] == "done"
+    assert names["run"].status().state == "done"
     assert Path("knn.png").read_bytes().startswith(b"\x89PNG")
 
 
