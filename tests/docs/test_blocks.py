@@ -26,14 +26,17 @@ def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """On planted runs; its training is cut down to a second."""
     plant = tool("planted").plant
     for rate in (0.004, 0.04):
-        plant(tmp_path / "runs" / "lr_grid" / str(rate), "learned", rate, 0, [])
+        for arm, frozen in (("learned", "false"), ("frozen", "true")):
+            folder = tmp_path / "runs" / "lr_grid" / f"{arm}-{rate}"
+            plant(folder, arm, rate, 0, [f"model.freeze_patch_embed={frozen}"])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(DOCS.parent / "analysis" / "lr_grid.py")])
     monkeypatch.setenv("MPLBACKEND", "agg")
     small = [word for word in SMALL if not word.startswith(("train.steps", "optim.warmup"))]
     names: dict[str, Any] = {}
     for code in blocks("python.md"):
         exec(code.replace('["train.steps=40"', f'[*{small}, "train.steps=12"'), names)
-    assert len(names["high"]) == 1
+    assert len(names["high"]) == 2
     assert names["run"].status().state == "done"
     assert Path("knn.png").read_bytes().startswith(b"\x89PNG")
 
