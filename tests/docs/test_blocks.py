@@ -60,8 +60,6 @@ def test_the_tutorial(
         exec(look, names)
         printed = capsys.readouterr().out
         assert [line.split() for line in printed.splitlines()] == said
-        assert main(["report", "runs/plain"]) == 0
-        assert "clip_grad_norm_" in Path("runs/plain/report.html").read_text("utf-8")
         exec(more.replace("range(3)", "[1]").replace("(0, 2)", "()"), names)
         capsys.readouterr()
         assert main(["analyze", "runs/plain", "runs/clipped"]) == 0
