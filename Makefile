@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 QUICK := not (processes or slurm or browser or frameworks or gpu or slow or speed)
 
-.PHONY: help demo quick test test-slow test-gpu test-speed bench gpu check format clean
+.PHONY: help demo quick test test-slow test-gpu test-speed bench gpu docs gallery dist check format clean
 
 help:
 	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
@@ -18,6 +18,9 @@ help:
 	@echo "make test-speed  the benchmarks in short, beside what is on record (a few minutes)"
 	@echo "make bench       the benchmarks of speed, into benchmarks/README.md (15 to 18 minutes)"
 	@echo "make gpu         every measurement that needs a GPU, in calls of 9 minutes that go on; GPU_ARGS"
+	@echo "make docs        the documentation site, into build/docs; warnings are errors"
+	@echo "make gallery     the generated pages again: settings, gallery and its pictures"
+	@echo "make dist        the sdist and the wheel, into dist, and a check of both"
 	@echo "make check       format, lint and types, as the pre-commit hooks do"
 
 $(READY): pyproject.toml
@@ -62,6 +65,18 @@ bench: $(BENCH_READY)
 
 gpu: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.gpu.run $(GPU_ARGS)
+
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --strict
+
+gallery: $(READY)
+	$(BIN)/python docs/tools/settings.py
+	$(BIN)/python docs/tools/gallery.py
+
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -15,48 +15,25 @@
 RUNS = "runs/class_token"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["model.pool"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/class_token.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("class_token", RUNS, ["model.pool"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
+token, normed, mean = ({"model.pool": name} for name in ("token", "norm_then_mean", "mean"))
 claims = [
-    higher(
-        "the class token ends higher than LN then mean",
-        table,
-        {"model.pool": "token"},
-        {"model.pool": "norm_then_mean"},
-    ),
-    higher(
-        "the mean without LN ends higher than LN then mean",
-        table,
-        {"model.pool": "mean"},
-        {"model.pool": "norm_then_mean"},
-    ),
-    higher(
-        "the class token ends higher than the mean without LN",
-        table,
-        {"model.pool": "token"},
-        {"model.pool": "mean"},
-    ),
+    study.higher("the class token ends higher than LN then mean", token, normed),
+    study.higher("the mean without LN ends higher than LN then mean", mean, normed),
+    study.higher("the class token ends higher than the mean without LN", token, mean),
 ]
-print(together(claims))
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

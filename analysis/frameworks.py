@@ -15,50 +15,35 @@
 RUNS = "runs/frameworks"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["method.name", "model.freeze_patch_embed"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/frameworks.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("frameworks", RUNS, ["method.name", "model.freeze_patch_embed"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-LEARNED, FROZEN = {"model.freeze_patch_embed": False}, {"model.freeze_patch_embed": True}
-gains = [
-    higher(f"{name}: a frozen patch projection ends higher", rows, FROZEN, LEARNED)
-    for name, rows in table.groupby("method.name")
-]
+learned, frozen = study.ends("model.freeze_patch_embed")
 claims = [
-    *gains,
-    higher(
-        "a frozen patch projection ends higher, over all frameworks",
-        table,
-        FROZEN,
-        LEARNED,
+    study.higher(f"{name}: a frozen patch projection ends higher", here | frozen, here | learned)
+    for name in study.table["method.name"].unique()
+    if (here := {"method.name": name})
+]
+claims += [
+    study.higher(
+        "a frozen patch projection ends higher, over all frameworks", frozen, learned,
         pairs=("seed", "method.name"),
     ),
-    dip_more(
-        "a learned patch projection dips more often than a frozen one",
-        table,
-        LEARNED,
-        FROZEN,
+    study.dip_more(
+        "a learned patch projection dips more often than a frozen one", learned, frozen,
         within=["method.name"],
     ),
-]
-print(together(claims))
+]  # fmt: skip
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

@@ -15,39 +15,31 @@
 RUNS = "runs/freeze_patch"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["model.freeze_patch_embed", "model.patch_norm", "optim.clip"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/freeze_patch.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study(
+    "freeze_patch", RUNS, ["model.freeze_patch_embed", "model.patch_norm", "optim.clip"]
+)
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-PLAIN = {"model.freeze_patch_embed": False, "model.patch_norm": "none", "optim.clip": "none"}
-FROZEN = PLAIN | {"model.freeze_patch_embed": True}
-BN, WEIGHT = PLAIN | {"model.patch_norm": "batch"}, PLAIN | {"model.patch_norm": "weight"}
-CLIPPED = PLAIN | {"optim.clip": "patch_embed"}
+plain = {"model.freeze_patch_embed": False, "model.patch_norm": "none", "optim.clip": "none"}
+frozen, clipped = plain | {"model.freeze_patch_embed": True}, plain | {"optim.clip": "patch_embed"}
+bn, weight = plain | {"model.patch_norm": "batch"}, plain | {"model.patch_norm": "weight"}
 claims = [
-    higher("frozen ends higher than learned", table, FROZEN, PLAIN),
-    higher("clipped ends higher than learned", table, CLIPPED, PLAIN),
-    higher("BN ends higher than learned (paper: no help)", table, BN, PLAIN),
-    higher("WeightNorm ends higher than learned (paper: no help)", table, WEIGHT, PLAIN),
-    dip_more("learned dips more often than frozen", table, PLAIN, FROZEN),
+    study.higher("frozen ends higher than learned", frozen, plain),
+    study.higher("clipped ends higher than learned", clipped, plain),
+    study.higher("BN ends higher than learned (paper: no help)", bn, plain),
+    study.higher("WeightNorm ends higher than learned (paper: no help)", weight, plain),
+    study.dip_more("learned dips more often than frozen", plain, frozen),
 ]
-print(together(claims))
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

@@ -15,15 +15,13 @@
 RUNS = "runs/gradients"
 
 # %%
-from stabkit import event_association, onset_order
+from stabkit import event_association, onset_order, open_study
 from stabkit.analyze.across_runs import bursts_and_dips, onsets
-from stabkit.analyze.claims import together
 from stabkit.analyze.order import LEAD, herald, herald_words, later, leads
-from stabkit.analyze.plots import draw
-from stabkit.analyze.study import study_runs
 from stabkit.analyze.summary import summary
 
-runs = study_runs(RUNS)
+study = open_study("gradients", RUNS)
+runs = study.runs.diagnoses()
 print(summary(runs))
 
 # %% [markdown]
@@ -51,15 +49,23 @@ layers = {layer for run in runs for layer in run.layers["layer"]}
 blocks = sorted((name for name in layers if name.startswith("blocks.")), key=lambda x: int(x[7:]))
 last = blocks[-1] if blocks else "blocks"
 found = event_association(bursts_and_dips(runs), LEAD)
-claims = [
+verdicts = study.judge(
     leads("the patch projection is the first layer of a burst more often than by chance", runs),
     later("the deepest layer of a burst spikes after its shallowest", runs),
     later(f"the last block ({last}) spikes after the patch projection", runs, "patch_embed", last),
     herald(f"dips come within {LEAD} steps after a burst, not before one", found),
-]
-print(together(claims))
+)
+print(verdicts)
 print(herald_words(found))
 
 # %%
-for name in ("grad-norms", "layer-map", "event-zoom", "onset-order"):
-    print(*draw(name, runs, runs.path / "figures"), sep="\n")
+study.draw("grad-norms")
+
+# %%
+study.draw("layer-map")
+
+# %%
+study.draw("event-zoom")
+
+# %%
+study.draw("onset-order")

@@ -15,48 +15,34 @@
 RUNS = "runs/lr_grid"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import dip_more, higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["model.freeze_patch_embed", "optim.lr"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/lr_grid.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("lr_grid", RUNS, ["model.freeze_patch_embed", "optim.lr"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-LEARNED, FROZEN = {"model.freeze_patch_embed": False}, {"model.freeze_patch_embed": True}
-low, high = ({"optim.lr": table["optim.lr"].agg(end)} for end in ("min", "max"))
+learned, frozen = study.ends("model.freeze_patch_embed")
+smallest, *_, largest = (learned | rate for rate in study.ends("optim.lr"))
+rate = f"{largest['optim.lr']:g}"
 claims = [
-    dip_more(
-        f"learned: the largest lr ({high['optim.lr']:g}) dips more often than the smallest",
-        table,
-        LEARNED | high,
-        LEARNED | low,
+    study.dip_more(
+        f"learned: the largest lr ({rate}) dips more often than the smallest", largest, smallest
     ),
-    dip_more(
-        "a learned patch projection dips more often than a frozen one",
-        table,
-        LEARNED,
-        FROZEN,
+    study.dip_more(
+        "a learned patch projection dips more often than a frozen one", learned, frozen,
         within=["optim.lr"],
     ),
-    higher(
-        "a frozen patch projection ends higher", table, FROZEN, LEARNED, pairs=("seed", "optim.lr")
+    study.higher(
+        "a frozen patch projection ends higher", frozen, learned, pairs=("seed", "optim.lr")
     ),
-]
-print(together(claims))
+]  # fmt: skip
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

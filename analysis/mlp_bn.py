@@ -15,36 +15,21 @@
 RUNS = "runs/mlp_bn"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["method.head_norm"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/mlp_bn.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("mlp_bn", RUNS, ["method.head_norm"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-claims = [
-    higher(
-        "heads with BN end higher than heads without",
-        table,
-        {"method.head_norm": "batch"},
-        {"method.head_norm": "none"},
-    ),
-]
-print(together(claims))
+batch, none = {"method.head_norm": "batch"}, {"method.head_norm": "none"}
+claims = [study.higher("heads with BN end higher than heads without", batch, none)]
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

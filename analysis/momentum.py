@@ -15,20 +15,10 @@
 RUNS = "runs/momentum"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["method.momentum"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/momentum.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("momentum", RUNS, ["method.momentum"])
+print(study)
 
 # %% [markdown]
 # ## Claims
@@ -36,35 +26,17 @@ print(study_table(table, paper))
 # steps hardly moves.
 
 # %%
+none, short, usual, long = ({"method.momentum": value} for value in (0.0, 0.9, 0.99, 0.999))
 claims = [
-    higher(
-        "momentum 0.9 ends higher than none",
-        table,
-        {"method.momentum": 0.9},
-        {"method.momentum": 0.0},
-    ),
-    higher(
-        "momentum 0.99 ends higher than none",
-        table,
-        {"method.momentum": 0.99},
-        {"method.momentum": 0.0},
-    ),
-    higher(
-        "momentum 0.99 ends higher than 0.9",
-        table,
-        {"method.momentum": 0.99},
-        {"method.momentum": 0.9},
-    ),
-    higher(
-        "momentum 0.99 ends higher than 0.999",
-        table,
-        {"method.momentum": 0.99},
-        {"method.momentum": 0.999},
-    ),
+    study.higher("momentum 0.9 ends higher than none", short, none),
+    study.higher("momentum 0.99 ends higher than none", usual, none),
+    study.higher("momentum 0.99 ends higher than 0.9", usual, short),
+    study.higher("momentum 0.99 ends higher than 0.999", usual, long),
 ]
-print(together(claims))
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

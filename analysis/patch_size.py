@@ -15,33 +15,24 @@
 RUNS = "runs/patch_size"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["model.patch_size", "model.mlp_norm"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/patch_size.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("patch_size", RUNS, ["model.patch_size", "model.mlp_norm"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-ends = [{"model.patch_size": value} for value in sorted(table["model.patch_size"].unique())]
+sizes = study.ends("model.patch_size")
 claims = [
-    higher("the smallest patches end higher than the largest", table, ends[0], ends[-1]),
-    higher("the smallest patches end higher than the next larger", table, ends[0], ends[1]),
+    study.higher("the smallest patches end higher than the largest", sizes[0], sizes[-1]),
+    study.higher("the smallest patches end higher than the next larger", sizes[0], sizes[1]),
 ]
-print(together(claims))
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

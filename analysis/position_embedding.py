@@ -15,42 +15,24 @@
 RUNS = "runs/position_embedding"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["model.positions"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/position_embedding.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("position_embedding", RUNS, ["model.positions"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
+fixed, learned, none = ({"model.positions": name} for name in ("sincos", "learned", "none"))
 claims = [
-    higher(
-        "fixed sin-cos positions end higher than learned ones",
-        table,
-        {"model.positions": "sincos"},
-        {"model.positions": "learned"},
-    ),
-    higher(
-        "fixed sin-cos positions end higher than none",
-        table,
-        {"model.positions": "sincos"},
-        {"model.positions": "none"},
-    ),
+    study.higher("fixed sin-cos positions end higher than learned ones", fixed, learned),
+    study.higher("fixed sin-cos positions end higher than none", fixed, none),
 ]
-print(together(claims))
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

@@ -15,36 +15,21 @@
 RUNS = "runs/prediction_head"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["method.predictor"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/prediction_head.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("prediction_head", RUNS, ["method.predictor"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-claims = [
-    higher(
-        "training with a prediction head ends higher",
-        table,
-        {"method.predictor": True},
-        {"method.predictor": False},
-    ),
-]
-print(together(claims))
+without, with_head = study.ends("method.predictor")
+claims = [study.higher("training with a prediction head ends higher", with_head, without)]
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

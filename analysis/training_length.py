@@ -15,33 +15,24 @@
 RUNS = "runs/training_length"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import draw, save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["model.name", "train.steps"]
-runs = study_runs(RUNS)
-table = levels(runs, FACTORS)
-paper_sweep = load_sweep(Path("sweeps/training_length.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("training_length", RUNS, ["model.name", "train.steps"])
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-ends = [{"train.steps": value} for value in sorted(table["train.steps"].unique())]
+shortest, *_, second, longest = study.ends("train.steps")
 claims = [
-    higher("the longest training ends higher than the shortest", table, ends[-1], ends[0]),
-    higher("the longest training ends higher than the second longest", table, ends[-1], ends[-2]),
+    study.higher("the longest training ends higher than the shortest", longest, shortest),
+    study.higher("the longest training ends higher than the second longest", longest, second),
 ]
-print(together(claims))
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
-print(*draw("knn", runs, runs.path / "figures"), sep="\n")
+study.draw("levels")
+
+# %%
+study.draw("knn")

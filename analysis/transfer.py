@@ -15,40 +15,23 @@
 RUNS = "runs/transfer"
 
 # %%
-from pathlib import Path
+from stabkit import open_study
 
-from stabkit.analyze.claims import together
-from stabkit.analyze.plots import save
-from stabkit.analyze.plots.levels import draw_levels
-from stabkit.analyze.study import higher, levels, published, study_runs, study_table
-from stabkit.sweep.grid import load_sweep
-
-FACTORS = ["method.name", "train.steps"]
-runs = study_runs(RUNS)
-metrics = dict.fromkeys(name for run in runs for name in run.evals()["metric"].unique())
-metric = next((name for name in metrics if name.startswith("finetune")), None)
-if metric is None:
-    raise SystemExit(f"{runs.path}: no run is fine-tuned; see the top of sweeps/transfer.yaml")
-table = levels(runs.judged_by(metric), FACTORS)
-paper_sweep = load_sweep(Path("sweeps/transfer.yaml"), "imagenet")
-paper = published(paper_sweep.runs, FACTORS, paper_sweep.published.measure)
-print(study_table(table, paper))
+study = open_study("transfer", RUNS, ["method.name", "train.steps"], metric="finetune")
+print(study)
 
 # %% [markdown]
 # ## Claims
 
 # %%
-SCRATCH = {"train.steps": table["train.steps"].min()}
-trained = table[table["train.steps"] > SCRATCH["train.steps"]]
-MOCO = {"method.name": "moco", "train.steps": trained["train.steps"].max()}
-SUPERVISED = MOCO | {"method.name": "supervised"}
+scratch, *_, trained = study.ends("train.steps")
+moco, supervised = ({"method.name": name} | trained for name in ("moco", "supervised"))
 claims = [
-    higher("self-supervised pre-training ends higher than none", table, MOCO, SCRATCH),
-    higher("self-supervised ends higher than supervised pre-training", table, MOCO, SUPERVISED),
-    higher("supervised pre-training ends higher than none", table, SUPERVISED, SCRATCH),
+    study.higher("self-supervised pre-training ends higher than none", moco, scratch),
+    study.higher("self-supervised ends higher than supervised pre-training", moco, supervised),
+    study.higher("supervised pre-training ends higher than none", supervised, scratch),
 ]
-print(together(claims))
+print(study.judge(*claims))
 
 # %%
-figure = draw_levels(table, paper)
-print(*save(figure, table, runs.path / "figures" / "levels"), sep="\n")
+study.draw("levels")

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from stabkit.runs import load as load
     from stabkit.runs import open_run as open_run
     from stabkit.runs import train_run as train_run
+    from stabkit.study import Study as Study
+    from stabkit.study import open_study as open_study
     from stabkit.train.refusals import InexactResumeError as InexactResumeError
 
 _HOME = {
@@ -66,6 +68,7 @@ _HOME = {
     "RunBusyError": "stabkit.rundir",
     "Runs": "stabkit.runs",
     "StateRing": "stabkit.branch.state_ring",
+    "Study": "stabkit.study",
     "event_association": "stabkit.detect",
     "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",
@@ -84,6 +87,7 @@ _HOME = {
     "load_config": "stabkit.config",
     "onset_order": "stabkit.detect",
     "open_run": "stabkit.runs",
+    "open_study": "stabkit.study",
     "register_signal": "stabkit.monitor.signals.signal",
     "shallow_first": "stabkit.detect",
     "train_run": "stabkit.runs",

@@ -16,7 +16,7 @@ FLOORS = {  # a room of stabkit/ imports only from floors below its own
     "code_state": 0, "config": 0, "rundir": 0,
     "store": 1, "detect": 1,
     "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3,
-    "branch": 4, "evaluate": 4, "sweep": 4, "runs": 4, "cli": 5,
+    "branch": 4, "evaluate": 4, "sweep": 4, "runs": 4, "cli": 5, "study": 5,
     "__main__": 6,
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 OPENING, CLOSING = "<!-- picture -->", "<!-- /picture -->"
 ROOMS = {  # what a room does; its inner rooms are added from their floors
     "cli": "the verbs: parse, call, print",
+    "study": "what a notebook opens: levels, claims",
     "runs": "what `load` returns: tables, findings, figures",
     "sweep": "grid, local pool, SLURM, status",
     "branch": "kept states, replay",

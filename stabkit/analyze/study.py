@@ -1,8 +1,6 @@
-"""What the analyses of all studies share: their runs, the levels of the runs, and claims."""
+"""What the analyses of all studies share: the levels of their runs, and claims about them."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -11,11 +9,10 @@ from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.claims import Claim, from_comparison, more_events
 from stabkit.analyze.compare import compare_matched
 from stabkit.analyze.counts import Counts
-from stabkit.analyze.diagnoses import Diagnoses, diagnose
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import score
 from stabkit.analyze.text import aligned
-from stabkit.store.reader import load
 
 
 class PublishedCell(Protocol):
@@ -25,18 +22,6 @@ class PublishedCell(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
     @property
     def published(self) -> float | None: ...
-
-
-def study_runs(default: str) -> Diagnoses:
-    """Return the runs of the folder named on the command line; in a notebook, of `default`.
-
-    Raises SystemExit if there are none.
-    """
-    given = [word for word in sys.argv[1:] if not word.startswith("-") and "json" not in word]
-    folder = Path(given[0] if given else default)
-    if not folder.is_dir() or not len(runs := load(folder)):
-        raise SystemExit(f"{folder}: no runs there; `stabkit sweep` makes them")
-    return diagnose(runs)
 
 
 def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:

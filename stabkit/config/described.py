@@ -61,34 +61,34 @@ def _line(
     field = type(section).model_fields[key]
     default = field.default
     values = varied.get(prefix + key, ())
-    parts = [f"varied: {', '.join(map(_yaml, values))}"] if values else []
-    parts += [f"default {_yaml(default)}"] * (value != default)
-    parts += [_allowed(field.annotation, field.metadata)]
+    parts = [f"varied: {', '.join(map(in_yaml, values))}"] if values else []
+    parts += [f"default {in_yaml(default)}"] * (value != default)
+    parts += [allowed(field.annotation, field.metadata)]
     indent = "  " if prefix else ""
     comment = "; ".join(part for part in parts if part)
-    return Line(f"{indent}{key}: {_yaml(value)}", comment, value != default)
+    return Line(f"{indent}{key}: {in_yaml(value)}", comment, value != default)
 
 
-def _yaml(value: Any) -> str:
+def in_yaml(value: Any) -> str:
     """Return a value as YAML in one line."""
     if isinstance(value, str):
         return dump_yaml({"k": value}).removeprefix("k: ").rstrip("\n")
     return json.dumps(value)
 
 
-def _allowed(annotation: Any, bounds: Sequence[Any] = ()) -> str:
+def allowed(annotation: Any, bounds: Sequence[Any] = ()) -> str:
     """Return in words what a type allows; `bounds` are what stands beside it in `Annotated`."""
     kinds, kind = get_args(annotation), get_origin(annotation) or annotation
     if kind is Annotated:
         inner, *beside = kinds
-        return _allowed(inner, [*bounds, *beside])
+        return allowed(inner, [*bounds, *beside])
     if kind is Literal:
         *first, last = map(str, kinds)
         return f"{', '.join(first)} or {last}" if first else last
     if kind in (Union, UnionType):
-        return ", or ".join(map(_allowed, kinds))
+        return ", or ".join(map(allowed, kinds))
     if kind is tuple:
-        return f"a list: each {_allowed(kinds[0])}"
+        return f"a list: each {allowed(kinds[0])}"
     words = {bool: "true or false", NoneType: "null", int: "a whole number", float: "a number"}
     return " ".join([words.get(kind, "text"), *_range(bounds)])
 

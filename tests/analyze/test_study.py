@@ -1,7 +1,5 @@
 """Levels, claims and the figure of a study, against runs whose levels are known."""
 
-import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,8 @@ from stabkit.analyze.study import (
     higher,
     levels,
     published,
-    study_runs,
     study_table,
 )
-from stabkit.rundir import LeftOutWarning
 from stabkit.store.writer import Writer
 from stabkit.sweep.grid import load_sweep
 from tests.analyze.conftest import diagnosed, plant_run
@@ -123,22 +119,3 @@ def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -
     assert drawn == pytest.approx(sorted(table["level"]))
     assert list(there.lines[0].get_xdata()) == list(paper)
     assert [t.get_text() for t in there.get_yticklabels()] == list(paper.index)
-
-
-def test_a_run_that_is_there_twice_counts_once(arms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(arms / "true 0", arms / "true 0 copy")
-    monkeypatch.setattr(sys, "argv", ["study.py", str(arms)])
-    with pytest.warns(LeftOutWarning, match="copy: left out, it has the settings and the seed of"):
-        assert len(study_runs("nowhere")) == 6
-
-
-def test_runs_are_those_named_on_the_command_line(
-    arms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["study.py", str(arms)])
-    assert len(study_runs("nowhere")) == 6
-    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "none")])
-    with pytest.raises(SystemExit, match="no runs there"):
-        study_runs(str(arms))
-    monkeypatch.setattr(sys, "argv", ["ipykernel", "-f", "kernel-1.json"])
-    assert len(study_runs(str(arms))) == 6

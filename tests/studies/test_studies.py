@@ -44,14 +44,15 @@ def test_its_analysis_answers_with_verdicts_and_figures(
 ) -> None:
     for number, run in enumerate(load_sweep(path).runs):
         plant(run, tmp_path / run.folder, 0.3 + 0.01 * number)
-    script = Path("analysis") / f"{path.stem}.py"
+    script = Path("analysis", f"{path.stem}.py").resolve()
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    paper = load_sweep(path, "imagenet")
+    monkeypatch.chdir("/")  # it runs from anywhere
     runpy.run_path(str(script))
     text = capsys.readouterr().out
     verdicts = sum(text.count(f"{word} ") for word in ("HOLDS", "FAILS", "UNDECIDED"))
     assert verdicts >= 1
     assert len(re.findall(r"^ {10}\S.*, n = \d", text, re.MULTILINE)) == verdicts
-    paper = load_sweep(path, "imagenet")
     for value in (run.published for run in paper.runs if run.published is not None):
         assert f"{value:.1f}" in text
     figures = list((tmp_path / "figures").glob("*.png"))

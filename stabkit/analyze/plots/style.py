@@ -1,7 +1,9 @@
 """Define the look of every figure: printable, color-blind safe, legible in gray."""
 
 from collections.abc import Sequence
+from io import BytesIO
 
+import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,9 +35,20 @@ def ramp(count: int) -> list[Color]:
     return [(r, g, b) for r, g, b in palette[:count]]
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows: outside pyplot, IPython knows no way to show one."""
+
+    def _repr_png_(self) -> bytes:
+        as_written(self)
+        png = BytesIO()
+        with mpl.rc_context(RC):
+            self.savefig(png, format="png", dpi=100)
+        return png.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches. It does not use pyplot, so it needs no screen."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return ShownFigure(figsize=(width, height), layout="constrained")
 
 
 def as_written(figure: Figure) -> Figure:

@@ -1,0 +1,138 @@
+"""A study as its notebook uses it: runs, levels beside a paper's, claims, figures.
+
+A notebook opens in its own folder, and a script runs from anywhere, so the sweep file and the runs
+are looked for in the working directory, in the script's folder, and in the folders above both.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from stabkit.analyze.claims import Claim, together
+from stabkit.analyze.study import dip_more, higher, levels, published, study_table
+from stabkit.runs import Runs, load
+from stabkit.sweep.grid import load_sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of a study, one row of `table` for each (`stabkit.analyze.study.levels`).
+
+    `paper`: what the paper reports, by arm; empty if it reports nothing. `str(study)` is both as
+    text. Settings are dotted keys with values: `{"optim.lr": 0.004}`.
+    """
+
+    runs: Runs
+    table: pd.DataFrame
+    paper: "pd.Series[float]"
+
+    def __str__(self) -> str:
+        return study_table(self.table, self.paper)
+
+    def ends(self, key: str) -> list[dict[str, Any]]:
+        """Return the settings of a factor, the smallest value first."""
+        return [{key: value} for value in sorted(self.table[key].unique())]
+
+    def higher(
+        self,
+        text: str,
+        better: Mapping[str, Any],
+        worse: Mapping[str, Any],
+        column: str = "level",
+        pairs: Sequence[str] = ("seed",),
+    ) -> Claim:
+        """Judge the claim that runs with the settings `better` end higher than those of `worse`.
+
+        `column`: what is compared instead of the level. `pairs`: what paired runs have in common.
+        """
+        return higher(text, self.table, better, worse, column, pairs)
+
+    def dip_more(
+        self,
+        text: str,
+        more: Mapping[str, Any],
+        less: Mapping[str, Any],
+        within: Sequence[str] = (),
+        weight: str | None = None,
+    ) -> Claim:
+        """Judge the claim that runs with the settings `more` have more dips than those of `less`.
+
+        `within`: settings in which compared runs agree. Dips are counted per step outside of dips;
+        `weight` names a factor to multiply steps by, as `train.batch` for dips per image.
+        """
+        table = self.table
+        if weight is not None:
+            table = table.assign(exposure=table["exposure"] * table[weight])
+        return dip_more(text, table, more, less, within)
+
+    def judge(self, *claims: Claim) -> str:
+        """Return the verdicts on the claims, corrected for their number."""
+        return together(claims)
+
+    def draw(self, name: str) -> "Figure":
+        """Draw a figure, write it below the runs' folder, print where, and return it.
+
+        `name` is `levels`, the final level of every run beside the paper's, or a figure of
+        `stabkit analyze --plot`. Raises ValueError as `Runs.plot` does.
+        """
+        from stabkit.analyze.plots import figure_of, save, table_of
+        from stabkit.analyze.plots.levels import draw_levels
+
+        if name == "levels":
+            figure, table = draw_levels(self.table, self.paper), self.table
+        else:
+            diagnoses = self.runs.diagnoses()
+            figure, table = figure_of(name, diagnoses), table_of(name, diagnoses)
+        print(*save(figure, table, self.runs.path / "figures" / name), sep="\n")
+        return figure
+
+
+def open_study(
+    name: str, runs: str | Path, factors: Sequence[str] = (), metric: str | None = None
+) -> Study:
+    """Open the study of `sweeps/NAME.yaml` on the runs in the folder `runs`.
+
+    A folder named on the command line comes before `runs`. `factors`: the settings whose values are
+    the arms of the study. `metric`: judge by the first evaluation whose name begins so, instead of
+    held-out accuracy. Raises ConfigError without the sweep file, and SystemExit, with what to
+    do, if there are no runs or none was evaluated so.
+    """
+    found = _runs(runs)
+    if metric is not None:
+        metric = _evaluation(found, metric, name)
+    table = levels(found.diagnoses(metric), factors)
+    paper = load_sweep(_found(Path("sweeps", f"{name}.yaml")), "imagenet")  # the paper's settings
+    if paper.published is None:
+        return Study(found, table, pd.Series(dtype=float))
+    return Study(found, table, published(paper.runs, factors, paper.published.measure))
+
+
+def _runs(default: str | Path) -> Runs:
+    """Return the runs of the folder named on the command line; in a notebook, of `default`."""
+    given = [word for word in sys.argv[1:] if not word.startswith("-") and "json" not in word]
+    folder = Path(given[0]) if given else _found(Path(default))
+    if not folder.is_dir() or not len(found := load(folder)):
+        raise SystemExit(f"{folder}: no runs there; `stabkit sweep` makes them")
+    return found
+
+
+def _found(path: Path) -> Path:
+    """Return where a relative path leads from here, the script or a folder above; else itself."""
+    starts = [Path.cwd(), Path(sys.argv[0]).resolve().parent]
+    tried = [folder / path for start in starts for folder in (start, *start.parents)]
+    return next((place for place in tried if place.exists()), path)
+
+
+def _evaluation(runs: Runs, begin: str, name: str) -> str:
+    for run in runs:
+        for metric in run.evals()["metric"].unique():
+            if metric.startswith(begin):
+                return str(metric)
+    raise SystemExit(f"{runs.path}: no run has {begin}; see the top of sweeps/{name}.yaml")
