@@ -217,7 +217,7 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
     styles = _styles(table)
     with mpl.rc_context(RC):
         heights = [PANELS[panel] for panel in panels]
-        figure = new_figure(1.0 + 3.2 * len(events), 1.0 + 0.6 * sum(heights))
+        figure = new_figure(1.0 + 3.2 * len(events), 1.0 + 0.48 * sum(heights))
         axes = figure.subplots(
             len(panels), len(events), sharex="col", squeeze=False,
             gridspec_kw={"height_ratios": heights},

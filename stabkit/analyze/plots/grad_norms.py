@@ -176,9 +176,9 @@ def _figure(table: pd.DataFrame, cells: list[Any], zoomed: list[Any], columns: i
     both, styles = _upper_and_lower(layers), layer_styles(layers)
     drawn, blocks = len(both), -(-len(cells) // columns)
     zooms = -(-len(zoomed) // columns)
-    heights = [*[1.5] * (drawn * blocks), *[2.0] * zooms]
+    heights = [*[1.35] * (drawn * blocks), *[2.0] * zooms]
     with mpl.rc_context(RC):
-        figure = new_figure(0.5 + 2.8 * columns, 0.5 + sum(heights) + 0.5 * (blocks + zooms))
+        figure = new_figure(0.4 + 2.5 * columns, 0.5 + sum(heights) + 0.5 * (blocks + zooms))
         axes = figure.subplots(
             len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
         )
@@ -215,7 +215,9 @@ def _figure(table: pd.DataFrame, cells: list[Any], zoomed: list[Any], columns: i
             others=bool(zoomed) and layers["layer"].nunique() > len(styles),
             spikes=bool(layers["event"].any()),
         )
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
+        if len(cells) != 1 or zoomed:  # the axes of a single cell are named by its layers
+            columns = 3 if columns == 1 else len(handles)
+            figure.legend(handles=handles, loc="outside upper center", ncols=columns)
         say_left_out(figure, _of_seeds(layers, cells))
     return figure
 

@@ -104,6 +104,11 @@ def knn_panels(table: pd.DataFrame) -> list[Figure]:
     return [_figure(table, [panel]) for panel in _panels(table)]
 
 
+def drawn_panels(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of the runs that get a line, for each panel that is drawn."""
+    return [_one_by_one(table[table["panel"] == panel]) for panel in _panels(table)]
+
+
 def _panels(table: pd.DataFrame) -> list[Any]:
     every = table["panel"].unique()
     return _worst_panels(table) if len(every) > PANELS else list(every)
@@ -111,7 +116,7 @@ def _panels(table: pd.DataFrame) -> list[Any]:
 
 def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
     every = table["panel"].nunique()
-    drawn = pd.concat([_one_by_one(table[table["panel"] == panel]) for panel in _panels(table)])
+    drawn = pd.concat(drawn_panels(table))
     styles = curve_styles(table[table["curve"].isin(drawn["curve"])])
     shown = table[table["panel"].isin(panels)]
     with mpl.rc_context(RC):
