@@ -59,7 +59,7 @@ def _of_accuracy(runs: Diagnoses) -> list[Chart]:
             for (curve, _), run in rows.groupby(["curve", "run"], sort=False)
         ]
         shapes = [
-            _band(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
+            _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
             for _, dip in rows[rows["dip"] > 0].groupby(["run", "dip"], sort=False)
         ]
         found.append(_chart("knn", _title(rows, table), knn_axis(table), traces, shapes))
@@ -161,6 +161,19 @@ def _trace(name: str, rows: pd.DataFrame, style: dict[str, Any], width: float) -
 def _epoch(rows: pd.DataFrame) -> str:
     per_epoch = rows["per_epoch"].iloc[0]
     return "" if pd.isna(per_epoch) else f" ({per_epoch:.0f} steps an epoch)"
+
+
+def _dip(rows: pd.DataFrame, color: str) -> dict[str, Any]:
+    """Return a shade over a dip; a line at the onset of one that was open when the run ended."""
+    band = _band(rows, color)
+    if rows["recovered"].all():
+        return band
+    return band | {
+        "type": "line",
+        "x1": band["x0"],
+        "opacity": 1,
+        "line": {"width": 1.5, "color": color, "dash": "dot"},
+    }
 
 
 def _band(rows: pd.DataFrame, color: str) -> dict[str, Any]:
