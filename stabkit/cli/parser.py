@@ -217,6 +217,22 @@ def _note(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("text", help="what to say, in one line")
 
 
+def _watch(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("runs", help="a folder of runs, or a study")
+    verb.add_argument(
+        "--alert",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="where news goes: webhook:URL (a JSON object is posted) or 'command: WORDS' (started "
+        "without a shell, with the news on its input and as STABKIT_TEXT, ...); may be given often",
+    )
+    verb.add_argument(
+        "--on", action="append", metavar="KIND", help="only this kind; may be given often"
+    )
+    verb.add_argument("--every", type=float, default=15.0, help="seconds between two looks")
+
+
 def _completion(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("shell", choices=("bash", "zsh", "fish"))
 
@@ -264,6 +280,11 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
         _analyze,
     ),
     "report": ("write one page with all of it", "RUNS|STUDY|LOG", _report),
+    "watch": (
+        "tell a command or a webhook about events and ends of runs while they train",
+        "RUNS|STUDY --alert webhook:URL|'command: WORDS'",
+        _watch,
+    ),
     "note": ("write a note on a step of a run", "RUN STEP TEXT", _note),
     "config": (
         "print every setting of a preset, file, sweep or run, and what it means",

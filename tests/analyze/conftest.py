@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stabkit.analyze.diagnoses import Diagnoses, diagnose
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.report import contents, zooms
+from stabkit.analyze.report import figures, zooms
 from stabkit.analyze.report.pictures import Picture
 from stabkit.config import save_config
 from stabkit.rundir import RunDir, Status
@@ -166,7 +166,7 @@ def grid(whole_grid: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the pictures out of a report: drawing takes most of the time."""
-    monkeypatch.setattr(contents, "PLOTS", {})
+    monkeypatch.setattr(figures, "PLOTS", {})
     monkeypatch.setattr(zooms, "event_zoom_figure", lambda rows: Figure())
-    for module in (contents, zooms):
+    for module in (figures, zooms):
         monkeypatch.setattr(module, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -15,10 +16,13 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.many import ROWS, say_left_out
 from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.analyze.plots.table_text import Cell, as_html, as_latex, as_markdown
+from stabkit.rundir import atomic_write
 
 ORDER = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
 ROW, LETTER, PAD = 0.24, 0.066, 0.25  # inches: a line, a character, between columns
-NOTE = "accuracy, %: mean ± standard deviation over runs (their number)"
+NOTE = "accuracy, %: mean ± standard deviation over n runs; the best of a column in bold"
+NAMES = {"knn_heldout": "kNN held out", "knn_bank": "kNN bank", "knn_full": "kNN full"}
 
 
 def accuracy_table(runs: Diagnoses) -> pd.DataFrame:
@@ -72,20 +76,22 @@ def _lowest(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def draw_accuracy_table(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw cells down and evaluations across: mean ± standard deviation (number of runs)."""
+    """Draw cells down and evaluations across: mean ± standard deviation (n runs)."""
     lines = _lines(table)
+    _, cells = table_cells(table)
     widths = _widths(lines)
     ax.axis("off")
     ax.set(xlim=(0, sum(widths)), ylim=(len(lines) + 0.9, -1.2))
     for y, line in enumerate(lines):
         right = widths[0]
         ax.text(0, y, line[0], va="center", fontsize=8)
-        for text, width in zip(line[1:], widths[1:], strict=True):
+        for column, (text, width) in enumerate(zip(line[1:], widths[1:], strict=True), start=1):
             right += width
             head = y == 0
+            best = not head and cells[y - 1][column][1]
             ax.text(
                 right, y - 0.3 if head else y, text.replace(", ", "\n") if head else text,
-                ha="right", va="center", fontsize=8,
+                ha="right", va="center", fontsize=8, fontweight="bold" if best else "normal",
             )  # fmt: skip
     for rule, weight in ((-1.05, 1.2), (0.4, 0.6), (len(lines) - 0.4, 1.2)):
         ax.plot([0, sum(widths)], [rule, rule], color="black", linewidth=weight)
@@ -94,16 +100,45 @@ def draw_accuracy_table(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _lines(table: pd.DataFrame) -> list[list[str]]:
+    head, rows = table_cells(table)
+    return [head, *([text for text, _ in row] for row in rows)]
+
+
+def table_cells(table: pd.DataFrame) -> tuple[list[str], list[list[Cell]]]:
+    """Return the names of the columns, and rows of texts; of each, whether it is the best."""
     metrics = sorted(dict.fromkeys(table["metric"]), key=_rank)
-    found = {(row["cell"], row["metric"]): _text(row) for row in table.to_dict("records")}
-    cells = dict.fromkeys(table["cell"])
-    body = [[cell, *(found.get((cell, metric), "–") for metric in metrics)] for cell in cells]  # noqa: RUF001
-    return [["", *metrics], *body]
+    best = table.groupby("metric")["mean"].max()
+    found: dict[tuple[str, str], Cell] = {
+        (row["cell"], row["metric"]): (_text(row), row["mean"] == best[row["metric"]])
+        for row in table.to_dict("records")
+    }
+    none: Cell = ("–", False)  # noqa: RUF001
+    rows: list[list[Cell]] = [
+        [(cell, False), *(found.get((cell, metric), none) for metric in metrics)]
+        for cell in dict.fromkeys(table["cell"])
+    ]
+    return ["setting", *map(_named, metrics)], rows
+
+
+def _named(metric: str) -> str:
+    """Return the name of an evaluation in words: `kNN held out, k = 20`."""
+    name, comma, k = metric.partition(", k = ")
+    return f"{NAMES.get(name, name)}{comma}{k}"
+
+
+def write_texts(table: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write the table as Markdown, LaTeX and HTML; return their paths."""
+    head, rows = table_cells(table)
+    writers = {"md": as_markdown, "tex": as_latex, "html": as_html}
+    paths = {stem.with_name(f"{stem.name}.{ending}"): text for ending, text in writers.items()}
+    for path, text in paths.items():
+        atomic_write(path, text(head, rows, NOTE).encode("utf-8", "backslashreplace"))
+    return list(paths)
 
 
 def _text(row: dict[Any, Any]) -> str:
     spread = "" if math.isnan(row["sd"]) else f" ± {row['sd']:.1f}"
-    return f"{row['mean']:.1f}{spread} ({row['n']:.0f})"
+    return f"{row['mean']:.1f}{spread} (n = {row['n']:.0f})"
 
 
 def _rank(metric: str) -> tuple[int, str, float]:

@@ -15,6 +15,7 @@ from stabkit.analyze.plots.accuracy_table import (
     accuracy_table,
     accuracy_table_figure,
     draw_accuracy_table,
+    write_texts,
 )
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_table
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
@@ -60,11 +61,15 @@ PLOTS = {
         event_zoom_figure,
     ),
     "grad-norms": Plot(
-        "gradient norm of the first and last layers relative to their medians, whole and zoomed",
+        "gradient norm of the first layer above that of the last block, the largest bursts zoomed",
         grad_norms_table,
         grad_norms_figure,
     ),
-    "knn": Plot("accuracy at every evaluation, dips shaded", knn_table, knn_figure),
+    "knn": Plot(
+        "accuracy at every evaluation, dips marked, final accuracy at the lines' ends",
+        knn_table,
+        knn_figure,
+    ),
     "loss": Plot("loss over the steps, spikes and departures in bold", loss_table, loss_figure),
     "layer-map": Plot(
         "gradient norm of every layer at every step as a heat map, spikes and dips marked",
@@ -128,11 +133,14 @@ AXIS_NAMES: dict[str, Callable[[pd.DataFrame], str]] = {
 def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
     """Write NAME.png, NAME.pdf and NAME.csv, which is the table drawn; return their paths.
 
+    A table of accuracies is written as Markdown, LaTeX and HTML as well.
+
     Raises ValueError if the runs hold nothing that the figure shows, or not the contrast that it
     needs.
     """
     table = table_of(name, runs)
-    return save(draw_notes(PLOTS[name].figure(table), runs), table, folder / name)
+    written = save(draw_notes(PLOTS[name].figure(table), runs), table, folder / name)
+    return written + (write_texts(table, folder / name) if name == "accuracy-table" else [])
 
 
 def table_of(name: str, runs: Diagnoses) -> pd.DataFrame:

@@ -62,11 +62,11 @@ def loss_events(run: Diagnosis, name: str) -> list[tuple[int, int]]:
 
 
 def accuracy_axis(metric: str) -> str:
-    """Return the name of the axis of an accuracy: ours in words, others by their own names."""
+    """Return the name of the axis of an accuracy in percent; others than ours by their names."""
     if metric == METRIC:
-        return "held-out kNN accuracy"
+        return "held-out kNN accuracy, %"
     is_named = any(word.startswith("acc") for word in words(metric))
-    return f"accuracy ({metric})" if is_named else metric
+    return f"accuracy ({metric}), %" if is_named else f"{metric}, %"
 
 
 def two_lines(name: str) -> str:

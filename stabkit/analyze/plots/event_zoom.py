@@ -36,6 +36,7 @@ from stabkit.analyze.plots.layer_styles import (
 from stabkit.analyze.plots.style import RC, new_figure
 
 MARGIN = (30, 200)  # least and most values shown on each side; else as many as the event is long
+AROUND = (60, 120)  # most values shown before and after the onset: more would be no zoom
 MOST_BEGUN = 2  # layers where a burst began; more lines would hide each other
 BEFORE = 20  # a value is compared with the median of so many steps if no detector found anything
 PANELS = {"gradient": 3, "loss": 2, "accuracy": 2}  # and their relative heights
@@ -77,6 +78,8 @@ def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
 def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = None) -> pd.DataFrame:
     """Return every value drawn for one event of a run, from before its onset to after its end.
 
+    Of a long event that is its beginning: at most `AROUND` values before and after its onset.
+
     Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`,
     `accuracy`), series (a layer, or the recorded name), depth (of the layer), step, offset (steps
     since the onset), value (gradients over the median of the layer in the run), spike (whether a
@@ -110,7 +113,8 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     rows["spike"] = [at in begun for at in zip(rows["series"], rows["step"], strict=True)]
     every = min((spacing(part["step"]) for _, part in rows.groupby("series")), default=1)
     margin = min(max(end - onset, MARGIN[0] * every), MARGIN[1] * every)
-    rows = rows[rows["step"].between(onset - margin, end + margin)]
+    before, after = (most * every for most in AROUND)
+    rows = rows[rows["step"].between(onset - min(margin, before), min(end + margin, onset + after))]
     name = f"{run.name}, step {onset}"
     rows = rows.assign(event=name, onset=onset, end=end, offset=rows["step"] - onset)
     return rows[COLUMNS].reset_index(drop=True)
@@ -170,9 +174,10 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
     """
     styles = _styles(frame) if styles is None else styles
     shown = frame[np.isfinite(frame["value"])]
+    scale = 100 if frame["panel"].iloc[0] == "accuracy" else 1
     for name, series in shown.groupby("series", sort=False):
         style = styles.get(str(name), {"color": "black", "linewidth": 0.9})
-        ax.plot(series["offset"], series["value"], **style)
+        ax.plot(series["offset"], scale * series["value"], **style)
         begun = series.loc[series["spike"].astype(bool), "offset"]
         mark_spikes(ax, begun, style["color"])
     cross_out(ax, frame.loc[~np.isfinite(frame["value"]), "offset"])
@@ -182,7 +187,7 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         ax.set_yscale("log", nonpositive="mask")
     if frame["panel"].iloc[0] == "loss" and spans_decades(shown["value"]):
         ax.set_yscale("log")
-    length = int(frame["end"].iloc[0] - frame["onset"].iloc[0])
+    length = min(int(frame["end"].iloc[0] - frame["onset"].iloc[0]), int(frame["offset"].max()))
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.axvspan(0, length, color="0.88", linewidth=0, zorder=-1)
     return ax
@@ -212,7 +217,7 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
     styles = _styles(table)
     with mpl.rc_context(RC):
         heights = [PANELS[panel] for panel in panels]
-        figure = new_figure(1.0 + 3.2 * len(events), 1.0 + 0.6 * sum(heights))
+        figure = new_figure(1.0 + 3.2 * len(events), 1.0 + 0.48 * sum(heights))
         axes = figure.subplots(
             len(panels), len(events), sharex="col", squeeze=False,
             gridspec_kw={"height_ratios": heights},

@@ -154,7 +154,7 @@ def draw_differences(table: pd.DataFrame, ax: Axes) -> Axes:
             xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center", fontsize=7,
         )  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.set(xlabel="points", title="frozen less learned\n(mean; 95 % from ten pairs on)")
+    ax.set(xlabel="points", title="frozen - learned\n(mean; 95 % from ten pairs on)")
     return _rows(ax, groups)
 
 

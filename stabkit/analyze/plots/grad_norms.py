@@ -1,6 +1,7 @@
-"""Draw the figure `grad-norms`: first and last layers, whole and near an event (paper, Fig. 4)."""
+"""Draw the figure `grad-norms`: the first layer above the last block (after the paper's Fig. 4)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,14 +12,13 @@ from matplotlib.figure import Figure
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.plots.clock import clock, mark_clock
 from stabkit.analyze.plots.curves import (
-    accuracy_axis,
     gradient_curves,
     loss_curve,
     loss_events,
     main_loss,
     spacing,
-    two_lines,
 )
 from stabkit.analyze.plots.layer_styles import (
     GRAY,
@@ -26,14 +26,17 @@ from stabkit.analyze.plots.layer_styles import (
     layer_handles,
     layer_styles,
     mark_spikes,
-    say_nothing,
+    telling_layers,
 )
-from stabkit.analyze.plots.note_lines import shows
+from stabkit.analyze.plots.many import say_left_out
+from stabkit.analyze.plots.note_lines import HALO, shows
 from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.analyze.text import times
 
 COLUMNS = 3
 MAX_CELLS = 12
 AROUND = 30  # steps before and after the onset of an event, zoomed
+SHADE = "0.88"
 
 
 def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
@@ -41,9 +44,10 @@ def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
 
     Rows of series `grad_norm`: step, layer (or the name of a norm of the whole model), depth,
     value, relative (value over the median of the layer in that run), event (true at the peak of a
-    spike), zoom (true around the largest burst of the run, or else around the onset of its deepest
-    dip or largest loss spike). Rows of series `accuracy`, or of `loss` in a run without accuracies:
-    step, layer (the recorded name), value, event (true inside a dip, or a spike of the loss).
+    spike), zoom (true around the largest burst of the run), said (what the burst was, in words, at
+    its peak), seeds (of the cell), warmup and per_epoch (`clock`). Rows of series `accuracy`, or of
+    `loss` in a run without accuracies: step, layer (the recorded name), value, event (true inside a
+    dip that recovered, or a spike of the loss).
     """
     cells = group_cells(runs)[:MAX_CELLS]
     frames = [part for cell in cells for part in (_layer_rows(cell), _result_rows(cell))]
@@ -58,26 +62,44 @@ def _layer_rows(cell: Cell) -> pd.DataFrame:
     found = run.spikes
     peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
     rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
-    onset = _zoomed_at(run, run.bursts)
-    around = AROUND * spacing(rows["step"])
-    rows["zoom"] = False if onset is None else rows["step"].between(onset - around, onset + around)
-    return rows.assign(run=run.name, cell=run_label(cell, run), series="grad_norm")
+    rows["zoom"], rows["said"] = False, ""
+    if len(run.bursts):
+        burst = run.bursts.loc[run.bursts["ratio"].idxmax()]
+        onset, around = int(burst["onset"]), AROUND * spacing(rows["step"])
+        rows["zoom"] = rows["step"].between(onset - around, onset + around)
+        first = rows["layer"].astype(str) == str(burst["first"]).split(", ")[0]
+        inside = rows[first & rows["step"].between(onset, burst["end"])]
+        if inside["relative"].notna().any():
+            rows.loc[inside["relative"].idxmax(), "said"] = _burst_words(run, burst, rows)
+    return rows.assign(
+        run=run.name, cell=run_label(cell, run), series="grad_norm", seeds=len(cell.runs),
+        **clock(run),
+    )  # fmt: skip
 
 
-def _zoomed_at(run: Diagnosis, bursts: pd.DataFrame) -> int | None:
-    if len(bursts):
-        return int(bursts.loc[bursts["ratio"].idxmax(), "onset"])
-    for found, size in ((run.dips, "depth"), (run.loss_spikes, "ratio")):
-        if len(found):
-            return int(found.loc[found[size].idxmax(), "onset"])
-    return None
+def _burst_words(run: Diagnosis, burst: "pd.Series[Any]", rows: pd.DataFrame) -> str:
+    """Say how high a burst was, when it began, and how much later it reached the last block."""
+    text = f"{times(burst['ratio'])} what was expected,\nfrom step {int(burst['onset']):,}"
+    last = _upper_and_lower(rows)[-1]
+    reached = run.onsets[
+        (run.onsets["burst"] == burst.name) & (run.onsets["layer"].astype(str) == last)
+    ]
+    lag = int(reached["lag"].iloc[0]) if len(reached) else 0
+    return text + (f", {lag} step{'' if lag == 1 else 's'} before {last}" if lag > 0 else "")
+
+
+def _upper_and_lower(rows: pd.DataFrame) -> list[str]:
+    """Return the first layer and the last block; the last layer where no layers are blocks."""
+    return telling_layers(rows)[:2]
 
 
 def _result_rows(cell: Cell) -> pd.DataFrame:
     """Return the accuracy of a run; its loss if it has none."""
     run = cell.runs[0]
     rows, series, name = run.evals(run.metric)[["step", "value"]], "accuracy", run.metric
-    events = [(dip["onset"], dip["end"]) for dip in run.dips.to_dict("records")]
+    dips = run.dips.to_dict("records")
+    # one that never ended would be shaded to the end of the run, as if that were one event
+    events = [(dip["onset"], dip["end"]) for dip in dips if not pd.isna(dip["recovery"])]
     if rows.empty and (loss := main_loss(run)):
         rows, series, name = loss_curve(run, loss).reset_index(), "loss", loss
         events = loss_events(run, loss)
@@ -89,6 +111,8 @@ def _result_rows(cell: Cell) -> pd.DataFrame:
 
 def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
     """Draw the gradient norm of each layer of one run over its median; mark spikes on top.
+
+    The largest burst is named at its peak. Dips that recovered, or spikes of the loss, are shaded.
 
     `frame`: rows of `grad_norms_table` for one run. `styles`: by layer, for the layers in front; by
     default the first layer, the last block and the last layer. All others are a gray shadow.
@@ -102,87 +126,130 @@ def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         peaks = series.loc[series["event"].astype(bool), "step"]
         mark_spikes(ax, peaks, style["color"], style["zorder"])
     ax.set_yscale("log")
+    _say_burst(ax, rows)
+    _shade(ax, frame)
     shows(ax, frame)
     return ax
 
 
-def grad_norms_figure(table: pd.DataFrame) -> Figure:
-    """Draw one panel a cell, accuracy or loss below it, and the three largest events zoomed."""
-    styles = layer_styles(table)
-    cells = list(table["cell"].unique())
-    near = table[table["zoom"].astype(bool)]
-    peaks = near.groupby("cell", sort=False)["relative"].max()
-    zoomed = [cell for cell in cells if cell in peaks.nlargest(COLUMNS).index]
-    columns = min(COLUMNS, len(cells))
-    blocks, zooms = -(-len(cells) // columns), -(-len(zoomed) // columns)
-    with mpl.rc_context(RC):
-        figure = new_figure(1.2 + 2.7 * columns, 0.5 + 3.4 * blocks + 2.2 * zooms)
-        axes = figure.subplots(
-            2 * blocks + zooms, columns, squeeze=False,
-            gridspec_kw={"height_ratios": [3, 2] * blocks + [3] * zooms},
+def _say_burst(ax: Axes, rows: pd.DataFrame) -> None:
+    for row in rows[rows["said"].map(lambda said: isinstance(said, str) and bool(said))].to_dict(
+        "records"
+    ):
+        left = row["step"] > 0.62 * rows["step"].max() + 0.38 * rows["step"].min()
+        ax.annotate(  # on the side where there is room
+            row["said"], (row["step"], row["relative"]), xytext=(-4 if left else 4, 0),
+            textcoords="offset points", fontsize=6.5, color="0.15", va="top",
+            ha="right" if left else "left", path_effects=HALO, zorder=4,
         )  # fmt: skip
-        uppers, lowers = list(axes[0 : 2 * blocks : 2].flat), list(axes[1 : 2 * blocks : 2].flat)
-        for cell, upper, lower in zip(cells, uppers, lowers, strict=False):
-            rows = table[table["cell"] == cell]
-            draw_grad_norms(rows, upper, styles)
-            _draw_result(lower, rows[rows["series"] != "grad_norm"])
-            upper.set_title(wrapped(cell))
-            upper.tick_params(labelbottom=False)
-            lower.set(xlim=upper.get_xlim(), xlabel="step")
-        below = list(axes[2 * blocks :].flat)
-        for cell, ax in zip(zoomed, below, strict=False):
-            draw_grad_norms(near[near["cell"] == cell], ax, styles)
-            ax.set(xlabel="step")
-            ax.set_title(wrapped(f"zoomed, {cell}"))
-        relative = grad_norms_axis(table).replace("/ ", "/\n")
-        results = table[table["series"] != "grad_norm"].drop_duplicates(["series", "layer"])
-        scale = results["series"].nunique() == 1 and set(results["series"]) == {"accuracy"}
-        _finish(uppers, relative, len(cells), columns, shared=True)
-        _finish(lowers, _result_name(results), len(cells), columns, shared=scale)
-        _finish(below, relative, len(zoomed), columns, shared=False)
-        layers = table[table["series"] == "grad_norm"]
-        others = layers["layer"].nunique() > len(styles)
-        handles = layer_handles(styles, others=others, spikes=bool(layers["event"].any()))
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=(2, 3, len(handles))[columns - 1]
-        )
-    return figure
 
 
-def grad_norms_axis(table: pd.DataFrame) -> str:
-    """Return the name of the upper axes."""
-    whole = table.loc[table["series"] == "grad_norm", "layer"].nunique() == 1
-    return f"gradient norm / {'its median' if whole else 'median of the layer'}"
-
-
-def _result_name(results: pd.DataFrame) -> str:
-    """Return the name of the lower axes; `results` has a row for each series and recorded name."""
-    named = [
-        accuracy_axis(name) if series == "accuracy" else name
-        for series, name in zip(results["series"], results["layer"], strict=True)
-    ]
-    return two_lines(" or ".join(named))
-
-
-def _draw_result(ax: Axes, rows: pd.DataFrame) -> None:
-    if rows.empty:
-        return say_nothing(ax, "not recorded")
-    shows(ax, rows)
-    ax.plot(rows["step"], rows["value"], color="black", linewidth=0.9)
+def _shade(ax: Axes, frame: pd.DataFrame) -> None:
+    rows = frame[frame["series"] != "grad_norm"]
     event = rows["event"].astype(bool)
     number = (event != event.shift()).cumsum()
     for _, dip in rows[event].groupby(number):
-        ax.axvspan(dip["step"].min(), dip["step"].max(), color="0.8", linewidth=0.8, zorder=0)
-    return None
+        ax.axvspan(dip["step"].min(), dip["step"].max(), color=SHADE, linewidth=0.8, zorder=0)
 
 
-def _finish(panels: Sequence[Axes], name: str, used: int, columns: int, *, shared: bool) -> None:
-    """Names on the left; `shared`: one scale for all, so that what looks larger is."""
-    drawn = [ax for ax in panels[:used] if ax.lines]
-    limits = [ax.get_ylim() for ax in drawn]
-    for ax in drawn if shared else []:
-        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    for ax in panels[:used:columns]:
-        ax.set_ylabel(name)
-    for ax in panels[used:]:
-        ax.axis("off")
+def grad_norms_figure(table: pd.DataFrame) -> Figure:
+    """Draw the first layer above the last block, a column a cell; below them the largest bursts."""
+    cells = list(table["cell"].unique())
+    return _figure(table, cells, _zoomed(table), min(COLUMNS, len(cells)))
+
+
+def grad_norms_panels(table: pd.DataFrame) -> list[Figure]:
+    """Draw each cell, and then each burst, as a figure of its own, all cells on one scale."""
+    cells = list(table["cell"].unique())
+    wholes = [_figure(table, [cell], [], 1) for cell in cells]
+    return wholes + [_figure(table, [], [cell], 1) for cell in _zoomed(table)]
+
+
+def _zoomed(table: pd.DataFrame) -> list[Any]:
+    """Return the cells with the largest bursts; none without a burst."""
+    peaks = table[table["zoom"].astype(bool)].groupby("cell", sort=False)["relative"].max()
+    return [cell for cell in table["cell"].unique() if cell in peaks.nlargest(COLUMNS).index]
+
+
+def _figure(table: pd.DataFrame, cells: list[Any], zoomed: list[Any], columns: int) -> Figure:
+    layers = table[table["series"] == "grad_norm"]
+    both, styles = _upper_and_lower(layers), layer_styles(layers)
+    drawn, blocks = len(both), -(-len(cells) // columns)
+    zooms = -(-len(zoomed) // columns)
+    heights = [*[1.35] * (drawn * blocks), *[2.0] * zooms]
+    with mpl.rc_context(RC):
+        figure = new_figure(0.4 + 2.5 * columns, 0.5 + sum(heights) + 0.5 * (blocks + zooms))
+        axes = figure.subplots(
+            len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
+        )
+        for ax in axes.flat:
+            ax.axis("off")
+        panels: list[Axes] = []
+        for number, cell in enumerate(cells):
+            row, column = drawn * (number // columns), number % columns
+            rows = table[table["cell"] == cell]
+            for layer, ax in zip(both, axes[row : row + drawn, column], strict=True):
+                ax.axis("on")
+                draw_grad_norms(_of_layer(rows, layer), ax, styles)
+                if not ax.lines:
+                    ax.text(
+                        0.5, 0.5, "frozen, or not recorded", transform=ax.transAxes, ha="center",
+                        va="center", color="0.4", fontsize=8,
+                    )  # fmt: skip
+                ax.set_xlim(rows["step"].min(), rows["step"].max())
+                if column == 0 and drawn > 1:
+                    ax.set_ylabel(wrapped(layer, 18))
+                ax.tick_params(labelbottom=layer == both[-1])
+                panels.append(ax)
+            axes[row, column].set_title(wrapped(cell))
+            mark_clock(ax, rows[rows["series"] == "grad_norm"], named=False)
+            ax.set_xlabel("step")
+        for cell, ax in zip(zoomed, axes[len(axes) - zooms :].flat, strict=False):
+            ax.axis("on")
+            draw_zoom(table[table["cell"] == cell], ax, styles)
+            ax.set_title(f"zoomed, {wrapped(cell)}")
+        _one_scale(panels, layers, both)
+        figure.supylabel(grad_norms_axis(table), fontsize=8.5)
+        handles = layer_handles(
+            styles if zoomed else {layer: styles[layer] for layer in both},
+            others=bool(zoomed) and layers["layer"].nunique() > len(styles),
+            spikes=bool(layers["event"].any()),
+        )
+        if len(cells) != 1 or zoomed:  # the axes of a single cell are named by its layers
+            columns = 3 if columns == 1 else len(handles)
+            figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+        say_left_out(figure, _of_seeds(layers, cells))
+    return figure
+
+
+def draw_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles) -> Axes:
+    """Draw all layers of one run in the steps around its largest burst."""
+    near = frame[frame["zoom"].astype(bool)]
+    draw_grad_norms(near, ax, styles)
+    ax.set_xlabel("step")
+    return ax
+
+
+def _of_layer(rows: pd.DataFrame, layer: str) -> pd.DataFrame:
+    return rows[(rows["series"] != "grad_norm") | (rows["layer"].astype(str) == layer)]
+
+
+def _one_scale(panels: Sequence[Axes], layers: pd.DataFrame, both: Sequence[str]) -> None:
+    """Set one scale for all panels of all figures of a table, so that what looks larger is."""
+    values = layers.loc[layers["layer"].astype(str).isin(both), "relative"]
+    values = values[np.isfinite(values) & (values > 0)]
+    for ax in panels if len(values) else ():
+        ax.set_ylim(values.min() / 1.5, values.max() * 1.8)
+
+
+def _of_seeds(layers: pd.DataFrame, cells: Sequence[Any]) -> str:
+    """Say which run of a cell of several seeds is drawn."""
+    seeds = layers.loc[layers["cell"].isin(cells), "seeds"] if len(cells) else layers["seeds"]
+    most = int(seeds.max())
+    return f"the first of {most} seeds" if most > 1 else "n = 1 seed"
+
+
+def grad_norms_axis(table: pd.DataFrame) -> str:
+    """Return the name of the vertical axes."""
+    whole = table.loc[table["series"] == "grad_norm", "layer"].nunique() == 1
+    return f"gradient norm / {'its median' if whole else 'median of the layer'}"

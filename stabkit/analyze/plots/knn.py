@@ -1,4 +1,4 @@
-"""Draw the figure `knn`: the judged accuracy of each run over its steps, dips shaded."""
+"""Draw the figure `knn`: the judged accuracy of each run over its steps, dips marked."""
 
 import math
 from typing import Any
@@ -13,23 +13,28 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.events import final_level
+from stabkit.analyze.plots.clock import clock, mark_clock
 from stabkit.analyze.plots.curves import accuracy_axis
+from stabkit.analyze.plots.knn_lines import Styles, draw_chance, draw_curve, say_dips
+from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
 from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
 
-Styles = dict[str, dict[str, Any]]
 MIDDLE: dict[str, Any] = {"color": "0.35", "linewidth": 1.6, "zorder": 3}
 
 
 def knn_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row an evaluation.
 
-    Columns: run, seed, panel, curve, metric, step, value, chance, n, k, dip, ceiling, outlier.
-    `metric` is kNN, or the accuracy that a run was judged on. `curve` names the setting with the
-    most values, `panel` the others. `dip` numbers the dips of a run from 1, and is 0 outside of
-    them. `ceiling` is the level from which a dip fell. `outlier` is true of a single evaluation
-    that is far too low.
+    Columns: run, seed, panel, curve, metric, warmup, per_epoch, step, value, chance, n, k, dip,
+    ceiling, recovered, outlier. `metric` is kNN, or the accuracy that a run was judged on. `curve`
+    names the setting with the most values, `panel` the others. `warmup` is the step at which it
+    ends, `per_epoch` the steps of an epoch; NaN if not known. `dip` numbers the dips of a run from
+    1, and is 0 outside of them. `ceiling` is the level from which a dip fell; `recovered` is false
+    inside a dip that was open when the run ended. `outlier` is true of a single evaluation that is
+    far too low.
     """
     cells = group_cells(runs)
     factor = curve_factor(cells)
@@ -41,10 +46,12 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
     evals = run.evals(run.metric)
     steps, values = evals["step"].to_numpy(), evals["value"].to_numpy()
     dips, ceiling = np.zeros(len(steps), dtype=int), np.full(len(steps), math.nan)
+    recovered = np.ones(len(steps), dtype=bool)
     for number, dip in enumerate(run.dips.to_dict("records") if len(run.dips) else [], start=1):
         inside = (steps >= dip["onset"]) & (steps <= dip["end"])
         dips[inside] = number
         ceiling[inside] = values[steps == dip["trough"]][0] + dip["depth"]
+        recovered[inside] = not pd.isna(dip["recovery"])
     curve = label(factor, cell.settings[factor]) if factor else cell_label(cell)
     head = {
         "run": run.name,
@@ -52,16 +59,20 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
         "panel": cell_label(cell, without=factor) if factor else "",
         "curve": curve,
         "metric": run.metric,
+        **clock(run),
     }
     rows = evals[["step", "value", "chance", "n", "k"]].assign(dip=dips, ceiling=ceiling)
+    rows["recovered"] = recovered
     rows["outlier"] = rows["step"].isin(run.outliers["onset"])
     rows = rows.assign(**head)
     return rows[[*head, *(name for name in rows if name not in head)]]
 
 
 def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
-    """Draw accuracy over steps: a line a run, colored by curve; dips shaded; chance as a line.
+    """Draw accuracy in percent over steps: a line a run, colored by curve, named at its end.
 
+    A triangle marks where a dip began, and says how deep it was; a dip that recovered is shaded.
+    At the end of a line stands the final accuracy: the median of the last fifth of its evaluations.
     Of very many runs, draw the worst over the median and the middle 80 % of all (`_one_by_one`).
     `frame`: rows of `knn_table` for one panel. `styles` by curve; by default from dark to light.
     """
@@ -71,8 +82,13 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
         _draw_middle(ax, frame)
         title += f"\nthe {drawn['run'].nunique()} worst of {frame['run'].nunique():,} runs"
     for curve, rows in drawn.groupby("curve", sort=False):
-        _draw_curve(ax, rows, styles[str(curve)])
-    _draw_chance(ax, frame)
+        draw_curve(ax, rows, styles[str(curve)])
+    say_dips(ax, drawn, styles)
+    draw_chance(ax, frame)
+    ax.set_ylim(_limits(drawn))
+    if drawn["curve"].nunique() <= MOST:
+        label_ends(ax, [_end(str(c), rows, styles[str(c)]) for c, rows in drawn.groupby("curve")])
+    mark_clock(ax, frame)
     shows(ax, frame)
     ax.set(title=title.strip(), xlabel="step")
     return ax
@@ -80,27 +96,79 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
 
 def knn_figure(table: pd.DataFrame) -> Figure:
     """Draw panels by all factors except the one with the most values, which tells curves apart."""
+    return _figure(table, _panels(table))
+
+
+def knn_panels(table: pd.DataFrame) -> list[Figure]:
+    """Draw each panel as a figure of its own, all on one scale."""
+    return [_figure(table, [panel]) for panel in _panels(table)]
+
+
+def drawn_panels(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of the runs that get a line, for each panel that is drawn."""
+    return [_one_by_one(table[table["panel"] == panel]) for panel in _panels(table)]
+
+
+def _panels(table: pd.DataFrame) -> list[Any]:
     every = table["panel"].unique()
-    panels = _worst_panels(table) if len(every) > PANELS else every
-    drawn = pd.concat([_one_by_one(table[table["panel"] == panel]) for panel in panels])
+    return _worst_panels(table) if len(every) > PANELS else list(every)
+
+
+def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
+    every = table["panel"].nunique()
+    drawn = pd.concat(drawn_panels(table))
     styles = curve_styles(table[table["curve"].isin(drawn["curve"])])
+    shown = table[table["panel"].isin(panels)]
     with mpl.rc_context(RC):
-        figure = new_figure(2 + 3.2 * len(panels), 3.0)
+        legend = _legend(shown, styles)
+        figure = new_figure(0.3 + 1.5 * bool(legend) + 3.2 * len(panels), 3.1)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        axes[0].set_ylim(_limits(drawn))
         for ax, panel in zip(axes, panels, strict=True):
             draw_knn(table[table["panel"] == panel], ax, styles)
-        axes[0].set_ylabel(knn_axis(table) + _how(table.iloc[0]))
-        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylim(_limits(drawn))
+        axes[0].set_ylabel(knn_axis(table))
+        if legend:
+            figure.legend(handles=legend, loc="outside right center")
+        left_out = f"{PANELS} of {every} panels: those with the worst runs"
+        say_left_out(figure, _seeds(shown), left_out if every > PANELS else "")
+    return figure
+
+
+def _legend(shown: pd.DataFrame, styles: Styles) -> list[Line2D]:
+    """Return the legend of what is not named at the ends of the lines."""
+    lines = []
+    drawn = pd.concat([_one_by_one(rows) for _, rows in shown.groupby("panel", sort=False)])
+    if drawn.groupby("panel")["curve"].nunique().max() > MOST:
         lines = [
             Line2D([], [], linewidth=1.3, label=wrapped(c), **style) for c, style in styles.items()
         ]
-        shown = table[table["panel"].isin(panels)]
-        if len(drawn) < len(shown):
-            lines.append(Line2D([], [], label="median and middle 80 %\nof all runs", **MIDDLE))
-        figure.legend(handles=lines, loc="outside right center")
-        if len(panels) < len(every):
-            say_left_out(figure, f"{PANELS} of {len(every)} panels: those with the worst runs")
-    return figure
+    if len(drawn) < len(shown):
+        lines.append(Line2D([], [], label="median and middle 80 %\nof all runs", **MIDDLE))
+    return lines
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    """Say how many runs a line end is the mean of."""
+    counts = table.groupby(["panel", "curve"])["run"].nunique()
+    few, most = int(counts.min()), int(counts.max())
+    return f"n = {few} seed{'' if most == 1 else 's'}" if few == most else f"n = {few} to {most}"
+
+
+def _limits(drawn: pd.DataFrame) -> tuple[float, float]:
+    """Return the lower and upper end of the axis: from chance, or from what is lower."""
+    low, high = 100 * drawn["value"].min(), 100 * drawn[["value", "ceiling"]].max().max()
+    chance = 100 * drawn["chance"].min()
+    bottom = low if math.isnan(chance) else min(low, chance)
+    margin = 0.08 * max(high - bottom, 1.0)
+    return max(0.0, bottom - margin), high + margin
+
+
+def _end(curve: str, rows: pd.DataFrame, style: dict[str, Any]) -> LineEnd:
+    """Return the mean final accuracy of the seeds of a curve."""
+    levels = [100 * final_level(run["value"]) for _, run in rows.groupby("run")]
+    level = float(np.nanmean(levels))
+    return LineEnd(level, f"{curve} · {level:.1f}" if curve else f"{level:.1f}", style)
 
 
 def _worst_first(table: pd.DataFrame) -> list[Any]:
@@ -129,6 +197,7 @@ def _worst_panels(table: pd.DataFrame) -> list[Any]:
 def _draw_middle(ax: Axes, panel: pd.DataFrame) -> None:
     """Draw the median of all runs at each step, and shade from the 10 % to the 90 % quantile."""
     found = panel.groupby("step")["value"].quantile([0.1, 0.5, 0.9]).unstack()
+    found *= 100
     ax.fill_between(found.index, found[0.1], found[0.9], color="0.88", linewidth=0, zorder=0)
     ax.plot(found.index, found[0.5], **MIDDLE)
 
@@ -142,44 +211,9 @@ def curve_styles(table: pd.DataFrame) -> Styles:
     }
 
 
-def _draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
-    """Draw one line a seed, thin if there are several; shade dips up to their ceilings.
-
-    A circle marks a single evaluation that is far too low.
-    """
-    width = 1.3 if rows["run"].nunique() == 1 else 0.7
-    for _, run in rows.groupby("run"):
-        ax.plot(run["step"], run["value"], linewidth=width, **style)
-        low = run[run["outlier"].astype(bool)]
-        if len(low):
-            ax.plot(
-                low["step"], low["value"], "o", color=style["color"], markersize=6, fillstyle="none"
-            )
-        for _, dip in run[run["dip"] > 0].groupby("dip"):
-            below = dip["value"] < dip["ceiling"]
-            ax.fill_between(
-                dip["step"], dip["value"], dip["ceiling"], where=below, interpolate=True,
-                color=style["color"], alpha=0.3, linewidth=0,
-            )  # fmt: skip
-
-
 def knn_axis(table: pd.DataFrame) -> str:
-    """Return the name of the vertical axis."""
-    return wrapped(" or ".join(map(accuracy_axis, table["metric"].unique())))
-
-
-def _how(first: "pd.Series[Any]") -> str:
-    """Return k and n if they are known. A run converted from a log has 0 there."""
+    """Return the name of the vertical axis, with k and n if they are known."""
+    named = wrapped(" or ".join(accuracy_axis(metric) for metric in table["metric"].unique()))
+    first = table.iloc[0]  # a run converted from a log has 0 for k and n
     known = [f"{name} = {first[name]:,}" for name in ("k", "n") if first[name] > 0]
-    return f"\n({', '.join(known)})" if known else ""
-
-
-def _draw_chance(ax: Axes, table: pd.DataFrame) -> None:
-    chance = table["chance"].iloc[0]
-    if math.isnan(chance):
-        return
-    ax.axhline(chance, color="0.6", linewidth=0.7, zorder=0)
-    ax.annotate(
-        "chance", (table["step"].max(), chance), xytext=(0, 2), textcoords="offset points",
-        ha="right", fontsize=7, color="0.4",
-    )  # fmt: skip
+    return f"{named}\n({', '.join(known)})" if known else named

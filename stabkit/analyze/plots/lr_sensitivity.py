@@ -95,7 +95,7 @@ def draw_lr_sensitivity(table: pd.DataFrame, ax: Axes) -> Axes:
             textcoords="offset points", ha="right", fontsize=7, color="0.4",
         )  # fmt: skip
     rates = sorted(table["lr"].dropna().unique())
-    ax.set(xlabel="base learning rate", ylabel="final held-out kNN accuracy, %")
+    ax.set(xlabel="base lr", ylabel="final held-out kNN accuracy, %")
     rate_ticks(ax, rates, most=7)
     return ax
 

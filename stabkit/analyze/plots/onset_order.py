@@ -16,6 +16,7 @@ from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.bursts import ONSETS
 
 COUNTS = ["events", "alone"]
+FEWEST = 3  # bursts; of fewer a sentence says all
 
 
 def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
@@ -42,10 +43,15 @@ def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
 def draw_onset_order(frame: pd.DataFrame, ax: Axes) -> Axes:
     """Draw layers from first to last: a dot a burst, the median lag with its interval, counts.
 
+    Of fewer than three bursts only a sentence is written.
     `frame`: that of `onset_order_table`. Bursts of one layer have no order and are only counted.
     """
     layers = frame[frame["kind"] == "layer"].sort_values("depth").to_dict("records")
     events = _events(frame)
+    if too_few(frame):
+        ax.axis("off")
+        ax.set_title(_verdict(frame), loc="left")
+        return ax
     (color,) = ramp(1)
     for row, layer in enumerate(layers):
         lags = np.sort(events.loc[events["layer"] == layer["layer"], "lag"].to_numpy(dtype=float))
@@ -73,6 +79,10 @@ def onset_order_figure(table: pd.DataFrame) -> Figure:
     rows = int((table["kind"] == "layer").sum())
     (color,) = ramp(1)
     with mpl.rc_context(RC):
+        if too_few(table):
+            figure = new_figure(5.6, 1.0)
+            draw_onset_order(table, figure.subplots())
+            return figure
         figure = new_figure(5.6, 1.6 + 0.24 * rows)
         draw_onset_order(table, figure.subplots())
         marks = [
@@ -81,6 +91,11 @@ def onset_order_figure(table: pd.DataFrame) -> Figure:
         ]
         figure.legend(handles=marks, loc="outside lower center", ncols=2)
     return figure
+
+
+def too_few(frame: pd.DataFrame) -> bool:
+    """Return whether there are fewer than three bursts of several layers."""
+    return len(_events(frame).drop_duplicates(["run", "burst"])) < FEWEST
 
 
 def _events(frame: pd.DataFrame) -> pd.DataFrame:

@@ -29,8 +29,14 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
     optimizer, lr, seed, level, unstable. `optimizer` is its name and every other setting that
     varies.
 
-    Raises ValueError for runs whose configuration names no optimizer.
+    Raises ValueError for runs whose configuration names no optimizer, and for runs of a single one.
     """
+    names = {run.settings.get(NAME) for run in runs}
+    if len(names) == 1 and names != {None}:
+        raise ValueError(
+            f"{runs.path}: all runs use the optimizer {names.pop()}; the figure compares several "
+            "(`--plot knn` shows the curves of one)"
+        )
     frames = []
     for cell in group_cells(runs):
         first = cell.runs[0].settings
@@ -88,7 +94,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
         for ax in axes[len(arms) + 1 :]:
             ax.axis("off")
         handles = [
-            Line2D([], [], label=f"lr {rate:g}", linewidth=1.3, **style)
+            Line2D([], [], label=f"base lr {rate:g}", linewidth=1.3, **style)
             for rate, style in curves.items()
         ]
         handles += [
@@ -152,7 +158,7 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
                 markeredgecolor="black", markeredgewidth=0.4,
             )  # fmt: skip
     rates = sorted(ends["lr"].unique())
-    ax.set(xlabel="base learning rate", ylabel="final accuracy, %", title="final level")
+    ax.set(xlabel="base lr", ylabel="final accuracy, %", title="final level")
     rate_ticks(ax, rates, most=5)
     return ax
 

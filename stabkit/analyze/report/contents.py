@@ -1,53 +1,31 @@
 """Collect everything that the page of `stabkit report` shows, as plain data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
-from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.plots import PLOTS
-from stabkit.analyze.plots.grad_norms import MAX_CELLS
-from stabkit.analyze.plots.many import TooManyError
-from stabkit.analyze.plots.note_lines import draw_notes
+from stabkit.analyze.report.answers import Answer, answers
+from stabkit.analyze.report.cards import Card, Pictured, make_cards, with_pictures
+from stabkit.analyze.report.figures import Shown, Table, draw_figures
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
-from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.signs import signs_seen, where_it_began
+from stabkit.analyze.report.timeline import Curve, curve
 from stabkit.analyze.report.verdict_words import Verdict, tell_verdict
-from stabkit.analyze.report.zooms import pictured
 from stabkit.analyze.sentences import footnote
 from stabkit.analyze.series import METRIC
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import worst_first, worst_of
 
-OF_CELLS = ("grad-norms", "layer-map")  # figures of the first `MAX_CELLS` cells
-ZOOMS = 12  # a longer page would not be read
+ZOOMS = 24  # events on the cards of their runs; a longer page would not be read
 LISTED = 100  # events, runs, pairs
 VALUES = 20  # of one setting
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts. The first text of a row names it."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure, its title, and its name on the command line."""
-
-    title: str
-    name: str
-    about: str
-    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -55,10 +33,14 @@ class Report:
     title: str
     folder: str
     verdict: Verdict
-    incidents: tuple[tuple[Incident, Picture | None], ...]
-    further: Table | None  # events without a picture, as a table
+    answers: tuple[Answer, ...]
+    lead: Shown | None  # the figure beside the answers: accuracy, or else the loss
+    incidents: tuple[Pictured, ...]
+    cards: tuple[Card, ...]  # the same, a card a run
+    further: Table | None  # events without a card, as a table
     unlisted: int  # the number of events that are not in that table either
     runs: Table  # all, or the `LISTED` that fared worst
+    curves: tuple[Curve | None, ...]  # of these runs, in the order of the table
     factors: Table | None
     shared: tuple[tuple[str, str], ...]
     figures: tuple[Shown, ...]
@@ -75,28 +57,34 @@ def make_report(runs: Diagnoses) -> Report:
     table = run_table(runs)
     verdict = tell_verdict(runs, table)
     incidents = all_incidents(runs)
-    rest = incidents[ZOOMS:]
+    told, rest = with_pictures(incidents[:ZOOMS]), incidents[ZOOMS:]
     signs = signs_seen(runs, incidents)
     worst = str(worst_of(table)["run"])
     began, onset = where_it_began(incidents, next(run for run in runs if run.name == worst))
     path = runs.path.resolve()
     listed = worst_first(table)[:LISTED] if len(table) > LISTED else table
-    figures, undrawn = _figures(runs, verdict, worst)
+    figures, undrawn = draw_figures(runs, verdict, worst)
+    advice = advise(runs, table, signs, worst, onset)
+    named = {run.name: run for run in runs}
     return Report(
         title=path.name or str(path),
         folder=str(runs.path),
         verdict=verdict,
-        incidents=tuple(map(pictured, incidents[:ZOOMS])),
+        answers=answers(runs, verdict, incidents, worst, advice),
+        lead=next((shown for shown in figures if shown.name in ("knn", "loss")), None),
+        incidents=tuple(told),
+        cards=tuple(make_cards(told, dict(zip(table["run"], table["verdict"], strict=True)))),
         further=_further(rest[:LISTED]),
         unlisted=len(rest[LISTED:]),
         runs=_run_rows(listed, len(runs)),
+        curves=tuple(curve(named[name]) for name in listed["run"]),
         factors=_factors(runs, set(listed["run"])),
         shared=_shared(runs),
         figures=tuple(figures),
         undrawn=tuple(undrawn),
         signs=signs,
         began=began,
-        advice=tuple(advise(runs, table, signs, worst, onset)),
+        advice=tuple(advice),
         num_runs=len(runs),
         notes=tuple(_notes(table)),
     )
@@ -136,6 +124,10 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         "verdict": table["verdict"],
         "state": table["state"],
     }
+    if table["seed"].nunique(dropna=False) == 1:
+        del columns["seed"]
+    if (table["state"] == "done").all():
+        del columns["state"]
     metrics = set(table["metric"]) - {""}
     if metrics:
         if metrics != {METRIC}:
@@ -212,54 +204,3 @@ def _text(value: object) -> str:
     if value is None:
         return "-"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown], list[str]]:
-    """Draw all figures that apply to these runs; say which ones the runs are too many for.
-
-    A plot raises ValueError if it does not apply. The figure with a panel for each signal shows the
-    `worst` run alone.
-    """
-    found: list[Shown] = []
-    undrawn: list[str] = []
-    cells = group_cells(runs)
-    for name, plot in PLOTS.items():
-        if name == "event-zoom":  # every event has its own
-            continue
-        if name == "loss" and not _loss_tells(runs):
-            continue
-        if name == "onset-order" and not any(len(run.bursts) for run in runs):
-            continue
-        about, shown = plot.about, runs
-        if name == "signals" and len(runs) > 1:
-            about = f"{about}; of the worst run"
-            shown = replace(runs, items=tuple(run for run in runs if run.name == worst))
-        if name in OF_CELLS and len(cells) > MAX_CELLS:
-            about = f"{about}; the first {MAX_CELLS} of {len(cells):,} cells"
-        try:
-            table = plot.table(shown)
-            if table.empty:
-                continue
-            if name == "signals" and found and table["signal"].nunique() == 1:
-                continue  # the accuracy or loss that has a figure of its own
-            title = name
-            if name == "knn" and (table["metric"] != METRIC).any():
-                title = "accuracy"
-            named = cells if shown is runs else group_cells(shown)
-            names = "; ".join(cell_label(cell) for cell in named[:12])
-            alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
-            drawn = draw_notes(plot.figure(table), shown)
-            found.append(Shown(title, name, about, picture(drawn, alt)))
-        except TooManyError as error:
-            undrawn.append(f"{name}: {error}")
-        except ValueError:
-            continue
-    return found, undrawn
-
-
-def _loss_tells(runs: Diagnoses) -> bool:
-    """Return whether the loss shows what accuracies do not: an event, or a run without them."""
-    return any(
-        not run.judged.evals or len(run.loss_spikes) or len(run.departures) or len(run.stuck)
-        for run in runs
-    )

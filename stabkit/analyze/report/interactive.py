@@ -1,72 +1,128 @@
-"""Make the zoomable charts of the report: data as JSON, which plotly draws inside the page."""
+"""Make the zoomable charts of the report: data as JSON, which plotly draws inside the page.
+
+A chart takes the place of a picture and is drawn from the same table, in the same colors.
+"""
 
 import html
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.plots.curves import accuracy_axis, gradient_curves, loss_curve, main_loss
-from stabkit.analyze.plots.grad_norms import MAX_CELLS
-from stabkit.analyze.plots.many import ONE_BY_ONE, WORST
-from stabkit.analyze.series import METRIC
-from stabkit.analyze.summary import run_table
+from stabkit.analyze.plots.curves import spans_decades
+from stabkit.analyze.plots.grad_norms import grad_norms_axis, grad_norms_table
+from stabkit.analyze.plots.knn import curve_styles, drawn_panels, knn_axis, knn_table
+from stabkit.analyze.plots.knn_lines import Styles
+from stabkit.analyze.plots.layer_styles import layer_styles, telling_layers
+from stabkit.analyze.plots.losses import loss_axis, loss_table
 from stabkit.analyze.text import counted
-from stabkit.analyze.verdict import worst_first
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 MAX_POINTS = 4000  # per line; a screen has fewer columns
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart. `data` is JSON for `Plotly.newPlot`; `about` says in words what is drawn."""
+    """A chart in place of a picture of the figure `name`.
 
+    `data` is JSON for `Plotly.newPlot`; `about` says in words what is drawn.
+    """
+
+    name: str
     title: str
     about: str
     data: str
 
 
 def charts(runs: Diagnoses) -> list[Chart]:
-    """Return charts of accuracy and loss of all runs, and of the gradients of one run a cell.
+    """Return charts in place of the pictures of accuracy, of the loss and of gradient norms."""
+    return [*_of_accuracy(runs), *_of_loss(runs), *_of_gradients(runs)]
 
-    Of very many runs, accuracy and loss of the worst are drawn, and the titles say so.
-    """
-    cells, some = group_cells(runs), ""
-    named = [(run_label(cell, run), run) for cell in cells for run in cell.runs]
-    if len(named) > ONE_BY_ONE:
-        worst = set(worst_first(run_table(runs))["run"][:WORST])
-        named = [(label, run) for label, run in named if run.name in worst]
-        some = f", the {len(named)} of {len(runs):,} runs that fared worst"
-    accuracy = [(name, run.evals(run.metric)) for name, run in named]
-    loss = [(name, loss_curve(run).reset_index()) for name, run in named]
-    metrics = [accuracy_axis(run.metric) for _, run in named if run.judged.evals]
-    losses = [main_loss(run) or "loss" for _, run in named]
-    title = "Accuracy" if set(metrics) - {accuracy_axis(METRIC)} else "Held-out kNN accuracy"
-    found = [
-        _chart(f"{title}{some}", " or ".join(dict.fromkeys(metrics)), accuracy, _of_runs),
-        _chart(f"Loss{some}", " or ".join(dict.fromkeys(losses)), loss, _of_runs),
-    ]
-    for cell in cells[:MAX_CELLS]:
-        run = cell.runs[0]
-        norms = gradient_curves(run).sort_values("depth", kind="stable")
-        lines = [
-            (str(layer), rows.rename(columns={"value": "norm", "relative": "value"}))
-            for layer, rows in norms.groupby("layer", sort=False)
+
+def _of_accuracy(runs: Diagnoses) -> list[Chart]:
+    table = knn_table(runs)
+    if table.empty:
+        return []
+    panels = drawn_panels(table)
+    styles = curve_styles(table[table["curve"].isin({c for rows in panels for c in rows["curve"]})])
+    found = []
+    for rows in panels:
+        rows = rows.assign(value=100 * rows["value"])
+        traces = [
+            _trace(_name(run), run, styles[str(curve)], 1.5)
+            for (curve, _), run in rows.groupby(["curve", "run"], sort=False)
         ]
-        of = "" if run.norms else " of each layer"
-        title = f"Gradient norm{of} over its median: {run_label(cell, run)}"
-        found.append(_chart(title, "relative norm", lines, _of_layers, "log"))
-    return [chart for chart in found if chart is not None]
+        shapes = [
+            _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
+            for _, dip in rows[rows["dip"] > 0].groupby(["run", "dip"], sort=False)
+        ]
+        found.append(_chart("knn", _title(rows, table), knn_axis(table), traces, shapes))
+    return found
+
+
+def _of_loss(runs: Diagnoses) -> list[Chart]:
+    table = loss_table(runs)
+    styles: Styles = {} if table.empty else curve_styles(table)
+    scale = "log" if len(table) and spans_decades(table["value"]) else "linear"
+    found = []
+    for _, rows in table.groupby("panel", sort=False):
+        traces = [
+            _trace(_name(run), run, styles[str(curve)], 1.0)
+            for (curve, _), run in rows.groupby(["curve", "run"], sort=False)
+        ]
+        shapes = [
+            _band(event, to_hex(styles[str(event["curve"].iloc[0])]["color"]))
+            for _, event in rows[rows["event"] > 0].groupby(["run", "event"], sort=False)
+        ]
+        found.append(_chart("loss", _title(rows, table), loss_axis(table), traces, shapes, scale))
+    return found
+
+
+def _of_gradients(runs: Diagnoses) -> list[Chart]:
+    try:
+        table = grad_norms_table(runs)
+    except ValueError:
+        return []
+    if table.empty:
+        return []
+    layers = table[table["series"] == "grad_norm"]
+    both, styles = telling_layers(layers)[:2], layer_styles(layers)
+    found = []
+    for cell, rows in table.groupby("cell", sort=False):
+        norms = rows[(rows["series"] == "grad_norm") & (rows["relative"] > 0)]
+        drawn = [(layer, norms[norms["layer"].astype(str) == layer]) for layer in both]
+        traces = [
+            _trace(layer, one.assign(value=one["relative"]), styles[layer], 1.2)
+            for layer, one in drawn
+            if len(one)
+        ]
+        dips = rows[(rows["series"] != "grad_norm") & rows["event"].astype(bool)]
+        shapes = [_band(dips, "#888888")] if len(dips) else []
+        if traces:
+            axis = grad_norms_axis(table)
+            found.append(_chart("grad-norms", str(cell), axis, traces, shapes, "log"))
+    return found
+
+
+def _name(run: pd.DataFrame) -> str:
+    """Return the name of a line: its curve, and the seed if it is known."""
+    seed = run["seed"].iloc[0]
+    return str(run["curve"].iloc[0]) + ("" if pd.isna(seed) else f", seed {seed}")
+
+
+def _title(rows: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Return the name of a panel, and how many of its runs are drawn if not all are."""
+    panel = str(rows["panel"].iloc[0])
+    every = table.loc[table["panel"] == panel, "run"].nunique()
+    drawn = rows["run"].nunique()
+    some = f"the {drawn} of {every:,} runs that fared worst" if drawn < every else ""
+    return ", ".join(part for part in (panel, some) if part)
 
 
 def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
@@ -84,57 +140,80 @@ def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
     return step[chosen], value[chosen]
 
 
+def _trace(name: str, rows: pd.DataFrame, style: dict[str, Any], width: float) -> dict[str, Any]:
+    step, value = thin(rows["step"].to_numpy(), rows["value"].to_numpy())
+    dash = style.get("linestyle", "-")
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": html.escape(name),  # plotly reads its texts as HTML
+        "x": step.tolist(),
+        "y": [float(f"{v:.5g}") if math.isfinite(v) else None for v in value.tolist()],
+        "line": {
+            "width": width,
+            "color": to_hex(style["color"]),
+            "dash": DASHES.get(dash, "longdashdot") if isinstance(dash, str) else "longdashdot",
+        },
+        "hovertemplate": "step %{x:,}" + _epoch(rows) + "<br>%{y:.4g}",
+    }
+
+
+def _epoch(rows: pd.DataFrame) -> str:
+    per_epoch = rows["per_epoch"].iloc[0]
+    return "" if pd.isna(per_epoch) else f" ({per_epoch:.0f} steps an epoch)"
+
+
+def _dip(rows: pd.DataFrame, color: str) -> dict[str, Any]:
+    """Return a shade over a dip; a line at the onset of one that was open when the run ended."""
+    band = _band(rows, color)
+    if rows["recovered"].all():
+        return band
+    return band | {
+        "type": "line",
+        "x1": band["x0"],
+        "opacity": 1,
+        "line": {"width": 1.5, "color": color, "dash": "dot"},
+    }
+
+
+def _band(rows: pd.DataFrame, color: str) -> dict[str, Any]:
+    """Return a shade over the steps of an event."""
+    return {
+        "type": "rect", "xref": "x", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0},
+        "x0": int(rows["step"].min()), "x1": int(rows["step"].max()), "fillcolor": color,
+        "opacity": 0.13, "layer": "below",
+    }  # fmt: skip
+
+
+def _chart(
+    name: str,
+    title: str,
+    measure: str,
+    traces: Sequence[dict[str, Any]],
+    shapes: Sequence[dict[str, Any]],
+    scale: str = "linear",
+) -> Chart:
+    layout = {
+        "title": {"text": html.escape(title), "font": {"size": 13}},
+        "xaxis": {"title": {"text": "step", "standoff": 4}},
+        "yaxis": {"title": {"text": html.escape(measure).replace("\n", " ")}, "type": scale},
+        "hovermode": "closest",
+        "showlegend": True,
+        "legend": {"orientation": "h", "y": -0.22, "font": {"size": 11}},
+        "margin": {"t": 60, "r": 10, "l": 55, "b": 40},
+        "paper_bgcolor": "#fff",  # as the pictures, in dark mode too
+        "plot_bgcolor": "#fff",
+        "font": {"color": "#222"},
+        "shapes": list(shapes),
+    }
+    content = json.dumps({"data": list(traces), "layout": layout}, allow_nan=False)
+    shaded = f", {counted(len(shapes), 'event')} shaded" if shapes else ""
+    label = f"{title or measure}: {counted(len(traces), 'line')} over steps{shaded}."
+    return Chart(name, title, " ".join(label.split()), content)
+
+
 def plotly_script() -> str:
     """Return plotly's JavaScript (MIT license) from its Python package."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
-
-
-def _of_runs(count: int) -> list[dict[str, str]]:
-    """Return line styles that differ by hue, then by dashes (Okabe and Ito's colors)."""
-    return [
-        {"color": COLORS[i % len(COLORS)], "dash": DASHES[i // len(COLORS) % len(DASHES)]}
-        for i in range(count)
-    ]
-
-
-def _of_layers(count: int) -> list[dict[str, str]]:
-    """Return colors in depth order. The ends of the map are left out: they fade into the page."""
-    places = np.linspace(0.25, 0.85, count)
-    return [{"color": to_hex(color)} for color in mpl.colormaps["viridis"](places)]
-
-
-def _chart(
-    title: str,
-    measure: str,
-    lines: Iterable[tuple[str, pd.DataFrame]],
-    looks: Callable[[int], list[dict[str, str]]],
-    scale: str = "linear",
-) -> Chart | None:
-    drawn = [(name, rows) for name, rows in lines if len(rows)]
-    if not drawn:
-        return None
-    traces = []
-    for (name, rows), look in zip(drawn, looks(len(drawn)), strict=True):
-        step, value = thin(rows["step"].to_numpy(), rows["value"].to_numpy())
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": html.escape(name),  # plotly reads its texts as HTML
-                "x": step.tolist(),
-                "y": [float(f"{v:.5g}") if math.isfinite(v) else None for v in value.tolist()],
-                "line": {"width": 1.5, **look},
-            }
-        )
-    layout = {
-        "xaxis": {"title": {"text": "step", "standoff": 4}},
-        "yaxis": {"title": {"text": html.escape(measure)}, "type": scale},
-        "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.25},
-        "margin": {"t": 40, "r": 10, "l": 60, "b": 40},
-    }
-    content = json.dumps({"data": traces, "layout": layout}, allow_nan=False)
-    about = f"{title}: {counted(len(drawn), 'line')}, over steps."
-    return Chart(title, about, content)

@@ -19,6 +19,10 @@ from stabkit.rundir import atomic_write
 from stabkit.version import __version__
 
 FOLDER = Path(__file__).parent
+MOODS = {  # of a verdict: the color of its word
+    "diverged": "bad", "collapsed": "bad", "unstable": "bad", "stable": "good",
+    "unknown": "unknown",
+}  # fmt: skip
 
 
 def write_report(runs: Diagnoses, out: Path, interactive: bool = False) -> None:
@@ -45,15 +49,24 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         listed=LISTED,
-        charts=[(chart, _inside_script(chart.data)) for chart in zoomable],
+        charts=_by_figure(zoomable),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(style, scripts),
         signs=SIGNS,
         sources=SOURCES,
+        moods=MOODS,
         no_help=NO_HELP,
         version=__version__,
     )
+
+
+def _by_figure(zoomable: Sequence[Chart]) -> dict[str, list[tuple[int, Chart, Markup]]]:
+    """Return the charts of each figure with their numbers on the page, and their data."""
+    found: dict[str, list[tuple[int, Chart, Markup]]] = {}
+    for number, chart in enumerate(zoomable):
+        found.setdefault(chart.name, []).append((number, chart, _inside_script(chart.data)))
+    return found
 
 
 def _shown(value: object) -> object:

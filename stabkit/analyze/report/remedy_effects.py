@@ -78,6 +78,16 @@ class Trial:
         sure = f"p = {self.corrected:.2g} corrected for the number of remedies tested; {interval}"
         return f"{effect} ({sure}). {counts} {verdict}"
 
+    def short(self) -> str:
+        """Return the effect and the counts of unstable runs, in a few words."""
+        n = len(self.pairs)
+        without = sum(pair.unstable_without for pair in self.pairs)
+        with_it = sum(pair.unstable_with for pair in self.pairs)
+        counts = f"unstable {without} of {n} without, {with_it} with it"
+        if not self.claim.n:
+            return counts
+        return f"{self.claim.effect:+.1f} points in {counted(self.claim.n, 'pair')} ({counts})"
+
 
 @dataclass(frozen=True)
 class Advice:

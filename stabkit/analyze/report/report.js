@@ -1,18 +1,5 @@
 "use strict";
 (() => {
-  const colors = () => {
-    const style = getComputedStyle(document.documentElement);
-    const line = style.getPropertyValue("--line");
-    return {
-      "font.color": getComputedStyle(document.body).color,
-      "modebar.bgcolor": "rgba(0,0,0,0)", "modebar.orientation": "h",
-      "modebar.color": style.getPropertyValue("--soft"),
-      "modebar.activecolor": getComputedStyle(document.body).color,
-      "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-      "xaxis.gridcolor": line, "yaxis.gridcolor": line,
-      "xaxis.zerolinecolor": line, "yaxis.zerolinecolor": line,
-    };
-  };
   const charts = [...document.querySelectorAll(".chart")];
   const settings = {
     responsive: true, displaylogo: false, displayModeBar: true,
@@ -20,12 +7,19 @@
     modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
     plotlyServerURL: "",
   };
+  // the charts of all figures show the same steps
+  let moving = false;
+  const follow = (moved, change) => {
+    const keys = ["xaxis.range[0]", "xaxis.range[1]", "xaxis.autorange"];
+    const wanted = Object.fromEntries(Object.entries(change).filter(([key]) => keys.includes(key)));
+    if (moving || !Object.keys(wanted).length) return;
+    moving = true;
+    Promise.all(charts.filter(chart => chart !== moved && chart.data)
+      .map(chart => Plotly.relayout(chart, wanted))).finally(() => { moving = false; });
+  };
   for (const chart of charts) {
     const content = JSON.parse(document.getElementById(chart.dataset.source).textContent);
     Plotly.newPlot(chart, content.data, content.layout, settings)
-      .then(() => Plotly.relayout(chart, colors()));
+      .then(() => chart.on("plotly_relayout", change => follow(chart, change)));
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    for (const chart of charts) Plotly.relayout(chart, colors());
-  });
 })();

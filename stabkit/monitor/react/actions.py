@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from stabkit.detect.online_dips import State
 from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.torch_files import write_tensors
+from stabkit.notify import Notifier, check_target, is_target
 from stabkit.rundir import RunDir
 from stabkit.store.background import Background
 
@@ -42,6 +43,7 @@ class Actions:
         self._asked: dict[str, list[tuple[Action, State]]] = {}
         self._warned: set[str] = set()
         self._saved_at = -1
+        self._notifier = Notifier(self._notify_failed)
 
     @property
     def kinds(self) -> set[str]:
@@ -50,19 +52,29 @@ class Actions:
 
     def add(self, kind: str, action: Action, state: State) -> None:
         """Ask for `action` on events of `kind` when they reach `state`."""
-        if not callable(action) and action not in WORDS:
+        if is_target(action):
+            check_target(str(action))
+        elif not callable(action) and action not in WORDS:
             raise ValueError(
-                f"on: the action must be a function of one event or one of {', '.join(WORDS)}, "
-                f"got {action!r}"
+                f"on: the action must be a function of one event, one of {', '.join(WORDS)}, "
+                f"webhook:URL or command: WORDS, got {action!r}"
             )
         if action == "mark" and state != "confirmed":
             raise ValueError("on: mark counts confirmed events; leave out suspected=True")
         self._asked.setdefault(kind, []).append((action, state))
 
     def act(self, event: OnlineEvent, only: Sequence[str] = WORDS) -> None:
-        """Do what was asked for; of the words and functions those in `only`, if it names some."""
+        """Do what was asked for; of the words and functions those in `only`, if it names some.
+
+        Alerts are sent in any case.
+        """
         for number, (action, state) in enumerate(self._asked.get(event.kind, [])):
-            if state != event.state or (only != WORDS and action not in only):
+            if state != event.state:
+                continue
+            if isinstance(action, str) and is_target(action):
+                self._alert(action, event)
+                continue
+            if only != WORDS and action not in only:
                 continue
             try:
                 if isinstance(action, str):
@@ -87,12 +99,34 @@ class Actions:
             self._warned.add(key)
             _log.warning(message, *parts)
 
+    def close(self) -> None:
+        """Give the alerts under way a few seconds."""
+        self._notifier.wait()
+
+    def _alert(self, target: str, event: OnlineEvent) -> None:
+        if self._out is None:  # another process sends it
+            return
+        facts = {name: _plain(value) for name, value in event.facts.items()}
+        self._notifier.send(
+            target,
+            {
+                "text": f"stabkit: {self.rundir.path.name}: {_words(event)}",
+                "run": str(self.rundir.path),
+                "kind": event.kind,
+                "state": event.state,
+                "step": event.step,
+                "layer": event.layer,
+                "facts": facts,
+            },
+        )
+
+    def _notify_failed(self, reason: str) -> None:
+        self.write("alert_failed", None, reason=reason)
+        _log.warning("stabkit: %s: %s; training goes on", self.rundir.path, reason)
+
     def _log(self, event: OnlineEvent) -> None:
         if self._out is not None:
-            state = "" if event.state == "confirmed" else f"{event.state} "
-            where = f" in {event.layer}" if event.layer else ""
-            facts = ", ".join(f"{name} {_short(value)}" for name, value in event.facts.items())
-            _log.warning("%s%s at step %d%s: %s", state, event.kind, event.step, where, facts)
+            _log.warning("%s", _words(event))
 
     def _mark(self, event: OnlineEvent) -> None:
         self.marks[event.kind] = self.marks.get(event.kind, 0) + 1
@@ -122,6 +156,14 @@ class Actions:
 def text(error: Exception) -> str:
     """Return the class and the message of an error."""
     return f"{type(error).__name__}: {error}"
+
+
+def _words(event: OnlineEvent) -> str:
+    """Return an event as one line."""
+    state = "" if event.state == "confirmed" else f"{event.state} "
+    where = f" in {event.layer}" if event.layer else ""
+    facts = ", ".join(f"{name} {_short(value)}" for name, value in event.facts.items())
+    return f"{state}{event.kind} at step {event.step}{where}: {facts}"
 
 
 def _short(value: Any) -> str:

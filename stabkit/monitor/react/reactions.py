@@ -97,7 +97,13 @@ class Reactions:
         - "mark": an event `unstable` in events.jsonl, with its cause, and counted in the status;
         - "checkpoint": model and optimizers as they are then, in checkpoints/event-<step>.pt with
           <step> the updates they have seen; every process must hold the whole of them;
-        - "stop": `should_stop` becomes true.
+        - "stop": `should_stop` becomes true;
+        - "webhook:URL": a JSON object of the event is posted there;
+        - "command: WORDS": the command is started, without a shell, and gets that object on its
+          standard input, and its values as STABKIT_KIND, STABKIT_STEP, STABKIT_TEXT and so on.
+
+        Webhooks and commands are sent from a thread of their own, by the first process alone. One
+        that fails or is slow is said once, and never holds up the training.
 
         A dip is confirmed eight evaluations after it was first seen, because one that is only
         suspected may turn out to be noise. `suspected=True` does the action at once, when the dip
@@ -197,6 +203,7 @@ class Reactions:
         waiting, self._waiting = self._waiting, []
         for event in waiting:
             self._actions.act(event, only=("log", "mark"))
+        self._actions.close()
 
     def _events(self, kind: str, first: int, rows: Rows) -> list[OnlineEvent]:
         return self._watch(kind, first).rows(rows)

@@ -12,7 +12,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots import PLOTS, draw, save
 from stabkit.analyze.plots.catalog import table_of
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
-from stabkit.analyze.plots.knn import knn_figure, knn_table
+from stabkit.analyze.plots.knn import knn_figure, knn_panels, knn_table
 from stabkit.analyze.plots.style import ramp
 from stabkit.cli import main
 from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, diagnosed, plant_run
@@ -28,12 +28,17 @@ def test_knn_has_a_panel_a_factor_and_a_line_a_run(grid_runs: Diagnoses) -> None
         "frozen patch projection",
     ]
     drawn = [
-        line.get_ydata() for ax in figure.axes for line in ax.lines if len(line.get_xdata()) > 2
+        line.get_ydata() / 100
+        for ax in figure.axes
+        for line in ax.lines
+        if len(line.get_xdata()) > 2
     ]
     assert len(drawn) == len(runs)
     for run in runs:
         values = run.evals("knn_heldout")["value"].to_numpy()
-        assert any(np.array_equal(values, ydata) for ydata in drawn), run.name
+        assert any(
+            np.shape(values) == np.shape(ydata) and np.allclose(values, ydata) for ydata in drawn
+        ), run.name
     shaded = [len(ax.collections) for ax in figure.axes]
     assert sum(shaded) == 2, "one dip in each of the two unstable runs"
 
@@ -74,7 +79,43 @@ def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid_runs: Diagnoses)
     assert all("seed 0" in title for title in titles)
 
 
-@pytest.mark.parametrize("name", PLOTS)
+def test_lines_of_knn_are_named_where_they_end_with_the_final_level(grid_runs: Diagnoses) -> None:
+    table = knn_table(grid_runs)
+    figure = knn_figure(table)
+    texts = {text.get_text() for ax in figure.axes for text in ax.texts}
+    for (_, curve), rows in table.groupby(["panel", "curve"]):
+        levels = [run.level for run in grid_runs if run.name in set(rows["run"])]
+        assert f"{curve} · {100 * np.mean(levels):.1f}" in {t.replace("\n", " ") for t in texts}
+    depths = [100 * d for run in grid_runs for d in run.dips["depth"]]
+    assert all(any(f"-{depth:.1f} points from step" in text for text in texts) for depth in depths)
+    # every panel drawn alone has the scale that it has beside the others
+    limits = {ax.get_ylim() for one in (figure, *knn_panels(table)) for ax in one.axes}
+    assert len(limits) == 1
+
+
+def test_a_dip_that_never_ended_is_marked_but_not_shaded(grid: Path) -> None:
+    """A band to the end of the run would look like a confidence interval."""
+    table = knn_table(diagnosed(grid))
+    table.loc[table["dip"] > 0, "recovered"] = False
+    figure = knn_figure(table)
+    assert not any(ax.collections for ax in figure.axes)
+    marks = [line for ax in figure.axes for line in ax.lines if line.get_marker() == "v"]
+    assert len(marks) == 2
+    assert any("not recovered" in text.get_text() for ax in figure.axes for text in ax.texts)
+
+
+def test_the_end_of_the_warmup_and_the_epochs_are_drawn(grid_runs: Diagnoses) -> None:
+    table = knn_table(grid_runs)
+    settings = next(iter(grid_runs)).settings
+    assert set(table["warmup"]) == {settings["optim.warmup_steps"]}
+    assert set(table["per_epoch"]) == {settings["data.num_train"] // settings["train.batch"]}
+    (ax, *_) = knn_figure(table).axes
+    assert [child.get_xlabel() for child in ax.child_axes] == ["epoch"]
+    unknown = table.assign(per_epoch=np.nan)
+    assert not knn_figure(unknown).axes[0].child_axes
+
+
+@pytest.mark.parametrize("name", [name for name in PLOTS if name != "optimizer"])
 def test_the_csv_alone_draws_the_same_figure(
     grid_runs: Diagnoses, tmp_path: Path, name: str
 ) -> None:
@@ -101,7 +142,7 @@ CONTRASTS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in PLOTS if name not in CONTRASTS])
+@pytest.mark.parametrize("name", [n for n in PLOTS if n not in {*CONTRASTS, "optimizer"}])
 def test_one_lonely_run_can_be_drawn(tmp_path: Path, name: str) -> None:
     plant_run(tmp_path / "only", dip=0.08, spike=True)
     draw(name, diagnosed(tmp_path / "only"), tmp_path / "figures")
@@ -117,6 +158,12 @@ def test_a_contrast_that_is_not_there_is_refused_in_words(
     assert CONTRASTS[name] in said
     assert "no setting but the seed varies" in said
     assert not (tmp_path / "figures").exists()
+
+
+def test_a_figure_that_compares_optimizers_needs_several(tmp_path: Path) -> None:
+    plant_run(tmp_path / "only")
+    with pytest.raises(ValueError, match="all runs use the optimizer adamw"):
+        table_of("optimizer", diagnosed(tmp_path))
 
 
 def test_colors_are_told_apart_in_grey() -> None:

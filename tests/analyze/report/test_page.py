@@ -4,6 +4,7 @@ import functools
 import json
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -210,12 +211,61 @@ def test_details_show_on_paper(browser: Browser, page: Path) -> None:
     assert all(shown)
 
 
+def axe_script() -> Path | None:
+    """Return axe-core's script, from STABKIT_AXE or the package axe-core-python."""
+    if named := os.environ.get("STABKIT_AXE"):
+        return Path(named)
+    spec = find_spec("axe_core_python")
+    folders = spec.submodule_search_locations if spec else None
+    return Path(folders[0]) / "axe.min.js" if folders else None
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+@pytest.mark.parametrize("page", ["plain"], indirect=True)
+def test_axe_finds_no_violation(browser: Browser, page: Path, width: int, dark: bool) -> None:
+    script = axe_script()
+    if script is None:
+        pytest.skip(
+            "no axe-core here: pip install axe-core-python, or name axe.min.js: STABKIT_AXE"
+        )
+    browser.open(page, width, dark)
+    browser.js("document.querySelectorAll('details').forEach(item => item.open = true)")
+    # the page's policy keeps scripts out; the debugger does not ask it
+    expression = script.read_text(encoding="utf-8")
+    browser.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": expression})
+    browser.driver.set_script_timeout(60)
+    found = browser.driver.execute_async_script(
+        "const done = arguments[0];"
+        "axe.run().then(r => done(r.violations.map(v => [v.id, v.nodes[0].html.slice(0, 200)])))"
+    )
+    assert found == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("page", ["plain"], indirect=True)
+def test_a_screen_reader_finds_names_and_tables(browser: Browser, page: Path, width: int) -> None:
+    """The accessibility tree: everything drawn has a name; a narrow table is still a table."""
+    browser.open(page, width)
+    tree = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    shown = [node for node in tree if not node["ignored"]]
+    roles = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in shown]
+    for role in ("image", "img", "graphics-document", "region", "link", "table", "heading"):
+        assert [name for kind, name in roles if kind == role and not name.strip()] == [], role
+    kinds = [kind for kind, _ in roles]
+    assert kinds.count("table") >= 2
+    assert min(map(kinds.count, ("row", "columnheader", "rowheader", "cell"))) >= 2
+    assert any("Events of" in name for _, name in roles), "the time line is told in words"
+    assert ("Where did it start?" in {name for _, name in roles}) is True
+
+
 @pytest.mark.parametrize("page", ["interactive"], indirect=True)
 def test_a_chart_zooms_and_sends_nothing_away(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.wait("charts", lambda: settled(browser))
-    # accuracy, loss, and the gradients of every cell
-    assert browser.js("return document.querySelectorAll('.chart').length") == 2 + len(NAMES)
+    # in place of the pictures: accuracy, and the gradients of every cell
+    assert browser.js("return document.querySelectorAll('.chart').length") == 1 + len(NAMES)
+    shaded = browser.js("return document.querySelector('.chart').layout.shapes.length")
+    assert shaded == 2, "the two planted dips"
     buttons = browser.js(
         "return [...document.querySelector('.chart').querySelectorAll('.modebar-btn')]"
         ".map(b => b.dataset.title)"
@@ -225,4 +275,8 @@ def test_a_chart_zooms_and_sends_nothing_away(browser: Browser, page: Path) -> N
     before = browser.js(span)
     browser.js("document.querySelector('.chart [data-title=\"Zoom in\"]').click()")
     browser.wait("zoom", lambda: browser.js(span) < before)
+    last = span.replace(
+        "document.querySelector('.chart')", "[...document.querySelectorAll('.chart')].at(-1)"
+    )
+    browser.wait("the others follow", lambda: browser.js(last) == browser.js(span))
     assert browser.messages() == []

@@ -1,0 +1,144 @@
+"""Draw the figures of the report: which ones apply, in which order, in how many pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.plots import PLOTS
+from stabkit.analyze.plots.accuracy_table import NOTE, table_cells
+from stabkit.analyze.plots.grad_norms import MAX_CELLS, grad_norms_panels
+from stabkit.analyze.plots.knn import knn_panels
+from stabkit.analyze.plots.losses import loss_panels
+from stabkit.analyze.plots.many import ROWS, TooManyError
+from stabkit.analyze.plots.note_lines import draw_notes
+from stabkit.analyze.plots.onset_order import too_few
+from stabkit.analyze.report.pictures import Picture, picture
+from stabkit.analyze.report.verdict_words import Verdict
+from stabkit.analyze.series import METRIC
+from stabkit.analyze.text import counted
+
+OF_CELLS = ("grad-norms", "layer-map")  # figures of the first `MAX_CELLS` cells
+# The first words of a figure, in the order of the page; those not named come last.
+TITLES = {
+    "knn": "Held-out kNN accuracy",
+    "loss": "Loss",
+    "stability-map": "Where stability ends",
+    "freeze-patch": "Frozen against learned patch projection",
+    "lr-sensitivity": "What a badly chosen learning rate costs",
+    "optimizer": "Optimizers",
+    "accuracy-table": "Every evaluation",
+    "onset-order": "Which layer spikes first",
+    "grad-norms": "Gradients: the first layer above the last block",
+    "layer-map": "Gradients of every layer",
+    "signals": "Every recorded signal",
+}
+FOLDED = ("onset-order", "signals")
+HALF = 760  # CSS pixels: a wider figure is not set beside another
+PANELED: dict[str, Callable[[pd.DataFrame], list[Figure]]] = {
+    "knn": knn_panels,
+    "loss": loss_panels,
+    "grad-norms": grad_norms_panels,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts. The first text of a row names it."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure, its title, and its name on the command line.
+
+    It has a picture for each panel, so that a narrow page can stack them, or a table instead.
+    """
+
+    title: str
+    name: str
+    about: str
+    pictures: tuple[Picture, ...]
+    table: Table | None = None
+
+    @property
+    def wide(self) -> bool:
+        """Whether it takes the whole width of the page."""
+        return sum(one.width for one in self.pictures) > HALF
+
+    @property
+    def folded(self) -> bool:
+        return self.name in FOLDED
+
+
+def draw_figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown], list[str]]:
+    """Draw all figures that apply to these runs; say which ones the runs are too many for.
+
+    A plot raises ValueError if it does not apply. The figure with a panel for each signal shows the
+    `worst` run alone.
+    """
+    found: list[Shown] = []
+    undrawn: list[str] = []
+    order = list(TITLES)
+    for name in sorted(PLOTS, key=lambda name: order.index(name) if name in TITLES else len(order)):
+        # every event has a zoom of its own
+        if name == "event-zoom" or (name == "loss" and not _loss_tells(runs)):
+            continue
+        try:
+            shown = _shown(name, runs, verdict, worst, drawn=bool(found))
+        except TooManyError as error:
+            undrawn.append(f"{name}: {error}")
+        except ValueError:
+            continue
+        else:
+            found += [shown] if shown else []
+    return found, undrawn
+
+
+def _shown(
+    name: str, runs: Diagnoses, verdict: Verdict, worst: str, *, drawn: bool
+) -> Shown | None:
+    """Draw one figure; None if it would show nothing new. Raises ValueError if it cannot apply."""
+    plot, cells, shown = PLOTS[name], group_cells(runs), runs
+    about, title = plot.about, TITLES.get(name, name)
+    if name == "signals" and len(runs) > 1:
+        about = f"{about}; of the worst run"
+        shown = replace(runs, items=tuple(run for run in runs if run.name == worst))
+    if name in OF_CELLS and len(cells) > MAX_CELLS:
+        about = f"{about}; the first {MAX_CELLS} of {len(cells):,} cells"
+    table = plot.table(shown)
+    if table.empty or (name == "onset-order" and too_few(table)):
+        return None
+    if name == "signals" and drawn and table["signal"].nunique() == 1:
+        return None  # the accuracy or loss that has a figure of its own
+    if name == "knn" and (table["metric"] != METRIC).any():
+        title = "Accuracy"
+    about = about[0].upper() + about[1:]
+    if name == "accuracy-table" and table["cell"].nunique() <= ROWS:
+        head, rows = table_cells(table)
+        texts = tuple(tuple(text for text, _ in row) for row in rows)
+        note = NOTE.partition(";")[0]
+        return Shown(title, name, about, (), Table(note, tuple(head), texts))
+    named = group_cells(shown)
+    names = "; ".join(cell_label(cell) for cell in named[:12])
+    alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
+    figures = PANELED[name](table) if name in PANELED else [plot.figure(table)]
+    pictures = []
+    for number, figure in enumerate(figures, start=1):
+        panel = f" Panel {number} of {len(figures)}." if len(figures) > 1 else ""
+        pictures.append(picture(draw_notes(figure, shown), alt + panel))
+    return Shown(title, name, about, tuple(pictures))
+
+
+def _loss_tells(runs: Diagnoses) -> bool:
+    """Return whether the loss shows what accuracies do not: an event, or a run without them."""
+    return any(
+        not run.judged.evals or len(run.loss_spikes) or len(run.departures) or len(run.stuck)
+        for run in runs
+    )
