@@ -100,7 +100,8 @@ class Recording:
         )  # fmt: skip
         self.rows = StepRows(
             opened.step, parts, scalars, flusher, self.attachment, self.guard, flush_every,
-            out is not None, self.is_dead, self.reactions.agree, self._evaluate, self._row_closed,
+            out is not None, self.is_dead, self.reactions.agree, self._row_opened,
+            self._row_closed,
         )  # fmt: skip
         self._knn: float | None = None
         self._evaluated_at: dict[str, tuple[int, int]] = {}  # metric -> step, k
@@ -120,7 +121,6 @@ class Recording:
             self.guard.noticed(note, note)
         self.closed = False
         PROCESS_END.open()
-        self._made_at = self._stepped_at = PROCESS_END.place()
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
         for reason in parts.members.left_out():
@@ -231,11 +231,11 @@ class Recording:
     def _signal_failed(self, name: str, error: Exception) -> None:
         self.guard.signal_failed(name, error)
 
-    def _end_of_process(self) -> End | None:
-        return PROCESS_END.so_far(self._made_at, self._stepped_at)
+    def _row_opened(self) -> None:
+        PROCESS_END.goes_on()
+        self._evaluate()
 
     def _row_closed(self) -> None:
-        self._stepped_at = PROCESS_END.place()
         if time.monotonic() - self._status_at > STATUS_EVERY_S:
             self._write_status(End("running"))
 
@@ -259,7 +259,7 @@ class Recording:
         """
         with suppress(Exception):
             if not self.is_dead():
-                end = self._end_of_process() or End("done", "its Monitor was not closed")
+                end = PROCESS_END.so_far() or End("done", "its Monitor was not closed")
                 self._let_go()
                 if self.out is not None and not self.rows.measure.blocks.sharded:
                     self.rows.flush()
@@ -273,4 +273,4 @@ def _close_at_exit(recording: "weakref.ref[Recording]") -> None:
     """Close what is still open when the interpreter ends."""
     found = recording()
     if found is not None:
-        found.close(found._end_of_process() or End("done", NOT_CLOSED))
+        found.close(PROCESS_END.so_far() or End("done", NOT_CLOSED))
