@@ -5,14 +5,14 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.attach import Attachment
@@ -27,6 +27,7 @@ from stabkit.monitor.measure.parts import make_parts
 from stabkit.monitor.measure.rows import RowReader
 from stabkit.monitor.measure.scalars import Scalars
 from stabkit.monitor.measure.step_rows import StepRows
+from stabkit.monitor.param_groups import param_groups
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.reactions import Reactions
@@ -110,6 +111,7 @@ class Recording:
         try:
             if self._writes_status:
                 write_settings(self.rundir, settings, goes_on=opened.step > 0)
+                self._note_groups(parts.layers)
             self.attachment.attach(self.rows)
         except BaseException:
             self.attachment.remove()
@@ -227,6 +229,13 @@ class Recording:
         self.attachment.remove()
         atexit.unregister(self._at_exit)
         PROCESS_END.close()
+
+    def _note_groups(self, layers: Mapping[str, Sequence[Tensor]]) -> None:
+        """Note the parameter groups, if there are several: what a layer is trained with."""
+        with self.guard("param_groups"):
+            groups = param_groups(self.attachment.optimizers, layers)
+            if groups and self.out is not None:
+                self.out.event("param_groups", self.step, groups=groups)
 
     def _signal_failed(self, name: str, error: Exception) -> None:
         self.guard.signal_failed(name, error)

@@ -78,7 +78,7 @@ def make_report(runs: Diagnoses) -> Report:
     rest = incidents[ZOOMS:]
     signs = signs_seen(runs, incidents)
     worst = str(worst_of(table)["run"])
-    began, onset = where_it_began(incidents, next(run for run in runs if run.name == worst))
+    began = where_it_began(incidents, next(run for run in runs if run.name == worst))
     path = runs.path.resolve()
     listed = worst_first(table)[:LISTED] if len(table) > LISTED else table
     figures, undrawn = _figures(runs, verdict, worst)
@@ -95,8 +95,8 @@ def make_report(runs: Diagnoses) -> Report:
         figures=tuple(figures),
         undrawn=tuple(undrawn),
         signs=signs,
-        began=began,
-        advice=tuple(advise(runs, table, signs, worst, onset)),
+        began=began.words,
+        advice=tuple(advise(runs, table, signs, worst, began.onset, began.groups)),
         num_runs=len(runs),
         notes=tuple(_notes(table)),
     )
