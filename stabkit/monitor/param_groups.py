@@ -27,7 +27,7 @@ def param_groups(
             "group": number,
             "optimizer": type(optimizer).__name__,
             **({"name": group["name"]} if isinstance(group.get("name"), str) else {}),
-            "settings": _settings(group),
+            "settings": group_settings(group),
             "elements": _elements(group["params"], layer_of),
         }
         for number, (optimizer, group) in enumerate(groups)
@@ -42,8 +42,8 @@ def _elements(parameters: Sequence[Tensor], layer_of: Mapping[int, str]) -> dict
     return found
 
 
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are numbers, text or lists of numbers."""
+def group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a group that are numbers, text or lists of numbers."""
     plain = {name: _plain(option) for name, option in group.items() if name not in NO_SETTING}
     return {str(name): option for name, option in plain.items() if option is not None}
 

@@ -30,7 +30,7 @@ TWO = [
 
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """A run whose groups have rates of their own; the first had one of 0 when it was attached."""
+    """Return a run whose groups have their own rates; that of the first was 0 at the start."""
     of_second: dict[str, Any] = {"lr.1": np.full(STEPS, 1e-4), "beta2.1": 0.99}
     folder = plant_loop(
         tmp_path / "runs" / "a", GPT, "h.2", warmup=50, lr=6e-4, beta2=0.95, **of_second
