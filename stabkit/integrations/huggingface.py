@@ -39,7 +39,7 @@ ARGUMENTS = (
     "world_size", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "warmup_ratio", "bf16", "fp16", "tf32", "gradient_checkpointing", "torch_compile",
     "label_smoothing_factor", "neftune_noise_alpha", "train_sampling_strategy", "group_by_length",
-    "dataloader_drop_last", "seed", "data_seed",
+    "dataloader_drop_last", "data_seed",
 )  # fmt: skip
 
 
@@ -82,7 +82,9 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
         if args.max_grad_norm and not self.watching:
             warnings.warn(CLIPPED.format(norm=args.max_grad_norm), stacklevel=2)
         inner = _innermost(optimizer)
-        options = with_settings(options, {**_settings(args), "optimizer": of_optimizer(inner)})
+        options = with_settings(
+            self.folder, options, {**_settings(args), "optimizer": of_optimizer(inner)}
+        )
         self.monitor = Monitor(kwargs["model"], inner, self.folder, **options)
 
     def on_step_end(
@@ -191,4 +193,5 @@ def _settings(args: TrainingArguments) -> dict[str, Any]:
     """Return the arguments that change the training, with those that a subclass adds."""
     known = {field.name for field in fields(TrainingArguments)}
     added = [field.name for field in fields(args) if field.name not in known]
-    return {name: getattr(args, name, None) for name in (*ARGUMENTS, *added)}
+    named = {name: getattr(args, name, None) for name in (*ARGUMENTS, *added)}
+    return {**named, "trainer_seed": args.seed}

@@ -88,7 +88,7 @@ class StabkitCallback(Callback):  # type: ignore[misc]
         if scaler is not None:
             options = {"scaler": scaler} | options
         steps_of = optimizers[0] if len(optimizers) == 1 else optimizers
-        options = with_settings(options, _settings(trainer, pl_module))
+        options = with_settings(self.folder, options, _settings(trainer, pl_module))
         self.monitor = Monitor(pl_module, steps_of, self.folder, **options)
 
     def on_before_optimizer_step(
@@ -145,7 +145,7 @@ def _settings(trainer: "Trainer", module: "LightningModule") -> dict[str, Any]:
     return {
         **{name: getattr(trainer, name, None) for name in OF_TRAINER},
         "batch_size": getattr(trainer.train_dataloader, "batch_size", None),
-        "seed": _seed(),
+        "trainer_seed": _seed(),
         **numbered("optimizer", map(of_optimizer, trainer.optimizers)),
         **numbered("scheduler", (of_scheduler(c.scheduler) for c in trainer.lr_scheduler_configs)),
         **module.hparams,

@@ -10,7 +10,8 @@ from typing import Any
 from torch.optim import Optimizer
 
 from stabkit.monitor.param_groups import group_settings
-from stabkit.monitor.settings import flat, plain_settings
+from stabkit.monitor.settings import earlier_settings, flat, plain_settings
+from stabkit.rundir import RunDir
 
 # A name with one of these words may hold a secret. `token` and `key` are common in settings that
 # are numbers (`max_tokens`, `num_key_value_heads`), which no access is given by.
@@ -22,12 +23,21 @@ LONGEST = 1000  # characters of a text, entries of a list: longer ones are data
 COMPUTING = ("foreach", "fused", "capturable", "differentiable")
 
 
-def with_settings(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a Monitor with the framework's `own` settings in `config`.
+def with_settings(
+    folder: str | Path, options: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options of a Monitor in `folder` with the framework's `own` settings in `config`.
 
-    What the user's `config` sets comes before them. Raises what `plain_settings` raises for it.
+    What the user's `config` sets comes before them. If there is none, and the folder has a
+    `config.yaml` that no Monitor wrote, that holds the settings, and nothing is added. Raises what
+    `plain_settings` raises for the user's.
     """
     given = options.get("config")
+    if given is None:
+        try:
+            earlier_settings(RunDir(Path(folder)))
+        except (OSError, ValueError):
+            return dict(options)
     asked = {} if given is None else dict(flat(plain_settings(given)))
     kept = {name: setting for name, setting in flat(plain(own)) if _can_be_written(name, setting)}
     return {**options, "config": {**kept, **asked}}

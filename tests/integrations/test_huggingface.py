@@ -204,7 +204,8 @@ def test_the_arguments_of_the_trainer_are_the_settings_of_the_run(tmp_path: Path
     expected = {
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 2,
         "max_grad_norm": 1.0, "lr_scheduler_type": "linear", "warmup_steps": 1, "bf16": False,
-        "world_size": 1, "seed": 7, "temperature": 0.2, "optimizer.name": "AdamW",
+        "world_size": 1, "trainer_seed": 42, "seed": 7, "temperature": 0.2,
+        "optimizer.name": "AdamW",
         "optimizer.lr": 0.02, "optimizer.weight_decay": [0.1, 0.0],
         "optimizer.betas": [0.9, 0.999],
     }  # fmt: skip

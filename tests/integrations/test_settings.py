@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
+import stabkit
 from stabkit.integrations.settings import (
     LONGEST,
     of_optimizer,
@@ -16,6 +17,7 @@ from stabkit.integrations.settings import (
     plain,
     with_settings,
 )
+from tests.monitor.toy import Toy
 
 
 class Kind(enum.Enum):
@@ -50,14 +52,24 @@ def test_numbers_that_count_tokens_and_keys_are_kept() -> None:
     assert plain(counts) == counts
 
 
-def test_what_the_user_sets_comes_first_and_the_rest_stays() -> None:
+def test_what_the_user_sets_comes_first_and_the_rest_stays(tmp_path: Path) -> None:
     options = {"first_step": 3, "config": {"optimizer": {"lr": 0.5}, "mine": 1}}
     own = {"optimizer": {"lr": 0.1, "eps": 1e-8}, "odd": "\ud800", "long": 10**5000}
-    assert with_settings(options, own) == {
+    assert with_settings(tmp_path, options, own) == {
         "first_step": 3, "config": {"optimizer.lr": 0.5, "optimizer.eps": 1e-8, "mine": 1},
     }  # fmt: skip
     with pytest.raises(ValueError, match="config cannot be written: net is of type GELU"):
-        with_settings({"config": {"net": nn.GELU()}}, own)
+        with_settings(tmp_path, {"config": {"net": nn.GELU()}}, own)
+
+
+def test_a_config_file_of_the_users_own_is_left_to_hold_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 3}\n")  # LightningCLI writes one
+    options = with_settings(tmp_path, {"first_step": 3}, {"lr": 0.1})
+    assert options == {"first_step": 3}
+    toy = Toy()
+    with toy.monitor(tmp_path, **options) as monitor:
+        toy.steps(3, monitor)
+    assert stabkit.open_run(tmp_path).settings == {"trainer.max_epochs": 3}
 
 
 def test_options_of_an_optimizer_are_those_it_was_made_with() -> None:
