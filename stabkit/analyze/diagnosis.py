@@ -270,6 +270,7 @@ class Diagnosis:
             losses=tuple(self._series(self.losses)),
             norms=tuple(self._series(self.norms)),
             layers=len(self.layers) if self.watched and not events.refused(self.spikes) else 0,
+            is_logged=len(self.tables.logged_accuracies()) > 0,
         )
 
     @cached_property

@@ -14,7 +14,8 @@ class Judged:
     """What was recorded of a run, and enough of it to find a fault there.
 
     `evals` counts the evaluations of `metric`; `losses` and `norms` name series of the whole run;
-    `layers` counts the layers whose gradient norms were recorded.
+    `layers` counts the layers whose gradient norms were recorded. `is_logged`: whether the accuracy
+    was logged as a scalar.
     """
 
     metric: str
@@ -22,6 +23,7 @@ class Judged:
     losses: tuple[str, ...]
     norms: tuple[str, ...]
     layers: int
+    is_logged: bool = False
 
     @property
     def accuracy(self) -> bool:
@@ -37,7 +39,8 @@ class Judged:
         found = []
         if self.accuracy:
             training = "" if is_held_out(self.metric) else ", which is no held-out accuracy"
-            found.append(accuracy_words(self.metric) + training)
+            logged = " (logged as a scalar)" if self.is_logged else ""
+            found.append(accuracy_words(self.metric) + logged + training)
         found += _series(self.losses, "losses")
         if self.layers:
             found.append(f"the gradient norms of {counted(self.layers, 'layer')}")

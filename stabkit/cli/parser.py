@@ -258,7 +258,7 @@ def _convert(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--chance", type=float, help="the accuracy of guessing, e.g. 0.1")
     verb.add_argument(
         "--format",
-        choices=("tensorboard", "wandb", "lightning", "table"),
+        choices=("tensorboard", "wandb", "lightning", "trackio", "neptune", "table"),
         help="only if it cannot be recognized from the source",
     )
     verb.add_argument(

@@ -8,16 +8,17 @@ import numpy as np
 
 from stabkit.convert.layers import NAME, Layers, group_norms
 from stabkit.convert.layout import of_layout, order_of
-from stabkit.convert.naming import (
+from stabkit.convert.naming import layer_signal
+from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
+from stabkit.convert.targets import Target
+from stabkit.store.accuracies import (
+    has_held_out_twin,
     is_accuracy,
     is_held_out,
     is_knn,
     is_training,
-    layer_signal,
-    without_held_out,
+    scale_of,
 )
-from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
-from stabkit.convert.targets import Target
 
 METRIC = rf"(): {NAME}"  # characters in the name of an evaluation
 LOW = 0.2  # an accuracy that never gets there may be in percent, of a run that learned nothing
@@ -108,7 +109,7 @@ def _now_and_then(name: str, new: str, series: Mapping[str, Series]) -> bool:
     if is_held_out(new):
         return True
     others = [other for other in series if other != name]
-    if any(is_held_out(o) and without_held_out(o) == without_held_out(new) for o in others):
+    if has_held_out_twin(new, others):
         return False
     longest = max((series[other].steps.size for other in others), default=0)
     return not others or 2 * series[name].steps.size <= longest
@@ -118,18 +119,9 @@ def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> No
     """Make the only kNN accuracy `knn_heldout`; if there are several, the user has to choose."""
     evals = {name: t.name for name, t in judged.items() if t.kind == "eval"}
     knn = [name for name, new in evals.items() if is_knn(new) and new not in OWN]
-    knn = [name for name in knn if _scale(series[name]) is not None]
+    knn = [name for name in knn if scale_of(series[name].values) is not None]
     if len(knn) == 1 and "knn_heldout" not in evals.values():
         judged[knn[0]] = Target("eval", "knn_heldout")
-
-
-def _scale(series: Series) -> float | None:
-    """Return what divides the values into 0..1: 1, or 100 for percent; None for no accuracy."""
-    values = series.values[~np.isnan(series.values)]
-    top = values.max(initial=0.0)
-    if values.min(initial=0.0) < 0 or top > 100:
-        return None
-    return 1.0 if top <= 1 + 1e-6 else 100.0  # a mean in float32 may end just above 1
 
 
 def _add_eval(
@@ -139,7 +131,7 @@ def _add_eval(
     series: Series,
     asked: bool,
 ) -> None:
-    scale = _scale(series)
+    scale = scale_of(series.values)
     if scale is None:
         wrong = series.values[~((series.values >= 0) & (series.values <= 100))]
         wrong = wrong[~np.isnan(wrong)]

@@ -1,4 +1,4 @@
-"""What the name of a series says: accuracy or gradient norm, which layer, and how deep it is.
+"""What the name of a series says: the step, a gradient norm, which layer, and how deep it is.
 
 The layer of a parameter is that of `stabkit.monitor.layers`: its module path down to the first
 number, also if the number comes late in the path, as in `encoder.layer.3.attention`. A log does not
@@ -53,21 +53,6 @@ _TOTAL = re.compile(r"(.*[_/.])?(total|all|global|overall|mean|max|min)", re.IGN
 # What a logger makes of a tensor besides its norm, as OLMo does: `….weight.max`.
 _STATISTIC = re.compile(r"[/._](avg|mean|max|min|std|var|sum|median)$", re.IGNORECASE)
 _NO_GRADIENT_NORM = {"clip", "clipped", "clipping", "max", "threshold", "after", "coef", "param"}
-
-_KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")
-_ACCURACY = re.compile(r"(^|[^a-z])(acc|acc[@_-]?\d+|accuracy|top[@_-]?\d+|k-?nn)([^a-z]|$)")
-# Scores of detection and segmentation, which only an evaluation has: mAP, mAP50(B), mAP_0.5:0.95,
-# bbox/AP, AP50, coco/bbox_mAP_50, mIoU, aAcc. Not those of a class or a size, as in AP-cat or APs.
-_SCORE = re.compile(
-    r"(^|[/_. ])(m?ap([ _@-]?[.\d][.\d:-]*)?|m_?iou|[am]acc|pck)(\([a-z]\))?$"
-)  # fmt: skip
-# Scores that batches of training may have as well.
-_OTHER_SCORE = re.compile(r"(^|[^a-z])(f1([_-]?score)?|auc|auroc|dice|iou)([^a-z]|$)")
-_HELD_OUT = re.compile(
-    r"(^|[^a-z])(val|valid|validation|test|eval|dev|heldout|k-?nn|linear|probe)([^a-z]|$)"
-)
-_TRAINING = re.compile(r"(^|[^a-z])(train|training|batch)([^a-z]|$)")
-_NO_ACCURACY = re.compile(r"loss|time|sec|speed|lr|size|count|grad|norm|err")
 
 
 def layer_signal(name: str) -> tuple[str, str, str] | None:
@@ -140,38 +125,9 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def is_knn(name: str) -> bool:
-    return bool(_KNN.search(name.lower())) and is_accuracy(name)
-
-
-def is_accuracy(name: str) -> bool:
-    """Return whether the name is of an accuracy, or of a score that is one in 0..1 or percent."""
-    lower = name.lower()
-    named = _ACCURACY.search(lower) or _OTHER_SCORE.search(lower) or is_score(name)
-    return bool(named) and not _NO_ACCURACY.search(lower)
-
-
-def is_score(name: str) -> bool:
-    """Return whether the name is of a score of detection or segmentation, which is held out."""
-    return bool(_SCORE.search(name.lower()))
-
-
-def is_held_out(name: str) -> bool:
-    return bool(_HELD_OUT.search(name.lower())) or is_score(name)
-
-
-def without_held_out(name: str) -> str:
-    """Return the name without the word for held-out data: `val_accuracy` -> `accuracy`."""
-    return re.sub(r"[^a-z0-9@]", "", _HELD_OUT.sub(" ", name.lower()))
-
-
 def is_gradient_norm(name: str) -> bool:
     """Return whether a series of the whole model is a gradient norm: `grad_norm`, `gnorm`, ..."""
     words = {w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
     named = words & {"gnorm", "gradnorm"} or name == "norm"  # fairseq; llm.c
     named = named or ("norm" in words and any(word.startswith("grad") for word in words))
     return bool(named) and not words & _NO_GRADIENT_NORM
-
-
-def is_training(name: str) -> bool:
-    return bool(_TRAINING.search(name.lower()))

@@ -4,15 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stabkit.convert.lightning import FILE, is_metrics, metrics_log
+from stabkit.convert.neptune import exported_logs, is_export, is_part
 from stabkit.convert.series import ConvertError, Log, listed
 from stabkit.convert.steps import to_log
 from stabkit.convert.tables import read_table
 from stabkit.convert.tensorboard import is_event_file, read_events
+from stabkit.convert.trackio import is_project, is_sqlite, project_logs
 from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
 
-WANDB = ".wandb"
 STATE = "trainer_state.json"  # of Hugging Face's Trainer
 TABLES = (STATE, "results.csv", "scalars.json", "metrics.json")  # YOLO, mmengine, detectron2
+KINDS: dict[str, Callable[[Path], bool]] = {  # formats that a file in a folder tells by itself
+    "wandb": lambda path: path.suffix == ".wandb",
+    "trackio": is_project,
+    "neptune": is_part,
+}
 TEXTS = (".csv", ".json", ".jsonl", ".log", ".parquet", ".txt")
 
 
@@ -27,8 +33,13 @@ def read_logs(
     if source.is_dir():
         return _read_folder(source, format, step, row_step)
     if is_event_file(source) or format == "tensorboard":
-        _refuse_step(step, row_step)
+        _refuse_step(step, row_step, "TensorBoard events")
         return "tensorboard", [read_events(source)]
+    if is_sqlite(source):
+        return "trackio", project_logs(source, step, row_step)
+    if is_export(source):
+        _refuse_step(step, row_step, "Neptune's series")
+        return "neptune", exported_logs([source])
     table = read_table(source, row_step)
     names = list(table.columns)
     format = format or _format_of(source, names)
@@ -44,7 +55,9 @@ def read_logs(
 def has_logs(folder: Path) -> bool:
     """Return whether a folder, or one below it, has logs that are known by their names."""
     return any(
-        is_event_file(path) or path.name in (FILE, *TABLES) or path.suffix == WANDB
+        is_event_file(path)
+        or path.name in (FILE, *TABLES)
+        or any(is_one(path) for is_one in KINDS.values())
         for path in folder.rglob("*")
     )
 
@@ -65,7 +78,12 @@ def _read_folder(
         return found, _read_each(
             source, paths, lambda path: to_log(read_table(path), step, row_step, source.name)
         )
-    _refuse_step(step, row_step)
+    if found == "trackio":
+        return found, [log for path in paths for log in _of_project(path, step, row_step, paths)]
+    if found == "neptune":
+        _refuse_step(step, row_step, "Neptune's series")
+        return found, exported_logs(paths)
+    _refuse_step(step, row_step, "TensorBoard events")
     logs = _read_each(source, paths, read_events)
     unread = {path.parent for path in source.rglob("*") if is_event_file(path)} - {*paths}
     if unread:
@@ -74,10 +92,18 @@ def _read_folder(
     return found, logs
 
 
-def _refuse_step(step: str | None, row_step: bool) -> None:
+def _of_project(path: Path, step: str | None, row_step: bool, paths: list[Path]) -> list[Log]:
+    """Return the runs of one of several projects; their names then begin with the project's."""
+    logs = project_logs(path, step, row_step)
+    for log in logs if len(paths) > 1 else []:
+        log.name = f"{path.stem}/{log.name}"
+    return logs
+
+
+def _refuse_step(step: str | None, row_step: bool, what: str) -> None:
     if step is not None or row_step:
-        what = "--row-step" if row_step else f"--map {step}=step"
-        raise ConvertError(f"{what}: TensorBoard events carry their own step")
+        asked = "--row-step" if row_step else f"--map {step}=step"
+        raise ConvertError(f"{asked}: {what} carry their own step")
 
 
 def _format_of(path: Path, names: list[str]) -> str:
@@ -108,8 +134,9 @@ def _search(folder: Path, format: str | None) -> tuple[str, list[Path]]:
         elif events and format in (None, "tensorboard"):
             return "tensorboard", events
     for paths in (here, below):
-        if format in (None, "wandb") and (files := [p for p in paths if p.suffix == WANDB]):
-            return "wandb", sorted(files)
+        for kind, is_one in KINDS.items():
+            if format in (None, kind) and (files := [path for path in paths if is_one(path)]):
+                return kind, sorted(files)
         for name in TABLES if format in (None, "table") else ():
             if files := sorted(path for path in paths if path.name == name):
                 return "table", files if name != STATE else [max(files, key=_size)]

@@ -46,13 +46,13 @@ def _read(path: Path, start: bytes, row_step: bool) -> Table:
             return _from_arrow(path, file.read())
     notes: list[str] = []
     if start.startswith(MAGIC):
-        table = _from_records(path, wandb_records(path, notes), notes)
+        table = table_of(path, wandb_records(path, notes), notes)
     elif not _is_text(path):
         raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
     elif is_json(start):
-        table = _from_records(path, json_records(path, notes), notes)
+        table = table_of(path, json_records(path, notes), notes)
     elif is_log_text(path):
-        table = _from_records(path, text_records(path, notes, row_step), notes)
+        table = table_of(path, text_records(path, notes, row_step), notes)
     else:
         table = _read_csv(path, start)
     table.notes += notes
@@ -166,7 +166,7 @@ def _cells(data: Any) -> Cells | str:
     return f"{data.type}, not numbers"
 
 
-def _from_records(path: Path, records: Iterable[Mapping[str, Any]], notes: list[str]) -> Table:
+def table_of(path: Path, records: Iterable[Mapping[str, Any]], notes: list[str]) -> Table:
     """Return the records as columns: nested names are joined by dots, null is a blank."""
     cells: dict[str, tuple[list[int], list[Any]]] = {}
     count = 0

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from stabkit.integrations.calls import calling_first, replaced
+from stabkit.integrations.settings import of_optimizer, with_settings
 from stabkit.monitor.monitor import Monitor
 
 try:
     from accelerate.optimizer import AcceleratedOptimizer
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainingArguments
 except ImportError as error:
     raise ImportError(
         "stabkit.integrations.huggingface needs transformers and accelerate: "
@@ -22,7 +24,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerControl, TrainerState
 
 CLIPPED = (
     "StabkitCallback: max_grad_norm is {norm:g}, and a callback is only called after gradients are "
@@ -30,6 +32,15 @@ CLIPPED = (
     "`with stabkit.integrations.huggingface.watch(trainer, folder): trainer.train()`; "
     "not to clip: max_grad_norm=0"
 )
+
+# What changes the training; the optimizer tells its own. The others say where and how it runs.
+ARGUMENTS = (
+    "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "world_size", "max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
+    "warmup_ratio", "bf16", "fp16", "tf32", "gradient_checkpointing", "torch_compile",
+    "label_smoothing_factor", "neftune_noise_alpha", "train_sampling_strategy", "group_by_length",
+    "dataloader_drop_last", "data_seed",
+)  # fmt: skip
 
 
 class StabkitCallback(TrainerCallback):  # type: ignore[misc]
@@ -40,7 +51,8 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
     `options` are those of `stabkit.Monitor`. A Trainer calls its callbacks after clipping, shows
     them the loss only when it logs (the mean since the last time), and does not tell them of an
     exception. Prefer `watch`, which has none of these limits. Training that resumes from a
-    checkpoint goes on in the folder at the checkpoint's step.
+    checkpoint goes on in the folder at the checkpoint's step. The Trainer's arguments and the
+    optimizer's options go into the run's settings; what `config` sets comes before them.
 
     `monitor` is the Monitor while `train` runs, for `log`, `log_eval` and `on`.
     """
@@ -54,7 +66,7 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(
         self,
-        args: "TrainingArguments",
+        args: TrainingArguments,
         state: "TrainerState",
         control: "TrainerControl",
         **kwargs: Any,
@@ -69,11 +81,15 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
             options = {"scaler": scaler} | options
         if args.max_grad_norm and not self.watching:
             warnings.warn(CLIPPED.format(norm=args.max_grad_norm), stacklevel=2)
-        self.monitor = Monitor(kwargs["model"], _innermost(optimizer), self.folder, **options)
+        inner = _innermost(optimizer)
+        options = with_settings(
+            self.folder, options, {**_settings(args), "optimizer": of_optimizer(inner)}
+        )
+        self.monitor = Monitor(kwargs["model"], inner, self.folder, **options)
 
     def on_step_end(
         self,
-        args: "TrainingArguments",
+        args: TrainingArguments,
         state: "TrainerState",
         control: "TrainerControl",
         **kwargs: Any,
@@ -88,7 +104,7 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_log(
         self,
-        args: "TrainingArguments",
+        args: TrainingArguments,
         state: "TrainerState",
         control: "TrainerControl",
         logs: dict[str, Any] | None = None,
@@ -99,7 +115,7 @@ class StabkitCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(
         self,
-        args: "TrainingArguments",
+        args: TrainingArguments,
         state: "TrainerState",
         control: "TrainerControl",
         **kwargs: Any,
@@ -171,3 +187,11 @@ def _innermost(optimizer: Any) -> torch.optim.Optimizer:
             "be seen"
         )
     return optimizer
+
+
+def _settings(args: TrainingArguments) -> dict[str, Any]:
+    """Return the arguments that change the training, with those that a subclass adds."""
+    known = {field.name for field in fields(TrainingArguments)}
+    added = [field.name for field in fields(args) if field.name not in known]
+    named = {name: getattr(args, name, None) for name in (*ARGUMENTS, *added)}
+    return {**named, "trainer_seed": args.seed}

@@ -1,5 +1,6 @@
 """Lightning 2: a callback that records what the Trainer trains."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,10 +8,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from stabkit.integrations.settings import (
+    numbered,
+    of_optimizer,
+    of_scheduler,
+    with_settings,
+)
 from stabkit.monitor.monitor import Monitor
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
+
+OF_TRAINER = (
+    "max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val",
+    "gradient_clip_algorithm", "precision", "world_size",
+)  # fmt: skip
 
 
 def _both_names() -> type:
@@ -42,7 +54,9 @@ class StabkitCallback(Callback):  # type: ignore[misc]
     and, in half precision, without the scale; in manual optimization as `optimizer.step()` finds
     them. `loss` is the loss that the step's gradient belongs to: with `accumulate_grad_batches`
     the mean over its batches. A fit with `ckpt_path` goes on in the folder at the checkpoint's
-    step. A checkpoint holds nothing of this callback.
+    step. A checkpoint holds nothing of this callback. The Trainer's settings, those of optimizers
+    and schedulers, and the module's `hparams` go into the run's settings; what `config` sets comes
+    before them.
 
     `monitor` is the Monitor while a fit runs, for `log`, `log_eval` and `on`.
     """
@@ -74,6 +88,7 @@ class StabkitCallback(Callback):  # type: ignore[misc]
         if scaler is not None:
             options = {"scaler": scaler} | options
         steps_of = optimizers[0] if len(optimizers) == 1 else optimizers
+        options = with_settings(self.folder, options, _settings(trainer, pl_module))
         self.monitor = Monitor(pl_module, steps_of, self.folder, **options)
 
     def on_before_optimizer_step(
@@ -123,3 +138,21 @@ class StabkitCallback(Callback):  # type: ignore[misc]
         monitor, self.monitor, self._loss = self.monitor, None, None
         if monitor is not None:
             monitor.__exit__(None if error is None else type(error), error, None)
+
+
+def _settings(trainer: "Trainer", module: "LightningModule") -> dict[str, Any]:
+    """Return what the fit is trained with. The module's own come before the Trainer's."""
+    return {
+        **{name: getattr(trainer, name, None) for name in OF_TRAINER},
+        "batch_size": getattr(trainer.train_dataloader, "batch_size", None),
+        "trainer_seed": _seed(),
+        **numbered("optimizer", map(of_optimizer, trainer.optimizers)),
+        **numbered("scheduler", (of_scheduler(c.scheduler) for c in trainer.lr_scheduler_configs)),
+        **module.hparams,
+    }
+
+
+def _seed() -> int | None:
+    """Return the seed that was given to `seed_everything`, which keeps it in this variable."""
+    seed = os.environ.get("PL_GLOBAL_SEED", "")
+    return int(seed) if seed.isdigit() else None

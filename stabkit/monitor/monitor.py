@@ -126,7 +126,7 @@ class Monitor:
 
         A call before the first step logs for step 0. The last call in a step wins; a name that
         comes twice is reported once, because a value that is logged before its step would replace
-        that of the step before.
+        that of the step before. An accuracy is better recorded by `log_eval` or `log_accuracy`.
         """
         if (recording := self._live) is not None and recording.writes():
             recording.rows.log(**values)

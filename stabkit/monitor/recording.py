@@ -5,14 +5,14 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.attach import Attachment
@@ -27,6 +27,7 @@ from stabkit.monitor.measure.parts import make_parts
 from stabkit.monitor.measure.rows import RowReader
 from stabkit.monitor.measure.scalars import Scalars
 from stabkit.monitor.measure.step_rows import StepRows
+from stabkit.monitor.param_groups import param_groups
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.reactions import Reactions
@@ -100,7 +101,8 @@ class Recording:
         )  # fmt: skip
         self.rows = StepRows(
             opened.step, parts, scalars, flusher, self.attachment, self.guard, flush_every,
-            out is not None, self.is_dead, self.reactions.agree, self._evaluate, self._row_closed,
+            out is not None, self.is_dead, self.reactions.agree, self._row_opened,
+            self._row_closed,
         )  # fmt: skip
         self._knn: float | None = None
         self._evaluated_at: dict[str, tuple[int, int]] = {}  # metric -> step, k
@@ -109,6 +111,7 @@ class Recording:
         try:
             if self._writes_status:
                 write_settings(self.rundir, settings, goes_on=opened.step > 0)
+                self._note_groups(parts.layers)
             self.attachment.attach(self.rows)
         except BaseException:
             self.attachment.remove()
@@ -120,7 +123,6 @@ class Recording:
             self.guard.noticed(note, note)
         self.closed = False
         PROCESS_END.open()
-        self._made_at = self._stepped_at = PROCESS_END.place()
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
         for reason in parts.members.left_out():
@@ -228,14 +230,21 @@ class Recording:
         atexit.unregister(self._at_exit)
         PROCESS_END.close()
 
+    def _note_groups(self, layers: Mapping[str, Sequence[Tensor]]) -> None:
+        """Note the parameter groups, if there are several: what a layer is trained with."""
+        with self.guard("param_groups"):
+            groups = param_groups(self.attachment.optimizers, layers)
+            if groups and self.out is not None:
+                self.out.event("param_groups", self.step, groups=groups)
+
     def _signal_failed(self, name: str, error: Exception) -> None:
         self.guard.signal_failed(name, error)
 
-    def _end_of_process(self) -> End | None:
-        return PROCESS_END.so_far(self._made_at, self._stepped_at)
+    def _row_opened(self) -> None:
+        PROCESS_END.goes_on()
+        self._evaluate()
 
     def _row_closed(self) -> None:
-        self._stepped_at = PROCESS_END.place()
         if time.monotonic() - self._status_at > STATUS_EVERY_S:
             self._write_status(End("running"))
 
@@ -259,7 +268,7 @@ class Recording:
         """
         with suppress(Exception):
             if not self.is_dead():
-                end = self._end_of_process() or End("done", "its Monitor was not closed")
+                end = PROCESS_END.so_far() or End("done", "its Monitor was not closed")
                 self._let_go()
                 if self.out is not None and not self.rows.measure.blocks.sharded:
                     self.rows.flush()
@@ -273,4 +282,4 @@ def _close_at_exit(recording: "weakref.ref[Recording]") -> None:
     """Close what is still open when the interpreter ends."""
     found = recording()
     if found is not None:
-        found.close(found._end_of_process() or End("done", NOT_CLOSED))
+        found.close(PROCESS_END.so_far() or End("done", NOT_CLOSED))

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.rundir import Note, RunDir, Status, find_runs, left_out, read_file
+from stabkit.store.accuracies import logged_accuracies
 from stabkit.store.schema import KEYS, TABLES
 from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
@@ -108,9 +109,30 @@ class Run:
         return found
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
-        """Return the `evals` table in step order; `correct` is packed, with one bit per sample."""
+        """Return the `evals` table in step order; `correct` is packed, with one bit per sample.
+
+        Of a run without any, those of `logged_accuracies`.
+        """
         frame = self._table("evals")
+        if frame.empty and len(logged := self.logged_accuracies()):
+            frame = logged
         return frame if metric is None else frame[frame["metric"] == metric].reset_index(drop=True)
+
+    def logged_accuracies(self) -> pd.DataFrame:
+        """Return the scalars that are accuracies of an evaluation, as rows of `evals`.
+
+        Empty if the run has evaluations, and for a converted log, of which convert has decided.
+        """
+        scalars = self.scalars()
+        if len(self._table("evals")) or self._is_converted():
+            scalars = scalars[:0]
+        return logged_accuracies(scalars)
+
+    def _is_converted(self) -> bool:
+        try:
+            return "converted" in self.dir.read_meta()
+        except (OSError, ValueError, RecursionError):
+            return False
 
     def correct(self, metric: str, k: int | None = None) -> NDArray[np.bool_] | None:
         """Return the correctness [evals, n] of each sample at each evaluation.

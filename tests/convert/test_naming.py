@@ -6,15 +6,13 @@ import torchvision
 from stabkit.convert.layers import join
 from stabkit.convert.naming import (
     in_depth_order,
-    is_accuracy,
     is_gradient_norm,
-    is_held_out,
-    is_knn,
     layer_names,
     layer_signal,
 )
 from stabkit.convert.series import Series
 from stabkit.monitor.layers import group_layers, layer_of
+from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "convmixer_768_32"])

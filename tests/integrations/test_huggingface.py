@@ -4,6 +4,7 @@ import importlib
 import logging
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,37 @@ def test_a_training_from_a_checkpoint_goes_on_in_the_folder(tmp_path: Path) -> N
     assert joined.tolist() == losses(whole)
     state = (tmp_path / "hf" / "checkpoint-4" / "trainer_state.json").read_text()
     assert "tabkit" not in state
+
+
+def test_the_arguments_of_the_trainer_are_the_settings_of_the_run(tmp_path: Path) -> None:
+    @dataclass
+    class Arguments(TrainingArguments):
+        temperature: float = 0.2
+        judge_key: str = "sk-secret"
+
+    args = Arguments(
+        str(tmp_path / "hf"), per_device_train_batch_size=4, max_steps=2, learning_rate=0.02,
+        weight_decay=0.1, warmup_steps=1, report_to="none", disable_tqdm=True, use_cpu=True,
+        save_strategy="no", hub_token="hf_secret",
+    )  # fmt: skip
+    one = Seeing(Classifier(), args, train_dataset=Images(8))
+    one.seen, one.losses = {}, {}
+    with watch(one, tmp_path / "run", config={"seed": 7}):
+        one.train()
+    settings = stabkit.open_run(tmp_path / "run").settings
+    expected = {
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 2,
+        "max_grad_norm": 1.0, "lr_scheduler_type": "linear", "warmup_steps": 1, "bf16": False,
+        "world_size": 1, "trainer_seed": 42, "seed": 7, "temperature": 0.2,
+        "optimizer.name": "AdamW",
+        "optimizer.lr": 0.02, "optimizer.weight_decay": [0.1, 0.0],
+        "optimizer.betas": [0.9, 0.999],
+    }  # fmt: skip
+    assert {name: settings.get(name) for name in expected} == expected
+    assert not {"output_dir", "logging_steps", "hub_token", "judge_key", "learning_rate"} & {
+        *settings
+    }
+    assert "secret" not in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_a_second_training_of_the_same_trainer_is_seen_too(tmp_path: Path) -> None:

@@ -155,6 +155,26 @@ class Two(Net):
         return [torch.optim.SGD(self.net[i].parameters(), lr=0.1) for i in (0, 2)]
 
 
+def test_the_settings_of_the_fit_are_those_of_the_run(tmp_path: Path) -> None:
+    class WithSettings(Net):
+        def __init__(self, width: int, loss: Any, hub_token: str, precision: str) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    net = WithSettings(8, math.sqrt, "hf_secret", "mine")
+    callback = StabkitCallback(tmp_path, config={"data": {"name": "toy"}, "width": 9})
+    fit(net, callback, gradient_clip_val=0.5, accumulate_grad_batches=2)
+    assert stabkit.open_run(tmp_path).settings == {
+        "max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 2, "gradient_clip_val": 0.5,
+        "precision": "mine", "world_size": 1, "batch_size": 4, "width": 9, "data.name": "toy",
+        "optimizer.name": "AdamW", "optimizer.lr": 0.1, "optimizer.betas": [0.9, 0.999],
+        "optimizer.eps": 1e-8, "optimizer.weight_decay": 0.01, "optimizer.amsgrad": False,
+        "optimizer.maximize": False, "optimizer.decoupled_weight_decay": True,
+        "scheduler.name": "StepLR", "scheduler.step_size": 1, "scheduler.gamma": 0.9,
+    }  # fmt: skip
+    assert "hf_secret" not in (tmp_path / "config.yaml").read_text()
+
+
 def test_several_optimizers_of_manual_optimisation(tmp_path: Path) -> None:
     net, bare = Two(), Two()
     trainer = fit(net, StabkitCallback(tmp_path))

@@ -93,11 +93,31 @@ def by_exit_zero_within(folder: Path) -> None:
 
 
 def after_a_caught_exit_and_exception(folder: Path) -> None:
-    at_its_end(folder)
+    """Train on after both."""
+    toy = Toy()
+    monitor = toy.monitor(folder)
+    KEPT.append(monitor)
+    toy.steps(STEPS - 1, monitor)
     with suppress(SystemExit):
         sys.exit(6)
     with suppress(RuntimeError):
         raise RuntimeError("caught")
+    toy.steps(1, monitor)
+
+
+def by_an_exit_that_is_caught(folder: Path) -> None:
+    """Not told from one that is not, because no step follows."""
+    at_its_end(folder)
+    with suppress(SystemExit):
+        sys.exit(6)
+
+
+def of_two_monitors(folder: Path) -> None:
+    """End within a step of the second: that its row is closed then is no sign of more training."""
+    at_its_end(folder)
+    at_its_end(folder / "other")
+    KEPT[-1].before_clipping()
+    raise RuntimeError("of both trainings")
 
 
 def by_an_interrupt_within(folder: Path) -> None:
@@ -181,7 +201,8 @@ ENDINGS: tuple[Callable[[Path], None], ...] = (
     at_its_end, of_a_function, by_exit, by_exit_within, by_an_exception,
     by_an_exception_within_a_function, by_an_exit_after_an_exception, by_exit_with_a_message,
     by_the_builtin_exit, by_raising_system_exit, by_exit_zero, by_exit_zero_within,
-    after_a_caught_exit_and_exception, by_an_interrupt_within, with_a_hook_of_the_users,
+    after_a_caught_exit_and_exception, by_an_exit_that_is_caught, of_two_monitors,
+    by_an_interrupt_within, with_a_hook_of_the_users,
     after_its_monitor_was_closed, by_a_term_signal, killed_while_it_writes, with_a_child,
 )  # fmt: skip
 

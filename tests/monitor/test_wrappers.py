@@ -263,8 +263,9 @@ def test_a_list_of_which_one_trains_another_model_is_said(
     generator, critic = nn.Linear(4, 4), nn.Linear(4, 1)
     pair = [torch.optim.Adam(net.parameters(), lr=0.1) for net in (generator, critic)]
     stabkit.Monitor(generator, pair, tmp_path / "half").close()
-    ((kind, reason),) = [(e["kind"], e["reason"]) for e in RunDir(tmp_path / "half").read_events()]
-    assert kind == "noticed"
+    groups, noticed = RunDir(tmp_path / "half").read_events()
+    assert (groups["kind"], noticed["kind"]) == ("param_groups", "noticed")
+    reason = noticed["reason"]
     assert reason.startswith("Adam (number 1): 2 of its 2 parameters are not in the model")
     assert reason in caplog.text
     both = nn.ModuleDict({"generator": generator, "critic": critic})

@@ -60,11 +60,11 @@ def make_report(runs: Diagnoses) -> Report:
     told, rest = with_pictures(incidents[:ZOOMS]), incidents[ZOOMS:]
     signs = signs_seen(runs, incidents)
     worst = str(worst_of(table)["run"])
-    began, onset = where_it_began(incidents, next(run for run in runs if run.name == worst))
+    began = where_it_began(incidents, next(run for run in runs if run.name == worst))
     path = runs.path.resolve()
     listed = worst_first(table)[:LISTED] if len(table) > LISTED else table
     figures, undrawn = draw_figures(runs, verdict, worst)
-    advice = advise(runs, table, signs, worst, onset)
+    advice = advise(runs, table, signs, worst, began.onset, began.groups)
     named = {run.name: run for run in runs}
     return Report(
         title=path.name or str(path),
@@ -83,7 +83,7 @@ def make_report(runs: Diagnoses) -> Report:
         figures=tuple(figures),
         undrawn=tuple(undrawn),
         signs=signs,
-        began=began,
+        began=began.words,
         advice=tuple(advice),
         num_runs=len(runs),
         notes=tuple(_notes(table)),

@@ -15,6 +15,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.intervals import TESTED, TOO_FEW
 from stabkit.analyze.report.model_parts import is_own, parts_of
+from stabkit.analyze.report.param_groups import Group
 from stabkit.analyze.report.remedies import REMEDIES
 from stabkit.analyze.report.remedy import Evidence, Part, Remedy, Sign
 from stabkit.analyze.report.torch_lines import torch_lines, values_of
@@ -117,6 +118,7 @@ def advise(
     signs: Mapping[Sign, int],
     worst: str,
     onset: int | None = None,
+    groups: Sequence[Group] = (),
 ) -> list[Advice]:
     """Return the remedies that make sense for the worst run, ordered by how well they fit.
 
@@ -126,13 +128,13 @@ def advise(
     `stabkit train`, only those for the signs seen are.
 
     `table` is that of `run_table`; `signs` says how many runs show each sign; `worst` is the name
-    of a run, in which the trouble began at step `onset`.
+    of a run, in which the trouble began at step `onset`, in a layer of the parameter `groups`.
     """
     cells = group_cells(runs)
     bad = set(table.loc[table["verdict"].isin(UNSTABLE), "run"])
     run = next(run for run in runs if run.name == worst)
     own, parts = is_own(run), parts_of(run)
-    values = {} if own else values_of(run, onset)
+    values = {} if own else values_of(run, onset, groups)
     found = []
     for remedy, tried in zip(REMEDIES, trials(REMEDIES, cells, bad), strict=True):
         seen = tuple(sign for sign in remedy.answers if signs.get(sign))

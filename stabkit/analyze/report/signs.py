@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
 from stabkit.analyze.order import FIRST
 from stabkit.analyze.report.incident import Incident, Kind
+from stabkit.analyze.report.param_groups import Group, groups_of, tell_groups
 from stabkit.analyze.report.remedy import SIGNS, Sign
 
 OF_KIND: dict[Kind, Sign] = {
@@ -47,22 +49,38 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
     return {sign: signs.count(sign) for sign in SIGNS}
 
 
-def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> tuple[str, int | None]:
-    """Return how to say where the trouble of the worst run began, and the step.
+class Began(NamedTuple):
+    """Where the trouble of a run began: in words, at which step, and in which parameter groups."""
+
+    words: str
+    onset: int | None
+    groups: list[Group]
+
+
+def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
+    """Say where the trouble of the worst run began.
 
     For example `in h.2 at step 300, with a gradient burst`. The first event with a layer is told,
-    or else the first event; without events the text is empty.
+    or else the first event; without events the text is empty. The parameter group of that layer is
+    told if a Monitor recorded several.
     """
     of_run = sorted((one for one in incidents if one.run is worst), key=lambda one: one.onset)
     if not of_run:
-        return "", None
+        return Began("", None, [])
     told = next((one for one in of_run if one.began_in), of_run[0])
     name = told.began_in
-    if name and not re.search("[a-zA-Z]", name):  # a layer of nn.Sequential
-        name = f"layer {name}"
-    where = f"in {name} at" if name else "at"
-    with_what = IN_WORDS.get(told.kind, f"a {told.kind}")
-    return f"{where} step {told.onset:,}, with {with_what}", of_run[0].onset
+    where = f"in {_called(name)} at" if name else "at"
+    words = f"{where} step {told.onset:,}, with {IN_WORDS.get(told.kind, f'a {told.kind}')}"
+    first = re.split(", | and ", name)[0]  # of several layers that began together
+    groups = groups_of(worst, first, told.onset) if first else []
+    if groups:
+        words += f"; {tell_groups(_called(first), groups)}"
+    return Began(words, of_run[0].onset, groups)
+
+
+def _called(layer: str) -> str:
+    """Return a layer's name; a number, as in nn.Sequential, is told to be a layer."""
+    return layer if re.search("[a-zA-Z]", layer) else f"layer {layer}"
 
 
 def _early(run: Diagnosis) -> float:

@@ -1,6 +1,6 @@
 """Write a remedy as lines of torch for anybody's loop, with the values that a run recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ import pandas as pd
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
 from stabkit.analyze.report.model_parts import patch_projection
+from stabkit.analyze.report.param_groups import Group, rates_of
 from stabkit.analyze.report.remedy import Remedy
 
 AT = 0.9  # percentile of the norms at which to clip (Deep Learning Tuning Playbook)
@@ -18,20 +19,23 @@ def torch_lines(remedy: Remedy, values: Mapping[str, str]) -> str:
     return remedy.torch.format_map(values)
 
 
-def values_of(run: Diagnosis, onset: int | None) -> dict[str, str]:
+def values_of(run: Diagnosis, onset: int | None, groups: Sequence[Group] = ()) -> dict[str, str]:
     """Return the text of every name in braces in the lines of the remedies.
 
-    `onset`: the step at which the trouble began.
+    `onset`: the step at which the trouble began. `groups`: the parameter groups of the layer in
+    which it began; the rate and the β2 are those of the first.
     """
     scalars = run.tables.scalars()
-    rates = learning_rate(scalars)
+    number = groups[0].number if groups else None
+    rates = learning_rate(scalars) if number is None else rates_of(scalars, number)
     lr, lr_note = "lr / 2", "half of what it is"
     if len(rates):
         lr, lr_note = f"{rates.max() / 2:.4g}", f"half of the largest on record, {rates.max():.4g}"
+    of_group = f", of param group {number}" if number is not None else ""
     return {
         "lr": lr,
-        "lr_note": lr_note,
-        **_beta2(scalars),
+        "lr_note": lr_note + of_group,
+        **_beta2(scalars, number, of_group),
         "clip_note": _clip(run, scalars),
         "onset": f"{onset:,}" if onset is not None else "of the event",
         **_warmup(rates),
@@ -49,13 +53,15 @@ def _warmup(rates: "pd.Series[float]") -> dict[str, str]:
     return {"warmup": "2 * warmup_steps", "warmup_note": "or a tenth of all steps if it had none"}
 
 
-def _beta2(scalars: pd.DataFrame) -> dict[str, str]:
-    known = scalars.loc[scalars["name"] == "beta2", "value"]
+def _beta2(scalars: pd.DataFrame, number: int | None, of_group: str) -> dict[str, str]:
+    known = scalars.loc[scalars["name"] == f"beta2.{number}", "value"]
+    if known.empty:  # the first group with a β2, or one that has the same
+        known = scalars.loc[scalars["name"] == "beta2", "value"]
     if known.empty:
         return {"beta2": "0.95", "beta2_note": ""}
     now = float(known.max())
     lower = 0.95 if now > 0.95 else 1 - 2 * (1 - now)  # half the memory
-    return {"beta2": f"{lower:.4g}", "beta2_note": f"; β2 was {now:g}"}
+    return {"beta2": f"{lower:.4g}", "beta2_note": f"; β2 was {now:g}{of_group}"}
 
 
 def _clip(run: Diagnosis, scalars: pd.DataFrame) -> str:

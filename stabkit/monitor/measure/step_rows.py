@@ -34,7 +34,7 @@ class StepRows:
       because its shards are part of every row.
     - `is_dead`: whether the Monitor no longer records in this process.
     - `agree`: called at the same steps in every process, so that all react to the same events.
-    - `evaluate`: called at the end of the opening of each row, before the weights change.
+    - `opened_row`: called at the end of the opening of each row, before the weights change.
     - `closed_row`: called after each row.
     """
 
@@ -50,7 +50,7 @@ class StepRows:
         writes: bool,
         is_dead: Callable[[], bool],
         agree: Callable[[], None],
-        evaluate: Callable[[], None],
+        opened_row: Callable[[], None],
         closed_row: Callable[[], None],
     ) -> None:
         self.step = first
@@ -61,7 +61,7 @@ class StepRows:
         self._writes = writes
         self._measures = writes or parts.measure.blocks.sharded
         self._is_dead, self._agree = is_dead, agree
-        self._evaluate, self._closed_row = evaluate, closed_row
+        self._opened_row, self._closed_row = opened_row, closed_row
         self._is_open = False  # true from the first optimizer's gradients to the last one's step
         self._stepped: set[int] = set()  # ids of the optimizers that stepped in the open row
         self._optimizer_steps = 0
@@ -192,4 +192,4 @@ class StepRows:
             self.scalars.add(self.step, name, value)
         if self._measures and self.probing.is_due(self.step):
             self.probing.look(self.step)
-        self._evaluate()
+        self._opened_row()

@@ -125,10 +125,9 @@ def test_where_it_began_is_the_first_layer_and_the_first_step(tmp_path: Path) ->
     losses[290:310] *= 3
     plant_loop(tmp_path / "a", ["0", "2"], burst="2", losses=losses)
     runs = diagnosed(tmp_path)
-    words, onset = where_it_began(all_incidents(runs), runs.items[0])
-    assert words == "in layer 2 at step 300, with a gradient burst"
-    assert onset == 290
-    assert where_it_began([], runs.items[0]) == ("", None)
+    began = where_it_began(all_incidents(runs), runs.items[0])
+    assert began == ("in layer 2 at step 300, with a gradient burst", 290, [])
+    assert where_it_began([], runs.items[0]) == ("", None, [])
 
 
 @pytest.mark.usefixtures("undrawn")
