@@ -202,7 +202,7 @@ def _of_settings(word: str, config: RunConfig) -> Intervention:
     pairs = re.split(r",(?=[a-z0-9_.]+=)", word)
     settings = parse_overrides(pairs)
     problems = []
-    for key, value in settings.items():
+    for key in settings:
         if key not in CHANGEABLE:
             known = key in keys_of(RunConfig)
             why = "cannot change while a run trains" if known else "no such setting"

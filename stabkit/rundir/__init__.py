@@ -22,8 +22,8 @@ from stabkit.rundir.status import AHEAD, LOST_AFTER_S, Standing, State, Status, 
 
 __all__ = [
     "AHEAD", "LIFECYCLE", "LOST_AFTER_S", "MONITOR_SETTINGS", "TABLES", "ForeignFolderError",
-    "HeldFolder", "KeptState", "LeftOutWarning", "LinkedError", "Note", "Ring", "RunBusyError", "RunDir",
-    "Standing", "State", "Status", "append_to", "atomic_write", "claim_for_file",
+    "HeldFolder", "KeptState", "LeftOutWarning", "LinkedError", "Note", "Ring", "RunBusyError",
+    "RunDir", "Standing", "State", "Status", "append_to", "atomic_write", "claim_for_file",
     "claim_for_import", "claim_for_monitor", "claim_for_run", "claim_for_sweep", "find_runs",
     "hidden_folder", "kept_states", "left_out", "own_folder", "read_file", "refuse_link",
     "remove_dead", "same_folder", "utc_now", "whole",
