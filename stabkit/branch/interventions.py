@@ -203,11 +203,13 @@ def _of_settings(word: str, config: RunConfig) -> Intervention:
     settings = parse_overrides(pairs)
     problems = []
     for key in settings:
-        if key not in CHANGEABLE:
-            known = key in keys_of(RunConfig)
-            why = "cannot change while a run trains" if known else "no such setting"
-            can = f"these can: {', '.join(CHANGEABLE)}"
-            problems.append(f"{key} {why}; {can}" if known else f"{key}: {why}; {can}")
+        if key in CHANGEABLE:
+            continue
+        if key in keys_of(RunConfig):
+            can = ", ".join(CHANGEABLE)
+            problems.append(f"{key} cannot change while a run trains; these can: {can}")
+        else:
+            problems.append(f"{key}: no such setting{suggest(key, CHANGEABLE)}")
     if not problems:
         changed = validate(RunConfig, with_settings(config.model_dump(), settings), word)
         problems = without_effect(changed) + _impossible(config, changed)

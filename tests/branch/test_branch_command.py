@@ -94,7 +94,7 @@ def test_further_begin_steps_have_controls_and_placebos_alone(
     assert main([*words, "--from", "8", "4", "12"]) == 0
     said = capsys.readouterr().out
     assert "from step 8, 4, 12 to 18" in said
-    assert "37 branches, 358 steps: 3 controls, 24 placebos, 6 shams, 4 interventions" in said
+    assert "37 branches, 370 steps: 3 controls, 24 placebos, 6 shams, 4 interventions" in said
 
 
 def test_a_wrong_request_is_refused_with_what_would_be_right(
@@ -111,7 +111,9 @@ def test_a_wrong_request_is_refused_with_what_would_be_right(
     assert "seed cannot change while a run trains; these can: optim.name, optim.lr," in said
     assert "optim.lrr: no such setting; did you mean 'optim.lr'?" in said
     assert "did you mean 'freeze'" in said
-    assert "optim.clip_at" in refused("run", "--at", "12", "--with", "optim.clip=global")
+    assert "clip global needs clip_at" in refused(
+        "run", "--at", "12", "--with", "optim.clip=global"
+    )
     assert "has these settings already" in refused("run", "--at", "12", "--with", "optim.beta1=0.9")
     assert "only adamw and stable_adamw" in refused("run", "--at", "12", "--with", "optim.name=sgd")
     assert "--from 14: should be a step from 0 to" in refused("run", "--at", "12", "--from", "14")
