@@ -24,6 +24,7 @@ from stabkit.store.reader import Run
 from stabkit.train.request import config_with_threads
 from stabkit.train.state import build_state
 
+KINDS = ("dip", "burst", "nonfinite", "step")  # what a branch may be judged by
 PLACEBOS = 8
 LEAD = 4  # evaluations between the begin and the onset
 AFTER = 4  # evaluations after the end of the event, at least
@@ -98,6 +99,10 @@ def plan_study(
     if math.isnan(last):
         raise ReplayRefusedError(folder, "has recorded no step yet")
     event = find_event(run, at, int(last))
+    if event.kind not in KINDS:
+        raise ReplayRefusedError(
+            folder, f"--at {at}: no branch is judged by a {event.kind}; by {', '.join(KINDS)}"
+        )
     horizon = _horizon(folder, config, event, int(last) + 1, until)
     every = config.knn.every
     if not begins:

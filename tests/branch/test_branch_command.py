@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stabkit.branch import study
+from stabkit.branch.plan import Event
 from stabkit.branch.study import Size
 from stabkit.cli import main
 from stabkit.config import read_mapping
@@ -125,6 +126,15 @@ def test_a_wrong_request_is_refused_with_what_would_be_right(
     assert "holds thesis.tex, and no study" in refused("run", "--at", "12", "-o", "other")
     shutil.rmtree(here / "other")
     assert tree(here).keys() == before.keys()
+
+
+def test_an_event_that_no_branch_is_judged_by_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Event("collapse", 12, 12, "collapse at steps 12 to 12")
+    monkeypatch.setattr(study, "find_event", lambda *_: found)
+    assert main(["branch", "run", "--at", "collapse"]) == 2
+    assert "no branch is judged by a collapse; by dip, burst" in capsys.readouterr().err
 
 
 WORDS = ["branch", "run", "--at", "14", "--until", "18"]
