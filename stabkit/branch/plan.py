@@ -147,7 +147,7 @@ def find_event(run: Run, at: str, last: int) -> Event:
         raise ReplayRefusedError(run.path, f"--at {at}: there are {_listed(events)}")
     onset, end = int(one["onset"]), int(one["end"])
     words = f"{kind} at steps {onset} to {end}"
-    return Event(kind, min(onset, last), end, words, one["layer"])
+    return Event(kind, min(onset, last), end, words, one.get("layer"))
 
 
 def _listed(events: pd.DataFrame) -> str:
