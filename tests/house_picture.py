@@ -16,7 +16,7 @@ ROOMS = {  # what a room does; its inner rooms are added from their floors
     "study": "what a notebook opens: levels, claims",
     "runs": "what `load` returns: tables, findings, figures",
     "sweep": "grid, local pool, SLURM, status",
-    "branch": "kept states, replay",
+    "branch": "kept states, replay, branches",
     "evaluate": "full kNN, linear probe, fine-tuning",
     "train": "the loop and its state",
     "analyze": "tables, diagnosis, words",

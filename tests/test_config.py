@@ -241,6 +241,7 @@ def test_released_defaults_never_change() -> None:
             "fused_optimizer": False,
         },
         "fault": {"until": 0, "scale": 1e-3, "first": None, "lead": 0},
+        "branch": None,
         "knn": {
             "every": 10,
             "k": 200,

@@ -13,12 +13,15 @@ from stabkit.printing import one_line
 WORDS = {
     "optim.lr": "base lr",
     "train.batch": "batch",
+    "branch.change": "branch:",
     "method.name": "method",
     "model.name": "model",
     "optim.name": "optimizer",
     "optim.beta2": "β2",
     "optim.weight_decay": "weight decay",
 }
+# What tells replicates of a cell apart: the seed, or which weight of a branch was moved.
+REPLICATES = ("seed", "branch.nudge")
 FROZEN = {False: "learned patch projection", True: "frozen patch projection"}
 
 
@@ -54,7 +57,7 @@ def _telling(runs: Diagnoses) -> list[str]:
     If each batch size has its own number of steps, one of the two settings is enough. The one that
     has a name in `WORDS` is kept.
     """
-    keys = [key for key in runs.factors() if key != "seed"]
+    keys = [key for key in runs.factors() if key not in REPLICATES]
 
     def groups(chosen: Sequence[str]) -> int:
         return len({repr([run.settings.get(key) for key in chosen]) for run in runs})

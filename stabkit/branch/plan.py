@@ -56,19 +56,24 @@ def make_plan(folder: Path, at: str, until: int | None = None) -> Plan:
     Raises ReplayRefusedError for a folder, an event or a step that cannot be replayed.
     """
     rundir = RunDir(folder)
-    config = _config(rundir)
+    config = config_of(rundir)
     run = Run(folder).as_of_now().keeping()
     last = run.scalars()["step"].max()
     if math.isnan(last):
         raise ReplayRefusedError(folder, "has recorded no step yet")
-    onset, event_end, words = _find(run, at, int(last))
+    event = find_event(run, at, int(last))
+    onset, words = event.onset, event.words
     every = config.knn.every
-    soon = min(event_end + every, onset + EVALUATIONS * every)
+    soon = min(event.end + every, onset + EVALUATIONS * every)
     end = min(soon if until is None else until, int(last) + 1)
     if end <= onset:
         raise ReplayRefusedError(folder, f"--until {until} is not after step {onset}")
-    start, file, later_states, damaged = _states(rundir, config, max(0, onset - LEAD), end)
-    attempts = _attempts(rundir)
+    start, file, later_states, damaged = states_before(rundir, config, max(0, onset - LEAD), end)
+    if config.branch and file is None:
+        raise ReplayRefusedError(
+            folder, f"is a branch, and holds no state of its own before step {onset - LEAD}"
+        )
+    attempts = attempts_of(rundir)
     before = [a for a in attempts if a.get("first_step", 0) <= start] or attempts[:1]
     attempt = before[-1]
     if attempt.get("processes", 1) != world_size():
@@ -82,18 +87,18 @@ def make_plan(folder: Path, at: str, until: int | None = None) -> Plan:
     )  # fmt: skip
 
 
-def _config(rundir: RunDir) -> RunConfig:
+def config_of(rundir: RunDir) -> RunConfig:
     if not rundir.config_file.is_file():
         raise ReplayRefusedError(rundir.path, f"no run folder, it has no {rundir.config_file.name}")
     try:
         return read_config(rundir.config_file)
     except ConfigError:
-        if not _attempts(rundir):
+        if not attempts_of(rundir):
             raise ReplayRefusedError(rundir.path, NO_RUN) from None
         raise
 
 
-def _attempts(rundir: RunDir) -> list[Mapping[str, Any]]:
+def attempts_of(rundir: RunDir) -> list[Mapping[str, Any]]:
     attempts = rundir.read_meta().get("attempts")
     found: list[Mapping[str, Any]] = (
         [a for a in attempts if isinstance(a, dict)] if isinstance(attempts, list) else []
@@ -103,14 +108,24 @@ def _attempts(rundir: RunDir) -> list[Mapping[str, Any]]:
     return found
 
 
-def _find(run: Run, at: str, last: int) -> tuple[int, int, str]:
-    """Return onset, end and name of what `at` names: a step, `dip`, or `dip:2`."""
+class Event(NamedTuple):
+    """What `--at` names; `kind` is `step` or one of EVENT_KINDS, `layer` where it began."""
+
+    kind: str
+    onset: int
+    end: int
+    words: str
+    layer: str | None = None
+
+
+def find_event(run: Run, at: str, last: int) -> Event:
+    """Return what `at` names: a step, `dip`, or `dip:2`. Raises ReplayRefusedError."""
     kind, _, number = at.partition(":")
     if at.isdecimal():
         step = int(at)
         if step > last:
             raise ReplayRefusedError(run.path, f"--at {at}: the last step recorded is {last}")
-        return step, step, f"step {step}"
+        return Event("step", step, step, f"step {step}")
     if kind not in EVENT_KINDS or (number and not number.isdecimal()):
         raise ReplayRefusedError(
             run.path,
@@ -131,7 +146,8 @@ def _find(run: Run, at: str, last: int) -> tuple[int, int, str]:
     else:
         raise ReplayRefusedError(run.path, f"--at {at}: there are {_listed(events)}")
     onset, end = int(one["onset"]), int(one["end"])
-    return min(onset, last), end, f"{kind} at steps {onset} to {end}"
+    words = f"{kind} at steps {onset} to {end}"
+    return Event(kind, min(onset, last), end, words, one.get("layer"))
 
 
 def _listed(events: pd.DataFrame) -> str:
@@ -141,7 +157,7 @@ def _listed(events: pd.DataFrame) -> str:
     return ", ".join(words[:8]) + f" and {len(words) - 8} more" * (len(words) > 8)
 
 
-def _states(
+def states_before(
     rundir: RunDir, config: RunConfig, latest: int, end: int
 ) -> tuple[int, Path | None, dict[int, Path], list[str]]:
     """Return the newest sound state at or before step `latest`, and the files of those after it."""

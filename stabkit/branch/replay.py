@@ -21,6 +21,7 @@ from stabkit.store.reader import Run
 from stabkit.train.data.batches import ReadAhead, make_batch
 from stabkit.train.exactness import changes, circumstances, in_words
 from stabkit.train.loop import Parts, evaluate_heldout, prepare, train_step
+from stabkit.train.optim.freeze import freeze_parameters
 from stabkit.train.parallel.agree import (
     check_same_start,
     fail_together,
@@ -85,6 +86,8 @@ def _replay(plan: Plan, folder: Path, out: Path, parts: Parts) -> Replay | None:
     norms, samples = TensorNorms(state.model.online), SampleTable()
     norms.attach(state.optimizer)
     state.stabilizer.attach(state.optimizer)
+    if config.branch:
+        freeze_parameters(state.model.online, state.optimizer, config.branch.freeze)
     proof = Proof(Run(folder).as_of_now().keeping(), out)
     changed = changes(plan.attempt, circumstances(device, torch.get_num_threads()))
     with _told(plan, in_words(changed)), monitor, ReadAhead(config, parts.images) as ahead:
@@ -100,7 +103,7 @@ def _replay(plan: Plan, folder: Path, out: Path, parts: Parts) -> Replay | None:
                 run_by_first(
                     lambda s=step, p=path, c=content: _compare_state(proof, norms, s, p, c)  # type: ignore[misc]
                 )
-            is_due = step % config.knn.every == 0 or step == config.train.steps
+            is_due = step % config.knn.every == 0 or step == config.end
             if is_due and evaluate_heldout(config, state, monitor, parts.knn, step) is None:
                 break  # the run ended here: its features were no longer finite
             if ends:

@@ -38,7 +38,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
         print(f"stabkit: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = arguments.verb in ("train", "sweep")
+        goes_on = arguments.verb in ("train", "sweep", "branch")
         end = "; the same command goes on from the last checkpoint" if goes_on else ""
         if is_speaker():
             print(f"stabkit: stopped{end}", file=sys.stderr)
@@ -51,7 +51,7 @@ def module_of(verb: str) -> str:
 
 
 def _refuse_unknown(arguments: argparse.Namespace) -> None:
-    takes_settings = arguments.verb in ("train", "sweep", "evaluate", "import", "config")
+    takes_settings = arguments.verb in ("train", "sweep", "branch", "evaluate", "import", "config")
     wrong = [word for word in arguments.overrides if word.startswith("-") or not takes_settings]
     if wrong and takes_settings and "." in wrong[0].partition("=")[0]:
         setting = wrong[0].lstrip("-")

@@ -176,6 +176,48 @@ def _replay(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _branch(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", help="a run folder or its id; it is only read")
+    verb.add_argument(
+        "--at",
+        required=True,
+        metavar="EVENT|STEP",
+        help="a kind of event: dip is the largest of them, dip:2 the second in time; or a step",
+    )
+    verb.add_argument(
+        "--with",
+        dest="change",
+        nargs="+",
+        metavar="CHANGE",
+        help="what to try: ready interventions by name, or settings, as optim.lr=1e-3; each is one "
+        "intervention, and settings that belong together are joined by commas",
+    )
+    size = verb.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="three interventions, about 26 branches (the default)"
+    )
+    size.add_argument("--full", action="store_true", help="every ready intervention, 81 branches")
+    verb.add_argument(
+        "--from",
+        dest="begin",
+        nargs="+",
+        type=int,
+        metavar="STEP",
+        help="where branches begin (default: four evaluations before the onset); at further steps "
+        "only controls and placebos do",
+    )
+    verb.add_argument("--until", type=int, metavar="STEP", help="the step to stop before")
+    verb.add_argument(
+        "-o", "--out", type=Path, metavar="FOLDER", help="default: branches/RUN-at-EVENT"
+    )
+    verb.add_argument("--dry-run", action="store_true", help="print what would run, start nothing")
+    verb.add_argument(
+        "--cluster", choices=("local", "slurm"), default="local", help="where branches are trained"
+    )
+    verb.add_argument("--retry", choices=("failed",), help="also run failed branches again")
+    _allow_inexact(verb)
+
+
 def _signals(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("names", nargs="*", metavar="NAME", help="levels or signals (default: all)")
     verb.add_argument("--module", help="a module to import first, which registers your own signals")
@@ -300,6 +342,11 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
         "make steps of a run again, bit for bit, and measure everything",
         "RUN --at STEP|EVENT",
         _replay,
+    ),
+    "branch": (
+        "try what would have prevented an event, with controls",
+        "RUN --at EVENT|STEP [--with CHANGE ...]",
+        _branch,
     ),
     "signals": (
         "show what a Monitor can measure: formula, cost, what it reveals",

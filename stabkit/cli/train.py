@@ -35,7 +35,7 @@ def act(arguments: argparse.Namespace) -> int:
     rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
     claim_for_run(rundir, lambda file: differences(file, config))
     if is_speaker():
-        print(f"{rundir.path}: training {config.train.steps} steps", flush=True)
+        print(f"{rundir.path}: training {config.end} steps", flush=True)
     with shown_meanwhile(row_reader([rundir])) if is_speaker() else nullcontext():
         code, message = _train(config, rundir, arguments.allow_inexact)
     if message:

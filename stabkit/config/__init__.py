@@ -1,5 +1,6 @@
 """The typed configuration of a run: its sections, how it is read, and its run id."""
 
+from stabkit.config.branch import BranchConfig
 from stabkit.config.compute import ComputeConfig
 from stabkit.config.effect import without_effect
 from stabkit.config.fault import FaultConfig
@@ -37,6 +38,7 @@ from stabkit.presets import preset_names
 
 __all__ = [
     "RESNETS",
+    "BranchConfig",
     "ComputeConfig",
     "ConfigError",
     "DataConfig",

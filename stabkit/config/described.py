@@ -47,7 +47,8 @@ def described(config: RunConfig, varied: Mapping[str, Sequence[Any]] | None = No
 
 
 def _settings(section: Section) -> list[tuple[str, Any]]:
-    return [(name, getattr(section, name)) for name in type(section).model_fields]
+    found = [(name, getattr(section, name)) for name in type(section).model_fields]
+    return [pair for pair in found if pair != ("branch", None)]  # only `stabkit branch` sets it
 
 
 def _doc(section: Section) -> Iterator[Line]:

@@ -156,8 +156,11 @@ def unusable_path(config: RunConfig) -> str | None:
 
 
 def save_config(config: RunConfig) -> str:
-    """Return the resolved, complete configuration as YAML."""
-    return dump_yaml(config.model_dump(mode="json"))
+    """Return the resolved, complete configuration as YAML; `branch` only of a branch."""
+    content = config.model_dump(mode="json")
+    if config.branch is None:
+        del content["branch"]
+    return dump_yaml(content)
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
@@ -167,9 +170,11 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 
 def keys_of(model: type[Section], prefix: str = "") -> list[str]:
-    """List every dotted key of a model, in order."""
+    """List every dotted key of a model that a request may set, in order: none of `branch`."""
     keys = []
     for name, field in model.model_fields.items():
+        if model is RunConfig and name == "branch":
+            continue
         # A section, or `Section | None`.
         kinds = (field.annotation, *get_args(field.annotation))
         sections = [k for k in kinds if isinstance(k, type) and issubclass(k, Section)]

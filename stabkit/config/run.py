@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from stabkit.config.branch import BranchConfig
 from stabkit.config.compute import ComputeConfig
 from stabkit.config.fault import FaultConfig
 from stabkit.config.method import MethodConfig
@@ -120,6 +121,12 @@ class RunConfig(Section):
     fault: FaultConfig = FaultConfig()
     knn: KnnConfig = KnnConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    branch: BranchConfig | None = None
+
+    @property
+    def end(self) -> int:
+        """Return how many updates are made; the schedules know `train.steps` alone."""
+        return self.branch.end if self.branch else self.train.steps
 
     @model_validator(mode="before")
     @classmethod
@@ -149,6 +156,8 @@ class RunConfig(Section):
             raise ValueError(
                 f"compute.fused_optimizer: {self.optim.name} has none, only adamw and sgd have"
             )
+        if self.branch and self.branch.end > self.train.steps:
+            raise ValueError(f"branch.end {self.branch.end} exceeds train.steps {self.train.steps}")
         if self.train.batch < 2:
             raise ValueError("train.batch must be at least 2: a contrastive loss needs a negative")
         if self.data.name == "synthetic" and self.train.batch > self.data.num_train:

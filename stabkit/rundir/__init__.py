@@ -10,6 +10,7 @@ from stabkit.rundir.claim import (
     claim_for_run,
     claim_for_sweep,
 )
+from stabkit.rundir.event_log import LIFECYCLE
 from stabkit.rundir.find import TABLES, LeftOutWarning, find_runs, left_out
 from stabkit.rundir.hidden_folder import hidden_folder
 from stabkit.rundir.kept_states import KeptState, Ring, kept_states
@@ -20,9 +21,9 @@ from stabkit.rundir.run_dir import RunDir
 from stabkit.rundir.status import AHEAD, LOST_AFTER_S, Standing, State, Status, utc_now
 
 __all__ = [
-    "AHEAD", "LOST_AFTER_S", "MONITOR_SETTINGS", "TABLES", "ForeignFolderError", "HeldFolder",
-    "KeptState", "LeftOutWarning", "LinkedError", "Note", "Ring", "RunBusyError", "RunDir",
-    "Standing", "State", "Status", "append_to", "atomic_write", "claim_for_file",
+    "AHEAD", "LIFECYCLE", "LOST_AFTER_S", "MONITOR_SETTINGS", "TABLES", "ForeignFolderError",
+    "HeldFolder", "KeptState", "LeftOutWarning", "LinkedError", "Note", "Ring", "RunBusyError",
+    "RunDir", "Standing", "State", "Status", "append_to", "atomic_write", "claim_for_file",
     "claim_for_import", "claim_for_monitor", "claim_for_run", "claim_for_sweep", "find_runs",
     "hidden_folder", "kept_states", "left_out", "own_folder", "read_file", "refuse_link",
     "remove_dead", "same_folder", "utc_now", "whole",

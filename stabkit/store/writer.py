@@ -161,6 +161,18 @@ def trim(folder: Path, step: int) -> None:
                 write_part(part, kept, table.schema)
 
 
+def copy_rows(table: Path, to: Path, step: int, run: str) -> None:
+    """Write the rows of `table` before `step` into the new folder `to`, as rows of the run `run`.
+
+    Raises ValueError that names a damaged part.
+    """
+    for part in sorted(table.glob("part-*.parquet")):
+        rows = read_part(part)
+        kept = rows.filter(pc.less(rows["step"], step))
+        if kept.num_rows:
+            write_part(next_part(to), kept, with_identity(kept.schema, run))
+
+
 def read_part(part: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a part. Raises a ValueError that names it if it is damaged or foreign."""
     try:

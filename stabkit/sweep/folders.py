@@ -73,7 +73,7 @@ def write_waiting(run: PlannedRun, rundir: RunDir, standing: Standing, threads: 
             config = config.model_copy(update={"runtime": runtime})
         atomic_write(rundir.config_file, save_config(config).encode())
     if standing in ("missing", "failed", "lost"):
-        before = rundir.last_status() or Status("waiting", steps=config.train.steps)
+        before = rundir.last_status() or Status("waiting", steps=config.end)
         rundir.write_status(replace(before, state="waiting", reason=None))
 
 

@@ -127,7 +127,8 @@ def expected_work(config: RunConfig) -> float:
     weights = (model.width or 1) ** 2 * (model.depth or 1)
     step = 2 * (1 + 2 + 1) * config.train.batch
     evaluation = config.knn.queries + config.knn.bank
-    return config.train.steps * (step + evaluation / config.knn.every) * patches * weights
+    first = config.branch.step if config.branch else 0
+    return (config.end - first) * (step + evaluation / config.knn.every) * patches * weights
 
 
 def _final_status(task: Task, returncode: int, slot: Slot) -> Status:

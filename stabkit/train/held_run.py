@@ -71,7 +71,7 @@ def record_failure(
 def _write_reason(config: RunConfig, rundir: RunDir, error: Exception) -> None:
     who = f"process {rank()}: " if rank() else ""
     reason = f"{who}{type(error).__name__}: {error}"
-    failed = rundir.last_status() or Status("failed", steps=config.train.steps)
+    failed = rundir.last_status() or Status("failed", steps=config.end)
     with suppress(OSError):  # a full disk takes no new line, but it lets a status be replaced
         if not rundir.config_file.exists():
             write_config(config, rundir)

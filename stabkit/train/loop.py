@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from stabkit.config import RunConfig, run_id
+from stabkit.config.branch import lr_share
 from stabkit.config.schedule import lr_at, momentum_at
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.probe.attention_logits import widened
@@ -26,6 +27,7 @@ from stabkit.train.keeping import save_and_keep
 from stabkit.train.meta import forget_other_job, record_attempt
 from stabkit.train.optim.clipping import side_effects
 from stabkit.train.optim.fault import hold_back
+from stabkit.train.optim.freeze import freeze_parameters
 from stabkit.train.parallel.agree import (
     check_same_start,
     fail_together,
@@ -130,6 +132,8 @@ def _run(config: RunConfig, parts: Parts, held: HeldRun, start: Start, stop: Sto
     monitor = run_together(lambda: _begin_record(config, parts, held, start, first))
     # after the Monitor, which then records gradients as they were before anything is clipped
     state.stabilizer.attach(state.optimizer)
+    if config.branch:
+        freeze_parameters(state.model.online, state.optimizer, config.branch.freeze)
     with monitor, nullcontext(stop) if stop else stop_on_signals() as stop:
         progress = Progress(config, held, first, 1 / parts.knn.num_classes)
         with ReadAhead(config, parts.images) as ahead:
@@ -179,7 +183,7 @@ def _steps(
     progress: Progress,
 ) -> Status:
     """Checkpoint, evaluate, update, in this order, until the last step or a stop."""
-    steps, every = config.train.steps, config.runtime.checkpoint_every
+    steps, every = config.end, config.runtime.checkpoint_every
     agreement = Agreement()
     for step in range(first, steps + 1):
         stopped = agreement.ask(stop.signal is not None)
@@ -212,7 +216,7 @@ def train_step(
 ) -> None:
     """Make one update: schedules, loss, backward, optimizer; then record it."""
     steps = config.train.steps
-    lr = lr_at(step, steps, config.optim, config.train.batch)
+    lr = lr_at(step, steps, config.optim, config.train.batch) * lr_share(config.branch, step)
     momentum = momentum_at(step, steps, config.method)
     for group in state.optimizer.param_groups:
         group["lr"] = lr

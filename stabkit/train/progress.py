@@ -28,7 +28,7 @@ class Progress:
     def __init__(self, config: RunConfig, held: HeldRun, first: int, chance: float) -> None:
         """`first`: the step that the training begins at. `chance`: accuracy of a guess."""
         self._held, self._rundir = held, held.rundir
-        self._steps, self._batch = config.train.steps, config.train.batch
+        self._steps, self._batch = config.end, config.train.batch
         pin = partial(pin_before, config, self._rundir)
         self._alerts = Alerts(self._rundir, chance, pin) if rank() == 0 else None
         self._knn: float | None = None

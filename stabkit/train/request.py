@@ -50,6 +50,14 @@ def look_into(config: RunConfig, rundir: RunDir, allow_inexact: bool) -> Start:
     status = claim(config, rundir)
     if is_done(status):
         return Start(status, 0, {})
+    if config.branch and not rundir.checkpoint_file.exists():
+        raise ConfigError(
+            str(rundir.path),
+            [
+                "a branch begins with a state of its parent, and there is none; `stabkit branch` "
+                "makes it"
+            ],
+        )
     check_free(rundir)
     threads = choose_threads(config, rundir)
     facts = check_resume(config_with_threads(config, threads), rundir, allow_inexact)

@@ -100,8 +100,8 @@ def load_state(state: TrainState, config: RunConfig, path: Path) -> int:
             f"{path}: belongs to run {content['run']}, this configuration is {run_id(config)}; "
             "train it in a folder of its own"
         )
-    if content["step"] > config.train.steps:
-        raise ValueError(f"{path}: step is {content['step']}, the run has {config.train.steps}")
+    if content["step"] > config.end:
+        raise ValueError(f"{path}: step is {content['step']}, the run has {config.end}")
     check_optimizer(path, content["optimizer"], state.optimizer)
     check_like(path, "bank", content["bank"], state.bank.state_dict())
     if "stabilizer" in content:  # older checkpoints have none, and had no state to keep

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabkit.config import RunConfig
+from stabkit.config.branch import batch_of
 from stabkit.train.data.image_ops import image_sizes
 from stabkit.train.data.image_set import Images, moved
 from stabkit.train.data.load import ImageSet, batch_index
@@ -46,7 +47,8 @@ class Batch:
 
 def read_batch(config: RunConfig, images: ImageSet, step: int) -> Read:
     """Decode the images of a step and draw the parameters of their views, all on the host."""
-    epoch, index = batch_index(config.seed, step, len(images), config.train.batch)
+    number = batch_of(config.branch, step)
+    epoch, index = batch_index(config.seed, number, len(images), config.train.batch)
     own = own_rows(len(index))
     loaded = images.load(index[own])
     scale, sigma = config.views.min_scale, config.views.blur_sigma
@@ -78,7 +80,7 @@ class ReadAhead:
     def take(self, step: int) -> Read:
         """Return what was read for `step`, and start to read the step after it."""
         now = self._ahead.pop(step, None) or self._start(step)
-        if step + 1 < self._config.train.steps:
+        if step + 1 < self._config.end:
             self._ahead[step + 1] = self._start(step + 1)
         return now.result()
 

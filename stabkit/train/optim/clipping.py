@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stabkit.config import OptimConfig
@@ -119,6 +121,13 @@ class Stabilizer:
         target = torch.where(outlier, mean + at**2 * variance / (norm - mean), norm)
         self.memory = remember(self.memory, target)
         return shrink(norm, target)
+
+    def look_on(self, norms: NDArray[np.float64]) -> None:
+        """Take in norms of steps that were not clipped: `patch_embed` and `zclip` remember them."""
+        clip = {"patch_embed": self._clip_to_running_mean, "zclip": self._clip_to_z_score}
+        if take := clip.get(self.config.clip):
+            for norm in torch.from_numpy(norms).to(self.memory):
+                take(norm, _threshold(self.config))
 
     def state_dict(self) -> dict[str, Any]:
         return {"memory": self.memory}

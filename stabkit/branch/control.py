@@ -1,0 +1,38 @@
+"""Prove that a control is the parent's own training, bit for bit."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from stabkit.branch.plan import attempts_of
+from stabkit.branch.proof import Proof, ReplayDiffersError
+from stabkit.branch.study import Study
+from stabkit.rundir import RunDir
+from stabkit.store.reader import Run
+from stabkit.train.exactness import changes, in_words
+
+
+class Proven(NamedTuple):
+    """How much of a control was compared with the parent."""
+
+    rows: int
+    evaluations: int
+
+
+def prove_control(study: Study, begin: int, control: Path) -> Proven:
+    """Compare all that a control recorded from its begin on with the record of the parent.
+
+    Raises ReplayDiffersError that says from which step on it differs, in what, and what has
+    changed.
+    """
+    proof = Proof(Run(study.parent).as_of_now().keeping(), control)
+    try:
+        proof.compare(begin, study.horizon)
+        proof.compare_last(study.horizon)
+    except ReplayDiffersError as error:
+        before, now = (attempts_of(RunDir(folder))[-1] for folder in (study.parent, control))
+        reason = in_words(changes(before, now)) or (
+            "versions, threads, device and processor are those of the run; perhaps its files, its "
+            "data or stabkit's code were changed"
+        )
+        raise ReplayDiffersError(f"{error}. {reason}") from None
+    return Proven(proof.rows, proof.evaluations)

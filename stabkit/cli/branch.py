@@ -1,0 +1,167 @@
+"""Carry out `stabkit branch`."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stabkit.cli.names import run_of
+from stabkit.cli.next_step import say_next
+from stabkit.cli.request import RequestError
+from stabkit.config import ConfigError, missing_data, parse_overrides
+from stabkit.rundir import RunDir
+from stabkit.sweep.folders import refuse_foreign
+from stabkit.sweep.grid import SLURM, PlannedRun, Sweep
+from stabkit.sweep.launch import launch
+
+if TYPE_CHECKING:
+    from stabkit.branch.begin import Beginnings
+    from stabkit.branch.study import Branch, Study
+
+
+def act(arguments: argparse.Namespace) -> int:
+    """Run branches of a run around an event, with controls, into a study folder of their own."""
+    run = run_of(arguments.run)
+    words = [*(arguments.change or []), *arguments.overrides]
+    slurm = parse_overrides([w.removeprefix(SLURM) for w in words if w.startswith(SLURM)])
+    if slurm and arguments.cluster != "slurm":
+        raise RequestError("slurm.* settings need --cluster slurm")
+    if loose := [word for word in arguments.overrides if not word.startswith(SLURM)]:
+        raise RequestError(f"{loose[0]}: write --with before the changes")
+    if not RunDir(run).config_file.is_file():
+        raise RequestError(f"{run}: not a run folder, it has no config.yaml")
+    # Here, since torch takes seconds to import.
+    from stabkit.branch.begin import Beginnings
+    from stabkit.branch.study import FULL, QUICK, plan_study
+    from stabkit.branch.study_file import read_kick, write_plan
+
+    changes = [word for word in words if not word.startswith(SLURM)]
+    size = FULL if arguments.full else QUICK
+    study = plan_study(run, arguments.at, size, changes, arguments.begin or [], arguments.until)
+    what = arguments.at.replace(":", "-")
+    folder = arguments.out or Path("branches") / f"{run.resolve().name}-at-{what}"
+    there, kick = read_kick(study, folder)
+    if problem := missing_data(study.config):
+        raise ConfigError(str(run), [problem])
+    beginnings = Beginnings(study, folder)
+    _print_plan(study, folder)
+    if arguments.dry_run:
+        say_next("stabkit", *(word for word in arguments.words if word != "--dry-run"))
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunDir(folder).lock():
+        if not there:
+            beginnings.make_states(_say)
+            if any(b.family == "kick" and b.kind == "sham" for b in study.branches):
+                kick = beginnings.measure_kick()
+            write_plan(study, folder, kick)
+    return _run(study, beginnings, folder, kick, arguments, slurm)
+
+
+def _run(
+    study: "Study",
+    beginnings: "Beginnings",
+    folder: Path,
+    kick: float | None,
+    arguments: argparse.Namespace,
+    slurm: dict[str, object],
+) -> int:
+    """Run the controls, prove them, and only then run the other branches."""
+    from stabkit.branch.control import prove_control
+    from stabkit.branch.proof import ReplayDiffersError
+
+    controls = [branch for branch in study.branches if branch.kind == "control"]
+    for branches in (controls, study.branches):
+        with RunDir(folder).lock():
+            for branch in branches:
+                beginnings.make_folder(branch, kick)
+        sweep = _sweep(study, branches, kick, folder, arguments.allow_inexact)
+        refuse_foreign(sweep, folder)
+        done = [RunDir(folder / planned.folder).standing() == "done" for planned in sweep.runs]
+        if not all(done):
+            code = _launch(sweep, folder, arguments, slurm)
+            if code or arguments.cluster == "slurm":
+                return code
+        if branches is controls:
+            try:
+                for branch, planned in zip(controls, sweep.runs, strict=True):
+                    found = prove_control(study, branch.begin, folder / planned.folder)
+                    _say(
+                        f"{branch.name} is the run bit for bit: {found.rows} steps, "
+                        f"{found.evaluations} evaluations"
+                    )
+            except ReplayDiffersError as error:
+                print(f"stabkit: {study.parent}: {branch.name} {error}", file=sys.stderr)
+                return 1
+    return _verdict(folder)
+
+
+def _sweep(
+    study: "Study",
+    branches: "Sequence[Branch]",
+    kick: float | None,
+    folder: Path,
+    allow_inexact: bool,
+) -> Sweep:
+    """Return branches as the runs of a sweep, for the launchers."""
+    from stabkit.branch.study import config_of_branch, folder_of
+
+    runs = []
+    for branch in branches:
+        config = config_of_branch(study, branch, kick)
+        name = folder_of(branch, config)
+        if allow_inexact:
+            runtime = config.runtime.model_copy(update={"allow_inexact": True})
+            config = config.model_copy(update={"runtime": runtime})
+        runs.append(PlannedRun({"branch.change": branch.change or branch.kind}, config, name))
+    return Sweep(folder.name, None, tuple(runs))
+
+
+def _launch(
+    sweep: Sweep, folder: Path, arguments: argparse.Namespace, slurm: dict[str, object]
+) -> int:
+    if arguments.cluster != "slurm":
+        return launch(sweep, folder, arguments.retry == "failed")
+    from stabkit.sweep.submit import submit
+
+    code = submit(sweep, folder, slurm, arguments.retry == "failed", snapshot=False)
+    if code == 0:
+        print("when these are done, the same command goes on")
+    return code
+
+
+def _verdict(folder: Path) -> int:
+    """Print what the branches show, where the module that judges them is there."""
+    if find_spec("stabkit.branch.attribution") is not None:
+        table = import_module("stabkit.branch.branch_table").branch_table(folder)
+        print(import_module("stabkit.branch.attribution").judge_branches(table).text())
+    say_next("stabkit", "analyze", str(folder))
+    return 0
+
+
+def _print_plan(study: "Study", folder: Path) -> None:
+    begins = ", ".join(map(str, study.begins))
+    _say(
+        f"{study.parent}: {study.event.words}; branches from step {begins} to {study.horizon}, in "
+        f"{folder}"
+    )
+    kinds = Counter(branch.kind for branch in study.branches)
+    steps = sum(study.horizon - branch.begin for branch in study.branches)
+    words = [
+        f"{count} {kind}s" if count > 1 else f"{count} {kind}" for kind, count in kinds.items()
+    ]
+    _say(f"  {len(study.branches)} branches, {steps:,} steps: {', '.join(words)}")
+    for kind in ("intervention", "sham"):
+        rows = Counter((b.change, b.family) for b in study.branches if b.kind == kind)
+        for (change, family), count in rows.items():
+            _say(f"  {kind:<13}{count:>2} x {change}  ({family})")
+    for name, why in study.left_out.items():
+        _say(f"  left out: {name}, {why}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
