@@ -11,6 +11,7 @@ from markupsafe import Markup
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.contents import LISTED, Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
+from stabkit.analyze.report.prevention import Prevention
 from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
 from stabkit.analyze.report.sources import SOURCES
@@ -21,14 +22,18 @@ from stabkit.version import __version__
 FOLDER = Path(__file__).parent
 
 
-def write_report(runs: Diagnoses, out: Path, interactive: bool = False) -> None:
+def write_report(
+    runs: Diagnoses, out: Path, interactive: bool = False, preventions: Sequence[Prevention] = ()
+) -> None:
     """Write one HTML file that holds all it needs. Raises ValueError if a run is unreadable."""
-    page = render(make_report(runs), charts(runs) if interactive else ())
+    page = render(make_report(runs), charts(runs) if interactive else (), preventions)
     # bytes in a folder's name that are no text are shown as escapes
     atomic_write(out, page.encode("utf-8", "backslashreplace"))
 
 
-def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
+def render(
+    report: Report, zoomable: Sequence[Chart] = (), preventions: Sequence[Prevention] = ()
+) -> str:
     """Return the HTML of the page. Every name and setting in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -44,6 +49,7 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
         scripts = [plotly_script(), (FOLDER / "report.js").read_text(encoding="utf-8")]
     return environment.get_template("report.html.j2").render(
         report=report,
+        preventions=preventions,
         listed=LISTED,
         charts=[(chart, _inside_script(chart.data)) for chart in zoomable],
         style=Markup(style),
