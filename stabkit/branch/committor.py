@@ -38,7 +38,7 @@ def commit_step(shares: pd.DataFrame) -> int | None:
 
 
 def commit_words(shares: pd.DataFrame) -> str:
-    """Say from which step on only an intervention prevents the event, as far as it was tried."""
+    """Say from which step on a nudge hardly ever prevents the event, as far as it was tried."""
     steps = shares["begin"].sort_values().tolist()
     found = commit_step(shares)
     if found is None:
@@ -46,4 +46,4 @@ def commit_words(shares: pd.DataFrame) -> str:
     if found == steps[0]:
         return f"committed at step {found} or before; no earlier begin was tried"
     before = steps[steps.index(found) - 1]
-    return f"committed between steps {before} and {found}: after it only an intervention helps"
+    return f"committed between steps {before} and {found}: after it a nudge hardly ever prevents it"

@@ -38,6 +38,7 @@ def curve_table(plan: Planned) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
+@mpl.rc_context(RC)
 def branches_figure(curves: pd.DataFrame, plan: Planned, judged: Attribution) -> Figure:
     """Draw a panel for each intervention, over the placebos' range and the control."""
     tried = [str(row.change) for row in judged.interventions.itertuples()]
@@ -75,9 +76,17 @@ def _placebos(ax: Axes, here: pd.DataFrame) -> None:
             label=f"{len(values.columns)} placebos",
         )  # fmt: skip
     for _, branch in here[here["kind"] == "control"].groupby("branch"):
-        ax.plot(branch["since"], branch["value"], color="black", linewidth=1.4, label="control")
+        ax.plot(
+            branch["since"],
+            branch["value"],
+            color="black",
+            linewidth=1.2,
+            zorder=3,
+            label="control",
+        )
 
 
+@mpl.rc_context(RC)
 def committor_figure(judged: Attribution, plan: Planned) -> Figure:
     """Draw the share of placebos that repeat the event by begin step, with exact intervals."""
     shares = judged.committor
@@ -91,7 +100,7 @@ def committor_figure(judged: Attribution, plan: Planned) -> Figure:
     ax.axhline(CERTAIN, color="0.4", linewidth=0.8, linestyle=":")
     ax.axvline(plan.event.onset, color="0.4", linewidth=0.8, linestyle="--", label="onset")
     if (step := judged.commit_step) is not None:
-        ax.axvline(step, color=ramp(2)[1], linewidth=1, label=f"committed at step {step}")
+        ax.axvline(step, color=ramp(2)[1], linewidth=1, label=f"committed at {step} or before")
     ax.set_ylim(-0.03, 1.03)
     ax.set_xlabel("step at which the placebos begin")
     ax.set_ylabel("share that repeats the event")
