@@ -4,8 +4,6 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,10 +133,15 @@ def _launch(
 
 
 def _verdict(folder: Path) -> int:
-    """Print what the branches show, where the module that judges them is there."""
-    if find_spec("stabkit.branch.attribution") is not None:
-        table = import_module("stabkit.branch.branch_table").branch_table(folder)
-        print(import_module("stabkit.branch.attribution").judge_branches(table).text())
+    """Print what the branches show; write the tables and figures of the study."""
+    from stabkit.branch.attribution import judge_branches
+    from stabkit.branch.branch_table import branch_table, read_plan
+    from stabkit.branch.study_figures import write_study
+
+    judged = judge_branches(branch_table(folder))
+    print(judged.text())
+    for file in write_study(read_plan(folder), judged):
+        _say(str(file))
     say_next("stabkit", "analyze", str(folder))
     return 0
 

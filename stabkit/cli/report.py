@@ -39,10 +39,12 @@ def act(arguments: argparse.Namespace) -> int:
 def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> int:
     from stabkit.analyze.diagnoses import diagnose
     from stabkit.analyze.report.page import write_report
+    from stabkit.branch.report_section import preventions
     from stabkit.cores import usable_cores
 
     try:
-        write_report(diagnose(runs, usable_cores(), metric), out, interactive)
+        diagnosed = diagnose(runs, usable_cores(), metric)
+        write_report(diagnosed, out, interactive, preventions(diagnosed))
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

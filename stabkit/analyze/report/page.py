@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.contents import LISTED, Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
+from stabkit.analyze.report.prevention import Prevention
 from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
 from stabkit.analyze.report.sources import SOURCES
@@ -25,14 +27,18 @@ MOODS = {  # of a verdict: the color of its word
 }  # fmt: skip
 
 
-def write_report(runs: Diagnoses, out: Path, interactive: bool = False) -> None:
+def write_report(
+    runs: Diagnoses, out: Path, interactive: bool = False, preventions: Sequence[Prevention] = ()
+) -> None:
     """Write one HTML file that holds all it needs. Raises ValueError if a run is unreadable."""
-    page = render(make_report(runs), charts(runs) if interactive else ())
+    page = render(make_report(runs), charts(runs) if interactive else (), preventions)
     # bytes in a folder's name that are no text are shown as escapes
     atomic_write(out, page.encode("utf-8", "backslashreplace"))
 
 
-def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
+def render(
+    report: Report, zoomable: Sequence[Chart] = (), preventions: Sequence[Prevention] = ()
+) -> str:
     """Return the HTML of the page. Every name and setting in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -42,12 +48,19 @@ def render(report: Report, zoomable: Sequence[Chart] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    if preventions:
+        *others, last = report.answers
+        tried = " ".join(f"{one.event}: {one.answer}" for one in preventions)
+        report = replace(
+            report, answers=(*others, replace(last, text=f"Tried in branches. {tried}"))
+        )
     style = (FOLDER / "report.css").read_text(encoding="utf-8")
     scripts = []
     if zoomable:
         scripts = [plotly_script(), (FOLDER / "report.js").read_text(encoding="utf-8")]
     return environment.get_template("report.html.j2").render(
         report=report,
+        preventions=preventions,
         listed=LISTED,
         charts=_by_figure(zoomable),
         style=Markup(style),

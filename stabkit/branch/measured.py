@@ -1,0 +1,142 @@
+"""Measure one branch: did the event come back, how deep, for how long, and what was left."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.integrate import trapezoid
+
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.events import counts_known
+from stabkit.detect import find_bursts, find_dips
+from stabkit.detect.joint_spikes import find_layer_spikes
+from stabkit.detect.spikes import usable_series
+from stabkit.store.reader import Run
+
+MARGIN = 2  # evaluations around the event within which the same event may begin
+BEFORE = 3  # evaluations, up to the onset, whose median is the level before the event
+LAST = 3  # evaluations whose mean is the accuracy at the horizon
+KINDS = ("dip", "burst", "nonfinite", "step")
+
+
+class Event(NamedTuple):
+    """What happened in the parent. A step that is no event stands for a dip near it."""
+
+    kind: str
+    onset: int
+    end: int
+
+
+class Measured(NamedTuple):
+    """One branch. Accuracies are in points (percent).
+
+    `event`: it happened again. `moved`: it did at another time since the begin. `area`: points x
+    steps below the level before the event. `depth`: the lowest point below that level, from the
+    onset on. `recovered`: no event, or one that ended before the horizon. `last`: at the horizon.
+    """
+
+    event: bool
+    moved: bool
+    area: float
+    depth: float
+    recovered: bool
+    last: float
+
+
+class Joined(NamedTuple):
+    """The accuracy of a branch, after that of its parent up to its begin."""
+
+    evals: pd.DataFrame
+    correct: NDArray[np.bool_] | None
+
+
+def joined(branch: Run, parent: Run, metric: str, begin: int, horizon: int) -> Joined:
+    """Return the parent's evaluations before a branch began, and the branch's up to the horizon."""
+    own, before = branch.evals(metric), parent.evals(metric)
+    mine = (own["step"] >= begin) & (own["step"] <= horizon)
+    first = own["step"][mine].min() if mine.any() else begin + 1
+    theirs = (before["step"] <= begin) & (before["step"] < first)
+    bits, older = branch.correct(metric), parent.correct(metric)
+    correct = None
+    if bits is not None and older is not None and bits.shape[1] == older.shape[1]:
+        correct = np.concatenate([older[theirs.to_numpy()], bits[mine.to_numpy()]])
+    return Joined(pd.concat([before[theirs], own[mine]], ignore_index=True), correct)
+
+
+def level_before(parent: Run, metric: str, onset: int) -> float:
+    """Return the level before the event, in points. Raises ValueError without an evaluation."""
+    evals = parent.evals(metric)
+    values = evals["value"][evals["step"] <= onset].tail(BEFORE)
+    if values.isna().all():
+        raise ValueError(f"{parent.path}: no evaluation of {metric} up to the onset, step {onset}")
+    return 100 * float(values.median())
+
+
+def measure(
+    branch: Run, parent: Run, metric: str, event: Event, begin: int, horizon: int
+) -> Measured:
+    """Measure a branch. Raises ValueError if it has no evaluation after its begin."""
+    seen = joined(branch, parent, metric, begin, horizon)
+    after = seen.evals[(seen.evals["step"] >= begin) & seen.evals["value"].notna()]
+    if not (after["step"] > begin).any():
+        raise ValueError(f"{branch.path}: no evaluation of {metric} after step {begin}")
+    steps, values = after["step"].to_numpy(float), 100 * after["value"].to_numpy(float)
+    below = np.maximum(0.0, level_before(parent, metric, event.onset) - values)
+    found = _found(seen, branch, parent, event.kind, begin)
+    margin = MARGIN * _every(parent, metric)
+    inside = found["onset"].between(event.onset - margin, event.end + margin)
+    happened = bool(inside.any())
+    return Measured(
+        event=happened,
+        moved=bool((~inside & (found["onset"] >= begin)).any()),
+        area=float(trapezoid(below, steps)),
+        depth=float(below[steps >= min(event.onset, steps[-1])].max()),
+        recovered=not happened or bool(found["recovered"][inside].all()),
+        last=float(values[-LAST:].mean()),
+    )
+
+
+def _every(run: Run, metric: str) -> float:
+    steps = np.unique(run.evals(metric)["step"])
+    return float(np.median(np.diff(steps))) if len(steps) > 1 else 0.0
+
+
+def _found(seen: Joined, branch: Run, parent: Run, kind: str, begin: int) -> pd.DataFrame:
+    """Return onset of each event of the kind, and whether it was over at the end."""
+    if kind == "nonfinite":
+        entries = Diagnosis(branch).nonfinite
+        onsets = [int(entry.get("step") or 0) for entry in entries]
+        return pd.DataFrame({"onset": onsets, "recovered": [False] * len(onsets)}, dtype="int64")
+    if kind == "burst":
+        return _bursts(branch, parent, begin)
+    evals = seen.evals
+    chance = evals["chance"].iloc[0]
+    dips = find_dips(
+        evals["step"].to_numpy(),
+        evals["value"].to_numpy(),
+        evals["n"].to_numpy() if counts_known(evals) else None,
+        seen.correct,
+        chance=0.0 if pd.isna(chance) else float(chance),
+    )
+    return pd.DataFrame({"onset": dips["onset"], "recovered": dips["recovery"].notna()})
+
+
+def _bursts(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
+    """Return the bursts of the parent's gradient norms before the begin and the branch's after."""
+    before, own = parent.signals("grad_norm"), branch.signals("grad_norm")
+    table = pd.concat([before[before["step"] < begin], own[own["step"] >= begin]])
+    table["layer"] = table["layer"].astype(str)  # categories of two runs may differ
+    names, series = [], []
+    for (depth, layer), rows in table.groupby(["depth", "layer"]):
+        series.append(usable_series(rows["step"].to_numpy(), rows["grad_norm"].to_numpy()))
+        names.append({"layer": layer, "depth": depth})
+    spikes = [
+        rows.assign(**name)
+        for rows, name in zip(find_layer_spikes(series), names, strict=True)
+        if len(rows)
+    ]
+    if not spikes:
+        return pd.DataFrame({"onset": [], "recovered": []}, dtype="int64")
+    bursts = find_bursts(pd.concat(spikes, ignore_index=True))
+    return pd.DataFrame({"onset": bursts["onset"], "recovered": True})

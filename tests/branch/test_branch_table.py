@@ -1,0 +1,105 @@
+"""A study of branches read from its folders: table, figures, and the report's section."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stabkit import load
+from stabkit.analyze.diagnoses import diagnose
+from stabkit.analyze.report.page import write_report
+from stabkit.branch.attribution import judge_branches
+from stabkit.branch.branch_table import COLUMNS, branch_table, read_plan
+from stabkit.branch.report_section import preventions
+from stabkit.branch.study_figures import write_study
+from stabkit.config import ConfigError
+from stabkit.rundir import RunDir, Status
+from tests.branch.studies import BEGIN, DEPTH, HORIZON, LEVEL, make_study, plant
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def table(study: Path) -> pd.DataFrame:
+    return branch_table(study)
+
+
+def test_the_table_has_a_row_for_each_branch(table: pd.DataFrame) -> None:
+    assert list(table) == list(COLUMNS)
+    assert len(table) == 1 + 16 + 8 + 12
+    events = table.groupby(["kind", "begin"])["event"].sum()
+    assert events[("control", BEGIN)] == 1
+    assert events[("placebo", BEGIN)] == 8
+    assert events[("placebo", 90)] == 3
+    assert not table["moved"].any()
+
+
+def test_area_depth_and_level_are_those_that_were_planted(table: pd.DataFrame) -> None:
+    dipped = table[table["event"] & (table["kind"] != "placebo")]
+    # 8 evaluations, 5 steps apart, 15 points low; a little noise lies below the level as well
+    assert dipped["area"].between(100 * DEPTH * 40, 100 * DEPTH * 40 * 1.15).all()
+    assert dipped["depth"].between(100 * DEPTH - 1, 100 * DEPTH + 2).all()
+    assert dipped["recovered"].all()
+    assert (table["last"] - 100 * LEVEL).abs().max() < 5
+    assert (table[~table["event"]]["area"] < 100).all()
+
+
+def test_branches_that_have_not_ended_are_named(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    RunDir(study / "reset-3").write_status(Status("running", 200, HORIZON))
+    table = branch_table(study)
+    assert "reset-3" not in set(table["branch"])
+    judged = judge_branches(table)
+    assert "Left out, not finished: reset-3." in judged.text()
+    assert judged.interventions["n"].tolist() == [5, 6]
+
+
+def test_an_event_at_another_time_is_moved(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    for i in range(6):
+        folder = study / f"reset-{i}"
+        for file in sorted(folder.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        folder.rmdir()
+        plant(folder, 30 + i, BEGIN, 220, last=HORIZON)
+    judged = judge_branches(branch_table(study))
+    assert judged.interventions["verdict"].iloc[0] == "postponed"
+
+
+def test_a_plan_that_cannot_be_read_is_refused(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"branches\.yaml"):
+        read_plan(tmp_path)
+    text = (study / "branches.yaml").read_text()
+    for old, new, words in (
+        ("kind: dip", "kind: drift", "'drift' is not judged in branches"),
+        ("runs/parent", "runs/gone", "there is no folder runs/gone"),
+        ("horizon: 300", "horizn: 300", "no plan of branches: 'horizon'"),
+    ):
+        assert old in text
+        (tmp_path / "branches.yaml").write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=words):
+            read_plan(tmp_path)
+
+
+def test_figures_and_the_report_show_the_study(study: Path, table: pd.DataFrame) -> None:
+    files = write_study(read_plan(study), judge_branches(table))
+    assert {file.name for file in files} >= {"branches.png", "committor.png", "branches.csv"}
+    assert all(file.stat().st_size for file in files)
+    runs = diagnose(load(study.parents[1] / "runs"))
+    (shown,) = preventions(runs)
+    out = study.parent / "report.html"
+    write_report(runs, out, preventions=[shown])
+    page = out.read_text()
+    assert "What would have prevented it" in page
+    assert "change reset: prevented." in page
+    assert "Committed between steps 90 and 130" in page
+    write_report(runs, out)
+    assert "What would have prevented it" not in out.read_text()
+
+
+def test_a_report_of_other_runs_does_not_show_the_study(study: Path, tmp_path: Path) -> None:
+    plant(study.parents[1] / "others/run", 5)
+    assert preventions(diagnose(load(study.parents[1] / "others"))) == []

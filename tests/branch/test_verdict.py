@@ -1,0 +1,129 @@
+"""Verdicts on tables whose truth is known, and the exact tests behind them."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from benchmarks.calibration.branch_studies import FULL, QUICK, Truth, simulated_table
+from benchmarks.calibration.branches import reach_table
+from stabkit.branch.attribution import judge_branches, over_events
+from stabkit.branch.committor import commit_step, commit_words, committor
+from stabkit.branch.exact_tests import Share, fewer, lower, prevented_fraction, smallest
+from stabkit.branch.verdict import VERDICTS
+
+
+def test_events_are_compared_by_counting_every_division() -> None:
+    flags = [0, 0, 1, 0, 1, 1, 1, 0, 1]  # 1 of 4 against 4 of 5
+    divisions = list(itertools.combinations(range(9), 4))
+    by_hand = sum(sum(flags[i] for i in chosen) <= 1 for chosen in divisions) / len(divisions)
+    assert fewer(Share(1, 4), Share(4, 5)) == pytest.approx(by_hand)
+    assert (
+        fewer(Share(0, 4), Share(6, 6)) == pytest.approx(smallest(4, 6)) == pytest.approx(1 / 210)
+    )
+    assert fewer(Share(0, 4), Share(0, 0)) == 1
+
+
+def test_areas_are_compared_as_by_scipy_and_ties_count_as_seen() -> None:
+    rng = np.random.default_rng(1)
+    one, other = rng.integers(0, 5, 4).astype(float), rng.integers(1, 6, 6).astype(float)
+    exact = stats.permutation_test(
+        (one, other), lambda a, b: a.mean() - b.mean(), n_resamples=np.inf, alternative="less"
+    )
+    assert lower(list(one), list(other)) == pytest.approx(exact.pvalue)
+    assert lower([0.1 + 0.2, 1.0], [0.3, 1.0]) == pytest.approx(5 / 6)  # equal but for rounding
+    assert math.isnan(lower([], [1.0]))
+
+
+def test_very_many_divisions_are_drawn_and_the_one_seen_counts() -> None:
+    low, high = [float(i) for i in range(13)], [float(i) for i in range(20, 33)]
+    assert 0 < lower(low, high) < 1e-4
+    assert lower(high, low) == 1
+
+
+@pytest.mark.parametrize(("p1", "p0"), [(0.0, 0.9), (0.4, 0.9), (0.8, 0.5)])
+def test_the_interval_of_the_prevented_fraction_covers(p1: float, p0: float) -> None:
+    """Every outcome of 6 and 12 branches, weighted by its chance."""
+    covered = 0.0
+    for x1, x0 in itertools.product(range(7), range(13)):
+        _, low, high = prevented_fraction(Share(x1, 6), Share(x0, 12))
+        chance = stats.binom.pmf(x1, 6, p1) * stats.binom.pmf(x0, 12, p0)
+        covered += chance * (low <= 1 - p1 / p0 <= high)
+    assert covered >= 0.95
+
+
+@pytest.mark.parametrize("size", [QUICK, FULL])
+@pytest.mark.parametrize(
+    ("truth", "verdict"),
+    [
+        (Truth(0.0), "prevented"),
+        (Truth(0.0, price=20.0), "prevented, at a price"),
+        (Truth(0.0, moved=1.0), "postponed"),
+        (Truth(1.0), "no different from a nudge"),
+    ],
+)
+def test_a_certain_truth_gets_its_verdict(size: object, truth: Truth, verdict: str) -> None:
+    judged = judge_branches(simulated_table(3, size, 1.0, truth))  # type: ignore[arg-type]
+    rows = judged.interventions
+    assert rows["verdict"].tolist() == [verdict] + ["no different from a nudge"] * (len(rows) - 1)
+    assert f"change 0: {verdict}." in judged.text()
+    assert judged.text().count("this event of this run alone") == 1
+
+
+def test_a_cure_that_any_change_of_its_size_gives_is_no_cure() -> None:
+    judged = judge_branches(simulated_table(3, FULL, 1.0, Truth(0.0), own_shams=0.0))
+    first = judged.interventions.iloc[0]
+    assert first["p"] < 0.05 < first["p_own"]  # it beats placebos and the other families' shams
+    assert first["verdict"] == "no different from a nudge"
+
+
+def test_an_event_that_placebos_prevent_is_not_attributable() -> None:
+    table = simulated_table(3, QUICK, 1.0, Truth(0.0))
+    table.loc[table[table["kind"] == "placebo"].index[:2], "event"] = False
+    judged = judge_branches(table)
+    assert set(judged.interventions["verdict"]) == {"not attributable"}
+    assert "6 of 8 placebos repeat the event, and 7 of 8 are needed" in judged.text()
+    table.loc[table["kind"] == "control", "event"] = False
+    assert "the control from step 140 does not show the event" in judge_branches(table).problem
+    assert "no control" in judge_branches(table[table["kind"] != "control"]).problem
+
+
+def test_too_few_branches_are_told_how_many_would_decide() -> None:
+    table = simulated_table(3, QUICK, 1.0, Truth(0.0))
+    first = (table["change"] == "change 0") & (table["replicate"] > 0)
+    (word,) = judge_branches(table[~first]).interventions["verdict"][:1]
+    assert word == "undecided (needs 4 replicates)"
+    no_shams = judge_branches(table[table["kind"] != "sham"]).interventions
+    assert no_shams["verdict"].iloc[0] == "undecided (needs shams of its family)"
+
+
+def test_the_commit_step_is_where_the_share_stays_high() -> None:
+    rows = [(step, i < events) for step, events in ((100, 8), (120, 5), (140, 8), (150, 8))
+            for i in range(8)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["begin", "event"]).assign(kind="placebo")
+    shares = committor(table)
+    assert commit_step(shares) == 140  # 100 does not count: the share falls again
+    assert "between steps 120 and 140" in commit_words(shares)
+    assert shares["low"].iloc[0] == pytest.approx(0.025 ** (1 / 8))  # 8 of 8
+    assert commit_step(shares[:2]) is None
+
+
+def test_several_events_are_joined_by_a_sign_test() -> None:
+    judged = [judge_branches(simulated_table(seed, QUICK, 1.0, Truth(0.0))) for seed in range(6)]
+    spoiled = simulated_table(9, QUICK, 0.0, Truth(0.0))
+    found = over_events([*judged, judge_branches(spoiled)]).set_index("change")
+    assert found.loc["change 0", ["better", "worse", "same"]].tolist() == [6, 0, 0]
+    assert found.loc["change 0", "p_value"] == pytest.approx(2 / 2**6)
+    assert found.loc["change 1", ["better", "worse", "same"]].tolist() == [0, 0, 6]
+
+
+def test_the_table_of_reach_is_the_arithmetic_of_divisions() -> None:
+    quick, full = reach_table().splitlines()[2:4]
+    assert f"{1 / math.comb(12, 4):.2g}" in quick
+    assert f"{1 / math.comb(10, 4):.2g}" in quick
+    assert f"{1 / math.comb(9, 3):.2g}" in full
+    assert "0 of 4" in quick
+    assert len(VERDICTS) == len(set(VERDICTS))
