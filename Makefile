@@ -46,10 +46,10 @@ demo: $(READY)
 	@echo "All in one page: runs/lr_grid/report.html"
 
 quick: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --ignore tests/studies -m "$(QUICK)"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/studies -m "$(QUICK)"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

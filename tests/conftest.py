@@ -50,11 +50,3 @@ def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 @pytest.fixture
 def config() -> RunConfig:
     return small_config()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For workers side by side: a file's tests share fixtures, and all of SLURM's one cluster."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            slurm = item.get_closest_marker("slurm") is not None
-            item.add_marker(pytest.mark.xdist_group("slurm" if slurm else str(item.path)))

@@ -128,7 +128,7 @@ def test_the_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> 
     ready = context.Event()
     process = context.Process(target=_hold, args=(tmp_path, ready))
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(300)
     run = RunDir(tmp_path)
     assert run.is_busy()
     with pytest.raises(RunBusyError, match="another process is writing here"), run.lock():

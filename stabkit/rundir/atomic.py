@@ -17,14 +17,17 @@ _OPEN_OWN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @contextmanager
-def whole(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+def whole(path: Path | str, durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of `path` when the block ends, and is removed if it fails.
 
     A reader, or a kill at any time, finds the old file or the new one. A link at `path` is
     replaced; the file that it points to is not changed.
     """
-    remove_dead(path.parent, path.name)
-    temporary, file = _new_beside(path)
+    # Strings, not Paths: CPython 3.13.0 never frees a name that was once in a Path, and each
+    # temporary file has a new name.
+    folder, name = os.path.split(path)
+    remove_dead(folder or os.curdir, name)
+    temporary, file = _new_beside(folder, name)
     with file:
         try:
             yield file
@@ -34,24 +37,24 @@ def whole(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)
             raise
     if durable:  # the rename itself is on disk once the folder is synced
-        folder = os.open(path.parent, os.O_RDONLY)
+        opened = os.open(folder or os.curdir, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
-def atomic_write(path: Path, content: bytes, durable: bool = True) -> None:
+def atomic_write(path: Path | str, content: bytes, durable: bool = True) -> None:
     """Replace `path` as a whole; create its folder if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
     with whole(path, durable) as file:
         file.write(content)
 
 
-def remove_dead(folder: Path, name: str | None = None) -> None:
+def remove_dead(folder: Path | str, name: str | None = None) -> None:
     """Remove the temporary files of killed processes: all in `folder`, or those for `name`."""
     try:
         entries = list(os.scandir(folder))
@@ -65,18 +68,18 @@ def remove_dead(folder: Path, name: str | None = None) -> None:
                 _remove_unlocked(entry.path)
 
 
-def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
-    """Create a temporary file beside `path`; its lock shows others that its writer is alive."""
+def _new_beside(folder: str, name: str) -> tuple[str, BinaryIO]:
+    """Create a temporary file beside `name`; its lock shows others that its writer is alive."""
     while True:
-        name = f".{_stem(path.name)}.stabkit-{os.urandom(8).hex()}.tmp"
+        path = os.path.join(folder, f".{_stem(name)}.stabkit-{os.urandom(8).hex()}.tmp")
         try:
-            file = path.with_name(name).open("xb")  # x: created here, never opened through a link
+            file = open(path, "xb")  # x: created here, never opened through a link  # noqa: SIM115
         except OSError as error:  # the message names the file that was asked for
-            raise OSError(error.errno, error.strerror, str(path)) from None
+            raise OSError(error.errno, error.strerror, os.path.join(folder, name)) from None
         with suppress(OSError):  # a file system without locks: nobody else can lock it either
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
-            return path.with_name(name), file
+            return path, file
         file.close()  # removed by `remove_dead` elsewhere before it was locked: try again
 
 

@@ -7,8 +7,10 @@ field of the footer that other readers skip, in the place that the format keeps 
 """
 
 import io
+import os
 import struct
 import zlib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,15 +23,18 @@ _MARK = b"stabkit:"
 _END = 9  # bytes after the seal: end of the footer, its length, PAR1
 
 
-def next_part(folder: Path) -> Path:
-    """Return the path of the next part. It has a counter: two flushes may share a step."""
+def next_part(folder: Path) -> str:
+    """Return the path of the next part. It has a counter: two flushes may share a step.
+
+    It is a string: CPython 3.13.0 never frees a name that was once in a Path.
+    """
     own_folder(folder)
-    names = [part.stem.removeprefix("part-") for part in folder.glob("part-*.parquet")]
-    taken = [int(name) for name in names if name.isdecimal()]  # a user's copy may have another name
-    return folder / f"part-{max(taken, default=-1) + 1:06d}.parquet"
+    counts = [name[5:-8] for name in os.listdir(folder) if fnmatchcase(name, "part-*.parquet")]
+    taken = [int(count) for count in counts if count.isdecimal()]  # a user's copy has another name
+    return os.path.join(folder, f"part-{max(taken, default=-1) + 1:06d}.parquet")
 
 
-def write_part(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+def write_part(path: Path | str, table: pa.Table, schema: pa.Schema) -> None:
     """Write a part file, whole or not at all."""
     content = io.BytesIO()
     pq.write_table(table.cast(schema), content, compression="zstd", write_page_checksum=True)

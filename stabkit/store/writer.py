@@ -5,6 +5,7 @@ each flush writes one whole part under a temporary name, syncs it and renames it
 rows that a resumed run makes again.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ class Writer:
                 try:
                     write_part(part, whole, schema)
                 finally:
-                    if part.exists():  # also if only the sync of its folder failed
+                    if os.path.exists(part):  # also if only the sync of its folder failed
                         self._pending[name] = []
 
     def check_folder(self) -> None:

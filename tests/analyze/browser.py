@@ -42,7 +42,7 @@ class Browser:
     def js(self, code: str) -> Any:
         return self.driver.execute_script(code)
 
-    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 20) -> None:
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float = 200) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < deadline, f"not in {seconds} s: {what}"

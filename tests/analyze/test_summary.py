@@ -11,8 +11,8 @@ from stabkit.rundir import RunDir
 from tests.analyze.conftest import DIP, EVERY, SPIKE, diagnosed, diagnosed_run, plant_run
 
 
-def test_planted_events_are_found_where_they_are(grid: Path) -> None:
-    run = diagnosed_run(grid / "lr 0.02 false 0")
+def test_planted_events_are_found_where_they_are(whole_grid: Path) -> None:
+    run = diagnosed_run(whole_grid / "lr 0.02 false 0")
     (dip,) = run.dips.to_dict("records")
     assert DIP[0] - 2 * EVERY <= dip["onset"] < DIP[0] + EVERY
     assert DIP[0] <= dip["trough"] < DIP[1]

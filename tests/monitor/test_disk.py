@@ -26,10 +26,10 @@ def hanging_disk(part: Path) -> Iterator[None]:
     """Make the writer of this part wait until the block has ended."""
     free, new_beside = threading.Event(), atomic._new_beside
 
-    def hangs(path: Path) -> tuple[Path, BinaryIO]:
-        if path == part:
+    def hangs(folder: str, name: str) -> tuple[str, BinaryIO]:
+        if Path(folder, name) == part:
             free.wait()
-        return new_beside(path)
+        return new_beside(folder, name)
 
     atomic._new_beside = hangs
     try:

@@ -161,7 +161,7 @@ def test_a_monitor_that_is_let_go_of_writes_what_it_has_and_lives_no_longer(
     del monitor, toy
     gc.collect()
     assert gone() is None
-    out._thread.join(60)
+    out._thread.join(600)
     assert not out._thread.is_alive()
     del out
     toy = Toy()

@@ -33,7 +33,7 @@ PACKAGES = {
     "mariadbd": "mariadb-server",
     "mariadb-install-db": "mariadb-server",
 }
-READY_S = 60
+READY_S = 300
 SOCKET_PATH_MAX = 107  # sun_path of sockaddr_un on Linux, less its end
 PR_SET_CHILD_SUBREAPER = 36
 

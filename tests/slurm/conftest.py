@@ -1,25 +1,27 @@
 """The clusters, and what the tests do on them: launch a sweep, wait for a state, compare runs."""
 
+import contextlib
+import io
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stabkit.cli import main
 from stabkit.rundir import RunDir
 from stabkit.sweep.status import Row, status_rows
 from stabkit.train.loop import train
 from tests.conftest import SMALL, small_config
 from tests.slurm.cluster import Cluster, missing, running_cluster
 
-WAIT_S = 120
+WAIT_S = 600  # long past what a busy machine takes: only a hang lasts so long
 LONG = [*SMALL, "train.steps=200", "data.num_train=640", "runtime.checkpoint_every=50"]
 SWEEP = """
 name: demo
@@ -37,16 +39,11 @@ class Site:
 
     def stabkit(self, *words: str, rc: int = 0) -> str:
         """Return what the command prints; its exit code must be `rc`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "stabkit", *words],
-            cwd=self.folder,
-            env=self.cluster.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == rc, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        printed = io.StringIO()
+        with contextlib.chdir(self.folder), redirect_stdout(printed), redirect_stderr(printed):
+            code = main(list(words))
+        assert code == rc, printed.getvalue()
+        return printed.getvalue()
 
     def sweep(self, *words: str, rc: int = 0) -> str:
         return self.stabkit("sweep", "demo.yaml", "--cluster", "slurm", *words, rc=rc)
@@ -148,7 +145,11 @@ def accounted_site(
 
 
 def make_site(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
+    """Make a user's folder. Commands run in this process, in the environment of the cluster."""
+    for name in os.environ.keys() - cluster.env.keys():
+        monkeypatch.delenv(name)
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, cluster.env[name])
     folder = tmp_path / "a user's ü"  # what a folder may be called
     folder.mkdir()
     (folder / "demo.yaml").write_text(SWEEP)

@@ -15,7 +15,7 @@ from tests.slurm.cluster import Cluster, missing, processes_of, running_cluster
 from tests.slurm.conftest import short_folder
 
 pytestmark = pytest.mark.slurm
-WAIT_S = 30
+WAIT_S = 300  # long past what a busy machine takes: only a hang lasts so long
 EATS_MEMORY = f"{sys.executable} -c 'import time; x = bytes(range(256)) * 2**20; time.sleep(60)'"
 
 
@@ -160,7 +160,7 @@ def test_a_daemon_that_ends_is_quoted(
     told = pytest.raises(RuntimeError, match=r"slurmctld\.log:\nout of order")
     with told, running_cluster(folder):
         pass
-    assert time.monotonic() - begin < 5  # as long as munge and one poll take, and some load
+    assert time.monotonic() - begin < module.READY_S / 2
 
 
 def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_local_launch_leaves_alone_what_slurm_has(
 
 def launch(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stabkit", *COMMAND, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_a_launcher_killed_inside_sbatch_is_noticed(
@@ -246,7 +246,7 @@ def test_two_launchers_at_once_submit_every_cell_once(
     with (slurm.folder / "wait").open("w") as gate:  # opens once sbatch is at its reading end
         second = launch()
         gate.write("\n")
-    assert first.wait(60) == 0
+    assert first.wait(600) == 0
     assert second.returncode == 2
     assert "runs/demo: another process is writing here" in second.stderr
     assert slurm.queue() == ["11_0", "11_1", "11_2"]

@@ -186,7 +186,7 @@ def test_the_next_batch_is_read_while_this_step_is_computed(
     monkeypatch.setattr(batches, "read_batch", read)
     with ReadAhead(config, images) as ahead:
         assert ahead.take(0) == 0
-        assert begun[1].wait(10), "step 1 was not begun to be read while step 0 is trained on"
+        assert begun[1].wait(300), "step 1 was not begun to be read while step 0 is trained on"
         assert not begun[2].is_set()
         assert ahead.take(1) == 1
         assert ahead.take(2) == 2

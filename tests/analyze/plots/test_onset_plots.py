@@ -75,12 +75,12 @@ def test_runs_too_short_to_find_anything_are_not_watched(tmp_path: Path) -> None
     assert bursts_and_dips(diagnosed(tmp_path)) == []
 
 
-def test_the_map_holds_the_logarithm_of_every_value(grid: Path) -> None:
-    table = layer_map_table(diagnosed(grid))
+def test_the_map_holds_the_logarithm_of_every_value(grid_runs: Diagnoses, whole_grid: Path) -> None:
+    table = layer_map_table(grid_runs)
     mine = table[table["run"] == BAD]
     width = int(mine["width"].iloc[0])
     assert STEPS / BINS <= width < STEPS / BINS + 1
-    signals = stabkit.open_run(grid / BAD).signals()
+    signals = stabkit.open_run(whole_grid / BAD).signals()
     for layer in LAYERS:
         values = signals.loc[signals["layer"] == layer, "grad_norm"].to_numpy(dtype=float)
         expected = [
@@ -94,7 +94,7 @@ def test_the_map_holds_the_logarithm_of_every_value(grid: Path) -> None:
     assert (spiked["step"] <= [SPIKE, SPIKE + 2]).all()
     assert (spiked["step"] + width > [SPIKE, SPIKE + 2]).all()
     inside = mine.loc[mine["dip"], "step"]
-    (dip,) = diagnosed_run(grid / BAD).dips.to_dict("records")
+    (dip,) = diagnosed_run(whole_grid / BAD).dips.to_dict("records")
     assert (inside.min(), inside.max()) == (
         dip["onset"] // width * width,
         dip["end"] // width * width,
@@ -128,8 +128,8 @@ def test_one_bad_value_empties_its_stretch_of_the_map(tmp_path: Path) -> None:
     assert table.isna().sum() == 3
 
 
-def test_rows_of_an_event_hold_what_was_recorded_around_it(grid: Path) -> None:
-    run = diagnosed_run(grid / BAD)
+def test_rows_of_an_event_hold_what_was_recorded_around_it(whole_grid: Path) -> None:
+    run = diagnosed_run(whole_grid / BAD)
     rows = event_zoom_rows(run, DIP[0], DIP[1])
     margin = DIP[1] - DIP[0]
     assert set(rows["panel"]) == set(PANELS)

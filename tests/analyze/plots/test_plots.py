@@ -51,12 +51,14 @@ def test_knn_table_marks_the_evaluations_in_a_dip(grid_runs: Diagnoses) -> None:
     assert inside["step"].max() <= DIP[1] + 2 * EVERY
 
 
-def test_grad_norms_are_relative_to_each_layers_median(grid: Path) -> None:
-    table = grad_norms_table(diagnosed(grid))
+def test_grad_norms_are_relative_to_each_layers_median(
+    grid_runs: Diagnoses, whole_grid: Path
+) -> None:
+    table = grad_norms_table(grid_runs)
     layers = table[table["series"] == "grad_norm"]
     medians = layers.groupby(["run", "layer"])["relative"].median()
     np.testing.assert_allclose(medians, 1.0)
-    run = stabkit.open_run(grid / "lr 0.02 false 0")
+    run = stabkit.open_run(whole_grid / "lr 0.02 false 0")
     signals = run.signals()
     for layer in LAYERS:
         values = signals[signals["layer"] == layer]["grad_norm"].to_numpy()

@@ -87,8 +87,8 @@ def test_a_stretch_holds_the_median_and_what_stands_out(tmp_path: Path) -> None:
     ]
 
 
-def test_evaluations_and_dips_are_among_them(grid: Path) -> None:
-    run = diagnosed_run(grid / "lr 0.02 false 0")
+def test_evaluations_and_dips_are_among_them(whole_grid: Path) -> None:
+    run = diagnosed_run(whole_grid / "lr 0.02 false 0")
     table = signals_table(diagnosed(run.path))
     assert table["of"].unique().tolist() == [1]
     knn, evals = table[table["signal"] == "knn_heldout"], run.evals("knn_heldout")

@@ -23,19 +23,18 @@ from tests.analyze.conftest import SPIKE, STEPS, diagnosed, diagnosed_run, level
 from tests.conftest import SMALL
 
 
-def test_the_verdict_counts_runs_points_and_steps(grid: Path) -> None:
-    runs = diagnosed(grid)
-    verdict = tell_verdict(runs, run_table(runs))
+def test_the_verdict_counts_runs_points_and_steps(grid_runs: Diagnoses, whole_grid: Path) -> None:
+    verdict = tell_verdict(grid_runs, run_table(grid_runs))
     assert verdict.headline == "Unstable: 2 of 8 runs"
     assert verdict.lines[0] == (
         "2 dipped or sagged. All of these finished without any error, as if nothing had happened."
     )
-    found = {run.name: run.dips for run in runs}
+    found = {run.name: run.dips for run in grid_runs}
     deepest = max((d["depth"].max(), name) for name, d in found.items() if len(d))[1]
     seed = deepest[-1]  # the runs that differ from it in one setting
     alike = [f"lr 0.001 false {seed}", f"lr 0.02 true {seed}"]
-    loss = max(level(diagnosed_run(grid / name)) for name in alike)
-    loss -= level(diagnosed_run(grid / deepest))
+    loss = max(level(diagnosed_run(whole_grid / name)) for name in alike)
+    loss -= level(diagnosed_run(whole_grid / deepest))
     worst = found[deepest]
     lost = int((worst["end"] - worst["onset"]).sum())
     assert f"{loss:.1f} points below the stable run most like it" in verdict.lines[1]

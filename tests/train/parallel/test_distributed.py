@@ -44,7 +44,7 @@ from stabkit.train.parallel.reduce import (
 from stabkit.train.parallel.sync_batch_norm import synchronize_batch_norms
 from stabkit.train.recording import Silent
 from tests.conftest import SMALL, small_config
-from tests.train.processes import exit_codes, results, start
+from tests.train.processes import PATIENCE, exit_codes, results, start
 from tests.train.small import small_method, views
 from tests.train.test_resume import assert_equal_trees, assert_same_run, at_call
 
@@ -289,7 +289,7 @@ def train_until(folder: Path, config: RunConfig, step: int) -> None:
 
     def wait(*_: Any) -> None:
         (folder / f"waits-{rank()}").touch()
-        time.sleep(60)
+        time.sleep(2 * PATIENCE)
 
     cut_small_buckets()
     loop.train_step = at_call(loop.train_step, step, wait)
@@ -347,7 +347,7 @@ def test_three_killed_and_resumed_processes_equal_the_unbroken_three(
 ) -> None:
     broken = tmp_path / "broken"
     started = start(3, train_until, broken, THREES, 10)
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while len(list(broken.glob("waits-*"))) < 3:
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -622,7 +622,7 @@ def test_torchrun_starts_it_and_only_the_first_prints(tmp_path: Path) -> None:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "stabkit", "train", "tiny", *SMALL, "train.steps=5", "--run-dir", str(run)]
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *command], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
