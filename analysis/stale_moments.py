@@ -15,58 +15,60 @@
 RUNS = "runs/stale_moments"
 
 # %%
-import numpy as np
 import pandas as pd
 
-from stabkit.analyze.claims import more_events, together
+from stabkit import open_study
+from stabkit.analyze.claims import more_events
 from stabkit.analyze.counts import Counts
 from stabkit.analyze.order import leads
-from stabkit.analyze.plots import draw
-from stabkit.analyze.study import study_runs
 
-runs = study_runs(RUNS)
+study = open_study("stale_moments", RUNS, ["fault.until"])
+runs = study.runs.diagnoses()
 planted = [run for run in runs if run.settings["fault.until"]]
-healthy = [run for run in runs if not run.settings["fault.until"]]
-release = planted[0].settings["fault.until"]
-first = planted[0].settings["fault.first"]
+release, first = (planted[0].settings[f"fault.{key}"] for key in ("until", "first"))
 
 # %% [markdown]
 # ## What was found
-# A dip counts if it is 5 points deep or more and begins within two evaluations of the release. A
-# burst counts if it begins within ten steps of it.
+# A dip is the one that was planted if it begins within two evaluations of the release. It is deep
+# if it loses 5 points or more. A burst is the one that was planted if it begins within ten steps of
+# the release.
 
 # %%
 rows = []
-for run in [*healthy, *planted]:
+for run in runs:
     dips, bursts = run.dips, run.bursts
     near = dips[(dips["onset"] - release).abs() <= 2 * run.settings["knn.every"]]
-    row = {"seed": run.settings["seed"], "fault": run in planted, "dip": len(near) > 0}
-    row |= {"deep": bool((near["depth"] >= 0.05).any())}
-    row |= {"onset": near["onset"].min(), "depth, points": 100 * near["depth"].max()}
-    row |= {"other dips": len(dips) - len(near)}
-    row |= {"burst begins in": ", ".join(bursts[(bursts["onset"] - release).abs() <= 10]["first"])}
-    rows.append(row)
-table = pd.DataFrame(rows)
+    burst = bursts[(bursts["onset"] - release).abs() <= 10]
+    rows.append({
+        "fault": run in planted, "seed": run.settings["seed"], "onset": near["onset"].min(),
+        "depth, points": 100 * near["depth"].max(), "deep": bool((near["depth"] >= 0.05).any()),
+        "burst begins in": ", ".join(burst["first"]), "other dips": len(dips) - len(near),
+    })  # fmt: skip
+table = pd.DataFrame(rows).sort_values(["fault", "seed"])
 print(table.round(1).to_string(index=False, na_rep="-"))
 for fault, arm in table.groupby("fault"):
-    begins = (arm["burst begins in"] == first).sum()
     print(
-        f"{'with' if fault else 'without'} the fault: {arm['deep'].sum()} of {len(arm)} dip by 5 "
-        f"points or more at the release ({arm['dip'].sum()} at all), {begins} burst from {first}, "
-        f"{(arm['other dips'] > 0).sum()} dip elsewhere"
+        f"{'with' if fault else 'without'} the fault, {len(arm)} runs: {arm['deep'].sum()} dip by "
+        f"5 points or more at the release, {(arm['burst begins in'] == first).sum()} burst there "
+        f"from {first} on, {(arm['other dips'] > 0).sum()} dip at another time"
     )
 
 # %% [markdown]
 # ## Claims
 
 # %%
-with_fault, without = (Counts(np.array(table[table["fault"] == f]["deep"])) for f in (True, False))
-claims = [
+without, with_fault = (Counts(arm["deep"].to_numpy()) for _, arm in table.groupby("fault"))
+verdicts = study.judge(
     more_events("runs dip at the release more often than without the fault", with_fault, without),
-    leads("the burst at the release begins in the patch projection", planted),
-]
-print(together(claims))
+    leads(f"the burst at the release begins in {first}", planted),
+)
+print(verdicts)
 
 # %%
-for name in ("knn", "grad-norms", "event-zoom"):
-    print(*draw(name, runs, runs.path / "figures"), sep="\n")
+study.draw("knn")
+
+# %%
+study.draw("grad-norms")
+
+# %%
+study.draw("event-zoom")

@@ -20,6 +20,8 @@ from stabkit.sweep.grid import load_sweep
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PAPER = "imagenet"  # the scale with the paper's settings, of studies that answer it
+
 
 @dataclass(frozen=True)
 class Study:
@@ -108,7 +110,10 @@ def open_study(
     if metric is not None:
         metric = _evaluation(found, metric, name)
     table = levels(found.diagnoses(metric), factors)
-    paper = load_sweep(_found(Path("sweeps", f"{name}.yaml")), "imagenet")  # the paper's settings
+    file = _found(Path("sweeps", f"{name}.yaml"))
+    paper = load_sweep(file)
+    if PAPER in paper.scales:
+        paper = load_sweep(file, PAPER)
     if paper.published is None:
         return Study(found, table, pd.Series(dtype=float))
     return Study(found, table, published(paper.runs, factors, paper.published.measure))

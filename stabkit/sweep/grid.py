@@ -102,12 +102,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file expanded at a scale."""
+    """A sweep file expanded at a scale; `scales` names all that it has."""
 
     name: str
     scale: str | None
     runs: tuple[PlannedRun, ...]
     published: Published | None = None
+    scales: tuple[str, ...] = ()
 
 
 def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = ()) -> Sweep:
@@ -126,7 +127,7 @@ def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = 
     file = validate(SweepFile, content | (scales[chosen] if chosen else {}), str(path))
     runs = _expand(file, path, parse_overrides(overrides))
     name = file.name if chosen == default else f"{file.name}-{chosen}"
-    return Sweep(name, chosen, runs, file.published)
+    return Sweep(name, chosen, runs, file.published, tuple(scales))
 
 
 def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:
