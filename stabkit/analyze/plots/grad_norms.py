@@ -137,11 +137,12 @@ def _say_burst(ax: Axes, rows: pd.DataFrame) -> None:
         "records"
     ):
         left = row["step"] > 0.62 * rows["step"].max() + 0.38 * rows["step"].min()
-        ax.annotate(  # on the side where there is room
+        label = ax.annotate(  # on the side where there is room
             row["said"], (row["step"], row["relative"]), xytext=(-4 if left else 4, 0),
             textcoords="offset points", fontsize=6.5, color="0.15", va="top",
             ha="right" if left else "left", path_effects=HALO, zorder=4,
         )  # fmt: skip
+        label.set_in_layout(False)  # the axes keep their width
 
 
 def _shade(ax: Axes, frame: pd.DataFrame) -> None:

@@ -121,7 +121,7 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
     shown = table[table["panel"].isin(panels)]
     with mpl.rc_context(RC):
         legend = _legend(shown, styles)
-        figure = new_figure(0.3 + 1.5 * bool(legend) + 3.2 * len(panels), 3.1)
+        figure = new_figure(0.3 + 1.5 * bool(legend) + max(4.2, 3.2 * len(panels)), 3.1)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         axes[0].set_ylim(_limits(drawn))
         for ax, panel in zip(axes, panels, strict=True):

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from stabkit.analyze.plots.note_lines import HALO
 
 Styles = dict[str, dict[str, Any]]
+NEAR = 4  # points of accuracy between labels that would overlap
 SAID = 3  # dips of one panel whose depth is written beside them
 
 
@@ -46,6 +47,8 @@ def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
         lowest=("value", "min"), recovered=("recovered", "all"),
     )  # fmt: skip
     dips["depth"] = dips["ceiling"] - dips["lowest"]
+    middle = (drawn["step"].min() + drawn["step"].max()) / 2
+    said: list[tuple[float, float]] = []
     for number, dip in enumerate(dips.sort_values("depth", ascending=False).to_dict("records")):
         color = styles[str(dip["curve"])]["color"]
         at = (dip["step"], 100 * dip["ceiling"])
@@ -53,10 +56,15 @@ def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
         if number < SAID:
             text = f"-{100 * dip['depth']:.1f} points from step {dip['step']:,}"
             text += "" if dip["recovered"] else ", not recovered"
-            ax.annotate(
-                text, at, xytext=(5, 3), textcoords="offset points", fontsize=6.5, color="0.15",
+            left = at[0] > middle  # on the side where there is room
+            near = sum((x > middle) == left and abs(y - at[1]) < NEAR for x, y in said)
+            said.append(at)
+            label = ax.annotate(
+                text, at, xytext=(-5 if left else 5, 3 + 8 * near), textcoords="offset points",
+                ha="right" if left else "left", fontsize=6.5, color="0.15",
                 path_effects=HALO, zorder=4,
             )  # fmt: skip
+            label.set_in_layout(False)  # the axes keep their width
 
 
 def draw_chance(ax: Axes, table: pd.DataFrame) -> None:

@@ -95,7 +95,7 @@ def loss_panels(table: pd.DataFrame) -> list[Figure]:
 def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
     styles = curve_styles(table)
     with mpl.rc_context(RC):
-        figure = new_figure(0.3 + 3.4 * len(panels), 3.1)
+        figure = new_figure(0.3 + max(4.2, 3.4 * len(panels)), 3.1)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         scale = Figure().subplots()  # that of all panels
         draw_loss(table, scale, styles)
