@@ -26,7 +26,7 @@ def test_what_the_disk_says_is_raised(tmp_path: Path, monkeypatch: pytest.Monkey
     file = tmp_path / "tensors.pt"
     write_tensors({"before": torch.zeros(1)}, file)
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", lambda path, _: TakesSmallOnes(path, "w"))
+        patched.setattr("builtins.open", lambda path, _: TakesSmallOnes(path, "w"))
         with pytest.raises(OSError, match="No space left on device"):
             write_tensors({"after": torch.zeros(10**5)}, file)
     assert list(torch.load(file)) == ["before"]

@@ -88,7 +88,8 @@ def after_a_rename(number: int) -> None:
 def in_half_a_table(number: int) -> None:
     import stabkit.store.writer as writer
 
-    def act(path: Path, *_: Any) -> None:
+    def act(part: str, *_: Any) -> None:
+        path = Path(part)
         path.with_name(f".{path.name}.tmp").write_bytes(b"PAR1 and then nothing more")
         die()
 

@@ -157,7 +157,8 @@ def _seeds(table: pd.DataFrame) -> str:
 
 def _limits(drawn: pd.DataFrame) -> tuple[float, float]:
     """Return the lower and upper end of the axis: from chance, or from what is lower."""
-    low, high = 100 * drawn["value"].min(), 100 * drawn[["value", "ceiling"]].max().max()
+    known = 100 * drawn[["value", "ceiling"]].replace([math.inf, -math.inf], math.nan)
+    low, high = known["value"].min(), known.max().max()
     chance = 100 * drawn["chance"].min()
     bottom = low if math.isnan(chance) else min(low, chance)
     margin = 0.08 * max(high - bottom, 1.0)

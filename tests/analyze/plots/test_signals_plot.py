@@ -16,7 +16,7 @@ from stabkit.analyze.plots.signal_looks import LAYERS as LOOKS
 from stabkit.analyze.plots.signal_looks import RUN
 from stabkit.analyze.plots.signals import MAX_RUNS, draw_signals, signals_figure, signals_table
 from stabkit.analyze.plots.style import ramp
-from stabkit.analyze.report import contents
+from stabkit.analyze.report import figures
 from stabkit.analyze.report.contents import make_report
 from stabkit.monitor.catalog import SIGNALS
 from stabkit.store.writer import Writer
@@ -221,7 +221,8 @@ def test_a_report_shows_the_signals_of_its_worst_run(
 ) -> None:
     plant_run(tmp_path / "fine", "optim.lr=1e-3")
     plant_run(tmp_path / "bad", "optim.lr=2e-3", dip=0.1)
-    monkeypatch.setattr(contents, "PLOTS", {"signals": PLOTS["signals"]})
+    monkeypatch.setattr(figures, "PLOTS", {"signals": PLOTS["signals"]})
     (shown,) = [f for f in make_report(diagnosed(tmp_path)).figures if f.name == "signals"]
     assert "of the worst run" in shown.about
-    assert "1 run: bad." in shown.picture.alt
+    (picture,) = shown.pictures
+    assert "1 run: bad." in picture.alt

@@ -446,7 +446,7 @@ def test_what_is_asked_must_be_known(tmp_path: Path) -> None:
     watched = reactions(tmp_path)
     with pytest.raises(ValueError, match="unknown event kind 'dips'; there are nonfinite, spike"):
         watched.on("dips", "log")
-    with pytest.raises(ValueError, match=r"one of log, mark, checkpoint, stop, got 'halt'"):
+    with pytest.raises(ValueError, match=r"webhook:URL or command: WORDS, got 'halt'"):
         watched.on("dip", "halt")
     sgd = torch.optim.SGD(small_model().parameters(), lr=0.1)
     without_moments = reactions(tmp_path, optimizer=sgd)
