@@ -1,5 +1,6 @@
 """Draw the figure `grad-norms`: the first layer above the last block (after the paper's Fig. 4)."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ COLUMNS = 3
 MAX_CELLS = 12
 AROUND = 30  # steps before and after the onset of an event, zoomed
 SHADE = "0.88"
+SAID_WIDTH = 22  # characters a line beside a burst: a panel is as narrow
 
 
 def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
@@ -79,13 +81,14 @@ def _layer_rows(cell: Cell) -> pd.DataFrame:
 
 def _burst_words(run: Diagnosis, burst: "pd.Series[Any]", rows: pd.DataFrame) -> str:
     """Say how high a burst was, when it began, and how much later it reached the last block."""
-    text = f"{times(burst['ratio'])} what was expected,\nfrom step {int(burst['onset']):,}"
+    text = f"{times(burst['ratio'])} what was expected, from step {int(burst['onset']):,}"
     last = _upper_and_lower(rows)[-1]
     reached = run.onsets[
         (run.onsets["burst"] == burst.name) & (run.onsets["layer"].astype(str) == last)
     ]
     lag = int(reached["lag"].iloc[0]) if len(reached) else 0
-    return text + (f", {lag} step{'' if lag == 1 else 's'} before {last}" if lag > 0 else "")
+    text += f", {lag} step{'' if lag == 1 else 's'} before {last}" if lag > 0 else ""
+    return textwrap.fill(text, SAID_WIDTH)
 
 
 def _upper_and_lower(rows: pd.DataFrame) -> list[str]:
