@@ -23,9 +23,12 @@ from stabkit.analyze.counts import Counts
 from stabkit.analyze.order import leads
 
 study = open_study("stale_moments", RUNS, ["fault.until"])
-runs = study.runs.diagnoses()
+every = study.runs.diagnoses()
+settings = next(run.settings for run in every if run.settings["fault.until"])
+release, first = settings["fault.until"], settings["fault.first"]
+runs = [run for run in every if run.evals()["step"].max() > release]
 planted = [run for run in runs if run.settings["fault.until"]]
-release, first = (planted[0].settings[f"fault.{key}"] for key in ("until", "first"))
+print(f"{len(runs)} of {len(every)} runs have come past the release at step {release}")
 
 # %% [markdown]
 # ## What was found

@@ -17,7 +17,7 @@ from stabkit.sweep.grid import PlannedRun, load_sweep
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
 OF_PAPER = [path for path in SWEEPS if path.stem != "stale_moments"]
 LAYERS = ["patch_embed", "blocks.0", "blocks.1"]
-STEPS = 200
+STEPS = 320
 
 
 def plant(run: PlannedRun, folder: Path, level: float) -> None:
