@@ -91,7 +91,7 @@ def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) 
     )
     if run.judged.layers or run.judged.norms:
         facts += (("Gradients", _burst_before(onset, trough, spiked)),)
-    headline = f"Dip of {points:.1f} points at step {trough:,}"
+    headline = f"Dip of {points:.1f} points from step {onset:,} on"
     return Incident(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
 
 
