@@ -10,7 +10,7 @@ from stabkit.branch.exact_tests import Share, fewer, smallest
 from stabkit.branch.verdict import ALPHA, OWN_ALPHA, VERDICTS
 
 SIZES = {"--quick": QUICK, "--full": FULL}
-STUDIES = 4  # times the number that is asked for: a study is simulated in a few milliseconds
+STUDIES = 4  # times the number that is asked for: simulated studies are quick
 TRUTHS: dict[str, tuple[float, Truth, float | None]] = {
     # words: chance of the event, truth of the intervention, chance of its family's shams
     "cure": (1.0, Truth(0.0), None),

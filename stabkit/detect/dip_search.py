@@ -18,7 +18,7 @@ WITHOUT_LOWEST = 0.7
 PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not count as noise
 # Where noise is slow, every mean is uncertain and with it the depth of any dip, but a sudden change
 # is as clear as ever. There a window may pass by its fall, whose bar is a little lower.
-SLOW, SHARP_FROM, SHARP_IS_LOWER = 0.7, 3.0, 0.25  # AR(1) coefficient; z; standard errors
+SLOW, SHARP_IS_LOWER = 0.7, 0.25  # AR(1) coefficient; standard errors
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
 
@@ -82,10 +82,10 @@ def find_spans(
 def strength(z: float, fall: float, ar: float, bar: float) -> float:
     """Return how clearly a window is a dip: 1 is just at the bar.
 
-    It is judged by its depth and, where noise is slow, by its fall, whichever is clearer.
+    It is judged by its depth and, where noise is slow, by its fall, whichever is clearer. Only
+    windows that pass PROVISIONAL are asked.
     """
-    sharp = ar >= SLOW and z >= min(SHARP_FROM, bar)
-    return max(z / bar, fall / (bar - SHARP_IS_LOWER) if sharp else 0.0)
+    return (max(z, fall + SHARP_IS_LOWER) if ar >= SLOW else z) / bar
 
 
 def dip_bar(evals: int, ar: float, paired: bool) -> float:
