@@ -57,15 +57,12 @@ def make_plan(folder: Path, at: str, until: int | None = None) -> Plan:
     """
     rundir = RunDir(folder)
     config = config_of(rundir)
-    run = Run(folder).as_of_now().keeping()
-    last = run.scalars()["step"].max()
-    if math.isnan(last):
-        raise ReplayRefusedError(folder, "has recorded no step yet")
-    event = find_event(run, at, int(last))
+    run, last = recorded(folder)
+    event = find_event(run, at, last)
     onset, words = event.onset, event.words
     every = config.knn.every
     soon = min(event.end + every, onset + EVALUATIONS * every)
-    end = min(soon if until is None else until, int(last) + 1)
+    end = min(soon if until is None else until, last + 1)
     if end <= onset:
         raise ReplayRefusedError(folder, f"--until {until} is not after step {onset}")
     start, file, later_states, damaged = states_before(rundir, config, max(0, onset - LEAD), end)
@@ -116,6 +113,15 @@ class Event(NamedTuple):
     end: int
     words: str
     layer: str | None = None
+
+
+def recorded(folder: Path) -> tuple[Run, int]:
+    """Return the run as it stands now and its last step. Raises ReplayRefusedError without one."""
+    run = Run(folder).as_of_now().keeping()
+    last = run.scalars()["step"].max()
+    if math.isnan(last):
+        raise ReplayRefusedError(folder, "has recorded no step yet")
+    return run, int(last)
 
 
 def find_event(run: Run, at: str, last: int) -> Event:

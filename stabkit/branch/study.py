@@ -1,6 +1,5 @@
 """The plan of a branch study: which event of which run, and every branch. Writes nothing."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from stabkit.branch.plan import (
     attempts_of,
     config_of,
     find_event,
+    recorded,
 )
 from stabkit.branch.shams import Tensors, shams
 from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id, validate, with_settings
@@ -94,16 +94,13 @@ def plan_study(
     """
     rundir = RunDir(folder)
     config = _with_its_threads(rundir)
-    run = Run(folder).as_of_now().keeping()
-    last = run.scalars()["step"].max()
-    if math.isnan(last):
-        raise ReplayRefusedError(folder, "has recorded no step yet")
-    event = find_event(run, at, int(last))
+    run, last = recorded(folder)
+    event = find_event(run, at, last)
     if event.kind not in KINDS:
         raise ReplayRefusedError(
             folder, f"--at {at}: no branch is judged by a {event.kind}; by {', '.join(KINDS)}"
         )
-    horizon = _horizon(folder, config, event, int(last) + 1, until)
+    horizon = _horizon(folder, config, event, last + 1, until)
     every = config.knn.every
     if not begins:
         begins = [max(0, (event.onset - LEAD * every) // every * every)]

@@ -15,8 +15,8 @@ def param_groups(
     """Return what each group holds and how it is trained, as plain data; empty for one group alone.
 
     `layers`: the parameters of each layer. Groups are numbered through all optimizers, as `lr.1`
-    is. Of each: `group`, `optimizer`, its `name` if it has one, `settings`, and `elements`, the
-    number of elements that it holds of each layer.
+    is. Each has `group`, `optimizer`, its `name` if it has one, `settings`, and `elements`: how
+    many elements of each layer it holds.
     """
     layer_of = {id(p): layer for layer, parameters in layers.items() for p in parameters}
     groups = [(one, group) for one in optimizers for group in one.param_groups]

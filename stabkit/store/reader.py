@@ -111,7 +111,7 @@ class Run:
     def evals(self, metric: str | None = None) -> pd.DataFrame:
         """Return the `evals` table in step order; `correct` is packed, with one bit per sample.
 
-        Of a run without any, those of `logged_accuracies`.
+        A run without any has those of `logged_accuracies`.
         """
         frame = self._table("evals")
         if frame.empty and len(logged := self.logged_accuracies()):

@@ -78,7 +78,7 @@ def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
 def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = None) -> pd.DataFrame:
     """Return every value drawn for one event of a run, from before its onset to after its end.
 
-    Of a long event that is its beginning: at most `AROUND` values before and after its onset.
+    A long event is cut: at most `AROUND` values before and after its onset.
 
     Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`,
     `accuracy`), series (a layer, or the recorded name), depth (of the layer), step, offset (steps

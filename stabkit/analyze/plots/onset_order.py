@@ -43,7 +43,7 @@ def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
 def draw_onset_order(frame: pd.DataFrame, ax: Axes) -> Axes:
     """Draw layers from first to last: a dot a burst, the median lag with its interval, counts.
 
-    Of fewer than three bursts only a sentence is written.
+    With fewer than three bursts there is only a sentence.
     `frame`: that of `onset_order_table`. Bursts of one layer have no order and are only counted.
     """
     layers = frame[frame["kind"] == "layer"].sort_values("depth").to_dict("records")

@@ -9,7 +9,7 @@ from stabkit.analyze.report.timeline import Timeline, timeline
 from stabkit.analyze.report.zooms import pictured
 
 Pictured = tuple[Incident, Picture | None]
-# Of a run's events the first of these has the picture: a burst shows what the fall looked like
+# The first of these events of a run has the picture: a burst shows what the fall looked like
 TELLING = ("burst", "loss spike", "dip", "departure")
 
 
