@@ -10,6 +10,8 @@ around the trend tell its size.
 import numpy as np
 
 from stabkit.detect.robust import (
+    AR,
+    AR_SCALE,
     MAD_TO_STD,
     STD_WITHIN_3,
     BoolArray,
@@ -26,6 +28,10 @@ NEAR = 21  # evaluations that tell which residuals stand out
 # scatters by .15, holds for the whole run, and takes noise slower than ten evaluations for trend.
 # Noise that is slower than believed looks like dips.
 LEAST_AR = 0.5
+# The most: from .8 to .9 the autocorrelation of the residuals grows by a third of its error and the
+# noise that follows from it by a third. An estimate of .9 is luck or a wandering trend, and hides
+# falls by eleven points.
+MOST_AR = 0.8
 SHAPE_OVER = 31  # evaluations that tell the local noise where answers are not known
 WHOLE_COUNTS = 10  # evaluations that the whole run counts for beside them
 
@@ -62,6 +68,7 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
         return np.zeros(values.size), 0.0
     ratio = residual / shape
     scale, shown, ar = residual_scale(ratio)
+    shown = max(shown, float(np.interp(MOST_AR, AR, AR_SCALE)))
     size = np.full(shape.size, scale)
     if variances is not None:
         # Rises only: dips fall, so they do not become the noise that hides them.
@@ -69,7 +76,7 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
         squares, count = _squares_around(ratio, (ratio > 0) & (ratio <= bound), SIZE_OVER)
         size = np.sqrt((squares + FLIPS_COUNT * scale**2) / (count + FLIPS_COUNT))
     noise = shape * size / shown
-    return np.concatenate([noise[:1], noise, noise[-1:]]), max(ar, LEAST_AR)
+    return np.concatenate([noise[:1], noise, noise[-1:]]), min(max(ar, LEAST_AR), MOST_AR)
 
 
 def noise_outside(

@@ -129,3 +129,16 @@ def test_one_evaluation_has_a_variance_and_no_noise() -> None:
     assert variances.tolist() == [0.5 / 100**2]
     noise, _ = noise_outside(np.array([1.0]), variances, np.array([True]))
     assert noise.tolist() == [0.0]
+
+
+def test_a_wandering_trend_makes_noise_no_slower_than_recorded_runs_have() -> None:
+    walk = 0.5 + 0.01 * np.cumsum(np.random.default_rng(3).normal(size=200))  # its coefficient is 1
+    variances = np.full(200, 1e-4)
+    residual = two_sided_residual(walk)
+    _, shown, estimate = residual_scale(residual - np.median(residual))
+    assert estimate > 0.8, "the subject: an estimate above the most"
+    noise, capped = local_noise(walk, variances)
+    assert capped == 0.8
+    # Of noise of .8 the residuals show .69.
+    expected = np.array(plain_loop(walk, variances)) * shown / 0.69
+    np.testing.assert_allclose(noise[1:-1], expected, rtol=1e-9)
