@@ -15,7 +15,7 @@ from stabkit.store.writer import Writer
 from stabkit.sweep.grid import PlannedRun, load_sweep
 
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
-OF_PAPER = [path for path in SWEEPS if path.stem != "stale_moments"]
+OF_PAPER = [path for path in SWEEPS if path.stem not in ("stale_moments", "mid_training")]
 LAYERS = ["patch_embed", "blocks.0", "blocks.1"]
 STEPS = 320
 
