@@ -44,7 +44,7 @@ def find_dips(
 
     The standard error is that of AR(1) noise, whose scale is learned for each evaluation from the
     answers that flip and the residuals outside of the windows that stand out
-    (`stabkit.detect.local_noise`). Its coefficient is one for the run, between .5 and .8. `threshold`
+    (`stabkit.detect.local_noise`). Its coefficient is one for the run, from .5 to .8. `threshold`
     defaults to 5; more for over 100 evaluations, and without `correct` for slow noise and short
     runs (`dip_search.dip_bar`). The default avoids false alarms; `threshold=3` finds more dips. The
     windows that stand out most are taken first; windows that overlap them are dropped. The noise of

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.onsets import half_height_onset
-from stabkit.detect.robust import FloatArray, IntArray, median_of_sorted
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray, median_of_sorted
 from stabkit.detect.spike_scorer import GOES_ON, Flagged, SpikeScorer
 from stabkit.detect.spikes import (
     BAR,
@@ -60,7 +60,7 @@ def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, .
     rows: list[list[tuple[float, ...]]] = [[] for _ in logs]
     since = np.zeros(len(logs), dtype=np.int64)  # where the last spike of each layer has ended
     heights, level, noise = rises(logs)
-    together = (heights >= SHARED_BAR).mean(axis=0) >= SHARE
+    together = shared(heights)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], together, [False]])))
     for begin, end in zip(edges[::2], edges[1::2], strict=True):
         first = begin + BEFORE  # the first stretch holds this value and those up to TOGETHER - 1
@@ -78,6 +78,12 @@ def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, .
             rise = float(logs[i, peak] - level[i, begin])
             rows[i].append((*times, rise / float(noise[i, begin]), float(np.exp(rise))))
     return rows
+
+
+def shared(heights: FloatArray) -> BoolArray:
+    """Return in which stretches [stretches] enough of the layers pass the bar."""
+    passed: BoolArray = (heights >= SHARED_BAR).mean(axis=0) >= SHARE
+    return passed
 
 
 def rises(logs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

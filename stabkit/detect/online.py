@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabkit.detect.bursts import GAP
-from stabkit.detect.robust import FloatArray, IntArray
+from stabkit.detect.joint_spikes import BEFORE, FEWEST, SHARED_BAR, TOGETHER, rises, shared
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.detect.spike_scorer import SpikeScorer
 from stabkit.detect.stale_moments import MIN_HISTORY, THRESHOLD, stale_points, surprise
 
@@ -32,6 +33,11 @@ class Merging:
         self._merge = merge
         self._index = self._step = -math.inf
         self._ended = False
+
+    @property
+    def latest(self) -> float:
+        """The step of the latest flagged point; -inf before the first."""
+        return self._step
 
     def begins(self, index: int, step: int, ends: bool = False) -> bool:
         """Return whether this flagged point begins an event.
@@ -60,6 +66,11 @@ class OnlineSpikes:
         self._merging = Merging(merge)
         self._count = 0
 
+    @property
+    def latest(self) -> float:
+        """The last step of the latest event so far; -inf before the first."""
+        return self._merging.latest
+
     def add(self, steps: IntArray, values: FloatArray) -> list[Onset]:
         """Add points and return the events that begin with them.
 
@@ -73,6 +84,63 @@ class OnlineSpikes:
             step = at[point.at - first]
             if self._merging.begins(point.at, step, point.ends):
                 found.append(Onset(step, math.exp(point.rise)))
+        return found
+
+
+class OnlineSharedSpikes:
+    """The spikes that layers share, as `find_layer_spikes` finds them.
+
+    They are told once three quarters of the layers have passed the bar, so up to five steps after
+    their onset, and only for the layers that have passed it by then. The onset of a layer is the
+    first value of those five that stands at half of the rise.
+    """
+
+    def __init__(self) -> None:
+        self._begin(())
+
+    def _begin(self, layers: tuple[str, ...]) -> None:
+        self._layers = layers
+        self._steps = np.zeros(0, dtype=np.int64)
+        self._logs = np.zeros((len(layers), 0))
+        self._goes_on = False  # whether the last stretch that was seen is of a spike
+
+    def add(
+        self, layers: Sequence[str], steps: IntArray, values: FloatArray
+    ) -> list[tuple[Onset, str]]:
+        """Add values [steps, layers] and return the layers whose shared spike begins with them.
+
+        Steps at which no layer has a positive, finite value are left out, and then layers that lack
+        one at some step. If other layers have values than before, the history begins again.
+        """
+        usable = np.isfinite(values) & (values > 0)
+        some = usable.any(axis=1)
+        kept: BoolArray = np.all(usable[some], axis=0)
+        if not kept.any():
+            return []
+        names = tuple(layer for layer, keep in zip(layers, kept, strict=True) if keep)
+        if names != self._layers:
+            self._begin(names)
+        self._steps = np.append(self._steps, steps[some])
+        self._logs = np.hstack([self._logs, np.log(values[some][:, kept]).T])
+        found = self._begun() if len(names) >= FEWEST else []
+        history = BEFORE + TOGETHER - 1
+        self._steps, self._logs = self._steps[-history:], self._logs[:, -history:]
+        return found
+
+    def _begun(self) -> list[tuple[Onset, str]]:
+        if len(self._steps) < BEFORE + TOGETHER:
+            return []
+        heights, level, _ = rises(self._logs)
+        together = shared(heights)
+        begins = together & ~np.concatenate([[self._goes_on], together[:-1]])
+        self._goes_on = bool(together[-1])
+        found = []
+        for k in np.flatnonzero(begins):
+            stretch = slice(k + BEFORE, k + BEFORE + TOGETHER)
+            for i in np.flatnonzero(heights[:, k] >= SHARED_BAR):
+                rise = self._logs[i, stretch] - level[i, k]
+                onset = int(self._steps[stretch][np.argmax(rise >= rise.max() / 2)])
+                found.append((Onset(onset, math.exp(rise.max())), self._layers[i]))
         return found
 
 

@@ -14,6 +14,7 @@ from stabkit.detect.joint_spikes import (
     shared_spikes,
 )
 from stabkit.detect.level_filters import rolling_median
+from stabkit.detect.online import OnlineSharedSpikes
 from stabkit.detect.simulate import simulate_norms
 from stabkit.detect.simulate.noise import ar1
 
@@ -125,3 +126,43 @@ def test_a_value_belongs_to_one_of_two_shared_spikes() -> None:
         assert first[3] < second[1], "the second begins behind the end of the first"
         assert (first[2], second[2]) == (200, 206)
         assert first[0] < second[0]
+
+
+@pytest.mark.parametrize("block", [1, 7, 300])
+def test_online_the_same_bursts_are_found_however_the_values_come(block: int) -> None:
+    names = [f"blocks.{i}" for i in range(6)]
+    some = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        logs = 0.1 * (2 * rng.standard_t(2, 300) + rng.standard_normal((6, 300)))
+        steps, together = 2 * np.arange(300), np.array(brute_force(logs)) - BEFORE
+        online = OnlineSharedSpikes()
+        found = []
+        for begin in range(0, 300, block):
+            part = slice(begin, begin + block)
+            found += online.add(names, steps[part], np.exp(logs[:, part].T))
+        begins = together[np.diff(together, prepend=-9) > 1]  # the first stretch of each burst
+        heights, level, _ = rises(logs)
+        expected = []
+        for k in begins:
+            for i in np.flatnonzero(heights[:, k] >= SHARED_BAR):
+                rise = logs[i, k + BEFORE : k + BEFORE + TOGETHER] - level[i, k]
+                high = int(np.flatnonzero(rise >= 0.5 * rise.max())[0])
+                expected.append((steps[k + BEFORE + high], names[i], np.exp(rise.max())))
+        assert [(o.step, layer) for o, layer in found] == [e[:2] for e in expected]
+        np.testing.assert_allclose([o.height for o, _ in found], [e[2] for e in expected])
+        some += len(expected)
+    assert some > 20
+
+
+def test_online_a_step_without_values_is_left_out_and_a_new_layer_begins_a_new_history() -> None:
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.1, (60, 5)))
+    noise[40:42] *= 30
+    steps, names = np.arange(60), list("abcde")
+    gap = noise.copy()
+    gap[35] = np.nan  # a step that an fp16 scaler skipped
+    found = OnlineSharedSpikes().add(names, steps, gap)
+    assert sorted((o.step, layer) for o, layer in found) == [(40, layer) for layer in names]
+    online = OnlineSharedSpikes()
+    assert online.add(names[:4], steps[:30], noise[:30, :4]) == []
+    assert online.add(names, steps[30:], noise[30:]) == [], "too short a history of five layers"

@@ -4,6 +4,7 @@ The detectors are those of `stabkit.detect`, so that the analysis finds later wh
 Everything here runs on the host, on values that are there already.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -13,11 +14,13 @@ from stabkit.detect.collapse import SHARE, find_collapse
 from stabkit.detect.nonfinite import OF_GRADIENTS, nonfinite_stretches
 from stabkit.detect.online import (
     OnlineBursts,
+    OnlineSharedSpikes,
     OnlineSpikes,
     OnlineStaleMoments,
     Onset,
 )
 from stabkit.detect.robust import FloatArray, IntArray
+from stabkit.detect.spikes import MERGE
 from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.events import OnlineEvent
@@ -44,6 +47,8 @@ class SpikeWatch:
 
     def __init__(self) -> None:
         self._layers: dict[str, OnlineSpikes] = {}
+        self._shared = OnlineSharedSpikes()
+        self._latest_shared: dict[str, int] = {}
         self._bursts = OnlineBursts()
         self._loss: OnlineSpikes | None = OnlineSpikes()
 
@@ -52,8 +57,23 @@ class SpikeWatch:
         for layer, steps, values in rows.series("grad_norm"):
             if layer not in self._layers:
                 self._layers[layer] = OnlineSpikes()
-            found += [(onset, layer) for onset in self._layers[layer].add(steps, values)]
+            last = self._latest_shared.get(layer, -math.inf)
+            own = self._layers[layer].add(steps, values)
+            found += [(onset, layer) for onset in own if onset.step - last > MERGE]
+        found += self._of_many(rows)
         return _bursts("spike", "grad_norm", "ratio", found, self._bursts) + self._of_loss(rows)
+
+    def _of_many(self, rows: Rows) -> list[tuple[Onset, str]]:
+        """Return the spikes that layers share, but for those of layers that spike on their own."""
+        if "grad_norm" not in rows.values:
+            return []
+        measured = np.where(rows.measured["grad_norm"], rows.values["grad_norm"], np.nan)
+        found = []
+        for onset, layer in self._shared.add(rows.layers, rows.steps, measured):
+            if onset.step - self._layers[layer].latest > MERGE:
+                self._latest_shared[layer] = onset.step
+                found.append((onset, layer))
+        return found
 
     def _of_loss(self, rows: Rows) -> list[OnlineEvent]:
         steps, values = rows.scalars.get("loss", _NOTHING)

@@ -173,6 +173,31 @@ def test_spikes_are_those_that_the_detector_finds_afterwards(tmp_path: Path, see
     assert len(of_loss) > 1
 
 
+@pytest.mark.parametrize(("height", "hidden"), [(0.8, True), (4.0, False)])
+def test_a_burst_of_many_layers_is_one_event_whether_or_not_each_shows_it_alone(
+    tmp_path: Path, height: float, hidden: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    names = [f"blocks.{i}" for i in range(6)]
+    logs = rng.normal(0, 0.1, size=(400, 6))
+    logs[100:240] += rng.normal(0, 0.3, size=(140, 1))  # a restless time, which hides the burst
+    logs[300:302] += height
+    steps, norms = np.arange(400), np.exp(logs)
+    alone = [find_spikes(steps, norms[:, i])["onset"].between(298, 302).any() for i in range(6)]
+    assert any(alone) != hidden, "the subject"
+    watched = reactions(tmp_path)
+    watched.on("spike", "log")
+    found = [
+        event
+        for part in in_intervals(rng, 400)
+        for event in find(watched, steps[part], names, {"grad_norm": norms[part]}, {})
+    ]
+    late = [event for event in found if event.step >= 290]
+    assert [event.step for event in late] == [300]
+    assert late[0].facts["layers"] == names
+    assert late[0].facts["ratio"] == pytest.approx(np.exp(height), rel=0.5)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_stale_moments_are_those_that_the_detector_finds_afterwards(
     tmp_path: Path, seed: int
