@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import features
 
 from stabkit.rundir import left_out
+from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_set import ImageSet, encoded_set, file_stamp, from_array
 
@@ -92,7 +93,7 @@ def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
     return encoded_set(
         np.array(labels, np.int64),
         classes,
-        lambda i: files[i].open("rb"),
+        lambda i: Span(str(files[i])),
         lambda i: str(files[i]),
         lambda: file_stamp(split, files),
     )

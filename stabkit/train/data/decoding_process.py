@@ -1,0 +1,170 @@
+"""The process that decodes images for a training, from its start to its end. It imports no torch.
+
+It answers one request at a time and holds no state between two of them. It ends when the training
+ends, however that ends: the connection closes, or its parent is another process.
+"""
+
+import functools
+import io
+import os
+import resource
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
+from typing import BinaryIO, Literal, NamedTuple
+
+from PIL import Image
+
+from stabkit.train.data.pixels import check_size, rgb_planes
+
+_PARENT_EVERY = 1.0  # seconds between two looks at the parent
+
+
+class Span(NamedTuple):
+    """The bytes of one encoded image in a file: the whole file if `length` is None."""
+
+    path: str
+    start: int = 0
+    length: int | None = None
+
+
+class Decoded(NamedTuple):
+    """The size of an image and where its pixels, uint8 [3, height, width], begin in the memory."""
+
+    height: int
+    width: int
+    start: int = 0
+
+
+class Request(NamedTuple):
+    """What to do with each image, its encoded bytes or where they are, and Pillow's size limit."""
+
+    what: Literal["pixels", "sizes"]
+    images: list[Span | bytes]
+    max_pixels: int | None
+
+
+class Answer(NamedTuple):
+    """One result for each image, in order; a text says why an image cannot be decoded.
+
+    With `length`, the descriptor of a memory of so many bytes follows. With `failure`, nothing was
+    done.
+    """
+
+    results: list[Decoded | str]
+    length: int = 0
+    failure: str | None = None
+
+
+def serve(descriptor: int, parent: int, threads: int) -> None:
+    """Answer the requests that come through `descriptor` until process `parent` is gone."""
+    # The training alone decides what a signal to the whole job means; it may finish a step first.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    _lift_file_limit()
+    # `check_size` refuses a picture that Pillow only warns about.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    connection = Connection(descriptor)
+    with ThreadPoolExecutor(threads, "decode") as pool:
+        # A process that the parent forked may hold the connection open after the parent's death.
+        while os.getppid() == parent:
+            try:
+                if connection.poll(_PARENT_EVERY):
+                    _answer(connection, connection.recv(), pool)
+            except (EOFError, ConnectionError):
+                return
+
+
+def _lift_file_limit() -> None:
+    """Raise the limit of the size of files: the kernel applies it to memory without a name too."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def _answer(connection: Connection, request: Request, pool: ThreadPoolExecutor) -> None:
+    Image.MAX_IMAGE_PIXELS = request.max_pixels
+    if request.what == "sizes":
+        connection.send(Answer(list(pool.map(_size, request.images))))
+        return
+    with _unnamed_memory() as memory:
+        room = _Room(memory.fileno())
+        try:
+            results = list(pool.map(functools.partial(_pixels, room), request.images))
+        except OSError as error:
+            connection.send(Answer([], failure=f"no memory for the pixels of a batch ({error})"))
+            return
+        connection.send(Answer(results, room.length))
+        if room.length:
+            send_handle(connection, memory.fileno(), os.getppid())
+
+
+def _unnamed_memory() -> BinaryIO:
+    """Return shared memory without a name: the kernel frees it when its last user is gone."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stabkit-images"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)  # macOS
+
+
+class _Room:
+    """The memory of one batch; each thread takes the next part of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.length = 0
+        self._descriptor, self._lock = descriptor, threading.Lock()
+
+    def write(self, planes: list[bytes]) -> int:
+        """Write the planes one after the other and return where they begin."""
+        with self._lock:
+            start = self.length
+            self.length += sum(map(len, planes))
+        place = start
+        for plane in planes:
+            written = os.pwrite(self._descriptor, plane, place)
+            if written != len(plane):
+                raise OSError(f"{written:,} of {len(plane):,} bytes were written")
+            place += written
+        return start
+
+
+# Both catch more than OSError: on broken bytes Pillow's decoders raise many kinds of error.
+def _size(source: Span | bytes) -> Decoded | str:
+    try:
+        with _opened(source) as image:  # reads the header alone
+            return Decoded(image.height, image.width)
+    except Exception as error:
+        return str(error)
+
+
+def _pixels(room: _Room, source: Span | bytes) -> Decoded | str:
+    try:
+        with _opened(source) as image:
+            height, width, planes = image.height, image.width, rgb_planes(image)
+    except Exception as error:
+        return str(error)
+    return Decoded(height, width, room.write(planes))
+
+
+@contextmanager
+def _opened(source: Span | bytes) -> Iterator[Image.Image]:
+    with _file(source) as file, Image.open(file) as image:
+        check_size(image)
+        yield image
+
+
+def _file(source: Span | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if source.length is None:
+        return open(source.path, "rb")
+    with open(source.path, "rb") as file:
+        file.seek(source.start)
+        content = file.read(source.length)
+    if len(content) != source.length:
+        raise ValueError(f"the file holds {len(content):,} of its {source.length:,} bytes")
+    return io.BytesIO(content)
