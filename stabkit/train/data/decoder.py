@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.reduction import recv_handle
@@ -69,6 +70,7 @@ class _Process:
             start_new_session=True,  # Ctrl-C is for the training
         )
         theirs.close()
+        self.free: list[int] = []  # memories whose last tensor is gone
 
     def end(self) -> None:
         self.connection.close()
@@ -87,9 +89,10 @@ def _ask(
     with _lock:
         process = _running = _running or _Process()
         try:
-            process.connection.send(Request(what, list(images), Image.MAX_IMAGE_PIXELS))
+            free = [process.free.pop() for _ in range(len(process.free))]
+            process.connection.send(Request(what, list(images), Image.MAX_IMAGE_PIXELS, free))
             answer: Answer = process.connection.recv()
-            memory = _received_memory(process, answer.length)
+            memory = _received_memory(process, answer)
         except (EOFError, ConnectionError):
             _running = None
             _raise_death(process)
@@ -102,14 +105,17 @@ def _ask(
     return answer, memory
 
 
-def _received_memory(process: _Process, length: int) -> mmap.mmap | None:
-    if not length:
+def _received_memory(process: _Process, answer: Answer) -> mmap.mmap | None:
+    """Map the memory of an answer; the process may use it again when its last tensor is gone."""
+    if not answer.length:
         return None
     descriptor = recv_handle(process.connection)
     try:
-        return mmap.mmap(descriptor, length)
+        memory = mmap.mmap(descriptor, answer.length)
     finally:
         os.close(descriptor)
+    weakref.finalize(memory, process.free.append, answer.memory).atexit = False
+    return memory
 
 
 def _raise_death(process: _Process) -> NoReturn:

@@ -24,6 +24,7 @@ from PIL import Image
 from stabkit.train.data.pixels import check_size, rgb_planes
 
 _PARENT_EVERY = 1.0  # seconds between two looks at the parent
+_KEPT = 2  # free memories: the batch of this step and the one read ahead
 
 
 class Span(NamedTuple):
@@ -43,22 +44,27 @@ class Decoded(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What to do with each image, its encoded bytes or where they are, and Pillow's size limit."""
+    """What to do with each image, its encoded bytes or where they are, and Pillow's size limit.
+
+    `free` lists the memories that nobody reads any longer.
+    """
 
     what: Literal["pixels", "sizes"]
     images: list[Span | bytes]
     max_pixels: int | None
+    free: list[int]
 
 
 class Answer(NamedTuple):
     """One result for each image, in order; a text says why an image cannot be decoded.
 
-    With `length`, the descriptor of a memory of so many bytes follows. With `failure`, nothing was
-    done.
+    With `length`, the descriptor of `memory`, which holds so many bytes, follows. With `failure`,
+    nothing was done.
     """
 
     results: list[Decoded | str]
     length: int = 0
+    memory: int = -1
     failure: str | None = None
 
 
@@ -70,13 +76,13 @@ def serve(descriptor: int, parent: int, threads: int) -> None:
     _lift_file_limit()
     # `check_size` refuses a picture that Pillow only warns about.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    connection = Connection(descriptor)
+    connection, memories = Connection(descriptor), _Memories()
     with ThreadPoolExecutor(threads, "decode") as pool:
         # A process that the parent forked may hold the connection open after the parent's death.
         while os.getppid() == parent:
             try:
                 if connection.poll(_PARENT_EVERY):
-                    _answer(connection, connection.recv(), pool)
+                    _answer(connection, connection.recv(), pool, memories)
             except (EOFError, ConnectionError):
                 return
 
@@ -87,28 +93,52 @@ def _lift_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-def _answer(connection: Connection, request: Request, pool: ThreadPoolExecutor) -> None:
+def _answer(
+    connection: Connection, request: Request, pool: ThreadPoolExecutor, memories: "_Memories"
+) -> None:
     Image.MAX_IMAGE_PIXELS = request.max_pixels
+    memories.free(request.free)
     if request.what == "sizes":
         connection.send(Answer(list(pool.map(_size, request.images))))
         return
-    with _unnamed_memory() as memory:
-        room = _Room(memory.fileno())
-        try:
-            results = list(pool.map(functools.partial(_pixels, room), request.images))
-        except OSError as error:
-            connection.send(Answer([], failure=f"no memory for the pixels of a batch ({error})"))
-            return
-        connection.send(Answer(results, room.length))
-        if room.length:
-            send_handle(connection, memory.fileno(), os.getppid())
+    memory = memories.take()
+    room = _Room(memory)
+    try:
+        results = list(pool.map(functools.partial(_pixels, room), request.images))
+        os.ftruncate(memory, room.length)
+    except OSError as error:
+        memories.free([memory])
+        connection.send(Answer([], failure=f"no memory for the pixels of a batch ({error})"))
+        return
+    connection.send(Answer(results, room.length, memory))
+    if room.length:
+        send_handle(connection, memory, os.getppid())
+    else:
+        memories.free([memory])
 
 
-def _unnamed_memory() -> BinaryIO:
-    """Return shared memory without a name: the kernel frees it when its last user is gone."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("stabkit-images"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)  # macOS
+class _Memories:
+    """Shared memories without a name, used again: new pages cost a tenth of the decoding.
+
+    The kernel frees a memory when its last user is gone, however that ended. A number is the
+    descriptor of a memory in this process.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("stabkit-images")
+        with tempfile.TemporaryFile() as file:  # macOS
+            return os.dup(file.fileno())
+
+    def free(self, memories: list[int]) -> None:
+        self._free += memories
+        while len(self._free) > _KEPT:
+            os.close(self._free.pop(0))
 
 
 class _Room:
