@@ -72,6 +72,24 @@ class _Process:
         theirs.close()
         self.free: list[int] = []  # memories whose last tensor is gone
 
+    def send(self, what: Literal["pixels", "sizes"], images: Sequence[Span | bytes]) -> None:
+        # Pop one by one: a tensor may end and append at any moment.
+        free = [self.free.pop() for _ in range(len(self.free))]
+        self.connection.send(Request(what, list(images), Image.MAX_IMAGE_PIXELS, free))
+
+    def receive(self) -> tuple[Answer, mmap.mmap | None]:
+        """Wait for the answer and map its memory, which is free once its last tensor is gone."""
+        answer: Answer = self.connection.recv()
+        if not answer.length:
+            return answer, None
+        descriptor = recv_handle(self.connection)
+        try:
+            memory = mmap.mmap(descriptor, answer.length)
+        finally:
+            os.close(descriptor)
+        weakref.finalize(memory, self.free.append, answer.memory).atexit = False
+        return answer, memory
+
     def end(self) -> None:
         self.connection.close()
         self.popen.kill()
@@ -89,10 +107,8 @@ def _ask(
     with _lock:
         process = _running = _running or _Process()
         try:
-            free = [process.free.pop() for _ in range(len(process.free))]
-            process.connection.send(Request(what, list(images), Image.MAX_IMAGE_PIXELS, free))
-            answer: Answer = process.connection.recv()
-            memory = _received_memory(process, answer)
+            process.send(what, images)
+            answer, memory = process.receive()
         except (EOFError, ConnectionError):
             _running = None
             _raise_death(process)
@@ -103,19 +119,6 @@ def _ask(
     if answer.failure:
         raise DecoderError(f"the process that decodes images: {answer.failure}")
     return answer, memory
-
-
-def _received_memory(process: _Process, answer: Answer) -> mmap.mmap | None:
-    """Map the memory of an answer; the process may use it again when its last tensor is gone."""
-    if not answer.length:
-        return None
-    descriptor = recv_handle(process.connection)
-    try:
-        memory = mmap.mmap(descriptor, answer.length)
-    finally:
-        os.close(descriptor)
-    weakref.finalize(memory, process.free.append, answer.memory).atexit = False
-    return memory
 
 
 def _raise_death(process: _Process) -> NoReturn:
