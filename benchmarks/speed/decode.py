@@ -1,19 +1,19 @@
 """Time the decoding of a folder of photographs: python -m benchmarks.speed.decode
 
-The folder holds JPEGs whose longer side has 500 pixels, of ten shapes, as ImageNet's mostly have. It
-is made here, the same each time. A rate a core is images for each second of processor time, of all
-processes that take part. Sides take turns. Peers: Pillow in threads of the training process, which
-is what `ImageSet.load` did before; torchvision's ImageFolder in torch's DataLoader; and, where it is
-installed, TorchCodec's decoder in threads of this process.
+The folder holds JPEGs whose longer side has 500 pixels, of ten shapes, as ImageNet's mostly have.
+It is made here, the same each time. A rate a core is images for each second of processor time, of
+all processes that take part. Sides take turns. Peers: Pillow in threads of the training process,
+which is what `ImageSet.load` did before; torchvision's ImageFolder in torch's DataLoader; and,
+where it is installed, TorchCodec's decoder in threads of this process.
 
 The training step is a small MoCo v3 at 224 px, whose views take most of it.
 """
 
-import contextlib
 import io
 import statistics
 import tarfile
 import tempfile
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,8 @@ SHAPES = (
     (375, 500), (333, 500), (500, 375), (334, 500), (500, 333),
     (400, 500), (500, 500), (281, 500), (332, 500), (500, 400),
 )  # fmt: skip
-BATCH = 32
+BATCH, STEP_BATCH = 32, 16
+BEFORE = "threads of the training process (before)"
 Load = Callable[[], Iterator[Images]]
 
 
@@ -84,7 +85,7 @@ def config_of(root: Path, name: str) -> RunConfig:
     settings = {
         "data": {"name": name, "path": str(root), "image_size": 224},
         "model": {"patch_size": 32, "width": 64, "depth": 2, "heads": 2},
-        "train": {"batch": BATCH, "steps": 1000},
+        "train": {"batch": STEP_BATCH, "steps": 1000},
     }
     return validate(RunConfig, settings, "benchmark")
 
@@ -174,7 +175,7 @@ def decode_rows(
     before = in_threads(folder, files, pool)
     ours = Side(batches_of(folder), decoder_pids)
     sides = {
-        "threads of the training process (before)": Side(batches_of(before)),
+        BEFORE: Side(batches_of(before)),
         f"DataLoader, torchvision, {workers} workers": data_loader_side(root / "folder", workers),
         "our tar shards": Side(batches_of(shards), decoder_pids),
     }
@@ -183,73 +184,111 @@ def decode_rows(
         sides["TorchCodec in threads of this process"] = codec
     everyone = [ours, *sides.values()]
     notes = [_same_bits(name, ours, side) for name, side in sides.items()]
-    for turn in range(4 if given.quick else 10):
+    for turn in range(4 if given.quick else 9):
         for side in everyone[turn % len(everyone) :] + everyone[: turn % len(everyone)]:
             side.measure()
     rows = []
-    goals = {"threads of the training process (before)": 1.5}
-    every = {"items": len(files)}
+    goals = {BEFORE: 1.5}
     for name, side in sides.items():
-        used = Times(ours.used[1:], side.used[1:])
-        rows.append(
-            used.row(
-                "decode, rate a core", name, "at least", goals.get(name),
-                unit="images/s", **every,
-            )  # fmt: skip
+        used, goal = Times(ours.used[1:], side.used[1:]), goals.get(name)
+        row = used.row(
+            "decode, rate a core", name, "at least", goal, items=len(files), unit="images/s"
         )
+        rows.append(row)
     for name, side in sides.items():
         wall = Times(ours.wall[1:], side.wall[1:])
         what = f"decode, {workers} threads"
-        rows.append(wall.row(what, name, "at least", unit="images/s", **every))
+        rows.append(wall.row(what, name, "at least", items=len(files), unit="images/s"))
     return rows, notes
 
 
 def _same_bits(name: str, ours: Side, peer: Side) -> str:
-    pairs = [
-        (a, b) for x, y in zip(ours.load(), peer.load(), strict=True) for a, b in zip(x, y, strict=True)
-    ]
+    batches = zip(ours.load(), peer.load(), strict=True)
+    pairs = [pair for x, y in batches for pair in zip(x, y, strict=True)]
     differ = sum(not torch.equal(a, b) for a, b in pairs)
     largest = max(int((a.int() - b.int()).abs().max()) for a, b in pairs)
-    return f"Images whose pixels differ from ours, {name}: {differ} of {len(pairs)} (most: {largest})."
+    return (
+        f"Images whose pixels differ from ours, {name}: {differ} of {len(pairs)} (most: {largest})."
+    )
 
 
-def step_rows(given: Namespace, root: Path, files: list[Path], pool: ThreadPoolExecutor) -> list[Row]:
+def step_rows(
+    given: Namespace, root: Path, files: list[Path], pool: ThreadPoolExecutor
+) -> list[Row]:
     """Compare a step that reads ahead with the same step of images that are there already."""
     config = config_of(root / "folder", "imagefolder")
-    device = torch.device("cpu")
     folder, _ = load_data(config.data, 0)
     held = folder.load(np.arange(len(folder)))
     there = replace(folder, read=lambda index: stacked([held[i] for i in index]))
     sides = {"ours": folder, "threads": in_threads(folder, files, pool), "there": there}
-    state = build_state(config, len(folder), device, 1)
-    steps = 3 if given.quick else 8
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    waits: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(4 if given.quick else 8):
+    state = build_state(config, len(folder), torch.device("cpu"), 1)
+    used: dict[str, list[float]] = {name: [] for name in sides}
+    waits, walls = list[float](), list[float]()
+    for turn in range(3 if given.quick else 5):
         for name in sorted(sides, reverse=bool(turn % 2)):
-            with ReadAhead(config, sides[name]) as ahead:
-                ahead.take(0)  # nothing was read ahead of the first step
-                time.sleep(0.5)
-                began, waited = time.perf_counter(), 0.0
-                for step in range(1, steps + 1):
-                    asked = time.perf_counter()
-                    read = ahead.take(step)
-                    waited += time.perf_counter() - asked
-                    batch = make_batch(config, read, device)
-                    del read
-                    train_step(config, state, Silent(), batch, 1, 1)
-                if turn:
-                    times[name].append((time.perf_counter() - began) / steps)
-                    waits[name].append(waited / steps)
-    what = f"step of {BATCH} images, 224 px"
-    share = [a / b for a, b in zip(waits["ours"], times["ours"], strict=True)]
-    ms = [1000 * statistics.median(t["ours"]) for t in (waits, times)]
+            began, used_before = time.perf_counter(), time.thread_time()
+            waited, steps = _steps(config, sides[name], state, 2 if given.quick else 3)
+            if turn:
+                used[name].append((time.thread_time() - used_before) / steps)
+            if turn and name == "ours":
+                waits.append(waited / steps)
+                walls.append((time.perf_counter() - began) / steps)
+    what = f"step of {STEP_BATCH} images, 224 px, processor time of its thread"
+    share = [a / b for a, b in zip(waits, walls, strict=True)]
+    ms = [1000 * statistics.median(times) for times in (waits, walls)]
     return [
-        Times(times["ours"], times["there"]).row(what, "images in memory", "at most"),
-        Times(times["ours"], times["threads"]).row(
-            what, "threads of the training process (before)", "at most"
+        Times(used["ours"], used["there"]).row(what, "images in memory", "at most"),
+        Times(used["threads"], used["there"]).row(
+            f"{what}; {BEFORE}", "images in memory", "at most"
         ),
         Row("waiting for images", "whole step", *ms, "ms", median_interval(share), "at most", 0.01),
+    ]
+
+
+def _steps(config: RunConfig, images: ImageSet, state: Any, steps: int) -> tuple[float, int]:
+    """Train, and return the seconds spent waiting and the number of steps."""
+    waited = 0.0
+    with ReadAhead(config, images) as ahead:
+        for step in range(steps + 1):
+            asked = time.perf_counter()
+            read = ahead.take(step)
+            if step:  # nothing was read ahead of the first step
+                waited += time.perf_counter() - asked
+            batch = make_batch(config, read, torch.device("cpu"))
+            del read
+            train_step(config, state, Silent(), batch, 1, 1)
+    return waited, steps + 1
+
+
+def launch_rows(given: Namespace, images: ImageSet, before: ImageSet) -> list[Row]:
+    """Compare loops of small operations, as a training on a GPU launches them, beside decoding."""
+    small, index = torch.zeros(8), np.arange(BATCH)
+    times: dict[str, list[float]] = {"ours": [], "threads": [], "alone": []}
+    sets = {"ours": images, "threads": before}
+
+    def launch() -> float:
+        began = time.perf_counter()
+        for _ in range(20_000):
+            small.add_(1.0)
+        return time.perf_counter() - began
+
+    for turn in range(4 if given.quick else 12):
+        for name in sorted(times, reverse=bool(turn % 2)):
+            stop = threading.Event()
+
+            def decode(name: str = name, stop: threading.Event = stop) -> None:
+                while name in sets and not stop.is_set():
+                    sets[name].load(index)
+
+            thread = threading.Thread(target=decode)
+            thread.start()
+            times[name].append(launch())
+            stop.set()
+            thread.join()
+    what = "20,000 small operations beside decoding"
+    return [
+        Times(times["ours"], times["threads"]).row(what, BEFORE, "at most"),
+        Times(times["ours"], times["alone"]).row(what, "no decoding", "at most"),
     ]
 
 
@@ -258,15 +297,13 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     workers = min(2, decoder.usable_cores())
     count = 64 if given.quick else 160
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ThreadPoolExecutor(workers) as pool,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
         files = write_set(Path(folder), count)
         size = statistics.mean(file.stat().st_size for file in files) / 1000
         # DataLoader's processes are forked before torch has started threads of its own.
         rows, notes = decode_rows(given, Path(folder), files, pool, workers)
+        images, _ = load_data(config_of(Path(folder) / "folder", "imagefolder").data, 0)
+        rows += launch_rows(given, images, in_threads(images, files, pool))
         rows += step_rows(given, Path(folder), files, pool)
     notes.insert(0, f"{count} images, {size:.0f} kB each on average, in the page cache.")
     publish(rows, given, peers=("pillow", "torchcodec"), notes=notes)
