@@ -1,8 +1,7 @@
-"""Decode images in a process of its own, whose threads cannot slow the training.
+"""Decode images in a process of its own, whose threads do not take the interpreter of the training.
 
-Threads of the training process would take its interpreter from it a few times an image. The pixels
-come back in memory that both processes map, and that has no name: the kernel frees it when its last
-tensor is gone, and after any kill.
+The pixels come back in memory that both processes map and that has no name: the kernel frees it
+when its last user is gone, however that ended.
 """
 
 import atexit
@@ -61,7 +60,7 @@ class _Process:
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"
             "from stabkit.train.data.decoding_process import serve\n"
-            f"serve({theirs.fileno()}, {os.getpid()}, {threads})"
+            f"serve({theirs.fileno()}, {threads})"
         )
         self.popen = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -143,7 +142,10 @@ def _end() -> None:
 
 
 def _forget() -> None:
-    """In a forked process: leave the process that decodes to the parent, and make another."""
+    """Leave the process that decodes to the parent: this one was forked and makes its own.
+
+    It must not hold the connection open either, or that process would outlive the parent.
+    """
     global _lock, _running
     if _running:
         _running.connection.close()

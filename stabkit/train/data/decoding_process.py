@@ -1,7 +1,7 @@
 """The process that decodes images for a training, from its start to its end. It imports no torch.
 
-It answers one request at a time and holds no state between two of them. It ends when the training
-ends, however that ends: the connection closes, or its parent is another process.
+It answers one request at a time, and no answer depends on an earlier one. It ends when the training
+ends, however that ends, because the connection is closed then.
 """
 
 import functools
@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from typing import BinaryIO, Literal, NamedTuple
@@ -23,7 +23,6 @@ from PIL import Image
 
 from stabkit.train.data.pixels import check_size, rgb_planes
 
-_PARENT_EVERY = 1.0  # seconds between two looks at the parent
 _KEPT = 2  # free memories: the batch of this step and the one read ahead
 
 
@@ -68,8 +67,8 @@ class Answer(NamedTuple):
     failure: str | None = None
 
 
-def serve(descriptor: int, parent: int, threads: int) -> None:
-    """Answer the requests that come through `descriptor` until process `parent` is gone."""
+def serve(descriptor: int, threads: int) -> None:
+    """Answer the requests that come through `descriptor` until its other end is closed."""
     # The training alone decides what a signal to the whole job means; it may finish a step first.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -77,14 +76,9 @@ def serve(descriptor: int, parent: int, threads: int) -> None:
     # `check_size` refuses a picture that Pillow only warns about.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     connection, memories = Connection(descriptor), _Memories()
-    with ThreadPoolExecutor(threads, "decode") as pool:
-        # A process that the parent forked may hold the connection open after the parent's death.
-        while os.getppid() == parent:
-            try:
-                if connection.poll(_PARENT_EVERY):
-                    _answer(connection, connection.recv(), pool, memories)
-            except (EOFError, ConnectionError):
-                return
+    with ThreadPoolExecutor(threads, "decode") as pool, suppress(EOFError, ConnectionError):
+        while True:
+            _answer(connection, connection.recv(), pool, memories)
 
 
 def _lift_file_limit() -> None:
