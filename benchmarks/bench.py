@@ -25,6 +25,7 @@ README, RECORD = FOLDER / "README.md", FOLDER / "results.json"
 SECTIONS = (  # name, module, heading in README.md
     ("step", "speed.step", "The training step"),
     ("views", "speed.views", "Views"),
+    ("decode", "speed.decode", "Decoding"),
     ("knn", "speed.knn", "k nearest neighbors"),
     ("linear_probe", "speed.linear_probe", "Linear probe"),
     ("grid", "speed.grid", "Grids of runs"),

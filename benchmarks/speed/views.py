@@ -29,9 +29,9 @@ from torchvision import transforms as T
 
 from benchmarks.lib.results import Row, paired, parser, publish
 from stabkit.config import RunConfig, validate
-from stabkit.train.data import image_set
+from stabkit.cores import usable_cores
 from stabkit.train.data.image_ops import IMAGENET_MEAN, IMAGENET_STD
-from stabkit.train.data.load import load_data
+from stabkit.train.data.load import ImageSet, load_data
 from stabkit.train.data.views import two_views
 from stabkit.train.loop import Batch, train_step
 from stabkit.train.recording import Silent
@@ -159,13 +159,13 @@ def cache_rows(given: Namespace, folder: Path) -> list[Row]:
     cached, _ = load_data(config, 0, str(folder / "cache"))  # type: ignore[arg-type]
     assert all(map(torch.equal, cached.load(np.arange(4)), decoded.load(np.arange(4))))
     index = np.arange(count)[::-1].copy()
-    threads = image_set._pool()._max_workers
+    threads = min(16, usable_cores())
 
     def one_by_one() -> None:
         for i in range(count):
             decoded.load(index[i : i + 1])
 
-    def views_of(images: image_set.ImageSet) -> Callable[[], Any]:
+    def views_of(images: ImageSet) -> Callable[[], Any]:
         return lambda: two_views(images.load(index), 0, 0, index, 224)
 
     pairs = 3 if given.quick else 7
@@ -176,7 +176,7 @@ def cache_rows(given: Namespace, folder: Path) -> list[Row]:
     by = f"JPEG, {threads} decoding threads"
     return [
         loaded.row("load, cache", by, "at least", **every),
-        threaded.row(f"load, {by}", "one thread", "at least", **every),
+        threaded.row(f"load, {by}", "one at a time", "at least", **every),
         whole.row("load and two views of 224 px, cache", by, "at least", **every),
     ]
 

@@ -47,6 +47,7 @@ def act(arguments: argparse.Namespace) -> int:
 
 def _train(config: RunConfig, rundir: RunDir, allow_inexact: bool) -> tuple[int, str]:
     """Train, and return the exit code and what to print; nothing where another process prints."""
+    from stabkit.train.data.errors import DecoderError
     from stabkit.train.loop import train  # not before: importing torch takes seconds
     from stabkit.train.parallel.agree import PeerError, PeerRefusedError
     from stabkit.train.refusals import REFUSALS, InexactResumeError
@@ -57,7 +58,7 @@ def _train(config: RunConfig, rundir: RunDir, allow_inexact: bool) -> tuple[int,
         raise RequestError(f"{rundir.path}: {error}") from None
     except (*REFUSALS, LinkedError):  # `dispatch` prints these, for all verbs alike
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, DecoderError) as error:
         return 1, f"stabkit: {rundir.path}: {error}"
     except PeerRefusedError:
         return 2, ""

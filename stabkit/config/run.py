@@ -28,7 +28,7 @@ from stabkit.config.shares import resolve_shares
 class DataConfig(Section):
     """The data. `num_train` and `num_heldout` are the sizes of `synthetic`, else caps (0: all)."""
 
-    name: Literal["synthetic", "parquet", "imagefolder", "cifar10", "cifar100", "stl10"] = (
+    name: Literal["synthetic", "parquet", "imagefolder", "tar", "cifar10", "cifar100", "stl10"] = (
         "synthetic"
     )
     path: str | None = None

@@ -140,5 +140,5 @@ def metric_name(method: str, run: DataConfig, evaluated: DataConfig) -> str:
 
 def _source(data: DataConfig) -> tuple[str, str]:
     """Return the kind and the name of a data set; they are the same wherever its folder lies."""
-    named = data.name in ("parquet", "imagefolder") and data.path is not None
+    named = data.name in ("parquet", "imagefolder", "tar") and data.path is not None
     return data.name, Path(str(data.path)).expanduser().resolve().name if named else data.name

@@ -1,4 +1,4 @@
-"""The one error for data that a run asks for and cannot have."""
+"""The errors of image data."""
 
 
 class DataError(ValueError):
@@ -8,3 +8,7 @@ class DataError(ValueError):
     raises it before a training starts. A set that is decoded on every load raises it for a damaged
     image at the step that first asks for that image.
     """
+
+
+class DecoderError(RuntimeError):
+    """The process that decodes images has died or has no memory; the images may be sound."""

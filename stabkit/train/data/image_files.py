@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from PIL import features
 
 from stabkit.rundir import left_out
+from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_set import ImageSet, encoded_set, file_stamp, from_array
 
 HELDOUT_NAMES = ("validation", "val", "test")
 """The first that exists is the held-out split; ImageNet's test split is public without labels."""
 
-_SUFFIXES = tuple(
+SUFFIXES = tuple(
     sorted(
         {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
         | {".tif", ".tiff", ".webp"}
@@ -41,12 +42,7 @@ def folder_sets(path: str) -> tuple[ImageSet, ImageSet]:
     split. Raises DataError for a missing split, a split or class without images, and a held-out
     class that training does not have.
     """
-    root = existing_folder(path)
-    train, heldout = root / "train", _heldout_folder(root)
-    if not train.is_dir():
-        raise DataError(f"{root}: has no folder 'train'; it holds {_content(root)}")
-    if train.samefile(heldout):
-        raise DataError(f"{heldout}: is the same folder as {train}; held-out images must differ")
+    train, heldout = split_folders(existing_folder(path))
     classes = tuple(_class_names(train))
     unknown = sorted(set(_class_names(heldout)) - set(classes))
     if unknown:
@@ -55,6 +51,16 @@ def folder_sets(path: str) -> tuple[ImageSet, ImageSet]:
             f"which has {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}"
         )
     return _folder_set(train, classes), _folder_set(heldout, classes)
+
+
+def split_folders(root: Path) -> tuple[Path, Path]:
+    """Return the folders of the two splits; raise DataError unless they are there and differ."""
+    train, heldout = root / "train", _heldout_folder(root)
+    if not train.is_dir():
+        raise DataError(f"{root}: has no folder 'train'; it holds {_content(root)}")
+    if train.samefile(heldout):
+        raise DataError(f"{heldout}: is the same folder as {train}; held-out images must differ")
+    return train, heldout
 
 
 def _heldout_folder(root: Path) -> Path:
@@ -88,11 +94,11 @@ def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
         labels += [classes.index(name)] * len(images)
     if skipped:
         first = f"the first is {skipped[0].relative_to(split)}"
-        left_out(split, f"{first}; read are {', '.join(_SUFFIXES)}", f"{len(skipped):,} file(s)")
+        left_out(split, f"{first}; read are {', '.join(SUFFIXES)}", f"{len(skipped):,} file(s)")
     return encoded_set(
         np.array(labels, np.int64),
         classes,
-        lambda i: files[i].open("rb"),
+        lambda i: Span(str(files[i])),
         lambda i: str(files[i]),
         lambda: file_stamp(split, files),
     )
@@ -102,10 +108,10 @@ def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the images below a folder, following links, and the files that are not images."""
     # Skip hidden files: macOS leaves ._NAME.jpg beside NAME.jpg.
     found = sorted(p for p in _files_below(folder) if not p.name.startswith("."))
-    images = [p for p in found if p.suffix.lower() in _SUFFIXES and p.is_file()]
+    images = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()]
     if not images:
         raise DataError(
-            f"{folder}: has no images ({', '.join(_SUFFIXES)}); it holds {_content(folder)}"
+            f"{folder}: has no images ({', '.join(SUFFIXES)}); it holds {_content(folder)}"
         )
     return images, sorted(set(found) - set(images))
 

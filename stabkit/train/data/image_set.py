@@ -1,24 +1,21 @@
 """One split of labeled images, and where its pixels live."""
 
-import functools
 import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from stabkit.cores import usable_cores
+from stabkit.train.data.decoder import decoded, decoded_sizes
+from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DataError
-from stabkit.train.data.pixels import check_size, rgb_pixels
 
 Images = Tensor | list[Tensor]
 
@@ -76,49 +73,33 @@ class ImageSet:
 def encoded_set(
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
-    open_image: Callable[[int], BinaryIO],
+    source: Callable[[int], Span | bytes],
     where: Callable[[int], str],
     stamp: Callable[[], str],
 ) -> ImageSet:
     """Return a set that is decoded on every load.
 
-    `open_image` opens the file of image i, `where` names its place in messages, `stamp` is that of
-    `Encoded`.
+    `source` gives the encoded bytes of image i or where they are, `where` names its place in
+    messages, `stamp` is that of `Encoded`.
     """
 
-    def on_image(act: Callable[[Image.Image], T], i: int) -> T:
-        try:
-            with open_image(i) as file, Image.open(file) as image:
-                check_size(image)
-                return act(image)
-        # Catch more than OSError: on broken bytes Pillow's decoders raise many kinds of error.
-        except Exception as error:
-            raise DataError(
-                f"{where(i)}: not an image that Pillow can decode ({error}); replace or remove it"
-            ) from error
-
-    def pixels(image: Image.Image) -> Tensor:
-        return torch.from_numpy(rgb_pixels(image)).permute(2, 0, 1)
+    def checked(index: NDArray[np.int64], results: Sequence[T | str]) -> list[T]:
+        for i, result in zip(index.tolist(), results, strict=True):
+            if isinstance(result, str):
+                raise DataError(
+                    f"{where(i)}: not an image that Pillow can decode ({result}); "
+                    "replace or remove it"
+                )
+        return cast(list[T], results)
 
     def read(index: NDArray[np.int64]) -> Images:
-        return stacked(list(_pool().map(functools.partial(on_image, pixels), index.tolist())))
+        return stacked(checked(index, decoded([source(i) for i in index.tolist()])))
 
     def sizes(index: NDArray[np.int64]) -> NDArray[np.int64]:
-        # Opening an image reads its header alone.
-        size = functools.partial(on_image, lambda image: (image.height, image.width))
-        return np.array(list(_pool().map(size, index.tolist())), np.int64).reshape(-1, 2)
+        found = checked(index, decoded_sizes([source(i) for i in index.tolist()]))
+        return np.array([size[:2] for size in found], np.int64).reshape(-1, 2)
 
     return ImageSet(labels, classes, read, Encoded(sizes, stamp))
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    """Return the decoding threads; Pillow decodes without the interpreter's lock."""
-    return ThreadPoolExecutor(min(16, usable_cores()), "decode")
-
-
-# A forked process inherits the pool but none of its threads, so it must make a pool of its own.
-os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def file_stamp(root: Path, files: Sequence[Path]) -> str:

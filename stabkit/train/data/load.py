@@ -66,6 +66,10 @@ def _splits(config: DataConfig) -> tuple[ImageSet, ImageSet]:
         from stabkit.train.data.parquet_files import parquet_sets
 
         return parquet_sets(config.path)
+    if config.name == "tar":
+        from stabkit.train.data.tar_files import tar_sets
+
+        return tar_sets(config.path)
     from stabkit.train.data.image_files import folder_sets, torchvision_sets
 
     if config.name == "imagefolder":

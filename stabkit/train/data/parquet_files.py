@@ -1,6 +1,5 @@
 """Read labeled images from Parquet files in the layout of the Hugging Face hub."""
 
-import io
 import json
 import re
 from bisect import bisect_right
@@ -210,7 +209,7 @@ def _joined(shards: list[_Shard], names: tuple[str, ...], values: NDArray[np.int
     return encoded_set(
         labels.astype(np.int64),
         names,
-        lambda i: io.BytesIO(images[i].as_py()),
+        lambda i: images[i].as_py(),
         where,
         lambda: file_stamp(shards[0].file.parent, [shard.file for shard in shards]),
     )

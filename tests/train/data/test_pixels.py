@@ -13,7 +13,7 @@ from PIL import Image
 from stabkit.cli import main
 from stabkit.rundir import LeftOutWarning
 from stabkit.train.data.errors import DataError
-from stabkit.train.data.pixels import rgb_pixels
+from stabkit.train.data.pixels import rgb_planes
 from tests.conftest import SMALL
 from tests.train.data.test_image_files import load, write_folder
 
@@ -24,6 +24,12 @@ def through_file(image: Image.Image, suffix: str) -> NDArray[np.uint8]:
     buffer = io.BytesIO()
     image.save(buffer, format=Image.registered_extensions()[suffix])
     return rgb_pixels(Image.open(buffer))
+
+
+def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the planes as [H, W, 3]."""
+    planes = [np.frombuffer(plane, np.uint8) for plane in rgb_planes(image)]
+    return np.stack(planes, 1).reshape(image.height, image.width, 3)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])

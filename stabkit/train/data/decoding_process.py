@@ -1,0 +1,194 @@
+"""The process that decodes images for a training, from its start to its end. It imports no torch.
+
+It answers one request at a time, and no answer depends on an earlier one. It ends when the training
+ends, however that ends, because the connection is closed then.
+"""
+
+import functools
+import io
+import os
+import resource
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
+from typing import BinaryIO, Literal, NamedTuple
+
+from PIL import Image
+
+from stabkit.train.data.pixels import check_size, rgb_planes
+
+_KEPT = 2  # free memories: the batch of this step and the one read ahead
+
+
+class Span(NamedTuple):
+    """The bytes of one encoded image in a file: the whole file if `length` is None."""
+
+    path: str
+    start: int = 0
+    length: int | None = None
+
+
+class Decoded(NamedTuple):
+    """The size of an image and where its pixels, uint8 [3, height, width], begin in the memory."""
+
+    height: int
+    width: int
+    start: int = 0
+
+
+class Request(NamedTuple):
+    """What to do with each image, its encoded bytes or where they are, and Pillow's size limit.
+
+    `free` lists the memories that nobody reads any longer.
+    """
+
+    what: Literal["pixels", "sizes"]
+    images: list[Span | bytes]
+    max_pixels: int | None
+    free: list[int]
+
+
+class Answer(NamedTuple):
+    """One result for each image, in order; a text says why an image cannot be decoded.
+
+    With `length`, the descriptor of `memory`, which holds so many bytes, follows. With `failure`,
+    nothing was done.
+    """
+
+    results: list[Decoded | str]
+    length: int = 0
+    memory: int = -1
+    failure: str | None = None
+
+
+def serve(descriptor: int, threads: int) -> None:
+    """Answer the requests that come through `descriptor` until its other end is closed."""
+    # The training alone decides what a signal to the whole job means; it may finish a step first.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    _lift_file_limit()
+    # `check_size` refuses a picture that Pillow only warns about.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    connection, memories = Connection(descriptor), _Memories()
+    with ThreadPoolExecutor(threads, "decode") as pool, suppress(EOFError, ConnectionError):
+        while True:
+            _answer(connection, connection.recv(), pool, memories)
+
+
+def _lift_file_limit() -> None:
+    """Raise the limit of the size of files: the kernel applies it to memory without a name too."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def _answer(
+    connection: Connection, request: Request, pool: ThreadPoolExecutor, memories: "_Memories"
+) -> None:
+    Image.MAX_IMAGE_PIXELS = request.max_pixels
+    memories.free(request.free)
+    if request.what == "sizes":
+        connection.send(Answer(list(pool.map(_size, request.images))))
+        return
+    memory = memories.take()
+    room = _Room(memory)
+    try:
+        results = list(pool.map(functools.partial(_pixels, room), request.images))
+        os.ftruncate(memory, room.length)
+    except OSError as error:
+        memories.free([memory])
+        connection.send(Answer([], failure=f"no memory for the pixels of a batch ({error})"))
+        return
+    connection.send(Answer(results, room.length, memory))
+    if room.length:
+        send_handle(connection, memory, os.getppid())
+    else:
+        memories.free([memory])
+
+
+class _Memories:
+    """Shared memories without a name, used again: new pages cost a tenth of the decoding.
+
+    The kernel frees a memory when its last user is gone, however that ended. A number is the
+    descriptor of a memory in this process.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+
+    def take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("stabkit-images")
+        with tempfile.TemporaryFile() as file:  # macOS
+            return os.dup(file.fileno())
+
+    def free(self, memories: list[int]) -> None:
+        self._free += memories
+        while len(self._free) > _KEPT:
+            os.close(self._free.pop(0))
+
+
+class _Room:
+    """The memory of one batch; each thread takes the next part of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.length = 0
+        self._descriptor, self._lock = descriptor, threading.Lock()
+
+    def write(self, planes: list[bytes]) -> int:
+        """Write the planes one after the other and return where they begin."""
+        with self._lock:
+            start = self.length
+            self.length += sum(map(len, planes))
+        place = start
+        for plane in planes:
+            written = os.pwrite(self._descriptor, plane, place)
+            if written != len(plane):
+                raise OSError(f"{written:,} of {len(plane):,} bytes were written")
+            place += written
+        return start
+
+
+# Both catch more than OSError: on broken bytes Pillow's decoders raise many kinds of error.
+def _size(source: Span | bytes) -> Decoded | str:
+    try:
+        with _opened(source) as image:  # reads the header alone
+            return Decoded(image.height, image.width)
+    except Exception as error:
+        return str(error)
+
+
+def _pixels(room: _Room, source: Span | bytes) -> Decoded | str:
+    try:
+        with _opened(source) as image:
+            height, width, planes = image.height, image.width, rgb_planes(image)
+    except Exception as error:
+        return str(error)
+    return Decoded(height, width, room.write(planes))
+
+
+@contextmanager
+def _opened(source: Span | bytes) -> Iterator[Image.Image]:
+    with _file(source) as file, Image.open(file) as image:
+        check_size(image)
+        yield image
+
+
+def _file(source: Span | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if source.length is None:
+        return open(source.path, "rb")
+    with open(source.path, "rb") as file:
+        file.seek(source.start)
+        content = file.read(source.length)
+    if len(content) != source.length:
+        raise ValueError(f"the file holds {len(content):,} of its {source.length:,} bytes")
+    return io.BytesIO(content)
