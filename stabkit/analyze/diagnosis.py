@@ -244,16 +244,20 @@ class Diagnosis:
         return [text for table in tables or TABLES for text in self._gaps[table]]
 
     @cached_property
+    def _values(self) -> pd.Series:
+        """The accuracies in which dips and drifts are sought."""
+        return self.evals(self.metric)["value"]
+
+    @cached_property
     def level(self) -> float:
         """The median of the last fifth of the evaluations; NaN without any."""
-        values = self.evals(self.metric)["value"]
-        return events.final_level(values) if len(values) else math.nan
+        return events.final_level(self._values) if len(self._values) else math.nan
 
     @cached_property
     def best(self) -> float:
         """The highest median of as many evaluations in a row as `level` has; NaN without any."""
-        values = self.evals(self.metric)["value"]
-        return float(values.rolling(events.final_count(values)).median().max())
+        count = events.final_count(self._values)
+        return float(self._values.rolling(count).median().max())
 
     @property
     def steps_in_dips(self) -> int:
@@ -263,7 +267,7 @@ class Diagnosis:
     @cached_property
     def judged(self) -> Judged:
         """What the run was judged on, and what it lacks."""
-        evals = 0 if events.refused(self.dips) else len(self.evals(self.metric))
+        evals = 0 if events.refused(self.dips) else len(self._values)
         return Judged(
             metric=self.metric,
             evals=evals,

@@ -260,10 +260,12 @@ def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
 def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
     tables = list(found)
     some = [table for table in tables if len(table)]
-    columns = ["layer", "depth", *COLUMNS]
-    spiked = pd.concat(some, ignore_index=True) if some else pd.DataFrame(columns=columns)
+    if some:
+        spiked = pd.concat(some).sort_values(["onset", "depth"], ignore_index=True)
+    else:
+        spiked = pd.DataFrame(columns=["layer", "depth", *COLUMNS])
     spiked.attrs["refused"] = any(refused(events) for events in tables)
-    return spiked.sort_values(["onset", "depth"], ignore_index=True)
+    return spiked
 
 
 def departures(found: Mapping[str, Series]) -> pd.DataFrame:

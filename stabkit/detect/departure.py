@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.robust import FloatArray, checked_series
 
 # The end level over the best one was 1.45 to 1.72 in three language models that left for good, and
@@ -35,9 +36,8 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     steps, values = checked_series(step, loss, "loss")
     finite = np.isfinite(values)
     steps, values = steps[finite], values[finite]
-    nothing = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     if len(values) < SHORTEST:
-        return nothing
+        return rows_frame([], COLUMNS)
     positive = bool((values > 0).all())
     y: FloatArray = np.log(values) if positive else values
     width = max(5, len(y) // 20) | 1
@@ -50,9 +50,9 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     noise = 1.4826 * float(np.median(np.abs(y - middle)))
     rise = level - best
     if not (rise >= far and rise > NOISE * noise and rise > 0):
-        return nothing
+        return rows_frame([], COLUMNS)
     near = at + int(np.flatnonzero(middle[at:] <= best + rise / 4)[-1])
     onset = steps[min(near + 1, len(steps) - 1)]
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
     ratio = math.exp(rise) if positive else math.nan
-    return pd.DataFrame([(onset, steps[-1], *levels, ratio)], columns=list(COLUMNS)).astype(COLUMNS)
+    return rows_frame([(onset, steps[-1], *levels, ratio)], COLUMNS)

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.onsets import half_height_onset
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, median_of_sorted
 from stabkit.detect.spike_scorer import GOES_ON, Flagged, SpikeScorer
 from stabkit.detect.spikes import (
     BAR,
+    COLUMNS,
     FLOOR,
     MERGE,
     MIN_HISTORY,
@@ -107,6 +109,6 @@ def _with(spikes: pd.DataFrame, rows: list[tuple[float, ...]]) -> pd.DataFrame:
     new = [row for row in rows if not ((begin <= row[3]) & (row[0] <= end)).any()]
     if not new:
         return spikes
-    added = pd.DataFrame(new, columns=list(spikes)).astype(spikes.dtypes.to_dict())
+    added = rows_frame(new, COLUMNS)
     joined = pd.concat([spikes, added]) if len(spikes) else added
     return joined.sort_values("onset", ignore_index=True)

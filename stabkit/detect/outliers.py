@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.robust import checked_series
 
 BAR = 6.0  # robust deviations, whose estimate scatters by a fifth
@@ -46,7 +47,7 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
             noise = max(_noise(all_depths, i - 1), sampling * SURE_BAR / BAR)
             if depth >= BAR * noise:
                 rows.append((steps[i], depth, depth / noise, i == len(values) - 1))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return rows_frame(rows, COLUMNS)
 
 
 def _noise(depths: np.ndarray, at: int) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.onsets import half_height_onset
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
 from stabkit.detect.spike_scorer import Flagged, SpikeScorer
@@ -143,9 +144,9 @@ def spike_rows(scored: Scored, merge: int = MERGE) -> pd.DataFrame:
         since = event[-1].at + 1
         times = steps[[event[0].at, peak.at, event[-1].at]]
         rows.append((onset, *times, peak.z, math.exp(peak.rise)))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return rows_frame(rows, COLUMNS)
 
 
 _INTEGERS, _FLOATS = ("onset", "flagged", "peak", "end"), ("height", "ratio")
 COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
-_NO_SPIKES = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+_NO_SPIKES = rows_frame([], COLUMNS)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray, median_of_sorted
 from stabkit.detect.spikes import measured_together, usable_series
 
@@ -29,7 +30,7 @@ SIDE, SIDE_NORMAL = 0.85, 1.0364  # the upper side of the scatter: a quantile, o
 
 _INTEGERS, _FLOATS = ("onset", "end"), ("height", "ratio")
 _COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
-_NO_SWELLS = pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)
+_NO_SWELLS = rows_frame([], _COLUMNS)
 
 
 def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
@@ -173,5 +174,4 @@ def _rows(steps: IntArray, heights: FloatArray, rises: FloatArray) -> pd.DataFra
         if not taken[a:b].any():
             taken[a:b] = True
             rows.append((steps[a], steps[b - 1], heights[i, a], np.exp(rises[i, a])))
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
-    return frame.sort_values("onset", ignore_index=True)
+    return rows_frame(rows, _COLUMNS).sort_values("onset", ignore_index=True)

@@ -88,7 +88,13 @@ def logged_accuracies(scalars: pd.DataFrame) -> pd.DataFrame:
         if scale is not None and (is_held_out(name) or not has_held_out_twin(name, others)):
             shares = np.minimum(rows["value"] / scale, 1.0)
             found.append(pd.DataFrame({"step": rows["step"], "metric": name, "value": shares}))
-    rows = pd.concat(found) if found else pd.DataFrame({"step": [], "metric": [], "value": []})
+    return _as_evals(pd.concat(found)) if found else _NO_EVALS.copy()
+
+
+def _as_evals(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values(["step", "metric"], ignore_index=True).astype({"metric": "category"})
     rows = rows.assign(chance=np.nan, n=0, k=0, temperature=np.nan, correct=None)
     return rows[EVALS.names]
+
+
+_NO_EVALS = _as_evals(pd.DataFrame({"step": [], "metric": [], "value": []}))
