@@ -1,6 +1,5 @@
 """Shared by all tests: a run small enough to train in seconds."""
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,15 +30,6 @@ SMALL = [
     "runtime.checkpoint_every=7",
     "runtime.flush_every=3",
 ]
-
-
-def pytest_collection_finish() -> None:
-    """Spare the garbage collector what imports and collection made: half a million objects.
-
-    A report collects after each picture, which takes a quarter of a second otherwise.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def small_config(*overrides: str) -> RunConfig:

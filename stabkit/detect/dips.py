@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.dip_rows import COLUMNS, dip_row
 from stabkit.detect.dip_search import Span, find_spans
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
 from stabkit.detect.significance import holm, p_value
@@ -108,7 +109,7 @@ def find_dips(
     # `not p > alpha` and not `p <= alpha`: NaN, where nothing is known of the samples, is kept.
     kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
     rows = [dip_row(span, p, steps, acc, noise, chance, bits, between) for span, p in kept]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    frame = rows_frame([tuple(row[name] for name in COLUMNS) for row in rows], COLUMNS)
     typical = float(np.median(noise)) if noise.size else 0.0
     frame.attrs = {"noise": typical, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
     return frame

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.contrasts import ar1_error
 from stabkit.detect.dips import find_dips
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances, noise_outside
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.significance import holm, p_value
@@ -100,7 +101,7 @@ def find_drift(
     pairs = max(1, (acc.size // block) * (acc.size // block - 1) // 2)
     corrected = holm(p_values, max(pairs, len(p_values)))
     rows = [row | {"p_value": p} for row, p in zip(found, corrected, strict=True) if not p > alpha]
-    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+    return rows_frame([tuple(row[name] for name in _COLUMNS) for row in rows], _COLUMNS)
 
 
 def drift_bar(ar: float, paired: bool) -> float:
