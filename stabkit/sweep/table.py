@@ -106,7 +106,7 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
 
 
 def remarks(row: Row) -> list[str]:
-    """Return the reason of a run's state, missing rows, and the log of one that failed or is lost."""
+    """Return the reason of a state, missing rows, and the log of a run that failed or is lost."""
     log = row.log if row.state in ("failed", "lost") else None
     why = [row.reason, missing_rows(row.missing), f"log: {log}" if log else None]
     return [one_line(" ".join(text.split("\n"))) for text in why if text]
