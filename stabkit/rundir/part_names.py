@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stabkit.rundir.find import TABLES
@@ -22,7 +21,7 @@ def part_numbers(table: Path) -> list[int]:
         names = os.listdir(table)
     except OSError:
         return []
-    counts = [name[5:-8] for name in names if fnmatchcase(name, "part-*.parquet")]
+    counts = [n[5:-8] for n in names if n.startswith("part-") and n.endswith(".parquet")]
     return sorted(int(count) for count in counts if count.isdecimal())
 
 

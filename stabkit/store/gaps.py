@@ -50,13 +50,15 @@ def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]
         made = run.dir.read_meta()
     except (OSError, ValueError):
         made = {}
-    every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
-    if "converted" in made or not isinstance(every, int) or every < 1:
+    if "converted" in made:
         return
     if "attempts" not in made:  # written by a Monitor, not by `stabkit train`
         held = _of_monitor(run, table)
         if len(held):
             yield from _stretches(held, int(held[0]), 1, int(held[-1]))
+        return
+    every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
+    if not isinstance(every, int) or every < 1:
         return
     held = _of_training(run, table)
     last = int(held[-1]) + 1 if len(held) else 0

@@ -5,7 +5,8 @@ A lost or doubled row may be as rare as one in a thousand cells, so their number
     STABKIT_CELLS=1000 python -m pytest -s -m slow tests/slurm/test_many_cells.py
 
 Four starts a cell take most of the time, about 5 seconds of one core each. Beside the preemptions
-that are aimed at one cell, a job of a higher partition takes both nodes every minute.
+that are aimed at one cell (`scontrol requeue`), a job of a higher partition takes both nodes now
+and then, and preempts all that run.
 """
 
 import os
@@ -34,14 +35,15 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 CELLS = int(os.environ.get("STABKIT_CELLS", "12"))
 PREEMPTIONS = 3
+WAVE_EVERY = 20  # preemptions of one cell, after which all that run are preempted together
 SECONDS_EACH = 600.0  # that a cell may take; only a hang takes so long
 FEW = 2  # cells of the sweep that the launcher's memory is compared with
 COMPARED = 5  # cells that are trained again without a break
 RUN = [
     *("data.num_train=640", "data.num_heldout=20", "data.image_size=16", "model.width=16"),
     *("model.depth=2", "model.heads=2", "method.hidden=16", "method.out=8", "train.batch=8"),
-    *("train.steps=240", "optim.warmup_steps=4", "knn.every=40", "knn.queries=20", "knn.bank=40"),
-    *("knn.fifo=0.5", "runtime.checkpoint_every=60", "runtime.flush_every=20"),
+    *("train.steps=120", "optim.warmup_steps=4", "knn.every=30", "knn.queries=20", "knn.bank=40"),
+    *("knn.fifo=0.5", "runtime.checkpoint_every=40", "runtime.flush_every=20"),
 ]
 ONCE = {
     "layers": ("step", "layer"),
@@ -105,14 +107,14 @@ def attempts(rundir: RunDir) -> list[dict[str, Any]]:
 
 
 class Preempting:
-    """Requeue every cell's job until it was stopped often enough, each time after a new step."""
+    """Requeue every cell's job until it was stopped often enough, each time while it trains."""
 
     def __init__(self, site: Site, cells: list[RunDir]) -> None:
         self.site, self.cells = site, {self.job(cell): cell for cell in cells}
         self.aimed: Counter[str] = Counter()
         self.waves = 0
+        self._seen: dict[str, int] = {}
         self._released: dict[str, float] = {}
-        self._wave_due = time.monotonic() + 60
 
     @staticmethod
     def job(cell: RunDir) -> str:
@@ -124,14 +126,14 @@ class Preempting:
         return {line.split("|")[0]: (line.split("|")[1], line.split("|")[2]) for line in lines}
 
     def look(self) -> bool:
-        """Preempt what has made a step since its start; return whether any job is left."""
+        """Preempt what has begun to train since its last stop; return whether any job is left."""
         queue = self.queue()
         stop = []
         for job, (state, _) in queue.items():
             if state == "RUNNING" and job in self.cells and self.aimed[job] < PREEMPTIONS:
-                status, begun = self.cells[job].last_status(), attempts(self.cells[job])
-                made = status.step - begun[-1]["first_step"] if status and begun else 0
-                if status and status.state == "running" and made > 0:
+                status, begun = self.cells[job].last_status(), len(attempts(self.cells[job]))
+                if status and status.state == "running" and begun > self._seen.get(job, 0):
+                    self._seen[job] = begun
                     stop.append(job)
         for job in stop:
             with suppress(RuntimeError):  # it has ended meanwhile
@@ -144,8 +146,7 @@ class Preempting:
                 with suppress(RuntimeError):  # it has begun meanwhile
                     self.site.cluster.release(job)
                 self._released[job] = now
-        if time.monotonic() > self._wave_due:
-            self._wave_due = time.monotonic() + 60
+        if self.aimed.total() >= WAVE_EVERY * (self.waves + 1):
             self.waves += 1
             words = ["-p", "high", "--exclusive", "-N2", "-o", "/dev/null", "--wrap", "sleep 1"]
             self.site.cluster.command("sbatch", *words)
@@ -177,7 +178,7 @@ def test_many_cells_preempted_three_times_each(site: Site, tmp_path: Path) -> No
     deadline = time.monotonic() + CELLS * SECONDS_EACH
     while preempting.look():
         assert time.monotonic() < deadline, site.story()
-        time.sleep(0.5)
+        time.sleep(0.2)
     last, status = launch(site, *words), launch(site, "status", "runs/many")
     assert f"{CELLS} done, 0 to run" in last.said
     assert status.said.count("done ") == CELLS
