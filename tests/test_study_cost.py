@@ -9,7 +9,7 @@ from stabkit.config import load_config
 
 
 def test_a_forward_pass_of_vit_base_is_that_of_the_literature() -> None:
-    """17.5 billion products and as many sums (MoCo v3, table 2), and the heads beside it."""
+    """17.5 billion products and as many sums (MoCo v3), and the heads beside it."""
     config = load_config("imagenet")
     heads = 2 * (768 * 4096 + 4096**2 + 4096 * 256)
     assert forward_flops(config) - heads == pytest.approx(2 * 17.5e9, rel=0.01)

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import torch.distributed as dist
 
@@ -41,5 +42,5 @@ def in_words(nodes: Sequence[str]) -> str:
     return "+".join(map(str, sizes)) + turns
 
 
-def _store() -> dist.Store:
+def _store() -> Any:
     return dist.distributed_c10d._get_default_store()
