@@ -32,6 +32,7 @@ SECTIONS = (  # name, module, heading in README.md
     ("distributed", "speed.distributed", "Several processes"),
     ("startup", "speed.startup", "Start"),
     ("status", "speed.status", "Status of 1,000 runs"),
+    ("many_cells", "speed.many_cells", "Ten thousand cells"),
     ("analyze", "speed.analyze", "Analysis and report"),
     ("growth", "growth.run", "How it grows"),
 )

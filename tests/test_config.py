@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from stabkit.config import (
@@ -118,6 +120,32 @@ def test_a_run_made_before_a_rule_is_read_all_the_same(tmp_path) -> None:
     assert read_config(path) == old
     with pytest.raises(ConfigError, match="warmup_steps 9 exceeds"):
         load_config(str(path))
+
+
+def test_a_file_as_it_was_saved_is_not_parsed(tmp_path: Path, monkeypatch) -> None:
+    config = small_config("optim.lr=1e-3", "data.path='a: b ü'")
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        save_config(small_config("optim.lr=1e-3", "data.path='a: b ü'", "runtime.threads=7"))
+    )
+    monkeypatch.setattr("stabkit.config.same.read_config", None)
+    assert differences(path, config) == []
+
+
+def test_a_file_with_any_other_line_is_compared_by_its_settings(tmp_path: Path) -> None:
+    """Change each line in turn: the answer is that of a comparison of all settings."""
+    config, path = small_config("seed=7"), tmp_path / "config.yaml"
+    lines = save_config(config).splitlines()
+    for i, line in enumerate(lines):
+        for changed in ([line + "9"], [line, line], [], ["# a note", line], [line + "  # so"]):
+            path.write_text("\n".join([*lines[:i], *changed, *lines[i + 1 :]]) + "\n")
+            try:
+                same = run_id(read_config(path)) == run_id(config)
+            except ConfigError:
+                with pytest.raises(ConfigError):
+                    differences(path, config)
+            else:
+                assert (differences(path, config) == []) == same, (line, changed)
 
 
 def test_differences_of_two_runs_are_named_with_both_values(tmp_path) -> None:

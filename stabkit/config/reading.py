@@ -156,11 +156,16 @@ def unusable_path(config: RunConfig) -> str | None:
 
 
 def save_config(config: RunConfig) -> str:
-    """Return the resolved, complete configuration as YAML; `branch` only of a branch."""
+    """Return the resolved, complete configuration as YAML."""
+    return dump_yaml(settings_to_save(config))
+
+
+def settings_to_save(config: RunConfig) -> dict[str, Any]:
+    """Return all settings as plain data; `branch` only of a branch."""
     content = config.model_dump(mode="json")
     if config.branch is None:
         del content["branch"]
-    return dump_yaml(content)
+    return content
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

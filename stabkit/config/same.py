@@ -1,10 +1,14 @@
 """The comparison of a configuration with that of an existing run."""
 
+import json
+import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stabkit.config.reading import read_config, run_id
-from stabkit.config.run import RunConfig
+from stabkit.config.reading import ConfigError, read_config, run_id, settings_to_save, validate
+from stabkit.config.run import RunConfig, RuntimeConfig
+from stabkit.yamlio import dump_yaml, parse_yaml
 
 
 def differences(path: Path, config: RunConfig) -> list[str]:
@@ -13,6 +17,8 @@ def differences(path: Path, config: RunConfig) -> list[str]:
     The list is empty when their ids are equal. Raises ConfigError for a file that is no
     configuration.
     """
+    if _is_as_saved(path, config):
+        return []
     recorded = read_config(path)
     if run_id(recorded) == run_id(config):
         return []
@@ -33,3 +39,37 @@ def _flat(config: RunConfig) -> dict[str, Any]:
         else:
             found[name] = value
     return found
+
+
+def _is_as_saved(path: Path, config: RunConfig) -> bool:
+    """Return whether the file is what `save_config` writes of these settings, `runtime` apart.
+
+    It is so for nearly every run that a sweep finds, and ten thousand files are not to be parsed.
+    """
+    if not path.is_file():  # reading a pipe would block for ever
+        return False
+    try:
+        there = re.split(r"^(?=\S)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    except (OSError, ValueError):
+        return False
+    settings = settings_to_save(config)
+    if [section.partition(":")[0] for section in there] != list(settings):
+        return False
+    return all(
+        _is_runtime(section) if name == "runtime" else section == _saved(name, json.dumps(value))
+        for section, (name, value) in zip(there, settings.items(), strict=True)
+    )
+
+
+@lru_cache(1000)
+def _saved(name: str, value: str) -> str:
+    return dump_yaml({name: json.loads(value)})
+
+
+@lru_cache(1000)
+def _is_runtime(section: str) -> bool:
+    try:
+        validate(RuntimeConfig, parse_yaml(section)["runtime"], "")
+    except (ConfigError, ValueError, TypeError):
+        return False
+    return True

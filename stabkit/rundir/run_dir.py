@@ -85,9 +85,12 @@ class RunDir:
         It is `lost` when its status says running, or is damaged, and no process is seen.
         """
         try:
-            last = self.read_status()
+            return self.standing_with(self.read_status())
         except ValueError:
             return "running" if self.is_busy() else "lost"
+
+    def standing_with(self, last: Status | None) -> Standing:
+        """Return how the run stands, given its status as it was just read."""
         if last is not None and last.state == "done":
             return "done"
         if self.is_busy():

@@ -32,7 +32,8 @@ class Status:
     """The content of `status.json`.
 
     `step` of `steps` are done; `heartbeat` is a UTC time stamp; `events` counts each kind of
-    confirmed event so far. A `preempted` run was stopped by a signal, with everything saved.
+    confirmed event so far. `parts` is how many part files each table had when the run ended. A
+    `preempted` run was stopped by a signal, with everything saved.
     """
 
     state: State
@@ -45,6 +46,7 @@ class Status:
     knn: float | None = None
     reason: str | None = None
     events: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)
 
 
 def utc_now() -> str:
@@ -99,8 +101,10 @@ def parse_status(content: Any) -> Status:
             raise TypeError(f"{name} is too large")
     if status.state not in get_args(State):
         raise TypeError(f"state is {status.state!r}")
-    if not all(type(count) is int for count in status.events.values()):
-        raise TypeError(f"events is {status.events!r}")
+    for name in ("events", "parts"):
+        counts = getattr(status, name)
+        if not all(type(count) is int for count in counts.values()):
+            raise TypeError(f"{name} is {counts!r}")
     return status
 
 
@@ -116,6 +120,7 @@ _KINDS: dict[str, Any] = {
     "knn": _NUMBER,
     "reason": (str, type(None)),
     "events": dict,
+    "parts": dict,
 }
 
 

@@ -16,7 +16,17 @@ Steps = NDArray[np.int64]
 
 
 def gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
-    """Return the table and the steps of each gap in words, and warn (LeftOutWarning) of each.
+    """Return `find_gaps`, and warn (LeftOutWarning) of each gap."""
+    found = find_gaps(run, tables, end)
+    for gap in found:
+        table, _, steps = gap.partition(": ")
+        text = f"{run.path / table}: no rows of {steps}, which the run has trained"
+        warnings.warn(text, LeftOutWarning, stacklevel=2)
+    return found
+
+
+def find_gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
+    """Return the table and the steps of each gap in words.
 
     A run of `stabkit train` must hold `layers` and `scalars` for every step, and `knn_heldout` for
     every `knn.every`-th step. It must do so up to `end`, if given; else up to its last step once it
@@ -32,8 +42,6 @@ def gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> li
                 named += f" and {len(stretches) - LISTED} stretches more"
             word = "steps" if named != str(stretches[0][0]) else "step"
             found.append(f"{table}: {word} {named}")
-            text = f"{run.path / table}: no rows of {word} {named}, which the run has trained"
-            warnings.warn(text, LeftOutWarning, stacklevel=2)
     return found
 
 
@@ -42,13 +50,15 @@ def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]
         made = run.dir.read_meta()
     except (OSError, ValueError):
         made = {}
-    every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
-    if "converted" in made or not isinstance(every, int) or every < 1:
+    if "converted" in made:
         return
     if "attempts" not in made:  # written by a Monitor, not by `stabkit train`
         held = _of_monitor(run, table)
         if len(held):
             yield from _stretches(held, int(held[0]), 1, int(held[-1]))
+        return
+    every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
+    if not isinstance(every, int) or every < 1:
         return
     held = _of_training(run, table)
     last = int(held[-1]) + 1 if len(held) else 0

@@ -10,13 +10,12 @@ import io
 import os
 import struct
 import zlib
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stabkit.rundir import atomic_write, own_folder
+from stabkit.rundir import atomic_write, own_folder, part_name, part_numbers
 
 _FIELD = b"\x08\xfe\xff\x03\x0c"  # a field of bytes, its number, how many
 _MARK = b"stabkit:"
@@ -29,9 +28,7 @@ def next_part(folder: Path) -> str:
     It is a string: CPython 3.13.0 never frees a name that was once in a Path.
     """
     own_folder(folder)
-    counts = [name[5:-8] for name in os.listdir(folder) if fnmatchcase(name, "part-*.parquet")]
-    taken = [int(count) for count in counts if count.isdecimal()]  # a user's copy has another name
-    return os.path.join(folder, f"part-{max(taken, default=-1) + 1:06d}.parquet")
+    return os.path.join(folder, part_name(max(part_numbers(folder), default=-1) + 1))
 
 
 def write_part(path: Path | str, table: pa.Table, schema: pa.Schema) -> None:

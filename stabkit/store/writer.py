@@ -153,7 +153,8 @@ class Writer:
 def trim(folder: Path, step: int) -> None:
     """Remove every row at or after `step` from the tables of a run, so that it can resume there."""
     for name in TABLES:
-        for part in sorted((folder / name).glob("part-*.parquet")):
+        # The last first: whatever moment a reader chooses, no part between others is missing.
+        for part in sorted((folder / name).glob("part-*.parquet"), reverse=True):
             table = read_part(part)
             kept = table.filter(pc.less(table["step"], step))
             if not kept.num_rows:

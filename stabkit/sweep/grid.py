@@ -141,6 +141,7 @@ def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Pla
     base = with_settings(read_base(file.base, path.parent), fixed)
     request = file.slurm.model_dump(exclude_unset=True) if file.slurm else {}
     runs, problems = [], []
+    requests = set()  # those that were found right: the same for most runs of a long sweep
     combinations = _combinations(file, path, overrides)
     for settings, published in zip(
         combinations, _published(file, path, combinations, overrides), strict=True
@@ -150,7 +151,9 @@ def _expand(file: SweepFile, path: Path, overrides: dict[str, Any]) -> tuple[Pla
         try:
             config = validate(RunConfig, with_settings(base, overrides | own), str(path))
             problems += without_effect(config)
-            validate(SlurmRequest, slurm, f"{path}, slurm")
+            if repr(slurm) not in requests:
+                validate(SlurmRequest, slurm, f"{path}, slurm")
+                requests.add(repr(slurm))
         except ConfigError as error:
             problems += error.problems
             continue

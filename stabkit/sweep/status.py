@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stabkit.rundir import AHEAD, RunDir, Standing, Status, find_runs
+from stabkit.rundir import (
+    AHEAD,
+    RunDir,
+    Standing,
+    Status,
+    find_runs,
+    tables_without_parts,
+    without_missing_rows,
+)
 from stabkit.sweep.log_tail import last_error
 from stabkit.sweep.queue import Job, SlurmError, ended_states, live_jobs
 from stabkit.sweep.standing import judge
@@ -31,6 +39,7 @@ class Row:
     knn: float | None = None
     reason: str | None = None
     events: dict[str, int] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)  # steps without rows, where parts were deleted
     job: str | None = None
     job_state: str | None = None  # as squeue spells it, while SLURM holds the job
     log: str | None = None
@@ -87,11 +96,14 @@ def _written(rundir: RunDir) -> tuple[int, int] | None:
 def status_row(rundir: RunDir, name: str) -> Row:
     """Return the row that the run's files alone give."""
     try:
-        status = rundir.read_status() or Status("waiting")
-        standing = rundir.standing()
+        written = rundir.read_status()
+        standing = rundir.standing_with(written)
     except (ValueError, OSError) as error:
         return Row(name, "unreadable", reason=str(error), path=str(rundir.path))
+    status = written or Status("waiting")
     running = standing == "running"
+    missing = _missing(rundir, status)
+    reason = _reason(rundir, status, standing)
     return Row(
         name if name != "." else rundir.path.name,
         "unstable" if running and status.events else _state(standing),
@@ -100,11 +112,27 @@ def status_row(rundir: RunDir, name: str) -> Row:
         status.images_per_s,
         status.eta_s if running else None,
         status.knn,
-        _reason(rundir, status, standing),
+        without_missing_rows(reason) if missing else reason,
         status.events,
+        missing,
         log=str(rundir.log_file) if rundir.log_file.is_file() else None,
         path=str(rundir.path),
     )
+
+
+def _missing(rundir: RunDir, status: Status) -> list[str]:
+    """Return the gaps in tables that have lost a part. Tables that have not are not read."""
+    trained = status.step > 0 and status.state in ("done", "preempted")
+    tables = tables_without_parts(rundir.path, status.parts, trained)
+    if not tables:
+        return []
+    from stabkit.store.gaps import find_gaps  # pandas takes a second to import
+    from stabkit.store.reader import Run
+
+    try:
+        return find_gaps(Run(rundir.path), tables)
+    except (ValueError, OSError) as error:
+        return [f"parts of {', '.join(tables)}; which steps they held is not known ({error})"]
 
 
 def _state(standing: Standing) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stabkit.printing import one_line
+from stabkit.rundir import missing_rows
 from stabkit.sweep.looks import Look, sparkline
 from stabkit.sweep.status import OPEN, Row
 
@@ -105,10 +106,10 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
 
 
 def remarks(row: Row) -> list[str]:
-    """Return the reason of a run's state, and the log of one that failed or is lost."""
-    log = [f"log: {row.log}"] if row.log and row.state in ("failed", "lost") else []
-    why = [" ".join(row.reason.split("\n")), *log] if row.reason else log
-    return [one_line(text) for text in why]
+    """Return the reason of a state, missing rows, and the log of a run that failed or is lost."""
+    log = row.log if row.state in ("failed", "lost") else None
+    why = [row.reason, missing_rows(row.missing), f"log: {log}" if log else None]
+    return [one_line(" ".join(text.split("\n"))) for text in why if text]
 
 
 def state_words(row: Row, look: Look) -> Text:

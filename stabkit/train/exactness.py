@@ -17,6 +17,8 @@ from stabkit.config import RunConfig
 from stabkit.monitor.ranks import world_size
 from stabkit.rundir import RunDir
 from stabkit.train.device import device_name
+from stabkit.train.parallel.nccl import nccl_settings
+from stabkit.train.parallel.topology import topology
 from stabkit.train.refusals import InexactResumeError
 from stabkit.version import __version__
 
@@ -35,10 +37,15 @@ def circumstances(device: torch.device, threads: int) -> dict[str, Any]:
     packages = {name: found for name in PACKAGES if (found := installed(name))}
     if device.type == "cuda":
         packages["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    several: dict[str, Any] = {"topology": topology()} if world_size() > 1 else {}
+    if device.type == "cuda" and several:
+        several["nccl"] = nccl_settings()
+        packages["libnccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
     chosen = [f"{name}={os.environ[name]}" for name in CHOOSERS if os.environ.get(name)]
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": world_size(),
+        **several,
         "threads": threads,
         "processor": _processor(),
         "kernels": ", ".join([torch.backends.cpu.get_cpu_capability(), *chosen]),
@@ -117,7 +124,16 @@ def _last_attempt(rundir: RunDir) -> Mapping[str, Any]:
 
 def _flat(attempt: Mapping[str, Any]) -> dict[str, Any]:
     packages = attempt.get("packages")
-    names = ("device", "processes", "threads", "processor", "kernels", "stabkit")
+    names = (
+        "device",
+        "processes",
+        "topology",
+        "nccl",
+        "threads",
+        "processor",
+        "kernels",
+        "stabkit",
+    )
     own = {name: attempt[name] for name in names if name in attempt}
     return own | dict(packages if isinstance(packages, Mapping) else {})
 

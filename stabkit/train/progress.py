@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stabkit.config import RunConfig
 from stabkit.monitor.ranks import rank
 from stabkit.rundir import State as RunState
-from stabkit.rundir import Status
+from stabkit.rundir import Status, count_parts, missing_rows
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
 from stabkit.train.alerts import Alerts
@@ -51,7 +51,7 @@ class Progress:
         if rank() != 0 or now - self._written < 1.0:
             return
         self._written = now
-        self._rundir.write_status(self.status("running", step, self._missing_rows()))
+        self._rundir.write_status(self.status("running", step, missing_rows(self._missing)))
 
     def status(self, state: RunState, step: int, reason: str | None) -> Status:
         seconds = time.monotonic() - self._began
@@ -75,8 +75,9 @@ class Progress:
         if self._alerts is not None and status.state == "done":
             self._alerts.finish(status.step)
             status = replace(status, events=self._alerts.counts)
-        reasons = [reason for reason in (status.reason, self._missing_rows()) if reason]
-        status = replace(status, reason="; ".join(reasons) or None)
+        reasons = [reason for reason in (status.reason, missing_rows(self._missing)) if reason]
+        parts = count_parts(self._rundir.path)
+        status = replace(status, reason="; ".join(reasons) or None, parts=parts)
         self._rundir.append_event(status.state, status.step, reason=status.reason)
         self._rundir.write_status(status)
         return status
@@ -88,6 +89,3 @@ class Progress:
         before, self._missing = self._missing, gaps(Run(self._rundir.path).keeping(), end=step)
         if self._missing != before:
             self._rundir.append_event("rows_missing", step, gaps=self._missing)
-
-    def _missing_rows(self) -> str | None:
-        return f"rows are missing: {'; '.join(self._missing)}" if self._missing else None

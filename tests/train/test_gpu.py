@@ -1,12 +1,16 @@
 """The training loop on a GPU: `make test-gpu`."""
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import stabkit
+import stabkit.train.loop as loop
 from stabkit.config import RunConfig
 from stabkit.rundir import RunDir
 from stabkit.train.data.load import load_data
@@ -19,6 +23,9 @@ from tests.train.test_compute import train_broken_and_whole
 from tests.train.test_resume import assert_equal_trees, assert_same_run
 
 pytestmark = needs_gpu
+two_devices = pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="needs two CUDA devices: NCCL takes one a process"
+)
 
 SWITCHES = [
     "compute.precision=fp32",
@@ -103,7 +110,31 @@ def test_two_runs_at_once_on_one_device_equal_those_alone(tmp_path: Path) -> Non
         assert_same_run(tmp_path / "alone", tmp_path / name)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@two_devices
+@pytest.mark.parametrize("number", range(2, max(3, torch.cuda.device_count() + 1)))
+def test_several_devices_give_the_same_bits_twice(number: int, tmp_path: Path) -> None:
+    config = device_config(f"train.batch={4 * number}", "train.steps=8", "model.mlp_norm=batch")
+    for name in "ab":
+        assert exit_codes(start(number, train_in, tmp_path / name, config)) == [0] * number
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    (attempt,) = RunDir(tmp_path / "a").read_meta()["attempts"]
+    assert attempt["topology"] == f"1 x {number}"
+    assert attempt["nccl"].startswith("NCCL_ALGO=Ring, NCCL_PROTO=Simple, NCCL_NVLS_ENABLE=0")
+
+
+@two_devices
+def test_two_devices_that_go_on_equal_the_unbroken_two(tmp_path: Path) -> None:
+    """And with another algorithm of NCCL they do not go on at all."""
+    config = device_config("train.batch=12", "train.steps=8", "runtime.checkpoint_every=1")
+    assert exit_codes(start(2, train_in, tmp_path / "whole", config)) == [0, 0]
+    assert exit_codes(start(2, stop_in, tmp_path / "broken", config, 3)) == [0, 0]
+    assert 1 in exit_codes(start(2, train_with_trees, tmp_path / "broken", config))
+    assert len(RunDir(tmp_path / "broken").read_meta()["attempts"]) == 1
+    assert exit_codes(start(2, train_in, tmp_path / "broken", config)) == [0, 0]
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@two_devices
 def test_two_devices_train_the_run_of_one_device(tmp_path: Path) -> None:
     """In float32 the two drift apart by rounding: the first steps are compared."""
     config = device_config("train.batch=12", "train.steps=4")
@@ -111,6 +142,23 @@ def test_two_devices_train_the_run_of_one_device(tmp_path: Path) -> None:
     assert exit_codes(start(2, train_in, tmp_path / "two", config)) == [0, 0]
     one, two = (stabkit.open_run(tmp_path / name).scalar("loss") for name in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+def stop_in(folder: Path, config: RunConfig, at: int) -> None:
+    step = loop.train_step
+
+    def act(*given: Any) -> None:
+        if given[4] == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(*given)
+
+    loop.train_step = act  # type: ignore[assignment]
+    assert train(config, RunDir(folder)).state == "preempted"
+
+
+def train_with_trees(folder: Path, config: RunConfig) -> None:
+    os.environ["NCCL_ALGO"] = "Tree"
+    train(config, RunDir(folder))
 
 
 def train_in(folder: Path, config: RunConfig) -> None:

@@ -1,5 +1,6 @@
 """Rows that a run wrote and that went missing: train, status and analyze name them."""
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -197,3 +198,75 @@ def test_a_converted_log_may_be_sparse(folder: Path) -> None:
     run = monitored(folder, lambda run: holding(run, "layers", 10).unlink())
     RunDir(run).write_meta({"converted": {"source": "a.csv"}})
     assert read_gaps(run) == []
+
+
+def status_line_of(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(["status", str(folder)]) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if name in x)
+    return line
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("which", ["first", "middle", "last", "all"])
+def test_status_names_what_was_deleted_after_the_run_was_done(
+    folder: Path, table: str, which: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = sorted((folder / "done" / table).iterdir())
+    if which == "all":
+        shutil.rmtree(folder / "done" / table)
+    else:
+        {"first": parts[0], "middle": parts[len(parts) // 2], "last": parts[-1]}[which].unlink()
+    (found,) = read_gaps(folder / "done")
+    assert f"(rows are missing: {found})" in status_line_of(folder, "done", capsys)
+    assert main(["status", str(folder), "--json"]) == 0
+    rows = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["done"]["missing"] == [found]
+    assert rows["stopped"]["missing"] == []
+
+
+def test_status_says_once_what_the_run_said_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "stopped"
+    holding(run, "layers", 5).unlink()
+    assert main(["train", "tiny", *SMALL, "seed=1", "--run-dir", str(run)]) == 0
+    holding(run, "evals", 20).unlink()
+    line = status_line_of(folder, "stopped", capsys)
+    assert line.count("rows are missing") == 1
+    assert line.count("layers: step") == line.count("evals: step") == 1
+
+
+def test_status_reads_no_table_of_a_whole_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stabkit.store.tables.read_table", broken)
+    monkeypatch.setattr("stabkit.store.reader.read_table", broken)
+    assert "missing" not in status_line_of(folder, "done", capsys)
+    assert "missing" not in status_line_of(folder, "stopped", capsys)
+
+
+@pytest.mark.parametrize("which", ["first", "all"])
+def test_status_notices_gaps_of_older_runs_that_did_not_count_their_parts(
+    folder: Path, which: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "done"
+    content = json.loads((run / "status.json").read_text())
+    del content["parts"]
+    (run / "status.json").write_text(json.dumps(content))
+    assert "missing" not in status_line_of(folder, "done", capsys)
+    parts = sorted((run / "layers").iterdir())
+    for part in parts if which == "all" else parts[:1]:
+        part.unlink()
+    assert "(rows are missing: layers: steps 0 to" in status_line_of(folder, "done", capsys)
+
+
+def test_status_says_when_it_cannot_tell_which_rows_are_missing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "done"
+    holding(run, "evals", 10).unlink()
+    (run / "config.yaml").write_text("{")
+    line = status_line_of(folder, "done", capsys)
+    assert "(rows are missing: parts of evals; which steps they held is not known (" in line
+    assert "config.yaml" in line

@@ -19,6 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stabkit.config import ConfigError
 from stabkit.monitor.ranks import active, rank, world_size
+from stabkit.train.parallel.nccl import pin_nccl
+from stabkit.train.parallel.topology import announce_node
 
 FAREWELL = 2.0  # seconds that the first process waits for the others after an error
 
@@ -27,11 +29,13 @@ FAREWELL = 2.0  # seconds that the first process waits for the others after an e
 def process_group(cuda: bool) -> Iterator[None]:
     """Join the processes that the environment names.
 
-    Does nothing for a single process, or if the caller has joined already; the caller's group must
-    be able to reduce CPU tensors too. Raises ConfigError when the environment is incomplete.
+    Does nothing for a single process. If the caller has joined already, the caller's group is used,
+    with NCCL as the caller has set it; it must be able to reduce CPU tensors too. Raises
+    ConfigError when the environment is incomplete.
     """
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1" or active():
+        announce_node()
         yield
         return
     needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -42,7 +46,10 @@ def process_group(cuda: bool) -> Iterator[None]:
             "WORLD_SIZE for a single process"
         )
         raise ConfigError("environment variables", [problem])
+    if cuda:
+        pin_nccl()
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    announce_node()
     try:
         yield
     except BaseException as error:
