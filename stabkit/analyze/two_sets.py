@@ -29,8 +29,8 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     Two runs are partners if they have the same seed and the same value of every setting that varies
     in either set. A setting that is constant in both sets, but at different values, is what is
     compared. If half of a set or more have no partner, runs are not paired (`match_runs`), and the
-    text says so. Runs that are under way, or of which nothing was recorded that could be judged, are
-    left out and counted. What is unstable is the diagnosis' verdict; levels and dips are compared
+    text says so. Runs that are under way, or recorded nothing that could be judged, are left out
+    and counted. The diagnosis' verdict says which runs are unstable; levels and dips are compared
     over the runs that have enough evaluations.
     """
     shared = _varying(first, second)
@@ -64,7 +64,7 @@ def _not_comparable(
     """Say what is lacking, and the verdicts of each set for itself."""
     lines = [
         _wrapped(
-            f"{names[1]} and {names[0]} cannot be compared, so nothing can be said: that takes runs "
+            f"{names[1]} and {names[0]} cannot be compared, so nothing can be said: it takes runs "
             "that ended and recorded an accuracy, a loss or gradient norms, in both."
         ),
         _wrapped(_unjudged(left_out)),

@@ -49,7 +49,9 @@ def test_two_arms_are_paired_by_seed_and_settings(
     frozen = plant(tmp_path / "frozen", f"{FREEZE}=true")
     text = analyze(capsys, learned, frozen)
     first = text.splitlines()[0]
-    assert re.search(r"^frozen is unstable less often \(p = 0\.\d+\), dips less often", first), first
+    assert re.search(r"^frozen is unstable less often \(p = 0\.\d+\), dips less often", first), (
+        first
+    )
     assert f"{FREEZE}: False | True" in text
     assert "Paired over seed, optim.lr; 0 runs without a partner left out." in text
     assert "learned: 6 dips in 2,670 steps outside of dips, 330 steps in dips" in text
