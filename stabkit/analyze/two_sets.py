@@ -214,7 +214,7 @@ def _unstable_words(kept: list[pd.DataFrame], names: tuple[str, str], test: Rate
         which = ", ".join(f"{found[word]} {word}" for word in VERDICTS if word in found)
         number = int(known.isin(UNSTABLE).sum())
         lines.append(f"{name}: {number} of {counted(len(known), 'run')} unstable ({which})")
-    if not math.isnan(test.p_value):
+    if test.smallest < 1:  # else all runs are alike, and nothing could be shown
         lines.append(f"Equal shares of unstable runs: {test.words()}.")
     return "\n".join(lines)
 
