@@ -68,7 +68,10 @@ def moved(target: str, source: str, page: str) -> str:
 
 
 def study_page(name: str) -> str:
-    """Return the page of a study: what the sweep's header says, its runs, and the notebook."""
+    """Return the page of a study: the sweep's header, its runs, the notebook and its output.
+
+    The output is that of `docs/outputs/NAME.txt` and the pictures `docs/figures/NAME-*.png`.
+    """
     sweep = (ROOT / "sweeps" / f"{name}.yaml").read_text("utf-8")
     lines = sweep.splitlines()
     count = next(at for at, line in enumerate(lines) if not line.startswith("#"))
@@ -78,8 +81,17 @@ def study_page(name: str) -> str:
     return (
         f"# {name}\n\n```text\n{about}\n```\n\n## What is asked: sweeps/{name}.yaml\n\n"
         f"```yaml\n{body}\n```\n\n## What answers: analysis/{name}.py\n\n"
-        f"```python\n# %%{notebook}```\n"
+        f"```python\n# %%{notebook}```\n{_output(name)}"
     )
+
+
+def _output(name: str) -> str:
+    """Return what the notebook of a study printed and drew; nothing if that is not kept."""
+    printed = ROOT / "docs" / "outputs" / f"{name}.txt"
+    pictures = sorted((ROOT / "docs" / "figures").glob(f"{name}-*.png"))
+    text = f"\n```text\n{printed.read_text('utf-8')}```\n" if printed.is_file() else ""
+    text += "".join(f"\n![{path.stem}](../figures/{path.name})\n" for path in pictures)
+    return f"\n## What it showed\n{text}" if text else ""
 
 
 def house(diagram: str) -> str:

@@ -9,7 +9,7 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import refused
-from stabkit.analyze.verdict import UNSTABLE, verdict
+from stabkit.analyze.verdict import UNSTABLE
 from stabkit.detect.dips import SHORTEST
 
 
@@ -27,8 +27,9 @@ def run_scores(runs: Diagnoses) -> pd.DataFrame:
 def score(run: Diagnosis) -> dict[str, Any]:
     """Return the scores of a run.
 
-    verdict: that on the accuracy alone, whatever gradients and losses did; `diverged` and
-    `collapsed` as in `verdict`.
+    verdict: that of the diagnosis, on everything recorded.
+    on_accuracy: whether there are enough evaluations to find a dip; without, it has no dips to
+    compare, whatever `dips` says.
     evaluations: how many there are; steps: from the first to the last of them.
     untrained, level, best: in points (100 times the accuracy). The first evaluation, the median of
     the last fifth, and the highest median of as many in a row.
@@ -43,15 +44,10 @@ def score(run: Diagnosis) -> dict[str, Any]:
     steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
     told = 0 if refused(found) else len(evals)  # a refused series says nothing
     level, best = (100 * run.level, 100 * run.best) if told else (math.nan, math.nan)
-    falls = len(found) + len(run.drifts)
     exposure = steps - run.steps_in_dips
     return {
-        "verdict": verdict(
-            judged=told >= SHORTEST and not lacking,
-            lost=len(run.nonfinite),
-            collapses=len(run.collapses),
-            falls=falls,
-        ),
+        "verdict": run.verdict,
+        "on_accuracy": told >= SHORTEST and not lacking,
         "evaluations": len(evals),
         "steps": steps,
         "untrained": values.iloc[0] if told else math.nan,
@@ -66,5 +62,5 @@ def score(run: Diagnosis) -> dict[str, Any]:
 
 
 def is_unstable(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which runs dipped, collapsed or diverged. One that is `unknown` is not among them."""
+    """Return which runs count as unstable. One that is `unknown` is not among them."""
     return frame["verdict"].isin(UNSTABLE)

@@ -85,8 +85,9 @@ def summary(runs: Diagnoses) -> str:
 
 
 def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
-    """Say what the table of `run_table` means; of many runs, list those that fared worst."""
+    """Say what the table of `run_table` means, the verdict first; of many runs, list the worst."""
     parts = [
+        _verdict(table),
         _headline(runs, table),
         _text_table(table),
         *lacking_rows(table),
@@ -184,19 +185,26 @@ def _text_table(table: pd.DataFrame) -> str:
     return aligned([list(columns), *zip(*columns.values(), strict=True)], left=(0, 2))
 
 
-def _findings(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
+def _verdict(table: pd.DataFrame) -> str:
+    """Say in a sentence or two how many runs trained unstably."""
     unstable = table[table["verdict"].isin(UNSTABLE)]
     if (table["verdict"] == "unknown").all():
-        return [NOTHING_SAID]
+        return NOTHING_SAID
     if unstable.empty:
-        lines = [nothing_found(table)]
-    else:
-        finished = int(((unstable["state"] == "done") & (unstable["verdict"] != "diverged")).sum())
-        which, who = f"{len(unstable)} of {len(table)} runs", f"{finished} of them"
-        if len(table) == 1:
-            which, who = "The run", "It"
-        lines = [f"{which} trained unstably."]
-        if finished:
-            lines[0] += f" {who} finished without any error, as if nothing had happened."
-    lines += events_in_words(runs, table)
-    return [*lines, *(findings(runs) if len(table) <= LISTED and not unstable.empty else [])]
+        return nothing_found(table)
+    finished = int(((unstable["state"] == "done") & (unstable["verdict"] != "diverged")).sum())
+    which, who = f"{len(unstable)} of {len(table)} runs", f"{finished} of them"
+    if len(table) == 1:
+        which, who = "The run", "It"
+    text = f"{which} trained unstably."
+    if finished:
+        text += f" {who} finished without any error, as if nothing had happened."
+    return text
+
+
+def _findings(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
+    if (table["verdict"] == "unknown").all():
+        return []
+    unstable = table["verdict"].isin(UNSTABLE).any()
+    more = findings(runs) if len(table) <= LISTED and unstable else []
+    return [*events_in_words(runs, table), *more]

@@ -18,8 +18,7 @@ from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import is_unstable, score
 from stabkit.analyze.text import counted
 from stabkit.analyze.two_sets_cells import cell_table
-from stabkit.analyze.verdict import VERDICTS
-from stabkit.detect.dips import SHORTEST
+from stabkit.analyze.verdict import UNSTABLE, VERDICTS
 from stabkit.detect.significance import holm
 from stabkit.printing import one_line
 
@@ -30,8 +29,9 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     Two runs are partners if they have the same seed and the same value of every setting that varies
     in either set. A setting that is constant in both sets, but at different values, is what is
     compared. If half of a set or more have no partner, runs are not paired (`match_runs`), and the
-    text says so. Runs that are under way or have too few evaluations for a verdict are left out and
-    counted.
+    text says so. Runs that are under way, or recorded nothing that could be judged, are left out
+    and counted. The diagnosis' verdict says which runs are unstable; levels and dips are compared
+    over the runs that have enough evaluations.
     """
     shared = _varying(first, second)
     whole = [_frame(runs, shared) for runs in (first, second)]
@@ -43,14 +43,16 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     found = match_runs(one, two, shared)
     kept = [found.first, found.second]
     levels, lost = (compare_matched(found, column) for column in ("level", "lost_share"))
-    dips = rates_test(*(_counts(rows, found.within) for rows in kept))
+    unstable = rates_test(*(_unstable(rows, found.within) for rows in kept))
+    dips = rates_test(*(_dips(rows, found.within) for rows in kept))
     parts = [
-        _verdict(levels, dips, lost, names),
+        _verdict(unstable, levels, dips, lost, names),
         _head(first, second, names),
         _wrapped(_unjudged(left_out) + found.words),
         _wrapped(_watched(kept) + _twice(first, second)),
         _wrapped("Levels: " + in_words(levels, *names)),
-        _stability(kept, names, dips, lost),
+        _unstable_words(kept, names, unstable),
+        _dips_words(kept, names, dips, lost),
         cell_table(first, second, kept, found.within),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -61,8 +63,10 @@ def _not_comparable(
 ) -> str:
     """Say what is lacking, and the verdicts of each set for itself."""
     lines = [
-        f"{names[1]} and {names[0]} cannot be compared, so nothing can be said: that takes runs "
-        f"that ended\nand have {SHORTEST} evaluations of an accuracy, in both.",
+        _wrapped(
+            f"{names[1]} and {names[0]} cannot be compared, so nothing can be said: it takes runs "
+            "that ended and recorded an accuracy, a loss or gradient norms, in both."
+        ),
         _wrapped(_unjudged(left_out)),
         "Each for itself:",
     ]
@@ -92,20 +96,25 @@ def _frame(runs: Diagnoses, shared: list[str]) -> pd.DataFrame:
     ]
     ended = [(status := run.run.status()) is None or status.state == "done" for run in runs]
     frame = pd.DataFrame(rows)
+    seen = frame["on_accuracy"]
     share = 100 * frame["lost_steps"] / frame["steps"].where(frame["steps"] > 0)
-    return frame.assign(lost_share=share, judged=(frame["verdict"] != "unknown") & np.array(ended))
+    return frame.assign(
+        level=frame["level"].where(seen),
+        lost_share=share.where(seen),
+        judged=(seen | (frame["verdict"] != "unknown")) & np.array(ended),
+    )
 
 
 def _unjudged(number: int) -> str:
     if not number:
         return ""
-    return f"{counted(number, 'run')} left out: under way, or too few evaluations for a verdict. "
+    return f"{counted(number, 'run')} left out: under way, or too little recorded for a verdict. "
 
 
 def _watched(kept: list[pd.DataFrame]) -> str:
     """Say so if the sets were watched for different numbers of steps."""
-    steps = [rows["steps"].median() for rows in kept]
-    if not all(steps) or abs(steps[1] - steps[0]) <= 0.02 * max(steps):
+    steps = [rows.loc[rows["on_accuracy"], "steps"].fillna(0).median() for rows in kept]
+    if not all(step > 0 for step in steps) or abs(steps[1] - steps[0]) <= 0.02 * max(steps):
         return ""
     return f"They were watched for different numbers of steps: {steps[0]:,.0f} | {steps[1]:,.0f}. "
 
@@ -118,23 +127,39 @@ def _names(first: Diagnoses, second: Diagnoses) -> tuple[str, str]:
     return (here, there) if here != there else ("A", "B")
 
 
-def _counts(rows: pd.DataFrame, within: list[str]) -> Counts:
-    known = rows[rows["verdict"] != "unknown"]
+def _dips(rows: pd.DataFrame, within: list[str]) -> Counts:
+    known = rows[rows["on_accuracy"]]
     return Counts(known["dips"], known["exposure"], cells_of(known, within))
 
 
-def _verdict(levels: Comparison, dips: RateTest, lost: Comparison, names: tuple[str, str]) -> str:
-    """Answer three questions at 5 %, corrected for their number (Holm).
+def _unstable(rows: pd.DataFrame, within: list[str]) -> Counts:
+    known = rows[rows["verdict"] != "unknown"]
+    return Counts(is_unstable(known).astype(int), None, cells_of(known, within))
+
+
+def _verdict(
+    unstable: RateTest,
+    levels: Comparison,
+    dips: RateTest,
+    lost: Comparison,
+    names: tuple[str, str],
+) -> str:
+    """Answer four questions at 5 %, corrected for their number (Holm).
 
     A question that so few runs cannot answer is not asked.
     """
-    questions = [levels.p_value, math.nan if dips.too_few else dips.p_value, lost.p_value]
+    counts = [math.nan if test.too_few else test.p_value for test in (unstable, dips)]
+    questions = [counts[0], levels.p_value, counts[1], lost.p_value]
     asked = [p for p in questions if not math.isnan(p)]
     answers = iter(holm(asked))
     corrected = [math.nan if math.isnan(p) else next(answers) for p in questions]
-    effects = [levels.effect, dips.excess, lost.effect]
-    words = [("ends higher", "ends lower"), ("dips more often", "dips less often")]
-    words.append(("spends more of its steps in dips", "spends less of its steps in dips"))
+    effects = [unstable.excess, levels.effect, dips.excess, lost.effect]
+    words = [
+        ("is unstable more often", "is unstable less often"),
+        ("ends higher", "ends lower"),
+        ("dips more often", "dips less often"),
+        ("spends more of its steps in dips", "spends less of its steps in dips"),
+    ]
     said = [
         word[effect < 0] + f" (p = {p:.2g})"
         for p, effect, word in zip(corrected, effects, words, strict=True)
@@ -180,17 +205,32 @@ def _content(run: Diagnosis) -> str:
     return repr([(k, v) for k, v in run.settings.items() if not k.startswith("runtime.")])
 
 
-def _stability(
-    kept: list[pd.DataFrame], names: tuple[str, str], dips: RateTest, lost: Comparison
-) -> str:
+def _unstable_words(kept: list[pd.DataFrame], names: tuple[str, str], test: RateTest) -> str:
+    """Say how many runs of each set are unstable, by the verdict of their diagnosis."""
     lines = []
     for name, rows in zip(names, kept, strict=True):
-        known = rows[rows["verdict"] != "unknown"]
-        lines.append(
-            f"{name}: {counted(int(known['dips'].sum()), 'dip')} in {known['exposure'].sum():,.0f} "
-            f"steps outside of dips, {known['lost_steps'].sum():,.0f} steps in dips; "
-            f"{is_unstable(known).sum()} of {counted(len(known), 'run')} unstable"
-        )
+        known = rows.loc[rows["verdict"] != "unknown", "verdict"]
+        found = known.value_counts()
+        which = ", ".join(f"{found[word]} {word}" for word in VERDICTS if word in found)
+        number = int(known.isin(UNSTABLE).sum())
+        lines.append(f"{name}: {number} of {counted(len(known), 'run')} unstable ({which})")
+    if test.smallest < 1:  # else all runs are alike, and nothing could be shown
+        lines.append(f"Equal shares of unstable runs: {test.words()}.")
+    return "\n".join(lines)
+
+
+def _dips_words(
+    kept: list[pd.DataFrame], names: tuple[str, str], dips: RateTest, lost: Comparison
+) -> str:
+    """Say how often each set dips; nothing if no run has enough evaluations to find a dip."""
+    seen = [rows[rows["on_accuracy"]] for rows in kept]
+    if all(rows.empty for rows in seen):
+        return "Dips: no run has enough evaluations of an accuracy to find one."
+    lines = [
+        f"{name}: {counted(int(rows['dips'].sum()), 'dip')} in {rows['exposure'].sum():,.0f} "
+        f"steps outside of dips, {rows['lost_steps'].sum():,.0f} steps in dips"
+        for name, rows in zip(names, seen, strict=True)
+    ]
     lines.append(f"Equal rates of dips: {dips.words()}.")
     low, high = lost.interval
     if not math.isnan(lost.p_value):

@@ -1,5 +1,6 @@
 """Tell two sets of runs cell by cell, as a table of text."""
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -26,15 +27,24 @@ def cell_table(
             [
                 ", ".join(named) or "all",
                 f"{len(one)} | {len(two)}",
-                f"{means[0]:.1f}",
-                f"{means[1]:.1f}",
-                f"{means[1] - means[0]:+.1f}",
-                f"{one['dips'].sum()} | {two['dips'].sum()}",
-                f"{one['lost_steps'].sum()} | {two['lost_steps'].sum()}",
+                *(_points(mean) for mean in means),
+                _points(means[1] - means[0], "+.1f"),
+                " | ".join(_sum(rows, "dips") for rows in (one, two)),
+                " | ".join(_sum(rows, "lost_steps") for rows in (one, two)),
                 f"{is_unstable(one).sum()} | {is_unstable(two).sum()}",
             ]
         )
     return aligned(lines)
+
+
+def _points(value: float, form: str = ".1f") -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def _sum(rows: pd.DataFrame, column: str) -> str:
+    """Return a sum over the runs in which a dip would have been found; `-` without such a run."""
+    seen = rows.loc[rows["on_accuracy"], column]
+    return str(seen.sum()) if len(seen) else "-"
 
 
 def _telling(first: Diagnoses, second: Diagnoses, settings: list[str]) -> set[str]:

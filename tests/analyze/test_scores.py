@@ -53,7 +53,7 @@ def test_a_fall_for_good_leaves_no_exposure(
     assert (frame.loc[bad, "dip_rate"] > calm.loc[bad, "dip_rate"]).all(), "it looks no calmer"
 
 
-def test_too_few_evaluations_are_unknown_not_stable(tmp_path: Path) -> None:
+def test_too_few_evaluations_count_on_no_side(tmp_path: Path) -> None:
     folder = plant_run(tmp_path / "run")
     for part in (folder / "evals").glob("*"):
         part.unlink()
@@ -62,7 +62,7 @@ def test_too_few_evaluations_are_unknown_not_stable(tmp_path: Path) -> None:
         writer.add_eval(step, "knn_heldout", 0.5, 0.1, 20, 0.07, np.arange(100) < 50)
     writer.flush()
     frame = run_scores(diagnosed(tmp_path))
-    assert frame["verdict"].tolist() == ["unknown"]
+    assert frame["on_accuracy"].tolist() == [False]
     assert frame["level"].tolist() == [50]
 
 
@@ -71,6 +71,6 @@ def test_a_run_without_evaluations_has_no_scores(tmp_path: Path) -> None:
     for part in (folder / "evals").glob("*"):
         part.unlink()
     (row,) = run_scores(diagnosed(tmp_path)).to_dict("records")
-    assert (row["dips"], row["steps"], row["verdict"]) == (0, 0, "unknown")
+    assert (row["dips"], row["steps"], row["on_accuracy"]) == (0, 0, False)
     assert math.isnan(row["level"])
     assert math.isnan(row["dip_rate"])

@@ -1,12 +1,15 @@
 """`stabkit analyze A B`: what is matched, what is said, what is refused."""
 
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stabkit.cli import main
 from stabkit.rundir import RunDir, Status
+from stabkit.store.writer import Writer
 from tests.analyze.conftest import STEPS, plant_run
 
 FREEZE = "model.freeze_patch_embed"
@@ -16,6 +19,17 @@ def plant(folder: Path, *settings: str, seeds: range = range(3), dip: float = 0.
     for lr in (1e-3, 2e-2):
         for seed in seeds:
             plant_run(folder / f"{lr} {seed}", f"optim.lr={lr}", *settings, dip=dip, seed=seed)
+    return folder
+
+
+def spiked(folder: Path) -> Path:
+    """Give every run a loss that spikes; the accuracy stays as it is."""
+    for run in folder.iterdir():
+        loss = 1 + 0.01 * np.random.default_rng(0).normal(size=STEPS)
+        loss[300:310] = 9
+        writer = Writer(run, "planted")
+        writer.add_scalars(np.arange(STEPS), "train/loss", loss)
+        writer.flush()
     return folder
 
 
@@ -35,14 +49,46 @@ def test_two_arms_are_paired_by_seed_and_settings(
     frozen = plant(tmp_path / "frozen", f"{FREEZE}=true")
     text = analyze(capsys, learned, frozen)
     first = text.splitlines()[0]
-    assert re.search(r"^frozen dips less often \(p = 0\.\d+\).* than learned", first), first
+    assert re.search(r"^frozen is unstable less often \(p = 0\.\d+\), dips less often", first), (
+        first
+    )
     assert f"{FREEZE}: False | True" in text
     assert "Paired over seed, optim.lr; 0 runs without a partner left out." in text
     assert "learned: 6 dips in 2,670 steps outside of dips, 330 steps in dips" in text
     assert "frozen: 0 dips in 3,000 steps outside of dips, 0 steps in dips" in text
+    assert "learned: 6 of 6 runs unstable (6 unstable)" in text
+    assert "frozen: 0 of 6 runs unstable (6 stable)" in text
     rows = [line for line in text.splitlines() if line.startswith("base lr")]
     assert [row.split("  ")[0] for row in rows] == ["base lr 0.001", "base lr 0.02"]
     assert all("3 | 3" in row and "3 | 0" in row for row in rows)
+
+
+def test_a_run_is_as_unstable_as_alone_and_dips_are_counted_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm, bad = plant(tmp_path / "calm"), spiked(plant(tmp_path / "bad", f"{FREEZE}=true"))
+    assert "6 of 6 runs trained unstably" in analyze(capsys, bad)
+    text = analyze(capsys, calm, bad)
+    assert text.startswith("bad is unstable more often (p = ")
+    assert "calm: 0 of 6 runs unstable (6 stable)" in text
+    assert "bad: 6 of 6 runs unstable (6 unstable)" in text
+    assert "bad: 0 dips in 3,000 steps outside of dips" in text
+    rows = [line.split("  ")[-1] for line in text.splitlines() if line.startswith("base lr")]
+    assert [row.strip() for row in rows] == ["0 | 3", "0 | 3"]
+
+
+def test_runs_without_an_accuracy_are_compared_by_their_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm, bad = plant(tmp_path / "calm"), spiked(plant(tmp_path / "bad", f"{FREEZE}=true"))
+    for run in [*calm.iterdir(), *bad.iterdir()]:
+        shutil.rmtree(run / "evals")
+    text = analyze(capsys, calm, bad)
+    assert text.startswith("bad is unstable more often (p = ")
+    assert "Levels: bad against calm: no levels to compare." in text
+    assert "Dips: no run has enough evaluations of an accuracy to find one." in text
+    assert "nan" not in text
+    assert re.search(r"^base lr 0.001 +3 \| 3 +- +- +- +- \| - +- \| - +0 \| 3$", text, re.M)
 
 
 def test_what_has_no_partner_is_left_out_and_counted(

@@ -657,6 +657,7 @@ def split(model: Net) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     return [p for p in wanted if p.ndim == 2], [p for p in wanted if p.ndim < 2]
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9 or newer, for Muon")
 @pytest.mark.parametrize("before", [True, False])
 def test_a_layer_split_over_two_optimizers_has_one_row(before: bool, tmp_path: Path) -> None:
     def loop(watch: Watch) -> Outcome:

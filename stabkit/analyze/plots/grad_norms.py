@@ -30,7 +30,7 @@ from stabkit.analyze.plots.layer_styles import (
     telling_layers,
 )
 from stabkit.analyze.plots.many import say_left_out
-from stabkit.analyze.plots.note_lines import HALO, shows
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.text import times
 
@@ -38,7 +38,8 @@ COLUMNS = 3
 MAX_CELLS = 12
 AROUND = 30  # steps before and after the onset of an event, zoomed
 SHADE = "0.88"
-SAID_WIDTH = 22  # characters a line beside a burst: a panel is as narrow
+SAID_WIDTH = 38  # characters a line above a panel
+SAID_PAD = 27  # points for two such lines, between a panel and its title
 
 
 def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
@@ -115,7 +116,8 @@ def _result_rows(cell: Cell) -> pd.DataFrame:
 def draw_grad_norms(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
     """Draw the gradient norm of each layer of one run over its median; mark spikes on top.
 
-    The largest burst is named at its peak. Dips that recovered, or spikes of the loss, are shaded.
+    The largest burst is named above the panel. Dips that recovered and spikes of the loss are
+    shaded.
 
     `frame`: rows of `grad_norms_table` for one run. `styles`: by layer, for the layers in front; by
     default the first layer, the last block and the last layer. All others are a gray shadow.
@@ -139,13 +141,10 @@ def _say_burst(ax: Axes, rows: pd.DataFrame) -> None:
     for row in rows[rows["said"].map(lambda said: isinstance(said, str) and bool(said))].to_dict(
         "records"
     ):
-        left = row["step"] > 0.62 * rows["step"].max() + 0.38 * rows["step"].min()
-        label = ax.annotate(  # on the side where there is room
-            row["said"], (row["step"], row["relative"]), xytext=(-4 if left else 4, 0),
-            textcoords="offset points", fontsize=6.5, color="0.15", va="top",
-            ha="right" if left else "left", path_effects=HALO, zorder=4,
+        ax.annotate(  # above, because in the panel it would hide what it describes
+            row["said"], (0.5, 1), xycoords="axes fraction", xytext=(0, 5), ha="center",
+            textcoords="offset points", fontsize=6.5, color="0.15", va="bottom",
         )  # fmt: skip
-        label.set_in_layout(False)  # the axes keep their width
 
 
 def _shade(ax: Axes, frame: pd.DataFrame) -> None:
@@ -205,13 +204,13 @@ def _figure(table: pd.DataFrame, cells: list[Any], zoomed: list[Any], columns: i
                     ax.set_ylabel(wrapped(layer, 18))
                 ax.tick_params(labelbottom=layer == both[-1])
                 panels.append(ax)
-            axes[row, column].set_title(wrapped(cell))
+            axes[row, column].set_title(wrapped(cell), pad=_pad(axes[row, column]))
             mark_clock(ax, rows[rows["series"] == "grad_norm"], named=False)
             ax.set_xlabel("step")
         for cell, ax in zip(zoomed, axes[len(axes) - zooms :].flat, strict=False):
             ax.axis("on")
             draw_zoom(table[table["cell"] == cell], ax, styles)
-            ax.set_title(f"zoomed, {wrapped(cell)}")
+            ax.set_title(f"zoomed, {wrapped(cell)}", pad=_pad(ax))
         _one_scale(panels, layers, both)
         figure.supylabel(grad_norms_axis(table), fontsize=8.5)
         handles = layer_handles(
@@ -224,6 +223,11 @@ def _figure(table: pd.DataFrame, cells: list[Any], zoomed: list[Any], columns: i
             figure.legend(handles=handles, loc="outside upper center", ncols=columns)
         say_left_out(figure, _of_seeds(layers, cells))
     return figure
+
+
+def _pad(ax: Axes) -> float | None:
+    """Return the room for words between a panel and its title, in points; None by default."""
+    return SAID_PAD if ax.texts and ax.lines else None
 
 
 def draw_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles) -> Axes:

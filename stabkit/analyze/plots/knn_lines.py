@@ -38,7 +38,7 @@ def draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
 
 
 def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
-    """Mark where each dip began, and say of the deepest how deep they were."""
+    """Mark where each dip began, and say of the deepest, above the mark, how deep they were."""
     inside = drawn[drawn["dip"] > 0]
     if inside.empty:
         return
@@ -47,22 +47,23 @@ def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
         lowest=("value", "min"), recovered=("recovered", "all"),
     )  # fmt: skip
     dips["depth"] = dips["ceiling"] - dips["lowest"]
-    middle = (drawn["step"].min() + drawn["step"].max()) / 2
+    start, span = drawn["step"].min(), max(1, drawn["step"].max() - drawn["step"].min())
     said: list[tuple[float, float]] = []
     for number, dip in enumerate(dips.sort_values("depth", ascending=False).to_dict("records")):
         color = styles[str(dip["curve"])]["color"]
         at = (dip["step"], 100 * dip["ceiling"])
         ax.plot(*at, "v", color=color, markersize=5, markeredgecolor="black", markeredgewidth=0.4)
         if number < SAID:
-            text = f"-{100 * dip['depth']:.1f} points from step {dip['step']:,}"
+            text = f"-{100 * dip['depth']:.1f} pt"
             text += "" if dip["recovered"] else ", not recovered"
-            left = at[0] > middle  # on the side where there is room
-            near = sum((x > middle) == left and abs(y - at[1]) < NEAR for x, y in said)
-            said.append(at)
+            share = (at[0] - start) / span  # of the panel; a label stays inside
+            wide = 0.32 if dip["recovered"] else 0.6
+            near = sum(abs(x - share) < wide and abs(y - at[1]) < NEAR for x, y in said)
+            said.append((share, at[1]))
+            side = "left" if share < wide / 2 else "right" if share > 1 - wide / 2 else "center"
             label = ax.annotate(
-                text, at, xytext=(-5 if left else 5, 3 + 8 * near), textcoords="offset points",
-                ha="right" if left else "left", fontsize=6.5, color="0.15",
-                path_effects=HALO, zorder=4,
+                text, at, xytext=(0, 4 + 8 * near), textcoords="offset points", ha=side,
+                fontsize=6.5, color="0.15", path_effects=HALO, zorder=4,
             )  # fmt: skip
             label.set_in_layout(False)  # the axes keep their width
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.plots.style import ramp
 
 Styles = dict[str, dict[str, Any]]
+DASHES: tuple[Any, ...] = ("-", (0, (3, 1)), (0, (1, 1)))  # so close that a spike shows them
 GRAY: dict[str, Any] = {"color": "0.8", "linewidth": 0.5, "zorder": 1}  # all other layers
 
 
@@ -33,14 +34,19 @@ def telling_layers(frame: pd.DataFrame) -> list[str]:
 
 
 def layer_styles(frame: pd.DataFrame) -> Styles:
-    """Return line styles of the layers in front, from dark and heavy to light and thin."""
+    """Return line styles of the layers in front, which tell them apart in gray too."""
     return styles_of(telling_layers(frame))
 
 
 def styles_of(layers: Sequence[str]) -> Styles:
-    """Return line styles of layers in depth order, from dark and heavy to light and thin."""
+    """Return line styles of layers in depth order: dark to light, solid first, then dashed."""
     return {
-        name: {"color": color, "linewidth": max(0.6, 1.1 - 0.2 * i), "zorder": 3 - 0.1 * i}
+        name: {
+            "color": color,
+            "linestyle": DASHES[i % len(DASHES)],
+            "linewidth": max(0.8, 1.1 - 0.1 * i),
+            "zorder": 3 - 0.1 * i,
+        }
         for i, (name, color) in enumerate(zip(layers, ramp(len(layers)), strict=True))
     }
 

@@ -22,6 +22,8 @@ from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
+# below the line, whose dashes stay in sight
+SHADOW: dict[str, Any] = {"linewidth": 5, "linestyle": "-", "alpha": 0.35, "zorder": 1}
 COLUMNS = ["run", "seed", "panel", "curve", "series", *CLOCK, "step", "value", "event"]
 
 
@@ -58,7 +60,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
 
 
 def draw_loss(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
-    """Draw losses over steps: a line a run, colored by curve; events in bold, marked on top.
+    """Draw losses over steps: a line a run; events have a broad shadow and a mark on top.
 
     `frame`: rows of `loss_table` for one panel. `styles` by curve; by default from dark to light.
     """
@@ -67,7 +69,7 @@ def draw_loss(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Ax
         style = styles[str(curve)]
         ax.plot(run["step"], run["value"], linewidth=0.9, **style)
         for _, event in run[run["event"] > 0].groupby("event"):
-            ax.plot(event["step"], event["value"], color=style["color"], linewidth=2.4)
+            ax.plot(event["step"], event["value"], **style | SHADOW)
             mark_spikes(ax, event["step"].head(1), style["color"])
         cross_out(ax, run.loc[~np.isfinite(run["value"]), "step"], style["color"])
     finite = frame["value"][np.isfinite(frame["value"])]
@@ -110,7 +112,7 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
             Line2D([], [], linewidth=1.3, label=wrapped(c), **style) for c, style in styles.items()
         ]  # fmt: skip
         if (table["event"] > 0).any():
-            handles.append(Line2D([], [], linewidth=2.4, color="0.3", label="spike or departure"))
+            handles.append(Line2D([], [], color="0.3", label="spike or departure", **SHADOW))
         if not np.isfinite(table["value"]).all():
             handles.append(not_finite_handle())
         if handles and few:
@@ -128,7 +130,7 @@ def _ends(rows: pd.DataFrame, styles: Styles, ax: Axes) -> list[LineEnd]:
         if len(finite):
             last = float(finite.groupby("run")["value"].last().mean())
             at = math.log(last) if ax.get_yscale() == "log" else last
-            ends.append(LineEnd(at, f"{curve} · {last:.3g}" if curve else "", styles[str(curve)]))
+            ends.append(LineEnd(at, f"{curve} · {last:#.3g}" if curve else "", styles[str(curve)]))
     return ends
 
 

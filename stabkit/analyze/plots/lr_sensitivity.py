@@ -12,7 +12,15 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
 from stabkit.analyze.plots.many import ROWS, say_left_out
-from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
+from stabkit.analyze.plots.style import (
+    LINES,
+    RC,
+    new_figure,
+    ramp,
+    rate_ticks,
+    run_look,
+    unstable_handle,
+)
 from stabkit.analyze.scores import is_unstable
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
 
@@ -64,7 +72,7 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
             Line2D([], [], label=name, markersize=4, **style)
             for name, style in zip(names, styles.values(), strict=True)
         ]
-        handles.append(Line2D([], [], label="unstable run", marker="X", linestyle="", color="0.4"))
+        handles.append(unstable_handle())
         figure.legend(
             handles=handles, loc="outside right center",
             title="mean points lost over the rates\n(95 % from ten seeds on)\n"
@@ -85,8 +93,8 @@ def draw_lr_sensitivity(table: pd.DataFrame, ax: Axes) -> Axes:
         for run in rows[rows["row"] == "run"].to_dict("records"):
             bad = run["unstable"] in (True, "True", 1.0)
             ax.plot(
-                run["lr"], run["level"], "X" if bad else style["marker"], color=style["color"],
-                markersize=6 if bad else 4, markeredgecolor="black", markeredgewidth=0.4,
+                run["lr"], run["level"], style["marker"], markersize=5 if bad else 4,
+                **run_look(style["color"], bad),
             )  # fmt: skip
     for untrained in table["untrained"].dropna().unique():
         ax.axhline(untrained, color="0.6", linewidth=0.7, zorder=0)

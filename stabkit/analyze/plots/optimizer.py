@@ -13,7 +13,15 @@ from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.many import PANELS, ROWS, evenly, say_left_out
-from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp, rate_ticks
+from stabkit.analyze.plots.style import (
+    LINES,
+    RC,
+    new_figure,
+    ramp,
+    rate_ticks,
+    run_look,
+    unstable_handle,
+)
 from stabkit.analyze.scores import score
 from stabkit.analyze.sensitivity import LR
 from stabkit.analyze.verdict import UNSTABLE
@@ -101,7 +109,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             Line2D([], [], label=wrapped(arm), marker=mark, linestyle="", color="0.3", markersize=4)
             for arm, mark in _marks(table).items()
         ]
-        handles.append(Line2D([], [], label="unstable run", marker="X", linestyle="", color="0.3"))
+        handles.append(unstable_handle())
         figure.legend(handles=handles, loc="outside right center")
         say_left_out(
             figure,
@@ -154,8 +162,7 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
             bad, color = run["unstable"] in (True, "True", 1.0), colors[run["lr"]]["color"]
             at = run["lr"] * apart ** (i - (len(marks) - 1) / 2)
             ax.plot(
-                at, run["level"], "X" if bad else mark, color=color, markersize=6 if bad else 4,
-                markeredgecolor="black", markeredgewidth=0.4,
+                at, run["level"], mark, markersize=5 if bad else 4, **run_look(color, bad)
             )  # fmt: skip
     rates = sorted(ends["lr"].unique())
     ax.set(xlabel="base lr", ylabel="final accuracy, %", title="final level")

@@ -179,13 +179,14 @@ def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal:
 
 
 def _styles(rows: pd.DataFrame) -> Styles:
-    """Order the layers by depth from dark to light; the first and the last are heavy."""
+    """Order layers by depth, dark to light; the first and the last are heavy, the last dashed."""
     layers = rows.dropna(subset="depth").sort_values("depth")["layer"].astype(str).unique()
     last = len(layers) - 1
     return {
         layer: {
             "color": color,
             "linewidth": 1.1 if i in (0, last) else 0.6,
+            "linestyle": (0, (3, 1)) if 0 < i == last else "-",
             "zorder": 3 - i / len(layers),
         }
         for i, (layer, color) in enumerate(zip(layers, ramp(len(layers)), strict=True))

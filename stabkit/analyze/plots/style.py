@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter, NullLocator
 
@@ -36,6 +38,19 @@ def ramp(count: int) -> list[Color]:
     """Return colors from dark to light. Their lightness alone tells them apart in gray prints."""
     palette = sns.color_palette("viridis", n_colors=max(2, count + 1))
     return [(r, g, b) for r, g, b in palette[:count]]
+
+
+def run_look(color: Color, unstable: bool) -> dict[str, Any]:
+    """Return the look of a run's mark: hollow if it was unstable. Its shape says what it is."""
+    if unstable:
+        return {"color": color, "markerfacecolor": "white", "markeredgewidth": 1.2, "zorder": 3}
+    return {"color": color, "markeredgecolor": "black", "markeredgewidth": 0.4}
+
+
+def unstable_handle() -> Line2D:
+    """Return the legend of the marks of unstable runs."""
+    look = run_look((0.3, 0.3, 0.3), True)
+    return Line2D([], [], label="hollow: unstable run", marker="o", linestyle="", **look)
 
 
 class ShownFigure(Figure):

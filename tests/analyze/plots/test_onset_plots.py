@@ -22,7 +22,7 @@ from stabkit.analyze.plots.event_zoom import (
 )
 from stabkit.analyze.plots.grad_norms import AROUND, grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.layer_map import BINS, draw_layer_map, layer_map_figure, layer_map_table
-from stabkit.analyze.plots.layer_styles import telling_layers
+from stabkit.analyze.plots.layer_styles import styles_of, telling_layers
 from stabkit.analyze.plots.onset_order import onset_order_figure, onset_order_table
 from stabkit.detect import event_association
 from stabkit.store.schema import SIGNALS
@@ -330,3 +330,8 @@ def test_how_long_a_dip_lasted_in_every_unit(grid: Path) -> None:
     (dip,) = diagnosed_run(run.path).dips.to_dict("records")
     assert np.isnan(dip["samples"])
     assert np.isnan(dip["epochs"])
+
+
+def test_layers_in_front_are_told_apart_without_color() -> None:
+    styles = styles_of(["patch_embed", "blocks.5", "predictor"])
+    assert len({str(style["linestyle"]) for style in styles.values()}) == 3

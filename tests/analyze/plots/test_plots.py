@@ -89,7 +89,7 @@ def test_lines_of_knn_are_named_where_they_end_with_the_final_level(grid_runs: D
         levels = [run.level for run in grid_runs if run.name in set(rows["run"])]
         assert f"{curve} · {100 * np.mean(levels):.1f}" in {t.replace("\n", " ") for t in texts}
     depths = [100 * d for run in grid_runs for d in run.dips["depth"]]
-    assert all(any(f"-{depth:.1f} points from step" in text for text in texts) for depth in depths)
+    assert all(any(f"-{depth:.1f} pt" in text for text in texts) for depth in depths)
     # every panel drawn alone has the scale that it has beside the others
     limits = {ax.get_ylim() for one in (figure, *knn_panels(table)) for ax in one.axes}
     assert len(limits) == 1

@@ -121,7 +121,7 @@ def test_limits_are_where_they_belong(tmp_path: Path) -> None:
     panels = {ax.get_title(): ax for ax in figure.axes}
 
     def guides(name: str) -> list[float]:
-        dashed = [line for line in panels[name].lines if line.get_linestyle() == "--"]
+        dashed = [line for line in panels[name].lines if line.get_color() == "0.45"]
         return [float(line.get_ydata()[0]) for line in dashed]
 
     for name in ("step_sharpness", "gradient_sharpness", "preconditioned_sharpness", "adam_rms"):
