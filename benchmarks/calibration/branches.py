@@ -5,9 +5,9 @@ from functools import partial
 
 from benchmarks.calibration.branch_studies import FULL, QUICK, Size, Truth, simulated_table
 from benchmarks.calibration.scores import TESTING, Each, interval, table
-from stabkit.branch.attribution import judge_branches
-from stabkit.branch.exact_tests import Share, fewer, smallest
-from stabkit.branch.verdict import ALPHA, OWN_ALPHA, VERDICTS
+from stabkit.branch.judge.attribution import judge_branches
+from stabkit.branch.judge.exact_tests import Share, fewer, smallest
+from stabkit.branch.judge.verdict import ALPHA, OWN_ALPHA, VERDICTS
 
 SIZES = {"--quick": QUICK, "--full": FULL}
 STUDIES = 4  # times the number that is asked for: simulated studies are quick

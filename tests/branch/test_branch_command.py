@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from stabkit.branch import study
-from stabkit.branch.plan import Event
 from stabkit.branch.study import Size
 from stabkit.cli import main
 from stabkit.config import read_mapping
+from stabkit.replay.plan import Event
 from stabkit.rundir import RunDir
 from stabkit.sweep.grid import Sweep
 from stabkit.train.loop import train

@@ -13,9 +13,9 @@ import torch
 import stabkit
 from stabkit.branch.begin import Beginnings
 from stabkit.branch.control import prove_control
-from stabkit.branch.proof import ReplayDiffersError
 from stabkit.branch.study import FULL, Branch, Study, config_of_branch, folder_of, plan_study
 from stabkit.config import ConfigError, RunConfig, read_config, run_id, save_config, with_settings
+from stabkit.replay.proof import ReplayDiffersError
 from stabkit.rundir import RunDir
 from stabkit.train import loop
 from stabkit.train.checkpoint_file import read_checkpoint

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stabkit.branch.exact_tests import Share, fewer
+from stabkit.branch.judge.exact_tests import Share, fewer
 
 ALPHA = 0.05  # after Holm's correction for the number of interventions
 OWN_ALPHA = 0.1  # against the shams of its own family, of which there are two or three

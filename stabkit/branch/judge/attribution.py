@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.text import aligned
-from stabkit.branch.committor import commit_step, commit_words, committor, share_of
-from stabkit.branch.exact_tests import fewer, lower, prevented_fraction, same_direction
-from stabkit.branch.verdict import tell_verdict
+from stabkit.branch.judge.committor import commit_step, commit_words, committor, share_of
+from stabkit.branch.judge.exact_tests import fewer, lower, prevented_fraction, same_direction
+from stabkit.branch.judge.verdict import tell_verdict
 from stabkit.detect.significance import holm
 
 REPEATED = 7 / 8  # of the placebos must repeat the event

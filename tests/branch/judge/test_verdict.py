@@ -10,10 +10,10 @@ from scipy import stats
 
 from benchmarks.calibration.branch_studies import FULL, QUICK, Truth, simulated_table
 from benchmarks.calibration.branches import reach_table
-from stabkit.branch.attribution import judge_branches, over_events
-from stabkit.branch.committor import commit_step, commit_words, committor
-from stabkit.branch.exact_tests import Share, fewer, lower, prevented_fraction, smallest
-from stabkit.branch.verdict import VERDICTS
+from stabkit.branch.judge.attribution import judge_branches, over_events
+from stabkit.branch.judge.committor import commit_step, commit_words, committor
+from stabkit.branch.judge.exact_tests import Share, fewer, lower, prevented_fraction, smallest
+from stabkit.branch.judge.verdict import VERDICTS
 
 
 def test_events_are_compared_by_counting_every_division() -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import stabkit
-from stabkit.branch import plan
-from stabkit.branch.answer import answers, look
-from stabkit.branch.plan import ReplayRefusedError, make_plan
-from stabkit.branch.proof import ReplayDiffersError
-from stabkit.branch.replay import replay
 from stabkit.cli import main
 from stabkit.config import RunConfig
+from stabkit.replay import plan
+from stabkit.replay.answer import answers, look
+from stabkit.replay.plan import ReplayRefusedError, make_plan
+from stabkit.replay.proof import ReplayDiffersError
+from stabkit.replay.replay import replay
 from stabkit.rundir import ForeignFolderError, RunDir, kept_states
 from stabkit.train.loop import train
 from tests.conftest import small_config, tree
