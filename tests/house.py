@@ -27,8 +27,9 @@ INNER_FLOORS = {
     "stabkit.monitor": {"probe": 0, "knn": 1, "signals": 1, "measure": 2, "react": 3},
     "stabkit.analyze": {"plots": 0, "report": 1},
     "stabkit.branch": {"judge": 0},
-    "benchmarks": {"lib": 0, "calibration": 1, "speed": 1, "growth": 1, "overhead": 1, "gpu": 2},
-}
+    "benchmarks": {"lib": 0, "calibration": 1, "speed": 1, "growth": 1, "overhead": 1, "gpu": 2,
+                   "branches": 2},
+}  # fmt: skip
 
 Graph = Mapping[str, frozenset[str]]
 

@@ -23,7 +23,7 @@ class Size(NamedTuple):
     placebos: int = 8
 
 
-QUICK, FULL = Size(3, 4, 6, 3), Size(10, 6, 12, 4)  # of `stabkit branch --quick` and `--full`
+QUICK, FULL = Size(3, 3, 12, 3), Size(10, 6, 12, 4)  # of `stabkit branch --quick` and `--full`
 
 
 class Truth(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stabkit.branch.interventions import Around, Intervention, skips_before
+from stabkit.branch.interventions import Around, Intervention, other_skips
 
 
 class Sham(NamedTuple):
@@ -73,7 +73,7 @@ def _other_batches(
 ) -> Maker:
     _, count = around.batches
     while True:
-        for first in rng.permutation(skips_before(around)):
+        for first in rng.permutation(other_skips(around)):
             change = f"skip the {count} batches from step {first}"
             yield Sham("skip", change, {"branch.skip": [int(first), count]})
 

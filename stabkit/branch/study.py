@@ -41,7 +41,7 @@ class Size(NamedTuple):
     names: Sequence[str]
 
 
-QUICK, FULL = Size(6, 4, TELLING), Size(12, 6, READY)
+QUICK, FULL = Size(12, 3, TELLING), Size(12, 6, READY)
 
 
 class Branch(NamedTuple):
