@@ -2,7 +2,7 @@
 
 Each seed is added to FOLDER/events.csv, and its branches to FOLDER/branches.csv, once it is
 measured. The same command goes on where it was stopped. `--events 0` prints the table of what is
-there.
+there; `--write` also puts it into docs/branches.md.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: a core for each process
 
 from benchmarks.branches.outcome import Outcome
+from benchmarks.calibration.__main__ import filled, page_of
 
 
 def main() -> None:
@@ -22,12 +23,17 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=40, help="events in all")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the results")
     parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--write", action="store_true", help="put the table into the docs")
     given = parser.parse_args()
     outcome = Outcome(given.runs)
     if outcome.events() < given.events:
         given.runs.mkdir(parents=True, exist_ok=True)
         measure(outcome, given.runs, given.events, given.workers)
     print(outcome.text())
+    if given.write:
+        page = page_of(given.subject)
+        text = filled(page.read_text(encoding="utf-8"), given.subject, outcome.text())
+        page.write_text(text, encoding="utf-8")
 
 
 def measure(outcome: Outcome, folder: Path, events: int, workers: int) -> None:
