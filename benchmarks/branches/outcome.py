@@ -11,7 +11,7 @@ import pandas as pd
 from benchmarks.calibration.scores import interval, table
 from stabkit.branch.judge.attribution import judge_branches
 
-FIRST = 100  # seed; the settings were chosen on seeds 0 to 9
+FIRST = 200  # seed; settings and shams were chosen on seeds below
 
 
 class Outcome:

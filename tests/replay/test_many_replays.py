@@ -30,7 +30,7 @@ STEPS = 4  # in a replay, at least
 METHODS = ("moco", "simclr", "byol", "supervised")
 OPTIMIZERS = (
     ("optim.name=adamw",), ("optim.name=stable_adamw",), ("optim.name=lamb",), ("optim.name=lars",),
-    ("optim.clip=global", "optim.clip_at=1.0"), ("optim.clip=zclip",),
+    ("optim.clip=global", "optim.clip_at=1.0"), ("optim.clip=zclip", "optim.clip_at=2.5"),
 )  # fmt: skip
 
 
