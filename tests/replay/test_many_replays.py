@@ -90,19 +90,18 @@ def train_here(folder: Path, number: int) -> None:
     train(drawn(np.random.default_rng(number), 12), RunDir(folder))
 
 
-def replay_here(folder: Path, steps: list[int]) -> None:
+def replay_here(folder: Path, step: int) -> None:
     plan.LEAD = 0
-    for step in steps:
-        replay(folder, str(step), folder.parent / f"from-{step}", until=step + STEPS)
+    replay(folder, str(step), folder.parent / f"from-{step}", until=step + STEPS)
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("number", range(16, 20))
 def test_every_replay_of_a_run_of_three_processes_is_the_run(number: int, tmp_path: Path) -> None:
     assert exit_codes(start(3, train_here, tmp_path / "run", number)) == [0, 0, 0]
-    steps = begins(tmp_path / "run", np.random.default_rng(number))
-    assert exit_codes(start(3, replay_here, tmp_path / "run", steps)) == [0, 0, 0]
-    for step in steps:
+    for step in begins(tmp_path / "run", np.random.default_rng(number)):
+        # processes of their own: a group cannot be joined twice
+        assert exit_codes(start(3, replay_here, tmp_path / "run", step)) == [0, 0, 0]
         facts = json.loads((tmp_path / f"from-{step}" / "replay.json").read_text())
         assert facts["equal"]["rows"] == STEPS
         assert facts["equal"]["states"]
