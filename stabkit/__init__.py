@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from stabkit.version import __version__
 
 if TYPE_CHECKING:
-    from stabkit.branch.state_ring import StateRing as StateRing
     from stabkit.config import ConfigError as ConfigError
     from stabkit.config import load_config as load_config
     from stabkit.detect import event_association as event_association
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from stabkit.monitor.signals.signal import LayerSignal as LayerSignal
     from stabkit.monitor.signals.signal import ProbeSignal as ProbeSignal
     from stabkit.monitor.signals.signal import register_signal as register_signal
+    from stabkit.replay.state_ring import StateRing as StateRing
     from stabkit.rundir import ForeignFolderError as ForeignFolderError
     from stabkit.rundir import LeftOutWarning as LeftOutWarning
     from stabkit.rundir import LinkedError as LinkedError
@@ -67,7 +67,7 @@ _HOME = {
     "Run": "stabkit.runs",
     "RunBusyError": "stabkit.rundir",
     "Runs": "stabkit.runs",
-    "StateRing": "stabkit.branch.state_ring",
+    "StateRing": "stabkit.replay.state_ring",
     "Study": "stabkit.study",
     "event_association": "stabkit.detect",
     "find_bursts": "stabkit.detect",

@@ -16,8 +16,8 @@ FLOORS = {  # a room of stabkit/ imports only from floors below its own
     "code_state": 0, "config": 0, "rundir": 0, "notify": 0,
     "store": 1, "detect": 1,
     "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3,
-    "branch": 4, "evaluate": 4, "sweep": 4, "runs": 4, "cli": 5, "study": 5,
-    "__main__": 6,
+    "replay": 4, "evaluate": 4, "sweep": 4, "runs": 4, "branch": 5, "study": 5,
+    "cli": 6, "__main__": 7,
 }  # fmt: skip
 
 # The same within a crowded room. Modules that lie beside the inner rooms need no entry: one that
@@ -26,8 +26,10 @@ INNER_FLOORS = {
     "stabkit.train": {"models": 0, "optim": 0, "parallel": 0, "data": 1, "methods": 1},
     "stabkit.monitor": {"probe": 0, "knn": 1, "signals": 1, "measure": 2, "react": 3},
     "stabkit.analyze": {"plots": 0, "report": 1},
-    "benchmarks": {"lib": 0, "calibration": 1, "speed": 1, "growth": 1, "overhead": 1, "gpu": 2},
-}
+    "stabkit.branch": {"judge": 0},
+    "benchmarks": {"lib": 0, "calibration": 1, "speed": 1, "growth": 1, "overhead": 1, "gpu": 2,
+                   "branches": 2},
+}  # fmt: skip
 
 Graph = Mapping[str, frozenset[str]]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from stabkit.branch.branch_table import COLUMNS
+from stabkit.branch.judge.branch_table import COLUMNS
 
 BEGIN = 140
 AREA, SPREAD = 300.0, 0.27  # under a dip: mean, deviation over mean; measured on placebos of `tiny`
@@ -23,7 +23,7 @@ class Size(NamedTuple):
     placebos: int = 8
 
 
-QUICK, FULL = Size(3, 4, 6, 3), Size(10, 6, 12, 4)  # of `stabkit branch --quick` and `--full`
+QUICK, FULL = Size(3, 3, 12, 3), Size(10, 6, 12, 4)  # of `stabkit branch --quick` and `--full`
 
 
 class Truth(NamedTuple):

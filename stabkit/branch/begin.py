@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from stabkit.branch.nudges import distance, kick, nudge
-from stabkit.branch.optimizer_state import carried_over, forgotten
-from stabkit.branch.plan import attempts_of, states_before
+from stabkit.branch.optimizer_state import carried_over, forgotten, without_first_moments
 from stabkit.branch.study import Branch, Study, config_of_branch, folder_of
 from stabkit.config import ConfigError, RunConfig, run_id, save_config
 from stabkit.monitor.layers import group_layers
 from stabkit.monitor.torch_files import write_tensors
+from stabkit.replay.plan import attempts_of, states_before
 from stabkit.rundir import LIFECYCLE, TABLES, RunDir, atomic_write, hidden_folder
 from stabkit.store.reader import Run
 from stabkit.store.writer import copy_rows
@@ -147,6 +147,8 @@ class Beginnings:
             content["optimizer"] = forgotten(
                 content["optimizer"], [layers[i] for i in number], own.reset
             )
+        if own.reset_first:
+            content["optimizer"] = without_first_moments(content["optimizer"])
         weights = {name: content["model"][f"online.{name}"] for name in trained}
         if own.kick is not None and own.nudge is not None:
             kick(weights, own.kick, own.nudge)

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from stabkit.branch.plan import attempts_of
-from stabkit.branch.proof import Proof, ReplayDiffersError
 from stabkit.branch.study import Study
+from stabkit.replay.plan import attempts_of
+from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 from stabkit.train.exactness import changes, in_words

@@ -114,8 +114,6 @@ def _warm_up_again(config: RunConfig, around: Around) -> Made:
 
 def _skip_batches(config: RunConfig, around: Around) -> Made:
     first, count = around.batches
-    if not skips_before(around):
-        return f"no other {count} batches lie between the begin and those of the onset, to compare"
     change = f"skip the {count} batches from step {first}"
     return change, "skip", {"branch.skip": [first, count]}
 
@@ -166,10 +164,14 @@ _MADE = {
 }
 
 
-def skips_before(around: Around) -> list[int]:
-    """Return where as many other batches can be skipped, all before those of the onset."""
+def other_skips(around: Around) -> list[int]:
+    """Return where as many other batches can be skipped: before those of the onset.
+
+    Where there is no room before, soon after: less than two evaluations after the onset.
+    """
     first, count = around.batches
-    return list(range(around.begin, first - count + 1))
+    before = list(range(around.begin, first - count + 1))
+    return before or list(range(first + count, around.onset + 2 * around.every))
 
 
 def chosen(words: Sequence[str], config: RunConfig, around: Around) -> list[Intervention]:

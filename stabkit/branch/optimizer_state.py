@@ -70,3 +70,12 @@ def forgotten(
         if "all" not in reset and layers[number] not in reset
     }
     return dict(state) | {"state": kept}
+
+
+def without_first_moments(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `state_dict` of Adam with first moments of 0; second moments and steps stay."""
+    kept = {
+        number: dict(one) | {"exp_avg": torch.zeros_like(one["exp_avg"])}
+        for number, one in state["state"].items()
+    }
+    return dict(state) | {"state": kept}

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stabkit.branch.interventions import Around, Intervention, skips_before
+from stabkit.branch.interventions import Around, Intervention, other_skips
 
 
 class Sham(NamedTuple):
@@ -59,13 +59,15 @@ def _other_tensors(
             yield Sham("freeze", f"freeze {name}", {"branch.freeze": [name]})
 
 
-def _other_layers(
+def _first_moments(
     around: Around, tensors: Tensors, suspects: Sequence[str], rng: np.random.Generator
 ) -> Maker:
-    layers = [one for one in dict.fromkeys(tensors.layers) if one not in suspects]
+    """Forget the first moments of all layers.
+
+    Both moments of another layer are no sham: where all second moments are stale, they help.
+    """
     while True:
-        for layer in rng.permutation(layers):
-            yield Sham("moments", f"reset the moments of {layer}", {"branch.reset": [str(layer)]})
+        yield Sham("moments", "reset the first moments alone", {"branch.reset_first": True})
 
 
 def _other_batches(
@@ -73,7 +75,7 @@ def _other_batches(
 ) -> Maker:
     _, count = around.batches
     while True:
-        for first in rng.permutation(skips_before(around)):
+        for first in rng.permutation(other_skips(around)):
             change = f"skip the {count} batches from step {first}"
             yield Sham("skip", change, {"branch.skip": [int(first), count]})
 
@@ -87,7 +89,7 @@ def _kicks(
 
 _MADE = {
     "freeze": _other_tensors,
-    "moments": _other_layers,
+    "moments": _first_moments,
     "skip": _other_batches,
     "kick": _kicks,
 }

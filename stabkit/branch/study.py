@@ -8,7 +8,10 @@ import torch
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.branch.interventions import READY, Around, Intervention, chosen, ready
-from stabkit.branch.plan import (
+from stabkit.branch.shams import Tensors, shams
+from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id, validate, with_settings
+from stabkit.monitor.layers import group_layers
+from stabkit.replay.plan import (
     Event,
     ReplayRefusedError,
     attempts_of,
@@ -16,9 +19,6 @@ from stabkit.branch.plan import (
     find_event,
     recorded,
 )
-from stabkit.branch.shams import Tensors, shams
-from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id, validate, with_settings
-from stabkit.monitor.layers import group_layers
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 from stabkit.train.request import config_with_threads
@@ -41,7 +41,7 @@ class Size(NamedTuple):
     names: Sequence[str]
 
 
-QUICK, FULL = Size(6, 4, TELLING), Size(12, 6, READY)
+QUICK, FULL = Size(12, 3, TELLING), Size(12, 6, READY)
 
 
 class Branch(NamedTuple):

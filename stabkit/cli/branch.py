@@ -70,7 +70,7 @@ def _run(
 ) -> int:
     """Run the controls, prove them, and only then run the other branches."""
     from stabkit.branch.control import prove_control
-    from stabkit.branch.proof import ReplayDiffersError
+    from stabkit.replay.proof import ReplayDiffersError
 
     controls = [branch for branch in study.branches if branch.kind == "control"]
     for branches in (controls, study.branches):
@@ -134,9 +134,9 @@ def _launch(
 
 def _verdict(folder: Path) -> int:
     """Print what the branches show; write the tables and figures of the study."""
-    from stabkit.branch.attribution import judge_branches
-    from stabkit.branch.branch_table import branch_table, read_plan
-    from stabkit.branch.study_figures import write_study
+    from stabkit.branch.judge.attribution import judge_branches
+    from stabkit.branch.judge.branch_table import branch_table, read_plan
+    from stabkit.branch.judge.study_figures import write_study
 
     judged = judge_branches(branch_table(folder))
     print(judged.text())

@@ -194,7 +194,7 @@ def _branch(verb: argparse.ArgumentParser) -> None:
     )
     size = verb.add_mutually_exclusive_group()
     size.add_argument(
-        "--quick", action="store_true", help="three interventions, about 26 branches (the default)"
+        "--quick", action="store_true", help="three interventions, about 30 branches (the default)"
     )
     size.add_argument("--full", action="store_true", help="every ready intervention, 81 branches")
     verb.add_argument(

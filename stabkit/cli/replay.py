@@ -16,10 +16,10 @@ def act(arguments: argparse.Namespace) -> int:
     what = arguments.at.replace(":", "-")
     out = arguments.out or Path("replays") / f"{run.resolve().name}-at-{what}"
     # Here, since torch takes seconds to import.
-    from stabkit.branch.answer import answers, look
-    from stabkit.branch.figure import draw_replay
-    from stabkit.branch.proof import ReplayDiffersError
-    from stabkit.branch.replay import replay
+    from stabkit.replay.answer import answers, look
+    from stabkit.replay.figure import draw_replay
+    from stabkit.replay.proof import ReplayDiffersError
+    from stabkit.replay.replay import replay
     from stabkit.train.parallel.agree import PeerError
 
     def say(line: str) -> None:

@@ -39,7 +39,7 @@ def act(arguments: argparse.Namespace) -> int:
 def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> int:
     from stabkit.analyze.diagnoses import diagnose
     from stabkit.analyze.report.page import write_report
-    from stabkit.branch.report_section import preventions
+    from stabkit.branch.judge.report_section import preventions
     from stabkit.cores import usable_cores
 
     try:

@@ -20,6 +20,7 @@ class BranchConfig(Section):
     - `nudge`: one weight is moved by one unit in the last place. The number says which one.
     - `kick`: all weights are moved in a random direction, by this norm. `nudge` says which one.
     - `reset`: the optimizer forgets its moments and steps of these layers.
+    - `reset_first`: the optimizer forgets its first moments alone, of all layers.
 
     From then on:
 
@@ -37,6 +38,7 @@ class BranchConfig(Section):
     nudge: NonNegativeInt | None = None
     kick: PositiveFloat | None = None
     reset: tuple[str, ...] = ()
+    reset_first: bool = False
     freeze: tuple[str, ...] = ()
     lr_factor: PositiveFloat = 1.0
     lr_steps: NonNegativeInt = 0

@@ -56,6 +56,7 @@ from stabkit.train.request import (
 )
 from stabkit.train.state import TrainState, build_state, load_state, save_state
 from stabkit.train.stopping import Stop, stop_on_signals
+from stabkit.train.weights_bits import weights_bits
 
 
 def train(
@@ -249,6 +250,8 @@ def train_step(
             step, "knn_bank", predicted, batch.labels, chance=1 / num_classes, k=k,
             temperature=temperature,
         )  # fmt: skip
+    if config.runtime.keep_states or config.branch:  # runs that are made again, or were
+        monitor.log(weights_bits=weights_bits(state.model.online.parameters()))
     if not state.stabilizer.skipped:
         state.bank.add(features, batch.labels, batch.ids)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from stabkit.branch import study
-from stabkit.branch.plan import Event
 from stabkit.branch.study import Size
 from stabkit.cli import main
 from stabkit.config import read_mapping
+from stabkit.replay.plan import Event
 from stabkit.rundir import RunDir
 from stabkit.sweep.grid import Sweep
 from stabkit.train.loop import train
@@ -95,7 +95,18 @@ def test_further_begin_steps_have_controls_and_placebos_alone(
     assert main([*words, "--from", "8", "4", "12"]) == 0
     said = capsys.readouterr().out
     assert "from step 8, 4, 12 to 18" in said
-    assert "37 branches, 370 steps: 3 controls, 24 placebos, 6 shams, 4 interventions" in said
+    assert "42 branches, 420 steps: 3 controls, 24 placebos, 12 shams, 3 interventions" in said
+
+
+def test_batches_can_be_skipped_from_the_onset_on_and_shams_skip_later_ones(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["branch", "run", "--at", "12", "--until", "18", "--from", "12", "--dry-run"]
+    assert main([*words, "--with", "skip_batches"]) == 0
+    said = capsys.readouterr().out
+    assert " 3 x skip the 2 batches from step 12  (skip)" in said
+    assert " 6 x skip the 2 batches from step 14  (skip)" in said
+    assert " 6 x skip the 2 batches from step 15  (skip)" in said
 
 
 def test_a_wrong_request_is_refused_with_what_would_be_right(

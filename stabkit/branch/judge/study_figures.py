@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.csv_file import write_csv
 from stabkit.analyze.plots.style import RC, as_written, new_figure, ramp
-from stabkit.branch.attribution import Attribution
-from stabkit.branch.branch_table import Planned, has_ended, measured_table
-from stabkit.branch.committor import CERTAIN, commit_words
-from stabkit.branch.measured import joined, level_before
+from stabkit.branch.judge.attribution import Attribution
+from stabkit.branch.judge.branch_table import Planned, has_ended, measured_table
+from stabkit.branch.judge.committor import CERTAIN, commit_words
+from stabkit.branch.judge.measured import joined, level_before
 from stabkit.rundir import whole
 from stabkit.store.reader import open_run
 

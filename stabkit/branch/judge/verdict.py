@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stabkit.branch.exact_tests import Share, fewer
+from stabkit.branch.judge.exact_tests import Share, fewer, fewer_of_few
 
 ALPHA = 0.05  # after Holm's correction for the number of interventions
-OWN_ALPHA = 0.1  # against the shams of its own family, of which there are two or three
+OWN_ALPHA = 0.05  # against the shams of its own family, of which there are three or four
+SPARED = 1 / 5  # of the replicates may have the event, at most, for a change that prevents it
 PRICE = 1.0  # points at the horizon; less is no price
 MOST = 40  # replicates or shams; more are not asked for
 VERDICTS = (
@@ -24,7 +25,7 @@ def tell_verdict(row: Mapping[str, Any], tests: int) -> tuple[str, str]:
         f"({own.words()} of its family)"
     )
     counts = f"{counts}; corrected p = {row['p']:.2g}, in its family {row['p_own']:.2g}"
-    if row["p"] <= ALPHA and row["p_own"] <= OWN_ALPHA:
+    if row["p"] <= ALPHA and row["p_own"] <= OWN_ALPHA and these.value <= SPARED:
         word, more = _without_event(row)
         return word, f"{counts}{more}."
     if 2 * these.events > these.of:
@@ -70,5 +71,6 @@ def _as_seen(share: Share, n: int) -> int:
 
 
 def _decides(these: Share, placebos: Share, shams: Share, own: Share, tests: int) -> bool:
-    p = max(fewer(these, placebos), fewer(these, shams))
-    return tests * p <= ALPHA and fewer(these, own) <= OWN_ALPHA
+    others = Share(placebos.events + shams.events, placebos.of + shams.of)
+    shown = tests * fewer(these, others) <= ALPHA and fewer_of_few(these, own) <= OWN_ALPHA
+    return shown and these.value <= SPARED

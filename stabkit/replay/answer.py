@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from stabkit.branch.plan import Plan
 from stabkit.detect import find_spikes, find_stale_moments
+from stabkit.replay.plan import Plan
 from stabkit.store.reader import Run
 
 SATURATED = 0.1  # share of ln S: a head that sees two or three of the tokens

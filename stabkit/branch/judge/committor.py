@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from stabkit.branch.exact_tests import Share, share_interval
+from stabkit.branch.judge.exact_tests import Share, share_interval
 
 CERTAIN = 0.9  # the share of placebos from which on the event is committed
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from stabkit.branch.instruments import SampleLosses, SampleTable, TensorNorms
-from stabkit.branch.plan import Plan, make_plan
-from stabkit.branch.proof import Proof, ReplayDiffersError
 from stabkit.config import run_id
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.ranks import rank
+from stabkit.replay.instruments import SampleLosses, SampleTable, TensorNorms
+from stabkit.replay.plan import Plan, make_plan
+from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import ForeignFolderError, atomic_write
 from stabkit.store.reader import Run
 from stabkit.train.data.batches import ReadAhead, make_batch

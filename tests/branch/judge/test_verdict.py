@@ -10,10 +10,17 @@ from scipy import stats
 
 from benchmarks.calibration.branch_studies import FULL, QUICK, Truth, simulated_table
 from benchmarks.calibration.branches import reach_table
-from stabkit.branch.attribution import judge_branches, over_events
-from stabkit.branch.committor import commit_step, commit_words, committor
-from stabkit.branch.exact_tests import Share, fewer, lower, prevented_fraction, smallest
-from stabkit.branch.verdict import VERDICTS
+from stabkit.branch.judge.attribution import judge_branches, over_events
+from stabkit.branch.judge.committor import commit_step, commit_words, committor
+from stabkit.branch.judge.exact_tests import (
+    Share,
+    fewer,
+    fewer_of_few,
+    lower,
+    prevented_fraction,
+    smallest,
+)
+from stabkit.branch.judge.verdict import VERDICTS
 
 
 def test_events_are_compared_by_counting_every_division() -> None:
@@ -25,6 +32,19 @@ def test_events_are_compared_by_counting_every_division() -> None:
         fewer(Share(0, 4), Share(6, 6)) == pytest.approx(smallest(4, 6)) == pytest.approx(1 / 210)
     )
     assert fewer(Share(0, 4), Share(0, 0)) == 1
+
+
+@pytest.mark.parametrize(("these", "own"), [((0, 3), (3, 4)), ((0, 6), (2, 3)), ((1, 3), (4, 4))])
+def test_boschloo_is_the_largest_chance_of_tables_as_rare(
+    these: tuple[int, int], own: tuple[int, int]
+) -> None:
+    n, m, seen = these[1], own[1], fewer(Share(*these), Share(*own))
+    rare = [(a, b) for a, b in itertools.product(range(n + 1), range(m + 1))
+            if fewer(Share(a, n), Share(b, m)) <= seen * (1 + 1e-9)]  # fmt: skip
+    chances = np.linspace(0, 1, 2001)
+    total = sum(stats.binom.pmf(a, n, chances) * stats.binom.pmf(b, m, chances) for a, b in rare)
+    assert fewer_of_few(Share(*these), Share(*own)) == pytest.approx(total.max(), abs=1e-4)
+    assert fewer_of_few(Share(*these), Share(0, 0)) == 1
 
 
 def test_areas_are_compared_as_by_scipy_and_ties_count_as_seen() -> None:
@@ -95,7 +115,7 @@ def test_too_few_branches_are_told_how_many_would_decide() -> None:
     table = simulated_table(3, QUICK, 1.0, Truth(0.0))
     first = (table["change"] == "change 0") & (table["replicate"] > 0)
     (word,) = judge_branches(table[~first]).interventions["verdict"][:1]
-    assert word == "undecided (needs 4 replicates)"
+    assert word == "undecided (needs 2 replicates)"
     no_shams = judge_branches(table[table["kind"] != "sham"]).interventions
     assert no_shams["verdict"].iloc[0] == "undecided (needs shams of its family)"
 
@@ -122,8 +142,8 @@ def test_several_events_are_joined_by_a_sign_test() -> None:
 
 def test_the_table_of_reach_is_the_arithmetic_of_divisions() -> None:
     quick, full = reach_table().splitlines()[2:4]
-    assert f"{1 / math.comb(12, 4):.2g}" in quick
-    assert f"{1 / math.comb(10, 4):.2g}" in quick
-    assert f"{1 / math.comb(9, 3):.2g}" in full
-    assert "0 of 4" in quick
+    assert f"| {1 / math.comb(23, 3):.2g} |" in quick
+    assert f"| {1 / math.comb(26, 6):.2g} |" in full
+    assert "0 of 3" in quick
+    assert "1 of 6" in full
     assert len(VERDICTS) == len(set(VERDICTS))

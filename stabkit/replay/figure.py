@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stabkit.analyze.plots.style import RC, as_written, new_figure, ramp
-from stabkit.branch.answer import Found
-from stabkit.branch.plan import Plan
+from stabkit.replay.answer import Found
+from stabkit.replay.plan import Plan
 from stabkit.rundir import whole
 
 MOST_NAMED = 12  # tensors beside the map; more would hide each other

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 import stabkit
-from stabkit.branch import plan
-from stabkit.branch.answer import answers, look
-from stabkit.branch.plan import ReplayRefusedError, make_plan
-from stabkit.branch.proof import ReplayDiffersError
-from stabkit.branch.replay import replay
 from stabkit.cli import main
 from stabkit.config import RunConfig
+from stabkit.replay import plan
+from stabkit.replay.answer import answers, look
+from stabkit.replay.plan import ReplayRefusedError, make_plan
+from stabkit.replay.proof import ReplayDiffersError
+from stabkit.replay.replay import replay
 from stabkit.rundir import ForeignFolderError, RunDir, kept_states
+from stabkit.train import loop
 from stabkit.train.loop import train
+from stabkit.train.weights_bits import weights_bits
 from tests.conftest import small_config, tree
 from tests.train.processes import exit_codes, start
 from tests.train.test_exactness import stopped
@@ -174,6 +176,14 @@ def test_a_replay_from_a_changed_state_differs_and_says_from_where_on(
     words = rf"from step {step} on: .*was .*perhaps its files, its data or stabkit's code"
     with pytest.raises(ReplayDiffersError, match=words):
         replay(run, str(step + 2), tmp_path / "out")
+
+
+def test_the_bits_of_the_weights_are_compared_at_every_step(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "weights_bits", lambda weights: weights_bits(weights) + 1)
+    with pytest.raises(ReplayDiffersError, match=r"from step 6 on: weights_bits was \d+"):
+        replay(run, "12", tmp_path / "out")
 
 
 def test_changed_circumstances_are_named_with_a_difference(run: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.branch import answer, plan
 from stabkit.config.run import RuntimeConfig
+from stabkit.replay import answer, plan
 
 PAGE = (Path(__file__).parents[2] / "docs/replay.md").read_text("utf-8")
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.branch.measured import KINDS, Event, measure
+from stabkit.branch.judge.measured import KINDS, Event, measure
 from stabkit.config import ConfigError, read_mapping
 from stabkit.store.reader import Run, open_run
 

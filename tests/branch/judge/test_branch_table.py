@@ -8,13 +8,13 @@ import pytest
 from stabkit import load
 from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.report.page import write_report
-from stabkit.branch.attribution import judge_branches
-from stabkit.branch.branch_table import COLUMNS, branch_table, read_plan
-from stabkit.branch.report_section import preventions
-from stabkit.branch.study_figures import write_study
+from stabkit.branch.judge.attribution import judge_branches
+from stabkit.branch.judge.branch_table import COLUMNS, branch_table, read_plan
+from stabkit.branch.judge.report_section import preventions
+from stabkit.branch.judge.study_figures import write_study
 from stabkit.config import ConfigError
 from stabkit.rundir import RunDir, Status
-from tests.branch.studies import BEGIN, DEPTH, HORIZON, LEVEL, make_study, plant
+from tests.branch.judge.studies import BEGIN, DEPTH, HORIZON, LEVEL, make_study, plant
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def _evals_differ(record: pd.DataFrame, replay: pd.DataFrame) -> Iterator[tuple[
 
 
 def _words(what: str, there: float, here: float) -> str:
-    return f"{what} was {there!r}, is {here!r}".replace("np.float64", "").replace("np.float32", "")
+    return f"{what} was {there!s}, is {here!s}"
 
 
 def _trees_differ(recorded: Any, own: Any, name: str) -> Iterator[str]:

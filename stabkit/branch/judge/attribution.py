@@ -8,9 +8,15 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.text import aligned
-from stabkit.branch.committor import commit_step, commit_words, committor, share_of
-from stabkit.branch.exact_tests import fewer, lower, prevented_fraction, same_direction
-from stabkit.branch.verdict import tell_verdict
+from stabkit.branch.judge.committor import commit_step, commit_words, committor, share_of
+from stabkit.branch.judge.exact_tests import (
+    fewer,
+    fewer_of_few,
+    lower,
+    prevented_fraction,
+    same_direction,
+)
+from stabkit.branch.judge.verdict import tell_verdict
 from stabkit.detect.significance import holm
 
 REPEATED = 7 / 8  # of the placebos must repeat the event
@@ -92,13 +98,13 @@ class Attribution:
 def judge_branches(table: pd.DataFrame) -> Attribution:
     """Judge the interventions of a study. `table`: rows of `branch_table`.
 
-    An intervention is compared with the placebos and with all shams from its begin. Its p-value is
-    the larger one of two exact tests of Fisher, one-sided, corrected for the number of
-    interventions (Holm). Shams of its own family, which are few, have a bar of their own. Columns:
+    An intervention is compared with the placebos and all shams from its begin, as one group, by
+    Fisher's exact test, one-sided, corrected for the number of interventions (Holm). And it is
+    compared with the shams of its own family, which are few, by Boschloo's. Columns:
 
     - change, family, begin, n (replicates)
     - events; placebo_events, placebos; sham_events, shams; own_events, own_shams
-    - p_placebo, p_sham, p (the larger, corrected), p_own
+    - p_one, p (corrected), p_own
     - fraction, low, high: prevented fraction against the shams, with an exact 95 % interval
     - area, area_shams, p_area: means, and the exact permutation test that it is no smaller
     - moved: replicates with the event at another time
@@ -113,7 +119,7 @@ def judge_branches(table: pd.DataFrame) -> Attribution:
     rows = [_counted(change, branches, table) for change, branches in groups]
     for row, p, p_price in zip(
         rows,
-        holm([max(row["p_placebo"], row["p_sham"]) for row in rows]),
+        holm([row["p_one"] for row in rows]),
         holm([row["p_price"] for row in rows]),
         strict=True,
     ):
@@ -160,8 +166,8 @@ def _counted(change: str, branches: pd.DataFrame, table: pd.DataFrame) -> dict[s
         "placebo_events": nudged.events, "placebos": nudged.of,
         "sham_events": shammed.events, "shams": shammed.of,
         "own_events": share_of(own).events, "own_shams": len(own),
-        "p_placebo": fewer(these, nudged), "p_sham": fewer(these, shammed), "p": math.nan,
-        "p_own": fewer(these, share_of(own)),
+        "p_one": fewer(these, share_of(pd.concat([placebos, shams]))), "p": math.nan,
+        "p_own": fewer_of_few(these, share_of(own)),
         "fraction": fraction, "low": low, "high": high,
         "area": branches["area"].mean(), "area_shams": shams["area"].mean(),
         "p_area": lower(branches["area"].tolist(), shams["area"].tolist()),

@@ -1,0 +1,41 @@
+"""The benchmark of planted events: its files grow seed by seed, and its table counts verdicts."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.branches.outcome import Outcome
+from benchmarks.branches.planted import RELEASE, parent_config
+from benchmarks.calibration.branch_studies import QUICK, Truth, simulated_table
+
+
+def facts(seed: int, depth: float) -> dict[str, Any]:
+    return {"seed": seed, "before": 34.0, "lowest": 15.0, "onset": RELEASE, "depth": depth}
+
+
+def test_seeds_are_added_and_counted_and_not_measured_again(tmp_path: Path) -> None:
+    outcome = Outcome(tmp_path)
+    assert (outcome.events(), next(outcome.seeds())) == (0, 200)
+    outcome.add(facts(201, 0.0), None)
+    assert "no dip is found" in outcome.line()
+    for seed, truth in ((200, Truth(0.0)), (202, Truth(0.0)), (203, Truth(1.0))):
+        outcome.add(facts(seed, 18.0), simulated_table(seed, QUICK, 1.0, truth).assign(seed=seed))
+    again = Outcome(tmp_path)
+    assert (again.events(), next(again.seeds())) == (3, 204)
+    text = again.text()
+    assert text.startswith("4 seeds, 3 dip.")
+    assert "| change 0 | 66.67 % (9.43 to 99.16) | no different from a nudge 1 |" in text
+    assert "| change 1 | 0.00 % (0.00 to 70.76) | no different from a nudge 3 |" in text
+
+
+def test_a_seed_that_was_cut_short_is_measured_again(tmp_path: Path) -> None:
+    outcome, table = Outcome(tmp_path), simulated_table(1, QUICK, 1.0, Truth(0.0))
+    table.assign(seed=200).to_csv(tmp_path / "branches.csv", index=False)  # and no event
+    assert (outcome.events(), next(outcome.seeds())) == (0, 200)
+    outcome.add(facts(200, 18.0), table.assign(seed=200))
+    assert len(outcome.branches()[200]) == len(table)
+
+
+def test_the_fault_ends_where_the_branches_begin() -> None:
+    config = parent_config(200)
+    assert config.fault.until == config.optim.warmup_steps == RELEASE
+    assert config.runtime.checkpoint_every == RELEASE, "a state is kept there"

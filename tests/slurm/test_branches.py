@@ -1,0 +1,40 @@
+"""A study of branches on a real SLURM: the controls first, then the others, then the verdict."""
+
+import pytest
+
+from stabkit.branch import study
+from stabkit.branch.study import Size
+from stabkit.rundir import RunDir
+from stabkit.sweep.status import status_rows
+from stabkit.train.loop import train
+from tests.conftest import small_config
+from tests.slurm.conftest import Site
+
+pytestmark = pytest.mark.slurm
+PARENT = small_config("knn.every=2", "train.steps=20", "runtime.threads=1")
+
+
+def test_a_study_of_branches(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "PLACEBOS", 1)
+    monkeypatch.setattr(study, "QUICK", Size(1, 1, ("beta2",)))
+    train(PARENT, RunDir(site.folder / "run"))
+    folder = site.folder / "branches/run-at-14"
+    words = ["branch", "run", "--at", "14", "--until", "18", "--cluster", "slurm"]
+    words += ["slurm.timeout_min=60", "slurm.mem_gb=2"]
+
+    def done() -> list[str]:
+        return [row.run for row in status_rows(folder) if row.state == "done"]
+
+    said = site.stabkit(*words)
+    assert "submitted 1 run" in said
+    assert "when these are done, the same command goes on" in said
+    site.wait("the control is done", lambda: len(done()) == 1)
+    said = site.stabkit(*words)
+    assert "control is the run bit for bit: 12 steps," in said
+    assert "submitted 3 runs as array" in said
+    site.wait("all branches are done", lambda: len(done()) == 4)
+    jobs = {RunDir(folder / name).read_meta()["attempts"][-1]["job"] for name in done()}
+    assert len(jobs) == 4
+    said = site.stabkit(*words)
+    assert "submitted" not in said
+    assert "This is said of this event of this run alone" in said
