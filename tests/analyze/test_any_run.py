@@ -189,14 +189,14 @@ def test_the_judged_accuracy_can_be_chosen(tmp_path, capsys):
     assert "they have test_acc, val_acc" in capsys.readouterr().err
 
 
-def test_sets_without_accuracy_are_not_compared_and_each_is_told(tmp_path, capsys):
+def test_sets_without_accuracy_are_compared_by_their_verdicts(tmp_path, capsys):
     for name, loss in (("a", falling_loss()), ("b", spiked(falling_loss(), 120))):
         (tmp_path / name).mkdir()
         converted(tmp_path / name, {"loss": loss})
     capsys.readouterr()
     assert main(["analyze", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     text = capsys.readouterr().out
-    assert "b and a cannot be compared, so nothing can be said" in text
-    assert "a: 1 stable" in text
-    assert "b: 1 unstable" in text
+    assert "Too few runs, or all alike: nothing can be said about b and a." in text
+    assert "a: 0 of 1 run unstable" in text
+    assert "b: 1 of 1 run unstable" in text
     assert "nan" not in text
