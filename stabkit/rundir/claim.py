@@ -49,7 +49,7 @@ def claim_for_run(rundir: RunDir, differences: Callable[[Path], Sequence[str]]) 
             f"{rundir.path}: is the folder of another run; {_ELSEWHERE}\n"
             + "\n".join(f"  - {line}" for line in found)
         )
-    begun = bool(_meta(rundir).get("attempts")) or rundir.checkpoint_file.exists()
+    begun = rundir.checkpoint_file.exists() or bool(_meta(rundir).get("attempts"))
     if _parts(rundir) and not begun:
         raise _refused(rundir, "holds rows that this run did not record")
 
