@@ -32,6 +32,16 @@ SMALL = [
 ]
 
 
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Put the number of threads back: a training sets it for the whole process."""
+    import torch  # not before: most tests need none
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def small_config(*overrides: str) -> RunConfig:
     """Return the `tiny` preset cut down to a second of training, with `key=value` overrides."""
     settings = parse_overrides([*SMALL, *overrides])

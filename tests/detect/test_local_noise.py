@@ -139,6 +139,6 @@ def test_a_wandering_trend_makes_noise_no_slower_than_recorded_runs_have() -> No
     assert estimate > 0.8, "the subject: an estimate above the most"
     noise, capped = local_noise(walk, variances)
     assert capped == 0.8
-    # Of noise of .8 the residuals show .69.
+    # The residuals show .69 of noise whose coefficient is .8.
     expected = np.array(plain_loop(walk, variances)) * shown / 0.69
     np.testing.assert_allclose(noise[1:-1], expected, rtol=1e-9)

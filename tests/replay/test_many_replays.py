@@ -6,13 +6,11 @@ twice, and four were made by three processes.
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from stabkit.config import RunConfig
 from stabkit.replay import plan
@@ -35,12 +33,9 @@ OPTIMIZERS = (
 
 
 @pytest.fixture(autouse=True)
-def from_the_state_itself(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let a replay begin at the state before the step, and put the number of threads back."""
+def from_the_state_itself(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> None:
+    """Let a replay begin at the state before the step."""
     monkeypatch.setattr(plan, "LEAD", 0)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(rng: np.random.Generator, batch: int) -> RunConfig:

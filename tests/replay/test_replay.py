@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,9 @@ CONFIG = small_config(
 
 
 @pytest.fixture(autouse=True)
-def short_lead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shorten the lead, since the runs here are short; put the number of threads back."""
+def short_lead(monkeypatch: pytest.MonkeyPatch, same_threads: None) -> None:
+    """Shorten the lead, since the runs here are short."""
     monkeypatch.setattr(plan, "LEAD", 2)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

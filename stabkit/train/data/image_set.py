@@ -102,6 +102,23 @@ def encoded_set(
     return ImageSet(labels, classes, read, Encoded(sizes, stamp))
 
 
+def class_ranks(
+    labels: NDArray[np.int64], values: NDArray[np.int64], where: Callable[[int], str]
+) -> NDArray[np.int64]:
+    """Return the rank of each stored label among those of the classes, `values`, sorted.
+
+    Raises DataError for a label that is not among them; `where` names the place of image i.
+    """
+    unknown = np.flatnonzero(~np.isin(labels, values))
+    if unknown.size:
+        i = int(unknown[0])
+        raise DataError(
+            f"{where(i)}: label {labels[i]} is not one of the {len(values)} classes, whose labels "
+            f"are {values[0]} to {values[-1]}"
+        )
+    return np.searchsorted(values, labels).astype(np.int64)
+
+
 def file_stamp(root: Path, files: Sequence[Path]) -> str:
     """Return a text that changes when a file is replaced, renamed, added or removed."""
     digest = hashlib.sha256()

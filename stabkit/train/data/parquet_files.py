@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_files import HELDOUT_NAMES, existing_folder
-from stabkit.train.data.image_set import ImageSet, encoded_set, file_stamp
+from stabkit.train.data.image_set import ImageSet, class_ranks, encoded_set, file_stamp
 
 _IMAGE_COLUMNS = ("image", "img")
 _NUMBERED = re.compile(r"(.+)-([0-9]{1,9})-of-([0-9]{1,6})(?:-[0-9a-f]+)?\.parquet$")
@@ -189,14 +189,6 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
 
 def _joined(shards: list[_Shard], names: tuple[str, ...], values: NDArray[np.int64]) -> ImageSet:
     """Return one set of several shards; `values` are the stored labels of the classes, sorted."""
-    for shard in shards:
-        unknown = ~np.isin(shard.labels, values)
-        if unknown.any():
-            row = int(np.argmax(unknown))
-            raise DataError(
-                f"{shard.file}: row {row}: label {shard.labels[row]} is not one of the "
-                f"{len(names)} classes, whose labels are {values[0]} to {values[-1]}"
-            )
     images = pa.chunked_array([chunk for shard in shards for chunk in shard.images.chunks])
     starts = [0, *accumulate(len(shard.labels) for shard in shards)]
 
@@ -204,10 +196,9 @@ def _joined(shards: list[_Shard], names: tuple[str, ...], values: NDArray[np.int
         part = bisect_right(starts, i) - 1
         return f"{shards[part].file}: row {i - starts[part]}"
 
-    # A stored label becomes its rank among the classes.
-    labels = np.searchsorted(values, np.concatenate([shard.labels for shard in shards]))
+    labels = np.concatenate([shard.labels for shard in shards])
     return encoded_set(
-        labels.astype(np.int64),
+        class_ranks(labels, values, where),
         names,
         lambda i: images[i].as_py(),
         where,

@@ -17,7 +17,7 @@ from stabkit.rundir import left_out
 from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_files import SUFFIXES, existing_folder, split_folders
-from stabkit.train.data.image_set import ImageSet, encoded_set, file_stamp
+from stabkit.train.data.image_set import ImageSet, class_ranks, encoded_set, file_stamp
 
 _LABEL = re.compile(rb"\s*([0-9]{1,9})\s*")
 _LONGEST_LABEL = 64  # bytes of a .cls file
@@ -48,14 +48,6 @@ def tar_sets(path: str) -> tuple[ImageSet, ImageSet]:
 
 def _joined(shards: list[_Shard], values: NDArray[np.int64]) -> ImageSet:
     """Return one set of several shards; `values` are the stored labels of the classes, sorted."""
-    for shard in shards:
-        unknown = ~np.isin(shard.labels, values)
-        if unknown.any():
-            row = int(np.argmax(unknown))
-            raise DataError(
-                f"{shard.file}: {shard.names[row]}: label {shard.labels[row]} is not one of the "
-                f"{len(values)} labels of the training images, {values[0]} to {values[-1]}"
-            )
     names = [name for shard in shards for name in shard.names]
     places = np.concatenate([shard.places for shard in shards])
     counts = [len(shard.names) for shard in shards]
@@ -64,13 +56,15 @@ def _joined(shards: list[_Shard], values: NDArray[np.int64]) -> ImageSet:
     def source(i: int) -> Span:
         return Span(str(shards[files[i]].file), *places[i].tolist())
 
-    # A stored label becomes its rank among the classes.
-    labels = np.searchsorted(values, np.concatenate([shard.labels for shard in shards]))
+    def where(i: int) -> str:
+        return f"{shards[files[i]].file}: {names[i]}"
+
+    labels = np.concatenate([shard.labels for shard in shards])
     return encoded_set(
-        labels.astype(np.int64),
+        class_ranks(labels, values, where),
         tuple(str(value) for value in values),
         source,
-        lambda i: f"{shards[files[i]].file}: {names[i]}",
+        where,
         lambda: file_stamp(shards[0].file.parent, [shard.file for shard in shards]),
     )
 

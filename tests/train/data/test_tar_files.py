@@ -116,7 +116,7 @@ def test_other_members_are_counted(tmp_path: Path) -> None:
         ([GOOD[0], ("0.cls", b"-1")], "0.cls: holds b'-1'"),
         ([GOOD[0], ("0.cls", b"")], "0.cls: holds b''"),
         ([GOOD[0], ("0.cls", b"3" + b" " * 999)], "0.cls: holds b'3 "),
-        ([GOOD[0], ("0.cls", b"4")], "0.png: label 4 is not one of the 3 labels .* 3 to 100"),
+        ([GOOD[0], ("0.cls", b"4")], "0.png: label 4 is not one of the 3 classes.* 3 to 100"),
         ([("/0.png", b"x")], "/0.png: lies outside the folder"),
         ([("a/../../0.png", b"x")], r"a/../../0.png: lies outside the folder"),
         ([("notes.txt", b"x")], "has no images"),
