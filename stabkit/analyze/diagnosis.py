@@ -275,6 +275,7 @@ class Diagnosis:
             norms=tuple(self._series(self.norms)),
             layers=len(self.layers) if self.watched and not events.refused(self.spikes) else 0,
             is_logged=len(self.tables.logged_accuracies()) > 0,
+            features=bool(events.SPREADS & set(self.tables.scalars()["name"].unique())),
         )
 
     @cached_property

@@ -15,7 +15,7 @@ class Judged:
 
     `evals` counts the evaluations of `metric`; `losses` and `norms` name series of the whole run;
     `layers` counts the layers whose gradient norms were recorded. `is_logged`: whether the accuracy
-    was logged as a scalar.
+    was logged as a scalar, `features`: whether a spread or rank of features was.
     """
 
     metric: str
@@ -24,6 +24,7 @@ class Judged:
     norms: tuple[str, ...]
     layers: int
     is_logged: bool = False
+    features: bool = False
 
     @property
     def accuracy(self) -> bool:
@@ -44,7 +45,8 @@ class Judged:
         found += _series(self.losses, "losses")
         if self.layers:
             found.append(f"the gradient norms of {counted(self.layers, 'layer')}")
-        return found + _series(self.norms, "gradient norms")
+        found += _series(self.norms, "gradient norms")
+        return [*found, "the spread of features"] if self.features else found
 
     def lacks(self) -> list[str]:
         """Return what was not judged, in words."""
