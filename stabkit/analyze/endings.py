@@ -1,4 +1,4 @@
-"""Say which runs did not come to their end, and why."""
+"""Say which runs did not come to their end, and what their Monitor could not record."""
 
 import pandas as pd
 
@@ -29,3 +29,20 @@ def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
             found.append(f"{label} {did}{step}{reason}.")
     rest = len(found) - NAMED
     return [*found[:NAMED], *([f"{counted(rest, 'more run')} failed or lost."] if rest > 0 else [])]
+
+
+def not_recorded(runs: Diagnoses) -> list[str]:
+    """Return a sentence for what a Monitor failed to record: `a: log was called 50 times, and …`."""
+    found = []
+    for cell in group_cells(runs):
+        for run in cell.runs:
+            failed = [
+                entry for entry in run.run.event_log() if entry.get("kind") == "monitor_failed"
+            ]
+            label = run_label(cell, run)
+            found += [f"{label}: {shortened(str(e.get('reason')), LONGEST)}." for e in failed]
+    rest = len(found) - NAMED
+    return [
+        *found[:NAMED],
+        *([f"{rest} more such entries: `monitor_failed` in events.jsonl."] if rest > 0 else []),
+    ]

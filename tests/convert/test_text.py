@@ -177,14 +177,15 @@ def test_text_without_numbers_is_refused_in_its_own_words(tmp_path: Path, out: P
     ("line", "pairs"),
     [
         ("iter 5: loss 0.5, time 12.3ms", {"iter": 5, "loss": 0.5, "time": 12.3}),
-        ("step 1,000 | loss: nan | lr: 1e-4", {"step": 1000, "lr": 1e-4}),
+        ("step 1,000 | loss: nan | lr: 1e-4", {"step": "1,000", "lr": 1e-4}),
+        ("(main.py 214): INFO step 3 acc 7.5% mem 2K", {"step": 3, "acc": "7.5%", "mem": 2000}),
         ("[12:30:05] eta: 1:02:03 step: 7 loss: -inf", {"step": 7, "loss": float("-inf")}),
         ("resnet50 v2.1 loaded from step_100.pt", {}),
         ("Test set: Average loss: 0.05, Accuracy: 98/100 (98%)", {"Accuracy": 0.98}),
         ("Dec 11 00:25:55 host: step: 4 acc: .5", {"step": 4, "acc": 0.5}),
     ],
 )
-def test_pairs_of_a_line(line: str, pairs: dict[str, float]) -> None:
+def test_pairs_of_a_line(line: str, pairs: dict[str, float | str]) -> None:
     found = pairs_of(line)
     assert {name: found.get(name) for name in pairs} == pairs
     if not pairs:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.endings import ENDED, broken_off
+from stabkit.analyze.endings import ENDED, broken_off, not_recorded
 from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
 from stabkit.analyze.series import METRIC, accuracy_words
 from stabkit.analyze.summary import judged_on, lacking_rows
@@ -48,7 +48,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     if under_way:
         states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
         lines.append(f"Not every run came to its end ({states}): this is the verdict so far.")
-    lines += broken_off(runs, table)
+    lines += [*broken_off(runs, table), *not_recorded(runs)]
     if unknown == len(table):
         return Verdict("unknown", "Cannot be said", (*lines, NOTHING_SAID, *judged_on(table)))
     if unknown:
