@@ -32,7 +32,7 @@ def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
 
 
 def not_recorded(runs: Diagnoses) -> list[str]:
-    """Return a sentence for what a Monitor failed to record: `a: log was called 50 times, and …`."""
+    """Return a sentence for what a Monitor failed to record: `a: no step was seen`."""
     found = []
     for cell in group_cells(runs):
         for run in cell.runs:

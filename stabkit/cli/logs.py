@@ -60,10 +60,10 @@ def _converted(log: Path, folder: Path) -> Path:
     print("\n".join(of_log(log, runs)))
     options = list(dict.fromkeys(option for run in runs for option in run.plan.options))
     doubt = "If a guess is wrong" if options else "To keep the run, or to name series"
-    if not options and (name := _unnamed(runs)):
-        options = [f"--map={name}=loss"]
+    if not options and (first := _unnamed(runs)):
+        options = [f"--map={first}=loss"]
         doubt = (
-            f"No series is a loss, a gradient norm or an accuracy by its name. If {name} is a loss"
+            f"No series is a loss, a gradient norm or an accuracy by its name. If {first} is a loss"
         )
     print(f"{doubt}: {command(log, to_copy, options)}\n")
     return out

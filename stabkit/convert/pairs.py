@@ -47,6 +47,7 @@ _STEP_OF_TOTAL = re.compile(
     r"\b(?:iter(?:ation)?|step|training)\b(?:\(train\))?\s*[:=]?\s*\[\s*(\d+)\s*(?:/\s*\d+)?\s*\]",
     re.IGNORECASE,
 )
+_OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 6400/60000]
 _KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━|\x1b)")
 
 
@@ -60,14 +61,17 @@ class Batch(NamedTuple):
 
 
 def batch_of(line: str, epoch: int | None = None) -> Batch | None:
-    """Return the epoch and batch that the line names; `epoch` is that of a Keras headline."""
+    """Return the epoch and batch that the line names; `epoch` is that of a headline."""
     for pattern in _BATCH:
         if found := pattern.search(line):
             number, at, size = (int(group) for group in found.groups())
             return Batch(number, at, size, line[: found.start()] + " | " + line[found.end() :])
-    found = _KERAS.match(line)
-    if found and epoch is not None:
+    if epoch is None:
+        return None
+    if found := _KERAS.match(line):
         return Batch(epoch, int(found[1]), int(found[2]), line[found.end() :])
+    if (found := _OF_SAMPLES.search(line)) and pairs_of(line[: found.start()]):
+        return Batch(epoch, int(found[1]), int(found[2]), line[: found.start()])
     return None
 
 
@@ -87,7 +91,7 @@ def pairs_of(line: str) -> dict[str, Any]:
         name = pair["name"].strip().rstrip(".-")
         name = name.removeprefix("INFO ").removeprefix("DEBUG ")
         name = _STEP_LETTERS.get(name, name)
-        if not name.endswith(".py"):  # `main.py 214` says who wrote the line
+        if not name.endswith((".py", ".cpp", ".cc")):  # `main.py 214` says who wrote the line
             found.setdefault(name, _value(name, pair))
     return found
 

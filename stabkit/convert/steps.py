@@ -121,7 +121,8 @@ def _no_steps(table: Table) -> ConvertError:
     if not table.columns:
         return ConvertError(
             f"{table.path}: holds no numbers that have names, in columns or as `loss: 0.5` on lines"
-            " that name a step; name the file that the training loop logs to"
+            " that name a step; name the file that the training loop logs to, or make a CSV with a "
+            "column `step` of it"
         )
     growing = [
         name

@@ -52,6 +52,8 @@ def _read(path: Path, start: bytes, row_step: bool) -> Table:
     notes: list[str] = []
     if start.startswith(MAGIC):
         table = table_of(path, wandb_records(path, notes), notes)
+        if not table.columns:
+            raise ConvertError(f"{path}: no row of the history is in it: nothing was logged so far")
     elif not _is_text(path):
         raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
     elif is_json(start):
