@@ -16,6 +16,7 @@ class Judged:
     `evals` counts the evaluations of `metric`; `losses` and `norms` name series of the whole run;
     `layers` counts the layers whose gradient norms were recorded. `is_logged`: whether the accuracy
     was logged as a scalar, `features`: whether a spread or rank of features was.
+    `short` names losses of too few finite values, where no loss has enough.
     """
 
     metric: str
@@ -25,6 +26,7 @@ class Judged:
     layers: int
     is_logged: bool = False
     features: bool = False
+    short: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> bool:
@@ -58,7 +60,9 @@ class Judged:
                 f"{counted(self.evals, 'evaluation')} of {accuracy_words(self.metric)}, "
                 f"too few (a dip needs {SHORTEST})"
             )
-        if not self.losses:
+        if self.short:
+            found += [f"too few finite values of {name}" for name in _series(self.short, "losses")]
+        elif not self.losses:
             found.append("no loss")
         if not (self.layers or self.norms):
             found.append("no gradient norm")
