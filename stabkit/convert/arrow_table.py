@@ -17,7 +17,7 @@ def from_arrow(path: Path, table: pa.Table, decimal_comma: bool = False) -> Tabl
         table = table.flatten()
     result = Table(path, table.num_rows, decimal_comma=decimal_comma)
     for padded, data in zip(table.column_names, table.columns, strict=True):
-        name = padded.strip()
+        name = padded.strip().strip('"')
         if name in result.columns or name in result.left_out:
             result.notes.append(f"{shown(name)}: a second column of this name was left out")
             continue

@@ -14,15 +14,18 @@ from stabkit.convert.columns import Table
 from stabkit.convert.series import ConvertError, counted
 from stabkit.convert.spelling import is_number
 
+DELIMITERS = ";\t,|"
+_EXCEL = "sep="  # what Excel needs to know stands above the names
+
 
 def read_csv(path: Path) -> Table:
-    """Read columns between commas, semicolons, tabs or blanks, below comments of `#`.
+    """Read columns between commas, semicolons, tabs, bars or blanks, below comments of `#`.
 
     Between semicolons or tabs a comma is the decimal comma.
     """
     source = _without_comments(path)
     header = _first_line(source)
-    delimiter = max(";\t,", key=header.count) if any(c in header for c in ";\t,") else ","
+    delimiter = max(DELIMITERS, key=header.count) if any(c in header for c in DELIMITERS) else ","
     if delimiter not in header and len(header.split()) > 1:
         # columns between blanks, as numpy.savetxt writes them
         text = (
@@ -64,10 +67,10 @@ def read_csv(path: Path) -> Table:
 def _without_comments(path: Path) -> Path | io.BytesIO:
     """Return the file from its names on; they may be the last of the lines that begin with `#`."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        if not file.read(1).startswith("#"):
+        if not file.read(len(_EXCEL)).startswith(("#", _EXCEL)):
             return path
     lines = path.read_text(encoding="utf-8-sig").splitlines()
-    comments = list(takewhile(lambda line: line.startswith("#"), lines))
+    comments = list(takewhile(lambda line: line.startswith(("#", _EXCEL)), lines))
     below = lines[len(comments) :]
     names = comments[-1].lstrip("# ")
     first = _split(below[0]) if below else []
@@ -78,7 +81,7 @@ def _without_comments(path: Path) -> Path | io.BytesIO:
 
 def _split(line: str) -> list[str]:
     """Return the cells of a line, between whatever separates them."""
-    delimiter = max(";\t,", key=line.count)
+    delimiter = max(DELIMITERS, key=line.count)
     return line.split(delimiter) if delimiter in line else line.split()
 
 

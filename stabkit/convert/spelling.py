@@ -6,6 +6,7 @@ from typing import Any
 
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)+(?:\.\d*)?(?:e[-+]?\d+)?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
+_AROUND = ' \t\r\n"'  # `1, "2"`: a quote after a blank is part of the cell
 _OF_C = {"-1.#ind": "nan", "1.#ind": "nan", "1.#qnan": "nan", "-1.#qnan": "nan", "-nan(ind)": "nan",
          "nan(ind)": "nan", "1.#inf": "inf", "-1.#inf": "-inf"}  # fmt: skip
 
@@ -19,7 +20,7 @@ def numbers_of(
     with `decimal_comma`, as in files whose columns are between semicolons, it always is. If every
     cell ends in `%`, the numbers are divided by 100.
     """
-    texts = [cell.strip() for cell in cells if isinstance(cell, str)]
+    texts = [cell.strip(_AROUND) for cell in cells if isinstance(cell, str)]
     commas = [text.rstrip("% ") for text in texts if "," in text]
     commas = [text for text in commas if _COMMA.fullmatch(text)]
     thousands = all(_THOUSANDS.fullmatch(text) for text in commas) and (
@@ -48,7 +49,7 @@ def _number(cell: Any, thousands: bool) -> float | None:
     """Return a JSON value or a CSV cell as a number, spelled as in Python, JavaScript, R or C."""
     if not isinstance(cell, str):
         return _float(cell) if isinstance(cell, (int, float)) else None
-    text = cell.strip().lower()
+    text = cell.strip(_AROUND).lower()
     if text in ("true", "false"):
         return float(text == "true")
     text = _OF_C.get(text, text)

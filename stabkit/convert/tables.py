@@ -37,7 +37,9 @@ def read_table(path: Path, row_step: bool = False) -> Table:
     refuse_archive(path, start)
     try:
         return _read(path, start, row_step)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConvertError(f"{path}: text, but not in UTF-8 ({error}): save it as UTF-8") from None
+    except pa.ArrowException as error:
         raise ConvertError(
             f"{path}: not readable as a table or as lines of `name: number` "
             f"({shown(str(error), 300)})"

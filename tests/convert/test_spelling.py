@@ -106,3 +106,22 @@ def test_damaged_gzip_and_other_archives_are_named(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(b"\0\1\2"))
     with pytest.raises(ConvertError, match=f"^{packed}: neither text"):
         read_table(packed)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ['"step", "loss"', '"0", "2.5"', '"1", "1.25"'],
+        ["step|loss", "0|2.5", "1|1.25"],
+        ["| step | loss |", "|---|---|", "| 0 | 2.5 |", "| 1 | 1.25 |"],
+        ["sep=;", "step;loss", "0;2,5", "1;1,25"],
+    ],
+)
+def test_other_forms_of_a_table(tmp_path: Path, rows: list[str]) -> None:
+    found = table_of(tmp_path / "log.csv", "\n".join(rows) + "\n")
+    assert found == {"step": [0, 1], "loss": [2.5, 1.25]}
+
+
+def test_text_of_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=r"not in UTF-8 .*: save it as UTF-8"):
+        table_of(tmp_path / "log.csv", "step,Größe\n" + "1,2\n" * 99, "latin-1")
