@@ -268,13 +268,16 @@ class Diagnosis:
     def judged(self) -> Judged:
         """What the run was judged on, and what it lacks."""
         evals = 0 if events.refused(self.dips) else len(self._values)
+        of_losses = tuple(self._series(self.losses))
         return Judged(
             metric=self.metric,
             evals=evals,
-            losses=tuple(self._series(self.losses)),
+            losses=of_losses,
+            short=() if of_losses else tuple(self.losses),
             norms=tuple(self._series(self.norms)),
             layers=len(self.layers) if self.watched and not events.refused(self.spikes) else 0,
             is_logged=len(self.tables.logged_accuracies()) > 0,
+            features=bool(events.SPREADS & set(self.tables.scalars()["name"].unique())),
         )
 
     @cached_property

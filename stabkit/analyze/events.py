@@ -45,6 +45,7 @@ COLLAPSE = {
     "teacher_rank": find_collapse,
     "loss_relative": find_stuck_loss,
 }
+SPREADS = COLLAPSE.keys() - {"loss_relative"}
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
 ALONE = 1.5
 STILL = 0.01  # of its level; a loss at chance scatters by less

@@ -15,7 +15,8 @@ class Judged:
 
     `evals` counts the evaluations of `metric`; `losses` and `norms` name series of the whole run;
     `layers` counts the layers whose gradient norms were recorded. `is_logged`: whether the accuracy
-    was logged as a scalar.
+    was logged as a scalar, `features`: whether a spread or rank of features was.
+    `short` names losses of too few finite values, where no loss has enough.
     """
 
     metric: str
@@ -24,6 +25,8 @@ class Judged:
     norms: tuple[str, ...]
     layers: int
     is_logged: bool = False
+    features: bool = False
+    short: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> bool:
@@ -44,7 +47,8 @@ class Judged:
         found += _series(self.losses, "losses")
         if self.layers:
             found.append(f"the gradient norms of {counted(self.layers, 'layer')}")
-        return found + _series(self.norms, "gradient norms")
+        found += _series(self.norms, "gradient norms")
+        return [*found, "the spread of features"] if self.features else found
 
     def lacks(self) -> list[str]:
         """Return what was not judged, in words."""
@@ -56,7 +60,9 @@ class Judged:
                 f"{counted(self.evals, 'evaluation')} of {accuracy_words(self.metric)}, "
                 f"too few (a dip needs {SHORTEST})"
             )
-        if not self.losses:
+        if self.short:
+            found += [f"too few finite values of {name}" for name in _series(self.short, "losses")]
+        elif not self.losses:
             found.append("no loss")
         if not (self.layers or self.norms):
             found.append("no gradient norm")

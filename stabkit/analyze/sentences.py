@@ -65,7 +65,7 @@ def nothing_found(table: pd.DataFrame) -> str:
     sought = []
     if (known["metric"] != "").any():
         sought += ["no dip", "no drift"]
-    if known["judged_on"].str.contains("loss", case=False).any():
+    if known["judged_on"].str.partition(";")[0].str.contains("loss", case=False).any():
         sought.append("no loss spike")
     sought += ["no collapse", "no non-finite value"]
     text = f"{listed(sought)} in {counted(len(known), 'run')}"

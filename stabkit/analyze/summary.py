@@ -7,6 +7,7 @@ import pandas as pd
 from stabkit.analyze.cells import cell_label, group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.endings import broken_off, not_recorded
 from stabkit.analyze.events import counts_known
 from stabkit.analyze.findings import findings
 from stabkit.analyze.notes import notes_in_words
@@ -107,6 +108,7 @@ def _notes(runs: Diagnoses) -> list[str]:
 def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
     lines = [f"{one_line(runs.path)}: {counted(len(table), 'run')} ({states})"]
+    lines += [*broken_off(runs, table), *not_recorded(runs)]
     lines += judged_on(table)
     measured = table.index[table["metric"] != ""]
     if not len(measured):

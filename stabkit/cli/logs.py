@@ -4,9 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from stabkit.cli.request import RequestError
 from stabkit.rundir import find_runs
+
+if TYPE_CHECKING:
+    from stabkit.convert.write import Converted
 
 
 def is_log(path: Path) -> bool:
@@ -56,5 +60,21 @@ def _converted(log: Path, folder: Path) -> Path:
     print("\n".join(of_log(log, runs)))
     options = list(dict.fromkeys(option for run in runs for option in run.plan.options))
     doubt = "If a guess is wrong" if options else "To keep the run, or to name series"
+    if not options and (first := _unnamed(runs)):
+        options = [f"--map={first}=loss"]
+        doubt = (
+            f"No series is a loss, a gradient norm or an accuracy by its name. If {first} is a loss"
+        )
     print(f"{doubt}: {command(log, to_copy, options)}\n")
     return out
+
+
+def _unnamed(runs: Sequence["Converted"]) -> str | None:
+    """Return the first series of the runs if none of them is judged, going by their names."""
+    from stabkit.analyze.series import gradient_norms, losses
+
+    scalars = list(dict.fromkeys(name for run in runs for name in run.plan.scalars))
+    if any(run.plan.evals or run.plan.layers.names for run in runs):
+        return None
+    judged = losses(scalars) or gradient_norms(scalars)
+    return None if judged else next((name for name in scalars if name.isprintable()), None)

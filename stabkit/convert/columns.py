@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from stabkit.convert.series import FloatArray, IntArray, counted, shown
+from stabkit.convert.spelling import numbers_of
 
+Words = tuple[IntArray, list[str]]  # rows and texts of the cells that are not blank
 Cells = tuple[IntArray, list[Any] | FloatArray]  # rows and values of the cells that are not blank
 
 
@@ -21,11 +23,16 @@ class Column:
 
 @dataclass
 class Table:
-    """The columns of one file, and what of it was left out and why."""
+    """The columns of one file, and what of it was left out and why.
+
+    `words` are columns of text that may say of which run, series or phase a row is.
+    """
 
     path: Path
     num_rows: int
     columns: dict[str, Column] = field(default_factory=dict)
+    words: dict[str, Words] = field(default_factory=dict)
+    decimal_comma: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -40,13 +47,15 @@ def add_column(table: Table, name: str, cells: Cells | str) -> None:
         return
     rows, raw = cells
     if not isinstance(raw, np.ndarray):
-        numbers = [_number(cell) for cell in raw]
+        numbers, remarks = numbers_of(raw, table.decimal_comma)
+        table.notes += [f"{shown(name)}: {remark}" for remark in remarks]
         good = np.array([number is not None for number in numbers], dtype=bool)
         first = next((cell for cell, ok in zip(raw, good, strict=True) if not ok), None)
         if not good.all():
             what = f"as {shown(str(first), 40)!r}"
             if not good.any():
                 table.left_out[name] = f"not numbers, {what}"
+                table.words[name] = rows.astype(np.int64), [str(cell) for cell in raw]
                 return
             bad = int(np.sum(~good))
             table.notes.append(f"{shown(name)}: {counted(bad, 'cell')} not numbers, {what}")
@@ -55,19 +64,3 @@ def add_column(table: Table, name: str, cells: Cells | str) -> None:
         table.left_out[name] = "blank throughout"
         return
     table.columns[name] = Column(rows.astype(np.int64), raw)
-
-
-def _number(cell: Any) -> float | None:
-    """Return a JSON value or a CSV cell as a number, spelled as in Python, JavaScript or R."""
-    if not isinstance(cell, (int, float, str)):
-        return None
-    if isinstance(cell, str) and cell.strip().lower() in ("true", "false"):
-        return float(cell.strip().lower() == "true")
-    try:
-        return float(cell)
-    except (ValueError, OverflowError):
-        return None
-
-
-def is_number(cell: str) -> bool:
-    return _number(cell) is not None

@@ -61,6 +61,11 @@ def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int 
     series = {name: one.settled() for name, one in log.series.items()}
     if twice := sum(log.series[name].replaced(one) for name, one in series.items()):
         plan.notes.append(f"{counted(twice, 'value')} written twice at a step: the later was kept")
+        if 2 * twice > sum(one.steps.size for one in log.series.values()):
+            plan.notes.append(
+                "most rows share their step with a later one: count rows by --row-step"
+            )
+            plan.options.append("--row-step")
     series = {name: one for name, one in series.items() if one.steps.size}
     known = {**of_layout(log.layout, series), **targets}
     held_out = {"train_loss", "valid_loss", "time"} <= {*log.series, *log.left_out}  # fastai

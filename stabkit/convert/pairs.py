@@ -5,14 +5,18 @@ import json
 import re
 from typing import Any, NamedTuple
 
-_NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
+from stabkit.convert.naming import STEPS
+
+_NUMBER = r"[-+]?(?:\d+(?:,\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 _WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: no backtracking, so a long line stays fast
 _PAIR = re.compile(
     rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_WORD}){{0,5}}+)['\"]?(?:\s*\([A-Za-z/ ]+\))?"
-    rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?![\w.]|:\d)(?:%|\s?(?:ms|s|it/s)\b)?",
+    rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?P<scale>[kKMB]\b)?(?![\w.]|:\d)"
+    r"(?:(?P<percent>\s?%)|\s?(?:ms|s|it/s)\b)?",
     re.IGNORECASE,
 )
-_UNIT = re.compile(r"(?<=\d)(?:ms|s|%|K|M|B)(?![\w])")
+_UNIT = re.compile(r"(?<=\d)(?:ms|s)(?![\w])")
+_SCALE = {"k": "e3", "K": "e3", "M": "e6", "B": "e9"}
 _OF_TOTAL = re.compile(r"(?<=\d)\s*/\s*\d+")
 _SHARE = re.compile(r"\b(accuracy|acc)\b(\s*[:=]?\s*)(\d+)\s*/\s*(\d+)", re.I)  # Accuracy: 98/100
 _CLOCK = re.compile(
@@ -34,6 +38,8 @@ _BATCH = tuple(
         r"(\d+)\s*/\s*(\d+)\]?",
         # Epoch 0:  50%|#####     | 100/200 [00:10<00:10, …] of tqdm and Lightning
         r"\bepoch\b[^\w]{0,3}(\d+)(?:/\d+)?\s*:\s*\d+%\|[^|]*\|\s*(\d+)/(\d+)\s*\[",
+        # Epoch 0/9 ━━━━━━╸ 100/200 0:00:10 • 0:00:10 12.3it/s of rich and Lightning
+        r"\bepoch\b[^\w]{0,3}(\d+)(?:/\d+)?\s+[━╸╺ ]+\s(\d+)/(\d+)\s",
     )
 )
 # Iter [50/20000] of mmseg; Training [ 10/125000] of DINOv2
@@ -41,6 +47,7 @@ _STEP_OF_TOTAL = re.compile(
     r"\b(?:iter(?:ation)?|step|training)\b(?:\(train\))?\s*[:=]?\s*\[\s*(\d+)\s*(?:/\s*\d+)?\s*\]",
     re.IGNORECASE,
 )
+_OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 6400/60000]
 _KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━|\x1b)")
 
 
@@ -54,19 +61,25 @@ class Batch(NamedTuple):
 
 
 def batch_of(line: str, epoch: int | None = None) -> Batch | None:
-    """Return the epoch and batch that the line names; `epoch` is that of a Keras headline."""
+    """Return the epoch and batch that the line names; `epoch` is that of a headline."""
     for pattern in _BATCH:
         if found := pattern.search(line):
             number, at, size = (int(group) for group in found.groups())
             return Batch(number, at, size, line[: found.start()] + " | " + line[found.end() :])
-    found = _KERAS.match(line)
-    if found and epoch is not None:
+    if epoch is None:
+        return None
+    if found := _KERAS.match(line):
         return Batch(epoch, int(found[1]), int(found[2]), line[found.end() :])
+    if (found := _OF_SAMPLES.search(line)) and pairs_of(line[: found.start()]):
+        return Batch(epoch, int(found[1]), int(found[2]), line[: found.start()])
     return None
 
 
 def pairs_of(line: str) -> dict[str, Any]:
-    """Return the names and numbers of a line; in `Loss 6.9 (7.0)` the first number counts."""
+    """Return the names and numbers of a line; in `Loss 6.9 (7.0)` the first number counts.
+
+    A number with a comma or `%` is text: `1,000` may be a thousand, and `0,5` a half.
+    """
     found: dict[str, Any] = {}
     if step := _STEP_OF_TOTAL.search(line):
         found["step"] = int(step[1])
@@ -78,8 +91,19 @@ def pairs_of(line: str) -> dict[str, Any]:
         name = pair["name"].strip().rstrip(".-")
         name = name.removeprefix("INFO ").removeprefix("DEBUG ")
         name = _STEP_LETTERS.get(name, name)
-        found.setdefault(name, float(pair["number"].replace(",", "")))
+        if not name.endswith((".py", ".cpp", ".cc")):  # `main.py 214` says who wrote the line
+            found.setdefault(name, _value(name, pair))
     return found
+
+
+def _value(name: str, pair: re.Match[str]) -> float | str:
+    """Return the number; with a comma or `%` as it stands, since the column decides what it is."""
+    number = pair["number"]
+    is_share = pair["percent"] and name.lower() not in STEPS
+    if "," in number or is_share:
+        return f"{number}%" if is_share else str(number)
+    is_exact = "e" not in number.lower() and pair["scale"]
+    return float(number + (_SCALE[pair["scale"]] if is_exact else ""))
 
 
 def _as_fraction(found: re.Match[str]) -> str:

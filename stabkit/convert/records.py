@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stabkit.convert.series import ConvertError, counted
+from stabkit.convert.naming import STEPS
+from stabkit.convert.series import ConvertError, counted, listed
 
 
 def is_json(start: bytes) -> bool:
@@ -28,6 +29,9 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
         return
     if isinstance(content, dict) and isinstance(content.get("log_history"), list):
         content = content["log_history"]  # of Hugging Face's Trainer
+    if isinstance(content, dict) and (series := _lists(content, notes)):
+        yield from ({name: of[i] for name, of in series.items()} for i in range(_longest(series)))
+        return
     if isinstance(content, dict):
         columns = {key: column for key, column in content.items() if isinstance(column, dict)}
         if not columns or len(columns) < len(content):
@@ -37,6 +41,28 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
             yield {key: column[row] for key, column in columns.items() if row in column}
         return
     yield from (record for record in content if isinstance(record, dict))
+
+
+def _lists(content: Mapping[str, Any], notes: list[str]) -> dict[str, list[Any]]:
+    """Return the columns of an object of lists, as of Keras' `history.history`: the longest ones.
+
+    Lists of another length are on other steps, which nothing tells; they are noted.
+    """
+    lists = {name: of for name, of in flat(content, "") if isinstance(of, list) and len(of) > 2}
+    steps = [name for name in STEPS if isinstance(content.get(name), (int, float))]
+    if steps or any(isinstance(cell, (list, dict)) for of in lists.values() for cell in of):
+        return {}
+    longest = {name: of for name, of in lists.items() if len(of) == _longest(lists)}
+    if others := [f"{name} ({len(of):,})" for name, of in lists.items() if name not in longest]:
+        notes.append(
+            f"lists of another length than {_longest(lists):,} left out, since nothing tells their "
+            f"steps: {listed(others)}"
+        )
+    return longest
+
+
+def _longest(lists: Mapping[str, list[Any]]) -> int:
+    return max((len(of) for of in lists.values()), default=0)
 
 
 def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from stabkit.config import suggest
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 SHOWN = 12  # names that an error lists
 

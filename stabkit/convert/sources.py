@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from stabkit.convert.columns import Table
 from stabkit.convert.lightning import FILE, is_metrics, metrics_log
+from stabkit.convert.long_form import runs_in
 from stabkit.convert.neptune import exported_logs, is_export, is_part
 from stabkit.convert.series import ConvertError, Log, listed
 from stabkit.convert.steps import to_log
@@ -41,15 +43,24 @@ def read_logs(
         _refuse_step(step, row_step, "Neptune's series")
         return "neptune", exported_logs([source])
     table = read_table(source, row_step)
-    names = list(table.columns)
-    format = format or _format_of(source, names)
-    if format == "wandb" and is_chart(names):
+    format = format or _format_of(source, list(table.columns))
+    if format == "wandb" and is_chart(list(table.columns)):
         return format, chart_logs(table, step, row_step)
+    logs = []
+    for name, part in runs_in(table, step):
+        log = _log_of(format, part, step, row_step, source.stem)
+        log.name = name or log.name
+        logs.append(log)
+    return format, logs
+
+
+def _log_of(format: str, table: Table, step: str | None, row_step: bool, name: str) -> Log:
+    """Return the one run of a table."""
     if format == "wandb":
-        return format, [history_log(table, step, row_step, source.stem)]
+        return history_log(table, step, row_step, name)
     if format == "lightning":
-        return format, [metrics_log(table, step, row_step)]
-    return format, [to_log(table, step, row_step, source.stem)]
+        return metrics_log(table, step, row_step)
+    return to_log(table, step, row_step, name)
 
 
 def has_logs(folder: Path) -> bool:

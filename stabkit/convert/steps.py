@@ -4,14 +4,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stabkit.convert.columns import Column, Table
 from stabkit.convert.naming import BATCHES, EPOCHS, OPTIMIZER_STEPS, ROWS, STEPS
 from stabkit.convert.resumes import without_given_up
-from stabkit.convert.series import ConvertError, IntArray, Log, Series, counted, listed, shown
-
-BoolArray = NDArray[np.bool_]
+from stabkit.convert.series import (
+    BoolArray,
+    ConvertError,
+    IntArray,
+    Log,
+    Series,
+    counted,
+    listed,
+    shown,
+)
 
 INDEX = ("", "Unnamed: 0")  # pandas' index, as written and as read and written again
 WITHIN_EPOCH = ("iter", "iteration", "it", "step", *BATCHES)  # may start again with each epoch
@@ -115,7 +121,8 @@ def _no_steps(table: Table) -> ConvertError:
     if not table.columns:
         return ConvertError(
             f"{table.path}: holds no numbers that have names, in columns or as `loss: 0.5` on lines"
-            " that name a step; name the file that the training loop logs to"
+            " that name a step; name the file that the training loop logs to, or make a CSV with a "
+            "column `step` of it"
         )
     growing = [
         name

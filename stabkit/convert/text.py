@@ -28,6 +28,10 @@ _STAR = re.compile(r"(?:^|\s)\*\s+(?=(?:acc|prec|top)\w*@?\d?)", re.I)
 _PHASE = re.compile(
     r"^\W*(train|training|val|valid|validation|test|eval)\b(?: set)?(?=\s*:?\s)", re.I
 )
+# `Test Error:` of PyTorch's tutorial, above a line of its numbers
+_PHASE_LINE = re.compile(
+    r"^\W*(train|training|val|valid|validation|test|eval)\b[a-z ]*:\s*$", re.IGNORECASE
+)
 _CLOCKS = {"time", "data_time", "eta", "memory", "data"}
 
 
@@ -43,6 +47,7 @@ class _Reader:
         self.open: dict[str, Any] | None = None
         self.is_headline = False
         self.last: dict[str, Any] = {}
+        self.phase = ""
         self.epoch: int | None = None
         self.first_epoch: int | None = None
         self.skipped = self.progress = 0
@@ -50,6 +55,14 @@ class _Reader:
     def read(self, line: str) -> None:
         if headline := _HEADLINE.match(line):
             self.epoch = int(headline[1])
+            self.phase = ""
+        if phase := _PHASE_LINE.match(line):
+            self.phase = f"{phase[1]}: "
+            return
+        if self.phase and line[0].isspace():
+            line = self.phase + line.lstrip()
+        else:
+            self.phase = ""
         if "(" in line and (found := _MM_EVALUATION.search(line)):
             values = pairs_of(line[found.end() :])
             kept = {name: v for name, v in values.items() if name not in _CLOCKS}

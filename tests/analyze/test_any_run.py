@@ -200,3 +200,23 @@ def test_sets_without_accuracy_are_compared_by_their_verdicts(tmp_path, capsys):
     assert "a: 0 of 1 run unstable" in text
     assert "b: 1 of 1 run unstable" in text
     assert "nan" not in text
+
+
+def test_a_loss_of_too_few_finite_values_is_not_called_absent(tmp_path, capsys):
+    loss = np.full(200, np.nan)
+    loss[:4] = 5.0
+    text = told(converted(tmp_path, {"loss": loss, "grad_norm": noise(0)}), capsys)
+    assert "too few finite values of loss." in text
+    assert "no loss." not in text
+    assert "loss is not finite from step 40" in text
+
+
+def test_the_spread_of_features_is_named_among_what_was_judged(tmp_path, capsys):
+    run = converted(tmp_path, {"loss": falling_loss(), "probe_rank": 20 * noise(1)})
+    assert "Judged on loss and the spread of features;" in told(run, capsys)
+
+
+def test_no_loss_spike_is_claimed_where_there_is_no_loss(tmp_path, capsys):
+    text = told(converted(tmp_path, {"grad_norm": noise(0)}), capsys)
+    assert "no loss." in text
+    assert "no loss spike" not in text.lower()

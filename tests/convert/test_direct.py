@@ -1,5 +1,6 @@
 """`stabkit analyze LOG` and `stabkit report LOG`: converted on the way."""
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -94,3 +95,28 @@ def test_what_cannot_be_read_is_refused_with_the_command(
     assert "no run folder" in capsys.readouterr().err
     assert names(here) == ["empty", "log.csv"]
     assert names(here.parent / "temporary") == []
+
+
+def test_a_log_of_which_nothing_is_judged_prints_the_command_that_names_the_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("step,err\n" + "".join(f"{i},{9 - i / 10}\n" for i in range(40)))
+    assert main(["analyze", str(log)]) == 0
+    out = capsys.readouterr().out
+    assert "If err is a loss: stabkit convert" in out
+    words = shlex.split(out.split("If err is a loss: ")[1].splitlines()[0])
+    words[words.index("-o") + 1] = str(tmp_path / "run")
+    assert main(words[1:]) == 0
+    capsys.readouterr()
+    assert main(["analyze", str(tmp_path / "run")]) == 0
+    assert "Judged on loss;" in capsys.readouterr().out
+
+
+def test_rows_that_share_a_step_are_no_steps_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("epoch,loss\n" + "".join(f"{i // 10},{9 - i / 100}\n" for i in range(400)))
+    assert main(["analyze", str(log)]) == 0
+    assert "-o runs/log --row-step" in capsys.readouterr().out

@@ -118,7 +118,7 @@ def test_a_torn_last_row_and_a_second_column_of_a_name_are_told(tmp_path: Path) 
         (b"  \n", "empty"),
         (b"\x80\x04\x95pickle\0\0", "neither text"),
         (b"PAR1 torn", "not readable"),
-        (b"\xff\xfes\x01t", "neither text"),
+        (b"\xff\xfes\x01t", "damaged UTF-16"),
         (b"{not json", "line 1 is not JSON"),
         (b"[" * 100_000, "nested too deeply|not JSON"),
         (b'{"a": ' * 100_000, "nested too deeply|not JSON"),

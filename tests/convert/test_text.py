@@ -177,14 +177,15 @@ def test_text_without_numbers_is_refused_in_its_own_words(tmp_path: Path, out: P
     ("line", "pairs"),
     [
         ("iter 5: loss 0.5, time 12.3ms", {"iter": 5, "loss": 0.5, "time": 12.3}),
-        ("step 1,000 | loss: nan | lr: 1e-4", {"step": 1000, "lr": 1e-4}),
+        ("step 1,000 | loss: nan | lr: 1e-4", {"step": "1,000", "lr": 1e-4}),
+        ("(main.py 214): INFO step 3 acc 7.5% mem 2K", {"step": 3, "acc": "7.5%", "mem": 2000}),
         ("[12:30:05] eta: 1:02:03 step: 7 loss: -inf", {"step": 7, "loss": float("-inf")}),
         ("resnet50 v2.1 loaded from step_100.pt", {}),
         ("Test set: Average loss: 0.05, Accuracy: 98/100 (98%)", {"Accuracy": 0.98}),
         ("Dec 11 00:25:55 host: step: 4 acc: .5", {"step": 4, "acc": 0.5}),
     ],
 )
-def test_pairs_of_a_line(line: str, pairs: dict[str, float]) -> None:
+def test_pairs_of_a_line(line: str, pairs: dict[str, float | str]) -> None:
     found = pairs_of(line)
     assert {name: found.get(name) for name in pairs} == pairs
     if not pairs:
@@ -195,3 +196,37 @@ def test_a_few_bytes_of_another_encoding(tmp_path: Path, out: Path) -> None:
     lines = ["Training caf\u00e9", *(f"step {i} loss {9 - i / 10}" for i in range(20))]
     (tmp_path / "train.log").write_bytes("\n".join(lines).encode("latin-1"))
     assert converted(tmp_path / "train.log", out).scalar("loss").size == 20
+
+
+def test_batches_below_the_headline_of_an_epoch_and_the_block_of_a_test(
+    tmp_path: Path, out: Path
+) -> None:
+    (tmp_path / "train.log").write_text(
+        "".join(
+            f"Epoch {e}\n-------------------------------\n"
+            + "".join(f"loss: {9 - e}.{at}  [{6400 * at:>5d}/60000]\n" for at in range(3))
+            + f"Test Error: \n Accuracy: {10 * e}.5%, Avg loss: {8 - e}.5 \n\n"
+            for e in range(1, 6)
+        )
+        + "Done!\n"
+    )
+    run = converted(tmp_path / "train.log", out)
+    steps = [60000 * (e - 1) + 6400 * at for e in range(1, 6) for at in range(3)]
+    assert run.scalar("loss").to_dict() == dict(
+        zip(steps, [9 - e + at / 10 for e in range(1, 6) for at in range(3)], strict=True)
+    )
+    assert run.evals("test/Accuracy")["value"].tolist() == pytest.approx(
+        [(10 * e + 0.5) / 100 for e in range(1, 6)]
+    )
+
+
+def test_a_bar_of_rich_names_epoch_and_batch(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "train.log").write_text(
+        "\r".join(
+            f"Epoch {e}/2 ━━━━━━━╸ {i}/4 0:00:01 • 0:00:02 12.3it/s v_num: 0 train_loss: {e}.{i}"
+            for e in range(3)
+            for i in range(1, 5)
+        )
+    )
+    steps = converted(tmp_path / "train.log", out).scalar("train_loss").to_dict()
+    assert steps == {4 * e + i: e + i / 10 for e in range(3) for i in range(1, 5)}

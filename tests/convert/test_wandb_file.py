@@ -86,3 +86,10 @@ def test_damage_ends_in_an_error_or_in_what_was_before_it(
     with suppress(ConvertError):
         (made,) = convert(tmp_path / "run-a.wandb", out)
         assert made.plan.scalars["train/loss"].values.max() <= 2
+
+
+def test_a_file_without_a_row_says_so(tmp_path: Path, out: Path) -> None:
+    whole = log(tmp_path / "run.wandb").read_bytes()
+    (tmp_path / "run.wandb").write_bytes(whole[:7])
+    with pytest.raises(ConvertError, match="no row of the history is in it"):
+        convert(tmp_path / "run.wandb", out)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.endings import ENDED, broken_off, not_recorded
 from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
 from stabkit.analyze.series import METRIC, accuracy_words
 from stabkit.analyze.summary import judged_on, lacking_rows
@@ -47,6 +48,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     if under_way:
         states = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
         lines.append(f"Not every run came to its end ({states}): this is the verdict so far.")
+    lines += [*broken_off(runs, table), *not_recorded(runs)]
     if unknown == len(table):
         return Verdict("unknown", "Cannot be said", (*lines, NOTHING_SAID, *judged_on(table)))
     if unknown:
@@ -63,7 +65,10 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     doubtful = table[table["verdict"].isin(DOUBTFUL)]
     if doubtful.empty:
         words = f"No sign of instability in {known}"
-        return Verdict("good", words, (nothing_found(table), *told, *lines))
+        failed = int(table["state"].isin(ENDED).sum())
+        if failed:
+            words += ", which failed" if len(table) == 1 else f", of which {failed} failed"
+        return Verdict("warn" if failed else "good", words, (nothing_found(table), *told, *lines))
     kinds = [DOUBTFUL[str(kind)] for kind in doubtful["verdict"].unique()]
     words = f"{' and '.join(kinds)} in {counted(len(doubtful), 'run')}"
     if "bursts" in set(doubtful["verdict"]) and (table["metric"] != "").all():

@@ -1,0 +1,48 @@
+"""Say which runs did not come to their end, and what their Monitor could not record."""
+
+import pandas as pd
+
+from stabkit.analyze.cells import group_cells, run_label
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.text import counted, shortened
+
+ENDED = ("failed", "lost")
+NAMED = 3  # runs; more are counted
+LONGEST = 160  # characters of a reason
+
+
+def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each run that failed or was lost: `a failed at step 41: OSError: …`.
+
+    Its series end before what ended it, so they need not show a sign of it.
+    """
+    if not table["state"].isin(ENDED).any():
+        return []
+    named = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
+    found = []
+    for (label, run), state in zip(named, table["state"], strict=True):
+        if state in ENDED:
+            status = run.run.status()
+            step = f" at step {status.step:,}" if status and status.step else ""
+            reason = f": {shortened(status.reason, LONGEST)}" if status and status.reason else ""
+            did = "failed" if state == "failed" else "was lost"
+            found.append(f"{label} {did}{step}{reason}.")
+    rest = len(found) - NAMED
+    return [*found[:NAMED], *([f"{counted(rest, 'more run')} failed or lost."] if rest > 0 else [])]
+
+
+def not_recorded(runs: Diagnoses) -> list[str]:
+    """Return a sentence for what a Monitor failed to record: `a: no step was seen`."""
+    found = []
+    for cell in group_cells(runs):
+        for run in cell.runs:
+            failed = [
+                entry for entry in run.run.event_log() if entry.get("kind") == "monitor_failed"
+            ]
+            label = run_label(cell, run)
+            found += [f"{label}: {shortened(str(e.get('reason')), LONGEST)}." for e in failed]
+    rest = len(found) - NAMED
+    return [
+        *found[:NAMED],
+        *([f"{rest} more such entries: `monitor_failed` in events.jsonl."] if rest > 0 else []),
+    ]

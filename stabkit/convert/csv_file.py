@@ -1,0 +1,110 @@
+"""CSV and its kin -> columns of numbers."""
+
+import csv
+import io
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from stabkit.convert.arrow_table import from_arrow
+from stabkit.convert.columns import Table
+from stabkit.convert.series import ConvertError, counted
+from stabkit.convert.spelling import is_number
+
+DELIMITERS = ";\t,|"
+_EXCEL = "sep="  # what Excel needs to know stands above the names
+
+
+def read_csv(path: Path) -> Table:
+    """Read columns between commas, semicolons, tabs, bars or blanks, below comments of `#`.
+
+    Between semicolons or tabs a comma is the decimal comma.
+    """
+    source = _without_comments(path)
+    header = _first_line(source)
+    delimiter = max(DELIMITERS, key=header.count) if any(c in header for c in DELIMITERS) else ","
+    if delimiter not in header and len(header.split()) > 1:
+        # columns between blanks, as numpy.savetxt writes them
+        text = (
+            path.read_text("utf-8-sig") if isinstance(source, Path) else source.getvalue().decode()
+        )
+        source = io.BytesIO("\n".join(",".join(x.split()) for x in text.splitlines()).encode())
+    names = _header(source, delimiter)
+    numbers_only = _names_of_numbers(path, names)
+    skipped: list[int] = []
+
+    def skip(row: Any) -> str:
+        skipped.append(row.number or 0)
+        return "skip"
+
+    table = pa_csv.read_csv(
+        source,
+        # one thread: only then skipped rows have a number
+        read_options=pa_csv.ReadOptions(
+            use_threads=False, block_size=1 << 24, column_names=numbers_only
+        ),
+        parse_options=pa_csv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+        ),
+        # all as text: Arrow guesses types from the first rows and would refuse later ones
+        convert_options=pa_csv.ConvertOptions(
+            null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True,
+            column_types=dict.fromkeys(numbers_only or names, pa.string()),
+        ),
+    )  # fmt: skip
+    result = from_arrow(path, table, delimiter in ";\t")
+    if skipped:
+        result.notes.append(
+            f"{counted(len(skipped), 'row')} left out that have too few or too many cells (the "
+            f"first: row {skipped[0]})"
+        )
+    return result
+
+
+def _without_comments(path: Path) -> Path | io.BytesIO:
+    """Return the file from its names on; they may be the last of the lines that begin with `#`."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        if not file.read(len(_EXCEL)).startswith(("#", _EXCEL)):
+            return path
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    comments = list(takewhile(lambda line: line.startswith(("#", _EXCEL)), lines))
+    below = lines[len(comments) :]
+    names = comments[-1].lstrip("# ")
+    first = _split(below[0]) if below else []
+    if len(_split(names)) == len(first) and any(is_number(cell) for cell in first):
+        below = [names, *below]
+    return io.BytesIO("\n".join(below).encode())
+
+
+def _split(line: str) -> list[str]:
+    """Return the cells of a line, between whatever separates them."""
+    delimiter = max(DELIMITERS, key=line.count)
+    return line.split(delimiter) if delimiter in line else line.split()
+
+
+def _first_line(source: Path | io.BytesIO) -> str:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue().decode().split("\n", 1)[0]
+    with source.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline()
+
+
+def _header(source: Path | io.BytesIO, delimiter: str) -> list[str]:
+    """Return the cells of the first row."""
+    if isinstance(source, io.BytesIO):
+        return source.getvalue().decode().split("\n", 1)[0].split(delimiter)
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return next(csv.reader(file, delimiter=delimiter), [])
+        except csv.Error as error:
+            raise ConvertError(f"{source}: row 1, of names: {error}") from None
+
+
+def _names_of_numbers(path: Path, header: list[str]) -> list[str] | None:
+    """Return names for the columns if the first row has none: the file's own, or their numbers."""
+    if not header or not all(is_number(cell) for cell in header):
+        return None
+    return [path.stem] if len(header) == 1 else [f"column {i + 1}" for i in range(len(header))]

@@ -1,0 +1,69 @@
+"""Numbers as other programs spell them: `1,234`, the decimal comma, `71.3%`, C's `-1.#IND`."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_COMMA = re.compile(r"[-+]?\d+(?:,\d+)+(?:\.\d*)?(?:e[-+]?\d+)?", re.IGNORECASE)
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
+_AROUND = ' \t\r\n"'  # `1, "2"`: a quote after a blank is part of the cell
+_OF_C = {"-1.#ind": "nan", "1.#ind": "nan", "1.#qnan": "nan", "-1.#qnan": "nan", "-nan(ind)": "nan",
+         "nan(ind)": "nan", "1.#inf": "inf", "-1.#inf": "-inf"}  # fmt: skip
+
+
+def numbers_of(
+    cells: Sequence[Any], decimal_comma: bool = False
+) -> tuple[list[float | None], list[str]]:
+    """Return the number in each cell of a column, None where there is none, and remarks.
+
+    A comma is between thousands if all cells with one may be read so, else it is the decimal comma;
+    with `decimal_comma`, as in files whose columns are between semicolons, it always is. If every
+    cell ends in `%`, the numbers are divided by 100.
+    """
+    texts = [cell.strip(_AROUND) for cell in cells if isinstance(cell, str)]
+    commas = [text.rstrip("% ") for text in texts if "," in text]
+    commas = [text for text in commas if _COMMA.fullmatch(text)]
+    thousands = all(_THOUSANDS.fullmatch(text) for text in commas) and (
+        not decimal_comma or any(text.count(",") > 1 or "." in text for text in commas)
+    )
+    shares = sum(text.endswith("%") and _number(text, thousands) is not None for text in texts)
+    numbers = [_number(cell, thousands) for cell in cells]
+    remarks = []
+    if commas:
+        what = "a comma between thousands" if thousands else "a decimal comma"
+        remarks.append(f"{what}, as in {commas[0]!r}")
+    if shares and shares == sum(number is not None for number in numbers):
+        numbers = [None if number is None else number / 100 for number in numbers]
+        remarks.append("in percent by its sign, divided by 100")
+    elif shares:
+        remarks.append("some cells have the sign %, which was not heeded")
+    return numbers, remarks
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell is a number in any spelling."""
+    return _number(cell, thousands=False) is not None or _number(cell, thousands=True) is not None
+
+
+def _number(cell: Any, thousands: bool) -> float | None:
+    """Return a JSON value or a CSV cell as a number, spelled as in Python, JavaScript, R or C."""
+    if not isinstance(cell, str):
+        return _float(cell) if isinstance(cell, (int, float)) else None
+    text = cell.strip(_AROUND).lower()
+    if text in ("true", "false"):
+        return float(text == "true")
+    text = _OF_C.get(text, text)
+    if "," in text or text.endswith("%"):
+        text = text.removesuffix("%").rstrip()
+        if thousands:
+            text = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+        elif text.count(",") == 1 and _COMMA.fullmatch(text) and "." not in text:
+            text = text.replace(",", ".")
+    return _float(text)
+
+
+def _float(value: float | str) -> float | None:
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None

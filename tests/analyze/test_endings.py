@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+
+from stabkit.analyze.report.verdict_words import tell_verdict
+from stabkit.analyze.summary import run_table, summary
+from stabkit.rundir import RunDir, Status
+from tests.analyze.conftest import diagnosed, plant_run
+
+
+def test_a_failed_run_says_why_and_is_no_good_news(tmp_path: Path) -> None:
+    run = RunDir(plant_run(tmp_path / "a"))
+    run.write_status(Status("failed", 500, 500, reason="AssertionError:\n  bad 40"))
+    runs = diagnosed(tmp_path)
+    words = "failed at step 500: AssertionError: bad 40."
+    assert words in summary(runs)
+    verdict = tell_verdict(runs, run_table(runs))
+    assert verdict.mood == "warn"
+    assert verdict.headline == "No sign of instability in 1 run, which failed"
+    assert any(words in line for line in verdict.lines)
+
+
+def test_of_many_failed_runs_three_are_named(tmp_path: Path) -> None:
+    for seed in range(5):
+        run = RunDir(plant_run(tmp_path / str(seed), f"seed={seed}"))
+        run.write_status(Status("failed", 500, 500, reason="OSError: disk"))
+    text = summary(diagnosed(tmp_path))
+    assert text.count("OSError: disk.") == 3
+    assert "2 more runs failed or lost." in text
+
+
+def test_what_a_monitor_failed_to_record_is_told(tmp_path: Path) -> None:
+    run = RunDir(plant_run(tmp_path / "a"))
+    entry = {"time": "2026-01-01", "kind": "monitor_failed", "name": "steps", "reason": "no step"}
+    with run.events_file.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    runs = diagnosed(tmp_path)
+    assert ": no step." in summary(runs)
+    assert any(": no step." in line for line in tell_verdict(runs, run_table(runs)).lines)
+    assert tell_verdict(runs, run_table(runs)).mood == "good"

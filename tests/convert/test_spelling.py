@@ -1,0 +1,127 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stabkit.convert.series import ConvertError
+from stabkit.convert.spelling import numbers_of
+from stabkit.convert.tables import read_table
+from tests.convert.conftest import converted
+
+LOSS = [2.5, 1.25, 1.125, 1.0625]
+
+
+def table_of(path: Path, text: str, encoding: str = "utf-8") -> dict[str, list[float]]:
+    path.write_bytes(text.encode(encoding))
+    return {name: cells.values.tolist() for name, cells in read_table(path).columns.items()}
+
+
+@pytest.mark.parametrize(
+    ("cells", "decimal_comma", "numbers"),
+    [
+        (["0", "1,000", "12,345,678.5"], False, [0, 1000, 12345678.5]),
+        (["1,000", "2,5"], False, [1, 2.5]),  # the second tells
+        (["0,001", "0,125"], False, [0.001, 0.125]),
+        (["1,000", "2,000"], True, [1, 2]),
+        (["1,000,000", "2,000"], True, [1000000, 2000]),
+        (["0.5%", "12%"], False, [0.005, 0.12]),
+        (["0,5%", "12%"], False, [0.005, 0.12]),
+        (["50%", "0.6"], False, [50, 0.6]),  # not of one kind: as they stand
+        (["1,2,3", "x"], False, [None, None]),
+    ],
+)
+def test_a_column_decides_what_its_commas_are(
+    cells: list[str], decimal_comma: bool, numbers: list[float | None]
+) -> None:
+    assert numbers_of(cells, decimal_comma)[0] == numbers
+
+
+def test_nan_as_c_prints_it_is_no_blank() -> None:
+    numbers, _ = numbers_of(["-1.#IND", "-nan(ind)", "-1.#INF", "-nan"])
+    np.testing.assert_equal(numbers, [np.nan, np.nan, -np.inf, np.nan])
+
+
+def test_columns_between_semicolons_have_decimal_commas(tmp_path: Path) -> None:
+    rows = "".join(f"{i};{str(v).replace('.', ',')};0,001\n" for i, v in enumerate(LOSS))
+    found = table_of(tmp_path / "log.csv", "\ufeffstep;loss;lr\n" + rows.replace("\n", "\r\n"))
+    assert found == {"step": [0, 1, 2, 3], "loss": LOSS, "lr": [0.001] * 4}
+
+
+def test_a_text_log_with_decimal_commas_is_read_right(tmp_path: Path) -> None:
+    rows = "".join(f"step {i}: loss = {str(v).replace('.', ',')}\n" for i, v in enumerate(LOSS))
+    assert table_of(tmp_path / "log.txt", rows)["loss"] == LOSS
+
+
+def test_an_accuracy_with_the_sign_of_percent_is_never_read_as_a_fraction(
+    tmp_path: Path, out: Path
+) -> None:
+    rows = "".join(f"Epoch {i}/40 - loss: 2.30 - val_acc: 0.{i % 9 + 1}0%\n" for i in range(40))
+    (tmp_path / "log.txt").write_text(rows)
+    values = converted(tmp_path / "log.txt", out).evals("val_acc")["value"]
+    assert values.max() == pytest.approx(0.009)
+
+
+def test_thousands_in_a_text_log_are_steps(tmp_path: Path) -> None:
+    text = "".join(f"step: {1000 * i:,} | loss: {v} | tokens: {i}.5M\n" for i, v in enumerate(LOSS))
+    found = table_of(tmp_path / "log.txt", text)
+    assert found["step"] == [0, 1000, 2000, 3000]
+    assert found["tokens"] == [5e5, 1.5e6, 2.5e6, 3.5e6]
+
+
+@pytest.mark.parametrize(
+    "head", ["# seed 3\n# of 2024-05-01\nstep loss\n", "# seed 3\n# step loss\n", "# step loss\n"]
+)
+def test_names_follow_comments_or_are_the_last_of_them(tmp_path: Path, head: str) -> None:
+    rows = "".join(f"{i} {v}\n" for i, v in enumerate(LOSS))
+    assert table_of(tmp_path / "log.txt", head + rows) == {"step": [0, 1, 2, 3], "loss": LOSS}
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.txt"])
+def test_utf16_and_gzip_are_read_as_the_text_in_them(tmp_path: Path, name: str) -> None:
+    line = {
+        "log.csv": "{},{}\n",
+        "log.jsonl": '{{"step": {}, "loss": {}}}\n',
+        "log.txt": "step {}: loss {}\n",
+    }[name]
+    head = "step,loss\n" if name == "log.csv" else ""
+    text = head + "".join(line.format(i, v) for i, v in enumerate(LOSS))
+    expected = {"step": [0, 1, 2, 3], "loss": LOSS}
+    assert table_of(tmp_path / name, text, "utf-16") == expected
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
+    table = read_table(packed)
+    assert {n: cells.values.tolist() for n, cells in table.columns.items()} == expected
+    assert table.path == packed
+
+
+def test_damaged_gzip_and_other_archives_are_named(tmp_path: Path) -> None:
+    packed = tmp_path / "log.csv.gz"
+    packed.write_bytes(gzip.compress(b"step,loss\n" + b"1,2\n" * 9)[:-9])
+    with pytest.raises(ConvertError, match=rf"{packed}: damaged gzip"):
+        read_table(packed)
+    packed.write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(ConvertError, match="compressed by zip: unpack it"):
+        read_table(packed)
+    packed.write_bytes(gzip.compress(b"\0\1\2"))
+    with pytest.raises(ConvertError, match=f"^{packed}: neither text"):
+        read_table(packed)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ['"step", "loss"', '"0", "2.5"', '"1", "1.25"'],
+        ["step|loss", "0|2.5", "1|1.25"],
+        ["| step | loss |", "|---|---|", "| 0 | 2.5 |", "| 1 | 1.25 |"],
+        ["sep=;", "step;loss", "0;2,5", "1;1,25"],
+    ],
+)
+def test_other_forms_of_a_table(tmp_path: Path, rows: list[str]) -> None:
+    found = table_of(tmp_path / "log.csv", "\n".join(rows) + "\n")
+    assert found == {"step": [0, 1], "loss": [2.5, 1.25]}
+
+
+def test_text_of_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=r"not in UTF-8 .*: save it as UTF-8"):
+        table_of(tmp_path / "log.csv", "step,Größe\n" + "1,2\n" * 99, "latin-1")
