@@ -38,11 +38,11 @@ for run in study.runs.diagnoses():
         "frozen": run.settings["model.freeze_patch_embed"], "lr": run.settings["optim.lr"],
         "seed": run.settings["seed"], "events": len(events),
         "begin": ", ".join(events["onset"].astype(str)),
-        "depth, points": 100 * events["depth"].max(), "end": ", ".join(events["severity"]),
+        "depth, points": round(100 * events["depth"].max(), 1), "end": ", ".join(events["severity"]),
         "bursts": len(run.bursts),
     })  # fmt: skip
 table = pd.DataFrame(rows).sort_values(["frozen", "lr", "seed"])
-print(table.round(1).to_string(index=False, na_rep="-"))
+print(table.to_string(index=False, na_rep="-"))
 
 # %% [markdown]
 # ## Claims

@@ -14,6 +14,7 @@ WORDS = {
     "optim.lr": "base lr",
     "train.batch": "batch",
     "branch.change": "branch:",
+    "fault.until": "fault until step",
     "method.name": "method",
     "model.name": "model",
     "optim.name": "optimizer",
@@ -82,6 +83,8 @@ def label(key: str, value: Any) -> str:
     """
     if key == "model.freeze_patch_embed" and value in FROZEN:
         return FROZEN[value]
+    if key == "fault.until" and value == 0:
+        return "no fault"
     return one_line(f"{WORDS.get(key, key.rsplit('.', 1)[-1].replace('_', ' '))} {value}")
 
 

@@ -6,6 +6,7 @@ from stabkit.analyze.text import aligned, counted, shortened
 from stabkit.rundir import Note
 from stabkit.store.reader import Run
 
+RESUMED = "resumed"
 LISTED = 20  # notes of a summary; more are counted
 LONGEST = 100  # characters of a note in a summary
 
@@ -20,7 +21,7 @@ def _resumes(run: Run) -> Iterator[Note]:
         if entry.get("kind") == "resume" and type(entry.get("step")) is int:
             changed = entry.get("changed")
             inexact = isinstance(changed, list | dict) and bool(changed)
-            text = "resumed, not bit by bit" if inexact else "resumed"
+            text = f"{RESUMED}, not bit by bit" if inexact else RESUMED
             yield Note(entry["step"], text, str(entry.get("time", "")))
 
 

@@ -4,7 +4,7 @@ A drawing function tags its axes with the runs that it shows (`shows`); `draw_no
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,10 +13,12 @@ from matplotlib.patheffects import withStroke
 
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.notes import RESUMED
 from stabkit.analyze.text import shortened
 from stabkit.rundir import Note
 
 LABELED = 6  # notes of one panel; the labels of more would hide each other
+FEW = 3  # runs of one panel; among more, lines of single resumes would be clutter
 LONGEST = 22  # characters of a label
 COLOR = "0.3"
 HALO = [withStroke(linewidth=1.5, foreground="white")]  # to be read on curves and colors
@@ -43,9 +45,17 @@ def draw_notes(figure: Figure, runs: Diagnoses) -> Figure:
     return figure
 
 
-def _of(named: Iterable[str], notes: Mapping[str, Sequence[Note]]) -> list[tuple[int, str]]:
-    """Return step and text of the notes of these runs; the same note on several runs once."""
-    found = [(note.step, note.text) for run in named for note in notes.get(run, [])]
+def _of(named: Sequence[str], notes: Mapping[str, Sequence[Note]]) -> list[tuple[int, str]]:
+    """Return step and text of the notes of these runs; the same note on several runs once.
+
+    Exact resumes, which change no value, are left out where many runs are shown.
+    """
+    found = [
+        (note.step, note.text)
+        for run in named
+        for note in notes.get(run, [])
+        if note.text != RESUMED or len(named) <= FEW
+    ]
     return sorted(set(found))
 
 
