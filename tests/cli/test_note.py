@@ -127,14 +127,13 @@ def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs
 
 def test_an_exact_resume_is_drawn_only_where_few_runs_share_a_panel(tmp_path: Path) -> None:
     for seed in range(4):
-        run = plant_run(tmp_path / str(seed), "optim.lr=0.001", seed=seed)
-        RunDir(run).append_event("resume", 30 + seed)
-        if seed == 3:
-            RunDir(run).append_event("resume", 50, changed=["threads"])
-    marks = noted(figure_of("knn", diagnose(load(tmp_path))))
-    assert [(text[:12], step) for text, step in marks] == [("resumed, not", 50)]
-    few = noted(figure_of("knn", diagnose(load([tmp_path / "0", tmp_path / "1"]))))
-    assert few == [("resumed", 30), ("resumed", 31)]
+        run = RunDir(plant_run(tmp_path / str(seed), "optim.lr=0.001", seed=seed))
+        run.append_event("resume", 30)
+    run.append_event("resume", 50, changed=["threads"])
+    of_one = noted(figure_of("knn", diagnose(load(tmp_path / "0"))))
+    assert of_one == [("resumed", 30)]
+    of_four = noted(figure_of("knn", diagnose(load(tmp_path))))
+    assert [(text[:12], step) for text, step in of_four] == [("resumed, not", 50)]
 
 
 def noted(figure: object) -> list[tuple[str, float]]:
