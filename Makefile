@@ -10,7 +10,7 @@ QUICK := not (processes or slurm or browser or frameworks or gpu or slow or spee
 .PHONY: help demo quick test test-slow test-gpu test-speed bench gpu docs gallery dist check format clean
 
 help:
-	@echo "make demo        the main job on this machine: sweep, figures, findings (about 8 minutes)"
+	@echo "make demo        the main job on this machine: sweeps, figures, findings (about 9 minutes)"
 	@echo "make quick       the tests that need no other process, SLURM, browser or framework (under 90 s)"
 	@echo "make test        the tests, on two cores (10 to 16 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
@@ -35,6 +35,10 @@ $(BENCH_READY): $(READY)
 	@touch $@
 
 demo: $(READY)
+	$(BIN)/stabkit sweep sweeps/stale_moments.yaml seed=0 train.steps=500 --runs runs/demo
+	$(BIN)/stabkit analyze runs/demo/stale_moments --plot knn
+	$(BIN)/stabkit analyze runs/demo/stale_moments --plot event-zoom
+	$(BIN)/stabkit analyze runs/demo/stale_moments
 	$(BIN)/stabkit sweep sweeps/lr_grid.yaml
 	$(BIN)/stabkit analyze runs/lr_grid --plot grad-norms
 	$(BIN)/stabkit analyze runs/lr_grid --plot knn
@@ -42,7 +46,8 @@ demo: $(READY)
 	$(BIN)/stabkit analyze runs/lr_grid
 	$(BIN)/stabkit report runs/lr_grid
 	@echo
-	@echo "Pictures: runs/lr_grid/figures/knn.png, levels.png, grad-norms.png (PDF and CSV beside)."
+	@echo "A run with a planted fault beside one without: runs/demo/stale_moments/figures/knn.png"
+	@echo "Pictures of the grid: runs/lr_grid/figures/knn.png, levels.png, grad-norms.png (PDF and CSV beside)."
 	@echo "All in one page: runs/lr_grid/report.html"
 
 quick: $(READY)

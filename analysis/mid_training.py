@@ -29,8 +29,11 @@ print(study)
 # An event is a dip of 3 points or more that begins after a fifth of the run.
 
 # %%
+every = study.runs.diagnoses()
+runs = [run for run in every if run.evals()["step"].max() >= run.settings["train.steps"]]
+print(f"{len(runs)} of {len(every)} runs have come to their end")
 rows = []
-for run in study.runs.diagnoses():
+for run in runs:
     dips = run.dips
     late = dips["onset"] >= 0.2 * run.settings["train.steps"]
     events = dips[late & (dips["depth"] >= 0.03)]
@@ -38,7 +41,8 @@ for run in study.runs.diagnoses():
         "frozen": run.settings["model.freeze_patch_embed"], "lr": run.settings["optim.lr"],
         "seed": run.settings["seed"], "events": len(events),
         "begin": ", ".join(events["onset"].astype(str)),
-        "depth, points": round(100 * events["depth"].max(), 1), "end": ", ".join(events["severity"]),
+        "depth, points": round(100 * events["depth"].max(), 1),
+        "end": ", ".join(events["severity"]),
         "bursts": len(run.bursts),
     })  # fmt: skip
 table = pd.DataFrame(rows).sort_values(["frozen", "lr", "seed"])

@@ -36,7 +36,8 @@ class Claim:
     note: str = ""
 
     def __str__(self) -> str:
-        found = [f"{self.effect:+.2f} {self.unit}"]
+        # a ratio to no event is infinite, that of none to none unknown: the note has the counts
+        found = [f"{self.effect:+.2f} {self.unit}"] if math.isfinite(self.effect) else []
         if not math.isnan(self.low):
             found.append(f"95 % interval {self.low:+.2f} to {self.high:+.2f}")
         if not math.isnan(self.p_value):
