@@ -34,9 +34,12 @@ def runs_in(table: Table, asked: str | None) -> list[tuple[str, Table]]:
     labels = {name: of for name, of in labels.items() if len(set(of) - {""}) > 1}
     if not labels:
         return [("", table)]
-    keys = [" ".join(key).strip() for key in zip(*labels.values(), strict=True)]
-    groups = {key: np.array([other == key for other in keys]) for key in dict.fromkeys(keys) if key}
-    if len(groups) > MOST_RUNS or not _side_by_side(table, asked, groups):
+    keys = np.array([" ".join(key).strip() for key in zip(*labels.values(), strict=True)])
+    different = [key for key in dict.fromkeys(keys.tolist()) if key]
+    if len(different) > MOST_RUNS:  # such a column counts rows
+        return [("", table)]
+    groups = {key: keys == key for key in different}
+    if not _side_by_side(table, asked, groups):
         return [("", table)]
     return [(key, _rows_of(table, rows, list(labels))) for key, rows in groups.items()]
 
