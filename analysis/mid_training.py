@@ -30,7 +30,7 @@ print(study)
 
 # %%
 every = study.runs.diagnoses()
-runs = [run for run in every if run.evals()["step"].max() >= run.settings["train.steps"]]
+runs = [run for run in every if (status := run.run.status()) and status.state == "done"]
 print(f"{len(runs)} of {len(every)} runs have come to their end")
 rows = []
 for run in runs:

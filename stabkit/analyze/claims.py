@@ -36,9 +36,12 @@ class Claim:
     note: str = ""
 
     def __str__(self) -> str:
+        found = []
+        has_interval = not math.isnan(self.low)
         # a ratio to no event is infinite, that of none to none unknown: the note has the counts
-        found = [f"{self.effect:+.2f} {self.unit}"] if math.isfinite(self.effect) else []
-        if not math.isnan(self.low):
+        if has_interval or math.isfinite(self.effect):
+            found.append(f"{self.effect:+.2f} {self.unit}")
+        if has_interval:
             found.append(f"95 % interval {self.low:+.2f} to {self.high:+.2f}")
         if not math.isnan(self.p_value):
             found.append(f"p = {self.p_value:.2g}")
