@@ -19,6 +19,7 @@ import pandas as pd
 
 from stabkit import open_study
 from stabkit.analyze.claims import more_events
+from stabkit.analyze.compare import compare_pairs, in_words
 from stabkit.analyze.counts import Counts
 
 study = open_study("mid_training", RUNS, ["model.freeze_patch_embed", "optim.lr"])
@@ -71,6 +72,28 @@ verdicts = study.judge(
     ),
 )  # fmt: skip
 print(verdicts)
+
+# %% [markdown]
+# ## Seen afterwards
+# This was not written down before the runs, so it is no test. How far does the mean of ten
+# evaluations fall from its peak during the warm-up to its low before step 420? What does the larger
+# rate cost at the end, and what does freezing gain there?
+
+# %%
+falls, levels = {}, {}
+for run in runs:
+    key = run.settings["model.freeze_patch_embed"], run.settings["optim.lr"]
+    knn = run.evals("knn_heldout")
+    means = 100 * knn.set_index("step")["value"].rolling(10).mean()
+    falls.setdefault(key, []).append(means.loc[:240].max() - means.loc[240:420].min())
+    levels.setdefault(key, {})[run.settings["seed"]] = 100 * run.level
+for (is_frozen, lr), found in falls.items():
+    arm = "frozen" if is_frozen else "learned"
+    print(f"{arm}, lr {lr:g}: falls by {', '.join(f'{fall:.1f}' for fall in found)} points")
+level = pd.DataFrame(levels)
+if (True, whole) in level:
+    print(in_words(compare_pairs(level[False, half], level[False, whole]), "2e-2", "4e-2"))
+    print(in_words(compare_pairs(level[False, whole], level[True, whole]), "learned", "frozen"))
 
 # %%
 study.draw("knn")

@@ -27,8 +27,7 @@ def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
             reason = f": {shortened(status.reason, LONGEST)}" if status and status.reason else ""
             did = "failed" if state == "failed" else "was lost"
             found.append(f"{label} {did}{step}{reason}.")
-    rest = len(found) - NAMED
-    return [*found[:NAMED], *([f"{counted(rest, 'more run')} failed or lost."] if rest > 0 else [])]
+    return _few(found, "more failed or lost run")
 
 
 def not_recorded(runs: Diagnoses) -> list[str]:
@@ -41,8 +40,10 @@ def not_recorded(runs: Diagnoses) -> list[str]:
             ]
             label = run_label(cell, run)
             found += [f"{label}: {shortened(str(e.get('reason')), LONGEST)}." for e in failed]
+    return _few(found, "more Monitor failure")
+
+
+def _few(found: list[str], others: str) -> list[str]:
+    """Return the first sentences, and the number of the others in one more."""
     rest = len(found) - NAMED
-    return [
-        *found[:NAMED],
-        *([f"{rest} more such entries: `monitor_failed` in events.jsonl."] if rest > 0 else []),
-    ]
+    return found if rest <= 0 else [*found[:NAMED], f"{counted(rest, others)}."]

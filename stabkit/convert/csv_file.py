@@ -24,15 +24,14 @@ def read_csv(path: Path) -> Table:
     Between semicolons or tabs a comma is the decimal comma.
     """
     source = _without_comments(path)
-    header = _first_line(source)
+    with _opened(source) as file:
+        header = file.readline()
     delimiter = max(DELIMITERS, key=header.count) if any(c in header for c in DELIMITERS) else ","
     if delimiter not in header and len(header.split()) > 1:
         # columns between blanks, as numpy.savetxt writes them
-        text = (
-            path.read_text("utf-8-sig") if isinstance(source, Path) else source.getvalue().decode()
-        )
-        source = io.BytesIO("\n".join(",".join(x.split()) for x in text.splitlines()).encode())
-    names = _header(source, delimiter)
+        with _opened(source) as file:
+            source = io.BytesIO("\n".join(",".join(line.split()) for line in file).encode())
+    names = _header(path, source, delimiter)
     numbers_only = _names_of_numbers(path, names)
     skipped: list[int] = []
 
@@ -85,22 +84,18 @@ def _split(line: str) -> list[str]:
     return line.split(delimiter) if delimiter in line else line.split()
 
 
-def _first_line(source: Path | io.BytesIO) -> str:
-    if isinstance(source, io.BytesIO):
-        return source.getvalue().decode().split("\n", 1)[0]
-    with source.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline()
+def _opened(source: Path | io.BytesIO) -> io.TextIOWrapper:
+    binary = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb")
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
 
 
-def _header(source: Path | io.BytesIO, delimiter: str) -> list[str]:
+def _header(path: Path, source: Path | io.BytesIO, delimiter: str) -> list[str]:
     """Return the cells of the first row."""
-    if isinstance(source, io.BytesIO):
-        return source.getvalue().decode().split("\n", 1)[0].split(delimiter)
-    with source.open(encoding="utf-8-sig", newline="") as file:
+    with _opened(source) as file:
         try:
             return next(csv.reader(file, delimiter=delimiter), [])
         except csv.Error as error:
-            raise ConvertError(f"{source}: row 1, of names: {error}") from None
+            raise ConvertError(f"{path}: row 1, of names: {error}") from None
 
 
 def _names_of_numbers(path: Path, header: list[str]) -> list[str] | None:

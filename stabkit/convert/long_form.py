@@ -6,6 +6,7 @@ of `train` and `val` makes `train/loss` and `val/loss` of a `loss`. What TensorB
 """
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -92,8 +93,7 @@ def _by_phase(table: Table) -> Table:
     return table
 
 
-def _named(known: tuple[str, ...], names: object) -> str | None:
-    assert isinstance(names, dict)
+def _named(known: tuple[str, ...], names: Iterable[str]) -> str | None:
     return next((name for name in names if name.lower() in known), None)
 
 

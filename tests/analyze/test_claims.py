@@ -70,6 +70,15 @@ def test_no_events_say_nothing() -> None:
     assert "UNDECIDED" in str(claim)
 
 
+def test_a_ratio_that_is_not_finite_is_not_printed() -> None:
+    none, some = Counts(np.zeros(5)), Counts(np.ones(5))
+    for more, less, words in ((none, none, "0 to 0 events"), (none, some, "0 to 5 events")):
+        text = str(more_events("more", more, less))
+        assert words in text
+        assert "nan" not in text
+        assert "inf" not in text
+
+
 def test_a_claim_by_an_interval_needs_its_test() -> None:
     sure = from_interval("claim", 3.0, 1.0, 5.0, "steps", 9, p_value=0.01)
     assert (sure.verdict, sure.p_value) == ("holds", 0.01)

@@ -25,7 +25,7 @@ def test_of_many_failed_runs_three_are_named(tmp_path: Path) -> None:
         run.write_status(Status("failed", 500, 500, reason="OSError: disk"))
     text = summary(diagnosed(tmp_path))
     assert text.count("OSError: disk.") == 3
-    assert "2 more runs failed or lost." in text
+    assert "2 more failed or lost runs." in text
 
 
 def test_what_a_monitor_failed_to_record_is_told(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stabkit.convert.convert import convert
+from stabkit.convert.long_form import MOST_RUNS
 from stabkit.convert.series import ConvertError
 from stabkit.store.reader import open_run
 from tests.convert.conftest import converted
@@ -41,6 +42,12 @@ def test_a_resumed_run_with_another_id_is_one_run(tmp_path: Path, out: Path) -> 
     rows = [f"{'ab'[k > 3]},{i},{i / 2}" for k, i in enumerate([0, 1, 2, 3, 2, 3, 4])]
     found = read(tmp_path / "log.csv", ["run_id,step,loss", *rows], out)
     assert found == {"out": [0, 0.5, 1, 1.5, 2]}
+
+
+def test_a_column_of_very_many_numbers_makes_no_runs(tmp_path: Path, out: Path) -> None:
+    rows = [f"{i // 2},{i % 2},{i}" for i in range(2 * MOST_RUNS + 2)]
+    with pytest.raises(ConvertError, match="steps start from the beginning 1,000 times"):
+        read(tmp_path / "log.csv", ["trial,step,loss", *rows], out)
 
 
 def test_rows_of_tag_and_value_become_series(tmp_path: Path, out: Path) -> None:

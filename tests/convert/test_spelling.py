@@ -122,6 +122,10 @@ def test_other_forms_of_a_table(tmp_path: Path, rows: list[str]) -> None:
     assert found == {"step": [0, 1], "loss": [2.5, 1.25]}
 
 
+def test_a_column_without_a_name_has_that_of_its_file(tmp_path: Path) -> None:
+    assert table_of(tmp_path / "loss.txt", "2.5\n1.25\n") == {"loss": [2.5, 1.25]}
+
+
 def test_text_of_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match=r"not in UTF-8 .*: save it as UTF-8"):
         table_of(tmp_path / "log.csv", "step,Größe\n" + "1,2\n" * 99, "latin-1")
