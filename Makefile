@@ -11,7 +11,7 @@ QUICK := not (processes or slurm or browser or frameworks or gpu or slow or spee
 
 help:
 	@echo "make demo        the main job on this machine: sweeps, figures, findings (about 9 minutes)"
-	@echo "make quick       the tests that need no other process, SLURM, browser or framework (under 90 s)"
+	@echo "make quick       the tests that need no other process, SLURM, browser or framework (8 minutes)"
 	@echo "make test        the tests, on two cores (10 to 16 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
 	@echo "make test-gpu    the tests that need a CUDA device"
