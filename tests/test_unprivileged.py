@@ -34,11 +34,14 @@ def folder() -> Iterator[Path]:
         for path in folder.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         secret.chmod(0o700)
-        # Import here what the commands need, so that each forked child does not do so again.
+        # Import here what the commands need: a child may have no right to read the libraries.
         import stabkit.analyze.report.page
-        import stabkit.sweep.launch
-        import stabkit.train.loop  # noqa: F401
+        import stabkit.convert.sources
+        import stabkit.sweep.launch  # noqa: F401
 
+        assert main(["analyze", str(folder / "runs")]) == 0
+        with tempfile.TemporaryDirectory() as other:
+            assert main(["train", "tiny", *SMALL, "train.steps=1", "--run-dir", f"{other}/a"]) == 0
         yield folder
 
 

@@ -79,7 +79,7 @@ def was(name: str, value: object) -> Callable[[RunDir], None]:
         ("processes", 8),
         ("threads", 16),
         ("processor", "Another CPU @ 3.00GHz"),
-        ("kernels", "AVX2"),
+        ("kernels", "of no machine"),
         ("stabkit", "0.0.1"),
         *((package, "1.2.3") for package in ("torch", "torchvision", "timm", "numpy", "pillow")),
     ],

@@ -42,7 +42,7 @@ from stabkit.analyze.plots.onset_order import (
 from stabkit.analyze.plots.optimizer import optimizer_figure, optimizer_table
 from stabkit.analyze.plots.signals import signals_figure, signals_table
 from stabkit.analyze.plots.stability_map import stability_map_figure, stability_map_table
-from stabkit.analyze.plots.style import RC, as_written
+from stabkit.analyze.plots.style import RC, arranged, as_written
 from stabkit.rundir import whole
 
 
@@ -180,10 +180,10 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, pdf, csv = (stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf", "csv"))
     as_written(figure)
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC), arranged(figure) as box:
         with whole(png) as file:
-            figure.savefig(file, format="png", dpi=200)
+            figure.savefig(file, format="png", dpi=200, bbox_inches=box)
         with whole(pdf) as file:  # same runs, same bytes
-            figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+            figure.savefig(file, format="pdf", bbox_inches=box, metadata={"CreationDate": None})
     write_csv(table, csv)
     return [png, pdf, csv]

@@ -1,6 +1,7 @@
 """Define the look of every figure: printable, color-blind safe, legible in gray."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from stabkit.printing import lines
 
@@ -83,6 +85,22 @@ def as_written(figure: Figure) -> Figure:
         ):  # matplotlib writes the ticks of a log axis as mathematics
             text.set_parse_math(False)
     return figure
+
+
+@contextmanager
+def arranged(figure: Figure) -> Iterator[Bbox]:
+    """Arrange the panels of a figure once, and yield the box around all of it, in inches.
+
+    Every `savefig` would arrange them again, which takes longer than to draw them.
+    """
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def rate_ticks(ax: Axes, rates: Sequence[float], most: int) -> None:

@@ -17,7 +17,7 @@ from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
 from stabkit.analyze.report.sources import SOURCES
 from stabkit.printing import lines
-from stabkit.rundir import atomic_write
+from stabkit.rundir import whole
 from stabkit.version import __version__
 
 FOLDER = Path(__file__).parent
@@ -30,10 +30,16 @@ MOODS = {  # of a verdict: the color of its word
 def write_report(
     runs: Diagnoses, out: Path, interactive: bool = False, preventions: Sequence[Prevention] = ()
 ) -> None:
-    """Write one HTML file that holds all it needs. Raises ValueError if a run is unreadable."""
-    page = render(make_report(runs), charts(runs) if interactive else (), preventions)
-    # bytes in a folder's name that are no text are shown as escapes
-    atomic_write(out, page.encode("utf-8", "backslashreplace"))
+    """Write one HTML file that holds all it needs.
+
+    Raises ValueError if a run is unreadable, and OSError, before it draws anything, if the file
+    cannot be written.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as file:
+        page = render(make_report(runs), charts(runs) if interactive else (), preventions)
+        # bytes in a folder's name that are no text are shown as escapes
+        file.write(page.encode("utf-8", "backslashreplace"))
 
 
 def render(
