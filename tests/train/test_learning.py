@@ -51,14 +51,8 @@ RESNET = [
 RESNET_GAIN = {"moco": 0.025, "simclr": 0.026, "byol": 0.029, "swav": 0.032, "supervised": 0.033}
 
 
-# Half a minute and more each: in the usual run the quickest stands for the others.
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "simclr" else pytest.param(name, marks=pytest.mark.slow)
-        for name in RESNET_GAIN
-    ],
-)
+@pytest.mark.slow  # half a minute and more each; that a ResNet trains: models/test_build.py
+@pytest.mark.parametrize("name", RESNET_GAIN)
 def test_knn_improves_over_an_untrained_resnet(name: str, tmp_path: Path) -> None:
     layers = [] if name == "supervised" else ["method.projector_layers=2"]
     run = trained(tmp_path, *RESNET, f"method.name={name}", *layers)
