@@ -199,8 +199,9 @@ def keys_of(model: type[Section], prefix: str = "") -> list[str]:
 def _explain(error: Any, known: Sequence[str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        if isinstance(error["input"], dict) and error["input"]:  # a section that is none
-            key += f".{next(iter(error['input']))}"
+        inside = error["input"]
+        if isinstance(inside, dict) and inside and not difflib.get_close_matches(key, known):
+            key += f".{next(iter(inside))}"  # a section like none: its setting says more
         return f"{key}: no such setting{suggest(key, known)}"
     if error["type"] == "missing":
         return f"{key}: missing"
