@@ -52,6 +52,11 @@ def lines(text: object) -> str:
     return _IN_LINES.sub(_escape, str(text))
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number with its noun: `1 run`, `2 runs`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def csv_cell(value: object) -> object:
     """Return a text as a cell that no spreadsheet takes for a formula; other values unchanged.
 

@@ -11,6 +11,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.found import found_events
 from stabkit.config import RunConfig, load_config
+from stabkit.printing import counted
 from stabkit.rundir import RunDir
 from stabkit.store import reader
 from stabkit.store.reader import joined
@@ -200,7 +201,7 @@ class Runs(reader.Runs, Sequence[Run]):
         return figure_of(name, self.diagnoses(), ax)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} runs in {str(self.path)!r}: {_listed(self.names)}>"
+        return f"<{counted(len(self), 'run')} in {str(self.path)!r}: {_listed(self.names)}>"
 
     def _repr_html_(self) -> str:
         return str(self.table().to_html(index=False, float_format="{:.4g}".format))

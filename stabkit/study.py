@@ -39,8 +39,8 @@ class Study:
         return study_table(self.table, self.paper)
 
     def ends(self, key: str) -> list[dict[str, Any]]:
-        """Return the settings of a factor, the smallest value first."""
-        return [{key: value} for value in sorted(self.table[key].unique())]
+        """Return the settings of a factor, the smallest value first; of unfinished runs too."""
+        return [{key: value} for value in sorted({run.settings[key] for run in self.runs})]
 
     def higher(
         self,
@@ -104,12 +104,14 @@ def open_study(
     A folder named on the command line comes before `runs`. `factors`: the settings whose values are
     the arms of the study. `metric`: judge by the first evaluation whose name begins so, instead of
     held-out accuracy. Raises ConfigError without the sweep file, and SystemExit, with what to
-    do, if there are no runs or none was evaluated so.
+    do, if no run is done or none was evaluated so.
     """
     found = _runs(runs)
     if metric is not None:
         metric = _evaluation(found, metric, name)
     table = levels(found.diagnoses(metric), factors)
+    if table.empty:
+        raise SystemExit(f"{found.path}: no run is done; `stabkit sweep` goes on with them")
     file = _found(Path("sweeps", f"{name}.yaml"))
     paper = load_sweep(file)
     if PAPER in paper.scales:

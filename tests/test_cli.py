@@ -1,3 +1,4 @@
+import re
 import shlex
 import subprocess
 import sys
@@ -101,7 +102,11 @@ def test_train_runs_resumes_and_says_where(
     command = ["train", "tiny", *SMALL, "train.steps=5", "--run-dir", str(folder)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert f"{folder}: done at step 5 of 5, held-out kNN 0." in printed
+    knn = re.search(
+        rf"^{re.escape(str(folder))}: done at step 5 of 5, held-out kNN ", printed, re.M
+    )
+    assert knn
+    assert re.match(r"\d\d?\.\d %$", printed[knn.end() :].split("\n")[0]), "in percent"
     assert main(command) == 0
     assert "done at step 5 of 5" in capsys.readouterr().out
 

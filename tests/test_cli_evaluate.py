@@ -172,7 +172,7 @@ def test_export_then_import_then_evaluate(
         (["--knn", "data.image_size=32"], "data.image_size = 32: should be 16, the size the"),
         (["--knn", "data.name=cifar10"], "cifar10 data needs path"),
         (["--knn", "data.name=cifar10", "data.path=/no/where"], "no such folder"),
-        (["--knn", "optim.lr=1"], "optim: no such setting"),
+        (["--knn", "optim.lr=1"], "optim.lr: no such setting"),
     ],
 )
 def test_wrong_requests_exit_2_and_change_nothing(

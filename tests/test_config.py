@@ -65,6 +65,22 @@ def test_all_problems_are_reported_together_with_a_remedy() -> None:
     assert "knn.temperature = -1: should be greater than 0" in message
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("eval.every", "eval.every: no such setting; did you mean 'knn.every'"),
+        ("zzz.qqq", "zzz.qqq: no such setting; `stabkit config tiny` prints all"),
+    ],
+)
+def test_a_key_of_a_wrong_section_is_answered_with_the_settings_of_its_name(
+    key: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("tiny", [f"{key}=4"])
+    assert said in str(error.value)
+    assert len(str(error.value)) < 160, "not a list of all settings"
+
+
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"image_size 32 is not a multiple of .*patch_size 5"):
         load_config("tiny", ["model.patch_size=5"])

@@ -60,8 +60,8 @@ def herald_words(found: Association) -> str:
     if not found.observed and not found.after:
         return ""
     text = (
-        f"{found.observed} of {found.effects} dips had a gradient burst in the {LEAD} steps "
-        f"before.\nOnly before {found.before} dips, only after {found.after} "
+        f"{found.observed} of {counted(found.effects, 'dip')} had a gradient burst in the {LEAD} "
+        f"steps before.\nOnly before {counted(found.before, 'dip')}, only after {found.after} "
         f"(p = {found.p_value:.2g})"
     )
     if math.isfinite(found.other_runs_p):

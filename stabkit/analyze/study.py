@@ -12,7 +12,7 @@ from stabkit.analyze.counts import Counts
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import score
-from stabkit.analyze.text import aligned
+from stabkit.analyze.text import aligned, counted
 
 
 class PublishedCell(Protocol):
@@ -25,21 +25,28 @@ class PublishedCell(Protocol):
 
 
 def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
-    """Return one row a run, with what a study compares.
+    """Return one row a run that came to its end, with what a study compares.
 
     Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, exposure,
     collapsed. `level` is the median of the last fifth of the evaluations, in points (100 times the
     accuracy). `sag` is how far it lies below the highest median of as many evaluations in a row.
-    `exposure` is the number of steps outside of dips (`scores.score`).
+    `exposure` is the number of steps outside of dips (`scores.score`). `attrs["unfinished"]` counts
+    the runs left out: the accuracy of half a training is no level. A run that diverged is done, and
+    a log without a status is taken as it is.
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
+        if (status := run.run.status()) is not None and status.state != "done":
+            continue
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
         row |= {"arm": arm(settings), "level": 100 * run.level, "sag": 100 * (run.best - run.level)}
         row |= {"dips": len(run.dips), "exposure": score(run)["exposure"]}
         rows.append(row | {"collapsed": len(run.collapses) > 0})
-    return pd.DataFrame(rows)
+    head = ["run", "seed", *factors, "arm", "level", "sag", "dips", "exposure", "collapsed"]
+    table = pd.DataFrame(rows, columns=head)
+    table.attrs["unfinished"] = len(runs) - len(rows)
+    return table
 
 
 def arm(settings: Mapping[str, Any]) -> str:
@@ -68,6 +75,8 @@ def study_table(table: pd.DataFrame, paper: pd.Series) -> str:
         counts = [str(len(runs)), str(runs["dips"].sum()), str(runs["collapsed"].sum())]
         rows.append([str(name), f"{runs['level'].mean():.1f}", spread, *counts])
     text = aligned(rows)
+    if unfinished := table.attrs.get("unfinished", 0):
+        text += f"\nLeft out, not finished: {counted(unfinished, 'run')}."
     if paper.empty:
         return text
     reported = [["paper", str(paper.name)], *([str(k), f"{v:.1f}"] for k, v in paper.items())]

@@ -120,7 +120,7 @@ def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     often = {0: "once", 1: "every step"}.get(gap, f"every {gap:,} steps")
     things = "images" if run.metric == METRIC else "samples"
     size = f"{int(first['n']):,}" if counts_known(evals) else "an unknown number of"
-    chance = "unknown" if math.isnan(first["chance"]) else f"{first['chance']:.3g}"
+    chance = "unknown" if math.isnan(first["chance"]) else f"{100 * first['chance']:.3g} %"
     name = "Held-out kNN" if run.metric == METRIC else run.metric
     lines.append(f"{name} {often} on {size} {things}, chance {chance}.")
     without = sum(not counts_known(d.evals(d.metric)) for d in runs)
@@ -168,8 +168,8 @@ def _text_table(table: pd.DataFrame) -> str:
         )
     own = set(table["metric"]) <= {METRIC, ""}
     accuracy = {
-        "final kNN" if own else "final": table["level"].map("{:.3f}".format),
-        "best": table["best"].map("{:.3f}".format),
+        "final kNN, %" if own else "final, %": table["level"].map(_percent),
+        "best, %": table["best"].map(_percent),
         "dips": table["dips"].astype(str),
         "deepest": table["deepest"].map(lambda d: f"{100 * d:.1f} pt" if d else "-"),
         "in dips": table["lost_steps"].astype(str),
@@ -185,6 +185,10 @@ def _text_table(table: pd.DataFrame) -> str:
         columns["loss spikes"] = table["loss_spikes"].astype(str)
     columns["bursts"] = table["bursts"].astype(str)
     return aligned([list(columns), *zip(*columns.values(), strict=True)], left=(0, 2))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _verdict(table: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from stabkit.printing import counted as counted
 from stabkit.printing import one_line
 
 
@@ -22,11 +23,6 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
 def listed(parts: Sequence[str]) -> str:
     """Return parts as one list of a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def counted(number: int, thing: str) -> str:
-    """Return a number with its noun: `1 run`, `2 runs`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def times(ratio: float) -> str:

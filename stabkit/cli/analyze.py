@@ -16,6 +16,8 @@ def act(arguments: argparse.Namespace) -> int:
     """Analyze run folders; a log of another tool is converted to one that is removed afterwards."""
     if arguments.plot == "list":
         return _list_plots(arguments.runs)
+    if not arguments.runs:
+        raise RequestError("analyze needs a folder of runs, the name of a study, or a log")
     for word in arguments.runs:
         if "=" in Path(word).name and "/" not in word and not Path(word).exists():
             raise RequestError(f"analyze takes no {word!r}")
@@ -33,7 +35,7 @@ def _list_plots(named: list[str]) -> int:
     from stabkit.analyze.plots import PLOTS
 
     print("\n".join(f"{name:<16}{plot.about}" for name, plot in PLOTS.items()))
-    say_next("stabkit", "analyze", *named, "--plot", "knn", on_terminals=True)
+    say_next("stabkit", "analyze", *(named or ["RUNS"]), "--plot", "knn", on_terminals=True)
     return 0
 
 

@@ -110,7 +110,7 @@ def _status(verb: argparse.ArgumentParser) -> None:
 def _analyze(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "runs",
-        nargs="+",
+        nargs="*",
         help="a folder with run folders at any depth, the name of a study, or a log of another "
         "tool; two are compared",
     )

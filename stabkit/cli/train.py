@@ -68,6 +68,6 @@ def _train(config: RunConfig, rundir: RunDir, allow_inexact: bool) -> tuple[int,
     if status.state == "preempted":
         message = f"{rundir.path}: {status.reason} {at}; the same command goes on from there"
         return 1, message if is_speaker() else ""
-    knn = f", held-out kNN {status.knn:.3f}" if status.knn is not None else ""
+    knn = f", held-out kNN {100 * status.knn:.1f} %" if status.knn is not None else ""
     reason = f" ({status.reason})" if status.reason else ""
     return 0, f"{rundir.path}: done {at}{knn}{reason}" if is_speaker() else ""

@@ -21,6 +21,8 @@ from stabkit.presets import preset_names, preset_text
 from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
 
 Model = TypeVar("Model", bound=Section)
+NEAR = 3  # settings that an error names
+LISTED = 40  # words that an error lists
 
 
 class ConfigError(ValueError):
@@ -169,9 +171,16 @@ def settings_to_save(config: RunConfig) -> dict[str, Any]:
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """Return the end of an error message: the nearest known word, or all known words."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    """Return the end of an error message: what is near to a word, or all known words.
+
+    Settings are alike by their sections, so several are named unless one is a slip away. More than
+    `LISTED` words are settings too, which a command prints.
+    """
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.85 if "." in word else 0.6)
+    if near := near or difflib.get_close_matches(word, known, n=NEAR):
+        return f"; did you mean {' or '.join(map(repr, near))}?"
+    many = len(known) > LISTED
+    return "; `stabkit config tiny` prints all" if many else f"; known: {', '.join(known)}"
 
 
 def keys_of(model: type[Section], prefix: str = "") -> list[str]:
@@ -190,6 +199,9 @@ def keys_of(model: type[Section], prefix: str = "") -> list[str]:
 def _explain(error: Any, known: Sequence[str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
+        inside = error["input"]
+        if isinstance(inside, dict) and inside and not difflib.get_close_matches(key, known):
+            key += f".{next(iter(inside))}"  # a section like none: its setting says more
         return f"{key}: no such setting{suggest(key, known)}"
     if error["type"] == "missing":
         return f"{key}: missing"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.config import suggest
+from stabkit.printing import counted as counted
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -62,10 +63,6 @@ class Log:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)
-
-
-def counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def shown(name: str, width: int = 80) -> str:

@@ -156,8 +156,8 @@ def _accuracies(predicted: Tensor, labels: Tensor) -> list[float]:
 
 def table(probe: LinearProbe) -> Sequence[str]:
     """Return lines to print: each rate with its accuracy on the choosing and held-out images."""
-    lines = [f"{'base lr':>10}{'choosing':>10}{'held-out':>10}"]
+    lines = [f"{'base lr':>10}{'choosing, %':>13}{'held-out, %':>13}"]
     for i, row in enumerate(zip(probe.lrs, probe.choosing, probe.heldout, strict=True)):
         mark = "  chosen" if i == probe.best else ""
-        lines.append(f"{row[0]:>10g}{row[1]:>10.3f}{row[2]:>10.3f}{mark}")
+        lines.append(f"{row[0]:>10g}{100 * row[1]:>13.1f}{100 * row[2]:>13.1f}{mark}")
     return lines

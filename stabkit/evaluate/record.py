@@ -43,7 +43,7 @@ def record(
         value = float(correct.mean())
         writer.add_eval(step, metric, value, chance, result.k, result.temperature, correct)
         neighbors = f", k {result.k}" if result.k else ""
-        inputs.say(f"{metric}{neighbors}: {value:.4f} of {len(correct)} held-out images")
+        inputs.say(f"{metric}{neighbors}: {100 * value:.2f} % of {len(correct)} held-out images")
         found.append({"metric": metric, "value": value, **result.facts})
     replace_rows(rundir, writer, step, metric)
     # The events come after the rows, so that no event tells of a result that is not there.

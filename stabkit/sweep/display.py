@@ -92,7 +92,7 @@ def status_line(row: Row, look: Look | None = None) -> str:
     words = [f"{row.state:<11}", one_line(row.run)] + [verdict] * bool(verdict)
     words += [f"step {step}"] * bool(step)
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
-    words += [f"kNN {knn}"] * bool(knn) + [events] * bool(events)
+    words += [f"kNN {knn} %"] * bool(knn) + [events] * bool(events)
     words += [f"({text})" for text in remarks(row)]
     return "  ".join(map(str, words))
 

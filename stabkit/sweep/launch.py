@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stabkit.config import ConfigError, missing_data
+from stabkit.printing import counted
 from stabkit.rundir import AHEAD, RunDir
 from stabkit.sweep.display import live_status
 from stabkit.sweep.folders import write_index
@@ -18,7 +19,8 @@ from stabkit.sweep.submissions import read_submitted
 
 def print_plan(sweep: Sweep, folder: Path) -> None:
     """Print what would run, in order, and how each run stands now."""
-    print(f"{sweep.name}: {len(sweep.runs)} runs at scale {sweep.scale or 'default'} in {folder}")
+    runs = counted(len(sweep.runs), "run")
+    print(f"{sweep.name}: {runs} at scale {sweep.scale or 'default'} in {folder}")
     if sweep.published:
         print(f"  published: {sweep.published.measure} ({sweep.published.source})")
     for task in reconcile(sweep.runs, folder, jobs_or_none()):
@@ -106,7 +108,7 @@ def _report(sweep: Sweep, outcomes: list[Outcome]) -> None:
             print(f"its worker was killed, the run went on without: {outcome.task.rundir.path}")
     always = [f"{len(by_end[end])} {end}" for end in ("failed", "stopped")]
     others = [f"{len(by_end[end])} {end}" for end in ("refused", "going on") if by_end[end]]
-    words = [f"{len(by_end['done'])} runs done", *always, *others]
+    words = [f"{counted(len(by_end['done']), 'run')} done", *always, *others]
     print(f"{sweep.name}: {', '.join(words)}")
     if by_end["failed"]:
         print("the same command with --retry failed runs them again")

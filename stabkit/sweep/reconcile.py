@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stabkit.printing import counted
 from stabkit.rundir import RunDir, Standing
 from stabkit.sweep.folders import folder_by_id
 from stabkit.sweep.grid import PlannedRun, Sweep
@@ -65,7 +66,7 @@ def count_words(tasks: Sequence[Task], todo: Sequence[Task]) -> str:
     done = sum(task.standing == "done" for task in tasks)
     failed = sum(task.standing == "failed" and task not in todo for task in tasks)
     busy = len(tasks) - done - failed - len(todo)
-    words = [f"{len(tasks)} runs", f"{done} done"]
+    words = [counted(len(tasks), "run"), f"{done} done"]
     words += [f"{busy} running or queued"] * bool(busy)
     words += [f"{failed} failed (--retry failed runs them again)"] * bool(failed)
     return ", ".join([*words, f"{len(todo)} to run"])
@@ -75,8 +76,8 @@ def print_removed(sweep: Sweep, folder: Path) -> None:
     """Name the runs in the sweep's folder that are not part of this request."""
     if others := removed(sweep.runs, folder):
         print(
-            f"  {len(others)} runs here are not part of this request; --cancel-removed ends their "
-            "jobs:"
+            f"  {counted(len(others), 'run')} here not part of this request; --cancel-removed ends "
+            "such jobs:"
         )
         for rundir in others:
             print(f"    {rundir.path.name}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stabkit.printing import counted
 from stabkit.rundir import RunDir, atomic_write, read_file, refuse_link, utc_now
 from stabkit.sweep.queue import Job, cancel
 
@@ -91,7 +92,8 @@ def settle_notes(folder: Path, jobs: dict[str, Job]) -> list[str]:
             "have run and are canceled"
         )
         said.append(
-            f"a submission of {len(content['runs'])} runs was cut off at {content['time']}: "
+            f"a submission of {counted(len(content['runs']), 'run')} was cut off at "
+            f"{content['time']}: "
             f"{became if found else 'none of its jobs is in the queue'}"
         )
     return said

@@ -13,6 +13,7 @@ from submitit.helpers import RsyncSnapshot, clean_env
 
 from stabkit.code_state import checkout
 from stabkit.config import ConfigError, missing_data
+from stabkit.printing import counted
 from stabkit.rundir import RunDir
 from stabkit.sweep.folders import write_index, write_waiting
 from stabkit.sweep.grid import Sweep
@@ -73,7 +74,7 @@ def submit(
                 write_waiting(task.run, task.rundir, task.standing, request.cpus_per_task)
         for request, part, parallel in arrays:
             ids = _submit_array(sweep, where, request, part, parallel, cwd)
-            print(f"  submitted {len(part)} runs as {_span(ids)}")
+            print(f"  submitted {counted(len(part), 'run')} as {_span(ids)}")
     print(f"`stabkit status {shown}` shows how they stand; you may close this terminal")
     return 0
 
@@ -99,7 +100,7 @@ def print_submission(
     todo = to_do(reconcile(sweep.runs, folder, jobs), retry_failed)
     name = _job_name(sweep, "XXXXXXXX")
     for request, part, parallel in _arrays(todo, slurm_settings, array_size):
-        print(f"\nsbatch, {len(part)} runs:\n")
+        print(f"\nsbatch, {counted(len(part), 'run')}:\n")
         executor = make_executor(folder.resolve() / ".submitit", request, name, parallel)
         print(sbatch_text(executor, len(part)))
 

@@ -96,11 +96,11 @@ def clock(seconds: float) -> str:
 
 
 def cells(row: Row) -> tuple[str, str, str, str, str]:
-    """Return step, images/s, time left, kNN and events as text."""
+    """Return step, images/s, time left, kNN in percent and events as text."""
     step = f"{row.step}/{row.steps}" if row.steps else str(row.step or "")
     rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
     left = clock(row.eta_s) if row.eta_s is not None else ""
-    knn = f"{row.knn:.3f}" if row.knn is not None else ""
+    knn = f"{100 * row.knn:.1f}" if row.knn is not None else ""
     events = ", ".join(f"{n} {one_line(kind)}{'s' * (n > 1)}" for kind, n in row.events.items())
     return step, rate, left, knn, events
 
@@ -131,7 +131,7 @@ def _table(rows: Sequence[Row], looks: Mapping[str, Look], width: int) -> Table:
     told = list(zip(*map(cells, rows), strict=True))
     columns = {
         "state": [state_words(row, look) for row, look in zip(rows, seen, strict=True)],
-        **dict(zip(("step", "images/s", "left", "kNN"), map(_texts, told[:4]), strict=True)),
+        **dict(zip(("step", "images/s", "left", "kNN, %"), map(_texts, told[:4]), strict=True)),
         "curve": _texts(curves),
         "events": _texts(told[4]),
     }

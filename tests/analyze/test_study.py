@@ -1,5 +1,6 @@
 """Levels, claims and the figure of a study, against runs whose levels are known."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from stabkit.analyze.study import (
     published,
     study_table,
 )
+from stabkit.rundir import RunDir, State, Status
 from stabkit.store.writer import Writer
 from stabkit.sweep.grid import load_sweep
 from tests.analyze.conftest import diagnosed, plant_run
 
 FACTORS = ["model.freeze_patch_embed"]
+UNFINISHED: dict[str, State] = {"false 0": "failed", "true 0": "running"}
 FROZEN, LEARNED = {FACTORS[0]: True}, {FACTORS[0]: False}
 
 
@@ -48,6 +51,27 @@ def test_level_is_the_median_of_the_last_fifth(arms: Path) -> None:
         assert row["sag"] == pytest.approx(0, abs=0.5)
     assert table[table[FACTORS[0]]]["dips"].sum() == 0
     assert table[~table[FACTORS[0]]]["dips"].sum() == 3
+
+
+def test_unfinished_runs_are_left_out_and_counted(arms: Path) -> None:
+    for name, state in UNFINISHED.items():
+        RunDir(arms / name).write_status(Status(state, 100, 500))
+    table = levels(diagnosed(arms), FACTORS)
+    assert sorted(table["run"]) == ["false 1", "false 2", "true 1", "true 2"]
+    text = study_table(table, pd.Series(dtype=float))
+    assert "Left out, not finished: 2 runs." in text
+    assert re.search(r"^frozen patch projection .* 2 +0 +0$", text, re.M)
+
+
+def test_a_study_of_which_one_arm_is_unfinished_is_undecided(arms: Path) -> None:
+    for seed in range(3):
+        RunDir(arms / f"true {seed}").write_status(Status("running", 100, 500))
+    table = levels(diagnosed(arms), FACTORS)
+    for claim in (
+        higher("frozen ends higher", table, FROZEN, LEARNED),
+        dip_more("learned dips more", table, LEARNED, FROZEN),
+    ):
+        assert claim.verdict == "undecided"
 
 
 def test_a_sag_without_a_dip_is_measured(plant_sagging: Path) -> None:

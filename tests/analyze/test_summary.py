@@ -40,7 +40,7 @@ def test_the_table_has_a_verdict_for_every_run(grid_runs: Diagnoses) -> None:
 def test_the_words_say_what_the_table_says(grid_runs: Diagnoses) -> None:
     text = summary(grid_runs)
     assert "grid0: 8 runs (8 done)\n4 runs judged on held-out kNN accuracy, loss and the" in text
-    assert "\nHeld-out kNN every 5 steps on 1,000 images, chance 0.1." in text
+    assert "\nHeld-out kNN every 5 steps on 1,000 images, chance 10 %." in text
     assert "2 of 8 runs trained unstably. 2 of them finished without any error" in text
     assert "The deepest dip (learned patch projection, base lr 0.02" in text
     assert (

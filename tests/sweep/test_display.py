@@ -24,11 +24,11 @@ FAILED = Row("lr=[red]2", "failed", 3, 100, reason="ValueError: [bold]no[/bold]"
 
 
 def test_a_line_says_everything_known() -> None:
-    expected = "running      lr=1  step 30/100  512 images/s  1:05 left  kNN 0.500"
+    expected = "running      lr=1  step 30/100  512 images/s  1:05 left  kNN 50.0 %"
     assert status_line(RUNNING) == expected
     assert "(ValueError: [bold]no[/bold])  (log: a/log)" in status_line(FAILED)
     unstable = replace(RUNNING, state="unstable", events={"dip": 2, "nonfinite": 1})
-    assert status_line(unstable).endswith("kNN 0.500  2 dips, 1 nonfinite")
+    assert status_line(unstable).endswith("kNN 50.0 %  2 dips, 1 nonfinite")
     assert len(status_line(replace(FAILED, reason="two\nlines")).splitlines()) == 1
 
 

@@ -239,7 +239,7 @@ def test_one_run_that_cannot_be_trained_leaves_the_others_running(
     how: str, reason: str, troubled: Launch
 ) -> None:
     assert troubled.healthy.standing() == "done"
-    assert "1 runs done, 3 failed" in troubled.out
+    assert "1 run done, 3 failed" in troubled.out
     (said,) = (
         part for part in troubled.out.split("failed: ")[1:] if troubled.runs[how].path.name in part
     )
@@ -309,7 +309,7 @@ def test_the_end_of_a_run_that_went_on_elsewhere_is_reported(
             monkeypatch.setattr(launch, "run_pool", ends)
             assert main(["sweep", str(sweep), *SMALL]) == code
         printed = capsys.readouterr().out
-        assert "1 runs done, 0 failed" in printed
+        assert "1 run done, 0 failed" in printed
         said = f"ended elsewhere, preempted: {first.path}" in printed
         assert said == (state == "preempted")
 
@@ -344,5 +344,5 @@ def test_a_launch_goes_on_with_the_sweep_file_that_it_read(
     assert [rundir.standing() for rundir in before] == ["done", "done"]
     assert main(["sweep", str(sweep), *SMALL, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "1 runs here are not part of this request" in printed
+    assert "1 run here not part of this request" in printed
     assert before[1].path.name in printed

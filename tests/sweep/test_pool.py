@@ -86,7 +86,7 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     bad.write_bytes(b"no checkpoint")
     assert main(command) == 1
     printed = capsys.readouterr().out
-    assert "1 runs done, 1 failed" in printed
+    assert "1 run done, 1 failed" in printed
     assert "last.pt: not a file of tensors" in printed
     bad.unlink()
     assert main(command) == 1

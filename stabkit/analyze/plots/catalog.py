@@ -18,6 +18,7 @@ from stabkit.analyze.plots.accuracy_table import (
     write_texts,
 )
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_table
+from stabkit.analyze.plots.free_places import place_labels
 from stabkit.analyze.plots.freeze_patch import freeze_patch_figure, freeze_patch_table
 from stabkit.analyze.plots.grad_norms import (
     draw_grad_norms,
@@ -172,6 +173,7 @@ def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
         ax.set(xlabel="step", ylabel=AXIS_NAMES[name](table))
     figure = ax.get_figure(root=True)
     assert figure is not None
+    place_labels(figure)
     return draw_notes(figure, runs)
 
 

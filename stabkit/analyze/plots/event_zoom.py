@@ -1,6 +1,8 @@
 """Draw the figure `event-zoom`: what every signal did around an event, aligned at its onset."""
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -45,7 +47,8 @@ COLUMNS = ["event", "onset", "end", "panel", "series", "depth", "step", "offset"
 
 class _Event(NamedTuple):
     size: float
-    label: str
+    what: str
+    label: str  # of the run
     run: Diagnosis
     onset: int
     end: int
@@ -56,23 +59,51 @@ def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
     """Return rows of `event_zoom_rows` for the worst event of each kind that the runs have.
 
     The kinds are: a loss that left for good, a dip of accuracy, a spike of a loss, a burst of
-    gradients. If there is none, return rows for the value of a first layer that stands out most
-    from the 20 values before it. The name of that event says that it is none.
+    gradients. Those of one incident share their rows (`_add`). If there is none, return rows for
+    the value of a first layer that stands out most from the 20 values before it. The name of that
+    event says that it is none.
     """
-    labelled = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
-    chosen = [
-        max(found, key=lambda event: event.size)
-        for events in (_dips, _bursts, _loss_spikes, _departures)
-        if (found := [event for label, run in labelled for event in events(label, run)])
+    labelled = [
+        (number, run_label(cell, run), run)
+        for number, cell in enumerate(group_cells(runs))
+        for run in cell.runs
     ]
+    chosen: list[_Event] = []
+    for events in (_dips, _bursts, _loss_spikes, _departures):
+        found = [event for _, label, run in labelled for event in events(label, run)]
+        _add(chosen, found, {run.path: number for number, _, run in labelled})
     if not chosen:
-        rises = [rise for label, run in labelled if (rise := _largest_rise(label, run))]
+        rises = [rise for _, label, run in labelled if (rise := _largest_rise(label, run))]
         chosen = sorted(rises, key=lambda event: -event.size)[:1]
     frames = [
-        event_zoom_rows(event.run, event.onset, event.end, event.loss).assign(event=event.label)
+        event_zoom_rows(event.run, event.onset, event.end, event.loss).assign(
+            event=f"{event.what}, {event.label}"
+        )
         for event in chosen
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+
+
+def _add(chosen: list[_Event], found: Sequence[_Event], cells: Mapping[Path, int]) -> None:
+    """Add the largest of the events of one kind; one of an incident that is chosen only names it.
+
+    Events close together in one run are one incident. If the largest event is what an incident
+    chosen in another seed of its cell shows too, at the same steps, that incident stands for it.
+    """
+    if not found:
+        return
+    worst = max(found, key=lambda event: event.size)
+    for i, other in enumerate(chosen):
+        mine = [event for event in found if event.run is other.run and _close(event, other)]
+        if mine and cells[worst.run.path] == cells[other.run.path] and _close(worst, other):
+            what = worst.what if worst.run is other.run else worst.what.partition(" ")[2]
+            chosen[i] = other._replace(what=f"{other.what}, {what}", loss=other.loss or worst.loss)
+            return
+    chosen.append(worst)
+
+
+def _close(one: _Event, other: _Event) -> bool:
+    return one.onset <= other.end + MARGIN[0] and other.onset <= one.end + MARGIN[0]
 
 
 def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = None) -> pd.DataFrame:
@@ -122,14 +153,14 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
 
 def _dips(label: str, run: Diagnosis) -> list[_Event]:
     return [
-        _Event(dip["depth"], f"deepest dip, {label}", run, int(dip["onset"]), int(dip["end"]))
+        _Event(dip["depth"], "deepest dip", label, run, int(dip["onset"]), int(dip["end"]))
         for dip in run.dips.to_dict("records")
     ]
 
 
 def _bursts(label: str, run: Diagnosis) -> list[_Event]:
     return [
-        _Event(b["ratio"], f"largest gradient burst, {label}", run, b["onset"], b["end"])
+        _Event(b["ratio"], "largest gradient burst", label, run, b["onset"], b["end"])
         for b in run.bursts.to_dict("records")
     ]
 
@@ -137,7 +168,7 @@ def _bursts(label: str, run: Diagnosis) -> list[_Event]:
 def _loss_spikes(label: str, run: Diagnosis) -> list[_Event]:
     return [
         _Event(
-            s["ratio"], f"largest loss spike, {label}", run, s["onset"], s["end"],
+            s["ratio"], "largest loss spike", label, run, s["onset"], s["end"],
             str(s["first"]).split(", ")[0],
         )
         for s in run.loss_spikes.to_dict("records")
@@ -147,7 +178,7 @@ def _loss_spikes(label: str, run: Diagnosis) -> list[_Event]:
 def _departures(label: str, run: Diagnosis) -> list[_Event]:
     return [
         _Event(
-            d["level"] - d["best"], f"{d['series']} left for good, {label}", run, d["onset"],
+            d["level"] - d["best"], f"{d['series']} left for good", label, run, d["onset"],
             d["end"], d["series"],
         )
         for d in run.departures.to_dict("records")
@@ -163,7 +194,7 @@ def _largest_rise(label: str, run: Diagnosis) -> _Event | None:
         return None
     at = int(norms.loc[rise.idxmax(), "step"])
     what = f"no event found, largest rise of {norms['layer'].iloc[0]}"
-    return _Event(float(rise.max()), f"{what}, {label}", run, at, at)
+    return _Event(float(rise.max()), what, label, run, at, at)
 
 
 def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:

@@ -16,6 +16,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.clock import clock, mark_clock
 from stabkit.analyze.plots.curves import accuracy_axis
+from stabkit.analyze.plots.free_places import place_labels
 from stabkit.analyze.plots.knn_lines import Styles, draw_chance, draw_curve, say_dips
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
 from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out
@@ -132,6 +133,7 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
             figure.legend(handles=legend, loc="outside right center")
         left_out = f"{PANELS} of {every} panels: those with the worst runs"
         say_left_out(figure, _seeds(shown), left_out if every > PANELS else "")
+        place_labels(figure)
     return figure
 
 

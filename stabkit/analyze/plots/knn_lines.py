@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from stabkit.analyze.plots.free_places import MOVABLE
 from stabkit.analyze.plots.note_lines import HALO
 
 Styles = dict[str, dict[str, Any]]
-NEAR = 4  # points of accuracy between labels that would overlap
 SAID = 3  # dips of one panel whose depth is written beside them
 
 
@@ -38,7 +38,7 @@ def draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
 
 
 def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
-    """Mark where each dip began, and say of the deepest, above the mark, how deep they were."""
+    """Mark where each dip began, and say of the deepest how deep they were (`place_labels`)."""
     inside = drawn[drawn["dip"] > 0]
     if inside.empty:
         return
@@ -47,8 +47,6 @@ def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
         lowest=("value", "min"), recovered=("recovered", "all"),
     )  # fmt: skip
     dips["depth"] = dips["ceiling"] - dips["lowest"]
-    start, span = drawn["step"].min(), max(1, drawn["step"].max() - drawn["step"].min())
-    said: list[tuple[float, float]] = []
     for number, dip in enumerate(dips.sort_values("depth", ascending=False).to_dict("records")):
         color = styles[str(dip["curve"])]["color"]
         at = (dip["step"], 100 * dip["ceiling"])
@@ -56,14 +54,10 @@ def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
         if number < SAID:
             text = f"-{100 * dip['depth']:.1f} pt"
             text += "" if dip["recovered"] else ", not recovered"
-            share = (at[0] - start) / span  # of the panel; a label stays inside
-            wide = 0.32 if dip["recovered"] else 0.6
-            near = sum(abs(x - share) < wide and abs(y - at[1]) < NEAR for x, y in said)
-            said.append((share, at[1]))
-            side = "left" if share < wide / 2 else "right" if share > 1 - wide / 2 else "center"
             label = ax.annotate(
-                text, at, xytext=(0, 4 + 8 * near), textcoords="offset points", ha=side,
-                fontsize=6.5, color="0.15", path_effects=HALO, zorder=4,
+                text, at, xytext=(0, 4), textcoords="offset points", ha="center", va="bottom",
+                fontsize=6.5, color="0.15", path_effects=HALO, zorder=4, gid=MOVABLE,
+                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0},
             )  # fmt: skip
             label.set_in_layout(False)  # the axes keep their width
 

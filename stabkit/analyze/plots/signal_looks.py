@@ -105,8 +105,8 @@ def look_of(rows: pd.DataFrame) -> Look:
     return Look("log" if wide else "linear")
 
 
-def plain_ticks(ax: Axes) -> None:
-    """Set a few ticks with plain numbers, for small panels side by side."""
+def plain_ticks(ax: Axes, percent: bool = False) -> None:
+    """Set a few ticks with plain numbers, for small panels side by side; shares in percent."""
     (low, high), scale = ax.get_ylim(), ax.get_yscale()
     if scale == "linear" or (scale == "log" and high < 5 * low):
         ax.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
@@ -116,7 +116,9 @@ def plain_ticks(ax: Axes) -> None:
         )
     else:
         ax.yaxis.set_major_locator(FixedLocator(_powers(low, high)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:g} %" if percent else f"{value:g}")
+    )
     if scale != "linear":
         ax.yaxis.set_minor_locator(NullLocator())
 

@@ -13,6 +13,8 @@ from stabkit.analyze.plots.signal_looks import LAYERS, Look, run_looks
 from stabkit.store.schema import KEYS
 from stabkit.store.tables import stored_table
 
+ACCURACY = "accuracy"  # the kind of the accuracy that is judged, a share
+MEASURED = ("layer", "run", ACCURACY)  # kinds of rows that hold values of a signal
 HEAD = ["run", "of", "kind", "signal", "layer", "depth", "step", "end", "median", "extreme"]
 
 
@@ -48,7 +50,7 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
         rows = of_run[of_run["name"] == name]
         nothing = pd.Series(False, index=rows.index)
         parts.append(_stretched(rows["value"], nothing, [stretch(rows["step"])], look))
-        parts[-1] = parts[-1].assign(kind="run", signal=name)
+        parts[-1] = parts[-1].assign(kind=ACCURACY if name == run.metric else "run", signal=name)
     for part in parts:
         part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
     found = run.dips[["onset", "end"]].rename(columns={"onset": "step"})

@@ -16,7 +16,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
-from stabkit.analyze.plots.signal_rows import HEAD, signal_rows
+from stabkit.analyze.plots.signal_rows import ACCURACY, HEAD, MEASURED, signal_rows
 from stabkit.analyze.plots.style import RC, new_figure, ramp
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first
@@ -32,8 +32,8 @@ GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": "--"}
 def signals_table(runs: Diagnoses) -> pd.DataFrame:
     """Return what is drawn: all runs if there are at most three, else the three that fared worst.
 
-    `of` counts all runs. Rows of kind `layer` and `run` are a signal in one of at most 300
-    stretches of steps, from step to end: the median of its finite values and the extreme. The
+    `of` counts all runs. Rows of the kinds `MEASURED` are a signal in one of at most 300 stretches
+    of steps, from step to end: the median of its finite values and the extreme. The
     extreme is the largest value of all, or the smallest if a small value is what alarms, as for an
     entropy; it is inf if a value was not finite. Rows of kind `dip` and `loss event` (a spike of a
     loss, or its departure) go from step to end. Rows of kind `ceiling` are what `adam_rms` cannot
@@ -47,7 +47,7 @@ def signals_table(runs: Diagnoses) -> pd.DataFrame:
         labelled = [(label, run) for label, run in labelled if run.name in worst]
     frames = [signal_rows(run).assign(run=label) for label, run in labelled]
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
-    measured = table[table["kind"].isin(["layer", "run"])]
+    measured = table[table["kind"].isin(MEASURED)]
     told = measured.loc[(measured[["median", "extreme"]].fillna(0) != 0).any(axis=1), "signal"]
     table = table[table["kind"].isin(SHADED) | table["signal"].isin(told)]
     if told.empty:
@@ -64,7 +64,7 @@ def draw_signals(
     by layer. `scale` of the vertical axis (`signal_scale`). Thin lines are the extremes of
     stretches of steps. A cross on top is a value that is not finite.
     """
-    rows = frame[frame["kind"].isin(["layer", "run"])]
+    rows = frame[frame["kind"].isin(MEASURED)]
     styles = _styles(rows) if styles is None else styles
     shows(ax, rows)
     for layer, series in rows.groupby("layer", sort=False, dropna=False):
@@ -89,7 +89,7 @@ def draw_signals(
             ax.set_yscale("symlog", linthresh=1)
             if (rows[["median", "extreme"]].min() >= 0).all():
                 ax.set_ylim(bottom=-0.2)  # the margin below 0 would be decades wide
-    plain_ticks(ax)
+    plain_ticks(ax, _in_percent(rows))
     return ax
 
 
@@ -115,7 +115,7 @@ def signals_figure(table: pd.DataFrame) -> Figure:
     table = table.assign(
         run=table["run"].astype(str)
     )  # a run named 1 comes back from the CSV as a number
-    measured = table[table["kind"].isin(["layer", "run"])]
+    measured = table[table["kind"].isin(MEASURED)]
     runs, signals = list(table["run"].unique()), list(measured["signal"].unique())
     alone = len(runs) == 1
     columns = min(COLUMNS, len(signals)) if alone else len(runs)
@@ -160,7 +160,7 @@ def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal:
         whole = table[table["run"] == run]
         steps = whole.loc[~whole["kind"].isin(SHADED), ["step", "end"]]
         here = whole[(whole["signal"] == signal) | whole["kind"].isin(SHADED)]
-        if not here["kind"].isin(["layer", "run"]).any():
+        if not here["kind"].isin(MEASURED).any():
             say_nothing(ax, "not recorded")
         else:
             drawn.append(draw_signals(here, ax, _styles(whole), scale))
@@ -175,7 +175,11 @@ def _draw_row(row: Sequence[Axes], table: pd.DataFrame, runs: list[str], signal:
         return  # too far apart for one scale, such as the losses of two methods
     for ax in drawn:
         ax.set_ylim(min(lows), max(highs))
-        plain_ticks(ax)
+        plain_ticks(ax, _in_percent(of_signal))
+
+
+def _in_percent(rows: pd.DataFrame) -> bool:
+    return bool((rows["kind"] == ACCURACY).any())
 
 
 def _styles(rows: pd.DataFrame) -> Styles:
@@ -204,7 +208,7 @@ def _handles(table: pd.DataFrame) -> list[Line2D]:
     if len(longest) > 2:
         between = list(longest.values())[len(longest) // 2]
         handles.insert(1, Line2D([], [], label="between: by depth", **between))
-    measured = table[table["kind"].isin(["layer", "run"])]
+    measured = table[table["kind"].isin(MEASURED)]
     if (measured["median"] != measured["extreme"])[np.isfinite(measured["extreme"])].any():
         thin = Line2D([], [], color="black", linewidth=EXTREME_WIDTH)
         thin.set_label("extreme of a stretch of steps")

@@ -1,6 +1,7 @@
 """The figures of onsets, against planted bursts and against loops over the recorded values."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,15 @@ def test_the_zoom_takes_the_deepest_dip_and_the_largest_burst(tmp_path: Path) ->
     assert table.groupby("event")["onset"].first().tolist()[1] == SPIKE
     figure = event_zoom_figure(table)
     assert len(figure.axes) == 6
+
+
+def test_one_incident_has_one_column(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        plant_run(tmp_path / f"both {seed}", "optim.lr=1e-3", dip=0.12, spike=True, seed=seed)
+    (name,) = event_zoom_table(diagnosed(tmp_path))["event"].unique()
+    assert re.match("deepest dip, (largest )?gradient burst, ", name)
+    whole = event_zoom_table(diagnosed(tmp_path / "both 0"))
+    assert whole["event"].unique().tolist() == ["deepest dip, largest gradient burst, both 0"]
 
 
 def test_without_any_event_the_zoom_says_so(tmp_path: Path) -> None:
