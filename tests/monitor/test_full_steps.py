@@ -106,7 +106,8 @@ def test_accumulation_clipping_and_several_optimizers(tmp_path: Path) -> None:
             last.step()
             toy.model.zero_grad()
     found = stabkit.open_run(tmp_path).signals()
-    assert len(found) == 14 and (found["grad_norm"] > 0.01).all()
+    assert len(found) == 14
+    assert (found["grad_norm"] > 0.01).all()
     known = found.dropna(subset="update_norm")
     assert known[["step", "layer"]].astype(str).to_numpy().tolist() == [
         [str(step), layer] for step in (0, 3, 6) for layer in ("0", "2")
