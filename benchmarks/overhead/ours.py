@@ -54,6 +54,13 @@ class OneNorm(Stabkit):
         return {"signals": "grad_norm"}
 
 
+class Full(Stabkit):
+    """All basic signals at every step, as `stabkit train` records them."""
+
+    def options(self) -> dict[str, Any]:
+        return {"full_every": 1}
+
+
 class Level(Stabkit):
     """A further level beside the basic one, with one probe an interval (50 steps)."""
 
@@ -63,7 +70,7 @@ class Level(Stabkit):
         if not choose(self.level, self.training.probe):
             raise Unavailable(f"this version has no signal of level {self.level}")
         levels = ["basic", self.level]
-        return {"signals": levels, "probe": self.training.probe, "every": self.every}
+        return {"signals": levels, "probe": self.training.probe, "probe_every": self.every}
 
     def recorded(self) -> int:
         run = stabkit.open_run(self.folder)
@@ -95,7 +102,11 @@ class Noise(Level):
         self.monitor.micro_batch()
 
 
-STABKIT: dict[str, type[Subject]] = {"stabkit": Stabkit, "stabkit-grad_norm": OneNorm}
+STABKIT: dict[str, type[Subject]] = {
+    "stabkit": Stabkit,
+    "stabkit-full": Full,
+    "stabkit-grad_norm": OneNorm,
+}
 FURTHER: dict[str, type[Subject]] = {
     f"stabkit+{level}": type(level, (Noise if level == "noise" else Level,), {"level": level})
     for level in LEVELS

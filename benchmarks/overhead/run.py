@@ -45,7 +45,7 @@ LESS = 10  # the factor by which a peer must add more time
 
 SIZES = {
     "tiny": Size(50, 6),
-    "vit": Size(5, 10),
+    "vit": Size(10, 6),
     "gpt": Size(10, 10),
     "vits": Size(5, 6),
     "vitb": Size(2, 6),

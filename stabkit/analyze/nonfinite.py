@@ -8,6 +8,7 @@ import numpy as np
 from stabkit.analyze.series import gradient_norms
 from stabkit.detect.nonfinite import nonfinite_stretches
 from stabkit.store.reader import Run
+from stabkit.store.tables import stored_table
 
 Entry = dict[str, Any]
 
@@ -79,6 +80,16 @@ def _layers_came_back(run: Run, step: int, layers: Sequence[str]) -> bool:
         finite = np.isfinite(rows["grad_norm"].to_numpy())
         if finite[0] or not finite.any():
             return False
-        if "param_norm" in rows and not np.isfinite(rows["param_norm"]).all():
-            return False
-    return True
+    return _weights_stayed_finite(run, step, layers)
+
+
+def _weights_stayed_finite(run: Run, step: int, layers: Sequence[str]) -> bool:
+    """Return whether every norm of weights that was measured from the step on is finite.
+
+    Read as stored: one that is null was not measured, which pandas does not tell from NaN.
+    """
+    columns = ["step", "layer", "param_norm"]
+    stored = stored_table(run.path / "layers", "layers", columns, run.until("layers"))
+    rows = stored.filter(stored["param_norm"].is_valid()).to_pandas()
+    there = (rows["step"] >= step) & rows["layer"].astype(str).isin(layers)
+    return bool(np.isfinite(rows["param_norm"][there]).all())

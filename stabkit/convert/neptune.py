@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stabkit.convert.series import ConvertError, Log, Series
+from stabkit.convert.unpack import refuse_large
 
 COLUMNS = ("project_id", "run_id", "attribute_path", "attribute_type", "step", "float_value")
 MACHINE = "monitoring/"  # use of processor and memory, with steps of its own
@@ -36,7 +37,7 @@ def is_export(path: Path) -> bool:
 def exported_logs(paths: Sequence[Path]) -> list[Log]:
     """Return a log for each run in these files. Raises ConvertError if there are no series."""
     try:
-        rows = pa.concat_tables(pq.ParquetFile(path).read([*COLUMNS]) for path in paths)
+        rows = pa.concat_tables(_rows(path) for path in paths)
     except pa.ArrowException as error:
         raise ConvertError(f"{paths[0]}: not readable as Parquet ({error})") from None
     kept = pc.and_(pc.equal(rows["attribute_type"], "float_series"), pc.is_valid(rows["step"]))
@@ -48,6 +49,12 @@ def exported_logs(paths: Sequence[Path]) -> list[Log]:
         _log(f"{project}/{run}" if several else str(run), values)
         for (project, run), values in frame.groupby(["project_id", "run_id"], sort=False)
     ]
+
+
+def _rows(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        refuse_large(path, file, len(COLUMNS))
+        return file.read([*COLUMNS])
 
 
 def _log(name: str, values: pd.DataFrame) -> Log:

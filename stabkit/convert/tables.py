@@ -16,7 +16,7 @@ from stabkit.convert.one_axis import on_one_axis
 from stabkit.convert.records import flat, is_json, json_records
 from stabkit.convert.series import ConvertError, shown
 from stabkit.convert.text import is_log_text, text_records
-from stabkit.convert.unpack import is_packed, refuse_archive, unpacked
+from stabkit.convert.unpack import is_packed, refuse_archive, refuse_large, unpacked
 from stabkit.convert.wandb_file import MAGIC, wandb_records
 
 
@@ -50,6 +50,7 @@ def _read(path: Path, start: bytes, row_step: bool) -> Table:
     """Choose the reader by the first bytes, `start`."""
     if start.startswith(b"PAR1"):
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            refuse_large(path, file, file.metadata.num_columns)
             return from_arrow(path, file.read())
     notes: list[str] = []
     if start.startswith(MAGIC):

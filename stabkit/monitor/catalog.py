@@ -7,10 +7,17 @@ import textwrap
 from collections.abc import Sequence
 
 from stabkit.monitor import monitor as _all  # noqa: F401 (importing it registers every signal)
-from stabkit.monitor.signals.signal import LEVELS, SIGNALS, ProbeSignal, Signal, choose
+from stabkit.monitor.signals.signal import (
+    LEVELS,
+    SIGNALS,
+    LayerSignal,
+    ProbeSignal,
+    Signal,
+    choose,
+)
 
 WHEN = {
-    "basic": "every step, of every layer; the default",
+    "basic": "of every layer, at every step or at full ones (`full_every`); the default",
     "attention": "every `probe_every` steps, on the probe",
     "features": "every `probe_every` steps, on the probe",
     "curvature": "every `probe_every` steps, on the probe's loss",
@@ -43,6 +50,8 @@ def _entry(signal: Signal) -> str:
         facts.append(f"unit: {signal.unit}")
     if signal.cost:
         facts.append(f"cost: {signal.cost}")
+    if isinstance(signal, LayerSignal) and not signal.every_step:
+        facts.append("at full steps")
     if isinstance(signal, ProbeSignal):
         facts.append(f"needs: {', '.join(signal.needs)}")
     if signal.source:

@@ -1,4 +1,4 @@
-"""The Monitor: attach to a model and its optimizers, record every layer at every step."""
+"""The Monitor: attach to a model and its optimizers, record every layer."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ from stabkit.rundir import RunDir
 
 
 class Monitor:
-    """Records gradients, parameters, updates and more of every layer at every optimizer step.
+    """Records gradients, parameters, updates and more of every layer.
 
         with stabkit.Monitor(model, optimizer, "runs/mine") as monitor:
             for images in loader:
@@ -52,6 +52,9 @@ class Monitor:
       parameter for which it returns None is left out.
     - `first_step`: the number of the next step; pass it when a training resumes. Rows from there
       on that the folder already holds are removed. Without it, such a folder is refused.
+    - `full_every`: steps from one full step to the next. At steps that are multiples of it all
+      signals are measured, at the others `grad_norm`, `nonfinite_count` and signals of your own;
+      the rest is null there. 1 measures all at every step, and costs more.
     - `flush_every`: steps in an interval; values reach the disk at the end of the next interval.
     - `samples_per_step`: when given, `images_per_s` is recorded once an interval.
     - `knn`: a `stabkit.KNN`, evaluated every few steps.
@@ -79,6 +82,7 @@ class Monitor:
         layer_of: Callable[[str], str | None] | None = None,
         first_step: int | None = None,
         flush_every: int = 50,
+        full_every: int = 10,
         samples_per_step: int | None = None,
         knn: KNN | None = None,
         teacher: nn.Module | None = None,
@@ -91,7 +95,8 @@ class Monitor:
         scaler = checked(scaler) if scaler is not None else scaler_within(optimizer)
         recording = Recording(
             model, listed(optimizer), Path(folder), signals, probe, probe_every, scaler, layer_of,
-            first_step, flush_every, samples_per_step, strict, config, _run_id, knn, teacher,
+            first_step, flush_every, full_every, samples_per_step, strict, config, _run_id, knn,
+            teacher,
         )  # fmt: skip
         self.rundir: RunDir = recording.rundir
         self.layers: list[str] = recording.layers

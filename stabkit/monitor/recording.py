@@ -62,6 +62,7 @@ class Recording:
         layer_of: Callable[[str], str | None] | None,
         first_step: int | None,
         flush_every: int,
+        full_every: int,
         samples_per_step: int | None,
         strict: bool,
         config: Any,
@@ -74,7 +75,7 @@ class Recording:
         settings = None if config is None else plain_settings(config)
         failed = self._signal_failed
         parts = make_parts(
-            model, optimizers, signals, probe, probe_every, layer_of, flush_every,
+            model, optimizers, signals, probe, probe_every, layer_of, flush_every, full_every,
             samples_per_step, failed, knn, teacher,
         )  # fmt: skip
         self.knn = parts.knn
@@ -101,7 +102,7 @@ class Recording:
         )  # fmt: skip
         self.rows = StepRows(
             opened.step, parts, scalars, flusher, self.attachment, self.guard, flush_every,
-            out is not None, self.is_dead, self.reactions.agree, self._row_opened,
+            full_every, out is not None, self.is_dead, self.reactions.agree, self._row_opened,
             self._row_closed,
         )  # fmt: skip
         self._knn: float | None = None

@@ -143,6 +143,7 @@ def _monitor(plan: Plan, folder: Path, out: Path, parts: Parts) -> Recorder:
         probe_every=1,
         first_step=plan.start,
         flush_every=INTERVAL,
+        full_every=1,
         strict=True,
         config={"replay_of": str(folder), "run": run_id(config), "what": plan.words},
     )

@@ -164,6 +164,7 @@ def _begin_record(
         probe_every=config.runtime.signals_every,
         first_step=first,
         flush_every=config.runtime.flush_every,
+        full_every=1,
         samples_per_step=config.train.batch,
         strict=True,  # a checkpoint must not claim rows that are not on disk
         _run_id=run_id(config),

@@ -2,8 +2,11 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from stabkit.convert import unpack
 from stabkit.convert.series import ConvertError
 from stabkit.convert.spelling import numbers_of
 from stabkit.convert.tables import read_table
@@ -106,6 +109,51 @@ def test_damaged_gzip_and_other_archives_are_named(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(b"\0\1\2"))
     with pytest.raises(ConvertError, match=f"^{packed}: neither text"):
         read_table(packed)
+
+
+def test_gzip_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,000 bytes unpack to 4 MB: they are not all written before they are refused."""
+    monkeypatch.setattr(unpack, "LIMIT", 1 << 20)
+    packed, rows = tmp_path / "log.csv.gz", b"step,loss\n" + b"1,2\n" * (1 << 18)
+    packed.write_bytes(gzip.compress(rows[: 1 << 20]))
+    assert read_table(packed).columns  # exactly the limit
+    packed.write_bytes(gzip.compress(rows))
+    with pytest.raises(ConvertError, match=rf"^{packed}: more than 0.000977 GiB .*gunzip"):
+        read_table(packed)
+    monkeypatch.undo()
+    assert unpack.LIMIT == 2 << 30  # what docs/convert.md says
+    assert len(read_table(packed).columns["step"].values) == 1 << 18
+
+
+def test_gzip_within_gzip_is_refused(tmp_path: Path) -> None:
+    """A file can unpack to itself."""
+    packed = tmp_path / "log.csv.gz"
+    packed.write_bytes(gzip.compress(gzip.compress(b"step,loss\n1,2\n")))
+    with pytest.raises(ConvertError, match=f"^{packed}: gzip within gzip"):
+        read_table(packed)
+
+
+def test_gzip_with_a_damaged_middle_is_named(tmp_path: Path) -> None:
+    packed = tmp_path / "log.csv.gz"
+    content = bytearray(gzip.compress(b"step,loss\n" + b"1,2\n" * 9))
+    content[10] = 0xFF  # the first block's type, which does not exist
+    packed.write_bytes(content)
+    with pytest.raises(ConvertError, match=rf"{packed}: damaged gzip"):
+        read_table(packed)
+
+
+def test_parquet_that_claims_to_be_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few kilobytes hold a million equal numbers."""
+    rows = 1 << 20
+    file = tmp_path / "log.parquet"
+    table = pa.table({"step": np.zeros(rows, np.int64), "loss": np.ones(rows)})
+    pq.write_table(table, file, compression="zstd")
+    assert file.stat().st_size < 1 << 14
+    monkeypatch.setattr(unpack, "LIMIT", 1 << 23)
+    with pytest.raises(ConvertError, match=rf"^{file}: {rows} rows of 2 columns, 0.0156 GiB"):
+        read_table(file)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_every_order_gives_one_row_a_step(tmp_path: Path, enabled: bool, order: 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, enabled=enabled)
     seen: dict[int, Norms] = {}
-    with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler) as monitor:
+    with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler, full_every=1) as monitor:
         for step in range(6):
             optimizer.zero_grad()
             scaler.scale(model(torch.randn(8, 4)).square().mean()).backward()
@@ -84,7 +84,7 @@ def test_what_is_told_of_two_optimizers_leaves_their_updates_right(
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
     both = [torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2)]
     moved = []
-    with stabkit.Monitor(model, both, tmp_path) as monitor:
+    with stabkit.Monitor(model, both, tmp_path, full_every=1) as monitor:
         for step in range(4):
             model.zero_grad()
             model(torch.randn(8, 4)).square().mean().backward()

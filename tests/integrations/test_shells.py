@@ -32,7 +32,7 @@ def train(prepare: Any, folder: Path | None) -> tuple[list[float], list[float]]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 1))
     model, optimizer, backward = prepare(net, torch.optim.AdamW(net.parameters(), lr=0.01))
-    monitor = stabkit.Monitor(model, optimizer, folder) if folder else None
+    monitor = stabkit.Monitor(model, optimizer, folder, full_every=1) if folder else None
     losses, norms = [], []
     for _ in range(6):
         loss = model(torch.randn(4, 8)).square().mean()

@@ -405,7 +405,8 @@ def test_two_monitors_of_one_scaler_close_in_either_order(
     optimizer = adamw(model.parameters())
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     monitors = [
-        stabkit.Monitor(model, optimizer, tmp_path / str(i), scaler=scaler) for i in range(2)
+        stabkit.Monitor(model, optimizer, tmp_path / str(i), scaler=scaler, full_every=1)
+        for i in range(2)
     ]
 
     def step() -> None:
@@ -434,7 +435,7 @@ def test_a_step_of_the_scalers_own_that_somebody_put_there_comes_back(tmp_path: 
     scaler = torch.amp.GradScaler("cpu")
     theirs = partial(scaler.step)
     scaler.step = theirs  # type: ignore[method-assign,assignment]
-    with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler):
+    with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler, full_every=1):
         assert scaler.__dict__["step"] is not theirs
     assert scaler.__dict__["step"] is theirs
 
@@ -802,12 +803,12 @@ def test_wrong_optimizers_are_refused_before_anything_is_held(tmp_path: Path) ->
     optimizer = adamw(model.parameters())
     for wrong in ([], [optimizer, optimizer]):
         with pytest.raises(ValueError, match="give an optimizer, or a list of different ones"):
-            stabkit.Monitor(model, wrong, tmp_path)
+            stabkit.Monitor(model, wrong, tmp_path, full_every=1)
     for strange in (Wrapper(), [optimizer, Wrapper()]):
         with pytest.raises(TypeError, match="Wrapper has no step hooks"):
-            stabkit.Monitor(model, strange, tmp_path)  # type: ignore[arg-type]
+            stabkit.Monitor(model, strange, tmp_path, full_every=1)  # type: ignore[arg-type]
     assert not optimizer._optimizer_step_pre_hooks
-    stabkit.Monitor(model, optimizer, tmp_path).close()
+    stabkit.Monitor(model, optimizer, tmp_path, full_every=1).close()
 
 
 def test_layers_may_be_chosen_and_left_out(tmp_path: Path) -> None:
@@ -871,7 +872,9 @@ def test_a_scaler_that_finds_no_scale_is_an_event(
     optimizer = adamw(model.parameters())
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     stops: list[int] = []
-    with stabkit.Monitor(model, optimizer, tmp_path, scaler=scaler, flush_every=4) as monitor:
+    with stabkit.Monitor(
+        model, optimizer, tmp_path, scaler=scaler, flush_every=4, full_every=1
+    ) as monitor:
         monitor.on("nonfinite", lambda event: stops.append(event.step))
         for step in range(16):
             optimizer.zero_grad()
@@ -887,7 +890,9 @@ def test_gradients_that_no_step_follows_stay_in_their_row(tmp_path: Path) -> Non
     """Those of the second optimizer are told before clipping; the first comes round again."""
     first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (first, second)]
-    with stabkit.Monitor(nn.Sequential(first, second), optimizers, tmp_path) as monitor:
+    with stabkit.Monitor(
+        nn.Sequential(first, second), optimizers, tmp_path, full_every=1
+    ) as monitor:
         for step in range(2):
             for module in (first, second):
                 module.weight.grad = torch.full_like(module.weight, step + 1.0)
@@ -902,13 +907,13 @@ def test_a_constructor_that_is_refused_late_leaves_nothing_behind(tmp_path: Path
     model = net()
     optimizer = adamw(model.parameters())
     with pytest.raises(TypeError, match=r"object is no torch\.amp\.GradScaler"):
-        stabkit.Monitor(model, optimizer, tmp_path / "run", scaler=object())  # type: ignore[arg-type]
+        stabkit.Monitor(model, optimizer, tmp_path / "run", scaler=object(), full_every=1)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("")
     scaler = torch.amp.GradScaler("cpu")
     with pytest.raises(ForeignFolderError, match="file"):
-        stabkit.Monitor(model, optimizer, tmp_path / "file", scaler=scaler)
+        stabkit.Monitor(model, optimizer, tmp_path / "file", scaler=scaler, full_every=1)
     assert not optimizer._optimizer_step_pre_hooks
     assert "step" not in vars(scaler)
-    with stabkit.Monitor(model, optimizer, tmp_path / "run", scaler=scaler):
+    with stabkit.Monitor(model, optimizer, tmp_path / "run", scaler=scaler, full_every=1):
         pass

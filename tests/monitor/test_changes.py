@@ -63,7 +63,7 @@ def test_a_replaced_head_is_no_longer_recorded(
 ) -> None:
     model = Net()
     optimizer = sgd(model)
-    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=2):
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=2, full_every=1):
         steps(model, optimizer)
         if as_module:
             model.head = nn.Linear(8, 5)
@@ -90,7 +90,7 @@ def test_a_replaced_head_is_no_longer_recorded(
 def test_a_new_module_is_named(tmp_path: Path) -> None:
     model = Net()
     optimizer = sgd(model)
-    with stabkit.Monitor(model, optimizer, tmp_path):
+    with stabkit.Monitor(model, optimizer, tmp_path, full_every=1):
         steps(model, optimizer, 1)
         model.head = nn.Sequential(model.head, nn.Linear(2, 2))
         steps(model, optimizer, 2)
@@ -105,7 +105,7 @@ def test_a_gradient_that_nobody_clears_or_writes_is_not_recorded(tmp_path: Path)
     """A head that is frozen and left out of the optimizer keeps its last gradient."""
     model = Net()
     optimizer = sgd(model)
-    with stabkit.Monitor(model, optimizer, tmp_path):
+    with stabkit.Monitor(model, optimizer, tmp_path, full_every=1):
         for step in range(4):
             optimizer.zero_grad()
             model(torch.ones(5, 4)).square().mean().backward()
@@ -124,7 +124,7 @@ def test_a_group_that_is_added_is_recorded(tmp_path: Path) -> None:
     model = Net()
     model.head.requires_grad_(False)
     optimizer = sgd(model.body)
-    with stabkit.Monitor(model, optimizer, tmp_path):
+    with stabkit.Monitor(model, optimizer, tmp_path, full_every=1):
         steps(model, optimizer, 2)
         model.head.requires_grad_(True)
         add_group(model, optimizer)
@@ -136,7 +136,7 @@ def test_a_group_that_is_added_is_recorded(tmp_path: Path) -> None:
 
 def test_a_replaced_optimizer_is_named(tmp_path: Path) -> None:
     model = Net()
-    with stabkit.Monitor(model, sgd(model), tmp_path) as monitor:
+    with stabkit.Monitor(model, sgd(model), tmp_path, full_every=1) as monitor:
         steps(model, monitor._recording.attachment.optimizers[0], 2)
         steps(model, torch.optim.AdamW(model.parameters()), 3)
     ((step, said),) = notices(tmp_path)
@@ -147,7 +147,7 @@ def test_a_replaced_optimizer_is_named(tmp_path: Path) -> None:
 def test_other_optimizers_that_step_between_ours_are_nobodys_business(tmp_path: Path) -> None:
     model, other = Net(), Net()
     mine, second, foreign = sgd(model), sgd(model), sgd(other)
-    with stabkit.Monitor(model, mine, tmp_path):
+    with stabkit.Monitor(model, mine, tmp_path, full_every=1):
         for _ in range(4):
             steps(model, mine, 1)
             steps(model, second, 1)
@@ -170,7 +170,7 @@ class Wrapper(torch.optim.Optimizer):
 def test_an_optimizer_within_another_is_one(watch_inner: bool, tmp_path: Path) -> None:
     model = Net()
     outer = Wrapper(sgd(model))
-    with stabkit.Monitor(model, outer.inner if watch_inner else outer, tmp_path):
+    with stabkit.Monitor(model, outer.inner if watch_inner else outer, tmp_path, full_every=1):
         steps(model, outer, 4)
     assert notices(tmp_path) == []
 
@@ -188,7 +188,7 @@ def test_a_value_that_replaces_another_is_said(
 ) -> None:
     model = Net()
     optimizer = sgd(model)
-    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+    with stabkit.Monitor(model, optimizer, tmp_path, full_every=1) as monitor:
         for number in range(5):
             if order == "before":
                 monitor.log(loss=float(number), other=1.0)

@@ -39,7 +39,7 @@ def test_no_step_waits_for_the_device_with_several_optimizers(tmp_path: Path, fu
     ]
     images = torch.randn(32, 64, device=DEVICE)
     with stabkit.Monitor(
-        model, optimizers, tmp_path, flush_every=10, samples_per_step=32
+        model, optimizers, tmp_path, flush_every=10, samples_per_step=32, full_every=1
     ) as monitor:
         for step in range(45):
             loss = model(images).square().mean()
@@ -69,7 +69,9 @@ def test_a_scaler_waits_no_more_with_a_monitor(tmp_path: Path) -> None:
         images = torch.randn(32, 64, device=DEVICE, generator=torch.Generator(DEVICE))
         monitor = None
         if folder is not None:
-            monitor = stabkit.Monitor(model, optimizer, folder, scaler=scaler, flush_every=100)
+            monitor = stabkit.Monitor(
+                model, optimizer, folder, scaler=scaler, flush_every=100, full_every=1
+            )
         found = []
         for step in range(20):
             with torch.autocast("cuda", torch.float16):
@@ -113,7 +115,7 @@ def test_a_training_is_the_same_bit_for_bit(tmp_path: Path, signals: Any) -> Non
             probe = Probe(*views, loss=lambda m: m(views[0]).square().mean(), target=target)
             monitor = stabkit.Monitor(
                 model, optimizer, folder, signals=signals, probe=probe, probe_every=3,
-                flush_every=2, samples_per_step=32,
+                flush_every=2, samples_per_step=32, full_every=1,
             )  # fmt: skip
         found = []
         for _ in range(9):
@@ -146,7 +148,7 @@ def test_values_of_a_device_that_is_not_the_current_one(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     images = torch.randn(4096, 2048, device="cuda:1")
     norms = []
-    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=1) as monitor:
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=1, full_every=1) as monitor:
         for step in range(8):
             optimizer.zero_grad()
             for _ in range(20):  # a queue for the copy to wait behind
@@ -211,7 +213,11 @@ def test_every_loop_is_recorded_right_without_a_wait_and_without_a_trace(
         if loop == "channels_last":
             model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, **OPTIMIZERS[how])
-        monitor = stabkit.Monitor(model, optimizer, folder, flush_every=4) if folder else None
+        monitor = (
+            stabkit.Monitor(model, optimizer, folder, flush_every=4, full_every=1)
+            if folder
+            else None
+        )
         losses = []
         for step in range(20):
             images = torch.randn(16, 3, 32, 32, device=DEVICE, generator=data)
@@ -244,7 +250,7 @@ def test_a_value_that_is_not_finite_is_found_where_it_is(value: float, tmp_path:
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     images = torch.randn(32, 64, device=DEVICE)
-    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=3) as monitor:
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=3, full_every=1) as monitor:
         for step in range(9):
             optimizer.zero_grad()
             loss = model(images).square().mean()
@@ -273,7 +279,7 @@ def test_a_training_with_a_knn_and_a_teacher_is_the_same_bit_for_bit(tmp_path: P
         if folder is not None:
             monitor = stabkit.Monitor(
                 model, optimizer, folder, knn=stabkit.KNN(bank, queries, every=4), teacher=teacher,
-                probe=Probe(bank[0][:16].to(DEVICE)), probe_every=3, flush_every=2,
+                probe=Probe(bank[0][:16].to(DEVICE)), probe_every=3, flush_every=2, full_every=1,
             )  # fmt: skip
         found = []
         for _ in range(9):

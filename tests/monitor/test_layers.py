@@ -95,7 +95,9 @@ EXECUTED = [
 def test_depth_is_the_order_of_a_forward_where_there_is_a_probe(tmp_path: Path) -> None:
     def recorded(name: str, model: UNet, probe: stabkit.Probe | None) -> tuple[list[str], Tensor]:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with stabkit.Monitor(model, optimizer, tmp_path / name, probe=probe) as monitor:
+        with stabkit.Monitor(
+            model, optimizer, tmp_path / name, probe=probe, full_every=1
+        ) as monitor:
             model(torch.ones(3, 4)).square().sum().backward()
             optimizer.step()
         rows = stabkit.open_run(tmp_path / name).signals()

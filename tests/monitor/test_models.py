@@ -117,7 +117,7 @@ def test_batch_norm_and_dropout_are_as_without(tmp_path: Path) -> None:
 def signals_of(model: nn.Module, compiled: Any, folder: Path) -> tuple[Any, list[float]]:
     optimizer = torch.optim.AdamW(compiled.parameters(), lr=0.01)
     losses = []
-    with stabkit.Monitor(compiled, optimizer, folder):
+    with stabkit.Monitor(compiled, optimizer, folder, full_every=1):
         for step in range(4):
             optimizer.zero_grad()
             loss: Tensor = loss_of(compiled, step)

@@ -51,7 +51,7 @@ def test_norms_are_those_of_the_gradients_the_optimizer_sees(tmp_path: Path) -> 
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen: list[tuple[float, float]] = []
-    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=2):
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=2, full_every=1):
         for step in range(5):
             optimizer.zero_grad()
             for _ in range(2):  # two micro-batches: the sum counts

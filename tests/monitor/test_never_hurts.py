@@ -332,7 +332,7 @@ def test_a_step_that_raises_is_a_step_and_is_not_mixed_up_with_the_next(tmp_path
     p = nn.Parameter(torch.zeros(3))
     model = nn.ParameterList([p])
     optimizer = Fails(model.parameters(), lr=1.0)
-    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+    with stabkit.Monitor(model, optimizer, tmp_path, full_every=1) as monitor:
         for step in range(4):
             p.grad = torch.full_like(p, step + 1.0)
             optimizer.now = step == 1
@@ -495,7 +495,7 @@ def noisy_training(
         probe = Probe(views[0], views[1], loss=lambda m: m(views[0]).square().mean(), target=target)
         monitor = stabkit.Monitor(
             model, optimizer, folder, signals=signals, probe=probe, probe_every=2, flush_every=2,
-            samples_per_step=8,
+            samples_per_step=8, full_every=1,
         )  # fmt: skip
         for kind in ("nonfinite", "spike", "stale_moments", "collapse", "dip") if react else ():
             for action in ("log", "mark", "checkpoint", "stop", lambda event: None):
@@ -599,7 +599,13 @@ def test_no_step_reads_the_device_with_a_scaler_and_several_optimizers(
         monitor = None
         if folder is not None:
             monitor = stabkit.Monitor(
-                model, optimizers, folder, scaler=scaler, flush_every=100, samples_per_step=4
+                model,
+                optimizers,
+                folder,
+                scaler=scaler,
+                flush_every=100,
+                samples_per_step=4,
+                full_every=1,
             )
         found = []
         for step in range(12):

@@ -67,7 +67,9 @@ def train(
     model = Blocks()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     found: list[Any] = []
-    with stabkit.Monitor(model, optimizer, folder, flush_every=4, **options) as monitor:
+    with stabkit.Monitor(
+        model, optimizer, folder, flush_every=4, **options, full_every=1
+    ) as monitor:
         monitor.on("nonfinite", found.append)
         for step in range(20):
             if step == BAD and early:
@@ -133,7 +135,7 @@ def test_an_overflow_that_stays_is_told_from_its_first_step(interval: int, tmp_p
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     found: list[Any] = []
     with stabkit.Monitor(
-        model, optimizer, tmp_path, scaler=scaler, flush_every=interval
+        model, optimizer, tmp_path, scaler=scaler, flush_every=interval, full_every=1
     ) as monitor:
         monitor.on("nonfinite", found.append)
         for step in range(60):

@@ -98,7 +98,7 @@ def train(way: str, folder: Path | None) -> dict[str, Any]:
     monitor = None
     if folder is not None:
         own = folder / str(dist.get_rank())
-        monitor = stabkit.Monitor(model, optimizer, own, flush_every=2)
+        monitor = stabkit.Monitor(model, optimizer, own, flush_every=2, full_every=1)
     local, losses = [], []
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -186,7 +186,7 @@ def steps_of(way: str, folder: Path, act: Callable[[stabkit.Monitor, int], None]
         model = sharded(small(), way)
         optimizer = optimizer_of(model)
         try:
-            with stabkit.Monitor(model, optimizer, folder, flush_every=5) as monitor:
+            with stabkit.Monitor(model, optimizer, folder, flush_every=5, full_every=1) as monitor:
                 monitor.on("nonfinite", "log")
                 for step in range(12):
                     optimizer.zero_grad()

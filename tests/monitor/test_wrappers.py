@@ -112,7 +112,7 @@ def test_the_scaler_of_a_shell_is_found(shell: Any, tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     outer = shell(toy.optimizer, scaler)
     norms = []
-    with stabkit.Monitor(toy.model, outer, tmp_path):
+    with stabkit.Monitor(toy.model, outer, tmp_path, full_every=1):
         for _ in range(3):
             toy.optimizer.zero_grad()
             loss = toy.model(torch.ones(4, 4)).square().mean()
@@ -145,7 +145,7 @@ def test_what_cannot_be_seen_is_refused_with_the_line_to_change(tmp_path: Path) 
         ),
     ):
         with pytest.raises(TypeError, match=message):
-            stabkit.Monitor(toy.model, given, tmp_path / "run", **options)  # type: ignore[arg-type]
+            stabkit.Monitor(toy.model, given, tmp_path / "run", **options, full_every=1)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
 
@@ -194,7 +194,7 @@ def test_the_two_steps_of_sam_are_one(base: Any, by_closure: bool, tmp_path: Pat
     def norm(tensors: list[Tensor]) -> float:
         return float(torch.nn.utils.get_total_norm(tensors))
 
-    with stabkit.Monitor(model, sam, tmp_path, flush_every=4) as monitor:
+    with stabkit.Monitor(model, sam, tmp_path, flush_every=4, full_every=1) as monitor:
         for _ in range(10):
             x = torch.randn(4, 8)
 
@@ -245,7 +245,7 @@ def test_a_training_whose_steps_are_not_seen_says_so(
     """At the end of the first interval, or else when it closes."""
     model = nn.Linear(8, 1)
     silent = Silent(model.parameters(), torch.optim.SGD, lr=0.1)
-    with stabkit.Monitor(model, silent, tmp_path, flush_every=5) as monitor:
+    with stabkit.Monitor(model, silent, tmp_path, flush_every=5, full_every=1) as monitor:
         for number in range(1, logs + 1):
             model(torch.ones(4, 8)).square().mean().backward()
             silent.second_step()
@@ -262,17 +262,17 @@ def test_a_list_of_which_one_trains_another_model_is_said(
 ) -> None:
     generator, critic = nn.Linear(4, 4), nn.Linear(4, 1)
     pair = [torch.optim.Adam(net.parameters(), lr=0.1) for net in (generator, critic)]
-    stabkit.Monitor(generator, pair, tmp_path / "half").close()
+    stabkit.Monitor(generator, pair, tmp_path / "half", full_every=1).close()
     groups, noticed = RunDir(tmp_path / "half").read_events()
     assert (groups["kind"], noticed["kind"]) == ("param_groups", "noticed")
     reason = noticed["reason"]
     assert reason.startswith("Adam (number 1): 2 of its 2 parameters are not in the model")
     assert reason in caplog.text
     both = nn.ModuleDict({"generator": generator, "critic": critic})
-    stabkit.Monitor(both, pair, tmp_path / "whole").close()
+    stabkit.Monitor(both, pair, tmp_path / "whole", full_every=1).close()
     assert kinds(tmp_path / "whole") == []
     one = torch.optim.SGD([*generator.parameters(), *critic.parameters()], lr=0.1)
-    stabkit.Monitor(generator, one, tmp_path / "part").close()
+    stabkit.Monitor(generator, one, tmp_path / "part", full_every=1).close()
     (entry,) = RunDir(tmp_path / "part").read_events()
     assert entry["reason"].startswith("SGD: 2 of its 4 parameters are not in the model")
 

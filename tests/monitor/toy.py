@@ -23,7 +23,9 @@ class Toy:
         self.losses: list[float] = []
 
     def monitor(self, folder: Path, **options: Any) -> stabkit.Monitor:
-        return stabkit.Monitor(self.model, self.optimizer, folder, **{"flush_every": 2} | options)
+        return stabkit.Monitor(
+            self.model, self.optimizer, folder, **{"flush_every": 2, "full_every": 1} | options
+        )
 
     def steps(self, count: int, monitor: stabkit.Monitor | None = None) -> None:
         for _ in range(count):

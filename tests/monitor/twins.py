@@ -79,7 +79,9 @@ class Watch:
         if self.folder is not None:
             optimizers = [optimizer] if isinstance(optimizer, Optimizer) else optimizer
             # intervals of 3 steps: loops of more than 6 go round
-            self.monitor = stabkit.Monitor(model, optimizer, self.folder, flush_every=3, **options)
+            self.monitor = stabkit.Monitor(
+                model, optimizer, self.folder, flush_every=3, **options, full_every=1
+            )
             self.expected = Expected(model, optimizers, layer, order)
         return self.monitor, self.expected
 

@@ -1,4 +1,4 @@
-"""Every layer at every step: feeds the layer signals, and keeps their rows on the device.
+"""Every layer in a step: feeds the layer signals, and keeps their rows on the device.
 
 Only sums and maxima over each unit (a tensor, mostly) are kept of a step, in one of two fixed
 buffers. The host adds them up by layer and works out what they mean an interval later.
@@ -53,7 +53,8 @@ class LayerMeasure:
         """`failed` is told once of a signal that raised; the signal is null from then on."""
         self.parameters = list(parameters)
         self.signals = sorted(signals, key=lambda s: s.combine)
-        self._moments = {signal.reads for signal in self.signals}
+        self._due: set[int] = set()  # signals of this row
+        self._moments: set[Moment] = set()  # what they read
         self.blocks = ModelBlocks(self.parameters, packed_biases(names, self.parameters))
         self.null = NullParameters(names, self.parameters, self.blocks)
         self.rows = 0
@@ -76,8 +77,8 @@ class LayerMeasure:
         self._before: Sequence[int] | None = None  # the members whose parameters `blocks` holds
         self.stale: Collection[int] = ()  # parameters whose gradients are of an earlier step
 
-    def begin_row(self) -> None:
-        """Begin the row of a step."""
+    def begin_row(self, is_full: bool = True) -> None:
+        """Begin the row of a step, with all signals or with those of every step."""
         self._end_of_step()  # for gradients that no step followed
         if self.rows == len(self._counts[0]):  # an error kept them from being taken
             self.rows = 0
@@ -85,6 +86,9 @@ class LayerMeasure:
         self._totals[0][self.rows].zero_()
         self._counts[0][self.rows] = 0
         self.rows += 1
+        alive = ((i, s) for i, s in enumerate(self.signals) if i not in self._dead)
+        self._due = {i for i, signal in alive if is_full or signal.every_step}
+        self._moments = {self.signals[i].reads for i in self._due}
 
     def void_row(self) -> None:
         """Make the whole row null, as after an error in the middle of it."""
@@ -233,7 +237,8 @@ class LayerMeasure:
     def _add(self, moment: Moment, part: Blocks) -> None:
         """Ask the signals that read what the part shows now."""
         for i, signal in enumerate(self.signals):
-            if signal.reads == moment and (found := self._ask(i, part)) is not None:
+            is_asked = i in self._due and signal.reads == moment
+            if is_asked and (found := self._ask(i, part)) is not None:
                 mine = self._found.setdefault(i, {})
                 before = mine.get(part.first)
                 if before is not None:  # other optimizers stepped before, with their blocks 0 here
@@ -244,8 +249,6 @@ class LayerMeasure:
 
     def _ask(self, i: int, part: Blocks) -> Tensor | None:
         """Return the signal of each block; None if it raised, and it is not asked again."""
-        if i in self._dead:
-            return None
         values = part.values
         version = values._version
         try:
@@ -267,7 +270,7 @@ class LayerMeasure:
         """Count the elements of the tensors that are there."""
         elements = self._numel * [tensors[i] is not None for i in self.blocks.units]
         for i, signal in enumerate(self.signals):
-            if signal.reads == moment and i not in self._dead:
+            if i in self._due and signal.reads == moment:
                 self._counts[0][self.rows - 1, i] += elements
 
     def _end_of_step(self) -> None:
@@ -285,4 +288,5 @@ class LayerMeasure:
 
     def _drop(self, i: int, error: Exception) -> None:
         self._dead.add(i)
+        self._due.discard(i)
         self._failed(self.signals[i].name, error)

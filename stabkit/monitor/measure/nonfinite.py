@@ -70,7 +70,9 @@ class NonfiniteReader:
     ) -> tuple[list[Nonfinite], BoolArray]:
         """Return the stretches that begin, and the steps that a GradScaler skipped as it should.
 
-        `still` [steps]: whether no layer moved; None where that was not measured. `looks`: the
+        `still` [steps]: whether no layer was seen to move; None if updates are never measured. At
+        a step without a measured update a GradScaler is trusted to skip what is not finite: that is
+        what it is for. If weights are lost all the same, the next full step shows it. `looks`: the
         values of a probe, and where they were measured.
 
         After `MOST_SKIPPED` steps the scaler finds no scale at all: the gradients are not finite,

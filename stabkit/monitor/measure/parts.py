@@ -41,6 +41,7 @@ def make_parts(
     probe_every: int,
     layer_of: Callable[[str], str | None] | None,
     flush_every: int,
+    full_every: int,
     samples_per_step: int | None,
     failed: Callable[[str, Exception], None],
     knn: KNN | None = None,
@@ -64,6 +65,11 @@ def make_parts(
         asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in known]
     if flush_every < 1:
         raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
+    if full_every < 1:
+        raise ValueError(
+            f"Monitor: full_every must be 1 step or more (1: all signals at every step), got "
+            f"{full_every}"
+        )
     names = [name for name, _ in named]
     found, numbers = group_layers(names, layer_of)
     parameters = [p for _, p in named]

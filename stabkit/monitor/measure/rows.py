@@ -109,7 +109,9 @@ class RowReader:
         seen, where, of_run = spread(pending.looks, steps, self.layers)
         for name, rows in _by_name(of_run).items():
             scalars[name] = rows
-        still = (values["update_norm"] == 0).all(axis=1) if "update_norm" in values else None
+        still = None
+        if "update_norm" in values:  # where it was not measured, nothing was seen to move
+            still = ~(measured["update_norm"] & (values["update_norm"] != 0)).any(axis=1)
         begun, skipped = self._nonfinite.begun(steps, scalars, still, (seen, where))
         return Rows(
             steps,

@@ -47,6 +47,7 @@ class StepRows:
         attachment: Attachment,
         guard: Guard,
         flush_every: int,
+        full_every: int,
         writes: bool,
         is_dead: Callable[[], bool],
         agree: Callable[[], None],
@@ -57,7 +58,7 @@ class StepRows:
         self.measure, self.probing, self.noise = parts.measure, parts.probing, parts.noise
         self.members, self.scalars, self.flusher = parts.members, scalars, flusher
         self._attachment, self._guard = attachment, guard
-        self._first, self._flush_every = first, flush_every
+        self._first, self._flush_every, self._full_every = first, flush_every, full_every
         self._writes = writes
         self._measures = writes or parts.measure.blocks.sharded
         self._is_dead, self._agree = is_dead, agree
@@ -182,7 +183,8 @@ class StepRows:
                 with self._guard("reactions"):
                     self._agree()
         finally:
-            self.measure.begin_row()
+            # by the number of the step: a resumed run measures what the unbroken one does
+            self.measure.begin_row(self.step % self._full_every == 0)
         if self._writes:
             with self._guard("optimizers"):
                 self.scalars.of_optimizers(self.step, self._attachment.optimizers)

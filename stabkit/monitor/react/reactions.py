@@ -89,8 +89,9 @@ class Reactions:
         """Do `action` once for every confirmed event of `kind`, after those asked for before it.
 
         Kinds: "nonfinite" (gradients or loss), "spike" (grad_norm of layers, loss),
-        "stale_moments" (needs the signal adam_rms), "collapse" (spread and rank of
-        features, of the model or its teacher), "dip" (an evaluated accuracy).
+        "stale_moments" (needs the signal adam_rms, and sees the full steps alone: give the
+        Monitor full_every=1), "collapse" (spread and rank of features, of the model or its
+        teacher), "dip" (an evaluated accuracy).
 
         Actions: a function of the `OnlineEvent`, or a word:
         - "log": one line, as a warning of the logger "stabkit";

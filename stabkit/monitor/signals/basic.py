@@ -1,4 +1,4 @@
-"""The signals of every layer at every step: level `basic`."""
+"""The signals of every layer: level `basic`, at every step or at the full ones."""
 
 from collections.abc import Mapping
 
@@ -40,6 +40,7 @@ class GradMax(LayerSignal):
     cost = "1 pass"
     reveals = "a burst that begins in few elements, which a norm shows late"
     reads = "gradients"
+    every_step = False
     combine = "max"
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
@@ -75,6 +76,7 @@ class ZeroCount(LayerSignal):
     cost = "2 passes"
     reveals = "underflow in half precision, dead units"
     reads = "gradients"
+    every_step = False
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
         # counts what is not 0, because the padding is zeros and must not count
@@ -93,6 +95,7 @@ class ParamNorm(LayerSignal):
     cost = "2 passes"
     reveals = "drift of the weights, frozen layers included"
     reads = "parameters"
+    every_step = False
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
         return blocks.squares()
@@ -111,6 +114,7 @@ class UpdateNorm(LayerSignal):
     cost = "3 passes"
     reveals = "an optimizer that steps too far, sometimes before any gradient shows it"
     reads = "updates"
+    every_step = False
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
         return blocks.squares()
@@ -147,6 +151,7 @@ class AdamRms(LayerSignal):
     cost = "6 passes"
     reveals = "a second moment that lags behind the gradient; led loss spikes by 1 to 8 steps there"
     reads = "adam"
+    every_step = False
 
     def of_blocks(self, blocks: Blocks) -> Tensor:
         return blocks.values.sum(1)

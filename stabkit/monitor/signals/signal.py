@@ -1,8 +1,8 @@
 """What a Monitor can measure: a small class for each signal, and the table of all of them.
 
-Three kinds, by how they are measured. A `LayerSignal` reads every tensor of a layer at every step;
-a `DerivedSignal` follows from the values of others, after they are on the host; a `ProbeSignal`
-runs the model on a small fixed batch every few steps (`probe.py`).
+Three kinds, by how they are measured. A `LayerSignal` reads every tensor of a layer in a step; a
+`DerivedSignal` follows from the values of others, after they are on the host; a `ProbeSignal` runs
+the model on a small fixed batch every few steps (`probe.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ class Signal:
 
 
 class LayerSignal(Signal):
-    """One value a layer, at every step.
+    """One value a layer, at every step or, where `every_step` is false, at full steps alone.
 
     `reads` names what `blocks.values` holds when the signal is asked: `gradients` before the
     optimizer's step, `parameters` before it, `updates` (old minus new parameters) after it, `adam`
@@ -43,6 +43,7 @@ class LayerSignal(Signal):
 
     reads: ClassVar[Moment]
     combine: ClassVar[Literal["sum", "max"]] = "sum"
+    every_step: ClassVar[bool] = True
 
     def of_blocks(self, blocks: "Blocks") -> Tensor:
         """Return a number for each row of `blocks.values` [blocks, width]: [blocks].
@@ -62,7 +63,7 @@ class LayerSignal(Signal):
 
 
 class DerivedSignal(Signal):
-    """One value a layer at every step, from those of `signals_of`; costs the step nothing.
+    """One value a layer from those of `signals_of`, at the same steps; costs the step nothing.
 
     It is null where one of these is, and where it has no value (NaN) though they are finite.
     """

@@ -112,7 +112,7 @@ def record(folder: Path, make: Any) -> tuple[stabkit.Run, list[float], list[str]
     optimizer = make(model.parameters())
     v = [torch.zeros_like(p, dtype=torch.float64) for p in model.parameters()]
     expected, stale = [], []
-    with stabkit.Monitor(model, optimizer, folder, flush_every=10) as monitor:
+    with stabkit.Monitor(model, optimizer, folder, flush_every=10, full_every=1) as monitor:
         monitor.on("stale_moments", stale.append)
         for t in range(1, 121):
             optimizer.zero_grad()

@@ -30,7 +30,7 @@ def run(
     optimizer = make(model.parameters())
     expected = Expected(model, [optimizer], layer_of, ORDER)
     generator = torch.Generator().manual_seed(1)
-    with stabkit.Monitor(model, optimizer, folder, flush_every=5):
+    with stabkit.Monitor(model, optimizer, folder, flush_every=5, full_every=1):
         for step in range(steps):
             x = torch.randn(8, 3, generator=generator)
             optimizer.zero_grad()
@@ -141,7 +141,7 @@ def test_counts_are_exact_beyond_the_integers_of_float32(tmp_path: Path) -> None
     layer.weight.grad[0, :6] = 0
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
     signals = ["zero_count", "nonfinite_count"]
-    with stabkit.Monitor(layer, optimizer, tmp_path, signals=signals, flush_every=1):
+    with stabkit.Monitor(layer, optimizer, tmp_path, signals=signals, flush_every=1, full_every=1):
         optimizer.step()
     row = stabkit.open_run(tmp_path).signals().iloc[0]
     assert row["zero_count"] == 6
@@ -164,7 +164,7 @@ def test_large_and_small_values_have_norms(dtype: torch.dtype, tmp_path: Path) -
         grads.append(norm(elements(layer.weight.grad)))
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.5)
     before = [elements(layer.weight) for layer in layers]
-    with stabkit.Monitor(layers, optimizer, tmp_path):
+    with stabkit.Monitor(layers, optimizer, tmp_path, full_every=1):
         optimizer.step()
     run = stabkit.open_run(tmp_path)
     rows = run.signals()
@@ -197,7 +197,7 @@ def test_adam_rms_of_large_and_small_gradients(
     layer = nn.Linear(30, 30, bias=False, dtype=dtype)
     layer.weight.grad = torch.full_like(layer.weight, size)
     optimizer = torch.optim.AdamW(layer.parameters(), eps=eps)
-    with stabkit.Monitor(layer, optimizer, tmp_path):
+    with stabkit.Monitor(layer, optimizer, tmp_path, full_every=1):
         optimizer.step()
     found = stabkit.open_run(tmp_path).signals()["adam_rms"].item()
     assert found == pytest.approx(expected, rel=1e-5)

@@ -41,7 +41,7 @@ def conv() -> nn.Module:
 def rows_of(folder: Path, signals: str | list[str | type[stabkit.LayerSignal]]) -> pd.DataFrame:
     model = conv()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    with stabkit.Monitor(model, optimizer, folder, signals=signals, flush_every=2):
+    with stabkit.Monitor(model, optimizer, folder, signals=signals, flush_every=2, full_every=1):
         for step in range(5):
             x = torch.randn(4, 16, 3, 3, generator=torch.Generator().manual_seed(step))
             hidden = model[:3](x.to(memory_format=torch.channels_last))
@@ -75,7 +75,7 @@ def test_no_gradient_is_held_after_the_step(tmp_path: Path) -> None:
     model = nn.Linear(256, 256)
     optimizer = torch.optim.AdamW(model.parameters())
     for signals in ("basic", "grad_norm"):
-        with stabkit.Monitor(model, optimizer, tmp_path / signals, signals=signals):
+        with stabkit.Monitor(model, optimizer, tmp_path / signals, signals=signals, full_every=1):
             model(torch.ones(2, 256)).sum().backward()
             assert model.weight.grad is not None
             memory = weakref.ref(model.weight.grad.untyped_storage())

@@ -43,12 +43,12 @@ def loss_of(model: nn.Module, step: int) -> Tensor:
 def train(folder: Path, flush_every: int, closes_at: int = -1) -> Path:
     """Train under a Monitor; at step `closes_at` another one goes on."""
     model, optimizer = built()
-    monitor = stabkit.Monitor(model, optimizer, folder, flush_every=flush_every)
+    monitor = stabkit.Monitor(model, optimizer, folder, flush_every=flush_every, full_every=1)
     for step in range(STEPS):
         if step == closes_at:
             monitor.close()
             options: dict[str, Any] = {"first_step": step, "flush_every": flush_every}
-            monitor = stabkit.Monitor(model, optimizer, folder, **options)
+            monitor = stabkit.Monitor(model, optimizer, folder, **options, full_every=1)
         train_step(model, optimizer, step)
     monitor.close()
     return folder
@@ -136,7 +136,7 @@ def test_a_bias_counts_again_when_it_has_a_gradient(tmp_path: Path) -> None:
     model = Shifted()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     moved = []
-    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=10):
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=10, full_every=1):
         for step in range(30):
             model.keeps_mean = step >= 20
             x = torch.randn(8, 20, generator=torch.Generator().manual_seed(step))

@@ -685,7 +685,7 @@ def test_a_monitor_stops_a_training_that_is_no_longer_finite(tmp_path: Path) -> 
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters())
     seen = []
-    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=5) as monitor:
+    with stabkit.Monitor(model, optimizer, tmp_path, flush_every=5, full_every=1) as monitor:
         monitor.on("nonfinite", seen.append)
         monitor.on("nonfinite", "checkpoint")
         monitor.on("nonfinite", "stop")

@@ -48,7 +48,7 @@ def two_steps(folder: Path, signals: object) -> tuple[stabkit.Run, list[dict[str
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     grads = []
-    with stabkit.Monitor(model, optimizer, folder, signals=signals):  # type: ignore[arg-type]
+    with stabkit.Monitor(model, optimizer, folder, signals=signals, full_every=1):  # type: ignore[arg-type]
         for _ in range(2):
             optimizer.zero_grad()
             model(torch.randn(7, 3)).square().sum().backward()
@@ -224,13 +224,15 @@ def test_options_and_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="flush_every must be 1 step or more, got 0"):
-        stabkit.Monitor(model, optimizer, tmp_path, flush_every=0)
+        stabkit.Monitor(model, optimizer, tmp_path, flush_every=0, full_every=1)
     step = type("Step", (View,), {"name": "step"})
     with pytest.raises(ValueError, match="signal name 'step'"):
-        stabkit.Monitor(model, optimizer, tmp_path, signals=step)
+        stabkit.Monitor(model, optimizer, tmp_path, signals=step, full_every=1)
     named = nn.Module()
     named.weight = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(ValueError, match="weight is complex"):
-        stabkit.Monitor(named, torch.optim.SGD(named.parameters(), lr=0.1), tmp_path)
-    with stabkit.Monitor(model, optimizer, tmp_path):  # nothing of it holds the folder
+        stabkit.Monitor(named, torch.optim.SGD(named.parameters(), lr=0.1), tmp_path, full_every=1)
+    with stabkit.Monitor(
+        model, optimizer, tmp_path, full_every=1
+    ):  # nothing of it holds the folder
         pass
