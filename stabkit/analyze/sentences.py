@@ -1,7 +1,7 @@
 """Say in sentences what was found in runs, kind by kind; `run_table` has the numbers."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 
 import pandas as pd
@@ -13,6 +13,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.order import FIRST, lead_words
 from stabkit.analyze.series import accuracy_words
+from stabkit.analyze.shared_falls import SharedFall, shared_in_words
 from stabkit.analyze.text import counted, listed, times
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
@@ -59,8 +60,11 @@ def footnote(table: pd.DataFrame) -> str:
     return "\n".join(notes)
 
 
-def nothing_found(table: pd.DataFrame) -> str:
-    """Say what was sought and not found in runs of which none trained unstably."""
+def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall] = ()) -> str:
+    """Say what was sought and not found in runs of which none trained unstably.
+
+    `shared`: the falls that show in the mean of several runs alone.
+    """
     known = table[table["verdict"] != "unknown"]
     sought = []
     if (known["metric"] != "").any():
@@ -71,13 +75,18 @@ def nothing_found(table: pd.DataFrame) -> str:
     text = f"{listed(sought)} in {counted(len(known), 'run')}"
     clean = known["verdict"].eq("stable").all()
     ending = ": no sign of instability was found." if clean else "."
+    if shared:
+        ending = " by itself, but in the mean of several."
     return text[0].upper() + text[1:] + ending
 
 
-def events_in_words(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
-    """Return a sentence for each kind of event that was found."""
+def events_in_words(
+    runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall] = ()
+) -> list[str]:
+    """Return a sentence for each kind of event that was found, and for each of the `shared`."""
     ordered = in_table_order(runs)
     found = [
+        *shared_in_words(shared),
         *_lost(table, ordered),
         *_collapsed(table),
         *_drifted(table),

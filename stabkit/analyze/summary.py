@@ -1,6 +1,7 @@
 """Summarize a folder of runs: one row a run, then what the rows mean in words."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -21,6 +22,7 @@ from stabkit.analyze.sentences import (
     seed_text,
 )
 from stabkit.analyze.series import METRIC
+from stabkit.analyze.shared_falls import SharedFall, shared_falls
 from stabkit.analyze.text import aligned, counted
 from stabkit.analyze.verdict import UNSTABLE, VERDICTS
 from stabkit.printing import one_line
@@ -87,12 +89,13 @@ def summary(runs: Diagnoses) -> str:
 
 def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
     """Say what the table of `run_table` means, the verdict first; of many runs, list the worst."""
+    shared = shared_falls(runs)
     parts = [
-        _verdict(table),
+        _verdict(table, shared),
         _headline(runs, table),
         _text_table(table),
         *lacking_rows(table),
-        *_findings(runs, table),
+        *_findings(runs, table, shared),
         *_notes(runs),
         footnote(table),
     ]
@@ -191,13 +194,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _verdict(table: pd.DataFrame) -> str:
+def _verdict(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     """Say in a sentence or two how many runs trained unstably."""
     unstable = table[table["verdict"].isin(UNSTABLE)]
     if (table["verdict"] == "unknown").all():
         return NOTHING_SAID
     if unstable.empty:
-        return nothing_found(table)
+        return nothing_found(table, shared)
     finished = int(((unstable["state"] == "done") & (unstable["verdict"] != "diverged")).sum())
     which, who = f"{len(unstable)} of {len(table)} runs", f"{finished} of them"
     if len(table) == 1:
@@ -208,9 +211,9 @@ def _verdict(table: pd.DataFrame) -> str:
     return text
 
 
-def _findings(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
+def _findings(runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall]) -> list[str]:
     if (table["verdict"] == "unknown").all():
         return []
     unstable = table["verdict"].isin(UNSTABLE).any()
     more = findings(runs) if len(table) <= LISTED and unstable else []
-    return [*events_in_words(runs, table), *more]
+    return [*events_in_words(runs, table, shared), *more]

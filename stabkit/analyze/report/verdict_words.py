@@ -12,6 +12,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.endings import ENDED, broken_off, not_recorded
 from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
 from stabkit.analyze.series import METRIC, accuracy_words
+from stabkit.analyze.shared_falls import shared_falls
 from stabkit.analyze.summary import judged_on, lacking_rows
 from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE, worst_of
@@ -56,13 +57,17 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     lines += lacking_rows(table)
     lines += judged_on(table)
     known = counted(len(table) - unknown, "run")
-    told = [" ".join(text.split()) for text in events_in_words(runs, table)]
+    shared = shared_falls(runs)
+    told = [" ".join(text.split()) for text in events_in_words(runs, table, shared)]
     if not bad.empty:
         words = f"Unstable: {len(bad)} of {counted(len(table), 'run')}"
         if len(table) == 1:
             words = f"{ONE_RUN[str(bad.iloc[0]['verdict'])]}"
         return Verdict("bad", words, (*_unstable(runs, table, bad), *told, *lines))
     doubtful = table[table["verdict"].isin(DOUBTFUL)]
+    if shared:
+        words = "Seeds fall together, and no run shows it by itself"
+        return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
     if doubtful.empty:
         words = f"No sign of instability in {known}"
         failed = int(table["state"].isin(ENDED).sum())

@@ -1,0 +1,116 @@
+"""Falls that the seeds of a setting share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from stabkit.analyze.diagnoses import diagnose
+from stabkit.analyze.shared_falls import mean_falls, shared_falls
+from stabkit.analyze.summary import summary
+from stabkit.cli import main
+from stabkit.config import save_config
+from stabkit.detect import find_dips, find_drift
+from stabkit.rundir import RunDir, Status
+from stabkit.store.reader import load
+from stabkit.store.writer import Writer
+from tests.conftest import small_config
+
+EVALS, EVERY, SAMPLES = 121, 5, 1000
+STEPS = EVERY * np.arange(EVALS)
+LOWEST = 60  # evaluations: where the fall ends
+
+
+def accuracies(runs: int, points: float, seed: int = 0) -> NDArray[np.float64]:
+    """Return runs at .5 that fall over 30 evaluations and come back over 30; restless noise."""
+    rng = np.random.default_rng(seed)
+    noise = np.zeros((runs, EVALS))
+    shocks = 0.02 * rng.normal(size=noise.shape)
+    for i in range(1, EVALS):
+        noise[:, i] = 0.7 * noise[:, i - 1] + shocks[:, i]
+    fall = np.clip(1 - np.abs(np.arange(EVALS) - LOWEST) / 30, 0, None)
+    return 0.5 - points / 100 * fall + noise
+
+
+def plant(folder: Path, values: NDArray[np.float64]) -> Path:
+    """Write a run a row of `values`, all of one setting."""
+    for seed, row in enumerate(values):
+        run = RunDir(folder / f"seed{seed}")
+        run.path.mkdir(parents=True)
+        run.config_file.write_text(save_config(small_config(f"seed={seed}")))
+        run.write_status(Status("done", int(STEPS[-1]), int(STEPS[-1])))
+        writer = Writer(run.path, "planted")
+        for step, value in zip(STEPS, row, strict=True):
+            correct = np.random.default_rng(seed).random(SAMPLES) < value
+            writer.add_eval(int(step), "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
+        writer.flush()
+    return folder
+
+
+def alone(values: NDArray[np.float64]) -> int:
+    """Count the runs that show a fall by themselves."""
+    return sum(
+        len(dips := find_dips(STEPS, row)) + len(find_drift(STEPS, row, dips=dips)) > 0
+        for row in values
+    )
+
+
+def test_ten_seeds_show_what_few_of_them_show_alone() -> None:
+    values = accuracies(10, 9)
+    (fall,) = mean_falls(STEPS, values).itertuples()
+    assert alone(values) < len(values)
+    lowest = slice(LOWEST - 8, LOWEST + 9)
+    by_hand = stats.ttest_1samp(values[:, lowest].mean(axis=1) - 0.5, 0.0, alternative="less")
+    assert fall.p_value <= 0.01
+    assert by_hand.pvalue <= 0.01
+    assert fall.onset < STEPS[LOWEST] < fall.recovery
+    assert abs(fall.trough - STEPS[LOWEST]) <= 8 * EVERY
+    assert 0.05 < fall.depth < 0.13
+
+
+def test_seeds_that_do_not_fall_show_nothing() -> None:
+    """Of 50 means of slower noise than recorded runs have, at most 3: a rate of 2 % gives more in 2 %."""
+    found = [len(mean_falls(STEPS, accuracies(5, 0, seed))) > 0 for seed in range(50)]
+    assert sum(found) <= 3
+
+
+def test_one_run_does_not_speak_for_the_others() -> None:
+    values = np.concatenate([accuracies(1, 40), accuracies(4, 0, seed=1)])
+    mean = values.mean(axis=0)
+    assert len(find_dips(STEPS, mean)) + len(find_drift(STEPS, mean)) > 0
+    assert mean_falls(STEPS, values).empty
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plant(tmp_path_factory.mktemp("ten"), accuracies(10, 9))
+
+
+def test_the_summary_and_the_report_say_it(ten: Path, tmp_path: Path) -> None:
+    said = summary(diagnose(load(ten)))
+    (fall,) = shared_falls(diagnose(load(ten)))
+    assert fall.alone < len(fall.cell.runs)
+    sentence = f"the mean of 10 runs falls by {100 * fall.depth:.1f} points from step {fall.onset}"
+    assert sentence in said
+    page = tmp_path / "report.html"
+    assert main(["report", str(ten), "-o", str(page)]) == 0
+    assert sentence in page.read_text()
+
+
+def test_no_clean_bill_where_only_the_mean_falls(tmp_path: Path) -> None:
+    """Runs of which none shows a fall are not called free of any sign of instability."""
+    quiet = [row for row in accuracies(40, 8, seed=3) if not alone(row[None])][:6]
+    runs = diagnose(load(plant(tmp_path, np.array(quiet))))
+    (fall,) = shared_falls(runs)
+    said = summary(runs)
+    if not fall.alone:  # the samples' answers can tell what the accuracy alone does not
+        assert "no sign of instability" not in said
+        assert "by itself, but in the mean of several" in said
+    assert "Seeds fall together" in said
+
+
+def test_two_runs_and_runs_of_other_settings_have_no_mean(tmp_path: Path) -> None:
+    plant(tmp_path / "two", accuracies(2, 20))
+    assert shared_falls(diagnose(load(tmp_path / "two"))) == []
