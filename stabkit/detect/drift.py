@@ -54,7 +54,7 @@ def find_drift(
     kind. A run that never falls but rises too little shows only in a comparison of runs.
 
     The noise of an evaluation is that of `find_dips`; how much of it is left in a level is told by
-    the scatter of short means (`slowness`). Where several seeds fall alike, the mean of their
+    the scatter of short means (`excess_scatter`). Where several seeds fall alike, the mean of their
     accuracies shows falls that no single one does.
 
     `threshold`: standard errors, by default `drift_bar`. `dips`: what `find_dips` returned for the
@@ -82,7 +82,9 @@ def find_drift(
     noise = np.maximum(noise, min_depth / 5)  # the same floor as in the search for dips
     # A drift is a difference of two block means, each with its own error. The blocks are far apart,
     # so their errors are taken as independent.
-    block_error = ar1_error(np.full(block, 1 / block), USUAL_AR) * slowness(acc, noise, outside)
+    block_error = ar1_error(np.full(block, 1 / block), USUAL_AR) * excess_scatter(
+        acc, noise, outside
+    )
     bar = threshold if threshold is not None else drift_bar(bits is not None)
     found, p_values = [], []
     for begin, end in _stretches(steps, dips):
@@ -122,13 +124,14 @@ def drift_bar(paired: bool) -> float:
     return 3.9 if paired else 4.5
 
 
-def slowness(acc: FloatArray, noise: FloatArray, outside: BoolArray) -> float:
-    """Return how many times as large the error of a mean is as that of AR(1) noise of USUAL_AR.
+def excess_scatter(acc: FloatArray, noise: FloatArray, outside: BoolArray) -> float:
+    """Return how many times as far short means scatter as those of AR(1) noise of USUAL_AR.
 
     Of three means of SHORT_MEAN evaluations in a row, the middle one lies on the line between the
     others but for noise. The square of its distance, over what AR(1) noise of that coefficient with
     the local `noise` [evals] would make it, is averaged over all places `outside` [evals] of dips,
-    together with USUAL_COUNTS squares of 1.
+    together with USUAL_COUNTS squares of 1. Of noise much slower than these means only its size
+    shows: neighboring means move together.
     """
     width = SHORT_MEAN
     whole = sliding_window_view(outside, 3 * width).all(axis=1) if acc.size >= 3 * width else []
