@@ -94,7 +94,6 @@ def long_fall(depth: float, seed: int) -> Curve:
 
 
 def _found(curve: Curve) -> tuple[bool, bool, bool]:
-    known = {"correct": curve.correct}
-    dips = find_dips(curve.step, curve.accuracy, **known)
-    drifts = find_drift(curve.step, curve.accuracy, **known, dips=dips)
+    dips = find_dips(curve.step, curve.accuracy, correct=curve.correct)
+    drifts = find_drift(curve.step, curve.accuracy, correct=curve.correct, dips=dips)
     return len(drifts) > 0, len(dips) > 0, len(drifts) + len(dips) > 0

@@ -134,8 +134,10 @@ def excess_scatter(acc: FloatArray, noise: FloatArray, outside: BoolArray) -> fl
     shows: neighboring means move together.
     """
     width = SHORT_MEAN
-    whole = sliding_window_view(outside, 3 * width).all(axis=1) if acc.size >= 3 * width else []
-    if not np.any(whole):
+    if acc.size < 3 * width:
+        return 1.0
+    whole = sliding_window_view(outside, 3 * width).all(axis=1)
+    if not whole.any():
         return 1.0
     bend = np.repeat([-0.5, 1.0, -0.5], width) / width
     distance = sliding_window_view(acc, 3 * width) @ bend
