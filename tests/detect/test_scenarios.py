@@ -42,6 +42,21 @@ def test_a_realistic_run_has_the_noise_and_the_flips_of_the_recorded_one(name: s
     assert median("noise")[0] > 1.9 * median("noise")[3], "noise falls as it does in real runs"
 
 
+def test_the_restless_run_has_the_noise_and_the_flips_of_the_recorded_one() -> None:
+    measured = [measure_accuracy(c.accuracy, c.correct) for c in
+                (healthy("restless", seed) for seed in range(40))]  # fmt: skip
+    stored = recorded()["restless"].quarters
+
+    def median(field: str) -> np.ndarray:
+        return np.median([getattr(m, field) for m in measured], axis=0)
+
+    np.testing.assert_allclose(median("flips"), stored.flips, rtol=0.1)
+    np.testing.assert_allclose(median("flips_apart"), stored.flips_apart, rtol=0.1)
+    np.testing.assert_allclose(median("noise"), stored.noise, rtol=0.25)
+    np.testing.assert_allclose(median("excess"), stored.excess, rtol=0.35)
+    assert 0 <= median("ar").mean() - np.mean(stored.ar) < 0.2, "no faster than recorded"
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_accuracies_are_the_means_of_their_bits_and_seeds_repeat(name: str) -> None:
     curve, again, other = healthy(name, 3), healthy(name, 3), healthy(name, 4)

@@ -16,6 +16,11 @@ COMMON_AR = 0.75  # of what the samples of a recorded run share
 # evaluations tell it to .2, and with nothing shared the noise would be smaller than recorded.
 LEAST_EXCESS = 1.06
 LONGEST_MEMORY = 0.97
+# Of what the samples of the restless run share. Around a smooth curve through that run neighbors
+# correlate by .3, with the independent part of its samples taken out by .4 to .5; a curve that
+# follows the noise takes some of that away.
+RESTLESS_AR = 0.6
+RESTLESS_SHOWN = 0.88  # share of such noise that `noise_scale` sees in a quarter of 30 evaluations
 MEMORIES = np.linspace(0.0, LONGEST_MEMORY, 98)
 
 Generator = np.random.Generator
@@ -52,6 +57,26 @@ def real(name: str, rng: Generator) -> Law:
         run.every * np.arange(size), level, by_quarter(common_noise(run), size),
         np.full(size, COMMON_AR), by_quarter(quarters.flips, size),
         np.minimum(by_quarter(memories(run), size), LONGEST_MEMORY), run.n,
+    )  # fmt: skip
+
+
+def _restless(rng: Generator) -> Law:
+    """Return the law of a run at a high rate: its recorded noise and flips, but a healthy curve.
+
+    That run falls for long, so its own rise is not used. What its samples share is what its noise
+    shows beyond samples that change independently of each other. It changes at once from quarter to
+    quarter, because an even change would cut off the peak in the second.
+    """
+    run = recorded()["restless"]
+    quarters, size = run.quarters, run.evals
+    memory = memories(run)
+    independent = np.array(quarters.flips) / (2 * run.n * (1 - memory))
+    noise = np.array(quarters.noise) / RESTLESS_SHOWN
+    common = np.sqrt(np.maximum(noise**2 - independent, 0.0))
+    return Law(
+        run.every * np.arange(size), any_trend(rng)(np.linspace(0, 1, size)),
+        common[4 * np.arange(size) // size], np.full(size, RESTLESS_AR),
+        by_quarter(quarters.flips, size), by_quarter(memory, size), run.n,
     )  # fmt: skip
 
 
@@ -162,6 +187,7 @@ HEALTHY: dict[str, Callable[[Generator], Law]] = {
     "real_lr004_frozen": lambda rng: real("real_lr004_frozen", rng),
     "real_lr016_frozen": lambda rng: real("real_lr016_frozen", rng),
     "real_batch512": lambda rng: real("real_batch512", rng),
+    "restless": _restless,
     "noise falls, independent": lambda rng: plain(
         any_trend(rng), noise=FALLS, ar=(0.0, 0.0), flips=SETTLES),
     "noise falls": lambda rng: plain(any_trend(rng), noise=FALLS, ar=(0.6, 0.3), flips=SETTLES),
