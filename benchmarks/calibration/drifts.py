@@ -1,4 +1,4 @@
-"""Calibrate `find_drift`: false alarms, and the slow falls that it finds."""
+"""Calibrate `find_drift` and falls that seeds share: false alarms, and the slow falls they find."""
 
 from dataclasses import replace
 from functools import partial
@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.calibration.scores import TESTING, Each, interval, percent, table
+from stabkit.analyze.shared_falls import mean_falls
 from stabkit.detect import find_dips, find_drift
 from stabkit.detect.simulate import (
     HEALTHY,
@@ -22,20 +23,24 @@ TRULY_SAGS = ("overshoot", "sag, then rate drop")  # their curve falls, slowly: 
 SAGS = [(width, depth) for width in (20, 40) for depth in (0.03, 0.05)]
 FALLS = (0.0, 0.03, 0.04, 0.055, 0.07, 0.09, 0.11)
 NOISES = ("restless", "1.5 to 3 points, AR .5 to .8")  # of the long falls
-SEEDS = 5  # runs whose mean is sought in
+SEEDS = 5  # runs of one setting
+OTHER_STEPS = ("irregular", "missing 25 %")  # each seed is evaluated at steps of its own
 
 
 def drift_tables(each: Each, runs: int) -> str:
     """Return the tables of `find_drift`."""
-    count, rows, total = max(2, runs // 4), [], np.zeros(3, dtype=int)
+    count, rows, total = max(2, runs // 4), [], np.zeros(4, dtype=int)
     for name in HEALTHY:
         if name in LONG:
             continue
-        alarms = np.array(each(partial(drifts_in, name), count, TESTING)).sum(axis=0)
-        if name not in TRULY_SAGS:
+        alarms = list(np.array(each(partial(drifts_in, name), count, TESTING)).sum(axis=0))
+        rows.append([name, *(interval(a, count) for a in alarms), "-"])
+        if name not in OTHER_STEPS:
+            alarms.append(sum(each(partial(shared_in, name), count, TESTING)))
+            rows[-1][-1] = interval(alarms[-1], count)
+        if name not in TRULY_SAGS and name not in OTHER_STEPS:
             total += [count, *alarms]
-        rows.append([name, *(interval(a, count) for a in alarms)])
-    rows.append(["**all but those that sag**", *(interval(a, total[0]) for a in total[1:])])
+    rows.append(["**all of these**", *(interval(a, total[0]) for a in total[1:])])
     few, sags, falls = max(2, count // 3), [], []
     for base in ("constant", *REALISTIC[:2]):
         for width, depth in SAGS:
@@ -52,12 +57,13 @@ def drift_tables(each: Each, runs: int) -> str:
         "as a drift",
         "as a dip",
         "as either",
-        f"in the mean of {SEEDS} runs",
+        f"shared by {SEEDS} seeds",
     ]
     return "\n".join([
         "### Drifts: healthy runs that alarm\n",
-        f"{count} runs a row. The curves of {' and '.join(TRULY_SAGS)} do fall, slowly.\n",
-        table(["healthy scenario", "bits", "accuracy alone"], rows),
+        f"{count} runs a row, and as many sets of {SEEDS} seeds. The last row leaves out "
+        f"{' and '.join(TRULY_SAGS)}, whose curves do fall, slowly, and those without sets.\n",
+        table(["healthy scenario", "bits", "accuracy alone", "shared"], rows),
         "### Drifts: slow sags that are found\n",
         f"{few} runs a row.\n",
         table(["scenario", "last evaluations", "points", "as a drift", "as a dip"], sags),
@@ -74,6 +80,11 @@ def drifts_in(name: str, seed: int) -> tuple[bool, bool]:
     return len(with_bits) > 0, len(find_drift(curve.step, curve.accuracy)) > 0
 
 
+def shared_in(name: str, seed: int) -> bool:
+    """Tell whether healthy seeds of one setting seem to fall together."""
+    return _shared([healthy(name, SEEDS * seed + i) for i in range(SEEDS)])
+
+
 def sag_found(base: str, width: int, depth: float, seed: int) -> tuple[bool, bool]:
     """Tell whether a sag over the last `width` evaluations is a drift, and whether it is a dip."""
     drift, dip, _ = _found(healthy(base, seed, (Planted(100 - width, 2 * width, depth, "v"),)))
@@ -81,14 +92,9 @@ def sag_found(base: str, width: int, depth: float, seed: int) -> tuple[bool, boo
 
 
 def long_fall_found(noise: str, depth: float, seed: int) -> tuple[bool, bool, bool, bool]:
-    """Tell whether a long fall is a drift, a dip, or either; and a drift or dip in a mean of runs.
-
-    That mean is of SEEDS runs which fall alike; its samples are not compared.
-    """
+    """Tell whether a long fall is a drift, a dip, or either, and whether seeds seem to share it."""
     curves = [long_fall(noise, depth, SEEDS * seed + i) for i in range(SEEDS)]
-    mean = np.mean([curve.accuracy for curve in curves], axis=0)
-    drifts, dips = find_drift(curves[0].step, mean), find_dips(curves[0].step, mean)
-    return *_found(curves[0]), len(drifts) + len(dips) > 0
+    return *_found(curves[0]), _shared(curves)
 
 
 def long_fall(noise: str, depth: float, seed: int) -> Curve:
@@ -110,3 +116,7 @@ def _found(curve: Curve) -> tuple[bool, bool, bool]:
     dips = find_dips(curve.step, curve.accuracy, correct=curve.correct)
     drifts = find_drift(curve.step, curve.accuracy, correct=curve.correct, dips=dips)
     return len(drifts) > 0, len(dips) > 0, len(drifts) + len(dips) > 0
+
+
+def _shared(curves: list[Curve]) -> bool:
+    return len(mean_falls(curves[0].step, np.stack([curve.accuracy for curve in curves]))) > 0

@@ -8,13 +8,11 @@ import pytest
 from scipy import stats
 
 from stabkit.detect import find_dips, find_drift
-from stabkit.detect.drift import clearest_fall, excess_scatter
 from stabkit.detect.simulate import (
     EVERY,
     HEALTHY,
     TRENDS,
     Planted,
-    ar1,
     draw_curve,
     healthy,
     simulate_curve,
@@ -101,74 +99,6 @@ def test_bad_input_is_refused_as_by_find_dips() -> None:
     with pytest.raises(ValueError, match=r"0\.\.1 or NaN"):
         find_drift(np.arange(10), np.full(10, 50.0))
     assert find_drift([], []).empty
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_the_clearest_fall_is_that_of_all_pairs_of_levels(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    acc, errors = 0.5 + 0.02 * rng.normal(size=60), rng.uniform(0.01, 0.03, 60)
-    if seed == 0:  # two levels that overlap differ more than any two that do not
-        acc = np.repeat([0.0, 0.6, 0.9, 0.4, 1.0], [24, 3, 3, 3, 27])
-    found = clearest_fall(acc, errors, 6, 0.01)
-    assert found is not None
-    z, *at = by_all_pairs(acc, errors, 6)
-    assert list(found[:2]) == at
-    assert found[3] == pytest.approx(z, rel=1e-9)
-    assert clearest_fall(np.sort(acc), errors, 6, 0.01) is None, "nothing falls"
-    assert clearest_fall(acc[:11], errors[:11], 6, 0.01) is None, "too short"
-
-
-def by_all_pairs(acc: np.ndarray, errors: np.ndarray, block: int) -> tuple[float, int, int]:
-    """Return the largest z of a fall from one level to a later one, and where they begin."""
-    best = (-1.0, 0, 0)
-    for high in range(acc.size - block + 1):
-        for low in range(high + block, acc.size - block + 1):
-            fall = acc[high : high + block].mean() - acc[low : low + block].mean()
-            squares = np.mean(errors[high : high + block] ** 2)
-            squares += np.mean(errors[low : low + block] ** 2)
-            if fall >= 0.01:
-                best = max(best, (fall / np.sqrt(squares), high, low))
-    return best
-
-
-def test_a_long_series_is_sought_at_fewer_places_and_no_fall_is_lost() -> None:
-    t = np.arange(5000)
-    acc = 0.6 - 0.05 * np.clip((t - 2000) / 1000, 0, 1)
-    found = clearest_fall(acc, np.full(5000, 0.01), 500, 0.01)
-    assert found is not None
-    assert found[2] == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("ar", [0.0, 0.3, 0.6, 0.8])
-def test_short_means_scatter_as_the_covariance_of_the_noise_says(ar: float) -> None:
-    rng, size = np.random.default_rng(0), 100_000
-    t = np.linspace(0, 1, size)
-    acc = 0.5 + 0.3 * t - 0.2 * t**2 + 0.01 * ar1(rng, size, ar)[:, 0]
-    every = np.ones(size, dtype=bool)
-    found = excess_scatter(acc, np.full(size, 0.01), every)
-    bend = np.repeat([-1.0, 2.0, -1.0], 6) / 12
-
-    def variance(a: float) -> float:
-        return float(bend @ (a ** np.abs(np.subtract.outer(range(18), range(18)))) @ bend)
-
-    # 16,667 means tell a standard deviation to some 1 %.
-    assert found == pytest.approx((variance(ar) / variance(0.6)) ** 0.5, rel=0.02)
-    assert excess_scatter(acc, np.full(size, 0.02), every) == pytest.approx(found / 2, rel=0.01)
-
-
-def test_dips_do_not_make_noise_seem_slow_and_short_runs_say_little() -> None:
-    rng = np.random.default_rng(0)
-    acc = 0.5 + 0.01 * rng.normal(size=400)
-    fallen, outside = acc.copy(), np.ones(400, dtype=bool)
-    outside[100:150] = False
-    fallen[100:150] -= 0.2
-    noise = np.full(400, 0.01)
-    assert excess_scatter(fallen, noise, outside) == pytest.approx(
-        excess_scatter(acc, noise, outside)
-    )
-    assert excess_scatter(fallen, noise, np.ones(400, dtype=bool)) > 2
-    assert excess_scatter(acc[:17], noise[:17], outside[:17]) == 1.0
-    assert excess_scatter(acc[:10], noise[:10], outside[:10]) == 1.0
 
 
 def test_a_long_fall_in_the_noise_of_a_high_rate_is_found_and_a_healthy_rise_is_not() -> None:

@@ -108,9 +108,9 @@ def test_killed_without_a_signal(site: Site, unbroken: Path) -> None:
     site.sweep(*LONG)
     site.wait_for_step(120)
     os.kill(site.attempts()[0]["pid"], signal.SIGKILL)
-    site.wait("killed", lambda: site.row().state == "lost")
-    row = site.row()
-    assert "has ended" in row.reason
+    # On a busy machine SLURM sees the end of the process later than the missing heartbeats tell it.
+    site.wait("killed", lambda: "has ended" in (site.row().reason or ""))
+    assert site.row().state == "lost"
     site.sweep(*LONG)
     site.wait_for_state("done")
     assert site.attempts()[1]["first_step"] % 50 == 0
