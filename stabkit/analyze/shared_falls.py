@@ -43,9 +43,9 @@ def shared_falls(runs: Diagnoses) -> list[SharedFall]:
     """Return the dips and drifts in the mean accuracy of each cell of three runs or more.
 
     The mean is taken over the steps at which all were evaluated, and searched by `find_dips` and
-    `find_drift` without the samples' answers. Seeds have nothing in common but their setting: a fall
-    counts if it is larger than its scatter from run to run explains (t-test, p of at most `ALPHA`),
-    whatever the noise within a run, and if not every run shows it alone.
+    `find_drift` without the samples' answers. Seeds have nothing in common but their setting, so a
+    fall counts if it is larger than its scatter from run to run explains (t-test, p of at most
+    `ALPHA`), whatever the noise within a run. A fall that every run shows alone is left out.
     """
     return [fall for cell in group_cells(runs) for fall in _falls_of(cell)]
 
