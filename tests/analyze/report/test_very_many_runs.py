@@ -28,7 +28,7 @@ from stabkit.config import save_config
 from stabkit.rundir import RunDir, Status
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import LAYERS, diagnosed
+from tests.analyze.conftest import LAYERS, diagnosed, plant_run
 from tests.conftest import small_config
 
 RATES, SEEDS = [0.001 * 2**i for i in range(10)], range(3)
@@ -230,3 +230,21 @@ def test_a_map_of_very_many_panels_draws_the_most_unstable(
 def test_evenly_keeps_both_ends() -> None:
     assert evenly(range(10), 4) == [0, 3, 6, 9]
     assert evenly("abc", 3) == ["a", "b", "c"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_worst_runs_come_first_and_the_rest_is_folded(tmp_path: Path) -> None:
+    for seed in range(12):
+        plant_run(tmp_path / f"run {seed}", dip=0.08 + 0.01 * seed, seed=seed)
+    report = make_report(diagnosed(tmp_path))
+    deepest = [float(row[report.runs.head.index("deepest, points")]) for row in report.runs.rows]
+    assert deepest == sorted(deepest, reverse=True)
+    events, _, runs = render(report).partition('id="events"')[2].partition('id="runs"')
+    runs = runs.partition('id="settings"')[0]
+    shown, fold, folded = events.partition("<summary>7 more runs with events</summary>")
+    assert fold
+    assert (shown.count("<article"), folded.count("<article")) == (5, 7)
+    shown, fold, folded = runs.partition("<summary>2 more runs</summary>")
+    assert fold
+    row = '<th scope="row"'
+    assert (shown.count(row), folded.count(row)) == (10, 2)
