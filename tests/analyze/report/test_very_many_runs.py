@@ -1,5 +1,6 @@
 """A report of very many runs stays short: it shows the worst, and says what it leaves out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -133,6 +134,11 @@ def test_a_setting_with_very_many_values_names_some(
 @pytest.mark.usefixtures("low_limits")
 def test_the_charts_show_the_worst_runs(sixty: Diagnoses) -> None:
     learned, frozen = (c for c in interactive.charts(sixty) if c.name == "knn")
+    scales = [json.loads(chart.data)["layout"]["yaxis"]["range"] for chart in (learned, frozen)]
+    assert scales[0] == scales[1], "lines of two panels can be compared"
+    drawn = [json.loads(chart.data)["data"] for chart in (learned, frozen)]
+    values = [y for lines in drawn for line in lines for y in line["y"]]
+    assert scales[0][0] < min(values) < max(values) < scales[0][1]
     some = "the 4 of 30 runs that fared worst"
     assert learned.title == f"learned patch projection, {some}"
     assert frozen.title == f"frozen patch projection, {some}"
