@@ -19,7 +19,7 @@ from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.free_places import place_labels
 from stabkit.analyze.plots.knn_lines import Styles, draw_chance, draw_curve, say_dips
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
-from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out
+from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out, seeds_drawn
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
 
@@ -152,9 +152,7 @@ def _legend(shown: pd.DataFrame, styles: Styles) -> list[Line2D]:
 
 def _seeds(table: pd.DataFrame) -> str:
     """Say how many runs a line end is the mean of."""
-    counts = table.groupby(["panel", "curve"])["run"].nunique()
-    few, most = int(counts.min()), int(counts.max())
-    return f"n = {few} seed{'' if most == 1 else 's'}" if few == most else f"n = {few} to {most}"
+    return seeds_drawn(table.groupby(["panel", "curve"])["run"].nunique())
 
 
 def _limits(drawn: pd.DataFrame) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.events import relative_norms
+from stabkit.analyze.plots.clock import clock, mark_clock
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
@@ -36,9 +37,10 @@ NOTHING: dict[str, Any] = {
 def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
     """Return what is drawn: the first seed of at most twelve cells, in at most 300 stretches.
 
-    Columns: run, cell, layer, depth, step (first of the stretch), width (steps), log2 (the largest
-    gradient norm of the stretch over the median of the layer, in doublings; NaN if a value is zero
-    or not finite), spikes (onsets in the stretch), dip (whether accuracy is in a dip).
+    Columns: run, cell, warmup and per_epoch (`clock`), layer, depth, step (first of the stretch),
+    width (steps), log2 (the largest gradient norm of the stretch over the median of the layer, in
+    doublings; NaN if a value is zero or not finite), spikes (onsets in the stretch), dip (whether
+    accuracy is in a dip).
     """
     frames = [_rows(cell) for cell in group_cells(runs)[:MAX_CELLS]]
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
@@ -47,7 +49,7 @@ def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
 def _rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
     norms = relative_norms(run.tables)
-    head = {"run": run.name, "cell": run_label(cell, run)}
+    head = {"run": run.name, "cell": run_label(cell, run), **clock(run)}
     if norms.empty:
         return norms.assign(**head)
     steps = np.unique(norms["step"])
@@ -113,6 +115,7 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
     ax.set_yticks(range(len(layers)), labels=layers, fontsize=7)
     ax.tick_params(axis="y", length=0)
     shows(ax, frame)
+    mark_clock(ax, frame.assign(warmup=math.nan))  # a line would hide colors
     return ax
 
 
@@ -122,10 +125,11 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
     columns = min(COLUMNS, len(cells))
     blocks = -(-len(cells) // columns)
     longest = max(map(len, layers))
+    below = 0.4 if table["per_epoch"].notna().any() else 0.0  # inches for the axis of epochs
     with mpl.rc_context(RC):
         figure = new_figure(
             1.3 + 0.07 * longest + 2.6 * columns,
-            0.6 + blocks * (1.0 + max(1.0, 0.14 * len(layers))),
+            0.8 + blocks * (1.0 + below + max(1.0, 0.14 * len(layers))),
         )
         axes = figure.subplots(blocks, columns, squeeze=False, sharey=True)
         for cell, ax in zip(cells, axes.ravel(), strict=False):
@@ -140,7 +144,7 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
         ticks = np.arange(-LIMIT, LIMIT + 1, 2).tolist()
         bar.set_ticks(ticks, labels=[f"{2**tick:g}" for tick in ticks])
         figure.legend(
-            handles=_handles(), loc="outside lower center", ncols=1 if columns == 1 else 3
+            handles=_handles(), loc="outside lower center", ncols=1 if columns == 1 else 2
         )
     return figure
 
@@ -160,4 +164,5 @@ def _handles() -> list[Line2D | Patch]:
     )  # fmt: skip
     dip = Line2D([], [], color="black", linewidth=3, label="accuracy in a dip")
     nothing = Patch(**NOTHING, label="no gradient, zero or not finite")
-    return [spike, dip, nothing]
+    one = Line2D([], [], linestyle="", label="n = 1: the first seed of each cell")
+    return [spike, dip, nothing, one]

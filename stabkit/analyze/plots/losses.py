@@ -19,6 +19,7 @@ from stabkit.analyze.plots.knn import curve_styles
 from stabkit.analyze.plots.knn_lines import Styles
 from stabkit.analyze.plots.layer_styles import cross_out, mark_spikes, not_finite_handle
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
+from stabkit.analyze.plots.many import seeds_drawn
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
@@ -115,9 +116,12 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
             handles.append(Line2D([], [], color="0.3", label="spike or departure", **SHADOW))
         if not np.isfinite(table["value"]).all():
             handles.append(not_finite_handle())
-        if handles and few:
+        shown = table[table["panel"].isin(panels)]
+        drawn = seeds_drawn(shown.groupby(["panel", "curve"])["run"].nunique())
+        handles.append(Line2D([], [], linestyle="", label=drawn))
+        if few:
             figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        elif handles:
+        else:
             figure.legend(handles=handles, loc="outside right center")
     return figure
 

@@ -6,6 +6,7 @@ The table of a figure always holds everything. Figures of at most so many things
 from collections.abc import Sequence
 from typing import TypeVar
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 ONE_BY_ONE = 100  # curves in one panel; more would hide one another
@@ -29,6 +30,12 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def seeds_drawn(counts: "pd.Series[int]") -> str:
+    """Say how many runs of a cell are drawn, given the number of each cell."""
+    few, most = int(counts.min()), int(counts.max())
+    return f"n = {few} seed{'' if most == 1 else 's'}" if few == most else f"n = {few} to {most}"
 
 
 def say_left_out(figure: Figure, *notes: str) -> None:

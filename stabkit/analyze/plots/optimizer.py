@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.plots.many import PANELS, ROWS, evenly, say_left_out
+from stabkit.analyze.plots.clock import clock, mark_clock
+from stabkit.analyze.plots.many import PANELS, ROWS, evenly, say_left_out, seeds_drawn
 from stabkit.analyze.plots.style import (
     LINES,
     RC,
@@ -33,9 +34,9 @@ COLUMNS = 3  # panels in a row
 def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
     """Return rows of two kinds, which `row` tells apart; accuracies are in points.
 
-    `curve`: optimizer, lr, step, mean, lowest, highest (over the seeds of a cell). `run`:
-    optimizer, lr, seed, level, unstable. `optimizer` is its name and every other setting that
-    varies.
+    `curve`: optimizer, lr, warmup and per_epoch (`clock`), step, mean, lowest, highest (over the
+    seeds of a cell). `run`: optimizer, lr, seed, level, unstable. `optimizer` is its name and every
+    other setting that varies.
 
     Raises ValueError for runs whose configuration names no optimizer, and for runs of a single one.
     """
@@ -62,7 +63,7 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
             .mul(100)
             .reset_index()
         )
-        head = {"optimizer": arm, "lr": first[LR]}
+        head = {"optimizer": arm, "lr": first[LR], **clock(cell.runs[0])}
         ends = pd.DataFrame([_end(run) for run in cell.runs])
         frames += [curve.assign(row="curve", **head), ends.assign(row="run", **head)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -84,7 +85,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
     lines = -(-(len(arms) + 1) // columns)
     colors = _rates(table)
     with mpl.rc_context(RC):
-        figure = new_figure(1.6 + 2.9 * columns, 0.4 + 2.5 * lines)
+        figure = new_figure(1.6 + 2.9 * columns, 0.6 + 2.8 * lines)
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         low, high = table["lowest"].min(), table["highest"].max()
         curves = {rate: colors[rate] for rate in evenly(list(colors), ROWS)}
@@ -113,6 +114,8 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
         figure.legend(handles=handles, loc="outside right center")
         say_left_out(
             figure,
+            seeds_drawn(table[table["row"] == "run"].groupby(["optimizer", "lr"]).size())
+            + ", shaded over their range",
             f"the {len(arms)} of {len(every):,} arms that end lowest" if arms != every else "",
             f"curves of {len(curves)} of {len(colors):,} rates" if curves != colors else "",
         )
@@ -138,6 +141,7 @@ def draw_optimizer(
             rows["step"], rows["lowest"], rows["highest"], color=style["color"], alpha=0.2,
             linewidth=0,
         )  # fmt: skip
+    mark_clock(ax, table[table["row"] == "curve"])
     ax.set(xlabel="step", ylabel="held-out kNN accuracy, %")
     return ax
 

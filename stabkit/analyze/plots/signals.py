@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.plots.clock import CLOCK, clock, mark_clock
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
@@ -45,14 +46,14 @@ def signals_table(runs: Diagnoses) -> pd.DataFrame:
     if len(labelled) > MAX_RUNS:
         worst = list(worst_first(run_table(runs))["run"][:MAX_RUNS])
         labelled = [(label, run) for label, run in labelled if run.name in worst]
-    frames = [signal_rows(run).assign(run=label) for label, run in labelled]
+    frames = [signal_rows(run).assign(run=label, **clock(run)) for label, run in labelled]
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     measured = table[table["kind"].isin(MEASURED)]
     told = measured.loc[(measured[["median", "extreme"]].fillna(0) != 0).any(axis=1), "signal"]
     table = table[table["kind"].isin(SHADED) | table["signal"].isin(told)]
     if told.empty:
-        return pd.DataFrame(columns=HEAD)
-    return table.assign(of=len(runs))[HEAD].reset_index(drop=True)
+        return pd.DataFrame(columns=[*HEAD, *CLOCK])
+    return table.assign(of=len(runs))[[*HEAD, *CLOCK]].reset_index(drop=True)
 
 
 def draw_signals(
@@ -135,11 +136,13 @@ def signals_figure(table: pd.DataFrame) -> Figure:
         for run, ax in zip(runs, axes[0], strict=not alone):
             if not alone:
                 ax.set_title(wrapped(run), pad=6)
-        for column in axes.T:
+        for number, column in enumerate(axes.T):
             used = [ax for ax in column if ax.axison]
             for ax in used[:-1]:
                 ax.tick_params(labelbottom=False)
             used[-1].set_xlabel("step")
+            own = table[table["run"] == runs[0 if alone else number]]
+            mark_clock(used[-1], own.assign(warmup=np.nan))  # the curve of the rate shows it
         figure.align_ylabels()
         total = int(table["of"].iloc[0])
         if alone:

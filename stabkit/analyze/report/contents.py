@@ -25,6 +25,7 @@ from stabkit.analyze.verdict import worst_first, worst_of
 
 ZOOMS = 24  # events on the cards of their runs; a longer page would not be read
 LISTED = 100  # events, runs, pairs
+OPEN_CARDS, OPEN_ROWS = 5, 10  # runs above a fold: the worst
 VALUES = 20  # of one setting
 
 
@@ -62,7 +63,7 @@ def make_report(runs: Diagnoses) -> Report:
     worst = str(worst_of(table)["run"])
     began = where_it_began(incidents, next(run for run in runs if run.name == worst))
     path = runs.path.resolve()
-    listed = worst_first(table)[:LISTED] if len(table) > LISTED else table
+    listed = worst_first(table)[:LISTED] if len(table) > OPEN_ROWS else table
     figures, undrawn = draw_figures(runs, verdict, worst)
     advice = advise(runs, table, signs, worst, began.onset, began.groups)
     named = {run.name: run for run in runs}
@@ -162,7 +163,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         columns["signs of collapse"] = table["collapse"].replace("", "-")
     columns["folder"] = table["run"]
     rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
-    caption = "One row a run"
+    caption = "One row a run" + (", those that fared worst first" if of > OPEN_ROWS else "")
     if len(table) < of:
         caption = (
             f"The {counted(len(table), 'run')} that fared worst, one row each; {of - len(table):,} "

@@ -38,6 +38,7 @@ TITLES = {
 }
 FOLDED = ("onset-order", "signals")
 HALF = 760  # CSS pixels: a wider figure is not set beside another
+TALL, PAGE = 700, 1056  # CSS pixels: a figure taller than the one in a page so wide is folded
 PANELED: dict[str, Callable[[pd.DataFrame], list[Figure]]] = {
     "knn": knn_panels,
     "loss": loss_panels,
@@ -74,7 +75,8 @@ class Shown:
 
     @property
     def folded(self) -> bool:
-        return self.name in FOLDED
+        area = sum(one.width * one.height for one in self.pictures)
+        return self.name in FOLDED or area > TALL * PAGE
 
 
 def draw_figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown], list[str]]:

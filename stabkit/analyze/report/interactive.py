@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -62,8 +62,8 @@ def _of_accuracy(runs: Diagnoses) -> list[Chart]:
             _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
             for _, dip in rows[rows["dip"] > 0].groupby(["run", "dip"], sort=False)
         ]
-        found.append(_chart("knn", _title(rows, table), knn_axis(table), traces, shapes))
-    return found
+        found.append(_Panel(_title(rows, table), traces, shapes))
+    return _charts("knn", knn_axis(table), found)
 
 
 def _of_loss(runs: Diagnoses) -> list[Chart]:
@@ -80,8 +80,8 @@ def _of_loss(runs: Diagnoses) -> list[Chart]:
             _band(event, to_hex(styles[str(event["curve"].iloc[0])]["color"]))
             for _, event in rows[rows["event"] > 0].groupby(["run", "event"], sort=False)
         ]
-        found.append(_chart("loss", _title(rows, table), loss_axis(table), traces, shapes, scale))
-    return found
+        found.append(_Panel(_title(rows, table), traces, shapes))
+    return _charts("loss", loss_axis(table), found, scale)
 
 
 def _of_gradients(runs: Diagnoses) -> list[Chart]:
@@ -105,9 +105,8 @@ def _of_gradients(runs: Diagnoses) -> list[Chart]:
         dips = rows[(rows["series"] != "grad_norm") & rows["event"].astype(bool)]
         shapes = [_band(dips, "#888888")] if len(dips) else []
         if traces:
-            axis = grad_norms_axis(table)
-            found.append(_chart("grad-norms", str(cell), axis, traces, shapes, "log"))
-    return found
+            found.append(_Panel(str(cell), traces, shapes))
+    return _charts("grad-norms", grad_norms_axis(table), found, "log")
 
 
 def _name(run: pd.DataFrame) -> str:
@@ -185,18 +184,34 @@ def _band(rows: pd.DataFrame, color: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _chart(
-    name: str,
-    title: str,
-    measure: str,
-    traces: Sequence[dict[str, Any]],
-    shapes: Sequence[dict[str, Any]],
-    scale: str = "linear",
-) -> Chart:
+class _Panel(NamedTuple):
+    title: str
+    traces: Sequence[dict[str, Any]]
+    shapes: Sequence[dict[str, Any]]
+
+
+def _charts(
+    name: str, measure: str, panels: Sequence[_Panel], scale: str = "linear"
+) -> list[Chart]:
+    """Return the panels of one figure, all on one vertical scale."""
+    values = [
+        math.log10(y) if scale == "log" else y  # plotly takes the limits of a log axis so
+        for panel in panels
+        for trace in panel.traces
+        for y in trace["y"]
+        if y is not None and (y > 0 or scale != "log")
+    ]
+    margin = 0.05 * (max(values) - min(values)) or 0.5 if values else 0.0
+    limits = {"range": [min(values) - margin, max(values) + margin]} if values else {}
+    return [_chart(name, measure, panel, {"type": scale, **limits}) for panel in panels]
+
+
+def _chart(name: str, measure: str, panel: _Panel, axis: dict[str, Any]) -> Chart:
+    title, traces, shapes = panel
     layout = {
         "title": {"text": html.escape(title), "font": {"size": 13}},
         "xaxis": {"title": {"text": "step", "standoff": 4}},
-        "yaxis": {"title": {"text": html.escape(measure).replace("\n", " ")}, "type": scale},
+        "yaxis": {"title": {"text": html.escape(measure).replace("\n", " ")}, **axis},
         "hovermode": "closest",
         "showlegend": True,
         "legend": {"orientation": "h", "y": -0.22, "font": {"size": 11}},

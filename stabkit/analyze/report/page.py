@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.report.contents import LISTED, Report, make_report
+from stabkit.analyze.report.contents import LISTED, OPEN_CARDS, OPEN_ROWS, Report, make_report
 from stabkit.analyze.report.interactive import Chart, charts, plotly_script
 from stabkit.analyze.report.prevention import Prevention
 from stabkit.analyze.report.remedies import NO_HELP
@@ -68,6 +68,8 @@ def render(
         report=report,
         preventions=preventions,
         listed=LISTED,
+        cards_open=OPEN_CARDS,
+        rows_open=OPEN_ROWS,
         charts=_by_figure(zoomable),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],

@@ -55,7 +55,7 @@ def test_the_verdict_and_the_table_give_one_level(grid_runs: Diagnoses) -> None:
     )
     assert f"It ended at {row['final kNN, %']} %" in report.verdict.lines[1]
     assert f"{level(diagnosed_run(grid_runs.path / worst)):.1f}" == row["final kNN, %"]
-    assert f"{level(diagnosed_run(grid_runs.path / worst)) / 100:.3f}" in summary(grid_runs)
+    assert f" {level(diagnosed_run(grid_runs.path / worst)):.1f} " in summary(grid_runs)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,5 +1,6 @@
 """A report of very many runs stays short: it shows the worst, and says what it leaves out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from stabkit.config import save_config
 from stabkit.rundir import RunDir, Status
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import LAYERS, diagnosed
+from tests.analyze.conftest import LAYERS, diagnosed, plant_run
 from tests.conftest import small_config
 
 RATES, SEEDS = [0.001 * 2**i for i in range(10)], range(3)
@@ -133,6 +134,11 @@ def test_a_setting_with_very_many_values_names_some(
 @pytest.mark.usefixtures("low_limits")
 def test_the_charts_show_the_worst_runs(sixty: Diagnoses) -> None:
     learned, frozen = (c for c in interactive.charts(sixty) if c.name == "knn")
+    scales = [json.loads(chart.data)["layout"]["yaxis"]["range"] for chart in (learned, frozen)]
+    assert scales[0] == scales[1], "lines of two panels can be compared"
+    drawn = [json.loads(chart.data)["data"] for chart in (learned, frozen)]
+    values = [y for lines in drawn for line in lines for y in line["y"]]
+    assert scales[0][0] < min(values) < max(values) < scales[0][1]
     some = "the 4 of 30 runs that fared worst"
     assert learned.title == f"learned patch projection, {some}"
     assert frozen.title == f"frozen patch projection, {some}"
@@ -230,3 +236,21 @@ def test_a_map_of_very_many_panels_draws_the_most_unstable(
 def test_evenly_keeps_both_ends() -> None:
     assert evenly(range(10), 4) == [0, 3, 6, 9]
     assert evenly("abc", 3) == ["a", "b", "c"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_worst_runs_come_first_and_the_rest_is_folded(tmp_path: Path) -> None:
+    for seed in range(12):
+        plant_run(tmp_path / f"run {seed}", dip=0.08 + 0.01 * seed, seed=seed)
+    report = make_report(diagnosed(tmp_path))
+    deepest = [float(row[report.runs.head.index("deepest, points")]) for row in report.runs.rows]
+    assert deepest == sorted(deepest, reverse=True)
+    events, _, runs = render(report).partition('id="events"')[2].partition('id="runs"')
+    runs = runs.partition('id="settings"')[0]
+    shown, fold, folded = events.partition("<summary>7 more runs with events</summary>")
+    assert fold
+    assert (shown.count("<article"), folded.count("<article")) == (5, 7)
+    shown, fold, folded = runs.partition("<summary>2 more runs</summary>")
+    assert fold
+    row = '<th scope="row"'
+    assert (shown.count(row), folded.count(row)) == (10, 2)
