@@ -48,9 +48,7 @@ _STEP_OF_TOTAL = re.compile(
     re.IGNORECASE,
 )
 # [50] training_loss = 6.9 of big_vision, where [50] may be in color
-_STEP_BEFORE = re.compile(
-    r"(?:\x1b\[\d+m)?\[(\d+)\](?:\x1b\[0m)?\s+(?=[A-Za-z_][\w/@.\-]* = )"
-)
+_STEP_BEFORE = re.compile(r"(?:\x1b\[\d+m)?\[(\d+)\](?:\x1b\[0m)?\s+(?=[A-Za-z_][\w/@.\-]* = )")
 _OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 6400/60000]
 _KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━|\x1b)")
 
