@@ -47,6 +47,8 @@ _STEP_OF_TOTAL = re.compile(
     r"\b(?:iter(?:ation)?|step|training)\b(?:\(train\))?\s*[:=]?\s*\[\s*(\d+)\s*(?:/\s*\d+)?\s*\]",
     re.IGNORECASE,
 )
+# [50] training_loss = 6.9 of big_vision, where [50] may be in color
+_STEP_BEFORE = re.compile(r"(?:\x1b\[\d+m)?\[(\d+)\](?:\x1b\[0m)?\s+(?=[A-Za-z_][\w/@.\-]* = )")
 _OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 6400/60000]
 _KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━|\x1b)")
 
@@ -81,7 +83,7 @@ def pairs_of(line: str) -> dict[str, Any]:
     A number with a comma or `%` is text: `1,000` may be a thousand, and `0,5` a half.
     """
     found: dict[str, Any] = {}
-    if step := _STEP_OF_TOTAL.search(line):
+    if step := _STEP_OF_TOTAL.search(line) or _STEP_BEFORE.search(line):
         found["step"] = int(step[1])
         line = line[: step.start()] + " | " + line[step.end() :]
     line = _SHARE.sub(_as_fraction, line)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stabkit.convert.arrow_table import from_arrow
+from stabkit.convert.boxes import box_records, is_boxed
 from stabkit.convert.columns import Table, add_column
 from stabkit.convert.csv_file import read_csv
 from stabkit.convert.one_axis import on_one_axis
@@ -61,6 +62,8 @@ def _read(path: Path, start: bytes, row_step: bool) -> Table:
         raise ConvertError(f"{path}: neither text (UTF-8) nor Parquet nor TensorBoard events")
     elif is_json(start):
         table = table_of(path, json_records(path, notes), notes)
+    elif is_boxed(start.decode(errors="replace")):
+        table = table_of(path, box_records(path, notes), notes)
     elif is_log_text(path):
         table = table_of(path, text_records(path, notes, row_step), notes)
     else:

@@ -17,6 +17,9 @@ FORMS = {
     "llmc": "s:{n} trl:{loss:.4f} lr:0.001 norm:0.5",
     "olmo": "[2025-12-11 00:25:55] INFO [train:10] [step={n}/2003,epoch=0]\n"
     "    train/CrossEntropyLoss={loss:.3f}\n    optim/total_grad_norm=0.51",
+    "big_vision": "I1129 10:00:00.123456 140 utils.py:1010] \x1b[35m[{n}]\x1b[0m training_loss = "
+    "{loss:.4f}\nI1129 10:00:00.123456 140 utils.py:1010] \x1b[35m[{n}]\x1b[0m l2_params = 3.5",
+    "big_vision, plain": "[{n}] training_loss = {loss:.4f}\n[{n}] global_schedule = 0.5",
     "mmengine": "06/05 20:09:41 - mmengine - INFO - Epoch(train)  [{e}][{i}/100]  lr: 1.0e-03  "
     "eta: 0:12:30  loss: {loss:.4f}",
     "dict": "{{'loss': {loss:.4f}, 'grad_norm': 1.5, 'step': {n}}}",
@@ -47,6 +50,7 @@ FORMS = {
 }
 LOSS = {
     "moco": "Loss", "megatron": "lm loss", "llmc": "trl", "olmo": "train/CrossEntropyLoss",
+    "big_vision": "training_loss", "big_vision, plain": "training_loss",
     "named": "train loss", "timm": "Loss", "mnist": "Loss", "tutorial": "Loss",
     "dinov2": "total_loss", "detectron2": "total_loss",
 }  # fmt: skip
