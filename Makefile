@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-QUICK := not (processes or slurm or browser or frameworks or gpu or slow or speed)
+QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or slow or speed)
 
 .PHONY: help demo quick test test-slow test-gpu test-speed bench gpu docs gallery dist check format clean
 
@@ -51,7 +51,8 @@ demo: $(READY)
 	@echo "All in one page: runs/lr_grid/report.html"
 
 quick: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/studies -m "$(QUICK)"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/studies -m "$(QUICK)" \
+		--durations 5 --durations-min 0.5
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -23,12 +23,14 @@ NO_FRAMEWORK = NO_TORCH.replace(
 )
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("room", FLOORS)
 def test_a_room_imports_only_from_floors_below(room: str) -> None:
     for target in house.room_graph()[room]:
         assert FLOORS[target] < FLOORS[room], f"{room} imports {target}"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("parent", house.INNER_FLOORS)
 def test_an_inner_room_imports_only_from_floors_below(parent: str) -> None:
     assert house.upward_imports(parent) == set()

@@ -91,6 +91,7 @@ def test_a_planted_dip_counts_once_however_deep_it_is_nested() -> None:
     assert dips.hits(rule, 1.0, "constant", apart, 0) == [False, True]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("make", [dips.false_alarms, dips.power, rivals.rival_tables])
 def test_tables_of_dips_have_a_cell_for_every_column(make: Callable[..., str], few: None) -> None:
     text = make(each, 4)

@@ -117,6 +117,7 @@ FOREIGN: dict[str, tuple[Plant, str]] = {
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("case", FOREIGN)
 def test_train_and_import_refuse_it(
     made: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
@@ -178,6 +179,7 @@ def in_states(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.lengthy
 def test_what_may_lie_in_the_folder_of_a_run_that_begins(made: Path, tmp_path: Path) -> None:
     for name in (".lock", "log.txt", "slurm-12_3.out", ".config.yaml.tmp", ".config.yaml.x8Q.tmp"):
         (tmp_path / name).write_text("text")

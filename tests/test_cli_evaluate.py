@@ -42,6 +42,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
     return captured.out if code == 0 else captured.err
 
 
+@pytest.mark.lengthy
 def test_every_method_is_recorded_at_the_step_of_the_checkpoint(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_file_as_it_was_saved_is_not_parsed(tmp_path: Path, monkeypatch) -> No
     assert differences(path, config) == []
 
 
+@pytest.mark.lengthy
 def test_a_file_with_any_other_line_is_compared_by_its_settings(tmp_path: Path) -> None:
     """Change each line in turn: the answer is that of a comparison of all settings."""
     config, path = small_config("seed=7"), tmp_path / "config.yaml"

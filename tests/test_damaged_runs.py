@@ -204,6 +204,7 @@ def sound(planted: Path) -> pd.Series:
     return run_table(diagnose(stabkit.load(planted))).set_index("run").loc["a sound"]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_every_command_goes_on(
     folder: Path, sound: pd.Series, damage: str, capsys: pytest.CaptureFixture[str]
@@ -258,6 +259,7 @@ def damaged(
     return diagnose(stabkit.load(both)), diagnose(stabkit.load(alone))
 
 
+@pytest.mark.lengthy
 @pytest.mark.filterwarnings("ignore::stabkit.rundir.LeftOutWarning")
 @pytest.mark.parametrize("name", PLOTS)
 def test_every_figure_is_drawn(damaged: tuple[Diagnoses, Diagnoses], name: str) -> None:

@@ -92,6 +92,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.lengthy
 def test_a_run_keeps_checkpoints_and_is_the_same_run(tmp_path: Path, plain: Path) -> None:
     config, rundir = small_config(*RING), RunDir(tmp_path)
     train(config, rundir)
@@ -107,6 +108,7 @@ def test_without_the_setting_there_is_no_folder(plain: Path) -> None:
     assert not RunDir(plain).states_folder.exists()
 
 
+@pytest.mark.lengthy
 def test_what_stands_before_an_event_is_pinned_and_told(tmp_path: Path) -> None:
     config, rundir = small_config(*RING), RunDir(tmp_path)
     train(config, rundir)
@@ -118,6 +120,7 @@ def test_what_stands_before_an_event_is_pinned_and_told(tmp_path: Path) -> None:
     assert {(event["cause"], event["onset"]) for event in told} == {("dip", 21)}
 
 
+@pytest.mark.lengthy
 def test_an_event_that_is_found_while_a_run_trains_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +135,7 @@ def test_an_event_that_is_found_while_a_run_trains_pins(
     assert [state.step for state in pinned] == [8], "of the four, one stood before the onset"
 
 
+@pytest.mark.lengthy
 def test_a_resume_deletes_no_state(tmp_path: Path, plain: Path) -> None:
     config, rundir = small_config(*RING), RunDir(tmp_path)
     train(config, rundir)
@@ -144,6 +148,7 @@ def test_a_resume_deletes_no_state(tmp_path: Path, plain: Path) -> None:
     assert_same_run(tmp_path, plain)
 
 
+@pytest.mark.lengthy
 def test_on_a_full_disk_the_ring_makes_room_for_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
 ) -> None:
@@ -162,6 +167,7 @@ def test_on_a_full_disk_the_ring_makes_room_for_the_checkpoint(
     assert_same_run(tmp_path, plain)
 
 
+@pytest.mark.lengthy
 def test_a_state_that_cannot_be_kept_is_told_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
 ) -> None:

@@ -66,6 +66,7 @@ def hostile(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "words",
     [["status"], ["status", "--json"], ["analyze"], ["analyze", "--plot", "knn"]],
@@ -95,6 +96,7 @@ def test_an_error_shows_its_request_as_text(capsys: pytest.CaptureFixture[str]) 
         assert "\\x1b[2J" in said.err, words
 
 
+@pytest.mark.lengthy
 def test_figures_and_the_report_show_no_hidden_character(hostile: Path) -> None:
     assert main(["report", str(hostile)]) == 0
     page = (hostile / "report.html").read_text(encoding="utf-8")
@@ -165,6 +167,7 @@ def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
     assert (tmp_path / "h.csv").read_bytes() == harmless.to_csv(index=False).encode()
 
 
+@pytest.mark.lengthy
 @pytest.mark.filterwarnings("ignore::stabkit.rundir.LeftOutWarning")
 def test_every_csv_of_a_hostile_folder_is_harmless(hostile: Path, tmp_path: Path) -> None:
     assert main(["analyze", str(hostile), "--csv", str(tmp_path / "summary.csv")]) == 0
@@ -196,6 +199,7 @@ def test_a_difference_in_any_encoding_is_recorded(tmp_path: Path) -> None:
     json.dumps(state).encode()
 
 
+@pytest.mark.lengthy
 def test_a_run_whose_name_is_no_utf8_is_a_run_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

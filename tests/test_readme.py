@@ -21,6 +21,7 @@ def test_the_first_block_is_the_same_on_both_pages() -> None:
     assert first_block("README.md") == first_block("docs/monitor.md")
 
 
+@pytest.mark.lengthy
 def test_the_loop_of_the_readme_ends_in_a_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

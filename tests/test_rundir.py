@@ -315,6 +315,7 @@ def test_links_are_followed_to_runs_alone(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.lengthy
 def test_folders_may_be_as_deep_as_they_like(tmp_path: Path) -> None:
     deep = tmp_path
     for _ in range(1500):

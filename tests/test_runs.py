@@ -141,6 +141,7 @@ def test_the_names_of_the_package_can_be_listed_and_loaded() -> None:
         assert getattr(stabkit, name) is not None
 
 
+@pytest.mark.lengthy
 def test_a_training_from_python_is_that_of_the_command(tmp_path: Path) -> None:
     small = ["train.steps=2", "train.batch=8", "data.num_train=16", "data.num_heldout=16"]
     small += ["optim.warmup_steps=1", "runtime.device=cpu"]

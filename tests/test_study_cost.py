@@ -28,6 +28,7 @@ def test_a_detectable_difference_is_found_four_times_in_five() -> None:
     assert found.mean() == pytest.approx(0.8, abs=0.025)
 
 
+@pytest.mark.lengthy
 def test_the_page_holds_what_the_command_prints() -> None:
     text = DOCS.read_text()
     assert text == filled(text), "python -m benchmarks.study_cost --write"

@@ -89,6 +89,7 @@ CASES = {  # the command, its exit code, and what its line says
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("case", CASES)
 def test_a_user_without_rights_gets_a_line_and_an_exit_code(folder: Path, case: str) -> None:
     words, code, line = CASES[case]

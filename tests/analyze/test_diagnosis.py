@@ -65,6 +65,7 @@ def detections(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+@pytest.mark.lengthy
 def test_a_report_reads_each_table_once_and_finds_once(
     folder: Path, tmp_path: Path, reads: Counter[str], detections: Counter[str]
 ) -> None:

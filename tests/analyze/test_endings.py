@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from stabkit.analyze.report.verdict_words import tell_verdict
 from stabkit.analyze.summary import run_table, summary
 from stabkit.rundir import RunDir, Status
@@ -19,6 +21,7 @@ def test_a_failed_run_says_why_and_is_no_good_news(tmp_path: Path) -> None:
     assert any(words in line for line in verdict.lines)
 
 
+@pytest.mark.lengthy
 def test_of_many_failed_runs_three_are_named(tmp_path: Path) -> None:
     for seed in range(5):
         run = RunDir(plant_run(tmp_path / str(seed), f"seed={seed}"))

@@ -41,6 +41,7 @@ def collapsing(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     return rng.normal(size=n) - 20 * (rng.random(n) < 0.3)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("design", ["pairs", "apart"])
 def test_the_interval_survives_collapse(design: str) -> None:
     """Student's covers 70 % with three runs of which some collapse; this says nothing there."""

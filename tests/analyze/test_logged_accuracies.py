@@ -33,6 +33,7 @@ def rising(dip: bool, scale: float = 100.0) -> np.ndarray:
     return values * scale
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("dip", "verdict"), [(True, "unstable"), (False, "stable")])
 def test_an_accuracy_that_a_monitor_logged_is_judged(
     tmp_path: Path, dip: bool, verdict: str

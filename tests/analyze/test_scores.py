@@ -35,6 +35,7 @@ def test_a_run_is_scored_by_what_its_evaluations_hold(grid_runs: Diagnoses) -> N
     assert set(frame.loc[is_unstable(frame)].index) == {"lr 0.02 false 0", "lr 0.02 false 1"}
 
 
+@pytest.mark.lengthy
 def test_a_fall_for_good_leaves_no_exposure(
     whole_grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_interval_is_that_of_all_resamples_of_seeds(monkeypatch: pytest.Monk
     assert row["low"] < row["sensitivity"] < row["high"]
 
 
+@pytest.mark.lengthy
 def test_coverage_is_as_stated() -> None:
     rates, truth = np.array([0.004, 0.016, 0.04, 0.1]), np.array([50.0, 48.0, 40.0, 20.0])
     rng = np.random.default_rng(3)
@@ -96,6 +97,7 @@ def fallen(verdicts: list[str]) -> int:
     return sum(verdict in UNSTABLE for verdict in verdicts)
 
 
+@pytest.mark.lengthy
 def test_the_frontier_is_that_of_brute_force() -> None:
     rng = np.random.default_rng(0)
     verdicts = ["stable", "stable", "stable", "unstable", "collapsed", "diverged", "unknown"]
@@ -127,6 +129,7 @@ def test_the_frontier_is_that_of_brute_force() -> None:
     assert len(seen) >= 5, "every kind of answer was compared"
 
 
+@pytest.mark.lengthy
 def test_one_false_alarm_does_not_undo_a_frontier() -> None:
     """With 4 % false alarms, 3 seeds and 4 rates, two sweeps of five have an alarm somewhere."""
     rng, shown, alarmed = np.random.default_rng(0), 0, 0

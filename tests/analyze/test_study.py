@@ -92,6 +92,7 @@ def plant_sagging(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.lengthy
 def test_claims_pair_runs_of_one_seed(arms: Path) -> None:
     table = levels(diagnosed(arms), FACTORS)
     table.loc[table[FACTORS[0]], "level"] = [61.0, 52.0, 73.0]
@@ -105,6 +106,7 @@ def test_claims_pair_runs_of_one_seed(arms: Path) -> None:
     assert dips.verdict == "undecided"
 
 
+@pytest.mark.lengthy
 def test_a_seed_without_its_pair_is_left_out(arms: Path) -> None:
     table = levels(diagnosed(arms), FACTORS)
     alone = table[~((table["seed"] == 1) & table[FACTORS[0]])]
@@ -117,6 +119,7 @@ def test_a_seed_without_its_pair_is_left_out(arms: Path) -> None:
     assert "unpaired: 3 and 3 runs" in claim.note
 
 
+@pytest.mark.lengthy
 def test_runs_of_several_models_are_no_more_pairs_than_seeds(arms: Path) -> None:
     table = levels(diagnosed(arms), FACTORS)
     twice = pd.concat([table, table.assign(level=table["level"] + 4)])
@@ -125,6 +128,7 @@ def test_runs_of_several_models_are_no_more_pairs_than_seeds(arms: Path) -> None
     assert (again.n, again.effect) == (3, pytest.approx(once.effect))
 
 
+@pytest.mark.lengthy
 def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -> None:
     table = levels(diagnosed(arms), FACTORS)
     sweep = load_sweep(Path("sweeps/frameworks.yaml"), "imagenet")

@@ -88,6 +88,7 @@ def test_columns_line_up() -> None:
     assert aligned([["a", "1"], ["bbb", "22"]]) == "a     1\nbbb  22"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("command", [["analyze"], ["analyze", "--plot", "knn"]])
 def test_the_command_prints_what_the_library_says(
     grid: Path, command: list[str], capsys: pytest.CaptureFixture[str]
@@ -104,6 +105,7 @@ def test_the_command_prints_what_the_library_says(
         assert following == f"Next: stabkit report {grid}"
 
 
+@pytest.mark.lengthy
 def test_only_the_worst_of_many_runs_are_listed(
     grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

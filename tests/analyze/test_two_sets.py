@@ -42,6 +42,7 @@ def unwrapped(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.lengthy
 def test_two_arms_are_paired_by_seed_and_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_two_arms_are_paired_by_seed_and_settings(
     assert all("3 | 3" in row and "3 | 0" in row for row in rows)
 
 
+@pytest.mark.lengthy
 def test_a_run_is_as_unstable_as_alone_and_dips_are_counted_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +79,7 @@ def test_a_run_is_as_unstable_as_alone_and_dips_are_counted_apart(
     assert [row.strip() for row in rows] == ["0 | 3", "0 | 3"]
 
 
+@pytest.mark.lengthy
 def test_runs_without_an_accuracy_are_compared_by_their_verdicts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +94,7 @@ def test_runs_without_an_accuracy_are_compared_by_their_verdicts(
     assert re.search(r"^base lr 0.001 +3 \| 3 +- +- +- +- \| - +- \| - +0 \| 3$", text, re.M)
 
 
+@pytest.mark.lengthy
 def test_what_has_no_partner_is_left_out_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +105,7 @@ def test_what_has_no_partner_is_left_out_and_counted(
     assert "one: 0 dips in 2,000 steps" in text, "four of its runs have a partner"
 
 
+@pytest.mark.lengthy
 def test_few_common_seeds_leave_no_run_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +116,7 @@ def test_few_common_seeds_leave_no_run_out(
     assert "one: 0 dips in 3,000 steps" in text
 
 
+@pytest.mark.lengthy
 def test_three_runs_a_set_are_too_few_whatever_they_show(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +130,7 @@ def test_three_runs_a_set_are_too_few_whatever_they_show(
     assert text.startswith("Too few runs"), "a question that cannot be answered is not asked"
 
 
+@pytest.mark.lengthy
 def test_without_a_common_seed_cells_are_paired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +142,7 @@ def test_without_a_common_seed_cells_are_paired(
     assert "3 pairs" in text
 
 
+@pytest.mark.lengthy
 def test_without_anything_in_common_it_is_unpaired_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +154,7 @@ def test_without_anything_in_common_it_is_unpaired_and_says_so(
     assert "unpaired: 6 and 3 runs" in unwrapped(text)
 
 
+@pytest.mark.lengthy
 def test_runs_of_the_same_settings_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +203,7 @@ def test_one_folder_that_is_missing_or_empty_is_named(
         assert f"{tmp_path / name}: {says}" in capsys.readouterr().err
 
 
+@pytest.mark.lengthy
 def test_runs_under_way_or_without_a_verdict_decide_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

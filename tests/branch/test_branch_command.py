@@ -56,6 +56,7 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.lengthy
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert tree(here) == before
 
 
+@pytest.mark.lengthy
 def test_what_makes_no_sense_for_the_run_is_left_out_and_said(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +165,7 @@ def test_the_pool_trains_a_study(here: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.count("done ") == 4
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("few", "alone")
 def test_the_plan_is_a_file_and_the_same_command_goes_on(
     here: Path, capsys: pytest.CaptureFixture[str]
@@ -187,6 +190,7 @@ def test_the_plan_is_a_file_and_the_same_command_goes_on(
     assert "holds another study, other in branches" in capsys.readouterr().err
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("few", "alone")
 def test_a_control_that_differs_ends_the_study_before_the_other_branches(
     here: Path, capsys: pytest.CaptureFixture[str]

@@ -88,6 +88,7 @@ def control(beginnings: Beginnings) -> RunDir:
     return trained(beginnings, "control")
 
 
+@pytest.mark.lengthy
 def test_a_study_holds_what_the_protocol_asks_for(study: Study) -> None:
     kinds = [branch.kind for branch in study.branches]
     assert [kinds.count(k) for k in ("control", "placebo", "sham", "intervention")] == [
@@ -103,6 +104,7 @@ def test_a_study_holds_what_the_protocol_asks_for(study: Study) -> None:
     assert len(ids) == len(study.branches), "no two branches are the same"
 
 
+@pytest.mark.lengthy
 def test_a_control_is_the_parent_bit_for_bit(study: Study, control: RunDir, parent: Path) -> None:
     found = prove_control(study, BEGIN, control.path)
     assert found.rows == HORIZON - BEGIN
@@ -116,6 +118,7 @@ def test_a_control_is_the_parent_bit_for_bit(study: Study, control: RunDir, pare
     assert stabkit.open_run(control.path).status().step == HORIZON  # type: ignore[union-attr]
 
 
+@pytest.mark.lengthy
 def test_the_state_at_the_begin_is_the_one_that_the_parent_kept(
     parent: Path, tmp_path: Path
 ) -> None:
@@ -141,6 +144,7 @@ def test_the_state_at_the_begin_is_the_one_that_the_parent_kept(
     assert all(kept[name].equal(made_again[name]) for name in kept)
 
 
+@pytest.mark.lengthy
 def test_a_control_that_differs_is_told_with_the_step(
     study: Study, control: RunDir, tmp_path: Path
 ) -> None:
@@ -154,6 +158,7 @@ def test_a_control_that_differs_is_told_with_the_step(
         prove_control(study, BEGIN, rundir.path)
 
 
+@pytest.mark.lengthy
 def test_the_parent_is_only_read(parent: Path, tmp_path: Path) -> None:
     before = tree(parent)
     study = plan_study(parent, str(ONSET), FULL, until=HORIZON)
@@ -184,6 +189,7 @@ def test_a_kick_has_the_norm_that_it_is_given(beginnings: Beginnings) -> None:
     assert float(torch.stack(squares).sum().sqrt()) == pytest.approx(0.25, rel=1e-4)
 
 
+@pytest.mark.lengthy
 def test_a_kick_is_as_large_as_what_an_intervention_does_at_first(
     study: Study, beginnings: Beginnings
 ) -> None:
@@ -204,6 +210,7 @@ def test_a_kick_is_as_large_as_what_an_intervention_does_at_first(
     assert size == pytest.approx(float(torch.stack(moved).sum().sqrt()), rel=1e-5)
 
 
+@pytest.mark.lengthy
 def test_a_frozen_projection_stays_and_the_rest_moves(beginnings: Beginnings) -> None:
     rundir = trained(beginnings, "freeze-0")
     begin, end = read_checkpoint(beginnings.state_file(BEGIN))["model"], weights(rundir)
@@ -219,6 +226,7 @@ def test_a_frozen_projection_stays_and_the_rest_moves(beginnings: Beginnings) ->
     assert (of_patch["grad_norm"] > 0).all(), "its gradient is still recorded"
 
 
+@pytest.mark.lengthy
 def test_the_learning_rate_is_what_each_intervention_says(
     beginnings: Beginnings, control: RunDir
 ) -> None:
@@ -234,6 +242,7 @@ def test_the_learning_rate_is_what_each_intervention_says(
     assert (again[steps:] == 1).all()
 
 
+@pytest.mark.lengthy
 def test_skipped_batches_are_not_seen_and_later_ones_move_up(
     beginnings: Beginnings, study: Study
 ) -> None:
@@ -250,6 +259,7 @@ def test_skipped_batches_are_not_seen_and_later_ones_move_up(
     assert stabkit.open_run(trained(beginnings, "skip_batches-0").path).status() is not None
 
 
+@pytest.mark.lengthy
 def test_reset_moments_begin_anew(beginnings: Beginnings) -> None:
     _, whole = begun(beginnings, named(beginnings.study, "reset_moments-0"))
     assert read_checkpoint(whole.checkpoint_file)["optimizer"]["state"] == {}
@@ -269,6 +279,7 @@ def test_its_sham_forgets_the_first_moments_alone(beginnings: Beginnings) -> Non
         assert one["step"] == before[number]["step"]
 
 
+@pytest.mark.lengthy
 def test_clipping_remembers_the_norms_before_the_begin(
     beginnings: Beginnings, tmp_path: Path
 ) -> None:
@@ -283,6 +294,7 @@ def test_clipping_remembers_the_norms_before_the_begin(
     torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-12)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["beta2-0", "stable_adamw-0", "larger_eps-0", "clip-0"])
 def test_settings_hold_from_the_begin_on(
     beginnings: Beginnings, control: RunDir, name: str
@@ -298,6 +310,7 @@ def test_settings_hold_from_the_begin_on(
     assert abs(here[BEGIN] - usual[BEGIN]) < 1e-4, "the change acts on the update, not before it"
 
 
+@pytest.mark.lengthy
 def test_a_stopped_branch_goes_on_to_the_same_bits(
     beginnings: Beginnings, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

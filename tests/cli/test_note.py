@@ -106,6 +106,7 @@ def test_notes_and_resumes_are_in_the_summary_as_they_were_written(runs: Path) -
     ]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["knn", "loss", "grad-norms", "layer-map", "signals"])
 def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs: Path) -> None:
     RunDir(runs / "0").append_note(30, TEXT)

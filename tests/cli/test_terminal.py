@@ -43,6 +43,7 @@ def on_terminal(
     return terminal.shown()
 
 
+@pytest.mark.lengthy
 def test_a_training_is_shown_on_a_terminal_and_is_the_same_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_training_is_shown_on_a_terminal_and_is_the_same_training(
         )
 
 
+@pytest.mark.lengthy
 def test_a_collapsed_run_is_red_and_a_stable_one_green(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def from_csv(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return converted(as_csv(planted(), folder), folder / "out")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_planted_dip_and_spike_are_found(
     tmp_path: Path, out: Path, write: Callable[[Planted, Path], Path], from_csv: Run,
@@ -136,6 +137,7 @@ def test_a_healthy_run_is_stable_and_a_not_finite_one_diverged(tmp_path: Path) -
     assert table["verdict"].to_dict() == {"bad": "diverged", "healthy": "stable"}
 
 
+@pytest.mark.lengthy
 def test_several_converted_runs_are_told_apart(tmp_path: Path) -> None:
     """They have no configuration: without their names all would be seeds of one cell."""
     for name in ("one", "two"):

@@ -58,6 +58,7 @@ def test_a_log_of_several_runs(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert names(here) == ["table.csv", "wandb_export.csv"]
 
 
+@pytest.mark.lengthy
 def test_the_page_and_the_figures_lie_beside_the_log(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_more_than_seven_runs_are_sampled_and_give_one_answer() -> None:
     assert event_association(runs, window=6) == found
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("course", ["level", "early", "bad stretch"])
 def test_events_of_one_time_course_are_no_association(course: str) -> None:
     """Causes and effects are drawn one by one; in two courses both are likelier at one time."""

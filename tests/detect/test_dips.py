@@ -53,6 +53,7 @@ def test_accuracy_alone_alarms_no_more_than_stated() -> None:
     assert rarely(alarms(), 0.01, 200)
 
 
+@pytest.mark.lengthy
 def test_the_paired_test_alone_holds_its_level() -> None:
     """With the noise rule opened wide, samples that flip slowly still do not pass for a dip."""
     tested: list[bool] = []
@@ -88,6 +89,7 @@ def test_five_points_for_four_evaluations_are_found_where_they_are(ar: float) ->
     assert near >= 0.9 * len(errors)
 
 
+@pytest.mark.lengthy
 def test_the_noise_estimate_is_unbiased_and_ignores_the_trend() -> None:
     rng = np.random.default_rng(4)
     # One estimate scatters by .10, the mean of 300 by .006. On a slope steeper than the noise each
@@ -154,6 +156,7 @@ def test_a_stall_of_a_rising_curve_is_not_a_dip() -> None:
     assert at_most(np.count_nonzero(found), 40, 0.03)
 
 
+@pytest.mark.lengthy
 def test_a_slow_sag_that_ends_in_a_leap_needs_a_sharper_fall_than_one_that_returns() -> None:
     """The plateau before a drop of the learning rate: the leap is no recovery."""
     t = np.arange(100)
@@ -288,6 +291,7 @@ def test_holm_is_its_definition() -> None:
     assert holm([0.02, 0.001, 0.021], 5) == pytest.approx([0.08, 0.005, 0.08])
 
 
+@pytest.mark.lengthy
 def test_row_by_row_finds_what_one_call_finds() -> None:
     """The online detector is the same call on the evaluations so far.
 

@@ -31,6 +31,7 @@ def sagging(rng: np.random.Generator, depth: float, back: bool) -> np.ndarray:
     return level + 0.005 * rng.normal(size=100)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("back", [False, True])
 def test_a_slow_sag_is_found_as_a_drift_unless_steep_enough_for_a_dip(back: bool) -> None:
     rng, drifts, missed = np.random.default_rng(0), 0, 0

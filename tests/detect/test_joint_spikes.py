@@ -60,6 +60,7 @@ def burst(seed: int, height: float, layers: int = 8) -> list[tuple[np.ndarray, n
     return found
 
 
+@pytest.mark.lengthy
 def test_a_burst_that_no_layer_shows_alone_is_found_in_all_that_share_it() -> None:
     found = 0
     for seed in range(20):
@@ -128,6 +129,7 @@ def test_a_value_belongs_to_one_of_two_shared_spikes() -> None:
         assert first[0] < second[0]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("block", [1, 7, 300])
 def test_online_the_same_bursts_are_found_however_the_values_come(block: int) -> None:
     names = [f"blocks.{i}" for i in range(6)]

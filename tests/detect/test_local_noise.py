@@ -114,6 +114,7 @@ def test_short_or_constant_series_have_no_noise(size: int) -> None:
         assert difference_noise(values, variances).tolist() == [0.0] * size
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["noise falls, independent", "noise falls", "real_lr004"])
 def test_runs_whose_noise_falls_do_not_alarm(name: str) -> None:
     """With one noise for the whole run 10 to 25 of these 60 alarmed."""

@@ -137,6 +137,7 @@ def test_the_count_at_the_end_is_that_of_one_search(seed: int) -> None:
         assert index(curve, one.at) <= planted.at + 3 + online_dips.CONFIRMED_AFTER
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("seed", range(3))
 def test_a_search_of_the_tail_finds_what_one_of_the_whole_does(
     seed: int, monkeypatch: pytest.MonkeyPatch

@@ -90,6 +90,7 @@ def test_the_rolling_median_agrees_with_numpy(size):
         assert rolling_median(values, size, since).tolist() == expected
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("trend", [0, 60])
 @pytest.mark.parametrize("sigma", [0.001, 0.1, 0.8])
 def test_flags_agree_with_brute_force(sigma, trend):

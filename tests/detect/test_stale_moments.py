@@ -160,6 +160,7 @@ def false_alarms(elements: int, beta2: float, common: float, tail: float, steps:
     return len(find_stale_moments(np.arange(steps), adam_rms(gradients, beta2), beta2))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("beta2", [0.95, 0.999])
 def test_false_alarms_of_healthy_layers_are_those_the_docstring_states(beta2):
     """Hundreds of elements never alarm; a single one does: 2 % of a normal lie beyond 2.3."""

@@ -117,6 +117,7 @@ def test_false_swells_stay_within_the_stated_rate(law: dict[str, float]) -> None
     assert alarms <= stats.poisson.ppf(0.999, 1.0 * 243 * 500 / 1e5)
 
 
+@pytest.mark.lengthy
 def test_a_swell_that_layers_share_is_one_of_each() -> None:
     steps = np.arange(500)
     shared = alone = 0

@@ -22,6 +22,7 @@ def blocks(page: str, language: str = "python") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text("utf-8"), re.M | re.S)
 
 
+@pytest.mark.lengthy
 def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On planted runs; its training is cut down to a second."""
     plant = tool("planted").plant
@@ -41,6 +42,7 @@ def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert Path("knn.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.lengthy
 def test_the_tutorial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

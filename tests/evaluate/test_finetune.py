@@ -77,6 +77,7 @@ def test_the_schedule_warms_up_then_falls_to_zero() -> None:
     assert warmup_cosine(10, 10, 4) == pytest.approx(0.0)
 
 
+@pytest.mark.lengthy
 def test_fine_tuning_learns_and_moves_everything() -> None:
     config = small_config("model.freeze_patch_embed=true", "data.num_train=128")
     images, _ = load_data(config.data, 0)

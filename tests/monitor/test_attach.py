@@ -397,6 +397,7 @@ def test_an_optimizer_beside_the_scaler_is_not_divided(enabled: bool, tmp_path: 
     twins(tmp_path, loop)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_two_monitors_of_one_scaler_close_in_either_order(
     order: tuple[int, int], tmp_path: Path

@@ -148,6 +148,7 @@ def test_what_cannot_be_monitored_leaves_nothing_behind(
         assert threads() <= others
 
 
+@pytest.mark.lengthy
 def test_a_monitor_that_is_let_go_of_writes_what_it_has_and_lives_no_longer(
     tmp_path: Path,
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_monitor_that_is_let_go_of_writes_what_it_has_and_lives_no_longer(
         pass
 
 
+@pytest.mark.lengthy
 def test_fifty_monitors_leave_no_thread_no_hook_and_no_open_file(
     tmp_path: Path, others: set[threading.Thread]
 ) -> None:
@@ -197,6 +199,7 @@ def live(kind: type) -> list[object]:
     return [one for one in gc.get_objects() if issubclass(type(one), kind)]
 
 
+@pytest.mark.lengthy
 def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     """Allow half of what keeping one object a step would take.
 

@@ -127,6 +127,7 @@ def signals_of(model: nn.Module, compiled: Any, folder: Path) -> tuple[Any, list
     return stabkit.open_run(folder).signals(), losses
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_model_has_the_signals_of_its_eager_twin(backend: str, tmp_path: Path) -> None:
     model = net()
@@ -140,6 +141,7 @@ def test_a_compiled_model_has_the_signals_of_its_eager_twin(backend: str, tmp_pa
     np.testing.assert_allclose(found[columns], eager[columns], rtol=1e-4)
 
 
+@pytest.mark.lengthy
 def test_a_compiled_optimizer_is_measured(tmp_path: Path) -> None:
     def loop(watch: Watch) -> tuple[list[float], nn.Module]:
         model = net()

@@ -418,6 +418,7 @@ class Kept:
         self.all.append(weakref.ref(self))
 
 
+@pytest.mark.lengthy
 def test_a_logged_tensor_keeps_no_graph_alive_and_may_be_overwritten(tmp_path: Path) -> None:
     toy = Toy()
     with toy.monitor(tmp_path, flush_every=50) as monitor:
@@ -555,6 +556,7 @@ def test_a_training_is_the_same_bit_for_bit_with_every_level(
     assert len(columns & asked) >= len(asked) / 2
 
 
+@pytest.mark.lengthy
 def test_a_training_is_the_same_bit_for_bit_with_all_levels_and_reactions(
     tmp_path: Path, bare: list[Any]
 ) -> None:

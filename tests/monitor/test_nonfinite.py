@@ -127,6 +127,7 @@ def test_activations_of_a_probe_tell_where_a_forward_broke(tmp_path: Path) -> No
     assert event.facts["layers"] == entry["layers"]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("interval", [4, 50])
 def test_an_overflow_that_stays_is_told_from_its_first_step(interval: int, tmp_path: Path) -> None:
     """Ten skipped steps are waited for; they are not when it began."""

@@ -83,6 +83,7 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.lengthy
 def test_runs_differ_by_their_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lr in (0.1, 0.3):
         settings_of(tmp_path / f"lr{lr}", {"optimizer": {"rate": lr}, "seed": 0, "batch": 16})

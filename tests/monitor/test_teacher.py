@@ -109,6 +109,7 @@ def dino(monitored: Monitored, sound: bool) -> list[float]:
     return losses
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("loop", [jepa, dino])
 @pytest.mark.parametrize("sound", [True, False])
 def test_a_collapse_is_found_where_the_loss_looks_good(

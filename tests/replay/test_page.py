@@ -12,6 +12,7 @@ from stabkit.replay import answer, plan
 PAGE = (Path(__file__).parents[2] / "docs/replay.md").read_text("utf-8")
 
 
+@pytest.mark.lengthy
 def test_the_loop_on_the_page_goes_back_and_ends_in_the_same_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

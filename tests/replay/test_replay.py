@@ -50,6 +50,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+@pytest.mark.lengthy
 def test_from_every_kept_state_and_from_the_start_it_is_the_run(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_from_every_kept_state_and_from_the_start_it_is_the_run(
     assert tree(trained) == before, "the run is only read"
 
 
+@pytest.mark.lengthy
 def test_the_first_replay_compares_every_column_of_the_record(
     trained: Path, tmp_path: Path
 ) -> None:
@@ -78,6 +80,7 @@ def test_the_first_replay_compares_every_column_of_the_record(
     assert here["step"].unique().tolist() == list(range(done.plan.start, 12))
 
 
+@pytest.mark.lengthy
 def test_tensors_add_up_to_their_layers(trained: Path, tmp_path: Path) -> None:
     done = replay(trained, "5", tmp_path / "out", until=9)
     assert done is not None
@@ -87,6 +90,7 @@ def test_tensors_add_up_to_their_layers(trained: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.sqrt(squares), total, rtol=1e-6)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("method", ["moco", "simclr", "swav", "byol", "supervised"])
 def test_samples_add_up_to_the_loss_of_their_batch(method: str, tmp_path: Path) -> None:
     config = small_config(f"method.name={method}", "train.steps=4", "runtime.threads=1")
@@ -102,6 +106,7 @@ def test_samples_add_up_to_the_loss_of_their_batch(method: str, tmp_path: Path) 
     assert len(answers(look(done.folder, done.plan), done.plan)) == 4
 
 
+@pytest.mark.lengthy
 def test_a_preempted_run_is_replayed_over_its_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +161,7 @@ def one_ulp(tensor: torch.Tensor) -> None:
     flat[0] = torch.nextafter(flat[0], torch.tensor(torch.inf))
 
 
+@pytest.mark.lengthy
 def test_one_ulp_in_one_weight_of_the_record_is_named(run: Path, tmp_path: Path) -> None:
     name = "online.backbone.blocks.1.mlp.fc1.weight"
     file = change(run, name, one_ulp)
@@ -164,6 +170,7 @@ def test_one_ulp_in_one_weight_of_the_record_is_named(run: Path, tmp_path: Path)
         replay(run, str(step - 1), tmp_path / "out")
 
 
+@pytest.mark.lengthy
 def test_a_replay_from_a_changed_state_differs_and_says_from_where_on(
     run: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +181,7 @@ def test_a_replay_from_a_changed_state_differs_and_says_from_where_on(
         replay(run, str(step + 2), tmp_path / "out")
 
 
+@pytest.mark.lengthy
 def test_the_bits_of_the_weights_are_compared_at_every_step(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +190,7 @@ def test_the_bits_of_the_weights_are_compared_at_every_step(
         replay(run, "12", tmp_path / "out")
 
 
+@pytest.mark.lengthy
 def test_changed_circumstances_are_named_with_a_difference(run: Path, tmp_path: Path) -> None:
     change(run, "online.backbone.patch_embed.proj.weight", lambda t: t.mul_(1.01))
     rundir = RunDir(run)
@@ -194,6 +203,7 @@ def test_changed_circumstances_are_named_with_a_difference(run: Path, tmp_path: 
     assert torch.get_num_threads() == 2, "as many as the run had"
 
 
+@pytest.mark.lengthy
 def test_a_damaged_state_is_named_and_passed_over(run: Path, tmp_path: Path) -> None:
     states = kept_states(RunDir(run).states_folder)
     bytes_ = bytearray(states[1].path.read_bytes())
@@ -207,6 +217,7 @@ def test_a_damaged_state_is_named_and_passed_over(run: Path, tmp_path: Path) -> 
     assert f"passed over: {states[1].path}: damaged" in said[0]
 
 
+@pytest.mark.lengthy
 def test_an_event_is_named_by_its_kind_and_number(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +256,7 @@ def test_a_folder_that_holds_anything_is_left_alone(run: Path) -> None:
         replay(run, "5", run)
 
 
+@pytest.mark.lengthy
 def test_the_command_prints_the_proof_and_the_answers(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

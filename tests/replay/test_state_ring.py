@@ -69,6 +69,7 @@ def test_keeping_changes_nothing(tmp_path: Path) -> None:
     assert_equal_trees(*found)
 
 
+@pytest.mark.lengthy
 def test_a_pinned_state_stays(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     loop.run(0, 23)

@@ -33,6 +33,7 @@ def flipped(content: bytes, *bits: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("at_once", [1, 2, 20])
 @pytest.mark.parametrize("name", TABLES)
 def test_flipped_bits_are_never_read_as_values(run: Path, name: str, at_once: int) -> None:

@@ -76,6 +76,7 @@ def test_a_job_that_never_makes_a_step_fails_instead(
     assert "raise slurm.timeout_min" in str(status.reason)
 
 
+@pytest.mark.lengthy
 def test_steps_between_stops_count(
     slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_job_that_is_canceled_while_it_starts_has_not_failed(
     assert requeued == []
 
 
+@pytest.mark.lengthy
 def test_a_run_forgets_the_job_it_goes_on_without(slurm: FakeSlurm, job: TrainJob) -> None:
     rundir = RunDir(Path(job.folder))
     write_submitted(rundir, "7")
@@ -117,6 +119,7 @@ def test_what_a_node_cannot_run_is_told_in_the_status_and_a_trained_run_keeps_it
         assert ("cuda:77" in str(status.reason)) == (after == "failed")
 
 
+@pytest.mark.lengthy
 def test_a_run_remembers_its_own_job(slurm: FakeSlurm, job: TrainJob, requeued: list[int]) -> None:
     rundir = RunDir(Path(job.folder))
     write_submitted(rundir, "11")

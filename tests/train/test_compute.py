@@ -48,6 +48,7 @@ def train_broken_and_whole(
     loop.train(config, RunDir(folder / "broken"))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("words", SWITCHES, ids=lambda words: words[0])
 def test_a_resumed_run_equals_the_unbroken_run(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -72,6 +73,7 @@ def test_a_compiled_resumed_run_equals_the_unbroken_run(
     assert not compiled.equals(eager), "nothing was compiled"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("words", "drift"), [*zip(SWITCHES, (2e-2, 5e-3, 1e-5, 1e-5), strict=True)], ids=str
 )
@@ -89,6 +91,7 @@ def test_the_first_loss_equals_that_of_float32_up_to_the_precision(
         assert switched != plain, "nothing was computed in half precision"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("method", ["simclr", "byol", "swav", "supervised"])
 def test_every_framework_trains_in_half_precision(

@@ -78,6 +78,7 @@ def is_refused(file: Path, whole: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("at_once", [1, 20])
 def test_flipped_bits_are_never_read_as_values(folder: Path, at_once: int) -> None:
     file = RunDir(folder / "run").checkpoint_file
@@ -89,6 +90,7 @@ def test_flipped_bits_are_never_read_as_values(folder: Path, at_once: int) -> No
     assert refused > FLIPS / 2
 
 
+@pytest.mark.lengthy
 def test_flipped_bits_of_the_file_structure_are_never_read_as_values(tmp_path: Path) -> None:
     """Flip every byte of a small file: headers, the pickled structure, padding, the directory."""
     file = tmp_path / "a.pt"
@@ -246,6 +248,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return err
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_every_command_refuses_a_damaged_file_and_changes_nothing_else(
     folder: Path, damage: str, capsys: pytest.CaptureFixture[str]
@@ -282,6 +285,7 @@ def test_training_refuses_a_checkpoint_that_it_cannot_resume(folder: Path, damag
     assert same(dict(state.model.state_dict()), before), "nothing is filled from it"
 
 
+@pytest.mark.lengthy
 def test_the_remedy_named_for_a_damaged_checkpoint_works(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +299,7 @@ def test_the_remedy_named_for_a_damaged_checkpoint_works(
     assert same(read_tensors(run.checkpoint_file), sound)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "damage", ["a flipped bit", "cut", "empty", "a bomb", "a pickle", "a list"]
 )

@@ -72,6 +72,7 @@ def was(name: str, value: object) -> Callable[[RunDir], None]:
     return lambda rundir: rewrite(rundir, change)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -106,6 +107,7 @@ def test_a_changed_machine_is_refused_and_is_recorded_when_allowed(
     assert [a["packages"].get(name, a.get(name)) for a in attempts] == [value, now]
 
 
+@pytest.mark.lengthy
 def test_a_run_begun_with_other_libraries_is_refused_and_every_version_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_run_begun_with_other_libraries_is_refused_and_every_version_is_named(
     assert "changed" not in [e for e in rundir.read_events() if e["kind"] == "resume"][-1]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("variable", "value"), [("MKL_CBWR", "COMPATIBLE"), ("ONEDNN_MAX_CPU_ISA", "SSE41")]
 )
@@ -148,11 +151,13 @@ def test_a_variable_that_chooses_other_kernels_is_a_change(
     assert train(small_config(STEPS), preempted, allow_inexact=True).state == "done"
 
 
+@pytest.mark.lengthy
 def test_the_setting_allows_as_much_as_the_flag(preempted: RunDir) -> None:
     was("torch", "1.2.3")(preempted)
     assert command(preempted, "runtime.allow_inexact=true") == 0
 
 
+@pytest.mark.lengthy
 def test_a_resumed_run_keeps_its_number_of_threads(preempted: RunDir) -> None:
     """Fewer free cores on the same machine are no change."""
     was("threads", 3)(preempted)
@@ -176,6 +181,7 @@ def forget_some(rundir: RunDir) -> None:
     rewrite(rundir, change)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("forget", "unchecked"),
     [(forget_all, {"device", "threads", "torch"}), (forget_some, {"processor", "kernels"})],
@@ -193,6 +199,7 @@ def test_a_run_without_a_record_goes_on_and_says_so(
     assert "no earlier record to compare with" in caplog.text
 
 
+@pytest.mark.lengthy
 def test_an_unchanged_resume_prints_nothing(
     preempted: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,6 +209,7 @@ def test_an_unchanged_resume_prints_nothing(
     assert caplog.text == ""
 
 
+@pytest.mark.lengthy
 def test_a_run_without_checkpoint_may_start_on_any_machine(preempted: RunDir) -> None:
     """A run without a checkpoint has no bits to keep."""
     was("torch", "1.2.3")(preempted)
@@ -209,6 +217,7 @@ def test_a_run_without_checkpoint_may_start_on_any_machine(preempted: RunDir) ->
     assert train(small_config(STEPS), preempted).state == "done"
 
 
+@pytest.mark.lengthy
 def test_a_refused_job_writes_the_reason_to_its_status(
     preempted: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +235,7 @@ def test_a_refused_job_writes_the_reason_to_its_status(
     assert TrainJob(job.folder, job.cwd, allow_inexact=True)() == "done"
 
 
+@pytest.mark.lengthy
 def test_a_sweep_names_what_it_refused_and_goes_on_when_allowed(
     preempted: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_knn_improves_over_an_untrained_resnet(name: str, tmp_path: Path) -> Non
     assert collapses(run).empty
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", GAIN)
 def test_knn_improves_over_the_untrained_backbone(name: str, tmp_path: Path) -> None:
     layers = [] if name == "supervised" else ["method.projector_layers=2"]
@@ -71,6 +72,7 @@ def test_knn_improves_over_the_untrained_backbone(name: str, tmp_path: Path) -> 
     assert collapses(run).empty
 
 
+@pytest.mark.lengthy
 def test_byol_without_a_predictor_collapses(tmp_path: Path) -> None:
     """On one linear projection, as a deep projector can collapse alone and leave the backbone.
 
@@ -83,6 +85,7 @@ def test_byol_without_a_predictor_collapses(tmp_path: Path) -> None:
     assert collapses(full).empty
 
 
+@pytest.mark.lengthy
 def test_swav_without_sinkhorn_collapses_to_a_loss_near_zero(tmp_path: Path) -> None:
     """All images in one cluster predict each other for free: far below chance from early on.
 

@@ -37,6 +37,7 @@ def bare_training(config: RunConfig) -> tuple[list[float], TrainState]:
     return losses, state
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("freeze", [False, True])
 def test_the_monitor_and_evaluations_change_no_bit(tmp_path: Path, freeze: bool) -> None:
     config = small_config(f"model.freeze_patch_embed={freeze}".lower())
@@ -52,6 +53,7 @@ def test_the_monitor_and_evaluations_change_no_bit(tmp_path: Path, freeze: bool)
         assert trained[name].equal(value), name
 
 
+@pytest.mark.lengthy
 def test_a_frozen_patch_projection_keeps_every_bit_and_has_no_gradient(tmp_path: Path) -> None:
     config = small_config("model.freeze_patch_embed=true", "optim.lr=1.0")
     start = build_state(config, 64, CPU).model.state_dict()
@@ -69,6 +71,7 @@ def test_a_frozen_patch_projection_keeps_every_bit_and_has_no_gradient(tmp_path:
     assert patch["param_norm"].nunique() == 1
 
 
+@pytest.mark.lengthy
 def test_recorded_scalars_follow_from_each_other(tmp_path: Path) -> None:
     config = small_config()
     loop.train(config, RunDir(tmp_path))
@@ -84,6 +87,7 @@ def test_recorded_scalars_follow_from_each_other(tmp_path: Path) -> None:
     np.testing.assert_allclose(correct.mean(axis=1), evals["value"])
 
 
+@pytest.mark.lengthy
 def test_seeds_differ_and_the_same_seed_does_not(tmp_path: Path) -> None:
     first, again, other = (tmp_path / name for name in "abc")
     loop.train(small_config("train.steps=3", "optim.warmup_steps=0"), RunDir(first))
@@ -118,6 +122,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")} == before
 
 
+@pytest.mark.lengthy
 def test_a_checkpoint_of_another_configuration_is_refused_and_kept(tmp_path: Path) -> None:
     rundir = RunDir(tmp_path)
     other = small_config("train.steps=5")
@@ -145,6 +150,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     assert rundir.checkpoint_file.read_bytes() == content
 
 
+@pytest.mark.lengthy
 def test_a_healthy_run_learns(tmp_path: Path) -> None:
     """On easy views the loss leaves chance and kNN rises: from .24 to .39 when this was written."""
     changes = ["model.depth=2", "views.min_scale=0.6", "train.steps=150", "knn.every=75"]

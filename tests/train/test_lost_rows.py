@@ -74,6 +74,7 @@ def verdicts(folder: Path) -> tuple[dict[str, str], str]:
         return dict(zip(table["run"], table["verdict"], strict=True)), describe(runs, table)
 
 
+@pytest.mark.lengthy
 def test_a_complete_run_has_no_gaps(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -81,6 +82,7 @@ def test_a_complete_run_has_no_gaps(folder: Path) -> None:
         assert gaps(stabkit.open_run(folder / "stopped")) == []
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("table", "step", "lacks"),
     [
@@ -116,6 +118,7 @@ def test_a_table_that_is_gone_is_named(folder: Path, table: str) -> None:
     assert found.startswith(f"{table}: steps 0 to {20 if table == 'evals' else 23}")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("table", TABLES)
 def test_a_part_deleted_before_a_resume_is_named_to_the_end(
     folder: Path, table: str, capsys: pytest.CaptureFixture[str]
@@ -136,6 +139,7 @@ def test_a_part_deleted_before_a_resume_is_named_to_the_end(
     assert verdicts(folder)[0]["stopped"] == "unknown"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_emptied_while_the_run_trains_is_named_at_its_end(
     folder: Path, table: str, monkeypatch: pytest.MonkeyPatch
@@ -225,6 +229,7 @@ def test_status_names_what_was_deleted_after_the_run_was_done(
     assert rows["stopped"]["missing"] == []
 
 
+@pytest.mark.lengthy
 def test_status_says_once_what_the_run_said_too(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

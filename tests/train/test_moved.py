@@ -34,6 +34,7 @@ def act_at_step_14(monkeypatch: pytest.MonkeyPatch, act: object) -> None:
     monkeypatch.setattr(loop, "save_state", acting)
 
 
+@pytest.mark.lengthy
 def test_a_copy_is_lost_and_the_run_itself_is_analyzed(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_copy_is_lost_and_the_run_itself_is_analyzed(
     assert f"runs/a copy: left out, it has the settings and the seed of {trained}" in printed.err
 
 
+@pytest.mark.lengthy
 def test_a_copy_goes_on_by_itself(trained: Path) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     assert main(["train", "tiny", *SMALL, "--run-dir", "runs/a copy"]) == 0
@@ -56,6 +58,7 @@ def test_a_copy_goes_on_by_itself(trained: Path) -> None:
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.lengthy
 def test_a_folder_that_is_moved_in_training_is_not_made_anew(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

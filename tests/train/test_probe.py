@@ -24,6 +24,7 @@ def trained(config: RunConfig, folder: Path) -> tuple[stabkit.Run, dict[str, tor
     return stabkit.open_run(folder), state["model"]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "method",
     ["name=moco", "queue=16", "name=byol", "name=simclr", "name=swav", "name=supervised"],
@@ -55,6 +56,7 @@ def test_no_bit_of_the_training_changes(tmp_path: Path, method: str) -> None:
     assert ("target_cosine" in seen.scalars()["name"].unique()) == has_twin
 
 
+@pytest.mark.lengthy
 def test_the_momentum_encoder_starts_at_no_distance_and_falls_behind(tmp_path: Path) -> None:
     run, _ = trained(small_config("train.steps=9", "method.momentum=0.99", *LOOKS), tmp_path)
     signals = run.signals(["target_distance"]).dropna()
@@ -64,6 +66,7 @@ def test_the_momentum_encoder_starts_at_no_distance_and_falls_behind(tmp_path: P
     assert run.scalar("target_cosine")[0] == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.lengthy
 def test_a_frozen_projection_has_a_gradient_at_its_output(tmp_path: Path) -> None:
     run, _ = trained(
         small_config("train.steps=5", "model.freeze_patch_embed=true", *LOOKS), tmp_path

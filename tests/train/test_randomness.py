@@ -148,6 +148,7 @@ def test_permutation_holds_every_sample_once(n: int) -> None:
     np.testing.assert_array_equal(np.sort(order), np.arange(n))
 
 
+@pytest.mark.lengthy
 def test_permutation_positions_are_uniform() -> None:
     orders = np.array([permutation(1, epoch, 8) for epoch in range(8000)])
     table = np.array([np.bincount(column, minlength=8) for column in orders.T])

@@ -45,6 +45,7 @@ def drop_split(root: Path) -> str:
 WORDS = ["data.name=imagefolder", "data.num_train=0", "data.num_heldout=0", "train.batch=4"]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("damage", [break_picture, plant_bomb, drop_split])
 @pytest.mark.parametrize("begun", [False, True])
 def test_data_that_cannot_be_read_are_refused_before_training(
@@ -80,6 +81,7 @@ def test_processes_without_their_addresses_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.lengthy
 def test_a_folder_is_claimed_once_more_when_its_lock_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

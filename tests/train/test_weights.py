@@ -120,6 +120,7 @@ def test_official_checkpoints_are_imported_without_their_heads(tmp_path: Path, m
     assert rundir.read_meta()["imported"]["arch"] == "vit_tiny"
 
 
+@pytest.mark.lengthy
 def test_an_official_resnet_hangs_its_projector_at_fc(tmp_path: Path) -> None:
     config = small_config(
         "model.name=resnet18",
@@ -253,6 +254,7 @@ def test_our_names_are_those_of_the_official_files() -> None:
     assert stem == {f"patch_embed.proj.{i}.{k}" for i, keys in layers.items() for k in keys}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_a_resnets_names_are_torchvisions(name: str) -> None:
     theirs = getattr(torchvision.models, name)().state_dict()
@@ -265,6 +267,7 @@ def resnet_config(name: str) -> RunConfig:
     return small_config(f"model.name={name}", "model.stem=imagenet", *none)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["resnet18", "resnetv2_50x1_bit"])
 def test_an_exported_resnet_loads_strictly_into_timm(name: str, tmp_path: Path) -> None:
     config = resnet_config(name)

@@ -37,6 +37,7 @@ def test_one_ulp_or_a_sign_changes_it_and_back_it_is_as_before(place: tuple[int,
     assert weights_bits(tensors) == before
 
 
+@pytest.mark.lengthy
 def test_a_run_that_keeps_states_records_it_at_every_step_and_others_do_not(
     tmp_path: Path,
 ) -> None:

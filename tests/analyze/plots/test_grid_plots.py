@@ -38,6 +38,7 @@ def lower(folder: Path, share: float) -> None:
     writer.flush()
 
 
+@pytest.mark.lengthy
 def test_freeze_patch_pairs_runs_of_one_seed_and_rate(grid: Path) -> None:
     lower(grid / "lr 0.02 false 0", 0.4)
     table = freeze_patch_table(diagnosed(grid))
@@ -58,6 +59,7 @@ def test_freeze_patch_pairs_runs_of_one_seed_and_rate(grid: Path) -> None:
     assert drawn == pytest.approx(means.tolist())
 
 
+@pytest.mark.lengthy
 def test_freeze_patch_without_a_pair_is_refused(tmp_path: Path) -> None:
     for seed, freeze in enumerate(("false", "true")):
         plant_run(tmp_path / freeze, f"model.freeze_patch_embed={freeze}", seed=seed)
@@ -65,6 +67,7 @@ def test_freeze_patch_without_a_pair_is_refused(tmp_path: Path) -> None:
         freeze_patch_table(diagnosed(tmp_path))
 
 
+@pytest.mark.lengthy
 def test_lr_sensitivity_draws_every_run_and_says_what_the_range_costs(grid: Path) -> None:
     lower(grid / "lr 0.02 false 0", 0.4)
     runs = diagnosed(grid)
@@ -94,6 +97,7 @@ def test_rates_that_only_go_along_have_no_sensitivity(tmp_path: Path) -> None:
         lr_sensitivity_table(diagnosed(tmp_path))
 
 
+@pytest.mark.lengthy
 def test_stability_map_ends_where_runs_turn_unstable(tmp_path: Path) -> None:
     bad = {
         (8, 0.004): 0,
@@ -141,6 +145,7 @@ def test_a_map_of_settings_that_are_no_numbers(grid: Path, tmp_path: Path) -> No
     stability_map_figure(table)
 
 
+@pytest.mark.lengthy
 def test_optimizers_have_a_panel_each_and_one_of_where_they_end(tmp_path: Path) -> None:
     for name in ("adamw", "lamb"):
         for lr in (1e-3, 1e-2):
@@ -227,6 +232,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Diagnoses:
     return diagnosed(folder)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", [n for n in MINE if n not in ("freeze-patch", "optimizer")])
 def test_many_cells_and_a_run_cut_short_are_drawn(
     many: Diagnoses, tmp_path: Path, name: str

@@ -151,6 +151,7 @@ def test_rows_of_an_event_hold_what_was_recorded_around_it(whole_grid: Path) -> 
     assert any(np.array_equal(line.get_xydata(), at[["offset", "value"]]) for line in ax.lines)
 
 
+@pytest.mark.lengthy
 def test_the_zoom_takes_the_deepest_dip_and_the_largest_burst(tmp_path: Path) -> None:
     plant_run(tmp_path / "shallow", "optim.lr=1e-3", dip=0.06)
     plant_run(tmp_path / "deep", "optim.lr=2e-3", dip=0.12)
@@ -181,6 +182,7 @@ def test_without_any_event_the_zoom_says_so(tmp_path: Path) -> None:
     assert table["panel"].nunique() == 3
 
 
+@pytest.mark.lengthy
 def test_the_order_has_a_dot_a_burst_and_the_median_between(tmp_path: Path) -> None:
     for seed in range(7):
         plant_run(tmp_path / f"{seed}", f"optim.lr={seed + 1}e-3", spike=True, seed=seed)
@@ -294,6 +296,7 @@ def hostile_runs(folder: Path, case: str) -> None:
         writer.flush()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "case", ["values", "many cells", "long name", "no evaluations", "few steps"]
 )

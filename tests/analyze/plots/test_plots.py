@@ -117,6 +117,7 @@ def test_the_end_of_the_warmup_and_the_epochs_are_drawn(grid_runs: Diagnoses) ->
     assert not knn_figure(unknown).axes[0].child_axes
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", [name for name in PLOTS if name != "optimizer"])
 def test_the_csv_alone_draws_the_same_figure(
     grid_runs: Diagnoses, tmp_path: Path, name: str
@@ -144,6 +145,7 @@ CONTRASTS = {
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", [n for n in PLOTS if n not in {*CONTRASTS, "optimizer"}])
 def test_one_lonely_run_can_be_drawn(tmp_path: Path, name: str) -> None:
     plant_run(tmp_path / "only", dip=0.08, spike=True)

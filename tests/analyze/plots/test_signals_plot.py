@@ -58,6 +58,7 @@ def again(table: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(table.to_csv(index=False)))
 
 
+@pytest.mark.lengthy
 def test_a_stretch_holds_the_median_and_what_stands_out(tmp_path: Path) -> None:
     values, missing = plant_signals(tmp_path / "run", loss=np.arange(LONG) % 7.0)
     table = signals_table(diagnosed(tmp_path))
@@ -100,6 +101,7 @@ def test_evaluations_and_dips_are_among_them(whole_grid: Path) -> None:
     assert (dip["step"], dip["end"]) == (found["onset"], found["end"])
 
 
+@pytest.mark.lengthy
 def test_signals_that_are_zero_throughout_or_nobody_asks_for_have_no_panel(tmp_path: Path) -> None:
     plant_signals(tmp_path / "run", lr=np.zeros(LONG), probe_rank=np.linspace(20, 4, 50))
     table = signals_table(diagnosed(tmp_path))
@@ -110,6 +112,7 @@ def test_signals_that_are_zero_throughout_or_nobody_asks_for_have_no_panel(tmp_p
     assert titles == [*shown, "my_own", "probe_rank"]
 
 
+@pytest.mark.lengthy
 def test_limits_are_where_they_belong(tmp_path: Path) -> None:
     plant_signals(
         tmp_path / "run",
@@ -162,6 +165,7 @@ def test_depth_is_lightness_and_a_spike_of_one_step_is_drawn(tmp_path: Path) -> 
     assert blocks.get_ylim()[0] < 1e-3, "what alarms in an entropy is its smallest value"
 
 
+@pytest.mark.lengthy
 def test_only_the_worst_of_many_runs_are_drawn_on_one_scale(tmp_path: Path) -> None:
     for i in range(MAX_RUNS + 2):
         plant_run(tmp_path / f"{i}", f"optim.lr={i + 1}e-3", dip=0.04 * i)
@@ -176,6 +180,7 @@ def test_only_the_worst_of_many_runs_are_drawn_on_one_scale(tmp_path: Path) -> N
         assert len({ax.get_ylim() for ax in row}) == 1
 
 
+@pytest.mark.lengthy
 def test_a_signal_that_one_run_lacks_is_said_to_be_missing(tmp_path: Path) -> None:
     plant_signals(tmp_path / "1", loss=np.linspace(3, 2.9, LONG))
     writer = Writer(tmp_path / "2", "2")
@@ -190,6 +195,7 @@ def test_a_signal_that_one_run_lacks_is_said_to_be_missing(tmp_path: Path) -> No
     assert one.get_ylim()[1] < other.get_ylim()[0], "on one scale both would be flat"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("value", [np.nan, np.inf, -5.0])
 def test_figures_survive_values_that_no_axis_shows(tmp_path: Path, value: float) -> None:
     shape = (3, len(LAYERS))
@@ -216,6 +222,7 @@ def test_every_signal_of_the_monitor_has_its_look() -> None:
     assert set(SIGNALS) - set(LOOKS) - set(RUN) == rest
 
 
+@pytest.mark.lengthy
 def test_a_report_shows_the_signals_of_its_worst_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

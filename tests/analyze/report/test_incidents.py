@@ -166,6 +166,7 @@ def test_the_height_of_a_burst_is_that_of_its_picture(tmp_path: Path) -> None:
     assert facts["In the picture"] in picture.alt
 
 
+@pytest.mark.lengthy
 def test_a_csv_of_a_loss_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
     """From the log to the page, drawn: the event, the loss, and what to try."""
     steps = np.arange(0, 2000, 10)

@@ -258,6 +258,7 @@ def test_what_the_runs_measure_is_their_paired_difference(grid_runs: Diagnoses) 
     assert trial(BY_NAME["QK-norm"], group_cells(runs), bad) is None
 
 
+@pytest.mark.lengthy
 def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
     for seed in range(3):
         for freeze, start in (("false", 0.25), ("true", 0.30)):

@@ -58,6 +58,7 @@ def test_the_verdict_and_the_table_give_one_level(grid_runs: Diagnoses) -> None:
     assert f" {level(diagnosed_run(grid_runs.path / worst)):.1f} " in summary(grid_runs)
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_went_nonfinite_is_worse_than_the_deepest_dip(grid: Path) -> None:
     RunDir(grid / "lr 0.001 true 1").append_event("nonfinite", 7, layers=["head"])
@@ -194,6 +195,7 @@ def drawn_once(made: list[Report], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "make_report", make_once)
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("how", ["folder", "study", "file"])
 def test_the_command_takes_a_folder_a_study_or_its_file(

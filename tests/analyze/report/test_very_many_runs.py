@@ -93,6 +93,7 @@ def drawn(name: str, runs: Diagnoses) -> tuple[Figure, pd.DataFrame, str]:
     return figure, table, figure.get_supxlabel()
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("low_limits")
 def test_the_page_is_bounded_and_says_what_it_leaves_out(
     sixty: Diagnoses, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +132,7 @@ def test_a_setting_with_very_many_values_names_some(
     assert dict(contents._shared(sixty))["runtime.threads"] == "0, 1 and 58 more"
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("low_limits")
 def test_the_charts_show_the_worst_runs(sixty: Diagnoses) -> None:
     learned, frozen = (c for c in interactive.charts(sixty) if c.name == "knn")
@@ -146,6 +148,7 @@ def test_the_charts_show_the_worst_runs(sixty: Diagnoses) -> None:
     assert "base lr 0.016, seed 1" in learned.data + frozen.data
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("low_limits")
 def test_knn_draws_the_worst_over_the_median_and_the_middle_of_all(sixty: Diagnoses) -> None:
     figure, table, note = drawn("knn", sixty)
@@ -168,6 +171,7 @@ def test_knn_draws_the_worst_over_the_median_and_the_middle_of_all(sixty: Diagno
     assert note == "n = 3 seeds"
 
 
+@pytest.mark.lengthy
 def test_knn_of_very_many_panels_draws_those_with_the_deepest_dips(
     sixty: Diagnoses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +204,7 @@ def test_freeze_patch_draws_pairs_over_their_whole_range(sixty: Diagnoses) -> No
     assert (shown["row"] == "mean").sum() == 1, "means and intervals are those of all pairs"
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("low_limits")
 def test_other_figures_draw_the_lowest_and_say_so(
     sixty: Diagnoses, monkeypatch: pytest.MonkeyPatch

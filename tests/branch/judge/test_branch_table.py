@@ -27,6 +27,7 @@ def table(study: Path) -> pd.DataFrame:
     return branch_table(study)
 
 
+@pytest.mark.lengthy
 def test_the_table_has_a_row_for_each_branch(table: pd.DataFrame) -> None:
     assert list(table) == list(COLUMNS)
     assert len(table) == 1 + 16 + 8 + 12
@@ -47,6 +48,7 @@ def test_area_depth_and_level_are_those_that_were_planted(table: pd.DataFrame) -
     assert (table[~table["event"]]["area"] < 100).all()
 
 
+@pytest.mark.lengthy
 def test_branches_that_have_not_ended_are_named(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     RunDir(study / "reset-3").write_status(Status("running", 200, HORIZON))
@@ -57,6 +59,7 @@ def test_branches_that_have_not_ended_are_named(tmp_path: Path) -> None:
     assert judged.interventions["n"].tolist() == [5, 6]
 
 
+@pytest.mark.lengthy
 def test_an_event_at_another_time_is_moved(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     for i in range(6):
@@ -84,6 +87,7 @@ def test_a_plan_that_cannot_be_read_is_refused(study: Path, tmp_path: Path) -> N
             read_plan(tmp_path)
 
 
+@pytest.mark.lengthy
 def test_figures_and_the_report_show_the_study(study: Path, table: pd.DataFrame) -> None:
     files = write_study(read_plan(study), judge_branches(table))
     assert {file.name for file in files} >= {"branches.png", "committor.png", "branches.csv"}

@@ -51,6 +51,7 @@ def test_an_extreme_temperature_does_not_overflow() -> None:
     assert predicted.equal(knn_predict(query, bank, labels, 5, 1, 0.07))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_one_search_gives_the_classes_of_each_k(temperature: float) -> None:
     query, bank, labels = data(1, bank=300)

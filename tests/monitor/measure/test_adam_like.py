@@ -144,6 +144,7 @@ def test_adams_that_nobody_has_heard_of_are_adams(make: Any, tmp_path: Path) -> 
     np.testing.assert_allclose(adam_rms(run, "0"), expected, rtol=1e-4)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("make", "why"),
     [

@@ -71,6 +71,7 @@ def test_values_are_the_same_bits_whatever_the_parts(
     assert with_copy["copied"].tolist() == pytest.approx((whole["grad_norm"] ** 2).tolist())
 
 
+@pytest.mark.lengthy
 def test_no_gradient_is_held_after_the_step(tmp_path: Path) -> None:
     model = nn.Linear(256, 256)
     optimizer = torch.optim.AdamW(model.parameters())

@@ -84,6 +84,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]
     return folder, rms
 
 
+@pytest.mark.lengthy
 def test_null_parameters_of_a_moco_vit_are_named_once(trained: tuple[Path, list[float]]) -> None:
     events = [
         e for e in stabkit.rundir.RunDir(trained[0]).read_events() if e["kind"] == "null_parameters"
@@ -94,6 +95,7 @@ def test_null_parameters_of_a_moco_vit_are_named_once(trained: tuple[Path, list[
     assert sorted(named) == sorted([*keys, "vit.norm.bias"])  # and not `small`
 
 
+@pytest.mark.lengthy
 def test_a_resumed_run_leaves_out_the_same(
     tmp_path: Path, trained: tuple[Path, list[float]]
 ) -> None:

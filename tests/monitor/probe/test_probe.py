@@ -146,6 +146,7 @@ def test_every_look_draws_the_same() -> None:
     assert model.drawn == first
 
 
+@pytest.mark.lengthy
 def test_evaluation_is_eager_and_unwrapped() -> None:
     compiled = 0
 

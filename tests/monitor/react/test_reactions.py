@@ -271,6 +271,7 @@ def test_a_gradient_that_was_not_measured_is_not_a_nonfinite_one(tmp_path: Path)
     assert (event.step, event.facts["layers"]) == (10, LAYERS[::-1])
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("seed", range(3))
 def test_a_dip_is_told_once_however_its_bounds_move(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)

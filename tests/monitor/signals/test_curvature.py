@@ -259,6 +259,7 @@ def test_frozen_adam_with_two_rates_diverges_just_where_the_signal_passes_one(sh
     assert end < 1e-3 if share < 1 else end > 1e3
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("rule", "lr", "kind"),
     [
@@ -376,6 +377,7 @@ def test_a_rate_may_be_a_tensor() -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-12)
 
 
+@pytest.mark.lengthy
 def test_parameters_may_freeze_and_thaw() -> None:
     model, loss = small_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

@@ -108,6 +108,7 @@ def test_one_part_says_nothing() -> None:
     assert run_step(noise, 2) is not None
 
 
+@pytest.mark.lengthy
 def test_the_estimates_are_unbiased() -> None:
     """4,000 steps of 4 micro-batches of 2 samples, gradients normal with a known covariance.
 

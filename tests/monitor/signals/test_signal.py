@@ -174,6 +174,7 @@ def test_blocks_and_modules_are_where_a_signal_finds_them() -> None:
     assert blocks.of_units([{0: part.values.sum(1)}], "sum").tolist() == [[2.0, 0.0]]
 
 
+@pytest.mark.lengthy
 def test_no_signal_depends_on_which_others_are_measured(tmp_path: Path) -> None:
     """They share buffers: of any of them, in any order, each is what it is among all."""
     names = ["grad_norm", "grad_max", "nonfinite_count", "zero_count", "param_norm"]

@@ -289,6 +289,7 @@ def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -
     assert not list(cache.glob(".*.tmp")) + list(cache.glob("*.images"))
 
 
+@pytest.mark.lengthy
 def test_a_run_is_the_same_with_and_without_the_cache(tmp_path: Path) -> None:
     make_source(tmp_path / "images", 24)
     words = ["data.name=imagefolder", f"data.path={tmp_path / 'images'}", "train.steps=6"]

@@ -60,6 +60,7 @@ def test_first_images_have_their_recorded_pixels() -> None:
     assert np.abs(found - expected).max() <= 1
 
 
+@pytest.mark.lengthy
 def test_an_image_does_not_depend_on_what_else_is_asked_for() -> None:
     train, _ = arrays()
     order = np.random.default_rng(0).permutation(N_TRAIN)[:300]
@@ -149,6 +150,7 @@ def trained_accuracy(epochs: int, batch: int, peak: float) -> float:
         return float((network(images[1]).argmax(1) == labels[1]).double().mean())
 
 
+@pytest.mark.lengthy
 def test_a_small_supervised_network_tells_the_classes_apart() -> None:
     with torch.random.fork_rng(devices=[]):
         # Measured 0.94; labels unrelated to structure would give 0.1.

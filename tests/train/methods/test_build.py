@@ -40,6 +40,7 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("case", CASES)
 def test_it_trains_and_resumes_to_the_last_bit(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

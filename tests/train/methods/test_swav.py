@@ -132,6 +132,7 @@ def test_frozen_prototypes_keep_every_bit_and_then_move_on_the_sphere() -> None:
     assert not torch.allclose(swav.online.prototypes.weight, start, atol=0.01)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("frozen", [5, 12])
 def test_the_loop_frees_the_prototypes_in_time(frozen: int, tmp_path: Path) -> None:
     config = small_config(

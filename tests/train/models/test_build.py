@@ -68,12 +68,14 @@ def at_depth(count: Callable[[nn.Module], float], settings: dict[str, object], d
     return one + (depth - 1) * (two - one)
 
 
+@pytest.mark.lengthy
 def test_every_block_costs_the_same() -> None:
     for count in (multiply_adds, layer_norm_elements):
         whole = count(on_meta(PAPER["S"]))
         assert at_depth(count, PAPER["S"], 12) == pytest.approx(whole, rel=1e-12)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("size", "millions", "gflops"),
     [("S", 22, 4.6), ("B", 86, 17.5), ("L", 304, 61.3), ("H", 632, 166.7)],
@@ -103,6 +105,7 @@ def test_multiply_adds_of_vit_b_by_hand() -> None:
     assert at_depth(multiply_adds, PAPER["B"], depth) == pytest.approx(by_hand / 1e9, rel=1e-12)
 
 
+@pytest.mark.lengthy
 def test_resnets_have_their_published_sizes() -> None:
     """Compare with torchvision: 11.69M - 0.51M, 25.56M - 2.05M without classifier; 1.81, 4.09 G.
 
@@ -131,6 +134,7 @@ def test_a_conv_stem_costs_about_one_block(size: str) -> None:
     assert stem == pytest.approx(plain, rel=0.01)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("settings", EVERY, ids=str)
 def test_every_backbone_gives_features_and_gradients(settings: dict[str, object]) -> None:
     torch.manual_seed(0)
@@ -149,6 +153,7 @@ def test_every_backbone_gives_features_and_gradients(settings: dict[str, object]
         assert p.equal(dict(model.named_parameters())[name]), name
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -181,6 +186,7 @@ def test_a_killed_run_of_a_variant_resumes_to_the_same_bits(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.lengthy
 def test_a_resnet_trains_in_the_loop(tmp_path: Path) -> None:
     content = small_config("train.steps=2", "optim.warmup_steps=0").model_dump()
     content["model"] = {"name": "resnet18", "stem": "cifar"}

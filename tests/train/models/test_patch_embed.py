@@ -112,6 +112,7 @@ def patch_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if "patch_embed" in name}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("patch_norm", "optimizer"),
     [(norm, "adamw") for norm in ("none", "batch", "weight")]

@@ -14,6 +14,7 @@ def build(name: str, stem: str) -> nn.Module:
     return build_resnet(ModelConfig.model_validate({"name": name, "stem": stem}))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("stem", "size"), [("imagenet", 2), ("cifar", 8)])
 def test_the_stem_decides_how_much_of_a_small_image_is_left(stem: str, size: int) -> None:
     resnet = build("resnet18", stem)
@@ -40,6 +41,7 @@ def test_the_cifar_stem_is_drawn_like_the_others() -> None:
     assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.07)
 
 
+@pytest.mark.lengthy
 def test_output_is_the_mean_of_the_last_map() -> None:
     for name in ("resnet18", "resnetv2_50x1_bit"):
         resnet = build(name, "imagenet").eval()
@@ -48,6 +50,7 @@ def test_output_is_the_mean_of_the_last_map() -> None:
             torch.testing.assert_close(resnet(images), resnet.forward_features(images).mean((2, 3)))
 
 
+@pytest.mark.lengthy
 def test_bit_has_groups_and_standardized_weights_instead_of_bn() -> None:
     bit = build("resnetv2_50x1_bit", "imagenet")
     assert not [m for m in bit.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

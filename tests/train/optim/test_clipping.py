@@ -196,6 +196,7 @@ def test_patch_embed_is_clipped_alone_and_to_its_running_norm() -> None:
     assert spikes >= 3
 
 
+@pytest.mark.lengthy
 def test_a_threshold_below_the_running_norm_follows_the_gradient_up_and_down() -> None:
     model = small()
     acting = stabilizer(model, "patch_embed", 0.5)
@@ -316,6 +317,7 @@ def test_the_largest_finite_spike_is_clipped_like_any_other(clip: str) -> None:
         assert norm(g) <= limit * (1 + 1e-5), n
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "case", ["method.queue=200", "model.mlp_norm=batch", "model.patch_norm=batch"]
 )
@@ -406,6 +408,7 @@ def short_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stabilizers, "WARMUP", 3)
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("short_warmup")
 @pytest.mark.parametrize(
     "settings",

@@ -51,6 +51,7 @@ def test_adam_trains_on_under_the_hold_and_overshoots_at_the_return() -> None:
     assert max(expected) > 2
 
 
+@pytest.mark.lengthy
 def test_the_record_shows_the_return_in_the_planted_order(tmp_path) -> None:
     words = ["fault.until=12", "fault.first=patch_embed", "fault.lead=4"]
     config = small_config(*words)
