@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+# Two frameworks take a quarter of the time of a quick run to import.
+NOT_QUICK := tests/studies tests/integrations/test_lightning.py tests/integrations/test_huggingface.py
 QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or slow or speed)
 
 .PHONY: help demo quick test test-slow test-gpu test-speed bench gpu docs gallery dist check format clean
@@ -51,8 +53,8 @@ demo: $(READY)
 	@echo "All in one page: runs/lr_grid/report.html"
 
 quick: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore tests/studies -m "$(QUICK)" \
-		--durations 5 --durations-min 0.5
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(QUICK)" \
+		$(addprefix --ignore ,$(NOT_QUICK)) --durations 5 --durations-min 0.5
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -187,6 +187,7 @@ def test_what_may_lie_in_the_folder_of_a_run_that_begins(made: Path, tmp_path: P
     assert (tmp_path / "log.txt").read_text() == "text"
 
 
+@pytest.mark.lengthy
 def test_a_run_goes_on_beside_other_files_in_its_folder(made: Path, tmp_path: Path) -> None:
     """Also in an older folder, whose configuration lacks settings that were added later."""
     folder = tmp_path / "run"
@@ -363,6 +364,7 @@ def test_evaluate_refuses_a_checkpoint_that_is_not_of_the_run(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kept", ["config.yaml", "status.json", "evals/part-000000.parquet"])
 def test_no_output_is_written_over_what_a_run_keeps(made: Path, tmp_path: Path, kept: str) -> None:
     folder = tmp_path / "run"

@@ -95,6 +95,7 @@ def test_every_example_of_the_help_is_a_command_that_is_understood() -> None:
         build_parser(verb).parse_known_args([verb, *words])
 
 
+@pytest.mark.lengthy
 def test_train_runs_resumes_and_says_where(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_rate_at_the_edge_of_the_grid_is_pointed_out(
     assert "the chosen rate is an end of linear.lr" in said(capsys, *words, "linear.lr=[1e-9, 0.1]")
 
 
+@pytest.mark.lengthy
 def test_the_same_evaluation_gives_the_same_bits(run: Path) -> None:
     bits = []
     for _ in range(2):

@@ -287,6 +287,7 @@ def drawn(name: str, runs: Diagnoses) -> pd.DataFrame | None:
     return table
 
 
+@pytest.mark.lengthy
 def test_a_folder_that_a_link_leads_to_again_is_read_once(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,6 +374,7 @@ def test_a_file_in_place_of_the_folder_is_refused(
             assert err[0].startswith(f"stabkit: {file}: holds one step")
 
 
+@pytest.mark.lengthy
 def test_a_hundred_damaged_parts_give_fifty_lines_and_a_count(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -251,6 +251,7 @@ def test_a_hidden_folder_of_a_killed_process_is_removed_and_nothing_else(tmp_pat
     }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "name", ["layers", "scalars", "evals", "checkpoints", "events.jsonl", "log.txt", ".lock"]
 )
@@ -331,6 +332,7 @@ def test_folders_may_be_as_deep_as_they_like(tmp_path: Path) -> None:
             deep = deep.parent
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
 def test_no_reader_waits_for_what_is_no_file(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]

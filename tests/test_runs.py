@@ -105,6 +105,7 @@ def test_what_is_returned_can_be_changed_without_changing_what_was_found(
     assert run.dips()["depth"].gt(0).all()
 
 
+@pytest.mark.lengthy
 def test_plots_are_figures(runs: stabkit.Runs) -> None:
     assert isinstance(runs.plot("knn"), Figure)
     figure, ax = plt.subplots()

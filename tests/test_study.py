@@ -42,6 +42,7 @@ def test_runs_are_those_named_on_the_command_line(
         open_study("lr_grid", arms, FACTORS)
 
 
+@pytest.mark.lengthy
 def test_a_notebook_finds_runs_and_sweep_above_its_folder(
     arms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

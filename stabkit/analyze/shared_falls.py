@@ -17,8 +17,9 @@ from stabkit.detect.dips import SHORTEST
 FEWEST = 3  # runs whose mean is searched
 BESIDE = 5  # evaluations that tell how far each run falls
 # Of the test over runs. It does not count the windows that were searched: that is the detectors'
-# part. What both let pass is measured (docs/detectors.md).
-ALPHA = 0.01
+# part. Of sets of five healthy simulated runs both let 0.8 % pass, as many as at .01 (800 sets with
+# other seeds than those of docs/detectors.md).
+ALPHA = 0.05
 
 Array = NDArray[np.float64]
 

@@ -105,6 +105,7 @@ def clustered(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
     return rng.poisson(rng.gamma(1.0, 2.0, n))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("first", "second"), [(5, 5), (4, 7), (12, 12)])
 def test_it_errs_in_one_case_of_twenty_where_dips_cluster(first: int, second: int) -> None:
     rng = np.random.default_rng(first)

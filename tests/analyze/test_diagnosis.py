@@ -79,6 +79,7 @@ def test_a_report_reads_each_table_once_and_finds_once(
     assert detections == once_a_run | {"find_spikes": 3, "find_bursts": 9}
 
 
+@pytest.mark.lengthy
 def test_a_summary_reads_each_table_once_and_finds_once(
     folder: Path, reads: Counter[str], detections: Counter[str]
 ) -> None:

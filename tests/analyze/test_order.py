@@ -51,6 +51,7 @@ def test_the_words_share_ties() -> None:
     assert lead_words(alone[alone["depth"] == 1]) == ""
 
 
+@pytest.mark.lengthy
 def test_claims_of_planted_runs(tmp_path: Path) -> None:
     """In each run the patch projection spikes two steps before block 0."""
     for seed in range(8):

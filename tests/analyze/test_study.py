@@ -39,6 +39,7 @@ def arms(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.lengthy
 def test_level_is_the_median_of_the_last_fifth(arms: Path) -> None:
     runs = diagnosed(arms)
     table = levels(runs, FACTORS)

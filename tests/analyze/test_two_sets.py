@@ -165,6 +165,7 @@ def test_runs_of_the_same_settings_are_told(
     assert str(tmp_path / "x" / "runs") in text, "of two folders of one name the path is said"
 
 
+@pytest.mark.lengthy
 def test_runs_without_settings_are_compared_unpaired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

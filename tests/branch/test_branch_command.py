@@ -111,6 +111,7 @@ def test_batches_can_be_skipped_from_the_onset_on_and_shams_skip_later_ones(
     assert " 6 x skip the 2 batches from step 15  (skip)" in said
 
 
+@pytest.mark.lengthy
 def test_a_wrong_request_is_refused_with_what_would_be_right(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,6 +168,7 @@ def test_the_parent_is_only_read(parent: Path, tmp_path: Path) -> None:
     assert tree(parent) == before
 
 
+@pytest.mark.lengthy
 def test_a_placebo_differs_in_one_weight_by_one_unit_in_the_last_place(
     beginnings: Beginnings,
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_placebo_differs_in_one_weight_by_one_unit_in_the_last_place(
     assert any(not here[k].equal(v) for k, v in weights(other).items())
 
 
+@pytest.mark.lengthy
 def test_a_kick_has_the_norm_that_it_is_given(beginnings: Beginnings) -> None:
     _, rundir = begun(beginnings, named(beginnings.study, "sham-kick-0"), 0.25)
     here, there = weights(rundir), read_checkpoint(beginnings.state_file(BEGIN))["model"]

@@ -126,6 +126,7 @@ def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs
     assert len(other) == len(texts)
 
 
+@pytest.mark.lengthy
 def test_an_exact_resume_is_drawn_only_where_few_runs_share_a_panel(tmp_path: Path) -> None:
     for seed in range(4):
         run = RunDir(plant_run(tmp_path / str(seed), "optim.lr=0.001", seed=seed))

@@ -120,6 +120,7 @@ def test_with_sample_counts_dips_are_tested(tmp_path: Path, out: Path) -> None:
     assert dip["relative_depth"] > dip["depth"]
 
 
+@pytest.mark.lengthy
 def test_a_healthy_run_is_stable_and_a_not_finite_one_diverged(tmp_path: Path) -> None:
     series = planted()
     at = series["val/knn"][0]

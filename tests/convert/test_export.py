@@ -24,6 +24,7 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
     return frames
 
 
+@pytest.mark.lengthy
 def test_there_and_back_the_tables_are_the_same_to_float32(tmp_path: Path, out: Path) -> None:
     folder = plant_run(tmp_path / "run", "model.freeze_patch_embed=true", dip=0.1, spike=True)
     writer = Writer(folder, "more")
@@ -48,6 +49,7 @@ def test_there_and_back_the_tables_are_the_same_to_float32(tmp_path: Path, out: 
         )
 
 
+@pytest.mark.lengthy
 def test_tensorboard_itself_reads_the_export(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

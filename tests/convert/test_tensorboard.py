@@ -17,6 +17,7 @@ def rows(tag: str, first: int, last: int, offset: float = 0.0) -> list[tuple[int
     return [(step, tag, step + offset) for step in range(first, last)]
 
 
+@pytest.mark.lengthy
 def test_every_value_is_kept_however_long_the_run_is(tmp_path: Path) -> None:
     """More than the 10,000 that TensorBoard's accumulator keeps of a tag."""
     write_events(tmp_path, rows("loss", 0, 12_000))

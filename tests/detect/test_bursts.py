@@ -48,6 +48,7 @@ def test_a_burst_may_travel_for_longer_than_the_gap() -> None:
     assert layer_onsets(found, gap=8)["lag"].tolist() == [0] * 5
 
 
+@pytest.mark.lengthy
 def test_a_dense_series_of_spikes_is_no_endless_burst() -> None:
     found = spikes(*((layer, 10 * i) for i in range(200) for layer in LAYERS[:2]))
     bursts = find_bursts(found)

@@ -29,6 +29,7 @@ def at_most(hits: int, runs: int, rate: float) -> bool:
     return hits <= stats.binom.ppf(0.999, runs, rate)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("ar", [0.0, 0.5])
 def test_healthy_runs_alarm_no_more_than_stated(ar: float) -> None:
     """docs/detectors.md has 2,000 runs; these few catch a rate of some percent."""
@@ -42,6 +43,7 @@ def test_healthy_runs_alarm_no_more_than_stated(ar: float) -> None:
     assert rarely(alarms(), 0.01, 150)
 
 
+@pytest.mark.lengthy
 def test_accuracy_alone_alarms_no_more_than_stated() -> None:
     def alarms() -> Iterator[bool]:
         for seed in range(200):
@@ -70,6 +72,7 @@ def test_the_paired_test_alone_holds_its_level() -> None:
     assert sum(tested) > len(tested) / 3, "the noise rule would have let these pass"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("ar", [0.0, 0.5])
 def test_five_points_for_four_evaluations_are_found_where_they_are(ar: float) -> None:
     errors: list[int] = []
@@ -328,6 +331,7 @@ def test_short_series_give_an_empty_frame_with_its_columns(size: int) -> None:
     assert found.dtypes.map(str).tolist()[:2] == ["int64", "int64"]
 
 
+@pytest.mark.lengthy
 def test_a_sudden_fall_is_a_dip_where_noise_is_slow() -> None:
     """By their depth alone, 13 of these 20 are found: their noise has AR .9."""
     found = by_depth = 0

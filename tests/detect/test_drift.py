@@ -52,6 +52,7 @@ def test_a_slow_sag_is_found_as_a_drift_unless_steep_enough_for_a_dip(back: bool
     assert missed <= stats.binom.ppf(0.999, 30, 0.02)
 
 
+@pytest.mark.lengthy
 def test_a_dip_is_not_a_drift() -> None:
     for seed in range(10):
         rng = np.random.default_rng(seed)
@@ -60,6 +61,7 @@ def test_a_dip_is_not_a_drift() -> None:
         assert find_drift(curve.step, curve.accuracy, correct=curve.correct).empty
 
 
+@pytest.mark.lengthy
 def test_it_is_sought_before_a_dip_and_not_inside_one_that_never_ends() -> None:
     t = np.arange(120)
     for seed in range(5):
@@ -75,6 +77,7 @@ def test_it_is_sought_before_a_dip_and_not_inside_one_that_never_ends() -> None:
         assert find_drift(t, lost).empty
 
 
+@pytest.mark.lengthy
 def test_healthy_runs_drift_no_more_than_stated() -> None:
     def alarms() -> Iterator[bool]:
         for seed in range(120):

@@ -85,6 +85,7 @@ def test_a_dip_that_searches_do_not_find_again_is_withdrawn(
     assert dips.confirmed == 0
 
 
+@pytest.mark.lengthy
 def test_what_is_confirmed_is_never_retracted(monkeypatch: pytest.MonkeyPatch) -> None:
     last = 22 + online_dips.CONFIRMED_AFTER
     scripted(monkeypatch, {n: [(19, 24)] for n in range(22, last + 1)})  # none after it
@@ -93,6 +94,7 @@ def test_what_is_confirmed_is_never_retracted(monkeypatch: pytest.MonkeyPatch) -
     assert (dips.finish(), dips.confirmed) == ([], 1)
 
 
+@pytest.mark.lengthy
 def test_two_rows_are_one_dip_only_if_an_evaluation_is_low_in_both(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -119,6 +121,7 @@ def test_the_end_of_a_run_decides_what_is_open(monkeypatch: pytest.MonkeyPatch) 
     assert dips.confirmed == 2
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("seed", range(4))
 def test_the_count_at_the_end_is_that_of_one_search(seed: int) -> None:
     curve = simulate_curve(np.random.default_rng(seed), evals=90, n=400, planted=DIPS, ar=0.3)
@@ -152,6 +155,7 @@ def test_a_search_of_the_tail_finds_what_one_of_the_whole_does(
     assert len(onsets) == 5
 
 
+@pytest.mark.lengthy
 def test_a_search_is_rare_and_sees_the_tail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
@@ -179,6 +183,7 @@ def test_two_low_evaluations_are_worth_a_search_also_on_a_rise() -> None:
     assert not last_two_are_low(np.zeros(4)), "there is no level yet"
 
 
+@pytest.mark.lengthy
 def test_evaluations_that_come_twice_count_once() -> None:
     curve = simulate_curve(np.random.default_rng(0), evals=60, n=300, planted=DIPS[:1])
     once, twice = OnlineDips(0.1), OnlineDips(0.1)

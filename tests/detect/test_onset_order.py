@@ -69,6 +69,7 @@ def test_bursts_of_several_runs_are_told_apart() -> None:
     assert (test.events, test.before, test.after) == (2, 1, 1)
 
 
+@pytest.mark.lengthy
 def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
     """Check a skewed and a coarse law (with ties), down to the smallest size with an interval."""
     rng = np.random.default_rng(0)
@@ -153,6 +154,7 @@ def test_layers_that_rise_at_once_lead_nothing() -> None:
     assert led.p_value == pytest.approx(2 / 2**8)
 
 
+@pytest.mark.lengthy
 def test_no_order_gives_false_alarms_at_no_more_than_the_level() -> None:
     """Layers that join at random, more of them deep: the deepest still leads half of the time."""
     rng = np.random.default_rng(0)

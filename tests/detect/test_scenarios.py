@@ -22,6 +22,7 @@ from stabkit.detect.simulate.recorded import measure_accuracy, measure_norms, re
 QUICK = [name for name in HEALTHY if name not in LONG]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", REALISTIC)
 def test_a_realistic_run_has_the_noise_and_the_flips_of_the_recorded_one(name: str) -> None:
     """Recorded values come from 25 evaluations each, and hold what the run wandered slowly."""
@@ -67,6 +68,7 @@ def test_accuracies_are_the_means_of_their_bits_and_seeds_repeat(name: str) -> N
     assert curve.step.size == curve.accuracy.size == len(curve.correct)
 
 
+@pytest.mark.lengthy
 def test_many_samples_leave_the_noise_that_all_share() -> None:
     """Half a point with AR .5: the differences of neighbors scatter by .5 points as well."""
     curves = [healthy("t5 shocks", seed, n=20_000) for seed in range(10)]

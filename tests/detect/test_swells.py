@@ -51,6 +51,7 @@ def brute_force(y: np.ndarray) -> dict[tuple[int, int], tuple[float, float]]:
     return found
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("size", [60, 150, 301])
 def test_heights_agree_with_brute_force(size: int) -> None:
     y = np.log(healthy(size, size, ar=0.5))
@@ -106,6 +107,7 @@ def test_high_values_of_one_or_two_steps_are_no_swell() -> None:
     assert find_swells(np.arange(500), values).empty
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("law", [{}, {"ar": 0.5}, {"ar": 0.9}, {"tails": 5.0}])
 def test_false_swells_stay_within_the_stated_rate(law: dict[str, float]) -> None:
     steps = np.arange(500)

@@ -102,6 +102,7 @@ def test_fine_tuning_learns_and_moves_everything() -> None:
     assert moved == before.keys(), "end to end: patch projection and positions too"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("mix", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
 def test_the_same_seed_gives_the_same_bits_and_no_global_generator_moves(
     mix: dict[str, float],

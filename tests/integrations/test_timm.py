@@ -84,6 +84,7 @@ def train(
     return losses, model, seen
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("half", [False, True])
 def test_every_step_before_clipping_and_training_as_without(

@@ -73,6 +73,7 @@ def test_a_second_failure_is_an_event_of_its_own(tmp_path: Path) -> None:
     assert kinds(tmp_path) == ["write_failed"] * 2
 
 
+@pytest.mark.lengthy
 def test_a_disk_full_to_the_end_holds_nothing_up_and_its_rows_are_bounded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def test_a_folder_that_becomes_read_only(tmp_path: Path) -> None:
     toy.assert_undisturbed()
 
 
+@pytest.mark.lengthy
 def test_a_slow_disk_does_not_slow_the_training(tmp_path: Path) -> None:
     toy = Toy()
     with toy.monitor(tmp_path) as monitor:
@@ -235,6 +237,7 @@ def test_a_slow_disk_does_not_slow_the_training(tmp_path: Path) -> None:
     toy.assert_undisturbed()
 
 
+@pytest.mark.lengthy
 def test_rows_dropped_for_a_slow_disk_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

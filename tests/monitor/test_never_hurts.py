@@ -139,6 +139,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return table(folder)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("signal", BROKEN)
 def test_a_signal_that_fails_is_null_from_then_on_and_nothing_else_is(
     tmp_path: Path,
@@ -542,6 +543,7 @@ def bare() -> list[Any]:
     return noisy_training(None, [])
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_training_is_the_same_bit_for_bit_with_every_level(
     tmp_path: Path, level: str, bare: list[Any]

@@ -115,6 +115,7 @@ def test_an_update_that_is_not_finite_is_one_step_before_its_gradients(tmp_path:
     assert (event.step, event.facts["signal"]) == (BAD + 1, "param_norm")
 
 
+@pytest.mark.lengthy
 def test_activations_of_a_probe_tell_where_a_forward_broke(tmp_path: Path) -> None:
     options = {
         "probe": stabkit.Probe(view1=torch.ones(2, 4)), "probe_every": 1,

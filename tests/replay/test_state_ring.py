@@ -82,6 +82,7 @@ def test_a_pinned_state_stays(tmp_path: Path) -> None:
         assert torch.load(state.path, weights_only=True)["step"] == state.step
 
 
+@pytest.mark.lengthy
 def test_beside_a_monitor_an_event_pins(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     with stabkit.Monitor(loop.model, loop.optimizers, tmp_path, flush_every=5) as monitor:

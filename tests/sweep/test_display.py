@@ -109,8 +109,8 @@ SWEPT = [
 
 def test_each_setting_that_varies_has_a_column_and_the_id_is_there() -> None:
     first, *others = shown(lambda _: status_table(SWEPT)).splitlines()
-    assert first.split() == ["freeze", "lr", "id", "state", "step", "kNN"]
-    assert others[1].split() == ["False", "0.04", "00000001", "done", "8/8", "0.500"]
+    assert first.split() == ["freeze", "lr", "id", "state", "step", "kNN,", "%"]
+    assert others[1].split() == ["False", "0.04", "00000001", "done", "8/8", "50.0"]
     assert others[4].split() == ["4", "of", "4", "done"]
     alone = shown(lambda _: status_table(SWEPT[:1]))
     assert alone.splitlines()[1].startswith("freeze=False,lr=0.004,seed=0-00000000")

@@ -43,6 +43,7 @@ def signalled(function: Callable[..., Any]) -> Callable[..., Any]:
     return act
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("slurm_says", "calls"), [("RUNNING", 1), ("COMPLETING", 0), ("PENDING", 0)]
 )
@@ -62,6 +63,7 @@ def test_a_stopped_job_requeues_itself_only_while_slurm_lets_it_run(
     assert job.checkpoint().function.folder == job.folder
 
 
+@pytest.mark.lengthy
 def test_a_job_that_never_makes_a_step_fails_instead(
     slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +88,7 @@ def test_steps_between_stops_count(
     assert len(requeued) == 5
 
 
+@pytest.mark.lengthy
 def test_a_job_that_is_canceled_while_it_starts_has_not_failed(
     slurm: FakeSlurm, job: TrainJob, requeued: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

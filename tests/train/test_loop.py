@@ -98,6 +98,7 @@ def test_seeds_differ_and_the_same_seed_does_not(tmp_path: Path) -> None:
     assert losses[0] != losses[2]
 
 
+@pytest.mark.lengthy
 def test_a_diverging_run_ends_with_its_reason_and_a_nonfinite_event(tmp_path: Path) -> None:
     config = small_config("optim.lr=1e30", "optim.lr_rule=none", "optim.warmup_steps=0")
     status = loop.train(config, RunDir(tmp_path))
@@ -114,6 +115,7 @@ def test_a_diverging_run_ends_with_its_reason_and_a_nonfinite_event(tmp_path: Pa
     assert step < status.step
 
 
+@pytest.mark.lengthy
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     config = small_config("train.steps=4")
     loop.train(config, RunDir(tmp_path))

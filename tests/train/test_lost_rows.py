@@ -179,6 +179,7 @@ def monitored(folder: Path, change: Callable[[Path], object]) -> Path:
     return run
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("table", ["layers", "scalars"])
 def test_a_monitors_folder_holds_every_step_between_its_first_and_last(
     folder: Path, table: str

@@ -58,6 +58,7 @@ def outputs(module: torch.nn.Module) -> Tensor:
     return features
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("encoder", ["online", "target"])
 def test_an_export_loads_strictly_into_timm_and_computes_the_same(
     trained: RunDir, tmp_path: Path, encoder: str
@@ -78,6 +79,7 @@ def test_an_export_loads_strictly_into_timm_and_computes_the_same(
     assert not weights[moved].equal(stored[f"{other}.backbone.{moved}"])
 
 
+@pytest.mark.lengthy
 def test_weight_norm_is_exported_as_the_product(tmp_path: Path) -> None:
     config = small_config("model.patch_norm=weight", "train.steps=2", "optim.warmup_steps=0")
     train(config, RunDir(tmp_path / "run"))
@@ -137,6 +139,7 @@ def test_an_official_resnet_hangs_its_projector_at_fc(tmp_path: Path) -> None:
         load_backbone(RunDir(tmp_path / "run"), CPU, "target")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("method", ["simclr", "byol", "swav", "supervised"])
 def test_backbones_of_every_method_are_found(tmp_path: Path, method: str) -> None:
     config = small_config(f"method.name={method}", "train.steps=1", "optim.warmup_steps=0")

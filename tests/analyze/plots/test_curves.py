@@ -172,6 +172,7 @@ def test_signals_holds_series_by_any_name_and_shades_events_of_the_loss(tmp_path
     assert shaded[["step", "end"]].to_numpy().tolist() == [[200, 209]]
 
 
+@pytest.mark.lengthy
 def test_every_figure_of_a_log_of_a_loss_is_drawn_or_says_why_not(tmp_path: Path) -> None:
     plant_loop(tmp_path / "a", loss="train/loss", losses=spiked())
     runs = diagnosed(tmp_path)

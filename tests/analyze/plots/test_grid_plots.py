@@ -90,6 +90,7 @@ def test_lr_sensitivity_draws_every_run_and_says_what_the_range_costs(grid: Path
     assert any(f"{costs:.1f} of" in text for text in legend)
 
 
+@pytest.mark.lengthy
 def test_rates_that_only_go_along_have_no_sensitivity(tmp_path: Path) -> None:
     for lr, name in ((1e-3, "none"), (2e-3, "batch"), (1e-3, "weight")):
         plant_run(tmp_path / name, f"optim.lr={lr}", f"model.patch_norm={name}")
@@ -128,6 +129,7 @@ def test_stability_map_ends_where_runs_turn_unstable(tmp_path: Path) -> None:
     assert sum("0 of 1" in text for text in texts) == 3
 
 
+@pytest.mark.lengthy
 def test_a_map_of_settings_that_are_no_numbers(grid: Path, tmp_path: Path) -> None:
     for path in grid.glob("lr 0.02*"):
         path.rename(tmp_path / f"other {path.name}")

@@ -209,6 +209,7 @@ def test_the_order_says_in_words_that_there_is_none(tmp_path: Path) -> None:
     assert ax.get_title("left") == "No order to show: these runs have no gradient burst."
 
 
+@pytest.mark.lengthy
 def test_grad_norms_zooms_on_the_burst_and_puts_first_and_last_layers_in_front(
     grid_runs: Diagnoses,
 ) -> None:

@@ -69,6 +69,7 @@ def test_grad_norms_are_relative_to_each_layers_median(
     assert spiked["step"].between(SPIKE, SPIKE + 2).all()
 
 
+@pytest.mark.lengthy
 def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid_runs: Diagnoses) -> None:
     table = grad_norms_table(grid_runs)
     frozen = table[table["cell"].str.startswith("frozen") & (table["series"] == "grad_norm")]
@@ -81,6 +82,7 @@ def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid_runs: Diagnoses)
     assert all("seed 0" in title for title in titles)
 
 
+@pytest.mark.lengthy
 def test_lines_of_knn_are_named_where_they_end_with_the_final_level(grid_runs: Diagnoses) -> None:
     table = knn_table(grid_runs)
     figure = knn_figure(table)
@@ -95,6 +97,7 @@ def test_lines_of_knn_are_named_where_they_end_with_the_final_level(grid_runs: D
     assert len(limits) == 1
 
 
+@pytest.mark.lengthy
 def test_a_dip_that_never_ended_is_marked_but_not_shaded(grid: Path) -> None:
     """A band to the end of the run would look like a confidence interval."""
     table = knn_table(diagnosed(grid))
@@ -106,6 +109,7 @@ def test_a_dip_that_never_ended_is_marked_but_not_shaded(grid: Path) -> None:
     assert any("not recovered" in text.get_text() for ax in figure.axes for text in ax.texts)
 
 
+@pytest.mark.lengthy
 def test_the_end_of_the_warmup_and_the_epochs_are_drawn(grid_runs: Diagnoses) -> None:
     table = knn_table(grid_runs)
     settings = next(iter(grid_runs)).settings

@@ -149,6 +149,7 @@ def test_limits_are_where_they_belong(tmp_path: Path) -> None:
     assert [len(line.get_xdata()) for line in crosses] == [2]
 
 
+@pytest.mark.lengthy
 def test_depth_is_lightness_and_a_spike_of_one_step_is_drawn(tmp_path: Path) -> None:
     plant_signals(tmp_path / "run")
     table = signals_table(diagnosed(tmp_path))

@@ -52,6 +52,7 @@ def reported(folder: Path) -> tuple[Report, str]:
     return report, page[page.index('id="try"') :]
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("undrawn")
 def test_a_language_model_is_advised_in_torch_and_not_as_a_vision_transformer(
     tmp_path: Path,
@@ -68,6 +69,7 @@ def test_a_language_model_is_advised_in_torch_and_not_as_a_vision_transformer(
     assert all(advice.score > 0 for advice in report.advice)
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("undrawn")
 def test_the_patch_projection_of_another_loop_is_called_by_its_name(tmp_path: Path) -> None:
     plant_loop(tmp_path / "a", VIT, burst="patch_embed", lr=1e-3)

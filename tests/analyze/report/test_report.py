@@ -45,6 +45,7 @@ def test_the_verdict_counts_runs_points_and_steps(grid_runs: Diagnoses, whole_gr
     assert verdict.lines[2] == f"Dips took {total:,} of all {8 * STEPS:,} steps ({share})."
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("undrawn")
 def test_the_verdict_and_the_table_give_one_level(grid_runs: Diagnoses) -> None:
     """Not the median of the last fifth here and the last evaluation there."""
@@ -119,6 +120,7 @@ def test_every_event_is_told_the_deepest_first_and_those_left_out_are_counted(
     assert report.further.rows[1][2] == str(SPIKE)
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("undrawn")
 def test_settings_are_those_that_differ_and_those_that_do_not(grid_runs: Diagnoses) -> None:
     report = make_report(grid_runs)

@@ -131,6 +131,7 @@ def test_the_commit_step_is_where_the_share_stays_high() -> None:
     assert commit_step(shares[:2]) is None
 
 
+@pytest.mark.lengthy
 def test_several_events_are_joined_by_a_sign_test() -> None:
     judged = [judge_branches(simulated_table(seed, QUICK, 1.0, Truth(0.0))) for seed in range(6)]
     spoiled = simulated_table(9, QUICK, 0.0, Truth(0.0))

@@ -85,6 +85,7 @@ def loaders(workers: int = 0) -> KNN:
     return KNN(bank, DataLoader(TensorDataset(*QUERIES), 7, shuffle=True), every=5)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("knn", [lambda: KNN(BANK, QUERIES, every=5), loaders])
 def test_a_training_with_it_is_the_same_to_the_last_bit(
     tmp_path: Path, knn: Callable[[], KNN]

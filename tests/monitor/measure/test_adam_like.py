@@ -136,6 +136,7 @@ def adam_rms(run: stabkit.Run, layer: str) -> Any:
     return rows[rows["layer"] == layer]["adam_rms"].to_numpy()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("make", [Plain, Counting, Ahead])
 def test_adams_that_nobody_has_heard_of_are_adams(make: Any, tmp_path: Path) -> None:
     run, expected, said, _ = record(tmp_path, make)
@@ -176,6 +177,7 @@ def test_a_parameter_without_dimensions_is_told_apart_too() -> None:
         assert (why == "") == is_adam
 
 
+@pytest.mark.lengthy
 def test_moments_that_are_corrected_as_they_are_made_are_not_corrected_again(
     tmp_path: Path,
 ) -> None:

@@ -60,6 +60,7 @@ class Copied(stabkit.LayerSignal):
         return blocks.values.double().square().sum(1)
 
 
+@pytest.mark.lengthy
 def test_values_are_the_same_bits_whatever_the_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

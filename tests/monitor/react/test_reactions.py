@@ -410,6 +410,7 @@ def write_run(folder: Path, steps: np.ndarray, values: np.ndarray, loss: np.ndar
     writer.flush()
 
 
+@pytest.mark.lengthy
 def test_a_resumed_run_finds_what_an_unbroken_one_does(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     size, at = 600, 330

@@ -127,6 +127,7 @@ def test_gradient_sharpness_of_groups_is_along_their_common_step() -> None:
     )
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("step", [3, 80])
 def test_adams_signals_are_those_of_the_explicit_hessian(step: int) -> None:
     model, loss = small_model()
@@ -160,6 +161,7 @@ def test_adams_signals_are_those_of_the_explicit_hessian(step: int) -> None:
     assert found[0] < 0.999 * largest  # the first is too low, as its documentation says
 
 
+@pytest.mark.lengthy
 def test_the_limit_of_one_adam_is_38_over_its_rate() -> None:
     model, loss = small_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -228,6 +230,7 @@ class FrozenAdam(torch.optim.Adam):
                 p -= group["lr"] * state["exp_avg"] / (state["exp_avg_sq"].sqrt() + group["eps"])
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("share", [0.98, 1.02])
 def test_frozen_adam_with_two_rates_diverges_just_where_the_signal_passes_one(share: float) -> None:
     generator = torch.Generator().manual_seed(3)

@@ -90,6 +90,7 @@ def test_classes_are_balanced(count: int, most: int) -> None:
         assert split.classes == CLASSES
 
 
+@pytest.mark.lengthy
 def test_all_images_have_one_histogram_of_two_blended_colors() -> None:
     for images in arrays():
         levels = np.sort(images.reshape(len(images), 3, -1), axis=2)

@@ -206,6 +206,7 @@ def test_a_shard_that_shrinks_later_is_an_error_of_its_image(tmp_path: Path) -> 
         train.load(np.array([5]))
 
 
+@pytest.mark.lengthy
 def test_a_run_trains_on_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_set(tmp_path / "set")
     words = ["data.name=tar", f"data.path={root}", "train.batch=2", "train.steps=5"]

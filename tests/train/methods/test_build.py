@@ -97,6 +97,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", WHOLE)
 def test_two_processes_equal_one_with_all_the_images(name: str, tmp_path: Path) -> None:
     """Compare loss, gradients and queue, without BN: it uses the images of its own process only."""

@@ -126,6 +126,7 @@ def test_resnets_have_their_published_sizes() -> None:
     assert round(multiply_adds(small, 32), 2) == 0.56
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("size", ["S", "B"])
 def test_a_conv_stem_costs_about_one_block(size: str) -> None:
     """Xiao et al. 2021, section 4, therefore leave one block out."""

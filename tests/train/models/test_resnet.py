@@ -22,6 +22,7 @@ def test_the_stem_decides_how_much_of_a_small_image_is_left(stem: str, size: int
     assert resnet(torch.randn(2, 3, 64, 64)).shape == (2, 512)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_a_residual_block_starts_as_its_shortcut(stem: str) -> None:
     resnet = build("resnet18", stem).eval()
@@ -63,6 +64,7 @@ def test_bit_has_groups_and_standardized_weights_instead_of_bn() -> None:
         torch.testing.assert_close(bit(images), before, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.lengthy
 def test_layers_come_in_depth_order() -> None:
     cases = [
         ("resnet18", "cifar", ["conv1", "bn1", "layer1.0", "layer1.1"]),

@@ -82,6 +82,7 @@ def test_freezing_takes_the_patch_projection_out_of_training() -> None:
     assert frozen == ["pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"]
 
 
+@pytest.mark.lengthy
 def test_timm_names_build_and_others_are_refused() -> None:
     vit = build_vit(ModelConfig(name="vit_tiny_patch16_224", patch_size=4, depth=2), 32, True)
     assert (vit.num_features, len(vit.blocks), vit.patch_embed.num_patches) == (192, 2, 64)

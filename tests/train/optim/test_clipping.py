@@ -136,6 +136,7 @@ def spiky_norms(count: int) -> list[float]:
     return scales.tolist()
 
 
+@pytest.mark.lengthy
 def test_zclip_equals_the_published_algorithm() -> None:
     """Kumar et al. 2025: plain mean and variance of 25 values, then exponential ones."""
     model = small()
@@ -169,6 +170,7 @@ def test_zclip_equals_the_published_algorithm() -> None:
     assert outliers >= 3
 
 
+@pytest.mark.lengthy
 def test_patch_embed_is_clipped_alone_and_to_its_running_norm() -> None:
     model = small()
     acting = stabilizer(model, "patch_embed", 1.5)
@@ -350,6 +352,7 @@ def test_a_step_on_a_broken_image_leaves_nothing_behind(
         assert int(content["model"]["queue.added"]) == (config.train.steps - 1) * 16
 
 
+@pytest.mark.lengthy
 def test_the_recorded_gradient_is_the_one_before_clipping(tmp_path: Path) -> None:
     settings = [
         *("optim.name=sgd", "optim.momentum=0", "optim.weight_decay=0", "optim.lr=0.5"),
