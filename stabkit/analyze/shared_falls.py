@@ -117,7 +117,7 @@ def _words(fall: SharedFall) -> str:
     alone = f"{counted(fall.alone, 'run')} of them" if fall.alone else "no run"
     shows = "show" if fall.alone > 1 else "shows"
     return (
-        f"Seeds fall together ({label}): the mean of {number} runs falls by "
+        f"Runs fall together ({label}): the mean of {number} runs falls by "
         f"{100 * fall.depth:.1f} points from step {fall.onset:,}\n(p = {fall.p_value:.1g} over the "
         f"runs), is lowest at step {fall.trough:,} and {back}; {alone} {shows} it by itself."
     )

@@ -124,7 +124,7 @@ def test_no_clean_bill_where_only_the_mean_falls(tmp_path: Path) -> None:
     if not fall.alone:  # the samples' answers can tell what the accuracy alone does not
         assert "no sign of instability" not in said
         assert "by itself, but in the mean of several" in said
-    assert "Seeds fall together" in said
+    assert "Runs fall together" in said
 
 
 def test_two_runs_and_runs_of_other_settings_have_no_mean(tmp_path: Path) -> None:

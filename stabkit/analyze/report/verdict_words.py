@@ -66,7 +66,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         return Verdict("bad", words, (*_unstable(runs, table, bad), *told, *lines))
     doubtful = table[table["verdict"].isin(DOUBTFUL)]
     if shared:
-        words = "Seeds fall together, and no run shows it by itself"
+        words = "Runs of one setting fall together, and none shows it by itself"
         return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
     if doubtful.empty:
         words = f"No sign of instability in {known}"
