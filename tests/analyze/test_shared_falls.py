@@ -82,6 +82,7 @@ def test_the_p_value_is_that_of_the_falls_of_the_runs() -> None:
     assert mean_falls(STEPS, values).empty
 
 
+@pytest.mark.lengthy
 def test_seeds_that_do_not_fall_show_nothing() -> None:
     def alarms() -> Iterator[bool]:
         for seed in range(100):
@@ -115,6 +116,7 @@ def test_the_summary_and_the_report_say_it(ten: Path, tmp_path: Path) -> None:
     assert sentence in page.read_text()
 
 
+@pytest.mark.lengthy
 def test_no_clean_bill_where_only_the_mean_falls(tmp_path: Path) -> None:
     """Runs of which none shows a fall are not called free of any sign of instability."""
     quiet = [row for row in accuracies(40, 8, seed=3) if not alone(row[None])][:6]
