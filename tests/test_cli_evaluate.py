@@ -61,7 +61,7 @@ def test_every_method_is_recorded_at_the_step_of_the_checkpoint(
         assert correct is not None
         np.testing.assert_allclose(correct.mean(axis=1), [value])
         assert f"{metric}" in printed
-        assert f"{value:.4f} of 20 held-out images" in printed
+        assert f"{100 * value:.2f} % of 20 held-out images" in printed
     assert "augmentation is off" in printed
     assert "chosen" in printed
     events = stabkit.open_run(run).log()

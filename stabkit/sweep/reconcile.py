@@ -76,7 +76,7 @@ def print_removed(sweep: Sweep, folder: Path) -> None:
     """Name the runs in the sweep's folder that are not part of this request."""
     if others := removed(sweep.runs, folder):
         print(
-            f"  {counted(len(others), 'run')} here not part of this request; --cancel-removed ends "
+            f"  not part of this request: {counted(len(others), 'run')} here; --cancel-removed ends "
             "such jobs:"
         )
         for rundir in others:

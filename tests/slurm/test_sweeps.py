@@ -96,7 +96,7 @@ def test_canceled_and_launched_again(site: Site, unbroken: Path) -> None:
     row = site.row()
     assert (row.state, row.job) == ("preempted", job)
     assert row.reason == f"stopped by SIGTERM; job {job} is not in the queue"
-    assert "submitted 1 runs" in site.sweep(*LONG)
+    assert "submitted 1 run " in site.sweep(*LONG)
     assert site.row().job != job
     site.wait_for_state("done")
     assert site.attempts()[1]["first_step"] == row.step

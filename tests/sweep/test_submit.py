@@ -274,7 +274,7 @@ def test_cancel_ends_the_cells_and_only_those_asked(
     fewer = [*command, "optim.lr=2e-3"]
     capsys.readouterr()
     assert main(fewer) == 0
-    assert "2 runs here are not part of this request" in capsys.readouterr().out
+    assert "not part of this request: 2 runs here" in capsys.readouterr().out
     assert main([*fewer, "--cancel-removed", "--dry-run"]) == 0
     assert "would cancel 2 jobs" in capsys.readouterr().out
     assert slurm.queue() == ["11_0", "11_1", "11_2"]

@@ -221,7 +221,8 @@ def test_other_figures_draw_the_lowest_and_say_so(
         if run.settings["model.freeze_patch_embed"]:
             monkeypatch.setitem(run.settings, "optim.name", "lamb")
     figure, table, note = drawn("optimizer", sixty)
-    assert note == "the 1 of 2 arms that end lowest; curves of 6 of 10 rates"
+    seeds = "n = 3 seeds, shaded over their range"
+    assert note == f"{seeds}; the 1 of 2 arms that end lowest; curves of 6 of 10 rates"
     levels = table[table["row"] == "run"].groupby("optimizer")["level"].mean()
     assert figure.axes[0].get_title().replace("\n", " ") == levels.idxmin()
 
