@@ -13,7 +13,7 @@ QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or s
 
 help:
 	@echo "make demo        the main job on this machine: sweeps, figures, findings (about 9 minutes)"
-	@echo "make quick       the tests that need no other process, SLURM, browser or framework (8 minutes)"
+	@echo "make quick       three quarters of the tests: none that starts a process or takes long (2 minutes)"
 	@echo "make test        the tests, on two cores (10 to 16 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
 	@echo "make test-gpu    the tests that need a CUDA device"

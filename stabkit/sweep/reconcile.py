@@ -76,8 +76,8 @@ def print_removed(sweep: Sweep, folder: Path) -> None:
     """Name the runs in the sweep's folder that are not part of this request."""
     if others := removed(sweep.runs, folder):
         print(
-            f"  not part of this request: {counted(len(others), 'run')} here; --cancel-removed ends "
-            "such jobs:"
+            f"  not part of this request: {counted(len(others), 'run')} here; "
+            "--cancel-removed ends such jobs:"
         )
         for rundir in others:
             print(f"    {rundir.path.name}")

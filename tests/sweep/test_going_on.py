@@ -344,5 +344,5 @@ def test_a_launch_goes_on_with_the_sweep_file_that_it_read(
     assert [rundir.standing() for rundir in before] == ["done", "done"]
     assert main(["sweep", str(sweep), *SMALL, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "1 run here not part of this request" in printed
+    assert "not part of this request: 1 run here" in printed
     assert before[1].path.name in printed
