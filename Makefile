@@ -12,7 +12,7 @@ QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or s
 .PHONY: help demo quick test test-slow test-gpu test-speed bench gpu docs gallery dist check format clean
 
 help:
-	@echo "make demo        the main job on this machine: sweeps, figures, findings (about 9 minutes)"
+	@echo "make demo        the main job on this machine: sweeps, figures, findings (9 to 13 minutes)"
 	@echo "make quick       three quarters of the tests: none that starts a process or takes long (2 minutes)"
 	@echo "make test        the tests, on two cores (10 to 16 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
