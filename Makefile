@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-# Two frameworks take a quarter of the time of a quick run to import.
+# The last two import frameworks, which takes seconds, and hold no quick test.
 NOT_QUICK := tests/studies tests/integrations/test_lightning.py tests/integrations/test_huggingface.py
 QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or slow or speed)
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from stabkit.analyze.intervals import ENOUGH, TESTED, Interval, paired_test, unpaired_test
 from stabkit.analyze.matching import Matched
-from stabkit.analyze.text import counted
+from stabkit.printing import counted
 
 
 @dataclass(frozen=True)

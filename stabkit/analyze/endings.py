@@ -4,7 +4,8 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.text import counted, shortened
+from stabkit.analyze.text import shortened
+from stabkit.printing import counted
 
 ENDED = ("failed", "lost")
 NAMED = 3  # runs; more are counted

@@ -6,8 +6,8 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.order import LEAD, herald_words, order_words
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
-from stabkit.analyze.text import counted
 from stabkit.detect import event_association
+from stabkit.printing import counted
 
 
 def findings(runs: Diagnoses) -> list[str]:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from stabkit.analyze.series import accuracy_words, is_held_out
-from stabkit.analyze.text import counted, listed
+from stabkit.analyze.text import listed
 from stabkit.detect.dips import SHORTEST
+from stabkit.printing import counted
 
 NAMED = 3  # series; more are counted
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from stabkit.analyze.text import counted
+from stabkit.printing import counted
 
 FEWEST_CELLS = 3  # pairs of cells; fewer could not be tested
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from stabkit.analyze.text import aligned, counted, shortened
+from stabkit.analyze.text import aligned, shortened
+from stabkit.printing import counted
 from stabkit.rundir import Note
 from stabkit.store.reader import Run
 

@@ -10,7 +10,6 @@ import pandas as pd
 from stabkit.analyze.across_runs import onsets, order_test, recorded_every
 from stabkit.analyze.claims import Claim, Outcome, from_interval, more_often
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.text import counted
 from stabkit.detect.association import Association
 from stabkit.detect.onset_order import (
     OrderTest,
@@ -18,6 +17,7 @@ from stabkit.detect.onset_order import (
     first_in_bursts,
     median_p_value,
 )
+from stabkit.printing import counted
 
 LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
 FIRST = "patch_embed"  # the layer in which the paper sees bursts begin

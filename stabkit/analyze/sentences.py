@@ -14,9 +14,10 @@ from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.order import FIRST, lead_words
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import SharedFall, shared_in_words
-from stabkit.analyze.text import counted, listed, times
+from stabkit.analyze.text import listed, times
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
+from stabkit.printing import counted
 
 NAMED = 3  # runs of one kind; more are counted
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
@@ -60,7 +61,7 @@ def footnote(table: pd.DataFrame) -> str:
     return "\n".join(notes)
 
 
-def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall] = ()) -> str:
+def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     """Say what was sought and not found in runs of which none trained unstably.
 
     `shared`: the falls that show in the mean of several runs alone.
@@ -81,7 +82,7 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall] = ()) -> str
 
 
 def events_in_words(
-    runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall] = ()
+    runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall]
 ) -> list[str]:
     """Return a sentence for each kind of event that was found, and for each of the `shared`."""
     ordered = in_table_order(runs)

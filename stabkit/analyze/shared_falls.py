@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from stabkit.analyze.cells import Cell, cell_label, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.text import counted
 from stabkit.detect import find_dips, find_drift
 from stabkit.detect.dips import SHORTEST
+from stabkit.printing import counted
 
 FEWEST = 3  # runs whose mean is searched
 BESIDE = 5  # evaluations that tell how far each run falls

@@ -12,7 +12,8 @@ from stabkit.analyze.counts import Counts
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import score
-from stabkit.analyze.text import aligned, counted
+from stabkit.analyze.text import aligned
+from stabkit.printing import counted
 
 
 class PublishedCell(Protocol):

@@ -23,9 +23,9 @@ from stabkit.analyze.sentences import (
 )
 from stabkit.analyze.series import METRIC
 from stabkit.analyze.shared_falls import SharedFall, shared_falls
-from stabkit.analyze.text import aligned, counted
+from stabkit.analyze.text import aligned
 from stabkit.analyze.verdict import UNSTABLE, VERDICTS
-from stabkit.printing import one_line
+from stabkit.printing import counted, one_line
 
 LISTED = 40  # runs; a longer table would not be read
 

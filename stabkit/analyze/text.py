@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from stabkit.printing import counted as counted
 from stabkit.printing import one_line
 
 

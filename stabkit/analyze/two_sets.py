@@ -16,11 +16,10 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.intervals import TOO_FEW
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import is_unstable, score
-from stabkit.analyze.text import counted
 from stabkit.analyze.two_sets_cells import cell_table
 from stabkit.analyze.verdict import UNSTABLE, VERDICTS
 from stabkit.detect.significance import holm
-from stabkit.printing import one_line
+from stabkit.printing import counted, one_line
 
 
 def compare_sets(first: Diagnoses, second: Diagnoses) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from stabkit.convert.series import counted
+from stabkit.printing import counted
 
 _BEGIN = re.compile(r"^-{8,}\s*\n\| [\w .\-]+/ *\| *\|", re.MULTILINE)
 _RULE = re.compile(r"^-{8,}\s*$")

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from stabkit.convert.series import FloatArray, IntArray, counted, shown
+from stabkit.convert.series import FloatArray, IntArray, shown
 from stabkit.convert.spelling import numbers_of
+from stabkit.printing import counted
 
 Words = tuple[IntArray, list[str]]  # rows and texts of the cells that are not blank
 Cells = tuple[IntArray, list[Any] | FloatArray]  # rows and values of the cells that are not blank

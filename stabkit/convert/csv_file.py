@@ -11,8 +11,9 @@ import pyarrow.csv as pa_csv
 
 from stabkit.convert.arrow_table import from_arrow
 from stabkit.convert.columns import Table
-from stabkit.convert.series import ConvertError, counted
+from stabkit.convert.series import ConvertError
 from stabkit.convert.spelling import is_number
+from stabkit.printing import counted
 
 DELIMITERS = ";\t,|"
 _EXCEL = "sep="  # what Excel needs to know stands above the names

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stabkit.convert.naming import in_depth_order, layer_names, layer_signal
-from stabkit.convert.series import Series, counted, listed, tidy
+from stabkit.convert.series import Series, listed, tidy
 from stabkit.convert.targets import Target
+from stabkit.printing import counted
 from stabkit.store.schema import SIGNALS
 
 NAME = r"\w./@+-"  # characters in the name of a layer

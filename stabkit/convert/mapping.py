@@ -9,8 +9,9 @@ import numpy as np
 from stabkit.convert.layers import NAME, Layers, group_norms
 from stabkit.convert.layout import of_layout, order_of
 from stabkit.convert.naming import layer_signal
-from stabkit.convert.series import ConvertError, Log, Series, counted, shown, tidy
+from stabkit.convert.series import ConvertError, Log, Series, shown, tidy
 from stabkit.convert.targets import Target
+from stabkit.printing import counted
 from stabkit.store.accuracies import (
     has_held_out_twin,
     is_accuracy,

@@ -8,7 +8,7 @@ training row, so they stand at its step.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stabkit.convert.series import counted
+from stabkit.printing import counted
 
 Record = Mapping[str, Any]
 COUNTERS = ("epoch", "iter", "step")

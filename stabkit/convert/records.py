@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stabkit.convert.naming import STEPS
-from stabkit.convert.series import ConvertError, counted, listed
+from stabkit.convert.series import ConvertError, listed
+from stabkit.printing import counted
 
 
 def is_json(start: bytes) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.convert.series import ConvertError, IntArray, Series, counted, shown
+from stabkit.convert.series import ConvertError, IntArray, Series, shown
+from stabkit.printing import counted
 
 Place = tuple[int, int]  # the row where a resumed run begins, and the step it goes back to
 

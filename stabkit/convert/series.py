@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.config import suggest
-from stabkit.printing import counted as counted
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -8,16 +8,8 @@ import numpy as np
 from stabkit.convert.columns import Column, Table
 from stabkit.convert.naming import BATCHES, EPOCHS, OPTIMIZER_STEPS, ROWS, STEPS
 from stabkit.convert.resumes import without_given_up
-from stabkit.convert.series import (
-    BoolArray,
-    ConvertError,
-    IntArray,
-    Log,
-    Series,
-    counted,
-    listed,
-    shown,
-)
+from stabkit.convert.series import BoolArray, ConvertError, IntArray, Log, Series, listed, shown
+from stabkit.printing import counted
 
 INDEX = ("", "Unnamed: 0")  # pandas' index, as written and as read and written again
 WITHIN_EPOCH = ("iter", "iteration", "it", "step", *BATCHES)  # may start again with each epoch

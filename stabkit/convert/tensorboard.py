@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from stabkit.convert.series import ConvertError, Log, Series, counted, shown
+from stabkit.convert.series import ConvertError, Log, Series, shown
+from stabkit.printing import counted
 
 LAYOUT = "stabkit/layout"  # tag of the text in an export that says where its tags belong
 FRAME = 16  # bytes around a record: length, its checksum, the record's checksum

@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from stabkit.convert.naming import EPOCHS, STEPS
 from stabkit.convert.pairs import batch_of, inside, pairs_of
-from stabkit.convert.series import counted, listed
+from stabkit.convert.series import listed
+from stabkit.printing import counted
 from stabkit.store.accuracies import is_held_out
 
 LOOKED_AT = 400  # lines at the start, and as many at the end, to tell a text log from a table

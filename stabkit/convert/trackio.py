@@ -16,9 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stabkit.convert.naming import ROWS
-from stabkit.convert.series import ConvertError, Log, counted
+from stabkit.convert.series import ConvertError, Log
 from stabkit.convert.steps import to_log
 from stabkit.convert.tables import table_of
+from stabkit.printing import counted
 
 MAGIC = b"SQLite format 3\0"
 WAL = "-wal"  # behind the name of a file that holds what was written last

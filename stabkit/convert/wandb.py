@@ -2,8 +2,9 @@
 
 from stabkit.convert.columns import Column, Table
 from stabkit.convert.naming import STEPS
-from stabkit.convert.series import ConvertError, Log, counted, shown
+from stabkit.convert.series import ConvertError, Log, shown
 from stabkit.convert.steps import find_steps, step_column, to_log
+from stabkit.printing import counted
 
 CLOCK = ("_runtime", "_timestamp", "_wandb")
 RANGE = ("__MIN", "__MAX")

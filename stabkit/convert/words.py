@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stabkit.convert.mapping import Plan
-from stabkit.convert.series import counted, listed, shown
+from stabkit.convert.series import listed, shown
 from stabkit.convert.write import Converted
+from stabkit.printing import counted
 
 
 def in_detail(run: Converted) -> Iterator[str]:

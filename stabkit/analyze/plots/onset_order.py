@@ -11,9 +11,9 @@ from stabkit.analyze.across_runs import onsets, recorded_every
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.order import order_words
 from stabkit.analyze.plots.style import RC, new_figure, ramp
-from stabkit.analyze.text import counted
 from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.bursts import ONSETS
+from stabkit.printing import counted
 
 COUNTS = ["events", "alone"]
 FEWEST = 3  # bursts; of fewer a sentence says all

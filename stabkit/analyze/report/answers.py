@@ -10,7 +10,7 @@ from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.remedy_effects import Advice, Trial
 from stabkit.analyze.report.signs import IN_WORDS
 from stabkit.analyze.report.verdict_words import Verdict, isolated
-from stabkit.analyze.text import counted
+from stabkit.printing import counted
 
 TOLD = 2  # remedies in the third answer
 

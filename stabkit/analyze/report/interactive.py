@@ -21,7 +21,7 @@ from stabkit.analyze.plots.knn import curve_styles, drawn_panels, knn_axis, knn_
 from stabkit.analyze.plots.knn_lines import Styles
 from stabkit.analyze.plots.layer_styles import layer_styles, telling_layers
 from stabkit.analyze.plots.losses import loss_axis, loss_table
-from stabkit.analyze.text import counted
+from stabkit.printing import counted
 
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 MAX_POINTS = 4000  # per line; a screen has fewer columns

@@ -19,10 +19,10 @@ from stabkit.analyze.report.param_groups import Group
 from stabkit.analyze.report.remedies import REMEDIES
 from stabkit.analyze.report.remedy import Evidence, Part, Remedy, Sign
 from stabkit.analyze.report.torch_lines import torch_lines, values_of
-from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
 from stabkit.detect.significance import holm
+from stabkit.printing import counted
 
 HAS_IT = "the worst run has it already"
 

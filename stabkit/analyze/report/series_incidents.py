@@ -9,7 +9,8 @@ import numpy as np
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.report.incident import Facts, Incident, lasting, number
-from stabkit.analyze.text import counted, listed, times
+from stabkit.analyze.text import listed, times
+from stabkit.printing import counted
 
 NAMED = 6  # layers; more are counted
 BEFORE = 20  # values whose median is the level before a spike

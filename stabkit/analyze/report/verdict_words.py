@@ -14,8 +14,8 @@ from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_fou
 from stabkit.analyze.series import METRIC, accuracy_words
 from stabkit.analyze.shared_falls import shared_falls
 from stabkit.analyze.summary import judged_on, lacking_rows
-from stabkit.analyze.text import counted
 from stabkit.analyze.verdict import UNSTABLE, worst_of
+from stabkit.printing import counted
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,15 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         failed = int(table["state"].isin(ENDED).sum())
         if failed:
             words += ", which failed" if len(table) == 1 else f", of which {failed} failed"
-        return Verdict("warn" if failed else "good", words, (nothing_found(table), *told, *lines))
+        return Verdict(
+            "warn" if failed else "good", words, (nothing_found(table, shared), *told, *lines)
+        )
     kinds = [DOUBTFUL[str(kind)] for kind in doubtful["verdict"].unique()]
     words = f"{' and '.join(kinds)} in {counted(len(doubtful), 'run')}"
     if "bursts" in set(doubtful["verdict"]) and (table["metric"] != "").all():
         words += ", and accuracy does not show it"
     words = words[0].upper() + words[1:]
-    return Verdict("warn", words, (nothing_found(table), *told, *lines))
+    return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
 
 
 def isolated(text: object) -> str:
