@@ -13,7 +13,7 @@ QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or s
 
 help:
 	@echo "make demo        the main job on this machine: sweeps, figures, findings (9 to 13 minutes)"
-	@echo "make quick       three quarters of the tests: none that starts a process or takes long (2 minutes)"
+	@echo "make quick       three quarters of the tests: none that starts a process or takes long (2 to 3 minutes)"
 	@echo "make test        the tests, on two cores (10 to 20 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
 	@echo "make test-gpu    the tests that need a CUDA device"
