@@ -13,7 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: a core for each process
 
-from benchmarks.branches.outcome import Outcome
+from benchmarks.branches.outcome import FIRST, Outcome
 from benchmarks.calibration.__main__ import filled, page_of
 
 
@@ -21,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("subject", choices=["planted"])
     parser.add_argument("--events", type=int, default=40, help="events in all")
+    parser.add_argument("--first", type=int, default=FIRST, help="the first seed")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the results")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--write", action="store_true", help="put the table into the docs")
@@ -28,7 +29,7 @@ def main() -> None:
     outcome = Outcome(given.runs)
     if outcome.events() < given.events:
         given.runs.mkdir(parents=True, exist_ok=True)
-        measure(outcome, given.runs, given.events, given.workers)
+        measure(outcome, given.runs, given.events, given.workers, given.first)
     print(outcome.text())
     if given.write:
         page = page_of(given.subject)
@@ -36,11 +37,11 @@ def main() -> None:
         page.write_text(text, encoding="utf-8")
 
 
-def measure(outcome: Outcome, folder: Path, events: int, workers: int) -> None:
-    """Measure seeds until there are so many events."""
+def measure(outcome: Outcome, folder: Path, events: int, workers: int, first: int) -> None:
+    """Measure seeds from `first` on until there are so many events."""
     from benchmarks.branches.planted import Measured, measure_event
 
-    seeds = outcome.seeds()
+    seeds = outcome.seeds(first)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
 
         def start() -> "Future[Measured]":

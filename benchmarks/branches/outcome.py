@@ -43,10 +43,10 @@ class Outcome:
         """Return how many seeds dipped, and so have branches."""
         return len(self.branches())
 
-    def seeds(self) -> Iterator[int]:
-        """Yield the seeds that are not measured yet."""
+    def seeds(self, first: int = FIRST) -> Iterator[int]:
+        """Yield the seeds from `first` on that are not measured yet."""
         known = set(self.table()["seed"])
-        return (seed for seed in count(FIRST) if seed not in known)
+        return (seed for seed in count(first) if seed not in known)
 
     def line(self) -> str:
         """Say how the last seed turned out."""
