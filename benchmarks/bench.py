@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lib.pages import filled
 from benchmarks.lib.results import ROOT, markdown, read_rows, row_cells
 
 FOLDER = Path(__file__).parent
@@ -99,9 +100,10 @@ def read_record(file: Path) -> Record:
 
 def page(text: str, record: Record) -> str:
     """Return README.md with the table of every recorded script and the table of goals."""
-    text = filled(text, "goals", goals(record))
+    text = filled(text, "goals", goals(record), README)
     for name in NAMES:
-        text = filled(text, name, markdown(record[name]["full"]) if name in record else "Not run.")
+        table = markdown(record[name]["full"]) if name in record else "Not run."
+        text = filled(text, name, table, README)
     return text
 
 
@@ -114,18 +116,6 @@ def goals(record: Record) -> str:
             if row.goal is not None:
                 lines.append(f"| {link} | {row.what} | {row.peer} | {row_cells(row)} |")
     return "\n".join(lines)
-
-
-def filled(text: str, name: str, content: str, file: Path = README) -> str:
-    """Return `text` with `content` between the markers `name`; without them raise ValueError."""
-    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-    for marker in (opening, closing):
-        if text.count(marker) != 1:
-            raise ValueError(f"{file}: {marker} occurs {text.count(marker)} times instead of once")
-    before, rest = text.split(opening)
-    if closing not in rest:
-        raise ValueError(f"{file}: {closing} comes before {opening}")
-    return f"{before}{opening}\n{content}\n{closing}{rest.split(closing)[1]}"
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ GPU's peak that is assumed (`USE`); `--write` puts the tables into docs/studies.
 
 import argparse
 from math import sqrt
-from pathlib import Path
 
 from scipy.stats import fisher_exact, nct, t
 
+from benchmarks.lib.pages import fill
 from benchmarks.lib.results import ROOT
 from stabkit.config import RunConfig
 from stabkit.sweep.grid import load_sweep
 
 DOCS = ROOT / "docs" / "studies.md"
-MARK = ("<!-- cost -->\n", "<!-- /cost -->")
 PEAK = 989e12  # products and sums a second of an H100 SXM in bfloat16, dense (NVIDIA's data sheet)
 USE = {"imagenet": 0.30, "cifar": 0.10}  # the share of the peak; small layers fill less of a GPU
 DOLLARS = 2.50  # an hour of one H100, assumed
@@ -95,23 +94,14 @@ def power() -> list[str]:
 
 def page() -> str:
     """Return both tables as they stand in docs/studies.md."""
-    return "\n".join(["", *costs(), "", *power(), "", ""])
-
-
-def filled(text: str) -> str:
-    """Return the page with the tables between its markers."""
-    before, _, rest = text.partition(MARK[0])
-    _, end, after = rest.partition(MARK[1])
-    if not end:
-        raise ValueError(f"{DOCS}: no markers {MARK[0].strip()} and {MARK[1]}")
-    return before + MARK[0] + page() + end + after
+    return "\n".join(["", *costs(), "", *power(), ""])
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description="Print what the studies cost.")
     options.add_argument("--write", action="store_true", help="put the tables into docs/studies.md")
     if options.parse_args().write:
-        Path(DOCS).write_text(filled(DOCS.read_text()))
+        fill(DOCS, "cost", page())
     else:
         print(page())
 

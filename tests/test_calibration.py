@@ -126,13 +126,12 @@ def test_scores_and_their_intervals() -> None:
 
 def test_tables_go_between_their_markers_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    opening, closing = command.markers("dips")
+    opening, closing = "<!-- calibration: dips -->", "<!-- /calibration: dips -->"
     page.write_text(f"before\n{opening}\nold\n{closing}\nafter\n")
     (tmp_path / "other.md").write_text("nothing\n")
     assert command.page_of("dips", tmp_path) == page
-    assert command.filled(page.read_text(), "dips", "new\n") == (
-        f"before\n{opening}\n\nnew\n\n{closing}\nafter\n"
-    )
+    command.write("dips", "new\n", page)
+    assert page.read_text() == f"before\n{opening}\n\nnew\n\n{closing}\nafter\n"
     with pytest.raises(SystemExit, match="<!-- calibration: drifts -->"):
         command.page_of("drifts", tmp_path)
 

@@ -13,6 +13,7 @@ import torch
 from benchmarks import bench
 from benchmarks.growth import run as growth
 from benchmarks.lib import regression, results, timing
+from benchmarks.lib.pages import filled
 
 OURS, PEER = [0.1, 0.2, 0.4], [0.2, 0.2, 0.2]
 
@@ -77,13 +78,13 @@ def test_rows_come_back_from_json_and_are_written_as_a_table(
 
 def test_the_filler_leaves_other_text_alone_and_asks_for_its_markers(tmp_path: Path) -> None:
     text = "# Top\n<!-- knn -->\nold\n<!-- /knn -->\nend | of\n"
-    assert bench.filled(text, "knn", "new") == "# Top\n<!-- knn -->\nnew\n<!-- /knn -->\nend | of\n"
     file = tmp_path / "README.md"
+    assert filled(text, "knn", "new", file) == "# Top\n<!-- knn -->\nnew\n<!-- /knn -->\nend | of\n"
     for broken in (text.replace("<!-- /knn -->", ""), text + text):
         with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: <!-- /?knn -->"):
-            bench.filled(broken, "knn", "new", file)
+            filled(broken, "knn", "new", file)
     with pytest.raises(ValueError, match="comes before"):
-        bench.filled("<!-- /knn -->\n<!-- knn -->", "knn", "new", file)
+        filled("<!-- /knn -->\n<!-- knn -->", "knn", "new", file)
 
 
 def test_the_readme_holds_what_is_on_record_under_the_headings_that_are_linked() -> None:

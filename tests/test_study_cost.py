@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmarks.study_cost import DOCS, detectable, filled, forward_flops, run_flops
+from benchmarks.lib.pages import filled
+from benchmarks.study_cost import DOCS, detectable, forward_flops, page, run_flops
 from stabkit.config import load_config
 
 
@@ -31,4 +32,4 @@ def test_a_detectable_difference_is_found_four_times_in_five() -> None:
 @pytest.mark.lengthy
 def test_the_page_holds_what_the_command_prints() -> None:
     text = DOCS.read_text()
-    assert text == filled(text), "python -m benchmarks.study_cost --write"
+    assert text == filled(text, "cost", page(), DOCS), "python -m benchmarks.study_cost --write"

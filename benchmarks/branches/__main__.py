@@ -14,7 +14,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: a core for each process
 
 from benchmarks.branches.outcome import FIRST, Outcome
-from benchmarks.calibration.__main__ import filled, page_of
+from benchmarks.calibration.__main__ import page_of, write
 
 
 def main() -> None:
@@ -32,9 +32,7 @@ def main() -> None:
         measure(outcome, given.runs, given.events, given.workers, given.first)
     print(outcome.text())
     if given.write:
-        page = page_of(given.subject)
-        text = filled(page.read_text(encoding="utf-8"), given.subject, outcome.text())
-        page.write_text(text, encoding="utf-8")
+        write(given.subject, outcome.text(), page_of(given.subject))
 
 
 def measure(outcome: Outcome, folder: Path, events: int, workers: int, first: int) -> None:

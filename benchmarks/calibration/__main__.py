@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is loaded: a threa
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks.calibration.scores import TESTING, Each
+from benchmarks.lib.pages import fill
 
 SUBJECTS = {  # name -> module and function that return its tables; imported when it is asked for
     "dips": "dips.dip_tables",
@@ -54,10 +55,7 @@ def main() -> None:
             text = tables_of(name)(in_processes(pool), given.runs)
             print(text, flush=True)
             if given.write:
-                page = pages[name]
-                page.write_text(
-                    filled(page.read_text(encoding="utf-8"), name, text), encoding="utf-8"
-                )
+                write(name, text, pages[name])
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -81,27 +79,17 @@ def in_processes(pool: ProcessPoolExecutor) -> Each:
 
 
 def page_of(name: str, folder: Path = DOCS) -> Path:
-    """Return the page of the docs with the markers of a subject. Raises SystemExit without one."""
-    opening, closing = markers(name)
-    pages = [
-        page
-        for page in sorted(folder.glob("*.md"))
-        if opening in (text := page.read_text(encoding="utf-8")) and closing in text
-    ]
+    """Return the page of the docs with the table of a subject. Raises SystemExit without one."""
+    opening = f"<!-- calibration: {name} -->"
+    pages = [page for page in folder.glob("*.md") if opening in page.read_text(encoding="utf-8")]
     if len(pages) != 1:
-        raise SystemExit(f"{opening} and {closing} must be in one page of {folder}, got {pages}")
+        raise SystemExit(f"{opening} must be in one page of {folder}, got {sorted(pages)}")
     return pages[0]
 
 
-def markers(name: str) -> tuple[str, str]:
-    return f"<!-- calibration: {name} -->", f"<!-- /calibration: {name} -->"
-
-
-def filled(page: str, name: str, text: str) -> str:
-    """Return the page with `text` between the markers of a subject."""
-    opening, closing = markers(name)
-    before, after = page.split(opening)[0], page.split(closing)[1]
-    return f"{before}{opening}\n\n{text.strip()}\n\n{closing}{after}"
+def write(name: str, text: str, page: Path) -> None:
+    """Write the table of a subject into its page."""
+    fill(page, f"calibration: {name}", f"\n{text.strip()}\n")
 
 
 if __name__ == "__main__":
