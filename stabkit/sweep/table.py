@@ -75,16 +75,18 @@ def totals(rows: Sequence[Row], looks: Mapping[str, Look] | None = None) -> str:
 
 
 def time_left(rows: Sequence[Row]) -> float | None:
-    """Return the seconds until all runs are done, if those that wait go as fast as those that run.
+    """Return the seconds until all runs are done, if as many run at once as now, at one rate.
 
-    None if no run is under way.
+    A run that has made no step yet counts as one that runs. None if no run has made a step.
     """
     under_way = [row for row in rows if row.eta_s and row.steps > row.step]
-    rate = sum((row.steps - row.step) / (row.eta_s or math.inf) for row in under_way)
-    if not rate:
+    rates = [(row.steps - row.step) / (row.eta_s or math.inf) for row in under_way]
+    if not any(rates):
         return None
     usual = max(row.steps for row in under_way)
     todo = [row for row in rows if row.state in OPEN]
+    at_once = max(len(rates), sum(row.state in ("running", "unstable") for row in todo))
+    rate = at_once * sum(rates) / len(rates)
     steps = sum((row.steps or usual) - row.step for row in todo)
     return max(steps / rate, *(row.eta_s or 0.0 for row in under_way), 0.0)
 

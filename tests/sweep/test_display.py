@@ -158,6 +158,9 @@ def test_the_time_left_counts_what_waits_at_the_rate_of_what_runs() -> None:
     assert time_left(running) == 20.0
     assert time_left([*running, Row("c", "waiting", 0, 100)]) == pytest.approx(250 / 10)
     assert time_left([*running, Row("c", "failed", 0, 100)]) == 20.0
+    begun = [Row("a", "running", 50, 100, eta_s=10.0), Row("b", "running", 0, 100)]
+    assert time_left(begun) == pytest.approx(150 / (2 * 5))
+    assert time_left([begun[0], replace(begun[1], state="unstable")]) == time_left(begun)
     assert time_left([Row("c", "waiting", 0, 100)]) is None
 
 
