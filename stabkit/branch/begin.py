@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from stabkit.branch.optimizer_state import carried_over, forgotten, without_firs
 from stabkit.branch.study import Branch, Study, config_of_branch, folder_of
 from stabkit.config import ConfigError, RunConfig, run_id, save_config
 from stabkit.monitor.layers import group_layers
+from stabkit.monitor.ranks import rank
 from stabkit.monitor.torch_files import write_tensors
 from stabkit.replay.plan import attempts_of, states_before
 from stabkit.rundir import LIFECYCLE, TABLES, RunDir, atomic_write, hidden_folder
@@ -22,6 +25,8 @@ from stabkit.train.checkpoint_file import read_checkpoint
 from stabkit.train.data.batches import ReadAhead, make_batch
 from stabkit.train.loop import Parts, prepare, train_step
 from stabkit.train.optim.freeze import freeze_parameters
+from stabkit.train.parallel.agree import check_same_start, run_by_first, run_together
+from stabkit.train.parallel.reduce import average_gradients
 from stabkit.train.recording import Silent
 from stabkit.train.request import check_request
 from stabkit.train.state import TrainState, build_state, load_state, save_state
@@ -31,7 +36,11 @@ Say = Callable[[str], None]
 
 
 class Beginnings:
-    """Makes the parent's states and, from these, the folders of branches."""
+    """Makes the parent's states and, from these, the folders of branches.
+
+    Several processes each hold one, and make states and the kick together; the first alone makes
+    folders.
+    """
 
     def __init__(self, study: Study, folder: Path) -> None:
         """`folder`: that of the study. Raises ConfigError if the parent cannot be trained here."""
@@ -52,26 +61,36 @@ class Beginnings:
 
     def make_states(self, say: Say) -> None:
         """Make the states that are missing, each from the newest one before it, or the seed."""
-        study, config = self.study, self.study.config
-        for step in sorted(study.begins):
-            file = self.state_file(step)
-            if file.exists():
-                continue
-            start, source, _, damaged = states_before(
-                RunDir(study.parent), config, step, step
-            )  # fmt: skip
-            for other in sorted(study.begins):
-                if start < other < step:  # made just now
-                    start, source = other, self.state_file(other)
+        config = self.study.config
+        for step in run_by_first(self._missing):
+            start, source, damaged = run_by_first(partial(self._source, step))
             for problem in damaged:
                 say(f"passed over: {problem}")
             begin = "the start of the run" if source is None else f"the state {source.name}"
             say(f"the state before step {step}: {step - start} steps from {begin}")
-            state = self._fresh(config)
-            if source is not None:
-                load_state(state, config, source)
+            state = run_together(partial(self._at, config, source))
             self._go(config, state, start, step)
-            save_state(state, config, step, file)
+            run_by_first(partial(save_state, state, config, step, self.state_file(step)))
+
+    def _missing(self) -> list[int]:
+        return [step for step in sorted(self.study.begins) if not self.state_file(step).exists()]
+
+    def _source(self, step: int) -> tuple[int, Path | None, list[str]]:
+        """Return the step and file of the newest state before `step`, and what is damaged."""
+        study = self.study
+        parent = RunDir(study.parent)
+        start, source, _, damaged = states_before(parent, study.config, step, step)
+        for other in sorted(study.begins):
+            if start < other < step:  # made just now
+                start, source = other, self.state_file(other)
+        return start, source, damaged
+
+    def _at(self, config: RunConfig, file: Path | None) -> TrainState:
+        """Return the state in `file`, or at the start of the run."""
+        state = self._fresh(config)
+        if file is not None:
+            load_state(state, config, file)
+        return state
 
     def measure_kick(self) -> float:
         """Return the largest distance by which an intervention moved the weights at first.
@@ -172,16 +191,21 @@ class Beginnings:
         """Return the weights after the first updates of a branch, without its nudge."""
         plain = branch._replace(settings={**branch.settings, "branch.nudge": None})
         config = config_of_branch(self.study, plain, None)
-        state = self._fresh(config)
-        with hidden_folder(self.folder / "measured") as hidden:
-            file = hidden / "state.pt"
-            write_tensors(self._content(plain, config), file)
-            load_state(state, config, file)
+
+        def begun() -> TrainState:
+            with hidden_folder(self.folder / f"measured-{rank()}") as hidden:
+                file = hidden / "state.pt"
+                write_tensors(self._content(plain, config), file)
+                return self._at(config, file)
+
+        state = run_together(begun)
         self._go(config, state, branch.begin, min(branch.begin + FIRST, config.end))
         return [p.detach().cpu() for p in state.model.online.parameters() if p.requires_grad]
 
     def _go(self, config: RunConfig, state: TrainState, first: int, end: int) -> None:
         """Make the updates `first` to `end` - 1, as the run does, and record nothing."""
+        check_same_start(state.model, first)
+        state = replace(state, network=average_gradients(state.model))
         state.stabilizer.attach(state.optimizer)
         if config.branch:
             freeze_parameters(state.model.online, state.optimizer, config.branch.freeze)

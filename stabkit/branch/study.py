@@ -11,12 +11,14 @@ from stabkit.branch.interventions import READY, Around, Intervention, chosen, re
 from stabkit.branch.shams import Tensors, shams
 from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id, validate, with_settings
 from stabkit.monitor.layers import group_layers
+from stabkit.monitor.ranks import world_size
 from stabkit.replay.plan import (
     Event,
     ReplayRefusedError,
     attempts_of,
     config_of,
     find_event,
+    other_processes,
     recorded,
 )
 from stabkit.rundir import RunDir
@@ -93,7 +95,7 @@ def plan_study(
     is wrong.
     """
     rundir = RunDir(folder)
-    config = _with_its_threads(rundir)
+    config = _with_its_threads(rundir, at)
     run, last = recorded(folder)
     event = find_event(run, at, last)
     if event.kind not in KINDS:
@@ -129,17 +131,13 @@ def plan_study(
     return study
 
 
-def _with_its_threads(rundir: RunDir) -> RunConfig:
+def _with_its_threads(rundir: RunDir, at: str) -> RunConfig:
     config = config_of(rundir)
     if config.branch is not None:
         raise ReplayRefusedError(rundir.path, "is a branch itself; name its parent")
     last = attempts_of(rundir)[-1]
-    if last.get("processes", 1) != 1:
-        raise ReplayRefusedError(
-            rundir.path,
-            f"was made by {last['processes']} processes; branches are trained by one, and other "
-            "sums would be rounded otherwise",
-        )
+    if (processes := last.get("processes", 1)) != world_size():
+        raise ReplayRefusedError(rundir.path, other_processes(processes, rundir.path, "branch", at))
     threads = last.get("threads")
     if isinstance(threads, int) and threads > 0:
         return config_with_threads(config, threads)

@@ -74,7 +74,8 @@ def make_plan(folder: Path, at: str, until: int | None = None) -> Plan:
     before = [a for a in attempts if a.get("first_step", 0) <= start] or attempts[:1]
     attempt = before[-1]
     if attempt.get("processes", 1) != world_size():
-        raise ReplayRefusedError(folder, _other_processes(attempt["processes"], folder, at))
+        words = other_processes(attempt.get("processes", 1), folder, "replay", at)
+        raise ReplayRefusedError(folder, words)
     later = [a for a in attempts[attempts.index(attempt) + 1 :] if a.get("first_step", 0) < end]
     threads = attempt.get("threads")
     if isinstance(threads, int) and threads > 0:
@@ -200,10 +201,12 @@ def _step_of(file: Path, config: RunConfig, damaged: list[str]) -> int | None:
     return int(content["step"])
 
 
-def _other_processes(processes: int, folder: Path, at: str) -> str:
+def other_processes(processes: int, folder: Path, verb: str, at: str) -> str:
+    """Say that a run was made by another number of processes, and the command for that number."""
+    command = f"stabkit {verb} {folder} --at {at}"
     if processes == 1:
-        return f"was made by 1 process, this is one of {world_size()}: replay it without torchrun"
+        return f"was made by 1 process, this is one of {world_size()}; use {command}"
     return (
         f"was made by {processes} processes, and other sums would be rounded otherwise; use "
-        f"torchrun --nproc-per-node {processes} -m stabkit replay {folder} --at {at}"
+        f"torchrun --nproc-per-node {processes} -m {command}"
     )

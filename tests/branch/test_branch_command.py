@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from stabkit.branch import study
+from stabkit.branch.judge.branch_table import branch_table
 from stabkit.branch.study import Size
 from stabkit.cli import main
-from stabkit.config import read_mapping
+from stabkit.config import RunConfig, read_mapping
 from stabkit.replay.plan import Event
 from stabkit.rundir import RunDir
 from stabkit.sweep.grid import Sweep
 from stabkit.train.loop import train
 from tests.conftest import small_config, tree
+from tests.train.processes import exit_codes, start
 
 CONFIG = small_config("knn.every=2", "train.steps=20", "runtime.threads=1")
 
@@ -208,3 +210,40 @@ def test_a_control_that_differs_ends_the_study_before_the_other_branches(
     assert "perhaps its files, its data or stabkit's code were changed" in said.err
     made = [path.name.partition("-")[0] for path in (here / "branches/run-at-14").glob("*-*")]
     assert made == ["control"]
+
+
+def branch_of_three(run: Path, out: Path) -> None:
+    study.PLACEBOS, study.QUICK = 1, Size(1, 1, ("beta2",))
+    code = main(["branch", str(run), "--at", "8", "--from", "4", "--until", "12", "-o", str(out)])
+    if code:
+        raise SystemExit(code)
+
+
+def train_three(folder: Path, config: RunConfig) -> None:
+    train(config, RunDir(folder))
+
+
+@pytest.mark.processes
+def test_a_run_of_three_processes_is_branched_by_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Begin before a step without a kept state, so that the three also make the state."""
+    config = small_config(
+        "train.batch=12", "train.steps=14", "knn.every=2", "runtime.threads=1",
+        "runtime.checkpoint_every=3", "runtime.keep_states=4",
+    )  # fmt: skip
+    run, out = tmp_path / "run", tmp_path / "study"
+    assert exit_codes(start(3, train_three, run, config)) == [0, 0, 0]
+    assert main(["branch", str(run), "--at", "8"]) == 2
+    assert "torchrun --nproc-per-node 3 -m stabkit branch" in capsys.readouterr().err
+    assert exit_codes(start(3, branch_of_three, run, out)) == [0, 0, 0]
+    table = branch_table(out)
+    assert table["kind"].tolist() == ["control", "placebo", "sham", "intervention"]
+    assert (out / "figures" / "branches.png").is_file()
+    for row in table.itertuples():
+        attempts = RunDir(out / row.branch).read_meta()["attempts"]
+        assert [attempt["processes"] for attempt in attempts] == [3, 3]
+    # the study is done, so the same command trains nothing and tells the verdict again
+    before = tree(out)
+    assert exit_codes(start(3, branch_of_three, run, out)) == [0, 0, 0]
+    assert tree(out).keys() == before.keys()
