@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stabkit.version import __version__
 
 if TYPE_CHECKING:
+    from stabkit.branch.own_loop import branch_loop as branch_loop
     from stabkit.config import ConfigError as ConfigError
     from stabkit.config import load_config as load_config
     from stabkit.detect import event_association as event_association
@@ -69,6 +70,7 @@ _HOME = {
     "Runs": "stabkit.runs",
     "StateRing": "stabkit.replay.state_ring",
     "Study": "stabkit.study",
+    "branch_loop": "stabkit.branch.own_loop",
     "event_association": "stabkit.detect",
     "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",

@@ -8,6 +8,7 @@ import torch
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.branch.interventions import READY, Around, Intervention, chosen, ready
+from stabkit.branch.judge.measured import KINDS
 from stabkit.branch.shams import Tensors, shams
 from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id, validate, with_settings
 from stabkit.monitor.layers import group_layers
@@ -26,7 +27,6 @@ from stabkit.store.reader import Run
 from stabkit.train.request import config_with_threads
 from stabkit.train.state import build_state
 
-KINDS = ("dip", "burst", "nonfinite", "step")  # what a branch may be judged by
 PLACEBOS = 8
 LEAD = 4  # evaluations between the begin and the onset
 AFTER = 4  # evaluations after the end of the event, at least

@@ -3,8 +3,9 @@
 import io
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,22 @@ class StateRing:
         self._ring = Ring(Path(folder) / "states", most, every)
         self._thread = ThreadPoolExecutor(1, "stabkit-states")
         self._last: Future[None] | None = None
+        self._still = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the states."""
+        return self._ring.folder
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep and pin nothing meanwhile: a branch must not change the states of its run."""
+        self.wait()
+        before, self._still = self._still, True
+        try:
+            yield
+        finally:
+            self._still = before
 
     @property
     def steps(self) -> list[int]:
@@ -81,7 +98,7 @@ class StateRing:
 
         Call it at every step. A state is left out while the one before it is still being written.
         """
-        if step % self.every or rank() != 0:
+        if self._still or step % self.every or rank() != 0:
             return
         if self._last is not None and not self._last.done():
             log.warning("stabkit: the disk is slow: the state of step %d is not kept", step)
@@ -95,7 +112,7 @@ class StateRing:
 
     def pin(self, step: int) -> None:
         """Never throw away the last two states at or before `step`: an event began there."""
-        if rank() == 0:
+        if rank() == 0 and not self._still:
             self._thread.submit(self._pin, step)
 
     def restore(self, step: int) -> int:

@@ -81,8 +81,8 @@ class Attribution:
             (
                 row.change, row.verdict, f"{row.events} of {row.n}",
                 f"{row.sham_events} of {row.shams}", f"{row.placebo_events} of {row.placebos}",
-                f"{row.p:.2g}", _fraction(row), f"{row.area:.0f}", _number(row.area_shams),
-                f"{row.last:.1f} ({row.gain:+.1f})",
+                f"{row.p:.2g}", _fraction(row), _number(row.area), _number(row.area_shams),
+                "-" if math.isnan(row.last) else f"{row.last:.1f} ({row.gain:+.1f})",
             )
             for row in self._rows()
         ]  # fmt: skip

@@ -72,11 +72,12 @@ def lower(these: Sequence[float], others: Sequence[float]) -> float:
     """Return the one-sided p-value that the mean of these is no lower than that of the others.
 
     Every division of the values into two groups of these sizes is counted; of more than MOST,
-    DRAWN are drawn with a fixed seed, and the one seen is counted in. NaN if a group is empty.
+    DRAWN are drawn with a fixed seed, and the one seen is counted in. NaN if a group is empty or a
+    value is not known.
     """
-    if not len(these) or not len(others):
-        return math.nan
     values = np.array([*these, *others], dtype=float)
+    if not len(these) or not len(others) or np.isnan(values).any():
+        return math.nan
     if math.comb(len(values), len(these)) > MOST:
         rng = np.random.default_rng(0)
         chosen = rng.permuted(np.tile(np.arange(len(values)), (DRAWN, 1)), axis=1)[:, : len(these)]

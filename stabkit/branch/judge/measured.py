@@ -1,5 +1,6 @@
 """Measure one branch: did the event come back, how deep, for how long, and what was left."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,16 +9,18 @@ from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import counts_known
+from stabkit.analyze.events import counts_known, loss_spikes
+from stabkit.analyze.series import losses
 from stabkit.detect import find_bursts, find_dips
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.spikes import usable_series
+from stabkit.detect.spikes import MIN_HISTORY, usable_series
 from stabkit.store.reader import Run
 
+MARGIN_STEPS = 10  # the same for a run without evaluations
 MARGIN = 2  # evaluations around the event within which the same event may begin
 BEFORE = 3  # evaluations, up to the onset, whose median is the level before the event
 LAST = 3  # evaluations whose mean is the accuracy at the horizon
-KINDS = ("dip", "burst", "nonfinite", "step")
+KINDS = ("dip", "burst", "loss_spike", "nonfinite", "step")  # what a branch may be judged by
 
 
 class Event(NamedTuple):
@@ -34,6 +37,7 @@ class Measured(NamedTuple):
     `event`: it happened again. `moved`: it did at another time since the begin. `area`: points x
     steps below the level before the event. `depth`: the lowest point below that level, from the
     onset on. `recovered`: no event, or one that ended before the horizon. `last`: at the horizon.
+    Area, depth and last are NaN if the run was never evaluated.
     """
 
     event: bool
@@ -76,25 +80,36 @@ def level_before(parent: Run, metric: str, onset: int) -> float:
 def measure(
     branch: Run, parent: Run, metric: str, event: Event, begin: int, horizon: int
 ) -> Measured:
-    """Measure a branch. Raises ValueError if it has no evaluation after its begin."""
+    """Measure a branch. Raises ValueError if the parent was evaluated and the branch was not."""
     seen = joined(branch, parent, metric, begin, horizon)
+    found = _found(seen, branch, parent, event.kind, begin)
+    margin = MARGIN * _every(parent, metric) or MARGIN_STEPS
+    inside = found["onset"].between(event.onset - margin, event.end + margin)
+    happened = bool(inside.any())
+    area, depth, last = math.nan, math.nan, math.nan
+    if len(parent.evals(metric)):
+        area, depth, last = _accuracy(seen, branch, parent, metric, event, begin)
+    return Measured(
+        event=happened,
+        moved=bool((~inside & (found["onset"] >= begin)).any()),
+        area=area,
+        depth=depth,
+        recovered=not happened or bool(found["recovered"][inside].all()),
+        last=last,
+    )
+
+
+def _accuracy(
+    seen: Joined, branch: Run, parent: Run, metric: str, event: Event, begin: int
+) -> tuple[float, float, float]:
+    """Return area, depth and last; see `Measured`."""
     after = seen.evals[(seen.evals["step"] >= begin) & seen.evals["value"].notna()]
     if not (after["step"] > begin).any():
         raise ValueError(f"{branch.path}: no evaluation of {metric} after step {begin}")
     steps, values = after["step"].to_numpy(float), 100 * after["value"].to_numpy(float)
     below = np.maximum(0.0, level_before(parent, metric, event.onset) - values)
-    found = _found(seen, branch, parent, event.kind, begin)
-    margin = MARGIN * _every(parent, metric)
-    inside = found["onset"].between(event.onset - margin, event.end + margin)
-    happened = bool(inside.any())
-    return Measured(
-        event=happened,
-        moved=bool((~inside & (found["onset"] >= begin)).any()),
-        area=float(trapezoid(below, steps)),
-        depth=float(below[steps >= min(event.onset, steps[-1])].max()),
-        recovered=not happened or bool(found["recovered"][inside].all()),
-        last=float(values[-LAST:].mean()),
-    )
+    depth = float(below[steps >= min(event.onset, steps[-1])].max())
+    return float(trapezoid(below, steps)), depth, float(values[-LAST:].mean())
 
 
 def _every(run: Run, metric: str) -> float:
@@ -110,6 +125,8 @@ def _found(seen: Joined, branch: Run, parent: Run, kind: str, begin: int) -> pd.
         return pd.DataFrame({"onset": onsets, "recovered": [False] * len(onsets)}, dtype="int64")
     if kind == "burst":
         return _bursts(branch, parent, begin)
+    if kind == "loss_spike":
+        return _loss_spikes(branch, parent, begin)
     evals = seen.evals
     chance = evals["chance"].iloc[0]
     dips = find_dips(
@@ -120,6 +137,20 @@ def _found(seen: Joined, branch: Run, parent: Run, kind: str, begin: int) -> pd.
         chance=0.0 if pd.isna(chance) else float(chance),
     )
     return pd.DataFrame({"onset": dips["onset"], "recovered": dips["recovery"].notna()})
+
+
+def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
+    """Return the spikes of the parent's losses before the begin and the branch's after."""
+    before, own = parent.scalars(), branch.scalars()
+    table = pd.concat([before[before["step"] < begin], own[own["step"] >= begin]])
+    table["name"] = table["name"].astype(str)
+    series = {
+        name: (rows["step"].to_numpy(), rows["value"].to_numpy())
+        for name, rows in table.groupby("name")
+        if losses([name]) and np.isfinite(rows["value"]).sum() > MIN_HISTORY
+    }
+    spikes = find_bursts(loss_spikes(series, branch))
+    return pd.DataFrame({"onset": spikes["onset"], "recovered": True})
 
 
 def _bursts(branch: Run, parent: Run, begin: int) -> pd.DataFrame:

@@ -121,7 +121,7 @@ def write_study(plan: Planned, judged: Attribution) -> list[Path]:
         "branch_table": measured_table(plan),
         "interventions": judged.interventions,
     }
-    drawn = {"branches": branches_figure(curves, plan, judged)}
+    drawn = {"branches": branches_figure(curves, plan, judged)} if len(curves) else {}
     if len(judged.committor):
         drawn["committor"] = committor_figure(judged, plan)
     files = []

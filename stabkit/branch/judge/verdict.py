@@ -1,5 +1,6 @@
 """Choose the word for an intervention, and say in a sentence why it is this one."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,8 @@ def _without_event(row: Mapping[str, Any]) -> tuple[str, str]:
     if row["p_price"] <= ALPHA and row["gain"] <= -PRICE:
         price = f"{-row['gain']:.1f} points below the placebos at the horizon"
         return "prevented, at a price", f"{elsewhere}; {price}, p = {row['p_price']:.2g}"
-    return "prevented", elsewhere
+    unknown = "; its price is not known without evaluations" if math.isnan(row["gain"]) else ""
+    return "prevented", f"{elsewhere}{unknown}"
 
 
 def _needs(these: Share, placebos: Share, shams: Share, own: Share, tests: int) -> str:
