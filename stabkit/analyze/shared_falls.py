@@ -1,6 +1,7 @@
 """Falls that the seeds of a setting share: their mean shows what the noise of one run hides."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from stabkit.detect.dips import SHORTEST
 from stabkit.printing import counted
 
 FEWEST = 3  # runs whose mean is searched
+WHOLE = 0.9  # of the longest run's steps; a run that stopped before would shorten the mean of all
 BESIDE = 5  # evaluations that tell how far each run falls
 # Of the test over runs. It does not count the windows that were searched: that is the detectors'
 # part. Of sets of five healthy simulated runs both let 0.8 % pass, as many as at .01 (800 sets with
@@ -25,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 class SharedFall(NamedTuple):
-    """A fall of the mean accuracy of a cell's runs.
+    """A fall of the mean accuracy of a cell's runs; `cell` holds those that the mean is taken of.
 
     Steps of onset, trough and recovery (NaN if there is none), depth as a fraction; `p_value` of a
     t-test over the runs; `alone`: how many of them show a dip or a drift there by themselves.
@@ -46,7 +48,8 @@ def shared_falls(runs: Diagnoses) -> list[SharedFall]:
     The mean is taken over the steps at which all were evaluated, and searched by `find_dips` and
     `find_drift` without the samples' answers. Seeds have nothing in common but their setting, so a
     fall counts if it is larger than its scatter from run to run explains (t-test, p of at most
-    `ALPHA`), whatever the noise within a run. A fall that every run shows alone is left out.
+    `ALPHA`), whatever the noise within a run. Runs that stopped early are left out, and so is a
+    fall that every run shows alone.
     """
     return [fall for cell in group_cells(runs) for fall in _falls_of(cell)]
 
@@ -72,8 +75,11 @@ def shared_in_words(falls: Sequence[SharedFall]) -> list[str]:
 
 def _falls_of(cell: Cell) -> list[SharedFall]:
     runs = [run for run in cell.runs if len(run.evals(run.metric)) >= SHORTEST]
+    ends = [run.evals(run.metric)["step"].max() for run in runs]
+    runs = [run for run, end in zip(runs, ends, strict=True) if end >= WHOLE * max(ends)]
     if len(runs) < FEWEST or len({run.metric for run in runs}) > 1:
         return []
+    cell = replace(cell, runs=tuple(runs))
     values = pd.concat(
         [run.evals(run.metric).set_index("step")["value"] for run in runs], axis=1, join="inner"
     ).dropna()

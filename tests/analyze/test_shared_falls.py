@@ -46,7 +46,7 @@ def plant(folder: Path, values: NDArray[np.float64]) -> Path:
         run.config_file.write_text(save_config(small_config(f"seed={seed}")))
         run.write_status(Status("done", int(STEPS[-1]), int(STEPS[-1])))
         writer = Writer(run.path, "planted")
-        for step, value in zip(STEPS, row, strict=True):
+        for step, value in zip(STEPS[np.isfinite(row)], row[np.isfinite(row)], strict=True):
             correct = np.random.default_rng(seed).random(SAMPLES) < value
             writer.add_eval(int(step), "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
         writer.flush()
@@ -115,6 +115,16 @@ def test_the_summary_and_the_report_say_it(ten: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     assert main(["report", str(ten), "-o", str(page)]) == 0
     assert sentence in page.read_text()
+
+
+@pytest.mark.lengthy
+def test_a_run_that_stopped_early_hides_no_fall_of_the_others(tmp_path: Path) -> None:
+    values = accuracies(10, 9)
+    (before,) = mean_falls(STEPS, values[:9]).itertuples()
+    values[9, 20:] = np.nan
+    (fall,) = shared_falls(diagnose(load(plant(tmp_path, values))))
+    assert len(fall.cell.runs) == 9
+    assert fall.onset == before.onset
 
 
 @pytest.mark.lengthy
