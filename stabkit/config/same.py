@@ -2,7 +2,7 @@
 
 import json
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,12 @@ def _is_as_saved(path: Path, config: RunConfig) -> bool:
     )
 
 
-@lru_cache(1000)
+@cache  # not the latest few: the seeds of a sweep come round once for each setting
 def _saved(name: str, value: str) -> str:
     return dump_yaml({name: json.loads(value)})
 
 
-@lru_cache(1000)
+@cache
 def _is_runtime(section: str) -> bool:
     try:
         validate(RuntimeConfig, parse_yaml(section)["runtime"], "")

@@ -50,7 +50,7 @@ def claim_for_run(rundir: RunDir, differences: Callable[[Path], Sequence[str]]) 
             + "\n".join(f"  - {line}" for line in found)
         )
     begun = rundir.checkpoint_file.exists() or bool(_meta(rundir).get("attempts"))
-    if _parts(rundir) and not begun:
+    if not begun and _parts(rundir):
         raise _refused(rundir, "holds rows that this run did not record")
 
 

@@ -1,5 +1,6 @@
 """The folders of a sweep's runs: which run each belongs to, and what is written before a start."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def folder_by_id(folder: Path) -> dict[str, str]:
 def _folders_by_id(folder: Path) -> dict[str, list[str]]:
     """Return all names by run id, in name order: a copied folder has the id of the original."""
     found: dict[str, list[str]] = {}
-    for child in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if RunDir(child).config_file.exists():
-            found.setdefault(child.name.rpartition("-")[2], []).append(child.name)
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+        if RunDir(folder / name).config_file.exists():
+            found.setdefault(name.rpartition("-")[2], []).append(name)
     return found
 
 
