@@ -158,7 +158,7 @@ def _submit_array(
             ]
     except (FailedJobError, FailedSubmissionError) as error:
         # The note stays: the job may exist although sbatch failed, so the next launch looks.
-        raise SlurmError(f"sbatch: {error}") from None
+        raise SlurmError(f"sbatch: {str(error) or error.__cause__}") from None
     ids = [job.job_id for job in jobs]
     for task, job_id in zip(tasks, ids, strict=True):
         write_submitted(task.rundir, job_id)

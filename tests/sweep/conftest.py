@@ -14,6 +14,7 @@ import pytest
 SBATCH = """#!/bin/bash
 cd "{folder}"
 [ -e refuse ] && {{ echo "sbatch: error: invalid partition specified: nowhere" >&2; exit 1; }}
+[ -e killed ] && kill -9 $$
 id=$(( $(cat last) + 1 )); echo $id > last
 cp "${{@: -1}}" script-$id.sh
 env > environment-$id

@@ -265,6 +265,18 @@ def test_a_refusal_of_sbatch_is_told_and_leaves_the_runs_to_be_submitted(
     assert slurm.queue() == ["11_0", "11_1", "11_2"]
 
 
+def test_an_sbatch_that_was_killed_without_a_word_is_told(
+    slurm: FakeSlurm,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (slurm.folder / "killed").touch()
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "stabkit: sbatch: " in error
+    assert "SIGKILL" in error
+
+
 def test_cancel_ends_the_cells_and_only_those_asked(
     slurm: FakeSlurm,
     command: list[str],
