@@ -4,9 +4,9 @@ A lost or doubled row may be as rare as one in a thousand cells, so their number
 
     STABKIT_CELLS=1000 python -m pytest -s -m slow tests/slurm/test_many_cells.py
 
-Four starts a cell take most of the time, about 5 seconds of one core each. Beside the preemptions
-that are aimed at one cell (`scontrol requeue`), a job of a higher partition takes both nodes now
-and then, and preempts all that run.
+Four starts a cell take most of the time: 5 to 16 seconds of one core each, as busy as it is.
+Beside the preemptions that are aimed at one cell (`scontrol requeue`), a job of a higher partition
+takes both nodes now and then, and preempts all that run.
 """
 
 import os
