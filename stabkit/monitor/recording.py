@@ -152,8 +152,8 @@ class Recording:
         if kind == "stale_moments" and self._full_every > 1 and self.writes():
             self.guard.noticed(
                 f"on {kind}",
-                f"stale_moments are looked for at every {self._full_every} steps only, where Adam's "
-                "moments are measured; those of the steps between are missed. "
+                f"stale_moments are looked for at every {self._full_every} steps only, where "
+                "Adam's moments are measured; those of the steps between are missed. "
                 "Monitor(..., full_every=1) looks at every step",
             )
 
