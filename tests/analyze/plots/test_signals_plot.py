@@ -247,7 +247,13 @@ def test_a_report_shows_the_signals_of_its_worst_run(
     plant_run(tmp_path / "fine", "optim.lr=1e-3")
     plant_run(tmp_path / "bad", "optim.lr=2e-3", dip=0.1)
     monkeypatch.setattr(figures, "PLOTS", {"signals": PLOTS["signals"]})
+    titles: list[str] = []
+    notes = figures.draw_notes
+    monkeypatch.setattr(
+        figures, "draw_notes", lambda f, runs: titles.append(f.get_suptitle()) or notes(f, runs)
+    )
     (shown,) = [f for f in make_report(diagnosed(tmp_path)).figures if f.name == "signals"]
     assert "of the worst run" in shown.about
     (picture,) = shown.pictures
     assert "1 run: bad." in picture.alt
+    assert titles == ["base lr 0.002"], "the name that it has everywhere on the page"
