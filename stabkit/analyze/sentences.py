@@ -29,10 +29,10 @@ NOTHING_SAID = (
 DIP_NOTE = (
     "A dip is a fall of accuracy below the level and trend around it that exceeds\n"
     "the run's noise and, if the samples are known, is significant over them (p <= 0.01\n"
-    "corrected for every window; rates of false alarms: docs/detectors.md). `in dips` counts\n"
-    "steps. A run has collapsed if its features or embeddings spread at most a quarter as far\n"
-    "as untrained, or if its loss stayed at chance for its second half, and accuracy ends no\n"
-    "better than untrained; or if its loss stayed at zero."
+    "corrected for every window; rates of false alarms: docs/detectors.md). Time in dips is\n"
+    "counted in steps. A run has collapsed if its features or embeddings spread at most a\n"
+    "quarter as far as untrained, or if its loss stayed at chance for its second half, and\n"
+    "accuracy ends no better than untrained; or if its loss stayed at zero."
 )
 BURST_NOTE = (
     "A gradient burst begins when a gradient norm leaves what its own past leads to expect\n"

@@ -226,7 +226,7 @@ class Monitor:
 
     def on(self, kind: str, action: Action, *, suspected: bool = False) -> None:
         if (recording := self._live) is not None:
-            recording.reactions.on(kind, action, suspected=suspected)
+            recording.on(kind, action, suspected)
 
     on.__doc__ = Reactions.on.__doc__
 

@@ -30,6 +30,7 @@ from stabkit.monitor.measure.step_rows import StepRows
 from stabkit.monitor.param_groups import param_groups
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
+from stabkit.monitor.react.actions import Action
 from stabkit.monitor.react.reactions import Reactions
 from stabkit.monitor.settings import changes, earlier_settings, plain_settings, write_settings
 from stabkit.monitor.signals.signal import Asked
@@ -78,7 +79,7 @@ class Recording:
             model, optimizers, signals, probe, probe_every, layer_of, flush_every, full_every,
             samples_per_step, failed, knn, teacher,
         )  # fmt: skip
-        self.knn = parts.knn
+        self.knn, self._full_every = parts.knn, full_every
         self.rundir, self.layers = RunDir(folder), list(parts.layers)
         self._pid = os.getpid()
         self.attachment = Attachment(optimizers, scaler)
@@ -144,6 +145,17 @@ class Recording:
     def writes(self) -> bool:
         """Return whether this process writes rows."""
         return not self.is_dead() and self.out is not None
+
+    def on(self, kind: str, action: Action, suspected: bool) -> None:
+        """Ask for an action (`Reactions.on`), and say what the full steps leave unseen of it."""
+        self.reactions.on(kind, action, suspected=suspected)
+        if kind == "stale_moments" and self._full_every > 1 and self.writes():
+            self.guard.noticed(
+                f"on {kind}",
+                f"stale_moments are looked for at every {self._full_every} steps only, where "
+                "Adam's moments are measured; those of the steps between are missed. "
+                "Monitor(..., full_every=1) looks at every step",
+            )
 
     def add_eval(self, one: Evaluation) -> None:
         """Write an evaluation, and react to the dips whose state it changes."""

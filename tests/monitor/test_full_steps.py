@@ -234,6 +234,19 @@ def test_stale_moments_are_found_at_full_steps(
         assert of_some["onset"].tolist() == onsets
 
 
+def test_who_asks_for_stale_moments_hears_which_steps_are_looked_at(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for full_every in (1, 10):
+        with Toy().monitor(tmp_path / str(full_every), full_every=full_every) as monitor:
+            monitor.on("spike", print)
+            for action in (print, "mark"):
+                monitor.on("stale_moments", action)
+    (said,) = caplog.messages
+    assert "10: at step 0: stale_moments are looked for at every 10 steps only" in said
+    assert "full_every=1" in said
+
+
 @pytest.mark.parametrize("full_every", [0, -1])
 def test_an_interval_below_one_is_refused(tmp_path: Path, full_every: int) -> None:
     with pytest.raises(ValueError, match=f"full_every must be 1 step or more .*got {full_every}"):

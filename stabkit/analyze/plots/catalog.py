@@ -67,7 +67,7 @@ PLOTS = {
         grad_norms_figure,
     ),
     "knn": Plot(
-        "accuracy at every evaluation, dips marked, final accuracy at the lines' ends",
+        "accuracy at every evaluation, dips marked, final accuracy beside the names",
         knn_table,
         knn_figure,
     ),

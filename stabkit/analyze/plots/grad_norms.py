@@ -29,7 +29,7 @@ from stabkit.analyze.plots.layer_styles import (
     mark_spikes,
     telling_layers,
 )
-from stabkit.analyze.plots.many import say_left_out
+from stabkit.analyze.plots.many import say_left_out, seed_or_run, seeds_drawn
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.text import times
@@ -48,9 +48,9 @@ def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
     Rows of series `grad_norm`: step, layer (or the name of a norm of the whole model), depth,
     value, relative (value over the median of the layer in that run), event (true at the peak of a
     spike), zoom (true around the largest burst of the run), said (what the burst was, in words, at
-    its peak), seeds (of the cell), warmup and per_epoch (`clock`). Rows of series `accuracy`, or of
-    `loss` in a run without accuracies: step, layer (the recorded name), value, event (true inside a
-    dip that recovered, or a spike of the loss).
+    its peak), seeds (of the cell), seed, warmup and per_epoch (`clock`). Rows of series `accuracy`,
+    or of `loss` in a run without accuracies: step, layer (the recorded name), value, event (true
+    inside a dip that recovered, or a spike of the loss).
     """
     cells = group_cells(runs)[:MAX_CELLS]
     frames = [part for cell in cells for part in (_layer_rows(cell), _result_rows(cell))]
@@ -76,7 +76,7 @@ def _layer_rows(cell: Cell) -> pd.DataFrame:
             rows.loc[inside["relative"].idxmax(), "said"] = _burst_words(run, burst, rows)
     return rows.assign(
         run=run.name, cell=run_label(cell, run), series="grad_norm", seeds=len(cell.runs),
-        **clock(run),
+        seed=run.settings.get("seed"), **clock(run),
     )  # fmt: skip
 
 
@@ -252,9 +252,11 @@ def _one_scale(panels: Sequence[Axes], layers: pd.DataFrame, both: Sequence[str]
 
 def _of_seeds(layers: pd.DataFrame, cells: Sequence[Any]) -> str:
     """Say which run of a cell of several seeds is drawn."""
-    seeds = layers.loc[layers["cell"].isin(cells), "seeds"] if len(cells) else layers["seeds"]
-    most = int(seeds.max())
-    return f"the first of {most} seeds" if most > 1 else "n = 1 seed"
+    layers = layers[layers["cell"].isin(cells)] if len(cells) else layers
+    most = int(layers["seeds"].max())
+    if most > 1:
+        return f"the first of {most} {seed_or_run(layers['seed'])}s"
+    return seeds_drawn(layers["seeds"], layers["seed"])
 
 
 def grad_norms_axis(table: pd.DataFrame) -> str:

@@ -152,7 +152,7 @@ def _legend(shown: pd.DataFrame, styles: Styles) -> list[Line2D]:
 
 def _seeds(table: pd.DataFrame) -> str:
     """Say how many runs a line end is the mean of."""
-    return seeds_drawn(table.groupby(["panel", "curve"])["run"].nunique())
+    return seeds_drawn(table.groupby(["panel", "curve"])["run"].nunique(), table["seed"])
 
 
 def _limits(drawn: pd.DataFrame) -> tuple[float, float]:

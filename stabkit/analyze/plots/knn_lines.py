@@ -52,14 +52,18 @@ def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
         at = (dip["step"], 100 * dip["ceiling"])
         ax.plot(*at, "v", color=color, markersize=5, markeredgecolor="black", markeredgewidth=0.4)
         if number < SAID:
-            text = f"-{100 * dip['depth']:.1f} pt"
-            text += "" if dip["recovered"] else ", not recovered"
             label = ax.annotate(
-                text, at, xytext=(0, 4), textcoords="offset points", ha="center", va="bottom",
-                fontsize=6.5, color="0.15", path_effects=HALO, zorder=4, gid=MOVABLE,
+                dip_words(100 * dip["depth"], dip["recovered"]), at, xytext=(0, 4),
+                textcoords="offset points", ha="center", va="bottom", fontsize=6.5, color="0.15",
+                path_effects=HALO, zorder=4, gid=MOVABLE,
                 arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0},
             )  # fmt: skip
             label.set_in_layout(False)  # the axes keep their width
+
+
+def dip_words(points: float, recovered: bool) -> str:
+    """Say how deep a dip was, in points, and whether it lasted to the end of the run."""
+    return f"-{points:.1f} pt" + ("" if recovered else ", not recovered")
 
 
 def draw_chance(ax: Axes, table: pd.DataFrame) -> None:

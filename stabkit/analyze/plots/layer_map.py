@@ -164,5 +164,5 @@ def _handles() -> list[Line2D | Patch]:
     )  # fmt: skip
     dip = Line2D([], [], color="black", linewidth=3, label="accuracy in a dip")
     nothing = Patch(**NOTHING, label="no gradient, zero or not finite")
-    one = Line2D([], [], linestyle="", label="n = 1: the first seed of each cell")
+    one = Line2D([], [], linestyle="", label="n = 1: the first run of each cell")
     return [spike, dip, nothing, one]

@@ -117,7 +117,7 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
         if not np.isfinite(table["value"]).all():
             handles.append(not_finite_handle())
         shown = table[table["panel"].isin(panels)]
-        drawn = seeds_drawn(shown.groupby(["panel", "curve"])["run"].nunique())
+        drawn = seeds_drawn(shown.groupby(["panel", "curve"])["run"].nunique(), shown["seed"])
         handles.append(Line2D([], [], linestyle="", label=drawn))
         if few:
             figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -4,10 +4,12 @@ The table of a figure always holds everything. Figures of at most so many things
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
+
+from stabkit.printing import counted
 
 ONE_BY_ONE = 100  # curves in one panel; more would hide one another
 WORST = 40  # curves that are drawn of more than that
@@ -32,10 +34,18 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def seeds_drawn(counts: "pd.Series[int]") -> str:
-    """Say how many runs of a cell are drawn, given the number of each cell."""
+def seed_or_run(seeds: "pd.Series[Any]") -> str:
+    """Return what tells the runs of a cell apart: "seed", if every run has one on record."""
+    return "seed" if seeds.notna().all() else "run"
+
+
+def seeds_drawn(counts: "pd.Series[int]", seeds: "pd.Series[Any]") -> str:
+    """Say how many runs of a cell are drawn, given the number of each cell, and their seeds."""
     few, most = int(counts.min()), int(counts.max())
-    return f"n = {few} seed{'' if most == 1 else 's'}" if few == most else f"n = {few} to {most}"
+    if few < most:
+        return f"n = {few} to {most}"
+    noun = seed_or_run(seeds)
+    return counted(few, noun) if noun == "run" else f"n = {counted(few, noun)}"
 
 
 def say_left_out(figure: Figure, *notes: str) -> None:

@@ -112,9 +112,10 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
         ]
         handles.append(unstable_handle())
         figure.legend(handles=handles, loc="outside right center")
+        ends = table[table["row"] == "run"]
         say_left_out(
             figure,
-            seeds_drawn(table[table["row"] == "run"].groupby(["optimizer", "lr"]).size())
+            seeds_drawn(ends.groupby(["optimizer", "lr"]).size(), ends["seed"])
             + ", shaded over their range",
             f"the {len(arms)} of {len(every):,} arms that end lowest" if arms != every else "",
             f"curves of {len(curves)} of {len(colors):,} rates" if curves != colors else "",

@@ -1,12 +1,12 @@
 """Draw the figures of the report: which ones apply, in which order, in how many pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stabkit.analyze.cells import cell_label, group_cells
+from stabkit.analyze.cells import Cell, cell_label, group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.accuracy_table import NOTE, table_cells
@@ -115,6 +115,8 @@ def _shown(
     if name in OF_CELLS and len(cells) > MAX_CELLS:
         about = f"{about}; the first {MAX_CELLS} of {len(cells):,} cells"
     table = plot.table(shown)
+    if len(shown) < len(runs):  # named as elsewhere on the page, not by its folder
+        table = table.assign(run=_label_of(cells, worst))
     if table.empty or (name == "onset-order" and too_few(table)):
         return None
     if name == "signals" and drawn and table["signal"].nunique() == 1:
@@ -136,6 +138,10 @@ def _shown(
         panel = f" Panel {number} of {len(figures)}." if len(figures) > 1 else ""
         pictures.append(picture(draw_notes(figure, shown), alt + panel))
     return Shown(title, name, about, tuple(pictures))
+
+
+def _label_of(cells: Sequence[Cell], name: str) -> str:
+    return next(run_label(cell, run) for cell in cells for run in cell.runs if run.name == name)
 
 
 def _loss_tells(runs: Diagnoses) -> bool:

@@ -14,16 +14,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
+from stabkit.analyze.cells import wrapped
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.curves import spans_decades
 from stabkit.analyze.plots.grad_norms import grad_norms_axis, grad_norms_table
 from stabkit.analyze.plots.knn import curve_styles, drawn_panels, knn_axis, knn_table
-from stabkit.analyze.plots.knn_lines import Styles
+from stabkit.analyze.plots.knn_lines import Styles, dip_words
 from stabkit.analyze.plots.layer_styles import layer_styles, telling_layers
 from stabkit.analyze.plots.losses import loss_axis, loss_table
 from stabkit.printing import counted
 
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
+SMALL = {"font": {"size": 10}}  # words inside a chart
 MAX_POINTS = 4000  # per line; a screen has fewer columns
 
 
@@ -53,10 +56,11 @@ def _of_accuracy(runs: Diagnoses) -> list[Chart]:
     styles = curve_styles(table[table["curve"].isin({c for rows in panels for c in rows["curve"]})])
     found = []
     for rows in panels:
-        rows = rows.assign(value=100 * rows["value"])
+        final = rows.groupby("run")["value"].agg(lambda values: 100 * final_level(values))
+        rows = rows.assign(value=100 * rows["value"], ceiling=100 * rows["ceiling"])
         traces = [
-            _trace(_name(run), run, styles[str(curve)], 1.5)
-            for (curve, _), run in rows.groupby(["curve", "run"], sort=False)
+            _trace(f"{_name(run)} · {final[name]:.1f}", run, styles[str(curve)], 1.5)
+            for (curve, name), run in rows.groupby(["curve", "run"], sort=False)
         ]
         shapes = [
             _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
@@ -102,11 +106,17 @@ def _of_gradients(runs: Diagnoses) -> list[Chart]:
             for layer, one in drawn
             if len(one)
         ]
-        dips = rows[(rows["series"] != "grad_norm") & rows["event"].astype(bool)]
-        shapes = [_band(dips, "#888888")] if len(dips) else []
+        result = rows[rows["series"] != "grad_norm"]
+        inside = result["event"].astype(bool)
+        dips = result[inside].groupby((~inside).cumsum()[inside])
+        shapes = [_band(dip, "#888888") for _, dip in dips]
+        bursts = norms[norms["said"].astype(str) != ""]
+        shapes += [
+            _line(burst["step"], burst["said"], "#222222") for burst in bursts.to_dict("records")
+        ]
         if traces:
             found.append(_Panel(str(cell), traces, shapes))
-    return _charts("grad-norms", grad_norms_axis(table), found, "log")
+    return _charts("grad-norms", grad_norms_axis(table).replace("/ ", "/\n"), found, "log")
 
 
 def _name(run: pd.DataFrame) -> str:
@@ -164,15 +174,23 @@ def _epoch(rows: pd.DataFrame) -> str:
 
 def _dip(rows: pd.DataFrame, color: str) -> dict[str, Any]:
     """Return a shade over a dip; a line at the onset of one that was open when the run ended."""
-    band = _band(rows, color)
-    if rows["recovered"].all():
-        return band
-    return band | {
-        "type": "line",
-        "x1": band["x0"],
-        "opacity": 1,
-        "line": {"width": 1.5, "color": color, "dash": "dot"},
-    }
+    recovered = bool(rows["recovered"].all())
+    said = dip_words(rows["ceiling"].iloc[0] - rows["value"].min(), recovered)
+    if not recovered:
+        return _line(rows["step"].min(), said, color)
+    return _band(rows, color) | {"label": {"text": said, "textposition": "top left", **SMALL}}
+
+
+def _line(step: int, said: str, color: str) -> dict[str, Any]:
+    """Return a line at a step, with words to its right."""
+    return {
+        "type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1,
+        "x0": int(step), "x1": int(step), "line": {"width": 1.5, "color": color, "dash": "dot"},
+        "label": {
+            "text": _lines(said), "textposition": "end", "textangle": 0, "xanchor": "left",
+            "yanchor": "top", **SMALL,
+        },
+    }  # fmt: skip
 
 
 def _band(rows: pd.DataFrame, color: str) -> dict[str, Any]:
@@ -208,23 +226,34 @@ def _charts(
 
 def _chart(name: str, measure: str, panel: _Panel, axis: dict[str, Any]) -> Chart:
     title, traces, shapes = panel
+    above = wrapped(title)
+    more = 17 * above.count("\n")  # pixels; plotly puts the first line where a single one would be
     layout = {
-        "title": {"text": html.escape(title), "font": {"size": 13}},
+        # directly above the curves, as the buttons are above that
+        "title": {
+            "text": _lines(above), "font": {"size": 13},
+            "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6 + more},
+        },
         "xaxis": {"title": {"text": "step", "standoff": 4}},
-        "yaxis": {"title": {"text": html.escape(measure).replace("\n", " ")}, **axis},
+        "yaxis": {"title": {"text": _lines(measure), "font": {"size": 12}}, **axis},
         "hovermode": "closest",
         "showlegend": True,
         "legend": {"orientation": "h", "y": -0.22, "font": {"size": 11}},
-        "margin": {"t": 60, "r": 10, "l": 55, "b": 40},
+        "margin": {"t": 55 + more, "r": 10, "l": 65, "b": 40},
         "paper_bgcolor": "#fff",  # as the pictures, in dark mode too
         "plot_bgcolor": "#fff",
         "font": {"color": "#222"},
         "shapes": list(shapes),
-    }
+    }  # fmt: skip
     content = json.dumps({"data": list(traces), "layout": layout}, allow_nan=False)
-    shaded = f", {counted(len(shapes), 'event')} shaded" if shapes else ""
-    label = f"{title or measure}: {counted(len(traces), 'line')} over steps{shaded}."
+    marked = f", {counted(len(shapes), 'event')} marked" if shapes else ""
+    label = f"{title or measure}: {counted(len(traces), 'line')} over steps{marked}."
     return Chart(name, title, " ".join(label.split()), content)
+
+
+def _lines(text: str) -> str:
+    """Return a title as plotly reads it, which is HTML."""
+    return html.escape(text).replace("\n", "<br>")
 
 
 def plotly_script() -> str:

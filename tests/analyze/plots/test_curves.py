@@ -144,7 +144,9 @@ def test_the_loss_figure_marks_spikes_departures_and_what_is_not_finite(tmp_path
     assert eventful.loc["left", "max"] == STEPS - 1
     figure = loss_figure(table)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["spike or departure", "not finite", "n = 1 seed"]
+    assert names == ["spike or departure", "not finite", "1 run"], (
+        "a log of another tool has no seed"
+    )
     (ax,) = figure.axes
     ends = [text.get_text().partition(" ·")[0] for text in ax.texts]
     assert set(ends) >= {"calm", "left", "nan", "spike"}

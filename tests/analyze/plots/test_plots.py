@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 import stabkit
 from stabkit.analyze.cells import group_cells
@@ -119,6 +120,66 @@ def test_the_end_of_the_warmup_and_the_epochs_are_drawn(grid_runs: Diagnoses) ->
     assert [child.get_xlabel() for child in ax.child_axes] == ["epoch"]
     unknown = table.assign(per_epoch=np.nan)
     assert not knn_figure(unknown).axes[0].child_axes
+
+
+EPOCHS = ("grad-norms", "knn", "layer-map", "loss", "optimizer", "signals")  # figures over steps
+
+
+@pytest.fixture
+def two_optimizers(grid_runs: Diagnoses, monkeypatch: pytest.MonkeyPatch) -> Diagnoses:
+    """Return the runs of the grid, those of the larger rate as if trained by another optimizer."""
+    for run in grid_runs:
+        if run.settings["optim.lr"] > 1e-2:
+            monkeypatch.setitem(run.settings, "optim.name", "lamb")
+    return grid_runs
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("name", EPOCHS)
+def test_a_figure_over_steps_has_an_axis_of_epochs_if_they_are_known(
+    two_optimizers: Diagnoses, name: str
+) -> None:
+    table = PLOTS[name].table(two_optimizers)
+    settings = next(iter(two_optimizers)).settings
+    per_epoch = settings["data.num_train"] // settings["train.batch"]
+    of_epochs = [
+        child
+        for ax in PLOTS[name].figure(table).axes
+        for child in ax.child_axes
+        if child.get_xlabel() == "epoch"
+    ]
+    assert of_epochs
+    for axis in of_epochs:
+        steps, epochs = axis._parent.get_xlim(), axis._functions[0]  # of matplotlib
+        assert [epochs(step) for step in steps] == [step / per_epoch for step in steps]
+    unknown = PLOTS[name].figure(table.assign(per_epoch=np.nan))
+    assert not any(ax.child_axes for ax in unknown.axes)
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize(
+    ("name", "seeds", "none"),
+    [
+        ("grad-norms", "the first of 2 seeds", "the first of 2 runs"),
+        ("knn", "n = 2 seeds", "2 runs"),
+        ("loss", "n = 2 seeds", "2 runs"),
+        ("optimizer", "n = 2 seeds, shaded", "2 runs, shaded"),
+        ("layer-map", "n = 1: the first run", "n = 1: the first run"),
+    ],
+)
+def test_a_figure_says_of_how_many_runs_it_is_and_names_seeds_only_if_known(
+    two_optimizers: Diagnoses, name: str, seeds: str, none: str
+) -> None:
+    table = PLOTS[name].table(two_optimizers)
+    assert seeds in words(PLOTS[name].figure(table))
+    unknown = table.assign(seed=None) if "seed" in table else table
+    assert none in words(PLOTS[name].figure(unknown))
+
+
+def words(figure: Figure) -> str:
+    """Return what stands below and beside the panels of a figure."""
+    legends = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    return "; ".join([figure.get_supxlabel(), *legends])
 
 
 @pytest.mark.lengthy

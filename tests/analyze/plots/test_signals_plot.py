@@ -101,6 +101,23 @@ def test_evaluations_and_dips_are_among_them(whole_grid: Path) -> None:
     assert (dip["step"], dip["end"]) == (found["onset"], found["end"])
 
 
+def ticks(figure: Figure, signal: str) -> dict[str, float]:
+    figure.canvas.draw()
+    (ax,) = (ax for ax in figure.axes if ax.get_title() == signal)
+    return dict(zip((t.get_text() for t in ax.get_yticklabels()), ax.get_yticks(), strict=True))
+
+
+@pytest.mark.lengthy
+def test_an_accuracy_is_in_percent_and_nothing_else_is(tmp_path: Path) -> None:
+    plant_run(tmp_path / "run")
+    table = signals_table(diagnosed(tmp_path))
+    figure = signals_figure(again(table))
+    accuracies, losses = ticks(figure, "knn_heldout"), ticks(figure, "loss")
+    assert accuracies["40 %"] == pytest.approx(0.4), "the accuracy rises from 0.3 to 0.6"
+    assert list(accuracies) == [f"{100 * share:g} %" for share in accuracies.values()]
+    assert list(losses) == [f"{loss:g}" for loss in losses.values()]
+
+
 @pytest.mark.lengthy
 def test_signals_that_are_zero_throughout_or_nobody_asks_for_have_no_panel(tmp_path: Path) -> None:
     plant_signals(tmp_path / "run", lr=np.zeros(LONG), probe_rank=np.linspace(20, 4, 50))
@@ -230,7 +247,13 @@ def test_a_report_shows_the_signals_of_its_worst_run(
     plant_run(tmp_path / "fine", "optim.lr=1e-3")
     plant_run(tmp_path / "bad", "optim.lr=2e-3", dip=0.1)
     monkeypatch.setattr(figures, "PLOTS", {"signals": PLOTS["signals"]})
+    titles: list[str] = []
+    notes = figures.draw_notes
+    monkeypatch.setattr(
+        figures, "draw_notes", lambda f, runs: titles.append(f.get_suptitle()) or notes(f, runs)
+    )
     (shown,) = [f for f in make_report(diagnosed(tmp_path)).figures if f.name == "signals"]
     assert "of the worst run" in shown.about
     (picture,) = shown.pictures
     assert "1 run: bad." in picture.alt
+    assert titles == ["base lr 0.002"], "the name that it has everywhere on the page"

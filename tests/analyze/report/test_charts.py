@@ -1,0 +1,42 @@
+"""The zoomable charts say what the pictures say that they stand for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.report.interactive import charts
+from tests.analyze.conftest import LAYERS, SPIKE, diagnosed, falling_loss, level, plant_loop
+
+
+def contents(runs: Diagnoses, name: str) -> list[dict[str, Any]]:
+    return [json.loads(chart.data) for chart in charts(runs) if chart.name == name]
+
+
+def shapes(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [shape for content in contents for shape in content["layout"]["shapes"]]
+
+
+@pytest.mark.lengthy
+def test_a_chart_says_final_accuracies_depths_of_dips_and_bursts(grid_runs: Diagnoses) -> None:
+    accuracy = contents(grid_runs, "knn")
+    names = [line["name"] for content in accuracy for line in content["data"]]
+    finals = [name.rpartition(" · ")[2] for name in names]
+    assert sorted(finals) == sorted(f"{level(run):.1f}" for run in grid_runs)
+    said = [shape["label"]["text"] for shape in shapes(accuracy)]
+    depths = [100 * depth for run in grid_runs for depth in run.dips["depth"]]
+    assert sorted(said) == sorted(f"-{depth:.1f} pt" for depth in depths)
+    (line,) = [shape for shape in shapes(contents(grid_runs, "grad-norms")) if "label" in shape]
+    assert SPIKE <= line["x0"] == line["x1"] < SPIKE + 3
+    assert f"from step {SPIKE}" in line["label"]["text"].replace("<br>", " ")
+
+
+def test_every_event_has_a_band_of_its_own_behind_the_gradients(tmp_path: Path) -> None:
+    losses = falling_loss()
+    losses[200:210] += 5
+    losses[350:360] += 5
+    plant_loop(tmp_path / "a", LAYERS, losses=losses)
+    bands = shapes(contents(diagnosed(tmp_path), "grad-norms"))
+    assert [(band["x0"], band["x1"]) for band in bands] == [(200, 209), (350, 359)]
