@@ -80,6 +80,7 @@ class Recording:
             samples_per_step, failed, knn, teacher,
         )  # fmt: skip
         self.knn, self._full_every = parts.knn, full_every
+        self._measured = [signal.name for signal in parts.measure.signals]
         self.rundir, self.layers = RunDir(folder), list(parts.layers)
         self._pid = os.getpid()
         self.attachment = Attachment(optimizers, scaler)
@@ -147,7 +148,15 @@ class Recording:
         return not self.is_dead() and self.out is not None
 
     def on(self, kind: str, action: Action, suspected: bool) -> None:
-        """Ask for an action (`Reactions.on`), and say what the full steps leave unseen of it."""
+        """Ask for an action (`Reactions.on`), and say what the full steps leave unseen of it.
+
+        Raises ValueError also for stale moments without the signal that shows them.
+        """
+        if kind == "stale_moments" and "adam_rms" not in self._measured:
+            raise ValueError(
+                "on: stale_moments needs the signal adam_rms, and this Monitor measures "
+                f"{', '.join(self._measured) or 'none'}: give it signals that include adam_rms"
+            )
         self.reactions.on(kind, action, suspected=suspected)
         if kind == "stale_moments" and self._full_every > 1 and self.writes():
             self.guard.noticed(

@@ -252,3 +252,11 @@ def test_an_interval_below_one_is_refused(tmp_path: Path, full_every: int) -> No
     with pytest.raises(ValueError, match=f"full_every must be 1 step or more .*got {full_every}"):
         Toy().monitor(tmp_path / "run", full_every=full_every)
     assert not (tmp_path / "run").exists()
+
+
+def test_stale_moments_are_refused_without_the_signal_that_shows_them(tmp_path: Path) -> None:
+    toy = Toy()
+    with toy.monitor(tmp_path, signals="grad_norm") as monitor:
+        with pytest.raises(ValueError, match=r"needs the signal adam_rms, .* measures grad_norm: "):
+            monitor.on("stale_moments", "log")
+        monitor.on("spike", "log")
