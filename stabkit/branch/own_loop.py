@@ -17,6 +17,7 @@ from stabkit.branch.judge.measured import KINDS
 from stabkit.branch.judge.study_figures import write_study
 from stabkit.branch.nudges import distance, kick, nudge
 from stabkit.config import read_mapping
+from stabkit.monitor.ranks import world_size
 from stabkit.replay.plan import Event, find_event, recorded
 from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.replay.state_ring import StateRing
@@ -92,6 +93,8 @@ def branch_loop(
     Raises ValueError or ConfigError when the request is wrong, or when `train` leaves no run that
     ended.
     """
+    if world_size() > 1:
+        raise ValueError(f"branch_loop: is for one process, this is one of {world_size()}")
     folder, parent = Path(folder), Path(run)
     record, last = recorded(parent)
     event = find_event(record, at, last)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import stabkit
 from stabkit.branch import own_loop
@@ -15,6 +16,7 @@ from stabkit.branch.judge.attribution import Attribution
 from stabkit.branch.judge.branch_table import branch_table
 from tests.conftest import tree
 from tests.docs.test_blocks import blocks
+from tests.train.processes import exit_codes, start
 
 BROKEN, STEPS = 60, 80
 
@@ -192,3 +194,16 @@ def test_the_block_on_the_page_runs_as_it_stands(
     said = capsys.readouterr().out
     assert "skip the batch: prevented." in said
     assert "half the rate: no different from a nudge." in said
+
+
+def refused_among_two(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    loop = Loop(folder)
+    with pytest.raises(ValueError, match="is for one process, this is one of 2"):
+        loop.branch()
+    dist.destroy_process_group()
+
+
+@pytest.mark.processes
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    assert exit_codes(start(2, refused_among_two, tmp_path)) == [0, 0]
