@@ -214,9 +214,9 @@ def _train_branch(
     shutil.rmtree(path, ignore_errors=True)
     with _changed(ring, begin, branch.change):
         if branch.row["kind"] == "sham":
-            kick(_weights(ring), size, branch.number or 0)
+            kick(_trained(ring), size, branch.number or 0)
         elif branch.number is not None:
-            nudge(_weights(ring), branch.number)
+            nudge(_trained(ring), branch.number)
         train(path, begin, end)
     if not has_ended(path):
         raise ValueError(
@@ -269,12 +269,15 @@ def _weights_after(
     with _changed(ring, begin, change):
         train(path, begin, begin + FIRST)
     shutil.rmtree(path, ignore_errors=True)
-    return [weight.cpu().clone() for weight in _weights(ring).values()]
+    return [parameter.detach().cpu().clone() for parameter in ring.model.parameters()]
 
 
-def _weights(ring: StateRing) -> dict[str, Tensor]:
-    """Return the weights by name; what is written into them is written into the model."""
-    return {name: p.detach() for name, p in ring.model.named_parameters()}
+def _trained(ring: StateRing) -> dict[str, Tensor]:
+    """Return the weights that are trained, by name; what is written into them is in the model.
+
+    Frozen ones are left out: a kick of a frozen backbone is no training of this model.
+    """
+    return {name: p.detach() for name, p in ring.model.named_parameters() if p.requires_grad}
 
 
 def _compare_control(record: Run, control: Path, begin: int, end: int) -> None:

@@ -173,6 +173,19 @@ def test_a_wrong_request_is_refused_before_anything_trains(loop: Loop) -> None:
     assert loop.called == []
 
 
+def test_frozen_weights_are_neither_kicked_nor_moved(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, count in (("PLACEBOS", 4), ("REPLICATES", 1), ("SHAMS", 1)):
+        monkeypatch.setattr(own_loop, name, count)
+    loop.model[0].requires_grad_(False)
+    loop.branch()
+    frozen = sum(p.numel() for p in loop.model[0].parameters())
+    starts = torch.stack([loop.begun[name][:frozen] for name in loop.begun])
+    assert (starts == starts[0]).all()
+    assert not torch.equal(loop.begun["sham-0"], loop.begun["control"])
+
+
 def test_a_loop_that_leaves_no_run_is_told(loop: Loop) -> None:
     def forgetful(folder: Path, first: int, end: int) -> None:
         loop.train(loop.study / "elsewhere" / folder.name, first, end)

@@ -16,8 +16,8 @@ from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.spikes import MIN_HISTORY, usable_series
 from stabkit.store.reader import Run
 
-MARGIN_STEPS = 10  # the same for a run without evaluations
 MARGIN = 2  # evaluations around the event within which the same event may begin
+MARGIN_STEPS = 10  # the same for a run without evaluations
 BEFORE = 3  # evaluations, up to the onset, whose median is the level before the event
 LAST = 3  # evaluations whose mean is the accuracy at the horizon
 KINDS = ("dip", "burst", "loss_spike", "nonfinite", "step")  # what a branch may be judged by
