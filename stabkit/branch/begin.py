@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stabkit.branch.nudges import distance, kick, nudge
 from stabkit.branch.optimizer_state import carried_over, forgotten, without_first_moments
+from stabkit.branch.protocol import FIRST
 from stabkit.branch.study import Branch, Study, config_of_branch, folder_of
 from stabkit.config import ConfigError, RunConfig, run_id, save_config
 from stabkit.monitor.layers import group_layers
@@ -31,7 +32,6 @@ from stabkit.train.recording import Silent
 from stabkit.train.request import check_request
 from stabkit.train.state import TrainState, build_state, load_state, save_state
 
-FIRST = 3  # updates after which it is measured how far an intervention moved the weights
 Say = Callable[[str], None]
 
 

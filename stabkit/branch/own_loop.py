@@ -16,6 +16,7 @@ from stabkit.branch.judge.branch_table import PLAN, branch_table, has_ended, rea
 from stabkit.branch.judge.measured import KINDS
 from stabkit.branch.judge.study_figures import write_study
 from stabkit.branch.nudges import distance, kick, nudge
+from stabkit.branch.protocol import FIRST, LEAD, PLACEBOS, REPLICATES, SHAMS
 from stabkit.config import read_mapping
 from stabkit.monitor.ranks import world_size
 from stabkit.replay.plan import Event, find_event, recorded
@@ -27,10 +28,8 @@ from stabkit.yamlio import dump_yaml
 
 log = logging.getLogger("stabkit")
 
-PLACEBOS, SHAMS, REPLICATES = 8, 12, 3
-LEAD, LEAD_STEPS = 4, 20  # from the begin to the onset: evaluations, or steps if there are none
-FIRST = 3  # updates after which it is measured how far a change moved the weights
-MEASURED = ".measured"  # the folder of the runs that measure it
+LEAD_STEPS = 20  # from the begin to the onset, in a run without evaluations
+MEASURED = ".measured"  # the folder of the runs that measure how far a change moves the weights
 CHANGED = "changed"  # the family of all changes: they are compared with kicks of their size
 
 Train = Callable[[Path, int, int], object]

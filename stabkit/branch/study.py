@@ -9,6 +9,7 @@ import torch
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.branch.interventions import READY, Around, Intervention, chosen, ready
 from stabkit.branch.judge.measured import KINDS
+from stabkit.branch.protocol import LEAD, PLACEBOS, REPLICATES, SHAMS
 from stabkit.branch.shams import Tensors, shams
 from stabkit.config import ComputeConfig, ConfigError, RunConfig, run_id, validate, with_settings
 from stabkit.monitor.layers import group_layers
@@ -27,8 +28,6 @@ from stabkit.store.reader import Run
 from stabkit.train.request import config_with_threads
 from stabkit.train.state import build_state
 
-PLACEBOS = 8
-LEAD = 4  # evaluations between the begin and the onset
 AFTER = 4  # evaluations after the end of the event, at least
 AFTER_STEP = 20  # evaluations after a step that is no event
 MOST = 40  # evaluations after the onset, at most: a dip that never ends would train to the end
@@ -43,7 +42,7 @@ class Size(NamedTuple):
     names: Sequence[str]
 
 
-QUICK, FULL = Size(12, 3, TELLING), Size(12, 6, READY)
+QUICK, FULL = Size(SHAMS, REPLICATES, TELLING), Size(SHAMS, 6, READY)
 
 
 class Branch(NamedTuple):
