@@ -1,24 +1,35 @@
 """Move the labels of marks to where they hide the least of the curves."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 Points = NDArray[np.floating[Any]]
 
 MOVABLE = "movable"  # the gid of a label that may move
 AWAY = (4, 9, 14, 20, 27, 35)  # points between a mark and its label
-# Where a label may be: points above its mark, and which side of the label is at the mark.
+
+
+class Place(NamedTuple):
+    """Where a label may be: points above its mark, and which sides of it are at the mark."""
+
+    away: float
+    vertical: str  # "top" or "bottom"
+    horizontal: str  # "left", "center" or "right"
+
+
 PLACES = [
-    {"position": (0, sign * away), "va": side, "ha": at}
+    Place(sign * away, vertical, horizontal)
     for away in AWAY
-    for sign, side in ((1, "bottom"), (-1, "top"))
-    for at in ("center", "left", "right")
+    for sign, vertical in ((1, "bottom"), (-1, "top"))
+    for horizontal in ("center", "left", "right")
 ]
+SHARE = {"left": 0.0, "center": 0.5, "right": 1.0}  # of the width that lies left of the mark
 FAR_WORSE = 1000  # pixels of a curve: to hide another text, to leave the panel
 
 
@@ -39,25 +50,27 @@ def _place(ax: Axes, labels: list[Annotation]) -> None:
     curves, marks = _pixels(ax), ax.transData.transform([label.xy for label in labels])
     taken = [text.get_window_extent() for text in ax.texts if text not in labels]
 
-    def cost(label: Annotation, mark: Points, place: dict[str, Any]) -> float:
-        label.set(**place)
-        box = _box(label).padded(2)
-        hidden = ((curves > box.min) & (curves < box.max)).all(axis=1).sum()
+    def cost(box: Bbox, mark: Points, place: Place) -> float:
+        hidden = np.all((curves > box.min) & (curves < box.max), axis=1).sum()
         apart = np.hypot(*(np.clip(marks, box.min, box.max) - marks).T)
         astray = apart.min() < np.hypot(*(np.clip(mark, box.min, box.max) - mark))
-        outside = (box.min < ax.bbox.min).sum() + (box.max > ax.bbox.max).sum()
+        outside = np.sum(box.min < ax.bbox.min) + np.sum(box.max > ax.bbox.max)
         bad = outside + sum(box.overlaps(other) for other in taken)
-        return float(hidden + abs(place["position"][1]) + 50 * astray + FAR_WORSE * bad)
+        return float(hidden + abs(place.away) + 50 * astray + FAR_WORSE * bad)
 
+    point = ax.figure.dpi / 72  # pixels
     for label, mark in zip(labels, marks, strict=True):
-        label.set(**min(PLACES, key=lambda place: cost(label, mark, place)))
-        taken.append(_box(label))
-
-
-def _box(label: Annotation) -> Any:
-    """Return the box of the text in pixels, without the line to its mark."""
-    label.get_window_extent()  # moves the text; its own result holds the line as well
-    return Text.get_window_extent(label)
+        width, height = Text.get_window_extent(label).size  # without the line to its mark
+        boxes = []
+        for place in PLACES:
+            left = mark[0] - SHARE[place.horizontal] * width
+            low = mark[1] + point * place.away - (height if place.vertical == "top" else 0.0)
+            boxes.append(Bbox.from_bounds(left, low, width, height))
+        costs = [cost(box.padded(2), mark, at) for box, at in zip(boxes, PLACES, strict=True)]
+        best = int(np.argmin(costs))
+        away, vertical, horizontal = PLACES[best]
+        label.set(position=(0, away), va=vertical, ha=horizontal)
+        taken.append(boxes[best])
 
 
 def _pixels(ax: Axes) -> Points:
