@@ -35,7 +35,7 @@ from stabkit.analyze.plots.layer_styles import (
     styles_of,
     telling_layers,
 )
-from stabkit.analyze.plots.style import RC, new_figure
+from stabkit.analyze.plots.style import RC, align_names, new_figure
 
 MARGIN = (30, 200)  # least and most values shown on each side; else as many as the event is long
 AROUND = (60, 120)  # most values shown before and after the onset: more would be no zoom
@@ -266,7 +266,7 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
                     ax.set_ylabel(name)
             column[0].set_title(wrapped(event, 40), pad=9)
             column[-1].set_xlabel(f"steps since the onset, step {rows['onset'].iloc[0]}")
-        figure.align_ylabels()
+        align_names(axes.ravel())
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
         if (table["end"] > table["onset"]).any():
             lines.append(Line2D([], [], color="0.88", linewidth=6, label="the event"))

@@ -18,7 +18,7 @@ from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
 from stabkit.analyze.plots.signal_rows import ACCURACY, HEAD, MEASURED, signal_rows
-from stabkit.analyze.plots.style import RC, new_figure, ramp
+from stabkit.analyze.plots.style import RC, align_names, new_figure, ramp
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first
 
@@ -143,7 +143,7 @@ def signals_figure(table: pd.DataFrame) -> Figure:
             used[-1].set_xlabel("step")
             own = table[table["run"] == runs[0 if alone else number]]
             mark_clock(used[-1], own.assign(warmup=np.nan))  # the curve of the rate shows it
-        figure.align_ylabels()
+        align_names(axes.ravel())
         total = int(table["of"].iloc[0])
         if alone:
             figure.suptitle(wrapped(runs[0], 80), fontsize=10)

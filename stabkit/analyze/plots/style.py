@@ -1,6 +1,6 @@
 """Define the look of every figure: printable, color-blind safe, legible in gray."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter, NullLocator
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import Bbox, ScaledTranslation
 
 from stabkit.printing import lines
 
@@ -33,6 +33,7 @@ RC = {
     "savefig.bbox": "tight",
 }
 Color = tuple[float, float, float]
+NAME_AT = 40  # points between a vertical axis and its name: enough for tick labels like 0.00025
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
@@ -69,6 +70,17 @@ class ShownFigure(Figure):
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches. It does not use pyplot, so it needs no screen."""
     return ShownFigure(figsize=(width, height), layout="constrained")
+
+
+def align_names(axes: Iterable[Axes]) -> None:
+    """Put the names of vertical axes at one distance from their axes.
+
+    `Figure.align_ylabels` does so too, but measures the ticks of all panels for each of them, which
+    takes as long as all the rest of a figure of fifteen panels.
+    """
+    for ax in axes:
+        left = ScaledTranslation(-NAME_AT / 72, 0, ax.figure.dpi_scale_trans)
+        ax.yaxis.set_label_coords(0, 0.5, transform=ax.transAxes + left)
 
 
 def as_written(figure: Figure) -> Figure:
