@@ -24,6 +24,7 @@ from benchmarks.lib.pages import fill
 
 SUBJECTS = {  # name -> module and function that return its tables; imported when it is asked for
     "dips": "dips.dip_tables",
+    "possible": "possible.possible_tables",
     "rivals": "rivals.rival_tables",
     "drifts": "drifts.drift_tables",
     "online": "online.online_tables",

@@ -46,7 +46,7 @@ def main() -> None:
     limit = Times([analyze_s], [runs * LIMIT_S])
     rows = [
         count_row("tables read", counted["read_table"], REPORTED * len(TABLES)),
-        count_row("calls of find_dips", counted["find_dips"], REPORTED),
+        count_row("calls of search_dips", counted["search_dips"], REPORTED),
         count_row("calls of find_layer_spikes", counted["find_layer_spikes"], REPORTED),
         limit.row(f"analyze, {runs:,} runs of {STEPS // 5} evaluations", "limit", "at most", 1.0),
     ]
@@ -78,7 +78,7 @@ def count_work(folder: Path, page: Path) -> tuple[Counter[str], float]:
     counted: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         for module, name in (
-            (reader, "read_table"), (events, "find_dips"),
+            (reader, "read_table"), (events, "search_dips"),
             (events, "find_layer_spikes"),
         ):  # fmt: skip
             stack.enter_context(counting(module, name, counted))

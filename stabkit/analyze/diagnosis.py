@@ -76,21 +76,24 @@ class Diagnosis:
     @property
     def last_answers(self) -> NDArray[np.bool_] | None:
         """[evals, n]: which samples the last evaluations got right; None if not recorded."""
-        if self._falls[2] is None:
+        packed_answers = self._falls[3]
+        if packed_answers is None:
             return None
-        packed, n = self._falls[2]
+        packed, n = packed_answers
         return np.unpackbits(packed, axis=1, count=n).astype(bool)
 
     @cached_property
-    def _falls(self) -> tuple[pd.DataFrame, pd.DataFrame, tuple[NDArray[np.uint8], int] | None]:
-        """Dips, drifts and last answers: all three need the answers at every evaluation."""
+    def _falls(
+        self,
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, tuple[NDArray[np.uint8], int] | None]:
+        """Dips, possible dips, drifts, last answers: they need the answers at every evaluation."""
         # evaluations and answers must come from one reading, because the run may go on training
         seen = events.Accuracy(self.tables.keeping(), self.metric)
-        dips, drifts = events.falls(seen)
-        if events.refused(dips) or seen.correct is None:
-            return dips, drifts, None
+        falls = events.falls(seen)
+        if events.refused(falls[0]) or seen.correct is None:
+            return *falls, None
         last = np.packbits(seen.correct[-MEDIAN_OF:], axis=1)
-        return dips, drifts, (last, seen.correct.shape[1])
+        return *falls, (last, seen.correct.shape[1])
 
     @property
     def dips(self) -> pd.DataFrame:
@@ -98,9 +101,14 @@ class Diagnosis:
         return self._falls[0]
 
     @property
+    def possible_dips(self) -> pd.DataFrame:
+        """Rows like those of `find_dips`, of dips below its bar (`search_dips`)."""
+        return self._falls[1]
+
+    @property
     def drifts(self) -> pd.DataFrame:
         """Rows of `find_drift`."""
-        return self._falls[1]
+        return self._falls[2]
 
     @cached_property
     def outliers(self) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from stabkit.analyze.series import METRIC
 from stabkit.detect import (
     find_collapse,
     find_departure,
-    find_dips,
     find_drift,
     find_outliers,
     find_spikes,
@@ -26,6 +25,7 @@ from stabkit.detect import (
     find_swells,
 )
 from stabkit.detect.collapse import CHANCE, NOTHING
+from stabkit.detect.dips import search_dips
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.spikes import COLUMNS, usable_series
 from stabkit.detect.swells import find_layer_swells
@@ -82,8 +82,8 @@ class Accuracy:
         }
 
 
-def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the dips and the drifts of an evaluation: rows of `find_dips` and `find_drift`.
+def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return the dips, the possible dips (`search_dips`) and the drifts of an evaluation.
 
     Dips get further columns. `end` is the recovery, or the last evaluation if the run ended inside
     the dip. `steps`, `samples` and `epochs` say how long the dip lasted; the last two are NaN if
@@ -91,11 +91,15 @@ def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     run = seen.run
     known = 0.0 if math.isnan(seen.chance) else seen.chance
-    found = _sought(
+    both = _sought(
         run,
         f"dips of {seen.metric}",
-        lambda: find_dips(**seen.series(), chance=known),
-        lambda: find_dips([], []),
+        lambda: search_dips(**seen.series(), chance=known),
+        lambda: search_dips([], []),
+    )
+    found, possible = (
+        both[both["possible"] == asked].drop(columns="possible").reset_index(drop=True)
+        for asked in (False, True)
     )
     sagged = _sought(
         run,
@@ -109,7 +113,7 @@ def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
     steps = found["end"] - found["onset"]
     samples = steps * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
-    return found.assign(steps=steps, samples=samples, epochs=epochs), sagged
+    return found.assign(steps=steps, samples=samples, epochs=epochs), possible, sagged
 
 
 def _number(run: Run, key: str) -> float:

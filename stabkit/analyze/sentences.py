@@ -75,7 +75,8 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     sought += ["no collapse", "no non-finite value"]
     text = f"{listed(sought)} in {counted(len(known), 'run')}"
     clean = known["verdict"].eq("stable").all()
-    ending = ": no sign of instability was found." if clean else "."
+    sign = "clear sign" if known["possible_dips"].any() else "sign"
+    ending = f": no {sign} of instability was found." if clean else "."
     if shared:
         ending = " by itself, but in the mean of several."
     return text[0].upper() + text[1:] + ending
@@ -92,6 +93,7 @@ def events_in_words(
         *_collapsed(table),
         *_drifted(table),
         *_deepest(table, ordered),
+        *_possible(table, ordered),
         *_loss_spikes(table, ordered),
         *_outliers(table, ordered),
         *_stuck(table, ordered),
@@ -176,6 +178,21 @@ def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
         f"The deepest dip ({_named(worst)}): {100 * dip['depth']:.1f} points "
         f"below its level\nat step {int(dip['trough'])}; begun at step {int(dip['onset'])}, {end} "
         f"({p_value})."
+    )
+
+
+def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    some = table[table["possible_dips"] > 0]
+    if some.empty:
+        return
+    where, run, dip = _largest(some, ordered, lambda run: run.possible_dips, "z")
+    end = "" if pd.isna(dip["recovery"]) else f" to {int(dip['recovery']):,}"
+    number = counted(int(some["possible_dips"].sum()), "possible dip")
+    yield (
+        f"{number} in {counted(len(some), 'run')}, below the bar: some healthy runs have one too. The "
+        f"clearest\n({_named(where)}): {accuracy_words(run.metric)} {100 * dip['depth']:.1f} "
+        f"points below its\nlevel at step {int(dip['trough']):,}, from step "
+        f"{int(dip['onset']):,}{end}."
     )
 
 

@@ -19,6 +19,7 @@ PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not cou
 # Where noise is slow, every mean is uncertain and with it the depth of any dip, but a sudden change
 # is as clear as ever. There a window may pass by its fall, whose bar is a little lower.
 SLOW, SHARP_IS_LOWER = 0.7, 0.25  # AR(1) coefficient; standard errors
+POSSIBLE = 0.8  # share of the bar: what reaches it, but not the bar, is a possible dip
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
 
@@ -49,7 +50,7 @@ def find_spans(
     threshold: float | None,
     min_fall: float,
 ) -> tuple[list[Span], FloatArray, float, float]:
-    """Return the dips in time order, the noise [evals] and its AR(1) coefficient, and the bar.
+    """Return dips and possible dips in time order, the noise [evals] and its AR(1), and the bar.
 
     time [evals]: steps; variances [evals]: see `local_noise`.
     """
@@ -76,7 +77,8 @@ def find_spans(
         if same:
             break
     bar = threshold if threshold is not None else dip_bar(acc.size, ar, variances is not None)
-    return [span for span in spans if strength(span.z, span.fall, ar, bar) >= 1], noise, ar, bar
+    kept = [span for span in spans if strength(span.z, span.fall, ar, bar) >= POSSIBLE]
+    return kept, noise, ar, bar
 
 
 def strength(z: float, fall: float, ar: float, bar: float) -> float:

@@ -6,12 +6,13 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.dip_rows import COLUMNS, dip_row
-from stabkit.detect.dip_search import Span, find_spans
+from stabkit.detect.dip_search import Span, find_spans, strength
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
 from stabkit.detect.significance import holm, p_value
 
+MIN_DEPTH, MIN_FALL, ALPHA = 0.01, 2.5, 0.01
 SHORTEST = 8  # evaluations: three before, two that are low, three after
 
 
@@ -21,10 +22,10 @@ def find_dips(
     n: ArrayLike | None = None,
     correct: ArrayLike | None = None,
     *,
-    min_depth: float = 0.01,
+    min_depth: float = MIN_DEPTH,
     threshold: float | None = None,
-    min_fall: float = 2.5,
-    alpha: float = 0.01,
+    min_fall: float = MIN_FALL,
+    alpha: float = ALPHA,
     chance: float = 0.0,
     between: float | None = None,
 ) -> pd.DataFrame:
@@ -86,6 +87,53 @@ def find_dips(
     Raises ValueError for steps that do not increase, accuracies outside 0..1, and `correct` of
     another shape or another accuracy.
     """
+    dips, _, attrs = _search(
+        step, accuracy, n, correct, min_depth, threshold, min_fall, alpha, chance, between
+    )
+    frame = rows_frame(dips, COLUMNS)
+    frame.attrs = attrs
+    return frame
+
+
+def search_dips(
+    step: ArrayLike,
+    accuracy: ArrayLike,
+    n: ArrayLike | None = None,
+    correct: ArrayLike | None = None,
+    *,
+    chance: float = 0.0,
+) -> pd.DataFrame:
+    """Find dips as `find_dips` does, and possible dips in the same search.
+
+    A possible dip passes all rules but the bar, of which it reaches four fifths or more. Many
+    healthy runs have one (docs/detectors.md): it is worth a look and is no verdict. The further
+    column `possible` is true of it. Raises what `find_dips` raises.
+    """
+    dips, possible, attrs = _search(
+        step, accuracy, n, correct, MIN_DEPTH, None, MIN_FALL, ALPHA, chance, between=None
+    )
+    rows = [*((*row, False) for row in dips), *((*row, True) for row in possible)]
+    frame = rows_frame(rows, COLUMNS | {"possible": "bool"})
+    frame.attrs = attrs
+    return frame
+
+
+Row = tuple[object, ...]  # the values of COLUMNS
+
+
+def _search(
+    step: ArrayLike,
+    accuracy: ArrayLike,
+    n: ArrayLike | None,
+    correct: ArrayLike | None,
+    min_depth: float,
+    threshold: float | None,
+    min_fall: float,
+    alpha: float,
+    chance: float,
+    between: float | None,
+) -> tuple[list[Row], list[Row], dict[str, float]]:
+    """Return the rows of dips and of possible dips, and the `attrs` of `find_dips`."""
     steps, acc = checked_series(step, accuracy, "accuracy")
     _check_options(acc, steps, min_depth, threshold, min_fall, alpha, chance)
     bits = None if correct is None else _checked_bits(correct, acc)
@@ -101,18 +149,21 @@ def find_dips(
     if acc.size >= SHORTEST:
         variances = None if bits is None else flip_variances(bits)
         spans, noise, ar, bar = find_spans(acc, time, variances, min_depth, threshold, min_fall)
-    # The search looked at every window, so the correction counts every window.
-    tests = acc.size * width_count(acc.size)
-    p_values = holm(
-        [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in spans], tests
-    )
-    # `not p > alpha` and not `p <= alpha`: NaN, where nothing is known of the samples, is kept.
-    kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
-    rows = [dip_row(span, p, steps, acc, noise, chance, bits, between) for span, p in kept]
-    frame = rows_frame([tuple(row[name] for name in COLUMNS) for row in rows], COLUMNS)
+
+    def rows(some: list[Span]) -> list[Row]:
+        p_values = [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in some]
+        # The search looked at every window, so the correction counts every window.
+        corrected = holm(p_values, acc.size * width_count(acc.size))
+        # `not p > alpha` and not `p <= alpha`: NaN, where nothing is known of samples, is kept.
+        kept = [(s, p) for s, p in zip(some, corrected, strict=True) if not p > alpha]
+        found = (dip_row(s, p, steps, acc, noise, chance, bits, between) for s, p in kept)
+        return [tuple(row[name] for name in COLUMNS) for row in found]
+
+    clear = [span for span in spans if strength(span.z, span.fall, ar, bar) >= 1]
+    below = [span for span in spans if strength(span.z, span.fall, ar, bar) < 1]
     typical = float(np.median(noise)) if noise.size else 0.0
-    frame.attrs = {"noise": typical, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
-    return frame
+    attrs = {"noise": typical, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
+    return rows(clear), rows(below), attrs
 
 
 def _check_options(

@@ -1,5 +1,6 @@
 """Verdicts on runs without kNN: what other people's logs hold."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from stabkit.cli import main
+from stabkit.detect.simulate import simulate_curve
 from stabkit.runs import Run, open_run
 
 STEPS = np.arange(200) * 10
@@ -220,3 +222,17 @@ def test_no_loss_spike_is_claimed_where_there_is_no_loss(tmp_path, capsys):
     text = told(converted(tmp_path, {"grad_norm": noise(0)}), capsys)
     assert "no loss." in text
     assert "no loss spike" not in text.lower()
+
+
+def test_a_dip_below_the_bar_is_told_and_changes_no_verdict(tmp_path, capsys):
+    curve = simulate_curve(np.random.default_rng(0), trend="saturating", ar=0.5, n=500)
+    accuracy = curve.accuracy.copy()
+    accuracy[60:64] -= 0.03
+    for low in (accuracy, curve.accuracy):
+        run = converted(tmp_path, {"val_acc": low}, curve.step)
+        text = told(run, capsys)
+        assert run.verdict == "stable"
+        assert ("1 possible dip in 1 run" in text) == (low is accuracy)
+        assert ("from step 1,475" in text) == (low is accuracy)
+        assert ("no clear sign of instability was found" in text) == (low is accuracy)
+        shutil.rmtree(run.path)

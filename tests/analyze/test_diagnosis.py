@@ -20,7 +20,7 @@ from stabkit.store.reader import load
 from tests.analyze.conftest import LAYERS, diagnosed_run, plant_run
 
 DETECTORS = (
-    *("find_dips", "find_drift", "find_layer_spikes", "find_layer_swells", "find_spikes"),
+    *("search_dips", "find_drift", "find_layer_spikes", "find_layer_swells", "find_spikes"),
     *("find_bursts", "layer_onsets"),
 )
 
@@ -86,7 +86,7 @@ def test_a_summary_reads_each_table_once_and_finds_once(
     found = diagnose(load(folder))
     assert "1 of 3 runs trained unstably" in describe(found, run_table(found))
     assert set(reads.values()) == {1}
-    assert detections["find_dips"] == detections["find_drift"] == 3
+    assert detections["search_dips"] == detections["find_drift"] == 3
     assert detections["find_layer_spikes"] == detections["find_spikes"] == 3
 
 

@@ -10,6 +10,8 @@ from scipy import stats
 
 from stabkit.detect import dip_rows, find_dips
 from stabkit.detect.contrasts import weights_of, width_count
+from stabkit.detect.dip_search import POSSIBLE, strength
+from stabkit.detect.dips import search_dips
 from stabkit.detect.robust import noise_scale
 from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p
 from stabkit.detect.simulate import EVERY, TRENDS, Planted, ar1, simulate_curve
@@ -353,6 +355,22 @@ def test_longer_runs_keep_the_rate_of_a_hundred_evaluations() -> None:
         not find_dips(np.arange(1000), 0.5 + 0.02 * rng.normal(size=1000)).empty for _ in range(40)
     )
     assert rarely(alarms, 0.01, 40)
+
+
+def test_possible_dips_are_those_between_four_fifths_of_the_bar_and_the_bar() -> None:
+    kinds = {False: 0, True: 0}
+    for seed in range(60):
+        curve = simulate_curve(np.random.default_rng(seed), trend="saturating", ar=0.5, n=500)
+        accuracy = with_dip(curve.accuracy, 60, 4, 0.03)
+        found = search_dips(curve.step, accuracy)
+        dips, bar = find_dips(curve.step, accuracy), found.attrs["threshold"]
+        clear = found[~found["possible"]][dips.columns].reset_index(drop=True)
+        pd.testing.assert_frame_equal(clear, dips, check_dtype=False)
+        for row in found.itertuples():
+            share = strength(row.z, row.fall, found.attrs["ar"], bar)
+            assert (POSSIBLE <= share < 1) if row.possible else share >= 1
+            kinds[row.possible] += 1
+    assert min(kinds.values()) > 3
 
 
 def test_bad_input_is_refused() -> None:

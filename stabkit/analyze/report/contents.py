@@ -142,6 +142,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
             columns["deepest, points"] = depths
             columns["steps in dips"] = table["lost_steps"].map("{:,}".format)
     optional = {
+        "possible dips": "possible_dips",
         "single low evaluations": "outliers",
         "loss spikes": "loss_spikes",
         "losses that left": "departures",

@@ -69,7 +69,8 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         words = "Runs of one setting fall together, and none shows it by itself"
         return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
     if doubtful.empty:
-        words = f"No sign of instability in {known}"
+        sign = "clear sign" if table["possible_dips"].any() else "sign"
+        words = f"No {sign} of instability in {known}"
         failed = int(table["state"].isin(ENDED).sum())
         if failed:
             words += ", which failed" if len(table) == 1 else f", of which {failed} failed"
