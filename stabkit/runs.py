@@ -52,6 +52,10 @@ class Run(reader.Run):
         """Return one row per dip, as `find_dips` does, and how long it lasted."""
         return self.diagnosis(metric).dips.copy()
 
+    def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
+        """Return one row per dip just below the bar, which healthy runs have too."""
+        return self.diagnosis(metric).possible_dips.copy()
+
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per drift, as `find_drift` does."""
         return self.diagnosis(metric).drifts.copy()
@@ -170,6 +174,9 @@ class Runs(reader.Runs, Sequence[Run]):
 
     def dips(self, metric: str | None = None) -> pd.DataFrame:
         return joined(self, lambda run: run.dips(metric))
+
+    def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
+        return joined(self, lambda run: run.possible_dips(metric))
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         return joined(self, lambda run: run.drifts(metric))

@@ -13,7 +13,7 @@ from stabkit.analyze.found import EVENT_COLUMNS
 from stabkit.cli import main
 from tests.analyze.conftest import DIP, SPIKE, plant_run
 
-FINDINGS = ["dips", "drifts", "spikes", "bursts", "swells", "collapses", "events"]
+FINDINGS = ["dips", "possible_dips", "drifts", "spikes", "bursts", "swells", "collapses", "events"]
 
 
 @pytest.fixture(scope="module")
