@@ -189,8 +189,8 @@ def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     end = "" if pd.isna(dip["recovery"]) else f" to {int(dip['recovery']):,}"
     number = counted(int(some["possible_dips"].sum()), "possible dip")
     yield (
-        f"{number} in {counted(len(some), 'run')}, below the bar: some healthy runs have one too. The "
-        f"clearest\n({_named(where)}): {accuracy_words(run.metric)} {100 * dip['depth']:.1f} "
+        f"{number} in {counted(len(some), 'run')}, below the bar: some healthy runs have one too. "
+        f"The clearest\n({_named(where)}): {accuracy_words(run.metric)} {100 * dip['depth']:.1f} "
         f"points below its\nlevel at step {int(dip['trough']):,}, from step "
         f"{int(dip['onset']):,}{end}."
     )
