@@ -1,28 +1,26 @@
-"""Small changes of a state: one unit in the last place of one weight, or a random kick."""
+"""Small changes of a state: one unit in the last place of its weights, or a random kick."""
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
-def nudge(weights: Mapping[str, Tensor], number: int) -> str:
-    """Move one weight by one unit in the last place, in place; return its tensor's name.
+def nudge(weights: Mapping[str, Tensor], number: int) -> None:
+    """Move each weight of the matrices by one unit in the last place, up or down, in place.
 
-    `number` says which one: it is drawn evenly from all weights of the matrices. A weight of 0 has
-    no last place, and is passed over, as are biases, whose gradient may be nothing but rounding.
+    `number` says which way each goes. So much another processor changes as well. One weight alone
+    would not do: rounding often swallows its change within a few steps, and the branch is then the
+    control once more. A weight of 0 has no last place, and biases may have a gradient that is
+    nothing but rounding: both stay as they are.
     """
-    names = [name for name, tensor in weights.items() if tensor.ndim > 1 and tensor.any()]
-    sizes = np.array([weights[name].numel() for name in names])
-    rng = np.random.default_rng(number)
-    while True:
-        name = names[rng.choice(len(names), p=sizes / sizes.sum())]
-        flat = weights[name].view(-1)
-        at = int(rng.integers(len(flat)))
-        if flat[at] != 0:
-            flat[at] = torch.nextafter(flat[at], torch.full_like(flat[at], torch.inf))
-            return str(name)
+    generator = torch.Generator().manual_seed(number)
+    for tensor in weights.values():
+        if tensor.ndim < 2:
+            continue
+        up = torch.rand(tensor.shape, generator=generator).to(tensor.device) < 0.5
+        aim = torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)
+        tensor.copy_(torch.where(tensor == 0, tensor, torch.nextafter(tensor, aim)))
 
 
 def kick(weights: Mapping[str, Tensor], norm: float, number: int) -> None:

@@ -113,11 +113,11 @@ def test_the_broken_batch_is_the_cause_and_the_rate_is_not(
         "placebo": 8, "intervention": 6, "sham": 4, "control": 1,
     }  # fmt: skip
     control = loop.begun["control"]
+    matrices = sum(p.numel() for p in loop.model.parameters() if p.ndim > 1)
     for i in range(8):
-        [moved] = torch.nonzero(loop.begun[f"placebo-{i}"] != control)
-        assert loop.begun[f"placebo-{i}"][moved] == torch.nextafter(
-            control[moved], torch.tensor(torch.inf)
-        )
+        ulps = loop.begun[f"placebo-{i}"].view(torch.int32) - control.view(torch.int32)
+        assert ulps.abs().max() == 1
+        assert ulps.count_nonzero() == matrices
     kicks = [(loop.begun[f"sham-{i}"] - control).norm().item() for i in range(4)]
     assert kicks == pytest.approx([kicks[0]] * 4, rel=1e-3)
     kicked = [tuple(loop.begun[f"sham-{i}"].tolist()) for i in range(4)]
