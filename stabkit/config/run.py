@@ -124,6 +124,11 @@ class RunConfig(Section):
     branch: BranchConfig | None = None
 
     @property
+    def begin(self) -> int:
+        """Return the first update; that of a branch is where it leaves its parent."""
+        return self.branch.step if self.branch else 0
+
+    @property
     def end(self) -> int:
         """Return how many updates are made; the schedules know `train.steps` alone."""
         return self.branch.end if self.branch else self.train.steps

@@ -74,7 +74,7 @@ def write_waiting(run: PlannedRun, rundir: RunDir, standing: Standing, threads: 
             config = config.model_copy(update={"runtime": runtime})
         atomic_write(rundir.config_file, save_config(config).encode())
     if standing in ("missing", "failed", "lost"):
-        before = rundir.last_status() or Status("waiting", steps=config.end)
+        before = rundir.last_status() or Status("waiting", config.begin, config.end)
         rundir.write_status(replace(before, state="waiting", reason=None))
 
 

@@ -127,8 +127,7 @@ def expected_work(config: RunConfig) -> float:
     weights = (model.width or 1) ** 2 * (model.depth or 1)
     step = 2 * (1 + 2 + 1) * config.train.batch
     evaluation = config.knn.queries + config.knn.bank
-    first = config.branch.step if config.branch else 0
-    return (config.end - first) * (step + evaluation / config.knn.every) * patches * weights
+    return (config.end - config.begin) * (step + evaluation / config.knn.every) * patches * weights
 
 
 def _final_status(task: Task, returncode: int, slot: Slot) -> Status:

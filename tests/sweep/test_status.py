@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from stabkit.config import RunConfig
 from stabkit.rundir import AHEAD, LOST_AFTER_S, RunDir, State, Status, atomic_write
-from stabkit.sweep.status import Row, status_rows
+from stabkit.sweep.folders import write_waiting
+from stabkit.sweep.grid import PlannedRun
+from stabkit.sweep.status import Row, status_row, status_rows
 from stabkit.sweep.submissions import jobs_folder, write_submitted
+from tests.conftest import small_config
 from tests.sweep.conftest import FakeSlurm
 
 
@@ -162,3 +166,12 @@ def test_a_heartbeat_that_is_no_time_is_no_sign_of_life(slurm: FakeSlurm, heartb
         f'{{"state": "running", "heartbeat": "{heartbeat}", "host": "n17"}}'
     )
     assert rows()["a"].state == "lost"
+
+
+def test_a_branch_that_waits_has_made_the_steps_of_its_parent(tmp_path: Path) -> None:
+    branch = {"parent": "0" * 8, "step": 10, "end": 20, "change": "placebo"}
+    config = RunConfig.model_validate(small_config().model_dump() | {"branch": branch})
+    rundir = RunDir(tmp_path / "branch")
+    write_waiting(PlannedRun({}, config, "branch"), rundir, "missing", 1)
+    row = status_row(rundir, "branch")
+    assert (row.state, row.step, row.steps) == ("waiting", 10, 20)
