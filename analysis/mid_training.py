@@ -7,8 +7,9 @@
 # ---
 # %% [markdown]
 # # Dips in mid-training
-# `sweeps/mid_training.yaml` trains at the paper's ratios with batch 512: does the larger learning
-# rate dip in mid-training (paper: Figures 2 and 4), and does a frozen patch projection prevent it?
+# This notebook answers `sweeps/mid_training.yaml`, which trains with the paper's long warm-up and
+# batch 512: does the larger learning rate dip in mid-training (paper: Figures 2 and 4), and does a
+# frozen patch projection prevent it?
 # Run `python analysis/mid_training.py runs/mid_training`, or open it in Jupyter (jupytext).
 
 # %% tags=["parameters"]
