@@ -38,7 +38,7 @@ def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
-        if (status := run.run.status()) is not None and status.state != "done":
+        if not run.finished:
             continue
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}

@@ -93,14 +93,13 @@ def _frame(runs: Diagnoses, shared: list[str]) -> pd.DataFrame:
         | score(run)
         for run in runs
     ]
-    ended = [(status := run.run.status()) is None or status.state == "done" for run in runs]
     frame = pd.DataFrame(rows)
     seen = frame["on_accuracy"]
     share = 100 * frame["lost_steps"] / frame["steps"].where(frame["steps"] > 0)
     return frame.assign(
         level=frame["level"].where(seen),
         lost_share=share.where(seen),
-        judged=(seen | (frame["verdict"] != "unknown")) & np.array(ended),
+        judged=(seen | (frame["verdict"] != "unknown")) & np.array([run.finished for run in runs]),
     )
 
 

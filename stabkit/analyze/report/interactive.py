@@ -56,11 +56,10 @@ def _of_accuracy(runs: Diagnoses) -> list[Chart]:
     styles = curve_styles(table[table["curve"].isin({c for rows in panels for c in rows["curve"]})])
     found = []
     for rows in panels:
-        final = rows.groupby("run")["value"].agg(lambda values: 100 * final_level(values))
         rows = rows.assign(value=100 * rows["value"], ceiling=100 * rows["ceiling"])
         traces = [
-            _trace(f"{_name(run)} · {final[name]:.1f}", run, styles[str(curve)], 1.5)
-            for (curve, name), run in rows.groupby(["curve", "run"], sort=False)
+            _trace(f"{_name(run)} · {_final(run)}", run, styles[str(curve)], 1.5)
+            for (curve, _), run in rows.groupby(["curve", "run"], sort=False)
         ]
         shapes = [
             _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
@@ -123,6 +122,12 @@ def _name(run: pd.DataFrame) -> str:
     """Return the name of a line: its curve, and the seed if it is known."""
     seed = run["seed"].iloc[0]
     return str(run["curve"].iloc[0]) + ("" if pd.isna(seed) else f", seed {seed}")
+
+
+def _final(run: pd.DataFrame) -> str:
+    """Return the final accuracy of a run in percent, or the accuracy so far."""
+    level = final_level(run["value"])
+    return f"{level:.1f}" if run["finished"].all() else f"{level:.1f} so far"
 
 
 def _title(rows: pd.DataFrame, table: pd.DataFrame) -> str:

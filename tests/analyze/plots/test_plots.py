@@ -1,5 +1,6 @@
 """Figures are compared by their data: what is drawn is what the table and the runs hold."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from stabkit.analyze.plots.catalog import table_of
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.knn import knn_figure, knn_panels, knn_table
 from stabkit.analyze.plots.style import ramp
+from stabkit.analyze.report.interactive import charts
 from stabkit.cli import main
+from stabkit.rundir import RunDir, Status
 from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, diagnosed, plant_run
 
 
@@ -96,6 +99,27 @@ def test_lines_of_knn_are_named_where_they_end_with_the_final_level(grid_runs: D
     # every panel drawn alone has the scale that it has beside the others
     limits = {ax.get_ylim() for one in (figure, *knn_panels(table)) for ax in one.axes}
     assert len(limits) == 1
+
+
+@pytest.mark.lengthy
+def test_a_mean_of_knn_is_that_of_the_runs_that_finished(tmp_path: Path) -> None:
+    """A run under way is drawn, but half a training has no final accuracy."""
+    for seed in range(3):
+        plant_run(tmp_path / f"{seed}", seed=seed)
+    RunDir(tmp_path / "2").write_status(Status("failed", 100, 500))
+    one, two, failed = runs = diagnosed(tmp_path)
+    table = knn_table(runs)
+    table.loc[table["run"] == failed.name, "value"] -= 0.2
+    figure = knn_figure(table)
+    said = [text.get_text().rpartition(" · ")[2] for text in figure.axes[0].texts]
+    assert f"{100 * np.mean([one.level, two.level]):.1f}" in said
+    assert figure.get_supxlabel() == "n = 3 seeds; means without 1 unfinished run"
+    alone = knn_figure(table[table["run"] == failed.name])
+    ends = [text.get_text().rpartition(" · ")[2] for text in alone.axes[0].texts]
+    assert f"{100 * (failed.level - 0.2):.1f} so far" in ends
+    assert "without" not in alone.get_supxlabel()
+    names = [line["name"] for line in json.loads(charts(runs)[0].data)["data"]]
+    assert [name.endswith(" so far") for name in names] == [False, False, True]
 
 
 @pytest.mark.lengthy
