@@ -28,6 +28,13 @@ from stabkit.printing import counted
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 SMALL = {"font": {"size": 10}}  # words inside a chart
 MAX_POINTS = 4000  # per line; a screen has fewer columns
+# What is drawn, by figure. Events are shaded here, where a picture has bold lines or zooms.
+ABOUT = {
+    "knn": "accuracy at every evaluation, dips shaded, final accuracy beside the names",
+    "loss": "loss over the steps, spikes and departures shaded",
+    "grad-norms": "gradient norm of the first layer and of the last block, the largest bursts "
+    "named, dips shaded",
+}
 
 
 @dataclass(frozen=True)

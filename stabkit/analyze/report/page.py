@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.contents import LISTED, OPEN_CARDS, OPEN_ROWS, Report, make_report
-from stabkit.analyze.report.interactive import Chart, charts, plotly_script
+from stabkit.analyze.report.interactive import ABOUT, Chart, charts, plotly_script
 from stabkit.analyze.report.prevention import Prevention
 from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
@@ -71,6 +71,7 @@ def render(
         cards_open=OPEN_CARDS,
         rows_open=OPEN_ROWS,
         charts=_by_figure(zoomable),
+        chart_words=ABOUT,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(style, scripts),
