@@ -16,7 +16,7 @@ from stabkit.analyze.report.prevention import Prevention
 from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
 from stabkit.analyze.report.sources import SOURCES
-from stabkit.printing import lines
+from stabkit.printing import counted, lines
 from stabkit.rundir import whole
 from stabkit.version import __version__
 
@@ -72,6 +72,7 @@ def render(
         rows_open=OPEN_ROWS,
         charts=_by_figure(zoomable),
         chart_words=ABOUT,
+        counted=counted,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(style, scripts),
