@@ -21,6 +21,7 @@ from stabkit.rundir import whole
 from stabkit.version import __version__
 
 FOLDER = Path(__file__).parent
+READABLE = 480  # CSS pixels: a wider picture is scrolled on a narrow page, not made smaller
 MOODS = {  # of a verdict: the color of its word
     "diverged": "bad", "collapsed": "bad", "unstable": "bad", "stable": "good",
     "unknown": "unknown",
@@ -70,6 +71,7 @@ def render(
         listed=LISTED,
         cards_open=OPEN_CARDS,
         rows_open=OPEN_ROWS,
+        readable=READABLE,
         charts=_by_figure(zoomable),
         chart_words=ABOUT,
         counted=counted,
