@@ -1,12 +1,15 @@
 """Figures are compared by their data: what is drawn is what the table and the runs hold."""
 
+import itertools
 import json
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import stabkit
 from stabkit.analyze.cells import group_cells
@@ -288,3 +291,24 @@ def test_settings_that_only_go_along_name_no_panel(tmp_path: Path) -> None:
     cells = group_cells(diagnosed(tmp_path))
     assert {tuple(cell.settings) for cell in cells} == {("model.freeze_patch_embed", "train.batch")}
     assert len(cells) == 3
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("name", PLOTS)
+def test_lines_of_one_legend_differ_in_gray(name: str, request: pytest.FixtureRequest) -> None:
+    """Printed without color, two lines differ in dashes or marks, or clearly in lightness."""
+    runs = request.getfixturevalue("two_optimizers" if name == "optimizer" else "grid_runs")
+    figure = PLOTS[name].figure(PLOTS[name].table(runs))
+    handles = [handle for legend in figure.legends for handle in legend.legend_handles]
+    looks = [_in_gray(handle) for handle in handles if isinstance(handle, Line2D)]
+    for (form, light), (other, lighter) in itertools.combinations(looks, 2):
+        assert form != other or abs(light - lighter) >= 0.2
+
+
+def _in_gray(line: Line2D) -> tuple[tuple[object, ...], float]:
+    """Return the form of a line, and how light it looks: a thin one is pale."""
+    light = float(np.dot([0.3, 0.59, 0.11], mpl.colors.to_rgb(line.get_color())))
+    width = line.get_linewidth()
+    marker = (line.get_marker(), line.get_markerfacecolor() == "white")
+    form = (line.get_linestyle(), line._unscaled_dash_pattern, *marker, width > 3)
+    return form, 1 - (1 - light) * min(1.0, width)
