@@ -243,6 +243,23 @@ def test_details_show_on_paper(browser: Browser, page: Path) -> None:
     assert all(shown)
 
 
+def test_paper_shows_events_beside_their_pictures_and_whole_words(
+    browser: Browser, page: Path
+) -> None:
+    browser.open(page, 718)  # A4 between its margins
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    boxes = browser.js(
+        "return [...document.querySelectorAll('.card')].filter(c => c.querySelector('img'))"
+        ".map(c => [...c.children].map(e => e.getBoundingClientRect()))"
+        ".map(([words, image]) => [words.right, image.left])"
+    )
+    names = browser.js("return [...document.querySelectorAll('tbody th')].map(e => e.offsetWidth)")
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert boxes
+    assert all(words <= image for words, image in boxes)
+    assert min(width for width in names if width) >= 70
+
+
 def axe_script() -> Path | None:
     """Return axe-core's script, from STABKIT_AXE or the package axe-core-python."""
     if named := os.environ.get("STABKIT_AXE"):
