@@ -31,8 +31,7 @@ print(summary(runs))
 # give it (`expected`: one in the number of layers), and its median lag after the first layer.
 
 # %%
-joined = onsets(runs)
-order = onset_order(joined)
+order = onset_order(onsets(runs))
 print(order.to_string(index=False) if len(order) else "no layer's gradient spiked")
 
 # %% [markdown]
@@ -45,9 +44,8 @@ print(order.to_string(index=False) if len(order) else "no layer's gradient spike
 # are several seeds of one setting, the bursts of the other seeds must not do as well.
 
 # %%
-layers = {layer for run in runs for layer in run.layers["layer"]}
-blocks = sorted((name for name in layers if name.startswith("blocks.")), key=lambda x: int(x[7:]))
-last = blocks[-1] if blocks else "blocks"
+layers = study.finished[0].diagnosis().layers["layer"]
+last = layers[layers.str.startswith("blocks.")].iloc[-1]
 found = event_association(bursts_and_dips(runs), LEAD)
 verdicts = study.judge(
     leads("the patch projection is the first layer of a burst more often than by chance", runs),

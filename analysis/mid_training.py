@@ -16,12 +16,7 @@
 RUNS = "runs/mid_training"
 
 # %%
-import pandas as pd
-
 from stabkit import open_study
-from stabkit.analyze.claims import from_comparison, more_events
-from stabkit.analyze.compare import compare_pairs, in_words
-from stabkit.analyze.counts import Counts
 from stabkit.analyze.shared_falls import shared_falls, shared_in_words
 
 study = open_study("mid_training", RUNS, ["model.freeze_patch_embed", "optim.lr"])
@@ -29,51 +24,26 @@ print(study)
 
 # %% [markdown]
 # ## Events
-# An event is a dip of 3 points or more that begins after a fifth of the run.
+# An event is a dip of 3 points or more that begins after a fifth of the run: after step 120.
 
 # %%
-every = study.runs.diagnoses()
-runs = [run for run in every if (status := run.run.status()) and status.state == "done"]
-print(f"{len(runs)} of {len(every)} runs have come to their end")
-rows = []
-for run in runs:
-    dips = run.dips
-    late = dips["onset"] >= 0.2 * run.settings["train.steps"]
-    events = dips[late & (dips["depth"] >= 0.03)]
-    rows.append({
-        "frozen": run.settings["model.freeze_patch_embed"], "lr": run.settings["optim.lr"],
-        "seed": run.settings["seed"], "events": len(events),
-        "begin": ", ".join(events["onset"].astype(str)),
-        "depth, points": round(100 * events["depth"].max(), 1),
-        "end": ", ".join(events["severity"]),
-        "bursts": len(run.bursts),
-    })  # fmt: skip
-table = pd.DataFrame(rows).sort_values(["frozen", "lr", "seed"])
-print(table.to_string(index=False, na_rep="-"))
+dips = study.finished.dips()
+events = dips[(dips["onset"] >= 120) & (dips["depth"] >= 0.03)]
+print(study.shares({"a dip in mid-training": events}))
+print(events[["run", "onset", "recovery", "depth", "severity"]].to_string(index=False))
 
 # %% [markdown]
 # ## Claims
 
-
 # %%
-def having_events(frozen: bool, lr: float) -> Counts:
-    arm = table[(table["frozen"] == frozen) & (table["lr"] == lr)]
-    return Counts((arm["events"] > 0).to_numpy())
-
-
-half, whole = sorted({run.settings["optim.lr"] for run in every})
-learned, frozen = having_events(False, whole), having_events(True, whole)
-verdicts = study.judge(
-    more_events(
-        f"learned: runs at lr {whole:g} dip in mid-training more often than at half of it",
-        learned, having_events(False, half),
-    ),
-    more_events(
-        f"lr {whole:g}: runs with a learned projection dip in mid-training more often", learned,
-        frozen,
-    ),
-)  # fmt: skip
-print(verdicts)
+learned, frozen = study.ends("model.freeze_patch_embed")
+half, whole = (learned | rate for rate in study.ends("optim.lr"))
+cured = whole | frozen
+claims = [
+    study.more_runs("learned: more runs dip at the larger lr", events, whole, half),
+    study.more_runs("larger lr: more runs dip if the projection is learned", events, whole, cured),
+]
+print(study.judge(*claims))
 
 # %% [markdown]
 # ## The second test
@@ -81,39 +51,29 @@ print(verdicts)
 # the mean of ten evaluations fall further at the larger rate, from its peak in the warm-up to its
 # low before step 420? Does freezing make that fall smaller? What do both cost at the end?
 
-# %%
-print("\n".join(shared_in_words(shared_falls(every))) or "no setting has a fall that seeds share")
 
 # %%
-falls, levels = {}, {}
-for run in runs:
-    key = run.settings["model.freeze_patch_embed"], run.settings["optim.lr"]
-    knn = run.evals("knn_heldout")
-    means = 100 * knn.set_index("step")["value"].rolling(10).mean()
-    fall = means.loc[:240].max() - means.loc[240:420].min()
-    falls.setdefault(key, {})[run.settings["seed"]] = fall
-    levels.setdefault(key, {})[run.settings["seed"]] = 100 * run.level
-fall, level = pd.DataFrame(falls).round(1), pd.DataFrame(levels).round(1)
-fall.columns = level.columns = [f"{'frozen' if key[0] else 'learned'}, {key[1]:g}" for key in falls]
-print(f"falls, points\n{fall}\n\nlevels at the end, %\n{level}")
-low, high, cured = (f"{arm}, {lr:g}" for arm, lr in
-                    [("learned", half), ("learned", whole), ("frozen", whole)])  # fmt: skip
-claims = []
-if {low, high} <= set(fall):
-    claims.append(from_comparison(f"learned: falls are larger at lr {whole:g} than at half of it",
-                                  compare_pairs(fall[low], fall[high]), "points"))  # fmt: skip
-    print(in_words(compare_pairs(level[low], level[high]), low, high))
-if {high, cured} <= set(fall):
-    claims.append(from_comparison(f"lr {whole:g}: falls are smaller with a frozen projection",
-                                  compare_pairs(fall[cured], fall[high]), "points"))  # fmt: skip
-    print(in_words(compare_pairs(level[high], level[cured]), high, cured))
+def fall(run: str) -> float:
+    knn = study.runs[run].evals("knn_heldout").set_index("step")["value"].rolling(10).mean()
+    return float(100 * (knn.loc[:240].max() - knn.loc[240:420].min()))
+
+
+shared = shared_in_words(shared_falls(study.finished.diagnoses()))
+print(*shared or ["no setting has a fall that seeds share"], sep="\n")
+study.table["fall"] = study.table["run"].map(fall)
+print(study.table[["arm", "seed", "fall", "level"]].round(1).to_string(index=False))
+claims = [
+    study.higher("learned: falls are larger at the larger lr", whole, half, "fall"),
+    study.higher("larger lr: falls are smaller with a frozen projection", whole, cured, "fall"),
+]
 print(study.judge(*claims))
 
 # %%
-study.draw("knn")
+print(study.higher("what the larger lr costs: the smaller ends higher (learned)", half, whole))
+print(study.higher("what freezing brings: frozen runs end higher (larger lr)", cured, whole))
 
 # %%
-study.draw("grad-norms")
+study.draw("knn")
 
 # %%
 study.draw("event-zoom")

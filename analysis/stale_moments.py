@@ -15,20 +15,12 @@
 RUNS = "runs/stale_moments"
 
 # %%
-import pandas as pd
-
 from stabkit import open_study
-from stabkit.analyze.claims import more_events
-from stabkit.analyze.counts import Counts
 from stabkit.analyze.order import leads
 
 study = open_study("stale_moments", RUNS, ["fault.until"])
-every = study.runs.diagnoses()
-settings = next(run.settings for run in every if run.settings["fault.until"])
-release, first = settings["fault.until"], settings["fault.first"]
-runs = [run for run in every if run.evals()["step"].max() > release]
-planted = [run for run in runs if run.settings["fault.until"]]
-print(f"{len(runs)} of {len(every)} runs have come past the release at step {release}")
+without, fault = study.ends("fault.until")
+print(study)
 
 # %% [markdown]
 # ## What was found
@@ -37,33 +29,26 @@ print(f"{len(runs)} of {len(every)} runs have come past the release at step {rel
 # the release.
 
 # %%
-rows = []
-for run in runs:
-    dips, bursts = run.dips, run.bursts
-    near = dips[(dips["onset"] - release).abs() <= 2 * run.settings["knn.every"]]
-    burst = bursts[(bursts["onset"] - release).abs() <= 10]
-    rows.append({
-        "fault": run in planted, "seed": run.settings["seed"], "onset": near["onset"].min(),
-        "depth, points": 100 * near["depth"].max(), "deep": bool((near["depth"] >= 0.05).any()),
-        "burst begins in": ", ".join(burst["first"]), "other dips": len(dips) - len(near),
-    })  # fmt: skip
-table = pd.DataFrame(rows).sort_values(["fault", "seed"])
-print(table.round(1).to_string(index=False, na_rep="-"))
-for fault, arm in table.groupby("fault"):
-    print(
-        f"{'with' if fault else 'without'} the fault, {len(arm)} runs: {arm['deep'].sum()} dip by "
-        f"5 points or more at the release, {(arm['burst begins in'] == first).sum()} burst there "
-        f"from {first} on, {(arm['other dips'] > 0).sum()} dip at another time"
-    )
+release, runs = fault["fault.until"], study.finished
+dips, bursts = runs.dips(), runs.bursts()
+near = (dips["onset"] - release).abs() <= 2 * runs[0].settings["knn.every"]
+deep = dips[near & (dips["depth"] >= 0.05)]
+planted = bursts[(bursts["onset"] - release).abs() <= 10]
+events = {
+    "a dip by 5 points or more at the release": deep,
+    "a burst there from the patch projection on": planted[planted["first"] == "patch_embed"],
+    "a dip at another time": dips[~near],
+}
+print(study.shares(events))
+print(deep[["run", "onset", "trough", "depth", "severity"]].to_string(index=False))
 
 # %% [markdown]
 # ## Claims
 
 # %%
-without, with_fault = (Counts(arm["deep"].to_numpy()) for _, arm in table.groupby("fault"))
 verdicts = study.judge(
-    more_events("runs dip at the release more often than without the fault", with_fault, without),
-    leads(f"the burst at the release begins in {first}", planted),
+    study.more_runs("more runs dip at the release than without the fault", deep, fault, without),
+    leads("bursts begin in the patch projection", runs.where(fault).diagnoses()),
 )
 print(verdicts)
 

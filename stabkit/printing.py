@@ -53,8 +53,9 @@ def lines(text: object) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """Return a number with its noun: `1 run`, `2 runs`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    """Return a number with its noun: `1 run`, `2 runs`, `2 batches`."""
+    ending = "es" if thing.endswith(("ch", "sh", "s", "x")) else "s"
+    return f"{number:,} {thing}{'' if number == 1 else ending}"
 
 
 def csv_cell(value: object) -> object:

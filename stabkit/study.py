@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stabkit.analyze.claims import Claim, together
-from stabkit.analyze.study import dip_more, higher, levels, published, study_table
+from stabkit.analyze.study import (
+    dip_more,
+    higher,
+    levels,
+    more_runs,
+    published,
+    shares_table,
+    study_table,
+)
 from stabkit.runs import Runs, load
 from stabkit.sweep.grid import load_sweep
 
@@ -37,6 +45,11 @@ class Study:
 
     def __str__(self) -> str:
         return study_table(self.table, self.paper)
+
+    @property
+    def finished(self) -> Runs:
+        """The runs that came to their end: those of `table`."""
+        return Runs(self.runs.path, tuple(self.runs[name] for name in self.table["run"]))
 
     def ends(self, key: str) -> list[dict[str, Any]]:
         """Return the settings of a factor, the smallest value first; of unfinished runs too."""
@@ -73,6 +86,23 @@ class Study:
         if weight is not None:
             table = table.assign(exposure=table["exposure"] * table[weight])
         return dip_more(text, table, more, less, within)
+
+    def more_runs(
+        self, text: str, events: pd.DataFrame, more: Mapping[str, Any], less: Mapping[str, Any]
+    ) -> Claim:
+        """Judge the claim that more of the runs with the settings `more` have one of `events`.
+
+        `events`: rows of `finished.dips()`, `finished.bursts()`, or another frame with the names of
+        runs in column run. Whole runs are exchanged between the arms.
+        """
+        return more_runs(text, self.table, events, more, less)
+
+    def shares(self, events: Mapping[str, pd.DataFrame]) -> str:
+        """Return in how many finished runs of each arm there are events, with exact intervals.
+
+        `events`: frames as those of `more_runs`, by their names in words.
+        """
+        return shares_table(self.table, events)
 
     def judge(self, *claims: Claim) -> str:
         """Return the verdicts on the claims, corrected for their number."""

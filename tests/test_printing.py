@@ -18,7 +18,7 @@ from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.code_state import git_state
-from stabkit.printing import csv_cell, lines, one_line
+from stabkit.printing import counted, csv_cell, lines, one_line
 from stabkit.rundir import RunDir
 from stabkit.store.reader import load
 from stabkit.sweep.display import live_status
@@ -255,3 +255,10 @@ def test_help_on_a_full_disk_fails_with_a_word(words: str, unbuffered: str) -> N
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == "stabkit: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 1000])
+def test_a_number_agrees_with_its_noun(number: int) -> None:
+    plural = number != 1
+    for one, many in (("run", "runs"), ("batch", "batches"), ("collapse", "collapses")):
+        assert counted(number, one) == f"{number:,} {many if plural else one}"

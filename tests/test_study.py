@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stabkit import ConfigError, open_study
-from stabkit.rundir import LeftOutWarning
+from stabkit.rundir import LeftOutWarning, RunDir, Status
 from tests.analyze.conftest import plant_run
 
 FACTORS = ["model.freeze_patch_embed"]
@@ -62,3 +62,9 @@ def test_a_notebook_finds_runs_and_sweep_above_its_folder(
 def test_an_evaluation_that_no_run_has_is_refused(arms: Path) -> None:
     with pytest.raises(SystemExit, match="no run has finetune; see the top of sweeps/transfer"):
         open_study("transfer", arms, FACTORS, metric="finetune")
+
+
+def test_runs_that_did_not_finish_are_in_runs_alone(arms: Path) -> None:
+    RunDir(arms / "true").write_status(Status("running", 100, 500))
+    study = open_study("lr_grid", arms, FACTORS)
+    assert (study.runs.names, study.finished.names) == (["false", "true"], ["false"])

@@ -54,6 +54,12 @@ class Diagnosis:
         return self.run.settings
 
     @cached_property
+    def finished(self) -> bool:
+        """Whether the run came to its end; a log without a status is taken as it is."""
+        status = self.run.status()
+        return status is None or status.state == "done"
+
+    @cached_property
     def metric(self) -> str:
         """The evaluation in which dips and drifts are sought."""
         counts = {str(k): int(v) for k, v in self.evals()["metric"].value_counts().items()}

@@ -10,6 +10,7 @@ from stabkit.analyze.claims import Claim, from_comparison, more_events
 from stabkit.analyze.compare import compare_matched
 from stabkit.analyze.counts import Counts
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.intervals import share_test
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import score
 from stabkit.analyze.text import aligned
@@ -37,7 +38,7 @@ def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
-        if (status := run.run.status()) is not None and status.state != "done":
+        if not run.finished:
             continue
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
@@ -117,6 +118,40 @@ def dip_more(
     """
     rows = [_chosen(table, settings) for settings in (more, less)]
     return more_events(text, *(Counts(r["dips"], r["exposure"], cells_of(r, within)) for r in rows))
+
+
+def more_runs(
+    text: str,
+    table: pd.DataFrame,
+    events: pd.DataFrame,
+    more: Mapping[str, Any],
+    less: Mapping[str, Any],
+) -> Claim:
+    """Judge the claim that more of the runs with the settings `more` have an event.
+
+    `events`: one row for each, with the name of its run in column run. A run with several counts
+    once.
+    """
+    arms = [_chosen(table, settings)["run"] for settings in (more, less)]
+    return more_events(text, *(Counts(runs.isin(events["run"])) for runs in arms))
+
+
+def shares_table(table: pd.DataFrame, events: Mapping[str, pd.DataFrame]) -> str:
+    """Return in how many runs of each arm there are `events`, with exact 95 % intervals, as text.
+
+    `events`: frames as those of `more_runs`, by their names in words.
+    """
+    names = list(table["arm"].unique())
+    rows = [["runs with", *names]]
+    for name, found in events.items():
+        arms = [table["run"][table["arm"] == arm].isin(found["run"]) for arm in names]
+        rows.append([name, *(_share(int(has.sum()), len(has)) for has in arms)])
+    return aligned(rows)
+
+
+def _share(some: int, whole: int) -> str:
+    (low, high), _ = share_test(some, whole)
+    return f"{some} of {whole} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
 def _chosen(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:

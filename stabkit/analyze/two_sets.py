@@ -17,7 +17,7 @@ from stabkit.analyze.intervals import TOO_FEW
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import is_unstable, score
 from stabkit.analyze.two_sets_cells import cell_table
-from stabkit.analyze.verdict import UNSTABLE, VERDICTS
+from stabkit.analyze.verdict import UNSTABLE, counted_verdicts
 from stabkit.detect.significance import holm
 from stabkit.printing import counted, one_line
 
@@ -70,9 +70,7 @@ def _not_comparable(
         "Each for itself:",
     ]
     for name, runs in zip(names, (first, second), strict=True):
-        counts = pd.Series([run.verdict for run in runs]).value_counts()
-        found = ", ".join(f"{counts[word]} {word}" for word in VERDICTS if word in counts)
-        lines.append(f"{name}: {found}")
+        lines.append(f"{name}: {counted_verdicts(run.verdict for run in runs)}")
     return "\n".join(lines)
 
 
@@ -93,14 +91,13 @@ def _frame(runs: Diagnoses, shared: list[str]) -> pd.DataFrame:
         | score(run)
         for run in runs
     ]
-    ended = [(status := run.run.status()) is None or status.state == "done" for run in runs]
     frame = pd.DataFrame(rows)
     seen = frame["on_accuracy"]
     share = 100 * frame["lost_steps"] / frame["steps"].where(frame["steps"] > 0)
     return frame.assign(
         level=frame["level"].where(seen),
         lost_share=share.where(seen),
-        judged=(seen | (frame["verdict"] != "unknown")) & np.array(ended),
+        judged=(seen | (frame["verdict"] != "unknown")) & np.array([run.finished for run in runs]),
     )
 
 
@@ -209,10 +206,10 @@ def _unstable_words(kept: list[pd.DataFrame], names: tuple[str, str], test: Rate
     lines = []
     for name, rows in zip(names, kept, strict=True):
         known = rows.loc[rows["verdict"] != "unknown", "verdict"]
-        found = known.value_counts()
-        which = ", ".join(f"{found[word]} {word}" for word in VERDICTS if word in found)
         number = int(known.isin(UNSTABLE).sum())
-        lines.append(f"{name}: {number} of {counted(len(known), 'run')} unstable ({which})")
+        lines.append(
+            f"{name}: {number} of {counted(len(known), 'run')} unstable ({counted_verdicts(known)})"
+        )
     if test.smallest < 1:  # else all runs are alike, and nothing could be shown
         lines.append(f"Equal shares of unstable runs: {test.words()}.")
     return "\n".join(lines)

@@ -1,5 +1,8 @@
 """Judge how a run went, in one word."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 import pandas as pd
 
 # worst first
@@ -41,6 +44,13 @@ def verdict(
     if outliers:
         return "outlier"
     return "stuck" if stuck else "stable"
+
+
+def counted_verdicts(verdicts: Iterable[str]) -> str:
+    """Return how many runs have each verdict, the worst first: `1 unstable, 2 with bursts`."""
+    counts = Counter(verdicts)
+    words = {"bursts": "with bursts", "outlier": "with outliers"}
+    return ", ".join(f"{counts[v]:,} {words.get(v, v)}" for v in VERDICTS if v in counts)
 
 
 def worst_of(table: pd.DataFrame) -> pd.Series:

@@ -18,6 +18,7 @@ from stabkit.config import ConfigError, RunConfig, run_id, save_config
 from stabkit.monitor.layers import group_layers
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.torch_files import write_tensors
+from stabkit.printing import counted
 from stabkit.replay.plan import attempts_of, states_before
 from stabkit.rundir import LIFECYCLE, TABLES, RunDir, atomic_write, hidden_folder
 from stabkit.store.reader import Run
@@ -67,7 +68,7 @@ class Beginnings:
             for problem in damaged:
                 say(f"passed over: {problem}")
             begin = "the start of the run" if source is None else f"the state {source.name}"
-            say(f"the state before step {step}: {step - start} steps from {begin}")
+            say(f"the state before step {step}: {counted(step - start, 'step')} from {begin}")
             state = run_together(partial(self._at, config, source))
             self._go(config, state, start, step)
             run_by_first(partial(save_state, state, config, step, self.state_file(step)))

@@ -14,6 +14,7 @@ from stabkit.config import (
     with_settings,
     without_effect,
 )
+from stabkit.printing import counted
 
 # What can change while a run trains. All else decides shapes, data or what the past was.
 CHANGEABLE = (
@@ -114,7 +115,7 @@ def _warm_up_again(config: RunConfig, around: Around) -> Made:
 
 def _skip_batches(config: RunConfig, around: Around) -> Made:
     first, count = around.batches
-    change = f"skip the {count} batches from step {first}"
+    change = f"skip the {counted(count, 'batch')} from step {first}"
     return change, "skip", {"branch.skip": [first, count]}
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stabkit.branch.interventions import Around, Intervention, other_skips
+from stabkit.printing import counted
 
 
 class Sham(NamedTuple):
@@ -76,7 +77,7 @@ def _other_batches(
     _, count = around.batches
     while True:
         for first in rng.permutation(other_skips(around)):
-            change = f"skip the {count} batches from step {first}"
+            change = f"skip the {counted(count, 'batch')} from step {first}"
             yield Sham("skip", change, {"branch.skip": [int(first), count]})
 
 

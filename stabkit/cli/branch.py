@@ -13,6 +13,7 @@ from stabkit.cli.names import run_of
 from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError, is_speaker
 from stabkit.config import ConfigError, missing_data, parse_overrides
+from stabkit.printing import counted
 from stabkit.rundir import RunDir
 from stabkit.sweep.folders import refuse_foreign
 from stabkit.sweep.grid import SLURM, PlannedRun, Sweep
@@ -237,10 +238,8 @@ def _print_plan(study: "Study", folder: Path) -> None:
     )
     kinds = Counter(branch.kind for branch in study.branches)
     steps = sum(study.horizon - branch.begin for branch in study.branches)
-    words = [
-        f"{count} {kind}s" if count > 1 else f"{count} {kind}" for kind, count in kinds.items()
-    ]
-    _say(f"  {len(study.branches)} branches, {steps:,} steps: {', '.join(words)}")
+    words = ", ".join(counted(count, kind) for kind, count in kinds.items())
+    _say(f"  {counted(len(study.branches), 'branch')}, {counted(steps, 'step')}: {words}")
     for kind in ("intervention", "sham"):
         rows = Counter((b.change, b.family) for b in study.branches if b.kind == kind)
         for (change, family), count in rows.items():

@@ -48,7 +48,8 @@ def _read(arguments: argparse.Namespace) -> tuple[RunConfig, Varied, str, list[s
         runs = [run.settings for run in sweep.runs]
         varied = {key: list(dict.fromkeys(run[key] for run in runs)) for key in runs[0]}
         varied = {key: values for key, values in varied.items() if len(values) > 1}
-        about = f"the settings of the first of the {len(runs)} runs of {source}"
+        which = "the run" if len(runs) == 1 else f"the first of the {len(runs):,} runs"
+        about = f"the settings of {which} of {source}"
         at = ["--scale", scale] if scale else []
         return sweep.runs[0].config, varied, about, ["stabkit", "sweep", source, *at, *words]
     if words or scale is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from stabkit.cli.names import run_of
 from stabkit.cli.request import RequestError, open_trained
+from stabkit.printing import counted
 from stabkit.rundir import ForeignFolderError
 
 
@@ -45,5 +46,6 @@ def _export_events(arguments: argparse.Namespace) -> int:
     except ConvertError as error:
         raise RequestError(str(error)) from None
     folder = arguments.tensorboard
-    print(f"{folder}: {count} tags, float32; look at them by `tensorboard --logdir {folder}`")
+    tags = counted(count, "tag")
+    print(f"{folder}: {tags}, float32; look at them by `tensorboard --logdir {folder}`")
     return 0

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from stabkit.cli.request import RequestError, is_speaker
+from stabkit.printing import counted
 from stabkit.rundir import RunDir
 
 
@@ -38,11 +39,11 @@ def act(arguments: argparse.Namespace) -> int:
     states = ", ".join(map(str, done.states))
     whole = f"the whole state before step {states}" if states else "no kept state lies between"
     say(
-        f"equal to the record bit for bit: rows of {done.rows} steps, {done.evaluations} "
-        f"evaluations; {whole}"
+        f"equal to the record bit for bit: rows of {counted(done.rows, 'step')}, "
+        f"{counted(done.evaluations, 'evaluation')}; {whole}"
     )
     if (missing := done.plan.end - done.plan.start - done.rows) > 0:
-        say(f"the record holds no rows of {missing} other steps")
+        say(f"the record holds no rows of {counted(missing, 'other step')}")
     if done.changed:
         say(f"although {done.changed}")
     found = look(out, done.plan)

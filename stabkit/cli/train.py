@@ -17,6 +17,7 @@ from stabkit.config import (
     preset_names,
     run_id,
 )
+from stabkit.printing import counted
 from stabkit.rundir import LinkedError, RunDir, claim_for_run
 from stabkit.sweep.display import shown_meanwhile
 from stabkit.sweep.status import row_reader
@@ -35,7 +36,7 @@ def act(arguments: argparse.Namespace) -> int:
     rundir = RunDir(arguments.run_dir or Path("runs") / "train" / name)
     claim_for_run(rundir, lambda file: differences(file, config))
     if is_speaker():
-        print(f"{rundir.path}: training {config.end} steps", flush=True)
+        print(f"{rundir.path}: training {counted(config.end, 'step')}", flush=True)
     with shown_meanwhile(row_reader([rundir])) if is_speaker() else nullcontext():
         code, message = _train(config, rundir, arguments.allow_inexact)
     if message:

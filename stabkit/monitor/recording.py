@@ -31,6 +31,7 @@ from stabkit.monitor.param_groups import param_groups
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.actions import Action
+from stabkit.monitor.react.needs import check_needs
 from stabkit.monitor.react.reactions import Reactions
 from stabkit.monitor.settings import changes, earlier_settings, plain_settings, write_settings
 from stabkit.monitor.signals.signal import Asked
@@ -80,7 +81,8 @@ class Recording:
             samples_per_step, failed, knn, teacher,
         )  # fmt: skip
         self.knn, self._full_every = parts.knn, full_every
-        self._measured = [signal.name for signal in parts.measure.signals]
+        of_layers = [signal.name for signal in parts.measure.signals]
+        self._measured = [*of_layers, *parts.probing.signals]
         self.rundir, self.layers = RunDir(folder), list(parts.layers)
         self._pid = os.getpid()
         self.attachment = Attachment(optimizers, scaler)
@@ -150,13 +152,10 @@ class Recording:
     def on(self, kind: str, action: Action, suspected: bool) -> None:
         """Ask for an action (`Reactions.on`), and say what the full steps leave unseen of it.
 
-        Raises ValueError also for stale moments without the signal that shows them.
+        Raises ValueError also as `check_needs` does.
         """
-        if kind == "stale_moments" and "adam_rms" not in self._measured:
-            raise ValueError(
-                "on: stale_moments needs the signal adam_rms, and this Monitor measures "
-                f"{', '.join(self._measured) or 'none'}: give it signals that include adam_rms"
-            )
+        if self.writes() or kind != "collapse":  # only the writing process hears what is logged
+            check_needs(kind, self._measured, self.rows.scalars.logged)
         self.reactions.on(kind, action, suspected=suspected)
         if kind == "stale_moments" and self._full_every > 1 and self.writes():
             self.guard.noticed(
@@ -179,6 +178,13 @@ class Recording:
         self._knn = one.value if one.metric == "knn_heldout" else self._knn
         self.out.add(one.add_to)
         if one.correct is None:
+            if "dip" in self.reactions.kinds:
+                self.guard.noticed(
+                    f"on dip {one.metric}",
+                    f"{one.metric} was logged without the answer to each sample, and dips are "
+                    "looked for in those while it trains: use log_eval. `stabkit analyze` finds "
+                    "the dips of both",
+                )
             return
         with self.guard("reactions"):
             found = self.reactions.evaluated(one.step, one.metric, one.correct, one.chance)

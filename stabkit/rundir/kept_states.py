@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from stabkit.printing import counted
 from stabkit.rundir.atomic import whole
 from stabkit.rundir.own_files import own_folder
 
@@ -87,7 +88,7 @@ class Ring:
         pinned = sum(state.pinned for state in states)
         if pinned + len(new) > self.most:
             raise ValueError(
-                f"{self.folder}: {pinned} states are pinned already, {self.most} may be"
+                f"{self.folder}: {counted(pinned, 'pinned state')} already, {self.most} may be"
             )
         for state in new:
             state.path.rename(self.folder / f"pinned-{state.step:08}.pt")

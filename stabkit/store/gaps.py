@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stabkit.printing import counted
 from stabkit.rundir import TABLES, LeftOutWarning, Status
 from stabkit.store.reader import Run
 
@@ -39,7 +40,7 @@ def find_gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) 
         if stretches := list(_missing(run, table, end)):
             named = ", ".join(f"{a} to {b}" if a < b else str(a) for a, b in stretches[:LISTED])
             if len(stretches) > LISTED:
-                named += f" and {len(stretches) - LISTED} stretches more"
+                named += f" and {counted(len(stretches) - LISTED, 'more stretch')}"
             word = "steps" if named != str(stretches[0][0]) else "step"
             found.append(f"{table}: {word} {named}")
     return found

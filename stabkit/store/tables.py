@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from stabkit.printing import counted
 from stabkit.rundir import left_out
 from stabkit.store.parts import open_part
 from stabkit.store.schema import KEYS, SIGNALS, TABLES, VERSION, version_of
@@ -40,7 +41,7 @@ def read_table(
     if twice.any():
         at = frame["step"][twice].iloc[0]
         why = f"of {', '.join(ONCE[name])} seen before; the first is at step {at}"
-        left_out(folder, why, f"{twice.sum()} rows")
+        left_out(folder, why, counted(int(twice.sum()), "row"))
         frame = frame[~twice]
     return frame
 

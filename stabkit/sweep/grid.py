@@ -24,6 +24,7 @@ from stabkit.config import (
     with_settings,
     without_effect,
 )
+from stabkit.printing import counted
 from stabkit.sweep.axes import axes_of, excluded, idle_rules, product
 from stabkit.sweep.slurm_request import SlurmRequest
 
@@ -219,7 +220,8 @@ def _published(
     keys = [tuple((k, repr(v)) for k, v in c.items() if k != "seed") for c in combinations]
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     if len(number) != len(values):
-        problem = f"published.values holds {len(values)} numbers for {len(number)} cells"
+        problem = f"published.values holds {counted(len(values), 'number')} "
+        problem += f"for {counted(len(number), 'cell')}"
         raise ConfigError(str(path), [f"{problem}; write null where there is none"])
     return [values[number[key]] for key in keys]
 

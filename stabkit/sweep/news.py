@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stabkit.sweep.status import Row
+from stabkit.sweep.table import counted_events
 
 STATES = ("failed", "lost", "unreadable", "preempted", "done")
 KINDS = ("dip", "spike", "collapse", "nonfinite", "stale_moments", *STATES)
@@ -21,7 +22,7 @@ def news(before: Mapping[str, Row], rows: Sequence[Row], folder: str) -> list[di
         counts = {} if was is None else was.events
         for kind, number in row.events.items():
             if number > counts.get(kind, 0):
-                found.append(_message(row, kind, f"{number} {kind} so far", folder))
+                found.append(_message(row, kind, f"{counted_events(number, kind)} so far", folder))
         if row.state in STATES and (was is None or was.state != row.state):
             words = f"{row.state}: {row.reason}" if row.reason else row.state
             found.append(_message(row, row.state, words, folder))

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from stabkit.printing import one_line
+from stabkit.analyze.verdict import counted_verdicts
+from stabkit.printing import counted, one_line
 from stabkit.rundir import missing_rows
 from stabkit.sweep.looks import Look, sparkline
 from stabkit.sweep.status import OPEN, Row
@@ -66,8 +67,8 @@ def totals(rows: Sequence[Row], looks: Mapping[str, Look] | None = None) -> str:
     counts = Counter(row.state for row in rows)
     done = [row for row in rows if row.state == "done"]
     known = [look.verdict for row in done if (look := (looks or {}).get(row.path))]
-    found = ", ".join(f"{n:,} {verdict}" for verdict, n in Counter(known).items() if verdict)
-    judged = f" ({found})" if found and None not in known and len(known) == len(done) else ""
+    verdicts = [verdict for verdict in known if verdict is not None]
+    judged = f" ({counted_verdicts(verdicts)})" if done and len(verdicts) == len(done) else ""
     words = [f"{len(done):,} of {len(rows):,} done{judged}"]
     words += [f"{n:,} {state}" for state, n in counts.items() if state != "done"]
     left = time_left(rows)
@@ -103,8 +104,15 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
     left = clock(row.eta_s) if row.eta_s is not None else ""
     knn = f"{100 * row.knn:.1f}" if row.knn is not None else ""
-    events = ", ".join(f"{n} {one_line(kind)}{'s' * (n > 1)}" for kind, n in row.events.items())
+    events = ", ".join(counted_events(n, kind) for kind, n in row.events.items())
     return step, rate, left, knn, events
+
+
+def counted_events(number: int, kind: str) -> str:
+    """Return how many events of a kind there are: `1 dip`, `2 collapses`."""
+    if kind in ("nonfinite", "stale_moments"):  # no nouns of which there are several
+        return f"{number:,} {kind}"
+    return counted(number, one_line(kind))
 
 
 def remarks(row: Row) -> list[str]:

@@ -13,7 +13,9 @@ from stabkit.analyze.study import (
     dip_more,
     higher,
     levels,
+    more_runs,
     published,
+    shares_table,
     study_table,
 )
 from stabkit.rundir import RunDir, State, Status
@@ -148,3 +150,21 @@ def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -
     assert drawn == pytest.approx(sorted(table["level"]))
     assert list(there.lines[0].get_xdata()) == list(paper)
     assert [t.get_text() for t in there.get_yticklabels()] == list(paper.index)
+
+
+def test_runs_with_events_are_counted_once_and_by_arm() -> None:
+    """Fisher's exact test is the same question: 5 of 5 runs against 0 of 4."""
+    names = [f"run {number}" for number in range(9)]
+    arms = [False] * 5 + [True] * 4
+    table = pd.DataFrame({"run": names, FACTORS[0]: arms, "arm": np.where(arms, "ice", "free")})
+    events = pd.DataFrame({"run": [*names[:5], *names[:5], "a run that is not finished"]})
+    claim = more_runs("learned runs dip more", table, events, LEARNED, FROZEN)
+    fisher = stats.fisher_exact([[5, 0], [0, 4]]).pvalue
+    assert (claim.verdict, claim.n) == ("holds", 9)
+    assert claim.p_value == pytest.approx(fisher)
+    assert "5 to 0 events in 5 and 4 runs" in claim.note
+    assert more_runs("", table, events, FROZEN, LEARNED).verdict == "fails"
+    text = shares_table(table, {"a dip": events, "none": events[:0]})
+    low = 100 * stats.beta.ppf(0.025, 5, 1)  # Clopper and Pearson
+    assert re.search(rf"^a dip +5 of 5 \({low:.0f} to 100 %\) +0 of 4 \(0 to 60 %\)$", text, re.M)
+    assert re.search(r"^none +0 of 5 \(0 to 52 %\) +0 of 4 \(0 to 60 %\)$", text, re.M)

@@ -75,7 +75,7 @@ def test_a_collapsed_run_is_red_and_a_stable_one_green(
     shown = on_terminal(monkeypatch, ["status", str(tmp_path / "runs")])
     assert "\x1b[32mdone · stable" in shown
     assert "\x1b[33mdone · unstable" in shown
-    assert "2 of 2 done (1 stable, 1 unstable)" in shown
+    assert "2 of 2 done (1 unstable, 1 stable)" in shown
     assert f"Next: stabkit analyze {tmp_path}/runs" in shown
     plain = on_terminal(monkeypatch, ["status", str(tmp_path / "runs")], "ascii")
     assert "done - unstable" in plain

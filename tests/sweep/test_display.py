@@ -15,8 +15,9 @@ from stabkit.rundir import RunDir, Status
 from stabkit.sweep import display, looks, status
 from stabkit.sweep.display import live_status, status_line, watch
 from stabkit.sweep.looks import Look, Looks, sparkline
+from stabkit.sweep.news import news
 from stabkit.sweep.status import Row, row_reader, status_row, status_rows
-from stabkit.sweep.table import settings_in, state_words, status_table, time_left
+from stabkit.sweep.table import settings_in, state_words, status_table, time_left, totals
 from tests.analyze.conftest import plant_run
 
 RUNNING = Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)
@@ -30,6 +31,20 @@ def test_a_line_says_everything_known() -> None:
     unstable = replace(RUNNING, state="unstable", events={"dip": 2, "nonfinite": 1})
     assert status_line(unstable).endswith("kNN 50.0 %  2 dips, 1 nonfinite")
     assert len(status_line(replace(FAILED, reason="two\nlines")).splitlines()) == 1
+
+
+def test_counts_agree_with_their_words() -> None:
+    events = {"collapse": 2, "dip": 1, "nonfinite": 2, "stale_moments": 1}
+    line = status_line(replace(RUNNING, events=events))
+    assert line.endswith("2 collapses, 1 dip, 2 nonfinite, 1 stale_moments")
+    rows = [replace(RUNNING, state="done", path=name, eta_s=None) for name in "abcd"]
+    verdicts = ["bursts", "stable", "outlier", "unstable"]
+    looks = {name: Look(verdict=verdict) for name, verdict in zip("abcd", verdicts, strict=True)}
+    found = "1 unstable, 1 with bursts, 1 with outliers, 1 stable"
+    assert totals(rows, looks) == f"4 of 4 done ({found})"
+    assert totals(rows, {"a": Look(verdict="bursts")}) == "4 of 4 done"
+    (message,) = news({}, [replace(RUNNING, events={"dip": 2})], "runs")
+    assert message["text"] == "stabkit: lr=1: 2 dips so far (step 30)"
 
 
 def test_names_and_reasons_are_never_taken_for_markup() -> None:
@@ -69,6 +84,7 @@ def test_watching_a_log_begins_with_every_run_and_ends_with_the_last(
 def test_a_terminal_gets_a_live_table() -> None:
     code = """
 from stabkit.sweep.display import live_status
+from stabkit.sweep.news import news
 from stabkit.sweep.status import Row
 with live_status(lambda: [Row("lr=1", "running", 30, 100, 512.4, 65.0, 0.5)]) as tick:
     tick()

@@ -22,6 +22,7 @@ from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
 from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out, seeds_drawn
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
+from stabkit.printing import counted
 
 MIDDLE: dict[str, Any] = {"color": "0.35", "linewidth": 1.6, "zorder": 3}
 
@@ -29,13 +30,13 @@ MIDDLE: dict[str, Any] = {"color": "0.35", "linewidth": 1.6, "zorder": 3}
 def knn_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row an evaluation.
 
-    Columns: run, seed, panel, curve, metric, warmup, per_epoch, step, value, chance, n, k, dip,
-    ceiling, recovered, outlier. `metric` is kNN, or the accuracy that a run was judged on. `curve`
-    names the setting with the most values, `panel` the others. `warmup` is the step at which it
-    ends, `per_epoch` the steps of an epoch; NaN if not known. `dip` numbers the dips of a run from
-    1, and is 0 outside of them. `ceiling` is the level from which a dip fell; `recovered` is false
-    inside a dip that was open when the run ended. `outlier` is true of a single evaluation that is
-    far too low.
+    Columns: run, finished, seed, panel, curve, metric, warmup, per_epoch, step, value, chance, n,
+    k, dip, ceiling, recovered, outlier. `finished` is false for all of a run that did not come to
+    its end. `metric` is kNN, or the accuracy that a run was judged on. `curve` names the setting
+    with the most values, `panel` the others. `warmup` is the step at which it ends, `per_epoch` the
+    steps of an epoch; NaN if not known. `dip` numbers the dips of a run from 1, and is 0 outside of
+    them. `ceiling` is the level from which a dip fell; `recovered` is false inside a dip that was
+    open when the run ended. `outlier` is true of a single evaluation that is far too low.
     """
     cells = group_cells(runs)
     factor = curve_factor(cells)
@@ -56,6 +57,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
     curve = label(factor, cell.settings[factor]) if factor else cell_label(cell)
     head = {
         "run": run.name,
+        "finished": run.finished,
         "seed": run.settings.get("seed"),
         "panel": cell_label(cell, without=factor) if factor else "",
         "curve": curve,
@@ -73,7 +75,8 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
     """Draw accuracy in percent over steps: a line a run, colored by curve, named at its end.
 
     A triangle marks where a dip began, and says how deep it was; a dip that recovered is shaded.
-    At the end of a line stands the final accuracy: the median of the last fifth of its evaluations.
+    At the end of a line stands the final accuracy: the median of the last fifth of its evaluations,
+    as the mean of the runs that finished.
     Of very many runs, draw the worst over the median and the middle 80 % of all (`_one_by_one`).
     `frame`: rows of `knn_table` for one panel. `styles` by curve; by default from dark to light.
     """
@@ -151,8 +154,12 @@ def _legend(shown: pd.DataFrame, styles: Styles) -> list[Line2D]:
 
 
 def _seeds(table: pd.DataFrame) -> str:
-    """Say how many runs a line end is the mean of."""
-    return seeds_drawn(table.groupby(["panel", "curve"])["run"].nunique(), table["seed"])
+    """Say how many runs are drawn, and how many of them a line end is not the mean of."""
+    said = seeds_drawn(table.groupby(["panel", "curve"])["run"].nunique(), table["seed"])
+    runs = table.drop_duplicates("run")
+    some = runs.groupby(["panel", "curve"])["finished"].transform("any")
+    without = int((some & ~runs["finished"]).sum())
+    return said + (f"; means without {counted(without, 'unfinished run')}" if without else "")
 
 
 def _limits(drawn: pd.DataFrame) -> tuple[float, float]:
@@ -166,10 +173,13 @@ def _limits(drawn: pd.DataFrame) -> tuple[float, float]:
 
 
 def _end(curve: str, rows: pd.DataFrame, style: dict[str, Any]) -> LineEnd:
-    """Return the mean final accuracy of the seeds of a curve."""
-    levels = [100 * final_level(run["value"]) for _, run in rows.groupby("run")]
+    """Return the mean final accuracy of the seeds of a curve; without any, the mean so far."""
+    finished = rows["finished"]
+    counts = rows[finished] if finished.any() else rows
+    levels = [100 * final_level(run["value"]) for _, run in counts.groupby("run")]
     level = float(np.nanmean(levels))
-    return LineEnd(level, f"{curve} · {level:.1f}" if curve else f"{level:.1f}", style)
+    said = f"{level:.1f}" if finished.any() else f"{level:.1f} so far"
+    return LineEnd(level, f"{curve} · {said}" if curve else said, style)
 
 
 def _worst_first(table: pd.DataFrame) -> list[Any]:

@@ -107,8 +107,8 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             for rate, style in curves.items()
         ]
         handles += [
-            Line2D([], [], label=wrapped(arm), marker=mark, linestyle="", color="0.3", markersize=4)
-            for arm, mark in _marks(table).items()
+            Line2D([], [], label=wrapped(arm), marker=mark, markersize=4, **_mean_style(i))
+            for i, (arm, mark) in enumerate(_marks(table).items())
         ]
         handles.append(unstable_handle())
         figure.legend(handles=handles, loc="outside right center")
@@ -155,14 +155,7 @@ def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
     for i, (arm, mark) in enumerate(marks.items()):
         rows = ends[ends["optimizer"] == arm]
         means = rows.groupby("lr")["level"].mean()
-        ax.plot(
-            means.index,
-            means,
-            color="0.5",
-            linestyle=LINES[i % len(LINES)],
-            linewidth=0.9,
-            zorder=1,
-        )
+        ax.plot(means.index, means, zorder=1, **_mean_style(i))
         for run in rows.to_dict("records"):
             bad, color = run["unstable"] in (True, "True", 1.0), colors[run["lr"]]["color"]
             at = run["lr"] * apart ** (i - (len(marks) - 1) / 2)
@@ -181,6 +174,11 @@ def _rates(table: pd.DataFrame) -> dict[float, dict[str, Any]]:
         rate: {"color": color, "linestyle": LINES[i % len(LINES)]}
         for i, (rate, color) in enumerate(zip(rates, ramp(len(rates)), strict=True))
     }
+
+
+def _mean_style(arm: int) -> dict[str, Any]:
+    """Return the line through the means of an arm. Gray, as rates have the colors."""
+    return {"color": "0.5", "linestyle": LINES[arm % len(LINES)], "linewidth": 0.9}
 
 
 def _marks(table: pd.DataFrame) -> dict[str, str]:

@@ -24,7 +24,7 @@ from stabkit.analyze.verdict import worst_first
 
 MAX_RUNS = 3  # side by side; a page has no more room
 COLUMNS = 4  # panels in a row if there is one run
-EXTREME_WIDTH = 0.35
+EXTREME: dict[str, Any] = {"linewidth": 0.5, "linestyle": ":"}
 SHADED = {"dip": "accuracy in a dip", "loss event": "loss spike or departure"}
 FLAT = 0.2  # share of the height of a panel; a flatter curve shows nothing
 GUIDE: dict[str, Any] = {"color": "0.45", "linewidth": 0.8, "linestyle": "--"}
@@ -62,7 +62,7 @@ def draw_signals(
     """Draw one signal of one run: a line a layer, dark to light by depth; shade dips, dash guides.
 
     `frame`: rows of `signals_table` for one run and one signal, and the dips of the run. `styles`
-    by layer. `scale` of the vertical axis (`signal_scale`). Thin lines are the extremes of
+    by layer. `scale` of the vertical axis (`signal_scale`). Dotted lines are the extremes of
     stretches of steps. A cross on top is a value that is not finite.
     """
     rows = frame[frame["kind"].isin(MEASURED)]
@@ -95,13 +95,13 @@ def draw_signals(
 
 
 def _draw_line(ax: Axes, series: pd.DataFrame, style: dict[str, Any]) -> None:
-    """Draw the medians, thin lines for extremes that differ from them, and crosses."""
+    """Draw the medians, dotted lines for extremes that differ from them, and crosses."""
     ax.plot(series["step"], series["median"], **style)
     finite = np.isfinite(series["extreme"])
     if (series["extreme"] != series["median"])[finite].any():
         ax.plot(
             series["step"], series["extreme"].where(finite),
-            **style | {"linewidth": EXTREME_WIDTH},
+            **style | EXTREME,
         )  # fmt: skip
     bad = series.loc[~finite, "step"]
     if len(bad):
@@ -213,9 +213,8 @@ def _handles(table: pd.DataFrame) -> list[Line2D]:
         handles.insert(1, Line2D([], [], label="between: by depth", **between))
     measured = table[table["kind"].isin(MEASURED)]
     if (measured["median"] != measured["extreme"])[np.isfinite(measured["extreme"])].any():
-        thin = Line2D([], [], color="black", linewidth=EXTREME_WIDTH)
-        thin.set_label("extreme of a stretch of steps")
-        handles.append(thin)
+        words = "extreme of a stretch of steps"
+        handles.append(Line2D([], [], color="black", label=words, **EXTREME))
     shaded = [words for kind, words in SHADED.items() if (table["kind"] == kind).any()]
     if shaded:
         handles.append(Line2D([], [], color="0.88", linewidth=6, label=" or ".join(shaded)))

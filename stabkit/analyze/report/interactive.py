@@ -28,6 +28,13 @@ from stabkit.printing import counted
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 SMALL = {"font": {"size": 10}}  # words inside a chart
 MAX_POINTS = 4000  # per line; a screen has fewer columns
+# What is drawn, by figure. Events are shaded here, where a picture has bold lines or zooms.
+ABOUT = {
+    "knn": "accuracy at every evaluation, dips shaded, final accuracy beside the names",
+    "loss": "loss over the steps, spikes and departures shaded",
+    "grad-norms": "gradient norm of the first layer and of the last block, the largest bursts "
+    "named, dips shaded",
+}
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,10 @@ def _of_accuracy(runs: Diagnoses) -> list[Chart]:
     styles = curve_styles(table[table["curve"].isin({c for rows in panels for c in rows["curve"]})])
     found = []
     for rows in panels:
-        final = rows.groupby("run")["value"].agg(lambda values: 100 * final_level(values))
         rows = rows.assign(value=100 * rows["value"], ceiling=100 * rows["ceiling"])
         traces = [
-            _trace(f"{_name(run)} · {final[name]:.1f}", run, styles[str(curve)], 1.5)
-            for (curve, name), run in rows.groupby(["curve", "run"], sort=False)
+            _trace(f"{_name(run)} · {_final(run)}", run, styles[str(curve)], 1.5)
+            for (curve, _), run in rows.groupby(["curve", "run"], sort=False)
         ]
         shapes = [
             _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
@@ -123,6 +129,12 @@ def _name(run: pd.DataFrame) -> str:
     """Return the name of a line: its curve, and the seed if it is known."""
     seed = run["seed"].iloc[0]
     return str(run["curve"].iloc[0]) + ("" if pd.isna(seed) else f", seed {seed}")
+
+
+def _final(run: pd.DataFrame) -> str:
+    """Return the final accuracy of a run in percent, or the accuracy so far."""
+    level = final_level(run["value"])
+    return f"{level:.1f}" if run["finished"].all() else f"{level:.1f} so far"
 
 
 def _title(rows: pd.DataFrame, table: pd.DataFrame) -> str:

@@ -11,16 +11,17 @@ from markupsafe import Markup
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.contents import LISTED, OPEN_CARDS, OPEN_ROWS, Report, make_report
-from stabkit.analyze.report.interactive import Chart, charts, plotly_script
+from stabkit.analyze.report.interactive import ABOUT, Chart, charts, plotly_script
 from stabkit.analyze.report.prevention import Prevention
 from stabkit.analyze.report.remedies import NO_HELP
 from stabkit.analyze.report.remedy import SIGNS
 from stabkit.analyze.report.sources import SOURCES
-from stabkit.printing import lines
+from stabkit.printing import counted, lines
 from stabkit.rundir import whole
 from stabkit.version import __version__
 
 FOLDER = Path(__file__).parent
+READABLE = 480  # CSS pixels: a wider picture is scrolled on a narrow page, not made smaller
 MOODS = {  # of a verdict: the color of its word
     "diverged": "bad", "collapsed": "bad", "unstable": "bad", "stable": "good",
     "unknown": "unknown",
@@ -70,7 +71,10 @@ def render(
         listed=LISTED,
         cards_open=OPEN_CARDS,
         rows_open=OPEN_ROWS,
+        readable=READABLE,
         charts=_by_figure(zoomable),
+        chart_words=ABOUT,
+        counted=counted,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(style, scripts),

@@ -61,7 +61,9 @@ class Trial:
         n, claim = len(self.pairs), self.claim
         without = sum(pair.unstable_without for pair in self.pairs)
         with_it = sum(pair.unstable_with for pair in self.pairs)
-        counts = f"Unstable were {without} of {n} runs without and {with_it} of {n} with it."
+        counts = (
+            f"Unstable were {without} of {counted(n, 'run')} without and {with_it} of {n} with it."
+        )
         if not claim.n:
             return f"{counts} No levels to compare."
         effect = f"{claim.effect:+.1f} points of final accuracy, n = {counted(claim.n, 'pair')}"

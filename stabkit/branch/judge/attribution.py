@@ -18,6 +18,7 @@ from stabkit.branch.judge.exact_tests import (
 )
 from stabkit.branch.judge.verdict import tell_verdict
 from stabkit.detect.significance import holm
+from stabkit.printing import counted
 
 REPEATED = 7 / 8  # of the placebos must repeat the event
 ONLY = "This is said of this event of this run alone."
@@ -67,7 +68,7 @@ class Attribution:
         helped = [f"{r.change} ({r.verdict})" for r in self._rows() if "prevented" in r.verdict]
         if helped:
             return f"{', '.join(helped)}."
-        return f"Nothing shown among {len(self.interventions)} changes that were tried."
+        return f"Nothing shown among {counted(len(self.interventions), 'change')} that were tried."
 
     def text(self) -> str:
         """Return the lines and the table of the interventions."""

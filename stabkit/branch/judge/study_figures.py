@@ -13,6 +13,7 @@ from stabkit.branch.judge.attribution import Attribution
 from stabkit.branch.judge.branch_table import Planned, has_ended, measured_table
 from stabkit.branch.judge.committor import CERTAIN, commit_words
 from stabkit.branch.judge.measured import joined, level_before
+from stabkit.printing import counted
 from stabkit.rundir import whole
 from stabkit.store.reader import open_run
 
@@ -73,7 +74,7 @@ def _placebos(ax: Axes, here: pd.DataFrame) -> None:
     if len(values.columns):
         ax.fill_between(
             values.index, values.min(axis=1), values.max(axis=1), color="0.85",
-            label=f"{len(values.columns)} placebos",
+            label=counted(len(values.columns), "placebo"),
         )  # fmt: skip
     for _, branch in here[here["kind"] == "control"].groupby("branch"):
         ax.plot(

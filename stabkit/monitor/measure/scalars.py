@@ -24,6 +24,7 @@ class Scalars:
 
     def __init__(self, beta2: float | None = None) -> None:
         """`beta2`: the last one that was recorded before a resume."""
+        self.logged: set[str] = set()  # every name that the loop logged
         self._told: dict[str, dict[int, Tensor | float]] = {}
         self._own: dict[str, dict[int, Tensor | float]] = {}
         self._beta2: dict[int, Any] = {} if beta2 is None else {0: beta2}
@@ -35,6 +36,7 @@ class Scalars:
         """
         name.encode()  # raises now for a name that no file can hold, not while writing
         self._told.setdefault(name, {})[step] = _kept(name, value)
+        self.logged.add(name)
 
     def add(self, step: int, name: str, value: Tensor | float) -> None:
         """Keep a value of the Monitor's own."""

@@ -1,6 +1,6 @@
 """Looks for events while a run trains, and acts on them: nothing, unless asked with `on`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import torch.distributed as dist
@@ -76,6 +76,11 @@ class Reactions:
         return bool(self._actions.kinds)
 
     @property
+    def kinds(self) -> Collection[str]:
+        """The kinds for which an action was asked."""
+        return self._actions.kinds
+
+    @property
     def should_stop(self) -> bool:
         """Whether "stop" was asked for, and its event came."""
         return self._actions.should_stop
@@ -91,7 +96,8 @@ class Reactions:
         Kinds: "nonfinite" (gradients or loss), "spike" (grad_norm of layers, loss),
         "stale_moments" (needs the signal adam_rms, and sees the full steps alone: give the
         Monitor full_every=1), "collapse" (spread and rank of features, of the model or its
-        teacher), "dip" (an evaluated accuracy).
+        teacher: needs a probe with such a signal, or one that was logged before), "dip" (an
+        accuracy evaluated with `log_eval` or `knn`).
 
         Actions: a function of the `OnlineEvent`, or a word:
         - "log": one line, as a warning of the logger "stabkit";

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stabkit.printing import counted
 from stabkit.train.data.decoder import decoded, decoded_sizes
 from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DataError
@@ -64,8 +65,8 @@ class ImageSet:
         outside = index[(index < 0) | (index >= len(self))]
         if len(outside):
             raise ValueError(
-                f"image index {outside[0]} is outside this set: it has {len(self)} images, "
-                f"numbered 0 to {len(self) - 1}"
+                f"image index {outside[0]} is outside this set: it has "
+                f"{counted(len(self), 'image')}, numbered 0 to {len(self) - 1}"
             )
         return self.read(index)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.config import DataConfig
+from stabkit.printing import counted
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_cache import disk_cached
 from stabkit.train.data.image_set import ImageSet, in_memory, lazily_cached, subset
@@ -90,7 +91,9 @@ def batch_index(seed: int, step: int, n: int, batch: int) -> tuple[int, NDArray[
     steps and leaves out the last `n % batch` samples of its own permutation.
     """
     if batch < 1 or n < batch:
-        raise ValueError(f"batch {batch} does not fit a set of {n} images: it must be 1 to {n}")
+        raise ValueError(
+            f"batch {batch} does not fit a set of {counted(n, 'image')}: it must be 1 to {n}"
+        )
     if step < 0:
         raise ValueError(f"step must be 0 or more, got {step}")
     epoch, position = divmod(step, n // batch)

@@ -1,11 +1,15 @@
 """Figures are compared by their data: what is drawn is what the table and the runs hold."""
 
+import itertools
+import json
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import stabkit
 from stabkit.analyze.cells import group_cells
@@ -15,7 +19,9 @@ from stabkit.analyze.plots.catalog import table_of
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.knn import knn_figure, knn_panels, knn_table
 from stabkit.analyze.plots.style import ramp
+from stabkit.analyze.report.interactive import charts
 from stabkit.cli import main
+from stabkit.rundir import RunDir, Status
 from tests.analyze.conftest import DIP, EVERY, LAYERS, SPIKE, diagnosed, plant_run
 
 
@@ -96,6 +102,27 @@ def test_lines_of_knn_are_named_where_they_end_with_the_final_level(grid_runs: D
     # every panel drawn alone has the scale that it has beside the others
     limits = {ax.get_ylim() for one in (figure, *knn_panels(table)) for ax in one.axes}
     assert len(limits) == 1
+
+
+@pytest.mark.lengthy
+def test_a_mean_of_knn_is_that_of_the_runs_that_finished(tmp_path: Path) -> None:
+    """A run under way is drawn, but half a training has no final accuracy."""
+    for seed in range(3):
+        plant_run(tmp_path / f"{seed}", seed=seed)
+    RunDir(tmp_path / "2").write_status(Status("failed", 100, 500))
+    one, two, failed = runs = diagnosed(tmp_path)
+    table = knn_table(runs)
+    table.loc[table["run"] == failed.name, "value"] -= 0.2
+    figure = knn_figure(table)
+    said = [text.get_text().rpartition(" · ")[2] for text in figure.axes[0].texts]
+    assert f"{100 * np.mean([one.level, two.level]):.1f}" in said
+    assert figure.get_supxlabel() == "n = 3 seeds; means without 1 unfinished run"
+    alone = knn_figure(table[table["run"] == failed.name])
+    ends = [text.get_text().rpartition(" · ")[2] for text in alone.axes[0].texts]
+    assert f"{100 * (failed.level - 0.2):.1f} so far" in ends
+    assert "without" not in alone.get_supxlabel()
+    names = [line["name"] for line in json.loads(charts(runs)[0].data)["data"]]
+    assert [name.endswith(" so far") for name in names] == [False, False, True]
 
 
 @pytest.mark.lengthy
@@ -264,3 +291,24 @@ def test_settings_that_only_go_along_name_no_panel(tmp_path: Path) -> None:
     cells = group_cells(diagnosed(tmp_path))
     assert {tuple(cell.settings) for cell in cells} == {("model.freeze_patch_embed", "train.batch")}
     assert len(cells) == 3
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("name", PLOTS)
+def test_lines_of_one_legend_differ_in_gray(name: str, request: pytest.FixtureRequest) -> None:
+    """Printed without color, two lines differ in dashes or marks, or clearly in lightness."""
+    runs = request.getfixturevalue("two_optimizers" if name == "optimizer" else "grid_runs")
+    figure = PLOTS[name].figure(PLOTS[name].table(runs))
+    handles = [handle for legend in figure.legends for handle in legend.legend_handles]
+    looks = [_in_gray(handle) for handle in handles if isinstance(handle, Line2D)]
+    for (form, light), (other, lighter) in itertools.combinations(looks, 2):
+        assert form != other or abs(light - lighter) >= 0.2
+
+
+def _in_gray(line: Line2D) -> tuple[tuple[object, ...], float]:
+    """Return the form of a line, and how light it looks: a thin one is pale."""
+    light = float(np.dot([0.3, 0.59, 0.11], mpl.colors.to_rgb(line.get_color())))
+    width = line.get_linewidth()
+    marker = (line.get_marker(), line.get_markerfacecolor() == "white")
+    form = (line.get_linestyle(), line._unscaled_dash_pattern, *marker, width > 3)
+    return form, 1 - (1 - light) * min(1.0, width)

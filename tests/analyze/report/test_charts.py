@@ -1,13 +1,20 @@
 """The zoomable charts say what the pictures say that they stand for."""
 
 import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.report.interactive import charts
+from stabkit.analyze.plots import PLOTS
+from stabkit.analyze.report.contents import make_report
+from stabkit.analyze.report.figures import Shown
+from stabkit.analyze.report.interactive import ABOUT, Chart, charts
+from stabkit.analyze.report.page import render
 from tests.analyze.conftest import LAYERS, SPIKE, diagnosed, falling_loss, level, plant_loop
 
 
@@ -17,6 +24,25 @@ def contents(runs: Diagnoses, name: str) -> list[dict[str, Any]]:
 
 def shapes(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [shape for content in contents for shape in content["layout"]["shapes"]]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_caption_says_what_the_chart_shows_and_not_what_its_picture_does(
+    grid_runs: Diagnoses,
+) -> None:
+    """Only pictures have zoomed panels and bold spikes."""
+    shown = [Shown(name, name, PLOTS[name].about, ()) for name in ("knn", "loss", "grad-norms")]
+    report = replace(make_report(grid_runs), lead=shown[0], figures=tuple(shown))
+
+    def captions(zoomable: Sequence[Chart]) -> list[str]:
+        page = render(report, zoomable)
+        return re.findall(r"<figcaption>(.*?)\. With its numbers", page, re.S)
+
+    words = [f"{text[0].upper()}{text[1:]}" for text in ABOUT.values()]
+    assert [" ".join(text.split()) for text in captions(charts(grid_runs))] == words
+    assert not {text for text in words if "zoom" in text or "bold" in text}
+    (*_, gradients) = captions(())
+    assert gradients.endswith("the largest bursts zoomed")
 
 
 @pytest.mark.lengthy

@@ -199,6 +199,38 @@ def test_the_contents_lead_somewhere_and_headings_are_in_order(
     assert browser.js("return document.documentElement.lang") == "en"
 
 
+@pytest.mark.parametrize("page", ["plain"], indirect=True)
+def test_words_in_pictures_can_be_read_on_a_narrow_page(browser: Browser, page: Path) -> None:
+    """A picture is made smaller by a third at most; a wider one is scrolled within the page."""
+    browser.open(page, 390)
+    browser.js("document.querySelectorAll('details').forEach(item => item.open = true)")
+    sizes = browser.js(
+        "return [...document.images].map(i => [i.width, +i.getAttribute('width'), i.alt])"
+    )
+    assert [alt for shown, drawn, alt in sizes if shown < 0.67 * drawn] == []
+    (wide, *_) = browser.js(
+        "return [...document.querySelectorAll('.picture')].map(p => [p.scrollWidth, p.clientWidth])"
+    )
+    assert wide[0] > wide[1], "the layer map is wider than the page"
+    assert browser.js("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("page", ["plain"], indirect=True)
+def test_no_hole_is_left_below_a_short_figure(browser: Browser, page: Path) -> None:
+    """Five figures of unequal height, in place of those of the page."""
+    browser.open(page, 1280)
+    boxes = browser.js(
+        "const all = document.querySelector('.figures');"
+        "all.innerHTML = '<figure></figure>'.repeat(5);"
+        "[100, 400, 120, 90, 300].forEach((h, i) => all.children[i].style.height = `${h}px`);"
+        "return [...all.children]"
+        ".map(f => f.getBoundingClientRect()).map(b => [b.left, b.top, b.bottom])"
+    )
+    assert len({left for left, _, _ in boxes}) == 2
+    for (left, _, bottom), (after, top, _) in pairwise(boxes):
+        assert after > left or top - bottom < 1
+
+
 def test_details_show_on_paper(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
@@ -209,6 +241,23 @@ def test_details_show_on_paper(browser: Browser, page: Path) -> None:
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert shown
     assert all(shown)
+
+
+def test_paper_shows_events_beside_their_pictures_and_whole_words(
+    browser: Browser, page: Path
+) -> None:
+    browser.open(page, 718)  # A4 between its margins
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    boxes = browser.js(
+        "return [...document.querySelectorAll('.card')].filter(c => c.querySelector('img'))"
+        ".map(c => [...c.children].map(e => e.getBoundingClientRect()))"
+        ".map(([words, image]) => [words.right, image.left])"
+    )
+    names = browser.js("return [...document.querySelectorAll('tbody th')].map(e => e.offsetWidth)")
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert boxes
+    assert all(words <= image for words, image in boxes)
+    assert min(width for width in names if width) >= 70
 
 
 def axe_script() -> Path | None:
