@@ -29,6 +29,7 @@ def tell_verdict(row: Mapping[str, Any], tests: int) -> tuple[str, str]:
     if row["p"] <= ALPHA and row["p_own"] <= OWN_ALPHA and these.value <= SPARED:
         word, more = _without_event(row)
         return word, f"{counts}{more}."
+    counts += _price(row)
     if 2 * these.events > these.of:
         return "no different from a nudge", f"{counts}."
     if 2 * own.events < own.of or 2 * shams.events < shams.of:
@@ -42,11 +43,18 @@ def _without_event(row: Mapping[str, Any]) -> tuple[str, str]:
     elsewhere = f"; in {moved} of {n} at another time" if moved else ""
     if 2 * moved > n and moved * row["placebos"] > row["placebos_moved"] * n:
         return "postponed", elsewhere
-    if row["p_price"] <= ALPHA and row["gain"] <= -PRICE:
-        price = f"{-row['gain']:.1f} points below the placebos at the horizon"
-        return "prevented, at a price", f"{elsewhere}; {price}, p = {row['p_price']:.2g}"
+    if price := _price(row):
+        return "prevented, at a price", f"{elsewhere}{price}"
     unknown = "; its price is not known without evaluations" if math.isnan(row["gain"]) else ""
     return "prevented", f"{elsewhere}{unknown}"
+
+
+def _price(row: Mapping[str, Any]) -> str:
+    """Say how far below the placebos the branches end; empty if that is not shown."""
+    if row["p_price"] <= ALPHA and row["gain"] <= -PRICE:
+        price = f"{-row['gain']:.1f} points below the placebos at the horizon"
+        return f"; {price}, p = {row['p_price']:.2g}"
+    return ""
 
 
 def _needs(these: Share, placebos: Share, shams: Share, own: Share, tests: int) -> str:

@@ -100,6 +100,14 @@ def test_a_cure_that_any_change_of_its_size_gives_is_no_cure() -> None:
     assert first["verdict"] == "no different from a nudge"
 
 
+def test_a_change_that_does_harm_is_told_to_do_so() -> None:
+    judged = judge_branches(simulated_table(3, QUICK, 1.0, Truth(1.0, price=20.0)))
+    first, second = judged.lines()[2:4]
+    assert first.startswith("change 0: no different from a nudge. 3 of 3 repeat the event")
+    assert "points below the placebos at the horizon, p = 0.018" in first
+    assert "points below" not in second
+
+
 def test_an_event_that_placebos_prevent_is_not_attributable() -> None:
     table = simulated_table(3, QUICK, 1.0, Truth(0.0))
     table.loc[table[table["kind"] == "placebo"].index[:2], "event"] = False
