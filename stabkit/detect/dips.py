@@ -106,7 +106,7 @@ def find_dips(
     p_values = holm(
         [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in spans], tests
     )
-    # `not p > alpha` and not `p <= alpha`: NaN, where nothing is known of the samples, is kept.
+    # `not p > alpha` instead of `p <= alpha` keeps NaN: nothing is known of the samples.
     kept = [(s, p) for s, p in zip(spans, p_values, strict=True) if not p > alpha]
     rows = [dip_row(span, p, steps, acc, noise, chance, bits, between) for span, p in kept]
     frame = rows_frame([tuple(row[name] for name in COLUMNS) for row in rows], COLUMNS)

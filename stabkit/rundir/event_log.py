@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stabkit.printing import counted
 from stabkit.rundir.atomic import atomic_write
 from stabkit.rundir.find import left_out
 from stabkit.rundir.own_files import append_to, read_file
@@ -45,7 +46,7 @@ def read_events(file: Path) -> list[dict[str, Any]]:
         elif number <= len(lines):
             wrong.append(number)
     if wrong:
-        left_out(file, f"no events; the first is {wrong[0]}", f"{len(wrong)} lines")
+        left_out(file, f"no events; the first is line {wrong[0]}", counted(len(wrong), "line"))
     return events
 
 

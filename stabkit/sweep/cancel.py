@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from stabkit.printing import counted
 from stabkit.rundir import RunDir
 from stabkit.sweep.grid import Sweep
 from stabkit.sweep.queue import cancel, live_jobs
@@ -43,5 +44,5 @@ def _cancel(rundirs: Sequence[RunDir], folder: Path, dry_run: bool) -> int:
     verb = "would cancel" if dry_run else "canceled"
     for rundir, job_id in alive:
         print(f"  {verb} {job_id:<12}{rundir.path.name}")
-    print(f"{verb} {len(alive)} jobs; what their runs have saved stays")
+    print(f"{verb} {counted(len(alive), 'job')}; what their runs have saved stays")
     return 0

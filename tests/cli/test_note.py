@@ -154,5 +154,5 @@ def test_damaged_notes_are_named_and_left_out(runs: Path) -> None:
     RunDir(runs / "0").append_note(30, TEXT)
     with file.open("a") as notes:
         notes.write('{"step": "no number", "text": "x"}\n[1]\n{"torn')
-    with pytest.warns(UserWarning, match="1 lines left out"):
+    with pytest.warns(UserWarning, match="1 line left out"):
         assert [note.text for note in next(iter(load(runs))).notes()] == [TEXT]

@@ -91,7 +91,7 @@ def test_canceled_and_launched_again(site: Site, unbroken: Path) -> None:
     site.sweep(*LONG)
     site.wait_for_step(20)
     job = site.row().job
-    assert "canceled 1 jobs" in site.sweep(*LONG, "--cancel")
+    assert "canceled 1 job;" in site.sweep(*LONG, "--cancel")
     site.wait("canceled", lambda: site.cluster.state(job) == "CANCELLED")
     row = site.row()
     assert (row.state, row.job) == ("preempted", job)

@@ -296,7 +296,7 @@ def test_cancel_ends_the_cells_and_only_those_asked(
     assert slurm.queue() == ["11_1"], "the cell is found whatever its folder was called by"
     assert main([*command, "--cancel"]) == 0
     assert slurm.queue() == []
-    assert "canceled 1 jobs" in capsys.readouterr().out
+    assert "canceled 1 job;" in capsys.readouterr().out
     assert len(folders()) == 3, "what is on disk stays"
 
 
