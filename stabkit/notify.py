@@ -1,4 +1,4 @@
-"""Tell a command or a web address about an event, without holding up whoever asks for it.
+"""Send a message about an event to a command or a web address, without making the caller wait.
 
 A target is `webhook:https://...`, to which a JSON object is posted, or `command: ...`, which is
 started without a shell and gets the same object on its standard input and as environment variables.
@@ -75,7 +75,7 @@ class Notifier:
         self._gave_up = False
 
     def send(self, target: str, message: Mapping[str, Any]) -> None:
-        """Queue a message. Its values are numbers, texts, and what JSON has of them."""
+        """Queue a message. Its values are what JSON can hold: numbers, text, lists, objects."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="stabkit-notify", daemon=True)
             self._thread.start()
@@ -85,7 +85,10 @@ class Notifier:
             self._tell("full", f"more than {MOST_WAITING} alerts wait; the newest are dropped")
 
     def wait(self, seconds: float = LAST_WAIT_S) -> bool:
-        """Wait until everything was sent, at most so long and once; return whether it was."""
+        """Wait for at most `seconds` until everything is sent; return whether it was.
+
+        A call after one that waited in vain does not wait again.
+        """
         deadline = time.monotonic() + (0.0 if self._gave_up else seconds)
         while self._queue.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -110,7 +113,7 @@ class Notifier:
 
 
 def _reason(error: Exception) -> str:
-    """Say why, without the words of the error where they may hold the address."""
+    """Return why it failed, without the error's own text where that may contain the address."""
     if isinstance(error, urllib.error.HTTPError):
         return f"it answered {error.code}"
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -120,7 +123,7 @@ def _reason(error: Exception) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Take a redirect for a failure: it would turn the message into a question without one."""
+    """Treats a redirect as a failure: urllib would follow it with a GET, without the message."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -135,7 +138,7 @@ def _post(target: str, message: Mapping[str, Any]) -> None:
     )
     opener = urllib.request.build_opener(_NoRedirect)
     with opener.open(request, timeout=WEBHOOK_S):
-        pass  # the answer's text says nothing
+        pass  # the body of the answer is not needed
 
 
 def _start(target: str, message: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Runs as users meet them: their tables, what was found in them, and figures of them."""
+"""The runs that `stabkit.load` returns: their tables, what was found in them, and figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -36,7 +36,7 @@ class Run(reader.Run):
     def diagnosis(self, metric: str | None = None) -> Diagnosis:
         """Return everything found in the run.
 
-        `metric`: the evaluation in which dips and drifts are sought; by default a held-out
+        `metric`: the evaluation that is searched for dips and drifts; by default a held-out
         accuracy, kNN before others.
         """
         if metric not in self._diagnoses:

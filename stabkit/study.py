@@ -33,10 +33,10 @@ PAPER = "imagenet"  # the scale with the paper's settings, of studies that answe
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of a study, one row of `table` for each (`stabkit.analyze.study.levels`).
+    """The runs of a study, and a `table` with one row per run (`stabkit.analyze.study.levels`).
 
-    `paper`: what the paper reports, by arm; empty if it reports nothing. `str(study)` is both as
-    text. Settings are dotted keys with values: `{"optim.lr": 0.004}`.
+    `paper`: what the paper reports, by arm; empty if it reports nothing. `str(study)` shows the
+    table and the paper's values. Settings are dotted keys with values: `{"optim.lr": 0.004}`.
     """
 
     runs: Runs
@@ -52,7 +52,7 @@ class Study:
         return Runs(self.runs.path, tuple(self.runs[name] for name in self.table["run"]))
 
     def ends(self, key: str) -> list[dict[str, Any]]:
-        """Return the settings of a factor, the smallest value first; of unfinished runs too."""
+        """Return each value of a factor as a setting, smallest first, unfinished runs included."""
         return [{key: value} for value in sorted({run.settings[key] for run in self.runs})]
 
     def higher(
@@ -65,7 +65,7 @@ class Study:
     ) -> Claim:
         """Judge the claim that runs with the settings `better` end higher than those of `worse`.
 
-        `column`: what is compared instead of the level. `pairs`: what paired runs have in common.
+        `column`: the column to compare, by default the level. `pairs`: what paired runs share.
         """
         return higher(text, self.table, better, worse, column, pairs)
 
@@ -133,8 +133,8 @@ def open_study(
 
     A folder named on the command line comes before `runs`. `factors`: the settings whose values are
     the arms of the study. `metric`: judge by the first evaluation whose name begins so, instead of
-    held-out accuracy. Raises ConfigError without the sweep file, and SystemExit, with what to
-    do, if no run is done or none was evaluated so.
+    held-out accuracy. Raises ConfigError without the sweep file. Raises SystemExit, with what to
+    do, if no run is done or none has such an evaluation.
     """
     found = _runs(runs)
     if metric is not None:

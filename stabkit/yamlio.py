@@ -114,9 +114,9 @@ def parse_yaml(text: str) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Raise ValueError for text that nests too deeply, or whose aliases multiply without end."""
-    outer: list[tuple[str | None, int]] = []  # of each open list or mapping: anchor, values before
-    sizes: dict[str, int] = {}  # by anchor
+    """Raise ValueError for text that nests too deeply or, with aliases expanded, is too large."""
+    outer: list[tuple[str | None, int]] = []  # open lists and mappings: anchor, values before it
+    sizes: dict[str, int] = {}  # values below each anchor
     count = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionEndEvent):

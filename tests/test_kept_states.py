@@ -67,7 +67,7 @@ def test_no_more_are_pinned_than_kept(tmp_path: Path) -> None:
         ring.link(last, step)
     ring.pin_before(8)
     ring.link(last, 10)
-    with pytest.raises(ValueError, match="2 pinned states already, 3 may be"):
+    with pytest.raises(ValueError, match="2 states are pinned already; at most 3 may be"):
         ring.pin_before(10)
 
 

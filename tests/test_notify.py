@@ -247,7 +247,7 @@ def test_watch_sends_what_is_new_until_no_run_is_under_way(
     ("words", "said"),
     [
         (["--alert", "webhook:nowhere"], "--alert: a webhook is an address"),
-        (["--on", "snow"], "--on snow: no kind of news; there are: dip"),
+        (["--on", "snow"], "--on snow: unknown kind of news; there are: dip"),
         (["--every", "0"], "--every 0: seconds"),
     ],
 )

@@ -92,7 +92,7 @@ def test_events_are_what_was_found_and_the_log_what_happened(runs: stabkit.Runs)
     assert dip["p"] < 1e-6
     assert run.events("spike")["layer"].tolist() == ["patch_embed", "blocks.0"]
     assert "dip" not in set(run.log().get("kind", []))
-    with pytest.raises(ValueError, match="'dipp' is no kind of event; there are: dip"):
+    with pytest.raises(ValueError, match="unknown kind of event 'dipp'; there are: dip"):
         run.events("dipp")
 
 

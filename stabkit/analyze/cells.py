@@ -123,9 +123,8 @@ def run_label(cell: Cell, run: Diagnosis) -> str:
 def wrapped(text: str, width: int = 34) -> str:
     """Return a label in at most three lines of `width` characters, broken after commas."""
     lines = [""]
-    for part in re.findall(
-        r"(?:[^,]|,(?=\d))*,?\s*", text
-    ):  # each part keeps its comma, so that names are unchanged
+    # each part keeps its comma, so that names are unchanged
+    for part in re.findall(r"(?:[^,]|,(?=\d))*,?\s*", text):
         if len((lines[-1] + part).rstrip(", ")) <= width:
             lines[-1] += part
         else:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stabkit.analyze.intervals import AT_ONCE
 
-EXACT = 50_000  # assignments of runs to arms that are all looked at; of more, `DRAWN` are drawn
+EXACT = 50_000  # so many assignments of runs to arms are all looked at; else `DRAWN` random ones
 DRAWN = 9_999
 ALPHA = 0.05
 FloatArray = NDArray[np.float64]
@@ -34,7 +34,7 @@ class RateTest(NamedTuple):
     excess: the events of the second arm beyond those that it would have at the rate of both.
     p_value: two-sided; NaN without events or without exposure in both arms.
     smallest: the smallest p-value that so many runs with these counts allow.
-    runs: of each arm.
+    runs: how many there are in each arm.
     """
 
     excess: float
@@ -86,7 +86,7 @@ def rates_test(first: Counts, second: Counts) -> RateTest:
     number = math.prod(math.comb(len(chosen), int(chosen.sum())) for _, chosen in parts)
     exact = number <= EXACT
     found = np.abs(_all_sums(parts) if exact else _drawn_sums(parts))
-    slack = 1e-9 * max(1.0, float(events.sum()))  # sums of one set in another order
+    slack = 1e-9 * max(1.0, float(events.sum()))  # rounding of equal sums in another order
     alike = (found >= abs(excess) - slack).sum()
     extreme = (found >= found.max() - slack).sum()
     # a draw never shows p = 0, so the assignment seen counts among those drawn

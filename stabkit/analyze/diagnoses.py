@@ -33,7 +33,7 @@ class Diagnoses:
         return Runs(self.path, tuple(diagnosis.run for diagnosis in self)).factors()
 
     def judged_by(self, metric: str) -> "Diagnoses":
-        """Return diagnoses of the same runs that seek dips and drifts in `metric`."""
+        """Return diagnoses of the same runs that search `metric` for dips and drifts."""
         tables = Tables()
         return Diagnoses(self.path, tuple(Diagnosis(d.run, metric, tables) for d in self))
 
@@ -41,9 +41,9 @@ class Diagnoses:
 def diagnose(runs: Runs, processes: int = 1, metric: str | None = None) -> Diagnoses:
     """Return a diagnosis of every run.
 
-    `metric`: the evaluation in which dips and drifts are sought, instead of the one that each run's
-    names suggest. It finds things when they are first used. With several `processes` and many runs
-    it finds them now.
+    `metric`: the evaluation that is searched for dips and drifts, instead of the one that each
+    run's names suggest. A diagnosis finds things when they are first used. With several `processes`
+    and many runs it finds them now.
     """
     tables = Tables()
     found = Diagnoses(runs.path, tuple(Diagnosis(run, metric, tables) for run in runs))

@@ -32,7 +32,7 @@ from stabkit.store.reader import Run
 class Diagnosis:
     """What was found in one run. Each property is computed when it is first used, and only once.
 
-    `metric` is the evaluation in which dips and drifts are sought; by default the one that
+    `metric` is the evaluation that is searched for dips and drifts; by default the one that
     `judged_metric` chooses. The diagnoses of several runs may share `tables`.
     """
 
@@ -61,7 +61,7 @@ class Diagnosis:
 
     @cached_property
     def metric(self) -> str:
-        """The evaluation in which dips and drifts are sought."""
+        """The evaluation that is searched for dips and drifts."""
         counts = {str(k): int(v) for k, v in self.evals()["metric"].value_counts().items()}
         return self._asked or judged_metric(counts, SHORTEST)
 
@@ -259,7 +259,7 @@ class Diagnosis:
 
     @cached_property
     def _values(self) -> pd.Series:
-        """The accuracies in which dips and drifts are sought."""
+        """The accuracies that are searched for dips and drifts."""
         return self.evals(self.metric)["value"]
 
     @cached_property

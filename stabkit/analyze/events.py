@@ -32,9 +32,8 @@ from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
-LONGEST = (
-    10_000_000  # steps; a longer run counts samples or seconds, which `association` cannot use
-)
+# Steps. A longer run counts samples or seconds, which `association` cannot use.
+LONGEST = 10_000_000
 COLLAPSE = {
     "feature_std": find_collapse,
     "embedding_std": find_collapse,
@@ -47,8 +46,8 @@ COLLAPSE = {
 }
 SPREADS = COLLAPSE.keys() - {"loss_relative"}
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
-ALONE = 1.5
-STILL = 0.01  # of its level; a loss at chance scatters by less
+ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
+STILL = 0.01  # standard deviation over level; a loss at chance scatters less
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """
     run = seen.run
     known = 0.0 if math.isnan(seen.chance) else seen.chance
-    both = _sought(
+    both = _attempt(
         run,
         f"dips of {seen.metric}",
         lambda: search_dips(**seen.series(), chance=known),
@@ -101,7 +100,7 @@ def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         both[both["possible"] == asked].drop(columns="possible").reset_index(drop=True)
         for asked in (False, True)
     )
-    sagged = _sought(
+    sagged = _attempt(
         run,
         f"drift of {seen.metric}",
         lambda: find_drift(**seen.series(), dips=None if refused(found) else found),
@@ -138,7 +137,7 @@ def collapses(run: Run, metric: str = METRIC) -> pd.DataFrame:
     for name, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
         signal, series = str(name), (rows["step"].to_numpy(), rows["value"].to_numpy())
         find = partial(COLLAPSE[signal], *series)
-        events = _sought(run, f"collapse of {signal}", find, lambda: find_collapse([], []))
+        events = _attempt(run, f"collapse of {signal}", find, lambda: find_collapse([], []))
         if learned:
             events = events[(signal == "loss_relative") & (events["level"] <= NOTHING)]
         events.insert(0, "signal", signal)
@@ -224,7 +223,8 @@ def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     """Return the rows of `spikes_of_series` on losses, without small rises of a single value.
 
-    One value alone may be that of a hard batch; it counts from `ALONE` times what was expected on.
+    A single value may come from a hard batch; it counts only if it is `ALONE` times what was
+    expected or more.
     """
     table = spikes_of_series(found, run)
     kept = table[(table["end"] > table["flagged"]) | (table["ratio"] >= ALONE)].reset_index(
@@ -251,7 +251,7 @@ def _spikes_of(
 ) -> pd.DataFrame:
     find = partial(find_spikes, steps, values)
     return _named(
-        _sought(run, f"spikes of {name}", find, lambda: find_spikes([], [])), name, position
+        _attempt(run, f"spikes of {name}", find, lambda: find_spikes([], [])), name, position
     )
 
 
@@ -305,7 +305,7 @@ def outliers(seen: Accuracy, dips: pd.DataFrame) -> pd.DataFrame:
     evals = seen.evals
     counts = evals["n"].to_numpy() if len(evals) else None
     accuracy = evals["step"].to_numpy(), evals["value"].to_numpy(), counts
-    found = _sought(
+    found = _attempt(
         seen.run,
         f"outliers of {seen.metric}",
         lambda: find_outliers(*accuracy),
@@ -334,9 +334,10 @@ def refused(found: pd.DataFrame) -> bool:
     return bool(found.attrs.get("refused", False))
 
 
-def _sought(
+def _attempt(
     run: Run, what: str, find: Callable[[], pd.DataFrame], nothing: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
+    """Return what `find` finds; if it refuses the series, warn and return `nothing()`, marked."""
     try:
         return find()
     except ValueError as error:

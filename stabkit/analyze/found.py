@@ -33,7 +33,7 @@ def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
     unknown kind.
     """
     if kind is not None and kind not in EVENT_KINDS:
-        raise ValueError(f"{kind!r} is no kind of event; there are: {', '.join(EVENT_KINDS)}")
+        raise ValueError(f"unknown kind of event {kind!r}; there are: {', '.join(EVENT_KINDS)}")
     wanted = [k for k in EVENT_KINDS if k != "spike"] if kind is None else [kind]
     rows = [row for name in wanted for row in _ROWS[name](run)]
     frame = pd.DataFrame(rows, columns=list(EVENT_COLUMNS)).astype(EVENT_COLUMNS)

@@ -62,9 +62,9 @@ def footnote(table: pd.DataFrame) -> str:
 
 
 def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
-    """Say what was sought and not found in runs of which none trained unstably.
+    """Say what was looked for and not found in runs of which none trained unstably.
 
-    `shared`: the falls that show in the mean of several runs alone.
+    `shared`: the falls that show only in the mean of several runs.
     """
     known = table[table["verdict"] != "unknown"]
     sought = []

@@ -65,7 +65,7 @@ def _is_gradient_norm(name: str) -> bool:
 
 
 def judged_metric(counts: Mapping[str, int], needed: int) -> str:
-    """Return the evaluation in which dips are sought. `counts`: evaluations of each name.
+    """Return the evaluation that is searched for dips. `counts`: evaluations of each name.
 
     Held-out accuracies come before those on training data, names with `needed` evaluations before
     others, `knn_heldout` before other kNN, kNN before others; the first by name of those that are

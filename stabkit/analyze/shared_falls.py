@@ -18,9 +18,9 @@ from stabkit.printing import counted
 FEWEST = 3  # runs whose mean is searched
 WHOLE = 0.9  # of the longest run's steps; a run that stopped before would shorten the mean of all
 BESIDE = 5  # evaluations that tell how far each run falls
-# Of the test over runs. It does not count the windows that were searched: that is the detectors'
-# part. Of sets of five healthy simulated runs both let 0.8 % pass, as many as at .01 (800 sets with
-# other seeds than those of docs/detectors.md).
+# The level of the test over runs. It does not correct for the windows that were searched: that is
+# the detectors' part. Both together let 0.8 % of sets of five healthy simulated runs pass, as many
+# as at .01 (800 sets with other seeds than those of docs/detectors.md).
 ALPHA = 0.05
 
 Array = NDArray[np.float64]

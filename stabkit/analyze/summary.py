@@ -35,11 +35,10 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 
     Verdicts: `diverged` (values that are not finite, or a loss that left its level for good),
     `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift or a spike of the loss),
-    `bursts` (only gradients burst or
-    swelled), `outlier` (a single evaluation fell), `stuck` (a loss never
-    fell), `stable`, or `unknown`. A run is unknown if nothing was recorded in which a fault would
-    have been found, if a detector refuses values, or if rows are missing of steps that it trained;
-    `gaps` says which. `judged_on` says what a run was judged on. `last` is the last accuracy,
+    `bursts` (only gradients burst or swelled), `outlier` (a single evaluation fell), `stuck` (a
+    loss never fell), `stable`, or `unknown`. A run is unknown if nothing was recorded that would
+    show a fault, if a detector refuses values, or if rows are missing for steps that it trained
+    (`gaps` names them). `judged_on` says what a run was judged on. `last` is the last accuracy,
     `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
     a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
     fractions. `possible_dips` are just below the bar; healthy runs have some too, so they change no

@@ -1,4 +1,4 @@
-"""Tell two sets of runs cell by cell, as a table of text."""
+"""Show two sets of runs cell by cell, as a table of text."""
 
 import math
 from typing import Any

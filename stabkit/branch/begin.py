@@ -124,7 +124,7 @@ class Beginnings:
         return float(f"{size:.6g}")
 
     def make_folder(self, branch: Branch, size: float | None) -> None:
-        """Make the folder of a branch: what its parent was at the begin, with the change."""
+        """Make the folder of a branch: its parent at the step where it begins, with the change."""
         config = config_of_branch(self.study, branch, size)
         path = self.folder / folder_of(branch, config)
         if path.exists():
@@ -218,6 +218,6 @@ class Beginnings:
 
 
 def _is_past(event: dict[str, Any], begin: int) -> bool:
-    """Return whether an entry of the parent's log was made before the begin."""
+    """Return whether an entry of the parent's log was made before the branch begins."""
     step = event.get("step")
     return step < begin if isinstance(step, int) else event.get("kind") not in LIFECYCLE

@@ -19,7 +19,7 @@ class Proven(NamedTuple):
 
 
 def prove_control(study: Study, begin: int, control: Path) -> Proven:
-    """Compare all that a control recorded from its begin on with the record of the parent.
+    """Compare all that a control recorded from step `begin` on with the record of the parent.
 
     Raises ReplayDiffersError that says from which step on it differs, in what, and what has
     changed.

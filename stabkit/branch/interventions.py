@@ -49,7 +49,7 @@ class Around(NamedTuple):
 
     @property
     def over_onset(self) -> int:
-        """Updates from the begin until two evaluations after the onset."""
+        """Updates from where branches begin until two evaluations after the onset."""
         return max(1, self.onset - self.begin + 2 * self.every)
 
     @property
@@ -166,9 +166,9 @@ _MADE = {
 
 
 def other_skips(around: Around) -> list[int]:
-    """Return where as many other batches can be skipped: before those of the onset.
+    """Return the steps from which as many other batches can be skipped, before the onset's.
 
-    Where there is no room before, soon after: less than two evaluations after the onset.
+    If there is no room before, they are soon after: less than two evaluations after the onset.
     """
     first, count = around.batches
     before = list(range(around.begin, first - count + 1))

@@ -7,7 +7,7 @@ import torch
 
 from stabkit.config import OptimConfig
 
-PLACES = ("params", "lr", "step")  # of a group: what is no setting
+PLACES = ("params", "lr", "step")  # keys of a group that are no settings
 
 
 def carried_over(
@@ -15,10 +15,11 @@ def carried_over(
 ) -> dict[str, Any]:
     """Return the `state_dict` of an optimizer for one with the settings `after`.
 
-    `own` is the `state_dict` of a fresh one with these settings. What its groups say holds, since
-    a `state_dict` brings its settings with it. Moments go on as they are: the corrected moment, by
-    which Adam divides, is the same before and after a change of the betas, or between AdamW, which
-    stores sums that are to be corrected, and StableAdamW, which stores corrected ones.
+    `own` is the `state_dict` of a fresh one with these settings. The settings in its groups are
+    used, because loading a `state_dict` sets them too. Moments go on as they are: the corrected
+    moment, by which Adam divides, is the same before and after a change of the betas, and before
+    and after a change between AdamW, which stores uncorrected moments, and StableAdamW, which
+    stores corrected ones.
     """
     if before == after:
         return dict(state)
@@ -51,14 +52,14 @@ def _moments(state: Mapping[str, Any], before: OptimConfig, after: OptimConfig) 
 
 
 def _share(name: str, beta: float, steps: int) -> float:
-    """Return what the stored moment is of the corrected one."""
+    """Return the stored moment divided by the corrected one."""
     return 1 - beta**steps if name in ("adamw", "lamb") else 1.0
 
 
 def forgotten(
     state: Mapping[str, Any], layers: Sequence[str], reset: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a `state_dict` without what it holds of the layers in `reset` (or of `all`).
+    """Return a `state_dict` without what it holds of the layers in `reset`; `all` means all.
 
     `layers`: that of each parameter, in the order of the groups. An optimizer begins anew with a
     parameter that it knows nothing of, its count of steps included: a second moment alone cannot be

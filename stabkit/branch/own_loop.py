@@ -28,7 +28,7 @@ from stabkit.yamlio import dump_yaml
 
 log = logging.getLogger("stabkit")
 
-LEAD_STEPS = 20  # from the begin to the onset, in a run without evaluations
+LEAD_STEPS = 20  # from where branches begin to the onset, in a run without evaluations
 MEASURED = ".measured"  # the folder of the runs that measure how far a change moves the weights
 CHANGED = "changed"  # the family of all changes: they are compared with kicks of their size
 
@@ -71,8 +71,8 @@ def branch_loop(
     Goes back to a state before the event again and again, and calls `train(folder, first, end)`,
     which makes the steps `first` to `end` - 1 with a Monitor in `folder`: once as it was (control),
     8 times with one weight moved by one rounding (placebos), 12 times with all weights kicked as
-    far as the strongest change moves them (shams), and 3 times with each change. Whatever a
-    placebo or a sham prevents as well, no change is credited with: docs/branches.md.
+    far as the strongest change moves them (shams), and 3 times with each change. A change gets no
+    credit for what placebos or shams prevent as well: docs/branches.md.
 
     Arguments:
     - `ring`: the states of the run. It must hold all that the loop needs to go on from a step.

@@ -3,5 +3,5 @@
 PLACEBOS = 8
 SHAMS = 12
 REPLICATES = 3  # of an intervention
-LEAD = 4  # evaluations from the begin to the onset
+LEAD = 4  # evaluations from where branches begin to the onset
 FIRST = 3  # updates after which it is measured how far an intervention moved the weights

@@ -75,7 +75,7 @@ class Study(NamedTuple):
 
     @property
     def begins(self) -> list[int]:
-        """The begin steps: first that of the interventions, then the others."""
+        """The steps at which branches begin: first that of the interventions, then the others."""
         return list(dict.fromkeys(branch.begin for branch in self.branches))
 
 
@@ -89,9 +89,9 @@ def plan_study(
 ) -> Study:
     """Return the study of an event of the run in `folder`.
 
-    `words`: interventions instead of those of `size`. `begins`: begin steps; interventions and
-    shams begin at the first, only controls and placebos at the others. Raises ConfigError with what
-    is wrong.
+    `words`: interventions instead of those of `size`. `begins`: steps at which branches begin;
+    interventions and shams at the first, only controls and placebos at the others. Raises
+    ConfigError with what is wrong.
     """
     rundir = RunDir(folder)
     config = _with_its_threads(rundir, at)

@@ -53,7 +53,8 @@ def _read(arguments: argparse.Namespace) -> tuple[RunConfig, Varied, str, list[s
         at = ["--scale", scale] if scale else []
         return sweep.runs[0].config, varied, about, ["stabkit", "sweep", source, *at, *words]
     if words or scale is not None:
-        raise RequestError(f"{(*words, '--scale')[0]}: the settings of a run stand; name a preset")
+        word = (*words, "--scale")[0]
+        raise RequestError(f"{word}: the settings of a run cannot be changed; name a preset")
     try:
         rundir = RunDir(run_of(source))
     except RequestError as error:

@@ -35,7 +35,7 @@ def run_of(word: str) -> Path:
     if found is None:
         raise RequestError(_no_runs(word))
     runs = find_runs(found) if found.is_dir() else []
-    if runs and found not in runs:  # also of one: what is written into a run is asked for by name
+    if runs and found not in runs:  # even one run: a verb that writes into it needs its name
         raise RequestError(
             f"{word}: not a run folder, it has no config.yaml; name a run in it: {_listed(runs)}"
         )
@@ -45,7 +45,7 @@ def run_of(word: str) -> Path:
 def sweep_file(word: str) -> Path:
     """Return the sweep file that a word names. Raises RequestError."""
     if word.endswith(YAML):
-        return Path(word)  # a file that is missing is told of where it is read
+        return Path(word)  # a missing file is reported where it is read
     found = _one(word, [Path(word), SWEEPS / f"{word}.yaml"], is_file=True)
     if found is not None:
         return found

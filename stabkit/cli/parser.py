@@ -126,7 +126,7 @@ def _metric(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--metric",
         metavar="NAME",
-        help="the evaluation in which dips are sought (default: knn_heldout, or else another "
+        help="the evaluation that is searched for dips (default: knn_heldout, or else another "
         "held-out accuracy)",
     )
 

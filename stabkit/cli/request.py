@@ -21,7 +21,7 @@ def is_speaker() -> bool:
 
 
 def open_runs(folder: Path, shown: Path | None = None) -> "Runs":
-    """Open the runs below a folder, told of as `shown`. Raises RequestError if there is none."""
+    """Open the runs below a folder, named `shown` in messages. Raises RequestError without any."""
     from stabkit.store.reader import load  # pandas takes a second to import
 
     runs = load(folder)

@@ -19,7 +19,9 @@ def act(arguments: argparse.Namespace) -> int:
     folder = runs_of(arguments.runs)
     wanted = tuple(arguments.on or KINDS)
     if unknown := sorted(set(wanted) - set(KINDS)):
-        raise RequestError(f"--on {unknown[0]}: no kind of news; there are: {', '.join(KINDS)}")
+        raise RequestError(
+            f"--on {unknown[0]}: unknown kind of news; there are: {', '.join(KINDS)}"
+        )
     for target in arguments.alert:
         try:
             check_target(target)

@@ -15,20 +15,20 @@ class BranchConfig(Section):
     `train.steps`. Settings that differ from the parent's hold from `step` on. `change` says in
     words what is changed.
 
-    At the begin:
+    At the start:
 
     - `nudge`: all weights move by one unit in the last place. The number says which way each goes.
     - `kick`: all weights are moved in a random direction, by this norm. `nudge` says which one.
     - `reset`: the optimizer forgets its moments and steps of these layers.
-    - `reset_first`: the optimizer forgets its first moments alone, of all layers.
+    - `reset_first`: the optimizer forgets the first moments, and only those, of all layers.
 
     From then on:
 
     - `freeze`: these parameters no longer change.
     - `lr_factor`: multiplies the learning rate for `lr_steps` updates.
     - `warmup_steps`: the learning rate rises from 0 again, over so many updates.
-    - `skip`: a step and a number; so many batches from that step on are left out, and those after
-      them move up.
+    - `skip`: a step and a number. This many batches are left out from that step on, and those
+      after them move up.
     """
 
     parent: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
@@ -63,7 +63,7 @@ class BranchConfig(Section):
 
 
 def lr_share(branch: BranchConfig | None, step: int) -> float:
-    """Return by what a branch multiplies the learning rate of the update `step`."""
+    """Return the factor by which a branch multiplies the learning rate of the update `step`."""
     if branch is None:
         return 1.0
     done, share = step - branch.step, 1.0

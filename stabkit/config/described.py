@@ -95,7 +95,7 @@ def allowed(annotation: Any, bounds: Sequence[Any] = ()) -> str:
 
 
 def _range(bounds: Sequence[Any]) -> Iterator[str]:
-    """Yield the bounds in words. The highest ones are there only to refuse mistakes: left out."""
+    """Yield the bounds in words, but no limit of MANY or more, which only catches mistakes."""
     for bound in bounds:
         if isinstance(bound, FieldInfo):
             yield from _range(bound.metadata)

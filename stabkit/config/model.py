@@ -67,7 +67,7 @@ class ModelConfig(Section):
 
     def _complete_resnet(self) -> Self:
         if self.name not in RESNETS:
-            raise ValueError(f"name {self.name!r} is no ResNet known here: {', '.join(RESNETS)}")
+            raise ValueError(f"name {self.name!r} is no known ResNet; known: {', '.join(RESNETS)}")
         stems = ("imagenet",) if self.name.endswith("_bit") else ("imagenet", "cifar")
         if self.stem not in stems:
             raise ValueError(f"{self.name} needs stem: {' or '.join(stems)}, not {self.stem!r}")

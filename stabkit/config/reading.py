@@ -149,11 +149,11 @@ def unusable_path(config: RunConfig) -> str | None:
     for key, text in (("data.path", config.data.path), ("runtime.cache", config.runtime.cache)):
         try:
             if text is not None and b"\0" in os.fsencode(Path(text).expanduser()):
-                return f"{key} = {text!r}: no path, it holds a NUL byte"
+                return f"{key} = {text!r}: not a path, it holds a NUL byte"
         except RuntimeError:
             return f"{key} = {text!r}: no such user; write the folder in full"
         except ValueError as error:
-            return f"{key} = {text!r}: no path ({error})"
+            return f"{key} = {text!r}: not a path ({error})"
     return None
 
 
@@ -171,10 +171,11 @@ def settings_to_save(config: RunConfig) -> dict[str, Any]:
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
-    """Return the end of an error message: what is near to a word, or all known words.
+    """Return the end of an error message: the known words nearest to `word`, or all of them.
 
-    Settings are alike by their sections, so several are named unless one is a slip away. More than
-    `LISTED` words are settings too, which a command prints.
+    Dotted settings resemble each other by the names of their sections, so up to `NEAR` are named
+    unless one is very near. More than `LISTED` known words are the settings of a run, and the
+    command that prints them is named instead.
     """
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.85 if "." in word else 0.6)
     if near := near or difflib.get_close_matches(word, known, n=NEAR):
@@ -201,7 +202,7 @@ def _explain(error: Any, known: Sequence[str]) -> str:
     if error["type"] == "extra_forbidden":
         inside = error["input"]
         if isinstance(inside, dict) and inside and not difflib.get_close_matches(key, known):
-            key += f".{next(iter(inside))}"  # a section like none: its setting says more
+            key += f".{next(iter(inside))}"  # an unknown section: one of its settings says more
         return f"{key}: no such setting{suggest(key, known)}"
     if error["type"] == "missing":
         return f"{key}: missing"

@@ -130,7 +130,7 @@ class RunConfig(Section):
 
     @property
     def end(self) -> int:
-        """Return how many updates are made; the schedules know `train.steps` alone."""
+        """Return how many updates are made. Schedules always span `train.steps`."""
         return self.branch.end if self.branch else self.train.steps
 
     @model_validator(mode="before")

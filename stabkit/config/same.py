@@ -44,7 +44,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 def _is_as_saved(path: Path, config: RunConfig) -> bool:
     """Return whether the file is what `save_config` writes of these settings, `runtime` apart.
 
-    It is so for nearly every run that a sweep finds, and ten thousand files are not to be parsed.
+    This holds for nearly every run that a sweep finds, and saves parsing ten thousand files.
     """
     if not path.is_file():  # reading a pipe would block for ever
         return False
@@ -61,7 +61,7 @@ def _is_as_saved(path: Path, config: RunConfig) -> bool:
     )
 
 
-@cache  # not the latest few: the seeds of a sweep come round once for each setting
+@cache  # without a limit: a seed comes back only after all other seeds of a sweep
 def _saved(name: str, value: str) -> str:
     return dump_yaml({name: json.loads(value)})
 

@@ -61,7 +61,7 @@ class Section(BaseModel):
 
 @cache
 def _kind(section: type[Section], name: str) -> Literal["boolean", "number", "other"]:
-    """Return what a field holds. It is asked for every field of ten thousand runs."""
+    """Return what a field holds; cached, since a sweep asks for every field of every run."""
     annotation = section.model_fields[name].annotation
     kinds = {annotation, *get_args(annotation)}
     if kinds == {bool}:

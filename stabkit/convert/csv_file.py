@@ -1,4 +1,4 @@
-"""CSV and its kin -> columns of numbers."""
+"""CSV and similar text tables -> columns of numbers."""
 
 import csv
 import io
@@ -65,7 +65,7 @@ def read_csv(path: Path) -> Table:
 
 
 def _without_comments(path: Path) -> Path | io.BytesIO:
-    """Return the file from its names on; they may be the last of the lines that begin with `#`."""
+    """Return the file without the comments above its names; the last comment may be the names."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         if not file.read(len(_EXCEL)).startswith(("#", _EXCEL)):
             return path

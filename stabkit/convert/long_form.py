@@ -1,4 +1,4 @@
-"""Tables whose rows are of several runs, series or phases, as a column of words says.
+"""Tables with rows of several runs, series or phases, which a column of words names.
 
 `run,step,loss` is split into runs. `step,tag,value` becomes a column for each tag. A column `phase`
 of `train` and `val` makes `train/loss` and `val/loss` of a `loss`. What TensorBoard's page saves,
@@ -74,7 +74,7 @@ def _by_tag(table: Table) -> Table:
 
 
 def _by_phase(table: Table) -> Table:
-    """Return a table whose rows are of training or of an evaluation with a column for each."""
+    """Split the columns of a table with rows of training and of evaluation into one for each."""
     phase = _named(PHASES, table.words)
     words = set() if phase is None else set(table.words[phase][1])
     if phase is None or len(words) < 2 or not all(_PHASE.fullmatch(w.strip()) for w in words):
@@ -98,7 +98,7 @@ def _named(known: tuple[str, ...], names: Iterable[str]) -> str | None:
 
 
 def _labels(table: Table, name: str) -> list[str]:
-    """Return the word of a column in each row, `` if there is none; numbers as `seed 1`."""
+    """Return the word of a column in each row, or an empty text; numbers as `seed 1`."""
     labels = [""] * table.num_rows
     if name in table.words:
         rows, words = table.words[name]

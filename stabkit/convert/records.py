@@ -47,7 +47,7 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
 def _lists(content: Mapping[str, Any], notes: list[str]) -> dict[str, list[Any]]:
     """Return the columns of an object of lists, as of Keras' `history.history`: the longest ones.
 
-    Lists of another length are on other steps, which nothing tells; they are noted.
+    Lists of another length belong to other steps, which are unknown; they are noted.
     """
     lists = {name: of for name, of in flat(content, "") if isinstance(of, list) and len(of) > 2}
     steps = [name for name in STEPS if isinstance(content.get(name), (int, float))]

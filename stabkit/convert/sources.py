@@ -16,7 +16,7 @@ from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
 
 STATE = "trainer_state.json"  # of Hugging Face's Trainer
 TABLES = (STATE, "results.csv", "scalars.json", "metrics.json")  # YOLO, mmengine, detectron2
-KINDS: dict[str, Callable[[Path], bool]] = {  # formats that a file in a folder tells by itself
+KINDS: dict[str, Callable[[Path], bool]] = {  # formats that a single file of a folder shows
     "wandb": lambda path: path.suffix == ".wandb",
     "trackio": is_project,
     "neptune": is_part,
@@ -126,8 +126,8 @@ def _format_of(path: Path, names: list[str]) -> str:
 def _search(folder: Path, format: str | None) -> tuple[str, list[Path]]:
     """Return the format and where its logs are: in `folder` itself, else anywhere below it.
 
-    For TensorBoard these are the folders with event files, for others the files. Of Hugging Face's
-    checkpoints only the longest history is one.
+    For TensorBoard these are the folders with event files, for others the files. Hugging Face's
+    checkpoints count as one log, that with the longest history.
     """
     here = list(folder.iterdir())
     below = [path for path in folder.rglob("*") if path.is_file()]
@@ -166,10 +166,10 @@ def _size(path: Path) -> int:
 
 
 def _read_each(source: Path, paths: list[Path], read: Callable[[Path], Log]) -> list[Log]:
-    """Read one log per path; of several, each is named by its folder below `source`.
+    """Read one log per path; if there are several, name each by its folder below `source`.
 
-    One of several that cannot be read, as a run that crashed at once, is noted. Raises ConvertError
-    if none can be read.
+    A log that cannot be read, as of a run that crashed at once, is noted. Raises ConvertError if
+    none can be read.
     """
     logs, unread = [], []
     for path in paths:

@@ -36,7 +36,7 @@ def numbers_of(
         numbers = [None if number is None else number / 100 for number in numbers]
         remarks.append("in percent by its sign, divided by 100")
     elif shares:
-        remarks.append("some cells have the sign %, which was not heeded")
+        remarks.append("some cells have the sign %, which was ignored")
     return numbers, remarks
 
 

@@ -63,7 +63,8 @@ def find_steps(table: Table, asked: str | None, row_step: bool) -> Steps:
     """Return the step of each row. Raises ConvertError when no column holds steps.
 
     With `row_step` it is the number of the row, from 0. A step that starts again with each epoch is
-    joined with the epoch. Of epochs alone that are fractions, the values are counted.
+    joined with the epoch. If there are only epochs, and they are fractions, their values are
+    counted.
     """
     if row_step:
         every = np.ones(table.num_rows, dtype=bool)
@@ -228,8 +229,9 @@ def _joined(
 ) -> Steps:
     """Return the steps `(epoch - first) * period + step`.
 
-    The period is the largest step in any epoch: a log of every tenth iteration does not show the
-    last one of each. If the steps start at 0, the next one that would be logged comes on top.
+    The period is the number of steps in an epoch. It is estimated by the largest step in any epoch,
+    because a log of every tenth iteration does not show the last one. If the steps start at 0, the
+    usual distance between two of them is added.
     """
     period = int(steps[known].max())
     if not steps[known].min():

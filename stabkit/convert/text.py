@@ -174,18 +174,19 @@ def text_records(
 
 
 def _without_settings(rows: list[dict[str, Any]], notes: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a log without names of one row only, as code and settings print them."""
+    """Yield the rows without names that only one row has, such as those of printed settings."""
     found = Counter(name for row in rows for name in row)
     once = {name for name, count in found.items() if count == 1 and len(rows) >= MANY_ROWS}
     if once:
         notes.append(
-            f"{counted(len(once), 'name')} left out that one line has: {listed(sorted(once), 4)}"
+            f"{counted(len(once), 'name')} left out that only one line has: "
+            f"{listed(sorted(once), 4)}"
         )
     yield from ({name: v for name, v in row.items() if name not in once} for row in rows)
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines that are not blank; a progress bar goes back by characters for it."""
+    """Yield the lines that are not blank; a line also ends where a progress bar moves back."""
     for line in file:
         yield from (part for part in line.split("\x08") if part.strip())
 

@@ -23,7 +23,7 @@ from stabkit.printing import counted
 
 MAGIC = b"SQLite format 3\0"
 WAL = "-wal"  # behind the name of a file that holds what was written last
-START = 1 << 20  # bytes in which the definition of the tables is sought
+START = 1 << 20  # bytes that are searched for the definition of the tables
 
 
 def is_sqlite(path: Path) -> bool:

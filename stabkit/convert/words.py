@@ -71,7 +71,7 @@ def _left_out(plan: Plan) -> Iterator[str]:
         )
     elif len(plan.evals) > 1:
         yield (
-            "  note      of the accuracies one is judged: kNN before others, held-out before "
+            "  note      one of the accuracies is judged: kNN before others, held-out before "
             "training, then by name;\n            another by `stabkit analyze --metric NAME`"
         )
     if any(not evaluation.n for several in plan.evals.values() for evaluation in several):

@@ -18,10 +18,10 @@ SAMPLED = 5000
 class EventTimes(NamedTuple):
     """The events of one run: onsets of causes and effects, and the first and last step of the run.
 
-    All are in steps; both ends of `span` were watched for both. `late` is by how many steps the
-    onset of each effect may lie before the step given, as where an accuracy is evaluated now and
-    then; by default 0. Runs of one `schedule` differ in chance alone, such as the seeds of a cell;
-    a run without a name is like no other.
+    All are in steps; both were watched over all of `span`, its ends included. `late`: the true
+    onset of each effect may lie up to this many steps before the step given, for example because
+    accuracy is evaluated only now and then; by default 0. Runs with the same `schedule` differ only
+    by chance, such as the seeds of a cell. A run without `schedule` is compared with no other.
     """
 
     causes: ArrayLike
@@ -60,29 +60,29 @@ class _Checked(NamedTuple):
 def event_association(runs: Iterable[EventTimes], window: int) -> Association:
     """Count effects with a cause at most `window` steps before (or at their step), against chance.
 
-    `observed` counts these effects over all runs. To `window` is added by how much the effect may
-    be dated late.
+    `observed` counts these effects over all runs. For each effect, `late` is added to `window`.
 
-    Three answers to what chance would do:
+    What chance would do is estimated in three ways:
 
-    - `before` and `after`: effects that have a cause within that reach before them alone, or after
-      them alone. If nothing links the two, both are equally likely, wherever the run is in its
-      course: `p_value` is the one-sided binomial one. It holds where causes and effects are both
-      likelier at one time, such as early in a run or in a bad stretch. It needs the most data.
+    - `before` and `after`: effects that have a cause within that reach only before them, or only
+      after them. Without a link both are equally likely at any time of the run; `p_value` is the
+      one-sided binomial test of this. It is valid even where causes and effects are both likelier
+      at one time, such as early in a run or in a bad stretch. It needs the most data.
     - The causes of other runs of the same `schedule`: `expected` is the mean count if each run had
       the causes of another, over all permutations of the runs (5,000 of them for more than seven),
       and `other_runs_p` the share of permutations that give at least as many, the true one
-      included. NaN without two runs of one schedule and span. It finds more, and holds where the
-      time course is that of the schedule. It errs where every run has a bad stretch of its own.
+      included. NaN without two runs of one schedule and span. It needs less data. It is valid where
+      the time course follows the schedule, and not where each run has a bad stretch of its own.
     - `shift_p`: all causes of a run are moved together around its span, by every number of steps.
-      It holds only where causes are as likely at any time, so it proves nothing about a training.
+      It is valid only where causes are equally likely at any time, which in a training they are
+      not.
 
-    How often each errs: docs/detectors.md. There is no ratio of rates after causes and elsewhere:
-    its interval takes events as independent, and misses the truth wherever they cluster.
+    Error rates of each: docs/detectors.md. The ratio of rates after causes and elsewhere is not
+    given: its interval assumes independent events, and misses the truth wherever they cluster.
 
     `lead` is the median number of steps from the last cause to the effect, over the observed
-    effects, with its distribution-free 95 % interval (infinite below six). It is as uncertain as
-    effects are dated late.
+    effects, with its distribution-free 95 % interval (infinite below six). It is uncertain by
+    another `late` steps.
 
     Raises ValueError for a negative window and for events that are not whole steps in the span.
     """
@@ -148,9 +148,9 @@ def _hits(run: _Checked, causes: IntArray) -> BoolArray:
 def _sides(run: _Checked) -> tuple[BoolArray, BoolArray]:
     """Return for each effect whether a cause is near before it, and after it; not at its step.
 
-    No reach is cut at the ends of the span to the same length on both sides: where both rates fall
-    from the first step on, an early effect has more causes behind than ahead, and a late one fewer.
-    Over the span this evens out, and only so.
+    Near the ends of the span the two sides are not cut to the same length. Where both rates fall
+    from the first step on, an early effect has more causes before than after it, and a late one
+    fewer. This evens out over the whole span, but only if no side is cut.
     """
     before = _any_within(run.causes, run.effects - run.reach, run.effects - 1)
     return before, _any_within(run.causes, run.effects + 1, run.effects + run.reach)
@@ -166,7 +166,7 @@ def _other_runs(
 ) -> tuple[float, float]:
     """Return the mean count with the causes of other runs, and the p of the count observed.
 
-    Runs that are like no other keep their causes.
+    A run without another of its schedule and span keeps its own causes.
     """
     alike: dict[tuple[str, tuple[int, int]], list[_Checked]] = {}
     for run, times in zip(given, checked, strict=True):
@@ -197,7 +197,7 @@ def _permuted(runs: Sequence[_Checked]) -> FloatArray:
 def _shifted(run: _Checked) -> FloatArray:
     """Return the distribution of the coincidences over all circular shifts of the causes."""
     begun = np.bincount(run.causes, minlength=run.size) > 0
-    hits = np.zeros(run.size, dtype=np.int64)  # of every shift
+    hits = np.zeros(run.size, dtype=np.int64)  # one number for each shift
     # Running count over two rounds: no window of the shifted causes wraps around its end.
     twice = np.concatenate([[0], np.cumsum(np.concatenate([begun, begun]))])
     moves = np.arange(run.size)
@@ -211,12 +211,13 @@ def _shifted(run: _Checked) -> FloatArray:
 
 
 def _law(counts: IntArray) -> FloatArray:
+    """Return the probability of each count from 0 on, where all of `counts` are equally likely."""
     shares: FloatArray = np.bincount(counts) / counts.size
     return shares
 
 
 def _at_least(observed: int, laws: Iterable[FloatArray]) -> float:
-    """Return the chance that the sum of counts of these laws is so large."""
+    """Return the probability that independent counts with these laws add up to `observed`."""
     together = np.ones(1)
     for law in laws:
         together = np.convolve(together, law)

@@ -29,8 +29,8 @@ def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     `spikes`: the rows of `find_spikes` of each layer with columns layer and depth, in any order.
     A burst holds no layer twice and no pause of more than `gap` steps from one onset to the next.
     So it may travel through the layers for tens of steps, and it cannot go on forever. Spikes are
-    divided into the fewest such bursts. Where several divisions are as few, it is the one with the
-    longest pauses between its bursts. Spikes that begin at the same step are never divided.
+    divided into the fewest such bursts. If several divisions have equally few, the one with the
+    longest pauses between bursts is taken. Spikes that begin at the same step are never divided.
 
     Columns: onset and end (first onset and last flagged step of any layer), layers (how many),
     first (the layers that spiked first, in depth order, joined by `, `), ratio (the largest rise
@@ -91,8 +91,8 @@ def _divide(onsets: Sequence[int], layers: Sequence[Collection[str]], gap: int) 
     The best division of the first j onsets is that of the first i, with one burst from i to j: all
     i are tried for which that burst keeps the rules.
     """
-    # of the first j onsets: the number of bursts, minus the sum of the pauses between them, and
-    # where the last burst begins; of equal divisions the one whose last burst is the shortest
+    # best[j] is for the first j onsets: the number of bursts, minus the sum of the pauses between
+    # them, and where the last burst begins. Of equal divisions it has the shortest last burst.
     best = [(0, 0, 0)]
     for j in range(1, len(onsets) + 1):
         inside: set[str] = set()

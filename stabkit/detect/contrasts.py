@@ -4,11 +4,11 @@ A window [i, j) of w values is compared with two flanks, of m values before and 
 
     depth = reference - mean(window),   z = depth / standard error of the contrast under AR(1) noise
 
-The reference is the lower of two lines. No concave curve lies below the first, from the mean of one
-flank to the mean of the other. No convex curve lies below the second, which carries the level
-before on along the lesser of two slopes: the one before the window, and the one across it. So a
-healthy curve, which bends one way at a time, lies below neither. A window that reaches the end of
-the series has no flank after it, and its reference is the level before.
+The reference is the lower of two lines. The first goes from the mean of one flank to the mean of
+the other; no concave curve lies below it. The second continues the level before the window, along
+the lesser of two slopes: the one before the window, and the one across it. No convex curve lies
+below it. So a healthy curve, which bends one way at a time, lies below neither. A window that
+reaches the end of the series has no flank after it, and its reference is the level before.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SHORTEST_FLANK, LONGEST_FLANK = 3, 12
 # Evaluations that give the slope before a window, and how far it is carried on: its error grows
 # with the distance.
 SLOPE_OVER, CARRIED = 10, 6
-EDGES = (1, 2, 3, 5)  # evaluations on either side of an edge: sharp ones, and ones lost in noise
+EDGES = (1, 2, 3, 5)  # evaluations averaged on either side of an edge; more where noise hides it
 ONWARD = 5  # evaluations that give the slope after an edge
 GROWTH = 1.25  # ratio of successive window widths: any dip fills most of some window
 
@@ -64,6 +64,7 @@ def scan(values: FloatArray, time: FloatArray, noise: FloatArray, ar: float) -> 
     # Windows to the end have no flank behind them: their reference is the level before.
     behind = stop + np.maximum(after, 1)
     later, there = (_mean(np.append(s, s[-1]), stop, behind) for s in (sums, times))
+    # Where the middle of the window lies between those of its flanks: 0 at the first, 1 at the last
     share = np.where(after > 0, ahead / np.where(after > 0, there - here, 1.0), 0.0)
     across = (later - level) / np.where(after > 0, there - here, 1.0)
     slope = np.clip(np.minimum(across, _slopes(values, time, SLOPE_OVER)[start]), 0.0, None)
@@ -155,7 +156,7 @@ def _carried(time: FloatArray, start: IntArray) -> FloatArray:
 
 
 def _fall(drops: FloatArray, start: IntArray, stop: IntArray) -> FloatArray:
-    """Return the largest drop between two values before each window's start and its middle."""
+    """Return the largest drop from two values before each window's start to its middle."""
     first = np.maximum(start - 2, 0)
     last = np.minimum(first + 3 + np.maximum(2, (stop - start) // 2), drops.size)
     padded = np.append(drops, -np.inf)  # reduceat needs every `last` to be an index
@@ -211,14 +212,14 @@ def _error(
 ) -> FloatArray:
     """Return the standard errors of windows' contrasts, in units of the noise.
 
-    That of a sum of three means, weighted by 1 - share, -1 and share, of AR(1) noise. Two blocks
-    of a and b values with g between them have means of covariance ar^(g+1) s_a s_b, where
+    A contrast is a sum of three means of AR(1) noise, weighted by 1 - share, -1 and share. Two
+    blocks of a and b values with g between them have means of covariance ar^(g+1) s_a s_b, where
     s_m = (1 - ar^m) / (1 - ar) / m; the mean of one block has a variance of
     ((1 + ar) / (1 - ar) - 2 ar s_m / (1 - ar)) / m.
     """
     m = np.arange(size + 1)
     powers = ar**m
-    with np.errstate(divide="ignore", invalid="ignore"):  # no block has 0 values, but see `share`
+    with np.errstate(divide="ignore", invalid="ignore"):  # m = 0, an absent flank: set to 0 below
         s = (1 - powers) / (1 - ar) / m
         own = ((1 + ar) - 2 * ar * s) / (1 - ar) / m
     s[0] = own[0] = 0.0

@@ -9,11 +9,11 @@ from stabkit.detect.contrasts import LONGEST_FLANK, SHORTEST_FLANK, reference, s
 from stabkit.detect.local_noise import LEAST_AR, difference_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 
-# How much sharper the fall must be where no return speaks for a dip: the accuracy ends low, or
-# leaps above the level before. A slow sag may have ended in the leap of a learning-rate drop.
+# How many times `min_fall` the fall must be where the accuracy does not return to its level: it
+# ends low, or leaps above. A slow sag may have ended in the leap of a learning-rate drop.
 ENDS_LOW, LEAPS = 1.5, 2.0
 # Share of a window's depth that must be left without its lowest evaluation. A single outlier that
-# decays over AR(1) noise of .5 leaves .6; a dip of even a few evaluations more.
+# decays over AR(1) noise of .5 leaves .6; a dip of even a few evaluations leaves more.
 WITHOUT_LOWEST = 0.7
 PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not count as noise
 # Where noise is slow, every mean is uncertain and with it the depth of any dip, but a sudden change
@@ -97,8 +97,8 @@ def dip_bar(evals: int, ar: float, paired: bool) -> float:
     than benchmarks/calibration measures with. More evaluations are more windows, and the largest of
     more z is larger.
 
-    Where the samples are known, the paired test also has to pass and sees all noise between
-    samples. Elsewhere slow noise, of which a larger `ar` is the sign, needs a higher bar; so do
+    `paired`: the answer of each sample is known. Then the paired test has to pass too, and it sees
+    all noise between samples. Otherwise slow noise (a larger `ar`) needs a higher bar, and so do
     short runs, whose noise is estimated from few evaluations.
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
@@ -179,8 +179,8 @@ def _delimit(
         while first > SHORTEST_FLANK and low[first - 1]:
             first -= 1
         trough = first + int(np.argmin((acc - line)[first:last]))
-        # The dip lies between two evaluations in a row that are not low, one may be luck, on either
-        # side of its trough. A window may hold another dip, with a return between.
+        # On either side of its trough the dip ends at two evaluations in a row that are not low; a
+        # single one may be luck. A window may hold another dip, with a return between.
         high = ~low[:-1] & ~low[1:]
         first = max(
             [first, *(np.flatnonzero(high[first : max(first, trough - 1)])[-1:] + first + 2)]

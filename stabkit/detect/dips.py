@@ -154,7 +154,7 @@ def _search(
         p_values = [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in some]
         # The search looked at every window, so the correction counts every window.
         corrected = holm(p_values, acc.size * width_count(acc.size))
-        # `not p > alpha` and not `p <= alpha`: NaN, where nothing is known of samples, is kept.
+        # `not p > alpha` instead of `p <= alpha` keeps NaN: nothing is known of the samples.
         kept = [(s, p) for s, p in zip(some, corrected, strict=True) if not p > alpha]
         found = (dip_row(s, p, steps, acc, noise, chance, bits, between) for s, p in kept)
         return [tuple(row[name] for name in COLUMNS) for row in found]

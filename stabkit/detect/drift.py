@@ -1,4 +1,4 @@
-"""Drift: an accuracy that sags slowly, with no dip to show for it."""
+"""Drift: an accuracy that falls slowly, without a dip."""
 
 import math
 

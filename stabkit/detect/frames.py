@@ -10,7 +10,7 @@ import pandas as pd
 def rows_frame(rows: Sequence[tuple[Any, ...]], columns: Mapping[str, str]) -> pd.DataFrame:
     """Return rows as a table with these columns, each of its numpy dtype.
 
-    Much faster than `pd.DataFrame(rows).astype(columns)`, which counts where there are many runs.
+    Much faster than `pd.DataFrame(rows).astype(columns)`, which matters with many runs.
     """
     values = zip(*rows, strict=True) if rows else ([] for _ in columns)
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Find the spikes of all layers of a run, those too that only show in many layers at once."""
+"""Find the spikes of all layers of a run, also those that only show in many layers at once."""
 
 from collections.abc import Sequence
 
@@ -23,10 +23,10 @@ from stabkit.detect.spikes import (
 )
 
 TOGETHER = 5  # steps within which the layers of a burst spike
-BEFORE = 30  # values before those, which tell the level and its noise
+BEFORE = 30  # values before those steps, which tell the level and its noise
 SHARED_BAR = 5.0  # deviations
 SHARE = 0.75  # of the layers, that must pass the bar together
-FEWEST = 4  # layers; of fewer, too few say the same
+FEWEST = 4  # layers; that fewer agree proves too little
 QUARTILES = 1.349  # distance of the quartiles of normal noise, in deviations
 
 
@@ -37,8 +37,8 @@ def find_layer_spikes(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     layers rise within five steps by 5 deviations, this is a spike of each of them, unless it has
     one there. The level and the noise are those of the 30 values before, so that a restless time
     further back does not hide the burst. One layer alone would raise false alarms at this bar; many
-    seldom do at once. The noise of layers is correlated, so the bar cannot be much lower. Layers
-    that were not measured at the same steps share nothing.
+    layers at once seldom do. The noise of layers is correlated, so the bar cannot be much lower.
+    Layers that were not measured at the same steps share nothing.
     """
     found = [spike_rows(Scored(*series, _flagged(series[1]))) for series in layers]
     for members in measured_together(layers, BEFORE + TOGETHER):
@@ -55,7 +55,7 @@ def _flagged(values: FloatArray) -> list[Flagged]:
 
 
 def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, ...]]]:
-    """Return the spikes that the layers share, for each a list of rows as `find_spikes` has them.
+    """Return for each layer the spikes that it shares with others, as rows of `find_spikes`.
 
     logs [layers, values].
     """
@@ -104,7 +104,7 @@ def rises(logs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _with(spikes: pd.DataFrame, rows: list[tuple[float, ...]]) -> pd.DataFrame:
-    """Return the spikes of a layer with those of the rows that do not touch one of them."""
+    """Return the spikes of a layer, and those of `rows` that lie more than MERGE steps from all."""
     begin, end = spikes["onset"].to_numpy() - MERGE, spikes["end"].to_numpy() + MERGE
     new = [row for row in rows if not ((begin <= row[3]) & (row[0] <= end)).any()]
     if not new:

@@ -1,4 +1,4 @@
-"""What the past of a series leads to expect: a rolling median, and filters of level and slope."""
+"""Predict a value from those before it: a rolling median, and filters of level and slope."""
 
 import math
 from bisect import bisect_left, insort
@@ -12,7 +12,7 @@ from stabkit.detect.robust import FloatArray, median_of_sorted
 # and the slope of 50, and one for smooth series that bend, such as the first steps of a loss.
 GAINS = ((0.2, 0.02), (0.6, 0.2))
 CLIP = 2.5  # mean absolute errors, 2 deviations; one value moves a filter by no more than this
-SCALE_GAIN, SCALE_CLIP = 0.05, 4.0  # of the mean absolute error, itself made robust
+SCALE_GAIN, SCALE_CLIP = 0.05, 4.0  # for the mean absolute error, where outliers are clipped too
 
 
 class Trend(NamedTuple):
@@ -26,7 +26,7 @@ class Trend(NamedTuple):
 def follow(
     trend: Trend, values: FloatArray, gain: float, slope_gain: float, floor: float
 ) -> tuple[FloatArray, Trend]:
-    """Return the errors of a filter at each value, and the filter behind the last."""
+    """Return the errors of a filter at each value, and the filter after the last."""
     level, slope, scale = trend
     errors = []
     for value in values.tolist():
@@ -49,7 +49,7 @@ def follow(
 
 
 def line(values: FloatArray) -> tuple[float, float]:
-    """Return a robust line at the last of the values, and its slope (Theil 1950, Sen 1968)."""
+    """Return the end of a robust line through the values, and its slope (Theil 1950, Sen 1968)."""
     n = len(values)
     slopes = [(values[gap:] - values[:-gap]) / gap for gap in range(1, n)]
     slope = median(np.concatenate(slopes))

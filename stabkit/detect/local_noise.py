@@ -1,4 +1,4 @@
-"""The noise of an accuracy at each evaluation: over a training it falls by several times.
+"""The noise of an accuracy at each evaluation. It becomes several times smaller during a training.
 
 One scale for a whole run is that of its quiet end, and the larger noise of the start then looks
 like dips. Where the answer of each sample is known, the answers that flip from one evaluation to
@@ -28,9 +28,9 @@ NEAR = 21  # evaluations that tell which residuals stand out
 # scatters by .15, holds for the whole run, and takes noise slower than ten evaluations for trend.
 # Noise that is slower than believed looks like dips.
 LEAST_AR = 0.5
-# The most: from .8 to .9 the autocorrelation of the residuals grows by a third of its error and the
-# noise that follows from it by a third. An estimate of .9 is luck or a wandering trend, and hides
-# falls by eleven points.
+# The largest AR(1) coefficient that noise is taken to have. From .8 to .9 the autocorrelation of
+# the residuals grows by only a third of its standard error, but the noise that follows from it by a
+# third. An estimate of .9 is luck or a wandering trend, and would hide falls by eleven points.
 MOST_AR = 0.8
 SHAPE_OVER = 31  # evaluations that tell the local noise where answers are not known
 WHOLE_COUNTS = 10  # evaluations that the whole run counts for beside them

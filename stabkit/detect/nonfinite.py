@@ -32,9 +32,9 @@ def where_it_began(
     `bad[signal]` [layers], in depth order: whether a value of the first bad step is not finite. The
     `forward` signals are of activations. `loss`: whether the loss is not finite.
 
-    In a step weights come before activations, those before the loss, that before gradients, and all
-    before the update; what comes later is not finite because what came earlier was not. The loss is
-    in no layer. Activations spread to deeper layers, gradients to shallower ones.
+    A step computes from weights activations, then the loss, the gradients, and the update. A value
+    that is not finite makes those after it not finite, so the earliest is the cause. The loss is in
+    no layer. Activations spread to deeper layers, gradients to shallower ones.
     """
     first = [WEIGHTS, *forward]
     order = {name: bad[name] for name in first if name in bad}

@@ -1,8 +1,8 @@
-"""The detectors fed point by point: with the same options, the same events at the same steps.
+"""Detectors that take one point after another, and find the same events as those of whole series.
 
 An event is reported when its first point is seen, so its `height` is that of the onset, not of the
-peak. No later point changes what came out, so an event is certain when it is found. Dips are not:
-`online_dips`.
+peak. No later point changes what was found, so an event is certain at once. This does not hold for
+dips: see `online_dips`.
 """
 
 import math
@@ -90,9 +90,9 @@ class OnlineSpikes:
 class OnlineSharedSpikes:
     """The spikes that layers share, as `find_layer_spikes` finds them.
 
-    They are told once three quarters of the layers have passed the bar, so up to five steps after
-    their onset, and only for the layers that have passed it by then. The onset of a layer is the
-    first value of those five that stands at half of the rise.
+    They are reported when three quarters of the layers have passed the bar, so up to five steps
+    after their onset, and only for the layers that have passed it by then. The onset of a layer is
+    the first value of those five that reaches half of the rise.
     """
 
     def __init__(self) -> None:
@@ -178,8 +178,8 @@ class OnlineStaleMoments:
 class OnlineBursts:
     """Join onsets of layers, in order of steps, into as many bursts as `find_bursts` has.
 
-    A burst takes every onset that it may. `find_bursts` knows the pauses that follow, and may count
-    the last of these to the next burst.
+    A burst takes every onset that its rules allow. `find_bursts` knows the pauses that follow, so
+    it may count the last of these onsets to the next burst.
     """
 
     def __init__(self, gap: int = GAP) -> None:

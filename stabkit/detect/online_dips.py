@@ -1,12 +1,12 @@
 """`find_dips` while a run trains: a dip is suspected, then confirmed or withdrawn.
 
-A search of the evaluations so far is a test that is made again and again. What it finds may be
-noise that the next evaluations explain, so a healthy run of many looks is accused sooner or later.
-Hence a dip that a search finds is only suspected. It is confirmed when a search finds it again
-`CONFIRMED_AFTER` evaluations later, standing out `CLEARLY`. From then on it is never retracted. It
-is withdrawn when no search over `PATIENCE` evaluations finds it. What is left just above the bar is
-decided by the search of the whole run, when that is over: noise that a longer run explains looks
-like such a dip for long. Measured rates and delays: docs/detectors.md.
+The evaluations so far are searched again and again. This is repeated testing: sooner or later, one
+search of a healthy run takes noise for a dip. So a dip is only suspected when a search finds it. It
+is confirmed when a search finds it again `CONFIRMED_AFTER` evaluations later, standing out
+`CLEARLY`. From then on it is never retracted. It is withdrawn when no search over `PATIENCE`
+evaluations finds it. A dip that stays just above the bar is decided at the end, by a search of the
+whole run, because noise can look like such a dip for long. Measured rates and delays:
+docs/detectors.md.
 
 A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs where
 two evaluations in a row are low and some times after that, `WATCHED` evaluations long after a dip
@@ -37,7 +37,7 @@ PATIENCE = 4  # evaluations; the noise of a short series varies, and with it wha
 TAIL = 256  # evaluations that one search sees
 LOOK_EVERY = 32  # evaluations between searches of a curve in which nothing is low
 AFTER_LOW = (0, 4, 8, 12)  # evaluations since two low ones; what follows a dip shows how low it is
-LEVELS = (3, 12)  # evaluations before the last two that give the level: a rising one, a noisy one
+LEVELS = (3, 12)  # evaluations before the last two that give the level of a rising, a noisy curve
 NOISE_FROM = 40  # evaluations
 LOW = 2.0  # noise scales, of differences: for AR(1) noise of .5 these are 1.4 standard deviations
 MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
@@ -74,7 +74,7 @@ class _Told:
 class OnlineDips:
     """The dips of one metric, evaluation by evaluation. Evaluations that come twice count once.
 
-    Keeps one bit a sample and evaluation.
+    Memory: one bit for each sample of each evaluation.
     """
 
     def __init__(self, chance: float) -> None:

@@ -29,9 +29,9 @@ class OrderTest:
     """How long after the shallow layer the deep one spikes: `events` = `before` + `after` + `ties`.
 
     `lag` is the median number of steps from the shallow onset to the deep one, ties included, with
-    its 95 % interval `low` to `high` (infinite for fewer than six events). `p_value` is the exact
-    two-sided one of a median lag of at most `every` steps, the distance of two values. It is .05 or
-    less just where the interval says so.
+    its 95 % interval `low` to `high` (infinite for fewer than six events). `p_value` is exact and
+    two-sided, for a median lag of at most `every` steps, the distance of two values. It is .05 or
+    less exactly where the interval excludes such a lag.
     """
 
     events: int
@@ -62,9 +62,9 @@ class LeadTest:
     interval `low` to `high`. `p_value` is two-sided.
 
     `lead` is the median number of steps from its onset to the median onset of the other layers,
-    with its 95 % interval. `lead_p` is that of a median of `every` steps, the distance of two
-    values. A layer that is noisier than the others is the first of all, and the last, more often
-    than by chance, but its median lead is 0.
+    with its 95 % interval. `lead_p` is the p-value of a median of `every` steps, the distance of
+    two values. A layer that is noisier than the others is more often first than by chance, but also
+    more often last, and its median lead is 0.
     """
 
     events: int
@@ -128,8 +128,8 @@ def shallow_first(
 
     `every`: steps from one recorded value to the next. A lag of one value is within the error of an
     onset, so an order is told only where the interval of the median lag excludes 0 and `every`
-    steps: `OrderTest.order`. Counts of before and after alone tell none, however unequal: a median
-    lag of 0 or 1 may have 24 before and 2 after. Bursts are treated as independent.
+    steps: `OrderTest.order`. The counts before and after decide nothing, however unequal: with a
+    median lag of 0 or 1 there may be 24 before and 2 after. Bursts are treated as independent.
     """
     lags = burst_lags(onsets, shallow, deep)
     before, after = int(np.sum(lags > 0)), int(np.sum(lags < 0))
@@ -160,7 +160,7 @@ def burst_lags(
 
 
 def median_p_value(values: IntArray | FloatArray, median: int) -> float:
-    """Return the exact two-sided p of this median; values that equal it speak for it."""
+    """Return the exact two-sided p-value of this median; values that equal it support it."""
     return min(1.0, 2 * _at_most(values, median), 2 * _at_most(-values, -median))
 
 
@@ -174,8 +174,9 @@ def _at_most(values: IntArray | FloatArray, bound: int) -> float:
 def first_in_bursts(onsets: pd.DataFrame, layer: str, every: int = 1) -> LeadTest:
     """Test whether a layer leads more bursts than chance, by an exact test over bursts.
 
-    Of a burst of n layers, of which k are first together, chance puts the layer among these with k
-    / n. So layers that all spike at once say nothing, and neither do bursts of one layer.
+    In a burst of n layers, of which k are first together, each layer is among these with
+    probability k / n by chance. So a burst of layers that all spike at once says nothing, and
+    neither does a burst of one layer.
     `every`: steps from one recorded value to the next.
     """
     events = _burst_key(onsets)
@@ -204,10 +205,11 @@ def first_in_bursts(onsets: pd.DataFrame, layer: str, every: int = 1) -> LeadTes
 
 
 def _odds(hits: int, chances: FloatArray) -> tuple[float, float, float, float]:
-    """Return the factor on the odds of all events, its exact 95 % interval, and the p of 1.
+    """Return the factor on the odds of all events, its exact 95 % interval, and the p-value of 1.
 
-    Event i happens with odds factor x chance_i / (1 - chance_i); `hits` of all did. The law of
-    their number is the convolution of theirs. NaN and 0 to infinity if nothing could go otherwise.
+    Event i happens with odds factor x chance_i / (1 - chance_i), and `hits` of all events did. The
+    number of events is Poisson binomial; its law is found by convolution. Where every chance is 1,
+    the factor is NaN and the interval 0 to infinity.
     """
     from scipy import optimize  # slow to import, and only finished runs need it
 

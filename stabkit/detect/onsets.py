@@ -16,14 +16,15 @@ def half_height_onset(
     `first` and `peak` are the positions of its first flagged and of its largest value. The height
     is that of the peak over the median of the values `FARTHEST` to `NEAREST` before `first`. The
     onset is the first value from `first` on that stands at half of it or above, or the first of the
-    unbroken stretch of such values before it: a single high value long before, as of a restless
+    unbroken stretch of such values before it: a single high value long before, as in a restless
     layer, is no part of the spike. The stretch reaches back by `NEAREST` values at most, and not
-    before position `since`, where an earlier spike may end. A peak that does not stand above that
-    median, as on a steeply falling level, is dated at `first`.
+    before position `since`, where an earlier spike may end. A peak that is not above that median,
+    as on a steeply falling level, is dated at `first`.
 
-    The first flagged value is no onset: of a rise that takes several steps, a layer with less noise
-    or a higher peak is flagged earlier, although all layers rise at once. Half of the own height is
-    reached at one time whatever the noise, and whatever the height if the rises are as long.
+    Why not the first flagged value: in a rise that takes several steps, a layer with less noise or
+    a higher peak is flagged earlier, although all layers rise at once. All reach half of their own
+    height at the same time, whatever their noise, and whatever their height if the rises last
+    equally long.
     """
     start, stop = max(0, first - FARTHEST), max(FEWEST, first - NEAREST + 1)
     level = float(np.median(log_values[start:stop]))

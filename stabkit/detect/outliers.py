@@ -8,7 +8,7 @@ from stabkit.detect.frames import rows_frame
 from stabkit.detect.robust import checked_series
 
 BAR = 6.0  # robust deviations, whose estimate scatters by a fifth
-SURE_BAR = 4.5  # deviations that `n` samples must have, of which there is no doubt
+SURE_BAR = 4.5  # binomial deviations of `n` samples, which need no estimate
 AROUND = 10  # evaluations on each side that tell the noise
 LEAST = 0.02  # of accuracy; smaller falls matter to nobody
 FLOOR = 0.003  # of accuracy; the noise of a series that hardly moves
@@ -23,10 +23,10 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
     distance of up to AROUND evaluations on each side from the mean of *their* neighbors, and at
     least three quarters of the binomial noise of `n` samples (where given; 0 means unknown).
 
-    One evaluation is no dip: whether the network or its evaluation failed at that step cannot be
-    told from it. Returns one row each: onset (the step), depth (below the lower neighbor), height
-    (depth over noise), last (whether it is the last evaluation). Raises ValueError for steps that
-    do not increase.
+    A single low evaluation is no dip: it does not show whether the network or its evaluation
+    failed at that step. Returns one row each: onset (the step), depth (below the lower neighbor),
+    height (depth over noise), last (whether it is the last evaluation). Raises ValueError for steps
+    that do not increase.
     """
     steps, values = checked_series(step, accuracy, "accuracy")
     counts = np.broadcast_to(np.asarray(0 if n is None else n, dtype=np.float64), values.shape)

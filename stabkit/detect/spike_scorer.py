@@ -1,4 +1,4 @@
-"""Score each value of a series against what the values before it lead to expect."""
+"""Score each value of a series against what the values before it predict."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Flagged(NamedTuple):
 
 
 class SpikeScorer:
-    """Robust z of each new log value against what the values before it lead to expect.
+    """Robust z of each new log value against what the values before it predict.
 
     There are several predictors: the median of the last `window` values, and filters of level and
     slope. A value is flagged if it stands out for one of them. The median sees a spike that grows
@@ -126,8 +126,8 @@ class SpikeScorer:
         """Return which of the errors from index `new` on may reach the bar for some predictor.
 
         The noise is a rolling median, which is slow to compute. Counts show that most values are
-        far below the bar: if fewer than half of the last sizes lie below a level, so does not their
-        median.
+        far below the bar: if fewer than half of the last sizes lie below a level, their median does
+        not lie below it.
         """
         first = max(0, new - self._window)
         stop = np.arange(new, errors.shape[1]) - first
@@ -181,10 +181,10 @@ class SpikeScorer:
 
 
 def _reach(errors: FloatArray, noise: float) -> float:
-    """Return how large an error of the heaviest tail that these errors show may be.
+    """Return the largest error that the tail of these errors still explains.
 
-    Over the 90 % quantile, an exponential tail with the mean excess of the last errors. A normal
-    tail counts as PRIOR further errors, so that a few errors do not decide.
+    Above the 90 % quantile the tail is taken as exponential, with the mean excess of the last
+    errors. A normal tail counts as PRIOR further errors, so that a few errors do not decide.
     """
     last = errors[-TAIL:]
     start = float(np.quantile(last, 1 - TAIL_SHARE))

@@ -32,13 +32,13 @@ def find_spikes(
 ) -> pd.DataFrame:
     """Find points whose logarithm lies `threshold` robust deviations above what was expected.
 
-    What is expected is the median of the last `window` points, and what filters of level and slope
-    say, so that a spike is found on a falling curve too: one of them is enough. The noise is that
-    of the last `window` errors of each. Points that are flagged move neither the predictors nor the
-    noise, so spikes cannot hide one another. The first `min_history` points are the first history;
-    with so few the bar is higher (`threshold` holds for `window` errors). A point is flagged only
-    if it also exceeds the tail that the errors of the series show, so that heavy tails and saw
-    teeth raise few alarms.
+    There are several predictors: the median of the last `window` points, and filters of level and
+    slope, so that a spike is found on a falling curve too. It is enough to stand out for one of
+    them. The noise is that of the last `window` errors of each. Points that are flagged move
+    neither the predictors nor the noise, so spikes cannot hide one another. The first `min_history`
+    points are the first history; with so few the bar is higher (`threshold` holds for `window`
+    errors). A point is flagged only if it also exceeds the tail that the errors of the series show,
+    so that heavy tails and saw teeth raise few alarms.
 
     An event goes on while points stay 2.5 deviations high. After window // 2 flagged points in a
     row (window // 5 on a trend) the level itself has moved: the event ends there and the history
@@ -73,7 +73,7 @@ class Scored(NamedTuple):
 
 
 def usable_series(step: ArrayLike, value: ArrayLike) -> tuple[IntArray, FloatArray]:
-    """Return steps and values without those that are not finite or 0. Raises ValueError."""
+    """Return steps and values where the value is finite and not 0. Raises ValueError."""
     steps, values = checked_series(step, value, "value")
     negative = np.flatnonzero(np.isfinite(values) & (values < 0))
     if negative.size:

@@ -12,7 +12,7 @@ from stabkit.detect.spikes import begin_events
 THRESHOLD = 2.3  # of adam_rms in Wortsman et al. 2023, arXiv 2304.13013
 MIN_HISTORY = 20  # updates that are not judged: second moments are still those of the first few
 ROUNDING = 1e-3  # relative, at the ceiling: adam_rms is float32, second moments may be bfloat16
-AT_CEILING = 1e-6  # what is left of 1 - (1 - b) adam_rms^2 there within the rounding of float32
+AT_CEILING = 1e-6  # 1 - (1 - b) adam_rms^2 is 0 at the ceiling; below this it is float32 rounding
 
 EVENTS = {
     "onset": "int64",

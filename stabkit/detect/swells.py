@@ -19,14 +19,14 @@ WIDTHS = (6, 8, 12, 16, 24, 32)  # values of a stretch
 FLANK = 16  # values before and after it, at least; as many as it has itself if these are more
 BAR = 5.5  # deviations above the higher flank
 NEAR, SHARE = 4.75, 0.25  # the bar if so many of the layers pass it together
-FEWEST = 4  # layers; of fewer, too few say the same
+FEWEST = 4  # layers; that fewer agree proves too little
 SHORTEST = 60  # values; a shorter series does not show how stretches scatter
 BEFORE, EVERY = 100, 20  # values that tell the noise of those that follow; how often it is renewed
 SMOOTHED = 0.6  # deviation of a running median of 5 independent values; .54 if they are normal
 FLOOR = 0.01  # of the noise, log units
 LEAST = 0.1  # log units that a swell rises, so that near-constant series have none
 TINY = 1e-6  # the scatter where all stretches are equal
-SIDE, SIDE_NORMAL = 0.85, 1.0364  # the upper side of the scatter: a quantile, of normal noise 1.04
+SIDE, SIDE_NORMAL = 0.85, 1.0364  # quantile that tells the upper side; its value in normal noise
 
 _INTEGERS, _FLOATS = ("onset", "end"), ("height", "ratio")
 _COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
@@ -42,13 +42,13 @@ def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
 
     The noise of a stretch is how much all stretches of that width scatter in this series, whatever
     the autocorrelation. It is relative to the noise of the 100 values before, because the noise may
-    change during the series. A stretch must stand 5.5 deviations above its higher flank. Of
-    stretches that overlap, the one that stands out most is the swell.
+    change during the series. A stretch must stand 5.5 deviations above its higher flank. If
+    stretches overlap, the one that stands out most is the swell.
 
     Unlike spikes, swells are found afterwards: they need the values that follow.
 
     Values that are not finite, and zeros, are left out. A series of fewer than 60 values has no
-    swell. What rises by less than a tenth is none either. Rates of false alarms: docs/detectors.md.
+    swell. A rise by less than a tenth is no swell. Rates of false alarms: docs/detectors.md.
 
     Returns one row per swell: onset, end (first and last step), height (deviations), ratio (to the
     higher flank, of geometric means). Raises ValueError for steps that do not increase and negative

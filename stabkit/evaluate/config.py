@@ -29,7 +29,7 @@ METRICS: dict[Method, str] = {"knn": "knn_full", "linear": "linear", "finetune":
 def _several(value: Any) -> Any:
     """Turn one value into a tuple, and sort numbers without repeats.
 
-    Numbers are sorted because of equally good values the first one is chosen.
+    Numbers are sorted, so that the smallest of several equally good ones is chosen.
     """
     if not isinstance(value, list | tuple):
         return (value,)

@@ -26,7 +26,7 @@ OF_TRAINER = (
 
 
 def _both_names() -> type:
-    """Return a class of every Callback that is installed: each package's Trainer wants its own."""
+    """Return a subclass of each installed package's Callback: a Trainer accepts only its own."""
     found: list[type] = []
     failed: ImportError | None = None
     for name in ("lightning.pytorch", "pytorch_lightning"):

@@ -14,7 +14,7 @@ from stabkit.monitor.settings import earlier_settings, flat, plain_settings
 from stabkit.rundir import RunDir
 
 # A name with one of these words may hold a secret. `token` and `key` are common in settings that
-# are numbers (`max_tokens`, `num_key_value_heads`), which no access is given by.
+# are numbers (`max_tokens`, `num_key_value_heads`), which are no secrets.
 SECRET = re.compile(r"secret|passw|credential|private|api_?key|webhook", re.IGNORECASE)
 SECRET_TEXT = re.compile(r"token|key|auth|login|bearer", re.IGNORECASE)
 

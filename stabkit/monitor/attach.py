@@ -15,7 +15,7 @@ from stabkit.monitor.wrappers import held_by, opened
 
 
 class Listener(Protocol):
-    """Who is told of the steps."""
+    """What an `Attachment` calls in each step."""
 
     def gradients(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         """Take the gradients of a step, complete and still multiplied by `scale`."""
@@ -33,8 +33,8 @@ class Listener(Protocol):
 class Attachment:
     """Tells a listener of every step of `optimizers`, once `attach` was called.
 
-    A step that a GradScaler skips is a step, and so is one that raises. In a step with a closure
-    the gradients are complete when the closure was called for the first time. With a GradScaler,
+    A step that a GradScaler skips counts as a step, and so does one that raises. In a step with a
+    closure the gradients are complete after the first call of the closure. With a GradScaler,
     enabled or not, they are complete at `unscale_`, which is called before clipping.
     """
 
@@ -42,12 +42,12 @@ class Attachment:
         self, optimizers: Sequence[Optimizer], scaler: "torch.amp.GradScaler | None"
     ) -> None:
         self.optimizers = list(optimizers)
-        # optimizers that ours hold -> ours; those that are the Monitor's own stand for themselves
+        # id of an optimizer inside one of ours -> ours; our own are not in it
         self._outer_of: dict[int, Optimizer] = {}
         self._wrapped = scaler
         # a disabled scaler scales nothing, and lacks the attributes of an enabled one
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self._unscaled: set[int] = set()  # optimizers for which a disabled one was asked to unscale
+        self._unscaled: set[int] = set()  # optimizers that a disabled scaler was asked to unscale
         self._listener: Listener | None = None
         self._steps_of_others: dict[int, int] = {}  # since the last step of `optimizers`
         self._ready: set[int] = set()  # optimizers whose gradients were measured, not yet stepped
@@ -80,8 +80,8 @@ class Attachment:
     def gradients_ready(self, optimizer: Optimizer | None) -> list[Optimizer]:
         """Measure the gradients of the next step now, of one optimizer or of all; return whose.
 
-        Gradients that were measured before and not stepped were a step that the loop skipped,
-        unless `unscale_` has only just measured them.
+        Gradients that were measured earlier, and that no step used, count as a step that the loop
+        skipped, unless `unscale_` has only just measured them.
         """
         asked = [self._ours(one) for one in opened(optimizer)]
         told = [one for one in self.optimizers if not asked or any(one is a for a in asked)]
@@ -236,7 +236,7 @@ def _hook_of_all_optimizers(attachment: Attachment) -> Callable[..., None]:
 # A subclass may call the step of its base class, and both run the hooks. A counter of hooks cannot
 # tell that from a step that raised between them and was tried again: new gradients would end the
 # count, but a step may change its own gradients (to clip them) before it calls its base, and a
-# closure makes new ones within the step. Whether the outer call still runs is the plain question.
+# closure makes new ones within the step. So we look whether the outer call is still running.
 def _hook_caller() -> FrameType | None:
     """Return the frame that called the hook, without those that torch.compiler.disable adds."""
     frame: FrameType | None = sys._getframe(2)

@@ -21,7 +21,7 @@ UP, DOWN = 2.0**100, 2.0**-80
 class Piece(NamedTuple):
     """Elements `start` to `stop` of tensor number `tensor`, which has the shape `shape`.
 
-    `unit`: the number of the tensor, or of the third of one, that these elements are added up with.
+    `unit`: the number of the sum that these elements belong to, that of a tensor or of its third.
     """
 
     unit: int
@@ -42,9 +42,8 @@ class Blocks:
     """`values` [blocks, width] shows pieces of a model's tensors: gradients, then parameters, ...
 
     `scratch` has the same size and is free for readers of `values`. Values are float32, or float64
-    if a parameter is. `rows`: where its blocks are among those of the whole model, the
-    first of which is number `first`. `room` is free for what is shown; `kept` holds parameters
-    until their update.
+    if a parameter is. `rows`: the range of its rows among those of the whole model; `first` is the
+    first of them. `room` is free for what is shown; `kept` holds parameters until their update.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class Blocks:
         return self._squares
 
     def _squares_by_tensor(self) -> Tensor:
-        """Sum in one pass that widens, and ask nothing that the host would have to wait for."""
+        """Sum in float64 in one pass, without a question that the host would have to wait for."""
         norms = torch.stack(torch._foreach_norm(self._tensors, 2, dtype=self.exact))
         return torch.where(self._is_first, norms.square_()[self._tensor_of_row], 0.0)
 

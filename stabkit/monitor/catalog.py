@@ -27,11 +27,14 @@ WHEN = {
 
 
 def catalog(names: Sequence[str] = (), module: str | None = None) -> str:
-    """Levels in order, the signals of each. Raises ValueError for an unknown name or module."""
+    """Return the levels in order, with the signals of each, as text.
+
+    Raises ValueError for an unknown name or module.
+    """
     if module is not None:
         _import(module)
     if unknown := [name for name in names if name not in {*SIGNALS, *LEVELS}]:
-        choose(unknown)  # says what there is
+        choose(unknown)  # raises, and says what there is
     known = [signal() for signal in SIGNALS.values()]
     chosen = [s for s in known if not names or s.name in names or s.level in names]
     levels = dict.fromkeys([*LEVELS, *(signal.level for signal in chosen)])

@@ -21,7 +21,7 @@ class End(NamedTuple):
 def end_by(error: BaseException | None) -> End:
     """Return how a training ends that leaves its Monitor with `error`, or without one.
 
-    `sys.exit()` and `sys.exit(0)` are the wish to end, and Ctrl-C stops a training that can go on.
+    `sys.exit()` and `sys.exit(0)` mean that it is done. Ctrl-C stops a training that can go on.
     """
     if isinstance(error, SystemExit):
         return _end_by_code(error.code)
@@ -77,7 +77,7 @@ class ProcessEnd:
             self._replaced = []
 
     def goes_on(self) -> None:
-        """Hear that the process trains: it has not ended by what came before."""
+        """Note that the process still trains, so what was raised so far did not end it."""
         self._error_before, self._by_exit = id(_last_error()), None
 
     def so_far(self) -> End | None:

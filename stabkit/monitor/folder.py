@@ -12,7 +12,7 @@ from stabkit.store.writer import Writer, steps_in, trim
 
 
 class Holder(Protocol):
-    """Who holds a folder: a Monitor, of which this module needs no more than this."""
+    """Who holds a folder: the part of a Monitor that this module needs."""
 
     @property
     def step(self) -> int: ...

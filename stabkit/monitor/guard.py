@@ -42,7 +42,7 @@ class Guard:
         self._tell("monitor_failed", what, reason, f"{what}: {reason}")
 
     def noticed(self, name: str, reason: str) -> None:
-        """Report what a reader of the rows must know and what is no error, each name once."""
+        """Report what a reader of the rows must know although it is no error, each name once."""
         if f"noticed {name}" in self._said:
             return
         self._said.add(f"noticed {name}")

@@ -25,7 +25,7 @@ def measurable(
 ) -> list[tuple[str, Tensor]]:
     """Return names and parameters to which `layer_of` gives a layer; a shared one once.
 
-    Raises ValueError when there are none, or what cannot be measured together.
+    Raises ValueError when there are none, or when they cannot be measured together.
     """
     named: list[tuple[str, Tensor]] = [
         (name, p) for name, p in model.named_parameters() if layer_of is None or layer_of(name)

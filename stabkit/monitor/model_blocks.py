@@ -68,7 +68,7 @@ class ModelBlocks:
         unit_of_row = of_units.repeat_interleave(counts)
         self._unit_of_row = unit_of_row.to(device)
         self.of_row = tensors.repeat_interleave(counts).to(device)
-        """[blocks] the number of the tensor that a row is of."""
+        """[blocks] for each row the number of its tensor."""
         self._none = torch.zeros(len(self.of_row), dtype=self.exact, device=device)
         self._bundles, self._index = (index.to(device) for index in _index(unit_of_row, len(units)))
         self._share: Tensor | None = None
@@ -89,8 +89,8 @@ class ModelBlocks:
     def of_units(self, found: Sequence[Mapping[int, Tensor]], combine: str) -> Tensor:
         """Return sums or maxima over each unit, [k, units], of this rank alone.
 
-        `found`: k times the numbers of a part's blocks, by the part's first row; what is not there
-        is 0. A maximum is not below 0.
+        `found`: k mappings from a part's first row to one number for each of the part's rows. A
+        part that is not there counts as 0, so a maximum is never below 0.
         """
         whole = [
             torch.cat([one.get(p.first, self._none[p.rows]) for p in self.parts]) for one in found
@@ -126,8 +126,8 @@ def _uncut(units: Sequence[Piece], width: int) -> list[list[Piece]]:
 def _cut(units: Sequence[Piece], width: int) -> list[list[Piece]]:
     """Return the pieces of each part, PART elements at most.
 
-    What fills whole rows of a large tensor is a part of its own, which can be read where it is.
-    The rest is gathered.
+    The whole rows of a large tensor are parts of their own, which can be read where they are. The
+    rest of all tensors is gathered in further parts.
     """
     parts: list[list[Piece]] = []
     rest: list[list[Piece]] = [[]]
@@ -150,7 +150,7 @@ def _cut(units: Sequence[Piece], width: int) -> list[list[Piece]]:
 
 
 def _replicas(tensor: Tensor) -> int:
-    """Return how many ranks hold the same part of it: together they must count once."""
+    """Return how many ranks hold the same part of the tensor: together they must count once."""
     world = world_size()
     if not is_sharded(tensor):
         return world
@@ -170,7 +170,8 @@ def _at(rows: Tensor, index: Tensor, combine: str) -> Tensor:
 def _index(unit_of_row: Tensor, units: int) -> tuple[Tensor, Tensor]:
     """Return the rows of each bundle [bundles, BUNDLE], and the bundles of each unit.
 
-    A bundle is of one unit. The number behind the last one stands for none.
+    A bundle holds rows of one unit. Lines are filled up with the number after the last one, which
+    stands for none.
     """
     bundles: list[list[int]] = []
     of_unit: list[list[int]] = [[] for _ in range(units)]

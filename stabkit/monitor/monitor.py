@@ -59,15 +59,15 @@ class Monitor:
     - `samples_per_step`: when given, `images_per_s` is recorded once an interval.
     - `knn`: a `stabkit.KNN`, evaluated every few steps.
     - `teacher`: the EMA copy of the model or of a part of it, compared every `probe_every` steps.
-    - `strict`: raise what cannot be written or measured, for a loop that saves checkpoints that
-      claim the rows before them.
+    - `strict`: raise errors of measuring and writing, for a loop whose checkpoints rely on the
+      rows before them.
     - `config`: the settings of the training, a dictionary, a dataclass or an argparse.Namespace.
       Runs are compared by the settings in which they differ.
 
     Where several processes train together each makes a Monitor, and the first one writes.
     """
 
-    _last_step = 0  # of a copy
+    _last_step = 0  # `step` of a copy
 
     def __init__(
         self,
@@ -129,9 +129,10 @@ class Monitor:
     def log(self, **values: Tensor | float) -> None:
         """Record scalars of the step whose `optimizer.step()` ran last; wait for no tensor.
 
-        A call before the first step logs for step 0. The last call in a step wins; a name that
-        comes twice is reported once, because a value that is logged before its step would replace
-        that of the step before. An accuracy is better recorded by `log_eval` or `log_accuracy`.
+        A call before the first step logs for step 0. The last call in a step wins. A name that
+        comes twice in a step is reported once: perhaps its value is logged before
+        `optimizer.step()`, and then replaces that of the step before. An accuracy is better
+        recorded by `log_eval` or `log_accuracy`.
         """
         if (recording := self._live) is not None and recording.writes():
             recording.rows.log(**values)
@@ -151,9 +152,9 @@ class Monitor:
 
         `predicted`, `labels`: classes of one shape, always of the same samples in the same order.
         `step`: the updates that the weights have seen, by default all so far. `chance`: the
-        accuracy of guessing, such as 1 / number of classes. An evaluation is logged once: of
-        several at one step the first counts. The older order, `log_eval(step, metric, predicted,
-        labels)`, does the same.
+        accuracy of guessing, such as 1 / number of classes. If a metric is logged several times at
+        one step, the first counts. The older order of arguments, `log_eval(step, metric,
+        predicted, labels)`, still works.
 
         Waits for the device. Raises TypeError or ValueError for what is no evaluation.
         """

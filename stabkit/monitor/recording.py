@@ -73,7 +73,7 @@ class Recording:
         teacher: nn.Module | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
-        self.error_before = id(error_in_hand())  # a training that another one's failure began
+        self.error_before = id(error_in_hand())  # handled already, so not this training's failure
         settings = None if config is None else plain_settings(config)
         failed = self._signal_failed
         parts = make_parts(
@@ -150,7 +150,7 @@ class Recording:
         return not self.is_dead() and self.out is not None
 
     def on(self, kind: str, action: Action, suspected: bool) -> None:
-        """Ask for an action (`Reactions.on`), and say what the full steps leave unseen of it.
+        """Ask for an action (`Reactions.on`), and report what it cannot see between full steps.
 
         Raises ValueError also as `check_needs` does.
         """
@@ -285,9 +285,9 @@ class Recording:
                 Status(end.state, self.step, knn=self._knn, reason=end.reason, events=marks)
             )
 
-    # Not weakref.finalize: its registry would keep alive what must be flushed. That holds the
-    # optimizers (a reaction saves their state), and their hooks hold this object, as they must.
-    # Nothing of it would ever be freed before the interpreter ends.
+    # Not weakref.finalize: its registry would keep alive what must be flushed. What must be flushed
+    # holds the optimizers (a reaction saves their state), whose hooks hold this object, as they
+    # must. So nothing would ever be freed before the interpreter ends.
     def __del__(self) -> None:
         """Write the rows when nobody closed the Monitor and its optimizers are gone.
 

@@ -70,7 +70,7 @@ def write_settings(rundir: RunDir, content: Mapping[str, Any] | None, goes_on: b
 
 
 def changes(before: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
-    """Return the settings that a run goes on with and that were others before, in words."""
+    """Return in words which settings change when a run goes on."""
     now = dict(flat(content))
     return [
         f"config: {key} was {before.get(key)!r} and is {now.get(key)!r} from here on"
@@ -98,7 +98,7 @@ def _entries(value: Any) -> Mapping[Any, Any] | None:
 
 
 def _plain(value: Any, name: str, wrong: list[str], depth: int = 0) -> Any:
-    """Return a value as plain data; what is none is named in `wrong`."""
+    """Return a value as plain data; add to `wrong` the name of what cannot be plain data."""
     if depth >= MAX_DEPTH - 1:
         wrong.append(f"{name[:40]}… is nested too deeply")
         return None

@@ -66,7 +66,7 @@ def _tensor(found: Found, plan: Plan) -> str:
 def _samples(found: Found) -> str:
     batch = found.samples[found.samples["step"] == found.at]
     if not len(batch):
-        return "samples: this method gives no loss for each"
+        return "samples: this method has no loss of a single sample"
     top = batch.nlargest(SAMPLES, "loss")
     words = ", ".join(f"{row.sample} ({row.loss:.3g})" for row in top.itertuples())
     before = found.samples[found.samples["step"] < found.at]

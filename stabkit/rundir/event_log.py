@@ -46,7 +46,7 @@ def read_events(file: Path) -> list[dict[str, Any]]:
         elif number <= len(lines):
             wrong.append(number)
     if wrong:
-        left_out(file, f"no events; the first is {wrong[0]}", counted(len(wrong), "line"))
+        left_out(file, f"no events; the first is line {wrong[0]}", counted(len(wrong), "line"))
     return events
 
 

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from stabkit.printing import counted
 from stabkit.rundir.atomic import whole
 from stabkit.rundir.own_files import own_folder
 
@@ -41,8 +40,9 @@ def kept_states(folder: Path) -> list[KeptState]:
 class Ring:
     """At most `most` states, and as many pinned ones, `every` steps apart where they are densest.
 
-    Their distances from the present grow by a constant factor: 12 states over 10,000 times `every`
-    steps hold one at most four times as far back as any step (and `every` more).
+    The older the states, the farther apart they are: their distances from the present grow by a
+    constant factor. With 12 states over 10,000 * `every` steps, an event n steps ago has a state
+    at most 4 n + `every` steps ago.
     """
 
     def __init__(self, folder: Path, most: int, every: int) -> None:
@@ -54,14 +54,14 @@ class Ring:
         return pinned if pinned.exists() else self.folder / f"step-{step:08}.pt"
 
     def link(self, file: Path, step: int) -> None:
-        """Keep `file`, which others replace as a whole and never change, as the state of `step`.
+        """Keep `file` as the state of `step`: by a hard link, or by a copy where links fail.
 
-        It gets a second name, which costs no time and no room; where the disk knows no second names
-        it is copied. Raises OSError.
+        A link costs no time and no room. It is safe because `file` is only ever replaced as a
+        whole, never changed. Raises OSError.
         """
         own_folder(self.folder)
         place = self.place(step)
-        place.unlink(missing_ok=True)  # of a run that went back
+        place.unlink(missing_ok=True)  # left by a run that then resumed at an earlier step
         try:
             os.link(file, place, follow_symlinks=False)
         except OSError:
@@ -70,17 +70,17 @@ class Ring:
         self.thin(step)
 
     def thin(self, now: int) -> None:
-        """Remove what is more than `most`; states after step `now` are left to later calls."""
+        """Remove states until `most` are left, not counting those after step `now`."""
         loose = [state for state in kept_states(self.folder) if not state.pinned]
         past = [state for state in loose if state.step <= now]
         while len(past) > self.most:
             past.pop(dispensable([state.step for state in past], self.every)).path.unlink()
 
     def pin_before(self, step: int) -> list[KeptState]:
-        """Pin the last two states at or before `step`, and return those that were not yet.
+        """Pin the last two states at or before `step`; return those that were not pinned before.
 
-        Two, since the step at which an event began is an estimate. No more than `most` are pinned:
-        raises ValueError where that is reached.
+        Two, since the step at which an event began is an estimate. Raises ValueError if more than
+        `most` would be pinned.
         """
         states = kept_states(self.folder)
         before = [state for state in states if state.step <= step][-2:]
@@ -88,14 +88,14 @@ class Ring:
         pinned = sum(state.pinned for state in states)
         if pinned + len(new) > self.most:
             raise ValueError(
-                f"{self.folder}: {counted(pinned, 'pinned state')} already, {self.most} may be"
+                f"{self.folder}: {pinned} states are pinned already; at most {self.most} may be"
             )
         for state in new:
             state.path.rename(self.folder / f"pinned-{state.step:08}.pt")
         return new
 
     def give_up_one(self) -> bool:
-        """Remove the state that is missed least, none that is pinned; return whether any was."""
+        """Remove the most dispensable state that is not pinned; return False if there is none."""
         loose = [state for state in kept_states(self.folder) if not state.pinned]
         if not loose:
             return False
@@ -106,11 +106,11 @@ class Ring:
 
 
 def dispensable(steps: Sequence[int], every: int) -> int:
-    """Return which of two or more ascending steps is missed least; never the last, the present.
+    """Return the index of the step that is cheapest to lose, of two or more ascending steps.
 
-    Without step i, an event just before step i+1 must be replayed from step i-1. How much farther
-    back that is than the event itself is the price. Before the first step stands step 0, the start
-    of the run, which can always be made again.
+    Never the last step, which is the present. Without step i, an event just before step i+1 must
+    be replayed from step i-1. The price is the age of step i-1 divided by that of the event. Step
+    0, the start of the run, stands before the first, because it can always be made again.
     """
     now = steps[-1]
     ages = [now + every, *(now - step + every for step in steps)]

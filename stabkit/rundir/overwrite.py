@@ -19,7 +19,7 @@ def overwrite(path: Path, content: bytes) -> None:
         if os.fstat(file).st_nlink != 1:
             raise LinkedError(f"{path}: has a second name, perhaps in another folder")
         before = os.pread(file, LARGEST, 0)
-        content = content.ljust(len(before))  # spaces cover what the old content had more
+        content = content.ljust(len(before))  # spaces, where the old content was longer
         written = os.pwrite(file, content, 0)
         if written < len(content):
             os.pwrite(file, before[:written], 0)

@@ -14,7 +14,7 @@ class LinkedError(OSError):
 
 
 class NoFileError(OSError):
-    """A name that a run gives to a file belongs to something that no run has written."""
+    """The path of a run's file leads to something that no run writes, such as a pipe."""
 
 
 def append_to(path: Path) -> BinaryIO:

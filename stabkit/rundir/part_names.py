@@ -1,4 +1,4 @@
-"""The names of part files: counted from 0 without a hole, so a name that lacks is a lost part."""
+"""The names of part files. They are numbered from 0 without gaps: a missing one is a lost part."""
 
 import os
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ def count_parts(run: Path) -> dict[str, int]:
 
 
 def tables_without_parts(run: Path, counts: Mapping[str, int], trained: bool) -> list[str]:
-    """Return the tables of which a part was deleted, by the names alone. Nothing is opened.
+    """Return the tables that lack a part, judged by file names alone; nothing is opened.
 
-    `counts` is how many parts the run had when it ended, as far as it said so; later ones may have
-    been added. A table that was `trained` and has no part at all is among those returned.
+    `counts`: how many parts each table had when the run ended, where its status says so; more may
+    have been added since. With `trained`, a table that has no part at all lacks one too.
     """
     found = []
     for table in TABLES:

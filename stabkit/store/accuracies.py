@@ -11,7 +11,7 @@ from stabkit.store.schema import EVALS
 _KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")
 _ACCURACY = re.compile(r"(^|[^a-z])(acc|acc[@_-]?\d+|accuracy|top[@_-]?\d+|k-?nn)([^a-z]|$)")
 # Scores of detection and segmentation, which only an evaluation has: mAP, mAP50(B), mAP_0.5:0.95,
-# bbox/AP, AP50, coco/bbox_mAP_50, mIoU, aAcc. Not those of a class or a size, as in AP-cat or APs.
+# bbox/AP, AP50, coco/bbox_mAP_50, mIoU, aAcc. A score of one class or size (AP-cat, APs) is none.
 _SCORE = re.compile(
     r"(^|[/_. ])(m?ap([ _@-]?[.\d][.\d:-]*)?|m_?iou|[am]acc|pck)(\([a-z]\))?$"
 )  # fmt: skip
@@ -60,7 +60,7 @@ def has_held_out_twin(name: str, others: list[str]) -> bool:
 
 
 def scale_of(values: NDArray[np.float64]) -> float | None:
-    """Return what divides the values into 0..1: 1, or 100 for percent; None for no accuracy."""
+    """Return the divisor that brings the values into 0..1: 1, or 100 for percent; else None."""
     values = values[~np.isnan(values)]
     top = values.max(initial=0.0)
     if values.min(initial=0.0) < 0 or top > 100:
@@ -71,9 +71,9 @@ def scale_of(values: NDArray[np.float64]) -> float | None:
 def logged_accuracies(scalars: pd.DataFrame) -> pd.DataFrame:
     """Return the scalars that are accuracies of an evaluation, as rows of `evals`.
 
-    The name says that it is an accuracy, not one of training, and it was logged at half of the
-    steps or fewer: one of every step is of training batches, or repeats the last evaluation. Values
-    above 1 are percent. `n`, `chance` and the rest are not known.
+    Such a scalar is named like an accuracy that is not of training, and was logged at half of the
+    steps or fewer. One that is logged at every step is of training batches, or repeats the last
+    evaluation. Values above 1 are percent. `n`, `chance` and the rest are not known.
     """
     counts = scalars["name"].astype(str).value_counts()
     names = [str(name) for name in counts.index]

@@ -15,7 +15,7 @@ from stabkit.store.writer import Writer
 MOST_WAITING = 256  # intervals that wait for a slow disk; later ones are lost, and reported
 MOST_ROWS = 2**20  # rows of a table that wait for a full disk; the oldest are dropped
 MOST_EVENTS = 2**12  # the same limit, for events
-LONGEST_WAIT_S = 30.0  # how long a training that is over waits for a disk that takes nothing
+LONGEST_WAIT_S = 30.0  # how long the end of a training waits for a disk that takes nothing
 log = logging.getLogger("stabkit")
 
 Add = Callable[[Writer], None]
@@ -24,9 +24,9 @@ Add = Callable[[Writer], None]
 class Background:
     """Writes rows and events of a run, in the order they come.
 
-    What the disk does not take is tried again with the next rows. Without `strict` a failure is
-    reported once and left in the event log. With `strict` the next call raises it, and all rows are
-    kept.
+    Rows that could not be written are tried again together with the next ones. Without `strict` a
+    failure is reported once and entered in the event log. With `strict` the next call raises it,
+    and all rows are kept.
 
     `at_end` is called after the last write, which may be long after `close` if the disk hangs.
     Nobody else may write to the folder before that.
@@ -42,7 +42,7 @@ class Background:
         self._status: Status | None = None
         self._last: Status | None = None
         self._failed = False
-        # two counters, because two threads cannot add to one and clear it
+        # Two counters, each written by one thread only: one that both change could lose a count.
         self._lost_intervals = self._told_intervals = 0
         self._lost_rows = self._lost_events = 0
         self._done = 0  # acts that the thread has finished

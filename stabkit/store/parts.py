@@ -17,15 +17,16 @@ import pyarrow.parquet as pq
 
 from stabkit.rundir import atomic_write, own_folder, part_name, part_numbers
 
-_FIELD = b"\x08\xfe\xff\x03\x0c"  # a field of bytes, its number, how many
+# Thrift's compact protocol: type binary, number 32767 (zigzag, varint), 12 bytes: mark and CRC.
+_FIELD = b"\x08\xfe\xff\x03\x0c"
 _MARK = b"stabkit:"
-_END = 9  # bytes after the seal: end of the footer, its length, PAR1
+_END = 9  # bytes after the seal: end of the footer (1), length of the footer (4), PAR1 (4)
 
 
 def next_part(folder: Path) -> str:
-    """Return the path of the next part. It has a counter: two flushes may share a step.
+    """Return the path of the next part. Parts are counted, because two flushes may share a step.
 
-    It is a string: CPython 3.13.0 never frees a name that was once in a Path.
+    The path is a string: CPython 3.13.0 never frees a name that was once in a Path.
     """
     own_folder(folder)
     return os.path.join(folder, part_name(max(part_numbers(folder), default=-1) + 1))

@@ -67,7 +67,7 @@ class Run:
         return dict(_flatten(content, ""))
 
     def keeping(self) -> "Run":
-        """Return the same run, which reads each table once and keeps it: for one pass over it."""
+        """Return the same run, which keeps each table that it reads; for one pass over the run."""
         return self if self._kept is not None else replace(self, _kept={})
 
     def as_of_now(self) -> "Run":
@@ -84,8 +84,8 @@ class Run:
     def signals(self, signals: str | Sequence[str] | None = None) -> pd.DataFrame:
         """Return step, layer, depth and the `signals`, in order of step and depth.
 
-        `signals` is one name or several; all that were recorded if it is left out. Raises KeyError,
-        with the names that were recorded, for another one.
+        `signals` is one name or several; by default all that were recorded. Raises KeyError for
+        any other, with the names that were recorded.
         """
         names = [signals] if isinstance(signals, str) else signals
         return self._table("layers", None if names is None else [*KEYS, *names])
@@ -121,7 +121,7 @@ class Run:
     def logged_accuracies(self) -> pd.DataFrame:
         """Return the scalars that are accuracies of an evaluation, as rows of `evals`.
 
-        Empty if the run has evaluations, and for a converted log, of which convert has decided.
+        Empty if the run has evaluations, or is a converted log, where convert has decided already.
         """
         scalars = self.scalars()
         if len(self._table("evals")) or self._is_converted():
@@ -255,7 +255,7 @@ class Runs:
 
 
 def joined(runs: Sequence[AnyRun], read: Callable[[AnyRun], pd.DataFrame]) -> pd.DataFrame:
-    """Return the frames that `read` gives of the runs as one, with the run's name in front."""
+    """Return what `read` gives for each run as one frame, with the run's name in front."""
     frames = [frame.assign(run=run.name) for run in runs if len(frame := read(run))]
     if not frames:
         columns = read(runs[0]).columns if runs else []

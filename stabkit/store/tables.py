@@ -49,7 +49,7 @@ def read_table(
 def stored_table(
     folder: Path, name: str, columns: Sequence[str] | None = None, until: str | None = None
 ) -> pa.Table:
-    """Read the table as it is stored, where null (not measured) differs from NaN; not so in pandas.
+    """Read the table as Arrow, where null (not measured) differs from NaN; pandas merges the two.
 
     Raises KeyError for a column that neither the table nor any of its parts has.
     """
@@ -184,7 +184,7 @@ def problem_of(found: pa.Schema, schema: pa.Schema) -> str | None:
     if version > VERSION:
         return f"schema version {version}; this stabkit reads up to {VERSION}"
     for column in schema:
-        if found.get_field_index(column.name) < 0:  # also if there are two
+        if found.get_field_index(column.name) < 0:  # also if two columns have this name
             if column.name not in SIGNALS:
                 return f"it has no column {column.name}"
         elif (kind := found.field(column.name).type) != column.type:

@@ -153,7 +153,7 @@ class Writer:
 def trim(folder: Path, step: int) -> None:
     """Remove every row at or after `step` from the tables of a run, so that it can resume there."""
     for name in TABLES:
-        # The last first: whatever moment a reader chooses, no part between others is missing.
+        # The last part first, so that a reader never finds one missing between two others.
         for part in sorted((folder / name).glob("part-*.parquet"), reverse=True):
             table = read_part(part)
             kept = table.filter(pc.less(table["step"], step))

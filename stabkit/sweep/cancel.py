@@ -44,5 +44,5 @@ def _cancel(rundirs: Sequence[RunDir], folder: Path, dry_run: bool) -> int:
     verb = "would cancel" if dry_run else "canceled"
     for rundir, job_id in alive:
         print(f"  {verb} {job_id:<12}{rundir.path.name}")
-    print(f"{verb} {counted(len(alive), 'job')}; what runs have saved stays")
+    print(f"{verb} {counted(len(alive), 'job')}; what their runs have saved stays")
     return 0

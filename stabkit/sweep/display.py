@@ -66,7 +66,7 @@ def shown_meanwhile(read: Callable[[], Sequence[Row]]) -> Iterator[None]:
 
 
 def whole_table(rows: Sequence[Row], width: int, looks: Looks | None = None) -> Group:
-    """Return all rows as a table; of many runs without what takes time to find out."""
+    """Return all rows as a table; with many runs, without what takes time to find out."""
     looks = looks or Looks()
     few = len(rows) <= JUDGED
     found = {row.path: looks.of(row) for row in rows} if few else None

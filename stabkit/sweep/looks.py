@@ -23,7 +23,7 @@ class Look:
 class Looks:
     """Look into the record of each run from time to time, and once more when it has ended.
 
-    To read a run's table takes at most a fiftieth of the time.
+    Reading a run's table takes at most a fiftieth of the time.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Status rows as a table for a terminal: a column a varied setting, states colored by verdict."""
+"""Status rows as a terminal table: a column for each varied setting, states colored by verdict."""
 
 import math
 import re

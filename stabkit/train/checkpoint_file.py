@@ -34,7 +34,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def are_weights(content: Any) -> bool:
-    """Whether `content` is a dictionary of names and plain tensors that can fill a model."""
+    """Return whether `content` maps names to plain tensors, which can fill a model."""
     return isinstance(content, dict) and all(
         isinstance(name, str)
         and isinstance(tensor, Tensor)

@@ -1,11 +1,11 @@
-"""A sum of all bits of the weights, by which a replay knows them at every step."""
+"""A sum of all bits of the weights: a replay compares it to tell if its weights are the same."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-MODULUS = 2**53 - 1  # what is left of a division by it is a float64, and depends on all 64 bits
+MODULUS = 2**53 - 1  # the remainder is exact in float64, and depends on all 64 bits
 SMALL = 2**16  # elements: small tensors are put together first, since each sum takes 10 us or more
 
 

@@ -52,7 +52,7 @@ def _measured(run: Diagnosis) -> Iterable[tuple[str, float]]:
 
 
 def accuracy_table_figure(table: pd.DataFrame) -> Figure:
-    """Draw the table, as wide and as high as its content; of very many cells the lowest."""
+    """Draw the table, as large as its content; of very many cells only the lowest."""
     shown, left_out = _lowest(table)
     lines = _lines(shown)
     with mpl.rc_context(RC):

@@ -75,7 +75,8 @@ def _mean(group: str, pairs: pd.DataFrame) -> dict[str, object]:
 def freeze_patch_figure(table: pd.DataFrame) -> Figure:
     """Draw each pair as a line from learned to frozen, and the mean difference of each group.
 
-    Of very many groups and pairs some are drawn; means and intervals are those of all pairs.
+    If there are very many groups and pairs, only some are drawn; means and intervals are those of
+    all pairs.
     """
     table, *left_out = _some(table)
     groups = _groups(table)
@@ -111,7 +112,7 @@ def _some(table: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     pairs = table[table["row"] == "pair"]
     most = max(5, PAIRS // max(1, len(parts)))
     if len(pairs) > PAIRS and _most(table) > most:
-        notes[1] = f"of more than {most} pairs of a group {most}, evenly by their difference"
+        notes[1] = f"at most {most} pairs of a group, evenly spaced by their difference"
         drawn = [
             place
             for _, rows in pairs.groupby("group", sort=False)

@@ -77,7 +77,7 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
     A triangle marks where a dip began, and says how deep it was; a dip that recovered is shaded.
     At the end of a line stands the final accuracy: the median of the last fifth of its evaluations,
     as the mean of the runs that finished.
-    Of very many runs, draw the worst over the median and the middle 80 % of all (`_one_by_one`).
+    With very many runs, draw the worst over the median and the middle 80 % of all (`_one_by_one`).
     `frame`: rows of `knn_table` for one panel. `styles` by curve; by default from dark to light.
     """
     drawn, title = _one_by_one(frame), wrapped(frame["panel"].iloc[0])

@@ -23,7 +23,7 @@ def telling_layers(frame: pd.DataFrame) -> list[str]:
     and depth. Fewer names are returned if some of the three are the same layer.
 
     Blocks are the layers that most others share a name with, up to its numbers: `blocks.3`, `h.3`,
-    `encoder_layer_3`, `stages.1.blocks.0`; of as many, those that come last.
+    `encoder_layer_3`, `stages.1.blocks.0`; the last ones if several are as many.
     """
     layers = frame.dropna(subset="depth").sort_values("depth")["layer"].astype(str).unique()
     families = [re.sub(r"\d+", "#", layer) for layer in layers]

@@ -57,7 +57,7 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
-    """Draw one panel. Its legend gives the sensitivity of each arm; of very many, the largest."""
+    """Draw one panel; its legend gives the sensitivity of each arm. Very many arms are cut."""
     arms = table.loc[table["row"] == "mean", "arm"].nunique()
     if arms > ROWS:
         worst = table[table["row"] == "arm"].nlargest(ROWS, "sensitivity")["arm"]

@@ -113,9 +113,7 @@ def _draw_line(ax: Axes, series: pd.DataFrame, style: dict[str, Any]) -> None:
 
 def signals_figure(table: pd.DataFrame) -> Figure:
     """Draw one run in rows of four panels; several runs as columns, a row a signal, one scale."""
-    table = table.assign(
-        run=table["run"].astype(str)
-    )  # a run named 1 comes back from the CSV as a number
+    table = table.assign(run=table["run"].astype(str))  # a run named 1 is a number in the CSV
     measured = table[table["kind"].isin(MEASURED)]
     runs, signals = list(table["run"].unique()), list(measured["signal"].unique())
     alone = len(runs) == 1

@@ -99,12 +99,10 @@ def _numeric(values: "pd.Series[float]") -> bool:
 def stability_map_figure(table: pd.DataFrame) -> Figure:
     """Draw a panel for each combination of the other settings, on one color scale.
 
-    Of very many panels those with the most unstable runs are drawn. Raises TooManyError for an axis
-    with very many values.
+    If there are very many panels, only those with the most unstable runs are drawn. Raises
+    TooManyError for an axis with very many values.
     """
-    named = (
-        table["panel"].astype(object).fillna("")
-    )  # an empty panel name comes back from the CSV as NaN
+    named = table["panel"].astype(object).fillna("")  # an empty name comes back from CSV as NaN
     every = panels = list(dict.fromkeys(named))
     if len(every) > PANELS:
         unstable = table["unstable"].groupby(named, sort=False).sum().nlargest(PANELS)

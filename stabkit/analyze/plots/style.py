@@ -92,9 +92,8 @@ def as_written(figure: Figure) -> Figure:
     for text in figure.findobj(Text):
         if (shown := lines(text.get_text())) != text.get_text():
             text.set_text(shown)
-        if (
-            "mathdefault" not in text.get_text() and "$" in text.get_text()
-        ):  # matplotlib writes the ticks of a log axis as mathematics
+        # matplotlib itself writes the ticks of a log axis as mathematics
+        if "mathdefault" not in text.get_text() and "$" in text.get_text():
             text.set_parse_math(False)
     return figure
 

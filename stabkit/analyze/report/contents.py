@@ -101,7 +101,7 @@ def _notes(table: pd.DataFrame) -> list[str]:
     if table["bursts"].any():
         notes.append(
             "A burst is placed where its first layer leaves its range; layers that burst in the "
-            "same step are told together."
+            "same step are named together."
         )
     return notes
 

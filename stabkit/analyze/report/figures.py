@@ -38,7 +38,7 @@ TITLES = {
 }
 FOLDED = ("onset-order", "signals")
 HALF = 760  # CSS pixels: a wider figure is not set beside another
-TALL, PAGE = 700, 1056  # CSS pixels: a figure taller than the one in a page so wide is folded
+TALL, PAGE = 700, 1056  # CSS pixels: a figure that takes more room than this is folded
 PANELED: dict[str, Callable[[pd.DataFrame], list[Figure]]] = {
     "knn": knn_panels,
     "loss": loss_panels,

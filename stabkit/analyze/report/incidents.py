@@ -17,7 +17,7 @@ from stabkit.analyze.series import METRIC
 SEVERITY = {
     "benign": "benign: back to the trend that it fell from",
     "lingering": "lingering: it settled below the trend that it fell from",
-    "restart": "restart: it came back as another solution, no closer to that before than a seed's",
+    "restart": "restart: it came back as another solution, as different as that of another seed",
     "terminal": "terminal: the run ended with little of what it had",
     "censored": "open: the run ended before it recovered",
 }

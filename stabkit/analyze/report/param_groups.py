@@ -7,7 +7,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
 
-ALWAYS = ("lr", "weight_decay")  # told of every group; other settings where groups differ in them
+ALWAYS = ("lr", "weight_decay")  # named for every group; other settings only where groups differ
 MOST = 3  # groups of one layer that are told
 
 

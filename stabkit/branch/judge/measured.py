@@ -34,10 +34,11 @@ class Event(NamedTuple):
 class Measured(NamedTuple):
     """One branch. Accuracies are in points (percent).
 
-    `event`: it happened again. `moved`: it did at another time since the begin. `area`: points x
-    steps below the level before the event. `depth`: the lowest point below that level, from the
-    onset on. `recovered`: no event, or one that ended before the horizon. `last`: at the horizon.
-    Area, depth and last are NaN if the run was never evaluated.
+    `event`: it happened again. `moved`: such an event happened at another time after the branch
+    began. `area`: points x steps below the level before the event. `depth`: how far the lowest
+    point is below that level, from the onset on. `recovered`: no event, or one that ended before
+    the horizon. `last`: at the horizon. Area, depth and last are NaN if the run was never
+    evaluated.
     """
 
     event: bool
@@ -140,7 +141,7 @@ def _found(seen: Joined, branch: Run, parent: Run, kind: str, begin: int) -> pd.
 
 
 def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
-    """Return the spikes of the parent's losses before the begin and the branch's after."""
+    """Return the spikes of the parent's losses before step `begin` and the branch's after."""
     before, own = parent.scalars(), branch.scalars()
     table = pd.concat([before[before["step"] < begin], own[own["step"] >= begin]])
     table["name"] = table["name"].astype(str)
@@ -154,7 +155,7 @@ def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
 
 
 def _bursts(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
-    """Return the bursts of the parent's gradient norms before the begin and the branch's after."""
+    """Return bursts of the parent's gradient norms before `begin` and the branch's after."""
     before, own = parent.signals("grad_norm"), branch.signals("grad_norm")
     table = pd.concat([before[before["step"] < begin], own[own["step"] >= begin]])
     table["layer"] = table["layer"].astype(str)  # categories of two runs may differ

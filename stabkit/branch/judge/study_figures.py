@@ -23,7 +23,7 @@ COLUMNS = 3  # panels in a row
 def curve_table(plan: Planned) -> pd.DataFrame:
     """Return one row an evaluation: branch, kind, change, begin, step, since (the onset), value.
 
-    The parent's evaluations before the begin come first in each branch. `value` is in points.
+    The parent's evaluations before a branch began come first in each branch. `value` is in points.
     """
     parts = []
     for one in plan.branches:

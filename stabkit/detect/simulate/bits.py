@@ -40,7 +40,7 @@ def draw_bits(
 def own_share(level: FloatArray, flips: ArrayLike, memory: FloatArray) -> FloatArray:
     """Return the share of a score's variance that must change for so many answers to flip.
 
-    Two scores with correlation r lie on both sides of a quantile q with chance
+    Two scores with correlation r lie on opposite sides of a quantile q with chance
     2 phi(q) sqrt((1 - r) / pi), for r near 1 (phi: the normal density). Here 1 - r is the share
     times 1 - memory.
     """

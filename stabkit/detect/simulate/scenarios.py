@@ -11,14 +11,14 @@ from stabkit.detect.simulate.noise import by_quarter
 from stabkit.detect.simulate.planted import Planted
 from stabkit.detect.simulate.recorded import LAG, Recorded, recorded
 
-COMMON_AR = 0.75  # of what the samples of a recorded run share
+COMMON_AR = 0.75  # AR(1) coefficient of the noise that the samples of a recorded run share
 # The least ratio of the scatter of neighbors' differences to that of independent samples: 25
 # evaluations tell it to .2, and with nothing shared the noise would be smaller than recorded.
 LEAST_EXCESS = 1.06
 LONGEST_MEMORY = 0.97
-# Of what the samples of the restless run share. Around a smooth curve through that run neighbors
-# correlate by .3, with the independent part of its samples taken out by .4 to .5; a curve that
-# follows the noise takes some of that away.
+# AR(1) coefficient of the noise that the samples of the restless run share. Around a smooth curve
+# through that run, neighbors correlate by .3; without the independent part of its samples, by .4 to
+# .5. A curve that follows the noise takes some of that away.
 RESTLESS_AR = 0.6
 RESTLESS_SHOWN = 0.88  # share of such noise that `noise_scale` sees in a quarter of 30 evaluations
 MEMORIES = np.linspace(0.0, LONGEST_MEMORY, 98)
@@ -117,8 +117,8 @@ def plain(
 ) -> Law:
     """Return a law whose noise changes evenly in its logarithm from the first value to the last.
 
-    `step`: the evaluations, by default every EVERY steps. Memory over a gap of other length is that
-    of as many usual gaps.
+    `step`: the evaluations, by default every EVERY steps. Memory over a longer gap is that over as
+    many usual gaps.
     """
     step = EVERY * np.arange(evals) if step is None else step
     t = (step - step[0]) / (step[-1] - step[0])

@@ -59,7 +59,7 @@ def read_samples(name: str, given: Any) -> Samples:
 
 
 def check_together(bank: Samples, queries: Samples) -> None:
-    """Raise ValueError when the bank cannot tell the class of any query, or tells them by heart."""
+    """Raise ValueError when the bank cannot tell the class of any query, or is the queries."""
     one, other = bank.inputs, queries.inputs
     if one.shape[1:] != other.shape[1:]:
         raise ValueError(
@@ -75,7 +75,7 @@ def check_together(bank: Samples, queries: Samples) -> None:
 
 
 def _check_size(name: str, parts: Sequence[Samples], batches: int) -> None:
-    """Raise ValueError when a loader gives, or will give, more than can be meant to be held."""
+    """Raise ValueError when a loader gives, or will give, more than LARGEST bytes."""
     held = sum(part.inputs.nbytes for part in parts)
     size = max(held, parts[0].inputs.nbytes * batches)
     if size > LARGEST:
@@ -132,7 +132,7 @@ def _untouched(loader: Any) -> Iterator[Any]:
         return
     single = copy.copy(loader)
     single._iterator = None
-    # around the check of DataLoader, which refuses this after it was made
+    # past `DataLoader.__setattr__`, which refuses a change after the loader was made
     single.__dict__["persistent_workers"] = False
     holders = (loader, loader.sampler, loader.batch_sampler)
     drawn = [getattr(holder, "generator", None) for holder in holders]

@@ -10,7 +10,7 @@ from stabkit.monitor.signals.signal import LayerSignal
 
 
 def alike(signals: Sequence[LayerSignal]) -> dict[str, range]:
-    """Return the range of the signals that combine in each way: they are neighbors."""
+    """Return the range of the signals that combine in each way; they are sorted by it."""
     sums = [i for i, signal in enumerate(signals) if signal.combine == "sum"]
     first = sums[0] if sums else len(signals)
     return {"max": range(first), "sum": range(first, len(signals))}

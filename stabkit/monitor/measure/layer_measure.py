@@ -32,7 +32,7 @@ class LayerTotals:
 
 
 class LayerMeasure:
-    """Measures `signals` of all layers; `layer[i]` is the layer of `parameters[i]`, `names[i]` too.
+    """Measures `signals` of all layers. `names[i]`, `layer[i]`: name and layer of `parameters[i]`.
 
     A row is one step. Call `begin_row`, then for each optimizer `gradients` and `before` ahead of
     its step and `after` behind it. Several optimizers add to the same row, each for its `members`,
@@ -73,7 +73,7 @@ class LayerMeasure:
         self._failed = failed
         self._dead: set[int] = set()
         self._unread: set[int] = set()  # dead signals that have no value in earlier rows either
-        self._void: set[int] = set()  # rows
+        self._void: set[int] = set()  # rows that are made null
         self._before: Sequence[int] | None = None  # the members whose parameters `blocks` holds
         self.stale: Collection[int] = ()  # parameters whose gradients are of an earlier step
 

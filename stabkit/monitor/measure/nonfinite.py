@@ -78,7 +78,7 @@ class NonfiniteReader:
         After `MOST_SKIPPED` steps the scaler finds no scale at all: the gradients are not finite,
         whatever the scale is, and were so from the first of these steps on.
         """
-        # of a probe's signals this one alone is finite wherever the activations are
+        # the only signal of a probe that is finite wherever the activations are
         activations = bad_values(*looks, names=[ACTIVATIONS])
         losses = dict(zip(*(series.tolist() for series in scalars.get(LOSS, _NONE)), strict=True))
 

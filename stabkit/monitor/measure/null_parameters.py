@@ -20,7 +20,7 @@ PACKED = ("qkv.bias", "in_proj_bias", "c_attn.bias")
 # was 2e-9 to 2e-5 where the true gradient is zero, and 1e-2 to 10 elsewhere (ViTs and a GPT). A
 # gradient that is small in a whole module, as behind a small LayerScale, is not small beside it.
 ROUNDING = 1024  # times the distance from 1 to the next number of its type: 1.2e-4 in float32
-STEPS = 8  # in a row, before its name is told
+STEPS = 8  # in a row that a parameter is null, before its name is reported
 ELEMENTS = 8  # the gradient of fewer may be small by chance
 
 
@@ -47,7 +47,7 @@ class NullParameters:
     def find(self, squares: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which units are null at which steps, [steps, units].
 
-        A step decides by itself: a resumed run must record what the unbroken one does. `squares`,
+        Each step is judged alone, so a resumed run records what an unbroken one does. `squares`,
         `counts` [steps, units]: the sum of squares and the number of the gradient's elements.
         """
         with np.errstate(invalid="ignore", divide="ignore"):

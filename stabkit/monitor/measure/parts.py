@@ -1,4 +1,4 @@
-"""What a Monitor measures with, made before its folder is touched: all that can be refused."""
+"""The instruments of a Monitor. A bad request is refused here, before its folder is touched."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -109,7 +109,7 @@ def probe_with(probe: Probe | None, teacher: nn.Module) -> Probe:
 
 
 def parameters_left_out(teacher: nn.Module, model: nn.Module) -> list[str]:
-    """Say which parameters of the teacher are not compared. Raises ValueError for all of them."""
+    """Say which parameters of the teacher are not compared. Raises ValueError if none can be."""
     found = match(model, teacher)
     if not found.left_out:
         return []

@@ -58,7 +58,8 @@ class Probing:
                 for name, module in model.named_modules():
                     own = [parameter for parameter, _ in module.named_parameters()]
                     layers = [self._layer_of(f"{name}.{parameter}") for parameter in own]
-                    # what holds others runs before them, and its bare tensors act at any time
+                    # a module that holds others starts before them, and its own parameters may
+                    # act at any time
                     if not any("." in parameter for parameter in own):
                         handles.append(
                             module.register_forward_pre_hook(

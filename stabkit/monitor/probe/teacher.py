@@ -110,10 +110,10 @@ def _parts(teacher: nn.Module) -> Iterator[nn.Module]:
 def _best_path(
     ours: Mapping[str, tuple[str, Tensor]], theirs: Mapping[str, Tensor]
 ) -> tuple[str, tuple[int, int], list[str]]:
-    """Return the path in the model below which most names of `theirs` are.
+    """Return the path in the model that fits `theirs` best, its score, and paths of equal score.
 
-    With it the number of parameters there of the same shape, and of the same name, and other paths
-    that have as many.
+    The score of a path: how many parameters below it have name and shape of one of `theirs`, and
+    how many have its name.
     """
     same_name: Counter[str] = Counter()
     same_shape: Counter[str] = Counter()

@@ -64,9 +64,9 @@ class Actions:
         self._asked.setdefault(kind, []).append((action, state))
 
     def act(self, event: OnlineEvent, only: Sequence[str] = WORDS) -> None:
-        """Do what was asked for; of the words and functions those in `only`, if it names some.
+        """Do what was asked for about the event. With `only`, do these words and no functions.
 
-        Alerts are sent in any case.
+        Alerts are always sent.
         """
         for number, (action, state) in enumerate(self._asked.get(event.kind, [])):
             if state != event.state:

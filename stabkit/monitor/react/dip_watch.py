@@ -37,7 +37,7 @@ class DipWatch:
         ]
 
     def finish(self) -> list[OnlineEvent]:
-        """Return how the dips end that are still suspected, as no evaluation comes any more."""
+        """Confirm or withdraw the dips still suspected, as no evaluation follows; return them."""
         return [
             _event(metric, news) for metric, dips in self._metrics.items() for news in dips.finish()
         ]

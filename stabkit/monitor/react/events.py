@@ -10,14 +10,14 @@ from stabkit.detect.online_dips import State
 class OnlineEvent:
     """An event found during the run. `step`: its onset; `layer`: the one where it began.
 
-    Of several layers that began at one step that is the shallowest.
+    If several layers began at the same step, it is the shallowest.
 
     `state`: a dip comes as `suspected`, and later once more, as `confirmed` or `withdrawn`. Every
     other event is certain when it is found, and comes as `confirmed` alone: no later value changes
     what its detector says of the values so far.
 
     `facts` are plain values:
-    - spike: signal (`grad_norm`, `loss`), layers (all that began it), ratio (to the median before)
+    - spike: signal (`grad_norm`, `loss`), layers (all that began it), ratio (to what was expected)
     - stale_moments: signal, layers, surprise (`gradient_surprise`)
     - nonfinite: signal (what was not finite first: `param_norm`, `loss`, `grad_norm`, …), layers
       (where, the likeliest first), loss (whether it is not finite)

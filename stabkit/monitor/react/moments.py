@@ -1,4 +1,4 @@
-"""What the moments of Adam say of a layer: how long they remember, and since when."""
+"""What Adam's moments of a layer remember: over how many updates, and since when."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ def beta2_of_layers(
 
 
 def updates_made(optimizers: Sequence[Optimizer]) -> int | None:
-    """Return how many updates the moments hold, of the parameter with most; None if unknown."""
+    """Return the most updates that any parameter's moments hold; None if unknown."""
     counts = [
         int(state["step"])
         for optimizer in optimizers

@@ -94,8 +94,8 @@ class Reactions:
         """Do `action` once for every confirmed event of `kind`, after those asked for before it.
 
         Kinds: "nonfinite" (gradients or loss), "spike" (grad_norm of layers, loss),
-        "stale_moments" (needs the signal adam_rms, and sees the full steps alone: give the
-        Monitor full_every=1), "collapse" (spread and rank of features, of the model or its
+        "stale_moments" (needs the signal adam_rms, and sees only full steps: give the Monitor
+        full_every=1 for all), "collapse" (spread and rank of features, of the model or its
         teacher: needs a probe with such a signal, or one that was logged before), "dip" (an
         accuracy evaluated with `log_eval` or `knn`).
 
@@ -109,8 +109,8 @@ class Reactions:
         - "command: WORDS": the command is started, without a shell, and gets that object on its
           standard input, and its values as STABKIT_KIND, STABKIT_STEP, STABKIT_TEXT and so on.
 
-        Webhooks and commands are sent from a thread of their own, by the first process alone. One
-        that fails or is slow is said once, and never holds up the training.
+        Webhooks and commands are sent from a thread of their own, by the first process alone. A
+        failure is reported once, and none of them ever holds up the training.
 
         A dip is confirmed eight evaluations after it was first seen, because one that is only
         suspected may turn out to be noise. `suspected=True` does the action at once, when the dip

@@ -64,7 +64,7 @@ class SpikeWatch:
         return _bursts("spike", "grad_norm", "ratio", found, self._bursts) + self._of_loss(rows)
 
     def _of_many(self, rows: Rows) -> list[tuple[Onset, str]]:
-        """Return the spikes that layers share, but for those of layers that spike on their own."""
+        """Return the spikes that layers share, except where a layer has just spiked by itself."""
         if "grad_norm" not in rows.values:
             return []
         measured = np.where(rows.measured["grad_norm"], rows.values["grad_norm"], np.nan)
@@ -78,9 +78,7 @@ class SpikeWatch:
     def _of_loss(self, rows: Rows) -> list[OnlineEvent]:
         steps, values = rows.scalars.get("loss", _NOTHING)
         if np.any(values < 0):
-            self._loss = (
-                None  # spikes are sought in logarithms, which a negative loss does not have
-            )
+            self._loss = None  # the search is in the logarithm, which a negative loss has not
         if self._loss is None:
             return []
         return [

@@ -15,19 +15,19 @@ Where the parts come from:
 - Several processes that average the gradients themselves after the last backward (`reduced_by`
   "caller"): every micro-batch of every process, one a process is enough. The whole is the reduced
   gradient that `step` finds; it must not have been clipped or unscaled since `micro_batch()`.
-- Several processes under DistributedDataParallel ("backward"): the last backward reduces, and what
-  was this process's own in it can no longer be told. The parts are the micro-batches before it, run
-  in `no_sync()` (without it the scale would be wrong); at least two in all. The whole is the
-  gradient after the last.
+- Several processes under DistributedDataParallel ("backward"): the last backward reduces, and hides
+  what this process itself added in it. The parts are the micro-batches before it, run in
+  `no_sync()` (without it the scale would be wrong); at least two in all. The whole is the gradient
+  after the last.
 
 All processes are taken to hold the whole model and a part of the batch; sharded gradients (FSDP)
 cannot be measured so.
 
 Caveats. A GradScaler's scale cancels in the ratio, not in its two parts, which are then in squares
-of the scaled loss. Where a loss couples the samples of a batch, as a contrastive one does by its
-negatives or batch norm by its statistics, that of a part is another loss, and the scale only
-indicative. It describes plain gradients, not Adam's. Half-precision gradients lose the parts of
-many micro-batches to rounding.
+of the scaled loss. Where a loss couples the samples of a batch, as a contrastive loss does by its
+negatives and batch norm by its statistics, a part of the batch has another loss, and the scale is
+only indicative. It describes plain gradients, not Adam's. Half-precision gradients lose the parts
+of many micro-batches to rounding.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +42,7 @@ from stabkit.monitor.ranks import world_size
 from stabkit.monitor.signals.signal import Signal, register_signal
 
 DECAY = 0.99
-"""Kept of the running means at each step: they forget over about 100 steps."""
+"""Share of the running means that is kept at each step: they forget over about 100 steps."""
 
 
 class NoiseSignal(Signal):
@@ -101,7 +101,7 @@ class GradientNoise:
 
     @torch.no_grad()
     def micro_batch(self, parameters: Iterable[Tensor]) -> None:
-        """After each backward, before any other change of the gradients."""
+        """Measure what a backward pass added; call it after each, before the gradients change."""
         present = [p for p in parameters if p.grad is not None]
         grads = [p.grad for p in present if p.grad is not None]
         if not grads:
@@ -119,10 +119,10 @@ class GradientNoise:
 
     @torch.no_grad()
     def step(self, parameters: Iterable[Tensor]) -> dict[str, Tensor] | None:
-        """With the step's gradients, before the update: the values of the noise signals, 0-d.
+        """Return the noise signals, 0-d, from the step's gradients before the update.
 
-        None where nothing can be said: less than two parts, or `micro_batch` was not called. A
-        non-finite measurement, as of a step that a GradScaler leaves out, does not enter the means.
+        None with fewer than two parts, or if `micro_batch` was not called. A measurement that is
+        not finite, as in a step that a GradScaler skips, does not enter the means.
         """
         squares, whole, ranks = self._squares, self._whole, world_size()
         self._squares, self._whole = [], None
@@ -210,6 +210,6 @@ class NoiseSignals:
 
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:
-    """0-d; widened before it is squared."""
+    """Return the sum of squares of all elements, 0-d; widened before they are squared."""
     norms = torch._foreach_norm(list(tensors), 2, dtype=exact_type(tensors[0].device))
     return torch.stack(norms).square().sum()

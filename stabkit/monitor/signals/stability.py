@@ -7,8 +7,8 @@ D = 2 (1 + M) / R. Within 0 < H < D it converges: with d = x' - x,
     d^T (D - H) d + (x' + x)^T H (x' + x)
 
 is positive and falls at every step. The largest eigenvalue of D^-1 H is therefore 1 exactly at the
-edge, also where rates and momenta differ from parameter to parameter. `bearing` is D, inverted
-because a rate may be 0; weight decay, which would add to H, is left out.
+edge, also where rates and momenta differ from parameter to parameter. `bearing` is 1 / D, because a
+rate may be 0; weight decay, which would add to H, is left out.
 """
 
 from collections.abc import Sequence

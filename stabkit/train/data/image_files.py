@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
+from stabkit.printing import counted
 from stabkit.rundir import left_out
 from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DataError
@@ -94,7 +95,7 @@ def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
         labels += [classes.index(name)] * len(images)
     if skipped:
         first = f"the first is {skipped[0].relative_to(split)}"
-        left_out(split, f"{first}; read are {', '.join(SUFFIXES)}", f"{len(skipped):,} file(s)")
+        left_out(split, f"{first}; read are {', '.join(SUFFIXES)}", counted(len(skipped), "file"))
     return encoded_set(
         np.array(labels, np.int64),
         classes,

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from stabkit.printing import counted
 from stabkit.rundir import left_out
 from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DataError
@@ -82,7 +83,7 @@ def _shards(folder: Path) -> list[_Shard]:
         others += [f"{file.name}: {name}" for name in skipped]
     if others:
         what = f"the first is {others[0]}; read are .cls and {', '.join(SUFFIXES)}"
-        left_out(folder, what, f"{len(others):,} member(s)")
+        left_out(folder, what, counted(len(others), "member"))
     return shards
 
 

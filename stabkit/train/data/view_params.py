@@ -109,7 +109,7 @@ def _random_boxes(
     sizes: NDArray[np.int64],
     min_scale: float,
 ) -> NDArray[np.int64]:
-    """Boxes [B, 4] of RandomResizedCrop from uniforms [tries, B], [tries, B], [B], [B].
+    """Return boxes [B, 4] of RandomResizedCrop from uniforms [tries, B] (twice) and [B] (twice).
 
     The area is uniform and the aspect ratio log-uniform, as in torchvision. All tries are computed
     at once, and each sample keeps its first try that fits into its image.
@@ -129,7 +129,7 @@ def _random_boxes(
 
 
 def _largest_boxes(image: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Height and width [2, B] of the largest box whose ratio is allowed."""
+    """Return height and width [2, B] of the largest box whose ratio is allowed."""
     height, width = image
     shorter_height = np.rint(width / _RATIO[0]).astype(np.int64)
     shorter_width = np.rint(height * _RATIO[1]).astype(np.int64)

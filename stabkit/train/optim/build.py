@@ -55,7 +55,7 @@ def _with_rule(
 
 
 def _exempt(name: str, parameter: torch.Tensor, config: OptimConfig) -> bool:
-    """Whether a parameter gets no weight decay (and no adaptation by LARS and LAMB)."""
+    """Return whether a parameter gets no weight decay (and no adaptation by LARS and LAMB)."""
     # WeightNorm's gains are one number for each filter, whatever their shape
     small = parameter.ndim < 2 or name.endswith("weight.original0")
     if config.decay_all:

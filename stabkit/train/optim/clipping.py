@@ -79,9 +79,8 @@ class Stabilizer:
         """Scale each layer by one factor, which follows from its own norm or from the total."""
         at = _threshold(self.config)
         norms = torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float64))
-        if (
-            present != self._present
-        ):  # a list as index is copied to the device: avoid it in most steps
+        # An index that is a list is copied to the device: avoid it in most steps.
+        if present != self._present:
             self._present, self._index = present, self._layer[present]
         squares = torch.zeros(len(self.layers), dtype=torch.float64, device=norms.device)
         of_layer = squares.index_add_(0, self._index, norms.square()).sqrt()
@@ -164,7 +163,7 @@ def remember(memory: Tensor, value: Tensor) -> Tensor:
 
 
 def clip_units(parameters: Sequence[Tensor], grads: Sequence[Tensor], at: float) -> None:
-    """Adaptive gradient clipping (Brock et al. 2021, arXiv 2102.06171, section 4), in place.
+    """Clip unit by unit, in place, as AGC (Brock et al. 2021, arXiv 2102.06171, section 4).
 
     A unit is all the weights of one output: a row of a matrix, a filter; a bias is one unit.
     """

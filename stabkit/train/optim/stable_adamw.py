@@ -72,7 +72,7 @@ class StableAdamW(torch.optim.Optimizer):
 
 
 def _debiased(beta: float, step: int) -> float:
-    """β(1-βᵗ⁻¹)/(1-βᵗ): 0 at the first step, then towards β."""
+    """Return β(1-βᵗ⁻¹)/(1-βᵗ): 0 at the first step, then towards β."""
     return float(beta * (1 - beta ** (step - 1)) / (1 - beta**step))
 
 

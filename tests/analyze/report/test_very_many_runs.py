@@ -199,7 +199,7 @@ def test_freeze_patch_draws_pairs_over_their_whole_range(sixty: Diagnoses) -> No
     shown, *notes = freeze_patch._some(one)
     pairs = shown[shown["row"] == "pair"]["difference"]
     every = one[one["row"] == "pair"]["difference"]
-    assert notes == ["", "of more than 12 pairs of a group 12, evenly by their difference"]
+    assert notes == ["", "at most 12 pairs of a group, evenly spaced by their difference"]
     assert (len(pairs), pairs.min(), pairs.max()) == (12, every.min(), every.max())
     assert (shown["row"] == "mean").sum() == 1, "means and intervals are those of all pairs"
 

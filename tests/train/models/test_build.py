@@ -210,7 +210,7 @@ def test_a_resnet_trains_in_the_loop(tmp_path: Path) -> None:
             {"name": "resnetv2_50x1_bit", "stem": "cifar"},
             "resnetv2_50x1_bit needs stem: imagenet, not 'cifar'",
         ),
-        ({"name": "resnet34", "stem": "cifar"}, "no ResNet known here: resnet18, resnet50"),
+        ({"name": "resnet34", "stem": "cifar"}, "no known ResNet; known: resnet18, resnet50"),
         (
             {"name": "resnet50", "stem": "imagenet", "heads": 2, "pool": "mean"},
             "resnet50 has no heads 2, pool 'mean': settings of a ViT",
