@@ -50,7 +50,7 @@ def find_dips(
     defaults to 5; more for over 100 evaluations, and without `correct` for slow noise and short
     runs (`dip_search.dip_bar`). The default avoids false alarms; `threshold=3` finds more dips. The
     windows that stand out most are taken first; windows that overlap them are dropped. The noise of
-    the first evaluations is large, so that dips among the first six are mostly missed.
+    the first evaluations is large, so that about half of the dips among the first six are missed.
 
     Significance: with `correct`, the answers of each sample inside the window are compared with its
     own answers before and after. With `n` alone, each evaluation is treated as a new draw of
