@@ -31,7 +31,7 @@ from stabkit.monitor.param_groups import param_groups
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.actions import Action
-from stabkit.monitor.react.needs import check_needs
+from stabkit.monitor.react.needs import check_needs, unseen
 from stabkit.monitor.react.reactions import Reactions
 from stabkit.monitor.settings import changes, earlier_settings, plain_settings, write_settings
 from stabkit.monitor.signals.signal import Asked
@@ -150,20 +150,15 @@ class Recording:
         return not self.is_dead() and self.out is not None
 
     def on(self, kind: str, action: Action, suspected: bool) -> None:
-        """Ask for an action (`Reactions.on`), and report what it cannot see between full steps.
+        """Ask for an action (`Reactions.on`), and say what will not be seen.
 
         Raises ValueError also as `check_needs` does.
         """
-        if self.writes() or kind != "collapse":  # only the writing process hears what is logged
-            check_needs(kind, self._measured, self.rows.scalars.logged)
+        check_needs(kind, self._measured)
         self.reactions.on(kind, action, suspected=suspected)
-        if kind == "stale_moments" and self._full_every > 1 and self.writes():
-            self.guard.noticed(
-                f"on {kind}",
-                f"stale_moments are looked for at every {self._full_every} steps only, where "
-                "Adam's moments are measured; those of the steps between are missed. "
-                "Monitor(..., full_every=1) looks at every step",
-            )
+        note = unseen(kind, self._measured, self.rows.scalars.logged, self._full_every)
+        if note and self.writes():  # only the writing process hears what is logged
+            self.guard.noticed(f"on {kind}", note)
 
     def add_eval(self, one: Evaluation) -> None:
         """Write an evaluation, and react to the dips whose state it changes."""

@@ -1,24 +1,39 @@
-"""Refuses to look for events that nothing recorded could show."""
+"""Says which events cannot be seen in what a Monitor records."""
 
 from collections.abc import Collection
 
 from stabkit.monitor.react.watches import SPREADS
 
 
-def check_needs(kind: str, measured: Collection[str], logged: Collection[str]) -> None:
+def check_needs(kind: str, measured: Collection[str]) -> None:
     """Raise ValueError if no event of this kind could ever be found.
 
-    `measured`: the signals of the Monitor. `logged`: the series that the loop logged so far. No
-    other kind is refused: the loss and evaluations may be logged later.
+    `measured`: the signals of the Monitor.
     """
     if kind == "stale_moments" and "adam_rms" not in measured:
         raise ValueError(
             "on: stale_moments needs the signal adam_rms, and this Monitor measures "
             f"{', '.join(measured) or 'none'}: give it signals that include adam_rms"
         )
-    if kind == "collapse" and not {*measured, *logged} & set(SPREADS):
-        raise ValueError(
-            "on: collapse needs a spread or a rank of features, and this Monitor measures "
-            f"{', '.join(measured) or 'none'}: give it probe=stabkit.Probe(view) and signals that "
-            "include probe_feature_std or probe_rank, or log feature_std or effective_rank before"
+
+
+def unseen(
+    kind: str, measured: Collection[str], logged: Collection[str], full_every: int
+) -> str | None:
+    """Return what will not be seen of this kind, as things are; None if nothing.
+
+    `logged`: the series that the loop logged so far; it may log others later.
+    """
+    if kind == "stale_moments" and full_every > 1:
+        return (
+            f"stale_moments are looked for at every {full_every} steps only, where Adam's moments "
+            "are measured; those of the steps between are missed. Monitor(..., full_every=1) looks "
+            "at every step"
         )
+    if kind == "collapse" and not {*measured, *logged} & set(SPREADS):
+        return (
+            "a collapse is looked for in the spread or rank of features, and nothing measures one "
+            "so far: give the Monitor probe=stabkit.Probe(view) and signals that include "
+            "probe_feature_std or probe_rank, or log feature_std or effective_rank in the loop"
+        )
+    return None

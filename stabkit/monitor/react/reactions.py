@@ -96,7 +96,7 @@ class Reactions:
         Kinds: "nonfinite" (gradients or loss), "spike" (grad_norm of layers, loss),
         "stale_moments" (needs the signal adam_rms, and sees only full steps: give the Monitor
         full_every=1 for all), "collapse" (spread and rank of features, of the model or its
-        teacher: needs a probe with such a signal, or one that was logged before), "dip" (an
+        teacher: needs a probe with such a signal, or a series that the loop logs), "dip" (an
         accuracy evaluated with `log_eval` or `knn`).
 
         Actions: a function of the `OnlineEvent`, or a word:
