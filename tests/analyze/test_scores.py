@@ -41,9 +41,9 @@ def test_a_fall_for_good_leaves_no_exposure(
 ) -> None:
     """A run that never comes back has one dip; in its steps no other could begin."""
 
-    def for_good(seen: events.Accuracy) -> tuple[pd.DataFrame, pd.DataFrame]:
-        dips, drifts = falls(seen)
-        return dips.assign(recovery=math.nan, end=float(STEPS)), drifts
+    def for_good(seen: events.Accuracy) -> tuple[pd.DataFrame, ...]:
+        dips, *others = falls(seen)
+        return dips.assign(recovery=math.nan, end=float(STEPS)), *others
 
     calm = run_scores(diagnosed(whole_grid)).set_index("run")
     monkeypatch.setattr(events, "falls", for_good)

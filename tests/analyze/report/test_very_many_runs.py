@@ -116,7 +116,7 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(
     assert "the first 3 of 20 cells" in html
     (pairs,) = re.findall(r"compared: freeze.*?</details>", html, re.DOTALL)
     assert pairs.count("<li>") == 5
-    assert "25 more pairs are left out" in pairs
+    assert "Not on this page: 25 more pairs." in pairs
     events = min(len(all_incidents(sixty)) - 1, 5)  # one has a picture
     shown = html[: html.index('id="try"')]
     heads = "events, five runs twice, and a head each"

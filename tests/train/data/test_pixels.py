@@ -123,7 +123,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "Ant"
     (folder / "nosuffix").write_bytes(b"x")
     (folder / "broken.png").symlink_to("nowhere")
-    with pytest.warns(LeftOutWarning, match=r"2 file\(s\) left out, the first is Ant/broken.png"):
+    with pytest.warns(LeftOutWarning, match=r"2 files left out, the first is Ant/broken.png"):
         load("imagefolder", tmp_path)
 
 

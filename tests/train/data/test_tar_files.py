@@ -99,7 +99,7 @@ def test_other_members_are_counted(tmp_path: Path) -> None:
         ("0.seg.png", b"x"),
     ]
     write_tar(root / "train" / "z.tar", [*others, *GOOD], [folder])
-    with pytest.warns(LeftOutWarning, match=r"4 member\(s\) left out, the first is z.tar: 0.json"):
+    with pytest.warns(LeftOutWarning, match=r"4 members left out, the first is z.tar: 0.json"):
         train, _ = load("tar", root)
     assert_holds(train, [0, 1, 2, 7, 4, 0])
 
