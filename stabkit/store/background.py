@@ -42,8 +42,9 @@ class Background:
         self._status: Status | None = None
         self._last: Status | None = None
         self._failed = False
-        # Two counters, each written by one thread only: one that both change could lose a count.
+        # Each counter is written by one thread only: one that both change could lose a count.
         self._lost_intervals = self._told_intervals = 0
+        self._refused_events = self._told_events = 0  # those for which no room was left in line
         self._lost_rows = self._lost_events = 0
         self._done = 0  # acts that the thread has finished
         self._hung_at = -1
@@ -63,6 +64,8 @@ class Background:
         """Queue a line for the event log."""
         if self._queue.qsize() < MOST_EVENTS or self.strict:
             self._queue.put(lambda: self._write_event(kind, step, facts))
+        else:
+            self._refused_events += 1
 
     def status(self, status: Status) -> None:
         """Queue a status; only the most recent pending one is written."""
@@ -130,7 +133,8 @@ class Background:
             self._write_status()
 
     def _lost(self) -> str:
-        rows, events = self.writer.rows_waiting + self._lost_rows, len(self._events)
+        rows = self.writer.rows_waiting + self._lost_rows
+        events = len(self._events) + self._lost_events + self._refused_events - self._told_events
         if not rows and not events:
             return ""
         return f"{rows} rows and {events} events could not be written and are lost"
@@ -145,9 +149,7 @@ class Background:
             try:
                 act()
             except Exception as error:
-                with suppress(
-                    Exception
-                ):  # the user's log handler may raise: this thread must go on
+                with suppress(Exception):  # a handler of the log may raise: this thread goes on
                     self._fail(error)
             self._done += 1
         with suppress(Exception):
@@ -160,10 +162,13 @@ class Background:
         self.writer.flush()
         self._write_events()
         intervals = self._lost_intervals - self._told_intervals
-        if intervals or self._lost_rows or self._lost_events:
-            facts = {"intervals": intervals, "rows": self._lost_rows, "events": self._lost_events}
+        refused = self._refused_events - self._told_events
+        events = self._lost_events + refused
+        if intervals or self._lost_rows or events:
+            facts = {"intervals": intervals, "rows": self._lost_rows, "events": events}
             self._events.append(("rows_lost", None, facts))
             self._told_intervals += intervals
+            self._told_events += refused
             self._lost_rows = self._lost_events = 0
             self._write_events()
         self._write_status()

@@ -258,6 +258,37 @@ def test_rows_dropped_for_a_slow_disk_are_counted(
     toy.assert_undisturbed()
 
 
+@pytest.mark.parametrize("back", [True, False])
+def test_events_that_find_no_room_behind_a_slow_disk_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    monkeypatch.setattr(background, "MOST_EVENTS", 4)
+    toy = Toy()
+    with toy.monitor(tmp_path) as monitor:
+        out = monitor._recording.out
+        assert out is not None
+        with hanging_disk(tmp_path / "layers" / "part-000000.parquet"):
+            toy.steps(2, monitor)
+            while out._queue.qsize():  # until the thread hangs in the first write
+                pass
+            for step in range(20):
+                out.event("nonfinite", step, layers=["0"])
+            if not back:
+                monkeypatch.setattr(out, "_write", lambda acts: None)
+        if back:
+            written(monitor)
+    events = RunDir(tmp_path).read_events()
+    assert [event["step"] for event in events if event["kind"] == "nonfinite"] == [0, 1, 2, 3]
+    status = RunDir(tmp_path).read_status()
+    assert status is not None
+    if back:
+        assert [e["events"] for e in events if e["kind"] == "rows_lost"] == [16]
+        assert status.reason is None
+    else:
+        assert status.reason is not None
+        assert "16 events could not be written and are lost" in status.reason
+
+
 def test_a_training_ends_though_its_disk_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
