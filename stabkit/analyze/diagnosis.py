@@ -82,39 +82,37 @@ class Diagnosis:
     @property
     def last_answers(self) -> NDArray[np.bool_] | None:
         """[evals, n]: which samples the last evaluations got right; None if not recorded."""
-        packed_answers = self._falls[3]
-        if packed_answers is None:
+        _, answers = self._falls
+        if answers is None:
             return None
-        packed, n = packed_answers
+        packed, n = answers
         return np.unpackbits(packed, axis=1, count=n).astype(bool)
 
     @cached_property
-    def _falls(
-        self,
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, tuple[NDArray[np.uint8], int] | None]:
-        """Dips, possible dips, drifts, last answers: they need the answers at every evaluation."""
+    def _falls(self) -> tuple[events.Falls, tuple[NDArray[np.uint8], int] | None]:
+        """What fell, and the last answers: both need the answers at every evaluation."""
         # evaluations and answers must come from one reading, because the run may go on training
         seen = events.Accuracy(self.tables.keeping(), self.metric)
-        falls = events.falls(seen)
-        if events.refused(falls[0]) or seen.correct is None:
-            return *falls, None
+        found = events.falls(seen)
+        if events.refused(found.dips) or seen.correct is None:
+            return found, None
         last = np.packbits(seen.correct[-MEDIAN_OF:], axis=1)
-        return *falls, (last, seen.correct.shape[1])
+        return found, (last, seen.correct.shape[1])
 
     @property
     def dips(self) -> pd.DataFrame:
         """Rows of `find_dips`, with the columns that `events.falls` adds."""
-        return self._falls[0]
+        return self._falls[0].dips
 
     @property
     def possible_dips(self) -> pd.DataFrame:
         """Rows like those of `find_dips`, of dips below its bar (`search_dips`)."""
-        return self._falls[1]
+        return self._falls[0].possible_dips
 
     @property
     def drifts(self) -> pd.DataFrame:
         """Rows of `find_drift`."""
-        return self._falls[2]
+        return self._falls[0].drifts
 
     @cached_property
     def outliers(self) -> pd.DataFrame:

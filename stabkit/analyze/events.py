@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,15 @@ class Accuracy:
         }
 
 
-def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+class Falls(NamedTuple):
+    """How an accuracy fell: rows of `find_dips`, of possible dips, and of `find_drift`."""
+
+    dips: pd.DataFrame
+    possible_dips: pd.DataFrame
+    drifts: pd.DataFrame
+
+
+def falls(seen: Accuracy) -> Falls:
     """Return the dips, the possible dips (`search_dips`) and the drifts of an evaluation.
 
     Dips get further columns. `end` is the recovery, or the last evaluation if the run ended inside
@@ -112,7 +120,7 @@ def falls(seen: Accuracy) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     steps = found["end"] - found["onset"]
     samples = steps * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
-    return found.assign(steps=steps, samples=samples, epochs=epochs), possible, sagged
+    return Falls(found.assign(steps=steps, samples=samples, epochs=epochs), possible, sagged)
 
 
 def _number(run: Run, key: str) -> float:

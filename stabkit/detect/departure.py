@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.robust import FloatArray, checked_series
+from stabkit.detect.robust import MAD_TO_STD, FloatArray, checked_series
 
 # The end level over the best one was 1.45 to 1.72 in three language models that left for good, and
 # at most 1.33 in fifteen other logs of real trainings.
@@ -47,7 +47,7 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     at = int(middle[:-last].argmin())
     best, level = float(middle[at]), float(np.median(y[-last:]))
     far = math.log(RATIO) if positive else LOST * max(float(middle[0]) - best, 0.0)
-    noise = 1.4826 * float(np.median(np.abs(y - middle)))
+    noise = MAD_TO_STD * float(np.median(np.abs(y - middle)))
     rise = level - best
     if not (rise >= far and rise > NOISE * noise and rise > 0):
         return rows_frame([], COLUMNS)

@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
 from stabkit.detect.contrasts import ar1_error
-from stabkit.detect.dips import find_dips
+from stabkit.detect.dips import ALPHA, MIN_DEPTH, find_dips
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances, noise_outside
 from stabkit.detect.robust import FloatArray
@@ -32,9 +32,9 @@ def find_drift(
     n: ArrayLike | None = None,
     correct: ArrayLike | None = None,
     *,
-    min_depth: float = 0.01,
+    min_depth: float = MIN_DEPTH,
     threshold: float | None = None,
-    alpha: float = 0.01,
+    alpha: float = ALPHA,
     dips: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Find stretches between dips in which the level falls slowly, without an edge.

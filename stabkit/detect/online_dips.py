@@ -23,7 +23,7 @@ import pandas as pd
 
 from stabkit.detect.contrasts import width_count
 from stabkit.detect.dip_search import dip_bar, strength
-from stabkit.detect.dips import find_dips
+from stabkit.detect.dips import ALPHA, MIN_DEPTH, find_dips
 from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
 State = Literal["suspected", "confirmed", "withdrawn"]
@@ -40,7 +40,6 @@ AFTER_LOW = (0, 4, 8, 12)  # evaluations since two low ones; what follows a dip 
 LEVELS = (3, 12)  # evaluations before the last two that give the level of a rising, a noisy curve
 NOISE_FROM = 40  # evaluations
 LOW = 2.0  # noise scales, of differences: for AR(1) noise of .5 these are 1.4 standard deviations
-MIN_DEPTH, ALPHA = 0.01, 0.01  # those of find_dips
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.robust import checked_series
+from stabkit.detect.robust import MAD_TO_STD, checked_series
 
 BAR = 6.0  # robust deviations, whose estimate scatters by a fifth
 SURE_BAR = 4.5  # binomial deviations of `n` samples, which need no estimate
@@ -53,7 +53,7 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
 def _noise(depths: np.ndarray, at: int) -> float:
     """Return the robust deviation around `at`, without it and the two beside it, which it moves."""
     near = np.r_[depths[max(0, at - AROUND) : max(0, at - 1)], depths[at + 2 : at + AROUND + 1]]
-    return max(FLOOR, 1.4826 * float(np.median(np.abs(near)))) if len(near) else np.inf
+    return max(FLOOR, MAD_TO_STD * float(np.median(np.abs(near)))) if len(near) else np.inf
 
 
 def _binomial(accuracy: float, n: float, variances: float) -> float:

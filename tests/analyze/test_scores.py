@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from stabkit.analyze import events
@@ -41,9 +40,9 @@ def test_a_fall_for_good_leaves_no_exposure(
 ) -> None:
     """A run that never comes back has one dip; in its steps no other could begin."""
 
-    def for_good(seen: events.Accuracy) -> tuple[pd.DataFrame, ...]:
-        dips, *others = falls(seen)
-        return dips.assign(recovery=math.nan, end=float(STEPS)), *others
+    def for_good(seen: events.Accuracy) -> events.Falls:
+        found = falls(seen)
+        return found._replace(dips=found.dips.assign(recovery=math.nan, end=float(STEPS)))
 
     calm = run_scores(diagnosed(whole_grid)).set_index("run")
     monkeypatch.setattr(events, "falls", for_good)
