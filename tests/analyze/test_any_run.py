@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stabkit.analyze.report.contents import make_report
 from stabkit.cli import main
 from stabkit.detect.simulate import simulate_curve
-from stabkit.runs import Run, open_run
+from stabkit.runs import Run, load, open_run
 
 STEPS = np.arange(200) * 10
 
@@ -235,4 +236,6 @@ def test_a_dip_below_the_bar_is_told_and_changes_no_verdict(tmp_path, capsys):
         assert ("1 possible dip in 1 run" in text) == (low is accuracy)
         assert ("from step 1,475" in text) == (low is accuracy)
         assert ("no clear sign of instability was found" in text) == (low is accuracy)
+        table = make_report(load(run.path).diagnoses()).runs
+        assert ("possible dips" in table.head) == (low is accuracy)
         shutil.rmtree(run.path)

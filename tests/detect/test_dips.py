@@ -10,7 +10,7 @@ from scipy import stats
 
 from stabkit.detect import dip_rows, find_dips
 from stabkit.detect.contrasts import weights_of, width_count
-from stabkit.detect.dip_search import POSSIBLE, strength
+from stabkit.detect.dip_search import strength
 from stabkit.detect.dips import search_dips
 from stabkit.detect.robust import noise_scale
 from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p
@@ -368,7 +368,7 @@ def test_possible_dips_are_those_between_four_fifths_of_the_bar_and_the_bar() ->
         pd.testing.assert_frame_equal(clear, dips, check_dtype=False)
         for row in found.itertuples():
             share = strength(row.z, row.fall, found.attrs["ar"], bar)
-            assert (POSSIBLE <= share < 1) if row.possible else share >= 1
+            assert (0.8 <= share < 1) if row.possible else share >= 1
             kinds[row.possible] += 1
     assert min(kinds.values()) > 3
 

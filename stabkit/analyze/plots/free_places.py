@@ -60,17 +60,20 @@ def _place(ax: Axes, labels: list[Annotation]) -> None:
 
     point = ax.figure.dpi / 72  # pixels
     for label, mark in zip(labels, marks, strict=True):
-        width, height = Text.get_window_extent(label).size  # without the line to its mark
-        boxes = []
-        for place in PLACES:
-            left = mark[0] - SHARE[place.horizontal] * width
-            low = mark[1] + point * place.away - (height if place.vertical == "top" else 0.0)
-            boxes.append(Bbox.from_bounds(left, low, width, height))
+        size = np.array(Text.get_window_extent(label).size)  # without the line to its mark
+        boxes = [box_at(place, mark, size, point) for place in PLACES]
         costs = [cost(box.padded(2), mark, at) for box, at in zip(boxes, PLACES, strict=True)]
         best = int(np.argmin(costs))
         away, vertical, horizontal = PLACES[best]
         label.set(position=(0, away), va=vertical, ha=horizontal)
         taken.append(boxes[best])
+
+
+def box_at(place: Place, mark: Points, size: Points, point: float) -> Bbox:
+    """Return the box of a label, in pixels; `point`: how many pixels a point has."""
+    left = mark[0] - SHARE[place.horizontal] * size[0]
+    low = mark[1] + point * place.away - (size[1] if place.vertical == "top" else 0.0)
+    return Bbox.from_bounds(left, low, *size)
 
 
 def _pixels(ax: Axes) -> Points:

@@ -33,7 +33,7 @@ RC = {
     "savefig.bbox": "tight",
 }
 Color = tuple[float, float, float]
-NAME_AT = 40  # points between a vertical axis and its name: enough for tick labels like 0.00025
+NAME_AT = 44  # points between a vertical axis and its name: tick labels of six digits fit between
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 

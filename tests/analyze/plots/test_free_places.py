@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from numpy.typing import NDArray
 
-from stabkit.analyze.plots.free_places import MOVABLE, place_labels
+from stabkit.analyze.plots.free_places import MOVABLE, PLACES, box_at, place_labels
 from stabkit.analyze.plots.style import new_figure
 
 
@@ -53,6 +53,20 @@ def test_a_label_stays_beside_its_own_mark() -> None:
         x0, y0, x1, y1 = _box(label)
         away = np.hypot(*(np.clip(at, (x0, y0), (x1, y1)) - at).T)
         assert away.argmin() == number
+
+
+def test_a_label_lies_where_its_box_was_reckoned() -> None:
+    """The oracle: matplotlib puts the text at each place, and measures it."""
+    figure = new_figure(3, 3)
+    ax = figure.subplots()
+    label = ax.annotate("-7.6 pt", (0.4, 0.5), xytext=(0, 4), textcoords="offset points")
+    figure.draw_without_rendering()
+    mark, size = ax.transData.transform((0.4, 0.5)), Text.get_window_extent(label).size
+    for place in PLACES:
+        label.set(position=(0, place.away), va=place.vertical, ha=place.horizontal)
+        label.get_window_extent()  # moves the text
+        box = box_at(place, mark, size, figure.dpi / 72)
+        np.testing.assert_allclose(Text.get_window_extent(label).extents, box.extents, atol=1)
 
 
 def _box(label: Annotation) -> tuple[int, ...]:
