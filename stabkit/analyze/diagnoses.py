@@ -60,7 +60,7 @@ def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
     """Return the equal table of an earlier run: most are empty, and all layers are the same."""
     if isinstance(value, tuple):
         parts = [_shared(part, seen) for part in value]
-        return value._make(parts) if isinstance(value, Falls) else tuple(parts)
+        return Falls(*parts) if isinstance(value, Falls) else tuple(parts)
     if isinstance(value, pd.DataFrame):
         return seen.setdefault(hashlib.sha256(pickle.dumps(value)).digest(), value)
     return value
