@@ -1,6 +1,7 @@
 """YAML 1.2, strictly: `1e-4` is a number, `1:30` is text, a duplicate key is an error."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,15 @@ def read_yaml(path: Path) -> Any:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 text") from None
+
+
+def flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting under the name by which runs are compared: `optim.lr`."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def dump_yaml(content: Any) -> str:

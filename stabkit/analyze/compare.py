@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from stabkit.analyze.counts import ALPHA
 from stabkit.analyze.intervals import ENOUGH, TESTED, Interval, paired_test, unpaired_test
 from stabkit.analyze.matching import Matched
 from stabkit.printing import counted
@@ -59,7 +60,7 @@ def in_words(found: Comparison, first: str, second: str, unit: str = "points") -
         few = min(found.n) < TESTED
         why = f"fewer than {TESTED}" if few else "values without any spread"
         return f"{lead} ({number}): {why} cannot tell whether that is more than chance."
-    sure = found.p_value <= 0.05
+    sure = found.p_value <= ALPHA
     verdict = f"{second} is {_word(found.effect)}" if sure else "no difference is shown"
     said = f"95 % interval {low:+.1f} to {high:+.1f}, "
     if math.isnan(low):

@@ -21,6 +21,7 @@ from stabkit.analyze.notes import noted
 from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
 from stabkit.analyze.verdict import verdict
 from stabkit.detect import find_bursts, layer_onsets
+from stabkit.detect.collapse import SPREADS
 from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
@@ -289,7 +290,7 @@ class Diagnosis:
             norms=tuple(self._series(self.norms)),
             layers=len(self.layers) if self.watched and not events.refused(self.spikes) else 0,
             is_logged=len(self.tables.logged_accuracies()) > 0,
-            features=bool(events.SPREADS & set(self.tables.scalars()["name"].unique())),
+            features=bool({*SPREADS} & set(self.tables.scalars()["name"].unique())),
         )
 
     @cached_property

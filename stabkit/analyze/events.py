@@ -24,7 +24,7 @@ from stabkit.detect import (
     find_stuck_loss,
     find_swells,
 )
-from stabkit.detect.collapse import CHANCE, NOTHING
+from stabkit.detect.collapse import CHANCE, NOTHING, SPREADS
 from stabkit.detect.dips import search_dips
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.spikes import COLUMNS, usable_series
@@ -34,17 +34,7 @@ from stabkit.store.reader import Run
 
 # Steps. A longer run counts samples or seconds, which `association` cannot use.
 LONGEST = 10_000_000
-COLLAPSE = {
-    "feature_std": find_collapse,
-    "embedding_std": find_collapse,
-    "effective_rank": find_collapse,
-    "probe_feature_std": find_collapse,
-    "probe_rank": find_collapse,
-    "teacher_feature_std": find_collapse,
-    "teacher_rank": find_collapse,
-    "loss_relative": find_stuck_loss,
-}
-SPREADS = COLLAPSE.keys() - {"loss_relative"}
+COLLAPSE = {**dict.fromkeys(SPREADS, find_collapse), "loss_relative": find_stuck_loss}
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
 STILL = 0.01  # standard deviation over level; a loss at chance scatters less

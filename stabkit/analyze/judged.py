@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stabkit.analyze.series import accuracy_words, is_held_out
+from stabkit.analyze.series import accuracy_words, on_training_data
 from stabkit.analyze.text import listed
 from stabkit.detect.dips import SHORTEST
 from stabkit.printing import counted
@@ -42,7 +42,7 @@ class Judged:
         """Return what was judged, in words."""
         found = []
         if self.accuracy:
-            training = "" if is_held_out(self.metric) else ", which is no held-out accuracy"
+            training = ", which is no held-out accuracy" if on_training_data(self.metric) else ""
             logged = " (logged as a scalar)" if self.is_logged else ""
             found.append(accuracy_words(self.metric) + logged + training)
         found += _series(self.losses, "losses")

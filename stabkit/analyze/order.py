@@ -9,6 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.across_runs import onsets, order_test, recorded_every
 from stabkit.analyze.claims import Claim, Outcome, from_interval, more_often
+from stabkit.analyze.counts import ALPHA
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.detect.association import Association
 from stabkit.detect.onset_order import (
@@ -109,7 +110,7 @@ def herald(text: str, found: Association) -> Claim:
     claim = more_often(text, found.before, found.after)
     if math.isnan(found.other_runs_p):
         return claim
-    return _held(claim, found.other_runs_p <= 0.05, found.other_runs_p)
+    return _held(claim, found.other_runs_p <= ALPHA, found.other_runs_p)
 
 
 def _held(claim: Claim, also: bool, p_value: float) -> Claim:

@@ -9,7 +9,6 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import refused
-from stabkit.analyze.verdict import UNSTABLE
 from stabkit.detect.dips import SHORTEST
 
 
@@ -59,8 +58,3 @@ def score(run: Diagnosis) -> dict[str, Any]:
         "dip_rate": 1000 * len(found) / exposure if exposure > 0 else math.nan,
         "lost_points": best - level,
     }
-
-
-def is_unstable(frame: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which runs count as unstable. One that is `unknown` is not among them."""
-    return frame["verdict"].isin(UNSTABLE)

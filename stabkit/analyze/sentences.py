@@ -36,7 +36,7 @@ DIP_NOTE = (
 )
 BURST_NOTE = (
     "A gradient burst begins when a gradient norm leaves what its own past leads to expect\n"
-    "(robust z of 6 or more in log space)."
+    "(robust z of 6 or more in log space; 5 if three quarters of the layers rise together)."
 )
 SWELL_NOTE = (
     "A gradient swell is a stretch of 6 to 32 steps above the level before and after, of which no\n"

@@ -4,8 +4,10 @@ Logs of other programs name the same thing in many ways: `loss`, `train/loss`, `
 `trainLoss`. A name is divided into words, and the words decide.
 """
 
-import re
 from collections.abc import Iterable, Mapping
+
+from stabkit.store.accuracies import is_held_out, is_knn, is_training
+from stabkit.store.names import is_gradient_norm, words
 
 METRIC = "knn_heldout"  # what `stabkit train` evaluates, and what a run without any would need
 
@@ -21,13 +23,6 @@ GAMES = {
     *("g", "d", "gen", "generator", "disc", "discriminator", "adv", "adversarial", "gan"),
     *("actor", "critic", "policy", "pg", "value", "vf", "q", "qf", "td", "entropy", "kl"),
 }  # fmt: skip
-NO_GRADIENT_NORM = {"clip", "clipped", "clipping", "max", "threshold", "after", "coef", "param"}
-
-
-def words(name: str) -> set[str]:
-    """Return the words of a name in lower case: `train/boxLoss_2` has train, box, loss, 2."""
-    found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
-    return {word.lower() for word in found}
 
 
 def losses(names: Iterable[str]) -> list[str]:
@@ -53,15 +48,7 @@ def has_level(name: str) -> bool:
 
 def gradient_norms(names: Iterable[str]) -> list[str]:
     """Return the names of gradient norms, in their order: of the whole model, or of parts of it."""
-    return [name for name in names if _is_gradient_norm(name)]
-
-
-def _is_gradient_norm(name: str) -> bool:
-    found = words(name)
-    if found & NO_GRADIENT_NORM:
-        return False
-    named = found & {"gnorm", "gradnorm"} or name == "norm"  # fairseq; llm.c
-    return bool(named) or ("norm" in found and any(word.startswith("grad") for word in found))
+    return [name for name in names if is_gradient_norm(name)]
 
 
 def judged_metric(counts: Mapping[str, int], needed: int) -> str:
@@ -82,19 +69,18 @@ LAST = 4
 
 
 def _rank(name: str) -> int:
-    found = words(name)
     if name == METRIC:
         return 0
-    if found & {"train", "training", "bank"}:
+    if on_training_data(name):
         return LAST
-    if "knn" in found:
+    if is_knn(name):
         return 1
-    return 2 if found & HELD_OUT else 3
+    return 2 if is_held_out(name) else 3
 
 
-def is_held_out(name: str) -> bool:
-    """Return whether the name does not say that the accuracy is one on training data."""
-    return _rank(name) < LAST
+def on_training_data(name: str) -> bool:
+    """Return whether the name says that the accuracy is one on training data."""
+    return is_training(name) or "bank" in words(name)
 
 
 def accuracy_words(name: str) -> str:

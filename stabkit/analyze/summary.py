@@ -24,7 +24,13 @@ from stabkit.analyze.sentences import (
 from stabkit.analyze.series import METRIC
 from stabkit.analyze.shared_falls import SharedFall, shared_falls
 from stabkit.analyze.text import aligned
-from stabkit.analyze.verdict import UNSTABLE, VERDICTS
+from stabkit.analyze.verdict import (
+    UNNOTICED,
+    counted_verdicts,
+    ended_well,
+    is_unstable,
+    worst_first,
+)
 from stabkit.printing import counted, one_line
 
 LISTED = 40  # runs; a longer table would not be read
@@ -158,13 +164,8 @@ def lacking_rows(table: pd.DataFrame) -> list[str]:
 
 def _text_table(table: pd.DataFrame) -> str:
     if len(table) > LISTED:
-        counts = table["verdict"].value_counts()
-        found = ", ".join(f"{counts[v]:,} {v}" for v in VERDICTS if v in counts)
-        worst = (
-            table.assign(rank=table["verdict"].map(VERDICTS.index))
-            .sort_values(["rank", "deepest", "lost_steps"], ascending=[True, False, False])
-            .head(LISTED)
-        )
+        found = counted_verdicts(table["verdict"])
+        worst = worst_first(table).head(LISTED)
         rest = len(table) - LISTED
         return (
             f"{found}. The {LISTED} that fared worst:\n\n{_text_table(worst)}\n\n"
@@ -197,24 +198,24 @@ def _percent(share: float) -> str:
 
 def _verdict(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     """Say in a sentence or two how many runs trained unstably."""
-    unstable = table[table["verdict"].isin(UNSTABLE)]
+    unstable = table[is_unstable(table)]
     if (table["verdict"] == "unknown").all():
         return NOTHING_SAID
     if unstable.empty:
         return nothing_found(table, shared)
-    finished = int(((unstable["state"] == "done") & (unstable["verdict"] != "diverged")).sum())
+    finished = ended_well(unstable)
     which, who = f"{len(unstable)} of {len(table)} runs", f"{finished} of them"
     if len(table) == 1:
         which, who = "The run", "It"
     text = f"{which} trained unstably."
     if finished:
-        text += f" {who} finished without any error, as if nothing had happened."
+        text += f" {who} {UNNOTICED}"
     return text
 
 
 def _findings(runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall]) -> list[str]:
     if (table["verdict"] == "unknown").all():
         return []
-    unstable = table["verdict"].isin(UNSTABLE).any()
+    unstable = is_unstable(table).any()
     more = findings(runs) if len(table) <= LISTED and unstable else []
     return [*events_in_words(runs, table, shared), *more]

@@ -15,9 +15,9 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.intervals import TOO_FEW
 from stabkit.analyze.matching import cells_of, match_runs
-from stabkit.analyze.scores import is_unstable, score
+from stabkit.analyze.scores import score
 from stabkit.analyze.two_sets_cells import cell_table
-from stabkit.analyze.verdict import UNSTABLE, counted_verdicts
+from stabkit.analyze.verdict import UNSTABLE, counted_verdicts, is_unstable
 from stabkit.detect.significance import holm
 from stabkit.printing import counted, one_line
 

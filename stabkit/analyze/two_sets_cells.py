@@ -8,8 +8,8 @@ import pandas as pd
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.matching import cells_of
-from stabkit.analyze.scores import is_unstable
 from stabkit.analyze.text import aligned
+from stabkit.analyze.verdict import is_unstable
 
 
 def cell_table(

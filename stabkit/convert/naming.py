@@ -52,7 +52,6 @@ _TOTAL = re.compile(r"(.*[_/.])?(total|all|global|overall|mean|max|min)", re.IGN
 
 # What a logger makes of a tensor besides its norm, as OLMo does: `….weight.max`.
 _STATISTIC = re.compile(r"[/._](avg|mean|max|min|std|var|sum|median)$", re.IGNORECASE)
-_NO_GRADIENT_NORM = {"clip", "clipped", "clipping", "max", "threshold", "after", "coef", "param"}
 
 
 def layer_signal(name: str) -> tuple[str, str, str] | None:
@@ -123,11 +122,3 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)
     ]
-
-
-def is_gradient_norm(name: str) -> bool:
-    """Return whether a series of the whole model is a gradient norm: `grad_norm`, `gnorm`, ..."""
-    words = {w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
-    named = words & {"gnorm", "gradnorm"} or name == "norm"  # fairseq; llm.c
-    named = named or ("norm" in words and any(word.startswith("grad") for word in words))
-    return bool(named) and not words & _NO_GRADIENT_NORM

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from stabkit.convert.mapping import Plan
-from stabkit.convert.naming import is_gradient_norm
 from stabkit.convert.series import Series
 from stabkit.detect.nonfinite import nonfinite_stretches
+from stabkit.store.names import is_gradient_norm
 
 KINDS = ("nonfinite", "overflow")
 Event = tuple[str, int, dict[str, list[str]]]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from stabkit.detect.robust import BoolArray, checked_series
+from stabkit.detect.robust import checked_series, stretches
 
 SHARE = 0.25  # of the untrained network's spread; known collapses fall below a tenth of it
 LASTS = 3  # measurements in a row: a single batch may be unusual
@@ -12,6 +12,11 @@ WINDOW = 9  # steps of the running median of the loss
 NOTHING, CHANCE = 0.05, 0.98  # loss relative to chance: a task solved for free, a task not begun
 SHORTEST = 50  # steps; in a shorter run a loss at chance only means that training began
 
+# Recorded signals whose fall is a collapse: stds over images, and effective ranks.
+SPREADS = (
+    *("feature_std", "embedding_std", "effective_rank", "probe_feature_std", "probe_rank"),
+    *("teacher_feature_std", "teacher_rank"),
+)
 COLUMNS = ["onset", "end", "start", "level"]
 
 
@@ -30,7 +35,7 @@ def find_collapse(step: ArrayLike, spread: ArrayLike) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     rows = [
         (steps[a], steps[b - 1], finite[0], values[a:b].min())
-        for a, b in _stretches(values <= SHARE * finite[0])
+        for a, b in stretches(values <= SHARE * finite[0])
         if b - a >= LASTS
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -49,15 +54,9 @@ def find_stuck_loss(step: ArrayLike, relative: ArrayLike) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     median = values.rolling(WINDOW, center=True, min_periods=1).median()
     for pinned in (median >= CHANCE, median <= NOTHING):
-        stretches = _stretches(pinned.to_numpy())
-        if stretches and stretches[-1][1] == len(values) and stretches[-1][0] <= len(values) / 2:
-            onset = stretches[-1][0]
+        found = stretches(pinned.to_numpy())
+        if found and found[-1][1] == len(values) and found[-1][0] <= len(values) / 2:
+            onset = found[-1][0]
             row = (steps[onset], steps[-1], values.iloc[0], median.iloc[onset:].median())
             return pd.DataFrame([row], columns=COLUMNS)
     return pd.DataFrame(columns=COLUMNS)
-
-
-def _stretches(flags: BoolArray) -> list[tuple[int, int]]:
-    """Return the first index, and the one behind the last, of every stretch of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
-    return list(zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True))

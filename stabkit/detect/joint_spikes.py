@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.onsets import half_height_onset
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray, median_of_sorted
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray, median_of_sorted, stretches
 from stabkit.detect.spike_scorer import GOES_ON, Flagged, SpikeScorer
 from stabkit.detect.spikes import (
     BAR,
@@ -63,8 +63,7 @@ def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, .
     since = np.zeros(len(logs), dtype=np.int64)  # where the last spike of each layer has ended
     heights, level, noise = rises(logs)
     together = shared(heights)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], together, [False]])))
-    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+    for begin, end in stretches(together):
         first = begin + BEFORE  # the first stretch holds this value and those up to TOGETHER - 1
         last = end - 1 + BEFORE + TOGETHER
         for i in np.flatnonzero((heights[:, begin:end] >= SHARED_BAR).any(axis=1)):

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stabkit.detect import spikes
 from stabkit.detect.bursts import GAP
 from stabkit.detect.joint_spikes import BEFORE, FEWEST, SHARED_BAR, TOGETHER, rises, shared
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.detect.spike_scorer import SpikeScorer
+from stabkit.detect.spikes import BAR, FLOOR, MERGE, WINDOW
 from stabkit.detect.stale_moments import MIN_HISTORY, THRESHOLD, stale_points, surprise
 
 
@@ -56,11 +58,11 @@ class OnlineSpikes:
     def __init__(
         self,
         *,
-        window: int = 100,
-        threshold: float = 6.0,
-        min_history: int = 12,
-        merge: int = 10,
-        mad_floor: float = 0.01,
+        window: int = WINDOW,
+        threshold: float = BAR,
+        min_history: int = spikes.MIN_HISTORY,
+        merge: int = MERGE,
+        mad_floor: float = FLOOR,
     ) -> None:
         self._scorer = SpikeScorer(window, threshold, min_history, mad_floor)
         self._merging = Merging(merge)

@@ -1,4 +1,4 @@
-"""Medians, median absolute deviations (MAD) and noise scales, which all detectors share."""
+"""What all detectors share: checks of series, stretches, medians, noise scales."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -44,6 +44,12 @@ def checked_series(
             f"after {steps[i]}: sort the series and drop duplicates"
         )
     return steps, values
+
+
+def stretches(flags: BoolArray) -> list[tuple[int, int]]:
+    """Return the first index, and the one behind the last, of every stretch of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    return list(zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def median_of_sorted(ordered: FloatArray) -> FloatArray:

@@ -105,6 +105,8 @@ def stretches(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
         after = (after_end - ends[2]) / flank
         local = noise[:, first - 1 : last]  # of the values before
         both = (inside - (before + after) / 2) / local
+        # Only about n / width stretches are independent of each other, so that a short series shows
+        # too small a scatter. 4: by eye from simulated noise; the bar is set with it.
         scale = np.maximum(_scatter(both), least) * (1 + 4 * width / n)
         # A wider stretch of independent noise scatters less, of a wandering series more. It never
         # scatters less than that of independent noise, though few wide ones may look so.

@@ -10,8 +10,9 @@ from typing import Any
 from torch.optim import Optimizer
 
 from stabkit.monitor.param_groups import group_settings
-from stabkit.monitor.settings import earlier_settings, flat, plain_settings
+from stabkit.monitor.settings import earlier_settings, plain_settings
 from stabkit.rundir import RunDir
+from stabkit.yamlio import flat
 
 # A name with one of these words may hold a secret. `token` and `key` are common in settings that
 # are numbers (`max_tokens`, `num_key_value_heads`), which are no secrets.

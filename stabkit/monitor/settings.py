@@ -2,14 +2,14 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
 from stabkit.rundir import MONITOR_SETTINGS, RunDir, atomic_write, read_file, refuse_link
-from stabkit.yamlio import MAX_DEPTH, dump_yaml, parse_yaml
+from stabkit.yamlio import MAX_DEPTH, dump_yaml, flat, parse_yaml
 
 KINDS = "give text, numbers, booleans, None, and lists and dictionaries of these"
 
@@ -77,15 +77,6 @@ def changes(before: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
         for key in dict.fromkeys([*before, *now])
         if repr(before.get(key)) != repr(now.get(key))
     ]
-
-
-def flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each setting under the name by which runs are compared: `optim.lr`."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _entries(value: Any) -> Mapping[Any, Any] | None:

@@ -62,7 +62,7 @@ def remove_dead(folder: Path | str, name: str | None = None) -> None:
         return
     for entry in entries:
         found = _TEMPORARY.fullmatch(entry.name)
-        wanted = found and (name is None or found[1] == _stem(name))
+        wanted = found and (name is None or found[1] == stem(name))
         if wanted and entry.is_file(follow_symlinks=False):
             with suppress(OSError):  # BlockingIOError: a live process is writing it
                 _remove_unlocked(entry.path)
@@ -71,7 +71,7 @@ def remove_dead(folder: Path | str, name: str | None = None) -> None:
 def _new_beside(folder: str, name: str) -> tuple[str, BinaryIO]:
     """Create a temporary file beside `name`; its lock shows others that its writer is alive."""
     while True:
-        path = os.path.join(folder, f".{_stem(name)}.stabkit-{os.urandom(8).hex()}.tmp")
+        path = os.path.join(folder, f".{stem(name)}.stabkit-{os.urandom(8).hex()}.tmp")
         try:
             file = open(path, "xb")  # x: created here, never opened through a link  # noqa: SIM115
         except OSError as error:  # the message names the file that was asked for
@@ -83,7 +83,8 @@ def _new_beside(folder: str, name: str) -> tuple[str, BinaryIO]:
         file.close()  # removed by `remove_dead` elsewhere before it was locked: try again
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """Return what of a file's name its temporary name begins with."""
     return name[:50]  # a file name may have 255 bytes, the rest of the temporary name included
 
 

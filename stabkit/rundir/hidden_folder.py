@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stabkit.rundir.atomic import stem
+
 
 @contextmanager
 def hidden_folder(path: Path) -> Iterator[Path]:
@@ -17,7 +19,7 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     the same `path` is removed first.
     """
     _remove_dead(path)
-    hidden = path.parent / f".{_stem(path)}.{os.urandom(8).hex()}.tmp"
+    hidden = path.parent / f".{stem(path.name)}.{os.urandom(8).hex()}.tmp"
     hidden.mkdir()
     lock = os.open(hidden, os.O_RDONLY)
     try:
@@ -29,13 +31,9 @@ def hidden_folder(path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _stem(path: Path) -> str:
-    return path.name[:50]  # a file name may have 255 bytes, the rest of the hidden name included
-
-
 def _remove_dead(path: Path) -> None:
     """Remove the hidden folders for `path` that no live process holds a lock on."""
-    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.[0-9a-f]{{16}}\.tmp")
+    pattern = re.compile(rf"\.{re.escape(stem(path.name))}\.[0-9a-f]{{16}}\.tmp")
     for entry in list(os.scandir(path.parent)):
         if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
             with suppress(OSError):  # BlockingIOError: a live process is filling it

@@ -18,7 +18,8 @@ _SCORE = re.compile(
 # Scores that batches of training may have as well.
 _OTHER_SCORE = re.compile(r"(^|[^a-z])(f1([_-]?score)?|auc|auroc|dice|iou)([^a-z]|$)")
 _HELD_OUT = re.compile(
-    r"(^|[^a-z])(val|valid|validation|test|eval|dev|heldout|k-?nn|linear|probe)([^a-z]|$)"
+    r"(^|[^a-z])(val|valid|validation|test|eval|evaluation|dev|held_?out|hold_?out|k-?nn|linear"
+    r"|probe)([^a-z]|$)"
 )
 _TRAINING = re.compile(r"(^|[^a-z])(train|training|batch)([^a-z]|$)")
 _NO_ACCURACY = re.compile(r"loss|time|sec|speed|lr|size|count|grad|norm|err")
@@ -42,16 +43,21 @@ def is_score(name: str) -> bool:
 
 
 def is_held_out(name: str) -> bool:
-    return bool(_HELD_OUT.search(name.lower())) or is_score(name)
+    return bool(_HELD_OUT.search(_divided(name))) or is_score(name)
 
 
 def is_training(name: str) -> bool:
-    return bool(_TRAINING.search(name.lower()))
+    return bool(_TRAINING.search(_divided(name)))
+
+
+def _divided(name: str) -> str:
+    """Return the name in lower case, its words divided: `valAcc` -> `val_acc`."""
+    return re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", name).lower()
 
 
 def without_held_out(name: str) -> str:
     """Return the name without the word for held-out data: `val_accuracy` -> `accuracy`."""
-    return re.sub(r"[^a-z0-9@]", "", _HELD_OUT.sub(" ", name.lower()))
+    return re.sub(r"[^a-z0-9@]", "", _HELD_OUT.sub(" ", _divided(name)))
 
 
 def has_held_out_twin(name: str, others: list[str]) -> bool:

@@ -16,7 +16,7 @@ from stabkit.store.accuracies import logged_accuracies
 from stabkit.store.schema import KEYS, TABLES
 from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
-from stabkit.yamlio import parse_yaml
+from stabkit.yamlio import flat, parse_yaml
 
 AnyRun = TypeVar("AnyRun", bound="Run")
 
@@ -64,7 +64,7 @@ class Run:
             raise ValueError(f"{file}: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"{file}: holds no settings")
-        return dict(_flatten(content, ""))
+        return dict(flat(content))
 
     def keeping(self) -> "Run":
         """Return the same run, which keeps each table that it reads; for one pass over the run."""
@@ -308,11 +308,3 @@ def open_run(folder: str | Path) -> Run:
     if find_runs(path) != [path]:
         raise FileNotFoundError(f"{path}: not a run folder (no config.yaml, no tables in it)")
     return Run(path)
-
-
-def _flatten(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

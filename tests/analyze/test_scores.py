@@ -9,7 +9,8 @@ import pytest
 from stabkit.analyze import events
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.events import falls
-from stabkit.analyze.scores import is_unstable, run_scores
+from stabkit.analyze.scores import run_scores
+from stabkit.analyze.verdict import is_unstable
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import STEPS, diagnosed, plant_run
 

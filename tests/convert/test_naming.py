@@ -6,13 +6,13 @@ import torchvision
 from stabkit.convert.layers import join
 from stabkit.convert.naming import (
     in_depth_order,
-    is_gradient_norm,
     layer_names,
     layer_signal,
 )
 from stabkit.convert.series import Series
 from stabkit.monitor.layers import group_layers, layer_of
-from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn
+from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn, is_training
+from stabkit.store.names import is_gradient_norm
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "convmixer_768_32"])
@@ -94,6 +94,18 @@ def test_names_of_accuracies(name: str) -> None:
 def test_names_of_scores_that_only_an_evaluation_has(name: str) -> None:
     assert is_accuracy(name)
     assert is_held_out(name)
+
+
+@pytest.mark.parametrize("name", ["val_acc", "valAcc", "testAccuracy", "eval/Top1", "hold_out_acc"])
+def test_names_of_held_out_accuracies(name: str) -> None:
+    assert is_held_out(name)
+    assert not is_training(name)
+
+
+@pytest.mark.parametrize("name", ["train_acc", "trainAcc", "Training/accuracy", "batchAcc"])
+def test_names_of_accuracies_in_training(name: str) -> None:
+    assert is_training(name)
+    assert not is_held_out(name)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
 from stabkit.analyze.plots.many import PAIRS, ROWS, evenly, say_left_out
 from stabkit.analyze.plots.style import RC, Color, new_figure, ramp
-from stabkit.analyze.scores import is_unstable
+from stabkit.analyze.verdict import is_unstable
 
 FREEZE = "model.freeze_patch_embed"
 ARMS = {"learned": False, "frozen": True}

@@ -21,8 +21,8 @@ from stabkit.analyze.plots.style import (
     run_look,
     unstable_handle,
 )
-from stabkit.analyze.scores import is_unstable
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
+from stabkit.analyze.verdict import is_unstable
 
 
 def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:

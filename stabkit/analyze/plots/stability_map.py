@@ -18,7 +18,7 @@ from stabkit.analyze.plots.contrast import scored, words
 from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.sensitivity import LR, stable_frontier
-from stabkit.analyze.verdict import UNSTABLE
+from stabkit.analyze.verdict import is_unstable
 
 BATCH = "train.batch"
 FREEZE = "model.freeze_patch_embed"
@@ -55,7 +55,7 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
                 "level": rows["level"].mean(),
                 "runs": len(rows),
                 "known": int((rows["verdict"] != "unknown").sum()),
-                "unstable": int(rows["verdict"].isin(UNSTABLE).sum()),
+                "unstable": int(is_unstable(rows).sum()),
                 "dips": int(rows["dips"].sum()),
             }
             for key, rows in frame.groupby(

@@ -19,7 +19,7 @@ from stabkit.analyze.report.param_groups import Group
 from stabkit.analyze.report.remedies import REMEDIES
 from stabkit.analyze.report.remedy import Evidence, Part, Remedy, Sign
 from stabkit.analyze.report.torch_lines import torch_lines, values_of
-from stabkit.analyze.verdict import UNSTABLE
+from stabkit.analyze.verdict import is_unstable
 from stabkit.config import ConfigError, RunConfig, validate, with_settings
 from stabkit.detect.significance import holm
 from stabkit.printing import counted
@@ -133,7 +133,7 @@ def advise(
     of a run, in which the trouble began at step `onset`, in a layer of the parameter `groups`.
     """
     cells = group_cells(runs)
-    bad = set(table.loc[table["verdict"].isin(UNSTABLE), "run"])
+    bad = set(table.loc[is_unstable(table), "run"])
     run = next(run for run in runs if run.name == worst)
     own, parts = is_own(run), parts_of(run)
     values = {} if own else values_of(run, onset, groups)

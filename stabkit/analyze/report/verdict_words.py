@@ -14,7 +14,7 @@ from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_fou
 from stabkit.analyze.series import METRIC, accuracy_words
 from stabkit.analyze.shared_falls import shared_falls
 from stabkit.analyze.summary import judged_on, lacking_rows
-from stabkit.analyze.verdict import UNSTABLE, worst_of
+from stabkit.analyze.verdict import UNNOTICED, ended_well, is_unstable, worst_of
 from stabkit.printing import counted
 
 
@@ -42,7 +42,7 @@ DOUBTFUL = {
 
 def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     """Return the first words. `table` is that of `run_table`."""
-    bad = table[table["verdict"].isin(UNSTABLE)]
+    bad = table[is_unstable(table)]
     unknown = int((table["verdict"] == "unknown").sum())
     under_way = int((~table["state"].isin(["done", "recorded"])).sum())
     lines = []
@@ -98,12 +98,12 @@ def _unstable(runs: Diagnoses, table: pd.DataFrame, bad: pd.DataFrame) -> list[s
     }
     parts = [f"{n} {kinds[str(kind)]}" for kind, n in bad["verdict"].value_counts().items()]
     lines = [f"{', '.join(parts)}."] if len(table) > 1 else [""]
-    finished = int(((bad["state"] == "done") & (bad["verdict"] != "diverged")).sum())
+    finished = ended_well(bad)
     if finished and len(table) == 1:
-        lines[0] = "It finished without any error, as if nothing had happened."
+        lines[0] = f"It {UNNOTICED}"
     elif finished:
         who = "All of these" if finished == len(bad) else f"{finished} of the {len(bad)} unstable"
-        lines[0] += f" {who} finished without any error, as if nothing had happened."
+        lines[0] += f" {who} {UNNOTICED}"
     worst = worst_of(table)
     found = [*lines, _worst(runs, table, worst), *_cost(runs, table)]
     return [line for line in found if line]

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from stabkit.monitor.react.watches import SPREADS
+from stabkit.detect.collapse import SPREADS
 
 
 def check_needs(kind: str, measured: Collection[str]) -> None:

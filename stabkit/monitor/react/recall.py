@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from stabkit.detect.collapse import SPREADS
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.monitor.measure.rows import Rows
-from stabkit.monitor.react.watches import SPREADS
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stabkit.detect.collapse import SHARE, find_collapse
+from stabkit.detect.collapse import SHARE, SPREADS, find_collapse
 from stabkit.detect.nonfinite import OF_GRADIENTS, nonfinite_stretches
 from stabkit.detect.online import (
     OnlineBursts,
@@ -24,16 +24,6 @@ from stabkit.detect.spikes import MERGE
 from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.events import OnlineEvent
-
-SPREADS = (
-    "feature_std",
-    "embedding_std",
-    "effective_rank",
-    "probe_feature_std",
-    "probe_rank",
-    "teacher_feature_std",
-    "teacher_rank",
-)
 
 
 class Watch(Protocol):
