@@ -20,8 +20,8 @@ from stabkit.detect.simulate.recorded import (
     recorded,
     write_recorded,
 )
+from stabkit.store.schema import METRIC
 
-METRIC = "knn_heldout"
 KNOTS = 21
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.analyze.series import METRIC
 from stabkit.detect import (
     find_collapse,
     find_departure,
@@ -31,6 +30,7 @@ from stabkit.detect.spikes import COLUMNS, usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
+from stabkit.store.schema import METRIC
 
 # Steps. A longer run counts samples or seconds, which `association` cannot use.
 LONGEST = 10_000_000

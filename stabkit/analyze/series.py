@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from stabkit.store.accuracies import is_held_out, is_knn, is_training
 from stabkit.store.names import is_gradient_norm, words
-
-METRIC = "knn_heldout"  # what `stabkit train` evaluates, and what a run without any would need
+from stabkit.store.schema import METRIC
 
 HELD_OUT = {"val", "valid", "validation", "test", "eval", "evaluation", "dev", "heldout", "holdout"}
 LOSSES = {"losses", "nll", "ppl", "perplexity", "bpb", "trl", "tel"}  # the last two: llm.c

@@ -21,7 +21,6 @@ from stabkit.analyze.sentences import (
     nothing_found,
     seed_text,
 )
-from stabkit.analyze.series import METRIC
 from stabkit.analyze.shared_falls import SharedFall, shared_falls
 from stabkit.analyze.text import aligned
 from stabkit.analyze.verdict import (
@@ -32,6 +31,7 @@ from stabkit.analyze.verdict import (
     worst_first,
 )
 from stabkit.printing import counted, one_line
+from stabkit.store.schema import METRIC
 
 LISTED = 40  # runs; a longer table would not be read
 

@@ -20,8 +20,9 @@ from stabkit.store.accuracies import (
     is_training,
     scale_of,
 )
+from stabkit.store.schema import METRIC
 
-METRIC = rf"(): {NAME}"  # characters in the name of an evaluation
+EVAL_NAME = rf"(): {NAME}"  # characters in the name of an evaluation
 LOW = 0.2  # an accuracy that never gets there may be in percent, of a run that learned nothing
 _MOSTLY_PERCENT = re.compile(r"acc@?\d|top-?@?\d", re.IGNORECASE)
 OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
@@ -126,8 +127,8 @@ def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> No
     evals = {name: t.name for name, t in judged.items() if t.kind == "eval"}
     knn = [name for name, new in evals.items() if is_knn(new) and new not in OWN]
     knn = [name for name in knn if scale_of(series[name].values) is not None]
-    if len(knn) == 1 and "knn_heldout" not in evals.values():
-        judged[knn[0]] = Target("eval", "knn_heldout")
+    if len(knn) == 1 and METRIC not in evals.values():
+        judged[knn[0]] = Target("eval", METRIC)
 
 
 def _add_eval(
@@ -147,7 +148,7 @@ def _add_eval(
         _add_scalar(plan, source, target.name, series, why)
         return
     scale = 100.0 if target.percent else scale
-    metric = tidy(target.name, METRIC)
+    metric = tidy(target.name, EVAL_NAME)
     evaluation = Evaluation(
         Series(series.steps, np.minimum(series.values / scale, 1.0)), **target.facts
     )

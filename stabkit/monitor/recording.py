@@ -19,7 +19,6 @@ from stabkit.monitor.attach import Attachment
 from stabkit.monitor.ending import NOT_CLOSED, PROCESS_END, End, error_in_hand
 from stabkit.monitor.folder import OpenedFolder, open_folder
 from stabkit.monitor.guard import Guard
-from stabkit.monitor.knn.evaluation import METRIC
 from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.evals import Evaluation, of_bits
 from stabkit.monitor.measure.flush import RowFlusher
@@ -36,6 +35,7 @@ from stabkit.monitor.react.reactions import Reactions
 from stabkit.monitor.settings import changes, earlier_settings, plain_settings, write_settings
 from stabkit.monitor.signals.signal import Asked
 from stabkit.rundir import RunDir, Status
+from stabkit.store.schema import METRIC
 
 STATUS_EVERY_S = 10.0
 EVALUATED_TWICE = (
@@ -170,7 +170,7 @@ class Recording:
             )
             return
         self._evaluated_at[one.metric] = one.step, one.k
-        self._knn = one.value if one.metric == "knn_heldout" else self._knn
+        self._knn = one.value if one.metric == METRIC else self._knn
         self.out.add(one.add_to)
         if one.correct is None:
             if "dip" in self.reactions.kinds:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stabkit.monitor.torch_files import read_tensors
 from stabkit.store.reader import Run
+from stabkit.store.schema import METRIC
 
 CLOCKS = ("images_per_s", "knn_seconds")  # scalars that depend on the time of day alone
 
@@ -56,7 +57,7 @@ class Proof:
 
         The bank's is made with the next update, which is none of the replay.
         """
-        record, replay = (run.evals("knn_heldout") for run in (self._record, Run(self._replay)))
+        record, replay = (run.evals(METRIC) for run in (self._record, Run(self._replay)))
         record, replay = record[record["step"] == step], replay[replay["step"] == step]
         if found := list(_evals_differ(record, replay)):
             raise ReplayDiffersError(f"differs from the record at step {step}: {found[0][1]}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stabkit.printing import counted
 from stabkit.rundir import TABLES, LeftOutWarning, Status
 from stabkit.store.reader import Run
+from stabkit.store.schema import METRIC
 
 LISTED = 3  # at most so many stretches of steps are named
 
@@ -73,7 +74,7 @@ def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]
 def _of_training(run: Run, table: str) -> Steps:
     if table == "layers":
         return _unique(run.signals(["grad_norm"])["step"])
-    frame = run.scalars() if table == "scalars" else run.evals("knn_heldout")
+    frame = run.scalars() if table == "scalars" else run.evals(METRIC)
     return _unique(frame["step"])
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stabkit.rundir import Note, RunDir, Status, find_runs, left_out, read_file
 from stabkit.store.accuracies import logged_accuracies
-from stabkit.store.schema import KEYS, TABLES
+from stabkit.store.schema import KEYS, METRIC, TABLES
 from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
 from stabkit.yamlio import flat, parse_yaml
@@ -225,7 +225,7 @@ class Runs:
         factors = self.factors()
         for run in self:
             status = run.status()
-            knn = run.evals("knn_heldout")["value"]
+            knn = run.evals(METRIC)["value"]
             rows.append(
                 {"run": run.name, "state": status.state if status else None}
                 | {"step": status.step if status else None}

@@ -7,6 +7,8 @@ SIGNALS = ("grad_norm", "grad_max", "param_norm")
 """The signals in every part of `layers`: L2 norm and largest magnitude of the gradient, and L2 norm
 of the parameters. A part may have further columns of float32, each a signal."""
 KEYS = ("step", "layer", "depth")
+METRIC = "knn_heldout"
+"""The evaluation that `stabkit train` makes, and that is searched for dips before all others."""
 
 _name = pa.dictionary(pa.int32(), pa.string())
 

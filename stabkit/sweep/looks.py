@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from stabkit.store.schema import METRIC
 from stabkit.sweep.status import Row
 
 JUDGED = 20  # runs; each verdict takes some tenths of a second
@@ -70,7 +71,7 @@ def _curve(path: str) -> tuple[float, ...]:
     try:
         from stabkit.store.reader import Run  # pandas takes a second to import
 
-        return tuple(Run(Path(path)).evals("knn_heldout")["value"].tolist())
+        return tuple(Run(Path(path)).evals(METRIC)["value"].tolist())
     except Exception:  # no damaged record may end a sweep that is shown
         return ()
 

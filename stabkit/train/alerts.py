@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from stabkit.detect.online_dips import DipNews, OnlineDips
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
-
-METRIC = "knn_heldout"
+from stabkit.store.schema import METRIC
 
 
 def no_action(kind: str, onset: int) -> None:

@@ -16,6 +16,7 @@ from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.features import effective_rank, feature_std
 from stabkit.rundir import RunDir, Status
+from stabkit.store.schema import METRIC
 from stabkit.train.compute import autocast, scaled_step
 from stabkit.train.data.batches import Batch, ReadAhead, make_batch
 from stabkit.train.data.image_set import ImageSet
@@ -268,7 +269,7 @@ def evaluate_heldout(
     if predicted is None:
         return None
     monitor._log_knn(
-        step, "knn_heldout", predicted, knn.labels, chance=1 / knn.num_classes, k=knn.k,
+        step, METRIC, predicted, knn.labels, chance=1 / knn.num_classes, k=knn.k,
         temperature=knn.config.temperature,
     )  # fmt: skip
     correct: NDArray[np.bool_] = (predicted == knn.labels).cpu().numpy()

@@ -8,8 +8,9 @@ import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import relative_norms
-from stabkit.analyze.series import METRIC, has_level
+from stabkit.analyze.series import has_level
 from stabkit.store.names import words
+from stabkit.store.schema import METRIC
 
 WIDE = 30.0  # ratio of the largest loss to the smallest from which a logarithmic axis shows more
 

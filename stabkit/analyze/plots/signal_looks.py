@@ -17,7 +17,7 @@ from matplotlib.ticker import (
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate
-from stabkit.analyze.series import METRIC
+from stabkit.store.schema import METRIC
 
 MOST = 6  # losses or norms of a run that are drawn; more would hide the rest
 STRETCHED = 10.0  # ratio of largest to smallest value above which a logarithmic axis shows more

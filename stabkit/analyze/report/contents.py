@@ -18,10 +18,10 @@ from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.timeline import Curve, curve
 from stabkit.analyze.report.verdict_words import Verdict, tell_verdict
 from stabkit.analyze.sentences import footnote
-from stabkit.analyze.series import METRIC
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first, worst_of
 from stabkit.printing import counted
+from stabkit.store.schema import METRIC
 
 ZOOMS = 24  # events on the cards of their runs; a longer page would not be read
 LISTED = 100  # events, runs, pairs

@@ -18,8 +18,8 @@ from stabkit.analyze.plots.note_lines import draw_notes
 from stabkit.analyze.plots.onset_order import too_few
 from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.report.verdict_words import Verdict
-from stabkit.analyze.series import METRIC
 from stabkit.printing import counted
+from stabkit.store.schema import METRIC
 
 OF_CELLS = ("grad-norms", "layer-map")  # figures of the first `MAX_CELLS` cells
 # The first words of a figure, in the order of the page; those not named come last.

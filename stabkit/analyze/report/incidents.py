@@ -12,7 +12,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
 from stabkit.analyze.report.series_incidents import of_series
 from stabkit.analyze.sentences import p_words
-from stabkit.analyze.series import METRIC
+from stabkit.store.schema import METRIC
 
 SEVERITY = {
     "benign": "benign: back to the trend that it fell from",

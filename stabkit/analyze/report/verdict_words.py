@@ -11,11 +11,12 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.endings import ENDED, broken_off, not_recorded
 from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
-from stabkit.analyze.series import METRIC, accuracy_words
+from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import shared_falls
 from stabkit.analyze.summary import judged_on, lacking_rows
 from stabkit.analyze.verdict import UNNOTICED, ended_well, is_unstable, worst_of
 from stabkit.printing import counted
+from stabkit.store.schema import METRIC
 
 
 @dataclass(frozen=True)

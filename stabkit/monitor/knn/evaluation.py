@@ -21,8 +21,7 @@ from stabkit.monitor.knn.vote import knn_predict
 from stabkit.monitor.probe.attention_logits import widened
 from stabkit.monitor.probe.probe import looking
 from stabkit.monitor.probe.undisturbed import devices_of, same_draws, undisturbed, unwrap_model
-
-METRIC = "knn_heldout"
+from stabkit.store.schema import METRIC
 
 
 class Evaluated(NamedTuple):
