@@ -34,6 +34,7 @@ SUBJECTS = {  # name -> module and function that return its tables; imported whe
     "association": "relations.association_tables",
     "counts": "counts.count_tables",
     "stale": "stale.stale_tables",
+    "verdicts": "verdicts.verdict_tables",
     "branches": "branches.branch_tables",
 }
 DOCS = Path(__file__).parents[2] / "docs"
