@@ -190,7 +190,10 @@ def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
     if not (len(swells) and len(spikes)):
         return swells
     begin, end = spikes["onset"].to_numpy(), spikes["end"].to_numpy()
-    apart = [not ((begin <= row.end) & (row.onset <= end)).any() for row in swells.itertuples()]
+    apart = [
+        not ((begin <= last) & (first <= end)).any()
+        for first, last in zip(swells["onset"], swells["end"], strict=True)
+    ]
     return swells[np.array(apart, dtype=bool)].reset_index(drop=True)
 
 

@@ -116,9 +116,9 @@ def drift_bar(ar: float, paired: bool) -> float:
 def _stretches(steps: np.ndarray, dips: pd.DataFrame) -> list[tuple[int, int]]:
     """Return the first index, and the one behind the last, of each stretch between dips."""
     stretches, begin = [], 0
-    for dip in dips.itertuples():
-        stretches.append((begin, int(np.searchsorted(steps, dip.onset)) + 1))
-        begin = int(np.searchsorted(steps, dip.recovery))  # NaN sorts last: no stretch follows
+    for onset, recovery in zip(dips["onset"], dips["recovery"], strict=True):
+        stretches.append((begin, int(np.searchsorted(steps, onset)) + 1))
+        begin = int(np.searchsorted(steps, recovery))  # NaN sorts last: no stretch follows
     return [*stretches, (begin, steps.size)]
 
 
