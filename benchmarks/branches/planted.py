@@ -18,7 +18,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.branch.begin import Beginnings
 from stabkit.branch.control import prove_control
 from stabkit.branch.judge.branch_table import branch_table
-from stabkit.branch.study import QUICK, Branch, Study, config_of_branch, folder_of, plan_study
+from stabkit.branch.study import QUICK, Branch, BranchStudy, config_of_branch, folder_of, plan_study
 from stabkit.branch.study_file import write_plan
 from stabkit.config import RunConfig, parse_overrides, read_base, validate, with_settings
 from stabkit.rundir import RunDir
@@ -82,7 +82,7 @@ def _dip(parent: Path) -> dict[str, float]:
     }
 
 
-def _table(study: Study, folder: Path, replicates: int) -> pd.DataFrame:
+def _table(study: BranchStudy, folder: Path, replicates: int) -> pd.DataFrame:
     """Train every branch of a study, with replicates of NUDGE and KICK beside its own."""
     beginnings = Beginnings(study, folder)
     folder.mkdir(parents=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from stabkit.branch.nudges import distance, kick, nudge
 from stabkit.branch.optimizer_state import carried_over, forgotten, without_first_moments
 from stabkit.branch.protocol import FIRST
-from stabkit.branch.study import Branch, Study, config_of_branch, folder_of
+from stabkit.branch.study import Branch, BranchStudy, config_of_branch, folder_of
 from stabkit.config import ConfigError, RunConfig, run_id, save_config
 from stabkit.monitor.layers import group_layers
 from stabkit.monitor.ranks import rank
@@ -43,7 +43,7 @@ class Beginnings:
     folders.
     """
 
-    def __init__(self, study: Study, folder: Path) -> None:
+    def __init__(self, study: BranchStudy, folder: Path) -> None:
         """`folder`: that of the study. Raises ConfigError if the parent cannot be trained here."""
         self.study, self.folder = study, folder
         check_request(study.config, str(study.parent))

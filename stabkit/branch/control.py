@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from stabkit.branch.study import Study
+from stabkit.branch.study import BranchStudy
 from stabkit.replay.plan import attempts_of
 from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import RunDir
@@ -18,7 +18,7 @@ class Proven(NamedTuple):
     evaluations: int
 
 
-def prove_control(study: Study, begin: int, control: Path) -> Proven:
+def prove_control(study: BranchStudy, begin: int, control: Path) -> Proven:
     """Compare all that a control recorded from step `begin` on with the record of the parent.
 
     Raises ReplayDiffersError that says from which step on it differs, in what, and what has

@@ -57,7 +57,7 @@ class Branch(NamedTuple):
     settings: Mapping[str, Any]
 
 
-class Study(NamedTuple):
+class BranchStudy(NamedTuple):
     """What `stabkit branch` has to do.
 
     `config`: the parent's, with the number of threads that it had. `left_out`: ready interventions
@@ -86,7 +86,7 @@ def plan_study(
     words: Sequence[str] = (),
     begins: Sequence[int] = (),
     until: int | None = None,
-) -> Study:
+) -> BranchStudy:
     """Return the study of an event of the run in `folder`.
 
     `words`: interventions instead of those of `size`. `begins`: steps at which branches begin;
@@ -122,7 +122,7 @@ def plan_study(
     suspects = ["patch_embed", *(event.layer or "").split(", ")]
     begins = list(dict.fromkeys(begins))
     branches = _branches(wanted, around, tensors, suspects, size, config, begins)
-    study = Study(
+    study = BranchStudy(
         folder, config, at, event, _bottom(run, event), horizon, branches, left_out
     )  # fmt: skip
     for branch in branches:
@@ -232,7 +232,7 @@ def _branches(
     return tuple(found)
 
 
-def config_of_branch(study: Study, branch: Branch, kick: float | None) -> RunConfig:
+def config_of_branch(study: BranchStudy, branch: Branch, kick: float | None) -> RunConfig:
     """Return the configuration of a branch; `kick` is the size of the shams of that family.
 
     Raises ConfigError.

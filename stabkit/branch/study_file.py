@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stabkit.branch.study import Study, config_of_branch, folder_of
+from stabkit.branch.study import BranchStudy, config_of_branch, folder_of
 from stabkit.config import ConfigError, read_mapping, run_id
 from stabkit.rundir import ForeignFolderError, atomic_write
 from stabkit.yamlio import dump_yaml
@@ -12,12 +12,12 @@ NAME = "branches.yaml"
 BEFORE = ("states", ".lock")  # what may be there before the plan
 
 
-def write_plan(study: Study, folder: Path, kick: float | None) -> None:
+def write_plan(study: BranchStudy, folder: Path, kick: float | None) -> None:
     """Write the plan; `kick` is the size of the shams of that family."""
     atomic_write(folder / NAME, dump_yaml(_content(study, kick)).encode())
 
 
-def read_kick(study: Study, folder: Path) -> tuple[bool, float | None]:
+def read_kick(study: BranchStudy, folder: Path) -> tuple[bool, float | None]:
     """Return whether the folder holds this study already, and the size of its kicks.
 
     Raises ForeignFolderError for a folder that holds anything else.
@@ -46,7 +46,7 @@ def read_kick(study: Study, folder: Path) -> tuple[bool, float | None]:
     return True, kick
 
 
-def _content(study: Study, kick: float | None) -> dict[str, Any]:
+def _content(study: BranchStudy, kick: float | None) -> dict[str, Any]:
     event = study.event
     branches = [
         {

@@ -21,7 +21,7 @@ from stabkit.sweep.launch import launch
 
 if TYPE_CHECKING:
     from stabkit.branch.begin import Beginnings
-    from stabkit.branch.study import Branch, Study
+    from stabkit.branch.study import Branch, BranchStudy
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def _carry_out(
     return _run(study, beginnings, folder, kick, arguments, slurm)
 
 
-def _beginnings(study: "Study", folder: Path) -> "Beginnings":
+def _beginnings(study: "BranchStudy", folder: Path) -> "Beginnings":
     from stabkit.branch.begin import Beginnings
 
     if problem := missing_data(study.config):
@@ -108,7 +108,7 @@ def _held_by_first(folder: Path) -> Iterator[None]:
 
 
 def _run(
-    study: "Study",
+    study: "BranchStudy",
     beginnings: "Beginnings",
     folder: Path,
     kick: float | None,
@@ -144,7 +144,7 @@ def _make_folders(
     )
 
 
-def _prove(study: "Study", controls: "Sequence[Branch]", sweep: Sweep, folder: Path) -> None:
+def _prove(study: "BranchStudy", controls: "Sequence[Branch]", sweep: Sweep, folder: Path) -> None:
     """Prove the controls. Raises ReplayDiffersError that names the control that differs."""
     from stabkit.branch.control import prove_control
     from stabkit.replay.proof import ReplayDiffersError
@@ -161,7 +161,7 @@ def _prove(study: "Study", controls: "Sequence[Branch]", sweep: Sweep, folder: P
 
 
 def _sweep(
-    study: "Study",
+    study: "BranchStudy",
     branches: "Sequence[Branch]",
     kick: float | None,
     folder: Path,
@@ -230,7 +230,7 @@ def _verdict(folder: Path) -> int:
     return 0
 
 
-def _print_plan(study: "Study", folder: Path) -> None:
+def _print_plan(study: "BranchStudy", folder: Path) -> None:
     begins = ", ".join(map(str, study.begins))
     _say(
         f"{study.parent}: {study.event.words}; branches from step {begins} to {study.horizon}, in "

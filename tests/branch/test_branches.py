@@ -13,7 +13,7 @@ import torch
 import stabkit
 from stabkit.branch.begin import Beginnings
 from stabkit.branch.control import prove_control
-from stabkit.branch.study import FULL, Branch, Study, config_of_branch, folder_of, plan_study
+from stabkit.branch.study import FULL, Branch, BranchStudy, config_of_branch, folder_of, plan_study
 from stabkit.config import ConfigError, RunConfig, read_config, run_id, save_config, with_settings
 from stabkit.replay.proof import ReplayDiffersError
 from stabkit.rundir import RunDir
@@ -46,18 +46,18 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(parent: Path) -> Study:
+def study(parent: Path) -> BranchStudy:
     return plan_study(parent, str(ONSET), FULL, until=HORIZON)
 
 
 @pytest.fixture(scope="module")
-def beginnings(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Beginnings:
+def beginnings(study: BranchStudy, tmp_path_factory: pytest.TempPathFactory) -> Beginnings:
     made = Beginnings(study, tmp_path_factory.mktemp("study"))
     made.make_states(lambda _: None)
     return made
 
 
-def named(study: Study, name: str) -> Branch:
+def named(study: BranchStudy, name: str) -> Branch:
     return next(branch for branch in study.branches if branch.name == name)
 
 
@@ -89,7 +89,7 @@ def control(beginnings: Beginnings) -> RunDir:
 
 
 @pytest.mark.lengthy
-def test_a_study_holds_what_the_protocol_asks_for(study: Study) -> None:
+def test_a_study_holds_what_the_protocol_asks_for(study: BranchStudy) -> None:
     kinds = [branch.kind for branch in study.branches]
     assert [kinds.count(k) for k in ("control", "placebo", "sham", "intervention")] == [
         1,
@@ -105,7 +105,9 @@ def test_a_study_holds_what_the_protocol_asks_for(study: Study) -> None:
 
 
 @pytest.mark.lengthy
-def test_a_control_is_the_parent_bit_for_bit(study: Study, control: RunDir, parent: Path) -> None:
+def test_a_control_is_the_parent_bit_for_bit(
+    study: BranchStudy, control: RunDir, parent: Path
+) -> None:
     found = prove_control(study, BEGIN, control.path)
     assert found.rows == HORIZON - BEGIN
     assert found.evaluations > (HORIZON - BEGIN) // 2
@@ -146,7 +148,7 @@ def test_the_state_at_the_begin_is_the_one_that_the_parent_kept(
 
 @pytest.mark.lengthy
 def test_a_control_that_differs_is_told_with_the_step(
-    study: Study, control: RunDir, tmp_path: Path
+    study: BranchStudy, control: RunDir, tmp_path: Path
 ) -> None:
     """It begins with a wrong state: that of step 34, said to be that of step 20."""
     content = torch.load(control.checkpoint_file, weights_only=True)
@@ -199,7 +201,7 @@ def test_a_kick_has_the_norm_that_it_is_given(beginnings: Beginnings) -> None:
 
 @pytest.mark.lengthy
 def test_a_kick_is_as_large_as_what_an_intervention_does_at_first(
-    study: Study, beginnings: Beginnings
+    study: BranchStudy, beginnings: Beginnings
 ) -> None:
     """The oracle: the intervention trained for three steps as a branch, beside its control."""
     two = [named(study, "control"), named(study, "half_lr-0")]
@@ -252,7 +254,7 @@ def test_the_learning_rate_is_what_each_intervention_says(
 
 @pytest.mark.lengthy
 def test_skipped_batches_are_not_seen_and_later_ones_move_up(
-    beginnings: Beginnings, study: Study
+    beginnings: Beginnings, study: BranchStudy
 ) -> None:
     first, count = ONSET - 2, 4
     config = config_of_branch(study, named(study, "skip_batches-0"), None)
@@ -320,7 +322,7 @@ def test_settings_hold_from_the_begin_on(
 
 @pytest.mark.lengthy
 def test_a_stopped_branch_goes_on_to_the_same_bits(
-    beginnings: Beginnings, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beginnings: Beginnings, study: BranchStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, rundir = begun(beginnings, named(study, "placebo-5"))
     copy = RunDir(Path(shutil.copytree(rundir.path, tmp_path / rundir.path.name)))
@@ -339,7 +341,7 @@ def test_a_stopped_branch_goes_on_to_the_same_bits(
     assert all(v.equal(weights(copy)[k]) for k, v in weights(rundir).items())
 
 
-def test_a_branch_without_its_state_is_refused(beginnings: Beginnings, study: Study) -> None:
+def test_a_branch_without_its_state_is_refused(beginnings: Beginnings, study: BranchStudy) -> None:
     config, rundir = begun(beginnings, named(study, "placebo-6"))
     rundir.checkpoint_file.unlink()
     with pytest.raises(ConfigError, match="a branch begins with a state of its parent"):

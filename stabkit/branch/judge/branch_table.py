@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.branch.judge.measured import KINDS, Event, measure
+from stabkit.branch.judge.measured import KINDS, ParentEvent, measure
 from stabkit.config import ConfigError, read_mapping
 from stabkit.store.reader import Run, open_run
 
@@ -34,7 +34,7 @@ class Planned(NamedTuple):
     study: Path
     parent: Run
     metric: str
-    event: Event
+    event: ParentEvent
     horizon: int
     branches: list[dict[str, Any]]
 
@@ -44,7 +44,7 @@ def read_plan(study: Path) -> Planned:
     file = study / PLAN
     content = read_mapping(file)
     try:
-        event = Event(
+        event = ParentEvent(
             str(content["event"]["kind"]),
             int(content["event"]["onset"]),
             int(content["event"]["end"]),

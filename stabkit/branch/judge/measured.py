@@ -23,7 +23,7 @@ LAST = 3  # evaluations whose mean is the accuracy at the horizon
 KINDS = ("dip", "burst", "loss_spike", "nonfinite", "step")  # what a branch may be judged by
 
 
-class Event(NamedTuple):
+class ParentEvent(NamedTuple):
     """What happened in the parent. A step that is no event stands for a dip near it."""
 
     kind: str
@@ -79,7 +79,7 @@ def level_before(parent: Run, metric: str, onset: int) -> float:
 
 
 def measure(
-    branch: Run, parent: Run, metric: str, event: Event, begin: int, horizon: int
+    branch: Run, parent: Run, metric: str, event: ParentEvent, begin: int, horizon: int
 ) -> Measured:
     """Measure a branch. Raises ValueError if the parent was evaluated and the branch was not."""
     seen = joined(branch, parent, metric, begin, horizon)
@@ -101,7 +101,7 @@ def measure(
 
 
 def _accuracy(
-    seen: Joined, branch: Run, parent: Run, metric: str, event: Event, begin: int
+    seen: Joined, branch: Run, parent: Run, metric: str, event: ParentEvent, begin: int
 ) -> tuple[float, float, float]:
     """Return area, depth and last; see `Measured`."""
     after = seen.evals[(seen.evals["step"] >= begin) & seen.evals["value"].notna()]
