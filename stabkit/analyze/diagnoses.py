@@ -33,6 +33,14 @@ class Diagnoses:
         """Return the settings that differ between the runs (`Runs.factors`)."""
         return Runs(self.path, tuple(diagnosis.run for diagnosis in self)).factors()
 
+    def that_finished(self) -> tuple["Diagnoses", int]:
+        """Return the runs that a mean of final accuracies is of, and how many are left out.
+
+        These are the runs that came to their end; all of them if none did.
+        """
+        ended = tuple(diagnosis for diagnosis in self if diagnosis.finished)
+        return (Diagnoses(self.path, ended), len(self) - len(ended)) if ended else (self, 0)
+
     def judged_by(self, metric: str) -> "Diagnoses":
         """Return diagnoses of the same runs that search `metric` for dips and drifts."""
         tables = Tables()

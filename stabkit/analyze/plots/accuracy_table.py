@@ -14,7 +14,7 @@ from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.events import final_level
-from stabkit.analyze.plots.many import ROWS, say_left_out
+from stabkit.analyze.plots.many import ROWS, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.plots.table_text import Cell, as_html, as_latex, as_markdown
 from stabkit.rundir import atomic_write
@@ -29,20 +29,24 @@ def accuracy_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row a cell and evaluation: cell, metric (with its k if it has one), mean, sd, n.
 
     Values are in points, over the n runs of a cell; sd is NaN for one run. An evaluation that is
-    repeated during training counts by its final level, the median of the last fifth.
+    repeated during training counts by its final level, the median of the last fifth. `unfinished`
+    counts the runs that are left out because they have not ended.
     """
+    ended, others = runs.that_finished()
     rows = [
         {"cell": cell_label(cell), "run": run.name, "metric": metric, "value": value}
-        for cell in group_cells(runs)
+        for cell in group_cells(ended)
         for run in cell.runs
         for metric, value in _measured(run)
     ]
     if not rows:
         return pd.DataFrame()
     values = pd.DataFrame(rows).groupby(["cell", "metric"], sort=False)["value"]
-    return pd.DataFrame(
-        {"mean": values.mean(), "sd": values.std(ddof=1), "n": values.count()}
-    ).reset_index()
+    return (
+        pd.DataFrame({"mean": values.mean(), "sd": values.std(ddof=1), "n": values.count()})
+        .reset_index()
+        .assign(unfinished=others)
+    )
 
 
 def _measured(run: Diagnosis) -> Iterable[tuple[str, float]]:
@@ -59,7 +63,7 @@ def accuracy_table_figure(table: pd.DataFrame) -> Figure:
         width = sum(_widths(lines))
         figure = new_figure(width, ROW * (len(lines) + 2.4))
         draw_accuracy_table(shown, figure.subplots())
-        say_left_out(figure, left_out)
+        say_left_out(figure, left_out, without_unfinished(table))
     return figure
 
 

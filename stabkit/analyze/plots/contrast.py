@@ -11,12 +11,16 @@ from stabkit.analyze.scores import run_scores
 
 
 def scored(runs: Diagnoses) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of `run_scores` that have a level, and the settings that tell cells apart."""
-    cells = group_cells(runs)
-    frame = run_scores(runs)
-    return (frame.dropna(subset=["level"]) if len(frame) else frame), [
-        key for cell in cells[:1] for key in cell.settings
-    ]
+    """Return the rows of `run_scores` that have a level, and the settings that tell cells apart.
+
+    They are those of `Diagnoses.that_finished`; the column `unfinished` counts the others.
+    """
+    ended, others = runs.that_finished()
+    factors = [key for cell in group_cells(ended)[:1] for key in cell.settings]
+    frame = run_scores(ended)
+    return (frame.dropna(subset=["level"]) if len(frame) else frame).assign(
+        unfinished=others
+    ), factors
 
 
 def refuse_constant(runs: Diagnoses, key: str, factors: Sequence[str], what: str) -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from stabkit.analyze.compare import compare_pairs
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
-from stabkit.analyze.plots.many import PAIRS, ROWS, evenly, say_left_out
+from stabkit.analyze.plots.many import PAIRS, ROWS, evenly, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import RC, Color, new_figure, ramp
 from stabkit.analyze.verdict import is_unstable
 
@@ -31,7 +31,8 @@ def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
     in points), learned_unstable, frozen_unstable and difference. A group has difference (mean),
     low, high (95 %; NaN for few pairs, see `paired_test`) and n (pairs).
 
-    Runs without a partner are left out. Raises ValueError if no run has one.
+    Runs without a partner are left out, and those that have not ended, which `unfinished` counts.
+    Raises ValueError if no run has a partner.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -62,7 +63,8 @@ def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
     means = [_mean(name, rows) for name, rows in groups]
     if len(groups) > 1:
         means.append(_mean(ALL, pairs))
-    return pd.concat([pairs.assign(row="pair"), pd.DataFrame(means)], ignore_index=True)
+    table = pd.concat([pairs.assign(row="pair"), pd.DataFrame(means)], ignore_index=True)
+    return table.assign(unfinished=frame["unfinished"].max())
 
 
 def _mean(group: str, pairs: pd.DataFrame) -> dict[str, object]:
@@ -97,7 +99,7 @@ def freeze_patch_figure(table: pd.DataFrame) -> Figure:
             )
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower left", ncols=3)
-        say_left_out(figure, *left_out)
+        say_left_out(figure, *left_out, without_unfinished(table))
     return figure
 
 

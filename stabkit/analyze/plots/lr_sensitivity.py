@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
-from stabkit.analyze.plots.many import ROWS, say_left_out
+from stabkit.analyze.plots.many import ROWS, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import (
     LINES,
     RC,
@@ -29,7 +29,8 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
     """Return rows of three kinds, which `row` tells apart; levels are in points.
 
     `run`: arm, lr, seed, level, unstable. `mean`: arm, lr, level (over seeds). `arm`: arm,
-    sensitivity, low, high, gained (see `lr_sensitivity`), untrained.
+    sensitivity, low, high, gained (see `lr_sensitivity`), untrained. `unfinished` counts
+    the runs that are left out because they have not ended.
 
     An arm with one rate has no sensitivity. Raises ValueError if the rate varies in no arm.
     """
@@ -53,7 +54,7 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
     arms = lr_sensitivity(frame[several], ["arm"])
     arms = arms.assign(row="arm", untrained=frame["untrained"].mean())
     parts = [each, means.assign(row="mean"), arms]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True).assign(unfinished=frame["unfinished"].max())
 
 
 def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
@@ -79,8 +80,8 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
             "of those that the best rate gains",
             title_fontsize=8,
         )  # fmt: skip
-        if arms > len(styles):
-            say_left_out(figure, f"the {len(styles)} of {arms:,} arms that lose most")
+        fewer = f"the {len(styles)} of {arms:,} arms that lose most" if arms > len(styles) else ""
+        say_left_out(figure, fewer, without_unfinished(table))
     return figure
 
 

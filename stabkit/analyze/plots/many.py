@@ -48,6 +48,12 @@ def seeds_drawn(counts: "pd.Series[int]", seeds: "pd.Series[Any]") -> str:
     return counted(few, noun) if noun == "run" else f"n = {counted(few, noun)}"
 
 
+def without_unfinished(table: pd.DataFrame) -> str:
+    """Say how many unfinished runs a mean leaves out, by the column `unfinished`; "" for none."""
+    others = int(table["unfinished"].max())
+    return f"without {counted(others, 'unfinished run')}" if others else ""
+
+
 def say_left_out(figure: Figure, *notes: str) -> None:
     """Write below a figure what it leaves out. Empty notes are none."""
     if any(notes):

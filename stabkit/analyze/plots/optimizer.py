@@ -13,7 +13,14 @@ from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.clock import clock, mark_clock
-from stabkit.analyze.plots.many import PANELS, ROWS, evenly, say_left_out, seeds_drawn
+from stabkit.analyze.plots.many import (
+    PANELS,
+    ROWS,
+    evenly,
+    say_left_out,
+    seeds_drawn,
+    without_unfinished,
+)
 from stabkit.analyze.plots.style import (
     LINES,
     RC,
@@ -38,6 +45,8 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
     seeds of a cell). `run`: optimizer, lr, seed, level, unstable. `optimizer` is its name and every
     other setting that varies.
 
+    `unfinished` counts the runs that are left out because they have not ended.
+
     Raises ValueError for runs whose configuration names no optimizer, and for runs of a single one.
     """
     names = {run.settings.get(NAME) for run in runs}
@@ -46,8 +55,9 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
             f"{runs.path}: all runs use the optimizer {names.pop()}; the figure compares several "
             "(`--plot knn` shows the curves of one)"
         )
+    ended, others = runs.that_finished()
     frames = []
-    for cell in group_cells(runs):
+    for cell in group_cells(ended):
         first = cell.runs[0].settings
         rest = [key for key in cell.settings if key not in (NAME, LR)]
         arm = ", ".join([str(first.get(NAME)), *(label(key, cell.settings[key]) for key in rest)])
@@ -66,7 +76,9 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
         head = {"optimizer": arm, "lr": first[LR], **clock(cell.runs[0])}
         ends = pd.DataFrame([_end(run) for run in cell.runs])
         frames += [curve.assign(row="curve", **head), ends.assign(row="run", **head)]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    if not frames:
+        return pd.DataFrame()
+    return pd.concat(frames, ignore_index=True).assign(unfinished=others)
 
 
 def _end(run: Diagnosis) -> dict[str, Any]:
@@ -119,6 +131,7 @@ def optimizer_figure(table: pd.DataFrame) -> Figure:
             + ", shaded over their range",
             f"the {len(arms)} of {len(every):,} arms that end lowest" if arms != every else "",
             f"curves of {len(curves)} of {len(colors):,} rates" if curves != colors else "",
+            without_unfinished(table),
         )
     return figure
 

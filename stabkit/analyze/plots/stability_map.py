@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from stabkit.analyze.cells import FROZEN, WORDS
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import scored, words
-from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out
+from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.sensitivity import LR, stable_frontier
 from stabkit.analyze.verdict import is_unstable
@@ -32,7 +32,7 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
     Columns: panel (the other settings), x_name, x, y_name, y, level (mean, points), runs, known
     (runs with a verdict), unstable (how many of those), dips. The columns stable and first_unstable
     (the largest stable and the smallest unstable x of `stable_frontier`) belong to the whole row of
-    the map.
+    the map. `unfinished` counts the runs that are left out because they have not ended.
 
     If learning rate and batch size both vary, x is the rate and y the batch size; else the settings
     with the most values are chosen. Stability has a limit only if x is one of these two. Raises
@@ -63,6 +63,7 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
             )
         ]
     )
+    table["unfinished"] = frame["unfinished"].max()
     if x not in (LR, BATCH):  # only of these is less known to be safer
         table = table.assign(stable=math.nan, first_unstable=math.nan)
     else:
@@ -138,6 +139,7 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
             if table["stable"].notna().any() else "",
             f"{len(panels)} of {len(every)} panels: those with the most unstable runs"
             if len(panels) < len(every) else "",
+            without_unfinished(table),
         )  # fmt: skip
     return figure
 

@@ -21,6 +21,7 @@ from stabkit.analyze.plots.optimizer import optimizer_figure, optimizer_table
 from stabkit.analyze.plots.stability_map import stability_map_figure, stability_map_table
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import points_lost
+from stabkit.rundir import RunDir, Status
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import diagnosed, plant_run
 
@@ -214,6 +215,33 @@ def test_the_accuracy_table_can_be_copied(tmp_path: Path) -> None:
     assert [cell.text for cell in found.findall("tbody/tr/td/strong")] == [
         "70.2 ± 1.5 (n = 3)", "50.0 (n = 1)"
     ]  # fmt: skip
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("name", MINE)
+def test_a_run_that_has_not_ended_counts_in_no_mean(tmp_path: Path, name: str) -> None:
+    names = ("adamw", "lars") if name == "optimizer" else ("adamw",)
+    for optimizer in names:
+        for lr in (1e-3, 2e-2):
+            for freeze in ("false", "true"):
+                plant_run(
+                    tmp_path / f"{optimizer} {lr} {freeze}", f"optim.name={optimizer}",
+                    f"optim.lr={lr}", f"model.freeze_patch_embed={freeze}",
+                )  # fmt: skip
+    expected = PLOTS[name].table(diagnosed(tmp_path))
+    assert set(expected["unfinished"]) == {0}
+    under_way = plant_run(tmp_path / "under way", "optim.lr=1e-3", "optim.name=adamw", seed=1)
+    lower(under_way, 0.35)
+    RunDir(under_way).write_status(Status("failed", 100, 500))
+    table = PLOTS[name].table(diagnosed(tmp_path))
+    assert table.drop(columns="unfinished").equals(expected.drop(columns="unfinished"))
+    assert "without 1 unfinished run" in PLOTS[name].figure(table).get_supxlabel()
+
+
+def test_means_are_so_far_where_no_run_has_ended(tmp_path: Path) -> None:
+    for seed in range(2):
+        RunDir(plant_run(tmp_path / f"{seed}", seed=seed)).write_status(Status("failed", 100, 500))
+    assert accuracy_table(diagnosed(tmp_path))[["n", "unfinished"]].to_numpy().tolist() == [[2, 0]]
 
 
 @pytest.fixture(scope="module")
