@@ -8,6 +8,7 @@ import pandas as pd
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.scores import run_scores
+from stabkit.printing import counted
 
 
 def scored(runs: Diagnoses) -> tuple[pd.DataFrame, list[str]]:
@@ -27,11 +28,14 @@ def refuse_constant(runs: Diagnoses, key: str, factors: Sequence[str], what: str
     """Raise ValueError if `key` is not among `factors`, and say what the runs do vary."""
     if key in factors:
         return
-    if key in runs.factors():
-        varies = f"vary {key} only along with {', '.join(factors)}"
-        raise ValueError(f"{runs.path}: these runs {varies}, so {what}")
+    ended, others = runs.that_finished()
+    these = f"{runs.path}: these runs"
+    if others:
+        these += f" (without {counted(others, 'unfinished run')})"
+    if key in ended.factors():
+        raise ValueError(f"{these} vary {key} only along with {', '.join(factors)}, so {what}")
     told = f"they vary {', '.join(factors)}" if factors else "no setting but the seed varies"
-    raise ValueError(f"{runs.path}: these runs do not vary {key}, so {what}; {told}")
+    raise ValueError(f"{these} do not vary {key}, so {what}; {told}")
 
 
 def words(settings: Mapping[str, Any], keys: Sequence[str], none: str = "all runs") -> str:

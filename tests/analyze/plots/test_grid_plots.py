@@ -238,6 +238,15 @@ def test_a_run_that_has_not_ended_counts_in_no_mean(tmp_path: Path, name: str) -
     assert "without 1 unfinished run" in PLOTS[name].figure(table).get_supxlabel()
 
 
+def test_a_setting_that_only_unfinished_runs_vary_is_told_so(tmp_path: Path) -> None:
+    for lr in ("1e-3", "2e-2"):
+        plant_run(tmp_path / lr, f"optim.lr={lr}")
+    RunDir(tmp_path / "2e-2").write_status(Status("failed", 100, 500))
+    said = r"these runs \(without 1 unfinished run\) do not vary optim.lr"
+    with pytest.raises(ValueError, match=said):
+        lr_sensitivity_table(diagnosed(tmp_path))
+
+
 def test_means_are_so_far_where_no_run_has_ended(tmp_path: Path) -> None:
     for seed in range(2):
         RunDir(plant_run(tmp_path / f"{seed}", seed=seed)).write_status(Status("failed", 100, 500))
