@@ -50,12 +50,13 @@ def _heralds(runs: Diagnoses) -> str:
 
 
 def _sensitivity(runs: Diagnoses) -> str:
-    cells = group_cells(runs)
+    ended, others = runs.that_finished()
+    cells = group_cells(ended)
     if LR not in (cells[0].settings if cells else {}):
         return ""
     arms = [key for key in cells[0].settings if key != LR]
     try:
-        table = lr_sensitivity(run_scores(runs), arms)
+        table = lr_sensitivity(run_scores(ended), arms)
     except ValueError:  # an arm has only one rate
         return ""
     parts = [
@@ -63,4 +64,6 @@ def _sensitivity(runs: Diagnoses) -> str:
         + (f" ({', '.join(label(key, row[key]) for key in arms)})" if arms else "")
         for row in table.to_dict("records")
     ]
-    return f"Points lost on average over the learning rates, against the best:\n{'; '.join(parts)}."
+    left_out = f" Left out: {counted(others, 'unfinished run')}." if others else ""
+    head = "Points lost on average over the learning rates, against the best:"
+    return f"{head}\n{'; '.join(parts)}.{left_out}"

@@ -133,10 +133,11 @@ def _named(metric: str) -> str:
 def write_texts(table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write the table as Markdown, LaTeX and HTML; return their paths."""
     head, rows = table_cells(table)
+    note = "; ".join(filter(None, (NOTE, without_unfinished(table))))
     writers = {"md": as_markdown, "tex": as_latex, "html": as_html}
     paths = {stem.with_name(f"{stem.name}.{ending}"): text for ending, text in writers.items()}
     for path, text in paths.items():
-        atomic_write(path, text(head, rows, NOTE).encode("utf-8", "backslashreplace"))
+        atomic_write(path, text(head, rows, note).encode("utf-8", "backslashreplace"))
     return list(paths)
 
 

@@ -204,14 +204,17 @@ def trials(remedies: Sequence[Remedy], cells: Sequence[Cell], bad: set[str]) -> 
 
 
 def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
-    """Return pairs of runs that differ only in the remedy, uncorrected; None if there are none."""
+    """Return pairs of finished runs that differ only in the remedy; None if there are none.
+
+    The p-value is not corrected.
+    """
     key = remedy.key
     groups: dict[tuple[Any, ...], dict[Any, tuple[str, Diagnosis]]] = {}
     for cell in cells:
         if key not in cell.settings:
             continue
         rest = {name: value for name, value in cell.settings.items() if name != key}
-        for run in cell.runs:
+        for run in filter(lambda run: run.finished, cell.runs):
             seed = run.settings.get("seed", 0)
             words = [*(label(name, value) for name, value in rest.items()), f"seed {seed}"]
             alike = (*((name, repr(value)) for name, value in rest.items()), seed)

@@ -198,9 +198,9 @@ def test_the_accuracy_table_can_be_copied(tmp_path: Path) -> None:
     """Markdown, LaTeX and HTML have the same cells, and nothing in a name is markup."""
     name = "a|b_<c>&$"
     table = pd.DataFrame(
-        [(name, "linear", 70.25, 1.5, 3), (name, "odd|_metric", 50, np.nan, 1),
-         ("other", "linear", 60, np.nan, 1)],
-        columns=["cell", "metric", "mean", "sd", "n"],
+        [(name, "linear", 70.25, 1.5, 3, 2), (name, "odd|_metric", 50, np.nan, 1, 2),
+         ("other", "linear", 60, np.nan, 1, 2)],
+        columns=["cell", "metric", "mean", "sd", "n", "unfinished"],
     )  # fmt: skip
     paths = {path.suffix: path.read_text() for path in write_texts(table, tmp_path / "t")}
     rows = [line for line in paths[".md"].splitlines() if line.startswith("|")]
