@@ -30,14 +30,15 @@ def _severities(runs: Diagnoses) -> str:
     if not found:
         return ""
     known = {
-        "benign": "returned to the trend",
-        "lingering": "returned below it",
+        "benign": "recovered in full",
+        "lingering": "recovered only in part",
         "restart": "came back as another solution (answers agree as little as between seeds)",
-        "terminal": "lost nearly all there was",
-        "censored": "had not returned when the run ended",
+        "terminal": "lost nearly all accuracy",
+        "censored": "had not recovered when the run ended",
     }
     counts = [f"{found[name]} {words}" for name, words in known.items() if name in found]
-    return f"Of {counted(sum(found.values()), 'dip')}: {', '.join(counts)}."
+    dips = sum(found.values())
+    return f"How the {'dip' if dips == 1 else f'{dips} dips'} ended: {', '.join(counts)}."
 
 
 def _order(runs: Diagnoses) -> str:
@@ -65,5 +66,5 @@ def _sensitivity(runs: Diagnoses) -> str:
         for row in table.to_dict("records")
     ]
     left_out = f" Left out: {counted(others, 'unfinished run')}." if others else ""
-    head = "Points lost on average over the learning rates, against the best:"
+    head = "What a poorly chosen learning rate costs (mean over the rates, points below the best):"
     return f"{head}\n{'; '.join(parts)}.{left_out}"

@@ -25,7 +25,7 @@ FIRST = "patch_embed"  # the layer in which the paper sees bursts begin
 ORDERS = {
     "shallow first": "The shallowest layer spikes first",
     "deep first": "The deepest layer spikes first",
-    "undecided": "No order of layers is told",
+    "undecided": "Which layer spikes first is not clear",
 }
 
 
@@ -62,12 +62,12 @@ def herald_words(found: Association) -> str:
         return ""
     text = (
         f"{found.observed} of {counted(found.effects, 'dip')} had a gradient burst in the {LEAD} "
-        f"steps before.\nOnly before {counted(found.before, 'dip')}, only after {found.after} "
-        f"(p = {found.p_value:.2g})"
+        f"steps before.\nA burst on one side alone: before {counted(found.before, 'dip')}, after "
+        f"{found.after} (p = {found.p_value:.2g})"
     )
     if math.isfinite(found.other_runs_p):
         text += (
-            f"; with the bursts of other seeds {found.expected:.1f} would have one\nbefore "
+            f".\nBy chance, with the bursts of other seeds, {found.expected:.1f} would have one before "
             f"(p = {found.other_runs_p:.2g})"
         )
     return f"{text}."

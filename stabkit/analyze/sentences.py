@@ -14,7 +14,7 @@ from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.order import FIRST, lead_words
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import SharedFall, shared_in_words
-from stabkit.analyze.text import listed, times
+from stabkit.analyze.text import layers_called, listed, times
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.printing import counted
@@ -43,7 +43,7 @@ SWELL_NOTE = (
     "single step need stand out."
 )
 LOSS_NOTE = (
-    "A loss spike is the same of a loss. A loss has left for good if it ends at 1.4 times its\n"
+    "A loss spike begins in the same way. A loss has left for good if it ends at 1.4 times its\n"
     "best level or more."
 )
 
@@ -129,7 +129,7 @@ def where_lost(run: Diagnosis) -> str:
     parts = []
     if run.nonfinite:
         first = min(run.nonfinite, key=lambda entry: int(entry.get("step") or 0))
-        where = listed(names_of(first)[:NAMED]) or "a value"
+        where = layers_called(listed(names_of(first)[:NAMED])) if names_of(first) else "a value"
         verb = "are" if len(names_of(first)) > 1 else "is"
         parts.append(f"{where} {verb} not finite from step {int(first.get('step') or 0):,}")
     parts += [
@@ -255,7 +255,7 @@ def _overflows(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     run = ordered[int(str(runs.index[0]))]
     steps = [int(entry.get("step") or 0) for entry in run.overflows]
     at = ", ".join(f"{step:,}" for step in steps[:NAMED]) + (", …" if len(steps) > NAMED else "")
-    where = listed(names_of(run.overflows[0])[:NAMED])
+    where = layers_called(listed(names_of(run.overflows[0])[:NAMED]))
     yield (
         f"{where} overflowed at step {at} and was finite again, in {counted(len(runs), 'run')}: no "
         "divergence,\nsince mixed precision skips such steps."
@@ -280,7 +280,7 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     where, _, burst = _largest(bursting, ordered, lambda run: run.bursts, "ratio")
     yield (
         f"{text}. The largest ({_named(where)}): {times(burst['ratio'])} what was expected; it "
-        f"began at step {burst['onset']:,}\nin {burst['first']}."
+        f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}."
     )
 
 
@@ -293,5 +293,6 @@ def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     yield (
         f"{number} in {counted(len(swelling), 'run')}. The largest ({_named(where)}): "
         f"{swell['ratio']:.3g} times the level on both sides,\n"
-        f"from step {swell['onset']:,} to step {swell['end']:,}, first in {swell['first']}."
+        f"from step {swell['onset']:,} to step {swell['end']:,}, first in "
+        f"{layers_called(swell['first'])}."
     )

@@ -1,5 +1,6 @@
 """Format plain text: columns of a table, and counts with their noun."""
 
+import re
 from collections.abc import Sequence
 
 from stabkit.printing import one_line
@@ -22,6 +23,13 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
 def listed(parts: Sequence[str]) -> str:
     """Return parts as one list of a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def layers_called(names: str) -> str:
+    """Return names of layers; bare numbers, as in nn.Sequential, are told to be layers."""
+    if re.search("[a-zA-Z]", names):
+        return names
+    return f"layer {names}" if re.fullmatch(r"\S+", names) else f"layers {names}"
 
 
 def times(ratio: float) -> str:

@@ -10,6 +10,7 @@ from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.remedy_effects import Advice, Trial
 from stabkit.analyze.report.signs import IN_WORDS
 from stabkit.analyze.report.verdict_words import Verdict, isolated
+from stabkit.analyze.text import layers_called
 from stabkit.printing import counted
 
 TOLD = 2  # remedies in the third answer
@@ -62,7 +63,7 @@ def _a(one: Incident) -> str:
 def _in_layers(one: Incident) -> str:
     names = one.began_in.split(", ")
     more = f" and {counted(len(names) - 1, 'more layer')}" if len(names) > 1 else ""
-    return f" in {names[0]}{more}" if one.began_in else ""
+    return f" in {layers_called(names[0])}{more}" if one.began_in else ""
 
 
 def _warmup(one: Incident) -> str:

@@ -12,6 +12,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
 from stabkit.analyze.report.series_incidents import of_series
 from stabkit.analyze.sentences import p_words
+from stabkit.analyze.text import layers_called
 from stabkit.store.schema import METRIC
 
 SEVERITY = {
@@ -131,4 +132,4 @@ def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
     if near.empty:
         return f"no burst between steps {max(since, 0):,} and {trough:,}"
     first = near.iloc[0]
-    return f"burst at step {int(first['onset']):,}, first in {first['first']}"
+    return f"burst at step {int(first['onset']):,}, first in {layers_called(first['first'])}"

@@ -9,7 +9,7 @@ import numpy as np
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.report.incident import Facts, Incident, lasting, number
-from stabkit.analyze.text import listed, times
+from stabkit.analyze.text import layers_called, listed, times
 from stabkit.printing import counted
 
 NAMED = 6  # layers; more are counted
@@ -84,7 +84,7 @@ def _entries(entries: list[dict[str, Any]]) -> tuple[int, int, list[str], str]:
 
 def _few(names: list[str]) -> str:
     more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
-    return listed(names[:NAMED] + more)
+    return layers_called(listed(names[:NAMED] + more))
 
 
 def _last_bad(run: Diagnosis, names: list[str]) -> int:
@@ -148,7 +148,7 @@ def _burst_near(run: Diagnosis, onset: int, end: int) -> str:
     first = near.iloc[0]
     if run.norms:
         return f"burst of {first['first']} at step {int(first['onset']):,}"
-    return f"burst at step {int(first['onset']):,}, first in {first['first']}"
+    return f"burst at step {int(first['onset']):,}, first in {layers_called(first['first'])}"
 
 
 def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
@@ -158,7 +158,9 @@ def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     facts = (
         ("Lasts", lasting(onset, end)),
         ("Height", f"{times(ratio)} what was expected"),
-        ("In", str(row["first"])) if whole else ("Layers", f"{spiked}, first in {row['first']}"),
+        ("In", str(row["first"]))
+        if whole
+        else ("Layers", f"{spiked}, first in {layers_called(row['first'])}"),
     )
     headline = f"Gradient burst at step {onset:,}, {times(ratio)} what was expected"
     first = str(row["first"])
@@ -172,7 +174,9 @@ def _swell(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     facts = (
         ("Lasts", lasting(onset, end)),
         ("Height", f"{times(ratio)} the level on both sides"),
-        ("In", str(first)) if whole else ("Layers", f"{layers}, first in {first}"),
+        ("In", str(first))
+        if whole
+        else ("Layers", f"{layers}, first in {layers_called(str(first))}"),
     )
     headline = f"Gradient swell at step {onset:,}, {times(ratio)} the level on both sides"
     began = "" if whole else str(first)

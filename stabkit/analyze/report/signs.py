@@ -11,6 +11,7 @@ from stabkit.analyze.order import FIRST
 from stabkit.analyze.report.incident import Incident, Kind
 from stabkit.analyze.report.param_groups import Group, groups_of, tell_groups
 from stabkit.analyze.report.remedy import SIGNS, Sign
+from stabkit.analyze.text import layers_called
 
 OF_KIND: dict[Kind, Sign] = {
     "dip": "dips",
@@ -69,18 +70,13 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
         return Began("", None, [])
     told = next((one for one in of_run if one.began_in), of_run[0])
     name = told.began_in
-    where = f"in {_called(name)} at" if name else "at"
+    where = f"in {layers_called(name)} at" if name else "at"
     words = f"{where} step {told.onset:,}, with {IN_WORDS.get(told.kind, f'a {told.kind}')}"
     first = re.split(", | and ", name)[0]  # of several layers that began together
     groups = groups_of(worst, first, told.onset) if first else []
     if groups:
-        words += f"; {tell_groups(_called(first), groups)}"
+        words += f"; {tell_groups(layers_called(first), groups)}"
     return Began(words, of_run[0].onset, groups)
-
-
-def _called(layer: str) -> str:
-    """Return a layer's name; a number, as in nn.Sequential, is told to be a layer."""
-    return layer if re.search("[a-zA-Z]", layer) else f"layer {layer}"
 
 
 def _early(run: Diagnosis) -> float:
