@@ -67,8 +67,8 @@ def herald_words(found: Association) -> str:
     )
     if math.isfinite(found.other_runs_p):
         text += (
-            f".\nBy chance, with the bursts of other seeds, {found.expected:.1f} would have one before "
-            f"(p = {found.other_runs_p:.2g})"
+            f".\nBy chance, with the bursts of other seeds, {found.expected:.1f} would have one "
+            f"before (p = {found.other_runs_p:.2g})"
         )
     return f"{text}."
 

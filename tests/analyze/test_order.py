@@ -34,7 +34,9 @@ def pairs(*lags: int) -> pd.DataFrame:
 
 def test_the_words_tell_an_order_only_beyond_one_step() -> None:
     many_before = order_words(shallow_first(pairs(*[1] * 24, *[0] * 24, -1, -1)))
-    assert many_before.startswith("No order of layers is told: the deepest spiked 0 steps after")
+    assert many_before.startswith(
+        "Which layer spikes first is not clear: the deepest spiked 0 steps after"
+    )
     assert "later in 24, earlier in 2, at once in 24" in many_before
     assert order_words(shallow_first(pairs(*[4] * 8))).startswith("The shallowest layer spikes")
     assert order_words(shallow_first(pairs(*[-4] * 8))).startswith("The deepest layer spikes")
@@ -97,7 +99,7 @@ def test_heralds_are_judged_before_against_after() -> None:
     assert (claim.verdict, claim.effect, claim.n) == ("holds", math.inf, 8)
     assert herald_words(found) == (
         "8 of 8 dips had a gradient burst in the 30 steps before.\n"
-        "Only before 8 dips, only after 0 (p = 0.0039)."
+        "A burst on one side alone: before 8 dips, after 0 (p = 0.0039)."
     )
     assert herald("herald", event_association(associated(*[False] * 8), 30)).verdict == "fails"
     even = event_association(associated(*[True, False] * 6), 30)

@@ -209,6 +209,7 @@ def test_the_accuracy_table_can_be_copied(tmp_path: Path) -> None:
     assert r"a\|b\_\<c>&\$" in rows[2]
     assert "**70.2 ± 1.5 (n = 3)**" in rows[2]
     assert "**" not in rows[3]
+    assert all("without 2 unfinished runs" in paths[kind] for kind in (".md", ".tex", ".html"))
     assert r"a|b\_<c>\&\$ & \textbf{70.2 $\pm$ 1.5 (n = 3)}" in paths[".tex"]
     found = ElementTree.fromstring(paths[".html"])
     assert found.findtext("tbody/tr/th") == name
