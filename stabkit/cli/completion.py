@@ -2,6 +2,8 @@
 
 import argparse
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from stabkit.cli.parser import build_parser
 from stabkit.cli.request import RequestError
@@ -21,6 +23,19 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"completion is written by shtab, which is not installed: {extra}")
     import shtab
 
-    print(shtab.complete(build_parser(None, whole=True), arguments.shell))
+    parser = build_parser(None, whole=True)
+    _offer_paths(parser, shtab.FILE)
+    print(shtab.complete(parser, arguments.shell))
     print(f"# to install it: stabkit completion {arguments.shell} > {FILES[arguments.shell]}")
     return 0
+
+
+def _offer_paths(parser: argparse.ArgumentParser, paths: dict[str, str]) -> None:
+    """Mark every word that may be a path: zsh and fish offer none unless they are told to."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                _offer_paths(verb, paths)
+        elif action.choices is None and (action.type is Path or not action.option_strings):
+            marked: Any = action  # shtab reads this attribute
+            marked.complete = paths

@@ -1,6 +1,9 @@
 """What comes out on a terminal, in a pipe, and where the terminal knows ASCII alone."""
 
 import io
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -121,3 +124,35 @@ def test_completion_knows_every_verb(shell: str, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "analyze" in printed
     assert "metric" in printed
+
+
+# what a shell offers for the words so far, with the script sourced
+OFFERS = {
+    "bash": "COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_stabkit; "
+    'printf "%s\\n" "${{COMPREPLY[@]}}"',
+    "fish": "complete -C '{words}'",
+}
+
+
+@pytest.mark.skipif(find_spec("shtab") is None, reason="the extra `completion` is not installed")
+@pytest.mark.parametrize("shell", OFFERS)
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("stabkit an", "analyze"), ("stabkit report my_r", "my_runs"),
+     ("stabkit analyze --pl", "--plot"), ("stabkit completion fi", "fish")],
+)  # fmt: skip
+def test_a_shell_offers_verbs_options_and_folders(
+    shell: str, words: str, offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    assert main(["completion", shell]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "my_runs").mkdir()
+    command = f"source ./script; {OFFERS[shell].format(words=words)}"
+    done = subprocess.run(
+        [shell, "-c", command], cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    first = [line.split("\t")[0].rstrip("/") for line in done.stdout.splitlines()]
+    assert first == [offered], done.stderr
