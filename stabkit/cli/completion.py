@@ -30,7 +30,7 @@ def act(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _offer_paths(parser: argparse.ArgumentParser, paths: dict[str, str]) -> None:
+def _offer_paths(parser: argparse.ArgumentParser, paths: Any) -> None:
     """Mark every word that may be a path: zsh and fish offer none unless they are told to."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -15,6 +15,7 @@ from stabkit.analyze.findings import findings
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.summary import run_table, summary
 from stabkit.detect.significance import answer_similarity
+from stabkit.rundir import RunDir, Status
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import DIP, SPIKE, diagnosed, plant_run
 
@@ -113,3 +114,9 @@ def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:
     assert 0.03 < row["sag"] < 0.06
     assert "1 run sagged slowly without a dip" in summary(runs)
     assert [event.kind for event in all_incidents(runs)] == ["drift"]
+
+
+def test_the_cost_of_a_learning_rate_is_that_of_runs_that_ended(grid: Path) -> None:
+    RunDir(grid / "lr 0.02 true 1").write_status(Status("failed", 100, 500))
+    told = findings(diagnosed(grid))[-1]
+    assert told.endswith(" Left out: 1 unfinished run.")
