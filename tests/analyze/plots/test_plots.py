@@ -209,13 +209,19 @@ def words(figure: Figure) -> str:
     return "; ".join([figure.get_supxlabel(), *legends])
 
 
+Drawn = tuple[str, pd.DataFrame, Figure]
+
+
+@pytest.fixture(scope="module", params=[name for name in PLOTS if name != "optimizer"])
+def drawn(request: pytest.FixtureRequest, grid_runs: Diagnoses) -> Drawn:
+    """Return a figure of the grid with its name and table, drawn once for the tests of it."""
+    table = table_of(request.param, grid_runs)
+    return request.param, table, PLOTS[request.param].figure(table)
+
+
 @pytest.mark.lengthy
-@pytest.mark.parametrize("name", [name for name in PLOTS if name != "optimizer"])
-def test_the_csv_alone_draws_the_same_figure(
-    grid_runs: Diagnoses, tmp_path: Path, name: str
-) -> None:
-    table = table_of(name, grid_runs)
-    first = PLOTS[name].figure(table)
+def test_the_csv_alone_draws_the_same_figure(drawn: Drawn, tmp_path: Path) -> None:
+    name, table, first = drawn
     png, pdf, csv = save(first, table, tmp_path / "out put" / name)
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
@@ -237,11 +243,15 @@ CONTRASTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def lonely(tmp_path_factory: pytest.TempPathFactory) -> Diagnoses:
+    return diagnosed(plant_run(tmp_path_factory.mktemp("lonely") / "only", dip=0.08, spike=True))
+
+
 @pytest.mark.lengthy
 @pytest.mark.parametrize("name", [n for n in PLOTS if n not in {*CONTRASTS, "optimizer"}])
-def test_one_lonely_run_can_be_drawn(tmp_path: Path, name: str) -> None:
-    plant_run(tmp_path / "only", dip=0.08, spike=True)
-    draw(name, diagnosed(tmp_path / "only"), tmp_path / "figures")
+def test_one_lonely_run_can_be_drawn(lonely: Diagnoses, tmp_path: Path, name: str) -> None:
+    draw(name, lonely, tmp_path / "figures")
 
 
 @pytest.mark.parametrize("name", CONTRASTS)
@@ -294,11 +304,17 @@ def test_settings_that_only_go_along_name_no_panel(tmp_path: Path) -> None:
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize("name", PLOTS)
-def test_lines_of_one_legend_differ_in_gray(name: str, request: pytest.FixtureRequest) -> None:
-    """Printed without color, two lines differ in dashes or marks, or clearly in lightness."""
-    runs = request.getfixturevalue("two_optimizers" if name == "optimizer" else "grid_runs")
-    figure = PLOTS[name].figure(PLOTS[name].table(runs))
+def test_lines_of_one_legend_differ_in_gray(drawn: Drawn) -> None:
+    check_gray(drawn[2])
+
+
+@pytest.mark.lengthy
+def test_lines_of_the_legend_of_optimizers_differ_in_gray(two_optimizers: Diagnoses) -> None:
+    check_gray(PLOTS["optimizer"].figure(PLOTS["optimizer"].table(two_optimizers)))
+
+
+def check_gray(figure: Figure) -> None:
+    """Check that two lines printed without color differ in dashes or marks, or in lightness."""
     handles = [handle for legend in figure.legends for handle in legend.legend_handles]
     looks = [_in_gray(handle) for handle in handles if isinstance(handle, Line2D)]
     for (form, light), (other, lighter) in itertools.combinations(looks, 2):
