@@ -19,10 +19,9 @@ from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.free_places import place_labels
 from stabkit.analyze.plots.knn_lines import Styles, draw_chance, draw_curve, say_dips
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
-from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out, seeds_drawn
+from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out, seeds_of_ends
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
-from stabkit.printing import counted
 
 MIDDLE: dict[str, Any] = {"color": "0.35", "linewidth": 1.6, "zorder": 3}
 
@@ -135,7 +134,7 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
         if legend:
             figure.legend(handles=legend, loc="outside right center")
         left_out = f"{PANELS} of {every} panels: those with the worst runs"
-        say_left_out(figure, _seeds(shown), left_out if every > PANELS else "")
+        say_left_out(figure, seeds_of_ends(shown), left_out if every > PANELS else "")
         place_labels(figure)
     return figure
 
@@ -151,15 +150,6 @@ def _legend(shown: pd.DataFrame, styles: Styles) -> list[Line2D]:
     if len(drawn) < len(shown):
         lines.append(Line2D([], [], label="median and middle 80 %\nof all runs", **MIDDLE))
     return lines
-
-
-def _seeds(table: pd.DataFrame) -> str:
-    """Say how many runs are drawn, and how many of them a line end is not the mean of."""
-    said = seeds_drawn(table.groupby(["panel", "curve"])["run"].nunique(), table["seed"])
-    runs = table.drop_duplicates("run")
-    some = runs.groupby(["panel", "curve"])["finished"].transform("any")
-    without = int((some & ~runs["finished"]).sum())
-    return said + (f"; means without {counted(without, 'unfinished run')}" if without else "")
 
 
 def _limits(drawn: pd.DataFrame) -> tuple[float, float]:

@@ -19,22 +19,22 @@ from stabkit.analyze.plots.knn import curve_styles
 from stabkit.analyze.plots.knn_lines import Styles
 from stabkit.analyze.plots.layer_styles import cross_out, mark_spikes, not_finite_handle
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
-from stabkit.analyze.plots.many import seeds_drawn
+from stabkit.analyze.plots.many import seeds_of_ends
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
 # below the line, whose dashes stay in sight
 SHADOW: dict[str, Any] = {"linewidth": 5, "linestyle": "-", "alpha": 0.35, "zorder": 1}
-COLUMNS = ["run", "seed", "panel", "curve", "series", *CLOCK, "step", "value", "event"]
+COLUMNS = ["run", "finished", "seed", "panel", "curve", "series", *CLOCK, "step", "value", "event"]
 
 
 def loss_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row a value of the main loss of each run (`main_loss`).
 
-    Columns: run, seed, panel, curve, series (the recorded name), warmup and per_epoch (`clock`),
-    step, value, event. `curve` names the setting with the most values, `panel` the others. `event`
-    numbers the spikes of a run from 1, and the departure of a loss that left for good; it is 0
-    outside of them.
+    Columns: run, finished (whether it came to its end), seed, panel, curve, series (the recorded
+    name), warmup and per_epoch (`clock`), step, value, event. `curve` names the setting with the
+    most values, `panel` the others. `event` numbers the spikes of a run from 1, and the departure
+    of a loss that left for good; it is 0 outside of them.
     """
     cells = group_cells(runs)
     factor = curve_factor(cells)
@@ -52,6 +52,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
         rows.loc[rows["step"].between(onset, end), "event"] = number
     return rows.assign(
         run=run.name,
+        finished=run.finished,
         seed=run.settings.get("seed"),
         panel=cell_label(cell, without=factor) if factor else "",
         curve=label(factor, cell.settings[factor]) if factor else cell_label(cell),
@@ -117,8 +118,7 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
         if not np.isfinite(table["value"]).all():
             handles.append(not_finite_handle())
         shown = table[table["panel"].isin(panels)]
-        drawn = seeds_drawn(shown.groupby(["panel", "curve"])["run"].nunique(), shown["seed"])
-        handles.append(Line2D([], [], linestyle="", label=drawn))
+        handles.append(Line2D([], [], linestyle="", label=seeds_of_ends(shown)))
         if few:
             figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
         else:
@@ -127,14 +127,16 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
 
 
 def _ends(rows: pd.DataFrame, styles: Styles, ax: Axes) -> list[LineEnd]:
-    """Return the name of each curve at the mean of its last values."""
+    """Name each curve at the mean of the last values of the runs that finished, or else of all."""
     ends = []
     for curve, one in rows.groupby("curve", sort=False):
         finite = one[np.isfinite(one["value"])]
         if len(finite):
-            last = float(finite.groupby("run")["value"].last().mean())
+            ended = finite[finite["finished"]]
+            last = float((finite if ended.empty else ended).groupby("run")["value"].last().mean())
+            said = f"{last:#.3g} so far" if ended.empty else f"{last:#.3g}"
             at = math.log(last) if ax.get_yscale() == "log" else last
-            ends.append(LineEnd(at, f"{curve} · {last:#.3g}" if curve else "", styles[str(curve)]))
+            ends.append(LineEnd(at, f"{curve} · {said}" if curve else "", styles[str(curve)]))
     return ends
 
 

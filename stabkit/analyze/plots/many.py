@@ -48,6 +48,15 @@ def seeds_drawn(counts: "pd.Series[int]", seeds: "pd.Series[Any]") -> str:
     return counted(few, noun) if noun == "run" else f"n = {counted(few, noun)}"
 
 
+def seeds_of_ends(table: pd.DataFrame) -> str:
+    """Say how many runs are drawn, and how many of them a line end is not the mean of."""
+    said = seeds_drawn(table.groupby(["panel", "curve"])["run"].nunique(), table["seed"])
+    runs = table.drop_duplicates("run")
+    some = runs.groupby(["panel", "curve"])["finished"].transform("any")
+    without = int((some & ~runs["finished"]).sum())
+    return said + (f"; means without {counted(without, 'unfinished run')}" if without else "")
+
+
 def without_unfinished(table: pd.DataFrame) -> str:
     """Say how many unfinished runs a mean leaves out, by the column `unfinished`; "" for none."""
     others = int(table["unfinished"].max())

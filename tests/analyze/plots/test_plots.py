@@ -18,6 +18,7 @@ from stabkit.analyze.plots import PLOTS, draw, save
 from stabkit.analyze.plots.catalog import table_of
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.knn import knn_figure, knn_panels, knn_table
+from stabkit.analyze.plots.losses import loss_figure, loss_table
 from stabkit.analyze.plots.style import ramp
 from stabkit.analyze.report.interactive import charts
 from stabkit.cli import main
@@ -123,6 +124,28 @@ def test_a_mean_of_knn_is_that_of_the_runs_that_finished(tmp_path: Path) -> None
     assert "without" not in alone.get_supxlabel()
     names = [line["name"] for line in json.loads(charts(runs)[0].data)["data"]]
     assert [name.endswith(" so far") for name in names] == [False, False, True]
+
+
+@pytest.mark.lengthy
+def test_a_mean_of_last_losses_is_that_of_the_runs_that_finished(tmp_path: Path) -> None:
+    for seed in range(2):
+        for lr in ("1e-3", "2e-2"):
+            plant_run(tmp_path / f"{lr} {seed}", f"optim.lr={lr}", seed=seed)
+    RunDir(tmp_path / "2e-2 1").write_status(Status("failed", 100, 500))
+    table = loss_table(diagnosed(tmp_path))
+    table.loc[table["run"] == "2e-2 1", "value"] += 1
+    figure = loss_figure(table)
+    assert _ends(figure) == ["1.00", "1.00"]
+    (drawn,) = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert drawn == "n = 2 seeds; means without 1 unfinished run"
+    alone = loss_figure(table.assign(finished=False))
+    assert _ends(alone) == ["1.00 so far", "1.50 so far"]
+
+
+def _ends(figure: Figure) -> list[str]:
+    """Return what stands behind the names at the ends of lines."""
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    return [text.rpartition(" · ")[2] for text in texts if " · " in text]
 
 
 @pytest.mark.lengthy
