@@ -145,7 +145,7 @@ def test_a_mean_of_last_losses_is_that_of_the_runs_that_finished(tmp_path: Path)
 def _ends(figure: Figure) -> list[str]:
     """Return what stands behind the names at the ends of lines."""
     texts = [text.get_text() for text in figure.axes[0].texts]
-    return [text.rpartition(" · ")[2] for text in texts if " · " in text]
+    return [text.rpartition(" · ")[2].replace("\n", " ") for text in texts if " · " in text]
 
 
 @pytest.mark.lengthy
