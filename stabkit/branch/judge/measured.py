@@ -34,11 +34,11 @@ class ParentEvent(NamedTuple):
 class Measured(NamedTuple):
     """One branch. Accuracies are in points (percent).
 
-    `event`: it happened again. `moved`: such an event happened at another time after the branch
-    began. `area`: points x steps below the level before the event. `depth`: how far the lowest
-    point is below that level, from the onset on. `recovered`: no event, or one that ended before
-    the horizon. `last`: at the horizon. Area, depth and last are NaN if the run was never
-    evaluated.
+    `event`: it happened again, or accuracy fell earlier and was still low at its time. `moved`:
+    such an event happened at another time after the branch began. `area`: points x steps below the
+    level before the event. `depth`: how far the lowest point is below that level, from the onset
+    on. `recovered`: no event, or one that ended before the horizon. `last`: at the horizon. Area,
+    depth and last are NaN if the run was never evaluated.
     """
 
     event: bool
@@ -86,6 +86,10 @@ def measure(
     found = _found(seen, branch, parent, event.kind, begin)
     margin = MARGIN * _every(parent, metric) or MARGIN_STEPS
     inside = found["onset"].between(event.onset - margin, event.end + margin)
+    # A change may make accuracy fall at once, before the event was due. Such a fall is dated up to
+    # an evaluation before the begin. If it goes on through the event, nothing was prevented.
+    falls_on = (found["trough"] > begin) & (found["recovery"] > event.onset)
+    inside |= (found["onset"] < event.onset) & falls_on
     happened = bool(inside.any())
     area, depth, last = math.nan, math.nan, math.nan
     if len(parent.evals(metric)):
@@ -119,11 +123,14 @@ def _every(run: Run, metric: str) -> float:
 
 
 def _found(seen: Joined, branch: Run, parent: Run, kind: str, begin: int) -> pd.DataFrame:
-    """Return onset of each event of the kind, and whether it was over at the end."""
+    """Return onset of each event of the kind, and whether it was over at the end.
+
+    A dip has a trough and a recovery too, infinite if there was none; other events last no time.
+    """
     if kind == "nonfinite":
         entries = Diagnosis(branch).nonfinite
         onsets = [int(entry.get("step") or 0) for entry in entries]
-        return pd.DataFrame({"onset": onsets, "recovered": [False] * len(onsets)}, dtype="int64")
+        return _momentary(pd.Series(onsets, dtype="int64"), recovered=False)
     if kind == "burst":
         return _bursts(branch, parent, begin)
     if kind == "loss_spike":
@@ -137,7 +144,21 @@ def _found(seen: Joined, branch: Run, parent: Run, kind: str, begin: int) -> pd.
         seen.correct,
         chance=0.0 if pd.isna(chance) else float(chance),
     )
-    return pd.DataFrame({"onset": dips["onset"], "recovered": dips["recovery"].notna()})
+    return pd.DataFrame(
+        {
+            "onset": dips["onset"],
+            "trough": dips["trough"],
+            "recovery": dips["recovery"].fillna(math.inf),
+            "recovered": dips["recovery"].notna(),
+        }
+    )
+
+
+def _momentary(onsets: "pd.Series[int]", recovered: bool) -> pd.DataFrame:
+    """Return events that last no time."""
+    return pd.DataFrame(
+        {"onset": onsets, "trough": onsets, "recovery": onsets, "recovered": recovered}
+    )
 
 
 def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
@@ -151,7 +172,7 @@ def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
         if losses([name]) and np.isfinite(rows["value"]).sum() > MIN_HISTORY
     }
     spikes = find_bursts(loss_spikes(series, branch))
-    return pd.DataFrame({"onset": spikes["onset"], "recovered": True})
+    return _momentary(spikes["onset"], recovered=True)
 
 
 def _bursts(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
@@ -169,6 +190,6 @@ def _bursts(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
         if len(rows)
     ]
     if not spikes:
-        return pd.DataFrame({"onset": [], "recovered": []}, dtype="int64")
+        return _momentary(pd.Series([], dtype="int64"), recovered=True)
     bursts = find_bursts(pd.concat(spikes, ignore_index=True))
-    return pd.DataFrame({"onset": bursts["onset"], "recovered": True})
+    return _momentary(bursts["onset"], recovered=True)

@@ -10,11 +10,13 @@ from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.report.page import write_report
 from stabkit.branch.judge.attribution import judge_branches
 from stabkit.branch.judge.branch_table import COLUMNS, branch_table, read_plan
+from stabkit.branch.judge.measured import ParentEvent, measure
 from stabkit.branch.judge.report_section import preventions
 from stabkit.branch.judge.study_figures import write_study
 from stabkit.config import ConfigError
 from stabkit.rundir import RunDir, Status
-from tests.branch.judge.studies import BEGIN, DEPTH, HORIZON, LEVEL, make_study, plant
+from stabkit.store.reader import Run
+from tests.branch.judge.studies import BEGIN, DEPTH, END, HORIZON, LEVEL, ONSET, make_study, plant
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,24 @@ def test_area_depth_and_level_are_those_that_were_planted(table: pd.DataFrame) -
     assert dipped["recovered"].all()
     assert (table["last"] - 100 * LEVEL).abs().max() < 5
     assert (table[~table["event"]]["area"] < 100).all()
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize(
+    ("dip", "expected"),
+    [(None, (False, False)), (125, (True, False)), (90, (False, False)), (230, (False, True))],
+)
+def test_a_fall_from_the_begin_on_that_goes_on_through_the_event_prevents_nothing(
+    tmp_path: Path, dip: int | None, expected: tuple[bool, bool]
+) -> None:
+    """The dip of the parent is due at 150. One that was over at the begin is not the branch's."""
+    plant(tmp_path / "parent", 1)
+    plant(tmp_path / "branch", 2, first=0, dip=dip, last=HORIZON)
+    event = ParentEvent("dip", ONSET, END)
+    found = measure(
+        Run(tmp_path / "branch"), Run(tmp_path / "parent"), "knn_heldout", event, BEGIN, HORIZON
+    )
+    assert (found.event, found.moved) == expected
 
 
 @pytest.mark.lengthy
