@@ -18,7 +18,7 @@ _SCORE = re.compile(
 # Scores that batches of training may have as well.
 _OTHER_SCORE = re.compile(r"(^|[^a-z])(f1([_-]?score)?|auc|auroc|dice|iou)([^a-z]|$)")
 _HELD_OUT = re.compile(
-    r"(^|[^a-z])(val|valid|validation|test|eval|evaluation|dev|held_?out|hold_?out|k-?nn|linear"
+    r"(^|[^a-z])(val|valid|validation|test|eval|evaluation|dev|held_?out|hold_?out|k[-_]?nn|linear"
     r"|probe)([^a-z]|$)"
 )
 _TRAINING = re.compile(r"(^|[^a-z])(train|training|batch)([^a-z]|$)")

@@ -96,7 +96,9 @@ def test_names_of_scores_that_only_an_evaluation_has(name: str) -> None:
     assert is_held_out(name)
 
 
-@pytest.mark.parametrize("name", ["val_acc", "valAcc", "testAccuracy", "eval/Top1", "hold_out_acc"])
+@pytest.mark.parametrize(
+    "name", ["val_acc", "valAcc", "testAccuracy", "eval/Top1", "hold_out_acc", "kNN"]
+)
 def test_names_of_held_out_accuracies(name: str) -> None:
     assert is_held_out(name)
     assert not is_training(name)
