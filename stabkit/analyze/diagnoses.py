@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import Falls
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.workers import WORTH_IT, each
 from stabkit.store.reader import Run, Runs
@@ -67,8 +66,8 @@ def diagnose(runs: Runs, processes: int = 1, metric: str | None = None) -> Diagn
 def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
     """Return the equal table of an earlier run: most are empty, and all layers are the same."""
     if isinstance(value, tuple):
-        parts = [_shared(part, seen) for part in value]
-        return Falls(*parts) if isinstance(value, Falls) else tuple(parts)
+        make = getattr(value, "_make", tuple)  # a named tuple keeps its names
+        return make(_shared(part, seen) for part in value)
     if isinstance(value, pd.DataFrame):
         return seen.setdefault(hashlib.sha256(pickle.dumps(value)).digest(), value)
     return value

@@ -214,7 +214,9 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
         if key not in cell.settings:
             continue
         rest = {name: value for name, value in cell.settings.items() if name != key}
-        for run in filter(lambda run: run.finished, cell.runs):
+        for run in cell.runs:
+            if not run.finished:
+                continue
             seed = run.settings.get("seed", 0)
             words = [*(label(name, value) for name, value in rest.items()), f"seed {seed}"]
             alike = (*((name, repr(value)) for name, value in rest.items()), seed)

@@ -26,6 +26,7 @@ from stabkit.analyze.report.torch_lines import torch_lines, values_of
 from stabkit.analyze.summary import run_table
 from stabkit.config import RunConfig, keys_of, load_config
 from stabkit.detect.significance import holm
+from stabkit.rundir import RunDir, Status
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import (
@@ -281,6 +282,10 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
         assert alone is not None
         assert number in alone.words()
         assert "Not decisive: a test takes 3 pairs" in alone.words()
+    RunDir(tmp_path / "true 2").write_status(Status("failed", 100, 500))
+    (ended,) = trials([FREEZE], group_cells(diagnosed(tmp_path)), set())
+    assert ended is not None
+    assert "n = 2 pairs" in ended.words(), "a run that has not ended has no final accuracy"
 
 
 def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
