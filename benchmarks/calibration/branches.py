@@ -21,6 +21,7 @@ TRUTHS: dict[str, tuple[float, Truth, float | None]] = {
     "postpones": (1.0, Truth(0.0, moved=0.95), None),
     "halves the risk": (1.0, Truth(0.5), None),
     "A/A": (1.0, Truth(1.0), None),
+    "it harms by 8 points": (1.0, Truth(1.0, price=8.0), None),
     "A/A, the event comes in 95 %": (0.95, Truth(0.95), None),
     "A/A, the event comes in 50 %": (0.5, Truth(0.5), None),
     "sham: its size prevents in 30 %": (1.0, Truth(0.7), 0.7),

@@ -13,7 +13,7 @@ PRICE = 1.0  # points at the horizon; less is no price
 MOST = 40  # replicates or shams; more are not asked for
 VERDICTS = (
     *("prevented", "prevented, at a price", "postponed", "no different from a nudge"),
-    *("undecided", "not attributable"),
+    *("worse than a nudge", "undecided", "not attributable"),
 )
 
 
@@ -29,11 +29,13 @@ def tell_verdict(row: Mapping[str, Any], tests: int) -> tuple[str, str]:
     if row["p"] <= ALPHA and row["p_own"] <= OWN_ALPHA and these.value <= SPARED:
         word, more = _without_event(row)
         return word, f"{counts}{more}."
-    counts += _price(row)
+    price = _price(row)
+    word = "worse than a nudge" if price else "no different from a nudge"
+    counts += price
     if 2 * these.events > these.of:
-        return "no different from a nudge", f"{counts}."
+        return word, f"{counts}."
     if 2 * own.events < own.of or 2 * shams.events < shams.of:
-        return "no different from a nudge", f"{counts}: most shams prevent it as well."
+        return word, f"{counts}: most shams prevent it as well."
     return f"undecided ({_needs(these, placebos, shams, own, tests)})", f"{counts}."
 
 

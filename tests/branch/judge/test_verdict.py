@@ -83,6 +83,7 @@ def test_the_interval_of_the_prevented_fraction_covers(p1: float, p0: float) -> 
         (Truth(0.0, price=20.0), "prevented, at a price"),
         (Truth(0.0, moved=1.0), "postponed"),
         (Truth(1.0), "no different from a nudge"),
+        (Truth(1.0, price=20.0), "worse than a nudge"),
     ],
 )
 def test_a_certain_truth_gets_its_verdict(size: object, truth: Truth, verdict: str) -> None:
@@ -98,12 +99,14 @@ def test_a_cure_that_any_change_of_its_size_gives_is_no_cure() -> None:
     first = judged.interventions.iloc[0]
     assert first["p"] < 0.05 < first["p_own"]  # it beats placebos and the other families' shams
     assert first["verdict"] == "no different from a nudge"
+    costly = judge_branches(simulated_table(3, FULL, 1.0, Truth(0.0, price=20.0), own_shams=0.0))
+    assert costly.interventions["verdict"].iloc[0] == "worse than a nudge"
 
 
 def test_a_change_that_does_harm_is_told_to_do_so() -> None:
     judged = judge_branches(simulated_table(3, QUICK, 1.0, Truth(1.0, price=20.0)))
     first, second = judged.lines()[2:4]
-    assert first.startswith("change 0: no different from a nudge. 3 of 3 repeat the event")
+    assert first.startswith("change 0: worse than a nudge. 3 of 3 repeat the event")
     assert "points below the placebos at the horizon, p = 0.018" in first
     assert "points below" not in second
 
