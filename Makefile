@@ -57,7 +57,7 @@ quick: $(READY)
 		$(addprefix --ignore ,$(NOT_QUICK)) --durations 5 --durations-min 0.5
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

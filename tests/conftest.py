@@ -32,6 +32,11 @@ SMALL = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests on SLURM first: they mostly wait, and the others run beside them."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
 @pytest.fixture
 def same_threads() -> Iterator[None]:
     """Put the number of threads back: a training sets it for the whole process."""
