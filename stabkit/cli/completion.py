@@ -1,10 +1,13 @@
 """`stabkit completion`: print the script that makes a shell complete verbs and options."""
 
 import argparse
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stabkit.analyze.plots.catalog import PLOTS
+from stabkit.branch.interventions import READY
 from stabkit.cli.parser import build_parser
 from stabkit.cli.request import RequestError
 
@@ -24,18 +27,23 @@ def act(arguments: argparse.Namespace) -> int:
     import shtab
 
     parser = build_parser(None, whole=True)
-    _offer_paths(parser, shtab.FILE)
+    _offer_words(parser, shtab.FILE, {"plot": ("list", *PLOTS), "change": READY})
     print(shtab.complete(parser, arguments.shell))
     print(f"# to install it: stabkit completion {arguments.shell} > {FILES[arguments.shell]}")
     return 0
 
 
-def _offer_paths(parser: argparse.ArgumentParser, paths: Any) -> None:
-    """Mark every word that may be a path: zsh and fish offer none unless they are told to."""
+def _offer_words(parser: argparse.ArgumentParser, paths: Any, names: Mapping[str, Any]) -> None:
+    """Mark what may follow: the `names` of some options, and a path for every word that may be one.
+
+    zsh and fish offer no paths unless they are told to.
+    """
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for verb in action.choices.values():
-                _offer_paths(verb, paths)
+                _offer_words(verb, paths, names)
+        elif action.dest in names:
+            action.choices = names[action.dest]
         elif action.choices is None and (action.type is Path or not action.option_strings):
             marked: Any = action  # shtab reads this attribute
             marked.complete = paths

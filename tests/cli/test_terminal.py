@@ -139,7 +139,9 @@ OFFERS = {
 @pytest.mark.parametrize(
     ("words", "offered"),
     [("stabkit an", "analyze"), ("stabkit report my_r", "my_runs"),
-     ("stabkit analyze --pl", "--plot"), ("stabkit completion fi", "fish")],
+     ("stabkit analyze --pl", "--plot"), ("stabkit completion fi", "fish"),
+     ("stabkit analyze runs --plot lr-s", "lr-sensitivity"),
+     ("stabkit branch run --with stab", "stable_adamw")],
 )  # fmt: skip
 def test_a_shell_offers_verbs_options_and_folders(
     shell: str, words: str, offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
