@@ -42,16 +42,18 @@ def order_words(test: OrderTest) -> str:
 
 def lead_words(found: pd.DataFrame) -> str:
     """Say how often the patch projection led bursts, against chance; empty if it never spiked."""
-    events = found.groupby(["run", "burst"])["layer"]
-    alone = int(((events.transform("size") == 1) & (found["layer"] == FIRST)).sum())
+    size = found.groupby(["run", "burst"])["layer"].transform("size")
+    mine = found["layer"] == FIRST
     test = first_in_bursts(found, FIRST)
     parts = []
     if test.events:
+        among = int((mine & (size > 1) & (found["lag"] == 0)).sum())
         parts.append(
-            f"began {test.first:.2g} of {counted(test.events, 'burst')}\nof several layers; chance "
-            f"alone gives {test.expected:.2g} (a burst that k layers begin at once counts 1/k)"
+            f"was among the first in {among} of {counted(test.events, 'burst')}\nof several layers "
+            f"({test.first:.2g} if layers that rise at once share the lead; chance gives "
+            f"{test.expected:.2g})"
         )
-    if alone:
+    if alone := int((mine & (size == 1)).sum()):
         parts.append(f"spiked alone in {alone}")
     return f"the patch projection {' and '.join(parts)}" if parts else ""
 

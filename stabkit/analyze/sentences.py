@@ -150,9 +150,11 @@ def _lost(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
 
 def _collapsed(table: pd.DataFrame) -> Iterator[str]:
     signs = table["collapse"][table["collapse"] != ""].str.split(", ").explode().value_counts()
-    if not signs.empty:
-        runs = counted((table["collapse"] != "").sum(), "run")
-        yield f"{runs} collapsed: {', '.join(f'{s} in {n}' for s, n in signs.items())}."
+    if signs.empty:
+        return
+    number = int((table["collapse"] != "").sum())
+    shown = [sign if number == 1 else f"{sign} in {n}" for sign, n in signs.items()]
+    yield f"{counted(number, 'run')} collapsed, as shown by {listed(shown)}."
 
 
 def _drifted(table: pd.DataFrame) -> Iterator[str]:

@@ -45,9 +45,10 @@ def test_the_words_tell_an_order_only_beyond_one_step() -> None:
 
 def test_the_words_share_ties() -> None:
     assert lead_words(pairs(0, 0, 0, 3)) == (
-        "the patch projection began 2.5 of 4 bursts\nof several layers; chance alone gives 2 "
-        "(a burst that k layers begin at once counts 1/k)"
+        "the patch projection was among the first in 4 of 4 bursts\nof several layers "
+        "(2.5 if layers that rise at once share the lead; chance gives 2)"
     )
+    assert lead_words(pairs(0, 2, -3)).startswith("the patch projection was among the first in 2")
     alone = pairs(0)
     assert lead_words(alone[alone["depth"] == 0]) == "the patch projection spiked alone in 1"
     assert lead_words(alone[alone["depth"] == 1]) == ""

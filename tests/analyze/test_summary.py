@@ -5,7 +5,7 @@ import pytest
 
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.summary import run_table, summary
+from stabkit.analyze.summary import describe, run_table, summary
 from stabkit.analyze.text import aligned
 from stabkit.rundir import RunDir
 from tests.analyze.conftest import DIP, EVERY, SPIKE, diagnosed, diagnosed_run, plant_run
@@ -44,11 +44,23 @@ def test_the_words_say_what_the_table_says(grid_runs: Diagnoses) -> None:
     assert "2 of 8 runs trained unstably. 2 of them finished without any error" in text
     assert "The deepest dip (learned patch projection, base lr 0.02" in text
     assert (
-        "2 gradient bursts in 2 runs; the patch projection began 2 of 2 bursts\n"
-        "of several layers; chance alone gives 1 "
-        "(a burst that k layers begin at once counts 1/k).\n" in text
+        "2 gradient bursts in 2 runs; the patch projection was among the first in 2 of 2 bursts\n"
+        "of several layers (2 if layers that rise at once share the lead; chance gives 1).\n"
+        in text
     )
     assert max(map(len, text.splitlines()[1:])) <= 110
+
+
+def test_the_words_name_what_shows_a_collapse(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        plant_run(tmp_path / f"{seed}", seed=seed)
+    runs = diagnosed(tmp_path)
+    table = run_table(runs)
+    table["collapse"] = ["loss_relative, feature_std", ""]
+    assert "1 run collapsed, as shown by loss_relative and feature_std." in describe(runs, table)
+    table["collapse"] = ["loss_relative, feature_std", "loss_relative"]
+    both = "2 runs collapsed, as shown by loss_relative in 2 and feature_std in 1."
+    assert both in describe(runs, table)
 
 
 def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
