@@ -45,11 +45,12 @@ class Trial:
     """What runs that differ only in a remedy show of it.
 
     `corrected` is the p-value of the claim, corrected for all remedies that these runs test; NaN if
-    there are too few pairs for a test.
+    there are too few pairs for a test. `unfinished` counts the runs that have not ended.
     """
 
     pairs: tuple[Pair, ...]
     claim: Claim
+    unfinished: int
     corrected: float = math.nan
 
     @property
@@ -64,6 +65,8 @@ class Trial:
         counts = (
             f"Unstable were {without} of {counted(n, 'run')} without and {with_it} of {n} with it."
         )
+        if self.unfinished:
+            counts += f" Left out: {counted(self.unfinished, 'unfinished run')}."
         if not claim.n:
             return f"{counts} No levels to compare."
         effect = f"{claim.effect:+.1f} points of final accuracy, n = {counted(claim.n, 'pair')}"
@@ -208,7 +211,7 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
 
     The p-value is not corrected.
     """
-    key = remedy.key
+    key, unfinished = remedy.key, 0
     groups: dict[tuple[Any, ...], dict[Any, tuple[str, Diagnosis]]] = {}
     for cell in cells:
         if key not in cell.settings:
@@ -216,6 +219,7 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
         rest = {name: value for name, value in cell.settings.items() if name != key}
         for run in cell.runs:
             if not run.finished:
+                unfinished += 1
                 continue
             seed = run.settings.get("seed", 0)
             words = [*(label(name, value) for name, value in rest.items()), f"seed {seed}"]
@@ -230,7 +234,7 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
     if not pairs:
         return None
     gains = [pair.level_with - pair.level_without for pair in pairs]
-    return Trial(pairs, mean_above_zero(remedy.name, gains, "points"))
+    return Trial(pairs, mean_above_zero(remedy.name, gains, "points"), unfinished)
 
 
 def _ends(remedy: Remedy, values: Sequence[Any]) -> tuple[Any, Any] | None:

@@ -286,6 +286,8 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
     (ended,) = trials([FREEZE], group_cells(diagnosed(tmp_path)), set())
     assert ended is not None
     assert "n = 2 pairs" in ended.words(), "a run that has not ended has no final accuracy"
+    assert "Left out: 1 unfinished run." in ended.words()
+    assert "Left out" not in found.words()
 
 
 def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +300,7 @@ def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.Monkey
 
     def measured(remedy: Remedy, *_: object) -> Trial | None:
         found = gains.get(remedy.name)
-        return Trial((), mean_above_zero(remedy.name, found, "points")) if found else None
+        return Trial((), mean_above_zero(remedy.name, found, "points"), 0) if found else None
 
     monkeypatch.setattr(remedy_effects, "trial", measured)
     found = {r.name: t for r, t in zip(REMEDIES, trials(REMEDIES, [], set()), strict=True) if t}
