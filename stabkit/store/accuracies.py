@@ -32,9 +32,12 @@ def is_knn(name: str) -> bool:
 
 def is_accuracy(name: str) -> bool:
     """Return whether the name is of an accuracy, or of a score that is one in 0..1 or percent."""
-    lower = name.lower()
-    named = _ACCURACY.search(lower) or _OTHER_SCORE.search(lower) or is_score(name)
-    return bool(named) and not _NO_ACCURACY.search(lower)
+    named = is_score(name) or any(
+        pattern.search(text)
+        for pattern in (_ACCURACY, _OTHER_SCORE)
+        for text in (name.lower(), _divided(name))
+    )
+    return named and not _NO_ACCURACY.search(name.lower())
 
 
 def is_score(name: str) -> bool:

@@ -79,8 +79,10 @@ def test_names_of_norms(name: str, expected: tuple[str, str] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["val/acc", "val_acc1", "top1", "Acc@1", "eval.top-5", "valid/accuracy"]
-)
+    "name",
+    ["val/acc", "val_acc1", "top1", "Acc@1", "eval.top-5", "valid/accuracy", "valAcc",
+     "testAccuracy", "evalTop1", "valF1Score", "valAUC", "IoU"],
+)  # fmt: skip
 def test_names_of_accuracies(name: str) -> None:
     assert is_accuracy(name)
     assert not is_knn(name)
@@ -137,8 +139,10 @@ def test_names_of_knn_accuracies(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["accumulate", "knn_time", "stop1", "acceleration", "knn/loss", "lr"]
-)
+    "name",
+    ["accumulate", "knn_time", "stop1", "acceleration", "knn/loss", "lr", "gradAccSteps",
+     "AccLoss"],
+)  # fmt: skip
 def test_names_of_neither(name: str) -> None:
     assert not is_accuracy(name)
 
