@@ -2,13 +2,14 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from stabkit.cli import main
-from stabkit.cli.dispatch import module_of
+from stabkit.cli.dispatch import PATIENCE_S, module_of
 from stabkit.cli.parser import EXAMPLES, VERBS, build_parser
 from tests.conftest import SMALL
 
@@ -52,6 +53,22 @@ def test_wrong_requests_exit_2_and_say_what_would_be_right(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, *words)
+
+
+def test_of_several_processes_another_says_what_the_first_did_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun ends it while it waits, where the first process refuses the same."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    said = refused(capsys, "train", "tiny", "optim.lrr=1")
+    assert said.startswith("stabkit: process 1: tiny:\n  - optim.lrr: no such setting")
+    assert waited == [PATIENCE_S]
+    monkeypatch.setenv("RANK", "0")
+    assert refused(capsys, "train", "tiny", "optim.lrr=1").startswith("stabkit: tiny:")
+    assert len(waited) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Carry out a parsed request: an error becomes an exit code and a line on stderr."""
 
 import argparse
+import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from stabkit.rundir import ForeignFolderError, LeftOutWarning, LinkedError, RunB
 from stabkit.sweep.queue import SlurmError
 
 REFUSALS = (RequestError, RunBusyError, LinkedError, FileNotFoundError)
+PATIENCE_S = 5.0  # in which torchrun ends the other processes once one has ended
 LINES = 50  # at most, about what was left out; more have the same cause
 
 
@@ -27,13 +30,9 @@ def dispatch(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except (ConfigError, ForeignFolderError) as error:  # one line for each problem
-        if is_speaker():
-            print(f"stabkit: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except REFUSALS as error:
-        if is_speaker():
-            print(f"stabkit: {one_line(error)}", file=sys.stderr)
-        return 2
+        return _refused(one_line(error))
     except (SlurmError, OSError) as error:  # for example a disk that is full or read-only
         print(f"stabkit: {one_line(error)}", file=sys.stderr)
         return 1
@@ -43,6 +42,20 @@ def dispatch(arguments: argparse.Namespace) -> int:
         if is_speaker():
             print(f"stabkit: stopped{end}", file=sys.stderr)
         return 1
+
+
+def _refused(why: str) -> int:
+    """Print why the request was wrong, and return the exit code.
+
+    Of several processes the others wait until the first has printed it: torchrun then ends them. If
+    it does not, the request is right for the first, as where a file is missing on one machine.
+    """
+    process = ""
+    if not is_speaker():
+        time.sleep(PATIENCE_S)
+        process = f"process {os.environ['RANK']}: "
+    print(f"stabkit: {process}{why}", file=sys.stderr)
+    return 2
 
 
 def module_of(verb: str) -> str:
