@@ -7,7 +7,7 @@ from benchmarks.calibration.branch_studies import FULL, QUICK, Size, Truth, simu
 from benchmarks.calibration.scores import TESTING, Each, interval, table
 from stabkit.branch.judge.attribution import judge_branches
 from stabkit.branch.judge.exact_tests import Share, fewer, fewer_of_few, smallest
-from stabkit.branch.judge.verdict import ALPHA, OWN_ALPHA, SPARED, VERDICTS
+from stabkit.branch.judge.verdict import ALPHA, OWN_ALPHA, SPARED, VERDICTS, falls_less
 
 SIZES = {"--quick": QUICK, "--full": FULL}
 STUDIES = 4  # times the number that is asked for: simulated studies are quick
@@ -49,22 +49,28 @@ def size_words(size: Size) -> str:
     )
 
 
-def verdict(size: Size, truth: str, seed: int) -> str:
-    """Return the verdict, without what it needs, on the first intervention of a study."""
+def verdict(size: Size, truth: str, seed: int) -> tuple[str, bool]:
+    """Return what is said of the first intervention of a study.
+
+    That is the verdict, without what it needs, and whether accuracy falls less than in the shams.
+    """
     repeats, of, own = TRUTHS[truth]
     judged = judge_branches(simulated_table(seed, size, repeats, of, own))
-    return str(judged.interventions["verdict"].iloc[0]).partition(" (")[0]
+    row = judged.interventions.iloc[0]
+    return str(row["verdict"]).partition(" (")[0], falls_less(row)
 
 
 def verdict_table(each: Each, studies: int, size: Size) -> str:
     rows = []
     for truth in TRUTHS:
-        counts = Counter(each(partial(verdict, size, truth), studies, TESTING))
+        found = each(partial(verdict, size, truth), studies, TESTING)
+        counts = Counter(word for word, _ in found)
         prevented = sum(counts[word] for word in PREVENTED)
         others = [f"{100 * counts[word] / studies:.1f} %" for word in VERDICTS[1:]]
-        rows.append([truth, str(studies), interval(prevented, studies), *others])
+        less = interval(sum(smaller for _, smaller in found), studies)
+        rows.append([truth, str(studies), interval(prevented, studies), *others, less])
     return table(["truth", "studies", "prevented, with or without a price", "of which at a price",
-                  *VERDICTS[2:]], rows)  # fmt: skip
+                  *VERDICTS[2:], "falls less"], rows)  # fmt: skip
 
 
 def reach_table() -> str:

@@ -16,7 +16,7 @@ from stabkit.branch.judge.exact_tests import (
     prevented_fraction,
     same_direction,
 )
-from stabkit.branch.judge.verdict import tell_verdict
+from stabkit.branch.judge.verdict import falls_less, tell_verdict
 from stabkit.detect.significance import holm
 from stabkit.printing import counted
 
@@ -57,18 +57,27 @@ class Attribution:
             found.append(f"Not attributable: {self.problem}.")
         else:
             found += [f"{row.change}: {row.verdict}. {row.why}" for row in self._rows()]
+        found += [
+            f"{row.change}: accuracy falls less than in the shams, whether or not the event comes "
+            f"({row.area:.0f} against {row.area_shams:.0f} points x steps; corrected "
+            f"p = {row.p_area:.2g}, in its family {row.p_area_own:.2g})."
+            for row in self._smaller()
+        ]
         if self.unfinished:
             found.append(f"Left out, not finished: {', '.join(self.unfinished)}.")
         return [*found, ONLY]
 
     def answer(self) -> str:
-        """Return what prevented the event, in one sentence."""
+        """Return what prevented the event, or made the fall smaller, in a sentence or two."""
+        less = ", ".join(row.change for row in self._smaller())
+        more = f" Accuracy falls less with: {less}." if less else ""
         if self.problem:
-            return f"Not attributable: {self.problem}."
+            return f"Not attributable: {self.problem}.{more}"
         helped = [f"{r.change} ({r.verdict})" for r in self._rows() if "prevented" in r.verdict]
         if helped:
-            return f"{', '.join(helped)}."
-        return f"Nothing shown among {counted(len(self.interventions), 'change')} that were tried."
+            return f"{', '.join(helped)}.{more}"
+        tried = counted(len(self.interventions), "change")
+        return f"Nothing shown among {tried} that were tried.{more}"
 
     def text(self) -> str:
         """Return the lines and the table of the interventions."""
@@ -92,6 +101,13 @@ class Attribution:
     def _rows(self) -> list[Any]:
         return list(self.interventions.itertuples())
 
+    def _smaller(self) -> list[Any]:
+        """Return the changes that make the fall smaller and are not told to prevent it."""
+        told = ("prevented", "prevented, at a price", "postponed")
+        return [
+            row for row in self._rows() if row.verdict not in told and falls_less(row._asdict())
+        ]
+
     def _table(self) -> str:
         return aligned(self.cells(), left=(0, 1))
 
@@ -107,7 +123,8 @@ def judge_branches(table: pd.DataFrame) -> Attribution:
     - events; placebo_events, placebos; sham_events, shams; own_events, own_shams
     - p_one, p (corrected), p_own
     - fraction, low, high: prevented fraction against the shams, with an exact 95 % interval
-    - area, area_shams, p_area: means, and the exact permutation test that it is no smaller
+    - area, area_shams: means; p_area (corrected), p_area_own: exact permutation tests that it is
+      no smaller than that of all shams, and of those of its family
     - moved: replicates with the event at another time
     - last, gain, p_price: points at the horizon, those above the placebos', and the corrected
       p-value that they are no lower
@@ -118,13 +135,9 @@ def judge_branches(table: pd.DataFrame) -> Attribution:
         for change, branches in table[table["kind"] == "intervention"].groupby("change", sort=False)
     ]
     rows = [_counted(change, branches, table) for change, branches in groups]
-    for row, p, p_price in zip(
-        rows,
-        holm([row["p_one"] for row in rows]),
-        holm([row["p_price"] for row in rows]),
-        strict=True,
-    ):
-        row["p"], row["p_price"] = p, p_price
+    for corrected, key in (("p", "p_one"), ("p_price", "p_price"), ("p_area", "p_area")):
+        for row, p in zip(rows, holm([row[key] for row in rows]), strict=True):
+            row[corrected] = p
     shares = committor(table)
     problem = _problem(table, shares)
     for row in rows:
@@ -172,6 +185,7 @@ def _counted(change: str, branches: pd.DataFrame, table: pd.DataFrame) -> dict[s
         "fraction": fraction, "low": low, "high": high,
         "area": branches["area"].mean(), "area_shams": shams["area"].mean(),
         "p_area": lower(branches["area"].tolist(), shams["area"].tolist()),
+        "p_area_own": lower(branches["area"].tolist(), own["area"].tolist()),
         "moved": int(branches["moved"].sum()), "placebos_moved": int(placebos["moved"].sum()),
         "last": branches["last"].mean(), "gain": branches["last"].mean() - placebos["last"].mean(),
         "p_price": lower(branches["last"].tolist(), placebos["last"].tolist()),

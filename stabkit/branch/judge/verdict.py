@@ -39,6 +39,11 @@ def tell_verdict(row: Mapping[str, Any], tests: int) -> tuple[str, str]:
     return f"undecided ({_needs(these, placebos, shams, own, tests)})", f"{counts}."
 
 
+def falls_less(row: Mapping[str, Any]) -> bool:
+    """Return whether the area below the level is smaller than in the shams, event or not."""
+    return bool(row["p_area"] <= ALPHA and row["p_area_own"] <= OWN_ALPHA)
+
+
 def _without_event(row: Mapping[str, Any]) -> tuple[str, str]:
     """Return the verdict where the event stays away when it is due."""
     n, moved = row["n"], row["moved"]

@@ -111,6 +111,27 @@ def test_a_change_that_does_harm_is_told_to_do_so() -> None:
     assert "points below" not in second
 
 
+def test_a_smaller_fall_is_told_where_the_event_comes_by_chance() -> None:
+    """Half of all branches have the event, so it is not attributable; the areas still differ."""
+    table = simulated_table(3, QUICK, 0.5, Truth(0.5))
+    assert "falls less" not in judge_branches(table).text()
+    first = table["change"] == "change 0"
+    table["area"] = 300.0 + np.arange(len(table))
+    table.loc[first, "area"] = [50.0, 60.0, 70.0]
+    judged = judge_branches(table)
+    assert judged.problem
+    shams = table["kind"] == "sham"
+    assert (
+        f"(60 against {table[shams]['area'].mean():.0f} points x steps; corrected" in judged.text()
+    )
+    assert judged.interventions["p_area"].iloc[0] == pytest.approx(3 / math.comb(15, 3))
+    assert judged.interventions["p_area_own"].iloc[0] == pytest.approx(1 / math.comb(7, 3))
+    assert judged.answer().endswith("Accuracy falls less with: change 0.")
+    own = shams & (table["family"] == table.loc[first, "family"].iloc[0])
+    table.loc[own, "area"] = 55.0  # any change of its kind does it
+    assert "falls less" not in judge_branches(table).text()
+
+
 def test_an_event_that_placebos_prevent_is_not_attributable() -> None:
     table = simulated_table(3, QUICK, 1.0, Truth(0.0))
     table.loc[table[table["kind"] == "placebo"].index[:2], "event"] = False
