@@ -10,7 +10,7 @@ from stabkit.printing import counted
 
 
 class Sham(NamedTuple):
-    """A sham. That of the family `kick` gets its size, `branch.kick`, once it is measured."""
+    """A sham. One of the family `kick` gets its size, `branch.kick`, once that is measured."""
 
     family: str
     change: str

@@ -105,9 +105,9 @@ def search_dips(
 ) -> pd.DataFrame:
     """Find dips as `find_dips` does, and possible dips in the same search.
 
-    A possible dip passes all rules but the bar, of which it reaches four fifths or more. Many
-    healthy runs have one (docs/detectors.md): it is worth a look and is no verdict. The further
-    column `possible` is true of it. Raises what `find_dips` raises.
+    A possible dip passes all rules except the bar, of which it reaches four fifths or more. Some
+    healthy runs have one (docs/detectors.md), so it changes no verdict. The additional column
+    `possible` is true for it. Raises what `find_dips` raises.
     """
     dips, possible, attrs = _search(
         step, accuracy, n, correct, MIN_DEPTH, None, MIN_FALL, ALPHA, chance, between=None

@@ -24,13 +24,13 @@ FLIPS_OVER = 9  # evaluations whose median is the share of flips: a dip of four 
 SIZE_OVER = 41  # evaluations that tell how much larger the noise is here than the flips say
 FLIPS_COUNT = 20  # evaluations that the flips count for beside them
 NEAR = 21  # evaluations that tell which residuals stand out
-# The least AR(1) coefficient that noise is taken to have: recorded runs have .3 to .8. An estimate
-# scatters by .15, holds for the whole run, and takes noise slower than ten evaluations for trend.
-# Noise that is slower than believed looks like dips.
+# The least AR(1) coefficient that noise is taken to have: recorded runs have .3 to .8. One estimate
+# serves the whole run. It scatters by .15, and is too low where the noise is slower than ten
+# evaluations, which looks like trend. Noise that is slower than assumed looks like dips.
 LEAST_AR = 0.5
-# The largest AR(1) coefficient that noise is taken to have. From .8 to .9 the autocorrelation of
-# the residuals grows by only a third of its standard error, but the noise that follows from it by a
-# third. An estimate of .9 is luck or a wandering trend, and would hide falls by eleven points.
+# The largest AR(1) coefficient that noise is taken to have. Coefficients of .8 and .9 can hardly be
+# told apart: the autocorrelation of the residuals differs by a third of its standard error. But the
+# noise computed from .9 is a third larger, and would hide falls of eleven points.
 MOST_AR = 0.8
 SHAPE_OVER = 31  # evaluations that tell the local noise where answers are not known
 WHOLE_COUNTS = 10  # evaluations that the whole run counts for beside them

@@ -8,9 +8,9 @@ evaluations finds it. A dip that stays just above the bar is decided at the end,
 whole run, because noise can look like such a dip for long. Measured rates and delays:
 docs/detectors.md.
 
-A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs where
-two evaluations in a row are low and some times after that, `WATCHED` evaluations long after a dip
-is suspected, and every `LOOK_EVERY` evaluations.
+A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs when
+two evaluations in a row are low and `AFTER_LOW` evaluations later, at each of the `WATCHED`
+evaluations after a dip is suspected, and at least every `LOOK_EVERY` evaluations.
 """
 
 import math
@@ -28,8 +28,8 @@ from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
 State = Literal["suspected", "confirmed", "withdrawn"]
 
-# Evaluations. Most dips that searches of healthy runs find are gone by then; those that are left
-# stand hardly above the bar.
+# Evaluations. By then most false dips of healthy runs are no longer found; those that still are
+# hardly pass the bar.
 CONFIRMED_AFTER = 8
 WATCHED = 24  # evaluations after the suspicion, at each of which it is searched for again
 CLEARLY = 1.25  # times the bar

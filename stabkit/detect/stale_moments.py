@@ -107,13 +107,10 @@ def find_stale_moments(
     its second Adam remembers nothing. Flagged points that are neighbors, or at most `merge` steps
     apart, are one event. Non-finite values are events of another kind and are left out.
 
-    This is a threshold, not a test. Events in 100,000 steps of simulated healthy gradients, at
-    beta2 .95 and at .999: none in layers of 100 or 10,000 independent normal elements; 2,200 and
-    1,700 in a layer of a single element, where this detector is of no use. With tails as heavy as
-    Student's t of 3 degrees of freedom: 0 and 216 in a layer of 100 elements, none in one of
-    10,000. A factor common to the whole layer, new at every step, does not average out: log-normal
-    factors of sigma .2 give 0 and 3 at 100 elements, .3 some 20 and 120, .4 some 200 and 600 at
-    either size.
+    This is a threshold, not a test. Layers of many independent elements raise no false alarm. False
+    alarms are frequent in a layer of a single element, where this detector is of no use, in small
+    layers with heavy tails, and where a factor common to the whole layer varies by more than a
+    fifth from step to step, because it does not average out. Measured rates: docs/detectors.md.
 
     Returns one row per event: onset, peak, end (steps of the first, largest and last flagged
     point), height (largest surprise; infinite where Adam remembers nothing), adam_rms (at the

@@ -108,8 +108,9 @@ def stretches(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
         # Only about n / width stretches are independent of each other, so that a short series shows
         # too small a scatter. 4: by eye from simulated noise; the bar is set with it.
         scale = np.maximum(_scatter(both), least) * (1 + 4 * width / n)
-        # A wider stretch of independent noise scatters less, of a wandering series more. It never
-        # scatters less than that of independent noise, though few wide ones may look so.
+        # The mean of a wider stretch scatters less if the noise is independent, and more if the
+        # series wanders. Few wide stretches may seem to scatter less than independent noise does:
+        # that is chance, and not believed.
         least = np.maximum(_scatter(both), least) * np.sqrt(
             width / WIDTHS[min(i + 1, len(WIDTHS) - 1)]
         )

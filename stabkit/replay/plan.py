@@ -16,7 +16,7 @@ from stabkit.store.reader import Run
 from stabkit.train.checkpoint_file import check_trainable, read_checkpoint
 from stabkit.train.request import config_with_threads
 
-LEAD = 50  # steps before the onset, at least: what stands out must be compared with something
+LEAD = 50  # steps before the onset, at least: unusual values are compared with these
 NO_RUN = "is no run of `stabkit train` or `stabkit sweep`: only their steps can be made again"
 EVALUATIONS = 4  # after the onset, at most, unless `until` says more: an event may have no end
 

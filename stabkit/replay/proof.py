@@ -53,9 +53,9 @@ class Proof:
         self.evaluations += len(evals[0][evals[0]["metric"].isin(evals[1]["metric"])])
 
     def compare_last(self, step: int) -> None:
-        """Compare the evaluations of the weights after the last update of the replay.
+        """Compare the held-out evaluation of the weights after the last update of the replay.
 
-        The bank's is made with the next update, which is none of the replay.
+        `knn_bank` is not compared: it is recorded with the next update, which is not replayed.
         """
         record, replay = (run.evals(METRIC) for run in (self._record, Run(self._replay)))
         record, replay = record[record["step"] == step], replay[replay["step"] == step]

@@ -1,8 +1,7 @@
 """The ring of whole states that a run keeps: which files there are, and which one goes next.
 
-A kept state is a file `states/step-<step>.pt`, or `states/pinned-<step>.pt`, which the ring no
-longer throws away. The names hold all that the ring knows, so that a kill
-can leave nothing that disagrees.
+A kept state is a file `states/step-<step>.pt`, or `states/pinned-<step>.pt`, which the ring never
+removes. The ring knows nothing but these names, so a kill cannot leave anything inconsistent.
 """
 
 import os
@@ -38,11 +37,11 @@ def kept_states(folder: Path) -> list[KeptState]:
 
 
 class Ring:
-    """At most `most` states, and as many pinned ones, `every` steps apart where they are densest.
+    """At most `most` states, and as many pinned ones; recent states are `every` steps apart.
 
-    The older the states, the farther apart they are: their distances from the present grow by a
-    constant factor. With 12 states over 10,000 * `every` steps, an event n steps ago has a state
-    at most 4 n + `every` steps ago.
+    Older ones are farther apart: their distances from the present grow by a constant factor. With
+    12 states over 10,000 * `every` steps, an event n steps ago has a state at most 4 n + `every`
+    steps ago.
     """
 
     def __init__(self, folder: Path, most: int, every: int) -> None:
@@ -108,9 +107,10 @@ class Ring:
 def dispensable(steps: Sequence[int], every: int) -> int:
     """Return the index of the step that is cheapest to lose, of two or more ascending steps.
 
-    Never the last step, which is the present. Without step i, an event just before step i+1 must
-    be replayed from step i-1. The price is the age of step i-1 divided by that of the event. Step
-    0, the start of the run, stands before the first, because it can always be made again.
+    The last step, which is the present, is never returned. Without step i, an event just before
+    step i+1 must be replayed from step i-1, so the price of losing step i is the age of step i-1
+    divided by that of the event. Step 0, the start of the run, counts as the step before the first,
+    because it can always be computed again.
     """
     now = steps[-1]
     ages = [now + every, *(now - step + every for step in steps)]

@@ -72,8 +72,8 @@ def run_pool(
 ) -> list[Outcome]:
     """Run every task, `len(slots)` at a time; a run that fails leaves the others running.
 
-    The longest go first, so that no core is idle at the end. A run whose worker is killed keeps its
-    slot until it ends; one that had not begun by then is started once more. `tick` is called about
+    The longest go first, so that no core is idle at the end. A run whose worker was killed keeps
+    its slot until it ends; if it had not begun, it is started once more. `tick` is called about
     once a second, for a progress display.
     """
     for task in tasks:

@@ -42,8 +42,8 @@ def sbatch_text(executor: Executor, jobs: int) -> str:
 
 def _parameters(request: SlurmRequest, name: str) -> dict[str, Any]:
     parameters = {key: value for key in PASSED_ON if (value := getattr(request, key)) is not None}
-    # A lost task must end the others, which would wait for it until the time limit. And since
-    # SLURM 22.05 srun does not take over the cores of a task from sbatch.
+    # --kill-on-bad-exit: otherwise the other tasks would wait for a lost one until the time limit.
+    # --cpus-per-task: since SLURM 22.05 srun does not take it over from sbatch.
     srun = ["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}"]
     parameters["srun_args"] = [*srun, *request.srun_args]
     extra = request.additional_parameters

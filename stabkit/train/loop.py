@@ -127,7 +127,7 @@ def prepare(config: RunConfig, where: str) -> Parts:
 def _run(config: RunConfig, parts: Parts, held: HeldRun, start: Start, stop: Stop | None) -> Status:
     """Make the steps that are left, record them, and close the folder with the final status."""
     state, file = parts.state, held.rundir.checkpoint_file
-    # together: all have read the checkpoint before the first goes on to write the next
+    # together, so that all have read the checkpoint before the first process writes the next
     first = run_together(lambda: load_state(state, config, file) if held.resumed else 0)
     check_same_start(state.model, first)
     state = replace(state, network=average_gradients(state.model))
@@ -148,7 +148,10 @@ def _run(config: RunConfig, parts: Parts, held: HeldRun, start: Start, stop: Sto
 def _begin_record(
     config: RunConfig, parts: Parts, held: HeldRun, start: Start, first: int
 ) -> Recorder:
-    """Write what was begun, with what, and return the Monitor; only the first process records."""
+    """Write the configuration and the attempt; return the Monitor. Only the first process records.
+
+    The others get a recorder that does nothing.
+    """
     if rank() != 0:
         return Silent()
     state, rundir = parts.state, held.rundir

@@ -1,7 +1,7 @@
-"""Every layer in a step: feeds the layer signals, and keeps their rows on the device.
+"""Measure all layers in each step, and keep the rows on the device.
 
-Only sums and maxima over each unit (a tensor, mostly) are kept of a step, in one of two fixed
-buffers. The host adds them up by layer and works out what they mean an interval later.
+A row holds only sums and maxima over each unit (mostly a tensor), in one of two fixed buffers. An
+interval later the host combines them by layer into the values of the signals.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
