@@ -61,8 +61,9 @@ def drift_tables(each: Each, runs: int) -> str:
     ]
     return "\n".join([
         "### Drifts: healthy runs that alarm\n",
-        f"{count} runs a row, and as many sets of {SEEDS} seeds. The last row leaves out "
-        f"{' and '.join(TRULY_SAGS)}, whose curves do fall, slowly, and those without sets.\n",
+        f"{count} runs a row, and as many sets of {SEEDS} seeds. *All of these* leaves out "
+        f"`{'` and `'.join(TRULY_SAGS)}`, whose curves do fall slowly, and rows with a dash, whose "
+        "seeds were not evaluated at the same steps.\n",
         table(["healthy scenario", "bits", "accuracy alone", "shared"], rows),
         "### Drifts: slow sags that are found\n",
         f"{few} runs a row.\n",
