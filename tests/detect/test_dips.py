@@ -204,6 +204,19 @@ def test_a_curve_is_smooth_in_steps_where_evaluations_become_rare() -> None:
     assert at_most(np.count_nonzero(found), 40, 0.01)
 
 
+def test_a_quiet_end_in_whole_percents_does_not_make_dips_of_the_noise_before() -> None:
+    """As where a supervised training logs 0.94: most accuracies equal the one before."""
+    alarms = found = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        noise = np.repeat([0.02, 0.002], [80, 120]) * rng.normal(size=200)
+        curve = np.repeat([0.84, 0.93], [80, 120]) + noise
+        alarms += len(find_dips(np.arange(200), curve.round(2))) > 0
+        found += len(find_dips(np.arange(200), with_dip(curve, 150, 4, 0.03).round(2))) > 0
+    assert alarms <= 3
+    assert found == 20
+
+
 def test_the_first_step_may_be_as_large_as_a_time_in_nanoseconds() -> None:
     rng = np.random.default_rng(3)
     rising = 0.7 - 0.4 * np.exp(-np.arange(100) / 20) + 0.008 * rng.normal(size=100)
