@@ -112,7 +112,7 @@ def _slope(steps: IntArray, acc: FloatArray) -> float:
     """Return the Theil-Sen slope (median of all pairwise slopes): outliers hardly change it."""
     from scipy import stats  # slow to import, and not needed before the first dip
 
-    return float(stats.theilslopes(acc, steps).slope) if acc.size >= 3 else 0.0
+    return float(stats.theilslopes(acc, steps - steps[0]).slope) if acc.size >= 3 else 0.0
 
 
 def _area(below: FloatArray, steps: IntArray) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabkit.detect.contrasts import LONGEST_FLANK, SHORTEST_FLANK, reference, scan
-from stabkit.detect.local_noise import LEAST_AR, difference_noise, noise_outside
+from stabkit.detect.local_noise import LEAST_AR, difference_noise, least_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 
 # How many times `min_fall` the fall must be where the accuracy does not return to its level: it
@@ -61,7 +61,7 @@ def find_spans(
     # bar would rise with the dips that it should find. Differences of neighbors see only the edges
     # of a dip, but they are too small where noise is autocorrelated. Hence the high first bar.
     lowest = PROVISIONAL if threshold is None else min(PROVISIONAL, threshold)
-    floor = min_depth / 5  # with less noise than this a dip of min_depth passes every bar anyway
+    floor = least_noise(acc, variances, min_depth)
     noise, ar = np.maximum(difference_noise(acc, variances), floor), 0.0
     spans = _select(acc, time, noise, ar, FIRST_BAR, min_depth, min_fall)
     for _ in range(5):  # two or three rounds settle it; the bound stops a two-cycle

@@ -9,7 +9,13 @@ from stabkit.detect.dip_rows import COLUMNS, dip_row
 from stabkit.detect.dip_search import Span, find_spans, strength
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
+from stabkit.detect.robust import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    check_accuracy,
+    checked_series,
+)
 from stabkit.detect.significance import holm, p_value
 
 MIN_DEPTH, MIN_FALL, ALPHA = 0.01, 2.5, 0.01
@@ -145,7 +151,8 @@ def _search(
 
     spans: list[Span] = []
     noise, ar, bar = np.zeros(acc.size), 0.0, 0.0
-    time = steps.astype(np.float64)
+    # From the first step on: sums of steps as large as a time in nanoseconds would be rounded.
+    time = (steps - steps[:1]).astype(np.float64)
     if acc.size >= SHORTEST:
         variances = None if bits is None else flip_variances(bits)
         spans, noise, ar, bar = find_spans(acc, time, variances, min_depth, threshold, min_fall)
@@ -175,12 +182,7 @@ def _check_options(
     alpha: float,
     chance: float,
 ) -> None:
-    outside = np.flatnonzero((acc < 0) | (acc > 1))
-    if outside.size:
-        i = int(outside[0])
-        raise ValueError(
-            f"accuracy must be a fraction in 0..1 or NaN, got {acc[i]} at step {steps[i]}"
-        )
+    check_accuracy(steps, acc)
     if not min_depth > 0:
         raise ValueError(f"min_depth must be above 0 (a fraction), got {min_depth}")
     if threshold is not None and not threshold > 0:

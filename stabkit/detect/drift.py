@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from stabkit.detect.contrasts import ar1_error
 from stabkit.detect.dips import ALPHA, MIN_DEPTH, find_dips
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.local_noise import flip_variances, noise_outside
+from stabkit.detect.local_noise import flip_variances, least_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.significance import holm, p_value
 
@@ -67,7 +67,7 @@ def find_drift(
         outside &= (steps <= begin) | (steps >= end)
     variances = None if bits is None else flip_variances(bits)
     noise, ar = noise_outside(acc, variances, outside)
-    noise = np.maximum(noise, min_depth / 5)  # the same floor as in the search for dips
+    noise = np.maximum(noise, least_noise(acc, variances, min_depth))
     # A drift is a difference of two block means, each with the error of a mean of AR(1) noise. The
     # blocks are far apart, so their errors are taken as independent.
     block_error = ar1_error(np.full(block, 1 / block), ar)

@@ -62,12 +62,12 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
     residual = residual - np.median(residual)
     if variances is None:
         shape = _shape(residual)
+        some = ~_mostly_zero(residual)
     else:
         shape = np.sqrt(_median_around(variances, FLIPS_OVER))[1:-1]
-    if not np.all(shape > 0):  # most residuals are 0
-        return np.zeros(values.size), 0.0
-    ratio = residual / shape
-    scale, shown, ar = residual_scale(ratio)
+        some = np.ones(shape.size, dtype=bool)
+    ratio = np.divide(residual, shape, out=np.zeros(residual.size), where=shape > 0)
+    scale, shown, ar = residual_scale(ratio[some])
     shown = max(shown, float(np.interp(MOST_AR, AR, AR_SCALE)))
     size = np.full(shape.size, scale)
     if variances is not None:
@@ -77,6 +77,18 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
         size = np.sqrt((squares + FLIPS_COUNT * scale**2) / (count + FLIPS_COUNT))
     noise = shape * size / shown
     return np.concatenate([noise[:1], noise, noise[-1:]]), min(max(ar, LEAST_AR), MOST_AR)
+
+
+def least_noise(values: FloatArray, variances: FloatArray | None, min_depth: float) -> float:
+    """Return the noise that a series has at least: a fifth of `min_depth`, or that of rounding.
+
+    With less noise than a fifth a dip of `min_depth` passes every bar anyway. Accuracies in whole
+    percents have rounding errors of .29 points, which the residuals of a quiet stretch do not show.
+    Where the answers are known (`variances`) nothing was rounded.
+    """
+    percents = 100 * values
+    rounded = variances is None and bool(np.all(np.abs(percents - np.round(percents)) < 1e-4))
+    return max(min_depth / 5, 0.01 / 12**0.5 if rounded else 0.0)
 
 
 def noise_outside(
@@ -112,6 +124,18 @@ def _shape(residual: FloatArray) -> FloatArray:
     whole = MAD_TO_STD * float(np.median(np.abs(residual)))
     shape: FloatArray = np.sqrt((squares + WHOLE_COUNTS * whole**2) / (count + WHOLE_COUNTS))
     return shape
+
+
+def _mostly_zero(residual: FloatArray) -> BoolArray:
+    """Return where most residuals around are 0, as in a quiet stretch of rounded accuracies.
+
+    Such a stretch does not tell the noise of the others.
+    """
+    from scipy import ndimage  # slow to import, and not needed before the first dip
+
+    zeros = ndimage.uniform_filter1d((residual == 0).astype(np.float64), SHAPE_OVER)
+    mostly: BoolArray = zeros > 0.5
+    return mostly
 
 
 def _median_around(values: FloatArray, over: int) -> FloatArray:

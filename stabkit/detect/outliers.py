@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.robust import MAD_TO_STD, checked_series
+from stabkit.detect.robust import MAD_TO_STD, check_accuracy, checked_series
 
 BAR = 6.0  # robust deviations, whose estimate scatters by a fifth
 SURE_BAR = 4.5  # binomial deviations of `n` samples, which need no estimate
@@ -26,10 +26,14 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
     A single low evaluation is no dip: it does not show whether the network or its evaluation
     failed at that step. Returns one row each: onset (the step), depth (below the lower neighbor),
     height (depth over noise), last (whether it is the last evaluation). Raises ValueError for steps
-    that do not increase.
+    that do not increase, accuracies outside 0..1, and counts below 0 or of another number.
     """
     steps, values = checked_series(step, accuracy, "accuracy")
-    counts = np.broadcast_to(np.asarray(0 if n is None else n, dtype=np.float64), values.shape)
+    check_accuracy(steps, values)
+    given = np.asarray(0 if n is None else n, dtype=np.float64)
+    if given.shape not in ((), values.shape) or np.any(given < 0):
+        raise ValueError(f"n must be 0 or more, or [{values.size}] such numbers, got {n!r}")
+    counts = np.broadcast_to(given, values.shape)
     finite = np.isfinite(values)
     steps, values, counts = steps[finite], values[finite], counts[finite]
     rows = []

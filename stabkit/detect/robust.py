@@ -46,6 +46,16 @@ def checked_series(
     return steps, values
 
 
+def check_accuracy(steps: IntArray, accuracy: FloatArray) -> None:
+    """Raise ValueError if an accuracy is neither a fraction nor NaN, such as one in percent."""
+    outside = np.flatnonzero((accuracy < 0) | (accuracy > 1))
+    if outside.size:
+        i = int(outside[0])
+        raise ValueError(
+            f"accuracy must be a fraction in 0..1 or NaN, got {accuracy[i]} at step {steps[i]}"
+        )
+
+
 def stretches(flags: BoolArray) -> list[tuple[int, int]]:
     """Return the first index, and the one behind the last, of every stretch of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))

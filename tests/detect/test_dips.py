@@ -204,6 +204,29 @@ def test_a_curve_is_smooth_in_steps_where_evaluations_become_rare() -> None:
     assert at_most(np.count_nonzero(found), 40, 0.01)
 
 
+def test_a_quiet_end_in_whole_percents_does_not_make_dips_of_the_noise_before() -> None:
+    """As where a supervised training logs 0.94: most accuracies equal the one before."""
+    alarms = found = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        noise = np.repeat([0.02, 0.002], [80, 120]) * rng.normal(size=200)
+        curve = np.repeat([0.84, 0.93], [80, 120]) + noise
+        alarms += len(find_dips(np.arange(200), curve.round(2))) > 0
+        found += len(find_dips(np.arange(200), with_dip(curve, 150, 4, 0.03).round(2))) > 0
+    assert alarms <= 3
+    assert found == 20
+
+
+def test_the_first_step_may_be_as_large_as_a_time_in_nanoseconds() -> None:
+    rng = np.random.default_rng(3)
+    rising = 0.7 - 0.4 * np.exp(-np.arange(100) / 20) + 0.008 * rng.normal(size=100)
+    curve, step = with_dip(rising, 50, 8, 0.06), 5 * np.arange(100)
+    near, far = find_dips(step, curve), find_dips(step + 10**18, curve)
+    assert len(near) == 1
+    assert far.onset.tolist() == [near.onset[0] + 10**18]
+    assert far.z[0] == near.z[0]
+
+
 def test_a_run_that_ends_in_a_dip_is_censored_and_one_that_lost_all_is_over() -> None:
     found = find_dips(np.arange(30), with_dip(np.full(30, 0.8), 24, 6, 0.2))
     assert found.severity.tolist() == ["censored"]

@@ -51,6 +51,19 @@ def test_short_series_have_none() -> None:
     assert find_outliers([], []).empty
 
 
+@pytest.mark.parametrize(
+    ("scale", "n", "message"),
+    [
+        (100, None, "accuracy must be a fraction in 0..1 or NaN, got 10.* at step 7"),
+        (1, -5, "n must be 0 or more"),
+        (1, [100, 100], r"n must be 0 or more, or \[60\] such numbers, got \[100, 100\]"),
+    ],
+)
+def test_percent_and_wrong_counts_are_refused(scale: int, n: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_outliers(np.arange(7, 67), curve(0) * scale, n)  # type: ignore[arg-type]
+
+
 def test_one_low_evaluation_of_a_run_with_answers_is_told_and_healthy_runs_have_none() -> None:
     found, alarms = 0, 0
     for seed in range(20):
