@@ -192,6 +192,9 @@ def test_folders_without_a_trained_run_are_refused(
     for verb in (["evaluate", "--knn"], ["export", "-o", str(tmp_path / "x.pt")]):
         command = [verb[0], str(tmp_path), *verb[1:]]
         assert "not a run folder, it has no config.yaml" in said(capsys, *command, code=2)
+        (tmp_path / "loop").mkdir(exist_ok=True)  # as a Monitor's, without settings
+        command[1] = str(tmp_path / "loop")
+        assert "no run of `stabkit train`, it has no config.yaml" in said(capsys, *command, code=2)
     with RunDir(run).lock():
         busy = said(capsys, "evaluate", str(run), "--knn", code=2)
         assert "another process is writing here" in busy

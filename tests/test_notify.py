@@ -243,6 +243,15 @@ def test_watch_sends_what_is_new_until_no_run_is_under_way(
     assert second.startswith("stabkit: a: failed: $(touch gone)")
 
 
+def test_watch_says_so_if_no_run_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(watch, "status_rows", lambda folder: [Row("a", "done", 9, 9, path="a")])
+    assert main(["watch", str(tmp_path / "runs"), "--alert", "command: cat"]) == 0
+    assert "runs: no run is under way" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

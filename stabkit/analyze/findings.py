@@ -66,5 +66,8 @@ def _sensitivity(runs: Diagnoses) -> str:
         for row in table.to_dict("records")
     ]
     left_out = f" Left out: {counted(others, 'unfinished run')}." if others else ""
-    head = "What a poorly chosen learning rate costs (mean over the rates, points below the best):"
+    head = (
+        "What a poorly chosen learning rate costs (mean over the rates, points below the best;\n"
+        "a run that ends below its untrained accuracy counts as untrained):"
+    )
     return f"{head}\n{'; '.join(parts)}.{left_out}"

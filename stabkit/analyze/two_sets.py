@@ -194,7 +194,7 @@ def _twice(first: Diagnoses, second: Diagnoses) -> str:
     """Count runs whose settings are all the same in both sets: they show no difference."""
     known = {_content(run) for run in first if run.settings}
     number = sum(_content(run) in known for run in second if run.settings)
-    return f" {counted(number, 'run')} of the same settings throughout in both." if number else ""
+    return f"In both sets, with all settings the same: {counted(number, 'run')}." if number else ""
 
 
 def _content(run: Diagnosis) -> str:

@@ -34,7 +34,10 @@ def act(arguments: argparse.Namespace) -> int:
     if loose := [word for word in arguments.overrides if not word.startswith(SLURM)]:
         raise RequestError(f"{loose[0]}: write --with before the changes")
     if not RunDir(run).config_file.is_file():
-        raise RequestError(f"{run}: not a run folder, it has no config.yaml")
+        raise RequestError(
+            f"{run}: no run of `stabkit train`, it has no config.yaml; for a loop of your own "
+            "there is stabkit.branch_loop"
+        )
     # Here, since torch takes seconds to import.
     import torch
 

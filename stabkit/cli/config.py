@@ -60,7 +60,7 @@ def _read(arguments: argparse.Namespace) -> tuple[RunConfig, Varied, str, list[s
     except RequestError as error:
         raise RequestError(f"{error}; presets: {', '.join(preset_names())}") from None
     if not rundir.config_file.is_file():
-        raise RequestError(f"{rundir.path}: no run folder, it has no {rundir.config_file.name}")
+        raise RequestError(f"{rundir.path}: no run of `stabkit train`, it has no config.yaml")
     if read_file(rundir.config_file).startswith(MONITOR_SETTINGS.encode()):
         raise RequestError(
             f"{rundir.config_file}: holds the settings of another program, as they were given to a "

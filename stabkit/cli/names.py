@@ -102,9 +102,10 @@ def _by_id(word: str) -> Path | None:
 def _no_runs(word: str) -> str:
     if word.rstrip("/") == str(RUNS):
         return f"{word}: no such folder; `stabkit train tiny` makes a first run in it"
+    what = "file or folder" if Path(word).suffix else "folder"
     if "/" in word or word.endswith(YAML):
-        return f"{word}: no such folder"
-    begin = f"{word}: no such folder, and no {RUNS / word}"
+        return f"{word}: no such {what}"
+    begin = f"{word}: no such {what}, and no {RUNS / word}"
     if is_sweep(word):
         return f"{begin}; `stabkit sweep {word}` makes its runs"
     known = sorted(path.name for path in RUNS.iterdir() if path.is_dir()) if RUNS.is_dir() else []

@@ -13,7 +13,7 @@ def act(arguments: argparse.Namespace) -> int:
     """Replay steps of a run into a folder of their own, and print what they show."""
     run = arguments.run
     if not RunDir(run).config_file.is_file():
-        raise RequestError(f"{run}: not a run folder, it has no config.yaml")
+        raise RequestError(f"{run}: no run of `stabkit train`, it has no config.yaml")
     what = arguments.at.replace(":", "-")
     out = arguments.out or Path("replays") / f"{run.resolve().name}-at-{what}"
     # Here, since torch takes seconds to import.

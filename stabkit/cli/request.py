@@ -44,7 +44,7 @@ def open_trained(folder: Path) -> RunDir:
     """Open a run that has a checkpoint. Raises RequestError."""
     rundir = RunDir(folder)
     if not rundir.config_file.is_file():
-        raise RequestError(f"{folder}: not a run folder, it has no {rundir.config_file.name}")
+        raise RequestError(f"{folder}: no run of `stabkit train`, it has no config.yaml")
     if not rundir.checkpoint_file.is_file():
         raise RequestError(f"{folder}: has no checkpoint yet ({rundir.checkpoint_file})")
     return rundir

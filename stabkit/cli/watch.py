@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from stabkit.cli.names import runs_of
@@ -11,7 +12,7 @@ from stabkit.notify import Notifier, check_target
 from stabkit.printing import one_line
 from stabkit.sweep.display import UNDER_WAY
 from stabkit.sweep.news import KINDS, news
-from stabkit.sweep.status import status_rows
+from stabkit.sweep.status import Row, status_rows
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -31,8 +32,10 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"--every {arguments.every:g}: seconds, from 0.1 to 3600")
     notifier = Notifier(lambda reason: print(f"stabkit: {one_line(reason)}", file=sys.stderr))
     rows = status_rows(folder)
+    if not _under_way(rows):
+        print(f"stabkit: {one_line(folder)}: no run is under way", file=sys.stderr)
     with suppress(KeyboardInterrupt):
-        while any(row.state in UNDER_WAY or row.job_state for row in rows):
+        while _under_way(rows):
             time.sleep(arguments.every)
             before, rows = {row.path: row for row in rows}, status_rows(folder)
             for message in news(before, rows, str(folder)):
@@ -43,3 +46,7 @@ def act(arguments: argparse.Namespace) -> int:
     if not notifier.wait(30.0):
         print("stabkit: alerts were still under way and are dropped", file=sys.stderr)
     return 0
+
+
+def _under_way(rows: Sequence[Row]) -> bool:
+    return any(row.state in UNDER_WAY or row.job_state for row in rows)

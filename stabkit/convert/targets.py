@@ -52,6 +52,8 @@ def _target(pair: str, text: str) -> Target:
         return Target("skip")
     kind, sep, name = text.partition(":")
     if not sep or kind not in _KINDS:
+        if sep and (single := kind.removesuffix("s")) in _KINDS:  # evals, scalars, layers
+            raise ConvertError(f"--map {pair!r}: write {single}:{name}; TARGET is {FORMS}")
         return Target("rule", text)
     depth = None
     if kind == "layer" and ":" in name:

@@ -2,8 +2,8 @@
 
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import NamedTuple, Protocol
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NamedTuple, Protocol
 
 from stabkit.rundir import RunDir, claim_for_monitor
 from stabkit.store.background import Background
@@ -33,6 +33,19 @@ class OpenedFolder(NamedTuple):
     in_nonfinite: bool = False
     beta2: float | None = None
     out: Background | None = None
+
+
+def checked_first_step(first_step: Any) -> int | None:
+    """Return `first_step` as an int; None stays None. Raises ValueError for what is no step."""
+    if first_step is None:
+        return None
+    with suppress(TypeError, ValueError, OverflowError):
+        if (step := int(first_step)) == first_step and step >= 0:
+            return step
+    raise ValueError(
+        "Monitor: first_step must be the number of optimizer steps that the checkpoint has seen, a "
+        f"whole number from 0 on, got {first_step!r}"
+    )
 
 
 def open_folder(

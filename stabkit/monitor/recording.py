@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.ending import NOT_CLOSED, PROCESS_END, End, error_in_hand
-from stabkit.monitor.folder import OpenedFolder, open_folder
+from stabkit.monitor.folder import OpenedFolder, checked_first_step, open_folder
 from stabkit.monitor.guard import Guard
 from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.evals import Evaluation, of_bits
@@ -75,6 +75,7 @@ class Recording:
         self.closed = True  # until everything below has succeeded
         self.error_before = id(error_in_hand())  # handled already, so not this training's failure
         settings = None if config is None else plain_settings(config)
+        first_step = checked_first_step(first_step)
         failed = self._signal_failed
         parts = make_parts(
             model, optimizers, signals, probe, probe_every, layer_of, flush_every, full_every,

@@ -87,7 +87,7 @@ def make_plan(folder: Path, at: str, until: int | None = None) -> Plan:
 
 def config_of(rundir: RunDir) -> RunConfig:
     if not rundir.config_file.is_file():
-        raise ReplayRefusedError(rundir.path, f"no run folder, it has no {rundir.config_file.name}")
+        raise ReplayRefusedError(rundir.path, "no run of `stabkit train`, it has no config.yaml")
     try:
         return read_config(rundir.config_file)
     except ConfigError:

@@ -34,6 +34,7 @@ def test_what_was_planted_is_told(grid_runs: Diagnoses) -> None:
     assert "2 of 2 dips had a gradient burst in the 30 steps before" in told
     assert DIP[0] - SPIKE < 30, "as planted"
     assert "What a poorly chosen learning rate costs" in told
+    assert "a run that ends below its untrained accuracy counts as untrained" in told
     assert "(learned patch projection)" in told
 
 

@@ -161,7 +161,7 @@ def test_runs_of_the_same_settings_are_told(
     (tmp_path / "x").mkdir()
     text = analyze(capsys, plant(tmp_path / "runs"), plant(tmp_path / "x" / "runs"))
     assert text.startswith("Too few runs, or all alike: nothing can be said")
-    assert "6 runs of the same settings throughout in both" in unwrapped(text)
+    assert "\nIn both sets, with all settings the same: 6 runs." in text
     assert str(tmp_path / "x" / "runs") in text, "of two folders of one name the path is said"
 
 

@@ -141,6 +141,9 @@ def test_a_wrong_request_is_refused_with_what_would_be_right(
     (here / "other/thesis.tex").touch()
     assert "holds thesis.tex, and no study" in refused("run", "--at", "12", "-o", "other")
     shutil.rmtree(here / "other")
+    (here / "loop").mkdir()
+    assert "for a loop of your own there is stabkit.branch_loop" in refused("loop", "--at", "12")
+    (here / "loop").rmdir()
     assert tree(here).keys() == before.keys()
 
 

@@ -81,6 +81,8 @@ def test_a_word_for_two_things_is_refused() -> None:
         ("gird", "and no runs/gird; did you mean 'other'"),
         ("runs", "`stabkit train tiny` makes a first run"),
         ("no/where", "no/where: no such folder"),
+        ("no/log.csv", "no/log.csv: no such file or folder"),
+        ("log.csv", "log.csv: no such file or folder, and no runs/log.csv"),
     ],
 )
 def test_an_unknown_word_is_refused_with_what_there_is(word: str, said: str) -> None:

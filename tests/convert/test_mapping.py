@@ -102,6 +102,7 @@ def test_what_the_user_says_comes_first() -> None:
         ("loss", "not of the form"), ("=x", "not of the form"), ("x=", "not of the form"),
         ("x=layer:a:first", "depth 'first'"), ("x=layer:", "no name"), ("x=eval:", "no name"),
         ("x=layer:a:99999999", "depth"),
+        ("x=evals:acc", "write eval:acc"), ("x=scalars:loss", "write scalar:loss"),
     ],
 )  # fmt: skip
 def test_wrong_maps_are_refused(pair: str, message: str) -> None:
@@ -112,6 +113,7 @@ def test_wrong_maps_are_refused(pair: str, message: str) -> None:
     with pytest.raises(ConvertError, match="mapped twice"):
         parse_map(["a=step", "a=skip"])
     assert parse_map(["a=layer:x"]) == {"a": Target("layer", "x")}
+    assert parse_map(["a=s:x"]) == {"a": Target("rule", "s:x")}
 
 
 def test_a_norm_is_never_negative() -> None:

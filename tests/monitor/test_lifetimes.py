@@ -139,6 +139,11 @@ def test_what_cannot_be_monitored_leaves_nothing_behind(
         (toy.optimizer, {"signals": "noise"}, "pass samples_per_step"),
         (toy.optimizer, {"signals": "alignment"}, "needs probe="),
         (toy.optimizer, {"probe_every": 0}, "probe_every must be 1"),
+        (toy.optimizer, {"probe": torch.ones(2, 4)}, "probe must be stabkit.Probe.* type Tensor"),
+        *[
+            (toy.optimizer, {"first_step": wrong}, "first_step must be the number .* got")
+            for wrong in (-1, 1.5, float("nan"), "2")
+        ],
     ]
     for optimizer, options, message in bad:
         with pytest.raises((TypeError, ValueError), match=message):

@@ -245,7 +245,7 @@ def test_what_cannot_be_replayed_is_refused_with_what_would_be_right(
     assert "did you mean 'dip'" in refused(str(run), "--at", "dp")
     assert "the run has no dip; " in refused(str(run), "--at", "dip")
     assert "--until 3 is not after step 5" in refused(str(run), "--at", "5", "--until", "3")
-    assert "not a run folder, it has no config.yaml" in refused(str(tmp_path), "--at", "5")
+    assert "no run of `stabkit train`, it has no config.yaml" in refused(str(tmp_path), "--at", "5")
     (run / "meta.json").unlink()
     assert "no run of `stabkit train`" in refused(str(run), "--at", "5")
     assert not (tmp_path / "out").exists()

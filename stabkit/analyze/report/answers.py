@@ -8,7 +8,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.clock import warmup_end
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.remedy_effects import Advice, Trial
-from stabkit.analyze.report.signs import IN_WORDS
+from stabkit.analyze.report.signs import IN_WORDS, events_of
 from stabkit.analyze.report.verdict_words import Verdict, isolated
 from stabkit.analyze.text import layers_called
 from stabkit.printing import counted
@@ -38,11 +38,10 @@ def answers(
 
 
 def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], worst: str) -> str:
-    of_run = sorted((one for one in incidents if one.run.name == worst), key=lambda one: one.onset)
+    of_run = events_of(incidents, worst)
     if not of_run:
         return "Not known." if verdict.mood == "unknown" else "No event was found."
-    # a run that never left chance has collapsed since step 0, which says nothing of the cause
-    first = next((one for one in of_run if one.kind != "collapse"), of_run[0])
+    first = of_run[0]
     text = f"At step {first.onset:,}, with {_a(first)}{_in_layers(first)}{_warmup(first)}"
     if not first.began_in:
         burst = next((one for one in of_run if one.began_in and one.kind == "burst"), None)

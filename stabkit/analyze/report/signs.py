@@ -58,6 +58,20 @@ class Began(NamedTuple):
     groups: list[Group]
 
 
+def events_of(incidents: Sequence[Incident], run: str) -> list[Incident]:
+    """Return the events of a run from the first on.
+
+    A loss that never left chance is left out if there are others: it is a collapse from step 0 on,
+    which says nothing of the cause.
+    """
+    found = sorted((one for one in incidents if one.run.name == run), key=lambda one: one.onset)
+    return [one for one in found if not _is_stuck(one)] or found
+
+
+def _is_stuck(one: Incident) -> bool:
+    return one.kind == "collapse" and set(one.run.collapses["signal"]) == {"loss_relative"}
+
+
 def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
     """Say where the trouble of the worst run began.
 
@@ -65,7 +79,7 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
     or else the first event; without events the text is empty. The parameter group of that layer is
     told if a Monitor recorded several.
     """
-    of_run = sorted((one for one in incidents if one.run is worst), key=lambda one: one.onset)
+    of_run = events_of(incidents, worst.name)
     if not of_run:
         return Began("", None, [])
     told = next((one for one in of_run if one.began_in), of_run[0])

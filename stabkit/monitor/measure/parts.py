@@ -56,6 +56,11 @@ def make_parts(
     check_same_model(model, optimizers)
     if knn is not None and not isinstance(knn, KNN):
         raise TypeError(f"Monitor: knn must be stabkit.KNN(bank=..., queries=...), got {knn!r}")
+    if probe is not None and not isinstance(probe, Probe):
+        raise TypeError(
+            "Monitor: probe must be stabkit.Probe(view1=...), got an object of type "
+            f"{type(probe).__name__}"
+        )
     notes: list[str] = []
     if teacher is not None:
         probe, notes = probe_with(probe, teacher), parameters_left_out(teacher, model)

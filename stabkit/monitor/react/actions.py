@@ -159,10 +159,11 @@ def text(error: Exception) -> str:
 
 
 def _words(event: OnlineEvent) -> str:
-    """Return an event as one line."""
+    """Return an event as one line, without lists that are empty and without yes and no."""
     state = "" if event.state == "confirmed" else f"{event.state} "
     where = f" in {event.layer}" if event.layer else ""
-    facts = ", ".join(f"{name} {_short(value)}" for name, value in event.facts.items())
+    told = {n: v for n, v in event.facts.items() if v != [] and not isinstance(v, bool)}
+    facts = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
     return f"{state}{event.kind} at step {event.step}{where}: {facts}"
 
 

@@ -10,7 +10,7 @@ from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.page import render
-from stabkit.analyze.report.signs import signs_seen, where_it_began
+from stabkit.analyze.report.signs import events_of, signs_seen, where_it_began
 from stabkit.analyze.text import times
 from stabkit.cli import main
 from stabkit.rundir import RunDir
@@ -128,6 +128,25 @@ def test_where_it_began_is_the_first_layer_and_the_first_step(tmp_path: Path) ->
     began = where_it_began(all_incidents(runs), runs.items[0])
     assert began == ("in layer 2 at step 300, with a gradient burst", 290, [])
     assert where_it_began([], runs.items[0]) == ("", None, [])
+
+
+def test_a_loss_at_chance_is_not_where_it_began_if_there_is_another_event(tmp_path: Path) -> None:
+    """But a spread of features that fell is."""
+    stuck = {"loss_relative": 1.0}
+    fell = {"feature_std": np.where(np.arange(500) < 100, 1.0, 0.01)}
+    for name, scalars, began in [
+        ("stuck", stuck, "in layer 2 at step 300, with a gradient burst"),
+        ("fell", fell, "at step 100, with a collapse"),
+    ]:
+        plant_loop(tmp_path / name / "a", ["0", "2"], burst="2", **scalars)
+        runs = diagnosed(tmp_path / name)
+        (run,), incidents = runs.items, all_incidents(runs)
+        assert len(events_of(incidents, run.name)) == (1 if name == "stuck" else 2), incidents
+        told = events_of(incidents, run.name)[0]
+        assert f"at step {told.onset}, with" in began
+        assert where_it_began([told], run).words == began
+    alone = [one for one in incidents if one.kind == "collapse"]
+    assert events_of(alone, run.name) == alone
 
 
 @pytest.mark.usefixtures("undrawn")

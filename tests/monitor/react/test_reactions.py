@@ -556,8 +556,12 @@ def test_a_detector_that_fails_is_off_and_the_others_go_on(
 def test_the_word_log_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     watched = reactions(tmp_path)
     watched.on("spike", "log")
+    watched.on("nonfinite", "log")
     watched.react([OnlineEvent("spike", 12, "norm", {"layers": LAYERS, "ratio": 7.126})])
-    (record,) = caplog.records
+    facts = {"layers": [], "signal": "loss", "loss": True}
+    watched.react([OnlineEvent("nonfinite", 16, None, facts)])
+    record, of_loss = caplog.records
+    assert of_loss.message == "nonfinite at step 16: signal loss"
     assert (record.name, record.levelno) == ("stabkit", logging.WARNING)
     assert record.message == (
         "spike at step 12 in norm: layers blocks.0, blocks.1, blocks.2 and 2 more, ratio 7.13"
