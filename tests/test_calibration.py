@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.calibration import __main__ as command
-from benchmarks.calibration import dip_rules, dips, drifts, rivals, spikes
+from benchmarks.calibration import dip_rules, dips, drifts, losses, rivals, spikes
 from benchmarks.calibration.scores import TESTING, TUNING, f1, interval, matched, per_steps
 from stabkit.detect.simulate import HEALTHY, Curve, Planted, Spike, healthy, norms
 
@@ -114,6 +114,11 @@ def test_a_spike_is_hit_near_its_rise_alone() -> None:
     assert spikes.hit(late, "stationary", Spike(100, 10.0, growth=2), 0)
     assert spikes.healthy_events(lambda values: [(0, 0)] * values.size, "t3", 0) == 500
     assert norms("t3", 0).size == 500
+
+
+def test_a_planted_spike_of_a_loss_counts_and_a_healthy_loss_has_none() -> None:
+    assert losses.hit("nearly normal, 3 %", 2.0, 3, TESTING)
+    assert losses.alarm("nearly normal, 3 %", 2_000, TESTING) == (False, False)
 
 
 def test_scores_and_their_intervals() -> None:

@@ -29,6 +29,7 @@ SUBJECTS = {  # name -> module and function that return its tables; imported whe
     "drifts": "drifts.drift_tables",
     "online": "online.online_tables",
     "spikes": "spikes.spike_tables",
+    "losses": "losses.loss_tables",
     "bursts": "bursts.burst_tables",
     "order": "relations.order_tables",
     "association": "relations.association_tables",

@@ -28,6 +28,7 @@ from stabkit.detect.dips import search_dips
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.spikes import COLUMNS, usable_series
 from stabkit.detect.swells import find_layer_swells
+from stabkit.detect.tail import stands_out
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 from stabkit.store.schema import METRIC
@@ -222,17 +223,20 @@ def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
 
 def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
-    """Return the rows of `spikes_of_series` on losses, without small rises of a single value.
+    """Return the rows of `spikes_of_series` on losses, without what hard batches explain.
 
-    A single value may come from a hard batch; it counts only if it is `ALONE` times what was
-    expected or more.
+    A single value counts only if it is `ALONE` times what was expected or more. And no spike counts
+    that the tail of its own series would bring by chance in so many values (`stands_out`).
     """
     table = spikes_of_series(found, run)
-    kept = table[(table["end"] > table["flagged"]) | (table["ratio"] >= ALONE)].reset_index(
-        drop=True
-    )
-    kept.attrs["refused"] = refused(table)
-    return kept
+    kept = (table["end"] > table["flagged"]) | (table["ratio"] >= ALONE)
+    for name in table["layer"].unique():
+        steps, values = found[name]
+        rows = table["layer"] == name
+        kept[rows] &= stands_out(*usable_series(steps, shifted(values)), table[rows])
+    counted = table[kept].reset_index(drop=True)
+    counted.attrs["refused"] = refused(table)
+    return counted
 
 
 def shifted(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,68 @@
+"""Tell which spikes stand out from the tail of their own series, however long the series is."""
+
+import numpy as np
+import pandas as pd
+
+from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
+from stabkit.detect.spike_scorer import GOES_ON
+from stabkit.detect.spikes import FLOOR, MIN_HISTORY, WINDOW
+
+ALPHA = 0.01  # spikes expected by chance in the whole series
+SHORTEST = 1000  # values; the bar of `find_spikes` was set on series about as long
+SHARE, FEWEST = 0.01, 20  # of the values, the largest, tell the tail; at least so many
+
+
+def stands_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:
+    """Return for each row of `find_spikes` whether chance would not bring it in so many values.
+
+    `steps` and `values` are those of `usable_series`. A batch of training may be hard, and the
+    longer a run is, the harder is its hardest batch. Heights are the distances of log values from
+    the median of the 100 before, in robust deviations of these. Their upper tail is taken as a
+    power law, whose exponent is that of the largest heights outside of all spikes (Hill 1975): so
+    it is known how often chance goes as high in the whole series. Of further high values in a row
+    each is as likely as one is to follow another outside of spikes. A spike stands out if less than
+    `ALPHA` of its kind is expected. In fewer than `SHORTEST` values all do.
+    """
+    if not len(spikes) or len(values) < SHORTEST:
+        return np.ones(len(spikes), dtype=bool)
+    logs = np.log(values)
+    level, noise = _before(logs)
+    heights = (logs - level) / noise
+    first = np.searchsorted(steps, spikes["flagged"].to_numpy())
+    behind = np.searchsorted(steps, spikes["end"].to_numpy(), side="right")
+    usual = np.isfinite(heights)
+    for begin, end in zip(first, behind, strict=True):
+        usual[begin:end] = False
+    start, exponent = _tail(heights[usual])
+    follows = _follows(np.where(usual, heights, -np.inf))
+    found = []
+    for begin, end in zip(first, behind, strict=True):
+        event = (logs[begin:end] - level[begin]) / noise[begin]
+        high = max(1, int((event >= GOES_ON).sum()))
+        ratio = max(1.0, float(event.max()) / start)
+        expected = SHARE * usual.sum() * ratio ** (-1 / exponent) * follows ** (high - 1)
+        found.append(expected <= ALPHA)
+    return np.array(found, dtype=bool)
+
+
+def _before(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the level and the noise of the values before each; NaN for the first ones."""
+    series = pd.Series(logs)
+    level = series.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1)
+    errors = (series - level).abs()
+    noise = errors.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1) * MAD_TO_STD
+    return level.to_numpy(), np.maximum(FLOOR, noise.to_numpy())
+
+
+def _tail(heights: FloatArray) -> tuple[float, float]:
+    """Return where the tail of the heights begins, and the inverse of its power (Hill)."""
+    count = max(FEWEST, round(SHARE * heights.size))
+    largest = np.sort(heights)[-count - 1 :]
+    start = max(float(largest[0]), 1.0)  # deviation; a series of ties has no tail to speak of
+    return start, max(float(np.log(np.maximum(largest[1:], start) / start).mean()), 0.01)
+
+
+def _follows(heights: FloatArray) -> float:
+    """Return how likely a high value is after a high one."""
+    high = heights >= GOES_ON
+    return float(((high[1:] & high[:-1]).sum() + 1) / (high[:-1].sum() + 2))

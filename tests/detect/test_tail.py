@@ -1,0 +1,71 @@
+"""Spikes of a long series stand out from its own tail, or do not."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stabkit.detect import find_spikes
+from stabkit.detect.spikes import usable_series
+from stabkit.detect.tail import ALPHA, SHORTEST, stands_out
+
+LONG = 20_000
+
+
+def noisy(seed: int, size: int = LONG, tail: float = 5.0) -> NDArray[np.float64]:
+    """Return a falling loss with Student's noise of `tail` degrees of freedom, of 3 percent."""
+    rng = np.random.default_rng(seed)
+    level = 2.6 + 2.2 * (1 + np.arange(size) / 100) ** -0.45
+    return level * np.exp(0.03 * rng.standard_t(tail, size) / np.sqrt(tail / (tail - 2)))
+
+
+def standing_out(values: NDArray[np.float64]) -> list[int]:
+    """Return the steps at which spikes that stand out begin."""
+    steps = np.arange(len(values))
+    rows = find_spikes(steps, values)
+    return rows["flagged"][stands_out(*usable_series(steps, values), rows)].tolist()
+
+
+@pytest.mark.lengthy
+def test_the_hardest_batches_of_a_long_healthy_loss_do_not_stand_out() -> None:
+    flagged = [len(find_spikes(np.arange(LONG), noisy(seed))) for seed in range(12)]
+    assert np.count_nonzero(flagged) >= 9  # `find_spikes` alone finds some in nearly every run
+    alarms = sum(bool(standing_out(noisy(seed))) for seed in range(12))
+    assert alarms <= 1
+
+
+@pytest.mark.parametrize("at", [3_000, 15_000])
+def test_a_rise_that_lasts_stands_out_and_so_does_a_large_single_value(at: int) -> None:
+    values = noisy(1)
+    values[at : at + 3] *= 2
+    assert standing_out(values) == [at]
+    values = noisy(1)
+    values[at] *= 6
+    assert standing_out(values) == [at]
+
+
+def test_a_single_value_stands_out_where_the_tail_is_short_and_not_where_it_is_long() -> None:
+    short, long = noisy(2, tail=200.0), noisy(2, tail=3.0)
+    short[9_000] *= 1.6
+    long[9_000] *= 1.6
+    assert standing_out(short) == [9_000]
+    assert standing_out(long) == []
+
+
+def test_neither_scale_nor_unit_of_steps_matters() -> None:
+    values = noisy(3)
+    values[9_000:9_003] *= 2
+    rows = find_spikes(np.arange(LONG) * 7, values * 1e-9)
+    found = stands_out(*usable_series(np.arange(LONG) * 7, values * 1e-9), rows)
+    assert rows["flagged"][found].tolist() == [7 * at for at in standing_out(values)]
+
+
+def test_in_a_short_series_every_spike_stands_out() -> None:
+    values = noisy(4, SHORTEST - 1, tail=3.0)
+    values[600] *= 1.6
+    assert len(standing_out(values)) == len(find_spikes(np.arange(len(values)), values)) > 0
+
+
+def test_without_a_spike_there_is_nothing_to_judge() -> None:
+    steps, values = usable_series(np.arange(LONG), np.ones(LONG))
+    assert stands_out(steps, values, find_spikes(steps, values)).tolist() == []
+    assert ALPHA < 0.05
