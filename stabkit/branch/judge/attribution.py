@@ -163,7 +163,8 @@ def _problem(table: pd.DataFrame, shares: pd.DataFrame) -> str:
     if events < REPEATED * placebos:
         return (
             f"{events} of {placebos} placebos repeat the event, and 7 of 8 are needed: a change of "
-            f"one rounding at step {begin} prevents it as well; begin later"
+            f"one rounding at step {begin} prevents it as well; only a later begin, up to the "
+            "onset, could tell"
         )
     return ""
 

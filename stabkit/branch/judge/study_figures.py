@@ -107,7 +107,7 @@ def committor_figure(judged: Attribution, plan: Planned) -> Figure:
     ax.set_ylabel("share that repeats the event")
     if len(shares):
         ax.set_title(commit_words(shares), fontsize=8, wrap=True)
-    ax.legend(loc="lower right")
+    ax.legend(loc="best")
     return figure
 
 
