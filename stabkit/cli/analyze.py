@@ -78,6 +78,8 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     from stabkit.analyze.diagnoses import diagnose
 
     if len(sets) == 2:
+        if len({path.resolve() for path in arguments.runs}) == 1:
+            raise RequestError(f"{arguments.runs[1]}: is both sets; name two folders to compare")
         from stabkit.analyze.two_sets import compare_sets
 
         if arguments.csv is not None:

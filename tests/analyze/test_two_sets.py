@@ -194,6 +194,15 @@ def test_more_folders_than_can_be_are_refused(
     assert says in capsys.readouterr().err
 
 
+def test_a_folder_is_not_compared_with_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_run(tmp_path / "a" / "run")
+    same = str(tmp_path / "a" / ".." / "a")
+    assert main(["analyze", str(tmp_path / "a"), same]) == 2
+    assert f"{same}: is both sets; name two folders to compare" in capsys.readouterr().err
+
+
 def test_one_folder_that_is_missing_or_empty_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
