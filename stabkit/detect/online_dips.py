@@ -28,8 +28,8 @@ from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 
 State = Literal["suspected", "confirmed", "withdrawn"]
 
-# Evaluations. By then most false dips of healthy runs are no longer found; those that still are
-# hardly pass the bar.
+# Evaluations. By then most false dips of healthy runs are no longer found; the others
+# barely pass the bar.
 CONFIRMED_AFTER = 8
 WATCHED = 24  # evaluations after the suspicion, at each of which it is searched for again
 CLEARLY = 1.25  # times the bar
