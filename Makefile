@@ -12,9 +12,9 @@ QUICK := not (lengthy or processes or slurm or browser or frameworks or gpu or s
 .PHONY: help demo quick test test-slow test-gpu test-speed bench gpu docs gallery dist check format clean
 
 help:
-	@echo "make demo        the main job on this machine: sweeps, figures, findings (9 to 13 minutes)"
-	@echo "make quick       three quarters of the tests: none that starts a process or takes long (2 to 3 minutes)"
-	@echo "make test        the tests, on two cores (10 to 20 minutes); WORKERS=8 on more"
+	@echo "make demo        the main job on this machine: sweeps, figures, findings (6 to 17 minutes)"
+	@echo "make quick       three quarters of the tests: none that starts a process or takes long (1 to 3 minutes)"
+	@echo "make test        the tests, on two cores (7 to 26 minutes); WORKERS=8 on more"
 	@echo "make test-slow   those left out of it for their time, kills and full disks (about 20 minutes)"
 	@echo "make test-gpu    the tests that need a CUDA device"
 	@echo "make test-speed  the benchmarks in short, beside what is on record (a few minutes)"
