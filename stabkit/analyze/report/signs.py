@@ -69,7 +69,11 @@ def events_of(incidents: Sequence[Incident], run: str) -> list[Incident]:
 
 
 def _is_stuck(one: Incident) -> bool:
-    return one.kind == "collapse" and set(one.run.collapses["signal"]) == {"loss_relative"}
+    """Return whether it is a collapse that begins with a loss at chance."""
+    if one.kind != "collapse":
+        return False
+    collapses = one.run.collapses
+    return "loss_relative" in set(collapses["signal"][collapses["onset"] <= one.onset])
 
 
 def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:

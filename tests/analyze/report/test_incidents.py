@@ -136,12 +136,13 @@ def test_a_loss_at_chance_is_not_where_it_began_if_there_is_another_event(tmp_pa
     fell = {"feature_std": np.where(np.arange(500) < 100, 1.0, 0.01)}
     for name, scalars, began in [
         ("stuck", stuck, "in layer 2 at step 300, with a gradient burst"),
+        ("both", stuck | fell, "in layer 2 at step 300, with a gradient burst"),
         ("fell", fell, "at step 100, with a collapse"),
     ]:
         plant_loop(tmp_path / name / "a", ["0", "2"], burst="2", **scalars)
         runs = diagnosed(tmp_path / name)
         (run,), incidents = runs.items, all_incidents(runs)
-        assert len(events_of(incidents, run.name)) == (1 if name == "stuck" else 2), incidents
+        assert len(events_of(incidents, run.name)) == (2 if name == "fell" else 1), incidents
         told = events_of(incidents, run.name)[0]
         assert f"at step {told.onset}, with" in began
         assert where_it_began([told], run).words == began
