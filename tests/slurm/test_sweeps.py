@@ -142,7 +142,9 @@ def test_a_run_that_fails(site: Site) -> None:
     site.wait_for_state("failed")
     row = site.row()
     assert "images: has no held-out folder" in row.reason
-    assert "Traceback" in Path(site.folder / row.log).read_text()
+    # the job ends a moment after its state is written
+    log = site.folder / row.log
+    site.wait("the traceback in the log", lambda: "Traceback" in log.read_text())
     said = site.sweep(*words)
     assert "1 failed (--retry failed runs them again), 0 to run" in said
     site.sweep(*words, "--retry", "failed")
