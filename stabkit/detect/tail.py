@@ -20,8 +20,9 @@ def stands_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Boo
     the median of the 100 before, in robust deviations of these. Their upper tail is taken as a
     power law, whose exponent is that of the largest heights outside of all spikes (Hill 1975): so
     it is known how often chance goes as high in the whole series. Of further high values in a row
-    each is as likely as one is to follow another outside of spikes. A spike stands out if less than
-    `ALPHA` of its kind is expected. In fewer than `SHORTEST` values all do.
+    each is as likely as one is to follow another outside of spikes. The peak counts with the height
+    that `find_spikes` gave it, since the median lags behind a falling series. A spike stands out if
+    less than `ALPHA` of its kind is expected. In fewer than `SHORTEST` values all do.
     """
     if not len(spikes) or len(values) < SHORTEST:
         return np.ones(len(spikes), dtype=bool)
@@ -36,10 +37,10 @@ def stands_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Boo
     start, exponent = _tail(heights[usual])
     follows = _follows(np.where(usual, heights, -np.inf))
     found = []
-    for begin, end in zip(first, behind, strict=True):
+    for begin, end, peak in zip(first, behind, spikes["height"], strict=True):
         event = (logs[begin:end] - level[begin]) / noise[begin]
         high = max(1, int((event >= GOES_ON).sum()))
-        ratio = max(1.0, float(event.max()) / start)
+        ratio = max(1.0, float(peak) / start)
         expected = SHARE * usual.sum() * ratio ** (-1 / exponent) * follows ** (high - 1)
         found.append(expected <= ALPHA)
     return np.array(found, dtype=bool)

@@ -51,6 +51,15 @@ def test_a_single_value_stands_out_where_the_tail_is_short_and_not_where_it_is_l
     assert standing_out(long) == []
 
 
+@pytest.mark.parametrize("at", [15, 60, 150])
+def test_a_spike_in_the_first_steep_fall_stands_out(at: int) -> None:
+    """The median of the values before lies far above a falling loss, or is of too few values."""
+    values = noisy(5, 4_000, tail=200.0) * (1 + 30 * np.exp(-np.arange(4_000) / 50))
+    values[at : at + 3] *= 4
+    (begin,) = find_spikes(np.arange(4_000), values)["flagged"]
+    assert standing_out(values) == [begin]
+
+
 def test_neither_scale_nor_unit_of_steps_matters() -> None:
     values = noisy(3)
     values[9_000:9_003] *= 2
