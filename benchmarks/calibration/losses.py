@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.calibration.scores import TESTING, Each, interval, table
-from stabkit.analyze.events import ALONE
+from stabkit.analyze.events import lasts_or_is_large
 from stabkit.detect import find_spikes
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.spikes import usable_series
@@ -83,6 +83,6 @@ def hit(noise: str, times: float, length: int, seed: int) -> bool:
 def _judged(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     steps = np.arange(len(values))
     rows = find_spikes(steps, values)
-    counts = ((rows["end"] > rows["flagged"]) | (rows["ratio"] >= ALONE)).to_numpy()
+    counts = lasts_or_is_large(rows).to_numpy()
     now = counts & stands_out(*usable_series(steps, values), rows)
     return counts, now, rows["flagged"].to_numpy()

@@ -229,7 +229,7 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     that the tail of its own series would bring by chance in so many values (`stands_out`).
     """
     table = spikes_of_series(found, run)
-    kept = (table["end"] > table["flagged"]) | (table["ratio"] >= ALONE)
+    kept = lasts_or_is_large(table)
     for name in table["layer"].unique():
         steps, values = found[name]
         rows = table["layer"] == name
@@ -237,6 +237,11 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     counted = table[kept].reset_index(drop=True)
     counted.attrs["refused"] = refused(table)
     return counted
+
+
+def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":
+    """Return for each spike whether it is more than the small rise of a single value."""
+    return (spikes["end"] > spikes["flagged"]) | (spikes["ratio"] >= ALONE)
 
 
 def shifted(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -47,8 +47,8 @@ def dispatch(arguments: argparse.Namespace) -> int:
 def _refused(why: str) -> int:
     """Print why the request was wrong, and return the exit code.
 
-    Of several processes the others wait until the first has printed it: torchrun then ends them. If
-    it does not, the request is right for the first, as where a file is missing on one machine.
+    If there are several processes, the others wait: torchrun ends them once the first has printed
+    it. If it does not, the first has no problem, as where a file is missing on one machine.
     """
     process = ""
     if not is_speaker():

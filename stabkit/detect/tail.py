@@ -19,10 +19,11 @@ def stands_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Boo
     longer a run is, the harder is its hardest batch. Heights are the distances of log values from
     the median of the 100 before, in robust deviations of these. Their upper tail is taken as a
     power law, whose exponent is that of the largest heights outside of all spikes (Hill 1975): so
-    it is known how often chance goes as high in the whole series. Of further high values in a row
-    each is as likely as one is to follow another outside of spikes. The peak counts with the height
-    that `find_spikes` gave it, since the median lags behind a falling series. A spike stands out if
-    less than `ALPHA` of its kind is expected. In fewer than `SHORTEST` values all do.
+    it is known how often chance goes as high in the whole series. Each further high value in a row
+    makes chance less likely, by the share of high values that follow another outside of spikes.
+    The peak has the height that `find_spikes` gave it, since the median lags behind a falling
+    series. A spike stands out if fewer than `ALPHA` of its kind are expected. In a series of fewer
+    than `SHORTEST` values all do.
     """
     if not len(spikes) or len(values) < SHORTEST:
         return np.ones(len(spikes), dtype=bool)

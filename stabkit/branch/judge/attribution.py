@@ -16,7 +16,7 @@ from stabkit.branch.judge.exact_tests import (
     prevented_fraction,
     same_direction,
 )
-from stabkit.branch.judge.verdict import falls_less, tell_verdict
+from stabkit.branch.judge.verdict import VERDICTS, falls_less, tell_verdict
 from stabkit.detect.significance import holm
 from stabkit.printing import counted
 
@@ -103,7 +103,7 @@ class Attribution:
 
     def _smaller(self) -> list[Any]:
         """Return the changes that make the fall smaller and are not told to prevent it."""
-        told = ("prevented", "prevented, at a price", "postponed")
+        told = VERDICTS[:3]  # prevented, prevented at a price, postponed
         return [
             row for row in self._rows() if row.verdict not in told and falls_less(row._asdict())
         ]
