@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.dip_rows import COLUMNS, dip_row
 from stabkit.detect.dip_search import Span, find_spans, strength
+from stabkit.detect.dip_tail import stand_out
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances
 from stabkit.detect.robust import (
@@ -48,7 +49,9 @@ def find_dips(
     - the accuracy falls into it at once, by `min_fall` standard errors (a stall of a rising curve
       does not count): 1.5 times as many if the run ends in it, twice as many if the accuracy then
       leaps above the level before by more than it had fallen, as where a learning rate drops, and
-    - two evaluations in a row are low, and no single one carries its depth.
+    - two evaluations in a row are low, and no single one carries its depth, and
+    - the largest falls of the other evaluations do not make it likely: at most .1 such dips
+      are expected in all windows (`stabkit.detect.dip_tail`). A given `threshold` replaces this.
 
     The standard error is that of AR(1) noise, whose scale is learned for each evaluation from the
     answers that flip and the residuals outside of the windows that stand out
@@ -157,10 +160,14 @@ def _search(
         variances = None if bits is None else flip_variances(bits)
         spans, noise, ar, bar = find_spans(acc, time, variances, min_depth, threshold, min_fall)
 
+    # The search looked at every window, so corrections count every window.
+    windows = acc.size * width_count(acc.size)
+    if spans and threshold is None:
+        spans = stand_out(spans, acc, noise, ar, windows)
+
     def rows(some: list[Span]) -> list[Row]:
         p_values = [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in some]
-        # The search looked at every window, so the correction counts every window.
-        corrected = holm(p_values, acc.size * width_count(acc.size))
+        corrected = holm(p_values, windows)
         # `not p > alpha` instead of `p <= alpha` keeps NaN: nothing is known of the samples.
         kept = [(s, p) for s, p in zip(some, corrected, strict=True) if not p > alpha]
         found = (dip_row(s, p, steps, acc, noise, chance, bits, between) for s, p in kept)

@@ -9,6 +9,7 @@ around the trend tell its size.
 
 import numpy as np
 
+from stabkit.detect.noise_changes import one_noise
 from stabkit.detect.robust import (
     AR,
     AR_SCALE,
@@ -61,7 +62,7 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
         return np.zeros(values.size), 0.0
     residual = residual - np.median(residual)
     if variances is None:
-        shape = _shape(residual)
+        shape = np.concatenate([_shape(part) for part in _by_noise(residual)])
         some = ~_mostly_zero(residual)
     else:
         shape = np.sqrt(_median_around(variances, FLIPS_OVER))[1:-1]
@@ -69,12 +70,8 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
     ratio = np.divide(residual, shape, out=np.zeros(residual.size), where=shape > 0)
     scale, shown, ar = residual_scale(ratio[some])
     shown = max(shown, float(np.interp(MOST_AR, AR, AR_SCALE)))
-    size = np.full(shape.size, scale)
-    if variances is not None:
-        # Rises only: dips fall, so they do not become the noise that hides them.
-        bound = 3 * np.maximum(scale, MAD_TO_STD * _median_around(np.abs(ratio), NEAR))
-        squares, count = _squares_around(ratio, (ratio > 0) & (ratio <= bound), SIZE_OVER)
-        size = np.sqrt((squares + FLIPS_COUNT * scale**2) / (count + FLIPS_COUNT))
+    parts = [] if variances is None else _by_noise(ratio)
+    size = np.concatenate([_size(part) for part in parts]) if parts else scale
     noise = shape * size / shown
     return np.concatenate([noise[:1], noise, noise[-1:]]), min(max(ar, LEAST_AR), MOST_AR)
 
@@ -115,6 +112,25 @@ def difference_noise(values: FloatArray, variances: FloatArray | None) -> FloatA
     shape = np.sqrt(_median_around(variances, FLIPS_OVER))
     guess: FloatArray = shape * np.median(steps / shape[1:])
     return guess
+
+
+def _by_noise(residual: FloatArray) -> list[FloatArray]:
+    """Return the residuals cut where their noise changes at once.
+
+    Those that stand out are cut off, so that a dip is no stretch of large noise.
+    """
+    sizes = np.abs(residual)
+    sizes = np.minimum(sizes, 3 * MAD_TO_STD * _median_around(sizes, SHAPE_OVER))
+    return [residual[first:stop] for first, stop in one_noise(sizes)]
+
+
+def _size(ratio: FloatArray) -> FloatArray:
+    """Return the local root mean square of the rises, which dips do not make larger."""
+    scale, _, _ = residual_scale(ratio)
+    bound = 3 * np.maximum(scale, MAD_TO_STD * _median_around(np.abs(ratio), NEAR))
+    squares, count = _squares_around(ratio, (ratio > 0) & (ratio <= bound), SIZE_OVER)
+    size: FloatArray = np.sqrt((squares + FLIPS_COUNT * scale**2) / (count + FLIPS_COUNT))
+    return size
 
 
 def _shape(residual: FloatArray) -> FloatArray:

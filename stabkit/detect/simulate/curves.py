@@ -28,9 +28,10 @@ class Law:
     """What a run is drawn from; arrays have one value for each evaluation.
 
     level: accuracy without noise; noise: standard deviation of what all samples share, ar: its
-    AR(1) coefficient, tails: degrees of freedom of its shocks (None: normal); flips: share of
-    answers that change from one evaluation to the next, memory: AR(1) coefficient of what changes;
-    classes: standard deviation of further noise that the samples of a class share, of 10 classes.
+    AR(1) coefficient, tails: degrees of freedom of its shocks (None: normal), falls: they are
+    exponential, with the long tail below; flips: share of answers that change from one evaluation
+    to the next, memory: AR(1) coefficient of what changes; classes: standard deviation of further
+    noise that the samples of a class share, of 10 classes.
     """
 
     step: IntArray
@@ -41,13 +42,14 @@ class Law:
     memory: FloatArray
     n: int = 1000
     tails: float | None = field(default=None, kw_only=True)
+    falls: bool = field(default=False, kw_only=True)
     classes: float = field(default=0.0, kw_only=True)
 
 
 def draw_curve(law: Law, rng: np.random.Generator, planted: tuple[Planted, ...] = ()) -> Curve:
     """Draw one run from its law, with the dips planted. Equal generators give equal runs."""
     evals = law.step.size
-    common = changing_ar1(shocks(rng, evals, tails=law.tails), law.ar)[:, 0]
+    common = changing_ar1(shocks(rng, evals, tails=law.tails, falls=law.falls), law.ar)[:, 0]
     level = (law.level + law.noise * common - loss_of(evals, planted))[:, None]
     if law.classes:
         level = level + law.classes * changing_ar1(shocks(rng, evals, CLASSES), law.ar)

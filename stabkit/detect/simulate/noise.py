@@ -20,12 +20,20 @@ def ar1(rng: np.random.Generator, size: int, coefficient: float, columns: int = 
 
 
 def shocks(
-    rng: np.random.Generator, size: int, columns: int = 1, tails: float | None = None
+    rng: np.random.Generator,
+    size: int,
+    columns: int = 1,
+    tails: float | None = None,
+    *,
+    falls: bool = False,
 ) -> FloatArray:
     """Draw independent values [size, columns] of unit variance: normal, or Student's t.
 
-    `tails` is the number of degrees of freedom, above 2.
+    `tails` is the number of degrees of freedom, above 2. `falls`: exponential instead, with the
+    long tail below.
     """
+    if falls:
+        return 1 - rng.exponential(1.0, (size, columns))
     if tails is None:
         return rng.standard_normal((size, columns))
     drawn: FloatArray = rng.standard_t(tails, (size, columns)) * np.sqrt((tails - 2) / tails)

@@ -113,6 +113,7 @@ def plain(
     flips: tuple[float, float] = (0.1, 0.1),
     n: int = 1000,
     tails: float | None = None,
+    falls: bool = False,
     classes: float = 0.0,
 ) -> Law:
     """Return a law whose noise changes evenly in its logarithm from the first value to the last.
@@ -125,7 +126,7 @@ def plain(
     gaps = np.diff(step, prepend=step[0] - EVERY) / EVERY
     memory = (ar[0] + (ar[1] - ar[0]) * t) ** gaps
     return Law(step, level(t), _between(noise, t), memory, _between(flips, t), memory, n,
-               tails=tails, classes=classes)  # fmt: skip
+               tails=tails, falls=falls, classes=classes)  # fmt: skip
 
 
 def _between(ends: tuple[float, float], t: FloatArray) -> FloatArray:
@@ -146,6 +147,19 @@ def at_gaps(gaps: FloatArray) -> IntArray:
 def _staircase(rng: Generator) -> Law:
     drops, jump = (rng.uniform(0.3, 0.4), rng.uniform(0.6, 0.75)), rng.uniform(0.03, 0.07)
     return plain(lambda t: trends.staircase(t, drops, jump))
+
+
+def _rate_drops(rng: Generator, falls: bool = False) -> Law:
+    """Return a law of 200 evaluations of 10,000 samples, over two drops of the learning rate.
+
+    The noise falls at the drops, to a tenth and to half of that.
+    """
+    drops, jump = (rng.uniform(0.3, 0.5), rng.uniform(0.6, 0.75)), rng.uniform(0.02, 0.05)
+    law = plain(lambda t: trends.staircase(t, drops, jump), evals=200, ar=(0.2, 0.2), n=10_000)
+    after = np.searchsorted(drops, np.linspace(0, 1, 200), side="right")  # drops that have passed
+    noise = rng.uniform(0.01, 0.04) * np.array([1.0, 0.1, 0.05])[after]
+    flips = np.array([0.12, 0.04, 0.03])[after]
+    return Law(law.step, law.level, noise, law.ar, flips, law.memory, law.n, falls=falls)
 
 
 def _sag_then_drop(rng: Generator) -> Law:
@@ -194,6 +208,12 @@ HEALTHY: dict[str, Callable[[Generator], Law]] = {
     "noise grows": lambda rng: plain(any_trend(rng), noise=(0.003, 0.015)),
     "t3 shocks": lambda rng: plain(any_trend(rng), tails=3.0),
     "t5 shocks": lambda rng: plain(any_trend(rng), tails=5.0),
+    "skewed shocks": lambda rng: plain(
+        any_trend(rng), noise=(0.01, 0.01), ar=(0.2, 0.2), falls=True),
+    "skewed shocks, noise falls": lambda rng: plain(
+        any_trend(rng), noise=(0.015, 0.005), falls=True),
+    "rate drops": _rate_drops,
+    "rate drops, skewed shocks": lambda rng: _rate_drops(rng, falls=True),
     "classes": lambda rng: plain(any_trend(rng), classes=0.03),
     "staircase": _staircase,
     "sag, then rate drop": _sag_then_drop,
