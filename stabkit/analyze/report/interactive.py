@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
+from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.cells import wrapped
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.curves import spans_decades
 from stabkit.analyze.plots.grad_norms import grad_norms_axis, grad_norms_table
 from stabkit.analyze.plots.knn import curve_styles, drawn_panels, knn_axis, knn_table
