@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from stabkit.analyze import accuracy_events, collapse_events, gradient_events, loss_events
 from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_level
-from stabkit.analyze.judged import Judged
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.nonfinite import nonfinite_entries
 from stabkit.analyze.notes import noted
@@ -23,6 +22,7 @@ from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
 from stabkit.analyze.series_spikes import Series
 from stabkit.analyze.verdict import verdict
+from stabkit.analyze.what_was_judged import Judged
 from stabkit.detect import find_bursts, layer_onsets
 from stabkit.detect.collapse import SPREADS
 from stabkit.detect.dip_rows import MEDIAN_OF
