@@ -15,20 +15,20 @@ from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
 
-def raised_layers(run: Run, signal: str = "grad_norm") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the spikes and the swells of each layer, ordered by onset and depth.
+def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spikes and the swells of each layer's gradient norm, ordered by onset and depth.
 
     The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
     come first. A swell that overlaps a spike of its layer is left out: it is the spike's tail.
     """
-    table = run.signals([signal])
+    table = run.signals(["grad_norm"])
     layers, usable, refusals = [], [], 0
     for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
         try:
-            usable.append(usable_series(rows["step"].to_numpy(), rows[signal].to_numpy()))
+            usable.append(usable_series(rows["step"].to_numpy(), rows["grad_norm"].to_numpy()))
             layers.append((str(layer), int(depth)))
         except ValueError as error:
-            left_out(run.path, str(error), f"spikes of {signal} in {layer}")
+            left_out(run.path, str(error), f"spikes of grad_norm in {layer}")
             refusals += 1
     spiked, swelled = find_layer_spikes(usable), find_layer_swells(usable)
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
