@@ -12,7 +12,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.detect import shallow_first
 from stabkit.detect.association import EventTimes
 from stabkit.detect.bursts import ONSETS
-from stabkit.detect.contrasts import SHORTEST_FLANK
+from stabkit.detect.dip_windows import SHORTEST_FLANK
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.onset_order import OrderTest
 
