@@ -7,7 +7,7 @@ from benchmarks.calibration.branch_studies import FULL, QUICK, Size, Truth, simu
 from benchmarks.calibration.scores import TESTING, Each, interval, table
 from stabkit.branch.judge.attribution import judge_branches
 from stabkit.branch.judge.exact_tests import Share, fewer, fewer_of_few, smallest
-from stabkit.branch.judge.verdict import ALPHA, OWN_ALPHA, SPARED, VERDICTS, falls_less
+from stabkit.branch.judge.intervention_verdict import ALPHA, OWN_ALPHA, SPARED, VERDICTS, falls_less
 
 SIZES = {"--quick": QUICK, "--full": FULL}
 STUDIES = 4  # times the number that is asked for: simulated studies are quick

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.calibration.scores import TESTING, Each, interval, table
-from stabkit.analyze.events import lasts_or_is_large
+from stabkit.analyze.loss_events import lasts_or_is_large
 from stabkit.detect import find_spikes
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.spikes import usable_series

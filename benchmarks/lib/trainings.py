@@ -44,7 +44,7 @@ def tiny(device: torch.device, batch: int | None) -> Training:
     """Build the `tiny` preset: MoCo v3, ViT of width 64, depth 6, 4 heads, patch 8 of 32 pixels."""
     settings = {"data.num_train": 512, "data.num_heldout": 64, "train.batch": batch or 64}
     config = validate(RunConfig, with_settings(read_base("tiny"), settings), "benchmark")
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
     state = build_state(config, len(images), device)
     batches = [
         make_batch(config, read_batch(config, images, step), device) for step in range(BATCHES)

@@ -22,7 +22,7 @@ from unittest import mock
 from benchmarks.lib.planted import plant_run
 from benchmarks.lib.results import Row, Times, parser, publish
 from benchmarks.lib.timing import Interval
-from stabkit.analyze import events
+from stabkit.analyze import accuracy_events, gradient_events
 from stabkit.cli import main as stabkit
 from stabkit.rundir import TABLES
 from stabkit.store import reader
@@ -78,8 +78,8 @@ def count_work(folder: Path, page: Path) -> tuple[Counter[str], float]:
     counted: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         for module, name in (
-            (reader, "read_table"), (events, "search_dips"),
-            (events, "find_layer_spikes"),
+            (reader, "read_table"), (accuracy_events, "search_dips"),
+            (gradient_events, "find_layer_spikes"),
         ):  # fmt: skip
             stack.enter_context(counting(module, name, counted))
         began = time.perf_counter()

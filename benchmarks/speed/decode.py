@@ -170,8 +170,8 @@ def torchcodec_side(files: Sequence[Path], pool: ThreadPoolExecutor) -> Side | N
 def decode_rows(
     given: Namespace, root: Path, files: list[Path], pool: ThreadPoolExecutor, workers: int
 ) -> tuple[list[Row], list[str]]:
-    folder, _ = load_data(config_of(root / "folder", "imagefolder").data, 0)
-    shards, _ = load_data(config_of(root / "tar", "tar").data, 0)
+    folder, _ = load_data(config_of(root / "folder", "imagefolder").data)
+    shards, _ = load_data(config_of(root / "tar", "tar").data)
     before = in_threads(folder, files, pool)
     ours = Side(batches_of(folder), decoder_pids)
     sides = {
@@ -217,7 +217,7 @@ def step_rows(
 ) -> list[Row]:
     """Compare a step that reads ahead with the same step of images that are there already."""
     config = config_of(root / "folder", "imagefolder")
-    folder, _ = load_data(config.data, 0)
+    folder, _ = load_data(config.data)
     held = folder.load(np.arange(len(folder)))
     there = replace(folder, read=lambda index: stacked([held[i] for i in index]))
     sides = {"ours": folder, "threads": in_threads(folder, files, pool), "there": there}
@@ -302,7 +302,7 @@ def main() -> None:
         size = statistics.mean(file.stat().st_size for file in files) / 1000
         # DataLoader's processes are forked before torch has started threads of its own.
         rows, notes = decode_rows(given, Path(folder), files, pool, workers)
-        images, _ = load_data(config_of(Path(folder) / "folder", "imagefolder").data, 0)
+        images, _ = load_data(config_of(Path(folder) / "folder", "imagefolder").data)
         rows += launch_rows(given, images, in_threads(images, files, pool))
         rows += step_rows(given, Path(folder), files, pool)
     notes.insert(0, f"{count} images, {size:.0f} kB each on average, in the page cache.")

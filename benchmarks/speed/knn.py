@@ -99,7 +99,7 @@ def heldout_row(given: argparse.Namespace) -> Row:
     """Return the time of an evaluation's search over that of encoding its images."""
     device = torch.device(given.device)
     config = load_config("tiny", ["data.num_train=1000"])
-    heldout = HeldoutKnn(*load_data(config.data, 0), config.knn, config.data.image_size, device)
+    heldout = HeldoutKnn(*load_data(config.data), config.knn, config.data.image_size, device)
     backbone = tiny(device, None).model.backbone
     bank, queries = encode(backbone, heldout.bank), encode(backbone, heldout.queries)
     subjects: dict[str, Callable[[], Any]] = {

@@ -50,7 +50,7 @@ def backbone_and_images(preset: str, device: torch.device) -> tuple[nn.Module, I
     sizes = ["data.num_train=1024", "data.num_heldout=16"]
     config = load_config(preset, ["data.name=synthetic", *sizes])
     size = config.data.image_size
-    images, _ = load_data(config.data, 0)
+    images, _ = load_data(config.data)
     few = np.arange(IMAGES)
     pixels = images.load(few)
     assert isinstance(pixels, Tensor)

@@ -97,7 +97,7 @@ class Ours:
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self.config = config
         self.device = prepare_device(config.runtime, config.compute)
-        images, _ = load_data(config.data, config.seed)
+        images, _ = load_data(config.data)
         self.state: TrainState = build_state(config, len(images), self.device, len(images.classes))
         self.classes = len(images.classes)
         self.batches = [
@@ -141,7 +141,7 @@ def make_ours(given: argparse.Namespace) -> Iterator[Subject]:
 @contextmanager
 def make_handwritten(given: argparse.Namespace, tuned: bool) -> Iterator[Subject]:
     config, device = config_for(given), torch.device(given.device)
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
     state = build_state(config, len(images), device, len(images.classes))
     views = [make_batch(config, read_batch(config, images, i), device) for i in range(BATCHES)]
     hand = Handwritten(config, state, views, tuned)

@@ -155,8 +155,8 @@ def cache_rows(given: Namespace, folder: Path) -> list[Row]:
     write_jpegs(folder / "jpegs", count)
     settings = {"name": "imagefolder", "path": str(folder / "jpegs"), "image_size": 224}
     config = SimpleNamespace(**settings, num_train=0, num_heldout=0)
-    decoded, _ = load_data(config, 0)  # type: ignore[arg-type]
-    cached, _ = load_data(config, 0, str(folder / "cache"))  # type: ignore[arg-type]
+    decoded, _ = load_data(config)  # type: ignore[arg-type]
+    cached, _ = load_data(config, str(folder / "cache"))  # type: ignore[arg-type]
     assert all(map(torch.equal, cached.load(np.arange(4)), decoded.load(np.arange(4))))
     index = np.arange(count)[::-1].copy()
     threads = min(16, usable_cores())
@@ -190,7 +190,7 @@ def share_row(given: Namespace, device: torch.device) -> Row:
         "train": {"batch": batch, "steps": 1000},
     }
     config = validate(RunConfig, settings, "benchmark")
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
     state = build_state(config, len(images), device, len(images.classes))
     sample = np.arange(batch)
     labels = torch.from_numpy(images.labels).to(device)

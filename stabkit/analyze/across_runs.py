@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import LONGEST
 from stabkit.detect import shallow_first
 from stabkit.detect.association import EventTimes
 from stabkit.detect.bursts import ONSETS
-from stabkit.detect.contrasts import SHORTEST_FLANK
+from stabkit.detect.dip_windows import SHORTEST_FLANK
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.onset_order import OrderTest
+
+# Steps. A longer run counts samples or seconds, which `association` cannot use.
+LONGEST = 10_000_000
 
 
 def between_seeds(runs: Sequence[Diagnosis]) -> float | None:

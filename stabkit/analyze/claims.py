@@ -131,16 +131,16 @@ def from_interval(
     return Claim(text, verdict, effect, low, high, unit, n, p_value, note)
 
 
-def together(claims: Sequence[Claim], alpha: float = ALPHA) -> str:
+def together(claims: Sequence[Claim]) -> str:
     """Return the claims of one study as text, and which of them survive correction.
 
     Each test errs in one case of twenty, so among many claims some are decided by chance alone.
-    Holm's correction keeps the chance of any such error at `alpha` for all claims together.
+    Holm's correction keeps the chance of any such error at `ALPHA` for all claims together.
     """
     tested = [claim for claim in claims if not math.isnan(claim.p_value)]
     corrected = holm([claim.p_value for claim in tested])
     decided = [(c, p) for c, p in zip(tested, corrected, strict=True) if c.verdict != "undecided"]
-    fallen = [(c, p) for c, p in decided if p > alpha]
+    fallen = [(c, p) for c, p in decided if p > ALPHA]
     lines = [str(claim) for claim in claims]
     if len(tested) > 1 and decided:
         stands = f"{len(decided) - len(fallen)} of {len(decided)} stand" if fallen else "all stand"

@@ -40,11 +40,6 @@ class Diagnoses:
         ended = tuple(diagnosis for diagnosis in self if diagnosis.finished)
         return (Diagnoses(self.path, ended), len(self) - len(ended)) if ended else (self, 0)
 
-    def judged_by(self, metric: str) -> "Diagnoses":
-        """Return diagnoses of the same runs that search `metric` for dips and drifts."""
-        tables = Tables()
-        return Diagnoses(self.path, tuple(Diagnosis(d.run, metric, tables) for d in self))
-
 
 def diagnose(runs: Runs, processes: int = 1, metric: str | None = None) -> Diagnoses:
     """Return a diagnosis of every run.

@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.analyze import events
-from stabkit.analyze.judged import Judged
+from stabkit.analyze import accuracy_events, collapse_events, gradient_events, loss_events
+from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_level
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.nonfinite import nonfinite_entries
 from stabkit.analyze.notes import noted
+from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
+from stabkit.analyze.series_spikes import Series
 from stabkit.analyze.verdict import verdict
+from stabkit.analyze.what_was_judged import Judged
 from stabkit.detect import find_bursts, layer_onsets
 from stabkit.detect.collapse import SPREADS
 from stabkit.detect.dip_rows import MEDIAN_OF
@@ -90,19 +93,19 @@ class Diagnosis:
         return np.unpackbits(packed, axis=1, count=n).astype(bool)
 
     @cached_property
-    def _falls(self) -> tuple[events.Falls, tuple[NDArray[np.uint8], int] | None]:
+    def _falls(self) -> tuple[Falls, tuple[NDArray[np.uint8], int] | None]:
         """What fell, and the last answers: both need the answers at every evaluation."""
         # evaluations and answers must come from one reading, because the run may go on training
-        seen = events.Accuracy(self.tables.keeping(), self.metric)
-        found = events.falls(seen)
-        if events.refused(found.dips) or seen.correct is None:
+        seen = Accuracy(self.tables.keeping(), self.metric)
+        found = accuracy_events.falls(seen)
+        if refused(found.dips) or seen.correct is None:
             return found, None
         last = np.packbits(seen.correct[-MEDIAN_OF:], axis=1)
         return found, (last, seen.correct.shape[1])
 
     @property
     def dips(self) -> pd.DataFrame:
-        """Rows of `find_dips`, with the columns that `events.falls` adds."""
+        """Rows of `find_dips`, with the columns that `accuracy_events.falls` adds."""
         return self._falls[0].dips
 
     @property
@@ -118,7 +121,7 @@ class Diagnosis:
     @cached_property
     def outliers(self) -> pd.DataFrame:
         """Rows of `find_outliers`: single evaluations far below those beside them."""
-        return events.outliers(events.Accuracy(self.tables, self.metric), self.dips)
+        return accuracy_events.outliers(Accuracy(self.tables, self.metric), self.dips)
 
     @cached_property
     def _names(self) -> list[str]:
@@ -134,7 +137,7 @@ class Diagnosis:
         """The names of recorded gradient norms of the whole model; empty if layers have some."""
         return [] if len(self.layers) else gradient_norms(self._names)
 
-    def _series(self, names: list[str]) -> dict[str, events.Series]:
+    def _series(self, names: list[str]) -> dict[str, Series]:
         """Return steps and values of scalars that have enough values to find a spike."""
         table = self.tables.scalars()
         found = {name: table[table["name"] == name] for name in names}
@@ -147,25 +150,27 @@ class Diagnosis:
     @cached_property
     def loss_spikes(self) -> pd.DataFrame:
         """Rows of `find_bursts` on the spikes of all losses; a series stands for a layer."""
-        return find_bursts(events.loss_spikes(self._series(self.losses), self.tables))
+        return find_bursts(loss_events.loss_spikes(self._series(self.losses), self.tables))
 
     @cached_property
     def departures(self) -> pd.DataFrame:
-        """Losses that left their best level for good (`events.departures`)."""
-        return events.departures(self._series([n for n in self.losses if has_level(n)]))
+        """Losses that left their best level for good (`loss_events.departures`)."""
+        return loss_events.departures(self._series([n for n in self.losses if has_level(n)]))
 
     @cached_property
     def stuck(self) -> pd.DataFrame:
-        """Losses that never fell (`events.stuck`). The untrained level of our own is known."""
+        """Losses that never fell (`loss_events.stuck`). The untrained level of our own is known."""
         own = "loss_relative" in self._names
-        return events.stuck({} if own else self._series([n for n in self.losses if has_level(n)]))
+        return loss_events.stuck(
+            {} if own else self._series([n for n in self.losses if has_level(n)])
+        )
 
     @cached_property
     def _raised(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Spikes and swells: both need the gradient norm of every layer, or of the whole model."""
         if self.norms:
-            return events.raised_series(self._series(self.norms), self.tables)
-        return events.raised_layers(self.tables)
+            return gradient_events.raised_series(self._series(self.norms), self.tables)
+        return gradient_events.raised_layers(self.tables)
 
     @property
     def spikes(self) -> pd.DataFrame:
@@ -194,8 +199,8 @@ class Diagnosis:
 
     @cached_property
     def collapses(self) -> pd.DataFrame:
-        """Signs of collapse, one row for each signal and stretch (`events.collapses`)."""
-        return events.collapses(self.tables, self.metric)
+        """Signs of collapse, one row for each signal and stretch (`collapse_events.collapses`)."""
+        return collapse_events.collapses(self.tables, self.metric)
 
     @cached_property
     def _nonfinite(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -264,12 +269,12 @@ class Diagnosis:
     @cached_property
     def level(self) -> float:
         """The median of the last fifth of the evaluations; NaN without any."""
-        return events.final_level(self._values) if len(self._values) else math.nan
+        return final_level(self._values) if len(self._values) else math.nan
 
     @cached_property
     def best(self) -> float:
         """The highest median of as many evaluations in a row as `level` has; NaN without any."""
-        count = events.final_count(self._values)
+        count = final_count(self._values)
         return float(self._values.rolling(count).median().max())
 
     @property
@@ -280,7 +285,7 @@ class Diagnosis:
     @cached_property
     def judged(self) -> Judged:
         """What the run was judged on, and what it lacks."""
-        evals = 0 if events.refused(self.dips) else len(self._values)
+        evals = 0 if refused(self.dips) else len(self._values)
         of_losses = tuple(self._series(self.losses))
         return Judged(
             metric=self.metric,
@@ -288,7 +293,7 @@ class Diagnosis:
             losses=of_losses,
             short=() if of_losses else tuple(self.losses),
             norms=tuple(self._series(self.norms)),
-            layers=len(self.layers) if self.watched and not events.refused(self.spikes) else 0,
+            layers=len(self.layers) if self.watched and not refused(self.spikes) else 0,
             is_logged=len(self.tables.logged_accuracies()) > 0,
             features=bool({*SPREADS} & set(self.tables.scalars()["name"].unique())),
         )
@@ -310,7 +315,7 @@ class Diagnosis:
     def _unread(self) -> bool:
         """Whether a detector refused a series, or rows are missing of steps that were trained."""
         tables = self.dips, self.spikes, self.loss_spikes
-        return any(map(events.refused, tables)) or bool(self.gaps())
+        return any(map(refused, tables)) or bool(self.gaps())
 
     def examine(self) -> "Diagnosis":
         """Find everything now, while the tables are in memory."""

@@ -8,7 +8,7 @@ import pandas as pd
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import refused
+from stabkit.analyze.refused_series import refused
 from stabkit.detect.dips import SHORTEST
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from stabkit.analyze.accuracy_events import counts_known
 from stabkit.analyze.cells import cell_label, group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.endings import broken_off, not_recorded
-from stabkit.analyze.events import counts_known
 from stabkit.analyze.findings import findings
 from stabkit.analyze.notes import notes_in_words
 from stabkit.analyze.order import FIRST

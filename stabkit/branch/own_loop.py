@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from stabkit.branch.judge.attribution import Attribution, judge_branches
+from stabkit.branch.judge.branch_figures import write_study
 from stabkit.branch.judge.branch_table import PLAN, branch_table, has_ended, read_plan
 from stabkit.branch.judge.measured import KINDS
-from stabkit.branch.judge.study_figures import write_study
 from stabkit.branch.nudges import distance, kick, nudge
 from stabkit.branch.protocol import FIRST, LEAD, PLACEBOS, REPLICATES, SHAMS
 from stabkit.config import read_mapping

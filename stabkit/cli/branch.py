@@ -222,8 +222,8 @@ def _train_together(sweep: Sweep, folder: Path) -> int:
 def _verdict(folder: Path) -> int:
     """Print what the branches show; write the tables and figures of the study."""
     from stabkit.branch.judge.attribution import judge_branches
+    from stabkit.branch.judge.branch_figures import write_study
     from stabkit.branch.judge.branch_table import branch_table, read_plan
-    from stabkit.branch.judge.study_figures import write_study
 
     judged = judge_branches(branch_table(folder))
     print(judged.text())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stabkit.detect.contrasts import LONGEST_FLANK, SHORTEST_FLANK, reference, scan
+from stabkit.detect.dip_windows import LONGEST_FLANK, SHORTEST_FLANK, reference, scan
 from stabkit.detect.local_noise import LEAST_AR, difference_noise, least_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 

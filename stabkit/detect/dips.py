@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.dip_rows import COLUMNS, dip_row
 from stabkit.detect.dip_search import Span, find_spans, strength
 from stabkit.detect.dip_tail import stand_out
+from stabkit.detect.dip_windows import weights_of, width_count
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances
 from stabkit.detect.robust import (
@@ -42,7 +42,7 @@ def find_dips(
     correct: bool [evals, n], the same samples in the same order at every evaluation.
 
     Every window of two evaluations or more is compared with the evaluations before and after it,
-    against the trend over steps (`stabkit.detect.contrasts`). A window is a dip if
+    against the trend over steps (`stabkit.detect.dip_windows`). A window is a dip if
 
     - its mean lies at least `min_depth` and `threshold` standard errors below its reference; where
       noise is slow (AR .7 and more), 3 are enough if the accuracy falls by `threshold` - 0.25,

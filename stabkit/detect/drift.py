@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
-from stabkit.detect.contrasts import ar1_error
+from stabkit.detect.dip_windows import ar1_error
 from stabkit.detect.dips import ALPHA, MIN_DEPTH, find_dips
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances, least_noise, noise_outside

@@ -31,8 +31,7 @@ class Onset:
 class Merging:
     """The rule by which `find_spikes` joins flagged points to events, one point at a time."""
 
-    def __init__(self, merge: int) -> None:
-        self._merge = merge
+    def __init__(self) -> None:
         self._index = self._step = -math.inf
         self._ended = False
 
@@ -46,7 +45,7 @@ class Merging:
 
         `index` counts all usable points; `ends` says that the event ends with this point.
         """
-        apart = index - self._index > 1 and step - self._step > self._merge
+        apart = index - self._index > 1 and step - self._step > MERGE
         begins = apart or self._ended
         self._index, self._step, self._ended = index, step, ends
         return begins
@@ -55,17 +54,9 @@ class Merging:
 class OnlineSpikes:
     """`find_spikes` for one series; `height` is the ratio to what was expected."""
 
-    def __init__(
-        self,
-        *,
-        window: int = WINDOW,
-        threshold: float = BAR,
-        min_history: int = spikes.MIN_HISTORY,
-        merge: int = MERGE,
-        mad_floor: float = FLOOR,
-    ) -> None:
-        self._scorer = SpikeScorer(window, threshold, min_history, mad_floor)
-        self._merging = Merging(merge)
+    def __init__(self) -> None:
+        self._scorer = SpikeScorer(WINDOW, BAR, spikes.MIN_HISTORY, FLOOR)
+        self._merging = Merging()
         self._count = 0
 
     @property
@@ -149,18 +140,9 @@ class OnlineSharedSpikes:
 class OnlineStaleMoments:
     """`find_stale_moments` for one layer; a value above the ceiling counts as one at it."""
 
-    def __init__(
-        self,
-        beta2: float,
-        *,
-        threshold: float = THRESHOLD,
-        merge: int = 10,
-        min_history: int = MIN_HISTORY,
-        first_update: int = 0,
-    ) -> None:
-        self._beta2, self._threshold = beta2, threshold
-        self._min_history, self._first_update = min_history, first_update
-        self._merging = Merging(merge)
+    def __init__(self, beta2: float, *, first_update: int = 0) -> None:
+        self._beta2, self._first_update = beta2, first_update
+        self._merging = Merging()
         self._count = 0
 
     def add(self, steps: IntArray, adam_rms: FloatArray) -> list[Onset]:
@@ -170,7 +152,7 @@ class OnlineStaleMoments:
         heights = surprise(adam_rms[usable], self._beta2, updates)
         found = [
             Onset(int(steps[i]), float(heights[i]))
-            for i in stale_points(heights, updates, self._threshold, self._min_history)
+            for i in stale_points(heights, updates, THRESHOLD, MIN_HISTORY)
             if self._merging.begins(self._count + int(i), int(steps[i]))
         ]
         self._count += len(steps)
@@ -184,14 +166,13 @@ class OnlineBursts:
     it may count the last of these onsets to the next burst.
     """
 
-    def __init__(self, gap: int = GAP) -> None:
-        self._gap = gap
+    def __init__(self) -> None:
         self._inside: set[str] = set()
         self._latest = -math.inf
 
     def begins(self, step: int, layers: Sequence[str]) -> bool:
         """Return whether a burst begins with `layers`, all that have an onset at `step`."""
-        begins = step - self._latest > self._gap or not self._inside.isdisjoint(layers)
+        begins = step - self._latest > GAP or not self._inside.isdisjoint(layers)
         self._inside = (set() if begins else self._inside) | set(layers)
         self._latest = step
         return begins

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from stabkit.detect.contrasts import width_count
 from stabkit.detect.dip_search import dip_bar, strength
+from stabkit.detect.dip_windows import width_count
 from stabkit.detect.dips import ALPHA, MIN_DEPTH, find_dips
 from stabkit.detect.robust import BoolArray, FloatArray, difference_scale
 

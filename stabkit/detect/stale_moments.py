@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.robust import FloatArray, IntArray, checked_series
-from stabkit.detect.spikes import begin_events
+from stabkit.detect.spikes import MERGE, begin_events
 
 THRESHOLD = 2.3  # of adam_rms in Wortsman et al. 2023, arXiv 2304.13013
 MIN_HISTORY = 20  # updates that are not judged: second moments are still those of the first few
@@ -90,7 +90,7 @@ def find_stale_moments(
     beta2: float,
     *,
     threshold: float = THRESHOLD,
-    merge: int = 10,
+    merge: int = MERGE,
     min_history: int = MIN_HISTORY,
     first_update: int = 0,
 ) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def evaluate_run(
         check_parts(rundir)
         _say_notes(rundir, step, say)
         try:
-            data = load_data(config.data, config.seed, config.runtime.cache)
+            data = load_data(config.data, config.runtime.cache)
         except DataError as error:
             raise ConfigError(str(rundir.path), [str(error)]) from error
         inputs = Inputs(backbone, *data, config, device, say)

@@ -112,9 +112,7 @@ class Parts(NamedTuple):
 def prepare(config: RunConfig, where: str) -> Parts:
     """Read the data and build the state; raise ConfigError where data or settings are wrong."""
     device = prepare_device(config.runtime, config.compute)
-    images, heldout = as_data(
-        lambda: load_data(config.data, config.seed, config.runtime.cache), where
-    )
+    images, heldout = as_data(lambda: load_data(config.data, config.runtime.cache), where)
     n, classes = len(images), len(images.classes)
     # whether a batch fits the data set
     as_request(lambda: batch_index(config.seed, 0, n, config.train.batch), where)

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,6 @@ LAYERS = ["patch_embed", "blocks.0", "blocks.1", "norm"]
 STEPS, EVERY, SAMPLES = 500, 5, 1000
 DIP = (250, 300)  # steps
 SPIKE = 240
-
-PlantRun = Callable[..., Path]
 
 
 def diagnosed(folder: Path) -> Diagnoses:

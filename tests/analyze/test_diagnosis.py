@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stabkit.analyze import diagnosis, events
+from stabkit.analyze import accuracy_events, diagnosis, gradient_events, series_spikes
 from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.kept_tables import Tables
@@ -59,7 +59,7 @@ def detections(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return counted
 
     for name in DETECTORS:
-        for module in (events, diagnosis):
+        for module in (accuracy_events, gradient_events, series_spikes, diagnosis):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     return counts

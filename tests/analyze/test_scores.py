@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stabkit.analyze import events
+from stabkit.analyze import accuracy_events
+from stabkit.analyze.accuracy_events import Accuracy, Falls, falls
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.events import falls
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.verdict import is_unstable
 from stabkit.store.writer import Writer
@@ -41,12 +41,12 @@ def test_a_fall_for_good_leaves_no_exposure(
 ) -> None:
     """A run that never comes back has one dip; in its steps no other could begin."""
 
-    def for_good(seen: events.Accuracy) -> events.Falls:
+    def for_good(seen: Accuracy) -> Falls:
         found = falls(seen)
         return found._replace(dips=found.dips.assign(recovery=math.nan, end=float(STEPS)))
 
     calm = run_scores(diagnosed(whole_grid)).set_index("run")
-    monkeypatch.setattr(events, "falls", for_good)
+    monkeypatch.setattr(accuracy_events, "falls", for_good)
     frame = run_scores(diagnosed(whole_grid)).set_index("run")
     bad = is_unstable(frame)
     assert bad.sum() == 2

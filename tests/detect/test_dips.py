@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from stabkit.detect import dip_rows, find_dips
-from stabkit.detect.contrasts import weights_of, width_count
 from stabkit.detect.dip_search import strength
+from stabkit.detect.dip_windows import weights_of, width_count
 from stabkit.detect.dips import search_dips
 from stabkit.detect.robust import noise_scale
 from stabkit.detect.significance import answer_similarity, holm, paired_p, unpaired_p

@@ -28,7 +28,7 @@ def test_noise_that_does_not_change_is_one_stretch() -> None:
 
 def test_stretches_cover_the_series_and_none_is_short() -> None:
     for seed in range(20):
-        drawn = sizes(seed, (40, 1.0), (20, 0.05), (60, 2.0), (5, 0.01), (40, 0.3))
+        drawn = sizes(seed, (40, 1.0), (40, 0.05), (60, 2.0), (5, 0.01), (40, 0.3))
         found = one_noise(drawn)
         assert [first for first, _ in found] == [0, *(stop for _, stop in found[:-1])]
         assert found[-1][1] == drawn.size

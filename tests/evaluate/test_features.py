@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 def test_features_are_those_of_the_plain_view_in_the_order_of_the_set() -> None:
     config = small_config("data.num_train=600")  # three chunks
-    images, _ = load_data(config.data, 0)
+    images, _ = load_data(config.data)
     backbone = build_state(config, 1, CPU).model.online.backbone
     backbone.train()
     before = {name: t.clone() for name, t in backbone.state_dict().items()}
@@ -29,7 +29,7 @@ def test_features_are_those_of_the_plain_view_in_the_order_of_the_set() -> None:
 
 def test_features_that_are_not_finite_are_refused() -> None:
     config = small_config()
-    images, _ = load_data(config.data, 0)
+    images, _ = load_data(config.data)
     backbone = build_state(config, 1, CPU).model.online.backbone
     backbone.norm.weight.data[3] = float("nan")
     with pytest.raises(ValueError, match="diverged"):

@@ -80,7 +80,7 @@ def test_the_schedule_warms_up_then_falls_to_zero() -> None:
 @pytest.mark.lengthy
 def test_fine_tuning_learns_and_moves_everything() -> None:
     config = small_config("model.freeze_patch_embed=true", "data.num_train=128")
-    images, _ = load_data(config.data, 0)
+    images, _ = load_data(config.data)
     backbone = build_state(config, 1, CPU).model.online.backbone
     before = copy.deepcopy(backbone.state_dict())
     settings = FinetuneConfig(
@@ -107,7 +107,7 @@ def test_fine_tuning_learns_and_moves_everything() -> None:
 def test_the_same_seed_gives_the_same_bits_and_no_global_generator_moves(
     mix: dict[str, float],
 ) -> None:
-    images, _ = load_data(small_config().data, 0)
+    images, _ = load_data(small_config().data)
     settings = FinetuneConfig(
         **({"epochs": 2, "warmup_epochs": 0, "batch": 16, "mixup": 0.0, "cutmix": 0.0} | mix)
     )
@@ -126,7 +126,7 @@ def test_the_same_seed_gives_the_same_bits_and_no_global_generator_moves(
 
 
 def test_mixing_changes_the_training() -> None:
-    images, _ = load_data(small_config().data, 0)
+    images, _ = load_data(small_config().data)
     heads = []
     for mixup, cutmix in ((0.0, 0.0), (0.8, 0.0), (0.0, 1.0)):
         settings = FinetuneConfig(
@@ -140,7 +140,7 @@ def test_mixing_changes_the_training() -> None:
 
 def test_crops_only_crop_and_flip() -> None:
     """A crop of the whole image gives the image or its mirror image."""
-    images, _ = load_data(small_config().data, 0)
+    images, _ = load_data(small_config().data)
     index = np.arange(40)
     plain = plain_view(images.load(index), 16)
     whole = load_crops(images, index, 5, 2, 16, 1.0, CPU)
@@ -166,7 +166,7 @@ def test_the_seed_of_numpy_is_put_back_after_an_error() -> None:
 
 
 def test_one_image_cannot_be_fine_tuned_on() -> None:
-    images, _ = load_data(small_config("data.num_train=8").data, 0)
+    images, _ = load_data(small_config("data.num_train=8").data)
     one = type(images)(images.labels[:1], images.classes, images.read)
     with pytest.raises(ValueError, match="2 training images or more, not 1"):
         finetune(backbone_of(), one, 16, FinetuneConfig(), 0, CPU)
@@ -174,7 +174,7 @@ def test_one_image_cannot_be_fine_tuned_on() -> None:
 
 def finetuned(**settings: float) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the weights before and after one epoch without mixing."""
-    images, _ = load_data(small_config().data, 0)
+    images, _ = load_data(small_config().data)
     backbone = backbone_of()
     before = copy.deepcopy(backbone.state_dict())
     quick = {"epochs": 1, "warmup_epochs": 0, "batch": 16, "mixup": 0.0, "cutmix": 0.0}
@@ -211,7 +211,7 @@ def test_norms_train_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
         return step(optimizer, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    images, _ = load_data(small_config().data, 0)
+    images, _ = load_data(small_config().data)
     backbone = backbone_of("model.mlp_norm=batch")
     name = "blocks.0.norm2.bn.running_mean"
     before = backbone.state_dict()[name].clone()

@@ -116,7 +116,7 @@ def test_the_table_names_the_chosen_rate() -> None:
 
 def test_a_backbone_is_probed_unchanged_and_from_the_seed() -> None:
     config = small_config()
-    images, heldout = load_data(config.data, 0)
+    images, heldout = load_data(config.data)
     backbone = build_state(config, 1, CPU).model.online.backbone
     before = copy.deepcopy(backbone.state_dict())
     rng = torch.get_rng_state()
@@ -139,7 +139,7 @@ def test_one_image_cannot_be_probed() -> None:
 def test_cached_features_give_the_heads_of_an_ordinary_loop_through_the_frozen_backbone() -> None:
     """Train the usual way: images through the backbone at every step, one rate, nn.Linear, SGD."""
     config = small_config()
-    images, _ = load_data(config.data, 0)
+    images, _ = load_data(config.data)
     backbone = build_state(config, 1, CPU).model.online.backbone
     before = copy.deepcopy(backbone.state_dict())
     settings = LinearConfig(lr=(0.3,), epochs=3, batch=16)

@@ -162,7 +162,7 @@ def test_a_fused_kernel_that_does_not_exist_is_refused(name: str) -> None:
 
 def test_batches_read_ahead_equal_those_read_in_turn() -> None:
     config = small_config()
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
     with ReadAhead(config, images) as ahead:
         for step in (0, 1, 2, 7, 8, 23):  # 7: nobody has read it ahead
             read, plain = ahead.take(step), read_batch(config, images, step)
@@ -179,7 +179,7 @@ def test_the_next_batch_is_read_while_this_step_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small_config("train.steps=3")
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
     begun = [threading.Event() for _ in range(4)]
 
     def read(config: RunConfig, images: object, step: int) -> int:
@@ -200,7 +200,7 @@ def test_an_unreadable_image_fails_the_step_that_needs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small_config("train.steps=3")
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
 
     def read(config: RunConfig, images: object, step: int) -> int:
         if step == 1:

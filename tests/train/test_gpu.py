@@ -88,7 +88,7 @@ def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
 def test_views_on_the_device_equal_those_on_the_cpu(size: int) -> None:
     """Up to rounding, which moves few pixels across solarization's threshold."""
     config = small_config(f"data.image_size={size}", "data.num_train=32")
-    images, _ = load_data(config.data, 0)
+    images, _ = load_data(config.data)
     index = np.arange(16)
     pixels = images.read(index)
     on_cpu = two_views(pixels, 0, 0, index, size)

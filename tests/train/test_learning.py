@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import stabkit
-from stabkit.analyze.events import collapses
+from stabkit.analyze.collapse_events import collapses
 from stabkit.config import load_config
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run

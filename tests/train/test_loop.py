@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def bare_training(config: RunConfig) -> tuple[list[float], TrainState]:
     """Train with nothing attached: no monitor, no kNN, no checkpoint."""
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
     state = build_state(config, len(images), CPU)
     losses = []
     for step in range(config.train.steps):

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.many import ROWS, joined, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.plots.table_text import Cell, as_html, as_latex, as_markdown

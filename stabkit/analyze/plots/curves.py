@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import relative_norms
+from stabkit.analyze.gradient_events import relative_norms
 from stabkit.analyze.series import has_level
 from stabkit.store.names import words
 from stabkit.store.schema import METRIC

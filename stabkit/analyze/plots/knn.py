@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.clock import clock, mark_clock
 from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.free_places import place_labels

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.events import relative_norms
+from stabkit.analyze.gradient_events import relative_norms
 from stabkit.analyze.plots.clock import clock, mark_clock
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
+from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.cells import wrapped
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.events import final_level
 from stabkit.analyze.plots.curves import spans_decades
 from stabkit.analyze.plots.grad_norms import grad_norms_axis, grad_norms_table
 from stabkit.analyze.plots.knn import curve_styles, drawn_panels, knn_axis, knn_table
@@ -146,12 +146,15 @@ def _title(rows: pd.DataFrame, table: pd.DataFrame) -> str:
     return ", ".join(part for part in (panel, some) if part)
 
 
-def thin(step: Any, value: Any, most: int = MAX_POINTS) -> tuple[Any, Any]:
-    """Return the lowest and highest point of each of `most` / 2 stretches; a short series whole."""
-    if len(step) <= most:
+def thin(step: Any, value: Any) -> tuple[Any, Any]:
+    """Return the lowest and highest point of each of `MAX_POINTS` / 2 stretches.
+
+    A series of `MAX_POINTS` values or fewer is returned whole.
+    """
+    if len(step) <= MAX_POINTS:
         return step, value
     kept: set[int] = set()
-    for stretch in np.array_split(np.arange(len(step)), most // 2):
+    for stretch in np.array_split(np.arange(len(step)), MAX_POINTS // 2):
         finite = stretch[np.isfinite(value[stretch])]
         if finite.size:
             kept |= {int(finite[np.argmin(value[finite])]), int(finite[np.argmax(value[finite])])}

@@ -16,7 +16,7 @@ from stabkit.branch.judge.exact_tests import (
     prevented_fraction,
     same_direction,
 )
-from stabkit.branch.judge.verdict import VERDICTS, falls_less, tell_verdict
+from stabkit.branch.judge.intervention_verdict import VERDICTS, falls_less, tell_verdict
 from stabkit.detect.significance import holm
 from stabkit.printing import counted
 

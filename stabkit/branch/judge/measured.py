@@ -8,8 +8,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
+from stabkit.analyze.accuracy_events import counts_known
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.events import counts_known, loss_spikes
+from stabkit.analyze.loss_events import loss_spikes
 from stabkit.analyze.series import losses
 from stabkit.detect import find_bursts, find_dips
 from stabkit.detect.joint_spikes import find_layer_spikes

@@ -9,8 +9,8 @@ from stabkit.analyze.report.figures import Table
 from stabkit.analyze.report.pictures import picture
 from stabkit.analyze.report.prevention import Prevention
 from stabkit.branch.judge.attribution import judge_branches
+from stabkit.branch.judge.branch_figures import branches_figure, committor_figure, curve_table
 from stabkit.branch.judge.branch_table import PLAN, Planned, measured_table, read_plan
-from stabkit.branch.judge.study_figures import branches_figure, committor_figure, curve_table
 
 BESIDE = "branches"  # the folder of studies
 

@@ -18,11 +18,11 @@ __all__ = ["ImageSet", "batch_index", "load_data"]
 _CAP_SEED = 0
 
 
-def load_data(config: DataConfig, seed: int, cache: str | None = None) -> tuple[ImageSet, ImageSet]:
+def load_data(config: DataConfig, cache: str | None = None) -> tuple[ImageSet, ImageSet]:
     """Return the training split and the held-out split of `config`; they share no image.
 
-    The run's `seed` changes nothing: runs that differ only in the seed train on the same images.
-    Held-out images come from the published held-out split (stl10: its labeled `train` and `test`).
+    They depend on no seed: runs that differ only in the seed train on the same images. Held-out
+    images come from the published held-out split (stl10: its labeled `train` and `test`).
     `num_train` and `num_heldout` are the size of a `synthetic` set and a cap on any other set.
 
     A set whose images have one size and fit 1 GiB is decoded here and kept in memory; a `synthetic`

@@ -6,7 +6,6 @@ to the next (NVIDIA/nccl#1497), and torch's deterministic mode turns off these a
 """
 
 import os
-from collections.abc import Mapping
 
 PINNED = {"NCCL_ALGO": "Ring", "NCCL_PROTO": "Simple", "NCCL_NVLS_ENABLE": "0"}
 # Others that change how a message is cut, or in which order the processes form a ring.
@@ -24,7 +23,7 @@ def pin_nccl() -> None:
         os.environ.setdefault(name, value)
 
 
-def nccl_settings(environment: Mapping[str, str] = os.environ) -> str:
+def nccl_settings() -> str:
     """Return the settings in force, ours and the user's, as `meta.json` holds them."""
     names = (*PINNED, *CHOOSERS)
-    return ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
+    return ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)

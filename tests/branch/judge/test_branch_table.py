@@ -9,10 +9,10 @@ from stabkit import load
 from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.report.page import write_report
 from stabkit.branch.judge.attribution import judge_branches
+from stabkit.branch.judge.branch_figures import write_study
 from stabkit.branch.judge.branch_table import COLUMNS, branch_table, read_plan
 from stabkit.branch.judge.measured import ParentEvent, measure
 from stabkit.branch.judge.report_section import preventions
-from stabkit.branch.judge.study_figures import write_study
 from stabkit.config import ConfigError
 from stabkit.rundir import RunDir, Status
 from stabkit.store.reader import Run

@@ -152,7 +152,7 @@ def test_signals_to_the_job_are_left_to_the_training() -> None:
 
 
 def test_a_killed_training_leaves_no_process_and_no_memory(tmp_path: Path) -> None:
-    images = load_data(make_source(tmp_path), 0)[0]
+    images = load_data(make_source(tmp_path))[0]
     many = np.arange(10).repeat(200)
     before = set(os.listdir("/dev/shm"))
     receiver, sender = os.pipe()
@@ -190,7 +190,7 @@ def until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def test_a_forked_process_decodes_with_its_own(tmp_path: Path) -> None:
-    images = load_data(make_source(tmp_path), 0)[0]
+    images = load_data(make_source(tmp_path))[0]
     images.load(np.arange(3))
     before = pid()
     pids = []
@@ -237,5 +237,5 @@ def test_it_imports_no_torch() -> None:
 
 def test_the_cache_is_built_by_it(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
-    plain, cached = load_data(source, 0)[0], load_data(source, 0, str(tmp_path / "cache"))[0]
+    plain, cached = load_data(source)[0], load_data(source, str(tmp_path / "cache"))[0]
     assert_same_images(cached, plain)

@@ -69,12 +69,12 @@ def test_batches_and_views_are_the_same_to_the_bit(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, cache = make_source(tmp_path / "source", kind=kind), str(tmp_path / "cache")
-    plain = load_data(source, 0)
+    plain = load_data(source)
     assert not any(is_from_file(images) for images in plain)
     for again in (False, True):
         if again:
             monkeypatch.setattr(image_cache, "_build", None)
-        ours = load_data(source, 0, cache)
+        ours = load_data(source, cache)
         for images, expected in zip(ours, plain, strict=True):
             assert is_from_file(images)
             assert_same_images(images, expected)
@@ -87,25 +87,25 @@ def test_batches_and_views_are_the_same_to_the_bit(
 def test_a_cap_keeps_only_its_images(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
     source.num_train = 4
-    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+    assert_same_images(load_data(source, str(cache))[0], load_data(source)[0])
     source.num_train = 3
-    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+    assert_same_images(load_data(source, str(cache))[0], load_data(source)[0])
     assert len(list(cache.glob("*.images"))) == 3  # two caps, and the held-out split once
 
 
 def test_what_was_loaded_may_be_written_to(tmp_path: Path) -> None:
     source, cache = make_source(tmp_path / "source"), str(tmp_path / "cache")
-    ours = load_data(source, 0, cache)[0]
+    ours = load_data(source, cache)[0]
     for index in (np.arange(3), np.array([0, 0])):
         for image in ours.load(index):
             image.zero_()
-    assert_same_images(ours, load_data(source, 0)[0])
+    assert_same_images(ours, load_data(source)[0])
 
 
 def test_sets_in_memory_make_no_cache_file(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     source.num_train = source.num_heldout = 1
-    load_data(source, 0, str(tmp_path / "cache"))
+    load_data(source, str(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
 
 
@@ -127,9 +127,9 @@ def renamed(root: Path) -> None:
 @pytest.mark.parametrize("change", [replaced, renamed])
 def test_a_changed_source_is_decoded_anew(tmp_path: Path, change: Any) -> None:
     source, cache = make_source(tmp_path / "source"), str(tmp_path / "cache")
-    load_data(source, 0, cache)
+    load_data(source, cache)
     change(tmp_path / "source")
-    assert_same_images(load_data(source, 0, cache)[0], load_data(source, 0)[0])
+    assert_same_images(load_data(source, cache)[0], load_data(source)[0])
 
 
 def shortened(content: bytes) -> bytes:
@@ -164,12 +164,12 @@ def test_a_damaged_file_is_named_and_made_anew(
     tmp_path: Path, damage: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, cache = make_source(tmp_path / "source"), tmp_path / "cache"
-    load_data(source, 0, str(cache))
+    load_data(source, str(cache))
     intact = {file: file.read_bytes() for file in cache.glob("*.images")}
     for file, content in intact.items():
         file.write_bytes(damage(content))
     capsys.readouterr()
-    load_data(source, 0, str(cache))
+    load_data(source, str(cache))
     said = capsys.readouterr().err
     assert all(f"{file}: damaged, " in said for file in intact)
     assert {file: file.read_bytes() for file in cache.glob("*.images")} == intact
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_named_and_made_anew(
 
 def load_in_child(source: Any, cache: Path, before: Callable[..., None], *args: Any) -> None:
     before(*args)
-    load_data(source, 0, str(cache))
+    load_data(source, str(cache))
 
 
 def exit_codes_of(count: int, source: Any, cache: Path, *before: Any) -> list[int | None]:
@@ -205,7 +205,7 @@ def test_the_remains_of_a_killed_builder_are_not_used(tmp_path: Path) -> None:
     assert exit_codes_of(1, source, cache, dies_half_way) == [-signal.SIGKILL]
     (left,) = cache.glob(".*.tmp")
     assert left.stat().st_size > 0
-    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+    assert_same_images(load_data(source, str(cache))[0], load_data(source)[0])
     assert not list(cache.glob(".*.tmp"))
 
 
@@ -233,7 +233,7 @@ def test_one_of_two_builders_waits_for_the_other(tmp_path: Path) -> None:
     waits = (builds_once_another_waits, tmp_path / "meeting", tmp_path / "builds")
     assert exit_codes_of(2, source, cache, *waits) == [0, 0]
     assert (tmp_path / "builds").read_text() == "built\n" * 2  # once for each split
-    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+    assert_same_images(load_data(source, str(cache))[0], load_data(source)[0])
 
 
 def finds_the_disk_full(said: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_disk_that_fills_up_is_named_with_what_is_needed(tmp_path: Path) -> No
     assert said.startswith("runtime.cache: 10 decoded images need 3,436 bytes in ")
     assert "File too large" in said
     assert [file.suffix for file in cache.iterdir()] == [".lock"]
-    assert_same_images(load_data(source, 0, str(cache))[0], load_data(source, 0)[0])
+    assert_same_images(load_data(source, str(cache))[0], load_data(source)[0])
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_decoded(
@@ -270,14 +270,14 @@ def test_too_small_a_disk_is_refused_before_anything_is_decoded(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3435))
     monkeypatch.setattr(image_cache, "_write_pixels", None)
     with pytest.raises(DataError, match=r"need 3,436 bytes in .* which has 3,435 free; name a "):
-        load_data(source, 0, str(cache))
+        load_data(source, str(cache))
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(DataError, match=r"runtime.cache '.*cache': cannot be used .*a folder"):
-        load_data(source, 0, str(tmp_path / "cache"))
+        load_data(source, str(tmp_path / "cache"))
 
 
 def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path: Path) -
     torn = tmp_path / "source" / "train" / "b" / "001.jpg"
     torn.write_bytes(torn.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"001.jpg: not an image that Pillow can decode"):
-        load_data(source, 0, str(cache))
+        load_data(source, str(cache))
     assert not list(cache.glob(".*.tmp")) + list(cache.glob("*.images"))
 
 

@@ -23,7 +23,7 @@ NAMES = ("cat", "dog", "gnu")
 
 def load(name: str, path: Path | str, **settings: Any) -> tuple[ImageSet, ImageSet]:
     defaults = {"image_size": 32, "num_train": 0, "num_heldout": 0, "download": False}
-    return load_data(SimpleNamespace(name=name, path=str(path), **{**defaults, **settings}), 0)  # type: ignore[arg-type]
+    return load_data(SimpleNamespace(name=name, path=str(path), **{**defaults, **settings}))  # type: ignore[arg-type]
 
 
 def pixels(value: int, height: int = 5, width: int = 5) -> NDArray[np.uint8]:

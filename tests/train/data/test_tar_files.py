@@ -75,13 +75,13 @@ def test_the_cache_gives_the_same_images(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set")
     write_tar(root / "train" / "z.tar", [("wide.png", png(pixels(1, 4, 9))), ("wide.cls", b"3")])
     config = load_config(root)
-    plain, cached = load_data(config, 0)[0], load_data(config, 0, str(tmp_path / "cache"))[0]
+    plain, cached = load_data(config)[0], load_data(config, str(tmp_path / "cache"))[0]
     assert plain.encoded
     assert not cached.encoded
     assert_same_images(cached, plain)
     write_tar(root / "train" / "z.tar", [("wide.png", png(pixels(2, 4, 9))), ("wide.cls", b"3")])
-    again = load_data(config, 0, str(tmp_path / "cache"))[0]
-    assert torch.equal(again.load(np.array([5]))[0], load_data(config, 0)[0].load(np.array([5]))[0])
+    again = load_data(config, str(tmp_path / "cache"))[0]
+    assert torch.equal(again.load(np.array([5]))[0], load_data(config)[0].load(np.array([5]))[0])
 
 
 def load_config(root: Path) -> Any:

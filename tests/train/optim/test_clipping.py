@@ -386,7 +386,7 @@ def clone_grads(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def fresh(config: RunConfig) -> tuple[TrainState, ImageSet]:
-    images, _ = load_data(config.data, config.seed)
+    images, _ = load_data(config.data)
     return build_state(config, len(images), CPU, len(images.classes)), images
 
 

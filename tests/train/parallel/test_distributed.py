@@ -192,7 +192,7 @@ def count_collectives() -> dict[str, tuple[int, int]]:
         calls = counted()
         for name in FRAMEWORKS:
             config = small_config("train.batch=12", f"method.name={name}")
-            images, _ = load_data(config.data, config.seed)
+            images, _ = load_data(config.data)
             built = loop.build_state(config, len(images), CPU, len(images.classes))
             built = replace(built, network=average_gradients(built.model))
             batch = make_batch(config, read_batch(config, images, 1), CPU)

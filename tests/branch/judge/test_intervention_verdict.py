@@ -20,7 +20,7 @@ from stabkit.branch.judge.exact_tests import (
     prevented_fraction,
     smallest,
 )
-from stabkit.branch.judge.verdict import VERDICTS
+from stabkit.branch.judge.intervention_verdict import VERDICTS
 
 
 def test_events_are_compared_by_counting_every_division() -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stabkit.detect import contrasts
-from stabkit.detect.contrasts import ar1_error, reference, scan, weights_of
+from stabkit.detect import dip_windows
+from stabkit.detect.dip_windows import ar1_error, reference, scan, weights_of
 
 
 def brute_force(values: np.ndarray, time: np.ndarray, start: int, stop: int) -> float:
@@ -126,6 +126,6 @@ def test_the_reference_line_gives_the_depth_of_its_window() -> None:
         if b == 60:
             assert np.ptp(line) == 0
         middle_of_flank = a - (min(a, max(4, min(12, b - a))) + 1) / 2
-        if b - 1 - middle_of_flank <= contrasts.CARRIED:
+        if b - 1 - middle_of_flank <= dip_windows.CARRIED:
             below = line[a:b].mean() - values[a:b].mean()
             assert below == pytest.approx(windows.depth[i], abs=1e-9)

@@ -1,0 +1,123 @@
+"""Find dips, drifts and outliers in an accuracy of a run."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stabkit.analyze.refused_series import attempt, refused
+from stabkit.detect import find_drift, find_outliers
+from stabkit.detect.dips import search_dips
+from stabkit.store.reader import Run
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One evaluation of a run at all its steps."""
+
+    run: Run
+    metric: str
+
+    @cached_property
+    def evals(self) -> pd.DataFrame:
+        return self.run.evals(self.metric)
+
+    @cached_property
+    def chance(self) -> float:
+        """The accuracy of guessing; NaN if it is not known."""
+        return float(self.evals["chance"].iloc[0]) if len(self.evals) else 0.0
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """[evals, n]: which samples were right (`Run.correct`). Raises ValueError."""
+        return self.run.correct(self.metric)
+
+    def series(self) -> dict[str, Any]:
+        """Return the arguments that `find_dips` and `find_drift` share."""
+        return {
+            "step": self.evals["step"].to_numpy(),
+            "accuracy": self.evals["value"].to_numpy(),
+            "n": self.evals["n"].to_numpy() if counts_known(self.evals) else None,
+            "correct": self.correct,
+        }
+
+
+class Falls(NamedTuple):
+    """How an accuracy fell: rows of `find_dips`, of possible dips, and of `find_drift`."""
+
+    dips: pd.DataFrame
+    possible_dips: pd.DataFrame
+    drifts: pd.DataFrame
+
+
+def falls(seen: Accuracy) -> Falls:
+    """Return the dips, the possible dips (`search_dips`) and the drifts of an evaluation.
+
+    Dips get further columns. `end` is the recovery, or the last evaluation if the run ended inside
+    the dip. `steps`, `samples` and `epochs` say how long the dip lasted; the last two are NaN if
+    the settings do not tell the batch size or the size of the data.
+    """
+    run = seen.run
+    known = 0.0 if math.isnan(seen.chance) else seen.chance
+    both = attempt(
+        run,
+        f"dips of {seen.metric}",
+        lambda: search_dips(**seen.series(), chance=known),
+        lambda: search_dips([], []),
+    )
+    found, possible = (
+        both[both["possible"] == asked].drop(columns="possible").reset_index(drop=True)
+        for asked in (False, True)
+    )
+    sagged = attempt(
+        run,
+        f"drift of {seen.metric}",
+        lambda: find_drift(**seen.series(), dips=None if refused(found) else found),
+        lambda: find_drift([], []),
+    )
+    if math.isnan(seen.chance):
+        found["relative_depth"] = math.nan
+    found = found.assign(end=found["recovery"].fillna(seen.evals["step"].max()))
+    steps = found["end"] - found["onset"]
+    samples = steps * (_number(run, "train.batch") or math.nan)
+    epochs = samples / (_number(run, "data.num_train") or math.nan)
+    return Falls(found.assign(steps=steps, samples=samples, epochs=epochs), possible, sagged)
+
+
+def _number(run: Run, key: str) -> float:
+    value = run.settings.get(key)
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def counts_known(evals: pd.DataFrame) -> bool:
+    """Return whether the sample counts are known; a log converted without `--n` has none."""
+    return bool((evals["n"] > 0).all())
+
+
+def outliers(seen: Accuracy, dips: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `find_outliers` on an evaluation, without those inside a dip."""
+    evals = seen.evals
+    counts = evals["n"].to_numpy() if len(evals) else None
+    accuracy = evals["step"].to_numpy(), evals["value"].to_numpy(), counts
+    found = attempt(
+        seen.run,
+        f"outliers of {seen.metric}",
+        lambda: find_outliers(*accuracy),
+        lambda: find_outliers([], []),
+    )
+    inside = [bool(((dips["onset"] <= s) & (s <= dips["end"])).any()) for s in found["onset"]]
+    return found[~np.array(inside, dtype=bool)].reset_index(drop=True)
+
+
+def final_count(values: pd.Series) -> int:
+    """Return how many evaluations make the final level: a fifth. One alone is too noisy."""
+    return max(1, round(len(values) / 5))
+
+
+def final_level(values: pd.Series) -> float:
+    """Return the median of the last fifth of the values."""
+    return float(values.tail(final_count(values)).median())

@@ -1,0 +1,78 @@
+"""Find spikes and swells in the gradient norms of a run."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from stabkit.analyze.refused_series import refused
+from stabkit.analyze.series_spikes import Series, joined, named, spikes_of_series
+from stabkit.detect import find_swells
+from stabkit.detect.joint_spikes import find_layer_spikes
+from stabkit.detect.spikes import usable_series
+from stabkit.detect.swells import find_layer_swells
+from stabkit.rundir import left_out
+from stabkit.store.reader import Run
+
+
+def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spikes and the swells of each layer's gradient norm, ordered by onset and depth.
+
+    The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
+    come first. A swell that overlaps a spike of its layer is left out: it is the spike's tail.
+    """
+    table = run.signals(["grad_norm"])
+    layers, usable, refusals = [], [], 0
+    for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
+        try:
+            usable.append(usable_series(rows["step"].to_numpy(), rows["grad_norm"].to_numpy()))
+            layers.append((str(layer), int(depth)))
+        except ValueError as error:
+            left_out(run.path, str(error), f"spikes of grad_norm in {layer}")
+            refusals += 1
+    spiked, swelled = find_layer_spikes(usable), find_layer_swells(usable)
+    swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
+    spikes, swells = (
+        joined(named(rows, *of) for rows, of in zip(found, layers, strict=True))
+        for found in (spiked, swelled)
+    )
+    spikes.attrs["refused"] = refusals > 0
+    return spikes, swells
+
+
+def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
+    spikes = spikes_of_series(found, run)
+    if refused(spikes):
+        return spikes, joined([])
+    swells = (
+        _without(find_swells(*series), spikes[spikes["layer"] == name]).pipe(named, name, i)
+        for i, (name, series) in enumerate(found.items())
+    )
+    return spikes, joined(swells)
+
+
+def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
+    """Return the swells that no spike of the same layer overlaps."""
+    if not (len(swells) and len(spikes)):
+        return swells
+    begin, end = spikes["onset"].to_numpy(), spikes["end"].to_numpy()
+    apart = [
+        not ((begin <= last) & (first <= end)).any()
+        for first, last in zip(swells["onset"], swells["end"], strict=True)
+    ]
+    return swells[np.array(apart, dtype=bool)].reset_index(drop=True)
+
+
+def relative_norms(run: Run) -> pd.DataFrame:
+    """Return gradient norms over each layer's median: step, layer, depth, value, relative.
+
+    Layers without a gradient, such as frozen ones, are left out. Medians are of finite values.
+    """
+    rows = run.signals(["grad_norm"])
+    rows = rows.assign(layer=rows["layer"].astype(str)).rename(columns={"grad_norm": "value"})
+    # drop layers without any value; keep values that were measured and are not finite
+    rows = rows[rows.groupby("layer")["value"].transform("count") > 0]
+    finite = rows["value"].where(np.isfinite(rows["value"]))
+    middle = finite.groupby(rows["layer"]).transform("median")
+    return rows.assign(relative=rows["value"] / middle.where(middle > 0)).reset_index(drop=True)

@@ -1,0 +1,67 @@
+"""Find what happened to losses: spikes, a level that was left for good, a loss that never fell."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from stabkit.analyze.refused_series import refused
+from stabkit.analyze.series_spikes import Series, shifted, spikes_of_series
+from stabkit.detect import find_departure, find_stuck_loss
+from stabkit.detect.collapse import CHANCE
+from stabkit.detect.spikes import usable_series
+from stabkit.detect.tail import stands_out
+from stabkit.store.reader import Run
+
+ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
+STILL = 0.01  # standard deviation over level; a loss at chance scatters less
+
+
+def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
+    """Return the rows of `spikes_of_series` on losses, without what hard batches explain.
+
+    A single value counts only if it is `ALONE` times what was expected or more. And no spike counts
+    that the tail of its own series would bring by chance in so many values (`stands_out`).
+    """
+    table = spikes_of_series(found, run)
+    kept = lasts_or_is_large(table)
+    for name in table["layer"].unique():
+        steps, values = found[name]
+        rows = table["layer"] == name
+        kept[rows] &= stands_out(*usable_series(steps, shifted(values)), table[rows])
+    counted = table[kept].reset_index(drop=True)
+    counted.attrs["refused"] = refused(table)
+    return counted
+
+
+def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":
+    """Return for each spike whether it is more than the small rise of a single value."""
+    return (spikes["end"] > spikes["flagged"]) | (spikes["ratio"] >= ALONE)
+
+
+def departures(found: Mapping[str, Series]) -> pd.DataFrame:
+    """Return the rows of `find_departure` on each loss; the first column, series, names it."""
+    tables = [find_departure(*series).assign(series=name) for name, series in found.items()]
+    columns = ["series", "onset", "end", "best", "level", "ratio"]
+    return (
+        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    )
+
+
+def stuck(found: Mapping[str, Series]) -> pd.DataFrame:
+    """Return the losses that never fell, one row each: series, onset, end, start, level.
+
+    Their level stays at that of the first values from the first half to the end, and they hardly
+    scatter: a loss that is learned slowly scatters more.
+    """
+    rows = []
+    for name, (steps, values) in found.items():
+        usable = values > 0  # NaN is not
+        steps, values = steps[usable], values[usable]
+        start = float(np.median(values[:5])) if len(values) else math.nan
+        pinned = find_stuck_loss(steps, values / start)
+        half = values[len(values) // 2 :]
+        if len(pinned) and pinned["level"].iloc[0] >= CHANCE and np.std(half) <= STILL * start:
+            rows.append((name, pinned["onset"].iloc[0], steps[-1], start, float(np.median(half))))
+    return pd.DataFrame(rows, columns=["series", "onset", "end", "start", "level"])
