@@ -53,7 +53,7 @@ class Run(reader.Run):
         return self.diagnosis(metric).dips.copy()
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
-        """Return one row per dip just below the bar, which healthy runs have too."""
+        """Return one row per dip that is not clear enough to count; healthy runs have some too."""
         return self.diagnosis(metric).possible_dips.copy()
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from stabkit.detect import find_drift, find_outliers
 from stabkit.detect.dips import search_dips
 from stabkit.store.reader import Run
 
+THEN = ("onset", "trough", "depth")  # what the log of a run has of a dip
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -121,3 +123,22 @@ def final_count(values: pd.Series) -> int:
 def final_level(values: pd.Series) -> float:
     """Return the median of the last fifth of the values."""
     return float(values.tail(final_count(values)).median())
+
+
+def confirmed_then(seen: Accuracy, found: pd.DataFrame) -> pd.DataFrame:
+    """Return dips that were confirmed while the run trained, and that overlap none of `found`.
+
+    found: dips of the whole run, with onset and recovery. One row per dip, as the log has it:
+    onset, trough, depth.
+    """
+    ends = found["recovery"].fillna(math.inf)
+    rows = {}
+    for entry in seen.run.event_log():
+        kind = entry.get("kind"), entry.get("cause"), entry.get("metric")
+        if kind != ("confirmed", "dip", seen.metric):
+            continue
+        onset, trough, depth = (entry.get(key) for key in THEN)
+        known = type(onset) is int and type(trough) is int and type(depth) is float
+        if known and not ((found["onset"] < trough) & (ends > onset)).any():
+            rows[onset] = (onset, trough, depth)
+    return pd.DataFrame(list(rows.values()), columns=list(THEN))

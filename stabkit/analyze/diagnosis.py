@@ -113,6 +113,12 @@ class Diagnosis:
         """Rows like those of `find_dips`, of dips below its bar (`search_dips`)."""
         return self._falls[0].possible_dips
 
+    @cached_property
+    def confirmed_then(self) -> pd.DataFrame:
+        """Dips confirmed while it trained that the whole run does not show (`confirmed_then`)."""
+        found = pd.concat([self.dips, self.possible_dips])
+        return accuracy_events.confirmed_then(Accuracy(self.run, self.metric), found)
+
     @property
     def drifts(self) -> pd.DataFrame:
         """Rows of `find_drift`."""
@@ -325,7 +331,7 @@ class Diagnosis:
 
 
 EXAMINED = (
-    *("metric", "_falls", "outliers", "level", "best"),
+    *("metric", "_falls", "confirmed_then", "outliers", "level", "best"),
     *("losses", "loss_spikes", "departures", "stuck"),
     *("collapses", "_raised", "bursts", "swells", "onsets", "layers", "norms", "watched"),
     *("_nonfinite", "judged", "verdict"),

@@ -75,11 +75,16 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     sought += ["no collapse", "no non-finite value"]
     text = f"{listed(sought)} in {counted(len(known), 'run')}"
     clean = known["verdict"].eq("stable").all()
-    sign = "clear sign" if known["possible_dips"].any() else "sign"
+    sign = sign_sought(known)
     ending = f": no {sign} of instability was found." if clean else "."
     if shared:
         ending = " by itself, but in the mean of several."
     return text[0].upper() + text[1:] + ending
+
+
+def sign_sought(table: pd.DataFrame) -> str:
+    """Return `sign`, or `clear sign` if runs have dips that are not clear enough to count."""
+    return "clear sign" if table[["possible_dips", "confirmed_then"]].any(axis=None) else "sign"
 
 
 def events_in_words(
@@ -94,6 +99,7 @@ def events_in_words(
         *_drifted(table),
         *_deepest(table, ordered),
         *_possible(table, ordered),
+        *_confirmed_then(table, ordered),
         *_loss_spikes(table, ordered),
         *_outliers(table, ordered),
         *_stuck(table, ordered),
@@ -191,10 +197,24 @@ def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     end = "" if pd.isna(dip["recovery"]) else f" to {int(dip['recovery']):,}"
     number = counted(int(some["possible_dips"].sum()), "possible dip")
     yield (
-        f"{number} in {counted(len(some), 'run')}, below the bar: some healthy runs have one too. "
-        f"The clearest\n({_named(where)}): {accuracy_words(run.metric)} {100 * dip['depth']:.1f} "
+        f"{number} in {counted(len(some), 'run')}, not clear enough to count: some healthy runs "
+        f"have one too.\nThe clearest ({_named(where)}): {accuracy_words(run.metric)} {100 * dip['depth']:.1f} "
         f"points below its\nlevel at step {int(dip['trough']):,}, from step "
         f"{int(dip['onset']):,}{end}."
+    )
+
+
+def _confirmed_then(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    some = table[table["confirmed_then"] > 0]
+    if some.empty:
+        return
+    where, run, dip = _largest(some, ordered, lambda run: run.confirmed_then, "depth")
+    number = counted(int(some["confirmed_then"].sum()), "dip")
+    yield (
+        f"{number} in {counted(len(some), 'run')} stood out while it trained, and no longer among "
+        f"all evaluations,\nso the verdict leaves it out. The deepest ({_named(where)}): "
+        f"{accuracy_words(run.metric)} {100 * dip['depth']:.1f} points below its\nlevel at step "
+        f"{int(dip['trough']):,}, from step {int(dip['onset']):,}."
     )
 
 

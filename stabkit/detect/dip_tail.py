@@ -21,10 +21,10 @@ FEWEST_USUAL = 5  # evaluations outside of dips; fewer tell no tail
 
 def stand_out(
     spans: Sequence[Span], acc: FloatArray, noise: FloatArray, ar: float, windows: int
-) -> list[Span]:
-    """Return the spans of which at most `MOST_EXPECTED` come by chance in so many windows."""
-    chance = chances(spans, acc, noise, ar)
-    return [span for span, p in zip(spans, chance, strict=True) if windows * p <= MOST_EXPECTED]
+) -> list[bool]:
+    """Return for each span whether at most `MOST_EXPECTED` come by chance in so many windows."""
+    kept: list[bool] = (windows * chances(spans, acc, noise, ar) <= MOST_EXPECTED).tolist()
+    return kept
 
 
 def chances(spans: Sequence[Span], acc: FloatArray, noise: FloatArray, ar: float) -> FloatArray:

@@ -114,9 +114,9 @@ def search_dips(
 ) -> pd.DataFrame:
     """Find dips as `find_dips` does, and possible dips in the same search.
 
-    A possible dip passes all rules except the bar, of which it reaches four fifths or more. Some
-    healthy runs have one (docs/detectors.md), so it changes no verdict. The additional column
-    `possible` is true for it. Raises what `find_dips` raises.
+    A possible dip reaches four fifths of the bar or more, and passes all other rules but that of
+    the largest falls. Some healthy runs have one (docs/detectors.md), so it changes no verdict. The
+    additional column `possible` is true for it. Raises what `find_dips` raises.
     """
     dips, possible, attrs = _search(
         step, accuracy, n, correct, MIN_DEPTH, None, MIN_FALL, ALPHA, chance, between=None
@@ -162,8 +162,10 @@ def _search(
 
     # The search looked at every window, so corrections count every window.
     windows = acc.size * width_count(acc.size)
-    if spans and threshold is None:
-        spans = stand_out(spans, acc, noise, ar, windows)
+    clear = [strength(span.z, span.fall, ar, bar) >= 1 for span in spans]
+    if any(clear) and threshold is None:
+        unlikely = stand_out(spans, acc, noise, ar, windows)
+        clear = [both == (True, True) for both in zip(clear, unlikely, strict=True)]
 
     def rows(some: list[Span]) -> list[Row]:
         p_values = [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in some]
@@ -173,11 +175,13 @@ def _search(
         found = (dip_row(s, p, steps, acc, noise, chance, bits, between) for s, p in kept)
         return [tuple(row[name] for name in COLUMNS) for row in found]
 
-    clear = [span for span in spans if strength(span.z, span.fall, ar, bar) >= 1]
-    below = [span for span in spans if strength(span.z, span.fall, ar, bar) < 1]
+    dips, possible = (
+        [span for span, passed in zip(spans, clear, strict=True) if passed is asked]
+        for asked in (True, False)
+    )
     typical = float(np.median(noise)) if noise.size else 0.0
     attrs = {"noise": typical, "ar": ar, "threshold": bar, "left_out": int(np.sum(~seen))}
-    return rows(clear), rows(below), attrs
+    return rows(dips), rows(possible), attrs
 
 
 def _check_options(

@@ -70,6 +70,24 @@ def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
     assert "1 run (1 done)" in text
 
 
+def test_a_dip_that_only_the_training_saw_is_told_and_changes_no_verdict(tmp_path: Path) -> None:
+    """`stabkit status` counts it, so the analysis must not pass over it in silence."""
+    healthy, dipped = plant_run(tmp_path / "a"), plant_run(tmp_path / "b", dip=0.08)
+    for path, onset in ((healthy, 20), (dipped, DIP[0] - EVERY)):
+        facts = {"cause": "dip", "metric": "knn_heldout", "trough": onset + 25, "depth": 0.112}
+        for _ in range(2):  # a run that is resumed may see it again
+            RunDir(path).append_event("confirmed", 75, onset=onset, **facts)
+        RunDir(path).append_event("confirmed", 75, onset="early", **facts)
+    run = diagnosed_run(healthy)
+    assert run.confirmed_then.to_numpy().tolist() == [[20, 45, 0.112]]
+    assert run.verdict == "stable"
+    assert diagnosed_run(dipped).confirmed_then.empty, "the whole run shows it too"
+    text = " ".join(summary(diagnosed(healthy)).split())
+    assert "no clear sign of instability was found" in text
+    assert "1 dip in 1 run stood out while it trained, and no longer among all evaluations" in text
+    assert "11.2 points below its level at step 45, from step 20" in text
+
+
 def test_a_run_with_a_nonfinite_event_is_called_diverged(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
     RunDir(tmp_path / "a").append_event("nonfinite", 7, layers=["norm"])

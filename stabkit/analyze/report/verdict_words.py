@@ -10,7 +10,12 @@ import pandas as pd
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.endings import ENDED, broken_off, not_recorded
-from stabkit.analyze.sentences import NOTHING_SAID, events_in_words, nothing_found
+from stabkit.analyze.sentences import (
+    NOTHING_SAID,
+    events_in_words,
+    nothing_found,
+    sign_sought,
+)
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import shared_falls
 from stabkit.analyze.summary import judged_on, lacking_rows
@@ -70,8 +75,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         words = "Runs of one setting fall together, and none shows it by itself"
         return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
     if doubtful.empty:
-        sign = "clear sign" if table["possible_dips"].any() else "sign"
-        words = f"No {sign} of instability in {known}"
+        words = f"No {sign_sought(table)} of instability in {known}"
         failed = int(table["state"].isin(ENDED).sum())
         if failed:
             words += ", which failed" if len(table) == 1 else f", of which {failed} failed"
