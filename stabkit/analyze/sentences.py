@@ -198,8 +198,8 @@ def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     number = counted(int(some["possible_dips"].sum()), "possible dip")
     yield (
         f"{number} in {counted(len(some), 'run')}, not clear enough to count: some healthy runs "
-        f"have one too.\nThe clearest ({_named(where)}): {accuracy_words(run.metric)} {100 * dip['depth']:.1f} "
-        f"points below its\nlevel at step {int(dip['trough']):,}, from step "
+        f"have one too.\nThe clearest ({_named(where)}): {accuracy_words(run.metric)} "
+        f"{100 * dip['depth']:.1f} points below its\nlevel at step {int(dip['trough']):,}, from step "
         f"{int(dip['onset']):,}{end}."
     )
 

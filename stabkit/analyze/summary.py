@@ -47,10 +47,10 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     (`gaps` names them). `judged_on` says what a run was judged on. `last` is the last accuracy,
     `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
     a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
-    fractions. `possible_dips` are not clear enough to count: healthy runs have some too, so they change
-    no verdict. Nor do dips that were confirmed while it trained and that the whole run does not show
-    (`confirmed_then`). `patch_first` counts the bursts that began in the patch projection; one that
-    began in k layers at once counts 1 / k.
+    fractions. `possible_dips` are not clear enough to count: healthy runs have some too. Like dips
+    that were confirmed while it trained and that the whole run does not show (`confirmed_then`),
+    they change no verdict. `patch_first` counts the bursts that began in the patch projection; one
+    that began in k layers at once counts 1 / k.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
