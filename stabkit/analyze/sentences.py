@@ -199,8 +199,8 @@ def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     yield (
         f"{number} in {counted(len(some), 'run')}, not clear enough to count: some healthy runs "
         f"have one too.\nThe clearest ({_named(where)}): {accuracy_words(run.metric)} "
-        f"{100 * dip['depth']:.1f} points below its\nlevel at step {int(dip['trough']):,}, from step "
-        f"{int(dip['onset']):,}{end}."
+        f"{100 * dip['depth']:.1f} points below its\nlevel at step {int(dip['trough']):,}, "
+        f"from step {int(dip['onset']):,}{end}."
     )
 
 
