@@ -206,6 +206,21 @@ print("loaded", *sys.modules, file=sys.stderr)
     }  # fmt: skip
 
 
+@pytest.mark.processes
+def test_a_launcher_holds_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    """It stays for the length of a sweep, beside those of others on a login node."""
+    code = """
+import sys
+from stabkit.cli import main
+main(["sweep", "lr_grid", "--dry-run"])
+print("loaded", *sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert not {"pandas", "scipy", "torch"} & set(done.stderr.rsplit("loaded ", 1)[1].split())
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_its_help_and_its_module(
     verb: str, capsys: pytest.CaptureFixture[str]

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:  # `stabkit status` needs the words alone
+    import pandas as pd
 
 # worst first
 VERDICTS = (
@@ -54,25 +56,27 @@ def counted_verdicts(verdicts: Iterable[str]) -> str:
     return ", ".join(f"{counts[v]:,} {words.get(v, v)}" for v in VERDICTS if v in counts)
 
 
-def is_unstable(table: pd.DataFrame) -> "pd.Series[bool]":
+def is_unstable(table: "pd.DataFrame") -> "pd.Series[bool]":
     """Return which runs count as unstable. One that is `unknown` is not among them."""
     return table["verdict"].isin(UNSTABLE)
 
 
-def ended_well(table: pd.DataFrame) -> int:
+def ended_well(table: "pd.DataFrame") -> int:
     """Return how many of the unstable runs came to their end without an error and finite."""
     return int(
         (is_unstable(table) & (table["state"] == "done") & (table["verdict"] != "diverged")).sum()
     )
 
 
-def worst_of(table: pd.DataFrame) -> pd.Series:
+def worst_of(table: "pd.DataFrame") -> "pd.Series":
     """Return the row of the worst run."""
     return worst_first(table).iloc[0]
 
 
-def worst_first(table: pd.DataFrame) -> pd.DataFrame:
+def worst_first(table: "pd.DataFrame") -> "pd.DataFrame":
     """Order the rows of `run_table` by verdict, then by the deepest dip, then by steps in dips."""
+    import pandas as pd
+
     rank = table["verdict"].map(VERDICTS.index)
     order = pd.DataFrame({"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]})
     return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]

@@ -1,5 +1,9 @@
 """A study of branches on a real SLURM: the controls first, then the others, then the verdict."""
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from stabkit.branch import study
@@ -9,6 +13,7 @@ from stabkit.sweep.status import status_rows
 from stabkit.train.loop import train
 from tests.conftest import small_config
 from tests.slurm.conftest import Site
+from tests.slurm.test_several_processes import TWO_NODES
 
 pytestmark = pytest.mark.slurm
 PARENT = small_config("knn.every=2", "train.steps=20", "runtime.threads=1")
@@ -38,3 +43,34 @@ def test_a_study_of_branches(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
     said = site.stabkit(*words)
     assert "submitted" not in said
     assert "This is said of this event of this run alone" in said
+
+
+@pytest.mark.slow  # a parent and four branches, two processes each
+def test_a_run_of_two_nodes_is_branched_on_two_nodes(site: Site) -> None:
+    """Two processes make the states on this machine, as torchrun starts them; the jobs follow."""
+    site.sweep(*TWO_NODES, "train.steps=20", "knn.every=2")
+    site.wait_for_state("done")
+    folder = site.folder / "study"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "stabkit"]
+    command += ["branch", str(site.run()), "--at", "14", "--until", "18", "-o", str(folder)]
+    command += ["--with", "optim.beta2=0.9", "--cluster", "slurm"]
+    command += ["slurm.timeout_min=60", "slurm.mem_gb=2", *TWO_NODES[-2:]]
+
+    def go_on() -> str:
+        env = site.cluster.env | {"OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(command, cwd=site.folder, env=env, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def done() -> list[str]:
+        return [row.run for row in status_rows(folder) if row.state == "done"]
+
+    assert "when these are done, the same command goes on" in go_on()
+    site.wait("the control is done", lambda: len(done()) == 1)
+    said = go_on()
+    assert "control is the run bit for bit: 12 steps," in said
+    count = int(re.findall(r"submitted (\d+) runs", said)[0])
+    site.wait("all branches are done", lambda: len(done()) == 1 + count)
+    attempts = [RunDir(folder / name).read_meta()["attempts"][-1] for name in done()]
+    assert {attempt["processes"] for attempt in attempts} == {2}
+    assert "This is said of this event of this run alone" in go_on()
