@@ -91,13 +91,19 @@ def least_noise(values: FloatArray, variances: FloatArray | None, min_depth: flo
 def noise_outside(
     values: FloatArray, variances: FloatArray | None, outside: BoolArray
 ) -> tuple[FloatArray, float]:
-    """Return `local_noise` of the values `outside` [evals], carried over the ones between them."""
+    """Return `local_noise` of the values `outside` [evals].
+
+    Over those between them the larger noise of both sides is carried: which of the two a dip before
+    a drop of the learning rate has is not known.
+    """
     at = np.flatnonzero(outside)
     if not at.size:
         return np.zeros(values.size), 0.0
     kept = None if variances is None else variances[at]
     noise, ar = local_noise(values[at], kept)
-    return np.interp(np.arange(values.size), at, noise), ar
+    before = np.maximum(np.searchsorted(at, np.arange(values.size), side="right") - 1, 0)
+    after = np.minimum(np.searchsorted(at, np.arange(values.size)), at.size - 1)
+    return np.maximum(noise[before], noise[after]), ar
 
 
 def difference_noise(values: FloatArray, variances: FloatArray | None) -> FloatArray:

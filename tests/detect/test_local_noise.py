@@ -143,3 +143,13 @@ def test_a_wandering_trend_makes_noise_no_slower_than_recorded_runs_have() -> No
     # The residuals show .69 of noise whose coefficient is .8.
     expected = np.array(plain_loop(walk, variances)) * shown / 0.69
     np.testing.assert_allclose(noise[1:-1], expected, rtol=1e-9)
+
+
+def test_values_left_out_have_the_larger_noise_of_both_sides() -> None:
+    """As in a dip just before a drop of the learning rate, where the noise falls."""
+    values = 0.5 + np.repeat([0.03, 0.003], 60) * np.random.default_rng(0).normal(size=120)
+    outside = np.ones(120, dtype=bool)
+    outside[54:60] = False
+    noise, _ = noise_outside(values, None, outside)
+    assert noise[53] > 5 * noise[60]
+    assert np.all(noise[54:60] == noise[53])
