@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stabkit.detect import find_departure as find_departure
     from stabkit.detect import find_dips as find_dips
     from stabkit.detect import find_drift as find_drift
+    from stabkit.detect import find_long_rises as find_long_rises
     from stabkit.detect import find_outliers as find_outliers
     from stabkit.detect import find_spikes as find_spikes
     from stabkit.detect import find_stale_moments as find_stale_moments
@@ -75,6 +76,7 @@ _HOME = {
     "find_bursts": "stabkit.detect",
     "find_collapse": "stabkit.detect",
     "find_departure": "stabkit.detect",
+    "find_long_rises": "stabkit.detect",
     "find_dips": "stabkit.detect",
     "find_drift": "stabkit.detect",
     "find_outliers": "stabkit.detect",

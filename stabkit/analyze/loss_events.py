@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series_spikes import Series, shifted, spikes_of_series
-from stabkit.detect import find_departure, find_stuck_loss
+from stabkit.analyze.series import has_level
+from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
+from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.tail import stands_out
@@ -22,17 +23,38 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     """Return the rows of `spikes_of_series` on losses, without what hard batches explain.
 
     A single value counts only if it is `ALONE` times what was expected or more. And no spike counts
-    that the tail of its own series would bring by chance in so many values (`stands_out`).
+    that the tail of its own series would bring by chance in so many values (`stands_out`). Losses
+    that have a level get rows for long rises as well (`find_long_rises`), in place of the spikes
+    inside.
     """
-    table = spikes_of_series(found, run)
+    table, rises = spikes_of_series(found, run), _long_rises(found)
     kept = lasts_or_is_large(table)
     for name in table["layer"].unique():
         steps, values = found[name]
         rows = table["layer"] == name
         kept[rows] &= stands_out(*usable_series(steps, shifted(values)), table[rows])
-    counted = table[kept].reset_index(drop=True)
+    counted = joined([table[kept & ~_inside(table, rises)], *rises.values()])
     counted.attrs["refused"] = refused(table)
     return counted
+
+
+def _long_rises(found: Mapping[str, Series]) -> dict[str, pd.DataFrame]:
+    tables = {
+        name: named(find_long_rises(*series), name, depth)
+        for depth, (name, series) in enumerate(found.items())
+        if has_level(name)
+    }
+    return {name: table for name, table in tables.items() if len(table)}
+
+
+def _inside(spikes: pd.DataFrame, rises: Mapping[str, pd.DataFrame]) -> "pd.Series[bool]":
+    """Return which spikes begin inside a long rise of their series."""
+    inside = pd.Series(False, spikes.index)
+    for name, table in rises.items():
+        for rise in table.itertuples():
+            begun = (spikes["onset"] >= rise.onset) & (spikes["onset"] <= rise.end)
+            inside |= begun & (spikes["layer"] == name)
+    return inside
 
 
 def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":

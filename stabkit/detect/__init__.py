@@ -3,7 +3,7 @@
 from stabkit.detect.association import event_association
 from stabkit.detect.bursts import find_bursts, layer_onsets
 from stabkit.detect.collapse import find_collapse, find_stuck_loss
-from stabkit.detect.departure import find_departure
+from stabkit.detect.departure import find_departure, find_long_rises
 from stabkit.detect.dips import find_dips
 from stabkit.detect.drift import find_drift
 from stabkit.detect.onset_order import onset_order, shallow_first
@@ -19,6 +19,7 @@ __all__ = [
     "find_departure",
     "find_dips",
     "find_drift",
+    "find_long_rises",
     "find_outliers",
     "find_spikes",
     "find_stale_moments",

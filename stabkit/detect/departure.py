@@ -1,4 +1,4 @@
-"""Departure: a loss that leaves its best level and does not come back."""
+"""A loss that leaves its best level: for good (departure), or for long (long rise)."""
 
 import math
 
@@ -7,11 +7,15 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.robust import MAD_TO_STD, FloatArray, checked_series
+from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray, checked_series
+from stabkit.detect.spikes import COLUMNS as SPIKE_COLUMNS
 
 # The end level over the best one was 1.45 to 1.72 in three language models that left for good, and
 # at most 1.33 in fifteen other logs of real trainings.
 RATIO = 1.4
+# A rise that passes: its ratio, and the share of what was gained that it loses. A learning rate
+# that restarts raises a loss for a while as well, by a tenth of what was gained.
+LONG_RATIO, LONG_LOST = 2.0, 0.25
 LOST = 0.5  # share of what was gained; for a series with negative values, which have no ratio
 NOISE = 3.0  # the distance must exceed so many robust deviations of single values
 SHORTEST = 20  # values
@@ -33,16 +37,12 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative
     values). Non-finite values are left out. This is a threshold, not a test.
     """
-    steps, values = checked_series(step, loss, "loss")
-    finite = np.isfinite(values)
-    steps, values = steps[finite], values[finite]
+    steps, values = _finite(step, loss)
     if len(values) < SHORTEST:
         return rows_frame([], COLUMNS)
     positive = bool((values > 0).all())
     y: FloatArray = np.log(values) if positive else values
-    width = max(5, len(y) // 20) | 1
-    running = pd.Series(y).rolling(width, center=True, min_periods=width // 2 + 1).median()
-    middle = running.to_numpy()
+    middle = _running_median(y)
     last = max(1, round(len(y) / 5))
     at = int(middle[:-last].argmin())
     best, level = float(middle[at]), float(np.median(y[-last:]))
@@ -56,3 +56,63 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
     ratio = math.exp(rise) if positive else math.nan
     return rows_frame([(onset, steps[-1], *levels, ratio)], COLUMNS)
+
+
+def find_long_rises(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
+    """Find where a loss rises far above its best level so far, for long, and comes back.
+
+    A loss that climbs for hundreds of steps is no spike: each value is what those before lead to
+    expect. Levels are those of `find_departure`. The loss must rise to LONG_RATIO times the lowest
+    level before, lose a quarter of what it had gained since its first level, and exceed the noise
+    of single values. It is back at a quarter of the rise (of the logarithm), and at RATIO times the
+    lowest level or less; one that does not come back is a departure. Values of 0 count as
+    the smallest above 0. In a series with negative values no rise is found.
+
+    Returns one row for each, with the columns of `find_spikes`: onset (the last step near the best
+    level), flagged (the first above it), peak (the highest level), end (the last step before it is
+    back), height (in robust deviations of single values), ratio (of the highest level to the lowest
+    before). Non-finite values are left out. This is a threshold, not a test.
+    """
+    steps, values = _finite(step, loss)
+    if len(values) < SHORTEST or (values < 0).any() or not values.any():
+        return rows_frame([], SPIKE_COLUMNS)
+    y = np.log(np.maximum(values, values[values > 0].min()))
+    middle = _running_median(y)
+    noise = MAD_TO_STD * float(np.median(np.abs(y - middle)))
+    best = np.minimum.accumulate(middle)
+    gained, lost = np.exp(middle[0]) - np.exp(best), np.exp(middle) - np.exp(best)
+    far = (middle - best >= max(math.log(LONG_RATIO), NOISE * noise)) & (lost >= LONG_LOST * gained)
+    rows, behind = [], 0
+    for at in np.flatnonzero(far).tolist():
+        if at < behind:
+            continue
+        low = float(best[at])
+        # The highest level before the loss is back at its best one gives what is left of a rise.
+        below = np.flatnonzero(middle[at:] <= low)
+        peak = at + int(middle[at : at + below[0] if below.size else None].argmax())
+        near = low + min((float(middle[peak]) - low) / 4, math.log(RATIO))
+        back = np.flatnonzero(middle[peak:] <= near)
+        if not back.size:
+            break
+        behind = peak + int(back[0])
+        onset = int(np.flatnonzero(middle[:at] <= near)[-1])
+        height = (float(middle[peak]) - low) / max(noise, 1e-12)
+        ratio = math.exp(float(middle[peak]) - low)
+        at_steps = steps[np.array([onset, onset + 1, peak, behind - 1])].tolist()
+        rows.append((*at_steps, height, ratio))
+    return rows_frame(rows, SPIKE_COLUMNS)
+
+
+def _finite(step: ArrayLike, loss: ArrayLike) -> tuple[IntArray, FloatArray]:
+    steps, values = checked_series(step, loss, "loss")
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
+
+
+def _running_median(y: FloatArray) -> FloatArray:
+    """Return medians over a twentieth of the run, at least five values."""
+    width = max(5, len(y) // 20) | 1
+    middle: FloatArray = (
+        pd.Series(y).rolling(width, center=True, min_periods=width // 2 + 1).median().to_numpy()
+    )
+    return middle

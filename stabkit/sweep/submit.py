@@ -188,10 +188,11 @@ def _preferences() -> dict[str, str]:
 def _outside_of_any_job() -> Iterator[None]:
     """Hide the ranks and resources of the job that this process runs in, if any.
 
-    What SLURM's commands need and the user's settings for every sbatch are kept.
+    What SLURM's commands need and the user's settings for every sbatch are kept. Those of torchrun
+    would have the first process of a job wait for a store that nobody holds.
     """
     kept = {k: v for k, v in os.environ.items() if k in KEPT} | _preferences()
-    with clean_env():
+    with clean_env(extra_names=[k for k in os.environ if k.startswith("TORCHELASTIC_")]):
         os.environ.update(kept)
         yield
 

@@ -1,6 +1,5 @@
 """A study of branches on a real SLURM: the controls first, then the others, then the verdict."""
 
-import re
 import subprocess
 import sys
 
@@ -16,6 +15,13 @@ from tests.slurm.conftest import Site
 from tests.slurm.test_several_processes import TWO_NODES
 
 pytestmark = pytest.mark.slurm
+SMALL = """
+import sys
+from stabkit.branch import study
+from stabkit.cli import main
+study.PLACEBOS, study.QUICK = 1, study.Size(1, 1, ("beta2",))
+sys.exit(main())
+"""
 PARENT = small_config("knn.every=2", "train.steps=20", "runtime.threads=1")
 
 
@@ -50,11 +56,11 @@ def test_a_run_of_two_nodes_is_branched_on_two_nodes(site: Site) -> None:
     """Two processes make the states on this machine, as torchrun starts them; the jobs follow."""
     site.sweep(*TWO_NODES, "train.steps=20", "knn.every=2")
     site.wait_for_state("done")
-    folder = site.folder / "study"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "stabkit"]
+    folder, small = site.folder / "study", site.folder / "small.py"
+    small.write_text(SMALL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(small)]
     command += ["branch", str(site.run()), "--at", "14", "--until", "18", "-o", str(folder)]
-    command += ["--with", "optim.beta2=0.9", "--cluster", "slurm"]
-    command += ["slurm.timeout_min=60", "slurm.mem_gb=2", *TWO_NODES[-2:]]
+    command += ["--cluster", "slurm", "slurm.timeout_min=60", "slurm.mem_gb=2", *TWO_NODES[-2:]]
 
     def go_on() -> str:
         env = site.cluster.env | {"OMP_NUM_THREADS": "1"}
@@ -69,8 +75,8 @@ def test_a_run_of_two_nodes_is_branched_on_two_nodes(site: Site) -> None:
     site.wait("the control is done", lambda: len(done()) == 1)
     said = go_on()
     assert "control is the run bit for bit: 12 steps," in said
-    count = int(re.findall(r"submitted (\d+) runs", said)[0])
-    site.wait("all branches are done", lambda: len(done()) == 1 + count)
+    assert "submitted 3 runs as array" in said
+    site.wait("all branches are done", lambda: len(done()) == 4)
     attempts = [RunDir(folder / name).read_meta()["attempts"][-1] for name in done()]
     assert {attempt["processes"] for attempt in attempts} == {2}
     assert "This is said of this event of this run alone" in go_on()

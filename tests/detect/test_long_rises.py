@@ -1,0 +1,84 @@
+"""Losses that climb for long and come back, as no spike does."""
+
+import math
+
+import numpy as np
+import pytest
+
+from stabkit.detect import find_departure, find_long_rises
+from stabkit.detect.spikes import COLUMNS
+
+T = np.arange(2000)
+HEALTHY = 0.2 + 2 * np.exp(-T / 300)
+
+
+def drawn(level: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Give a level noise of 10 %."""
+    return level * np.exp(0.1 * np.random.default_rng(seed).normal(size=level.size))
+
+
+def bump(at: int, width: int, times: float) -> np.ndarray:
+    """Return a factor that rises evenly in its logarithm to `times` and returns, as a bell."""
+    return np.exp(math.log(times) * np.exp(-(((T - at) / width) ** 2)))
+
+
+@pytest.mark.parametrize("times", [5.0, 1e3, 1e17])
+def test_a_slow_climb_that_passes_is_found_where_it_is(times: float) -> None:
+    (row,) = find_long_rises(T, drawn(HEALTHY * bump(1000, 150, times))).itertuples()
+    assert 550 < row.onset < 950
+    assert abs(row.peak - 1000) < 60
+    assert 1050 < row.end < 1450
+    # the level falls while the loss climbs, and the median over 101 values flattens the peak
+    assert 0.9 * math.log(times) - 1 < math.log(row.ratio) < math.log(times)
+    assert row.height > 5
+
+
+def test_two_climbs_are_two() -> None:
+    found = find_long_rises(T, drawn(HEALTHY * bump(600, 60, 8) * bump(1500, 80, 20)))
+    assert len(found) == 2
+    assert (found["peak"] - [600, 1500]).abs().max() < 40
+
+
+def test_a_climb_from_the_first_step_that_a_smaller_rate_ends_is_found() -> None:
+    """SGD at a rate that is too high: from 2 to 1e13 in 900 steps, then back at once."""
+    level = np.where(T < 900, 2 * np.exp(T / 30), HEALTHY)
+    (row,) = find_long_rises(T, drawn(level)).itertuples()
+    assert row.onset < 100
+    assert 850 <= row.end < 950
+
+
+def test_losses_of_exactly_zero_are_low() -> None:
+    """Huge logits give losses of 1e18 and of 0."""
+    level = np.where(T < 900, 2 * np.exp(T / 30), 0)
+    (row,) = find_long_rises(T, drawn(level)).itertuples()
+    assert 850 <= row.end < 950
+
+
+def test_healthy_losses_have_none() -> None:
+    epochs = np.arange(400)
+    rate = 0.5 * (1 + np.cos(np.pi * (epochs % 100) / 100))
+    restarts = 0.02 + 2.3 * np.exp(-epochs / 20) + 0.12 * rate  # to 7 times at each restart
+    for seed in range(20):
+        assert find_long_rises(T, drawn(HEALTHY, seed)).empty
+        assert find_long_rises(epochs, drawn(restarts, seed)).empty
+
+
+def test_one_that_does_not_come_back_is_a_departure_alone() -> None:
+    loss = drawn(HEALTHY * np.where(T < 1500, 1, 6))
+    assert find_long_rises(T, loss).empty
+    assert len(find_departure(T, loss)) == 1
+
+
+def test_a_spike_of_a_few_steps_is_no_long_rise() -> None:
+    loss = drawn(HEALTHY)
+    loss[1000:1010] *= 50
+    assert find_long_rises(T, loss).empty
+
+
+@pytest.mark.parametrize(
+    "loss", [np.ones(5), HEALTHY - 1, np.full(2000, np.nan), np.ones(2000), np.zeros(2000)]
+)
+def test_short_negative_and_constant_series_have_none(loss: np.ndarray) -> None:
+    found = find_long_rises(np.arange(len(loss)), loss)
+    assert found.empty
+    assert list(found) == list(COLUMNS)
