@@ -116,7 +116,8 @@ def difference_noise(values: FloatArray, variances: FloatArray | None) -> FloatA
         noise = _median_around(steps, SHAPE_OVER)
         return np.concatenate([noise[:1], noise])
     shape = np.sqrt(_median_around(variances, FLIPS_OVER))
-    guess: FloatArray = shape * np.median(steps / shape[1:])
+    sizes = [np.full(part.size, np.median(part)) for part in _by_noise(steps / shape[1:])]
+    guess: FloatArray = shape * np.concatenate([sizes[0][:1], *sizes])
     return guess
 
 
