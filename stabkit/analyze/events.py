@@ -5,7 +5,7 @@ empty table that is returned.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from stabkit.detect import (
 from stabkit.detect.collapse import CHANCE, NOTHING, SPREADS
 from stabkit.detect.dips import search_dips
 from stabkit.detect.joint_spikes import find_layer_spikes
+from stabkit.detect.layer_tails import stand_out
 from stabkit.detect.spikes import COLUMNS, usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.detect.tail import stands_out
@@ -176,7 +177,7 @@ def raised_layers(run: Run, signal: str = "grad_norm") -> tuple[pd.DataFrame, pd
         except ValueError as error:
             left_out(run.path, str(error), f"spikes of {signal} in {layer}")
             refusals += 1
-    spiked, swelled = find_layer_spikes(usable), find_layer_swells(usable)
+    spiked, swelled = _standing_out(usable, find_layer_spikes(usable)), find_layer_swells(usable)
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
     spikes, swells = (
         _joined(_named(rows, *of) for rows, of in zip(found, layers, strict=True))
@@ -184,6 +185,12 @@ def raised_layers(run: Run, signal: str = "grad_norm") -> tuple[pd.DataFrame, pd
     )
     spikes.attrs["refused"] = refusals > 0
     return spikes, swells
+
+
+def _standing_out(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the spikes of the bursts that chance would not bring (`stand_out`)."""
+    kept = stand_out(series, spikes)
+    return [rows[counts].reset_index(drop=True) for rows, counts in zip(spikes, kept, strict=True)]
 
 
 def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
@@ -203,11 +210,13 @@ def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, 
     spikes = spikes_of_series(found, run)
     if refused(spikes):
         return spikes, _joined([])
+    usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
+    spiked = _standing_out(usable, [spikes[spikes["layer"] == name] for name in found])
     swells = (
-        _without(find_swells(*series), spikes[spikes["layer"] == name]).pipe(_named, name, i)
-        for i, (name, series) in enumerate(found.items())
+        _without(find_swells(*series), rows).pipe(_named, name, i)
+        for i, ((name, series), rows) in enumerate(zip(found.items(), spiked, strict=True))
     )
-    return spikes, _joined(swells)
+    return _joined(spiked), _joined(swells)
 
 
 def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
