@@ -19,7 +19,7 @@ HEALTHY = ("stationary", "AR .5", "falls 10x in 40", "falls 100x in 40", "real_l
            "real_batch512", "warm-up rises 10x", "saw-tooth, every 50", "t5", "skewed",
            "t5, common", "skewed, common", "t3")  # fmt: skip
 HEAVIEST = "t3"  # holds true outliers: it does not count for the sums
-COMMON = {"together": 0.85, "neighbors": 0.95}  # of the last two: what layers share
+COMMON = {"together": 0.85, "neighbors": 0.95}  # what layers share
 LONG = ("AR .5", "real_lr016", "real_batch512", "t5", "skewed", "skewed, common", HEAVIEST)
 LENGTHS = {100: 1, 1_000: 1, 4_000: 2, 20_000: 8}  # steps -> how many times fewer runs
 BASES = ("falls 10x in 40", "real_lr016", "real_batch512")

@@ -11,7 +11,7 @@ from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
 from stabkit.detect.spikes import FLOOR, measured_together
 
 ALPHA = 0.01  # values as high, expected by chance in the whole run
-SHAPE = 0.15  # of the tail, a generalized Pareto law; Student's t with 6.7 degrees has the same
+SHAPE = 0.2  # of the tail, a generalized Pareto law; that of Student's t with 5 degrees of freedom
 SHARE, FEWEST = 0.01, 20  # of the values, the largest, tell the tail; at least so many
 SHORTEST = 60  # values; a shorter run shows no tail, and each of its bursts counts
 WIDTHS = (1, 2, 4, 8, 16)  # values that are averaged, since a burst may last
@@ -59,7 +59,7 @@ def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArra
     usual = np.arange(logs.shape[1]) >= FIRST
     for a, b in zip(first, last, strict=True):
         usual[a : b + 1] = False
-    heights = _heights(logs)
+    heights = _heights(logs, usual)
     series = [heights.max(axis=0), heights.mean(axis=0)][: 1 + (len(logs) >= FEW_LAYERS)]
     found = np.zeros(len(spikes), dtype=bool)
     for values in series:
@@ -72,17 +72,20 @@ def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArra
     return found
 
 
-def _heights(logs: FloatArray) -> FloatArray:
-    """Return the distance of each value from those around, in robust deviations.
+def _heights(logs: FloatArray, usual: BoolArray) -> FloatArray:
+    """Return the distance of each value from the median around, in robust deviations.
 
-    Near the first values the median is of as many before as after, since norms fall at first.
+    Near the first values the median is of as many before as after, since norms fall at first. The
+    deviations are of the `usual` values alone. The median is of all: if the level moves for good,
+    its first values do not stand out.
     """
     size = 2 * AROUND + 1
     level = _rolling(logs, size)
     for t in range(min(AROUND, logs.shape[1] // 2)):
         level[:, t] = np.median(logs[:, : 2 * t + 1], axis=1)
     off = logs - level
-    return np.asarray(off / np.maximum(FLOOR, MAD_TO_STD * _rolling(np.abs(off), size)))
+    noise = MAD_TO_STD * _rolling(np.where(usual, np.abs(off), np.nan), size)
+    return np.asarray(off / np.fmax(FLOOR, noise))
 
 
 def _rolling(values: FloatArray, size: int) -> FloatArray:
