@@ -193,3 +193,6 @@ def test_the_bar_rises_with_the_number_of_values() -> None:
     assert find_layer_swells([swell, *many])[0].empty
     sure = (steps, swollen(2, ratio=6.0))  # one layer is enough: the other belongs to it
     assert [len(rows) for rows in find_layer_swells([swell, sure, *many])][:2] == [1, 1]
+    elsewhere = (steps, swollen(3, at=120, ratio=1.75))
+    assert len(find_swells(*elsewhere)) == 1
+    assert [len(rows) for rows in find_layer_swells([elsewhere, sure, *many])][:2] == [0, 1]
