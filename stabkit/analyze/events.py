@@ -166,7 +166,8 @@ def raised_layers(run: Run, signal: str = "grad_norm") -> tuple[pd.DataFrame, pd
     """Return the spikes and the swells of each layer, ordered by onset and depth.
 
     The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
-    come first. A swell that overlaps a spike of its layer is left out: it is the spike's tail.
+    come first. `stands_out` tells the spikes of bursts that chance would not bring (`stand_out`). A
+    swell that overlaps such a spike of its layer is left out: it is the spike's tail.
     """
     table = run.signals([signal])
     layers, usable, refusals = [], [], 0
@@ -177,24 +178,26 @@ def raised_layers(run: Run, signal: str = "grad_norm") -> tuple[pd.DataFrame, pd
         except ValueError as error:
             left_out(run.path, str(error), f"spikes of {signal} in {layer}")
             refusals += 1
-    spiked, swelled = _standing_out(usable, find_layer_spikes(usable)), find_layer_swells(usable)
+    spiked, swelled = _marked(usable, find_layer_spikes(usable)), find_layer_swells(usable)
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
-    spikes, swells = (
-        _joined(_named(rows, *of) for rows, of in zip(found, layers, strict=True))
+    spiked, swelled = (
+        [_named(rows, *of) for rows, of in zip(found, layers, strict=True)]
         for found in (spiked, swelled)
     )
+    spikes, swells = _joined(spiked, "stands_out"), _joined(swelled)
     spikes.attrs["refused"] = refusals > 0
     return spikes, swells
 
 
-def _standing_out(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Return the spikes of the bursts that chance would not bring (`stand_out`)."""
-    kept = stand_out(series, spikes)
-    return [rows[counts].reset_index(drop=True) for rows, counts in zip(spikes, kept, strict=True)]
+def _marked(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the spikes of each series with the column `stands_out`."""
+    marks = stand_out(series, spikes)
+    return [rows.assign(stands_out=mark) for rows, mark in zip(spikes, marks, strict=True)]
 
 
 def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
-    """Return the swells that no spike of the same layer overlaps."""
+    """Return the swells that no spike of the same layer that stands out overlaps."""
+    spikes = spikes[spikes["stands_out"]]
     if not (len(swells) and len(spikes)):
         return swells
     begin, end = spikes["onset"].to_numpy(), spikes["end"].to_numpy()
@@ -209,14 +212,15 @@ def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, 
     """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
     spikes = spikes_of_series(found, run)
     if refused(spikes):
+        spikes["stands_out"] = True
         return spikes, _joined([])
     usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
-    spiked = _standing_out(usable, [spikes[spikes["layer"] == name] for name in found])
+    spiked = _marked(usable, [spikes[spikes["layer"] == name] for name in found])
     swells = (
         _without(find_swells(*series), rows).pipe(_named, name, i)
         for i, ((name, series), rows) in enumerate(zip(found.items(), spiked, strict=True))
     )
-    return _joined(spiked), _joined(swells)
+    return _joined(spiked, "stands_out"), _joined(swells)
 
 
 def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
@@ -281,13 +285,14 @@ def _named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
     return events
 
 
-def _joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def _joined(found: Iterable[pd.DataFrame], *more: str) -> pd.DataFrame:
+    """Return all rows in order; `more` are columns besides those of `find_spikes`."""
     tables = list(found)
     some = [table for table in tables if len(table)]
     if some:
         spiked = pd.concat(some).sort_values(["onset", "depth"], ignore_index=True)
     else:
-        spiked = pd.DataFrame(columns=["layer", "depth", *COLUMNS])
+        spiked = pd.DataFrame(columns=["layer", "depth", *COLUMNS, *more])
     spiked.attrs["refused"] = any(refused(events) for events in tables)
     return spiked
 

@@ -75,7 +75,7 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     sought += ["no collapse", "no non-finite value"]
     text = f"{listed(sought)} in {counted(len(known), 'run')}"
     clean = known["verdict"].eq("stable").all()
-    sign = "clear sign" if known["possible_dips"].any() else "sign"
+    sign = "clear sign" if known[["possible_dips", "bursts"]].any(axis=None) else "sign"
     ending = f": no {sign} of instability was found." if clean else "."
     if shared:
         ending = " by itself, but in the mean of several."
@@ -276,13 +276,27 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
     if any(FIRST in set(run.layers["layer"]) for run in ordered):
         led = lead_words(onsets(ordered))
-        yield f"{text}; {led}." if led else f"{text}, none with the patch projection."
+        text += f"; {led}." if led else ", none with the patch projection."
+        yield text + _clear(table)
         return
     bursting = table[table["bursts"] > 0]
     where, _, burst = _largest(bursting, ordered, lambda run: run.bursts, "ratio")
     yield (
         f"{text}. The largest ({_named(where)}): {times(burst['ratio'])} what was expected; it "
-        f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}."
+        f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}." + _clear(table)
+    )
+
+
+def _clear(table: pd.DataFrame) -> str:
+    """Say how many bursts do not count for a verdict; empty if all count."""
+    all_bursts, clear = int(table["bursts"].sum()), int(table["clear_bursts"].sum())
+    if clear == all_bursts:
+        return ""
+    if not clear:
+        which = "It does not" if all_bursts == 1 else "None does"
+        return f"\n{which} stand out from the noise of its run, so no verdict rests on it."
+    return (
+        f"\n{clear} of them stand out from the noise of their run; on the others no verdict rests."
     )
 
 

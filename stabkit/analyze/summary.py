@@ -48,8 +48,9 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
     a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
     fractions. `possible_dips` are just below the bar; healthy runs have some too, so they change no
-    verdict. `patch_first` counts the bursts that began in the patch projection; one that began in k
-    layers at once counts 1 / k.
+    verdict. The same holds for `bursts` other than the `clear_bursts`, which stand out from the
+    noise of their run. `patch_first` counts the bursts that began in the patch projection; one that
+    began in k layers at once counts 1 / k.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
@@ -80,6 +81,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "departures": len(run.departures),
         "stuck": len(run.stuck),
         "bursts": len(run.bursts),
+        "clear_bursts": len(run.clear_bursts),
         "swells": len(run.swells),
         "patch_first": run.onsets.loc[run.onsets["layer"] == FIRST, "share"].sum(),
         "nonfinite": len(run.nonfinite),

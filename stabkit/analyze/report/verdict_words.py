@@ -70,7 +70,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         words = "Runs of one setting fall together, and none shows it by itself"
         return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
     if doubtful.empty:
-        sign = "clear sign" if table["possible_dips"].any() else "sign"
+        sign = "clear sign" if table[["possible_dips", "bursts"]].any(axis=None) else "sign"
         words = f"No {sign} of instability in {known}"
         failed = int(table["state"].isin(ENDED).sum())
         if failed:
