@@ -13,7 +13,7 @@ from stabkit.detect.spikes import FLOOR, measured_together
 ALPHA = 0.01  # values as high, expected by chance in the whole run
 SHAPE = 0.2  # of the tail, a generalized Pareto law; that of Student's t with 5 degrees of freedom
 SHARE, FEWEST = 0.01, 20  # of the values, the largest, tell the tail; at least so many
-SHORTEST = 60  # values; a shorter run shows no tail, and each of its bursts counts
+SHORTEST = 30  # values outside of spikes; fewer show no tail, and each burst counts
 WIDTHS = (1, 2, 4, 8, 16)  # values that are averaged, since a burst may last
 AROUND = 50  # values on both sides, which tell the level and its noise
 FIRST = 6  # values, before the first that has enough around it
@@ -59,6 +59,8 @@ def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArra
     usual = np.arange(logs.shape[1]) >= FIRST
     for a, b in zip(first, last, strict=True):
         usual[a : b + 1] = False
+    if usual.sum() < SHORTEST:
+        return np.ones(len(spikes), dtype=bool)
     heights = _heights(logs, usual)
     series = [heights.max(axis=0), heights.mean(axis=0)][: 1 + (len(logs) >= FEW_LAYERS)]
     found = np.zeros(len(spikes), dtype=bool)
@@ -98,10 +100,10 @@ def _rolling(values: FloatArray, size: int) -> FloatArray:
 def _bar(values: FloatArray) -> float:
     """Return the height that chance reaches `ALPHA` times, from values without any spike.
 
-    If hardly any are left, the bar is below all heights.
+    Of too few values it is not known, and infinite.
     """
-    if values.size < 2 * FEWEST:
-        return -np.inf
+    if values.size < SHORTEST:
+        return np.inf
     count = min(max(FEWEST, round(SHARE * values.size)), values.size // 4)
     largest = np.sort(values)[-count - 1 :]
     begin = max(float(largest[0]), LEAST)
