@@ -61,7 +61,11 @@ class Run(reader.Run):
         return self.diagnosis(metric).drifts.copy()
 
     def spikes(self) -> pd.DataFrame:
-        """Return one row per spike of a layer's gradient norm, as `find_spikes` does."""
+        """Return one row per spike of a layer's gradient norm, as `find_spikes` does.
+
+        `stands_out` is true of those in bursts that the noise of the run does not explain: these
+        count for the verdict.
+        """
         return self.diagnosis().spikes.copy()
 
     def bursts(self) -> pd.DataFrame:

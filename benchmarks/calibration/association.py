@@ -7,6 +7,7 @@ is planted, nothing links them but the time course.
 from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.calibration.scores import interval
 from stabkit.detect import event_association
@@ -14,6 +15,7 @@ from stabkit.detect.association import EventTimes
 from stabkit.detect.robust import FloatArray, IntArray
 
 RUNS, STEPS, WINDOW = 6, 480, 30
+JITTER, DRAWS = 45, 399  # steps within which a cause is drawn anew; how often
 CAUSES, EFFECTS = 5.0, 3.0  # of a run, about
 T = np.arange(STEPS)
 LEVEL = np.full(STEPS, 1 / STEPS)
@@ -43,6 +45,24 @@ def bad_stretch(rng: np.random.Generator) -> tuple[IntArray, IntArray]:
     return drawn(rng, CAUSES, course), drawn(rng, EFFECTS, course)
 
 
+def earlier_in_stretch(share: float, every: int) -> Draw:
+    """Causes are in the first `share` of a bad stretch of each run, effects in the last."""
+
+    def draw(rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        since = T - rng.integers(0, STEPS - 100)
+        first = np.where((since >= 0) & (since < 100 * share), 1.0, 0.01)
+        last = np.where((since >= 100 * (1 - share)) & (since < 100), 1.0, 0.01)
+        return drawn(rng, CAUSES, first), seen(drawn(rng, EFFECTS, last), every)
+
+    return draw
+
+
+def seen(effects: IntArray, every: int) -> IntArray:
+    """Return the evaluations that first show the effects."""
+    shown = np.unique(-(-effects // every) * every)
+    return shown[shown < STEPS]
+
+
 def heralded(course: FloatArray, nearest: int, farthest: int, every: int) -> Draw:
     """Half of the effects come after a cause; effects are dated at the next evaluation."""
 
@@ -51,32 +71,37 @@ def heralded(course: FloatArray, nearest: int, farthest: int, every: int) -> Dra
         after = causes[rng.random(causes.size) < EFFECTS / 2 / CAUSES]
         after = after + rng.integers(nearest, farthest + 1, size=after.size)
         effects = np.concatenate([drawn(rng, EFFECTS / 2, course), after])
-        seen = np.unique(-(-effects // every) * every)
-        return causes, seen[seen < STEPS]
+        return causes, seen(effects, every)
 
     return draw
 
 
-UNLINKED: dict[str, Draw] = {
-    "equal chances": lambda rng: (drawn(rng, CAUSES, LEVEL), drawn(rng, EFFECTS, LEVEL)),
-    "causes in clusters": lambda rng: (
+UNLINKED: dict[str, tuple[Draw, int]] = {  # with the steps between evaluations
+    "equal chances": (lambda rng: (drawn(rng, CAUSES, LEVEL), drawn(rng, EFFECTS, LEVEL)), 1),
+    "causes in clusters": (lambda rng: (
         clustered(rng, CAUSES, (3, 7)), drawn(rng, EFFECTS, LEVEL)
-    ),
-    "both in clusters": lambda rng: (
+    ), 1),
+    "both in clusters": (lambda rng: (
         clustered(rng, CAUSES, (3, 7)), clustered(rng, EFFECTS, (20,))
-    ),
-    "both likelier early": lambda rng: (
+    ), 1),
+    "both likelier early": (lambda rng: (
         drawn(rng, CAUSES, early(60)), drawn(rng, EFFECTS, early(60))
-    ),
-    "both in one bad stretch": bad_stretch,
-    "causes early, effects late": lambda rng: (
+    ), 1),
+    "both in one bad stretch": (bad_stretch, 1),
+    "causes early, effects late": (lambda rng: (
         drawn(rng, CAUSES, early(60)), drawn(rng, EFFECTS, early(60)[::-1])
-    ),
-    "both early, causes earlier": lambda rng: (
+    ), 1),
+    "both early, causes earlier": (lambda rng: (
         drawn(rng, CAUSES, early(40)), drawn(rng, EFFECTS, np.exp(-(((T - 60) / 50) ** 2)))
-    ),
+    ), 1),
+    "bad stretch, causes in its first half, effects in its second":
+        (earlier_in_stretch(0.5, 5), 5),
+    "the same, evaluated every 25": (earlier_in_stretch(0.5, 25), 25),
+    "bad stretch, causes in its first two thirds, effects in its last":
+        (earlier_in_stretch(0.67, 5), 5),
+    "those, evaluated every 25": (earlier_in_stretch(0.67, 25), 25),
 }  # fmt: skip
-LINKED: dict[str, tuple[Draw, int]] = {  # with the steps between evaluations
+LINKED: dict[str, tuple[Draw, int]] = {
     "5 to 25 steps before": (heralded(LEVEL, 5, 25, 1), 1),
     "5 to 25 steps before, early": (heralded(early(60), 5, 25, 1), 1),
     "10 to 25 steps before, evaluated every 5": (heralded(LEVEL, 10, 25, 5), 5),
@@ -95,21 +120,47 @@ def runs_of(draw: Draw, seed: int, every: int = 1) -> list[EventTimes]:
     ]
 
 
+def jitter_p(runs: list[EventTimes], seed: int) -> float:
+    """Return the p of interval jitter (Amarasingham et al. 2012): causes are drawn anew nearby.
+
+    Each cause may move within its interval of `JITTER` steps. So only timing that is finer counts.
+    """
+    rng, observed, drawn_anew = np.random.default_rng(seed), 0, np.zeros(DRAWS, dtype=int)
+    for run in runs:
+        causes, effects = np.asarray(run.causes), np.asarray(run.effects)
+        reach = WINDOW + np.asarray(run.late)
+        begin = causes // JITTER * JITTER
+        size = np.minimum(begin + JITTER, STEPS) - begin
+        moved = begin + np.floor(rng.random((DRAWS, causes.size)) * size).astype(int)
+        observed += int(_hits(causes[None], effects, reach)[0])
+        drawn_anew += _hits(moved, effects, reach)
+    return float((1 + np.sum(drawn_anew >= observed)) / (1 + DRAWS))
+
+
+def _hits(causes: IntArray, effects: IntArray, reach: IntArray) -> IntArray:
+    """Return how many effects have a cause within reach before them, in each row of causes."""
+    lag = effects[None, :, None] - causes[:, None, :]
+    hits: IntArray = ((lag >= 0) & (lag <= reach[None, :, None])).any(axis=2).sum(axis=1)
+    return hits
+
+
 def association_table(sets: int, seed: int) -> str:
     """Return how often each p is at most .05, where nothing links causes and effects, or half."""
     rows = []
-    cases = {name: (draw, 1) for name, draw in UNLINKED.items()}
-    for title, group in (("no link", cases), ("half heralded", LINKED)):
+    for title, group in (("no link", UNLINKED), ("half heralded", LINKED)):
         for name, (draw, every) in group.items():
-            found = [event_association(runs_of(draw, seed + i, every), WINDOW) for i in range(sets)]
+            data = [runs_of(draw, seed + i, every) for i in range(sets)]
+            found = [event_association(runs, WINDOW) for runs in data]
             effects = np.mean([one.effects for one in found])
-            hits = [
-                sum(p <= 0.05 for p in ps)
-                for ps in zip(*((f.p_value, f.other_runs_p, f.shift_p) for f in found), strict=True)
-            ]
-            both = sum(f.p_value <= 0.05 and f.other_runs_p <= 0.05 for f in found)
-            rows.append([title, name, f"{effects:.0f}",
-                         *(interval(hit, sets) for hit in (*hits, both))])  # fmt: skip
-    head = ["truth", "causes and effects", "effects", "before against after", "other runs' causes",
-            "circular shift", "the first two"]  # fmt: skip
+            p_values = np.array([
+                [stats.binom.sf(f.before - 1, f.before + f.after, 0.5),
+                 f.p_value, f.other_runs_p, max(f.p_value, f.other_runs_p), f.shift_p,
+                 jitter_p(runs, seed + i)]
+                for i, (runs, f) in enumerate(zip(data, found, strict=True))
+            ])  # fmt: skip
+            hits = (p_values <= 0.05).sum(axis=0).tolist()
+            rows.append([title, name, f"{effects:.0f}", *(interval(hit, sets) for hit in hits)])
+    head = ["truth", "causes and effects", "effects", "before against after alone",
+            "the steps around", "other runs' causes", "the last two", "circular shift",
+            f"interval jitter, {JITTER} steps"]  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))

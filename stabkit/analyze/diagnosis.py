@@ -180,7 +180,10 @@ class Diagnosis:
 
     @property
     def spikes(self) -> pd.DataFrame:
-        """Rows of `find_layer_spikes` on the gradient norms of the layers, or of the model."""
+        """Rows of `find_layer_spikes` on the gradient norms of the layers, or of the model.
+
+        `stands_out` tells those of bursts that chance would not bring.
+        """
         return self._raised[0]
 
     @property
@@ -192,6 +195,11 @@ class Diagnosis:
     def bursts(self) -> pd.DataFrame:
         """Rows of `find_bursts`: spikes of several layers as one event."""
         return find_bursts(self.spikes)
+
+    @cached_property
+    def clear_bursts(self) -> pd.DataFrame:
+        """The bursts that chance would not bring: they alone count for the verdict."""
+        return find_bursts(self.spikes[self.spikes["stands_out"].astype(bool)])
 
     @cached_property
     def swells(self) -> pd.DataFrame:
@@ -312,7 +320,7 @@ class Diagnosis:
             lost=len(self.nonfinite) + len(self.departures),
             collapses=len(self.collapses),
             falls=len(self.dips) + len(self.drifts) + len(self.loss_spikes),
-            bursts=len(self.bursts) + len(self.swells),
+            bursts=len(self.clear_bursts) + len(self.swells),
             outliers=len(self.outliers),
             stuck=len(self.stuck),
         )
@@ -333,6 +341,16 @@ class Diagnosis:
 EXAMINED = (
     *("metric", "_falls", "confirmed_then", "outliers", "level", "best"),
     *("losses", "loss_spikes", "departures", "stuck"),
-    *("collapses", "_raised", "bursts", "swells", "onsets", "layers", "norms", "watched"),
+    *(
+        "collapses",
+        "_raised",
+        "bursts",
+        "clear_bursts",
+        "swells",
+        "onsets",
+        "layers",
+        "norms",
+        "watched",
+    ),
     *("_nonfinite", "judged", "verdict"),
 )

@@ -1,14 +1,15 @@
 """Find spikes and swells in the gradient norms of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series_spikes import Series, joined, named, spikes_of_series
+from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_swells
 from stabkit.detect.joint_spikes import find_layer_spikes
+from stabkit.detect.layer_tails import stand_out
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
@@ -19,7 +20,8 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the spikes and the swells of each layer's gradient norm, ordered by onset and depth.
 
     The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
-    come first. A swell that overlaps a spike of its layer is left out: it is the spike's tail.
+    come first. `stands_out` tells the spikes of bursts that chance would not bring (`stand_out`). A
+    swell that overlaps such a spike of its layer is left out: it is the spike's tail.
     """
     table = run.signals(["grad_norm"])
     layers, usable, refusals = [], [], 0
@@ -30,12 +32,13 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         except ValueError as error:
             left_out(run.path, str(error), f"spikes of grad_norm in {layer}")
             refusals += 1
-    spiked, swelled = find_layer_spikes(usable), find_layer_swells(usable)
+    spiked, swelled = _marked(usable, find_layer_spikes(usable)), find_layer_swells(usable)
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
-    spikes, swells = (
-        joined(named(rows, *of) for rows, of in zip(found, layers, strict=True))
+    spiked, swelled = (
+        [named(rows, *of) for rows, of in zip(found, layers, strict=True)]
         for found in (spiked, swelled)
     )
+    spikes, swells = joined(spiked, "stands_out"), joined(swelled)
     spikes.attrs["refused"] = refusals > 0
     return spikes, swells
 
@@ -44,16 +47,26 @@ def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, 
     """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
     spikes = spikes_of_series(found, run)
     if refused(spikes):
+        spikes["stands_out"] = True
         return spikes, joined([])
+    usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
+    spiked = _marked(usable, [spikes[spikes["layer"] == name] for name in found])
     swells = (
-        _without(find_swells(*series), spikes[spikes["layer"] == name]).pipe(named, name, i)
-        for i, (name, series) in enumerate(found.items())
+        _without(find_swells(*series), rows).pipe(named, name, i)
+        for i, ((name, series), rows) in enumerate(zip(found.items(), spiked, strict=True))
     )
-    return spikes, joined(swells)
+    return joined(spiked, "stands_out"), joined(swells)
+
+
+def _marked(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the spikes of each series with the column `stands_out`."""
+    marks = stand_out(series, spikes)
+    return [rows.assign(stands_out=mark) for rows, mark in zip(spikes, marks, strict=True)]
 
 
 def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
-    """Return the swells that no spike of the same layer overlaps."""
+    """Return the swells that no spike of the same layer that stands out overlaps."""
+    spikes = spikes[spikes["stands_out"]]
     if not (len(swells) and len(spikes)):
         return swells
     begin, end = spikes["onset"].to_numpy(), spikes["end"].to_numpy()

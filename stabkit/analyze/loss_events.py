@@ -1,7 +1,7 @@
 """Find what happened to losses: spikes, a level that was left for good, a loss that never fell."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -24,37 +24,28 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
     A single value counts only if it is `ALONE` times what was expected or more. And no spike counts
     that the tail of its own series would bring by chance in so many values (`stands_out`). Losses
-    that have a level get rows for long rises as well (`find_long_rises`), in place of the spikes
-    inside.
+    that have a level get rows for long rises as well (`find_long_rises`), unless a spike tells of
+    them.
     """
-    table, rises = spikes_of_series(found, run), _long_rises(found)
+    table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)
     for name in table["layer"].unique():
         steps, values = found[name]
         rows = table["layer"] == name
         kept[rows] &= stands_out(*usable_series(steps, shifted(values)), table[rows])
-    counted = joined([table[kept & ~_inside(table, rises)], *rises.values()])
+    counted = joined([table[kept], *_long_rises(found, table[kept])])
     counted.attrs["refused"] = refused(table)
     return counted
 
 
-def _long_rises(found: Mapping[str, Series]) -> dict[str, pd.DataFrame]:
-    tables = {
-        name: named(find_long_rises(*series), name, depth)
-        for depth, (name, series) in enumerate(found.items())
-        if has_level(name)
-    }
-    return {name: table for name, table in tables.items() if len(table)}
-
-
-def _inside(spikes: pd.DataFrame, rises: Mapping[str, pd.DataFrame]) -> "pd.Series[bool]":
-    """Return which spikes begin inside a long rise of their series."""
-    inside = pd.Series(False, spikes.index)
-    for name, table in rises.items():
-        for rise in table.itertuples():
-            begun = (spikes["onset"] >= rise.onset) & (spikes["onset"] <= rise.end)
-            inside |= begun & (spikes["layer"] == name)
-    return inside
+def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Give the long rises of each loss inside of which no spike begins."""
+    for depth, (name, series) in enumerate(found.items()):
+        if has_level(name):
+            rises, onsets = find_long_rises(*series), spikes.loc[spikes["layer"] == name, "onset"]
+            begins, ends = rises["onset"].to_numpy(), rises["end"].to_numpy()
+            told = [bool(onsets.between(*both).any()) for both in zip(begins, ends, strict=True)]
+            yield named(rises[~np.array(told, dtype=bool)], name, depth)
 
 
 def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":

@@ -64,8 +64,9 @@ def herald_words(found: Association) -> str:
         return ""
     text = (
         f"{found.observed} of {counted(found.effects, 'dip')} had a gradient burst in the {LEAD} "
-        f"steps before.\nA burst on one side alone: before {counted(found.before, 'dip')}, after "
-        f"{found.after} (p = {found.p_value:.2g})"
+        f"steps before.\nOf the {2 * found.effects} stretches of the same length on either side of "
+        f"these, {found.beside} had one.\nA burst on one side of the dip alone: before "
+        f"{counted(found.before, 'dip')}, after {found.after} (p = {found.p_value:.2g})"
     )
     if math.isfinite(found.other_runs_p):
         text += (
@@ -107,12 +108,14 @@ def later(
 def herald(text: str, found: Association) -> Claim:
     """Judge whether bursts precede dips: dips with a burst only before against only after them.
 
-    The claim holds only if the bursts of other seeds would not do as well, where there are some.
+    The claim holds only if bursts are also more frequent in the steps before dips than in those
+    beside (`event_association`), and if the bursts of other seeds would not do as well, where there
+    are some.
     """
     claim = more_often(text, found.before, found.after)
-    if math.isnan(found.other_runs_p):
-        return claim
-    return _held(claim, found.other_runs_p <= ALPHA, found.other_runs_p)
+    p_values = [found.p_value, found.other_runs_p]
+    p_value = max(p for p in p_values if not math.isnan(p))
+    return _held(claim, p_value <= ALPHA, p_value)
 
 
 def _held(claim: Claim, also: bool, p_value: float) -> Claim:

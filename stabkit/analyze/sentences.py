@@ -83,8 +83,9 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
 
 
 def sign_sought(table: pd.DataFrame) -> str:
-    """Return `sign`, or `clear sign` if runs have dips that are not clear enough to count."""
-    return "clear sign" if table[["possible_dips", "confirmed_then"]].any(axis=None) else "sign"
+    """Return `sign`, or `clear sign` if dips or bursts are there that are not clear enough."""
+    unclear = ["possible_dips", "confirmed_then", "bursts"]
+    return "clear sign" if table[unclear].any(axis=None) else "sign"
 
 
 def events_in_words(
@@ -296,13 +297,27 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
     if any(FIRST in set(run.layers["layer"]) for run in ordered):
         led = lead_words(onsets(ordered))
-        yield f"{text}; {led}." if led else f"{text}, none with the patch projection."
+        text += f"; {led}." if led else ", none with the patch projection."
+        yield text + _clear(table)
         return
     bursting = table[table["bursts"] > 0]
     where, _, burst = _largest(bursting, ordered, lambda run: run.bursts, "ratio")
     yield (
         f"{text}. The largest ({_named(where)}): {times(burst['ratio'])} what was expected; it "
-        f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}."
+        f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}." + _clear(table)
+    )
+
+
+def _clear(table: pd.DataFrame) -> str:
+    """Say how many bursts do not count for a verdict; empty if all count."""
+    all_bursts, clear = int(table["bursts"].sum()), int(table["clear_bursts"].sum())
+    if clear == all_bursts:
+        return ""
+    if not clear:
+        which = "It does not" if all_bursts == 1 else "None does"
+        return f"\n{which} stand out from the noise of its run, so no verdict rests on it."
+    return (
+        f"\n{clear} of them stand out from the noise of their run; on the others no verdict rests."
     )
 
 

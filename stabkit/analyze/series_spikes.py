@@ -56,13 +56,16 @@ def named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
     return events
 
 
-def joined(found: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Return the `named` events of all series as one table, ordered by onset and depth."""
+def joined(found: Iterable[pd.DataFrame], *more: str) -> pd.DataFrame:
+    """Return the `named` events of all series as one table, ordered by onset and depth.
+
+    `more` are columns besides those of `find_spikes`.
+    """
     tables = list(found)
     some = [table for table in tables if len(table)]
     if some:
         spiked = pd.concat(some).sort_values(["onset", "depth"], ignore_index=True)
     else:
-        spiked = pd.DataFrame(columns=["layer", "depth", *COLUMNS])
+        spiked = pd.DataFrame(columns=["layer", "depth", *COLUMNS, *more])
     spiked.attrs["refused"] = any(refused(events) for events in tables)
     return spiked

@@ -39,6 +39,8 @@ class Association:
     observed: int
     before: int
     after: int
+    near: int
+    beside: int
     p_value: float
     expected: float
     other_runs_p: float
@@ -64,10 +66,14 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
 
     What chance would do is estimated in three ways:
 
-    - `before` and `after`: effects that have a cause within that reach only before them, or only
-      after them. Without a link both are equally likely at any time of the run; `p_value` is the
-      one-sided binomial test of this. It is valid even where causes and effects are both likelier
-      at one time, such as early in a run or in a bad stretch. It needs the most data.
+    - The steps around: `before` and `after` count effects that have a cause within that reach only
+      before them, or only after them. Without a link, and if causes come no earlier in a run than
+      effects, both are equally likely. `near` counts effects with a cause in the reach before them,
+      and `beside` those with one in the reach after them, plus those with one in a further reach
+      before. If causes come earlier than effects in a bad stretch of a run, `before` is larger
+      without any link. But as long as the chances change evenly over the three reaches, `near` is a
+      third of both. `p_value` is the larger p of the two one-sided binomial tests. So it is small
+      only if causes are more frequent before an effect than on both sides of that reach.
     - The causes of other runs of the same `schedule`: `expected` is the mean count if each run had
       the causes of another, over all permutations of the runs (5,000 of them for more than seven),
       and `other_runs_p` the share of permutations that give at least as many, the true one
@@ -95,8 +101,14 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
     hits = [_hits(run, run.causes) for run in checked]
     observed = sum(int(hit.sum()) for hit in hits)
     sides = [_sides(run) for run in checked]
-    before = sum(int(np.sum(early & ~late)) for early, late in sides)
-    after = sum(int(np.sum(late & ~early)) for early, late in sides)
+    before = sum(int(np.sum(early & ~late)) for early, late, _ in sides)
+    after = sum(int(np.sum(late & ~early)) for early, late, _ in sides)
+    near = sum(int(early.sum()) for early, _, _ in sides)
+    beside = sum(int(late.sum() + earlier.sum()) for _, late, earlier in sides)
+    p_values = [
+        stats.binom.sf(before - 1, before + after, 1 / 2),
+        stats.binom.sf(near - 1, near + beside, 1 / 3),
+    ]
     expected, other_runs_p = _other_runs(given, checked, observed)
     leads = np.concatenate(
         [np.zeros(0), *(_leads(*pair) for pair in zip(checked, hits, strict=True))]
@@ -106,7 +118,9 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
         observed,
         before,
         after,
-        float(stats.binom.sf(before - 1, before + after, 0.5)),
+        near,
+        beside,
+        float(max(p_values)),
         expected,
         other_runs_p,
         _at_least(observed, [_shifted(run) for run in checked]),
@@ -145,15 +159,21 @@ def _hits(run: _Checked, causes: IntArray) -> BoolArray:
     return _any_within(causes, run.effects - run.reach, run.effects)
 
 
-def _sides(run: _Checked) -> tuple[BoolArray, BoolArray]:
-    """Return for each effect whether a cause is near before it, and after it; not at its step.
+def _sides(run: _Checked) -> tuple[BoolArray, BoolArray, BoolArray]:
+    """Return for each effect whether a cause is near before it, after it, and further before it.
+
+    A cause at its step is none of these. All three reaches are of the same length.
 
     Near the ends of the span the two sides are not cut to the same length. Where both rates fall
     from the first step on, an early effect has more causes before than after it, and a late one
     fewer. This evens out over the whole span, but only if no side is cut.
     """
-    before = _any_within(run.causes, run.effects - run.reach, run.effects - 1)
-    return before, _any_within(run.causes, run.effects + 1, run.effects + run.reach)
+    at, reach = run.effects, run.reach
+    return (
+        _any_within(run.causes, at - reach, at - 1),
+        _any_within(run.causes, at + 1, at + reach),
+        _any_within(run.causes, at - 2 * reach, at - reach - 1),
+    )
 
 
 def _leads(run: _Checked, hits: BoolArray) -> FloatArray:

@@ -4,6 +4,7 @@ A spike stands out at a single step. A swell need not: its values are raised tog
 come back.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ WIDTHS = (6, 8, 12, 16, 24, 32)  # values of a stretch
 FLANK = 16  # values before and after it, at least; as many as it has itself if these are more
 BAR = 5.5  # deviations above the higher flank
 NEAR, SHARE = 4.75, 0.25  # the bar if so many of the layers pass it together
+FEW, GROWTH = 2000, 1.75  # values of all layers; for ten times as many the bars rise by so much
 FEWEST = 4  # layers; that fewer agree proves too little
 SHORTEST = 60  # values; a shorter series does not show how stretches scatter
 BEFORE, EVERY = 100, 20  # values that tell the noise of those that follow; how often it is renewed
@@ -42,8 +44,9 @@ def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
 
     The noise of a stretch is how much all stretches of that width scatter in this series, whatever
     the autocorrelation. It is relative to the noise of the 100 values before, because the noise may
-    change during the series. A stretch must stand 5.5 deviations above its higher flank. If
-    stretches overlap, the one that stands out most is the swell.
+    change during the series. A stretch must stand 5.5 deviations above its higher flank, and more
+    in a series of more than 2,000 values (`find_layer_swells`). If stretches overlap, the one that
+    stands out most is the swell.
 
     Unlike spikes, swells are found afterwards: they need the values that follow.
 
@@ -61,25 +64,40 @@ def find_layer_swells(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     """Return the rows of `find_swells` for each layer, with the swells that layers share.
 
     `layers`: steps and values of each, as `usable_series` returns them. Where a quarter of the
-    layers stand 4.75 deviations high in the same stretch, that is a swell of each of them. Layers
-    that were not measured at the same steps are judged alone.
+    layers stand 4.75 deviations high in the same stretch, that is a swell of each of them. Both
+    bars rise with the number of values of all layers, by 1.75 for ten times as many, from 2,000 on:
+    so long runs of many layers have no more false swells. Where one layer passes the raised bar, or
+    a quarter of them do, the others need not. Layers that were not measured at the same steps are
+    judged alone.
     """
     found = [_NO_SWELLS.copy(deep=False) for _ in layers]
     for members in measured_together(layers, SHORTEST):
         steps = layers[members[0]][0]
         heights, rises = stretches(np.log([layers[i][1] for i in members]))
-        shared = _shared(heights) if len(members) >= FEWEST else np.zeros(heights.shape[1:], bool)
-        for i, height, rise in zip(members, heights, rises, strict=True):
-            passes = (rise >= LEAST) & ((height >= BAR) | (shared & (height >= NEAR)))
-            if passes.any():
-                found[i] = _rows(steps, np.where(passes, height, -np.inf), rise)
+        higher = GROWTH * math.log10(max(1.0, len(members) * len(steps) / FEW))
+        sure = _passes(heights, rises, higher)
+        if not sure.any():
+            continue
+        surest = [_rows(steps, *one) for one in zip(sure, heights, rises, strict=True)]
+        spans = pd.concat(surest)[["onset", "end"]].to_numpy()
+        for i, *one in zip(members, _passes(heights, rises, 0.0), heights, rises, strict=True):
+            found[i] = _overlapping(_rows(steps, *one), spans)
     return found
 
 
-def _shared(heights: FloatArray) -> NDArray[np.bool_]:
-    """Return in which stretches [widths, first value] enough layers stand high."""
-    enough: NDArray[np.bool_] = (heights >= NEAR).sum(axis=0) >= SHARE * len(heights)
-    return enough
+def _passes(heights: FloatArray, rises: FloatArray, higher: float) -> NDArray[np.bool_]:
+    """Return which stretches [layers, widths, first value] pass the bars, raised by `higher`."""
+    near = heights >= NEAR + higher
+    shared = (near.mean(axis=0) >= SHARE) & (len(heights) >= FEWEST)
+    passed: NDArray[np.bool_] = (rises >= LEAST) & ((heights >= BAR + higher) | (shared & near))
+    return passed
+
+
+def _overlapping(rows: pd.DataFrame, spans: IntArray) -> pd.DataFrame:
+    """Return the rows that overlap one of the spans [spans, 2]."""
+    onset, end = rows[["onset", "end"]].to_numpy().T[:, :, None]
+    overlaps = (onset <= spans[:, 1]) & (spans[:, 0] <= end)
+    return rows[overlaps.any(axis=1)].reset_index(drop=True)
 
 
 def stretches(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -163,12 +181,14 @@ def _changes(values: FloatArray, lag: int) -> FloatArray:
     return noise
 
 
-def _rows(steps: IntArray, heights: FloatArray, rises: FloatArray) -> pd.DataFrame:
-    """Return a row for each stretch that is the highest of all it overlaps.
+def _rows(
+    steps: IntArray, passed: NDArray[np.bool_], heights: FloatArray, rises: FloatArray
+) -> pd.DataFrame:
+    """Return a row for each stretch that passes and is the highest of all it overlaps.
 
-    heights, rises [widths, first value]; heights are -inf where the bar is not passed.
+    All are [widths, first value].
     """
-    width, first = np.nonzero(np.isfinite(heights))
+    width, first = np.nonzero(passed)
     order = np.argsort(-heights[width, first], kind="stable")
     taken = np.zeros(len(steps), dtype=bool)
     rows = []

@@ -96,6 +96,31 @@ def test_bursts_of_layers_are_told_with_the_layer_that_began(tmp_path, capsys):
     assert "patch projection" not in text
 
 
+@pytest.mark.parametrize(
+    ("seed", "names"), [(6, ["grad_norm"]), (0, [f"grad_norm/h.{i}" for i in range(6)])]
+)
+def test_the_largest_norms_of_healthy_heavy_tailed_noise_change_no_verdict(
+    tmp_path, capsys, seed, names
+):
+    rng, steps = np.random.default_rng(seed), np.arange(2_000)
+    shared = rng.standard_t(4, len(steps))
+    norms = [np.exp(0.2 * (shared + 0.5 * rng.standard_t(4, len(steps)))) for _ in names]
+    run = converted(tmp_path, dict(zip(names, norms, strict=True)), steps)
+    assert len(run.bursts()) > 0
+    assert run.verdict == "stable"
+    text = told(run, capsys)
+    assert "no clear sign of instability was found" in text
+    assert "stand out from the noise of its run, so no verdict rests on it." in text
+    for values in norms:
+        values[1_500:1_503] *= 200
+    (tmp_path / "again").mkdir()
+    run = converted(tmp_path / "again", dict(zip(names, norms, strict=True)), steps)
+    assert run.verdict == "bursts"
+    spikes = run.spikes()
+    assert set(spikes["onset"][spikes["stands_out"]]) == {1_500}
+    assert len(spikes["layer"][spikes["stands_out"]]) == len(names)
+
+
 def test_a_loss_that_is_not_finite_diverged_and_the_text_says_where(tmp_path, capsys):
     loss = falling_loss()
     loss[150:] = np.nan

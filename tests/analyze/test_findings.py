@@ -28,9 +28,7 @@ def test_what_was_planted_is_told(grid_runs: Diagnoses) -> None:
         in told
     )
     assert "too few bursts for an interval; later in 2, earlier in 0, at once in 0" in told
-    assert (
-        "on one side alone: before 2 dips, after 0 (p = 0.25). By chance, with the bursts" in told
-    )
+    assert "of the dip alone: before 2 dips, after 0 (p = 0.25). By chance, with the bursts" in told
     assert "2 of 2 dips had a gradient burst in the 30 steps before" in told
     assert DIP[0] - SPIKE < 30, "as planted"
     assert "What a poorly chosen learning rate costs" in told

@@ -100,7 +100,8 @@ def test_heralds_are_judged_before_against_after() -> None:
     assert (claim.verdict, claim.effect, claim.n) == ("holds", math.inf, 8)
     assert herald_words(found) == (
         "8 of 8 dips had a gradient burst in the 30 steps before.\n"
-        "A burst on one side alone: before 8 dips, after 0 (p = 0.0039)."
+        "Of the 16 stretches of the same length on either side of these, 0 had one.\n"
+        "A burst on one side of the dip alone: before 8 dips, after 0 (p = 0.0039)."
     )
     assert herald("herald", event_association(associated(*[False] * 8), 30)).verdict == "fails"
     even = event_association(associated(*[True, False] * 6), 30)

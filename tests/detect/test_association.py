@@ -75,7 +75,7 @@ def test_other_runs_are_all_permutations_within_a_schedule(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_sides_and_leads_are_those_of_a_loop(seed: int) -> None:
     runs = random_runs(np.random.default_rng(seed), ["", "", ""])
-    before = after = 0
+    before = after = near = beside = 0
     leads = []
     for run in runs:
         causes = np.asarray(run.causes).tolist()
@@ -83,11 +83,17 @@ def test_sides_and_leads_are_those_of_a_loop(seed: int) -> None:
             early = any(e - 6 - d <= c < e for c in causes)
             late = any(e < c <= e + 6 + d for c in causes)
             before, after = before + (early and not late), after + (late and not early)
+            further = any(e - 2 * (6 + d) <= c < e - 6 - d for c in causes)
+            near, beside = near + early, beside + late + further
             leads += [min(e - c for c in causes if c <= e)] if early or e in causes else []
     found = event_association(runs, window=6)
     assert (found.before, found.after) == (before, after)
-    assert found.p_value == pytest.approx(stats.binomtest(before, before + after, alternative=
-                                          "greater").pvalue if before + after else 1)  # fmt: skip
+    assert (found.near, found.beside) == (near, beside)
+    p_values = [
+        stats.binomtest(count, total, chance, alternative="greater").pvalue if total else 1
+        for count, total, chance in ((before, before + after, 0.5), (near, near + beside, 1 / 3))
+    ]
+    assert found.p_value == pytest.approx(max(p_values))
     assert found.observed == len(leads)
     assert found.lead == pytest.approx(np.median(leads) if leads else math.nan, nan_ok=True)
     assert math.isnan(found.expected)
@@ -132,6 +138,31 @@ def test_events_of_one_time_course_are_no_association(course: str) -> None:
         assert rarely((found.other_runs_p <= 0.05 for found in others), 0.05, 200)
     wrong = sum(found.shift_p <= 0.05 for found in shifts)
     assert (wrong > 100) == (course != "level"), "shifts hold for constant rates alone"
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("share", [0.5, 0.67])
+def test_causes_earlier_in_a_bad_stretch_of_each_run_are_no_association(share: float) -> None:
+    """The effects of each run follow its causes by some fifty steps, and by no less."""
+    rng = np.random.default_rng(3)
+
+    def drawn() -> Iterator[Association]:
+        for _ in range(100):
+            runs = []
+            for _ in range(6):
+                since = np.arange(480) - rng.integers(0, 380)
+                first = (since >= 0) & (since < 100 * share)
+                last = (since >= 100 * (1 - share)) & (since < 100)
+                causes, effects = (
+                    np.flatnonzero(rng.random(480) < 0.06 * x) for x in (first, last)
+                )
+                runs.append(EventTimes(causes, effects, (0, 479), schedule="one"))
+            yield event_association(runs, window=30)
+
+    both, sides = tee(drawn(), 2)
+    assert rarely((found.p_value <= 0.05 for found in both), 0.05, 100)
+    misled = sum(stats.binom.sf(f.before - 1, f.before + f.after, 0.5) <= 0.05 for f in sides)
+    assert misled >= 30, "before against after alone"
 
 
 def test_a_planted_lead_is_found() -> None:

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from stabkit.detect import find_spikes, find_swells
-from stabkit.detect.simulate import simulate_norms
-from stabkit.detect.swells import FLANK, WIDTHS, find_layer_swells, stretches
+from stabkit.detect.simulate import layers, simulate_norms
+from stabkit.detect.swells import BAR, FLANK, WIDTHS, find_layer_swells, stretches
 
 
 def healthy(seed: int, size: int = 500, **law: float) -> np.ndarray:
@@ -170,3 +170,29 @@ def test_bad_input_is_refused() -> None:
         find_swells(np.arange(80), np.where(np.arange(80) == 7, -1.0, 1.0))
     with pytest.raises(ValueError, match="strictly increasing"):
         find_swells(np.zeros(80), np.ones(80))
+
+
+@pytest.mark.lengthy
+def test_long_runs_of_many_layers_have_no_more_false_swells() -> None:
+    steps = np.arange(4_000)
+    runs = [layers(seed, name="AR .5", steps=4_000).norms.T for seed in range(30)]
+    low = [stretches(np.log(norms))[0].max() >= BAR for norms in runs]
+    assert sum(low) >= 3  # at the bar of a short series of one layer
+    alarms = [any(map(len, find_layer_swells([(steps, row) for row in run]))) for run in runs]
+    assert sum(alarms) <= 2
+
+
+def test_the_bar_rises_with_the_number_of_values() -> None:
+    steps = np.arange(500)
+    swell = (steps, swollen(2, ratio=1.6))
+    (found,) = find_swells(*swell).to_dict("records")
+    quiet = [(steps, healthy(s)) for s in range(200, 203)]  # 3 layers share no swell
+    assert 5.5 < found["height"] < 7.2
+    assert len(find_layer_swells([swell, *quiet])[0]) == 1
+    many = [(steps, np.ones(500)) for _ in range(60)]
+    assert find_layer_swells([swell, *many])[0].empty
+    sure = (steps, swollen(2, ratio=6.0))  # one layer is enough: the other belongs to it
+    assert [len(rows) for rows in find_layer_swells([swell, sure, *many])][:2] == [1, 1]
+    elsewhere = (steps, swollen(3, at=120, ratio=1.75))
+    assert len(find_swells(*elsewhere)) == 1
+    assert [len(rows) for rows in find_layer_swells([elsewhere, sure, *many])][:2] == [0, 1]

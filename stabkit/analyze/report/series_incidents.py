@@ -23,7 +23,9 @@ def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
         yield _departure(run, where, row)
     for row in run.loss_spikes.to_dict("records"):
         yield _loss_spike(run, where, row)
-    for row in run.bursts.to_dict("records"):
+    # in a run without any other sign, bursts that do not stand out are noise
+    bursts = run.clear_bursts if run.verdict == "stable" else run.bursts
+    for row in bursts.to_dict("records"):
         yield _burst(run, where, row)
     for row in run.swells.to_dict("records"):
         yield _swell(run, where, row)

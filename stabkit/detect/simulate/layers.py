@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabkit.detect.robust import FloatArray
-from stabkit.detect.simulate.noise import changing_ar1, shocks
+from stabkit.detect.simulate.noise import changing_ar1
 from stabkit.detect.simulate.norms import NORMS, Spike, raised
 
 NAMES = ("patch_embed", "cls_token", *(f"blocks.{i}" for i in range(6)), "norm", "projector",
@@ -62,10 +62,10 @@ def layers(
             raise ValueError(f"{len(what)} values for {len(names)} layers: {what}")
     rng = np.random.default_rng([seed, *b"layers", *name.encode()])
     law = NORMS[name](rng, steps)
-    shared = shocks(rng, steps, tails=law.tails)
+    shared = law.shocks(rng, steps)
     # Along the depth, own shocks are AR(1), so that neighbors correlate by together + the rest.
     along = (neighbors - together) / (1 - together)
-    own = changing_ar1(shocks(rng, len(names), steps, tails=law.tails), along).T
+    own = changing_ar1(law.shocks(rng, len(names), steps), along).T
     drawn = changing_ar1(np.sqrt(together) * shared + np.sqrt(1 - together) * own, law.ar)
     scale = np.ones(len(names)) if noise is None else np.array(noise)
     log = law.level[:, None] + law.sigma[:, None] * drawn * scale

@@ -41,6 +41,13 @@ class NormLaw:
     tails: float | None = field(default=None, kw_only=True)
     skewed: bool = field(default=False, kw_only=True)
 
+    def shocks(self, rng: Generator, size: int, columns: int = 1) -> FloatArray:
+        """Draw independent values [size, columns] of unit variance, with the tails of the law."""
+        drawn = shocks(rng, size, columns, tails=self.tails)
+        if self.skewed:
+            drawn = (drawn + rng.exponential(1.0, drawn.shape) - 1) / np.sqrt(2)
+        return drawn
+
 
 def norms(name: str, seed: int, spikes: tuple[Spike, ...] = (), *, steps: int = 500) -> FloatArray:
     """Draw the gradient norm [steps] of a scenario of `NORMS` that belongs to a seed.
@@ -51,9 +58,7 @@ def norms(name: str, seed: int, spikes: tuple[Spike, ...] = (), *, steps: int = 
         raise ValueError(f"no scenario of norms {name!r}; there are {', '.join(NORMS)}")
     rng = np.random.default_rng([seed, *name.encode()])
     law = NORMS[name](rng, steps)
-    drawn = shocks(rng, steps, tails=law.tails)
-    if law.skewed:
-        drawn = (drawn + rng.exponential(1.0, (steps, 1)) - 1) / np.sqrt(2)
+    drawn = law.shocks(rng, steps)
     log = law.level + law.sigma * changing_ar1(drawn, law.ar)[:, 0]
     return np.exp(log + raised(steps, spikes))
 

@@ -1,0 +1,111 @@
+"""Tell which bursts stand out from the tail of the layers' own noise, however long the run is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
+
+from stabkit.detect.bursts import layer_onsets
+from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
+from stabkit.detect.spikes import FLOOR, measured_together
+
+ALPHA = 0.01  # values as high, expected by chance in the whole run
+SHAPE = 0.2  # of the tail, a generalized Pareto law; that of Student's t with 5 degrees of freedom
+SHARE, FEWEST = 0.01, 20  # of the values, the largest, tell the tail; at least so many
+SHORTEST = 30  # values outside of spikes; fewer show no tail, and each burst counts
+WIDTHS = (1, 2, 4, 8, 16)  # values that are averaged, since a burst may last
+AROUND = 50  # values on both sides, which tell the level and its noise
+FIRST = 6  # values, before the first that has enough around it
+FEW_LAYERS = 4  # fewer have no mean of their own
+LEAST = 0.05  # deviations, the scale of a tail of equal values
+
+
+def stand_out(
+    layers: Sequence[tuple[IntArray, FloatArray]], spikes: Sequence[pd.DataFrame]
+) -> list[BoolArray]:
+    """Return for each spike of each layer whether chance would not bring its burst.
+
+    `layers`: steps and values of each, as `usable_series` returns them. `spikes`: the rows of
+    `find_layer_spikes`. Heights are the distances of log values from the median of the 101 around
+    them, in robust deviations of these. Two series are made of the heights of all layers: the
+    highest and the mean at each step. So it need not be known how far layers go together: if they
+    share their noise, the mean shows it. Means over up to 16 steps are judged as well. The upper
+    tail of each series is taken as a generalized Pareto law of fixed shape, whose scale is
+    that of the largest values outside of all spikes. A burst stands out if, in one of the series,
+    fewer than `ALPHA` values as high are expected in the whole run.
+    """
+    found = [np.ones(len(rows), dtype=bool) for rows in spikes]
+    some = [rows.assign(layer=i, depth=i) for i, rows in enumerate(spikes) if len(rows)]
+    if not some:
+        return found
+    table = layer_onsets(pd.concat(some)).merge(pd.concat(some), on=["layer", "depth", "onset"])
+    table["stands_out"] = True
+    for members in measured_together(layers, SHORTEST):
+        here = table["layer"].isin(members)
+        if here.any():
+            logs = np.log([layers[i][1] for i in members])
+            table.loc[here, "stands_out"] = _judged(layers[members[0]][0], logs, table[here])
+    counts = table.groupby("burst")["stands_out"].transform("any")
+    for i, rows in counts.groupby(table["layer"]):
+        found[int(i)] = rows.to_numpy()  # in order of the onset, as those of `find_layer_spikes`
+    return found
+
+
+def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArray:
+    """Return for each spike whether its burst stands out in these layers, logs [layers, values]."""
+    first = np.searchsorted(steps, spikes["flagged"].to_numpy())
+    last = np.searchsorted(steps, spikes["end"].to_numpy())
+    usual = np.arange(logs.shape[1]) >= FIRST
+    for a, b in zip(first, last, strict=True):
+        usual[a : b + 1] = False
+    if usual.sum() < SHORTEST:
+        return np.ones(len(spikes), dtype=bool)
+    heights = _heights(logs, usual)
+    series = [heights.max(axis=0), heights.mean(axis=0)][: 1 + (len(logs) >= FEW_LAYERS)]
+    found = np.zeros(len(spikes), dtype=bool)
+    for values in series:
+        for width in WIDTHS:
+            means = sliding_window_view(values, width).mean(axis=1)
+            bar = _bar(means[sliding_window_view(usual, width).all(axis=1)])
+            for at in spikes.groupby("burst").indices.values():
+                begin, end = max(0, first[at].min() - width + 1), last[at].max() + 1
+                found[at] |= means[begin:end].max() >= bar
+    return found
+
+
+def _heights(logs: FloatArray, usual: BoolArray) -> FloatArray:
+    """Return the distance of each value from the median around, in robust deviations.
+
+    Near the first values the median is of as many before as after, since norms fall at first. The
+    deviations are of the `usual` values alone. The median is of all: if the level moves for good,
+    its first values do not stand out.
+    """
+    size = 2 * AROUND + 1
+    level = _rolling(logs, size)
+    for t in range(min(AROUND, logs.shape[1] // 2)):
+        level[:, t] = np.median(logs[:, : 2 * t + 1], axis=1)
+    off = logs - level
+    noise = MAD_TO_STD * _rolling(np.where(usual, np.abs(off), np.nan), size)
+    return np.asarray(off / np.fmax(FLOOR, noise))
+
+
+def _rolling(values: FloatArray, size: int) -> FloatArray:
+    """Return the median of the `size` values around each of every row, fewer at the ends."""
+    frame = pd.DataFrame(values.T)
+    medians: FloatArray = frame.rolling(size, center=True, min_periods=1).median().to_numpy()
+    return medians.T.copy()
+
+
+def _bar(values: FloatArray) -> float:
+    """Return the height that chance reaches `ALPHA` times, from values without any spike.
+
+    Of too few values it is not known, and infinite.
+    """
+    if values.size < SHORTEST:
+        return np.inf
+    count = min(max(FEWEST, round(SHARE * values.size)), values.size // 4)
+    largest = np.sort(values)[-count - 1 :]
+    begin = max(float(largest[0]), LEAST)
+    scale = max(float(np.maximum(largest[1:] - begin, 0).mean()), LEAST) * (1 - SHAPE)
+    return begin + scale * float((count / ALPHA) ** SHAPE - 1) / SHAPE
