@@ -232,3 +232,9 @@ def test_every_verb_has_its_help_and_its_module(
     assert printed.startswith(f"usage: stabkit {verb} ")
     assert "--help" in printed
     assert find_spec(module_of(verb)) is not None
+
+
+def test_an_error_names_the_verb_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "log.csv"])
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stabkit convert: error: ")

@@ -247,6 +247,19 @@ def test_any_stdout_will_do(tmp_path: Path, name: str) -> None:
     assert len(done.stderr.splitlines()) == (name == "full"), done.stderr
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("words", ["--help", "signals", "config tiny", "analyze --plot list"])
+def test_a_reader_that_stops_early_ends_every_verb_alike(words: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "stabkit", *words.split()],
+        cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", ["--help", "--version", "train --help"])
 def test_help_on_a_full_disk_fails_with_a_word(words: str, unbuffered: str) -> None:

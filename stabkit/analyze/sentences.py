@@ -26,6 +26,10 @@ NOTHING_SAID = (
     f"Nothing can be said: a verdict needs {SHORTEST} evaluations of an accuracy, or more than "
     f"{MIN_HISTORY} values of a\nloss or of a gradient norm, and all rows of the steps trained."
 )
+LEVEL_NOTE = (
+    "Final accuracy: the median of the last fifth of the evaluations. Best: the highest median of\n"
+    "as many in a row."
+)
 DIP_NOTE = (
     "A dip is a fall of accuracy below the level and trend around it that exceeds\n"
     "the run's noise and, if the samples are known, is significant over them (p <= 0.01\n"
@@ -51,6 +55,8 @@ LOSS_NOTE = (
 def footnote(table: pd.DataFrame) -> str:
     """Return the meaning of the words that the table of `run_table` uses."""
     notes = []
+    if (table["metric"] != "").any():
+        notes.append(LEVEL_NOTE)
     if (table["metric"] != "").any() or (table["collapse"] != "").any():
         notes.append(DIP_NOTE)
     notes.append(BURST_NOTE)
@@ -290,6 +296,8 @@ def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     if not watched:
         return
     if not table["bursts"].any():
+        if table["swells"].any():
+            return  # `_swells` says what the verdict `bursts` is of
         layers = any(run.judged.layers for run in ordered)
         yield "No layer's gradient norm spiked." if layers else "No gradient norm spiked."
         return

@@ -193,6 +193,8 @@ def _text_table(table: pd.DataFrame) -> str:
     if table["loss_spikes"].any() or not with_accuracy:
         columns["loss spikes"] = table["loss_spikes"].astype(str)
     columns["bursts"] = table["bursts"].astype(str)
+    if table["swells"].any():
+        columns["swells"] = table["swells"].astype(str)
     return aligned([list(columns), *zip(*columns.values(), strict=True)], left=(0, 2))
 
 

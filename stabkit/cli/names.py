@@ -50,7 +50,8 @@ def sweep_file(word: str) -> Path:
     if found is not None:
         return found
     known = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
-    hint = suggest(word, known) if known else "; name a YAML file"
+    nowhere = "; name a YAML file, or go to the clone of stabkit, which has the folder sweeps"
+    hint = suggest(word, known) if known else nowhere
     raise RequestError(f"{word}: no such sweep file, and no {SWEEPS / word}.yaml{hint}")
 
 

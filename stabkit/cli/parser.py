@@ -21,7 +21,9 @@ def build_parser(named: str | None, whole: bool = False) -> argparse.ArgumentPar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"stabkit {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="VERB", title="verbs", prog="stabkit"
+    )
     for name, (about, takes, fill) in VERBS.items():
         # No abbreviations: a mistyped option is refused with a suggestion, never guessed.
         verb = verbs.add_parser(

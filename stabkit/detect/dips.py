@@ -41,32 +41,35 @@ def find_dips(
     accuracy [evals] in 0..1 (NaN: left out); n: samples evaluated, one number or [evals];
     correct: bool [evals, n], the same samples in the same order at every evaluation.
 
-    Every window of two evaluations or more is compared with the evaluations before and after it,
-    against the trend over steps (`stabkit.detect.dip_windows`). A window is a dip if
+    Windows of growing width, from two evaluations to half of the run, and all that reach its end,
+    are compared with the 3 to 12 evaluations before and after, against the trend over steps
+    (`stabkit.detect.dip_windows`). A window is a dip if
 
     - its mean lies at least `min_depth` and `threshold` standard errors below its reference; where
       noise is slow (AR .7 and more), 3 are enough if the accuracy falls by `threshold` - 0.25,
     - the accuracy falls into it at once, by `min_fall` standard errors (a stall of a rising curve
-      does not count): 1.5 times as many if the run ends in it, twice as many if the accuracy then
-      leaps above the level before by more than it had fallen, as where a learning rate drops, and
+      does not count): 1.5 times as many if the run ends low, twice as many if the accuracy then
+      leaps above the reference by more than it had lain below, as where a learning rate drops, and
     - two evaluations in a row are low, and no single one carries its depth, and
-    - the largest falls of the other evaluations do not make it likely: at most .1 such dips
-      are expected in all windows (`stabkit.detect.dip_tail`). A given `threshold` replaces this.
+    - the largest falls outside of dips and possible dips do not make it likely: at most .1 such
+      dips are expected in all windows (`stabkit.detect.dip_tail`). A given `threshold` replaces
+      this.
 
     The standard error is that of AR(1) noise, whose scale is learned for each evaluation from the
     answers that flip and the residuals outside of the windows that stand out
-    (`stabkit.detect.local_noise`). Its coefficient is one for the run, from .5 to .8. `threshold`
-    defaults to 5; more for over 100 evaluations, and without `correct` for slow noise and short
-    runs (`dip_search.dip_bar`). The default avoids false alarms; `threshold=3` finds more dips. The
-    windows that stand out most are taken first; windows that overlap them are dropped. The noise of
-    the first evaluations is large, so that about half of the dips among the first six are missed.
+    (`stabkit.detect.local_noise`), and is at least a fifth of `min_depth`. Its coefficient is one
+    for the run, from .5 to .8. `threshold` defaults to 5; more for over 100 evaluations, and
+    without `correct` for slow noise and short runs (`dip_search.dip_bar`). The default avoids false
+    alarms; `threshold=3` finds more dips. The windows that stand out most are taken first; windows
+    that overlap them are dropped. The noise of the first evaluations is large, so that about half
+    of the dips among the first six are missed.
 
     Significance: with `correct`, the answers of each sample inside the window are compared with its
     own answers before and after. With `n` alone, each evaluation is treated as a new draw of
     samples, which misses more. p_value is Holm-corrected over all windows and must be at most
-    `alpha`. With neither it is NaN and the noise rule decides alone. The paired test knows what
-    differs between samples; only the noise rule judges noise that all samples share. Measured rates
-    of false alarms, power and errors of onset: docs/detectors.md.
+    `alpha`. With neither it is NaN and the rules above decide alone. The paired test knows what
+    differs between samples; only these rules judge noise that all samples share. Measured rates of
+    false alarms, power and errors of onset: docs/detectors.md.
 
     Returns one row per dip:
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.analyze.report.verdict_words import tell_verdict
+from stabkit.analyze.report.headline import tell_verdict
 from stabkit.analyze.summary import run_table, summary
 from stabkit.rundir import RunDir, Status
 from tests.analyze.conftest import diagnosed, plant_run

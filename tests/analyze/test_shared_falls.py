@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stabkit.analyze.diagnoses import diagnose
-from stabkit.analyze.report.verdict_words import tell_verdict
+from stabkit.analyze.report.headline import tell_verdict
 from stabkit.analyze.shared_falls import mean_falls, shared_falls
 from stabkit.analyze.summary import run_table, summary
 from stabkit.cli import main

@@ -70,6 +70,18 @@ def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
     assert "1 run (1 done)" in text
 
 
+def test_swells_alone_are_named_and_are_not_denied(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a", spike=True)
+    runs = diagnosed(tmp_path)
+    (run,) = runs
+    assert "  swells\n" not in summary(runs)
+    run.bursts, run.swells = run.swells, run.bursts
+    text = summary(runs)
+    assert "  bursts  swells\n" in text
+    assert "1 gradient swell in 1 run." in text
+    assert "spiked" not in text
+
+
 def test_a_dip_that_only_the_training_saw_is_told_and_changes_no_verdict(tmp_path: Path) -> None:
     """`stabkit status` counts it, so the analysis must not pass over it in silence."""
     healthy, dipped = plant_run(tmp_path / "a"), plant_run(tmp_path / "b", dip=0.08)

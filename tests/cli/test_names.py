@@ -97,5 +97,5 @@ def test_an_unknown_sweep_is_refused_with_those_there_are() -> None:
     with pytest.raises(RequestError, match=r"no sweeps/gird\.yaml; did you mean 'grid'"):
         sweep_file("gird")
     Path("sweeps/grid.yaml").unlink()
-    with pytest.raises(RequestError, match=r"no sweeps/gird\.yaml; name a YAML file"):
+    with pytest.raises(RequestError, match=r"no sweeps/gird\.yaml; name a YAML file, or go"):
         sweep_file("gird")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.clock import warmup_end
+from stabkit.analyze.report.headline import Verdict, isolated
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.remedy_effects import Advice, Trial
 from stabkit.analyze.report.signs import IN_WORDS, events_of
-from stabkit.analyze.report.verdict_words import Verdict, isolated
 from stabkit.analyze.text import layers_called
 from stabkit.printing import counted
 

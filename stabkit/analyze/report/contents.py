@@ -10,13 +10,13 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.answers import Answer, answers
 from stabkit.analyze.report.cards import Card, Pictured, make_cards, with_pictures
 from stabkit.analyze.report.figures import Shown, Table, draw_figures
+from stabkit.analyze.report.headline import Verdict, tell_verdict
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.timeline import Curve, curve
-from stabkit.analyze.report.verdict_words import Verdict, tell_verdict
 from stabkit.analyze.sentences import footnote
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first, worst_of

@@ -16,8 +16,8 @@ from stabkit.analyze.plots.losses import loss_panels
 from stabkit.analyze.plots.many import ROWS, TooManyError, joined, without_unfinished
 from stabkit.analyze.plots.note_lines import draw_notes
 from stabkit.analyze.plots.onset_order import too_few
+from stabkit.analyze.report.headline import Verdict
 from stabkit.analyze.report.pictures import Picture, picture
-from stabkit.analyze.report.verdict_words import Verdict
 from stabkit.printing import counted
 from stabkit.store.schema import METRIC
 

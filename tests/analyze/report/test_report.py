@@ -12,9 +12,9 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report import contents as report_module
 from stabkit.analyze.report import page as page_module
 from stabkit.analyze.report.contents import Report, make_report
+from stabkit.analyze.report.headline import tell_verdict
 from stabkit.analyze.report.interactive import MAX_POINTS, thin
 from stabkit.analyze.report.page import FOLDER
-from stabkit.analyze.report.verdict_words import tell_verdict
 from stabkit.analyze.summary import run_table, summary
 from stabkit.analyze.verdict import worst_of
 from stabkit.cli import main
