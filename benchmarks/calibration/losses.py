@@ -8,9 +8,9 @@ import numpy as np
 from benchmarks.calibration.scores import TESTING, Each, interval, table
 from stabkit.analyze.loss_events import lasts_or_is_large
 from stabkit.detect import find_spikes
+from stabkit.detect.loss_tail import stands_out
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.spikes import usable_series
-from stabkit.detect.tail import stands_out
 
 BATCH = 128  # samples, whose losses are log-normal, wider as training goes on
 Noise = Callable[[np.random.Generator, int], FloatArray]

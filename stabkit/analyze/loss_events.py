@@ -11,8 +11,8 @@ from stabkit.analyze.series import has_level
 from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE
+from stabkit.detect.loss_tail import stands_out
 from stabkit.detect.spikes import usable_series
-from stabkit.detect.tail import stands_out
 from stabkit.store.reader import Run
 
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from stabkit.detect import find_spikes
+from stabkit.detect.loss_tail import ALPHA, SHORTEST, stands_out
 from stabkit.detect.spikes import usable_series
-from stabkit.detect.tail import ALPHA, SHORTEST, stands_out
 
 LONG = 20_000
 
