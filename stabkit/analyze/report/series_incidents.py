@@ -24,7 +24,7 @@ def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
     for row in run.loss_spikes.to_dict("records"):
         yield _loss_spike(run, where, row)
     # in a run without any other sign, bursts that do not stand out are noise
-    bursts = run.clear_bursts if run.verdict == "stable" else run.bursts
+    bursts = run.clear_bursts  # noise brings others, and the first event is told as the beginning
     for row in bursts.to_dict("records"):
         yield _burst(run, where, row)
     for row in run.swells.to_dict("records"):

@@ -214,3 +214,11 @@ def test_a_csv_of_a_loss_becomes_a_page_with_its_pictures(tmp_path: Path) -> Non
 )
 def test_ratios_are_told_in_few_digits(ratio: float, words: str) -> None:
     assert times(ratio) == words
+
+
+def test_a_burst_that_the_noise_explains_is_not_where_it_began(tmp_path: Path) -> None:
+    for stands_out, word in ((True, "burst"), (False, "dip")):
+        plant_run(tmp_path / word, dip=0.08, spike=True)
+        runs = diagnosed(tmp_path / word)
+        runs.items[0].spikes["stands_out"] = stands_out
+        assert word in where_it_began(all_incidents(runs), runs.items[0]).words
