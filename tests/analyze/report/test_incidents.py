@@ -15,7 +15,7 @@ from stabkit.analyze.text import times
 from stabkit.cli import main
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import STEPS, diagnosed, falling_loss, plant_loop
+from tests.analyze.conftest import STEPS, diagnosed, falling_loss, plant_loop, plant_run
 
 NORMS = np.exp(0.1 * np.random.default_rng(2).normal(size=STEPS))
 
