@@ -168,7 +168,7 @@ def _search(
     clear = [strength(span.z, span.fall, ar, bar) >= 1 for span in spans]
     if any(clear) and threshold is None:
         unlikely = stand_out(spans, acc, noise, ar, windows)
-        clear = [both == (True, True) for both in zip(clear, unlikely, strict=True)]
+        clear = [strong and rare for strong, rare in zip(clear, unlikely, strict=True)]
 
     def rows(some: list[Span]) -> list[Row]:
         p_values = [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in some]
@@ -179,7 +179,7 @@ def _search(
         return [tuple(row[name] for name in COLUMNS) for row in found]
 
     dips, possible = (
-        [span for span, passed in zip(spans, clear, strict=True) if passed is asked]
+        [span for span, passed in zip(spans, clear, strict=True) if passed == asked]
         for asked in (True, False)
     )
     typical = float(np.median(noise)) if noise.size else 0.0
