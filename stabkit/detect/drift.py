@@ -11,6 +11,7 @@ from stabkit.detect.dip_windows import ar1_error
 from stabkit.detect.dips import ALPHA, MIN_DEPTH, find_dips
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances, least_noise, noise_outside
+from stabkit.detect.outliers import find_outliers
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.significance import holm, p_value
 
@@ -40,11 +41,12 @@ def find_drift(
     """Find stretches between dips in which the level falls slowly, without an edge.
 
     The arguments are those of `find_dips`. A level is the mean of a tenth of the evaluations in a
-    row, at least five. A drift is a fall from one level to a later one with no dip between them,
-    larger than the noise and, with `correct` or `n`, significant (Holm-corrected over all pairs of
-    levels that do not overlap). Only the largest of each stretch between dips is reported. The
-    failure of LAMB in MoCo v3 (Chen et al. 2021, section 4.1) is of this kind. A run that never
-    falls but rises too little shows only in a comparison of runs.
+    row, at least five; outliers (`find_outliers`) are left out. A drift is a fall from one level to
+    a later one with no dip between them, larger than the noise and, with `correct` or `n`,
+    significant (Holm-corrected over all pairs of levels that do not overlap). Only the largest of
+    each stretch between dips is reported. The failure of LAMB in MoCo v3 (Chen et al. 2021, section
+    4.1) is of this kind. A run that never falls but rises too little shows only in a comparison of
+    runs.
 
     `dips`: what `find_dips` returned for the same arguments; it is called if they are left out.
 
@@ -56,7 +58,8 @@ def find_drift(
         dips = find_dips(
             step, accuracy, n, correct, min_depth=min_depth, threshold=threshold, alpha=alpha
         )
-    seen = ~np.isnan(np.asarray(accuracy, dtype=np.float64))
+    alone = find_outliers(step, accuracy, n)["onset"]
+    seen = ~np.isnan(np.asarray(accuracy, dtype=np.float64)) & ~np.isin(step, alone)
     steps = np.asarray(step)[seen].astype(np.int64)
     acc = np.asarray(accuracy, dtype=np.float64)[seen]
     bits = None if correct is None else np.asarray(correct)[seen]

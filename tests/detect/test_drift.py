@@ -129,3 +129,15 @@ def test_restless_healthy_runs_drift_no_more_than_stated() -> None:
             yield not find_drift(curve.step, curve.accuracy, correct=curve.correct).empty
 
     assert rarely(alarms(), 0.01, 150)
+
+
+def test_outliers_are_no_drift() -> None:
+    """Six single evaluations far below, of which several may lie in one level."""
+    drifts = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        accuracy = 0.6 + 0.004 * rng.normal(size=100)
+        low = 8 + 3 * rng.choice(28, 6, replace=False)
+        accuracy[low] -= 0.15
+        drifts.append(len(find_drift(np.arange(100), accuracy)))
+    assert sum(drifts) <= 1
