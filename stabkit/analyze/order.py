@@ -64,8 +64,8 @@ def herald_words(found: Association) -> str:
         return ""
     text = (
         f"{found.observed} of {counted(found.effects, 'dip')} had a gradient burst in the {LEAD} "
-        f"steps before.\nOf the {2 * found.effects} stretches of the same length on either side of "
-        f"these, {found.beside} had one.\nA burst on one side of the dip alone: before "
+        f"steps before.\n{found.beside} of the {2 * found.effects} stretches of the same length on "
+        f"either side of these had one.\nA burst on one side of the dip alone: before "
         f"{counted(found.before, 'dip')}, after {found.after} (p = {found.p_value:.2g})"
     )
     if math.isfinite(found.other_runs_p):

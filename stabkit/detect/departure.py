@@ -65,8 +65,8 @@ def find_long_rises(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     expect. Levels are those of `find_departure`. The loss must rise to LONG_RATIO times the lowest
     level before, lose a quarter of what it had gained since its first level, and exceed the noise
     of single values. It is back at a quarter of the rise (of the logarithm), and at RATIO times the
-    lowest level or less; one that does not come back is a departure. Values of 0 count as
-    the smallest above 0. In a series with negative values no rise is found.
+    lowest level or less; one that does not come back is a departure. Values of 0 count as the
+    smallest above 0. In a series with negative values no rise is found.
 
     Returns one row for each, with the columns of `find_spikes`: onset (the last step near the best
     level), flagged (the first above it), peak (the highest level), end (the last step before it is

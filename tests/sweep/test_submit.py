@@ -419,6 +419,7 @@ def test_what_the_environment_asks_of_sbatch_is_told_and_what_is_ours_is_dropped
 ) -> None:
     kept = {"SBATCH_PARTITION": "p", "SLURM_CONF": "/etc/slurm.conf"}
     dropped = {"SBATCH_JOB_NAME": "mine", "SLURM_JOB_ID": "3", "RANK": "1", "WORLD_SIZE": "2"}
+    dropped["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     for key, value in (kept | dropped).items():
         monkeypatch.setenv(key, value)
     assert main([*command, "--dry-run"]) == 0

@@ -23,9 +23,8 @@ def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
         yield _departure(run, where, row)
     for row in run.loss_spikes.to_dict("records"):
         yield _loss_spike(run, where, row)
-    # in a run without any other sign, bursts that do not stand out are noise
-    bursts = run.clear_bursts  # noise brings others, and the first event is told as the beginning
-    for row in bursts.to_dict("records"):
+    # noise brings other bursts, and the first event is told as the beginning
+    for row in run.clear_bursts.to_dict("records"):
         yield _burst(run, where, row)
     for row in run.swells.to_dict("records"):
         yield _swell(run, where, row)
