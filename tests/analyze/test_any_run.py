@@ -264,3 +264,24 @@ def test_a_dip_below_the_bar_is_told_and_changes_no_verdict(tmp_path, capsys):
         table = make_report(load(run.path).diagnoses()).runs
         assert ("possible dips" in table.head) == (low is accuracy)
         shutil.rmtree(run.path)
+
+
+def test_a_loss_that_climbs_for_long_and_comes_back_is_unstable(tmp_path):
+    """No step of the climb is a spike; the loss of a held-out set may rise by overfitting."""
+    steps = np.arange(2_000)
+    noise = np.exp(0.05 * np.random.default_rng(0).normal(size=len(steps)))
+    falling = (0.2 + 2 * np.exp(-steps / 300)) * noise
+    climb = falling * np.exp(7 * np.exp(-(((steps - 1_000) / 150) ** 2)))
+    spiked = climb.copy()
+    spiked[900:905] *= 50
+    for name, loss, verdict in (
+        ("train_loss", falling, "stable"),
+        ("train_loss", climb, "unstable"),
+        ("val_loss", climb, "stable"),
+        ("train_loss", spiked, "unstable"),
+    ):
+        folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        run = converted(folder, {name: loss}, steps)
+        assert run.verdict == verdict
+        assert len(run.events("loss_spike")) == (verdict == "unstable"), "a spike tells of a climb"
