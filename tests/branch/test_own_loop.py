@@ -211,6 +211,7 @@ def test_the_block_on_the_page_runs_as_it_stands(
 
 def refused_among_two(folder: Path) -> None:
     dist.init_process_group("gloo")
+    dist.barrier()  # both are connected before one of them ends
     loop = Loop(folder)
     with pytest.raises(ValueError, match="is for one process, this is one of 2"):
         loop.branch()
