@@ -14,7 +14,7 @@ import yaml
 
 import stabkit
 from stabkit.cli import main
-from stabkit.rundir import RunDir
+from stabkit.rundir import MONITOR_SETTINGS, RunDir
 from stabkit.store.writer import Writer
 from tests.conftest import SMALL
 
@@ -195,6 +195,10 @@ def test_folders_without_a_trained_run_are_refused(
         (tmp_path / "loop").mkdir(exist_ok=True)  # as a Monitor's, without settings
         command[1] = str(tmp_path / "loop")
         assert "no run of `stabkit train`, it has no config.yaml" in said(capsys, *command, code=2)
+        settings = RunDir(tmp_path / "loop").config_file
+        settings.write_text(f"{MONITOR_SETTINGS}\nlr: 1\n")
+        assert "a Monitor recorded a loop of your own here" in said(capsys, *command, code=2)
+        settings.unlink()
     with RunDir(run).lock():
         busy = said(capsys, "evaluate", str(run), "--knn", code=2)
         assert "another process is writing here" in busy

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stabkit.cli.names import run_of
 from stabkit.cli.next_step import say_next
-from stabkit.cli.request import RequestError, is_speaker
+from stabkit.cli.request import RequestError, is_speaker, open_own
 from stabkit.config import ConfigError, missing_data, parse_overrides
 from stabkit.printing import counted
 from stabkit.rundir import RunDir
@@ -33,11 +33,7 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError("slurm.* settings need --cluster slurm")
     if loose := [word for word in arguments.overrides if not word.startswith(SLURM)]:
         raise RequestError(f"{loose[0]}: write --with before the changes")
-    if not RunDir(run).config_file.is_file():
-        raise RequestError(
-            f"{run}: no run of `stabkit train`, it has no config.yaml; for a loop of your own "
-            "there is stabkit.branch_loop"
-        )
+    open_own(run, "; for a loop of your own there is stabkit.branch_loop")
     # Here, since torch takes seconds to import.
     import torch
 

@@ -165,7 +165,7 @@ def _evaluate(verb: argparse.ArgumentParser) -> None:
 
 
 def _replay(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", type=Path, help="a run folder; it is only read")
+    verb.add_argument("run", help="a run folder or its id; it is only read")
     verb.add_argument(
         "--at",
         required=True,

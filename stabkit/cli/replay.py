@@ -4,16 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from stabkit.cli.request import RequestError, is_speaker
+from stabkit.cli.names import run_of
+from stabkit.cli.next_step import say_next
+from stabkit.cli.request import is_speaker, open_own
 from stabkit.printing import counted
-from stabkit.rundir import RunDir
 
 
 def act(arguments: argparse.Namespace) -> int:
     """Replay steps of a run into a folder of their own, and print what they show."""
-    run = arguments.run
-    if not RunDir(run).config_file.is_file():
-        raise RequestError(f"{run}: no run of `stabkit train`, it has no config.yaml")
+    run = open_own(run_of(arguments.run)).path
     what = arguments.at.replace(":", "-")
     out = arguments.out or Path("replays") / f"{run.resolve().name}-at-{what}"
     # Here, since torch takes seconds to import.
@@ -50,4 +49,5 @@ def act(arguments: argparse.Namespace) -> int:
     print("\n".join(answers(found, done.plan)))
     draw_replay(found, done.plan, out / "replay.png")
     print(f"{out}: replay.png, tensors.parquet, samples.parquet and the tables of a run")
+    say_next("stabkit", "branch", str(run), "--at", arguments.at)
     return 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabkit.rundir import RunDir
+from stabkit.rundir import MONITOR_SETTINGS, RunDir, read_file
 
 if TYPE_CHECKING:
     from stabkit.store.reader import Runs
@@ -40,11 +40,26 @@ def refuse_unknown_metric(runs: "Runs", metric: str | None) -> None:
         raise RequestError(f"--metric {metric}: no run has evaluations of that name; {has}")
 
 
+def open_own(folder: Path, instead: str = "") -> RunDir:
+    """Open a run that `stabkit train` or `stabkit sweep` made.
+
+    Raises RequestError for another folder, which tells what to do `instead`.
+    """
+    rundir = RunDir(folder)
+    file = rundir.config_file
+    if not file.is_file():
+        raise RequestError(f"{folder}: no run of `stabkit train`, it has no config.yaml{instead}")
+    if read_file(file).startswith(MONITOR_SETTINGS.encode()):
+        raise RequestError(
+            f"{folder}: no run of `stabkit train`: a Monitor recorded a loop of your own here, and "
+            f"keeps neither its weights nor its data{instead}"
+        )
+    return rundir
+
+
 def open_trained(folder: Path) -> RunDir:
     """Open a run that has a checkpoint. Raises RequestError."""
-    rundir = RunDir(folder)
-    if not rundir.config_file.is_file():
-        raise RequestError(f"{folder}: no run of `stabkit train`, it has no config.yaml")
+    rundir = open_own(folder)
     if not rundir.checkpoint_file.is_file():
         raise RequestError(f"{folder}: has no checkpoint yet ({rundir.checkpoint_file})")
     return rundir

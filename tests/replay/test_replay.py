@@ -245,7 +245,8 @@ def test_what_cannot_be_replayed_is_refused_with_what_would_be_right(
     assert "did you mean 'dip'" in refused(str(run), "--at", "dp")
     assert "the run has no dip; " in refused(str(run), "--at", "dip")
     assert "--until 3 is not after step 5" in refused(str(run), "--at", "5", "--until", "3")
-    assert "no run of `stabkit train`, it has no config.yaml" in refused(str(tmp_path), "--at", "5")
+    assert "not a run folder, it has no config.yaml" in refused(str(tmp_path), "--at", "5")
+    assert "no such folder, and no runs/nowhere" in refused("nowhere", "--at", "5")
     (run / "meta.json").unlink()
     assert "no run of `stabkit train`" in refused(str(run), "--at", "5")
     assert not (tmp_path / "out").exists()
@@ -266,6 +267,7 @@ def test_the_command_prints_the_proof_and_the_answers(
     assert "run: equal to the record bit for bit: rows of " in said
     for question in ("tensors: ", "samples of step ", "second moment: ", "attention: "):
         assert f"\n{question}" in said
+    assert said.endswith("Next: stabkit branch run --at 14\n")
     assert (tmp_path / "replays/run-at-14/replay.png").read_bytes().startswith(b"\x89PNG")
     assert main(["replay", "run", "--at", "14"]) == 2, "the same folder again"
     assert "holds something already" in capsys.readouterr().err
