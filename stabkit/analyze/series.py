@@ -6,7 +6,7 @@ Logs of other programs name the same thing in many ways: `loss`, `train/loss`, `
 
 from collections.abc import Iterable, Mapping
 
-from stabkit.store.accuracies import is_held_out, is_knn, is_training
+from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn, is_training
 from stabkit.store.names import is_gradient_norm, words
 from stabkit.store.schema import METRIC
 
@@ -16,6 +16,11 @@ LOSSES = {"losses", "nll", "ppl", "perplexity", "bpb", "trl", "tel"}  # the last
 NO_LOSS = {
     *("scale", "scaler", "relative", "nats", "weight", "ratio", "coef", "factor"),
     *("grad", "gradient", "norm", "lr", "min", "max", "std", "var", "count", "time"),
+}  # fmt: skip
+# words of what else a log holds and falls
+OTHERS = {
+    *("learning", "rate", "momentum", "decay", "wd", "temperature", "epsilon", "gnorm", "rank"),
+    *("speed", "per", "sec", "seconds", "s", "ms", "throughput", "memory", "mem", "eta", "left"),
 }  # fmt: skip
 # losses of players against each other and of policies: they have no level to come back to
 GAMES = {
@@ -32,6 +37,11 @@ def losses(names: Iterable[str]) -> list[str]:
 def _is_loss(found: set[str]) -> bool:
     named = found & LOSSES or any(word.endswith("loss") for word in found)
     return bool(named) and not found & NO_LOSS
+
+
+def may_be_loss(name: str) -> bool:
+    """Return whether the name leaves open that the series is a loss: `objective`, `err`."""
+    return not words(name) & (NO_LOSS | OTHERS) and not is_accuracy(name)
 
 
 def has_level(name: str) -> bool:

@@ -10,6 +10,7 @@ from stabkit.cli.request import RequestError
 from stabkit.rundir import find_runs
 
 if TYPE_CHECKING:
+    from stabkit.convert.series import Series
     from stabkit.convert.write import Converted
 
 
@@ -62,19 +63,28 @@ def _converted(log: Path, folder: Path) -> Path:
     doubt = "If a guess is wrong" if options else "To keep the run, or to name series"
     if not options and (first := _unnamed(runs)):
         options = [f"--map={first}=loss"]
-        doubt = (
-            f"No series is a loss, a gradient norm or an accuracy by its name. If {first} is a loss"
-        )
+        doubt = f"No series is a loss by its name. If {first} is one"
     print(f"{doubt}: {command(log, to_copy, options)}\n")
     return out
 
 
 def _unnamed(runs: Sequence["Converted"]) -> str | None:
-    """Return the first series of the runs if none of them is judged, going by their names."""
-    from stabkit.analyze.series import gradient_norms, losses
+    """Return a series that may be a loss if none is by its name: one that falls, else the first.
 
-    scalars = list(dict.fromkeys(name for run in runs for name in run.plan.scalars))
-    if any(run.plan.evals or run.plan.layers.names for run in runs):
+    Beside an accuracy or gradient norms, which are judged, the first is not worth a word.
+    """
+    from stabkit.analyze.series import gradient_norms, losses, may_be_loss
+
+    scalars = {name: one for run in runs for name, one in run.plan.scalars.items()}
+    if losses(scalars):
         return None
-    judged = losses(scalars) or gradient_norms(scalars)
-    return None if judged else next((name for name in scalars if name.isprintable()), None)
+    named = [name for name in scalars if name.isprintable()]
+    falling = [name for name in named if may_be_loss(name) and _falls(scalars[name])]
+    judged = gradient_norms(scalars) or any(run.plan.evals or run.plan.layers.names for run in runs)
+    return next(iter(falling if judged else [*falling, *named]), None)
+
+
+def _falls(series: "Series") -> bool:
+    values = series.values[series.values == series.values]
+    quarter = len(values) // 4
+    return quarter > 2 and sorted(values[-quarter:])[quarter // 2] < min(values[:quarter])

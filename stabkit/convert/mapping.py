@@ -146,6 +146,7 @@ def _add_eval(
         if asked:
             raise ConvertError(f"{shown(source)} {why}")
         _add_scalar(plan, source, target.name, series, why)
+        plan.notes.append(f"{shown(source)} {why}: kept as a scalar")
         return
     scale = 100.0 if target.percent else scale
     metric = tidy(target.name, EVAL_NAME)

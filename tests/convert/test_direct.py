@@ -105,13 +105,36 @@ def test_a_log_of_which_nothing_is_judged_prints_the_command_that_names_the_loss
     log.write_text("step,err\n" + "".join(f"{i},{9 - i / 10}\n" for i in range(40)))
     assert main(["analyze", str(log)]) == 0
     out = capsys.readouterr().out
-    assert "If err is a loss: stabkit convert" in out
-    words = shlex.split(out.split("If err is a loss: ")[1].splitlines()[0])
+    assert "No series is a loss by its name. If err is one: stabkit convert" in out
+    words = shlex.split(out.split("If err is one: ")[1].splitlines()[0])
     words[words.index("-o") + 1] = str(tmp_path / "run")
     assert main(words[1:]) == 0
     capsys.readouterr()
     assert main(["analyze", str(tmp_path / "run")]) == 0
     assert "Judged on loss;" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "noted"),
+    [("objective", True), ("loss", False), ("lr", False), ("sec_per_step", False), ("top5", False)],
+)
+def test_beside_an_accuracy_a_series_that_may_be_a_loss_is_named(
+    name: str, noted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.csv"
+    rows = [f"{i},{i / 100},{0.5 - i / 100},{0.1 + i / 50}\n" for i in range(40)]
+    log.write_text(f"step,epoch,{name},val_acc\n" + "".join(rows))
+    assert main(["analyze", str(log)]) == 0
+    assert ("If objective is one: stabkit convert" in capsys.readouterr().out) == noted
+
+
+def test_what_is_no_accuracy_for_its_values_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss,val_acc\n" + "".join(f"{i},1,{i / 50 - 0.1}\n" for i in range(40)))
+    assert main(["analyze", str(log)]) == 0
+    assert "val_acc holds -0.1: no accuracy, which is in 0..1" in capsys.readouterr().out
 
 
 def test_rows_that_share_a_step_are_no_steps_of_their_own(
