@@ -58,6 +58,10 @@ def _train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("config", help=f"a YAML file, or a preset: {', '.join(preset_names())}")
     verb.add_argument("--run-dir", type=Path, help="the run's folder (default: runs/train/…)")
     _allow_inexact(verb)
+    verb.epilog = (
+        "key=value changes a setting, e.g. optim.lr=1e-3. `stabkit config tiny` prints every "
+        "setting, with what it means."
+    )
 
 
 def _allow_inexact(verb: argparse.ArgumentParser) -> None:
@@ -317,13 +321,17 @@ def _convert(verb: argparse.ArgumentParser) -> None:
 VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("train one run", "CONFIG [key=value ...]", _train),
     "sweep": ("run every run of a sweep file", "FILE|STUDY [key=value ...]", _sweep),
-    "status": ("show how the runs below a folder stand", "[RUNS|STUDY]", _status),
+    "status": (
+        "show the state, progress and verdict of the runs in a folder",
+        "[RUNS|STUDY]",
+        _status,
+    ),
     "analyze": (
         "summarize runs in words, compare two sets of runs, or draw a figure",
         "RUNS|STUDY|LOG [RUNS|STUDY|LOG]",
         _analyze,
     ),
-    "report": ("write one page with all of it", "RUNS|STUDY|LOG", _report),
+    "report": ("write one page: verdicts, events, figures, what to try", "RUNS|STUDY|LOG", _report),
     "watch": (
         "tell a command or a webhook about events and ends of runs while they train",
         "RUNS|STUDY --alert webhook:URL|'command: WORDS'",
