@@ -155,8 +155,15 @@ class Diagnosis:
 
     @cached_property
     def loss_spikes(self) -> pd.DataFrame:
-        """Rows of `find_bursts` on the spikes of all losses; a series stands for a layer."""
-        return find_bursts(loss_events.loss_spikes(self._series(self.losses), self.tables))
+        """Rows of `find_bursts` on the spikes of all losses; a series stands for a layer.
+
+        `long`: the ratio is that of a long rise to the best level before.
+        """
+        found = loss_events.loss_spikes(self._series(self.losses), self.tables)
+        spikes = find_bursts(found)
+        return spikes.assign(
+            long=spikes["ratio"].isin(found.loc[found["long"].astype(bool), "ratio"])
+        )
 
     @cached_property
     def departures(self) -> pd.DataFrame:

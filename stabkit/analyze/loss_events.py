@@ -25,7 +25,7 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     A single value counts only if it is `ALONE` times what was expected or more. And no spike counts
     that the tail of its own series would bring by chance in so many values (`stands_out`). Losses
     that have a level get rows for long rises as well (`find_long_rises`), unless a spike tells of
-    them.
+    them; the column `long` marks these, whose ratio is to the best level before.
     """
     table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)
@@ -33,7 +33,8 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
         steps, values = found[name]
         rows = table["layer"] == name
         kept[rows] &= stands_out(*usable_series(steps, shifted(values)), table[rows])
-    counted = joined([table[kept], *_long_rises(found, table[kept])])
+    spikes = table[kept].assign(long=False)
+    counted = joined([spikes, *_long_rises(found, spikes)], "long")
     counted.attrs["refused"] = refused(table)
     return counted
 
@@ -45,7 +46,7 @@ def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[p
             rises, onsets = find_long_rises(*series), spikes.loc[spikes["layer"] == name, "onset"]
             begins, ends = rises["onset"].to_numpy(), rises["end"].to_numpy()
             told = [bool(onsets.between(*both).any()) for both in zip(begins, ends, strict=True)]
-            yield named(rises[~np.array(told, dtype=bool)], name, depth)
+            yield named(rises[~np.array(told, dtype=bool)].assign(long=True), name, depth)
 
 
 def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":

@@ -14,7 +14,7 @@ from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.order import FIRST, lead_words
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import SharedFall, shared_in_words
-from stabkit.analyze.text import layers_called, listed, times
+from stabkit.analyze.text import layers_called, listed, risen_from, times
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.printing import counted
@@ -248,7 +248,7 @@ def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]
     number = counted(int(spiking["loss_spikes"].sum()), "loss spike")
     yield (
         f"{number} in {counted(len(spiking), 'run')}. The largest ({_named(where)}): "
-        f"{spike['first']} rose to {times(spike['ratio'])}\nwhat was expected; it began at step "
+        f"{spike['first']} rose to {times(spike['ratio'])}\n{risen_from(spike)}; it began at step "
         f"{spike['onset']:,} and ended at step {spike['end']:,}."
     )
 

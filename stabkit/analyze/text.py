@@ -2,8 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from stabkit.printing import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -37,6 +41,11 @@ def times(ratio: float) -> str:
     if ratio >= 1e6:
         return f"{ratio:.2g} times"
     return f"{ratio:.1f} times" if ratio < 100 else f"{float(f'{ratio:.3g}'):,.0f} times"
+
+
+def risen_from(spike: "dict[Any, Any] | pd.Series") -> str:
+    """Return what the ratio of a loss spike is to; a long rise has no step that was unexpected."""
+    return "its best level before" if spike["long"] else "what was expected"
 
 
 def shortened(text: str, most: int) -> str:

@@ -266,7 +266,7 @@ def test_a_dip_below_the_bar_is_told_and_changes_no_verdict(tmp_path, capsys):
         shutil.rmtree(run.path)
 
 
-def test_a_loss_that_climbs_for_long_and_comes_back_is_unstable(tmp_path):
+def test_a_loss_that_climbs_for_long_and_comes_back_is_unstable(tmp_path, capsys):
     """No step of the climb is a spike; the loss of a held-out set may rise by overfitting."""
     steps = np.arange(2_000)
     noise = np.exp(0.05 * np.random.default_rng(0).normal(size=len(steps)))
@@ -285,3 +285,8 @@ def test_a_loss_that_climbs_for_long_and_comes_back_is_unstable(tmp_path):
         run = converted(folder, {name: loss}, steps)
         assert run.verdict == verdict
         assert len(run.events("loss_spike")) == (verdict == "unstable"), "a spike tells of a climb"
+        assert main(["analyze", str(run.path)]) == 0
+        told = "times\nits best level before" in capsys.readouterr().out
+        assert told == (loss is climb and verdict == "unstable")
+        incidents = make_report(load(run.path).diagnoses()).incidents
+        assert any(i.headline.startswith("Long rise of the loss") for i, _ in incidents) == told

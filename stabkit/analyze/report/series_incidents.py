@@ -9,7 +9,7 @@ import numpy as np
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.report.incident import Facts, Incident, lasting, number
-from stabkit.analyze.text import layers_called, listed, times
+from stabkit.analyze.text import layers_called, listed, risen_from, times
 from stabkit.printing import counted
 
 NAMED = 6  # layers; more are counted
@@ -132,11 +132,12 @@ def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     facts: Facts = (
         ("In", names),
         ("Lasts", lasting(onset, end)),
-        ("Height", f"{number(before)} → {number(peak)}, {times(ratio)} what was expected"),
+        ("Height", f"{number(before)} → {number(peak)}, {times(ratio)} {risen_from(row)}"),
     )
     if run.judged.layers or run.judged.norms:
         facts += (("Gradients", _burst_near(run, onset, end)),)
-    headline = f"Loss spike at step {onset:,}: {number(before)} → {number(peak)}"
+    what = "Long rise of the loss" if row["long"] else "Loss spike"
+    headline = f"{what} at step {onset:,}: {number(before)} → {number(peak)}"
     return Incident(run, where, "loss spike", onset, end, ratio, headline, facts, loss=name)
 
 
