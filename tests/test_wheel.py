@@ -56,5 +56,6 @@ def test_it_holds_the_presets_and_no_study_or_test(installed: Path) -> None:
     presets = {p.stem for p in (installed / "stabkit" / "presets").glob("*.yaml")}
     assert presets == set(preset_names())
     assert (installed / "stabkit" / "py.typed").exists()
-    page = {p.name for p in (installed / "stabkit" / "analyze" / "report").glob("report.*")}
-    assert page == {"report.html.j2", "report.css", "report.js"}
+    room = installed / "stabkit" / "analyze" / "report"
+    page = {p.name for p in room.iterdir() if p.suffix in (".j2", ".css", ".js")}
+    assert page == {"report.html.j2", "report.css", "report.js", "scroll.js"}

@@ -62,9 +62,9 @@ def render(
             report, answers=(*others, replace(last, text=f"Tried in branches. {tried}"))
         )
     style = (FOLDER / "report.css").read_text(encoding="utf-8")
-    scripts = []
+    scripts = [(FOLDER / "scroll.js").read_text(encoding="utf-8")]
     if zoomable:
-        scripts = [plotly_script(), (FOLDER / "report.js").read_text(encoding="utf-8")]
+        scripts += [plotly_script(), (FOLDER / "report.js").read_text(encoding="utf-8")]
     return environment.get_template("report.html.j2").render(
         report=report,
         preventions=preventions,
@@ -77,7 +77,7 @@ def render(
         counted=counted,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
-        policy=_policy(style, scripts),
+        policy=_policy(style, scripts, draws=bool(zoomable)),
         signs=SIGNS,
         sources=SOURCES,
         moods=MOODS,
@@ -99,13 +99,14 @@ def _shown(value: object) -> object:
     return lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _policy(style: str, scripts: Sequence[str]) -> str:
+def _policy(style: str, scripts: Sequence[str], draws: bool) -> str:
     """Allow only pictures inside the page, and exactly the style and scripts that are in it."""
     rules = {"default-src": "'none'", "img-src": "data:", "style-src": _hash(style)}
-    if scripts:
+    rules["script-src"] = " ".join(map(_hash, scripts))
+    if draws:
         # plotly sets styles while it draws. Nothing can be loaded, so a hostile style could only
         # change how the page looks.
-        rules |= {"style-src": "'unsafe-inline'", "script-src": " ".join(map(_hash, scripts))}
+        rules["style-src"] = "'unsafe-inline'"
     rules |= {"base-uri": "'none'", "form-action": "'none'"}
     return "; ".join(f"{name} {sources}" for name, sources in rules.items())
 

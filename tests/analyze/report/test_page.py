@@ -154,7 +154,7 @@ def test_hostile_names_are_text(browser: Browser, page: Path) -> None:
     assert f"<b>0</b>{TAG}" in text
     assert browser.js("return document.querySelector('img[src=x], main b')") is None
     scripts = browser.js("return [...document.scripts].filter(s => !s.type).length")
-    assert scripts == (2 if browser.js("return document.querySelector('.chart')") else 0)
+    assert scripts == (3 if browser.js("return document.querySelector('.chart')") else 1)
     # a name written from right to left turns nothing around but itself
     assert browser.js(
         "return [...document.querySelectorAll('th, td')].every(c => c.querySelector('bdi')"
@@ -178,6 +178,19 @@ def test_the_tab_key_reaches_everything(browser: Browser, page: Path) -> None:
         "return parseFloat(getComputedStyle(e).outlineWidth)"
     )
     assert browser.js(outline) >= 2
+
+
+@pytest.mark.parametrize("page", ["plain"], indirect=True)
+def test_only_what_scrolls_is_a_stop_of_the_tab_key(browser: Browser, page: Path) -> None:
+    stops = (
+        "return [...document.querySelectorAll('.scroll, pre')].filter(e => e.checkVisibility())"
+        ".map(e => [e.tabIndex === 0, e.scrollWidth > e.clientWidth])"
+    )
+    for width, scrolled in ((1280, False), (390, True)):
+        browser.open(page, width)
+        browser.js("document.querySelectorAll('details').forEach(item => item.open = true)")
+        browser.wait("stops", lambda: all(stop == wide for stop, wide in browser.js(stops)), 20)
+        assert any(wide for _, wide in browser.js(stops)) == scrolled, width
 
 
 def test_the_contents_lead_somewhere_and_headings_are_in_order(
