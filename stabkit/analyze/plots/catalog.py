@@ -56,6 +56,12 @@ class Plot(NamedTuple):
 
 
 PLOTS = {
+    "knn": Plot(
+        "accuracy at every evaluation, dips marked, final accuracy beside the names",
+        knn_table,
+        knn_figure,
+    ),
+    "loss": Plot("loss over the steps, spikes and departures in bold", loss_table, loss_figure),
     "event-zoom": Plot(
         "gradients, loss and accuracy around the worst event of each kind",
         event_zoom_table,
@@ -66,12 +72,6 @@ PLOTS = {
         grad_norms_table,
         grad_norms_figure,
     ),
-    "knn": Plot(
-        "accuracy at every evaluation, dips marked, final accuracy beside the names",
-        knn_table,
-        knn_figure,
-    ),
-    "loss": Plot("loss over the steps, spikes and departures in bold", loss_table, loss_figure),
     "layer-map": Plot(
         "gradient norm of every layer at every step as a heat map, spikes and dips marked",
         layer_map_table,
@@ -98,7 +98,7 @@ PLOTS = {
         freeze_patch_figure,
     ),
     "lr-sensitivity": Plot(
-        "final level against learning rate, a curve an arm, and what the range costs it",
+        "final accuracy against learning rate, and what a badly chosen rate costs",
         lr_sensitivity_table,
         lr_sensitivity_figure,
     ),
@@ -108,7 +108,7 @@ PLOTS = {
         optimizer_figure,
     ),
     "stability-map": Plot(
-        "two settings, as lr and batch, against each other, and where stability ends",
+        "two settings, such as lr and batch, against each other, and where stability ends",
         stability_map_table,
         stability_map_figure,
     ),

@@ -1,4 +1,4 @@
-"""Draw the figure `lr-sensitivity`: final level against learning rate, one curve an arm."""
+"""Draw the figure `lr-sensitivity`: final level against learning rate, one curve per arm."""
 
 import math
 from typing import Any
@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
-from stabkit.analyze.plots.many import ROWS, say_left_out, without_unfinished
+from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
+from stabkit.analyze.plots.many import ROWS, joined, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import (
     LINES,
     RC,
@@ -19,10 +20,12 @@ from stabkit.analyze.plots.style import (
     ramp,
     rate_ticks,
     run_look,
-    unstable_handle,
 )
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
+from stabkit.analyze.text import shortened
 from stabkit.analyze.verdict import is_unstable
+
+YES = (True, "True", 1.0)  # from a frame, or from its CSV
 
 
 def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
@@ -58,30 +61,40 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
-    """Draw one panel; its legend gives the sensitivity of each arm. Very many arms are cut."""
+    """Draw one panel, with the name of each arm and what its rates cost at the end of its line.
+
+    From nine arms on the names are in a legend. Very many arms are cut.
+    """
     arms = table.loc[table["row"] == "mean", "arm"].nunique()
     if arms > ROWS:
         worst = table[table["row"] == "arm"].nlargest(ROWS, "sensitivity")["arm"]
         table = table[table["arm"].isin(worst)]
     styles = _styles(table)
     with mpl.rc_context(RC):
-        names = [_named(table, arm, "\n" if len(styles) <= 8 else " ") for arm in styles]
-        height = max(2.9, 1.0 + (0.36 if len(names) <= 8 else 0.2) * len(names))
-        figure = new_figure(4.6 + 0.06 * max(max(map(len, n.split("\n"))) for n in names), height)
-        draw_lr_sensitivity(table, figure.subplots())
-        handles = [
-            Line2D([], [], label=name, markersize=4, **style)
-            for name, style in zip(names, styles.values(), strict=True)
-        ]
-        handles.append(unstable_handle())
-        figure.legend(
-            handles=handles, loc="outside right center",
-            title="mean points lost over the rates\n(95 % from ten seeds on)\n"
-            "of those that the best rate gains",
-            title_fontsize=8,
-        )  # fmt: skip
+        names = {arm: _named(table, arm) for arm in styles}
+        few = len(names) <= MOST
+        width = 5.4 if few else 4.6 + 0.06 * max(map(len, names.values()))
+        figure = new_figure(width, max(2.9, 0.8 + 0.2 * len(names)))
+        ax = draw_lr_sensitivity(table, figure.subplots())
+        if few:
+            label_ends(
+                ax,
+                [
+                    LineEnd(_last(table, arm), names[arm], {**style, "markersize": 4})
+                    for arm, style in styles.items()
+                ],
+            )
+        else:
+            handles = [
+                Line2D([], [], label=names[arm], markersize=4, **style)
+                for arm, style in styles.items()
+            ]
+            figure.legend(handles=handles, loc="outside right center")
         fewer = f"the {len(styles)} of {arms:,} arms that lose most" if arms > len(styles) else ""
-        say_left_out(figure, fewer, without_unfinished(table))
+        interval = " (95 % interval)" if table["low"].notna().any() else ""
+        hollow = "hollow: an unstable run" if (table["unstable"].isin(YES)).any() else ""
+        costs = f"costs: points below the best rate, mean over the rates{interval}"
+        say_left_out(figure, costs, joined(hollow, fewer, without_unfinished(table)))
     return figure
 
 
@@ -92,7 +105,7 @@ def draw_lr_sensitivity(table: pd.DataFrame, ax: Axes) -> Axes:
         means = rows[rows["row"] == "mean"].sort_values("lr")
         ax.plot(means["lr"], means["level"], linewidth=1.2, **{**style, "marker": ""})
         for run in rows[rows["row"] == "run"].to_dict("records"):
-            bad = run["unstable"] in (True, "True", 1.0)
+            bad = run["unstable"] in YES
             ax.plot(
                 run["lr"], run["level"], style["marker"], markersize=5 if bad else 4,
                 **run_look(style["color"], bad),
@@ -118,10 +131,17 @@ def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     }
 
 
-def _named(table: pd.DataFrame, arm: str, then: str) -> str:
+def _named(table: pd.DataFrame, arm: str) -> str:
     found = table[(table["row"] == "arm") & (table["arm"] == arm)].to_dict("records")
+    name = shortened(arm, 44) or "all runs"
     if not found:
-        return f"{arm}: one rate"
+        return f"{name}, one rate"
     low, high = found[0]["low"], found[0]["high"]
     interval = "" if math.isnan(low) else f" ({low:.1f} to {high:.1f})"
-    return f"{arm}:{then}{found[0]['sensitivity']:.1f}{interval} of {found[0]['gained']:.1f}"
+    return f"{name}, costs {found[0]['sensitivity']:.1f}{interval}"
+
+
+def _last(table: pd.DataFrame, arm: str) -> float:
+    """Return the mean level at the largest rate of an arm, where its line ends."""
+    means = table[(table["row"] == "mean") & (table["arm"] == arm)]
+    return float(means.loc[means["lr"].idxmax(), "level"])

@@ -214,7 +214,7 @@ def test_other_figures_draw_the_lowest_and_say_so(
     lowest = accuracy_table._lowest(table)[0]["mean"]
     assert sorted(lowest) == sorted(table["mean"])[:6]
     _, table, note = drawn("lr-sensitivity", sixty)
-    assert note == "the 1 of 2 arms that lose most"
+    assert "; the 1 of 2 arms that lose most" in note
     with pytest.raises(TooManyError, match="a map of 10 by 2 values; there is room for 6"):
         drawn("stability-map", sixty)
     for run in sixty:
