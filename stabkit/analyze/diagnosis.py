@@ -215,7 +215,7 @@ class Diagnosis:
 
     @cached_property
     def onsets(self) -> pd.DataFrame:
-        """Rows of `layer_onsets`: the spikes that form the bursts, one row a layer."""
+        """Rows of `layer_onsets`: the spikes that form the bursts, one row per layer."""
         return layer_onsets(self.spikes)
 
     @cached_property

@@ -13,7 +13,7 @@ from stabkit.detect.dips import SHORTEST
 
 
 def run_scores(runs: Diagnoses) -> pd.DataFrame:
-    """Return one row a run: cell, seed, the settings that tell cells apart, its `score`, run."""
+    """Return one row per run: cell, seed, the settings that tell cells apart, its `score`, run."""
     rows = [
         {"cell": cell_label(cell), "seed": run.settings.get("seed")}
         | {**cell.settings, **score(run), "run": run.name}

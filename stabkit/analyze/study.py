@@ -27,7 +27,7 @@ class PublishedCell(Protocol):
 
 
 def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
-    """Return one row a run that came to its end, with what a study compares.
+    """Return one row per run that came to its end, with what a study compares.
 
     Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, exposure,
     collapsed. `level` is the median of the last fifth of the evaluations, in points (100 times the

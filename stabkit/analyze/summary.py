@@ -1,4 +1,4 @@
-"""Summarize a folder of runs: one row a run, then what the rows mean in words."""
+"""Summarize a folder of runs: one row per run, then what the rows mean in words."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ LISTED = 40  # runs; a longer table would not be read
 
 
 def run_table(runs: Diagnoses) -> pd.DataFrame:
-    """Return one row a run: cell, seed, state, verdict, accuracy, and what was found.
+    """Return one row per run: cell, seed, state, verdict, accuracy, and what was found.
 
     Verdicts: `diverged` (values that are not finite, or a loss that left its level for good),
     `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift or a spike of the loss),

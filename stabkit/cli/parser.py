@@ -124,7 +124,7 @@ def _analyze(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("-o", "--out", type=Path, help="folder for figures (default: RUNS/figures)")
     _metric(verb)
     verb.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write the summary's table, one row a run"
+        "--csv", type=Path, metavar="FILE", help="write the summary's table, one row per run"
     )
 
 

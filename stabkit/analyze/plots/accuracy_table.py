@@ -26,7 +26,7 @@ NAMES = {"knn_heldout": "kNN held out", "knn_bank": "kNN bank", "knn_full": "kNN
 
 
 def accuracy_table(runs: Diagnoses) -> pd.DataFrame:
-    """Return one row a cell and evaluation: cell, metric (with its k if it has one), mean, sd, n.
+    """Return one row per cell and evaluation: cell, metric (with its k if it has one), mean, sd, n.
 
     Values are in points, over the n runs of a cell; sd is NaN for one run. An evaluation that is
     repeated during training counts by its final level, the median of the last fifth. `unfinished`

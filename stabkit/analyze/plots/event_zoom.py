@@ -242,7 +242,7 @@ def _panel_name(rows: pd.DataFrame) -> str:
 
 
 def event_zoom_figure(table: pd.DataFrame) -> Figure:
-    """Draw one column an event and one row a kind of signal."""
+    """Draw one column per event and one row per kind of signal."""
     events = list(table["event"].unique())
     panels = [panel for panel in PANELS if (table["panel"] == panel).any()]
     styles = _styles(table)

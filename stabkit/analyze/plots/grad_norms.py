@@ -156,7 +156,7 @@ def _shade(ax: Axes, frame: pd.DataFrame) -> None:
 
 
 def grad_norms_figure(table: pd.DataFrame) -> Figure:
-    """Draw the first layer above the last block, a column a cell; below them the largest bursts."""
+    """Draw the first layer above the last block, a column per cell; below, the largest bursts."""
     cells = list(table["cell"].unique())
     return _figure(table, cells, _zoomed(table), min(COLUMNS, len(cells)))
 

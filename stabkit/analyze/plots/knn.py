@@ -71,7 +71,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
 
 
 def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
-    """Draw accuracy in percent over steps: a line a run, colored by curve, named at its end.
+    """Draw accuracy in percent over steps: a line per run, colored by curve, named at its end.
 
     A triangle marks where a dip began, and says how deep it was; a dip that recovered is shaded.
     At the end of a line stands the final accuracy: the median of the last fifth of its evaluations,

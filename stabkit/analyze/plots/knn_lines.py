@@ -14,7 +14,7 @@ SAID = 3  # dips of one panel whose depth is written beside them
 
 
 def draw_curve(ax: Axes, rows: pd.DataFrame, style: dict[str, Any]) -> None:
-    """Draw one line a seed, thin if there are several; shade dips that recovered.
+    """Draw one line per seed, thin if there are several; shade dips that recovered.
 
     A circle marks a single evaluation that is far too low.
     """

@@ -1,4 +1,4 @@
-"""Draw the figure `layer-map`: the gradient of every layer at every step, a picture a run."""
+"""Draw the figure `layer-map`: the gradient of every layer at every step, a picture per run."""
 
 import math
 from typing import Any
@@ -120,7 +120,7 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
 
 
 def layer_map_figure(table: pd.DataFrame) -> Figure:
-    """Draw one panel a cell, all with the same layers and colors."""
+    """Draw one panel per cell, all with the same layers and colors."""
     layers, cells = _layers(table), list(table["cell"].unique())
     columns = min(COLUMNS, len(cells))
     blocks = -(-len(cells) // columns)

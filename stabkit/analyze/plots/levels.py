@@ -13,7 +13,7 @@ MARKERS = {"no dip": "o", "dips": "v", "collapsed": "X"}
 
 
 def draw_levels(table: pd.DataFrame, paper: pd.Series) -> Figure:
-    """Draw one row an arm: a marker a run, a bar at the mean; on the right, published values.
+    """Draw one row per arm: a marker per run, a bar at the mean; on the right, published values.
 
     `table` is that of `levels`, `paper` that of `published`. Their scales differ on purpose, since
     data and measure differ too.

@@ -62,7 +62,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
 
 
 def draw_loss(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
-    """Draw losses over steps: a line a run; events have a broad shadow and a mark on top.
+    """Draw losses over steps: a line per run; events have a broad shadow and a mark on top.
 
     `frame`: rows of `loss_table` for one panel. `styles` by curve; by default from dark to light.
     """

@@ -161,7 +161,7 @@ def draw_optimizer(
 
 
 def draw_levels_by_rate(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the final level over the rate: a line through the means, a mark a run."""
+    """Draw the final level over the rate: a line through the means, a mark per run."""
     ends = table[table["row"] == "run"]
     colors, marks = _rates(table), _marks(table)
     apart = 1.02  # shifts the marks of the optimizers, so that none hides another

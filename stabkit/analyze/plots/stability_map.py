@@ -27,7 +27,7 @@ COLORS = "viridis"
 
 
 def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
-    """Return one row a cell of the map.
+    """Return one row per cell of the map.
 
     Columns: panel (the other settings), x_name, x, y_name, y, level (mean, points), runs, known
     (runs with a verdict), unstable (how many of those), dips. The columns stable and first_unstable

@@ -26,7 +26,7 @@ class Card:
 
 
 def with_pictures(incidents: Sequence[Incident]) -> list[Pictured]:
-    """Draw one picture a run: that of its most telling event."""
+    """Draw one picture per run: that of its most telling event."""
     chosen: dict[str, Incident] = {}
     for one in sorted(incidents, key=_rank):
         chosen.setdefault(one.run.name, one)

@@ -37,7 +37,7 @@ class Report:
     answers: tuple[Answer, ...]
     lead: Shown | None  # the figure beside the answers: accuracy, or else the loss
     incidents: tuple[Pictured, ...]
-    cards: tuple[Card, ...]  # the same, a card a run
+    cards: tuple[Card, ...]  # the same, a card per run
     further: Table | None  # events without a card, as a table
     unlisted: int  # the number of events that are not in that table either
     runs: Table  # all, or the `LISTED` that fared worst
@@ -164,7 +164,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         columns["signs of collapse"] = table["collapse"].replace("", "-")
     columns["folder"] = table["run"]
     rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
-    caption = "One row a run" + (", those that fared worst first" if of > OPEN_ROWS else "")
+    caption = "One row per run" + (", those that fared worst first" if of > OPEN_ROWS else "")
     if len(table) < of:
         caption = (
             f"The {counted(len(table), 'run')} that fared worst, one row each; {of - len(table):,} "
