@@ -1,9 +1,15 @@
 """Describe in sentences what a handful of runs says beyond the row of each run."""
 
-from stabkit.analyze.across_runs import between_seeds, bursts_and_dips, order_test, told_dips
+from stabkit.analyze.across_runs import (
+    between_seeds,
+    bursts_and_dips,
+    onsets,
+    order_test,
+    told_dips,
+)
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.order import LEAD, herald_words, order_words
+from stabkit.analyze.order import FEWEST, LEAD, each_burst, herald_words, order_words
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import LR, lr_sensitivity
 from stabkit.detect import event_association
@@ -43,7 +49,9 @@ def _severities(runs: Diagnoses) -> str:
 
 def _order(runs: Diagnoses) -> str:
     test = order_test(runs)
-    return f"Bursts of several layers: {test.events}. {order_words(test)}" if test.events else ""
+    if test.events < FEWEST:
+        return each_burst(onsets(runs))
+    return f"Bursts of several layers: {test.events}. {order_words(test)}"
 
 
 def _heralds(runs: Diagnoses) -> str:

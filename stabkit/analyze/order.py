@@ -11,6 +11,7 @@ from stabkit.analyze.across_runs import onsets, order_test, recorded_every
 from stabkit.analyze.claims import Claim, Outcome, from_interval, more_often
 from stabkit.analyze.counts import ALPHA
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.text import layers_called, listed
 from stabkit.detect.association import Association
 from stabkit.detect.onset_order import (
     OrderTest,
@@ -21,6 +22,7 @@ from stabkit.detect.onset_order import (
 from stabkit.printing import counted
 
 LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
+FEWEST = 3  # bursts of several layers, or dips; fewer are told one by one, without a test
 FIRST = "patch_embed"  # the layer in which the paper sees bursts begin
 ORDERS = {
     "shallow first": "The shallowest layer spikes first",
@@ -40,6 +42,22 @@ def order_words(test: OrderTest) -> str:
     )
 
 
+def each_burst(found: pd.DataFrame) -> str:
+    """Say for each burst of several layers where it began, and how soon the others followed."""
+    sentences = []
+    for _, burst in found.groupby(["run", "burst"], sort=False):
+        if len(burst) < 2:
+            continue
+        first = burst.loc[burst["lag"] == 0, "layer"].tolist()
+        began = (
+            f"The burst at step {burst['onset'].min():,} began in {layers_called(listed(first))}"
+        )
+        others, within = len(burst) - len(first), counted(int(burst["lag"].max()), "step")
+        then = f"; {counted(others, 'other layer')} followed within {within}" if others else ""
+        sentences.append(f"{began}{then}.")
+    return "\n".join(sentences)
+
+
 def lead_words(found: pd.DataFrame) -> str:
     """Say how often the patch projection led bursts, against chance; empty if it never spiked."""
     size = found.groupby(["run", "burst"])["layer"].transform("size")
@@ -48,10 +66,13 @@ def lead_words(found: pd.DataFrame) -> str:
     parts = []
     if test.events:
         among = int((mine & (size > 1) & (found["lag"] == 0)).sum())
-        parts.append(
-            f"was among the first in {among} of {counted(test.events, 'burst')}\nof several layers "
-            f"({test.first:.2g} if layers that rise at once share the lead; chance gives "
+        chance = (
+            f" ({test.first:.2g} if layers that rise at once share the lead; chance gives "
             f"{test.expected:.2g})"
+        )
+        parts.append(
+            f"was among the first in {among} of {counted(test.events, 'burst')}\nof several layers"
+            + (chance if test.events >= FEWEST else "")
         )
     if alone := int((mine & (size == 1)).sum()):
         parts.append(f"spiked alone in {alone}")
@@ -64,7 +85,12 @@ def herald_words(found: Association) -> str:
         return ""
     text = (
         f"{found.observed} of {counted(found.effects, 'dip')} had a gradient burst in the {LEAD} "
-        f"steps before.\n{found.beside} of the {2 * found.effects} stretches of the same length on "
+        "steps before"
+    )
+    if found.effects < FEWEST:
+        return f"{text}."
+    text += (
+        f".\n{found.beside} of the {2 * found.effects} stretches of the same length on "
         f"either side of these had one.\nA burst on one side of the dip alone: before "
         f"{counted(found.before, 'dip')}, after {found.after} (p = {found.p_value:.2g})"
     )

@@ -10,7 +10,15 @@ import pandas as pd
 import pytest
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.order import herald, herald_words, later, lead_words, leads, order_words
+from stabkit.analyze.order import (
+    each_burst,
+    herald,
+    herald_words,
+    later,
+    lead_words,
+    leads,
+    order_words,
+)
 from stabkit.detect import event_association, shallow_first
 from stabkit.detect.association import EventTimes
 from tests.analyze.conftest import diagnosed, plant_run
@@ -41,6 +49,18 @@ def test_the_words_tell_an_order_only_beyond_one_step() -> None:
     assert order_words(shallow_first(pairs(*[4] * 8))).startswith("The shallowest layer spikes")
     assert order_words(shallow_first(pairs(*[-4] * 8))).startswith("The deepest layer spikes")
     assert "too few bursts for an interval" in order_words(shallow_first(pairs(4, 4)))
+
+
+def test_a_few_bursts_are_told_one_by_one() -> None:
+    assert each_burst(pairs(2, 0)) == (
+        "The burst at step 0 began in patch_embed; 1 other layer followed within 2 steps.\n"
+        "The burst at step 100 began in patch_embed and head."
+    )
+    alone = pairs(1, 1)
+    assert each_burst(alone[alone["depth"] == 0]) == "", "one layer has no order"
+    assert lead_words(pairs(0, 3)).endswith("of 2 bursts\nof several layers")
+    few = herald_words(event_association(associated(True, True), 30))
+    assert few == "2 of 2 dips had a gradient burst in the 30 steps before."
 
 
 def test_the_words_share_ties() -> None:

@@ -9,14 +9,13 @@ from matplotlib.lines import Line2D
 
 from stabkit.analyze.across_runs import onsets, recorded_every
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.order import order_words
+from stabkit.analyze.order import FEWEST, each_burst, order_words
 from stabkit.analyze.plots.style import RC, new_figure, ramp
 from stabkit.detect import onset_order, shallow_first
 from stabkit.detect.bursts import ONSETS
 from stabkit.printing import counted
 
 COUNTS = ["events", "alone"]
-FEWEST = 3  # bursts; of fewer a sentence says all
 
 
 def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
@@ -113,4 +112,6 @@ def _verdict(frame: pd.DataFrame) -> str:
         if not alone:
             return "No order to show: these runs have no gradient burst."
         return f"No order to show: each of {counted(alone, 'gradient burst')} is of one layer."
+    if too_few(frame):
+        return each_burst(events)
     return order_words(shallow_first(events, every=int(frame["every"].max())))
