@@ -1,6 +1,7 @@
 """Say in sentences what was found in runs, kind by kind; `run_table` has the numbers."""
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 
@@ -21,6 +22,17 @@ from stabkit.printing import counted
 
 NAMED = 3  # runs of one kind; more are counted
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
+
+COLLAPSE = {  # a sign of collapse in words
+    "loss_relative": "a loss at chance or zero",
+    "feature_std": "features that hardly differ",
+    "embedding_std": "embeddings that hardly differ",
+    "effective_rank": "features of few dimensions",
+    "probe_feature_std": "probe features that hardly differ",
+    "probe_rank": "probe features of few dimensions",
+    "teacher_feature_std": "teacher features that hardly differ",
+    "teacher_rank": "teacher features of few dimensions",
+}
 
 NOTHING_SAID = (
     f"Nothing can be said: a verdict needs {SHORTEST} evaluations of an accuracy, or more than "
@@ -166,8 +178,12 @@ def _collapsed(table: pd.DataFrame) -> Iterator[str]:
     if signs.empty:
         return
     number = int((table["collapse"] != "").sum())
-    shown = [sign if number == 1 else f"{sign} in {n}" for sign, n in signs.items()]
-    yield f"{counted(number, 'run')} collapsed, as shown by {listed(shown)}."
+    shown = [
+        COLLAPSE[str(sign)] + (f" in {n}" if number > 1 else "") + f" ({sign})"
+        for sign, n in signs.items()
+    ]
+    text = f"{counted(number, 'run')} collapsed, as shown by {listed(shown)}."
+    yield textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _drifted(table: pd.DataFrame) -> Iterator[str]:

@@ -3,8 +3,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from stabkit.analyze import collapse_events
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.sentences import COLLAPSE
 from stabkit.analyze.summary import describe, run_table, summary
 from stabkit.analyze.text import aligned
 from stabkit.rundir import RunDir
@@ -56,10 +58,13 @@ def test_the_words_name_what_shows_a_collapse(tmp_path: Path) -> None:
     runs = diagnosed(tmp_path)
     table = run_table(runs)
     table["collapse"] = ["loss_relative, feature_std", ""]
-    assert "1 run collapsed, as shown by loss_relative and feature_std." in describe(runs, table)
+    told = describe(runs, table).replace("\n", " ")
+    assert "1 run collapsed, as shown by a loss at chance or zero (loss_relative) and " in told
+    assert "features that hardly differ (feature_std)." in told
+    assert COLLAPSE.keys() == collapse_events.COLLAPSE.keys(), "words for every sign"
     table["collapse"] = ["loss_relative, feature_std", "loss_relative"]
-    both = "2 runs collapsed, as shown by loss_relative in 2 and feature_std in 1."
-    assert both in describe(runs, table)
+    both = "by a loss at chance or zero in 2 (loss_relative) and features that hardly differ in 1 ("
+    assert both in describe(runs, table).replace("\n", " ")
 
 
 def test_healthy_runs_are_called_stable(tmp_path: Path) -> None:
