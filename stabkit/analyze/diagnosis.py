@@ -272,8 +272,8 @@ class Diagnosis:
 
     @cached_property
     def notes(self) -> list[Note]:
-        """What people noted on steps of the run, and its resumes, in the order of the steps."""
-        return noted(self.run)
+        """What people noted on steps of the run, and what its record tells (`noted`)."""
+        return noted(self.tables)
 
     def gaps(self, *tables: str) -> list[str]:
         """Return the steps whose rows are missing, in words; by default from every table."""

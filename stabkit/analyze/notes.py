@@ -1,20 +1,27 @@
-"""The notes on a run: what people wrote with `stabkit note`, and what its log tells by itself."""
+"""The notes on a run: what people wrote with `stabkit note`, and what its record tells."""
 
 from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 from stabkit.analyze.text import aligned, shortened
 from stabkit.printing import counted
 from stabkit.rundir import Note
+from stabkit.store.names import words
 from stabkit.store.reader import Run
 
 RESUMED = "resumed"
 LISTED = 20  # notes of a summary; more are counted
 LONGEST = 100  # characters of a note in a summary
+JUMP = 1.25  # a learning rate changes by this factor or more from one value to the next,
+CALM = 3  # and by a quarter of it at most (of the logarithm) at so many values on each side
+MOST_JUMPS = 8  # of a run; more are a schedule
 
 
 def noted(run: Run) -> list[Note]:
-    """Return the notes of people and the resumes of the log, in the order of their steps."""
-    return sorted([*run.notes(), *_resumes(run)], key=lambda note: note.step)
+    """Return the notes of people, and resumes, branches and jumps of the rate, by their steps."""
+    found = [*run.notes(), *_resumes(run), *_branches(run), *_rate_jumps(run)]
+    return sorted(found, key=lambda note: note.step)
 
 
 def _resumes(run: Run) -> Iterator[Note]:
@@ -24,6 +31,36 @@ def _resumes(run: Run) -> Iterator[Note]:
             inexact = isinstance(changed, list | dict) and bool(changed)
             text = f"{RESUMED}, not bit by bit" if inexact else RESUMED
             yield Note(entry["step"], text, str(entry.get("time", "")))
+
+
+def _branches(run: Run) -> Iterator[Note]:
+    for entry in run.event_log():
+        if entry.get("kind") == "branch" and type(entry.get("begin")) is int:
+            change = entry.get("change") or "nothing changed"
+            yield Note(entry["begin"], f"branch: {change}", str(entry.get("time", "")))
+
+
+def _rate_jumps(run: Run) -> Iterator[Note]:
+    """Give the steps at which the learning rate jumps, which no smooth schedule or warm-up does."""
+    names = run.scalars()["name"]
+    name = next((name for name in names.unique() if _is_rate(words(str(name)))), None)
+    rows = run.scalars()[names == name]
+    rows = rows[np.isfinite(rows["value"]) & (rows["value"] > 0)]
+    rates = rows["value"].to_numpy()
+    change = np.abs(np.diff(np.log(rates)))
+    jumps = [
+        at
+        for at in np.flatnonzero(change >= np.log(JUMP)).tolist()
+        if at >= CALM
+        and (np.delete(change[at - CALM : at + CALM + 1], CALM) <= change[at] / 4).all()
+    ]
+    for at in jumps if len(jumps) <= MOST_JUMPS else []:
+        text = f"lr {rates[at]:.3g} to {rates[at + 1]:.3g}"
+        yield Note(int(rows["step"].iloc[at + 1]), text, "")
+
+
+def _is_rate(found: set[str]) -> bool:
+    return "lr" in found or {"learning", "rate"} <= found
 
 
 def notes_in_words(runs: Iterable[tuple[str, list[Note]]]) -> list[str]:
@@ -36,5 +73,5 @@ def notes_in_words(runs: Iterable[tuple[str, list[Note]]]) -> list[str]:
     if not found:
         return []
     rest = len(found) - LISTED
-    more = f"\n... and {counted(rest, 'note')} more, in notes.jsonl of each run" if rest > 0 else ""
+    more = f"\n... and {counted(rest, 'note')} more" if rest > 0 else ""
     return [aligned([["step", "run", "note"], *found[:LISTED]], left=(1, 2)) + more]

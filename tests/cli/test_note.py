@@ -1,17 +1,22 @@
 """A note on a run: kept apart from what a training writes, shown in words and in figures."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 
 from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.plots import PLOTS, figure_of
+from stabkit.analyze.report.interactive import charts
 from stabkit.analyze.summary import summary
 from stabkit.cli import main
 from stabkit.rundir import RunDir
 from stabkit.store.reader import load
+from stabkit.store.writer import Writer
 from tests.analyze.conftest import STEPS, plant_run
 from tests.conftest import tree
 
@@ -106,6 +111,34 @@ def test_notes_and_resumes_are_in_the_summary_as_they_were_written(runs: Path) -
     ]
 
 
+def rates(run: Path, values: list[float]) -> list[tuple[int, str]]:
+    """Return the notes of a run whose rate is the values from one step to the next."""
+    shutil.rmtree(run / "scalars")
+    writer = Writer(run, "planted again")
+    writer.add_scalars(np.arange(len(values)), "lr", np.array(values))
+    writer.flush()
+    return [(note.step, note.text) for note in next(iter(diagnose(load(run)))).notes]
+
+
+def test_a_jump_of_the_rate_is_noted_and_a_schedule_is_not(runs: Path) -> None:
+    run = runs / "0"
+    assert rates(run, [0.1] * 20 + [0.01] * 20) == [(20, "lr 0.1 to 0.01")]
+    assert rates(run, [0.1] * 2 + [0.01] * 20) == [], "too early to tell"
+    warm = [i / 30 for i in range(30)]
+    cosine = [(1 + math.cos(math.pi * i / 99)) / 2 for i in range(100)]
+    assert rates(run, [*warm, *cosine]) == []
+    assert rates(run, [*cosine[:90], *cosine]) == [(90, "lr 0.025 to 1")], "a restart"
+    assert rates(run, [0.5**i for i in range(40)]) == []
+    assert rates(run, [0.1 * 0.5 ** (i // 10) for i in range(200)]) == [], "a schedule of steps"
+
+
+def test_a_branch_is_noted_where_it_begins(runs: Path) -> None:
+    RunDir(runs / "0").append_event("branch", parent="x", begin=40, change="optim.beta2=0.95")
+    RunDir(runs / "1").append_event("branch", parent="x", begin=40, change="")
+    notes = [[(n.step, n.text) for n in run.notes] for run in diagnose(load(runs))]
+    assert notes == [[(40, "branch: optim.beta2=0.95")], [(40, "branch: nothing changed")]]
+
+
 @pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["knn", "loss", "grad-norms", "layer-map", "signals"])
 def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs: Path) -> None:
@@ -124,6 +157,18 @@ def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs
     RunDir(runs / "1").append_note(30, "of the other")
     other = noted(figure_of(name, diagnose(load(runs))))
     assert len(other) == len(texts)
+
+
+@pytest.mark.lengthy
+def test_the_zoom_of_an_event_and_the_charts_show_notes_too(runs: Path) -> None:
+    found = diagnose(load(runs))
+    at = int(PLOTS["event-zoom"].table(found)["onset"].iloc[0]) + 5
+    for run in runs.iterdir():
+        RunDir(run).append_note(at, TEXT)
+    found = diagnose(load(runs))
+    assert (TEXT, 5) in noted(figure_of("event-zoom", found))
+    drawn = [json.loads(chart.data)["layout"]["shapes"] for chart in charts(found)]
+    assert all(any(s.get("x0") == at and "halved" in s["label"]["text"] for s in d) for d in drawn)
 
 
 @pytest.mark.lengthy

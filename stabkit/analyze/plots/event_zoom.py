@@ -35,6 +35,7 @@ from stabkit.analyze.plots.layer_styles import (
     styles_of,
     telling_layers,
 )
+from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, align_names, new_figure
 
 MARGIN = (30, 200)  # least and most values shown on each side; else as many as the event is long
@@ -42,7 +43,19 @@ AROUND = (60, 120)  # most values shown before and after the onset: more would b
 MOST_BEGUN = 2  # layers where a burst began; more lines would hide each other
 BEFORE = 20  # a value is compared with the median of so many steps if no detector found anything
 PANELS = {"gradient": 3, "loss": 2, "accuracy": 2}  # and their relative heights
-COLUMNS = ["event", "onset", "end", "panel", "series", "depth", "step", "offset", "value", "spike"]
+COLUMNS = [
+    "event",
+    "run",
+    "onset",
+    "end",
+    "panel",
+    "series",
+    "depth",
+    "step",
+    "offset",
+    "value",
+    "spike",
+]
 
 
 class _Event(NamedTuple):
@@ -147,7 +160,7 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     before, after = (most * every for most in AROUND)
     rows = rows[rows["step"].between(onset - min(margin, before), min(end + margin, onset + after))]
     name = f"{run.name}, step {onset}"
-    rows = rows.assign(event=name, onset=onset, end=end, offset=rows["step"] - onset)
+    rows = rows.assign(event=name, run=run.name, onset=onset, end=end, offset=rows["step"] - onset)
     return rows[COLUMNS].reset_index(drop=True)
 
 
@@ -221,6 +234,7 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
     length = min(int(frame["end"].iloc[0] - frame["onset"].iloc[0]), int(frame["offset"].max()))
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
     ax.axvspan(0, length, color="0.88", linewidth=0, zorder=-1)
+    shows(ax, frame, int(frame["onset"].iloc[0]))
     return ax
 
 

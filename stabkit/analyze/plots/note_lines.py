@@ -24,28 +24,40 @@ COLOR = "0.3"
 HALO = [withStroke(linewidth=1.5, foreground="white")]  # to be read on curves and colors
 
 
-def shows(ax: Axes, frame: pd.DataFrame) -> None:
-    """Tag an axis of steps with the runs that it shows."""
-    ax.set_gid(json.dumps([str(run) for run in frame["run"].unique()]))
+Notes = Mapping[str, Sequence[Note]]  # by the name of a run
+
+
+def shows(ax: Axes, frame: pd.DataFrame, since: int = 0) -> None:
+    """Tag an axis of steps since the step `since` with the runs that it shows."""
+    ax.set_gid(json.dumps([since, *(str(run) for run in frame["run"].unique())]))
 
 
 def draw_notes(figure: Figure, runs: Diagnoses) -> Figure:
     """Draw a thin line at each note of the runs that a tagged axis shows, with its text on top."""
+    return write_notes(figure, notes_by_name(runs))
+
+
+def notes_by_name(runs: Diagnoses) -> Notes:
+    """Return the notes of each run by its name and by its label: a table has one or the other."""
     if not any(run.notes for run in runs):
-        return figure
-    notes = {
+        return {}
+    return {
         name: run.notes
         for cell in group_cells(runs)
         for run in cell.runs
-        for name in (run.name, run_label(cell, run))  # a table has one or the other
+        for name in (run.name, run_label(cell, run))
     }
-    for ax in figure.axes:
-        named = json.loads(ax.get_gid() or "[]")
-        _draw(ax, _of(named, notes))
+
+
+def write_notes(figure: Figure, notes: Notes) -> Figure:
+    """Draw `notes` into the tagged axes of a figure."""
+    for ax in figure.axes if notes else []:
+        since, *named = json.loads(ax.get_gid() or "[0]")
+        _draw(ax, [(step - since, text) for step, text in notes_of(named, notes)])
     return figure
 
 
-def _of(named: Sequence[str], notes: Mapping[str, Sequence[Note]]) -> list[tuple[int, str]]:
+def notes_of(named: Sequence[str], notes: Notes) -> list[tuple[int, str]]:
     """Return step and text of the notes of these runs; the same note on several runs once.
 
     Exact resumes, which change no value, are left out where many runs are shown.

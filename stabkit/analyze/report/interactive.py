@@ -23,6 +23,8 @@ from stabkit.analyze.plots.knn import curve_styles, drawn_panels, knn_axis, knn_
 from stabkit.analyze.plots.knn_lines import Styles, dip_words
 from stabkit.analyze.plots.layer_styles import layer_styles, telling_layers
 from stabkit.analyze.plots.losses import loss_axis, loss_table
+from stabkit.analyze.plots.note_lines import LONGEST, Notes, notes_by_name, notes_of
+from stabkit.analyze.text import shortened
 from stabkit.printing import counted
 
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
@@ -52,10 +54,11 @@ class Chart:
 
 def charts(runs: Diagnoses) -> list[Chart]:
     """Return charts in place of the pictures of accuracy, of the loss and of gradient norms."""
-    return [*_of_accuracy(runs), *_of_loss(runs), *_of_gradients(runs)]
+    notes = notes_by_name(runs)
+    return [*_of_accuracy(runs, notes), *_of_loss(runs, notes), *_of_gradients(runs, notes)]
 
 
-def _of_accuracy(runs: Diagnoses) -> list[Chart]:
+def _of_accuracy(runs: Diagnoses, notes: Notes) -> list[Chart]:
     table = knn_table(runs)
     if table.empty:
         return []
@@ -72,11 +75,11 @@ def _of_accuracy(runs: Diagnoses) -> list[Chart]:
             _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
             for _, dip in rows[rows["dip"] > 0].groupby(["run", "dip"], sort=False)
         ]
-        found.append(_Panel(_title(rows, table), traces, shapes))
+        found.append(_Panel(_title(rows, table), traces, shapes, _notes(rows, notes)))
     return _charts("knn", knn_axis(table), found)
 
 
-def _of_loss(runs: Diagnoses) -> list[Chart]:
+def _of_loss(runs: Diagnoses, notes: Notes) -> list[Chart]:
     table = loss_table(runs)
     styles: Styles = {} if table.empty else curve_styles(table)
     scale = "log" if len(table) and spans_decades(table["value"]) else "linear"
@@ -90,11 +93,11 @@ def _of_loss(runs: Diagnoses) -> list[Chart]:
             _band(event, to_hex(styles[str(event["curve"].iloc[0])]["color"]))
             for _, event in rows[rows["event"] > 0].groupby(["run", "event"], sort=False)
         ]
-        found.append(_Panel(_title(rows, table), traces, shapes))
+        found.append(_Panel(_title(rows, table), traces, shapes, _notes(rows, notes)))
     return _charts("loss", loss_axis(table), found, scale)
 
 
-def _of_gradients(runs: Diagnoses) -> list[Chart]:
+def _of_gradients(runs: Diagnoses, notes: Notes) -> list[Chart]:
     try:
         table = grad_norms_table(runs)
     except ValueError:
@@ -121,7 +124,7 @@ def _of_gradients(runs: Diagnoses) -> list[Chart]:
             _line(burst["step"], burst["said"], "#222222") for burst in bursts.to_dict("records")
         ]
         if traces:
-            found.append(_Panel(str(cell), traces, shapes))
+            found.append(_Panel(str(cell), traces, shapes, _notes(rows, notes)))
     return _charts("grad-norms", grad_norms_axis(table).replace("/ ", "/\n"), found, "log")
 
 
@@ -217,10 +220,19 @@ def _band(rows: pd.DataFrame, color: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _notes(rows: pd.DataFrame, notes: Notes) -> list[dict[str, Any]]:
+    """Return a line for each note on the runs of a panel, with its text."""
+    named = [str(run) for run in rows["run"].unique()]
+    return [
+        _line(step, shortened(text, LONGEST), "#4d4d4d") for step, text in notes_of(named, notes)
+    ]
+
+
 class _Panel(NamedTuple):
     title: str
     traces: Sequence[dict[str, Any]]
-    shapes: Sequence[dict[str, Any]]
+    shapes: Sequence[dict[str, Any]]  # events
+    notes: Sequence[dict[str, Any]]
 
 
 def _charts(
@@ -240,7 +252,7 @@ def _charts(
 
 
 def _chart(name: str, measure: str, panel: _Panel, axis: dict[str, Any]) -> Chart:
-    title, traces, shapes = panel
+    title, traces, shapes, notes = panel
     above = wrapped(title)
     more = 17 * above.count("\n")  # pixels; plotly puts the first line where a single one would be
     layout = {
@@ -258,7 +270,7 @@ def _chart(name: str, measure: str, panel: _Panel, axis: dict[str, Any]) -> Char
         "paper_bgcolor": "#fff",  # as the pictures, in dark mode too
         "plot_bgcolor": "#fff",
         "font": {"color": "#222"},
-        "shapes": list(shapes),
+        "shapes": [*shapes, *notes],
     }  # fmt: skip
     content = json.dumps({"data": list(traces), "layout": layout}, allow_nan=False)
     marked = f", {counted(len(shapes), 'event')} marked" if shapes else ""

@@ -7,6 +7,7 @@ import pandas as pd
 
 from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
+from stabkit.analyze.plots.note_lines import write_notes
 from stabkit.analyze.report.incident import Facts, Incident
 from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.analyze.text import listed, times
@@ -28,7 +29,8 @@ def pictured(incident: Incident) -> tuple[Incident, Picture | None]:
     alt += f"event shaded. {incident.headline}: {facts}."
     # a table cannot hold bytes that are no text
     title = incident.headline.encode("utf-8", "backslashreplace").decode()
-    return incident, picture(event_zoom_figure(rows.assign(event=title)), alt)
+    figure = event_zoom_figure(rows.assign(event=title))
+    return incident, picture(write_notes(figure, {incident.run.name: incident.run.notes}), alt)
 
 
 def _peak(incident: Incident, rows: pd.DataFrame) -> Facts:
