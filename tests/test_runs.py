@@ -44,6 +44,12 @@ def test_runs_are_a_sequence(runs: stabkit.Runs) -> None:
         runs[2]
 
 
+def test_signals_are_chosen_as_those_of_a_run(runs: stabkit.Runs) -> None:
+    found = runs.signals(["grad_norm"])
+    assert list(found.columns) == ["run", *runs[0].signals("grad_norm").columns]
+    assert len(found) == sum(len(run.signals()) for run in runs)
+
+
 def test_where_chooses_by_settings(runs: stabkit.Runs) -> None:
     assert runs.where(lr=0.04).names == ["dipping"]
     assert runs.where({"optim.lr": 0.001}, seed=0).names == ["calm"]

@@ -25,6 +25,7 @@ from stabkit.monitor.recording import Recording
 from stabkit.monitor.signals import attention, basic, curvature, distances, features  # noqa: F401
 from stabkit.monitor.signals.signal import Asked
 from stabkit.monitor.wrappers import checked, listed, scaler_within
+from stabkit.printing import counted
 from stabkit.rundir import RunDir
 
 
@@ -252,6 +253,10 @@ class Monitor:
         """
         if self._recording is not None:
             self._recording.close(end_by(error_in_hand(self._recording.error_before)))
+
+    def __repr__(self) -> str:
+        layers = counted(len(self.layers), "layer")
+        return f"<Monitor of {str(self.rundir.path)!r}: step {self.step:,}, {layers}>"
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy shows. It records nothing, because the folder has one writer."""

@@ -240,8 +240,8 @@ class Runs:
         varies = [k for k in keys if len({repr(run.settings.get(k)) for run in self}) > 1]
         return [key for key in varies if not key.startswith("runtime.")]
 
-    def signals(self) -> pd.DataFrame:
-        return joined(self.items, lambda run: run.signals())
+    def signals(self, signals: str | Sequence[str] | None = None) -> pd.DataFrame:
+        return joined(self.items, lambda run: run.signals(signals))
 
     def scalars(self) -> pd.DataFrame:
         return joined(self.items, lambda run: run.scalars())

@@ -137,8 +137,9 @@ def test_nothing_is_read_from_the_device_within_an_interval(
 def test_closing_lets_go_of_the_optimizer(tmp_path: Path) -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with stabkit.Monitor(model, optimizer, tmp_path):
+    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
         pass
+    assert repr(monitor) == f"<Monitor of {str(tmp_path)!r}: step 0, 2 layers>"
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     assert stabkit.load(tmp_path).signals().empty
