@@ -1,5 +1,6 @@
 """What `stabkit.load` returns: runs as a sequence, with what was found in them and figures."""
 
+import inspect
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -159,3 +160,11 @@ def test_a_training_from_python_is_that_of_the_command(tmp_path: Path) -> None:
     pd.testing.assert_series_equal(run.scalar("loss"), there.scalar("loss"))
     with pytest.raises(stabkit.ForeignFolderError):
         stabkit.train_run(stabkit.load_config("tiny", [*small, "seed=9"]), tmp_path / "here")
+
+
+def test_what_tab_and_help_show_can_be_read() -> None:
+    """IPython completes `stabkit.` by `dir`, and shows a signature above the docstring."""
+    assert {"find_dips", "load", "Monitor"} <= set(dir(stabkit))
+    for name in dir(stabkit):
+        if callable(found := getattr(stabkit, name)) and name.startswith("find_"):
+            assert len(str(inspect.signature(found))) < 350, name

@@ -1,5 +1,7 @@
 """Collapse: features that hardly tell images apart, or a loss that teaches nothing."""
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike

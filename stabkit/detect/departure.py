@@ -1,5 +1,7 @@
 """A loss that leaves its best level: for good (departure), or for long (long rise)."""
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import math
 
 import numpy as np

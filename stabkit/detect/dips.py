@@ -1,5 +1,7 @@
 """Dips: passing losses of an accuracy that is evaluated often on a fixed set of samples."""
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike

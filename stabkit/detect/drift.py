@@ -1,5 +1,7 @@
 """Drift: an accuracy that falls slowly, without a dip."""
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Outliers: single evaluations that fall far below both of their neighbors."""
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike

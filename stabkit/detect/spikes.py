@@ -1,5 +1,7 @@
 """Spikes: upward jumps of a positive series, such as a gradient norm or a loss."""
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

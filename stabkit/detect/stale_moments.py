@@ -1,5 +1,7 @@
 """Stale moments: gradients far larger than what Adam's second moment remembers of them."""
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import math
 
 import numpy as np

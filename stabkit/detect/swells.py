@@ -4,6 +4,8 @@ A spike stands out at a single step. A swell need not: its values are raised tog
 come back.
 """
 
+from __future__ import annotations  # a signature names ArrayLike, not all it stands for
+
 import math
 from collections.abc import Sequence
 
