@@ -49,12 +49,10 @@ def each_burst(found: pd.DataFrame) -> str:
         if len(burst) < 2:
             continue
         first = burst.loc[burst["lag"] == 0, "layer"].tolist()
-        began = (
-            f"The burst at step {burst['onset'].min():,} began in {layers_called(listed(first))}"
-        )
+        onset, where = int(burst["onset"].min()), layers_called(listed(first))
         others, within = len(burst) - len(first), counted(int(burst["lag"].max()), "step")
         then = f"; {counted(others, 'other layer')} followed within {within}" if others else ""
-        sentences.append(f"{began}{then}.")
+        sentences.append(f"The burst at step {onset:,} began in {where}{then}.")
     return "\n".join(sentences)
 
 

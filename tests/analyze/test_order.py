@@ -52,7 +52,7 @@ def test_the_words_tell_an_order_only_beyond_one_step() -> None:
 
 
 def test_a_few_bursts_are_told_one_by_one() -> None:
-    assert each_burst(pairs(2, 0)) == (
+    assert each_burst(pairs(2, 0).astype({"onset": float})) == (
         "The burst at step 0 began in patch_embed; 1 other layer followed within 2 steps.\n"
         "The burst at step 100 began in patch_embed and head."
     )
