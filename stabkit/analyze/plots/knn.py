@@ -30,12 +30,13 @@ def knn_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row an evaluation.
 
     Columns: run, finished, seed, panel, curve, metric, warmup, per_epoch, step, value, chance, n,
-    k, dip, ceiling, recovered, outlier. `finished` is false for all of a run that did not come to
-    its end. `metric` is kNN, or the accuracy that a run was judged on. `curve` names the setting
-    with the most values, `panel` the others. `warmup` is the step at which it ends, `per_epoch` the
-    steps of an epoch; NaN if not known. `dip` numbers the dips of a run from 1, and is 0 outside of
-    them. `ceiling` is the level from which a dip fell; `recovered` is false inside a dip that was
-    open when the run ended. `outlier` is true of a single evaluation that is far too low.
+    k, dip, depth, ceiling, recovered, outlier. `finished` is false for all of a run that did not
+    come to its end. `metric` is kNN, or the accuracy that a run was judged on. `curve` names the
+    setting with the most values, `panel` the others. `warmup` is the step at which it ends,
+    `per_epoch` the steps of an epoch; NaN if not known. `dip` numbers the dips of a run from 1, and
+    is 0 outside of them. `depth` is that of the dip, and `ceiling` lies as far above its trough;
+    `recovered` is false inside a dip that was open when the run ended. `outlier` is true of a
+    single evaluation that is far too low.
     """
     cells = group_cells(runs)
     factor = curve_factor(cells)
@@ -46,11 +47,13 @@ def knn_table(runs: Diagnoses) -> pd.DataFrame:
 def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
     evals = run.evals(run.metric)
     steps, values = evals["step"].to_numpy(), evals["value"].to_numpy()
-    dips, ceiling = np.zeros(len(steps), dtype=int), np.full(len(steps), math.nan)
+    dips, depth = np.zeros(len(steps), dtype=int), np.full(len(steps), math.nan)
+    ceiling = depth.copy()
     recovered = np.ones(len(steps), dtype=bool)
     for number, dip in enumerate(run.dips.to_dict("records") if len(run.dips) else [], start=1):
         inside = (steps >= dip["onset"]) & (steps <= dip["end"])
         dips[inside] = number
+        depth[inside] = dip["depth"]
         ceiling[inside] = values[steps == dip["trough"]][0] + dip["depth"]
         recovered[inside] = not pd.isna(dip["recovery"])
     curve = label(factor, cell.settings[factor]) if factor else cell_label(cell)
@@ -63,7 +66,9 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
         "metric": run.metric,
         **clock(run),
     }
-    rows = evals[["step", "value", "chance", "n", "k"]].assign(dip=dips, ceiling=ceiling)
+    rows = evals[["step", "value", "chance", "n", "k"]].assign(
+        dip=dips, depth=depth, ceiling=ceiling
+    )
     rows["recovered"] = recovered
     rows["outlier"] = rows["step"].isin(run.outliers["onset"])
     rows = rows.assign(**head)

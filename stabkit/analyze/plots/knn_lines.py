@@ -44,9 +44,8 @@ def say_dips(ax: Axes, drawn: pd.DataFrame, styles: Styles) -> None:
         return
     dips = inside.groupby(["run", "dip"], sort=False).agg(
         curve=("curve", "first"), step=("step", "min"), ceiling=("ceiling", "first"),
-        lowest=("value", "min"), recovered=("recovered", "all"),
+        depth=("depth", "first"), recovered=("recovered", "all"),
     )  # fmt: skip
-    dips["depth"] = dips["ceiling"] - dips["lowest"]
     for number, dip in enumerate(dips.sort_values("depth", ascending=False).to_dict("records")):
         color = styles[str(dip["curve"])]["color"]
         at = (dip["step"], 100 * dip["ceiling"])

@@ -136,7 +136,8 @@ def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
         text += f", {abs(distance):.1f} points {'below' if distance >= 0 else 'above'} the stable "
         text += f"run most like it ({_name(row)})"
     else:
-        text += f", {100 * (worst['best'] - level):.1f} points below its own best"
+        below = round(100 * (worst["best"] - level), 1)
+        text += f", {below:.1f} points below its own best" if below else ", at its own best"
     steps = _steps(run)
     if worst["lost_steps"]:
         text += f"; {worst['lost_steps']:,} of its {steps:,} steps were spent in dips"

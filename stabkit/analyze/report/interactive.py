@@ -193,7 +193,7 @@ def _epoch(rows: pd.DataFrame) -> str:
 def _dip(rows: pd.DataFrame, color: str) -> dict[str, Any]:
     """Return a shade over a dip; a line at the onset of one that was open when the run ended."""
     recovered = bool(rows["recovered"].all())
-    said = dip_words(rows["ceiling"].iloc[0] - rows["value"].min(), recovered)
+    said = dip_words(100 * rows["depth"].iloc[0], recovered)
     if not recovered:
         return _line(rows["step"].min(), said, color)
     return _band(rows, color) | {"label": {"text": said, "textposition": "top left", **SMALL}}

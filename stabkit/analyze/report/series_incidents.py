@@ -129,6 +129,8 @@ def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     rows = table[(table["name"] == name) & np.isfinite(table["value"])]
     before = rows["value"][rows["step"] < onset].tail(BEFORE).median()
     peak = rows["value"][rows["step"].between(onset, end)].max()
+    if before >= peak > 0:  # a loss that falls fast: its level before says less than its course
+        before = peak / ratio
     facts: Facts = (
         ("In", names),
         ("Lasts", lasting(onset, end)),

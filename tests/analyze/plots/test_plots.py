@@ -18,6 +18,7 @@ from stabkit.analyze.plots import PLOTS, draw, save
 from stabkit.analyze.plots.catalog import table_of
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
 from stabkit.analyze.plots.knn import knn_figure, knn_panels, knn_table
+from stabkit.analyze.plots.knn_lines import say_dips
 from stabkit.analyze.plots.losses import loss_figure, loss_table
 from stabkit.analyze.plots.style import ramp
 from stabkit.analyze.report.interactive import charts
@@ -88,6 +89,16 @@ def test_grad_norms_leaves_a_frozen_layer_out_of_its_panel(grid_runs: Diagnoses)
     assert len(titles - zoomed) == 4
     assert zoomed == {"zoomed, learned patch projection base lr 0.02, seed 0"}
     assert all("seed 0" in title for title in titles)
+
+
+def test_the_depth_beside_a_dip_is_that_of_the_tables_on_a_rising_curve_too() -> None:
+    """The lowest evaluation may come before the trough, which lies farthest below the trend."""
+    frame = pd.DataFrame({"run": "a", "curve": "c", "step": range(5), "recovered": True})
+    frame["value"] = [0.7, 0.60, 0.61, 0.63, 0.8]
+    frame = frame.assign(dip=[0, 1, 1, 1, 0], depth=0.185, ceiling=0.63 + 0.185)
+    ax = Figure().subplots()
+    say_dips(ax, frame, {"c": {"color": "black"}})
+    assert [text.get_text() for text in ax.texts] == ["-18.5 pt"]
 
 
 @pytest.mark.lengthy

@@ -48,6 +48,16 @@ def test_a_loss_spike_is_told_whatever_the_loss_is_called(tmp_path: Path, name: 
     assert before == pytest.approx(np.median(losses[180:200]), rel=0.01)
     assert peak == pytest.approx(losses[200:210].max(), rel=0.01)
     assert "Gradients" not in facts, "none was recorded"
+
+
+def test_a_spike_of_a_loss_that_falls_fast_is_no_fall(tmp_path: Path) -> None:
+    losses = 10 * np.exp(-np.arange(500) / 8)
+    losses[120] *= 3
+    plant_loop(tmp_path / "a", losses=losses)
+    (spike,) = (one for one in incidents_of(tmp_path) if one.onset == 120)
+    before, peak = map(float, spike.headline.split(": ")[1].split(" → "))
+    assert before < peak, "the level of the twenty values before lies above the spike"
+    assert peak / before == pytest.approx(spike.size, rel=0.02)
     assert signs_seen(diagnosed(tmp_path), [spike])["loss_spikes"] == 1
 
 
