@@ -73,7 +73,7 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
     with mpl.rc_context(RC):
         names = {arm: _named(table, arm) for arm in styles}
         few = len(names) <= MOST
-        width = 5.4 if few else 4.6 + 0.06 * max(map(len, names.values()))
+        width = 4.8 if few else 4.6 + 0.06 * max(map(len, names.values()))
         figure = new_figure(width, max(2.9, 0.8 + 0.2 * len(names)))
         ax = draw_lr_sensitivity(table, figure.subplots())
         if few:

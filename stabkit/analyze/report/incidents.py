@@ -13,6 +13,7 @@ from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, num
 from stabkit.analyze.report.series_incidents import of_series
 from stabkit.analyze.sentences import p_words
 from stabkit.analyze.text import layers_called
+from stabkit.detect.collapse import NOTHING
 from stabkit.store.schema import METRIC
 
 SEVERITY = {
@@ -65,7 +66,11 @@ def _collapse(run: Diagnosis, where: str) -> Iterator[Incident]:
     onset, end = int(found["onset"].min()), int(found["end"].max())
     signals = [(str(name), _signal(rows)) for name, rows in found.groupby("signal", sort=False)]
     facts = (("Lasts", lasting(onset, end)), *signals)
-    headline = f"Collapse from step {onset:,}"
+    stuck = found[(found["signal"] == "loss_relative") & (found["level"] > NOTHING)]
+    if (stuck["onset"] <= run.tables.scalars()["step"].min()).any():
+        headline = "Collapse: the loss never left chance"  # and other signs came later
+    else:
+        headline = f"Collapse from step {onset:,}"
     yield Incident(run, where, "collapse", onset, end, end - onset, headline, facts)
 
 

@@ -66,7 +66,7 @@ def _of_accuracy(runs: Diagnoses, notes: Notes) -> list[Chart]:
     styles = curve_styles(table[table["curve"].isin({c for rows in panels for c in rows["curve"]})])
     found = []
     for rows in panels:
-        rows = rows.assign(value=100 * rows["value"], ceiling=100 * rows["ceiling"])
+        rows = rows.assign(value=100 * rows["value"], accuracy=rows["value"])
         traces = [
             _trace(f"{_name(run)} · {_final(run)}", run, styles[str(curve)], 1.5)
             for (curve, _), run in rows.groupby(["curve", "run"], sort=False)
@@ -136,7 +136,7 @@ def _name(run: pd.DataFrame) -> str:
 
 def _final(run: pd.DataFrame) -> str:
     """Return the final accuracy of a run in percent, or the accuracy so far."""
-    level = final_level(run["value"])
+    level = 100 * final_level(run["accuracy"])  # rounded as everywhere
     return f"{level:.1f}" if run["finished"].all() else f"{level:.1f} so far"
 
 
@@ -194,19 +194,19 @@ def _dip(rows: pd.DataFrame, color: str) -> dict[str, Any]:
     """Return a shade over a dip; a line at the onset of one that was open when the run ended."""
     recovered = bool(rows["recovered"].all())
     said = dip_words(100 * rows["depth"].iloc[0], recovered)
-    if not recovered:
-        return _line(rows["step"].min(), said, color)
+    if not recovered:  # its words at the bottom: above are those of other dips
+        return _line(rows["step"].min(), said, color, at="start")
     return _band(rows, color) | {"label": {"text": said, "textposition": "top left", **SMALL}}
 
 
-def _line(step: int, said: str, color: str) -> dict[str, Any]:
-    """Return a line at a step, with words to its right."""
+def _line(step: int, said: str, color: str, at: str = "end") -> dict[str, Any]:
+    """Return a line at a step, with words to its right, `at` its top (end) or bottom (start)."""
     return {
         "type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1,
         "x0": int(step), "x1": int(step), "line": {"width": 1.5, "color": color, "dash": "dot"},
         "label": {
-            "text": _lines(said), "textposition": "end", "textangle": 0, "xanchor": "left",
-            "yanchor": "top", **SMALL,
+            "text": _lines(said), "textposition": at, "textangle": 0, "xanchor": "left",
+            "yanchor": "top" if at == "end" else "bottom", **SMALL,
         },
     }  # fmt: skip
 

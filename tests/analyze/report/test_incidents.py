@@ -156,6 +156,9 @@ def test_a_loss_at_chance_is_not_where_it_began_if_there_is_another_event(tmp_pa
         told = events_of(incidents, run.name)[0]
         assert f"at step {told.onset}, with" in began
         assert where_it_began([told], run).words == began
+        (collapse,) = (one for one in incidents if one.kind == "collapse")
+        stuck_said = "Collapse: the loss never left chance"
+        assert collapse.headline == ("Collapse from step 100" if name == "fell" else stuck_said)
     alone = [one for one in incidents if one.kind == "collapse"]
     assert events_of(alone, run.name) == alone
 
