@@ -199,7 +199,7 @@ def _text_table(table: pd.DataFrame) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def _verdict(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
@@ -211,8 +211,10 @@ def _verdict(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
         return nothing_found(table, shared)
     finished = ended_well(unstable)
     which, who = f"{len(unstable)} of {len(table)} runs", f"{finished} of them"
+    if len(unstable) == 1:
+        who = "It"
     if len(table) == 1:
-        which, who = "The run", "It"
+        which = "The run"
     text = f"{which} trained unstably."
     if finished:
         text += f" {who} {UNNOTICED}"

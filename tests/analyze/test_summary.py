@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -185,3 +186,14 @@ def test_a_csv_and_a_figure_are_two_requests(
 
     assert main(["analyze", str(grid), "--plot", "knn", "--csv", "x.csv"]) == 2
     assert "--csv is the summary's table" in capsys.readouterr().err
+
+
+def test_one_unstable_run_and_one_that_waits(tmp_path: Path) -> None:
+    plant_run(tmp_path / "a", dip=0.2)
+    plant_run(tmp_path / "b", "seed=1", seed=1)
+    plant_run(tmp_path / "c", "seed=2", seed=2)
+    shutil.rmtree(tmp_path / "c" / "evals")
+    text = summary(diagnosed(tmp_path))
+    assert text.startswith("1 of 3 runs trained unstably. It finished without any error")
+    (waits,) = [line for line in text.splitlines() if line.split()[1:2] == ["2"]]
+    assert waits.split()[3:5] == ["-", "-"], "it has no accuracy yet"
