@@ -152,6 +152,16 @@ def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -
     assert [t.get_text() for t in there.get_yticklabels()] == list(paper.index)
 
 
+def test_arms_that_a_paper_has_stand_in_its_order_in_one_row_with_it() -> None:
+    arms = pd.DataFrame({"arm": ["b", "other", "a"], "level": [50.0, 60.0, 40.0]})
+    table = arms.assign(dips=0, collapsed=False)
+    here, there = draw_levels(table, pd.Series({"a": 70.0, "b": 71.0}, name="probe")).axes
+    assert [t.get_text() for t in here.get_yticklabels()] == ["a", "b", "other"]
+    assert list(there.lines[0].get_ydata()) == [0, 1]
+    assert there.get_ylim() == here.get_ylim()
+    assert not any(label.get_visible() for label in there.get_yticklabels())
+
+
 def test_runs_with_events_are_counted_once_and_by_arm() -> None:
     """Fisher's exact test is the same question: 5 of 5 runs against 0 of 4."""
     names = [f"run {number}" for number in range(9)]

@@ -16,19 +16,24 @@ def draw_levels(table: pd.DataFrame, paper: pd.Series) -> Figure:
     """Draw one row per arm: a marker per run, a bar at the mean; on the right, published values.
 
     `table` is that of `levels`, `paper` that of `published`. Their scales differ on purpose, since
-    data and measure differ too.
+    data and measure differ too. If the paper has these arms, both sides share their rows, in its
+    order.
     """
-    arms = list(dict.fromkeys(table["arm"]))
+    told = list(paper.index)
+    arms = sorted(dict.fromkeys(table["arm"]), key=lambda a: told.index(a) if a in told else 1e9)
+    shared = set(told) <= set(arms)
     with mpl.rc_context(RC):
         rows = max(len(arms), len(paper))
-        names = [arms] if paper.empty else [arms, list(paper.index)]
-        widths = [2.2 + 0.065 * max(map(len, labels)) for labels in names]  # inches
+        names = [arms] if paper.empty else [arms, arms if shared else told]
+        longest = [max(map(len, labels)) for labels in names]
+        widths = [2.2 + 0.065 * n * (i == 0 or not shared) for i, n in enumerate(longest)]  # inches
         figure = new_figure(sum(widths), 1.1 + 0.28 * rows)
         axes = figure.subplots(1, len(names), squeeze=False, width_ratios=widths)[0]
         _draw_arms(axes[0], table, arms)
         if not paper.empty:
             axes[1].plot(paper, range(len(paper)), "s", color="black", markersize=5)
             _name(axes[1], names[1], str(paper.name), "published")
+            axes[1].tick_params(labelleft=not shared)
         figure.legend(
             handles=[
                 Line2D([], [], marker=m, linestyle="", color="0.3", markersize=5, label=name)
