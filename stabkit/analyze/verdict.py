@@ -74,9 +74,12 @@ def worst_of(table: "pd.DataFrame") -> "pd.Series":
 
 
 def worst_first(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Order the rows of `run_table` by verdict, then by the deepest dip, then by steps in dips."""
+    """Order the rows of `run_table` by verdict, deepest dip, steps in dips and final accuracy."""
     import pandas as pd
 
     rank = table["verdict"].map(VERDICTS.index)
-    order = pd.DataFrame({"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]})
-    return table.loc[order.sort_values(["rank", "deepest", "lost"], kind="stable").index]
+    order = pd.DataFrame(
+        {"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]}
+        | {"level": table["level"]}
+    )
+    return table.loc[order.sort_values([*order.columns], kind="stable").index]

@@ -10,6 +10,7 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.sentences import COLLAPSE
 from stabkit.analyze.summary import describe, run_table, summary
 from stabkit.analyze.text import aligned
+from stabkit.analyze.verdict import worst_first
 from stabkit.rundir import RunDir
 from tests.analyze.conftest import DIP, EVERY, SPIKE, diagnosed, diagnosed_run, plant_run
 
@@ -197,3 +198,9 @@ def test_one_unstable_run_and_one_that_waits(tmp_path: Path) -> None:
     assert text.startswith("1 of 3 runs trained unstably. It finished without any error")
     (waits,) = [line for line in text.splitlines() if line.split()[1:2] == ["2"]]
     assert waits.split()[3:5] == ["-", "-"], "it has no accuracy yet"
+
+
+def test_of_equal_verdicts_the_lowest_accuracy_fared_worst() -> None:
+    table = pd.DataFrame({"verdict": ["stable", "unstable", "stable"], "level": [0.6, 0.7, 0.4]})
+    table = table.assign(deepest=0.0, lost_steps=0)
+    assert worst_first(table).index.tolist() == [1, 2, 0]

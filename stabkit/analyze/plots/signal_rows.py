@@ -53,8 +53,9 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
         parts[-1] = parts[-1].assign(kind=ACCURACY if name == run.metric else "run", signal=name)
     for part in parts:
         part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
-    found = run.dips[["onset", "end"]].rename(columns={"onset": "step"})
-    parts.append(found.assign(kind="dip"))
+    # a band to the end of the run would hide what it is laid over: a dip that is open is its onset
+    ends = run.dips["end"].where(run.dips["recovery"].notna(), run.dips["onset"])
+    parts.append(pd.DataFrame({"step": run.dips["onset"], "end": ends}).assign(kind="dip"))
     of_loss = [event for name in run.losses for event in loss_events(run, name)]
     parts.append(pd.DataFrame(of_loss, columns=["step", "end"]).assign(kind="loss event"))
     beta2 = scalars[(scalars["name"] == "beta2") & scalars["value"].between(0, 1, inclusive="left")]

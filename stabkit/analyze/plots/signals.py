@@ -72,7 +72,10 @@ def draw_signals(
         style = styles.get(str(layer), {"color": "black", "linewidth": 0.9, "zorder": 3})
         _draw_line(ax, series, style)
     for dip in frame[frame["kind"].isin(SHADED)].to_dict("records"):
-        ax.axvspan(dip["step"], dip["end"], color="0.88", linewidth=0.8, zorder=-1)
+        if dip["end"] > dip["step"]:
+            ax.axvspan(dip["step"], dip["end"], color="0.88", linewidth=0.8, zorder=-1)
+        else:
+            ax.axvline(dip["step"], color="0.6", linewidth=1.2, zorder=-1)
     if (guide := look_of(rows).guide) is not None:
         ax.axhline(guide, zorder=3.5, **GUIDE)
     for ceiling in frame[frame["kind"] == "ceiling"].to_dict("records"):

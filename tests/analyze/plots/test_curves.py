@@ -187,7 +187,7 @@ def test_every_figure_of_a_log_of_a_loss_is_drawn_or_says_why_not(tmp_path: Path
         if not table.empty:
             plot.figure(table)
             drawn.append(name)
-    assert drawn == ["event-zoom", "loss", "signals"]
+    assert drawn == ["loss", "event-zoom", "signals"]
 
 
 def test_axes_are_named_by_what_they_show() -> None:

@@ -14,6 +14,7 @@ from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.layer_map import BINS
 from stabkit.analyze.plots.signal_looks import LAYERS as LOOKS
 from stabkit.analyze.plots.signal_looks import RUN
+from stabkit.analyze.plots.signal_rows import signal_rows
 from stabkit.analyze.plots.signals import MAX_RUNS, draw_signals, signals_figure, signals_table
 from stabkit.analyze.plots.style import ramp
 from stabkit.analyze.report import figures
@@ -88,7 +89,9 @@ def test_a_stretch_holds_the_median_and_what_stands_out(tmp_path: Path) -> None:
     ]
 
 
-def test_evaluations_and_dips_are_among_them(whole_grid: Path) -> None:
+def test_evaluations_and_dips_are_among_them(
+    whole_grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = diagnosed_run(whole_grid / "lr 0.02 false 0")
     table = signals_table(diagnosed(run.path))
     assert table["of"].unique().tolist() == [1]
@@ -99,6 +102,11 @@ def test_evaluations_and_dips_are_among_them(whole_grid: Path) -> None:
     (dip,) = table[table["kind"] == "dip"].to_dict("records")
     (found,) = run.dips.to_dict("records")
     assert (dip["step"], dip["end"]) == (found["onset"], found["end"])
+    never = run.dips.assign(recovery=np.nan)
+    monkeypatch.setattr(type(run), "dips", property(lambda _: never))
+    rows = signal_rows(run)
+    (still_open,) = rows[rows["kind"] == "dip"].to_dict("records")
+    assert still_open["step"] == still_open["end"] == found["onset"], "a line, no band to the end"
 
 
 def ticks(figure: Figure, signal: str) -> dict[str, float]:
