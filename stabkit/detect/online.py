@@ -99,6 +99,7 @@ class OnlineSharedSpikes:
         self._steps = np.zeros(0, dtype=np.int64)
         self._logs = np.zeros((len(layers), 0))
         self._goes_on = False  # whether the last stretch that was seen is of a spike
+        self.flagged: list[int] = []  # steps of the stretches with a spike, among those seen last
 
     def add(
         self, layers: Sequence[str], steps: IntArray, values: FloatArray
@@ -111,6 +112,7 @@ class OnlineSharedSpikes:
         usable = np.isfinite(values) & (values > 0)
         some = usable.any(axis=1)
         kept: BoolArray = np.all(usable[some], axis=0)
+        self.flagged = []
         if not kept.any():
             return []
         names = tuple(layer for layer, keep in zip(layers, kept, strict=True) if keep)
@@ -130,6 +132,8 @@ class OnlineSharedSpikes:
         together = shared(heights)
         begins = together & ~np.concatenate([[self._goes_on], together[:-1]])
         self._goes_on = bool(together[-1])
+        for k in np.flatnonzero(together):
+            self.flagged += self._steps[k + BEFORE : k + BEFORE + TOGETHER].tolist()
         found = []
         for k in np.flatnonzero(begins):
             stretch = slice(k + BEFORE, k + BEFORE + TOGETHER)

@@ -66,11 +66,11 @@ class SpikeWatch:
             flagged.update(self._layers[layer].flagged)
         norms = np.where(rows.measured["grad_norm"], rows.values["grad_norm"], np.nan)
         for onset, layer in self._shared.add(rows.layers, rows.steps, norms):
-            flagged.add(onset.step)
             # unless the layer has just spiked by itself
             if onset.step - self._layers[layer].latest > MERGE:
                 self._latest_shared[layer] = onset.step
                 found.append((onset, layer))
+        flagged.update(self._shared.flagged)
         begun = _bursts("spike", "grad_norm", "ratio", found, self._bursts, "suspected")
         return self._confirming.add(begun, rows.layers, rows.steps, norms, flagged)
 
