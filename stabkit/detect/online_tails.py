@@ -7,9 +7,10 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.layer_tails import FEW_LAYERS, WIDTHS, tail_bar
-from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
+from stabkit.detect.loss_tail import level_before
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.detect.spike_scorer import FEW
-from stabkit.detect.spikes import FLOOR, MIN_HISTORY, WINDOW
+from stabkit.detect.spikes import WINDOW
 
 ALPHA = 0.001  # values as high, expected by chance in as many values as there have been steps
 SHORTEST = 1000  # steps; a run is taken to be at least as long
@@ -77,16 +78,11 @@ class OnlineTails:
 def _heights(logs: FloatArray) -> FloatArray:
     """Return how high each value [values, layers] lies above those before; NaN where unknown."""
     frame = pd.DataFrame(logs)
-    errors = frame - _rolling(frame)
-    noise = MAD_TO_STD * _rolling(errors.abs())
+    level, noise = level_before(frame)
+    errors = frame - level
     known = errors.notna().rolling(WINDOW, min_periods=1).sum().shift(1)
-    heights: FloatArray = (errors / (np.maximum(FLOOR, noise) * (1 + FEW / known))).to_numpy()
+    heights: FloatArray = (errors / (noise * (1 + FEW / known))).to_numpy()
     return heights
-
-
-def _rolling(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the median of the values before each."""
-    return frame.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1)
 
 
 def _series(heights: FloatArray) -> list[FloatArray]:
