@@ -268,6 +268,15 @@ def test_a_weak_spike_that_grows_is_confirmed_later() -> None:
     assert suspected < confirmed < 420
 
 
+def test_a_weak_spike_is_not_confirmed_by_the_strong_one_after_it() -> None:
+    logs = 0.2 * np.random.default_rng(0).standard_normal((500, 1))
+    logs[400, 0], logs[430, 0] = 1.6, 8.0
+    drawn = Layers(NAMES, np.exp(np.repeat(logs, len(NAMES), axis=1)), ())
+    for parts in ([slice(0, 500)], [slice(0, 420), slice(420, 500)]):
+        found = [(e.step, e.state) for e in watch_layers(drawn, parts) if e.step >= 390]
+        assert sorted(found) == [(400, "suspected"), (430, "confirmed"), (430, "suspected")]
+
+
 def test_actions_take_confirmed_spikes_unless_suspected_ones_are_asked_for(tmp_path: Path) -> None:
     done: list[tuple[str, str]] = []
     watched = reactions(tmp_path)
