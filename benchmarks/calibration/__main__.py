@@ -28,6 +28,7 @@ SUBJECTS = {  # name -> module and function that return its tables; imported whe
     "rivals": "rivals.rival_tables",
     "drifts": "drifts.drift_tables",
     "online": "online.online_tables",
+    "online_spikes": "online_spikes.online_spike_tables",
     "spikes": "spikes.spike_tables",
     "losses": "losses.loss_tables",
     "bursts": "bursts.burst_tables",

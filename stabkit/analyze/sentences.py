@@ -338,10 +338,11 @@ def _clear(table: pd.DataFrame) -> str:
     if clear == all_bursts:
         return ""
     if not clear:
-        which = "It does not stand" if all_bursts == 1 else "None stands"
+        which = "It does not stand" if all_bursts == 1 else "None of them stands"
         return f"\n{which} out from the noise of its run, so no verdict rests on it."
+    stand = "stands" if clear == 1 else "stand"
     return (
-        f"\n{clear} of them stand out from the noise of their run; on the others no verdict rests."
+        f"\n{clear} of them {stand} out from the noise of its run; no verdict rests on the others."
     )
 
 

@@ -67,7 +67,8 @@ def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArra
     for values in series:
         for width in WIDTHS:
             means = sliding_window_view(values, width).mean(axis=1)
-            bar = _bar(means[sliding_window_view(usual, width).all(axis=1)])
+            healthy = means[sliding_window_view(usual, width).all(axis=1)]
+            bar = tail_bar(healthy, ALPHA / max(1, healthy.size))
             for at in spikes.groupby("burst").indices.values():
                 begin, end = max(0, first[at].min() - width + 1), last[at].max() + 1
                 found[at] |= means[begin:end].max() >= bar
@@ -97,10 +98,10 @@ def _rolling(values: FloatArray, size: int) -> FloatArray:
     return medians.T.copy()
 
 
-def _bar(values: FloatArray) -> float:
-    """Return the height that chance reaches `ALPHA` times, from values without any spike.
+def tail_bar(values: FloatArray, chance: float) -> float:
+    """Return the height that one value reaches with this chance, from values without any spike.
 
-    Of too few values it is not known, and infinite.
+    From fewer than `SHORTEST` values it is not known, and infinite.
     """
     if values.size < SHORTEST:
         return np.inf
@@ -108,4 +109,5 @@ def _bar(values: FloatArray) -> float:
     largest = np.sort(values)[-count - 1 :]
     begin = max(float(largest[0]), LEAST)
     scale = max(float(np.maximum(largest[1:] - begin, 0).mean()), LEAST) * (1 - SHAPE)
-    return begin + scale * float((count / ALPHA) ** SHAPE - 1) / SHAPE
+    rarer = count / (values.size * chance)  # than values that reach the tail's beginning
+    return begin + scale * float(rarer**SHAPE - 1) / SHAPE

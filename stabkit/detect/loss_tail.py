@@ -28,7 +28,7 @@ def stands_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Boo
     if not len(spikes) or len(values) < SHORTEST:
         return np.ones(len(spikes), dtype=bool)
     logs = np.log(values)
-    level, noise = _before(logs)
+    level, noise = (frame.to_numpy()[:, 0] for frame in level_before(pd.DataFrame(logs)))
     heights = (logs - level) / noise
     first = np.searchsorted(steps, spikes["flagged"].to_numpy())
     behind = np.searchsorted(steps, spikes["end"].to_numpy(), side="right")
@@ -47,13 +47,12 @@ def stands_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Boo
     return np.array(found, dtype=bool)
 
 
-def _before(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
+def level_before(logs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the level and the noise of the values before each; NaN for the first ones."""
-    series = pd.Series(logs)
-    level = series.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1)
-    errors = (series - level).abs()
+    level = logs.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1)
+    errors = (logs - level).abs()
     noise = errors.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1) * MAD_TO_STD
-    return level.to_numpy(), np.maximum(FLOOR, noise.to_numpy())
+    return level, np.maximum(FLOOR, noise)
 
 
 def _tail(heights: FloatArray) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """Detectors that take one point after another, and find the same events as those of whole series.
 
 An event is reported when its first point is seen, so its `height` is that of the onset, not of the
-peak. No later point changes what was found, so an event is certain at once. This does not hold for
-dips: see `online_dips`.
+peak. No later point changes what was found. Whether a spike stands out from the noise of its run is
+another question: see `online_tails`. Dips have detectors of their own: see `online_dips`.
 """
 
 import math
@@ -58,6 +58,7 @@ class OnlineSpikes:
         self._scorer = SpikeScorer(WINDOW, BAR, spikes.MIN_HISTORY, FLOOR)
         self._merging = Merging()
         self._count = 0
+        self.flagged: list[int] = []  # steps of all points of events, among those added last
 
     @property
     def latest(self) -> float:
@@ -73,8 +74,10 @@ class OnlineSpikes:
         at, first = steps[usable].tolist(), self._count
         self._count += len(at)
         found = []
+        self.flagged = []
         for point in self._scorer.add(np.log(values[usable])):
             step = at[point.at - first]
+            self.flagged.append(step)
             if self._merging.begins(point.at, step, point.ends):
                 found.append(Onset(step, math.exp(point.rise)))
         return found
@@ -96,6 +99,7 @@ class OnlineSharedSpikes:
         self._steps = np.zeros(0, dtype=np.int64)
         self._logs = np.zeros((len(layers), 0))
         self._goes_on = False  # whether the last stretch that was seen is of a spike
+        self.flagged: list[int] = []  # steps of the stretches with a spike, among those seen last
 
     def add(
         self, layers: Sequence[str], steps: IntArray, values: FloatArray
@@ -108,6 +112,7 @@ class OnlineSharedSpikes:
         usable = np.isfinite(values) & (values > 0)
         some = usable.any(axis=1)
         kept: BoolArray = np.all(usable[some], axis=0)
+        self.flagged = []
         if not kept.any():
             return []
         names = tuple(layer for layer, keep in zip(layers, kept, strict=True) if keep)
@@ -127,6 +132,8 @@ class OnlineSharedSpikes:
         together = shared(heights)
         begins = together & ~np.concatenate([[self._goes_on], together[:-1]])
         self._goes_on = bool(together[-1])
+        for k in np.flatnonzero(together):
+            self.flagged += self._steps[k + BEFORE : k + BEFORE + TOGETHER].tolist()
         found = []
         for k in np.flatnonzero(begins):
             stretch = slice(k + BEFORE, k + BEFORE + TOGETHER)

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.layer_tails import ALPHA, SHAPE, SHORTEST, _bar, _heights, stand_out
+from stabkit.detect.layer_tails import ALPHA, SHAPE, SHORTEST, _heights, stand_out, tail_bar
 from stabkit.detect.simulate import Burst, layers
 
 ALL = (0,) * 11
@@ -103,11 +103,12 @@ def test_the_bar_is_met_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     size = 2_000
     pareto = ((rng.random((2_000, size)) ** -SHAPE) - 1) / SHAPE
-    above = [int((row > _bar(row)).sum()) for row in pareto]
+    chance = ALPHA / size
+    above = [int((row > tail_bar(row, chance)).sum()) for row in pareto]
     assert np.mean(above) == pytest.approx(ALPHA, abs=0.015)
-    assert _bar(pareto[0, : SHORTEST - 1]) == np.inf, "not known"
+    assert tail_bar(pareto[0, : SHORTEST - 1], chance) == np.inf, "not known"
     normal = rng.standard_normal((2_000, size))
-    assert np.mean([(row > _bar(row)).any() for row in normal]) <= 0.002
+    assert np.mean([(row > tail_bar(row, chance)).any() for row in normal]) <= 0.002
 
 
 def test_heights_are_distances_from_the_median_around() -> None:

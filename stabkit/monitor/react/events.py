@@ -12,9 +12,10 @@ class OnlineEvent:
 
     If several layers began at the same step, it is the shallowest.
 
-    `state`: a dip comes as `suspected`, and later once more, as `confirmed` or `withdrawn`. Every
-    other event is certain when it is found, and comes as `confirmed` alone: no later value changes
-    what its detector says of the values so far.
+    `state`: a dip comes as `suspected`, and later once more, as `confirmed` or `withdrawn`. A spike
+    comes as `suspected`, and once more as `confirmed` if it stands out from the noise of the run so
+    far. Every other event is certain when it is found, and comes as `confirmed` alone: no later
+    value changes what its detector says of the values so far.
 
     `facts` are plain values:
     - spike: signal (`grad_norm`, `loss`), layers (all that began it), ratio (to what was expected)

@@ -113,17 +113,19 @@ class Reactions:
         failure is reported once, and none of them ever holds up the training.
 
         A dip is confirmed eight evaluations after it was first seen, because one that is only
-        suspected may turn out to be noise. `suspected=True` does the action at once, when the dip
-        is suspected. All other events are certain when they are found.
+        suspected may turn out to be noise. A spike is confirmed when it stands out from the noise
+        of the run so far, which the largest do at once. `suspected=True` does the action as soon as
+        a dip or a spike is suspected. All other events are certain when they are found.
 
         An action that raises is recorded as an event `action_failed` and training goes on.
-        Raises ValueError for another kind or word, and for `suspected` with another kind than dip.
+        Raises ValueError for another kind or word, and for `suspected` with another kind.
         """
         if kind not in KINDS:
             raise ValueError(f"on: unknown event kind {kind!r}; there are {', '.join(KINDS)}")
-        if suspected and kind != "dip":
+        if suspected and kind not in ("dip", "spike"):
             raise ValueError(
-                f"on: suspected=True is for dips; {kind} is confirmed as soon as it is found"
+                "on: suspected=True is for dips and spikes; "
+                f"{kind} is confirmed as soon as it is found"
             )
         if kind == "stale_moments" and not beta2_of_layers(self._layers, self.optimizers):
             raise ValueError(

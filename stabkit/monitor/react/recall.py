@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from stabkit.detect.collapse import SPREADS
+from stabkit.detect.online_tails import KEPT
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.monitor.measure.rows import Rows
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
 
-STEPS = 1000  # of the layers: ten times what a baseline holds
+STEPS = KEPT  # of the layers; the detectors of spikes need no more
 SIGNALS = {
     # kind -> columns of `layers`
     "spike": ["grad_norm"],

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from stabkit.detect.bursts import GAP
 from stabkit.detect.collapse import SHARE, SPREADS, find_collapse
 from stabkit.detect.nonfinite import OF_GRADIENTS, nonfinite_stretches
 from stabkit.detect.online import (
@@ -19,10 +20,12 @@ from stabkit.detect.online import (
     OnlineStaleMoments,
     Onset,
 )
+from stabkit.detect.online_dips import State
 from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.detect.spikes import MERGE
 from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
+from stabkit.monitor.react.confirming import Confirming
 from stabkit.monitor.react.events import OnlineEvent
 
 
@@ -33,37 +36,43 @@ class Watch(Protocol):
 
 
 class SpikeWatch:
-    """Gradient spikes, those of several layers that belong together as one; spikes of the loss."""
+    """Gradient spikes, those of several layers that belong together as one; spikes of the loss.
+
+    A spike is suspected when it is found, and confirmed when it stands out from the noise of the
+    run so far.
+    """
 
     def __init__(self) -> None:
         self._layers: dict[str, OnlineSpikes] = {}
         self._shared = OnlineSharedSpikes()
         self._latest_shared: dict[str, int] = {}
         self._bursts = OnlineBursts()
+        self._confirming = Confirming(GAP)
         self._loss: OnlineSpikes | None = OnlineSpikes()
+        self._confirming_loss = Confirming(MERGE)
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
-        found = []
+        of_layers = self._of_layers(rows) if "grad_norm" in rows.values else []
+        return of_layers + self._of_loss(rows)
+
+    def _of_layers(self, rows: Rows) -> list[OnlineEvent]:
+        found, flagged = [], set()
         for layer, steps, values in rows.series("grad_norm"):
             if layer not in self._layers:
                 self._layers[layer] = OnlineSpikes()
             last = self._latest_shared.get(layer, -math.inf)
             own = self._layers[layer].add(steps, values)
             found += [(onset, layer) for onset in own if onset.step - last > MERGE]
-        found += self._of_many(rows)
-        return _bursts("spike", "grad_norm", "ratio", found, self._bursts) + self._of_loss(rows)
-
-    def _of_many(self, rows: Rows) -> list[tuple[Onset, str]]:
-        """Return the spikes that layers share, except where a layer has just spiked by itself."""
-        if "grad_norm" not in rows.values:
-            return []
-        measured = np.where(rows.measured["grad_norm"], rows.values["grad_norm"], np.nan)
-        found = []
-        for onset, layer in self._shared.add(rows.layers, rows.steps, measured):
+            flagged.update(self._layers[layer].flagged)
+        norms = np.where(rows.measured["grad_norm"], rows.values["grad_norm"], np.nan)
+        for onset, layer in self._shared.add(rows.layers, rows.steps, norms):
+            # unless the layer has just spiked by itself
             if onset.step - self._layers[layer].latest > MERGE:
                 self._latest_shared[layer] = onset.step
                 found.append((onset, layer))
-        return found
+        flagged.update(self._shared.flagged)
+        begun = _bursts("spike", "grad_norm", "ratio", found, self._bursts, "suspected")
+        return self._confirming.add(begun, rows.layers, rows.steps, norms, flagged)
 
     def _of_loss(self, rows: Rows) -> list[OnlineEvent]:
         steps, values = rows.scalars.get("loss", _NOTHING)
@@ -71,10 +80,12 @@ class SpikeWatch:
             self._loss = None  # the search is in the logarithm, which a negative loss has not
         if self._loss is None:
             return []
-        return [
-            OnlineEvent("spike", onset.step, None, {"signal": "loss", "ratio": onset.height})
-            for onset in self._loss.add(steps, values)
-        ]
+        begun = []
+        for onset in self._loss.add(steps, values):
+            facts = {"signal": "loss", "ratio": onset.height}
+            begun.append(OnlineEvent("spike", onset.step, None, facts, "suspected"))
+        flagged = set(self._loss.flagged)
+        return self._confirming_loss.add(begun, ["loss"], steps, values[:, None], flagged)
 
 
 class StaleMomentsWatch:
@@ -94,7 +105,7 @@ class StaleMomentsWatch:
             if layer in self._layers
             for onset in self._layers[layer].add(steps, values)
         ]
-        return _bursts("stale_moments", "adam_rms", "surprise", found, self._bursts)
+        return _bursts("stale_moments", "adam_rms", "surprise", found, self._bursts, "confirmed")
 
 
 class NonfiniteWatch:
@@ -182,7 +193,12 @@ def _nonfinite(rows: Rows, begun: Nonfinite | None, step: int, loss: bool) -> On
 
 
 def _bursts(
-    kind: str, signal: str, measure: str, found: list[tuple[Onset, str]], bursts: OnlineBursts
+    kind: str,
+    signal: str,
+    measure: str,
+    found: list[tuple[Onset, str]],
+    bursts: OnlineBursts,
+    state: State,
 ) -> list[OnlineEvent]:
     """Return one event for each burst, with the layers that began it.
 
@@ -197,5 +213,5 @@ def _bursts(
         if bursts.begins(step, layers):
             height = max(onset.height for onset, _ in members)
             facts = {"signal": signal, "layers": layers, measure: height}
-            events.append(OnlineEvent(kind, step, layers[0], facts))
+            events.append(OnlineEvent(kind, step, layers[0], facts, state))
     return events

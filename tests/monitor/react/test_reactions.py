@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from stabkit.detect import (
     online_dips,
 )
 from stabkit.detect.bursts import GAP
-from stabkit.detect.simulate import Planted, simulate_curve
+from stabkit.detect.simulate import Burst, Layers, Planted, layers, simulate_curve
+from stabkit.detect.simulate.layers import NAMES
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.react.reactions import KINDS, Reactions
@@ -163,11 +166,14 @@ def test_spikes_are_those_that_the_detector_finds_afterwards(tmp_path: Path, see
     def find(at: np.ndarray, series: np.ndarray) -> pd.DataFrame:
         return find_spikes(at, series)
 
-    of_layers = [e for e in found if e.facts["signal"] == "grad_norm"]
+    suspected = [e for e in found if e.state == "suspected"]
+    # a spike that is confirmed was suspected before
+    assert all(replace(e, state="suspected") in suspected for e in found)
+    of_layers = [e for e in suspected if e.facts["signal"] == "grad_norm"]
     expected = expected_bursts(find, steps, values)
     assert [(e.step, ", ".join(e.facts["layers"])) for e in of_layers] == expected
     assert [e.layer for e in of_layers] == [e.facts["layers"][0] for e in of_layers]
-    of_loss = [e for e in found if e.facts["signal"] == "loss"]
+    of_loss = [e for e in suspected if e.facts["signal"] == "loss"]
     assert [e.step for e in of_loss] == find(steps, loss)["flagged"].tolist()
     assert len(of_layers) > 3
     assert len(of_loss) > 1
@@ -193,9 +199,92 @@ def test_a_burst_of_many_layers_is_one_event_whether_or_not_each_shows_it_alone(
         for event in find(watched, steps[part], names, {"grad_norm": norms[part]}, {})
     ]
     late = [event for event in found if event.step >= 290]
-    assert [event.step for event in late] == [300]
+    assert [event.step for event in late if event.state == "suspected"] == [300]
     assert late[0].facts["layers"] == names
     assert late[0].facts["ratio"] == pytest.approx(np.exp(height), rel=0.5)
+
+
+def watch_layers(
+    drawn: Layers, parts: list[slice], loss: np.ndarray | None = None
+) -> list[OnlineEvent]:
+    watch = SpikeWatch()
+    found = []
+    for part in parts:
+        steps, norms = np.arange(len(drawn.norms))[part], drawn.norms[part]
+        values, measured = {"grad_norm": norms}, {"grad_norm": np.isfinite(norms)}
+        scalars = {} if loss is None else {"loss": (steps, loss[part])}
+        found += watch.rows(Rows(steps, NAMES, values, measured, scalars))
+    return found
+
+
+def test_a_healthy_run_suspects_spikes_and_confirms_none() -> None:
+    """In noise that is skewed and common to the layers, long runs have bursts by chance."""
+    found = [
+        watch_layers(
+            layers(seed, (), name="skewed", steps=2_000, together=0.85, neighbors=0.95),
+            [slice(0, 700), slice(700, 2_000)],
+            np.exp(0.1 * np.random.default_rng(seed).standard_t(5, 2_000)),
+        )
+        for seed in range(5)
+    ]
+    states = Counter(event.state for events in found for event in events)
+    assert states["suspected"] >= 10
+    assert states["confirmed"] == 0
+
+
+def test_a_burst_is_confirmed_within_a_few_steps_however_the_rows_come() -> None:
+    burst = Burst(430, 17.0, tuple(i // 2 for i in range(len(NAMES))), 3, 10.0)
+    drawn = layers(3, (burst,), name="real_batch512", steps=700)
+    loss = np.exp(0.03 * np.random.default_rng(0).standard_normal(700))
+    loss[600:603] *= 1.5
+    rng = np.random.default_rng(1)
+    whole = watch_layers(drawn, [slice(0, 700)], loss)
+    confirmed = [event for event in whole if event.state == "confirmed"]
+    assert [event.facts["signal"] for event in confirmed] == ["grad_norm", "loss"]
+    assert 425 <= confirmed[0].step <= 435
+    assert confirmed[1].step == 600
+    for _ in range(3):
+        again = watch_layers(drawn, in_intervals(rng, 700), loss)
+        assert sorted(again, key=str) == sorted(whole, key=str)
+    until = [event.state for event in watch_layers(drawn, [slice(0, 440)]) if event.step >= 425]
+    assert until == ["suspected", "confirmed"]
+
+
+def test_a_weak_spike_that_grows_is_confirmed_later() -> None:
+    logs = 0.2 * np.random.default_rng(0).standard_normal((500, 1))
+    logs[400:420, 0] = np.linspace(1.4, 4.0, 20)
+    watched = SpikeWatch()
+    told: dict[int, list[str]] = {}
+    for t in range(500):
+        rows = Rows(
+            np.array([t]), ["head"], {"grad_norm": np.exp(logs[t : t + 1])},
+            {"grad_norm": np.ones((1, 1), dtype=bool)}, {},
+        )  # fmt: skip
+        for event in watched.rows(rows):
+            told.setdefault(event.step, []).append(f"{event.state} at {t}")
+    (states,) = [states for step, states in told.items() if step >= 400]
+    assert [state.split()[0] for state in states] == ["suspected", "confirmed"]
+    suspected, confirmed = (int(state.split()[-1]) for state in states)
+    assert suspected < confirmed < 420
+
+
+def test_a_weak_spike_is_not_confirmed_by_the_strong_one_after_it() -> None:
+    logs = 0.2 * np.random.default_rng(0).standard_normal((500, 1))
+    logs[400, 0], logs[430, 0] = 1.6, 8.0
+    drawn = Layers(NAMES, np.exp(np.repeat(logs, len(NAMES), axis=1)), ())
+    for parts in ([slice(0, 500)], [slice(0, 420), slice(420, 500)]):
+        found = [(e.step, e.state) for e in watch_layers(drawn, parts) if e.step >= 390]
+        assert sorted(found) == [(400, "suspected"), (430, "confirmed"), (430, "suspected")]
+
+
+def test_actions_take_confirmed_spikes_unless_suspected_ones_are_asked_for(tmp_path: Path) -> None:
+    done: list[tuple[str, str]] = []
+    watched = reactions(tmp_path)
+    watched.on("spike", lambda event: done.append(("sure", event.state)))
+    watched.on("spike", lambda event: done.append(("at once", event.state)), suspected=True)
+    event = OnlineEvent("spike", 7, "norm", {}, "suspected")
+    watched.react([event, replace(event, state="confirmed")])
+    assert done == [("at once", "suspected"), ("sure", "confirmed")]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -395,7 +484,8 @@ def test_steps_made_again_are_not_looked_at_twice(tmp_path: Path) -> None:
         watched.on("nonfinite", "log")
     whole = feed(once, [slice(0, 400)], steps, {"grad_norm": values}, {"loss": loss})
     parts = [slice(0, 150), slice(90, 200), slice(0, 20), slice(199, 400)]
-    assert feed(again, parts, steps, {"grad_norm": values}, {"loss": loss}) == whole
+    found = feed(again, parts, steps, {"grad_norm": values}, {"loss": loss})
+    assert sorted(found, key=str) == sorted(whole, key=str)
     assert whole
 
 
@@ -479,8 +569,8 @@ def test_what_is_asked_must_be_known(tmp_path: Path) -> None:
     without_moments = reactions(tmp_path, optimizer=sgd)
     with pytest.raises(ValueError, match="none of the optimizers has betas: SGD"):
         without_moments.on("stale_moments", "log")
-    with pytest.raises(ValueError, match="spike is confirmed as soon as it is found"):
-        watched.on("spike", "log", suspected=True)
+    with pytest.raises(ValueError, match="collapse is confirmed as soon as it is found"):
+        watched.on("collapse", "log", suspected=True)
     with pytest.raises(ValueError, match="mark counts confirmed events"):
         watched.on("dip", "mark", suspected=True)
     assert not watched.asked
