@@ -11,11 +11,12 @@ import torch
 from stabkit.rundir import KeptState, Ring, RunDir, kept_states
 from stabkit.rundir import kept_states as found
 from stabkit.rundir.kept_states import dispensable
+from stabkit.store.writer import Writer
 from stabkit.train import keeping, loop
 from stabkit.train.alerts import Alerts
 from stabkit.train.loop import train
 from tests.conftest import small_config
-from tests.full import no_room
+from tests.full import no_room, small_disk
 from tests.train.test_resume import assert_same_run, at_call
 
 RING = ("runtime.checkpoint_every=2", "runtime.keep_states=4")
@@ -164,6 +165,44 @@ def test_on_a_full_disk_the_ring_makes_room_for_the_checkpoint(
     train(config, rundir)
     told = next(e for e in rundir.read_events() if e["kind"] == "states_given_up")
     assert (told["step"], told["count"]) == (10, 3)
+    assert_same_run(tmp_path, plain)
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("files", [5.0, 6.5])
+def test_a_ring_that_fills_the_disk_leaves_room_for_rows_and_checkpoints(
+    files: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
+) -> None:
+    rundir = RunDir(tmp_path)
+    rest = sum(p.stat().st_size for p in plain.rglob("*") if p.suffix != ".pt")
+    small_disk(
+        monkeypatch, tmp_path, int(files * RunDir(plain).checkpoint_file.stat().st_size) + rest
+    )
+    train(small_config("runtime.checkpoint_every=2", "runtime.keep_states=12"), rundir)
+    steps = [state.step for state in kept_states(rundir.states_folder)]
+    assert 2 <= len(steps) < 6
+    assert steps[-1] == 24
+    assert any(event["kind"] == "states_given_up" for event in rundir.read_events())
+    assert_same_run(tmp_path, plain)
+
+
+@pytest.mark.lengthy
+def test_rows_that_find_no_room_get_it_from_the_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
+) -> None:
+    config, rundir = small_config(*RING), RunDir(tmp_path)
+    flush = Writer.flush
+
+    def full_while_three_are_kept(writer: Writer) -> None:
+        states = found(rundir.states_folder)
+        if len(states) > 2 and states[-1].step == 8:
+            raise OSError(28, "No space left on device")
+        flush(writer)
+
+    monkeypatch.setattr(Writer, "flush", full_while_three_are_kept)
+    train(config, rundir)
+    told = [e for e in rundir.read_events() if e["kind"] == "states_given_up"]
+    assert [(event["step"], event["count"]) for event in told] == [(10, 2)]
     assert_same_run(tmp_path, plain)
 
 
