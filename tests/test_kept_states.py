@@ -122,6 +122,16 @@ def test_what_stands_before_an_event_is_pinned_and_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.lengthy
+def test_an_event_before_all_states_is_told_to_have_none(tmp_path: Path) -> None:
+    config, rundir = small_config(*RING, "train.steps=4"), RunDir(tmp_path)
+    train(config, rundir)
+    keeping.pin_before(config, rundir, "dip", 1)
+    (told,) = [event for event in rundir.read_events() if event["kind"] == "not_pinned"]
+    assert (told["step"], told["cause"]) == (1, "dip")
+    assert "no state is kept of step 1 or before" in told["reason"]
+
+
+@pytest.mark.lengthy
 def test_an_event_that_is_found_while_a_run_trains_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,11 +79,13 @@ class Ring:
     def pin_before(self, step: int) -> list[KeptState]:
         """Pin the last two states at or before `step`; return those that were not pinned before.
 
-        Two, since the step at which an event began is an estimate. Raises ValueError if more than
-        `most` would be pinned.
+        Two, since the step at which an event began is an estimate. Raises ValueError if there is
+        none, or if more than `most` would be pinned.
         """
         states = kept_states(self.folder)
         before = [state for state in states if state.step <= step][-2:]
+        if not before:
+            raise ValueError(f"{self.folder}: no state is kept of step {step} or before")
         new = [state for state in before if not state.pinned]
         pinned = sum(state.pinned for state in states)
         if pinned + len(new) > self.most:
