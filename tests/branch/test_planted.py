@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.branches.outcome import Outcome
-from benchmarks.branches.planted import RELEASE, parent_config
+from benchmarks.branches.planted import KICK, NUDGE, RELEASE, measure_event, parent_config
 from benchmarks.calibration.branch_studies import QUICK, Truth, simulated_table
+from stabkit.branch.judge.attribution import judge_branches
 
 
 def facts(seed: int, depth: float) -> dict[str, Any]:
@@ -39,3 +42,19 @@ def test_the_fault_ends_where_the_branches_begin() -> None:
     config = parent_config(200)
     assert config.fault.until == config.optim.warmup_steps == RELEASE
     assert config.runtime.checkpoint_every == RELEASE, "a state is kept there"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("same_threads")
+def test_an_event_is_planted_and_the_cures_are_told_and_no_others(tmp_path: Path) -> None:
+    found, table = measure_event(200, tmp_path / "seed-200")
+    assert found["depth"] > 5
+    assert table is not None
+    counts = {"control": 1, "placebo": 8, "sham": 12, "intervention": 18}
+    assert table["kind"].value_counts().to_dict() == counts
+    verdicts = judge_branches(table).interventions.set_index("change")["verdict"]
+    cures = ["optim.beta2=0.9", "reset the moments", "StableAdamW, the moments kept"]
+    assert verdicts[cures].tolist() == ["prevented"] * 3
+    others = ["skip the 4 batches from step 120", NUDGE, KICK]
+    assert not verdicts[others].str.startswith(("prevented", "postponed", "undecided")).any()
+    assert not (tmp_path / "seed-200").exists()
