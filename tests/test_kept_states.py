@@ -196,6 +196,20 @@ def test_a_ring_that_fills_the_disk_leaves_room_for_rows_and_checkpoints(
     assert_same_run(tmp_path, plain)
 
 
+def test_no_room_is_made_in_a_folder_of_others(tmp_path: Path) -> None:
+    others, last, ring = Ring(tmp_path / "others", 3, 1), tmp_path / "last.pt", tmp_path / "run"
+    last.write_bytes(b"x")
+    for step in range(1, 4):
+        others.link(last, step)
+    ring.mkdir()
+    (ring / "states").symlink_to(others.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        small_disk(patch, tmp_path, 0)
+        assert Ring(ring / "states", 3, 1).leave_room(last) == 0
+        assert len(kept_states(others.folder)) == 3
+        assert others.leave_room(last) == 2
+
+
 @pytest.mark.lengthy
 def test_rows_that_find_no_room_get_it_from_the_ring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path

@@ -101,6 +101,8 @@ class Ring:
 
         Pinned ones stay, and the last one. Returns how many were removed.
         """
+        if self.folder.is_symlink():  # others' files: see `own_folder`
+            return 0
         room, removed = FREE * state.stat().st_size, 0
         while shutil.disk_usage(self.folder.parent).free < room:
             loose = [state.step for state in kept_states(self.folder) if not state.pinned]
