@@ -32,6 +32,7 @@ SECTIONS = (  # name, module, heading in README.md
     ("grid", "speed.grid", "Grids of runs"),
     ("distributed", "speed.distributed", "Several processes"),
     ("startup", "speed.startup", "Start"),
+    ("kept_states", "speed.kept_states", "Kept states"),
     ("status", "speed.status", "Status of 1,000 runs"),
     ("many_cells", "speed.many_cells", "Ten thousand cells"),
     ("analyze", "speed.analyze", "Analysis and report"),

@@ -11,11 +11,12 @@ import torch
 from stabkit.rundir import KeptState, Ring, RunDir, kept_states
 from stabkit.rundir import kept_states as found
 from stabkit.rundir.kept_states import dispensable
+from stabkit.store.writer import Writer
 from stabkit.train import keeping, loop
 from stabkit.train.alerts import Alerts
 from stabkit.train.loop import train
 from tests.conftest import small_config
-from tests.full import no_room
+from tests.full import no_room, small_disk
 from tests.train.test_resume import assert_same_run, at_call
 
 RING = ("runtime.checkpoint_every=2", "runtime.keep_states=4")
@@ -121,6 +122,16 @@ def test_what_stands_before_an_event_is_pinned_and_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.lengthy
+def test_an_event_before_all_states_is_told_to_have_none(tmp_path: Path) -> None:
+    config, rundir = small_config(*RING, "train.steps=4"), RunDir(tmp_path)
+    train(config, rundir)
+    keeping.pin_before(config, rundir, "dip", 1)
+    (told,) = [event for event in rundir.read_events() if event["kind"] == "not_pinned"]
+    assert (told["step"], told["cause"]) == (1, "dip")
+    assert "no state is kept of step 1 or before" in told["reason"]
+
+
+@pytest.mark.lengthy
 def test_an_event_that_is_found_while_a_run_trains_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +175,58 @@ def test_on_a_full_disk_the_ring_makes_room_for_the_checkpoint(
     train(config, rundir)
     told = next(e for e in rundir.read_events() if e["kind"] == "states_given_up")
     assert (told["step"], told["count"]) == (10, 3)
+    assert_same_run(tmp_path, plain)
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("files", [5.0, 6.5])
+def test_a_ring_that_fills_the_disk_leaves_room_for_rows_and_checkpoints(
+    files: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
+) -> None:
+    rundir = RunDir(tmp_path)
+    rest = sum(p.stat().st_size for p in plain.rglob("*") if p.suffix != ".pt")
+    small_disk(
+        monkeypatch, tmp_path, int(files * RunDir(plain).checkpoint_file.stat().st_size) + rest
+    )
+    train(small_config("runtime.checkpoint_every=2", "runtime.keep_states=12"), rundir)
+    steps = [state.step for state in kept_states(rundir.states_folder)]
+    assert 2 <= len(steps) < 6
+    assert steps[-1] == 24
+    assert any(event["kind"] == "states_given_up" for event in rundir.read_events())
+    assert_same_run(tmp_path, plain)
+
+
+def test_no_room_is_made_in_a_folder_of_others(tmp_path: Path) -> None:
+    others, last, ring = Ring(tmp_path / "others", 3, 1), tmp_path / "last.pt", tmp_path / "run"
+    last.write_bytes(b"x")
+    for step in range(1, 4):
+        others.link(last, step)
+    ring.mkdir()
+    (ring / "states").symlink_to(others.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        small_disk(patch, tmp_path, 0)
+        assert Ring(ring / "states", 3, 1).leave_room(last) == 0
+        assert len(kept_states(others.folder)) == 3
+        assert others.leave_room(last) == 2
+
+
+@pytest.mark.lengthy
+def test_rows_that_find_no_room_get_it_from_the_ring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Path
+) -> None:
+    config, rundir = small_config(*RING), RunDir(tmp_path)
+    flush = Writer.flush
+
+    def full_while_three_are_kept(writer: Writer) -> None:
+        states = found(rundir.states_folder)
+        if len(states) > 2 and states[-1].step == 8:
+            raise OSError(28, "No space left on device")
+        flush(writer)
+
+    monkeypatch.setattr(Writer, "flush", full_while_three_are_kept)
+    train(config, rundir)
+    told = [e for e in rundir.read_events() if e["kind"] == "states_given_up"]
+    assert [(event["step"], event["count"]) for event in told] == [(10, 2)]
     assert_same_run(tmp_path, plain)
 
 

@@ -30,9 +30,12 @@ def prove_control(study: BranchStudy, begin: int, control: Path) -> Proven:
         proof.compare_last(study.horizon)
     except ReplayDiffersError as error:
         before, now = (attempts_of(RunDir(folder))[-1] for folder in (study.parent, control))
-        reason = in_words(changes(before, now)) or (
-            "versions, threads, device and processor are those of the run; perhaps its files, its "
-            "data or stabkit's code were changed"
-        )
+        changed = in_words(changes(before, now))
+        reason = f"Changed: {changed}"
+        if not changed:
+            reason = (
+                "Versions, threads, device and processor are those of the run; perhaps its files, "
+                "its data or stabkit's code were changed"
+            )
         raise ReplayDiffersError(f"{error}. {reason}") from None
     return Proven(proof.rows, proof.evaluations)

@@ -183,6 +183,8 @@ def _replay(verb: argparse.ArgumentParser) -> None:
 
 
 def _branch(verb: argparse.ArgumentParser) -> None:
+    from stabkit.branch.interventions import READY
+
     verb.add_argument("run", help="a run folder or its id; it is only read")
     verb.add_argument(
         "--at",
@@ -195,7 +197,7 @@ def _branch(verb: argparse.ArgumentParser) -> None:
         dest="change",
         nargs="+",
         metavar="CHANGE",
-        help="what to try: ready interventions by name, or settings, as optim.lr=1e-3; each is one "
+        help=f"what to try: {', '.join(READY)}; or settings, as optim.lr=1e-3; each is one "
         "intervention, and settings that belong together are joined by commas",
     )
     size = verb.add_mutually_exclusive_group()

@@ -173,10 +173,12 @@ def _told(plan: Plan, changed: str) -> Iterator[None]:
         for before, after in zip([plan.attempt, *plan.later], plan.later, strict=False):
             if found := in_words(changes(before, after)):
                 causes.append(f"at step {after.get('first_step')} of the run {found}")
-        reason = "; ".join(causes) or (
-            "versions, threads, processes, device and processor are those of the run; perhaps "
-            "its files, its data or stabkit's code were changed"
-        )
+        reason = f"Changed: {'; '.join(causes)}"
+        if not causes:
+            reason = (
+                "Versions, threads, processes, device and processor are those of the run; perhaps "
+                "its files, its data or stabkit's code were changed"
+            )
         raise ReplayDiffersError(f"{error}. {reason}") from None
 
 

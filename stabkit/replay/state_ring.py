@@ -70,7 +70,7 @@ class StateRing:
         self._ring = Ring(Path(folder) / "states", most, every)
         self._thread = ThreadPoolExecutor(1, "stabkit-states")
         self._last: Future[None] | None = None
-        self._still = False
+        self._still = self._crowded = False
 
     @property
     def folder(self) -> Path:
@@ -156,8 +156,12 @@ class StateRing:
             if copied is not None:
                 copied.synchronize()
             own_folder(self._ring.folder)
-            write_tensors(content, self._ring.place(step))
+            file = self._ring.place(step)
+            write_tensors(content, file)
             self._ring.thin(step)
+            if self._ring.leave_room(file) and not self._crowded:
+                log.warning("stabkit: the disk is nearly full: fewer states are kept")
+                self._crowded = True
         except Exception as error:  # any kind: the training must go on
             log.warning("stabkit: the state of step %d is not kept: %s", step, error)
 

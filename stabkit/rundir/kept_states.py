@@ -15,6 +15,7 @@ from typing import NamedTuple
 from stabkit.rundir.atomic import whole
 from stabkit.rundir.own_files import own_folder
 
+FREE = 2  # the next state and, in a room as large, what else the run writes meanwhile
 _NAME = re.compile(r"(step|pinned)-(\d{8,18})\.pt")
 
 
@@ -78,11 +79,13 @@ class Ring:
     def pin_before(self, step: int) -> list[KeptState]:
         """Pin the last two states at or before `step`; return those that were not pinned before.
 
-        Two, since the step at which an event began is an estimate. Raises ValueError if more than
-        `most` would be pinned.
+        Two, since the step at which an event began is an estimate. Raises ValueError if there is
+        none, or if more than `most` would be pinned.
         """
         states = kept_states(self.folder)
         before = [state for state in states if state.step <= step][-2:]
+        if not before:
+            raise ValueError(f"{self.folder}: no state is kept of step {step} or before")
         new = [state for state in before if not state.pinned]
         pinned = sum(state.pinned for state in states)
         if pinned + len(new) > self.most:
@@ -92,6 +95,21 @@ class Ring:
         for state in new:
             state.path.rename(self.folder / f"pinned-{state.step:08}.pt")
         return new
+
+    def leave_room(self, state: Path) -> int:
+        """Remove states until the disk has room for FREE files as large as `state`.
+
+        Pinned ones stay, and the last one. Returns how many were removed.
+        """
+        if self.folder.is_symlink():  # others' files: see `own_folder`
+            return 0
+        room, removed = FREE * state.stat().st_size, 0
+        while shutil.disk_usage(self.folder.parent).free < room:
+            loose = [state.step for state in kept_states(self.folder) if not state.pinned]
+            if len(loose) < 2 or not self.give_up_one():
+                break
+            removed += 1
+        return removed
 
     def give_up_one(self) -> bool:
         """Remove the most dispensable state that is not pinned; return False if there is none."""

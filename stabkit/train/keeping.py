@@ -13,10 +13,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save_and_keep(config: RunConfig, rundir: RunDir, step: int, save: Callable[[], None]) -> None:
-    """Write the checkpoint of `step` by `save`, and keep it in the ring as well.
+    """Write rows and the checkpoint of `step` by `save`, and keep the checkpoint in the ring too.
 
-    The checkpoint comes first: on a full disk the ring gives up its states one by one until there
-    is room. What cannot be kept is told in the log, and the training goes on.
+    Rows and checkpoints come first: on a full disk the ring gives up its states one by one until
+    there is room, and it leaves room for the next ones. What cannot be kept is told in the log, and
+    the training goes on.
     """
     ring = ring_of(config, rundir)
     given_up = 0
@@ -28,13 +29,15 @@ def save_and_keep(config: RunConfig, rundir: RunDir, step: int, save: Callable[[
             if error.errno not in FULL or not ring.give_up_one():
                 raise
             given_up += 1
-    if given_up:
-        tell(rundir, "states_given_up", step, count=given_up, reason="no room for the checkpoint")
     if config.runtime.keep_states and not given_up:
         try:
             ring.link(rundir.checkpoint_file, step)
         except OSError as error:
             tell(rundir, "state_not_kept", step, reason=str(error))
+    if config.runtime.keep_states:
+        given_up += ring.leave_room(rundir.checkpoint_file)
+    if given_up:
+        tell(rundir, "states_given_up", step, count=given_up, reason="no room for the checkpoint")
 
 
 def pin_before(config: RunConfig, rundir: RunDir, cause: str, onset: int) -> None:

@@ -284,7 +284,10 @@ def checkpoint(
 
     Keep the state as well, where `runtime.keep_states` asks for it.
     """
-    monitor.flush()
+
+    def save() -> None:
+        monitor.flush()
+        save_state(state, config, step, rundir.checkpoint_file)
+
     if rank() == 0:
-        file = rundir.checkpoint_file
-        save_and_keep(config, rundir, step, lambda: save_state(state, config, step, file))
+        save_and_keep(config, rundir, step, save)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stabkit.branch import study
+from stabkit.branch.interventions import READY
 from stabkit.branch.judge.branch_table import branch_table
 from stabkit.branch.study import Size
 from stabkit.cli import main
@@ -69,6 +70,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert "81 branches, 1,134 steps: 1 control, 8 placebos, 12 shams, 60 interventions" in said
     assert "6 x StableAdamW, the moments kept  (kick)" in said
     assert tree(here) == before
+
+
+def test_the_help_names_every_ready_intervention(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["branch", "--help"])
+    said = capsys.readouterr().out
+    assert not [name for name in READY if f"{name}," not in said and f"{name};" not in said]
 
 
 @pytest.mark.lengthy

@@ -198,7 +198,9 @@ def test_changed_circumstances_are_named_with_a_difference(run: Path, tmp_path: 
     meta["attempts"][0] |= {"threads": 2, "processor": "another"}
     meta["attempts"][0]["packages"]["timm"] = "0.1"
     rundir.write_meta(meta)
-    with pytest.raises(ReplayDiffersError, match=r"processor was another, is .*timm was 0\.1"):
+    with pytest.raises(
+        ReplayDiffersError, match=r"\. Changed: processor was another, is .*timm was 0\.1"
+    ):
         replay(run, "14", tmp_path / "out")
     assert torch.get_num_threads() == 2, "as many as the run had"
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import stabkit
 from stabkit.rundir import kept_states
-from tests.full import no_room
+from tests.full import no_room, small_disk
 from tests.train.test_resume import assert_equal_trees
 
 
@@ -107,6 +107,22 @@ def test_a_full_disk_is_told_and_the_loop_goes_on(
     assert "the state of step 0 is not kept: [Errno 28] No space left" in caplog.text
     loop.run(3, 11)
     assert loop.ring.steps == [5, 10]
+
+
+def test_on_a_small_disk_the_newest_states_are_kept_and_rows_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = Loop(tmp_path, most=12)
+    loop.run(0, 6)
+    file = kept_states(tmp_path / "states")[-1].path
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "stabkit"):
+        small_disk(patch, tmp_path / "states", 5 * file.stat().st_size)
+        loop.run(6, 41)
+    assert [record.getMessage() for record in caplog.records] == [
+        "stabkit: the disk is nearly full: fewer states are kept"
+    ]
+    assert len(loop.ring.steps) == 3
+    assert loop.ring.steps[-2:] == [35, 40]
 
 
 def test_a_damaged_state_and_one_that_does_not_fit_are_refused(tmp_path: Path) -> None:

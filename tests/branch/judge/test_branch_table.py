@@ -11,7 +11,7 @@ from stabkit.analyze.report.page import write_report
 from stabkit.branch.judge.attribution import judge_branches
 from stabkit.branch.judge.branch_figures import write_study
 from stabkit.branch.judge.branch_table import COLUMNS, branch_table, read_plan
-from stabkit.branch.judge.measured import ParentEvent, measure
+from stabkit.branch.judge.measured import ParentEvent, level_before, measure
 from stabkit.branch.judge.report_section import preventions
 from stabkit.config import ConfigError
 from stabkit.rundir import RunDir, Status
@@ -48,6 +48,16 @@ def test_area_depth_and_level_are_those_that_were_planted(table: pd.DataFrame) -
     assert dipped["recovered"].all()
     assert (table["last"] - 100 * LEVEL).abs().max() < 5
     assert (table[~table["event"]]["area"] < 100).all()
+
+
+def test_the_level_before_is_the_median_of_the_last_three_evaluations(tmp_path: Path) -> None:
+    plant(tmp_path / "run", 1, dip=130)
+    run = Run(tmp_path / "run")
+    low, high = 100 * (LEVEL - DEPTH), 100 * LEVEL
+    for onset, level in ((135, high), (139, high), (140, low), (0, high)):
+        assert level_before(run, "knn_heldout", onset) == pytest.approx(level, abs=5)
+    with pytest.raises(ValueError, match="no evaluation of other up to the onset, step 9"):
+        level_before(run, "other", 9)
 
 
 @pytest.mark.lengthy

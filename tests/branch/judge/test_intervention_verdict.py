@@ -75,6 +75,24 @@ def test_the_interval_of_the_prevented_fraction_covers(p1: float, p0: float) -> 
     assert covered >= 0.95
 
 
+def test_the_prevented_fraction_has_the_ends_of_two_intervals_of_97_5_percent() -> None:
+    found, low, high = prevented_fraction(Share(0, 6), Share(12, 12))
+    assert (found, high) == (1, 1)
+    assert low == pytest.approx(1 - (1 - 0.0125 ** (1 / 6)) / 0.0125 ** (1 / 12))
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"), [(39.1, "prevented"), (38.9, "prevented, at a price")]
+)
+def test_less_than_a_point_is_no_price(last: float, verdict: str) -> None:
+    table = simulated_table(3, QUICK, 1.0, Truth(0.0))
+    table["last"] = 40.0
+    table.loc[table["change"] == "change 0", "last"] = last
+    first = judge_branches(table).interventions.iloc[0]
+    assert first["p_price"] < 0.05
+    assert first["verdict"] == verdict
+
+
 @pytest.mark.parametrize("size", [QUICK, FULL])
 @pytest.mark.parametrize(
     ("truth", "verdict"),
