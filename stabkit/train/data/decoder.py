@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from stabkit.cores import usable_cores
-from stabkit.train.data.decoding_process import Answer, Decoded, Request, Span
+from stabkit.train.data.decoding_process import IGNORED, Answer, Decoded, Request, Span
 from stabkit.train.data.errors import DecoderError
 
 
@@ -57,17 +57,23 @@ class _Process:
         self.connection, theirs = multiprocessing.Pipe()
         threads = min(16, usable_cores())
         # Its module paths are those of this process, however this one was started.
+        paths = [path for path in sys.path if isinstance(path, str)]  # import skips all others
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"
+            f"import sys; sys.path[:] = {paths!r}\n"
             "from stabkit.train.data.decoding_process import serve\n"
             f"serve({theirs.fileno()}, {threads})"
         )
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C is for the training
-        )
+        # A signal to the whole job may come before it ignores them: until then they are blocked.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the training
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self.free: list[int] = []  # memories whose last tensor is gone
 
@@ -130,7 +136,7 @@ def _raise_death(process: _Process) -> NoReturn:
     hint = "; the kernel kills what takes the last memory" if code == -signal.SIGKILL else ""
     raise DecoderError(
         f"the process that decodes images (pid {process.popen.pid}) {how}{hint}; "
-        "the same command goes on from the last checkpoint"
+        "started again, the run goes on from its last checkpoint"
     )
 
 

@@ -23,6 +23,8 @@ from PIL import Image
 
 from stabkit.train.data.pixels import check_size, rgb_planes
 
+# The training alone decides what a signal to the whole job means; it may finish a step first.
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _KEPT = 2  # free memories: the batch of this step and the one read ahead
 
 
@@ -69,8 +71,7 @@ class Answer(NamedTuple):
 
 def serve(descriptor: int, threads: int) -> None:
     """Answer the requests that come through `descriptor` until its other end is closed."""
-    # The training alone decides what a signal to the whole job means; it may finish a step first.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     _lift_file_limit()
     # `check_size` refuses a picture that Pillow only warns about.

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from stabkit.cli import main
-from stabkit.train.data import batches, decoder
+from stabkit.train.data import batches, decoder, decoding_process
 from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DecoderError
 from stabkit.train.data.image_set import ImageSet
@@ -108,7 +108,7 @@ def test_a_bad_image_is_told_from_its_neighbors() -> None:
 def test_a_killed_process_is_noticed_before_and_during_a_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said = r"pid \d+\) was killed by SIGKILL; the kernel kills .* goes on from the last checkpoint"
+    said = r"pid \d+\) was killed by SIGKILL; the kernel kills .* goes on from its last checkpoint"
     images = jpegs(2)
     pixels(images)
     os.kill(pid(), signal.SIGKILL)
@@ -149,6 +149,31 @@ def test_signals_to_the_job_are_left_to_the_training() -> None:
         os.kill(before, number)
     pixels(images)
     assert pid() == before
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("number", decoding_process.IGNORED)
+def test_a_signal_to_the_job_while_it_starts_does_not_end_it(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def signaled(*words: Any, **given: Any) -> Any:
+        process = start(*words, **given)
+        process.send_signal(number)  # before Python has begun
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", signaled)
+    images = jpegs(2)
+    assert all(map(torch.equal, pixels(images), map(by_pillow, images)))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.usefixtures("fresh")
+def test_paths_of_modules_that_are_no_text_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/tmp")])
+    pixels(jpegs(1))
 
 
 def test_a_killed_training_leaves_no_process_and_no_memory(tmp_path: Path) -> None:
