@@ -28,7 +28,7 @@ from stabkit.train.data.errors import DecoderError
 
 
 def decoded(images: Sequence[Span | bytes]) -> list[Tensor | str]:
-    """Return uint8 [3, h, w] for each image, or a text that says why it cannot be decoded.
+    """Return uint8 [3, h, w] for each image, or a text that says why not, and what to do.
 
     The bits and their order do not depend on the number of threads. Raises DecoderError when the
     process that decodes has died or has no memory.
@@ -114,15 +114,16 @@ def _ask(
         try:
             process.send(what, images)
             answer, memory = process.receive()
+            if answer.failure:
+                raise DecoderError(f"the process that decodes images: {answer.failure}")
         except (EOFError, ConnectionError):
             _running = None
             _raise_death(process)
         except BaseException:
-            # An answer that was not waited for must not become that of the next request.
+            # An answer that was not waited for must not become that of the next request, and
+            # after a failure other threads may still write to the memory.
             _end()
             raise
-    if answer.failure:
-        raise DecoderError(f"the process that decodes images: {answer.failure}")
     return answer, memory
 
 
