@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from stabkit.printing import bare_stdout, one_line
 from stabkit.sweep.looks import JUDGED, Look, Looks
@@ -17,6 +18,7 @@ from stabkit.sweep.table import cells, remarks, status_table, totals
 WATCH_EVERY_S = 15.0  # SLURM is asked each time, and should not be asked too often
 QUIET = ("waiting", "done")  # states that are counted when a screen is too small
 UNDER_WAY = ("waiting", "running", "unstable")
+DRAWN = 2_000  # runs; a table of 10,000 takes six seconds to draw, their lines a third of one
 OWN_LINES = 5  # of a table, beside its rows: its header, the totals, the runs left out
 
 
@@ -66,7 +68,15 @@ def shown_meanwhile(read: Callable[[], Sequence[Row]]) -> Iterator[None]:
 
 
 def whole_table(rows: Sequence[Row], width: int, looks: Looks | None = None) -> Group:
-    """Return all rows as a table; with many runs, without what takes time to find out."""
+    """Return all rows as a table; with many runs, without what takes time to find out.
+
+    With very many runs they are plain lines, which take much less time than a table.
+    """
+    if len(rows) > DRAWN:
+        return Group(
+            *(Text(status_line(row)) for row in rows),
+            Text(totals(rows), "bold"),
+        )
     looks = looks or Looks()
     few = len(rows) <= JUDGED
     found = {row.path: looks.of(row) for row in rows} if few else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 PATIENCE_S = 20  # a busy controller is slow; one that is down would block for minutes
 AT_ONCE = 500  # job ids on one command line
 USUAL_ARRAY_SIZE = 1001  # SLURM's default of MaxArraySize
+_JOB = re.compile(r"(\d[^|]*)\|([A-Z_]+)\|([^|]*)\|(.*)")
 
 
 class SlurmError(RuntimeError):
@@ -28,12 +29,16 @@ class Job:
 def live_jobs() -> dict[str, Job]:
     """Return this user's jobs that wait, run or are ending, by id (`12`, or `12_3` in an array).
 
-    Raises SlurmError.
+    Raises SlurmError, also for a line that names no job: a run whose job is not found would be
+    submitted a second time.
     """
     listing = _run("squeue", "--all", "--me", "-h", "-r", "-o", "%i|%T|%r|%j")
     jobs = {}
     for line in listing.splitlines():
-        job_id, state, reason, name = line.split("|", 3)
+        found = _JOB.fullmatch(line)
+        if not found:
+            raise SlurmError(f"squeue: {line[:100]!r} is not a job, such as 12_3|PENDING|None|name")
+        job_id, state, reason, name = found.groups()
         jobs[job_id] = Job(_state(state), reason, name)
     return jobs
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from stabkit.printing import counted
 from stabkit.rundir import RunDir, atomic_write, read_file, refuse_link, utc_now
-from stabkit.sweep.queue import Job, cancel
+from stabkit.sweep.queue import Job, SlurmError, cancel
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def settle_notes(folder: Path, jobs: dict[str, Job]) -> list[str]:
     """
     said = []
     for note in sorted(folder.glob("about-to-submit-*.json")):
-        content: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-        found = {job_id for job_id, job in jobs.items() if job.name == content["name"]}
+        name, runs, time = _read_note(note)
+        found = {job_id for job_id, job in jobs.items() if job.name == name}
         whole = {job_id for job_id in found if (folder / f"{job_id}_submitted.pkl").exists()}
         for job_id in sorted(whole):
             index = int(job_id.partition("_")[2] or 0)
-            write_submitted(RunDir(folder.parent / content["runs"][index]), job_id)
+            write_submitted(RunDir(folder.parent / runs[index]), job_id)
         cancel(sorted(found - whole))
         for job_id in found - whole:
             del jobs[job_id]
@@ -92,8 +92,21 @@ def settle_notes(folder: Path, jobs: dict[str, Job]) -> list[str]:
             "have run and are canceled"
         )
         said.append(
-            f"a submission of {counted(len(content['runs']), 'run')} was cut off at "
-            f"{content['time']}: "
+            f"a submission of {counted(len(runs), 'run')} was cut off at {time}: "
             f"{became if found else 'none of its jobs is in the queue'}"
         )
     return said
+
+
+def _read_note(note: Path) -> tuple[str, list[str], str]:
+    """Return job name, runs and time of a note. Raises SlurmError for one that is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+        return str(content["name"]), [str(run) for run in content["runs"]], str(content["time"])
+    except (ValueError, KeyError, TypeError) as error:
+        name = note.stem.removeprefix("about-to-submit-")
+        raise SlurmError(
+            f"{note}: damaged ({type(error).__name__}: {error}); a launcher died while it "
+            f"submitted. Cancel the jobs of this name, if any (scancel --name={name}), and remove "
+            "the file"
+        ) from None

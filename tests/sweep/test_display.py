@@ -254,3 +254,13 @@ def test_rows_tell_a_dead_run_from_a_live_one(tmp_path: Path) -> None:
     assert rows["alive"].eta_s == 3.0
     assert rows["dead"].eta_s is None
     assert "torn/status.json" in str(rows["torn"].reason)
+
+
+def test_very_many_runs_are_lines_instead_of_a_table() -> None:
+    rows = [Row(f"lr={i}", "waiting", 0, 9) for i in range(display.DRAWN)] + [FAILED]
+    console = Console(file=io.StringIO(), width=200)
+    console.print(display.whole_table(rows, 200))
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue().splitlines()
+    assert printed[:-1] == [status_line(row) for row in rows]
+    assert printed[-1] == "0 of 2,001 done, 2,000 waiting, 1 failed"

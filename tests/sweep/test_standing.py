@@ -3,7 +3,7 @@
 import pytest
 
 from stabkit.rundir import LOST_AFTER_S, Standing, State
-from stabkit.sweep.queue import Job, is_running, live_jobs
+from stabkit.sweep.queue import Job, SlurmError, is_running, live_jobs
 from stabkit.sweep.standing import Judgment, judge
 from stabkit.sweep.submissions import read_submitted
 from tests.sweep.conftest import FakeSlurm
@@ -72,3 +72,19 @@ def test_a_job_that_is_being_warned_still_runs(slurm: FakeSlurm) -> None:
     )
     assert is_running("11")
     assert live_jobs()["11"].state == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    "line", ["slurm_load_jobs error: no controller", "11_0|PENDING", "a|b|c|d|e", "", "11|?|None|x"]
+)
+def test_what_is_no_job_is_an_error_and_not_an_empty_queue(slurm: FakeSlurm, line: str) -> None:
+    """Else a run whose job was not found would be submitted a second time."""
+    queue = slurm.folder / "queue"
+    queue.write_text("11_0|PENDING|Priority|a|b\n12+1|RUNNING|None|\n")
+    assert live_jobs() == {
+        "11_0": Job("PENDING", "Priority", "a|b"),
+        "12+1": Job("RUNNING", "None", ""),
+    }
+    queue.write_text(f"11_0|PENDING|Priority|a\n{line}\n")
+    with pytest.raises(SlurmError, match="is not a job"):
+        live_jobs()

@@ -15,7 +15,7 @@ from stabkit.cli import main
 from stabkit.config import load_config
 from stabkit.rundir import RunDir, Status
 from stabkit.sweep.sbatch import chunks, shares
-from stabkit.sweep.submissions import jobs_folder, read_submitted
+from stabkit.sweep.submissions import jobs_folder, note_file, read_submitted
 from tests.conftest import SMALL
 from tests.sweep.conftest import FakeSlurm
 
@@ -208,6 +208,24 @@ def test_a_launcher_killed_inside_sbatch_is_noticed(
     assert slurm.queue() == ["12_0", "12_1", "12_2"]
     assert main(command) == 0
     assert "cut off" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ['{"na', "[]", '{"name": "x"}', "\udc80"])
+def test_a_damaged_note_is_named_with_what_to_do(
+    slurm: FakeSlurm, command: list[str], capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    assert main(command) == 0
+    (folder,) = Path("runs").glob("*/.submitit")
+    note = note_file(folder, "stabkit-mini-12345678")
+    note.write_bytes(content.encode(errors="surrogateescape"))
+    for words in (command, [*command, "--cancel"]):
+        assert main(words) == 1
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert f"{note.name}: damaged" in said
+        assert "scancel --name=stabkit-mini-12345678" in said
+    note.unlink()
+    assert main(command) == 0
 
 
 def test_a_launcher_killed_before_its_records_keeps_the_jobs(

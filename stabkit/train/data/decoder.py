@@ -23,12 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from stabkit.cores import usable_cores
-from stabkit.train.data.decoding_process import Answer, Decoded, Request, Span
+from stabkit.train.data.decoding_process import IGNORED, Answer, Decoded, Request, Span
 from stabkit.train.data.errors import DecoderError
 
 
 def decoded(images: Sequence[Span | bytes]) -> list[Tensor | str]:
-    """Return uint8 [3, h, w] for each image, or a text that says why it cannot be decoded.
+    """Return uint8 [3, h, w] for each image, or a text that says why not, and what to do.
 
     The bits and their order do not depend on the number of threads. Raises DecoderError when the
     process that decodes has died or has no memory.
@@ -57,17 +57,23 @@ class _Process:
         self.connection, theirs = multiprocessing.Pipe()
         threads = min(16, usable_cores())
         # Its module paths are those of this process, however this one was started.
+        paths = [path for path in sys.path if isinstance(path, str)]  # import skips all others
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"
+            f"import sys; sys.path[:] = {paths!r}\n"
             "from stabkit.train.data.decoding_process import serve\n"
             f"serve({theirs.fileno()}, {threads})"
         )
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C is for the training
-        )
+        # A signal to the whole job may come before it ignores them: until then they are blocked.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the training
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self.free: list[int] = []  # memories whose last tensor is gone
 
@@ -108,15 +114,16 @@ def _ask(
         try:
             process.send(what, images)
             answer, memory = process.receive()
+            if answer.failure:
+                raise DecoderError(f"the process that decodes images: {answer.failure}")
         except (EOFError, ConnectionError):
             _running = None
             _raise_death(process)
         except BaseException:
-            # An answer that was not waited for must not become that of the next request.
+            # An answer that was not waited for must not become that of the next request, and
+            # after a failure other threads may still write to the memory.
             _end()
             raise
-    if answer.failure:
-        raise DecoderError(f"the process that decodes images: {answer.failure}")
     return answer, memory
 
 
@@ -130,7 +137,7 @@ def _raise_death(process: _Process) -> NoReturn:
     hint = "; the kernel kills what takes the last memory" if code == -signal.SIGKILL else ""
     raise DecoderError(
         f"the process that decodes images (pid {process.popen.pid}) {how}{hint}; "
-        "the same command goes on from the last checkpoint"
+        "started again, the run goes on from its last checkpoint"
     )
 
 

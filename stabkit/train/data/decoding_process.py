@@ -23,15 +23,31 @@ from PIL import Image
 
 from stabkit.train.data.pixels import check_size, rgb_planes
 
+# The training alone decides what a signal to the whole job means; it may finish a step first.
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _KEPT = 2  # free memories: the batch of this step and the one read ahead
 
 
 class Span(NamedTuple):
-    """The bytes of one encoded image in a file: the whole file if `length` is None."""
+    """The bytes of one encoded image in a file: the whole file if `length` is None.
+
+    `state` is what `file_state` gave when the place was found; None if the place is not compared.
+    """
 
     path: str
     start: int = 0
     length: int | None = None
+    state: tuple[int, int] | None = None
+
+
+def file_state(file: BinaryIO) -> tuple[int, int]:
+    """Return size and time of the last write, which change when a file is written or replaced."""
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+class ChangedError(Exception):
+    """A file is no longer the one in which the places of images were found."""
 
 
 class Decoded(NamedTuple):
@@ -69,8 +85,7 @@ class Answer(NamedTuple):
 
 def serve(descriptor: int, threads: int) -> None:
     """Answer the requests that come through `descriptor` until its other end is closed."""
-    # The training alone decides what a signal to the whole job means; it may finish a step first.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     _lift_file_limit()
     # `check_size` refuses a picture that Pillow only warns about.
@@ -100,9 +115,10 @@ def _answer(
     try:
         results = list(pool.map(functools.partial(_pixels, room), request.images))
         os.ftruncate(memory, room.length)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         memories.free([memory])
-        connection.send(Answer([], failure=f"no memory for the pixels of a batch ({error})"))
+        why = str(error) or "none is left"
+        connection.send(Answer([], failure=f"no memory for the pixels of a batch ({why})"))
         return
     connection.send(Answer(results, room.length, memory))
     if room.length:
@@ -162,16 +178,25 @@ def _size(source: Span | bytes) -> Decoded | str:
         with _opened(source) as image:  # reads the header alone
             return Decoded(image.height, image.width)
     except Exception as error:
-        return str(error)
+        return _why(error)
 
 
 def _pixels(room: _Room, source: Span | bytes) -> Decoded | str:
     try:
         with _opened(source) as image:
             height, width, planes = image.height, image.width, rgb_planes(image)
+    except MemoryError:  # the image may be sound
+        raise
     except Exception as error:
-        return str(error)
+        return _why(error)
     return Decoded(height, width, room.write(planes))
+
+
+def _why(error: Exception) -> str:
+    """Say what is wrong, the image or the reading of its file, whose errors have an errno."""
+    if isinstance(error, ChangedError) or (isinstance(error, OSError) and error.errno):
+        return f"cannot be read ({error})"
+    return f"not an image that Pillow can decode ({error}); replace or remove it"
 
 
 @contextmanager
@@ -187,6 +212,11 @@ def _file(source: Span | bytes) -> BinaryIO:
     if source.length is None:
         return open(source.path, "rb")
     with open(source.path, "rb") as file:
+        if source.state not in (None, file_state(file)):
+            raise ChangedError(
+                "its file was written or replaced after the run had begun; put the old one back, "
+                "or begin a new run"
+            )
         file.seek(source.start)
         content = file.read(source.length)
     if len(content) != source.length:

@@ -87,10 +87,7 @@ def encoded_set(
     def checked(index: NDArray[np.int64], results: Sequence[T | str]) -> list[T]:
         for i, result in zip(index.tolist(), results, strict=True):
             if isinstance(result, str):
-                raise DataError(
-                    f"{where(i)}: not an image that Pillow can decode ({result}); "
-                    "replace or remove it"
-                )
+                raise DataError(f"{where(i)}: {result}")
         return cast(list[T], results)
 
     def read(index: NDArray[np.int64]) -> Images:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stabkit.printing import counted
 from stabkit.rundir import left_out
-from stabkit.train.data.decoding_process import Span
+from stabkit.train.data.decoding_process import Span, file_state
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_files import SUFFIXES, existing_folder, split_folders
 from stabkit.train.data.image_set import ImageSet, class_ranks, encoded_set, file_stamp
@@ -29,6 +29,7 @@ class _Shard:
     """One file: the members that are images, and for each where it is and its label as stored."""
 
     file: Path
+    state: tuple[int, int]
     names: list[str]
     places: NDArray[np.int64]  # [N, 2]: first byte, length
     labels: NDArray[np.int64]  # [N]
@@ -55,7 +56,8 @@ def _joined(shards: list[_Shard], values: NDArray[np.int64]) -> ImageSet:
     files = np.repeat(np.arange(len(shards)), counts)
 
     def source(i: int) -> Span:
-        return Span(str(shards[files[i]].file), *places[i].tolist())
+        shard, (start, length) = shards[files[i]], places[i].tolist()
+        return Span(str(shard.file), start, length, shard.state)
 
     def where(i: int) -> str:
         return f"{shards[files[i]].file}: {names[i]}"
@@ -93,6 +95,7 @@ def _shard(file: Path) -> tuple[_Shard, list[str]]:
     labels: dict[str, int] = {}
     others: list[str] = []
     with file.open("rb") as content:
+        state = file_state(content)
         for member in _members(file, content):
             key, suffix = _key(member.name)
             if suffix != ".cls" and suffix not in SUFFIXES:
@@ -115,7 +118,8 @@ def _shard(file: Path) -> tuple[_Shard, list[str]]:
         raise DataError(f"{file}: has no images ({', '.join(SUFFIXES)})")
     names = [member.name for member in images.values()]
     places = np.array([(member.offset_data, member.size) for member in images.values()], np.int64)
-    return _Shard(file, names, places, np.array([labels[key] for key in images], np.int64)), others
+    stored = np.array([labels[key] for key in images], np.int64)
+    return _Shard(file, state, names, places, stored), others
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 
 from stabkit.cli import main
-from stabkit.train.data import batches, decoder
+from stabkit.train.data import batches, decoder, decoding_process
 from stabkit.train.data.decoding_process import Span
 from stabkit.train.data.errors import DecoderError
 from stabkit.train.data.image_set import ImageSet
@@ -98,8 +100,8 @@ def test_a_bad_image_is_told_from_its_neighbors() -> None:
     first, second, third, fourth = decoder.decoded([good, b"broken", Span("/no/where"), good])
     assert isinstance(first, torch.Tensor)
     assert isinstance(fourth, torch.Tensor)
-    assert "cannot identify image file" in str(second)
-    assert "No such file" in str(third)
+    assert str(second).startswith("not an image that Pillow can decode (cannot identify image file")
+    assert str(third).startswith("cannot be read ([Errno 2] No such file")
     assert [type(one) for one in decoder.decoded([b""])] == [str]  # no pixels, no memory
     assert decoder.decoded([]) == []
 
@@ -108,7 +110,7 @@ def test_a_bad_image_is_told_from_its_neighbors() -> None:
 def test_a_killed_process_is_noticed_before_and_during_a_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said = r"pid \d+\) was killed by SIGKILL; the kernel kills .* goes on from the last checkpoint"
+    said = r"pid \d+\) was killed by SIGKILL; the kernel kills .* goes on from its last checkpoint"
     images = jpegs(2)
     pixels(images)
     os.kill(pid(), signal.SIGKILL)
@@ -149,6 +151,47 @@ def test_signals_to_the_job_are_left_to_the_training() -> None:
         os.kill(before, number)
     pixels(images)
     assert pid() == before
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("number", decoding_process.IGNORED)
+def test_a_signal_to_the_job_while_it_starts_does_not_end_it(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    def signaled(*words: Any, **given: Any) -> Any:
+        process = start(*words, **given)
+        process.send_signal(number)  # before Python has begun
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", signaled)
+    images = jpegs(2)
+    assert all(map(torch.equal, pixels(images), map(by_pillow, images)))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.usefixtures("fresh")
+def test_too_little_memory_is_no_fault_of_an_image() -> None:
+    small = jpegs(1)
+    pixels(small)
+    before = pid()
+    used = re.findall(r"VmSize:\s*(\d+) kB", Path(f"/proc/{before}/status").read_text())
+    limit = (int(used[0]) + 40_000) * 1024
+    resource.prlimit(before, resource.RLIMIT_AS, (limit, limit))
+    buffer = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(buffer, "PNG", compress_level=1)
+    with pytest.raises(DecoderError, match="no memory for the pixels of a batch"):
+        decoder.decoded([buffer.getvalue()])
+    pixels(small)
+    assert pid() != before, "threads of the failed request may still write"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_paths_of_modules_that_are_no_text_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/tmp")])
+    pixels(jpegs(1))
 
 
 def test_a_killed_training_leaves_no_process_and_no_memory(tmp_path: Path) -> None:

@@ -197,13 +197,24 @@ def test_no_shards(tmp_path: Path, what: str) -> None:
         load("tar", root)
 
 
-def test_a_shard_that_shrinks_later_is_an_error_of_its_image(tmp_path: Path) -> None:
+def test_a_shard_that_is_written_or_replaced_later_is_noticed(tmp_path: Path) -> None:
     root = write_set(tmp_path)
-    wide = write_tar(root / "train" / "z.tar", [("w.png", png(pixels(1, 4, 9))), ("w.cls", b"3")])
-    train, _ = load("tar", root)
-    wide.write_bytes(wide.read_bytes()[:560])
-    with pytest.raises(DataError, match=r"z\.tar: w\.png: .*the file holds 48 of its"):
-        train.load(np.array([5]))
+    shard = root / "train" / "z.tar"
+
+    def write(file: Path, value: int) -> Path:
+        return write_tar(file, [("w.png", png(pixels(value, 4, 9))), ("w.cls", b"3")])
+
+    def cut() -> None:
+        shard.write_bytes(shard.read_bytes()[:560])
+
+    for act in (cut, lambda: write(tmp_path / "new.tar", 2).replace(shard)):
+        write(shard, 1)
+        train, _ = load("tar", root)
+        train.load(np.arange(6))
+        act()
+        with pytest.raises(DataError, match=r"z\.tar: w\.png: .*put the old one back"):
+            train.load(np.array([5]))
+        train.load(np.arange(5))
 
 
 @pytest.mark.lengthy
