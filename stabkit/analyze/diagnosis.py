@@ -124,10 +124,10 @@ class Diagnosis:
         """Rows of `find_drift`."""
         return self._falls[0].drifts
 
-    @cached_property
+    @property
     def outliers(self) -> pd.DataFrame:
-        """Rows of `find_outliers`: single evaluations far below those beside them."""
-        return accuracy_events.outliers(Accuracy(self.tables, self.metric), self.dips)
+        """Rows of `find_outliers`: single evaluations far below those beside them, in no dip."""
+        return self._falls[0].outliers
 
     @cached_property
     def _names(self) -> list[str]:
@@ -339,7 +339,7 @@ class Diagnosis:
 
 
 EXAMINED = (
-    *("metric", "_falls", "confirmed_then", "outliers", "level", "best"),
+    *("metric", "_falls", "confirmed_then", "level", "best"),
     *("losses", "loss_spikes", "departures", "stuck"),
     *(
         "collapses",
