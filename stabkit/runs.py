@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LISTED = 6  # names; more are counted
+
 
 @dataclass(frozen=True, repr=False)
 class Run(reader.Run):
@@ -60,15 +62,21 @@ class Run(reader.Run):
         return self.diagnosis().verdict
 
     def dips(self, metric: str | None = None) -> pd.DataFrame:
-        """Return one row per dip, as `find_dips` does, and how long it lasted."""
+        """Return one row per dip, as `find_dips` does, and how long it lasted.
+
+        Raises KeyError if the run has evaluations, but none of `metric`.
+        """
+        refuse_unknown([self], metric)
         return self.diagnosis(metric).dips.copy()
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per dip that is not clear enough to count; healthy runs have some too."""
+        refuse_unknown([self], metric)
         return self.diagnosis(metric).possible_dips.copy()
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per drift, as `find_drift` does."""
+        refuse_unknown([self], metric)
         return self.diagnosis(metric).drifts.copy()
 
     def spikes(self) -> pd.DataFrame:
@@ -192,13 +200,17 @@ class Runs(reader.Runs, Sequence[Run]):
         return joined(self, Run.log)
 
     def dips(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.dips(metric))
+        """Return the dips of each run (`Run.dips`); one that lacks `metric` has none."""
+        refuse_unknown(self, metric)
+        return joined(self, lambda run: run.diagnosis(metric).dips)
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.possible_dips(metric))
+        refuse_unknown(self, metric)
+        return joined(self, lambda run: run.diagnosis(metric).possible_dips)
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.drifts(metric))
+        refuse_unknown(self, metric)
+        return joined(self, lambda run: run.diagnosis(metric).drifts)
 
     def spikes(self) -> pd.DataFrame:
         return joined(self, Run.spikes)
@@ -249,6 +261,17 @@ def _row(run: Run, factors: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def refuse_unknown(runs: Sequence[Run], metric: str | None) -> None:
+    """Raise KeyError if these runs have evaluations, but none of this name."""
+    if metric is None:
+        return
+    found = {str(name) for run in runs for name in run.diagnosis().evals()["metric"].unique()}
+    if found and metric not in found:
+        raise KeyError(
+            f"no evaluation {metric!r} was recorded; those that were: {_listed(sorted(found))}"
+        )
+
+
 def joined(runs: Runs, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     """Return what `read` gives for each run as one frame, with the run's name in front."""
     frames = [frame.assign(run=run.name) for run in runs if len(frame := read(run))]
@@ -293,6 +316,6 @@ def train_run(
     return open_run(folder)
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return (", ".join(names[:LISTED]) or "none") + more

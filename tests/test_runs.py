@@ -160,6 +160,13 @@ def test_signals_of_many_runs_are_chosen_as_those_of_one(runs: stabkit.Runs) -> 
     assert len(runs.signals("grad_norm")) == sum(len(run.signals("grad_norm")) for run in runs)
 
 
+def test_an_evaluation_that_was_not_recorded_is_refused(runs: stabkit.Runs) -> None:
+    for name in ("dips", "possible_dips", "drifts"):
+        for asked in (runs, runs[0]):
+            with pytest.raises(KeyError, match=r"no evaluation 'knn'.*were: knn_heldout"):
+                getattr(asked, name)("knn")
+
+
 def test_a_folder_without_runs(tmp_path: Path) -> None:
     runs = stabkit.load(tmp_path)
     assert len(runs) == 0

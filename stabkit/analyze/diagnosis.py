@@ -165,7 +165,10 @@ class Diagnosis:
 
     @cached_property
     def stuck(self) -> pd.DataFrame:
-        """Losses that never fell (`loss_events.stuck`). The untrained level of our own is known."""
+        """Losses that never fell (`loss_events.stuck`).
+
+        Our own loss is judged in `collapses`, since its level at chance is known.
+        """
         own = "loss_relative" in self._names
         return loss_events.stuck(
             {} if own else self._series([n for n in self.losses if has_level(n)])
@@ -330,6 +333,9 @@ class Diagnosis:
         """Whether a detector refused a series, or rows are missing of steps that were trained."""
         tables = self.dips, self.spikes, self.loss_spikes
         return any(map(refused, tables)) or bool(self.gaps())
+
+    def __repr__(self) -> str:
+        return f"Diagnosis({str(self.path)!r})"
 
     def examine(self) -> "Diagnosis":
         """Find everything now, while the tables are in memory."""
