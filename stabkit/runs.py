@@ -1,6 +1,7 @@
 """The runs that `stabkit.load` returns: their tables, what was found in them, and figures."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -10,17 +11,21 @@ import pandas as pd
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.found import found_events
+from stabkit.analyze.kept_tables import Tables
 from stabkit.config import RunConfig, load_config
 from stabkit.printing import counted
 from stabkit.rundir import RunDir
 from stabkit.store import reader
-from stabkit.store.reader import joined
+from stabkit.store.schema import METRIC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LISTED = 6  # names; more are counted
 
+
+@dataclass(frozen=True, repr=False)
 class Run(reader.Run):
     """One run folder, written by `stabkit train`, by a Monitor in another loop, or by `convert`.
 
@@ -29,8 +34,14 @@ class Run(reader.Run):
     when it is first asked for: for a run that still trains, load the folder again.
     """
 
+    _tables: Tables = field(default_factory=Tables, compare=False)
+
     @cached_property
-    def _diagnoses(self) -> dict[str | None, Diagnosis]:
+    def _own(self) -> Diagnosis:
+        return Diagnosis(self, None, self._tables)
+
+    @cached_property
+    def _of_metrics(self) -> dict[str, Diagnosis]:
         return {}
 
     def diagnosis(self, metric: str | None = None) -> Diagnosis:
@@ -39,9 +50,11 @@ class Run(reader.Run):
         `metric`: the evaluation that is searched for dips and drifts; by default a held-out
         accuracy, kNN before others.
         """
-        if metric not in self._diagnoses:
-            self._diagnoses[metric] = Diagnosis(self, metric)
-        return self._diagnoses[metric]
+        if metric is None or metric == self._own.metric:
+            return self._own
+        if metric not in self._of_metrics:
+            self._of_metrics[metric] = Diagnosis(self, metric, self._tables)
+        return self._of_metrics[metric]
 
     @property
     def verdict(self) -> str:
@@ -49,15 +62,21 @@ class Run(reader.Run):
         return self.diagnosis().verdict
 
     def dips(self, metric: str | None = None) -> pd.DataFrame:
-        """Return one row per dip, as `find_dips` does, and how long it lasted."""
+        """Return one row per dip, as `find_dips` does, and how long it lasted.
+
+        Raises KeyError if the run has evaluations, but none of `metric`.
+        """
+        refuse_unknown([self], metric)
         return self.diagnosis(metric).dips.copy()
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per dip that is not clear enough to count; healthy runs have some too."""
+        refuse_unknown([self], metric)
         return self.diagnosis(metric).possible_dips.copy()
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per drift, as `find_drift` does."""
+        refuse_unknown([self], metric)
         return self.diagnosis(metric).drifts.copy()
 
     def spikes(self) -> pd.DataFrame:
@@ -163,27 +182,35 @@ class Runs(reader.Runs, Sequence[Run]):
         Beside the verdict are the number of dips, the depth of the deepest, and the number of
         bursts.
         """
-        if not self:
-            return pd.DataFrame(columns=["run", "state", "step", "knn_last", "verdict"])
-        found = [
-            {
-                "verdict": run.verdict,
-                "dips": len(dips := run.dips()),
-                "deepest": dips["depth"].max() if len(dips) else 0.0,
-                "bursts": len(run.bursts()),
-            }
-            for run in self
-        ]
-        return pd.concat([super().table(), pd.DataFrame(found)], axis=1)
+        columns = ["run", "state", "step", "knn_last", "verdict"]
+        factors = self.factors()
+        return pd.DataFrame([_row(run, factors) for run in self], columns=None if self else columns)
+
+    def signals(self, signals: str | Sequence[str] | None = None) -> pd.DataFrame:
+        return joined(self, lambda run: run.signals(signals))
+
+    def scalars(self) -> pd.DataFrame:
+        return joined(self, Run.scalars)
+
+    def evals(self, metric: str | None = None) -> pd.DataFrame:
+        return joined(self, lambda run: run.evals(metric))
+
+    def log(self) -> pd.DataFrame:
+        """Return the log of each run (`Run.log`)."""
+        return joined(self, Run.log)
 
     def dips(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.dips(metric))
+        """Return the dips of each run (`Run.dips`); one that lacks `metric` has none."""
+        refuse_unknown(self, metric)
+        return joined(self, lambda run: run.diagnosis(metric).dips)
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.possible_dips(metric))
+        refuse_unknown(self, metric)
+        return joined(self, lambda run: run.diagnosis(metric).possible_dips)
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.drifts(metric))
+        refuse_unknown(self, metric)
+        return joined(self, lambda run: run.diagnosis(metric).drifts)
 
     def spikes(self) -> pd.DataFrame:
         return joined(self, Run.spikes)
@@ -218,14 +245,52 @@ class Runs(reader.Runs, Sequence[Run]):
         return str(self.table().to_html(index=False, float_format="{:.4g}".format))
 
 
+def _row(run: Run, factors: Sequence[str]) -> dict[str, Any]:
+    status, found = run.status(), run.diagnosis()
+    knn, dips = found.evals(METRIC)["value"], found.dips
+    return {
+        "run": run.name,
+        "state": status.state if status else None,
+        "step": status.step if status else None,
+        **{key: run.settings.get(key) for key in factors},
+        "knn_last": knn.iloc[-1] if len(knn) else None,
+        "verdict": found.verdict,
+        "dips": len(dips),
+        "deepest": dips["depth"].max() if len(dips) else 0.0,
+        "bursts": len(found.bursts),
+    }
+
+
+def refuse_unknown(runs: Sequence[Run], metric: str | None) -> None:
+    """Raise KeyError if these runs have evaluations, but none of this name."""
+    if metric is None:
+        return
+    found = {str(name) for run in runs for name in run.diagnosis().evals()["metric"].unique()}
+    if found and metric not in found:
+        raise KeyError(
+            f"no evaluation {metric!r} was recorded; those that were: {_listed(sorted(found))}"
+        )
+
+
+def joined(runs: Runs, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+    """Return what `read` gives for each run as one frame, with the run's name in front."""
+    frames = [frame.assign(run=run.name) for run in runs if len(frame := read(run))]
+    if not frames:
+        columns = read(runs[0]).columns if runs else []
+        return pd.DataFrame(columns=["run", *columns])
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[["run", *(c for c in whole.columns if c != "run")]]
+
+
 def load(folder: str | Path) -> Runs:
     """Load every run at or below `folder`. Raises FileNotFoundError if there is no such folder.
 
     Two kinds of run are left out with a LeftOutWarning: a run with a damaged configuration, and a
     copy, which has the settings and seed of another run.
     """
-    found = reader.load(folder)
-    return Runs(found.path, tuple(Run(run.path, run.called) for run in found))
+    found, tables = reader.load(folder), Tables()  # shared, so that few stay in memory
+    runs = (Run(run.path, run.called, _tables=tables) for run in found)
+    return Runs(found.path, tuple(runs))
 
 
 def open_run(folder: str | Path) -> Run:
@@ -251,6 +316,6 @@ def train_run(
     return open_run(folder)
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return (", ".join(names[:LISTED]) or "none") + more

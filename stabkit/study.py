@@ -61,20 +61,20 @@ class Study:
         better: Mapping[str, Any],
         worse: Mapping[str, Any],
         column: str = "level",
-        pairs: Sequence[str] = ("seed",),
+        pairs: str | Sequence[str] = ("seed",),
     ) -> Claim:
         """Judge the claim that runs with the settings `better` end higher than those of `worse`.
 
         `column`: the column to compare, by default the level. `pairs`: what paired runs share.
         """
-        return higher(text, self.table, better, worse, column, pairs)
+        return higher(text, self.table, better, worse, column, _several(pairs))
 
     def dip_more(
         self,
         text: str,
         more: Mapping[str, Any],
         less: Mapping[str, Any],
-        within: Sequence[str] = (),
+        within: str | Sequence[str] = (),
         weight: str | None = None,
     ) -> Claim:
         """Judge the claim that runs with the settings `more` have more dips than those of `less`.
@@ -85,7 +85,7 @@ class Study:
         table = self.table
         if weight is not None:
             table = table.assign(exposure=table["exposure"] * table[weight])
-        return dip_more(text, table, more, less, within)
+        return dip_more(text, table, more, less, _several(within))
 
     def more_runs(
         self, text: str, events: pd.DataFrame, more: Mapping[str, Any], less: Mapping[str, Any]
@@ -127,7 +127,7 @@ class Study:
 
 
 def open_study(
-    name: str, runs: str | Path, factors: Sequence[str] = (), metric: str | None = None
+    name: str, runs: str | Path, factors: str | Sequence[str] = (), metric: str | None = None
 ) -> Study:
     """Open the study of `sweeps/NAME.yaml` on the runs in the folder `runs`.
 
@@ -136,7 +136,7 @@ def open_study(
     held-out accuracy. Raises ConfigError without the sweep file. Raises SystemExit, with what to
     do, if no run is done or none has such an evaluation.
     """
-    found = _runs(runs)
+    found, factors = _runs(runs), _several(factors)
     if metric is not None:
         metric = _evaluation(found, metric, name)
     table = levels(found.diagnoses(metric), factors)
@@ -149,6 +149,10 @@ def open_study(
     if paper.published is None:
         return Study(found, table, pd.Series(dtype=float))
     return Study(found, table, published(paper.runs, factors, paper.published.measure))
+
+
+def _several(names: str | Sequence[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def _runs(default: str | Path) -> Runs:

@@ -28,6 +28,10 @@ def test_yaml_floats_without_a_dot_are_numbers(text: str, value: float) -> None:
     assert parse_yaml(f"[{text}]") == [value]
 
 
+def test_one_override_need_not_be_in_a_list() -> None:
+    assert load_config("tiny", "train.steps=50") == load_config("tiny", ["train.steps=50"])
+
+
 @pytest.mark.parametrize("text", ["e4", "1e", "v1e4", "'1e-4'", "1e-4x"])
 def test_yaml_text_that_only_looks_like_a_float_stays_text(text: str) -> None:
     assert isinstance(parse_yaml(f"name: {text}")["name"], str)

@@ -1,7 +1,9 @@
 """What `stabkit.load` returns: runs as a sequence, with what was found in them and figures."""
 
 import inspect
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 from matplotlib.figure import Figure
 
 import stabkit
+from stabkit.analyze import kept_tables
 from stabkit.analyze.found import EVENT_COLUMNS
 from stabkit.cli import main
+from stabkit.store import tables
 from tests.analyze.conftest import DIP, SPIKE, plant_run
 
 FINDINGS = ["dips", "possible_dips", "drifts", "spikes", "bursts", "swells", "collapses", "events"]
@@ -133,6 +137,41 @@ def test_short_in_a_notebook(runs: stabkit.Runs) -> None:
     page = runs._repr_html_()
     assert "<table" in page
     assert "unstable" in page
+
+
+def test_each_table_is_read_once_and_few_stay_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+    parts = tables._read_parts
+
+    def counted(folder: Path, *further: Any) -> Any:
+        read[f"{folder.parent.name}/{folder.name}"] += 1
+        return parts(folder, *further)
+
+    monkeypatch.setattr(tables, "_read_parts", counted)
+    monkeypatch.setattr(kept_tables.Tables.__init__, "__defaults__", (0,))  # bytes
+    runs = stabkit.load(folder)
+    runs.table()
+    runs.dips()
+    runs.dips("knn_heldout")
+    assert len(read) == 6
+    assert set(read.values()) == {1}
+    runs[1].diagnosis().tables.scalars()
+    runs[0].diagnosis().tables.scalars()
+    assert read["calm/scalars"] == 2, "the tables of the first run were not kept"
+
+
+def test_signals_of_many_runs_are_chosen_as_those_of_one(runs: stabkit.Runs) -> None:
+    assert list(runs.signals("grad_norm")) == ["run", "step", "layer", "depth", "grad_norm"]
+    assert len(runs.signals("grad_norm")) == sum(len(run.signals("grad_norm")) for run in runs)
+
+
+def test_an_evaluation_that_was_not_recorded_is_refused(runs: stabkit.Runs) -> None:
+    for name in ("dips", "possible_dips", "drifts"):
+        for asked in (runs, runs[0]):
+            with pytest.raises(KeyError, match=r"no evaluation 'knn'.*were: knn_heldout"):
+                getattr(asked, name)("knn")
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:

@@ -59,6 +59,18 @@ def test_a_notebook_finds_runs_and_sweep_above_its_folder(
         open_study("lr_grid", arms, FACTORS)
 
 
+def test_one_name_works_where_several_are_meant(arms: Path) -> None:
+    study = open_study("lr_grid", arms, "model.freeze_patch_embed")
+    assert (
+        study.table.columns.tolist() == open_study("lr_grid", arms, FACTORS).table.columns.tolist()
+    )
+    learned, frozen = study.ends("model.freeze_patch_embed")
+    one, several = (study.higher("", frozen, learned, pairs=p) for p in ("seed", ["seed"]))
+    assert (one.effect, one.n) == (several.effect, several.n)
+    assert "unpaired" not in one.note
+    assert study.dip_more("", frozen, learned, within="seed").n == 2
+
+
 def test_an_evaluation_that_no_run_has_is_refused(arms: Path) -> None:
     with pytest.raises(SystemExit, match="no run has finetune; see the top of sweeps/transfer"):
         open_study("transfer", arms, FACTORS, metric="finetune")

@@ -49,19 +49,20 @@ class Accuracy:
 
 
 class Falls(NamedTuple):
-    """How an accuracy fell: rows of `find_dips`, of possible dips, and of `find_drift`."""
+    """How an accuracy fell: rows of `find_dips`, possible dips, `find_drift`, `find_outliers`."""
 
     dips: pd.DataFrame
     possible_dips: pd.DataFrame
     drifts: pd.DataFrame
+    outliers: pd.DataFrame
 
 
 def falls(seen: Accuracy) -> Falls:
-    """Return the dips, the possible dips (`search_dips`) and the drifts of an evaluation.
+    """Return the dips, possible dips (`search_dips`), drifts and outliers of an evaluation.
 
-    Dips get further columns. `end` is the recovery, or the last evaluation if the run ended inside
-    the dip. `steps`, `samples` and `epochs` say how long the dip lasted; the last two are NaN if
-    the settings do not tell the batch size or the size of the data.
+    Outliers inside a dip are left out. Dips get further columns: `end` is the recovery, or the last
+    evaluation if the run ended inside the dip. `steps`, `samples` and `epochs` say how long the dip
+    lasted; the last two are NaN if the settings do not tell the batch size or the size of the data.
     """
     run = seen.run
     known = 0.0 if math.isnan(seen.chance) else seen.chance
@@ -75,10 +76,12 @@ def falls(seen: Accuracy) -> Falls:
         both[both["possible"] == asked].drop(columns="possible").reset_index(drop=True)
         for asked in (False, True)
     )
+    alone = _outliers(seen)
+    dips, outliers = (None if refused(events) else events for events in (found, alone))
     sagged = attempt(
         run,
         f"drift of {seen.metric}",
-        lambda: find_drift(**seen.series(), dips=None if refused(found) else found),
+        lambda: find_drift(**seen.series(), dips=dips, outliers=outliers),
         lambda: find_drift([], []),
     )
     if math.isnan(seen.chance):
@@ -87,7 +90,8 @@ def falls(seen: Accuracy) -> Falls:
     steps = found["end"] - found["onset"]
     samples = steps * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
-    return Falls(found.assign(steps=steps, samples=samples, epochs=epochs), possible, sagged)
+    found = found.assign(steps=steps, samples=samples, epochs=epochs)
+    return Falls(found, possible, sagged, _outside(found, alone))
 
 
 def _number(run: Run, key: str) -> float:
@@ -100,19 +104,23 @@ def counts_known(evals: pd.DataFrame) -> bool:
     return bool((evals["n"] > 0).all())
 
 
-def outliers(seen: Accuracy, dips: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `find_outliers` on an evaluation, without those inside a dip."""
+def _outliers(seen: Accuracy) -> pd.DataFrame:
+    """Return the rows of `find_outliers` on an evaluation."""
     evals = seen.evals
     counts = evals["n"].to_numpy() if len(evals) else None
     accuracy = evals["step"].to_numpy(), evals["value"].to_numpy(), counts
-    found = attempt(
+    return attempt(
         seen.run,
         f"outliers of {seen.metric}",
         lambda: find_outliers(*accuracy),
         lambda: find_outliers([], []),
     )
-    inside = [bool(((dips["onset"] <= s) & (s <= dips["end"])).any()) for s in found["onset"]]
-    return found[~np.array(inside, dtype=bool)].reset_index(drop=True)
+
+
+def _outside(dips: pd.DataFrame, outliers: pd.DataFrame) -> pd.DataFrame:
+    """Return the outliers that are in no dip."""
+    inside = [bool(((dips["onset"] <= s) & (s <= dips["end"])).any()) for s in outliers["onset"]]
+    return outliers[~np.array(inside, dtype=bool)].reset_index(drop=True)
 
 
 def final_count(values: pd.Series) -> int:

@@ -124,10 +124,10 @@ class Diagnosis:
         """Rows of `find_drift`."""
         return self._falls[0].drifts
 
-    @cached_property
+    @property
     def outliers(self) -> pd.DataFrame:
-        """Rows of `find_outliers`: single evaluations far below those beside them."""
-        return accuracy_events.outliers(Accuracy(self.tables, self.metric), self.dips)
+        """Rows of `find_outliers`: single evaluations far below those beside them, in no dip."""
+        return self._falls[0].outliers
 
     @cached_property
     def _names(self) -> list[str]:
@@ -172,7 +172,10 @@ class Diagnosis:
 
     @cached_property
     def stuck(self) -> pd.DataFrame:
-        """Losses that never fell (`loss_events.stuck`). The untrained level of our own is known."""
+        """Losses that never fell (`loss_events.stuck`).
+
+        Our own loss is judged in `collapses`, since its level at chance is known.
+        """
         own = "loss_relative" in self._names
         return loss_events.stuck(
             {} if own else self._series([n for n in self.losses if has_level(n)])
@@ -338,6 +341,9 @@ class Diagnosis:
         tables = self.dips, self.spikes, self.loss_spikes
         return any(map(refused, tables)) or bool(self.gaps())
 
+    def __repr__(self) -> str:
+        return f"Diagnosis({str(self.path)!r})"
+
     def examine(self) -> "Diagnosis":
         """Find everything now, while the tables are in memory."""
         for name in EXAMINED:
@@ -346,7 +352,7 @@ class Diagnosis:
 
 
 EXAMINED = (
-    *("metric", "_falls", "confirmed_then", "outliers", "level", "best"),
+    *("metric", "_falls", "confirmed_then", "level", "best"),
     *("losses", "loss_spikes", "departures", "stuck"),
     *(
         "collapses",

@@ -115,11 +115,12 @@ def validate(model: type[Model], content: Mapping[str, Any], source: str) -> Mod
         raise ConfigError(source, [_explain(e, keys_of(model)) for e in error.errors()]) from None
 
 
-def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the configuration of a preset or a file, with `key=value` overrides.
+def load_config(source: str, overrides: str | Sequence[str] = ()) -> RunConfig:
+    """Return the configuration of a preset or a file, with `key=value` overrides, one or several.
 
     Raises ConfigError.
     """
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     content = with_settings(read_base(source), parse_overrides(overrides))
     config = validate(RunConfig, content, source)
     if problems := without_effect(config):

@@ -39,6 +39,7 @@ def find_drift(
     threshold: float | None = None,
     alpha: float = ALPHA,
     dips: pd.DataFrame | None = None,
+    outliers: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Find stretches between dips in which the level falls slowly, without an edge.
 
@@ -50,7 +51,8 @@ def find_drift(
     4.1) is of this kind. A run that never falls but rises too little shows only in a comparison of
     runs.
 
-    `dips`: what `find_dips` returned for the same arguments; it is called if they are left out.
+    `dips`, `outliers`: what `find_dips` and `find_outliers` returned for the same arguments; they
+    are called if these are left out.
 
     Columns: onset (step at the middle of the higher level), trough (step at the middle of the
     lower), recovery (step of the first later level with half of the depth back, NaN if there is
@@ -60,8 +62,9 @@ def find_drift(
         dips = find_dips(
             step, accuracy, n, correct, min_depth=min_depth, threshold=threshold, alpha=alpha
         )
-    alone = find_outliers(step, accuracy, n)["onset"]
-    seen = ~np.isnan(np.asarray(accuracy, dtype=np.float64)) & ~np.isin(step, alone)
+    if outliers is None:
+        outliers = find_outliers(step, accuracy, n)
+    seen = ~np.isnan(np.asarray(accuracy, dtype=np.float64)) & ~np.isin(step, outliers["onset"])
     steps = np.asarray(step)[seen].astype(np.int64)
     acc = np.asarray(accuracy, dtype=np.float64)[seen]
     bits = None if correct is None else np.asarray(correct)[seen]

@@ -1,11 +1,11 @@
 """Read run folders as tidy pandas frames. A table is read when it is asked for."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from stabkit.rundir import Note, RunDir, Status, find_runs, left_out, read_file
 from stabkit.store.accuracies import logged_accuracies
-from stabkit.store.schema import KEYS, METRIC, TABLES
+from stabkit.store.schema import KEYS, TABLES
 from stabkit.store.tables import last_part, read_table
 from stabkit.store.writer import unpack_bits
 from stabkit.yamlio import flat, parse_yaml
-
-AnyRun = TypeVar("AnyRun", bound="Run")
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """All runs below a folder; the frames are those of `Run` with a column `run` in front."""
+    """All runs below a folder."""
 
     path: Path
     items: tuple[Run, ...]
@@ -219,49 +217,11 @@ class Runs:
     def __len__(self) -> int:
         return len(self.items)
 
-    def table(self) -> pd.DataFrame:
-        """Return one row per run: name, state, step, each setting that differs, last kNN."""
-        rows = []
-        factors = self.factors()
-        for run in self:
-            status = run.status()
-            knn = run.evals(METRIC)["value"]
-            rows.append(
-                {"run": run.name, "state": status.state if status else None}
-                | {"step": status.step if status else None}
-                | {key: run.settings.get(key) for key in factors}
-                | {"knn_last": knn.iloc[-1] if len(knn) else None}
-            )
-        return pd.DataFrame(rows)
-
     def factors(self) -> list[str]:
         """Return the settings that differ between the runs, without `runtime.`, in config order."""
         keys = dict.fromkeys(key for run in self for key in run.settings)
         varies = [k for k in keys if len({repr(run.settings.get(k)) for run in self}) > 1]
         return [key for key in varies if not key.startswith("runtime.")]
-
-    def signals(self, signals: str | Sequence[str] | None = None) -> pd.DataFrame:
-        return joined(self.items, lambda run: run.signals(signals))
-
-    def scalars(self) -> pd.DataFrame:
-        return joined(self.items, lambda run: run.scalars())
-
-    def evals(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self.items, lambda run: run.evals(metric))
-
-    def log(self) -> pd.DataFrame:
-        """Return the log of each run (`Run.log`)."""
-        return joined(self.items, lambda run: run.log())
-
-
-def joined(runs: Sequence[AnyRun], read: Callable[[AnyRun], pd.DataFrame]) -> pd.DataFrame:
-    """Return what `read` gives for each run as one frame, with the run's name in front."""
-    frames = [frame.assign(run=run.name) for run in runs if len(frame := read(run))]
-    if not frames:
-        columns = read(runs[0]).columns if runs else []
-        return pd.DataFrame(columns=["run", *columns])
-    whole = pd.concat(frames, ignore_index=True)
-    return whole[["run", *(c for c in whole.columns if c != "run")]]
 
 
 def load(folder: str | Path) -> Runs:

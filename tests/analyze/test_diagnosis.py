@@ -9,18 +9,26 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stabkit.analyze import accuracy_events, diagnosis, gradient_events, series_spikes
+from stabkit.analyze import (
+    accuracy_events,
+    diagnosis,
+    gradient_events,
+    loss_events,
+    series_spikes,
+)
 from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.report.page import write_report
 from stabkit.analyze.summary import describe, run_table
+from stabkit.detect import drift
 from stabkit.store import tables
 from stabkit.store.reader import load
 from tests.analyze.conftest import LAYERS, diagnosed_run, plant_run
 
 DETECTORS = (
-    *("search_dips", "find_drift", "find_layer_spikes", "find_layer_swells", "find_spikes"),
+    *("search_dips", "find_drift", "find_outliers", "find_layer_spikes", "find_layer_swells"),
+    *("find_spikes", "find_long_rises", "find_departure", "find_stuck_loss"),
     *("find_bursts", "layer_onsets"),
 )
 
@@ -58,8 +66,9 @@ def detections(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return counted
 
+    callers = (accuracy_events, gradient_events, loss_events, series_spikes, diagnosis, drift)
     for name in DETECTORS:
-        for module in (accuracy_events, gradient_events, series_spikes, diagnosis):
+        for module in callers:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     return counts
@@ -75,9 +84,9 @@ def test_a_report_reads_each_table_once_and_finds_once(
     expected = {f"{run}/{table}" for run in range(3) for table in ("layers", "scalars", "evals")}
     assert reads == dict.fromkeys(expected - {"1/layers"}, 1)
     once_a_run = dict.fromkeys(DETECTORS, 3)
-    # spikes of the loss; bursts of the layers' spikes, all and those that stand out, of their
-    # swells and of the loss
-    assert detections == once_a_run | {"find_spikes": 3, "find_bursts": 12}
+    # bursts of the layers' spikes, all and those that stand out, of their swells and of the loss;
+    # outliers also of the mean of the seeds
+    assert detections == once_a_run | {"find_bursts": 12, "find_outliers": 4}
 
 
 @pytest.mark.lengthy
@@ -88,6 +97,7 @@ def test_a_summary_reads_each_table_once_and_finds_once(
     assert "1 of 3 runs trained unstably" in describe(found, run_table(found))
     assert set(reads.values()) == {1}
     assert detections["search_dips"] == detections["find_drift"] == 3
+    assert detections["find_outliers"] == 4, "one of the mean of the seeds"
     assert detections["find_layer_spikes"] == detections["find_spikes"] == 3
 
 
