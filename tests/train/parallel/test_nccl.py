@@ -14,6 +14,7 @@ import stabkit.train.exactness as exactness
 import stabkit.train.loop as loop
 from stabkit.config import RunConfig
 from stabkit.rundir import RunDir
+from stabkit.train.parallel import nccl
 from stabkit.train.parallel.nccl import CHOOSERS, PINNED, nccl_settings, pin_nccl
 from stabkit.train.parallel.reduce import process_group
 from stabkit.train.parallel.topology import in_words
@@ -66,6 +67,23 @@ def test_what_the_user_set_is_kept_and_recorded(monkeypatch: pytest.MonkeyPatch)
     assert nccl_settings() == (
         "NCCL_ALGO=Tree, NCCL_PROTO=Simple, NCCL_NVLS_ENABLE=0, NCCL_MAX_NCHANNELS=4"
     )
+
+
+def test_settings_in_the_files_of_nccl_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment wins over the user's file, and that over the site's."""
+    monkeypatch.setattr(nccl, "SITE_FILE", tmp_path / "site")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NCCL_CONF_FILE", raising=False)
+    pin_nccl()
+    pinned = nccl_settings()
+    (tmp_path / "site").write_text("NCCL_ALGO=Tree\nNCCL_NTHREADS=64\nNCCL_IB_HCA=mlx5\n")
+    (tmp_path / ".nccl.conf").write_text("#NCCL_NET=Socket\nno setting\nNCCL_NTHREADS=128\n")
+    assert nccl_settings() == f"{pinned}, NCCL_NTHREADS=128, NCCL_IB_HCA=mlx5"
+    (tmp_path / "other").write_text("NCCL_NTHREADS=256")
+    monkeypatch.setenv("NCCL_CONF_FILE", str(tmp_path / "other"))
+    assert nccl_settings() == f"{pinned}, NCCL_NTHREADS=256, NCCL_IB_HCA=mlx5"
 
 
 def test_another_setting_or_version_of_nccl_is_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
