@@ -323,10 +323,8 @@ def _clear(table: pd.DataFrame) -> str:
         return ""
     if not clear:
         which = "It does not" if all_bursts == 1 else "None does"
-        return f"\n{which} stand out from the noise of its run, so no verdict rests on it."
-    return (
-        f"\n{clear} of them stand out from the noise of their run; on the others no verdict rests."
-    )
+        return f"\n{which} stand out from the noise of its run, so no verdict counts it."
+    return f"\n{clear} of them stand out from the noise of their run; no verdict counts the others."
 
 
 def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:

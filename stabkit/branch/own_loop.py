@@ -70,7 +70,7 @@ def branch_loop(
 
     Goes back to a state before the event again and again, and calls `train(folder, first, end)`,
     which makes the steps `first` to `end` - 1 with a Monitor in `folder`: once as it was (control),
-    8 times with one weight moved by one rounding (placebos), 12 times with all weights kicked as
+    8 times with the last bit of each weight moved (placebos), 12 times with all weights kicked as
     far as the strongest change moves them (shams), and 3 times with each change. A change gets no
     credit for what placebos or shams prevent as well: docs/branches.md.
 
