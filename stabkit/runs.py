@@ -66,17 +66,17 @@ class Run(reader.Run):
 
         Raises KeyError if the run has evaluations, but none of `metric`.
         """
-        refuse_unknown([self], metric)
+        check_metric([self], metric)
         return self.diagnosis(metric).dips.copy()
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per dip that is not clear enough to count; healthy runs have some too."""
-        refuse_unknown([self], metric)
+        check_metric([self], metric)
         return self.diagnosis(metric).possible_dips.copy()
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per drift, as `find_drift` does."""
-        refuse_unknown([self], metric)
+        check_metric([self], metric)
         return self.diagnosis(metric).drifts.copy()
 
     def spikes(self) -> pd.DataFrame:
@@ -187,46 +187,46 @@ class Runs(reader.Runs, Sequence[Run]):
         return pd.DataFrame([_row(run, factors) for run in self], columns=None if self else columns)
 
     def signals(self, signals: str | Sequence[str] | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.signals(signals))
+        return _joined(self, lambda run: run.signals(signals))
 
     def scalars(self) -> pd.DataFrame:
-        return joined(self, Run.scalars)
+        return _joined(self, Run.scalars)
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
-        return joined(self, lambda run: run.evals(metric))
+        return _joined(self, lambda run: run.evals(metric))
 
     def log(self) -> pd.DataFrame:
         """Return the log of each run (`Run.log`)."""
-        return joined(self, Run.log)
+        return _joined(self, Run.log)
 
     def dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return the dips of each run (`Run.dips`); one that lacks `metric` has none."""
-        refuse_unknown(self, metric)
-        return joined(self, lambda run: run.diagnosis(metric).dips)
+        check_metric(self, metric)
+        return _joined(self, lambda run: run.diagnosis(metric).dips)
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
-        refuse_unknown(self, metric)
-        return joined(self, lambda run: run.diagnosis(metric).possible_dips)
+        check_metric(self, metric)
+        return _joined(self, lambda run: run.diagnosis(metric).possible_dips)
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
-        refuse_unknown(self, metric)
-        return joined(self, lambda run: run.diagnosis(metric).drifts)
+        check_metric(self, metric)
+        return _joined(self, lambda run: run.diagnosis(metric).drifts)
 
     def spikes(self) -> pd.DataFrame:
-        return joined(self, Run.spikes)
+        return _joined(self, Run.spikes)
 
     def bursts(self) -> pd.DataFrame:
-        return joined(self, Run.bursts)
+        return _joined(self, Run.bursts)
 
     def swells(self) -> pd.DataFrame:
-        return joined(self, Run.swells)
+        return _joined(self, Run.swells)
 
     def collapses(self) -> pd.DataFrame:
-        return joined(self, Run.collapses)
+        return _joined(self, Run.collapses)
 
     def events(self, kind: str | None = None) -> pd.DataFrame:
         """Return what was found in each run (`Run.events`)."""
-        return joined(self, lambda run: run.events(kind))
+        return _joined(self, lambda run: run.events(kind))
 
     def plot(self, name: str, ax: "Axes | None" = None) -> "Figure":
         """Draw the figure of `stabkit analyze --plot NAME` and return it.
@@ -261,7 +261,7 @@ def _row(run: Run, factors: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def refuse_unknown(runs: Sequence[Run], metric: str | None) -> None:
+def check_metric(runs: Sequence[Run], metric: str | None) -> None:
     """Raise KeyError if these runs have evaluations, but none of this name."""
     if metric is None:
         return
@@ -272,7 +272,7 @@ def refuse_unknown(runs: Sequence[Run], metric: str | None) -> None:
         )
 
 
-def joined(runs: Runs, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
+def _joined(runs: Runs, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:
     """Return what `read` gives for each run as one frame, with the run's name in front."""
     frames = [frame.assign(run=run.name) for run in runs if len(frame := read(run))]
     if not frames:

@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.calibration.scores import TESTING, Each, interval, table
 from stabkit.analyze.loss_events import lasts_or_is_large
 from stabkit.detect import find_spikes
-from stabkit.detect.loss_tail import stands_out
+from stabkit.detect.loss_tail import stand_out
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.spikes import usable_series
 
@@ -65,7 +65,7 @@ def loss_tables(each: Each, runs: int) -> str:
 
 
 def alarm(noise: str, steps: int, seed: int) -> tuple[bool, bool]:
-    """Tell whether a healthy loss has a spike that would count without `stands_out`, and with."""
+    """Tell whether a healthy loss has a spike that would count without `stand_out`, and with."""
     before, now, _ = _judged(NOISES[noise](np.random.default_rng(seed), steps))
     return bool(before.any()), bool(now.any())
 
@@ -84,5 +84,5 @@ def _judged(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     steps = np.arange(len(values))
     rows = find_spikes(steps, values)
     counts = lasts_or_is_large(rows).to_numpy()
-    now = counts & stands_out(*usable_series(steps, values), rows)
+    now = counts & stand_out(*usable_series(steps, values), rows)
     return counts, now, rows["flagged"].to_numpy()

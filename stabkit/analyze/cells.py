@@ -21,7 +21,7 @@ WORDS = {
     "optim.beta2": "β2",
     "optim.weight_decay": "weight decay",
 }
-# What tells replicates of a cell apart: the seed, or which weight of a branch was moved.
+# What tells replicates of a cell apart: the seed, or the nudge of a branch.
 REPLICATES = ("seed", "branch.nudge")
 FROZEN = {False: "learned patch projection", True: "frozen patch projection"}
 

@@ -19,7 +19,7 @@ Outcome = Literal["holds", "fails", "undecided"]
 class Claim:
     """A claim and the measured effect in the claimed direction.
 
-    low, high: its 95 % interval; NaN if there is none that covers.
+    low, high: its 95 % interval; NaN if so few runs give none.
     p_value: two-sided, of no effect; NaN if the runs allow no test. Only a claim that has one is
     decided, so that every decided claim takes part in the correction for their number.
     note: what else to know about the test.

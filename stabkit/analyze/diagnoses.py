@@ -33,7 +33,7 @@ class Diagnoses:
         return Runs(self.path, tuple(diagnosis.run for diagnosis in self)).factors()
 
     def that_finished(self) -> tuple["Diagnoses", int]:
-        """Return the runs that a mean of final accuracies is of, and how many are left out.
+        """Return the runs that count in means of final accuracies, and how many are left out.
 
         These are the runs that came to their end; all of them if none did.
         """

@@ -21,7 +21,7 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
     come first. `stands_out` tells the spikes of bursts that chance would not bring (`stand_out`). A
-    swell that overlaps such a spike of its layer is left out: it is the spike's tail.
+    swell that overlaps such a spike of its layer is left out: it is a part of that spike.
     """
     table = run.signals(["grad_norm"])
     layers, usable, refusals = [], [], 0

@@ -11,7 +11,7 @@ from stabkit.analyze.series import has_level
 from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE
-from stabkit.detect.loss_tail import stands_out
+from stabkit.detect.loss_tail import stand_out
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import Run
 
@@ -22,17 +22,17 @@ STILL = 0.01  # standard deviation over level; a loss at chance scatters less
 def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     """Return the rows of `spikes_of_series` on losses, without what hard batches explain.
 
-    A single value counts only if it is `ALONE` times what was expected or more. And no spike counts
-    that the tail of its own series would bring by chance in so many values (`stands_out`). Losses
-    that have a level get rows for long rises as well (`find_long_rises`), unless a spike tells of
-    them; the column `long` marks these, whose ratio is to the best level before.
+    A single value counts only if it is `ALONE` times what was expected or more. A spike counts only
+    if it stands out from the tail of its own series (`stand_out`). Losses that have a level get
+    rows for long rises as well (`find_long_rises`), unless a spike tells of them; the column `long`
+    marks these, whose ratio is to the best level before.
     """
     table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)
     for name in table["layer"].unique():
         steps, values = found[name]
         rows = table["layer"] == name
-        kept[rows] &= stands_out(*usable_series(steps, shifted(values)), table[rows])
+        kept[rows] &= stand_out(*usable_series(steps, shifted(values)), table[rows])
     spikes = table[kept].assign(long=False)
     counted = joined([spikes, *_long_rises(found, spikes)], "long")
     counted.attrs["refused"] = refused(table)
@@ -40,7 +40,7 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
 
 def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Give the long rises of each loss inside of which no spike begins."""
+    """Yield the long rises of each loss in which no spike begins."""
     for depth, (name, series) in enumerate(found.items()):
         if has_level(name):
             rises, onsets = find_long_rises(*series), spikes.loc[spikes["layer"] == name, "onset"]

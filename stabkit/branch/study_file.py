@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+from stabkit.branch.judge.branch_table import PLAN
 from stabkit.branch.study import BranchStudy, config_of_branch, folder_of
 from stabkit.config import ConfigError, read_mapping, run_id
 from stabkit.rundir import ForeignFolderError, atomic_write
 from stabkit.yamlio import dump_yaml
 
-NAME = "branches.yaml"
 BEFORE = ("states", ".lock")  # what may be there before the plan
 
 
 def write_plan(study: BranchStudy, folder: Path, kick: float | None) -> None:
     """Write the plan; `kick` is the size of the shams of that family."""
-    atomic_write(folder / NAME, dump_yaml(_content(study, kick)).encode())
+    atomic_write(folder / PLAN, dump_yaml(_content(study, kick)).encode())
 
 
 def read_kick(study: BranchStudy, folder: Path) -> tuple[bool, float | None]:
@@ -22,7 +22,7 @@ def read_kick(study: BranchStudy, folder: Path) -> tuple[bool, float | None]:
 
     Raises ForeignFolderError for a folder that holds anything else.
     """
-    file = folder / NAME
+    file = folder / PLAN
     if not file.is_file():
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         others = [name for name in names if name not in BEFORE and not name.startswith(".")]

@@ -162,7 +162,7 @@ def _hits(run: _Checked, causes: IntArray) -> BoolArray:
 def _sides(run: _Checked) -> tuple[BoolArray, BoolArray, BoolArray]:
     """Return for each effect whether a cause is near before it, after it, and further before it.
 
-    A cause at its step is none of these. All three reaches are of the same length.
+    A cause at the step of the effect is on no side. All three reaches have the same length.
 
     Near the ends of the span the two sides are not cut to the same length. Where both rates fall
     from the first step on, an early effect has more causes before than after it, and a late one

@@ -92,7 +92,7 @@ def _divide(onsets: Sequence[int], layers: Sequence[Collection[str]], gap: int) 
     i are tried for which that burst keeps the rules.
     """
     # best[j] is for the first j onsets: the number of bursts, minus the sum of the pauses between
-    # them, and where the last burst begins. Of equal divisions it has the shortest last burst.
+    # them, and where the last burst begins. Among equal ones, the last burst is the shortest.
     best = [(0, 0, 0)]
     for j in range(1, len(onsets) + 1):
         inside: set[str] = set()

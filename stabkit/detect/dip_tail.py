@@ -1,4 +1,4 @@
-"""How likely the noise of a series brings a dip by chance, as its own largest falls tell.
+"""How likely noise alone brings a dip, judged by the largest falls outside of dips.
 
 Noise may have heavy tails, or fall further than it rises. Its standard deviation does not show
 that, but the evaluations outside of dips do.
@@ -11,11 +11,11 @@ import numpy as np
 from stabkit.detect.dip_search import Span
 from stabkit.detect.robust import FloatArray, two_sided_residual
 
-SHARE, FEWEST = 0.15, 3  # of the evaluations, the lowest, tell the tail; at least so many
+SHARE, FEWEST = 0.15, 3  # the lowest evaluations tell the tail: this share, at least so many
 # Mean by which normal noise exceeds the value that 15 % of it exceed, in standard deviations, and
 # the number of evaluations that it counts for beside the lowest ones.
 NORMAL_EXCESS, NORMAL_COUNTS = 0.5, 5
-MOST_EXPECTED = 0.1  # dips of a kind by chance in all windows of a series; no dip is of these
+MOST_EXPECTED = 0.1  # such falls by chance in all windows of a series, for it to be a dip
 FEWEST_USUAL = 5  # evaluations outside of dips; fewer tell no tail
 
 
@@ -31,10 +31,10 @@ def chances(spans: Sequence[Span], acc: FloatArray, noise: FloatArray, ar: float
     """Return for each span how likely noise falls as far by chance in one window.
 
     The residuals outside of all spans tell how often an evaluation lies so far below the trend. The
-    tail beyond the lowest of them is taken as exponential. Of an evaluation inside a span only the
-    part counts that AR(1) noise does not carry over from the one before. Fisher's method joins the
-    chances of the first two, three and so on: -2 sum ln p has a chi-squared law with 2 degrees of
-    freedom for each. The least of these counts, since each is a window of its own.
+    tail beyond the lowest of them is taken as exponential. Inside a span, only that part of an
+    evaluation counts that AR(1) noise does not carry over from the one before. Fisher's method
+    joins the chances of the first two, three and so on: -2 sum ln p has a chi-squared law with 2
+    degrees of freedom for each. The smallest result counts, since each is a window of its own.
     """
     from scipy.stats import chi2  # slow to import, and not needed before the first dip
 

@@ -53,18 +53,18 @@ def find_dips(
       does not count): 1.5 times as many if the run ends low, twice as many if the accuracy then
       leaps above the reference by more than it had lain below, as where a learning rate drops, and
     - two evaluations in a row are low, and no single one carries its depth, and
-    - the largest falls outside of dips and possible dips do not make it likely: at most .1 such
-      dips are expected in all windows (`stabkit.detect.dip_tail`). A given `threshold` replaces
-      this.
+    - noise does not make it likely: judged by the largest falls outside of dips and possible dips,
+      at most .1 such dips are expected in all windows (`stabkit.detect.dip_tail`). A given
+      `threshold` replaces this.
 
     The standard error is that of AR(1) noise, whose scale is learned for each evaluation from the
     answers that flip and the residuals outside of the windows that stand out
-    (`stabkit.detect.local_noise`), and is at least a fifth of `min_depth`. Its coefficient is one
-    for the run, from .5 to .8. `threshold` defaults to 5; more for over 100 evaluations, and
-    without `correct` for slow noise and short runs (`dip_search.dip_bar`). The default avoids false
-    alarms; `threshold=3` finds more dips. The windows that stand out most are taken first; windows
-    that overlap them are dropped. The noise of the first evaluations is large, so that about half
-    of the dips among the first six are missed.
+    (`stabkit.detect.local_noise`), and is at least a fifth of `min_depth`. One AR(1) coefficient,
+    from .5 to .8, serves the whole run. `threshold` defaults to 5; more for over 100 evaluations,
+    and without `correct` for slow noise and short runs (`dip_search.dip_bar`). The default avoids
+    false alarms; `threshold=3` finds more dips. The windows that stand out most are taken first;
+    windows that overlap them are dropped. The noise of the first evaluations is large, so that
+    about half of the dips among the first six are missed.
 
     Significance: with `correct`, the answers of each sample inside the window are compared with its
     own answers before and after. With `n` alone, each evaluation is treated as a new draw of

@@ -12,7 +12,7 @@ from stabkit.detect.spikes import FLOOR, measured_together
 
 ALPHA = 0.01  # values as high, expected by chance in the whole run
 SHAPE = 0.2  # of the tail, a generalized Pareto law; that of Student's t with 5 degrees of freedom
-SHARE, FEWEST = 0.01, 20  # of the values, the largest, tell the tail; at least so many
+SHARE, FEWEST = 0.01, 20  # the largest values tell the tail: this share, at least so many
 SHORTEST = 30  # values outside of spikes; fewer show no tail, and each burst counts
 WIDTHS = (1, 2, 4, 8, 16)  # values that are averaged, since a burst may last
 AROUND = 50  # values on both sides, which tell the level and its noise
@@ -29,8 +29,8 @@ def stand_out(
     `layers`: steps and values of each, as `usable_series` returns them. `spikes`: the rows of
     `find_layer_spikes`. Heights are the distances of log values from the median of the 101 around
     them, in robust deviations of these. Two series are made of the heights of all layers: the
-    highest and the mean at each step. So it need not be known how far layers go together: if they
-    share their noise, the mean shows it. Means over up to 16 steps are judged as well. The upper
+    highest and the mean at each step. The mean shows noise that layers share, and the highest that
+    of a single layer. Means over up to 16 steps are judged as well. The upper
     tail of each series is taken as a generalized Pareto law of fixed shape, whose scale is
     that of the largest values outside of all spikes. A burst stands out if, in one of the series,
     fewer than `ALPHA` values as high are expected in the whole run.
@@ -92,7 +92,7 @@ def _heights(logs: FloatArray, usual: BoolArray) -> FloatArray:
 
 
 def _rolling(values: FloatArray, size: int) -> FloatArray:
-    """Return the median of the `size` values around each of every row, fewer at the ends."""
+    """Return the median of the `size` values around each one in its row, of fewer at the ends."""
     frame = pd.DataFrame(values.T)
     medians: FloatArray = frame.rolling(size, center=True, min_periods=1).median().to_numpy()
     return medians.T.copy()
@@ -101,7 +101,7 @@ def _rolling(values: FloatArray, size: int) -> FloatArray:
 def tail_bar(values: FloatArray, chance: float) -> float:
     """Return the height that one value reaches with this chance, from values without any spike.
 
-    From fewer than `SHORTEST` values it is not known, and infinite.
+    It is infinite if there are fewer than `SHORTEST` values, which show no tail.
     """
     if values.size < SHORTEST:
         return np.inf

@@ -93,8 +93,8 @@ def noise_outside(
 ) -> tuple[FloatArray, float]:
     """Return `local_noise` of the values `outside` [evals].
 
-    Over those between them the larger noise of both sides is carried: which of the two a dip before
-    a drop of the learning rate has is not known.
+    The values between them get the larger noise of both sides: it is not known which of the two a
+    dip before a drop of the learning rate has.
     """
     at = np.flatnonzero(outside)
     if not at.size:

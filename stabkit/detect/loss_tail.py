@@ -9,10 +9,10 @@ from stabkit.detect.spikes import FLOOR, MIN_HISTORY, WINDOW
 
 ALPHA = 0.01  # spikes expected by chance in the whole series
 SHORTEST = 1000  # values; the bar of `find_spikes` was set on series about as long
-SHARE, FEWEST = 0.01, 20  # of the values, the largest, tell the tail; at least so many
+SHARE, FEWEST = 0.01, 20  # the largest values tell the tail: this share, at least so many
 
 
-def stands_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:
+def stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:
     """Return for each row of `find_spikes` whether chance would not bring it in so many values.
 
     `steps` and `values` are those of `usable_series`. A batch of training may be hard, and the

@@ -57,7 +57,7 @@ class DipNews:
 
 @dataclass(eq=False)
 class _Told:
-    """A dip that was told."""
+    """A dip that was reported, as suspected or confirmed."""
 
     dip: dict[str, Any]
     since: int  # evaluations when it was suspected
@@ -139,7 +139,7 @@ class OnlineDips:
         return dips[(strong >= 1) & ~(dips["p_value"] * more > ALPHA)]
 
     def _compared(self, dips: pd.DataFrame, over: bool = False) -> list[DipNews]:
-        """Return what a search changes in what was told; `over`: no evaluation comes after it."""
+        """Return how a search changes the reported dips; `over`: no evaluation comes after it."""
         now, at = len(self._steps), self._steps[-1]
         news, found = [], []
         for dip in dips.to_dict("records"):

@@ -12,7 +12,7 @@ from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.detect.spike_scorer import FEW
 from stabkit.detect.spikes import WINDOW
 
-ALPHA = 0.001  # values as high, expected by chance in as many values as there have been steps
+ALPHA = 0.001  # values as high that chance brings in as many values as there were steps
 SHORTEST = 1000  # steps; a run is taken to be at least as long
 TAIL = 1000  # values before a spike that tell the tail of the noise
 HISTORY = TAIL + 2 * WINDOW  # values from which all that is judged follows
@@ -23,10 +23,11 @@ class OnlineTails:
     """Judges spikes by the values before them, as `layer_tails` does in the whole run.
 
     Heights are the distances of log values from the median of the 100 before, in robust deviations
-    of these. The highest and the mean of all layers at each step make two series, and of each the
-    means over up to 16 steps are judged. The tail is that of the last 1,000 values before the spike
-    that are no spikes. The bar grows with the number of steps so far, so that a healthy run of any
-    length seldom passes it once: fewer than .001 values as high are expected in so many steps.
+    of these. Two series are judged: the highest and the mean of all layers at each step. Means of
+    each over up to 16 steps are judged too. The tail is that of the last 1,000 values before the
+    spike that belong to no spike. The bar grows with the number of steps so far, so that a healthy
+    run of any length seldom passes it once: fewer than .001 values as high are expected in so many
+    steps.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class OnlineTails:
     def stands_out(self, first: int, last: int) -> bool:
         """Return whether the spike from step `first` to step `last` is higher than chance brings.
 
-        With fewer than 30 healthy values before it, which show no tail, it is not known to be.
+        False if there are fewer than 30 healthy values before it: so few show no tail.
         """
         begin, end = np.searchsorted(self._steps, [first, last + 1]).tolist()
         since = max(0, begin - TAIL)

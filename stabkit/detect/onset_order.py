@@ -82,7 +82,7 @@ class LeadTest:
 
     @property
     def leads(self) -> bool:
-        """Whether both intervals say so; that of the lead must exclude 0 and `every` steps."""
+        """Whether it leads by both intervals: the lead must exclude 0 and `every` steps."""
         return self.low > 1 and self.lead_low > self.every
 
 

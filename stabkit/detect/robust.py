@@ -141,21 +141,20 @@ def two_sided_residual(values: FloatArray, half_width: int = 5) -> FloatArray:
     return out[reach > 0]
 
 
-def median_interval(values: FloatArray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return an interval for the median that covers it at least as often as `confidence` says.
+def median_interval(values: FloatArray) -> tuple[float, float]:
+    """Return an interval that covers the median with at least 95 %.
 
     The bounds are two order statistics. The number of values below the median is binomial with
     probability 1/2 for every distribution, so the interval needs no assumption; ties only make it
-    cover more. Infinite on both sides where even the smallest and largest value cover too little:
-    below six values at 95 %.
+    cover more. Infinite on both sides below six values, which cover too little.
     """
     from scipy import stats  # slow to import, and rarely needed
 
     ordered = np.sort(values)
-    # The largest rank that a binomial stays at or below with at most (1 - confidence) / 2: `ppf`
-    # gives the first rank with at least that much.
-    rank = int(stats.binom.ppf((1 - confidence) / 2, ordered.size, 0.5)) if ordered.size else 0
-    if stats.binom.cdf(rank, ordered.size, 0.5) > (1 - confidence) / 2:
+    # The largest rank that a binomial stays at or below with a chance of at most .025: `ppf` gives
+    # the first rank with at least that much.
+    rank = int(stats.binom.ppf(0.025, ordered.size, 0.5)) if ordered.size else 0
+    if stats.binom.cdf(rank, ordered.size, 0.5) > 0.025:
         rank -= 1
     if rank < 0 or not ordered.size:
         return -np.inf, np.inf

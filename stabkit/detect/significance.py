@@ -34,7 +34,8 @@ def unpaired_p(weights: FloatArray, accuracy: FloatArray, counts: IntArray) -> f
     It treats each evaluation as a new draw of samples. Evaluations of the same samples vary less,
     so this test misses more.
     """
-    # A perfect score has a binomial variance of 0, which would be certainty: half a sample less.
+    # A perfect score has a binomial variance of 0, which would be certainty. So stay half a sample
+    # away from it.
     level = np.clip(accuracy, 0.5 / counts, 1 - 0.5 / counts)
     error = math.sqrt(float(np.sum(weights**2 * level * (1 - level) / counts)))
     return _upper_tail(float(weights @ accuracy) / error)

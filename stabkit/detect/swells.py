@@ -75,7 +75,7 @@ def find_layer_swells(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     found = [_NO_SWELLS.copy(deep=False) for _ in layers]
     for members in measured_together(layers, SHORTEST):
         steps = layers[members[0]][0]
-        heights, rises = stretches(np.log([layers[i][1] for i in members]))
+        heights, rises = stretch_heights(np.log([layers[i][1] for i in members]))
         higher = GROWTH * math.log10(max(1.0, len(members) * len(steps) / FEW))
         sure = _passes(heights, rises, higher)
         if not sure.any():
@@ -102,7 +102,7 @@ def _overlapping(rows: pd.DataFrame, spans: IntArray) -> pd.DataFrame:
     return rows[overlaps.any(axis=1)].reset_index(drop=True)
 
 
-def stretches(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
+def stretch_heights(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return how high each stretch stands over its higher flank: in deviations, and in log units.
 
     logs [series, values] -> twice [series, widths, first value]; -inf where flanks are incomplete.

@@ -4,7 +4,7 @@ from scipy import stats
 
 from stabkit.detect import find_spikes, find_swells
 from stabkit.detect.simulate import layers, simulate_norms
-from stabkit.detect.swells import BAR, FLANK, WIDTHS, find_layer_swells, stretches
+from stabkit.detect.swells import BAR, FLANK, WIDTHS, find_layer_swells, stretch_heights
 
 
 def healthy(seed: int, size: int = 500, **law: float) -> np.ndarray:
@@ -55,7 +55,7 @@ def brute_force(y: np.ndarray) -> dict[tuple[int, int], tuple[float, float]]:
 @pytest.mark.parametrize("size", [60, 150, 301])
 def test_heights_agree_with_brute_force(size: int) -> None:
     y = np.log(healthy(size, size, ar=0.5))
-    heights, rises = stretches(np.array([y, y[::-1]]))
+    heights, rises = stretch_heights(np.array([y, y[::-1]]))
     expected = brute_force(y)
     assert np.isfinite(heights[0]).sum() == len(expected)
     for (width, a), (height, rise) in expected.items():
@@ -176,7 +176,7 @@ def test_bad_input_is_refused() -> None:
 def test_long_runs_of_many_layers_have_no_more_false_swells() -> None:
     steps = np.arange(4_000)
     runs = [layers(seed, name="AR .5", steps=4_000).norms.T for seed in range(30)]
-    low = [stretches(np.log(norms))[0].max() >= BAR for norms in runs]
+    low = [stretch_heights(np.log(norms))[0].max() >= BAR for norms in runs]
     assert sum(low) >= 3  # at the bar of a short series of one layer
     alarms = [any(map(len, find_layer_swells([(steps, row) for row in run]))) for run in runs]
     assert sum(alarms) <= 2

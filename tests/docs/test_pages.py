@@ -64,7 +64,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_command_parses(page: Path) -> None:
-    """Of lines that begin with `stabkit`: the verb exists, and it takes the options."""
+    """The verb of every line that begins with `stabkit` exists, and it takes the options."""
     blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
     for line in "".join(blocks).splitlines():
         if line.startswith("stabkit ") and "VERB" not in line:

@@ -48,7 +48,7 @@ def test_a_study_of_branches(site: Site, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(jobs) == 4
     said = site.stabkit(*words)
     assert "submitted" not in said
-    assert "This is said of this event of this run alone" in said
+    assert "This holds for this event of this run only" in said
 
 
 @pytest.mark.slow  # a parent and four branches, two processes each
@@ -79,4 +79,4 @@ def test_a_run_of_two_nodes_is_branched_on_two_nodes(site: Site) -> None:
     site.wait("all branches are done", lambda: len(done()) == 4)
     attempts = [RunDir(folder / name).read_meta()["attempts"][-1] for name in done()]
     assert {attempt["processes"] for attempt in attempts} == {2}
-    assert "This is said of this event of this run alone" in go_on()
+    assert "This holds for this event of this run only" in go_on()

@@ -14,7 +14,7 @@ from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.cells import cell_label, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.plots.many import ROWS, joined, say_left_out, without_unfinished
+from stabkit.analyze.plots.many import ROWS, joined_notes, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import RC, new_figure
 from stabkit.analyze.plots.table_text import Cell, as_html, as_latex, as_markdown
 from stabkit.rundir import atomic_write
@@ -133,7 +133,7 @@ def _named(metric: str) -> str:
 def write_texts(table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write the table as Markdown, LaTeX and HTML; return their paths."""
     head, rows = table_cells(table)
-    note = joined(NOTE, without_unfinished(table))
+    note = joined_notes(NOTE, without_unfinished(table))
     writers = {"md": as_markdown, "tex": as_latex, "html": as_html}
     paths = {stem.with_name(f"{stem.name}.{ending}"): text for ending, text in writers.items()}
     for path, text in paths.items():

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
-from stabkit.analyze.plots.many import ROWS, joined, say_left_out, without_unfinished
+from stabkit.analyze.plots.many import ROWS, joined_notes, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import (
     LINES,
     RC,
@@ -94,7 +94,7 @@ def lr_sensitivity_figure(table: pd.DataFrame) -> Figure:
         interval = " (95 % interval)" if table["low"].notna().any() else ""
         hollow = "hollow: an unstable run" if (table["unstable"].isin(YES)).any() else ""
         costs = f"costs: points below the best rate, mean over the rates{interval}"
-        say_left_out(figure, costs, joined(hollow, fewer, without_unfinished(table)))
+        say_left_out(figure, costs, joined_notes(hollow, fewer, without_unfinished(table)))
     return figure
 
 

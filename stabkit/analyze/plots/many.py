@@ -63,7 +63,7 @@ def without_unfinished(table: pd.DataFrame) -> str:
     return f"without {counted(others, 'unfinished run')}" if others else ""
 
 
-def joined(*notes: str) -> str:
+def joined_notes(*notes: str) -> str:
     """Return notes in one line. Empty notes are none."""
     return "; ".join(note for note in notes if note)
 
@@ -71,4 +71,4 @@ def joined(*notes: str) -> str:
 def say_left_out(figure: Figure, *notes: str) -> None:
     """Write below a figure what it leaves out."""
     if any(notes):
-        figure.supxlabel(joined(*notes), fontsize=7, color="0.3")
+        figure.supxlabel(joined_notes(*notes), fontsize=7, color="0.3")

@@ -13,7 +13,7 @@ from stabkit.analyze.plots.accuracy_table import NOTE, table_cells
 from stabkit.analyze.plots.grad_norms import MAX_CELLS, grad_norms_panels
 from stabkit.analyze.plots.knn import knn_panels
 from stabkit.analyze.plots.losses import loss_panels
-from stabkit.analyze.plots.many import ROWS, TooManyError, joined, without_unfinished
+from stabkit.analyze.plots.many import ROWS, TooManyError, joined_notes, without_unfinished
 from stabkit.analyze.plots.note_lines import draw_notes
 from stabkit.analyze.plots.onset_order import too_few
 from stabkit.analyze.report.headline import Verdict
@@ -127,7 +127,7 @@ def _shown(
     if name == "accuracy-table" and table["cell"].nunique() <= ROWS:
         head, rows = table_cells(table)
         texts = tuple(tuple(text for text, _ in row) for row in rows)
-        note = joined(NOTE.partition(";")[0], without_unfinished(table))
+        note = joined_notes(NOTE.partition(";")[0], without_unfinished(table))
         return Shown(title, name, about, (), Table(note, tuple(head), texts))
     named = group_cells(shown)
     names = "; ".join(cell_label(cell) for cell in named[:12])

@@ -21,7 +21,7 @@ from stabkit.detect.significance import holm
 from stabkit.printing import counted
 
 REPEATED = 7 / 8  # of the placebos must repeat the event
-ONLY = "This is said of this event of this run alone."
+ONLY = "This holds for this event of this run only."
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Attribution:
         return list(self.interventions.itertuples())
 
     def _smaller(self) -> list[Any]:
-        """Return the changes that make the fall smaller and are not told to prevent it."""
+        """Return the changes that make the fall smaller, but were not found to prevent it."""
         told = VERDICTS[:3]  # prevented, prevented at a price, postponed
         return [
             row for row in self._rows() if row.verdict not in told and falls_less(row._asdict())

@@ -12,7 +12,7 @@ from stabkit.analyze.plots.style import RC, as_written, new_figure, ramp
 from stabkit.branch.judge.attribution import Attribution
 from stabkit.branch.judge.branch_table import Planned, has_ended, measured_table
 from stabkit.branch.judge.committor import CERTAIN, commit_words
-from stabkit.branch.judge.measured import joined, level_before
+from stabkit.branch.judge.measured import after_parent, level_before
 from stabkit.printing import counted
 from stabkit.rundir import whole
 from stabkit.store.reader import open_run
@@ -30,7 +30,7 @@ def curve_table(plan: Planned) -> pd.DataFrame:
         folder = plan.study / one["folder"]
         if not has_ended(folder):
             continue
-        seen = joined(open_run(folder), plan.parent, plan.metric, one["begin"], plan.horizon)
+        seen = after_parent(open_run(folder), plan.parent, plan.metric, one["begin"], plan.horizon)
         since = seen.evals["step"] - plan.event.onset
         head = {"branch": one["folder"], **{key: one[key] for key in ("kind", "change", "begin")}}
         part = pd.DataFrame({"step": seen.evals["step"], "since": since})

@@ -71,9 +71,9 @@ def smallest(these: int, others: int) -> float:
 def lower(these: Sequence[float], others: Sequence[float]) -> float:
     """Return the one-sided p-value that the mean of these is no lower than that of the others.
 
-    Every division of the values into two groups of these sizes is counted; of more than MOST,
-    DRAWN are drawn with a fixed seed, and the one seen is counted in. NaN if a group is empty or a
-    value is not known.
+    Every division of the values into two groups of these sizes counts. If there are more than MOST,
+    DRAWN random ones count, with a fixed seed, and the division seen is one of them. NaN if a group
+    is empty or a value is not known.
     """
     values = np.array([*these, *others], dtype=float)
     if not len(these) or not len(others) or np.isnan(values).any():

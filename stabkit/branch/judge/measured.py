@@ -57,7 +57,7 @@ class Joined(NamedTuple):
     correct: NDArray[np.bool_] | None
 
 
-def joined(branch: Run, parent: Run, metric: str, begin: int, horizon: int) -> Joined:
+def after_parent(branch: Run, parent: Run, metric: str, begin: int, horizon: int) -> Joined:
     """Return the parent's evaluations before a branch began, and the branch's up to the horizon."""
     own, before = branch.evals(metric), parent.evals(metric)
     mine = (own["step"] >= begin) & (own["step"] <= horizon)
@@ -83,7 +83,7 @@ def measure(
     branch: Run, parent: Run, metric: str, event: ParentEvent, begin: int, horizon: int
 ) -> Measured:
     """Measure a branch. Raises ValueError if the parent was evaluated and the branch was not."""
-    seen = joined(branch, parent, metric, begin, horizon)
+    seen = after_parent(branch, parent, metric, begin, horizon)
     found = _found(seen, branch, parent, event.kind, begin)
     margin = MARGIN * _every(parent, metric) or MARGIN_STEPS
     inside = found["onset"].between(event.onset - margin, event.end + margin)

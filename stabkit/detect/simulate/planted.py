@@ -67,14 +67,14 @@ DIP_MIX: dict[str, tuple[Planted, ...]] = {
 }
 
 
-def random_dips(rng: np.random.Generator, evals: int = 100) -> tuple[Planted, ...]:
-    """Draw up to three dips of 2 to 12 points and 2 to 15 evaluations, apart from each other."""
+def random_dips(rng: np.random.Generator) -> tuple[Planted, ...]:
+    """Draw up to three dips of 2 to 12 points and 2 to 15 of 100 evaluations, apart."""
     planted: list[Planted] = []
     at = int(rng.integers(10, 30))
     shapes: tuple[Shape, ...] = ("box", "v", "sawtooth")
     for _ in range(int(rng.integers(0, 4))):
         width = int(rng.integers(2, 16))
-        if at + width > evals - 3:
+        if at + width > 97:
             break
         shape = shapes[int(rng.integers(3))]
         planted.append(Planted(at, width, float(rng.uniform(0.02, 0.12)), shape))

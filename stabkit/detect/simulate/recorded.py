@@ -16,6 +16,8 @@ from scipy import stats
 from stabkit.detect.robust import BoolArray, FloatArray, difference_scale, noise_scale
 
 FILE = Path(__file__).with_name("recorded.json")
+KNOTS = 32  # steps at which the level of gradient norms is kept
+HALF = 10  # values on each side of one, whose median is its level
 LAG = 4  # evaluations; how many answers differ so far apart tells how long they stay changed
 
 
@@ -77,10 +79,10 @@ def recorded() -> dict[str, Recorded]:
     }  # fmt: skip
 
 
-def write_recorded(runs: dict[str, Recorded], file: Path = FILE) -> None:
+def write_recorded(runs: dict[str, Recorded]) -> None:
     """Write the statistics of the runs as JSON."""
     text = json.dumps({name: asdict(run) for name, run in runs.items()}, indent=1)
-    file.write_text(text + "\n", encoding="utf-8")
+    FILE.write_text(text + "\n", encoding="utf-8")
 
 
 def measure_accuracy(accuracy: FloatArray, correct: BoolArray) -> Quarters:
@@ -99,12 +101,12 @@ def measure_accuracy(accuracy: FloatArray, correct: BoolArray) -> Quarters:
     return Quarters(tuple(noise), tuple(ar), tuple(flips), tuple(apart), tuple(excess))
 
 
-def measure_norms(norms: FloatArray, blocks: list[int], knots: int = 32) -> Norms:
+def measure_norms(norms: FloatArray, blocks: list[int]) -> Norms:
     """Measure gradient norms [steps, layers]; `blocks` are the columns of neighboring blocks."""
     logs = np.log(norms)
     smooth = np.stack([_median_filter(column) for column in logs.T], axis=1)
     rest = logs - smooth
-    at = np.linspace(0, len(logs) - 1, knots).round().astype(int)
+    at = np.linspace(0, len(logs) - 1, KNOTS).round().astype(int)
     level = np.median(smooth - smooth[-1], axis=1)[at]
     quarters = np.array_split(np.arange(len(logs)), 4)
     noises = np.array([[noise_scale(column[q], 10) for column in logs.T] for q in quarters])
@@ -121,8 +123,8 @@ def measure_norms(norms: FloatArray, blocks: list[int], knots: int = 32) -> Norm
                  skew, kurtosis, common, neighbors)  # fmt: skip
 
 
-def _median_filter(values: FloatArray, half: int = 10) -> FloatArray:
-    """Return the running median over 2 half + 1 values, fewer near the ends."""
+def _median_filter(values: FloatArray) -> FloatArray:
+    """Return the running median over 2 HALF + 1 values, fewer near the ends."""
     size = values.size
-    reach = np.minimum(np.minimum(np.arange(size), np.arange(size)[::-1]), half)
+    reach = np.minimum(np.minimum(np.arange(size), np.arange(size)[::-1]), HALF)
     return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)])

@@ -16,9 +16,9 @@ TRENDS: dict[str, Callable[[FloatArray], FloatArray]] = {
 }
 
 
-def rise(t: FloatArray, end: float = 0.55) -> FloatArray:
-    """Return a curve that rises fast from .2 and is level at `end` from the first third on."""
-    return end - (end - 0.2) * np.exp(-12 * t)
+def rise(t: FloatArray) -> FloatArray:
+    """Return a curve that rises fast from .2 and is level at .55 from the first third on."""
+    return 0.55 - (0.55 - 0.2) * np.exp(-12 * t)
 
 
 def staircase(t: FloatArray, drops: tuple[float, ...], jump: float) -> FloatArray:

@@ -109,7 +109,7 @@ def test_a_certain_truth_gets_its_verdict(size: object, truth: Truth, verdict: s
     rows = judged.interventions
     assert rows["verdict"].tolist() == [verdict] + ["no different from a nudge"] * (len(rows) - 1)
     assert f"change 0: {verdict}." in judged.text()
-    assert judged.text().count("this event of this run alone") == 1
+    assert judged.text().count("this event of this run only") == 1
 
 
 def test_a_cure_that_any_change_of_its_size_gives_is_no_cure() -> None:
