@@ -110,8 +110,8 @@ def _requests(
 ) -> list[tuple[SlurmRequest, dict[str, str]]]:
     """Return the different requests of the runs. Raises ConfigError for any that is wrong."""
     defaults = read_defaults()
-    found = {repr(run.slurm): merged(run.slurm, defaults, slurm_settings) for run in sweep.runs}
-    return list(found.values())
+    different = {repr(run.slurm): run.slurm for run in sweep.runs}
+    return [merged(slurm, defaults, slurm_settings) for slurm in different.values()]
 
 
 def _arrays(
@@ -119,12 +119,16 @@ def _arrays(
 ) -> list[tuple[SlurmRequest, list[Task], int]]:
     """Return for each array the request of its runs, the runs, and how many may run at a time."""
     defaults = read_defaults()
-    groups: dict[str, list[Task]] = {}
+    different = {repr(task.run.slurm): task.run.slurm for task in todo}
     requests: dict[str, SlurmRequest] = {}
-    for task in todo:
-        request, _ = merged(task.run.slurm, defaults, slurm_settings)
+    key_of: dict[str, str] = {}
+    for own, slurm in different.items():
+        request, _ = merged(slurm, defaults, slurm_settings)
+        key_of[own] = repr(request)
         requests[repr(request)] = request
-        groups.setdefault(repr(request), []).append(task)
+    groups: dict[str, list[Task]] = {}
+    for task in todo:
+        groups.setdefault(key_of[repr(task.run.slurm)], []).append(task)
     arrays = []
     for key, tasks in groups.items():
         sizes = chunks(len(tasks), array_size)

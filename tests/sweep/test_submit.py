@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stabkit.cli import main
 from stabkit.config import load_config
 from stabkit.rundir import RunDir, Status
+from stabkit.sweep import submit
 from stabkit.sweep.sbatch import chunks, shares
+from stabkit.sweep.slurm_request import merged
 from stabkit.sweep.submissions import jobs_folder, note_file, read_submitted
 from tests.conftest import SMALL
 from tests.sweep.conftest import FakeSlurm
@@ -208,6 +211,20 @@ def test_a_launcher_killed_inside_sbatch_is_noticed(
     assert slurm.queue() == ["12_0", "12_1", "12_2"]
     assert main(command) == 0
     assert "cut off" not in capsys.readouterr().out
+
+
+def test_equal_requests_are_checked_once_however_many_runs(
+    slurm: FakeSlurm, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+
+    def counting(*given: Any) -> Any:
+        checked.append(given)
+        return merged(*given)
+
+    monkeypatch.setattr(submit, "merged", counting)
+    assert main([*command, "--dry-run"]) == 0
+    assert len(checked) == 2, "to show it, and to form the arrays"
 
 
 @pytest.mark.parametrize("content", ['{"na', "[]", '{"name": "x"}', "\udc80"])
