@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stabkit.branch.judge.attribution import Attribution, judge_branches
 from stabkit.branch.judge.branch_figures import write_study
-from stabkit.branch.judge.branch_table import PLAN, branch_table, has_ended, read_plan
+from stabkit.branch.judge.branch_table import PLAN, has_ended, measured_table, read_plan
 from stabkit.branch.judge.measured import KINDS
 from stabkit.branch.nudges import distance, kick, nudge
 from stabkit.branch.protocol import FIRST, LEAD, PLACEBOS, REPLICATES, SHAMS
@@ -124,8 +124,10 @@ def branch_loop(
             _train_branch(ring, train, branch, folder, size, begin, end)
             if branch.row["kind"] == "control":
                 _compare_control(record, folder / branch.row["folder"], begin, end)
-    judged = judge_branches(branch_table(folder))
-    write_study(read_plan(folder), judged)
+    written = read_plan(folder)
+    table = measured_table(written)
+    judged = judge_branches(table)
+    write_study(written, table, judged)
     return judged
 
 

@@ -219,11 +219,13 @@ def _verdict(folder: Path) -> int:
     """Print what the branches show; write the tables and figures of the study."""
     from stabkit.branch.judge.attribution import judge_branches
     from stabkit.branch.judge.branch_figures import write_study
-    from stabkit.branch.judge.branch_table import branch_table, read_plan
+    from stabkit.branch.judge.branch_table import measured_table, read_plan
 
-    judged = judge_branches(branch_table(folder))
+    plan = read_plan(folder)
+    table = measured_table(plan)
+    judged = judge_branches(table)
     print(judged.text())
-    for file in write_study(read_plan(folder), judged):
+    for file in write_study(plan, table, judged):
         _say(str(file))
     say_next("stabkit", "analyze", str(folder))
     return 0

@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 from stabkit.analyze.csv_file import write_csv
 from stabkit.analyze.plots.style import RC, as_written, new_figure, ramp
 from stabkit.branch.judge.attribution import Attribution
-from stabkit.branch.judge.branch_table import Planned, has_ended, measured_table
+from stabkit.branch.judge.branch_table import Planned, has_ended
 from stabkit.branch.judge.committor import CERTAIN, commit_words
 from stabkit.branch.judge.measured import after_parent, level_before
 from stabkit.printing import counted
 from stabkit.rundir import whole
-from stabkit.store.reader import open_run
 
 COLUMNS = 3  # panels in a row
 
@@ -27,10 +26,10 @@ def curve_table(plan: Planned) -> pd.DataFrame:
     """
     parts = []
     for one in plan.branches:
-        folder = plan.study / one["folder"]
-        if not has_ended(folder):
+        if not has_ended(plan.study / one["folder"]):
             continue
-        seen = after_parent(open_run(folder), plan.parent, plan.metric, one["begin"], plan.horizon)
+        run = plan.branch(one["folder"])
+        seen = after_parent(run, plan.parent, plan.metric, one["begin"], plan.horizon)
         since = seen.evals["step"] - plan.event.onset
         head = {"branch": one["folder"], **{key: one[key] for key in ("kind", "change", "begin")}}
         part = pd.DataFrame({"step": seen.evals["step"], "since": since})
@@ -111,15 +110,18 @@ def committor_figure(judged: Attribution, plan: Planned) -> Figure:
     return figure
 
 
-def write_study(plan: Planned, judged: Attribution) -> list[Path]:
-    """Write both figures and all tables into the study; return the files."""
+def write_study(plan: Planned, table: pd.DataFrame, judged: Attribution) -> list[Path]:
+    """Write both figures and all tables into the study; return the files.
+
+    table: rows of `measured_table`.
+    """
     folder = plan.study / "figures"
     folder.mkdir(exist_ok=True)
     curves = curve_table(plan)
     tables = {
         "branches": curves,
         "committor": judged.committor,
-        "branch_table": measured_table(plan),
+        "branch_table": table,
         "interventions": judged.interventions,
     }
     drawn = {"branches": branches_figure(curves, plan, judged)} if len(curves) else {}
@@ -130,7 +132,7 @@ def write_study(plan: Planned, judged: Attribution) -> list[Path]:
         with mpl.rc_context(RC), whole(folder / f"{name}.png", durable=False) as out:
             as_written(figure).savefig(out, format="png")
         files.append(folder / f"{name}.png")
-    for name, table in tables.items():
-        write_csv(table, folder / f"{name}.csv")
+    for name, content in tables.items():
+        write_csv(content, folder / f"{name}.csv")
         files.append(folder / f"{name}.csv")
     return files

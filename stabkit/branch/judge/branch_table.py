@@ -29,7 +29,10 @@ PLANNED = tuple(COLUMNS)[1:6]  # written in the plan under the same names
 
 
 class Planned(NamedTuple):
-    """What `branches.yaml` says. `branches`: its rows, with the folder's name as `folder`."""
+    """What `branches.yaml` says. `branches`: its rows, with the folder's name as `folder`.
+
+    `opened`: the branches that were opened so far; each keeps the tables that it read.
+    """
 
     study: Path
     parent: Run
@@ -37,6 +40,13 @@ class Planned(NamedTuple):
     event: ParentEvent
     horizon: int
     branches: list[dict[str, Any]]
+    opened: dict[str, Run]
+
+    def branch(self, folder: str) -> Run:
+        """Return the branch in a folder of the study."""
+        if folder not in self.opened:
+            self.opened[folder] = open_run(self.study / folder).keeping()
+        return self.opened[folder]
 
 
 def read_plan(study: Path) -> Planned:
@@ -61,7 +71,7 @@ def read_plan(study: Path) -> Planned:
             str(file), [f"event.kind: {event.kind!r} is not judged in branches; those are: {known}"]
         )
     parent = _parent(study, folder).as_of_now().keeping()
-    return Planned(study, parent, Diagnosis(parent).metric, event, horizon, branches)
+    return Planned(study, parent, Diagnosis(parent).metric, event, horizon, branches, {})
 
 
 def _parent(study: Path, folder: Path) -> Run:
@@ -89,7 +99,7 @@ def measured_table(plan: Planned) -> pd.DataFrame:
         if not has_ended(plan.study / planned["folder"]):
             unfinished.append(planned["folder"])
             continue
-        run, begin = open_run(plan.study / planned["folder"]), int(planned["begin"])
+        run, begin = plan.branch(planned["folder"]), int(planned["begin"])
         found = measure(run, plan.parent, plan.metric, plan.event, begin, plan.horizon)
         head = {name: planned[name] or "" for name in ("kind", "change", "family")}
         rows.append({**planned, **head, "branch": planned["folder"], **found._asdict()})

@@ -1,6 +1,8 @@
 """A study of branches read from its folders: table, figures, and the report's section."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,13 +10,15 @@ import pytest
 from stabkit import load
 from stabkit.analyze.diagnoses import diagnose
 from stabkit.analyze.report.page import write_report
+from stabkit.branch.judge import measured
 from stabkit.branch.judge.attribution import judge_branches
 from stabkit.branch.judge.branch_figures import write_study
-from stabkit.branch.judge.branch_table import COLUMNS, branch_table, read_plan
+from stabkit.branch.judge.branch_table import COLUMNS, branch_table, measured_table, read_plan
 from stabkit.branch.judge.measured import ParentEvent, level_before, measure
 from stabkit.branch.judge.report_section import preventions
 from stabkit.config import ConfigError
 from stabkit.rundir import RunDir, Status
+from stabkit.store import tables
 from stabkit.store.reader import Run
 from tests.branch.judge.studies import BEGIN, DEPTH, END, HORIZON, LEVEL, ONSET, make_study, plant
 
@@ -119,7 +123,7 @@ def test_a_plan_that_cannot_be_read_is_refused(study: Path, tmp_path: Path) -> N
 
 @pytest.mark.lengthy
 def test_figures_and_the_report_show_the_study(study: Path, table: pd.DataFrame) -> None:
-    files = write_study(read_plan(study), judge_branches(table))
+    files = write_study(read_plan(study), table, judge_branches(table))
     assert {file.name for file in files} >= {"branches.png", "committor.png", "branches.csv"}
     assert all(file.stat().st_size for file in files)
     runs = diagnose(load(study.parents[1] / "runs"))
@@ -132,6 +136,29 @@ def test_figures_and_the_report_show_the_study(study: Path, table: pd.DataFrame)
     assert "Committed between steps 90 and 130" in page
     write_report(runs, out)
     assert 'id="prevented"' not in out.read_text()
+
+
+def test_the_accuracy_of_a_branch_is_read_once_and_searched_once(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+    read, find = tables._read_parts, measured.find_dips
+
+    def reading(folder: Path, *further: Any) -> Any:
+        counts[str(folder)] += 1
+        return read(folder, *further)
+
+    def finding(*series: Any, **options: Any) -> pd.DataFrame:
+        counts["find_dips"] += 1
+        return find(*series, **options)
+
+    monkeypatch.setattr(tables, "_read_parts", reading)
+    monkeypatch.setattr(measured, "find_dips", finding)
+    plan = read_plan(study)
+    table = measured_table(plan)
+    write_study(plan, table, judge_branches(table))
+    assert counts.pop("find_dips") == len(table)
+    assert set(counts.values()) == {1}
 
 
 def test_a_report_of_other_runs_does_not_show_the_study(study: Path, tmp_path: Path) -> None:
