@@ -124,12 +124,12 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
 
     A long event is cut: at most `AROUND` values before and after its onset.
 
-    Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`,
-    `accuracy`), series (a layer, or the recorded name), depth (of the layer), step, offset (steps
-    since the onset), value (gradients over the median of the layer in the run), spike (whether a
-    spike of the series begins here). Gradients are those of the first layer, the last block, the
-    last layer of all and those where a burst began; without layers, of the whole model. `loss`
-    names the loss to show instead of the main one.
+    Columns: event (a name: run and step), onset, end (steps; none if the event was not over when
+    the run ended), panel (`gradient`, `loss`, `accuracy`), series (a layer, or the recorded name),
+    depth (of the layer), step, offset (steps since the onset), value (gradients over the median of
+    the layer in the run), spike (whether a spike of the series begins here). Gradients are those of
+    the first layer, the last block, the last layer of all and those where a burst began; without
+    layers, of the whole model. `loss` names the loss to show instead of the main one.
     """
     norms = gradient_curves(run)
     near = run.bursts[(run.bursts["onset"] <= end) & (run.bursts["end"] >= onset - MARGIN[0])]
@@ -158,10 +158,24 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     every = min((spacing(part["step"]) for _, part in rows.groupby("series")), default=1)
     margin = min(max(end - onset, MARGIN[0] * every), MARGIN[1] * every)
     before, after = (most * every for most in AROUND)
+    known = None if _is_open(run, onset, end) else end
     rows = rows[rows["step"].between(onset - min(margin, before), min(end + margin, onset + after))]
     name = f"{run.name}, step {onset}"
-    rows = rows.assign(event=name, run=run.name, onset=onset, end=end, offset=rows["step"] - onset)
+    rows = rows.assign(event=name, run=run.name, onset=onset, offset=rows["step"] - onset)
+    rows["end"] = pd.Series(known, index=rows.index, dtype="Int64")
     return rows[COLUMNS].reset_index(drop=True)
+
+
+def _is_open(run: Diagnosis, onset: int, end: int) -> bool:
+    """Return whether this is a dip that did not recover, or a loss that left for good or is stuck.
+
+    Their `end` is where the run ended.
+    """
+    dips = run.dips[run.dips["recovery"].isna()]
+    return any(
+        ((found["onset"] == onset) & (found["end"] == end)).any()
+        for found in (dips, run.departures, run.stuck)
+    )
 
 
 def _dips(label: str, run: Diagnosis) -> list[_Event]:
@@ -213,6 +227,9 @@ def _largest_rise(label: str, run: Diagnosis) -> _Event | None:
 def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
     """Draw one panel of one event over the steps since its onset; shade it and mark spikes.
 
+    An event that was not over when the run ended is not shaded: a band to the end hides more than
+    it tells.
+
     `frame`: rows of `event_zoom_rows` for one panel. `styles` by layer; by default from dark to
     light.
     """
@@ -231,10 +248,11 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         ax.set_yscale("log", nonpositive="mask")
     if frame["panel"].iloc[0] == "loss" and spans_decades(shown["value"]):
         ax.set_yscale("log")
-    length = min(int(frame["end"].iloc[0] - frame["onset"].iloc[0]), int(frame["offset"].max()))
+    onset, end = frame["onset"].iloc[0], frame["end"].iloc[0]
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
-    ax.axvspan(0, length, color="0.88", linewidth=0, zorder=-1)
-    shows(ax, frame, int(frame["onset"].iloc[0]))
+    if pd.notna(end):
+        ax.axvspan(0, min(end - onset, frame["offset"].max()), color="0.88", linewidth=0, zorder=-1)
+    shows(ax, frame, int(onset))
     return ax
 
 
@@ -279,7 +297,10 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
                 if name not in [other.get_ylabel() for other in row[:number]]:
                     ax.set_ylabel(name)
             column[0].set_title(wrapped(event, 40), pad=9)
-            column[-1].set_xlabel(f"steps since the onset, step {rows['onset'].iloc[0]}")
+            about = f"steps since the onset, step {rows['onset'].iloc[0]}"
+            if rows["end"].isna().any():
+                about += "\nnot over when the run ended"
+            column[-1].set_xlabel(about)
         align_names(axes.ravel())
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
         if (table["end"] > table["onset"]).any():
