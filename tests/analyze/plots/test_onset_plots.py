@@ -178,6 +178,23 @@ def test_an_event_that_was_not_over_when_the_run_ended_has_a_line_and_no_band(
         assert below.endswith("not over when the run ended")
 
 
+def test_a_zoom_says_the_epoch_of_the_onset_and_of_how_many_runs_it_shows_one(
+    grid_runs: Diagnoses,
+) -> None:
+    table = event_zoom_table(grid_runs)
+    settings = next(iter(grid_runs)).settings
+    per_epoch = settings["data.num_train"] // settings["train.batch"]
+    rows = table[table["event"] == table["event"].iloc[0]]
+    onset = rows["onset"].iloc[0]
+    figure = event_zoom_figure(rows)
+    label = f"steps since the onset, step {onset}"
+    assert figure.axes[-1].get_xlabel() == f"{label} (epoch {onset / per_epoch:.1f})"
+    assert "n = 1 of 8 runs in each column" in shown(figure)
+    figure = event_zoom_figure(rows.assign(per_epoch=np.nan, of=1))
+    assert figure.axes[-1].get_xlabel() == label
+    assert not any("n = 1" in text for text in shown(figure))
+
+
 def shown(figure: Figure) -> list[str]:
     """Return the entries of the legend of a figure."""
     return [text.get_text() for text in figure.legends[0].get_texts()]
