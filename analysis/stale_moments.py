@@ -46,11 +46,9 @@ print(deep[["run", "onset", "trough", "depth", "severity"]].to_string(index=Fals
 # ## Claims
 
 # %%
-verdicts = study.judge(
-    study.more_runs("more runs dip at the release than without the fault", deep, fault, without),
-    leads("bursts begin in the patch projection", runs.where(fault).diagnoses()),
-)
-print(verdicts)
+more = study.more_runs("more runs dip at the release than without the fault", deep, fault, without)
+begin = leads("bursts begin in the patch projection", runs.where(fault).diagnoses())
+print(study.judge(more, begin))
 
 # %%
 study.draw("knn")

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
 
 CLOCK = ["warmup", "per_epoch"]
+WARMUP: dict[str, Any] = {"color": "0.6", "linewidth": 0.7, "linestyle": ":"}
 BELOW = 30  # points between the axis of steps and that of epochs
 
 
@@ -40,9 +42,9 @@ def mark_clock(ax: Axes, frame: pd.DataFrame, *, named: bool = True) -> None:
     `frame` has the columns `CLOCK` and `step`. What its runs do not agree on is not drawn. `named`:
     whether the mark of the warm-up says what it is.
     """
-    warmup, per_epoch = (_only(frame[name]) for name in CLOCK)
-    if warmup is not None and 0 < warmup < frame["step"].max():
-        ax.axvline(warmup, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    warmup, per_epoch = warmup_in(frame), _only(frame["per_epoch"])
+    if warmup is not None:
+        ax.axvline(warmup, zorder=0, **WARMUP)
         ax.annotate(
             "warm-up ends" if named else "", (warmup, 0), xycoords=ax.get_xaxis_transform(),
             xytext=(2, 2), textcoords="offset points", rotation=90, fontsize=6, color="0.4",
@@ -60,6 +62,22 @@ def mark_clock(ax: Axes, frame: pd.DataFrame, *, named: bool = True) -> None:
         epochs.tick_params(labelsize=7, colors="0.4", length=2, pad=1)
         epochs.spines["bottom"].set_color("0.7")
         epochs.set_xlabel("epoch", fontsize=7, color="0.4", labelpad=1)
+
+
+def warmup_in(frame: pd.DataFrame) -> float | None:
+    """Return the step at which the warm-up of all runs of a table ends, if it is one of its steps.
+
+    `frame` has the columns `warmup` and `step`.
+    """
+    warmup = _only(frame["warmup"])
+    return warmup if warmup is not None and 0 < warmup < frame["step"].max() else None
+
+
+def warmup_handles(table: pd.DataFrame, look: dict[str, Any] = WARMUP) -> list[Line2D]:
+    """Return the legend of the mark of the warm-up; none if it is in no run of a table."""
+    if all(warmup_in(rows) is None for _, rows in table.groupby("run")):
+        return []
+    return [Line2D([], [], label="warm-up ends", **look)]
 
 
 def _only(values: "pd.Series[Any]") -> float | None:

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.plots.clock import clock
 from stabkit.analyze.plots.curves import (
     accuracy_axis,
     gradient_curves,
@@ -48,6 +49,8 @@ COLUMNS = [
     "run",
     "onset",
     "end",
+    "per_epoch",
+    "of",
     "panel",
     "series",
     "depth",
@@ -74,7 +77,7 @@ def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
     The kinds are: a loss that left for good, a dip of accuracy, a spike of a loss, a burst of
     gradients. Those of one incident share their rows (`_add`). If there is none, return rows for
     the value of a first layer that stands out most from the 20 values before it. The name of that
-    event says that it is none.
+    event says that it is none. `of` counts all runs.
     """
     labelled = [
         (number, run_label(cell, run), run)
@@ -90,7 +93,7 @@ def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
         chosen = sorted(rises, key=lambda event: -event.size)[:1]
     frames = [
         event_zoom_rows(event.run, event.onset, event.end, event.loss).assign(
-            event=f"{event.what}, {event.label}"
+            event=f"{event.what}, {event.label}", of=len(labelled)
         )
         for event in chosen
     ]
@@ -124,12 +127,13 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
 
     A long event is cut: at most `AROUND` values before and after its onset.
 
-    Columns: event (a name: run and step), onset, end (steps), panel (`gradient`, `loss`,
-    `accuracy`), series (a layer, or the recorded name), depth (of the layer), step, offset (steps
-    since the onset), value (gradients over the median of the layer in the run), spike (whether a
-    spike of the series begins here). Gradients are those of the first layer, the last block, the
-    last layer of all and those where a burst began; without layers, of the whole model. `loss`
-    names the loss to show instead of the main one.
+    Columns: event (a name: run and step), onset, end (steps; none if the event was not over when
+    the run ended), per_epoch (steps of an epoch, if known), of (1, the run), panel (`gradient`,
+    `loss`, `accuracy`), series (a layer, or the recorded name), depth (of the layer), step, offset
+    (steps since the onset), value (gradients over the median of the layer in the run), spike
+    (whether a spike of the series begins here). Gradients are those of the first layer, the last
+    block, the last layer of all and those where a burst began; without layers, of the whole model.
+    `loss` names the loss to show instead of the main one.
     """
     norms = gradient_curves(run)
     near = run.bursts[(run.bursts["onset"] <= end) & (run.bursts["end"] >= onset - MARGIN[0])]
@@ -158,10 +162,25 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     every = min((spacing(part["step"]) for _, part in rows.groupby("series")), default=1)
     margin = min(max(end - onset, MARGIN[0] * every), MARGIN[1] * every)
     before, after = (most * every for most in AROUND)
+    known = None if _is_open(run, onset, end) else end
     rows = rows[rows["step"].between(onset - min(margin, before), min(end + margin, onset + after))]
     name = f"{run.name}, step {onset}"
-    rows = rows.assign(event=name, run=run.name, onset=onset, end=end, offset=rows["step"] - onset)
+    rows = rows.assign(event=name, run=run.name, onset=onset, offset=rows["step"] - onset)
+    rows = rows.assign(per_epoch=clock(run)["per_epoch"], of=1)
+    rows["end"] = pd.Series(known, index=rows.index, dtype="Int64")
     return rows[COLUMNS].reset_index(drop=True)
+
+
+def _is_open(run: Diagnosis, onset: int, end: int) -> bool:
+    """Return whether this is a dip that did not recover, or a loss that left for good or is stuck.
+
+    Their `end` is where the run ended.
+    """
+    dips = run.dips[run.dips["recovery"].isna()]
+    return any(
+        ((found["onset"] == onset) & (found["end"] == end)).any()
+        for found in (dips, run.departures, run.stuck)
+    )
 
 
 def _dips(label: str, run: Diagnosis) -> list[_Event]:
@@ -213,6 +232,9 @@ def _largest_rise(label: str, run: Diagnosis) -> _Event | None:
 def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
     """Draw one panel of one event over the steps since its onset; shade it and mark spikes.
 
+    An event that was not over when the run ended is not shaded: a band to the end hides more than
+    it tells.
+
     `frame`: rows of `event_zoom_rows` for one panel. `styles` by layer; by default from dark to
     light.
     """
@@ -231,10 +253,11 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         ax.set_yscale("log", nonpositive="mask")
     if frame["panel"].iloc[0] == "loss" and spans_decades(shown["value"]):
         ax.set_yscale("log")
-    length = min(int(frame["end"].iloc[0] - frame["onset"].iloc[0]), int(frame["offset"].max()))
+    onset, end = frame["onset"].iloc[0], frame["end"].iloc[0]
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
-    ax.axvspan(0, length, color="0.88", linewidth=0, zorder=-1)
-    shows(ax, frame, int(frame["onset"].iloc[0]))
+    if pd.notna(end):
+        ax.axvspan(0, min(end - onset, frame["offset"].max()), color="0.88", linewidth=0, zorder=-1)
+    shows(ax, frame, int(onset))
     return ax
 
 
@@ -253,6 +276,14 @@ def _panel_name(rows: pd.DataFrame) -> str:
         case "accuracy":
             return two_lines(accuracy_axis(series))
     return two_lines(series)
+
+
+def _about(rows: pd.DataFrame) -> str:
+    """Return the name of the horizontal axis: step and epoch of the onset, and if it is over."""
+    onset, per_epoch = rows["onset"].iloc[0], rows["per_epoch"].iloc[0]
+    epoch = "" if math.isnan(per_epoch) else f" (epoch {onset / per_epoch:.1f})"
+    still_open = "\nnot over when the run ended" if rows["end"].isna().any() else ""
+    return f"steps since the onset, step {onset}{epoch}{still_open}"
 
 
 def event_zoom_figure(table: pd.DataFrame) -> Figure:
@@ -279,13 +310,16 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
                 if name not in [other.get_ylabel() for other in row[:number]]:
                     ax.set_ylabel(name)
             column[0].set_title(wrapped(event, 40), pad=9)
-            column[-1].set_xlabel(f"steps since the onset, step {rows['onset'].iloc[0]}")
+            column[-1].set_xlabel(_about(rows))
         align_names(axes.ravel())
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
         if (table["end"] > table["onset"]).any():
             lines.append(Line2D([], [], color="0.88", linewidth=6, label="the event"))
         if not np.isfinite(table["value"]).all():
             lines.append(not_finite_handle())
+        if (of := int(table["of"].iloc[0])) > 1:
+            words = f"n = 1 of {of:,} runs in each column"
+            lines.append(Line2D([], [], linestyle="", label=words))
         columns = len(lines) if len(events) > 1 else 3
         figure.legend(handles=lines, loc="outside lower center", ncols=columns)
     return figure

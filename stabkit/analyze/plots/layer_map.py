@@ -12,12 +12,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.gradient_events import relative_norms
-from stabkit.analyze.plots.clock import clock, mark_clock
+from stabkit.analyze.plots.clock import clock, mark_clock, warmup_handles, warmup_in
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
@@ -31,6 +32,12 @@ NOTHING: dict[str, Any] = {
     "edgecolor": "0.6",
     "hatch": "/////",
     "linewidth": 0,
+}
+WARMUP: dict[str, Any] = {  # to be seen on every color
+    "color": "white",
+    "linewidth": 1,
+    "linestyle": ":",
+    "path_effects": [withStroke(linewidth=2, foreground="0.3")],
 }
 
 
@@ -86,9 +93,9 @@ def stretch_width(steps: NDArray[np.int64]) -> int:
 def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = None) -> Axes:
     """Draw layers by steps, first layer on top; light is large. Mark spikes and dips.
 
-    Spikes are triangles, dips are bars above the panel. `frame`: rows of `layer_map_table` for one
-    run. `layers`: the names of the rows; by default those of the frame. A layer that is missing,
-    such as a frozen one, is hatched.
+    Spikes are triangles, dips are bars above the panel, and a line is the end of the warm-up.
+    `frame`: rows of `layer_map_table` for one run. `layers`: the names of the rows; by default
+    those of the frame. A layer that is missing, such as a frozen one, is hatched.
     """
     layers = _layers(frame) if layers is None else layers
     width = int(frame["width"].iloc[0])
@@ -115,7 +122,9 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
     ax.set_yticks(range(len(layers)), labels=layers, fontsize=7)
     ax.tick_params(axis="y", length=0)
     shows(ax, frame)
-    mark_clock(ax, frame.assign(warmup=math.nan))  # a line would hide colors
+    mark_clock(ax, frame.assign(warmup=math.nan))  # its mark would be below the colors
+    if (warmup := warmup_in(frame)) is not None:
+        ax.axvline(warmup, **WARMUP)
     return ax
 
 
@@ -143,9 +152,8 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         ticks = np.arange(-LIMIT, LIMIT + 1, 2).tolist()
         bar.set_ticks(ticks, labels=[f"{2**tick:g}" for tick in ticks])
-        figure.legend(
-            handles=_handles(), loc="outside lower center", ncols=1 if columns == 1 else 2
-        )
+        handles = [*_handles(), *warmup_handles(table, WARMUP)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=1 if columns == 1 else 2)
     return figure
 
 

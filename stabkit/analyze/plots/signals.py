@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.plots.clock import CLOCK, clock, mark_clock
+from stabkit.analyze.plots.clock import CLOCK, clock, mark_clock, warmup_handles
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
@@ -143,7 +143,9 @@ def signals_figure(table: pd.DataFrame) -> Figure:
                 ax.tick_params(labelbottom=False)
             used[-1].set_xlabel("step")
             own = table[table["run"] == runs[0 if alone else number]]
-            mark_clock(used[-1], own.assign(warmup=np.nan))  # the curve of the rate shows it
+            for ax in used[:-1]:
+                mark_clock(ax, own.assign(per_epoch=np.nan), named=False)
+            mark_clock(used[-1], own, named=False)
         align_names(axes.ravel())
         total = int(table["of"].iloc[0])
         if alone:
@@ -225,4 +227,4 @@ def _handles(table: pd.DataFrame) -> list[Line2D]:
     if np.isinf(measured["extreme"]).any():
         handles.append(Line2D([], [], color="black", linestyle="", marker="x", markersize=4))
         handles[-1].set_label("not finite")
-    return handles
+    return [*handles, *warmup_handles(table)]

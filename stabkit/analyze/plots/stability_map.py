@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from stabkit.analyze.cells import FROZEN, WORDS
 from stabkit.analyze.diagnoses import Diagnoses
@@ -24,6 +27,8 @@ BATCH = "train.batch"
 FREEZE = "model.freeze_patch_embed"
 COLUMNS = 3  # panels in a row
 COLORS = "viridis"
+BORDER: dict[str, Any] = {"color": "crimson", "linewidth": 3}
+FRAME: dict[str, Any] = {"fill": False, "linewidth": 0.8, "linestyle": "--"}
 
 
 def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
@@ -118,7 +123,7 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
     with mpl.rc_context(RC):
         figure = new_figure(
             1.4 + 0.06 * longest + columns * max(1.6, 0.75 * num_x),
-            0.9 + rows * (0.6 + 0.55 * num_y),
+            1.4 + rows * (0.6 + 0.55 * num_y),
         )
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for ax, panel in zip(axes.ravel(), panels, strict=False):
@@ -132,11 +137,10 @@ def stability_map_figure(table: pd.DataFrame) -> Figure:
             ax.set_xlabel(_said(table["x_name"]))
         bar = figure.colorbar(ScalarMappable(_scale(table), COLORS), ax=axes, pad=0.02)
         bar.set_label("final accuracy, %")
+        figure.legend(handles=_handles(table), loc="outside upper center")
         say_left_out(
             figure,
             "in a cell: mean level, unstable runs of all",
-            "thick line: the largest stable value (at most a tenth of its runs unstable)"
-            if table["stable"].notna().any() else "",
             f"{len(panels)} of {len(every)} panels: those with the most unstable runs"
             if len(panels) < len(every) else "",
             without_unfinished(table),
@@ -172,10 +176,7 @@ def draw_stability_map(
         ink = "black" if bright else "white"
         ax.text(i, j, text, ha="center", va="center", fontsize=7, color=ink, weight=weight)
         if cell["unstable"]:
-            box = mpl.patches.Rectangle(
-                (i - 0.42, j - 0.42), 0.84, 0.84, fill=False, edgecolor=ink, linewidth=0.8,
-                linestyle="--",
-            )  # fmt: skip
+            box = mpl.patches.Rectangle((i - 0.42, j - 0.42), 0.84, 0.84, edgecolor=ink, **FRAME)
             ax.add_patch(box)
     _draw_frontier(table, ax, xs, ys)
     ax.set(xlim=(-0.6, len(xs) - 0.4), ylim=(-0.6, len(ys) - 0.4))
@@ -189,13 +190,33 @@ def draw_stability_map(
 
 def _draw_frontier(table: pd.DataFrame, ax: Axes, xs: list[object], ys: list[object]) -> None:
     """Draw a thick edge right of the largest stable x of each row; left of all if none is."""
-    if table[["stable", "first_unstable"]].isna().all(axis=None):
+    if not _has_border(table):
         return
     for y, rows in table.groupby("y", sort=False):
         row = rows.iloc[0]
         at = xs.index(row["stable"]) + 0.5 if row["stable"] in xs else -0.5
         j = ys.index(y)
-        ax.plot([at, at], [j - 0.5, j + 0.5], color="crimson", linewidth=3, zorder=3)
+        ax.plot([at, at], [j - 0.5, j + 0.5], zorder=3, **BORDER)
+
+
+def _has_border(table: pd.DataFrame) -> bool:
+    return bool(table[["stable", "first_unstable"]].notna().any(axis=None))
+
+
+def _handles(table: pd.DataFrame) -> list[Line2D | Patch]:
+    """Return the legend. Red alone would be taken for the mark of what is unstable."""
+    handles: list[Line2D | Patch] = []
+    if (table["unstable"] > 0).any():
+        handles.append(
+            Patch(edgecolor="black", label="some runs of the cell are unstable", **FRAME)
+        )
+    if _has_border(table):
+        words = (
+            "border of stability: right of the largest stable value\n"
+            "(at most a tenth of its runs unstable), left of all if none is stable"
+        )
+        handles.append(Line2D([], [], label=words, **BORDER))
+    return handles
 
 
 def _scale(table: pd.DataFrame) -> Normalize:

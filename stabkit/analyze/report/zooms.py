@@ -22,11 +22,10 @@ def pictured(incident: Incident) -> tuple[Incident, Picture | None]:
     named = {"gradient": "gradient norms", "accuracy": accuracy_axis(incident.run.metric)}
     drawn = rows.drop_duplicates("panel")
     recorded = [named.get(p, s) for p, s in zip(drawn["panel"], drawn["series"], strict=True)]
-    alt = (
-        f"Curves of {listed(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, the "
-    )
+    alt = f"Curves of {listed(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, "
+    alt += "a line at the onset" if rows["end"].isna().any() else "the event shaded"
     facts = "; ".join(": ".join(fact) for fact in incident.facts)
-    alt += f"event shaded. {incident.headline}: {facts}."
+    alt += f". {incident.headline}: {facts}."
     # a table cannot hold bytes that are no text
     title = incident.headline.encode("utf-8", "backslashreplace").decode()
     figure = event_zoom_figure(rows.assign(event=title))

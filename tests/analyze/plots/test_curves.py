@@ -88,6 +88,18 @@ def test_an_event_names_another_loss_than_the_main_one(tmp_path: Path) -> None:
     assert rows.loc[rows["spike"], "step"].tolist() == [300]
 
 
+def test_a_loss_that_left_for_good_has_no_band_to_the_end(tmp_path: Path) -> None:
+    losses = falling_loss()
+    losses[300:] *= 3
+    run = run_of(plant_loop(tmp_path / "a", losses=losses))
+    (left,), (spike,) = run.departures.to_dict("records"), run.loss_spikes.to_dict("records")
+    assert left["end"] == STEPS - 1
+    (ax,) = event_zoom_figure(event_zoom_rows(run, left["onset"], left["end"])).axes
+    assert not ax.patches
+    (ax,) = event_zoom_figure(event_zoom_rows(run, spike["onset"], spike["end"])).axes
+    assert len(ax.patches) == 1, "the spike with which it began has an end"
+
+
 def test_the_surroundings_of_an_event_are_counted_in_values(tmp_path: Path) -> None:
     """A log with a value every 100 steps shows as many of them as one with a value a step."""
     writer = Writer(tmp_path / "a", "loop")

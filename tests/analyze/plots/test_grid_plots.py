@@ -123,7 +123,14 @@ def test_stability_map_ends_where_runs_turn_unstable(tmp_path: Path) -> None:
     ends = table.drop_duplicates("y").set_index("y")[["stable", "first_unstable"]]
     assert ends.loc[8].tolist() == [0.004, 0.04]
     assert ends.loc[32].tolist() == [0.001, 0.004]
-    ax, _ = stability_map_figure(table).axes
+    figure = stability_map_figure(table)
+    said = {text.get_text().partition(":")[0] for text in figure.legends[0].get_texts()}
+    assert said == {"some runs of the cell are unstable", "border of stability"}
+    borderless = stability_map_figure(
+        table.assign(stable=np.nan, first_unstable=np.nan, unstable=0)
+    )
+    assert not borderless.legends[0].get_texts()
+    ax, _ = figure.axes
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.001", "0.004", "0.04"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["8", "32"]
     edges = {(line.get_xdata()[0], np.mean(line.get_ydata())) for line in ax.lines}

@@ -151,6 +151,55 @@ def test_rows_of_an_event_hold_what_was_recorded_around_it(whole_grid: Path) -> 
     assert any(np.array_equal(line.get_xydata(), at[["offset", "value"]]) for line in ax.lines)
 
 
+def test_an_event_that_was_not_over_when_the_run_ended_has_a_line_and_no_band(
+    whole_grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = diagnosed_run(whole_grid / BAD)
+    (found,) = run.dips.to_dict("records")
+    both = int(found["onset"]), int(found["end"])
+    rows = event_zoom_rows(run, *both)
+    assert rows["end"].unique().tolist() == [both[1]]
+    (band,) = draw_event_zoom(rows[rows["panel"] == "loss"], Figure().subplots()).patches
+    assert (band.get_x(), band.get_width()) == (0, both[1] - both[0])
+    assert "the event" in shown(event_zoom_figure(rows))
+
+    never = run.dips.assign(recovery=np.nan)
+    monkeypatch.setattr(type(run), "dips", property(lambda _: never))
+    still_open = event_zoom_rows(run, *both)
+    assert still_open["end"].isna().all()
+    assert still_open.drop(columns="end").equals(rows.drop(columns="end")), "the same is shown"
+    again = pd.read_csv(io.StringIO(still_open.to_csv(index=False)))
+    for table in (still_open, again):
+        ax = draw_event_zoom(table[table["panel"] == "loss"], Figure().subplots())
+        assert not ax.patches
+        assert any(set(line.get_xdata()) == {0} for line in ax.lines), "the line at the onset"
+        assert "the event" not in shown(event_zoom_figure(table))
+        below = event_zoom_figure(table).axes[-1].get_xlabel()
+        assert below.endswith("not over when the run ended")
+
+
+def test_a_zoom_says_the_epoch_of_the_onset_and_of_how_many_runs_it_shows_one(
+    grid_runs: Diagnoses,
+) -> None:
+    table = event_zoom_table(grid_runs)
+    settings = next(iter(grid_runs)).settings
+    per_epoch = settings["data.num_train"] // settings["train.batch"]
+    rows = table[table["event"] == table["event"].iloc[0]]
+    onset = rows["onset"].iloc[0]
+    figure = event_zoom_figure(rows)
+    label = f"steps since the onset, step {onset}"
+    assert figure.axes[-1].get_xlabel() == f"{label} (epoch {onset / per_epoch:.1f})"
+    assert "n = 1 of 8 runs in each column" in shown(figure)
+    figure = event_zoom_figure(rows.assign(per_epoch=np.nan, of=1))
+    assert figure.axes[-1].get_xlabel() == label
+    assert not any("n = 1" in text for text in shown(figure))
+
+
+def shown(figure: Figure) -> list[str]:
+    """Return the entries of the legend of a figure."""
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 @pytest.mark.lengthy
 def test_the_zoom_takes_the_deepest_dip_and_the_largest_burst(tmp_path: Path) -> None:
     plant_run(tmp_path / "shallow", "optim.lr=1e-3", dip=0.06)

@@ -218,6 +218,29 @@ def test_a_figure_over_steps_has_an_axis_of_epochs_if_they_are_known(
 
 
 @pytest.mark.lengthy
+@pytest.mark.parametrize("name", ["layer-map", "signals"])
+def test_dense_figures_mark_the_end_of_the_warmup_and_name_it_in_the_legend(
+    grid_runs: Diagnoses, name: str
+) -> None:
+    table = PLOTS[name].table(grid_runs)
+    (warmup,) = {run.settings["optim.warmup_steps"] for run in grid_runs}
+
+    def marked(figure: Figure) -> list[bool]:
+        """Return for each panel whether a line stands at the end of the warm-up."""
+        panels = [ax for ax in figure.axes if ax.axison and ax.get_label() != "<colorbar>"]
+        return [any(list(line.get_xdata()) == [warmup] * 2 for line in ax.lines) for ax in panels]
+
+    figure = PLOTS[name].figure(table)
+    assert marked(figure)
+    assert all(marked(figure))
+    assert words(figure).count("warm-up ends") == 1
+    for without in (np.nan, 0, table["step"].max()):
+        figure = PLOTS[name].figure(table.assign(warmup=without))
+        assert not any(marked(figure))
+        assert "warm-up ends" not in words(figure)
+
+
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("name", "seeds", "none"),
     [
