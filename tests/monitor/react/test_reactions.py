@@ -277,6 +277,21 @@ def test_a_weak_spike_is_not_confirmed_by_the_strong_one_after_it() -> None:
         assert sorted(found) == [(400, "suspected"), (430, "confirmed"), (430, "suspected")]
 
 
+def test_a_burst_that_no_layer_shows_alone_is_no_part_of_the_noise() -> None:
+    rng = np.random.default_rng(2)
+    logs = rng.normal(0, 0.1, size=(400, len(NAMES)))
+    logs[100:240] += rng.normal(0, 0.3, size=(140, 1))  # a restless time, which hides the burst
+    logs[300:302] += 0.8
+    watch, norms = SpikeWatch(), np.exp(logs)
+    for part in (slice(0, 303), slice(303, 400)):  # a shared spike is seen up to five steps later
+        values, measured = {"grad_norm": norms[part]}, {"grad_norm": np.isfinite(norms[part])}
+        watch.rows(Rows(np.arange(400)[part], NAMES, values, measured, {}))
+    flagged = np.flatnonzero(watch._confirming._tails._flagged)
+    assert {300, 301} <= set(flagged.tolist())
+    assert flagged[flagged > 240].min() >= 296
+    assert flagged.max() <= 305
+
+
 def test_actions_take_confirmed_spikes_unless_suspected_ones_are_asked_for(tmp_path: Path) -> None:
     done: list[tuple[str, str]] = []
     watched = reactions(tmp_path)
