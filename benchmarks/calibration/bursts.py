@@ -1,5 +1,6 @@
 """Calibrate bursts and swells: events of several layers whose noise goes together."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -145,19 +146,32 @@ def long_counts(name: str, steps: int, seed: int) -> tuple[bool, ...]:
 
 
 def false_alarms_by_length(each: Each, count: int) -> str:
+    head = ["steps", "healthy layers", "runs", "a burst, pooled", "a burst that counts",
+            "a swell", "either of these two"]  # fmt: skip
+    return table(head, length_rows(each, long_counts, LENGTHS, count))
+
+
+def length_rows(
+    each: Each, counts: Callable[..., tuple[bool, ...]], lengths: dict[int, int], count: int
+) -> list[list[str]]:
+    """Return a row for each length and noise, and a row for each length without t3.
+
+    `counts(name, steps, seed)` tells what a healthy run has.
+    """
     rows = []
-    for steps, fewer in LENGTHS.items():
-        some, total = max(2, count // fewer), np.zeros(4, dtype=int)
-        for name in LONG:
-            wrong = np.sum(each(partial(long_counts, name, steps), some, TESTING), axis=0)
-            total += wrong * (name != HEAVIEST)
-            rows.append([f"{steps:,}", name, str(some), *(interval(int(w), some) for w in wrong)])
+    for steps, fewer in lengths.items():
+        some = max(2, count // fewer)
+        seen = {
+            name: np.sum(each(partial(counts, name, steps), some, TESTING), axis=0) for name in LONG
+        }
+        for name, found in seen.items():
+            rows.append([f"{steps:,}", name, str(some), *(interval(int(n), some) for n in found)])
+        total = np.sum([found for name, found in seen.items() if name != HEAVIEST], axis=0)
         runs = some * (len(LONG) - 1)
         rows.append(
-            [f"{steps:,}", "**all but t3**", f"{runs:,}", *(interval(int(w), runs) for w in total)]
+            [f"{steps:,}", "**all but t3**", f"{runs:,}", *(interval(int(n), runs) for n in total)]
         )
-    return table(["steps", "healthy layers", "runs", "a burst, pooled", "a burst that counts",
-                  "a swell", "either of these two"], rows)  # fmt: skip
+    return rows
 
 
 def near(events: pd.DataFrame, burst: Burst) -> int:

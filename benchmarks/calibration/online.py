@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.calibration.scores import TESTING, Each, interval, percent, table
+from benchmarks.calibration.scores import TESTING, Each, delay_cells, interval, table
 from stabkit.detect import find_dips
 from stabkit.detect.online_dips import OnlineDips
 from stabkit.detect.simulate import DIP_MIX, HEALTHY, LONG, REALISTIC, Curve, healthy
@@ -91,13 +91,7 @@ def delays(each: Each, count: int) -> str:
         for form in FORMS:
             late = np.array(each(partial(delay, base, form), count, TESTING))
             same += int(late[:, 2].sum())
-            cells = []
-            for column in late.T[:2]:
-                seen = column[np.isfinite(column)]
-                cells.append(percent(seen.size, count))
-                low, mid, high = np.quantile(seen, [0.1, 0.5, 0.9]) if seen.size else [np.nan] * 3
-                cells.append(f"{mid:.0f} ({low:.0f} to {high:.0f})" if seen.size else "-")
-            rows.append([base, form, *cells])
+            rows.append([base, form, *delay_cells(late[:, :2])])
     head = ["scenario", "planted", "suspected", "evaluations later", "confirmed",
             "evaluations later"]  # fmt: skip
     return (

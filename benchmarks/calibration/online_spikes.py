@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from benchmarks.calibration.bursts import BASES, BURSTS, HEAVIEST, LONG, drawn_of, together
+from benchmarks.calibration.bursts import BASES, BURSTS, drawn_of, length_rows, together
 from benchmarks.calibration.losses import NOISES
-from benchmarks.calibration.scores import TESTING, Each, interval, percent, table
+from benchmarks.calibration.scores import TESTING, Each, delay_cells, interval, table
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.simulate import Burst
 from stabkit.detect.simulate.layers import NAMES
@@ -67,19 +67,9 @@ def healthy_loss(noise: str, steps: int, seed: int) -> tuple[bool, bool]:
 
 
 def false_alarms(each: Each, runs: int) -> str:
-    rows = []
-    for steps, fewer in LENGTHS.items():
-        count, total = max(2, runs // fewer), np.zeros(3, dtype=int)
-        for name in LONG:
-            seen = np.sum(each(partial(healthy_run, name, steps), count, TESTING), axis=0)
-            total += seen * (name != HEAVIEST)
-            rows.append([f"{steps:,}", name, str(count), *(interval(int(n), count) for n in seen)])
-        runs_of_all = count * (len(LONG) - 1)
-        rows.append([f"{steps:,}", "**all but t3**", f"{runs_of_all:,}",
-                     *(interval(int(n), runs_of_all) for n in total)])  # fmt: skip
     head = ["steps", "healthy layers", "runs", "ever suspected", "ever confirmed",
             "a burst that counts afterwards"]  # fmt: skip
-    return table(head, rows)
+    return table(head, length_rows(each, healthy_run, LENGTHS, runs))
 
 
 def loss_alarms(each: Each, count: int) -> str:
@@ -113,13 +103,7 @@ def delays(each: Each, count: int) -> str:
     for base in BASES:
         for label, burst in BURSTS.items():
             late = np.array(each(partial(delay, base, burst), count, TESTING))
-            cells = []
-            for column in late.T:
-                seen = column[np.isfinite(column)]
-                low, mid, high = np.quantile(seen, [0.1, 0.5, 0.9]) if seen.size else [np.nan] * 3
-                cells += [percent(seen.size, count),
-                          f"{mid:.0f} ({low:.0f} to {high:.0f})" if seen.size else "-"]  # fmt: skip
-            rows.append([base, label, *cells])
+            rows.append([base, label, *delay_cells(late)])
     head = ["layers", "planted", "suspected", "steps later", "confirmed", "steps later"]
     return (
         f"{count} runs a row; steps since the burst began: median, 10 % to 90 %.\n\n"

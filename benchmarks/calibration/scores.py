@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 # Bars of every detector are set on seeds from TUNING up, tables are made of seeds from TESTING up.
@@ -49,6 +50,17 @@ def interval(hits: int, runs: int) -> str:
 
 def percent(hits: float, runs: int) -> str:
     return f"{100 * hits / runs:.0f} %" if runs else "-"
+
+
+def delay_cells(late: NDArray[np.float64]) -> list[str]:
+    """Return for each column of delays how many are known, and their median with 10 to 90 %."""
+    cells = []
+    for column in late.T:
+        seen = column[np.isfinite(column)]
+        low, mid, high = np.quantile(seen, [0.1, 0.5, 0.9]) if seen.size else [np.nan] * 3
+        cells.append(percent(seen.size, len(column)))
+        cells.append(f"{mid:.0f} ({low:.0f} to {high:.0f})" if seen.size else "-")
+    return cells
 
 
 def per_steps(events: int, steps: int) -> str:

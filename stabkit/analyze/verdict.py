@@ -78,8 +78,6 @@ def worst_first(table: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     rank = table["verdict"].map(VERDICTS.index)
-    order = pd.DataFrame(
-        {"rank": rank, "deepest": -table["deepest"], "lost": -table["lost_steps"]}
-        | {"level": table["level"]}
-    )
+    worse = {"deepest": -table["deepest"], "lost": -table["lost_steps"], "level": table["level"]}
+    order = pd.DataFrame({"rank": rank, **worse})
     return table.loc[order.sort_values([*order.columns], kind="stable").index]

@@ -8,7 +8,7 @@ from stabkit.replay.plan import attempts_of
 from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
-from stabkit.train.exactness import changes, in_words
+from stabkit.train.exactness import changes, in_words, likely_cause
 
 
 class Proven(NamedTuple):
@@ -30,12 +30,6 @@ def prove_control(study: BranchStudy, begin: int, control: Path) -> Proven:
         proof.compare_last(study.horizon)
     except ReplayDiffersError as error:
         before, now = (attempts_of(RunDir(folder))[-1] for folder in (study.parent, control))
-        changed = in_words(changes(before, now))
-        reason = f"Changed: {changed}"
-        if not changed:
-            reason = (
-                "Versions, threads, device and processor are those of the run; perhaps its files, "
-                "its data or stabkit's code were changed"
-            )
-        raise ReplayDiffersError(f"{error}. {reason}") from None
+        cause = likely_cause(in_words(changes(before, now)))
+        raise ReplayDiffersError(f"{error}. {cause}") from None
     return Proven(proof.rows, proof.evaluations)

@@ -85,6 +85,7 @@ def _unnamed(runs: Sequence["Converted"]) -> str | None:
 
 
 def _falls(series: "Series") -> bool:
-    values = series.values[series.values == series.values]
+    """Return whether the median of the last quarter is below every value of the first quarter."""
+    values = series.values[series.values == series.values]  # without NaN
     quarter = len(values) // 4
     return quarter > 2 and sorted(values[-quarter:])[quarter // 2] < min(values[:quarter])

@@ -30,10 +30,10 @@ def stand_out(
     `find_layer_spikes`. Heights are the distances of log values from the median of the 101 around
     them, in robust deviations of these. Two series are made of the heights of all layers: the
     highest and the mean at each step. The mean shows noise that layers share, and the highest that
-    of a single layer. Means over up to 16 steps are judged as well. The upper
-    tail of each series is taken as a generalized Pareto law of fixed shape, whose scale is
-    that of the largest values outside of all spikes. A burst stands out if, in one of the series,
-    fewer than `ALPHA` values as high are expected in the whole run.
+    of a single layer. Means over up to 16 steps are judged as well. The upper tail of each series
+    is taken as a generalized Pareto law of fixed shape, whose scale is that of the largest values
+    outside of all spikes. A burst stands out if, in one of the series, fewer than `ALPHA` values as
+    high are expected in the whole run.
     """
     found = [np.ones(len(rows), dtype=bool) for rows in spikes]
     some = [rows.assign(layer=i, depth=i) for i, rows in enumerate(spikes) if len(rows)]

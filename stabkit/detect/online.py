@@ -93,13 +93,13 @@ class OnlineSharedSpikes:
 
     def __init__(self) -> None:
         self._begin(())
+        self.flagged: list[int] = []  # steps of the stretches with a spike, among those seen last
 
     def _begin(self, layers: tuple[str, ...]) -> None:
         self._layers = layers
         self._steps = np.zeros(0, dtype=np.int64)
         self._logs = np.zeros((len(layers), 0))
         self._goes_on = False  # whether the last stretch that was seen is of a spike
-        self.flagged: list[int] = []  # steps of the stretches with a spike, among those seen last
 
     def add(
         self, layers: Sequence[str], steps: IntArray, values: FloatArray

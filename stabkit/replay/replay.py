@@ -19,7 +19,7 @@ from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import ForeignFolderError, atomic_write
 from stabkit.store.reader import Run
 from stabkit.train.data.batches import ReadAhead, make_batch
-from stabkit.train.exactness import changes, circumstances, in_words
+from stabkit.train.exactness import changes, circumstances, in_words, likely_cause
 from stabkit.train.loop import Parts, evaluate_heldout, prepare, train_step
 from stabkit.train.optim.freeze import freeze_parameters
 from stabkit.train.parallel.agree import (
@@ -173,13 +173,7 @@ def _told(plan: Plan, changed: str) -> Iterator[None]:
         for before, after in zip([plan.attempt, *plan.later], plan.later, strict=False):
             if found := in_words(changes(before, after)):
                 causes.append(f"at step {after.get('first_step')} of the run {found}")
-        reason = f"Changed: {'; '.join(causes)}"
-        if not causes:
-            reason = (
-                "Versions, threads, processes, device and processor are those of the run; perhaps "
-                "its files, its data or stabkit's code were changed"
-            )
-        raise ReplayDiffersError(f"{error}. {reason}") from None
+        raise ReplayDiffersError(f"{error}. {likely_cause('; '.join(causes))}") from None
 
 
 def _introduction(plan: Plan) -> str:

@@ -119,16 +119,15 @@ def _arrays(
 ) -> list[tuple[SlurmRequest, list[Task], int]]:
     """Return for each array the request of its runs, the runs, and how many may run at a time."""
     defaults = read_defaults()
-    different = {repr(task.run.slurm): task.run.slurm for task in todo}
-    requests: dict[str, SlurmRequest] = {}
-    key_of: dict[str, str] = {}
-    for own, slurm in different.items():
-        request, _ = merged(slurm, defaults, slurm_settings)
-        key_of[own] = repr(request)
-        requests[repr(request)] = request
-    groups: dict[str, list[Task]] = {}
+    alike: dict[str, list[Task]] = {}  # runs whose own settings are the same are merged once
     for task in todo:
-        groups.setdefault(key_of[repr(task.run.slurm)], []).append(task)
+        alike.setdefault(repr(task.run.slurm), []).append(task)
+    requests: dict[str, SlurmRequest] = {}
+    groups: dict[str, list[Task]] = {}
+    for tasks in alike.values():
+        request, _ = merged(tasks[0].run.slurm, defaults, slurm_settings)
+        requests[repr(request)] = request
+        groups.setdefault(repr(request), []).extend(tasks)
     arrays = []
     for key, tasks in groups.items():
         sizes = chunks(len(tasks), array_size)

@@ -112,6 +112,16 @@ def in_words(changed: Mapping[str, list[Any]]) -> str:
     return ", ".join(f"{name} was {was}, is {now}" for name, (was, now) in changed.items())
 
 
+def likely_cause(changed: str) -> str:
+    """Return a sentence on why a run differs from its record, given what has changed in words."""
+    if changed:
+        return f"Changed: {changed}"
+    return (
+        "Versions, threads, processes, device and processor are those of the run; perhaps its "
+        "files, its data or stabkit's code were changed"
+    )
+
+
 def _last_attempt(rundir: RunDir) -> Mapping[str, Any]:
     """Return the last attempt in `meta.json`; empty if an older version wrote none."""
     try:

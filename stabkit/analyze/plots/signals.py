@@ -59,7 +59,7 @@ def signals_table(runs: Diagnoses) -> pd.DataFrame:
 def draw_signals(
     frame: pd.DataFrame, ax: Axes, styles: Styles | None = None, scale: str | None = None
 ) -> Axes:
-    """Draw one signal of one run: a line per layer, darker first; shade dips, dash guides.
+    """Draw one signal of one run: a line per layer, the first darkest; shade dips, dash guides.
 
     `frame`: rows of `signals_table` for one run and one signal, and the dips of the run. `styles`
     by layer. `scale` of the vertical axis (`signal_scale`). Dotted lines are the extremes of
