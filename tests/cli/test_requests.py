@@ -13,7 +13,7 @@ from stabkit.cli.dispatch import PATIENCE_S, module_of
 from stabkit.cli.parser import EXAMPLES, VERBS, build_parser
 from tests.conftest import SMALL
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
