@@ -10,7 +10,7 @@ import pytest
 from benchmarks.calibration import __main__ as command
 from benchmarks.calibration import dip_rules, dips, drifts, losses, rivals, spikes
 from benchmarks.calibration.scores import TESTING, TUNING, f1, interval, matched, per_steps
-from stabkit.detect.simulate import HEALTHY, Curve, Planted, Spike, healthy, norms
+from stabkit.detect.simulate import HEALTHY, Planted, SimulatedCurve, Spike, healthy, norms
 
 RULES = {
     "ours": (dip_rules.ours, 1.0),
@@ -51,7 +51,7 @@ def test_every_rule_finds_a_deep_dip_where_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_no_rule_alarms_where_nothing_changes(name: str) -> None:
     flat = np.full(60, 0.5)
-    curve = Curve(25 * np.arange(60), flat, np.tile(np.arange(100) % 2 == 0, (60, 1)))
+    curve = SimulatedCurve(25 * np.arange(60), flat, np.tile(np.arange(100) % 2 == 0, (60, 1)))
     assert RULES[name][0](curve, RULES[name][1]) == []
 
 
@@ -68,7 +68,7 @@ def test_a_bar_is_the_lowest_that_is_quiet_on_the_tuning_seeds(
 ) -> None:
     used = []
 
-    def rule(curve: Curve, k: float) -> list[tuple[int, int]]:
+    def rule(curve: SimulatedCurve, k: float) -> list[tuple[int, int]]:
         return [(0, 0)] if k < 3 else []
 
     def noted(function: Callable[[int], Any], count: int, first: int = TESTING) -> list[Any]:
@@ -83,7 +83,7 @@ def test_a_bar_is_the_lowest_that_is_quiet_on_the_tuning_seeds(
 def test_a_planted_dip_counts_once_however_deep_it_is_nested() -> None:
     nested = (Planted(40, 20, 0.03), Planted(47, 5, 0.05))
 
-    def rule(curve: Curve, k: float) -> list[tuple[int, int]]:
+    def rule(curve: SimulatedCurve, k: float) -> list[tuple[int, int]]:
         return [(48, 50)]
 
     assert dips.hits(rule, 1.0, "constant", nested, 0) == [True]

@@ -11,7 +11,7 @@ from benchmarks.calibration.spikes import above_median
 from stabkit.detect import find_bursts, find_spikes
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.layer_tails import stand_out
-from stabkit.detect.simulate import Burst, Layers, layers
+from stabkit.detect.simulate import Burst, SimulatedLayers, layers
 from stabkit.detect.simulate.layers import NAMES
 from stabkit.detect.swells import find_layer_swells
 
@@ -71,13 +71,13 @@ def burst_tables(each: Each, runs: int) -> str:
     ])  # fmt: skip
 
 
-def drawn_of(name: str, seed: int, *bursts: Burst, steps: int = STEPS) -> Layers:
+def drawn_of(name: str, seed: int, *bursts: Burst, steps: int = STEPS) -> SimulatedLayers:
     """Draw the layers of a row of the tables."""
     base = name.removesuffix(", common")
     return layers(seed, bursts, name=base, steps=steps, **(COMMON if base != name else {}))
 
 
-def series(drawn: Layers) -> list[tuple[np.ndarray, np.ndarray]]:
+def series(drawn: SimulatedLayers) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.arange(len(column)), column) for column in drawn.norms.T]
 
 
@@ -91,12 +91,12 @@ def joined(rows: list[pd.DataFrame]) -> pd.DataFrame:
     return find_bursts(pd.concat(named, ignore_index=True)) if named else pd.DataFrame()
 
 
-def alone(drawn: Layers) -> pd.DataFrame:
+def alone(drawn: SimulatedLayers) -> pd.DataFrame:
     """Return the bursts of spikes that each layer shows by itself."""
     return joined([find_spikes(*one) for one in series(drawn)])
 
 
-def together(drawn: Layers) -> tuple[pd.DataFrame, pd.DataFrame]:
+def together(drawn: SimulatedLayers) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the bursts of spikes that layers show by themselves or many at once.
 
     Second: those that stand out from the tail of the layers, which `stabkit analyze` counts.
@@ -107,12 +107,12 @@ def together(drawn: Layers) -> tuple[pd.DataFrame, pd.DataFrame]:
     return joined(spikes), joined([s[counts] for s, counts in zip(spikes, kept, strict=True)])
 
 
-def swelled(drawn: Layers) -> pd.DataFrame:
+def swelled(drawn: SimulatedLayers) -> pd.DataFrame:
     """Return the swells of all layers, as events of the run."""
     return joined(find_layer_swells(series(drawn)))
 
 
-def total_median(drawn: Layers) -> pd.DataFrame:
+def total_median(drawn: SimulatedLayers) -> pd.DataFrame:
     """Return where the norm of all layers exceeds 6 times the median of its last 20."""
     whole = np.sqrt(np.sum(drawn.norms**2, axis=1))
     return pd.DataFrame(above_median(whole, 6.0), columns=["onset", "end"]).assign(layers=1)

@@ -14,24 +14,24 @@ from scipy import signal
 from benchmarks.calibration.scores import Spans, merged
 from stabkit.detect import find_dips
 from stabkit.detect.robust import difference_scale
-from stabkit.detect.simulate import Curve
+from stabkit.detect.simulate import SimulatedCurve
 
-Rule = Callable[[Curve, float], Spans]
+Rule = Callable[[SimulatedCurve, float], Spans]
 LEAST_NOISE = 1e-3
 NO_PELT = "The package ruptures is not installed (extra `bench`), so PELT is left out."
 
 
-def ours(curve: Curve, k: float = 1.0) -> Spans:
+def ours(curve: SimulatedCurve, k: float = 1.0) -> Spans:
     """Find dips from the bits, at `k` times the default bar."""
     return _found(curve, k, {"correct": curve.correct})
 
 
-def ours_without_bits(curve: Curve, k: float = 1.0) -> Spans:
+def ours_without_bits(curve: SimulatedCurve, k: float = 1.0) -> Spans:
     """Find dips from the accuracy alone, at `k` times the default bar."""
     return _found(curve, k, {})
 
 
-def _found(curve: Curve, k: float, known: dict[str, object]) -> Spans:
+def _found(curve: SimulatedCurve, k: float, known: dict[str, object]) -> Spans:
     found = find_dips(curve.step, curve.accuracy, **known)  # type: ignore[arg-type]
     if k != 1.0:
         bar = k * found.attrs["threshold"]
@@ -42,7 +42,7 @@ def _found(curve: Curve, k: float, known: dict[str, object]) -> Spans:
     return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
-def peaks(curve: Curve, k: float) -> Spans:
+def peaks(curve: SimulatedCurve, k: float) -> Spans:
     """Apply scipy's find_peaks to the inverted curve: prominence k noises, width 2 or more."""
     _, shown = signal.find_peaks(
         -curve.accuracy, prominence=k * _noise(curve), width=2, rel_height=0.8
@@ -53,7 +53,7 @@ def peaks(curve: Curve, k: float) -> Spans:
     )
 
 
-def pelt(curve: Curve, k: float) -> Spans:
+def pelt(curve: SimulatedCurve, k: float) -> Spans:
     """Apply ruptures' PELT (l2, penalty k s^2 ln T): segments a point below the one before."""
     import ruptures
 
@@ -64,7 +64,7 @@ def pelt(curve: Curve, k: float) -> Spans:
     return [(begins[i], ends[i] - 1) for i in range(1, len(ends)) if means[i] < means[i - 1] - 0.01]
 
 
-def cusum(curve: Curve, k: float) -> Spans:
+def cusum(curve: SimulatedCurve, k: float) -> Spans:
     """Sum how far values lie more than half a noise below the mean of the 20 before (Page 1954).
 
     A dip begins where the sum left 0 before it passed k noises, and ends where the sum has halved.
@@ -82,7 +82,7 @@ def cusum(curve: Curve, k: float) -> Spans:
     return merged(flags)
 
 
-def trailing_mean(curve: Curve, k: float) -> Spans:
+def trailing_mean(curve: SimulatedCurve, k: float) -> Spans:
     """Flag evaluations more than k noises below the mean of the 10 before."""
     noise = _noise(curve)
     flags = [
@@ -93,7 +93,7 @@ def trailing_mean(curve: Curve, k: float) -> Spans:
     return merged(flags)
 
 
-def _noise(curve: Curve) -> float:
+def _noise(curve: SimulatedCurve) -> float:
     return max(difference_scale(curve.accuracy), LEAST_NOISE)
 
 

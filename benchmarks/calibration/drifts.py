@@ -12,8 +12,8 @@ from stabkit.detect.simulate import (
     HEALTHY,
     LONG,
     REALISTIC,
-    Curve,
     Planted,
+    SimulatedCurve,
     draw_curve,
     healthy,
 )
@@ -98,7 +98,7 @@ def long_fall_found(noise: str, depth: float, seed: int) -> tuple[bool, bool, bo
     return *_found(curves[0]), _shared(curves)
 
 
-def long_fall(noise: str, depth: float, seed: int) -> Curve:
+def long_fall(noise: str, depth: float, seed: int) -> SimulatedCurve:
     """Draw a run in one of NOISES, level from its first third on but for a long fall.
 
     It goes down over 30 evaluations and comes back over 30. Its answers flip as in `restless`.
@@ -113,11 +113,11 @@ def long_fall(noise: str, depth: float, seed: int) -> Curve:
     return draw_curve(law, rng, (Planted(40, 60, depth, "v"),))
 
 
-def _found(curve: Curve) -> tuple[bool, bool, bool]:
+def _found(curve: SimulatedCurve) -> tuple[bool, bool, bool]:
     dips = find_dips(curve.step, curve.accuracy, correct=curve.correct)
     drifts = find_drift(curve.step, curve.accuracy, correct=curve.correct, dips=dips)
     return len(drifts) > 0, len(dips) > 0, len(drifts) + len(dips) > 0
 
 
-def _shared(curves: list[Curve]) -> bool:
+def _shared(curves: list[SimulatedCurve]) -> bool:
     return len(mean_falls(curves[0].step, np.stack([curve.accuracy for curve in curves]))) > 0

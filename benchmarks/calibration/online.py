@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.calibration.scores import TESTING, Each, delay_cells, interval, table
 from stabkit.detect import find_dips
 from stabkit.detect.online_dips import OnlineDips
-from stabkit.detect.simulate import DIP_MIX, HEALTHY, LONG, REALISTIC, Curve, healthy
+from stabkit.detect.simulate import DIP_MIX, HEALTHY, LONG, REALISTIC, SimulatedCurve, healthy
 
 MANY_LOOKS = "1,000 evaluations"
 BASES = ("constant", "real_lr004", "real_lr016")
@@ -32,7 +32,7 @@ def online_tables(each: Each, runs: int) -> str:
     ])  # fmt: skip
 
 
-def watched(curve: Curve) -> tuple[dict[str, list[int]], int]:
+def watched(curve: SimulatedCurve) -> tuple[dict[str, list[int]], int]:
     """Return the steps at which dips changed to each state, and the number confirmed at the end."""
     dips = OnlineDips(chance=0.0)
     told: dict[str, list[int]] = {"suspected": [], "confirmed": [], "withdrawn": []}

@@ -25,7 +25,7 @@ from stabkit.store.reader import Run
 from stabkit.store.writer import copy_rows
 from stabkit.train.checkpoint_file import read_checkpoint
 from stabkit.train.data.batches import ReadAhead, make_batch
-from stabkit.train.loop import Parts, prepare, train_step
+from stabkit.train.loop import TrainingParts, prepare, train_step
 from stabkit.train.optim.freeze import freeze_parameters
 from stabkit.train.parallel.agree import check_same_start, run_by_first, run_together
 from stabkit.train.parallel.reduce import average_gradients
@@ -47,10 +47,10 @@ class Beginnings:
         """`folder`: that of the study. Raises ConfigError if the parent cannot be trained here."""
         self.study, self.folder = study, folder
         check_request(study.config, str(study.parent))
-        self._parts: Parts | None = None
+        self._parts: TrainingParts | None = None
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> TrainingParts:
         """The data and the model of the parent, read when they are first needed."""
         if self._parts is None:
             self._parts = prepare(self.study.config, str(self.study.parent))

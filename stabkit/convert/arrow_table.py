@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stabkit.convert.columns import Cells, Table, add_column
+from stabkit.convert.columns import Cells, FileTable, add_column
 from stabkit.convert.series import shown
 
 
-def from_arrow(path: Path, table: pa.Table, decimal_comma: bool = False) -> Table:
+def from_arrow(path: Path, table: pa.Table, decimal_comma: bool = False) -> FileTable:
     """Return the columns of a table; those of nested ones are named `outer.inner`."""
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
-    result = Table(path, table.num_rows, decimal_comma=decimal_comma)
+    result = FileTable(path, table.num_rows, decimal_comma=decimal_comma)
     for padded, data in zip(table.column_names, table.columns, strict=True):
         name = padded.strip().strip('"')
         if name in result.columns or name in result.left_out:

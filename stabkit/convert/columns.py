@@ -23,7 +23,7 @@ class Column:
 
 
 @dataclass
-class Table:
+class FileTable:
     """The columns of one file, and what of it was left out and why.
 
     `words` are columns of text that may say of which run, series or phase a row is.
@@ -38,7 +38,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def add_column(table: Table, name: str, cells: Cells | str) -> None:
+def add_column(table: FileTable, name: str, cells: Cells | str) -> None:
     """Add the numbers of a column; note the cells that are none.
 
     A text in place of cells says why the column is left out.

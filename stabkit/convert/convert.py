@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from stabkit.convert.mapping import Plan, place
+from stabkit.convert.mapping import ConversionPlan, place
 from stabkit.convert.replace import refuse_to_replace
 from stabkit.convert.series import ConvertError, Log, listed
 from stabkit.convert.sources import read_logs
@@ -76,7 +76,7 @@ def _check(source: Path, out: Path, chance: float | None, n: int | None, force: 
         raise ConvertError(f"{source}: is a run folder already; `stabkit analyze` reads it")
 
 
-def _refuse_unusable(source: Path, logs: Sequence[Log], plans: Sequence[Plan]) -> None:
+def _refuse_unusable(source: Path, logs: Sequence[Log], plans: Sequence[ConversionPlan]) -> None:
     """Raise ConvertError if the plans hold too many layers, one step only, or no series at all."""
     for plan in plans:
         if len(plan.layers.names) > MOST_LAYERS:

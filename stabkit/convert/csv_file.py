@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from stabkit.convert.arrow_table import from_arrow
-from stabkit.convert.columns import Table
+from stabkit.convert.columns import FileTable
 from stabkit.convert.series import ConvertError
 from stabkit.convert.spelling import is_number
 from stabkit.printing import counted
@@ -19,7 +19,7 @@ DELIMITERS = ";\t,|"
 _EXCEL = "sep="  # what Excel needs to know stands above the names
 
 
-def read_csv(path: Path) -> Table:
+def read_csv(path: Path) -> FileTable:
     """Read columns between commas, semicolons, tabs, bars or blanks, below comments of `#`.
 
     Between semicolons or tabs a comma is the decimal comma.

@@ -17,7 +17,7 @@ Norms = Mapping[str, tuple[Target, Series]]
 
 
 @dataclass
-class Layers:
+class LayerSeries:
     """`names` in depth order; `series[signal, layer]`; `went` (source, where, remark).
 
     `refused`: names of norms whose layer has this signal from another series already.
@@ -29,9 +29,9 @@ class Layers:
     refused: list[str] = field(default_factory=list)
 
 
-def group_norms(norms: Norms, order: Sequence[str] = ()) -> Layers:
+def group_norms(norms: Norms, order: Sequence[str] = ()) -> LayerSeries:
     """Group norms into layers; `order` is the depth order, if the log itself gives it."""
-    result = Layers()
+    result = LayerSeries()
     depths: dict[str, int] = {}
     for name, (target, series) in norms.items():
         if target.kind == "layer":
@@ -71,7 +71,7 @@ def _groups(norms: Norms) -> list[tuple[tuple[str, str], dict[str, Series]]]:
     return rows
 
 
-def _put(result: Layers, key: tuple[str, str], members: dict[str, Series]) -> None:
+def _put(result: LayerSeries, key: tuple[str, str], members: dict[str, Series]) -> None:
     signal, layer = key
     if key in result.series:
         result.refused += members
@@ -109,7 +109,7 @@ def _ordered(names: list[str], order: Sequence[str], depths: Mapping[str, int]) 
 
 
 def layer_arrays(
-    layers: Layers,
+    layers: LayerSeries,
 ) -> tuple[
     "np.ndarray[tuple[int], np.dtype[np.int64]]",
     dict[str, "np.ndarray[tuple[int, int], np.dtype[np.float32]]"],

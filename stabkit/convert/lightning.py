@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stabkit.convert.columns import Table
+from stabkit.convert.columns import FileTable
 from stabkit.convert.series import Log
 from stabkit.convert.steps import to_log
 
@@ -13,7 +13,7 @@ def is_metrics(path: Path) -> bool:
     return path.name == FILE
 
 
-def metrics_log(table: Table, asked: str | None, row_step: bool) -> Log:
+def metrics_log(table: FileTable, asked: str | None, row_step: bool) -> Log:
     """Return the table as a log, named after its folder, such as `version_0`."""
     path = table.path
     name = path.absolute().parent.name if path.name == FILE else path.stem

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from stabkit.convert.columns import Column, Table
+from stabkit.convert.columns import Column, FileTable
 from stabkit.convert.series import BoolArray, ConvertError, listed, shown
 from stabkit.convert.steps import step_column
 
@@ -23,7 +23,7 @@ _PHASE = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?|eval(uation)?|dev"
 MOST_RUNS = 1000
 
 
-def runs_in(table: Table, asked: str | None) -> list[tuple[str, Table]]:
+def runs_in(table: FileTable, asked: str | None) -> list[tuple[str, FileTable]]:
     """Return the runs of a table by name; the only one has no name. `asked` is the step's column.
 
     A column says which run a row is of if its words or numbers stand for RUNS and the steps of each
@@ -45,7 +45,7 @@ def runs_in(table: Table, asked: str | None) -> list[tuple[str, Table]]:
     return [(key, _rows_of(table, rows, list(labels))) for key, rows in groups.items()]
 
 
-def _by_file(table: Table) -> Table:
+def _by_file(table: FileTable) -> FileTable:
     """Return the table of one tag that TensorBoard's page saved, with the tag for a name."""
     if set(table.columns) != {"Wall time", "Step", "Value"}:
         return table
@@ -56,7 +56,7 @@ def _by_file(table: Table) -> Table:
     return table
 
 
-def _by_tag(table: Table) -> Table:
+def _by_tag(table: FileTable) -> FileTable:
     """Return a table of `tag` and `value` as one with a column for each tag."""
     tag = _named(TAGS, table.words)
     value = _named(VALUES, table.columns)
@@ -73,7 +73,7 @@ def _by_tag(table: Table) -> Table:
     return table
 
 
-def _by_phase(table: Table) -> Table:
+def _by_phase(table: FileTable) -> FileTable:
     """Split the columns of a table with rows of training and of evaluation into one for each."""
     phase = _named(PHASES, table.words)
     words = set() if phase is None else set(table.words[phase][1])
@@ -83,7 +83,7 @@ def _by_phase(table: Table) -> Table:
     del table.words[phase], table.left_out[phase]
     step = step_column(table)
     for name in [name for name in table.columns if name != step and name.lower() not in RUNS]:
-        if not step_column(Table(table.path, table.num_rows, {name: table.columns[name]})):
+        if not step_column(FileTable(table.path, table.num_rows, {name: table.columns[name]})):
             cells = table.columns.pop(name)
             for word in dict.fromkeys(labels[cells.rows].tolist()):
                 own = labels[cells.rows] == word
@@ -97,7 +97,7 @@ def _named(known: tuple[str, ...], names: Iterable[str]) -> str | None:
     return next((name for name in names if name.lower() in known), None)
 
 
-def _labels(table: Table, name: str) -> list[str]:
+def _labels(table: FileTable, name: str) -> list[str]:
     """Return the word of a column in each row, or an empty text; numbers as `seed 1`."""
     labels = [""] * table.num_rows
     if name in table.words:
@@ -110,7 +110,7 @@ def _labels(table: Table, name: str) -> list[str]:
     return labels
 
 
-def _side_by_side(table: Table, asked: str | None, groups: dict[str, BoolArray]) -> bool:
+def _side_by_side(table: FileTable, asked: str | None, groups: dict[str, BoolArray]) -> bool:
     step = step_column(table, asked)
     if step is None:
         return all(rows.sum() > 1 for rows in groups.values())
@@ -121,10 +121,10 @@ def _side_by_side(table: Table, asked: str | None, groups: dict[str, BoolArray])
     return bool(max(of.min() for of in steps) <= min((of.min() + of.max()) / 2 for of in steps))
 
 
-def _rows_of(table: Table, rows: BoolArray, labels: list[str]) -> Table:
+def _rows_of(table: FileTable, rows: BoolArray, labels: list[str]) -> FileTable:
     """Return the rows of one run, counted from 0."""
     place = np.cumsum(rows) - 1
-    part = Table(table.path, int(rows.sum()), notes=list(table.notes))
+    part = FileTable(table.path, int(rows.sum()), notes=list(table.notes))
     part.left_out = {n: why for n, why in table.left_out.items() if n not in labels}
     part.left_out |= dict.fromkeys(labels, "says of which run a row is")
     for name, cells in table.columns.items():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from stabkit.convert.layers import NAME, Layers, group_norms
+from stabkit.convert.layers import NAME, LayerSeries, group_norms
 from stabkit.convert.layout import of_layout, order_of
 from stabkit.convert.naming import layer_signal
 from stabkit.convert.series import ConvertError, Log, Series, shown, tidy
@@ -29,7 +29,7 @@ OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class LoggedAccuracy:
     """An accuracy in 0..1. Unknown `chance` and `temperature` are NaN, unknown `n` and `k` 0."""
 
     series: Series
@@ -40,12 +40,12 @@ class Evaluation:
 
 
 @dataclass
-class Plan:
+class ConversionPlan:
     """The plan of a run: its tables, `went` (source, where, remark) and what was left out."""
 
     scalars: dict[str, Series] = field(default_factory=dict)
-    evals: dict[str, list[Evaluation]] = field(default_factory=dict)
-    layers: Layers = field(default_factory=Layers)
+    evals: dict[str, list[LoggedAccuracy]] = field(default_factory=dict)
+    layers: LayerSeries = field(default_factory=LayerSeries)
     went: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -53,13 +53,15 @@ class Plan:
     """What to add to the command if something was guessed wrongly."""
 
 
-def place(log: Log, targets: Mapping[str, Target], chance: float | None, n: int | None) -> Plan:
+def place(
+    log: Log, targets: Mapping[str, Target], chance: float | None, n: int | None
+) -> ConversionPlan:
     """Put every series of `log` in its table, or among what was left out.
 
     `chance` and `n`, if given, hold for every evaluation. Raises ConvertError when a series cannot
     be what the user maps it to.
     """
-    plan = Plan(left_out=dict(log.left_out), notes=list(log.notes))
+    plan = ConversionPlan(left_out=dict(log.left_out), notes=list(log.notes))
     series = {name: one.settled() for name, one in log.series.items()}
     if twice := sum(log.series[name].replaced(one) for name, one in series.items()):
         plan.notes.append(f"{counted(twice, 'value')} written twice at a step: the later was kept")
@@ -132,7 +134,7 @@ def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> No
 
 
 def _add_eval(
-    plan: Plan,
+    plan: ConversionPlan,
     source: str,
     target: Target,
     series: Series,
@@ -150,7 +152,7 @@ def _add_eval(
         return
     scale = 100.0 if target.percent else scale
     metric = tidy(target.name, EVAL_NAME)
-    evaluation = Evaluation(
+    evaluation = LoggedAccuracy(
         Series(series.steps, np.minimum(series.values / scale, 1.0)), **target.facts
     )
     others = plan.evals.setdefault(metric, [])
@@ -172,7 +174,9 @@ def _add_eval(
         plan.options.append(f"--map={source}=percent:{metric}")
 
 
-def _add_scalar(plan: Plan, source: str, name: str, series: Series, remark: str = "") -> None:
+def _add_scalar(
+    plan: ConversionPlan, source: str, name: str, series: Series, remark: str = ""
+) -> None:
     name = tidy(name)
     if name in plan.scalars:
         plan.left_out[source] = f"duplicate: {shown(name)} came from another series"
@@ -181,7 +185,7 @@ def _add_scalar(plan: Plan, source: str, name: str, series: Series, remark: str 
     plan.went.append((source, f"scalars: {shown(name)}", remark))
 
 
-def _is_norm(plan: Plan, name: str, asked: bool, series: Series) -> bool:
+def _is_norm(plan: ConversionPlan, name: str, asked: bool, series: Series) -> bool:
     negative = series.values[series.values < 0]
     if not negative.size:
         return True

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stabkit.convert.mapping import Plan
+from stabkit.convert.mapping import ConversionPlan
 from stabkit.convert.series import Series
 from stabkit.detect.nonfinite import nonfinite_stretches
 from stabkit.store.names import is_gradient_norm
@@ -13,7 +13,7 @@ KINDS = ("nonfinite", "overflow")
 Event = tuple[str, int, dict[str, list[str]]]
 
 
-def nonfinite_events(plan: Plan) -> list[Event]:
+def nonfinite_events(plan: ConversionPlan) -> list[Event]:
     """Return kind, first step and names of each stretch, in the order of their steps.
 
     The names are a dict with `layers`, and `names` of other series. The kind is `overflow` where
@@ -40,7 +40,7 @@ def _merged(kind: str, found: list[tuple[int, int, str, str]]) -> list[Event]:
     return events
 
 
-def _of_each(plan: Plan) -> Iterator[tuple[str, int, int, str, str]]:
+def _of_each(plan: ConversionPlan) -> Iterator[tuple[str, int, int, str, str]]:
     """Yield kind, begin and end of each stretch, `layers` or `names`, and the name."""
     depth = {layer: i for i, layer in enumerate(plan.layers.names)}
     norms = sorted(plan.layers.series.items(), key=lambda item: depth[item[0][1]])

@@ -53,7 +53,7 @@ _OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 640
 _KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━|\x1b)")
 
 
-class Batch(NamedTuple):
+class BatchLine(NamedTuple):
     """A batch of an epoch: number `at` of `size`; `rest` is the line without these numbers."""
 
     epoch: int
@@ -62,18 +62,18 @@ class Batch(NamedTuple):
     rest: str
 
 
-def batch_of(line: str, epoch: int | None = None) -> Batch | None:
+def batch_of(line: str, epoch: int | None = None) -> BatchLine | None:
     """Return the epoch and batch that the line names; `epoch` is that of a headline."""
     for pattern in _BATCH:
         if found := pattern.search(line):
             number, at, size = (int(group) for group in found.groups())
-            return Batch(number, at, size, line[: found.start()] + " | " + line[found.end() :])
+            return BatchLine(number, at, size, line[: found.start()] + " | " + line[found.end() :])
     if epoch is None:
         return None
     if found := _KERAS.match(line):
-        return Batch(epoch, int(found[1]), int(found[2]), line[found.end() :])
+        return BatchLine(epoch, int(found[1]), int(found[2]), line[found.end() :])
     if (found := _OF_SAMPLES.search(line)) and pairs_of(line[: found.start()]):
-        return Batch(epoch, int(found[1]), int(found[2]), line[: found.start()])
+        return BatchLine(epoch, int(found[1]), int(found[2]), line[: found.start()])
     return None
 
 

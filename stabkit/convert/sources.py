@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from stabkit.convert.columns import Table
+from stabkit.convert.columns import FileTable
 from stabkit.convert.lightning import FILE, is_metrics, metrics_log
 from stabkit.convert.long_form import runs_in
 from stabkit.convert.neptune import exported_logs, is_export, is_part
@@ -54,7 +54,7 @@ def read_logs(
     return format, logs
 
 
-def _log_of(format: str, table: Table, step: str | None, row_step: bool, name: str) -> Log:
+def _log_of(format: str, table: FileTable, step: str | None, row_step: bool, name: str) -> Log:
     """Return the one run of a table."""
     if format == "wandb":
         return history_log(table, step, row_step, name)

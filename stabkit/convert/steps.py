@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stabkit.convert.columns import Column, Table
+from stabkit.convert.columns import Column, FileTable
 from stabkit.convert.naming import BATCHES, EPOCHS, OPTIMIZER_STEPS, ROWS, STEPS
 from stabkit.convert.resumes import without_given_up
 from stabkit.convert.series import BoolArray, ConvertError, IntArray, Log, Series, listed, shown
@@ -33,7 +33,7 @@ class Steps:
         return cells.rows[self.known[cells.rows]]
 
 
-def to_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
+def to_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Log:
     """Make a series of every column but the step.
 
     `asked` is the column of steps, if the user names one; with `row_step` rows are counted. Raises
@@ -59,7 +59,7 @@ def to_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
     return log
 
 
-def find_steps(table: Table, asked: str | None, row_step: bool) -> Steps:
+def find_steps(table: FileTable, asked: str | None, row_step: bool) -> Steps:
     """Return the step of each row. Raises ConvertError when no column holds steps.
 
     With `row_step` it is the number of the row, from 0. A step that starts again with each epoch is
@@ -85,7 +85,7 @@ def find_steps(table: Table, asked: str | None, row_step: bool) -> Steps:
     return Steps(steps, known, columns)
 
 
-def step_column(table: Table, asked: str | None = None) -> str | None:
+def step_column(table: FileTable, asked: str | None = None) -> str | None:
     """Return the column of steps: the one asked for, else the first of STEPS, else an index.
 
     A column with one value, as a setting printed at the start, counts only if no other is there.
@@ -99,7 +99,7 @@ def step_column(table: Table, asked: str | None = None) -> str | None:
     return next(iter([*counting, *named, *index]), None)
 
 
-def _index_column(table: Table) -> list[str]:
+def _index_column(table: FileTable) -> list[str]:
     """Return the first column if it has no name and counts rows, as pandas writes its index."""
     first = next(iter(table.columns), None)
     if first not in INDEX:
@@ -109,7 +109,7 @@ def _index_column(table: Table) -> list[str]:
     return [first] if counts else []
 
 
-def _no_steps(table: Table) -> ConvertError:
+def _no_steps(table: FileTable) -> ConvertError:
     """Return the error, with the option that would help: a column that only grows, or the row."""
     if not table.columns:
         return ConvertError(
@@ -134,7 +134,7 @@ def _is_whole(cells: Column) -> bool:
     return bool((cells.values == np.rint(cells.values)).all())  # NaN is not; infinite raises later
 
 
-def whole_numbers(table: Table, name: str) -> tuple[IntArray, BoolArray]:
+def whole_numbers(table: FileTable, name: str) -> tuple[IntArray, BoolArray]:
     """Return the step of each row, and whether it has one. Raises ConvertError if not whole."""
     cells = table.columns[name]
     bad = ~np.isfinite(cells.values) | (cells.values != np.rint(cells.values))
@@ -152,7 +152,7 @@ def whole_numbers(table: Table, name: str) -> tuple[IntArray, BoolArray]:
     return steps, known
 
 
-def _filled(table: Table, name: str) -> tuple[IntArray, BoolArray, tuple[str, ...]]:
+def _filled(table: FileTable, name: str) -> tuple[IntArray, BoolArray, tuple[str, ...]]:
     """Return the steps; rows without one take it from another column that counts the same.
 
     Two columns count the same if they agree where both are, and go back together no more often than
@@ -189,7 +189,7 @@ def _counts(column: str, cells: Column, steps: Steps) -> bool:
     return column.lower() == ROWS or same
 
 
-def _counted(table: Table, name: str) -> Steps:
+def _counted(table: FileTable, name: str) -> Steps:
     """Return the number of each value of a fractional epoch, in order, as its step."""
     cells = table.columns[name]
     if not np.isfinite(cells.values).all():
@@ -205,7 +205,7 @@ def _counted(table: Table, name: str) -> Steps:
     return Steps(steps, known, (name,), (note,))
 
 
-def _epoch_column(table: Table, step: str) -> str | None:
+def _epoch_column(table: FileTable, step: str) -> str | None:
     if step.lower() not in WITHIN_EPOCH:
         return None
     lower = {name.lower(): name for name in reversed(table.columns)}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from stabkit.convert.arrow_table import from_arrow
 from stabkit.convert.boxes import box_records, is_boxed
-from stabkit.convert.columns import Table, add_column
+from stabkit.convert.columns import FileTable, add_column
 from stabkit.convert.csv_file import read_csv
 from stabkit.convert.one_axis import on_one_axis
 from stabkit.convert.records import flat, is_json, json_records
@@ -21,7 +21,7 @@ from stabkit.convert.unpack import is_packed, refuse_archive, refuse_large, unpa
 from stabkit.convert.wandb_file import MAGIC, wandb_records
 
 
-def read_table(path: Path, row_step: bool = False) -> Table:
+def read_table(path: Path, row_step: bool = False) -> FileTable:
     """Read a file by what it holds, whatever its name. Raises ConvertError when it is no table.
 
     With `row_step` a line of a text log is a row also if it names no step.
@@ -47,7 +47,7 @@ def read_table(path: Path, row_step: bool = False) -> Table:
         ) from None
 
 
-def _read(path: Path, start: bytes, row_step: bool) -> Table:
+def _read(path: Path, start: bytes, row_step: bool) -> FileTable:
     """Choose the reader by the first bytes, `start`."""
     if start.startswith(b"PAR1"):
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -85,7 +85,7 @@ def _is_text(path: Path) -> bool:
     return 100 * wrong <= size
 
 
-def table_of(path: Path, records: Iterable[Mapping[str, Any]], notes: list[str]) -> Table:
+def table_of(path: Path, records: Iterable[Mapping[str, Any]], notes: list[str]) -> FileTable:
     """Return the records as columns: nested names are joined by dots, null is a blank."""
     cells: dict[str, tuple[list[int], list[Any]]] = {}
     count = 0
@@ -96,7 +96,7 @@ def table_of(path: Path, records: Iterable[Mapping[str, Any]], notes: list[str])
                 rows, values = cells.setdefault(name, ([], []))
                 rows.append(row)
                 values.append(value)
-    table = Table(path, count)
+    table = FileTable(path, count)
     for name, (rows, values) in cells.items():
         add_column(table, name, (np.array(rows, np.int64), values))
     return table

@@ -1,6 +1,6 @@
 """Exports of Weights & Biases: a history (one row per log call), or the CSV of a chart."""
 
-from stabkit.convert.columns import Column, Table
+from stabkit.convert.columns import Column, FileTable
 from stabkit.convert.naming import STEPS
 from stabkit.convert.series import ConvertError, Log, shown
 from stabkit.convert.steps import find_steps, step_column, to_log
@@ -27,7 +27,7 @@ def is_chart(names: list[str]) -> bool:
     return is_axis and len(names) > 1 and all(" - " in name for name in names[1:])
 
 
-def history_log(table: Table, asked: str | None, row_step: bool, name: str) -> Log:
+def history_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Log:
     """Return the history as a log, without its columns of time."""
     log = to_log(table, asked, row_step, name)
     for column in list(log.series):
@@ -37,7 +37,7 @@ def history_log(table: Table, asked: str | None, row_step: bool, name: str) -> L
     return log
 
 
-def chart_logs(table: Table, asked: str | None, row_step: bool) -> list[Log]:
+def chart_logs(table: FileTable, asked: str | None, row_step: bool) -> list[Log]:
     """Return one log per run; the name of a run stands before ` - ` in the columns."""
     axis = None if row_step else step_column(table, asked)
     runs: dict[str, dict[str, str]] = {}
@@ -56,7 +56,7 @@ def chart_logs(table: Table, asked: str | None, row_step: bool) -> list[Log]:
 
 
 def _chart_log(
-    table: Table,
+    table: FileTable,
     asked: str | None,
     axis: str | None,
     run: str,
@@ -83,7 +83,7 @@ def _chart_log(
     return log
 
 
-def _is_averaged(table: Table, column: str) -> bool:
+def _is_averaged(table: FileTable, column: str) -> bool:
     value = table.columns[column]
     return any(
         _differ(value, table.columns[column + e]) for e in RANGE if column + e in table.columns

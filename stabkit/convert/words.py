@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stabkit.convert.mapping import Plan
+from stabkit.convert.mapping import ConversionPlan
 from stabkit.convert.series import listed, shown
 from stabkit.convert.write import Converted
 from stabkit.printing import counted
@@ -56,7 +56,7 @@ def holds(run: Converted) -> Iterator[str]:
     yield from _left_out(plan)
 
 
-def _left_out(plan: Plan) -> Iterator[str]:
+def _left_out(plan: ConversionPlan) -> Iterator[str]:
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, why in plan.left_out.items():
         by_reason[why].append(name)

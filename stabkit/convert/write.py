@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stabkit.convert.layers import layer_arrays
-from stabkit.convert.mapping import Plan
+from stabkit.convert.mapping import ConversionPlan
 from stabkit.convert.nonfinite import nonfinite_events
 from stabkit.convert.series import ConvertError
 from stabkit.rundir import RunDir, hidden_folder
@@ -22,7 +22,7 @@ class Converted:
 
     folder: Path
     format: str
-    plan: Plan
+    plan: ConversionPlan
 
 
 def folder_names(names: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from stabkit.monitor.guard import Guard
 from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.evals import Evaluation, of_bits
 from stabkit.monitor.measure.flush import RowFlusher
-from stabkit.monitor.measure.parts import make_parts
+from stabkit.monitor.measure.instruments import make_instruments
 from stabkit.monitor.measure.rows import RowReader
 from stabkit.monitor.measure.scalars import Scalars
 from stabkit.monitor.measure.step_rows import StepRows
@@ -77,14 +77,14 @@ class Recording:
         settings = None if config is None else plain_settings(config)
         first_step = checked_first_step(first_step)
         failed = self._signal_failed
-        parts = make_parts(
+        instruments = make_instruments(
             model, optimizers, signals, probe, probe_every, layer_of, flush_every, full_every,
             samples_per_step, failed, knn, teacher,
         )  # fmt: skip
-        self.knn, self._full_every = parts.knn, full_every
-        of_layers = [signal.name for signal in parts.measure.signals]
-        self._measured = [*of_layers, *parts.probing.signals]
-        self.rundir, self.layers = RunDir(folder), list(parts.layers)
+        self.knn, self._full_every = instruments.knn, full_every
+        of_layers = [signal.name for signal in instruments.measure.signals]
+        self._measured = [*of_layers, *instruments.probing.signals]
+        self.rundir, self.layers = RunDir(folder), list(instruments.layers)
         self._pid = os.getpid()
         self.attachment = Attachment(optimizers, scaler)
         # Only now is the folder touched: everything that can be refused was.
@@ -97,16 +97,16 @@ class Recording:
         self.out = out = opened.out
         self.guard = Guard(self.rundir.path, out, strict, lambda: self.step)
         self.reactions = Reactions(
-            self.rundir, model, optimizers, parts.layers, lambda: self.step, out, strict
+            self.rundir, model, optimizers, instruments.layers, lambda: self.step, out, strict
         )
-        reader = RowReader(self.layers, parts.derived, opened.in_nonfinite, failed)
+        reader = RowReader(self.layers, instruments.derived, opened.in_nonfinite, failed)
         scalars = Scalars(opened.beta2)
         flusher = RowFlusher(
-            parts.measure, parts.probing, scalars, reader, self.reactions.rows, out,
+            instruments.measure, instruments.probing, scalars, reader, self.reactions.rows, out,
             samples_per_step,
         )  # fmt: skip
         self.rows = StepRows(
-            opened.step, parts, scalars, flusher, self.attachment, self.guard, flush_every,
+            opened.step, instruments, scalars, flusher, self.attachment, self.guard, flush_every,
             full_every, out is not None, self.is_dead, self.reactions.agree, self._row_opened,
             self._row_closed,
         )  # fmt: skip
@@ -117,7 +117,7 @@ class Recording:
         try:
             if self._writes_status:
                 write_settings(self.rundir, settings, goes_on=opened.step > 0)
-                self._note_groups(parts.layers)
+                self._note_groups(instruments.layers)
             self.attachment.attach(self.rows)
         except BaseException:
             self.attachment.remove()
@@ -125,13 +125,13 @@ class Recording:
                 out.close()
             raise
         self._write_status(End("running"))
-        for note in parts.notes:
+        for note in instruments.notes:
             self.guard.noticed(note, note)
         self.closed = False
         PROCESS_END.open()
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
-        for reason in parts.members.left_out():
+        for reason in instruments.members.left_out():
             self.guard.noticed(reason, reason)
         if before and settings is not None and opened.step > 0:
             for reason in changes(before, settings):

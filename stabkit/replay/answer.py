@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from stabkit.detect import find_spikes, find_stale_moments
-from stabkit.replay.plan import Plan
+from stabkit.replay.plan import ReplayPlan
 from stabkit.store.reader import Run
 
 SATURATED = 0.1  # share of ln S: a head that sees two or three of the tokens
@@ -24,7 +24,7 @@ class Found(NamedTuple):
     at: int  # the step whose samples are named
 
 
-def look(folder: Path, plan: Plan) -> Found:
+def look(folder: Path, plan: ReplayPlan) -> Found:
     """Read a replay's tables, and find the tensors that stood out from half of the lead on."""
     run = Run(folder)
     tensors = pd.read_parquet(folder / "tensors.parquet")
@@ -42,7 +42,7 @@ def look(folder: Path, plan: Plan) -> Found:
     return Found(run, tensors, samples, first.drop(columns="order"), min(at, plan.end - 1))
 
 
-def answers(found: Found, plan: Plan) -> list[str]:
+def answers(found: Found, plan: ReplayPlan) -> list[str]:
     """Return a line for each question, in the order of the figure's panels."""
     return [
         _tensor(found, plan),
@@ -52,7 +52,7 @@ def answers(found: Found, plan: Plan) -> list[str]:
     ]
 
 
-def _tensor(found: Found, plan: Plan) -> str:
+def _tensor(found: Found, plan: ReplayPlan) -> str:
     if not len(found.first):
         return f"tensors: none stood out in the steps {plan.start} to {plan.end - 1}"
     step = found.first["onset"].iloc[0]
@@ -79,7 +79,7 @@ def _samples(found: Found) -> str:
     )
 
 
-def _second_moment(found: Found, plan: Plan) -> str:
+def _second_moment(found: Found, plan: ReplayPlan) -> str:
     signals = found.run.signals()
     if "adam_rms" not in signals or not signals["adam_rms"].notna().any():
         return "second moment: the optimizer has none"

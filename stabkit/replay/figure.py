@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.plots.style import RC, as_written, new_figure, ramp
 from stabkit.replay.answer import Found
-from stabkit.replay.plan import Plan
+from stabkit.replay.plan import ReplayPlan
 from stabkit.rundir import whole
 
 MOST_NAMED = 12  # tensors beside the map; more would hide each other
 
 
-def draw_replay(found: Found, plan: Plan, file: Path) -> None:
+def draw_replay(found: Found, plan: ReplayPlan, file: Path) -> None:
     """Write the picture of a replay."""
     with mpl.rc_context(RC):
         figure = as_written(figure_of(found, plan))
@@ -23,7 +23,7 @@ def draw_replay(found: Found, plan: Plan, file: Path) -> None:
             figure.savefig(out, format="png")
 
 
-def figure_of(found: Found, plan: Plan) -> Figure:
+def figure_of(found: Found, plan: ReplayPlan) -> Figure:
     """Return four panels with one axis of steps; a line marks the onset."""
     figure = new_figure(7, 8)
     axes = figure.subplots(4, 1, sharex=True, height_ratios=[1, 2.5, 1, 1])

@@ -29,7 +29,7 @@ class ReplayRefusedError(ConfigError):
         self.args = (f"{source}: {problem}",)
 
 
-class Plan(NamedTuple):
+class ReplayPlan(NamedTuple):
     """Make the updates `start` to `end` - 1 again.
 
     `words`: what is replayed. `file`: the state at `start`; None for the start of the run.
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     later: list[Mapping[str, Any]]
 
 
-def make_plan(folder: Path, at: str, until: int | None = None) -> Plan:
+def make_plan(folder: Path, at: str, until: int | None = None) -> ReplayPlan:
     """Return what `stabkit replay FOLDER --at AT` has to do. Writes nothing.
 
     Raises ReplayRefusedError for a folder, an event or a step that cannot be replayed.
@@ -80,7 +80,7 @@ def make_plan(folder: Path, at: str, until: int | None = None) -> Plan:
     threads = attempt.get("threads")
     if isinstance(threads, int) and threads > 0:
         config = config_with_threads(config, threads)
-    return Plan(
+    return ReplayPlan(
         config, words, onset, start, end, file, later_states, damaged, attempt, later
     )  # fmt: skip
 

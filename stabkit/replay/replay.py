@@ -14,13 +14,13 @@ from stabkit.config import run_id
 from stabkit.monitor.monitor import Monitor
 from stabkit.monitor.ranks import rank
 from stabkit.replay.instruments import SampleLosses, SampleTable, TensorNorms
-from stabkit.replay.plan import Plan, make_plan
+from stabkit.replay.plan import ReplayPlan, make_plan
 from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import ForeignFolderError, atomic_write
 from stabkit.store.reader import Run
 from stabkit.train.data.batches import ReadAhead, make_batch
 from stabkit.train.exactness import changes, circumstances, in_words, likely_cause
-from stabkit.train.loop import Parts, evaluate_heldout, prepare, train_step
+from stabkit.train.loop import TrainingParts, evaluate_heldout, prepare, train_step
 from stabkit.train.optim.freeze import freeze_parameters
 from stabkit.train.parallel.agree import (
     check_same_start,
@@ -41,7 +41,7 @@ INTERVAL = 50  # steps after which the replay is compared with the record
 class Replay(NamedTuple):
     """A replay that is the run's own; its tables are files in `folder`."""
 
-    plan: Plan
+    plan: ReplayPlan
     folder: Path
     rows: int  # steps whose rows are equal
     evaluations: int
@@ -72,7 +72,7 @@ def replay(
             return _replay(plan, folder, out, parts)
 
 
-def _replay(plan: Plan, folder: Path, out: Path, parts: Parts) -> Replay | None:
+def _replay(plan: ReplayPlan, folder: Path, out: Path, parts: TrainingParts) -> Replay | None:
     config, device = plan.config, parts.device
     state = parts.state
     if plan.file is not None:
@@ -126,7 +126,7 @@ def _replay(plan: Plan, folder: Path, out: Path, parts: Parts) -> Replay | None:
     return done
 
 
-def _monitor(plan: Plan, folder: Path, out: Path, parts: Parts) -> Recorder:
+def _monitor(plan: ReplayPlan, folder: Path, out: Path, parts: TrainingParts) -> Recorder:
     if rank() != 0:
         return Silent()
     config, state = plan.config, parts.state
@@ -164,7 +164,7 @@ def _compare_state(
 
 
 @contextmanager
-def _told(plan: Plan, changed: str) -> Iterator[None]:
+def _told(plan: ReplayPlan, changed: str) -> Iterator[None]:
     """Add to a difference what may have caused it."""
     try:
         yield
@@ -176,7 +176,7 @@ def _told(plan: Plan, changed: str) -> Iterator[None]:
         raise ReplayDiffersError(f"{error}. {likely_cause('; '.join(causes))}") from None
 
 
-def _introduction(plan: Plan) -> str:
+def _introduction(plan: ReplayPlan) -> str:
     begin = f"the state {plan.file.name}" if plan.file is not None else "the start of the run"
     damaged = "".join(f"; passed over: {problem}" for problem in plan.damaged)
     return f"replay of {plan.words}: steps {plan.start} to {plan.end} from {begin}{damaged}"

@@ -100,7 +100,7 @@ def train(
             return _run(config, parts, held, start, stop)
 
 
-class Parts(NamedTuple):
+class TrainingParts(NamedTuple):
     """What a training is made of, apart from its folder."""
 
     device: torch.device
@@ -109,7 +109,7 @@ class Parts(NamedTuple):
     state: TrainState
 
 
-def prepare(config: RunConfig, where: str) -> Parts:
+def prepare(config: RunConfig, where: str) -> TrainingParts:
     """Read the data and build the state; raise ConfigError where data or settings are wrong."""
     device = prepare_device(config.runtime, config.compute)
     images, heldout = as_data(lambda: load_data(config.data, config.runtime.cache), where)
@@ -119,10 +119,12 @@ def prepare(config: RunConfig, where: str) -> Parts:
     size = config.data.image_size
     knn = as_data(lambda: HeldoutKnn(images, heldout, config.knn, size, device), where)
     state = as_request(lambda: build_state(config, n, device, classes), where)
-    return Parts(device, images, knn, state)
+    return TrainingParts(device, images, knn, state)
 
 
-def _run(config: RunConfig, parts: Parts, held: HeldRun, start: Start, stop: Stop | None) -> Status:
+def _run(
+    config: RunConfig, parts: TrainingParts, held: HeldRun, start: Start, stop: Stop | None
+) -> Status:
     """Make the steps that are left, record them, and close the folder with the final status."""
     state, file = parts.state, held.rundir.checkpoint_file
     # together, so that all have read the checkpoint before the first process writes the next
@@ -144,7 +146,7 @@ def _run(config: RunConfig, parts: Parts, held: HeldRun, start: Start, stop: Sto
 
 
 def _begin_record(
-    config: RunConfig, parts: Parts, held: HeldRun, start: Start, first: int
+    config: RunConfig, parts: TrainingParts, held: HeldRun, start: Start, first: int
 ) -> Recorder:
     """Write the configuration and the attempt; return the Monitor. Only the first process records.
 

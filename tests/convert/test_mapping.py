@@ -3,19 +3,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stabkit.convert.mapping import Plan, place
+from stabkit.convert.mapping import ConversionPlan, place
 from stabkit.convert.series import ConvertError, Log, Series
 from stabkit.convert.targets import Target, parse_map
 
 
 def placed(
     series: dict[str, list[float]], *pairs: str, chance: float | None = None, n: int | None = None
-) -> Plan:
+) -> ConversionPlan:
     log = Log("run", {k: Series(np.arange(len(v)), np.array(v)) for k, v in series.items()})
     return place(log, parse_map(pairs), chance, n)
 
 
-def where(plan: Plan) -> dict[str, str]:
+def where(plan: ConversionPlan) -> dict[str, str]:
     return {source: at for source, at, _ in plan.went}
 
 

@@ -10,12 +10,12 @@ import pytest
 from stabkit.detect import find_dips, online_dips
 from stabkit.detect.dip_search import dip_bar
 from stabkit.detect.online_dips import DipNews, OnlineDips, last_two_are_low
-from stabkit.detect.simulate import Curve, Planted, simulate_curve
+from stabkit.detect.simulate import Planted, SimulatedCurve, simulate_curve
 
 DIPS = (Planted(25, 5, 0.15), Planted(50, 8, 0.2, "v"))
 
 
-def fed(dips: OnlineDips, curve: Curve) -> list[DipNews]:
+def fed(dips: OnlineDips, curve: SimulatedCurve) -> list[DipNews]:
     return [
         news
         for step, bits in zip(curve.step, curve.correct, strict=True)
@@ -23,7 +23,7 @@ def fed(dips: OnlineDips, curve: Curve) -> list[DipNews]:
     ]
 
 
-def index(curve: Curve, step: int) -> int:
+def index(curve: SimulatedCurve, step: int) -> int:
     return int(np.searchsorted(curve.step, step))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.curves import loss_events
 from stabkit.analyze.plots.layer_map import stretch_width
-from stabkit.analyze.plots.signal_looks import LAYERS, Look, run_looks
+from stabkit.analyze.plots.signal_styles import LAYERS, SignalStyle, run_styles
 from stabkit.store.schema import KEYS
 from stabkit.store.tables import stored_table
 
@@ -24,11 +24,11 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
     Columns are `HEAD`; `run` and `of` are empty.
     """
     layers, null = _recorded(run)
-    scalars, looks = run.tables.scalars(), run_looks(run)
+    scalars, styles = run.tables.scalars(), run_styles(run)
     evals = run.evals(run.metric)[["step", "value"]].assign(name=run.metric)
     of_run = pd.concat([f for f in (evals, scalars) if len(f)] or [scalars], ignore_index=True)
     of_run["name"] = of_run["name"].astype(str)
-    of_run = of_run[of_run["name"].isin(looks)]
+    of_run = of_run[of_run["name"].isin(styles)]
     steps = np.union1d(layers["step"], of_run["step"])
     if not len(steps):
         return pd.DataFrame(columns=HEAD)
@@ -41,15 +41,15 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
     known = [name for name in LAYERS if name in names]
     keys = [layers["depth"], layers["layer"].astype(str), stretch(layers["step"])]
     parts = [
-        _stretched(layers[name], null[name], keys, LAYERS.get(name, Look("linear"))).assign(
+        _stretched(layers[name], null[name], keys, LAYERS.get(name, SignalStyle("linear"))).assign(
             kind="layer", signal=name
         )
         for name in [*known, *(name for name in names if name not in known)]
     ]
-    for name, look in looks.items():
+    for name, style in styles.items():
         rows = of_run[of_run["name"] == name]
         nothing = pd.Series(False, index=rows.index)
-        parts.append(_stretched(rows["value"], nothing, [stretch(rows["step"])], look))
+        parts.append(_stretched(rows["value"], nothing, [stretch(rows["step"])], style))
         parts[-1] = parts[-1].assign(kind=ACCURACY if name == run.metric else "run", signal=name)
     for part in parts:
         part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
@@ -86,13 +86,13 @@ def _recorded(run: Diagnosis) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _stretched(
-    values: pd.Series, null: pd.Series, keys: Sequence[pd.Series], look: Look
+    values: pd.Series, null: pd.Series, keys: Sequence[pd.Series], style: SignalStyle
 ) -> pd.DataFrame:
     """Return the keys, median and extreme of each stretch that has a value."""
     there = ~null
     finite = np.isfinite(values)
     groups = values.where(finite)[there].groupby([key[there] for key in keys], observed=True)
-    extreme = groups.min() if look.low else groups.max()
+    extreme = groups.min() if style.low else groups.max()
     bad = (~finite)[there].groupby([key[there] for key in keys], observed=True).any()
     table = pd.DataFrame({"median": groups.median(), "extreme": extreme.mask(bad, math.inf)})
     return table.reset_index()

@@ -16,8 +16,8 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.plots.clock import CLOCK, clock, mark_clock, warmup_handles
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.note_lines import shows
-from stabkit.analyze.plots.signal_looks import LAYERS, RUN, look_of, plain_ticks, signal_scale
 from stabkit.analyze.plots.signal_rows import ACCURACY, HEAD, MEASURED, signal_rows
+from stabkit.analyze.plots.signal_styles import LAYERS, RUN, plain_ticks, signal_scale, style_of
 from stabkit.analyze.plots.style import RC, align_names, new_figure, ramp
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first
@@ -76,7 +76,7 @@ def draw_signals(
             ax.axvspan(dip["step"], dip["end"], color="0.88", linewidth=0.8, zorder=-1)
         else:
             ax.axvline(dip["step"], color="0.6", linewidth=1.2, zorder=-1)
-    if (guide := look_of(rows).guide) is not None:
+    if (guide := style_of(rows).guide) is not None:
         ax.axhline(guide, zorder=3.5, **GUIDE)
     for ceiling in frame[frame["kind"] == "ceiling"].to_dict("records"):
         ax.hlines(ceiling["median"], ceiling["step"], ceiling["end"], zorder=3.5, **GUIDE)
@@ -221,7 +221,7 @@ def _handles(table: pd.DataFrame) -> list[Line2D]:
     shaded = [words for kind, words in SHADED.items() if (table["kind"] == kind).any()]
     if shaded:
         handles.append(Line2D([], [], color="0.88", linewidth=6, label=" or ".join(shaded)))
-    guided = [name for name, look in (LAYERS | RUN).items() if look.guide is not None]
+    guided = [name for name, style in (LAYERS | RUN).items() if style.guide is not None]
     if measured["signal"].isin(guided).any():
         handles.append(Line2D([], [], label="limit or guide", **GUIDE))
     if np.isinf(measured["extreme"]).any():

@@ -4,8 +4,8 @@
 gradient norm, `layers(seed, events)` the norms of several layers at once.
 """
 
-from stabkit.detect.simulate.curves import EVERY, Curve, Law, draw_curve, simulate_curve
-from stabkit.detect.simulate.layers import Burst, Layers, layers
+from stabkit.detect.simulate.curves import EVERY, Law, SimulatedCurve, draw_curve, simulate_curve
+from stabkit.detect.simulate.layers import Burst, SimulatedLayers, layers
 from stabkit.detect.simulate.noise import ar1
 from stabkit.detect.simulate.norms import NORMS, Spike, norms, simulate_norms
 from stabkit.detect.simulate.planted import DIP_MIX, Planted
@@ -21,10 +21,10 @@ __all__ = [
     "REALISTIC",
     "TRENDS",
     "Burst",
-    "Curve",
     "Law",
-    "Layers",
     "Planted",
+    "SimulatedCurve",
+    "SimulatedLayers",
     "Spike",
     "ar1",
     "draw_curve",

@@ -15,7 +15,7 @@ CLASSES = 10
 
 
 @dataclass(frozen=True)
-class Curve:
+class SimulatedCurve:
     """One simulated run: steps [evals], accuracy [evals], correctness [evals, n]."""
 
     step: IntArray
@@ -46,7 +46,9 @@ class Law:
     classes: float = field(default=0.0, kw_only=True)
 
 
-def draw_curve(law: Law, rng: np.random.Generator, planted: tuple[Planted, ...] = ()) -> Curve:
+def draw_curve(
+    law: Law, rng: np.random.Generator, planted: tuple[Planted, ...] = ()
+) -> SimulatedCurve:
     """Draw one run from its law, with the dips planted. Equal generators give equal runs."""
     evals = law.step.size
     common = changing_ar1(shocks(rng, evals, tails=law.tails, falls=law.falls), law.ar)[:, 0]
@@ -54,7 +56,7 @@ def draw_curve(law: Law, rng: np.random.Generator, planted: tuple[Planted, ...] 
     if law.classes:
         level = level + law.classes * changing_ar1(shocks(rng, evals, CLASSES), law.ar)
     correct = draw_bits(rng, level, law.n, flips=law.flips, memory=law.memory)
-    return Curve(law.step, correct.mean(axis=1), correct)
+    return SimulatedCurve(law.step, correct.mean(axis=1), correct)
 
 
 def simulate_curve(
@@ -67,7 +69,7 @@ def simulate_curve(
     ar: float = 0.0,
     flips: float = 0.1,
     planted: tuple[Planted, ...] = (),
-) -> Curve:
+) -> SimulatedCurve:
     """Simulate the kNN accuracy of a run on `n` fixed samples, with one noise from start to end.
 
     Sample i has a difficulty d_i, uniform in 0..1, and is answered correctly where the level
@@ -83,4 +85,4 @@ def simulate_curve(
     spread = flips * np.sqrt(np.pi) / 2
     own = spread * ar1(rng, evals, ar, n)
     correct = rng.random(n) + own < level[:, None]
-    return Curve(EVERY * t, correct.mean(axis=1), correct)
+    return SimulatedCurve(EVERY * t, correct.mean(axis=1), correct)

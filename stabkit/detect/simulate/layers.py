@@ -32,7 +32,7 @@ class Burst:
 
 
 @dataclass(frozen=True)
-class Layers:
+class SimulatedLayers:
     """Gradient norms [steps, layers] of layers in depth order, and the bursts planted in them."""
 
     names: tuple[str, ...]
@@ -50,7 +50,7 @@ def layers(
     noise: tuple[float, ...] | None = None,
     together: float = TOGETHER,
     neighbors: float = NEIGHBORS,
-) -> Layers:
+) -> SimulatedLayers:
     """Draw the norms of several layers, each from the law of a scenario of `NORMS`.
 
     The residuals of two layers correlate by `together` and more the nearer they are, up to
@@ -71,7 +71,7 @@ def layers(
     log = law.level[:, None] + law.sigma[:, None] * drawn * scale
     for column in range(len(names)):
         log[:, column] += raised(steps, tuple(_spikes(bursts, column)))
-    return Layers(names, np.exp(log), bursts)
+    return SimulatedLayers(names, np.exp(log), bursts)
 
 
 def _spikes(bursts: tuple[Burst, ...], column: int) -> list[Spike]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.detect.simulate import trends
-from stabkit.detect.simulate.curves import EVERY, Curve, Law, draw_curve
+from stabkit.detect.simulate.curves import EVERY, Law, SimulatedCurve, draw_curve
 from stabkit.detect.simulate.noise import by_quarter
 from stabkit.detect.simulate.planted import Planted
 from stabkit.detect.simulate.recorded import LAG, Recorded, recorded
@@ -28,7 +28,7 @@ Generator = np.random.Generator
 
 def healthy(
     name: str, seed: int, planted: tuple[Planted, ...] = (), *, n: int | None = None
-) -> Curve:
+) -> SimulatedCurve:
     """Draw the run of a healthy scenario of `HEALTHY` that belongs to a seed.
 
     `planted`: dips for it; most scenarios have 100 evaluations. `n`: samples, where the scenario

@@ -15,8 +15,8 @@ from stabkit.monitor.probe.probe import Probe, ProbePass, looking
 from stabkit.monitor.probe.undisturbed import unwrap_model
 from stabkit.monitor.signals.signal import ProbeSignal
 
-# A look: step, signal, its layers (None for a signal of the run), values.
-Look = tuple[int, str, list[str] | None, HostCopy]
+# A measurement: step, signal, its layers (None for a signal of the run), values.
+ProbeResult = tuple[int, str, list[str] | None, HostCopy]
 
 
 class Probing:
@@ -99,14 +99,14 @@ class Probing:
             values = torch.stack([v.detach().double().reshape(()) for v in found.values()])
             self._seen.append((step, name, list(found), values))
 
-    def take(self) -> list[Look]:
+    def take(self) -> list[ProbeResult]:
         """Begin to copy every look since the last call to the host."""
         seen, self._seen = self._seen, []
         return [(step, name, layers, start_copy(values)) for step, name, layers, values in seen]
 
 
 def spread(
-    looks: Sequence[Look],
+    looks: Sequence[ProbeResult],
     steps: NDArray[np.int64],
     layers: Sequence[str],
 ) -> tuple[

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.monitor.measure.layer_measure import LayerMeasure, LayerTotals
 from stabkit.monitor.measure.nonfinite import Nonfinite, NonfiniteReader
-from stabkit.monitor.measure.probing import Look, spread
+from stabkit.monitor.measure.probing import ProbeResult, spread
 from stabkit.monitor.measure.scalars import Series, read
 from stabkit.monitor.signals.signal import DerivedSignal
 from stabkit.store.writer import Writer
@@ -25,7 +25,7 @@ class PendingRows:
 
     first: int
     totals: LayerTotals
-    looks: Sequence[Look]
+    looks: Sequence[ProbeResult]
     series: Sequence[Series]
 
 

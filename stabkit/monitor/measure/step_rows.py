@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from stabkit.monitor.attach import Attachment
 from stabkit.monitor.guard import Guard
 from stabkit.monitor.measure.flush import RowFlusher
-from stabkit.monitor.measure.parts import Parts
+from stabkit.monitor.measure.instruments import Instruments
 from stabkit.monitor.measure.scalars import Scalars
 
 LOGGED_TWICE = (
@@ -41,7 +41,7 @@ class StepRows:
     def __init__(
         self,
         first: int,
-        parts: Parts,
+        instruments: Instruments,
         scalars: Scalars,
         flusher: RowFlusher,
         attachment: Attachment,
@@ -55,12 +55,16 @@ class StepRows:
         closed_row: Callable[[], None],
     ) -> None:
         self.step = first
-        self.measure, self.probing, self.noise = parts.measure, parts.probing, parts.noise
-        self.members, self.scalars, self.flusher = parts.members, scalars, flusher
+        self.measure, self.probing, self.noise = (
+            instruments.measure,
+            instruments.probing,
+            instruments.noise,
+        )
+        self.members, self.scalars, self.flusher = instruments.members, scalars, flusher
         self._attachment, self._guard = attachment, guard
         self._first, self._flush_every, self._full_every = first, flush_every, full_every
         self._writes = writes
-        self._measures = writes or parts.measure.blocks.sharded
+        self._measures = writes or instruments.measure.blocks.sharded
         self._is_dead, self._agree = is_dead, agree
         self._opened_row, self._closed_row = opened_row, closed_row
         self._is_open = False  # true from the first optimizer's gradients to the last one's step

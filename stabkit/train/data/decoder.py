@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 from stabkit.cores import usable_cores
-from stabkit.train.data.decoding_process import IGNORED, Answer, Decoded, Request, Span
+from stabkit.train.data.decoding_process import IGNORED, ByteRange, Decoded, Reply, Request
 from stabkit.train.data.errors import DecoderError
 
 
-def decoded(images: Sequence[Span | bytes]) -> list[Tensor | str]:
+def decoded(images: Sequence[ByteRange | bytes]) -> list[Tensor | str]:
     """Return uint8 [3, h, w] for each image, or a text that says why not, and what to do.
 
     The bits and their order do not depend on the number of threads. Raises DecoderError when the
@@ -45,7 +45,7 @@ def decoded(images: Sequence[Span | bytes]) -> list[Tensor | str]:
     return [pixels(result) for result in answer.results]
 
 
-def decoded_sizes(images: Sequence[Span | bytes]) -> list[Decoded | str]:
+def decoded_sizes(images: Sequence[ByteRange | bytes]) -> list[Decoded | str]:
     """Return the size of each image, from its header alone; errors as in `decoded`."""
     return _ask("sizes", images)[0].results
 
@@ -77,14 +77,14 @@ class _Process:
         theirs.close()
         self.free: list[int] = []  # memories whose last tensor is gone
 
-    def send(self, what: Literal["pixels", "sizes"], images: Sequence[Span | bytes]) -> None:
+    def send(self, what: Literal["pixels", "sizes"], images: Sequence[ByteRange | bytes]) -> None:
         # Pop one by one: a tensor may end and append at any moment.
         free = [self.free.pop() for _ in range(len(self.free))]
         self.connection.send(Request(what, list(images), Image.MAX_IMAGE_PIXELS, free))
 
-    def receive(self) -> tuple[Answer, mmap.mmap | None]:
+    def receive(self) -> tuple[Reply, mmap.mmap | None]:
         """Wait for the answer and map its memory, which is free once its last tensor is gone."""
-        answer: Answer = self.connection.recv()
+        answer: Reply = self.connection.recv()
         if not answer.length:
             return answer, None
         descriptor = recv_handle(self.connection)
@@ -106,8 +106,8 @@ _running: _Process | None = None
 
 
 def _ask(
-    what: Literal["pixels", "sizes"], images: Sequence[Span | bytes]
-) -> tuple[Answer, mmap.mmap | None]:
+    what: Literal["pixels", "sizes"], images: Sequence[ByteRange | bytes]
+) -> tuple[Reply, mmap.mmap | None]:
     global _running
     with _lock:
         process = _running = _running or _Process()

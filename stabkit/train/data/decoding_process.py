@@ -28,7 +28,7 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 _KEPT = 2  # free memories: the batch of this step and the one read ahead
 
 
-class Span(NamedTuple):
+class ByteRange(NamedTuple):
     """The bytes of one encoded image in a file: the whole file if `length` is None.
 
     `state` is what `file_state` gave when the place was found; None if the place is not compared.
@@ -65,12 +65,12 @@ class Request(NamedTuple):
     """
 
     what: Literal["pixels", "sizes"]
-    images: list[Span | bytes]
+    images: list[ByteRange | bytes]
     max_pixels: int | None
     free: list[int]
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """One result for each image, in order; a text says why an image cannot be decoded.
 
     With `length`, the descriptor of `memory`, which holds so many bytes, follows. With `failure`,
@@ -108,7 +108,7 @@ def _answer(
     Image.MAX_IMAGE_PIXELS = request.max_pixels
     memories.free(request.free)
     if request.what == "sizes":
-        connection.send(Answer(list(pool.map(_size, request.images))))
+        connection.send(Reply(list(pool.map(_size, request.images))))
         return
     memory = memories.take()
     room = _Room(memory)
@@ -118,9 +118,9 @@ def _answer(
     except (OSError, MemoryError) as error:
         memories.free([memory])
         why = str(error) or "none is left"
-        connection.send(Answer([], failure=f"no memory for the pixels of a batch ({why})"))
+        connection.send(Reply([], failure=f"no memory for the pixels of a batch ({why})"))
         return
-    connection.send(Answer(results, room.length, memory))
+    connection.send(Reply(results, room.length, memory))
     if room.length:
         send_handle(connection, memory, os.getppid())
     else:
@@ -173,7 +173,7 @@ class _Room:
 
 
 # Both catch more than OSError: on broken bytes Pillow's decoders raise many kinds of error.
-def _size(source: Span | bytes) -> Decoded | str:
+def _size(source: ByteRange | bytes) -> Decoded | str:
     try:
         with _opened(source) as image:  # reads the header alone
             return Decoded(image.height, image.width)
@@ -181,7 +181,7 @@ def _size(source: Span | bytes) -> Decoded | str:
         return _why(error)
 
 
-def _pixels(room: _Room, source: Span | bytes) -> Decoded | str:
+def _pixels(room: _Room, source: ByteRange | bytes) -> Decoded | str:
     try:
         with _opened(source) as image:
             height, width, planes = image.height, image.width, rgb_planes(image)
@@ -200,13 +200,13 @@ def _why(error: Exception) -> str:
 
 
 @contextmanager
-def _opened(source: Span | bytes) -> Iterator[Image.Image]:
+def _opened(source: ByteRange | bytes) -> Iterator[Image.Image]:
     with _file(source) as file, Image.open(file) as image:
         check_size(image)
         yield image
 
 
-def _file(source: Span | bytes) -> BinaryIO:
+def _file(source: ByteRange | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if source.length is None:

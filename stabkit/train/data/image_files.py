@@ -11,7 +11,7 @@ from PIL import features
 
 from stabkit.printing import counted
 from stabkit.rundir import left_out
-from stabkit.train.data.decoding_process import Span
+from stabkit.train.data.decoding_process import ByteRange
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_set import ImageSet, encoded_set, file_stamp, from_array
 
@@ -99,7 +99,7 @@ def _folder_set(split: Path, classes: tuple[str, ...]) -> ImageSet:
     return encoded_set(
         np.array(labels, np.int64),
         classes,
-        lambda i: Span(str(files[i])),
+        lambda i: ByteRange(str(files[i])),
         lambda i: str(files[i]),
         lambda: file_stamp(split, files),
     )

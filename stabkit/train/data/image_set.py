@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stabkit.printing import counted
 from stabkit.train.data.decoder import decoded, decoded_sizes
-from stabkit.train.data.decoding_process import Span
+from stabkit.train.data.decoding_process import ByteRange
 from stabkit.train.data.errors import DataError
 
 Images = Tensor | list[Tensor]
@@ -74,7 +74,7 @@ class ImageSet:
 def encoded_set(
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
-    source: Callable[[int], Span | bytes],
+    source: Callable[[int], ByteRange | bytes],
     where: Callable[[int], str],
     stamp: Callable[[], str],
 ) -> ImageSet:

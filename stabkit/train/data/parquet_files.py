@@ -24,7 +24,7 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 @dataclass(frozen=True, eq=False)
-class _Shard:
+class _ParquetShard:
     """One file: encoded images, labels int64 [N] as stored, and class names if it has any."""
 
     file: Path
@@ -121,7 +121,7 @@ def _refuse_gaps(folder: Path, name: str, parts: list[tuple[int, int, str]]) -> 
         raise DataError(f"{folder}: the shards of {name} are incomplete: {'; '.join(what)}")
 
 
-def _read_shard(file: Path) -> _Shard:
+def _read_shard(file: Path) -> _ParquetShard:
     try:
         table = pq.ParquetFile(file, page_checksum_verification=True)
         schema = table.schema_arrow
@@ -131,7 +131,7 @@ def _read_shard(file: Path) -> _Shard:
         raise DataError(f"{file}: cannot be read as Parquet ({error})") from error
     if not columns.num_rows:
         raise DataError(f"{file}: has no rows; remove it or write it again")
-    return _Shard(
+    return _ParquetShard(
         file,
         _image_bytes(file, image, columns[image]),
         _label_values(file, label, columns[label]),
@@ -187,7 +187,9 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         return None
 
 
-def _joined(shards: list[_Shard], names: tuple[str, ...], values: NDArray[np.int64]) -> ImageSet:
+def _joined(
+    shards: list[_ParquetShard], names: tuple[str, ...], values: NDArray[np.int64]
+) -> ImageSet:
     """Return one set of several shards; `values` are the stored labels of the classes, sorted."""
     images = pa.chunked_array([chunk for shard in shards for chunk in shard.images.chunks])
     starts = [0, *accumulate(len(shard.labels) for shard in shards)]

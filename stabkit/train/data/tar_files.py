@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stabkit.printing import counted
 from stabkit.rundir import left_out
-from stabkit.train.data.decoding_process import Span, file_state
+from stabkit.train.data.decoding_process import ByteRange, file_state
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_files import SUFFIXES, existing_folder, split_folders
 from stabkit.train.data.image_set import ImageSet, class_ranks, encoded_set, file_stamp
@@ -25,7 +25,7 @@ _LONGEST_LABEL = 64  # bytes of a .cls file
 
 
 @dataclass(frozen=True, eq=False)
-class _Shard:
+class _TarShard:
     """One file: the members that are images, and for each where it is and its label as stored."""
 
     file: Path
@@ -48,16 +48,16 @@ def tar_sets(path: str) -> tuple[ImageSet, ImageSet]:
     return _joined(train, values), _joined(heldout, values)
 
 
-def _joined(shards: list[_Shard], values: NDArray[np.int64]) -> ImageSet:
+def _joined(shards: list[_TarShard], values: NDArray[np.int64]) -> ImageSet:
     """Return one set of several shards; `values` are the stored labels of the classes, sorted."""
     names = [name for shard in shards for name in shard.names]
     places = np.concatenate([shard.places for shard in shards])
     counts = [len(shard.names) for shard in shards]
     files = np.repeat(np.arange(len(shards)), counts)
 
-    def source(i: int) -> Span:
+    def source(i: int) -> ByteRange:
         shard, (start, length) = shards[files[i]], places[i].tolist()
-        return Span(str(shard.file), start, length, shard.state)
+        return ByteRange(str(shard.file), start, length, shard.state)
 
     def where(i: int) -> str:
         return f"{shards[files[i]].file}: {names[i]}"
@@ -72,7 +72,7 @@ def _joined(shards: list[_Shard], values: NDArray[np.int64]) -> ImageSet:
     )
 
 
-def _shards(folder: Path) -> list[_Shard]:
+def _shards(folder: Path) -> list[_TarShard]:
     files = sorted(folder.glob("*.tar"))
     if not files:
         raise DataError(f"{folder}: has no tar files (*.tar); unpack those that end in .tar.gz")
@@ -89,7 +89,7 @@ def _shards(folder: Path) -> list[_Shard]:
     return shards
 
 
-def _shard(file: Path) -> tuple[_Shard, list[str]]:
+def _shard(file: Path) -> tuple[_TarShard, list[str]]:
     """Return the images of a file in its order, and the names of its other members."""
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
@@ -119,7 +119,7 @@ def _shard(file: Path) -> tuple[_Shard, list[str]]:
     names = [member.name for member in images.values()]
     places = np.array([(member.offset_data, member.size) for member in images.values()], np.int64)
     stored = np.array([labels[key] for key in images], np.int64)
-    return _Shard(file, state, names, places, stored), others
+    return _TarShard(file, state, names, places, stored), others
 
 
 def _key(name: str) -> tuple[str, str]:

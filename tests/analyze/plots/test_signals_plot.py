@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.layer_map import BINS
-from stabkit.analyze.plots.signal_looks import LAYERS as LOOKS
-from stabkit.analyze.plots.signal_looks import RUN
 from stabkit.analyze.plots.signal_rows import signal_rows
+from stabkit.analyze.plots.signal_styles import LAYERS as STYLES
+from stabkit.analyze.plots.signal_styles import RUN
 from stabkit.analyze.plots.signals import MAX_RUNS, draw_signals, signals_figure, signals_table
 from stabkit.analyze.plots.style import ramp
 from stabkit.analyze.report import figures
@@ -242,10 +242,10 @@ def test_figures_survive_values_that_no_axis_shows(tmp_path: Path, value: float)
     ]
 
 
-def test_every_signal_of_the_monitor_has_its_look() -> None:
+def test_every_signal_of_the_monitor_has_its_style() -> None:
     """But for parts and sums of the others: one of a run is drawn only if it is known how."""
     rest = {"grad_norm_total", "nonfinite_layers", "noise_trace", "noise_signal", "grad_scale"}
-    assert set(SIGNALS) - set(LOOKS) - set(RUN) == rest
+    assert set(SIGNALS) - set(STYLES) - set(RUN) == rest
 
 
 @pytest.mark.lengthy

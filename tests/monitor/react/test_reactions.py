@@ -26,7 +26,7 @@ from stabkit.detect import (
     online_dips,
 )
 from stabkit.detect.bursts import GAP
-from stabkit.detect.simulate import Burst, Layers, Planted, layers, simulate_curve
+from stabkit.detect.simulate import Burst, Planted, SimulatedLayers, layers, simulate_curve
 from stabkit.detect.simulate.layers import NAMES
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.events import OnlineEvent
@@ -205,7 +205,7 @@ def test_a_burst_of_many_layers_is_one_event_whether_or_not_each_shows_it_alone(
 
 
 def watch_layers(
-    drawn: Layers, parts: list[slice], loss: np.ndarray | None = None
+    drawn: SimulatedLayers, parts: list[slice], loss: np.ndarray | None = None
 ) -> list[OnlineEvent]:
     watch = SpikeWatch()
     found = []
@@ -271,7 +271,7 @@ def test_a_weak_spike_that_grows_is_confirmed_later() -> None:
 def test_a_weak_spike_is_not_confirmed_by_the_strong_one_after_it() -> None:
     logs = 0.2 * np.random.default_rng(0).standard_normal((500, 1))
     logs[400, 0], logs[430, 0] = 1.6, 8.0
-    drawn = Layers(NAMES, np.exp(np.repeat(logs, len(NAMES), axis=1)), ())
+    drawn = SimulatedLayers(NAMES, np.exp(np.repeat(logs, len(NAMES), axis=1)), ())
     for parts in ([slice(0, 500)], [slice(0, 420), slice(420, 500)]):
         found = [(e.step, e.state) for e in watch_layers(drawn, parts) if e.step >= 390]
         assert sorted(found) == [(400, "suspected"), (430, "confirmed"), (430, "suspected")]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from stabkit.cli import main
 from stabkit.train.data import batches, decoder, decoding_process
-from stabkit.train.data.decoding_process import Span
+from stabkit.train.data.decoding_process import ByteRange
 from stabkit.train.data.errors import DecoderError
 from stabkit.train.data.image_set import ImageSet
 from stabkit.train.data.load import load_data
@@ -37,9 +37,9 @@ def fresh() -> Iterator[None]:
     decoder._end()
 
 
-def jpegs(count: int, size: tuple[int, int] = (64, 48)) -> list[Span | bytes]:
+def jpegs(count: int, size: tuple[int, int] = (64, 48)) -> list[ByteRange | bytes]:
     generator = np.random.default_rng(count)
-    made: list[Span | bytes] = []
+    made: list[ByteRange | bytes] = []
     for i in range(count):
         noise = generator.integers(0, 256, (size[0] + i % 3, size[1], 3), dtype=np.uint8)
         buffer = io.BytesIO()
@@ -48,12 +48,12 @@ def jpegs(count: int, size: tuple[int, int] = (64, 48)) -> list[Span | bytes]:
     return made
 
 
-def by_pillow(image: Span | bytes) -> torch.Tensor:
+def by_pillow(image: ByteRange | bytes) -> torch.Tensor:
     assert isinstance(image, bytes)
     return torch.from_numpy(np.array(Image.open(io.BytesIO(image)))).permute(2, 0, 1)
 
 
-def pixels(images: list[Span | bytes]) -> list[torch.Tensor]:
+def pixels(images: list[ByteRange | bytes]) -> list[torch.Tensor]:
     results = decoder.decoded(images)
     assert all(isinstance(result, torch.Tensor) for result in results)
     return results  # type: ignore[return-value]
@@ -97,7 +97,7 @@ def test_memory_is_used_again_and_given_back() -> None:
 
 def test_a_bad_image_is_told_from_its_neighbors() -> None:
     good = jpegs(1)[0]
-    first, second, third, fourth = decoder.decoded([good, b"broken", Span("/no/where"), good])
+    first, second, third, fourth = decoder.decoded([good, b"broken", ByteRange("/no/where"), good])
     assert isinstance(first, torch.Tensor)
     assert isinstance(fourth, torch.Tensor)
     assert str(second).startswith("not an image that Pillow can decode (cannot identify image file")

@@ -23,7 +23,7 @@ MOST = 6  # losses or norms of a run that are drawn; more would hide the rest
 STRETCHED = 10.0  # ratio of largest to smallest value above which a logarithmic axis shows more
 
 
-class Look(NamedTuple):
+class SignalStyle(NamedTuple):
     """How a signal is drawn. `edge`: linear up to 1 and logarithmic above, of either sign."""
 
     scale: Literal["linear", "log", "edge"]
@@ -32,54 +32,54 @@ class Look(NamedTuple):
 
 
 LAYERS = {
-    "grad_norm": Look("log"),
-    "grad_max": Look("log"),
-    "nonfinite_count": Look("edge"),
-    "zero_count": Look("edge"),
-    "param_norm": Look("log"),
-    "update_norm": Look("log"),
+    "grad_norm": SignalStyle("log"),
+    "grad_max": SignalStyle("log"),
+    "nonfinite_count": SignalStyle("edge"),
+    "zero_count": SignalStyle("edge"),
+    "param_norm": SignalStyle("log"),
+    "update_norm": SignalStyle("log"),
     # "somewhere around 1e-3" for SGD: cs231n.github.io/neural-networks-3, ratio of weights:updates
-    "update_ratio": Look("log", guide=1e-3),
-    "adam_rms": Look("log", guide=1.0),
-    "attention_logit": Look("linear"),
-    "attention_entropy": Look("linear", low=True),
-    "attention_entropy_mean": Look("linear", low=True),
-    "output_rms": Look("log"),
-    "output_kurtosis": Look("edge"),
-    "target_distance": Look("linear"),
-    "output_grad_norm": Look("log"),
+    "update_ratio": SignalStyle("log", guide=1e-3),
+    "adam_rms": SignalStyle("log", guide=1.0),
+    "attention_logit": SignalStyle("linear"),
+    "attention_entropy": SignalStyle("linear", low=True),
+    "attention_entropy_mean": SignalStyle("linear", low=True),
+    "output_rms": SignalStyle("log"),
+    "output_kurtosis": SignalStyle("edge"),
+    "target_distance": SignalStyle("linear"),
+    "output_grad_norm": SignalStyle("log"),
 }
 RUN = {
-    METRIC: Look("linear", low=True),
-    "loss": Look("linear"),
-    "lr": Look("linear"),
-    "probe_rank": Look("linear", low=True),
-    "probe_feature_std": Look("linear", low=True),
-    "teacher_distance": Look("linear"),
-    "teacher_rank": Look("linear", low=True),
-    "teacher_feature_std": Look("linear", low=True),
-    "alignment": Look("linear"),
-    "uniformity": Look("linear"),
-    "target_cosine": Look("linear", low=True),
-    "gradient_sharpness": Look("edge", guide=1.0),
-    "step_sharpness": Look("edge", guide=1.0),
-    "preconditioned_sharpness": Look("edge", guide=1.0),
-    "noise_scale": Look("log"),
+    METRIC: SignalStyle("linear", low=True),
+    "loss": SignalStyle("linear"),
+    "lr": SignalStyle("linear"),
+    "probe_rank": SignalStyle("linear", low=True),
+    "probe_feature_std": SignalStyle("linear", low=True),
+    "teacher_distance": SignalStyle("linear"),
+    "teacher_rank": SignalStyle("linear", low=True),
+    "teacher_feature_std": SignalStyle("linear", low=True),
+    "alignment": SignalStyle("linear"),
+    "uniformity": SignalStyle("linear"),
+    "target_cosine": SignalStyle("linear", low=True),
+    "gradient_sharpness": SignalStyle("edge", guide=1.0),
+    "step_sharpness": SignalStyle("edge", guide=1.0),
+    "preconditioned_sharpness": SignalStyle("edge", guide=1.0),
+    "noise_scale": SignalStyle("log"),
 }
 
 
-def run_looks(run: Diagnosis) -> Mapping[str, Look]:
+def run_styles(run: Diagnosis) -> Mapping[str, SignalStyle]:
     """Return the series of a run that are drawn, by their names, and how.
 
     They are the accuracy that is judged, losses, gradient norms and learning rates by any name, and
     our own signals of the run.
     """
-    own = {name: look for name, look in RUN.items() if name not in (METRIC, "loss", "lr")}
+    own = {name: style for name, style in RUN.items() if name not in (METRIC, "loss", "lr")}
     rate = learning_rate(run.tables.scalars())
     return {
         run.metric: RUN[METRIC],
-        **{name: RUN.get(name, Look("linear")) for name in run.losses[:MOST]},
-        **{name: Look("log") for name in run.norms[:MOST]},
+        **{name: RUN.get(name, SignalStyle("linear")) for name in run.losses[:MOST]},
+        **{name: SignalStyle("log") for name in run.norms[:MOST]},
         **({str(rate.name): RUN["lr"]} if len(rate) else {}),
         **own,
     }
@@ -89,20 +89,20 @@ def signal_scale(rows: pd.DataFrame) -> str:
     """Return `linear`, `log` or `symlog` for the values of one signal, in any number of runs."""
     values = rows[["median", "extreme"]].to_numpy(dtype=float)
     values = values[np.isfinite(values)]
-    look = look_of(rows)
-    if look.scale == "edge":
+    style = style_of(rows)
+    if style.scale == "edge":
         return "symlog" if np.abs(values).max(initial=0) > STRETCHED else "linear"
-    return "log" if look.scale == "log" and (values > 0).any() else "linear"
+    return "log" if style.scale == "log" and (values > 0).any() else "linear"
 
 
-def look_of(rows: pd.DataFrame) -> Look:
+def style_of(rows: pd.DataFrame) -> SignalStyle:
     """Return how a signal is drawn. A user's own signal is logarithmic if that shows more."""
     name = str(rows["signal"].iloc[0])
     if (known := (LAYERS | RUN).get(name)) is not None:
         return known
     values = rows["median"][np.isfinite(rows["median"])]
     wide = len(values) and values.min() > 0 and values.max() > STRETCHED * values.min()
-    return Look("log" if wide else "linear")
+    return SignalStyle("log" if wide else "linear")
 
 
 def plain_ticks(ax: Axes, percent: bool = False) -> None:

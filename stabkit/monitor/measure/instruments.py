@@ -20,7 +20,7 @@ from stabkit.monitor.signals.noise import NoiseSignals
 from stabkit.monitor.signals.signal import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
 
 
-class Parts(NamedTuple):
+class Instruments(NamedTuple):
     """The instruments of one Monitor. `layers`: the parameters of each layer, in depth order."""
 
     layers: dict[str, list[Tensor]]
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
     notes: list[str]  # what a reader of the rows must know
 
 
-def make_parts(
+def make_instruments(
     model: nn.Module,
     optimizers: Sequence[Optimizer],
     signals: Asked | Sequence[Asked],
@@ -46,7 +46,7 @@ def make_parts(
     failed: Callable[[str, Exception], None],
     knn: KNN | None = None,
     teacher: nn.Module | None = None,
-) -> Parts:
+) -> Instruments:
     """Make the instruments that `signals` need. `failed` hears of a signal that raises later.
 
     Raises ValueError or TypeError for what cannot be measured: a model, an optimizer, a signal, an
@@ -87,7 +87,7 @@ def make_parts(
     # a sharded model runs in all processes or in none
     evaluates = rank() == 0 or measure.blocks.sharded
     others = [] if teacher is None else [teacher]
-    return Parts(
+    return Instruments(
         by_layer(parameters, layer, layers),
         [signal for signal in asked if isinstance(signal, DerivedSignal)],
         measure,
