@@ -2,10 +2,8 @@
 
 import pytest
 
-from stabkit.config import (
-    ConfigError,
-    load_config,
-)
+from stabkit.config import ConfigError, load_config
+from stabkit.yamlio import parse_yaml
 
 
 def test_all_problems_are_reported_together_with_a_remedy() -> None:
@@ -74,12 +72,22 @@ def test_a_request_without_effect_is_refused(words: list[str], problem: str) -> 
     assert problem in str(caught.value)
 
 
-def test_settings_at_the_edge_have_an_effect() -> None:
-    load_config("tiny", ["optim.warmup_steps=500", "knn.k=500"])
-    load_config("tiny", ["train.steps=1"])  # an untrained model, to compare with
-    load_config("tiny", ["method.name=swav", "method.freeze_prototypes_steps=500"])
-    load_config("tiny", ["runtime.signals=[attention]", "runtime.signals_every=7"])
-    load_config("tiny", ["method.freeze_prototypes_steps=501"])  # sizes may stand idle
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optim.warmup_steps=500", "knn.k=500"],
+        ["train.steps=1"],  # an untrained model, to compare with
+        ["method.name=swav", "method.freeze_prototypes_steps=500"],
+        ["runtime.signals=[attention]", "runtime.signals_every=7"],
+        ["method.freeze_prototypes_steps=501"],  # sizes may stand idle
+    ],
+)
+def test_settings_at_the_edge_are_taken_as_they_are(words: list[str]) -> None:
+    config = load_config("tiny", words).model_dump(mode="json")
+    for word in words:
+        key, value = word.split("=")
+        section, name = key.split(".")
+        assert config[section][name] == parse_yaml(value)
 
 
 def test_an_unknown_preset_and_a_bad_override_are_named() -> None:

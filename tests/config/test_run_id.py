@@ -1,13 +1,6 @@
 """What decides a run decides its id; defaults are fixed."""
 
-from stabkit.config import (
-    RunConfig,
-    differences,
-    load_config,
-    run_id,
-    save_config,
-    validate,
-)
+from stabkit.config import RunConfig, differences, load_config, run_id, save_config, validate
 from tests.conftest import small_config
 
 

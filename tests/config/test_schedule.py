@@ -2,9 +2,7 @@
 
 import pytest
 
-from stabkit.config import (
-    load_config,
-)
+from stabkit.config import load_config
 from stabkit.config.schedule import lr_at
 
 

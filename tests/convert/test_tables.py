@@ -157,3 +157,4 @@ def test_bytes_at_random_never_raise_anything_else(tmp_path: Path, out: Path) ->
             path.write_bytes(bytes(content[: rng.integers(1, len(content) + 1)]))
             with suppress(ConvertError):
                 convert(path, out, dry_run=True)
+            assert not out.exists(), "a dry run writes nothing, whatever it reads"

@@ -8,12 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import (
-    RunDir,
-    Status,
-    atomic_write,
-    whole,
-)
+from stabkit.rundir import RunDir, Status, atomic_write, whole
 from tests.full import no_room
 from tests.monitor.toy import full_disk
 

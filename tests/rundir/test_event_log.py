@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import (
-    LinkedError,
-    RunDir,
-)
+from stabkit.rundir import LinkedError, RunDir
 from stabkit.store.writer import next_part
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import (
-    find_runs,
-)
+from stabkit.rundir import find_runs
 
 
 def test_find_runs_goes_deep_but_not_into_runs_or_hidden_folders(tmp_path: Path) -> None:

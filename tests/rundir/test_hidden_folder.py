@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from stabkit.rundir import (
-    hidden_folder,
-)
+from stabkit.rundir import hidden_folder
 
 
 def test_a_hidden_folder_of_a_killed_process_is_removed_and_nothing_else(tmp_path: Path) -> None:

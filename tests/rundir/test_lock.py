@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import (
-    RunBusyError,
-    RunDir,
-    same_folder,
-)
+from stabkit.rundir import RunBusyError, RunDir, same_folder
 
 
 def _hold(path: Path, ready: "multiprocessing.synchronize.Event") -> None:

@@ -6,10 +6,7 @@ from pathlib import Path
 import pytest
 
 from stabkit.cli import main
-from stabkit.rundir import (
-    LinkedError,
-    RunDir,
-)
+from stabkit.rundir import LinkedError, RunDir
 
 
 @pytest.mark.lengthy

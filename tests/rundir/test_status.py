@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stabkit.rundir import (
-    RunDir,
-    Status,
-)
+from stabkit.rundir import RunDir, Status
 from tests.full import no_room
 
 

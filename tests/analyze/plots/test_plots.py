@@ -308,7 +308,9 @@ def lonely(tmp_path_factory: pytest.TempPathFactory) -> Diagnoses:
 @pytest.mark.lengthy
 @pytest.mark.parametrize("name", [n for n in PLOTS if n not in {*CONTRASTS, "optimizer"}])
 def test_one_lonely_run_can_be_drawn(lonely: Diagnoses, tmp_path: Path, name: str) -> None:
-    draw(name, lonely, tmp_path / "figures")
+    written = draw(name, lonely, tmp_path / "figures")
+    assert {path.suffix for path in written} >= {".png", ".pdf", ".csv"}
+    assert pd.read_csv(tmp_path / f"figures/{name}.csv").size, "the table drawn is not empty"
 
 
 @pytest.mark.parametrize("name", CONTRASTS)

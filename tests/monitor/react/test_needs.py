@@ -63,10 +63,13 @@ def test_a_collapse_is_found_in_a_spread_that_the_loop_logs(tmp_path: Path) -> N
     assert [(event.kind, event.step) for event in found] == [("collapse", 20)]
 
 
-def test_what_may_be_logged_later_is_not_refused(tmp_path: Path) -> None:
+def test_nothing_is_said_of_what_may_be_logged_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with made(tmp_path, signals=[]) as monitor:
         for kind in ("spike", "nonfinite", "dip"):
             monitor.on(kind, "log")
+    assert caplog.messages == []
 
 
 def test_an_evaluation_in_which_no_dip_can_be_seen_is_told_once(
