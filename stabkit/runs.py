@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
 
-from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnoses import Diagnoses, check_metric
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.found import found_events
 from stabkit.analyze.kept_tables import Tables
@@ -64,19 +64,19 @@ class Run(reader.Run):
     def dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per dip, as `find_dips` does, and how long it lasted.
 
-        Raises KeyError if the run has evaluations, but none of `metric`.
+        Raises KeyError if the run has no evaluations of `metric`.
         """
-        check_metric([self], metric)
+        check_metric([self.diagnosis()], metric)
         return self.diagnosis(metric).dips.copy()
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per dip that is not clear enough to count; healthy runs have some too."""
-        check_metric([self], metric)
+        check_metric([self.diagnosis()], metric)
         return self.diagnosis(metric).possible_dips.copy()
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per drift, as `find_drift` does."""
-        check_metric([self], metric)
+        check_metric([self.diagnosis()], metric)
         return self.diagnosis(metric).drifts.copy()
 
     def spikes(self) -> pd.DataFrame:
@@ -201,15 +201,15 @@ class Runs(reader.Runs, Sequence[Run]):
 
     def dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return the dips of each run (`Run.dips`); one that lacks `metric` has none."""
-        check_metric(self, metric)
+        check_metric(self.diagnoses(), metric)
         return _joined(self, lambda run: run.diagnosis(metric).dips)
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
-        check_metric(self, metric)
+        check_metric(self.diagnoses(), metric)
         return _joined(self, lambda run: run.diagnosis(metric).possible_dips)
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
-        check_metric(self, metric)
+        check_metric(self.diagnoses(), metric)
         return _joined(self, lambda run: run.diagnosis(metric).drifts)
 
     def spikes(self) -> pd.DataFrame:
@@ -259,17 +259,6 @@ def _row(run: Run, factors: Sequence[str]) -> dict[str, Any]:
         "deepest": dips["depth"].max() if len(dips) else 0.0,
         "bursts": len(found.bursts),
     }
-
-
-def check_metric(runs: Sequence[Run], metric: str | None) -> None:
-    """Raise KeyError if these runs have evaluations, but none of this name."""
-    if metric is None:
-        return
-    found = {str(name) for run in runs for name in run.diagnosis().evals()["metric"].unique()}
-    if found and metric not in found:
-        raise KeyError(
-            f"no evaluation {metric!r} was recorded; those that were: {_listed(sorted(found))}"
-        )
 
 
 def _joined(runs: Runs, read: Callable[[Run], pd.DataFrame]) -> pd.DataFrame:

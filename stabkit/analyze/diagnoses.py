@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,16 +46,40 @@ def diagnose(runs: Runs, processes: int = 1, metric: str | None = None) -> Diagn
 
     `metric`: the evaluation that is searched for dips and drifts, instead of the one that each
     run's names suggest. A diagnosis finds things when they are first used. With several `processes`
-    and many runs it finds them now.
+    and many runs it finds them now. Raises UnknownMetricError, before anything is searched.
     """
     tables = Tables()
     found = Diagnoses(runs.path, tuple(Diagnosis(run, metric, tables) for run in runs))
+    check_metric(found, metric)
     if processes > 1 and len(runs) >= WORTH_IT:
         items = [(run, metric) for run in runs]
         seen: dict[bytes, pd.DataFrame] = {}
         for diagnosis, properties in zip(found, each(_examined, items, processes), strict=True):
             vars(diagnosis).update({k: _shared(value, seen) for k, value in properties.items()})
     return found
+
+
+class UnknownMetricError(KeyError):
+    """No run has evaluations of the name that was asked for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError shows its message in quotation marks
+
+
+def check_metric(runs: Iterable[Diagnosis], metric: str | None) -> None:
+    """Raise UnknownMetricError unless one of the runs has evaluations of this name.
+
+    None is always right. Runs are read up to the first that has them.
+    """
+    if metric is None:
+        return
+    names: set[str] = set()
+    for run in runs:
+        names.update(map(str, run.evals()["metric"].unique()))
+        if metric in names:
+            return
+    listed = ", ".join(sorted(names)) or "none"
+    raise UnknownMetricError(f"no evaluation {metric!r} was recorded; those that were: {listed}")
 
 
 def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:

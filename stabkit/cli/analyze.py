@@ -7,7 +7,7 @@ from pathlib import Path
 from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.names import runs_of
 from stabkit.cli.next_step import say_next
-from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
+from stabkit.cli.request import RequestError, diagnosed, open_runs
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
@@ -40,7 +40,6 @@ def _list_plots(named: list[str]) -> int:
 
 
 def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
-    from stabkit.analyze.diagnoses import diagnose
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot not in PLOTS:
@@ -53,12 +52,12 @@ def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
         )
     first = arguments.runs[0]
     runs = open_runs(folders[first], first).as_of_now()
-    refuse_unknown_metric(runs, arguments.metric)
+    found = diagnosed(runs, arguments.metric)
     own = runs.path / "figures"
     if arguments.out is None:
         refuse_link(own)  # a folder that the user names may be one
     try:
-        paths = draw(arguments.plot, diagnose(runs, metric=arguments.metric), arguments.out or own)
+        paths = draw(arguments.plot, found, arguments.out or own)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
@@ -71,12 +70,8 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     if arguments.csv is not None:
         claim_for_file(arguments.csv)
     sets = [open_runs(folders[path], path).as_of_now() for path in arguments.runs]
-    for runs in sets:
-        refuse_unknown_metric(runs, arguments.metric)
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")
-    from stabkit.analyze.diagnoses import diagnose
-
     if len(sets) == 2:
         if len({path.resolve() for path in arguments.runs}) == 1:
             raise RequestError(f"{arguments.runs[1]}: is both sets; name two folders to compare")
@@ -84,7 +79,7 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
 
         if arguments.csv is not None:
             raise RequestError("--csv is the table of one folder of runs, got 2")
-        first, second = (diagnose(runs, metric=arguments.metric) for runs in sets)
+        first, second = (diagnosed(runs, arguments.metric) for runs in sets)
         print(compare_sets(first, second))
         say_next("stabkit", "report", str(arguments.runs[0]))
         return 0
@@ -92,7 +87,7 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     from stabkit.analyze.summary import describe, run_table
     from stabkit.cores import usable_cores
 
-    found = diagnose(sets[0], usable_cores(), arguments.metric)
+    found = diagnosed(sets[0], arguments.metric, usable_cores())
     table = run_table(found)
     if arguments.csv is not None:
         write_csv(table, arguments.csv)

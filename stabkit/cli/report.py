@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.names import runs_of
 from stabkit.cli.next_step import say_next
-from stabkit.cli.request import RequestError, open_runs, refuse_unknown_metric
+from stabkit.cli.request import RequestError, diagnosed, open_runs
 from stabkit.rundir import claim_for_file
 
 if TYPE_CHECKING:
@@ -32,19 +32,17 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")
     with logs_as_runs([folder]) as folders:
         runs = open_runs(folders[folder], folder).as_of_now()
-        refuse_unknown_metric(runs, arguments.metric)
         return _write(runs, out, arguments.interactive, arguments.metric)
 
 
 def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> int:
-    from stabkit.analyze.diagnoses import diagnose
     from stabkit.analyze.report.page import write_report
     from stabkit.branch.judge.report_section import preventions
     from stabkit.cores import usable_cores
 
+    found = diagnosed(runs, metric, usable_cores())
     try:
-        diagnosed = diagnose(runs, usable_cores(), metric)
-        write_report(diagnosed, out, interactive, preventions(diagnosed))
+        write_report(found, out, interactive, preventions(found))
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stabkit.rundir import MONITOR_SETTINGS, RunDir, read_file
 
 if TYPE_CHECKING:
+    from stabkit.analyze.diagnoses import Diagnoses
     from stabkit.store.reader import Runs
 
 
@@ -30,14 +31,14 @@ def open_runs(folder: Path, shown: Path | None = None) -> "Runs":
     return runs if shown is None else replace(runs, path=shown)
 
 
-def refuse_unknown_metric(runs: "Runs", metric: str | None) -> None:
-    """Raise RequestError if no run has evaluations of that name; None is always right."""
-    if metric is None:
-        return
-    names = sorted({str(name) for run in runs for name in run.evals()["metric"].unique()})
-    if metric not in names:
-        has = f"they have {', '.join(names)}" if names else "they have none"
-        raise RequestError(f"--metric {metric}: no run has evaluations of that name; {has}")
+def diagnosed(runs: "Runs", metric: str | None, processes: int = 1) -> "Diagnoses":
+    """Return `diagnose` of the runs. Raises RequestError if none has evaluations of `metric`."""
+    from stabkit.analyze.diagnoses import UnknownMetricError, diagnose
+
+    try:
+        return diagnose(runs, processes, metric)
+    except UnknownMetricError as error:
+        raise RequestError(f"--metric {metric}: {error}") from None
 
 
 def open_own(folder: Path, instead: str = "") -> RunDir:

@@ -214,7 +214,7 @@ def test_the_judged_accuracy_can_be_chosen(tmp_path, capsys):
     assert main(["analyze", str(run.path), "--metric", "val_acc"]) == 0
     assert "Judged on val_acc;" in capsys.readouterr().out
     assert main(["analyze", str(run.path), "--metric", "acc"]) == 2
-    assert "they have test_acc, val_acc" in capsys.readouterr().err
+    assert "those that were: test_acc, val_acc" in capsys.readouterr().err
 
 
 def test_sets_without_accuracy_are_compared_by_their_verdicts(tmp_path, capsys):
