@@ -25,6 +25,9 @@ FLIPS_OVER = 9  # evaluations whose median is the share of flips: a dip of four 
 SIZE_OVER = 41  # evaluations that tell how much larger the noise is here than the flips say
 FLIPS_COUNT = 20  # evaluations that the flips count for beside them
 NEAR = 21  # evaluations that tell which residuals stand out
+# Evaluations on either side of a change of the noise that get the larger of the two noises. Where
+# the change is found too early, large noise before a drop of the learning rate looks like a dip.
+UNSURE = 8
 # The least AR(1) coefficient that noise is taken to have: recorded runs have .3 to .8. One estimate
 # serves the whole run. It scatters by .15, and is too low where the noise is slower than ten
 # evaluations, which looks like trend. Noise that is slower than assumed looks like dips.
@@ -62,7 +65,8 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
         return np.zeros(values.size), 0.0
     residual = residual - np.median(residual)
     if variances is None:
-        shape = np.concatenate([_shape(part) for part in _by_noise(residual)])
+        parts = _by_noise(residual)
+        shape = np.concatenate([_shape(part) for part in parts])
         some = ~_mostly_zero(residual)
     else:
         shape = np.sqrt(_median_around(variances, FLIPS_OVER))[1:-1]
@@ -70,9 +74,12 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
     ratio = np.divide(residual, shape, out=np.zeros(residual.size), where=shape > 0)
     scale, shown, ar = residual_scale(ratio[some])
     shown = max(shown, float(np.interp(MOST_AR, AR, AR_SCALE)))
-    parts = [] if variances is None else _by_noise(ratio)
-    size = np.concatenate([_size(part) for part in parts]) if parts else scale
-    noise = shape * size / shown
+    if variances is None:
+        size = np.full(ratio.size, scale)
+    else:
+        parts = _by_noise(ratio)
+        size = np.concatenate([_size(part) for part in parts])
+    noise = _larger_near_cuts(shape * size / shown, parts)
     return np.concatenate([noise[:1], noise, noise[-1:]]), min(max(ar, LEAST_AR), MOST_AR)
 
 
@@ -129,6 +136,15 @@ def _by_noise(residual: FloatArray) -> list[FloatArray]:
     sizes = np.abs(residual)
     sizes = np.minimum(sizes, 3 * MAD_TO_STD * _median_around(sizes, SHAPE_OVER))
     return [residual[first:stop] for first, stop in one_noise(sizes)]
+
+
+def _larger_near_cuts(noise: FloatArray, parts: list[FloatArray]) -> FloatArray:
+    """Return the noise; within `UNSURE` of where two parts meet, that of the noisier if larger."""
+    larger = noise.copy()
+    for cut in np.cumsum([part.size for part in parts])[:-1]:
+        near = slice(max(cut - UNSURE, 0), cut + UNSURE)
+        larger[near] = np.maximum(noise[near], noise[cut - 1 : cut + 1].max())
+    return larger
 
 
 def _size(ratio: FloatArray) -> FloatArray:

@@ -151,5 +151,5 @@ def test_values_left_out_have_the_larger_noise_of_both_sides() -> None:
     outside = np.ones(120, dtype=bool)
     outside[54:60] = False
     noise, _ = noise_outside(values, None, outside)
-    assert noise[53] > 5 * noise[60]
+    assert noise[53] > 5 * noise[75]
     assert np.all(noise[54:60] == noise[53])
