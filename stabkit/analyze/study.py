@@ -66,16 +66,24 @@ def published(cells: Iterable[PublishedCell], factors: Sequence[str], measure: s
     return pd.Series(found, dtype=float, name=measure)
 
 
+def arms_in_order(table: pd.DataFrame, paper: pd.Series) -> list[str]:
+    """Return the arms of `levels`: first those that the paper has, in its order."""
+    told = list(paper.index)
+    return sorted(dict.fromkeys(table["arm"]), key=lambda a: told.index(a) if a in told else 1e9)
+
+
 def study_table(table: pd.DataFrame, paper: pd.Series) -> str:
     """Return two tables as text: what our runs show of each arm, and what the paper reports.
 
     They stand apart because settings, data and measure differ: only the order of the arms compares.
+    Both have the arms that they share in the same order.
     """
     rows = [["here", "level, %", "sd", "runs", "dips", "collapsed"]]
-    for name, runs in table.groupby("arm", sort=False):
+    for name in arms_in_order(table, paper):
+        runs = table[table["arm"] == name]
         spread = f"{runs['level'].std():.1f}" if len(runs) > 1 else "-"
         counts = [str(len(runs)), str(runs["dips"].sum()), str(runs["collapsed"].sum())]
-        rows.append([str(name), f"{runs['level'].mean():.1f}", spread, *counts])
+        rows.append([name, f"{runs['level'].mean():.1f}", spread, *counts])
     text = aligned(rows)
     if unfinished := table.attrs.get("unfinished", 0):
         text += f"\nLeft out, not finished: {counted(unfinished, 'run')}."

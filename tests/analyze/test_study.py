@@ -155,7 +155,11 @@ def test_table_and_figure_hold_every_run_and_every_published_value(arms: Path) -
 def test_arms_that_a_paper_has_stand_in_its_order_in_one_row_with_it() -> None:
     arms = pd.DataFrame({"arm": ["b", "other", "a"], "level": [50.0, 60.0, 40.0]})
     table = arms.assign(dips=0, collapsed=False)
-    here, there = draw_levels(table, pd.Series({"a": 70.0, "b": 71.0}, name="probe")).axes
+    paper = pd.Series({"a": 70.0, "b": 71.0}, name="probe")
+    assert [line[:5].strip() for line in study_table(table, paper).splitlines()[1:4]] == [
+        "a", "b", "other",
+    ]  # fmt: skip
+    here, there = draw_levels(table, paper).axes
     assert [t.get_text() for t in here.get_yticklabels()] == ["a", "b", "other"]
     assert list(there.lines[0].get_ydata()) == [0, 1]
     assert there.get_ylim() == here.get_ylim()

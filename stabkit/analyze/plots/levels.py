@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.plots.style import RC, new_figure, ramp
+from stabkit.analyze.study import arms_in_order
 
 # what happened to a run, and its marker
 MARKERS = {"no dip": "o", "dips": "v", "collapsed": "X"}
@@ -19,8 +20,7 @@ def draw_levels(table: pd.DataFrame, paper: pd.Series) -> Figure:
     data and measure differ too. If the paper has these arms, both sides share their rows, in its
     order.
     """
-    told = list(paper.index)
-    arms = sorted(dict.fromkeys(table["arm"]), key=lambda a: told.index(a) if a in told else 1e9)
+    told, arms = list(paper.index), arms_in_order(table, paper)
     shared = set(told) <= set(arms)
     with mpl.rc_context(RC):
         rows = max(len(arms), len(paper))
