@@ -4,7 +4,7 @@ The folder holds JPEGs whose longer side has 500 pixels, of ten shapes, as Image
 It is made here, the same each time. A rate a core is images for each second of processor time, of
 all processes that take part. Sides take turns. Peers: Pillow in threads of the training process,
 which is what `ImageSet.load` did before; torchvision's ImageFolder in torch's DataLoader; and,
-where it is installed, TorchCodec's decoder in threads of this process.
+where they are installed, the decoders of TorchCodec and simplejpeg in threads of this process.
 
 The training step is a small MoCo v3 at 224 px, whose views take most of it.
 """
@@ -18,6 +18,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,17 +150,32 @@ def decoder_pids() -> list[int]:
     return [decoder._running.popen.pid] if decoder._running else []
 
 
-def torchcodec_side(files: Sequence[Path], pool: ThreadPoolExecutor) -> Side | None:
-    try:
+def other_decoders() -> dict[str, Callable[[Path], Tensor]]:
+    """Return those that are installed; each gives pixels in the order of a tensor."""
+    found: dict[str, Callable[[Path], Tensor]] = {}
+    with suppress(ImportError):
         from torchcodec.decoders import decode_jpeg
-    except ImportError:
-        return None
 
-    def one(file: Path) -> Tensor:
-        content = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
-        image: Tensor = decode_jpeg(content)
-        return image.contiguous()
+        def by_torchcodec(file: Path) -> Tensor:
+            content = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+            image: Tensor = decode_jpeg(content)
+            return image.contiguous()
 
+        found["TorchCodec"] = by_torchcodec
+    with suppress(ImportError):
+        import simplejpeg
+
+        def by_simplejpeg(file: Path) -> Tensor:
+            pixels = torch.from_numpy(simplejpeg.decode_jpeg(file.read_bytes(), "RGB"))
+            return pixels.permute(2, 0, 1).contiguous()
+
+        found["simplejpeg"] = by_simplejpeg
+    return found
+
+
+def in_threads_of_this(
+    one: Callable[[Path], Tensor], files: Sequence[Path], pool: ThreadPoolExecutor
+) -> Side:
     def load() -> Iterator[Images]:
         for start in range(0, len(files), BATCH):
             yield list(pool.map(one, files[start : start + BATCH]))
@@ -179,9 +195,8 @@ def decode_rows(
         f"DataLoader, torchvision, {workers} workers": data_loader_side(root / "folder", workers),
         "our tar shards": Side(batches_of(shards), decoder_pids),
     }
-    codec = torchcodec_side(files, pool)
-    if codec:
-        sides["TorchCodec in threads of this process"] = codec
+    for name, one in other_decoders().items():
+        sides[f"{name} in threads of this process"] = in_threads_of_this(one, files, pool)
     everyone = [ours, *sides.values()]
     notes = [_same_bits(name, ours, side) for name, side in sides.items()]
     for turn in range(4 if given.quick else 9):
@@ -306,7 +321,7 @@ def main() -> None:
         rows += launch_rows(given, images, in_threads(images, files, pool))
         rows += step_rows(given, Path(folder), files, pool)
     notes.insert(0, f"{count} images, {size:.0f} kB each on average, in the page cache.")
-    publish(rows, given, peers=("pillow", "torchcodec"), notes=notes)
+    publish(rows, given, peers=("pillow", "torchcodec", "simplejpeg"), notes=notes)
 
 
 if __name__ == "__main__":
