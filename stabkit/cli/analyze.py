@@ -7,7 +7,7 @@ from pathlib import Path
 from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.names import runs_of
 from stabkit.cli.next_step import say_next
-from stabkit.cli.request import RequestError, diagnosed, open_runs
+from stabkit.cli.request import RequestError, diagnose_runs, open_runs
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
@@ -52,11 +52,11 @@ def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
         )
     first = arguments.runs[0]
     runs = open_runs(folders[first], first).as_of_now()
-    found = diagnosed(runs, arguments.metric)
     own = runs.path / "figures"
     if arguments.out is None:
         refuse_link(own)  # a folder that the user names may be one
     try:
+        found = diagnose_runs(runs, arguments.metric)
         paths = draw(arguments.plot, found, arguments.out or own)
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)
@@ -79,7 +79,7 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
 
         if arguments.csv is not None:
             raise RequestError("--csv is the table of one folder of runs, got 2")
-        first, second = (diagnosed(runs, arguments.metric) for runs in sets)
+        first, second = (diagnose_runs(runs, arguments.metric) for runs in sets)
         print(compare_sets(first, second))
         say_next("stabkit", "report", str(arguments.runs[0]))
         return 0
@@ -87,7 +87,7 @@ def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     from stabkit.analyze.summary import describe, run_table
     from stabkit.cores import usable_cores
 
-    found = diagnosed(sets[0], arguments.metric, usable_cores())
+    found = diagnose_runs(sets[0], arguments.metric, usable_cores())
     table = run_table(found)
     if arguments.csv is not None:
         write_csv(table, arguments.csv)

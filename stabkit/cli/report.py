@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.names import runs_of
 from stabkit.cli.next_step import say_next
-from stabkit.cli.request import RequestError, diagnosed, open_runs
+from stabkit.cli.request import RequestError, diagnose_runs, open_runs
 from stabkit.rundir import claim_for_file
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> in
     from stabkit.branch.judge.report_section import preventions
     from stabkit.cores import usable_cores
 
-    found = diagnosed(runs, metric, usable_cores())
     try:
+        found = diagnose_runs(runs, metric, usable_cores())
         write_report(found, out, interactive, preventions(found))
     except ValueError as error:
         print(f"stabkit: {error}", file=sys.stderr)

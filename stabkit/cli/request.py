@@ -31,7 +31,7 @@ def open_runs(folder: Path, shown: Path | None = None) -> "Runs":
     return runs if shown is None else replace(runs, path=shown)
 
 
-def diagnosed(runs: "Runs", metric: str | None, processes: int = 1) -> "Diagnoses":
+def diagnose_runs(runs: "Runs", metric: str | None, processes: int = 1) -> "Diagnoses":
     """Return `diagnose` of the runs. Raises RequestError if none has evaluations of `metric`."""
     from stabkit.analyze.diagnoses import UnknownMetricError, diagnose
 
