@@ -223,6 +223,29 @@ def test_runs_under_way_or_without_a_verdict_decide_nothing(
     for run in begun.iterdir():
         RunDir(run).write_status(Status("running", 30, STEPS))
     text = analyze(capsys, whole, begun)
-    assert "6 runs left out: under way" in text
+    assert "6 runs left out: under way, broken off without a sign of instability" in unwrapped(text)
     assert "fewer" not in text.splitlines()[0]
     assert "nothing can be said" in text.splitlines()[0]
+
+
+@pytest.mark.lengthy
+def test_runs_that_blew_up_count_as_unstable_and_survivors_are_not_praised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loop that raises on a loss of NaN ends as failed, and has no last accuracy."""
+    small = plant(tmp_path / "small", f"{FREEZE}=false", seeds=range(6))
+    large = plant(tmp_path / "large", f"{FREEZE}=true", seeds=range(6))
+    for seed in range(6):
+        run = large / f"0.02 {seed}"
+        writer = Writer(run, "planted")
+        loss = np.where(np.arange(STEPS) < 200, 1.0, np.nan)
+        writer.add_scalars(np.arange(STEPS), "train/loss", loss)
+        writer.flush()
+        RunDir(run).append_event({"kind": "nonfinite", "step": 200, "where": "train/loss"})
+        RunDir(run).write_status(Status("failed", 300, STEPS, reason="loss is nan"))
+    text = unwrapped(analyze(capsys, small, large))
+    assert "large: 6 of 12 runs unstable (6 diverged, 6 stable)" in text
+    assert text.startswith("large is unstable more often")
+    assert "ends" not in text.partition(".")[0]
+    assert "(6 of large), so this compares those that did not" in text
+    assert "left out: under way" not in text
