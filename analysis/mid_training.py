@@ -69,8 +69,11 @@ claims = [
 print(study.judge(*claims))
 
 # %%
-print(study.higher("what the larger lr costs: the smaller ends higher (learned)", half, whole))
-print(study.higher("what freezing brings: frozen runs end higher (larger lr)", cured, whole))
+claims = [
+    study.higher("what the larger lr costs: the smaller ends higher (learned)", half, whole),
+    study.higher("what freezing brings: frozen runs end higher (larger lr)", cured, whole),
+]
+print(study.judge(*claims))
 
 # %%
 study.draw("knn")

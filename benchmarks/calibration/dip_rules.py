@@ -13,6 +13,7 @@ from scipy import signal
 
 from benchmarks.calibration.scores import Spans, merged
 from stabkit.detect import find_dips
+from stabkit.detect.dip_search import strength
 from stabkit.detect.robust import difference_scale
 from stabkit.detect.simulate import SimulatedCurve
 
@@ -33,9 +34,10 @@ def ours_without_bits(curve: SimulatedCurve, k: float = 1.0) -> Spans:
 
 def _found(curve: SimulatedCurve, k: float, known: dict[str, object]) -> Spans:
     found = find_dips(curve.step, curve.accuracy, **known)  # type: ignore[arg-type]
-    if k != 1.0:
-        bar = k * found.attrs["threshold"]
-        found = find_dips(curve.step, curve.accuracy, threshold=bar, **known)  # type: ignore[arg-type]
+    # Not by `threshold`, which would switch off the rule of the run's own falls.
+    ar, bar = found.attrs["ar"], found.attrs["threshold"]
+    clear = [strength(z, fall, ar, bar) >= k for z, fall in found[["z", "fall"]].to_numpy()]
+    found = found[np.array(clear, dtype=bool)]
     ends = found["recovery"].fillna(curve.step[-1] + 1)
     first = np.searchsorted(curve.step, found["onset"], side="right")
     last = np.searchsorted(curve.step, ends, side="left") - 1
@@ -98,7 +100,7 @@ def _noise(curve: SimulatedCurve) -> float:
 
 
 OURS: dict[str, Rule] = {"find_dips, bits": ours, "find_dips, accuracy alone": ours_without_bits}
-OUR_BARS = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5)  # multiples of the default, from eager to silent
+OUR_BARS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5)  # multiples of the default
 OTHERS: dict[str, tuple[Rule, Sequence[float]]] = {
     "scipy find_peaks, prominence": (peaks, (4, 5, 6, 7, 8, 9, 10, 12, 14, 17, 20, 25)),
     "ruptures PELT l2, penalty": (pelt, (3, 4, 6, 8, 10, 12, 15, 20, 25, 30, 40, 60)),
