@@ -39,8 +39,8 @@ def find_spikes(
     them. The noise is that of the last `window` errors of each. Points that are flagged move
     neither the predictors nor the noise, so spikes cannot hide one another. The first `min_history`
     points are the first history; with so few the bar is higher (`threshold` holds for `window`
-    errors). A point is flagged only if it also exceeds the tail that the errors of the series show,
-    so that heavy tails and saw teeth raise few alarms.
+    errors). A point is flagged only if it also exceeds the tail that the errors of the series show
+    (18 deviations and more always do), so that heavy tails and saw teeth raise few alarms.
 
     An event goes on while points stay 2.5 deviations high. After window // 2 flagged points in a
     row (window // 5 on a trend) the level itself has moved: the event ends there and the history
