@@ -40,11 +40,15 @@ def ratios(config: RunConfig) -> dict[str, float]:
 
 def scales() -> dict[str, RunConfig]:
     """Return a run of each scale, the paper's first; of grids the one at its largest rate."""
-    mid = [run.config for run in load_sweep(ROOT / "sweeps" / "mid_training.yaml").runs]
+    mid, shares = (
+        max((run.config for run in load_sweep(file).runs), key=lambda config: config.optim.lr)
+        for file in (ROOT / "sweeps/mid_training.yaml", ROOT / "sweeps/paper_shares.yaml")
+    )
     return {
         "imagenet (paper)": load_config("imagenet"),
         "cifar": load_config("cifar"),
-        "mid_training, lr 4e-2": max(mid, key=lambda config: config.optim.lr),
+        "paper_shares, lr 5e-2": shares,
+        "mid_training, lr 4e-2": mid,
         "tiny": load_config("tiny"),
     }
 

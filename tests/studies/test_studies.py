@@ -15,7 +15,8 @@ from stabkit.store.writer import Writer
 from stabkit.sweep.grid import PlannedRun, load_sweep
 
 SWEEPS = sorted(Path("sweeps").glob("*.yaml"))
-OF_PAPER = [path for path in SWEEPS if path.stem not in ("stale_moments", "mid_training")]
+NOT_OF_PAPER = ("stale_moments", "mid_training", "paper_shares")
+OF_PAPER = [path for path in SWEEPS if path.stem not in NOT_OF_PAPER]
 LAYERS = ["patch_embed", "blocks.0", "blocks.1"]
 STEPS = 320
 
