@@ -39,8 +39,10 @@ def main() -> None:
             y = settings.index(setting) + APART * (2 * i - len(ordered) + 1)
             axes.scatter(lr, y, s=55, marker=marker, color=color)
             if row["runs"] > 1:
-                axes.annotate(f"{row['runs']}", (lr, y), (7, 0), textcoords="offset points",
-                              va="center", fontsize=8, color=color)  # fmt: skip
+                # Above a mark that is alone: rates lie close together. Beside one of a stack.
+                place = ((0, 9), "center") if len(ordered) == 1 else ((7, 0), "left")
+                axes.annotate(f"{row['runs']}", (lr, y), place[0], textcoords="offset points",
+                              ha=place[1], va="center", fontsize=8, color=color)  # fmt: skip
     for seen, (marker, color) in LOOKS.items():
         axes.scatter([], [], s=55, marker=marker, color=color, label=seen)
     axes.set_xscale("log")
