@@ -171,7 +171,8 @@ def test_a_deleted_folder_is_not_made_anew_nor_another_written_to(
         toy.steps(7, monitor)
     toy.assert_undisturbed()
     assert list(tmp_path.rglob("*")) == [folder] * replaced
-    assert "folder was deleted or moved" in said(caplog)[0]
+    # Not always the first: the thread that writes may come after what is said of the loss.
+    assert any("folder was deleted or moved" in text for text in said(caplog))
 
 
 def test_a_folder_that_is_moved_away_and_back_loses_nothing(tmp_path: Path) -> None:
