@@ -39,10 +39,6 @@ MOST_AR = 0.8
 SHAPE_OVER = 31  # evaluations that tell the local noise where answers are not known
 WHOLE_COUNTS = 10  # evaluations that the whole run counts for beside them
 
-# Evaluations outside of possible dips; fewer tell no noise, and those inside have to count too. A
-# window that reaches from the start of a run to its end would leave almost none.
-FEWEST_OUTSIDE = 12
-
 
 def flip_variances(correct: BoolArray) -> FloatArray:
     """Return f / n [evals] of answers [evals, n]: f is the share unlike the evaluation before.
@@ -105,12 +101,9 @@ def noise_outside(
     """Return `local_noise` of the values `outside` [evals].
 
     The values between them get the larger noise of both sides: it is not known which of the two a
-    dip before a drop of the learning rate has. All values count where fewer than `FEWEST_OUTSIDE`
-    and than a third are outside.
+    dip before a drop of the learning rate has.
     """
     at = np.flatnonzero(outside)
-    if at.size < min(FEWEST_OUTSIDE, values.size / 3):
-        at = np.arange(values.size)
     if not at.size:
         return np.zeros(values.size), 0.0
     kept = None if variances is None else variances[at]
