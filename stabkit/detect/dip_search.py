@@ -20,9 +20,6 @@ PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not cou
 # is as clear as ever. There a window may pass by its fall, whose bar is a little lower.
 SLOW, SHARP_IS_LOWER = 0.7, 0.25  # AR(1) coefficient; standard errors
 POSSIBLE = 0.8  # share of the bar: what reaches it, but not the bar, is a possible dip
-# Evaluations outside of possible dips; fewer tell no noise, and those inside have to count too. A
-# window that reaches from the start of a run to its end would leave almost none.
-FEWEST_OUTSIDE = 12
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
 
@@ -71,8 +68,6 @@ def find_spans(
         outside = np.ones(acc.size, dtype=bool)
         for span in spans:
             outside[span.onset + 1 : span.recovery] = False
-        if outside.sum() < min(FEWEST_OUTSIDE, acc.size / 3):
-            outside[:] = True
         noise, ar = noise_outside(acc, variances, outside)
         noise = np.maximum(noise, floor)
         # Possible dips are kept out of the noise too: one just below the bar would raise the noise.
