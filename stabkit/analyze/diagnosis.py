@@ -21,7 +21,7 @@ from stabkit.analyze.notes import noted
 from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
 from stabkit.analyze.series_spikes import Series
-from stabkit.analyze.verdict import verdict
+from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.analyze.what_was_judged import Judged
 from stabkit.detect import find_bursts, layer_onsets
 from stabkit.detect.collapse import SPREADS
@@ -31,6 +31,8 @@ from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES, Note
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
+
+BROKE_OFF = ("failed", "lost")  # how a run stands that ended before its end
 
 
 class Diagnosis:
@@ -334,6 +336,12 @@ class Diagnosis:
             outliers=len(self.outliers),
             stuck=len(self.stuck),
         )
+
+    @property
+    def blew_up(self) -> bool:
+        """Whether the run broke off, and showed a sign of instability: it has no final accuracy."""
+        stands = self.run.dir.standing()
+        return not self.finished and stands in BROKE_OFF and self.verdict in UNSTABLE
 
     @property
     def _unread(self) -> bool:

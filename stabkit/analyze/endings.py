@@ -4,10 +4,10 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.diagnosis import BROKE_OFF
 from stabkit.analyze.text import shortened
 from stabkit.printing import counted
 
-ENDED = ("failed", "lost")
 NAMED = 3  # runs; more are counted
 LONGEST = 160  # characters of a reason
 
@@ -17,12 +17,12 @@ def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
 
     Its series end before what ended it, so they need not show a sign of it.
     """
-    if not table["state"].isin(ENDED).any():
+    if not table["state"].isin(BROKE_OFF).any():
         return []
     named = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
     found = []
     for (label, run), state in zip(named, table["state"], strict=True):
-        if state in ENDED:
+        if state in BROKE_OFF:
             status = run.run.status()
             step = f" at step {status.step:,}" if status and status.step else ""
             reason = f": {shortened(status.reason, LONGEST)}" if status and status.reason else ""

@@ -90,8 +90,8 @@ def herald_words(found: Association) -> str:
     text += (
         f".\n{found.beside} of the {2 * found.effects} stretches of the same length on "
         f"either side of these had one.\nA burst on one side of the dip alone: before "
-        f"{counted(found.before, 'dip')}, after {found.after}.\nA burst is likelier before a dip "
-        f"than around it: p = {found.p_value:.2g}"
+        f"{counted(found.before, 'dip')}, after {found.after}.\nBursts as likely around a dip as "
+        f"before it: p = {found.p_value:.2g}"
     )
     if math.isfinite(found.other_runs_p):
         text += (

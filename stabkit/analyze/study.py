@@ -34,8 +34,8 @@ def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
     accuracy). `sag` is how far it lies below the highest median of as many evaluations in a row.
     `exposure` is the number of steps outside of dips (`scores.score`). `attrs["unfinished"]` counts
     the runs left out: the accuracy of half a training is no level. A run of `stabkit train` that
-    diverged is done; a loop of another's that raised is not, and is left out. A log without a
-    status is taken as it is.
+    diverged is done. One whose own loop raised is not, and is left out. A log without a status is
+    taken as it is.
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from stabkit.analyze.compare import Comparison, compare_matched, in_words
 from stabkit.analyze.counts import ALPHA, Counts, RateTest, rates_test
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.endings import ENDED
 from stabkit.analyze.intervals import TOO_FEW
 from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import score
@@ -32,8 +32,8 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     text says so. Runs that are under way, that broke off without a sign of instability, or that
     recorded nothing that could be judged, are left out and counted. The diagnosis' verdict says
     which runs are unstable; levels and dips are compared over the runs that have enough
-    evaluations. A run that broke off has no level. Where some did, the others' levels are shown,
-    but no verdict rests on them: the survivors of a set may end high because the rest did not.
+    evaluations. A run that blew up has no level. Where some did, no verdict rests on the others'
+    levels: the survivors of a set may end high because the rest did not.
     """
     shared = _varying(first, second)
     whole = [_frame(runs, shared) for runs in (first, second)]
@@ -45,15 +45,16 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     found = match_runs(one, two, shared)
     kept = [found.first, found.second]
     levels, lost = (compare_matched(found, column) for column in ("level", "lost_share"))
-    broke = [int(rows["broke_off"].sum()) for rows in kept]
+    blew_up = [int(rows["blew_up"].sum()) for rows in kept]
+    tested = replace(levels, p_value=math.nan) if any(blew_up) else levels
     unstable = rates_test(*(_unstable(rows, found.within) for rows in kept))
     dips = rates_test(*(_dips(rows, found.within) for rows in kept))
     parts = [
-        _verdict(unstable, None if any(broke) else levels, dips, lost, names),
+        _verdict(unstable, tested, dips, lost, names),
         _head(first, second, names),
         _wrapped(_unjudged(left_out) + found.words),
         _wrapped(_watched(kept) + _twice(first, second)),
-        _wrapped("Levels: " + in_words(levels, *names) + _survivors(broke, names)),
+        _wrapped("Levels: " + in_words(levels, *names) + _survivors(blew_up, names)),
         _unstable_words(kept, names, unstable),
         _dips_words(kept, names, dips, lost),
         cell_table(first, second, kept, found.within),
@@ -99,13 +100,12 @@ def _frame(runs: Diagnoses, shared: list[str]) -> pd.DataFrame:
     seen = frame["on_accuracy"]
     share = 100 * frame["lost_steps"] / frame["steps"].where(frame["steps"] > 0)
     finished = np.array([run.finished for run in runs])
-    ended = np.array([run.run.dir.standing() in ENDED for run in runs])
-    broke_off = ~finished & ended & is_unstable(frame)
+    blew_up = np.array([run.blew_up for run in runs])
     return frame.assign(
         level=frame["level"].where(seen & finished),
         lost_share=share.where(seen),
-        broke_off=broke_off,
-        judged=((seen | (frame["verdict"] != "unknown")) & finished) | broke_off,
+        blew_up=blew_up,
+        judged=((seen | (frame["verdict"] != "unknown")) & finished) | blew_up,
     )
 
 
@@ -118,14 +118,14 @@ def _unjudged(number: int) -> str:
     )
 
 
-def _survivors(broke: list[int], names: tuple[str, str]) -> str:
-    """Say that levels compare what is left of a set, if unstable runs of it broke off."""
-    if not any(broke):
+def _survivors(blew_up: list[int], names: tuple[str, str]) -> str:
+    """Say that levels compare what is left of a set, if runs of it blew up."""
+    if not any(blew_up):
         return ""
-    who = " and ".join(f"{n} of {name}" for n, name in zip(broke, names, strict=True) if n)
+    who = " and ".join(f"{n} of {name}" for n, name in zip(blew_up, names, strict=True) if n)
     return (
-        f" Unstable runs that broke off have no level ({who}), so this compares those that did "
-        "not, and no verdict rests on it."
+        f" Unstable runs that broke off have no level ({who}). So this compares the others, and no "
+        "verdict rests on it."
     )
 
 
@@ -157,22 +157,21 @@ def _unstable(rows: pd.DataFrame, within: list[str]) -> Counts:
 
 def _verdict(
     unstable: RateTest,
-    levels: Comparison | None,
+    levels: Comparison,
     dips: RateTest,
     lost: Comparison,
     names: tuple[str, str],
 ) -> str:
     """Answer four questions at 5 %, corrected for their number (Holm).
 
-    A question that so few runs cannot answer is not asked. That of the levels is not without them.
+    A question that these runs cannot answer is not asked.
     """
     counts = [math.nan if test.too_few else test.p_value for test in (unstable, dips)]
-    higher = (math.nan, math.nan) if levels is None else (levels.p_value, levels.effect)
-    questions = [counts[0], higher[0], counts[1], lost.p_value]
+    questions = [counts[0], levels.p_value, counts[1], lost.p_value]
     asked = [p for p in questions if not math.isnan(p)]
     answers = iter(holm(asked))
     corrected = [math.nan if math.isnan(p) else next(answers) for p in questions]
-    effects = [unstable.excess, higher[1], dips.excess, lost.effect]
+    effects = [unstable.excess, levels.effect, dips.excess, lost.effect]
     words = [
         ("is unstable more often", "is unstable less often"),
         ("ends higher", "ends lower"),

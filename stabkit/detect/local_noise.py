@@ -74,9 +74,8 @@ def local_noise(values: FloatArray, variances: FloatArray | None) -> tuple[Float
     ratio = np.divide(residual, shape, out=np.zeros(residual.size), where=shape > 0)
     scale, shown, ar = residual_scale(ratio[some])
     shown = max(shown, float(np.interp(MOST_AR, AR, AR_SCALE)))
-    if variances is None:
-        size = np.full(ratio.size, scale)
-    else:
+    size: FloatArray | float = scale
+    if variances is not None:
         parts = _by_noise(ratio)
         size = np.concatenate([_size(part) for part in parts])
     noise = _larger_near_cuts(shape * size / shown, parts)
@@ -139,7 +138,7 @@ def _by_noise(residual: FloatArray) -> list[FloatArray]:
 
 
 def _larger_near_cuts(noise: FloatArray, parts: list[FloatArray]) -> FloatArray:
-    """Return the noise; within `UNSURE` of where two parts meet, that of the noisier if larger."""
+    """Return the noise, raised near a cut between two parts to that of the noisier part."""
     larger = noise.copy()
     for cut in np.cumsum([part.size for part in parts])[:-1]:
         near = slice(max(cut - UNSURE, 0), cut + UNSURE)

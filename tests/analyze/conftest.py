@@ -54,6 +54,16 @@ def plant_run(
     return folder
 
 
+def blow_up(folder: Path) -> None:
+    """Make a planted run one whose loop raised on a loss of NaN."""
+    loss = np.where(np.arange(STEPS) < 200, 1.0, np.nan)
+    writer = Writer(folder, "planted")
+    writer.add_scalars(np.arange(STEPS), "train/loss", loss)
+    writer.flush()
+    RunDir(folder).append_event({"kind": "nonfinite", "step": 200, "where": "train/loss"})
+    RunDir(folder).write_status(Status("failed", 300, STEPS, reason="loss is nan"))
+
+
 _MADE = tempfile.TemporaryDirectory()
 _PLANTED: dict[tuple[Any, ...], Path] = {}
 

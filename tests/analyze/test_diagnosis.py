@@ -21,6 +21,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.report.page import write_report
 from stabkit.analyze.summary import describe, run_table
+from stabkit.cli import main
 from stabkit.detect import drift
 from stabkit.store import tables
 from stabkit.store.reader import load
@@ -99,6 +100,28 @@ def test_a_summary_reads_each_table_once_and_finds_once(
     assert detections["search_dips"] == detections["find_drift"] == 3
     assert detections["find_outliers"] == 4, "one of the mean of the seeds"
     assert detections["find_layer_spikes"] == detections["find_spikes"] == 3
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["analyze", "RUNS", "--metric", "knn_heldout"],
+        ["analyze", "RUNS/0", "RUNS/1"],
+        ["analyze", "RUNS", "--plot", "knn"],
+        ["report", "RUNS", "--metric", "knn_heldout"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_reads_each_table_once(
+    words: list[str], folder: Path, reads: Counter[str], detections: Counter[str]
+) -> None:
+    assert main([word.replace("RUNS", str(folder)) for word in words]) == 0
+    if words[0] == "report":  # the figure of all signals reads the other columns of one run
+        assert reads.pop("1/layers") == 2
+    assert set(reads.values()) == {1}
+    assert detections["search_dips"] <= 3
+    assert detections["find_layer_spikes"] <= 3
 
 
 def test_tables_are_kept_up_to_a_budget_and_findings_for_ever(

@@ -122,7 +122,7 @@ def test_heralds_are_judged_before_against_after() -> None:
         "8 of 8 dips had a gradient burst in the 30 steps before.\n"
         "0 of the 16 stretches of the same length on either side of these had one.\n"
         "A burst on one side of the dip alone: before 8 dips, after 0.\n"
-        "A burst is likelier before a dip than around it: p = 0.0039."
+        "Bursts as likely around a dip as before it: p = 0.0039."
     )
     assert herald("herald", event_association(associated(*[False] * 8), 30)).verdict == "fails"
     even = event_association(associated(*[True, False] * 6), 30)

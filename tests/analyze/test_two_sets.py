@@ -10,7 +10,7 @@ import pytest
 from stabkit.cli import main
 from stabkit.rundir import RunDir, Status
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import STEPS, plant_run
+from tests.analyze.conftest import STEPS, blow_up, plant_run
 
 FREEZE = "model.freeze_patch_embed"
 
@@ -236,16 +236,10 @@ def test_runs_that_blew_up_count_as_unstable_and_survivors_are_not_praised(
     small = plant(tmp_path / "small", f"{FREEZE}=false", seeds=range(6))
     large = plant(tmp_path / "large", f"{FREEZE}=true", seeds=range(6))
     for seed in range(6):
-        run = large / f"0.02 {seed}"
-        writer = Writer(run, "planted")
-        loss = np.where(np.arange(STEPS) < 200, 1.0, np.nan)
-        writer.add_scalars(np.arange(STEPS), "train/loss", loss)
-        writer.flush()
-        RunDir(run).append_event({"kind": "nonfinite", "step": 200, "where": "train/loss"})
-        RunDir(run).write_status(Status("failed", 300, STEPS, reason="loss is nan"))
+        blow_up(large / f"0.02 {seed}")
     text = unwrapped(analyze(capsys, small, large))
     assert "large: 6 of 12 runs unstable (6 diverged, 6 stable)" in text
     assert text.startswith("large is unstable more often")
     assert "ends" not in text.partition(".")[0]
-    assert "(6 of large), so this compares those that did not" in text
+    assert "have no level (6 of large). So this compares the others" in text
     assert "left out: under way" not in text

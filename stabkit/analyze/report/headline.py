@@ -8,8 +8,8 @@ from typing import Literal
 import pandas as pd
 
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.endings import ENDED, broken_off, not_recorded
+from stabkit.analyze.diagnosis import BROKE_OFF, Diagnosis
+from stabkit.analyze.endings import broken_off, not_recorded
 from stabkit.analyze.sentences import (
     NOTHING_SAID,
     events_in_words,
@@ -76,7 +76,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
     if doubtful.empty:
         words = f"No {sign_sought(table)} of instability in {known}"
-        failed = int(table["state"].isin(ENDED).sum())
+        failed = int(table["state"].isin(BROKE_OFF).sum())
         if failed:
             words += ", which failed" if len(table) == 1 else f", of which {failed} failed"
         return Verdict(

@@ -45,12 +45,14 @@ class Trial:
     """What runs that differ only in a remedy show of it.
 
     `corrected` is the p-value of the claim, corrected for all remedies that these runs test; NaN if
-    there are too few pairs for a test. `unfinished` counts the runs that have not ended.
+    there are too few pairs for a test, or runs of the pairs blew up (`blew_up`), so that only the
+    survivors have a level. `unfinished` counts the other runs that have not ended.
     """
 
     pairs: tuple[Pair, ...]
     claim: Claim
     unfinished: int
+    blew_up: int = 0
     corrected: float = math.nan
 
     @property
@@ -72,6 +74,8 @@ class Trial:
         effect = f"{claim.effect:+.1f} points of final accuracy, n = {counted(claim.n, 'pair')}"
         if math.isnan(self.corrected):
             why = f"a test takes {TESTED} pairs" if claim.n < TESTED else "no spread to judge by"
+            if self.blew_up:
+                why = f"{counted(self.blew_up, 'unstable run')} broke off and has no final accuracy"
             return f"{effect}. {counts} Not decisive: {why}."
         interval = TOO_FEW
         if not math.isnan(claim.low):
@@ -207,9 +211,9 @@ def trials(remedies: Sequence[Remedy], cells: Sequence[Cell], bad: set[str]) -> 
 
 
 def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
-    """Return pairs of finished runs that differ only in the remedy; None if there are none.
+    """Return pairs of runs that differ only in the remedy; None if there are none.
 
-    The p-value is not corrected.
+    Runs count that finished or blew up. The p-value is not corrected.
     """
     key, unfinished = remedy.key, 0
     groups: dict[tuple[Any, ...], dict[Any, tuple[str, Diagnosis]]] = {}
@@ -218,7 +222,7 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
             continue
         rest = {name: value for name, value in cell.settings.items() if name != key}
         for run in cell.runs:
-            if not run.finished:
+            if not (run.finished or run.blew_up):
                 unfinished += 1
                 continue
             seed = run.settings.get("seed", 0)
@@ -226,15 +230,16 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
             alike = (*((name, repr(value)) for name, value in rest.items()), seed)
             values = groups.setdefault(alike, {})
             values[cell.settings[key]] = (", ".join(words), run)
-    pairs = tuple(
-        _pair(key, values, ends, bad)
-        for values in groups.values()
-        if (ends := _ends(remedy, list(values)))
-    )
+    chosen = [(values, ends) for values in groups.values() if (ends := _ends(remedy, list(values)))]
+    pairs = tuple(_pair(key, values, ends, bad) for values, ends in chosen)
     if not pairs:
         return None
     gains = [pair.level_with - pair.level_without for pair in pairs]
-    return Trial(pairs, mean_above_zero(remedy.name, gains, "points"), unfinished)
+    claim = mean_above_zero(remedy.name, gains, "points")
+    blew_up = sum(values[end][1].blew_up for values, ends in chosen for end in ends)
+    if blew_up:
+        claim = replace(claim, verdict="undecided", p_value=math.nan)
+    return Trial(pairs, claim, unfinished, blew_up)
 
 
 def _ends(remedy: Remedy, values: Sequence[Any]) -> tuple[Any, Any] | None:
@@ -257,11 +262,15 @@ def _pair(
         alike=alike,
         without=label(key, ends[0]),
         with_it=label(key, ends[1]),
-        level_without=100 * without.level,
-        level_with=100 * with_it.level,
+        level_without=_level(without),
+        level_with=_level(with_it),
         unstable_without=without.name in bad,
         unstable_with=with_it.name in bad,
     )
+
+
+def _level(run: Diagnosis) -> float:
+    return 100 * run.level if run.finished else math.nan
 
 
 def _has(remedy: Remedy, settings: Mapping[str, Any]) -> bool:

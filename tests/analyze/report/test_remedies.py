@@ -33,6 +33,7 @@ from tests.analyze.conftest import (
     EVERY,
     SAMPLES,
     STEPS,
+    blow_up,
     diagnosed,
     diagnosed_run,
     level,
@@ -288,6 +289,23 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
     assert "n = 2 pairs" in ended.words(), "a run that has not ended has no final accuracy"
     assert "Left out: 1 unfinished run." in ended.words()
     assert "Left out" not in found.words()
+
+
+@pytest.mark.lengthy
+def test_a_remedy_is_not_praised_for_the_runs_that_survived_it(tmp_path: Path) -> None:
+    """Without the run that blew up, the others end higher."""
+    for seed in range(4):
+        for freeze, start in (("false", 0.25), ("true", 0.30)):
+            folder = plant_run(tmp_path / f"{freeze} {seed}", f"model.freeze_patch_embed={freeze}",
+                               seed=seed)  # fmt: skip
+            evaluate_again(folder, start, seed)
+    blow_up(tmp_path / "true 3")
+    runs = diagnosed(tmp_path)
+    (found,) = trials([FREEZE], group_cells(runs), {"true 3"})
+    assert found is not None
+    assert found.verdict == "undecided"
+    assert "Unstable were 0 of 4 runs without and 1 of 4 with it." in found.words()
+    assert "Not decisive: 1 unstable run broke off and has no final accuracy." in found.words()
 
 
 def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
