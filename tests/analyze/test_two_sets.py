@@ -10,7 +10,7 @@ import pytest
 from stabkit.cli import main
 from stabkit.rundir import RunDir, Status
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import STEPS, blow_up, plant_run
+from tests.analyze.conftest import STEPS, blow_up, evaluate_again, plant_run
 
 FREEZE = "model.freeze_patch_embed"
 
@@ -236,6 +236,9 @@ def test_runs_that_blew_up_count_as_unstable_and_survivors_are_not_praised(
     small = plant(tmp_path / "small", f"{FREEZE}=false", seeds=range(6))
     large = plant(tmp_path / "large", f"{FREEZE}=true", seeds=range(6))
     for seed in range(6):
+        for lr in (1e-3, 2e-2):
+            evaluate_again(small / f"{lr} {seed}", 0.25, seed)
+            evaluate_again(large / f"{lr} {seed}", 0.30, seed)
         blow_up(large / f"0.02 {seed}")
     text = unwrapped(analyze(capsys, small, large))
     assert "large: 6 of 12 runs unstable (6 diverged, 6 stable)" in text

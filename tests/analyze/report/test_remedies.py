@@ -30,12 +30,11 @@ from stabkit.rundir import RunDir, Status
 from stabkit.store.schema import SIGNALS
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import (
-    EVERY,
-    SAMPLES,
     STEPS,
     blow_up,
     diagnosed,
     diagnosed_run,
+    evaluate_again,
     level,
     plant_loop,
     plant_run,
@@ -332,15 +331,3 @@ def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.Monkey
     assert lower.verdict == "undecided"
     assert "Not decisive: it may be chance" in lower.words()
     assert math.isnan(found["QK-norm"].corrected)
-
-
-def evaluate_again(folder: Path, start: float, seed: int) -> None:
-    """Accuracies that rise from `start` to .3 more, the same in every seed but for a jitter."""
-    for part in (folder / "evals").iterdir():
-        part.unlink()
-    jitter = 0.001 * np.random.default_rng([seed, int(1000 * start)]).normal()
-    writer = Writer(folder, "planted")
-    for step in range(0, STEPS + 1, EVERY):
-        correct = np.linspace(0, 1, SAMPLES) < start + jitter + 0.3 * step / STEPS
-        writer.add_eval(step, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
-    writer.flush()
