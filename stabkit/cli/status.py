@@ -9,7 +9,7 @@ from dataclasses import asdict
 from stabkit.cli.names import runs_of
 from stabkit.cli.next_step import say_next
 from stabkit.printing import bare_stdout
-from stabkit.sweep.display import UNDER_WAY, status_line, watch, whole_table
+from stabkit.sweep.display import UNDER_WAY, status_lines, watch, whole_table
 from stabkit.sweep.status import status_rows
 
 
@@ -25,7 +25,7 @@ def act(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     elif not sys.stdout.isatty():
-        print("\n".join(status_line(row) for row in rows))
+        print("\n".join(status_lines(rows)))
     elif rows:
         from rich.console import Console
 

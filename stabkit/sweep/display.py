@@ -73,14 +73,18 @@ def whole_table(rows: Sequence[Row], width: int, looks: Looks | None = None) -> 
     With very many runs they are plain lines, which take much less time than a table.
     """
     if len(rows) > DRAWN:
-        return Group(
-            *(Text(status_line(row)) for row in rows),
-            Text(totals(rows), "bold"),
-        )
-    looks = looks or Looks()
-    few = len(rows) <= JUDGED
-    found = {row.path: looks.of(row) for row in rows} if few else None
-    return status_table(rows, found, width=width)
+        return Group(*map(Text, status_lines(rows)), Text(totals(rows), "bold"))
+    return status_table(rows, _looks_of_few(rows, looks or Looks()), width=width)
+
+
+def status_lines(rows: Sequence[Row]) -> list[str]:
+    """Return each run as a plain line; with many runs, without verdicts."""
+    found = _looks_of_few(rows, Looks()) or {}
+    return [status_line(row, found.get(row.path)) for row in rows]
+
+
+def _looks_of_few(rows: Sequence[Row], looks: Looks) -> dict[str, Look] | None:
+    return {row.path: looks.of(row) for row in rows} if len(rows) <= JUDGED else None
 
 
 def _fitting(
@@ -111,7 +115,7 @@ def watch(read: Callable[[], Sequence[Row]]) -> None:
     """Show the rows again every few seconds, until no run is under way."""
     rows = read()
     if not sys.stdout.isatty():
-        print("\n".join(status_line(row) for row in rows), flush=True)
+        print("\n".join(status_lines(rows)), flush=True)
     with live_status(lambda: rows) as tick:
         while any(row.state in UNDER_WAY or row.job_state for row in rows):
             time.sleep(WATCH_EVERY_S)

@@ -92,10 +92,12 @@ def test_status_means_runs(
     assert main(["status"]) == 2
     assert "`stabkit train tiny` makes a first run" in capsys.readouterr().err
     plant_run(tmp_path / "runs" / "study" / "one")
+    plant_run(tmp_path / "runs" / "study" / "two", dip=0.2)
     for words in ([], ["study"]):
         assert main(["status", *words]) == 0
         assert capsys.readouterr().out.splitlines() == [
-            f"done         {'' if words else 'study/'}one  step 500/500"
+            f"done         {'' if words else 'study/'}one  stable  step 500/500",
+            f"done         {'' if words else 'study/'}two  unstable  step 500/500",
         ]
 
 
