@@ -24,6 +24,7 @@ from stabkit.analyze.series_spikes import Series
 from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.analyze.what_was_judged import Judged
 from stabkit.detect import find_bursts, layer_onsets
+from stabkit.detect.bursts import GAP, burst_gap
 from stabkit.detect.collapse import SPREADS
 from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
@@ -161,8 +162,9 @@ class Diagnosis:
 
         `long`: the ratio is that of a long rise to the best level before.
         """
-        found = loss_events.loss_spikes(self._series(self.losses), self.tables)
-        spikes = find_bursts(found)
+        series = self._series(self.losses)
+        found = loss_events.loss_spikes(series, self.tables)
+        spikes = find_bursts(found, burst_gap(steps for steps, _ in series.values()))
         return spikes.assign(
             long=spikes["ratio"].isin(found.loc[found["long"].astype(bool), "ratio"])
         )
@@ -206,22 +208,22 @@ class Diagnosis:
     @cached_property
     def bursts(self) -> pd.DataFrame:
         """Rows of `find_bursts`: spikes of several layers as one event."""
-        return find_bursts(self.spikes)
+        return find_bursts(self.spikes, self._gap)
 
     @cached_property
     def clear_bursts(self) -> pd.DataFrame:
         """The bursts that chance would not bring: they alone count for the verdict."""
-        return find_bursts(self.spikes[self.spikes["stands_out"].astype(bool)])
+        return find_bursts(self.spikes[self.spikes["stands_out"].astype(bool)], self._gap)
 
     @cached_property
     def swells(self) -> pd.DataFrame:
         """Rows of `find_bursts` on swells: those of several layers as one event."""
-        return find_bursts(self.layer_swells)
+        return find_bursts(self.layer_swells, self._gap)
 
     @cached_property
     def onsets(self) -> pd.DataFrame:
         """Rows of `layer_onsets`: the spikes that form the bursts, one row per layer."""
-        return layer_onsets(self.spikes)
+        return layer_onsets(self.spikes, self._gap)
 
     @cached_property
     def collapses(self) -> pd.DataFrame:
@@ -270,6 +272,11 @@ class Diagnosis:
     def every(self) -> int:
         """The steps from one recorded gradient norm to the next; 1 where none is recorded."""
         return self._recorded[2] if self._recorded else 1
+
+    @property
+    def _gap(self) -> int:
+        """The most steps between two onsets of one burst (`burst_gap`)."""
+        return max(GAP, self.every)
 
     @cached_property
     def _gaps(self) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Bursts: spikes of several layers as one event, with the step at which each layer joined."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from stabkit.detect.robust import IntArray
 
 SPIKES = ["layer", "depth", "onset", "end", "ratio"]  # columns that the spikes must have
 BURSTS = {"onset": "int64", "end": "int64", "layers": "int64", "first": "object", "ratio": "float"}
-GAP = 50  # most steps from the onset in one layer to that in the next
+GAP = 50  # most steps from the onset in one layer to that in the next (`burst_gap`)
 ONSETS = {
     "burst": "int64",
     "layer": "object",
@@ -23,11 +23,21 @@ _NO_BURSTS = pd.DataFrame(columns=list(BURSTS)).astype(BURSTS)
 _NO_ONSETS = pd.DataFrame(columns=list(ONSETS)).astype(ONSETS)
 
 
+def burst_gap(steps: Iterable[IntArray]) -> int:
+    """Return the most steps between two onsets of one burst, for series recorded at `steps`.
+
+    It is `GAP` or, where values are recorded more seldom, the usual distance of two.
+    """
+    distances = np.diff(np.unique(np.concatenate([np.zeros(0, np.int64), *steps])))
+    return max(GAP, int(np.median(distances))) if distances.size else GAP
+
+
 def find_bursts(spikes: pd.DataFrame, gap: int = GAP) -> pd.DataFrame:
     """Join the spikes of all layers of one run into bursts; return one row per burst.
 
     `spikes`: the rows of `find_spikes` of each layer with columns layer and depth, in any order.
-    A burst holds no layer twice and no pause of more than `gap` steps from one onset to the next.
+    A burst holds no layer twice and no pause of more than `gap` steps from one onset to the next
+    (`burst_gap` tells how many, for values recorded more seldom than every 50 steps).
     So it may travel through the layers for tens of steps, and it cannot go on forever. Spikes are
     divided into the fewest such bursts. If several divisions have equally few, the one with the
     longest pauses between bursts is taken. Spikes that begin at the same step are never divided.

@@ -38,13 +38,12 @@ def find_layer_spikes(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     one there. The level and the noise are those of the 30 values before, so that a restless time
     further back does not hide the burst. One layer alone would raise false alarms at this bar; many
     layers at once seldom do. The noise of layers is correlated, so the bar cannot be much lower.
-    Layers that were not measured at the same steps share nothing.
+    Layers that were not measured together (`measured_together`) share nothing.
     """
     found = [spike_rows(Scored(*series, _flagged(series[1]))) for series in layers]
-    for members in measured_together(layers, BEFORE + TOGETHER):
+    for members, steps, logs in measured_together(layers, BEFORE + TOGETHER):
         if len(members) >= FEWEST:
-            steps = layers[members[0]][0]
-            shared = shared_spikes(steps, np.log([layers[i][1] for i in members]))
+            shared = shared_spikes(steps, logs)
             for i, rows in zip(members, shared, strict=True):
                 found[i] = _with(found[i], rows)
     return found

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
-from stabkit.detect.bursts import layer_onsets
+from stabkit.detect.bursts import burst_gap, layer_onsets
 from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
 from stabkit.detect.spikes import FLOOR, measured_together
 
@@ -39,13 +39,13 @@ def stand_out(
     some = [rows.assign(layer=i, depth=i) for i, rows in enumerate(spikes) if len(rows)]
     if not some:
         return found
-    table = layer_onsets(pd.concat(some)).merge(pd.concat(some), on=["layer", "depth", "onset"])
+    spiked, gap = pd.concat(some), burst_gap([steps for steps, _ in layers])
+    table = layer_onsets(spiked, gap).merge(spiked, on=["layer", "depth", "onset"])
     table["stands_out"] = True
-    for members in measured_together(layers, SHORTEST):
+    for members, steps, logs in measured_together(layers, SHORTEST):
         here = table["layer"].isin(members)
         if here.any():
-            logs = np.log([layers[i][1] for i in members])
-            table.loc[here, "stands_out"] = _judged(layers[members[0]][0], logs, table[here])
+            table.loc[here, "stands_out"] = _judged(steps, logs, table[here])
     counts = table.groupby("burst")["stands_out"].transform("any")
     for i, rows in counts.groupby(table["layer"]):
         found[int(i)] = rows.to_numpy()  # in order of the onset, as those of `find_layer_spikes`

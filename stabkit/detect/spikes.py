@@ -19,6 +19,7 @@ WINDOW = 100  # values that make a level, and errors that make a noise
 BAR = 6.0  # deviations of WINDOW errors
 MIN_HISTORY = 12  # values, before the first that can be flagged
 MERGE = 10  # steps
+COMMON = 0.9  # of the steps of a group of layers, at which each has a value
 FLOOR = 0.01  # of the noise, log units
 
 
@@ -88,18 +89,40 @@ def usable_series(step: ArrayLike, value: ArrayLike) -> tuple[IntArray, FloatArr
     return steps[usable], values[usable]
 
 
+class Together(NamedTuple):
+    """Layers that were measured together, and the logarithms of their values at all steps."""
+
+    members: list[int]  # places of the layers
+    steps: IntArray
+    logs: FloatArray  # [members, steps]
+
+
 def measured_together(
     layers: Sequence[tuple[IntArray, FloatArray]], shortest: int
-) -> list[list[int]]:
-    """Return the indices of the layers that have the same steps, in groups.
+) -> list[Together]:
+    """Divide layers, steps and values of each, into groups that were measured together.
 
-    Layers with fewer than `shortest` values are in none.
+    The steps of a group are those of all its layers, and each layer has a value at `COMMON` of them
+    or more. Where one has none, the logarithm is that on the line between the values beside it.
+    Layers with fewer than `shortest` values are in no group.
     """
-    groups: dict[bytes, list[int]] = {}
-    for i, (steps, _) in enumerate(layers):
-        if len(steps) >= shortest:
-            groups.setdefault(steps.tobytes(), []).append(i)
-    return [*groups.values()]
+    left = [i for i, (steps, _) in enumerate(layers) if len(steps) >= shortest]
+    left.sort(key=lambda i: -len(layers[i][0]))  # stable: equally long ones keep their order
+    groups = []
+    while left:
+        every, members = layers[left[0]][0], []
+        for i in left:  # each has as many values as the next, or more
+            steps = layers[i][0]
+            # Most layers have the same steps, which need no sorting.
+            both = every if np.array_equal(every, steps) else np.union1d(every, steps)
+            if len(steps) >= COMMON * len(both):
+                every = both
+                members.append(i)
+        left = [i for i in left if i not in members]
+        members.sort()
+        logs = [np.interp(every, layers[i][0], np.log(layers[i][1])) for i in members]
+        groups.append(Together(members, every, np.array(logs)))
+    return groups
 
 
 def _checked_scorer(

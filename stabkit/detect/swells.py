@@ -69,13 +69,12 @@ def find_layer_swells(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     layers stand 4.75 deviations high in the same stretch, that is a swell of each of them. Both
     bars rise with the number of values of all layers, by 1.75 for ten times as many, from 2,000 on:
     so long runs of many layers have no more false swells. Where one layer passes the raised bar, or
-    a quarter of them do, the others need not. Layers that were not measured at the same steps are
-    judged alone.
+    a quarter of them do, the others need not. Layers that were not measured together
+    (`measured_together`) are judged alone.
     """
     found = [_NO_SWELLS.copy(deep=False) for _ in layers]
-    for members in measured_together(layers, SHORTEST):
-        steps = layers[members[0]][0]
-        heights, rises = stretch_heights(np.log([layers[i][1] for i in members]))
+    for members, steps, logs in measured_together(layers, SHORTEST):
+        heights, rises = stretch_heights(logs)
         higher = GROWTH * math.log10(max(1.0, len(members) * len(steps) / FEW))
         sure = _passes(heights, rises, higher)
         if not sure.any():

@@ -96,6 +96,21 @@ def test_bursts_of_layers_are_told_with_the_layer_that_began(tmp_path, capsys):
     assert "patch projection" not in text
 
 
+@pytest.mark.parametrize("every", [10, 100, 500])
+def test_a_burst_is_one_however_seldom_norms_are_recorded(tmp_path, every):
+    """The last layer joins 4 recorded values after the first: 2,000 steps at the most."""
+    layers = {f"grad_norm/h.{i}": noise(i, sigma=0.1) for i in range(5)}
+    for i, values in enumerate(layers.values()):
+        values[100 + i : 104 + i] *= 50
+    run = converted(tmp_path, layers, np.arange(200) * every)
+    (burst,) = run.bursts().itertuples()
+    assert (burst.onset, burst.layers, burst.first) == (100 * every, 5, "h.0")
+    losses = {name: spiked(falling_loss(), at) for name, at in (("loss", 120), ("val_loss", 121))}
+    (tmp_path / "losses").mkdir()
+    run = converted(tmp_path / "losses", losses, np.arange(200) * every)
+    assert len(run.events()) == 1
+
+
 @pytest.mark.parametrize(
     ("seed", "names"), [(6, ["grad_norm"]), (0, [f"grad_norm/h.{i}" for i in range(6)])]
 )

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from stabkit.detect import find_bursts, find_spikes, layer_onsets
+from stabkit.detect.bursts import burst_gap
 
 LAYERS = ["patch_embed", "blocks.0", "blocks.1", "blocks.10", "norm"]
 
@@ -49,6 +50,13 @@ def test_a_burst_may_travel_for_longer_than_the_gap() -> None:
 
 
 @pytest.mark.lengthy
+def test_the_gap_is_at_least_the_distance_of_recorded_values() -> None:
+    every = [np.arange(0, 3000, n) for n in (1, 50, 100)]
+    assert [burst_gap([steps]) for steps in every] == [50, 50, 100]
+    assert burst_gap([every[2][:20], every[2][18:]]) == 100
+    assert burst_gap([]) == burst_gap([every[2][:1]]) == 50
+
+
 def test_a_dense_series_of_spikes_is_no_endless_burst() -> None:
     found = spikes(*((layer, 10 * i) for i in range(200) for layer in LAYERS[:2]))
     bursts = find_bursts(found)

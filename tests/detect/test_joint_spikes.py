@@ -17,6 +17,7 @@ from stabkit.detect.level_filters import rolling_median
 from stabkit.detect.online import OnlineSharedSpikes
 from stabkit.detect.simulate import simulate_norms
 from stabkit.detect.simulate.noise import ar1
+from stabkit.detect.spikes import measured_together
 
 STEPS = np.arange(500)
 
@@ -73,6 +74,35 @@ def test_a_burst_that_no_layer_shows_alone_is_found_in_all_that_share_it() -> No
         here = [rows[rows["onset"].between(300, 304)] for rows in find_layer_spikes(layers)]
         found += sum(map(len, here)) >= 6
     assert found >= 15
+
+
+def test_a_layer_that_lacks_values_does_not_hide_a_burst() -> None:
+    whole = burst(3, 12.0)
+    peak = int(whole[0][1][300:305].argmax()) + 300
+    for missing in ([250], [peak], [40, 298, peak, 450]):
+        holed = [(np.delete(STEPS, missing), np.delete(whole[0][1], missing)), *whole[1:]]
+        found = find_layer_spikes(holed)
+        assert all(rows["onset"].between(300, 304).sum() == 1 for rows in found[1:])
+        assert len(found[0]) == (peak not in missing)
+
+
+def test_groups_hold_each_layer_once_with_its_values() -> None:
+    """A layer that begins later, or is measured less often, is in a group of its own."""
+    rng = np.random.default_rng(0)
+    values = np.exp(rng.standard_normal((7, 500)))
+    thinned = [np.sort(rng.choice(500, size, replace=False)) for size in (500, 499, 475)]
+    steps = [*thinned, STEPS[200:], STEPS[201:], STEPS[::10], STEPS[:20]]
+    layers = [(at, values[i, at]) for i, at in enumerate(steps)]
+    groups = measured_together(layers, 30)
+    assert [members for members, _, _ in groups] == [[0, 1, 2], [3, 4], [5]]
+    for members, every, logs in groups:
+        assert every.tolist() == sorted(set().union(*(steps[i].tolist() for i in members)))
+        for i, line in zip(members, logs, strict=True):
+            has = np.isin(every, steps[i])
+            np.testing.assert_array_equal(line[has], np.log(values[i, steps[i]]))
+            assert has.mean() >= 0.9
+            low, high = line[has].min(), line[has].max()
+            assert ((low <= line[~has]) & (line[~has] <= high)).all()
 
 
 def test_healthy_layers_share_no_spike() -> None:

@@ -13,6 +13,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.loss_events import loss_spikes
 from stabkit.analyze.series import losses
 from stabkit.detect import find_bursts, find_dips
+from stabkit.detect.bursts import burst_gap
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.spikes import MIN_HISTORY, usable_series
 from stabkit.store.reader import Run
@@ -172,7 +173,8 @@ def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
         for name, rows in table.groupby("name")
         if losses([name]) and np.isfinite(rows["value"]).sum() > MIN_HISTORY
     }
-    spikes = find_bursts(loss_spikes(series, branch))
+    gap = burst_gap(steps for steps, _ in series.values())
+    spikes = find_bursts(loss_spikes(series, branch), gap)
     return _momentary(spikes["onset"], recovered=True)
 
 
@@ -192,5 +194,6 @@ def _bursts(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
     ]
     if not spikes:
         return _momentary(pd.Series([], dtype="int64"), recovered=True)
-    bursts = find_bursts(pd.concat(spikes, ignore_index=True))
+    gap = burst_gap(steps for steps, _ in series)
+    bursts = find_bursts(pd.concat(spikes, ignore_index=True), gap)
     return _momentary(bursts["onset"], recovered=True)
