@@ -37,7 +37,7 @@ $(BENCH_READY): $(READY)
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/stabkit sweep sweeps/stale_moments.yaml seed=0 train.steps=500 --runs runs/demo
+	$(BIN)/stabkit sweep sweeps/stale_moments.yaml seed=0 train.steps=500 optim.beta1=0.9 --runs runs/demo
 	$(BIN)/stabkit analyze runs/demo/stale_moments --plot knn
 	$(BIN)/stabkit analyze runs/demo/stale_moments --plot event-zoom
 	$(BIN)/stabkit analyze runs/demo/stale_moments

@@ -24,6 +24,7 @@ STYLE = {
 }
 # A run that is done is green only if it was judged and found stable.
 VERDICT_STYLE = {"stable": "green", "diverged": "red", "collapsed": "red", "unknown": ""}
+FEW_STEPS = 20  # of a run, that count with those it has made
 SPARED = ("images/s", "left", "curve")  # columns for which a narrow terminal has no room
 LONGEST_SLUG = 120  # characters, where the name of a folder is cut
 
@@ -81,7 +82,7 @@ def time_left(rows: Sequence[Row]) -> float | None:
     A run that has made no step yet counts as one that runs. None if no run has made a step.
     """
     under_way = [row for row in rows if row.eta_s and row.steps > row.step]
-    rates = [(row.steps - row.step) / (row.eta_s or math.inf) for row in under_way]
+    rates = _rates(under_way, rows)
     if not any(rates):
         return None
     usual = max(row.steps for row in under_way)
@@ -89,7 +90,25 @@ def time_left(rows: Sequence[Row]) -> float | None:
     at_once = max(len(rates), sum(row.state in ("running", "unstable") for row in todo))
     rate = at_once * sum(rates) / len(rates)
     steps = sum((row.steps or usual) - row.step for row in todo)
-    return max(steps / rate, *(row.eta_s or 0.0 for row in under_way), 0.0)
+    own = [(row.steps - row.step) / r for row, r in zip(under_way, rates, strict=True) if r]
+    return max(steps / rate, *own, 0.0)
+
+
+def _rates(under_way: Sequence[Row], rows: Sequence[Row]) -> list[float]:
+    """Return the steps a second of each run: those it made, and a few at the usual images a second.
+
+    The first steps of a run are slow: with them alone, the time left would jump at each new run.
+    """
+    made = [(row.step, row.images_per_s) for row in rows if row.step and row.images_per_s]
+    usual = sum(step for step, _ in made) / sum(step / speed for step, speed in made) if made else 0
+    rates = []
+    for row in under_way:
+        rate = (row.steps - row.step) / (row.eta_s or math.inf)
+        if row.images_per_s and rate and usual:
+            some = FEW_STEPS * (row.images_per_s / rate) / usual  # seconds
+            rate = (row.step + FEW_STEPS) / (row.step / rate + some)
+        rates.append(rate)
+    return rates
 
 
 def clock(seconds: float) -> str:

@@ -180,6 +180,20 @@ def test_the_time_left_counts_what_waits_at_the_rate_of_what_runs() -> None:
     assert time_left([Row("c", "waiting", 0, 100)]) is None
 
 
+def test_the_time_left_does_not_jump_when_runs_begin() -> None:
+    """A step takes a second, but the first of a run takes 30; the two runs have other batches."""
+    done = [Row("a", "done", 100, 100, 64.0), Row("b", "done", 100, 100, 64.0)]
+    begun = [
+        Row("c", "running", 1, 100, 64 / 30, eta_s=99 * 30),
+        Row("d", "running", 1, 100, 32 / 30, eta_s=99 * 30),
+    ]
+    waiting = [Row("e", "waiting", 0, 100)] * 2
+    assert time_left([*begun, *waiting]) > 5000  # nothing else is known
+    assert 150 < time_left([*done, *begun, *waiting]) < 500
+    slow = [replace(row, step=80, images_per_s=2.0, eta_s=20 * 32) for row in begun[:1]]
+    assert 400 < time_left([*done, *slow]) < 640  # its own steps count more and more
+
+
 def test_a_narrow_terminal_loses_the_least_columns() -> None:
     rows = [replace(row, state="running", images_per_s=5.0, eta_s=3.0) for row in SWEPT]
     wide = shown(lambda _: status_table(rows, width=100), width=100).splitlines()[0]
