@@ -81,8 +81,13 @@ def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, .
 
 
 def shared(heights: FloatArray) -> BoolArray:
-    """Return in which stretches [stretches] enough of the layers pass the bar."""
-    passed: BoolArray = (heights >= SHARED_BAR).mean(axis=0) >= SHARE
+    """Return in which stretches [stretches] enough of the layers pass the bar.
+
+    Heights are NaN for a layer that was not measured there: it does not count.
+    """
+    count = np.count_nonzero(~np.isnan(heights), axis=0)
+    passing = np.count_nonzero(heights >= SHARED_BAR, axis=0)
+    passed: BoolArray = (count >= FEWEST) & (passing >= SHARE * count)
     return passed
 
 

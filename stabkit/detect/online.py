@@ -10,14 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect import spikes
 from stabkit.detect.bursts import GAP
-from stabkit.detect.joint_spikes import BEFORE, FEWEST, SHARED_BAR, TOGETHER, rises, shared
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.detect.joint_spikes import BEFORE, SHARED_BAR, TOGETHER, rises, shared
+from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.detect.spike_scorer import SpikeScorer
 from stabkit.detect.spikes import BAR, FLOOR, MERGE, WINDOW
 from stabkit.detect.stale_moments import MIN_HISTORY, THRESHOLD, stale_points, surprise
+
+KEEPS = 10  # steps for which a layer without a value keeps the one before, among those it shares
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class OnlineSharedSpikes:
 
     They are reported when three quarters of the layers have passed the bar, so up to five steps
     after their onset, and only for the layers that have passed it by then. The onset of a layer is
-    the first value of those five that reaches half of the rise.
+    the first value of those five that reaches half of the rise. A layer that lacks a value keeps
+    the one before, for up to `KEEPS` steps; then it does not count until it has a history again.
     """
 
     def __init__(self) -> None:
@@ -98,7 +103,7 @@ class OnlineSharedSpikes:
     def _begin(self, layers: tuple[str, ...]) -> None:
         self._layers = layers
         self._steps = np.zeros(0, dtype=np.int64)
-        self._logs = np.zeros((len(layers), 0))
+        self._logs = np.zeros((0, len(layers)))  # [steps, layers], NaN where not measured
         self._goes_on = False  # whether the last stretch that was seen is of a spike
 
     def add(
@@ -106,40 +111,44 @@ class OnlineSharedSpikes:
     ) -> list[tuple[Onset, str]]:
         """Add values [steps, layers] and return the layers whose shared spike begins with them.
 
-        Steps at which no layer has a positive, finite value are left out, and then layers that lack
-        one at some step. If other layers have values than before, the history begins again.
+        Values that are not finite or not above 0 count as not measured, and steps without any are
+        left out. Other layers than before begin a new history.
         """
         usable = np.isfinite(values) & (values > 0)
         some = usable.any(axis=1)
-        kept: BoolArray = np.all(usable[some], axis=0)
         self.flagged = []
-        if not kept.any():
+        if not some.any():
             return []
-        names = tuple(layer for layer, keep in zip(layers, kept, strict=True) if keep)
-        if names != self._layers:
-            self._begin(names)
+        if tuple(layers) != self._layers:
+            self._begin(tuple(layers))
+        logs = np.log(np.where(usable, values, np.nan))[some]
         self._steps = np.append(self._steps, steps[some])
-        self._logs = np.hstack([self._logs, np.log(values[some][:, kept]).T])
-        found = self._begun() if len(names) >= FEWEST else []
+        self._logs = np.concatenate([self._logs, logs])
         history = BEFORE + TOGETHER - 1
-        self._steps, self._logs = self._steps[-history:], self._logs[:, -history:]
+        found = self._begun(min(len(self._steps), history + len(logs)))
+        self._steps, self._logs = self._steps[-history:], self._logs[-history - KEEPS :]
         return found
 
-    def _begun(self) -> list[tuple[Onset, str]]:
-        if len(self._steps) < BEFORE + TOGETHER:
+    def _begun(self, size: int) -> list[tuple[Onset, str]]:
+        """Return the spikes that begin in the last `size` steps."""
+        if size < BEFORE + TOGETHER:
             return []
-        heights, level, _ = rises(self._logs)
+        steps = self._steps[-size:]
+        logs = pd.DataFrame(self._logs).ffill(limit=KEEPS).to_numpy()[-size:].T
+        heights, level, _ = rises(logs)
+        measured = ~np.isnan(sliding_window_view(logs, BEFORE + TOGETHER, axis=1)).any(axis=2)
+        heights = np.where(measured, heights, np.nan)
         together = shared(heights)
         begins = together & ~np.concatenate([[self._goes_on], together[:-1]])
         self._goes_on = bool(together[-1])
         for k in np.flatnonzero(together):
-            self.flagged += self._steps[k + BEFORE : k + BEFORE + TOGETHER].tolist()
+            self.flagged += steps[k + BEFORE : k + BEFORE + TOGETHER].tolist()
         found = []
         for k in np.flatnonzero(begins):
             stretch = slice(k + BEFORE, k + BEFORE + TOGETHER)
             for i in np.flatnonzero(heights[:, k] >= SHARED_BAR):
-                rise = self._logs[i, stretch] - level[i, k]
-                onset = int(self._steps[stretch][np.argmax(rise >= rise.max() / 2)])
+                rise = logs[i, stretch] - level[i, k]
+                onset = int(steps[stretch][np.argmax(rise >= rise.max() / 2)])
                 found.append((Onset(onset, math.exp(rise.max())), self._layers[i]))
         return found
 

@@ -19,7 +19,7 @@ WINDOW = 100  # values that make a level, and errors that make a noise
 BAR = 6.0  # deviations of WINDOW errors
 MIN_HISTORY = 12  # values, before the first that can be flagged
 MERGE = 10  # steps
-COMMON = 0.9  # of the steps of a group of layers, at which each has a value
+COMMON = 0.75  # of the steps of a group of layers, at which each has a value
 FLOOR = 0.01  # of the noise, log units
 
 
