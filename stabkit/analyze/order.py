@@ -87,9 +87,11 @@ def herald_words(found: Association) -> str:
     )
     if found.effects < FEWEST:
         return f"{text}."
+    cut = found.effects - found.inside
+    left_out = f"; {counted(cut, 'dip')} too near to an end left out" if cut else ""
     text += (
-        f".\n{found.beside} of the {2 * found.effects} stretches of the same length on "
-        f"either side of these had one.\nA burst on one side of the dip alone: before "
+        f".\n{found.beside} of the {2 * found.inside} stretches of the same length on "
+        f"either side of these had one{left_out}.\nA burst on one side of the dip alone: before "
         f"{counted(found.before, 'dip')}, after {found.after}.\nBursts as likely around a dip as "
         f"before it: p = {found.p_value:.2g}"
     )

@@ -39,6 +39,7 @@ class Association:
     observed: int
     before: int
     after: int
+    inside: int
     near: int
     beside: int
     p_value: float
@@ -70,8 +71,10 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
       before them, or only after them. Without a link, and if causes come no earlier in a run than
       effects, both are equally likely. `near` counts effects with a cause in the reach before them,
       and `beside` those with one in the reach after them, plus those with one in a further reach
-      before. If causes come earlier than effects in a bad stretch of a run, `before` is larger
-      without any link. But as long as the chances change evenly over the three reaches, `near` is a
+      before. Both are of the `inside` effects. These are all, or, where no other run can guard
+      against causes that are likeliest at first, those whose three reaches lie in the span. If
+      causes come earlier than effects in a bad stretch of a run, `before` is larger without any
+      link. But as long as the chances change evenly over the three reaches, `near` is a
       third of both. `p_value` is the larger p of the two one-sided binomial tests. So it is small
       only if causes are more frequent before an effect than on both sides of that reach.
     - The causes of other runs of the same `schedule`: `expected` is the mean count if each run had
@@ -100,16 +103,17 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
     checked = [_checked(run, window) for run in given]
     hits = [_hits(run, run.causes) for run in checked]
     observed = sum(int(hit.sum()) for hit in hits)
-    sides = [_sides(run) for run in checked]
-    before = sum(int(np.sum(early & ~late)) for early, late, _ in sides)
-    after = sum(int(np.sum(late & ~early)) for early, late, _ in sides)
-    near = sum(int(early.sum()) for early, _, _ in sides)
-    beside = sum(int(late.sum() + earlier.sum()) for _, late, earlier in sides)
+    expected, other_runs_p = _other_runs(given, checked, observed)
+    sides = [np.zeros((4, 0), dtype=bool), *map(_sides, checked)]
+    early, late, further, whole = np.concatenate(sides, axis=1)
+    inside = whole | (not math.isnan(other_runs_p))
+    before, after = int(np.sum(early & ~late)), int(np.sum(late & ~early))
+    near = int(np.sum(early & inside))
+    beside = int(np.sum(late & inside) + np.sum(further & inside))
     p_values = [
         stats.binom.sf(before - 1, before + after, 1 / 2),
         stats.binom.sf(near - 1, near + beside, 1 / 3),
     ]
-    expected, other_runs_p = _other_runs(given, checked, observed)
     leads = np.concatenate(
         [np.zeros(0), *(_leads(*pair) for pair in zip(checked, hits, strict=True))]
     )
@@ -118,6 +122,7 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
         observed,
         before,
         after,
+        int(np.sum(inside)),
         near,
         beside,
         float(max(p_values)),
@@ -159,21 +164,25 @@ def _hits(run: _Checked, causes: IntArray) -> BoolArray:
     return _any_within(causes, run.effects - run.reach, run.effects)
 
 
-def _sides(run: _Checked) -> tuple[BoolArray, BoolArray, BoolArray]:
-    """Return for each effect whether a cause is near before it, after it, and further before it.
+def _sides(run: _Checked) -> BoolArray:
+    """Return for each effect [4, effects] where causes are, in reaches of the same length.
 
-    A cause at the step of the effect is on no side. All three reaches have the same length.
+    Whether there is one near before it, after it, and further before it, and whether all three
+    reaches lie in the span. A cause at the step of the effect is on no side.
 
-    Near the ends of the span the two sides are not cut to the same length. Where both rates fall
-    from the first step on, an early effect has more causes before than after it, and a late one
-    fewer. This evens out over the whole span, but only if no side is cut.
+    Near the ends of the span the first two sides are not cut to the same length. Where both rates
+    fall from the first step on, an early effect has more causes before than after it, and a late
+    one fewer. This evens out over the whole span, but only if no side is cut. The three reaches do
+    not even out: the one further before is cut at the first steps, where causes are likeliest.
     """
     at, reach = run.effects, run.reach
-    return (
+    sides: BoolArray = np.stack([
         _any_within(run.causes, at - reach, at - 1),
         _any_within(run.causes, at + 1, at + reach),
         _any_within(run.causes, at - 2 * reach, at - reach - 1),
-    )
+        (at >= 2 * reach) & (at + reach < run.size),
+    ])  # fmt: skip
+    return sides
 
 
 def _leads(run: _Checked, hits: BoolArray) -> FloatArray:

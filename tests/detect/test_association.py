@@ -72,10 +72,12 @@ def test_other_runs_are_all_permutations_within_a_schedule(seed: int) -> None:
     assert found.other_runs_p == pytest.approx(np.mean(np.array(totals) >= totals[0]))
 
 
+@pytest.mark.parametrize("schedule", ["", "a"])
 @pytest.mark.parametrize("seed", range(12))
-def test_sides_and_leads_are_those_of_a_loop(seed: int) -> None:
-    runs = random_runs(np.random.default_rng(seed), ["", "", ""])
-    before = after = near = beside = 0
+def test_sides_and_leads_are_those_of_a_loop(seed: int, schedule: str) -> None:
+    """Without other runs of the schedule, effects near the ends of the span are left out."""
+    runs = random_runs(np.random.default_rng(seed), [schedule] * 3)
+    before = after = inside = near = beside = 0
     leads = []
     for run in runs:
         causes = np.asarray(run.causes).tolist()
@@ -84,11 +86,13 @@ def test_sides_and_leads_are_those_of_a_loop(seed: int) -> None:
             late = any(e < c <= e + 6 + d for c in causes)
             before, after = before + (early and not late), after + (late and not early)
             further = any(e - 2 * (6 + d) <= c < e - 6 - d for c in causes)
-            near, beside = near + early, beside + late + further
+            whole = run.span[0] <= e - 2 * (6 + d) and e + 6 + d <= run.span[1]
+            if whole or schedule:
+                inside, near, beside = inside + 1, near + early, beside + late + further
             leads += [min(e - c for c in causes if c <= e)] if early or e in causes else []
     found = event_association(runs, window=6)
     assert (found.before, found.after) == (before, after)
-    assert (found.near, found.beside) == (near, beside)
+    assert (found.inside, found.near, found.beside) == (inside, near, beside)
     p_values = [
         stats.binomtest(count, total, chance, alternative="greater").pvalue if total else 1
         for count, total, chance in ((before, before + after, 0.5), (near, near + beside, 1 / 3))
@@ -96,8 +100,25 @@ def test_sides_and_leads_are_those_of_a_loop(seed: int) -> None:
     assert found.p_value == pytest.approx(max(p_values))
     assert found.observed == len(leads)
     assert found.lead == pytest.approx(np.median(leads) if leads else math.nan, nan_ok=True)
-    assert math.isnan(found.expected)
-    assert math.isnan(found.other_runs_p), "no two runs of one schedule"
+    assert math.isnan(found.expected) == math.isnan(found.other_runs_p) == (not schedule)
+
+
+@pytest.mark.parametrize("effects", [(30, 60), (45, 90)])
+def test_causes_that_become_rarer_after_the_first_steps_herald_nothing(
+    effects: tuple[int, int],
+) -> None:
+    rng, steps = np.random.default_rng(1), np.arange(20, 500)
+    course = np.exp(-(steps - 20) / 30)
+    wrong = 0
+    for _ in range(100):
+        drawn = [
+            (rng.choice(steps, 5, replace=False, p=course / course.sum()),
+             np.unique(rng.integers(*effects, size=3)))
+            for _ in range(6)
+        ]  # fmt: skip
+        runs = [EventTimes(c, e, (20, 499), np.full(e.size, 5)) for c, e in drawn]
+        wrong += event_association(runs, 30).p_value <= 0.05
+    assert wrong <= stats.binom.ppf(0.999, 100, 0.05)
 
 
 def test_more_than_seven_runs_are_sampled_and_give_one_answer() -> None:
