@@ -26,6 +26,7 @@ SUBJECTS = {  # name -> module and function that return its tables; imported whe
     "dips": "dips.dip_tables",
     "possible": "possible.possible_tables",
     "rivals": "rivals.rival_tables",
+    "stricter": "stricter.stricter_table",
     "drifts": "drifts.drift_tables",
     "online": "online.online_tables",
     "online_spikes": "online_spikes.online_spike_tables",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import numpy as np
+import pandas as pd
 from scipy import signal
 
 from benchmarks.calibration.scores import Spans, merged
@@ -32,12 +33,20 @@ def ours_without_bits(curve: SimulatedCurve, k: float = 1.0) -> Spans:
     return _found(curve, k, {})
 
 
+def clearest(curve: SimulatedCurve) -> float:
+    """Return how many times the default bar the clearest dip reaches; 0 without a dip."""
+    return max(_strengths(find_dips(curve.step, curve.accuracy, correct=curve.correct)), default=0)
+
+
+def _strengths(found: pd.DataFrame) -> list[float]:
+    ar, bar = found.attrs["ar"], found.attrs["threshold"]
+    return [strength(z, fall, ar, bar) for z, fall in found[["z", "fall"]].to_numpy()]
+
+
 def _found(curve: SimulatedCurve, k: float, known: dict[str, object]) -> Spans:
     found = find_dips(curve.step, curve.accuracy, **known)  # type: ignore[arg-type]
     # Not by `threshold`, which would switch off the rule of the run's own falls.
-    ar, bar = found.attrs["ar"], found.attrs["threshold"]
-    clear = [strength(z, fall, ar, bar) >= k for z, fall in found[["z", "fall"]].to_numpy()]
-    found = found[np.array(clear, dtype=bool)]
+    found = found[np.array(_strengths(found)) >= k]
     ends = found["recovery"].fillna(curve.step[-1] + 1)
     first = np.searchsorted(curve.step, found["onset"], side="right")
     last = np.searchsorted(curve.step, ends, side="left") - 1
