@@ -133,11 +133,12 @@ class _Lines:
 
     def update(self) -> None:
         rows = self.read()
-        for row in rows:
-            if self.states.get(row.run) != row.state:
-                look = self.looks.of(row) if row.state == "done" else None
-                total = f"  [{totals(rows)}]" if row.state not in UNDER_WAY else ""
-                print(status_line(row, look) + total, flush=True)
+        changed = [row for row in rows if self.states.get(row.run) != row.state]
+        ended = sum(row.state not in UNDER_WAY for row in changed)
+        for row in changed:
+            look = self.looks.of(row) if row.state == "done" else None
+            total = f"  [{totals(rows, ended=ended)}]" if row.state not in UNDER_WAY else ""
+            print(status_line(row, look) + total, flush=True)
             self.states[row.run] = row.state
 
 

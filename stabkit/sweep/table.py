@@ -63,8 +63,11 @@ def status_table(
     return Group(*parts)
 
 
-def totals(rows: Sequence[Row], looks: Mapping[str, Look] | None = None) -> str:
-    """Return how many runs are done, what was found in them, and the time that is left."""
+def totals(rows: Sequence[Row], looks: Mapping[str, Look] | None = None, ended: int = 0) -> str:
+    """Return how many runs are done, what was found in them, and the time that is left.
+
+    `ended`: runs that have just ended, whose places others will take.
+    """
     counts = Counter(row.state for row in rows)
     done = [row for row in rows if row.state == "done"]
     known = [look.verdict for row in done if (look := (looks or {}).get(row.path))]
@@ -72,14 +75,15 @@ def totals(rows: Sequence[Row], looks: Mapping[str, Look] | None = None) -> str:
     judged = f" ({counted_verdicts(verdicts)})" if done and len(verdicts) == len(done) else ""
     words = [f"{len(done):,} of {len(rows):,} done{judged}"]
     words += [f"{n:,} {state}" for state, n in counts.items() if state != "done"]
-    left = time_left(rows)
+    left = time_left(rows, ended)
     return ", ".join(words) + (f" · {clock(left)} left" if left is not None else "")
 
 
-def time_left(rows: Sequence[Row]) -> float | None:
+def time_left(rows: Sequence[Row], ended: int = 0) -> float | None:
     """Return the seconds until all runs are done, if as many run at once as now, at one rate.
 
-    A run that has made no step yet counts as one that runs. None if no run has made a step.
+    A run that has made no step yet counts as one that runs, and so do those that have just `ended`,
+    as long as others wait. None if no run has made a step.
     """
     under_way = [row for row in rows if row.eta_s and row.steps > row.step]
     rates = _rates(under_way, rows)
@@ -87,7 +91,8 @@ def time_left(rows: Sequence[Row]) -> float | None:
         return None
     usual = max(row.steps for row in under_way)
     todo = [row for row in rows if row.state in OPEN]
-    at_once = max(len(rates), sum(row.state in ("running", "unstable") for row in todo))
+    running = sum(row.state in ("running", "unstable") for row in todo)
+    at_once = min(len(todo), max(len(rates), running + ended))
     rate = at_once * sum(rates) / len(rates)
     steps = sum((row.steps or usual) - row.step for row in todo)
     own = [(row.steps - row.step) / r for row, r in zip(under_way, rates, strict=True) if r]

@@ -190,6 +190,10 @@ def test_the_time_left_does_not_jump_when_runs_begin() -> None:
     waiting = [Row("e", "waiting", 0, 100)] * 2
     assert time_left([*begun, *waiting]) > 5000  # nothing else is known
     assert 150 < time_left([*done, *begun, *waiting]) < 500
+    a_run = [Row("c", "running", 50, 100, 64.0, eta_s=50.0)]
+    assert time_left([*done, *a_run, *waiting]) == pytest.approx(250)
+    assert time_left([*done, *a_run, *waiting], ended=1) == pytest.approx(125), "two at a time"
+    assert time_left([*done, *a_run], ended=1) == pytest.approx(50), "nothing waits"
     slow = [replace(row, step=80, images_per_s=2.0, eta_s=20 * 32) for row in begun[:1]]
     assert 400 < time_left([*done, *slow]) < 640  # its own steps count more and more
 
