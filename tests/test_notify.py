@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -241,6 +242,48 @@ def test_watch_sends_what_is_new_until_no_run_is_under_way(
     first, second = capsys.readouterr().out.splitlines()
     assert first == "stabkit: a: 1 dip so far (step 50)"
     assert second.startswith("stabkit: a: failed: $(touch gone)")
+
+
+@pytest.mark.parametrize(("begin", "end", "told"), [(0, 32, ["dip", "done"]), (32, 36, ["done"])])
+def test_watch_tells_once_of_a_dip_in_a_loop_that_asked_for_nothing(
+    begin: int, end: int, told: list[str],
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    folder, labels = tmp_path / "runs" / "mine", np.zeros(500, dtype=int)
+
+    def train(monitor: stabkit.Monitor, steps: range) -> None:
+        for step in steps:
+            right = 0.3 if 20 <= step < 25 else 0.6
+            monitor.log_eval("val_acc", labels + (np.arange(500) >= 500 * right), labels)
+            optimizer.zero_grad()
+            model(torch.ones(3, 4)).sum().backward()
+            optimizer.step()
+
+    if begin:
+        with stabkit.Monitor(model, optimizer, folder) as monitor:
+            train(monitor, range(begin))
+    rows_of = watch.status_rows
+    monitor = stabkit.Monitor(model, optimizer, folder, first_step=begin)
+    train(monitor, range(begin, begin + 2))
+    monitor.flush()  # a folder without rows is no run
+    left = [range(begin + 2, end)]
+
+    def looked(runs: Path) -> list[Row]:
+        rows = rows_of(runs)
+        if left:  # after the first look
+            train(monitor, left.pop())
+            monitor.close()
+        return rows
+
+    monkeypatch.setattr(watch, "status_rows", looked)
+    words = ["watch", str(tmp_path / "runs"), "--alert", server.target, "--every", "0.1"]
+    assert main(words) == 0
+    assert [m["kind"] for m in server.received] == told
+    status = RunDir(folder).read_status()
+    assert status is not None
+    assert status.events == {"dip": 1}
 
 
 def test_watch_says_so_if_no_run_is_under_way(

@@ -97,8 +97,9 @@ class Recording:
         self.out = out = opened.out
         self.guard = Guard(self.rundir.path, out, strict, lambda: self.step)
         self.reactions = Reactions(
-            self.rundir, model, optimizers, instruments.layers, lambda: self.step, out, strict
-        )
+            self.rundir, model, optimizers, instruments.layers, lambda: self.step, out, strict,
+            counts_dips=run_id is None,  # our own loop counts them itself
+        )  # fmt: skip
         reader = RowReader(self.layers, instruments.derived, opened.in_nonfinite, failed)
         scalars = Scalars(opened.beta2)
         flusher = RowFlusher(
@@ -119,6 +120,8 @@ class Recording:
                 write_settings(self.rundir, settings, goes_on=opened.step > 0)
                 self._note_groups(instruments.layers)
             self.attachment.attach(self.rows)
+            if opened.step > 0 and out is not None:
+                self.reactions.recall()
         except BaseException:
             self.attachment.remove()
             if out is not None:
@@ -276,9 +279,9 @@ class Recording:
         """Write what `stabkit status` shows."""
         self._status_at = time.monotonic()
         if self._writes_status and self.out is not None:
-            marks = dict(self.reactions.marks)
+            found = dict(self.reactions.counts)
             self.out.status(
-                Status(end.state, self.step, knn=self._knn, reason=end.reason, events=marks)
+                Status(end.state, self.step, knn=self._knn, reason=end.reason, events=found)
             )
 
     # Not weakref.finalize: its registry would keep alive what must be flushed. What must be flushed

@@ -38,7 +38,6 @@ class Actions:
     ) -> None:
         self.rundir, self.model, self.optimizers = rundir, model, optimizers
         self.should_stop = False
-        self.marks: dict[str, int] = {}  # how many events of each kind were marked
         self._now, self._out, self._strict = now, out, strict
         self._asked: dict[str, list[tuple[Action, State]]] = {}
         self._warned: set[str] = set()
@@ -60,7 +59,7 @@ class Actions:
                 f"webhook:URL or command: WORDS, got {action!r}"
             )
         if action == "mark" and state != "confirmed":
-            raise ValueError("on: mark counts confirmed events; leave out suspected=True")
+            raise ValueError("on: mark is for confirmed events; leave out suspected=True")
         self._asked.setdefault(kind, []).append((action, state))
 
     def act(self, event: OnlineEvent, only: Sequence[str] = WORDS) -> None:
@@ -129,7 +128,6 @@ class Actions:
             _log.warning("%s", _words(event))
 
     def _mark(self, event: OnlineEvent) -> None:
-        self.marks[event.kind] = self.marks.get(event.kind, 0) + 1
         self.write("unstable", event.step, cause=event.kind, layer=event.layer, **event.facts)
 
     def _checkpoint(self, event: OnlineEvent) -> None:

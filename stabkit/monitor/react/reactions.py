@@ -1,4 +1,4 @@
-"""Looks for events while a run trains, and acts on them: nothing, unless asked with `on`."""
+"""Looks for events while a run trains, and acts on those that were asked for with `on`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -40,8 +40,9 @@ class Reactions:
 
     Rows reach the host an interval late, so an action comes one to two intervals after the event's
     step (50 to 100 steps at the default `flush_every`). A dip is suspected at its second low
-    evaluation and confirmed eight later (`stabkit.detect.online_dips`). If nothing was asked for,
-    nothing runs.
+    evaluation and confirmed eight later (`stabkit.detect.online_dips`). Confirmed events are
+    counted. Nothing else runs than what was asked for; with `counts_dips`, dips are looked for
+    anyway, at evaluations alone.
 
     Where several processes train one model, only the first has rows and finds events. All must
     call `on` with the same kinds and actions in the same order; they then act on the same events
@@ -60,10 +61,13 @@ class Reactions:
         now: Callable[[], int],
         out: Background | None,
         strict: bool = False,
+        counts_dips: bool = False,
     ) -> None:
         self.rundir, self.optimizers = rundir, list(optimizers)
         self._layers, self._now, self._strict = layers, now, strict
         self._actions = Actions(rundir, model, self.optimizers, now, out, strict)
+        self.counts: dict[str, int] = {}  # confirmed events of each kind
+        self._counts_dips = counts_dips
         self._watches: dict[str, Watch] = {}
         self._failed: set[str] = set()  # kinds whose detector failed
         self._unseen = Unseen()
@@ -85,11 +89,6 @@ class Reactions:
         """Whether "stop" was asked for, and its event came."""
         return self._actions.should_stop
 
-    @property
-    def marks(self) -> dict[str, int]:
-        """How many events of each kind were marked."""
-        return self._actions.marks
-
     def on(self, kind: str, action: Action, *, suspected: bool = False) -> None:
         """Do `action` once for every confirmed event of `kind`, after those asked for before it.
 
@@ -101,7 +100,7 @@ class Reactions:
 
         Actions: a function of the `OnlineEvent`, or a word:
         - "log": one line, as a warning of the logger "stabkit";
-        - "mark": an event `unstable` in events.jsonl, with its cause, and counted in the status;
+        - "mark": an event `unstable` in events.jsonl, with its cause;
         - "checkpoint": model and optimizers as they are then, in checkpoints/event-<step>.pt with
           <step> the updates they have seen; every process must hold the whole of them;
         - "stop": `should_stop` becomes true;
@@ -134,6 +133,11 @@ class Reactions:
             )
         self._actions.add(kind, action, "suspected" if suspected else "confirmed")
 
+    def recall(self) -> None:
+        """Count the dips of the evaluations before a resume, where dips are counted."""
+        if self._counts_dips:
+            self._found("dip", self._recall_dips)
+
     def rows(self, rows: Rows) -> None:
         """Find the events in an interval's rows, and act on them."""
         if self.asked:
@@ -161,7 +165,7 @@ class Reactions:
 
         `correct` [n], always of the same samples. Each change is a line of the event log.
         """
-        if "dip" not in self._actions.kinds:
+        if "dip" not in self._actions.kinds and not self._counts_dips:
             return []
 
         def dips() -> list[OnlineEvent]:
@@ -183,7 +187,8 @@ class Reactions:
         self.close()
 
     def react(self, events: Sequence[OnlineEvent]) -> None:
-        """Act on events; where several processes train, the first keeps them until `agree`."""
+        """Count events and act on them; the first of several processes keeps them until `agree`."""
+        self._count(events)
         if world_size() > 1:
             self._waiting += events if rank() == 0 else []
             return
@@ -214,6 +219,11 @@ class Reactions:
             self._actions.act(event, only=("log", "mark"))
         self._actions.close()
 
+    def _count(self, events: Sequence[OnlineEvent]) -> None:
+        for event in events:
+            if event.state == "confirmed":
+                self.counts[event.kind] = self.counts.get(event.kind, 0) + 1
+
     def _events(self, kind: str, first: int, rows: Rows) -> list[OnlineEvent]:
         return self._watch(kind, first).rows(rows)
 
@@ -223,13 +233,17 @@ class Reactions:
             watch = self._watches[kind] = self._new_watch(kind)
             for metric, steps, correct, chance in recalled_evals(self.rundir, kind, first):
                 assert isinstance(watch, DipWatch)
-                watch.evaluated(steps, metric, correct, chance)
+                self._count(watch.evaluated(steps, metric, correct, chance))
             rows, in_nonfinite = recalled_rows(self.rundir, kind, first)
             if rows is not None:
                 watch.rows(rows)
             if isinstance(watch, NonfiniteWatch) and in_nonfinite:
                 watch.begin_within()
         return self._watches[kind]
+
+    def _recall_dips(self) -> list[OnlineEvent]:
+        self._watch("dip", self._now())
+        return []
 
     def _new_watch(self, kind: str) -> Watch:
         if kind == "stale_moments":

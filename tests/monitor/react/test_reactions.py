@@ -431,11 +431,11 @@ def test_actions_wait_for_a_dip_to_be_confirmed_unless_asked_for_suspected_ones(
     watched.on("dip", "stop")
     dipping_run(watched, last=29)
     assert [(who, e.state, e.facts["found_at"]) for who, e in done] == [("early", "suspected", 21)]
-    assert (watched.marks, watched.should_stop) == ({}, False)
+    assert (watched.counts, watched.should_stop) == ({}, False)
     assert caplog.records[0].message.startswith("suspected dip at step 19: metric mine")
     dipping_run(watched)  # what came before comes twice
     assert [(who, e.facts["found_at"]) for who, e in done] == [("early", 21), ("late", 29)]
-    assert (watched.marks, watched.should_stop) == ({"dip": 1}, True)
+    assert (watched.counts, watched.should_stop) == ({"dip": 1}, True)
     told = [(e["kind"], e["step"], e.get("onset")) for e in events_of(tmp_path)]
     assert told == [
         ("suspected", 21, 19), ("confirmed", 29, 19), ("unstable", 19, None), ("stop", 19, None),
@@ -446,9 +446,9 @@ def test_the_end_of_a_run_confirms_a_dip_that_is_still_suspected(tmp_path: Path)
     watched = reactions(tmp_path, now=25)
     watched.on("dip", "mark")
     dipping_run(watched, last=25)
-    assert watched.marks == {}
+    assert watched.counts == {}
     watched.finish()
-    assert watched.marks == {"dip": 1}
+    assert watched.counts == {"dip": 1}
     kinds = [(e["kind"], e["step"]) for e in events_of(tmp_path)]
     assert kinds == [("suspected", 21), ("confirmed", 25), ("unstable", 19)]
 
@@ -468,7 +468,7 @@ def test_a_run_that_is_healthy_so_far_withdraws_what_it_suspected(
     monkeypatch.setattr(online_dips, "find_dips", find)
     dipping_run(watched)
     assert [e["kind"] for e in events_of(tmp_path)] == ["suspected", "withdrawn"]
-    assert (watched.marks, watched.should_stop) == ({}, False)
+    assert (watched.counts, watched.should_stop) == ({}, False)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -586,7 +586,7 @@ def test_what_is_asked_must_be_known(tmp_path: Path) -> None:
         without_moments.on("stale_moments", "log")
     with pytest.raises(ValueError, match="collapse is confirmed as soon as it is found"):
         watched.on("collapse", "log", suspected=True)
-    with pytest.raises(ValueError, match="mark counts confirmed events"):
+    with pytest.raises(ValueError, match="mark is for confirmed events"):
         watched.on("dip", "mark", suspected=True)
     assert not watched.asked
 
