@@ -41,9 +41,9 @@ def find_layer_spikes(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     Layers that were not measured together (`measured_together`) share nothing.
     """
     found = [spike_rows(Scored(*series, _flagged(series[1]))) for series in layers]
-    for members, steps, logs in measured_together(layers, BEFORE + TOGETHER):
-        if len(members) >= FEWEST:
-            shared = shared_spikes(steps, logs)
+    for members, steps, logs, known in measured_together(layers, BEFORE + TOGETHER):
+        if len(members) >= FEWEST and len(steps) >= BEFORE + TOGETHER:
+            shared = shared_spikes(steps, logs, known)
             for i, rows in zip(members, shared, strict=True):
                 found[i] = _with(found[i], rows)
     return found
@@ -53,14 +53,18 @@ def _flagged(values: FloatArray) -> list[Flagged]:
     return SpikeScorer(WINDOW, BAR, MIN_HISTORY, FLOOR).add(np.log(values))
 
 
-def shared_spikes(steps: IntArray, logs: FloatArray) -> list[list[tuple[float, ...]]]:
+def shared_spikes(
+    steps: IntArray, logs: FloatArray, known: BoolArray
+) -> list[list[tuple[float, ...]]]:
     """Return for each layer the spikes that it shares with others, as rows of `find_spikes`.
 
-    logs [layers, values].
+    logs [layers, values]; `known`, of that shape: whether a value was measured. A layer does not
+    count in a stretch with a value that was not: at a burst it may be infinite.
     """
     rows: list[list[tuple[float, ...]]] = [[] for _ in logs]
     since = np.zeros(len(logs), dtype=np.int64)  # where the last spike of each layer has ended
     heights, level, noise = rises(logs)
+    heights = where_measured(heights, known)
     together = shared(heights)
     for begin, end in stretches(together):
         first = begin + BEFORE  # the first stretch holds this value and those up to TOGETHER - 1
@@ -89,6 +93,12 @@ def shared(heights: FloatArray) -> BoolArray:
     passing = np.count_nonzero(heights >= SHARED_BAR, axis=0)
     passed: BoolArray = (count >= FEWEST) & (passing >= SHARE * count)
     return passed
+
+
+def where_measured(heights: FloatArray, known: BoolArray) -> FloatArray:
+    """Return the heights of `rises`, NaN for stretches with a value that was not measured."""
+    whole = sliding_window_view(known[:, BEFORE:], TOGETHER, axis=1).all(axis=2)
+    return np.where(whole, heights, np.nan)
 
 
 def rises(logs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

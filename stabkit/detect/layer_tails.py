@@ -42,7 +42,7 @@ def stand_out(
     spiked, gap = pd.concat(some), burst_gap([steps for steps, _ in layers])
     table = layer_onsets(spiked, gap).merge(spiked, on=["layer", "depth", "onset"])
     table["stands_out"] = True
-    for members, steps, logs in measured_together(layers, SHORTEST):
+    for members, steps, logs, _ in measured_together(layers, SHORTEST):
         here = table["layer"].isin(members)
         if here.any():
             table.loc[here, "stands_out"] = _judged(steps, logs, table[here])

@@ -15,7 +15,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect import spikes
 from stabkit.detect.bursts import GAP
-from stabkit.detect.joint_spikes import BEFORE, SHARED_BAR, TOGETHER, rises, shared
+from stabkit.detect.joint_spikes import (
+    BEFORE,
+    SHARED_BAR,
+    TOGETHER,
+    rises,
+    shared,
+    where_measured,
+)
 from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.detect.spike_scorer import SpikeScorer
 from stabkit.detect.spikes import BAR, FLOOR, MERGE, WINDOW
@@ -133,11 +140,11 @@ class OnlineSharedSpikes:
         """Return the spikes that begin in the last `size` steps."""
         if size < BEFORE + TOGETHER:
             return []
-        steps = self._steps[-size:]
+        steps, known = self._steps[-size:], ~np.isnan(self._logs[-size:].T)
         logs = pd.DataFrame(self._logs).ffill(limit=KEEPS).to_numpy()[-size:].T
         heights, level, _ = rises(logs)
-        measured = ~np.isnan(sliding_window_view(logs, BEFORE + TOGETHER, axis=1)).any(axis=2)
-        heights = np.where(measured, heights, np.nan)
+        heights = where_measured(heights, known)
+        heights[np.isnan(sliding_window_view(logs, BEFORE + TOGETHER, axis=1)).any(axis=2)] = np.nan
         together = shared(heights)
         begins = together & ~np.concatenate([[self._goes_on], together[:-1]])
         self._goes_on = bool(together[-1])

@@ -20,6 +20,7 @@ BAR = 6.0  # deviations of WINDOW errors
 MIN_HISTORY = 12  # values, before the first that can be flagged
 MERGE = 10  # steps
 COMMON = 0.75  # of the steps of a group of layers, at which each has a value
+HOLE = 10  # values in a row that a layer of a group may lack
 FLOOR = 0.01  # of the noise, log units
 
 
@@ -95,6 +96,7 @@ class Together(NamedTuple):
     members: list[int]  # places of the layers
     steps: IntArray
     logs: FloatArray  # [members, steps]
+    known: BoolArray  # [members, steps]: whether the value was measured, or else filled in
 
 
 def measured_together(
@@ -102,27 +104,38 @@ def measured_together(
 ) -> list[Together]:
     """Divide layers, steps and values of each, into groups that were measured together.
 
-    The steps of a group are those of all its layers, and each layer has a value at `COMMON` of them
-    or more. Where one has none, the logarithm is that on the line between the values beside it.
-    Layers with fewer than `shortest` values are in no group.
+    The steps of a group are those of all its layers. A layer may lack a quarter of them, but not
+    more than `HOLE` in a row, and not the last. Where it has no value, the logarithm is that on the
+    line between the values beside it. The steps before which a layer has none are left out. Layers
+    with fewer than `shortest` values are in no group.
     """
     left = [i for i, (steps, _) in enumerate(layers) if len(steps) >= shortest]
-    left.sort(key=lambda i: -len(layers[i][0]))  # stable: equally long ones keep their order
     groups = []
     while left:
-        every, members = layers[left[0]][0], []
-        for i in left:  # each has as many values as the next, or more
-            steps = layers[i][0]
-            # Most layers have the same steps, which need no sorting.
-            both = every if np.array_equal(every, steps) else np.union1d(every, steps)
-            if len(steps) >= COMMON * len(both):
-                every = both
-                members.append(i)
+        longest = max((layers[i][0] for i in left), key=len)
+        if all(np.array_equal(layers[i][0], longest) for i in left):  # most often
+            every, members = longest, left
+        else:
+            every = np.unique(np.concatenate([layers[i][0] for i in left]))
+            members = [i for i in left if _has_most(layers[i][0], every)]
+            # Of layers that differ too much, those with the steps of the longest are together.
+            members = members or [i for i in left if np.array_equal(layers[i][0], longest)]
+            every = np.unique(np.concatenate([layers[i][0] for i in members]))
+            every = every[every >= max(layers[i][0][0] for i in members)]
+        known = np.array([np.isin(every, layers[i][0]) for i in members])
+        logs = np.array([np.interp(every, layers[i][0], np.log(layers[i][1])) for i in members])
+        groups.append(Together(members, every, logs, known))
         left = [i for i in left if i not in members]
-        members.sort()
-        logs = [np.interp(every, layers[i][0], np.log(layers[i][1])) for i in members]
-        groups.append(Together(members, every, np.array(logs)))
     return groups
+
+
+def _has_most(steps: IntArray, every: IntArray) -> bool:
+    """Return whether a layer with these steps belongs to layers that have `every` step together."""
+    at = np.searchsorted(every, steps)
+    holes = np.diff(at, prepend=-1) - 1
+    return bool(
+        len(steps) >= COMMON * len(every) and holes.max() <= HOLE and at[-1] == len(every) - 1
+    )
 
 
 def _checked_scorer(

@@ -73,7 +73,7 @@ def find_layer_swells(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.
     (`measured_together`) are judged alone.
     """
     found = [_NO_SWELLS.copy(deep=False) for _ in layers]
-    for members, steps, logs in measured_together(layers, SHORTEST):
+    for members, steps, logs, _ in measured_together(layers, SHORTEST):
         heights, rises = stretch_heights(logs)
         higher = GROWTH * math.log10(max(1.0, len(members) * len(steps) / FEW))
         sure = _passes(heights, rises, higher)

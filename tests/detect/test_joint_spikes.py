@@ -13,11 +13,13 @@ from stabkit.detect.joint_spikes import (
     rises,
     shared_spikes,
 )
+from stabkit.detect.layer_tails import stand_out
 from stabkit.detect.level_filters import rolling_median
 from stabkit.detect.online import OnlineSharedSpikes
 from stabkit.detect.simulate import simulate_norms
 from stabkit.detect.simulate.noise import ar1
-from stabkit.detect.spikes import measured_together
+from stabkit.detect.spikes import measured_together, usable_series
+from stabkit.detect.swells import find_layer_swells
 
 STEPS = np.arange(500)
 
@@ -45,7 +47,7 @@ def test_shared_stretches_agree_with_brute_force() -> None:
         expected = brute_force(logs)
         found = BEFORE + np.flatnonzero((rises(logs)[0] >= SHARED_BAR).mean(axis=0) >= SHARE)
         assert found.tolist() == expected
-        assert any(shared_spikes(np.arange(150), logs)) == bool(expected)
+        assert any(shared_spikes(np.arange(150), logs, logs < np.inf)) == bool(expected)
         some += bool(expected)
     assert some >= 4
 
@@ -87,22 +89,58 @@ def test_a_layer_that_lacks_values_does_not_hide_a_burst() -> None:
 
 
 def test_groups_hold_each_layer_once_with_its_values() -> None:
-    """A layer that begins later, or is measured less often, is in a group of its own."""
+    """A layer that begins later, pauses, ends before or is measured seldom is in another group."""
     rng = np.random.default_rng(0)
-    values = np.exp(rng.standard_normal((7, 500)))
-    thinned = [np.sort(rng.choice(500, size, replace=False)) for size in (500, 499, 400)]
-    steps = [*thinned, STEPS[200:], STEPS[201:], STEPS[::10], STEPS[:20]]
+    values = np.exp(rng.standard_normal((9, 500)))
+    steps = [
+        STEPS, np.delete(STEPS, [3, 400]), np.delete(STEPS, np.arange(50, 490, 4)), STEPS[4:],
+        np.delete(STEPS, np.arange(200, 230)), STEPS[30:], STEPS[:-1], STEPS[::10], STEPS[:20],
+    ]  # fmt: skip
     layers = [(at, values[i, at]) for i, at in enumerate(steps)]
     groups = measured_together(layers, 30)
-    assert [members for members, _, _ in groups] == [[0, 1, 2], [3, 4], [5]]
-    for members, every, logs in groups:
-        assert every.tolist() == sorted(set().union(*(steps[i].tolist() for i in members)))
-        for i, line in zip(members, logs, strict=True):
-            has = np.isin(every, steps[i])
-            np.testing.assert_array_equal(line[has], np.log(values[i, steps[i]]))
-            assert has.mean() >= 0.75
-            low, high = line[has].min(), line[has].max()
-            assert ((low <= line[~has]) & (line[~has] <= high)).all()
+    assert [one.members for one in groups] == [[0, 1, 2, 3], [6], [4], [5], [7]]
+    for members, every, logs, known in groups:
+        some = sorted(set().union(*(steps[i].tolist() for i in members)))
+        assert every.tolist() == [
+            step for step in some if step >= max(steps[i][0] for i in members)
+        ]
+        for i, line, has in zip(members, logs, known, strict=True):
+            assert has.tolist() == np.isin(every, steps[i]).tolist()
+            np.testing.assert_array_equal(line[has], np.log(values[i, every[has]]))
+            assert np.isfinite(line).all()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "steps"),
+    [(10, slice(0, 75)), (1, slice(0, 75)), (6, slice(700, 780)), (10, slice(0, 8))],
+)
+def test_healthy_layers_that_begin_late_or_pause_have_no_burst(lacking: int, steps: slice) -> None:
+    """As where a part of a network is frozen at first."""
+    found = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        fall = 1 + 3 * np.exp(-np.arange(1500) / 60)
+        layers = [(np.arange(1500), np.exp(rng.normal(0, 0.2, 1500)) * fall) for _ in range(12)]
+        for i in range(lacking):
+            layers[i] = tuple(np.delete(series, np.r_[steps]) for series in layers[i])
+        spikes = find_layer_spikes(layers)
+        found += any(kept.any() for kept in stand_out(layers, spikes))
+        found += any(map(len, find_layer_swells(layers)))
+    assert found <= 1
+
+
+def test_infinite_values_at_the_peak_do_not_hide_the_burst_of_the_others() -> None:
+    found = 0
+    for seed in range(10):
+        layers = burst(seed, 8.0, 12)
+        layers = [
+            (steps, np.where((steps >= 300) & (steps < 305) & (i < 6), np.nan, values))
+            for i, (steps, values) in enumerate(layers)
+        ]
+        layers = [usable_series(*layer) for layer in layers]
+        here = [rows["onset"].between(300, 304).any() for rows in find_layer_spikes(layers)]
+        found += sum(here[6:]) >= 5
+    assert found >= 8
 
 
 def test_healthy_layers_share_no_spike() -> None:
@@ -111,7 +149,7 @@ def test_healthy_layers_share_no_spike() -> None:
         rng = np.random.default_rng(seed)
         common = ar1(rng, 500, 0.5)[:, 0]
         logs = 0.2 * (0.83 * common + 0.55 * ar1(rng, 500, 0.5, 12).T)
-        alarms += any(shared_spikes(STEPS, logs))
+        alarms += any(shared_spikes(STEPS, logs, logs < np.inf))
     assert alarms <= stats.poisson.ppf(0.999, 1.0 * 60 * 500 / 1e5)
 
 
@@ -152,7 +190,7 @@ def test_a_value_belongs_to_one_of_two_shared_spikes() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, (6, 260))
     noise[:5, 200], noise[1:, 206] = 2.0, 2.0
     noise[:, 201:205] = 0.35
-    spikes = shared_spikes(np.arange(260), noise)
+    spikes = shared_spikes(np.arange(260), noise, noise < np.inf)
     for _, first, second in zip(range(1, 5), *zip(*spikes[1:5], strict=True), strict=True):
         assert first[3] < second[1], "the second begins behind the end of the first"
         assert (first[2], second[2]) == (200, 206)
