@@ -1,6 +1,7 @@
 """Find signs of collapse in the scalars of a run."""
 
 from functools import partial
+from typing import Literal
 
 import pandas as pd
 
@@ -11,31 +12,42 @@ from stabkit.detect.collapse import NOTHING, SPREADS
 from stabkit.store.reader import Run
 from stabkit.store.schema import METRIC
 
+HELD = 0.03  # an accuracy that ends at most so far below its first value has not fallen
 COLLAPSE = {**dict.fromkeys(SPREADS, find_collapse), "loss_relative": find_stuck_loss}
 
 
-def collapses(run: Run, metric: str = METRIC) -> pd.DataFrame:
-    """Return every sign of collapse in the scalars; the first column, signal, says which one.
+def collapses(run: Run, metric: str = METRIC) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return every sign of collapse in the scalars, and our own loss if it never left chance.
 
-    If the accuracy `metric` ends above its first value, two signs do not count: narrow features
-    still tell samples apart, and a loss at chance is a hard task that is learned slowly. Then only
-    a loss at zero counts.
+    The first column of a sign, signal, says which it is. If the accuracy `metric` ends above its
+    first value, two signs do not count: narrow features still tell samples apart, and a loss at
+    chance is a hard task that is learned slowly. Then only a loss at zero counts. If the accuracy
+    ends about where it began, a loss at chance is no collapse either: nothing was learned, and
+    nothing was lost. It is returned in the columns of `loss_events.stuck`.
     """
-    scalars, learned = run.scalars(), _learned(run, metric)
-    found = []
+    scalars, course = run.scalars(), _course(run, metric)
+    found, stuck = [], pd.DataFrame(columns=["series", "onset", "end", "start", "level"])
     for name, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
         signal, series = str(name), (rows["step"].to_numpy(), rows["value"].to_numpy())
         find = partial(COLLAPSE[signal], *series)
         events = attempt(run, f"collapse of {signal}", find, lambda: find_collapse([], []))
-        if learned:
-            events = events[(signal == "loss_relative") & (events["level"] <= NOTHING)]
+        at_chance = (signal == "loss_relative") & (events["level"] > NOTHING)
+        if course == "rose":
+            events = events[(signal == "loss_relative") & ~at_chance]
+        elif course == "held":
+            stuck = pd.concat([stuck, events[at_chance].assign(series=signal)])[stuck.columns]
+            events = events[~at_chance]
         events.insert(0, "signal", signal)
         found.append(events)
     if not any(len(events) for events in found):
-        return pd.DataFrame(columns=["signal", "onset", "end", "start", "level"])
-    return pd.concat([events for events in found if len(events)], ignore_index=True)
+        return pd.DataFrame(columns=["signal", "onset", "end", "start", "level"]), stuck
+    return pd.concat([events for events in found if len(events)], ignore_index=True), stuck
 
 
-def _learned(run: Run, metric: str) -> bool:
+def _course(run: Run, metric: str) -> Literal["rose", "held", "fell"]:
+    """Return how the accuracy went; without one, what is seen in the loss counts as a fall."""
     values = run.evals(metric)["value"]
-    return len(values) > 1 and final_level(values) > values.iloc[0]
+    if len(values) < 2:
+        return "fell"
+    gain = final_level(values) - values.iloc[0]
+    return "rose" if gain > 0 else "held" if gain >= -HELD else "fell"

@@ -176,14 +176,10 @@ class Diagnosis:
 
     @cached_property
     def stuck(self) -> pd.DataFrame:
-        """Losses that never fell (`loss_events.stuck`).
-
-        Our own loss is judged in `collapses`, since its level at chance is known.
-        """
-        own = "loss_relative" in self._names
-        return loss_events.stuck(
-            {} if own else self._series([n for n in self.losses if has_level(n)])
-        )
+        """Losses that never fell (`loss_events.stuck`); the chance level of our own is known."""
+        if "loss_relative" in self._names:
+            return self._collapsed[1]
+        return loss_events.stuck(self._series([n for n in self.losses if has_level(n)]))
 
     @cached_property
     def _raised(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -226,9 +222,13 @@ class Diagnosis:
         return layer_onsets(self.spikes, self._gap)
 
     @cached_property
+    def _collapsed(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return collapse_events.collapses(self.tables, self.metric)
+
+    @property
     def collapses(self) -> pd.DataFrame:
         """Signs of collapse, one row for each signal and stretch (`collapse_events.collapses`)."""
-        return collapse_events.collapses(self.tables, self.metric)
+        return self._collapsed[0]
 
     @cached_property
     def _nonfinite(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

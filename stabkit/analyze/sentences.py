@@ -47,8 +47,9 @@ DIP_NOTE = (
     "the run's noise and, if the samples are known, is significant over them (p <= 0.01\n"
     "corrected for every window; rates of false alarms: docs/detectors.md). Time in dips is\n"
     "counted in steps. A run has collapsed if its features or embeddings spread at most a\n"
-    "quarter as far as untrained, or if its loss stayed at chance for its second half, and\n"
-    "accuracy ends no better than untrained; or if its loss stayed at zero."
+    "quarter as far as untrained, and accuracy ends no better than untrained; if its loss stayed\n"
+    "at chance for its second half, and accuracy ends 3 points below untrained; or if its loss\n"
+    "stayed at zero."
 )
 BURST_NOTE = (
     "A gradient burst begins when a gradient norm leaves what its own past leads to expect\n"
@@ -287,8 +288,10 @@ def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
 def _stuck(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     for i, row in table[table["stuck"] > 0].head(NAMED).iterrows():
         for loss in ordered[int(str(i))].stuck.itertuples():
+            name = "the loss" if loss.series == "loss_relative" else loss.series
+            unit = " times that of chance" if loss.series == "loss_relative" else ""
             yield (
-                f"{_named(row)}: {loss.series} never fell: {loss.start:.4g} at first, "
+                f"{_named(row)}: {name} never fell: {loss.start:.4g}{unit} at first, "
                 f"{loss.level:.4g} at the end."
             )
 

@@ -73,6 +73,18 @@ def test_a_smooth_loss_is_stable_and_the_words_claim_no_more(tmp_path, capsys):
     assert "dip" not in text.split("no sign of instability")[0]
 
 
+@pytest.mark.parametrize(
+    ("end", "verdict"), [(0.25, "stuck"), (0.28, "stable"), (0.1, "collapsed"), (0.18, "collapsed")]
+)
+def test_a_loss_at_chance_is_a_collapse_only_if_accuracy_fell(tmp_path, capsys, end, verdict):
+    """In a short run nothing may have been learned yet, and nothing lost."""
+    accuracy = np.linspace(0.26, end, 200)
+    run = converted(tmp_path, {"loss_relative": 1.01 * noise(0, sigma=0.005), "val_acc": accuracy})
+    assert run.verdict == verdict
+    text = told(run, capsys)
+    assert ("the loss never fell: 1.01 times that of chance at first" in text) == (end == 0.25)
+
+
 def test_a_total_gradient_norm_is_searched_for_bursts(tmp_path, capsys):
     norms = 0.6 * noise(1, sigma=0.1)
     norms[119:122] = 30
