@@ -33,7 +33,8 @@ def find_gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) 
     A run of `stabkit train` must hold `layers` and `scalars` for every step, and `knn_heldout` for
     every `knn.every`-th step. It must do so up to `end`, if given; else up to its last step once it
     is `done` or `preempted`; else up to the last row of each table. The folder of a Monitor must
-    hold every step between its first and its last. Its evaluations come whenever the user likes, as
+    hold every step from its first row on, up to its last row or, once it is `done` or `preempted`,
+    to its last step. Its evaluations come whenever the user likes, as
     do the rows of a converted log.
     """
     found = []
@@ -57,7 +58,7 @@ def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]
     if "attempts" not in made:  # written by a Monitor, not by `stabkit train`
         held = _of_monitor(run, table)
         if len(held):
-            yield from _stretches(held, int(held[0]), 1, int(held[-1]))
+            yield from _stretches(held, int(held[0]), 1, max(_trained(run) or 0, int(held[-1])))
         return
     every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
     if not isinstance(every, int) or every < 1:

@@ -161,7 +161,7 @@ def test_the_status_says_how_a_recorded_training_stands(
         optimizer.step()
         monitor.flush()
         assert status() == "running      mine\n"
-    assert status() == "done         mine  step 1\n"
+    assert status() == "done         mine  unknown  step 1\n"
 
     def fails() -> None:
         with stabkit.Monitor(model, optimizer, tmp_path / "mine", first_step=1):

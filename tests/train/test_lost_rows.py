@@ -190,6 +190,14 @@ def test_a_monitors_folder_holds_every_step_between_its_first_and_last(
     assert verdicts(folder)[0]["done"] == "unknown"
 
 
+@pytest.mark.parametrize("state", ["done", "preempted", "running"])
+def test_a_monitors_folder_holds_the_last_steps_once_it_has_ended(folder: Path, state: str) -> None:
+    run = monitored(folder, lambda run: holding(run, "layers", 23).unlink())
+    RunDir(run).write_status(stabkit.rundir.Status(state, 24, 24))
+    found = read_gaps(run)
+    assert [text.split(":")[0] for text in found] == ["layers"] * (state != "running"), found
+
+
 def test_steps_before_a_monitor_began_are_no_gap(folder: Path) -> None:
     """Begin to record late, and evaluate now and then."""
     run = monitored(
