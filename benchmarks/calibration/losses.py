@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.calibration.scores import TESTING, Each, interval, table
 from stabkit.analyze.loss_events import lasts_or_is_large
 from stabkit.detect import find_spikes
-from stabkit.detect.loss_tail import stand_out
+from stabkit.detect.loss_tail import rose, stand_out
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.spikes import usable_series
 
@@ -39,6 +39,7 @@ NOISES: dict[str, Noise] = {
     "t3, 3 %": partial(student, 3.0, 0.03),
     f"mean of {BATCH} log-normal losses": of_batches,
 }
+DROPS = (2.0, 4.0, 10.0, 30.0)
 LENGTHS = (2_000, 20_000, 100_000)
 PLANTED = [(times, length) for times in (1.5, 2.0) for length in (1, 3, 10)]  # values
 
@@ -56,16 +57,44 @@ def loss_tables(each: Each, runs: int) -> str:
     kinds = [f"{times:g} x for {length}" for times, length in PLANTED]
     return "\n".join([
         "### Losses: healthy runs with a spike that counts\n",
-        f"{few} runs a row. *Before* is without the rule of the tail.\n",
-        table(["noise", "steps", "before", "with it"], healthy),
+        f"{few} runs a row. *Before* is without the rules of the tail and of the values before.\n",
+        table(["noise", "steps", "before", "with them"], healthy),
+        "### Losses: healthy runs in which the loss drops at once\n",
+        f"{runs} runs a row, of 200 values; the loss drops at half, as with the learning rate. "
+        "*Planted*: three values 50 after the drop are three times as high.\n",
+        drop_table(each, runs),
         f"### Losses: planted spikes that count, in {LENGTHS[1]:,} steps\n",
         f"{few} runs a row; the loss is so many times its level for so many steps.\n",
         table(["noise", *kinds], planted),
     ])  # fmt: skip
 
 
+def drop_table(each: Each, runs: int) -> str:
+    rows = []
+    for times in DROPS:
+        for noise in (0.01, 0.03, 0.1):
+            alarms = np.array(each(partial(drop_alarm, times, noise), runs, TESTING)).sum(axis=0)
+            cells = (interval(int(n), runs) for n in alarms)
+            rows.append([f"{times:g} x", f"{100 * noise:g} %", *cells])
+    return table(["drop", "noise", "before", "with both rules", "planted: counts"], rows)
+
+
+def drop_alarm(times: float, noise: float, seed: int) -> tuple[bool, bool, bool]:
+    """Tell whether a loss that drops has a spike, one that counts, and whether a planted one does.
+
+    The planted one is in the same loss.
+    """
+    logs = noise * np.random.default_rng(seed).standard_normal(200)
+    values = np.exp(logs - np.log(times) * (np.arange(200) >= 100))
+    before, now, _ = _judged(values)
+    values[150:153] *= 3
+    _, planted, where = _judged(values)
+    found = planted & (where >= 148) & (where <= 153)
+    return bool(before.any()), bool(now.any()), bool(found.any())
+
+
 def alarm(noise: str, steps: int, seed: int) -> tuple[bool, bool]:
-    """Tell whether a healthy loss has a spike that would count without `stand_out`, and with."""
+    """Tell whether a healthy loss has a spike that would count without the rules, and with."""
     before, now, _ = _judged(NOISES[noise](np.random.default_rng(seed), steps))
     return bool(before.any()), bool(now.any())
 
@@ -84,5 +113,6 @@ def _judged(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     steps = np.arange(len(values))
     rows = find_spikes(steps, values)
     counts = lasts_or_is_large(rows).to_numpy()
-    now = counts & stand_out(*usable_series(steps, values), rows)
+    series = usable_series(steps, values)
+    now = counts & rose(*series, rows) & stand_out(*series, rows)
     return counts, now, rows["flagged"].to_numpy()

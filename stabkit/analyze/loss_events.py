@@ -11,7 +11,7 @@ from stabkit.analyze.series import has_level
 from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE
-from stabkit.detect.loss_tail import stand_out
+from stabkit.detect.loss_tail import rose, stand_out
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import Run
 
@@ -23,7 +23,8 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     """Return the rows of `spikes_of_series` on losses, without what hard batches explain.
 
     A single value counts only if it is `ALONE` times what was expected or more. A spike counts only
-    if it stands out from the tail of its own series (`stand_out`). Losses that have a level get
+    if it rises above the values before it (`rose`) and stands out from the tail of its own series
+    (`stand_out`). Losses that have a level get
     rows for long rises as well (`find_long_rises`), unless a spike tells of them; the column `long`
     marks these, whose ratio is to the best level before.
     """
@@ -32,7 +33,8 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     for name in table["layer"].unique():
         steps, values = found[name]
         rows = table["layer"] == name
-        kept[rows] &= stand_out(*usable_series(steps, shifted(values)), table[rows])
+        series = usable_series(steps, shifted(values))
+        kept[rows] &= rose(*series, table[rows]) & stand_out(*series, table[rows])
     spikes = table[kept].assign(long=False)
     counted = joined([spikes, *_long_rises(found, spikes)], "long")
     counted.attrs["refused"] = refused(table)

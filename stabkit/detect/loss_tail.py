@@ -10,6 +10,7 @@ from stabkit.detect.spikes import FLOOR, MIN_HISTORY, WINDOW
 ALPHA = 0.01  # spikes expected by chance in the whole series
 SHORTEST = 1000  # values; the bar of `find_spikes` was set on series about as long
 SHARE, FEWEST = 0.01, 20  # the largest values tell the tail: this share, at least so many
+RECENT = 5  # values before a spike, above which it must rise
 
 
 def stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:
@@ -44,6 +45,22 @@ def stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Bool
         ratio = max(1.0, float(peak) / start)
         expected = SHARE * usual.sum() * ratio ** (-1 / exponent) * follows ** (high - 1)
         found.append(expected <= ALPHA)
+    return np.array(found, dtype=bool)
+
+
+def rose(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:
+    """Return for each row of `find_spikes` whether the series rose, above the values just before.
+
+    After a sudden drop, as where the learning rate falls, the trend goes on downwards for some
+    values, and a level that stays looks like a rise over it. So the peak must lie above the median
+    of the `RECENT` values before by half of what it lies above the trend, in logarithms.
+    """
+    logs = np.log(values)
+    found = []
+    for onset, peak, ratio in spikes[["onset", "peak", "ratio"]].itertuples(index=False):
+        begin, highest = np.searchsorted(steps, [onset, peak])
+        before = logs[max(0, begin - RECENT) : begin]
+        found.append(not before.size or logs[highest] - np.median(before) >= np.log(ratio) / 2)
     return np.array(found, dtype=bool)
 
 

@@ -3,10 +3,12 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from stabkit.analyze.loss_events import loss_spikes
 from stabkit.analyze.report.contents import make_report
 from stabkit.cli import main
 from stabkit.detect.simulate import simulate_curve
@@ -71,6 +73,29 @@ def test_a_smooth_loss_is_stable_and_the_words_claim_no_more(tmp_path, capsys):
     text = told(run, capsys)
     assert "No loss spike, no collapse and no non-finite value in 1 run" in text
     assert "dip" not in text.split("no sign of instability")[0]
+
+
+def staircase(seed: int, noise: float = 0.03) -> np.ndarray:
+    """Return a loss whose learning rate drops twice, as in trainings on CIFAR."""
+    levels = np.repeat([0.35, 0.05, 0.02], [100, 50, 50])
+    return levels * np.exp(noise * np.random.default_rng(seed).normal(size=200))
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        *map(staircase, range(6)), staircase(0, 0.01), np.repeat([1.0, 0.01], 100) * noise(1),
+        (2 * np.exp(-np.arange(200) / 4) + 0.01) * noise(2, sigma=0.01),
+        0.7 * np.exp(-np.arange(200) / 30) + 0.002,
+    ],
+)  # fmt: skip
+def test_a_loss_that_drops_at_once_has_no_spike(losses):
+    run = SimpleNamespace(path=Path("run"))
+    series = {"train_loss": (STEPS, losses)}
+    assert loss_spikes(series, run).empty
+    spiked = losses.copy()
+    spiked[170:173] *= 4
+    assert loss_spikes({"train_loss": (STEPS, spiked)}, run)["onset"].tolist() == [1700]
 
 
 @pytest.mark.parametrize(
