@@ -41,12 +41,20 @@ def _branches(run: Run) -> Iterator[Note]:
 
 
 def _rate_jumps(run: Run) -> Iterator[Note]:
-    """Give the steps at which the learning rate jumps, which no smooth schedule or warm-up does."""
+    for step, before, after in rate_jumps(run):
+        yield Note(step, f"lr {before:.3g} to {after:.3g}", "")
+
+
+def rate_jumps(run: Run) -> list[tuple[int, float, float]]:
+    """Return where the learning rate jumps: step, rate before and after.
+
+    No smooth schedule and no warm-up does so.
+    """
     names = run.scalars()["name"]
     name = next((name for name in names.unique() if _is_rate(words(str(name)))), None)
     rows = run.scalars()[names == name]
     rows = rows[np.isfinite(rows["value"]) & (rows["value"] > 0)]
-    rates = rows["value"].to_numpy()
+    steps, rates = rows["step"].tolist(), rows["value"].tolist()
     change = np.abs(np.diff(np.log(rates)))
     jumps = [
         at
@@ -54,9 +62,8 @@ def _rate_jumps(run: Run) -> Iterator[Note]:
         if at >= CALM
         and (np.delete(change[at - CALM : at + CALM + 1], CALM) <= change[at] / 4).all()
     ]
-    for at in jumps if len(jumps) <= MOST_JUMPS else []:
-        text = f"lr {rates[at]:.3g} to {rates[at + 1]:.3g}"
-        yield Note(int(rows["step"].iloc[at + 1]), text, "")
+    found = [(steps[at + 1], rates[at], rates[at + 1]) for at in jumps]
+    return found if len(found) <= MOST_JUMPS else []
 
 
 def _is_rate(found: set[str]) -> bool:

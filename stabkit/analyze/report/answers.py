@@ -5,15 +5,19 @@ from dataclasses import dataclass
 
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.notes import rate_jumps
 from stabkit.analyze.plots.clock import warmup_end
 from stabkit.analyze.report.headline import Verdict, isolated
-from stabkit.analyze.report.incident import Incident
+from stabkit.analyze.report.incident import KINDS, Incident
 from stabkit.analyze.report.remedy_effects import Advice, Trial
 from stabkit.analyze.report.signs import IN_WORDS, events_of
 from stabkit.analyze.text import layers_called
 from stabkit.printing import counted
 
-TOLD = 2  # remedies in the third answer
+TOLD = 2  # events in the first answer, remedies in the third
+BEFORE = 50  # steps before an event, in which a jump of the learning rate is told
+# the kinds of event that make a run unstable
+COUNT = ("non-finite", "collapse", "departure", "dip", "drift", "loss spike")
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,22 @@ def answers(
 ) -> tuple[Answer, ...]:
     """Return question and answer. `worst` names the worst run; `incidents` are those of all."""
     return (
-        Answer("Unstable?", verdict.lines[0] if verdict.lines else f"{verdict.headline}."),
+        Answer("Unstable?", _unstable(runs, verdict, events_of(incidents, worst))),
         Answer("Where did it start?", _where(runs, verdict, incidents, worst)),
         Answer("What would have prevented it?", _prevented(verdict, advice)),
     )
+
+
+def _unstable(runs: Diagnoses, verdict: Verdict, of_worst: Sequence[Incident]) -> str:
+    """Say yes, with the worst events of a single run, or say what was found."""
+    line = verdict.lines[0] if verdict.lines else f"{verdict.headline}."
+    if verdict.mood != "bad":
+        return line
+    if len(runs) > 1:
+        return f"Yes: {line}"
+    counted_ones = [one for one in of_worst if one.kind in COUNT]
+    told = sorted(counted_ones, key=lambda one: KINDS.index(one.kind))[:TOLD]
+    return " ".join(["Yes.", *(f"{one.headline}." for one in told), line])
 
 
 def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], worst: str) -> str:
@@ -43,6 +59,7 @@ def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], wor
         return "Not known." if verdict.mood == "unknown" else "No event was found."
     first = of_run[0]
     text = f"At step {first.onset:,}, with {_a(first)}{_in_layers(first)}{_warmup(first)}"
+    text += _jump(first)
     if not first.began_in:
         burst = next((one for one in of_run if one.began_in and one.kind == "burst"), None)
         if burst:
@@ -74,6 +91,14 @@ def _warmup(one: Incident) -> str:
     return f", {where} the warm-up of {end:,.0f} steps"
 
 
+def _jump(one: Incident) -> str:
+    """Name a jump of the learning rate, upwards, just before the event or inside it."""
+    for step, before, after in rate_jumps(one.run.tables):
+        if before < after and one.onset - BEFORE <= step <= one.end:
+            return f". The learning rate jumped from {before:.3g} to {after:.3g} at step {step:,}"
+    return ""
+
+
 def _prevented(verdict: Verdict, advice: Sequence[Advice]) -> str:
     """Name the remedies that these runs themselves measure to help, or else the first to try."""
     if verdict.mood in ("good", "unknown"):
@@ -82,10 +107,14 @@ def _prevented(verdict: Verdict, advice: Sequence[Advice]) -> str:
         ((one, one.trial) for one in advice if one.trial and _helped(one.trial)),
         key=lambda pair: (pair[1].verdict != "holds", -pair[1].claim.effect),
     )
-    if helped:
-        told = "; ".join(f"{one.remedy.name}: {trial.short()}" for one, trial in helped[:TOLD])
-        sure = "" if helped[0][1].verdict == "holds" else " So few pairs do not decide it."
-        return f"Measured here: {told}.{sure}"
+    for words, some in (
+        ("Measured here", [pair for pair in helped if _fewer(pair[1]) > 0]),
+        ("Nothing that was measured here. Runs ended higher with", helped),
+    ):
+        if some:
+            told = "; ".join(f"{one.remedy.name}: {trial.short()}" for one, trial in some[:TOLD])
+            sure = "" if some[0][1].verdict == "holds" else " So few pairs do not decide it."
+            return f"{words}: {told}.{sure}"
     first = next((one for one in advice if one.score and one.why_not == ""), None)
     if first is None:
         return "Not known: these runs do not measure it."
@@ -93,5 +122,9 @@ def _prevented(verdict: Verdict, advice: Sequence[Advice]) -> str:
 
 
 def _helped(trial: Trial) -> bool:
-    fewer = sum(pair.unstable_with - pair.unstable_without for pair in trial.pairs)
-    return trial.verdict != "fails" and trial.claim.effect > 0 and fewer <= 0
+    return trial.verdict != "fails" and trial.claim.effect > 0 and _fewer(trial) >= 0
+
+
+def _fewer(trial: Trial) -> int:
+    """Return how many fewer runs were unstable with the remedy."""
+    return sum(pair.unstable_without - pair.unstable_with for pair in trial.pairs)

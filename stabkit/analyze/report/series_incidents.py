@@ -193,7 +193,7 @@ def _stuck(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
         ("In", name),
         ("Level", f"{row['start']:.4g} at first, {row['level']:.4g} at the end"),
     )
-    headline = f"{name} never fell"
+    headline = "The loss never fell" if name == "loss_relative" else f"{name} never fell"
     return Incident(
         run, where, "stuck loss", onset, end, float(row["level"]), headline, facts, loss=name
     )

@@ -62,10 +62,17 @@ def events_of(incidents: Sequence[Incident], run: str) -> list[Incident]:
     """Return the events of a run from the first on.
 
     A loss that never left chance is left out if there are others: it is a collapse from step 0 on,
-    which says nothing of the cause.
+    which says nothing of the cause. So is a drift in which another event begins: it is a mean of
+    many evaluations, which falls before they do.
     """
     found = sorted((one for one in incidents if one.run.name == run), key=lambda one: one.onset)
-    return [one for one in found if not _is_stuck(one)] or found
+    found = [one for one in found if not _is_stuck(one)] or found
+    return [one for one in found if one.kind != "drift" or not _inside(one, found)]
+
+
+def _inside(drift: Incident, events: Sequence[Incident]) -> bool:
+    """Return whether an event of another kind begins in the drift."""
+    return any(one.kind != "drift" and drift.onset <= one.onset <= drift.end for one in events)
 
 
 def _is_stuck(one: Incident) -> bool:

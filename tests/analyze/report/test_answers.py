@@ -1,0 +1,49 @@
+"""The three answers of the report."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stabkit.analyze.claims import Claim
+from stabkit.analyze.report.answers import _prevented
+from stabkit.analyze.report.contents import make_report
+from stabkit.analyze.report.headline import Verdict
+from stabkit.analyze.report.remedy_effects import Pair, Trial
+from tests.analyze.conftest import diagnosed
+from tests.analyze.test_any_run import converted, falling_loss, noise
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_single_run_is_told_with_its_events_and_the_jump_of_the_rate(tmp_path: Path) -> None:
+    """A fall in a window of evaluations begins before what brought it, and is not told then."""
+    losses, accuracy = falling_loss(), 0.7 - 0.5 * np.exp(-np.arange(200) / 15)
+    losses[120:125] *= 5
+    accuracy = np.round(accuracy + 0.004 * np.log(noise(3, sigma=1.0)), 4)
+    accuracy[121:127] -= 0.3
+    rates = np.repeat([0.05, 5.0], [120, 80])
+    converted(tmp_path, {"loss": losses, "lr": rates, "val_acc": accuracy})
+    yes, where, _ = (answer.text for answer in make_report(diagnosed(tmp_path / "run")).answers)
+    assert yes.startswith("Yes. Dip of 3")
+    assert "Loss spike at step 1,200" in yes
+    assert where.startswith("At step 1,200, with a ")
+    assert "The learning rate jumped from 0.05 to 5 at step 1,200." in where
+    assert "warm-up" not in where
+
+
+@pytest.mark.parametrize(
+    ("with_it", "said"),
+    [
+        ((False, True), "Measured here: Lower it: +5.0 points in 2 pairs (unstable 2 of 2"),
+        ((True, True), "Nothing that was measured here. Runs ended higher with: Lower it: +5.0"),
+    ],
+)
+def test_what_prevents_nothing_is_not_said_to_have_prevented_it(
+    with_it: tuple[bool, bool], said: str
+) -> None:
+    pairs = tuple(Pair("", "a", "b", 40.0, 45.0, True, unstable) for unstable in with_it)
+    trial = Trial(pairs, Claim("", "undecided", 5.0, 4.0, 6.0, "points", 2, 0.5), unfinished=0)
+    advice: Any = SimpleNamespace(remedy=SimpleNamespace(name="Lower it"), trial=trial)
+    assert _prevented(Verdict("bad", "Unstable", ()), [advice]).startswith(said)
