@@ -5,17 +5,20 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import has_level
 from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
-from stabkit.detect.collapse import CHANCE
+from stabkit.detect.collapse import CHANCE, NOTHING
+from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.loss_tail import rose, stand_out
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import Run
 
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
+ZEROS = 5  # values: a loss that is 0 for so long at its end is none any more
 STILL = 0.01  # standard deviation over level; a loss at chance scatters less
 
 
@@ -57,12 +60,35 @@ def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def departures(found: Mapping[str, Series]) -> pd.DataFrame:
-    """Return the rows of `find_departure` on each loss; the first column, series, names it."""
-    tables = [find_departure(*series).assign(series=name) for name, series in found.items()]
+    """Return the rows of `find_departure` on each loss; the first column, series, names it.
+
+    A loss that drops to exactly 0 and stays there has left too: its level is 0, its ratio NaN.
+    """
+    tables = []
+    for name, series in found.items():
+        rows = find_departure(*series)
+        tables.append((rows if len(rows) else _zeroed(*series)).assign(series=name))
     columns = ["series", "onset", "end", "best", "level", "ratio"]
     return (
         pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
     )
+
+
+def _zeroed(steps: NDArray[np.int64], values: NDArray[np.float64]) -> pd.DataFrame:
+    """Return a row like that of `find_departure` if the loss is 0 from some step to its end.
+
+    Some trainers write 0 for a loss that is not finite. A loss that came near 0 before is a task
+    that was learned, written with few digits.
+    """
+    others = np.flatnonzero(values != 0)
+    since = others[-1] + 1 if len(others) else len(values)
+    if len(values) - since < ZEROS or since < ZEROS:
+        return pd.DataFrame(columns=list(DEPARTURE))
+    first, before = np.median(values[:ZEROS]), np.median(values[since - ZEROS : since])
+    if not before > NOTHING * first > 0:
+        return pd.DataFrame(columns=list(DEPARTURE))
+    row = (steps[since], steps[-1], float(before), 0.0, math.nan)
+    return pd.DataFrame([row], columns=list(DEPARTURE))
 
 
 def stuck(found: Mapping[str, Series]) -> pd.DataFrame:

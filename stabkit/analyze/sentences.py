@@ -158,11 +158,17 @@ def where_lost(run: Diagnosis) -> str:
         where = layers_called(listed(names_of(first)[:NAMED])) if names_of(first) else "a value"
         verb = "are" if len(names_of(first)) > 1 else "is"
         parts.append(f"{where} {verb} not finite from step {int(first.get('step') or 0):,}")
-    parts += [
-        f"{row.series} left its best level ({row.best:.3g}) for good from step {row.onset:,} and "
-        f"ended at {row.level:.3g}"
-        for row in run.departures.itertuples()
-    ]
+    for row in run.departures.itertuples():
+        if row.level == 0 and math.isnan(row.ratio):
+            parts.append(
+                f"{row.series} is exactly 0 from step {row.onset:,} to the end, as some trainers "
+                "write a loss that is not finite"
+            )
+            continue
+        parts.append(
+            f"{row.series} left its best level ({row.best:.3g}) for good from step {row.onset:,} "
+            f"and ended at {row.level:.3g}"
+        )
     return "; ".join(parts)
 
 

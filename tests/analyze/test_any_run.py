@@ -75,6 +75,24 @@ def test_a_smooth_loss_is_stable_and_the_words_claim_no_more(tmp_path, capsys):
     assert "dip" not in text.split("no sign of instability")[0]
 
 
+@pytest.mark.parametrize(
+    ("zeros", "verdict"), [(60, "diverged"), (150, "diverged"), (5, "diverged"), (2, "stable")]
+)
+def test_a_loss_that_is_zero_to_its_end_has_diverged(tmp_path, capsys, zeros, verdict):
+    losses = falling_loss()
+    losses[-zeros:] = 0
+    run = converted(tmp_path, {"loss": losses})
+    assert run.verdict == verdict
+    said = f"loss is exactly 0 from step {10 * (200 - zeros):,} to the end"
+    assert (said in told(run, capsys)) == (verdict == "diverged")
+
+
+def test_a_loss_that_was_learned_to_zero_has_not_diverged(tmp_path):
+    learned = np.round(np.exp(-np.arange(200) / 12) * noise(1), 4)
+    assert (learned[-20:] == 0).all()
+    assert converted(tmp_path, {"loss": learned}).verdict == "stable"
+
+
 def staircase(seed: int, noise: float = 0.03) -> np.ndarray:
     """Return a loss whose learning rate drops twice, as in trainings on CIFAR."""
     levels = np.repeat([0.35, 0.05, 0.02], [100, 50, 50])
