@@ -19,6 +19,7 @@ PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not cou
 # Where noise is slow, every mean is uncertain and with it the depth of any dip, but a sudden change
 # is as clear as ever. There a window may pass by its fall, whose bar is a little lower.
 SLOW, SHARP_IS_LOWER = 0.7, 0.25  # AR(1) coefficient; standard errors
+FEW = 14  # evaluations; fewer may not tell their noise from a fall to the end (`lost_half`)
 POSSIBLE = 0.8  # share of the bar: what reaches it, but not the bar, is a possible dip
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
@@ -79,6 +80,22 @@ def find_spans(
     bar = threshold if threshold is not None else dip_bar(acc.size, ar, variances is not None)
     kept = [span for span in spans if strength(span.z, span.fall, ar, bar) >= POSSIBLE]
     return kept, noise, ar, bar
+
+
+def lost_half(acc: FloatArray, time: FloatArray, chance: float) -> Span | None:
+    """Return the end of a series from where it stays below half of its best, above chance.
+
+    For series so short that such a fall fills the half of them: then their noise is not known, and
+    no window stands out from it. `z` and `fall` are NaN. None if fewer than three evaluations are
+    so low, or fewer than three come before.
+    """
+    low = acc - chance < (acc.max() - chance) / 2
+    onset = int(np.flatnonzero(~low)[-1])
+    if onset + 1 < SHORTEST_FLANK or acc.size - onset - 1 < SHORTEST_FLANK:
+        return None
+    line = reference(acc, time, onset + 1, acc.size)
+    trough = onset + 1 + int(np.argmin((acc - line)[onset + 1 :]))
+    return Span(onset, trough, None, onset + 1, acc.size, math.nan, math.nan, line)
 
 
 def strength(z: float, fall: float, ar: float, bar: float) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.dip_rows import COLUMNS, dip_row
-from stabkit.detect.dip_search import Span, find_spans, strength
+from stabkit.detect.dip_search import FEW, Span, find_spans, lost_half, strength
 from stabkit.detect.dip_tail import stand_out
 from stabkit.detect.dip_windows import weights_of, width_count
 from stabkit.detect.frames import rows_frame
@@ -65,6 +65,10 @@ def find_dips(
     false alarms; `threshold=3` finds more dips. The windows that stand out most are taken first;
     windows that overlap them are dropped. The noise of the first evaluations is large, so that
     about half of the dips among the first six are missed.
+
+    In a series of fewer than 14 evaluations an end that stays below half of the best accuracy above
+    `chance`, for three evaluations or more, is a dip too, without the rules above (z and fall are
+    NaN).
 
     Significance: with `correct`, the answers of each sample inside the window are compared with its
     own answers before and after. With `n` alone, each evaluation is treated as a new draw of
@@ -171,6 +175,10 @@ def _search(
     if any(clear) and threshold is None:
         unlikely = stand_out(spans, acc, noise, ar, windows)
         clear = [strong and rare for strong, rare in zip(clear, unlikely, strict=True)]
+    if SHORTEST <= acc.size < FEW and not any(clear):
+        lost = lost_half(acc, time, chance)
+        if lost is not None and lost.line[lost.trough] - acc[lost.trough] >= min_depth:
+            spans, clear = [lost], [True]
 
     def rows(some: list[Span]) -> list[Row]:
         p_values = [p_value(weights_of(time, s.start, s.stop), acc, counts, bits) for s in some]

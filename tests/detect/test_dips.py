@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from stabkit.detect import dip_rows, find_dips
-from stabkit.detect.dip_search import strength
+from stabkit.detect.dip_search import lost_half, strength
 from stabkit.detect.dip_windows import weights_of, width_count
 from stabkit.detect.dips import search_dips
 from stabkit.detect.robust import noise_scale
@@ -436,3 +436,26 @@ def test_few_samples_are_no_certainty() -> None:
     alike[20:23] = False
     (dip,) = find_dips(np.arange(60), alike.mean(axis=1), correct=alike).to_dict("records")
     assert dip["p_value"] < 0.01
+
+
+@pytest.mark.parametrize("low", [3, 4, 5])
+@pytest.mark.parametrize("size", [8, 10, 12])
+def test_a_short_run_that_ends_at_chance_has_a_dip(size: int, low: int) -> None:
+    found = 0
+    for seed in range(10):
+        rng = np.random.default_rng([seed, size, low])
+        accuracy = 0.75 - 0.4 * np.exp(-np.arange(size) / 2) + 0.005 * rng.standard_normal(size)
+        accuracy[-low:] = 0.1
+        rows = find_dips(np.arange(size), accuracy, chance=0.1)
+        found += rows["onset"].tolist() == [size - low - 1] and rows["recovery"].isna().all()
+    assert found == 10
+
+
+def test_a_short_run_that_rises_or_sags_has_no_dip() -> None:
+    for size in range(8, 14):
+        rise = 0.75 - 0.6 * np.exp(-np.arange(size) / 2)
+        assert find_dips(np.arange(size), rise).empty
+        rise[-3:] *= 0.6
+        assert lost_half(rise, np.arange(size, dtype=float), 0.0) is None
+        rise[-2:] = 0.1
+        assert lost_half(rise, np.arange(size, dtype=float), 0.0) is None
