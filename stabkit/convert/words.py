@@ -67,7 +67,7 @@ def _left_out(plan: ConversionPlan) -> Iterator[str]:
     if not plan.evals:
         yield (
             "  note      no accuracy of an evaluation by its name: losses and gradient norms are "
-            "judged. One under\n            another name: --map NAME=eval:NAME"
+            "judged. For one\n            under another name: stabkit convert with --map NAME=eval:NAME"
         )
     elif len(plan.evals) > 1:
         yield (
@@ -76,6 +76,6 @@ def _left_out(plan: ConversionPlan) -> Iterator[str]:
         )
     if any(not evaluation.n for several in plan.evals.values() for evaluation in several):
         yield (
-            "  note      on how many samples is unknown, so a dip has no p-value: --n NUMBER; "
-            "--chance too"
+            "  note      on how many samples is unknown, so a dip has no p-value: stabkit convert "
+            "with\n            --n NUMBER, and --chance"
         )

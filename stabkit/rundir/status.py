@@ -33,7 +33,8 @@ class Status:
 
     `step` of `steps` are done; `heartbeat` is a UTC time stamp; `events` counts each kind of
     confirmed event so far. `parts` is how many part files each table had when the run ended. A
-    `preempted` run was stopped by a signal, with everything saved.
+    `preempted` run was stopped by a signal, with everything saved. `first` is the step at which the
+    process began, since which `images_per_s` and `eta_s` are measured.
     """
 
     state: State
@@ -47,6 +48,7 @@ class Status:
     reason: str | None = None
     events: dict[str, int] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
+    first: int = 0
 
 
 def utc_now() -> str:
@@ -121,6 +123,7 @@ _KINDS: dict[str, Any] = {
     "reason": (str, type(None)),
     "events": dict,
     "parts": dict,
+    "first": int,
 }
 
 

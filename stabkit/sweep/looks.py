@@ -43,8 +43,11 @@ class Looks:
                 self._judged += 1
                 look = _judged(row.path)
         elif (row.step and row.state != state) or now >= self._due.get(row.path, math.inf):
+            import stabkit.store.reader  # noqa: F401 (it takes seconds once, which do not count)
+
+            began = time.monotonic()
             look = Look(_curve(row.path))
-            self._due[row.path] = now + max(5.0, 50 * (time.monotonic() - now))
+            self._due[row.path] = began + max(5.0, 50 * (time.monotonic() - began))
         self._known[row.path] = row.state, look
         return look
 

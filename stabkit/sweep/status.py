@@ -44,6 +44,7 @@ class Row:
     job_state: str | None = None  # as squeue spells it, while SLURM holds the job
     log: str | None = None
     path: str = ""
+    first: int = 0  # the step at which the process began that trains it, or did
 
 
 def status_rows(folder: Path) -> list[Row]:
@@ -117,6 +118,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
         missing,
         log=str(rundir.log_file) if rundir.log_file.is_file() else None,
         path=str(rundir.path),
+        first=status.first,
     )
 
 

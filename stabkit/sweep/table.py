@@ -104,14 +104,16 @@ def _rates(under_way: Sequence[Row], rows: Sequence[Row]) -> list[float]:
 
     The first steps of a run are slow: with them alone, the time left would jump at each new run.
     """
-    made = [(row.step, row.images_per_s) for row in rows if row.step and row.images_per_s]
-    usual = sum(step for step, _ in made) / sum(step / speed for step, speed in made) if made else 0
+    made = [(row.step - row.first, row.images_per_s) for row in rows if row.images_per_s]
+    made = [(steps, speed) for steps, speed in made if steps > 0]
+    usual = sum(steps for steps, _ in made) / sum(n / speed for n, speed in made) if made else 0
     rates = []
     for row in under_way:
         rate = (row.steps - row.step) / (row.eta_s or math.inf)
         if row.images_per_s and rate and usual:
             some = FEW_STEPS * (row.images_per_s / rate) / usual  # seconds
-            rate = (row.step + FEW_STEPS) / (row.step / rate + some)
+            steps = row.step - row.first
+            rate = (steps + FEW_STEPS) / (steps / rate + some)
         rates.append(rate)
     return rates
 

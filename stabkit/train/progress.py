@@ -65,6 +65,7 @@ class Progress:
             knn=self._knn,
             reason=reason,
             events=self._alerts.counts if self._alerts is not None else {},
+            first=self._first,
         )
 
     def close(self, status: Status) -> Status:

@@ -190,6 +190,8 @@ def test_the_time_left_does_not_jump_when_runs_begin() -> None:
     waiting = [Row("e", "waiting", 0, 100)] * 2
     assert time_left([*begun, *waiting]) > 5000  # nothing else is known
     assert 150 < time_left([*done, *begun, *waiting]) < 500
+    resumed = [replace(row, step=81, first=80, eta_s=19 * 30) for row in begun]
+    assert 20 < time_left([*done, *resumed]) < 200, "its steps before are not of this process"
     a_run = [Row("c", "running", 50, 100, 64.0, eta_s=50.0)]
     assert time_left([*done, *a_run, *waiting]) == pytest.approx(250)
     assert time_left([*done, *a_run, *waiting], ended=1) == pytest.approx(125), "two at a time"
