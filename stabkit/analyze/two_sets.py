@@ -51,9 +51,10 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
     dips = rates_test(*(_dips(rows, found.within) for rows in kept))
     parts = [
         _verdict(unstable, tested, dips, lost, names),
+        _wrapped(_watched(kept)),
         _head(first, second, names),
         _wrapped(_unjudged(left_out) + found.words),
-        _wrapped(_watched(kept) + _twice(first, second)),
+        _wrapped(_twice(first, second)),
         _wrapped("Levels: " + in_words(levels, *names) + _survivors(blew_up, names)),
         _unstable_words(kept, names, unstable),
         _dips_words(kept, names, dips, lost),
@@ -134,7 +135,10 @@ def _watched(kept: list[pd.DataFrame]) -> str:
     steps = [rows.loc[rows["on_accuracy"], "steps"].fillna(0).median() for rows in kept]
     if not all(step > 0 for step in steps) or abs(steps[1] - steps[0]) <= 0.02 * max(steps):
         return ""
-    return f"They were watched for different numbers of steps: {steps[0]:,.0f} | {steps[1]:,.0f}. "
+    return (
+        f"They were watched for different numbers of steps, {steps[0]:,.0f} and {steps[1]:,.0f}: "
+        "what ends lower may only have ended earlier."
+    )
 
 
 def _names(first: Diagnoses, second: Diagnoses) -> tuple[str, str]:

@@ -67,7 +67,8 @@ def _left_out(plan: ConversionPlan) -> Iterator[str]:
     if not plan.evals:
         yield (
             "  note      no accuracy of an evaluation by its name: losses and gradient norms are "
-            "judged. For one\n            under another name: stabkit convert with --map NAME=eval:NAME"
+            "judged. For one\n            "
+            "under another name: stabkit convert with --map NAME=eval:NAME"
         )
     elif len(plan.evals) > 1:
         yield (

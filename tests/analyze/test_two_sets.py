@@ -246,3 +246,22 @@ def test_runs_that_blew_up_count_as_unstable_and_survivors_are_not_praised(
     assert "ends" not in text.partition(" than small")[0]
     assert "have no level (6 of large). So this compares the others" in text
     assert "left out: under way" not in text
+
+
+def test_sets_that_were_watched_for_different_steps_say_so_below_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, length in (("whole", 60), ("cut", 20)):
+        for seed in range(4):
+            folder = tmp_path / name / f"{seed}"
+            (tmp_path / name).mkdir(exist_ok=True)
+            rng = np.random.default_rng(seed)
+            values = 0.7 - 0.6 * np.exp(-np.arange(60) / 15) + 0.003 * rng.standard_normal(60)
+            rows = "".join(f"{i},{values[i]:.4f}\n" for i in range(length))
+            Path(f"{folder}.csv").write_text(f"epoch,val_acc\n{rows}")
+            assert main(["convert", f"{folder}.csv", "-o", str(folder)]) == 0
+    capsys.readouterr()
+    text = analyze(capsys, tmp_path / "whole", tmp_path / "cut")
+    verdict, told = text.split("\n\n")[:2]
+    assert "cut ends lower" in verdict
+    assert told.startswith("They were watched for different numbers of steps, 59 and 19:")
