@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series import has_level
+from stabkit.analyze.series import with_level
 from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE, NOTHING
@@ -46,8 +46,9 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
 def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield the long rises of each loss in which no spike begins."""
+    level = with_level(list(found))
     for depth, (name, series) in enumerate(found.items()):
-        if has_level(name):
+        if name in level:
             rises, onsets = find_long_rises(*series), spikes.loc[spikes["layer"] == name, "onset"]
             begins, ends = rises["onset"].to_numpy(), rises["end"].to_numpy()
             told = [bool(onsets.between(*both).any()) for both in zip(begins, ends, strict=True)]

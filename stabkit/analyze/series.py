@@ -4,7 +4,7 @@ Logs of other programs name the same thing in many ways: `loss`, `train/loss`, `
 `trainLoss`. A name is divided into words, and the words decide.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn, is_training
 from stabkit.store.names import is_gradient_norm, words
@@ -27,6 +27,8 @@ GAMES = {
     *("g", "d", "gen", "generator", "disc", "discriminator", "adv", "adversarial", "gan"),
     *("actor", "critic", "policy", "pg", "value", "vf", "q", "qf", "td", "entropy", "kl"),
 }  # fmt: skip
+
+TOTAL = {"loss", "total", "train", "training"}  # words of the sum of all losses
 
 
 def losses(names: Iterable[str]) -> list[str]:
@@ -53,6 +55,15 @@ def has_level(name: str) -> bool:
     return not found & (HELD_OUT | GAMES | {"tel"}) and not any(
         word.endswith("loss") and word[:-4] in HELD_OUT for word in found
     )
+
+
+def with_level(names: Sequence[str]) -> list[str]:
+    """Return the losses of a run that have a level (`has_level`).
+
+    A total beside losses of players or policies is a sum of them, and has none either.
+    """
+    played = any(words(name) & GAMES - {"entropy", "kl"} for name in names)
+    return [name for name in names if has_level(name) and not (played and words(name) <= TOTAL)]
 
 
 def gradient_norms(names: Iterable[str]) -> list[str]:

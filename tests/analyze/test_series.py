@@ -1,6 +1,6 @@
 import pytest
 
-from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses
+from stabkit.analyze.series import gradient_norms, has_level, judged_metric, losses, with_level
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,19 @@ def test_gradient_norms_are_known_by_name() -> None:
 )
 def test_the_judged_accuracy_is_held_out_and_has_enough_evaluations(counts, expected) -> None:
     assert judged_metric(counts, 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train/loss", "train/value_loss", "train/policy_gradient_loss"], []),
+        (["loss", "entropy_loss", "actor_loss"], []),
+        (["loss_G", "loss_D", "recon_loss", "total_loss"], ["recon_loss"]),
+        (["loss", "kl_loss", "recon_loss"], ["loss", "recon_loss"]),
+        (["loss", "val_loss"], ["loss"]),
+    ],
+)
+def test_a_total_beside_losses_of_players_has_no_level(
+    names: list[str], expected: list[str]
+) -> None:
+    assert with_level(names) == expected
