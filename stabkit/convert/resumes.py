@@ -13,9 +13,10 @@ Place = tuple[int, int]  # the row where a resumed run begins, and the step it g
 
 def without_given_up(
     series: Mapping[str, Series], rows: Mapping[str, IntArray]
-) -> tuple[dict[str, Series], int]:
-    """Return the series without points that a resumed run trained again, and how many were dropped.
+) -> tuple[dict[str, Series], tuple[int, int]]:
+    """Return the series without points that a resumed run trained again, and those numbers.
 
+    The numbers are of the points that were dropped, and of those among them that are not finite.
     When the steps of a row go back, earlier points from that step on belong to an attempt that was
     given up, in every series: one that is logged rarely may not have come so far again. If most
     series do not go back there, only those that do are cut. `rows` gives the row of each point.
@@ -23,7 +24,7 @@ def without_given_up(
     """
     backs = {name: _resumed(name, one.steps) for name, one in series.items()}
     places = _places(series, rows, backs)
-    kept, dropped = {}, 0
+    kept, dropped, lost = {}, 0, 0
     for name, one in series.items():
         good = np.ones(one.steps.size, dtype=bool)
         for row, step in places:
@@ -32,7 +33,14 @@ def without_given_up(
             good[:at] &= one.steps[:at] < one.steps[at]
         kept[name] = Series(one.steps[good], one.values[good])
         dropped += int(np.sum(~good))
-    return kept, dropped
+        lost += int(np.sum(~good & ~np.isfinite(one.values)))
+    return kept, (dropped, lost)
+
+
+def given_up_words(number: int, not_finite: int, why: str) -> str:
+    """Say how many values were left out, and how many of them were not finite."""
+    lost = f", {not_finite} of them not finite," if not_finite else ""
+    return f"{counted(number, 'value')}{lost} left out {why}"
 
 
 def _places(

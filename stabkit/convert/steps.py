@@ -7,7 +7,7 @@ import numpy as np
 
 from stabkit.convert.columns import Column, FileTable
 from stabkit.convert.naming import BATCHES, EPOCHS, OPTIMIZER_STEPS, ROWS, STEPS
-from stabkit.convert.resumes import without_given_up
+from stabkit.convert.resumes import given_up_words, without_given_up
 from stabkit.convert.series import BoolArray, ConvertError, IntArray, Log, Series, listed, shown
 from stabkit.printing import counted
 
@@ -51,11 +51,9 @@ def to_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Lo
     series = {column: steps.of(cells) for column, cells in columns.items()}
     rows = {column: steps.rows_of(cells) for column, cells in columns.items()}
     log.series, given_up = without_given_up(series, rows)
-    if given_up:
-        log.notes.append(
-            f"{counted(given_up, 'value')} left out of attempts that were given up: the run went "
-            "back to an earlier step"
-        )
+    if given_up[0]:
+        why = "of attempts that were given up: the run went back to an earlier step"
+        log.notes.append(given_up_words(*given_up, why))
     return log
 
 

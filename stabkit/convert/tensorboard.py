@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stabkit.convert.resumes import given_up_words
 from stabkit.convert.series import ConvertError, Log, Series, shown
 from stabkit.printing import counted
 
@@ -58,7 +59,7 @@ def read_events(source: Path) -> Log:
     """
     need_tensorboard()
     log = Log(source.name)
-    given_up = 0
+    given_up = lost = 0
     for path in event_files(source):
         new, marked = _read_file(path, log)
         again = [one.steps.min() for tag, one in new.items() if tag in log.series]
@@ -67,15 +68,14 @@ def read_events(source: Path) -> Log:
             for tag, old in log.series.items():
                 kept = old.steps < resumed
                 given_up += int(np.sum(~kept))
+                lost += int(np.sum(~kept & ~np.isfinite(old.values)))
                 log.series[tag] = Series(old.steps[kept], old.values[kept])
         for tag, one in new.items():
             log.series[tag] = _joined(log.series[tag], one) if tag in log.series else one
     log.series = {tag: one for tag, one in log.series.items() if one.steps.size}
     if given_up:
-        log.notes.append(
-            f"{counted(given_up, 'value')} left out that a later event file takes up again "
-            "from an earlier step"
-        )
+        why = "that a later event file takes up again from an earlier step"
+        log.notes.append(given_up_words(given_up, lost, why))
     for tag in log.series:
         log.left_out.pop(tag, None)
     return log

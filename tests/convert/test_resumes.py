@@ -36,3 +36,13 @@ def test_two_resumes(tmp_path: Path, out: Path) -> None:
     assert loss.index.tolist() == list(range(50))
     np.testing.assert_array_equal(loss.loc[:9], range(10))
     np.testing.assert_array_equal(loss.loc[10:], range(50, 90))
+
+
+def test_values_that_were_not_finite_in_an_attempt_that_was_given_up_are_counted(
+    tmp_path: Path, out: Path
+) -> None:
+    first = [f"{s},{s if s < 90 else 'nan'}" for s in range(100)]
+    again = [f"{s},{s}" for s in range(70, 140)]
+    (tmp_path / "log.csv").write_text("\n".join(["step,loss", *first, *again]))
+    notes = converted(tmp_path / "log.csv", out).dir.read_meta()["converted"]["notes"]
+    assert any(note.startswith("30 values, 10 of them not finite, left out") for note in notes)
