@@ -149,7 +149,7 @@ def _start(target: str, message: Mapping[str, Any]) -> None:
         env={**os.environ, **_variables(message)}, start_new_session=True,
     )  # fmt: skip
     try:
-        process.communicate(json.dumps(message).encode(), timeout=COMMAND_S)
+        process.communicate(f"{json.dumps(message)}\n".encode(), timeout=COMMAND_S)
     except BaseException:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # a group of its own, made above

@@ -11,6 +11,15 @@ from stabkit.cli.request import RequestError, diagnose_runs, open_runs
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
+PICTURES = (
+    ".png",
+    ".pdf",
+    ".svg",
+    ".jpg",
+    ".jpeg",
+    ".csv",
+)  # a file's name where a folder's is due
+
 
 def act(arguments: argparse.Namespace) -> int:
     """Analyze run folders; a log of another tool is converted to one that is removed afterwards."""
@@ -49,6 +58,10 @@ def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     if len(arguments.runs) > 1:
         raise RequestError(
             f"--plot {arguments.plot} takes one folder of runs, got {len(arguments.runs)}"
+        )
+    if arguments.out is not None and arguments.out.suffix.lower() in PICTURES:
+        raise RequestError(
+            f"--out {arguments.out} would be a folder: it gets {arguments.plot}.png, .pdf and .csv"
         )
     first = arguments.runs[0]
     runs = open_runs(folders[first], first).as_of_now()

@@ -8,6 +8,8 @@ from stabkit.cli.request import RequestError
 from stabkit.rundir import RunDir, find_runs
 from stabkit.rundir.notes import LONGEST
 
+ENDED = ("done", "failed", "preempted")  # states in which the last step is known
+
 
 def act(arguments: argparse.Namespace) -> int:
     """Append the note; nothing that a training writes is changed."""
@@ -20,8 +22,9 @@ def act(arguments: argparse.Namespace) -> int:
     if len(text) > LONGEST:
         raise RequestError(f"the text has {len(text)} characters; a note has at most {LONGEST}")
     step, last = arguments.step, rundir.last_status()
-    if step < 0 or (last is not None and last.steps and step > last.steps):
-        ends = f"0 to {last.steps}" if last is not None and last.steps else "0 or more"
+    end = 0 if last is None else last.steps or (last.step if last.state in ENDED else 0)
+    if step < 0 or (end and step > end):
+        ends = f"0 to {end}" if end else "0 or more"
         raise RequestError(f"step {step}: {rundir.path} has the steps {ends}")
     rundir.append_note(step, text)
     print(f"{rundir.path}: noted at step {step}")

@@ -184,7 +184,8 @@ def _table(rows: Sequence[Row], looks: Mapping[str, Look], width: int) -> Table:
         )  # fmt: skip
     for name in columns:
         words = name in ("state", "curve", "events")
-        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+        title = "last\nkNN, %" if name == "kNN, %" else name
+        table.add_column(title, justify="left" if words else "right", no_wrap=True)
     for i, row in enumerate(rows):
         # As Text, since brackets in a name or a reason are not markup.
         first = [Text(one_line(column[i])) for column in names.values()]

@@ -124,12 +124,13 @@ SWEPT = [
 
 
 def test_each_setting_that_varies_has_a_column_and_the_id_is_there() -> None:
-    first, *others = shown(lambda _: status_table(SWEPT)).splitlines()
+    above, first, *others = shown(lambda _: status_table(SWEPT)).splitlines()
+    assert above.split() == ["last"]
     assert first.split() == ["freeze", "lr", "id", "state", "step", "kNN,", "%"]
     assert others[1].split() == ["False", "0.04", "00000001", "done", "8/8", "50.0"]
     assert others[4].split() == ["4", "of", "4", "done"]
     alone = shown(lambda _: status_table(SWEPT[:1]))
-    assert alone.splitlines()[1].startswith("freeze=False,lr=0.004,seed=0-00000000")
+    assert alone.splitlines()[2].startswith("freeze=False,lr=0.004,seed=0-00000000")
 
 
 @pytest.mark.parametrize(
@@ -202,8 +203,10 @@ def test_the_time_left_does_not_jump_when_runs_begin() -> None:
 
 def test_a_narrow_terminal_loses_the_least_columns() -> None:
     rows = [replace(row, state="running", images_per_s=5.0, eta_s=3.0) for row in SWEPT]
-    wide = shown(lambda _: status_table(rows, width=100), width=100).splitlines()[0]
-    narrow = shown(lambda _: status_table(rows, width=50), width=50).splitlines()[0]
+    wide, narrow = (
+        shown(lambda _, width=width: status_table(rows, width=width), width=width).splitlines()[1]
+        for width in (100, 50)
+    )
     assert set(wide.split()) - set(narrow.split()) == {"images/s", "left"}
 
 
