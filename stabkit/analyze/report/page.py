@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,7 @@ def render(
         moods=MOODS,
         no_help=NO_HELP,
         version=__version__,
+        folder=shlex.quote(report.folder),
     )
 
 

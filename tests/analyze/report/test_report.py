@@ -213,7 +213,7 @@ def test_the_command_takes_a_folder_a_study_or_its_file(
     assert capsys.readouterr().out.strip() == str(out.relative_to(tmp_path))
     page = out.read_text()
     assert ">Unstable</h2>" in page
-    figures = set(re.findall(r"stabkit analyze RUNS --plot ([a-z-]+)", page))
+    figures = set(re.findall(r"stabkit analyze runs/mine --plot ([a-z-]+)", page))
     assert figures >= {"knn", "grad-norms"}
     tables = {"accuracy-table"}
     assert page.count("<img") == len(figures - tables) + 1, "the dip has its zoom"
