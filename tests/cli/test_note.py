@@ -14,7 +14,7 @@ from stabkit.analyze.plots import PLOTS, figure_of
 from stabkit.analyze.report.interactive import charts
 from stabkit.analyze.summary import summary
 from stabkit.cli import main
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, Status
 from stabkit.store.reader import load
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import STEPS, plant_run
@@ -88,6 +88,16 @@ def test_a_wrong_note_is_refused_and_nothing_written(
     assert tree(runs) == before
 
 
+def test_a_run_that_has_ended_has_no_later_steps(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Monitor does not know how many steps will come, but how many there were."""
+    for state, code in (("running", 0), ("done", 2)):
+        RunDir(runs / "0").write_status(Status(state, 600))
+        assert main(["note", str(runs / "0"), "601", "x"]) == code
+    assert "has the steps 0 to 600" in capsys.readouterr().err
+
+
 def test_a_link_in_place_of_the_notes_is_refused(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +167,14 @@ def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs
     RunDir(runs / "1").append_note(30, "of the other")
     other = noted(figure_of(name, diagnose(load(runs))))
     assert len(other) == len(texts)
+
+
+@pytest.mark.lengthy
+def test_labels_of_notes_beside_each_other_are_one(runs: Path) -> None:
+    for step, text in ((30, "first"), (32, "second"), (90, "third")):
+        RunDir(runs / "0").append_note(step, text)
+    labels = noted(figure_of("knn", diagnose(load(runs))))
+    assert labels == [("first; second", 30), ("third", 90)]
 
 
 @pytest.mark.lengthy

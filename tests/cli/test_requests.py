@@ -39,6 +39,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["status", "no-runs"], "no such folder"),
         (["analyze", "no-runs"], "no such folder"),
         (
+            ["analyze", "tests", "--plot", "knn", "-o", "knn.png"],
+            "--out knn.png would be a folder: it gets knn.png, .pdf and .csv",
+        ),
+        (
             ["analyze", "tests", "--plot", "grad_norm"],
             "no plot 'grad_norm'; did you mean 'grad-norms'",
         ),

@@ -17,6 +17,7 @@ from stabkit.analyze.notes import RESUMED
 from stabkit.analyze.text import shortened
 from stabkit.rundir import Note
 
+NEAR = 1 / 40  # of the width of an axis; labels are some 8 points high
 LABELED = 6  # notes of one panel; the labels of more would hide each other
 FEW = 3  # runs of one panel; among more, lines of single resumes would be clutter
 LONGEST = 22  # characters of a label
@@ -74,13 +75,25 @@ def notes_of(named: Sequence[str], notes: Notes) -> list[tuple[int, str]]:
 def _draw(ax: Axes, notes: Sequence[tuple[int, str]]) -> None:
     low, high = ax.get_xlim()
     inside = [(step, text) for step, text in notes if low <= step <= high]
-    for number, (step, text) in enumerate(inside):
+    for step, _ in inside:
         ax.axvline(step, color=COLOR, linewidth=0.7, linestyle=(0, (4, 2)), zorder=2.5)
-        if number < LABELED:
-            label = ax.annotate(
-                shortened(text, LONGEST), (step, 0.98), xycoords=ax.get_xaxis_transform(),
-                xytext=(2, 0), textcoords="offset points", rotation=90, va="top", ha="left",
-                fontsize=6, color=COLOR, clip_on=True, path_effects=HALO, zorder=3.8,
-            )  # fmt: skip
-            label.set_parse_math(False)
+    for step, text in _joined(inside, (high - low) * NEAR)[:LABELED]:
+        label = ax.annotate(
+            text, (step, 0.98), xycoords=ax.get_xaxis_transform(), xytext=(2, 0),
+            textcoords="offset points", rotation=90, va="top", ha="left", fontsize=6, color=COLOR,
+            clip_on=True, path_effects=HALO, zorder=3.8,
+        )  # fmt: skip
+        label.set_parse_math(False)
     ax.set_xlim(low, high)
+
+
+def _joined(notes: Sequence[tuple[int, str]], near: float) -> list[tuple[int, str]]:
+    """Return one label for notes that lie so near to each other that theirs would overlap."""
+    found: list[tuple[int, str]] = []
+    for step, text in notes:
+        shown = shortened(text, LONGEST)
+        if found and step - found[-1][0] < near:
+            found[-1] = found[-1][0], f"{found[-1][1]}; {shown}"
+        else:
+            found.append((step, shown))
+    return found
