@@ -7,6 +7,9 @@ the repository. Here those links become links to pages of the site.
 import html
 import posixpath
 import re
+import textwrap
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +78,27 @@ def study_page(name: str) -> str:
     sweep = (ROOT / "sweeps" / f"{name}.yaml").read_text("utf-8")
     lines = sweep.splitlines()
     count = next(at for at, line in enumerate(lines) if not line.startswith("#"))
-    about = "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines[:count])
+    about = _prose(line.removeprefix("#").removeprefix(" ") for line in lines[:count])
     body = "\n".join(lines[count:])
     _, notebook = (ROOT / "analysis" / f"{name}.py").read_text("utf-8").split("# ---\n# %%", 1)
     return (
-        f"# {name}\n\n```text\n{about}\n```\n\n## What is asked: sweeps/{name}.yaml\n\n"
+        f"# {name}\n\n{about}\n\n## What is asked: sweeps/{name}.yaml\n\n"
         f"```yaml\n{body}\n```\n\n## What answers: analysis/{name}.py\n\n"
         f"```python\n# %%{notebook}```\n{_output(name)}"
     )
+
+
+def _prose(header: Iterable[str]) -> str:
+    """Return the header of a sweep as Markdown: paragraphs, and what is indented as it is."""
+    parts = []
+    for block in "\n".join(header).strip("\n").split("\n\n"):
+        lists = re.search(r"^- ", block, re.MULTILINE)  # whose further lines are indented too
+        for code, lines in groupby(
+            block.split("\n"), lambda line, lists=lists: line.startswith("  ") and not lists
+        ):
+            text = "\n".join(lines)
+            parts.append(f"```text\n{textwrap.dedent(text)}\n```" if code else text)
+    return "\n\n".join(parts)
 
 
 def _output(name: str) -> str:
