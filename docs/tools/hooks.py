@@ -84,7 +84,7 @@ def study_page(name: str) -> str:
     return (
         f"# {name}\n\n{about}\n\n## What is asked: sweeps/{name}.yaml\n\n"
         f"```yaml\n{body}\n```\n\n## What answers: analysis/{name}.py\n\n"
-        f"```python\n# %%{notebook}```\n{_output(name)}"
+        f"{_cells(notebook)}\n{_output(name)}"
     )
 
 
@@ -98,6 +98,19 @@ def _prose(header: Iterable[str]) -> str:
         ):
             text = "\n".join(lines)
             parts.append(f"```text\n{textwrap.dedent(text)}\n```" if code else text)
+    return "\n\n".join(parts)
+
+
+def _cells(notebook: str) -> str:
+    """Return the cells of a notebook in percent format as Markdown."""
+    parts = []
+    for cell in re.split(r"^(?:# )?%%", notebook, flags=re.MULTILINE):
+        kind, _, body = cell.partition("\n")
+        if "[markdown]" in kind:
+            text = re.sub(r"^# ?", "", body.strip(), flags=re.MULTILINE)
+            parts.append(re.sub(r"^#+ ", "### ", text, flags=re.MULTILINE))
+        elif body.strip():
+            parts.append(f"```python\n{body.strip()}\n```")
     return "\n\n".join(parts)
 
 
