@@ -255,8 +255,8 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         ax.set_yscale("log")
     onset, end = frame["onset"].iloc[0], frame["end"].iloc[0]
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
-    if pd.notna(end):
-        ax.axvspan(0, min(end - onset, frame["offset"].max()), color="0.88", linewidth=0, zorder=-1)
+    if pd.notna(end) and end - onset <= frame["offset"].max():  # one that goes on is no band
+        ax.axvspan(0, end - onset, color="0.88", linewidth=0, zorder=-1)
     shows(ax, frame, int(onset))
     return ax
 

@@ -56,14 +56,15 @@ def timeline(run: Diagnosis, incidents: Sequence[Incident]) -> Timeline:
     scale = 100 / max(last - first, 1)
     lanes: dict[str, list[Mark]] = {}
     for one in incidents:
-        left, right = (scale * (min(step, last) - first) for step in (one.onset, one.end))
+        end = one.onset if one.kind == "collapse" else one.end  # a band would hide all else
+        left, right = (scale * (min(step, last) - first) for step in (one.onset, end))
         mark = Mark(one.kind.replace(" ", "-"), left, max(right - left, 0.4), one.headline)
         lanes.setdefault(LANES[one.kind], []).append(mark)
     ordered = tuple(
         (name, tuple(lanes[name])) for name in dict.fromkeys(LANES.values()) if name in lanes
     )
-    end = warmup_end(run)
-    warmup = scale * (end - first) if end and first < end < last else None
+    rise = warmup_end(run)
+    warmup = scale * (rise - first) if rise and first < rise < last else None
     return Timeline(curve(run), ordered, first, last, warmup)
 
 
