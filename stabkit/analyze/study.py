@@ -1,5 +1,7 @@
 """What the analyses of all studies share: the levels of their runs, and claims about them."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +17,8 @@ from stabkit.analyze.matching import cells_of, match_runs
 from stabkit.analyze.scores import score
 from stabkit.analyze.text import aligned
 from stabkit.printing import counted
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 class PublishedCell(Protocol):
@@ -68,9 +72,18 @@ def published(cells: Iterable[PublishedCell], factors: Sequence[str], measure: s
 
 
 def arms_in_order(table: pd.DataFrame, paper: pd.Series) -> list[str]:
-    """Return the arms of `levels`: first those that the paper has, in its order."""
-    told = list(paper.index)
-    return sorted(dict.fromkeys(table["arm"]), key=lambda a: told.index(a) if a in told else 1e9)
+    """Return the arms of `levels`: first those that the paper has, in its order.
+
+    Others that differ in numbers alone are in the order of these.
+    """
+    told, arms = list(paper.index), list(dict.fromkeys(table["arm"]))
+    words = [NUMBER.sub("", arm) for arm in arms]
+
+    def place(arm: str) -> tuple[float, int, list[float]]:
+        rank = told.index(arm) if arm in told else math.inf
+        return rank, words.index(NUMBER.sub("", arm)), [float(x) for x in NUMBER.findall(arm)]
+
+    return sorted(arms, key=place)
 
 
 def study_table(table: pd.DataFrame, paper: pd.Series) -> str:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from stabkit.analyze.plots.levels import draw_levels
 from stabkit.analyze.study import (
+    arms_in_order,
     dip_more,
     higher,
     levels,
@@ -182,3 +183,11 @@ def test_runs_with_events_are_counted_once_and_by_arm() -> None:
     low = 100 * stats.beta.ppf(0.025, 5, 1)  # Clopper and Pearson
     assert re.search(rf"^a dip +5 of 5 \({low:.0f} to 100 %\) +0 of 4 \(0 to 60 %\)$", text, re.M)
     assert re.search(r"^none +0 of 5 \(0 to 52 %\) +0 of 4 \(0 to 60 %\)$", text, re.M)
+
+
+def test_arms_are_in_the_order_of_the_paper_or_of_their_numbers() -> None:
+    arms = ["patch 16", "patch 4", "patch 8", "frozen, lr 0.04", "frozen, lr 0.004", "none"]
+    table = pd.DataFrame({"arm": arms})
+    assert arms_in_order(table, pd.Series({"patch 8": 1.0}, dtype=float)) == [
+        "patch 8", "patch 4", "patch 16", "frozen, lr 0.004", "frozen, lr 0.04", "none"
+    ]  # fmt: skip
