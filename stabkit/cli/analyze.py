@@ -11,14 +11,7 @@ from stabkit.cli.request import RequestError, diagnose_runs, open_runs
 from stabkit.config import suggest
 from stabkit.rundir import claim_for_file, refuse_link
 
-PICTURES = (
-    ".png",
-    ".pdf",
-    ".svg",
-    ".jpg",
-    ".jpeg",
-    ".csv",
-)  # a file's name where a folder's is due
+PICTURES = (".png", ".pdf", ".svg", ".csv")  # names of files, where that of a folder is due
 
 
 def act(arguments: argparse.Namespace) -> int:
