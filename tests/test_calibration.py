@@ -147,4 +147,4 @@ def test_an_unknown_subject_is_refused(
     monkeypatch.setattr("sys.argv", ["calibration", "dip"])
     with pytest.raises(SystemExit):
         command.main()
-    assert "no subject dip; there are dips, possible, rivals, drifts" in capsys.readouterr().err
+    assert "no subject dip; there are dips, possible, rivals, stricter" in capsys.readouterr().err

@@ -223,11 +223,11 @@ class Diagnosis:
 
     @cached_property
     def _collapsed(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return collapse_events.collapses(self.tables, self.metric)
+        return collapse_events.collapsed_and_stuck(self.tables, self.metric)
 
     @property
     def collapses(self) -> pd.DataFrame:
-        """Signs of collapse, one row for each signal and stretch (`collapse_events.collapses`)."""
+        """Signs of collapse, one row for each signal and stretch (`collapsed_and_stuck`)."""
         return self._collapsed[0]
 
     @cached_property

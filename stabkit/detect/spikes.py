@@ -113,18 +113,21 @@ def measured_together(
     groups = []
     while left:
         longest = max((layers[i][0] for i in left), key=len)
-        if all(np.array_equal(layers[i][0], longest) for i in left):  # most often
-            every, members = longest, left
-        else:
+        alike = [i for i in left if np.array_equal(layers[i][0], longest)]
+        every, members = longest, alike
+        if len(alike) < len(left):
             every = np.unique(np.concatenate([layers[i][0] for i in left]))
-            members = [i for i in left if _has_most(layers[i][0], every)]
             # Of layers that differ too much, those with the steps of the longest are together.
-            members = members or [i for i in left if np.array_equal(layers[i][0], longest)]
+            members = [i for i in left if _has_most(layers[i][0], every)] or alike
             every = np.unique(np.concatenate([layers[i][0] for i in members]))
             every = every[every >= max(layers[i][0][0] for i in members)]
-        known = np.array([np.isin(every, layers[i][0]) for i in members])
-        logs = np.array([np.interp(every, layers[i][0], np.log(layers[i][1])) for i in members])
-        groups.append(Together(members, every, logs, known))
+        logs, known = np.empty((2, len(members), len(every)))
+        for row, i in enumerate(members):
+            steps, values = layers[i]
+            whole = np.array_equal(steps, every)  # mostly; then nothing is filled in
+            logs[row] = np.log(values) if whole else np.interp(every, steps, np.log(values))
+            known[row] = whole or np.isin(every, steps)
+        groups.append(Together(members, every, logs, known.astype(bool)))
         left = [i for i in left if i not in members]
     return groups
 

@@ -2,9 +2,11 @@
 
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from stabkit.rundir import LeftOutWarning
 from stabkit.store.schema import METRIC
 from stabkit.sweep.status import Row
 
@@ -86,6 +88,8 @@ def _judged(path: str) -> Look:
         from stabkit.store.reader import Run
 
         found = Diagnosis(Run(Path(path)))
-        return Look(tuple(found.evals(found.metric)["value"].tolist()), found.verdict)
+        with warnings.catch_warnings():  # what was left out is said by `analyze`
+            warnings.simplefilter("ignore", LeftOutWarning)
+            return Look(tuple(found.evals(found.metric)["value"].tolist()), found.verdict)
     except Exception:
         return Look()

@@ -49,7 +49,7 @@ def test_the_tutorial(
     """Its last block is cut down to the seed that the page looks at."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    loop, once, look, more = blocks("tutorial.md")
+    loop, once, look, _, more = blocks("tutorial.md")
     said = [re.findall(r"\S+", line) for line in blocks("tutorial.md", "text")[1].splitlines()]
     Path("mine.py").write_text(loop)
     try:
@@ -69,6 +69,24 @@ def test_the_tutorial(
     finally:
         sys.modules.pop("mine", None)
         importlib.invalidate_caches()
+
+
+@pytest.mark.slow
+def test_the_branches_of_the_tutorial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loop, _, _, branches, _ = blocks("tutorial.md")
+    Path("mine.py").write_text(loop)
+    try:
+        exec(branches, {})
+    finally:
+        sys.modules.pop("mine", None)
+        importlib.invalidate_caches()
+    printed = capsys.readouterr().out
+    assert "8 of 8 placebos from step 125 repeat the event" in printed
+    assert "clip at 1: prevented. 0 of 3 repeat the event" in printed
 
 
 @pytest.mark.processes
