@@ -348,11 +348,9 @@ def _clear(table: pd.DataFrame) -> str:
         return ""
     if not clear:
         which = "It does not stand" if all_bursts == 1 else "None of them stands"
-        return f"\n{which} out from the noise of its run, so no verdict rests on it."
+        return f"\n{which} out from the values around, so no verdict rests on it."
     stand = "stands" if clear == 1 else "stand"
-    return (
-        f"\n{clear} of them {stand} out from the noise of its run; no verdict rests on the others."
-    )
+    return f"\n{clear} of them {stand} out from the values around; no verdict rests on the others."
 
 
 def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
