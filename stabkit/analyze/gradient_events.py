@@ -15,6 +15,8 @@ from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
 
+ZEROS = 5  # values
+
 
 def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the spikes and the swells of each layer's gradient norm, ordered by onset and depth.
@@ -24,10 +26,12 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     swell that overlaps such a spike of its layer is left out: it is a part of that spike.
     """
     table = run.signals(["grad_norm"])
-    layers, usable, refusals = [], [], 0
+    layers, given, usable, refusals = [], [], [], 0
     for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
         try:
-            usable.append(usable_series(rows["step"].to_numpy(), rows["grad_norm"].to_numpy()))
+            series = rows["step"].to_numpy(), rows["grad_norm"].to_numpy()
+            usable.append(usable_series(*series))
+            given.append(series)
             layers.append((str(layer), int(depth)))
         except ValueError as error:
             left_out(run.path, str(error), f"spikes of grad_norm in {layer}")
@@ -39,15 +43,16 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
         for found in (spiked, swelled)
     )
     spikes, swells = joined(spiked, "stands_out"), joined(swelled)
-    spikes.attrs["refused"] = refusals > 0
+    spikes.attrs["refused"] = refusals > 0 or _died(given, run)
     return spikes, swells
 
 
 def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
     spikes = spikes_of_series(found, run)
-    if refused(spikes):
+    if refused(spikes) or _died(list(found.values()), run):
         spikes["stands_out"] = True
+        spikes.attrs["refused"] = True
         return spikes, joined([])
     usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
     spiked = _marked(usable, [spikes[spikes["layer"] == name] for name in found])
@@ -56,6 +61,25 @@ def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, 
         for i, ((name, series), rows) in enumerate(zip(found.items(), spiked, strict=True))
     )
     return joined(spiked, "stands_out"), joined(swells)
+
+
+def _died(series: Sequence[Series], run: Run) -> bool:
+    """Return whether every gradient norm is exactly 0 from some step to its end, and say so.
+
+    Spikes are sought in logarithms, which zeros have not. Nothing is trained from there on.
+    """
+    since = []
+    for steps, values in series:
+        known = ~np.isnan(values)
+        steps, values = steps[known], values[known]
+        others = np.flatnonzero(values != 0)
+        if len(others) and len(values) - others[-1] - 1 >= ZEROS:
+            since.append(int(steps[others[-1] + 1]))
+        elif len(others):
+            return False
+    if since:
+        left_out(run.path, f"they are exactly 0 from step {max(since):,} to the end", "gradients")
+    return bool(since)
 
 
 def _marked(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -93,6 +93,24 @@ def test_a_loss_that_was_learned_to_zero_has_not_diverged(tmp_path):
     assert converted(tmp_path, {"loss": learned}).verdict == "stable"
 
 
+@pytest.mark.parametrize("names", [["grad_norm"], [f"grad_norm/h.{i}" for i in range(4)]])
+@pytest.mark.parametrize(("zeros", "verdict"), [(80, "unknown"), (5, "unknown"), (3, "stable")])
+def test_gradients_that_are_zero_to_the_end_are_told(tmp_path, capsys, names, zeros, verdict):
+    norms = {name: noise(i, sigma=0.1) for i, name in enumerate(names)}
+    for values in norms.values():
+        values[-zeros:] = 0
+    run = converted(tmp_path, norms)
+    capsys.readouterr()
+    assert main(["analyze", str(run.path)]) == 0
+    said = f"gradients left out, they are exactly 0 from step {10 * (200 - zeros):,} to the end"
+    printed = capsys.readouterr()
+    assert (said in printed.err) == (verdict == "unknown")
+    assert f" {verdict} " in printed.out
+    norms[names[-1]][-1] = 1.0
+    (tmp_path / "again").mkdir()
+    assert converted(tmp_path / "again", norms).verdict == "stable"
+
+
 def staircase(seed: int, noise: float = 0.03) -> np.ndarray:
     """Return a loss whose learning rate drops twice, as in trainings on CIFAR."""
     levels = np.repeat([0.35, 0.05, 0.02], [100, 50, 50])
