@@ -10,18 +10,12 @@ from stabkit.analyze.refused_series import attempt
 from stabkit.detect import find_collapse, find_stuck_loss
 from stabkit.detect.collapse import NOTHING, SPREADS
 from stabkit.store.reader import Run
-from stabkit.store.schema import METRIC
 
 HELD = 0.03  # an accuracy that ends at most so far below its first value has not fallen
 COLLAPSE = {**dict.fromkeys(SPREADS, find_collapse), "loss_relative": find_stuck_loss}
 
 
-def collapses(run: Run, metric: str = METRIC) -> pd.DataFrame:
-    """Return every sign of collapse in the scalars (`collapsed_and_stuck`)."""
-    return collapsed_and_stuck(run, metric)[0]
-
-
-def collapsed_and_stuck(run: Run, metric: str = METRIC) -> tuple[pd.DataFrame, pd.DataFrame]:
+def collapsed_and_stuck(run: Run, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return every sign of collapse in the scalars, and our own loss if it never left chance.
 
     The first column of a sign, signal, says which it is. If the accuracy `metric` ends above its

@@ -10,12 +10,11 @@ from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes
 from stabkit.detect import find_swells
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.layer_tails import stand_out
+from stabkit.detect.robust import zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
 from stabkit.store.reader import Run
-
-ZEROS = 5  # values
 
 
 def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -68,18 +67,17 @@ def _died(series: Sequence[Series], run: Run) -> bool:
 
     Spikes are sought in logarithms, which zeros have not. Nothing is trained from there on.
     """
-    since = []
+    found = []
     for steps, values in series:
         known = ~np.isnan(values)
-        steps, values = steps[known], values[known]
-        others = np.flatnonzero(values != 0)
-        if len(others) and len(values) - others[-1] - 1 >= ZEROS:
-            since.append(int(steps[others[-1] + 1]))
-        elif len(others):
-            return False
-    if since:
-        left_out(run.path, f"they are exactly 0 from step {max(since):,} to the end", "gradients")
-    return bool(since)
+        if np.any(values[known] != 0):
+            since = zeros_since(values[known])
+            if since is None:
+                return False
+            found.append(int(steps[known][since]))
+    if found:
+        left_out(run.path, f"they are exactly 0 from step {max(found):,} to the end", "gradients")
+    return bool(found)
 
 
 def _marked(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -14,11 +14,11 @@ from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.loss_tail import rose, stand_out
+from stabkit.detect.robust import ZEROS, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import Run
 
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
-ZEROS = 5  # values: a loss that is 0 for so long at its end is none any more
 STILL = 0.01  # standard deviation over level; a loss at chance scatters less
 
 
@@ -81,15 +81,12 @@ def _zeroed(steps: NDArray[np.int64], values: NDArray[np.float64]) -> pd.DataFra
     Some trainers write 0 for a loss that is not finite. A loss that came near 0 before is a task
     that was learned, written with few digits.
     """
-    others = np.flatnonzero(values != 0)
-    since = others[-1] + 1 if len(others) else len(values)
-    if len(values) - since < ZEROS or since < ZEROS:
-        return pd.DataFrame(columns=list(DEPARTURE))
-    first, before = np.median(values[:ZEROS]), np.median(values[since - ZEROS : since])
-    if not before > NOTHING * first > 0:
-        return pd.DataFrame(columns=list(DEPARTURE))
-    row = (steps[since], steps[-1], float(before), 0.0, math.nan)
-    return pd.DataFrame([row], columns=list(DEPARTURE))
+    since, rows = zeros_since(values), []
+    if since is not None and since >= ZEROS:
+        first, before = np.median(values[:ZEROS]), np.median(values[since - ZEROS : since])
+        if before > NOTHING * first > 0:
+            rows.append((steps[since], steps[-1], float(before), 0.0, math.nan))
+    return pd.DataFrame(rows, columns=list(DEPARTURE))
 
 
 def stuck(found: Mapping[str, Series]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ BoolArray = NDArray[np.bool_]
 MAD_TO_STD = 1.4826  # 1 / normal.ppf(3/4): the MAD of normal noise times this is its std
 # Std of a standard normal cut at +-3. Divided by it, the trimmed estimate below is unbiased.
 STD_WITHIN_3 = 0.9866
+ZEROS = 5  # values: a series that is exactly 0 for so long at its end holds nothing any more
 # For the AR(1) coefficients `AR`: the lag-1 autocorrelation of the residuals in `noise_scale`, and
 # their standard deviation relative to that of the noise (means of 300 simulations of 100 values,
 # half_width 5). The medians follow slow noise, so both are smaller than those of the noise itself.
@@ -54,6 +55,16 @@ def check_accuracy(steps: IntArray, accuracy: FloatArray) -> None:
         raise ValueError(
             f"accuracy must be a fraction in 0..1 or NaN, got {accuracy[i]} at step {steps[i]}"
         )
+
+
+def zeros_since(values: FloatArray) -> int | None:
+    """Return the index from which all values are exactly 0; None if fewer than `ZEROS` are.
+
+    None too if no other value comes before.
+    """
+    others = np.flatnonzero(values != 0)
+    since = int(others[-1]) + 1 if others.size else values.size
+    return since if values.size - since >= ZEROS else None
 
 
 def stretches(flags: BoolArray) -> list[tuple[int, int]]:

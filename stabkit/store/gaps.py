@@ -34,8 +34,8 @@ def find_gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) 
     every `knn.every`-th step. It must do so up to `end`, if given; else up to its last step once it
     is `done` or `preempted`; else up to the last row of each table. The folder of a Monitor must
     hold every step from its first row on, up to its last row or, once it is `done` or `preempted`,
-    to its last step. Its evaluations come whenever the user likes, as
-    do the rows of a converted log.
+    to its last step. Its evaluations come whenever the user likes, as do the rows of a converted
+    log.
     """
     found = []
     for table in tables:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,48 +43,44 @@ def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert Path("knn.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.lengthy
-def test_the_tutorial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its last block is cut down to the seed that the page looks at."""
+@pytest.fixture
+def tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Yield the blocks of the tutorial after the first, which is in `mine.py` here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    loop, once, look, _, more = blocks("tutorial.md")
-    said = [re.findall(r"\S+", line) for line in blocks("tutorial.md", "text")[1].splitlines()]
+    loop, *others = blocks("tutorial.md")
     Path("mine.py").write_text(loop)
-    try:
-        names: dict[str, Any] = {}
-        exec(once, names)
-        assert main(["analyze", "runs/plain"]) == 0
-        printed = capsys.readouterr().out
-        assert "The run trained unstably. It finished without any error" in printed
-        assert re.search(r"The deepest dip.* points below its level\nat step 1\d\d", printed)
-        exec(look, names)
-        printed = capsys.readouterr().out
-        assert [line.split() for line in printed.splitlines()] == said
-        exec(more.replace("range(3)", "[1]").replace("(0, 2)", "()"), names)
-        capsys.readouterr()
-        assert main(["analyze", "runs/plain", "runs/clipped"]) == 0
-        assert re.search(r"^clipped: 0 dips in", capsys.readouterr().out, re.M)
-    finally:
-        sys.modules.pop("mine", None)
-        importlib.invalidate_caches()
+    yield others
+    sys.modules.pop("mine", None)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.lengthy
+def test_the_tutorial(tutorial: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its last block is cut down to the seed that the page looks at."""
+    once, look, _, more = tutorial
+    said = [re.findall(r"\S+", line) for line in blocks("tutorial.md", "text")[1].splitlines()]
+    names: dict[str, Any] = {}
+    exec(once, names)
+    assert main(["analyze", "runs/plain"]) == 0
+    printed = capsys.readouterr().out
+    assert "The run trained unstably. It finished without any error" in printed
+    assert re.search(r"The deepest dip.* points below its level\nat step 1\d\d", printed)
+    exec(look, names)
+    printed = capsys.readouterr().out
+    assert [line.split() for line in printed.splitlines()] == said
+    exec(more.replace("range(3)", "[1]").replace("(0, 2)", "()"), names)
+    capsys.readouterr()
+    assert main(["analyze", "runs/plain", "runs/clipped"]) == 0
+    assert re.search(r"^clipped: 0 dips in", capsys.readouterr().out, re.M)
 
 
 @pytest.mark.slow
 def test_the_branches_of_the_tutorial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tutorial: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    loop, _, _, branches, _ = blocks("tutorial.md")
-    Path("mine.py").write_text(loop)
-    try:
-        exec(branches, {})
-    finally:
-        sys.modules.pop("mine", None)
-        importlib.invalidate_caches()
+    _, _, branches, _ = tutorial
+    exec(branches, {})
     printed = capsys.readouterr().out
     assert "8 of 8 placebos from step 125 repeat the event" in printed
     assert "clip at 1: prevented. 0 of 3 repeat the event" in printed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import stabkit
-from stabkit.analyze.collapse_events import collapses
+from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.config import load_config
 from stabkit.rundir import RunDir
 from stabkit.store.reader import Run
@@ -58,7 +58,7 @@ def test_knn_improves_over_an_untrained_resnet(name: str, tmp_path: Path) -> Non
     run = trained(tmp_path, *RESNET, f"method.name={name}", *layers)
     accuracy = run.evals("knn_heldout")["value"].tolist()
     assert accuracy[-1] > accuracy[0] + RESNET_GAIN[name] / 2
-    assert collapses(run).empty
+    assert Diagnosis(run).collapses.empty
 
 
 @pytest.mark.lengthy
@@ -69,7 +69,7 @@ def test_knn_improves_over_the_untrained_backbone(name: str, tmp_path: Path) -> 
     accuracy = run.evals("knn_heldout")["value"].tolist()
     assert accuracy[-1] > accuracy[0] + GAIN[name] / 2
     assert run.scalar("feature_std").index.tolist() == [0, 50]
-    assert collapses(run).empty
+    assert Diagnosis(run).collapses.empty
 
 
 @pytest.mark.lengthy
@@ -81,8 +81,8 @@ def test_byol_without_a_predictor_collapses(tmp_path: Path) -> None:
     settings = ["method.name=byol", "method.projector_layers=1", "knn.every=20"]
     bare = trained(tmp_path / "bare", *settings, "method.predictor=false")
     full = trained(tmp_path / "full", *settings)
-    assert {"feature_std", "effective_rank"} <= set(collapses(bare)["signal"])
-    assert collapses(full).empty
+    assert {"feature_std", "effective_rank"} <= set(Diagnosis(bare).collapses["signal"])
+    assert Diagnosis(full).collapses.empty
 
 
 @pytest.mark.lengthy
@@ -95,7 +95,7 @@ def test_swav_without_sinkhorn_collapses_to_a_loss_near_zero(tmp_path: Path) -> 
     settings.append("method.prototypes=32")
     bare = trained(tmp_path / "bare", *settings, "method.sinkhorn=false")
     full = trained(tmp_path / "full", *settings)
-    (found,) = collapses(bare).to_dict("records")
+    (found,) = Diagnosis(bare).collapses.to_dict("records")
     assert found["signal"] == "loss_relative"
     assert found["level"] < 0.05
-    assert collapses(full).empty
+    assert Diagnosis(full).collapses.empty

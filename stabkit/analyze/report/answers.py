@@ -16,8 +16,8 @@ from stabkit.printing import counted
 
 TOLD = 2  # events in the first answer, remedies in the third
 BEFORE = 50  # steps before an event, in which a jump of the learning rate is told
-# the kinds of event that make a run unstable
-COUNT = ("non-finite", "collapse", "departure", "dip", "drift", "loss spike")
+# kinds of event that make a run unstable
+DECISIVE = ("non-finite", "collapse", "departure", "dip", "drift", "loss spike")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def _unstable(runs: Diagnoses, verdict: Verdict, of_worst: Sequence[Incident]) -
         return line
     if len(runs) > 1:
         return f"Yes: {line}"
-    counted_ones = [one for one in of_worst if one.kind in COUNT]
-    told = sorted(counted_ones, key=lambda one: KINDS.index(one.kind))[:TOLD]
+    decisive = [one for one in of_worst if one.kind in DECISIVE]
+    told = sorted(decisive, key=lambda one: KINDS.index(one.kind))[:TOLD]
     return " ".join(["Yes.", *(f"{one.headline}." for one in told), line])
 
 

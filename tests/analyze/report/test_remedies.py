@@ -261,13 +261,17 @@ def test_what_the_runs_measure_is_their_paired_difference(grid_runs: Diagnoses) 
     assert trial(BY_NAME["QK-norm"], group_cells(runs), bad) is None
 
 
+def plant_frozen_ends_higher(folder: Path, seeds: int) -> None:
+    for seed in range(seeds):
+        for freeze, start in (("false", 0.25), ("true", 0.30)):
+            run = folder / f"{freeze} {seed}"
+            plant_run(run, f"model.freeze_patch_embed={freeze}", seed=seed)
+            evaluate_again(run, start, seed)
+
+
 @pytest.mark.lengthy
 def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
-    for seed in range(3):
-        for freeze, start in (("false", 0.25), ("true", 0.30)):
-            folder = plant_run(tmp_path / f"{freeze} {seed}", f"model.freeze_patch_embed={freeze}",
-                               seed=seed)  # fmt: skip
-            evaluate_again(folder, start, seed)
+    plant_frozen_ends_higher(tmp_path, seeds=3)
     runs = diagnosed(tmp_path)
     (found,) = trials([FREEZE], group_cells(runs), set())
     assert found is not None
@@ -293,11 +297,7 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
 @pytest.mark.lengthy
 def test_a_remedy_is_not_praised_for_the_runs_that_survived_it(tmp_path: Path) -> None:
     """Without the run that blew up, the others end higher."""
-    for seed in range(4):
-        for freeze, start in (("false", 0.25), ("true", 0.30)):
-            folder = plant_run(tmp_path / f"{freeze} {seed}", f"model.freeze_patch_embed={freeze}",
-                               seed=seed)  # fmt: skip
-            evaluate_again(folder, start, seed)
+    plant_frozen_ends_higher(tmp_path, seeds=4)
     blow_up(tmp_path / "true 3")
     runs = diagnosed(tmp_path)
     (found,) = trials([FREEZE], group_cells(runs), {"true 3"})
