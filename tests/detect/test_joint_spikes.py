@@ -63,14 +63,21 @@ def burst(seed: int, height: float, layers: int = 8) -> list[tuple[np.ndarray, n
     return found
 
 
+def restless(
+    layers: list[tuple[np.ndarray, np.ndarray]], seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Make layers restless until 40 steps ahead of the burst, so that no layer shows it alone."""
+    noise = np.exp(np.random.default_rng(seed).normal(0, 0.3, 160))
+    for _, values in layers:
+        values[100:260] *= noise
+    return layers
+
+
 @pytest.mark.lengthy
 def test_a_burst_that_no_layer_shows_alone_is_found_in_all_that_share_it() -> None:
     found = 0
     for seed in range(20):
-        layers = burst(seed, 7.0)
-        for _, values in layers:
-            # restless before, and quiet again 40 steps ahead of the burst
-            values[100:260] *= np.exp(np.random.default_rng(seed).normal(0, 0.3, 160))
+        layers = restless(burst(seed, 7.0), seed)
         alone = [find_spikes(*layer)["onset"].between(300, 304).sum() for layer in layers]
         assert sum(alone) <= 2
         here = [rows[rows["onset"].between(300, 304)] for rows in find_layer_spikes(layers)]
@@ -132,7 +139,7 @@ def test_healthy_layers_that_begin_late_or_pause_have_no_burst(lacking: int, ste
 def test_infinite_values_at_the_peak_do_not_hide_the_burst_of_the_others() -> None:
     found = 0
     for seed in range(10):
-        layers = burst(seed, 8.0, 12)
+        layers = restless(burst(seed, 9.0, 12), seed)
         layers = [
             (steps, np.where((steps >= 300) & (steps < 305) & (i < 6), np.nan, values))
             for i, (steps, values) in enumerate(layers)

@@ -11,7 +11,9 @@ from stabkit.analyze.claims import Claim
 from stabkit.analyze.report.answers import _prevented
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.headline import Verdict
+from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.remedy_effects import Pair, Trial
+from stabkit.analyze.report.signs import events_of
 from tests.analyze.conftest import diagnosed
 from tests.analyze.test_any_run import converted, falling_loss, noise
 
@@ -31,6 +33,15 @@ def test_a_single_run_is_told_with_its_events_and_the_jump_of_the_rate(tmp_path:
     assert where.startswith("At step 1,200, with a ")
     assert "The learning rate jumped from 0.05 to 5 at step 1,200." in where
     assert "warm-up" not in where
+
+
+def test_a_drift_in_which_another_event_begins_is_not_where_it_began() -> None:
+    run: Any = SimpleNamespace(name="a")
+    drift, spike, later = (
+        Incident(run, "a", kind, onset, onset + 70, 1.0, "", ())
+        for kind, onset in (("drift", 270), ("loss spike", 300), ("drift", 400))
+    )
+    assert events_of([later, spike, drift], "a") == [spike, later]
 
 
 @pytest.mark.parametrize(
