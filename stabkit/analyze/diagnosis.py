@@ -30,7 +30,7 @@ from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES, Note
-from stabkit.store.gaps import gaps
+from stabkit.store.gaps import blank_series, gaps
 from stabkit.store.reader import Run
 
 BROKE_OFF = ("failed", "lost")  # how a run stands that ended before its end
@@ -288,10 +288,14 @@ class Diagnosis:
         return noted(self.tables)
 
     def gaps(self, *tables: str) -> list[str]:
-        """Return the steps whose rows are missing, in words; by default from every table."""
+        """Return the steps whose rows are missing, in words; by default from every table.
+
+        With them, the steps in which a series of a converted log that is judged is blank.
+        """
         for table in tables or TABLES:
             if table not in self._gaps:
-                self._gaps[table] = gaps(self.tables, [table])
+                blank = blank_series(self.run, table, [*self.losses, *self.norms, self.metric])
+                self._gaps[table] = [*gaps(self.tables, [table]), *blank]
         return [text for table in tables or TABLES for text in self._gaps[table]]
 
     @cached_property

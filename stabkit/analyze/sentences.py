@@ -19,6 +19,7 @@ from stabkit.analyze.text import layers_called, listed, risen_from, times
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.printing import counted
+from stabkit.store.gaps import BLANK
 
 NAMED = 3  # runs of one kind; more are counted
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
@@ -34,10 +35,6 @@ COLLAPSE = {  # a sign of collapse in words
     "teacher_rank": "teacher features of few dimensions",
 }
 
-NOTHING_SAID = (
-    f"Nothing can be said: a verdict needs {SHORTEST} evaluations of an accuracy, or more than "
-    f"{MIN_HISTORY} values of a\nloss or of a gradient norm, and all rows of the steps trained."
-)
 LEVEL_NOTE = (
     "Final accuracy: the median of the last fifth of the evaluations. Best: the highest median of\n"
     "as many in a row."
@@ -99,6 +96,24 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     if shared:
         ending = " by itself, but in the mean of several."
     return text[0].upper() + text[1:] + ending
+
+
+def nothing_said(table: pd.DataFrame) -> str:
+    """Say why no run has a verdict: all lack values, or some recorded too little."""
+    if (table["gaps"] != "").all():
+        missing = "values of steps that were trained are missing"
+        return f"Nothing can be said: {missing}.\n{first_gap(table)}"
+    return (
+        f"Nothing can be said: a verdict needs {SHORTEST} evaluations of an accuracy, or more than "
+        f"{MIN_HISTORY} values of a\nloss or of a gradient norm, and all rows of the steps trained."
+    )
+
+
+def first_gap(table: pd.DataFrame) -> str:
+    """Say what the first run that lacks rows or values lacks."""
+    first = table[table["gaps"] != ""].iloc[0]
+    blank = " Some programs write NaN as a blank." if BLANK in str(first["gaps"]) else ""
+    return f"{first['run']}: {first['gaps']}.{blank}"
 
 
 def sign_sought(table: pd.DataFrame) -> str:

@@ -14,11 +14,12 @@ from stabkit.analyze.findings import findings
 from stabkit.analyze.notes import notes_in_words
 from stabkit.analyze.order import FIRST
 from stabkit.analyze.sentences import (
-    NOTHING_SAID,
     events_in_words,
+    first_gap,
     footnote,
     in_table_order,
     nothing_found,
+    nothing_said,
     seed_text,
 )
 from stabkit.analyze.shared_falls import SharedFall, shared_falls
@@ -155,14 +156,13 @@ def judged_on(table: pd.DataFrame) -> list[str]:
 
 
 def lacking_rows(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on the runs that lack rows; nothing if there are no such runs."""
-    some = table[table["gaps"] != ""]
-    if some.empty:
-        return []
-    first = some.iloc[0]
+    """Say which of several runs lack rows; nothing if none does."""
+    if (table["gaps"] == "").all() or (table["verdict"] == "unknown").all():
+        return []  # `nothing_said` tells of them
+    count = counted(int((table["gaps"] != "").sum()), "run")
     return [
-        f"{counted(len(some), 'run')} without all rows of the steps trained ({first['run']}: "
-        f"{first['gaps']}):\nthey may be unstable without showing a sign of it."
+        f"{count} without all values of the steps trained; there nothing can be seen.\n"
+        + first_gap(table)
     ]
 
 
@@ -206,7 +206,7 @@ def _verdict(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     """Say in a sentence or two how many runs trained unstably."""
     unstable = table[is_unstable(table)]
     if (table["verdict"] == "unknown").all():
-        return NOTHING_SAID
+        return nothing_said(table)
     if unstable.empty:
         return nothing_found(table, shared)
     finished = ended_well(unstable)

@@ -41,7 +41,10 @@ class LoggedAccuracy:
 
 @dataclass
 class ConversionPlan:
-    """The plan of a run: its tables, `went` (source, where, remark) and what was left out."""
+    """The plan of a run: its tables, `went` (source, where, remark) and what was left out.
+
+    `ended`: for a source that goes blank (`blank_ends`), from which to which step.
+    """
 
     scalars: dict[str, Series] = field(default_factory=dict)
     evals: dict[str, list[LoggedAccuracy]] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class ConversionPlan:
     went: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    ended: dict[str, tuple[int, int]] = field(default_factory=dict)
     options: list[str] = field(default_factory=list)
     """What to add to the command if something was guessed wrongly."""
 
@@ -95,6 +99,8 @@ def place(
     plan.went += plan.layers.went
     for name in plan.layers.refused:
         _add_scalar(plan, name, name, series[name], "its layer has this signal from elsewhere")
+    placed = series.keys() - plan.left_out.keys()
+    plan.ended = {name: steps for name, steps in log.ended.items() if name in placed}
     return plan
 
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from stabkit.convert.blank_ends import blank_ends
 from stabkit.convert.columns import Column, FileTable
 from stabkit.convert.naming import BATCHES, EPOCHS, OPTIMIZER_STEPS, ROWS, STEPS
 from stabkit.convert.resumes import given_up_words, without_given_up
@@ -50,6 +51,7 @@ def to_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Lo
         del columns[column]
     series = {column: steps.of(cells) for column, cells in columns.items()}
     rows = {column: steps.rows_of(cells) for column, cells in columns.items()}
+    log.ended = blank_ends(columns, steps.steps, steps.known)
     log.series, given_up = without_given_up(series, rows)
     if given_up[0]:
         why = "of attempts that were given up: the run went back to an earlier step"

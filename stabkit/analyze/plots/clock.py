@@ -42,7 +42,7 @@ def mark_clock(ax: Axes, frame: pd.DataFrame, *, named: bool = True) -> None:
     `frame` has the columns `CLOCK` and `step`. What its runs do not agree on is not drawn. `named`:
     whether the mark of the warm-up says what it is.
     """
-    warmup, per_epoch = warmup_in(frame), _only(frame["per_epoch"])
+    warmup, per_epoch = warmup_in(frame), epoch_in(frame)
     if warmup is not None:
         ax.axvline(warmup, zorder=0, **WARMUP)
         ax.annotate(
@@ -71,6 +71,14 @@ def warmup_in(frame: pd.DataFrame) -> float | None:
     """
     warmup = _only(frame["warmup"])
     return warmup if warmup is not None and 0 < warmup < frame["step"].max() else None
+
+
+def epoch_in(frame: pd.DataFrame) -> float | None:
+    """Return the steps of an epoch of all runs of a table; None if they differ or one is unknown.
+
+    `frame` has the column `per_epoch`.
+    """
+    return _only(frame["per_epoch"])
 
 
 def warmup_handles(table: pd.DataFrame, look: dict[str, Any] = WARMUP) -> list[Line2D]:

@@ -11,9 +11,9 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import BROKE_OFF, Diagnosis
 from stabkit.analyze.endings import broken_off, not_recorded
 from stabkit.analyze.sentences import (
-    NOTHING_SAID,
     events_in_words,
     nothing_found,
+    nothing_said,
     sign_sought,
 )
 from stabkit.analyze.series import accuracy_words
@@ -57,7 +57,8 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
         lines.append(f"Not every run came to its end ({states}): this is the verdict so far.")
     lines += [*broken_off(runs, table), *not_recorded(runs)]
     if unknown == len(table):
-        return Verdict("unknown", "Cannot be said", (*lines, NOTHING_SAID, *judged_on(table)))
+        lines += [nothing_said(table), *judged_on(table)]
+        return Verdict("unknown", "Cannot be said", tuple(lines))
     if unknown:
         lines.append(f"{counted(unknown, 'run')} cannot be judged.")
     lines += lacking_rows(table)

@@ -17,6 +17,7 @@ from matplotlib.colors import to_hex
 from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.cells import wrapped
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.plots.clock import epoch_in, warmup_in
 from stabkit.analyze.plots.curves import spans_decades
 from stabkit.analyze.plots.grad_norms import grad_norms_axis, grad_norms_table
 from stabkit.analyze.plots.knn import curve_styles, drawn_panels, knn_axis, knn_table
@@ -29,6 +30,7 @@ from stabkit.printing import counted
 
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 SMALL = {"font": {"size": 10}}  # words inside a chart
+GRAY = "#999999"
 MAX_POINTS = 4000  # per line; a screen has fewer columns
 # What is drawn, by figure. Events are shaded here, where a picture has bold lines or zooms.
 ABOUT = {
@@ -75,7 +77,8 @@ def _of_accuracy(runs: Diagnoses, notes: Notes) -> list[Chart]:
             _dip(dip, to_hex(styles[str(dip["curve"].iloc[0])]["color"]))
             for _, dip in rows[rows["dip"] > 0].groupby(["run", "dip"], sort=False)
         ]
-        found.append(_Panel(_title(rows, table), traces, shapes, _notes(rows, notes)))
+        marks = [*_clock(rows), *_chance(rows), *_notes(rows, notes)]
+        found.append(_Panel(_title(rows, table), traces, shapes, marks, epoch_in(rows)))
     return _charts("knn", knn_axis(table), found)
 
 
@@ -93,7 +96,8 @@ def _of_loss(runs: Diagnoses, notes: Notes) -> list[Chart]:
             _band(event, to_hex(styles[str(event["curve"].iloc[0])]["color"]))
             for _, event in rows[rows["event"] > 0].groupby(["run", "event"], sort=False)
         ]
-        found.append(_Panel(_title(rows, table), traces, shapes, _notes(rows, notes)))
+        marks = [*_clock(rows), *_notes(rows, notes)]
+        found.append(_Panel(_title(rows, table), traces, shapes, marks, epoch_in(rows)))
     return _charts("loss", loss_axis(table), found, scale)
 
 
@@ -123,8 +127,9 @@ def _of_gradients(runs: Diagnoses, notes: Notes) -> list[Chart]:
         shapes += [
             _line(burst["step"], burst["said"], "#222222") for burst in bursts.to_dict("records")
         ]
+        marks = [*_clock(norms), *_notes(rows, notes)]
         if traces:
-            found.append(_Panel(str(cell), traces, shapes, _notes(rows, notes)))
+            found.append(_Panel(str(cell), traces, shapes, marks, epoch_in(norms)))
     return _charts("grad-norms", grad_norms_axis(table).replace("/ ", "/\n"), found, "log")
 
 
@@ -181,13 +186,8 @@ def _trace(name: str, rows: pd.DataFrame, style: dict[str, Any], width: float) -
             "color": to_hex(style["color"]),
             "dash": DASHES.get(dash, "longdashdot") if isinstance(dash, str) else "longdashdot",
         },
-        "hovertemplate": "step %{x:,}" + _epoch(rows) + "<br>%{y:.4g}",
+        "hovertemplate": "step %{x:,}<br>%{y:.4g}",
     }
-
-
-def _epoch(rows: pd.DataFrame) -> str:
-    per_epoch = rows["per_epoch"].iloc[0]
-    return "" if pd.isna(per_epoch) else f" ({per_epoch:.0f} steps an epoch)"
 
 
 def _dip(rows: pd.DataFrame, color: str) -> dict[str, Any]:
@@ -228,11 +228,35 @@ def _notes(rows: pd.DataFrame, notes: Notes) -> list[dict[str, Any]]:
     ]
 
 
+def _clock(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a line where the warm-up ends, if the runs of a panel agree on it."""
+    ended = warmup_in(rows)
+    if ended is None:
+        return []
+    line = _line(int(ended), "warm-up ends", GRAY)
+    # upright as in the pictures, and halfway up: dips are named at the top and at the bottom
+    line["label"] |= {"textangle": -90, "textposition": "middle", "xanchor": "center"}
+    return [line]
+
+
+def _chance(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a line at the accuracy of guessing, if it is known."""
+    chance = 100 * float(rows["chance"].iloc[0])
+    if math.isnan(chance):
+        return []
+    return [{
+        "type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": chance, "y1": chance,
+        "line": {"width": 1, "color": GRAY},
+        "label": {"text": "chance", "textposition": "end", "yanchor": "bottom", **SMALL},
+    }]  # fmt: skip
+
+
 class _Panel(NamedTuple):
     title: str
     traces: Sequence[dict[str, Any]]
-    shapes: Sequence[dict[str, Any]]  # events
-    notes: Sequence[dict[str, Any]]
+    events: Sequence[dict[str, Any]]  # shapes
+    marks: Sequence[dict[str, Any]]  # shapes: the end of the warm-up, chance, notes
+    epoch: float | None  # steps, if known
 
 
 def _charts(
@@ -246,14 +270,16 @@ def _charts(
         for y in trace["y"]
         if y is not None and (y > 0 or scale != "log")
     ]
+    values += [mark["y0"] for panel in panels for mark in panel.marks if mark["yref"] == "y"]
     margin = 0.05 * (max(values) - min(values)) or 0.5 if values else 0.0
     limits = {"range": [min(values) - margin, max(values) + margin]} if values else {}
     return [_chart(name, measure, panel, {"type": scale, **limits}) for panel in panels]
 
 
 def _chart(name: str, measure: str, panel: _Panel, axis: dict[str, Any]) -> Chart:
-    title, traces, shapes, notes = panel
+    title, traces, events, marks, epoch = panel
     above = wrapped(title)
+    steps = "step" if epoch is None else f"step (an epoch has {epoch:,.0f})"
     more = 17 * above.count("\n")  # pixels; plotly puts the first line where a single one would be
     layout = {
         # directly above the curves, as the buttons are above that
@@ -261,7 +287,7 @@ def _chart(name: str, measure: str, panel: _Panel, axis: dict[str, Any]) -> Char
             "text": _lines(above), "font": {"size": 13},
             "yref": "paper", "y": 1, "yanchor": "bottom", "pad": {"b": 6 + more},
         },
-        "xaxis": {"title": {"text": "step", "standoff": 4}},
+        "xaxis": {"title": {"text": steps, "standoff": 4}},
         "yaxis": {"title": {"text": _lines(measure), "font": {"size": 12}}, **axis},
         "hovermode": "closest",
         "showlegend": True,
@@ -270,10 +296,10 @@ def _chart(name: str, measure: str, panel: _Panel, axis: dict[str, Any]) -> Char
         "paper_bgcolor": "#fff",  # as the pictures, in dark mode too
         "plot_bgcolor": "#fff",
         "font": {"color": "#222"},
-        "shapes": [*shapes, *notes],
+        "shapes": [*events, *marks],
     }  # fmt: skip
     content = json.dumps({"data": list(traces), "layout": layout}, allow_nan=False)
-    marked = f", {counted(len(shapes), 'event')} marked" if shapes else ""
+    marked = f", {counted(len(events), 'event')} marked" if events else ""
     label = f"{title or measure}: {counted(len(traces), 'line')} over steps{marked}."
     return Chart(name, title, " ".join(label.split()), content)
 

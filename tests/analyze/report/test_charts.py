@@ -22,8 +22,16 @@ def contents(runs: Diagnoses, name: str) -> list[dict[str, Any]]:
     return [json.loads(chart.data) for chart in charts(runs) if chart.name == name]
 
 
+MARKS = ("warm-up ends", "chance")
+
+
 def shapes(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [shape for content in contents for shape in content["layout"]["shapes"]]
+    every = [shape for content in contents for shape in content["layout"]["shapes"]]
+    return [shape for shape in every if words(shape) not in MARKS]
+
+
+def words(shape: dict[str, Any]) -> str:
+    return str(shape.get("label", {}).get("text", ""))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -57,6 +65,25 @@ def test_a_chart_says_final_accuracies_depths_of_dips_and_bursts(grid_runs: Diag
     (line,) = [shape for shape in shapes(contents(grid_runs, "grad-norms")) if "label" in shape]
     assert SPIKE <= line["x0"] == line["x1"] < SPIKE + 3
     assert f"from step {SPIKE}" in line["label"]["text"].replace("<br>", " ")
+
+
+def test_a_chart_has_epochs_the_end_of_the_warmup_and_chance_as_the_pictures(
+    grid_runs: Diagnoses,
+) -> None:
+    run = next(iter(grid_runs))
+    warmup, batch = run.settings["optim.warmup_steps"], run.settings["train.batch"]
+    for name in ("knn", "loss", "grad-norms"):
+        for content in contents(grid_runs, name):
+            layout = content["layout"]
+            at = [shape["x0"] for shape in layout["shapes"] if words(shape) == "warm-up ends"]
+            assert at == [warmup], name
+            epoch = run.settings["data.num_train"] // batch
+            assert f"an epoch has {epoch:,})" in layout["xaxis"]["title"]["text"]
+    for content in contents(grid_runs, "knn"):
+        (line,) = [shape for shape in content["layout"]["shapes"] if words(shape) == "chance"]
+        assert line["y0"] == line["y1"] == 10
+        low, high = content["layout"]["yaxis"]["range"]
+        assert low < 10 < high
 
 
 def test_every_event_has_a_band_of_its_own_behind_the_gradients(tmp_path: Path) -> None:

@@ -325,7 +325,9 @@ def test_a_chart_zooms_and_sends_nothing_away(browser: Browser, page: Path) -> N
     browser.wait("charts", lambda: settled(browser))
     # in place of the pictures: accuracy, and the gradients of every cell
     assert browser.js("return document.querySelectorAll('.chart').length") == 1 + len(NAMES)
-    shaded = browser.js("return document.querySelector('.chart').layout.shapes.length")
+    shaded = browser.js(
+        "return document.querySelector('.chart').layout.shapes.filter(s => s.type == 'rect').length"
+    )
     assert shaded == 2, "the two planted dips"
     buttons = browser.js(
         "return [...document.querySelector('.chart').querySelectorAll('.modebar-btn')]"
