@@ -10,7 +10,12 @@ from stabkit.convert.neptune import exported_logs, is_export, is_part
 from stabkit.convert.series import ConvertError, Log, listed
 from stabkit.convert.steps import to_log
 from stabkit.convert.tables import read_table
-from stabkit.convert.tensorboard import is_event_file, read_events
+from stabkit.convert.tensorboard import (
+    is_event_file,
+    name_of_scalars,
+    read_events,
+    subfolders,
+)
 from stabkit.convert.trackio import is_project, is_sqlite, project_logs
 from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
 
@@ -95,8 +100,11 @@ def _read_folder(
         _refuse_step(step, row_step, "Neptune's series")
         return found, exported_logs(paths)
     _refuse_step(step, row_step, "TensorBoard events")
+    of_others = {below for path in paths for below in subfolders(path) if name_of_scalars(below)}
+    paths = [path for path in paths if path not in of_others]
     logs = _read_each(source, paths, read_events)
-    unread = {path.parent for path in source.rglob("*") if is_event_file(path)} - {*paths}
+    every = {path.parent for path in source.rglob("*") if is_event_file(path)}
+    unread = every - {*paths} - of_others
     if unread:
         where = listed(sorted(str(path.relative_to(source)) for path in unread))
         logs[0].notes.append(f"not read, event files in folders below: {where}")

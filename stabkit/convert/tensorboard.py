@@ -50,7 +50,39 @@ def event_files(source: Path) -> list[Path]:
 
 
 def read_events(source: Path) -> Log:
-    """Read one run: an event file, or all event files of a folder without its subfolders.
+    """Read one run: an event file, or all of a folder, with the series of `add_scalars` below it.
+
+    These get the name of their tag and what their folder adds to it: `loss/train` in `loss_train`.
+    """
+    log = _read_own(source)
+    for folder in subfolders(source):
+        if name := name_of_scalars(folder):
+            below = _read_own(folder)
+            log.series[name] = next(iter(below.series.values()))
+            log.notes += [f"{folder.name}: {note}" for note in below.notes]
+    return log
+
+
+def subfolders(source: Path) -> list[Path]:
+    """Return the folders with event files directly in a folder, by name."""
+    if not source.is_dir():
+        return []
+    return sorted(path for path in source.iterdir() if path.is_dir() and event_files(path))
+
+
+def name_of_scalars(folder: Path) -> str | None:
+    """Return the name of the one series of a folder that torch's `add_scalars` made; else None.
+
+    It is named after the tag, with `_` for `/`, and the key of the series in its dictionary.
+    """
+    tags = list(_read_own(folder).series)
+    begin = tags[0].replace("/", "_") + "_" if len(tags) == 1 else ""
+    key = folder.name.removeprefix(begin)
+    return f"{tags[0]}/{key}" if begin and key and key != folder.name else None
+
+
+def _read_own(source: Path) -> Log:
+    """Read an event file, or those of a folder.
 
     A file may begin with a mark that the run was resumed at a step (`purge_step` of a
     SummaryWriter): earlier values from there on, of every tag, belong to an attempt that was given

@@ -9,6 +9,7 @@ import pytest
 from stabkit.convert.convert import convert
 from stabkit.convert.series import ConvertError
 from stabkit.convert.tensorboard import read_events
+from stabkit.store.reader import open_run
 from tests.convert.conftest import converted
 from tests.convert.events import write_events
 
@@ -196,11 +197,29 @@ def test_without_tensorboard_the_extra_is_named(
 
 
 def test_folders_below_a_run_are_told_of(tmp_path: Path, out: Path) -> None:
-    """Read folders as torch's `add_scalars` and `add_hparams` make them."""
+    """Read folders as torch's `add_hparams` makes them."""
     write_events(tmp_path, [(0, "loss", 1.0), (1, "loss", 1.0)])
-    write_events(tmp_path / "loss_val", [(0, "loss", 2.0)])
+    write_events(tmp_path / "1700000000.5", [(0, "hparam/loss", 2.0)])
     (made,) = convert(tmp_path, out)
-    assert made.plan.notes == ["not read, event files in folders below: loss_val"]
+    assert made.plan.notes == ["not read, event files in folders below: 1700000000.5"]
+
+
+def test_series_that_add_scalars_put_below_a_run_are_the_runs(tmp_path: Path, out: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    for name in ("a", "b"):
+        with SummaryWriter(tmp_path / "logs" / name) as writer:
+            for step in range(3):
+                writer.add_scalars("all/loss", {"train": step + 0.5, "val": step + 2.0}, step)
+                writer.add_scalar("lr", 0.1, step)
+    one, two = convert(tmp_path / "logs", out)
+    for made in (one, two):
+        assert made.plan.notes == []
+        run = open_run(made.folder)
+        assert set(run.scalars()["name"]) == {"all/loss/train", "all/loss/val", "lr"}
+        assert run.scalar("all/loss/val").to_dict() == {0: 2.0, 1: 3.0, 2: 4.0}
+    (alone,) = convert(tmp_path / "logs" / "a", tmp_path / "alone")
+    assert set(alone.plan.scalars) == {"all/loss/train", "all/loss/val", "lr"}
 
 
 def test_folders_below_are_runs_of_their_own(tmp_path: Path, out: Path) -> None:
