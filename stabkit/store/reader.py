@@ -1,5 +1,6 @@
 """Read run folders as tidy pandas frames. A table is read when it is asked for."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.rundir import Note, RunDir, Status, find_runs, left_out, read_file
+from stabkit.rundir import LeftOutWarning, Note, RunDir, Status, find_runs, left_out, read_file
 from stabkit.store.accuracies import logged_accuracies
 from stabkit.store.schema import KEYS, TABLES
 from stabkit.store.tables import last_part, read_table
@@ -229,7 +230,8 @@ def load(folder: str | Path) -> Runs:
 
     Two kinds of run are left out with a LeftOutWarning: a run with a damaged configuration, and a
     copy, which has the settings and seed of another run. Counted twice, one training would look
-    like evidence from two. The copy that trained further is kept, or the first by name.
+    like evidence from two. The copy that trained further is kept; of two that trained as far, that
+    with more rows that can be read, or else the first by name.
     """
     path = Path(folder)
     kept: dict[str, Run] = {}
@@ -253,9 +255,12 @@ def load(folder: str | Path) -> Runs:
     )
 
 
-def _further(run: Run) -> tuple[bool, int]:
+def _further(run: Run) -> tuple[bool, int, int]:
     status = run.dir.last_status()
-    return (status.state == "done", status.step) if status else (False, 0)
+    with warnings.catch_warnings():  # what the kept one lacks is told where it is read
+        warnings.simplefilter("ignore", LeftOutWarning)
+        rows = len(run.evals()) + len(run.scalars()) + len(run.signals(["grad_norm"]))
+    return (status.state == "done", status.step, rows) if status else (False, 0, rows)
 
 
 def _named_by_path(run: Run, folder: Path) -> Run:

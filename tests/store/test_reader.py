@@ -36,3 +36,16 @@ def test_a_scalar_that_was_not_recorded_is_refused_with_those_that_were(tmp_path
         run.scalar("nope")
     (tmp_path / "empty" / "scalars").mkdir(parents=True)
     assert stabkit.open_run(tmp_path / "empty").scalar("nope").empty
+
+
+@pytest.mark.parametrize("damaged", ["a", "b"])
+@pytest.mark.parametrize("table", ["evals", "scalars", "layers"])
+def test_of_two_copies_the_whole_one_is_kept(tmp_path: Path, damaged: str, table: str) -> None:
+    for name in ("a", "b"):
+        plant_run(tmp_path / name, "train.steps=50")
+    part = next((tmp_path / damaged / table).glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.warns(stabkit.LeftOutWarning) as told:
+        (run,) = stabkit.load(tmp_path)
+    assert run.name != damaged
+    assert len(told) == 1, "what is wrong with the other copy matters to nobody"
