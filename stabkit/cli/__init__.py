@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 from stabkit.cli.parser import VERBS, build_parser, no_such_verb
+from stabkit.garbage import leave_garbage_at_exit
 from stabkit.printing import raise_failed, safe
 
 
@@ -16,6 +17,8 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done. 1: the work failed. 2: the request was wrong.
     """
+    if argv is None:
+        leave_garbage_at_exit()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = safe(sys.stdout), safe(sys.stderr)
     try:

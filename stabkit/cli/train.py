@@ -17,6 +17,7 @@ from stabkit.config import (
     preset_names,
     run_id,
 )
+from stabkit.garbage import no_collections
 from stabkit.printing import counted
 from stabkit.rundir import LinkedError, RunDir, claim_for_run
 from stabkit.sweep.display import shown_meanwhile
@@ -48,10 +49,11 @@ def act(arguments: argparse.Namespace) -> int:
 
 def _train(config: RunConfig, rundir: RunDir, allow_inexact: bool) -> tuple[int, str]:
     """Train, and return the exit code and what to print; nothing where another process prints."""
-    from stabkit.train.data.errors import DecoderError
-    from stabkit.train.loop import train  # not before: importing torch takes seconds
-    from stabkit.train.parallel.agree import PeerError, PeerRefusedError
-    from stabkit.train.refusals import REFUSALS, InexactResumeError
+    with no_collections():  # not before: importing torch takes seconds
+        from stabkit.train.data.errors import DecoderError
+        from stabkit.train.loop import train
+        from stabkit.train.parallel.agree import PeerError, PeerRefusedError
+        from stabkit.train.refusals import REFUSALS, InexactResumeError
 
     try:
         status = train(config, rundir, allow_inexact=allow_inexact)

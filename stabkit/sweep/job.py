@@ -10,6 +10,7 @@ from submitit.helpers import TorchDistributedEnvironment
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from stabkit.config import ConfigError, read_config
+from stabkit.garbage import leave_garbage_at_exit, no_collections
 from stabkit.rundir import ForeignFolderError, RunDir, Status
 from stabkit.sweep.queue import is_running
 from stabkit.train.stopping import PREEMPT_SIGNAL, stop_on_signals
@@ -33,6 +34,7 @@ class TrainJob:
     def __call__(self) -> str:
         """Train, and return the state that the run ended in."""
         os.chdir(self.cwd)
+        leave_garbage_at_exit()
         environment = SlurmJobEnvironment()
         requeue = signal.getsignal(PREEMPT_SIGNAL)  # submitit's
         rundir = RunDir(Path(self.folder))
@@ -40,8 +42,9 @@ class TrainJob:
         with stop_on_signals() as stop:
             if environment.num_tasks > 1:
                 _export_torch_environment()
-            from stabkit.train.loop import train
-            from stabkit.train.refusals import InexactResumeError
+            with no_collections():
+                from stabkit.train.loop import train
+                from stabkit.train.refusals import InexactResumeError
 
             try:
                 config = read_config(rundir.config_file)
