@@ -4,6 +4,7 @@
 checks what they record.
 """
 
+import gc
 import json
 import os
 import signal
@@ -208,7 +209,9 @@ ENDINGS: tuple[Callable[[Path], None], ...] = (
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # libgomp's threads are not there after a fork, and it waits for them
     Toy().steps(1)  # what torch imports at its first step, once for all of them
+    gc.freeze()  # what was imported is not searched for garbage as each process ends
     exits = {}
     for ending in ENDINGS:
         if (pid := os.fork()) == 0:
