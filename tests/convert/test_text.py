@@ -1,5 +1,6 @@
 """Text logs in the forms that training loops print. All values are made up."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -56,15 +57,18 @@ LOSS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("bad", [{}, {200: math.nan, 250: math.inf}])
 @pytest.mark.parametrize("form", FORMS)
-def test_losses_and_steps_are_read(form: str, tmp_path: Path, out: Path) -> None:
-    losses = {n: 9 - n / 100 for n in range(0, 300, 50)}
+def test_losses_and_steps_are_read(
+    form: str, bad: dict[int, float], tmp_path: Path, out: Path
+) -> None:
+    losses = {n: 9 - n / 100 for n in range(0, 300, 50)} | bad
     lines = [
         FORMS[form].format(e=n // 100, i=n % 100, n=n, loss=loss) for n, loss in losses.items()
     ]
     (tmp_path / "train.log").write_text("Namespace(lr=0.1)\n" + "\n".join(lines) + "\nDone.\n")
     run = converted(tmp_path / "train.log", out)
-    assert run.scalar(LOSS.get(form, "loss")).to_dict() == pytest.approx(losses)
+    assert run.scalar(LOSS.get(form, "loss")).to_dict() == pytest.approx(losses, nan_ok=True)
     notes = run.dir.read_meta()["converted"]["notes"]
     assert any("2 lines left out that name no step" in note for note in notes)
 
