@@ -11,7 +11,8 @@ _NUMBER = r"[-+]?(?:\d+(?:,\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|n
 _WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: no backtracking, so a long line stays fast
 _NOT_A_WORD = r"(?!(?:nan|inf(?:inity)?)\b)"  # in `loss nan lr 0.1` it is the number
 _PAIR = re.compile(
-    rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_NOT_A_WORD}{_WORD}){{0,5}}+)['\"]?(?:\s*\([A-Za-z/ ]+\))?"
+    rf"(?<![\w@/.\-])(?P<name>{_WORD}(?: {_NOT_A_WORD}{_WORD}){{0,5}}+)"
+    r"['\"]?(?:\s*\([A-Za-z/ ]+\))?"
     rf"(?:\s*[:=]\s*|\s+)(?P<number>{_NUMBER})(?P<scale>[kKMB]\b)?(?![\w.]|:\d)"
     r"(?:(?P<percent>\s?%)|\s?(?:ms|s|it/s)\b)?",
     re.IGNORECASE,

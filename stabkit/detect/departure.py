@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray, checked_series
+from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray, checked_series, ratio_of
 from stabkit.detect.spikes import COLUMNS as SPIKE_COLUMNS
 
 # The end level over the best one was 1.45 to 1.72 in three language models that left for good, and
@@ -56,7 +56,7 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     near = at + int(np.flatnonzero(middle[at:] <= best + rise / 4)[-1])
     onset = steps[min(near + 1, len(steps) - 1)]
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
-    ratio = math.exp(rise) if positive else math.nan
+    ratio = ratio_of(rise) if positive else math.nan
     return rows_frame([(onset, steps[-1], *levels, ratio)], COLUMNS)
 
 
@@ -99,7 +99,7 @@ def find_long_rises(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
         behind = peak + int(back[0])
         onset = int(np.flatnonzero(middle[:at] <= near)[-1])
         height = (float(middle[peak]) - low) / max(noise, 1e-12)
-        ratio = math.exp(float(middle[peak]) - low)
+        ratio = ratio_of(float(middle[peak]) - low)
         at_steps = steps[np.array([onset, onset + 1, peak, behind - 1])].tolist()
         rows.append((*at_steps, height, ratio))
     return rows_frame(rows, SPIKE_COLUMNS)

@@ -23,7 +23,7 @@ from stabkit.detect.joint_spikes import (
     shared,
     where_measured,
 )
-from stabkit.detect.robust import FloatArray, IntArray
+from stabkit.detect.robust import FloatArray, IntArray, ratio_of
 from stabkit.detect.spike_scorer import SpikeScorer
 from stabkit.detect.spikes import BAR, FLOOR, MERGE, WINDOW
 from stabkit.detect.stale_moments import MIN_HISTORY, THRESHOLD, stale_points, surprise
@@ -90,7 +90,7 @@ class OnlineSpikes:
             step = at[point.at - first]
             self.flagged.append(step)
             if self._merging.begins(point.at, step, point.ends):
-                found.append(Onset(step, math.exp(point.rise)))
+                found.append(Onset(step, ratio_of(point.rise)))
         return found
 
 
@@ -156,7 +156,7 @@ class OnlineSharedSpikes:
             for i in np.flatnonzero(heights[:, k] >= SHARED_BAR):
                 rise = logs[i, stretch] - level[i, k]
                 onset = int(steps[stretch][np.argmax(rise >= rise.max() / 2)])
-                found.append((Onset(onset, math.exp(rise.max())), self._layers[i]))
+                found.append((Onset(onset, ratio_of(float(rise.max()))), self._layers[i]))
         return found
 
 

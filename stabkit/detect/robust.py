@@ -1,5 +1,8 @@
 """What all detectors share: checks of series, stretches, medians, noise scales."""
 
+import math
+import sys
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
@@ -55,6 +58,11 @@ def check_accuracy(steps: IntArray, accuracy: FloatArray) -> None:
         raise ValueError(
             f"accuracy must be a fraction in 0..1 or NaN, got {accuracy[i]} at step {steps[i]}"
         )
+
+
+def ratio_of(log: float) -> float:
+    """Return e to the power of a difference of logarithms; the largest number instead of more."""
+    return math.exp(min(log, math.log(sys.float_info.max)))
 
 
 def zeros_since(values: FloatArray) -> int | None:

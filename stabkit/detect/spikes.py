@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.onsets import half_height_onset
-from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series
+from stabkit.detect.robust import BoolArray, FloatArray, IntArray, checked_series, ratio_of
 from stabkit.detect.spike_scorer import Flagged, SpikeScorer
 
 WINDOW = 100  # values that make a level, and errors that make a noise
@@ -184,7 +184,7 @@ def spike_rows(scored: Scored, merge: int = MERGE) -> pd.DataFrame:
         onset = half_height_onset(steps, logs, event[0].at, peak.at, since)
         since = event[-1].at + 1
         times = steps[[event[0].at, peak.at, event[-1].at]]
-        rows.append((onset, *times, peak.z, math.exp(peak.rise)))
+        rows.append((onset, *times, peak.z, ratio_of(peak.rise)))
     return rows_frame(rows, COLUMNS)
 
 

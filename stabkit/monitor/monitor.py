@@ -94,8 +94,9 @@ class Monitor:
         """`_run_id`: given by stabkit's own loop, which holds the folder and writes its status."""
         self._recording: Recording | None = None  # a copy in another process has none
         scaler = checked(scaler) if scaler is not None else scaler_within(optimizer)
+        path = Path(folder).absolute()  # the training may change its working directory
         recording = Recording(
-            model, listed(optimizer), Path(folder), signals, probe, probe_every, scaler, layer_of,
+            model, listed(optimizer), path, signals, probe, probe_every, scaler, layer_of,
             first_step, flush_every, full_every, samples_per_step, strict, config, _run_id, knn,
             teacher,
         )  # fmt: skip

@@ -1,7 +1,9 @@
+import sys
+
 import numpy as np
 import pytest
 
-from stabkit.detect import find_departure
+from stabkit.detect import find_departure, find_long_rises, find_spikes
 
 STEPS = np.arange(400) * 10
 
@@ -70,3 +72,11 @@ def test_values_that_are_not_finite_and_short_series_are_passed_over() -> None:
     assert len(find_departure(STEPS, loss)) == 1
     assert find_departure(STEPS[:19], loss[:19]).empty
     assert find_departure([], []).empty
+
+
+@pytest.mark.parametrize("ends", [[sys.float_info.max], [5e-324, 1e300] * 100])
+def test_ratios_beyond_the_largest_number_are_the_largest(ends: list[float]) -> None:
+    values = np.concatenate([2.3 * 0.99 ** np.arange(300) + 0.3, ends])
+    for find in (find_departure, find_long_rises, find_spikes):
+        found = find(np.arange(len(values)), values)
+        assert np.isfinite(found["ratio"]).all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import stabkit
 from stabkit.cli import main
-from tests.monitor.toy import Toy
+from tests.monitor.toy import Toy, assert_whole
 
 
 def small_training(
@@ -310,3 +310,25 @@ def test_batches_of_an_evaluation_that_are_logged_one_by_one_are_told(tmp_path: 
     assert run.evals("other")["step"].tolist() == [0, 1, 2]
     (event,) = run.event_log()
     assert event["reason"].startswith("log_eval: val_acc was evaluated twice after one step")
+
+
+def test_a_loop_may_change_its_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    toy = Toy()
+    with toy.monitor(Path("run")) as monitor:
+        toy.steps(5, monitor)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        toy.steps(5, monitor)
+    assert_whole(tmp_path / "run", toy)
+
+
+def test_an_accuracy_may_exceed_one_by_its_rounding(tmp_path: Path) -> None:
+    toy = Toy()
+    with toy.monitor(tmp_path) as monitor:
+        monitor.log_accuracy("val_acc", float(np.float32(1) + np.float32(2e-7)))
+        with pytest.raises(ValueError, match="a share from 0 to 1"):
+            monitor.log_accuracy("val_acc", 1.0001)
+    assert stabkit.open_run(tmp_path).evals("val_acc")["value"].tolist() == [1.0]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from stabkit.store.writer import Writer
 
+ROUNDING = 1e-6  # of a share that was computed in 32 bits
+
 
 class Evaluation(NamedTuple):
     """An accuracy after `step` updates.
@@ -83,10 +85,15 @@ def checked_step(call: str, metric: Any, step: Any) -> int:
 
 
 def checked_share(call: str, name: str, value: float | None) -> float:
-    """Return a share of the samples, NaN for None. Raises ValueError for one outside of 0 to 1."""
+    """Return a share of the samples, NaN for None. Raises ValueError for one outside of 0 to 1.
+
+    A mean of float32 numbers may lie above 1 by its rounding: it counts as 1.
+    """
     if value is None:
         return math.nan
     share = float(value)
+    if 1 < share <= 1 + ROUNDING:
+        share = 1.0
     if not 0 <= share <= 1:
         hint = f"; {share:g} % is {share / 100:g}" if 1 < share <= 100 else ""
         raise ValueError(f"{call}: {name} must be a share from 0 to 1, got {share:g}{hint}")
