@@ -19,7 +19,7 @@ from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.nonfinite import nonfinite_entries
 from stabkit.analyze.notes import noted
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series import gradient_norms, judged_metric, losses, with_level
+from stabkit.analyze.series import gradient_norms, judged_metric, losses
 from stabkit.analyze.series_spikes import Series
 from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.analyze.what_was_judged import Judged
@@ -172,14 +172,14 @@ class Diagnosis:
     @cached_property
     def departures(self) -> pd.DataFrame:
         """Losses that left their best level for good (`loss_events.departures`)."""
-        return loss_events.departures(self._series(with_level(self.losses)))
+        return loss_events.departures(loss_events.of_level(self._series(self.losses)))
 
     @cached_property
     def stuck(self) -> pd.DataFrame:
         """Losses that never fell (`loss_events.stuck`); the chance level of our own is known."""
         if "loss_relative" in self._names:
             return self._collapsed[1]
-        return loss_events.stuck(self._series(with_level(self.losses)))
+        return loss_events.stuck(loss_events.of_level(self._series(self.losses)))
 
     @cached_property
     def _raised(self) -> tuple[pd.DataFrame, pd.DataFrame]:

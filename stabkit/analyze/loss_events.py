@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series import with_level
+from stabkit.analyze.series import is_total, with_level
 from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE, NOTHING
@@ -46,13 +46,28 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
 def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield the long rises of each loss in which no spike begins."""
-    level = with_level(list(found))
+    level = of_level(found)
     for depth, (name, series) in enumerate(found.items()):
         if name in level:
             rises, onsets = find_long_rises(*series), spikes.loc[spikes["layer"] == name, "onset"]
             begins, ends = rises["onset"].to_numpy(), rises["end"].to_numpy()
             told = [bool(onsets.between(*both).any()) for both in zip(begins, ends, strict=True)]
             yield named(rises[~np.array(told, dtype=bool)].assign(long=True), name, depth)
+
+
+def of_level(found: Mapping[str, Series]) -> dict[str, Series]:
+    """Return the losses that have a level (`with_level`), without the parts of a total beside them.
+
+    A part may rise in a healthy run, as the KL term of a VAE does, for what the others gain. A
+    total has values wherever its parts have.
+    """
+    level = {name: found[name] for name in with_level(list(found))}
+    spans = [steps[[0, -1]] for name, (steps, _) in level.items() if is_total(name)]
+    return {
+        name: (steps, values)
+        for name, (steps, values) in level.items()
+        if is_total(name) or not any(a <= steps[0] and steps[-1] <= b for a, b in spans)
+    }
 
 
 def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":

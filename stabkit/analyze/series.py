@@ -63,7 +63,12 @@ def with_level(names: Sequence[str]) -> list[str]:
     A total beside losses of players or policies is a sum of them, and has none either.
     """
     played = any(words(name) & GAMES - {"entropy", "kl"} for name in names)
-    return [name for name in names if has_level(name) and not (played and words(name) <= TOTAL)]
+    return [name for name in names if has_level(name) and not (played and is_total(name))]
+
+
+def is_total(name: str) -> bool:
+    """Return whether the name is that of the sum of all losses: `loss`, `train/total_loss`."""
+    return words(name) <= TOTAL
 
 
 def gradient_norms(names: Iterable[str]) -> list[str]:

@@ -35,7 +35,7 @@ def stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Bool
     behind = np.searchsorted(steps, spikes["end"].to_numpy(), side="right")
     usual = np.isfinite(heights)
     for begin, end in zip(first, behind, strict=True):
-        usual[begin:end] = False
+        usual[begin : _last_high(logs, level[begin] + GOES_ON * noise[begin], end)] = False
     start, exponent = _tail(heights[usual])
     follows = _follows(np.where(usual, heights, -np.inf))
     found = []
@@ -70,6 +70,16 @@ def level_before(logs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     errors = (logs - level).abs()
     noise = errors.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1) * MAD_TO_STD
     return level, np.maximum(FLOOR, noise)
+
+
+def _last_high(logs: FloatArray, bar: float, end: int) -> int:
+    """Return the index behind the last of the values from `end` on that stay above a bar.
+
+    A level that stays high is a spike for its first values alone, but no part of the usual tail.
+    Behind WINDOW values it is the level.
+    """
+    below = np.flatnonzero(logs[end : end + WINDOW] < bar)
+    return end + (int(below[0]) if below.size else WINDOW)
 
 
 def _tail(heights: FloatArray) -> tuple[float, float]:

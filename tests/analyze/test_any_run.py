@@ -226,6 +226,21 @@ def test_a_loss_that_left_for_good_diverged(tmp_path, capsys):
     assert run.events("departure")["layer"].tolist() == ["loss"]
 
 
+def test_a_part_of_a_loss_may_rise_while_the_total_falls(tmp_path):
+    """As the KL term of a VAE does. Without the total, the rise is all that is known."""
+    part = 0.1 + 4 * (1 - np.exp(-STEPS / 500)) * noise(1)
+    total = 20 * falling_loss() + part
+    for name in ("kld_loss", "reg_loss", "l2_loss"):
+        (tmp_path / name).mkdir()
+        run = converted(tmp_path / name, {"loss": total, name: part})
+        assert run.verdict == "stable"
+    (tmp_path / "alone").mkdir()
+    assert converted(tmp_path / "alone", {"reg_loss": part}).verdict == "diverged"
+    early = np.where(STEPS < 1000, total, np.nan)
+    (tmp_path / "early").mkdir()
+    assert converted(tmp_path / "early", {"loss": early, "reg_loss": part}).verdict == "diverged"
+
+
 def test_a_held_out_loss_that_rises_by_overfitting_is_no_divergence(tmp_path):
     rising = 2 + 0.02 * np.maximum(np.arange(200) - 50, 0) + falling_loss() - 2
     run = converted(tmp_path, {"loss": falling_loss(), "val_loss": rising})

@@ -60,6 +60,19 @@ def test_a_spike_in_the_first_steep_fall_stands_out(at: int) -> None:
     assert standing_out(values) == [begin]
 
 
+@pytest.mark.parametrize("size", [SHORTEST - 1, SHORTEST, 3_000])
+@pytest.mark.parametrize(("last", "ratio"), [(0.09, 1e4), (0.05, 3.0), (35, 10.0)])
+def test_a_level_that_stays_high_is_no_tail_of_its_first_values(
+    size: int, last: float, ratio: float
+) -> None:
+    """Whether it stays to the end (`last` is a share) or for some values."""
+    for seed in range(6):
+        values = noisy(seed, size, tail=200.0)
+        begin = size // 2 if last > 1 else round(size * (1 - last))
+        values[begin : begin + int(last) if last > 1 else None] *= ratio
+        assert begin in standing_out(values)
+
+
 def test_neither_scale_nor_unit_of_steps_matters() -> None:
     values = noisy(3)
     values[9_000:9_003] *= 2
