@@ -10,7 +10,7 @@ from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes
 from stabkit.detect import find_swells
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.layer_tails import stand_out
-from stabkit.detect.robust import zeros_since
+from stabkit.detect.robust import ZEROS, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
@@ -65,9 +65,10 @@ def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, 
 def _died(series: Sequence[Series], run: Run) -> bool:
     """Return whether every gradient norm is exactly 0 from some step to its end, and say so.
 
-    Spikes are sought in logarithms, which zeros have not. Nothing is trained from there on.
+    Spikes are sought in logarithms, which zeros have not. Nothing is trained from there on. Layers
+    that are 0 from the first step on may be frozen, unless all of them are.
     """
-    found = []
+    found, frozen = [], []
     for steps, values in series:
         known = ~np.isnan(values)
         if np.any(values[known] != 0):
@@ -75,6 +76,9 @@ def _died(series: Sequence[Series], run: Run) -> bool:
             if since is None:
                 return False
             found.append(int(steps[known][since]))
+        elif known.sum() >= ZEROS:
+            frozen.append(int(steps[known][0]))
+    found = found or frozen
     if found:
         left_out(run.path, f"they are exactly 0 from step {max(found):,} to the end", "gradients")
     return bool(found)

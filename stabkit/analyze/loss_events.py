@@ -14,7 +14,7 @@ from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.loss_tail import rose, stand_out
-from stabkit.detect.robust import ZEROS, zeros_since
+from stabkit.detect.robust import ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import Run
 
@@ -99,7 +99,7 @@ def _zeroed(steps: NDArray[np.int64], values: NDArray[np.float64]) -> pd.DataFra
     since, rows = zeros_since(values), []
     if since is not None and since >= ZEROS:
         first, before = np.median(values[:ZEROS]), np.median(values[since - ZEROS : since])
-        if before > NOTHING * first > 0:
+        if before > NOTHING * first > 0 and before >= rounded_by(values):
             rows.append((steps[since], steps[-1], float(before), 0.0, math.nan))
     return pd.DataFrame(rows, columns=list(DEPARTURE))
 

@@ -9,7 +9,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.robust import MAD_TO_STD, FloatArray, IntArray, checked_series, ratio_of
+from stabkit.detect.robust import (
+    MAD_TO_STD,
+    FloatArray,
+    IntArray,
+    checked_series,
+    ratio_of,
+    rounded_by,
+)
 from stabkit.detect.spikes import COLUMNS as SPIKE_COLUMNS
 from stabkit.detect.spikes import MIN_HISTORY
 
@@ -38,8 +45,8 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     The best level is the lowest running median, over a twentieth of the run, before the last fifth.
     The end level is the median of the last fifth. The loss has left if the end level is RATIO times
     the best one or more; where values are negative, if it lost half of what it had gained since the
-    first level. Both distances must exceed the noise of single values. A slow rise counts like a
-    sudden one.
+    first level. Both distances must exceed the noise of single values and the rounding of printed
+    ones. A slow rise counts like a sudden one.
 
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative
@@ -62,6 +69,8 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     near = at + int(np.flatnonzero(middle[at:] <= best + rise / 4)[-1])
     onset = steps[min(near + 1, len(steps) - 1)]
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
+    if levels[1] - levels[0] < rounded_by(values):
+        return rows_frame([], COLUMNS)
     ratio = ratio_of(rise) if positive else math.nan
     return rows_frame([(onset, steps[-1], *levels, ratio)], COLUMNS)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
+from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray, rounded_by
 from stabkit.detect.spike_scorer import GOES_ON
 from stabkit.detect.spikes import FLOOR, MIN_HISTORY, WINDOW
 
@@ -53,14 +53,17 @@ def rose(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray
 
     After a sudden drop, as where the learning rate falls, the trend goes on downwards for some
     values, and a level that stays looks like a rise over it. So the peak must lie above the median
-    of the `RECENT` values before by half of what it lies above the trend, in logarithms.
+    of the `RECENT` values before by half of what it lies above the trend, in logarithms. Its
+    distance from it must exceed the rounding of printed values.
     """
-    logs = np.log(values)
+    logs, rounding = np.log(values), rounded_by(values)
     found = []
     for onset, peak, ratio in spikes[["onset", "peak", "ratio"]].itertuples(index=False):
         begin, highest = np.searchsorted(steps, [onset, peak])
         before = logs[max(0, begin - RECENT) : begin]
-        found.append(not before.size or logs[highest] - np.median(before) >= np.log(ratio) / 2)
+        level = np.median(before) if before.size else -np.inf
+        rise = logs[highest] - level >= np.log(ratio) / 2
+        found.append(rise and values[highest] - np.exp(level) >= rounding)
     return np.array(found, dtype=bool)
 
 

@@ -14,6 +14,7 @@ BoolArray = NDArray[np.bool_]
 MAD_TO_STD = 1.4826  # 1 / normal.ppf(3/4): the MAD of normal noise times this is its std
 # Std of a standard normal cut at +-3. Divided by it, the trimmed estimate below is unbiased.
 STD_WITHIN_3 = 0.9866
+UNITS, DIFFERENT = 3, 8  # of the last digit that was written; values
 ZEROS = 5  # values: a series that is exactly 0 for so long at its end holds nothing any more
 # For the AR(1) coefficients `AR`: the lag-1 autocorrelation of the residuals in `noise_scale`, and
 # their standard deviation relative to that of the noise (means of 300 simulations of 100 values,
@@ -58,6 +59,16 @@ def check_accuracy(steps: IntArray, accuracy: FloatArray) -> None:
         raise ValueError(
             f"accuracy must be a fraction in 0..1 or NaN, got {accuracy[i]} at step {steps[i]}"
         )
+
+
+def rounded_by(values: FloatArray) -> float:
+    """Return how large a distance may be that comes from the rounding of printed values.
+
+    It is `UNITS` times the smallest distance of two values; 0 for fewer than `DIFFERENT` values,
+    which do not show how they were rounded.
+    """
+    apart = np.diff(np.unique(values[np.isfinite(values)]))
+    return UNITS * float(apart.min()) if apart.size >= DIFFERENT else 0.0
 
 
 def ratio_of(log: float) -> float:

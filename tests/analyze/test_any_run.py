@@ -93,8 +93,30 @@ def test_a_loss_that_was_learned_to_zero_has_not_diverged(tmp_path):
     assert converted(tmp_path, {"loss": learned}).verdict == "stable"
 
 
+@pytest.mark.parametrize(
+    ("digits", "size", "level"), [(2, 2000, 0.01), (2, 500, 0.03), (1, 200, 0.02)]
+)
+def test_the_rounding_of_printed_losses_is_no_event(tmp_path, digits, size, level):
+    for seed in range(6):
+        steps = np.arange(size)
+        loss = (level + 1.8 * np.exp(-8 * steps / size)) * noise(seed, size, 0.1)
+        (tmp_path / str(seed)).mkdir()
+        assert (
+            converted(tmp_path / str(seed), {"loss": loss.round(digits)}, steps).verdict == "stable"
+        )
+
+
+def test_a_spike_of_a_printed_loss_exceeds_its_rounding(tmp_path):
+    steps = np.arange(500)
+    loss = (0.03 + 1.8 * np.exp(-8 * steps / 500)) * noise(0, 500, 0.1)
+    loss[400:403] = 1.0
+    assert converted(tmp_path, {"loss": loss.round(2)}, steps).verdict == "unstable"
+
+
 @pytest.mark.parametrize("names", [["grad_norm"], [f"grad_norm/h.{i}" for i in range(4)]])
-@pytest.mark.parametrize(("zeros", "verdict"), [(80, "unknown"), (5, "unknown"), (3, "stable")])
+@pytest.mark.parametrize(
+    ("zeros", "verdict"), [(200, "unknown"), (80, "unknown"), (5, "unknown"), (3, "stable")]
+)
 def test_gradients_that_are_zero_to_the_end_are_told(tmp_path, capsys, names, zeros, verdict):
     norms = {name: noise(i, sigma=0.1) for i, name in enumerate(names)}
     for values in norms.values():
