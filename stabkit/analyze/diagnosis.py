@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stabkit.analyze import accuracy_events, collapse_events, gradient_events, loss_events
 from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_level
+from stabkit.analyze.blank_series import blank_series
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.nonfinite import nonfinite_entries
 from stabkit.analyze.notes import noted
@@ -30,7 +31,7 @@ from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES, Note
-from stabkit.store.gaps import blank_series, gaps
+from stabkit.store.gaps import gaps
 from stabkit.store.reader import Run
 
 BROKE_OFF = ("failed", "lost")  # how a run stands that ended before its end
@@ -279,6 +280,10 @@ class Diagnosis:
         return max(GAP, self.every)
 
     @cached_property
+    def _blank(self) -> dict[str, list[str]]:
+        return blank_series(self.tables, self.losses, self.norms, self.metric)
+
+    @cached_property
     def _gaps(self) -> dict[str, list[str]]:
         return {}
 
@@ -290,12 +295,11 @@ class Diagnosis:
     def gaps(self, *tables: str) -> list[str]:
         """Return the steps whose rows are missing, in words; by default from every table.
 
-        With them, the steps in which a series of a converted log that is judged is blank.
+        With them, the steps in which a judged series is blank (`blank_series`).
         """
         for table in tables or TABLES:
             if table not in self._gaps:
-                blank = blank_series(self.run, table, [*self.losses, *self.norms, self.metric])
-                self._gaps[table] = [*gaps(self.tables, [table]), *blank]
+                self._gaps[table] = [*gaps(self.tables, [table]), *self._blank.get(table, [])]
         return [text for table in tables or TABLES for text in self._gaps[table]]
 
     @cached_property

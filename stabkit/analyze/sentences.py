@@ -8,6 +8,7 @@ from numbers import Real
 import pandas as pd
 
 from stabkit.analyze.across_runs import onsets
+from stabkit.analyze.blank_series import BLANK
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
@@ -19,7 +20,6 @@ from stabkit.analyze.text import layers_called, listed, risen_from, times
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.printing import counted
-from stabkit.store.gaps import BLANK
 
 NAMED = 3  # runs of one kind; more are counted
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them

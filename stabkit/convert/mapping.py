@@ -43,7 +43,7 @@ class LoggedAccuracy:
 class ConversionPlan:
     """The plan of a run: its tables, `went` (source, where, remark) and what was left out.
 
-    `ended`: for a source that goes blank (`blank_ends`), from which to which step.
+    `silent`: as in `Log`.
     """
 
     scalars: dict[str, Series] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class ConversionPlan:
     went: list[tuple[str, str, str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    ended: dict[str, tuple[int, int]] = field(default_factory=dict)
+    silent: tuple[int, int, int] | None = None
     options: list[str] = field(default_factory=list)
     """What to add to the command if something was guessed wrongly."""
 
@@ -65,7 +65,7 @@ def place(
     `chance` and `n`, if given, hold for every evaluation. Raises ConvertError when a series cannot
     be what the user maps it to.
     """
-    plan = ConversionPlan(left_out=dict(log.left_out), notes=list(log.notes))
+    plan = ConversionPlan(left_out=dict(log.left_out), notes=list(log.notes), silent=log.silent)
     series = {name: one.settled() for name, one in log.series.items()}
     if twice := sum(log.series[name].replaced(one) for name, one in series.items()):
         plan.notes.append(f"{counted(twice, 'value')} written twice at a step: the later was kept")
@@ -99,8 +99,6 @@ def place(
     plan.went += plan.layers.went
     for name in plan.layers.refused:
         _add_scalar(plan, name, name, series[name], "its layer has this signal from elsewhere")
-    placed = series.keys() - plan.left_out.keys()
-    plan.ended = {name: steps for name, steps in log.ended.items() if name in placed}
     return plan
 
 

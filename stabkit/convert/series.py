@@ -54,8 +54,8 @@ class Log:
     """One run as another tool logged it.
 
     `left_out` says what is not a series of numbers, and why. `layout` is what stabkit's own export
-    says about where its tags belong. `ended`: series that go blank (`blank_ends`), and from which
-    to which step.
+    says about where its tags belong. `silent`: first, last and number of the steps whose rows
+    hold no value.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Log:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)
-    ended: dict[str, tuple[int, int]] = field(default_factory=dict)
+    silent: tuple[int, int, int] | None = None
 
 
 def shown(name: str, width: int = 80) -> str:

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from stabkit.convert.blank_ends import blank_ends
 from stabkit.convert.columns import Column, FileTable
 from stabkit.convert.naming import BATCHES, EPOCHS, OPTIMIZER_STEPS, ROWS, STEPS
 from stabkit.convert.resumes import given_up_words, without_given_up
@@ -51,12 +50,19 @@ def to_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Lo
         del columns[column]
     series = {column: steps.of(cells) for column, cells in columns.items()}
     rows = {column: steps.rows_of(cells) for column, cells in columns.items()}
-    log.ended = blank_ends(columns, steps.steps, steps.known)
     log.series, given_up = without_given_up(series, rows)
+    log.silent = _silent(log, steps.steps[steps.known])
     if given_up[0]:
         why = "of attempts that were given up: the run went back to an earlier step"
         log.notes.append(given_up_words(*given_up, why))
     return log
+
+
+def _silent(log: Log, steps: IntArray) -> tuple[int, int, int] | None:
+    """Return first, last and number of the steps whose rows hold no value; None without any."""
+    held = [series.steps for series in log.series.values()]
+    silent = np.setdiff1d(steps, np.concatenate(held)) if held else steps[:0]
+    return (int(silent[0]), int(silent[-1]), silent.size) if silent.size else None
 
 
 def find_steps(table: FileTable, asked: str | None, row_step: bool) -> Steps:

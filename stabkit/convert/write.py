@@ -92,5 +92,5 @@ def _origin(source: Path, run: Converted) -> dict[str, Any]:
         "went": [list(row) for row in run.plan.went],
         "left_out": run.plan.left_out,
         "notes": run.plan.notes,
-        "ended": {name: list(steps) for name, steps in run.plan.ended.items()},
+        "silent": run.plan.silent,
     }

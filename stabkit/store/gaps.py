@@ -1,7 +1,7 @@
 """Gaps: steps that a run trained but its tables do not hold, as after a crash or a deleted part."""
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from stabkit.rundir import TABLES, LeftOutWarning, Status
 from stabkit.store.reader import Run
 from stabkit.store.schema import METRIC
 
-BLANK = "blank in steps"
 LISTED = 3  # at most so many stretches of steps are named
 
 Steps = NDArray[np.int64]
@@ -46,26 +45,6 @@ def find_gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) 
                 named += f" and {counted(len(stretches) - LISTED, 'more stretch')}"
             word = "steps" if named != str(stretches[0][0]) else "step"
             found.append(f"{table}: {word} {named}")
-    return found
-
-
-def blank_series(run: Run, table: str, judged: Collection[str]) -> list[str]:
-    """Return the series of a converted log that go blank while its rows go on, in words.
-
-    Of `scalars` and `evals` only those whose name is `judged`. The conversion has found them
-    (`convert.blank_ends`).
-    """
-    try:
-        made = run.dir.read_meta().get("converted", {})
-    except (OSError, ValueError):
-        return []
-    ended = made.get("ended", {}) if isinstance(made, dict) else {}
-    places = {source: where.partition(": ") for source, where, _ in made["went"]} if ended else {}
-    found = []
-    for source, (first, last) in ended.items():
-        kind, _, name = places.get(source, ("layers", "", ""))  # the norms of a layer are joined
-        if kind == table and (kind == "layers" or name in judged):
-            found.append(f"{source} {BLANK} {first} to {last}")
     return found
 
 

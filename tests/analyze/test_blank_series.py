@@ -72,11 +72,12 @@ def test_an_accuracy_and_norms_of_layers_end_too(tmp_path: Path) -> None:
     frame.loc[frame.index[LOST], ["val_acc", "grad_norm/blocks.1"]] = np.nan
     as_csv(frame, tmp_path / "log.csv")
     found, gaps = verdict(tmp_path / "log.csv", tmp_path / "run")
-    assert found == "unknown"
-    assert gaps == [
-        "grad_norm/blocks.1 blank in steps 170 to 199",
-        "val_acc blank in steps 166 to 199",
-    ]
+    assert (found, gaps) == ("unknown", ["val_acc blank in steps 166 to 199"]), "one may be frozen"
+    frame = log(**norms)
+    frame.loc[frame.index[LOST], list(norms)] = np.nan
+    as_csv(frame, tmp_path / "all.csv")
+    found, gaps = verdict(tmp_path / "all.csv", tmp_path / "all")
+    assert (found, gaps) == ("unknown", ["grad_norm of every layer blank in steps 170 to 199"])
 
 
 def test_what_is_not_judged_may_end(tmp_path: Path) -> None:
@@ -123,6 +124,65 @@ def test_rows_of_training_and_of_validation_take_turns(tmp_path: Path) -> None:
         rows += [{"step": 50 * epoch + 49, "val_loss": 1 / (epoch + 1), "val_acc": 0.5}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert verdict(tmp_path / "log.jsonl", tmp_path / "run")[1] == []
+
+
+def test_several_evaluations_at_one_step_are_no_later_steps(tmp_path: Path) -> None:
+    """As Hugging Face logs several sets after each epoch, and a summary at the end."""
+    rows: list[dict[str, float]] = []
+    for epoch in range(1, 4):
+        steps = range(100 * (epoch - 1) + 1, 100 * epoch + 1)
+        rows += [{"step": step, "loss": float(losses()[step % STEPS])} for step in steps]
+        rows += [{"step": 100 * epoch, f"eval_{name}_loss": 1.0} for name in "abcde"]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert verdict(tmp_path / "log.jsonl", tmp_path / "run")[1] == []
+
+
+def test_a_part_of_a_total_may_end_and_a_counter_takes_no_place(tmp_path: Path) -> None:
+    frame = log(warmup_loss=losses())
+    frame["warmup_loss"] = frame["warmup_loss"].where(frame["step"] < 60)
+    as_csv(frame, tmp_path / "part.csv")
+    assert verdict(tmp_path / "part.csv", tmp_path / "part")[1] == []
+    frame = log(skipped_steps=np.where(np.arange(STEPS) < 170, np.nan, 1.0))
+    frame.loc[frame.index[LOST], "loss"] = np.nan
+    as_csv(frame, tmp_path / "counter.csv")
+    assert verdict(tmp_path / "counter.csv", tmp_path / "counter")[0] == "unknown"
+
+
+@pytest.mark.parametrize(("first", "last", "blank"), [(60, 180, 1), (60, 80, 1), (60, 70, 0)])
+def test_a_hole_of_a_tenth_of_the_steps_is_blank(
+    first: int, last: int, blank: int, tmp_path: Path
+) -> None:
+    frame = log(lr=0.1)
+    frame.loc[first : last - 1, "loss"] = np.nan
+    as_csv(frame, tmp_path / "log.csv")
+    texts = [f"loss blank in steps {first} to {last - 1}"] * blank
+    assert verdict(tmp_path / "log.csv", tmp_path / "run")[1] == texts
+
+
+def test_phases_that_take_turns_are_not_blank(tmp_path: Path) -> None:
+    """A GAN whose players are trained for 20 steps each."""
+    turn = np.arange(STEPS) // 20 % 2 == 0
+    frame = pd.DataFrame({"step": range(STEPS), "loss_d": losses(), "loss_g": losses(), "lr": 0.1})
+    frame["loss_d"], frame["loss_g"] = frame["loss_d"].where(turn), frame["loss_g"].where(~turn)
+    as_csv(frame, tmp_path / "log.csv")
+    assert verdict(tmp_path / "log.csv", tmp_path / "run")[1] == []
+
+
+def test_tensorboard_may_count_epochs_beside_steps(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path / "epochs") as writer:
+        for step in range(600):
+            writer.add_scalar("loss", 1 + 1 / (step + 1), step)
+        for epoch in range(30):
+            writer.add_scalar("val/acc", 0.5 + epoch / 100, epoch)
+    assert verdict(tmp_path / "epochs", tmp_path / "a")[1] == []
+    with SummaryWriter(tmp_path / "left out") as writer:
+        for step in range(600):
+            writer.add_scalar("lr", 0.1, step)
+            if step < 400:
+                writer.add_scalar("loss", 1 + 1 / (step + 1), step)
+    assert verdict(tmp_path / "left out", tmp_path / "b")[1] == ["loss blank in steps 400 to 599"]
 
 
 def test_analyze_and_report_say_what_is_missing(

@@ -1,0 +1,113 @@
+"""Find judged series that lack values while the others go on: some programs write NaN as a blank.
+
+pandas writes NaN as a blank cell, JavaScript as null, and some loops leave it out. So the loss of a
+run that diverged may end in nothing, and nothing can be judged there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stabkit.analyze.series import has_level, is_total, with_level
+from stabkit.store.reader import Run
+
+Steps = NDArray[np.int64]
+
+PERIODS = 3  # a series has ended if it lacks so many values at its usual distance
+LAST = 20  # usual: the largest of the last so many distances
+HOLE = 0.1  # share of all steps: a shorter stretch between two values is no blank
+FEWEST, SHARED = 3, 0.1  # values of a series that takes another's place; steps that both have
+BLANK = "blank in steps"
+
+
+def blank_series(
+    run: Run, losses: list[str], norms: list[str], metric: str
+) -> dict[str, list[str]]:
+    """Return for each table the judged series that are blank in some steps, in words.
+
+    Parts of a total do not matter beside it. A series is not blank where another of its kind takes
+    its place, as the loss of a second phase of training. A run of `stabkit train` has no blanks but
+    lost rows (`store.gaps`).
+    """
+    try:
+        made = run.dir.read_meta()
+    except (OSError, ValueError):
+        made = {}
+    if "attempts" in made:
+        return {}
+    scalars, evals = run.scalars(), run.evals()
+    layers = run.signals(["grad_norm"])
+    steps = [table["step"].to_numpy() for table in (scalars, evals, layers)]
+    every = np.unique(np.concatenate([*steps, _silent(made)]))
+    measured = np.unique(layers["step"].to_numpy()[layers["grad_norm"].notna()])
+    names = scalars["name"].astype(str)
+    of = {name: scalars["step"].to_numpy()[names == name] for name in [*losses, *norms]}
+    kinds = {
+        "scalars": (
+            {name: of[name] for name in losses if has_level(name)},
+            {name: of[name] for name in losses if not has_level(name)},
+            {name: of[name] for name in norms},
+        ),
+        "evals": ({metric: evals["step"].to_numpy()[evals["metric"] == metric]},),
+        "layers": ({"grad_norm of every layer": measured},),
+    }
+    totals = [name for name in losses if is_total(name)]
+    parts = set(with_level(losses)) - set(totals) if totals else set()
+    found: dict[str, list[str]] = {}
+    for table, groups in kinds.items():
+        for group in groups:
+            for name, own in group.items():
+                if name in parts or _counts_epochs(made, own, every):
+                    continue
+                for first, last in blank_stretches(own, every):
+                    if not _replaced(own, group, first, last):
+                        text = f"{name} {BLANK} {first} to {last}"
+                        found.setdefault(table, []).append(text)
+    return found
+
+
+def blank_stretches(own: Steps, every: Steps) -> list[tuple[int, int]]:
+    """Return the first and the last step of each stretch in which a series lacks values.
+
+    `own`: its steps, all of them among `every` step of the run; both in order. Between two values a
+    stretch is blank if it is a tenth of all steps, and three times as long as any other distance
+    that is shorter than that.
+    """
+    if own.size < 2:
+        return []
+    at = np.searchsorted(every, own)
+    apart = np.diff(at)
+    long = apart >= HOLE * every.size
+    usual = apart[~long]
+    if not usual.size:
+        return []
+    holes = long & (apart >= PERIODS * usual.max())
+    found = [(at[i] + 1, at[i + 1] - 1) for i in np.flatnonzero(holes)]
+    if every.size - 1 - at[-1] >= PERIODS * apart[~holes][-LAST:].max():
+        found.append((at[-1] + 1, every.size - 1))
+    return [(int(every[a]), int(every[b])) for a, b in found]
+
+
+def _counts_epochs(made: Mapping[str, Any], own: Steps, every: Steps) -> bool:
+    """Return whether a series of TensorBoard may be counted in epochs, and the others in steps."""
+    converted = made.get("converted")
+    is_tensorboard = isinstance(converted, dict) and converted.get("format") == "tensorboard"
+    return is_tensorboard and own.size > 0 and bool(own[-1] < HOLE * every[-1])
+
+
+def _replaced(own: Steps, group: Mapping[str, Steps], first: int, last: int) -> bool:
+    """Return whether another series of the kind is there instead: they hardly share a step."""
+    return any(
+        ((other >= first) & (other <= last)).sum() >= FEWEST
+        and np.isin(own, other).mean() <= SHARED
+        for other in group.values()
+    )
+
+
+def _silent(made: Mapping[str, Any]) -> Steps:
+    """Return the steps of a log whose rows hold no value, evenly spread."""
+    converted = made.get("converted")
+    first, last, count = (isinstance(converted, dict) and converted.get("silent")) or (0, 0, 0)
+    return np.unique(np.linspace(first, last, count).astype(np.int64))
