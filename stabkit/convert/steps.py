@@ -1,5 +1,6 @@
 """Find the step of each row of a table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,17 +51,17 @@ def to_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Lo
         del columns[column]
     series = {column: steps.of(cells) for column, cells in columns.items()}
     rows = {column: steps.rows_of(cells) for column, cells in columns.items()}
+    log.silent = _silent(series, steps.steps[steps.known])
     log.series, given_up = without_given_up(series, rows)
-    log.silent = _silent(log, steps.steps[steps.known])
     if given_up[0]:
         why = "of attempts that were given up: the run went back to an earlier step"
         log.notes.append(given_up_words(*given_up, why))
     return log
 
 
-def _silent(log: Log, steps: IntArray) -> tuple[int, int, int] | None:
+def _silent(series: Mapping[str, Series], steps: IntArray) -> tuple[int, int, int] | None:
     """Return first, last and number of the steps whose rows hold no value; None without any."""
-    held = [series.steps for series in log.series.values()]
+    held = [one.steps for one in series.values()]
     silent = np.setdiff1d(steps, np.concatenate(held)) if held else steps[:0]
     return (int(silent[0]), int(silent[-1]), silent.size) if silent.size else None
 

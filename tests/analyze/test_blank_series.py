@@ -159,6 +159,12 @@ def test_a_hole_of_a_tenth_of_the_steps_is_blank(
     assert verdict(tmp_path / "log.csv", tmp_path / "run")[1] == texts
 
 
+def test_an_attempt_that_was_given_up_is_not_blank(tmp_path: Path) -> None:
+    frame = pd.concat([log()[:120], log()[100:110]])  # went on at 100, and is under way
+    as_csv(frame, tmp_path / "log.csv")
+    assert verdict(tmp_path / "log.csv", tmp_path / "run") == ("stable", [])
+
+
 def test_phases_that_take_turns_are_not_blank(tmp_path: Path) -> None:
     """A GAN whose players are trained for 20 steps each."""
     turn = np.arange(STEPS) // 20 % 2 == 0
