@@ -12,7 +12,7 @@ from rich.text import Text
 
 from stabkit.printing import bare_stdout, one_line
 from stabkit.sweep.looks import JUDGED, Look, Looks
-from stabkit.sweep.status import Row
+from stabkit.sweep.status import ENDED, Row
 from stabkit.sweep.table import cells, remarks, status_table, totals
 
 WATCH_EVERY_S = 15.0  # SLURM is asked each time, and should not be asked too often
@@ -102,7 +102,7 @@ def _fitting(
 def status_line(row: Row, look: Look | None = None) -> str:
     """Return one run as a plain line."""
     step, rate, left, knn, events = cells(row)
-    verdict = look.verdict if look is not None and row.state == "done" else None
+    verdict = look.verdict if look is not None and row.state in ENDED else None
     words = [f"{row.state:<11}", one_line(row.run)] + [verdict] * bool(verdict)
     words += [f"step {step}"] * bool(step)
     words += [f"{rate} images/s"] * bool(rate) + [f"{left} left"] * bool(left)
@@ -136,7 +136,7 @@ class _Lines:
         changed = [row for row in rows if self.states.get(row.run) != row.state]
         ended = sum(row.state not in UNDER_WAY for row in changed)
         for row in changed:
-            look = self.looks.of(row) if row.state == "done" else None
+            look = self.looks.of(row) if row.state in ENDED else None
             total = f"  [{totals(rows, ended=ended)}]" if row.state not in UNDER_WAY else ""
             print(status_line(row, look) + total, flush=True)
             self.states[row.run] = row.state

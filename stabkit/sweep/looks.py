@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stabkit.rundir import LeftOutWarning
 from stabkit.store.schema import METRIC
-from stabkit.sweep.status import Row
+from stabkit.sweep.status import ENDED, Row
 
 JUDGED = 20  # runs; each verdict takes some tenths of a second
 CURVE = 12  # characters of a curve
@@ -40,8 +40,8 @@ class Looks:
             return Look()
         state, look = self._known.get(row.path, ("", Look()))
         now = time.monotonic()
-        if row.state == "done" and self._judged < JUDGED:
-            if state != "done":
+        if row.state in ENDED and self._judged < JUDGED:
+            if state not in ENDED:
                 self._judged += 1
                 look = _judged(row.path)
         elif (row.step and row.state != state) or now >= self._due.get(row.path, math.inf):

@@ -19,6 +19,7 @@ from stabkit.sweep.queue import Job, SlurmError, ended_states, live_jobs
 from stabkit.sweep.standing import judge
 from stabkit.sweep.submissions import Submitted, read_submitted
 
+ENDED = ("done", "recorded")  # states of runs that are judged
 OPEN = ("waiting", "running", "unstable", "preempted", "lost")  # states that may still change
 
 
@@ -27,7 +28,8 @@ class Row:
     """One run.
 
     `state` is waiting, running, unstable (running, with confirmed events so far), preempted, done,
-    failed, lost (said to run, but its process or job is gone or silent) or unreadable.
+    recorded (a converted log), failed, lost (said to run, but its process or job is gone or silent)
+    or unreadable.
     """
 
     run: str
@@ -107,7 +109,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
     reason = _reason(rundir, status, standing)
     return Row(
         name if name != "." else rundir.path.name,
-        "unstable" if running and status.events else _state(standing),
+        "unstable" if running and status.events else _state_of(rundir, standing),
         status.step,
         status.steps,
         status.images_per_s,
@@ -135,6 +137,14 @@ def _missing(rundir: RunDir, status: Status) -> list[str]:
         return find_gaps(Run(rundir.path), tables)
     except (ValueError, OSError) as error:
         return [f"parts of {', '.join(tables)}; which steps they held is not known ({error})"]
+
+
+def _state_of(rundir: RunDir, standing: Standing) -> str:
+    try:
+        is_log = standing == "missing" and "converted" in rundir.read_meta()
+    except (ValueError, OSError):
+        is_log = False
+    return "recorded" if is_log else _state(standing)
 
 
 def _state(standing: Standing) -> str:

@@ -13,7 +13,7 @@ from stabkit.analyze.verdict import counted_verdicts
 from stabkit.printing import counted, one_line
 from stabkit.rundir import missing_rows
 from stabkit.sweep.looks import Look, sparkline
-from stabkit.sweep.status import OPEN, Row
+from stabkit.sweep.status import ENDED, OPEN, Row
 
 STYLE = {
     "running": "cyan",
@@ -150,11 +150,11 @@ def remarks(row: Row) -> list[str]:
 
 def state_words(row: Row, look: Look) -> Text:
     """Return the state, and the verdict on a run that is done, in the color of the verdict."""
-    if row.state != "done":
+    if row.state not in ENDED:
         return Text(row.state, STYLE.get(row.state, ""))
     if look.verdict is None:
-        return Text("done", "yellow" if row.events else "")
-    return Text(f"done · {look.verdict}", VERDICT_STYLE.get(look.verdict, "yellow"))
+        return Text(row.state, "yellow" if row.events else "")
+    return Text(f"{row.state} · {look.verdict}", VERDICT_STYLE.get(look.verdict, "yellow"))
 
 
 def _table(rows: Sequence[Row], looks: Mapping[str, Look], width: int) -> Table:

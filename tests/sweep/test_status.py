@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from stabkit.config import RunConfig
+from stabkit.convert.convert import convert
 from stabkit.rundir import AHEAD, LOST_AFTER_S, RunDir, State, Status, atomic_write
+from stabkit.sweep.display import status_line
 from stabkit.sweep.folders import write_waiting
 from stabkit.sweep.grid import PlannedRun
+from stabkit.sweep.looks import Looks
 from stabkit.sweep.status import Row, status_row, status_rows
 from stabkit.sweep.submissions import jobs_folder, write_submitted
 from tests.conftest import small_config
@@ -175,3 +178,12 @@ def test_a_branch_that_waits_has_made_the_steps_of_its_parent(tmp_path: Path) ->
     write_waiting(PlannedRun({}, config, "branch"), rundir, "missing", 1)
     row = status_row(rundir, "branch")
     assert (row.state, row.step, row.steps) == ("waiting", 10, 20)
+
+
+def test_a_converted_log_is_recorded_and_waits_for_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss\n" + "".join(f"{i},{1 + 1 / (i + 1)}\n" for i in range(50)))
+    convert(log, tmp_path / "runs" / "a")
+    (row,) = status_rows(tmp_path / "runs")
+    assert row.state == "recorded"
+    assert status_line(row, Looks().of(row)).split() == ["recorded", "a", "stable"]
