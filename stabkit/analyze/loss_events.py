@@ -13,7 +13,7 @@ from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.departure import COLUMNS as DEPARTURE
-from stabkit.detect.loss_tail import rose, stand_out
+from stabkit.detect.loss_tail import ends_when_back, rose, stand_out
 from stabkit.detect.robust import ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import Run
@@ -27,9 +27,9 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
     A single value counts only if it is `ALONE` times what was expected or more. A spike counts only
     if it rises above the values before it (`rose`) and stands out from the tail of its own series
-    (`stand_out`). Losses that have a level get rows for long rises as well (`find_long_rises`),
-    unless a spike tells of them; the column `long` marks these, whose ratio is to the best level
-    before.
+    (`stand_out`). It ends when the loss is back (`ends_when_back`). Losses that have a level get
+    rows for long rises as well (`find_long_rises`), unless a spike tells of them; the column `long`
+    marks these, whose ratio is to the best level before.
     """
     table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)
@@ -38,6 +38,7 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
         rows = table["layer"] == name
         series = usable_series(steps, shifted(values))
         kept[rows] &= rose(*series, table[rows]) & stand_out(*series, table[rows])
+        table.loc[rows, "end"] = ends_when_back(*series, table[rows])
     spikes = table[kept].assign(long=False)
     counted = joined([spikes, *_long_rises(found, spikes)], "long")
     counted.attrs["refused"] = refused(table)

@@ -67,6 +67,24 @@ def rose(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray
     return np.array(found, dtype=bool)
 
 
+def ends_when_back(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> IntArray:
+    """Return for each row of `find_spikes` its last step that is not back at the level before.
+
+    A falling trend goes on meanwhile, so that values at the level before still lie above it. Back
+    is a value within a quarter of the height, in logarithms, of the median of the `RECENT` values
+    before the onset. The peak always counts.
+    """
+    logs = np.log(values)
+    found = []
+    for onset, peak, end in spikes[["onset", "peak", "end"]].itertuples(index=False):
+        begin, highest, last = np.searchsorted(steps, [onset, peak, end])
+        level = np.median(logs[max(0, begin - RECENT) : begin]) if begin else -np.inf
+        far = logs[highest : last + 1] - level >= (logs[highest] - level) / 4
+        far[0] = True
+        found.append(int(steps[highest + np.flatnonzero(far)[-1]]))
+    return np.array(found, dtype=np.int64)
+
+
 def level_before(logs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the level and the noise of the values before each; NaN for the first ones."""
     level = logs.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1)

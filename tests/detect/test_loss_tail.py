@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stabkit.detect import find_spikes
-from stabkit.detect.loss_tail import ALPHA, SHORTEST, stand_out
+from stabkit.detect.loss_tail import ALPHA, SHORTEST, ends_when_back, stand_out
 from stabkit.detect.spikes import usable_series
 
 LONG = 20_000
@@ -91,3 +91,15 @@ def test_without_a_spike_there_is_nothing_to_judge() -> None:
     steps, values = usable_series(np.arange(LONG), np.ones(LONG))
     assert stand_out(steps, values, find_spikes(steps, values)).tolist() == []
     assert ALPHA < 0.05
+
+
+@pytest.mark.parametrize("last", [4, 8, 12])
+def test_a_spike_on_a_falling_loss_ends_when_the_loss_is_back(last: int) -> None:
+    """Its values are back at the level before, and above the trend that went on downwards."""
+    steps = np.arange(60)
+    for seed in range(6):
+        noise = np.exp(0.02 * np.random.default_rng(seed).normal(size=60))
+        values = (0.3 + 2 * np.exp(-steps / 8)) * noise
+        values[30 : 30 + last] *= 3
+        rows = find_spikes(steps, values)
+        assert ends_when_back(steps, values, rows).tolist() == [29 + last]
