@@ -51,8 +51,8 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     fractions. `possible_dips` are not clear enough to count: healthy runs have some too. Like dips
     that were confirmed while it trained and that the whole run does not show (`confirmed_then`),
     and `bursts` other than the `clear_bursts`, which stand out from the noise of their run, they
-    change no verdict. `patch_first` counts the bursts that began in the patch projection; one that
-    began in k layers at once counts 1 / k.
+    change no verdict. `patch_first` counts the bursts that began in the patch projection, alone or
+    with others.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
@@ -86,7 +86,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "bursts": len(run.bursts),
         "clear_bursts": len(run.clear_bursts),
         "swells": len(run.swells),
-        "patch_first": run.onsets.loc[run.onsets["layer"] == FIRST, "share"].sum(),
+        "patch_first": int((run.onsets.loc[run.onsets["layer"] == FIRST, "share"] > 0).sum()),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
         "gaps": "; ".join(run.gaps()),

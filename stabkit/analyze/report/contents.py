@@ -159,7 +159,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
     if not table["judged_on"].str.contains("no gradient norm").all():
         columns["bursts"] = table["bursts"].astype(str)
     if table["patch_first"].any():
-        columns["of which patch first"] = table["patch_first"].map("{:.3g}".format)
+        columns["of which patch first"] = table["patch_first"].astype(str)
     if (table["collapse"] != "").any():
         columns["signs of collapse"] = table["collapse"].replace("", "-")
     columns["folder"] = table["run"]

@@ -25,6 +25,7 @@ from stabkit.detect.significance import holm
 from stabkit.printing import counted
 
 HAS_IT = "the worst run has it already"
+STEPS = ("train.steps", "optim.warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def advise(
         makes_sense = parts.issuperset(remedy.needs) and (remedy.settings or not own)
         supports = _concerning(remedy.supports, parts, own)
         if tried or (wanted and makes_sense and supports):
-            advice = _of_settings(remedy, runs, run) if own else _of_torch(remedy, values)
+            advice = (
+                _of_settings(remedy, runs, run, cells, bad) if own else _of_torch(remedy, values)
+            )
             score = sum(remedy.answers[sign] * signs[sign] for sign in seen) / max(len(runs), 1)
             found.append(
                 Advice(
@@ -168,9 +171,13 @@ def _concerning(
     return tuple(item for item in evidence if own or item.about is None or item.about in parts)
 
 
-def _of_settings(remedy: Remedy, runs: Diagnoses, worst: Diagnosis) -> dict[str, Any]:
+def _of_settings(
+    remedy: Remedy, runs: Diagnoses, worst: Diagnosis, cells: Sequence[Cell], bad: set[str]
+) -> dict[str, Any]:
     """Return what to change in a run of `stabkit train`."""
     settings = _override(remedy, worst.settings)
+    if (measured := _measured(remedy, cells, worst, bad)) is not None:
+        settings = {remedy.key: measured}
     override = " ".join(f"{key}={_yaml(value)}" for key, value in settings.items())
     why_not = HAS_IT if _has(remedy, worst.settings) else _refusal(worst, settings)
     config = shlex.quote(str(worst.run.dir.config_file))
@@ -227,8 +234,7 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
                 continue
             seed = run.settings.get("seed", 0)
             words = [*(label(name, value) for name, value in rest.items()), f"seed {seed}"]
-            alike = (*((name, repr(value)) for name, value in rest.items()), seed)
-            values = groups.setdefault(alike, {})
+            values = groups.setdefault((_others(run, key), seed), {})
             values[cell.settings[key]] = (", ".join(words), run)
     chosen = [(values, ends) for values in groups.values() if (ends := _ends(remedy, list(values)))]
     pairs = tuple(_pair(key, values, ends, bad) for values, ends in chosen)
@@ -290,6 +296,41 @@ def _override(remedy: Remedy, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {remedy.key: max(1, settings.get("train.steps", 10) // 10)}
     changed = now * remedy.factor
     return {remedy.key: max(2, int(changed)) if isinstance(now, int) else float(f"{changed:.6g}")}
+
+
+def _measured(
+    remedy: Remedy, cells: Sequence[Cell], worst: Diagnosis, bad: set[str]
+) -> float | None:
+    """Return the value nearest to that of the worst run with which all such runs were stable.
+
+    `bad` names the unstable runs. None for a remedy that is no factor, and without such a value.
+    """
+    now = worst.settings.get(remedy.key)
+    if remedy.factor is None or not isinstance(now, (int, float)):
+        return None
+    alike = _others(worst, remedy.key)
+    stable: dict[float, bool] = {}
+    for run in (run for cell in cells for run in cell.runs if _others(run, remedy.key) == alike):
+        value = run.settings[remedy.key]
+        stable[value] = stable.get(value, True) and run.finished and run.name not in bad
+    farther = [
+        value for value, all_were in stable.items()
+        if all_were and (value - now) * (remedy.factor - 1) > 0
+    ]  # fmt: skip
+    return min(farther, key=lambda value: abs(value - now), default=None)
+
+
+def _others(run: Diagnosis, key: str) -> tuple[tuple[str, str], ...]:
+    """Return all settings but one, the seed, and those that change no result.
+
+    With a batch go the numbers of steps, if all see the same number of images.
+    """
+    left_out = {key, "seed", *(STEPS if key == "train.batch" else ())}
+    return tuple(
+        (name, repr(value))
+        for name, value in sorted(run.settings.items())
+        if name not in left_out and not name.startswith("runtime.")
+    )
 
 
 def _yaml(value: Any) -> str:

@@ -86,22 +86,29 @@ def _is_stuck(one: Incident) -> bool:
 def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
     """Say where the trouble of the worst run began.
 
-    For example `in h.2 at step 300, with a gradient burst`. The first event with a layer is told,
-    or else the first event; without events the text is empty. The parameter group of that layer is
-    told if a Monitor recorded several.
+    For example `in h.2 at step 300, with a gradient burst`. The first event is told, and if no
+    layer is known of it, the first with a layer as well; without events the text is empty. The
+    parameter group of that layer is told if a Monitor recorded several.
     """
     of_run = events_of(incidents, worst.name)
     if not of_run:
         return Began("", None, [])
-    told = next((one for one in of_run if one.began_in), of_run[0])
+    begin = of_run[0]
+    told = next((one for one in of_run if one.began_in), begin)
     name = told.began_in
-    where = f"in {layers_called(name)} at" if name else "at"
-    words = f"{where} step {told.onset:,}, with {IN_WORDS.get(told.kind, f'a {told.kind}')}"
+    where = f"in {layers_called(begin.began_in)} at" if begin.began_in else "at"
+    words = f"{where} step {begin.onset:,}, with {_called(begin)}"
+    if told is not begin:
+        words += f"; then {_called(told)} in {layers_called(name)} at step {told.onset:,}"
     first = re.split(", | and ", name)[0]  # of several layers that began together
     groups = groups_of(worst, first, told.onset) if first else []
     if groups:
         words += f"; {tell_groups(layers_called(first), groups)}"
     return Began(words, of_run[0].onset, groups)
+
+
+def _called(one: Incident) -> str:
+    return IN_WORDS.get(one.kind, f"a {one.kind}")
 
 
 def _early(run: Diagnosis) -> float:

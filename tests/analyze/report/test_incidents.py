@@ -136,7 +136,8 @@ def test_where_it_began_is_the_first_layer_and_the_first_step(tmp_path: Path) ->
     plant_loop(tmp_path / "a", ["0", "2"], burst="2", losses=losses)
     runs = diagnosed(tmp_path)
     began = where_it_began(all_incidents(runs), runs.items[0])
-    assert began == ("in layer 2 at step 300, with a gradient burst", 290, [])
+    words = "at step 290, with a loss spike; then a gradient burst in layer 2 at step 300"
+    assert began == (words, 290, [])
     assert where_it_began([], runs.items[0]) == ("", None, [])
 
 

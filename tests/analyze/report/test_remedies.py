@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -292,6 +293,23 @@ def test_one_pair_is_never_decisive_and_three_alike_are(tmp_path: Path) -> None:
     assert "n = 2 pairs" in ended.words(), "a run that has not ended has no final accuracy"
     assert "Left out: 1 unfinished run." in ended.words()
     assert "Left out" not in found.words()
+
+
+def test_a_rate_is_advised_with_which_runs_like_it_were_stable(tmp_path: Path) -> None:
+    """Half of it was not tried, and a rate below that dipped."""
+    for lr, dip in (("0.004", 0.0), ("0.016", 0.2), ("0.04", 0.2)):
+        plant_run(tmp_path / lr, f"optim.lr={lr}", dip=dip)
+    plant_run(tmp_path / "frozen", "optim.lr=0.02", "model.freeze_patch_embed=true")
+    runs = diagnosed(tmp_path)
+
+    def lines(worst: str) -> str:
+        found = advise(runs, run_table(runs), {"dips": 2}, worst)
+        return next(one.lines for one in found if one.remedy is LOWER)
+
+    assert lines("0.04") == lines("0.016") == "optim.lr=0.004"
+    shutil.rmtree(tmp_path / "0.004")
+    runs = diagnosed(tmp_path)
+    assert lines("0.04") == "optim.lr=0.02"
 
 
 @pytest.mark.lengthy
