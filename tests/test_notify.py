@@ -203,7 +203,7 @@ def test_the_monitor_alerts_and_trains_as_without(server: Server, tmp_path: Path
     (message,) = server.received
     assert (message["kind"], message["state"]) == ("nonfinite", "confirmed")
     assert message["run"] == str(tmp_path / "with")
-    assert message["text"].startswith("stabkit: with: nonfinite at step 3")
+    assert message["text"].startswith("stabkit: with: loss not finite at step 3")
 
 
 def test_a_dead_webhook_is_told_in_the_log_of_the_run(tmp_path: Path) -> None:

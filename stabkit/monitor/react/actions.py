@@ -157,18 +157,27 @@ def text(error: Exception) -> str:
 
 
 def _words(event: OnlineEvent) -> str:
-    """Return an event as one line, without lists that are empty and without yes and no."""
+    """Return an event as one line."""
     state = "" if event.state == "confirmed" else f"{event.state} "
-    where = f" in {event.layer}" if event.layer else ""
-    told = {n: v for n, v in event.facts.items() if v != [] and not isinstance(v, bool)}
-    facts = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
-    return f"{state}{event.kind} at step {event.step}{where}: {facts}"
+    facts, where = event.facts, f" in {event.layer}" if event.layer else ""
+    also = _listed([layer for layer in facts.get("layers", []) if layer != event.layer])
+    at = f"at step {event.step:,}"
+    told = {
+        "dip": "dip of {depth:.1f} points in {metric} from step {step:,} on, seen at {found_at:,}",
+        "spike": "spike of {signal} {at}{where}: {ratio:.3g} times what was expected{also}",
+        "stale_moments": "stale moments {at}{where}: {signal} surprises Adam ({surprise:.3g}){also}",
+        "nonfinite": "{signal} not finite {at}{where}{also}",
+        "collapse": "collapse {at}: {signal} from {start:.3g} to {level:.3g}",
+    }[event.kind]
+    words = {**facts, "at": at, "where": where, "also": also, "step": event.step}
+    if "depth" in facts:
+        words["depth"] = 100 * facts["depth"]
+    return state + told.format(**words)
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value[:3])) + f" and {len(value) - 3} more" * (len(value) > 3)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _listed(layers: Sequence[str]) -> str:
+    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    return f", also in {', '.join(map(str, layers[:3]))}{more}" if layers else ""
 
 
 def _plain(value: Any) -> Any:

@@ -38,6 +38,7 @@ from stabkit.store.writer import Writer
 from tests.train.processes import results
 
 LAYERS = [f"blocks.{i}" for i in range(5)]
+FACTS = {"signal": "grad_norm", "layers": [], "ratio": 7.0}
 BETA2 = 0.95
 
 
@@ -432,7 +433,9 @@ def test_actions_wait_for_a_dip_to_be_confirmed_unless_asked_for_suspected_ones(
     dipping_run(watched, last=29)
     assert [(who, e.state, e.facts["found_at"]) for who, e in done] == [("early", "suspected", 21)]
     assert (watched.counts, watched.should_stop) == ({}, False)
-    assert caplog.records[0].message.startswith("suspected dip at step 19: metric mine")
+    assert caplog.records[0].message.startswith(
+        "suspected dip of 30.0 points in mine from step 19 on, seen at 21"
+    )
     dipping_run(watched)  # what came before comes twice
     assert [(who, e.facts["found_at"]) for who, e in done] == [("early", 21), ("late", 29)]
     assert (watched.counts, watched.should_stop) == ({"dip": 1}, True)
@@ -662,14 +665,21 @@ def test_the_word_log_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     watched = reactions(tmp_path)
     watched.on("spike", "log")
     watched.on("nonfinite", "log")
-    watched.react([OnlineEvent("spike", 12, "norm", {"layers": LAYERS, "ratio": 7.126})])
+    watched.react(
+        [
+            OnlineEvent(
+                "spike", 12, "norm", {"signal": "grad_norm", "layers": LAYERS, "ratio": 7.126}
+            )
+        ]
+    )
     facts = {"layers": [], "signal": "loss", "loss": True}
     watched.react([OnlineEvent("nonfinite", 16, None, facts)])
     record, of_loss = caplog.records
-    assert of_loss.message == "nonfinite at step 16: signal loss"
+    assert of_loss.message == "loss not finite at step 16"
     assert (record.name, record.levelno) == ("stabkit", logging.WARNING)
     assert record.message == (
-        "spike at step 12 in norm: layers blocks.0, blocks.1, blocks.2 and 2 more, ratio 7.13"
+        "spike of grad_norm at step 12 in norm: 7.13 times what was expected, also in blocks.0, "
+        "blocks.1, blocks.2 and 1 more"
     )
 
 
@@ -758,12 +768,12 @@ def on_two_ranks(folder: Path) -> dict[str, Any]:
     stopped = None
     for now in range(4):
         if rank == 0 and now in (1, 2):  # only the first has values; it meets some twice
-            watched.react([OnlineEvent("spike", 10 * now, "norm")])
+            watched.react([OnlineEvent("spike", 10 * now, "norm", FACTS)])
         watched.agree()
         if watched.should_stop and stopped is None:
             stopped = now
     if rank == 0:
-        watched.react([OnlineEvent("spike", 99)])
+        watched.react([OnlineEvent("spike", 99, None, FACTS)])
     watched.close()
     if out is not None:
         out.close()
