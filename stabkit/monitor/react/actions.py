@@ -165,7 +165,7 @@ def _words(event: OnlineEvent) -> str:
     told = {
         "dip": "dip of {depth:.1f} points in {metric} from step {step:,} on, seen at {found_at:,}",
         "spike": "spike of {signal} {at}{where}: {ratio:.3g} times what was expected{also}",
-        "stale_moments": "stale moments {at}{where}: {signal} surprises Adam ({surprise:.3g}){also}",
+        "stale_moments": "stale moments {at}{where}: {signal} surprises Adam, {surprise:.3g}{also}",
         "nonfinite": "{signal} not finite {at}{where}{also}",
         "collapse": "collapse {at}: {signal} from {start:.3g} to {level:.3g}",
     }[event.kind]

@@ -679,7 +679,7 @@ def test_the_word_log_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert (record.name, record.levelno) == ("stabkit", logging.WARNING)
     assert record.message == (
         "spike of grad_norm at step 12 in norm: 7.13 times what was expected, also in blocks.0, "
-        "blocks.1, blocks.2 and 1 more"
+        "blocks.1, blocks.2 and 2 more"
     )
 
 
