@@ -39,12 +39,11 @@ class Looks:
         if not row.path:
             return Look()
         state, look = self._known.get(row.path, ("", Look()))
-        now = time.monotonic()
         if row.state in ENDED and self._judged < JUDGED:
             if state not in ENDED:
                 self._judged += 1
                 look = _judged(row.path)
-        elif (row.step and row.state != state) or now >= self._due.get(row.path, math.inf):
+        elif row.step and time.monotonic() >= self._due.get(row.path, -math.inf):
             import stabkit.store.reader  # noqa: F401 (it takes seconds once, which do not count)
 
             began = time.monotonic()
