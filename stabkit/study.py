@@ -133,8 +133,8 @@ def open_study(
 
     A folder named on the command line comes before `runs`. `factors`: the settings whose values are
     the arms of the study. `metric`: judge by the first evaluation whose name begins so, instead of
-    held-out accuracy. Raises ConfigError without the sweep file. Raises SystemExit, with what to
-    do, if no run is done or none has such an evaluation.
+    held-out accuracy. Raises SystemExit, with what to do, if there is no sweep file, if no run is
+    done or if none has such an evaluation. Raises ConfigError for a wrong sweep file.
     """
     found, factors = _runs(runs), _several(factors)
     if metric is not None:
@@ -143,6 +143,11 @@ def open_study(
     if table.empty:
         raise SystemExit(f"{found.path}: no run is done; `stabkit sweep` goes on with them")
     file = _found(Path("sweeps", f"{name}.yaml"))
+    if not file.is_file():
+        raise SystemExit(
+            f"{file}: no such sweep file in the working directory, the script's folder or above; "
+            "studies are in the clone of stabkit: run it there"
+        )
     paper = load_sweep(file)
     if PAPER in paper.scales:
         paper = load_sweep(file, PAPER)

@@ -42,6 +42,11 @@ def test_runs_are_those_named_on_the_command_line(
         open_study("lr_grid", arms, FACTORS)
 
 
+def test_without_its_sweep_file_it_says_where_studies_are(arms: Path) -> None:
+    with pytest.raises(SystemExit, match=r"sweeps/mine.yaml: no such sweep file .* the clone"):
+        open_study("mine", arms, FACTORS)
+
+
 @pytest.mark.lengthy
 def test_a_notebook_finds_runs_and_sweep_above_its_folder(
     arms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
