@@ -89,11 +89,16 @@ def label(key: str, value: Any) -> str:
 
 
 def cell_label(cell: Cell, without: str | None = None) -> str:
-    """Return the settings of a cell in words, or the name of its run if there are none."""
-    if not cell.runs[0].settings:
-        return one_line(cell.runs[0].name)
+    """Return the settings of a cell in words.
+
+    Without any it is the name of its run, or that of the folder of its runs if there are several.
+    """
+    first = cell.runs[0]
+    name = one_line(first.name if len(cell.runs) == 1 else first.path.absolute().parent.name)
+    if not first.settings:
+        return name
     words = [label(key, value) for key, value in cell.settings.items() if key != without]
-    return ", ".join(words) or ("" if without else one_line(cell.runs[0].name))
+    return ", ".join(words) or ("" if without else name)
 
 
 def hashable(value: Any) -> Any:

@@ -130,7 +130,7 @@ def test_a_mean_of_knn_is_that_of_the_runs_that_finished(tmp_path: Path) -> None
     assert f"{100 * np.mean([one.level, two.level]):.1f}" in said
     assert figure.get_supxlabel() == "n = 3 seeds; means without 1 unfinished run"
     alone = knn_figure(table[table["run"] == failed.name])
-    ends = [text.get_text().rpartition(" · ")[2] for text in alone.axes[0].texts]
+    ends = [" ".join(text.get_text().split()).rpartition(" · ")[2] for text in alone.axes[0].texts]
     assert f"{100 * (failed.level - 0.2):.1f} so far" in ends
     assert "without" not in alone.get_supxlabel()
     names = [line["name"] for line in json.loads(charts(runs)[0].data)["data"]]
