@@ -184,7 +184,9 @@ def test_the_zoom_of_an_event_and_the_charts_show_notes_too(runs: Path) -> None:
     for run in runs.iterdir():
         RunDir(run).append_note(at, TEXT)
     found = diagnose(load(runs))
-    assert (TEXT, 5) in noted(figure_of("event-zoom", found))
+    zoomed = noted(figure_of("event-zoom", found))
+    assert {step for _, step in zoomed} == {5}
+    assert all(text.startswith("$lr$ halved") for text, _ in zoomed), "cut where a panel is low"
     drawn = [json.loads(chart.data)["layout"]["shapes"] for chart in charts(found)]
     assert all(any(s.get("x0") == at and "halved" in s["label"]["text"] for s in d) for d in drawn)
 

@@ -20,7 +20,8 @@ from stabkit.rundir import Note
 NEAR = 1 / 40  # of the width of an axis; labels are some 8 points high
 LABELED = 6  # notes of one panel; the labels of more would hide each other
 FEW = 3  # runs of one panel; among more, lines of single resumes would be clutter
-LONGEST = 22  # characters of a label
+LONGEST, FEWEST = 22, 8  # characters of a label
+LETTER = 4.8  # points: of a label, with what the layout takes from the height of a panel later
 COLOR = "0.3"
 HALO = [withStroke(linewidth=1.5, foreground="white")]  # to be read on curves and colors
 
@@ -77,9 +78,10 @@ def _draw(ax: Axes, notes: Sequence[tuple[int, str]]) -> None:
     inside = [(step, text) for step, text in notes if low <= step <= high]
     for step, _ in inside:
         ax.axvline(step, color=COLOR, linewidth=0.7, linestyle=(0, (4, 2)), zorder=2.5)
+    room = max(FEWEST, int(ax.get_window_extent().height / ax.figure.dpi * 72 / LETTER))
     for step, text in _joined(inside, (high - low) * NEAR)[:LABELED]:
         label = ax.annotate(
-            text, (step, 0.98), xycoords=ax.get_xaxis_transform(), xytext=(2, 0),
+            shortened(text, room), (step, 0.98), xycoords=ax.get_xaxis_transform(), xytext=(2, 0),
             textcoords="offset points", rotation=90, va="top", ha="left", fontsize=6, color=COLOR,
             clip_on=True, path_effects=HALO, zorder=3.8,
         )  # fmt: skip
