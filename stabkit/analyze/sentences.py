@@ -58,7 +58,8 @@ SWELL_NOTE = (
 )
 LOSS_NOTE = (
     "A loss spike begins in the same way. A loss has left for good if it ends at 1.4 times its\n"
-    "best level or more."
+    "best level or more. Held-out losses, parts of a total and losses of players or policies are\n"
+    "searched for spikes alone."
 )
 
 
