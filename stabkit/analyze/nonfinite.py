@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stabkit.analyze.series import gradient_norms
 from stabkit.detect.nonfinite import nonfinite_stretches
@@ -50,15 +51,19 @@ def _of_losses(run: Run, losses: Sequence[str], logged: Sequence[Entry]) -> list
 
 
 def _came_back(run: Run, entry: Entry) -> bool:
-    """Return whether the entry names gradient norms alone, and each was finite again later."""
+    """Return whether the entry names gradient norms alone, and each was finite again later.
+
+    A norm of the whole model was not if half of its values from there on are not finite: no scaler
+    passes over so many steps.
+    """
     step = int(entry.get("step") or 0)
     layers = [str(layer) for layer in _listed(entry.get("layers"))]
     names = [str(name) for name in _listed(entry.get("names"))]
     if not (layers or names) or len(gradient_norms(names)) < len(names):
         return False
     table = run.scalars()
-    later = table[table["step"] > step]
-    if not all(np.isfinite(later["value"][later["name"] == name]).any() for name in names):
+    since = table[table["step"] >= step]
+    if not all(_recovers(since["value"][since["name"] == name].to_numpy()) for name in names):
         return False
     return not layers or _layers_came_back(run, step, layers)
 
@@ -81,6 +86,11 @@ def _layers_came_back(run: Run, step: int, layers: Sequence[str]) -> bool:
         if finite[0] or not finite.any():
             return False
     return _weights_stayed_finite(run, step, layers)
+
+
+def _recovers(values: NDArray[np.float64]) -> bool:
+    """Return whether most of the values from a non-finite one on are finite."""
+    return bool(2 * np.isfinite(values).sum() > values.size)
 
 
 def _weights_stayed_finite(run: Run, step: int, layers: Sequence[str]) -> bool:

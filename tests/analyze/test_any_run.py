@@ -294,6 +294,18 @@ def test_a_norm_that_stays_infinite_diverged(tmp_path):
     assert run.verdict == "diverged"
 
 
+@pytest.mark.parametrize(("share", "verdict"), [(0.1, "stable"), (0.6, "diverged")])
+def test_a_norm_that_is_mostly_infinite_is_no_overflow(tmp_path, share, verdict):
+    for seed in range(4):
+        norms = noise(seed)
+        rows = np.random.default_rng(seed).random(200) < share
+        norms[rows & (np.arange(200) >= 40)] = np.inf
+        norms[-1] = 1.0
+        (tmp_path / str(seed)).mkdir()
+        run = converted(tmp_path / str(seed), {"loss": falling_loss(), "grad_norm": norms})
+        assert run.verdict == verdict
+
+
 def test_a_single_evaluation_that_falls_is_told_as_what_it_is(tmp_path, capsys):
     accuracy = 0.75 - 0.65 * np.exp(-np.arange(60) / 8) + 0.003 * np.log(noise(0, 60, 1.0))
     accuracy[30] -= 0.2
