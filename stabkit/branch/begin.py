@@ -20,7 +20,7 @@ from stabkit.monitor.ranks import rank
 from stabkit.monitor.torch_files import write_tensors
 from stabkit.printing import counted
 from stabkit.replay.plan import attempts_of, states_before
-from stabkit.rundir import LIFECYCLE, TABLES, RunDir, atomic_write, hidden_folder
+from stabkit.rundir import LIFECYCLE, TABLES, RunDir, atomic_write, hidden_folder, make_inside
 from stabkit.store.reader import Run
 from stabkit.store.writer import copy_rows
 from stabkit.train.checkpoint_file import read_checkpoint
@@ -139,6 +139,7 @@ class Beginnings:
             atomic_write(new.events_file, lines.encode())
             attempts = [a for a in attempts_of(parent) if a.get("first_step", 0) <= made]
             new.write_meta({"attempts": attempts})
+            make_inside(new.checkpoint_file.parent)
             write_tensors(self._content(branch, config), new.checkpoint_file)
             atomic_write(new.config_file, save_config(config).encode())
             new.append_event("branch", parent=run_id(before), begin=made, change=branch.change)

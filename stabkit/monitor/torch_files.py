@@ -61,10 +61,12 @@ def _check_archive(path: Path) -> None:
 
 
 def write_tensors(content: dict[str, Any], path: Path) -> None:
-    """Write atomically: whenever the process dies, `path` is whole, with old or new content."""
+    """Write atomically: whenever the process dies, `path` is whole, with old or new content.
+
+    The folder must be there.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         _save(content, file)
 

@@ -155,6 +155,7 @@ class StateRing:
         try:
             if copied is not None:
                 copied.synchronize()
+            self._ring.folder.parent.mkdir(parents=True, exist_ok=True)
             own_folder(self._ring.folder)
             file = self._ring.place(step)
             write_tensors(content, file)

@@ -17,7 +17,14 @@ from stabkit.rundir.kept_states import KeptState, Ring, kept_states
 from stabkit.rundir.lock import HeldFolder, RunBusyError, same_folder
 from stabkit.rundir.missing_rows import missing_rows, without_missing_rows
 from stabkit.rundir.notes import Note
-from stabkit.rundir.own_files import LinkedError, append_to, own_folder, read_file, refuse_link
+from stabkit.rundir.own_files import (
+    LinkedError,
+    append_to,
+    make_inside,
+    own_folder,
+    read_file,
+    refuse_link,
+)
 from stabkit.rundir.part_names import (
     count_parts,
     part_name,
@@ -32,7 +39,7 @@ __all__ = [
     "HeldFolder", "KeptState", "LeftOutWarning", "LinkedError", "Note", "Ring", "RunBusyError",
     "RunDir", "Standing", "State", "Status", "append_to", "atomic_write", "claim_for_file",
     "claim_for_import", "claim_for_monitor", "claim_for_run", "claim_for_sweep", "count_parts",
-    "find_runs", "hidden_folder", "kept_states", "left_out", "missing_rows", "own_folder",
-    "part_name", "part_numbers", "read_file", "refuse_link", "remove_dead", "same_folder",
-    "tables_without_parts", "utc_now", "whole", "without_missing_rows",
+    "find_runs", "hidden_folder", "kept_states", "left_out", "make_inside", "missing_rows",
+    "own_folder", "part_name", "part_numbers", "read_file", "refuse_link", "remove_dead",
+    "same_folder", "tables_without_parts", "utc_now", "whole", "without_missing_rows",
 ]  # fmt: skip

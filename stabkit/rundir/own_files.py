@@ -26,9 +26,21 @@ def append_to(path: Path) -> BinaryIO:
 
 
 def own_folder(path: Path) -> None:
-    """Create a run's own folder if there is none. Raises LinkedError for a link."""
+    """Do what `make_inside` does. Raises LinkedError for a link."""
     refuse_link(path)
-    path.mkdir(parents=True, exist_ok=True)
+    make_inside(path)
+
+
+def make_inside(path: Path) -> None:
+    """Create a folder in that of a run if there is none.
+
+    Raises FileNotFoundError if the run's folder is gone: it may be deleted at any time, and a run
+    never creates it anew.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path.parent}: the run's folder was deleted or moved") from None
 
 
 def refuse_link(path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from stabkit.config import RunConfig, run_id
 from stabkit.monitor.ranks import world_size
 from stabkit.monitor.torch_files import write_tensors
-from stabkit.rundir import ForeignFolderError
+from stabkit.rundir import ForeignFolderError, make_inside
 from stabkit.train.checkpoint_file import (
     check_like,
     check_optimizer,
@@ -68,6 +68,7 @@ def build_state(
 
 def save_state(state: TrainState, config: RunConfig, step: int, path: Path) -> None:
     """Write a checkpoint atomically: after a kill `path` holds the last one or this one, whole."""
+    make_inside(path.parent)
     write_tensors({"run": run_id(config), "step": step} | whole_state(state), path)
 
 

@@ -18,6 +18,7 @@ from stabkit.rundir import (
     atomic_write,
     claim_for_file,
     claim_for_import,
+    make_inside,
 )
 from stabkit.train.checkpoint_file import are_weights, read_checkpoint
 from stabkit.train.models.build import build_backbone
@@ -123,6 +124,7 @@ def export(rundir: RunDir, path: Path, encoder: Encoder = "online") -> int:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
     weights = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(weights, path)
     return len(weights)
 
@@ -178,6 +180,7 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
             model[f"{encoder}.backbone.{name}"] = tensor.clone()
     with rundir.lock():
         claim_for_import(rundir)  # again: from here on nobody else can change the answer
+        make_inside(rundir.checkpoint_file.parent)
         write_tensors({"run": run_id(config), "step": 0, "model": model}, rundir.checkpoint_file)
         atomic_write(rundir.config_file, save_config(config).encode())
         with path.open("rb") as file:

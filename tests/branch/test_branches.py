@@ -126,11 +126,13 @@ def test_the_state_at_the_begin_is_the_one_that_the_parent_kept(
 ) -> None:
     """One made from the seed, and one from the state of step 16, over steps made again."""
     whole = plan_study(parent, str(ONSET), FULL, begins=[16, 24], until=HORIZON)
+    (tmp_path / "kept").mkdir()
     made = Beginnings(whole, tmp_path / "kept")
     made.make_states(lambda _: None)
     bare = Path(shutil.copytree(parent, tmp_path / "bare"))
     shutil.rmtree(bare / "states")
     (bare / "checkpoints/last.pt").unlink()
+    (tmp_path / "seed").mkdir()
     seed = Beginnings(whole._replace(parent=bare), tmp_path / "seed")
     said: list[str] = []
     seed.make_states(said.append)

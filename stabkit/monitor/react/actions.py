@@ -12,7 +12,7 @@ from stabkit.detect.online_dips import State
 from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.torch_files import write_tensors
 from stabkit.notify import Notifier, check_target, is_target
-from stabkit.rundir import RunDir
+from stabkit.rundir import RunDir, make_inside
 from stabkit.store.background import Background
 
 WORDS = ("log", "mark", "checkpoint", "stop")
@@ -142,6 +142,7 @@ class Actions:
             }
             if self._out is not None:
                 self._out.writer.check_folder()
+                make_inside(path.parent)
                 write_tensors(content, path)
             self._saved_at = now
         self.write("saved", event.step, cause=event.kind, file=f"checkpoints/{path.name}")
