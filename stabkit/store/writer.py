@@ -125,6 +125,9 @@ class Writer:
                 part = next_part(self.folder / name)
                 try:
                     write_part(part, whole, schema)
+                except FileNotFoundError:
+                    self.check_folder()  # it was there a moment ago
+                    raise
                 finally:
                     if os.path.exists(part):  # also if only the sync of its folder failed
                         self._pending[name] = []

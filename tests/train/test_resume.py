@@ -18,6 +18,7 @@ import stabkit
 import stabkit.train.loop as loop
 from stabkit.config import RunConfig
 from stabkit.rundir import RunDir
+from stabkit.train import state as state_module
 from stabkit.train.loop import train
 from tests.conftest import small_config
 
@@ -282,6 +283,24 @@ def test_a_deleted_folder_ends_the_run_and_is_not_made_anew(
     step = loop.train_step
     monkeypatch.setattr(loop, "train_step", at_call(step, at, act))
     with pytest.raises(FileNotFoundError, match="run's folder was deleted or moved"):
+        train(CONFIG, RunDir(folder))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_deleted_while_its_checkpoint_is_made_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the check that the folder is there and the write into it."""
+    folder = tmp_path / "run"
+
+    def made(*args: Any) -> dict[str, Any]:
+        while folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        return whole_state(*args)
+
+    whole_state = state_module.whole_state
+    monkeypatch.setattr(state_module, "whole_state", made)
+    with pytest.raises(FileNotFoundError):
         train(CONFIG, RunDir(folder))
     assert list(tmp_path.iterdir()) == []
 
