@@ -67,7 +67,9 @@ class StateRing:
         self.model, self.also = model, also
         self.optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         self.every = every
-        self._ring = Ring(Path(folder) / "states", most, every)
+        path = Path(folder).absolute()  # the training may change its working directory
+        path.mkdir(parents=True, exist_ok=True)  # once: a folder that is deleted stays so
+        self._ring = Ring(path / "states", most, every)
         self._thread = ThreadPoolExecutor(1, "stabkit-states")
         self._last: Future[None] | None = None
         self._still = self._crowded = False
@@ -155,7 +157,6 @@ class StateRing:
         try:
             if copied is not None:
                 copied.synchronize()
-            self._ring.folder.parent.mkdir(parents=True, exist_ok=True)
             own_folder(self._ring.folder)
             file = self._ring.place(step)
             write_tensors(content, file)
