@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.analyze.series import has_level, is_total, with_level
+from stabkit.analyze.series import has_level, is_total, without_parts
 from stabkit.store.reader import Run
 
 Steps = NDArray[np.int64]
@@ -37,38 +38,37 @@ def blank_series(
         made = {}
     if "attempts" in made:
         return {}
+    log = made.get("converted")
+    log = log if isinstance(log, dict) else {}
     scalars, evals = run.scalars(), run.evals()
     layers = run.signals(["grad_norm"])
     steps = [table["step"].to_numpy() for table in (scalars, evals, layers)]
-    every = np.unique(np.concatenate([*steps, _silent(made)]))
-    measured = np.unique(layers["step"].to_numpy()[layers["grad_norm"].notna()])
+    every = np.unique(np.concatenate([*steps, _silent(log)]))
     names = scalars["name"].astype(str)
     of = {name: scalars["step"].to_numpy()[names == name] for name in [*losses, *norms]}
-    kinds = {
-        "scalars": (
-            {name: of[name] for name in losses if has_level(name)},
-            {name: of[name] for name in losses if not has_level(name)},
-            {name: of[name] for name in norms},
-        ),
-        "evals": ({metric: evals["step"].to_numpy()[evals["metric"] == metric]},),
-        "layers": ({"grad_norm of every layer": measured},),
-    }
-    totals = [name for name in losses if is_total(name)]
-    parts = set(with_level(losses)) - set(totals) if totals else set()
+    whole = without_parts({name: of[name] for name in losses})
+    kinds = [
+        ("scalars", {name: of[name] for name in losses if name in whole or is_total(name)}),
+        ("scalars", {name: of[name] for name in losses if not has_level(name)}),
+        ("scalars", {name: of[name] for name in norms}),
+        ("evals", {metric: evals["step"].to_numpy()[evals["metric"] == metric]}),
+        ("layers", {"grad_norm of every layer": _measured(layers)}),
+    ]
     found: dict[str, list[str]] = {}
-    for table, groups in kinds.items():
-        for group in groups:
-            for name, own in group.items():
-                if name in parts or _counts_epochs(made, own, every):
-                    continue
-                for first, last in blank_stretches(own, every):
-                    if not _replaced(own, group, first, last):
-                        text = f"{name} {BLANK} {first} to {last}"
-                        found.setdefault(table, []).append(text)
+    for table, kind in kinds:
+        for name, own in kind.items():
+            for first, last in () if _counts_epochs(log, own, every) else _blanks(own, every):
+                if not _replaced(own, kind, first, last):
+                    found.setdefault(table, []).append(f"{name} {BLANK} {first} to {last}")
     return found
 
 
-def blank_stretches(own: Steps, every: Steps) -> list[tuple[int, int]]:
+def _measured(layers: pd.DataFrame) -> Steps:
+    """Return the steps at which any layer has a gradient norm."""
+    return np.unique(layers["step"].to_numpy()[layers["grad_norm"].notna()])
+
+
+def _blanks(own: Steps, every: Steps) -> list[tuple[int, int]]:
     """Return the first and the last step of each stretch in which a series lacks values.
 
     `own`: its steps, all of them among `every` step of the run; both in order. Between two values a
@@ -90,24 +90,21 @@ def blank_stretches(own: Steps, every: Steps) -> list[tuple[int, int]]:
     return [(int(every[a]), int(every[b])) for a, b in found]
 
 
-def _counts_epochs(made: Mapping[str, Any], own: Steps, every: Steps) -> bool:
+def _counts_epochs(log: Mapping[str, Any], own: Steps, every: Steps) -> bool:
     """Return whether a series of TensorBoard may be counted in epochs, and the others in steps."""
-    converted = made.get("converted")
-    is_tensorboard = isinstance(converted, dict) and converted.get("format") == "tensorboard"
-    return is_tensorboard and own.size > 0 and bool(own[-1] < HOLE * every[-1])
+    return log.get("format") == "tensorboard" and own.size > 0 and own[-1] < HOLE * every[-1]
 
 
-def _replaced(own: Steps, group: Mapping[str, Steps], first: int, last: int) -> bool:
+def _replaced(own: Steps, kind: Mapping[str, Steps], first: int, last: int) -> bool:
     """Return whether another series of the kind is there instead: they hardly share a step."""
     return any(
         ((other >= first) & (other <= last)).sum() >= FEWEST
         and np.isin(own, other).mean() <= SHARED
-        for other in group.values()
+        for other in kind.values()
     )
 
 
-def _silent(made: Mapping[str, Any]) -> Steps:
+def _silent(log: Mapping[str, Any]) -> Steps:
     """Return the steps of a log whose rows hold no value, evenly spread."""
-    converted = made.get("converted")
-    first, last, count = (isinstance(converted, dict) and converted.get("silent")) or (0, 0, 0)
+    first, last, count = log.get("silent") or (0, 0, 0)
     return np.unique(np.linspace(first, last, count).astype(np.int64))

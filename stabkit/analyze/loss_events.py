@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series import is_total, with_level
+from stabkit.analyze.series import without_parts
 from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE, NOTHING
@@ -57,18 +57,8 @@ def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[p
 
 
 def of_level(found: Mapping[str, Series]) -> dict[str, Series]:
-    """Return the losses that have a level (`with_level`), without the parts of a total beside them.
-
-    A part may rise in a healthy run, as the KL term of a VAE does, for what the others gain. A
-    total has values wherever its parts have.
-    """
-    level = {name: found[name] for name in with_level(list(found))}
-    spans = [steps[[0, -1]] for name, (steps, _) in level.items() if is_total(name)]
-    return {
-        name: (steps, values)
-        for name, (steps, values) in level.items()
-        if is_total(name) or not any(a <= steps[0] and steps[-1] <= b for a, b in spans)
-    }
+    """Return the losses whose level is judged (`without_parts`)."""
+    return {name: found[name] for name in without_parts({n: s for n, (s, _) in found.items()})}
 
 
 def lasts_or_is_large(spikes: pd.DataFrame) -> "pd.Series[bool]":

@@ -6,6 +6,9 @@ Logs of other programs name the same thing in many ways: `loss`, `train/loss`, `
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn, is_training
 from stabkit.store.names import is_gradient_norm, words
 from stabkit.store.schema import METRIC
@@ -64,6 +67,22 @@ def with_level(names: Sequence[str]) -> list[str]:
     """
     played = any(words(name) & GAMES - {"entropy", "kl"} for name in names)
     return [name for name in names if has_level(name) and not (played and is_total(name))]
+
+
+def without_parts(steps: Mapping[str, NDArray[np.int64]]) -> list[str]:
+    """Return the losses that have a level (`with_level`), without the parts of a total beside them.
+
+    A part may rise in a healthy run, as the KL term of a VAE does, for what the others gain. A
+    total has values wherever its parts have. `steps`: of each loss.
+    """
+    level = with_level(list(steps))
+    spans = [steps[name][[0, -1]] for name in level if is_total(name)]
+
+    def is_part(name: str) -> bool:
+        first, last = steps[name][[0, -1]]
+        return not is_total(name) and any(a <= first and last <= b for a, b in spans)
+
+    return [name for name in level if not is_part(name)]
 
 
 def is_total(name: str) -> bool:

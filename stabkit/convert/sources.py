@@ -12,7 +12,7 @@ from stabkit.convert.steps import to_log
 from stabkit.convert.tables import read_table
 from stabkit.convert.tensorboard import (
     is_event_file,
-    name_of_scalars,
+    is_of_scalars,
     read_events,
     subfolders,
 )
@@ -100,7 +100,7 @@ def _read_folder(
         _refuse_step(step, row_step, "Neptune's series")
         return found, exported_logs(paths)
     _refuse_step(step, row_step, "TensorBoard events")
-    of_others = {below for path in paths for below in subfolders(path) if name_of_scalars(below)}
+    of_others = {below for path in paths for below in subfolders(path) if is_of_scalars(below)}
     paths = [path for path in paths if path not in of_others]
     logs = _read_each(source, paths, read_events)
     every = {path.parent for path in source.rglob("*") if is_event_file(path)}

@@ -8,7 +8,7 @@ import json
 import re
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def read_events(source: Path) -> Log:
     """
     log = _read_own(source)
     for folder in subfolders(source):
-        if name := name_of_scalars(folder):
-            below = _read_own(folder)
+        below = _read_own(folder)
+        if name := _name_of_scalars(folder, list(below.series)):
             log.series[name] = next(iter(below.series.values()))
             log.notes += [f"{folder.name}: {note}" for note in below.notes]
     return log
@@ -70,12 +70,16 @@ def subfolders(source: Path) -> list[Path]:
     return sorted(path for path in source.iterdir() if path.is_dir() and event_files(path))
 
 
-def name_of_scalars(folder: Path) -> str | None:
-    """Return the name of the one series of a folder that torch's `add_scalars` made; else None.
+def is_of_scalars(folder: Path) -> bool:
+    """Return whether torch's `add_scalars` made a folder: it belongs to the run above."""
+    return _name_of_scalars(folder, list(_read_own(folder).series)) is not None
 
-    It is named after the tag, with `_` for `/`, and the key of the series in its dictionary.
+
+def _name_of_scalars(folder: Path, tags: Sequence[str]) -> str | None:
+    """Return the name of the one series of a folder that `add_scalars` made; else None.
+
+    The folder is called as the tag, with `_` for `/`, and the key of the series in its dictionary.
     """
-    tags = list(_read_own(folder).series)
     begin = tags[0].replace("/", "_") + "_" if len(tags) == 1 else ""
     key = folder.name.removeprefix(begin)
     return f"{tags[0]}/{key}" if begin and key and key != folder.name else None

@@ -10,7 +10,7 @@ from stabkit.analyze.plots.clock import warmup_end
 from stabkit.analyze.report.headline import Verdict, isolated
 from stabkit.analyze.report.incident import KINDS, Incident
 from stabkit.analyze.report.remedy_effects import Advice, Trial
-from stabkit.analyze.report.signs import IN_WORDS, events_of
+from stabkit.analyze.report.signs import called, events_of
 from stabkit.analyze.text import layers_called
 from stabkit.printing import counted
 
@@ -58,7 +58,7 @@ def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], wor
     if not of_run:
         return "Not known." if verdict.mood == "unknown" else "No event was found."
     first = of_run[0]
-    text = f"At step {first.onset:,}, with {_a(first)}{_in_layers(first)}{_warmup(first)}"
+    text = f"At step {first.onset:,}, with {called(first)}{_in_layers(first)}{_warmup(first)}"
     text += _jump(first)
     if not first.began_in:
         burst = next((one for one in of_run if one.began_in and one.kind == "burst"), None)
@@ -70,10 +70,6 @@ def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], wor
         run_label(cell, run) for cell in group_cells(runs) for run in cell.runs if run.name == worst
     )
     return f"{text} (the worst run: {isolated(label)})."
-
-
-def _a(one: Incident) -> str:
-    return IN_WORDS.get(one.kind, f"a {one.kind}")
 
 
 def _in_layers(one: Incident) -> str:

@@ -97,9 +97,9 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
     told = next((one for one in of_run if one.began_in), begin)
     name = told.began_in
     where = f"in {layers_called(begin.began_in)} at" if begin.began_in else "at"
-    words = f"{where} step {begin.onset:,}, with {_called(begin)}"
+    words = f"{where} step {begin.onset:,}, with {called(begin)}"
     if told is not begin:
-        words += f"; then {_called(told)} in {layers_called(name)} at step {told.onset:,}"
+        words += f"; then {called(told)} in {layers_called(name)} at step {told.onset:,}"
     first = re.split(", | and ", name)[0]  # of several layers that began together
     groups = groups_of(worst, first, told.onset) if first else []
     if groups:
@@ -107,7 +107,8 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
     return Began(words, of_run[0].onset, groups)
 
 
-def _called(one: Incident) -> str:
+def called(one: Incident) -> str:
+    """Return what an event is, with its article."""
     return IN_WORDS.get(one.kind, f"a {one.kind}")
 
 
