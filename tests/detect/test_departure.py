@@ -80,3 +80,13 @@ def test_ratios_beyond_the_largest_number_are_the_largest(ends: list[float]) -> 
     for find in (find_departure, find_long_rises, find_spikes):
         found = find(np.arange(len(values)), values)
         assert np.isfinite(found["ratio"]).all()
+
+
+@pytest.mark.parametrize("size", [13, 16, 19])
+@pytest.mark.parametrize("level", [2.3, 1e5])
+def test_a_short_loss_that_leaves_is_found(size: int, level: float) -> None:
+    t = np.arange(size)
+    for seed in range(10):
+        noise = np.exp(0.05 * np.random.default_rng(seed).normal(size=size))
+        values = np.where(t < size // 2, 0.5 + 1.8 * np.exp(-5 * t / size), level) * noise
+        assert len(find_departure(t, values)) == 1

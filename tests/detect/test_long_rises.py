@@ -82,3 +82,49 @@ def test_short_negative_and_constant_series_have_none(loss: np.ndarray) -> None:
     found = find_long_rises(np.arange(len(loss)), loss)
     assert found.empty
     assert list(found) == list(COLUMNS)
+
+
+def test_medians_of_few_values_do_not_hide_the_noise() -> None:
+    """Each value is one of the five of its median, so it lies nearer to it than to the level."""
+    t, runs = np.arange(50), 1000
+    drawn_flat = (np.random.default_rng(seed).normal(size=50) for seed in range(runs))
+    alarms = sum(len(find_departure(t, np.exp(0.2 * e))) for e in drawn_flat)
+    assert alarms <= 0.01 * runs
+
+
+@pytest.mark.parametrize("size", [200, 999, 5000, 20_000])
+@pytest.mark.parametrize("share", [0.06, 0.09])
+@pytest.mark.parametrize("evenly", [True, False])
+def test_a_loss_that_explodes_in_its_last_tenth_is_found(
+    size: int, share: float, evenly: bool
+) -> None:
+    """People stop such runs, so most of them end so."""
+    t = np.arange(size)
+    late = np.clip((t - (1 - share) * size) / (share * size), 0, None)
+    climb = 1 + 99 * late if evenly else np.exp(math.log(100) * late)
+    values = drawn((0.2 + 2 * np.exp(-6 * t / size)) * climb)
+    assert find_departure(t, values).empty
+    (row,) = find_long_rises(t, values).itertuples()
+    assert row.end == size - 1
+    assert row.onset > (1 - share) * size - 0.05 * size
+
+
+@pytest.mark.parametrize(("size", "width", "times"), [(20_000, 500, 30.0), (100_000, 2_000, 1e3)])
+def test_a_climb_that_is_short_for_a_long_run_is_found(size: int, width: int, times: float) -> None:
+    t = np.arange(size)
+    off = t - size // 2
+    hill = np.where(abs(off) < width // 2, np.cos(np.pi * off / width) ** 2, 0)
+    values = drawn((0.2 + 2 * np.exp(-6 * t / size)) * np.exp(math.log(times) * hill))
+    (row,) = find_long_rises(t, values).itertuples()
+    assert abs(row.peak - size // 2) < width / 4
+
+
+@pytest.mark.parametrize("size", [13, 20, 50, 200, 5000])
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_noise_is_seldom_a_rise_or_a_departure(size: int, noise: float) -> None:
+    t, runs, alarms = np.arange(size), 300 if size < 1000 else 30, 0
+    for seed in range(runs):
+        e = np.random.default_rng([size, seed]).normal(size=size)
+        values = (0.2 + 2 * np.exp(-6 * t / size)) * np.exp(noise * e)
+        alarms += len(find_departure(t, values)) + len(find_long_rises(t, values)) > 0
+    assert alarms <= 0.01 * runs
