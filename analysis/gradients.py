@@ -15,14 +15,10 @@
 RUNS = "runs/gradients"
 
 # %%
-from stabkit import event_association, onset_order, open_study
-from stabkit.analyze.across_runs import bursts_and_dips, onsets
-from stabkit.analyze.order import LEAD, herald, herald_words, later, leads
-from stabkit.analyze.summary import summary
+from stabkit import open_study
 
 study = open_study("gradients", RUNS)
-runs = study.runs.diagnoses()
-print(summary(runs))
+print(study.runs.summary())
 
 # %% [markdown]
 # ## Onset order
@@ -31,7 +27,7 @@ print(summary(runs))
 # give it (`expected`: one in the number of layers), and its median lag after the first layer.
 
 # %%
-order = onset_order(onsets(runs))
+order = study.onset_order()
 print(order.to_string(index=False) if len(order) else "no layer's gradient spiked")
 
 # %% [markdown]
@@ -44,17 +40,17 @@ print(order.to_string(index=False) if len(order) else "no layer's gradient spike
 # are several seeds of one setting, the bursts of the other seeds must not do as well.
 
 # %%
-layers = study.finished[0].diagnosis().layers["layer"]
-last = layers[layers.str.startswith("blocks.")].iloc[-1]
-found = event_association(bursts_and_dips(runs), LEAD)
-verdicts = study.judge(
-    leads("the patch projection is the first layer of a burst more often than by chance", runs),
-    later("the deepest layer of a burst spikes after its shallowest", runs),
-    later(f"the last block ({last}) spikes after the patch projection", runs, "patch_embed", last),
-    herald(f"dips come within {LEAD} steps after a burst, not before one", found),
-)
-print(verdicts)
-print(herald_words(found))
+first = "patch_embed"
+depths = study.finished[0].signals("grad_norm").groupby("layer", observed=True)["depth"].first()
+last = depths[depths.index.str.startswith("blocks.")].idxmax()
+claims = [
+    study.leads("the patch projection is the first layer of a burst more often than by chance"),
+    study.later("the deepest layer of a burst spikes after its shallowest"),
+    study.later(f"the last block ({last}) spikes after the patch projection", first, last),
+    study.herald("dips come within 30 steps after a burst, not before one"),
+]
+print(study.judge(*claims))
+print(study.herald_words())
 
 # %%
 study.draw("grad-norms")

@@ -17,7 +17,6 @@ RUNS = "runs/mid_training"
 
 # %%
 from stabkit import open_study
-from stabkit.analyze.shared_falls import shared_falls, shared_in_words
 
 study = open_study("mid_training", RUNS, ["model.freeze_patch_embed", "optim.lr"])
 print(study)
@@ -58,8 +57,7 @@ def fall(run: str) -> float:
     return float(100 * (knn.loc[:240].max() - knn.loc[240:420].min()))
 
 
-shared = shared_in_words(shared_falls(study.finished.diagnoses()))
-print(*shared or ["no setting has a fall that seeds share"], sep="\n")
+print(*study.shared_falls() or ["no setting has a fall that seeds share"], sep="\n")
 study.table["fall"] = study.table["run"].map(fall)
 print(study.table[["arm", "seed", "fall", "level"]].round(1).to_string(index=False))
 claims = [

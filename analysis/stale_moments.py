@@ -16,7 +16,6 @@ RUNS = "runs/stale_moments"
 
 # %%
 from stabkit import open_study
-from stabkit.analyze.order import leads
 
 study = open_study("stale_moments", RUNS, ["fault.until"])
 without, fault = study.ends("fault.until")
@@ -47,7 +46,7 @@ print(deep[["run", "onset", "trough", "depth", "severity"]].to_string(index=Fals
 
 # %%
 more = study.more_runs("more runs dip at the release than without the fault", deep, fault, without)
-begin = leads("bursts begin in the patch projection", runs.where(fault).diagnoses())
+begin = study.leads("bursts begin in the patch projection", settings=fault)
 print(study.judge(more, begin))
 
 # %%

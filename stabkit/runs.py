@@ -111,6 +111,10 @@ class Run(reader.Run):
         """
         return found_events(self.diagnosis(), kind)
 
+    def summary(self) -> str:
+        """Return what `stabkit analyze` prints of this run."""
+        return Runs(self.path, (self,)).summary()
+
     def plot(self, name: str, ax: "Axes | None" = None) -> "Figure":
         """Draw a figure of `stabkit analyze --plot NAME` for this run, as `Runs.plot` does."""
         return Runs(self.path, (self,)).plot(name, ax)
@@ -227,6 +231,12 @@ class Runs(reader.Runs, Sequence[Run]):
     def events(self, kind: str | None = None) -> pd.DataFrame:
         """Return what was found in each run (`Run.events`)."""
         return _joined(self, lambda run: run.events(kind))
+
+    def summary(self) -> str:
+        """Return what `stabkit analyze` prints: the verdicts, and what was found, in words."""
+        from stabkit.analyze.summary import summary
+
+        return summary(self.diagnoses())
 
     def plot(self, name: str, ax: "Axes | None" = None) -> "Figure":
         """Draw the figure of `stabkit analyze --plot NAME` and return it.

@@ -7,12 +7,16 @@ are looked for in the working directory, in the script's folder, and in the fold
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from stabkit.analyze.across_runs import bursts_and_dips, onsets
 from stabkit.analyze.claims import Claim, together
+from stabkit.analyze.order import FIRST, LEAD, herald, herald_words, later, leads
+from stabkit.analyze.shared_falls import shared_falls, shared_in_words
 from stabkit.analyze.study import (
     dip_more,
     higher,
@@ -22,6 +26,8 @@ from stabkit.analyze.study import (
     shares_table,
     study_table,
 )
+from stabkit.detect import event_association, onset_order
+from stabkit.detect.association import Association
 from stabkit.runs import Runs, load
 from stabkit.sweep.grid import load_sweep
 
@@ -103,6 +109,42 @@ class Study:
         `events`: frames as those of `more_runs`, by their names in words.
         """
         return shares_table(self.table, events)
+
+    def leads(
+        self, text: str, layer: str = FIRST, settings: Mapping[str, Any] | None = None
+    ) -> Claim:
+        """Judge the claim that a layer is the first of a burst more often than by chance.
+
+        Ties are shared. `settings`: only runs with these are asked.
+        """
+        return leads(text, self.runs.where(settings).diagnoses(), layer)
+
+    def later(self, text: str, shallow: str | None = None, deep: str | None = None) -> Claim:
+        """Judge the claim that the `deep` layer spikes after the `shallow` one.
+
+        By default these are the shallowest and the deepest layer of each burst.
+        """
+        return later(text, self.runs.diagnoses(), shallow, deep)
+
+    def herald(self, text: str) -> Claim:
+        """Judge the claim that bursts come before dips, at most `order.LEAD` steps before."""
+        return herald(text, self._association)
+
+    def herald_words(self) -> str:
+        """Say how many dips a burst preceded, and what chance would do."""
+        return herald_words(self._association)
+
+    @cached_property
+    def _association(self) -> Association:
+        return event_association(bursts_and_dips(self.runs.diagnoses()), LEAD)
+
+    def onset_order(self) -> pd.DataFrame:
+        """Return how often each layer spiked, and came first, in bursts (`stabkit.onset_order`)."""
+        return onset_order(onsets(self.runs.diagnoses()))
+
+    def shared_falls(self) -> list[str]:
+        """Return a sentence for each fall that the finished runs of a setting share."""
+        return shared_in_words(shared_falls(self.finished.diagnoses()))
 
     def judge(self, *claims: Claim) -> str:
         """Return the verdicts on the claims, corrected for their number."""

@@ -35,48 +35,6 @@ COLLAPSE = {  # a sign of collapse in words
     "teacher_rank": "teacher features of few dimensions",
 }
 
-LEVEL_NOTE = (
-    "Final accuracy: the median of the last fifth of the evaluations. Best: the highest median of\n"
-    "as many in a row."
-)
-DIP_NOTE = (
-    "A dip is a fall of accuracy below the level and trend around it that exceeds\n"
-    "the run's noise and, if the samples are known, is significant over them (p <= 0.01\n"
-    "corrected for every window; rates of false alarms: docs/detectors.md). Time in dips is\n"
-    "counted in steps. A run has collapsed if its features or embeddings spread at most a\n"
-    "quarter as far as untrained, and accuracy ends no better than untrained; if its loss stayed\n"
-    "at chance for its second half, and accuracy ends 3 points below untrained; or if its loss\n"
-    "stayed at zero."
-)
-BURST_NOTE = (
-    "A gradient burst begins when a gradient norm leaves what its own past leads to expect\n"
-    "(robust z of 6 or more in log space; 5 if three quarters of the layers rise together)."
-)
-SWELL_NOTE = (
-    "A gradient swell is a stretch of 6 to 32 steps above the level before and after, of which no\n"
-    "single step need stand out."
-)
-LOSS_NOTE = (
-    "A loss spike begins in the same way. A loss has left for good if it ends at 1.4 times its\n"
-    "best level or more. Held-out losses, parts of a total and losses of players or policies are\n"
-    "searched for spikes alone."
-)
-
-
-def footnote(table: pd.DataFrame) -> str:
-    """Return the meaning of the words that the table of `run_table` uses."""
-    notes = []
-    if (table["metric"] != "").any():
-        notes.append(LEVEL_NOTE)
-    if (table["metric"] != "").any() or (table["collapse"] != "").any():
-        notes.append(DIP_NOTE)
-    notes.append(BURST_NOTE)
-    if table["swells"].any():
-        notes.append(SWELL_NOTE)
-    if (table["metric"] == "").any() or table[["loss_spikes", "departures"]].any(axis=None):
-        notes.append(LOSS_NOTE)
-    return "\n".join(notes)
-
 
 def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     """Say what was looked for and not found in runs of which none trained unstably.
@@ -201,10 +159,7 @@ def _collapsed(table: pd.DataFrame) -> Iterator[str]:
     if signs.empty:
         return
     number = int((table["collapse"] != "").sum())
-    shown = [
-        COLLAPSE[str(sign)] + (f" in {n}" if number > 1 else "") + f" ({sign})"
-        for sign, n in signs.items()
-    ]
+    shown = [COLLAPSE[str(sign)] + (f" in {n}" if number > 1 else "") for sign, n in signs.items()]
     text = f"{counted(number, 'run')} collapsed, as shown by {listed(shown)}."
     yield textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 

@@ -20,7 +20,7 @@ WHOLE = 0.9  # of the longest run's steps; a run that stopped before would short
 BESIDE = 5  # evaluations that tell how far each run falls
 # The level of the test over runs. It does not correct for the windows that were searched: that is
 # the detectors' part. Both together let 0.8 % of sets of five healthy simulated runs pass, as many
-# as at .01 (800 sets with other seeds than those of docs/detectors.md).
+# as at .01 (800 sets with other seeds than those of docs/error-rates.md).
 ALPHA = 0.05
 
 Array = NDArray[np.float64]

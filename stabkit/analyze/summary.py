@@ -16,7 +16,6 @@ from stabkit.analyze.order import FIRST
 from stabkit.analyze.sentences import (
     events_in_words,
     first_gap,
-    footnote,
     in_table_order,
     nothing_found,
     nothing_said,
@@ -35,6 +34,7 @@ from stabkit.printing import counted, one_line
 from stabkit.store.schema import METRIC
 
 LISTED = 40  # runs; a longer table would not be read
+WORDS = "`stabkit analyze --help` says what these words mean."
 
 
 def run_table(runs: Diagnoses) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
         *lacking_rows(table),
         *_findings(runs, table, shared),
         *_notes(runs),
-        footnote(table),
+        WORDS,
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -86,7 +86,7 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
       It is valid only where causes are equally likely at any time, which in a training they are
       not.
 
-    Error rates of each: docs/detectors.md. The ratio of rates after causes and elsewhere is not
+    Error rates of each: docs/error-rates.md. The ratio of rates after causes and elsewhere is not
     given: its interval assumes independent events, and misses the truth wherever they cluster.
 
     `lead` is the median number of steps from the last cause to the effect, over the observed

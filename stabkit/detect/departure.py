@@ -30,6 +30,9 @@ LOST = 0.5  # share of what was gained; for a series with negative values, which
 # The distance must exceed so many robust deviations of single values. A rise is the largest of
 # many distances, which is larger by chance than that of the end from the best level.
 NOISE, RISE_NOISE = 3.0, 4.0
+# A loss that explodes among its first values leaves no median behind. Contrastive losses rise there
+# too, by less.
+FIRST, EXPLODED, AT_ONCE = 5, 10.0, 3.0
 SHORTEST = MIN_HISTORY + 1  # values: as many as a spike needs
 # Medians are over a twentieth of the run. A rise that is too short for it shows in those over a two
 # hundredth, where that is enough values to be as sure.
@@ -46,7 +49,9 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     The end level is the median of the last fifth. The loss has left if the end level is RATIO times
     the best one or more; where values are negative, if it lost half of what it had gained since the
     first level. Both distances must exceed the noise of single values and the rounding of printed
-    ones. A slow rise counts like a sudden one.
+    ones. A slow rise counts like a sudden one. A loss that explodes at its begin has left as well:
+    it ends at ten times the second lowest of its first five values, and triples from one value to
+    the next before the first median.
 
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative
@@ -64,7 +69,10 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     far = math.log(RATIO) if positive else LOST * max(float(middle[0]) - best, 0.0)
     noise = _noise(y, middle, WIDE)
     rise = level - best
-    if not (rise >= far and rise > NOISE * noise and rise > 0):
+    if positive and _explodes(y, level, noise):
+        at, best = 0, float(np.sort(y[:FIRST])[1])
+        rise, middle = level - best, y
+    elif not (rise >= far and rise > NOISE * noise and rise > 0):
         return rows_frame([], COLUMNS)
     near = at + int(np.flatnonzero(middle[at:] <= best + rise / 4)[-1])
     onset = steps[min(near + 1, len(steps) - 1)]
@@ -73,6 +81,15 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
         return rows_frame([], COLUMNS)
     ratio = ratio_of(rise) if positive else math.nan
     return rows_frame([(onset, steps[-1], *levels, ratio)], COLUMNS)
+
+
+def _explodes(y: FloatArray, level: float, noise: float) -> bool:
+    """Return whether a log loss leaves the level of its first values, all at once, for good."""
+    begin = y[: _width(y, WIDE)]
+    return bool(
+        level - np.sort(y[:FIRST])[1] >= max(math.log(EXPLODED), RISE_NOISE * noise)
+        and np.diff(begin).max() >= math.log(AT_ONCE)
+    )
 
 
 def find_long_rises(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:

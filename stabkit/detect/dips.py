@@ -75,7 +75,7 @@ def find_dips(
     samples, which misses more. p_value is Holm-corrected over all windows and must be at most
     `alpha`. With neither it is NaN and the rules above decide alone. The paired test knows what
     differs between samples; only these rules judge noise that all samples share. Measured rates of
-    false alarms, power and errors of onset: docs/detectors.md.
+    false alarms, power and errors of onset: docs/error-rates.md.
 
     Returns one row per dip:
 
@@ -124,8 +124,8 @@ def search_dips(
     """Find dips as `find_dips` does, and possible dips in the same search.
 
     A possible dip reaches four fifths of the bar or more, and passes all other rules but that of
-    the largest falls. Some healthy runs have one (docs/detectors.md), so it changes no verdict. The
-    additional column `possible` is true for it. Raises what `find_dips` raises.
+    the largest falls. Some healthy runs have one (docs/error-rates.md), so it changes no verdict.
+    The additional column `possible` is true for it. Raises what `find_dips` raises.
     """
     dips, possible, attrs = _search(
         step, accuracy, n, correct, MIN_DEPTH, None, MIN_FALL, ALPHA, chance, between=None

@@ -19,6 +19,8 @@ AROUND = 50  # values on both sides, which tell the level and its noise
 FIRST = 6  # values, before the first that has enough around it
 FEW_LAYERS = 4  # fewer have no mean of their own
 LEAST = 0.05  # deviations, the scale of a tail of equal values
+MOVED = 20  # times; a level that rises so far, and stays, stands out
+FEWEST_AFTER = 4  # values; fewer show no level
 
 
 def stand_out(
@@ -33,7 +35,8 @@ def stand_out(
     of a single layer. Means over up to 16 steps are judged as well. The upper tail of each series
     is taken as a generalized Pareto law of fixed shape, whose scale is that of the largest values
     outside of all spikes. A burst stands out if, in one of the series, fewer than `ALPHA` values as
-    high are expected in the whole run.
+    high are expected in the whole run. It also does if it raises a layer for good: the 50 values
+    from its first on have `MOVED` times the median of the 50 before.
     """
     found = [np.ones(len(rows), dtype=bool) for rows in spikes]
     some = [rows.assign(layer=i, depth=i) for i, rows in enumerate(spikes) if len(rows)]
@@ -45,7 +48,10 @@ def stand_out(
     for members, steps, logs, _ in measured_together(layers, SHORTEST):
         here = table["layer"].isin(members)
         if here.any():
-            table.loc[here, "stands_out"] = _judged(steps, logs, table[here])
+            rows = table[here]
+            row_of = rows["layer"].map({layer: row for row, layer in enumerate(members)})
+            moved = _moved(steps, logs, row_of.to_numpy(), rows["flagged"].to_numpy())
+            table.loc[here, "stands_out"] = moved | _judged(steps, logs, rows)
     counts = table.groupby("burst")["stands_out"].transform("any")
     for i, rows in counts.groupby(table["layer"]):
         found[int(i)] = rows.to_numpy()  # in order of the onset, as those of `find_layer_spikes`
@@ -72,6 +78,19 @@ def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArra
             for at in spikes.groupby("burst").indices.values():
                 begin, end = max(0, first[at].min() - width + 1), last[at].max() + 1
                 found[at] |= means[begin:end].max() >= bar
+    return found
+
+
+def _moved(steps: IntArray, logs: FloatArray, rows: IntArray, flagged: IntArray) -> BoolArray:
+    """Return for each spike whether the level of its row is `MOVED` times that before, and stays.
+
+    The heights do not show that, because their level moves too.
+    """
+    found = np.zeros(len(rows), dtype=bool)
+    for i, (row, at) in enumerate(zip(rows, np.searchsorted(steps, flagged), strict=True)):
+        before, after = logs[row, max(0, at - AROUND) : at], logs[row, at : at + AROUND]
+        if before.size and after.size >= FEWEST_AFTER:
+            found[i] = np.median(after) - np.median(before) >= np.log(MOVED)
     return found
 
 

@@ -6,7 +6,7 @@ is confirmed when a search finds it again `CONFIRMED_AFTER` evaluations later, s
 `CLEARLY`. From then on it is never retracted. It is withdrawn when no search over `PATIENCE`
 evaluations finds it. A dip that stays just above the bar is decided at the end, by a search of the
 whole run, because noise can look like such a dip for long. Measured rates and delays:
-docs/detectors.md.
+docs/error-rates.md.
 
 A search costs the same in a run of any length: it sees the last `TAIL` evaluations. It runs when
 two evaluations in a row are low and `AFTER_LOW` evaluations later, at each of the `WATCHED`

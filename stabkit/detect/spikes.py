@@ -54,7 +54,7 @@ def find_spikes(
     defaults nothing below exp(6 * 0.01) = 1.06 times what was expected is ever flagged. There is no
     minimum ratio in addition: a loss bounded by ln N may never reach 1.5 times its median.
 
-    Rates of false alarms and power, on stationary series and on trends: docs/detectors.md.
+    Rates of false alarms and power, on stationary series and on trends: docs/error-rates.md.
 
     Returns one row per event: onset (the step at which it reached half of its own log height:
     `half_height_onset`), flagged, peak, end (steps of the first, largest and last flagged point),

@@ -112,7 +112,7 @@ def find_stale_moments(
     This is a threshold, not a test. Layers of many independent elements raise no false alarm. False
     alarms are frequent in a layer of a single element, where this detector is of no use, in small
     layers with heavy tails, and where a factor common to the whole layer varies by more than a
-    fifth from step to step, because it does not average out. Measured rates: docs/detectors.md.
+    fifth from step to step, because it does not average out. Measured rates: docs/error-rates.md.
 
     Returns one row per event: onset, peak, end (steps of the first, largest and last flagged
     point), height (largest surprise; infinite where Adam remembers nothing), adam_rms (at the

@@ -53,7 +53,7 @@ def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
     Unlike spikes, swells are found afterwards: they need the values that follow.
 
     Values that are not finite, and zeros, are left out. A series of fewer than 60 values has no
-    swell. A rise by less than a tenth is no swell. Rates of false alarms: docs/detectors.md.
+    swell. A rise by less than a tenth is no swell. Rates of false alarms: docs/error-rates.md.
 
     Returns one row per swell: onset, end (first and last step), height (deviations), ratio (to the
     higher flank, of geometric means). Raises ValueError for steps that do not increase and negative

@@ -30,7 +30,10 @@ def find_runs(folder: Path) -> list[Path]:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: a file, where a folder of runs was expected")
+        raise FileNotFoundError(
+            f"{folder}: a file, where a folder of runs was expected; `stabkit convert` makes a run "
+            "of another tool's log"
+        )
     return sorted(_walk(folder))
 
 

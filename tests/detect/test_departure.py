@@ -90,3 +90,25 @@ def test_a_short_loss_that_leaves_is_found(size: int, level: float) -> None:
         noise = np.exp(0.05 * np.random.default_rng(seed).normal(size=size))
         values = np.where(t < size // 2, 0.5 + 1.8 * np.exp(-5 * t / size), level) * noise
         assert len(find_departure(t, values)) == 1
+
+
+@pytest.mark.parametrize("values", [13, 100, 4_000])
+@pytest.mark.parametrize("at", [2, 4])
+def test_a_loss_that_explodes_among_its_first_values_has_left(values: int, at: int) -> None:
+    """No running median knows the level before."""
+    loss = 2.3 * np.exp(0.1 * np.random.default_rng(values).normal(size=values))
+    loss[at:] *= 1e4
+    (row,) = find_departure(np.arange(values), loss).itertuples()
+    assert row.onset == at
+    assert row.best < 4
+    assert row.level == pytest.approx(2.3e4, rel=0.2)
+
+
+def test_a_loss_that_rises_at_first_for_another_reason_has_not_left() -> None:
+    t = np.arange(400)
+    noise = np.exp(0.02 * np.random.default_rng(0).normal(size=400))
+    for loss in (
+        np.where(t < 4, 1.0, 6.0) * noise,  # contrastive: more negatives
+        np.concatenate([[1e-3], 5 * noise[1:]]),  # the first value is a placeholder
+    ):
+        assert find_departure(t, loss).empty

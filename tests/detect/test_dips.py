@@ -34,7 +34,7 @@ def at_most(hits: int, runs: int, rate: float) -> bool:
 @pytest.mark.lengthy
 @pytest.mark.parametrize("ar", [0.0, 0.5])
 def test_healthy_runs_alarm_no_more_than_stated(ar: float) -> None:
-    """docs/detectors.md has 2,000 runs; these few catch a rate of some percent."""
+    """docs/error-rates.md has 2,000 runs; these few catch a rate of some percent."""
 
     def alarms() -> Iterator[bool]:
         for seed in range(150):

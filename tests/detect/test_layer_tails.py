@@ -130,3 +130,28 @@ def test_heights_are_distances_from_the_median_around() -> None:
 def test_a_burst_in_the_first_steep_fall_stands_out() -> None:
     burst = Burst(40, 10.0, ALL, tail=10.0)
     assert sum(bool(standing_out(drawn(seed, burst))) for seed in range(8)) >= 7
+
+
+@pytest.mark.parametrize("steps", [200, 2_000])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_level_that_rises_a_hundredfold_for_good_is_a_burst(steps: int, alone: bool) -> None:
+    """The level around it rises too, so no height shows it."""
+    rng = np.random.default_rng(steps)
+    at = steps // 2
+    rise = np.where(np.arange(steps) >= at, 100.0, 1.0)
+    drawn_once = [np.exp(0.2 * rng.standard_normal(steps)) for _ in range(1 if alone else 4)]
+    found = standing_out([(np.arange(steps), rise * values) for values in drawn_once])
+    assert found
+    assert all(at <= step <= at + 20 for step in found)
+
+
+@pytest.mark.parametrize("power", [1, 3])
+@pytest.mark.parametrize("name", ["grows", "warms up"])
+def test_a_level_that_grows_from_the_first_step_on_is_no_burst(name: str, power: int) -> None:
+    """As where the last layer begins at zero, or in a warm-up."""
+    rng = np.random.default_rng(power)
+    for _ in range(10):
+        t = np.arange(1, 301)
+        level = t**power if name == "grows" else 10.0 ** (power * np.minimum(t / 30, 1))
+        noise = [np.exp(0.1 * rng.standard_normal(300)) for _ in range(4)]
+        assert standing_out([(t, level * values) for values in noise]) == set()

@@ -111,7 +111,7 @@ def test_flags_agree_with_brute_force(sigma, trend):
 
 @pytest.mark.parametrize(
     ("rho", "sigma", "claimed"),
-    # Claimed events per 1e5 steps, as docs/detectors.md says them.
+    # Claimed events per 1e5 steps, as docs/error-rates.md says them.
     [(0.0, 0.1, 1), (0.0, 0.3, 1), (0.0, 0.5, 1), (0.0, 0.8, 1), (0.9, 0.3, 3)],
 )
 def test_false_alarms_stay_within_the_stated_rate(rho, sigma, claimed):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.definitions import footnote
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.answers import Answer, answers
 from stabkit.analyze.report.cards import Card, Pictured, make_cards, with_pictures
@@ -17,7 +18,6 @@ from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.timeline import Curve, curve
-from stabkit.analyze.sentences import footnote
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first, worst_of
 from stabkit.printing import counted
@@ -92,7 +92,7 @@ def make_report(runs: Diagnoses) -> Report:
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
-    notes = [" ".join(footnote(table).split())]
+    notes = [footnote(table)]
     if table["dips"].any() or table["drifts"].any():
         notes.append(
             "A p-value answers how often runs without a dip would show one like it. Severity is "
