@@ -12,6 +12,16 @@ from stabkit.detect.collapse import NOTHING, SPREADS
 from stabkit.store.reader import Run
 
 HELD = 0.03  # an accuracy that ends at most so far below its first value has not fallen
+CALLED = {  # signals in words
+    "loss_relative": "loss / chance",
+    "feature_std": "spread of features",
+    "embedding_std": "spread of embeddings",
+    "effective_rank": "rank of features",
+    "probe_feature_std": "spread of probe features",
+    "probe_rank": "rank of probe features",
+    "teacher_feature_std": "spread of teacher features",
+    "teacher_rank": "rank of teacher features",
+}
 COLLAPSE = {**dict.fromkeys(SPREADS, find_collapse), "loss_relative": find_stuck_loss}
 
 

@@ -47,7 +47,7 @@ def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
     Columns: run, cell, warmup and per_epoch (`clock`), layer, depth, step (first of the stretch),
     width (steps), log2 (the largest gradient norm of the stretch over the median of the layer, in
     doublings; NaN if a value is zero or not finite), spikes (onsets in the stretch), dip (whether
-    accuracy is in a dip).
+    accuracy is in a dip that recovered), falls (whether one begins that did not recover).
     """
     frames = [_rows(cell) for cell in group_cells(runs)[:MAX_CELLS]]
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
@@ -74,11 +74,12 @@ def _rows(cell: Cell) -> pd.DataFrame:
     at = found.groupby([found["layer"].astype(str), stretch(found["onset"])]).size()
     at.index.names = ["layer", "step"]
     table = table.join(at.rename("spikes"), on=["layer", "step"]).fillna({"spikes": 0})
-    table["dip"] = False
+    table["dip"] = table["falls"] = False
     for dip in run.dips.to_dict("records"):
-        table["dip"] |= (table["step"] + width > dip["onset"]) & (table["step"] <= dip["end"])
+        name, end = ("falls", "onset") if pd.isna(dip["recovery"]) else ("dip", "end")
+        table[name] |= (table["step"] + width > dip["onset"]) & (table["step"] <= dip[end])
     table = table.assign(**head, width=width, spikes=table["spikes"].astype(int))
-    return table[[*head, "layer", "depth", "step", "width", "log2", "spikes", "dip"]]
+    return table[[*head, "layer", "depth", "step", "width", "log2", "spikes", "dip", "falls"]]
 
 
 def stretch_width(steps: NDArray[np.int64]) -> int:
@@ -93,7 +94,8 @@ def stretch_width(steps: NDArray[np.int64]) -> int:
 def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = None) -> Axes:
     """Draw layers by steps, first layer on top; light is large. Mark spikes and dips.
 
-    Spikes are triangles, dips are bars above the panel, and a line is the end of the warm-up.
+    Spikes are triangles. Above the panel dips that recovered are bars, and black triangles are the
+    begins of those that did not. A line is the end of the warm-up.
     `frame`: rows of `layer_map_table` for one run. `layers`: the names of the rows; by default
     those of the frame. A layer that is missing, such as a frozen one, is hatched.
     """
@@ -118,6 +120,11 @@ def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = Non
             [dip["step"].min(), dip["step"].max() + width], [1.03, 1.03], color="black",
             linewidth=3, solid_capstyle="butt", transform=ax.get_xaxis_transform(), clip_on=False,
         )  # fmt: skip
+    for step in frame.loc[frame["falls"].astype(bool), "step"].unique():
+        ax.plot(
+            step + width / 2, 1.03, "v", color="black", markersize=5,
+            transform=ax.get_xaxis_transform(), clip_on=False,
+        )  # fmt: skip
     ax.set(xlim=(edges[0], edges[-1]), ylim=(len(layers) - 0.5, -0.5), xlabel="step")
     ax.set_yticks(range(len(layers)), labels=layers, fontsize=7)
     ax.tick_params(axis="y", length=0)
@@ -135,11 +142,13 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
     blocks = -(-len(cells) // columns)
     longest = max(map(len, layers))
     below = 0.4 if table["per_epoch"].notna().any() else 0.0  # inches for the axis of epochs
+    handles = [*_handles(table), *warmup_handles(table, WARMUP)]
     with mpl.rc_context(RC):
         figure = new_figure(
             1.3 + 0.07 * longest + 2.6 * columns,
-            0.8 + blocks * (1.0 + below + max(1.0, 0.14 * len(layers))),
-        )
+            0.4 + 0.2 * -(-len(handles) // columns)
+            + blocks * (1.0 + below + max(1.0, 0.14 * len(layers))),
+        )  # fmt: skip
         axes = figure.subplots(blocks, columns, squeeze=False, sharey=True)
         for cell, ax in zip(cells, axes.ravel(), strict=False):
             draw_layer_map(table[table["cell"] == cell], ax, layers)
@@ -152,8 +161,7 @@ def layer_map_figure(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         ticks = np.arange(-LIMIT, LIMIT + 1, 2).tolist()
         bar.set_ticks(ticks, labels=[f"{2**tick:g}" for tick in ticks])
-        handles = [*_handles(), *warmup_handles(table, WARMUP)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=1 if columns == 1 else 2)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -165,12 +173,18 @@ def _norm() -> Normalize:
     return Normalize(-LIMIT, LIMIT)
 
 
-def _handles() -> list[Line2D | Patch]:
+def _handles(table: pd.DataFrame) -> list[Line2D | Patch]:
+    """Return the legend of the marks that the table has, and of what needs one in any case."""
     spike = Line2D(
         [], [], marker="v", linestyle="", color="white", markeredgecolor="black",
         markeredgewidth=0.7, markersize=5, label="spike begins",
     )  # fmt: skip
-    dip = Line2D([], [], color="black", linewidth=3, label="accuracy in a dip")
+    dip = Line2D([], [], color="black", linewidth=3, label="accuracy in a dip that recovered")
+    falls = Line2D(
+        [], [], marker="v", linestyle="", color="black", markersize=5,
+        label="a dip to the end begins",
+    )  # fmt: skip
     nothing = Patch(**NOTHING, label="no gradient, zero or not finite")
     one = Line2D([], [], linestyle="", label="n = 1: the first run of each cell")
-    return [spike, dip, nothing, one]
+    marks = [mark for mark, name in ((dip, "dip"), (falls, "falls")) if table[name].any()]
+    return [spike, *marks, nothing, one]

@@ -14,7 +14,7 @@ from stabkit.analyze.report.signs import called, events_of
 from stabkit.analyze.text import layers_called
 from stabkit.printing import counted
 
-TOLD = 2  # events in the first answer, remedies in the third
+TOLD = 2  # events in the first answer
 BEFORE = 50  # steps before an event, in which a jump of the learning rate is told
 # kinds of event that make a run unstable
 DECISIVE = ("non-finite", "collapse", "departure", "dip", "drift", "loss spike")
@@ -69,7 +69,7 @@ def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], wor
     label = next(
         run_label(cell, run) for cell in group_cells(runs) for run in cell.runs if run.name == worst
     )
-    return f"{text} (the worst run: {isolated(label)})."
+    return f"{text} (worst run: {isolated(label)})."
 
 
 def _in_layers(one: Incident) -> str:
@@ -105,12 +105,12 @@ def _prevented(verdict: Verdict, advice: Sequence[Advice]) -> str:
     )
     for words, some in (
         ("Measured here", [pair for pair in helped if _fewer(pair[1]) > 0]),
-        ("Nothing that was measured here. Runs ended higher with", helped),
+        ("Nothing measured here. Runs ended higher with", helped),
     ):
         if some:
-            told = "; ".join(f"{one.remedy.name}: {trial.short()}" for one, trial in some[:TOLD])
-            sure = "" if some[0][1].verdict == "holds" else " So few pairs do not decide it."
-            return f"{words}: {told}.{sure}"
+            one, trial = some[0]
+            sure = "" if trial.verdict == "holds" else " Not decisive."
+            return f"{words}: {one.remedy.name}: {trial.short()}.{sure}"
     first = next((one for one in advice if one.score and one.why_not == ""), None)
     if first is None:
         return "Not known: these runs do not measure it."

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.collapse_events import CALLED
 from stabkit.analyze.definitions import footnote
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report.answers import Answer, answers
@@ -161,7 +162,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
     if table["patch_first"].any():
         columns["of which patch first"] = table["patch_first"].astype(str)
     if (table["collapse"] != "").any():
-        columns["signs of collapse"] = table["collapse"].replace("", "-")
+        columns["signs of collapse"] = table["collapse"].map(_signs)
     columns["folder"] = table["run"]
     rows = zip(*(column.astype(str) for column in columns.values()), strict=True)
     caption = "One row per run" + (", those that fared worst first" if of > OPEN_ROWS else "")
@@ -206,3 +207,8 @@ def _text(value: object) -> str:
     if value is None:
         return "-"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _signs(collapse: str) -> str:
+    """Return the signs of collapse of a run in words; `-` without any."""
+    return ", ".join(CALLED[name] for name in collapse.split(", ")) if collapse else "-"

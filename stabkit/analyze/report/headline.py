@@ -108,7 +108,9 @@ def _unstable(runs: Diagnoses, table: pd.DataFrame, bad: pd.DataFrame) -> list[s
     if finished and len(table) == 1:
         lines[0] = f"It {UNNOTICED}"
     elif finished:
-        who = "All of these" if finished == len(bad) else f"{finished} of the {len(bad)} unstable"
+        who = f"{finished} of the {len(bad)} unstable"
+        if finished == len(bad):
+            who = "It" if finished == 1 else "All of these"
         lines[0] += f" {who} {UNNOTICED}"
     worst = worst_of(table)
     found = [*lines, _worst(runs, table, worst), *_cost(runs, table)]

@@ -39,7 +39,7 @@ def lasting(onset: int, end: int, open_end: bool = False) -> str:
     """Say how long an event lasted."""
     if end == onset:
         return f"step {onset:,} alone"
-    span = f"steps {onset:,} to {end:,} ({end - onset:,} {'step' if end - onset == 1 else 'steps'})"
+    span = f"steps {onset:,} to {end:,}"
     return f"{span}, not recovered when the run ended" if open_end else span
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells, run_label
+from stabkit.analyze.collapse_events import CALLED
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
@@ -64,7 +65,10 @@ def _collapse(run: Diagnosis, where: str) -> Iterator[Incident]:
     if found.empty:
         return
     onset, end = int(found["onset"].min()), int(found["end"].max())
-    signals = [(str(name), _signal(rows)) for name, rows in found.groupby("signal", sort=False)]
+    signals = [
+        (CALLED[str(name)].capitalize(), _signal(rows))
+        for name, rows in found.groupby("signal", sort=False)
+    ]
     facts = (("Lasts", lasting(onset, end)), *signals)
     stuck = found[(found["signal"] == "loss_relative") & (found["level"] > NOTHING)]
     if (stuck["onset"] <= run.tables.scalars()["step"].min()).any():

@@ -279,9 +279,10 @@ REMEDIES = (
         "model.load_state_dict(checkpoint[\"model\"])\n"
         "optimizer.load_state_dict(checkpoint[\"optimizer\"])\n"
         "batches = itertools.islice(loader, 300, None)  # the batches of the event not again",
-        {"loss_spikes": 2, "loss_left": 3},
+        {"at_once": 3, "loss_spikes": 2, "loss_left": 3},
         (
             Evidence("The spikes did not come back in the same place.", "palm"),
+            Evidence("A batch with a large loss raises the gradients of all layers in one step."),
         ),
         (
             Evidence(

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Sign = Literal[
-    "dips", "early", "bursts", "patch_first", "collapsed", "nonfinite", "loss_spikes", "loss_left"
-]
+    "dips", "early", "bursts", "patch_first", "at_once", "collapsed", "nonfinite", "loss_spikes",
+    "loss_left",
+]  # fmt: skip
 SIGNS: dict[Sign, str] = {
     "dips": "falls of accuracy",
     "early": "trouble that begins early",
     "bursts": "gradient bursts",
     "patch_first": "bursts that the patch projection begins",
+    "at_once": "bursts of most layers in one step",
     "collapsed": "collapse",
     "nonfinite": "non-finite values",
     "loss_spikes": "loss spikes",

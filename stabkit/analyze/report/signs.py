@@ -31,6 +31,7 @@ IN_WORDS: dict[Kind, str] = {
     "outlier": "a single low evaluation",
     "overflow": "an overflow",
 }
+FEWEST, MOST = 4, 0.75  # layers, and their share, that burst in one step
 EARLY = 0.1  # share of a run that is early if its warm-up is not known
 
 
@@ -46,8 +47,16 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
             seen.add(("early", run.name))
         if (run.onsets.loc[run.onsets["share"] == 1, "layer"] == FIRST).any():
             seen.add(("patch_first", run.name))
+        if _at_once(run):
+            seen.add(("at_once", run.name))
     signs = [sign for sign, _ in seen]
     return {sign: signs.count(sign) for sign in SIGNS}
+
+
+def _at_once(run: Diagnosis) -> bool:
+    """Return whether most of the layers, four or more, burst in one step."""
+    together = run.onsets[run.onsets["lag"] == 0].groupby("burst").size()
+    return bool(together.max() >= max(FEWEST, MOST * len(run.layers))) if len(together) else False
 
 
 class Began(NamedTuple):

@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 1000, 100  # of the box that a curve is drawn in
 LANES: dict[Kind, str] = {
     "burst": "gradients", "swell": "gradients", "overflow": "gradients",
     "loss spike": "loss", "departure": "loss", "stuck loss": "loss", "non-finite": "loss",
-    "dip": "accuracy", "drift": "accuracy", "outlier": "accuracy", "collapse": "accuracy",
+    "dip": "accuracy", "drift": "accuracy", "outlier": "accuracy", "collapse": "features",
 }  # fmt: skip
 
 

@@ -175,13 +175,14 @@ def _counted(change: str, branches: pd.DataFrame, table: pd.DataFrame) -> dict[s
     placebos, shams = here[here["kind"] == "placebo"], here[here["kind"] == "sham"]
     own = shams[shams["family"] == family]
     these, nudged, shammed = share_of(branches), share_of(placebos), share_of(shams)
-    fraction, low, high = prevented_fraction(these, shammed)
+    others = share_of(pd.concat([placebos, shams]))
+    fraction, low, high = prevented_fraction(these, others)
     return {
         "change": change, "family": family, "begin": begin, "n": these.of, "events": these.events,
         "placebo_events": nudged.events, "placebos": nudged.of,
         "sham_events": shammed.events, "shams": shammed.of,
         "own_events": share_of(own).events, "own_shams": len(own),
-        "p_one": fewer(these, share_of(pd.concat([placebos, shams]))), "p": math.nan,
+        "p_one": fewer(these, others), "p": math.nan,
         "p_own": fewer_of_few(these, share_of(own)),
         "fraction": fraction, "low": low, "high": high,
         "area": branches["area"].mean(), "area_shams": shams["area"].mean(),

@@ -48,7 +48,7 @@ def test_a_drift_in_which_another_event_begins_is_not_where_it_began() -> None:
     ("with_it", "said"),
     [
         ((False, True), "Measured here: Lower it: +5.0 points in 2 pairs (unstable 2 of 2"),
-        ((True, True), "Nothing that was measured here. Runs ended higher with: Lower it: +5.0"),
+        ((True, True), "Nothing measured here. Runs ended higher with: Lower it: +5.0"),
     ],
 )
 def test_what_prevents_nothing_is_not_said_to_have_prevented_it(
