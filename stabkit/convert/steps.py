@@ -89,7 +89,8 @@ def find_steps(table: FileTable, asked: str | None, row_step: bool) -> Steps:
         epochs, has_epoch = whole_numbers(table, epoch)
         if not (known & ~has_epoch).any() and _starts_again(steps[known], epochs[known]):
             return _joined(columns, epoch, steps, epochs, known)
-    return Steps(steps, known, columns)
+    notes = ("a step is an epoch: the log counts nothing else",) if name.lower() in EPOCHS else ()
+    return Steps(steps, known, columns, notes)
 
 
 def step_column(table: FileTable, asked: str | None = None) -> str | None:

@@ -135,6 +135,13 @@ def test_the_history_of_a_trainer_state(tmp_path: Path, out: Path) -> None:
     assert set(run.scalars()["name"]) == {"loss", "grad_norm"}
 
 
+def test_a_log_that_counts_epochs_alone_says_so(tmp_path: Path, out: Path) -> None:
+    run = converted(csv(tmp_path / "a.csv", "epoch,loss", "0,3", "1,2"), out)
+    assert run.dir.read_meta()["converted"]["notes"][0].startswith("a step is an epoch")
+    source = csv(tmp_path / "b.csv", "epoch,loss,step", "0,3,10", "0,2,20")
+    assert not converted(source, out.with_name("b")).dir.read_meta()["converted"]["notes"]
+
+
 def test_an_epoch_that_is_a_fraction_is_counted_or_a_series(tmp_path: Path, out: Path) -> None:
     source = csv(tmp_path / "a.csv", "epoch,loss", "0.25,3", "0.5,2", "0.5,2", "0.75,1")
     run = converted(source, out)
