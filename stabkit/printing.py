@@ -52,6 +52,13 @@ def lines(text: object) -> str:
     return _IN_LINES.sub(_escape, str(text))
 
 
+def first_of(names: Iterable[object], most: int, between: str = ", ") -> str:
+    """Return the first `most` names as a list, and how many more there are: `a, b and 3 more`."""
+    words = list(map(str, names))
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return between.join(words[:most]) + more
+
+
 def counted(number: int, thing: str) -> str:
     """Return a number with its noun: `1 run`, `2 runs`, `2 batches`."""
     ending = "es" if thing.endswith(("ch", "sh", "s", "x")) else "s"

@@ -13,7 +13,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.found import found_events
 from stabkit.analyze.kept_tables import Tables
 from stabkit.config import RunConfig, load_config
-from stabkit.printing import counted
+from stabkit.printing import counted, first_of
 from stabkit.rundir import RunDir
 from stabkit.store import reader
 from stabkit.store.schema import METRIC
@@ -316,5 +316,4 @@ def train_run(
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return (", ".join(names[:LISTED]) or "none") + more
+    return first_of(names, LISTED) or "none"

@@ -384,9 +384,9 @@ def test_a_file_in_place_of_the_folder_is_refused(
         code, _, err = say(capsys, command[0], str(file), *command[1:])
         assert code == 2
         if command == ["status"]:
-            assert err == [
-                f"stabkit: {file}: a file, where a folder of runs was expected; `stabkit convert` makes a run of another tool's log"
-            ]
+            (line,) = err
+            assert line.startswith(f"stabkit: {file}: a file, where a folder of runs was expected")
+            assert "stabkit convert" in line
         else:  # a file may be a log; this one is none
             assert err[0].startswith(f"stabkit: {file}: holds one step")
 

@@ -55,6 +55,14 @@ def test_signals_are_chosen_as_those_of_a_run(runs: stabkit.Runs) -> None:
     assert len(found) == sum(len(run.signals()) for run in runs)
 
 
+def test_summary_is_what_analyze_prints(
+    runs: stabkit.Runs, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", str(folder)]) == 0
+    assert capsys.readouterr().out.strip().startswith(runs.summary())
+    assert runs[1].summary().splitlines()[0].startswith("The run trained unstably")
+
+
 def test_where_chooses_by_settings(runs: stabkit.Runs) -> None:
     assert runs.where(lr=0.04).names == ["dipping"]
     assert runs.where({"optim.lr": 0.001}, seed=0).names == ["calm"]

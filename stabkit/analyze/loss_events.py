@@ -28,8 +28,8 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
     A single value counts only if it is `ALONE` times what was expected or more. A spike counts only
     if it rises above the values before it (`rose`) and stands out from the tail of its own series
     (`stand_out`). It ends when the loss is back (`ends_when_back`). Losses that have a level get
-    rows for long rises as well (`find_long_rises`), unless a spike tells of them; the column `long`
-    marks these, whose ratio is to the best level before.
+    rows for long rises as well (`find_long_rises`), unless a spike begins in them. In these rows
+    `long` is true, and `ratio` is to the best level before.
     """
     table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from stabkit.analyze.learning_rate import learning_rate
 from stabkit.analyze.text import aligned, shortened
 from stabkit.printing import counted
 from stabkit.rundir import Note
-from stabkit.store.names import words
 from stabkit.store.reader import Run
 
 RESUMED = "resumed"
@@ -50,11 +50,8 @@ def rate_jumps(run: Run) -> list[tuple[int, float, float]]:
 
     No smooth schedule and no warm-up does so.
     """
-    names = run.scalars()["name"]
-    name = next((name for name in names.unique() if _is_rate(words(str(name)))), None)
-    rows = run.scalars()[names == name]
-    rows = rows[np.isfinite(rows["value"]) & (rows["value"] > 0)]
-    steps, rates = rows["step"].tolist(), rows["value"].tolist()
+    recorded = learning_rate(run.scalars())
+    steps, rates = recorded.index.tolist(), recorded.tolist()
     change = np.abs(np.diff(np.log(rates)))
     jumps = [
         at
@@ -64,10 +61,6 @@ def rate_jumps(run: Run) -> list[tuple[int, float, float]]:
     ]
     found = [(steps[at + 1], rates[at], rates[at + 1]) for at in jumps]
     return found if len(found) <= MOST_JUMPS else []
-
-
-def _is_rate(found: set[str]) -> bool:
-    return "lr" in found or {"learning", "rate"} <= found
 
 
 def notes_in_words(runs: Iterable[tuple[str, list[Note]]]) -> list[str]:

@@ -48,11 +48,10 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     (`gaps` names them). `judged_on` says what a run was judged on. `last` is the last accuracy,
     `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
     a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
-    fractions. `possible_dips` are not clear enough to count: healthy runs have some too. Like dips
-    that were confirmed while it trained and that the whole run does not show (`confirmed_then`),
-    and `bursts` other than the `clear_bursts`, which stand out from the noise of their run, they
-    change no verdict. `patch_first` counts the bursts that began in the patch projection, alone or
-    with others.
+    fractions. These change no verdict: `possible_dips`, which healthy runs have too;
+    `confirmed_then`, dips confirmed while the run trained that the whole run does not show; and
+    `bursts` that are not among the `clear_bursts`. `patch_first` counts the bursts that began in
+    the patch projection, alone or with others.
     """
     cells = group_cells(runs)
     return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])

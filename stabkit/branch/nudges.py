@@ -9,10 +9,10 @@ from torch import Tensor
 def nudge(weights: Mapping[str, Tensor], number: int) -> None:
     """Move each weight of the matrices by one unit in the last place, up or down, in place.
 
-    `number` says which way each goes. Another processor changes results by as much. To move one
-    weight alone would not do: rounding often swallows its change within a few steps, and the branch
-    is then the control once more. A weight of 0 has no last place, and biases may have a gradient
-    that is nothing but rounding: both stay as they are.
+    `number` seeds the choice of up or down. Another processor changes results by as much. To move
+    one weight alone would not do: rounding often swallows its change within a few steps, and the
+    branch is then the control once more. A weight of 0 has no last place, and biases may have a
+    gradient that is nothing but rounding: both stay as they are.
     """
     generator = torch.Generator().manual_seed(number)
     for tensor in weights.values():

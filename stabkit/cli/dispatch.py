@@ -47,8 +47,9 @@ def dispatch(arguments: argparse.Namespace) -> int:
 def _refused(why: str) -> int:
     """Print why the request was wrong, and return the exit code.
 
-    If there are several processes, the others wait: torchrun ends them once the first has printed
-    it. If it does not, the first has no problem, as where a file is missing on one machine.
+    Of several processes the first prints the reason, and torchrun then ends the others. So each
+    other process waits before it prints. It gets that far only if the first was not refused, as
+    where a file is missing on one machine alone.
     """
     process = ""
     if not is_speaker():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from stabkit.cli.request import RequestError
 from stabkit.config import ConfigError, read_mapping, suggest
+from stabkit.printing import first_of
 from stabkit.rundir import find_runs
 
 RUNS, SWEEPS = Path("runs"), Path("sweeps")
@@ -37,7 +38,8 @@ def run_of(word: str) -> Path:
     runs = find_runs(found) if found.is_dir() else []
     if runs and found not in runs:  # even one run: a verb that writes into it needs its name
         raise RequestError(
-            f"{word}: not a run folder, it has no config.yaml; name a run in it: {_listed(runs)}"
+            f"{word}: not a run folder, it has no config.yaml; name a run in it: "
+            f"{first_of(runs, NAMED)}"
         )
     return found
 
@@ -96,7 +98,9 @@ def _by_id(word: str) -> Path | None:
         return None
     found = [path for path in find_runs(RUNS) if path.name.endswith(f"-{word}")]
     if len(found) > 1:
-        raise RequestError(f"{word}: is the id of {len(found)} runs, name one: {_listed(found)}")
+        raise RequestError(
+            f"{word}: is the id of {len(found)} runs, name one: {first_of(found, NAMED)}"
+        )
     return found[0] if found else None
 
 
@@ -111,8 +115,3 @@ def _no_runs(word: str) -> str:
         return f"{begin}; `stabkit sweep {word}` makes its runs"
     known = sorted(path.name for path in RUNS.iterdir() if path.is_dir()) if RUNS.is_dir() else []
     return begin + (suggest(word, known) if known else "")
-
-
-def _listed(runs: Sequence[Path]) -> str:
-    more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
-    return ", ".join(map(str, runs[:NAMED])) + more

@@ -44,7 +44,7 @@ def act(arguments: argparse.Namespace) -> int:
     if (missing := done.plan.end - done.plan.start - done.rows) > 0:
         say(f"the record holds no rows of {counted(missing, 'other step')}")
     if done.changed:
-        say(f"although {done.changed}")
+        say(f"it is equal although this has changed since: {done.changed}")
     found = look(out, done.plan)
     print("\n".join(answers(found, done.plan)))
     draw_replay(found, done.plan, out / "replay.png")

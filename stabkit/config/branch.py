@@ -17,7 +17,7 @@ class BranchConfig(Section):
 
     At the start:
 
-    - `nudge`: all weights move by one unit in the last place. The number says which way each goes.
+    - `nudge`: all weights move by one unit in the last place. The number seeds which way each goes.
     - `kick`: all weights are moved in a random direction, by this norm. `nudge` says which one.
     - `reset`: the optimizer forgets its moments and steps of these layers.
     - `reset_first`: the optimizer forgets the first moments, and only those, of all layers.

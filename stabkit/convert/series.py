@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.config import suggest
+from stabkit.printing import first_of
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -73,8 +74,7 @@ def shown(name: str, width: int = 80) -> str:
 
 
 def listed(names: Sequence[str], most: int = SHOWN) -> str:
-    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(shown(name) for name in names[:most]) + rest
+    return first_of(map(shown, names), most)
 
 
 def suggest_name(word: str, known: Sequence[str]) -> str:

@@ -69,10 +69,11 @@ def event_association(runs: Iterable[EventTimes], window: int) -> Association:
 
     - The steps around: `before` and `after` count effects that have a cause within that reach only
       before them, or only after them. Without a link, and if causes come no earlier in a run than
-      effects, both are equally likely. `near` counts effects with a cause in the reach before them,
-      and `beside` those with one in the reach after them, plus those with one in a further reach
-      before. Both are of the `inside` effects. These are all, or, where no other run can guard
-      against causes that are likeliest at first, those whose three reaches lie in the span. If
+      effects, both are equally likely. The `inside` effects are compared with their surroundings:
+      all of them if `other_runs_p` is known, else only those whose three reaches lie in the span
+      (causes may be likeliest in the first steps, so that a reach cut off there would mislead). Of
+      these, `near` have a cause in the reach before them. `beside` adds up those with a cause in
+      the reach after them and those with one in a further reach before. If
       causes come earlier than effects in a bad stretch of a run, `before` is larger without any
       link. But as long as the chances change evenly over the three reaches, `near` is a
       third of both. `p_value` is the larger p of the two one-sided binomial tests. So it is small

@@ -52,9 +52,9 @@ def rose(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray
     """Return for each row of `find_spikes` whether the series rose, above the values just before.
 
     After a sudden drop, as where the learning rate falls, the trend goes on downwards for some
-    values, and a level that stays looks like a rise over it. So the peak must lie above the median
-    of the `RECENT` values before by half of what it lies above the trend, in logarithms. Its
-    distance from it must exceed the rounding of printed values.
+    values, and a level that stays looks like a rise over it. So the logarithm of the peak must
+    exceed that of the median of the `RECENT` values before the onset by half of that of `ratio`, or
+    more. The peak must also exceed that median by more than the rounding of printed values.
     """
     logs, rounding = np.log(values), rounded_by(values)
     found = []
@@ -96,8 +96,8 @@ def level_before(logs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _last_high(logs: FloatArray, bar: float, end: int) -> int:
     """Return the index behind the last of the values from `end` on that stay above a bar.
 
-    A level that stays high is a spike for its first values alone, but no part of the usual tail.
-    Behind WINDOW values it is the level.
+    If a level stays high, only its first values are a spike. The high values behind them are no
+    usual noise, and are left out too, up to WINDOW: then the rolling median has reached the level.
     """
     below = np.flatnonzero(logs[end : end + WINDOW] < bar)
     return end + (int(below[0]) if below.size else WINDOW)

@@ -11,9 +11,9 @@ from stabkit.detect.robust import BoolArray, IntArray
 def nonfinite_stretches(bad: ArrayLike, within: bool = False) -> tuple[IntArray, IntArray]:
     """Return the first and the last index of every stretch of true values in `bad`, [n] booleans.
 
-    A stretch is one event, and it begins at its first index. `within`: the value before the first
-    one was bad too. A stretch that goes on from there has -1 as its first index, because it began
-    earlier; it is there even if the value at index 0 is good (then its last index is -1 as well).
+    A stretch is one event, and it begins at its first index. `within`: the value before `bad[0]`
+    was bad too. Then the first stretch returned began earlier, and its first index is -1. Its last
+    index is -1 as well if `bad[0]` is good.
     """
     flags = np.concatenate([[False, within], np.asarray(bad, dtype=bool), [False]])
     begins, ends = flags[1:-1] & ~flags[:-2], flags[1:-1] & ~flags[2:]

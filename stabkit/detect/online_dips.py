@@ -39,7 +39,7 @@ LOOK_EVERY = 32  # evaluations between searches of a curve in which nothing is l
 AFTER_LOW = (0, 4, 8, 12)  # evaluations since two low ones; what follows a dip shows how low it is
 LEVELS = (3, 12)  # evaluations before the last two that give the level of a rising, a noisy curve
 NOISE_FROM = 40  # evaluations
-LOW = 2.0  # noise scales, of differences: for AR(1) noise of .5 these are 1.4 standard deviations
+LOW = 2.0  # scales of differences; in AR(1) noise with coefficient .5 these are 1.4 deviations
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class ProcessEnd:
     """Tells how this process ends, asked by a Monitor that is still open then.
 
     An uncaught exception is in `sys.last_value`. The code of an exit is kept nowhere, so `sys.exit`
-    and `exit` are wrapped while a Monitor is open: the wrappers note the code and pass it on. What
-    came before another step was caught, and no longer counts.
+    and `exit` are wrapped while a Monitor is open: the wrappers note the code and pass it on. If
+    another step follows an exit or an error, it was caught and no longer counts.
 
     Not seen: the code of a `raise SystemExit(code)`, and of `sys.exit(main())`, which looks
     `sys.exit` up before main makes the Monitor. An exit that is caught and not followed by a step

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.blocks import is_sharded
+from stabkit.printing import first_of
 
 
 def check_same_model(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -123,8 +124,7 @@ class Members:
             fresh = [name for name in names if f"{name} {what}" not in self._told]
             self._told.update(f"{name} {what}" for name in fresh)
             if fresh:
-                more = f" and {len(fresh) - 4} more" if len(fresh) > 4 else ""
-                said.append(f"{', '.join(fresh[:4])}{more}: {what}")
+                said.append(f"{first_of(fresh, 4)}: {what}")
         return said
 
     def stale(self) -> set[int]:

@@ -180,9 +180,8 @@ class Recording:
             if "dip" in self.reactions.kinds:
                 self.guard.noticed(
                     f"on dip {one.metric}",
-                    f"{one.metric} was logged without the answer to each sample, and dips are "
-                    "looked for in those while it trains: use log_eval. `stabkit analyze` finds "
-                    "the dips of both",
+                    f"{one.metric} was logged without the answer to each sample, which on('dip') "
+                    "needs: use log_eval. `stabkit analyze` finds dips without them too",
                 )
             return
         with self.guard("reactions"):

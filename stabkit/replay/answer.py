@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from stabkit.detect import find_spikes, find_stale_moments
+from stabkit.printing import first_of
 from stabkit.replay.plan import ReplayPlan
 from stabkit.store.reader import Run
 
@@ -57,10 +58,9 @@ def _tensor(found: Found, plan: ReplayPlan) -> str:
         return f"tensors: none stood out in the steps {plan.start} to {plan.end - 1}"
     step = found.first["onset"].iloc[0]
     together = found.first[found.first["onset"] == step]
-    words = [f"{row.tensor} ({row.ratio:.1f} times)" for row in together.head(3).itertuples()]
-    more = f" and {len(together) - 3} more" if len(together) > 3 else ""
+    words = [f"{row.tensor} ({row.ratio:.1f} times)" for row in together.itertuples()]
     after = len(found.first) - len(together)
-    return f"tensors: first, at step {step}, {', '.join(words)}{more}; {after} others later"
+    return f"tensors: first, at step {step}, {first_of(words, 3)}; {after} others later"
 
 
 def _samples(found: Found) -> str:
@@ -95,8 +95,8 @@ def _second_moment(found: Found, plan: ReplayPlan) -> str:
             f"second moment: never stale; the largest adam_rms is {top['adam_rms']:.3g}, in "
             f"{top['layer']} at step {top['step']}"
         )
-    words = ", ".join(f"{layer} at step {step}" for step, layer in sorted(stale)[:3])
-    return f"second moment: stale in {words}" + f" and {len(stale) - 3} more" * (len(stale) > 3)
+    words = [f"{layer} at step {step}" for step, layer in sorted(stale)]
+    return f"second moment: stale in {first_of(words, 3)}"
 
 
 def _attention(found: Found) -> str:

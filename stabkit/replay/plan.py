@@ -11,6 +11,7 @@ from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.found import EVENT_KINDS, found_events
 from stabkit.config import ConfigError, RunConfig, read_config, run_id, suggest
 from stabkit.monitor.ranks import world_size
+from stabkit.printing import first_of
 from stabkit.rundir import RunDir, kept_states
 from stabkit.store.reader import Run
 from stabkit.train.checkpoint_file import check_trainable, read_checkpoint
@@ -161,7 +162,7 @@ def _listed(events: pd.DataFrame) -> str:
     numbers = events.groupby("kind").cumcount() + 1
     rows = zip(events["kind"], numbers, events["onset"], strict=True)
     words = [f"{kind}:{number} at step {onset}" for kind, number, onset in rows]
-    return ", ".join(words[:8]) + f" and {len(words) - 8} more" * (len(words) > 8)
+    return first_of(words, 8)
 
 
 def states_before(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stabkit.monitor.torch_files import read_tensors
+from stabkit.printing import first_of
 from stabkit.store.reader import Run
 from stabkit.store.schema import METRIC
 
@@ -45,9 +46,8 @@ class Proof:
         if found:
             step = min(at for at, _ in found)
             words = [what for at, what in found if at == step]
-            more = f" and {len(words) - 4} more" if len(words) > 4 else ""
             raise ReplayDiffersError(
-                f"differs from the record from step {step} on: {'; '.join(words[:4])}{more}"
+                f"differs from the record from step {step} on: {first_of(words, 4, '; ')}"
             )
         self.rows += layers[0]["step"].nunique()
         self.evaluations += len(evals[0][evals[0]["metric"].isin(evals[1]["metric"])])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from stabkit.printing import first_of
 from stabkit.rundir.find import TABLES
 from stabkit.rundir.own_files import read_file
 from stabkit.rundir.run_dir import RunDir
@@ -202,9 +203,7 @@ def _refused(rundir: RunDir, problem: str) -> ForeignFolderError:
 
 
 def _listed(rundir: RunDir) -> str:
-    names = sorted(_names(rundir.path))
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"holds {', '.join(map(repr, names[:3]))}{more}, and no run"
+    return f"holds {first_of(map(repr, sorted(_names(rundir.path))), 3)}, and no run"
 
 
 _WORDS: dict[Holder, Callable[[RunDir], str]] = {

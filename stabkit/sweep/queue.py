@@ -88,7 +88,7 @@ def is_running(job_id: str) -> bool:
 def _state(spelled: str) -> str:
     """Return a state as squeue spells it, but RUNNING for a job that is being sent a signal.
 
-    A job that is warned of its end is SIGNALING for a moment: the one in which it asks.
+    SLURM reports SIGNALING while it sends the warning. In that moment a preempted job asks.
     """
     return "RUNNING" if spelled == "SIGNALING" else spelled
 

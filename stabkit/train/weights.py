@@ -1,7 +1,6 @@
 """Weights of a backbone: read from a run, exported to a plain file, imported from other files."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from stabkit.config import RunConfig, read_config, run_id, save_config
 from stabkit.monitor.torch_files import read_tensors, write_tensors
+from stabkit.printing import first_of
 from stabkit.rundir import (
     ForeignFolderError,
     RunDir,
@@ -59,7 +59,9 @@ def fill(module: nn.Module, weights: Weights, source: str, what: str = "backbone
         ("of another shape", shapes),
         ("of another type", types),
     ]
-    found = [f"  - {len(names)} {what}: {_listed(names)}" for what, names in problems if names]
+    found = [
+        f"  - {len(names)} {what}: {first_of(names, _LISTED)}" for what, names in problems if names
+    ]
     if found:
         if problems[1][1] in (["head.weight", "head.bias"], ["fc.weight", "fc.bias"]):
             found.append("  a classifier: take its last layer out of the file first")
@@ -70,11 +72,6 @@ def fill(module: nn.Module, weights: Weights, source: str, what: str = "backbone
 def _kind(tensor: Tensor) -> tuple[bool, bool]:
     """Return what must agree: precision may differ, but complex numbers and counts do not fit."""
     return tensor.is_floating_point(), tensor.is_complex()
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def load_backbone(
@@ -149,7 +146,7 @@ def read_foreign(path: Path) -> tuple[dict[Encoder, Weights], str | None]:
     known = (*_OFFICIAL.values(), "predictor.")
     if strange := [name for name in weights if not name.startswith(known)]:
         raise ValueError(
-            f"{path}: keys that belong to no known part of MoCo v3: {_listed(strange)}"
+            f"{path}: keys that belong to no known part of MoCo v3: {first_of(strange, _LISTED)}"
         )
     encoders: dict[Encoder, Weights] = {}
     for encoder in ("online", "target"):

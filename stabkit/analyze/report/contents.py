@@ -21,7 +21,7 @@ from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.timeline import Curve, curve
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first, worst_of
-from stabkit.printing import counted
+from stabkit.printing import counted, first_of
 from stabkit.store.schema import METRIC
 
 ZOOMS = 24  # events on the cards of their runs; a longer page would not be read
@@ -198,8 +198,7 @@ def _shared(runs: Diagnoses) -> tuple[tuple[str, str], ...]:
     found = []
     for key in keys:
         values = list(dict.fromkeys(_text(run.settings.get(key)) for run in runs))
-        more = f" and {len(values) - VALUES:,} more" if len(values) > VALUES else ""
-        found.append((key, ", ".join(values[:VALUES]) + more))
+        found.append((key, first_of(values, VALUES)))
     return tuple(found)
 
 

@@ -11,9 +11,8 @@ from stabkit.analyze.collapse_events import CALLED
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
-from stabkit.analyze.report.series_incidents import of_series
+from stabkit.analyze.report.series_incidents import burst_between, of_series
 from stabkit.analyze.sentences import p_words
-from stabkit.analyze.text import layers_called
 from stabkit.detect.collapse import NOTHING
 from stabkit.store.schema import METRIC
 
@@ -42,7 +41,7 @@ def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Incid
     yield from of_series(run, where)
     yield from _collapse(run, where)
     for dip in told_dips(run, between).to_dict("records"):
-        yield _dip(run, where, dip, run.bursts)
+        yield _dip(run, where, dip)
     for drift in run.drifts.to_dict("records"):
         yield _drift(run, where, drift)
     for outlier in run.outliers.to_dict("records"):
@@ -85,7 +84,7 @@ def _signal(rows: pd.DataFrame) -> str:
     return f"{number(start)} → {number(level)}, {span}{often}"
 
 
-def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) -> Incident:
+def _dip(run: Diagnosis, where: str, dip: dict[Any, Any]) -> Incident:
     onset, end, trough = (int(dip[key]) for key in ("onset", "end", "trough"))
     points = 100 * dip["depth"]
     open_end = bool(pd.isna(dip["recovery"]))
@@ -100,7 +99,8 @@ def _dip(run: Diagnosis, where: str, dip: dict[Any, Any], spiked: pd.DataFrame) 
         ("Severity", SEVERITY.get(str(dip["severity"]), str(dip["severity"]))),
     )
     if run.judged.layers or run.judged.norms:
-        facts += (("Gradients", _burst_before(onset, trough, spiked)),)
+        since = onset - max(trough - onset, 1)  # as far ahead of the onset as the fall is long
+        facts += (("Gradients", burst_between(run, since, trough)),)
     headline = f"Dip of {points:.1f} points from step {onset:,} on"
     return Incident(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
 
@@ -129,16 +129,3 @@ def _outlier(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     )
     headline = f"Single evaluation {points:.1f} points low at step {onset:,}"
     return Incident(run, where, "outlier", onset, onset, float(row["depth"]), headline, facts)
-
-
-def _burst_before(onset: int, trough: int, spiked: pd.DataFrame) -> str:
-    """Say what gradients did before the trough of a dip.
-
-    The window begins as far ahead of the onset as the fall is long.
-    """
-    since = onset - max(trough - onset, 1)
-    near = spiked[spiked["onset"].between(since, trough)]
-    if near.empty:
-        return f"no burst between steps {max(since, 0):,} and {trough:,}"
-    first = near.iloc[0]
-    return f"burst at step {int(first['onset']):,}, first in {layers_called(first['first'])}"

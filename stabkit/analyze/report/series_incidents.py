@@ -137,18 +137,17 @@ def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
         ("Height", f"{number(before)} → {number(peak)}, {times(ratio)} {risen_from(row)}"),
     )
     if run.judged.layers or run.judged.norms:
-        facts += (("Gradients", _burst_near(run, onset, end)),)
+        facts += (("Gradients", burst_between(run, onset - max(end - onset, BEFORE), end)),)
     what = "Long rise of the loss" if row["long"] else "Loss spike"
     headline = f"{what} at step {onset:,}: {number(before)} → {number(peak)}"
     return Incident(run, where, "loss spike", onset, end, ratio, headline, facts, loss=name)
 
 
-def _burst_near(run: Diagnosis, onset: int, end: int) -> str:
-    """Say what gradients did from as far ahead of a spike as it is long, until its end."""
-    since = onset - max(end - onset, BEFORE)
-    near = run.bursts[run.bursts["onset"].between(since, end)]
+def burst_between(run: Diagnosis, since: int, until: int) -> str:
+    """Say what the first gradient burst between two steps was, or that there is none."""
+    near = run.bursts[run.bursts["onset"].between(since, until)]
     if near.empty:
-        return f"no burst between steps {max(since, 0):,} and {end:,}"
+        return f"no burst between steps {max(since, 0):,} and {until:,}"
     first = near.iloc[0]
     if run.norms:
         return f"burst of {first['first']} at step {int(first['onset']):,}"

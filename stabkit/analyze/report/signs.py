@@ -71,8 +71,8 @@ def events_of(incidents: Sequence[Incident], run: str) -> list[Incident]:
     """Return the events of a run from the first on.
 
     A loss that never left chance is left out if there are others: it is a collapse from step 0 on,
-    which says nothing of the cause. So is a drift in which another event begins: it is a mean of
-    many evaluations, which falls before they do.
+    which says nothing of the cause. So is a drift in which another event begins: its levels are
+    means of many evaluations, so that its onset lies before that of the event.
     """
     found = sorted((one for one in incidents if one.run.name == run), key=lambda one: one.onset)
     found = [one for one in found if not _is_stuck(one)] or found

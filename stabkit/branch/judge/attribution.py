@@ -162,9 +162,9 @@ def _problem(table: pd.DataFrame, shares: pd.DataFrame) -> str:
     events, placebos = int(here["events"].iloc[0]), int(here["placebos"].iloc[0])
     if events < REPEATED * placebos:
         return (
-            f"{events} of {placebos} placebos repeat the event, and 7 of 8 are needed: a change of "
-            f"one rounding at step {begin} prevents it as well; only a later begin, up to the "
-            "onset, could tell"
+            f"{events} of {placebos} placebos repeat the event, and 7 of 8 are needed: from step "
+            f"{begin} on a change of one rounding prevents it too often. Begin later, at the onset "
+            "at most"
         )
     return ""
 

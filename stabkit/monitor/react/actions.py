@@ -12,6 +12,7 @@ from stabkit.detect.online_dips import State
 from stabkit.monitor.react.events import OnlineEvent
 from stabkit.monitor.torch_files import write_tensors
 from stabkit.notify import Notifier, check_target, is_target
+from stabkit.printing import first_of
 from stabkit.rundir import RunDir, make_inside
 from stabkit.store.background import Background
 
@@ -166,7 +167,8 @@ def _words(event: OnlineEvent) -> str:
     told = {
         "dip": "dip of {depth:.1f} points in {metric} from step {step:,} on, seen at {found_at:,}",
         "spike": "spike of {signal} {at}{where}: {ratio:.3g} times what was expected{also}",
-        "stale_moments": "stale moments {at}{where}: {signal} surprises Adam, {surprise:.3g}{also}",
+        "stale_moments": "stale moments {at}{where}: the gradient is {surprise:.3g} times what "
+        "Adam's second moment expects{also}",
         "nonfinite": "{signal} not finite {at}{where}{also}",
         "collapse": "collapse {at}: {signal} from {start:.3g} to {level:.3g}",
     }[event.kind]
@@ -177,8 +179,7 @@ def _words(event: OnlineEvent) -> str:
 
 
 def _listed(layers: Sequence[str]) -> str:
-    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
-    return f", also in {', '.join(map(str, layers[:3]))}{more}" if layers else ""
+    return f", also in {first_of(layers, 3)}" if layers else ""
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
-from stabkit.printing import counted
+from stabkit.printing import counted, first_of
 from stabkit.rundir import left_out
 from stabkit.train.data.decoding_process import ByteRange
 from stabkit.train.data.errors import DataError
@@ -134,8 +134,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _content(folder: Path, limit: int = 8) -> str:
     names = sorted(p.name for p in folder.iterdir())
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(map(repr, names[:limit])) or "nothing") + more
+    return first_of(map(repr, names), limit) or "nothing"
 
 
 def torchvision_sets(

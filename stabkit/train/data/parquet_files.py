@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from stabkit.printing import first_of
 from stabkit.train.data.errors import DataError
 from stabkit.train.data.image_files import HELDOUT_NAMES, existing_folder
 from stabkit.train.data.image_set import ImageSet, class_ranks, encoded_set, file_stamp
@@ -114,9 +115,8 @@ def _refuse_gaps(folder: Path, name: str, parts: list[tuple[int, int, str]]) -> 
     missing = sorted(set(range(total)) - counts.keys())
     foreign = sorted(file for number, _, file in parts if number >= total)
     if missing or foreign:
-        names = [f"{name}-{number:05}-of-{total:05}.parquet" for number in missing[:8]]
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        what = [f"missing {', '.join(names)}{more}"] * bool(missing)
+        names = [f"{name}-{number:05}-of-{total:05}.parquet" for number in missing]
+        what = [f"missing {first_of(names, 8)}"] * bool(missing)
         what += [f"{file} is out of range, since numbers start at 0" for file in foreign[:8]]
         raise DataError(f"{folder}: the shards of {name} are incomplete: {'; '.join(what)}")
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,27 @@ def test_the_map_holds_the_logarithm_of_every_value(grid_runs: Diagnoses, whole_
         dip["onset"] // width * width,
         dip["end"] // width * width,
     )
+
+
+def test_the_map_marks_the_begin_of_a_dip_that_does_not_recover(tmp_path: Path) -> None:
+    """A bar to the end would look like one long dip."""
+    run = plant_run(tmp_path / "run")
+    shutil.rmtree(run / "evals")
+    writer = Writer(run, "planted")
+    for step in range(0, STEPS + 1, 5):
+        correct = np.linspace(0, 1, 1000) < (0.3 + step / 1000 if step < 200 else 0.15)
+        writer.add_eval(step, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
+    writer.flush()
+    table = layer_map_table(diagnosed(tmp_path))
+    assert not table["dip"].any()
+    (begin,) = table.loc[table["falls"], "step"].unique()
+    assert begin <= 200 <= begin + 5 + table["width"].iloc[0]
+    drawn = draw_layer_map(table, Figure().subplots()).lines
+    (mark,) = (line for line in drawn if len(line.get_ydata()) and line.get_ydata()[0] == 1.03)
+    assert mark.get_marker() == "v"
+    labels = [text.get_text() for text in layer_map_figure(table).legends[0].get_texts()]
+    assert "a dip to the end begins" in labels
+    assert "accuracy in a dip that recovered" not in labels
 
 
 def test_the_map_draws_the_table_first_layer_on_top_frozen_ones_empty(grid_runs: Diagnoses) -> None:

@@ -10,7 +10,9 @@ from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.page import render
+from stabkit.analyze.report.remedy_effects import advise
 from stabkit.analyze.report.signs import events_of, signs_seen, where_it_began
+from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import times
 from stabkit.cli import main
 from stabkit.rundir import RunDir
@@ -73,6 +75,28 @@ def test_a_loss_that_left_is_told_first_with_its_levels(tmp_path: Path) -> None:
     assert left.size == pytest.approx(level / best, rel=0.35)
     runs = diagnosed(tmp_path)
     assert signs_seen(runs, incidents_of(tmp_path))["loss_left"] == 1
+
+
+@pytest.mark.parametrize("burst", ["", "a"])
+def test_a_burst_of_all_layers_in_one_step_points_to_the_batch(tmp_path: Path, burst: str) -> None:
+    layers = ["a", "b", "c", "d", "e"]
+    plant_loop(tmp_path / "run", layers, burst)
+    if not burst:
+        writer, rng = Writer(tmp_path / "run", "loop"), np.random.default_rng(1)
+        grads = np.exp(0.1 * rng.normal(size=(200, 5)))
+        grads[100:104] *= 30
+        nothing = np.zeros_like(grads, dtype=bool)
+        writer.add_layers(
+            STEPS + np.arange(200), layers, {"grad_norm": grads.astype(np.float32)},
+            {"grad_norm": nothing},
+        )  # fmt: skip
+        writer.flush()
+    runs = diagnosed(tmp_path)
+    signs = signs_seen(runs, all_incidents(runs))
+    assert signs["bursts"] == 1
+    assert signs["at_once"] == (not burst)
+    first = advise(runs, run_table(runs), signs, "run")[0].remedy.name
+    assert ("leave out its data" in first) == (not burst)
 
 
 def test_a_burst_of_the_total_norm_is_told_with_the_spike_after_it(tmp_path: Path) -> None:
