@@ -10,7 +10,7 @@ from benchmarks.calibration.scores import TESTING, Each, interval, percent, tabl
 from benchmarks.calibration.spikes import above_median
 from stabkit.detect import find_bursts, find_spikes
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.layer_tails import stand_out
+from stabkit.detect.layer_tails import bursts_that_stand_out
 from stabkit.detect.simulate import Burst, SimulatedLayers, layers
 from stabkit.detect.simulate.layers import NAMES
 from stabkit.detect.swells import find_layer_swells
@@ -103,7 +103,7 @@ def together(drawn: SimulatedLayers) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     norms = series(drawn)
     spikes = find_layer_spikes(norms)
-    kept = stand_out(norms, spikes)
+    kept = bursts_that_stand_out(norms, spikes)
     return joined(spikes), joined([s[counts] for s, counts in zip(spikes, kept, strict=True)])
 
 

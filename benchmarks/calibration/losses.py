@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.calibration.scores import TESTING, Each, interval, table
 from stabkit.analyze.loss_events import lasts_or_is_large
 from stabkit.detect import find_spikes
-from stabkit.detect.loss_tail import rose, stand_out
+from stabkit.detect.loss_tail import rose, spikes_that_stand_out
 from stabkit.detect.robust import FloatArray
 from stabkit.detect.spikes import usable_series
 
@@ -114,5 +114,5 @@ def _judged(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     rows = find_spikes(steps, values)
     counts = lasts_or_is_large(rows).to_numpy()
     series = usable_series(steps, values)
-    now = counts & rose(*series, rows) & stand_out(*series, rows)
+    now = counts & rose(*series, rows) & spikes_that_stand_out(*series, rows)
     return counts, now, rows["flagged"].to_numpy()

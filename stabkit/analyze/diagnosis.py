@@ -346,7 +346,7 @@ class Diagnosis:
             judged=self.judged.enough and not self._unread,
             lost=len(self.nonfinite) + len(self.departures),
             collapses=len(self.collapses),
-            falls=len(self.dips) + len(self.drifts) + len(self.loss_spikes),
+            unstable_signs=len(self.dips) + len(self.drifts) + len(self.loss_spikes),
             bursts=len(self.clear_bursts) + len(self.swells),
             outliers=len(self.outliers),
             stuck=len(self.stuck),

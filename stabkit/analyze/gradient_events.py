@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
+from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, spikes_of_series
 from stabkit.detect import find_swells
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.layer_tails import stand_out
+from stabkit.detect.layer_tails import bursts_that_stand_out
 from stabkit.detect.robust import ZEROS, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
@@ -21,8 +21,9 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the spikes and the swells of each layer's gradient norm, ordered by onset and depth.
 
     The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
-    come first. `stands_out` tells the spikes of bursts that chance would not bring (`stand_out`). A
-    swell that overlaps such a spike of its layer is left out: it is a part of that spike.
+    come first. `stands_out` tells the spikes of bursts that chance would not bring
+    (`bursts_that_stand_out`). A swell that overlaps such a spike of its layer is left out: it is a
+    part of that spike.
     """
     table = run.signals(["grad_norm"])
     layers, given, usable, refusals = [], [], [], 0
@@ -38,7 +39,7 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     spiked, swelled = _marked(usable, find_layer_spikes(usable)), find_layer_swells(usable)
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
     spiked, swelled = (
-        [named(rows, *of) for rows, of in zip(found, layers, strict=True)]
+        [put_names(rows, *of) for rows, of in zip(found, layers, strict=True)]
         for found in (spiked, swelled)
     )
     spikes, swells = joined(spiked, "stands_out"), joined(swelled)
@@ -56,7 +57,7 @@ def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, 
     usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
     spiked = _marked(usable, [spikes[spikes["layer"] == name] for name in found])
     swells = (
-        _without(find_swells(*series), rows).pipe(named, name, i)
+        _without(find_swells(*series), rows).pipe(put_names, name, i)
         for i, ((name, series), rows) in enumerate(zip(found.items(), spiked, strict=True))
     )
     return joined(spiked, "stands_out"), joined(swells)
@@ -86,7 +87,7 @@ def _died(series: Sequence[Series], run: Run) -> bool:
 
 def _marked(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:
     """Return the spikes of each series with the column `stands_out`."""
-    marks = stand_out(series, spikes)
+    marks = bursts_that_stand_out(series, spikes)
     return [rows.assign(stands_out=mark) for rows, mark in zip(spikes, marks, strict=True)]
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import without_parts
-from stabkit.analyze.series_spikes import Series, joined, named, shifted, spikes_of_series
+from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, spikes_of_series
 from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
 from stabkit.detect.collapse import CHANCE, NOTHING
 from stabkit.detect.departure import COLUMNS as DEPARTURE
-from stabkit.detect.loss_tail import ends_when_back, rose, stand_out
+from stabkit.detect.loss_tail import ends_when_back, rose, spikes_that_stand_out
 from stabkit.detect.robust import ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import Run
@@ -27,9 +27,9 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
     A single value counts only if it is `ALONE` times what was expected or more. A spike counts only
     if it rises above the values before it (`rose`) and stands out from the tail of its own series
-    (`stand_out`). It ends when the loss is back (`ends_when_back`). Losses that have a level get
-    rows for long rises as well (`find_long_rises`), unless a spike begins in them. In these rows
-    `long` is true, and `ratio` is to the best level before.
+    (`spikes_that_stand_out`). It ends when the loss is back (`ends_when_back`). Losses that have a
+    level get rows for long rises as well (`find_long_rises`), unless a spike begins in them. In
+    these rows `long` is true, and `ratio` is to the best level before.
     """
     table = spikes_of_series(found, run)
     kept = lasts_or_is_large(table)
@@ -37,7 +37,7 @@ def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
         steps, values = found[name]
         rows = table["layer"] == name
         series = usable_series(steps, shifted(values))
-        kept[rows] &= rose(*series, table[rows]) & stand_out(*series, table[rows])
+        kept[rows] &= rose(*series, table[rows]) & spikes_that_stand_out(*series, table[rows])
         table.loc[rows, "end"] = ends_when_back(*series, table[rows])
     spikes = table[kept].assign(long=False)
     counted = joined([spikes, *_long_rises(found, spikes)], "long")
@@ -53,7 +53,7 @@ def _long_rises(found: Mapping[str, Series], spikes: pd.DataFrame) -> Iterator[p
             rises, onsets = find_long_rises(*series), spikes.loc[spikes["layer"] == name, "onset"]
             begins, ends = rises["onset"].to_numpy(), rises["end"].to_numpy()
             told = [bool(onsets.between(*both).any()) for both in zip(begins, ends, strict=True)]
-            yield named(rises[~np.array(told, dtype=bool)].assign(long=True), name, depth)
+            yield put_names(rises[~np.array(told, dtype=bool)].assign(long=True), name, depth)
 
 
 def of_level(found: Mapping[str, Series]) -> dict[str, Series]:

@@ -31,7 +31,7 @@ def _spikes_of(
     run: Run, name: str, position: int, steps: NDArray[np.int64], values: NDArray[np.float64]
 ) -> pd.DataFrame:
     find = partial(find_spikes, steps, values)
-    return named(
+    return put_names(
         attempt(run, f"spikes of {name}", find, lambda: find_spikes([], [])), name, position
     )
 
@@ -48,7 +48,7 @@ def shifted(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values - low + (float(np.median(finite)) - low)
 
 
-def named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
+def put_names(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
     """Put the name and the depth of a layer or series before the other columns, in place."""
     if len(events):  # most series are healthy
         events.insert(0, "depth", depth)
@@ -57,7 +57,7 @@ def named(events: pd.DataFrame, layer: str, depth: int) -> pd.DataFrame:
 
 
 def joined(found: Iterable[pd.DataFrame], *more: str) -> pd.DataFrame:
-    """Return the `named` events of all series as one table, ordered by onset and depth.
+    """Return the events of all series as one table, ordered by onset and depth.
 
     `more` are columns besides those of `find_spikes`.
     """

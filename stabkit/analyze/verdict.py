@@ -21,7 +21,7 @@ def verdict(
     judged: bool,
     lost: int = 0,
     collapses: int = 0,
-    falls: int = 0,
+    unstable_signs: int = 0,
     bursts: int = 0,
     outliers: int = 0,
     stuck: int = 0,
@@ -30,7 +30,7 @@ def verdict(
 
     judged: whether anything was recorded in which a fault would have been found.
     lost: stretches of non-finite values, and losses that left for good.
-    falls: dips and drifts of accuracy, and spikes of the loss.
+    unstable_signs: dips and drifts of accuracy, and spikes of the loss.
     bursts: of gradients, if they stand out from the noise of the run; swells included.
     outliers: single evaluations far below their neighbors; stuck: losses that never fell.
     """
@@ -38,7 +38,7 @@ def verdict(
         return "diverged"
     if collapses:
         return "collapsed"
-    if falls:
+    if unstable_signs:
         return "unstable"
     if not judged:
         return "unknown"

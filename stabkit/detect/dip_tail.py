@@ -19,7 +19,7 @@ MOST_EXPECTED = 0.1  # such falls by chance in all windows of a series, for it t
 FEWEST_USUAL = 5  # evaluations outside of dips; fewer tell no tail
 
 
-def stand_out(
+def dips_that_stand_out(
     spans: Sequence[Span], acc: FloatArray, noise: FloatArray, ar: float, windows: int
 ) -> list[bool]:
     """Return for each span whether at most `MOST_EXPECTED` come by chance in so many windows."""

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from stabkit.detect.dip_rows import COLUMNS, dip_row
 from stabkit.detect.dip_search import FEW, Span, find_spans, lost_half, strength
-from stabkit.detect.dip_tail import stand_out
+from stabkit.detect.dip_tail import dips_that_stand_out
 from stabkit.detect.dip_windows import weights_of, width_count
 from stabkit.detect.frames import rows_frame
 from stabkit.detect.local_noise import flip_variances
@@ -173,7 +173,7 @@ def _search(
     windows = acc.size * width_count(acc.size)
     clear = [strength(span.z, span.fall, ar, bar) >= 1 for span in spans]
     if any(clear) and threshold is None:
-        unlikely = stand_out(spans, acc, noise, ar, windows)
+        unlikely = dips_that_stand_out(spans, acc, noise, ar, windows)
         clear = [strong and rare for strong, rare in zip(clear, unlikely, strict=True)]
     if SHORTEST <= acc.size < FEW and not any(clear):
         lost = lost_half(acc, time, chance)

@@ -10,7 +10,7 @@ from stabkit.detect.bursts import burst_gap, layer_onsets
 from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
 from stabkit.detect.spikes import FLOOR, measured_together
 
-ALPHA = 0.01  # values as high, expected by chance in the whole run
+MOST_EXPECTED = 0.01  # values as high, expected by chance in the whole run
 SHAPE = 0.2  # of the tail, a generalized Pareto law; that of Student's t with 5 degrees of freedom
 SHARE, FEWEST = 0.01, 20  # the largest values tell the tail: this share, at least so many
 SHORTEST = 30  # values outside of spikes; fewer show no tail, and each burst counts
@@ -23,7 +23,7 @@ MOVED = 20  # times; a level that rises so far, and stays, stands out
 FEWEST_AFTER = 4  # values; fewer show no level
 
 
-def stand_out(
+def bursts_that_stand_out(
     layers: Sequence[tuple[IntArray, FloatArray]], spikes: Sequence[pd.DataFrame]
 ) -> list[BoolArray]:
     """Return for each spike of each layer whether chance would not bring its burst.
@@ -34,9 +34,9 @@ def stand_out(
     highest and the mean at each step. The mean shows noise that layers share, and the highest that
     of a single layer. Means over up to 16 steps are judged as well. The upper tail of each series
     is taken as a generalized Pareto law of fixed shape, whose scale is that of the largest values
-    outside of all spikes. A burst stands out if, in one of the series, fewer than `ALPHA` values as
-    high are expected in the whole run. It also does if it raises a layer for good: the 50 values
-    from its first on have `MOVED` times the median of the 50 before.
+    outside of all spikes. A burst stands out if, in one of the series, fewer than `MOST_EXPECTED`
+    values as high are expected in the whole run. It also does if it raises a layer for good: the 50
+    values from its first on have `MOVED` times the median of the 50 before.
     """
     found = [np.ones(len(rows), dtype=bool) for rows in spikes]
     some = [rows.assign(layer=i, depth=i) for i, rows in enumerate(spikes) if len(rows)]
@@ -74,7 +74,7 @@ def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArra
         for width in WIDTHS:
             means = sliding_window_view(values, width).mean(axis=1)
             healthy = means[sliding_window_view(usual, width).all(axis=1)]
-            bar = tail_bar(healthy, ALPHA / max(1, healthy.size))
+            bar = tail_bar(healthy, MOST_EXPECTED / max(1, healthy.size))
             for at in spikes.groupby("burst").indices.values():
                 begin, end = max(0, first[at].min() - width + 1), last[at].max() + 1
                 found[at] |= means[begin:end].max() >= bar

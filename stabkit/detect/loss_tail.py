@@ -7,13 +7,13 @@ from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray, r
 from stabkit.detect.spike_scorer import GOES_ON
 from stabkit.detect.spikes import FLOOR, MIN_HISTORY, WINDOW
 
-ALPHA = 0.01  # spikes expected by chance in the whole series
+MOST_EXPECTED = 0.01  # spikes expected by chance in the whole series
 SHORTEST = 1000  # values; the bar of `find_spikes` was set on series about as long
 SHARE, FEWEST = 0.01, 20  # the largest values tell the tail: this share, at least so many
 RECENT = 5  # values before a spike, above which it must rise
 
 
-def stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:
+def spikes_that_stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:
     """Return for each row of `find_spikes` whether chance would not bring it in so many values.
 
     `steps` and `values` are those of `usable_series`. A batch of training may be hard, and the
@@ -21,15 +21,15 @@ def stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Bool
     the median of the 100 before, in robust deviations of these. Their upper tail is taken as a
     power law, whose exponent is that of the largest heights outside of all spikes (Hill 1975): so
     it is known how often chance goes as high in the whole series. Each further high value in a row
-    makes chance less likely, by the share of high values that follow another outside of spikes.
-    The peak has the height that `find_spikes` gave it, since the median lags behind a falling
-    series. A spike stands out if fewer than `ALPHA` of its kind are expected. In a series of fewer
+    makes chance less likely, by the share of high values that follow another outside of spikes. The
+    peak has the height that `find_spikes` gave it, since the median lags behind a falling series. A
+    spike stands out if fewer than `MOST_EXPECTED` of its kind are expected. In a series of fewer
     than `SHORTEST` values all do.
     """
     if not len(spikes) or len(values) < SHORTEST:
         return np.ones(len(spikes), dtype=bool)
     logs = np.log(values)
-    level, noise = (frame.to_numpy()[:, 0] for frame in level_before(pd.DataFrame(logs)))
+    level, noise = (frame.to_numpy()[:, 0] for frame in level_and_noise_before(pd.DataFrame(logs)))
     heights = (logs - level) / noise
     first = np.searchsorted(steps, spikes["flagged"].to_numpy())
     behind = np.searchsorted(steps, spikes["end"].to_numpy(), side="right")
@@ -44,7 +44,7 @@ def stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> Bool
         high = max(1, int((event >= GOES_ON).sum()))
         ratio = max(1.0, float(peak) / start)
         expected = SHARE * usual.sum() * ratio ** (-1 / exponent) * follows ** (high - 1)
-        found.append(expected <= ALPHA)
+        found.append(expected <= MOST_EXPECTED)
     return np.array(found, dtype=bool)
 
 
@@ -85,7 +85,7 @@ def ends_when_back(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) ->
     return np.array(found, dtype=np.int64)
 
 
-def level_before(logs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def level_and_noise_before(logs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the level and the noise of the values before each; NaN for the first ones."""
     level = logs.rolling(WINDOW, min_periods=MIN_HISTORY).median().shift(1)
     errors = (logs - level).abs()

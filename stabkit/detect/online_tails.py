@@ -7,12 +7,12 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.layer_tails import FEW_LAYERS, WIDTHS, tail_bar
-from stabkit.detect.loss_tail import level_before
+from stabkit.detect.loss_tail import level_and_noise_before
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.detect.spike_scorer import FEW
 from stabkit.detect.spikes import WINDOW
 
-ALPHA = 0.001  # values as high that chance brings in as many values as there were steps
+MOST_EXPECTED = 0.001  # values as high that chance brings in as many values as there were steps
 SHORTEST = 1000  # steps; a run is taken to be at least as long
 TAIL = 1000  # values before a spike that tell the tail of the noise
 HISTORY = TAIL + 2 * WINDOW  # values from which all that is judged follows
@@ -70,7 +70,7 @@ class OnlineTails:
         since = max(0, begin - TAIL)
         heights = _heights(self._logs[max(0, begin - HISTORY) : end])[since - end :]
         usual = ~self._flagged[since:begin]
-        chance = ALPHA / max(first, SHORTEST)
+        chance = MOST_EXPECTED / max(first, SHORTEST)
         return any(
             _passes(values, usual, width, chance) for values in _series(heights) for width in WIDTHS
         )
@@ -79,7 +79,7 @@ class OnlineTails:
 def _heights(logs: FloatArray) -> FloatArray:
     """Return how high each value [values, layers] lies above those before; NaN where unknown."""
     frame = pd.DataFrame(logs)
-    level, noise = level_before(frame)
+    level, noise = level_and_noise_before(frame)
     errors = frame - level
     known = errors.notna().rolling(WINDOW, min_periods=1).sum().shift(1)
     heights: FloatArray = (errors / (noise * (1 + FEW / known))).to_numpy()

@@ -57,7 +57,7 @@ def status_table(
         parts.append(Text(f"and {words}", "dim"))
     every = [*rows, *left_out]
     last = [totals(every, looks)] if len(every) > 1 else []
-    last += [f"{clock(so_far)} so far"] if so_far is not None else []
+    last += [f"{duration(so_far)} so far"] if so_far is not None else []
     if last:
         parts.append(Text(" · ".join(last), "bold"))
     return Group(*parts)
@@ -76,7 +76,7 @@ def totals(rows: Sequence[Row], looks: Mapping[str, Look] | None = None, ended: 
     words = [f"{len(done):,} of {len(rows):,} done{judged}"]
     words += [f"{n:,} {state}" for state, n in counts.items() if state != "done"]
     left = time_left(rows, ended)
-    return ", ".join(words) + (f" · {clock(left)} left" if left is not None else "")
+    return ", ".join(words) + (f" · {duration(left)} left" if left is not None else "")
 
 
 def time_left(rows: Sequence[Row], ended: int = 0) -> float | None:
@@ -118,7 +118,7 @@ def _rates(under_way: Sequence[Row], rows: Sequence[Row]) -> list[float]:
     return rates
 
 
-def clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -128,7 +128,7 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     """Return step, images/s, time left, kNN in percent and events as text."""
     step = f"{row.step}/{row.steps}" if row.steps else str(row.step or "")
     rate = f"{row.images_per_s:.0f}" if row.images_per_s and row.eta_s is not None else ""
-    left = clock(row.eta_s) if row.eta_s is not None else ""
+    left = duration(row.eta_s) if row.eta_s is not None else ""
     knn = f"{100 * row.knn:.1f}" if row.knn is not None else ""
     events = ", ".join(counted_events(n, kind) for kind, n in row.events.items())
     return step, rate, left, knn, events

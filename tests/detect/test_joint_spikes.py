@@ -13,7 +13,7 @@ from stabkit.detect.joint_spikes import (
     rises,
     shared_spikes,
 )
-from stabkit.detect.layer_tails import stand_out
+from stabkit.detect.layer_tails import bursts_that_stand_out
 from stabkit.detect.level_filters import rolling_median
 from stabkit.detect.online import OnlineSharedSpikes
 from stabkit.detect.simulate import simulate_norms
@@ -131,7 +131,7 @@ def test_healthy_layers_that_begin_late_or_pause_have_no_burst(lacking: int, ste
         for i in range(lacking):
             layers[i] = tuple(np.delete(series, np.r_[steps]) for series in layers[i])
         spikes = find_layer_spikes(layers)
-        found += any(kept.any() for kept in stand_out(layers, spikes))
+        found += any(kept.any() for kept in bursts_that_stand_out(layers, spikes))
         found += any(map(len, find_layer_swells(layers)))
     assert found <= 1
 

@@ -5,7 +5,14 @@ import pytest
 from numpy.typing import NDArray
 
 from stabkit.detect.joint_spikes import find_layer_spikes
-from stabkit.detect.layer_tails import ALPHA, SHAPE, SHORTEST, _heights, stand_out, tail_bar
+from stabkit.detect.layer_tails import (
+    MOST_EXPECTED,
+    SHAPE,
+    SHORTEST,
+    _heights,
+    bursts_that_stand_out,
+    tail_bar,
+)
 from stabkit.detect.simulate import Burst, layers
 
 ALL = (0,) * 11
@@ -20,7 +27,7 @@ def drawn(seed: int, *bursts: Burst, name: str = "real_lr016", steps: int = 500,
 def standing_out(series: Series) -> set[int]:
     """Return the steps at which spikes that stand out are flagged in any layer."""
     spikes = find_layer_spikes(series)
-    kept = stand_out(series, spikes)
+    kept = bursts_that_stand_out(series, spikes)
     found = [rows["flagged"][counts] for rows, counts in zip(spikes, kept, strict=True)]
     return {int(step) for steps in found for step in steps}
 
@@ -68,9 +75,9 @@ def test_all_layers_of_a_burst_stand_out_or_none_does(every: int) -> None:
     spikes = find_layer_spikes(series)
     assert len(spikes[0]) == 1
     spikes[5] = spikes[0].assign(onset=298, flagged=298, peak=298, end=298)
-    assert all(counts.all() for counts in stand_out(series, spikes))
+    assert all(counts.all() for counts in bursts_that_stand_out(series, spikes))
     alone = [rows if i == 5 else rows.iloc[:0] for i, rows in enumerate(spikes)]
-    assert not stand_out(series, alone)[5].any()
+    assert not bursts_that_stand_out(series, alone)[5].any()
 
 
 def test_a_shift_of_the_level_is_no_burst() -> None:
@@ -86,7 +93,7 @@ def test_layers_measured_at_other_steps_are_judged_by_themselves() -> None:
     few = (np.arange(280, 305), series[0][1][280:305])
     mixed = [*sparse, *series[4:], few]
     spikes = find_layer_spikes(mixed)
-    kept = stand_out(mixed, spikes)
+    kept = bursts_that_stand_out(mixed, spikes)
     assert [len(counts) for counts in kept] == [len(rows) for rows in spikes]
     assert len(few[0]) < SHORTEST
     assert all(counts.all() and counts.size for counts in kept)
@@ -95,7 +102,7 @@ def test_layers_measured_at_other_steps_are_judged_by_themselves() -> None:
 def test_without_spikes_nothing_is_judged() -> None:
     series = drawn(1)
     nothing = [find_layer_spikes([(np.arange(20), np.ones(20))])[0] for _ in series]
-    assert [counts.tolist() for counts in stand_out(series, nothing)] == [[]] * 11
+    assert [counts.tolist() for counts in bursts_that_stand_out(series, nothing)] == [[]] * 11
 
 
 def test_the_bar_is_met_as_often_as_it_says() -> None:
@@ -103,9 +110,9 @@ def test_the_bar_is_met_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     size = 2_000
     pareto = ((rng.random((2_000, size)) ** -SHAPE) - 1) / SHAPE
-    chance = ALPHA / size
+    chance = MOST_EXPECTED / size
     above = [int((row > tail_bar(row, chance)).sum()) for row in pareto]
-    assert np.mean(above) == pytest.approx(ALPHA, abs=0.015)
+    assert np.mean(above) == pytest.approx(MOST_EXPECTED, abs=0.015)
     assert tail_bar(pareto[0, : SHORTEST - 1], chance) == np.inf, "not known"
     normal = rng.standard_normal((2_000, size))
     assert np.mean([(row > tail_bar(row, chance)).any() for row in normal]) <= 0.002

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stabkit.detect import find_spikes
-from stabkit.detect.loss_tail import ALPHA, SHORTEST, ends_when_back, stand_out
+from stabkit.detect.loss_tail import MOST_EXPECTED, SHORTEST, ends_when_back, spikes_that_stand_out
 from stabkit.detect.spikes import usable_series
 
 LONG = 20_000
@@ -22,7 +22,7 @@ def standing_out(values: NDArray[np.float64]) -> list[int]:
     """Return the steps at which spikes that stand out begin."""
     steps = np.arange(len(values))
     rows = find_spikes(steps, values)
-    return rows["flagged"][stand_out(*usable_series(steps, values), rows)].tolist()
+    return rows["flagged"][spikes_that_stand_out(*usable_series(steps, values), rows)].tolist()
 
 
 @pytest.mark.lengthy
@@ -77,7 +77,7 @@ def test_neither_scale_nor_unit_of_steps_matters() -> None:
     values = noisy(3)
     values[9_000:9_003] *= 2
     rows = find_spikes(np.arange(LONG) * 7, values * 1e-9)
-    found = stand_out(*usable_series(np.arange(LONG) * 7, values * 1e-9), rows)
+    found = spikes_that_stand_out(*usable_series(np.arange(LONG) * 7, values * 1e-9), rows)
     assert rows["flagged"][found].tolist() == [7 * at for at in standing_out(values)]
 
 
@@ -89,8 +89,8 @@ def test_in_a_short_series_every_spike_stands_out() -> None:
 
 def test_without_a_spike_there_is_nothing_to_judge() -> None:
     steps, values = usable_series(np.arange(LONG), np.ones(LONG))
-    assert stand_out(steps, values, find_spikes(steps, values)).tolist() == []
-    assert ALPHA < 0.05
+    assert spikes_that_stand_out(steps, values, find_spikes(steps, values)).tolist() == []
+    assert MOST_EXPECTED < 0.05
 
 
 @pytest.mark.parametrize("last", [4, 8, 12])

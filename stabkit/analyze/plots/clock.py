@@ -16,7 +16,7 @@ WARMUP: dict[str, Any] = {"color": "0.6", "linewidth": 0.7, "linestyle": ":"}
 BELOW = 30  # points between the axis of steps and that of epochs
 
 
-def clock(run: Diagnosis) -> dict[str, float]:
+def warmup_and_epoch(run: Diagnosis) -> dict[str, float]:
     """Return the step at which the warm-up ends, and the steps of an epoch; NaN if not known."""
     ended = warmup_end(run)
     images, batch = (run.settings.get(key) for key in ("data.num_train", "train.batch"))

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.plots.clock import clock
+from stabkit.analyze.plots.clock import warmup_and_epoch
 from stabkit.analyze.plots.curves import (
     accuracy_axis,
     gradient_curves,
@@ -166,7 +166,7 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     rows = rows[rows["step"].between(onset - min(margin, before), min(end + margin, onset + after))]
     name = f"{run.name}, step {onset}"
     rows = rows.assign(event=name, run=run.name, onset=onset, offset=rows["step"] - onset)
-    rows = rows.assign(per_epoch=clock(run)["per_epoch"], of=1)
+    rows = rows.assign(per_epoch=warmup_and_epoch(run)["per_epoch"], of=1)
     rows["end"] = pd.Series(known, index=rows.index, dtype="Int64")
     return rows[COLUMNS].reset_index(drop=True)
 

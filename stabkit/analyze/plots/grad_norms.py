@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.plots.clock import clock, mark_clock
+from stabkit.analyze.plots.clock import mark_clock, warmup_and_epoch
 from stabkit.analyze.plots.curves import (
     gradient_curves,
     loss_curve,
@@ -48,9 +48,9 @@ def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
     Rows of series `grad_norm`: step, layer (or the name of a norm of the whole model), depth,
     value, relative (value over the median of the layer in that run), event (true at the peak of a
     spike), zoom (true around the largest burst of the run), said (what the burst was, in words, at
-    its peak), seeds (of the cell), seed, warmup and per_epoch (`clock`). Rows of series `accuracy`,
-    or of `loss` in a run without accuracies: step, layer (the recorded name), value, event (true
-    inside a dip that recovered, or a spike of the loss).
+    its peak), seeds (of the cell), seed, warmup and per_epoch (`warmup_and_epoch`). Rows of series
+    `accuracy`, or of `loss` in a run without accuracies: step, layer (the recorded name), value,
+    event (true inside a dip that recovered, or a spike of the loss).
     """
     cells = group_cells(runs)[:MAX_CELLS]
     frames = [part for cell in cells for part in (_layer_rows(cell), _result_rows(cell))]
@@ -76,7 +76,7 @@ def _layer_rows(cell: Cell) -> pd.DataFrame:
             rows.loc[inside["relative"].idxmax(), "said"] = _burst_words(run, burst, rows)
     return rows.assign(
         run=run.name, cell=run_label(cell, run), series="grad_norm", seeds=len(cell.runs),
-        seed=run.settings.get("seed"), **clock(run),
+        seed=run.settings.get("seed"), **warmup_and_epoch(run),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.plots.clock import clock, mark_clock
+from stabkit.analyze.plots.clock import mark_clock, warmup_and_epoch
 from stabkit.analyze.plots.curves import accuracy_axis
 from stabkit.analyze.plots.free_places import place_labels
 from stabkit.analyze.plots.knn_lines import Styles, draw_chance, draw_curve, say_dips
@@ -64,7 +64,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
         "panel": cell_label(cell, without=factor) if factor else "",
         "curve": curve,
         "metric": run.metric,
-        **clock(run),
+        **warmup_and_epoch(run),
     }
     rows = evals[["step", "value", "chance", "n", "k"]].assign(
         dip=dips, depth=depth, ceiling=ceiling

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stabkit.analyze.cells import Cell, group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.gradient_events import relative_norms
-from stabkit.analyze.plots.clock import clock, mark_clock, warmup_handles, warmup_in
+from stabkit.analyze.plots.clock import mark_clock, warmup_and_epoch, warmup_handles, warmup_in
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, new_figure
 
@@ -44,10 +44,10 @@ WARMUP: dict[str, Any] = {  # to be seen on every color
 def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
     """Return what is drawn: the first seed of at most twelve cells, in at most 300 stretches.
 
-    Columns: run, cell, warmup and per_epoch (`clock`), layer, depth, step (first of the stretch),
-    width (steps), log2 (the largest gradient norm of the stretch over the median of the layer, in
-    doublings; NaN if a value is zero or not finite), spikes (onsets in the stretch), dip (whether
-    accuracy is in a dip that recovered), falls (whether one begins that did not recover).
+    Columns: run, cell, warmup and per_epoch (`warmup_and_epoch`), layer, depth, step (first of the
+    stretch), width (steps), log2 (the largest gradient norm of the stretch over the median of the
+    layer, in doublings; NaN if a value is zero or not finite), spikes (onsets in the stretch), dip
+    (whether accuracy is in a dip that recovered), falls (whether one begins that did not recover).
     """
     frames = [_rows(cell) for cell in group_cells(runs)[:MAX_CELLS]]
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
@@ -56,7 +56,7 @@ def layer_map_table(runs: Diagnoses) -> pd.DataFrame:
 def _rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
     norms = relative_norms(run.tables)
-    head = {"run": run.name, "cell": run_label(cell, run), **clock(run)}
+    head = {"run": run.name, "cell": run_label(cell, run), **warmup_and_epoch(run)}
     if norms.empty:
         return norms.assign(**head)
     steps = np.unique(norms["step"])

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import Cell, cell_label, curve_factor, group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.plots.clock import CLOCK, clock, mark_clock
+from stabkit.analyze.plots.clock import CLOCK, mark_clock, warmup_and_epoch
 from stabkit.analyze.plots.curves import loss_curve, loss_events, main_loss, spans_decades
 from stabkit.analyze.plots.knn import curve_styles
 from stabkit.analyze.plots.knn_lines import Styles
@@ -32,9 +32,9 @@ def loss_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row a value of the main loss of each run (`main_loss`).
 
     Columns: run, finished (whether it came to its end), seed, panel, curve, series (the recorded
-    name), warmup and per_epoch (`clock`), step, value, event. `curve` names the setting with the
-    most values, `panel` the others. `event` numbers the spikes of a run from 1, and the departure
-    of a loss that left for good; it is 0 outside of them.
+    name), warmup and per_epoch (`warmup_and_epoch`), step, value, event. `curve` names the setting
+    with the most values, `panel` the others. `event` numbers the spikes of a run from 1, and the
+    departure of a loss that left for good; it is 0 outside of them.
     """
     cells = group_cells(runs)
     factor = curve_factor(cells)
@@ -57,7 +57,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
         panel=cell_label(cell, without=factor) if factor else "",
         curve=label(factor, cell.settings[factor]) if factor else cell_label(cell),
         series=name,
-        **clock(run),
+        **warmup_and_epoch(run),
     )[COLUMNS]
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.plots.clock import clock, mark_clock
+from stabkit.analyze.plots.clock import mark_clock, warmup_and_epoch
 from stabkit.analyze.plots.many import (
     PANELS,
     ROWS,
@@ -41,9 +41,9 @@ COLUMNS = 3  # panels in a row
 def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
     """Return rows of two kinds, which `row` tells apart; accuracies are in points.
 
-    `curve`: optimizer, lr, warmup and per_epoch (`clock`), step, mean, lowest, highest (over the
-    seeds of a cell). `run`: optimizer, lr, seed, level, unstable. `optimizer` is its name and every
-    other setting that varies.
+    `curve`: optimizer, lr, warmup and per_epoch (`warmup_and_epoch`), step, mean, lowest, highest
+    (over the seeds of a cell). `run`: optimizer, lr, seed, level, unstable. `optimizer` is its name
+    and every other setting that varies.
 
     `unfinished` counts the runs that are left out because they have not ended.
 
@@ -73,7 +73,7 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
             .mul(100)
             .reset_index()
         )
-        head = {"optimizer": arm, "lr": first[LR], **clock(cell.runs[0])}
+        head = {"optimizer": arm, "lr": first[LR], **warmup_and_epoch(cell.runs[0])}
         ends = pd.DataFrame([_end(run) for run in cell.runs])
         frames += [curve.assign(row="curve", **head), ends.assign(row="run", **head)]
     if not frames:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.cells import group_cells, run_label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.plots.clock import CLOCK, clock, mark_clock, warmup_handles
+from stabkit.analyze.plots.clock import CLOCK, mark_clock, warmup_and_epoch, warmup_handles
 from stabkit.analyze.plots.layer_styles import Styles, say_nothing
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.signal_rows import ACCURACY, HEAD, MEASURED, signal_rows
@@ -46,7 +46,9 @@ def signals_table(runs: Diagnoses) -> pd.DataFrame:
     if len(labelled) > MAX_RUNS:
         worst = list(worst_first(run_table(runs))["run"][:MAX_RUNS])
         labelled = [(label, run) for label, run in labelled if run.name in worst]
-    frames = [signal_rows(run).assign(run=label, **clock(run)) for label, run in labelled]
+    frames = [
+        signal_rows(run).assign(run=label, **warmup_and_epoch(run)) for label, run in labelled
+    ]
     table = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
     measured = table[table["kind"].isin(MEASURED)]
     told = measured.loc[(measured[["median", "extreme"]].fillna(0) != 0).any(axis=1), "signal"]
