@@ -205,8 +205,8 @@ print("loaded", *sys.modules, file=sys.stderr)
     names = set(loaded.split())
     assert not names & HEAVY
     assert {name for name in names if name.startswith("stabkit")} <= {
-        "stabkit", "stabkit.cli", "stabkit.cli.parser", "stabkit.garbage", "stabkit.presets",
-        "stabkit.printing", "stabkit.version",
+        "stabkit", "stabkit.cli", "stabkit.cli.options", "stabkit.cli.parser", "stabkit.garbage",
+        "stabkit.presets", "stabkit.printing", "stabkit.version",
     }  # fmt: skip
 
 
