@@ -253,10 +253,10 @@ def draw_event_zoom(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None)
         ax.set_yscale("log", nonpositive="mask")
     if frame["panel"].iloc[0] == "loss" and spans_decades(shown["value"]):
         ax.set_yscale("log")
-    onset, end = frame["onset"].iloc[0], frame["end"].iloc[0]
+    onset = frame["onset"].iloc[0]
     ax.axvline(0, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
-    if pd.notna(end) and end - onset <= frame["offset"].max():  # one that goes on is no band
-        ax.axvspan(0, end - onset, color="0.88", linewidth=0, zorder=-1)
+    if _is_shaded(frame):  # one that goes on is no band
+        ax.axvspan(0, frame["end"].iloc[0] - onset, color="0.88", linewidth=0, zorder=-1)
     shows(ax, frame, int(onset))
     return ax
 
@@ -282,8 +282,18 @@ def _about(rows: pd.DataFrame) -> str:
     """Return the name of the horizontal axis: step and epoch of the onset, and if it is over."""
     onset, per_epoch = rows["onset"].iloc[0], rows["per_epoch"].iloc[0]
     epoch = "" if math.isnan(per_epoch) else f" (epoch {onset / per_epoch:.1f})"
-    still_open = "\nnot over when the run ended" if rows["end"].isna().any() else ""
-    return f"steps since the onset, step {onset}{epoch}{still_open}"
+    until = ""
+    if rows["end"].isna().any():
+        until = "\nnot over when the run ended"
+    elif not _is_shaded(rows) and rows["end"].iloc[0] > onset:
+        until = f"\nover at step {rows['end'].iloc[0]:,}"
+    return f"steps since the onset, step {onset}{epoch}{until}"
+
+
+def _is_shaded(rows: pd.DataFrame) -> bool:
+    """Return whether the event ends within the picture, after it began."""
+    lasts = rows["end"].iloc[0] - rows["onset"].iloc[0]
+    return bool(pd.notna(lasts) and 0 < lasts <= rows["offset"].max())
 
 
 def event_zoom_figure(table: pd.DataFrame) -> Figure:
@@ -313,7 +323,7 @@ def event_zoom_figure(table: pd.DataFrame) -> Figure:
             column[-1].set_xlabel(_about(rows))
         align_names(axes.ravel())
         lines = layer_handles(styles, others=False, spikes=bool(table["spike"].any()))
-        if (table["end"] > table["onset"]).any():
+        if any(_is_shaded(rows) for _, rows in table.groupby("event")):
             lines.append(Line2D([], [], color="0.88", linewidth=6, label="the event"))
         if not np.isfinite(table["value"]).all():
             lines.append(not_finite_handle())
