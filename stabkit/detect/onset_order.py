@@ -76,7 +76,6 @@ class LeadTest:
     p_value: float
     lead: float
     lead_low: float
-    lead_high: float
     lead_p: float
     every: int = 1
 
@@ -198,7 +197,7 @@ def first_in_bursts(onsets: pd.DataFrame, layer: str, every: int = 1) -> LeadTes
         float((1 / size)[mine].sum()),
         *_odds(hits, chances),
         float(np.median(leads)) if leads.size else math.nan,
-        *median_interval(leads),
+        median_interval(leads)[0],
         median_p_value(leads, every),
         every,
     )

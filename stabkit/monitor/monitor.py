@@ -96,9 +96,10 @@ class Monitor:
         scaler = checked(scaler) if scaler is not None else scaler_within(optimizer)
         path = Path(folder).absolute()  # the training may change its working directory
         recording = Recording(
-            model, listed(optimizer), path, signals, probe, probe_every, scaler, layer_of,
-            first_step, flush_every, full_every, samples_per_step, strict, config, _run_id, knn,
-            teacher,
+            model, listed(optimizer), path, signals=signals, probe=probe, probe_every=probe_every,
+            scaler=scaler, layer_of=layer_of, first_step=first_step, flush_every=flush_every,
+            full_every=full_every, samples_per_step=samples_per_step, knn=knn, teacher=teacher,
+            strict=strict, config=config, run_id=_run_id,
         )  # fmt: skip
         self.rundir: RunDir = recording.rundir
         self.layers: list[str] = recording.layers

@@ -57,6 +57,7 @@ class Recording:
         model: nn.Module,
         optimizers: Sequence[Optimizer],
         folder: Path,
+        *,
         signals: Asked | Sequence[Asked],
         probe: Probe | None,
         probe_every: int,
@@ -66,11 +67,11 @@ class Recording:
         flush_every: int,
         full_every: int,
         samples_per_step: int | None,
+        knn: KNN | None,
+        teacher: nn.Module | None,
         strict: bool,
         config: Any,
         run_id: str | None,
-        knn: KNN | None = None,
-        teacher: nn.Module | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
         self.error_before = id(error_in_hand())  # handled already, so not this training's failure
@@ -78,8 +79,9 @@ class Recording:
         first_step = checked_first_step(first_step)
         failed = self._signal_failed
         instruments = make_instruments(
-            model, optimizers, signals, probe, probe_every, layer_of, flush_every, full_every,
-            samples_per_step, failed, knn, teacher,
+            model, optimizers, signals=signals, probe=probe, probe_every=probe_every,
+            layer_of=layer_of, flush_every=flush_every, full_every=full_every,
+            samples_per_step=samples_per_step, knn=knn, teacher=teacher, failed=failed,
         )  # fmt: skip
         self.knn, self._full_every = instruments.knn, full_every
         of_layers = [signal.name for signal in instruments.measure.signals]
@@ -107,9 +109,10 @@ class Recording:
             samples_per_step,
         )  # fmt: skip
         self.rows = StepRows(
-            opened.step, instruments, scalars, flusher, self.attachment, self.guard, flush_every,
-            full_every, out is not None, self.is_dead, self.reactions.agree, self._row_opened,
-            self._row_closed,
+            opened.step, instruments, scalars, flusher, self.attachment, self.guard,
+            flush_every=flush_every, full_every=full_every, writes=out is not None,
+            is_dead=self.is_dead, agree=self.reactions.agree, opened_row=self._row_opened,
+            closed_row=self._row_closed,
         )  # fmt: skip
         self._knn: float | None = None
         self._evaluated_at: dict[str, tuple[int, int]] = {}  # metric -> step, k

@@ -36,6 +36,7 @@ class Instruments(NamedTuple):
 def make_instruments(
     model: nn.Module,
     optimizers: Sequence[Optimizer],
+    *,
     signals: Asked | Sequence[Asked],
     probe: Probe | None,
     probe_every: int,
@@ -43,9 +44,9 @@ def make_instruments(
     flush_every: int,
     full_every: int,
     samples_per_step: int | None,
+    knn: KNN | None,
+    teacher: nn.Module | None,
     failed: Callable[[str, Exception], None],
-    knn: KNN | None = None,
-    teacher: nn.Module | None = None,
 ) -> Instruments:
     """Make the instruments that `signals` need. `failed` hears of a signal that raises later.
 

@@ -46,6 +46,7 @@ class StepRows:
         flusher: RowFlusher,
         attachment: Attachment,
         guard: Guard,
+        *,
         flush_every: int,
         full_every: int,
         writes: bool,

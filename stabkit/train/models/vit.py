@@ -19,14 +19,12 @@ EPS = 1e-6  # of every LN
 class PatchEmbed(nn.Module):
     """Non-overlapping patches of [B, 3, S, S], each projected: [B, N, C]."""
 
-    def __init__(
-        self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool = True
-    ) -> None:
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
         self.img_size, self.patch_size = (img_size, img_size), (patch_size, patch_size)
         self.grid_size = (img_size // patch_size, img_size // patch_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size, bias=bias)
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
         self.norm: nn.Module = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
