@@ -253,6 +253,11 @@ class Diagnosis:
         return measured.assign(layer=measured["layer"].astype(str)).reset_index(drop=True)
 
     @cached_property
+    def layers_without_gradient(self) -> dict[str, int]:
+        """Layers whose gradient is missing from some step to the end, and that step."""
+        return gradient_events.layers_without_gradient(self.tables)
+
+    @cached_property
     def _recorded(self) -> tuple[int, int, int] | None:
         """First and last step at which a spike can be found, and the steps between two values."""
         steps = self.tables.signals(["grad_norm"])["step"].unique()
@@ -385,6 +390,7 @@ EXAMINED = (
         "swells",
         "onsets",
         "layers",
+        "layers_without_gradient",
         "norms",
         "watched",
     ),

@@ -100,6 +100,7 @@ def events_in_words(
         *_overflows(table, ordered),
         *_bursts(table, ordered),
         *_swells(table, ordered),
+        *_cut_off(table, ordered),
     ]
     return [text for text in found if text]
 
@@ -335,4 +336,19 @@ def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
         f"{swell['ratio']:.3g} times the level on both sides,\n"
         f"from step {swell['onset']:,} to step {swell['end']:,}, first in "
         f"{layers_called(swell['first'])}."
+    )
+
+
+def _cut_off(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    """Name the layers that lost their gradient in mid-training, of the first such run."""
+    found = [i for i, run in enumerate(ordered) if run.layers_without_gradient]
+    if not found:
+        return
+    gone = ordered[found[0]].layers_without_gradient
+    names, begin = layers_called(listed([*gone][:NAMED])), min(gone.values())
+    more = f" and {counted(len(gone) - NAMED, 'more layer')}" if len(gone) > NAMED else ""
+    others = f" So in {counted(len(found) - 1, 'more run')}." if len(found) > 1 else ""
+    yield (
+        f"No gradient from step {begin:,} to the end ({_named(table.iloc[found[0]])}) in\n"
+        f"{names}{more}: frozen, or cut off by mistake?{others}"
     )

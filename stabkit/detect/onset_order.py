@@ -62,9 +62,9 @@ class LeadTest:
     interval `low` to `high`. `p_value` is two-sided.
 
     `lead` is the median number of steps from its onset to the median onset of the other layers,
-    with its 95 % interval. `lead_p` is the p-value of a median of `every` steps, the distance of
-    two values. A layer that is noisier than the others is more often first than by chance, but also
-    more often last, and its median lead is 0.
+    `lead_low` the lower end of its 95 % interval. `lead_p` is the p-value of a median of `every`
+    steps, the distance of two values. A layer that is noisier than the others is more often first
+    than by chance, but also more often last, and its median lead is 0.
     """
 
     events: int
