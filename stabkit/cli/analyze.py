@@ -27,6 +27,8 @@ def act(arguments: argparse.Namespace) -> int:
     first = arguments.runs[0]
     if arguments.plot is not None and arguments.out is None and is_log(first):
         arguments.out = beside(first, "figures")
+    if arguments.csv is not None and arguments.plot is None:
+        claim_for_file(arguments.csv, b"cell,seed,state,verdict,")
     with logs_as_runs(arguments.runs) as folders:
         return (
             _summarize(arguments, folders) if arguments.plot is None else _draw(arguments, folders)
@@ -73,8 +75,6 @@ def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
 
 
 def _summarize(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
-    if arguments.csv is not None:
-        claim_for_file(arguments.csv)
     sets = [open_runs(folders[path], path).as_of_now() for path in arguments.runs]
     if len(sets) > 2:
         raise RequestError(f"analyze takes one folder of runs, or two to compare, got {len(sets)}")

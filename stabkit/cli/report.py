@@ -11,6 +11,7 @@ from stabkit.cli.logs import beside, is_log, logs_as_runs
 from stabkit.cli.names import runs_of
 from stabkit.cli.next_step import say_next
 from stabkit.cli.request import RequestError, diagnose_runs, open_runs
+from stabkit.printing import GENERATOR
 from stabkit.rundir import claim_for_file
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def act(arguments: argparse.Namespace) -> int:
         raise RequestError(f"{out}: is a folder; name a file, e.g. {out / 'report.html'}")
     if not out.parent.is_dir():
         raise RequestError(f"{out}: there is no folder {out.parent} to write it to")
-    claim_for_file(out)
+    claim_for_file(out, GENERATOR.encode())
     if arguments.interactive and find_spec("plotly") is None:
         extra = "pip install 'stabkit[interactive]'"
         raise RequestError(f"--interactive draws with plotly, which is not installed: {extra}")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from stabkit.cli.names import runs_of
 from stabkit.cli.next_step import say_next
+from stabkit.cli.request import RequestError
 from stabkit.printing import bare_stdout
 from stabkit.sweep.display import UNDER_WAY, status_lines, watch, whole_table
 from stabkit.sweep.status import status_rows
@@ -16,6 +17,8 @@ from stabkit.sweep.status import status_rows
 def act(arguments: argparse.Namespace) -> int:
     """Print how the runs below a folder stand."""
     folder = runs_of(arguments.runs)
+    if arguments.watch and arguments.json:
+        raise RequestError("--json prints once, and --watch goes on; give one of them")
     if arguments.watch:
         with suppress(KeyboardInterrupt):
             watch(lambda: status_rows(folder))

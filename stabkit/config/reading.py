@@ -51,7 +51,7 @@ def read_base(base: str, folder: Path = Path()) -> dict[str, Any]:
     """Return the settings of a packaged preset, or of a YAML file relative to `folder`."""
     if "/" not in base and not base.endswith((".yaml", ".yml")):
         if base not in preset_names():
-            raise ConfigError(base, [f"no such preset{suggest(base, preset_names())}"])
+            raise ConfigError(f"base {base}", [f"no such preset{suggest(base, preset_names())}"])
         return dict(parse_yaml(preset_text(base)))
     return read_mapping(folder / base)
 

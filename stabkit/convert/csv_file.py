@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -34,34 +35,77 @@ def read_csv(path: Path) -> FileTable:
             source = io.BytesIO("\n".join(",".join(line.split()) for line in file).encode())
     names = _header(path, source, delimiter)
     numbers_only = _names_of_numbers(path, names)
-    skipped: list[int] = []
+    skipped: list[tuple[int, int]] = []  # number of the row, and of its cells
 
     def skip(row: Any) -> str:
-        skipped.append(row.number or 0)
+        skipped.append((row.number or 0, row.actual_columns))
         return "skip"
 
-    table = pa_csv.read_csv(
-        source,
-        # one thread: only then skipped rows have a number
-        read_options=pa_csv.ReadOptions(
-            use_threads=False, block_size=1 << 24, column_names=numbers_only
-        ),
-        parse_options=pa_csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
-        ),
-        # all as text: Arrow guesses types from the first rows and would refuse later ones
-        convert_options=pa_csv.ConvertOptions(
-            null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True,
-            column_types=dict.fromkeys(numbers_only or names, pa.string()),
-        ),
-    )  # fmt: skip
+    table = _read(source, delimiter, numbers_only, names, skip)
+    longer = _longer_to_the_end(skipped, len(names), table.num_rows)
+    if longer:
+        skipped.clear()
+        table = _read(_cut(source, delimiter, len(names)), delimiter, numbers_only, names, skip)
     result = from_arrow(path, table, delimiter in ";\t")
+    if longer:
+        result.notes.append(
+            f"{counted(len(longer), 'row')} with more cells than there are names: the cells beyond "
+            f"them left out (the first: row {longer[0]})"
+        )
     if skipped:
         result.notes.append(
             f"{counted(len(skipped), 'row')} left out that have too few or too many cells (the "
-            f"first: row {skipped[0]})"
+            f"first: row {skipped[0][0]} has {skipped[0][1]}, and there are {len(names)} names)"
         )
     return result
+
+
+def _read(
+    source: Path | io.BytesIO,
+    delimiter: str,
+    numbers_only: list[str] | None,
+    names: list[str],
+    skip: Callable[[Any], str],
+) -> pa.Table:
+    """Return all cells as text. `skip` hears of rows that do not have a cell for each name."""
+    # opened here, because Arrow takes no name that is not UTF-8
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()) as file:
+        return pa_csv.read_csv(
+            file,
+            # one thread: only then skipped rows have a number
+            read_options=pa_csv.ReadOptions(
+                use_threads=False, block_size=1 << 24, column_names=numbers_only
+            ),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+            ),
+            # all as text: Arrow guesses types from the first rows and would refuse later ones
+            convert_options=pa_csv.ConvertOptions(
+                null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True,
+                column_types=dict.fromkeys(numbers_only or names, pa.string()),
+            ),
+        )  # fmt: skip
+
+
+def _longer_to_the_end(skipped: list[tuple[int, int]], width: int, read: int) -> list[int]:
+    """Return the rows with more cells than names if they are the last ones, all in a row.
+
+    Then a metric came in mid-run, and the cells that have names count. Rows here and there have an
+    extra cell for another reason, such as a comma inside a number. `read`: rows that fit.
+    """
+    longer = [row for row, cells in skipped if cells > width]
+    in_a_row = bool(longer) and longer[-1] - longer[0] == len(longer) - 1
+    is_last = in_a_row and longer[-1] >= read + len(skipped)
+    return longer if in_a_row and is_last and read else []
+
+
+def _cut(source: Path | io.BytesIO, delimiter: str, width: int) -> io.BytesIO:
+    """Return the rows with the first `width` cells of each."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    with _opened(source) as file:
+        writer.writerows(row[:width] for row in csv.reader(file, delimiter=delimiter))
+    return io.BytesIO(text.getvalue().encode())
 
 
 def _without_comments(path: Path) -> Path | io.BytesIO:

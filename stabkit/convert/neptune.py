@@ -29,7 +29,8 @@ def is_part(path: Path) -> bool:
 def is_export(path: Path) -> bool:
     """Return whether a file has the columns of an export."""
     try:
-        return {*COLUMNS} <= {*pq.read_schema(path).names}
+        with path.open("rb") as file:  # Arrow takes no name that is not UTF-8
+            return {*COLUMNS} <= {*pq.read_schema(file).names}
     except (OSError, pa.ArrowException):
         return False
 
@@ -52,7 +53,7 @@ def exported_logs(paths: Sequence[Path]) -> list[Log]:
 
 
 def _rows(path: Path) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
         refuse_large(path, file, len(COLUMNS))
         return file.read([*COLUMNS])
 

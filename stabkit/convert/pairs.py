@@ -17,13 +17,14 @@ _PAIR = re.compile(
     r"(?:(?P<percent>\s?%)|\s?(?:ms|s|it/s)\b)?",
     re.IGNORECASE,
 )
+COLOR = re.compile(r"\x1b\[[\d;]*m")  # and bold, as terminals understand it
 _UNIT = re.compile(r"(?<=\d)(?:ms|s)(?![\w])")
 _SCALE = {"k": "e3", "K": "e3", "M": "e6", "B": "e9"}
 _OF_TOTAL = re.compile(r"(?<=\d)\s*/\s*\d+")
 _SHARE = re.compile(r"\b(accuracy|acc)\b(\s*[:=]?\s*)(\d+)\s*/\s*(\d+)", re.I)  # Accuracy: 98/100
 _CLOCK = re.compile(
     r"\[?\b\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d[\d.,:+Z]*\]?|\b\d\d/\d\d \d\d:\d\d:\d\d\b"
-    r"|\b[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d|\b\d+:\d\d(?::\d\d)?(?:\.\d+)?\b|\x1b\[[\d;]*m"
+    r"|\b[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d|\b\d+:\d\d(?::\d\d)?(?:\.\d+)?\b"
 )
 _STEP_LETTERS = {"s": "step"}  # of llm.c
 
@@ -49,10 +50,10 @@ _STEP_OF_TOTAL = re.compile(
     r"\b(?:iter(?:ation)?|step|training)\b(?:\(train\))?\s*[:=]?\s*\[\s*(\d+)\s*(?:/\s*\d+)?\s*\]",
     re.IGNORECASE,
 )
-# [50] training_loss = 6.9 of big_vision, where [50] may be in color
-_STEP_BEFORE = re.compile(r"(?:\x1b\[\d+m)?\[(\d+)\](?:\x1b\[0m)?\s+(?=[A-Za-z_][\w/@.\-]* = )")
+# [50] training_loss = 6.9 of big_vision
+_STEP_BEFORE = re.compile(r"\[(\d+)\]\s+(?=[A-Za-z_][\w/@.\-]* = )")
 _OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 6400/60000]
-_KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━|\x1b)")
+_KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━)")
 
 
 class BatchLine(NamedTuple):

@@ -6,6 +6,8 @@ from typing import Any
 
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)+(?:\.\d*)?(?:e[-+]?\d+)?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
+# European thousands, and a decimal comma: 1.234,56
+_POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+,\d+")
 _AROUND = ' \t\r\n"'  # `1, "2"`: a quote after a blank is part of the cell
 _OF_C = {"-1.#ind": "nan", "1.#ind": "nan", "1.#qnan": "nan", "-1.#qnan": "nan", "-nan(ind)": "nan",
          "nan(ind)": "nan", "1.#inf": "inf", "-1.#inf": "-inf"}  # fmt: skip
@@ -55,7 +57,9 @@ def _number(cell: Any, thousands: bool) -> float | None:
     text = _OF_C.get(text, text)
     if "," in text or text.endswith("%"):
         text = text.removesuffix("%").rstrip()
-        if thousands:
+        if _POINTS.fullmatch(text):
+            text = text.replace(".", "").replace(",", ".")
+        elif thousands:
             text = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
         elif text.count(",") == 1 and _COMMA.fullmatch(text) and "." not in text:
             text = text.replace(",", ".")

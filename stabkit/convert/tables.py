@@ -50,7 +50,10 @@ def read_table(path: Path, row_step: bool = False) -> FileTable:
 def _read(path: Path, start: bytes, row_step: bool) -> FileTable:
     """Choose the reader by the first bytes, `start`."""
     if start.startswith(b"PAR1"):
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with (
+            path.open("rb") as opened,  # Arrow takes no name that is not UTF-8
+            pq.ParquetFile(opened, page_checksum_verification=True) as file,
+        ):
             refuse_large(path, file, file.metadata.num_columns)
             return from_arrow(path, file.read())
     notes: list[str] = []

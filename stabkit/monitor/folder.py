@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
+from stabkit.monitor.measure.evals import LAST_STEP
 from stabkit.rundir import RunDir, claim_for_monitor
 from stabkit.store.background import Background
 from stabkit.store.reader import Run
@@ -40,7 +41,8 @@ def checked_first_step(first_step: Any) -> int | None:
     if first_step is None:
         return None
     with suppress(TypeError, ValueError, OverflowError):
-        if (step := int(first_step)) == first_step and step >= 0:
+        step = -1 if isinstance(first_step, bool) else int(first_step)  # True is no step 1
+        if step == first_step and 0 <= step <= LAST_STEP:
             return step
     raise ValueError(
         "Monitor: first_step must be the number of optimizer steps that the checkpoint has seen, a "

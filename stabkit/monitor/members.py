@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabkit.monitor.blocks import is_sharded
-from stabkit.printing import first_of
+from stabkit.printing import counted, first_of
 
 
 def check_same_model(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -85,7 +85,7 @@ class Members:
     def left_out(self) -> list[str]:
         """Return in words whose parameters are not in the model, and so are not recorded."""
         inside = {id(p) for p in self._model.parameters()}
-        said = []
+        said = self._twice()
         for number, one in enumerate(self._optimizers):
             owned = [id(p) for group in one.param_groups for p in group["params"]]
             if outside := [p for p in owned if p not in inside]:
@@ -95,6 +95,21 @@ class Members:
                     "and are not recorded; give the Monitor all modules that it trains, as one: "
                     "torch.nn.ModuleDict({...})"
                 )
+        return said
+
+    def _twice(self) -> list[str]:
+        """Say which optimizers have parameters that another one before them has too."""
+        said, owned = [], set[int]()
+        for one in self._optimizers:
+            theirs = {id(p) for group in one.param_groups for p in group["params"]}
+            if both := theirs & owned:
+                said.append(
+                    f"{type(one).__name__} has {counted(len(both), 'parameter')} of an optimizer "
+                    "before it in the list, with whose steps alone they are recorded; give a "
+                    "Monitor optimizers that share none, and make another, with first_step, when "
+                    "the training goes on with other ones"
+                )
+            owned |= theirs
         return said
 
     def shared_with(self, optimizer: Optimizer) -> int:

@@ -13,6 +13,7 @@ from stabkit.monitor.ending import end_by, error_in_hand
 from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.evals import (
     Evaluation,
+    checked_count,
     checked_share,
     checked_step,
     correct_bits,
@@ -184,11 +185,12 @@ class Monitor:
         from noise, and `on("dip")` needs it. Raises TypeError or ValueError for what is none.
         """
         at = checked_step("log_accuracy", metric, self.step if step is None else step)
+        if accuracy is None:
+            raise TypeError("log_accuracy: accuracy must be a share from 0 to 1, got None")
         share = checked_share("log_accuracy", "accuracy", accuracy)
         guessing = checked_share("log_accuracy", "chance", chance)
-        if n is not None and n < 1:
-            raise ValueError(f"log_accuracy: n must be 1 sample or more, got {n}")
-        self._add_eval(Evaluation(at, metric, share, n or 0, chance=guessing))
+        samples = 0 if n is None else checked_count("log_accuracy", "n", n)
+        self._add_eval(Evaluation(at, metric, share, samples, chance=guessing))
 
     def _log_knn(
         self,

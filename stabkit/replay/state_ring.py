@@ -58,7 +58,7 @@ class StateRing:
         most: int = 12,
         **also: Any,
     ) -> None:
-        if every < 1:
+        if not isinstance(every, int) or every < 1:
             raise ValueError(f"StateRing: every must be 1 step or more, got {every}")
         if most < 2:
             raise ValueError(f"StateRing: most must be 2 states or more, got {most}")

@@ -21,6 +21,7 @@ _BEFORE = re.compile(
     r"\.lock|log\.txt|slurm-.+\.(out|err)|\.DS_Store"
     r"|\.(config\.yaml|status\.json|meta\.json|events\.jsonl)\..+"
 )
+MARKED_WITHIN = 1 << 16  # bytes
 _KEPT = (
     *("config.yaml", "meta.json", "status.json", "events.jsonl", "notes.jsonl", "job.json"),
     *("log.txt", ".lock"),
@@ -81,13 +82,23 @@ def claim_for_monitor(rundir: RunDir) -> None:
             raise _refused(rundir, f"its {file.name} was not written by a Monitor")
 
 
-def claim_for_file(path: Path) -> None:
-    """Raise ForeignFolderError if `path`, an output to be replaced, is a file of a run."""
+def claim_for_file(path: Path, mark: bytes = b"") -> None:
+    """Raise ForeignFolderError if the output `path` would replace what stabkit did not write there.
+
+    That is a file of a run, or one without the `mark` among its first bytes. An empty file may be
+    replaced.
+    """
     path = path.resolve()
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if mark not in file.read(MARKED_WITHIN):
+                raise ForeignFolderError(
+                    f"{path}: is there already, and stabkit did not write it; name another file"
+                )
     for folder in (path.parent, path.parent.parent):
         rundir = RunDir(folder)
         inside = path.relative_to(folder).parts
-        if path.exists() and _holder(rundir) not in ("nobody", "others") and _is_kept(inside):
+        if _holder(rundir) not in ("nobody", "others") and _is_kept(inside):
             raise ForeignFolderError(f"{path}: is a file of the run {folder}; name another file")
 
 

@@ -70,7 +70,7 @@ class SweepFile(Section):
         known = [key for key in keys_of(RunConfig) if key != "seed"]
         known += keys_of(SlurmRequest, SLURM)
         used = [*self.set, *self.grid, *self.zip, *(key for rule in self.exclude for key in rule)]
-        wrong = [f"{k}: no such setting{suggest(k, known)}" for k in used if k not in known]
+        wrong = [_no_such(key, known) for key in used if key not in known]
         if wrong:
             raise ValueError("; ".join(dict.fromkeys(wrong)))
         varied = self.grid.keys() | self.zip.keys()
@@ -129,6 +129,12 @@ def load_sweep(path: Path, scale: str | None = None, overrides: Sequence[str] = 
     runs = _expand(file, path, parse_overrides(overrides))
     name = file.name if chosen == default else f"{file.name}-{chosen}"
     return Sweep(name, chosen, runs, file.published, tuple(scales))
+
+
+def _no_such(key: str, known: Sequence[str]) -> str:
+    if key == "seed":
+        return "seed: a sweep has the list seeds, e.g. seeds: [5]"
+    return f"{key}: no such setting{suggest(key, known)}"
 
 
 def _scales(path: Path, scales: Any) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stabkit.rundir import (
     AHEAD,
+    TABLES,
     RunDir,
     Standing,
     Status,
@@ -144,7 +145,13 @@ def _state_of(rundir: RunDir, standing: Standing) -> str:
         is_log = standing == "missing" and "converted" in rundir.read_meta()
     except (ValueError, OSError):
         is_log = False
+    if standing == "missing" and not is_log and _has_rows(rundir):
+        return "lost"
     return "recorded" if is_log else _state(standing)
+
+
+def _has_rows(rundir: RunDir) -> bool:
+    return any((rundir.path / table).is_dir() for table in TABLES)
 
 
 def _state(standing: Standing) -> str:
@@ -152,6 +159,8 @@ def _state(standing: Standing) -> str:
 
 
 def _reason(rundir: RunDir, status: Status, standing: Standing) -> str | None:
+    if _state_of(rundir, standing) == "lost" and standing == "missing":
+        return "its status.json is missing; how far it came is not known"
     if standing == "lost":
         silent = f"no sign of life since {status.heartbeat}"
         return f"{silent}: {AHEAD}" if rundir.is_ahead() else silent

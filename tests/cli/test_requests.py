@@ -11,6 +11,7 @@ import pytest
 from stabkit.cli import main
 from stabkit.cli.dispatch import PATIENCE_S, module_of
 from stabkit.cli.parser import EXAMPLES, VERBS, build_parser
+from tests.analyze.conftest import plant_run
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +52,36 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["train", "tiny", "--optim.lr=1"], "settings go without dashes: optim.lr=1"),
         (["train", "lr_grid"], "lr_grid: is a sweep; `stabkit sweep lr_grid` trains its runs"),
         (["analyze", "x=1"], "analyze takes no 'x=1'"),
+        (["status", "tests", "--watch", "--json"], "--json prints once, and --watch goes on"),
     ],
 )
 def test_wrong_requests_exit_2_and_say_what_would_be_right(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    "words", [("analyze", "log.csv", "--csv"), ("report", "log.csv", "-o"), ("report", ".", "-o")]
+)
+def test_an_output_replaces_its_like_and_nothing_else(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = Path("log.csv")
+    log.write_text("step,loss\n" + "".join(f"{i},{2 - i / 100}\n" for i in range(30)))
+    plant_run(tmp_path / "run")
+    for name in ("log.csv", "run/config.yaml", "run/alerts.txt"):
+        file = Path(name)
+        before = file.read_bytes() if file.is_file() else file.write_text("mine") and b"mine"
+        assert "name another file" in refused(capsys, *words, name)
+        assert file.read_bytes() == before
+    Path("empty").touch()
+    for _ in range(2):
+        assert main([*words, "empty"]) == 0
 
 
 def test_of_several_processes_another_says_what_the_first_did_not(

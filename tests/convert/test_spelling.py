@@ -32,6 +32,8 @@ def table_of(path: Path, text: str, encoding: str = "utf-8") -> dict[str, list[f
         (["0,5%", "12%"], False, [0.005, 0.12]),
         (["50%", "0.6"], False, [50, 0.6]),  # not of one kind: as they stand
         (["1,2,3", "x"], False, [None, None]),
+        (["2,5", "1.234,56", "-12.345.678,9"], True, [2.5, 1234.56, -12345678.9]),
+        (["1.234,56", "0.5"], False, [1234.56, 0.5]),
     ],
 )
 def test_a_column_decides_what_its_commas_are(

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,33 @@ def test_integers_first_and_fractions_a_million_rows_later(tmp_path: Path) -> No
     assert read_table(tmp_path / "log.csv").columns["x"].values[-2] == 0.5
 
 
+def test_a_metric_that_comes_in_mid_run_does_not_hide_the_others(tmp_path: Path) -> None:
+    rows = [*(f"{i},{2 - i / 100}" for i in range(30)), *(f"{i},nan,7" for i in range(30, 60))]
+    (tmp_path / "log.csv").write_text("step,loss\n" + "\n".join(rows))
+    table = read_table(tmp_path / "log.csv")
+    assert np.isnan(table.columns["loss"].values[30:]).all()
+    assert len(table.columns["loss"].values) == 60
+    assert table.notes[0].startswith("30 rows with more cells than there are names")
+    assert table.notes[0].endswith("(the first: row 32)")
+
+
+def test_rows_with_an_extra_cell_here_and_there_are_left_out(tmp_path: Path) -> None:
+    """A decimal comma between commas: the first cells would be read as other numbers."""
+    rows = [f"{i},{2 - i / 100}".replace(".", ",") for i in range(60)]
+    (tmp_path / "log.csv").write_text("step,loss\n" + "\n".join(rows))
+    assert "loss" not in read_table(tmp_path / "log.csv").columns
+    rows[30] = "30,2"
+    (tmp_path / "log.csv").write_text("step,loss\n" + "\n".join(rows))
+    (note,) = read_table(tmp_path / "log.csv").notes
+    assert "rows left out that have too few or too many" in note
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"lat\xe9.csv")
+    path.write_text("step,loss\n0,1\n1,2\n")
+    assert read_table(path).columns["loss"].values.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(("delimiter", "bom"), [(";", ""), ("\t", ""), (",", "\ufeff")])
 def test_other_delimiters_and_a_byte_order_mark(tmp_path: Path, delimiter: str, bom: str) -> None:
     text = "step,loss\n1,0.5\n".replace(",", delimiter)
@@ -107,7 +135,8 @@ def test_a_torn_last_row_and_a_second_column_of_a_name_are_told(tmp_path: Path) 
     assert table.columns["loss"].values.tolist() == [1.0, 3.0]
     assert table.notes == [
         "loss: a second column of this name was left out",
-        "2 rows left out that have too few or too many cells (the first: row 3)",
+        "2 rows left out that have too few or too many cells (the first: row 3 has 4, and there "
+        "are 3 names)",
     ]
 
 

@@ -143,7 +143,12 @@ def test_what_cannot_be_monitored_leaves_nothing_behind(
         (toy.optimizer, {"probe": torch.ones(2, 4)}, "probe must be stabkit.Probe.* type Tensor"),
         *[
             (toy.optimizer, {"first_step": wrong}, "first_step must be the number .* got")
-            for wrong in (-1, 1.5, float("nan"), "2")
+            for wrong in (-1, 1.5, float("nan"), "2", True, 10**25)
+        ],
+        *[
+            (toy.optimizer, {name: wrong}, f"{name} must be 1 s.*, a whole number, got {wrong!r}")
+            for name in ("flush_every", "full_every", "probe_every", "samples_per_step")
+            for wrong in (0, 2.5, "64", True)
         ],
     ]
     for optimizer, options, message in bad:

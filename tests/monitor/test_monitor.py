@@ -285,7 +285,7 @@ def test_an_evaluation_that_is_none_is_refused(tmp_path: Path) -> None:
             monitor.log_eval("val_acc", right, right, step=1.5)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"give \(metric, predicted, labels"):
             monitor.log_eval(3, "val_acc", right, right, step=4)
-        with pytest.raises(ValueError, match="step must be 0 or more, got -1"):
+        with pytest.raises(ValueError, match=r"step must be from 0 to .*, got -1"):
             monitor.log_eval("val_acc", right, right, step=-1)
         with pytest.raises(ValueError, match="chance must be a share from 0 to 1, got 10; 10 % is"):
             monitor.log_eval("val_acc", right, right, chance=10)
@@ -293,8 +293,19 @@ def test_an_evaluation_that_is_none_is_refused(tmp_path: Path) -> None:
             monitor.log_accuracy("val_acc", 83.1)
         with pytest.raises(ValueError, match="accuracy must be a share from 0 to 1, got nan"):
             monitor.log_accuracy("val_acc", math.nan)
-        with pytest.raises(ValueError, match="n must be 1 sample or more, got 0"):
+        with pytest.raises(ValueError, match=r"n must be from 1 to 2,147,483,647, got 0"):
             monitor.log_accuracy("val_acc", 0.5, n=0)
+        with pytest.raises(ValueError, match=r"step must be from 0 to .*, got 1000"):
+            monitor.log_accuracy("val_acc", 0.5, step=10**20)
+        for n in (10.7, True, "3"):
+            with pytest.raises(TypeError, match=f"n must be a whole number, got {n!r}"):
+                monitor.log_accuracy("val_acc", 0.5, n=n)  # type: ignore[arg-type]
+        for accuracy in (None, "x"):
+            with pytest.raises(TypeError, match="accuracy must be a share from 0 to 1, got"):
+                monitor.log_accuracy("val_acc", accuracy)  # type: ignore[arg-type]
+        for classes in (None, ["cat"]):
+            with pytest.raises(TypeError, match="predicted must hold the class of each sample"):
+                monitor.log_eval("val_acc", classes, classes)
     assert not (tmp_path / "evals").exists()
 
 

@@ -277,6 +277,37 @@ def test_a_list_of_which_one_trains_another_model_is_said(
     assert entry["reason"].startswith("SGD: 2 of its 4 parameters are not in the model")
 
 
+def test_optimizers_that_share_parameters_and_a_probe_that_nobody_asks_are_said(
+    tmp_path: Path,
+) -> None:
+    model = nn.Linear(4, 4)
+    pair = [torch.optim.Adam(model.parameters()), torch.optim.SGD([model.bias], lr=0.1)]
+    stabkit.Monitor(model, pair, tmp_path / "pair").close()
+    (reason,) = [e["reason"] for e in RunDir(tmp_path / "pair").read_events() if "reason" in e]
+    assert reason.startswith("SGD has 1 parameter of an optimizer before it in the list")
+    probe = stabkit.Probe(torch.ones(2, 4))
+    stabkit.Monitor(model, pair[0], tmp_path / "probe", probe=probe).close()
+    (entry,) = RunDir(tmp_path / "probe").read_events()
+    assert "none of the signals looks at it" in entry["reason"]
+
+
+def test_adafactor_beside_adam_keeps_the_moments_of_adam(tmp_path: Path) -> None:
+    """Its eps is a pair."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    pair = [
+        torch.optim.AdamW(model[0].parameters()), torch.optim.Adafactor(model[1].parameters()),
+    ]  # fmt: skip
+    with stabkit.Monitor(model, pair, tmp_path / "run", full_every=1):
+        for _ in range(5):
+            model(torch.ones(2, 4)).square().sum().backward()
+            for optimizer in pair:
+                optimizer.step()
+                optimizer.zero_grad()
+    rows = stabkit.open_run(tmp_path / "run").signals("adam_rms")
+    known = rows.groupby("layer", observed=True)["adam_rms"].count()
+    assert known.to_dict() == {"0": 5, "1": 0}
+
+
 def test_before_clipping_of_a_foreign_optimizer_is_said(tmp_path: Path) -> None:
     toy = Toy()
     with toy.monitor(tmp_path) as monitor:

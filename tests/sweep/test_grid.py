@@ -74,6 +74,7 @@ def test_expanding_twice_gives_the_same_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
+        ("set: {seed: 5}", "seed: a sweep has the list seeds"),
         ("grid: {optim.lrr: [1]}", "optim.lrr: no such setting; did you mean 'optim.lr'"),
         ("grids: {optim.lr: [1]}", "grids: no such setting; did you mean 'grid'"),
         ("seeds: [-1]", "seeds.0 = -1: should be greater than or equal to 0"),

@@ -18,6 +18,7 @@ from stabkit.sweep.grid import PlannedRun
 from stabkit.sweep.looks import Looks
 from stabkit.sweep.status import Row, status_row, status_rows
 from stabkit.sweep.submissions import jobs_folder, write_submitted
+from tests.analyze.conftest import plant_run
 from tests.conftest import small_config
 from tests.sweep.conftest import FakeSlurm
 
@@ -178,6 +179,14 @@ def test_a_branch_that_waits_has_made_the_steps_of_its_parent(tmp_path: Path) ->
     write_waiting(PlannedRun({}, config, "branch"), rundir, "missing", 1)
     row = status_row(rundir, "branch")
     assert (row.state, row.step, row.steps) == ("waiting", 10, 20)
+
+
+def test_a_run_whose_status_was_deleted_is_lost_and_does_not_wait(tmp_path: Path) -> None:
+    run = plant_run(tmp_path / "run")
+    RunDir(run).status_file.unlink()
+    (row,) = status_rows(tmp_path)
+    assert row.state == "lost"
+    assert row.reason == "its status.json is missing; how far it came is not known"
 
 
 def test_a_converted_log_is_recorded_and_waits_for_nothing(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ class AdamMoments:
         log_beta2, eps2 = [-math.inf] * len(number), [0.0] * len(number)  # nothing to correct
         for group in groups:
             betas, eps = _betas(group), group.get("eps", 0.0)
+            if isinstance(eps, (tuple, list)):  # of Adafactor, which has no moment of each element
+                eps = 0.0
             for i in (number[id(p)] for p in group["params"] if id(p) in number):
                 found[i] = group
                 if len(betas) == 2 and betas[1] > 0 and not corrected:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from stabkit.store.writer import Writer
 
 ROUNDING = 1e-6  # of a share that was computed in 32 bits
+LAST_STEP = 2**62  # of a table's 64 bits
+MOST_SAMPLES = 2**31 - 1  # of an evaluation: the table has 32 bits
 
 
 class Evaluation(NamedTuple):
@@ -57,9 +59,10 @@ def of_bits(
 def correct_bits(predicted: Any, labels: Any) -> NDArray[np.bool_]:
     """Return for each of n samples whether its predicted class is right, [n].
 
-    Takes whatever holds classes: tensors, arrays, lists. Raises ValueError for shapes that differ.
+    Takes whatever holds classes: tensors, arrays, lists. Raises TypeError for what holds none, and
+    ValueError for shapes that differ.
     """
-    predicted, labels = torch.as_tensor(predicted), torch.as_tensor(labels)
+    predicted, labels = _classes("predicted", predicted), _classes("labels", labels)
     if predicted.shape != labels.shape or not predicted.numel():
         raise ValueError(
             f"log_eval: predicted {list(predicted.shape)} and labels {list(labels.shape)} must be "
@@ -67,6 +70,29 @@ def correct_bits(predicted: Any, labels: Any) -> NDArray[np.bool_]:
         )
     bits: NDArray[np.bool_] = (predicted == labels.to(predicted.device)).flatten().cpu().numpy()
     return bits
+
+
+def _classes(name: str, given: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"log_eval: {name} must hold the class of each sample as a number, got "
+            f"{type(given).__name__} ({error})"
+        ) from None
+
+
+def checked_count(call: str, name: str, value: Any) -> int:
+    """Return a number of samples as an int. Raises TypeError or ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or number < 0:
+        raise TypeError(f"{call}: {name} must be a whole number, got {value!r}")
+    if not 1 <= number <= MOST_SAMPLES:
+        raise ValueError(f"{call}: {name} must be from 1 to {MOST_SAMPLES:,}, got {number}")
+    return number
 
 
 def checked_step(call: str, metric: Any, step: Any) -> int:
@@ -79,19 +105,22 @@ def checked_step(call: str, metric: Any, step: Any) -> int:
         number = operator.index(step)
     except TypeError:
         raise TypeError(f"{call}: step must be a whole number, got {step!r}") from None
-    if number < 0:
-        raise ValueError(f"{call}: step must be 0 or more, got {number}")
+    if not 0 <= number <= LAST_STEP:
+        raise ValueError(f"{call}: step must be from 0 to {LAST_STEP:,}, got {number}")
     return number
 
 
 def checked_share(call: str, name: str, value: float | None) -> float:
-    """Return a share of the samples, NaN for None. Raises ValueError for one outside of 0 to 1.
+    """Return a share of the samples, NaN for None. Raises ValueError outside of 0 to 1, TypeError.
 
     A mean of float32 numbers may lie above 1 by its rounding: it counts as 1.
     """
     if value is None:
         return math.nan
-    share = float(value)
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{call}: {name} must be a share from 0 to 1, got {value!r}") from None
     if 1 < share <= 1 + ROUNDING:
         share = 1.0
     if not 0 <= share <= 1:

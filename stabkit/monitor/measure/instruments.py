@@ -1,8 +1,9 @@
 """The instruments of a Monitor. A bad request is refused here, before its folder is touched."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -69,12 +70,15 @@ def make_instruments(
     if teacher is not None and probe is not None:
         known = {signal.name for signal in asked}
         asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in known]
-    if flush_every < 1:
-        raise ValueError(f"Monitor: flush_every must be 1 step or more, got {flush_every}")
-    if full_every < 1:
-        raise ValueError(
-            f"Monitor: full_every must be 1 step or more (1: all signals at every step), got "
-            f"{full_every}"
+    _check_whole("flush_every", flush_every, "step or more")
+    _check_whole("full_every", full_every, "step or more (1: all signals at every step)")
+    _check_whole("probe_every", probe_every, "step or more")
+    if samples_per_step is not None:
+        _check_whole("samples_per_step", samples_per_step, "sample or more")
+    if probe is not None and not any(isinstance(signal, ProbeSignal) for signal in asked):
+        notes.append(
+            "a probe was given, and none of the signals looks at it: name the level features "
+            "among them, as signals=['basic', 'features']"
         )
     names = [name for name, _ in named]
     found, numbers = group_layers(names, layer_of)
@@ -98,6 +102,15 @@ def make_instruments(
         KnnEvaluation(knn, model, others) if knn is not None and evaluates else None,
         notes,
     )
+
+
+def _check_whole(name: str, value: Any, what: str) -> None:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"Monitor: {name} must be 1 {what}, a whole number, got {value!r}")
 
 
 def probe_with(probe: Probe | None, teacher: nn.Module) -> Probe:

@@ -32,8 +32,6 @@ class Probing:
         layer_of: Callable[[str], str | None] | None,
         failed: Callable[[str, Exception], None],
     ) -> None:
-        if every < 1:
-            raise ValueError(f"Monitor: probe_every must be 1 step or more, got {every}")
         self.signals = {signal.name: signal for signal in signals}
         self._model, self._probe, self._every = model, probe, every
         self._optimizers = optimizers

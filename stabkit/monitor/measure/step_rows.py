@@ -69,6 +69,7 @@ class StepRows:
         self._is_dead, self._agree = is_dead, agree
         self._opened_row, self._closed_row = opened_row, closed_row
         self._is_open = False  # true from the first optimizer's gradients to the last one's step
+        self._is_opening = False  # reactions run then, and may call for a flush
         self._stepped: set[int] = set()  # ids of the optimizers that stepped in the open row
         self._optimizer_steps = 0
         self._logs_without_step = 0
@@ -147,8 +148,8 @@ class StepRows:
                 )
 
     def close_row(self) -> None:
-        """End the open row, if there is one."""
-        if self._is_open:
+        """End the open row, if there is one that has values."""
+        if self._is_open and not self._is_opening:
             self._is_open = False
             self.step += 1
             self._closed_row()
@@ -172,7 +173,7 @@ class StepRows:
 
     def _open_row(self) -> None:
         """Begin a row. Each part is guarded by itself, so that whatever fails, the step counts."""
-        self._is_open = True
+        self._is_open = self._is_opening = True
         self._stepped.clear()
         with self._guard("members"):
             for reason in self.members.changes():
@@ -188,6 +189,7 @@ class StepRows:
                 with self._guard("reactions"):
                     self._agree()
         finally:
+            self._is_opening = False
             # by the number of the step: a resumed run measures what the unbroken one does
             self.measure.begin_row(self.step % self._full_every == 0)
         if self._writes:

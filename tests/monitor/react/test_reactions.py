@@ -366,6 +366,30 @@ def test_a_nonfinite_stretch_is_one_event_with_the_layers_that_began_it(
         assert event.facts["layers"] == began
 
 
+@pytest.mark.parametrize("end", ["flush", "close"])
+def test_an_action_may_flush_or_close_the_monitor(tmp_path: Path, end: str) -> None:
+    """It runs while a row is being opened, which has no values yet."""
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with stabkit.Monitor(model, optimizer, tmp_path / "run", flush_every=10) as monitor:
+        monitor.on("nonfinite", lambda _: getattr(monitor, end)())
+        for step in range(60):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).sum().backward()
+            if step == 3:
+                model[0].weight.grad[0, 0] = math.inf  # type: ignore[union-attr, index]
+                model[0].weight.grad[1:] = 0  # type: ignore[union-attr, index]
+            before = [p.detach().clone() for p in model.parameters()]
+            optimizer.step()
+            if step == 3:
+                with torch.no_grad():
+                    for p, old in zip(model.parameters(), before, strict=True):
+                        p.copy_(old)
+    steps = stabkit.open_run(tmp_path / "run").signals("grad_norm")["step"].unique().tolist()
+    assert steps == list(range(60 if end == "flush" else len(steps)))
+    assert len(steps) >= 10
+
+
 def test_a_gradient_that_was_not_measured_is_not_a_nonfinite_one(tmp_path: Path) -> None:
     watched = reactions(tmp_path)
     watched.on("nonfinite", "log")
