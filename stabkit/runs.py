@@ -1,5 +1,6 @@
 """The runs that `stabkit.load` returns: their tables, what was found in them, and figures."""
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -138,8 +139,8 @@ class Runs(reader.Runs, Sequence[Run]):
     def __getitem__(self, key: int | str | slice) -> "Run | Runs":
         if isinstance(key, slice):
             return Runs(self.path, self.items[key])
-        if isinstance(key, int):
-            return self.items[key]
+        if not isinstance(key, str):
+            return self.items[operator.index(key)]
         for run in self:
             if run.name == key:
                 return run

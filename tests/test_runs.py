@@ -38,7 +38,7 @@ def runs(folder: Path) -> stabkit.Runs:
 def test_runs_are_a_sequence(runs: stabkit.Runs) -> None:
     assert [run.name for run in runs] == runs.names == ["calm", "dipping"]
     assert runs[0].name == "calm"
-    assert runs[-1].name == "dipping"
+    assert runs[-1].name == runs[np.int64(1)].name == "dipping"
     assert runs["dipping"].path == runs[1].path
     assert isinstance(runs[:1], stabkit.Runs)
     assert runs[:1].names == ["calm"]
