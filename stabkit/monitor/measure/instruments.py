@@ -110,7 +110,8 @@ def _check_whole(name: str, value: Any, what: str) -> None:
     except TypeError:
         number = 0
     if number < 1 or isinstance(value, bool):
-        raise ValueError(f"Monitor: {name} must be 1 {what}, a whole number, got {value!r}")
+        hint = "" if type(value) is int else ", which is no whole number"
+        raise ValueError(f"Monitor: {name} must be 1 {what}, got {value!r}{hint}")
 
 
 def probe_with(probe: Probe | None, teacher: nn.Module) -> Probe:
