@@ -107,19 +107,20 @@ def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
 def layers_without_gradient(run: Run) -> dict[str, int]:
     """Return the layers whose gradient is missing from some step to the end, and that step.
 
-    Layers count that had `ZEROS` values or more before and lack as many at the end, where another
-    layer has some. A layer that is frozen in mid-training is one; so is one that is cut off by
-    mistake.
+    Layers count that had `ZEROS` values or more and lack as many at the end, by their own distance
+    of values, where another layer has some. A layer that is frozen in mid-training is one; so is
+    one that is cut off by mistake.
     """
     table = run.signals(["grad_norm"])
     known = table[table["grad_norm"].notna()]
     if known.empty:
         return {}
-    steps = np.unique(known["step"])
-    last = known.groupby(known["layer"].astype(str))["step"].agg(["max", "size"])
-    behind = len(steps) - np.searchsorted(steps, last["max"], side="right")
-    gone = last[(behind >= ZEROS) & (last["size"] >= ZEROS)]
-    return {str(layer): int(steps[steps > end][0]) for layer, end in gone["max"].items()}
+    steps, found = np.unique(known["step"]), {}
+    for layer, rows in known.groupby(known["layer"].astype(str), sort=False):
+        own = np.sort(rows["step"].to_numpy())
+        if own.size >= ZEROS and steps[-1] - own[-1] >= ZEROS * np.median(np.diff(own)):
+            found[str(layer)] = int(steps[steps > own[-1]][0])
+    return found
 
 
 def relative_norms(run: Run) -> pd.DataFrame:

@@ -118,11 +118,12 @@ def test_a_run_with_a_nonfinite_event_is_called_diverged(tmp_path: Path) -> None
 def test_layers_that_lose_their_gradient_in_mid_training_are_named(
     tmp_path: Path, since: int, told: bool
 ) -> None:
-    layers, rng = ["a", "b", "c"], np.random.default_rng(0)
-    grads = np.exp(0.1 * rng.normal(size=(200, 3))).astype(np.float32)
+    layers, rng = ["a", "b", "c", "d"], np.random.default_rng(0)
+    grads = np.exp(0.1 * rng.normal(size=(200, 4))).astype(np.float32)
     missing = np.zeros_like(grads, dtype=bool)
     missing[since:, :2] = True
     missing[60:65, 2] = True  # a pause
+    missing[np.arange(200) % 30 != 0, 3] = True  # measured seldom, the last time at step 180
     writer = Writer(tmp_path / "run", "loop")
     writer.add_layers(np.arange(200), layers, {"grad_norm": grads}, {"grad_norm": missing})
     writer.flush()
