@@ -39,7 +39,7 @@ _PLAIN = {
     **{"λ": "lambda", "━": "-", "─": "-", "●": "*", "▲": "^"},
     **dict(zip("▁▂▃▄▅▆▇█", "_.,-=+*#", strict=True)),
 }
-GENERATOR = '<meta name="generator" content="stabkit'  # stands at the top of the pages we write
+GENERATOR = '<meta name="generator" content="stabkit'  # as report.html.j2 has it
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # also in their full-width forms
 
 

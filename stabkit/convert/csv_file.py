@@ -94,9 +94,8 @@ def _longer_to_the_end(skipped: list[tuple[int, int]], width: int, read: int) ->
     extra cell for another reason, such as a comma inside a number. `read`: rows that fit.
     """
     longer = [row for row, cells in skipped if cells > width]
-    in_a_row = bool(longer) and longer[-1] - longer[0] == len(longer) - 1
-    is_last = in_a_row and longer[-1] >= read + len(skipped)
-    return longer if in_a_row and is_last and read else []
+    last = read + len(skipped) + 1  # the names are row 1
+    return longer if read and longer == list(range(last - len(longer) + 1, last + 1)) else []
 
 
 def _cut(source: Path | io.BytesIO, delimiter: str, width: int) -> io.BytesIO:

@@ -49,9 +49,9 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     The end level is the median of the last fifth. The loss has left if the end level is RATIO times
     the best one or more; where values are negative, if it lost half of what it had gained since the
     first level. Both distances must exceed the noise of single values and the rounding of printed
-    ones. A slow rise counts like a sudden one. A loss that explodes at its begin has left as well:
-    it ends at ten times the second lowest of its first five values, and triples from one value to
-    the next before the first median.
+    ones. A slow rise counts like a sudden one. A loss that explodes at its beginning has left as
+    well: it ends at ten times the second lowest of its first five values, and triples from one
+    value to the next before the first median.
 
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative

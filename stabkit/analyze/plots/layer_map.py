@@ -94,8 +94,8 @@ def stretch_width(steps: NDArray[np.int64]) -> int:
 def draw_layer_map(frame: pd.DataFrame, ax: Axes, layers: list[str] | None = None) -> Axes:
     """Draw layers by steps, first layer on top; light is large. Mark spikes and dips.
 
-    Spikes are triangles. Above the panel dips that recovered are bars, and black triangles are the
-    begins of those that did not. A line is the end of the warm-up.
+    Spikes are triangles. Above the panel, a bar is a dip that recovered, and a black triangle marks
+    where one began that did not. A line is the end of the warm-up.
     `frame`: rows of `layer_map_table` for one run. `layers`: the names of the rows; by default
     those of the frame. A layer that is missing, such as a frozen one, is hatched.
     """

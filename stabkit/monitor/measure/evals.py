@@ -111,7 +111,9 @@ def checked_step(call: str, metric: Any, step: Any) -> int:
 
 
 def checked_share(call: str, name: str, value: float | None) -> float:
-    """Return a share of the samples, NaN for None. Raises ValueError outside of 0 to 1, TypeError.
+    """Return a share of the samples; NaN for None.
+
+    Raises TypeError for what is no number, and ValueError for one outside of 0 to 1.
 
     A mean of float32 numbers may lie above 1 by its rounding: it counts as 1.
     """
