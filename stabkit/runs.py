@@ -27,7 +27,7 @@ LISTED = 6  # names; more are counted
 
 
 @dataclass(frozen=True, repr=False)
-class Run(reader.Run):
+class Run(reader.StoredRun):
     """One run folder, written by `stabkit train`, by a Monitor in another loop, or by `convert`.
 
     The tables are `signals`, `scalars` and `evals`. What was found in them is `dips`, `drifts`,
@@ -124,7 +124,7 @@ class Run(reader.Run):
         return f"Run({str(self.path)!r})"
 
 
-class Runs(reader.Runs, Sequence[Run]):
+class Runs(reader.StoredRuns, Sequence[Run]):
     """The runs below a folder, as a sequence: `runs[0]`, `runs[:3]`, `runs["name"]`, `where`.
 
     Frames are those of `Run`, with a column `run` in front.

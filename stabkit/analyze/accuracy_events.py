@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stabkit.analyze.refused_series import attempt, refused
 from stabkit.detect import find_drift, find_outliers
 from stabkit.detect.dips import search_dips
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 THEN = ("onset", "trough", "depth")  # what the log of a run has of a dip
 
@@ -21,7 +21,7 @@ THEN = ("onset", "trough", "depth")  # what the log of a run has of a dip
 class Accuracy:
     """One evaluation of a run at all its steps."""
 
-    run: Run
+    run: StoredRun
     metric: str
 
     @cached_property
@@ -35,7 +35,7 @@ class Accuracy:
 
     @cached_property
     def correct(self) -> NDArray[np.bool_] | None:
-        """[evals, n]: which samples were right (`Run.correct`). Raises ValueError."""
+        """[evals, n]: which samples were right (`StoredRun.correct`). Raises ValueError."""
         return self.run.correct(self.metric)
 
     def series(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def falls(seen: Accuracy) -> Falls:
     return Falls(found, possible, sagged, _outside(found, alone))
 
 
-def _number(run: Run, key: str) -> float:
+def _number(run: StoredRun, key: str) -> float:
     value = run.settings.get(key)
     return float(value) if isinstance(value, (int, float)) else 0.0
 

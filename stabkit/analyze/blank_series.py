@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.analyze.series import has_level, is_total, without_parts
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 Steps = NDArray[np.int64]
 
@@ -24,7 +24,7 @@ BLANK = "blank in steps"
 
 
 def blank_series(
-    run: Run, losses: list[str], norms: list[str], metric: str
+    run: StoredRun, losses: list[str], norms: list[str], metric: str
 ) -> dict[str, list[str]]:
     """Return for each table the judged series that are blank in some steps, in words.
 

@@ -9,7 +9,7 @@ from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.refused_series import attempt
 from stabkit.detect import find_collapse, find_stuck_loss
 from stabkit.detect.collapse import NOTHING, SPREADS
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 HELD = 0.03  # an accuracy that ends at most so far below its first value has not fallen
 CALLED = {  # signals in words
@@ -25,7 +25,7 @@ CALLED = {  # signals in words
 COLLAPSE = {**dict.fromkeys(SPREADS, find_collapse), "loss_relative": find_stuck_loss}
 
 
-def collapsed_and_stuck(run: Run, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def collapsed_and_stuck(run: StoredRun, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return every sign of collapse in the scalars, and our own loss if it never left chance.
 
     The first column of a sign, signal, says which it is. If the accuracy `metric` ends above its
@@ -53,7 +53,7 @@ def collapsed_and_stuck(run: Run, metric: str) -> tuple[pd.DataFrame, pd.DataFra
     return pd.concat([events for events in found if len(events)], ignore_index=True), stuck
 
 
-def _course(run: Run, metric: str) -> Literal["rose", "held", "fell"]:
+def _course(run: StoredRun, metric: str) -> Literal["rose", "held", "fell"]:
     """Return how the accuracy went; without one, what is seen in the loss counts as a fall."""
     values = run.evals(metric)["value"]
     if len(values) < 2:

@@ -12,7 +12,7 @@ import pandas as pd
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.workers import WORTH_IT, each
-from stabkit.store.reader import Run, Runs
+from stabkit.store.reader import StoredRun, StoredRuns
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Diagnoses:
         return len(self.items)
 
     def factors(self) -> list[str]:
-        """Return the settings that differ between the runs (`Runs.factors`)."""
-        return Runs(self.path, tuple(diagnosis.run for diagnosis in self)).factors()
+        """Return the settings that differ between the runs (`StoredRuns.factors`)."""
+        return StoredRuns(self.path, tuple(diagnosis.stored for diagnosis in self)).factors()
 
     def that_finished(self) -> tuple["Diagnoses", int]:
         """Return the runs that count in means of final accuracies, and how many are left out.
@@ -41,7 +41,7 @@ class Diagnoses:
         return (Diagnoses(self.path, ended), len(self) - len(ended)) if ended else (self, 0)
 
 
-def diagnose(runs: Runs, processes: int = 1, metric: str | None = None) -> Diagnoses:
+def diagnose(runs: StoredRuns, processes: int = 1, metric: str | None = None) -> Diagnoses:
     """Return a diagnosis of every run.
 
     `metric`: the evaluation that is searched for dips and drifts, instead of the one that each
@@ -92,7 +92,7 @@ def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
     return value
 
 
-def _examined(item: tuple[Run, str | None]) -> dict[str, Any]:
+def _examined(item: tuple[StoredRun, str | None]) -> dict[str, Any]:
     """Return what a diagnosis finds, without the tables in which it is found."""
     diagnosis = Diagnosis(*item).examine()
     return {k: v for k, v in vars(diagnosis).items() if k not in ("run", "_asked", "_tables")}

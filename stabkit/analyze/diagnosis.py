@@ -32,7 +32,7 @@ from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES, Note
 from stabkit.store.gaps import gaps
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 BROKE_OFF = ("failed", "lost")  # how a run stands that ended before its end
 
@@ -44,27 +44,29 @@ class Diagnosis:
     `judged_metric` chooses. The diagnoses of several runs may share `tables`.
     """
 
-    def __init__(self, run: Run, metric: str | None = None, tables: Tables | None = None) -> None:
-        self.run = run
+    def __init__(
+        self, run: StoredRun, metric: str | None = None, tables: Tables | None = None
+    ) -> None:
+        self.stored = run
         self._asked = metric
         self._tables = tables or Tables()
 
     @property
     def name(self) -> str:
-        return self.run.name
+        return self.stored.name
 
     @property
     def path(self) -> Path:
-        return self.run.path
+        return self.stored.path
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.run.settings
+        return self.stored.settings
 
     @cached_property
     def finished(self) -> bool:
         """Whether the run came to its end; a log without a status is taken as it is."""
-        status = self.run.status()
+        status = self.stored.status()
         return status is None or status.state == "done"
 
     @cached_property
@@ -74,12 +76,12 @@ class Diagnosis:
         return self._asked or judged_metric(counts, SHORTEST)
 
     @property
-    def tables(self) -> Run:
+    def tables(self) -> StoredRun:
         """The run, for values that a diagnosis does not keep; each table is read once."""
-        return self._tables.of(self.run)
+        return self._tables.of(self.stored)
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
-        """Return the rows of `Run.evals` without the samples' answers."""
+        """Return the rows of `StoredRun.evals` without the samples' answers."""
         frame = self._evals
         return frame if metric is None else frame[frame["metric"] == metric].reset_index(drop=True)
 
@@ -121,7 +123,7 @@ class Diagnosis:
     def confirmed_then(self) -> pd.DataFrame:
         """Dips confirmed while it trained that the whole run does not show (`confirmed_then`)."""
         found = pd.concat([self.dips, self.possible_dips])
-        return accuracy_events.confirmed_then(Accuracy(self.run, self.metric), found)
+        return accuracy_events.confirmed_then(Accuracy(self.stored, self.metric), found)
 
     @property
     def drifts(self) -> pd.DataFrame:
@@ -360,7 +362,7 @@ class Diagnosis:
     @property
     def blew_up(self) -> bool:
         """Whether the run broke off, and showed a sign of instability: it has no final accuracy."""
-        stands = self.run.dir.standing()
+        stands = self.stored.dir.standing()
         return not self.finished and stands in BROKE_OFF and self.verdict in UNSTABLE
 
     @property

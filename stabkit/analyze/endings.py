@@ -23,7 +23,7 @@ def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
     found = []
     for (label, run), state in zip(named, table["state"], strict=True):
         if state in BROKE_OFF:
-            status = run.run.status()
+            status = run.stored.status()
             step = f" at step {status.step:,}" if status and status.step else ""
             reason = f": {shortened(status.reason, LONGEST)}" if status and status.reason else ""
             did = "failed" if state == "failed" else "was lost"
@@ -37,7 +37,7 @@ def not_recorded(runs: Diagnoses) -> list[str]:
     for cell in group_cells(runs):
         for run in cell.runs:
             failed = [
-                entry for entry in run.run.event_log() if entry.get("kind") == "monitor_failed"
+                entry for entry in run.stored.event_log() if entry.get("kind") == "monitor_failed"
             ]
             label = run_label(cell, run)
             found += [f"{label}: {shortened(str(e.get('reason')), LONGEST)}." for e in failed]

@@ -14,10 +14,10 @@ from stabkit.detect.robust import ZEROS, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.rundir import left_out
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 
-def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the spikes and the swells of each layer's gradient norm, ordered by onset and depth.
 
     The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
@@ -47,7 +47,7 @@ def raised_layers(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     return spikes, swells
 
 
-def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+def raised_series(found: Mapping[str, Series], run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
     spikes = spikes_of_series(found, run)
     if refused(spikes) or _died(list(found.values()), run):
@@ -63,7 +63,7 @@ def raised_series(found: Mapping[str, Series], run: Run) -> tuple[pd.DataFrame, 
     return joined(spiked, "stands_out"), joined(swells)
 
 
-def _died(series: Sequence[Series], run: Run) -> bool:
+def _died(series: Sequence[Series], run: StoredRun) -> bool:
     """Return whether every gradient norm is exactly 0 from some step to its end, and say so.
 
     Spikes are sought in logarithms, which zeros have not. Nothing is trained from there on. Layers
@@ -104,7 +104,7 @@ def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
     return swells[np.array(apart, dtype=bool)].reset_index(drop=True)
 
 
-def layers_without_gradient(run: Run) -> dict[str, int]:
+def layers_without_gradient(run: StoredRun) -> dict[str, int]:
     """Return the layers whose gradient is missing from some step to the end, and that step.
 
     Layers count that had `ZEROS` values or more and lack as many at the end, by their own distance
@@ -123,7 +123,7 @@ def layers_without_gradient(run: Run) -> dict[str, int]:
     return found
 
 
-def relative_norms(run: Run) -> pd.DataFrame:
+def relative_norms(run: StoredRun) -> pd.DataFrame:
     """Return gradient norms over each layer's median: step, layer, depth, value, relative.
 
     Layers without a gradient, such as frozen ones, are left out. Medians are of finite values.

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from pathlib import Path
 
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 BUDGET = 256 * 2**20  # bytes; a run of 10,000 steps and 20 layers needs about 6 MiB
 
@@ -13,10 +13,10 @@ class Tables:
 
     def __init__(self, budget: int = BUDGET) -> None:
         self.budget = budget
-        self._runs: OrderedDict[Path, Run] = OrderedDict()  # ordered by last use
+        self._runs: OrderedDict[Path, StoredRun] = OrderedDict()  # ordered by last use
         self._sizes: dict[Path, int] = {}  # without the last run, whose tables are being read
 
-    def of(self, run: Run) -> Run:
+    def of(self, run: StoredRun) -> StoredRun:
         """Return the run together with the tables that were read from it before."""
         if self._runs and (last := next(reversed(self._runs))) != run.path:
             self._sizes[last] = _size(self._runs[last])
@@ -31,6 +31,6 @@ class Tables:
         return self._runs[run.path]
 
 
-def _size(run: Run) -> int:
+def _size(run: StoredRun) -> int:
     frames = (run._kept or {}).values()
     return sum(int(frame.memory_usage(deep=True).sum()) for frame in frames)

@@ -16,13 +16,13 @@ from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.loss_tail import ends_when_back, rose, spikes_that_stand_out
 from stabkit.detect.robust import ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
 STILL = 0.01  # standard deviation over level; a loss at chance scatters less
 
 
-def loss_spikes(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
+def loss_spikes(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
     """Return the rows of `spikes_of_series` on losses, without what hard batches explain.
 
     A single value counts only if it is `ALONE` times what was expected or more. A spike counts only

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from stabkit.analyze.series import gradient_norms
 from stabkit.detect.nonfinite import nonfinite_stretches
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.tables import stored_table
 
 Entry = dict[str, Any]
 
 
-def nonfinite_entries(run: Run, losses: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
+def nonfinite_entries(run: StoredRun, losses: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
     """Return the entries for non-finite values, and those for overflows.
 
     A gradient norm that is not finite and comes back is an overflow: mixed precision passes over
@@ -36,7 +36,7 @@ def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _of_losses(run: Run, losses: Sequence[str], logged: Sequence[Entry]) -> list[Entry]:
+def _of_losses(run: StoredRun, losses: Sequence[str], logged: Sequence[Entry]) -> list[Entry]:
     """Return an entry for each stretch of non-finite losses that the log does not tell of."""
     told = {(entry.get("step"), name) for entry in logged for name in names_of(entry)}
     table = run.scalars()
@@ -50,7 +50,7 @@ def _of_losses(run: Run, losses: Sequence[str], logged: Sequence[Entry]) -> list
     return [{"kind": "nonfinite", "step": step, "names": n} for step, n in sorted(found.items())]
 
 
-def _came_back(run: Run, entry: Entry) -> bool:
+def _came_back(run: StoredRun, entry: Entry) -> bool:
     """Return whether the entry names gradient norms alone, and each was finite again later.
 
     A norm of the whole model was not if half of its values from there on are not finite: no scaler
@@ -68,7 +68,7 @@ def _came_back(run: Run, entry: Entry) -> bool:
     return not layers or _layers_came_back(run, step, layers)
 
 
-def _layers_came_back(run: Run, step: int, layers: Sequence[str]) -> bool:
+def _layers_came_back(run: StoredRun, step: int, layers: Sequence[str]) -> bool:
     """Return whether the gradients of all layers were not finite at the step, and were so again.
 
     Weights must have been finite all the time.
@@ -93,7 +93,7 @@ def _recovers(values: NDArray[np.float64]) -> bool:
     return bool(2 * np.isfinite(values).sum() > values.size)
 
 
-def _weights_stayed_finite(run: Run, step: int, layers: Sequence[str]) -> bool:
+def _weights_stayed_finite(run: StoredRun, step: int, layers: Sequence[str]) -> bool:
     """Return whether every norm of weights that was measured from the step on is finite.
 
     Read as stored: one that is null was not measured, which pandas does not tell from NaN.

@@ -8,7 +8,7 @@ from stabkit.analyze.learning_rate import learning_rate
 from stabkit.analyze.text import aligned, shortened
 from stabkit.printing import counted
 from stabkit.rundir import Note
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 RESUMED = "resumed"
 LISTED = 20  # notes of a summary; more are counted
@@ -18,13 +18,13 @@ CALM = 3  # and by a quarter of it at most (of the logarithm) at so many values 
 MOST_JUMPS = 8  # of a run; more are a schedule
 
 
-def noted(run: Run) -> list[Note]:
+def noted(run: StoredRun) -> list[Note]:
     """Return the notes of people, and resumes, branches and jumps of the rate, by their steps."""
     found = [*run.notes(), *_resumes(run), *_branches(run), *_rate_jumps(run)]
     return sorted(found, key=lambda note: note.step)
 
 
-def _resumes(run: Run) -> Iterator[Note]:
+def _resumes(run: StoredRun) -> Iterator[Note]:
     for entry in run.event_log():
         if entry.get("kind") == "resume" and type(entry.get("step")) is int:
             changed = entry.get("changed")
@@ -33,19 +33,19 @@ def _resumes(run: Run) -> Iterator[Note]:
             yield Note(entry["step"], text, str(entry.get("time", "")))
 
 
-def _branches(run: Run) -> Iterator[Note]:
+def _branches(run: StoredRun) -> Iterator[Note]:
     for entry in run.event_log():
         if entry.get("kind") == "branch" and type(entry.get("begin")) is int:
             change = entry.get("change") or "nothing changed"
             yield Note(entry["begin"], f"branch: {change}", str(entry.get("time", "")))
 
 
-def _rate_jumps(run: Run) -> Iterator[Note]:
+def _rate_jumps(run: StoredRun) -> Iterator[Note]:
     for step, before, after in rate_jumps(run):
         yield Note(step, f"lr {before:.3g} to {after:.3g}", "")
 
 
-def rate_jumps(run: Run) -> list[tuple[int, float, float]]:
+def rate_jumps(run: StoredRun) -> list[tuple[int, float, float]]:
     """Return where the learning rate jumps: step, rate before and after.
 
     No smooth schedule and no warm-up does so.

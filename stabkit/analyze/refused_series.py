@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pandas as pd
 
 from stabkit.rundir import left_out
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 
 def attempt(
-    run: Run, what: str, find: Callable[[], pd.DataFrame], nothing: Callable[[], pd.DataFrame]
+    run: StoredRun, what: str, find: Callable[[], pd.DataFrame], nothing: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
     """Return what `find` finds; if it refuses the series, warn and return `nothing()`, marked."""
     try:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from stabkit.analyze.refused_series import attempt, refused
 from stabkit.detect import find_spikes
 from stabkit.detect.spikes import COLUMNS
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]  # steps and values
 
 
-def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
+def spikes_of_series(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
     """Return the rows of `find_spikes` on series of the whole run, such as losses.
 
     The columns are those of `raised_layers`: layer holds the name of the series, depth its
@@ -28,7 +28,7 @@ def spikes_of_series(found: Mapping[str, Series], run: Run) -> pd.DataFrame:
 
 
 def _spikes_of(
-    run: Run, name: str, position: int, steps: NDArray[np.int64], values: NDArray[np.float64]
+    run: StoredRun, name: str, position: int, steps: NDArray[np.int64], values: NDArray[np.float64]
 ) -> pd.DataFrame:
     find = partial(find_spikes, steps, values)
     return put_names(

@@ -63,7 +63,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
-        "state": run.run.dir.standing() if run.run.status() else "recorded",
+        "state": run.stored.dir.standing() if run.stored.status() else "recorded",
         "verdict": run.verdict,
         "judged_on": run.judged.words(),
         "collapse": ", ".join(run.collapses["signal"].unique()),

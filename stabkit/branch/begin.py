@@ -21,7 +21,7 @@ from stabkit.monitor.torch_files import write_tensors
 from stabkit.printing import counted
 from stabkit.replay.plan import attempts_of, states_before
 from stabkit.rundir import LIFECYCLE, TABLES, RunDir, atomic_write, hidden_folder, make_inside
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.writer import copy_rows
 from stabkit.train.checkpoint_file import read_checkpoint
 from stabkit.train.data.batches import ReadAhead, make_batch
@@ -179,7 +179,7 @@ class Beginnings:
 
     def _clipping(self, state: TrainState, begin: int) -> dict[str, Any]:
         """Return what clipping would remember, had it looked on from the start of the run."""
-        run = Run(self.study.parent).as_of_now()
+        run = StoredRun(self.study.parent).as_of_now()
         if state.stabilizer.config.clip == "zclip":
             norms = run.scalar("grad_norm_total")
         else:

@@ -7,7 +7,7 @@ from stabkit.branch.study import BranchStudy
 from stabkit.replay.plan import attempts_of
 from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import RunDir
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.train.exactness import changes, in_words, likely_cause
 
 
@@ -24,7 +24,7 @@ def prove_control(study: BranchStudy, begin: int, control: Path) -> Proven:
     Raises ReplayDiffersError that says from which step on it differs, in what, and what has
     changed.
     """
-    proof = Proof(Run(study.parent).as_of_now().keeping(), control)
+    proof = Proof(StoredRun(study.parent).as_of_now().keeping(), control)
     try:
         proof.compare(begin, study.horizon)
         proof.compare_last(study.horizon)

@@ -23,7 +23,7 @@ from stabkit.replay.plan import Event, find_event, recorded
 from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.replay.state_ring import StateRing
 from stabkit.rundir import atomic_write
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.yamlio import dump_yaml
 
 log = logging.getLogger("stabkit")
@@ -131,7 +131,7 @@ def branch_loop(
     return judged
 
 
-def _every(run: Run) -> int:
+def _every(run: StoredRun) -> int:
     """Return the usual number of steps between evaluations; 0 without any."""
     steps = np.unique(run.evals()["step"])
     return int(np.median(np.diff(steps))) if len(steps) > 1 else 0
@@ -281,7 +281,7 @@ def _trained(ring: StateRing) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in ring.model.named_parameters() if p.requires_grad}
 
 
-def _compare_control(record: Run, control: Path, begin: int, end: int) -> None:
+def _compare_control(record: StoredRun, control: Path, begin: int, end: int) -> None:
     """Warn if the control is not the run bit for bit: it is another placebo then."""
     try:
         Proof(record, control).compare(begin, end)

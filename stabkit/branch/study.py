@@ -24,7 +24,7 @@ from stabkit.replay.plan import (
     recorded,
 )
 from stabkit.rundir import RunDir
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.train.request import config_with_threads
 from stabkit.train.state import build_state
 
@@ -169,7 +169,7 @@ def _horizon(
     return horizon
 
 
-def _bottom(run: Run, event: Event) -> int:
+def _bottom(run: StoredRun, event: Event) -> int:
     if event.kind != "dip":
         return event.onset
     dips = Diagnosis(run).dips

@@ -15,7 +15,7 @@ from stabkit.printing import GENERATOR
 from stabkit.rundir import claim_for_file
 
 if TYPE_CHECKING:
-    from stabkit.store.reader import Runs
+    from stabkit.store.reader import StoredRuns
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def act(arguments: argparse.Namespace) -> int:
         return _write(runs, out, arguments.interactive, arguments.metric)
 
 
-def _write(runs: "Runs", out: Path, interactive: bool, metric: str | None) -> int:
+def _write(runs: "StoredRuns", out: Path, interactive: bool, metric: str | None) -> int:
     from stabkit.analyze.report.page import write_report
     from stabkit.branch.judge.report_section import preventions
     from stabkit.cores import usable_cores

@@ -9,7 +9,7 @@ from stabkit.rundir import MONITOR_SETTINGS, RunDir, read_file
 
 if TYPE_CHECKING:
     from stabkit.analyze.diagnoses import Diagnoses
-    from stabkit.store.reader import Runs
+    from stabkit.store.reader import StoredRuns
 
 
 class RequestError(Exception):
@@ -21,7 +21,7 @@ def is_speaker() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
-def open_runs(folder: Path, shown: Path | None = None) -> "Runs":
+def open_runs(folder: Path, shown: Path | None = None) -> "StoredRuns":
     """Open the runs below a folder, named `shown` in messages. Raises RequestError without any."""
     from stabkit.store.reader import load  # pandas takes a second to import
 
@@ -31,7 +31,7 @@ def open_runs(folder: Path, shown: Path | None = None) -> "Runs":
     return runs if shown is None else replace(runs, path=shown)
 
 
-def diagnose_runs(runs: "Runs", metric: str | None, processes: int = 1) -> "Diagnoses":
+def diagnose_runs(runs: "StoredRuns", metric: str | None, processes: int = 1) -> "Diagnoses":
     """Return `diagnose` of the runs. Raises RequestError if none has evaluations of `metric`."""
     from stabkit.analyze.diagnoses import UnknownMetricError, diagnose
 

@@ -15,12 +15,12 @@ from stabkit.convert.layout import FACTS
 from stabkit.convert.series import ConvertError
 from stabkit.convert.tensorboard import LAYOUT, is_event_file, need_tensorboard
 from stabkit.rundir import whole
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.schema import KEYS
 from stabkit.store.tables import stored_table
 
 
-def export_events(run: Run, folder: Path) -> int:
+def export_events(run: StoredRun, folder: Path) -> int:
     """Write every scalar, evaluation and signal, and the log as text; return the number of tags.
 
     TensorBoard keeps a scalar in 32 bits, so values are rounded to float32. The samples behind an
@@ -43,7 +43,7 @@ def export_events(run: Run, folder: Path) -> int:
     return len(layout["tags"])
 
 
-def _rows(run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _rows(run: StoredRun) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return columns step, tag, value; and the layout: layers in depth order, what each tag is."""
     tags: dict[str, dict[str, Any]] = {}
     parts: list[pd.DataFrame] = []
@@ -82,7 +82,7 @@ def _facts(rows: pd.DataFrame) -> dict[str, Any]:
     return {name: FACTS[name](value) for name, value in facts.items() if not math.isnan(value)}
 
 
-def _texts(run: Run) -> Iterator[tuple[int, str, str]]:
+def _texts(run: StoredRun) -> Iterator[tuple[int, str, str]]:
     """Yield (step, tag, text) of every entry of the log; an entry without a step stands at 0."""
     for event in run.event_log():
         step = event.get("step")

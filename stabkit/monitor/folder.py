@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from stabkit.monitor.measure.evals import LAST_STEP
 from stabkit.rundir import RunDir, claim_for_monitor
 from stabkit.store.background import Background
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.writer import Writer, steps_in, trim
 
 
@@ -122,7 +122,7 @@ def left_before(rundir: RunDir, step: int) -> tuple[bool, float | None]:
 
     A non-finite stretch that goes on over a restart is still one event.
     """
-    scalars = Run(rundir.path).scalars().set_index("step")
+    scalars = StoredRun(rundir.path).scalars().set_index("step")
     nonfinite, beta2 = (
         scalars["value"][scalars["name"] == name] for name in ("nonfinite_layers", "beta2")
     )

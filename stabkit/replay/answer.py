@@ -9,7 +9,7 @@ import pandas as pd
 from stabkit.detect import find_spikes, find_stale_moments
 from stabkit.printing import first_of
 from stabkit.replay.plan import ReplayPlan
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 SATURATED = 0.1  # share of ln S: a head that sees two or three of the tokens
 SAMPLES = 3  # named
@@ -18,7 +18,7 @@ SAMPLES = 3  # named
 class Found(NamedTuple):
     """The tables of a replay, and what stood out in them."""
 
-    run: Run
+    run: StoredRun
     tensors: pd.DataFrame  # step, tensor, grad_norm; without those that are only rounding
     samples: pd.DataFrame  # step, sample, loss
     first: pd.DataFrame  # tensor, onset, ratio: tensors that stood out, the first in front
@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 def look(folder: Path, plan: ReplayPlan) -> Found:
     """Read a replay's tables, and find the tensors that stood out from half of the lead on."""
-    run = Run(folder)
+    run = StoredRun(folder)
     tensors = pd.read_parquet(folder / "tensors.parquet")
     tensors = tensors[~tensors["tensor"].isin(_null_parameters(run))]
     rows = []
@@ -111,7 +111,7 @@ def _attention(found: Found) -> str:
     )
 
 
-def _null_parameters(run: Run) -> list[str]:
+def _null_parameters(run: StoredRun) -> list[str]:
     """Return the tensors whose gradients the Monitor found to be nothing but rounding."""
     reasons = [e["reason"] for e in run.event_log() if e.get("kind") == "null_parameters"]
     return [name for reason in reasons for name in reason.rpartition(": ")[2].split(", ")]

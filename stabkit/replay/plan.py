@@ -13,7 +13,7 @@ from stabkit.config import ConfigError, RunConfig, read_config, run_id, suggest
 from stabkit.monitor.ranks import world_size
 from stabkit.printing import first_of
 from stabkit.rundir import RunDir, kept_states
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.train.checkpoint_file import check_trainable, read_checkpoint
 from stabkit.train.request import config_with_threads
 
@@ -117,16 +117,16 @@ class Event(NamedTuple):
     layer: str | None = None
 
 
-def recorded(folder: Path) -> tuple[Run, int]:
+def recorded(folder: Path) -> tuple[StoredRun, int]:
     """Return the run as it stands now and its last step. Raises ReplayRefusedError without one."""
-    run = Run(folder).as_of_now().keeping()
+    run = StoredRun(folder).as_of_now().keeping()
     last = run.scalars()["step"].max()
     if math.isnan(last):
         raise ReplayRefusedError(folder, "has recorded no step yet")
     return run, int(last)
 
 
-def find_event(run: Run, at: str, last: int) -> Event:
+def find_event(run: StoredRun, at: str, last: int) -> Event:
     """Return what `at` names: a step, `dip`, or `dip:2`. Raises ReplayRefusedError."""
     kind, _, number = at.partition(":")
     if at.isdecimal():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stabkit.monitor.torch_files import read_tensors
 from stabkit.printing import first_of
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.schema import METRIC
 
 CLOCKS = ("images_per_s", "knn_seconds")  # scalars that depend on the time of day alone
@@ -24,7 +24,7 @@ class ReplayDiffersError(Exception):
 class Proof:
     """Compares interval by interval; `rows`, `evaluations` and `states` say what was compared."""
 
-    def __init__(self, record: Run, replay: Path) -> None:
+    def __init__(self, record: StoredRun, replay: Path) -> None:
         self._record, self._replay = record, replay
         self.rows = self.evaluations = 0
         self.states: list[int] = []
@@ -34,7 +34,7 @@ class Proof:
 
         Raises ReplayDiffersError for the first step that differs.
         """
-        record, replay = self._record, Run(self._replay)
+        record, replay = self._record, StoredRun(self._replay)
         layers = [_steps(run.signals(), first, end) for run in (record, replay)]
         scalars = [_steps(run.scalars(), first, end) for run in (record, replay)]
         evals = [_steps(run.evals(), first, end) for run in (record, replay)]
@@ -57,7 +57,7 @@ class Proof:
 
         `knn_bank` is not compared: it is recorded with the next update, which is not replayed.
         """
-        record, replay = (run.evals(METRIC) for run in (self._record, Run(self._replay)))
+        record, replay = (run.evals(METRIC) for run in (self._record, StoredRun(self._replay)))
         record, replay = record[record["step"] == step], replay[replay["step"] == step]
         if found := list(_evals_differ(record, replay)):
             raise ReplayDiffersError(f"differs from the record at step {step}: {found[0][1]}")

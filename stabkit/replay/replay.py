@@ -17,7 +17,7 @@ from stabkit.replay.instruments import SampleLosses, SampleTable, TensorNorms
 from stabkit.replay.plan import ReplayPlan, make_plan
 from stabkit.replay.proof import Proof, ReplayDiffersError
 from stabkit.rundir import ForeignFolderError, atomic_write
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.train.data.batches import ReadAhead, make_batch
 from stabkit.train.exactness import changes, circumstances, in_words, likely_cause
 from stabkit.train.loop import TrainingParts, evaluate_heldout, prepare, train_step
@@ -88,7 +88,7 @@ def _replay(plan: ReplayPlan, folder: Path, out: Path, parts: TrainingParts) -> 
     state.stabilizer.attach(state.optimizer)
     if config.branch:
         freeze_parameters(state.model.online, state.optimizer, config.branch.freeze)
-    proof = Proof(Run(folder).as_of_now().keeping(), out)
+    proof = Proof(StoredRun(folder).as_of_now().keeping(), out)
     changed = changes(plan.attempt, circumstances(device, torch.get_num_threads()))
     with _told(plan, in_words(changed)), monitor, ReadAhead(config, parts.images) as ahead:
         compared = plan.start

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stabkit.printing import counted
 from stabkit.rundir import TABLES, LeftOutWarning, Status
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.schema import METRIC
 
 LISTED = 3  # at most so many stretches of steps are named
@@ -17,7 +17,7 @@ LISTED = 3  # at most so many stretches of steps are named
 Steps = NDArray[np.int64]
 
 
-def gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
+def gaps(run: StoredRun, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
     """Return `find_gaps`, and warn (LeftOutWarning) of each gap."""
     found = find_gaps(run, tables, end)
     for gap in found:
@@ -27,7 +27,7 @@ def gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> li
     return found
 
 
-def find_gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
+def find_gaps(run: StoredRun, tables: Sequence[str] = TABLES, end: int | None = None) -> list[str]:
     """Return the table and the steps of each gap in words.
 
     A run of `stabkit train` must hold `layers` and `scalars` for every step, and `knn_heldout` for
@@ -48,7 +48,7 @@ def find_gaps(run: Run, tables: Sequence[str] = TABLES, end: int | None = None) 
     return found
 
 
-def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]:
+def _missing(run: StoredRun, table: str, end: int | None) -> Iterator[tuple[int, int]]:
     try:
         made = run.dir.read_meta()
     except (OSError, ValueError):
@@ -72,14 +72,14 @@ def _missing(run: Run, table: str, end: int | None) -> Iterator[tuple[int, int]]
         yield final, final
 
 
-def _of_training(run: Run, table: str) -> Steps:
+def _of_training(run: StoredRun, table: str) -> Steps:
     if table == "layers":
         return _unique(run.signals(["grad_norm"])["step"])
     frame = run.scalars() if table == "scalars" else run.evals(METRIC)
     return _unique(frame["step"])
 
 
-def _of_monitor(run: Run, table: str) -> Steps:
+def _of_monitor(run: StoredRun, table: str) -> Steps:
     if table == "layers":
         return _of_training(run, table)
     if table != "scalars":
@@ -93,13 +93,13 @@ def _unique(steps: Any) -> Steps:
     return np.unique(np.asarray(steps, dtype=np.int64))
 
 
-def _trained(run: Run) -> int | None:
+def _trained(run: StoredRun) -> int | None:
     """Return how many steps were trained, if all their rows must be written by now."""
     status = _status(run)
     return status.step if status and status.state in ("done", "preempted") else None
 
 
-def _final(run: Run) -> int | None:
+def _final(run: StoredRun) -> int | None:
     """Return the step after the last, which is evaluated too, unless the run diverged there."""
     status = _status(run)
     if status is None or status.state != "done" or status.step < status.steps:
@@ -107,7 +107,7 @@ def _final(run: Run) -> int | None:
     return None if (status.reason or "").startswith("diverged") else status.step
 
 
-def _status(run: Run) -> Status | None:
+def _status(run: StoredRun) -> Status | None:
     try:
         return run.dir.last_status()
     except OSError:

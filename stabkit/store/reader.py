@@ -21,7 +21,7 @@ from stabkit.yamlio import flat, parse_yaml
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """One run folder, written by `stabkit train`, by a Monitor in another loop, or by `convert`.
 
     Damaged or foreign files in it are left out, and a LeftOutWarning names each.
@@ -65,11 +65,11 @@ class Run:
             raise ValueError(f"{file}: holds no settings")
         return dict(flat(content))
 
-    def keeping(self) -> "Run":
+    def keeping(self) -> "StoredRun":
         """Return the same run, which keeps each table that it reads; for one pass over the run."""
         return self if self._kept is not None else replace(self, _kept={})
 
-    def as_of_now(self) -> "Run":
+    def as_of_now(self) -> "StoredRun":
         """Return the same run without the rows that are written from now on.
 
         So a reader finds the same rows each time while the run trains.
@@ -196,14 +196,14 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Runs:
+class StoredRuns:
     """All runs below a folder."""
 
     path: Path
-    items: tuple[Run, ...]
+    items: tuple[StoredRun, ...]
 
-    def as_of_now(self) -> "Runs":
-        """Return the same runs, with `Run.as_of_now` for those that may still be written."""
+    def as_of_now(self) -> "StoredRuns":
+        """Return the same runs, with `StoredRun.as_of_now` for those that may still be written."""
         return replace(
             self,
             items=tuple(
@@ -212,7 +212,7 @@ class Runs:
             ),
         )
 
-    def __iter__(self) -> Iterator[Run]:
+    def __iter__(self) -> Iterator[StoredRun]:
         return iter(self.items)
 
     def __len__(self) -> int:
@@ -225,7 +225,7 @@ class Runs:
         return [key for key in varies if not key.startswith("runtime.")]
 
 
-def load(folder: str | Path) -> Runs:
+def load(folder: str | Path) -> StoredRuns:
     """Load every run at or below `folder`. Raises FileNotFoundError if there is no such folder.
 
     Two kinds of run are left out with a LeftOutWarning: a run with a damaged configuration, and a
@@ -234,8 +234,8 @@ def load(folder: str | Path) -> Runs:
     with more rows that can be read, or else the first by name.
     """
     path = Path(folder)
-    kept: dict[str, Run] = {}
-    for run in map(Run, find_runs(path)):
+    kept: dict[str, StoredRun] = {}
+    for run in map(StoredRun, find_runs(path)):
         try:
             settings = run.settings
         except (OSError, ValueError) as error:
@@ -250,12 +250,12 @@ def load(folder: str | Path) -> Runs:
             left_out(copy.path, f"it has the settings and the seed of {kept[key].path}")
     items = sorted(kept.values(), key=lambda run: run.path)
     names = Counter(run.name for run in items)
-    return Runs(
+    return StoredRuns(
         path, tuple(_named_by_path(run, path) if names[run.name] > 1 else run for run in items)
     )
 
 
-def _further(run: Run) -> tuple[bool, int, int]:
+def _further(run: StoredRun) -> tuple[bool, int, int]:
     status = run.dir.last_status()
     with warnings.catch_warnings():  # what the kept one lacks is told where it is read
         warnings.simplefilter("ignore", LeftOutWarning)
@@ -263,13 +263,13 @@ def _further(run: Run) -> tuple[bool, int, int]:
     return (status.state == "done", status.step, rows) if status else (False, 0, rows)
 
 
-def _named_by_path(run: Run, folder: Path) -> Run:
+def _named_by_path(run: StoredRun, folder: Path) -> StoredRun:
     return replace(run, called=run.path.relative_to(folder).as_posix())
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path) -> StoredRun:
     """Open one run folder. Raises FileNotFoundError if it is not one."""
     path = Path(folder)
     if find_runs(path) != [path]:
         raise FileNotFoundError(f"{path}: not a run folder (no config.yaml, no tables in it)")
-    return Run(path)
+    return StoredRun(path)

@@ -73,9 +73,9 @@ def sparkline(look: Look, row: Row, low: float, high: float) -> str:
 def _curve(path: str) -> tuple[float, ...]:
     """Return the held-out kNN accuracies on record; none if they cannot be read."""
     try:
-        from stabkit.store.reader import Run  # pandas takes a second to import
+        from stabkit.store.reader import StoredRun  # pandas takes a second to import
 
-        return tuple(Run(Path(path)).evals(METRIC)["value"].tolist())
+        return tuple(StoredRun(Path(path)).evals(METRIC)["value"].tolist())
     except Exception:  # no damaged record may end a sweep that is shown
         return ()
 
@@ -84,9 +84,9 @@ def _judged(path: str) -> Look:
     """Return curve and verdict of a run; without them if its record cannot be read."""
     try:
         from stabkit.analyze.diagnosis import Diagnosis
-        from stabkit.store.reader import Run
+        from stabkit.store.reader import StoredRun
 
-        found = Diagnosis(Run(Path(path)))
+        found = Diagnosis(StoredRun(Path(path)))
         with warnings.catch_warnings():  # what was left out is said by `analyze`
             warnings.simplefilter("ignore", LeftOutWarning)
             return Look(tuple(found.evals(found.metric)["value"].tolist()), found.verdict)

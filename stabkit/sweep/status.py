@@ -132,10 +132,10 @@ def _missing(rundir: RunDir, status: Status) -> list[str]:
     if not tables:
         return []
     from stabkit.store.gaps import find_gaps  # pandas takes a second to import
-    from stabkit.store.reader import Run
+    from stabkit.store.reader import StoredRun
 
     try:
-        return find_gaps(Run(rundir.path), tables)
+        return find_gaps(StoredRun(rundir.path), tables)
     except (ValueError, OSError) as error:
         return [f"parts of {', '.join(tables)}; which steps they held is not known ({error})"]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from stabkit.detect.online_dips import DipNews, OnlineDips
 from stabkit.rundir import RunDir
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.schema import METRIC
 
 
@@ -28,7 +28,7 @@ class Alerts:
         """`act` is called once for each new confirmed event, with its kind and onset."""
         self.rundir, self._act = rundir, act
         self._dips = OnlineDips(chance)
-        run = Run(rundir.path)
+        run = StoredRun(rundir.path)
         correct = run.correct(METRIC)
         if correct is not None:  # of a run that goes on; its log has these changes already
             for step, bits in zip(run.evals(METRIC)["step"].tolist(), correct, strict=True):

@@ -12,7 +12,7 @@ from stabkit.monitor.ranks import rank
 from stabkit.rundir import State as RunState
 from stabkit.rundir import Status, count_parts, missing_rows
 from stabkit.store.gaps import gaps
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.train.alerts import Alerts
 from stabkit.train.held_run import HeldRun
 from stabkit.train.keeping import pin_before
@@ -87,6 +87,9 @@ class Progress:
         """Look for rows that are missing before `step`; put a change into the event log."""
         if rank() != 0:
             return
-        before, self._missing = self._missing, gaps(Run(self._rundir.path).keeping(), end=step)
+        before, self._missing = (
+            self._missing,
+            gaps(StoredRun(self._rundir.path).keeping(), end=step),
+        )
         if self._missing != before:
             self._rundir.append_event("rows_missing", step, gaps=self._missing)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stabkit.convert.convert import convert
-from stabkit.store.reader import Run, open_run
+from stabkit.store.reader import StoredRun, open_run
 
 STEPS, EVERY = 400, 5
 DIP, SPIKE = (200, 240), 190
@@ -32,7 +32,7 @@ def planted() -> Planted:
     return series
 
 
-def converted(source: Path, out: Path, *pairs: str, **options: object) -> Run:
+def converted(source: Path, out: Path, *pairs: str, **options: object) -> StoredRun:
     """Return the one run of a conversion."""
     (made,) = convert(source, out, pairs, **options)  # type: ignore[arg-type]
     return open_run(made.folder)

@@ -16,7 +16,7 @@ from stabkit.analyze.plots import draw
 from stabkit.cli import main
 from stabkit.convert.convert import convert
 from stabkit.rundir import RunDir
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from tests.convert.conftest import DIP, EVERY, LAYERS, SPIKE, Planted, converted, planted
 from tests.convert.events import write_events
 
@@ -66,7 +66,7 @@ def as_lightning(series: Planted, folder: Path) -> Path:
 WRITERS = [as_events, as_csv, as_parquet, as_history, as_lightning]
 
 
-def assert_same_tables(run: Run, expected: Run, exact: bool) -> None:
+def assert_same_tables(run: StoredRun, expected: StoredRun, exact: bool) -> None:
     """Compare all tables; the order of names at one step does not count."""
     for table, keys in (("signals", ["step", "layer"]), ("scalars", ["step", "name"]),
                         ("evals", ["step", "metric"])):  # fmt: skip
@@ -78,7 +78,7 @@ def assert_same_tables(run: Run, expected: Run, exact: bool) -> None:
 
 
 @pytest.fixture(scope="module")
-def from_csv(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def from_csv(tmp_path_factory: pytest.TempPathFactory) -> StoredRun:
     folder = tmp_path_factory.mktemp("csv")
     return converted(as_csv(planted(), folder), folder / "out")
 
@@ -86,7 +86,7 @@ def from_csv(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.lengthy
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_planted_dip_and_spike_are_found(
-    tmp_path: Path, out: Path, write: Callable[[Planted, Path], Path], from_csv: Run,
+    tmp_path: Path, out: Path, write: Callable[[Planted, Path], Path], from_csv: StoredRun,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert main(["convert", str(write(planted(), tmp_path)), "-o", str(out)]) == 0

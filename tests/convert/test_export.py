@@ -6,14 +6,14 @@ import pytest
 
 from stabkit.cli import main
 from stabkit.convert.export import export_events
-from stabkit.store.reader import Run, open_run
+from stabkit.store.reader import StoredRun, open_run
 from stabkit.store.tables import stored_table
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import plant_run
 from tests.convert.conftest import converted
 
 
-def tables(run: Run) -> dict[str, pd.DataFrame]:
+def tables(run: StoredRun) -> dict[str, pd.DataFrame]:
     """Return the tables as stored, where null differs from NaN, without the samples."""
     frames = {}
     for name, order in (("layers", ["step", "depth"]), ("scalars", ["step", "name"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.store.writer import Writer
 
 
@@ -31,4 +31,4 @@ def test_rows_in_their_place_are_not_written_again(
             writer.flush()
     writer.add_scalars(np.arange(3, 5), "loss", np.ones(2))
     writer.flush()
-    assert Run(tmp_path).scalar("loss").index.tolist() == [0, 1, 2, 3, 4]
+    assert StoredRun(tmp_path).scalar("loss").index.tolist() == [0, 1, 2, 3, 4]

@@ -13,7 +13,7 @@ import stabkit
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.config import load_config
 from stabkit.rundir import RunDir
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from stabkit.train.loop import train
 
 SETTINGS = [
@@ -34,7 +34,7 @@ SETTINGS = [
 GAIN = {"moco": 0.16, "simclr": 0.21, "byol": 0.11, "swav": 0.13, "supervised": 0.31}
 
 
-def trained(folder: Path, *changes: str) -> Run:
+def trained(folder: Path, *changes: str) -> StoredRun:
     train(load_config("tiny", [*SETTINGS, *changes]), RunDir(folder))
     return stabkit.open_run(folder)
 

@@ -78,7 +78,7 @@ def _recorded(run: Diagnosis) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     A null was not measured. A NaN was measured, which must be shown.
     """
-    stored = stored_table(run.path / "layers", "layers", until=run.run.until("layers"))
+    stored = stored_table(run.path / "layers", "layers", until=run.stored.until("layers"))
     frame: pd.DataFrame = stored.to_pandas()
     once = ~frame.duplicated(KEYS)
     null = {n: stored[n].is_null().to_numpy() for n in stored.column_names if n not in KEYS}

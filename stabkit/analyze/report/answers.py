@@ -7,9 +7,10 @@ from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.notes import rate_jumps
 from stabkit.analyze.plots.clock import warmup_end
+from stabkit.analyze.report.advice import Advice
 from stabkit.analyze.report.headline import Verdict, isolated
 from stabkit.analyze.report.incident import KINDS, Incident
-from stabkit.analyze.report.remedy_effects import Advice, Trial
+from stabkit.analyze.report.remedy_trials import Trial
 from stabkit.analyze.report.signs import called, events_of
 from stabkit.analyze.text import layers_called
 from stabkit.printing import counted

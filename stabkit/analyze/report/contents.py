@@ -9,6 +9,7 @@ from stabkit.analyze.cells import group_cells
 from stabkit.analyze.collapse_events import CALLED
 from stabkit.analyze.definitions import footnote
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.report.advice import Advice, advise
 from stabkit.analyze.report.answers import Answer, answers
 from stabkit.analyze.report.cards import Card, Pictured, make_cards, with_pictures
 from stabkit.analyze.report.figures import Shown, Table, draw_figures
@@ -16,7 +17,6 @@ from stabkit.analyze.report.headline import Verdict, tell_verdict
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.remedy import Sign
-from stabkit.analyze.report.remedy_effects import Advice, advise
 from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.timeline import Curve, curve
 from stabkit.analyze.summary import run_table

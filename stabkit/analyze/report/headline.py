@@ -189,7 +189,7 @@ def _level(run: Diagnosis) -> float | None:
 
 
 def _steps(run: Diagnosis) -> int:
-    status = run.run.dir.last_status()
+    status = run.stored.dir.last_status()
     if status and status.step:
         return status.step
     evals = run.evals(run.metric)["step"]

@@ -8,7 +8,7 @@ import pandas as pd
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.branch.judge.measured import KINDS, ParentEvent, measure
 from stabkit.config import ConfigError, read_mapping
-from stabkit.store.reader import Run, open_run
+from stabkit.store.reader import StoredRun, open_run
 
 PLAN = "branches.yaml"
 COLUMNS = {
@@ -35,14 +35,14 @@ class Planned(NamedTuple):
     """
 
     study: Path
-    parent: Run
+    parent: StoredRun
     metric: str
     event: ParentEvent
     horizon: int
     branches: list[dict[str, Any]]
-    opened: dict[str, Run]
+    opened: dict[str, StoredRun]
 
-    def branch(self, folder: str) -> Run:
+    def branch(self, folder: str) -> StoredRun:
         """Return the branch in a folder of the study."""
         if folder not in self.opened:
             self.opened[folder] = open_run(self.study / folder).keeping()
@@ -74,7 +74,7 @@ def read_plan(study: Path) -> Planned:
     return Planned(study, parent, Diagnosis(parent).metric, event, horizon, branches, {})
 
 
-def _parent(study: Path, folder: Path) -> Run:
+def _parent(study: Path, folder: Path) -> StoredRun:
     """Open the parent: its folder as written, or below a folder that the study lies in."""
     places = [folder, *(above / folder for above in study.resolve().parents)]
     found = next((place for place in places if place.is_dir()), None)
@@ -112,5 +112,5 @@ def has_ended(folder: Path) -> bool:
     """Return whether a branch trained to its end."""
     if not folder.is_dir():
         return False
-    status = Run(folder).status()
+    status = StoredRun(folder).status()
     return status is not None and status.state == "done"

@@ -16,7 +16,7 @@ from stabkit.detect import find_bursts, find_dips
 from stabkit.detect.bursts import burst_gap
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.spikes import MIN_HISTORY, usable_series
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 MARGIN = 2  # evaluations around the event within which the same event may begin
 MARGIN_STEPS = 10  # the same for a run without evaluations
@@ -58,7 +58,9 @@ class Joined(NamedTuple):
     correct: NDArray[np.bool_] | None
 
 
-def after_parent(branch: Run, parent: Run, metric: str, begin: int, horizon: int) -> Joined:
+def after_parent(
+    branch: StoredRun, parent: StoredRun, metric: str, begin: int, horizon: int
+) -> Joined:
     """Return the parent's evaluations before a branch began, and the branch's up to the horizon."""
     own, before = branch.evals(metric), parent.evals(metric)
     mine = (own["step"] >= begin) & (own["step"] <= horizon)
@@ -71,7 +73,7 @@ def after_parent(branch: Run, parent: Run, metric: str, begin: int, horizon: int
     return Joined(pd.concat([before[theirs], own[mine]], ignore_index=True), correct)
 
 
-def level_before(parent: Run, metric: str, onset: int) -> float:
+def level_before(parent: StoredRun, metric: str, onset: int) -> float:
     """Return the level before the event, in points. Raises ValueError without an evaluation."""
     evals = parent.evals(metric)
     values = evals["value"][evals["step"] <= onset].tail(BEFORE)
@@ -81,7 +83,7 @@ def level_before(parent: Run, metric: str, onset: int) -> float:
 
 
 def measure(
-    branch: Run, parent: Run, metric: str, event: ParentEvent, begin: int, horizon: int
+    branch: StoredRun, parent: StoredRun, metric: str, event: ParentEvent, begin: int, horizon: int
 ) -> Measured:
     """Measure a branch. Raises ValueError if the parent was evaluated and the branch was not."""
     seen = after_parent(branch, parent, metric, begin, horizon)
@@ -107,7 +109,7 @@ def measure(
 
 
 def _accuracy(
-    seen: Joined, branch: Run, parent: Run, metric: str, event: ParentEvent, begin: int
+    seen: Joined, branch: StoredRun, parent: StoredRun, metric: str, event: ParentEvent, begin: int
 ) -> tuple[float, float, float]:
     """Return area, depth and last; see `Measured`."""
     after = seen.evals[(seen.evals["step"] >= begin) & seen.evals["value"].notna()]
@@ -119,12 +121,14 @@ def _accuracy(
     return float(trapezoid(below, steps)), depth, float(values[-LAST:].mean())
 
 
-def _every(run: Run, metric: str) -> float:
+def _every(run: StoredRun, metric: str) -> float:
     steps = np.unique(run.evals(metric)["step"])
     return float(np.median(np.diff(steps))) if len(steps) > 1 else 0.0
 
 
-def _found(seen: Joined, branch: Run, parent: Run, kind: str, begin: int) -> pd.DataFrame:
+def _found(
+    seen: Joined, branch: StoredRun, parent: StoredRun, kind: str, begin: int
+) -> pd.DataFrame:
     """Return onset of each event of the kind, and whether it was over at the end.
 
     A dip has a trough and a recovery too, infinite if there was none; other events last no time.
@@ -163,7 +167,7 @@ def _momentary(onsets: "pd.Series[int]", recovered: bool) -> pd.DataFrame:
     )
 
 
-def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
+def _loss_spikes(branch: StoredRun, parent: StoredRun, begin: int) -> pd.DataFrame:
     """Return the spikes of the parent's losses before step `begin` and the branch's after."""
     before, own = parent.scalars(), branch.scalars()
     table = pd.concat([before[before["step"] < begin], own[own["step"] >= begin]])
@@ -178,7 +182,7 @@ def _loss_spikes(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
     return _momentary(spikes["onset"], recovered=True)
 
 
-def _bursts(branch: Run, parent: Run, begin: int) -> pd.DataFrame:
+def _bursts(branch: StoredRun, parent: StoredRun, begin: int) -> pd.DataFrame:
     """Return bursts of the parent's gradient norms before `begin` and the branch's after."""
     before, own = parent.signals("grad_norm"), branch.signals("grad_norm")
     table = pd.concat([before[before["step"] < begin], own[own["step"] >= begin]])

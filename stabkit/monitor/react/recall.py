@@ -10,7 +10,7 @@ from stabkit.detect.online_tails import KEPT
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.monitor.measure.rows import Rows
 from stabkit.rundir import RunDir
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 
 STEPS = KEPT  # of the layers; the detectors of spikes need no more
 SIGNALS = {
@@ -25,7 +25,7 @@ def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, 
     """Return the rows of steps below `before`, and whether the last of them was not finite."""
     if kind == "dip" or not rundir.table("scalars").is_dir():
         return None, False
-    run = Run(rundir.path)
+    run = StoredRun(rundir.path)
     scalars = run.scalars()
     scalars = scalars[scalars["step"] < before]
     counted = _series(scalars, "nonfinite_layers")[1]
@@ -42,7 +42,7 @@ def recalled_evals(
     """Yield metric, steps, correctness and chance of the evaluations below step `before`."""
     if kind != "dip" or not rundir.table("evals").is_dir():
         return
-    run = Run(rundir.path)
+    run = StoredRun(rundir.path)
     for metric, evals in run.evals().groupby("metric", observed=True):
         # with several numbers of neighbors a metric is no single series
         correct = run.correct(str(metric)) if evals["k"].nunique() == 1 else None
@@ -58,7 +58,7 @@ def _series(scalars: pd.DataFrame, name: str) -> tuple[IntArray, FloatArray]:
 
 
 def _layers(
-    run: Run, signals: Sequence[str], before: int
+    run: StoredRun, signals: Sequence[str], before: int
 ) -> tuple[IntArray, list[str], dict[str, FloatArray]]:
     table = run.signals(signals) if signals else pd.DataFrame()
     if not len(table):

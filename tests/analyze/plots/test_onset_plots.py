@@ -159,7 +159,7 @@ def test_rows_of_an_event_hold_what_was_recorded_around_it(whole_grid: Path) -> 
     assert (rows["offset"] == rows["step"] - DIP[0]).all()
     assert rows["step"].between(DIP[0] - margin, DIP[1] + margin).all()
     loss = rows[rows["panel"] == "loss"].set_index("step")["value"]
-    expected = run.run.scalar("loss").loc[DIP[0] - margin : DIP[1] + margin]
+    expected = run.stored.scalar("loss").loc[DIP[0] - margin : DIP[1] + margin]
     np.testing.assert_array_equal(loss, expected)
     knn = rows[rows["panel"] == "accuracy"]
     assert knn["step"].tolist() == list(range(DIP[0] - margin, DIP[1] + margin + 1, EVERY))

@@ -12,7 +12,7 @@ from stabkit.analyze.report.answers import _prevented
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.headline import Verdict
 from stabkit.analyze.report.incident import Incident
-from stabkit.analyze.report.remedy_effects import Pair, Trial
+from stabkit.analyze.report.remedy_trials import Pair, Trial
 from stabkit.analyze.report.signs import events_of
 from tests.analyze.conftest import diagnosed
 from tests.analyze.test_any_run import converted, falling_loss, noise

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from stabkit.analyze.plots.curves import gradient_curves
+from stabkit.analyze.report.advice import advise
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.page import render
-from stabkit.analyze.report.remedy_effects import advise
 from stabkit.analyze.report.signs import events_of, signs_seen, where_it_began
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.text import times

@@ -16,12 +16,13 @@ from torch import nn
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.claims import mean_above_zero
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.report import remedy_effects
+from stabkit.analyze.report import remedy_trials
+from stabkit.analyze.report.advice import advise
 from stabkit.analyze.report.contents import Report, make_report
 from stabkit.analyze.report.page import render
 from stabkit.analyze.report.remedies import NO_HELP, REMEDIES
 from stabkit.analyze.report.remedy import Remedy
-from stabkit.analyze.report.remedy_effects import Trial, advise, trial, trials
+from stabkit.analyze.report.remedy_trials import Trial, trial, trials
 from stabkit.analyze.report.sources import SOURCES
 from stabkit.analyze.report.torch_lines import torch_lines, values_of
 from stabkit.analyze.summary import run_table
@@ -337,7 +338,7 @@ def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.Monkey
         found = gains.get(remedy.name)
         return Trial((), mean_above_zero(remedy.name, found, "points"), 0) if found else None
 
-    monkeypatch.setattr(remedy_effects, "trial", measured)
+    monkeypatch.setattr(remedy_trials, "trial", measured)
     found = {r.name: t for r, t in zip(REMEDIES, trials(REMEDIES, [], set()), strict=True) if t}
     tested = [trial for name, trial in found.items() if name != "QK-norm"]
     expected = holm([trial.claim.p_value for trial in tested])

@@ -19,7 +19,7 @@ from stabkit.branch.judge.report_section import preventions
 from stabkit.config import ConfigError
 from stabkit.rundir import RunDir, Status
 from stabkit.store import tables
-from stabkit.store.reader import Run
+from stabkit.store.reader import StoredRun
 from tests.branch.judge.studies import BEGIN, DEPTH, END, HORIZON, LEVEL, ONSET, make_study, plant
 
 
@@ -56,7 +56,7 @@ def test_area_depth_and_level_are_those_that_were_planted(table: pd.DataFrame) -
 
 def test_the_level_before_is_the_median_of_the_last_three_evaluations(tmp_path: Path) -> None:
     plant(tmp_path / "run", 1, dip=130)
-    run = Run(tmp_path / "run")
+    run = StoredRun(tmp_path / "run")
     low, high = 100 * (LEVEL - DEPTH), 100 * LEVEL
     for onset, level in ((135, high), (139, high), (140, low), (0, high)):
         assert level_before(run, "knn_heldout", onset) == pytest.approx(level, abs=5)
@@ -77,7 +77,12 @@ def test_a_fall_from_the_begin_on_that_goes_on_through_the_event_prevents_nothin
     plant(tmp_path / "branch", 2, first=0, dip=dip, last=HORIZON)
     event = ParentEvent("dip", ONSET, END)
     found = measure(
-        Run(tmp_path / "branch"), Run(tmp_path / "parent"), "knn_heldout", event, BEGIN, HORIZON
+        StoredRun(tmp_path / "branch"),
+        StoredRun(tmp_path / "parent"),
+        "knn_heldout",
+        event,
+        BEGIN,
+        HORIZON,
     )
     assert (found.event, found.moved) == expected
 
