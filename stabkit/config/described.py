@@ -4,13 +4,11 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from pydantic.fields import FieldInfo
-
+from stabkit.config.allowed import allowed
 from stabkit.config.run import RunConfig
-from stabkit.config.section import MANY, Section
+from stabkit.config.section import Section
 from stabkit.yamlio import dump_yaml
 
 COLUMN = 34  # where the comments begin
@@ -75,31 +73,3 @@ def in_yaml(value: Any) -> str:
     if isinstance(value, str):
         return dump_yaml({"k": value}).removeprefix("k: ").rstrip("\n")
     return json.dumps(value)
-
-
-def allowed(annotation: Any, bounds: Sequence[Any] = ()) -> str:
-    """Return in words what a type allows; `bounds` are what stands beside it in `Annotated`."""
-    kinds, kind = get_args(annotation), get_origin(annotation) or annotation
-    if kind is Annotated:
-        inner, *beside = kinds
-        return allowed(inner, [*bounds, *beside])
-    if kind is Literal:
-        *first, last = map(str, kinds)
-        return f"{', '.join(first)} or {last}" if first else last
-    if kind in (Union, UnionType):
-        return ", or ".join(map(allowed, kinds))
-    if kind is tuple:
-        return f"a list: each {allowed(kinds[0])}"
-    words = {bool: "true or false", NoneType: "null", int: "a whole number", float: "a number"}
-    return " ".join([words.get(kind, "text"), *_range(bounds)])
-
-
-def _range(bounds: Sequence[Any]) -> Iterator[str]:
-    """Yield the bounds in words, but no limit of MANY or more, which only catches mistakes."""
-    for bound in bounds:
-        if isinstance(bound, FieldInfo):
-            yield from _range(bound.metadata)
-        for name, word in (("gt", "above"), ("ge", "from"), ("lt", "below"), ("le", "up to")):
-            limit = getattr(bound, name, None)
-            if limit is not None and limit < MANY:
-                yield f"{word} {limit:,}"

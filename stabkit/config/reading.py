@@ -13,9 +13,10 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from stabkit.config.allowed import allowed_at
 from stabkit.config.effect import without_effect
 from stabkit.config.run import RunConfig
-from stabkit.config.section import Section
+from stabkit.config.section import MANY, Section
 from stabkit.config.shares import RIVALS
 from stabkit.presets import preset_names, preset_text
 from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
@@ -23,6 +24,7 @@ from stabkit.yamlio import dump_yaml, parse_yaml, read_yaml
 Model = TypeVar("Model", bound=Section)
 NEAR = 3  # settings that an error names
 LISTED = 40  # words that an error lists
+SAYS_MORE = ("device", "finite_number")  # errors that say more than what the setting may be
 
 
 class ConfigError(ValueError):
@@ -112,7 +114,12 @@ def validate(model: type[Model], content: Mapping[str, Any], source: str) -> Mod
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(source, [_explain(e, keys_of(model)) for e in error.errors()]) from None
+        # A list with a bad entry is reported once more as a list that is then too short.
+        found = error.errors()
+        of_entries = {e["loc"][:-1] for e in found}
+        told = [e for e in found if e["type"] != "too_short" or e["loc"] not in of_entries]
+        problems = [_explain(e, model) for e in told]
+        raise ConfigError(source, problems) from None
 
 
 def load_config(source: str, overrides: str | Sequence[str] = ()) -> RunConfig:
@@ -198,17 +205,24 @@ def keys_of(model: type[Section], prefix: str = "") -> list[str]:
     return keys
 
 
-def _explain(error: Any, known: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        inside = error["input"]
-        if isinstance(inside, dict) and inside and not difflib.get_close_matches(key, known):
-            key += f".{next(iter(inside))}"  # an unknown section: one of its settings says more
+def _explain(error: Any, model: type[Section]) -> str:
+    key, given, kind = ".".join(map(str, error["loc"])), error["input"], error["type"]
+    if kind == "extra_forbidden":
+        known = keys_of(model)
+        if isinstance(given, dict) and given and not difflib.get_close_matches(key, known):
+            key += f".{next(iter(given))}"  # an unknown section: one of its settings says more
         return f"{key}: no such setting{suggest(key, known)}"
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    if error["type"] == "value_error":
+    if kind == "value_error":
         reason = str(error["ctx"]["error"])
         return f"{key}: {reason}" if key else reason
-    message = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key} = {error['input']!r}: should be {message}"
+    right = allowed_at(model, error["loc"])
+    if kind == "missing":
+        return f"{key}: missing" + (f"; should be {right}" if right else "")
+    if right is None or kind in SAYS_MORE:
+        right = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    elif kind == "less_than_equal" and error["ctx"]["le"] >= MANY:
+        right = f"at most {error['ctx']['le']:,}"
+    elif kind == "number" and isinstance(given, str):
+        right += ", written as 90 or 1e3"
+    shown = json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
+    return f"{key} = {shown}: should be {right}"

@@ -13,8 +13,7 @@ MANY = 1_000_000_000
 def _number(value: Any) -> Any:
     """Refuse text and booleans, which pydantic would convert to numbers."""
     if isinstance(value, bool | str):
-        message = "Input should be number, written as 90, 0.5 or 1e-3"
-        raise PydanticCustomError("number", message)
+        raise PydanticCustomError("number", "a number")
     return value
 
 
@@ -55,7 +54,7 @@ class Section(BaseModel):
     def _spelled(cls, value: Any, info: Any) -> Any:
         kind = _kind(cls, info.field_name)
         if kind == "boolean" and not isinstance(value, bool):
-            raise PydanticCustomError("boolean", "Input should be boolean: write true or false")
+            raise PydanticCustomError("boolean", "true or false")
         return _number(value) if kind == "number" else value
 
 

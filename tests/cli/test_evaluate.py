@@ -166,10 +166,19 @@ def test_export_then_import_then_evaluate(
         (["--kn"], "evaluate takes no '--kn'; did you mean '--knn'"),
         (["--knn", "knn.kk=3"], "knn.kk: no such setting; did you mean 'knn.k'"),
         (["--knn", "knn.k=[]"], "knn.k = "),
-        (["--knn", "knn.k=40000"], "less than 32768"),
-        (["--linear", "linear.lr=[0.1, -1]"], "linear.lr.0 = -1: should be greater than 0"),
-        (["--linear", "linear.choose_on=1"], "linear.choose_on = 1: should be less than 1"),
-        (["--finetune", "finetune.batch=7"], "finetune.batch = 7: should be a multiple of 2"),
+        (
+            ["--knn", "knn.k=40000"],
+            "knn.k.0 = 40000: should be a whole number above 0 below 32,768\n",
+        ),
+        (["--linear", "linear.lr=[0.1, -1]"], "linear.lr.0 = -1: should be a number above 0"),
+        (
+            ["--linear", "linear.choose_on=1"],
+            "linear.choose_on = 1: should be a number above 0 below 1",
+        ),
+        (
+            ["--finetune", "finetune.batch=7"],
+            "finetune.batch = 7: should be a whole number above 0 in multiples of 2",
+        ),
         (["--finetune", "finetune.epochs=3"], "warmup_epochs 5 exceeds epochs 3"),
         (["--knn", "data.image_size=32"], "data.image_size = 32: should be 16, the size the"),
         (["--knn", "data.name=cifar10"], "cifar10 data needs path"),

@@ -13,7 +13,7 @@ def test_all_problems_are_reported_together_with_a_remedy() -> None:
     assert len(caught.value.problems) == 3
     assert "optim.lrr: no such setting; did you mean 'optim.lr'?" in message
     assert "train.steps = 'many': should be" in message
-    assert "knn.temperature = -1: should be greater than 0" in message
+    assert "knn.temperature = -1: should be a number above 0" in message
 
 
 @pytest.mark.parametrize(
