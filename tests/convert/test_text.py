@@ -40,6 +40,8 @@ FORMS = {
     "lr: 1.0000e-02  eta: 1:00:00  loss: {loss:.4f}",
     "torchtitan": "[rank0]:2024-01-01 00:00:00,000 - root - INFO - step: {n}  loss: {loss:.4f}  "
     "grad_norm:  1.5000  memory: 10.00GiB(12%)  tps: 1,000",
+    "torchtitan, in color": "[titan] 2025-01-01 00:00:00,000 - root - INFO - \x1b[31mstep: {n:2d}  "
+    "\x1b[32mloss: {loss:8.4f}  \x1b[38;5;208mgrad_norm:  1.5000  \x1b[39mtps: 1,000\x1b[0m",
     "llmc, later": "step  {n}/19560 | loss {loss:.6f} (+nanz)| norm 0.5 (+nanz)| lr 3.00e-04 | "
     "288.50 ms | 54.0% bf16 MFU | 1820000 tok/s",
     "fairseq": "2020-01-01 00:00:00 | INFO | train_inner | epoch 001:  {n} / 1251 loss={loss:.3f}, "
