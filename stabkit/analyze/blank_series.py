@@ -52,8 +52,9 @@ def blank_series(
         ("scalars", {name: of[name] for name in losses if not has_level(name)}),
         ("scalars", {name: of[name] for name in norms}),
         ("evals", {metric: evals["step"].to_numpy()[evals["metric"] == metric]}),
-        ("layers", {"grad_norm of every layer": _measured(layers)}),
     ]
+    if log:  # a Monitor writes NaN itself
+        kinds.append(("layers", {"grad_norm of every layer": _measured(layers)}))
     found: dict[str, list[str]] = {}
     for table, kind in kinds:
         for name, own in kind.items():

@@ -17,7 +17,7 @@ from stabkit.analyze import accuracy_events, collapse_events, gradient_events, l
 from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_level
 from stabkit.analyze.blank_series import blank_series
 from stabkit.analyze.kept_tables import Tables
-from stabkit.analyze.nonfinite import nonfinite_entries
+from stabkit.analyze.nonfinite import last_nonfinite, names_of, nonfinite_entries
 from stabkit.analyze.notes import noted
 from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import gradient_norms, judged_metric, losses
@@ -242,6 +242,15 @@ class Diagnosis:
         """Entries, as in the run's log, for losses, weights or gradients that were not finite."""
         return self._nonfinite[0]
 
+    @cached_property
+    def nonfinite_until(self) -> int:
+        """The last step at which a value that was lost is not finite; -1 if none was lost."""
+        if not self.nonfinite:
+            return -1
+        named = {name for entry in self.nonfinite for name in names_of(entry)}
+        last = max(int(entry.get("step") or 0) for entry in self.nonfinite)
+        return max(last, last_nonfinite(self.tables, {*self.losses, *named}))
+
     @property
     def overflows(self) -> list[dict[str, Any]]:
         """Entries for gradient norms that were not finite and recovered, as in a skipped step."""
@@ -366,10 +375,16 @@ class Diagnosis:
         return not self.finished and stands in BROKE_OFF and self.verdict in UNSTABLE
 
     @property
+    def left_out(self) -> list[str]:
+        """Why detectors refused series of the run, in words."""
+        return [
+            why for found in (self.dips, self.spikes, self.loss_spikes) if (why := refused(found))
+        ]
+
+    @property
     def _unread(self) -> bool:
         """Whether a detector refused a series, or rows are missing of steps that were trained."""
-        tables = self.dips, self.spikes, self.loss_spikes
-        return any(map(refused, tables)) or bool(self.gaps())
+        return bool(self.left_out or self.gaps())
 
     def __repr__(self) -> str:
         return f"Diagnosis({str(self.path)!r})"

@@ -93,7 +93,8 @@ def _stuck(run: Diagnosis) -> Iterator[Row]:
 
 
 def _nonfinite(run: Diagnosis) -> Iterator[Row]:
-    yield from _entries("nonfinite", run.nonfinite)
+    for kind, onset, _, layer, size, p in _entries("nonfinite", run.nonfinite):
+        yield kind, onset, run.nonfinite_until, layer, size, p
 
 
 def _overflows(run: Diagnosis) -> Iterator[Row]:

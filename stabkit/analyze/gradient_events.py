@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from stabkit.analyze.refused_series import refused
+from stabkit.analyze.refused_series import refuse, refused
 from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, spikes_of_series
 from stabkit.detect import find_swells
 from stabkit.detect.joint_spikes import find_layer_spikes
@@ -13,7 +13,6 @@ from stabkit.detect.layer_tails import bursts_that_stand_out
 from stabkit.detect.robust import ZEROS, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
-from stabkit.rundir import left_out
 from stabkit.store.reader import StoredRun
 
 
@@ -26,7 +25,7 @@ def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     part of that spike.
     """
     table = run.signals(["grad_norm"])
-    layers, given, usable, refusals = [], [], [], 0
+    layers, given, usable, why = [], [], [], ""
     for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
         try:
             series = rows["step"].to_numpy(), rows["grad_norm"].to_numpy()
@@ -34,8 +33,7 @@ def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
             given.append(series)
             layers.append((str(layer), int(depth)))
         except ValueError as error:
-            left_out(run.path, str(error), f"spikes of grad_norm in {layer}")
-            refusals += 1
+            why = refuse(run, str(error), f"spikes of grad_norm in {layer}")
     spiked, swelled = _marked(usable, find_layer_spikes(usable)), find_layer_swells(usable)
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
     spiked, swelled = (
@@ -43,16 +41,16 @@ def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
         for found in (spiked, swelled)
     )
     spikes, swells = joined(spiked, "stands_out"), joined(swelled)
-    spikes.attrs["refused"] = refusals > 0 or _died(given, run)
+    spikes.attrs["refused"] = why or _died(given, run)
     return spikes, swells
 
 
 def raised_series(found: Mapping[str, Series], run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
     spikes = spikes_of_series(found, run)
-    if refused(spikes) or _died(list(found.values()), run):
+    if why := refused(spikes) or _died(list(found.values()), run):
         spikes["stands_out"] = True
-        spikes.attrs["refused"] = True
+        spikes.attrs["refused"] = why
         return spikes, joined([])
     usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
     spiked = _marked(usable, [spikes[spikes["layer"] == name] for name in found])
@@ -63,8 +61,8 @@ def raised_series(found: Mapping[str, Series], run: StoredRun) -> tuple[pd.DataF
     return joined(spiked, "stands_out"), joined(swells)
 
 
-def _died(series: Sequence[Series], run: StoredRun) -> bool:
-    """Return whether every gradient norm is exactly 0 from some step to its end, and say so.
+def _died(series: Sequence[Series], run: StoredRun) -> str:
+    """Say since when every gradient norm is exactly 0 to its end; empty if one is not.
 
     Spikes are sought in logarithms, which zeros have not. Nothing is trained from there on. Layers
     that are 0 from the first step on may be frozen, unless all of them are.
@@ -75,14 +73,14 @@ def _died(series: Sequence[Series], run: StoredRun) -> bool:
         if np.any(values[known] != 0):
             since = zeros_since(values[known])
             if since is None:
-                return False
+                return ""
             found.append(int(steps[known][since]))
         elif known.sum() >= ZEROS:
             frozen.append(int(steps[known][0]))
     found = found or frozen
-    if found:
-        left_out(run.path, f"they are exactly 0 from step {max(found):,} to the end", "gradients")
-    return bool(found)
+    if not found:
+        return ""
+    return refuse(run, f"they are exactly 0 from step {max(found):,} to the end", "gradients")
 
 
 def _marked(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.DataFrame]:

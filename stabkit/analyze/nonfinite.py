@@ -1,6 +1,6 @@
 """Tell values that were lost for good from gradients that overflowed in a step or two."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,21 @@ def nonfinite_entries(run: StoredRun, losses: Sequence[str]) -> tuple[list[Entry
 def names_of(entry: Entry) -> list[str]:
     """Return the layers and series that an entry names."""
     return [str(name) for key in ("layers", "names") for name in _listed(entry.get(key))]
+
+
+def last_nonfinite(run: StoredRun, names: Collection[str]) -> int:
+    """Return the last step at which one of these series, or a gradient, is not finite.
+
+    -1 if none ever was.
+    """
+    table = run.scalars()
+    recorded = set(map(str, table["name"].unique()))  # names of a log need not be text at all
+    rows = table[table["name"].isin(recorded.intersection(names))]
+    steps = [rows["step"][~np.isfinite(rows["value"])]]
+    layers = run.signals()
+    if "nonfinite_count" in layers:
+        steps.append(layers["step"][layers["nonfinite_count"] > 0])
+    return max((int(found.max()) for found in steps if len(found)), default=-1)
 
 
 def _listed(value: object) -> list[Any]:

@@ -1,6 +1,6 @@
 """Go on where a detector refuses a series.
 
-A LeftOutWarning names the series, and `refused` is true of the empty table that is returned.
+A LeftOutWarning names the series, and `refused` says why of the empty table that is returned.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,17 @@ def attempt(
     try:
         return find()
     except ValueError as error:
-        left_out(run.path, str(error), what)
         found = nothing()
-        found.attrs["refused"] = True
+        found.attrs["refused"] = refuse(run, str(error), what)
         return found
 
 
-def refused(found: pd.DataFrame) -> bool:
-    """Return whether nothing was found because a detector refused the series, or one of them."""
-    return bool(found.attrs.get("refused", False))
+def refuse(run: StoredRun, why: str, what: str) -> str:
+    """Warn that `what` is left out of the run, and return so without the run's name."""
+    left_out(run.path, why, what)
+    return f"{what} left out, {why}"
+
+
+def refused(found: pd.DataFrame) -> str:
+    """Return why a detector refused the series, or one of them; empty if it searched all."""
+    return str(found.attrs.get("refused", ""))

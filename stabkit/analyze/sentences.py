@@ -58,10 +58,13 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
 
 
 def nothing_said(table: pd.DataFrame) -> str:
-    """Say why no run has a verdict: all lack values, or some recorded too little."""
+    """Say why no run has a verdict: all lack values, are left out, or recorded too little."""
     if (table["gaps"] != "").all():
         missing = "values of steps that were trained are missing"
         return f"Nothing can be said: {missing}.\n{first_gap(table)}"
+    if (table["left_out"] != "").all():
+        first = table.iloc[0]
+        return f"Nothing can be said.\n{first['run']}: {first['left_out']}."
     return (
         f"Nothing can be said: a verdict needs {SHORTEST} evaluations of an accuracy, or more than "
         f"{MIN_HISTORY} values of a\nloss or of a gradient norm, and all rows of the steps trained."
@@ -186,8 +189,8 @@ def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
         p_value = p_words(dip["p_value"])
     yield (
         f"The deepest dip ({_named(worst)}): {100 * dip['depth']:.1f} points "
-        f"below its level\nat step {int(dip['trough'])}; begun at step {int(dip['onset'])}, {end} "
-        f"({p_value})."
+        f"below its level\nat step {int(dip['trough'])}; begun after step {int(dip['onset'])}, "
+        f"{end} ({p_value})."
     )
 
 

@@ -67,5 +67,5 @@ def joined(found: Iterable[pd.DataFrame], *more: str) -> pd.DataFrame:
         spiked = pd.concat(some).sort_values(["onset", "depth"], ignore_index=True)
     else:
         spiked = pd.DataFrame(columns=["layer", "depth", *COLUMNS, *more])
-    spiked.attrs["refused"] = any(refused(events) for events in tables)
+    spiked.attrs["refused"] = next(filter(None, map(refused, tables)), "")
     return spiked

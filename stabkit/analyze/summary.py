@@ -89,6 +89,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
         "gaps": "; ".join(run.gaps()),
+        "left_out": "; ".join(run.left_out),
         "run": run.name,
     }
 

@@ -127,6 +127,7 @@ def test_gradients_that_are_zero_to_the_end_are_told(tmp_path, capsys, names, ze
     said = f"gradients left out, they are exactly 0 from step {10 * (200 - zeros):,} to the end"
     printed = capsys.readouterr()
     assert (said in printed.err) == (verdict == "unknown")
+    assert (said in printed.out) == (verdict == "unknown")
     assert f" {verdict} " in printed.out
     norms[names[-1]][-1] = 1.0
     (tmp_path / "again").mkdir()

@@ -151,3 +151,21 @@ def test_an_overflow_that_stays_is_told_from_its_first_step(interval: int, tmp_p
     (entry,) = stabkit.open_run(tmp_path).event_log()
     assert (entry["step"], entry["layers"], entry["reached"]) == (30, ["h.1"], 1)
     assert [(e.step, e.layer) for e in found] == [(30, "h.1")]
+
+
+def test_gradients_that_stay_nan_are_lost_to_the_end_and_are_no_blank(tmp_path: Path) -> None:
+    """The table holds their NaN, so nothing is missing."""
+    model = Blocks()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+        for step in range(60):
+            optimizer.zero_grad()
+            model(torch.ones(8, 4)).square().mean().backward()
+            if step == BAD:
+                assert model.head.bias.grad is not None
+                model.head.bias.grad[0] = math.nan
+            optimizer.step()
+    run = stabkit.open_run(tmp_path)
+    (lost,) = run.events("nonfinite").itertuples()
+    assert (lost.onset, lost.end) == (BAD, monitor.step - 1)
+    assert run.diagnosis().gaps() == []

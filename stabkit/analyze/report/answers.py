@@ -11,7 +11,7 @@ from stabkit.analyze.report.advice import Advice
 from stabkit.analyze.report.headline import Verdict, isolated
 from stabkit.analyze.report.incident import KINDS, Incident
 from stabkit.analyze.report.remedy_trials import Trial
-from stabkit.analyze.report.signs import called, events_of
+from stabkit.analyze.report.signs import called, events_of, when
 from stabkit.analyze.text import layers_called
 from stabkit.printing import counted
 
@@ -59,12 +59,17 @@ def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], wor
     if not of_run:
         return "Not known." if verdict.mood == "unknown" else "No event was found."
     first = of_run[0]
-    text = f"At step {first.onset:,}, with {called(first)}{_in_layers(first)}{_warmup(first)}"
-    text += _jump(first)
+    begun = when(first)
+    text = f"{begun[0].upper()}{begun[1:]}, with {called(first)}"
+    text += f"{_in_layers(first)}{_warmup(first)}"
+    fall = next((one for one in of_run if one.shows is not None), first)
+    if fall is not first:
+        text += f"; accuracy fell {when(fall)}"
     if not first.began_in:
         burst = next((one for one in of_run if one.began_in and one.kind == "burst"), None)
         if burst:
             text += f"; gradients burst first at step {burst.onset:,}{_in_layers(burst)}"
+    text += _jump(first)
     if len(runs) == 1:
         return f"{text}."
     label = next(

@@ -20,7 +20,8 @@ class Incident:
 
     `size` orders events of one kind: depth of a dip, ratio of a burst. `facts`: name, text.
     `began_in` is the layer or series where it began, if that is known. `loss` is the loss that the
-    event's picture shows, if it must be a certain one.
+    event's picture shows, if it must be a certain one. `shows` is the step at which an event
+    between two evaluations is first seen: an accuracy falls after `onset`, up to that step.
     """
 
     run: Diagnosis
@@ -33,6 +34,12 @@ class Incident:
     facts: Facts
     began_in: str = ""
     loss: str | None = None
+    shows: int | None = None
+
+    @property
+    def latest_begin(self) -> int:
+        """The latest step at which it may have begun."""
+        return self.onset if self.shows is None else self.shows
 
 
 def lasting(onset: int, end: int, open_end: bool = False) -> str:

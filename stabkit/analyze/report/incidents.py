@@ -102,7 +102,10 @@ def _dip(run: Diagnosis, where: str, dip: dict[Any, Any]) -> Incident:
         since = onset - max(trough - onset, 1)  # as far ahead of the onset as the fall is long
         facts += (("Gradients", burst_between(run, since, trough)),)
     headline = f"Dip of {points:.1f} points from step {onset:,} on"
-    return Incident(run, where, "dip", onset, end, float(dip["depth"]), headline, facts)
+    size = float(dip["depth"])
+    return Incident(
+        run, where, "dip", onset, end, size, headline, facts, shows=_next_evaluation(run, onset)
+    )
 
 
 def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
@@ -115,7 +118,23 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
         _p_value(p),
     )
     headline = f"Drift of {points:.1f} points from step {onset:,}"
-    return Incident(run, where, "drift", onset, trough, float(drift["depth"]), headline, facts)
+    size = float(drift["depth"])
+    return Incident(
+        run,
+        where,
+        "drift",
+        onset,
+        trough,
+        size,
+        headline,
+        facts,
+        shows=_next_evaluation(run, onset),
+    )
+
+
+def _next_evaluation(run: Diagnosis, step: int) -> int:
+    steps = run.evals(run.metric)["step"]
+    return int(steps[steps > step].min())
 
 
 def _outlier(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:

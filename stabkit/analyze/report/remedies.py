@@ -278,7 +278,8 @@ REMEDIES = (
         "checkpoint = torch.load(file)  # the last one before step {onset}\n"
         "model.load_state_dict(checkpoint[\"model\"])\n"
         "optimizer.load_state_dict(checkpoint[\"optimizer\"])\n"
-        "batches = itertools.islice(loader, 300, None)  # the batches of the event not again",
+        "batches = itertools.islice(loader, seen, None)  # seen: those of this epoch up to the end "
+        "of the event",
         {"at_once": 3, "loss_spikes": 2, "loss_left": 3},
         (
             Evidence("The spikes did not come back in the same place.", "palm"),

@@ -37,9 +37,10 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     """Describe the non-finite values of a run as one event: in what, and since when."""
     if not run.nonfinite:
         return
-    first, last, names, often = _entries(run.nonfinite)
-    end = max(last, _last_bad(run, names))
+    first, _, names, often = _entries(run.nonfinite)
+    end = run.nonfinite_until
     forever = end > first and end >= _last_step(run)
+    lost = {name for entry in run.nonfinite for name in names_of(entry)} & {*run.losses}
     entry = min(run.nonfinite, key=lambda entry: int(entry.get("step") or 0))
     signal, reached = entry.get("signal"), entry.get("reached")
     of = f"{signal} of " if signal and signal not in names else ""
@@ -48,11 +49,13 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
         ("In", of + _few(names) if names else "not recorded"),
         ("Lasts", "to the end of the run" if forever else often),
     )
+    if lost - {*names}:
+        facts += (("Reached", listed(sorted(lost - {*names}))),)
     if isinstance(reached, int) and reached > len(names):
         facts += (("Reached", f"{reached} layers"),)
     what = f"{of}{names[0]} is not finite" if len(names) == 1 else "Non-finite values"
     headline = f"{what} from step {first:,}"
-    in_loss = next((name for name in names if name in run.losses), None)
+    in_loss = min(lost, default=None)
     yield Incident(
         run, where, "non-finite", first, end, len(run.nonfinite), headline, facts,
         listed(names[:NAMED]) if names else "", in_loss,
@@ -86,15 +89,6 @@ def _entries(entries: list[dict[str, Any]]) -> tuple[int, int, list[str], str]:
 def _few(names: list[str]) -> str:
     more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
     return layers_called(listed(names[:NAMED] + more))
-
-
-def _last_bad(run: Diagnosis, names: list[str]) -> int:
-    """Return the last step at which a named series of the run was not finite; -1 if none was."""
-    table = run.tables.scalars()
-    recorded = set(map(str, table["name"].unique()))  # names of a log need not be text at all
-    rows = table[table["name"].isin(recorded.intersection(names))]
-    steps = rows["step"][~np.isfinite(rows["value"])]
-    return int(steps.max()) if len(steps) else -1
 
 
 def _last_step(run: Diagnosis) -> int:

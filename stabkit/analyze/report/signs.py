@@ -70,11 +70,14 @@ class Began(NamedTuple):
 def events_of(incidents: Sequence[Incident], run: str) -> list[Incident]:
     """Return the events of a run from the first on.
 
+    A fall of the accuracy is dated between two evaluations. What happened there to losses and
+    gradients comes before it: they are recorded more often, and may be its cause.
     A loss that never left chance is left out if there are others: it is a collapse from step 0 on,
     which says nothing of the cause. So is a drift in which another event begins: its levels are
     means of many evaluations, so that its onset lies before that of the event.
     """
-    found = sorted((one for one in incidents if one.run.name == run), key=lambda one: one.onset)
+    of_run = (one for one in incidents if one.run.name == run)
+    found = sorted(of_run, key=lambda one: (one.latest_begin, one.shows is not None))
     found = [one for one in found if not _is_stuck(one)] or found
     return [one for one in found if one.kind != "drift" or not _inside(one, found)]
 
@@ -105,10 +108,10 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
     begin = of_run[0]
     told = next((one for one in of_run if one.began_in), begin)
     name = told.began_in
-    where = f"in {layers_called(begin.began_in)} at" if begin.began_in else "at"
-    words = f"{where} step {begin.onset:,}, with {called(begin)}"
+    where = f"in {layers_called(begin.began_in)} " if begin.began_in else ""
+    words = f"{where}{when(begin)}, with {called(begin)}"
     if told is not begin:
-        words += f"; then {called(told)} in {layers_called(name)} at step {told.onset:,}"
+        words += f"; then {called(told)} in {layers_called(name)} {when(told)}"
     first = re.split(", | and ", name)[0]  # of several layers that began together
     groups = groups_of(worst, first, told.onset) if first else []
     if groups:
@@ -119,6 +122,13 @@ def where_it_began(incidents: Sequence[Incident], worst: Diagnosis) -> Began:
 def called(one: Incident) -> str:
     """Return what an event is, with its article."""
     return IN_WORDS.get(one.kind, f"a {one.kind}")
+
+
+def when(one: Incident) -> str:
+    """Say at which step an event began, or between which two evaluations."""
+    if one.shows is None:
+        return f"at step {one.onset:,}"
+    return f"between steps {one.onset:,} and {one.shows:,}"
 
 
 def _early(run: Diagnosis) -> float:

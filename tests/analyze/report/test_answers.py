@@ -35,6 +35,26 @@ def test_a_single_run_is_told_with_its_events_and_the_jump_of_the_rate(tmp_path:
     assert "warm-up" not in where
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_happens_between_two_evaluations_comes_before_the_fall_of_the_second(
+    tmp_path: Path,
+) -> None:
+    """The loss is lost at step 152, and the accuracy is low from the evaluation at 160 on."""
+    losses = np.repeat(falling_loss(), 10)[:600]
+    losses[152:] = np.nan
+    seen = 0.8 + 0.004 * np.log(noise(3, 60, sigma=1.0))
+    seen[16:] -= 0.5
+    accuracy = np.full(600, "", dtype=object)
+    accuracy[::10] = seen
+    run = converted(tmp_path, {"loss": losses, "val_acc": accuracy}, np.arange(600))
+    report = make_report(diagnosed(tmp_path / "run"))
+    _, where, _ = (answer.text for answer in report.answers)
+    assert where.startswith("At step 152, with non-finite values in loss; accuracy fell between")
+    assert "between steps 150 and 160." in where
+    (lost,) = run.events("nonfinite").itertuples()
+    assert (lost.onset, lost.end) == (152, 599)
+
+
 def test_a_drift_in_which_another_event_begins_is_not_where_it_began() -> None:
     run: Any = SimpleNamespace(name="a")
     drift, spike, later = (

@@ -190,7 +190,8 @@ def test_the_lines_of_torch_run(tmp_path: Path, remedy: Remedy) -> None:
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
     known = {
         "torch": torch, "math": math, "itertools": itertools, "model": model,
-        "optimizer": optimizer, "loader": range(1000), "file": file, "self": nn.Module(),
+        "optimizer": optimizer, "loader": range(1000), "seen": 10, "file": file,
+        "self": nn.Module(),
         "head_dim": 4, "q": torch.ones(2, 4), "k": torch.ones(2, 4), "dim": 16, "width": 8,
         "mean": 1.0, "std": 0.1, "lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.1,
         "batch_size": 64, "warmup_steps": 10,
