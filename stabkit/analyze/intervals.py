@@ -14,6 +14,7 @@ AT_ONCE = 2**21  # values of resamples in memory at once: 16 MB, and as much for
 RESAMPLES = 9999
 TESTED = 3  # values of an arm; fewer are not tested
 ENOUGH = 10  # values of an arm; fewer give no interval: see `paired_test`
+UNEQUAL = 1.5  # ratio of the sizes of two arms from which Welch's test of few values errs too often
 TOO_FEW = "too few runs for an interval"
 
 
@@ -64,7 +65,10 @@ def paired_test(differences: ArrayLike) -> MeanTest:
 def unpaired_test(first: ArrayLike, second: ArrayLike) -> MeanTest:
     """Test whether the second mean less the first is 0, for runs that are not paired.
 
-    The same as `paired_test`, with Welch's test for fewer than `ENOUGH` values in an arm.
+    The same as `paired_test`, with Welch's test for fewer than `ENOUGH` values in an arm. If the
+    arms differ in size by a factor of `UNEQUAL`, the larger p-value counts of Welch's test and of a
+    permutation test of its statistic: with 3 values against 9, of which half lie far lower, Welch's
+    test alone finds a difference in 16 % of cases without any.
     """
     one, two = _known(first), _known(second)
     n, fewest = (one.size, two.size), min(one.size, two.size)
@@ -73,7 +77,28 @@ def unpaired_test(first: ArrayLike, second: ArrayLike) -> MeanTest:
         return MeanTest(n, mean, UNKNOWN, math.nan)
     if fewest >= ENOUGH:
         return MeanTest(n, mean, *_studentized([(1, two), (-1, one)]))
-    return MeanTest(n, mean, UNKNOWN, float(stats.ttest_ind(two, one, equal_var=False).pvalue))
+    p_value = float(stats.ttest_ind(two, one, equal_var=False).pvalue)
+    if max(n) >= UNEQUAL * fewest:
+        p_value = max(p_value, _permuted(one, two))
+    return MeanTest(n, mean, UNKNOWN, p_value)
+
+
+def _permuted(one: FloatArray, two: FloatArray) -> float:
+    """Return the p-value of Welch's statistic among permutations, all of them if they are few."""
+    test = stats.permutation_test(
+        (one, two), _welch, n_resamples=RESAMPLES, vectorized=True, alternative="greater",
+        random_state=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(test.pvalue)
+
+
+def _welch(one: FloatArray, two: FloatArray, axis: int) -> FloatArray:
+    """Return the size of Welch's t; infinite for arms that differ without any spread."""
+    squares = (x.var(axis=axis, ddof=1) / x.shape[axis] for x in (one, two))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(two.mean(axis=axis) - one.mean(axis=axis)) / np.sqrt(sum(squares))
+    found: FloatArray = np.nan_to_num(t, nan=0.0, posinf=np.inf)
+    return found
 
 
 def _known(values: ArrayLike) -> FloatArray:

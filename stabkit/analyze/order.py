@@ -22,6 +22,7 @@ from stabkit.detect.onset_order import (
 from stabkit.printing import counted
 
 LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
+NO_OTHER_SEEDS = "no other seeds of a setting, whose bursts would show what chance brings"
 FEWEST = 3  # bursts of several layers, or dips; fewer are told one by one, without a test
 FIRST = "patch_embed"  # the layer in which the paper sees bursts begin
 ORDERS = {
@@ -136,12 +137,15 @@ def herald(text: str, found: Association) -> Claim:
     """Judge whether bursts precede dips: dips with a burst only before against only after them.
 
     The claim holds only if bursts are also more frequent in the steps before dips than in those
-    beside (`event_association`), and if the bursts of other seeds would not do as well, where there
-    are some.
+    beside (`event_association`), and if the bursts of other seeds would not do as well. Without
+    other seeds it is undecided: if bursts and dips both follow epochs or restarts of the learning
+    rate, one comes before the other for no other reason.
     """
     claim = more_often(text, found.before, found.after)
-    p_values = [found.p_value, found.other_runs_p]
-    p_value = max(p for p in p_values if not math.isnan(p))
+    if math.isnan(found.other_runs_p):
+        note = "; ".join(filter(None, [claim.note, NO_OTHER_SEEDS]))
+        return replace(_held(claim, False, found.p_value), note=note)
+    p_value = max(found.p_value, found.other_runs_p)
     return _held(claim, p_value <= ALPHA, p_value)
 
 

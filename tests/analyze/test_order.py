@@ -117,7 +117,8 @@ def associated(*before: bool, schedule: str = "") -> list[EventTimes]:
 def test_heralds_are_judged_before_against_after() -> None:
     found = event_association(associated(*[True] * 8), 30)
     claim = herald("herald", found)
-    assert (claim.verdict, claim.effect, claim.n) == ("holds", math.inf, 8)
+    assert (claim.verdict, claim.effect, claim.n) == ("undecided", math.inf, 8)
+    assert "no other seeds of a setting" in claim.note
     assert herald_words(found) == (
         "8 of 8 dips had a gradient burst in the 30 steps before.\n"
         "0 of the 16 stretches of the same length on either side of these had one.\n"
