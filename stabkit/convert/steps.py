@@ -51,7 +51,7 @@ def to_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Lo
         del columns[column]
     series = {column: steps.of(cells) for column, cells in columns.items()}
     rows = {column: steps.rows_of(cells) for column, cells in columns.items()}
-    log.silent = _silent(series, steps.steps[steps.known])
+    log.silent = silent(series, steps.steps[steps.known])
     log.series, given_up = without_given_up(series, rows)
     if given_up[0]:
         why = "of attempts that were given up: the run went back to an earlier step"
@@ -59,11 +59,11 @@ def to_log(table: FileTable, asked: str | None, row_step: bool, name: str) -> Lo
     return log
 
 
-def _silent(series: Mapping[str, Series], steps: IntArray) -> tuple[int, int, int] | None:
+def silent(series: Mapping[str, Series], steps: IntArray) -> tuple[int, int, int] | None:
     """Return first, last and number of the steps whose rows hold no value; None without any."""
     held = [one.steps for one in series.values()]
-    silent = np.setdiff1d(steps, np.concatenate(held)) if held else steps[:0]
-    return (int(silent[0]), int(silent[-1]), silent.size) if silent.size else None
+    without = np.setdiff1d(steps, np.concatenate(held)) if held else steps[:0]
+    return (int(without[0]), int(without[-1]), without.size) if without.size else None
 
 
 def find_steps(table: FileTable, asked: str | None, row_step: bool) -> Steps:

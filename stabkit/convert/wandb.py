@@ -1,13 +1,16 @@
 """Exports of Weights & Biases: a history (one row per log call), or the CSV of a chart."""
 
+import numpy as np
+
 from stabkit.convert.columns import Column, FileTable
 from stabkit.convert.naming import STEPS
 from stabkit.convert.series import ConvertError, Log, shown
-from stabkit.convert.steps import find_steps, step_column, to_log
+from stabkit.convert.steps import Steps, find_steps, silent, step_column, to_log
 from stabkit.printing import counted
 
 CLOCK = ("_runtime", "_timestamp", "_wandb")
 RANGE = ("__MIN", "__MAX")
+PERIODS, LAST = 3, 20  # a curve is shorter if it lacks 3 values, at the largest of 20 distances
 
 
 def is_history(names: list[str]) -> bool:
@@ -52,7 +55,29 @@ def chart_logs(table: FileTable, asked: str | None, row_step: bool) -> list[Log]
             f"{counted(averaged, 'column')} differ from their __MIN and __MAX: W&B averaged over "
             "steps and a short spike or dip may be gone; the history has every value"
         )
+    if axis is not None and logs:
+        _note_blanks(logs, find_steps(table, asked, row_step))
     return logs
+
+
+def _note_blanks(logs: list[Log], rows: Steps) -> None:
+    """Note steps at which no run has a value, and runs that end before others.
+
+    Where the chart has one run, its steps go on without values. A blank beside values of other runs
+    says nothing: their steps need not be steps of this run.
+    """
+    every = {f"{log.name} {name}": one for log in logs for name, one in log.series.items()}
+    without = silent(every, rows.steps[rows.known])
+    end = max((int(one.steps[-1]) for one in every.values() if one.steps.size), default=0)
+    for log in logs:
+        log.silent = without
+        steps = np.unique(np.concatenate([rows.steps[:0], *(s.steps for s in log.series.values())]))
+        usual = np.diff(steps)[-LAST:].max(initial=0)
+        if usual and end - steps[-1] >= PERIODS * usual:
+            log.notes.append(
+                f"blank behind step {steps[-1]:,}, where others go on to {end:,}: the run ended "
+                "there, or its values were NaN; its history tells which"
+            )
 
 
 def _chart_log(
@@ -80,6 +105,8 @@ def _chart_log(
         for end in RANGE:
             if source + end in table.columns:
                 log.left_out[metric + end] = "the range of what was averaged"
+    if axis is None:  # the steps are the run's own
+        log.silent = silent(log.series, steps.steps[steps.known])
     return log
 
 

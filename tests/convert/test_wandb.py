@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import stabkit
+from stabkit.analyze.diagnoses import diagnose
 from stabkit.convert.convert import convert
 from stabkit.convert.series import ConvertError
 from tests.convert.conftest import converted
@@ -40,6 +41,31 @@ def test_a_chart_over_time_has_the_steps_of_each_run_beside(tmp_path: Path, out:
     (tmp_path / "c.csv").write_text("Relative Time,r - loss,r - loss__MIN\n.5,1,1\n")
     with pytest.raises(ConvertError, match="no column of steps for run r"):
         convert(tmp_path / "c.csv", out.with_name("again"))
+
+
+def test_the_only_curve_of_a_chart_may_go_blank(tmp_path: Path) -> None:
+    rows = [f'"{i}","{2.5 / (i + 5) + i % 3 / 100 if i < 300 else ""}"' for i in range(400)]
+    (tmp_path / "c.csv").write_text("\n".join(['"Step","r - loss"', *rows]))
+    of_time = [f"{i}.5,{row}".replace('"', "") for i, row in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("\n".join(["Relative Time,r - _step,r - loss", *of_time]))
+    for name in ("c", "t"):
+        convert(tmp_path / f"{name}.csv", tmp_path / name)
+        (found,) = diagnose(stabkit.load(tmp_path / name))
+        assert (found.verdict, found.gaps()) == ("unknown", ["loss blank in steps 300 to 399"])
+
+
+def test_a_curve_that_ends_before_others_is_noted(tmp_path: Path, out: Path) -> None:
+    rows = [f"{i},{i / 9},{i / 8 if i < 87 else ''},{i / 7 if i < 88 else ''}" for i in range(90)]
+    (tmp_path / "c.csv").write_text("\n".join(["Step,a - loss,b - loss,c - loss", *rows]))
+    notes = [one.plan.notes for one in convert(tmp_path / "c.csv", out)]
+    assert notes == [
+        [],
+        [
+            "blank behind step 86, where others go on to 89: the run ended there, or its values "
+            "were NaN; its history tells which"
+        ],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("form", ["lines", "array", "csv"])
