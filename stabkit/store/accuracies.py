@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from stabkit.store.schema import EVALS
 
 _KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")
-_ACCURACY = re.compile(r"(^|[^a-z])(acc|acc[@_-]?\d+|accuracy|top[@_-]?\d+|k-?nn)([^a-z]|$)")
+_ACCURACY = re.compile(  # prec@1: the share of right first guesses, in big_vision and older code
+    r"(^|[^a-z])(acc|acc[@_-]?\d+|accuracy|top[@_-]?\d+|prec@\d+|k-?nn)([^a-z]|$)"
+)
 # Scores of detection and segmentation, which only an evaluation has: mAP, mAP50(B), mAP_0.5:0.95,
 # bbox/AP, AP50, coco/bbox_mAP_50, mIoU, aAcc. A score of one class or size (AP-cat, APs) is none.
 _SCORE = re.compile(

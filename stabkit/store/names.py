@@ -17,4 +17,5 @@ def is_gradient_norm(name: str) -> bool:
     if found & _NO_GRADIENT_NORM:
         return False
     named = found & {"gnorm", "gradnorm"} or name == "norm"  # fairseq; llm.c
-    return bool(named) or ("norm" in found and any(word.startswith("grad") for word in found))
+    norm = "norm" in found or {"l", "2"} <= found  # l2_grads of big_vision
+    return bool(named) or (norm and any(word.startswith("grad") for word in found))

@@ -81,7 +81,8 @@ def test_names_of_norms(name: str, expected: tuple[str, str] | None) -> None:
 @pytest.mark.parametrize(
     "name",
     ["val/acc", "val_acc1", "top1", "Acc@1", "eval.top-5", "valid/accuracy", "valAcc",
-     "testAccuracy", "evalTop1", "valF1Score", "valAUC", "IoU"],
+     "testAccuracy", "evalTop1", "valF1Score", "valAUC", "IoU",
+     "val/prec@1", "Prec@5"],
 )  # fmt: skip
 def test_names_of_accuracies(name: str) -> None:
     assert is_accuracy(name)
@@ -122,13 +123,16 @@ def test_names_of_scores_of_a_size_a_class_or_another_kind(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["grad_norm", "train_grad_norm", "grad norm", "optim/total_grad_norm", "gnorm", "norm",
-     "grad_2.0_norm_total", "train/gradient_norm", "embedding_grad_l2_norm", "gradNorm"],
+     "grad_2.0_norm_total", "train/gradient_norm", "embedding_grad_l2_norm", "gradNorm",
+     "l2_grads"],
 )  # fmt: skip
 def test_names_of_gradient_norms_of_the_whole_model(name: str) -> None:
     assert is_gradient_norm(name)
 
 
-@pytest.mark.parametrize("name", ["loss", "layer_norm", "max_grad_norm", "grad_norm_clip", "norm1"])
+@pytest.mark.parametrize(
+    "name", ["loss", "layer_norm", "max_grad_norm", "grad_norm_clip", "norm1", "l2_params"]
+)
 def test_names_of_no_gradient_norm(name: str) -> None:
     assert not is_gradient_norm(name)
 
