@@ -1,4 +1,4 @@
-"""Numbers as other programs spell them: `1,234`, the decimal comma, `71.3%`, C's `-1.#IND`."""
+"""Numbers as other programs spell them: `1,234`, `71.3%`, C's `-1.#IND`, `tensor(2.3)`."""
 
 import re
 from collections.abc import Sequence
@@ -11,6 +11,18 @@ _POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+,\d+")
 _AROUND = ' \t\r\n"'  # `1, "2"`: a quote after a blank is part of the cell
 _OF_C = {"-1.#ind": "nan", "1.#ind": "nan", "1.#qnan": "nan", "-1.#qnan": "nan", "-nan(ind)": "nan",
          "nan(ind)": "nan", "1.#inf": "inf", "-1.#inf": "-inf"}  # fmt: skip
+_ONE = r"([-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|nan|inf))"
+# tensor(2.3, device='cuda:0', grad_fn=<NllLossBackward0>), np.float64(2.3), Array([2.3], dtype=…)
+_WRAPPED = re.compile(
+    rf"(?<!\w)(?:\w+\.)*(?:tensor|array|b?float\d+|u?int\d+)"
+    rf"\(\s*(?:{_ONE}|\[\s*{_ONE}\s*\])\s*(?:,\s*\w+=[^()]*)?\)",
+    re.IGNORECASE,
+)
+
+
+def unwrapped(text: str) -> str:
+    """Return a text with the number in place of a tensor or array of one number."""
+    return _WRAPPED.sub(lambda found: found[1] or found[2], text) if "(" in text else text
 
 
 def numbers_of(
@@ -51,7 +63,7 @@ def _number(cell: Any, thousands: bool) -> float | None:
     """Return a JSON value or a CSV cell as a number, spelled as in Python, JavaScript, R or C."""
     if not isinstance(cell, str):
         return _float(cell) if isinstance(cell, (int, float)) else None
-    text = cell.strip(_AROUND).lower()
+    text = unwrapped(cell.strip(_AROUND)).lower()
     if text in ("true", "false"):
         return float(text == "true")
     text = _OF_C.get(text, text)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from stabkit.convert.naming import EPOCHS, STEPS
 from stabkit.convert.pairs import COLOR, batch_of, inside, pairs_of
 from stabkit.convert.series import listed
+from stabkit.convert.spelling import unwrapped
 from stabkit.printing import counted
 from stabkit.store.accuracies import is_held_out
 
@@ -144,7 +145,7 @@ def is_log_text(path: Path) -> bool:
 
 
 def _names_numbers(lines: list[str]) -> bool:
-    lines = [COLOR.sub("", line) for line in lines]
+    lines = [unwrapped(COLOR.sub("", line)) for line in lines]
     numbers = [line for line in lines if re.search(r"\d", line)]
     named = sum(bool("{" in line or pairs_of(line) or batch_of(line)) for line in numbers)
     return 0 < len(numbers) <= 2 * named
@@ -187,12 +188,12 @@ def _without_settings(rows: list[dict[str, Any]], notes: list[str]) -> Iterator[
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines that are not blank, without colors.
+    """Yield the lines that are not blank, without colors and with the numbers of tensors.
 
     A line also ends where a progress bar moves back.
     """
     for line in file:
-        yield from (part for part in COLOR.sub("", line).split("\x08") if part.strip())
+        yield from (unwrapped(part) for part in COLOR.sub("", line).split("\x08") if part.strip())
 
 
 def _at_epoch(row: Mapping[str, Any]) -> bool:

@@ -47,6 +47,13 @@ def test_nan_as_c_prints_it_is_no_blank() -> None:
     np.testing.assert_equal(numbers, [np.nan, np.nan, -np.inf, np.nan])
 
 
+def test_numbers_in_tensors_are_numbers() -> None:
+    numbers, _ = numbers_of(
+        ["tensor(2.5, grad_fn=<NllLossBackward0>)", "np.float32(1.)", "tensor(nan)"]
+    )
+    np.testing.assert_equal(numbers, [2.5, 1, np.nan])
+
+
 def test_columns_between_semicolons_have_decimal_commas(tmp_path: Path) -> None:
     rows = "".join(f"{i};{str(v).replace('.', ',')};0,001\n" for i, v in enumerate(LOSS))
     found = table_of(tmp_path / "log.csv", "\ufeffstep;loss;lr\n" + rows.replace("\n", "\r\n"))

@@ -8,6 +8,7 @@ import pytest
 from stabkit.convert.convert import convert
 from stabkit.convert.pairs import pairs_of
 from stabkit.convert.series import ConvertError
+from stabkit.convert.spelling import unwrapped
 from tests.convert.conftest import converted
 
 FORMS = {
@@ -50,6 +51,9 @@ FORMS = {
     "{loss:.4f}  loss_cls: 0.5  time: 0.5  lr: 0.001  max_mem: 1000M",
     "dict with nan": "{{'loss': {loss:.4f}, 'grad_norm': nan, 'step': {n}}}",
     "named": "Step {n} train loss = {loss:.4f} val acc = 0.5",
+    "tensor": "step {n} loss: tensor({loss:.4f}, device='cuda:0', grad_fn=<NllLossBackward0>)",
+    "dict of tensors": "{{'step': {n}, 'loss': tensor({loss:.4f}), 'lr': np.float64(0.1)}}",
+    "array": "step={n} loss=Array([{loss:.4f}], dtype=float32) lr=jnp.float32(1e-4)",
 }
 LOSS = {
     "moco": "Loss", "megatron": "lm loss", "llmc": "trl", "olmo": "train/CrossEntropyLoss",
@@ -240,3 +244,9 @@ def test_a_bar_of_rich_names_epoch_and_batch(tmp_path: Path, out: Path) -> None:
     )
     steps = converted(tmp_path / "train.log", out).scalar("train_loss").to_dict()
     assert steps == {4 * e + i: e + i / 10 for e in range(3) for i in range(1, 5)}
+
+
+def test_a_tensor_of_several_numbers_is_no_number() -> None:
+    assert unwrapped("loss tensor([2.5, 1.5]) and tensor(2.5, 1.5)") == (
+        "loss tensor([2.5, 1.5]) and tensor(2.5, 1.5)"
+    )
