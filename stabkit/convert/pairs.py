@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from stabkit.convert.naming import STEPS
+from stabkit.convert.naming import EPOCHS, STEPS
 
 _NUMBER = r"[-+]?(?:\d+(?:,\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 _WORD = r"[A-Za-z_][\w@/.\-]*+"  # possessive: no backtracking, so a long line stays fast
@@ -52,8 +52,19 @@ _STEP_OF_TOTAL = re.compile(
 )
 # [50] training_loss = 6.9 of big_vision
 _STEP_BEFORE = re.compile(r"\[(\d+)\]\s+(?=[A-Za-z_][\w/@.\-]* = )")
+# train:  33%|###3  | 165/500 [00:10<00:20, 16.1it/s, loss=0.51] of tqdm
+_BAR = re.compile(r"^(?P<title>[^|]*?)\s*\d+%\|[^|]*\|\s*(?P<at>\d+)/(?P<size>\d+)\s*\[")
 _OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 6400/60000]
 _KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━)")
+
+
+class BarLine(NamedTuple):
+    """A progress bar at `at` of `size`, its `title`, and the names and numbers of the line."""
+
+    at: int
+    size: int
+    title: str
+    found: dict[str, Any]
 
 
 class BatchLine(NamedTuple):
@@ -78,6 +89,16 @@ def batch_of(line: str, epoch: int | None = None) -> BatchLine | None:
     if (found := _OF_SAMPLES.search(line)) and pairs_of(line[: found.start()]):
         return BatchLine(epoch, int(found[1]), int(found[2]), line[: found.start()])
     return None
+
+
+def bar_of(line: str) -> BarLine | None:
+    """Return the progress bar of the line if there is one and no value beside it is a step."""
+    if not (bar := _BAR.match(line)):
+        return None
+    found = pairs_of(bar["title"] + " | " + line[bar.end() :])  # without the title's percent
+    if {name.lower() for name in found} & (set(STEPS) - set(EPOCHS)):
+        return None
+    return BarLine(int(bar["at"]), int(bar["size"]), bar["title"], found)
 
 
 def pairs_of(line: str) -> dict[str, Any]:

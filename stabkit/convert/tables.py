@@ -69,6 +69,12 @@ def _read(path: Path, start: bytes, row_step: bool) -> FileTable:
         table = table_of(path, box_records(path, notes), notes)
     elif is_log_text(path):
         table = table_of(path, text_records(path, notes, row_step), notes)
+        if not table.columns and not row_step and any(text_records(path, [], True)):
+            raise ConvertError(
+                f"{path}: its lines name numbers (`loss: 0.5`) and no step; count lines by "
+                "--row-step",
+                "--row-step",
+            )
     else:
         table = read_csv(path)
     table.notes += notes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stabkit.convert.naming import EPOCHS, STEPS
-from stabkit.convert.pairs import COLOR, batch_of, inside, pairs_of
+from stabkit.convert.pairs import COLOR, BarLine, bar_of, batch_of, inside, pairs_of
 from stabkit.convert.series import listed
 from stabkit.convert.spelling import unwrapped
 from stabkit.printing import counted
@@ -34,13 +34,17 @@ _PHASE = re.compile(
 _PHASE_LINE = re.compile(
     r"^\W*(train|training|val|valid|validation|test|eval)\b[a-z ]*:\s*$", re.IGNORECASE
 )
+_EVALUATES = re.compile(  # in the title of a progress bar
+    r"\b(test(ing)?|val|valid(ation|ating)?|eval(uation|uating)?|dev|sanity)\b", re.IGNORECASE
+)
 _CLOCKS = {"time", "data_time", "eta", "memory", "data"}
 
 
 class _Reader:
     """What was read so far. A row of `batch` form names epoch and batch, as in `Epoch: [0][1/9]`.
 
-    `last` is the step of the last row of training, and `open` the row that may go on.
+    `last` is the step of the last row of training, and `open` the row that may go on. `bar` is the
+    last line of a progress bar that names no epoch, and `bars` how many were full before it.
     """
 
     def __init__(self, every_line: bool) -> None:
@@ -52,6 +56,8 @@ class _Reader:
         self.phase = ""
         self.epoch: int | None = None
         self.first_epoch: int | None = None
+        self.bar: BarLine | None = None
+        self.bars = self.other_bars = 0
         self.skipped = self.progress = 0
 
     def read(self, line: str) -> None:
@@ -81,8 +87,29 @@ class _Reader:
             number = batch.epoch - (self.first_epoch == 1)  # epochs count from 0, or else from 1
             at = {"step": number * batch.size + batch.at, "epoch": batch.epoch}
             self._row({**pairs_of(batch.rest), **at}, True)
+        elif "%|" in line and (bar := bar_of(line)):
+            self._bar(bar)
         else:
             self._other(line)
+
+    def _bar(self, bar: BarLine) -> None:
+        """Add a row at the place of the bar; one that begins again behind a full one counts on.
+
+        A bar of another length than the first is of something else, such as an evaluation.
+        """
+        before = self.bar or bar
+        if not bar.found:
+            self.skipped += 1
+        elif _EVALUATES.search(bar.title):
+            self.progress += 1
+        elif bar.size != before.size:
+            self.other_bars += 1
+        else:
+            self.bars += bar.at < before.at == before.size
+            self.bar = bar
+            below = self.is_headline
+            self._row({**bar.found, "step": self.bars * bar.size + bar.at}, False)
+            self.is_headline = below  # the lines below a headline go on, behind its bar
 
     def _other(self, line: str) -> None:
         found = inside(line) or pairs_of(line)
@@ -171,6 +198,11 @@ def text_records(
     if reader.progress:
         notes.append(
             f"{counted(reader.progress, 'line')} of progress within an evaluation left out"
+        )
+    if reader.bar is not None and reader.other_bars:
+        notes.append(
+            f"{counted(reader.other_bars, 'line')} left out of progress bars of another length "
+            f"than {reader.bar.size:,}, that of the first"
         )
     yield from _without_settings(rows, notes)
 

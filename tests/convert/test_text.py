@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stabkit.cli import main
 from stabkit.convert.convert import convert
 from stabkit.convert.pairs import pairs_of
 from stabkit.convert.series import ConvertError
@@ -179,6 +180,61 @@ def test_lines_without_a_step_are_counted_where_asked(tmp_path: Path, out: Path)
         convert(tmp_path / "train.log", out)
     run = converted(tmp_path / "train.log", out, row_step=True)
     assert run.scalar("loss").to_dict() == {i: 9 - i for i in range(9)}
+
+
+def test_the_command_that_counts_lines_is_in_the_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "train.log"
+    log.write_text("".join(f"loss: {9 - i}\n" for i in range(9)))
+    assert main(["analyze", str(log)]) == 2
+    command = f"stabkit convert {log} -o runs/train --row-step"
+    assert capsys.readouterr().err.endswith(f"Try: {command}\n")
+
+
+def bars(title: str, size: int, value: str, steps: range) -> list[str]:
+    form = "{}{:3d}%|##  | {}/{} [00:01<?, 9.5it/s{}]"
+    return [form.format(title, i * 100 // size, i, size, value) for i in steps]
+
+
+def test_a_bar_without_an_epoch_counts_steps(tmp_path: Path, out: Path) -> None:
+    lines = []
+    for e in range(3):
+        lines += bars("", 40, ", loss=5.0", range(1)) * e  # not yet of this epoch
+        lines += bars("train loss 0.5: ", 40, f", loss={4 - e}", range(5, 41, 5))
+        lines += bars("Validating: ", 40, ", loss=99", range(1, 5))
+        lines += bars("", 7, ", loss=99", range(1, 7)) + bars("Map: ", 9, "", range(1, 3))
+        lines += [f"val acc: 0.{e + 5}"]
+    (tmp_path / "train.log").write_text("\r".join(lines))
+    run = converted(tmp_path / "train.log", out)
+    losses = {40 * e + i: 4.0 - e for e in range(3) for i in range(5, 41, 5)}
+    assert run.scalar("loss").to_dict() == losses | {40: 5.0, 80: 5.0}
+    assert run.evals()["step"].tolist() == [40, 80, 120]
+    notes = run.dir.read_meta()["converted"]["notes"]
+    assert [note for note in notes if "progress" in note] == [
+        "12 lines of progress within an evaluation left out",
+        "18 lines left out of progress bars of another length than 40, that of the first",
+    ]
+
+
+def test_a_bar_that_begins_again_before_its_end_is_another_attempt(
+    tmp_path: Path, out: Path
+) -> None:
+    lines = bars("", 40, ", loss=3.0", range(1, 30)) + bars("", 40, ", loss=2.0", range(20, 41))
+    (tmp_path / "train.log").write_text("\r".join(lines))
+    losses = converted(tmp_path / "train.log", out).scalar("loss").to_dict()
+    assert losses == {i: 3.0 if i < 20 else 2.0 for i in range(1, 41)}
+
+
+def test_a_bar_below_a_headline_takes_the_lines_behind_it(tmp_path: Path, out: Path) -> None:
+    lines = []
+    for e in range(1, 5):
+        lines += [f"Epoch {e}/4", *bars("", 40, f", loss={5 - e}", range(10, 41, 10))]
+        lines += [f"Train error: 0.{e}"]
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    run = converted(tmp_path / "train.log", out)
+    assert run.scalar("loss").index.tolist() == list(range(10, 161, 10))
+    assert run.scalar("Train error").to_dict() == {40 * e: e / 10 for e in range(1, 5)}
 
 
 def test_text_without_numbers_is_refused_in_its_own_words(tmp_path: Path, out: Path) -> None:
