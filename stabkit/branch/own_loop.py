@@ -13,7 +13,13 @@ from torch import Tensor
 
 from stabkit.branch.judge.attribution import Attribution, judge_branches
 from stabkit.branch.judge.branch_figures import write_study
-from stabkit.branch.judge.branch_table import PLAN, has_ended, measured_table, read_plan
+from stabkit.branch.judge.branch_table import (
+    PLAN,
+    has_ended,
+    made_in,
+    measured_table,
+    read_plan,
+)
 from stabkit.branch.judge.measured import KINDS
 from stabkit.branch.nudges import distance, kick, nudge
 from stabkit.branch.protocol import FIRST, LEAD, PLACEBOS, REPLICATES, SHAMS
@@ -119,15 +125,16 @@ def branch_loop(
     with ring.still():
         if size is None:
             size = _kick_size(ring, train, changes, folder, begin)
-            atomic_write(folder / PLAN, dump_yaml(plan | {"kick": size}).encode())
+            written = plan | {"kick": size} | made_in(folder)
+            atomic_write(folder / PLAN, dump_yaml(written).encode())
         for branch in branches:
             _train_branch(ring, train, branch, folder, size, begin, end)
             if branch.row["kind"] == "control":
                 _compare_control(record, folder / branch.row["folder"], begin, end)
-    written = read_plan(folder)
-    table = measured_table(written)
+    read = read_plan(folder)
+    table = measured_table(read)
     judged = judge_branches(table)
-    write_study(written, table, judged)
+    write_study(read, table, judged)
     return judged
 
 

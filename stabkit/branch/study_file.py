@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stabkit.branch.judge.branch_table import PLAN
+from stabkit.branch.judge.branch_table import PLAN, made_in
 from stabkit.branch.study import BranchStudy, config_of_branch, folder_of
 from stabkit.config import ConfigError, read_mapping, run_id
 from stabkit.rundir import ForeignFolderError, atomic_write
@@ -14,7 +14,8 @@ BEFORE = ("states", ".lock")  # what may be there before the plan
 
 def write_plan(study: BranchStudy, folder: Path, kick: float | None) -> None:
     """Write the plan; `kick` is the size of the shams of that family."""
-    atomic_write(folder / PLAN, dump_yaml(_content(study, kick)).encode())
+    content = _content(study, kick) | made_in(folder)
+    atomic_write(folder / PLAN, dump_yaml(content).encode())
 
 
 def read_kick(study: BranchStudy, folder: Path) -> tuple[bool, float | None]:

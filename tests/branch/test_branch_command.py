@@ -190,6 +190,7 @@ def test_the_plan_is_a_file_and_the_same_command_goes_on(
     kinds = ["control", "placebo", "sham", "intervention"]
     assert [branch["kind"] for branch in plan["branches"]] == kinds
     assert plan["kick"] > 0
+    assert plan["made_in"] == "../.."
     assert plan["event"] == {"kind": "step", "onset": 14, "end": 14, "bottom": 14, "layer": None}
     assert (plan["horizon"], plan["branches"][0]["begin"]) == (18, 6)
     # a branch that is gone is made again, and nothing else is touched

@@ -14,6 +14,7 @@ import stabkit
 from stabkit.branch import own_loop
 from stabkit.branch.judge.attribution import Attribution
 from stabkit.branch.judge.branch_table import branch_table
+from stabkit.config import read_mapping
 from tests.conftest import tree
 from tests.docs.test_blocks import blocks
 from tests.train.processes import exit_codes, start
@@ -207,6 +208,7 @@ def test_the_block_on_the_page_runs_as_it_stands(
     said = capsys.readouterr().out
     assert "skip the batch: prevented." in said
     assert "half the rate: no different from a nudge." in said
+    assert read_mapping(tmp_path / "branches/mine/branches.yaml")["made_in"] == "../.."
 
 
 def refused_among_two(folder: Path) -> None:

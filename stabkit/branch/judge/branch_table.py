@@ -1,5 +1,6 @@
 """Read a study of branches: its plan, and one row a branch with what was measured."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,17 +71,29 @@ def read_plan(study: Path) -> Planned:
         raise ConfigError(
             str(file), [f"event.kind: {event.kind!r} is not judged in branches; those are: {known}"]
         )
-    parent = _parent(study, folder).as_of_now().keeping()
+    parent = _parent(study, folder, content.get("made_in")).as_of_now().keeping()
     return Planned(study, parent, Diagnosis(parent).metric, event, horizon, branches, {})
 
 
-def _parent(study: Path, folder: Path) -> StoredRun:
-    """Open the parent: its folder as written, or below a folder that the study lies in."""
-    places = [folder, *(above / folder for above in study.resolve().parents)]
-    found = next((place for place in places if place.is_dir()), None)
+def made_in(study: Path) -> dict[str, str]:
+    """Return the line of the plan that tells where a relative folder of the parent begins.
+
+    It is the present folder, as seen from the study, so that both can be moved together.
+    """
+    return {"made_in": os.path.relpath(Path.cwd(), study.resolve())}
+
+
+def _parent(study: Path, folder: Path, made_in: object) -> StoredRun:
+    """Open the parent: its folder below the one that the study was made in, or lies in.
+
+    The present folder comes last: it may hold another run of that name.
+    """
+    beginnings = [study.resolve() / made_in] if isinstance(made_in, str) else []
+    beginnings += [*study.resolve().parents, Path()]
+    found = next((above / folder for above in beginnings if (above / folder).is_dir()), None)
     if found is None:
         raise ConfigError(str(study / PLAN), [f"parent.folder: there is no folder {folder}"])
-    return open_run(found)
+    return open_run(found.resolve())
 
 
 def branch_table(study: Path) -> pd.DataFrame:

@@ -13,7 +13,13 @@ from stabkit.analyze.report.page import write_report
 from stabkit.branch.judge import measured
 from stabkit.branch.judge.attribution import judge_branches
 from stabkit.branch.judge.branch_figures import write_study
-from stabkit.branch.judge.branch_table import COLUMNS, branch_table, measured_table, read_plan
+from stabkit.branch.judge.branch_table import (
+    COLUMNS,
+    branch_table,
+    made_in,
+    measured_table,
+    read_plan,
+)
 from stabkit.branch.judge.measured import ParentEvent, level_before, measure
 from stabkit.branch.judge.report_section import preventions
 from stabkit.config import ConfigError
@@ -124,6 +130,25 @@ def test_a_plan_that_cannot_be_read_is_refused(study: Path, tmp_path: Path) -> N
         (tmp_path / "branches.yaml").write_text(text.replace(old, new))
         with pytest.raises(ConfigError, match=words):
             read_plan(tmp_path)
+
+
+def test_the_parent_is_found_from_any_folder(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (study / "branches.yaml").read_text()
+    for folder in ("runs", "sb/runs", "sb/deep/runs"):
+        plant(tmp_path / folder / "parent", 1)
+    monkeypatch.chdir(tmp_path)  # holds another run of that name
+    for place, line, expected in (
+        ("sb/branches", "", "sb/runs"),
+        ("sb/deep/branches", "made_in: ../../..\n", "sb/runs"),
+        ("sb/deep/others", "made_in: ../../gone\n", "sb/deep/runs"),
+    ):
+        (tmp_path / place / "one").mkdir(parents=True)
+        (tmp_path / place / "one/branches.yaml").write_text(line + text)
+        assert read_plan(Path(place, "one")).parent.path == tmp_path / expected / "parent"
+    monkeypatch.chdir(tmp_path / "sb")
+    assert made_in(Path("deep/branches/one")) == {"made_in": "../../.."}
 
 
 @pytest.mark.lengthy
