@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,7 @@ class Monitor:
         recording = self._recording
         return None if recording is None or recording.is_dead() else recording
 
-    def log(self, **values: Tensor | float) -> None:
+    def log(self, *unnamed: Never, **values: Tensor | float) -> None:
         """Record scalars of the step whose `optimizer.step()` ran last; wait for no tensor.
 
         A call before the first step logs for step 0. The last call in a step wins. A name that
@@ -138,6 +138,11 @@ class Monitor:
         `optimizer.step()`, and then replaces that of the step before. An accuracy is better
         recorded by `log_eval` or `log_accuracy`.
         """
+        if unnamed:
+            raise TypeError(
+                "log: values have names: log(loss=...), or log(**values) for a dictionary; got "
+                f"{type(unnamed[0]).__name__} without a name"
+            )
         if (recording := self._live) is not None and recording.writes():
             recording.rows.log(**values)
 

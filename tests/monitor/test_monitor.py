@@ -306,7 +306,22 @@ def test_an_evaluation_that_is_none_is_refused(tmp_path: Path) -> None:
         for classes in (None, ["cat"]):
             with pytest.raises(TypeError, match="predicted must hold the class of each sample"):
                 monitor.log_eval("val_acc", classes, classes)
+        with pytest.raises(TypeError, match=r"predicted .*, got the number 83\.1; an acc"):
+            monitor.log_eval("val_acc", 83.1, 100)
+        with pytest.raises(TypeError, match=r"labels .*, got the number 3; an accuracy goes to"):
+            monitor.log_eval("val_acc", [3], torch.tensor(3))
     assert not (tmp_path / "evals").exists()
+
+
+def test_values_without_a_name_are_refused_with_what_to_write(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    message = r"log: values have names: log\(loss=\.\.\.\), or log\(\*\*values\) .*; got "
+    with stabkit.Monitor(model, optimizer, tmp_path) as monitor:
+        with pytest.raises(TypeError, match=message + "dict"):
+            monitor.log({"loss": 1.0})  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=message + "Tensor"):
+            monitor.log(torch.ones(()))  # type: ignore[arg-type]
 
 
 def test_batches_of_an_evaluation_that_are_logged_one_by_one_are_told(tmp_path: Path) -> None:

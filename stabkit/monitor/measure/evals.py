@@ -74,12 +74,18 @@ def correct_bits(predicted: Any, labels: Any) -> NDArray[np.bool_]:
 
 def _classes(name: str, given: Any) -> torch.Tensor:
     try:
-        return torch.as_tensor(given)
+        classes = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"log_eval: {name} must hold the class of each sample as a number, got "
             f"{type(given).__name__} ({error})"
         ) from None
+    if not classes.ndim:
+        raise TypeError(
+            f"log_eval: {name} must hold the class of each sample, in one dimension or more, got "
+            f"the number {classes.item():g}; an accuracy goes to log_accuracy(metric, share, n=...)"
+        )
+    return classes
 
 
 def checked_count(call: str, name: str, value: Any) -> int:
