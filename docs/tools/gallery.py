@@ -89,11 +89,11 @@ def tutorial(folder: Path) -> None:
         r"^```python\n(.*?)^```$", (DOCS / "tutorial.md").read_text("utf-8"), re.M | re.S
     )
     assert found
-    (folder / "mine.py").write_text(found[1])
+    (folder / "damaged.py").write_text(found[1])
     here = Path.cwd()
     os.chdir(folder)
     try:
-        runpy.run_path("mine.py")["train"]("runs/plain/1", seed=1)
+        runpy.run_path("damaged.py")["train"]("runs/plain/1", seed=1)
         write(
             stabkit.open_run("runs/plain/1").plot("event-zoom"), DOCS / "figures" / "tutorial.png"
         )

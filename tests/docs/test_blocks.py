@@ -45,13 +45,13 @@ def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Yield the blocks of the tutorial after the first, which is in `mine.py` here."""
+    """Yield the blocks of the tutorial after the first, which is in `damaged.py` here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     loop, *others = blocks("tutorial.md")
-    Path("mine.py").write_text(loop)
+    Path("damaged.py").write_text(loop)
     yield others
-    sys.modules.pop("mine", None)
+    sys.modules.pop("damaged", None)
     importlib.invalidate_caches()
 
 

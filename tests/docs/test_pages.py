@@ -49,6 +49,20 @@ def test_anchors_are_made_as_github_makes_them() -> None:
     assert "dips-log_eval" in anchors(DOCS / "monitor.md")
 
 
+def test_each_page_saves_its_loop_in_a_file_of_its_own_that_git_ignores() -> None:
+    files = [f for page in PAGES for f in re.findall(r"Save this as\s`([\w.]+)`", prose(page))]
+    assert len(files) == len(set(files)) > 1
+    ignored = (ROOT / ".gitignore").read_text("utf-8").split()
+    assert {f"/{file}" for file in files} <= set(ignored)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/install.md"])
+def test_the_first_line_to_paste_installs_from_a_clone(page: str) -> None:
+    found = re.search(r"^```\n(.*?)(?: +#.*)?$", (ROOT / page).read_text("utf-8"), re.M)
+    assert found
+    assert found[1] == "pip install ."
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_link_leads_somewhere(page: Path) -> None:
     broken = []
