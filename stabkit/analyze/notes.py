@@ -16,6 +16,8 @@ LONGEST = 100  # characters of a note in a summary
 JUMP = 1.25  # a learning rate changes by this factor or more from one value to the next,
 CALM = 3  # and by a quarter of it at most (of the logarithm) at so many values on each side
 MOST_JUMPS = 8  # of a run; more are a schedule
+TOLD_JUMPS = 4  # of all runs in a summary: a schedule with restarts jumps in each of them
+_RATE = "lr "
 
 
 def noted(run: StoredRun) -> list[Note]:
@@ -42,7 +44,7 @@ def _branches(run: StoredRun) -> Iterator[Note]:
 
 def _rate_jumps(run: StoredRun) -> Iterator[Note]:
     for step, before, after in rate_jumps(run):
-        yield Note(step, f"lr {before:.3g} to {after:.3g}", "")
+        yield Note(step, f"{_RATE}{before:.3g} to {after:.3g}", "")
 
 
 def rate_jumps(run: StoredRun) -> list[tuple[int, float, float]]:
@@ -64,14 +66,26 @@ def rate_jumps(run: StoredRun) -> list[tuple[int, float, float]]:
 
 
 def notes_in_words(runs: Iterable[tuple[str, list[Note]]]) -> list[str]:
-    """Return a table of notes as text, by run and step; nothing without notes."""
+    """Return a table of notes as text, by run and step; nothing without notes.
+
+    The first jumps of the rate are told and the others counted, so that they hide no other notes.
+    """
+    every = [(run, note) for run, notes in runs for note in notes]
+    jumps = [i for i, (_, note) in enumerate(every) if _is_jump(note)]
+    untold = set(jumps[TOLD_JUMPS:])
     found = [
         [f"{note.step:,}", run, shortened(note.text, LONGEST)]
-        for run, notes in runs
-        for note in notes
+        for i, (run, note) in enumerate(every)
+        if i not in untold
     ]
     if not found:
         return []
     rest = len(found) - LISTED
     more = f"\n... and {counted(rest, 'note')} more" if rest > 0 else ""
+    if untold:
+        more += f"\n... and {counted(len(untold), 'jump')} of the learning rate more"
     return [aligned([["step", "run", "note"], *found[:LISTED]], left=(1, 2)) + more]
+
+
+def _is_jump(note: Note) -> bool:
+    return note.text.startswith(_RATE) and not note.time  # what people wrote has a time

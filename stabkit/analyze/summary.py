@@ -138,7 +138,8 @@ def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     chance = "unknown" if math.isnan(first["chance"]) else f"{100 * first['chance']:.3g} %"
     name = "Held-out kNN" if run.metric == METRIC else run.metric
     lines.append(f"{name} {often} on {size} {things}, chance {chance}.")
-    without = sum(not counts_known(d.evals(d.metric)) for d in runs)
+    searched = [d.evals(d.metric) for d in runs if d.judged.accuracy]
+    without = sum(not counts_known(evals) for evals in searched)
     if without:
         lines.append(
             f"{counted(without, 'run')} without sample counts: dips there are not tested, the "

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from stabkit.convert.series import FloatArray, IntArray, shown
-from stabkit.convert.spelling import numbers_of
+from stabkit.convert.spelling import PERCENT, numbers_of
 from stabkit.printing import counted
+from stabkit.store.accuracies import is_accuracy
+from stabkit.store.names import is_gradient_norm, words
 
 Words = tuple[IntArray, list[str]]  # rows and texts of the cells that are not blank
 Cells = tuple[IntArray, list[Any] | FloatArray]  # rows and values of the cells that are not blank
@@ -49,7 +51,8 @@ def add_column(table: FileTable, name: str, cells: Cells | str) -> None:
     rows, raw = cells
     if not isinstance(raw, np.ndarray):
         numbers, remarks = numbers_of(raw, table.decimal_comma)
-        table.notes += [f"{shown(name)}: {remark}" for remark in remarks]
+        told = [remark for remark in remarks if remark != PERCENT or _may_be_judged(name)]
+        table.notes += [f"{shown(name)}: {remark}" for remark in told]
         good = np.array([number is not None for number in numbers], dtype=bool)
         first = next((cell for cell, ok in zip(raw, good, strict=True) if not ok), None)
         if not good.all():
@@ -65,3 +68,9 @@ def add_column(table: FileTable, name: str, cells: Cells | str) -> None:
         table.left_out[name] = "blank throughout"
         return
     table.columns[name] = Column(rows.astype(np.int64), raw)
+
+
+def _may_be_judged(name: str) -> bool:
+    """Return whether a verdict may depend on a series; on a share of the peak speed none does."""
+    is_loss = any(word.endswith("loss") for word in words(name))
+    return is_loss or is_accuracy(name) or is_gradient_norm(name)

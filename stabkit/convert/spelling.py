@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+PERCENT = "in percent by its sign, divided by 100"
 _COMMA = re.compile(r"[-+]?\d+(?:,\d+)+(?:\.\d*)?(?:e[-+]?\d+)?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?")
 # European thousands, and a decimal comma: 1.234,56
@@ -48,7 +49,7 @@ def numbers_of(
         remarks.append(f"{what}, as in {commas[0]!r}")
     if shares and shares == sum(number is not None for number in numbers):
         numbers = [None if number is None else number / 100 for number in numbers]
-        remarks.append("in percent by its sign, divided by 100")
+        remarks.append(PERCENT)
     elif shares:
         remarks.append("some cells have the sign %, which was ignored")
     return numbers, remarks

@@ -1,3 +1,4 @@
+import math
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_the_words_say_what_the_table_says(grid_runs: Diagnoses) -> None:
         "of several layers.\n" in text
     )
     assert max(map(len, text.splitlines()[1:])) <= 110
+
+
+def test_the_noise_rule_is_told_only_where_a_dip_could_be_found(tmp_path: Path) -> None:
+    steps = np.arange(100)
+    for evaluations in (7, 8):
+        writer = Writer(tmp_path / str(evaluations), "planted")
+        writer.add_scalars(steps, "loss", 2 - steps / 100)
+        at = steps[: 5 * evaluations : 5]
+        writer.add_accuracies(at, "val_acc", 0.5 + at / 200, math.nan, 0, 0, math.nan)
+        writer.flush()
+        text = summary(diagnosed(tmp_path / str(evaluations)))
+        assert ("too few (a dip needs 8)" in text) == (evaluations == 7)
+        assert ("the noise rule alone" in text) == (evaluations == 8)
 
 
 def test_the_words_name_what_shows_a_collapse(tmp_path: Path) -> None:

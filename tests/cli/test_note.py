@@ -142,6 +142,16 @@ def test_a_jump_of_the_rate_is_noted_and_a_schedule_is_not(runs: Path) -> None:
     assert rates(run, [0.1 * 0.5 ** (i // 10) for i in range(200)]) == [], "a schedule of steps"
 
 
+def test_jumps_of_a_schedule_with_restarts_hide_no_other_note(runs: Path) -> None:
+    for run in runs.iterdir():
+        rates(run, [0.1 * 0.9 ** (i % 10) for i in range(60)])  # jumps five times
+    RunDir(runs / "1").append_note(55, "lr of people")
+    text = summary(diagnose(load(runs)))
+    assert text.count(" to 0.1\n") == 4
+    assert text.count("lr of people") == 1
+    assert "\n... and 6 jumps of the learning rate more\n" in text
+
+
 def test_a_branch_is_noted_where_it_begins(runs: Path) -> None:
     RunDir(runs / "0").append_event("branch", parent="x", begin=40, change="optim.beta2=0.95")
     RunDir(runs / "1").append_event("branch", parent="x", begin=40, change="")

@@ -54,6 +54,16 @@ def test_numbers_in_tensors_are_numbers() -> None:
     np.testing.assert_equal(numbers, [2.5, 1, np.nan])
 
 
+def test_percent_signs_are_told_of_what_may_be_judged(tmp_path: Path) -> None:
+    names = ["mfu", "val_acc", "train/boxLoss", "grad_norm"]
+    lines = [", ".join(f"{name} {9 - i}.5%" for name in names) for i in range(9)]
+    (tmp_path / "log.txt").write_text("".join(f"step {i}: {x}\n" for i, x in enumerate(lines)))
+    table = read_table(tmp_path / "log.txt")
+    assert table.columns["mfu"].values[0] == 0.095
+    told = [note.split(":")[0] for note in table.notes if "by its sign" in note]
+    assert sorted(told) == sorted(names[1:])
+
+
 def test_columns_between_semicolons_have_decimal_commas(tmp_path: Path) -> None:
     rows = "".join(f"{i};{str(v).replace('.', ',')};0,001\n" for i, v in enumerate(LOSS))
     found = table_of(tmp_path / "log.csv", "\ufeffstep;loss;lr\n" + rows.replace("\n", "\r\n"))
