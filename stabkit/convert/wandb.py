@@ -55,7 +55,7 @@ def chart_logs(table: FileTable, asked: str | None, row_step: bool) -> list[Log]
             f"{counted(averaged, 'column')} differ from their __MIN and __MAX: W&B averaged over "
             "steps and a short spike or dip may be gone; the history has every value"
         )
-    if axis is not None and logs:
+    if logs and (row_step or axis is not None):
         _note_blanks(logs, find_steps(table, asked, row_step))
     return logs
 
@@ -68,7 +68,7 @@ def _note_blanks(logs: list[Log], rows: Steps) -> None:
     """
     every = {f"{log.name} {name}": one for log in logs for name, one in log.series.items()}
     without = silent(every, rows.steps[rows.known])
-    end = max((int(one.steps[-1]) for one in every.values() if one.steps.size), default=0)
+    end = max((int(one.steps.max()) for one in every.values() if one.steps.size), default=0)
     for log in logs:
         log.silent = without
         steps = np.unique(np.concatenate([rows.steps[:0], *(s.steps for s in log.series.values())]))
@@ -105,7 +105,7 @@ def _chart_log(
         for end in RANGE:
             if source + end in table.columns:
                 log.left_out[metric + end] = "the range of what was averaged"
-    if axis is None:  # the steps are the run's own
+    if axis is None and not row_step:  # the steps are the run's own
         log.silent = silent(log.series, steps.steps[steps.known])
     return log
 

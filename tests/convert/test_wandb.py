@@ -57,15 +57,15 @@ def test_the_only_curve_of_a_chart_may_go_blank(tmp_path: Path) -> None:
 def test_a_curve_that_ends_before_others_is_noted(tmp_path: Path, out: Path) -> None:
     rows = [f"{i},{i / 9},{i / 8 if i < 87 else ''},{i / 7 if i < 88 else ''}" for i in range(90)]
     (tmp_path / "c.csv").write_text("\n".join(["Step,a - loss,b - loss,c - loss", *rows]))
-    notes = [one.plan.notes for one in convert(tmp_path / "c.csv", out)]
-    assert notes == [
-        [],
-        [
-            "blank behind step 86, where others go on to 89: the run ended there, or its values "
-            "were NaN; its history tells which"
-        ],
-        [],
-    ]
+    shorter = (
+        "blank behind step 86, where others go on to 89: the run ended there, or its values were "
+        "NaN; its history tells which"
+    )
+    for row_step in (False, True):
+        made = convert(tmp_path / "c.csv", out, row_step=row_step, force=row_step)
+        plans = [one.plan for one in made]
+        assert [shorter in plan.notes for plan in plans] == [False, True, False]
+        assert [plan.silent for plan in plans] == [None] * 3
 
 
 @pytest.mark.parametrize("form", ["lines", "array", "csv"])
