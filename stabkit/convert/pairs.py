@@ -52,8 +52,8 @@ _STEP_OF_TOTAL = re.compile(
 )
 # [50] training_loss = 6.9 of big_vision
 _STEP_BEFORE = re.compile(r"\[(\d+)\]\s+(?=[A-Za-z_][\w/@.\-]* = )")
-# train:  33%|###3  | 165/500 [00:10<00:20, 16.1it/s, loss=0.51] of tqdm
-_BAR = re.compile(r"^(?P<title>[^|]*?)\s*\d+%\|[^|]*\|\s*(?P<at>\d+)/(?P<size>\d+)\s*\[")
+# what follows `train:  33%|` in  train:  33%|###3  | 165/500 [00:10<00:20, 16.1it/s, loss=0.51]
+_BAR = re.compile(r"[^|]*\|\s*(?P<at>\d+)/(?P<size>\d+)\s*\[")
 _OF_SAMPLES = re.compile(r"\[\s*(\d+)\s*/\s*(\d+)\s*\]\s*$")  # loss: 2.3  [ 6400/60000]
 _KERAS = re.compile(r"^\s*(\d+)/(\d+)\s+(?:\[|-|━)")
 
@@ -93,12 +93,14 @@ def batch_of(line: str, epoch: int | None = None) -> BatchLine | None:
 
 def bar_of(line: str) -> BarLine | None:
     """Return the progress bar of the line if there is one and no value beside it is a step."""
-    if not (bar := _BAR.match(line)):
+    title, _, drawn = line.partition("%|")
+    if not (bar := _BAR.match(drawn)):
         return None
-    found = pairs_of(bar["title"] + " | " + line[bar.end() :])  # without the title's percent
+    title = title.rstrip("0123456789")
+    found = pairs_of(f"{title} | {drawn[bar.end() :]}")
     if {name.lower() for name in found} & (set(STEPS) - set(EPOCHS)):
         return None
-    return BarLine(int(bar["at"]), int(bar["size"]), bar["title"], found)
+    return BarLine(int(bar["at"]), int(bar["size"]), title, found)
 
 
 def pairs_of(line: str) -> dict[str, Any]:

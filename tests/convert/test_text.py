@@ -306,3 +306,10 @@ def test_a_tensor_of_several_numbers_is_no_number() -> None:
     assert unwrapped("loss tensor([2.5, 1.5]) and tensor(2.5, 1.5)") == (
         "loss tensor([2.5, 1.5]) and tensor(2.5, 1.5)"
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["tensor(" + "1" * 10**6, "tensor(" + " " * 10**6, "a." * 10**5 + "("], ids=range(3)
+)
+def test_a_long_line_is_searched_for_tensors_at_once(text: str) -> None:
+    assert unwrapped(text) == text  # with backtracking this takes minutes
