@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pandas as pd
@@ -119,12 +120,16 @@ def higher(
 
     Runs are paired over `pairs`, which hold `seed`, if most of them have partners (`match_runs`);
     else the claim says how they were compared. Runs that agree in all of `pairs` count as their
-    mean.
+    mean. Runs of a single seed decide nothing: another seed may differ from it in all settings.
     """
     settings = [key for key in pairs if key != "seed"]
     found = match_runs(_chosen(table, worse), _chosen(table, better), settings)
     note = "" if found.whole else found.words.rstrip(".")
-    return from_comparison(text, compare_matched(found, column), "points", note)
+    claim = from_comparison(text, compare_matched(found, column), "points", note)
+    if len({*found.first["seed"], *found.second["seed"]}) != 1:
+        return claim
+    notes = [claim.note, "of one seed, so undecided"]
+    return replace(claim, verdict="undecided", note="; ".join(filter(None, notes)))
 
 
 def dip_more(

@@ -191,3 +191,21 @@ def test_arms_are_in_the_order_of_the_paper_or_of_their_numbers() -> None:
     assert arms_in_order(table, pd.Series({"patch 8": 1.0}, dtype=float)) == [
         "patch 8", "patch 4", "patch 16", "frozen, lr 0.004", "frozen, lr 0.04", "none"
     ]  # fmt: skip
+
+
+def test_runs_of_one_seed_decide_nothing_however_many_settings_they_have() -> None:
+    rates = [0.001, 0.002, 0.004, 0.008]
+    rows = [
+        {"seed": seed, "optim.lr": rate, "frozen": frozen, "level": 50 + 5 * frozen + i / 10}
+        for seed in (0, 1)
+        for i, rate in enumerate(rates)
+        for frozen in (False, True)
+    ]
+    table = pd.DataFrame(rows).assign(level=lambda rows: rows["level"] + rows.index % 3 / 10)
+    arms = {"frozen": True}, {"frozen": False}
+    found = higher("text", table, *arms, pairs=["seed", "optim.lr"])
+    assert (found.verdict, found.note) == ("holds", "too few runs for an interval")
+    alone = higher("text", table[table["seed"] == 0], *arms, pairs=["seed", "optim.lr"])
+    assert alone.p_value < 0.05
+    assert (alone.verdict, alone.n) == ("undecided", 4)
+    assert alone.note.endswith("of one seed, so undecided")
