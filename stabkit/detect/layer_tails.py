@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stabkit.detect.bursts import burst_gap, layer_onsets
+from stabkit.detect.recurring import expected_beside, in_a_row, recurring
 from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray
 from stabkit.detect.spikes import FLOOR, measured_together
 
@@ -21,6 +22,7 @@ FEW_LAYERS = 4  # fewer have no mean of their own
 LEAST = 0.05  # deviations, the scale of a tail of equal values
 MOVED = 20  # times; a level that rises so far, and stays, stands out
 FEWEST_AFTER = 4  # values; fewer show no level
+LOWEST = 1.0  # deviation; lower heights of bursts do not differ
 
 
 def bursts_that_stand_out(
@@ -35,7 +37,8 @@ def bursts_that_stand_out(
     of a single layer. Means over up to 16 steps are judged as well. The upper tail of each series
     is taken as a generalized Pareto law of fixed shape, whose scale is that of the largest values
     outside of all spikes. A burst stands out if, in one of the series, fewer than `MOST_EXPECTED`
-    values as high are expected in the whole run. It also does if it raises a layer for good: the 50
+    values as high are expected in the whole run, also among bursts that recur throughout the run
+    (`recurring`). It also does if it raises a layer for good: the 50
     values from its first on have `MOVED` times the median of the 50 before.
     """
     found = [np.ones(len(rows), dtype=bool) for rows in spikes]
@@ -69,16 +72,34 @@ def _judged(steps: IntArray, logs: FloatArray, spikes: pd.DataFrame) -> BoolArra
         return np.ones(len(spikes), dtype=bool)
     heights = _heights(logs, usual)
     series = [heights.max(axis=0), heights.mean(axis=0)][: 1 + (len(logs) >= FEW_LAYERS)]
-    found = np.zeros(len(spikes), dtype=bool)
+    bursts = list(spikes.groupby("burst").indices.values())
+    spans = [(first[at].min(), last[at].max() + 1) for at in bursts]
+    ratios = np.array([spikes["ratio"].to_numpy()[at].max() for at in bursts])
+    member = _recurring(series[0], spans, ratios)
+    stands_out = np.zeros(len(bursts), dtype=bool)
     for values in series:
         for width in WIDTHS:
             means = sliding_window_view(values, width).mean(axis=1)
             healthy = means[sliding_window_view(usual, width).all(axis=1)]
             bar = tail_bar(healthy, MOST_EXPECTED / max(1, healthy.size))
-            for at in spikes.groupby("burst").indices.values():
-                begin, end = max(0, first[at].min() - width + 1), last[at].max() + 1
-                found[at] |= means[begin:end].max() >= bar
+            highest = np.array([means[max(0, a - width + 1) : b].max() for a, b in spans])
+            rare = expected_beside(np.maximum(highest, LOWEST), member) <= MOST_EXPECTED
+            stands_out |= (highest >= bar) & rare
+    found = np.zeros(len(spikes), dtype=bool)
+    for at, counts in zip(bursts, stands_out, strict=True):
+        found[at] = counts
     return found
+
+
+def _recurring(
+    highest: FloatArray, spans: Sequence[tuple[int, int]], ratios: FloatArray
+) -> BoolArray:
+    """Return for each burst whether it recurs (`recurring`); spans and ratios are in any order."""
+    first = np.array([a for a, _ in spans])
+    high = np.array([in_a_row(highest[a:b] >= highest[a:b].max() / 2) for a, b in spans])
+    order, member = np.argsort(first), np.zeros(len(spans), dtype=bool)
+    member[order] = recurring(first[order], high[order], ratios[order], highest.size)
+    return member
 
 
 def _moved(steps: IntArray, logs: FloatArray, rows: IntArray, flagged: IntArray) -> BoolArray:

@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stabkit.detect import find_spikes
+from stabkit.detect.loss_tail import LONG as LONGER
 from stabkit.detect.loss_tail import MOST_EXPECTED, SHORTEST, ends_when_back, spikes_that_stand_out
 from stabkit.detect.spikes import usable_series
 
@@ -31,6 +32,26 @@ def test_the_hardest_batches_of_a_long_healthy_loss_do_not_stand_out() -> None:
     assert np.count_nonzero(flagged) >= 9  # `find_spikes` alone finds some in nearly every run
     alarms = sum(bool(standing_out(noisy(seed))) for seed in range(12))
     assert alarms <= 1
+
+
+@pytest.mark.parametrize("size", [500, LONGER - 1, LONGER])
+def test_heavy_tails_of_short_losses_seldom_stand_out(size: int) -> None:
+    runs, alarms = 40, 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        level = 0.5 + 2 * (1 + np.arange(size) / 10) ** -0.35
+        alarms += bool(standing_out(level * np.exp(0.15 * rng.standard_t(3, size))))
+    assert alarms <= 0.2 * runs
+
+
+@pytest.mark.parametrize("size", [SHORTEST, 300, LONGER - 1])
+def test_a_single_value_that_doubles_a_short_loss_stands_out(size: int) -> None:
+    runs, found = 20, 0
+    for seed in range(runs):
+        values = noisy(seed, size, tail=200.0) ** 2  # noise of 6 %
+        values[size // 2] *= 2
+        found += size // 2 in standing_out(values)
+    assert found >= 0.9 * runs
 
 
 @pytest.mark.parametrize("at", [3_000, 15_000])
@@ -60,7 +81,7 @@ def test_a_spike_in_the_first_steep_fall_stands_out(at: int) -> None:
     assert standing_out(values) == [begin]
 
 
-@pytest.mark.parametrize("size", [SHORTEST - 1, SHORTEST, 3_000])
+@pytest.mark.parametrize("size", [SHORTEST - 1, SHORTEST, LONGER - 1, LONGER, 3_000])
 @pytest.mark.parametrize(("last", "ratio"), [(0.09, 1e4), (0.05, 3.0), (35, 10.0)])
 def test_a_level_that_stays_high_is_no_tail_of_its_first_values(
     size: int, last: float, ratio: float
@@ -83,7 +104,7 @@ def test_neither_scale_nor_unit_of_steps_matters() -> None:
 
 def test_in_a_short_series_every_spike_stands_out() -> None:
     values = noisy(4, SHORTEST - 1, tail=3.0)
-    values[600] *= 1.6
+    values[100] *= 1.6
     assert len(standing_out(values)) == len(find_spikes(np.arange(len(values)), values)) > 0
 
 
