@@ -10,16 +10,20 @@ from numpy.typing import NDArray
 from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import without_parts
 from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, spikes_of_series
-from stabkit.detect import find_departure, find_long_rises, find_stuck_loss
-from stabkit.detect.collapse import CHANCE, NOTHING
+from stabkit.detect import find_departure, find_long_rises
+from stabkit.detect.collapse import CHANCE, NOTHING, SHORTEST
 from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.loss_tail import ends_when_back, rose, spikes_that_stand_out
-from stabkit.detect.robust import ZEROS, rounded_by, zeros_since
+from stabkit.detect.robust import MAD_TO_STD, ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.store.reader import StoredRun
 
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
-STILL = 0.01  # standard deviation over level; a loss at chance scatters less
+STILL = 0.01  # standard deviation over level; many a loss at chance scatters less
+TENTHS = 10  # of a run, whose medians are levels
+MEDIAN_ERROR = 1.25  # standard errors of a mean of normal values that one of their median has
+# Standard errors from which on a fall is one: between two levels, and from the highest of TENTHS.
+SURE, SURE_OF_TENTHS = 2.0, 4.0
 
 
 def loss_spikes(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
@@ -98,16 +102,29 @@ def _zeroed(steps: NDArray[np.int64], values: NDArray[np.float64]) -> pd.DataFra
 def stuck(found: Mapping[str, Series]) -> pd.DataFrame:
     """Return the losses that never fell, one row each: series, onset, end, start, level.
 
-    Their level stays at that of the first values from the first half to the end, and they hardly
-    scatter: a loss that is learned slowly scatters more.
+    Levels are medians of the first tenth, of any tenth, and of the last half. The last one must be
+    so well known that a fall of 2 % from the first would be seen, and there must be none. No tenth
+    may lie below the first: then the loss fell, and left later. Nor may the last half lie below the
+    highest tenth, as where a loss rises first and is learned then. In a loss that hardly scatters a
+    fall of 2 % counts as none. A loss of small batches at chance scatters more.
     """
     rows = []
     for name, (steps, values) in found.items():
-        usable = values > 0  # NaN is not
+        usable = (values > 0) & np.isfinite(values)
         steps, values = steps[usable], values[usable]
-        start = float(np.median(values[:5])) if len(values) else math.nan
-        pinned = find_stuck_loss(steps, values / start)
+        if len(values) < SHORTEST:
+            continue
+        tenths = np.array_split(values, TENTHS)
+        levels = [float(np.median(part)) for part in tenths]
+        start = levels[0]
         half = values[len(values) // 2 :]
-        if len(pinned) and pinned["level"].iloc[0] >= CHANCE and np.std(half) <= STILL * start:
-            rows.append((name, pinned["onset"].iloc[0], steps[-1], start, float(np.median(half))))
+        level = float(np.median(half))
+        noise = MAD_TO_STD * np.median(np.abs(np.diff(half))) / math.sqrt(2)
+        error = MEDIAN_ERROR * noise * math.sqrt(1 / len(tenths[0]) + 1 / len(half))
+        little = (1 - CHANCE) * start
+        still = little if np.std(half) <= STILL * start else 0.0
+        fell = start - level > max(SURE * error, still) or SURE * error > little  # or may have
+        away = max(start - min(levels), max(levels) - level)
+        if not fell and away <= max(SURE_OF_TENTHS * error, still):
+            rows.append((name, steps[0], steps[-1], start, level))
     return pd.DataFrame(rows, columns=["series", "onset", "end", "start", "level"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stabkit.analyze.loss_events import loss_spikes
+from stabkit.analyze.loss_events import loss_spikes, stuck
 from stabkit.analyze.report.contents import make_report
 from stabkit.cli import main
 from stabkit.detect.simulate import simulate_curve
@@ -324,6 +324,22 @@ def test_a_loss_that_never_fell_is_told(tmp_path, capsys):
     run = converted(tmp_path, {"loss": np.log(10) * noise(0, sigma=0.002)})
     assert run.verdict == "stuck"
     assert "loss never fell: 2.30" in told(run, capsys)
+
+
+@pytest.mark.parametrize(("size", "sigma"), [(60, 0.015), (300, 0.03), (3000, 0.05)])
+def test_a_loss_that_stays_at_its_start_or_above_is_stuck_however_it_scatters(size, sigma):
+    t, runs, told = np.arange(size), 20, {"flat": 0, "explodes": 0, "learned": 0, "left": 0}
+    for seed in range(runs):
+        once = noise(seed, size, sigma)
+        for name, level in {
+            "flat": np.full(size, np.log(10)),
+            "explodes": np.where(t < 0.03 * size, 7, 9),
+            "learned": 6 + 1.5 * np.exp(-((20 * t / size - 1) ** 2)) - 0.4 * t / size,
+            "left": np.where(t < size / 2, 2.3 - 1.5 * np.minimum(1, 5 * t / size), 2.4),
+        }.items():
+            told[name] += len(stuck({"loss": (t, level * once)}))
+    assert min(told["flat"], told["explodes"]) >= 0.8 * runs
+    assert told["learned"] == told["left"] == 0
 
 
 def test_a_slowly_learned_loss_is_not_stuck(tmp_path):

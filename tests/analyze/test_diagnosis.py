@@ -29,7 +29,7 @@ from tests.analyze.conftest import LAYERS, diagnosed_run, plant_run
 
 DETECTORS = (
     *("search_dips", "find_drift", "find_outliers", "find_layer_spikes", "find_layer_swells"),
-    *("find_spikes", "find_long_rises", "find_departure", "find_stuck_loss"),
+    *("find_spikes", "find_long_rises", "find_departure"),
     *("find_bursts", "layer_onsets"),
 )
 
