@@ -30,6 +30,10 @@ LOST = 0.5  # share of what was gained; for a series with negative values, which
 # The distance must exceed so many robust deviations of single values. A rise is the largest of
 # many distances, which is larger by chance than that of the end from the best level.
 NOISE, RISE_NOISE = 3.0, 4.0
+# The distance must be so many times the largest earlier rise of the running median that came back,
+# unless it is twice as large as needed: a loss may wander. Set on AR(1) noise (.9, 20 % in logs),
+# and on losses that left for good, none of which was lost.
+WANDERS = 1.5
 # A loss that explodes among its first values leaves no median behind. Contrastive losses rise there
 # too, by less.
 FIRST, EXPLODED, AT_ONCE = 5, 10.0, 3.0
@@ -49,9 +53,10 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     The end level is the median of the last fifth. The loss has left if the end level is RATIO times
     the best one or more; where values are negative, if it lost half of what it had gained since the
     first level. Both distances must exceed the noise of single values and the rounding of printed
-    ones. A slow rise counts like a sudden one. A loss that explodes at its beginning has left as
-    well: it ends at ten times the second lowest of its first five values, and triples from one
-    value to the next before the first median.
+    ones. A distance less than twice as large as needed (in the logarithm) must also exceed the
+    earlier rises that came back, by half, since a loss may wander. A slow rise counts like a sudden
+    one. A loss that explodes at its beginning has left as well: it ends at ten times the second
+    lowest of its first five values, and triples from one value to the next before the first median.
 
     Returns at most one row: onset (the first step after the loss was last near its best level),
     end (the last step), best and level (both levels), ratio (of the two, or NaN with negative
@@ -71,16 +76,23 @@ def find_departure(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     rise = level - best
     if positive and _explodes(y, level, noise):
         at, best = 0, float(np.sort(y[:FIRST])[1])
-        rise, middle = level - best, y
+        rise, middle, far = level - best, y, 0.0
     elif not (rise >= far and rise > NOISE * noise and rise > 0):
         return rows_frame([], COLUMNS)
     near = at + int(np.flatnonzero(middle[at:] <= best + rise / 4)[-1])
+    if rise < min(WANDERS * _largest_rise(middle[: near + 1]), 2 * far):
+        return rows_frame([], COLUMNS)
     onset = steps[min(near + 1, len(steps) - 1)]
     levels = (math.exp(best), math.exp(level)) if positive else (best, level)
     if levels[1] - levels[0] < rounded_by(values):
         return rows_frame([], COLUMNS)
     ratio = ratio_of(rise) if positive else math.nan
     return rows_frame([(onset, steps[-1], *levels, ratio)], COLUMNS)
+
+
+def _largest_rise(middle: FloatArray) -> float:
+    """Return the largest distance of a value from the lowest one before it."""
+    return float((middle - np.minimum.accumulate(middle)).max())
 
 
 def _explodes(y: FloatArray, level: float, noise: float) -> bool:

@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from stabkit.detect import find_departure, find_long_rises, find_spikes
 
@@ -112,3 +113,25 @@ def test_a_loss_that_rises_at_first_for_another_reason_has_not_left() -> None:
         np.concatenate([[1e-3], 5 * noise[1:]]),  # the first value is a placeholder
     ):
         assert find_departure(t, loss).empty
+
+
+@pytest.mark.parametrize(("size", "most"), [(100, 0.35), (200, 0.25), (500, 0.15)])
+def test_a_loss_that_wanders_seldom_leaves(size: int, most: float) -> None:
+    """Its deviations from the running median do not show how far it wanders."""
+    runs, alarms, found = 40, 0, 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        slow = lfilter([0.19**0.5], [1, -0.9], rng.normal(size=size + 100))[100:]  # variance of 1
+        alarms += len(find_departure(np.arange(size), np.exp(0.2 * slow)))
+        loss = (1 + 3 * np.exp(-8 * np.arange(size) / size)) * np.exp(0.05 * slow)
+        loss[size // 2 :] *= 1.7
+        found += len(find_departure(np.arange(size), loss))
+    assert alarms <= most * runs
+    assert found >= 0.95 * runs
+
+
+def test_an_earlier_rise_that_came_back_hides_no_large_one() -> None:
+    loss = falling(0)
+    loss[150:180] *= 20
+    loss[250:] *= 2.5
+    assert len(find_departure(STEPS, loss)) == 1
