@@ -112,8 +112,9 @@ def find_long_rises(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     level before, lose a quarter of what it had gained since its first level, and exceed the noise
     of single values. It is back at a quarter of the rise (of the logarithm), and at RATIO times the
     lowest level or less. One that is not back at the end is a departure if it lasted a tenth of the
-    run, and else a long rise that ends with the run. Values of 0 count as the smallest above 0. In
-    a series with negative values no rise is found. Rises that are short for a long run are searched
+    run, and else a long rise that ends with the run. In a series with values of 0 all values below
+    its scatter count as large as that: near 0 they have no ratio. In a series with negative values
+    no rise is found. Rises that are short for a long run are searched
     with narrower medians (NARROW).
 
     Returns one row for each, with the columns of `find_spikes`: onset (the last step near the best
@@ -124,7 +125,7 @@ def find_long_rises(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     steps, values = _finite(step, loss)
     if len(values) < SHORTEST or (values < 0).any() or not values.any():
         return rows_frame([], SPIKE_COLUMNS)
-    y = np.log(np.maximum(values, values[values > 0].min()))
+    y = np.log(np.maximum(values, _least(values)))
     rows = _rises(steps, y, WIDE)
     if len(y) >= NARROW * ENOUGH:
         for row in _rises(steps, y, NARROW):
@@ -133,6 +134,15 @@ def find_long_rises(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
     if len(find_departure(steps, values)):  # the last rise is for good
         rows = [row for row in rows if row[3] < steps[-1]]
     return rows_frame(sorted(rows), SPIKE_COLUMNS)
+
+
+def _least(values: FloatArray) -> float:
+    """Return the least value that has a logarithm to compare: the scatter, where some are 0."""
+    least = float(values[values > 0].min())
+    if (values > 0).all():
+        return least
+    off = np.abs(values - _running_median(values, WIDE))
+    return max(least, MAD_TO_STD * float(np.median(off)))
 
 
 _Row = tuple[int, int, int, int, float, float]

@@ -128,3 +128,17 @@ def test_noise_is_seldom_a_rise_or_a_departure(size: int, noise: float) -> None:
         values = (0.2 + 2 * np.exp(-6 * t / size)) * np.exp(noise * e)
         alarms += len(find_departure(t, values)) + len(find_long_rises(t, values)) > 0
     assert alarms <= 0.01 * runs
+
+
+@pytest.mark.parametrize("size", [60, 200, 500])
+def test_a_loss_that_is_0_at_times_rises_only_beyond_its_scatter(size: int) -> None:
+    """A triplet or hinge loss; the ratio to its smallest value above 0 means nothing."""
+    t, alarms, found, runs = np.arange(size), 0, 0, 40
+    level = 0.4 * (1 + t / 10) ** -0.35 - 0.04
+    for seed in range(runs):
+        noise = 0.12 * np.random.default_rng(seed).normal(size=size)
+        alarms += len(find_long_rises(t, np.maximum(0, level + noise))) > 0
+        rises = np.where(abs(t - 0.6 * size) < 0.1 * size, 0.8, 0)
+        found += len(find_long_rises(t, np.maximum(0, level + rises + noise))) > 0
+    assert alarms <= 0.03 * runs
+    assert found >= 0.9 * runs
