@@ -1,7 +1,6 @@
 """Tell spikes that recur throughout a series, as hard batches do, and what they explain."""
 
 import numpy as np
-from scipy import stats
 
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 
@@ -29,7 +28,9 @@ def recurring(at: IntArray, high: IntArray, ratios: FloatArray, size: int) -> Bo
     shares = np.bincount(at[brief] * PARTS // size, minlength=PARTS)
     if shares.min() < count // (2 * PARTS):
         return nothing
-    tau = stats.kendalltau(np.arange(count), ratios[brief], alternative="greater")
+    from scipy.stats import kendalltau  # slow to import, and not needed for few spikes
+
+    tau = kendalltau(np.arange(count), ratios[brief], alternative="greater")
     return nothing if tau.pvalue <= GROWS else brief
 
 
