@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from stabkit.detect import find_dips as find_dips
     from stabkit.detect import find_drift as find_drift
     from stabkit.detect import find_long_rises as find_long_rises
+    from stabkit.detect import find_loss_unrest as find_loss_unrest
     from stabkit.detect import find_outliers as find_outliers
     from stabkit.detect import find_spikes as find_spikes
     from stabkit.detect import find_stale_moments as find_stale_moments
     from stabkit.detect import find_stuck_loss as find_stuck_loss
     from stabkit.detect import find_swells as find_swells
+    from stabkit.detect import find_unrest as find_unrest
     from stabkit.detect import gradient_surprise as gradient_surprise
     from stabkit.detect import layer_onsets as layer_onsets
     from stabkit.detect import onset_order as onset_order
@@ -79,11 +81,13 @@ _HOME = {
     "find_dips": "stabkit.detect",
     "find_drift": "stabkit.detect",
     "find_long_rises": "stabkit.detect",
+    "find_loss_unrest": "stabkit.detect",
     "find_outliers": "stabkit.detect",
     "find_spikes": "stabkit.detect",
     "find_stale_moments": "stabkit.detect",
     "find_stuck_loss": "stabkit.detect",
     "find_swells": "stabkit.detect",
+    "find_unrest": "stabkit.detect",
     "gradient_surprise": "stabkit.detect",
     "knn_predict": "stabkit.monitor.knn.vote",
     "layer_onsets": "stabkit.detect",

@@ -11,6 +11,7 @@ from stabkit.detect.outliers import find_outliers
 from stabkit.detect.spikes import find_spikes
 from stabkit.detect.stale_moments import find_stale_moments, gradient_surprise
 from stabkit.detect.swells import find_swells
+from stabkit.detect.unrest import find_loss_unrest, find_unrest
 
 __all__ = [
     "event_association",
@@ -20,11 +21,13 @@ __all__ = [
     "find_dips",
     "find_drift",
     "find_long_rises",
+    "find_loss_unrest",
     "find_outliers",
     "find_spikes",
     "find_stale_moments",
     "find_stuck_loss",
     "find_swells",
+    "find_unrest",
     "gradient_surprise",
     "layer_onsets",
     "onset_order",
