@@ -1,4 +1,4 @@
-"""Find dips, drifts and outliers in an accuracy of a run."""
+"""Find dips, drifts, outliers and unrest in an accuracy of a run."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stabkit.analyze.refused_series import attempt, refused
-from stabkit.detect import find_drift, find_outliers
+from stabkit.detect import find_drift, find_outliers, find_unrest
 from stabkit.detect.dips import search_dips
 from stabkit.store.reader import StoredRun
 
@@ -49,20 +49,25 @@ class Accuracy:
 
 
 class Falls(NamedTuple):
-    """How an accuracy fell: rows of `find_dips`, possible dips, `find_drift`, `find_outliers`."""
+    """How an accuracy fell or swung.
+
+    Rows of `find_dips`, possible dips, `find_drift`, `find_outliers`, `find_unrest`.
+    """
 
     dips: pd.DataFrame
     possible_dips: pd.DataFrame
     drifts: pd.DataFrame
     outliers: pd.DataFrame
+    unrest: pd.DataFrame
 
 
 def falls(seen: Accuracy) -> Falls:
-    """Return the dips, possible dips (`search_dips`), drifts and outliers of an evaluation.
+    """Return the dips, possible dips (`search_dips`), drifts, outliers and unrest of an evaluation.
 
-    Outliers inside a dip are left out. Dips get further columns: `end` is the recovery, or the last
-    evaluation if the run ended inside the dip. `steps`, `samples` and `epochs` say how long the dip
-    lasted; the last two are NaN if the settings do not tell the batch size or the size of the data.
+    Outliers inside a dip or unrest are left out. Dips get further columns: `end` is the recovery,
+    or the last evaluation if the run ended inside the dip. `steps`, `samples` and `epochs` say how
+    long the dip lasted; the last two are NaN if the settings do not tell the batch size or the size
+    of the data.
     """
     run = seen.run
     known = 0.0 if math.isnan(seen.chance) else seen.chance
@@ -91,7 +96,9 @@ def falls(seen: Accuracy) -> Falls:
     samples = steps * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
     found = found.assign(steps=steps, samples=samples, epochs=epochs)
-    return Falls(found, possible, sagged, _outside(found, alone))
+    swung = _unrest(seen)
+    alone = _outside(swung, _outside(found, alone))
+    return Falls(found, possible, sagged, alone, swung)
 
 
 def _number(run: StoredRun, key: str) -> float:
@@ -117,9 +124,22 @@ def _outliers(seen: Accuracy) -> pd.DataFrame:
     )
 
 
-def _outside(dips: pd.DataFrame, outliers: pd.DataFrame) -> pd.DataFrame:
-    """Return the outliers that are in no dip."""
-    inside = [bool(((dips["onset"] <= s) & (s <= dips["end"])).any()) for s in outliers["onset"]]
+def _unrest(seen: Accuracy) -> pd.DataFrame:
+    """Return the rows of `find_unrest` on an evaluation."""
+    evals = seen.evals
+    counts = evals["n"].to_numpy() if counts_known(evals) else None
+    return attempt(
+        seen.run,
+        f"unrest of {seen.metric}",
+        lambda: find_unrest(evals["step"].to_numpy(), evals["value"].to_numpy(), counts),
+        lambda: find_unrest([], []),
+    )
+
+
+def _outside(events: pd.DataFrame, outliers: pd.DataFrame) -> pd.DataFrame:
+    """Return the outliers that are in no event."""
+    begins, ends = events["onset"], events["end"]
+    inside = [bool(((begins <= s) & (s <= ends)).any()) for s in outliers["onset"]]
     return outliers[~np.array(inside, dtype=bool)].reset_index(drop=True)
 
 

@@ -32,6 +32,10 @@ A loss spike begins as a burst does. A loss has left for good if it ends at 1.4 
 or more. Held-out losses, parts of a total and losses of players or policies are searched for spikes
 alone.
 """
+UNREST = """\
+Unrest is a stretch in which an accuracy scatters 5 times as far as before (4 points or more), or
+the logarithm of a loss 8 times (.35 or more).
+"""
 DEFINITIONS = f"""\
 what the words mean:
 
@@ -41,6 +45,7 @@ what the words mean:
 {BURST}
 {SWELL}
 {LOSS}
+{UNREST}
 docs/error-rates.md has the rates of false alarms.
 """
 
@@ -57,4 +62,6 @@ def footnote(table: "pd.DataFrame") -> str:
         notes.append(SWELL)
     if (table["metric"] == "").any() or table[["loss_spikes", "departures"]].any(axis=None):
         notes.append(LOSS)
+    if table["unrest"].any():
+        notes.append(UNREST)
     return " ".join(" ".join(notes).split())

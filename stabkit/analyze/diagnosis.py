@@ -19,6 +19,7 @@ from stabkit.analyze.blank_series import blank_series
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.nonfinite import last_nonfinite, names_of, nonfinite_entries
 from stabkit.analyze.notes import noted
+from stabkit.analyze.overlap import not_covered
 from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import gradient_norms, judged_metric, losses
 from stabkit.analyze.series_spikes import Series
@@ -134,6 +135,22 @@ class Diagnosis:
     def outliers(self) -> pd.DataFrame:
         """Rows of `find_outliers`: single evaluations far below those beside them, in no dip."""
         return self._falls[0].outliers
+
+    @cached_property
+    def unrest(self) -> pd.DataFrame:
+        """Stretches in which the accuracy or a loss swings far more than before; `series` names it.
+
+        Rows of `find_unrest` and `find_loss_unrest`, without those that other events cover.
+        """
+        losses = loss_events.unrest(loss_events.of_level(self._series(self.losses)))
+        accuracy = self._falls[0].unrest.assign(series=self.metric)
+        ends = self.drifts["recovery"].fillna(math.inf)
+        falls = [self.dips, self.drifts.assign(end=ends), self.collapses]
+        kept = [not_covered(accuracy, falls)]
+        for name, rows in losses.groupby("series", sort=False):
+            left = self.departures[self.departures["series"] == name]
+            kept.append(not_covered(rows, [left, self.collapses]))
+        return pd.concat(kept, ignore_index=True)[[*losses.columns]]
 
     @cached_property
     def _names(self) -> list[str]:
@@ -362,7 +379,9 @@ class Diagnosis:
             judged=self.judged.enough and not self._unread,
             lost=len(self.nonfinite) + len(self.departures),
             collapses=len(self.collapses),
-            unstable_signs=len(self.dips) + len(self.drifts) + len(self.loss_spikes),
+            unstable_signs=sum(
+                map(len, (self.dips, self.drifts, self.loss_spikes, self.unrest)),
+            ),
             bursts=len(self.clear_bursts) + len(self.swells),
             outliers=len(self.outliers),
             stuck=len(self.stuck),
@@ -401,6 +420,7 @@ EXAMINED = (
     *("losses", "loss_spikes", "departures", "stuck"),
     *(
         "collapses",
+        "unrest",
         "_raised",
         "bursts",
         "clear_bursts",

@@ -11,7 +11,7 @@ from stabkit.analyze.nonfinite import names_of
 
 EVENT_KINDS = (
     *("dip", "drift", "outlier", "burst", "swell", "spike", "loss_spike", "departure", "stuck"),
-    *("collapse", "nonfinite", "overflow"),
+    *("unrest", "collapse", "nonfinite", "overflow"),
 )
 EVENT_COLUMNS = {
     "kind": "object",
@@ -72,6 +72,12 @@ def _collapses(run: Diagnosis) -> Iterator[Row]:
         yield "collapse", sign.onset, sign.end, sign.signal, sign.level, math.nan
 
 
+def _unrest(run: Diagnosis) -> Iterator[Row]:
+    for row in run.unrest.itertuples():
+        layer = None if row.series == run.metric else row.series
+        yield "unrest", row.onset, row.end, layer, row.scatter, math.nan
+
+
 def _outliers(run: Diagnosis) -> Iterator[Row]:
     for row in run.outliers.itertuples():
         yield "outlier", row.onset, row.onset, None, row.depth, math.nan
@@ -119,6 +125,7 @@ _ROWS = {
     "loss_spike": _loss_spikes,
     "departure": _departures,
     "stuck": _stuck,
+    "unrest": _unrest,
     "collapse": _collapses,
     "nonfinite": _nonfinite,
     "overflow": _overflows,

@@ -1,4 +1,4 @@
-"""Find what happened to losses: spikes, a level that was left for good, a loss that never fell."""
+"""Find what happened to losses: spikes, a level left for good, unrest, a loss that never fell."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from stabkit.analyze.refused_series import refused
 from stabkit.analyze.series import without_parts
 from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, spikes_of_series
-from stabkit.detect import find_departure, find_long_rises
+from stabkit.detect import find_departure, find_long_rises, find_loss_unrest
 from stabkit.detect.collapse import CHANCE, NOTHING, SHORTEST
 from stabkit.detect.departure import COLUMNS as DEPARTURE
 from stabkit.detect.loss_tail import ends_when_back, rose, spikes_that_stand_out
 from stabkit.detect.robust import MAD_TO_STD, ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
+from stabkit.detect.unrest import COLUMNS as UNREST
 from stabkit.store.reader import StoredRun
 
 ALONE = 1.5  # times what was expected: from there on a single value of a loss is a spike
@@ -83,6 +84,13 @@ def departures(found: Mapping[str, Series]) -> pd.DataFrame:
     return (
         pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
     )
+
+
+def unrest(found: Mapping[str, Series]) -> pd.DataFrame:
+    """Return the rows of `find_loss_unrest` on each loss; the first column, series, names it."""
+    tables = [find_loss_unrest([], []).assign(series="")]
+    tables += [find_loss_unrest(*series).assign(series=name) for name, series in found.items()]
+    return pd.concat(tables, ignore_index=True)[["series", *UNREST]]
 
 
 def _zeroed(steps: NDArray[np.int64], values: NDArray[np.float64]) -> pd.DataFrame:

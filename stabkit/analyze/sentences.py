@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
+from typing import Any
 
 import pandas as pd
 
@@ -98,6 +99,7 @@ def events_in_words(
         *_possible(table, ordered),
         *_confirmed_then(table, ordered),
         *_loss_spikes(table, ordered),
+        *_unrest(table, ordered),
         *_outliers(table, ordered),
         *_stuck(table, ordered),
         *_overflows(table, ordered),
@@ -249,6 +251,27 @@ def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]
         f"{spike['first']} rose to {times(spike['ratio'])}\n{risen_from(spike)}; it began at step "
         f"{spike['onset']:,} and ended at step {spike['end']:,}."
     )
+
+
+def _unrest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    swinging = table[table["unrest"] > 0]
+    if swinging.empty:
+        return
+    where, run, row = _largest(swinging, ordered, lambda run: run.unrest, "ratio")
+    number = counted(int(swinging["unrest"].sum()), "stretch")
+    name = accuracy_words(run.metric) if row["series"] == run.metric else row["series"]
+    yield (
+        f"{number} of unrest in {counted(len(swinging), 'run')}. The clearest ({_named(where)}): "
+        f"{name}\nswings between {swings_between(run, row)} from step {row['onset']:,} to step "
+        f"{row['end']:,}, {times(row['ratio'])} as far as before."
+    )
+
+
+def swings_between(run: Diagnosis, row: "pd.Series | dict[Any, Any]") -> str:
+    """Return between which values unrest swings: an accuracy in percent, a loss as it is."""
+    if row["series"] == run.metric:
+        return f"{100 * row['low']:.1f} % and {100 * row['high']:.1f} %"
+    return f"{row['low']:.3g} and {row['high']:.3g}"
 
 
 def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:

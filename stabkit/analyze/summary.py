@@ -41,9 +41,9 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row per run: cell, seed, state, verdict, accuracy, and what was found.
 
     Verdicts: `diverged` (values that are not finite, or a loss that left its level for good),
-    `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift or a spike of the loss),
-    `bursts` (only gradients burst or swelled), `outlier` (a single evaluation fell), `stuck` (a
-    loss never fell), `stable`, or `unknown`. A run is unknown if nothing was recorded that would
+    `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift, unrest or a spike of the
+    loss), `bursts` (only gradients burst or swelled), `outlier` (a single evaluation fell), `stuck`
+    (a loss never fell), `stable`, or `unknown`. A run is unknown if nothing was recorded that would
     show a fault, if a detector refuses values, or if rows are missing for steps that it trained
     (`gaps` names them). `judged_on` says what a run was judged on. `last` is the last accuracy,
     `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
@@ -81,6 +81,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "outliers": len(run.outliers),
         "loss_spikes": len(run.loss_spikes),
         "departures": len(run.departures),
+        "unrest": len(run.unrest),
         "stuck": len(run.stuck),
         "bursts": len(run.bursts),
         "clear_bursts": len(run.clear_bursts),

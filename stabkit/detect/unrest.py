@@ -51,10 +51,12 @@ STRETCH, QUIET = 20, 4  # a stretch is a twentieth of the run or more, a quiet o
 BLOCKS, LARGEST = 60, 3  # a block is at most a sixtieth of the run, or of three values
 WIDER = 1.4  # times: from one size of block to the next
 CALM = 0.5  # of the bar: unrest begins and ends where its scatter passes it
+BETWEEN = (5, 95)  # percent of the values in a stretch, between which it is told to swing
 EXACT = 1e-9  # scatter that stands for none
 HOPS = 4  # stretches begin at every quarter of their width
 COLUMNS = {
-    "onset": "int64", "end": "int64", "scatter": "float64", "before": "float64", "ratio": "float64",
+    "onset": "int64", "end": "int64", "low": "float64", "high": "float64", "scatter": "float64",
+    "before": "float64", "ratio": "float64",
 }  # fmt: skip
 
 
@@ -79,9 +81,11 @@ def find_unrest(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = None
     than a fortieth of the run.
 
     Returns one row for each, with the columns onset (the first step that swings, to within a
-    quarter of a stretch), end (the last), scatter (the largest, a fraction), before (of the quiet
-    stretch), ratio. Raises ValueError for steps that do not increase, accuracies outside 0..1, and
-    counts below 1 or of another number. This is a threshold, not a test.
+    quarter of a stretch), end (the last), low and high (the range of nine tenths of its values),
+    scatter (the largest, a fraction: that of normal noise which swings as far), before (scatter of
+    the quiet stretch), ratio (of both). Raises ValueError for steps that do not increase,
+    accuracies outside 0..1, and counts below 1 or of another number. This is a threshold, not a
+    test.
     """
     steps, values = checked_series(step, accuracy, "accuracy")
     check_accuracy(steps, values)
@@ -102,7 +106,7 @@ def find_unrest(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = None
         enough: BoolArray = before >= level / LEARNED
         return enough
 
-    return _unrest(steps, y, ACCURACY, least, learned)
+    return _unrest(steps, y, y, ACCURACY, least, learned)
 
 
 def find_loss_unrest(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
@@ -131,7 +135,7 @@ def find_loss_unrest(step: ArrayLike, loss: ArrayLike) -> pd.DataFrame:
         enough: BoolArray = before <= level + math.log(LEARNED)
         return enough
 
-    return _unrest(steps, np.log(values), LOSS, least, learned)
+    return _unrest(steps, values, np.log(values), LOSS, least, learned)
 
 
 def _fewest_samples(accuracy: FloatArray) -> float:
@@ -147,9 +151,17 @@ _Row = tuple[int, int, float, float]  # first and last index, scatter, that of t
 
 
 def _unrest(
-    steps: IntArray, y: FloatArray, bars: _Bars, least: _Least, learned: _Learned
+    steps: IntArray,
+    values: FloatArray,
+    y: FloatArray,
+    bars: _Bars,
+    least: _Least,
+    learned: _Learned,
 ) -> pd.DataFrame:
-    """Return the unrest in blocks of the size that shows it most clearly."""
+    """Return the unrest of y in blocks of the size that shows it most clearly.
+
+    `values` are what low and high are told of.
+    """
     highest, rows = 0.0, list[_Row]()
     for block in _blocks(y.size):
         over, found = _swinging(y, block, bars, least, learned)
@@ -157,7 +169,10 @@ def _unrest(
             highest, rows = over, found
     return rows_frame(
         [
-            (steps[first], steps[last], scatter, before, scatter / max(before, EXACT))
+            (
+                *(steps[first], steps[last], *np.percentile(values[first : last + 1], BETWEEN)),
+                *(scatter, before, scatter / max(before, EXACT)),
+            )
             for first, last, scatter, before in rows
         ],
         COLUMNS,

@@ -30,6 +30,7 @@ from tests.analyze.conftest import LAYERS, diagnosed_run, plant_run
 DETECTORS = (
     *("search_dips", "find_drift", "find_outliers", "find_layer_spikes", "find_layer_swells"),
     *("find_spikes", "find_long_rises", "find_departure"),
+    *("find_unrest", "find_loss_unrest"),
     *("find_bursts", "layer_onsets"),
 )
 

@@ -39,7 +39,7 @@ def main_loss(run: Diagnosis) -> str | None:
     `loss` comes first, then a loss with an event, then one of training, then the first by name.
     """
     spiked = {str(first) for names in run.loss_spikes["first"] for first in str(names).split(", ")}
-    eventful = spiked | set(map(str, run.departures["series"]))
+    eventful = spiked | {*map(str, run.departures["series"]), *map(str, run.unrest["series"])}
     return min(
         run.losses,
         key=lambda name: (name != "loss", name not in eventful, not has_level(name)),
@@ -55,11 +55,12 @@ def loss_curve(run: Diagnosis, name: str | None = None) -> "pd.Series[float]":
 
 
 def loss_events(run: Diagnosis, name: str) -> list[tuple[int, int]]:
-    """Return onset and end of each spike of a loss and of its departure, if it left for good."""
+    """Return onset and end of each spike of a loss, of its unrest, and of its departure."""
     spikes = run.loss_spikes
     named = spikes["first"].map(lambda first: name in str(first).split(", "))
-    left = run.departures[run.departures["series"] == name]
-    found = pd.concat([spikes.loc[named.astype(bool), ["onset", "end"]], left[["onset", "end"]]])
+    left, swung = (rows[rows["series"] == name] for rows in (run.departures, run.unrest))
+    of_loss = (spikes[named.astype(bool)], left, swung)
+    found = pd.concat([rows[["onset", "end"]] for rows in of_loss])
     return [(int(onset), int(end)) for onset, end in found.itertuples(index=False)]
 
 

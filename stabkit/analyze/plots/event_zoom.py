@@ -85,7 +85,7 @@ def event_zoom_table(runs: Diagnoses) -> pd.DataFrame:
         for run in cell.runs
     ]
     chosen: list[_Event] = []
-    for events in (_dips, _bursts, _loss_spikes, _departures):
+    for events in (_dips, _bursts, _loss_spikes, _departures, _unrest):
         found = [event for _, label, run in labelled for event in events(label, run)]
         _add(chosen, found, {run.path: number for number, _, run in labelled})
     if not chosen:
@@ -214,6 +214,16 @@ def _departures(label: str, run: Diagnosis) -> list[_Event]:
             d["end"], d["series"],
         )
         for d in run.departures.to_dict("records")
+    ]  # fmt: skip
+
+
+def _unrest(label: str, run: Diagnosis) -> list[_Event]:
+    return [
+        _Event(
+            u["ratio"], f"unrest of {u['series']}", label, run, u["onset"], u["end"],
+            None if u["series"] == run.metric else u["series"],
+        )
+        for u in run.unrest.to_dict("records")
     ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from stabkit.printing import counted
 TOLD = 2  # events in the first answer
 BEFORE = 50  # steps before an event, in which a jump of the learning rate is told
 # kinds of event that make a run unstable
-DECISIVE = ("non-finite", "collapse", "departure", "dip", "drift", "loss spike")
+DECISIVE = ("non-finite", "collapse", "departure", "dip", "drift", "loss spike", "unrest")
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         "single low evaluations": "outliers",
         "loss spikes": "loss_spikes",
         "losses that left": "departures",
+        "unrest": "unrest",
         "stuck losses": "stuck",
         "non-finite": "nonfinite",
         "overflows": "overflows",

@@ -147,6 +147,10 @@ def _label_of(cells: Sequence[Cell], name: str) -> str:
 def _loss_tells(runs: Diagnoses) -> bool:
     """Return whether the loss shows what accuracies do not: an event, or a run without them."""
     return any(
-        not run.judged.evals or len(run.loss_spikes) or len(run.departures) or len(run.stuck)
+        not run.judged.evals
+        or len(run.loss_spikes)
+        or len(run.departures)
+        or len(run.stuck)
+        or (run.unrest["series"] != run.metric).any()
         for run in runs
     )

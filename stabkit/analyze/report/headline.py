@@ -118,10 +118,15 @@ def _unstable(runs: Diagnoses, table: pd.DataFrame, bad: pd.DataFrame) -> list[s
 
 
 def _fell(rows: pd.DataFrame) -> str:
-    dipped = int((rows["dips"] + rows["drifts"] > 0).sum())
-    if not dipped:
-        return "had spikes of the loss"
-    return "dipped or sagged" + ("" if dipped == len(rows) else ", or had spikes of the loss")
+    """Say what unstable runs did; each word holds of one of them at least."""
+    fell = rows["dips"] + rows["drifts"] > 0
+    spiked, swung = ~fell & (rows["loss_spikes"] > 0), ~fell & (rows["loss_spikes"] == 0)
+    words = {
+        "dipped or sagged": fell,
+        "had spikes of the loss": spiked,
+        "swung more than before": swung,
+    }
+    return ", or ".join(text for text, which in words.items() if which.any())
 
 
 def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 from stabkit.analyze.diagnosis import Diagnosis
 
 Kind = Literal[
-    "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "burst", "swell",
-    "outlier", "stuck loss", "overflow",
+    "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "unrest", "burst",
+    "swell", "outlier", "stuck loss", "overflow",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)  # the worst first
 Facts = tuple[tuple[str, str], ...]

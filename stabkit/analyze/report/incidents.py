@@ -12,7 +12,8 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
 from stabkit.analyze.report.series_incidents import burst_between, of_series
-from stabkit.analyze.sentences import p_words
+from stabkit.analyze.sentences import p_words, swings_between
+from stabkit.analyze.text import times
 from stabkit.detect.collapse import NOTHING
 from stabkit.store.schema import METRIC
 
@@ -44,6 +45,8 @@ def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Incid
         yield _dip(run, where, dip)
     for drift in run.drifts.to_dict("records"):
         yield _drift(run, where, drift)
+    for unrest in run.unrest.to_dict("records"):
+        yield _unrest(run, where, unrest)
     for outlier in run.outliers.to_dict("records"):
         yield _outlier(run, where, outlier)
 
@@ -135,6 +138,19 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
 def _next_evaluation(run: Diagnosis, step: int) -> int:
     steps = run.evals(run.metric)["step"]
     return int(steps[steps > step].min())
+
+
+def _unrest(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
+    onset, end, name = int(row["onset"]), int(row["end"]), str(row["series"])
+    loss = None if name == run.metric else name
+    between, ratio = swings_between(run, row), float(row["ratio"])
+    facts: Facts = (
+        *((("In", loss),) if loss else _accuracy(run)),
+        ("Lasts", lasting(onset, end)),
+        ("Swings", f"between {between}, {times(ratio)} as far as in a quiet stretch before"),
+    )
+    headline = f"Unrest from step {onset:,}: swings between {between}"
+    return Incident(run, where, "unrest", onset, end, ratio, headline, facts, loss=loss)
 
 
 def _outlier(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:

@@ -28,6 +28,7 @@ IN_WORDS: dict[Kind, str] = {
     "departure": "a loss that left for good",
     "burst": "a gradient burst",
     "swell": "a gradient swell",
+    "unrest": "unrest",
     "outlier": "a single low evaluation",
     "overflow": "an overflow",
 }

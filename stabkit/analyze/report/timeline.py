@@ -16,7 +16,8 @@ WIDTH, HEIGHT = 1000, 100  # of the box that a curve is drawn in
 LANES: dict[Kind, str] = {
     "burst": "gradients", "swell": "gradients", "overflow": "gradients",
     "loss spike": "loss", "departure": "loss", "stuck loss": "loss", "non-finite": "loss",
-    "dip": "accuracy", "drift": "accuracy", "outlier": "accuracy", "collapse": "features",
+    "dip": "accuracy", "drift": "accuracy", "outlier": "accuracy", "unrest": "accuracy",
+    "collapse": "features",
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def timeline(run: Diagnosis, incidents: Sequence[Incident]) -> Timeline:
         end = one.onset if one.kind == "collapse" else one.end  # a band would hide all else
         left, right = (scale * (min(step, last) - first) for step in (one.onset, end))
         mark = Mark(one.kind.replace(" ", "-"), left, max(right - left, 0.4), one.headline)
-        lanes.setdefault(LANES[one.kind], []).append(mark)
+        lanes.setdefault("loss" if one.loss else LANES[one.kind], []).append(mark)
     ordered = tuple(
         (name, tuple(lanes[name])) for name in dict.fromkeys(LANES.values()) if name in lanes
     )
