@@ -13,6 +13,7 @@ from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, sp
 from stabkit.detect import find_departure, find_long_rises, find_loss_unrest
 from stabkit.detect.collapse import CHANCE, NOTHING, SHORTEST
 from stabkit.detect.departure import COLUMNS as DEPARTURE
+from stabkit.detect.frames import rows_frame
 from stabkit.detect.loss_tail import ends_when_back, rose, spikes_that_stand_out
 from stabkit.detect.robust import MAD_TO_STD, ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
@@ -88,7 +89,7 @@ def departures(found: Mapping[str, Series]) -> pd.DataFrame:
 
 def unrest(found: Mapping[str, Series]) -> pd.DataFrame:
     """Return the rows of `find_loss_unrest` on each loss; the first column, series, names it."""
-    tables = [find_loss_unrest([], []).assign(series="")]
+    tables = [rows_frame([], UNREST).assign(series="")]
     tables += [find_loss_unrest(*series).assign(series=name) for name, series in found.items()]
     return pd.concat(tables, ignore_index=True)[["series", *UNREST]]
 
