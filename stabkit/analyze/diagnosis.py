@@ -149,7 +149,9 @@ class Diagnosis:
         kept = [not_covered(accuracy, falls)]
         for name, rows in losses.groupby("series", sort=False):
             left = self.departures[self.departures["series"] == name]
-            kept.append(not_covered(rows, [left, self.collapses]))
+            named = [name in str(first).split(", ") for first in self.loss_spikes["first"]]
+            spikes = self.loss_spikes[np.array(named, dtype=bool)]
+            kept.append(not_covered(rows, [left, spikes, self.collapses]))
         return pd.concat(kept, ignore_index=True)[[*losses.columns]]
 
     @cached_property

@@ -20,6 +20,7 @@ from stabkit.detect.spikes import measured_together, usable_series
 
 WIDTHS = (6, 8, 12, 16, 24, 32)  # values of a stretch
 FLANK = 16  # values before and after it, at least; as many as it has itself if these are more
+EARLY = 64  # values; in so many a norm may rise and fall as training begins
 BAR = 5.5  # deviations above the higher flank
 NEAR, SHARE = 4.75, 0.25  # the bar if so many of the layers pass it together
 FEW, GROWTH = 2000, 1.75  # values of all layers; for ten times as many the bars rise by so much
@@ -41,8 +42,10 @@ def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
     """Find stretches of 6 to 32 values that stand above the values before and after.
 
     A matched filter on the logarithm: the mean of every stretch, minus the higher one of the means
-    of its two flanks. So a series that only rises, falls or shifts its level has no swell. Single
-    values do not count: the series is smoothed by a running median of 5 first.
+    of its two flanks. So a series that only rises, falls or shifts its level has no swell. As
+    training begins, norms often rise and fall: there a stretch must also stand above the line
+    through the values before it. Single values do not count: the series is smoothed by a running
+    median of 5 first.
 
     The noise of a stretch is how much all stretches of that width scatter in this series, whatever
     the autocorrelation. It is relative to the noise of the 100 values before, because the noise may
@@ -133,10 +136,27 @@ def stretch_heights(logs: FloatArray) -> tuple[FloatArray, FloatArray]:
         least = np.maximum(_scatter(both), least) * np.sqrt(
             width / WIDTHS[min(i + 1, len(WIDTHS) - 1)]
         )
-        rise = inside - np.maximum(before, after)
+        level = np.maximum(before, after)
+        early = min(EARLY, level.shape[1])
+        level[:, :early] = np.maximum(level, _continued(sums, first, flank, width, before))[
+            :, :early
+        ]
+        rise = inside - level
         rises[:, i, first : last + 1] = rise
         heights[:, i, first : last + 1] = rise / local / scale
     return heights, rises
+
+
+def _continued(
+    sums: FloatArray, first: int, flank: int, width: int, before: FloatArray
+) -> FloatArray:
+    """Return the mean of each stretch if the values before it went on as they rose or fell."""
+    half = flank // 2
+    count = before.shape[1]
+    late = (sums[:, first : first + count] - sums[:, first - half : first - half + count]) / half
+    slope = 2 * (late - before) / half
+    continued: FloatArray = before + slope * (flank + width) / 2
+    return continued
 
 
 def _scatter(values: FloatArray) -> FloatArray:

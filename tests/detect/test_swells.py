@@ -39,7 +39,12 @@ def brute_force(y: np.ndarray) -> dict[tuple[int, int], tuple[float, float]]:
             after = np.mean(smooth[a + width : a + width + flank])
             noise = max(0.01, changes(y, 1, a - 1), changes(smooth, 5, a - 1) / 0.6)
             both[a] = (inside - (before + after) / 2) / noise
-            apart[a] = (inside - max(before, after), noise)
+            level = max(before, after)
+            if a < flank + 64:  # the line through the means of both halves of the values before
+                half = flank // 2
+                late, soon = np.mean(smooth[a - half : a]), np.mean(smooth[a - flank : a - half])
+                level = max(level, before + (late - soon) / half * (flank + width) / 2)
+            apart[a] = (inside - level, noise)
         if len(both) - 1 < 2 * width:
             break
         scatter = list(both.values())
@@ -72,6 +77,20 @@ def test_a_planted_swell_is_located_and_sized(width: int) -> None:
         assert abs(found["end"] - (600 + 2 * width - 2)) <= 8
         assert found["ratio"] == pytest.approx(2.5, rel=0.3)
         assert found["height"] >= 5.5
+
+
+def test_the_hump_of_a_norm_as_training_begins_is_no_swell() -> None:
+    """A norm that triples in 25 steps and halves again within 40; a swell there is still found."""
+    at = np.arange(300)
+    hump = 0.06 + 0.13 * np.exp(-0.5 * ((at - 33) / np.where(at < 33, 12, 25)) ** 2)
+    for seed in range(20):
+        assert not len(find_swells(at, hump * healthy(seed, 300, sigma=0.05)))
+    found = 0
+    for seed in range(20):
+        values = healthy(seed, 300)
+        values[30:42] *= 3
+        found += len(find_swells(at, values)) > 0
+    assert found >= 18
 
 
 def test_no_single_step_need_stand_out() -> None:

@@ -38,7 +38,7 @@ EARLY = 0.1  # share of a run that is early if its warm-up is not known
 
 def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, int]:
     """Count the runs in which each sign was seen. `incidents` are all those of the runs."""
-    seen = {(sign, one.run.name) for one in incidents if (sign := OF_KIND.get(one.kind))}
+    seen = {(sign, one.run.name) for one in incidents if (sign := _sign(one))}
     begun: dict[str, int] = {}
     for one in incidents:
         if one.kind not in ("burst", "swell"):
@@ -52,6 +52,12 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
             seen.add(("at_once", run.name))
     signs = [sign for sign, _ in seen]
     return {sign: signs.count(sign) for sign in SIGNS}
+
+
+def _sign(one: Incident) -> Sign | None:
+    if one.kind == "unrest":
+        return "loss_spikes" if one.loss else "dips"
+    return OF_KIND.get(one.kind)
 
 
 def _at_once(run: Diagnosis) -> bool:
