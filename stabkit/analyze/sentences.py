@@ -174,7 +174,7 @@ def _drifted(table: pd.DataFrame) -> Iterator[str]:
     if table["drifts"].any():
         runs = counted(int((table["drifts"] > 0).sum()), "run")
         most = 100 * table["sag"].max()
-        yield f"{runs} sagged slowly without a dip, by up to {most:.1f} points."
+        yield f"{runs} drifted down slowly without a dip, by up to {most:.1f} points."
 
 
 def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:

@@ -31,7 +31,7 @@ def listed(parts: Sequence[str]) -> str:
 
 def layers_called(names: str) -> str:
     """Return names of layers; bare numbers, as in nn.Sequential, are told to be layers."""
-    if re.search("[a-zA-Z]", names):
+    if re.search("[a-zA-Z]", re.sub(r"\b(and|more)\b", "", names)):
         return names
     return f"layer {names}" if re.fullmatch(r"\S+", names) else f"layers {names}"
 

@@ -108,7 +108,7 @@ def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:
     row = run_table(runs).iloc[0]
     assert (row["verdict"], row["dips"], row["drifts"]) == ("unstable", 0, 1)
     assert 0.03 < row["sag"] < 0.06
-    assert "1 run sagged slowly without a dip" in summary(runs)
+    assert "1 run drifted down slowly without a dip" in summary(runs)
     assert [event.kind for event in all_incidents(runs)] == ["drift"]
 
 

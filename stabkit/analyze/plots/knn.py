@@ -22,7 +22,9 @@ from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
 from stabkit.analyze.plots.many import ONE_BY_ONE, PANELS, WORST, say_left_out, seeds_of_ends
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import LINES, RC, new_figure, ramp
+from stabkit.analyze.verdict import VERDICTS
 
+COLUMNS = 4  # panels side by side
 MIDDLE: dict[str, Any] = {"color": "0.35", "linewidth": 1.6, "zorder": 3}
 
 
@@ -30,21 +32,23 @@ def knn_table(runs: Diagnoses) -> pd.DataFrame:
     """Return one row an evaluation.
 
     Columns: run, finished, seed, panel, curve, metric, warmup, per_epoch, step, value, chance, n,
-    k, dip, depth, ceiling, recovered, outlier. `finished` is false for all of a run that did not
-    come to its end. `metric` is kNN, or the accuracy that a run was judged on. `curve` names the
-    setting with the most values, `panel` the others. `warmup` is the step at which it ends,
-    `per_epoch` the steps of an epoch; NaN if not known. `dip` numbers the dips of a run from 1, and
-    is 0 outside of them. `depth` is that of the dip, and `ceiling` lies as far above its trough;
-    `recovered` is false inside a dip that was open when the run ended. `outlier` is true of a
-    single evaluation that is far too low.
+    k, dip, depth, ceiling, recovered, outlier, verdict. `finished` is false for all of a run that
+    did not come to its end. `metric` is kNN, or the accuracy that a run was judged on. `curve`
+    names the setting with the most values, `panel` the others. `warmup` is the step at which it
+    ends, `per_epoch` the steps of an epoch; NaN if not known. `dip` numbers the dips of a run from
+    1, and is 0 outside of them. `depth` is that of the dip, and `ceiling` lies as far above its
+    trough; `recovered` is false inside a dip that was open when the run ended. `outlier` is true of
+    a single evaluation that is far too low. `verdict` is that of the run, if there are so many that
+    only the worst are drawn; else it is empty, since gradients are searched for it.
     """
     cells = group_cells(runs)
     factor = curve_factor(cells)
-    frames = [_rows(run, cell, factor) for cell in cells for run in cell.runs]
+    many = len(runs) > min(PANELS, ONE_BY_ONE)
+    frames = [_rows(run, cell, factor, many) for cell in cells for run in cell.runs]
     return pd.concat(frames, ignore_index=True)
 
 
-def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
+def _rows(run: Diagnosis, cell: Cell, factor: str | None, many: bool) -> pd.DataFrame:
     evals = run.evals(run.metric)
     steps, values = evals["step"].to_numpy(), evals["value"].to_numpy()
     dips, depth = np.zeros(len(steps), dtype=int), np.full(len(steps), math.nan)
@@ -71,6 +75,7 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None) -> pd.DataFrame:
     )
     rows["recovered"] = recovered
     rows["outlier"] = rows["step"].isin(run.outliers["onset"])
+    rows["verdict"] = run.verdict if many else ""
     rows = rows.assign(**head)
     return rows[[*head, *(name for name in rows if name not in head)]]
 
@@ -129,13 +134,18 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
     shown = table[table["panel"].isin(panels)]
     with mpl.rc_context(RC):
         legend = _legend(shown, styles)
-        figure = new_figure(0.3 + 1.5 * bool(legend) + max(4.2, 3.2 * len(panels)), 3.1)
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        columns = min(len(panels), COLUMNS)
+        rows = math.ceil(len(panels) / columns)
+        figure = new_figure(0.3 + 1.5 * bool(legend) + max(4.2, 3.2 * columns), 3.1 * rows)
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+        for ax in axes[len(panels) :]:
+            ax.remove()
         axes[0].set_ylim(_limits(drawn))
-        for ax, panel in zip(axes, panels, strict=True):
+        for ax, panel in zip(axes, panels, strict=False):
             draw_knn(table[table["panel"] == panel], ax, styles)
         axes[0].set_ylim(_limits(drawn))
-        axes[0].set_ylabel(knn_axis(table))
+        for ax in axes[::columns]:
+            ax.set_ylabel(knn_axis(table))
         if legend:
             figure.legend(handles=legend, loc="outside right center")
         left_out = f"{PANELS} of {every} panels: those with the worst runs"
@@ -178,12 +188,13 @@ def _end(curve: str, rows: pd.DataFrame, style: dict[str, Any]) -> LineEnd:
 
 
 def _worst_first(table: pd.DataFrame) -> list[Any]:
-    """Return the names of the runs: first the deepest dip, then the lowest last accuracy."""
+    """Return the names of the runs, by verdict, deepest dip and last accuracy, the worst first."""
     runs = table["run"]
+    rank = table["verdict"].map(["", *VERDICTS].index).groupby(runs, sort=False).first()
     depth = (table["ceiling"] - table["value"]).groupby(runs, sort=False).max().fillna(0)
     last = table["value"].groupby(runs, sort=False).last()
-    order = pd.DataFrame({"depth": -depth, "last": last}).sort_values(["depth", "last"])
-    return list(order.index)
+    order = pd.DataFrame({"rank": rank, "depth": -depth, "last": last})
+    return list(order.sort_values([*order.columns]).index)
 
 
 def _one_by_one(panel: pd.DataFrame) -> pd.DataFrame:

@@ -122,7 +122,7 @@ def _fell(rows: pd.DataFrame) -> str:
     fell = rows["dips"] + rows["drifts"] > 0
     spiked, swung = ~fell & (rows["loss_spikes"] > 0), ~fell & (rows["loss_spikes"] == 0)
     words = {
-        "dipped or sagged": fell,
+        "dipped or drifted": fell,
         "had spikes of the loss": spiked,
         "swung more than before": swung,
     }

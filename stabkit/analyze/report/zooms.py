@@ -10,7 +10,7 @@ from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows
 from stabkit.analyze.plots.note_lines import write_notes
 from stabkit.analyze.report.incident import Facts, Incident
 from stabkit.analyze.report.pictures import Picture, picture
-from stabkit.analyze.text import listed, times
+from stabkit.analyze.text import layers_called, listed, times
 
 
 def pictured(incident: Incident) -> tuple[Incident, Picture | None]:
@@ -40,4 +40,5 @@ def _peak(incident: Incident, rows: pd.DataFrame) -> Facts:
     if incident.kind != "burst" or values.isna().all():
         return ()
     layer, peak = rows.loc[values.idxmax(), "series"], float(values.max())
-    return (("In the picture", f"{layer} peaks at {times(peak)} its median over the run"),)
+    height = f"{times(peak)} its median over the run"
+    return (("In the picture", f"{layers_called(str(layer))} peaks at {height}"),)

@@ -27,7 +27,7 @@ def test_the_verdict_counts_runs_points_and_steps(grid_runs: Diagnoses, whole_gr
     verdict = tell_verdict(grid_runs, run_table(grid_runs))
     assert verdict.headline == "Unstable: 2 of 8 runs"
     assert verdict.lines[0] == (
-        "2 dipped or sagged. All of these finished without any error, as if nothing had happened."
+        "2 dipped or drifted. All of these finished without any error, as if nothing had happened."
     )
     found = {run.name: run.dips for run in grid_runs}
     deepest = max((d["depth"].max(), name) for name, d in found.items() if len(d))[1]
