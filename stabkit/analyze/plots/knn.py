@@ -80,7 +80,12 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None, many: bool) -> pd.Data
     return rows[[*head, *(name for name in rows if name not in head)]]
 
 
-def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axes:
+def draw_knn(
+    frame: pd.DataFrame,
+    ax: Axes,
+    styles: Styles | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Axes:
     """Draw accuracy in percent over steps: a line per run, colored by curve, named at its end.
 
     A triangle marks where a dip began, and says how deep it was; a dip that recovered is shaded.
@@ -88,6 +93,7 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
     as the mean of the runs that finished.
     With very many runs, draw the worst over the median and the middle 80 % of all (`_one_by_one`).
     `frame`: rows of `knn_table` for one panel. `styles` by curve; by default from dark to light.
+    `limits` of the axis, in percent; by default those of the panel.
     """
     drawn, title = _one_by_one(frame), wrapped(frame["panel"].iloc[0])
     styles = curve_styles(drawn) if styles is None else styles
@@ -98,7 +104,7 @@ def draw_knn(frame: pd.DataFrame, ax: Axes, styles: Styles | None = None) -> Axe
         draw_curve(ax, rows, styles[str(curve)])
     say_dips(ax, drawn, styles)
     draw_chance(ax, frame)
-    ax.set_ylim(_limits(drawn))
+    ax.set_ylim(limits or _limits(drawn))
     if drawn["curve"].nunique() <= MOST:
         label_ends(ax, [_end(str(c), rows, styles[str(c)]) for c, rows in drawn.groupby("curve")])
     mark_clock(ax, frame)
@@ -140,10 +146,8 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for ax in axes[len(panels) :]:
             ax.remove()
-        axes[0].set_ylim(_limits(drawn))
         for ax, panel in zip(axes, panels, strict=False):
-            draw_knn(table[table["panel"] == panel], ax, styles)
-        axes[0].set_ylim(_limits(drawn))
+            draw_knn(table[table["panel"] == panel], ax, styles, _limits(drawn))
         for ax in axes[::columns]:
             ax.set_ylabel(knn_axis(table))
         if legend:

@@ -220,9 +220,8 @@ def test_the_height_of_a_burst_is_that_of_its_picture(tmp_path: Path) -> None:
     layer, peak = highest[["layer", "relative"]].iloc[0]
     facts = dict(burst.facts)
     assert facts["Height"] == f"{times(burst.size)} what was expected"
-    assert (
-        facts["In the picture"] == f"layer {layer} peaks at {times(peak)} its median over the run"
-    )
+    height = f"{times(peak)} its median over the run"
+    assert facts["In the picture"] == f"layer {layer} peaks at {height}"
     assert facts["In the picture"] in picture.alt
 
 
