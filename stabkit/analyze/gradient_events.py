@@ -10,7 +10,7 @@ from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, sp
 from stabkit.detect import find_swells
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.layer_tails import bursts_that_stand_out
-from stabkit.detect.robust import ZEROS, zeros_since
+from stabkit.detect.robust import ZEROS, rounded_by, zeros_since
 from stabkit.detect.spikes import usable_series
 from stabkit.detect.swells import find_layer_swells
 from stabkit.store.reader import StoredRun
@@ -34,7 +34,8 @@ def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
             layers.append((str(layer), int(depth)))
         except ValueError as error:
             why = refuse(run, str(error), f"spikes of grad_norm in {layer}")
-    spiked, swelled = _marked(usable, find_layer_spikes(usable)), find_layer_swells(usable)
+    spiked = _marked(usable, _beyond_rounding(usable, find_layer_spikes(usable)))
+    swelled = _beyond_rounding(usable, find_layer_swells(usable))
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
     spiked, swelled = (
         [put_names(rows, *of) for rows, of in zip(found, layers, strict=True)]
@@ -53,12 +54,28 @@ def raised_series(found: Mapping[str, Series], run: StoredRun) -> tuple[pd.DataF
         spikes.attrs["refused"] = why
         return spikes, joined([])
     usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
-    spiked = _marked(usable, [spikes[spikes["layer"] == name] for name in found])
+    spiked = [spikes[spikes["layer"] == name] for name in found]
+    spiked = _marked(usable, _beyond_rounding(usable, spiked))
+    swelled = _beyond_rounding(usable, [find_swells(*series) for series in found.values()])
     swells = (
-        _without(find_swells(*series), rows).pipe(put_names, name, i)
-        for i, ((name, series), rows) in enumerate(zip(found.items(), spiked, strict=True))
+        _without(swells, rows).pipe(put_names, name, i)
+        for i, (name, swells, rows) in enumerate(zip(found, swelled, spiked, strict=True))
     )
     return joined(spiked, "stands_out"), joined(swells)
+
+
+def _beyond_rounding(
+    series: Sequence[Series], events: Sequence[pd.DataFrame]
+) -> list[pd.DataFrame]:
+    """Return the events of each series that rise by more than the rounding of printed values."""
+    kept = []
+    for (steps, values), rows in zip(series, events, strict=True):
+        rounding = rounded_by(values) if len(rows) else 0.0
+        inside = zip(rows["onset"], rows["end"], strict=True)
+        peaks = [values[(steps >= onset) & (steps <= end)].max() for onset, end in inside]
+        rise = np.array(peaks) * (1 - 1 / rows["ratio"].to_numpy())
+        kept.append(rows[rise >= rounding].reset_index(drop=True))
+    return kept
 
 
 def _died(series: Sequence[Series], run: StoredRun) -> str:

@@ -361,8 +361,16 @@ def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
         f"{number} in {counted(len(swelling), 'run')}. The largest ({_named(where)}): "
         f"{swell['ratio']:.3g} times the level on both sides,\n"
         f"from step {swell['onset']:,} to step {swell['end']:,}, first in "
-        f"{layers_called(swell['first'])}."
+        f"{layers_called(swell['first'])}.{_rests_on_swells(swelling)}"
     )
+
+
+def _rests_on_swells(swelling: pd.DataFrame) -> str:
+    """Say where a verdict rests on swells alone."""
+    alone = (swelling["verdict"] == "bursts") & (swelling["clear_bursts"] == 0)
+    if not alone.any():
+        return ""
+    return f" The verdict `bursts` of {counted(int(alone.sum()), 'run')} rests on swells."
 
 
 def _cut_off(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:

@@ -18,10 +18,12 @@ from stabkit.detect.robust import (
     IntArray,
     check_accuracy,
     checked_series,
+    samples_told,
 )
 from stabkit.detect.significance import holm, p_value
 
 MIN_DEPTH, MIN_FALL, ALPHA = 0.01, 2.5, 0.01
+FEWEST_SAMPLES = 2  # where accuracies are shares of few samples, a dip is at least so many deep
 SHORTEST = 8  # evaluations: three before, two that are low, three after
 
 
@@ -167,6 +169,8 @@ def _search(
     time = (steps - steps[:1]).astype(np.float64)
     if acc.size >= SHORTEST:
         variances = None if bits is None else flip_variances(bits)
+        samples = samples_told(acc) if counts is None and bits is None else 0
+        min_depth = max(min_depth, FEWEST_SAMPLES / samples) if samples else min_depth
         spans, noise, ar, bar = find_spans(acc, time, variances, min_depth, threshold, min_fall)
 
     # The search looked at every window, so corrections count every window.

@@ -18,6 +18,7 @@ from stabkit.detect.robust import (
     BoolArray,
     FloatArray,
     residual_scale,
+    samples_told,
     two_sided_residual,
 )
 
@@ -86,12 +87,11 @@ def least_noise(values: FloatArray, variances: FloatArray | None, min_depth: flo
     """Return the noise that a series has at least: a fifth of `min_depth`, or that of rounding.
 
     With less noise than a fifth a dip of `min_depth` passes every bar anyway. Accuracies in whole
-    percents have rounding errors of .29 points, which the residuals of a quiet stretch do not show.
-    Where the answers are known (`variances`) nothing was rounded.
+    percents have rounding errors of .29 points, and those of 20 samples of 1.4, which the residuals
+    of a quiet stretch do not show. Where the answers are known (`variances`) nothing was rounded.
     """
-    percents = 100 * values
-    rounded = variances is None and bool(np.all(np.abs(percents - np.round(percents)) < 1e-4))
-    return max(min_depth / 5, 0.01 / 12**0.5 if rounded else 0.0)
+    samples = samples_told(values) if variances is None else 0
+    return max(min_depth / 5, 1 / samples / 12**0.5 if samples else 0.0)
 
 
 def noise_outside(

@@ -7,7 +7,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from stabkit.detect.frames import rows_frame
-from stabkit.detect.robust import MAD_TO_STD, check_accuracy, checked_series
+from stabkit.detect.robust import (
+    MAD_TO_STD,
+    PERCENT,
+    check_accuracy,
+    checked_series,
+    samples_told,
+)
 
 BAR = 6.0  # robust deviations, whose estimate scatters by a fifth
 SURE_BAR = 4.5  # binomial deviations of `n` samples, which need no estimate
@@ -23,7 +29,8 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
 
     The last evaluation has one neighbor only; it is compared with that. The noise is the median
     distance of up to AROUND evaluations on each side from the mean of *their* neighbors, and at
-    least three quarters of the binomial noise of `n` samples (where given; 0 means unknown).
+    least three quarters of the binomial noise of `n` samples (where given; 0 means unknown). Where
+    it is not, accuracies that are shares of few samples tell n (`samples_told`).
 
     A single low evaluation is no dip: it does not show whether the network or its evaluation
     failed at that step. Returns one row each: onset (the step), depth (below the lower neighbor),
@@ -38,6 +45,9 @@ def find_outliers(step: ArrayLike, accuracy: ArrayLike, n: ArrayLike | None = No
     counts = np.broadcast_to(given, values.shape)
     finite = np.isfinite(values)
     steps, values, counts = steps[finite], values[finite], counts[finite]
+    samples = samples_told(values)
+    if samples != PERCENT:  # accuracies of any number of samples are printed so
+        counts = np.where(counts > 0, counts, samples)
     rows = []
     if len(values) >= SHORTEST:
         below = (values[:-2] + values[2:]) / 2 - values[1:-1]  # at evaluations 1 .. -2
@@ -63,6 +73,11 @@ def _noise(depths: np.ndarray, at: int) -> float:
 
 
 def _binomial(accuracy: float, n: float, variances: float) -> float:
-    """Return the deviation of a distance made of several proportions of n samples each."""
-    share = min(max(accuracy, 0.0), 1.0)
+    """Return the deviation of a distance made of several proportions of n samples each.
+
+    All samples right do not mean that none can be wrong: by Laplace's rule of succession it is one
+    of n + 2.
+    """
+    least = 1 / (n + 2)
+    share = min(max(accuracy, least), 1 - least)
     return float(np.sqrt(variances * share * (1 - share) / n)) if n > 0 else 0.0

@@ -14,7 +14,12 @@ BoolArray = NDArray[np.bool_]
 MAD_TO_STD = 1.4826  # 1 / normal.ppf(3/4): the MAD of normal noise times this is its std
 # Std of a standard normal cut at +-3. Divided by it, the trimmed estimate below is unbiased.
 STD_WITHIN_3 = 0.9866
-UNITS, DIFFERENT = 3, 8  # of the last digit that was written; values
+UNITS, DIFFERENT = 3, 8  # of the last digit that was written; distances of values
+FEW_DIFFERENT, OFTEN = 3, 10  # distances; values for each, on average
+# Samples that accuracies tell, at most; how near to whole numbers hits must be where shares were
+# printed with three digits.
+MOST_TOLD, EXACTLY = 200, 0.1
+PERCENT = 100
 ZEROS = 5  # values: a series that is exactly 0 for so long at its end holds nothing any more
 # For the AR(1) coefficients `AR`: the lag-1 autocorrelation of the residuals in `noise_scale`, and
 # their standard deviation relative to that of the noise (means of 300 simulations of 100 values,
@@ -61,14 +66,33 @@ def check_accuracy(steps: IntArray, accuracy: FloatArray) -> None:
         )
 
 
+def samples_told(accuracy: FloatArray) -> int:
+    """Return the number of samples of which all accuracies are shares; 0 if they tell none.
+
+    It is told by the smallest distance of two of them, which is one sample, or a whole percent that
+    they were rounded to. A few round numbers are taken for whole percents. Of more than `MOST_TOLD`
+    samples, rounding matters little.
+    """
+    apart = np.diff(np.unique(np.round(accuracy, 4)))
+    samples = round(1 / float(apart.min())) if apart.size else 0
+    if apart.size < DIFFERENT and samples and PERCENT % samples == 0:
+        samples = PERCENT
+    hits = accuracy * samples
+    fits = 1 < samples <= MOST_TOLD and np.all(np.abs(hits - np.round(hits)) < EXACTLY)
+    return samples if fits else 0
+
+
 def rounded_by(values: FloatArray) -> float:
     """Return how large a distance may be that comes from the rounding of printed values.
 
-    It is `UNITS` times the smallest distance of two values; 0 for fewer than `DIFFERENT` values,
-    which do not show how they were rounded.
+    It is `UNITS` times the smallest distance of two values. Fewer than `DIFFERENT` distances do not
+    show how values were rounded, unless `FEW_DIFFERENT` or more values recur `OFTEN` times: else it
+    is 0.
     """
-    apart = np.diff(np.unique(values[np.isfinite(values)]))
-    return UNITS * float(apart.min()) if apart.size >= DIFFERENT else 0.0
+    finite = values[np.isfinite(values)]
+    apart = np.diff(np.unique(finite))
+    recur = apart.size >= FEW_DIFFERENT and finite.size >= OFTEN * apart.size
+    return UNITS * float(apart.min()) if apart.size >= DIFFERENT or recur else 0.0
 
 
 def ratio_of(log: float) -> float:

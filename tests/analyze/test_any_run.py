@@ -134,6 +134,19 @@ def test_gradients_that_are_zero_to_the_end_are_told(tmp_path, capsys, names, ze
     assert converted(tmp_path / "again", norms).verdict == "stable"
 
 
+def test_a_norm_printed_with_one_digit_has_no_bursts_of_rounding(tmp_path: Path) -> None:
+    """Between .3 and .4 nothing was printed, so .5 seems to stand out."""
+    bursts = 0
+    for seed in range(10):
+        (tmp_path / str(seed)).mkdir()
+        norms = np.round(0.3 * noise(seed, sigma=0.2), 1)
+        bursts += converted(tmp_path / str(seed), {"grad_norm": norms}).verdict != "stable"
+    assert bursts <= 2
+    norms[100:103] = [4.0, 6.0, 3.0]
+    (tmp_path / "burst").mkdir()
+    assert converted(tmp_path / "burst", {"grad_norm": norms}).verdict == "bursts"
+
+
 def staircase(seed: int, noise: float = 0.03) -> np.ndarray:
     """Return a loss whose learning rate drops twice, as in trainings on CIFAR."""
     levels = np.repeat([0.35, 0.05, 0.02], [100, 50, 50])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stabkit.detect import find_outliers
+from stabkit.detect import find_dips, find_outliers
 from stabkit.detect.simulate.planted import Planted
 from stabkit.detect.simulate.scenarios import healthy
 
@@ -74,3 +74,37 @@ def test_one_low_evaluation_of_a_run_with_answers_is_told_and_healthy_runs_have_
         alarms += len(find_outliers(calm.step, calm.accuracy, np.full(calm.step.size, 1000)))
     assert found >= 15  # 93 % of runs; with the former bar of 6 none
     assert alarms == 0
+
+
+def of_fixed_samples(seed: int, samples: int, evals: int) -> np.ndarray:
+    """Return the accuracy of one set of samples whose margins wander; it ends near 1."""
+    rng = np.random.default_rng(seed)
+    margins = np.empty((evals, samples))
+    margins[0] = rng.standard_normal(samples)
+    for i in range(1, evals):
+        margins[i] = 0.6 * margins[i - 1] + 0.8 * rng.standard_normal(samples)
+    learned = 3.2 * (1 - np.exp(-np.arange(evals) / (0.1 * evals)))[:, None]
+    own = rng.standard_normal(samples) - 1
+    return np.asarray((learned + own + 0.35 * margins > 0).mean(axis=1))
+
+
+@pytest.mark.parametrize("samples", [20, 30, 50])
+def test_few_samples_that_all_get_right_in_the_end_are_no_outliers_and_no_dips(
+    samples: int,
+) -> None:
+    """Their number is not given: one of 20 samples is 5 points, and not 17 times the noise."""
+    outliers = dips = 0
+    for seed in range(20):
+        accuracy = np.round(of_fixed_samples(seed, samples, 200), 4)
+        outliers += len(find_outliers(np.arange(200), accuracy)) > 0
+        dips += len(find_dips(np.arange(200), accuracy)) > 0
+    assert outliers <= 1
+    assert dips <= 1
+
+
+def test_a_fall_by_many_of_few_samples_is_told() -> None:
+    accuracy = np.round(of_fixed_samples(0, 50, 200), 4)
+    accuracy[150] -= 0.3
+    assert find_outliers(np.arange(200), accuracy)["onset"].tolist() == [150]
+    accuracy[151:156] -= 0.3
+    assert find_dips(np.arange(200), accuracy)["onset"].tolist() == [149]
