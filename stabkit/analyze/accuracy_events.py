@@ -51,7 +51,8 @@ class Accuracy:
 class Falls(NamedTuple):
     """How an accuracy fell or swung.
 
-    Rows of `find_dips`, possible dips, `find_drift`, `find_outliers`, `find_unrest`.
+    Rows of `find_dips`, possible dips, `find_drift`, `find_outliers`, `find_unrest`. `shown`
+    [dips]: the step of the first evaluation that shows each dip.
     """
 
     dips: pd.DataFrame
@@ -59,6 +60,7 @@ class Falls(NamedTuple):
     drifts: pd.DataFrame
     outliers: pd.DataFrame
     unrest: pd.DataFrame
+    shown: NDArray[np.int64]
 
 
 def falls(seen: Accuracy) -> Falls:
@@ -98,7 +100,9 @@ def falls(seen: Accuracy) -> Falls:
     found = found.assign(steps=steps, samples=samples, epochs=epochs)
     swung = _unrest(seen)
     alone = _outside(swung, _outside(found, alone))
-    return Falls(found, possible, sagged, alone, swung)
+    at = seen.evals["step"].to_numpy()
+    shown = at[np.searchsorted(at, found["onset"], side="right")]
+    return Falls(found, possible, sagged, alone, swung, shown)
 
 
 def _number(run: StoredRun, key: str) -> float:

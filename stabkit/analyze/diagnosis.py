@@ -17,6 +17,7 @@ from stabkit.analyze import accuracy_events, collapse_events, gradient_events, l
 from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_level
 from stabkit.analyze.blank_series import blank_series
 from stabkit.analyze.kept_tables import Tables
+from stabkit.analyze.learning_rate import at_restarts, learning_rate, restarts
 from stabkit.analyze.nonfinite import last_nonfinite, names_of, nonfinite_entries
 from stabkit.analyze.notes import noted
 from stabkit.analyze.overlap import not_covered
@@ -35,6 +36,9 @@ from stabkit.rundir import TABLES, Note
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import StoredRun
 
+# A loss that doubles at a restart of the learning rate counts as a spike: restarts of healthy runs
+# bring it back to an earlier level.
+AT_RESTART_RATIO = 2.0
 BROKE_OFF = ("failed", "lost")  # how a run stands that ended before its end
 
 
@@ -112,8 +116,11 @@ class Diagnosis:
 
     @property
     def dips(self) -> pd.DataFrame:
-        """Rows of `find_dips`, with the columns that `accuracy_events.falls` adds."""
-        return self._falls[0].dips
+        """Rows of `find_dips`, with the columns that `accuracy_events.falls` adds.
+
+        Those that a restart of the learning rate explains are in `at_restarts`.
+        """
+        return self._dips_by_restarts[0]
 
     @property
     def possible_dips(self) -> pd.DataFrame:
@@ -123,7 +130,7 @@ class Diagnosis:
     @cached_property
     def confirmed_then(self) -> pd.DataFrame:
         """Dips confirmed while it trained that the whole run does not show (`confirmed_then`)."""
-        found = pd.concat([self.dips, self.possible_dips])
+        found = pd.concat([self._falls[0].dips, self.possible_dips])
         return accuracy_events.confirmed_then(Accuracy(self.stored, self.metric), found)
 
     @property
@@ -179,11 +186,48 @@ class Diagnosis:
         }
 
     @cached_property
+    def _restarts(self) -> list[int]:
+        return restarts(learning_rate(self.tables.scalars()))
+
+    @cached_property
+    def _dips_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Dips that no restart of the learning rate explains, and the others."""
+        found = self._falls[0]
+        ends = found.dips.assign(end=found.dips["recovery"].fillna(math.inf))
+        explained = np.array(at_restarts(ends, found.shown, self._restarts), dtype=bool)
+        return _parted(found.dips, explained)
+
+    @cached_property
+    def _spikes_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Loss spikes that no restart of the learning rate explains, and the others."""
+        spikes = self._loss_spikes
+        explained = np.array(at_restarts(spikes, spikes["onset"], self._restarts), dtype=bool)
+        small = spikes["ratio"].to_numpy(dtype=float) < AT_RESTART_RATIO
+        return _parted(spikes, explained & small)
+
+    @property
+    def at_restarts(self) -> pd.DataFrame:
+        """Dips and loss spikes that restarts of the learning rate explain, in the order of onset.
+
+        Columns: series, onset, end, size (the depth of a dip, the ratio of a loss spike).
+        """
+        dips, spikes = self._dips_by_restarts[1], self._spikes_by_restarts[1]
+        fell = dips.assign(series=self.metric, size=dips["depth"])
+        rose = spikes.assign(series=spikes["first"], size=spikes["ratio"])
+        both = pd.concat([rows[["series", "onset", "end", "size"]] for rows in (fell, rose)])
+        return both.sort_values("onset", ignore_index=True)
+
+    @property
     def loss_spikes(self) -> pd.DataFrame:
         """Rows of `find_bursts` on the spikes of all losses; a series stands for a layer.
 
-        `long`: the ratio is that of a long rise to the best level before.
+        `long`: the ratio is that of a long rise to the best level before. Those that a restart of
+        the learning rate explains are in `at_restarts`.
         """
+        return self._spikes_by_restarts[0]
+
+    @cached_property
+    def _loss_spikes(self) -> pd.DataFrame:
         series = self._series(self.losses)
         found = loss_events.loss_spikes(series, self.tables)
         spikes = find_bursts(found, burst_gap(steps for steps, _ in series.values()))
@@ -417,9 +461,17 @@ class Diagnosis:
         return self
 
 
+def _parted(rows: pd.DataFrame, apart: NDArray[np.bool_]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that are not `apart`, and those that are."""
+    if not apart.any():
+        return rows, rows[:0]
+    return rows[~apart].reset_index(drop=True), rows[apart].reset_index(drop=True)
+
+
 EXAMINED = (
     *("metric", "_falls", "confirmed_then", "level", "best"),
-    *("losses", "loss_spikes", "departures", "stuck"),
+    *("losses", "_loss_spikes", "departures", "stuck"),
+    *("_dips_by_restarts", "_spikes_by_restarts"),
     *(
         "collapses",
         "unrest",

@@ -11,7 +11,7 @@ from stabkit.analyze.nonfinite import names_of
 
 EVENT_KINDS = (
     *("dip", "drift", "outlier", "burst", "swell", "spike", "loss_spike", "departure", "stuck"),
-    *("unrest", "collapse", "nonfinite", "overflow"),
+    *("unrest", "collapse", "nonfinite", "overflow", "restart"),
 )
 EVENT_COLUMNS = {
     "kind": "object",
@@ -78,6 +78,12 @@ def _unrest(run: Diagnosis) -> Iterator[Row]:
         yield "unrest", row.onset, row.end, layer, row.scatter, math.nan
 
 
+def _restarts(run: Diagnosis) -> Iterator[Row]:
+    for row in run.at_restarts.itertuples():
+        layer = None if row.series == run.metric else row.series
+        yield "restart", row.onset, int(row.end), layer, row.size, math.nan
+
+
 def _outliers(run: Diagnosis) -> Iterator[Row]:
     for row in run.outliers.itertuples():
         yield "outlier", row.onset, row.onset, None, row.depth, math.nan
@@ -129,4 +135,5 @@ _ROWS = {
     "collapse": _collapses,
     "nonfinite": _nonfinite,
     "overflow": _overflows,
+    "restart": _restarts,
 }

@@ -100,6 +100,7 @@ def events_in_words(
         *_confirmed_then(table, ordered),
         *_loss_spikes(table, ordered),
         *_unrest(table, ordered),
+        *_at_restarts(table),
         *_outliers(table, ordered),
         *_stuck(table, ordered),
         *_overflows(table, ordered),
@@ -251,6 +252,17 @@ def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]
         f"{spike['first']} rose to {times(spike['ratio'])}\n{risen_from(spike)}; it began at step "
         f"{spike['onset']:,} and ended at step {spike['end']:,}."
     )
+
+
+def _at_restarts(table: pd.DataFrame) -> Iterator[str]:
+    some = table[table["at_restarts"] > 0]
+    if len(some):
+        number = int(some["at_restarts"].sum())
+        events = "dip or loss spike begins" if number == 1 else "dips and loss spikes begin"
+        yield (
+            f"{number:,} {events} where the learning rate restarts, and all is back before it "
+            f"restarts again,\nin {counted(len(some), 'run')}: no verdict rests on that."
+        )
 
 
 def _unrest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:

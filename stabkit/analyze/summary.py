@@ -89,6 +89,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "patch_first": int((run.onsets.loc[run.onsets["layer"] == FIRST, "share"] > 0).sum()),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
+        "at_restarts": len(run.at_restarts),
         "gaps": "; ".join(run.gaps()),
         "left_out": "; ".join(run.left_out),
         "run": run.name,
