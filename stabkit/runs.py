@@ -104,7 +104,7 @@ class Run(reader.StoredRun):
         """Return what was found, in step order: kind, onset, end, layer, size, p.
 
         `kind` is `dip`, `drift`, `outlier`, `burst`, `swell`, `spike`, `loss_spike`, `departure`,
-        `stuck`, `unrest`, `collapse`, `nonfinite`, `overflow` or `restart` (a dip or loss spike
+        `stuck`, `unrest`, `collapse`, `nonfinite`, `overflow` or `lr_restart` (a dip or loss spike
         that a restart of the learning rate explains); by default all but spikes: bursts hold them.
         `layer` is where it began: a layer or a series. `size` is the depth of a dip,
         drift or outlier, the ratio of a burst, swell, spike or departure, the scatter of unrest (of

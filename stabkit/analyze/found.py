@@ -11,7 +11,7 @@ from stabkit.analyze.nonfinite import names_of
 
 EVENT_KINDS = (
     *("dip", "drift", "outlier", "burst", "swell", "spike", "loss_spike", "departure", "stuck"),
-    *("unrest", "collapse", "nonfinite", "overflow", "restart"),
+    *("unrest", "collapse", "nonfinite", "overflow", "lr_restart"),
 )
 EVENT_COLUMNS = {
     "kind": "object",
@@ -81,7 +81,7 @@ def _unrest(run: Diagnosis) -> Iterator[Row]:
 def _restarts(run: Diagnosis) -> Iterator[Row]:
     for row in run.at_restarts.itertuples():
         layer = None if row.series == run.metric else row.series
-        yield "restart", row.onset, int(row.end), layer, row.size, math.nan
+        yield "lr_restart", row.onset, int(row.end), layer, row.size, math.nan
 
 
 def _outliers(run: Diagnosis) -> Iterator[Row]:
@@ -135,5 +135,5 @@ _ROWS = {
     "collapse": _collapses,
     "nonfinite": _nonfinite,
     "overflow": _overflows,
-    "restart": _restarts,
+    "lr_restart": _restarts,
 }

@@ -59,8 +59,8 @@ def test_dips_and_loss_spikes_at_restarts_are_told_and_do_not_count(
         folder.mkdir()
         run = converted(folder, sgdr(seed, size), np.arange(size))
         assert run.verdict == "stable"
-        assert set(run.events()["kind"]) <= {"restart", "burst"}
-        series |= set(run.events("restart")["layer"].fillna("accuracy"))
+        assert set(run.events()["kind"]) <= {"lr_restart", "burst"}
+        series |= set(run.events("lr_restart")["layer"].fillna("accuracy"))
     assert series == {"accuracy", "loss"}
     assert "where the learning rate restarts" in told(run, capsys)
 
