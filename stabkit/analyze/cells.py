@@ -85,7 +85,8 @@ def label(key: str, value: Any) -> str:
         return FROZEN[value]
     if key == "fault.until" and value == 0:
         return "no fault"
-    return one_line(f"{WORDS.get(key, key.rsplit('.', 1)[-1].replace('_', ' '))} {value}")
+    name = WORDS.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
+    return one_line(f"no {name}" if value is None else f"{name} {value}")
 
 
 def cell_label(cell: Cell, without: str | None = None) -> str:

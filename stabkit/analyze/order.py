@@ -37,9 +37,9 @@ def order_words(test: OrderTest) -> str:
     interval = f"95 % interval {test.low:g} to {test.high:g}"
     known = interval if math.isfinite(test.low) else "too few bursts for an interval"
     return (
-        f"{ORDERS[test.order]}: the deepest spiked {test.lag:g} steps after\n"
-        f"the shallowest (median; {known}; "
-        f"later in {test.before}, earlier in {test.after}, at once in {test.ties})."
+        f"{ORDERS[test.order]}. The deepest layer spiked after the shallowest in "
+        f"{counted(test.before, 'burst')}, before it in\n{test.after}, and in the same step in "
+        f"{test.ties}; median lag {test.lag:g} steps ({known})."
     )
 
 

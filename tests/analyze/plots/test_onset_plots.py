@@ -267,8 +267,9 @@ def test_the_order_has_a_dot_a_burst_and_the_median_between(tmp_path: Path) -> N
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [sorted(line.get_xdata()) for line in dots] == [[0] * 7, [2] * 7, [], [3]]
     title = " ".join(ax.get_title("left").split())
-    assert title.startswith("The shallowest layer spikes first: the deepest spiked 2 steps after")
-    assert "95 % interval 2 to 3; later in 7, earlier in 0, at once in 0" in title
+    assert title.startswith("The shallowest layer spikes first. The deepest layer spiked after")
+    assert "in 7 bursts, before it in 0, and in the same step in 0" in title
+    assert "median lag 2 steps (95 % interval 2 to 3)" in title
     texts = [text.get_text() for text in ax.texts]
     assert texts[:4] == ["7 of 7", "0", "0 of 7", "0"]
 
