@@ -12,6 +12,7 @@ from tests.analyze.conftest import diagnosed, plant_run
         ("optim.lr", 0.016, "base lr 0.016"),
         ("model.freeze_patch_embed", True, "frozen patch projection"),
         ("fault.until", 0, "no fault"),
+        ("optim.clip_at", None, "no clip at"),
         ("fault.until", 300, "fault until step 300"),
         ("data.num_train", 512, "num train 512"),
         ("lr\n", 1, "lr\\n 1"),
