@@ -227,7 +227,7 @@ def test_a_resnet_trains_in_the_loop(tmp_path: Path) -> None:
             "needs a width that is a multiple of 8, not 12",
         ),
         ({**SMALL, "width": 10, "heads": 2}, "multiple of 4 .*sin-cos"),
-        ({**SMALL, "pool": "avg"}, "pool = 'avg': should be 'token', 'norm_then_mean' or 'mean'"),
+        ({**SMALL, "pool": "avg"}, "pool = 'avg': should be token, norm_then_mean or mean"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
