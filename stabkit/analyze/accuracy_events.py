@@ -100,9 +100,14 @@ def falls(seen: Accuracy) -> Falls:
     found = found.assign(steps=steps, samples=samples, epochs=epochs)
     swung = _unrest(seen)
     alone = _outside(swung, _outside(found, alone))
-    at = seen.evals["step"].to_numpy()
-    shown = at[np.searchsorted(at, found["onset"], side="right")]
+    shown = shown_from(seen.evals["step"].to_numpy(), found["onset"].to_numpy())
     return Falls(found, possible, sagged, alone, swung, shown)
+
+
+def shown_from(steps: NDArray[np.int64], onsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first evaluation after each onset: the first that shows a fall."""
+    shown: NDArray[np.int64] = steps[np.searchsorted(steps, onsets, side="right")]
+    return shown
 
 
 def _number(run: StoredRun, key: str) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stabkit.analyze.accuracy_events import shown_from
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
@@ -93,7 +94,7 @@ def bursts_and_dips(runs: Diagnoses) -> list[EventTimes]:
             if first > last or last - first > LONGEST:
                 continue
             onset = run.dips["onset"].to_numpy()
-            shown = steps[np.searchsorted(steps, onset, side="right")]
+            shown = shown_from(steps, onset)
             inside = (shown >= first) & (shown <= last)
             begun = run.bursts["onset"]
             watched.append(

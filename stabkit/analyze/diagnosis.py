@@ -17,7 +17,8 @@ from stabkit.analyze import accuracy_events, collapse_events, gradient_events, l
 from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_level
 from stabkit.analyze.blank_series import blank_series
 from stabkit.analyze.kept_tables import Tables
-from stabkit.analyze.learning_rate import at_restarts, learning_rate, restarts
+from stabkit.analyze.learning_rate import learning_rate
+from stabkit.analyze.lr_restarts import dips_by_restarts, restarts, spikes_by_restarts
 from stabkit.analyze.nonfinite import last_nonfinite, names_of, nonfinite_entries
 from stabkit.analyze.notes import noted
 from stabkit.analyze.overlap import not_covered
@@ -36,9 +37,6 @@ from stabkit.rundir import TABLES, Note
 from stabkit.store.gaps import gaps
 from stabkit.store.reader import StoredRun
 
-# A loss that doubles at a restart of the learning rate counts as a spike: restarts of healthy runs
-# bring it back to an earlier level.
-AT_RESTART_RATIO = 2.0
 BROKE_OFF = ("failed", "lost")  # how a run stands that ended before its end
 
 
@@ -191,19 +189,11 @@ class Diagnosis:
 
     @cached_property
     def _dips_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Dips that no restart of the learning rate explains, and the others."""
-        found = self._falls[0]
-        ends = found.dips.assign(end=found.dips["recovery"].fillna(math.inf))
-        explained = np.array(at_restarts(ends, found.shown, self._restarts), dtype=bool)
-        return _parted(found.dips, explained)
+        return dips_by_restarts(self._falls[0], self._restarts)
 
     @cached_property
     def _spikes_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Loss spikes that no restart of the learning rate explains, and the others."""
-        spikes = self._loss_spikes
-        explained = np.array(at_restarts(spikes, spikes["onset"], self._restarts), dtype=bool)
-        small = spikes["ratio"].to_numpy(dtype=float) < AT_RESTART_RATIO
-        return _parted(spikes, explained & small)
+        return spikes_by_restarts(self._loss_spikes, self._restarts)
 
     @property
     def at_restarts(self) -> pd.DataFrame:
@@ -459,13 +449,6 @@ class Diagnosis:
         for name in EXAMINED:
             getattr(self, name)
         return self
-
-
-def _parted(rows: pd.DataFrame, apart: NDArray[np.bool_]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows that are not `apart`, and those that are."""
-    if not apart.any():
-        return rows, rows[:0]
-    return rows[~apart].reset_index(drop=True), rows[apart].reset_index(drop=True)
 
 
 EXAMINED = (

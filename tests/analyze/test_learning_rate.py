@@ -1,11 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from stabkit.analyze.learning_rate import restarts, warmup_of
-from tests.analyze.test_any_run import converted, told
+from stabkit.analyze.learning_rate import warmup_of
 
 
 @pytest.mark.parametrize(
@@ -25,53 +22,3 @@ from tests.analyze.test_any_run import converted, told
 def test_a_warm_up_rises_from_the_first_steps_on(rates: list[float], steps: int | None) -> None:
     found = warmup_of(pd.Series(rates, index=10 * np.arange(len(rates)), dtype=float))
     assert found == steps
-
-
-def test_a_restart_goes_back_to_a_rate_that_was_used_before() -> None:
-    warmup, cosine = [1e-4, 1e-3, 1e-2], [0.01, 0.006, 0.001]
-    rates = pd.Series([*warmup, *cosine, *cosine, *cosine], index=range(0, 24, 2))
-    assert restarts(rates) == [12, 18]
-    rates[12] = 0.05  # higher than ever: a fault
-    assert restarts(rates) == [18]
-    assert restarts(rates[:1]) == []
-
-
-def sgdr(seed: int, size: int = 900, cycles: int = 4) -> dict[str, np.ndarray]:
-    """Return a healthy loss and accuracy under cosine restarts, which both follow."""
-    rng, at = np.random.default_rng(seed), np.arange(size)
-    length = size // cycles
-    share = 0.5 * (1 + np.cos(np.pi * (at % length) / length))
-    loss = 0.8 + 2.4 * (1 + at / 10) ** -0.35 + 0.25 * share
-    accuracy = 0.8 - 0.7 * np.exp(-at / (0.1 * size)) - 0.12 * share
-    return {
-        "loss": loss * np.exp(0.02 * rng.standard_normal(size)),
-        "val_acc": np.clip(accuracy + 0.01 * rng.standard_normal(size), 0, 1),
-        "lr": 0.1 * share + 1e-5,
-    }
-
-
-def test_dips_and_loss_spikes_at_restarts_are_told_and_do_not_count(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    series = set()
-    for seed, size in ((1, 900), (4, 3000)):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        run = converted(folder, sgdr(seed, size), np.arange(size))
-        assert run.verdict == "stable"
-        assert set(run.events()["kind"]) <= {"lr_restart", "burst"}
-        series |= set(run.events("lr_restart")["layer"].fillna("accuracy"))
-    assert series == {"accuracy", "loss"}
-    assert "where the learning rate restarts" in told(run, capsys)
-
-
-@pytest.mark.parametrize("fault", ["between restarts", "at a restart, and larger", "without rates"])
-def test_other_events_under_restarts_count(tmp_path: Path, fault: str) -> None:
-    columns = sgdr(0)
-    if fault == "between restarts":
-        columns["loss"][350:360] *= 2
-    elif fault == "at a restart, and larger":
-        columns["loss"][450:460] *= 3
-    else:
-        del columns["lr"]
-    assert converted(tmp_path, columns, np.arange(900)).verdict == "unstable"

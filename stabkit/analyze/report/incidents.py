@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from stabkit.analyze.accuracy_events import shown_from
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.collapse_events import CALLED
@@ -106,9 +108,7 @@ def _dip(run: Diagnosis, where: str, dip: dict[Any, Any]) -> Incident:
         facts += (("Gradients", burst_between(run, since, trough)),)
     headline = f"Dip of {points:.1f} points from step {onset:,} on"
     size = float(dip["depth"])
-    return Incident(
-        run, where, "dip", onset, end, size, headline, facts, shows=_next_evaluation(run, onset)
-    )
+    return Incident(run, where, "dip", onset, end, size, headline, facts, shows=_shown(run, onset))
 
 
 def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
@@ -131,13 +131,12 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
         size,
         headline,
         facts,
-        shows=_next_evaluation(run, onset),
+        shows=_shown(run, onset),
     )
 
 
-def _next_evaluation(run: Diagnosis, step: int) -> int:
-    steps = run.evals(run.metric)["step"]
-    return int(steps[steps > step].min())
+def _shown(run: Diagnosis, onset: int) -> int:
+    return int(shown_from(run.evals(run.metric)["step"].to_numpy(), np.array([onset]))[0])
 
 
 def _unrest(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
