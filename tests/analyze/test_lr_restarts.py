@@ -48,10 +48,14 @@ def test_dips_and_loss_spikes_at_restarts_are_told_and_do_not_count(
     assert "where the learning rate restarts" in told(run, capsys)
 
 
-@pytest.mark.parametrize("fault", ["between restarts", "at a restart, and larger", "without rates"])
+@pytest.mark.parametrize(
+    "fault", ["a dip between", "between restarts", "at a restart, and larger", "without rates"]
+)
 def test_other_events_under_restarts_count(tmp_path: Path, fault: str) -> None:
     columns = sgdr(0)
-    if fault == "between restarts":
+    if fault == "a dip between":
+        columns["val_acc"][350:380] -= 0.2
+    elif fault == "between restarts":
         columns["loss"][350:360] *= 2
     elif fault == "at a restart, and larger":
         columns["loss"][450:460] *= 3
