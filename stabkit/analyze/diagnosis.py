@@ -145,17 +145,18 @@ class Diagnosis:
     def unrest(self) -> pd.DataFrame:
         """Stretches in which the accuracy or a loss swings far more than before; `series` names it.
 
-        Rows of `find_unrest` and `find_loss_unrest`, without those that other events cover.
+        Rows of `find_unrest` and `find_loss_unrest`, without those that other events cover. Dips
+        and loss spikes that restarts of the learning rate explain cover them too.
         """
         losses = loss_events.unrest(loss_events.of_level(self._series(self.losses)))
         accuracy = self._falls[0].unrest.assign(series=self.metric)
         ends = self.drifts["recovery"].fillna(math.inf)
-        falls = [self.dips, self.drifts.assign(end=ends), self.collapses]
+        falls = [self._falls[0].dips, self.drifts.assign(end=ends), self.collapses]
         kept = [not_covered(accuracy, falls)]
         for name, rows in losses.groupby("series", sort=False):
             left = self.departures[self.departures["series"] == name]
-            named = [name in str(first).split(", ") for first in self.loss_spikes["first"]]
-            spikes = self.loss_spikes[np.array(named, dtype=bool)]
+            named = [name in str(first).split(", ") for first in self._loss_spikes["first"]]
+            spikes = self._loss_spikes[np.array(named, dtype=bool)]
             kept.append(not_covered(rows, [left, spikes, self.collapses]))
         return pd.concat(kept, ignore_index=True)[[*losses.columns]]
 

@@ -61,4 +61,7 @@ def test_other_events_under_restarts_count(tmp_path: Path, fault: str) -> None:
         columns["loss"][450:460] *= 3
     else:
         del columns["lr"]
-    assert converted(tmp_path, columns, np.arange(900)).verdict == "unstable"
+    run = converted(tmp_path, columns, np.arange(900))
+    assert run.verdict == "unstable"
+    kinds = ("dip",) if fault == "a dip between" else ("dip", "loss_spike")
+    assert run.events()["kind"].isin(kinds).any()
