@@ -2,19 +2,18 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from numbers import Real
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
-from stabkit.analyze.across_runs import onsets
 from stabkit.analyze.blank_series import BLANK
 from stabkit.analyze.cells import group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.gradient_sentences import bursts_in_words, cut_off_in_words, swells_in_words
 from stabkit.analyze.nonfinite import names_of
-from stabkit.analyze.order import FIRST, lead_words
+from stabkit.analyze.sentence_parts import NAMED, largest, named
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import SharedFall, shared_in_words
 from stabkit.analyze.text import layers_called, listed, risen_from, times
@@ -22,8 +21,8 @@ from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.printing import counted
 
-NAMED = 3  # runs of one kind; more are counted
 SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give them
+
 
 COLLAPSE = {  # a sign of collapse in words
     "loss_relative": "a loss at chance or zero",
@@ -104,9 +103,9 @@ def events_in_words(
         *_outliers(table, ordered),
         *_stuck(table, ordered),
         *_overflows(table, ordered),
-        *_bursts(table, ordered),
-        *_swells(table, ordered),
-        *_cut_off(table, ordered),
+        *bursts_in_words(table, ordered),
+        *swells_in_words(table, ordered),
+        *cut_off_in_words(table, ordered),
     ]
     return [text for text in found if text]
 
@@ -116,19 +115,9 @@ def in_table_order(runs: Diagnoses) -> list[Diagnosis]:
     return [run for cell in group_cells(runs) for run in cell.runs]
 
 
-def seed_text(seed: object) -> str:
-    if isinstance(seed, Real):
-        return f"{seed:.0f}" if math.isfinite(seed) else "-"
-    return "-" if seed is None else str(seed)
-
-
 def p_words(p: float) -> str:
     """Return a p-value as `p = 0.003`; one too small for the test's arithmetic as a bound."""
     return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.1g}"
-
-
-def _named(row: pd.Series) -> str:
-    return f"{row['cell']}" + ("" if pd.isna(row["seed"]) else f", seed {seed_text(row['seed'])}")
 
 
 def where_lost(run: Diagnosis) -> str:
@@ -156,7 +145,7 @@ def where_lost(run: Diagnosis) -> str:
 def _lost(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     rows = table[table["verdict"] == "diverged"]
     for i, row in rows.head(NAMED).iterrows():
-        yield f"{_named(row)}: {where_lost(ordered[int(str(i))])}."
+        yield f"{named(row)}: {where_lost(ordered[int(str(i))])}."
     if len(rows) > NAMED:
         yield f"{counted(len(rows) - NAMED, 'run')} more diverged."
 
@@ -191,7 +180,7 @@ def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     if not math.isnan(dip["p_value"]):
         p_value = p_words(dip["p_value"])
     yield (
-        f"The deepest dip ({_named(worst)}): {100 * dip['depth']:.1f} points "
+        f"The deepest dip ({named(worst)}): {100 * dip['depth']:.1f} points "
         f"below its level\nat step {int(dip['trough'])}; begun after step {int(dip['onset'])}, "
         f"{end} ({p_value})."
     )
@@ -201,12 +190,12 @@ def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     some = table[table["possible_dips"] > 0]
     if some.empty:
         return
-    where, run, dip = _largest(some, ordered, lambda run: run.possible_dips, "z")
+    where, run, dip = largest(some, ordered, lambda run: run.possible_dips, "z")
     end = "" if pd.isna(dip["recovery"]) else f" to {int(dip['recovery']):,}"
     number = counted(int(some["possible_dips"].sum()), "possible dip")
     yield (
         f"{number} in {counted(len(some), 'run')}, not clear enough to count: some healthy runs "
-        f"have one too.\nThe clearest ({_named(where)}): {accuracy_words(run.metric)} "
+        f"have one too.\nThe clearest ({named(where)}): {accuracy_words(run.metric)} "
         f"{100 * dip['depth']:.1f} points below its\nlevel at step {int(dip['trough']):,}, "
         f"from step {int(dip['onset']):,}{end}."
     )
@@ -216,39 +205,24 @@ def _confirmed_then(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[s
     some = table[table["confirmed_then"] > 0]
     if some.empty:
         return
-    where, run, dip = _largest(some, ordered, lambda run: run.confirmed_then, "depth")
+    where, run, dip = largest(some, ordered, lambda run: run.confirmed_then, "depth")
     number = counted(int(some["confirmed_then"].sum()), "dip")
     yield (
         f"{number} in {counted(len(some), 'run')} stood out while it trained, and no longer among "
-        f"all evaluations,\nso the verdict leaves it out. The deepest ({_named(where)}): "
+        f"all evaluations,\nso the verdict leaves it out. The deepest ({named(where)}): "
         f"{accuracy_words(run.metric)} {100 * dip['depth']:.1f} points below its\nlevel at step "
         f"{int(dip['trough']):,}, from step {int(dip['onset']):,}."
     )
-
-
-def _largest(
-    rows: pd.DataFrame,
-    ordered: list[Diagnosis],
-    events: Callable[[Diagnosis], pd.DataFrame],
-    size: str,
-) -> tuple[pd.Series, Diagnosis, pd.Series]:
-    """Return the row of the run with the largest of these events, the run, and the event."""
-    where, run = max(
-        ((row, ordered[int(str(i))]) for i, row in rows.iterrows()),
-        key=lambda pair: float(events(pair[1])[size].max()),
-    )
-    found = events(run)
-    return where, run, found.loc[found[size].idxmax()]
 
 
 def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     spiking = table[table["loss_spikes"] > 0]
     if spiking.empty:
         return
-    where, _, spike = _largest(spiking, ordered, lambda run: run.loss_spikes, "ratio")
+    where, _, spike = largest(spiking, ordered, lambda run: run.loss_spikes, "ratio")
     number = counted(int(spiking["loss_spikes"].sum()), "loss spike")
     yield (
-        f"{number} in {counted(len(spiking), 'run')}. The largest ({_named(where)}): "
+        f"{number} in {counted(len(spiking), 'run')}. The largest ({named(where)}): "
         f"{spike['first']} rose to {times(spike['ratio'])}\n{risen_from(spike)}; it began at step "
         f"{spike['onset']:,} and ended at step {spike['end']:,}."
     )
@@ -269,11 +243,11 @@ def _unrest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     swinging = table[table["unrest"] > 0]
     if swinging.empty:
         return
-    where, run, row = _largest(swinging, ordered, lambda run: run.unrest, "ratio")
+    where, run, row = largest(swinging, ordered, lambda run: run.unrest, "ratio")
     number = counted(int(swinging["unrest"].sum()), "stretch")
     name = accuracy_words(run.metric) if row["series"] == run.metric else row["series"]
     yield (
-        f"{number} of unrest in {counted(len(swinging), 'run')}. The clearest ({_named(where)}): "
+        f"{number} of unrest in {counted(len(swinging), 'run')}. The clearest ({named(where)}): "
         f"{name}\nswings between {swings_between(run, row)} from step {row['onset']:,} to step "
         f"{row['end']:,}, {times(row['ratio'])} as far as before."
     )
@@ -290,12 +264,12 @@ def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     falling = table[table["outliers"] > 0]
     if falling.empty:
         return
-    where, run, fall = _largest(falling, ordered, lambda run: run.outliers, "depth")
+    where, run, fall = largest(falling, ordered, lambda run: run.outliers, "depth")
     beside = "the one before" if fall["last"] else "those beside it"
     number = counted(int(falling["outliers"].sum()), "single evaluation")
     yield (
         f"{number} fell far below the noise in {counted(len(falling), 'run')}. The deepest "
-        f"({_named(where)}):\n{accuracy_words(run.metric)} {100 * fall['depth']:.1f} points below "
+        f"({named(where)}):\n{accuracy_words(run.metric)} {100 * fall['depth']:.1f} points below "
         f"{beside} at step {fall['onset']:,}. One evaluation alone is no dip:\nit does not tell "
         "whether the network or its evaluation failed."
     )
@@ -307,7 +281,7 @@ def _stuck(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
             name = "the loss" if loss.series == "loss_relative" else loss.series
             unit = " times that of chance" if loss.series == "loss_relative" else ""
             yield (
-                f"{_named(row)}: {name} never fell: {loss.start:.4g}{unit} at first, "
+                f"{named(row)}: {name} never fell: {loss.start:.4g}{unit} at first, "
                 f"{loss.level:.4g} at the end."
             )
 
@@ -323,78 +297,4 @@ def _overflows(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     yield (
         f"{where} overflowed at step {at} and was finite again, in {counted(len(runs), 'run')}: no "
         "divergence,\nsince mixed precision skips such steps."
-    )
-
-
-def _bursts(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
-    watched = any(run.judged.layers or run.judged.norms for run in ordered)
-    if not watched:
-        return
-    if not table["bursts"].any():
-        if table["swells"].any():
-            return  # `_swells` says what the verdict `bursts` is of
-        layers = any(run.judged.layers for run in ordered)
-        yield "No layer's gradient norm spiked." if layers else "No gradient norm spiked."
-        return
-    found = counted(int(table["bursts"].sum()), "gradient burst")
-    text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
-    if any(FIRST in set(run.layers["layer"]) for run in ordered):
-        led = lead_words(onsets(ordered))
-        text += f"; {led}." if led else ", none with the patch projection."
-        yield text + _clear(table)
-        return
-    bursting = table[table["bursts"] > 0]
-    where, _, burst = _largest(bursting, ordered, lambda run: run.bursts, "ratio")
-    yield (
-        f"{text}. The largest ({_named(where)}): {times(burst['ratio'])} what was expected; it "
-        f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}." + _clear(table)
-    )
-
-
-def _clear(table: pd.DataFrame) -> str:
-    """Say how many bursts do not count for a verdict; empty if all count."""
-    all_bursts, clear = int(table["bursts"].sum()), int(table["clear_bursts"].sum())
-    if clear == all_bursts:
-        return ""
-    if not clear:
-        which = "It does not stand" if all_bursts == 1 else "None of them stands"
-        return f"\n{which} out from the values around, so no verdict rests on it."
-    stand = "stands" if clear == 1 else "stand"
-    return f"\n{clear} of them {stand} out from the values around; no verdict rests on the others."
-
-
-def _swells(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
-    swelling = table[table["swells"] > 0]
-    if swelling.empty:
-        return
-    where, _, swell = _largest(swelling, ordered, lambda run: run.swells, "ratio")
-    number = counted(int(swelling["swells"].sum()), "gradient swell")
-    yield (
-        f"{number} in {counted(len(swelling), 'run')}. The largest ({_named(where)}): "
-        f"{swell['ratio']:.3g} times the level on both sides,\n"
-        f"from step {swell['onset']:,} to step {swell['end']:,}, first in "
-        f"{layers_called(swell['first'])}.{_rests_on_swells(swelling)}"
-    )
-
-
-def _rests_on_swells(swelling: pd.DataFrame) -> str:
-    """Say where a verdict rests on swells alone."""
-    alone = (swelling["verdict"] == "bursts") & (swelling["clear_bursts"] == 0)
-    if not alone.any():
-        return ""
-    return f" The verdict `bursts` of {counted(int(alone.sum()), 'run')} rests on swells."
-
-
-def _cut_off(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
-    """Name the layers that lost their gradient in mid-training, of the first such run."""
-    found = [i for i, run in enumerate(ordered) if run.layers_without_gradient]
-    if not found:
-        return
-    gone = ordered[found[0]].layers_without_gradient
-    names, begin = layers_called(listed([*gone][:NAMED])), min(gone.values())
-    more = f" and {counted(len(gone) - NAMED, 'more layer')}" if len(gone) > NAMED else ""
-    others = f" So in {counted(len(found) - 1, 'more run')}." if len(found) > 1 else ""
-    yield (
-        f"No gradient from step {begin:,} to the end ({_named(table.iloc[found[0]])}) in\n"
-        f"{names}{more}: frozen, or cut off by mistake?{others}"
     )

@@ -13,13 +13,13 @@ from stabkit.analyze.endings import broken_off, not_recorded
 from stabkit.analyze.findings import findings
 from stabkit.analyze.notes import notes_in_words
 from stabkit.analyze.order import FIRST
+from stabkit.analyze.sentence_parts import seed_text
 from stabkit.analyze.sentences import (
     events_in_words,
     first_gap,
     in_table_order,
     nothing_found,
     nothing_said,
-    seed_text,
 )
 from stabkit.analyze.shared_falls import SharedFall, shared_falls
 from stabkit.analyze.text import aligned

@@ -1,0 +1,86 @@
+"""Say in sentences what was found in gradients: bursts, swells, layers that lost theirs."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from stabkit.analyze.across_runs import onsets
+from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.order import FIRST, lead_words
+from stabkit.analyze.sentence_parts import NAMED, largest, named
+from stabkit.analyze.text import layers_called, listed, times
+from stabkit.printing import counted
+
+
+def bursts_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    watched = any(run.judged.layers or run.judged.norms for run in ordered)
+    if not watched:
+        return
+    if not table["bursts"].any():
+        if table["swells"].any():
+            return  # `swells_in_words` says what the verdict `bursts` is of
+        layers = any(run.judged.layers for run in ordered)
+        yield "No layer's gradient norm spiked." if layers else "No gradient norm spiked."
+        return
+    found = counted(int(table["bursts"].sum()), "gradient burst")
+    text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
+    if any(FIRST in set(run.layers["layer"]) for run in ordered):
+        led = lead_words(onsets(ordered))
+        text += f"; {led}." if led else ", none with the patch projection."
+        yield text + _clear(table)
+        return
+    bursting = table[table["bursts"] > 0]
+    where, _, burst = largest(bursting, ordered, lambda run: run.bursts, "ratio")
+    yield (
+        f"{text}. The largest ({named(where)}): {times(burst['ratio'])} what was expected; it "
+        f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}." + _clear(table)
+    )
+
+
+def _clear(table: pd.DataFrame) -> str:
+    """Say how many bursts do not count for a verdict; empty if all count."""
+    all_bursts, clear = int(table["bursts"].sum()), int(table["clear_bursts"].sum())
+    if clear == all_bursts:
+        return ""
+    if not clear:
+        which = "It does not stand" if all_bursts == 1 else "None of them stands"
+        return f"\n{which} out from the values around, so no verdict rests on it."
+    stand = "stands" if clear == 1 else "stand"
+    return f"\n{clear} of them {stand} out from the values around; no verdict rests on the others."
+
+
+def swells_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    swelling = table[table["swells"] > 0]
+    if swelling.empty:
+        return
+    where, _, swell = largest(swelling, ordered, lambda run: run.swells, "ratio")
+    number = counted(int(swelling["swells"].sum()), "gradient swell")
+    yield (
+        f"{number} in {counted(len(swelling), 'run')}. The largest ({named(where)}): "
+        f"{swell['ratio']:.3g} times the level on both sides,\n"
+        f"from step {swell['onset']:,} to step {swell['end']:,}, first in "
+        f"{layers_called(swell['first'])}.{_rests_on_swells(swelling)}"
+    )
+
+
+def _rests_on_swells(swelling: pd.DataFrame) -> str:
+    """Say where a verdict rests on swells alone."""
+    alone = (swelling["verdict"] == "bursts") & (swelling["clear_bursts"] == 0)
+    if not alone.any():
+        return ""
+    return f" The verdict `bursts` of {counted(int(alone.sum()), 'run')} rests on swells."
+
+
+def cut_off_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+    """Name the layers that lost their gradient in mid-training, of the first such run."""
+    found = [i for i, run in enumerate(ordered) if run.layers_without_gradient]
+    if not found:
+        return
+    gone = ordered[found[0]].layers_without_gradient
+    names, begin = layers_called(listed([*gone][:NAMED])), min(gone.values())
+    more = f" and {counted(len(gone) - NAMED, 'more layer')}" if len(gone) > NAMED else ""
+    others = f" So in {counted(len(found) - 1, 'more run')}." if len(found) > 1 else ""
+    yield (
+        f"No gradient from step {begin:,} to the end ({named(table.iloc[found[0]])}) in\n"
+        f"{names}{more}: frozen, or cut off by mistake?{others}"
+    )
