@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stabkit.detect import find_departure as find_departure
     from stabkit.detect import find_dips as find_dips
     from stabkit.detect import find_drift as find_drift
+    from stabkit.detect import find_fall_to_chance as find_fall_to_chance
     from stabkit.detect import find_long_rises as find_long_rises
     from stabkit.detect import find_loss_unrest as find_loss_unrest
     from stabkit.detect import find_outliers as find_outliers
@@ -80,6 +81,7 @@ _HOME = {
     "find_departure": "stabkit.detect",
     "find_dips": "stabkit.detect",
     "find_drift": "stabkit.detect",
+    "find_fall_to_chance": "stabkit.detect",
     "find_long_rises": "stabkit.detect",
     "find_loss_unrest": "stabkit.detect",
     "find_outliers": "stabkit.detect",

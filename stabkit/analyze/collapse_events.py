@@ -1,5 +1,6 @@
 """Find signs of collapse in the scalars of a run."""
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -7,12 +8,14 @@ import pandas as pd
 
 from stabkit.analyze.accuracy_events import final_level
 from stabkit.analyze.refused_series import attempt
-from stabkit.detect import find_collapse, find_stuck_loss
+from stabkit.detect import find_collapse, find_fall_to_chance, find_stuck_loss
 from stabkit.detect.collapse import NOTHING, SPREADS
 from stabkit.store.reader import StoredRun
 
 HELD = 0.03  # an accuracy that ends at most so far below its first value has not fallen
+ACCURACY = "accuracy"  # the signal of an accuracy that fell to chance
 CALLED = {  # signals in words
+    ACCURACY: "accuracy at chance",
     "loss_relative": "loss / chance",
     "feature_std": "spread of features",
     "embedding_std": "spread of embeddings",
@@ -26,16 +29,18 @@ COLLAPSE = {**dict.fromkeys(SPREADS, find_collapse), "loss_relative": find_stuck
 
 
 def collapsed_and_stuck(run: StoredRun, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return every sign of collapse in the scalars, and our own loss if it never left chance.
+    """Return every sign of collapse, and our own loss if it never left chance.
 
-    The first column of a sign, signal, says which it is. If the accuracy `metric` ends above its
-    first value, two signs do not count: narrow features still tell samples apart, and a loss at
-    chance is a hard task that is learned slowly. Then only a loss at zero counts. If the accuracy
-    ends about where it began, a loss at chance is no collapse either: nothing was learned, and
-    nothing was lost. It is returned in the columns of `loss_events.stuck`.
+    The first column of a sign, signal, says which it is: a scalar, or "accuracy" if the evaluation
+    `metric` fell to a known chance. If it ends above its first value, two signs do not count:
+    narrow features still tell samples apart, and a loss at chance is a hard task that is learned
+    slowly. Then only a loss at zero counts. If it ends about where it began, a loss at chance is no
+    collapse either: nothing was learned, and nothing was lost. It is returned in the columns of
+    `loss_events.stuck`.
     """
     scalars, course = run.scalars(), _course(run, metric)
-    found, stuck = [], pd.DataFrame(columns=["series", "onset", "end", "start", "level"])
+    found = [_fall_to_chance(run, metric)]
+    stuck = pd.DataFrame(columns=["series", "onset", "end", "start", "level"])
     for name, rows in scalars[scalars["name"].isin(COLLAPSE)].groupby("name", observed=True):
         signal, series = str(name), (rows["step"].to_numpy(), rows["value"].to_numpy())
         find = partial(COLLAPSE[signal], *series)
@@ -51,6 +56,17 @@ def collapsed_and_stuck(run: StoredRun, metric: str) -> tuple[pd.DataFrame, pd.D
     if not any(len(events) for events in found):
         return pd.DataFrame(columns=["signal", "onset", "end", "start", "level"]), stuck
     return pd.concat([events for events in found if len(events)], ignore_index=True), stuck
+
+
+def _fall_to_chance(run: StoredRun, metric: str) -> pd.DataFrame:
+    evals = run.evals(metric)
+    chance = float(evals["chance"].iloc[0]) if len(evals) else math.nan
+    events = find_collapse([], [])
+    if not math.isnan(chance):
+        find = partial(find_fall_to_chance, evals["step"].to_numpy(), evals["value"].to_numpy())
+        events = attempt(run, f"fall to chance of {metric}", lambda: find(chance), lambda: events)
+    events.insert(0, "signal", ACCURACY)
+    return events
 
 
 def _course(run: StoredRun, metric: str) -> Literal["rose", "held", "fell"]:

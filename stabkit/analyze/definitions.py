@@ -17,7 +17,8 @@ Time in dips is counted in steps.
 COLLAPSE = """\
 A run has collapsed if its features or embeddings spread at most a quarter as far as untrained, and
 accuracy ends no better than untrained; if its loss stayed at chance for its second half, and
-accuracy ends 3 points below untrained; or if its loss stayed at zero.
+accuracy ends 3 points below untrained; if its loss stayed at zero; or if its accuracy lost nine
+tenths of what it had gained over a known chance, and ends there.
 """
 BURST = """\
 A gradient burst begins when a gradient norm leaves what its own past leads to expect (robust z of 6

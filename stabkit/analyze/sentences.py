@@ -9,6 +9,7 @@ import pandas as pd
 
 from stabkit.analyze.blank_series import BLANK
 from stabkit.analyze.cells import group_cells
+from stabkit.analyze.collapse_events import ACCURACY
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.gradient_sentences import bursts_in_words, cut_off_in_words, swells_in_words
@@ -25,6 +26,7 @@ SMALLEST_P = 1e-16  # smaller ones are below the rounding of the tests that give
 
 
 COLLAPSE = {  # a sign of collapse in words
+    ACCURACY: "an accuracy that fell to chance",
     "loss_relative": "a loss at chance or zero",
     "feature_std": "features that hardly differ",
     "embedding_std": "embeddings that hardly differ",

@@ -2,7 +2,7 @@
 
 from stabkit.detect.association import event_association
 from stabkit.detect.bursts import find_bursts, layer_onsets
-from stabkit.detect.collapse import find_collapse, find_stuck_loss
+from stabkit.detect.collapse import find_collapse, find_fall_to_chance, find_stuck_loss
 from stabkit.detect.departure import find_departure, find_long_rises
 from stabkit.detect.dips import find_dips
 from stabkit.detect.drift import find_drift
@@ -20,6 +20,7 @@ __all__ = [
     "find_departure",
     "find_dips",
     "find_drift",
+    "find_fall_to_chance",
     "find_long_rises",
     "find_loss_unrest",
     "find_outliers",

@@ -13,6 +13,7 @@ LASTS = 3  # measurements in a row: a single batch may be unusual
 WINDOW = 9  # steps of the running median of the loss
 NOTHING, CHANCE = 0.05, 0.98  # loss relative to chance: a task solved for free, a task not begun
 SHORTEST = 50  # steps; in a shorter run a loss at chance only means that training began
+LOST, GAINED = 0.9, 0.1  # share of the gain over chance that was lost; the least gain (accuracy)
 
 # Recorded signals whose fall is a collapse: stds over images, and effective ranks.
 SPREADS = (
@@ -41,6 +42,31 @@ def find_collapse(step: ArrayLike, spread: ArrayLike) -> pd.DataFrame:
         if b - a >= LASTS
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def find_fall_to_chance(step: ArrayLike, accuracy: ArrayLike, chance: float) -> pd.DataFrame:
+    """Find an accuracy that fell to that of guessing, and stayed there to the end.
+
+    `chance` is the accuracy of guessing. The last three evaluations or more lie within a tenth of
+    what was gained over chance, in absolute size, and three in a row before them stood at a gain of
+    .1 or more. Columns as in `find_collapse`: start is the highest median of three, level that of
+    the stretch; at most one row. Non-finite values are left out. This is a threshold, not a test.
+    Raises ValueError for a chance outside 0..1.
+    """
+    if not 0 <= chance <= 1:
+        raise ValueError(f"chance must be from 0 to 1, got {chance}")
+    steps, values = checked_series(step, accuracy, "accuracy")
+    finite = np.isfinite(values)
+    steps, values = steps[finite], values[finite]
+    best = float(pd.Series(values).rolling(LASTS).median().max())
+    near = stretches(np.abs(values - chance) <= (1 - LOST) * (best - chance))
+    if best - chance < GAINED or not near or near[-1][1] < len(values):
+        return pd.DataFrame(columns=COLUMNS)
+    onset = near[-1][0]
+    if len(values) - onset < LASTS:
+        return pd.DataFrame(columns=COLUMNS)
+    row = (steps[onset], steps[-1], best, float(np.median(values[onset:])))
+    return pd.DataFrame([row], columns=COLUMNS)
 
 
 def find_stuck_loss(step: ArrayLike, relative: ArrayLike) -> pd.DataFrame:

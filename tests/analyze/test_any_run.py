@@ -10,6 +10,7 @@ import pytest
 
 from stabkit.analyze.loss_events import loss_spikes, stuck
 from stabkit.analyze.report.contents import make_report
+from stabkit.analyze.report.incidents import all_incidents
 from stabkit.cli import main
 from stabkit.detect.simulate import simulate_curve
 from stabkit.runs import Run, load, open_run
@@ -181,6 +182,19 @@ def test_a_loss_at_chance_is_a_collapse_only_if_accuracy_fell(tmp_path, capsys, 
     assert run.verdict == verdict
     text = told(run, capsys)
     assert ("the loss never fell: 1.011 times that of chance" in text) == (end == 0.25)
+
+
+def test_an_accuracy_that_falls_to_a_known_chance_collapsed(tmp_path, capsys):
+    accuracy = np.concatenate([np.linspace(0.1, 0.6, 25), [0.4, 0.2], np.full(173, 0.1)])
+    run = converted(tmp_path, {"val_acc": accuracy, "loss": falling_loss()})
+    assert run.verdict == "unstable"  # the chance is not known
+    more = ["--chance", "0.1", "--n", "1000", "--force"]
+    assert main(["convert", str(tmp_path / "log.csv"), "-o", str(run.path), *more]) == 0
+    run = open_run(run.path)
+    assert run.verdict == "collapsed"
+    assert "collapsed, as shown by an accuracy that fell to chance." in told(run, capsys)
+    facts = all_incidents(load(run.path).diagnoses())[0].facts
+    assert facts[-1] == ("Accuracy at chance", "57.9 → 10.0 %, steps 270 to 1,990")
 
 
 def test_a_total_gradient_norm_is_searched_for_bursts(tmp_path, capsys):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stabkit.detect import find_collapse, find_stuck_loss
+from stabkit.detect import find_collapse, find_fall_to_chance, find_stuck_loss
 
 STEPS = np.arange(0, 200, 5)
 
@@ -52,3 +52,33 @@ def test_a_loss_that_falls_or_only_begins_at_chance_is_none() -> None:
     late = np.where(steps < 120, 0.8, 1.0)  # back at chance, for less than half of the run
     for values in (falling, late, np.full(40, 1.0)):
         assert find_stuck_loss(steps[: len(values)], values).empty
+
+
+def test_an_accuracy_that_falls_to_chance_for_good_is_dated_where_it_arrives() -> None:
+    accuracy = np.r_[np.linspace(0.1, 0.6, 20), 0.4, 0.2, np.full(18, 0.11)]
+    found = find_fall_to_chance(STEPS, accuracy, 0.1).to_dict("records")
+    assert [(row["onset"], row["end"], row["level"]) for row in found] == [(110, 195, 0.11)]
+    assert found[0]["start"] == pytest.approx(accuracy[18])  # the median of the three highest
+
+
+@pytest.mark.parametrize(
+    "accuracy",
+    [
+        np.linspace(0.1, 0.6, 40),
+        np.r_[np.linspace(0.1, 0.6, 20), np.full(20, 0.17)],  # a seventh of its gain is left
+        np.r_[np.linspace(0.1, 0.6, 20), np.full(19, 0.1), 0.5],  # it came back
+        np.r_[np.linspace(0.1, 0.6, 38), 0.1, 0.1],  # two evaluations
+        np.r_[np.linspace(0.1, 0.18, 20), np.full(20, 0.1)],  # it had gained little
+        np.r_[np.full(10, 0.1), 0.6, np.full(29, 0.1)],  # a single evaluation stood high
+        np.full(40, 0.1),
+        np.full(40, np.nan),
+        np.zeros(0),
+    ],
+)
+def test_what_is_no_fall_to_chance(accuracy: np.ndarray) -> None:
+    assert find_fall_to_chance(STEPS[: len(accuracy)], accuracy, 0.1).empty
+
+
+def test_a_chance_that_is_no_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="chance must be from 0 to 1, got 10"):
+        find_fall_to_chance(STEPS, np.full(40, 0.5), 10)

@@ -9,7 +9,7 @@ import pandas as pd
 from stabkit.analyze.accuracy_events import shown_from
 from stabkit.analyze.across_runs import between_seeds, told_dips
 from stabkit.analyze.cells import group_cells, run_label
-from stabkit.analyze.collapse_events import CALLED
+from stabkit.analyze.collapse_events import ACCURACY, CALLED
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
@@ -84,9 +84,12 @@ def _collapse(run: Diagnosis, where: str) -> Iterator[Incident]:
 
 def _signal(rows: pd.DataFrame) -> str:
     start, level = float(rows["start"].iloc[0]), float(rows["level"].iloc[-1])
+    values = f"{number(start)} → {number(level)}"
+    if rows["signal"].iloc[0] == ACCURACY:
+        values = f"{100 * start:.1f} → {100 * level:.1f} %"
     span = f"steps {int(rows['onset'].min()):,} to {int(rows['end'].max()):,}"
     often = f" in {len(rows)} stretches" if len(rows) > 1 else ""
-    return f"{number(start)} → {number(level)}, {span}{often}"
+    return f"{values}, {span}{often}"
 
 
 def _dip(run: Diagnosis, where: str, dip: dict[Any, Any]) -> Incident:

@@ -17,7 +17,7 @@ LANES: dict[Kind, str] = {
     "burst": "gradients", "swell": "gradients", "overflow": "gradients",
     "loss spike": "loss", "departure": "loss", "stuck loss": "loss", "non-finite": "loss",
     "dip": "accuracy", "drift": "accuracy", "outlier": "accuracy", "unrest": "accuracy",
-    "collapse": "features",
+    "collapse": "collapse",
 }  # fmt: skip
 
 
