@@ -257,7 +257,9 @@ def _dips_words(
     low, high = lost.interval
     if not math.isnan(lost.p_value):
         sure = f"95 % interval {low:+.1f} to {high:+.1f}" if not math.isnan(low) else TOO_FEW
+        more = "more" if lost.effect > 0 else "less"
         lines.append(
-            f"Steps in dips: {lost.effect:+.1f} % of a run's (p = {lost.p_value:.2g}; {sure})."
+            f"{names[1]} spends {abs(lost.effect):.1f} % {more} of a run's steps in dips than "
+            f"{names[0]} (p = {lost.p_value:.2g}; {sure})."
         )
     return "\n".join(lines)

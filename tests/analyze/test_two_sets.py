@@ -130,6 +130,19 @@ def test_three_runs_a_set_are_too_few_whatever_they_show(
     assert text.startswith("Too few runs"), "a question that cannot be answered is not asked"
 
 
+def test_the_time_in_dips_is_told_from_the_side_of_the_second_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(4):
+        dip = 0.08 if seed else 0.0
+        plant_run(tmp_path / "a" / str(seed), f"{FREEZE}=false", dip=dip, seed=seed)
+        plant_run(tmp_path / "b" / str(seed), f"{FREEZE}=true", seed=seed)
+    text = analyze(capsys, tmp_path / "a", tmp_path / "b")
+    assert "b spends 8.2 % less of a run's steps in dips than a (p = 0.058; too few" in text
+    text = analyze(capsys, tmp_path / "b", tmp_path / "a")
+    assert "a spends 8.2 % more of a run's steps in dips than b" in text
+
+
 @pytest.mark.lengthy
 def test_without_a_common_seed_cells_are_paired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

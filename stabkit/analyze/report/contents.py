@@ -69,7 +69,7 @@ def make_report(runs: Diagnoses) -> Report:
     advice = advise(runs, table, signs, worst, began.onset, began.groups)
     named = {run.name: run for run in runs}
     return Report(
-        title=path.name or str(path),
+        title="/".join(path.parts[-2:]).removeprefix("//"),  # "seeds/1" says more than "1"
         folder=str(runs.path),
         verdict=verdict,
         answers=answers(runs, verdict, incidents, worst, advice),
