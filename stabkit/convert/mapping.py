@@ -25,6 +25,7 @@ from stabkit.store.schema import METRIC
 EVAL_NAME = rf"(): {NAME}"  # characters in the name of an evaluation
 LOW = 0.2  # an accuracy that never gets there may be in percent, of a run that learned nothing
 _MOSTLY_PERCENT = re.compile(r"acc@?\d|top-?@?\d", re.IGNORECASE)
+_ERROR = re.compile(r"(?<![a-zA-Z])err(or)?s?(_?rate)?(?![a-zA-Z])|(?<=[a-z])Err(or)?s?(?![a-z])")
 OWN = ("knn_heldout", "knn_bank", "knn_full", "linear", "finetune")
 
 
@@ -95,6 +96,10 @@ def place(
             _add_eval(plan, name, target, series[name], name in targets)
         else:
             _add_scalar(plan, name, target.name, series[name])
+            if name not in targets and _may_be_error_rate(name, series[name]):
+                asked = f"{shown(name)}=error:{_ERROR.sub('acc', name)}"
+                plan.notes.append(f"{shown(name)}, if it is the share of errors: --map {asked}")
+                plan.options.append(f"--map={asked}")
     plan.layers = group_norms(of_layers, order_of(log.layout))
     plan.went += plan.layers.went
     for name in plan.layers.refused:
@@ -128,6 +133,11 @@ def _now_and_then(name: str, new: str, series: Mapping[str, Series]) -> bool:
     return not others or 2 * series[name].steps.size <= longest
 
 
+def _may_be_error_rate(name: str, series: Series) -> bool:
+    """Return whether it may be the share of wrong answers; the mean of an error may look so too."""
+    return bool(_ERROR.search(name)) and is_held_out(name) and scale_of(series.values) is not None
+
+
 def _name_the_knn(judged: dict[str, Target], series: Mapping[str, Series]) -> None:
     """Make the only kNN accuracy `knn_heldout`; if there are several, the user has to choose."""
     evals = {name: t.name for name, t in judged.items() if t.kind == "eval"}
@@ -156,9 +166,9 @@ def _add_eval(
         return
     scale = 100.0 if target.percent else scale
     metric = tidy(target.name, EVAL_NAME)
-    evaluation = LoggedAccuracy(
-        Series(series.steps, np.minimum(series.values / scale, 1.0)), **target.facts
-    )
+    shares = np.minimum(series.values / scale, 1.0)
+    right = 1 - shares if target.error else shares
+    evaluation = LoggedAccuracy(Series(series.steps, right), **target.facts)
     others = plan.evals.setdefault(metric, [])
     if any(other.k == evaluation.k for other in others):
         plan.left_out[source] = f"duplicate: {metric} came from another series"
@@ -167,6 +177,7 @@ def _add_eval(
     values = evaluation.series.values
     finite = values[~np.isnan(values)]
     remark = "percent, divided by 100; " if scale == 100 else "taken as fractions; "
+    remark += "1 minus the share of errors; " if target.error else ""
     remark += f"{finite.min(initial=1):.3f} to {finite.max(initial=0):.3f}"
     plan.went.append((source, f"evals: {metric}", remark))
     if scale == 1 and _MOSTLY_PERCENT.search(source) and finite.max(initial=0) < LOW:

@@ -7,9 +7,12 @@ from typing import Any, Literal
 from stabkit.convert.series import ConvertError, suggest_name
 
 Kind = Literal["step", "skip", "scalar", "eval", "layer", "parameter", "rule"]
-FORMS = "step, skip, NAME, scalar:NAME, eval:NAME, percent:NAME, layer:NAME or layer:NAME:DEPTH"
+FORMS = (
+    "step, skip, NAME, scalar:NAME, eval:NAME, percent:NAME, error:NAME, layer:NAME or "
+    "layer:NAME:DEPTH"
+)
 _KINDS: dict[str, Kind] = {
-    "scalar": "scalar", "eval": "eval", "percent": "eval", "layer": "layer",
+    "scalar": "scalar", "eval": "eval", "percent": "eval", "error": "eval", "layer": "layer",
 }  # fmt: skip
 
 
@@ -27,6 +30,7 @@ class Target:
     signal: str = "grad_norm"
     facts: Mapping[str, Any] = field(default_factory=dict)
     percent: bool = False  # in percent, however small the values
+    error: bool = False  # the share of wrong answers
 
 
 def parse_map(pairs: Sequence[str]) -> dict[str, Target]:
@@ -63,7 +67,7 @@ def _target(pair: str, text: str) -> Target:
         depth = int(number)
     if not name:
         raise ConvertError(f"--map {pair!r}: no name; TARGET is {FORMS}")
-    return Target(_KINDS[kind], name, depth, percent=kind == "percent")
+    return Target(_KINDS[kind], name, depth, percent=kind == "percent", error=kind == "error")
 
 
 def step_of(targets: Mapping[str, Target]) -> str | None:

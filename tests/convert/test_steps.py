@@ -126,6 +126,32 @@ def test_a_fraction_that_may_be_percent_is_said_and_can_be_told(tmp_path: Path, 
     assert run.evals("val_acc1")["value"].tolist() == pytest.approx([0.001, 0.0012])
 
 
+@pytest.mark.parametrize(
+    ("name", "accuracy"),
+    [
+        ("val_err", "val_acc"),
+        ("valError", "valacc"),
+        ("test/err1", "test/acc1"),
+        ("eval_error_rate", "eval_acc"),
+    ],
+)
+def test_a_share_of_errors_is_judged_when_it_is_called_one(tmp_path, out, name, accuracy):
+    source = csv(tmp_path / "log.csv", f"step,{name}", "0,90", "1,60", "2,35.5")
+    run = converted(source, out)
+    assert run.evals().empty, "it may be the mean size of an error"
+    assert name in set(run.scalars()["name"])
+    notes = run.dir.read_meta()["converted"]["notes"]
+    assert f"{name}, if it is the share of errors: --map {name}=error:{accuracy}" in notes
+    run = converted(source, out.with_name("mapped"), f"{name}=error:{accuracy}")
+    assert run.evals()["value"].tolist() == pytest.approx([0.1, 0.4, 0.645])
+
+
+def test_an_error_that_is_no_share_gets_no_advice(tmp_path: Path, out: Path) -> None:
+    source = csv(tmp_path / "log.csv", "step,val_err,train_err,stderr", "0,900,0.5,1", "1,7,0.4,1")
+    run = converted(source, out)
+    assert not any("error:" in note for note in run.dir.read_meta()["converted"]["notes"])
+
+
 def test_the_history_of_a_trainer_state(tmp_path: Path, out: Path) -> None:
     history = [{"step": s, "loss": 3 - s / 100, "grad_norm": 0.5} for s in (10, 20, 30)]
     state = {"global_step": 30, "is_world_process_zero": True, "log_history": history}
