@@ -257,7 +257,8 @@ def convert(verb: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=TARGET",
         help="where a series goes: step, skip, another name, scalar:NAME, eval:NAME, "
-        "percent:NAME, error:NAME, layer:NAME[:DEPTH]; e.g. val/acc1=knn_heldout; may be given many times",
+        "percent:NAME, error:NAME, layer:NAME[:DEPTH]; e.g. val/acc1=knn_heldout; may be given "
+        "many times",
     )
     verb.add_argument("--n", type=int, help="how many samples each evaluation used")
     verb.add_argument("--chance", type=float, help="the accuracy of guessing, e.g. 0.1")
