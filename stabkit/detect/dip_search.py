@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabkit.detect.dip_windows import LONGEST_FLANK, SHORTEST_FLANK, reference, scan
+from stabkit.detect.learning_curve import learning_curve
 from stabkit.detect.local_noise import LEAST_AR, difference_noise, least_noise, noise_outside
 from stabkit.detect.robust import FloatArray
 
@@ -21,6 +22,9 @@ PROVISIONAL = 3.0  # z: a window above it may be a dip, so its values do not cou
 SLOW, SHARP_IS_LOWER = 0.7, 0.25  # AR(1) coefficient; standard errors
 FEW = 14  # evaluations; fewer may not tell their noise from a fall to the end (`lost_half`)
 POSSIBLE = 0.8  # share of the bar: what reaches it, but not the bar, is a possible dip
+# In a series of fewer evaluations the bend of the learning curve looks like noise, and is taken out
+# before the noise is learned. What the curve does not follow remains, so the bar is higher.
+BENDS, BENT = 60, 1.0
 FIRST_BAR = 9.0  # z in the first round, whose noise estimate is too small for slow noise
 
 
@@ -63,13 +67,14 @@ def find_spans(
     # of a dip, but they are too small where noise is autocorrelated. Hence the high first bar.
     lowest = PROVISIONAL if threshold is None else min(PROVISIONAL, threshold)
     floor = least_noise(acc, variances, min_depth)
-    noise, ar = np.maximum(difference_noise(acc, variances), floor), 0.0
+    bend = learning_curve(acc, time) if acc.size < BENDS else 0.0
+    noise, ar = np.maximum(difference_noise(acc - bend, variances), floor), 0.0
     spans = _select(acc, time, noise, ar, FIRST_BAR, min_depth, min_fall)
     for _ in range(5):  # two or three rounds settle it; the bound stops a two-cycle
         outside = np.ones(acc.size, dtype=bool)
         for span in spans:
             outside[span.onset + 1 : span.recovery] = False
-        noise, ar = noise_outside(acc, variances, outside)
+        noise, ar = noise_outside(acc - bend, variances, outside)
         noise = np.maximum(noise, floor)
         # Possible dips are kept out of the noise too: one just below the bar would raise the noise.
         now = _select(acc, time, noise, ar, lowest, min_depth, min_fall)
@@ -119,7 +124,8 @@ def dip_bar(evals: int, ar: float, paired: bool) -> float:
     short runs, whose noise is estimated from few evaluations.
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
-    return 5.0 + longer + (0.0 if paired else 2.0 * (ar - LEAST_AR) + 20 / evals)
+    bent = BENT if evals < BENDS else 0.0
+    return 5.0 + longer + bent + (0.0 if paired else 2.0 * (ar - LEAST_AR) + 20 / evals)
 
 
 def _select(

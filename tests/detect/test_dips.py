@@ -363,7 +363,7 @@ def test_a_sudden_fall_is_a_dip_where_noise_is_slow() -> None:
     dip = Planted(40, 30, 0.15, "sawtooth")
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        curve = simulate_curve(rng, evals=57, noise=0.03, ar=0.9, planted=(dip,))
+        curve = simulate_curve(rng, evals=60, noise=0.03, ar=0.9, planted=(dip,))
         dips = find_dips(curve.step, curve.accuracy, correct=curve.correct)
         near = dips[(dips["onset"] - 39 * EVERY).abs() <= 2 * EVERY]
         found += not near.empty
