@@ -14,6 +14,7 @@ from stabkit.detect import find_drift, find_outliers, find_unrest
 from stabkit.detect.dips import search_dips
 from stabkit.store.reader import StoredRun
 
+NEAR, SWINGS = 12, 3  # evaluations; outliers within so many that may be swings
 THEN = ("onset", "trough", "depth")  # what the log of a run has of a dip
 
 
@@ -98,7 +99,7 @@ def falls(seen: Accuracy) -> Falls:
     samples = steps * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
     found = found.assign(steps=steps, samples=samples, epochs=epochs)
-    swung = _unrest(seen)
+    swung = _unrest(seen, alone["onset"].to_numpy())
     alone = _outside(swung, _outside(found, alone))
     shown = shown_from(seen.evals["step"].to_numpy(), found["onset"].to_numpy())
     return Falls(found, possible, sagged, alone, swung, shown)
@@ -133,9 +134,15 @@ def _outliers(seen: Accuracy) -> pd.DataFrame:
     )
 
 
-def _unrest(seen: Accuracy) -> pd.DataFrame:
-    """Return the rows of `find_unrest` on an evaluation."""
+def _unrest(seen: Accuracy, outliers: NDArray[np.int64]) -> pd.DataFrame:
+    """Return the rows of `find_unrest` on an evaluation, without its single `outliers` [steps].
+
+    Three or more of them within `NEAR` evaluations may be swings, and are kept.
+    """
     evals = seen.evals
+    at = np.flatnonzero(evals["step"].isin(outliers))
+    close = np.abs(at[:, None] - at) < NEAR
+    evals = evals.drop(index=evals.index[at[close.sum(axis=1) < SWINGS]])
     counts = evals["n"].to_numpy() if counts_known(evals) else None
     return attempt(
         seen.run,

@@ -97,9 +97,9 @@ def place(
         else:
             _add_scalar(plan, name, target.name, series[name])
             if name not in targets and _may_be_error_rate(name, series[name]):
-                asked = f"{shown(name)}=error:{_ERROR.sub('acc', name)}"
-                plan.notes.append(f"{shown(name)}, if it is the share of errors: --map {asked}")
-                plan.options.append(f"--map={asked}")
+                told = f"{shown(name)}=error:{_ERROR.sub('acc', name)}"
+                plan.notes.append(f"{shown(name)}, if it is the share of errors: --map {told}")
+                plan.options.append(f"--map={told}")
     plan.layers = group_norms(of_layers, order_of(log.layout))
     plan.went += plan.layers.went
     for name in plan.layers.refused:

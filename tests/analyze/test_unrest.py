@@ -53,6 +53,26 @@ def test_a_loss_that_begins_to_swing_is_unstable(tmp_path: Path, capsys) -> None
     assert "loss swings between 1." in told(run, capsys)
 
 
+@pytest.mark.parametrize("size", [60, 100, 200])
+@pytest.mark.parametrize("low", [{30}, {30, 45}])
+def test_single_low_evaluations_are_outliers_and_no_unrest(tmp_path: Path, size, low) -> None:
+    rng, at = np.random.default_rng(size), np.arange(size)
+    accuracy = rng.binomial(2000, 0.9 - 0.8 * np.exp(-at / (size / 6))) / 2000
+    accuracy[list(low)] -= 0.3
+    run = converted(tmp_path, {"val_acc": accuracy}, at)
+    assert run.verdict == "outlier"
+    assert set(run.events()["onset"]) == low
+
+
+@pytest.mark.parametrize("period", [4, 6, 8])
+def test_low_evaluations_near_to_each_other_are_no_single_ones(tmp_path: Path, period) -> None:
+    at = np.arange(SIZE)
+    noise = 0.005 * np.random.default_rng(0).normal(size=SIZE)
+    accuracy = 0.8 - 0.7 * np.exp(-at / 20) + noise - 0.3 * ((at % period == 0) & (at > 100))
+    run = converted(tmp_path, {"val_acc": np.clip(accuracy, 0, 1)})
+    assert run.verdict == "unstable"
+
+
 def test_healthy_series_have_no_unrest(tmp_path: Path) -> None:
     noise = 0.02 * np.random.default_rng(6_000_000).normal(size=SIZE)
     run = converted(tmp_path, {"val_acc": 0.7 + noise, "loss": falling_loss()})
