@@ -15,6 +15,7 @@ RESAMPLES = 9999
 TESTED = 3  # values of an arm; fewer are not tested
 ENOUGH = 10  # values of an arm; fewer give no interval: see `paired_test`
 UNEQUAL = 1.5  # ratio of the sizes of two arms from which Welch's test of few values errs too often
+ROUNDING = 1e-9  # of points or fractions; differences of equal accuracies scatter by 1e-14
 TOO_FEW = "too few runs for an interval"
 
 
@@ -55,7 +56,7 @@ def paired_test(differences: ArrayLike) -> MeanTest:
     """
     values = _known(differences)
     mean = float(values.mean()) if values.size else math.nan
-    if values.size < TESTED or np.ptp(values) == 0:
+    if values.size < TESTED or _equal(values):
         return MeanTest((values.size,), mean, UNKNOWN, math.nan)
     if values.size >= ENOUGH:
         return MeanTest((values.size,), mean, *_studentized([(1, values)]))
@@ -73,7 +74,7 @@ def unpaired_test(first: ArrayLike, second: ArrayLike) -> MeanTest:
     one, two = _known(first), _known(second)
     n, fewest = (one.size, two.size), min(one.size, two.size)
     mean = float(two.mean() - one.mean()) if fewest else math.nan
-    if fewest < TESTED or np.ptp(one) == np.ptp(two) == 0:
+    if fewest < TESTED or (_equal(one) and _equal(two)):
         return MeanTest(n, mean, UNKNOWN, math.nan)
     if fewest >= ENOUGH:
         return MeanTest(n, mean, *_studentized([(1, two), (-1, one)]))
@@ -99,6 +100,11 @@ def _welch(one: FloatArray, two: FloatArray, axis: int) -> FloatArray:
         t = np.abs(two.mean(axis=axis) - one.mean(axis=axis)) / np.sqrt(sum(squares))
     found: FloatArray = np.nan_to_num(t, nan=0.0, posinf=np.inf)
     return found
+
+
+def _equal(values: FloatArray) -> bool:
+    """Return whether the values are equal but for the rounding of the differences they may be."""
+    return bool(np.ptp(values) <= ROUNDING)
 
 
 def _known(values: ArrayLike) -> FloatArray:

@@ -33,9 +33,9 @@ def find_gaps(run: StoredRun, tables: Sequence[str] = TABLES, end: int | None = 
     A run of `stabkit train` must hold `layers` and `scalars` for every step, and `knn_heldout` for
     every `knn.every`-th step. It must do so up to `end`, if given; else up to its last step once it
     is `done` or `preempted`; else up to the last row of each table. The folder of a Monitor must
-    hold every step from its first row on, up to its last row or, once it is `done` or `preempted`,
-    to its last step. Its evaluations come whenever the user likes, as do the rows of a converted
-    log.
+    hold every step from the first row of either table on, up to the last row or, once it is `done`
+    or `preempted`, to its last step. Its evaluations come whenever the user likes, as do the rows
+    of a converted log.
     """
     found = []
     for table in tables:
@@ -56,9 +56,7 @@ def _missing(run: StoredRun, table: str, end: int | None) -> Iterator[tuple[int,
     if "converted" in made:
         return
     if "attempts" not in made:  # written by a Monitor, not by `stabkit train`
-        held = _of_monitor(run, table)
-        if len(held):
-            yield from _stretches(held, int(held[0]), 1, max(_trained(run) or 0, int(held[-1])))
+        yield from _missing_of_monitor(run, table)
         return
     every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1
     if not isinstance(every, int) or every < 1:
@@ -72,6 +70,25 @@ def _missing(run: StoredRun, table: str, end: int | None) -> Iterator[tuple[int,
         yield final, final
 
 
+def _missing_of_monitor(run: StoredRun, table: str) -> Iterator[tuple[int, int]]:
+    """Yield the gaps of a table of a Monitor, which writes layers and scalars at the same steps.
+
+    So the table that begins first tells where the other one did. A table that lacks the series of
+    every step, but holds others, was written by another program.
+    """
+    if table not in ("layers", "scalars"):
+        return  # evaluations come when the user likes
+    both = {name: _of_monitor(run, name) for name in ("layers", "scalars")}
+    known = [steps for steps in both.values() if len(steps)]
+    if known:
+        first, last = min(int(s[0]) for s in known), max(int(s[-1]) for s in known)
+        held = both[table]
+        if not len(held) and table == "scalars" and len(run.scalars()):
+            return
+        end = max(_trained(run) or 0, int(held[-1]) if len(held) else last + 1)
+        yield from _stretches(held, first, 1, end)
+
+
 def _of_training(run: StoredRun, table: str) -> Steps:
     if table == "layers":
         return _unique(run.signals(["grad_norm"])["step"])
@@ -82,9 +99,7 @@ def _of_training(run: StoredRun, table: str) -> Steps:
 def _of_monitor(run: StoredRun, table: str) -> Steps:
     if table == "layers":
         return _of_training(run, table)
-    if table != "scalars":
-        return _unique([])  # evaluations come when the user likes
-    # The one scalar that a Monitor writes at every step.
+    # The one scalar that a Monitor writes at every step, if it measures layers.
     scalars = run.scalars()
     return _unique(scalars["step"][scalars["name"] == "nonfinite_layers"])
 

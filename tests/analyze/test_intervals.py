@@ -88,3 +88,13 @@ def test_no_spread_or_two_values_give_no_test(values: list[float]) -> None:
     for found in (paired_test(values), unpaired_test(values, values)):
         assert math.isnan(found.p_value)
         assert all(map(math.isnan, found.interval))
+
+
+@pytest.mark.parametrize("n", [3, 12])
+def test_differences_that_rounding_tells_apart_have_no_spread(n: int) -> None:
+    """Pairs that each differ by one answer of a hundred once gave p = 6e-30."""
+    for first in np.random.default_rng(0).integers(40, 60, size=(50, n)):
+        gains = 100 * ((first + 1) / 100) - 100 * (first / 100)
+        found = paired_test(gains)
+        assert math.isnan(found.p_value)
+        assert found.mean == pytest.approx(1.0)

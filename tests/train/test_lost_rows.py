@@ -190,6 +190,23 @@ def test_a_monitors_folder_holds_every_step_between_its_first_and_last(
     assert verdicts(folder)[0]["done"] == "unknown"
 
 
+@pytest.mark.parametrize("table", ["layers", "scalars"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_table_of_a_monitor_that_begins_later_than_the_other_has_lost_rows(
+    folder: Path, table: str, whole: bool
+) -> None:
+    def lose(run: Path) -> None:
+        if whole:
+            shutil.rmtree(run / table)
+        else:
+            holding(run, table, 0).unlink()
+
+    (found,) = read_gaps(monitored(folder, lose))
+    assert found.startswith(f"{table}: steps 0 to")
+    assert found.endswith(" 23") == whole
+    assert verdicts(folder)[0]["done"] == "unknown"
+
+
 @pytest.mark.parametrize("state", ["done", "preempted", "running"])
 def test_a_monitors_folder_holds_the_last_steps_once_it_has_ended(folder: Path, state: str) -> None:
     run = monitored(folder, lambda run: holding(run, "layers", 23).unlink())

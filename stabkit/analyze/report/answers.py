@@ -102,21 +102,24 @@ def _jump(one: Incident) -> str:
 
 
 def _prevented(verdict: Verdict, advice: Sequence[Advice]) -> str:
-    """Name the remedies that these runs themselves measure to help, or else the first to try."""
+    """Name a remedy that these runs decide to help, or the most promising, or the first to try.
+
+    One of several remedies without any effect often has the better runs. So what is not decisive is
+    not called measured.
+    """
     if verdict.mood in ("good", "unknown"):
         return "Nothing to prevent." if verdict.mood == "good" else "Not known."
-    helped = sorted(
-        ((one, one.trial) for one in advice if one.trial and _helped(one.trial)),
-        key=lambda pair: (pair[1].verdict != "holds", -pair[1].claim.effect),
-    )
-    for words, some in (
-        ("Measured here", [pair for pair in helped if _fewer(pair[1]) > 0]),
-        ("Nothing measured here. Runs ended higher with", helped),
-    ):
-        if some:
-            one, trial = some[0]
-            sure = "" if trial.verdict == "holds" else " Not decisive."
-            return f"{words}: {one.remedy.name}: {trial.short()}.{sure}"
+    helped = [(one, one.trial) for one in advice if one.trial and _helped(one.trial)]
+    decided = [pair for pair in helped if pair[1].verdict == "holds" and _fewer(pair[1]) > 0]
+    if decided:
+        one, trial = decided[0]
+        return f"Measured here: {one.remedy.name}: {trial.short()}."
+    if helped:
+        one, trial = max(helped, key=lambda pair: (_fewer(pair[1]) > 0, pair[1].claim.effect))
+        return (
+            f"Not known. Runs ended higher with {one.remedy.name}: {trial.short()}, "
+            "which may be chance."
+        )
     first = next((one for one in advice if one.score and one.why_not == ""), None)
     if first is None:
         return "Not known: these runs do not measure it."

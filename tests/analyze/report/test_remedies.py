@@ -123,6 +123,7 @@ def test_a_monitored_optimizer_without_moments_gets_no_betas(tmp_path: Path) -> 
     signals = (*SIGNALS, "update_norm")
     missing = dict.fromkeys(signals, np.zeros((STEPS, 1), dtype=bool))
     writer.add_layers(steps, ["fc"], dict.fromkeys(signals, ones), missing)
+    writer.add_scalars(steps, "nonfinite_layers", np.zeros(STEPS))
     writer.flush()
     runs = diagnosed(tmp_path)
     found = [a.remedy.name for a in advise(runs, run_table(runs), {"bursts": 1}, "a")]
@@ -329,10 +330,10 @@ def test_a_remedy_is_not_praised_for_the_runs_that_survived_it(tmp_path: Path) -
 
 def test_many_remedies_are_corrected_for_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     gains = {
-        FREEZE.name: [2.0, 2.1, 1.9],
+        FREEZE.name: [2.0, 2.1, 1.9, 2.0],
         LOWER.name: [1.0, 2.0, 4.5, 3.0],
-        "StableAdamW": [-1.0, 1.0, 2.0],
-        "QK-norm": [5.0, 5.1],
+        "StableAdamW": [-1.0, 1.0, 2.0, 0.5],
+        "QK-norm": [5.0, 5.1, 5.2],
     }
 
     def measured(remedy: Remedy, *_: object) -> Trial | None:
