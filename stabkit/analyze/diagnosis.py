@@ -23,7 +23,7 @@ from stabkit.analyze.nonfinite import last_nonfinite, names_of, nonfinite_entrie
 from stabkit.analyze.notes import noted
 from stabkit.analyze.overlap import not_covered
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series import gradient_norms, judged_metric, losses
+from stabkit.analyze.series import gradient_norms, judged_metric
 from stabkit.analyze.series_spikes import Series
 from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.analyze.what_was_judged import Judged
@@ -35,6 +35,7 @@ from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES, Note
 from stabkit.store.gaps import gaps
+from stabkit.store.names import losses
 from stabkit.store.reader import StoredRun
 
 BROKE_OFF = ("failed", "lost")  # how a run stands that ended before its end

@@ -10,16 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn, is_training
-from stabkit.store.names import is_gradient_norm, words
+from stabkit.store.names import NO_LOSS, is_gradient_norm, words
 from stabkit.store.schema import METRIC
 
 HELD_OUT = {"val", "valid", "validation", "test", "eval", "evaluation", "dev", "heldout", "holdout"}
-LOSSES = {"losses", "nll", "ppl", "perplexity", "bpb", "trl", "tel"}  # the last two: llm.c
-# words of what is derived from a loss or steers it
-NO_LOSS = {
-    *("scale", "scaler", "relative", "nats", "weight", "ratio", "coef", "factor"),
-    *("grad", "gradient", "norm", "lr", "min", "max", "std", "var", "count", "time"),
-}  # fmt: skip
 # words of what else a log holds and falls
 OTHERS = {
     *("learning", "rate", "momentum", "decay", "wd", "temperature", "epsilon", "gnorm", "rank"),
@@ -32,16 +26,6 @@ GAMES = {
 }  # fmt: skip
 
 TOTAL = {"loss", "total", "train", "training"}  # words of the sum of all losses
-
-
-def losses(names: Iterable[str]) -> list[str]:
-    """Return the names of losses, in their order."""
-    return [name for name in names if _is_loss(words(name))]
-
-
-def _is_loss(found: set[str]) -> bool:
-    named = found & LOSSES or any(word.endswith("loss") for word in found)
-    return bool(named) and not found & NO_LOSS
 
 
 def may_be_loss(name: str) -> bool:

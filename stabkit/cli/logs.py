@@ -73,7 +73,8 @@ def _unnamed(runs: Sequence["Converted"]) -> str | None:
 
     Beside an accuracy or gradient norms, which are judged, the first is not worth a word.
     """
-    from stabkit.analyze.series import gradient_norms, losses, may_be_loss
+    from stabkit.analyze.series import gradient_norms, may_be_loss
+    from stabkit.store.names import losses
 
     scalars = {name: one for run in runs for name, one in run.plan.scalars.items()}
     if losses(scalars):

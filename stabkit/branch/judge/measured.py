@@ -11,11 +11,11 @@ from scipy.integrate import trapezoid
 from stabkit.analyze.accuracy_events import counts_known
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.loss_events import loss_spikes
-from stabkit.analyze.series import losses
 from stabkit.detect import find_bursts, find_dips
 from stabkit.detect.bursts import burst_gap
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.spikes import MIN_HISTORY, usable_series
+from stabkit.store.names import losses
 from stabkit.store.reader import StoredRun
 
 MARGIN = 2  # evaluations around the event within which the same event may begin

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from stabkit.detect.nonfinite import LOSS, nonfinite_stretches, where_it_began
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
+from stabkit.store.names import losses
 
 # Steps in a row that are normal: GradScaler halves its scale at each, from 65,536 to 64.
 MOST_SKIPPED = 10
@@ -23,7 +24,8 @@ class Nonfinite(NamedTuple):
 
     `signal`, `layers`: what was not finite first, and where, the likeliest layer first; no layer
     for the loss. `reached`: how many layers had a value that is not finite. `seen_at`: the step at
-    which it was taken for more than a GradScaler's search for its scale.
+    which it was taken for more than a GradScaler's search for its scale. `losses`: the names of
+    those that were not finite.
     """
 
     step: int
@@ -31,10 +33,11 @@ class Nonfinite(NamedTuple):
     layers: list[str]
     reached: int
     seen_at: int
+    losses: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Return what the log says of it."""
-        names = {"names": [LOSS]} if self.signal == LOSS else {}
+        names = {"names": [*self.losses]} if self.signal == LOSS else {}
         return {"layers": self.layers, "signal": self.signal, "reached": self.reached} | names
 
 
@@ -80,13 +83,16 @@ class NonfiniteReader:
         """
         # the only signal of a probe that is finite wherever the activations are
         activations = bad_values(*looks, names=[ACTIVATIONS])
-        losses = dict(zip(*(series.tolist() for series in scalars.get(LOSS, _NONE)), strict=True))
+        bad_losses = [
+            (name, set(scalars[name][0][~np.isfinite(scalars[name][1])].tolist()))
+            for name in losses(scalars)
+        ]
 
         def began(i: int) -> Nonfinite:
             at = {name: flags[i] for name, flags in (self._bad | activations).items()}
             step = int(steps[i])
-            loss = not np.isfinite(losses.get(step, 0.0))
-            return began_at(self._layers, at, step, loss, list(activations))
+            lost = [name for name, bad in bad_losses if step in bad]
+            return began_at(self._layers, at, step, lost, list(activations))
 
         any_layer: BoolArray = np.asarray(self._any.any(axis=1))
         skipped = np.zeros(len(steps), dtype=bool)
@@ -111,13 +117,17 @@ def began_at(
     layers: Sequence[str],
     bad: Mapping[str, BoolArray],
     step: int,
-    loss: bool,
+    lost: Sequence[str],
     forward: Sequence[str] = (),
 ) -> Nonfinite:
-    """Return the stretch that begins at `step`; `bad[signal]` [layers] says what is not finite."""
-    signal, numbers = where_it_began(bad, forward, loss)
+    """Return the stretch that begins at `step`; `bad[signal]` [layers] says what is not finite.
+
+    `lost` names the losses that are not.
+    """
+    signal, numbers = where_it_began(bad, forward, bool(lost))
     reached = int(np.any([*bad.values()], axis=0).sum()) if bad else 0
-    return Nonfinite(step, signal, [layers[number] for number in numbers], reached, step)
+    named = [layers[number] for number in numbers]
+    return Nonfinite(step, signal, named, reached, step, tuple(lost))
 
 
 def bad_values(
@@ -132,6 +142,3 @@ def bad_values(
     if "nonfinite_count" in bad:
         bad["nonfinite_count"] |= measured["nonfinite_count"] & (values["nonfinite_count"] > 0)
     return bad
-
-
-_NONE = (np.zeros(0, dtype=np.int64), np.zeros(0))

@@ -10,6 +10,7 @@ from stabkit.detect.online_tails import KEPT
 from stabkit.detect.robust import BoolArray, FloatArray, IntArray
 from stabkit.monitor.measure.rows import Rows
 from stabkit.rundir import RunDir
+from stabkit.store.names import losses
 from stabkit.store.reader import StoredRun
 
 STEPS = KEPT  # of the layers; the detectors of spikes need no more
@@ -18,7 +19,7 @@ SIGNALS = {
     "spike": ["grad_norm"],
     "stale_moments": ["adam_rms"],
 }
-SCALARS = {"spike": ["loss"], "nonfinite": [], "collapse": list(SPREADS)}
+LOSSES = ("spike",)  # kinds that look at losses before a resume
 
 
 def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, bool]:
@@ -29,7 +30,9 @@ def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, 
     scalars = run.scalars()
     scalars = scalars[scalars["step"] < before]
     counted = _series(scalars, "nonfinite_layers")[1]
-    named = {name: _series(scalars, name) for name in SCALARS.get(kind, [])}
+    names = scalars["name"].astype(str).unique()
+    wanted = losses(names) if kind in LOSSES else SPREADS if kind == "collapse" else ()
+    named = {name: _series(scalars, name) for name in wanted}
     steps, layers, values = _layers(run, SIGNALS.get(kind, []), before)
     measured = {name: ~np.isnan(table) for name, table in values.items()}
     rows = Rows(steps, layers, values, measured, named)

@@ -6,6 +6,7 @@ Everything here runs on the host, on values that are there already.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.confirming import Confirming
 from stabkit.monitor.react.events import OnlineEvent
+from stabkit.store.names import losses
 
 
 class Watch(Protocol):
@@ -36,7 +38,7 @@ class Watch(Protocol):
 
 
 class SpikeWatch:
-    """Gradient spikes, those of several layers that belong together as one; spikes of the loss.
+    """Gradient spikes, those of several layers that belong together as one; spikes of losses too.
 
     A spike is suspected when it is found, and confirmed when it stands out from the noise of the
     run so far.
@@ -48,12 +50,13 @@ class SpikeWatch:
         self._latest_shared: dict[str, int] = {}
         self._bursts = OnlineBursts()
         self._confirming = Confirming(GAP)
-        self._loss: OnlineSpikes | None = OnlineSpikes()
-        self._confirming_loss = Confirming(MERGE)
+        self._losses: dict[str, OnlineSpikes | None] = {}
+        self._confirming_losses: dict[str, Confirming] = {}
+        self._loss_bursts = OnlineBursts()
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
         of_layers = self._of_layers(rows) if "grad_norm" in rows.values else []
-        return of_layers + self._of_loss(rows)
+        return of_layers + self._of_losses(rows)
 
     def _of_layers(self, rows: Rows) -> list[OnlineEvent]:
         found, flagged = [], set()
@@ -74,18 +77,24 @@ class SpikeWatch:
         begun = _bursts("spike", "grad_norm", "ratio", found, self._bursts, "suspected")
         return self._confirming.add(begun, rows.layers, rows.steps, norms, flagged)
 
-    def _of_loss(self, rows: Rows) -> list[OnlineEvent]:
-        steps, values = rows.scalars.get("loss", _NOTHING)
-        if np.any(values < 0):
-            self._loss = None  # the search is in the logarithm, which a negative loss has not
-        if self._loss is None:
-            return []
-        begun = []
-        for onset in self._loss.add(steps, values):
-            facts = {"signal": "loss", "ratio": onset.height}
-            begun.append(OnlineEvent("spike", onset.step, None, facts, "suspected"))
-        flagged = set(self._loss.flagged)
-        return self._confirming_loss.add(begun, ["loss"], steps, values[:, None], flagged)
+    def _of_losses(self, rows: Rows) -> list[OnlineEvent]:
+        begun: dict[str, tuple[list[Onset], set[int]]] = {}
+        for name in losses(rows.scalars):
+            if np.any(rows.scalars[name][1] < 0):
+                self._losses[name] = None  # a logarithm is searched, which negative losses lack
+            spikes = self._losses.setdefault(name, OnlineSpikes())
+            if spikes is not None:
+                begun[name] = spikes.add(*rows.scalars[name]), set(spikes.flagged)
+        found = [(onset, name) for name, (onsets, _) in begun.items() for onset in onsets]
+        found.sort(key=lambda one: one[0].step)
+        first = _bursts("spike", "", "ratio", found, self._loss_bursts, "suspected")
+        events = []
+        for name, (_, flagged) in begun.items():
+            own = [_of_one_loss(event, name) for event in first if event.layer == name]
+            steps, values = rows.scalars[name]
+            confirming = self._confirming_losses.setdefault(name, Confirming(MERGE))
+            events += confirming.add(own, [name], steps, values[:, None], flagged)
+        return events
 
 
 class StaleMomentsWatch:
@@ -109,39 +118,43 @@ class StaleMomentsWatch:
 
 
 class NonfiniteWatch:
-    """The first step of every stretch in which a gradient or the loss is not finite."""
+    """The first step of every stretch in which a gradient or a loss is not finite."""
 
     def __init__(self) -> None:
-        self._bad = {"layers": False, "loss": False}
+        self._layers = False
+        self._losses: dict[str, bool] = {}  # whether the last value of each was not finite
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
         bad = bad_values(rows.values, rows.measured, OF_GRADIENTS)
         flags = np.any([*bad.values()], axis=0) if bad else np.zeros((0, 0), dtype=bool)
         of_layers = dict(zip(rows.steps.tolist(), flags, strict=bool(bad)))
-        steps, loss = rows.scalars.get("loss", _NOTHING)
-        of_loss = dict(zip(steps.tolist(), ~np.isfinite(loss), strict=True))
-        within = any(self._bad.values())
-        all_steps = sorted(of_layers.keys() | of_loss.keys())
+        of_losses: dict[int, dict[str, bool]] = {}
+        for name in losses(rows.scalars):
+            for step, value in zip(
+                *(series.tolist() for series in rows.scalars[name]), strict=True
+            ):
+                of_losses.setdefault(step, {})[name] = not math.isfinite(value)
+        within = self._layers or any(self._losses.values())
+        all_steps = sorted(of_layers.keys() | of_losses.keys())
         is_bad: list[bool] = []
-        loss_is_bad: list[bool] = []
+        lost: list[list[str]] = []
         for step in all_steps:
-            # layers and the loss need not have the same steps: each is bad until its next value
+            # layers and losses need not have the same steps: each is bad until its next value
             if step in of_layers:
-                self._bad["layers"] = bool(of_layers[step].any())
-            if step in of_loss:
-                self._bad["loss"] = bool(of_loss[step])
-            is_bad.append(any(self._bad.values()))
-            loss_is_bad.append(self._bad["loss"])
+                self._layers = bool(of_layers[step].any())
+            self._losses.update(of_losses.get(step, {}))
+            lost.append([name for name, is_lost in self._losses.items() if is_lost])
+            is_bad.append(self._layers or bool(lost[-1]))
         firsts, _ = nonfinite_stretches(is_bad, within)
         begun = {one.seen_at: one for one in rows.nonfinite}
         return [
-            _nonfinite(rows, begun.get(all_steps[i]), all_steps[i], loss_is_bad[i])
+            _nonfinite(rows, begun.get(all_steps[i]), all_steps[i], lost[i])
             for i in firsts[firsts >= 0].tolist()
         ]
 
     def begin_within(self) -> None:
         """Take the gradients before the first row to be non-finite, as after a resume."""
-        self._bad["layers"] = True
+        self._layers = True
 
 
 class CollapseWatch:
@@ -180,15 +193,17 @@ class CollapseWatch:
         return found
 
 
-_NOTHING = (np.zeros(0, dtype=np.int64), np.zeros(0))
+def _of_one_loss(event: OnlineEvent, name: str) -> OnlineEvent:
+    facts = {"signal": name, "ratio": event.facts["ratio"]}
+    return replace(event, layer=None, facts=facts)
 
 
-def _nonfinite(rows: Rows, begun: Nonfinite | None, step: int, loss: bool) -> OnlineEvent:
+def _nonfinite(rows: Rows, begun: Nonfinite | None, step: int, lost: list[str]) -> OnlineEvent:
     """Return the event of a stretch that begins; `begun` is what its rows say of it."""
     if begun is None:  # of rows that were read from the folder
         bad, at = bad_values(rows.values, rows.measured), np.flatnonzero(rows.steps == step)
-        begun = began_at(rows.layers, {n: t[at[0]] for n, t in bad.items() if len(at)}, step, loss)
-    facts = {"layers": begun.layers, "signal": begun.signal, "loss": loss}
+        begun = began_at(rows.layers, {n: t[at[0]] for n, t in bad.items() if len(at)}, step, lost)
+    facts = {"layers": begun.layers, "signal": begun.signal, "loss": bool(lost)}
     return OnlineEvent("nonfinite", begun.step, next(iter(begun.layers), None), facts)
 
 

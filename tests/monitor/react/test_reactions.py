@@ -205,6 +205,38 @@ def test_a_burst_of_many_layers_is_one_event_whether_or_not_each_shows_it_alone(
     assert late[0].facts["ratio"] == pytest.approx(np.exp(height), rel=0.5)
 
 
+def reacting_to_losses(folder: Path, kind: str, losses: dict[str, np.ndarray]) -> list[OnlineEvent]:
+    """Feed losses beside quiet gradients, fifty steps at a time."""
+    watched = reactions(folder)
+    watched.on(kind, "log")
+    steps = np.arange(400)
+    quiet = np.exp(0.05 * np.random.default_rng(0).normal(size=(400, len(LAYERS))))
+    parts = [slice(at, at + 50) for at in range(0, 400, 50)]
+    return feed(watched, parts, steps, {"grad_norm": quiet}, losses)
+
+
+@pytest.mark.parametrize("name", ["loss", "train_loss", "loss_d", "val/nll"])
+def test_a_loss_is_watched_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    loss = 2 * np.exp(0.02 * np.random.default_rng(1).normal(size=400))
+    lost, spiked = loss.copy(), loss.copy()
+    lost[220:] = np.nan
+    spiked[300:306] *= 6
+    (event,) = reacting_to_losses(tmp_path / "lost", "nonfinite", {name: lost, "speed": lost})
+    assert (event.step, event.facts["loss"], event.facts["layers"]) == (220, True, [])
+    found = reacting_to_losses(tmp_path / "spiked", "spike", {name: spiked, "speed": spiked})
+    assert [(e.step, e.state, e.facts["signal"]) for e in found] == [
+        (300, "suspected", name),
+        (300, "confirmed", name),
+    ]
+
+
+def test_two_losses_that_spike_together_are_one_spike(tmp_path: Path) -> None:
+    loss = 2 * np.exp(0.02 * np.random.default_rng(1).normal(size=400))
+    loss[300:306] *= 6
+    found = reacting_to_losses(tmp_path, "spike", {"loss": loss, "total_loss": loss + 1})
+    assert [event.state for event in found] == ["suspected", "confirmed"]
+
+
 def watch_layers(
     drawn: SimulatedLayers, parts: list[slice], loss: np.ndarray | None = None
 ) -> list[OnlineEvent]:
