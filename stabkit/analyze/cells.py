@@ -86,7 +86,7 @@ def label(key: str, value: Any) -> str:
     if key == "fault.until" and value == 0:
         return "no fault"
     name = WORDS.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
-    return one_line(f"no {name}" if value is None else f"{name} {value}")
+    return one_line(f"{name} not set" if value is None else f"{name} {value}")
 
 
 def cell_label(cell: Cell, without: str | None = None) -> str:
@@ -98,7 +98,11 @@ def cell_label(cell: Cell, without: str | None = None) -> str:
     name = one_line(first.name if len(cell.runs) == 1 else first.path.absolute().parent.name)
     if not first.settings:
         return name
-    words = [label(key, value) for key, value in cell.settings.items() if key != without]
+    words = [
+        label(key, value)
+        for key, value in cell.settings.items()
+        if key != without and (without or key in first.settings)  # what a run lacks is no setting
+    ]
     return ", ".join(words) or ("" if without else name)
 
 

@@ -33,6 +33,10 @@ A loss spike begins as a burst does. A loss has left for good if it ends at 1.4 
 or more. Held-out losses, parts of a total and losses of players or policies are searched for spikes
 alone.
 """
+STUCK = """\
+A loss is stuck if the median of its last half lies less than 2 % below that of its first tenth: it
+never fell. That is no sign of instability, but nothing was learned.
+"""
 UNREST = """\
 Unrest is a stretch in which an accuracy scatters 5 times as far as before (4 points or more), or
 the logarithm of a loss 8 times (.35 or more).
@@ -46,6 +50,7 @@ what the words mean:
 {BURST}
 {SWELL}
 {LOSS}
+{STUCK}
 {UNREST}
 docs/error-rates.md has the rates of false alarms.
 """
@@ -63,6 +68,8 @@ def footnote(table: "pd.DataFrame") -> str:
         notes.append(SWELL)
     if (table["metric"] == "").any() or table[["loss_spikes", "departures"]].any(axis=None):
         notes.append(LOSS)
+    if table["stuck"].any():
+        notes.append(STUCK)
     if table["unrest"].any():
         notes.append(UNREST)
     return " ".join(" ".join(notes).split())

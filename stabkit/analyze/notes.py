@@ -15,6 +15,7 @@ LISTED = 20  # notes of a summary; more are counted
 LONGEST = 100  # characters of a note in a summary
 JUMP = 1.25  # a learning rate changes by this factor or more from one value to the next,
 CALM = 3  # and by a quarter of it at most (of the logarithm) at so many values on each side
+DECAYED = 1e-3  # of the highest rate: from there on down a schedule ends, and nothing is trained
 MOST_JUMPS = 8  # of a run; more are a schedule
 TOLD_JUMPS = 4  # of all runs in a summary: a schedule with restarts jumps in each of them
 _RATE = "lr "
@@ -50,7 +51,7 @@ def _rate_jumps(run: StoredRun) -> Iterator[Note]:
 def rate_jumps(run: StoredRun) -> list[tuple[int, float, float]]:
     """Return where the learning rate jumps: step, rate before and after.
 
-    No smooth schedule and no warm-up does so.
+    No smooth schedule and no warm-up does so. A fall below `DECAYED` is the end of one.
     """
     recorded = learning_rate(run.scalars())
     steps, rates = recorded.index.tolist(), recorded.tolist()
@@ -59,6 +60,7 @@ def rate_jumps(run: StoredRun) -> list[tuple[int, float, float]]:
         at
         for at in np.flatnonzero(change >= np.log(JUMP)).tolist()
         if at >= CALM
+        and rates[at + 1] >= DECAYED * max(rates)
         and (np.delete(change[at - CALM : at + CALM + 1], CALM) <= change[at] / 4).all()
     ]
     found = [(steps[at + 1], rates[at], rates[at + 1]) for at in jumps]

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 from numbers import Real
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
 
+BEFORE = 20  # values whose median is the level before a spike
 NAMED = 3  # runs of one kind; more are counted
 
 
@@ -19,6 +22,17 @@ def seed_text(seed: object) -> str:
 
 def named(row: pd.Series) -> str:
     return f"{row['cell']}" + ("" if pd.isna(row["seed"]) else f", seed {seed_text(row['seed'])}")
+
+
+def still_up(run: Diagnosis, spike: "pd.Series | dict[Any, Any]") -> bool:
+    """Return whether a loss is up, by a quarter of its spike or more, at its last finite value."""
+    table = run.tables.scalars()
+    named = table["name"].astype(str) == str(spike["first"]).split(", ")[0]
+    loss = table[named & np.isfinite(table["value"])].set_index("step")["value"]
+    if spike["end"] < loss.index[-1]:
+        return False
+    level = loss[loss.index < spike["onset"]].tail(BEFORE).median()
+    return bool(loss.iloc[-1] - level >= (loss.loc[spike["onset"] :].max() - level) / 4)
 
 
 def largest(

@@ -14,10 +14,11 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.gradient_sentences import bursts_in_words, cut_off_in_words, swells_in_words
 from stabkit.analyze.nonfinite import names_of
-from stabkit.analyze.sentence_parts import NAMED, largest, named
+from stabkit.analyze.sentence_parts import NAMED, largest, named, still_up
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import SharedFall, shared_in_words
 from stabkit.analyze.text import layers_called, listed, risen_from, times
+from stabkit.analyze.verdict import DOUBTFUL
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.printing import counted
@@ -38,10 +39,11 @@ COLLAPSE = {  # a sign of collapse in words
 }
 
 
-def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
+def nothing_found(runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     """Say what was looked for and not found in runs of which none trained unstably.
 
-    `shared`: the falls that show only in the mean of several runs.
+    What made a verdict that is not `stable` comes first. `shared`: the falls that show only in the
+    mean of several runs.
     """
     known = table[table["verdict"] != "unknown"]
     sought = []
@@ -56,7 +58,44 @@ def nothing_found(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     ending = f": no {sign} of instability was found." if clean else "."
     if shared:
         ending = " by itself, but in the mean of several."
-    return text[0].upper() + text[1:] + ending
+    return _doubtful(table, in_table_order(runs)) + text[0].upper() + text[1:] + ending
+
+
+def _doubtful(table: pd.DataFrame, ordered: list[Diagnosis]) -> str:
+    """Say what made the verdicts `bursts`, `outlier` and `stuck`; empty if no run has one."""
+    found = [int(str(i)) for i in table.index[table["verdict"].isin(DOUBTFUL)]]
+    if not found:
+        return ""
+    if len(table) == 1:
+        return f"Not unstable, but {_doubt(ordered[0])}.\n"
+    words = {
+        "bursts": "with gradient bursts or swells",
+        "outlier": "with a single low evaluation",
+        "stuck": "whose loss never fell",
+    }
+    kinds = table["verdict"].value_counts()
+    parts = [f"{counted(kinds[k], 'run')} {words[k]}" for k in DOUBTFUL if k in kinds]
+    return f"None unstable, but {listed(parts)}.\n"
+
+
+def _doubt(run: Diagnosis) -> str:
+    """Say what made the verdict of a run that is neither unstable nor stable."""
+    if run.verdict == "stuck":
+        return "the loss never fell"
+    if run.verdict == "outlier":
+        fall = run.outliers.loc[run.outliers["depth"].idxmax()]
+        depth = f"{100 * fall['depth']:.1f} points"
+        return f"a single evaluation was {depth} low at step {fall['onset']:,}"
+    for kind, rows, than in (
+        ("burst", run.clear_bursts, "what was expected"),
+        ("swell", run.swells, "the level on both sides"),
+    ):
+        if len(rows):
+            most = rows.loc[rows["ratio"].idxmax()]
+            which = f"{counted(len(rows), f'gradient {kind}')}, the largest of"
+            which = f"a gradient {kind} of" if len(rows) == 1 else which
+            return f"with {which} {times(most['ratio'])} {than}, at step {most['onset']:,}"
+    raise ValueError(f"{run.path}: the verdict {run.verdict!r} has no event")
 
 
 def nothing_said(table: pd.DataFrame) -> str:
@@ -138,8 +177,8 @@ def where_lost(run: Diagnosis) -> str:
             )
             continue
         parts.append(
-            f"{row.series} left its best level ({row.best:.3g}) for good from step {row.onset:,} "
-            f"and ended at {row.level:.3g}"
+            f"{row.series} left its best level ({row.best:.3g}) for good from step {row.onset:,}; "
+            f"its last fifth stood at {row.level:.3g} (median)"
         )
     return "; ".join(parts)
 
@@ -221,12 +260,15 @@ def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]
     spiking = table[table["loss_spikes"] > 0]
     if spiking.empty:
         return
-    where, _, spike = largest(spiking, ordered, lambda run: run.loss_spikes, "ratio")
+    where, run, spike = largest(spiking, ordered, lambda run: run.loss_spikes, "ratio")
+    end = f"ended at step {spike['end']:,}"
+    if still_up(run, spike):
+        end = "had not come back when the record ended"
     number = counted(int(spiking["loss_spikes"].sum()), "loss spike")
     yield (
         f"{number} in {counted(len(spiking), 'run')}. The largest ({named(where)}): "
         f"{spike['first']} rose to {times(spike['ratio'])}\n{risen_from(spike)}; it began at step "
-        f"{spike['onset']:,} and ended at step {spike['end']:,}."
+        f"{spike['onset']:,} and {end}."
     )
 
 

@@ -1,6 +1,7 @@
 """Summarize a folder of runs: one row per run, then what the rows mean in words."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -13,11 +14,10 @@ from stabkit.analyze.endings import broken_off, not_recorded
 from stabkit.analyze.findings import findings
 from stabkit.analyze.notes import notes_in_words
 from stabkit.analyze.order import FIRST
-from stabkit.analyze.sentence_parts import seed_text
+from stabkit.analyze.sentence_parts import NAMED, seed_text
 from stabkit.analyze.sentences import (
     events_in_words,
     first_gap,
-    in_table_order,
     nothing_found,
     nothing_said,
 )
@@ -34,6 +34,9 @@ from stabkit.printing import counted, one_line
 from stabkit.store.schema import METRIC
 
 LISTED = 40  # runs; a longer table would not be read
+WIDTH = 100  # characters of a line of a table that has the names of runs
+OF_DIPS = ("deepest", "in dips")  # columns that say nothing where there is no dip
+APART = 0.1  # points between the final and the last accuracy, as shown
 WORDS = "`stabkit analyze --help` says what these words mean."
 
 
@@ -105,7 +108,7 @@ def describe(runs: Diagnoses, table: pd.DataFrame) -> str:
     """Say what the table of `run_table` means, the verdict first; of many runs, list the worst."""
     shared = shared_falls(runs)
     parts = [
-        _verdict(table, shared),
+        _verdict(runs, table, shared),
         _headline(runs, table),
         _text_table(table),
         *lacking_rows(table),
@@ -127,19 +130,7 @@ def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     lines = [f"{one_line(runs.path)}: {counted(len(table), 'run')} ({states})"]
     lines += [*broken_off(runs, table), *not_recorded(runs)]
     lines += judged_on(table)
-    measured = table.index[table["metric"] != ""]
-    if not len(measured):
-        return "\n".join(lines)
-    run = in_table_order(runs)[measured[0]]
-    evals = run.evals(run.metric)
-    first = evals.iloc[0]
-    gap = int(evals["step"].diff().median()) if len(evals) > 1 else 0
-    often = {0: "once", 1: "every step"}.get(gap, f"every {gap:,} steps")
-    things = "images" if run.metric == METRIC else "samples"
-    size = f"{int(first['n']):,}" if counts_known(evals) else "an unknown number of"
-    chance = "unknown" if math.isnan(first["chance"]) else f"{100 * first['chance']:.3g} %"
-    name = "Held-out kNN" if run.metric == METRIC else run.metric
-    lines.append(f"{name} {often} on {size} {things}, chance {chance}.")
+    lines += _evaluated(runs, len(table))
     searched = [d.evals(d.metric) for d in runs if d.judged.accuracy]
     without = sum(not counts_known(evals) for evals in searched)
     if without:
@@ -148,6 +139,32 @@ def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
             "noise rule alone finds\nthem, which mistakes slow noise for dips more often."
         )
     return "\n".join(lines)
+
+
+def _evaluated(runs: Diagnoses, total: int) -> list[str]:
+    """Return a sentence on how accuracy was measured, for each group of runs that share it."""
+    ordered = [run for cell in group_cells(runs) for run in cell.runs]
+    found = Counter(text for run in ordered if (text := _measured(run)))
+    if list(found.values()) == [total]:
+        return list(found)
+    told = [f"{counted(n, 'run')}: {text}" for text, n in found.most_common(NAMED)]
+    rest = sum(found.values()) - sum(n for _, n in found.most_common(NAMED))
+    return [*told, f"{counted(rest, 'run')} more measured in other ways."] if rest else told
+
+
+def _measured(run: Diagnosis) -> str:
+    """Say how often the accuracy of a run was measured, on what, and what chance gives."""
+    evals = run.evals(run.metric)
+    if evals.empty:
+        return ""
+    first = evals.iloc[0]
+    gap = int(evals["step"].diff().median()) if len(evals) > 1 else 0
+    often = {0: "once", 1: "every step"}.get(gap, f"every {gap:,} steps")
+    things = "images" if run.metric == METRIC else "samples"
+    size = f"{int(first['n']):,}" if counts_known(evals) else "an unknown number of"
+    chance = "unknown" if math.isnan(first["chance"]) else f"{100 * first['chance']:.3g} %"
+    name = "Held-out kNN" if run.metric == METRIC else run.metric
+    return f"{name} {often} on {size} {things}, chance {chance}."
 
 
 def judged_on(table: pd.DataFrame) -> list[str]:
@@ -198,20 +215,48 @@ def _text_table(table: pd.DataFrame) -> str:
     columns["bursts"] = table["bursts"].astype(str)
     if table["swells"].any():
         columns["swells"] = table["swells"].astype(str)
-    return aligned([list(columns), *zip(*columns.values(), strict=True)], left=(0, 2))
+    return _with_names(columns, table) + _last_and_final(table)
+
+
+def _with_names(columns: "dict[str, pd.Series[str]]", table: pd.DataFrame) -> str:
+    """Return columns as text, the names of runs first if each cell holds one and they fit."""
+    text = _columns(columns)
+    if table["cell"].duplicated().any() or (table["cell"] == table["run"]).all():
+        return text
+    named = {"run": table["run"], **columns}
+    if not table["dips"].any():
+        named = {name: column for name, column in named.items() if name not in OF_DIPS}
+    wider = _columns(named)
+    return wider if max(map(len, wider.splitlines())) <= WIDTH else text
+
+
+def _columns(columns: "dict[str, pd.Series[str]]") -> str:
+    left = [i for i, name in enumerate(columns) if name in ("run", "cell", "verdict")]
+    return aligned([list(columns), *zip(*columns.values(), strict=True)], left)
+
+
+def _last_and_final(table: pd.DataFrame) -> str:
+    """Say that the final accuracy is not the last one, if the table shows another number."""
+    apart = (table["last"] - table["level"]).abs()
+    if not 100 * apart.max() >= APART:
+        return ""
+    return (
+        "\nfinal: the median of the last fifth of the evaluations; the last one differs by up to "
+        f"{100 * apart.max():.1f} points."
+    )
 
 
 def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
-def _verdict(table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
+def _verdict(runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall]) -> str:
     """Say in a sentence or two how many runs trained unstably."""
     unstable = table[is_unstable(table)]
     if (table["verdict"] == "unknown").all():
         return nothing_said(table)
     if unstable.empty:
-        return nothing_found(table, shared)
+        return nothing_found(runs, table, shared)
     finished = ended_well(unstable)
     which, who = f"{len(unstable)} of {len(table)} runs", f"{finished} of them"
     if len(unstable) == 1:

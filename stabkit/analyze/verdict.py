@@ -13,6 +13,7 @@ VERDICTS = (
     *("bursts", "outlier", "stuck", "unknown", "stable"),
 )
 UNSTABLE = VERDICTS[:3]
+DOUBTFUL = VERDICTS[3:6]  # no instability, and no clean bill either
 UNNOTICED = "finished without any error, as if nothing had happened."  # of unstable runs
 
 

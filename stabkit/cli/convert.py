@@ -22,8 +22,7 @@ def act(arguments: argparse.Namespace) -> int:
     except ConvertError as error:
         tried = f". Try: {_again(arguments, error.options)}" if error.options else ""
         raise RequestError(f"{error}{tried}") from None
-    for run in runs:
-        print("\n".join(in_detail(run) if arguments.dry_run else in_short(source, run)))
+    print("\n".join(in_detail(runs) if arguments.dry_run else in_short(source, runs)))
     if options := list(dict.fromkeys(option for run in runs for option in run.plan.options)):
         written = not arguments.dry_run
         print(f"If a guess is wrong: {_again(arguments, options, force=written)}")

@@ -11,6 +11,7 @@ import pytest
 from stabkit.analyze.loss_events import loss_spikes, stuck
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.incidents import all_incidents
+from stabkit.analyze.text import times
 from stabkit.cli import main
 from stabkit.detect.simulate import simulate_curve
 from stabkit.runs import Run, load, open_run
@@ -215,6 +216,9 @@ def test_bursts_of_layers_are_told_with_the_layer_that_began(tmp_path, capsys):
     assert run.verdict == "bursts"
     assert run.bursts()["first"].tolist() == ["h.0"]
     text = told(run, capsys)
+    ratio = times(run.bursts()["ratio"].iloc[0])
+    headline = f"with a gradient burst of {ratio} what was expected, at step 1,000."
+    assert f"Not unstable, but {headline} No collapse and no non-finite" in text
     assert "Judged on the gradient norms of 4 layers; no held-out accuracy, no loss." in text
     assert "it began at step 1,000 in h.0" in text
     assert "patch projection" not in text
@@ -273,7 +277,9 @@ def test_a_loss_that_left_for_good_diverged(tmp_path, capsys):
     loss[130:] = 7 * noise(3, 70)
     run = converted(tmp_path, {"loss": loss})
     assert run.verdict == "diverged"
-    assert "loss left its best level (2" in told(run, capsys)
+    text = told(run, capsys)
+    assert "loss left its best level (2" in text
+    assert f"; its last fifth stood at {np.median(loss[-40:]):.3g} (median)." in text
     assert run.events("departure")["layer"].tolist() == ["loss"]
 
 
@@ -342,6 +348,8 @@ def test_a_single_evaluation_that_falls_is_told_as_what_it_is(tmp_path, capsys):
     assert run.verdict == "outlier"
     text = told(run, capsys)
     assert "no sign of instability" not in text
+    assert "Not unstable, but a single evaluation was " in text
+    assert " points low at step 30. No dip" in text
     assert "val_accuracy 20." in text or "val_accuracy 19." in text
     assert "One evaluation alone is no dip" in text
     assert "kNN" not in text
@@ -351,7 +359,10 @@ def test_a_single_evaluation_that_falls_is_told_as_what_it_is(tmp_path, capsys):
 def test_a_loss_that_never_fell_is_told(tmp_path, capsys):
     run = converted(tmp_path, {"loss": np.log(10) * noise(0, sigma=0.002)})
     assert run.verdict == "stuck"
-    assert "loss never fell: 2.30" in told(run, capsys)
+    text = told(run, capsys)
+    assert "loss never fell: 2.30" in text
+    first = text.index("Not unstable, but the loss never fell. No loss spike, no collapse")
+    assert first < text.index("1 run (1 recorded)")
 
 
 @pytest.mark.parametrize(("size", "sigma"), [(60, 0.015), (300, 0.03), (3000, 0.05)])

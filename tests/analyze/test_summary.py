@@ -15,7 +15,16 @@ from stabkit.analyze.text import aligned
 from stabkit.analyze.verdict import worst_first
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer
-from tests.analyze.conftest import DIP, EVERY, SPIKE, diagnosed, diagnosed_run, plant_run
+from tests.analyze.conftest import (
+    DIP,
+    EVERY,
+    SPIKE,
+    STEPS,
+    diagnosed,
+    diagnosed_run,
+    plant_loop,
+    plant_run,
+)
 
 
 def test_planted_events_are_found_where_they_are(whole_grid: Path) -> None:
@@ -79,7 +88,8 @@ def test_the_words_name_what_shows_a_collapse(tmp_path: Path) -> None:
     told = describe(runs, table).replace("\n", " ")
     assert "1 run collapsed, as shown by a loss at chance or zero and " in told
     assert "features that hardly differ." in told
-    assert COLLAPSE.keys() == collapse_events.COLLAPSE.keys(), "words for every sign"
+    signs = {*collapse_events.COLLAPSE, collapse_events.ACCURACY}
+    assert COLLAPSE.keys() == signs, "words for every sign"
     table["collapse"] = ["loss_relative, feature_std", "loss_relative"]
     both = "by a loss at chance or zero in 2 and features that hardly differ in 1."
     assert both in describe(runs, table).replace("\n", " ")
@@ -238,3 +248,57 @@ def test_of_equal_verdicts_the_lowest_accuracy_fared_worst() -> None:
     table = pd.DataFrame({"verdict": ["stable", "unstable", "stable"], "level": [0.6, 0.7, 0.4]})
     table = table.assign(deepest=0.0, lost_steps=0)
     assert worst_first(table).index.tolist() == [1, 2, 0]
+
+
+def test_how_accuracy_was_measured_is_told_of_the_runs_that_share_it(tmp_path: Path) -> None:
+    steps = np.arange(100)
+    for name, every, n in (("a", 5, 100), ("b", 5, 100), ("c", 10, 50), ("d", 0, 0)):
+        writer = Writer(tmp_path / name, "loop")
+        writer.add_scalars(steps, "loss", 2 - steps / 100)
+        if every:
+            at = steps[::every]
+            writer.add_accuracies(at, "val_acc", 0.5 + at / 200, 0.1, n, 0, math.nan)
+        writer.flush()
+    text = summary(diagnosed(tmp_path))
+    assert "\n2 runs: val_acc every 5 steps on 100 samples, chance 10 %.\n" in text
+    assert "\n1 run: val_acc every 10 steps on 50 samples, chance 10 %.\n" in text
+
+
+def test_several_doubtful_runs_are_counted_in_the_first_line(tmp_path: Path) -> None:
+    flat = 2.3 * np.exp(0.002 * np.random.default_rng(0).normal(size=STEPS))
+    plant_loop(tmp_path / "flat", losses=flat)
+    plant_loop(tmp_path / "burst", ["a", "b", "c", "d"], burst="b")
+    plant_loop(tmp_path / "calm")
+    first = summary(diagnosed(tmp_path)).splitlines()[0]
+    bursting = "1 run with gradient bursts or swells"
+    assert first == f"None unstable, but {bursting} and 1 run whose loss never fell."
+
+
+def test_the_table_names_the_run_of_each_cell_where_the_names_fit(tmp_path: Path) -> None:
+    for lr in ("0.01", "0.02"):
+        plant_run(tmp_path / f"my {lr}", f"optim.lr={lr}")
+    lines = summary(diagnosed(tmp_path)).splitlines()
+    (head,) = [line for line in lines if "verdict" in line]
+    assert head.split()[:3] == ["run", "cell", "seed"]
+    assert "deepest" not in head, "no run has a dip"
+    assert any(line.startswith("my 0.01  base lr 0.01 ") for line in lines)
+    (tmp_path / "my 0.02").rename(tmp_path / ("long " * 20))
+    lines = summary(diagnosed(tmp_path)).splitlines()
+    assert max(len(line) for line in lines if "base lr" in line) <= 100
+    plant_run(tmp_path / "more", "optim.lr=0.01", seed=1)
+    assert "run  " not in summary(diagnosed(tmp_path)), "cells of several runs have no name"
+
+
+@pytest.mark.parametrize(("last", "told"), [(0.0, False), (0.02, True)])
+def test_a_last_accuracy_that_is_not_the_final_one_is_explained(
+    tmp_path: Path, last: float, told: bool
+) -> None:
+    values = np.full(50, 0.5)
+    values[-1] += last
+    writer = Writer(tmp_path / "a", "loop")
+    writer.add_accuracies(np.arange(50), "val_acc", values, 0.1, 1000, 0, math.nan)
+    writer.flush()
+    text = summary(diagnosed(tmp_path))
+    line = "\nfinal: the median of the last fifth of the evaluations; the last one differs by up to"
+    assert (f"{line} 2.0 points.\n" in text) == told
+    assert (line in text) == told

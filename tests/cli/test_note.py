@@ -139,6 +139,8 @@ def test_a_jump_of_the_rate_is_noted_and_a_schedule_is_not(runs: Path) -> None:
     assert rates(run, [*warm, *cosine]) == []
     assert rates(run, [*cosine[:90], *cosine]) == [(90, "lr 0.025 to 1")], "a restart"
     assert rates(run, [0.5**i for i in range(40)]) == []
+    assert rates(run, [*cosine[:97], 1e-8]) == [], "a cosine that has come to its end"
+    assert rates(run, [*cosine[:50], *[1e-8] * 20, *cosine]) == [(70, "lr 1e-08 to 1")]
     assert rates(run, [0.1 * 0.5 ** (i // 10) for i in range(200)]) == [], "a schedule of steps"
 
 
@@ -180,11 +182,11 @@ def test_a_figure_shows_a_note_where_its_run_is_and_nowhere_else(name: str, runs
 
 
 @pytest.mark.lengthy
-def test_labels_of_notes_beside_each_other_are_one(runs: Path) -> None:
-    for step, text in ((30, "first"), (32, "second"), (90, "third")):
+def test_labels_of_notes_beside_each_other_are_one_of_several_lines(runs: Path) -> None:
+    for step, text in ((30, "first"), (32, "second"), (150, "third")):
         RunDir(runs / "0").append_note(step, text)
     labels = noted(figure_of("knn", diagnose(load(runs))))
-    assert labels == [("first; second", 30), ("third", 90)]
+    assert labels == [("first\nsecond", 32), ("third", 150)]
 
 
 @pytest.mark.lengthy

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stabkit.cli import main
 from stabkit.convert.convert import convert
 from stabkit.convert.long_form import MOST_RUNS
 from stabkit.convert.series import ConvertError
@@ -85,3 +86,23 @@ def test_json_of_lists_is_a_table_whose_rows_count(tmp_path: Path, out: Path) ->
     path.write_text(json.dumps({"step": [4, 6, 8], "loss": RUNS["a"], "other": [1, 2]}))
     run = converted(path, out)
     np.testing.assert_equal(run.scalars()[["step", "value"]].to_numpy().T, [[4, 6, 8], RUNS["a"]])
+
+
+@pytest.mark.parametrize("command", ["analyze", "convert", "dry"])
+def test_a_note_on_all_runs_of_a_table_is_told_once(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        f"{seed},{step},{4 - step / 9 + 0.1 * seed},{0.3 + step / 100 + seed / 20}"
+        for seed in range(3)
+        for step in range(30)
+    ]
+    log, out = tmp_path / "log.csv", tmp_path / "runs"
+    log.write_text("\n".join(["seed,step,loss,val_acc", *rows]) + "\n")
+    more = ["-o", str(out), *(["--dry-run"] if command == "dry" else [])]
+    words = ["analyze", str(log)] if command == "analyze" else ["convert", str(log), *more]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("  left out  seed: says of which run") == 3
+    assert printed.count("on how many samples is unknown") == 1
+    assert printed.index("on how many samples") > printed.rindex("left out  seed")

@@ -27,13 +27,16 @@ def warmup_and_epoch(run: Diagnosis) -> dict[str, float]:
 
 
 def warmup_end(run: Diagnosis) -> float | None:
-    """Return the step at which the learning rate is first at its largest; None if not known."""
+    """Return the step at which the learning rate is first at its largest; None if not known.
+
+    It is 0 without a warm-up, also where the first rate is recorded later.
+    """
     steps = run.settings.get("optim.warmup_steps")
     if isinstance(steps, (int, float)):
         return float(steps)
     rates = learning_rate(run.tables.scalars())
     rise = warmup_of(rates)
-    return None if rise is None else float(rates.index[0] + rise)
+    return None if rise is None else float(rates.index[0] + rise) if rise else 0.0
 
 
 def mark_clock(ax: Axes, frame: pd.DataFrame, *, named: bool = True) -> None:

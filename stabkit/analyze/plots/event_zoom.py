@@ -38,6 +38,7 @@ from stabkit.analyze.plots.layer_styles import (
 )
 from stabkit.analyze.plots.note_lines import shows
 from stabkit.analyze.plots.style import RC, align_names, new_figure
+from stabkit.analyze.sentence_parts import still_up
 
 MARGIN = (30, 200)  # least and most values shown on each side; else as many as the event is long
 AROUND = (60, 120)  # most values shown before and after the onset: more would be no zoom
@@ -172,15 +173,21 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
 
 
 def _is_open(run: Diagnosis, onset: int, end: int) -> bool:
-    """Return whether this is a dip that did not recover, or a loss that left for good or is stuck.
+    """Return whether this is an event that was not over when the run ended.
 
-    Their `end` is where the run ended.
+    So is a dip that did not recover, a loss that left for good, is stuck or in a spike, and values
+    that are not finite. Their `end` is where the run ended.
     """
     dips = run.dips[run.dips["recovery"].isna()]
-    return any(
+    up = [still_up(run, spike) for spike in run.loss_spikes.to_dict("records")]
+    spikes = run.loss_spikes[np.array(up, dtype=bool)]
+    if any(
         ((found["onset"] == onset) & (found["end"] == end)).any()
-        for found in (dips, run.departures, run.stuck)
-    )
+        for found in (dips, run.departures, run.stuck, spikes)
+    ):
+        return True
+    lost = onset in [int(entry.get("step") or 0) for entry in run.nonfinite]
+    return lost and end > onset and end >= run.tables.scalars()["step"].max()
 
 
 def _dips(label: str, run: Diagnosis) -> list[_Event]:

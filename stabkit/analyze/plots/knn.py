@@ -148,8 +148,9 @@ def _figure(table: pd.DataFrame, panels: list[Any]) -> Figure:
             ax.remove()
         for ax, panel in zip(axes, panels, strict=False):
             draw_knn(table[table["panel"] == panel], ax, styles, _limits(drawn))
-        for ax in axes[::columns]:
-            ax.set_ylabel(knn_axis(table))
+        for first, ax in zip(range(0, len(panels), columns), axes[::columns], strict=False):
+            beside = panels[first : first + columns]
+            ax.set_ylabel(knn_axis(shown[shown["panel"].isin(beside)]))
         if legend:
             figure.legend(handles=legend, loc="outside right center")
         left_out = f"{PANELS} of {every} panels: those with the worst runs"
@@ -233,8 +234,8 @@ def curve_styles(table: pd.DataFrame) -> Styles:
 
 
 def knn_axis(table: pd.DataFrame) -> str:
-    """Return the name of the vertical axis, with k and n if they are known."""
+    """Return the name of the vertical axis, with k and n if they are known and all share them."""
     named = wrapped(" or ".join(accuracy_axis(metric) for metric in table["metric"].unique()))
-    first = table.iloc[0]  # a run converted from a log has 0 for k and n
-    known = [f"{name} = {first[name]:,}" for name in ("k", "n") if first[name] > 0]
+    sizes = {name: table[name].unique() for name in ("k", "n")}  # 0 in a log that was converted
+    known = [f"{name} = {found[0]:,}" for name, found in sizes.items() if list(found > 0) == [True]]
     return f"{named}\n({', '.join(known)})" if known else named

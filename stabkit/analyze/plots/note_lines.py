@@ -17,11 +17,12 @@ from stabkit.analyze.notes import RESUMED
 from stabkit.analyze.text import shortened
 from stabkit.rundir import Note
 
-NEAR = 1 / 40  # of the width of an axis; labels are some 8 points high
+NEAR = 9  # points: the height of a label
+LINES = 3  # notes of one label
 LABELED = 6  # notes of one panel; the labels of more would hide each other
 FEW = 3  # runs of one panel; among more, lines of single resumes would be clutter
 LONGEST, FEWEST = 22, 8  # characters of a label
-LETTER = 4.8  # points: of a label, with what the layout takes from the height of a panel later
+LETTER = 4.2  # points: the width of a letter of a label
 COLOR = "0.3"
 HALO = [withStroke(linewidth=1.5, foreground="white")]  # to be read on curves and colors
 
@@ -52,10 +53,19 @@ def notes_by_name(runs: Diagnoses) -> Notes:
 
 
 def write_notes(figure: Figure, notes: Notes) -> Figure:
-    """Draw `notes` into the tagged axes of a figure."""
+    """Draw `notes` into the tagged axes of a figure; panels above each other get one label."""
+    labeled: list[Axes] = []
+    if notes:
+        figure.draw_without_rendering()  # lays it out: labels depend on the sizes of the panels
     for ax in figure.axes if notes else []:
         since, *named = json.loads(ax.get_gid() or "[0]")
-        _draw(ax, [(step - since, text) for step, text in notes_of(named, notes)])
+        under = any(
+            ax.get_shared_x_axes().joined(ax, other) and ax.get_gid() == other.get_gid()
+            for other in labeled
+        )
+        shown = [(step - since, text) for step, text in notes_of(named, notes)]
+        _draw(ax, shown, with_text=not under)
+        labeled += [ax] if shown else []
     return figure
 
 
@@ -73,15 +83,19 @@ def notes_of(named: Sequence[str], notes: Notes) -> list[tuple[int, str]]:
     return sorted(set(found))
 
 
-def _draw(ax: Axes, notes: Sequence[tuple[int, str]]) -> None:
+def _draw(ax: Axes, notes: Sequence[tuple[int, str]], *, with_text: bool) -> None:
     low, high = ax.get_xlim()
     inside = [(step, text) for step, text in notes if low <= step <= high]
     for step, _ in inside:
         ax.axvline(step, color=COLOR, linewidth=0.7, linestyle=(0, (4, 2)), zorder=2.5)
-    room = max(FEWEST, int(ax.get_window_extent().height / ax.figure.dpi * 72 / LETTER))
-    for step, text in _joined(inside, (high - low) * NEAR)[:LABELED]:
+    box, point = ax.get_window_extent(), ax.figure.dpi / 72
+    room = min(LONGEST, max(FEWEST, int(box.height / point / LETTER)))
+    near = (high - low) * NEAR * point / box.width
+    for step, texts in _joined(inside, near)[:LABELED] if with_text else []:
+        lines = [shortened(text, room) for text in texts[:LINES]]
+        lines += [f"and {len(texts) - LINES} more"] if len(texts) > LINES else []
         label = ax.annotate(
-            shortened(text, room), (step, 0.98), xycoords=ax.get_xaxis_transform(), xytext=(2, 0),
+            "\n".join(lines), (step, 0.98), xycoords=ax.get_xaxis_transform(), xytext=(2, 0),
             textcoords="offset points", rotation=90, va="top", ha="left", fontsize=6, color=COLOR,
             clip_on=True, path_effects=HALO, zorder=3.8,
         )  # fmt: skip
@@ -89,13 +103,15 @@ def _draw(ax: Axes, notes: Sequence[tuple[int, str]]) -> None:
     ax.set_xlim(low, high)
 
 
-def _joined(notes: Sequence[tuple[int, str]], near: float) -> list[tuple[int, str]]:
-    """Return one label for notes that lie so near to each other that theirs would overlap."""
-    found: list[tuple[int, str]] = []
+def _joined(notes: Sequence[tuple[int, str]], near: float) -> list[tuple[int, list[str]]]:
+    """Return one label, of several lines, for notes so near that theirs would overlap.
+
+    It stands at the last of them. A label is the wider the more lines it has.
+    """
+    found: list[tuple[int, list[str]]] = []
     for step, text in notes:
-        shown = shortened(text, LONGEST)
-        if found and step - found[-1][0] < near:
-            found[-1] = found[-1][0], f"{found[-1][1]}; {shown}"
+        if found and step - found[-1][0] < near * min(len(found[-1][1]), LINES + 1):
+            found[-1] = step, [*found[-1][1], text]
         else:
-            found.append((step, shown))
+            found.append((step, [text]))
     return found

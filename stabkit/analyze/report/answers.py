@@ -33,11 +33,15 @@ def answers(
     incidents: Sequence[Incident],
     worst: str,
     advice: Sequence[Advice],
+    nothing: str,
 ) -> tuple[Answer, ...]:
-    """Return question and answer. `worst` names the worst run; `incidents` are those of all."""
+    """Return question and answer. `worst` names the worst run; `incidents` are those of all.
+
+    `nothing` says why there is no event, where there is none.
+    """
     return (
         Answer("Unstable?", _unstable(runs, verdict, events_of(incidents, worst))),
-        Answer("Where did it start?", _where(runs, verdict, incidents, worst)),
+        Answer("Where did it start?", _where(runs, verdict, incidents, worst, nothing)),
         Answer("What would have prevented it?", _prevented(verdict, advice)),
     )
 
@@ -51,13 +55,15 @@ def _unstable(runs: Diagnoses, verdict: Verdict, of_worst: Sequence[Incident]) -
         return f"Yes: {line}"
     decisive = [one for one in of_worst if one.kind in DECISIVE]
     told = sorted(decisive, key=lambda one: KINDS.index(one.kind))[:TOLD]
-    return " ".join(["Yes.", *(f"{one.headline}." for one in told), line])
+    return " ".join(["Yes.", *(f"{one.headline}." for one in told), line]).strip()
 
 
-def _where(runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], worst: str) -> str:
+def _where(
+    runs: Diagnoses, verdict: Verdict, incidents: Sequence[Incident], worst: str, nothing: str
+) -> str:
     of_run = events_of(incidents, worst)
     if not of_run:
-        return "Not known." if verdict.mood == "unknown" else "No event was found."
+        return "Not known." if verdict.mood == "unknown" else nothing
     first = of_run[0]
     begun = when(first)
     text = f"{begun[0].upper()}{begun[1:]}, with {called(first)}"
@@ -87,6 +93,8 @@ def _in_layers(one: Incident) -> str:
 def _warmup(one: Incident) -> str:
     """Say where the onset lies relative to the warm-up, if it is known and near."""
     end = warmup_end(one.run)
+    if one.kind == "stuck loss":
+        return ""  # it is stuck from the first step on, whatever the warm-up
     if not end or one.onset > 2 * end:
         return ""
     where = "inside" if one.onset < end else "soon after"

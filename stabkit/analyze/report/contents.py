@@ -13,12 +13,13 @@ from stabkit.analyze.report.advice import Advice, advise
 from stabkit.analyze.report.answers import Answer, answers
 from stabkit.analyze.report.cards import Card, Pictured, make_cards, with_pictures
 from stabkit.analyze.report.figures import Shown, Table, draw_figures
-from stabkit.analyze.report.headline import Verdict, tell_verdict
+from stabkit.analyze.report.headline import Verdict, no_event, tell_verdict
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.remedy import Sign
 from stabkit.analyze.report.signs import signs_seen, where_it_began
 from stabkit.analyze.report.timeline import Curve, curve
+from stabkit.analyze.sentence_parts import seed_text
 from stabkit.analyze.summary import run_table
 from stabkit.analyze.verdict import worst_first, worst_of
 from stabkit.printing import counted, first_of
@@ -39,6 +40,7 @@ class Report:
     lead: Shown | None  # the figure beside the answers: accuracy, or else the loss
     incidents: tuple[Pictured, ...]
     cards: tuple[Card, ...]  # the same, a card per run
+    nothing: str  # why there are none, if so
     further: Table | None  # events without a card, as a table
     unlisted: int  # the number of events that are not in that table either
     runs: Table  # all, or the `LISTED` that fared worst
@@ -68,14 +70,16 @@ def make_report(runs: Diagnoses) -> Report:
     figures, undrawn = draw_figures(runs, verdict, worst)
     advice = advise(runs, table, signs, worst, began.onset, began.groups)
     named = {run.name: run for run in runs}
+    nothing = no_event(table, verdict)
     return Report(
         title="/".join(path.parts[-2:]).removeprefix("//"),  # "seeds/1" says more than "1"
         folder=str(runs.path),
         verdict=verdict,
-        answers=answers(runs, verdict, incidents, worst, advice),
+        answers=answers(runs, verdict, incidents, worst, advice, nothing),
         lead=next((shown for shown in figures if shown.name in ("knn", "loss")), None),
         incidents=tuple(told),
         cards=tuple(make_cards(told, dict(zip(table["run"], table["verdict"], strict=True)))),
+        nothing=nothing,
         further=_further(rest[:LISTED]),
         unlisted=len(rest[LISTED:]),
         runs=_run_rows(listed, len(runs)),
@@ -122,7 +126,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
     depths = table["deepest"].map(lambda depth: f"{100 * depth:.1f}" if depth else "-")
     columns = {
         "run": table["cell"],
-        "seed": table["seed"].map(lambda seed: "-" if pd.isna(seed) else str(seed)),
+        "seed": table["seed"].map(seed_text),
         "verdict": table["verdict"],
         "state": table["state"],
     }

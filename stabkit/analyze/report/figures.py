@@ -123,6 +123,11 @@ def _shown(
         return None  # the accuracy or loss that has a figure of its own
     if name == "knn" and (table["metric"] != METRIC).any():
         title = "Accuracy"
+    if name == "grad-norms" and not any(len(run.layers) for run in shown):
+        title, about = (
+            "Gradient norm of the whole model",
+            "gradient norm, the largest bursts zoomed",
+        )
     about = about[0].upper() + about[1:]
     if name == "accuracy-table" and table["cell"].nunique() <= ROWS:
         head, rows = table_cells(table)

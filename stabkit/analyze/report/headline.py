@@ -10,6 +10,7 @@ import pandas as pd
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import BROKE_OFF, Diagnosis
 from stabkit.analyze.endings import broken_off, not_recorded
+from stabkit.analyze.sentence_parts import seed_text
 from stabkit.analyze.sentences import (
     events_in_words,
     nothing_found,
@@ -19,14 +20,18 @@ from stabkit.analyze.sentences import (
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import shared_falls
 from stabkit.analyze.summary import judged_on, lacking_rows
-from stabkit.analyze.verdict import UNNOTICED, ended_well, is_unstable, worst_of
+from stabkit.analyze.text import listed
+from stabkit.analyze.verdict import DOUBTFUL, UNNOTICED, ended_well, is_unstable, worst_of
 from stabkit.printing import counted
 from stabkit.store.schema import METRIC
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The first words of the report, and the mood of the page."""
+    """The first words of the report, and the mood of the page.
+
+    The first of `lines` is for the first answer, which tells the events of a single run as well.
+    """
 
     mood: Literal["bad", "warn", "good", "unknown"]
     headline: str
@@ -38,8 +43,7 @@ ONE_RUN = {
     "collapsed": "Collapsed",
     "unstable": "Unstable",
 }
-# verdicts that are no instability, and no clean bill either
-DOUBTFUL = {
+DOUBT = {
     "bursts": "gradients burst or swelled",
     "outlier": "a single evaluation fell",
     "stuck": "the loss never fell",
@@ -65,6 +69,7 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     lines += judged_on(table)
     known = counted(len(table) - unknown, "run")
     shared = shared_falls(runs)
+    nothing = " ".join(nothing_found(runs, table, shared).split()) if bad.empty else ""
     told = [" ".join(text.split()) for text in events_in_words(runs, table, shared)]
     if not bad.empty:
         words = f"Unstable: {len(bad)} of {counted(len(table), 'run')}"
@@ -74,21 +79,32 @@ def tell_verdict(runs: Diagnoses, table: pd.DataFrame) -> Verdict:
     doubtful = table[table["verdict"].isin(DOUBTFUL)]
     if shared:
         words = "Runs of one setting fall together, and none shows it by itself"
-        return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
+        return Verdict("warn", words, (nothing, *told, *lines))
     if doubtful.empty:
         words = f"No {sign_sought(table)} of instability in {known}"
         failed = int(table["state"].isin(BROKE_OFF).sum())
         if failed:
             words += ", which failed" if len(table) == 1 else f", of which {failed} failed"
-        return Verdict(
-            "warn" if failed else "good", words, (nothing_found(table, shared), *told, *lines)
-        )
-    kinds = [DOUBTFUL[str(kind)] for kind in doubtful["verdict"].unique()]
+        return Verdict("warn" if failed else "good", words, (nothing, *told, *lines))
+    kinds = [DOUBT[str(kind)] for kind in doubtful["verdict"].unique()]
     words = f"{' and '.join(kinds)} in {counted(len(doubtful), 'run')}"
     if "bursts" in set(doubtful["verdict"]) and (table["metric"] != "").all():
         words += ", and accuracy does not show it"
     words = words[0].upper() + words[1:]
-    return Verdict("warn", words, (nothing_found(table, shared), *told, *lines))
+    return Verdict("warn", words, (nothing, *told, *lines))
+
+
+def no_event(table: pd.DataFrame, verdict: Verdict) -> str:
+    """Say why there is no event to tell: none was found, or what was found does not count."""
+    if verdict.mood == "unknown":
+        return "No event could be sought."
+    weak = {"gradient burst": "bursts", "possible dip": "possible_dips"}
+    sums = {name: int(table[column].sum()) for name, column in weak.items()}
+    found = [counted(number, name) for name, number in sums.items() if number]
+    if not found:
+        return "No event was found."
+    do = "does" if sum(sums.values()) == 1 else "do"
+    return f"{listed(found)} {do} not stand out from the noise, and {do} not count."
 
 
 def isolated(text: object) -> str:
@@ -114,7 +130,7 @@ def _unstable(runs: Diagnoses, table: pd.DataFrame, bad: pd.DataFrame) -> list[s
         lines[0] += f" {who} {UNNOTICED}"
     worst = worst_of(table)
     found = [*lines, _worst(runs, table, worst), *_cost(runs, table)]
-    return [line for line in found if line]
+    return [line for line in found if line] or [""]  # the events of the run say all
 
 
 def _fell(rows: pd.DataFrame) -> str:
@@ -177,7 +193,7 @@ def _cost(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
 
 
 def _name(row: pd.Series) -> str:
-    seed = "" if pd.isna(row["seed"]) else f", seed {row['seed']}"
+    seed = "" if pd.isna(row["seed"]) else f", seed {seed_text(row['seed'])}"
     return isolated(row["cell"]) + seed
 
 

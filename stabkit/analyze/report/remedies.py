@@ -41,7 +41,7 @@ REMEDIES = (
         "lr={lr}  # where the optimizer is made; {lr_note}",
         {
             "collapsed": 3, "nonfinite": 3, "dips": 3, "bursts": 2, "loss_spikes": 3,
-            "loss_left": 3,
+            "loss_left": 3, "stuck": 3,
         },
         (
             Evidence(
@@ -57,7 +57,10 @@ REMEDIES = (
         (
             Evidence("Too small costs more than the dips: 70.4 at 0.5e-4.", "mocov3-4.1",
                      "patch_embed"),
-            Evidence("A rate that is too small needs more steps to the same loss."),
+            Evidence(
+                "A rate that is too small needs more steps to the same loss: that falls slowly, "
+                "where one of a rate that is too large stays."
+            ),
         ),
         toward="less",
         factor=0.5,

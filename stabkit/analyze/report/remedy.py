@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 Sign = Literal[
     "dips", "early", "bursts", "patch_first", "at_once", "collapsed", "nonfinite", "loss_spikes",
-    "loss_left",
+    "loss_left", "stuck",
 ]  # fmt: skip
 SIGNS: dict[Sign, str] = {
     "dips": "falls of accuracy",
@@ -18,6 +18,7 @@ SIGNS: dict[Sign, str] = {
     "nonfinite": "non-finite values",
     "loss_spikes": "loss spikes",
     "loss_left": "a loss that left for good",
+    "stuck": "a loss that never fell",
 }
 Part = Literal["patch_embed", "attention", "heads", "adam"]
 

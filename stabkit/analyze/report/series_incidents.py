@@ -9,11 +9,11 @@ import numpy as np
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.report.incident import Facts, Incident, lasting, number
+from stabkit.analyze.sentence_parts import BEFORE, still_up
 from stabkit.analyze.text import layers_called, listed, risen_from, times
 from stabkit.printing import counted
 
 NAMED = 6  # layers; more are counted
-BEFORE = 20  # values whose median is the level before a spike
 
 
 def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
@@ -53,8 +53,8 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
         facts += (("Reached", listed(sorted(lost - {*names}))),)
     if isinstance(reached, int) and reached > len(names):
         facts += (("Reached", f"{reached} layers"),)
-    what = f"{of}{names[0]} is not finite" if len(names) == 1 else "Non-finite values"
-    headline = f"{what} from step {first:,}"
+    where_first = f" in {of}{layers_called(names[0])}" if len(names) == 1 else ""
+    headline = f"Non-finite values{where_first} from step {first:,}"
     in_loss = min(lost, default=None)
     yield Incident(
         run, where, "non-finite", first, end, len(run.nonfinite), headline, facts,
@@ -99,14 +99,20 @@ def _departure(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     onset, end, ratio = int(row["onset"]), int(row["end"]), float(row["ratio"])
     name, best, level = str(row["series"]), number(row["best"]), number(row["level"])
     higher = "" if math.isnan(ratio) else f", {times(ratio)} that"
+    fifth = "its last fifth (median)"
     facts = (
         ("In", name),
         ("Lasts", lasting(onset, end, open_end=True)),
-        ("Level", f"{best} at best, {level} at the end{higher}"),
+        ("Level", f"{best} at best, {level} in {fifth}{higher}"),
     )
-    headline = f"{name} left for good at step {onset:,}: {best} → {level}"
+    headline = f"{called(name)} left for good at step {onset:,}: {best} → {level} in {fifth}"
     size = level_over_best(row)
     return Incident(run, where, "departure", onset, end, size, headline, facts, loss=name)
+
+
+def called(loss: str) -> str:
+    """Return what begins a sentence on a loss: a name of a series may be in lower case."""
+    return "The loss" if loss in ("loss", "loss_relative") else f"The loss {loss}"
 
 
 def level_over_best(row: dict[Any, Any]) -> float:
@@ -127,7 +133,7 @@ def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
         before = peak / ratio
     facts: Facts = (
         ("In", names),
-        ("Lasts", lasting(onset, end)),
+        ("Lasts", lasting(onset, end, open_end=still_up(run, row))),
         ("Height", f"{number(before)} → {number(peak)}, {times(ratio)} {risen_from(row)}"),
     )
     if run.judged.layers or run.judged.norms:
@@ -186,7 +192,7 @@ def _stuck(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
         ("In", name),
         ("Level", f"{row['start']:.4g} at first, {row['level']:.4g} at the end"),
     )
-    headline = "The loss never fell" if name == "loss_relative" else f"{name} never fell"
+    headline = f"{called(name)} never fell"
     return Incident(
         run, where, "stuck loss", onset, end, float(row["level"]), headline, facts, loss=name
     )

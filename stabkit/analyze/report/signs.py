@@ -22,6 +22,7 @@ OF_KIND: dict[Kind, Sign] = {
     "non-finite": "nonfinite",
     "loss spike": "loss_spikes",
     "departure": "loss_left",
+    "stuck loss": "stuck",
 }
 IN_WORDS: dict[Kind, str] = {
     "non-finite": "non-finite values",
@@ -31,7 +32,10 @@ IN_WORDS: dict[Kind, str] = {
     "unrest": "unrest",
     "outlier": "a single low evaluation",
     "overflow": "an overflow",
+    "stuck loss": "a loss that never fell",
 }
+UNDATED: tuple[Kind, ...] = ("burst", "swell", "stuck loss")  # none tells that trouble began early
+
 FEWEST, MOST = 4, 0.75  # layers, and their share, that burst in one step
 EARLY = 0.1  # share of a run that is early if its warm-up is not known
 
@@ -41,7 +45,7 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
     seen = {(sign, one.run.name) for one in incidents if (sign := _sign(one))}
     begun: dict[str, int] = {}
     for one in incidents:
-        if one.kind not in ("burst", "swell"):
+        if one.kind not in UNDATED:
             begun[one.run.name] = min(one.onset, begun.get(one.run.name, one.onset))
     for run in runs:
         if run.name in begun and begun[run.name] <= _early(run):
@@ -133,6 +137,8 @@ def called(one: Incident) -> str:
 
 def when(one: Incident) -> str:
     """Say at which step an event began, or between which two evaluations."""
+    if one.kind == "stuck loss":
+        return "at the first step"
     if one.shows is None:
         return f"at step {one.onset:,}"
     return f"between steps {one.onset:,} and {one.shows:,}"

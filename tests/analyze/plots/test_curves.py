@@ -1,5 +1,6 @@
 """Figures of runs that are not our own: losses, norms and accuracies by any name, or none."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.catalog import figure_of
+from stabkit.analyze.plots.clock import warmup_end
 from stabkit.analyze.plots.curves import (
     accuracy_axis,
     gradient_curves,
@@ -19,9 +21,11 @@ from stabkit.analyze.plots.curves import (
 )
 from stabkit.analyze.plots.event_zoom import event_zoom_figure, event_zoom_rows, event_zoom_table
 from stabkit.analyze.plots.grad_norms import grad_norms_figure, grad_norms_table
+from stabkit.analyze.plots.knn import knn_axis, knn_figure, knn_panels, knn_table
 from stabkit.analyze.plots.losses import draw_loss, loss_figure, loss_table
 from stabkit.analyze.plots.signals import signals_table
 from stabkit.store.reader import open_run
+from stabkit.store.schema import METRIC
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import STEPS, diagnosed, falling_loss, plant_loop
 
@@ -214,3 +218,32 @@ def test_a_loss_event_belongs_to_its_own_loss(tmp_path: Path) -> None:
     run = run_of(plant_loop(tmp_path / "a", losses=spiked(200), other_loss=spiked(350)))
     assert loss_events(run, "loss") == [(200, 209)]
     assert loss_events(run, "other_loss") == [(350, 359)]
+
+
+def test_a_rate_that_is_highest_when_it_is_first_recorded_has_no_warm_up(tmp_path: Path) -> None:
+    for name, first, warmup in (("cosine", 9, 0), ("rises", 0, 50)):
+        plant_loop(tmp_path / name, warmup=warmup)
+        writer, steps = Writer(tmp_path / name, "loop"), np.arange(first, STEPS, 10)
+        rates = np.cos(steps / STEPS) * np.minimum(1, (steps + 1) / (warmup + 1))
+        writer.add_scalars(steps, "lr", rates)
+        writer.flush()
+    ends = {run.name: warmup_end(run) for run in diagnosed(tmp_path)}
+    assert ends["cosine"] == 0
+    assert ends["rises"] == pytest.approx(50, abs=10)
+
+
+def test_the_axis_of_a_panel_names_the_accuracies_in_it(tmp_path: Path) -> None:
+    steps = np.arange(40)
+    for name, metric, n, k in (("a", "val_acc", 100, 0), ("b", METRIC, 200, 5)):
+        run = plant_loop(tmp_path / name)
+        (run / "config.yaml").write_text(f"kind: loop\nbad: {name == 'b'}\nlr: 1\n")
+        writer = Writer(run, "loop")
+        writer.add_accuracies(steps, metric, 0.5 + steps / 100, 0.1, n, k, math.nan)
+        writer.flush()
+    table = knn_table(diagnosed(tmp_path))
+    assert labels(knn_figure(table)) == [knn_axis(table).replace("\n", " ")]
+    assert "(" not in knn_axis(table).replace("(val_acc)", ""), "n and k differ"
+    assert [labels(figure)[0] for figure in knn_panels(table.assign(panel=table["curve"]))] == [
+        "accuracy (val_acc), % (n = 100)",
+        "held-out kNN accuracy, % (k = 5, n = 200)",
+    ]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from stabkit.analyze.claims import Claim
@@ -12,9 +13,11 @@ from stabkit.analyze.report.answers import _prevented
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.headline import Verdict
 from stabkit.analyze.report.incident import Incident
+from stabkit.analyze.report.page import render
 from stabkit.analyze.report.remedy_trials import Pair, Trial
 from stabkit.analyze.report.signs import events_of
-from tests.analyze.conftest import diagnosed
+from stabkit.printing import counted
+from tests.analyze.conftest import STEPS, diagnosed, plant_loop
 from tests.analyze.test_any_run import converted, falling_loss, noise
 
 
@@ -87,3 +90,42 @@ def test_only_what_is_decided_to_prevent_it_is_called_measured(
     answer = _prevented(Verdict("bad", "Unstable", ()), [advice])
     assert answer.startswith(said)
     assert answer.endswith("which may be chance.") == answer.startswith("Not known")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_diverged_says_so_once(tmp_path: Path) -> None:
+    losses = falling_loss()
+    losses[150:] = np.nan
+    converted(tmp_path, {"loss": losses})
+    report = make_report(diagnosed(tmp_path / "run"))
+    assert report.answers[0].text == "Yes. Non-finite values in loss from step 1,500."
+    assert "run: loss is not finite from step 1,500." in report.verdict.lines[1:]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_loss_that_never_fell_asks_for_another_rate_and_no_warm_up(tmp_path: Path) -> None:
+    flat = 2.3 * np.exp(0.002 * np.random.default_rng(0).normal(size=STEPS))
+    plant_loop(tmp_path / "a", losses=flat, lr=0.3, warmup=50)
+    report = make_report(diagnosed(tmp_path))
+    unstable, where, prevented = (answer.text for answer in report.answers)
+    assert unstable.startswith("Not unstable, but the loss never fell. No loss spike")
+    assert where == "At the first step, with a loss that never fell."
+    assert prevented == "Not measured here. The first to try: Lower the learning rate."
+    assert [advice.remedy.name for advice in report.advice] == ["Lower the learning rate"]
+    assert any("A loss is stuck if" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("bursts", "do"), [(1, "does"), (2, "do")])
+def test_bursts_that_do_not_count_are_not_denied(tmp_path: Path, bursts: int, do: str) -> None:
+    plant_loop(tmp_path / "a", ["a", "b", "c", "d"])
+    runs = diagnosed(tmp_path)
+    (run,) = runs
+    assert make_report(runs).nothing == "No event was found."
+    row = {"onset": 7, "end": 9, "ratio": 5.0, "layers": 1, "first": "a", "first_depth": 0}
+    run.bursts = pd.DataFrame([row] * bursts)
+    report = make_report(runs)
+    said = f"{counted(bursts, 'gradient burst')} {do} not stand out from the noise, and {do} not"
+    assert report.nothing == f"{said} count."
+    assert report.answers[1].text == report.nothing
+    assert report.nothing in render(report)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from stabkit.analyze.plots.curves import gradient_curves
+from stabkit.analyze.plots.event_zoom import event_zoom_rows
 from stabkit.analyze.report.advice import advise
 from stabkit.analyze.report.contents import make_report
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.incidents import all_incidents
 from stabkit.analyze.report.page import render
 from stabkit.analyze.report.signs import events_of, signs_seen, where_it_began
-from stabkit.analyze.summary import run_table
+from stabkit.analyze.summary import run_table, summary
 from stabkit.analyze.text import times
 from stabkit.cli import main
 from stabkit.rundir import RunDir
@@ -71,7 +72,8 @@ def test_a_loss_that_left_is_told_first_with_its_levels(tmp_path: Path) -> None:
     assert (left.kind, left.onset, left.end) == ("departure", 350, STEPS - 1)
     assert "not recovered when the run ended" in dict(left.facts)["Lasts"]
     best, level = 3.0, float(np.median(losses[-100:]))
-    assert f"{level:.3g} at the end" in dict(left.facts)["Level"]
+    assert f"{level:.3g} in its last fifth (median)" in dict(left.facts)["Level"]
+    assert left.headline.endswith(f"→ {level:.3g} in its last fifth (median)")
     assert left.size == pytest.approx(level / best, rel=0.35)
     runs = diagnosed(tmp_path)
     assert signs_seen(runs, incidents_of(tmp_path))["loss_left"] == 1
@@ -116,7 +118,7 @@ def test_a_loss_that_is_not_finite_is_told_by_name_until_when(tmp_path: Path) ->
     plant_loop(tmp_path / "a", losses=losses)
     (bad,) = incidents_of(tmp_path)
     assert (bad.kind, bad.onset, bad.end) == ("non-finite", 400, STEPS - 1)
-    assert bad.headline == "loss is not finite from step 400"
+    assert bad.headline == "Non-finite values in loss from step 400"
     assert dict(bad.facts)["Lasts"] == "to the end of the run"
 
 
@@ -125,7 +127,7 @@ def test_the_signal_and_the_layer_of_a_nonfinite_value_are_told(tmp_path: Path) 
     facts = {"layers": ["h.2"], "signal": "param_norm", "reached": 7}
     run.append_event("nonfinite", 80, **facts)
     (bad,) = incidents_of(tmp_path)
-    assert bad.headline == "param_norm of h.2 is not finite from step 80"
+    assert bad.headline == "Non-finite values in param_norm of h.2 from step 80"
     assert bad.began_in == "h.2"
     assert dict(bad.facts)["Reached"] == "7 layers"
 
@@ -261,3 +263,27 @@ def test_a_burst_that_the_noise_explains_is_not_where_it_began(tmp_path: Path) -
         runs = diagnosed(tmp_path / word)
         runs.items[0].spikes["stands_out"] = stands_out
         assert word in where_it_began(all_incidents(runs), runs.items[0]).words
+
+
+def test_a_spike_that_the_record_ends_in_and_values_lost_to_the_end_are_not_over(
+    tmp_path: Path,
+) -> None:
+    for name, values in (("up", 3.0), ("back", 3.0), ("lost", np.nan)):
+        losses = falling_loss()
+        losses[STEPS - 15 :] *= values
+        if name == "back":
+            losses[STEPS - 5 :] /= values
+        plant_loop(tmp_path / name, losses=losses)
+    found = {one.run.name: one for one in incidents_of(tmp_path)}
+    ended = "not recovered when the run ended"
+    assert {n: ended in dict(one.facts)["Lasts"] for n, one in found.items()} == {
+        "up": True, "back": False, "lost": False,
+    }  # fmt: skip
+    assert dict(found["lost"].facts)["Lasts"] == "to the end of the run"
+    is_open = {
+        name: bool(event_zoom_rows(one.run, one.onset, one.end)["end"].isna().all())
+        for name, one in found.items()
+    }
+    assert is_open == {"up": True, "back": False, "lost": True}
+    assert "and had not come back when the record ended." in summary(diagnosed(tmp_path / "up"))
+    assert "and ended at step 494." in summary(diagnosed(tmp_path / "back"))

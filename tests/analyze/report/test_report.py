@@ -9,17 +9,29 @@ import pytest
 import stabkit
 import stabkit.cli.report
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.report import contents as report_module
+from stabkit.analyze.report import figures
 from stabkit.analyze.report import page as page_module
-from stabkit.analyze.report.contents import Report, make_report
+from stabkit.analyze.report.contents import Report, _run_rows, make_report
+from stabkit.analyze.report.figures import draw_figures
 from stabkit.analyze.report.headline import tell_verdict
 from stabkit.analyze.report.interactive import MAX_POINTS, thin
 from stabkit.analyze.report.page import FOLDER
+from stabkit.analyze.report.pictures import Picture
 from stabkit.analyze.summary import run_table, summary
 from stabkit.analyze.verdict import worst_of
 from stabkit.cli import main
 from stabkit.rundir import RunDir, Status
-from tests.analyze.conftest import SPIKE, STEPS, diagnosed, diagnosed_run, level, plant_run
+from tests.analyze.conftest import (
+    SPIKE,
+    STEPS,
+    diagnosed,
+    diagnosed_run,
+    level,
+    plant_loop,
+    plant_run,
+)
 from tests.conftest import SMALL
 
 
@@ -260,3 +272,33 @@ def test_a_run_that_holds_nothing_makes_a_page_that_says_so(tmp_path: Path) -> N
     page = (tmp_path / "report.html").read_text()
     assert "Cannot be said" in page
     assert "<img" not in page
+
+
+def test_the_figure_of_a_norm_of_the_whole_model_names_no_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))
+    monkeypatch.setattr(figures, "PLOTS", {"grad-norms": PLOTS["grad-norms"]})
+    norms = np.exp(0.1 * np.random.default_rng(0).normal(size=STEPS))
+    plant_loop(tmp_path / "whole", gnorm=norms)
+    plant_loop(tmp_path / "layers", ["a", "b", "c"])
+    titles = {}
+    for path in tmp_path.iterdir():
+        runs = diagnosed(path)
+        ((shown,), _) = draw_figures(runs, tell_verdict(runs, run_table(runs)), path.name)
+        titles[path.name] = shown.title
+        assert ("first layer" in shown.about) == (path.name == "layers")
+    assert titles == {
+        "whole": "Gradient norm of the whole model",
+        "layers": "Gradients: the first layer above the last block",
+    }
+
+
+def test_a_seed_is_a_whole_number_where_another_run_has_none(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (plant_loop(tmp_path / name) / "config.yaml").write_text("kind: loop\nseed: 0\n")
+    (tmp_path / "b" / "config.yaml").unlink()
+    table = run_table(diagnosed(tmp_path))
+    assert table["seed"].dtype == float
+    rows = _run_rows(table, len(table))
+    assert {row[rows.head.index("seed")] for row in rows.rows} == {"0", "-"}
