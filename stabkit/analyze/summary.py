@@ -12,15 +12,11 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.endings import broken_off, not_recorded
 from stabkit.analyze.findings import findings
+from stabkit.analyze.first_words import first_gap, nothing_found, nothing_said
 from stabkit.analyze.notes import notes_in_words
 from stabkit.analyze.order import FIRST
 from stabkit.analyze.sentence_parts import NAMED, seed_text
-from stabkit.analyze.sentences import (
-    events_in_words,
-    first_gap,
-    nothing_found,
-    nothing_said,
-)
+from stabkit.analyze.sentences import events_in_words
 from stabkit.analyze.shared_falls import SharedFall, shared_falls
 from stabkit.analyze.text import aligned
 from stabkit.analyze.verdict import (

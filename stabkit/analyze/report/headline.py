@@ -10,13 +10,9 @@ import pandas as pd
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import BROKE_OFF, Diagnosis
 from stabkit.analyze.endings import broken_off, not_recorded
+from stabkit.analyze.first_words import nothing_found, nothing_said, sign_sought
 from stabkit.analyze.sentence_parts import seed_text
-from stabkit.analyze.sentences import (
-    events_in_words,
-    nothing_found,
-    nothing_said,
-    sign_sought,
-)
+from stabkit.analyze.sentences import events_in_words
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import shared_falls
 from stabkit.analyze.summary import judged_on, lacking_rows
