@@ -150,6 +150,7 @@ def test_layers_that_lose_their_gradient_in_mid_training_are_named(
     missing[np.arange(200) % 30 != 0, 3] = True  # measured seldom, the last time at step 180
     writer = Writer(tmp_path / "run", "loop")
     writer.add_layers(np.arange(200), layers, {"grad_norm": grads}, {"grad_norm": missing})
+    writer.add_scalars(np.arange(200), "nonfinite_layers", np.zeros(200))
     writer.flush()
     words = summary(diagnosed(tmp_path))
     assert (f"No gradient from step {since} to the end (run) in\na and b:" in words) == told
