@@ -9,9 +9,10 @@ from stabkit.analyze.across_runs import (
 )
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.learning_rate import LR
 from stabkit.analyze.order import FEWEST, LEAD, each_burst, herald_words, order_words
 from stabkit.analyze.scores import run_scores
-from stabkit.analyze.sensitivity import LR, lr_sensitivity
+from stabkit.analyze.sensitivity import lr_sensitivity
 from stabkit.detect import event_association
 from stabkit.printing import counted
 

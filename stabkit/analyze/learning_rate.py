@@ -1,11 +1,25 @@
-"""Find the learning rate that a run recorded, by any of its usual names."""
+"""Find the learning rate of a run by any of its usual names, as a series and as a setting."""
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 RATE = re.compile(r"(^|[^a-z])(lr|learning_?rate)([^a-z]|$)")  # lr.1, train/learning_rate, lr-AdamW
+
+
+LR = "optim.lr"  # what `stabkit train` calls it
+
+
+def rate_setting(names: Iterable[str]) -> str:
+    """Return which of the settings is the learning rate.
+
+    It is `optim.lr`, or else the only one that is named `lr` or `learning_rate`, alone or after a
+    dot. Without one it is `optim.lr` too, for messages.
+    """
+    found = [key for key in names if key.rpartition(".")[2] in ("lr", "learning_rate")]
+    return found[0] if len(found) == 1 else LR
 
 
 def learning_rate(scalars: pd.DataFrame) -> "pd.Series[float]":

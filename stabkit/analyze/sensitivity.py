@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import integrate, stats
 
 from stabkit.analyze.intervals import AT_ONCE, ENOUGH, UNKNOWN, Interval
+from stabkit.analyze.learning_rate import LR
 from stabkit.analyze.verdict import UNSTABLE
 
-LR = "optim.lr"
 RESAMPLES = 9999
 FALSE_ALARMS = 0.05  # of stable runs, at most, are called unstable
 CHANCE = 0.025  # of calling a value of stable runs unstable

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.plots.contrast import refuse_constant, scored, words
+from stabkit.analyze.learning_rate import LR
+from stabkit.analyze.plots.contrast import refuse_constant, scored, that_have, words
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
 from stabkit.analyze.plots.many import ROWS, joined_notes, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import (
@@ -21,7 +22,7 @@ from stabkit.analyze.plots.style import (
     rate_ticks,
     run_look,
 )
-from stabkit.analyze.sensitivity import LR, lr_sensitivity
+from stabkit.analyze.sensitivity import lr_sensitivity
 from stabkit.analyze.text import shortened
 from stabkit.analyze.verdict import is_unstable
 
@@ -35,13 +36,15 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
     sensitivity, low, high, gained (see `lr_sensitivity`), untrained. `unfinished` counts
     the runs that are left out because they have not ended.
 
-    An arm with one rate has no sensitivity. Raises ValueError if the rate varies in no arm.
+    An arm with one rate has no sensitivity. A LeftOutWarning names the runs without a rate. Raises
+    ValueError if the rate varies in no arm.
     """
     frame, factors = scored(runs)
     if frame.empty:
         return frame
     refuse_constant(runs, LR, factors, "no sensitivity to it can be measured")
-    rest = [key for key in factors if key != LR]
+    frame = that_have(runs, frame, LR)
+    rest = [key for key in factors if key != LR and frame[key].nunique(dropna=False) > 1]
     frame = frame.assign(
         arm=[words(row, rest) for row in frame.to_dict("records")], unstable=is_unstable(frame)
     )

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.learning_rate import rate_setting
 from stabkit.analyze.plots.clock import mark_clock, warmup_and_epoch
 from stabkit.analyze.plots.many import (
     PANELS,
@@ -31,7 +32,6 @@ from stabkit.analyze.plots.style import (
     unstable_handle,
 )
 from stabkit.analyze.scores import score
-from stabkit.analyze.sensitivity import LR
 from stabkit.analyze.verdict import UNSTABLE
 
 NAME = "optim.name"
@@ -59,13 +59,17 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
     frames = []
     for cell in group_cells(ended):
         first = cell.runs[0].settings
-        rest = [key for key in cell.settings if key not in (NAME, LR)]
+        rate = rate_setting(first)
+        rest = [key for key in cell.settings if key not in (NAME, rate)]
         arm = ", ".join([str(first.get(NAME)), *(label(key, cell.settings[key]) for key in rest)])
         each = [run.evals(run.metric)[["step", "value"]] for run in cell.runs]
         if not sum(map(len, each)):
             continue
-        if NAME not in first or LR not in first:
-            raise ValueError(f"{cell.runs[0].path}: its configuration has no {NAME} and {LR}")
+        if lacking := [key for key in (NAME, rate) if key not in first]:
+            raise ValueError(
+                f"{cell.runs[0].path}: its configuration has no {' and no '.join(lacking)}; give a "
+                'Monitor both: config={"optim": {"name": "adam", "lr": 0.001}}'
+            )
         finite = pd.concat(each).replace([math.inf, -math.inf], math.nan)
         values = finite.groupby("step")["value"]
         curve = (
@@ -73,7 +77,7 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
             .mul(100)
             .reset_index()
         )
-        head = {"optimizer": arm, "lr": first[LR], **warmup_and_epoch(cell.runs[0])}
+        head = {"optimizer": arm, "lr": first[rate], **warmup_and_epoch(cell.runs[0])}
         ends = pd.DataFrame([_end(run) for run in cell.runs])
         frames += [curve.assign(row="curve", **head), ends.assign(row="run", **head)]
     if not frames:

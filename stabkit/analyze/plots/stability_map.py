@@ -17,10 +17,11 @@ from matplotlib.patches import Patch
 
 from stabkit.analyze.cells import FROZEN, WORDS
 from stabkit.analyze.diagnoses import Diagnoses
-from stabkit.analyze.plots.contrast import scored, words
+from stabkit.analyze.learning_rate import LR
+from stabkit.analyze.plots.contrast import scored, that_have, words
 from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import RC, new_figure
-from stabkit.analyze.sensitivity import LR, stable_frontier
+from stabkit.analyze.sensitivity import stable_frontier
 from stabkit.analyze.verdict import is_unstable
 
 BATCH = "train.batch"
@@ -40,8 +41,9 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
     the map. `unfinished` counts the runs that are left out because they have not ended.
 
     If learning rate and batch size both vary, x is the rate and y the batch size; else the settings
-    with the most values are chosen. Stability has a limit only if x is one of these two. Raises
-    ValueError if fewer than two settings vary.
+    with the most values are chosen. Stability has a limit only if x is one of these two. A
+    LeftOutWarning names the runs that lack one of the two settings. Raises ValueError if fewer than
+    two settings vary, or no run has both.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -50,6 +52,7 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
         told = f"they vary {factors[0]} alone" if factors else "no setting but the seed varies"
         raise ValueError(f"{runs.path}: a map needs two settings that vary in these runs; {told}")
     x, y = _axes(frame, factors)
+    frame = that_have(runs, frame, x, y)
     rest = [key for key in factors if key not in (x, y)]
     panels = [words(row, rest, none="") for row in frame.to_dict("records")]
     frame = frame.assign(panel=panels, x_name=_name(x), y_name=_name(y), x=frame[x], y=frame[y])
@@ -69,7 +72,7 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
         ]
     )
     table["unfinished"] = frame["unfinished"].max()
-    if x not in (LR, BATCH):  # only of these is less known to be safer
+    if x not in (LR, BATCH) or not _numeric(table["x"]):  # only of these is less known to be safer
         table = table.assign(stable=math.nan, first_unstable=math.nan)
     else:
         front = stable_frontier(frame, by=["panel", "y"], along="x").drop(columns="below")
@@ -78,7 +81,7 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
     # the CSV must give the same figure: values that are no numbers are replaced by names
     for axis, key in (("x", x), ("y", y)):
         if not _numeric(table[axis]):
-            table[axis] = [FROZEN.get(v, v) if key == FREEZE else str(v) for v in table[axis]]
+            table[axis] = [FROZEN.get(v, v) if key == FREEZE else _text(v) for v in table[axis]]
     return table
 
 
@@ -92,14 +95,20 @@ def _axes(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[str, str]:
 
     Numbers go along x if only one of the two has numbers.
     """
-    values = {key: frame[key].nunique(dropna=False) for key in factors}
+    values = {key: frame[key].nunique() for key in factors}
     first = sorted(factors, key=lambda key: (key not in (LR, BATCH), -values[key]))[:2]
     one, two = sorted(first, key=lambda key: (key != LR, not _numeric(frame[key]), -values[key]))
     return one, two
 
 
 def _numeric(values: "pd.Series[float]") -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    """Return whether all values are numbers; a setting that is null in some runs is NaN there."""
+    numbers = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return numbers and not values.isna().any()
+
+
+def _text(value: object) -> str:
+    return "none" if pd.isna(value) else _tick(value)
 
 
 def stability_map_figure(table: pd.DataFrame) -> Figure:

@@ -21,7 +21,7 @@ from stabkit.analyze.plots.optimizer import optimizer_figure, optimizer_table
 from stabkit.analyze.plots.stability_map import stability_map_figure, stability_map_table
 from stabkit.analyze.scores import run_scores
 from stabkit.analyze.sensitivity import points_lost
-from stabkit.rundir import RunDir, Status
+from stabkit.rundir import LeftOutWarning, RunDir, Status
 from stabkit.store.writer import Writer
 from tests.analyze.conftest import diagnosed, plant_run
 
@@ -301,3 +301,56 @@ def test_runs_that_name_no_settings_are_drawn_or_refused(tmp_path: Path, name: s
         return
     with pytest.raises(ValueError, match=r"vary|has no optim\.name"):
         PLOTS[name].table(runs)
+
+
+def plant_settings(folder: Path, **runs: str) -> Diagnoses:
+    """Plant runs of other loops, each with these lines as its settings; all have one curve."""
+    for name, settings in runs.items():
+        plant_run(folder / name)
+        (folder / name / "config.yaml").write_text(settings.replace("; ", "\n") + "\n")
+    return diagnosed(folder)
+
+
+def test_a_map_leaves_out_the_runs_that_lack_one_of_its_settings(tmp_path: Path) -> None:
+    runs = plant_settings(
+        tmp_path,
+        a="lr: 0.1; clip: 1.0",
+        b="lr: 0.2; clip: 1.0",
+        c="lr: 0.1; clip: null",
+        d="lr: 0.2",
+    )
+    with pytest.warns(LeftOutWarning, match="left out of the figure, without a setting clip: d$"):
+        table = stability_map_table(runs)
+    cells = table[["x", "y"]].to_numpy().tolist()
+    assert sorted(cells) == [[0.1, "1"], [0.1, "none"], [0.2, "1"]], "null is a value"
+    stability_map_figure(table)
+
+
+def test_a_map_of_settings_that_no_run_has_together_is_refused(tmp_path: Path) -> None:
+    names = {"a": "lr: 0.1", "b": "lr: 0.2", "c": "bad: 1.0", "d": "bad: 2.0"}
+    with pytest.raises(ValueError, match="no run has a learning rate and a setting bad"):
+        stability_map_table(plant_settings(tmp_path, **names))
+
+
+@pytest.mark.parametrize("rate", ["lr", "learning_rate", "hparams.lr"])
+def test_the_rate_of_another_loop_is_a_rate(tmp_path: Path, rate: str) -> None:
+    names = {"a": f"{rate}: 0.1", "b": f"{rate}: 0.2", "c": "bad: true"}
+    runs = plant_settings(tmp_path, **names)
+    with pytest.warns(LeftOutWarning, match="without a learning rate: c"):
+        table = lr_sensitivity_table(runs)
+    assert sorted(table.loc[table["row"] == "run", "lr"]) == [0.1, 0.2]
+    assert set(table["arm"]) == {"all runs"}, "no kept run has another setting"
+    lr_sensitivity_figure(table)
+
+
+def test_optimizers_of_another_loop_are_compared(tmp_path: Path) -> None:
+    names = {
+        f"{name}-{lr}": f"optim.name: {name}; lr: {lr}"
+        for name in ("adam", "sgd")
+        for lr in (0.1, 0.2)
+    }
+    table = optimizer_table(plant_settings(tmp_path, **names))
+    ends = table[table["row"] == "run"]
+    assert sorted(ends["optimizer"] + " " + ends["lr"].astype(str)) == [
+        "adam 0.1", "adam 0.2", "sgd 0.1", "sgd 0.2",
+    ]  # fmt: skip
