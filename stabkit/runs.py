@@ -1,6 +1,7 @@
 """The runs that `stabkit.load` returns: their tables, what was found in them, and figures."""
 
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from stabkit.analyze.found import found_events
 from stabkit.analyze.kept_tables import Tables
 from stabkit.config import RunConfig, load_config
 from stabkit.printing import counted, first_of
-from stabkit.rundir import RunDir
+from stabkit.rundir import LeftOutWarning, RunDir
 from stabkit.store import reader
 from stabkit.store.schema import METRIC
 
@@ -288,9 +289,16 @@ def load(folder: str | Path) -> Runs:
     """Load every run at or below `folder`. Raises FileNotFoundError if there is no such folder.
 
     Two kinds of run are left out with a LeftOutWarning: a run with a damaged configuration, and a
-    copy, which has the settings and seed of another run.
+    copy, which has the settings and seed of another run. If there is no run but there are logs of
+    other tools, a LeftOutWarning names them.
     """
     found, tables = reader.load(folder), Tables()  # shared, so that few stay in memory
+    if not len(found):
+        from stabkit.convert.sources import other_logs  # seldom needed
+
+        if others := other_logs(found.path):
+            text = f"{found.path}: no run folder in it or below it, but logs of other tools: "
+            warnings.warn(text + others, LeftOutWarning, stacklevel=2)
     runs = (Run(run.path, run.called, _tables=tables) for run in found)
     return Runs(found.path, tuple(runs))
 

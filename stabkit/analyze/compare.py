@@ -54,7 +54,8 @@ def in_words(found: Comparison, first: str, second: str, unit: str = "points") -
     low, high = found.interval
     if np.isnan(found.effect):
         return f"{second} against {first}: no levels to compare."
-    lead = f"{second} ends {abs(found.effect):.1f} {unit} {_side(found.effect)} {first} on average"
+    lead = f"{second} ends {abs(found.effect):.1f} {unit} {_side(found.effect)} {first}"
+    lead += " on average" if max(found.n) > 1 else ""
     number = _number(found)
     if math.isnan(found.p_value):
         few = min(found.n) < TESTED
@@ -73,7 +74,7 @@ def in_words(found: Comparison, first: str, second: str, unit: str = "points") -
 def _number(found: Comparison) -> str:
     if found.paired:
         return counted(found.n[0], "pair")
-    return f"unpaired: {found.n[0]} and {found.n[1]} runs"
+    return f"unpaired: {found.n[0]} and {counted(found.n[1], 'run')}"
 
 
 def _side(effect: float) -> str:

@@ -55,6 +55,7 @@ def compare_sets(first: Diagnoses, second: Diagnoses) -> str:
         _head(first, second, names),
         _wrapped(_unjudged(left_out) + found.words),
         _wrapped(_twice(first, second)),
+        _wrapped(_metrics(first, second, names)),
         _wrapped("Levels: " + in_words(levels, *names) + _survivors(blew_up, names)),
         _unstable_words(kept, names, unstable),
         _dips_words(kept, names, dips, lost),
@@ -138,6 +139,21 @@ def _watched(kept: list[pd.DataFrame]) -> str:
     return (
         f"They were watched for different numbers of steps, {steps[0]:,.0f} and {steps[1]:,.0f}: "
         "what ends lower may only have ended earlier."
+    )
+
+
+def _metrics(first: Diagnoses, second: Diagnoses, names: tuple[str, str]) -> str:
+    """Warn where the accuracies of the two sets have different names."""
+    here, there = (
+        sorted({run.metric for run in runs if len(run.evals(run.metric))})
+        for runs in (first, second)
+    )
+    if not here or not there or here == there:
+        return ""
+    return (
+        f"The levels are of different accuracies: {one_line(', '.join(here))} in {names[0]}, "
+        f"{one_line(', '.join(there))} in {names[1]}. They compare only if both measure the same "
+        "thing; `--metric NAME` chooses one that both have."
     )
 
 

@@ -27,7 +27,11 @@ def open_runs(folder: Path, shown: Path | None = None) -> "StoredRuns":
 
     runs = load(folder)
     if not len(runs):
-        raise RequestError(f"{folder}: no run folder in it or below it")
+        from stabkit.convert.sources import other_logs
+
+        others = other_logs(folder)
+        hint = f", but logs of other tools: {others}" if others else ""
+        raise RequestError(f"{folder}: no run folder in it or below it{hint}")
     return runs if shown is None else replace(runs, path=shown)
 
 

@@ -1,7 +1,7 @@
 """JSON in the forms that loggers write -> records."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,19 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
         for row in dict.fromkeys(row for column in columns.values() for row in column):
             yield {key: column[row] for key, column in columns.items() if row in column}
         return
-    yield from (record for record in content if isinstance(record, dict))
+    yield from _objects(content if isinstance(content, list) else [content], notes)
+
+
+def _objects(records: Sequence[Any], notes: list[str]) -> list[Mapping[str, Any]]:
+    """Return the records that are objects; others are counted in the notes."""
+    objects = [record for record in records if isinstance(record, dict)]
+    if other := len(records) - len(objects):
+        first = next(i for i, record in enumerate(records, 1) if not isinstance(record, dict))
+        notes.append(
+            f"{counted(other, 'record')} left out that are no JSON objects (the first: record "
+            f"{first})"
+        )
+    return objects
 
 
 def _lists(content: Mapping[str, Any], notes: list[str]) -> dict[str, list[Any]]:
@@ -83,7 +95,7 @@ def _json_lines(path: Path, text: str, notes: list[str]) -> Iterator[Mapping[str
         notes.append(
             f"{counted(len(other), 'line')} left out that are not JSON (the first: line {other[0]})"
         )
-    yield from (record for record in records if isinstance(record, dict))
+    yield from _objects(records, notes)
 
 
 def flat(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """The format of a source, and the logs in it: a file is read, a folder is searched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stabkit.convert.columns import FileTable
@@ -17,16 +17,18 @@ from stabkit.convert.tensorboard import (
     subfolders,
 )
 from stabkit.convert.trackio import is_project, is_sqlite, project_logs
+from stabkit.convert.unread import TEXTS, unread_logs
 from stabkit.convert.wandb import chart_logs, history_log, is_chart, is_history
 
 STATE = "trainer_state.json"  # of Hugging Face's Trainer
+FILES = {"tensorboard": is_event_file, "trackio": is_sqlite, "neptune": is_export}  # no tables
+PROGRAMS = {".py": "a Python program", ".ipynb": "a notebook", ".sh": "a shell script"}
 TABLES = (STATE, "results.csv", "scalars.json", "metrics.json")  # YOLO, mmengine, detectron2
 KINDS: dict[str, Callable[[Path], bool]] = {  # formats that a single file of a folder shows
     "wandb": lambda path: path.suffix == ".wandb",
     "trackio": is_project,
     "neptune": is_part,
 }
-TEXTS = (".csv", ".json", ".jsonl", ".log", ".parquet", ".txt")
 
 
 def read_logs(
@@ -35,10 +37,21 @@ def read_logs(
     """Return the format, given or recognized, and one log per run.
 
     `step` is the column of steps, if the user names one; with `row_step` rows are counted. A folder
-    without logs of its own is searched: every folder below it that has some is a run.
+    without logs of its own is searched: every folder below it that has some is a run. What else
+    looks like a log there is noted.
     """
     if source.is_dir():
-        return _read_folder(source, format, step, row_step)
+        found, paths = _search(source, format)
+        logs = _read_folder(source, found, paths, step, row_step)
+        if others := other_logs(source, paths):
+            logs[0].notes.append(f"not read: {others}")
+        return found, logs
+    if source.suffix in PROGRAMS:
+        raise ConvertError(
+            f"{source}: is {PROGRAMS[source.suffix]}, no log; name the file that the training loop "
+            "writes its numbers to"
+        )
+    _refuse_format(source, format)
     if is_event_file(source) or format == "tensorboard":
         _refuse_step(step, row_step, "TensorBoard events")
         return "tensorboard", [read_events(source)]
@@ -59,6 +72,20 @@ def read_logs(
     return format, logs
 
 
+def _refuse_format(source: Path, format: str | None) -> None:
+    """Raise ConvertError if the file is of another format than the user says.
+
+    One format of tables may be read as another, and any file as TensorBoard's: its reader refuses.
+    """
+    found = next((name for name, is_one in FILES.items() if is_one(source)), None)
+    if format is None or found == format:
+        return
+    if found is not None:
+        raise ConvertError(f"{source}: is a file of {found}; leave out --format {format}")
+    if format in FILES and format != "tensorboard":
+        raise ConvertError(f"{source}: is no file of {format}; leave out --format {format}")
+
+
 def _log_of(format: str, table: FileTable, step: str | None, row_step: bool, name: str) -> Log:
     """Return the one run of a table."""
     if format == "wandb":
@@ -70,35 +97,58 @@ def _log_of(format: str, table: FileTable, step: str | None, row_step: bool, nam
 
 def has_logs(folder: Path) -> bool:
     """Return whether a folder, or one below it, has logs that are known by their names."""
-    return any(
+    return any(map(_is_known, folder.rglob("*")))
+
+
+def _is_known(path: Path) -> bool:
+    return (
         is_event_file(path)
         or path.name in (FILE, *TABLES)
         or any(is_one(path) for is_one in KINDS.values())
-        for path in folder.rglob("*")
     )
 
 
+def other_logs(folder: Path, read: Sequence[Path] = ()) -> str:
+    """Return in words which logs of a folder are not among those `read`; empty if there are none.
+
+    Event files are all taken for read if one is, because others have a note of their own.
+    """
+    events = any(map(is_event_file, [f for p in read for f in (p.iterdir() if p.is_dir() else ())]))
+    also = [path for path in folder.rglob("*") if is_event_file(path)] if events else []
+    return unread_logs(folder, [*read, *also], _is_known, _looks_like_log)
+
+
+def _looks_like_log(path: Path, row_step: bool = False) -> bool:
+    """Return whether a file is a log of several steps, if need be with some option."""
+    try:
+        _, logs = read_logs(path, None, None, row_step)
+    except ConvertError as error:
+        if "--row-step" in error.options and not row_step:
+            return _looks_like_log(path, row_step=True)
+        return bool(error.options)
+    except OSError:  # not readable
+        return False
+    return any(len(series.steps) > 1 for log in logs for series in log.series.values())
+
+
 def _read_folder(
-    source: Path, format: str | None, step: str | None, row_step: bool
-) -> tuple[str, list[Log]]:
-    found, paths = _search(source, format)
+    source: Path, found: str, paths: list[Path], step: str | None, row_step: bool
+) -> list[Log]:
     if found == "lightning":
-        return found, _read_each(
-            source, paths, lambda path: metrics_log(read_table(path), step, row_step)
-        )
+        return _read_each(source, paths, lambda path: metrics_log(read_table(path), step, row_step))
     if found == "wandb":
-        return found, _read_each(
+        return _read_each(
             source, paths, lambda path: history_log(read_table(path), step, row_step, path.stem)
         )
     if found == "table":
-        return found, _read_each(
+        return _read_each(
             source, paths, lambda path: to_log(read_table(path), step, row_step, source.name)
         )
     if found == "trackio":
-        return found, [log for path in paths for log in _of_project(path, step, row_step, paths)]
+        return [log for path in paths for log in _of_project(path, step, row_step, paths)]
     if found == "neptune":
         _refuse_step(step, row_step, "Neptune's series")
-        return found, exported_logs(paths)
+        return exported_logs(paths)
     _refuse_step(step, row_step, "TensorBoard events")
     of_others = {below for path in paths for below in subfolders(path) if is_of_scalars(below)}
     paths = [path for path in paths if path not in of_others]
@@ -108,7 +158,7 @@ def _read_folder(
     if unread:
         where = listed(sorted(str(path.relative_to(source)) for path in unread))
         logs[0].notes.append(f"not read, event files in folders below: {where}")
-    return found, logs
+    return logs
 
 
 def _of_project(path: Path, step: str | None, row_step: bool, paths: list[Path]) -> list[Log]:

@@ -46,7 +46,7 @@ def test_a_level_that_is_missing_takes_its_pair_along() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [
-        ([1.0], [3.0], "b ends 2.0 points above a on average (1 pair): fewer than 3 cannot tell"),
+        ([1.0], [3.0], "b ends 2.0 points above a (1 pair): fewer than 3 cannot tell"),
         ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], "values without any spread"),
         ([1.0, 2.0, 3.0], [1.1, 2.4, 2.7], "3 pairs): no difference is shown"),
         ([1.0, 2.0, 3.0], [0.0, 0.9, 2.1], "b is lower. There are too few runs for an interval"),

@@ -278,3 +278,22 @@ def test_sets_that_were_watched_for_different_steps_say_so_below_the_verdict(
     verdict, told = text.split("\n\n")[:2]
     assert "cut ends lower" in verdict
     assert told.startswith("They were watched for different numbers of steps, 59 and 19:")
+
+
+def test_accuracies_of_different_names_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        plant_run(tmp_path / name / "run")
+    before = analyze(capsys, tmp_path / "a", tmp_path / "b")
+    for part in (tmp_path / "b" / "run" / "evals").iterdir():
+        part.unlink()
+    writer = Writer(tmp_path / "b" / "run", "planted")
+    for step in range(0, STEPS + 1, 5):
+        right = np.arange(1000) < 300 + step / 2
+        writer.add_eval(step, "val_acc", float(right.mean()), 0.1, 0, 0.0, right)
+    writer.flush()
+    said = "different accuracies: knn_heldout in a, val_acc in b. They compare only if both"
+    assert said in unwrapped(analyze(capsys, tmp_path / "a", tmp_path / "b"))
+    assert "different accuracies" not in unwrapped(before)
+    assert "on average" not in unwrapped(before), "one run is no average"

@@ -1,12 +1,14 @@
 """`stabkit analyze LOG` and `stabkit report LOG`: converted on the way."""
 
 import shlex
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stabkit import LeftOutWarning, load
 from stabkit.cli import main
 from tests.convert.events import write_events
 
@@ -144,3 +146,37 @@ def test_rows_that_share_a_step_are_no_steps_of_their_own(
     log.write_text("epoch,loss\n" + "".join(f"{i // 10},{9 - i / 100}\n" for i in range(400)))
     assert main(["analyze", str(log)]) == 0
     assert "-o runs/log --row-step" in capsys.readouterr().out
+
+
+def plant_logs(folder: Path) -> None:
+    """Write a Lightning folder, two logs of other names, and two files that are no logs."""
+    rows = [f"{i},{loss}" for i, loss in enumerate(losses(spike=False))]
+    (folder / "version_0").mkdir(parents=True)
+    (folder / "version_0" / "metrics.csv").write_text("\n".join(["step,train_loss", *rows]))
+    (folder / "hf").mkdir()
+    history = ", ".join(f'{{"step": {i}, "loss": {2 - i / 100}}}' for i in range(30))
+    (folder / "hf" / "trainer_state.json").write_text(f'{{"log_history": [{history}]}}')
+    (folder / "mine.csv").write_text("\n".join(["step,loss", *rows]))
+    (folder / "requirements.txt").write_text("torch==2.5\nnumpy\n")
+    (folder / "summary.json").write_text('{"loss": 1.5, "acc": 0.5}')
+
+
+def test_logs_that_are_not_read_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plant_logs(here / "logs")
+    assert main(["analyze", "logs"]) == 0
+    printed = capsys.readouterr().out
+    said = "not read: hf, mine.csv; one is read by its name: stabkit analyze logs/hf\n"
+    assert said in printed
+
+
+def test_a_folder_of_logs_of_any_name_is_refused_with_the_command_for_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_logs(here / "logs")
+    shutil.rmtree(here / "logs" / "hf")
+    shutil.rmtree(here / "logs" / "version_0")
+    assert main(["analyze", "logs"]) == 2
+    said = "logs of other tools: mine.csv; one is read by its name: stabkit analyze logs/mine.csv"
+    assert said in capsys.readouterr().err
+    with pytest.warns(LeftOutWarning, match=r"logs of other tools: mine\.csv"):
+        assert len(load("logs")) == 0

@@ -15,6 +15,7 @@ from stabkit.convert.convert import convert
 from stabkit.convert.series import ConvertError
 from stabkit.convert.tables import read_table
 from tests.convert.conftest import converted
+from tests.convert.events import write_events
 
 
 def write_csv(path: Path) -> None:
@@ -187,3 +188,41 @@ def test_bytes_at_random_never_raise_anything_else(tmp_path: Path, out: Path) ->
             with suppress(ConvertError):
                 convert(path, out, dry_run=True)
             assert not out.exists(), "a dry run writes nothing, whatever it reads"
+
+
+@pytest.mark.parametrize("ends", [("[", ", ", "]"), ("", "\n", "\n")])
+def test_records_that_are_no_objects_are_counted(tmp_path: Path, ends: tuple[str, ...]) -> None:
+    rows = [f'{{"step": {i}, "loss": {2 - i / 10}}}' for i in range(10)]
+    rows[3:3] = ["7", "[1, 2]"]
+    (tmp_path / "log.json").write_text(ends[0] + ends[1].join(rows) + ends[2])
+    table = read_table(tmp_path / "log.json")
+    said = "2 records left out that are no JSON objects (the first: record 4)"
+    assert table.notes == [said]
+    assert len(table.columns["loss"].values) == 10
+
+
+def test_a_program_is_no_log(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "train.py").write_text("for step in range(3):\n    print(f'step=1 loss=2')\n")
+    with pytest.raises(ConvertError, match=r"train\.py: is a Python program, no log"):
+        converted(tmp_path / "train.py", out)
+
+
+@pytest.mark.parametrize(
+    ("format", "says"),
+    [("wandb", "is a file of tensorboard"), ("table", "leave out --format table"), (None, "")],
+)
+def test_a_format_that_contradicts_the_file_is_refused(
+    tmp_path: Path, out: Path, format: str | None, says: str
+) -> None:
+    source = write_events(tmp_path, [(i, "loss", 2 - i / 10) for i in range(9)])
+    if format is None:
+        assert converted(source, out, format="tensorboard").scalar("loss").size == 9
+        return
+    with pytest.raises(ConvertError, match=says):
+        converted(source, out, format=format)
+
+
+def test_a_table_is_no_file_of_neptune(tmp_path: Path, out: Path) -> None:
+    write_csv(tmp_path / "log")
+    with pytest.raises(ConvertError, match="is no file of neptune"):
+        converted(tmp_path / "log", out, format="neptune")
