@@ -39,8 +39,13 @@ class Run(reader.StoredRun):
     _tables: Tables = field(default_factory=Tables, compare=False)
 
     @cached_property
+    def _stored(self) -> reader.StoredRun:
+        """The run as a diagnosis reads it: of a metric that it lacks there are no rows."""
+        return reader.StoredRun(self.path, self.called)
+
+    @cached_property
     def _own(self) -> Diagnosis:
-        return Diagnosis(self, None, self._tables)
+        return Diagnosis(self._stored, None, self._tables)
 
     @cached_property
     def _of_metrics(self) -> dict[str, Diagnosis]:
@@ -55,8 +60,17 @@ class Run(reader.StoredRun):
         if metric is None or metric == self._own.metric:
             return self._own
         if metric not in self._of_metrics:
-            self._of_metrics[metric] = Diagnosis(self, metric, self._tables)
+            self._of_metrics[metric] = Diagnosis(self._stored, metric, self._tables)
         return self._of_metrics[metric]
+
+    def evals(self, metric: str | None = None) -> pd.DataFrame:
+        """Return the `evals` table in step order; `correct` is packed, with one bit per sample.
+
+        A run without any has the accuracies among its scalars. Raises KeyError if the run has no
+        evaluations of `metric`.
+        """
+        check_metric([self.diagnosis()], metric)
+        return super().evals(metric)
 
     @property
     def verdict(self) -> str:
@@ -201,7 +215,12 @@ class Runs(reader.StoredRuns, Sequence[Run]):
         return _joined(self, Run.scalars)
 
     def evals(self, metric: str | None = None) -> pd.DataFrame:
-        return _joined(self, lambda run: run.evals(metric))
+        """Return the evaluations of each run; one that lacks `metric` has none.
+
+        Raises KeyError if none has it.
+        """
+        check_metric(self.diagnoses(), metric)
+        return _joined(self, lambda run: reader.StoredRun.evals(run, metric))
 
     def log(self) -> pd.DataFrame:
         """Return the log of each run (`Run.log`)."""
@@ -264,7 +283,7 @@ def _row(run: Run, factors: Sequence[str]) -> dict[str, Any]:
     knn, dips = found.evals(METRIC)["value"], found.dips
     return {
         "run": run.name,
-        "state": status.state if status else None,
+        "state": run.dir.state(),
         "step": status.step if status else None,
         **{key: run.settings.get(key) for key in factors},
         "knn_last": knn.iloc[-1] if len(knn) else None,

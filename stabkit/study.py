@@ -204,11 +204,18 @@ def _several(names: str | Sequence[str]) -> Sequence[str]:
 
 def _runs(default: str | Path) -> Runs:
     """Return the runs of the folder named on the command line; in a notebook, of `default`."""
-    given = [word for word in sys.argv[1:] if not word.startswith("-") and "json" not in word]
+    given = [word for word in _words(sys.argv[1:]) if not word.startswith("-")]
     folder = Path(given[0]) if given else _found(Path(default))
     if not folder.is_dir() or not len(found := load(folder)):
         raise SystemExit(f"{folder}: no runs there; `stabkit sweep` makes them")
     return found
+
+
+def _words(argv: Sequence[str]) -> Sequence[str]:
+    """Return the words without `-f FILE.json`, by which a notebook's kernel is started."""
+    if argv[:1] == ["-f"] and argv[1:2] and argv[1].endswith(".json"):
+        return argv[2:]
+    return argv
 
 
 def _found(path: Path) -> Path:

@@ -15,7 +15,9 @@ import stabkit
 from stabkit.analyze import kept_tables
 from stabkit.analyze.found import EVENT_COLUMNS
 from stabkit.cli import main
+from stabkit.rundir import RunDir, Status
 from stabkit.store import tables
+from stabkit.store.writer import Writer
 from tests.analyze.conftest import DIP, SPIKE, plant_run
 
 FINDINGS = ["dips", "possible_dips", "drifts", "spikes", "bursts", "swells", "collapses", "events"]
@@ -176,10 +178,35 @@ def test_signals_of_many_runs_are_chosen_as_those_of_one(runs: stabkit.Runs) -> 
 
 
 def test_an_evaluation_that_was_not_recorded_is_refused(runs: stabkit.Runs) -> None:
-    for name in ("dips", "possible_dips", "drifts"):
+    with pytest.raises(KeyError, match=r"no evaluation 'knn'.*were: knn_heldout"):
+        runs[0].correct("knn")
+    for name in ("dips", "possible_dips", "drifts", "evals"):
         for asked in (runs, runs[0]):
             with pytest.raises(KeyError, match=r"no evaluation 'knn'.*were: knn_heldout"):
                 getattr(asked, name)("knn")
+
+
+def test_a_run_that_lacks_an_evaluation_of_others_has_no_rows_of_it(tmp_path: Path) -> None:
+    for seed, (name, metric) in enumerate((("a", "knn_heldout"), ("b", "linear"))):
+        plant_run(tmp_path / name, seed=seed)
+        for part in (tmp_path / name / "evals").iterdir():
+            part.unlink()
+        writer = Writer(tmp_path / name, "planted")
+        for step in range(0, 200, 5):
+            right = np.arange(100) < 30 + step / 10
+            writer.add_eval(step, metric, float(right.mean()), 0.1, 0, 0.0, right)
+        writer.flush()
+    runs = stabkit.load(tmp_path)
+    assert set(runs.evals("linear")["run"]) == {"b"}
+    assert runs.dips("linear").empty, "the run a is searched for it, and has none"
+    assert runs[0].diagnosis("linear").verdict
+
+
+def test_a_killed_run_is_lost_as_in_the_summary(tmp_path: Path) -> None:
+    RunDir(plant_run(tmp_path / "run")).write_status(Status("running", 300, 500))
+    runs = stabkit.load(tmp_path)
+    assert runs.table()["state"].tolist() == ["lost"]
+    assert "1 lost" in runs.summary()
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ def test_a_notebook_finds_runs_and_sweep_above_its_folder(
     study = open_study("lr_grid", "runs", FACTORS)
     assert set(study.table["run"]) == {"true", "false"}
     assert study.paper.name == "linear probe, top-1 %"
+    monkeypatch.setattr(sys, "argv", ["lr_grid.py", "runs/json_try"])
+    with pytest.raises(SystemExit, match="runs/json_try: no runs there"):
+        open_study("lr_grid", "runs", FACTORS)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "kernel-1.json"])
     monkeypatch.chdir("/")
     with pytest.raises(SystemExit, match=r"sweeps/lr_grid.yaml: no such sweep file .* the clone"):
         open_study("lr_grid", arms, FACTORS)

@@ -62,7 +62,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
-        "state": run.stored.dir.standing() if run.stored.status() else "recorded",
+        "state": run.stored.dir.state(),
         "verdict": run.verdict,
         "judged_on": run.judged.words(),
         "collapse": ", ".join(run.collapses["signal"].unique()),

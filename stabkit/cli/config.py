@@ -14,6 +14,7 @@ from stabkit.config import (
     load_config,
     preset_names,
     read_config,
+    suggest,
 )
 from stabkit.config.described import Line, described
 from stabkit.printing import bare_stdout, one_line
@@ -58,7 +59,10 @@ def _read(arguments: argparse.Namespace) -> tuple[RunConfig, Varied, str, list[s
     try:
         rundir = RunDir(run_of(source))
     except RequestError as error:
-        raise RequestError(f"{error}; presets: {', '.join(preset_names())}") from None
+        near = suggest(source, preset_names())
+        if not near.startswith("; did you mean"):
+            near = f"; presets: {', '.join(preset_names())}"
+        raise RequestError(f"{error}{near}") from None
     if not rundir.config_file.is_file():
         raise RequestError(f"{rundir.path}: no run of `stabkit train`, it has no config.yaml")
     if read_file(rundir.config_file).startswith(MONITOR_SETTINGS.encode()):

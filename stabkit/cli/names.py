@@ -113,5 +113,6 @@ def _no_runs(word: str) -> str:
     begin = f"{word}: no such {what}, and no {RUNS / word}"
     if is_sweep(word):
         return f"{begin}; `stabkit sweep {word}` makes its runs"
-    known = sorted(path.name for path in RUNS.iterdir() if path.is_dir()) if RUNS.is_dir() else []
+    below = [path.relative_to(RUNS).parts for path in (find_runs(RUNS) if RUNS.is_dir() else ())]
+    known = sorted({parts[0] for parts in below if parts})  # not the folders of figures
     return begin + (suggest(word, known) if known else "")

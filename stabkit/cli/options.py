@@ -4,6 +4,22 @@ import argparse
 from pathlib import Path
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number; write it in digits, as 10000"
+        ) from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, such as 0.1") from None
+
+
 def train(verb: argparse.ArgumentParser) -> None:
     from stabkit.presets import preset_names
 
@@ -131,7 +147,7 @@ def replay(verb: argparse.ArgumentParser) -> None:
         metavar="STEP|EVENT",
         help="a step; or a kind of event: dip is the largest of them, dip:2 the second in time",
     )
-    verb.add_argument("--until", type=int, metavar="STEP", help="the step to stop before")
+    verb.add_argument("--until", type=_whole, metavar="STEP", help="the step to stop before")
     verb.add_argument(
         "-o", "--out", type=Path, metavar="FOLDER", help="default: replays/RUN-at-EVENT"
     )
@@ -157,19 +173,23 @@ def branch(verb: argparse.ArgumentParser) -> None:
     )
     size = verb.add_mutually_exclusive_group()
     size.add_argument(
-        "--quick", action="store_true", help="three interventions, about 30 branches (the default)"
+        "--quick",
+        dest="full",
+        action="store_false",
+        default=False,
+        help="three interventions, about 30 branches (the default)",
     )
     size.add_argument("--full", action="store_true", help="every ready intervention, 81 branches")
     verb.add_argument(
         "--from",
         dest="begin",
         nargs="+",
-        type=int,
+        type=_whole,
         metavar="STEP",
         help="where branches begin (default: four evaluations before the onset); at further steps "
         "only controls and placebos do",
     )
-    verb.add_argument("--until", type=int, metavar="STEP", help="the step to stop before")
+    verb.add_argument("--until", type=_whole, metavar="STEP", help="the step to stop before")
     verb.add_argument(
         "-o", "--out", type=Path, metavar="FOLDER", help="default: branches/RUN-at-EVENT"
     )
@@ -218,7 +238,7 @@ def config(verb: argparse.ArgumentParser) -> None:
 
 def note(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", help="a run folder or its id; it may be training")
-    verb.add_argument("step", type=int, help="the step that the note is about")
+    verb.add_argument("step", type=_whole, help="the step that the note is about")
     verb.add_argument("text", help="what to say, in one line")
 
 
@@ -235,11 +255,13 @@ def watch(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--on", action="append", metavar="KIND", help="only this kind; may be given often"
     )
-    verb.add_argument("--every", type=float, default=15.0, help="seconds between two looks")
+    verb.add_argument("--every", type=_number, default=15.0, help="seconds between two looks")
 
 
 def completion(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("shell", choices=("bash", "zsh", "fish"))
+    verb.add_argument(
+        "shell", choices=("bash", "zsh", "fish"), metavar="bash|zsh|fish", help="your shell"
+    )
 
 
 def convert(verb: argparse.ArgumentParser) -> None:
@@ -260,8 +282,8 @@ def convert(verb: argparse.ArgumentParser) -> None:
         "percent:NAME, error:NAME, layer:NAME[:DEPTH]; e.g. val/acc1=knn_heldout; may be given "
         "many times",
     )
-    verb.add_argument("--n", type=int, help="how many samples each evaluation used")
-    verb.add_argument("--chance", type=float, help="the accuracy of guessing, e.g. 0.1")
+    verb.add_argument("--n", type=_whole, help="how many samples each evaluation used")
+    verb.add_argument("--chance", type=_number, help="the accuracy of guessing, e.g. 0.1")
     verb.add_argument(
         "--format",
         choices=("tensorboard", "wandb", "lightning", "trackio", "neptune", "table"),

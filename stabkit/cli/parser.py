@@ -36,6 +36,9 @@ def build_parser(named: str | None, whole: bool = False) -> argparse.ArgumentPar
         )
         if whole or name == named:
             fill(verb)
+            for action in verb._actions:  # an error names a word as the usage above it does
+                if not action.option_strings and action.metavar is None:
+                    action.metavar = action.dest.upper()
             verb.set_defaults(options=list(verb._option_string_actions))
     return parser
 
@@ -113,7 +116,11 @@ VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
         "SOURCE -o FOLDER [--map NAME=TARGET ...]",
         options.convert,
     ),
-    "completion": ("print what makes Tab complete verbs and options", "SHELL", options.completion),
+    "completion": (
+        "print what makes Tab complete verbs and options",
+        "bash|zsh|fish",
+        options.completion,
+    ),
 }
 # What other programs call a verb, and what to use here.
 INSTEAD = {

@@ -46,7 +46,7 @@ def json_records(path: Path, notes: list[str]) -> Iterator[Mapping[str, Any]]:
 
 def _objects(records: Sequence[Any], notes: list[str]) -> list[Mapping[str, Any]]:
     """Return the records that are objects; others are counted in the notes."""
-    objects = [record for record in records if isinstance(record, dict)]
+    objects: list[Mapping[str, Any]] = [one for one in records if isinstance(one, dict)]
     if other := len(records) - len(objects):
         first = next(i for i, record in enumerate(records, 1) if not isinstance(record, dict))
         notes.append(

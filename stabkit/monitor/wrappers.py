@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 # the names under which shells keep their optimizer
@@ -101,6 +102,10 @@ def _runs_hooks(optimizer: Any) -> bool:
 def _refusal(optimizer: Any) -> str:
     kind, held = type(optimizer).__name__, getattr(optimizer, "__dict__", {})
     names = [name for name, value in held.items() if isinstance(value, Optimizer)]
+    if isinstance(optimizer, nn.Module):
+        return (
+            f"Monitor: {kind} is a model, where the optimizer goes: Monitor(model, optimizer, ...)"
+        )
     if names:
         return f"Monitor: {kind} has no step hooks; pass optimizer.{names[0]}, which is inside it"
     return f"Monitor: {kind} has no step hooks; pass the torch.optim.Optimizer inside it"

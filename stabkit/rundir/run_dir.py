@@ -101,6 +101,22 @@ class RunDir:
             return last.state
         return "running" if status.heard_lately(last, self._written()) else "lost"
 
+    def state(self, standing: Standing | None = None) -> str:
+        """Return the state of the run in one word, as every table has it.
+
+        It is `standing`, by default that of the files. Where there is no status, a converted log is
+        `recorded`, a run with rows is `lost`, and any other is `waiting`.
+        """
+        standing = standing or self.standing()
+        if standing != "missing":
+            return standing
+        try:
+            if "converted" in self.read_meta():
+                return "recorded"
+        except (ValueError, OSError):
+            pass
+        return "lost" if any(self.table(name).is_dir() for name in TABLES) else "waiting"
+
     def is_ahead(self) -> bool:
         """Return whether the run counts as lost only because a clock is wrong.
 

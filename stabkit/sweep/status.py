@@ -7,7 +7,6 @@ from pathlib import Path
 
 from stabkit.rundir import (
     AHEAD,
-    TABLES,
     RunDir,
     Standing,
     Status,
@@ -110,7 +109,7 @@ def status_row(rundir: RunDir, name: str) -> Row:
     reason = _reason(rundir, status, standing)
     return Row(
         name if name != "." else rundir.path.name,
-        "unstable" if running and status.events else _state_of(rundir, standing),
+        "unstable" if running and status.events else rundir.state(standing),
         status.step,
         status.steps,
         status.images_per_s,
@@ -140,26 +139,8 @@ def _missing(rundir: RunDir, status: Status) -> list[str]:
         return [f"parts of {', '.join(tables)}; which steps they held is not known ({error})"]
 
 
-def _state_of(rundir: RunDir, standing: Standing) -> str:
-    try:
-        is_log = standing == "missing" and "converted" in rundir.read_meta()
-    except (ValueError, OSError):
-        is_log = False
-    if standing == "missing" and not is_log and _has_rows(rundir):
-        return "lost"
-    return "recorded" if is_log else _state(standing)
-
-
-def _has_rows(rundir: RunDir) -> bool:
-    return any((rundir.path / table).is_dir() for table in TABLES)
-
-
-def _state(standing: Standing) -> str:
-    return "waiting" if standing == "missing" else standing
-
-
 def _reason(rundir: RunDir, status: Status, standing: Standing) -> str | None:
-    if _state_of(rundir, standing) == "lost" and standing == "missing":
+    if standing == "missing" and rundir.state(standing) == "lost":
         return "its status.json is missing; how far it came is not known"
     if standing == "lost":
         silent = f"no sign of life since {status.heartbeat}"
@@ -183,7 +164,8 @@ def _with_job(
     if standing == "running":
         return row
     reason = _queue_reason(row, submitted, job, standing, log)
-    return replace(row, state=_state(standing), eta_s=None, reason=reason)
+    state = "waiting" if standing == "missing" else standing
+    return replace(row, state=state, eta_s=None, reason=reason)
 
 
 def _queue_reason(

@@ -62,4 +62,4 @@ def test_a_run_shows_what_it_was_made_with(
 
 def test_an_unknown_source_is_refused_with_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "tinny"]) == 2
-    assert "presets: cifar, imagenet, tiny" in capsys.readouterr().err
+    assert "did you mean 'tiny'?" in capsys.readouterr().err

@@ -52,6 +52,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["train", "tiny", "--optim.lr=1"], "settings go without dashes: optim.lr=1"),
         (["train", "lr_grid"], "lr_grid: is a sweep; `stabkit sweep lr_grid` trains its runs"),
         (["analyze", "x=1"], "analyze takes no 'x=1'"),
+        (["config", "tinyy"], "no such folder, and no runs/tinyy; did you mean 'tiny'?"),
+        (["config", "zzz"], "presets: cifar, imagenet, tiny"),
         (["status", "tests", "--watch", "--json"], "--json prints once, and --watch goes on"),
     ],
 )
@@ -59,6 +61,25 @@ def test_wrong_requests_exit_2_and_say_what_would_be_right(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["note", "run", "abc", "hello"], "STEP: 'abc' is no whole number; write it in digits"),
+        (["convert", "a", "-o", "b", "--n", "10k"], "'10k' is no whole number; write it in digits"),
+        (["convert", "a", "-o", "b", "--chance", "10%"], "'10%' is no number, such as 0.1"),
+        (["report"], "required: RUNS"),
+        (["completion"], "required: bash|zsh|fish"),
+        (["branch", "run", "--at", "dip", "--quick", "--full"], "not allowed with"),
+    ],
+)
+def test_the_parser_says_what_would_be_right(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

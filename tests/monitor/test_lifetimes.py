@@ -135,6 +135,7 @@ def test_what_cannot_be_monitored_leaves_nothing_behind(
     bad: list[tuple[object, dict[str, object], str]] = [
         (Wrapper(toy.optimizer), {}, "Wrapper has no step hooks"),
         ([toy.optimizer, Wrapper(toy.optimizer)], {}, "Wrapper has no step hooks"),
+        (toy.model, {}, r"is a model, where the optimizer goes: Monitor\(model, optimizer, ...\)"),
         ([], {}, "give an optimizer"),
         (toy.optimizer, {"signals": "basics"}, "'basics' is neither a level"),
         (toy.optimizer, {"signals": "noise"}, "pass samples_per_step"),

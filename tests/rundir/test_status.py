@@ -72,3 +72,17 @@ def test_a_copy_of_a_running_run_is_lost(tmp_path: Path) -> None:
         assert copy.standing() == "lost"
         run.path.rename(tmp_path / "moved")
         assert RunDir(tmp_path / "moved").standing() == "running"  # the lock goes along
+
+
+def test_the_state_of_a_run_is_one_word(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.state() == "waiting"
+    run.write_status(Status("running", 3, 10))
+    assert run.state() == "lost", "no process holds it"
+    run.write_status(Status("failed", 3, 10))
+    assert run.state() == "failed"
+    run.status_file.unlink()
+    (tmp_path / "scalars").mkdir()
+    assert run.state() == "lost", "rows without a status"
+    run.write_meta({"converted": {}})
+    assert run.state() == "recorded"

@@ -5,6 +5,7 @@ Three kinds, by how they are measured. A `LayerSignal` reads every tensor of a l
 the model on a small fixed batch every few steps (`probe.py`).
 """
 
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
@@ -143,9 +144,10 @@ def choose(asked: Asked | Iterable[Asked], probe: "Probe | None" = None) -> list
 def _resolve(item: Asked, probe: "Probe | None") -> list[Signal]:
     if isinstance(item, str) and item not in SIGNALS:
         if item not in LEVELS:
+            near = difflib.get_close_matches(item, [*LEVELS, *SIGNALS], n=1)
             raise ValueError(
-                f"signals: {item!r} is neither a level ({', '.join(LEVELS)}) nor a signal "
-                f"({', '.join(SIGNALS)})"
+                f"signals: {item!r} is neither a level ({', '.join(LEVELS)}) nor a signal"
+                + (f"; did you mean {near[0]!r}?" if near else f" ({', '.join(SIGNALS)})")
             )
         level = [signal() for signal in SIGNALS.values() if signal.level == item]
         able = [signal for signal in level if not _lacks(signal, probe)]

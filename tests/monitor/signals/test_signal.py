@@ -140,7 +140,9 @@ def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["signals", "adam_rms"]) == 0
     assert "1/sqrt(1-beta2)" in capsys.readouterr().out
     assert main(["signals", "adam_rmss"]) == 2
-    assert "neither a level" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "neither a level" in said
+    assert said.endswith("nor a signal; did you mean 'adam_rms'?\n")
 
 
 def test_the_command_lists_a_users_own(
