@@ -122,7 +122,8 @@ class Run(reader.StoredRun):
         `stuck`, `unrest`, `collapse`, `nonfinite`, `overflow` or `lr_restart` (a dip or loss spike
         that a restart of the learning rate explains); by default all but spikes: bursts hold them.
         `layer` is where it began: a layer or a series. `size` is the depth of a dip,
-        drift or outlier, the ratio of a burst, swell, spike or departure, the scatter of unrest (of
+        drift or outlier, the ratio of a burst, swell, spike, loss spike or departure, that of the
+        dip or loss spike that a restart explains, the scatter of unrest (of
         a loss: of its logarithm), the level of a collapse or a stuck loss, and the number of log
         entries otherwise. `p` is NaN where no test was made. Raises ValueError for an unknown kind.
         What the process did (start, resume, failed) is in `log`.

@@ -40,21 +40,30 @@ def score(run: Diagnosis) -> dict[str, Any]:
     evals, found = run.evals(run.metric), run.dips
     lacking = run.gaps("evals")
     values = 100 * evals["value"]
-    steps = int(evals["step"].iloc[-1] - evals["step"].iloc[0]) if len(evals) else 0
     told = 0 if refused(found) else len(evals)  # a refused series says nothing
     level, best = (100 * run.level, 100 * run.best) if told else (math.nan, math.nan)
-    exposure = steps - run.steps_in_dips
+    outside = exposure(run)
     return {
         "verdict": run.verdict,
         "on_accuracy": told >= SHORTEST and not lacking,
         "evaluations": len(evals),
-        "steps": steps,
+        "steps": _steps(run),
         "untrained": values.iloc[0] if told else math.nan,
         "level": level,
         "best": best,
         "dips": len(found),
         "lost_steps": run.steps_in_dips,
-        "exposure": exposure,
-        "dip_rate": 1000 * len(found) / exposure if exposure > 0 else math.nan,
+        "exposure": outside,
+        "dip_rate": 1000 * len(found) / outside if outside > 0 else math.nan,
         "lost_points": best - level,
     }
+
+
+def exposure(run: Diagnosis) -> int:
+    """Return the steps outside of dips, from the first evaluation to the last."""
+    return _steps(run) - run.steps_in_dips
+
+
+def _steps(run: Diagnosis) -> int:
+    steps = run.evals(run.metric)["step"]
+    return int(steps.iloc[-1] - steps.iloc[0]) if len(steps) else 0

@@ -15,7 +15,7 @@ from stabkit.analyze.counts import Counts
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.intervals import share_test
 from stabkit.analyze.matching import cells_of, match_runs
-from stabkit.analyze.scores import score
+from stabkit.analyze.scores import exposure
 from stabkit.analyze.text import aligned
 from stabkit.printing import counted
 
@@ -37,10 +37,10 @@ def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
     Columns: run, seed, `factors`, arm (the factors in words), level, sag, dips, exposure,
     collapsed. `level` is the median of the last fifth of the evaluations, in points (100 times the
     accuracy). `sag` is how far it lies below the highest median of as many evaluations in a row.
-    `exposure` is the number of steps outside of dips (`scores.score`). `attrs["unfinished"]` counts
-    the runs left out: the accuracy of half a training is no level. A run of `stabkit train` that
-    diverged is done. One whose own loop raised is not, and is left out. A log without a status is
-    taken as it is.
+    `exposure` is the number of steps outside of dips. `attrs["unfinished"]` counts the runs left
+    out: the accuracy of half a training is no level. A run of `stabkit train` that diverged is
+    done. One whose own loop raised is not, and is left out. A log without a status is taken as it
+    is.
     """
     rows = []
     for run in (run for cell in group_cells(runs) for run in cell.runs):
@@ -49,7 +49,7 @@ def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
         row |= {"arm": arm(settings), "level": 100 * run.level, "sag": 100 * (run.best - run.level)}
-        row |= {"dips": len(run.dips), "exposure": score(run)["exposure"]}
+        row |= {"dips": len(run.dips), "exposure": exposure(run)}
         rows.append(row | {"collapsed": len(run.collapses) > 0})
     head = ["run", "seed", *factors, "arm", "level", "sag", "dips", "exposure", "collapsed"]
     table = pd.DataFrame(rows, columns=head)

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from stabkit.analyze.plots.levels import draw_levels
+from stabkit.analyze.scores import score
 from stabkit.analyze.study import (
     arms_in_order,
     dip_more,
@@ -55,6 +56,10 @@ def test_level_is_the_median_of_the_last_fifth(arms: Path) -> None:
         assert row["sag"] == pytest.approx(0, abs=0.5)
     assert table[table[FACTORS[0]]]["dips"].sum() == 0
     assert table[~table[FACTORS[0]]]["dips"].sum() == 3
+    assert not any("bursts" in vars(run) for run in runs), "the gradients of a run say nothing here"
+    assert table.set_index("run")["exposure"].to_dict() == {
+        run.name: score(run)["exposure"] for run in runs
+    }
 
 
 def test_unfinished_runs_are_left_out_and_counted(arms: Path) -> None:
