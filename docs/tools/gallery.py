@@ -38,7 +38,8 @@ SEEN = {  # what to look for
     "event-zoom": "Read a column downwards: what came first? Here gradients rise, then "
     "the loss, then the accuracy falls.",
     "grad-norms": "The first layer against the last: where does the spike begin?",
-    "knn": "The first figure to look at. A shaded dip is significant, not just visible.",
+    "knn": "The first figure to look at. A shaded dip is significant where the samples are known; "
+    "in a plain log it exceeds the noise.",
     "loss": "A dip of accuracy need not show here; a loss that leaves its level does.",
     "layer-map": "A burst that walks through layers is a slanted line. Frozen layers are hatched.",
     "onset-order": "Layers far to the left are first. Many bursts are needed to tell.",

@@ -72,9 +72,10 @@ def _measured(layers: pd.DataFrame) -> Steps:
 def _blanks(own: Steps, every: Steps) -> list[tuple[int, int]]:
     """Return the first and the last step of each stretch in which a series lacks values.
 
-    `own`: its steps, all of them among `every` step of the run; both in order. Between two values a
-    stretch is blank if it is a tenth of all steps, and three times as long as any other distance
-    that is shorter than that.
+    `own` are its steps and `every` those of the run, both in order. A gap between two values is
+    blank if it spans a tenth of all steps or more, and is three times as long as the longest gap
+    that spans less. The end is blank if it is three times as long as the longest of
+    the last gaps that are not blank.
     """
     if own.size < 2:
         return []

@@ -19,7 +19,8 @@ def spikes_of_series(found: Mapping[str, Series], run: StoredRun) -> pd.DataFram
     """Return the rows of `find_spikes` on series of the whole run, such as losses.
 
     The columns are those of `raised_layers`: layer holds the name of the series, depth its
-    position. A series with negative values is shifted to begin one median above 0.
+    position. A series with negative values is shifted so that its lowest value is as far above
+    0 as its median was above it.
     """
     return joined(
         _spikes_of(run, name, i, steps, shifted(values))

@@ -54,10 +54,15 @@ def advise(
 ) -> list[Advice]:
     """Return the remedies that make sense for the worst run, ordered by how well they fit.
 
-    First come those that these runs decide for, then those for the signs seen, then the rest.
-    Remedies that these runs decide against, and those that all runs have, come last. If no sign was
-    seen, only those are returned that the runs themselves measure. If the worst run is not one of
-    `stabkit train`, only those for the signs seen are.
+    The order:
+
+    1. remedies that these runs show to help,
+    2. remedies for the signs seen,
+    3. the rest,
+    4. remedies that these runs show to harm, and those that all runs have already.
+
+    Without a sign only the remedies are returned that some of these runs have and others lack. If
+    the worst run is not one of `stabkit train`, only those for the signs seen are returned.
 
     `table` is that of `run_table`; `signs` says how many runs show each sign; `worst` is the name
     of a run, in which the trouble began at step `onset`, in a layer of the parameter `groups`.
