@@ -47,17 +47,20 @@ def find_dips(
 
     Windows of growing width, from two evaluations to half of the run, and all that reach its end,
     are compared with the 3 to 12 evaluations before and after, against the trend over steps
-    (`stabkit.detect.dip_windows`). A window is a dip if
+    (`stabkit.detect.dip_windows`). A window is a dip if it passes these rules:
 
-    - its mean lies at least `min_depth` and `threshold` standard errors below its reference; where
-      noise is slow (AR .7 and more), 3 are enough if the accuracy falls by `threshold` - 0.25,
-    - the accuracy falls into it at once, by `min_fall` standard errors (a stall of a rising curve
-      does not count): 1.5 times as many if the run ends low, twice as many if the accuracy then
-      leaps above the reference by more than it had lain below, as where a learning rate drops, and
-    - two evaluations in a row are low, and no single one carries its depth, and
-    - noise does not make it likely: judged by the largest falls outside of dips and possible dips,
-      at most .1 such dips are expected in all windows (`stabkit.detect.dip_tail`). A given
-      `threshold` replaces this.
+    1. Depth: its mean lies at least `min_depth` and `threshold` standard errors below its
+       reference. Where noise is slow (AR .7 and more), 3 are enough if the accuracy falls by
+       `threshold` - 0.25.
+    2. Fall: the accuracy falls into it at once, by `min_fall` standard errors. A stall of a rising
+       curve does not count. It takes 1.5 times as many if the run ends low. It takes twice as many
+       if the accuracy then leaps above the reference by more than it had lain below, as where a
+       learning rate drops.
+    3. Length: two evaluations in a row are low, and no single one carries its depth.
+    4. Noise: it does not make the dip likely. Judged by the largest falls outside of dips and
+       possible dips, at most .1 such dips are expected in all windows (`stabkit.detect.dip_tail`).
+       A given `threshold` replaces this rule.
+    5. Significance: `p_value` is at most `alpha`, if there is one (see below).
 
     The standard error is that of AR(1) noise, whose scale is learned for each evaluation from the
     answers that flip and the residuals outside of the windows that stand out
