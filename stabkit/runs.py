@@ -41,7 +41,7 @@ class Run(reader.StoredRun):
     @cached_property
     def _stored(self) -> reader.StoredRun:
         """The run as a diagnosis reads it: of a metric that it lacks there are no rows."""
-        return reader.StoredRun(self.path, self.called)
+        return reader.StoredRun(self.path, self.called, self._kept, self._until)
 
     @cached_property
     def _own(self) -> Diagnosis:
@@ -66,11 +66,13 @@ class Run(reader.StoredRun):
     def evals(self, metric: str | None = None) -> pd.DataFrame:
         """Return the `evals` table in step order; `correct` is packed, with one bit per sample.
 
-        A run without any has the accuracies among its scalars. Raises KeyError if the run has no
-        evaluations of `metric`.
+        A run without any has the accuracies among its scalars. Raises KeyError, with the names that
+        were recorded, if the run has evaluations but none of `metric`.
         """
-        check_metric([self.diagnosis()], metric)
-        return super().evals(metric)
+        frame = super().evals(metric)
+        if frame.empty and len(super().evals()):
+            check_metric([self._own], metric)
+        return frame
 
     @property
     def verdict(self) -> str:
@@ -218,10 +220,12 @@ class Runs(reader.StoredRuns, Sequence[Run]):
     def evals(self, metric: str | None = None) -> pd.DataFrame:
         """Return the evaluations of each run; one that lacks `metric` has none.
 
-        Raises KeyError if none has it.
+        Raises KeyError if the runs have evaluations but none of `metric`.
         """
-        check_metric(self.diagnoses(), metric)
-        return _joined(self, lambda run: reader.StoredRun.evals(run, metric))
+        frame = _joined(self, lambda run: reader.StoredRun.evals(run, metric))
+        if frame.empty and any(len(run.evals()) for run in self):
+            check_metric(self.diagnoses(), metric)
+        return frame
 
     def log(self) -> pd.DataFrame:
         """Return the log of each run (`Run.log`)."""
