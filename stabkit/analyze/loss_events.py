@@ -45,6 +45,7 @@ def loss_spikes(found: Mapping[str, Series], run: StoredRun) -> pd.DataFrame:
         series = usable_series(steps, shifted(values))
         kept[rows] &= rose(*series, table[rows]) & spikes_that_stand_out(*series, table[rows])
         table.loc[rows, "end"] = ends_when_back(*series, table[rows])
+    kept &= (table["end"] > table["onset"]) | (table["ratio"] >= ALONE)
     spikes = table[kept].assign(long=False)
     counted = joined([spikes, *_long_rises(found, spikes)], "long")
     counted.attrs["refused"] = refused(table)
