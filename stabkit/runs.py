@@ -110,7 +110,7 @@ class Run(reader.StoredRun):
         return self.diagnosis().bursts.copy()
 
     def swells(self) -> pd.DataFrame:
-        """Return one row per swell: a stretch in which gradient norms stand above their level."""
+        """Return one row per swell: a stretch of gradient norms above their level, or a growth."""
         return self.diagnosis().swells.copy()
 
     def collapses(self) -> pd.DataFrame:

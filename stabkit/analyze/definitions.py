@@ -25,8 +25,8 @@ A gradient burst begins when a gradient norm leaves what its own past leads to e
 or more in log space; 5 if three quarters of the layers rise together).
 """
 SWELL = """\
-A gradient swell is a stretch of 6 to 32 steps above the level before and after. No single step need
-stand out.
+A gradient swell is a stretch of 6 to 32 steps above the level before and after, or a level that
+grows to 20 times its lowest one, at any pace. No single step need stand out.
 """
 LOSS = """\
 A loss spike begins as a burst does. A loss has left for good if it ends at 1.4 times its best level

@@ -65,7 +65,7 @@ def _doubt(run: Diagnosis) -> str:
         return f"a single evaluation was {depth} low at step {fall['onset']:,}"
     for kind, rows, than in (
         ("burst", run.clear_bursts, "what was expected"),
-        ("swell", run.swells, "the level on both sides"),
+        ("swell", run.swells, "the level before"),
     ):
         if len(rows):
             most = rows.loc[rows["ratio"].idxmax()]

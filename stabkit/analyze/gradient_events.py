@@ -8,6 +8,7 @@ import pandas as pd
 from stabkit.analyze.refused_series import refuse, refused
 from stabkit.analyze.series_spikes import Series, joined, put_names, shifted, spikes_of_series
 from stabkit.detect import find_swells
+from stabkit.detect.growth import find_growth
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.layer_tails import bursts_that_stand_out
 from stabkit.detect.robust import ZEROS, rounded_by, zeros_since
@@ -35,7 +36,7 @@ def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
         except ValueError as error:
             why = refuse(run, str(error), f"spikes of grad_norm in {layer}")
     spiked = _marked(usable, _beyond_rounding(usable, find_layer_spikes(usable)))
-    swelled = _beyond_rounding(usable, find_layer_swells(usable))
+    swelled = _swells(usable)
     swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
     spiked, swelled = (
         [put_names(rows, *of) for rows, of in zip(found, layers, strict=True)]
@@ -56,12 +57,23 @@ def raised_series(found: Mapping[str, Series], run: StoredRun) -> tuple[pd.DataF
     usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
     spiked = [spikes[spikes["layer"] == name] for name in found]
     spiked = _marked(usable, _beyond_rounding(usable, spiked))
-    swelled = _beyond_rounding(usable, [find_swells(*series) for series in found.values()])
+    swelled = _swells(usable, together=False)
     swells = (
         _without(swells, rows).pipe(put_names, name, i)
         for i, (name, swells, rows) in enumerate(zip(found, swelled, spiked, strict=True))
     )
     return joined(spiked, "stands_out"), joined(swells)
+
+
+def _swells(series: Sequence[Series], together: bool = True) -> list[pd.DataFrame]:
+    """Return the swells of each series, and its growth where no swell lies in it."""
+    short = find_layer_swells(series) if together else [find_swells(*one) for one in series]
+    grown = find_growth(series)
+    both = []
+    for rows, growth in zip(_beyond_rounding(series, short), grown, strict=True):
+        told = len(growth) and rows["onset"].between(growth["onset"][0], growth["end"][0]).any()
+        both.append(pd.concat([rows, growth[:0] if told else growth], ignore_index=True))
+    return both
 
 
 def _beyond_rounding(

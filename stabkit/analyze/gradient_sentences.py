@@ -57,7 +57,7 @@ def swells_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[s
     number = counted(int(swelling["swells"].sum()), "gradient swell")
     yield (
         f"{number} in {counted(len(swelling), 'run')}. The largest ({named(where)}): "
-        f"{swell['ratio']:.3g} times the level on both sides,\n"
+        f"{swell['ratio']:.3g} times the level before,\n"
         f"from step {swell['onset']:,} to step {swell['end']:,}, first in "
         f"{layers_called(swell['first'])}.{_rests_on_swells(swelling)}"
     )

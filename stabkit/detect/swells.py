@@ -34,8 +34,8 @@ TINY = 1e-6  # the scatter where all stretches are equal
 SIDE, SIDE_NORMAL = 0.85, 1.0364  # quantile that tells the upper side; its value in normal noise
 
 _INTEGERS, _FLOATS = ("onset", "end"), ("height", "ratio")
-_COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
-_NO_SWELLS = rows_frame([], _COLUMNS)
+COLUMNS = dict.fromkeys(_INTEGERS, "int64") | dict.fromkeys(_FLOATS, "float64")
+_NO_SWELLS = rows_frame([], COLUMNS)
 
 
 def find_swells(step: ArrayLike, value: ArrayLike) -> pd.DataFrame:
@@ -218,4 +218,4 @@ def _rows(
         if not taken[a:b].any():
             taken[a:b] = True
             rows.append((steps[a], steps[b - 1], heights[i, a], np.exp(rises[i, a])))
-    return rows_frame(rows, _COLUMNS).sort_values("onset", ignore_index=True)
+    return rows_frame(rows, COLUMNS).sort_values("onset", ignore_index=True)

@@ -1,5 +1,6 @@
 """Verdicts on runs without kNN: what other people's logs hold."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -494,3 +495,16 @@ def test_a_small_rise_of_one_value_that_hardly_falls_at_once_is_a_hard_batch(tmp
     folder = tmp_path / "lasts"
     folder.mkdir()
     assert converted(folder, {"loss": loss}, np.arange(400)).verdict == "unstable"
+
+
+@pytest.mark.parametrize(
+    "names", [("grad_norm",), ("grad_norm/fc.weight", "grad_norm/conv.weight")]
+)
+def test_a_norm_that_grows_for_long_is_told(tmp_path, capsys, names):
+    grows = 100 ** np.clip(np.arange(200) / 100 - 0.5, 0, 1)
+    run = converted(tmp_path, {"loss": falling_loss()} | {n: grows * noise(1) for n in names})
+    assert run.verdict == "bursts"
+    (event,) = run.events("swell").itertuples()
+    assert event.end == 1990
+    assert event.onset == pytest.approx(1000, abs=60)
+    assert re.search(r"a gradient swell of \d+ times the level before, at step", told(run, capsys))

@@ -176,12 +176,12 @@ def _swell(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     layers = counted(int(row["layers"]), "layer")
     facts = (
         ("Lasts", lasting(onset, end)),
-        ("Height", f"{times(ratio)} the level on both sides"),
+        ("Height", f"{times(ratio)} the level before"),
         ("In", str(first))
         if whole
         else ("Layers", f"{layers}, first in {layers_called(str(first))}"),
     )
-    headline = f"Gradient swell at step {onset:,}, {times(ratio)} the level on both sides"
+    headline = f"Gradient swell at step {onset:,}, {times(ratio)} the level before"
     began = "" if whole else str(first)
     return Incident(run, where, "swell", onset, end, ratio, headline, facts, began)
 
