@@ -18,7 +18,12 @@ from stabkit.analyze.accuracy_events import Accuracy, Falls, final_count, final_
 from stabkit.analyze.blank_series import blank_series
 from stabkit.analyze.kept_tables import Tables
 from stabkit.analyze.learning_rate import learning_rate
-from stabkit.analyze.lr_restarts import dips_by_restarts, restarts, spikes_by_restarts
+from stabkit.analyze.lr_restarts import (
+    dips_by_restarts,
+    drifts_by_restarts,
+    restarts,
+    spikes_by_restarts,
+)
 from stabkit.analyze.nonfinite import last_nonfinite, names_of, nonfinite_entries
 from stabkit.analyze.notes import noted
 from stabkit.analyze.overlap import not_covered
@@ -134,8 +139,8 @@ class Diagnosis:
 
     @property
     def drifts(self) -> pd.DataFrame:
-        """Rows of `find_drift`."""
-        return self._falls[0].drifts
+        """Rows of `find_drift`; those that restarts of the rate explain are in `at_restarts`."""
+        return self._drifts_by_restarts[0]
 
     @property
     def outliers(self) -> pd.DataFrame:
@@ -151,8 +156,9 @@ class Diagnosis:
         """
         losses = loss_events.unrest(loss_events.of_level(self._series(self.losses)))
         accuracy = self._falls[0].unrest.assign(series=self.metric)
-        ends = self.drifts["recovery"].fillna(math.inf)
-        falls = [self._falls[0].dips, self.drifts.assign(end=ends), self.collapses]
+        drifts = self._falls[0].drifts
+        ends = drifts["recovery"].fillna(math.inf)
+        falls = [self._falls[0].dips, drifts.assign(end=ends), self.collapses]
         kept = [not_covered(accuracy, falls)]
         for name, rows in losses.groupby("series", sort=False):
             left = self.departures[self.departures["series"] == name]
@@ -191,22 +197,34 @@ class Diagnosis:
 
     @cached_property
     def _dips_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return dips_by_restarts(self._falls[0], self._restarts)
+        last = int(self.evals(self.metric)["step"].max()) if len(self._falls[0].dips) else 0
+        return dips_by_restarts(self._falls[0], self._restarts, last)
+
+    @cached_property
+    def _drifts_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        evals = self.evals(self.metric)
+        series = evals["step"].to_numpy(), evals["value"].to_numpy()
+        return drifts_by_restarts(self._falls[0].drifts, *series, self._restarts)
 
     @cached_property
     def _spikes_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return spikes_by_restarts(self._loss_spikes, self._restarts)
+        return spikes_by_restarts(self._loss_spikes, self._restarts, self._series(self.losses))
 
     @property
     def at_restarts(self) -> pd.DataFrame:
-        """Dips and loss spikes that restarts of the learning rate explain, in the order of onset.
+        """Dips, drifts and loss spikes that restarts of the learning rate explain, by onset.
 
-        Columns: series, onset, end, size (the depth of a dip, the ratio of a loss spike).
+        Columns: series, onset, end, size (the depth of a dip or drift, the ratio of a loss spike).
         """
         dips, spikes = self._dips_by_restarts[1], self._spikes_by_restarts[1]
+        drifts = self._drifts_by_restarts[1]
         fell = dips.assign(series=self.metric, size=dips["depth"])
+        last = self.evals(self.metric)["step"].max()
+        sank = drifts.assign(
+            series=self.metric, size=drifts["depth"], end=drifts["recovery"].fillna(last)
+        )
         rose = spikes.assign(series=spikes["first"], size=spikes["ratio"])
-        both = pd.concat([rows[["series", "onset", "end", "size"]] for rows in (fell, rose)])
+        both = pd.concat([rows[["series", "onset", "end", "size"]] for rows in (fell, sank, rose)])
         return both.sort_values("onset", ignore_index=True)
 
     @property
@@ -456,7 +474,7 @@ class Diagnosis:
 EXAMINED = (
     *("metric", "_falls", "confirmed_then", "level", "best"),
     *("losses", "_loss_spikes", "departures", "stuck"),
-    *("_dips_by_restarts", "_spikes_by_restarts"),
+    *("_dips_by_restarts", "_drifts_by_restarts", "_spikes_by_restarts"),
     *(
         "collapses",
         "unrest",

@@ -65,3 +65,38 @@ def test_other_events_under_restarts_count(tmp_path: Path, fault: str) -> None:
     assert run.verdict == "unstable"
     kinds = ("dip",) if fault == "a dip between" else ("dip", "loss_spike")
     assert run.events()["kind"].isin(kinds).any()
+
+
+def by_epoch(seed: int, epochs: int = 100) -> dict[str, np.ndarray]:
+    """Return an accuracy that falls ten points and a loss that triples at restarts, by epoch."""
+    rng, at = np.random.default_rng(seed), np.arange(epochs)
+    share = 0.5 * (1 + np.cos(np.pi * (at % 25) / 25))
+    noise = 0.008 * (0.3 + share) * rng.normal(size=epochs)
+    return {
+        "lr": 0.1 * share + 1e-4,
+        "train_loss": 0.1 + 1.5 * np.exp(-at / 20) + 0.18 * share + 0.003 * rng.normal(size=epochs),
+        "val_acc": 0.93 - 0.5 * np.exp(-at / 8) - 0.1 * share + noise,
+    }
+
+
+@pytest.mark.parametrize("epochs", [100, 110])  # the second ends within a cycle
+def test_drifts_losses_that_triple_and_an_unfinished_cycle_do_not_count(
+    tmp_path: Path, epochs: int
+) -> None:
+    kinds = set()
+    for seed in range(6):
+        (folder := tmp_path / str(seed)).mkdir()
+        run = converted(folder, by_epoch(seed, epochs), np.arange(epochs))
+        assert run.verdict == "stable"
+        kinds |= {*run.events("lr_restart")["layer"].fillna("accuracy")}
+    assert kinds == {"accuracy", "train_loss"}
+
+
+@pytest.mark.parametrize("fault", ["ends low", "loss is higher than after the restart before"])
+def test_what_does_not_come_back_at_the_end_of_a_cycle_counts(tmp_path: Path, fault: str) -> None:
+    columns = by_epoch(0)
+    if fault == "ends low":
+        columns["val_acc"][75:] -= 0.08
+    else:
+        columns["train_loss"][75:78] += 0.5
+    assert converted(tmp_path, columns, np.arange(100)).verdict == "unstable"
