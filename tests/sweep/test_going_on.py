@@ -24,6 +24,7 @@ from stabkit.sweep.pool import Outcome
 from stabkit.sweep.reconcile import Task
 from stabkit.sweep.worker import Worker
 from tests.conftest import SMALL
+from tests.sweep.preloaded import preload
 from tests.sweep.test_pool import _wait_for_step, sweep
 
 pytestmark = pytest.mark.processes
@@ -37,8 +38,9 @@ ELSEWHERE = "1 run goes on elsewhere, so the sweep is not done"
 
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker, which imports torch once and runs one run after the other."""
+    """One worker, which has torch already and runs one run after the other."""
     monkeypatch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
+    preload(monkeypatch)
 
 
 def run_dirs(sweep: Path, *settings: str) -> list[RunDir]:
@@ -115,7 +117,7 @@ def test_runs_go_on_after_their_worker_was_killed(
         if not kills:
             kills.append(worker.pid)
             os.kill(worker.pid, signal.SIGKILL)
-            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+            wait_until(worker.has_ended)
         start(worker, rundir, *words)
         if len(kills) == 1 and worker.pid != kills[0]:
             wait_until(lambda: rundir.read_status().state == "running")  # type: ignore[union-attr]
@@ -152,7 +154,7 @@ def test_a_run_whose_worker_is_killed_again_and_again_has_failed(
 
     def killed(worker: Worker, rundir: RunDir, *words: bool) -> None:
         os.kill(worker.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        wait_until(worker.has_ended)
         start(worker, rundir, *words)
 
     monkeypatch.setattr(Worker, "start", killed)
@@ -206,6 +208,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Launch:
             write(rundir, status)
 
         patch.setattr(launch, "visible_cpus", lambda: [min(os.sched_getaffinity(0))])
+        preload(patch)
         patch.setattr(Worker, "start", breaks)
         patch.setattr(RunDir, "write_status", full)
         with (folder / "out").open("w") as out, (folder / "err").open("w") as err:

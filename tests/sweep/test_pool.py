@@ -21,9 +21,12 @@ from stabkit.sweep.pool import make_slots
 from stabkit.sweep.reconcile import Task
 from stabkit.sweep.worker import Slot, Worker
 from tests.conftest import SMALL, small_config
+from tests.sweep.preloaded import preloaded
 from tests.train.test_resume import assert_same_run
 
 pytestmark = pytest.mark.processes
+
+__all__ = ["preloaded"]  # the fixture
 
 SWEEP = """
 name: demo
@@ -39,6 +42,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("demo.yaml")
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_a_sweep_runs_every_run_once_and_reports(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +76,7 @@ def test_a_sweep_runs_every_run_once_and_reports(
     assert [(row["state"], row["step"]) for row in rows] == [("done", 24), ("done", 24)]
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_one_failure_leaves_the_others_running_and_is_retried(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +101,7 @@ def test_one_failure_leaves_the_others_running_and_is_retried(
     assert "2 runs, 1 done, 1 to run" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_a_refused_run_is_reported_with_the_refusal(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +273,7 @@ def test_threads_once_chosen_are_kept(sweep: Path) -> None:
     assert run.dir.read_meta()["attempts"][0]["threads"] == chosen
 
 
+@pytest.mark.usefixtures("preloaded")
 def test_a_log_that_is_a_link_is_refused_and_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
