@@ -59,7 +59,7 @@ def draw_coarsely(patch: pytest.MonkeyPatch) -> None:
 
     def coarse(figure: Figure, file: IO[bytes], *, format: str, **how: object) -> None:
         if format == "png":
-            savefig(figure, file, format=format, **how | {"dpi": 20})
+            savefig(figure, file, format=format, **how | {"dpi": 20})  # type: ignore[arg-type]
 
     patch.setattr(catalog, "arranged", as_they_are)
     patch.setattr(Figure, "savefig", coarse)
