@@ -121,6 +121,7 @@ def _visit(start: str, graph: Graph, seen: set[str], order: list[str]) -> None:
             stack.append((target, iter(sorted(graph[target]))))
 
 
+@cache
 def room_graph() -> Graph:
     """Return which room of stabkit/ imports which, types included."""
     found: dict[str, set[str]] = {room: set() for room in FLOORS}
@@ -132,6 +133,7 @@ def room_graph() -> Graph:
     return {room: frozenset(others) for room, others in found.items()}
 
 
+@cache
 def upward_imports(parent: str) -> set[tuple[str, str]]:
     """Return the imports within a crowded room that do not go down, as (importer, imported)."""
     floors, graph = INNER_FLOORS[parent], merge(*import_graph(parent.split(".")[0]))

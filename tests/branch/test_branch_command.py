@@ -18,6 +18,7 @@ from stabkit.rundir import RunDir
 from stabkit.sweep.grid import Sweep
 from stabkit.train.loop import train
 from tests.conftest import small_config, tree
+from tests.sweep.preloaded import preload
 from tests.train.processes import exit_codes, start
 
 CONFIG = small_config("knn.every=2", "train.steps=20", "runtime.threads=1")
@@ -169,7 +170,10 @@ WORDS = ["branch", "run", "--at", "14", "--until", "18"]
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("few")
-def test_the_pool_trains_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pool_trains_a_study(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preload(monkeypatch)
     assert main(WORDS) == 0
     assert "control is the run bit for bit: 12 steps," in capsys.readouterr().out
     folder = here / "branches/run-at-14"
