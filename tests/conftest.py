@@ -32,8 +32,24 @@ SMALL = [
 ]
 
 
+LONGEST = [  # files: one that began last would keep one core busy when the other has nothing to do
+    "train/test_resume.py",
+    "sweep/test_pool.py",
+    "studies/test_studies.py",
+    "train/parallel/test_distributed.py",
+    "branch/test_branch_command.py",
+    "sweep/test_going_on.py",
+    "analyze/plots/test_plots.py",
+    "train/test_exactness.py",
+    "train/methods/test_build.py",
+    "test_damaged_runs.py",
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests on SLURM first: they mostly wait, and the others run beside them."""
+    """Put the tests on SLURM first, since they mostly wait beside the others, then the longest."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
 
 

@@ -2,8 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,25 @@ from stabkit.sweep.job import TrainJob
 from stabkit.train.loop import train
 from stabkit.train.refusals import InexactResumeError
 from tests.conftest import SMALL, small_config
+from tests.sweep.preloaded import preload
 
 STEPS = "train.steps=6"
 pytestmark = pytest.mark.usefixtures("same_threads")
 
 
-@pytest.fixture
-def preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     """Train a run that is stopped in its fourth step."""
-    return stopped(tmp_path / "run", monkeypatch, 3)
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        yield stopped(tmp_path_factory.mktemp("trained") / "run", patch, 3)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def preempted(trained: RunDir, tmp_path: Path) -> RunDir:
+    """Return a copy of the run, for a test to go on with."""
+    return RunDir(shutil.copytree(trained.path, tmp_path / "run"))
 
 
 def stopped(
@@ -237,8 +248,9 @@ def test_a_refused_job_writes_the_reason_to_its_status(
 
 @pytest.mark.lengthy
 def test_a_sweep_names_what_it_refused_and_goes_on_when_allowed(
-    preempted: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    preload(monkeypatch)
     file = tmp_path / "demo.yaml"
     file.write_text("name: demo\nbase: tiny\ngrid: {optim.lr: [1e-3]}\n")
     words = ["sweep", str(file), "--runs", str(tmp_path / "runs"), *SMALL, STEPS]
