@@ -12,10 +12,15 @@ import torch
 
 # Processes are forked from a server that has imported torch: it saves seconds for each.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([
-        "stabkit.train.loop", "torch._dynamo", "tests.conftest",
-        "stabkit.branch.study", "stabkit.branch.judge.branch_figures",
-    ])
+CONTEXT.set_forkserver_preload(
+    [
+        "stabkit.train.loop",
+        "torch._dynamo",
+        "tests.conftest",
+        "stabkit.branch.study",
+        "stabkit.branch.judge.branch_figures",
+    ]
+)
 PATIENCE = 300.0  # seconds for what takes one or two; only a hang lasts so long
 
 
