@@ -7,18 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import stabkit
+from tests.convert.conftest import converted
 from tests.integrations.oracle import Norms, assert_recorded, grad_norms, same, weights
 
 pytest.importorskip("lightning", reason="needs Lightning: pip install 'stabkit[lightning]'")
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import grad_norm
 
 from stabkit.integrations.lightning import StabkitCallback
 
@@ -394,3 +398,52 @@ fit(Kept(), StabkitCallback("{tmp_path}/run"), strategy="ddp_fork", devices=2)
     assert first[1] != second[1], "the processes had the same batches"
     assert_recorded(tmp_path / "run", first[0], LAYERS)
     assert stabkit.open_run(tmp_path / "run").scalar("loss").tolist() == first[1]
+
+
+class Logged(LightningModule):
+    """Logs what `stabkit convert` reads, and keeps the gradients that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+        self.seen: list[list[Tensor]] = []
+
+    def training_step(self, batch: Tensor, _: int) -> Tensor:
+        loss = self.net(batch).square().mean()
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Tensor, _: int) -> None:
+        self.log("val_acc", 0.25 + 0.1 * self.current_epoch)
+
+    def on_before_optimizer_step(self, _: Any) -> None:
+        self.log_dict(grad_norm(self, 2))
+        self.seen.append([p.grad.clone() for p in self.parameters() if p.grad is not None])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def test_what_lightning_itself_logs_is_converted(tmp_path: Path) -> None:
+    net = Logged()
+    batches = torch.utils.data.DataLoader(torch.randn(16, 4), batch_size=4)
+    trainer = Trainer(
+        max_epochs=3, logger=CSVLogger(tmp_path, name="logs"), log_every_n_steps=1,
+        accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(net, batches, batches)
+    run = converted(tmp_path / "logs", tmp_path / "out")
+    signals = run.signals()
+    assert signals["layer"].unique().tolist() == ["net.0", "net.1"]
+    assert len(net.seen) == 12
+    for step, grads in enumerate(net.seen):
+        norms = [torch.cat([g.ravel() for g in grads[i : i + 2]]).norm().item() for i in (0, 2)]
+        # torch adds squares in float32, four and more of them: a few units in the last place
+        found = signals[signals["step"] == step]["grad_norm"]
+        np.testing.assert_allclose(found, norms, rtol=1e-6)
+    assert len(run.scalar("loss_step")) == 12
+    assert len(run.scalar("loss_epoch")) == 3
+    assert len(run.scalar("grad_2.0_norm_total")) == 12
+    np.testing.assert_allclose(run.evals("val_acc")["value"], [0.25, 0.35, 0.45], rtol=1e-6)
