@@ -113,12 +113,6 @@ except SystemExit:
     assert_runs(NO_TORCH + code)
 
 
-@pytest.mark.processes
-def test_the_monitor_needs_no_framework() -> None:
-    code = "import stabkit.monitor.monitor, stabkit.integrations, stabkit.train.loop"
-    assert_runs(NO_FRAMEWORK + code)
-
-
 def assert_runs(code: str) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -136,20 +130,3 @@ def test_every_study_is_a_pair() -> None:
     asked = {p.stem for p in (ROOT / "sweeps").glob("*.yaml")}
     answered = {p.stem for p in (ROOT / "analysis").glob("*.py")}
     assert asked == answered
-
-
-@pytest.mark.processes
-def test_a_first_step_waits_for_no_import_it_can_do_without() -> None:
-    code = """
-import sys, tempfile
-from pathlib import Path
-from stabkit.config import load_config
-from stabkit.rundir import RunDir
-from stabkit.train.loop import train
-small = ["train.steps=1", "train.batch=4", "data.num_train=8", "data.num_heldout=8"]
-with tempfile.TemporaryDirectory() as folder:
-    train(load_config("tiny", small), RunDir(Path(folder) / "run"))
-slow = {"timm", "torchvision", "scipy", "matplotlib"} & set(sys.modules)
-assert not slow, slow
-"""
-    assert_runs(code)
