@@ -11,8 +11,10 @@ import pytest
 from stabkit.cli import main
 from stabkit.cli.dispatch import PATIENCE_S, module_of
 from stabkit.cli.parser import EXAMPLES, VERBS, build_parser
-from tests.analyze.conftest import plant_run
+from tests.analyze.conftest import plant_run, undrawn
 from tests.conftest import SMALL
+
+__all__ = ["undrawn"]  # the fixture
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +65,7 @@ def test_wrong_requests_exit_2_and_say_what_would_be_right(
     assert message in refused(capsys, *words)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("words", "says"),
     [
