@@ -3,7 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from stabkit.detect.recurring import expected_beside, in_a_row, recurring
+from stabkit.detect.recurring import (
+    BRIEF,
+    expected_beside,
+    in_a_row,
+    recurring,
+    usual_at_its_place,
+)
 from stabkit.detect.robust import MAD_TO_STD, BoolArray, FloatArray, IntArray, rounded_by
 from stabkit.detect.spike_scorer import GOES_ON
 from stabkit.detect.spikes import FLOOR, MIN_HISTORY, WINDOW
@@ -31,7 +37,8 @@ def spikes_that_stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFr
     Each further high value in a row makes chance less likely, by the share of high values that
     follow another outside of spikes. The peak has the height that `find_spikes` gave it, since the
     median lags behind a falling series. A spike stands out if fewer than `MOST_EXPECTED` of its
-    kind are expected (`MOST_EXPECTED_SHORT` in a short series). In a series of fewer than
+    kind are expected (`MOST_EXPECTED_SHORT` in a short series), and brief ones if such values are
+    not usual at their place in each epoch (`usual_at_its_place`). In a series of fewer than
     `SHORTEST` values all do.
     """
     if not len(spikes) or len(values) < SHORTEST:
@@ -55,7 +62,11 @@ def spikes_that_stand_out(steps: IntArray, values: FloatArray, spikes: pd.DataFr
     usual_ones = count * np.maximum(1.0, peaks / start) ** (-1 / exponent)
     expected = np.maximum(usual_ones, expected_beside(peaks, member)) * follows ** (high - 1)
     most = MOST_EXPECTED if len(values) >= LONG else MOST_EXPECTED_SHORT
-    return np.asarray(expected <= most)
+    stands_out = np.asarray(expected <= most)
+    tops = np.searchsorted(steps, spikes["peak"].to_numpy())
+    for i in np.flatnonzero(stands_out & (high <= BRIEF)):
+        stands_out[i] = not usual_at_its_place(logs, int(tops[i]))
+    return stands_out
 
 
 def rose(steps: IntArray, values: FloatArray, spikes: pd.DataFrame) -> BoolArray:

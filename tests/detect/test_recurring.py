@@ -10,7 +10,12 @@ from stabkit.detect import find_spikes
 from stabkit.detect.joint_spikes import find_layer_spikes
 from stabkit.detect.layer_tails import bursts_that_stand_out
 from stabkit.detect.loss_tail import spikes_that_stand_out
-from stabkit.detect.recurring import expected_beside, in_a_row, recurring
+from stabkit.detect.recurring import (
+    expected_beside,
+    in_a_row,
+    recurring,
+    usual_at_its_place,
+)
 
 Values = NDArray[np.float64]
 RUNS, FEW = 10, 4
@@ -124,3 +129,37 @@ def test_as_many_are_expected_beside_others_as_come() -> None:
 def test_values_apart_do_not_follow_one_another() -> None:
     assert in_a_row(np.array([True, False, False, True])) == 1
     assert in_a_row(np.array([True, True, True])) == 3
+
+
+@pytest.mark.parametrize(("size", "epoch"), [(600, 30), (1000, 100), (3000, 150)])
+def test_the_small_last_batch_of_each_epoch_makes_no_spikes(size: int, epoch: int) -> None:
+    """Two or three of its values pass the bar of a spike, fewer than recur by themselves."""
+    counted = 0
+    for seed in range(10):
+        rng, at = np.random.default_rng(seed), np.arange(size)
+        last = (at % epoch == epoch - 1) * rng.normal(size=size)
+        loss = (0.3 + 2 * np.exp(-5 * at / size)) * np.exp(0.1 * rng.normal(size=size) + 0.6 * last)
+        counted += spikes_that_stand_out(at, loss, find_spikes(at, loss)).any()
+    assert counted <= 1
+
+
+@pytest.mark.parametrize("times", [6, 20])
+def test_a_spike_among_them_that_is_much_higher_counts(times: float) -> None:
+    rng, at = np.random.default_rng(0), np.arange(1000)
+    logs = 0.1 * rng.normal(size=1000) + 0.3 * (at % 50 == 49) * rng.normal(size=1000)
+    logs[649] = np.log(times)
+    loss = np.exp(logs)
+    found = find_spikes(at, loss)
+    counts = spikes_that_stand_out(at, loss, found)
+    assert found["onset"][counts].tolist() == [649]
+
+
+def test_places_must_be_wild_throughout_the_series() -> None:
+    rng, at = np.random.default_rng(0), np.arange(2000)
+    logs = 0.1 * rng.normal(size=2000)
+    logs[1250] = 1.0
+    assert not usual_at_its_place(logs, 1250)
+    wild = 0.5 * rng.normal(size=2000) * (at % 50 == 0)
+    assert usual_at_its_place(np.where(wild != 0, wild, logs), 1250)
+    logs[1000:] += wild[1000:]  # from mid-run on: then something changed
+    assert not usual_at_its_place(logs, 1250)
