@@ -28,7 +28,7 @@ from stabkit.analyze.nonfinite import last_nonfinite, names_of, nonfinite_entrie
 from stabkit.analyze.notes import noted
 from stabkit.analyze.overlap import not_covered
 from stabkit.analyze.refused_series import refused
-from stabkit.analyze.series import gradient_norms, judged_metric
+from stabkit.analyze.series import gradient_norms
 from stabkit.analyze.series_spikes import Series
 from stabkit.analyze.verdict import UNSTABLE, verdict
 from stabkit.analyze.what_was_judged import Judged
@@ -39,6 +39,7 @@ from stabkit.detect.dip_rows import MEDIAN_OF
 from stabkit.detect.dips import SHORTEST
 from stabkit.detect.spikes import MIN_HISTORY
 from stabkit.rundir import TABLES, Note
+from stabkit.store.accuracies import judged_metric
 from stabkit.store.gaps import gaps
 from stabkit.store.names import losses
 from stabkit.store.reader import StoredRun

@@ -116,9 +116,12 @@ def stuck(found: Mapping[str, Series]) -> pd.DataFrame:
     so well known that a fall of 2 % from the first would be seen, and there must be none. No tenth
     may lie below the first: then the loss fell, and left later. Nor may the last half lie below the
     highest tenth, as where a loss rises first and is learned then. In a loss that hardly scatters a
-    fall of 2 % counts as none. A loss of small batches at chance scatters more.
+    fall of 2 % counts as none. A loss of small batches at chance scatters more. If every loss is
+    exactly 0 throughout, none was measured, or nothing is learned.
     """
     rows = []
+    if found and not any(values.any() for _, values in found.values()):
+        rows = [(name, steps[0], steps[-1], 0.0, 0.0) for name, (steps, _) in found.items()]
     for name, (steps, values) in found.items():
         usable = (values > 0) & np.isfinite(values)
         steps, values = steps[usable], values[usable]

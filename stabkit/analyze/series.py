@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stabkit.store.accuracies import is_accuracy, is_held_out, is_knn, is_training
+from stabkit.store.accuracies import is_accuracy
 from stabkit.store.names import NO_LOSS, is_gradient_norm, words
 from stabkit.store.schema import METRIC
 
@@ -77,38 +77,6 @@ def is_total(name: str) -> bool:
 def gradient_norms(names: Iterable[str]) -> list[str]:
     """Return the names of gradient norms, in their order: of the whole model, or of parts of it."""
     return [name for name in names if is_gradient_norm(name)]
-
-
-def judged_metric(counts: Mapping[str, int], needed: int) -> str:
-    """Return the evaluation that is searched for dips. `counts`: evaluations of each name.
-
-    Held-out accuracies come before those on training data, names with `needed` evaluations before
-    others, `knn_heldout` before other kNN, kNN before others; the first by name of those that are
-    left. METRIC without any evaluation.
-    """
-    if not counts:
-        return METRIC
-    return min(
-        counts, key=lambda name: (_rank(name) == LAST, counts[name] < needed, _rank(name), name)
-    )
-
-
-LAST = 4
-
-
-def _rank(name: str) -> int:
-    if name == METRIC:
-        return 0
-    if on_training_data(name):
-        return LAST
-    if is_knn(name):
-        return 1
-    return 2 if is_held_out(name) else 3
-
-
-def on_training_data(name: str) -> bool:
-    """Return whether the name says that the accuracy is one on training data."""
-    return is_training(name) or "bank" in words(name)
 
 
 def accuracy_words(name: str) -> str:

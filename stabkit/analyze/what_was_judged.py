@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from stabkit.analyze.series import accuracy_words, on_training_data
+from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.text import listed
 from stabkit.detect.dips import SHORTEST
 from stabkit.printing import counted
+from stabkit.store.accuracies import on_training_data
 
 NAMED = 3  # series; more are counted
 

@@ -165,6 +165,11 @@ def _add_eval(
         plan.notes.append(f"{shown(source)} {why}: kept as a scalar")
         return
     scale = 100.0 if target.percent else scale
+    if scale == 100 and (step := _unit_changes(series)) is not None:
+        plan.notes.append(
+            f"{shown(source)} jumps about a hundredfold at step {step:,}: fractions before, and "
+            "percent from there on? All was divided by 100"
+        )
     metric = tidy(target.name, EVAL_NAME)
     shares = np.minimum(series.values / scale, 1.0)
     right = 1 - shares if target.error else shares
@@ -187,6 +192,15 @@ def _add_eval(
             f"{shown(source)}=percent:{metric}"
         )
         plan.options.append(f"--map={source}=percent:{metric}")
+
+
+def _unit_changes(series: Series) -> int | None:
+    """Return the step from which an accuracy seems to be in percent, after three fractions."""
+    known = ~np.isnan(series.values)
+    steps, values = series.steps[known], series.values[known]
+    first = int((values > 1).argmax())
+    jumps = first >= 3 and 50 <= values[first] / max(values[first - 1], 1e-9) <= 200
+    return int(steps[first]) if jumps else None
 
 
 def _add_scalar(

@@ -1,12 +1,14 @@
 """Tell by its name and values whether a series is an accuracy of an evaluation."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.store.schema import EVALS
+from stabkit.store.names import words
+from stabkit.store.schema import EVALS, METRIC
 
 _KNN = re.compile(r"(^|[^a-z])k-?nn([^a-z]|$)")
 _ACCURACY = re.compile(  # prec@1: the share of right first guesses, in big_vision and older code
@@ -58,6 +60,38 @@ def is_training(name: str) -> bool:
 def _divided(name: str) -> str:
     """Return the name in lower case, its words divided: `valAcc` -> `val_acc`."""
     return re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", name).lower()
+
+
+def judged_metric(counts: Mapping[str, int], needed: int) -> str:
+    """Return the evaluation that is searched for dips. `counts`: evaluations of each name.
+
+    Held-out accuracies come before those on training data, names with `needed` evaluations before
+    others, `knn_heldout` before other kNN, kNN before others; the first by name of those that are
+    left. METRIC without any evaluation.
+    """
+    if not counts:
+        return METRIC
+    return min(
+        counts, key=lambda name: (_rank(name) == LAST, counts[name] < needed, _rank(name), name)
+    )
+
+
+LAST = 4
+
+
+def _rank(name: str) -> int:
+    if name == METRIC:
+        return 0
+    if on_training_data(name):
+        return LAST
+    if is_knn(name):
+        return 1
+    return 2 if is_held_out(name) else 3
+
+
+def on_training_data(name: str) -> bool:
+    """Return whether the name says that the accuracy is one on training data."""
+    return is_training(name) or "bank" in words(name)
 
 
 def without_held_out(name: str) -> str:

@@ -508,3 +508,13 @@ def test_a_norm_that_grows_for_long_is_told(tmp_path, capsys, names):
     assert event.end == 1990
     assert event.onset == pytest.approx(1000, abs=60)
     assert re.search(r"a gradient swell of \d+ times the level before, at step", told(run, capsys))
+
+
+def test_a_loss_that_is_0_from_the_first_step_on_never_fell(tmp_path, capsys):
+    run = converted(tmp_path, {"loss": np.zeros(200)})
+    assert run.verdict == "stuck"
+    assert "never fell" in told(run, capsys)
+    folder = tmp_path / "part"
+    folder.mkdir()
+    both = {"loss": falling_loss(), "aux_loss": np.zeros(200)}  # a part that is switched off
+    assert converted(folder, both).verdict == "stable"

@@ -1,6 +1,7 @@
 import pytest
 
-from stabkit.analyze.series import gradient_norms, has_level, judged_metric, with_level
+from stabkit.analyze.series import gradient_norms, has_level, with_level
+from stabkit.store.accuracies import judged_metric
 from stabkit.store.names import losses
 
 

@@ -152,6 +152,21 @@ def test_an_error_that_is_no_share_gets_no_advice(tmp_path: Path, out: Path) -> 
     assert not any("error:" in note for note in run.dir.read_meta()["converted"]["notes"])
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((0.3, 0.5, 0.6, 61.0, 63.0), True),
+        ((0.1, 0.4, 0.9, 3.0, 12.0), False),  # percent from the start, as on ImageNet
+        ((0.6, 61.0, 62.0, 63.0), False),  # a single low value is no unit
+    ],
+)
+def test_an_accuracy_that_changes_its_unit_is_told(tmp_path, out, values, told):
+    rows = (f"{step},{value}" for step, value in enumerate(values))
+    run = converted(csv(tmp_path / "log.csv", "step,val_acc", *rows), out)
+    notes = run.dir.read_meta()["converted"]["notes"]
+    assert any("val_acc jumps about a hundredfold at step 3" in note for note in notes) == told
+
+
 def test_the_history_of_a_trainer_state(tmp_path: Path, out: Path) -> None:
     history = [{"step": s, "loss": 3 - s / 100, "grad_norm": 0.5} for s in (10, 20, 30)]
     state = {"global_step": 30, "is_world_process_zero": True, "log_history": history}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from stabkit.analyze.cells import Cell, label
@@ -124,11 +125,13 @@ def trial(remedy: Remedy, cells: Sequence[Cell], bad: set[str]) -> Trial | None:
         if key not in cell.settings:
             continue
         rest = {name: value for name, value in cell.settings.items() if name != key}
+        unnamed = count()
         for run in cell.runs:
             if not (run.finished or run.blew_up):
                 unfinished += 1
                 continue
-            seed = run.settings.get("seed", 0)
+            # Runs that record no seed are alike, so any two of them make a pair.
+            seed = run.settings.get("seed", next(unnamed))
             words = [*(label(name, value) for name, value in rest.items()), f"seed {seed}"]
             values = groups.setdefault((settings_but(run, key), seed), {})
             values[cell.settings[key]] = (", ".join(words), run)

@@ -1,22 +1,30 @@
 """Watches for dips in a Monitor's evaluations as they come."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from stabkit.detect.dips import SHORTEST
 from stabkit.detect.online_dips import DipNews, OnlineDips
 from stabkit.detect.robust import BoolArray
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.events import OnlineEvent
+from stabkit.store.accuracies import judged_metric
 
 OTHER_SAMPLES = ("knn_bank",)  # metrics whose samples differ from one evaluation to the next
 
 
 class DipWatch:
-    """`OnlineDips` of every metric that is evaluated on the same samples each time."""
+    """`OnlineDips` of every metric that is evaluated on the same samples each time.
+
+    Events are those of the metric that the analysis would judge (`judged_metric`). So a dip of a
+    training accuracy beside a held-out one is none, as afterwards.
+    """
 
     def __init__(self) -> None:
         self._metrics: dict[str, OnlineDips] = {}
+        self._counts: Counter[str] = Counter()  # evaluations of each metric
 
     def rows(self, rows: Rows) -> list[OnlineEvent]:
         return []
@@ -30,17 +38,23 @@ class DipWatch:
         if metric not in self._metrics:
             self._metrics[metric] = OnlineDips(chance if np.isfinite(chance) else 0.0)
         dips = self._metrics[metric]
-        return [
-            _event(metric, news)
-            for step, bits in zip(steps, correct, strict=True)
-            for news in dips.add(step, bits)
+        self._counts[metric] += len(steps)
+        news = [
+            one for step, bits in zip(steps, correct, strict=True) for one in dips.add(step, bits)
         ]
+        return self._events(metric, news)
 
     def finish(self) -> list[OnlineEvent]:
         """Confirm or withdraw the dips still suspected, as no evaluation follows; return them."""
         return [
-            _event(metric, news) for metric, dips in self._metrics.items() for news in dips.finish()
+            event
+            for metric, dips in self._metrics.items()
+            for event in self._events(metric, dips.finish())
         ]
+
+    def _events(self, metric: str, news: list[DipNews]) -> list[OnlineEvent]:
+        judged = metric == judged_metric(self._counts, SHORTEST)
+        return [_event(metric, one) for one in news if judged or one.state == "withdrawn"]
 
 
 def _event(metric: str, news: DipNews) -> OnlineEvent:

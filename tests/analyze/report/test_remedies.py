@@ -7,13 +7,15 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from stabkit.analyze.cells import group_cells
+from stabkit.analyze.cells import Cell, group_cells
 from stabkit.analyze.claims import mean_above_zero
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.report import remedy_trials
@@ -263,6 +265,21 @@ def test_what_the_runs_measure_is_their_paired_difference(grid_runs: Diagnoses) 
         assert "n = 4 pairs" in found.words()
         assert "Not decisive" in found.words()
     assert trial(BY_NAME["QK-norm"], group_cells(runs), bad) is None
+
+
+def test_runs_that_record_no_seed_are_paired_in_their_order() -> None:
+    def run(lr: float, level: float) -> Any:
+        settings = {"optim.lr": lr}
+        names = {"name": f"{lr} {level}", "level": level, "settings": settings}
+        return SimpleNamespace(finished=True, blew_up=False, **names)
+
+    cells = [
+        Cell({"optim.lr": lr}, tuple(run(lr, base + i / 10) for i in range(3)))
+        for lr, base in ((0.1, 0.3), (0.01, 0.5))
+    ]
+    found = trial(LOWER, cells, set())
+    assert found is not None
+    assert [round(pair.level_with - pair.level_without) for pair in found.pairs] == [20, 20, 20]
 
 
 def plant_frozen_ends_higher(folder: Path, seeds: int) -> None:

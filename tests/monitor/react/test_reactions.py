@@ -458,6 +458,21 @@ def test_a_dip_is_told_once_however_its_bounds_move(tmp_path: Path, seed: int) -
     assert watched.evaluated(10**6, "knn_bank", curve.correct[0], 0.1) == []
 
 
+@pytest.mark.parametrize(("other", "told"), [("val_acc", False), (None, True)])
+def test_a_training_accuracy_has_dips_only_where_none_is_held_out(
+    tmp_path: Path, other: str | None, told: bool
+) -> None:
+    watched = reactions(tmp_path)
+    watched.on("dip", "log")
+    steady = np.arange(500) < 300
+    for i in range(40):
+        if other:
+            watched.react(watched.evaluated(i, other, steady, 0.1))
+        bits = np.arange(500) < 500 * (0.3 if 20 <= i < 25 else 0.6)
+        watched.react(watched.evaluated(i, "train_acc", bits, 0.1))
+    assert watched.counts == ({"dip": 1} if told else {})
+
+
 def test_a_dip_is_found_when_samples_change_midway(tmp_path: Path) -> None:
     watched = reactions(tmp_path)
     watched.on("dip", "log")
