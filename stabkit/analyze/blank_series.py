@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stabkit.analyze.series import has_level, is_total, without_parts
+from stabkit.analyze.series import without_parts
+from stabkit.store.names import has_level, is_total
 from stabkit.store.reader import StoredRun
 
 Steps = NDArray[np.int64]

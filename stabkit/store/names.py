@@ -1,7 +1,7 @@
 """Tell from the words of its name what a recorded series is."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _NO_GRADIENT_NORM = {"clip", "clipped", "clipping", "max", "threshold", "after", "coef", "param"}
 
@@ -11,6 +11,14 @@ NO_LOSS = {
     *("scale", "scaler", "relative", "nats", "weight", "ratio", "coef", "factor"),
     *("grad", "gradient", "norm", "lr", "min", "max", "std", "var", "count", "time"),
 }  # fmt: skip
+HELD_OUT = {"val", "valid", "validation", "test", "eval", "evaluation", "dev", "heldout", "holdout"}
+# losses of players against each other and of policies: they have no level to come back to
+GAMES = {
+    *("g", "d", "gen", "generator", "disc", "discriminator", "adv", "adversarial", "gan"),
+    *("actor", "critic", "policy", "pg", "value", "vf", "q", "qf", "td", "entropy", "kl"),
+}  # fmt: skip
+
+TOTAL = {"loss", "total", "train", "training"}  # words of the sum of all losses
 
 
 def words(name: str) -> set[str]:
@@ -37,3 +45,28 @@ def losses(names: Iterable[str]) -> list[str]:
 def _is_loss(found: set[str]) -> bool:
     named = found & LOSSES or any(word.endswith("loss") for word in found)
     return bool(named) and not found & NO_LOSS
+
+
+def has_level(name: str) -> bool:
+    """Return whether a loss that rises and stays high is a fault of training.
+
+    A held-out loss rises by overfitting as well. Losses of a game have no level of their own.
+    """
+    found = words(name)
+    return not found & (HELD_OUT | GAMES | {"tel"}) and not any(
+        word.endswith("loss") and word[:-4] in HELD_OUT for word in found
+    )
+
+
+def with_level(names: Sequence[str]) -> list[str]:
+    """Return the losses of a run that have a level (`has_level`).
+
+    A total beside losses of players or policies is a sum of them, and has none either.
+    """
+    played = any(words(name) & GAMES - {"entropy", "kl"} for name in names)
+    return [name for name in names if has_level(name) and not (played and is_total(name))]
+
+
+def is_total(name: str) -> bool:
+    """Return whether the name is that of the sum of all losses: `loss`, `train/total_loss`."""
+    return words(name) <= TOTAL

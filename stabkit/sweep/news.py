@@ -7,7 +7,7 @@ from stabkit.sweep.status import Row
 from stabkit.sweep.table import counted_events
 
 STATES = ("failed", "lost", "unreadable", "preempted", "done")
-KINDS = ("dip", "spike", "collapse", "nonfinite", "stale_moments", *STATES)
+KINDS = ("dip", "spike", "departure", "collapse", "nonfinite", "stale_moments", *STATES)
 
 
 def news(before: Mapping[str, Row], rows: Sequence[Row], folder: str) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 import pytest
 
-from stabkit.analyze.series import gradient_norms, has_level, with_level
+from stabkit.analyze.series import gradient_norms
 from stabkit.store.accuracies import judged_metric
-from stabkit.store.names import losses
+from stabkit.store.names import has_level, losses, with_level
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.gradient_events import relative_norms
-from stabkit.analyze.series import has_level
-from stabkit.store.names import words
+from stabkit.store.names import has_level, words
 from stabkit.store.schema import METRIC
 
 WIDE = 30.0  # ratio of the largest loss to the smallest from which a logarithmic axis shows more

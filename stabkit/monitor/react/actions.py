@@ -167,6 +167,7 @@ def _words(event: OnlineEvent) -> str:
     told = {
         "dip": "dip of {depth:.1f} points in {metric} from step {step:,} on, seen at {found_at:,}",
         "spike": "spike of {signal} {at}{where}: {ratio:.3g} times what was expected{also}",
+        "departure": "{signal} left its best level {at}: {best:.3g} to {level:.3g}",
         "stale_moments": "stale moments {at}{where}: the gradient is {surprise:.3g} times what "
         "Adam's second moment expects{also}",
         "nonfinite": "{signal} not finite {at}{where}{also}",

@@ -18,6 +18,7 @@ from stabkit.monitor.react.recall import recalled_evals, recalled_rows
 from stabkit.monitor.react.unseen import Unseen
 from stabkit.monitor.react.watches import (
     CollapseWatch,
+    DepartureWatch,
     NonfiniteWatch,
     SpikeWatch,
     StaleMomentsWatch,
@@ -26,10 +27,11 @@ from stabkit.monitor.react.watches import (
 from stabkit.rundir import RunDir
 from stabkit.store.background import Background
 
-KINDS = ("nonfinite", "spike", "stale_moments", "collapse", "dip")
+KINDS = ("nonfinite", "spike", "departure", "stale_moments", "collapse", "dip")
 _WATCHES: dict[str, Callable[[], Watch]] = {
     "nonfinite": NonfiniteWatch,
     "spike": SpikeWatch,
+    "departure": DepartureWatch,
     "collapse": CollapseWatch,
     "dip": DipWatch,
 }
@@ -92,7 +94,8 @@ class Reactions:
     def on(self, kind: str, action: Action, *, suspected: bool = False) -> None:
         """Do `action` once for every confirmed event of `kind`, after those asked for before it.
 
-        Kinds: "nonfinite" (gradients or loss), "spike" (grad_norm of layers, loss),
+        Kinds: "nonfinite" (gradients or losses), "spike" (grad_norm of layers, losses),
+        "departure" (a loss stands at twice its best level for some 50 values, as it diverges),
         "stale_moments" (needs the signal adam_rms, and sees only full steps: give the Monitor
         full_every=1 for all), "collapse" (spread and rank of features, of the model or its
         teacher: needs a probe with such a signal, or a series that the loop logs), "dip" (an

@@ -21,6 +21,7 @@ from stabkit.detect.online import (
     OnlineStaleMoments,
     Onset,
 )
+from stabkit.detect.online_departure import OnlineDepartures
 from stabkit.detect.online_dips import State
 from stabkit.detect.robust import FloatArray, IntArray
 from stabkit.detect.spikes import MERGE
@@ -28,7 +29,7 @@ from stabkit.monitor.measure.nonfinite import Nonfinite, bad_values, began_at
 from stabkit.monitor.measure.rows import Rows
 from stabkit.monitor.react.confirming import Confirming
 from stabkit.monitor.react.events import OnlineEvent
-from stabkit.store.names import losses
+from stabkit.store.names import is_total, losses, with_level
 
 
 class Watch(Protocol):
@@ -95,6 +96,26 @@ class SpikeWatch:
             confirming = self._confirming_losses.setdefault(name, Confirming(MERGE))
             events += confirming.add(own, [name], steps, values[:, None], flagged)
         return events
+
+
+class DepartureWatch:
+    """Losses that leave their best level (`OnlineDepartures`), of those that have a level.
+
+    Parts of a total beside it may rise in a healthy run, and are not watched.
+    """
+
+    def __init__(self) -> None:
+        self._losses: dict[str, OnlineDepartures] = {}
+
+    def rows(self, rows: Rows) -> list[OnlineEvent]:
+        level = with_level(losses(rows.scalars))
+        found = []
+        for name in [name for name in level if is_total(name)] or level:
+            watched = self._losses.setdefault(name, OnlineDepartures())
+            for one in watched.add(*rows.scalars[name]):
+                facts = {"signal": name, "best": one.best, "level": one.level}
+                found.append(OnlineEvent("departure", one.step, None, facts))
+        return found
 
 
 class StaleMomentsWatch:

@@ -237,6 +237,32 @@ def test_two_losses_that_spike_together_are_one_spike(tmp_path: Path) -> None:
     assert [event.state for event in found] == ["suspected", "confirmed"]
 
 
+def test_a_loss_that_diverges_slowly_is_told_once_by_the_loss_that_has_a_level(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    at = np.arange(400)
+    rng = np.random.default_rng(0)
+    loss = (0.5 + 2 * np.exp(-at / 40)) * np.exp(0.03 * rng.normal(size=400))
+    climbs = loss * np.exp(0.03 * np.clip(at - 200, 0, 60))
+    for others in ({}, {"val_loss": climbs, "box_loss": climbs}):
+        found = reacting_to_losses(
+            tmp_path / f"{len(others)}", "departure", {"loss": climbs, **others}
+        )
+        (event,) = found
+        assert (event.facts["signal"], event.state) == ("loss", "confirmed")
+        assert event.step == pytest.approx(215, abs=25)
+        assert event.facts["level"] >= 2 * event.facts["best"]
+    assert (
+        reacting_to_losses(tmp_path / "part", "departure", {"loss": loss, "box_loss": climbs}) == []
+    )
+    watched = reactions(tmp_path / "told")
+    watched.on("departure", "log")
+    watched.on("departure", "stop")
+    watched.react([event])
+    assert watched.should_stop
+    assert caplog.records[-1].message.startswith(f"loss left its best level at step {event.step}: ")
+
+
 def watch_layers(
     drawn: SimulatedLayers, parts: list[slice], loss: np.ndarray | None = None
 ) -> list[OnlineEvent]:
