@@ -19,7 +19,7 @@ SIGNALS = {
     "spike": ["grad_norm"],
     "stale_moments": ["adam_rms"],
 }
-LOSSES = ("spike", "departure")  # kinds that look at losses before a resume
+LOSSES = ("spike", "departure", "nonfinite")  # kinds that look at losses before a resume
 
 
 def recalled_rows(rundir: RunDir, kind: str, before: int) -> tuple[Rows | None, bool]:

@@ -658,6 +658,20 @@ def test_a_resumed_run_finds_what_an_unbroken_one_does(tmp_path: Path) -> None:
     assert {event.kind for event in of_rest} == {"spike", "nonfinite", "collapse"}
 
 
+@pytest.mark.parametrize("lost_from", [90, 150])
+def test_a_loss_that_was_lost_before_a_resume_is_not_told_again(
+    tmp_path: Path, lost_from: int
+) -> None:
+    steps, at = np.arange(200), 100
+    quiet = np.ones((200, len(LAYERS)))
+    loss = np.where(steps < lost_from, 1.0, np.nan)
+    write_run(tmp_path, steps[:at], quiet[:at], loss[:at])
+    resumed = reactions(tmp_path, now=at)
+    resumed.on("nonfinite", "log")
+    found = feed(resumed, [slice(at, 200)], steps, {"grad_norm": quiet}, {"loss": loss})
+    assert [event.step for event in found] == ([] if lost_from < at else [lost_from])
+
+
 def test_nothing_runs_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = reactions(tmp_path)
 
