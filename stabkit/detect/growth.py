@@ -39,7 +39,7 @@ def find_growth(layers: Sequence[tuple[IntArray, FloatArray]]) -> list[pd.DataFr
         first = len(steps) // BEGINS
         rise = level[first:] - np.minimum.accumulate(level[first:])
         high = first + int(rise.argmax())
-        if level.size <= first or rise.max() < math.log(GROWN):
+        if rise.max() < math.log(GROWN):
             continue
         low = first + int(level[first : high + 1].argmin())
         above = level >= (level[low] + level[high]) / 2
