@@ -41,6 +41,7 @@ def plant(run: PlannedRun, folder: Path, level: float) -> None:
     grads[SPIKE + 2 : SPIKE + 4, 2] *= 20
     present = dict.fromkeys(SIGNALS, np.zeros_like(grads, dtype=bool))
     writer.add_layers(np.arange(STEPS), LAYERS, dict.fromkeys(SIGNALS, grads), present)
+    writer.add_scalars(np.arange(STEPS), "nonfinite_layers", np.zeros(STEPS))
     for step in range(0, STEPS + 1, EVERY):
         correct = rng.random(500) < level
         writer.add_eval(step, "knn_heldout", float(correct.mean()), 0.1, 20, 0.07, correct)
