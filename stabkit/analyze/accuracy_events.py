@@ -53,7 +53,8 @@ class Falls(NamedTuple):
     """How an accuracy fell or swung.
 
     Rows of `find_dips`, possible dips, `find_drift`, `find_outliers`, `find_unrest`. `shown`
-    [dips]: the step of the first evaluation that shows each dip.
+    [dips]: the step of the first evaluation that shows each dip. `steps`, `accuracy`: of the
+    evaluations that were searched.
     """
 
     dips: pd.DataFrame
@@ -62,6 +63,8 @@ class Falls(NamedTuple):
     outliers: pd.DataFrame
     unrest: pd.DataFrame
     shown: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
 
 
 def falls(seen: Accuracy) -> Falls:
@@ -95,14 +98,15 @@ def falls(seen: Accuracy) -> Falls:
     if math.isnan(seen.chance):
         found["relative_depth"] = math.nan
     found = found.assign(end=found["recovery"].fillna(seen.evals["step"].max()))
-    steps = found["end"] - found["onset"]
-    samples = steps * (_number(run, "train.batch") or math.nan)
+    lasts = found["end"] - found["onset"]
+    samples = lasts * (_number(run, "train.batch") or math.nan)
     epochs = samples / (_number(run, "data.num_train") or math.nan)
-    found = found.assign(steps=steps, samples=samples, epochs=epochs)
+    found = found.assign(steps=lasts, samples=samples, epochs=epochs)
     swung = _unrest(seen, alone["onset"].to_numpy())
     alone = _outside(swung, _outside(found, alone))
-    shown = shown_from(seen.evals["step"].to_numpy(), found["onset"].to_numpy())
-    return Falls(found, possible, sagged, alone, swung, shown)
+    steps, accuracy = seen.evals["step"].to_numpy(), seen.evals["value"].to_numpy()
+    shown = shown_from(steps, found["onset"].to_numpy())
+    return Falls(found, possible, sagged, alone, swung, shown, steps, accuracy)
 
 
 def shown_from(steps: NDArray[np.int64], onsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -198,14 +198,14 @@ class Diagnosis:
 
     @cached_property
     def _dips_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        last = int(self.evals(self.metric)["step"].max()) if len(self._falls[0].dips) else 0
-        return dips_by_restarts(self._falls[0], self._restarts, last)
+        return dips_by_restarts(self._falls[0], self._restarts)
 
     @cached_property
     def _drifts_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        evals = self.evals(self.metric)
-        series = evals["step"].to_numpy(), evals["value"].to_numpy()
-        return drifts_by_restarts(self._falls[0].drifts, *series, self._restarts)
+        found = self._falls[0]
+        if found.drifts.empty:  # the usual case, which needs no rate
+            return found.drifts, found.drifts
+        return drifts_by_restarts(found, self._restarts)
 
     @cached_property
     def _spikes_by_restarts(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -220,10 +220,8 @@ class Diagnosis:
         dips, spikes = self._dips_by_restarts[1], self._spikes_by_restarts[1]
         drifts = self._drifts_by_restarts[1]
         fell = dips.assign(series=self.metric, size=dips["depth"])
-        last = self.evals(self.metric)["step"].max()
-        sank = drifts.assign(
-            series=self.metric, size=drifts["depth"], end=drifts["recovery"].fillna(last)
-        )
+        ends = drifts["recovery"].fillna(self._falls[0].steps.max(initial=0))
+        sank = drifts.assign(series=self.metric, size=drifts["depth"], end=ends)
         rose = spikes.assign(series=spikes["first"], size=spikes["ratio"])
         both = pd.concat([rows[["series", "onset", "end", "size"]] for rows in (fell, sank, rose)])
         return both.sort_values("onset", ignore_index=True)

@@ -36,30 +36,29 @@ def restarts(rates: "pd.Series[float]") -> list[int]:
     return [int(step) for step in rates.index[1:][jumps]]
 
 
-def dips_by_restarts(found: Falls, begin: Sequence[int], last: int) -> Parted:
+def dips_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:
     """Return the dips that no restart explains, and the others.
 
-    `begin`: steps of restarts; `last`: the last evaluation. A dip that the run ends in is explained
+    `begin`: steps of restarts. A dip that the run ends in is explained
     if the last cycle is not complete and the dip hardly deeper than those at other restarts.
     """
     dips = found.dips
     ends = dips["recovery"].fillna(math.inf)
     explained = _explained(dips["onset"], ends, found.shown, begin)
-    if explained.any() and last < begin[-1] + _usual(begin):
+    if explained.any() and found.steps[-1] < begin[-1] + _usual(begin):
         depth = dips["depth"].to_numpy()
         begins = _explained(dips["onset"], np.zeros(len(dips)), found.shown, begin)
         explained |= begins & np.isinf(ends) & (depth <= DEEPER * depth[explained].max())
     return _parted(dips, explained)
 
 
-def drifts_by_restarts(
-    drifts: pd.DataFrame, steps: NDArray[np.int64], accuracy: FloatArray, begin: Sequence[int]
-) -> Parted:
+def drifts_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:
     """Return the drifts that no restart explains, and the others.
 
     A restart explains a drift if the accuracy is back at the end of each cycle inside it, to half
-    of its depth. `steps`, `accuracy`: of all evaluations; `begin`: steps of restarts.
+    of its depth. `begin`: steps of restarts.
     """
+    drifts, steps, accuracy = found.drifts, found.steps, found.accuracy
     ends = [int(at) - 1 for at in np.searchsorted(steps, begin) if at]
     if ends and steps[-1] >= begin[-1] + (1 - NEAR) * _usual(begin):
         ends.append(len(steps) - 1)

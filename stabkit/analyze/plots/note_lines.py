@@ -4,6 +4,7 @@ A drawing function tags its axes with the runs that it shows (`shows`); `draw_no
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -56,7 +57,9 @@ def write_notes(figure: Figure, notes: Notes) -> Figure:
     """Draw `notes` into the tagged axes of a figure; panels above each other get one label."""
     labeled: list[Axes] = []
     if notes:
-        figure.draw_without_rendering()  # lays it out: labels depend on the sizes of the panels
+        with warnings.catch_warnings():  # they come when it is drawn
+            warnings.simplefilter("ignore")
+            figure.draw_without_rendering()  # lays it out: labels depend on the sizes of panels
     for ax in figure.axes if notes else []:
         since, *named = json.loads(ax.get_gid() or "[0]")
         under = any(
