@@ -125,8 +125,8 @@ def _prevented(verdict: Verdict, advice: Sequence[Advice]) -> str:
     if helped:
         one, trial = max(helped, key=lambda pair: (_fewer(pair[1]) > 0, pair[1].claim.effect))
         return (
-            f"Not known. Runs ended higher with {one.remedy.name}: {trial.short()}, "
-            "which may be chance."
+            f"Not known. The most promising here, which may be chance: {one.remedy.name}: "
+            f"{trial.short()}."
         )
     first = next((one for one in advice if one.score and one.why_not == ""), None)
     if first is None:
