@@ -121,14 +121,15 @@ class Run(reader.StoredRun):
         """Return what was found, in step order: kind, onset, end, layer, size, p.
 
         `kind` is `dip`, `drift`, `outlier`, `burst`, `swell`, `spike`, `loss_spike`, `departure`,
-        `stuck`, `unrest`, `collapse`, `nonfinite`, `overflow` or `lr_restart` (a dip or loss spike
-        that a restart of the learning rate explains); by default all but spikes: bursts hold them.
+        `stuck`, `unrest`, `collapse`, `nonfinite`, `overflow` or `lr_restart` (a dip, drift or loss
+        spike that a restart of the learning rate explains); by default all but spikes, which bursts
+        hold.
         `layer` is where it began: a layer or a series. `size` is the depth of a dip,
-        drift or outlier, the ratio of a burst, swell, spike, loss spike or departure, that of the
-        dip or loss spike that a restart explains, the scatter of unrest (of
-        a loss: of its logarithm), the level of a collapse or a stuck loss, and the number of log
-        entries otherwise. `p` is NaN where no test was made. Raises ValueError for an unknown kind.
-        What the process did (start, resume, failed) is in `log`.
+        drift or outlier, the ratio of a burst, swell, spike, loss spike or departure (at a restart:
+        as of that kind), the scatter of unrest (of a loss: of its logarithm), the level of a
+        collapse or a stuck loss, and the number of log entries otherwise. `p` is NaN where no test
+        was made. Raises ValueError for an unknown kind. What the process did (start, resume,
+        failed) is in `log`.
         """
         return found_events(self.diagnosis(), kind)
 

@@ -39,8 +39,8 @@ def restarts(rates: "pd.Series[float]") -> list[int]:
 def dips_by_restarts(found: Falls, begin: Sequence[int]) -> Parted:
     """Return the dips that no restart explains, and the others.
 
-    `begin`: steps of restarts. A dip that the run ends in is explained
-    if the last cycle is not complete and the dip hardly deeper than those at other restarts.
+    `begin`: steps of restarts. A dip that the run ends in is explained if the last cycle is not
+    complete and the dip hardly deeper than those at other restarts.
     """
     dips = found.dips
     ends = dips["recovery"].fillna(math.inf)

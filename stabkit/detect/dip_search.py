@@ -121,7 +121,8 @@ def dip_bar(evals: int, ar: float, paired: bool) -> float:
 
     `paired`: the answer of each sample is known. Then the paired test has to pass too, and it sees
     all noise between samples. Otherwise slow noise (a larger `ar`) needs a higher bar, and so do
-    short runs, whose noise is estimated from few evaluations.
+    short runs, whose noise is estimated from few evaluations. In fewer than `BENDS` evaluations the
+    bar is higher by `BENT`, since no curve that is taken out follows every bend.
     """
     longer = 0.3 * max(0.0, math.log10(evals / 100))
     bent = BENT if evals < BENDS else 0.0

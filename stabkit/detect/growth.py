@@ -12,10 +12,8 @@ from stabkit.detect.spikes import FLOOR, measured_together
 from stabkit.detect.swells import COLUMNS, SHORTEST
 
 GROWN = 20.0  # times the lowest level before; healthy norms grow several times as the rate decays
-OF_RUN, FEWEST = (
-    20,
-    13,
-)  # a level is the median of a twentieth of the values, and of so many at least
+# A level is the median of a twentieth of the values, and of so many at least.
+OF_RUN, FEWEST = 20, 13
 BEGINS = 10  # a tenth of the run: before, a layer behind a head of zeros begins near 0
 
 

@@ -486,12 +486,12 @@ def test_a_loss_that_climbs_for_long_and_comes_back_is_unstable(tmp_path, capsys
         assert any(i.headline.startswith("Long rise of the loss") for i, _ in incidents) == told
 
 
-def test_a_small_rise_of_one_value_that_hardly_falls_at_once_is_a_hard_batch(tmp_path):
-    """The value behind it is above the level too, but nearer to that than to the rise."""
-    loss = (2.85 + 2 * np.exp(-np.arange(400) / 30)) * noise(0, 400, 0.004)
-    loss[300:302] = 3.12, 2.9
+def test_small_rises_of_single_values_that_are_joined_are_hard_batches(tmp_path):
+    """The second is nearer to the level than to the first, so the spike has one value."""
+    loss = (2.85 + 2 * np.exp(-np.arange(400) / 30)) * noise(0, 400, 0.002)
+    loss[300], loss[304] = 3.9, 3.05
     assert converted(tmp_path, {"loss": loss}, np.arange(400)).verdict == "stable"
-    loss[300:303] = 3.12
+    loss[300:303] = 3.9
     folder = tmp_path / "lasts"
     folder.mkdir()
     assert converted(folder, {"loss": loss}, np.arange(400)).verdict == "unstable"

@@ -151,10 +151,9 @@ class NonfiniteWatch:
         of_layers = dict(zip(rows.steps.tolist(), flags, strict=bool(bad)))
         of_losses: dict[int, dict[str, bool]] = {}
         for name in losses(rows.scalars):
-            for step, value in zip(
-                *(series.tolist() for series in rows.scalars[name]), strict=True
-            ):
-                of_losses.setdefault(step, {})[name] = not math.isfinite(value)
+            steps, values = rows.scalars[name]
+            for step, is_lost in zip(steps.tolist(), ~np.isfinite(values), strict=True):
+                of_losses.setdefault(step, {})[name] = bool(is_lost)
         within = self._layers or any(self._losses.values())
         all_steps = sorted(of_layers.keys() | of_losses.keys())
         is_bad: list[bool] = []
