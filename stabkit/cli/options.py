@@ -279,8 +279,8 @@ def convert(verb: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=TARGET",
         help="where a series goes: step, skip, another name, scalar:NAME, eval:NAME, "
-        "percent:NAME, error:NAME, layer:NAME[:DEPTH]; e.g. val/acc1=knn_heldout; may be given "
-        "many times",
+        "percent:NAME, error:NAME, score:NAME:WORST:BEST, layer:NAME[:DEPTH]; e.g. "
+        "val/acc1=knn_heldout; may be given many times",
     )
     verb.add_argument("--n", type=_whole, help="how many samples each evaluation used")
     verb.add_argument("--chance", type=_number, help="the accuracy of guessing, e.g. 0.1")

@@ -9,6 +9,7 @@ import numpy as np
 from stabkit.convert.layers import NAME, LayerSeries, group_norms
 from stabkit.convert.layout import of_layout, order_of
 from stabkit.convert.naming import layer_signal
+from stabkit.convert.scores import proposed_target
 from stabkit.convert.series import ConvertError, Log, Series, shown, tidy
 from stabkit.convert.targets import Target
 from stabkit.printing import counted
@@ -38,6 +39,7 @@ class LoggedAccuracy:
     n: int = 0
     k: int = 0
     temperature: float = float("nan")
+    score: bool = False  # put on 0..1 by its worst and best value, so no share of samples
 
 
 @dataclass
@@ -92,6 +94,11 @@ def place(
         elif target.kind == "eval":
             asked = {"chance": chance, "n": n}
             given = {fact: value for fact, value in asked.items() if value is not None}
+            if target.ends is not None and given:
+                raise ConvertError(
+                    f"--{next(iter(given))}: not with the score {shown(name)}, which "
+                    "is no share of samples that were right"
+                )
             target = replace(target, facts={**target.facts, **given})
             _add_eval(plan, name, target, series[name], name in targets)
         else:
@@ -100,11 +107,26 @@ def place(
                 told = f"{shown(name)}=error:{_ERROR.sub('acc', name)}"
                 plan.notes.append(f"{shown(name)}, if it is the share of errors: --map {told}")
                 plan.options.append(f"--map={told}")
+    if not plan.evals:
+        _propose_score(plan, {name: series[name] for name in series if name not in targets})
     plan.layers = group_norms(of_layers, order_of(log.layout))
     plan.went += plan.layers.went
     for name in plan.layers.refused:
         _add_scalar(plan, name, name, series[name], "its layer has this signal from elsewhere")
     return plan
+
+
+def _propose_score(plan: ConversionPlan, series: Mapping[str, Series]) -> None:
+    """Note how the first score among the series can be judged."""
+    for name, one in series.items():
+        if target := proposed_target(name, one):
+            plan.notes.append(
+                f"{shown(name)} looks like a score. To have its falls judged: "
+                f"--map {shown(name)}={target}. The numbers are its worst and its best value: "
+                "give the same two for all runs that you compare"
+            )
+            plan.options.append(f"--map={name}={target}")
+            return
 
 
 def _judge(name: str, asked: Target | None, series: Mapping[str, Series], held_out: bool) -> Target:
@@ -154,6 +176,8 @@ def _add_eval(
     series: Series,
     asked: bool,
 ) -> None:
+    if target.ends is not None:
+        series = _on_scale(source, series, *target.ends)
     scale = scale_of(series.values)
     if scale is None:
         wrong = series.values[~((series.values >= 0) & (series.values <= 100))]
@@ -173,7 +197,9 @@ def _add_eval(
     metric = tidy(target.name, EVAL_NAME)
     shares = np.minimum(series.values / scale, 1.0)
     right = 1 - shares if target.error else shares
-    evaluation = LoggedAccuracy(Series(series.steps, right), **target.facts)
+    evaluation = LoggedAccuracy(
+        Series(series.steps, right), **target.facts, score=target.ends is not None
+    )
     others = plan.evals.setdefault(metric, [])
     if any(other.k == evaluation.k for other in others):
         plan.left_out[source] = f"duplicate: {metric} came from another series"
@@ -181,17 +207,38 @@ def _add_eval(
     others.append(evaluation)
     values = evaluation.series.values
     finite = values[~np.isnan(values)]
-    remark = "percent, divided by 100; " if scale == 100 else "taken as fractions; "
+    if target.ends is not None:
+        remark = "a score, {:g} is 0 and {:g} is 1; ".format(*target.ends)
+    else:
+        remark = "percent, divided by 100; " if scale == 100 else "taken as fractions; "
     remark += "1 minus the share of errors; " if target.error else ""
     remark += f"{finite.min(initial=1):.3f} to {finite.max(initial=0):.3f}"
     plan.went.append((source, f"evals: {metric}", remark))
-    if scale == 1 and _MOSTLY_PERCENT.search(source) and finite.max(initial=0) < LOW:
+    if (
+        target.ends is None
+        and scale == 1
+        and _MOSTLY_PERCENT.search(source)
+        and finite.max(initial=0) < LOW
+    ):
         plan.notes.append(
             f"{shown(source)} is never above {finite.max(initial=0):g}: taken as fractions. In "
             f"percent, as many loops write it, it would be a hundredth of that: --map "
             f"{shown(source)}=percent:{metric}"
         )
         plan.options.append(f"--map={source}=percent:{metric}")
+
+
+def _on_scale(source: str, series: Series, worst: float, best: float) -> Series:
+    """Return a score with `worst` at 0 and `best` at 1. Raises ConvertError if it goes beyond."""
+    shares = (series.values - worst) / (best - worst)
+    beyond = np.flatnonzero((shares < 0) | (shares > 1))
+    if beyond.size:
+        low, high = np.nanmin(series.values), np.nanmax(series.values)
+        raise ConvertError(
+            f"{shown(source)} holds {series.values[beyond[0]]:g}, which is not between {worst:g} "
+            f"and {best:g}: its values lie from {low:g} to {high:g}"
+        )
+    return Series(series.steps, shares)
 
 
 def _unit_changes(series: Series) -> int | None:

@@ -1,5 +1,6 @@
 """`--map COLUMN=TARGET`: what the user says about a name, which comes before any rule."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,11 +9,12 @@ from stabkit.convert.series import ConvertError, suggest_name
 
 Kind = Literal["step", "skip", "scalar", "eval", "layer", "parameter", "rule"]
 FORMS = (
-    "step, skip, NAME, scalar:NAME, eval:NAME, percent:NAME, error:NAME, layer:NAME or "
-    "layer:NAME:DEPTH"
+    "step, skip, NAME, scalar:NAME, eval:NAME, percent:NAME, error:NAME, "
+    "score:NAME:WORST:BEST, layer:NAME or layer:NAME:DEPTH"
 )
 _KINDS: dict[str, Kind] = {
-    "scalar": "scalar", "eval": "eval", "percent": "eval", "error": "eval", "layer": "layer",
+    "scalar": "scalar", "eval": "eval", "percent": "eval", "error": "eval", "score": "eval",
+    "layer": "layer",
 }  # fmt: skip
 
 
@@ -31,6 +33,7 @@ class Target:
     facts: Mapping[str, Any] = field(default_factory=dict)
     percent: bool = False  # in percent, however small the values
     error: bool = False  # the share of wrong answers
+    ends: tuple[float, float] | None = None  # the worst and the best value of a score
 
 
 def parse_map(pairs: Sequence[str]) -> dict[str, Target]:
@@ -59,6 +62,8 @@ def _target(pair: str, text: str) -> Target:
         if sep and (single := kind.removesuffix("s")) in _KINDS:  # evals, scalars, layers
             raise ConvertError(f"--map {pair!r}: write {single}:{name}; TARGET is {FORMS}")
         return Target("rule", text)
+    if kind == "score":
+        return _score(pair, name)
     depth = None
     if kind == "layer" and ":" in name:
         name, _, number = name.rpartition(":")
@@ -68,6 +73,21 @@ def _target(pair: str, text: str) -> Target:
     if not name:
         raise ConvertError(f"--map {pair!r}: no name; TARGET is {FORMS}")
     return Target(_KINDS[kind], name, depth, percent=kind == "percent", error=kind == "error")
+
+
+def _score(pair: str, text: str) -> Target:
+    """Parse NAME:WORST:BEST. The name may contain colons."""
+    name, *ends = text.rsplit(":", 2)
+    try:
+        worst, best = map(float, ends)
+    except ValueError:
+        worst = best = math.nan
+    if not (name and math.isfinite(worst) and math.isfinite(best) and worst != best):
+        raise ConvertError(
+            f"--map {pair!r}: a score needs its name and two numbers, the worst value and the "
+            "best, as score:reward:-21:21 or, where less is better, score:fid:300:0"
+        )
+    return Target("eval", name, ends=(worst, best))
 
 
 def step_of(targets: Mapping[str, Target]) -> str | None:

@@ -94,7 +94,8 @@ def _notes(plan: ConversionPlan) -> Iterator[str]:
             "  note      one of the accuracies is judged: kNN before others, held-out before "
             "training, then by name;\n            another by `stabkit analyze --metric NAME`"
         )
-    if any(not evaluation.n for several in plan.evals.values() for evaluation in several):
+    evals = [evaluation for several in plan.evals.values() for evaluation in several]
+    if any(not evaluation.n and not evaluation.score for evaluation in evals):
         yield (
             "  note      on how many samples is unknown, so a dip has no p-value: stabkit convert "
             "with\n            --n NUMBER, and --chance"
