@@ -4,7 +4,10 @@ A lost or doubled row may be as rare as one in a thousand cells, so their number
 
     STABKIT_CELLS=1000 python -m pytest -s -m slow tests/slurm/test_many_cells.py
 
-Four starts a cell take most of the time: 5 to 16 seconds of one core each, as busy as it is.
+Four starts a cell take most of the time: 5 to 16 seconds of one core each, as busy as it is. Nearly
+all of it is the import of torch. With STABKIT_PRELOADED=1 the jobs start from a process that has
+imported it (`preloaded_python`).
+
 Beside the preemptions that are aimed at one cell (`scontrol requeue`), a job of a higher partition
 takes both nodes now and then, and preempts all that run.
 """
@@ -15,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +33,7 @@ from stabkit.store.reader import open_run
 from stabkit.train.loop import train
 from tests.conftest import small_config
 from tests.slurm.conftest import Site
+from tests.slurm.preloaded_python import preloaded_python
 from tests.train.test_resume import assert_same_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -50,7 +55,8 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from stabkit.cli import main
-code = main(sys.argv[2:])
+sys.executable = sys.argv[2]  # of the jobs
+code = main(sys.argv[3:])
 most = re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())
 Path(sys.argv[1]).write_text(most[1])
 sys.exit(code)
@@ -75,8 +81,11 @@ class Launch:
         return f"{self.seconds:.1f} s, {self.most_mib:.0f} MiB, squeue x {self.squeue_calls}"
 
 
-def launch(site: Site, *words: str) -> Launch:
-    """Run a command of stabkit as a process of its own, with a `squeue` that counts its calls."""
+def launch(site: Site, python: str, *words: str) -> Launch:
+    """Run a command of stabkit as a process of its own, with a `squeue` that counts its calls.
+
+    Jobs that it submits run in `python`.
+    """
     bin_folder, calls = site.folder / "bin", site.folder / "squeue-calls"
     memory = site.folder / "memory"
     bin_folder.mkdir(exist_ok=True)
@@ -90,7 +99,7 @@ def launch(site: Site, *words: str) -> Launch:
     began = time.monotonic()
     with (site.folder / "said").open("w+") as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", MEASURED, str(memory), *words],
+            [sys.executable, "-c", MEASURED, str(memory), python, *words],
             cwd=site.folder,
             env=env,
             stdout=said,
@@ -173,23 +182,33 @@ def assert_whole(cell: RunDir) -> None:
         assert len(rows) == len(set(rows)), f"{cell.path}: a row of {table} is there twice"
 
 
-def test_many_cells_preempted_three_times_each(site: Site, tmp_path: Path) -> None:
+@pytest.fixture
+def python(site: Site) -> Iterator[str]:
+    """Give the interpreter of the jobs."""
+    if os.environ.get("STABKIT_PRELOADED") == "1":
+        with preloaded_python(site.cluster.folder) as script:
+            yield script
+    else:
+        yield sys.executable
+
+
+def test_many_cells_preempted_three_times_each(site: Site, python: str, tmp_path: Path) -> None:
     began = time.monotonic()
-    few = launch(site, *write_sweep(site, "few", 100_000, FEW))
+    few = launch(site, python, *write_sweep(site, "few", 100_000, FEW))
     words = write_sweep(site, "many", 0, CELLS)
-    many = launch(site, *words)
+    many = launch(site, python, *words)
     assert f"{CELLS} to run" in many.said
     assert many.said.count("submitted ") == -(-CELLS // 5), "an array holds at most five jobs"
     cells = [RunDir(path) for path in find_runs(site.folder / "runs/many")]
     assert len(cells) == CELLS
     preempting = Preempting(site, cells)
-    again = launch(site, *words)
+    again = launch(site, python, *words)
     assert f"{CELLS} running or queued, 0 to run" in again.said
     deadline = time.monotonic() + CELLS * SECONDS_EACH
     while preempting.look():
         assert time.monotonic() < deadline, site.story()
         time.sleep(0.2)
-    last, status = launch(site, *words), launch(site, "status", "runs/many")
+    last, status = launch(site, python, *words), launch(site, python, "status", "runs/many")
     assert f"{CELLS} done, 0 to run" in last.said
     assert status.said.count("done ") == CELLS
 
