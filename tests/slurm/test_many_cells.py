@@ -47,7 +47,7 @@ COMPARED = 5  # cells that are trained again without a break
 RUN = [
     *("data.num_train=640", "data.num_heldout=20", "data.image_size=16", "model.width=16"),
     *("model.depth=2", "model.heads=2", "method.hidden=16", "method.out=8", "train.batch=8"),
-    *("train.steps=120", "optim.warmup_steps=4", "knn.every=30", "knn.queries=20", "knn.bank=40"),
+    *("train.steps=240", "optim.warmup_steps=4", "knn.every=30", "knn.queries=20", "knn.bank=40"),
     *("knn.fifo=0.5", "runtime.checkpoint_every=40", "runtime.flush_every=20"),
 ]
 # The most memory since the exec; that of wait4 counts what the parent held at the fork.
@@ -194,6 +194,8 @@ def python(site: Site) -> Iterator[str]:
 
 def test_many_cells_preempted_three_times_each(site: Site, python: str, tmp_path: Path) -> None:
     began = time.monotonic()
+    low = ["scontrol", "update", "PartitionName=low"]
+    site.cluster.command(*low, "State=DOWN")  # nothing begins before the preemptions do
     few = launch(site, python, *write_sweep(site, "few", 100_000, FEW))
     words = write_sweep(site, "many", 0, CELLS)
     many = launch(site, python, *words)
@@ -204,6 +206,7 @@ def test_many_cells_preempted_three_times_each(site: Site, python: str, tmp_path
     preempting = Preempting(site, cells)
     again = launch(site, python, *words)
     assert f"{CELLS} running or queued, 0 to run" in again.said
+    site.cluster.command(*low, "State=UP")
     deadline = time.monotonic() + CELLS * SECONDS_EACH
     while preempting.look():
         assert time.monotonic() < deadline, site.story()
