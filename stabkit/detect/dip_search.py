@@ -92,8 +92,10 @@ def lost_half(acc: FloatArray, time: FloatArray, chance: float) -> Span | None:
 
     For series so short that such a fall fills the half of them: then their noise is not known, and
     no window stands out from it. `z` and `fall` are NaN. None if fewer than three evaluations are
-    so low, or fewer than three come before.
+    so low, or fewer than three come before, or none was above chance.
     """
+    if acc.max() <= chance:
+        return None
     low = acc - chance < (acc.max() - chance) / 2
     onset = int(np.flatnonzero(~low)[-1])
     if onset + 1 < SHORTEST_FLANK or acc.size - onset - 1 < SHORTEST_FLANK:

@@ -459,3 +459,11 @@ def test_a_short_run_that_rises_or_sags_has_no_dip() -> None:
         assert lost_half(rise, np.arange(size, dtype=float), 0.0) is None
         rise[-2:] = 0.1
         assert lost_half(rise, np.arange(size, dtype=float), 0.0) is None
+
+
+@pytest.mark.parametrize("evals", [*range(8, 14), 20, 29])
+@pytest.mark.parametrize("highest", [0.0, 0.05, 0.1])
+def test_accuracies_that_never_rise_above_chance_have_no_dip(evals: int, highest: float) -> None:
+    """They have no level above chance to fall from."""
+    accuracy = highest * (np.arange(evals) % 2)
+    assert find_dips(np.arange(evals), accuracy, chance=0.1).empty

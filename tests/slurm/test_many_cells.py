@@ -115,7 +115,7 @@ def launch(site: Site, python: str, *words: str) -> Launch:
 
 def write_sweep(site: Site, name: str, first_seed: int, cells: int) -> list[str]:
     seeds = list(range(first_seed, first_seed + cells))
-    text = f"name: {name}\nbase: tiny\nseeds: {seeds}\nslurm: {{timeout_min: 60, mem_gb: 4}}\n"
+    text = f"name: {name}\nbase: tiny\nseeds: {seeds}\nslurm: {{timeout_min: 60, mem_gb: 2}}\n"
     (site.folder / f"{name}.yaml").write_text(text)
     return ["sweep", f"{name}.yaml", "--cluster", "slurm", *RUN]
 

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from stabkit.detect import find_dips
+from stabkit.detect import find_dips, online_dips
 from stabkit.rundir import RunDir
 from stabkit.store.writer import Writer
 from stabkit.train.alerts import Alerts
@@ -73,3 +74,31 @@ def test_each_event_is_acted_upon_once(tmp_path: Path) -> None:
     assert kind == "dip"
     assert 8 <= onset <= 10
     assert later == [("nonfinite", 18)], "what an earlier process found was acted upon there"
+
+
+def test_an_error_of_the_search_is_told_once_and_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise IndexError("index -1 is out of bounds")
+
+    monkeypatch.setattr(online_dips, "find_dips", fails)
+    rundir = RunDir(tmp_path)
+    alerts = Alerts(rundir, chance=0.1)
+    for step, correct in enumerate(evaluations()):
+        alerts.add(step, correct)
+    alerts.finish(30)
+    (entry,) = rundir.read_events()
+    assert (entry["kind"], entry["name"]) == ("monitor_failed", "dips")
+    assert entry["reason"] == "IndexError: index -1 is out of bounds"
+    assert alerts.counts == {}
+
+
+def test_a_run_that_never_rose_above_chance_ends_well(tmp_path: Path) -> None:
+    """Its end crashed, however often it was resumed."""
+    rundir = RunDir(tmp_path)
+    alerts = Alerts(rundir, chance=0.1)
+    for step in range(9):
+        alerts.add(step, np.arange(20) < step % 2)
+    alerts.finish(9)
+    assert rundir.read_events() == []
