@@ -47,7 +47,7 @@ COMPARED = 5  # cells that are trained again without a break
 RUN = [
     *("data.num_train=640", "data.num_heldout=20", "data.image_size=16", "model.width=16"),
     *("model.depth=2", "model.heads=2", "method.hidden=16", "method.out=8", "train.batch=8"),
-    *("train.steps=240", "optim.warmup_steps=4", "knn.every=30", "knn.queries=20", "knn.bank=40"),
+    *("train.steps=120", "optim.warmup_steps=4", "knn.every=30", "knn.queries=20", "knn.bank=40"),
     *("knn.fifo=0.5", "runtime.checkpoint_every=40", "runtime.flush_every=20"),
 ]
 # The most memory since the exec; that of wait4 counts what the parent held at the fork.
