@@ -39,13 +39,13 @@ def warmup_of(rates: "pd.Series[float]") -> int | None:
     """Return the steps in which the rate rises to its largest value; None without a rate.
 
     A rate that stays at its first value, or below, for more than half of the way there does not
-    rise but jumps: then there was no warm-up, and it is 0.
+    rise but jumps: then there was no warm-up, and it is 0. So it is if the rate hardly rises.
     """
     if rates.empty:
         return None
     values = rates.to_numpy()
     peak = int(np.flatnonzero(values >= 0.999 * values.max())[0])
-    began = int(np.flatnonzero(values[: peak + 1] > 1.001 * values[0])[0]) if peak else 0
-    if peak > 1 and began > peak / 2:
+    risen = values[: peak + 1] > 1.001 * values[0]
+    if not risen.any() or peak > 1 and risen.argmax() > peak / 2:
         return 0
     return int(rates.index[peak] - rates.index[0])

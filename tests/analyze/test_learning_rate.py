@@ -16,6 +16,8 @@ from stabkit.analyze.learning_rate import warmup_of
         ([], None),
         # jumps, and a cycle that goes higher later: no warm-up
         (np.repeat([0.05, 5.0], 30), 0),
+        ([0.9985, 0.9985, 0.9992, 1.0], 0),  # it hardly rises
+        ([0.9985, 0.9992, 1.0], 0),
         ([*np.linspace(1, 0.1, 30), *np.linspace(2, 0.1, 30)], 0),
     ],
 )
