@@ -46,6 +46,6 @@ def warmup_of(rates: "pd.Series[float]") -> int | None:
     values = rates.to_numpy()
     peak = int(np.flatnonzero(values >= 0.999 * values.max())[0])
     risen = values[: peak + 1] > 1.001 * values[0]
-    if not risen.any() or peak > 1 and risen.argmax() > peak / 2:
+    if not risen.any() or (peak > 1 and risen.argmax() > peak / 2):
         return 0
     return int(rates.index[peak] - rates.index[0])
