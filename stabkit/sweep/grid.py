@@ -61,26 +61,27 @@ class SweepFile(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if problems := list(dict.fromkeys(self._problems())):
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """Yield everything that is wrong with the keys, taken together."""
         lengths = {key: len(values) for key, values in self.zip.items()}
         if len({*lengths.values()}) > 1:
-            raise ValueError(f"zip pairs its lists item by item, but their lengths are {lengths}")
-        twice = self.grid.keys() & self.zip.keys()
-        if twice:
-            raise ValueError(f"in both grid and zip: {', '.join(sorted(twice))}")
+            yield f"zip pairs its lists item by item, but their lengths are {lengths}"
+        if twice := self.grid.keys() & self.zip.keys():
+            yield f"in both grid and zip: {', '.join(sorted(twice))}"
         known = [key for key in keys_of(RunConfig) if key != "seed"]
         known += keys_of(SlurmRequest, SLURM)
         used = [*self.set, *self.grid, *self.zip, *(key for rule in self.exclude for key in rule)]
-        wrong = [_no_such(key, known) for key in used if key not in known]
-        if wrong:
-            raise ValueError("; ".join(dict.fromkeys(wrong)))
+        yield from (_no_such(key, known) for key in used if key not in known)
         varied = self.grid.keys() | self.zip.keys()
         if twice := self.set.keys() & varied:
-            raise ValueError(f"in set and varied as well: {', '.join(sorted(twice))}")
-        if problems := list(
-            idle_rules(self.exclude, varied, axes_of(self.grid, self.zip, self.seeds, {}))
-        ):
-            raise ValueError("; ".join(problems))
-        return self
+            yield f"in set and varied as well: {', '.join(sorted(twice))}"
+        if len({*lengths.values()}) <= 1:  # else there are no pairs
+            rules = [rule for rule in self.exclude if {*rule} <= {*known, "seed"}]
+            yield from idle_rules(rules, varied, axes_of(self.grid, self.zip, self.seeds, {}))
 
 
 @dataclass(frozen=True)

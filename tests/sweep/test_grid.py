@@ -157,6 +157,25 @@ def test_pairs_that_an_override_makes_equal_are_one_cell(tmp_path: Path) -> None
     assert [(c.config.optim.lr, c.config.train.batch) for c in runs] == [(5e-3, 8), (5e-3, 16)]
 
 
+def test_every_problem_of_the_keys_is_told_at_once(tmp_path: Path) -> None:
+    lines = [
+        "name: demo", "base: tiny", "set: {train.batch: 8, optim.rl: 1}",
+        "grid: {optim.lr: [1e-3, 2e-3], train.batch: [8, 16]}",
+        "zip: {optim.lr: [1, 2], train.steps: [5]}",
+        "exclude: [{model.depht: 3}]",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(write(tmp_path, "\n".join(lines)))
+    for problem in (
+        "lengths are {'optim.lr': 2, 'train.steps': 1}",
+        "in both grid and zip: optim.lr",
+        "optim.rl: no such setting; did you mean 'optim.lr'?",
+        "model.depht: no such setting; did you mean 'model.depth'?",
+        "in set and varied as well: train.batch",
+    ):
+        assert problem in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
