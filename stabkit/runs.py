@@ -57,7 +57,7 @@ class Run(reader.StoredRun):
         `metric`: the evaluation that is searched for dips and drifts; by default a held-out
         accuracy, kNN before others.
         """
-        if metric is None or metric == self._own.metric:
+        if metric is None or metric == self._own.accuracy.metric:
             return self._own
         if metric not in self._of_metrics:
             self._of_metrics[metric] = Diagnosis(self._stored, metric, self._tables)
@@ -85,17 +85,17 @@ class Run(reader.StoredRun):
         Raises KeyError if the run has no evaluations of `metric`.
         """
         check_metric([self.diagnosis()], metric)
-        return self.diagnosis(metric).dips.copy()
+        return self.diagnosis(metric).accuracy.dips.copy()
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per dip that is not clear enough to count; healthy runs have some too."""
         check_metric([self.diagnosis()], metric)
-        return self.diagnosis(metric).possible_dips.copy()
+        return self.diagnosis(metric).accuracy.possible_dips.copy()
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         """Return one row per drift, as `find_drift` does."""
         check_metric([self.diagnosis()], metric)
-        return self.diagnosis(metric).drifts.copy()
+        return self.diagnosis(metric).accuracy.drifts.copy()
 
     def spikes(self) -> pd.DataFrame:
         """Return one row per spike of a layer's gradient norm, as `find_spikes` does.
@@ -103,15 +103,15 @@ class Run(reader.StoredRun):
         `stands_out` is true of those in bursts that the noise of the run does not explain: these
         count for the verdict.
         """
-        return self.diagnosis().spikes.copy()
+        return self.diagnosis().gradients.spikes.copy()
 
     def bursts(self) -> pd.DataFrame:
         """Return one row per burst: the spikes of several layers that belong together."""
-        return self.diagnosis().bursts.copy()
+        return self.diagnosis().gradients.bursts.copy()
 
     def swells(self) -> pd.DataFrame:
         """Return one row per swell: a stretch of gradient norms above their level, or a growth."""
-        return self.diagnosis().swells.copy()
+        return self.diagnosis().gradients.swells.copy()
 
     def collapses(self) -> pd.DataFrame:
         """Return one row per sign of collapse: the signal, and from which step to which."""
@@ -235,15 +235,15 @@ class Runs(reader.StoredRuns, Sequence[Run]):
     def dips(self, metric: str | None = None) -> pd.DataFrame:
         """Return the dips of each run (`Run.dips`); one that lacks `metric` has none."""
         check_metric(self.diagnoses(), metric)
-        return _joined(self, lambda run: run.diagnosis(metric).dips)
+        return _joined(self, lambda run: run.diagnosis(metric).accuracy.dips)
 
     def possible_dips(self, metric: str | None = None) -> pd.DataFrame:
         check_metric(self.diagnoses(), metric)
-        return _joined(self, lambda run: run.diagnosis(metric).possible_dips)
+        return _joined(self, lambda run: run.diagnosis(metric).accuracy.possible_dips)
 
     def drifts(self, metric: str | None = None) -> pd.DataFrame:
         check_metric(self.diagnoses(), metric)
-        return _joined(self, lambda run: run.diagnosis(metric).drifts)
+        return _joined(self, lambda run: run.diagnosis(metric).accuracy.drifts)
 
     def spikes(self) -> pd.DataFrame:
         return _joined(self, Run.spikes)
@@ -286,7 +286,7 @@ class Runs(reader.StoredRuns, Sequence[Run]):
 
 def _row(run: Run, factors: Sequence[str]) -> dict[str, Any]:
     status, found = run.status(), run.diagnosis()
-    knn, dips = found.evals(METRIC)["value"], found.dips
+    knn, dips = found.evals(METRIC)["value"], found.accuracy.dips
     return {
         "run": run.name,
         "state": run.dir.state(),
@@ -296,7 +296,7 @@ def _row(run: Run, factors: Sequence[str]) -> dict[str, Any]:
         "verdict": found.verdict,
         "dips": len(dips),
         "deepest": dips["depth"].max() if len(dips) else 0.0,
-        "bursts": len(found.bursts),
+        "bursts": len(found.gradients.bursts),
     }
 
 

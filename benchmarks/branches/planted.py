@@ -70,7 +70,7 @@ def measure_event(seed: int, folder: Path) -> Measured:
 def _dip(parent: Path) -> dict[str, float]:
     """Return onset and depth, in points, of the dip at the release; depth 0 without one."""
     evals = open_run(parent).evals("knn_heldout")
-    dips = Diagnosis(open_run(parent)).dips
+    dips = Diagnosis(open_run(parent)).accuracy.dips
     near = dips[(dips["onset"] - RELEASE).abs() <= 2 * EVERY]
     before = 100 * evals["value"][evals["step"] <= RELEASE].tail(3).median()
     lowest = 100 * evals["value"][evals["step"] > RELEASE].min()

@@ -31,7 +31,7 @@ def between_seeds(runs: Sequence[Diagnosis]) -> float | None:
         return None
     shares: dict[int, list[NDArray[np.float64]]] = {}  # by the number of samples
     for run in runs:
-        answers = run.last_answers
+        answers = run.accuracy.last_answers
         if answers is not None and (share := answers.mean(axis=0)).std() > 0:
             shares.setdefault(len(share), []).append((share - share.mean()) / share.std())
     # The correlation of two runs is the mean product of their standardized shares, so the sum over
@@ -50,16 +50,18 @@ def told_dips(run: Diagnosis, between: float | None) -> pd.DataFrame:
     After a restart the answers agree with those before no better than `between`, the agreement of
     two seeds. If `between` is None, restarts cannot be told.
     """
+    dips = run.accuracy.dips
     if between is None:
-        return run.dips
-    restarted = run.dips["similarity"] <= between
-    return run.dips.assign(severity=run.dips["severity"].mask(restarted, "restart"))
+        return dips
+    restarted = dips["similarity"] <= between
+    return dips.assign(severity=dips["severity"].mask(restarted, "restart"))
 
 
 def onsets(runs: Iterable[Diagnosis]) -> pd.DataFrame:
     """Return the rows of `layer_onsets` for all runs; column run comes first."""
     empty = pd.DataFrame(columns=["run", *ONSETS]).astype(ONSETS)
-    frames = [run.onsets.assign(run=run.name)[list(empty)] for run in runs if len(run.onsets)]
+    found = [(run.name, run.gradients.onsets) for run in runs]
+    frames = [rows.assign(run=name)[list(empty)] for name, rows in found if len(rows)]
     return pd.concat(frames, ignore_index=True) if frames else empty
 
 
@@ -73,7 +75,7 @@ def order_test(
 
 def recorded_every(runs: Iterable[Diagnosis]) -> int:
     """Return the most steps from one gradient norm to the next, over the runs that burst."""
-    return max((run.every for run in runs if len(run.onsets)), default=1)
+    return max((run.gradients.every for run in runs if len(run.gradients.onsets)), default=1)
 
 
 def bursts_and_dips(runs: Diagnoses) -> list[EventTimes]:
@@ -86,17 +88,17 @@ def bursts_and_dips(runs: Diagnoses) -> list[EventTimes]:
     watched = []
     for number, cell in enumerate(group_cells(runs)):
         for run in cell.runs:
-            steps = run.evals(run.metric)["step"].to_numpy()
-            if len(steps) < SHORTEST or run.watched is None:
+            steps = run.accuracy.evals["step"].to_numpy()
+            if len(steps) < SHORTEST or run.gradients.watched is None:
                 continue
-            first = int(max(steps[SHORTEST_FLANK], run.watched[0]))
-            last = int(min(steps[-1], run.watched[1]))
+            first = int(max(steps[SHORTEST_FLANK], run.gradients.watched[0]))
+            last = int(min(steps[-1], run.gradients.watched[1]))
             if first > last or last - first > LONGEST:
                 continue
-            onset = run.dips["onset"].to_numpy()
+            onset = run.accuracy.dips["onset"].to_numpy()
             shown = shown_from(steps, onset)
             inside = (shown >= first) & (shown <= last)
-            begun = run.bursts["onset"]
+            begun = run.gradients.bursts["onset"]
             watched.append(
                 EventTimes(
                     begun[begun.between(first, last)].to_numpy(),

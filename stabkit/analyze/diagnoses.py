@@ -54,8 +54,8 @@ def diagnose(runs: StoredRuns, processes: int = 1, metric: str | None = None) ->
     if processes > 1 and len(runs) >= WORTH_IT:
         items = [(run, metric) for run in runs]
         seen: dict[bytes, pd.DataFrame] = {}
-        for diagnosis, properties in zip(found, each(_examined, items, processes), strict=True):
-            vars(diagnosis).update({k: _shared(value, seen) for k, value in properties.items()})
+        for diagnosis, values in zip(found, each(_examined, items, processes), strict=True):
+            diagnosis.take(_shared(values, seen))
     return found
 
 
@@ -84,6 +84,10 @@ def check_metric(runs: Iterable[Diagnosis], metric: str | None) -> None:
 
 def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
     """Return the equal table of an earlier run: most are empty, and all layers are the same."""
+    if isinstance(value, dict):
+        return {key: _shared(part, seen) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_shared(part, seen) for part in value]
     if isinstance(value, tuple):
         make = getattr(value, "_make", tuple)  # a named tuple keeps its names
         return make(_shared(part, seen) for part in value)
@@ -92,7 +96,6 @@ def _shared(value: Any, seen: dict[bytes, pd.DataFrame]) -> Any:
     return value
 
 
-def _examined(item: tuple[StoredRun, str | None]) -> dict[str, Any]:
+def _examined(item: tuple[StoredRun, str | None]) -> list[dict[str, Any]]:
     """Return what a diagnosis finds, without the tables in which it is found."""
-    diagnosis = Diagnosis(*item).examine()
-    return {k: v for k, v in vars(diagnosis).items() if k not in ("run", "_asked", "_tables")}
+    return Diagnosis(*item).examine().found()

@@ -60,12 +60,13 @@ def _doubt(run: Diagnosis) -> str:
     if run.verdict == "stuck":
         return "the loss never fell"
     if run.verdict == "outlier":
-        fall = run.outliers.loc[run.outliers["depth"].idxmax()]
+        outliers = run.accuracy.outliers
+        fall = outliers.loc[outliers["depth"].idxmax()]
         depth = f"{100 * fall['depth']:.1f} points"
         return f"a single evaluation was {depth} low at step {fall['onset']:,}"
     for kind, rows, than in (
-        ("burst", run.clear_bursts, "what was expected"),
-        ("swell", run.swells, "the level before"),
+        ("burst", run.gradients.bursts_that_count, "what was expected"),
+        ("swell", run.gradients.swells, "the level before"),
     ):
         if len(rows):
             most = rows.loc[rows["ratio"].idxmax()]

@@ -41,29 +41,29 @@ def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
 
 
 def _dips(run: Diagnosis) -> Iterator[Row]:
-    for dip in run.dips.itertuples():
+    for dip in run.accuracy.dips.itertuples():
         yield "dip", dip.onset, int(dip.end), None, dip.depth, dip.p_value
 
 
 def _drifts(run: Diagnosis) -> Iterator[Row]:
-    last = run.evals(run.metric)["step"].max()
-    for drift in run.drifts.itertuples():
+    last = run.accuracy.evals["step"].max()
+    for drift in run.accuracy.drifts.itertuples():
         end = last if math.isnan(drift.recovery) else drift.recovery
         yield "drift", drift.onset, int(end), None, drift.depth, drift.p_value
 
 
 def _bursts(run: Diagnosis) -> Iterator[Row]:
-    for burst in run.bursts.itertuples():
+    for burst in run.gradients.bursts.itertuples():
         yield "burst", burst.onset, burst.end, burst.first, burst.ratio, math.nan
 
 
 def _swells(run: Diagnosis) -> Iterator[Row]:
-    for swell in run.swells.itertuples():
+    for swell in run.gradients.swells.itertuples():
         yield "swell", swell.onset, swell.end, swell.first, swell.ratio, math.nan
 
 
 def _spikes(run: Diagnosis) -> Iterator[Row]:
-    for spike in run.spikes.itertuples():
+    for spike in run.gradients.spikes.itertuples():
         yield "spike", spike.onset, spike.end, str(spike.layer), spike.ratio, math.nan
 
 
@@ -74,28 +74,28 @@ def _collapses(run: Diagnosis) -> Iterator[Row]:
 
 def _unrest(run: Diagnosis) -> Iterator[Row]:
     for row in run.unrest.itertuples():
-        layer = None if row.series == run.metric else row.series
+        layer = None if row.series == run.accuracy.metric else row.series
         yield "unrest", row.onset, row.end, layer, row.scatter, math.nan
 
 
 def _restarts(run: Diagnosis) -> Iterator[Row]:
     for row in run.at_restarts.itertuples():
-        layer = None if row.series == run.metric else row.series
+        layer = None if row.series == run.accuracy.metric else row.series
         yield "lr_restart", row.onset, int(row.end), layer, row.size, math.nan
 
 
 def _outliers(run: Diagnosis) -> Iterator[Row]:
-    for row in run.outliers.itertuples():
+    for row in run.accuracy.outliers.itertuples():
         yield "outlier", row.onset, row.onset, None, row.depth, math.nan
 
 
 def _loss_spikes(run: Diagnosis) -> Iterator[Row]:
-    for spike in run.loss_spikes.itertuples():
+    for spike in run.loss.spikes.itertuples():
         yield "loss_spike", spike.onset, spike.end, spike.first, spike.ratio, math.nan
 
 
 def _departures(run: Diagnosis) -> Iterator[Row]:
-    for row in run.departures.itertuples():
+    for row in run.loss.departures.itertuples():
         yield "departure", row.onset, row.end, row.series, row.ratio, math.nan
 
 

@@ -24,13 +24,13 @@ def bursts_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[s
         return
     found = counted(int(table["bursts"].sum()), "gradient burst")
     text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
-    if any(FIRST in set(run.layers["layer"]) for run in ordered):
+    if any(FIRST in set(run.gradients.layers["layer"]) for run in ordered):
         led = lead_words(onsets(ordered))
         text += f"; {led}." if led else ", none with the patch projection."
         yield text + _clear(table)
         return
     bursting = table[table["bursts"] > 0]
-    where, _, burst = largest(bursting, ordered, lambda run: run.bursts, "ratio")
+    where, _, burst = largest(bursting, ordered, lambda run: run.gradients.bursts, "ratio")
     yield (
         f"{text}. The largest ({named(where)}): {times(burst['ratio'])} what was expected; it "
         f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}." + _clear(table)
@@ -53,7 +53,7 @@ def swells_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[s
     swelling = table[table["swells"] > 0]
     if swelling.empty:
         return
-    where, _, swell = largest(swelling, ordered, lambda run: run.swells, "ratio")
+    where, _, swell = largest(swelling, ordered, lambda run: run.gradients.swells, "ratio")
     number = counted(int(swelling["swells"].sum()), "gradient swell")
     yield (
         f"{number} in {counted(len(swelling), 'run')}. The largest ({named(where)}): "
@@ -73,10 +73,10 @@ def _rests_on_swells(swelling: pd.DataFrame) -> str:
 
 def cut_off_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     """Name the layers that lost their gradient in mid-training, of the first such run."""
-    found = [i for i, run in enumerate(ordered) if run.layers_without_gradient]
+    found = [i for i, run in enumerate(ordered) if run.gradients.layers_without_gradient]
     if not found:
         return
-    gone = ordered[found[0]].layers_without_gradient
+    gone = ordered[found[0]].gradients.layers_without_gradient
     names, begin = layers_called(listed([*gone][:NAMED])), min(gone.values())
     more = f" and {counted(len(gone) - NAMED, 'more layer')}" if len(gone) > NAMED else ""
     others = f" So in {counted(len(found) - 1, 'more run')}." if len(found) > 1 else ""

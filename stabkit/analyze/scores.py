@@ -37,11 +37,12 @@ def score(run: Diagnosis) -> dict[str, Any]:
     good has few steps of exposure and a high rate.
     lost_points: best minus level. It is never negative, and slightly positive from noise alone.
     """
-    evals, found = run.evals(run.metric), run.dips
+    evals, found = run.accuracy.evals, run.accuracy.dips
     lacking = run.gaps("evals")
     values = 100 * evals["value"]
     told = 0 if refused(found) else len(evals)  # a refused series says nothing
-    level, best = (100 * run.level, 100 * run.best) if told else (math.nan, math.nan)
+    both = run.accuracy.level, run.accuracy.best
+    level, best = (100 * of if told else math.nan for of in both)
     outside = exposure(run)
     return {
         "verdict": run.verdict,
@@ -52,7 +53,7 @@ def score(run: Diagnosis) -> dict[str, Any]:
         "level": level,
         "best": best,
         "dips": len(found),
-        "lost_steps": run.steps_in_dips,
+        "lost_steps": run.accuracy.steps_in_dips,
         "exposure": outside,
         "dip_rate": 1000 * len(found) / outside if outside > 0 else math.nan,
         "lost_points": best - level,
@@ -61,9 +62,9 @@ def score(run: Diagnosis) -> dict[str, Any]:
 
 def exposure(run: Diagnosis) -> int:
     """Return the steps outside of dips, from the first evaluation to the last."""
-    return _steps(run) - run.steps_in_dips
+    return _steps(run) - run.accuracy.steps_in_dips
 
 
 def _steps(run: Diagnosis) -> int:
-    steps = run.evals(run.metric)["step"]
+    steps = run.accuracy.evals["step"]
     return int(steps.iloc[-1] - steps.iloc[0]) if len(steps) else 0

@@ -79,7 +79,7 @@ def where_lost(run: Diagnosis) -> str:
         where = layers_called(listed(names_of(first)[:NAMED])) if names_of(first) else "a value"
         verb = "are" if len(names_of(first)) > 1 else "is"
         parts.append(f"{where} {verb} not finite from step {int(first.get('step') or 0):,}")
-    for row in run.departures.itertuples():
+    for row in run.loss.departures.itertuples():
         if row.level == 0 and math.isnan(row.ratio):
             parts.append(
                 f"{row.series} is exactly 0 from step {row.onset:,} to the end, as some trainers "
@@ -122,7 +122,7 @@ def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     if not table["dips"].any():
         return
     worst = table.loc[table["deepest"].idxmax()]
-    found = ordered[int(str(worst.name))].dips
+    found = ordered[int(str(worst.name))].accuracy.dips
     dip = found.loc[found["depth"].idxmax()]
     end = "not recovered when the run ended"
     if not pd.isna(dip["recovery"]):
@@ -141,12 +141,12 @@ def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     some = table[table["possible_dips"] > 0]
     if some.empty:
         return
-    where, run, dip = largest(some, ordered, lambda run: run.possible_dips, "z")
+    where, run, dip = largest(some, ordered, lambda run: run.accuracy.possible_dips, "z")
     end = "" if pd.isna(dip["recovery"]) else f" to {int(dip['recovery']):,}"
     number = counted(int(some["possible_dips"].sum()), "possible dip")
     yield (
         f"{number} in {counted(len(some), 'run')}, not clear enough to count: some healthy runs "
-        f"have one too.\nThe clearest ({named(where)}): {accuracy_words(run.metric)} "
+        f"have one too.\nThe clearest ({named(where)}): {accuracy_words(run.accuracy.metric)} "
         f"{100 * dip['depth']:.1f} points below its\nlevel at step {int(dip['trough']):,}, "
         f"from step {int(dip['onset']):,}{end}."
     )
@@ -156,13 +156,13 @@ def _confirmed_then(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[s
     some = table[table["confirmed_then"] > 0]
     if some.empty:
         return
-    where, run, dip = largest(some, ordered, lambda run: run.confirmed_then, "depth")
+    where, run, dip = largest(some, ordered, lambda run: run.accuracy.confirmed_then, "depth")
     number = counted(int(some["confirmed_then"].sum()), "dip")
     yield (
         f"{number} in {counted(len(some), 'run')} stood out while it trained, and no longer among "
         f"all evaluations,\nso the verdict leaves it out. The deepest ({named(where)}): "
-        f"{accuracy_words(run.metric)} {100 * dip['depth']:.1f} points below its\nlevel at step "
-        f"{int(dip['trough']):,}, from step {int(dip['onset']):,}."
+        f"{accuracy_words(run.accuracy.metric)} {100 * dip['depth']:.1f} points below its\nlevel "
+        f"at step {int(dip['trough']):,}, from step {int(dip['onset']):,}."
     )
 
 
@@ -170,7 +170,7 @@ def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]
     spiking = table[table["loss_spikes"] > 0]
     if spiking.empty:
         return
-    where, run, spike = largest(spiking, ordered, lambda run: run.loss_spikes, "ratio")
+    where, run, spike = largest(spiking, ordered, lambda run: run.loss.spikes, "ratio")
     end = f"ended at step {spike['end']:,}"
     if still_up(run, spike):
         end = "had not come back when the record ended"
@@ -199,7 +199,8 @@ def _unrest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
         return
     where, run, row = largest(swinging, ordered, lambda run: run.unrest, "ratio")
     number = counted(int(swinging["unrest"].sum()), "stretch")
-    name = accuracy_words(run.metric) if row["series"] == run.metric else row["series"]
+    metric, series = run.accuracy.metric, row["series"]
+    name = accuracy_words(metric) if series == metric else series
     yield (
         f"{number} of unrest in {counted(len(swinging), 'run')}. The clearest ({named(where)}): "
         f"{name}\nswings between {swings_between(run, row)} from step {row['onset']:,} to step "
@@ -209,7 +210,7 @@ def _unrest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
 
 def swings_between(run: Diagnosis, row: "pd.Series | dict[Any, Any]") -> str:
     """Return between which values unrest swings: an accuracy in percent, a loss as it is."""
-    if row["series"] == run.metric:
+    if row["series"] == run.accuracy.metric:
         return f"{100 * row['low']:.1f} % and {100 * row['high']:.1f} %"
     return f"{row['low']:.3g} and {row['high']:.3g}"
 
@@ -218,14 +219,14 @@ def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     falling = table[table["outliers"] > 0]
     if falling.empty:
         return
-    where, run, fall = largest(falling, ordered, lambda run: run.outliers, "depth")
+    where, run, fall = largest(falling, ordered, lambda run: run.accuracy.outliers, "depth")
     beside = "the one before" if fall["last"] else "those beside it"
     number = counted(int(falling["outliers"].sum()), "single evaluation")
     yield (
         f"{number} fell far below the noise in {counted(len(falling), 'run')}. The deepest "
-        f"({named(where)}):\n{accuracy_words(run.metric)} {100 * fall['depth']:.1f} points below "
-        f"{beside} at step {fall['onset']:,}. One evaluation alone is no dip:\nit does not tell "
-        "whether the network or its evaluation failed."
+        f"({named(where)}):\n{accuracy_words(run.accuracy.metric)} {100 * fall['depth']:.1f} "
+        f"points below {beside} at step {fall['onset']:,}. One evaluation alone is no dip:\nit "
+        "does not tell whether the network or its evaluation failed."
     )
 
 

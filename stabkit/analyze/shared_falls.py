@@ -74,14 +74,14 @@ def shared_in_words(falls: Sequence[SharedFall]) -> list[str]:
 
 
 def _falls_of(cell: Cell) -> list[SharedFall]:
-    runs = [run for run in cell.runs if len(run.evals(run.metric)) >= SHORTEST]
-    ends = [run.evals(run.metric)["step"].max() for run in runs]
+    runs = [run for run in cell.runs if len(run.accuracy.evals) >= SHORTEST]
+    ends = [run.accuracy.evals["step"].max() for run in runs]
     runs = [run for run, end in zip(runs, ends, strict=True) if end >= WHOLE * max(ends)]
-    if len(runs) < FEWEST or len({run.metric for run in runs}) > 1:
+    if len(runs) < FEWEST or len({run.accuracy.metric for run in runs}) > 1:
         return []
     cell = replace(cell, runs=tuple(runs))
     values = pd.concat(
-        [run.evals(run.metric).set_index("step")["value"] for run in runs], axis=1, join="inner"
+        [run.accuracy.evals.set_index("step")["value"] for run in runs], axis=1, join="inner"
     ).dropna()
     if len(values) < SHORTEST:
         return []
@@ -109,8 +109,8 @@ def _p_value(step: NDArray[np.int64], accuracy: Array, onset: int, trough: int) 
 def _shows(run: Diagnosis, onset: int, trough: int, recovery: float) -> bool:
     """Return whether a run has a dip or a drift of its own within the fall."""
     end = trough if np.isnan(recovery) else recovery
-    own = [(dip.onset, dip.end) for dip in run.dips.itertuples()]
-    own += [(drift.onset, drift.trough) for drift in run.drifts.itertuples()]
+    own = [(dip.onset, dip.end) for dip in run.accuracy.dips.itertuples()]
+    own += [(drift.onset, drift.trough) for drift in run.accuracy.drifts.itertuples()]
     return any(first <= end and onset <= last for first, last in own)
 
 

@@ -48,8 +48,10 @@ def levels(runs: Diagnoses, factors: Sequence[str]) -> pd.DataFrame:
             continue
         settings = {key: run.settings.get(key) for key in factors}
         row = {"run": run.name, "seed": run.settings.get("seed", 0), **settings}
-        row |= {"arm": arm(settings), "level": 100 * run.level, "sag": 100 * (run.best - run.level)}
-        row |= {"dips": len(run.dips), "exposure": exposure(run)}
+        found = run.accuracy
+        sag = 100 * (found.best - found.level)
+        row |= {"arm": arm(settings), "level": 100 * found.level, "sag": sag}
+        row |= {"dips": len(found.dips), "exposure": exposure(run)}
         rows.append(row | {"collapsed": len(run.collapses) > 0})
     head = ["run", "seed", *factors, "arm", "level", "sag", "dips", "exposure", "collapsed"]
     table = pd.DataFrame(rows, columns=head)

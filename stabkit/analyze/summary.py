@@ -58,7 +58,8 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 
 def _row(run: Diagnosis, cell: str) -> dict[str, object]:
     run.examine()
-    evals, found, sags = run.evals(run.metric), run.dips, run.drifts
+    evals, found, sags = run.accuracy.evals, run.accuracy.dips, run.accuracy.drifts
+    onsets = run.gradients.onsets
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
@@ -66,26 +67,26 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "verdict": run.verdict,
         "judged_on": run.judged.words(),
         "collapse": ", ".join(run.collapses["signal"].unique()),
-        "metric": run.metric if len(evals) else "",
+        "metric": run.accuracy.metric if len(evals) else "",
         "last": evals["value"].iloc[-1] if len(evals) else math.nan,
-        "level": run.level,
-        "best": run.best,
+        "level": run.accuracy.level,
+        "best": run.accuracy.best,
         "dips": len(found),
         "deepest": found["depth"].max() if len(found) else 0.0,
-        "possible_dips": len(run.possible_dips),
-        "confirmed_then": len(run.confirmed_then),
+        "possible_dips": len(run.accuracy.possible_dips),
+        "confirmed_then": len(run.accuracy.confirmed_then),
         "drifts": len(sags),
         "sag": sags["depth"].max() if len(sags) else 0.0,
-        "lost_steps": run.steps_in_dips,
-        "outliers": len(run.outliers),
-        "loss_spikes": len(run.loss_spikes),
-        "departures": len(run.departures),
+        "lost_steps": run.accuracy.steps_in_dips,
+        "outliers": len(run.accuracy.outliers),
+        "loss_spikes": len(run.loss.spikes),
+        "departures": len(run.loss.departures),
         "unrest": len(run.unrest),
         "stuck": len(run.stuck),
-        "bursts": len(run.bursts),
-        "clear_bursts": len(run.clear_bursts),
-        "swells": len(run.swells),
-        "patch_first": int((run.onsets.loc[run.onsets["layer"] == FIRST, "share"] > 0).sum()),
+        "bursts": len(run.gradients.bursts),
+        "clear_bursts": len(run.gradients.bursts_that_count),
+        "swells": len(run.gradients.swells),
+        "patch_first": int((onsets.loc[onsets["layer"] == FIRST, "share"] > 0).sum()),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
         "at_restarts": len(run.at_restarts),
@@ -127,7 +128,7 @@ def _headline(runs: Diagnoses, table: pd.DataFrame) -> str:
     lines += [*broken_off(runs, table), *not_recorded(runs)]
     lines += judged_on(table)
     lines += _evaluated(runs, len(table))
-    searched = [d.evals(d.metric) for d in runs if d.judged.accuracy]
+    searched = [d.accuracy.evals for d in runs if d.judged.accuracy]
     without = sum(not counts_known(evals) for evals in searched)
     if without:
         lines.append(
@@ -150,16 +151,16 @@ def _evaluated(runs: Diagnoses, total: int) -> list[str]:
 
 def _measured(run: Diagnosis) -> str:
     """Say how often the accuracy of a run was measured, on what, and what chance gives."""
-    evals = run.evals(run.metric)
+    evals = run.accuracy.evals
     if evals.empty:
         return ""
     first = evals.iloc[0]
     gap = int(evals["step"].diff().median()) if len(evals) > 1 else 0
     often = {0: "once", 1: "every step"}.get(gap, f"every {gap:,} steps")
-    things = "images" if run.metric == METRIC else "samples"
+    things = "images" if run.accuracy.metric == METRIC else "samples"
     size = f"{int(first['n']):,}" if counts_known(evals) else "an unknown number of"
     chance = "unknown" if math.isnan(first["chance"]) else f"{100 * first['chance']:.3g} %"
-    name = "Held-out kNN" if run.metric == METRIC else run.metric
+    name = "Held-out kNN" if run.accuracy.metric == METRIC else run.accuracy.metric
     return f"{name} {often} on {size} {things}, chance {chance}."
 
 

@@ -145,7 +145,7 @@ def _watched(kept: list[pd.DataFrame]) -> str:
 def _metrics(first: Diagnoses, second: Diagnoses, names: tuple[str, str]) -> str:
     """Warn where the accuracies of the two sets have different names."""
     here, there = (
-        sorted({run.metric for run in runs if len(run.evals(run.metric))})
+        sorted({run.accuracy.metric for run in runs if len(run.accuracy.evals)})
         for runs in (first, second)
     )
     if not here or not there or here == there:

@@ -172,7 +172,7 @@ def _horizon(
 def _bottom(run: StoredRun, event: Event) -> int:
     if event.kind != "dip":
         return event.onset
-    dips = Diagnosis(run).dips
+    dips = Diagnosis(run).accuracy.dips
     return int(dips.loc[dips["onset"] == event.onset, "trough"].iloc[0])
 
 

@@ -89,6 +89,6 @@ def _judged(path: str) -> Look:
         found = Diagnosis(StoredRun(Path(path)))
         with warnings.catch_warnings():  # what was left out is said by `analyze`
             warnings.simplefilter("ignore", LeftOutWarning)
-            return Look(tuple(found.evals(found.metric)["value"].tolist()), found.verdict)
+            return Look(tuple(found.accuracy.evals["value"].tolist()), found.verdict)
     except Exception:
         return Look()

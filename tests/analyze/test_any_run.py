@@ -401,7 +401,7 @@ def test_the_judged_accuracy_can_be_chosen(tmp_path, capsys):
     fallen[30:40] -= 0.2
     columns = {"val_acc": flat, "test_acc": fallen}
     run = converted(tmp_path, columns, np.arange(60))
-    assert run.diagnosis().metric == "test_acc"
+    assert run.diagnosis().accuracy.metric == "test_acc"
     assert run.verdict == "unstable"
     assert run.diagnosis("val_acc").verdict == "stable"
     capsys.readouterr()

@@ -11,9 +11,10 @@ import pytest
 
 from stabkit.analyze import (
     accuracy_events,
-    diagnosis,
     gradient_events,
+    gradient_found,
     loss_events,
+    loss_found,
     series_spikes,
 )
 from stabkit.analyze.diagnoses import diagnose
@@ -68,7 +69,8 @@ def detections(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return counted
 
-    callers = (accuracy_events, gradient_events, loss_events, series_spikes, diagnosis, drift)
+    callers = (accuracy_events, gradient_events, loss_events, series_spikes, drift)
+    callers += (gradient_found, loss_found)
     for name in DETECTORS:
         for module in callers:
             if hasattr(module, name):
@@ -131,23 +133,23 @@ def test_tables_are_kept_up_to_a_budget_and_findings_for_ever(
     none_kept = Tables(budget=0)
     runs = [Diagnosis(run, tables=none_kept).examine() for run in load(folder)]
     assert set(reads.values()) == {1}
-    assert [len(run.dips) for run in runs] == [0, 1, 0]
-    assert [len(run.bursts) for run in runs] == [0, 1, 1]
+    assert [len(run.accuracy.dips) for run in runs] == [0, 1, 0]
+    assert [len(run.gradients.bursts) for run in runs] == [0, 1, 1]
     assert set(reads.values()) == {1}, "what was found is kept"
     assert len(runs[0].tables.signals(["grad_norm"])) == len(runs[1].tables.signals(["grad_norm"]))
     assert reads["0/layers"] == reads["1/layers"] == 2, "the table itself is not"
-    assert len(pickle.dumps({k: v for k, v in vars(runs[1]).items() if k != "_tables"})) < 50_000
+    assert len(pickle.dumps(runs[1].found())) < 50_000
 
 
 def test_a_diagnosis_alone_says_everything_of_its_run(folder: Path) -> None:
     run = diagnosed_run(folder / "1")
     assert run.verdict == "unstable"
-    assert len(run.dips) == 1
-    assert run.drifts.empty
-    assert run.bursts["first"].tolist() == ["patch_embed"]
-    assert set(run.spikes["layer"].astype(str)) == {"patch_embed", "blocks.0"}
+    assert len(run.accuracy.dips) == 1
+    assert run.accuracy.drifts.empty
+    assert run.gradients.bursts["first"].tolist() == ["patch_embed"]
+    assert set(run.gradients.spikes["layer"].astype(str)) == {"patch_embed", "blocks.0"}
     assert run.collapses.empty
     assert run.nonfinite == []
     assert run.gaps() == []
-    assert run.layers["layer"].tolist() == LAYERS
-    assert run.level == pytest.approx(run.evals("knn_heldout")["value"].tail(20).median())
+    assert run.gradients.layers["layer"].tolist() == LAYERS
+    assert run.accuracy.level == pytest.approx(run.evals("knn_heldout")["value"].tail(20).median())

@@ -104,7 +104,7 @@ def test_a_drift_makes_a_run_unstable_and_is_an_event(tmp_path: Path) -> None:
     writer.flush()
     runs = diagnosed(tmp_path)
     (run,) = runs
-    assert len(run.drifts) == 1
+    assert len(run.accuracy.drifts) == 1
     row = run_table(runs).iloc[0]
     assert (row["verdict"], row["dips"], row["drifts"]) == ("unstable", 0, 1)
     assert 0.03 < row["sag"] < 0.06

@@ -46,10 +46,10 @@ def test_an_accuracy_that_a_monitor_logged_is_judged(
                 monitor.log(val_acc=accuracy[step])
     run = diagnosed(tmp_path).items[0]
     assert run.judged.words().startswith("Judged on val_acc (logged as a scalar), loss and ")
-    assert (run.verdict, len(run.dips)) == (verdict, int(dip))
+    assert (run.verdict, len(run.accuracy.dips)) == (verdict, int(dip))
     if dip:
-        assert run.dips["onset"][0] in (190, 200)
-        assert run.dips["depth"][0] == pytest.approx(0.2, abs=0.03)
+        assert run.accuracy.dips["onset"][0] in (190, 200)
+        assert run.accuracy.dips["depth"][0] == pytest.approx(0.2, abs=0.03)
 
 
 def test_evaluations_come_before_what_was_logged(tmp_path: Path) -> None:

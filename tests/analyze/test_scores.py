@@ -20,7 +20,7 @@ def test_a_run_is_scored_by_what_its_evaluations_hold(grid_runs: Diagnoses) -> N
     frame = run_scores(runs).set_index("run")
     assert len(frame) == 8
     for run in runs:
-        row, found = frame.loc[run.name], run.dips
+        row, found = frame.loc[run.name], run.accuracy.dips
         accuracy = 100 * run.evals("knn_heldout")["value"].to_numpy()
         fifth = round(len(accuracy) / 5)
         running = [np.median(accuracy[i : i + fifth]) for i in range(len(accuracy) - fifth + 1)]

@@ -29,18 +29,18 @@ from tests.analyze.conftest import (
 
 def test_planted_events_are_found_where_they_are(whole_grid: Path) -> None:
     run = diagnosed_run(whole_grid / "lr 0.02 false 0")
-    (dip,) = run.dips.to_dict("records")
+    (dip,) = run.accuracy.dips.to_dict("records")
     assert DIP[0] - 2 * EVERY <= dip["onset"] < DIP[0] + EVERY
     assert DIP[0] <= dip["trough"] < DIP[1]
     assert DIP[1] <= dip["recovery"] <= DIP[1] + 2 * EVERY
     # the curve rises under the dip, so its level is 0.03 lower at most at the trough
     assert 0.05 < dip["depth"] < 0.1
-    found = run.spikes
+    found = run.gradients.spikes
     assert found[["layer", "onset"]].astype(str).to_numpy().tolist() == [
         ["patch_embed", str(SPIKE)],
         ["blocks.0", str(SPIKE + 2)],
     ]
-    (burst,) = run.bursts.to_dict("records")
+    (burst,) = run.gradients.bursts.to_dict("records")
     assert (burst["onset"], burst["layers"], burst["first"]) == (SPIKE, 2, "patch_embed")
 
 
@@ -107,7 +107,7 @@ def test_swells_alone_are_named_and_are_not_denied(tmp_path: Path) -> None:
     runs = diagnosed(tmp_path)
     (run,) = runs
     assert "  swells\n" not in summary(runs)
-    run.bursts, run.swells = run.swells, run.bursts
+    run.gradients.bursts, run.gradients.swells = run.gradients.swells, run.gradients.bursts
     text = summary(runs)
     assert "  bursts  swells\n" in text
     assert "1 gradient swell in 1 run." in text
@@ -123,9 +123,9 @@ def test_a_dip_that_only_the_training_saw_is_told_and_changes_no_verdict(tmp_pat
             RunDir(path).append_event("confirmed", 75, onset=onset, **facts)
         RunDir(path).append_event("confirmed", 75, onset="early", **facts)
     run = diagnosed_run(healthy)
-    assert run.confirmed_then.to_numpy().tolist() == [[20, 45, 0.112]]
+    assert run.accuracy.confirmed_then.to_numpy().tolist() == [[20, 45, 0.112]]
     assert run.verdict == "stable"
-    assert diagnosed_run(dipped).confirmed_then.empty, "the whole run shows it too"
+    assert diagnosed_run(dipped).accuracy.confirmed_then.empty, "the whole run shows it too"
     text = " ".join(summary(diagnosed(healthy)).split())
     assert "no clear sign of instability was found" in text
     assert "1 dip in 1 run stood out while it trained, and no longer among all evaluations" in text

@@ -94,11 +94,11 @@ def test_a_planted_dip_and_spike_are_found(
     assert "knn_heldout from val/knn, percent, divided by 100" in printed
     assert f"grad_norm of 5 layers, first to last: {', '.join(LAYERS)}" in printed
     run = stabkit.open_run(out)
-    (dip,) = Diagnosis(run).dips.to_dict("records")
+    (dip,) = Diagnosis(run).accuracy.dips.to_dict("records")
     assert abs(dip["onset"] - DIP[0]) <= EVERY
     assert dip["recovery"] == DIP[1]
     assert np.isnan(dip["p_value"])
-    (burst,) = Diagnosis(run).bursts.to_dict("records")
+    (burst,) = Diagnosis(run).gradients.bursts.to_dict("records")
     assert (burst["onset"], burst["first"]) == (SPIKE, "patch_embed")
     assert main(["analyze", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_a_planted_dip_and_spike_are_found(
 def test_with_sample_counts_dips_are_tested(tmp_path: Path, out: Path) -> None:
     source = as_csv(planted(), tmp_path)
     assert main(["convert", str(source), "-o", str(out), "--n", "5000", "--chance", "0.1"]) == 0
-    (dip,) = Diagnosis(stabkit.open_run(out)).dips.to_dict("records")
+    (dip,) = Diagnosis(stabkit.open_run(out)).accuracy.dips.to_dict("records")
     assert 0 < dip["p_value"] < 0.01
     assert dip["relative_depth"] > dip["depth"]
 
@@ -245,7 +245,7 @@ def test_any_held_out_accuracy_is_judged_without_an_option(
     source = as_csv(series, tmp_path)
     assert main(["convert", str(source), "-o", str(out)]) == 0
     assert "knn_heldout" not in capsys.readouterr().out
-    assert len(Diagnosis(stabkit.open_run(out)).dips) == 1
+    assert len(Diagnosis(stabkit.open_run(out)).accuracy.dips) == 1
 
 
 def test_several_accuracies_and_none_are_pointed_out(

@@ -19,11 +19,11 @@ def gradient_curves(run: Diagnosis) -> pd.DataFrame:
 
     One series a layer; without layers, one for each norm of the whole model, by its name.
     """
-    if not run.norms:
+    if not run.gradients.norms:
         return relative_norms(run.tables)
     table = run.tables.scalars()
     parts = []
-    for depth, name in enumerate(run.norms):
+    for depth, name in enumerate(run.gradients.norms):
         rows = table[table["name"] == name]
         middle = float(rows["value"][np.isfinite(rows["value"])].median())
         relative = rows["value"] / (middle if middle > 0 else math.nan)
@@ -37,10 +37,10 @@ def main_loss(run: Diagnosis) -> str | None:
 
     `loss` comes first, then a loss with an event, then one of training, then the first by name.
     """
-    spiked = {str(first) for names in run.loss_spikes["first"] for first in str(names).split(", ")}
-    eventful = spiked | {*map(str, run.departures["series"]), *map(str, run.unrest["series"])}
+    spiked = {str(first) for names in run.loss.spikes["first"] for first in str(names).split(", ")}
+    eventful = spiked | {*map(str, run.loss.departures["series"]), *map(str, run.unrest["series"])}
     return min(
-        run.losses,
+        run.loss.names,
         key=lambda name: (name != "loss", name not in eventful, not has_level(name)),
         default=None,
     )
@@ -55,9 +55,9 @@ def loss_curve(run: Diagnosis, name: str | None = None) -> "pd.Series[float]":
 
 def loss_events(run: Diagnosis, name: str) -> list[tuple[int, int]]:
     """Return onset and end of each spike of a loss, of its unrest, and of its departure."""
-    spikes = run.loss_spikes
+    spikes = run.loss.spikes
     named = spikes["first"].map(lambda first: name in str(first).split(", "))
-    left, swung = (rows[rows["series"] == name] for rows in (run.departures, run.unrest))
+    left, swung = (rows[rows["series"] == name] for rows in (run.loss.departures, run.unrest))
     of_loss = (spikes[named.astype(bool)], left, swung)
     found = pd.concat([rows[["onset", "end"]] for rows in of_loss])
     return [(int(onset), int(end)) for onset, end in found.itertuples(index=False)]

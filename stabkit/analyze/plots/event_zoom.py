@@ -137,7 +137,8 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     `loss` names the loss to show instead of the main one.
     """
     norms = gradient_curves(run)
-    near = run.bursts[(run.bursts["onset"] <= end) & (run.bursts["end"] >= onset - MARGIN[0])]
+    bursts = run.gradients.bursts
+    near = bursts[(bursts["onset"] <= end) & (bursts["end"] >= onset - MARGIN[0])]
     began = [layer for first in near["first"] for layer in str(first).split(", ")[:MOST_BEGUN]]
     norms = norms[norms["layer"].isin([*telling_layers(norms), *began[:MOST_BEGUN]])]
     gradient = pd.DataFrame(
@@ -147,7 +148,7 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
     loss = loss or main_loss(run)
     others = [
         ("loss", loss or "loss", loss_curve(run, loss)),
-        ("accuracy", run.metric, run.evals(run.metric).set_index("step")["value"]),
+        ("accuracy", run.accuracy.metric, run.accuracy.evals.set_index("step")["value"]),
     ]
     parts = [gradient] + [
         pd.DataFrame({"step": values.index, "value": values.to_numpy(dtype=float)}).assign(
@@ -156,7 +157,8 @@ def event_zoom_rows(run: Diagnosis, onset: int, end: int, loss: str | None = Non
         for panel, name, values in others
     ]
     rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    begun = set(zip(run.spikes["layer"].astype(str), run.spikes["onset"], strict=True))
+    spikes = run.gradients.spikes
+    begun = set(zip(spikes["layer"].astype(str), spikes["onset"], strict=True))
     if loss:
         begun |= {(loss, first) for first, _ in loss_events(run, loss)}
     rows["spike"] = [at in begun for at in zip(rows["series"], rows["step"], strict=True)]
@@ -178,12 +180,12 @@ def _is_open(run: Diagnosis, onset: int, end: int) -> bool:
     So is a dip that did not recover, a loss that left for good, is stuck or in a spike, and values
     that are not finite. Their `end` is where the run ended.
     """
-    dips = run.dips[run.dips["recovery"].isna()]
-    up = [still_up(run, spike) for spike in run.loss_spikes.to_dict("records")]
-    spikes = run.loss_spikes[np.array(up, dtype=bool)]
+    dips = run.accuracy.dips[run.accuracy.dips["recovery"].isna()]
+    up = [still_up(run, spike) for spike in run.loss.spikes.to_dict("records")]
+    spikes = run.loss.spikes[np.array(up, dtype=bool)]
     if any(
         ((found["onset"] == onset) & (found["end"] == end)).any()
-        for found in (dips, run.departures, run.stuck, spikes)
+        for found in (dips, run.loss.departures, run.stuck, spikes)
     ):
         return True
     lost = onset in [int(entry.get("step") or 0) for entry in run.nonfinite]
@@ -193,14 +195,14 @@ def _is_open(run: Diagnosis, onset: int, end: int) -> bool:
 def _dips(label: str, run: Diagnosis) -> list[_Event]:
     return [
         _Event(dip["depth"], "deepest dip", label, run, int(dip["onset"]), int(dip["end"]))
-        for dip in run.dips.to_dict("records")
+        for dip in run.accuracy.dips.to_dict("records")
     ]
 
 
 def _bursts(label: str, run: Diagnosis) -> list[_Event]:
     return [
         _Event(b["ratio"], "largest gradient burst", label, run, b["onset"], b["end"])
-        for b in run.bursts.to_dict("records")
+        for b in run.gradients.bursts.to_dict("records")
     ]
 
 
@@ -210,7 +212,7 @@ def _loss_spikes(label: str, run: Diagnosis) -> list[_Event]:
             s["ratio"], "largest loss spike", label, run, s["onset"], s["end"],
             str(s["first"]).split(", ")[0],
         )
-        for s in run.loss_spikes.to_dict("records")
+        for s in run.loss.spikes.to_dict("records")
     ]  # fmt: skip
 
 
@@ -220,7 +222,7 @@ def _departures(label: str, run: Diagnosis) -> list[_Event]:
             d["level"] - d["best"], f"{d['series']} left for good", label, run, d["onset"],
             d["end"], d["series"],
         )
-        for d in run.departures.to_dict("records")
+        for d in run.loss.departures.to_dict("records")
     ]  # fmt: skip
 
 
@@ -228,7 +230,7 @@ def _unrest(label: str, run: Diagnosis) -> list[_Event]:
     return [
         _Event(
             u["ratio"], f"unrest of {u['series']}", label, run, u["onset"], u["end"],
-            None if u["series"] == run.metric else u["series"],
+            None if u["series"] == run.accuracy.metric else u["series"],
         )
         for u in run.unrest.to_dict("records")
     ]  # fmt: skip

@@ -62,12 +62,13 @@ def grad_norms_table(runs: Diagnoses) -> pd.DataFrame:
 def _layer_rows(cell: Cell) -> pd.DataFrame:
     run = cell.runs[0]
     rows = gradient_curves(run)
-    found = run.spikes
+    found = run.gradients.spikes
     peaks = set(zip(found["layer"].astype(str), found["peak"], strict=True))
     rows["event"] = [at in peaks for at in zip(rows["layer"], rows["step"], strict=True)]
     rows["zoom"], rows["said"] = False, ""
-    if len(run.bursts):
-        burst = run.bursts.loc[run.bursts["ratio"].idxmax()]
+    bursts = run.gradients.bursts
+    if len(bursts):
+        burst = bursts.loc[bursts["ratio"].idxmax()]
         onset, around = int(burst["onset"]), AROUND * spacing(rows["step"])
         rows["zoom"] = rows["step"].between(onset - around, onset + around)
         first = rows["layer"].astype(str) == str(burst["first"]).split(", ")[0]
@@ -84,9 +85,8 @@ def _burst_words(run: Diagnosis, burst: "pd.Series[Any]", rows: pd.DataFrame) ->
     """Say how high a burst was, when it began, and how much later it reached the last block."""
     text = f"{times(burst['ratio'])} what was expected, from step {int(burst['onset']):,}"
     last = _upper_and_lower(rows)[-1]
-    reached = run.onsets[
-        (run.onsets["burst"] == burst.name) & (run.onsets["layer"].astype(str) == last)
-    ]
+    onsets = run.gradients.onsets
+    reached = onsets[(onsets["burst"] == burst.name) & (onsets["layer"].astype(str) == last)]
     lag = int(reached["lag"].iloc[0]) if len(reached) else 0
     text += f", {lag} step{'' if lag == 1 else 's'} before {last}" if lag > 0 else ""
     return textwrap.fill(text, SAID_WIDTH)
@@ -100,8 +100,9 @@ def _upper_and_lower(rows: pd.DataFrame) -> list[str]:
 def _result_rows(cell: Cell) -> pd.DataFrame:
     """Return the accuracy of a run; its loss if it has none."""
     run = cell.runs[0]
-    rows, series, name = run.evals(run.metric)[["step", "value"]], "accuracy", run.metric
-    dips = run.dips.to_dict("records")
+    found = run.accuracy
+    rows, series, name = found.evals[["step", "value"]], "accuracy", found.metric
+    dips = found.dips.to_dict("records")
     # one that never ended would be shaded to the end of the run, as if that were one event
     events = [(dip["onset"], dip["end"]) for dip in dips if not pd.isna(dip["recovery"])]
     if rows.empty and (loss := main_loss(run)):

@@ -49,12 +49,13 @@ def knn_table(runs: Diagnoses) -> pd.DataFrame:
 
 
 def _rows(run: Diagnosis, cell: Cell, factor: str | None, many: bool) -> pd.DataFrame:
-    evals = run.evals(run.metric)
+    evals = run.accuracy.evals
     steps, values = evals["step"].to_numpy(), evals["value"].to_numpy()
     dips, depth = np.zeros(len(steps), dtype=int), np.full(len(steps), math.nan)
     ceiling = depth.copy()
     recovered = np.ones(len(steps), dtype=bool)
-    for number, dip in enumerate(run.dips.to_dict("records") if len(run.dips) else [], start=1):
+    found = run.accuracy.dips
+    for number, dip in enumerate(found.to_dict("records") if len(found) else [], start=1):
         inside = (steps >= dip["onset"]) & (steps <= dip["end"])
         dips[inside] = number
         depth[inside] = dip["depth"]
@@ -67,14 +68,14 @@ def _rows(run: Diagnosis, cell: Cell, factor: str | None, many: bool) -> pd.Data
         "seed": run.settings.get("seed"),
         "panel": cell_label(cell, without=factor) if factor else "",
         "curve": curve,
-        "metric": run.metric,
+        "metric": run.accuracy.metric,
         **warmup_and_epoch(run),
     }
     rows = evals[["step", "value", "chance", "n", "k"]].assign(
         dip=dips, depth=depth, ceiling=ceiling
     )
     rows["recovered"] = recovered
-    rows["outlier"] = rows["step"].isin(run.outliers["onset"])
+    rows["outlier"] = rows["step"].isin(run.accuracy.outliers["onset"])
     rows["verdict"] = run.verdict if many else ""
     rows = rows.assign(**head)
     return rows[[*head, *(name for name in rows if name not in head)]]

@@ -70,12 +70,12 @@ def _rows(cell: Cell) -> pd.DataFrame:
     groups = norms.groupby(["depth", "layer", stretch(norms["step"])])["log2"]
     # one value that is not finite must show, so it makes its whole stretch NaN
     table = groups.max().where(groups.count() == groups.size()).reset_index()
-    found = run.spikes
+    found = run.gradients.spikes
     at = found.groupby([found["layer"].astype(str), stretch(found["onset"])]).size()
     at.index.names = ["layer", "step"]
     table = table.join(at.rename("spikes"), on=["layer", "step"]).fillna({"spikes": 0})
     table["dip"] = table["falls"] = False
-    for dip in run.dips.to_dict("records"):
+    for dip in run.accuracy.dips.to_dict("records"):
         name, end = ("falls", "onset") if pd.isna(dip["recovery"]) else ("dip", "end")
         table[name] |= (table["step"] + width > dip["onset"]) & (table["step"] <= dip[end])
     table = table.assign(**head, width=width, spikes=table["spikes"].astype(int))

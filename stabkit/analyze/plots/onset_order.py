@@ -26,7 +26,8 @@ def onset_order_table(runs: Diagnoses) -> pd.DataFrame:
     number of steps from one recorded value to the next.
     """
     found = onsets(runs)
-    layers = pd.concat([run.layers for run in runs]).drop_duplicates("layer").sort_values("depth")
+    layers = pd.concat([run.gradients.layers for run in runs])
+    layers = layers.drop_duplicates("layer").sort_values("depth")
     if layers.empty:
         return pd.DataFrame(columns=["kind", "layer", "depth", "lag"])
     order = layers.merge(onset_order(found).drop(columns="depth"), on="layer", how="left")

@@ -62,7 +62,7 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
         rate = rate_setting(first)
         rest = [key for key in cell.settings if key not in (NAME, rate)]
         arm = ", ".join([str(first.get(NAME)), *(label(key, cell.settings[key]) for key in rest)])
-        each = [run.evals(run.metric)[["step", "value"]] for run in cell.runs]
+        each = [run.accuracy.evals[["step", "value"]] for run in cell.runs]
         if not sum(map(len, each)):
             continue
         if lacking := [key for key in (NAME, rate) if key not in first]:

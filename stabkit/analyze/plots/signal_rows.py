@@ -25,7 +25,7 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
     """
     layers, null = _recorded(run)
     scalars, styles = run.tables.scalars(), run_styles(run)
-    evals = run.evals(run.metric)[["step", "value"]].assign(name=run.metric)
+    evals = run.accuracy.evals[["step", "value"]].assign(name=run.accuracy.metric)
     of_run = pd.concat([f for f in (evals, scalars) if len(f)] or [scalars], ignore_index=True)
     of_run["name"] = of_run["name"].astype(str)
     of_run = of_run[of_run["name"].isin(styles)]
@@ -50,13 +50,15 @@ def signal_rows(run: Diagnosis) -> pd.DataFrame:
         rows = of_run[of_run["name"] == name]
         nothing = pd.Series(False, index=rows.index)
         parts.append(_stretched(rows["value"], nothing, [stretch(rows["step"])], style))
-        parts[-1] = parts[-1].assign(kind=ACCURACY if name == run.metric else "run", signal=name)
+        kind = ACCURACY if name == run.accuracy.metric else "run"
+        parts[-1] = parts[-1].assign(kind=kind, signal=name)
     for part in parts:
         part["end"] = np.minimum(part["step"] + width - 1, steps[-1])
     # a band to the end of the run would hide what it is laid over: a dip that is open is its onset
-    ends = run.dips["end"].where(run.dips["recovery"].notna(), run.dips["onset"])
-    parts.append(pd.DataFrame({"step": run.dips["onset"], "end": ends}).assign(kind="dip"))
-    of_loss = [event for name in run.losses for event in loss_events(run, name)]
+    dips = run.accuracy.dips
+    ends = dips["end"].where(dips["recovery"].notna(), dips["onset"])
+    parts.append(pd.DataFrame({"step": dips["onset"], "end": ends}).assign(kind="dip"))
+    of_loss = [event for name in run.loss.names for event in loss_events(run, name)]
     parts.append(pd.DataFrame(of_loss, columns=["step", "end"]).assign(kind="loss event"))
     beta2 = scalars[(scalars["name"] == "beta2") & scalars["value"].between(0, 1, inclusive="left")]
     ceiling = 1 / np.sqrt(1 - beta2["value"].to_numpy(dtype=float))

@@ -77,9 +77,9 @@ def run_styles(run: Diagnosis) -> Mapping[str, SignalStyle]:
     own = {name: style for name, style in RUN.items() if name not in (METRIC, "loss", "lr")}
     rate = learning_rate(run.tables.scalars())
     return {
-        run.metric: RUN[METRIC],
-        **{name: RUN.get(name, SignalStyle("linear")) for name in run.losses[:MOST]},
-        **{name: SignalStyle("log") for name in run.norms[:MOST]},
+        run.accuracy.metric: RUN[METRIC],
+        **{name: RUN.get(name, SignalStyle("linear")) for name in run.loss.names[:MOST]},
+        **{name: SignalStyle("log") for name in run.gradients.norms[:MOST]},
         **({str(rate.name): RUN["lr"]} if len(rate) else {}),
         **own,
     }

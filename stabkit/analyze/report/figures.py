@@ -123,7 +123,7 @@ def _shown(
         return None  # the accuracy or loss that has a figure of its own
     if name == "knn" and (table["metric"] != METRIC).any():
         title = "Accuracy"
-    if name == "grad-norms" and not any(len(run.layers) for run in shown):
+    if name == "grad-norms" and not any(len(run.gradients.layers) for run in shown):
         title, about = (
             "Gradient norm of the whole model",
             "gradient norm, the largest bursts zoomed",
@@ -153,9 +153,9 @@ def _loss_tells(runs: Diagnoses) -> bool:
     """Return whether the loss shows what accuracies do not: an event, or a run without them."""
     return any(
         not run.judged.evals
-        or len(run.loss_spikes)
-        or len(run.departures)
+        or len(run.loss.spikes)
+        or len(run.loss.departures)
         or len(run.stuck)
-        or (run.unrest["series"] != run.metric).any()
+        or (run.unrest["series"] != run.accuracy.metric).any()
         for run in runs
     )

@@ -166,8 +166,8 @@ def _worst(runs: Diagnoses, table: pd.DataFrame, worst: pd.Series) -> str:
 
 
 def _accuracy(run: Diagnosis) -> str:
-    words = accuracy_words(run.metric)
-    return words if run.metric == METRIC else f"({isolated(words)})"
+    words = accuracy_words(run.accuracy.metric)
+    return words if run.accuracy.metric == METRIC else f"({isolated(words)})"
 
 
 def _most_alike(runs: Diagnoses, run: Diagnosis, others: Sequence[Diagnosis]) -> Diagnosis | None:
@@ -202,12 +202,12 @@ def _named(runs: Diagnoses, name: str) -> Diagnosis:
 
 
 def _level(run: Diagnosis) -> float | None:
-    return None if math.isnan(run.level) else run.level
+    return None if math.isnan(run.accuracy.level) else run.accuracy.level
 
 
 def _steps(run: Diagnosis) -> int:
     status = run.stored.dir.last_status()
     if status and status.step:
         return status.step
-    evals = run.evals(run.metric)["step"]
+    evals = run.accuracy.evals["step"]
     return int(evals.max()) if len(evals) else 0

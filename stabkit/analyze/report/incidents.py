@@ -45,17 +45,17 @@ def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Incid
     yield from _collapse(run, where)
     for dip in told_dips(run, between).to_dict("records"):
         yield _dip(run, where, dip)
-    for drift in run.drifts.to_dict("records"):
+    for drift in run.accuracy.drifts.to_dict("records"):
         yield _drift(run, where, drift)
     for unrest in run.unrest.to_dict("records"):
         yield _unrest(run, where, unrest)
-    for outlier in run.outliers.to_dict("records"):
+    for outlier in run.accuracy.outliers.to_dict("records"):
         yield _outlier(run, where, outlier)
 
 
 def _accuracy(run: Diagnosis) -> Facts:
     """Return the name of the accuracy, unless it is our own."""
-    return () if run.metric == METRIC else (("In", run.metric),)
+    return () if run.accuracy.metric == METRIC else (("In", run.accuracy.metric),)
 
 
 def _p_value(p: float) -> tuple[str, str]:
@@ -139,12 +139,12 @@ def _drift(run: Diagnosis, where: str, drift: dict[Any, Any]) -> Incident:
 
 
 def _shown(run: Diagnosis, onset: int) -> int:
-    return int(shown_from(run.evals(run.metric)["step"].to_numpy(), np.array([onset]))[0])
+    return int(shown_from(run.accuracy.evals["step"].to_numpy(), np.array([onset]))[0])
 
 
 def _unrest(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     onset, end, name = int(row["onset"]), int(row["end"]), str(row["series"])
-    loss = None if name == run.metric else name
+    loss = None if name == run.accuracy.metric else name
     between, ratio = swings_between(run, row), float(row["ratio"])
     facts: Facts = (
         *((("In", loss),) if loss else _accuracy(run)),

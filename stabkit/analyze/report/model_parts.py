@@ -20,7 +20,7 @@ def is_own(run: Diagnosis) -> bool:
 
 def patch_projection(run: Diagnosis) -> str | None:
     """Return the name of the layer that projects patches, if it is trained."""
-    layers = run.layers.sort_values("depth")["layer"]
+    layers = run.gradients.layers.sort_values("depth")["layer"]
     return next((layer for layer in layers if PATCHES.search(layer)), None)
 
 
@@ -44,7 +44,7 @@ def _of_settings(run: Diagnosis) -> set[Part]:
 
 
 def _of_record(run: Diagnosis) -> set[Part]:
-    layers = list(run.layers["layer"])
+    layers = list(run.gradients.layers["layer"])
     parts: set[Part] = set()
     if patch_projection(run):
         parts.add("patch_embed")

@@ -175,7 +175,7 @@ def _pair(
 
 
 def _level(run: Diagnosis) -> float:
-    return 100 * run.level if run.finished else math.nan
+    return 100 * run.accuracy.level if run.finished else math.nan
 
 
 def settings_but(run: Diagnosis, key: str) -> tuple[tuple[str, str], ...]:

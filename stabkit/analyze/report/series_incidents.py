@@ -19,14 +19,14 @@ NAMED = 6  # layers; more are counted
 def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
     """Yield every event in the losses and gradients of a run."""
     yield from _nonfinite(run, where)
-    for row in run.departures.to_dict("records"):
+    for row in run.loss.departures.to_dict("records"):
         yield _departure(run, where, row)
-    for row in run.loss_spikes.to_dict("records"):
+    for row in run.loss.spikes.to_dict("records"):
         yield _loss_spike(run, where, row)
     # noise brings other bursts, and the first event is told as the beginning
-    for row in run.clear_bursts.to_dict("records"):
+    for row in run.gradients.bursts_that_count.to_dict("records"):
         yield _burst(run, where, row)
-    for row in run.swells.to_dict("records"):
+    for row in run.gradients.swells.to_dict("records"):
         yield _swell(run, where, row)
     for row in run.stuck.to_dict("records"):
         yield _stuck(run, where, row)
@@ -40,7 +40,7 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     first, _, names, often = _entries(run.nonfinite)
     end = run.nonfinite_until
     forever = end > first and end >= _last_step(run)
-    lost = {name for entry in run.nonfinite for name in names_of(entry)} & {*run.losses}
+    lost = {name for entry in run.nonfinite for name in names_of(entry)} & {*run.loss.names}
     entry = min(run.nonfinite, key=lambda entry: int(entry.get("step") or 0))
     signal, reached = entry.get("signal"), entry.get("reached")
     of = f"{signal} of " if signal and signal not in names else ""
@@ -145,18 +145,18 @@ def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
 
 def burst_between(run: Diagnosis, since: int, until: int) -> str:
     """Say what the first gradient burst between two steps was, or that there is none."""
-    near = run.bursts[run.bursts["onset"].between(since, until)]
+    near = run.gradients.bursts[run.gradients.bursts["onset"].between(since, until)]
     if near.empty:
         return f"no burst between steps {max(since, 0):,} and {until:,}"
     first = near.iloc[0]
-    if run.norms:
+    if run.gradients.norms:
         return f"burst of {first['first']} at step {int(first['onset']):,}"
     return f"burst at step {int(first['onset']):,}, first in {layers_called(first['first'])}"
 
 
 def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     onset, end, ratio = int(row["onset"]), int(row["end"]), float(row["ratio"])
-    whole = bool(run.norms)
+    whole = bool(run.gradients.norms)
     spiked = counted(int(row["layers"]), "spike")
     facts = (
         ("Lasts", lasting(onset, end)),
@@ -172,7 +172,7 @@ def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
 
 def _swell(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     onset, end, ratio, first = int(row["onset"]), int(row["end"]), float(row["ratio"]), row["first"]
-    whole = bool(run.norms)
+    whole = bool(run.gradients.norms)
     layers = counted(int(row["layers"]), "layer")
     facts = (
         ("Lasts", lasting(onset, end)),

@@ -50,7 +50,8 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
     for run in runs:
         if run.name in begun and begun[run.name] <= _early(run):
             seen.add(("early", run.name))
-        if (run.onsets.loc[run.onsets["share"] == 1, "layer"] == FIRST).any():
+        onsets = run.gradients.onsets
+        if (onsets.loc[onsets["share"] == 1, "layer"] == FIRST).any():
             seen.add(("patch_first", run.name))
         if _at_once(run):
             seen.add(("at_once", run.name))
@@ -66,8 +67,9 @@ def _sign(one: Incident) -> Sign | None:
 
 def _at_once(run: Diagnosis) -> bool:
     """Return whether most of the layers, four or more, burst in one step."""
-    together = run.onsets[run.onsets["lag"] == 0].groupby("burst").size()
-    return bool(together.max() >= max(FEWEST, MOST * len(run.layers))) if len(together) else False
+    onsets, layers = run.gradients.onsets, run.gradients.layers
+    together = onsets[onsets["lag"] == 0].groupby("burst").size()
+    return bool(together.max() >= max(FEWEST, MOST * len(layers))) if len(together) else False
 
 
 class Began(NamedTuple):

@@ -71,13 +71,13 @@ def timeline(run: Diagnosis, incidents: Sequence[Incident]) -> Timeline:
 
 def curve(run: Diagnosis) -> Curve | None:
     """Return the accuracy of a run, or else its loss, as a small curve; None without either."""
-    rows, about = run.evals(run.metric)[["step", "value"]], accuracy_axis(run.metric)
+    rows, about = run.accuracy.evals[["step", "value"]], accuracy_axis(run.accuracy.metric)
     if rows.empty and (name := main_loss(run)):
         rows, about = loss_curve(run, name).reset_index(), name
     rows = rows[np.isfinite(rows["value"])]
     if len(rows) < 2:
         return None
-    spans = [(dip["onset"], dip["end"]) for dip in run.dips.to_dict("records")]
+    spans = [(dip["onset"], dip["end"]) for dip in run.accuracy.dips.to_dict("records")]
     first, last = _span(run, ())
     low, high = float(rows["value"].min()), float(rows["value"].max())
     x = WIDTH * (rows["step"] - first) / max(last - first, 1)
@@ -95,7 +95,7 @@ def _points(places: pd.DataFrame) -> str:
 
 def _span(run: Diagnosis, incidents: Sequence[Incident]) -> tuple[int, int]:
     """Return the first and last step that was recorded of a run."""
-    steps = [run.evals(run.metric)["step"], run.tables.scalars()["step"]]
+    steps = [run.accuracy.evals["step"], run.tables.scalars()["step"]]
     known = [(int(s.min()), int(s.max())) for s in steps if len(s)]
     known += [(one.onset, one.end) for one in incidents]
     if not known:

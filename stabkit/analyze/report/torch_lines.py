@@ -65,10 +65,10 @@ def _beta2(scalars: pd.DataFrame, number: int | None, of_group: str) -> dict[str
 
 
 def _clip(run: Diagnosis, scalars: pd.DataFrame) -> str:
-    whole = "grad_norm_total" if len(run.layers) else (run.norms or [""])[0]
+    whole = "grad_norm_total" if len(run.gradients.layers) else (run.gradients.norms or [""])[0]
     norms = scalars.loc[scalars["name"] == whole, "value"]
     norms = norms[np.isfinite(norms)]
-    if norms.empty or len(run.norms) > 1:  # several are norms of parts
+    if norms.empty or len(run.gradients.norms) > 1:  # several are norms of parts
         return ""
     return f"\n# {AT:.0%} of the norms on record are below {norms.quantile(AT):.3g}"
 

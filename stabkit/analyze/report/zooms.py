@@ -19,7 +19,7 @@ def pictured(incident: Incident) -> tuple[Incident, Picture | None]:
     if rows.empty:
         return incident, None
     incident = replace(incident, facts=(*incident.facts, *_peak(incident, rows)))
-    named = {"gradient": "gradient norms", "accuracy": accuracy_axis(incident.run.metric)}
+    named = {"gradient": "gradient norms", "accuracy": accuracy_axis(incident.run.accuracy.metric)}
     drawn = rows.drop_duplicates("panel")
     recorded = [named.get(p, s) for p, s in zip(drawn["panel"], drawn["series"], strict=True)]
     alt = f"Curves of {listed(recorded)} from step {rows['step'].min()} to {rows['step'].max()}, "

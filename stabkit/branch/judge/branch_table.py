@@ -72,7 +72,7 @@ def read_plan(study: Path) -> Planned:
             str(file), [f"event.kind: {event.kind!r} is not judged in branches; those are: {known}"]
         )
     parent = _parent(study, folder, content.get("made_in")).as_of_now().keeping()
-    return Planned(study, parent, Diagnosis(parent).metric, event, horizon, branches, {})
+    return Planned(study, parent, Diagnosis(parent).accuracy.metric, event, horizon, branches, {})
 
 
 def made_in(study: Path) -> dict[str, str]:

@@ -96,7 +96,7 @@ def test_a_loss_that_left_for_good_has_no_band_to_the_end(tmp_path: Path) -> Non
     losses = falling_loss()
     losses[300:] *= 3
     run = run_of(plant_loop(tmp_path / "a", losses=losses))
-    (left,), (spike,) = run.departures.to_dict("records"), run.loss_spikes.to_dict("records")
+    (left,), (spike,) = run.loss.departures.to_dict("records"), run.loss.spikes.to_dict("records")
     assert left["end"] == STEPS - 1
     (ax,) = event_zoom_figure(event_zoom_rows(run, left["onset"], left["end"])).axes
     assert not ax.patches

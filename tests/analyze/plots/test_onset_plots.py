@@ -97,7 +97,7 @@ def test_the_map_holds_the_logarithm_of_every_value(grid_runs: Diagnoses, whole_
     assert (spiked["step"] <= [SPIKE, SPIKE + 2]).all()
     assert (spiked["step"] + width > [SPIKE, SPIKE + 2]).all()
     inside = mine.loc[mine["dip"], "step"]
-    (dip,) = diagnosed_run(whole_grid / BAD).dips.to_dict("records")
+    (dip,) = diagnosed_run(whole_grid / BAD).accuracy.dips.to_dict("records")
     assert (inside.min(), inside.max()) == (
         dip["onset"] // width * width,
         dip["end"] // width * width,
@@ -178,7 +178,7 @@ def test_an_event_that_was_not_over_when_the_run_ended_has_a_line_and_no_band(
     whole_grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = diagnosed_run(whole_grid / BAD)
-    (found,) = run.dips.to_dict("records")
+    (found,) = run.accuracy.dips.to_dict("records")
     both = int(found["onset"]), int(found["end"])
     rows = event_zoom_rows(run, *both)
     assert rows["end"].unique().tolist() == [both[1]]
@@ -186,7 +186,7 @@ def test_an_event_that_was_not_over_when_the_run_ended_has_a_line_and_no_band(
     assert (band.get_x(), band.get_width()) == (0, both[1] - both[0])
     assert "the event" in shown(event_zoom_figure(rows))
 
-    never = run.dips.assign(recovery=np.nan)
+    never = run.accuracy.dips.assign(recovery=np.nan)
     monkeypatch.setattr(type(run), "dips", property(lambda _: never))
     still_open = event_zoom_rows(run, *both)
     assert still_open["end"].isna().all()
@@ -413,17 +413,17 @@ def test_a_long_run_is_drawn_in_few_stretches_and_keeps_its_spikes(tmp_path: Pat
     top = table.loc[table["log2"].idxmax()]
     assert top["step"] <= 12340 < top["step"] + top["width"]
     assert top["spikes"] == 1
-    assert diagnosed_run(tmp_path / "run").bursts["onset"].tolist() == [12340]
+    assert diagnosed_run(tmp_path / "run").gradients.bursts["onset"].tolist() == [12340]
 
 
 def test_how_long_a_dip_lasted_in_every_unit(grid: Path) -> None:
     run = diagnosed_run(grid / "lr 0.02 false 0")
-    (dip,) = run.dips.to_dict("records")
+    (dip,) = run.accuracy.dips.to_dict("records")
     assert dip["steps"] == dip["end"] - dip["onset"] == dip["recovery"] - dip["onset"]
     assert dip["samples"] == dip["steps"] * run.settings["train.batch"]
     assert dip["epochs"] == dip["samples"] / run.settings["data.num_train"]
     (run.path / "config.yaml").unlink()
-    (dip,) = diagnosed_run(run.path).dips.to_dict("records")
+    (dip,) = diagnosed_run(run.path).accuracy.dips.to_dict("records")
     assert np.isnan(dip["samples"])
     assert np.isnan(dip["epochs"])
 

@@ -108,9 +108,9 @@ def test_lines_of_knn_are_named_where_they_end_with_the_final_level(grid_runs: D
     figure = knn_figure(table)
     texts = {text.get_text() for ax in figure.axes for text in ax.texts}
     for (_, curve), rows in table.groupby(["panel", "curve"]):
-        levels = [run.level for run in grid_runs if run.name in set(rows["run"])]
+        levels = [run.accuracy.level for run in grid_runs if run.name in set(rows["run"])]
         assert f"{curve} · {100 * np.mean(levels):.1f}" in {t.replace("\n", " ") for t in texts}
-    depths = [100 * d for run in grid_runs for d in run.dips["depth"]]
+    depths = [100 * d for run in grid_runs for d in run.accuracy.dips["depth"]]
     assert all(any(f"-{depth:.1f} pt" in text for text in texts) for depth in depths)
     # every panel drawn alone has the scale that it has beside the others
     limits = {ax.get_ylim() for one in (figure, *knn_panels(table)) for ax in one.axes}
@@ -128,11 +128,11 @@ def test_a_mean_of_knn_is_that_of_the_runs_that_finished(tmp_path: Path) -> None
     table.loc[table["run"] == failed.name, "value"] -= 0.2
     figure = knn_figure(table)
     said = [text.get_text().rpartition(" · ")[2] for text in figure.axes[0].texts]
-    assert f"{100 * np.mean([one.level, two.level]):.1f}" in said
+    assert f"{100 * np.mean([one.accuracy.level, two.accuracy.level]):.1f}" in said
     assert figure.get_supxlabel() == "n = 3 seeds; means without 1 unfinished run"
     alone = knn_figure(table[table["run"] == failed.name])
     ends = [" ".join(text.get_text().split()).rpartition(" · ")[2] for text in alone.axes[0].texts]
-    assert f"{100 * (failed.level - 0.2):.1f} so far" in ends
+    assert f"{100 * (failed.accuracy.level - 0.2):.1f} so far" in ends
     assert "without" not in alone.get_supxlabel()
     names = [line["name"] for line in json.loads(charts(runs)[0].data)["data"]]
     assert [name.endswith(" so far") for name in names] == [False, False, True]

@@ -100,9 +100,9 @@ def test_evaluations_and_dips_are_among_them(
     np.testing.assert_array_equal(knn["step"], evals["step"] // width * width)
     np.testing.assert_allclose(knn["median"], evals["value"], rtol=2**-23)  # as float32
     (dip,) = table[table["kind"] == "dip"].to_dict("records")
-    (found,) = run.dips.to_dict("records")
+    (found,) = run.accuracy.dips.to_dict("records")
     assert (dip["step"], dip["end"]) == (found["onset"], found["end"])
-    never = run.dips.assign(recovery=np.nan)
+    never = run.accuracy.dips.assign(recovery=np.nan)
     monkeypatch.setattr(type(run), "dips", property(lambda _: never))
     rows = signal_rows(run)
     (still_open,) = rows[rows["kind"] == "dip"].to_dict("records")

@@ -130,7 +130,7 @@ def test_bursts_that_do_not_count_are_not_denied(tmp_path: Path, bursts: int, do
     (run,) = runs
     assert make_report(runs).nothing == "No event was found."
     row = {"onset": 7, "end": 9, "ratio": 5.0, "layers": 1, "first": "a", "first_depth": 0}
-    run.bursts = pd.DataFrame([row] * bursts)
+    run.gradients.bursts = pd.DataFrame([row] * bursts)
     report = make_report(runs)
     said = f"{counted(bursts, 'gradient burst')} {do} not stand out from the noise, and {do} not"
     assert report.nothing == f"{said} count."

@@ -60,7 +60,7 @@ def test_a_chart_says_final_accuracies_depths_of_dips_and_bursts(grid_runs: Diag
     finals = [name.rpartition(" · ")[2] for name in names]
     assert sorted(finals) == sorted(f"{level(run):.1f}" for run in grid_runs)
     said = [shape["label"]["text"] for shape in shapes(accuracy)]
-    depths = [100 * depth for run in grid_runs for depth in run.dips["depth"]]
+    depths = [100 * depth for run in grid_runs for depth in run.accuracy.dips["depth"]]
     assert sorted(said) == sorted(f"-{depth:.1f} pt" for depth in depths)
     (line,) = [shape for shape in shapes(contents(grid_runs, "grad-norms")) if "label" in shape]
     assert SPIKE <= line["x0"] == line["x1"] < SPIKE + 3

@@ -261,7 +261,7 @@ def test_a_burst_that_the_noise_explains_is_not_where_it_began(tmp_path: Path) -
     for stands_out, word in ((True, "burst"), (False, "dip")):
         plant_run(tmp_path / word, dip=0.08, spike=True)
         runs = diagnosed(tmp_path / word)
-        runs.items[0].spikes["stands_out"] = stands_out
+        runs.items[0].gradients.spikes["stands_out"] = stands_out
         assert word in where_it_began(all_incidents(runs), runs.items[0]).words
 
 

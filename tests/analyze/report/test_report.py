@@ -41,7 +41,7 @@ def test_the_verdict_counts_runs_points_and_steps(grid_runs: Diagnoses, whole_gr
     assert verdict.lines[0] == (
         "2 dipped or drifted. All of these finished without any error, as if nothing had happened."
     )
-    found = {run.name: run.dips for run in grid_runs}
+    found = {run.name: run.accuracy.dips for run in grid_runs}
     deepest = max((d["depth"].max(), name) for name, d in found.items() if len(d))[1]
     seed = deepest[-1]  # the runs that differ from it in one setting
     alike = [f"lr 0.001 false {seed}", f"lr 0.02 true {seed}"]
@@ -114,8 +114,8 @@ def test_every_event_is_told_the_deepest_first_and_those_left_out_are_counted(
     grid_runs: Diagnoses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = grid_runs
-    depths = sorted((d for run in runs for d in run.dips["depth"]), reverse=True)
-    ratios = sorted((r for run in runs for r in run.bursts["ratio"]), reverse=True)
+    depths = sorted((d for run in runs for d in run.accuracy.dips["depth"]), reverse=True)
+    ratios = sorted((r for run in runs for r in run.gradients.bursts["ratio"]), reverse=True)
     monkeypatch.setattr(report_module, "ZOOMS", 1)
     monkeypatch.setattr(report_module, "LISTED", 2)
     report = make_report(runs)
