@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = {  # a room of stabkit/ imports only from floors below its own
     "printing": -1, "yamlio": -1, "presets": -1, "cores": -1, "garbage": -1, "version": -1,
-    "code_state": 0, "config": 0, "rundir": 0, "notify": 0,
+    "event_kinds": -1, "code_state": 0, "config": 0, "rundir": 0, "notify": 0,
     "store": 1, "detect": 1,
     "monitor": 2, "integrations": 3, "train": 3, "analyze": 3, "convert": 3,
     "replay": 4, "evaluate": 4, "sweep": 4, "runs": 4, "branch": 5, "study": 5,

@@ -1,18 +1,15 @@
 """Everything found in one run as one tidy frame."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.nonfinite import names_of
+from stabkit.event_kinds import EVENT_KINDS, EventKind
 
-EVENT_KINDS = (
-    *("dip", "drift", "outlier", "burst", "swell", "spike", "loss_spike", "departure", "stuck"),
-    *("unrest", "collapse", "nonfinite", "overflow", "lr_restart"),
-)
 EVENT_COLUMNS = {
     "kind": "object",
     "onset": "int64",
@@ -34,7 +31,7 @@ def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
     """
     if kind is not None and kind not in EVENT_KINDS:
         raise ValueError(f"unknown kind of event {kind!r}; there are: {', '.join(EVENT_KINDS)}")
-    wanted = [k for k in EVENT_KINDS if k != "spike"] if kind is None else [kind]
+    wanted = [k for k in EVENT_KINDS if (k != "spike" if kind is None else k == kind)]
     rows = [row for name in wanted for row in _ROWS[name](run)]
     frame = pd.DataFrame(rows, columns=list(EVENT_COLUMNS)).astype(EVENT_COLUMNS)
     return frame.sort_values(["onset", "end"], kind="stable", ignore_index=True)
@@ -121,7 +118,7 @@ def _entries(kind: str, entries: Sequence[dict[str, Any]]) -> Iterator[Row]:
         yield kind, min(steps), max(steps), ", ".join(first) or None, len(steps), math.nan
 
 
-_ROWS = {
+_ROWS: dict[EventKind, Callable[[Diagnosis], Iterator[Row]]] = {
     "dip": _dips,
     "drift": _drifts,
     "outlier": _outliers,

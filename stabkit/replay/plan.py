@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.found import EVENT_KINDS, found_events
+from stabkit.analyze.found import found_events
 from stabkit.config import ConfigError, RunConfig, read_config, run_id, suggest
+from stabkit.event_kinds import EVENT_KINDS
 from stabkit.monitor.ranks import world_size
 from stabkit.printing import first_of
 from stabkit.rundir import RunDir, kept_states

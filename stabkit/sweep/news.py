@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stabkit.event_kinds import ONLINE_KINDS
 from stabkit.sweep.status import Row
 from stabkit.sweep.table import counted_events
 
 STATES = ("failed", "lost", "unreadable", "preempted", "done")
-KINDS = ("dip", "spike", "departure", "collapse", "nonfinite", "stale_moments", *STATES)
+KINDS = (*ONLINE_KINDS, *STATES)
 
 
 def news(before: Mapping[str, Row], rows: Sequence[Row], folder: str) -> list[dict[str, Any]]:

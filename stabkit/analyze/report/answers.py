@@ -9,7 +9,7 @@ from stabkit.analyze.notes import rate_jumps
 from stabkit.analyze.plots.clock import warmup_end
 from stabkit.analyze.report.advice import Advice
 from stabkit.analyze.report.headline import Verdict, isolated
-from stabkit.analyze.report.incident import KINDS, Incident
+from stabkit.analyze.report.incident import TOLD_KINDS, Incident
 from stabkit.analyze.report.remedy_trials import Trial
 from stabkit.analyze.report.signs import called, events_of, when
 from stabkit.analyze.text import layers_called
@@ -18,7 +18,7 @@ from stabkit.printing import counted
 TOLD = 2  # events in the first answer
 BEFORE = 50  # steps before an event, in which a jump of the learning rate is told
 # kinds of event that make a run unstable
-DECISIVE = ("non-finite", "collapse", "departure", "dip", "drift", "loss spike", "unrest")
+DECISIVE = ("nonfinite", "collapse", "departure", "dip", "drift", "loss_spike", "unrest")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _unstable(runs: Diagnoses, verdict: Verdict, of_worst: Sequence[Incident]) -
     if len(runs) > 1:
         return f"Yes: {line}"
     decisive = [one for one in of_worst if one.kind in DECISIVE]
-    told = sorted(decisive, key=lambda one: KINDS.index(one.kind))[:TOLD]
+    told = sorted(decisive, key=lambda one: TOLD_KINDS.index(one.kind))[:TOLD]
     return " ".join(["Yes.", *(f"{one.headline}." for one in told), line]).strip()
 
 
@@ -93,7 +93,7 @@ def _in_layers(one: Incident) -> str:
 def _warmup(one: Incident) -> str:
     """Say where the onset lies relative to the warm-up, if it is known and near."""
     end = warmup_end(one.run)
-    if one.kind == "stuck loss":
+    if one.kind == "stuck":
         return ""  # it is stuck from the first step on, whatever the warm-up
     if not end or one.onset > 2 * end:
         return ""

@@ -10,7 +10,7 @@ from stabkit.analyze.report.zooms import pictured
 
 Pictured = tuple[Incident, Picture | None]
 # The first of these events of a run has the picture: a burst shows what the fall looked like
-TELLING = ("burst", "loss spike", "dip", "departure")
+TELLING = ("burst", "loss_spike", "dip", "departure")
 
 
 @dataclass(frozen=True)

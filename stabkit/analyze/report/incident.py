@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.event_kinds import EventKind
 
-Kind = Literal[
-    "non-finite", "collapse", "departure", "dip", "drift", "loss spike", "unrest", "burst",
-    "swell", "outlier", "stuck loss", "overflow",
-]  # fmt: skip
-KINDS: tuple[Kind, ...] = get_args(Kind)  # the worst first
+# The kinds that a report tells, the worst first. Bursts hold the spikes; what a restart of the
+# learning rate explains is no event of its own.
+TOLD_KINDS: tuple[EventKind, ...] = (
+    *("nonfinite", "collapse", "departure", "dip", "drift", "loss_spike", "unrest", "burst"),
+    *("swell", "outlier", "stuck", "overflow"),
+)
 Facts = tuple[tuple[str, str], ...]
 
 
@@ -26,7 +27,7 @@ class Incident:
 
     run: Diagnosis
     where: str
-    kind: Kind
+    kind: EventKind
     onset: int
     end: int
     size: float

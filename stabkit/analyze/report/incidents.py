@@ -12,7 +12,7 @@ from stabkit.analyze.cells import group_cells, run_label
 from stabkit.analyze.collapse_events import ACCURACY, CALLED
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.report.incident import KINDS, Facts, Incident, lasting, number
+from stabkit.analyze.report.incident import TOLD_KINDS, Facts, Incident, lasting, number
 from stabkit.analyze.report.series_incidents import burst_between, of_series
 from stabkit.analyze.sentences import p_words, swings_between
 from stabkit.analyze.text import times
@@ -37,7 +37,7 @@ def all_incidents(runs: Diagnoses) -> list[Incident]:
         for run in cell.runs
         for incident in _of_run(run, run_label(cell, run), between)
     ]
-    return sorted(found, key=lambda incident: (KINDS.index(incident.kind), -incident.size))
+    return sorted(found, key=lambda incident: (TOLD_KINDS.index(incident.kind), -incident.size))
 
 
 def _of_run(run: Diagnosis, where: str, between: float | None) -> Iterator[Incident]:

@@ -57,7 +57,7 @@ def _nonfinite(run: Diagnosis, where: str) -> Iterator[Incident]:
     headline = f"Non-finite values{where_first} from step {first:,}"
     in_loss = min(lost, default=None)
     yield Incident(
-        run, where, "non-finite", first, end, len(run.nonfinite), headline, facts,
+        run, where, "nonfinite", first, end, len(run.nonfinite), headline, facts,
         listed(names[:NAMED]) if names else "", in_loss,
     )  # fmt: skip
 
@@ -140,7 +140,7 @@ def _loss_spike(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
         facts += (("Gradients", burst_between(run, onset - max(end - onset, BEFORE), end)),)
     what = "Long rise of the loss" if row["long"] else "Loss spike"
     headline = f"{what} at step {onset:,}: {number(before)} → {number(peak)}"
-    return Incident(run, where, "loss spike", onset, end, ratio, headline, facts, loss=name)
+    return Incident(run, where, "loss_spike", onset, end, ratio, headline, facts, loss=name)
 
 
 def burst_between(run: Diagnosis, since: int, until: int) -> str:
@@ -194,5 +194,5 @@ def _stuck(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
     )
     headline = f"{called(name)} never fell"
     return Incident(
-        run, where, "stuck loss", onset, end, float(row["level"]), headline, facts, loss=name
+        run, where, "stuck", onset, end, float(row["level"]), headline, facts, loss=name
     )

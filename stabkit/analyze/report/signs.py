@@ -8,33 +8,35 @@ from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
 from stabkit.analyze.order import FIRST
-from stabkit.analyze.report.incident import Incident, Kind
+from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.param_groups import Group, groups_of, tell_groups
 from stabkit.analyze.report.remedy import SIGNS, Sign
 from stabkit.analyze.text import layers_called
+from stabkit.event_kinds import EventKind
 
-OF_KIND: dict[Kind, Sign] = {
+OF_KIND: dict[EventKind, Sign] = {
     "dip": "dips",
     "drift": "dips",
     "burst": "bursts",
     "swell": "bursts",
     "collapse": "collapsed",
-    "non-finite": "nonfinite",
-    "loss spike": "loss_spikes",
+    "nonfinite": "nonfinite",
+    "loss_spike": "loss_spikes",
     "departure": "loss_left",
-    "stuck loss": "stuck",
+    "stuck": "stuck",
 }
-IN_WORDS: dict[Kind, str] = {
-    "non-finite": "non-finite values",
+IN_WORDS: dict[EventKind, str] = {
+    "nonfinite": "non-finite values",
+    "loss_spike": "a loss spike",
     "departure": "a loss that left for good",
     "burst": "a gradient burst",
     "swell": "a gradient swell",
     "unrest": "unrest",
     "outlier": "a single low evaluation",
     "overflow": "an overflow",
-    "stuck loss": "a loss that never fell",
+    "stuck": "a loss that never fell",
 }
-UNDATED: tuple[Kind, ...] = ("burst", "swell", "stuck loss")  # none tells that trouble began early
+UNDATED: tuple[EventKind, ...] = ("burst", "swell", "stuck")  # none tells that trouble began early
 
 FEWEST, MOST = 4, 0.75  # layers, and their share, that burst in one step
 EARLY = 0.1  # share of a run that is early if its warm-up is not known
@@ -139,7 +141,7 @@ def called(one: Incident) -> str:
 
 def when(one: Incident) -> str:
     """Say at which step an event began, or between which two evaluations."""
-    if one.kind == "stuck loss":
+    if one.kind == "stuck":
         return "at the first step"
     if one.shows is None:
         return f"at step {one.onset:,}"

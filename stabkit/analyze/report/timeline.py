@@ -9,13 +9,14 @@ import pandas as pd
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.plots.clock import warmup_end
 from stabkit.analyze.plots.curves import accuracy_axis, loss_curve, main_loss
-from stabkit.analyze.report.incident import Incident, Kind
+from stabkit.analyze.report.incident import Incident
+from stabkit.event_kinds import EventKind
 
 POINTS = 200  # of a curve; a line of text is no wider
 WIDTH, HEIGHT = 1000, 100  # of the box that a curve is drawn in
-LANES: dict[Kind, str] = {
+LANES: dict[EventKind, str] = {
     "burst": "gradients", "swell": "gradients", "overflow": "gradients",
-    "loss spike": "loss", "departure": "loss", "stuck loss": "loss", "non-finite": "loss",
+    "loss_spike": "loss", "departure": "loss", "stuck": "loss", "nonfinite": "loss",
     "dip": "accuracy", "drift": "accuracy", "outlier": "accuracy", "unrest": "accuracy",
     "collapse": "collapse",
 }  # fmt: skip
@@ -59,7 +60,7 @@ def timeline(run: Diagnosis, incidents: Sequence[Incident]) -> Timeline:
     for one in incidents:
         end = one.onset if one.kind == "collapse" else one.end  # a band would hide all else
         left, right = (scale * (min(step, last) - first) for step in (one.onset, end))
-        mark = Mark(one.kind.replace(" ", "-"), left, max(right - left, 0.4), one.headline)
+        mark = Mark(one.kind, left, max(right - left, 0.4), one.headline)
         lanes.setdefault("loss" if one.loss else LANES[one.kind], []).append(mark)
     ordered = tuple(
         (name, tuple(lanes[name])) for name in dict.fromkeys(LANES.values()) if name in lanes

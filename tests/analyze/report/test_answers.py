@@ -62,7 +62,7 @@ def test_a_drift_in_which_another_event_begins_is_not_where_it_began() -> None:
     run: Any = SimpleNamespace(name="a")
     drift, spike, later = (
         Incident(run, "a", kind, onset, onset + 70, 1.0, "", ())
-        for kind, onset in (("drift", 270), ("loss spike", 300), ("drift", 400))
+        for kind, onset in (("drift", 270), ("loss_spike", 300), ("drift", 400))
     )
     assert events_of([later, spike, drift], "a") == [spike, later]
 

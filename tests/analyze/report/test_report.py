@@ -78,7 +78,7 @@ def test_a_run_that_went_nonfinite_is_worse_than_the_deepest_dip(grid: Path) -> 
     runs = diagnosed(grid)
     assert worst_of(run_table(runs))["run"] == "lr 0.001 true 1"
     event, _ = make_report(runs).incidents[0]
-    assert event.kind == "non-finite"
+    assert event.kind == "nonfinite"
     assert ("In", "head") in event.facts
 
 
