@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from stabkit.rundir import atomic, event_log
+from stabkit.rundir import atomic, log
 
 
 def no_room(patch: pytest.MonkeyPatch) -> None:
@@ -19,7 +19,7 @@ def no_room(patch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     patch.setattr(atomic, "_new_beside", full)
-    patch.setattr(event_log, "append_to", full)
+    patch.setattr(log, "append_to", full)
 
 
 def small_disk(patch: pytest.MonkeyPatch, folder: Path, size: int) -> None:

@@ -363,7 +363,7 @@ def test_a_folder_that_may_not_be_read_is_named(
 def test_a_file_that_may_not_be_read_is_named(
     folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    RunDir(folder / "b damaged").append_event("start", 0)
+    RunDir(folder / "b damaged").append_entry("start", 0)
     file = folder / "b damaged" / name
     mode = file.stat().st_mode
     file.chmod(0)

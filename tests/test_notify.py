@@ -208,7 +208,7 @@ def test_the_monitor_alerts_and_trains_as_without(server: Server, tmp_path: Path
 
 def test_a_dead_webhook_is_told_in_the_log_of_the_run(tmp_path: Path) -> None:
     trained(tmp_path / "run", "webhook:http://127.0.0.1:9/token")
-    events = RunDir(tmp_path / "run").read_events()
+    events = RunDir(tmp_path / "run").read_entries()
     (failed,) = [event for event in events if event["kind"] == "alert_failed"]
     assert failed["reason"].startswith("the webhook at 127.0.0.1 failed")
     assert "token" not in json.dumps(events)

@@ -62,7 +62,7 @@ def hostile(tmp_path: Path) -> Path:
     status = json.loads((run / "status.json").read_text())
     status |= {"state": "failed", "reason": MARKUP + HOSTILE, "events": {MARKUP + HOSTILE: 2}}
     (run / "status.json").write_text(json.dumps(status))
-    RunDir(run).append_event("nonfinite", 4, layers=[HOSTILE])
+    RunDir(run).append_entry("nonfinite", 4, layers=[HOSTILE])
     (run / "layers" / "part-\x1b[2J.parquet").write_text("x")
     os.mkfifo(folder / "pipe\x1b[2J\nstabkit: forged")
     return folder

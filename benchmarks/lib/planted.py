@@ -32,7 +32,7 @@ def plant_run(
     rundir = RunDir(parent / f"run-{run_id(config)}")
     rundir.path.mkdir(parents=True)
     rundir.config_file.write_text(save_config(config))
-    rundir.append_event("start", 0)
+    rundir.append_entry("start", 0)
     rundir.write_status(Status("done", steps, steps))
     writer = Writer(rundir.path, run_id(config))
     norms = rng.lognormal(sigma=0.3, size=(steps, len(layers))).astype(np.float32)

@@ -74,7 +74,7 @@ class Level(Stabkit):
 
     def recorded(self) -> int:
         run = stabkit.open_run(self.folder)
-        failed = [event for event in run.event_log() if event["kind"] == "signal_failed"]
+        failed = [event for event in run.log_entries() if event["kind"] == "signal_failed"]
         if failed:
             raise RuntimeError(f"{failed[0]['name']} failed: {failed[0]['reason']}")
         of_layers = run.signals().drop(columns=list(KEYS)).count()

@@ -77,7 +77,7 @@ def make_run(folder: Path, number: int, steps: int = STEPS, every: int = EVERY) 
     rundir = RunDir(folder / f"{number % 20}" / f"run-{run_id(config)}")
     rundir.path.mkdir(parents=True)
     rundir.config_file.write_text(save_config(config))
-    rundir.append_event("start", 0)
+    rundir.append_entry("start", 0)
     rundir.write_status(Status("done", steps, steps))
     falls = [3 * steps // 10, 7 * steps // 10] if number % 10 == 9 else []
     noise = lfilter([0.6], [1, -0.8], rng.normal(size=(steps, len(LAYERS))), axis=0)

@@ -181,7 +181,7 @@ def confirmed_then(seen: Accuracy, found: pd.DataFrame) -> pd.DataFrame:
     """
     ends = found["recovery"].fillna(math.inf)
     rows = {}
-    for entry in seen.run.event_log():
+    for entry in seen.run.log_entries():
         kind = entry.get("kind"), entry.get("cause"), entry.get("metric")
         if kind != ("confirmed", "dip", seen.metric):
             continue

@@ -37,7 +37,7 @@ def not_recorded(runs: Diagnoses) -> list[str]:
     for cell in group_cells(runs):
         for run in cell.runs:
             failed = [
-                entry for entry in run.stored.event_log() if entry.get("kind") == "monitor_failed"
+                entry for entry in run.stored.log_entries() if entry.get("kind") == "monitor_failed"
             ]
             label = run_label(cell, run)
             found += [f"{label}: {shortened(str(e.get('reason')), LONGEST)}." for e in failed]

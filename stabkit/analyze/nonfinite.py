@@ -21,7 +21,9 @@ def nonfinite_entries(run: StoredRun, losses: Sequence[str]) -> tuple[list[Entry
     such steps by itself. Everything else is non-finite: a loss, a weight, a gradient that does not
     come back. Losses are looked at here too, since only some logs report them.
     """
-    logged = [entry for entry in run.event_log() if entry.get("kind") in ("nonfinite", "overflow")]
+    logged = [
+        entry for entry in run.log_entries() if entry.get("kind") in ("nonfinite", "overflow")
+    ]
     found = logged + _of_losses(run, losses, logged)
     lost = [entry for entry in found if not _came_back(run, entry)]
     return lost, [entry for entry in found if entry not in lost]

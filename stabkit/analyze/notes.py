@@ -28,7 +28,7 @@ def noted(run: StoredRun) -> list[Note]:
 
 
 def _resumes(run: StoredRun) -> Iterator[Note]:
-    for entry in run.event_log():
+    for entry in run.log_entries():
         if entry.get("kind") == "resume" and type(entry.get("step")) is int:
             changed = entry.get("changed")
             inexact = isinstance(changed, list | dict) and bool(changed)
@@ -37,7 +37,7 @@ def _resumes(run: StoredRun) -> Iterator[Note]:
 
 
 def _branches(run: StoredRun) -> Iterator[Note]:
-    for entry in run.event_log():
+    for entry in run.log_entries():
         if entry.get("kind") == "branch" and type(entry.get("begin")) is int:
             change = entry.get("change") or "nothing changed"
             yield Note(entry["begin"], f"branch: {change}", str(entry.get("time", "")))

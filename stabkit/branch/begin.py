@@ -134,15 +134,15 @@ class Beginnings:
             new = RunDir(hidden)
             for table in TABLES:
                 copy_rows(parent.table(table), new.table(table), made, run_id(config))
-            past = [e for e in parent.read_events() if _is_past(e, made)]
-            lines = "".join(json.dumps(event) + "\n" for event in past)
+            past = [e for e in parent.read_entries() if _is_past(e, made)]
+            lines = "".join(json.dumps(entry) + "\n" for entry in past)
             atomic_write(new.events_file, lines.encode())
             attempts = [a for a in attempts_of(parent) if a.get("first_step", 0) <= made]
             new.write_meta({"attempts": attempts})
             make_inside(new.checkpoint_file.parent)
             write_tensors(self._content(branch, config), new.checkpoint_file)
             atomic_write(new.config_file, save_config(config).encode())
-            new.append_event("branch", parent=run_id(before), begin=made, change=branch.change)
+            new.append_entry("branch", parent=run_id(before), begin=made, change=branch.change)
             hidden.rename(path)
 
     def _fresh(self, config: RunConfig) -> TrainState:
@@ -218,7 +218,7 @@ class Beginnings:
                 train_step(config, state, Silent(), batch, step, classes)
 
 
-def _is_past(event: dict[str, Any], begin: int) -> bool:
+def _is_past(entry: dict[str, Any], begin: int) -> bool:
     """Return whether an entry of the parent's log was made before the branch begins."""
-    step = event.get("step")
-    return step < begin if isinstance(step, int) else event.get("kind") not in LIFECYCLE
+    step = entry.get("step")
+    return step < begin if isinstance(step, int) else entry.get("kind") not in LIFECYCLE

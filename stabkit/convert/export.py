@@ -84,7 +84,7 @@ def _facts(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _texts(run: StoredRun) -> Iterator[tuple[int, str, str]]:
     """Yield (step, tag, text) of every entry of the log; an entry without a step stands at 0."""
-    for event in run.event_log():
+    for event in run.log_entries():
         step = event.get("step")
         facts = {name: value for name, value in event.items() if name not in ("time", "step")}
         yield step if isinstance(step, int) else 0, "events", json.dumps(facts)

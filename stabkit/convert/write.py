@@ -81,7 +81,7 @@ def _write(source: Path, folder: Path, run: Converted) -> None:
     rundir = RunDir(folder)
     rundir.write_meta({"converted": _origin(source, run)})
     for kind, step, names in nonfinite_events(plan):
-        rundir.append_event(kind, step, **names)
+        rundir.append_entry(kind, step, **names)
 
 
 def _origin(source: Path, run: Converted) -> dict[str, Any]:

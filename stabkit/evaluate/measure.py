@@ -20,7 +20,7 @@ from stabkit.train.data.load import ImageSet
 class Result:
     """Predicted classes of every held-out image.
 
-    `k` and `temperature` are those of a kNN, and 0 for other methods. `facts` go to the event log.
+    `k` and `temperature` are those of a kNN, and 0 for other methods. `facts` go to the log.
     """
 
     predicted: Tensor

@@ -32,7 +32,7 @@ def record(
     results: list[Result],
     settings: dict[str, Any],
 ) -> None:
-    """Print each result, write its bits to the table and how it was measured to the event log."""
+    """Print each result, write its bits to the table and how it was measured to the log."""
     writer = Writer(rundir.path, run_id(run))
     labels = torch.from_numpy(inputs.heldout.labels)
     chance = 1 / len(inputs.train.classes)
@@ -48,7 +48,7 @@ def record(
     replace_rows(rundir, writer, step, metric)
     # The events come after the rows, so that no event tells of a result that is not there.
     for facts in found:
-        rundir.append_event("evaluated", step, **facts, settings=settings, data=data)
+        rundir.append_entry("evaluated", step, **facts, settings=settings, data=data)
 
 
 def replace_rows(rundir: RunDir, writer: Writer, step: int, metric: str) -> None:

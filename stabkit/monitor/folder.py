@@ -113,7 +113,7 @@ def trim_folder(rundir: RunDir, first_step: int | None) -> int:
         )
     step = first_step or 0
     trim(rundir.path, step)
-    rundir.trim_events(step)
+    rundir.trim_entries(step)
     return step
 
 

@@ -113,5 +113,5 @@ def _attention(found: Found) -> str:
 
 def _null_parameters(run: StoredRun) -> list[str]:
     """Return the tensors whose gradients the Monitor found to be nothing but rounding."""
-    reasons = [e["reason"] for e in run.event_log() if e.get("kind") == "null_parameters"]
+    reasons = [e["reason"] for e in run.log_entries() if e.get("kind") == "null_parameters"]
     return [name for reason in reasons for name in reason.rpartition(": ")[2].split(", ")]

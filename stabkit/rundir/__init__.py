@@ -1,4 +1,4 @@
-"""Run folders: paths, atomic files, status, event log, lock, ownership, search."""
+"""Run folders: paths, atomic files, status, log, lock, ownership, search."""
 
 from stabkit.rundir.atomic import atomic_write, remove_dead, whole
 from stabkit.rundir.claim import (
@@ -10,11 +10,11 @@ from stabkit.rundir.claim import (
     claim_for_run,
     claim_for_sweep,
 )
-from stabkit.rundir.event_log import LIFECYCLE
 from stabkit.rundir.find import TABLES, LeftOutWarning, find_runs, left_out
 from stabkit.rundir.hidden_folder import hidden_folder
 from stabkit.rundir.kept_states import KeptState, Ring, kept_states
 from stabkit.rundir.lock import HeldFolder, RunBusyError, same_folder
+from stabkit.rundir.log import LIFECYCLE
 from stabkit.rundir.missing_rows import missing_rows, without_missing_rows
 from stabkit.rundir.notes import Note
 from stabkit.rundir.own_files import (

@@ -77,7 +77,7 @@ def claim_for_monitor(rundir: RunDir) -> None:
         raise _refused(rundir, "holds a run of `stabkit train` or `stabkit sweep`")
     if holder in ("imported", "converted"):
         raise _refused(rundir, _WORDS[holder](rundir))
-    for file, is_ours in ((rundir.status_file, _is_status), (rundir.events_file, _has_event)):
+    for file, is_ours in ((rundir.status_file, _is_status), (rundir.events_file, _has_entry)):
         if file.exists() and not is_ours(file):
             raise _refused(rundir, f"its {file.name} was not written by a Monitor")
 
@@ -131,7 +131,7 @@ def _holder(rundir: RunDir) -> Holder:
     if "attempts" in meta:
         return "nameless"
     recorded = (rundir.status_file.name in names and _is_status(rundir.status_file)) or (
-        rundir.events_file.name in names and _has_event(rundir.events_file)
+        rundir.events_file.name in names and _has_entry(rundir.events_file)
     )
     return "monitor" if recorded or _parts(rundir) else "others"
 
@@ -188,14 +188,14 @@ def _is_status(file: Path) -> bool:
     return isinstance(content, dict) and "state" in content and "heartbeat" in content
 
 
-def _has_event(file: Path) -> bool:
-    """Return whether a line is an event of stabkit, or no line is whole."""
+def _has_entry(file: Path) -> bool:
+    """Return whether a line is an entry of a log of stabkit, or no line is whole."""
     try:
         content = read_file(file)
     except OSError:
         return False
     lines = content.splitlines()
-    begin = b'{"time": '  # of every event; a kill may tear the last line
+    begin = b'{"time": '  # of every entry; a kill may tear the last line
     if lines and not content.endswith(b"\n") and begin.startswith(lines[-1][: len(begin)]):
         lines.pop()
     found = [_parsed(line) for line in lines if line.strip()]

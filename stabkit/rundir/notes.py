@@ -7,7 +7,7 @@ that moment or from another machine, whose appends to the same file could overwr
 from dataclasses import dataclass
 from pathlib import Path
 
-from stabkit.rundir.event_log import append_event, read_events
+from stabkit.rundir.log import append_entry, read_entries
 
 LONGEST = 500  # characters of a note
 
@@ -23,14 +23,14 @@ class Note:
 
 def append_note(file: Path, step: int, text: str) -> None:
     """Append one note, as a single write. Raises OSError, and LinkedError for a link."""
-    append_event(file, "note", step, {"text": text})
+    append_entry(file, "note", step, {"text": text})
 
 
 def read_notes(file: Path) -> list[Note]:
     """Return the notes in the order of their steps; a LeftOutWarning counts lines that are none."""
     found = [
         Note(entry["step"], entry["text"], str(entry.get("time", "")))
-        for entry in read_events(file)
+        for entry in read_entries(file)
         if type(entry.get("step")) is int and isinstance(entry.get("text"), str)
     ]
     return sorted(found, key=lambda note: note.step)

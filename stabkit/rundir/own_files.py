@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-LARGEST = 1 << 28  # bytes; no run writes a larger status, configuration or event log
+LARGEST = 1 << 28  # bytes; no run writes a larger status, configuration or log
 
 
 class LinkedError(OSError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stabkit.rundir import event_log, notes, status
+from stabkit.rundir import log, notes, status
 from stabkit.rundir.atomic import atomic_write, remove_dead
 from stabkit.rundir.find import TABLES
 from stabkit.rundir.lock import HeldFolder, is_locked, locked
@@ -143,17 +143,17 @@ class RunDir:
     def write_meta(self, meta: dict[str, Any]) -> None:
         atomic_write(self.meta_file, json.dumps(meta, indent=1).encode())
 
-    def append_event(self, kind: str, step: int | None = None, **facts: Any) -> None:
-        """Append a line to the event log: time, kind (`start`, `nonfinite`, …), step and facts."""
-        event_log.append_event(self.events_file, kind, step, facts)
+    def append_entry(self, kind: str, step: int | None = None, **facts: Any) -> None:
+        """Append an entry to the log: time, kind (`start`, `nonfinite`, …), step and facts."""
+        log.append_entry(self.events_file, kind, step, facts)
 
-    def read_events(self) -> list[dict[str, Any]]:
-        """Read every complete line of the event log; a LeftOutWarning counts damaged ones."""
-        return event_log.read_events(self.events_file)
+    def read_entries(self) -> list[dict[str, Any]]:
+        """Read every complete line of the log; a LeftOutWarning counts damaged ones."""
+        return log.read_entries(self.events_file)
 
-    def trim_events(self, step: int) -> None:
+    def trim_entries(self, step: int) -> None:
         """Drop what was observed at or after `step`, before a run is resumed there."""
-        event_log.trim_events(self.events_file, step)
+        log.trim_entries(self.events_file, step)
 
     def append_note(self, step: int, text: str) -> None:
         """Append a note to `notes.jsonl`, which no training writes; needs no lock."""

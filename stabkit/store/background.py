@@ -25,7 +25,7 @@ class Background:
     """Writes rows and events of a run, in the order they come.
 
     Rows that could not be written are tried again together with the next ones. Without `strict` a
-    failure is reported once and entered in the event log. With `strict` the next call raises it,
+    failure is reported once and entered in the log. With `strict` the next call raises it,
     and all rows are kept.
 
     `at_end` is called after the last write, which may be long after `close` if the disk hangs.
@@ -61,7 +61,7 @@ class Background:
         self._raise()
 
     def event(self, kind: str, step: int | None = None, **facts: Any) -> None:
-        """Queue a line for the event log."""
+        """Queue a line for the log."""
         if self._queue.qsize() < MOST_EVENTS or self.strict:
             self._queue.put(lambda: self._write_event(kind, step, facts))
         else:
@@ -182,7 +182,7 @@ class Background:
     def _write_events(self) -> None:
         while self._events:
             kind, step, facts = self._events[0]
-            self.rundir.append_event(kind, step, **facts)
+            self.rundir.append_entry(kind, step, **facts)
             self._events.pop(0)
 
     def _write_status(self) -> None:
@@ -208,7 +208,7 @@ class Background:
         while len(self._events) > MOST_EVENTS:
             self._events.pop(1)  # the first one says why
             self._lost_events += 1
-        with suppress(OSError):  # the event log may be writable where a table is not
+        with suppress(OSError):  # the log may be writable where a table is not
             self.writer.check_folder()
             self._write_events()
         if not said:

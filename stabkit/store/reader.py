@@ -166,10 +166,10 @@ class StoredRun:
             left_out(self.dir.status_file, str(error).removeprefix(f"{self.dir.status_file}: "))
             return None
 
-    def event_log(self) -> list[dict[str, Any]]:
+    def log_entries(self) -> list[dict[str, Any]]:
         """Return the entries of the log: start, resume, non-finite values and others."""
         try:
-            return self.dir.read_events()
+            return self.dir.read_entries()
         except OSError as error:
             left_out(self.dir.events_file, f"not readable ({error.strerror})")
             return []
@@ -184,7 +184,7 @@ class StoredRun:
 
     def log(self) -> pd.DataFrame:
         """Return what the process did: time, kind, step and whatever else an entry carries."""
-        return pd.DataFrame(self.event_log(), columns=None)
+        return pd.DataFrame(self.log_entries(), columns=None)
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         if self._kept is None:

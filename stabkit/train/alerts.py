@@ -19,7 +19,7 @@ def no_action(kind: str, onset: int) -> None:
 class Alerts:
     """Count the confirmed dips of held-out kNN and the stretches of non-finite steps so far.
 
-    Each change of a dip's state (suspected, confirmed, withdrawn) is a line of the event log. Takes
+    Each change of a dip's state (suspected, confirmed, withdrawn) is a line of the log. Takes
     a few milliseconds an evaluation, in a run of any length.
     """
 
@@ -49,7 +49,7 @@ class Alerts:
     def _take_in(self, search: Callable[[], Sequence[DipNews]], step: int) -> None:
         for one in self._found(search, step):
             # with the step at which it was seen: a run that is resumed before it sees it again
-            self.rundir.append_event(
+            self.rundir.append_entry(
                 one.state, step, cause="dip", onset=int(one.dip["onset"]), metric=METRIC,
                 trough=int(one.dip["trough"]), depth=float(one.dip["depth"]),
             )  # fmt: skip
@@ -77,5 +77,5 @@ class Alerts:
         self._nonfinite = len(nonfinite)
 
     def _onsets_of_nonfinite(self) -> list[int]:
-        found = [event for event in self.rundir.read_events() if event["kind"] == "nonfinite"]
-        return [int(event.get("step") or 0) for event in found]
+        found = [entry for entry in self.rundir.read_entries() if entry["kind"] == "nonfinite"]
+        return [int(entry.get("step") or 0) for entry in found]

@@ -73,7 +73,7 @@ def choose_threads(config: RunConfig, rundir: RunDir) -> int:
 
 
 def check_resume(config: RunConfig, rundir: RunDir, allowed: bool) -> dict[str, Any]:
-    """Return facts for the event log of a resume: what is `changed`, and what is `unchecked`.
+    """Return facts for the log of a resume: what is `changed`, and what is `unchecked`.
 
     Raises InexactResumeError when something has changed, unless that is `allowed`. Changes nothing.
     """

@@ -75,7 +75,7 @@ def _write_reason(config: RunConfig, rundir: RunDir, error: Exception) -> None:
     with suppress(OSError):  # a full disk takes no new line, but it lets a status be replaced
         if not rundir.config_file.exists():
             write_config(config, rundir)
-        rundir.append_event("failed", reason=reason)
+        rundir.append_entry("failed", reason=reason)
     rundir.write_status(replace(failed, state="failed", reason=reason))
 
 

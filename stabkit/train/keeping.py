@@ -57,9 +57,9 @@ def ring_of(config: RunConfig, rundir: RunDir) -> Ring:
 
 
 def tell(rundir: RunDir, kind: str, step: int, **facts: object) -> None:
-    """Write a line to the event log, or at least warn: a full disk may take none."""
+    """Write a line to the log, or at least warn: a full disk may take none."""
     try:
-        rundir.append_event(kind, step, **facts)
+        rundir.append_entry(kind, step, **facts)
     except OSError:
         words = ", ".join(f"{name} {value}" for name, value in facts.items())
         log.warning("stabkit: %s: %s at step %d: %s", rundir.path, kind, step, words)

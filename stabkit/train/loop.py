@@ -173,7 +173,7 @@ def _begin_record(
         strict=True,  # a checkpoint must not claim rows that are not on disk
         _run_id=run_id(config),
     )
-    rundir.append_event("resume" if held.resumed else "start", first, **start.facts)
+    rundir.append_entry("resume" if held.resumed else "start", first, **start.facts)
     return monitor
 
 

@@ -21,7 +21,7 @@ from stabkit.train.keeping import pin_before
 class Progress:
     """Keep `status.json` alive: write it at most once a second, and at the end.
 
-    Rows of earlier steps that are no longer on disk are named in the event log and in the status.
+    Rows of earlier steps that are no longer on disk are named in the log and in the status.
     The run goes on without them, since only a run from the start could make them again.
     """
 
@@ -79,12 +79,12 @@ class Progress:
         reasons = [reason for reason in (status.reason, missing_rows(self._missing)) if reason]
         parts = count_parts(self._rundir.path)
         status = replace(status, reason="; ".join(reasons) or None, parts=parts)
-        self._rundir.append_event(status.state, status.step, reason=status.reason)
+        self._rundir.append_entry(status.state, status.step, reason=status.reason)
         self._rundir.write_status(status)
         return status
 
     def _find_missing(self, step: int) -> None:
-        """Look for rows that are missing before `step`; put a change into the event log."""
+        """Look for rows that are missing before `step`; put a change into the log."""
         if rank() != 0:
             return
         before, self._missing = (
@@ -92,4 +92,4 @@ class Progress:
             gaps(StoredRun(self._rundir.path).keeping(), end=step),
         )
         if self._missing != before:
-            self._rundir.append_event("rows_missing", step, gaps=self._missing)
+            self._rundir.append_entry("rows_missing", step, gaps=self._missing)

@@ -19,7 +19,7 @@ class Start(NamedTuple):
 
     status: Status | None  # the last one
     threads: int
-    facts: Mapping[str, Any]  # for the event log of a resume
+    facts: Mapping[str, Any]  # for the log of a resume
 
 
 def check_request(config: RunConfig, where: str) -> None:

@@ -183,7 +183,7 @@ def import_run(path: Path, config: RunConfig, rundir: RunDir) -> int:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         rundir.write_meta({"imported": {"file": str(path), "sha256": digest, "arch": arch}})
-        rundir.append_event("imported", 0, file=str(path))
+        rundir.append_entry("imported", 0, file=str(path))
         rundir.write_status(Status("done", reason=f"imported from {path.name}"))
     return len(_below(model, "online.backbone."))
 

@@ -72,7 +72,7 @@ def blow_up(folder: Path) -> None:
     writer = Writer(folder, "planted")
     writer.add_scalars(np.arange(STEPS), "train/loss", loss)
     writer.flush()
-    RunDir(folder).append_event("nonfinite", 200, where="train/loss")
+    RunDir(folder).append_entry("nonfinite", 200, where="train/loss")
     RunDir(folder).write_status(Status("failed", 300, STEPS, reason="loss is nan"))
 
 

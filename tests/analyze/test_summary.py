@@ -120,8 +120,8 @@ def test_a_dip_that_only_the_training_saw_is_told_and_changes_no_verdict(tmp_pat
     for path, onset in ((healthy, 20), (dipped, DIP[0] - EVERY)):
         facts = {"cause": "dip", "metric": "knn_heldout", "trough": onset + 25, "depth": 0.112}
         for _ in range(2):  # a run that is resumed may see it again
-            RunDir(path).append_event("confirmed", 75, onset=onset, **facts)
-        RunDir(path).append_event("confirmed", 75, onset="early", **facts)
+            RunDir(path).append_entry("confirmed", 75, onset=onset, **facts)
+        RunDir(path).append_entry("confirmed", 75, onset="early", **facts)
     run = diagnosed_run(healthy)
     assert run.accuracy.confirmed_then.to_numpy().tolist() == [[20, 45, 0.112]]
     assert run.verdict == "stable"
@@ -134,7 +134,7 @@ def test_a_dip_that_only_the_training_saw_is_told_and_changes_no_verdict(tmp_pat
 
 def test_a_run_with_a_nonfinite_event_is_called_diverged(tmp_path: Path) -> None:
     plant_run(tmp_path / "a")
-    RunDir(tmp_path / "a").append_event("nonfinite", 7, layers=["norm"])
+    RunDir(tmp_path / "a").append_entry("nonfinite", 7, layers=["norm"])
     assert run_table(diagnosed(tmp_path))["verdict"].tolist() == ["diverged"]
 
 
@@ -205,7 +205,7 @@ def test_only_the_worst_of_many_runs_are_listed(
     from stabkit.analyze import summary as module
     from stabkit.cli import main
 
-    RunDir(grid / "lr 0.001 true 1").append_event("nonfinite", 7, layers=["norm"])
+    RunDir(grid / "lr 0.001 true 1").append_entry("nonfinite", 7, layers=["norm"])
     monkeypatch.setattr(module, "LISTED", 3)
     assert main(["analyze", str(grid), "--csv", str(grid / "all.csv")]) == 0
     text = capsys.readouterr().out

@@ -45,10 +45,10 @@ def test_a_note_changes_nothing_else_also_while_the_run_trains(runs: Path) -> No
 
 def test_a_resume_trims_the_log_and_keeps_the_notes(runs: Path) -> None:
     rundir = RunDir(runs / "0")
-    rundir.append_event("nonfinite", 40)
+    rundir.append_entry("nonfinite", 40)
     assert main(["note", str(runs / "0"), "40", TEXT]) == 0
-    rundir.trim_events(10)
-    assert rundir.read_events() == []
+    rundir.trim_entries(10)
+    assert rundir.read_entries() == []
     assert [note.text for note in rundir.read_notes()] == [TEXT]
 
 
@@ -111,7 +111,7 @@ def test_a_link_in_place_of_the_notes_is_refused(
 
 def test_notes_and_resumes_are_in_the_summary_as_they_were_written(runs: Path) -> None:
     RunDir(runs / "0").append_note(30, TEXT)
-    RunDir(runs / "1").append_event("resume", 50)
+    RunDir(runs / "1").append_entry("resume", 50)
     text = summary(diagnose(load(runs)))
     assert [
         line.split() for line in text.splitlines() if "halved" in line or "resumed" in line
@@ -155,8 +155,8 @@ def test_jumps_of_a_schedule_with_restarts_hide_no_other_note(runs: Path) -> Non
 
 
 def test_a_branch_is_noted_where_it_begins(runs: Path) -> None:
-    RunDir(runs / "0").append_event("branch", parent="x", begin=40, change="optim.beta2=0.95")
-    RunDir(runs / "1").append_event("branch", parent="x", begin=40, change="")
+    RunDir(runs / "0").append_entry("branch", parent="x", begin=40, change="optim.beta2=0.95")
+    RunDir(runs / "1").append_entry("branch", parent="x", begin=40, change="")
     notes = [[(n.step, n.text) for n in run.notes] for run in diagnose(load(runs))]
     assert notes == [[(40, "branch: optim.beta2=0.95")], [(40, "branch: nothing changed")]]
 
@@ -207,8 +207,8 @@ def test_the_zoom_of_an_event_and_the_charts_show_notes_too(runs: Path) -> None:
 def test_an_exact_resume_is_drawn_only_where_few_runs_share_a_panel(tmp_path: Path) -> None:
     for seed in range(4):
         run = RunDir(plant_run(tmp_path / str(seed), "optim.lr=0.001", seed=seed))
-        run.append_event("resume", 30)
-    run.append_event("resume", 50, changed=["threads"])
+        run.append_entry("resume", 30)
+    run.append_entry("resume", 50, changed=["threads"])
     of_one = noted(figure_of("knn", diagnose(load(tmp_path / "0"))))
     assert of_one == [("resumed", 30)]
     of_four = noted(figure_of("knn", diagnose(load(tmp_path))))

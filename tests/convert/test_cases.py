@@ -69,7 +69,7 @@ def test_inf_in_an_averaged_gradient_norm_is_an_overflow(tmp_path: Path, out: Pa
     (tmp_path / "log.txt").write_text("\n".join(map(json.dumps, rows)))
     run = converted(tmp_path / "log.txt", out)
     assert np.isinf(run.scalar("train_grad_norm").loc[[5, 9]]).all()
-    assert [(e["kind"], e["step"], e["names"]) for e in run.dir.read_events()] == [
+    assert [(e["kind"], e["step"], e["names"]) for e in run.dir.read_entries()] == [
         ("overflow", 5, ["train_grad_norm"]),
         ("overflow", 9, ["train_grad_norm"]),
     ]
@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path: Path, out: Path) -> None:
     loss = levels(100)
     loss[70:] = [math.nan] * 30
     run = converted(write(tmp_path / "a.csv", "step,loss,gnorm", list(range(100)), loss, loss), out)
-    assert [(e["kind"], e["step"], e["names"]) for e in run.dir.read_events()] == [
+    assert [(e["kind"], e["step"], e["names"]) for e in run.dir.read_entries()] == [
         ("nonfinite", 70, ["loss"]),
         ("overflow", 70, ["gnorm"]),  # whether it came back is for the diagnosis to say
     ]
@@ -90,7 +90,7 @@ def test_layers_that_overflow_are_named_in_depth_order(tmp_path: Path, out: Path
     names = ["grad_norm/norm", "grad_norm/blocks.0", "param_norm/blocks.0"]
     bad = [1.0, math.inf, 1.0]
     source = write(tmp_path / "a.csv", ",".join(["step", *names]), [0, 1, 2], bad, bad, [1.0] * 3)
-    (event,) = converted(source, out).dir.read_events()
+    (event,) = converted(source, out).dir.read_entries()
     assert (event["kind"], event["step"], event["layers"]) == ("overflow", 1, ["blocks.0", "norm"])
 
 

@@ -54,7 +54,7 @@ def test_tensorboard_itself_reads_the_export(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = open_run(plant_run(tmp_path / "run"))
-    run.dir.append_event("nonfinite", 3, layers=["<b>norm</b>"])
+    run.dir.append_entry("nonfinite", 3, layers=["<b>norm</b>"])
     export_events(run, tmp_path / "events")
     reader = EventAccumulator(str(tmp_path / "events"), {"scalars": 0, "tensors": 0})
     reader.Reload()

@@ -91,4 +91,4 @@ def test_a_history_of_any_form(tmp_path: Path, out: Path, form: str) -> None:
     assert {k: v.split(",")[0] for k, v in left_out.items()} == {
         "_runtime": "the clock", "_timestamp": "the clock", "gradients/fc": "not numbers",
     }  # fmt: skip
-    assert [event["step"] for event in run.dir.read_events()] == [1]
+    assert [event["step"] for event in run.dir.read_entries()] == [1]

@@ -70,7 +70,7 @@ def contents(folder: Path) -> dict[str, pd.DataFrame]:
         run = stabkit.open_run(path)
         for table in ("signals", "scalars", "evals"):
             found[f"{path.name} {table}"] = getattr(run, table)()
-        found[f"{path.name} events"] = pd.DataFrame(run.event_log()).drop(columns="time")
+        found[f"{path.name} events"] = pd.DataFrame(run.log_entries()).drop(columns="time")
         found[f"{path.name} source"] = pd.DataFrame([str(run.dir.read_meta())])
     return found
 

@@ -106,7 +106,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in e.items() if k != "time"} for e in RunDir(folder).read_events()]
+    return [{k: v for k, v in e.items() if k != "time"} for e in RunDir(folder).read_entries()]
 
 
 def assert_prefix(folder: Path, unbroken: Path) -> None:

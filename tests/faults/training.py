@@ -85,5 +85,5 @@ def assert_bit_equal(folder: Path, unbroken: Path) -> None:
 
 
 def observed(folder: Path) -> list[dict[str, Any]]:
-    events = RunDir(folder).read_events()
+    events = RunDir(folder).read_entries()
     return [{k: v for k, v in e.items() if k != "time"} for e in events if e["kind"] == "nonfinite"]

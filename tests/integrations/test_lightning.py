@@ -355,7 +355,7 @@ def test_a_step_that_the_scaler_skips_is_a_step(tmp_path: Path) -> None:
         step != 2 for step in range(8)
     ]
     assert run.scalar("grad_scale").tolist() == [1024.0] * 3 + [512.0] * 5
-    assert run.event_log() == []  # a scaler finds its scale so
+    assert run.log_entries() == []  # a scaler finds its scale so
 
 
 def test_a_strategy_whose_optimizer_has_no_hooks_is_refused(tmp_path: Path) -> None:

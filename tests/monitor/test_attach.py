@@ -324,7 +324,7 @@ def test_gradients_under_a_scaler_are_unscaled(
     if given or how == "fused":
         expected = twins(tmp_path, loop)
         assert [row["stem"]["update_norm"] == 0 for row in expected.rows] == [1, 0, 0, 0, 1, 0, 0]
-        events = stabkit.open_run(tmp_path).event_log()
+        events = stabkit.open_run(tmp_path).log_entries()
         # a scaler that is known finds its scale so: no event
         assert [event["step"] for event in events] == ([] if given else [0, 4])
     else:
@@ -883,7 +883,7 @@ def test_a_scaler_that_finds_no_scale_is_an_event(
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
-    assert [event["step"] for event in stabkit.open_run(tmp_path).event_log()] == found
+    assert [event["step"] for event in stabkit.open_run(tmp_path).log_entries()] == found
     assert stops == found
 
 

@@ -49,7 +49,7 @@ def forget(model: Net, optimizer: torch.optim.Optimizer) -> None:
 
 
 def notices(folder: Path) -> list[tuple[int, str]]:
-    events = stabkit.open_run(folder).event_log()
+    events = stabkit.open_run(folder).log_entries()
     return [(e["step"], e["reason"]) for e in events if e["kind"] == "noticed"]
 
 

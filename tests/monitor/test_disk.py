@@ -54,7 +54,7 @@ def test_a_disk_full_for_a_while_loses_nothing(
     assert_whole(tmp_path, toy)
     toy.assert_undisturbed()
     assert kinds(tmp_path) == ["write_failed"]  # a line torn by the full disk would be none
-    assert "File too large" in RunDir(tmp_path).read_events()[0]["reason"]
+    assert "File too large" in RunDir(tmp_path).read_entries()[0]["reason"]
     (once,) = said(caplog)
     assert f"{tmp_path} cannot be written" in once
     assert RunDir(tmp_path).read_status().state == "done"  # type: ignore[union-attr]
@@ -126,7 +126,7 @@ def test_when_a_full_disk_comes_back_it_is_said_how_many_rows_had_to_go(
     run = stabkit.open_run(tmp_path)
     there = len(run.signals()) + len(run.scalars())
     assert kinds(tmp_path) == ["write_failed", "rows_lost"]
-    lost = RunDir(tmp_path).read_events()[1]
+    lost = RunDir(tmp_path).read_entries()[1]
     assert (lost["rows"], lost["intervals"]) == (22 * 2 + 22 * 4 + 1 - there, 0)
     assert lost["rows"] > 0
     assert run.signals()["step"].max() == 21  # the oldest went
@@ -144,7 +144,7 @@ def test_events_that_no_disk_takes_are_bounded_too(
             for step in range(9):
                 monitor._recording.out.event("nonfinite", step, layers=["0"])
                 written(monitor)
-    events = RunDir(tmp_path).read_events()
+    events = RunDir(tmp_path).read_entries()
     # the one that says why stays, and the last ones
     assert [event.get("step", event["kind"]) for event in events] == [
         "write_failed", 5, 6, 7, 8, "rows_lost",
@@ -251,7 +251,7 @@ def test_rows_dropped_for_a_slow_disk_are_counted(
             assert monitor._recording.out._queue.qsize() <= 4
         written(monitor)
         toy.steps(2, monitor)
-    (lost,) = [e for e in RunDir(tmp_path).read_events() if e["kind"] == "rows_lost"]
+    (lost,) = [e for e in RunDir(tmp_path).read_entries() if e["kind"] == "rows_lost"]
     loss = stabkit.open_run(tmp_path).scalar("loss")
     assert 0 < len(loss) < 42
     assert len(loss) == 42 - 2 * lost["intervals"]
@@ -278,7 +278,7 @@ def test_events_that_find_no_room_behind_a_slow_disk_are_counted(
                 monkeypatch.setattr(out, "_write", lambda acts: None)
         if back:
             written(monitor)
-    events = RunDir(tmp_path).read_events()
+    events = RunDir(tmp_path).read_entries()
     assert [event["step"] for event in events if event["kind"] == "nonfinite"] == [0, 1, 2, 3]
     status = RunDir(tmp_path).read_status()
     assert status is not None

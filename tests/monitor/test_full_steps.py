@@ -131,7 +131,7 @@ def test_steps_that_a_scaler_skips_are_no_event(tmp_path: Path, full_every: int)
     assert not np.isfinite(run.scalar("grad_norm_total")[0])
     assert np.isfinite(run.scalar("grad_norm_total")[13])
     assert not found
-    assert not [entry for entry in run.event_log() if entry["kind"] == "nonfinite"]
+    assert not [entry for entry in run.log_entries() if entry["kind"] == "nonfinite"]
 
 
 def test_weights_lost_beside_a_scaler_are_told_at_the_next_full_step(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_weights_lost_beside_a_scaler_are_told_at_the_next_full_step(tmp_path: P
             toy.optimizer.step()
             scaler.update()
             monitor.log(other=0.0)
-    (entry,) = [e for e in stabkit.open_run(tmp_path).event_log() if e["kind"] == "nonfinite"]
+    (entry,) = [e for e in stabkit.open_run(tmp_path).log_entries() if e["kind"] == "nonfinite"]
     assert (entry["step"], entry["signal"]) == (8, "param_norm")
 
 
@@ -163,7 +163,7 @@ def test_lost_weights_are_named_at_a_full_step(
         toy.model[2].bias.data[0] = math.nan
         toy.steps(6, monitor)
     run = stabkit.open_run(tmp_path)
-    (entry,) = [e for e in run.event_log() if e["kind"] == "nonfinite"]
+    (entry,) = [e for e in run.log_entries() if e["kind"] == "nonfinite"]
     assert entry["step"] == lost_at
     assert (entry["signal"], entry["layers"]) == (signal or "loss", layers)
 

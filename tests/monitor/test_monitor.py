@@ -238,7 +238,7 @@ def test_evaluations_take_whatever_holds_classes(tmp_path: Path) -> None:
     correct = run.correct("knn_heldout")
     assert correct is not None
     assert correct.tolist() == [[False, True, False, False], [True, True, False, False]]
-    assert run.event_log() == []
+    assert run.log_entries() == []
 
 
 def test_an_evaluation_is_of_the_present_step_unless_it_says_another(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_an_evaluation_is_of_the_present_step_unless_it_says_another(tmp_path: P
         [9, "val_acc", 1.0, 4, -1.0],
     ]
     assert run.correct("top1") is None
-    assert run.event_log() == []
+    assert run.log_entries() == []
 
 
 def test_an_evaluation_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_batches_of_an_evaluation_that_are_logged_one_by_one_are_told(tmp_path: 
     run = stabkit.open_run(tmp_path)
     assert run.evals("val_acc")["value"].tolist() == [1.0]  # the first
     assert run.evals("other")["step"].tolist() == [0, 1, 2]
-    (event,) = run.event_log()
+    (event,) = run.log_entries()
     assert event["reason"].startswith("log_eval: val_acc was evaluated twice after one step")
 
 

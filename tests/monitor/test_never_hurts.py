@@ -154,7 +154,7 @@ def test_a_signal_that_fails_is_null_from_then_on_and_nothing_else_is(
     toy.assert_undisturbed()
     assert_whole(tmp_path, toy)
     pd.testing.assert_frame_equal(table(tmp_path), clean)
-    (event,) = (e for e in RunDir(tmp_path).read_events() if e["kind"] != "noticed")
+    (event,) = (e for e in RunDir(tmp_path).read_entries() if e["kind"] != "noticed")
     assert (event["kind"], event["name"]) == ("signal_failed", "broken")
     assert 0 <= event["step"] < 11
     messages = [r.getMessage() for r in caplog.records if r.name == "stabkit"]
@@ -196,7 +196,7 @@ def test_a_signal_that_changes_what_others_read_is_found_out(
     with toy.monitor(tmp_path, signals=[Changes, "basic"]) as monitor:
         toy.steps(11, monitor)
     toy.assert_undisturbed()
-    (event,) = RunDir(tmp_path).read_events()
+    (event,) = RunDir(tmp_path).read_entries()
     assert (event["kind"], event["step"]) == ("signal_failed", FAILS_AT)
     assert "changed blocks.values" in event["reason"]
     found = table(tmp_path)
@@ -223,7 +223,7 @@ def test_a_model_that_fails_in_evaluation_mode_ends_the_probe_alone(
     assert toy.model.training
     toy.assert_undisturbed()
     pd.testing.assert_frame_equal(table(tmp_path)[list(clean)], clean)
-    events = RunDir(tmp_path).read_events()
+    events = RunDir(tmp_path).read_entries()
     assert sorted(event["name"] for event in events) == ["probe_feature_std", "probe_rank"]
     assert [(event["kind"], event["step"]) for event in events] == [("signal_failed", 0)] * 2
 
@@ -261,7 +261,7 @@ def test_gradient_noise_that_fails_ends_alone(
         monitor.micro_batch()
     toy.assert_undisturbed()
     pd.testing.assert_frame_equal(table(tmp_path), clean)
-    events = RunDir(tmp_path).read_events()
+    events = RunDir(tmp_path).read_entries()
     assert {event["name"] for event in events} == {"noise_scale", "noise_trace", "noise_signal"}
     assert [event["step"] for event in events] == [0] * 3
 
@@ -293,7 +293,7 @@ def test_an_error_anywhere_in_a_step_shifts_no_other_step(
         toy.steps(11, monitor)
     toy.assert_undisturbed()
     assert monitor.step == 11
-    (event,) = RunDir(tmp_path).read_events()
+    (event,) = RunDir(tmp_path).read_entries()
     assert event["kind"] == "monitor_failed"
     assert where in event["reason"]
     found = table(tmp_path).reset_index(drop=True)
@@ -372,7 +372,7 @@ def test_what_is_no_number_is_said_once_and_the_rest_is_recorded(
     run = stabkit.open_run(tmp_path)
     assert run.scalar("good").tolist() == list(range(7))
     assert set(bad).isdisjoint(run.scalars()["name"])
-    events = RunDir(tmp_path).read_events()
+    events = RunDir(tmp_path).read_entries()
     assert [event["name"] for event in events] == [f"log {name}" for name in bad]
     assert {event["kind"] for event in events} == {"monitor_failed"}
     assert sum(r.name == "stabkit" for r in caplog.records) == len(bad)

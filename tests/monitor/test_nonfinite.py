@@ -81,7 +81,7 @@ def train(
                 spoil(model, optimizer)
             optimizer.step()
             monitor.log(loss=loss)
-    (entry,) = [e for e in stabkit.open_run(folder).event_log() if e["kind"] == "nonfinite"]
+    (entry,) = [e for e in stabkit.open_run(folder).log_entries() if e["kind"] == "nonfinite"]
     (event,) = found
     return entry, event
 
@@ -148,7 +148,7 @@ def test_an_overflow_that_stays_is_told_from_its_first_step(interval: int, tmp_p
                 model.h[1].weight.grad[0, 0] = math.inf
             scaler.step(optimizer)
             scaler.update()
-    (entry,) = stabkit.open_run(tmp_path).event_log()
+    (entry,) = stabkit.open_run(tmp_path).log_entries()
     assert (entry["step"], entry["layers"], entry["reached"]) == (30, ["h.1"], 1)
     assert [(e.step, e.layer) for e in found] == [(30, "h.1")]
 

@@ -100,7 +100,7 @@ def test_runs_differ_by_their_settings(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_run_that_goes_on_says_what_is_new(tmp_path: Path) -> None:
     settings_of(tmp_path, {"lr": 0.1, "old": 1})
     assert settings_of(tmp_path, {"lr": 0.2, "new": 2}, first_step=3) == {"lr": 0.2, "new": 2}
-    said = [entry["reason"] for entry in stabkit.open_run(tmp_path).event_log()]
+    said = [entry["reason"] for entry in stabkit.open_run(tmp_path).log_entries()]
     assert said == [
         "config: lr was 0.1 and is 0.2 from here on",
         "config: old was 1 and is None from here on",

@@ -168,7 +168,7 @@ def test_every_signal_is_that_of_one_process(
     run = stabkit.open_run(folder / way / "0")
     assert run.scalar("loss").tolist() == ranks[0][way]["losses"]
     assert run.scalar("last").to_dict() == {STEPS - 1: 7.0}
-    assert {event["kind"] for event in run.event_log()} <= {"param_groups"}
+    assert {event["kind"] for event in run.log_entries()} <= {"param_groups"}
     assert not (folder / way / "1").exists()  # the other process writes nothing
     # what a process would see that did not ask the others: half of it
     naive = [rank["fsdp"]["local"] for rank in ranks]

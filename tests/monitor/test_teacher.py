@@ -125,7 +125,7 @@ def test_a_collapse_is_found_where_the_loss_looks_good(
     losses = loop(monitored, sound)
     run = stabkit.open_run(tmp_path)
     found = run.collapses()
-    assert run.event_log() == []
+    assert run.log_entries() == []
     assert run.scalar("teacher_distance").index.tolist() == list(range(0, STEPS, 10))
     if sound:
         assert found.empty
@@ -323,5 +323,5 @@ def test_parameters_that_the_model_lacks_are_told(tmp_path: Path) -> None:
     teacher = nn.ModuleDict({"up": nn.Linear(3, 5), "center": nn.Linear(1, 1)})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     stabkit.Monitor(model, optimizer, tmp_path, teacher=teacher).close()
-    (event,) = stabkit.rundir.RunDir(tmp_path).read_events()
+    (event,) = stabkit.rundir.RunDir(tmp_path).read_entries()
     assert event["reason"].startswith("teacher: 2 of its parameters are not in the model, center.")

@@ -251,7 +251,9 @@ def test_a_training_whose_steps_are_not_seen_says_so(
             silent.second_step()
             monitor.log(loss=1.0)
             assert ("no step of Silent was seen" in caplog.text) == (number >= 5)
-    (entry,) = [e for e in stabkit.open_run(tmp_path).event_log() if e["kind"] == "monitor_failed"]
+    (entry,) = [
+        e for e in stabkit.open_run(tmp_path).log_entries() if e["kind"] == "monitor_failed"
+    ]
     assert entry["name"] == "steps"
     assert entry["reason"].startswith(f"log was called {min(logs, 5)} times, and no step of Silent")
     assert caplog.text.count("no step of Silent was seen") == 1
@@ -263,7 +265,7 @@ def test_a_list_of_which_one_trains_another_model_is_said(
     generator, critic = nn.Linear(4, 4), nn.Linear(4, 1)
     pair = [torch.optim.Adam(net.parameters(), lr=0.1) for net in (generator, critic)]
     stabkit.Monitor(generator, pair, tmp_path / "half", full_every=1).close()
-    groups, noticed = RunDir(tmp_path / "half").read_events()
+    groups, noticed = RunDir(tmp_path / "half").read_entries()
     assert (groups["kind"], noticed["kind"]) == ("param_groups", "noticed")
     reason = noticed["reason"]
     assert reason.startswith("Adam (number 1): 2 of its 2 parameters are not in the model")
@@ -273,7 +275,7 @@ def test_a_list_of_which_one_trains_another_model_is_said(
     assert kinds(tmp_path / "whole") == []
     one = torch.optim.SGD([*generator.parameters(), *critic.parameters()], lr=0.1)
     stabkit.Monitor(generator, one, tmp_path / "part", full_every=1).close()
-    (entry,) = RunDir(tmp_path / "part").read_events()
+    (entry,) = RunDir(tmp_path / "part").read_entries()
     assert entry["reason"].startswith("SGD: 2 of its 4 parameters are not in the model")
 
 
@@ -283,11 +285,11 @@ def test_optimizers_that_share_parameters_and_a_probe_that_nobody_asks_are_said(
     model = nn.Linear(4, 4)
     pair = [torch.optim.Adam(model.parameters()), torch.optim.SGD([model.bias], lr=0.1)]
     stabkit.Monitor(model, pair, tmp_path / "pair").close()
-    (reason,) = [e["reason"] for e in RunDir(tmp_path / "pair").read_events() if "reason" in e]
+    (reason,) = [e["reason"] for e in RunDir(tmp_path / "pair").read_entries() if "reason" in e]
     assert reason.startswith("SGD has 1 parameter of an optimizer before it in the list")
     probe = stabkit.Probe(torch.ones(2, 4))
     stabkit.Monitor(model, pair[0], tmp_path / "probe", probe=probe).close()
-    (entry,) = RunDir(tmp_path / "probe").read_events()
+    (entry,) = RunDir(tmp_path / "probe").read_entries()
     assert "none of the signals looks at it" in entry["reason"]
 
 

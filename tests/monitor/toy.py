@@ -79,5 +79,5 @@ def assert_whole(folder: Path, toy: Toy) -> None:
 
 def kinds(folder: Path) -> list[str]:
     """Return the kinds of the events, without the note of several parameter groups."""
-    found = [str(event["kind"]) for event in stabkit.rundir.RunDir(folder).read_events()]
+    found = [str(event["kind"]) for event in stabkit.rundir.RunDir(folder).read_entries()]
     return [kind for kind in found if kind != "param_groups"]

@@ -99,7 +99,7 @@ def twins(folder: Path, loop: Loop, checked: bool = True) -> Expected:
     with_it = _outcome(loop, watch)
     watch.monitor.close()
     torch.testing.assert_close(with_it, _outcome(loop, Watch(None)), rtol=0, atol=0, equal_nan=True)
-    kinds = {event["kind"] for event in stabkit.open_run(folder).event_log()}
+    kinds = {event["kind"] for event in stabkit.open_run(folder).log_entries()}
     assert kinds <= {"nonfinite", "param_groups"}
     expected: Expected = watch.expected
     if checked:

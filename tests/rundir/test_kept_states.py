@@ -116,7 +116,7 @@ def test_what_stands_before_an_event_is_pinned_and_told(tmp_path: Path) -> None:
     keeping.pin_before(config, rundir, "dip", 21)
     pinned = [state.step for state in kept_states(rundir.states_folder) if state.pinned]
     assert len(pinned) == 2
-    told = [event for event in rundir.read_events() if event["kind"] == "pinned"]
+    told = [event for event in rundir.read_entries() if event["kind"] == "pinned"]
     assert [event["step"] for event in told] == pinned
     assert {(event["cause"], event["onset"]) for event in told} == {("dip", 21)}
 
@@ -126,7 +126,7 @@ def test_an_event_before_all_states_is_told_to_have_none(tmp_path: Path) -> None
     config, rundir = small_config(*RING, "train.steps=4"), RunDir(tmp_path)
     train(config, rundir)
     keeping.pin_before(config, rundir, "dip", 1)
-    (told,) = [event for event in rundir.read_events() if event["kind"] == "not_pinned"]
+    (told,) = [event for event in rundir.read_entries() if event["kind"] == "not_pinned"]
     assert (told["step"], told["cause"]) == (1, "dip")
     assert "no state is kept of step 1 or before" in told["reason"]
 
@@ -173,7 +173,7 @@ def test_on_a_full_disk_the_ring_makes_room_for_the_checkpoint(
 
     monkeypatch.setattr(loop, "save_state", full_while_two_are_kept)
     train(config, rundir)
-    told = next(e for e in rundir.read_events() if e["kind"] == "states_given_up")
+    told = next(e for e in rundir.read_entries() if e["kind"] == "states_given_up")
     assert (told["step"], told["count"]) == (10, 3)
     assert_same_run(tmp_path, plain)
 
@@ -192,7 +192,7 @@ def test_a_ring_that_fills_the_disk_leaves_room_for_rows_and_checkpoints(
     steps = [state.step for state in kept_states(rundir.states_folder)]
     assert 2 <= len(steps) < 6
     assert steps[-1] == 24
-    assert any(event["kind"] == "states_given_up" for event in rundir.read_events())
+    assert any(event["kind"] == "states_given_up" for event in rundir.read_entries())
     assert_same_run(tmp_path, plain)
 
 
@@ -225,7 +225,7 @@ def test_rows_that_find_no_room_get_it_from_the_ring(
 
     monkeypatch.setattr(Writer, "flush", full_while_three_are_kept)
     train(config, rundir)
-    told = [e for e in rundir.read_events() if e["kind"] == "states_given_up"]
+    told = [e for e in rundir.read_entries() if e["kind"] == "states_given_up"]
     assert [(event["step"], event["count"]) for event in told] == [(10, 2)]
     assert_same_run(tmp_path, plain)
 
@@ -242,7 +242,7 @@ def test_a_state_that_cannot_be_kept_is_told_and_the_run_goes_on(
     monkeypatch.setattr(Ring, "link", at_call(Ring.link, 2, link))
     config, rundir = small_config(*RING), RunDir(tmp_path)
     train(config, rundir)
-    told = [e for e in rundir.read_events() if e["kind"] == "state_not_kept"]
+    told = [e for e in rundir.read_entries() if e["kind"] == "state_not_kept"]
     assert [event["step"] for event in told] == [4]
     assert "No space left" in told[0]["reason"]
     assert_same_run(tmp_path, plain)

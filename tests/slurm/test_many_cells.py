@@ -228,7 +228,7 @@ def test_many_cells_preempted_three_times_each(site: Site, python: str, tmp_path
         assert_same_run(cell.path, unbroken.path)
 
     starts = sum(len(attempts(cell)) for cell in cells)
-    kinds = Counter(e["kind"] for cell in cells for e in cell.read_events())
+    kinds = Counter(e["kind"] for cell in cells for e in cell.read_entries())
     assert few.squeue_calls
     for run in (many, again, last):
         assert run.squeue_calls <= few.squeue_calls, "one look at the queue, however many cells"

@@ -63,7 +63,7 @@ def test_preempted_by_a_higher_partition(site: Site, unbroken: Path, partition: 
     site.wait_for_release(job)
     site.wait_for_state("done")
     assert site.attempts()[1]["first_step"] >= 20
-    kinds = [event["kind"] for event in RunDir(site.run()).read_events()]
+    kinds = [event["kind"] for event in RunDir(site.run()).read_entries()]
     kinds = [kind for kind in kinds if kind != "null_parameters"]
     assert kinds == ["start", "preempted", "resume", "done"]
     assert_same_run(site.run(), unbroken)
@@ -78,7 +78,7 @@ def test_out_of_time(site: Site) -> None:
     site.wait_for_release(job)
     row = site.row()
     assert row.state == "preempted"
-    stopped = [e for e in RunDir(site.run()).read_events() if e["kind"] == "preempted"]
+    stopped = [e for e in RunDir(site.run()).read_entries() if e["kind"] == "preempted"]
     assert [(e["step"], e["reason"]) for e in stopped] == [(row.step, "stopped by SIGUSR2")]
     log = Path(site.folder / row.log).read_text()
     assert "Requeued job" in log

@@ -28,7 +28,7 @@ def test_a_dip_is_counted_when_it_is_confirmed_and_not_before(tmp_path: Path) ->
         counts.append(alerts.counts.get("dip", 0))
     assert counts[:19] == [0] * 19
     assert counts[20:] == [1] * 10, "suspected at its second low evaluation, certain eight later"
-    told = [(event["kind"], event["step"], event["onset"]) for event in rundir.read_events()]
+    told = [(event["kind"], event["step"], event["onset"]) for event in rundir.read_entries()]
     assert told == [("suspected", 11, 9), ("confirmed", counts.index(1), 9)]
     bits = evaluations()
     assert len(find_dips(np.arange(30), bits.mean(axis=1), correct=bits)) == 1
@@ -42,7 +42,7 @@ def test_the_end_of_a_run_confirms_a_dip_that_it_is_in(tmp_path: Path) -> None:
     assert alerts.counts == {}
     alerts.finish(15)
     assert alerts.counts == {"dip": 1}
-    assert [(e["kind"], e["step"]) for e in rundir.read_events()] == [
+    assert [(e["kind"], e["step"]) for e in rundir.read_entries()] == [
         ("suspected", 11),
         ("confirmed", 15),
     ]
@@ -54,7 +54,7 @@ def test_a_resumed_run_remembers_what_came_before(tmp_path: Path) -> None:
         writer.add_eval(step, "knn_heldout", correct.mean(), 0.1, 20, 0.07, correct)
     writer.flush()
     rundir = RunDir(tmp_path)
-    rundir.append_event("nonfinite", 3, layers=["norm"])
+    rundir.append_entry("nonfinite", 3, layers=["norm"])
     alerts = Alerts(rundir, chance=0.1)
     assert alerts.counts == {"dip": 1, "nonfinite": 1}
     alerts.add(20, evaluations()[20])
@@ -64,11 +64,11 @@ def test_a_resumed_run_remembers_what_came_before(tmp_path: Path) -> None:
 def test_each_event_is_acted_upon_once(tmp_path: Path) -> None:
     acts: list[tuple[str, int]] = []
     rundir = RunDir(tmp_path)
-    rundir.append_event("nonfinite", 3, layers=["norm"])
+    rundir.append_entry("nonfinite", 3, layers=["norm"])
     alerts = Alerts(rundir, 0.1, lambda kind, onset: acts.append((kind, onset)))
     for step, correct in enumerate(evaluations()):
         if step == 20:
-            rundir.append_event("nonfinite", 18, layers=["norm"])
+            rundir.append_entry("nonfinite", 18, layers=["norm"])
         alerts.add(step, correct)
     (kind, onset), *later = acts
     assert kind == "dip"

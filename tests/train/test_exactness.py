@@ -112,7 +112,7 @@ def test_a_changed_machine_is_refused_and_is_recorded_when_allowed(
         train(small_config(STEPS, *words), preempted)
     assert contents(preempted) == before
     assert command(preempted, "--allow-inexact", *words) == 0
-    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    resume = next(e for e in preempted.read_entries() if e["kind"] == "resume")
     assert (resume["step"], resume["changed"]) == (4, {name: [value, now]})
     attempts = preempted.read_meta()["attempts"]
     assert [a["packages"].get(name, a.get(name)) for a in attempts] == [value, now]
@@ -136,7 +136,7 @@ def test_a_run_begun_with_other_libraries_is_refused_and_every_version_is_named(
     assert "numpy was" not in said
     assert contents(rundir) == before
     stopped(tmp_path / "run", monkeypatch, 4, allow_inexact=True)
-    resume = next(e for e in rundir.read_events() if e["kind"] == "resume")
+    resume = next(e for e in rundir.read_entries() if e["kind"] == "resume")
     assert resume["changed"] == {name: [old[name], own[name]] for name in ("torch", "torchvision")}
     assert resume["unchecked"] == ["timm"]
     with monkeypatch.context() as patch:
@@ -146,7 +146,7 @@ def test_a_run_begun_with_other_libraries_is_refused_and_every_version_is_named(
         ):
             train(small_config(STEPS), rundir)
     assert command(rundir) == 0, "with the versions that it went on with"
-    assert "changed" not in [e for e in rundir.read_events() if e["kind"] == "resume"][-1]
+    assert "changed" not in [e for e in rundir.read_entries() if e["kind"] == "resume"][-1]
 
 
 @pytest.mark.lengthy
@@ -177,7 +177,7 @@ def test_a_resumed_run_keeps_its_number_of_threads(preempted: RunDir) -> None:
     assert train(config.model_copy(update={"runtime": auto}), preempted).state == "done"
     assert torch.get_num_threads() == 3
     assert [a["threads"] for a in preempted.read_meta()["attempts"]] == [3, 3]
-    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    resume = next(e for e in preempted.read_entries() if e["kind"] == "resume")
     assert "changed" not in resume
 
 
@@ -205,7 +205,7 @@ def test_a_run_without_a_record_goes_on_and_says_so(
 ) -> None:
     forget(preempted)
     assert train(small_config(STEPS), preempted).state == "done"
-    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    resume = next(e for e in preempted.read_entries() if e["kind"] == "resume")
     assert unchecked <= set(resume["unchecked"])
     assert "no earlier record to compare with" in caplog.text
 
@@ -215,7 +215,7 @@ def test_an_unchanged_resume_prints_nothing(
     preempted: RunDir, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert train(small_config(STEPS), preempted).state == "done"
-    resume = next(e for e in preempted.read_events() if e["kind"] == "resume")
+    resume = next(e for e in preempted.read_entries() if e["kind"] == "resume")
     assert resume.keys() == {"time", "kind", "step"}
     assert caplog.text == ""
 

@@ -130,7 +130,7 @@ def test_a_part_deleted_before_a_resume_is_named_to_the_end(
     out, err = capsys.readouterr()
     assert f"stabkit: {run / table}: no rows of step" in err
     assert f"rows are missing: {table}: step" in out
-    named = [e for e in RunDir(run).read_events() if e["kind"] == "rows_missing"]
+    named = [e for e in RunDir(run).read_entries() if e["kind"] == "rows_missing"]
     assert [e["step"] for e in named] == [14]
     assert named[0]["gaps"][0].startswith(f"{table}: step")
     assert main(["status", str(folder)]) == 0
@@ -159,7 +159,7 @@ def test_a_table_emptied_while_the_run_trains_is_named_at_its_end(
     assert status.reason is not None
     assert status.reason.startswith(f"rows are missing: {table}: steps 0 to")
     assert RunDir(run).read_status() is not None
-    assert [e["kind"] for e in RunDir(run).read_events()][-2:] == ["rows_missing", "done"]
+    assert [e["kind"] for e in RunDir(run).read_entries()][-2:] == ["rows_missing", "done"]
 
 
 def test_a_run_that_trains_is_judged_by_what_it_has_written(folder: Path) -> None:

@@ -39,7 +39,7 @@ def test_no_bit_of_the_training_changes(tmp_path: Path, method: str) -> None:
     for name, value in weights.items():
         assert others[name].equal(value), name
     quiet = "start", "done", "null_parameters"
-    assert not [e for e in seen.event_log() if e["kind"] not in quiet]
+    assert not [e for e in seen.log_entries() if e["kind"] not in quiet]
 
     for name in OF_RUN:
         values = seen.scalar(name)

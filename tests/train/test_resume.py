@@ -237,7 +237,7 @@ def test_a_signal_loses_no_step(
     assert_same_run(tmp_path, unbroken)
     firsts = [attempt["first_step"] for attempt in RunDir(tmp_path).read_meta()["attempts"]]
     assert firsts == [0, 5, 6, 15]
-    kinds = [e["kind"] for e in RunDir(tmp_path).read_events() if e["kind"] != "null_parameters"]
+    kinds = [e["kind"] for e in RunDir(tmp_path).read_entries() if e["kind"] != "null_parameters"]
     assert kinds == ["start", *["preempted", "resume"] * 3, "done"]
 
 

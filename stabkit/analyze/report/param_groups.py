@@ -25,7 +25,7 @@ def groups_of(run: Diagnosis, layer: str, step: int) -> list[Group]:
     The learning rate told is the one of that step. The list is empty if the optimizers have one
     group alone, and if no Monitor recorded them.
     """
-    entries = [entry for entry in run.stored.event_log() if entry.get("kind") == "param_groups"]
+    entries = [entry for entry in run.stored.log_entries() if entry.get("kind") == "param_groups"]
     try:
         recorded = [entry["groups"] for entry in entries if int(entry["step"]) <= step][-1:]
         return _holding(recorded[0], layer, step, run.tables.scalars()) if recorded else []

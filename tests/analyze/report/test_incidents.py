@@ -42,7 +42,7 @@ def test_a_loss_spike_is_told_whatever_the_loss_is_called(tmp_path: Path, name: 
     losses[200:210] *= 3
     plant_loop(tmp_path / "a", loss=name, losses=losses)
     (spike,) = incidents_of(tmp_path)
-    assert (spike.kind, spike.onset, spike.end) == ("loss spike", 200, 209)
+    assert (spike.kind, spike.onset, spike.end) == ("loss_spike", 200, 209)
     facts = dict(spike.facts)
     assert facts["In"] == spike.loss == name
     height, expected = facts["Height"].split(", ")
@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_is_told_by_name_until_when(tmp_path: Path) ->
     losses[400:] = np.nan
     plant_loop(tmp_path / "a", losses=losses)
     (bad,) = incidents_of(tmp_path)
-    assert (bad.kind, bad.onset, bad.end) == ("non-finite", 400, STEPS - 1)
+    assert (bad.kind, bad.onset, bad.end) == ("nonfinite", 400, STEPS - 1)
     assert bad.headline == "Non-finite values in loss from step 400"
     assert dict(bad.facts)["Lasts"] == "to the end of the run"
 
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_is_told_by_name_until_when(tmp_path: Path) ->
 def test_the_signal_and_the_layer_of_a_nonfinite_value_are_told(tmp_path: Path) -> None:
     run = RunDir(plant_loop(tmp_path / "a", ["h.0"]))
     facts = {"layers": ["h.2"], "signal": "param_norm", "reached": 7}
-    run.append_event("nonfinite", 80, **facts)
+    run.append_entry("nonfinite", 80, **facts)
     (bad,) = incidents_of(tmp_path)
     assert bad.headline == "Non-finite values in param_norm of h.2 from step 80"
     assert bad.began_in == "h.2"
@@ -137,7 +137,7 @@ def test_an_overflow_is_no_divergence(tmp_path: Path) -> None:
     norms[[120, 300]] = np.inf
     run = RunDir(plant_loop(tmp_path / "a", grad_norm=norms))
     for step in (120, 300):
-        run.append_event("nonfinite", step, names=["grad_norm"])
+        run.append_entry("nonfinite", step, names=["grad_norm"])
     (overflow,) = incidents_of(tmp_path)
     assert (overflow.kind, overflow.onset, overflow.end) == ("overflow", 120, 300)
     assert dict(overflow.facts)["In"] == "grad_norm"

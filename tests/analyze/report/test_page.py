@@ -61,7 +61,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # the one setting that differs, so that figures and charts are labelled with it
         config = run.config_file.read_text() + f"extra: {json.dumps(name + TAG)}\n"
         run.config_file.write_text(config)
-        run.append_event("nonfinite", 7, layers=[f"<b>{number}</b>{TAG}", LONE])
+        run.append_entry("nonfinite", 7, layers=[f"<b>{number}</b>{TAG}", LONE])
     return folder
 
 

@@ -35,7 +35,7 @@ def two(tmp_path: Path) -> Path:
     folder = plant_loop(
         tmp_path / "runs" / "a", GPT, "h.2", warmup=50, lr=6e-4, beta2=0.95, **of_second
     )
-    RunDir(folder).append_event("param_groups", 0, groups=TWO)
+    RunDir(folder).append_entry("param_groups", 0, groups=TWO)
     return folder
 
 
@@ -54,7 +54,7 @@ def test_where_it_began_names_the_groups_and_the_remedies_take_their_values(two:
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_values_are_those_of_the_group_in_which_it_began(two: Path) -> None:
-    RunDir(two).append_event(
+    RunDir(two).append_entry(
         "param_groups", 100, groups=[group(0, {"wte": 5}, lr=1.0), group(1, {"h.2": 9}, lr=2.0)]
     )
     report = make_report(diagnosed(two.parent))
@@ -71,7 +71,7 @@ def test_the_values_are_those_of_the_group_in_which_it_began(two: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_a_damaged_entry_tells_nothing(tmp_path: Path, damaged: object) -> None:
     folder = plant_loop(tmp_path / "runs" / "a", GPT, burst="h.2", lr=6e-4)
-    RunDir(folder).append_event("param_groups", 0, groups=damaged)
+    RunDir(folder).append_entry("param_groups", 0, groups=damaged)
     assert make_report(diagnosed(folder.parent)).began == (
         "in h.2 at step 300, with a gradient burst"
     )
@@ -132,4 +132,4 @@ def test_two_optimizers_are_told_apart(tmp_path: Path) -> None:
 def test_nothing_is_recorded_of_one_group_alone(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     trained(tmp_path / "a", torch.optim.AdamW(model.parameters()), model=model)
-    assert RunDir(tmp_path / "a").read_events() == []
+    assert RunDir(tmp_path / "a").read_entries() == []

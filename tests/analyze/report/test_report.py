@@ -74,7 +74,7 @@ def test_the_verdict_and_the_table_give_one_level(grid_runs: Diagnoses) -> None:
 @pytest.mark.lengthy
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_went_nonfinite_is_worse_than_the_deepest_dip(grid: Path) -> None:
-    RunDir(grid / "lr 0.001 true 1").append_event("nonfinite", 7, layers=["head"])
+    RunDir(grid / "lr 0.001 true 1").append_entry("nonfinite", 7, layers=["head"])
     runs = diagnosed(grid)
     assert worst_of(run_table(runs))["run"] == "lr 0.001 true 1"
     event, _ = make_report(runs).incidents[0]

@@ -235,7 +235,7 @@ def failing(tmp_path: Path, embed: Any, steps: int = 12) -> list[Any]:
 def told(folder: Path) -> list[Any]:
     """Return the log without what the loop itself is the cause of."""
     own = "nonfinite", "null_parameters"  # a bias before BatchNorm
-    return [entry for entry in stabkit.open_run(folder).event_log() if entry["kind"] not in own]
+    return [entry for entry in stabkit.open_run(folder).log_entries() if entry["kind"] not in own]
 
 
 def broken(model: nn.Module, images: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def test_both_are_measured_once_and_leave_no_trace(tmp_path: Path, kind: str) ->
     assert exit_codes(start(2, _two, kind, tmp_path / kind)) == [0, 0]
     training("alone", tmp_path / "alone")
     found, alone = (stabkit.open_run(tmp_path / name) for name in (kind, "alone"))
-    assert found.event_log() == []
+    assert found.log_entries() == []
     assert found.evals()["step"].tolist() == [0, 3, 6, 7]
     assert found.evals()["value"].tolist() == alone.evals()["value"].tolist()
     for name in ("teacher_distance", "teacher_feature_std", "probe_rank", "target_cosine"):

@@ -127,7 +127,7 @@ def record(folder: Path, make: Any) -> tuple[stabkit.Run, list[float], list[str]
             expected.append(float(whole.mean().sqrt()))
             optimizer.step()
     run = stabkit.open_run(folder)
-    said = [entry["reason"] for entry in run.event_log() if entry["kind"] == "noticed"]
+    said = [entry["reason"] for entry in run.log_entries() if entry["kind"] == "noticed"]
     return run, expected, said, len(stale)
 
 

@@ -169,7 +169,7 @@ def test_large_and_small_values_have_norms(dtype: torch.dtype, tmp_path: Path) -
     run = stabkit.open_run(tmp_path)
     rows = run.signals()
     assert run.scalar("nonfinite_layers").tolist() == [0]
-    assert run.event_log() == []
+    assert run.log_entries() == []
     params = [norm(values) for values in before]
     updates = [
         norm(a - b for a, b in zip(old, elements(layer.weight), strict=True))

@@ -87,7 +87,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]
 @pytest.mark.lengthy
 def test_null_parameters_of_a_moco_vit_are_named_once(trained: tuple[Path, list[float]]) -> None:
     events = [
-        e for e in stabkit.rundir.RunDir(trained[0]).read_events() if e["kind"] == "null_parameters"
+        e
+        for e in stabkit.rundir.RunDir(trained[0]).read_entries()
+        if e["kind"] == "null_parameters"
     ]
     assert len(events) == 1
     named = str(events[0]["reason"]).rpartition(": ")[2].split(", ")

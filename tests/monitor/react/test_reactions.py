@@ -74,7 +74,7 @@ def _ended() -> Iterator[None]:
 def events_of(folder: Path) -> list[dict[str, Any]]:
     if folder in OUT:
         OUT[folder].wait()
-    return [{k: v for k, v in e.items() if k != "time"} for e in RunDir(folder).read_events()]
+    return [{k: v for k, v in e.items() if k != "time"} for e in RunDir(folder).read_entries()]
 
 
 def find(

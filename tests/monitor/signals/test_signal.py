@@ -219,7 +219,7 @@ def test_what_a_signal_leaves_in_the_scratch_is_its_own(tmp_path: Path) -> None:
 def test_a_signal_on_another_device_is_dropped_and_the_others_stay(tmp_path: Path) -> None:
     whole = two_steps(tmp_path / "whole", "basic")[0].signals()
     run, _ = two_steps(tmp_path / "with", ["basic", Elsewhere])
-    assert [event["name"] for event in run.event_log()] == ["elsewhere"]
+    assert [event["name"] for event in run.log_entries()] == ["elsewhere"]
     assert run.signals().drop(columns="elsewhere").equals(whole)
 
 

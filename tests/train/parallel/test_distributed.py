@@ -281,7 +281,7 @@ def test_a_whole_run_equals_that_of_one_process(
     attempts = [RunDir(f).read_meta()["attempts"][0]["processes"] for f in (single, tmp_path)]
     assert attempts == [1, processes]
     assert len(RunDir(tmp_path).read_meta()["attempts"]) == 1
-    kinds = [e["kind"] for e in RunDir(tmp_path).read_events() if e["kind"] != "null_parameters"]
+    kinds = [e["kind"] for e in RunDir(tmp_path).read_entries() if e["kind"] != "null_parameters"]
     assert kinds == ["start", "done"]
 
 

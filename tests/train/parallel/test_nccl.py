@@ -161,5 +161,5 @@ def test_a_resume_on_other_nodes_is_refused_unless_it_is_allowed(tmp_path: Path)
     assert results(2, tmp_path / "3", train_on, "cd", run, CONFIG, 7) == ["preempted"] * 2
     allowed = small_config("train.steps=12", "runtime.allow_inexact=true")
     assert results(2, tmp_path / "4", train_on, "aa", run, allowed) == ["done"] * 2
-    resumes = [e for e in RunDir(run).read_events() if e["kind"] == "resume"]
+    resumes = [e for e in RunDir(run).read_entries() if e["kind"] == "resume"]
     assert [e.get("changed") for e in resumes] == [None, {"topology": ["2 x 1", "1 x 2"]}]

@@ -1,4 +1,4 @@
-"""`events.jsonl`: what happened to a run, one JSON object a line."""
+"""The log of a run, `events.jsonl`: what its process did and saw, an entry a line in JSON."""
 
 import errno
 import json
@@ -15,10 +15,10 @@ from stabkit.rundir.status import utc_now
 LIFECYCLE = ("start", "resume", "preempted", "done", "failed")  # what a process did
 
 
-def append_event(file: Path, kind: str, step: int | None, facts: dict[str, Any]) -> None:
+def append_entry(file: Path, kind: str, step: int | None, facts: dict[str, Any]) -> None:
     """Append one line. Raises OSError when the disk is full; no part of the line is left then."""
-    event = {"time": utc_now(), "kind": kind} | ({} if step is None else {"step": step}) | facts
-    line = (json.dumps(event) + "\n").encode()
+    entry = {"time": utc_now(), "kind": kind} | ({} if step is None else {"step": step}) | facts
+    line = (json.dumps(entry) + "\n").encode()
     with append_to(file) as log:  # a single write, so that lines of two processes never mix
         end = log.seek(0, os.SEEK_END)
         if log.write(line) < len(line):
@@ -26,36 +26,36 @@ def append_event(file: Path, kind: str, step: int | None, facts: dict[str, Any])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
-def read_events(file: Path) -> list[dict[str, Any]]:
+def read_entries(file: Path) -> list[dict[str, Any]]:
     """Read every complete line. A last line that a kill tore is left out.
 
-    A LeftOutWarning counts all other lines that are no event.
+    A LeftOutWarning counts all other lines that are no entry.
     """
     if not file.exists():
         return []
-    events, wrong = [], []
+    entries, wrong = [], []
     text = read_file(file).decode(errors="replace")
     *lines, torn = text.split("\n")
     for number, line in enumerate([*lines, torn], start=1):
         try:
-            event = json.loads(line)
+            entry = json.loads(line)
         except (ValueError, RecursionError):
-            event = None
-        if isinstance(event, dict):
-            events.append(event)
+            entry = None
+        if isinstance(entry, dict):
+            entries.append(entry)
         elif number <= len(lines):
             wrong.append(number)
     if wrong:
-        left_out(file, f"no events; the first is line {wrong[0]}", counted(len(wrong), "line"))
-    return events
+        left_out(file, f"no entries; the first is line {wrong[0]}", counted(len(wrong), "line"))
+    return entries
 
 
-def trim_events(file: Path, step: int) -> None:
+def trim_entries(file: Path, step: int) -> None:
     """Drop what was observed at or after `step`, and any torn line, before a run is resumed."""
 
-    def is_kept(event: dict[str, Any]) -> bool:
-        at = event.get("step")
-        return event.get("kind") in LIFECYCLE or not isinstance(at, int) or at < step
+    def is_kept(entry: dict[str, Any]) -> bool:
+        at = entry.get("step")
+        return entry.get("kind") in LIFECYCLE or not isinstance(at, int) or at < step
 
-    kept = [event for event in read_events(file) if is_kept(event)]
-    atomic_write(file, "".join(json.dumps(event) + "\n" for event in kept).encode())
+    kept = [entry for entry in read_entries(file) if is_kept(entry)]
+    atomic_write(file, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
