@@ -117,7 +117,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str | None, str | None]] = {
         lambda run: (run / "events.jsonl").write_text(
             '{"kind": ["a"]}\n7\n{"step": "x"}\nnull\n' + "[" * 5000 + "\n"
         ),
-        "{run}/events.jsonl: 3 lines left out, no events; the first is line 2",
+        "{run}/events.jsonl: 3 lines left out, no entries; the first is line 2",
         "stable",
     ),
     "events a folder": (lambda run: in_place_of(run / "events.jsonl"), "events.jsonl", "stable"),

@@ -9,6 +9,7 @@ from stabkit.analyze.across_runs import (
 )
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.learning_rate import LR
 from stabkit.analyze.order import FEWEST, LEAD, each_burst, herald_words, order_words
 from stabkit.analyze.scores import run_scores
@@ -67,7 +68,7 @@ def _sensitivity(runs: Diagnoses) -> str:
     arms = [key for key in cells[0].settings if key != LR]
     try:
         table = lr_sensitivity(run_scores(ended), arms)
-    except ValueError:  # an arm has only one rate
+    except DoesNotApplyError:  # an arm has only one rate
         return ""
     parts = [
         f"{row['sensitivity']:.1f}"

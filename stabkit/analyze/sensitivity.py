@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import integrate, stats
 
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.intervals import AT_ONCE, ENOUGH, UNKNOWN, Interval
 from stabkit.analyze.learning_rate import LR
 from stabkit.analyze.verdict import UNSTABLE
@@ -55,12 +56,12 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
     the truth in 79 % of samples with 3 seeds, 90 % with 10 and 92 % with 20, so that fewer than
     ten give none.
 
-    Raises ValueError if an arm is left with one rate, or if a rate is no number.
+    Raises DoesNotApplyError if an arm is left with one rate, or if a rate is no number.
     """
     known = frame.dropna(subset=[LR, "level"])
     for rate in known[LR]:
         if not isinstance(rate, Real):
-            raise ValueError(f"{LR} {rate!r} is no number")
+            raise DoesNotApplyError(f"{LR} {rate!r} is no number")
     parts = dict(_parts(known[known[LR] > 0], arms))  # a run with rate 0 does not train
     tables = {key: _matrix(rows) for key, rows in parts.items()}
     shared = sorted(set.intersection(*(set(t.columns) for t in tables.values()))) if tables else []
@@ -70,7 +71,7 @@ def lr_sensitivity(frame: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
         if table.shape[1] < 2:
             named = ", ".join(f"{k} {v}" for k, v in zip(arms, key, strict=True)) or "these runs"
             only = ", ".join(f"{rate:g}" for rate in table.columns)
-            raise ValueError(f"{named}: one {LR} alone ({only}) has no sensitivity")
+            raise DoesNotApplyError(f"{named}: one {LR} alone ({only}) has no sensitivity")
         rates, levels = table.columns.to_numpy(dtype=float), table.mean()
         low, high = _bootstrap(rates, table.dropna().to_numpy())
         found.append(

@@ -44,6 +44,7 @@ def _list_plots(named: list[str]) -> int:
 
 
 def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
+    from stabkit.analyze.does_not_apply import DoesNotApplyError
     from stabkit.analyze.plots import PLOTS, draw
 
     if arguments.plot not in PLOTS:
@@ -66,7 +67,7 @@ def _draw(arguments: argparse.Namespace, folders: dict[Path, Path]) -> int:
     try:
         found = diagnose_runs(runs, arguments.metric)
         paths = draw(arguments.plot, found, arguments.out or own)
-    except ValueError as error:
+    except DoesNotApplyError as error:
         print(f"stabkit: {error}", file=sys.stderr)
         return 1
     print("\n".join(map(str, paths)))

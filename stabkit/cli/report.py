@@ -41,12 +41,8 @@ def _write(runs: "StoredRuns", out: Path, interactive: bool, metric: str | None)
     from stabkit.branch.judge.report_section import preventions
     from stabkit.cores import usable_cores
 
-    try:
-        found = diagnose_runs(runs, metric, usable_cores())
-        write_report(found, out, interactive, preventions(found))
-    except ValueError as error:
-        print(f"stabkit: {error}", file=sys.stderr)
-        return 1
+    found = diagnose_runs(runs, metric, usable_cores())
+    write_report(found, out, interactive, preventions(found))
     print(out)
     if opener := shutil.which("open" if sys.platform == "darwin" else "xdg-open"):
         say_next(Path(opener).name, str(out), on_terminals=True)

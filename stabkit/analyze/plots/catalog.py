@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.csv_file import write_csv
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.plots.accuracy_table import (
     accuracy_table,
     accuracy_table_figure,
@@ -136,8 +137,8 @@ def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
 
     A table of accuracies is written as Markdown, LaTeX and HTML as well.
 
-    Raises ValueError if the runs hold nothing that the figure shows, or not the contrast that it
-    needs.
+    Raises DoesNotApplyError if the runs hold nothing that the figure shows, or not the contrast
+    that it needs.
     """
     table = table_of(name, runs)
     written = save(draw_notes(PLOTS[name].figure(table), runs), table, folder / name)
@@ -147,13 +148,13 @@ def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
 def table_of(name: str, runs: Diagnoses) -> pd.DataFrame:
     """Return what the figure is drawn from.
 
-    Raises ValueError for a name that is no figure, and where the runs hold nothing that it shows.
+    Raises ValueError for a name that is no figure, and DoesNotApplyError as `draw` does.
     """
     if name not in PLOTS:
         raise ValueError(f"{name!r} is no figure; there are: {', '.join(PLOTS)}")
     table = PLOTS[name].table(runs)
     if table.empty:
-        raise ValueError(f"{runs.path}: these runs hold nothing to draw for {name}")
+        raise DoesNotApplyError(f"{runs.path}: these runs hold nothing to draw for {name}")
     return table
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from stabkit.analyze.cells import group_cells, label
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.learning_rate import LR, rate_setting
 from stabkit.analyze.scores import run_scores
 from stabkit.printing import counted, first_of
@@ -33,12 +34,12 @@ def scored(runs: Diagnoses) -> tuple[pd.DataFrame, list[str]]:
 def that_have(runs: Diagnoses, frame: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """Return the rows of `scored` whose runs have all these settings.
 
-    A LeftOutWarning names the other runs. Raises ValueError if no run has them all.
+    A LeftOutWarning names the other runs. Raises DoesNotApplyError if no run has them all.
     """
     lacks = {run.name: _lacking(run.settings, keys) for run in runs}
     others = [name for name in frame["run"] if lacks[name]]
     if len(others) == len(frame):
-        raise ValueError(f"{runs.path}: no run has {' and '.join(map(_said, keys))}")
+        raise DoesNotApplyError(f"{runs.path}: no run has {' and '.join(map(_said, keys))}")
     for key in keys:
         if names := [name for name in others if key in lacks[name]]:
             text = f"{runs.path}: left out of the figure, without {_said(key)}: "
@@ -55,7 +56,7 @@ def _lacking(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def refuse_constant(runs: Diagnoses, key: str, factors: Sequence[str], what: str) -> None:
-    """Raise ValueError if `key` is not among `factors`, and say what the runs do vary."""
+    """Raise DoesNotApplyError if `key` is not among `factors`, and say what the runs do vary."""
     if key in factors:
         return
     ended, others = runs.that_finished()
@@ -63,10 +64,12 @@ def refuse_constant(runs: Diagnoses, key: str, factors: Sequence[str], what: str
     if others:
         these += f" (without {counted(others, 'unfinished run')})"
     if key in ended.factors():
-        raise ValueError(f"{these} vary {key} only along with {', '.join(factors)}, so {what}")
+        raise DoesNotApplyError(
+            f"{these} vary {key} only along with {', '.join(factors)}, so {what}"
+        )
     told = f"they vary {', '.join(factors)}" if factors else "no setting but the seed varies"
     called = " (a setting of another loop: lr or learning_rate)" if key == LR else ""
-    raise ValueError(f"{these} do not vary {key}{called}, so {what}; {told}")
+    raise DoesNotApplyError(f"{these} do not vary {key}{called}, so {what}; {told}")
 
 
 def words(settings: Mapping[str, Any], keys: Sequence[str], none: str = "all runs") -> str:

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stabkit.analyze.compare import compare_pairs
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.plots.contrast import refuse_constant, scored, words
 from stabkit.analyze.plots.many import PAIRS, ROWS, evenly, say_left_out, without_unfinished
 from stabkit.analyze.plots.style import RC, Color, new_figure, ramp
@@ -32,7 +33,7 @@ def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
     low, high (95 %; NaN for few pairs, see `paired_test`) and n (pairs).
 
     Runs without a partner are left out, and those that have not ended, which `unfinished` counts.
-    Raises ValueError if no run has a partner.
+    Raises DoesNotApplyError if no run has a partner.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -52,7 +53,7 @@ def freeze_patch_table(runs: Diagnoses) -> pd.DataFrame:
     columns |= {f"{name}_unstable": rows["unstable"].any() for name, rows in arms.items()}
     pairs = pd.concat(columns, axis=1, join="inner").reset_index()
     if pairs.empty:
-        raise ValueError(
+        raise DoesNotApplyError(
             f"{runs.path}: no frozen run shares its seed and {', '.join(rest) or 'settings'} with "
             "a learned one"
         )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.learning_rate import LR
 from stabkit.analyze.plots.contrast import refuse_constant, scored, that_have, words
 from stabkit.analyze.plots.line_ends import MOST, LineEnd, label_ends
@@ -37,7 +38,7 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
     the runs that are left out because they have not ended.
 
     An arm with one rate has no sensitivity. A LeftOutWarning names the runs without a rate. Raises
-    ValueError if the rate varies in no arm.
+    DoesNotApplyError if the rate varies in no arm.
     """
     frame, factors = scored(runs)
     if frame.empty:
@@ -50,7 +51,7 @@ def lr_sensitivity_table(runs: Diagnoses) -> pd.DataFrame:
     )
     several = frame.groupby("arm")[LR].transform("nunique") > 1
     if not several.any():
-        raise ValueError(
+        raise DoesNotApplyError(
             f"{runs.path}: no runs that share {', '.join(rest) or 'all else'} have levels at two "
             f"rates of {LR}"
         )

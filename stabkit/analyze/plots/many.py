@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.printing import counted
 
 ONE_BY_ONE = 100  # curves in one panel; more would hide one another
@@ -20,7 +21,7 @@ PAIRS = 200  # pairs of runs, each in a row of its own
 Item = TypeVar("Item")
 
 
-class TooManyError(ValueError):
+class TooManyError(DoesNotApplyError):
     """The runs are too many for a figure, which would otherwise apply to them."""
 
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from stabkit.analyze.cells import group_cells, label, wrapped
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.learning_rate import rate_setting
 from stabkit.analyze.plots.clock import mark_clock, warmup_and_epoch
 from stabkit.analyze.plots.many import (
@@ -47,11 +48,12 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
 
     `unfinished` counts the runs that are left out because they have not ended.
 
-    Raises ValueError for runs whose configuration names no optimizer, and for runs of a single one.
+    Raises DoesNotApplyError for runs whose configuration names no optimizer, and for runs of a
+    single one.
     """
     names = {run.settings.get(NAME) for run in runs}
     if len(names) == 1 and names != {None}:
-        raise ValueError(
+        raise DoesNotApplyError(
             f"{runs.path}: all runs use the optimizer {names.pop()}; the figure compares several "
             "(`--plot knn` shows the curves of one)"
         )
@@ -66,7 +68,7 @@ def optimizer_table(runs: Diagnoses) -> pd.DataFrame:
         if not sum(map(len, each)):
             continue
         if lacking := [key for key in (NAME, rate) if key not in first]:
-            raise ValueError(
+            raise DoesNotApplyError(
                 f"{cell.runs[0].path}: its configuration has no {' and no '.join(lacking)}; give a "
                 'Monitor both: config={"optim": {"name": "adam", "lr": 0.001}}'
             )

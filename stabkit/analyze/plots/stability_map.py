@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 
 from stabkit.analyze.cells import FROZEN, WORDS
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.learning_rate import LR
 from stabkit.analyze.plots.contrast import scored, that_have, words
 from stabkit.analyze.plots.many import PANELS, ROWS, TooManyError, say_left_out, without_unfinished
@@ -42,15 +43,17 @@ def stability_map_table(runs: Diagnoses) -> pd.DataFrame:
 
     If learning rate and batch size both vary, x is the rate and y the batch size; else the settings
     with the most values are chosen. Stability has a limit only if x is one of these two. A
-    LeftOutWarning names the runs that lack one of the two settings. Raises ValueError if fewer than
-    two settings vary, or no run has both.
+    LeftOutWarning names the runs that lack one of the two settings. Raises DoesNotApplyError if
+    fewer than two settings vary, or no run has both.
     """
     frame, factors = scored(runs)
     if frame.empty:
         return frame
     if len(factors) < 2:
         told = f"they vary {factors[0]} alone" if factors else "no setting but the seed varies"
-        raise ValueError(f"{runs.path}: a map needs two settings that vary in these runs; {told}")
+        raise DoesNotApplyError(
+            f"{runs.path}: a map needs two settings that vary in these runs; {told}"
+        )
     x, y = _axes(frame, factors)
     frame = that_have(runs, frame, x, y)
     rest = [key for key in factors if key not in (x, y)]

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import Cell, cell_label, group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
+from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.accuracy_table import NOTE, table_cells
 from stabkit.analyze.plots.grad_norms import MAX_CELLS, grad_norms_panels
@@ -82,8 +83,7 @@ class Shown:
 def draw_figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown], list[str]]:
     """Draw all figures that apply to these runs; say which ones the runs are too many for.
 
-    A plot raises ValueError if it does not apply. The figure with a panel for each signal shows the
-    `worst` run alone.
+    The figure with a panel for each signal shows the `worst` run alone.
     """
     found: list[Shown] = []
     undrawn: list[str] = []
@@ -96,7 +96,7 @@ def draw_figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Sh
             shown = _shown(name, runs, verdict, worst, drawn=bool(found))
         except TooManyError as error:
             undrawn.append(f"{name}: {error}")
-        except ValueError:
+        except DoesNotApplyError:
             continue
         else:
             found += [shown] if shown else []
@@ -106,7 +106,7 @@ def draw_figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Sh
 def _shown(
     name: str, runs: Diagnoses, verdict: Verdict, worst: str, *, drawn: bool
 ) -> Shown | None:
-    """Draw one figure; None if it would show nothing new. Raises ValueError if it cannot apply."""
+    """Draw one figure; None if it would show nothing new. Raises DoesNotApplyError."""
     plot, cells, shown = PLOTS[name], group_cells(runs), runs
     about, title = plot.about, TITLES.get(name, name)
     if name == "signals" and len(runs) > 1:

@@ -102,10 +102,7 @@ def _of_loss(runs: Diagnoses, notes: Notes) -> list[Chart]:
 
 
 def _of_gradients(runs: Diagnoses, notes: Notes) -> list[Chart]:
-    try:
-        table = grad_norms_table(runs)
-    except ValueError:
-        return []
+    table = grad_norms_table(runs)
     if table.empty:
         return []
     layers = table[table["series"] == "grad_norm"]
