@@ -21,7 +21,8 @@ def broken_off(runs: Diagnoses, table: pd.DataFrame) -> list[str]:
         return []
     named = [(run_label(cell, run), run) for cell in group_cells(runs) for run in cell.runs]
     found = []
-    for (label, run), state in zip(named, table["state"], strict=True):
+    for label, run in named:
+        state = str(table.loc[str(run.path), "state"])
         if state in BROKE_OFF:
             status = run.stored.status()
             step = f" at step {status.step:,}" if status and status.step else ""

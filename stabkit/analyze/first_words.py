@@ -7,7 +7,7 @@ import pandas as pd
 from stabkit.analyze.blank_series import BLANK
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.sentences import in_table_order
+from stabkit.analyze.sentence_parts import RunOfRow, run_of_row
 from stabkit.analyze.shared_falls import SharedFall
 from stabkit.analyze.text import listed, times
 from stabkit.analyze.verdict import DOUBTFUL
@@ -35,16 +35,16 @@ def nothing_found(runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedF
     ending = f": no {sign} of instability was found." if clean else "."
     if shared:
         ending = " by itself, but in the mean of several."
-    return _doubtful(table, in_table_order(runs)) + text[0].upper() + text[1:] + ending
+    return _doubtful(table, run_of_row(runs)) + text[0].upper() + text[1:] + ending
 
 
-def _doubtful(table: pd.DataFrame, ordered: list[Diagnosis]) -> str:
+def _doubtful(table: pd.DataFrame, of: RunOfRow) -> str:
     """Say what made the verdicts `bursts`, `outlier` and `stuck`; empty if no run has one."""
-    found = [int(str(i)) for i in table.index[table["verdict"].isin(DOUBTFUL)]]
-    if not found:
+    if not table["verdict"].isin(DOUBTFUL).any():
         return ""
     if len(table) == 1:
-        return f"Not unstable, but {_doubt(ordered[0])}.\n"
+        (run,) = of.values()
+        return f"Not unstable, but {_doubt(run)}.\n"
     words = {
         "bursts": "with gradient bursts or swells",
         "outlier": "with a single low evaluation",

@@ -5,32 +5,31 @@ from collections.abc import Iterator
 import pandas as pd
 
 from stabkit.analyze.across_runs import onsets
-from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.order import FIRST, lead_words
-from stabkit.analyze.sentence_parts import NAMED, largest, named
+from stabkit.analyze.sentence_parts import NAMED, RunOfRow, largest, named
 from stabkit.analyze.text import layers_called, listed, times
 from stabkit.printing import counted
 
 
-def bursts_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
-    watched = any(run.judged.layers or run.judged.norms for run in ordered)
+def bursts_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
+    watched = any(run.judged.layers or run.judged.norms for run in of.values())
     if not watched:
         return
     if not table["bursts"].any():
         if table["swells"].any():
             return  # `swells_in_words` says what the verdict `bursts` is of
-        layers = any(run.judged.layers for run in ordered)
+        layers = any(run.judged.layers for run in of.values())
         yield "No layer's gradient norm spiked." if layers else "No gradient norm spiked."
         return
     found = counted(int(table["bursts"].sum()), "gradient burst")
     text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
-    if any(FIRST in set(run.gradients.layers["layer"]) for run in ordered):
-        led = lead_words(onsets(ordered))
+    if any(FIRST in set(run.gradients.layers["layer"]) for run in of.values()):
+        led = lead_words(onsets(of.values()))
         text += f"; {led}." if led else ", none with the patch projection."
         yield text + _clear(table)
         return
     bursting = table[table["bursts"] > 0]
-    where, _, burst = largest(bursting, ordered, lambda run: run.gradients.bursts, "ratio")
+    where, _, burst = largest(bursting, of, lambda run: run.gradients.bursts, "ratio")
     yield (
         f"{text}. The largest ({named(where)}): {times(burst['ratio'])} what was expected; it "
         f"began at step {burst['onset']:,}\nin {layers_called(burst['first'])}." + _clear(table)
@@ -49,11 +48,11 @@ def _clear(table: pd.DataFrame) -> str:
     return f"\n{clear} of them {stand} out from the values around; no verdict rests on the others."
 
 
-def swells_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def swells_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     swelling = table[table["swells"] > 0]
     if swelling.empty:
         return
-    where, _, swell = largest(swelling, ordered, lambda run: run.gradients.swells, "ratio")
+    where, _, swell = largest(swelling, of, lambda run: run.gradients.swells, "ratio")
     number = counted(int(swelling["swells"].sum()), "gradient swell")
     yield (
         f"{number} in {counted(len(swelling), 'run')}. The largest ({named(where)}): "
@@ -71,16 +70,17 @@ def _rests_on_swells(swelling: pd.DataFrame) -> str:
     return f" The verdict `bursts` of {counted(int(alone.sum()), 'run')} rests on swells."
 
 
-def cut_off_in_words(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def cut_off_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     """Name the layers that lost their gradient in mid-training, of the first such run."""
-    found = [i for i, run in enumerate(ordered) if run.gradients.layers_without_gradient]
+    lost = {row: run.gradients.layers_without_gradient for row, run in of.items()}
+    found = [row for row, layers in lost.items() if layers]
     if not found:
         return
-    gone = ordered[found[0]].gradients.layers_without_gradient
+    gone = lost[found[0]]
     names, begin = layers_called(listed([*gone][:NAMED])), min(gone.values())
     more = f" and {counted(len(gone) - NAMED, 'more layer')}" if len(gone) > NAMED else ""
     others = f" So in {counted(len(found) - 1, 'more run')}." if len(found) > 1 else ""
     yield (
-        f"No gradient from step {begin:,} to the end ({named(table.iloc[found[0]])}) in\n"
+        f"No gradient from step {begin:,} to the end ({named(table.loc[found[0]])}) in\n"
         f"{names}{more}: frozen, or cut off by mistake?{others}"
     )

@@ -1,17 +1,25 @@
 """What the sentences on runs share: how a run is named, and which of its events is the largest."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from stabkit.analyze.cells import group_cells
+from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 
+RunOfRow = Mapping[str, Diagnosis]  # by the index of `run_table`, in the order of its rows
 BEFORE = 20  # values whose median is the level before a spike
 NAMED = 3  # runs of one kind; more are counted
+
+
+def run_of_row(runs: Diagnoses) -> RunOfRow:
+    """Return the run of each row of `run_table`. Names may not tell runs apart; paths do."""
+    return {str(run.path): run for cell in group_cells(runs) for run in cell.runs}
 
 
 def seed_text(seed: object) -> str:
@@ -37,13 +45,13 @@ def still_up(run: Diagnosis, spike: "pd.Series | dict[Any, Any]") -> bool:
 
 def largest(
     rows: pd.DataFrame,
-    ordered: list[Diagnosis],
+    of: RunOfRow,
     events: Callable[[Diagnosis], pd.DataFrame],
     size: str,
 ) -> tuple[pd.Series, Diagnosis, pd.Series]:
     """Return the row of the run with the largest of these events, the run, and the event."""
     where, run = max(
-        ((row, ordered[int(str(i))]) for i, row in rows.iterrows()),
+        ((row, of[str(i)]) for i, row in rows.iterrows()),
         key=lambda pair: float(events(pair[1])[size].max()),
     )
     found = events(run)

@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from stabkit.analyze.cells import group_cells
 from stabkit.analyze.collapse_events import ACCURACY
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.gradient_sentences import bursts_in_words, cut_off_in_words, swells_in_words
 from stabkit.analyze.nonfinite import names_of
-from stabkit.analyze.sentence_parts import NAMED, largest, named, still_up
+from stabkit.analyze.sentence_parts import NAMED, RunOfRow, largest, named, run_of_row, still_up
 from stabkit.analyze.series import accuracy_words
 from stabkit.analyze.shared_falls import SharedFall, shared_in_words
 from stabkit.analyze.text import layers_called, listed, risen_from, times
@@ -39,31 +38,26 @@ def events_in_words(
     runs: Diagnoses, table: pd.DataFrame, shared: Sequence[SharedFall]
 ) -> list[str]:
     """Return a sentence for each kind of event that was found, and for each of the `shared`."""
-    ordered = in_table_order(runs)
+    of = run_of_row(runs)
     found = [
         *shared_in_words(shared),
-        *_lost(table, ordered),
+        *_lost(table, of),
         *_collapsed(table),
         *_drifted(table),
-        *_deepest(table, ordered),
-        *_possible(table, ordered),
-        *_confirmed_then(table, ordered),
-        *_loss_spikes(table, ordered),
-        *_unrest(table, ordered),
+        *_deepest(table, of),
+        *_possible(table, of),
+        *_confirmed_then(table, of),
+        *_loss_spikes(table, of),
+        *_unrest(table, of),
         *_at_restarts(table),
-        *_outliers(table, ordered),
-        *_stuck(table, ordered),
-        *_overflows(table, ordered),
-        *bursts_in_words(table, ordered),
-        *swells_in_words(table, ordered),
-        *cut_off_in_words(table, ordered),
+        *_outliers(table, of),
+        *_stuck(table, of),
+        *_overflows(table, of),
+        *bursts_in_words(table, of),
+        *swells_in_words(table, of),
+        *cut_off_in_words(table, of),
     ]
     return [text for text in found if text]
-
-
-def in_table_order(runs: Diagnoses) -> list[Diagnosis]:
-    """Return the runs in the order of their table's rows. Names may not tell them apart."""
-    return [run for cell in group_cells(runs) for run in cell.runs]
 
 
 def p_words(p: float) -> str:
@@ -93,10 +87,10 @@ def where_lost(run: Diagnosis) -> str:
     return "; ".join(parts)
 
 
-def _lost(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _lost(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     rows = table[table["verdict"] == "diverged"]
     for i, row in rows.head(NAMED).iterrows():
-        yield f"{named(row)}: {where_lost(ordered[int(str(i))])}."
+        yield f"{named(row)}: {where_lost(of[str(i)])}."
     if len(rows) > NAMED:
         yield f"{counted(len(rows) - NAMED, 'run')} more diverged."
 
@@ -118,11 +112,11 @@ def _drifted(table: pd.DataFrame) -> Iterator[str]:
         yield f"{runs} drifted down slowly without a dip, by up to {most:.1f} points."
 
 
-def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _deepest(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     if not table["dips"].any():
         return
     worst = table.loc[table["deepest"].idxmax()]
-    found = ordered[int(str(worst.name))].accuracy.dips
+    found = of[str(worst.name)].accuracy.dips
     dip = found.loc[found["depth"].idxmax()]
     end = "not recovered when the run ended"
     if not pd.isna(dip["recovery"]):
@@ -137,11 +131,11 @@ def _deepest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     )
 
 
-def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _possible(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     some = table[table["possible_dips"] > 0]
     if some.empty:
         return
-    where, run, dip = largest(some, ordered, lambda run: run.accuracy.possible_dips, "z")
+    where, run, dip = largest(some, of, lambda run: run.accuracy.possible_dips, "z")
     end = "" if pd.isna(dip["recovery"]) else f" to {int(dip['recovery']):,}"
     number = counted(int(some["possible_dips"].sum()), "possible dip")
     yield (
@@ -152,11 +146,11 @@ def _possible(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     )
 
 
-def _confirmed_then(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _confirmed_then(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     some = table[table["confirmed_then"] > 0]
     if some.empty:
         return
-    where, run, dip = largest(some, ordered, lambda run: run.accuracy.confirmed_then, "depth")
+    where, run, dip = largest(some, of, lambda run: run.accuracy.confirmed_then, "depth")
     number = counted(int(some["confirmed_then"].sum()), "dip")
     yield (
         f"{number} in {counted(len(some), 'run')} stood out while it trained, and no longer among "
@@ -166,11 +160,11 @@ def _confirmed_then(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[s
     )
 
 
-def _loss_spikes(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _loss_spikes(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     spiking = table[table["loss_spikes"] > 0]
     if spiking.empty:
         return
-    where, run, spike = largest(spiking, ordered, lambda run: run.loss.spikes, "ratio")
+    where, run, spike = largest(spiking, of, lambda run: run.loss.spikes, "ratio")
     end = f"ended at step {spike['end']:,}"
     if still_up(run, spike):
         end = "had not come back when the record ended"
@@ -193,11 +187,11 @@ def _at_restarts(table: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _unrest(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _unrest(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     swinging = table[table["unrest"] > 0]
     if swinging.empty:
         return
-    where, run, row = largest(swinging, ordered, lambda run: run.unrest, "ratio")
+    where, run, row = largest(swinging, of, lambda run: run.unrest, "ratio")
     number = counted(int(swinging["unrest"].sum()), "stretch")
     metric, series = run.accuracy.metric, row["series"]
     name = accuracy_words(metric) if series == metric else series
@@ -215,11 +209,11 @@ def swings_between(run: Diagnosis, row: "pd.Series | dict[Any, Any]") -> str:
     return f"{row['low']:.3g} and {row['high']:.3g}"
 
 
-def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _outliers(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     falling = table[table["outliers"] > 0]
     if falling.empty:
         return
-    where, run, fall = largest(falling, ordered, lambda run: run.accuracy.outliers, "depth")
+    where, run, fall = largest(falling, of, lambda run: run.accuracy.outliers, "depth")
     beside = "the one before" if fall["last"] else "those beside it"
     number = counted(int(falling["outliers"].sum()), "single evaluation")
     yield (
@@ -230,9 +224,9 @@ def _outliers(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
     )
 
 
-def _stuck(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _stuck(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     for i, row in table[table["stuck"] > 0].head(NAMED).iterrows():
-        for loss in ordered[int(str(i))].stuck.itertuples():
+        for loss in of[str(i)].stuck.itertuples():
             name = "the loss" if loss.series == "loss_relative" else loss.series
             unit = " times that of chance" if loss.series == "loss_relative" else ""
             yield (
@@ -241,11 +235,11 @@ def _stuck(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
             )
 
 
-def _overflows(table: pd.DataFrame, ordered: list[Diagnosis]) -> Iterator[str]:
+def _overflows(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     runs = table[table["overflows"] > 0]
     if runs.empty:
         return
-    run = ordered[int(str(runs.index[0]))]
+    run = of[str(runs.index[0])]
     steps = [int(entry.get("step") or 0) for entry in run.overflows]
     at = ", ".join(f"{step:,}" for step in steps[:NAMED]) + (", …" if len(steps) > NAMED else "")
     where = layers_called(listed(names_of(run.overflows[0])[:NAMED]))

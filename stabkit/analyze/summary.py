@@ -50,10 +50,11 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
     fractions. These change no verdict: `possible_dips`, which healthy runs have too;
     `confirmed_then`, dips confirmed while the run trained that the whole run does not show; and
     `bursts` that are not among the `clear_bursts`. `patch_first` counts the bursts that began in
-    the patch projection, alone or with others.
+    the patch projection, alone or with others. The index has the paths of the runs.
     """
-    cells = group_cells(runs)
-    return pd.DataFrame([_row(run, cell_label(cell)) for cell in cells for run in cell.runs])
+    both = [(run, cell_label(cell)) for cell in group_cells(runs) for run in cell.runs]
+    index = [str(run.path) for run, _ in both]
+    return pd.DataFrame([_row(run, cell) for run, cell in both], index=index)
 
 
 def _row(run: Diagnosis, cell: str) -> dict[str, object]:

@@ -72,6 +72,10 @@ def test_a_restart_is_told_by_other_seeds(tmp_path: Path, same: bool, severity: 
 class Answered:
     last_answers: NDArray[np.bool_] | None
 
+    @property
+    def accuracy(self) -> "Answered":
+        return self
+
 
 def test_seeds_are_as_alike_as_the_mean_over_all_their_pairs() -> None:
     """Runs of other samples, without answers, or with all samples answered alike, make no pair."""

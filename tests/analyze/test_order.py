@@ -102,7 +102,9 @@ def test_a_noisier_layer_is_no_leader() -> None:
     table = pd.concat([pd.DataFrame(burst) for burst in bursts], ignore_index=True)
     lag = table["onset"] - table.groupby("burst")["onset"].transform("min")
     share = (lag == 0) / (lag == 0).groupby(table["burst"]).transform("sum")
-    run = SimpleNamespace(name="a", every=1, onsets=table.assign(lag=lag, share=share))
+    run = SimpleNamespace(
+        name="a", gradients=SimpleNamespace(every=1, onsets=table.assign(lag=lag, share=share))
+    )
     claim = leads("first", [cast("Diagnosis", run)])
     assert claim.low > 0, "the odds alone say so"
     assert claim.verdict == "undecided"

@@ -270,7 +270,8 @@ def test_what_the_runs_measure_is_their_paired_difference(grid_runs: Diagnoses) 
 def test_runs_that_record_no_seed_are_paired_in_their_order() -> None:
     def run(lr: float, level: float) -> Any:
         settings = {"optim.lr": lr}
-        names = {"name": f"{lr} {level}", "level": level, "settings": settings}
+        accuracy = SimpleNamespace(level=level)
+        names = {"name": f"{lr} {level}", "accuracy": accuracy, "settings": settings}
         return SimpleNamespace(finished=True, blew_up=False, **names)
 
     cells = [
