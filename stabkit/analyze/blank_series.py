@@ -33,12 +33,12 @@ def blank_series(
     its place, as the loss of a second phase of training. A run of `stabkit train` has no blanks but
     lost rows (`store.gaps`).
     """
+    if run.dir.is_of_train():
+        return {}
     try:
         made = run.dir.read_meta()
     except (OSError, ValueError):
         made = {}
-    if "attempts" in made:
-        return {}
     log = made.get("converted")
     log = log if isinstance(log, dict) else {}
     scalars, evals = run.scalars(), run.evals()

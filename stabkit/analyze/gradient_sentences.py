@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from stabkit.analyze.across_runs import onsets
-from stabkit.analyze.order import FIRST, lead_words
+from stabkit.analyze.order import lead_words, onsets_from_patches, patch_projection
 from stabkit.analyze.sentence_parts import NAMED, RunOfRow, largest, named
 from stabkit.analyze.text import layers_called, listed, times
 from stabkit.printing import counted
@@ -23,8 +22,8 @@ def bursts_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
         return
     found = counted(int(table["bursts"].sum()), "gradient burst")
     text = f"{found} in {counted(int((table['bursts'] > 0).sum()), 'run')}"
-    if any(FIRST in set(run.gradients.layers["layer"]) for run in of.values()):
-        led = lead_words(onsets(of.values()))
+    if any(map(patch_projection, of.values())):
+        led = lead_words(onsets_from_patches(of.values()))
         text += f"; {led}." if led else ", none with the patch projection."
         yield text + _clear(table)
         return

@@ -1,6 +1,7 @@
 """Say and judge which layer comes first in bursts, and whether bursts come before dips."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -24,7 +25,8 @@ from stabkit.printing import counted
 LEAD = 30  # steps before a dip within which a gradient burst counts as its herald
 NO_OTHER_SEEDS = "no other seeds of a setting, whose bursts would show what chance brings"
 FEWEST = 3  # bursts of several layers, or dips; fewer are told one by one, without a test
-FIRST = "patch_embed"  # the layer in which the paper sees bursts begin
+FIRST = "patch_embed"  # the layer in which the paper sees bursts begin, as our runs call it
+PATCHES = re.compile(r"patch_?embed|conv_proj")  # others call it so: timm, torchvision
 ORDERS = {
     "shallow first": "The shallowest layer spikes first",
     "deep first": "The deepest layer spikes first",
@@ -55,6 +57,19 @@ def each_burst(found: pd.DataFrame) -> str:
         then = f"; {counted(others, 'other layer')} followed within {within}" if others else ""
         sentences.append(f"The burst at step {onset:,} began in {where}{then}.")
     return "\n".join(sentences)
+
+
+def patch_projection(run: Diagnosis) -> str | None:
+    """Return the name of the layer that projects patches, if it is trained."""
+    layers = run.gradients.layers.sort_values("depth")["layer"]
+    return next((layer for layer in layers if PATCHES.search(layer)), None)
+
+
+def onsets_from_patches(runs: Iterable[Diagnosis]) -> pd.DataFrame:
+    """Return the `onsets` of runs. The patch projection is FIRST, whatever a run calls it."""
+    items = list(runs)
+    found, names = onsets(items), {patch_projection(run) for run in items}
+    return found.assign(layer=found["layer"].astype(str).where(~found["layer"].isin(names), FIRST))
 
 
 def lead_words(found: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from stabkit.analyze.endings import broken_off, not_recorded
 from stabkit.analyze.findings import findings
 from stabkit.analyze.first_words import first_gap, nothing_found, nothing_said
 from stabkit.analyze.notes import notes_in_words
-from stabkit.analyze.order import FIRST
+from stabkit.analyze.order import patch_projection
 from stabkit.analyze.sentence_parts import NAMED, seed_text
 from stabkit.analyze.sentences import events_in_words
 from stabkit.analyze.shared_falls import SharedFall, shared_falls
@@ -60,7 +60,7 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 def _row(run: Diagnosis, cell: str) -> dict[str, object]:
     run.examine()
     evals, found, sags = run.accuracy.evals, run.accuracy.dips, run.accuracy.drifts
-    onsets = run.gradients.onsets
+    onsets, patch = run.gradients.onsets, patch_projection(run)
     return {
         "cell": cell,
         "seed": run.settings.get("seed"),
@@ -87,7 +87,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "bursts": len(run.gradients.bursts),
         "clear_bursts": len(run.gradients.bursts_that_count),
         "swells": len(run.gradients.swells),
-        "patch_first": int((onsets.loc[onsets["layer"] == FIRST, "share"] > 0).sum()),
+        "patch_first": int((onsets.loc[onsets["layer"] == patch, "share"] > 0).sum()),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
         "at_restarts": len(run.at_restarts),

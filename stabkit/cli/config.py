@@ -18,7 +18,7 @@ from stabkit.config import (
 )
 from stabkit.config.described import Line, described
 from stabkit.printing import bare_stdout, one_line
-from stabkit.rundir import MONITOR_SETTINGS, RunDir, read_file
+from stabkit.rundir import RunDir, is_of_monitor
 from stabkit.sweep.grid import load_sweep
 
 Varied = Mapping[str, Sequence[Any]]
@@ -65,7 +65,7 @@ def _read(arguments: argparse.Namespace) -> tuple[RunConfig, Varied, str, list[s
         raise RequestError(f"{error}{near}") from None
     if not rundir.config_file.is_file():
         raise RequestError(f"{rundir.path}: no run of `stabkit train`, it has no config.yaml")
-    if read_file(rundir.config_file).startswith(MONITOR_SETTINGS.encode()):
+    if is_of_monitor(rundir.config_file):
         raise RequestError(
             f"{rundir.config_file}: holds the settings of another program, as they were given to a "
             "Monitor; read it as it is"

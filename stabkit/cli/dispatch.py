@@ -16,7 +16,7 @@ from stabkit.printing import one_line
 from stabkit.rundir import ForeignFolderError, LeftOutWarning, LinkedError, RunBusyError
 from stabkit.sweep.queue import SlurmError
 
-REFUSALS = (RequestError, RunBusyError, LinkedError, FileNotFoundError)
+SAID_IN_ONE_LINE = (RequestError, RunBusyError, LinkedError, FileNotFoundError)
 PATIENCE_S = 5.0  # in which torchrun ends the other processes once one has ended
 LINES = 50  # at most, about what was left out; more have the same cause
 
@@ -31,7 +31,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
         raise
     except (ConfigError, ForeignFolderError) as error:  # one line for each problem
         return _refused(str(error))
-    except REFUSALS as error:
+    except SAID_IN_ONE_LINE as error:
         return _refused(one_line(error))
     except (SlurmError, OSError) as error:  # for example a disk that is full or read-only
         print(f"stabkit: {one_line(error)}", file=sys.stderr)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabkit.rundir import MONITOR_SETTINGS, RunDir, read_file
+from stabkit.rundir import RunDir, is_of_monitor
 
 if TYPE_CHECKING:
     from stabkit.analyze.diagnoses import Diagnoses
@@ -54,7 +54,7 @@ def open_own(folder: Path, instead: str = "") -> RunDir:
     file = rundir.config_file
     if not file.is_file():
         raise RequestError(f"{folder}: no run of `stabkit train`, it has no config.yaml{instead}")
-    if read_file(file).startswith(MONITOR_SETTINGS.encode()):
+    if is_of_monitor(file):
         raise RequestError(
             f"{folder}: no run of `stabkit train`: a Monitor recorded a loop of your own here, and "
             f"keeps neither its weights nor its data{instead}"

@@ -53,13 +53,13 @@ def _train(config: RunConfig, rundir: RunDir, allow_inexact: bool) -> tuple[int,
         from stabkit.train.data.errors import DecoderError
         from stabkit.train.loop import train
         from stabkit.train.parallel.agree import PeerError, PeerRefusedError
-        from stabkit.train.refusals import REFUSALS, InexactResumeError
+        from stabkit.train.refusals import NOT_STARTED, InexactResumeError
 
     try:
         status = train(config, rundir, allow_inexact=allow_inexact)
     except InexactResumeError as error:
         raise RequestError(f"{rundir.path}: {error}") from None
-    except (*REFUSALS, LinkedError):  # `dispatch` prints these, for all verbs alike
+    except (*NOT_STARTED, LinkedError):  # `dispatch` prints these, for all verbs alike
         raise
     except (ValueError, OSError, DecoderError) as error:
         return 1, f"stabkit: {rundir.path}: {error}"

@@ -9,6 +9,7 @@ from stabkit.rundir.claim import (
     claim_for_monitor,
     claim_for_run,
     claim_for_sweep,
+    is_of_monitor,
 )
 from stabkit.rundir.find import TABLES, LeftOutWarning, find_runs, left_out
 from stabkit.rundir.hidden_folder import hidden_folder
@@ -39,7 +40,8 @@ __all__ = [
     "HeldFolder", "KeptState", "LeftOutWarning", "LinkedError", "Note", "Ring", "RunBusyError",
     "RunDir", "Standing", "State", "Status", "append_to", "atomic_write", "claim_for_file",
     "claim_for_import", "claim_for_monitor", "claim_for_run", "claim_for_sweep", "count_parts",
-    "find_runs", "hidden_folder", "kept_states", "left_out", "make_inside", "missing_rows",
-    "own_folder", "part_name", "part_numbers", "read_file", "refuse_link", "remove_dead",
-    "same_folder", "tables_without_parts", "utc_now", "whole", "without_missing_rows",
+    "find_runs", "hidden_folder", "is_of_monitor", "kept_states", "left_out", "make_inside",
+    "missing_rows", "own_folder", "part_name", "part_numbers", "read_file", "refuse_link",
+    "remove_dead", "same_folder", "tables_without_parts", "utc_now", "whole",
+    "without_missing_rows",
 ]  # fmt: skip

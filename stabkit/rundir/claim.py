@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stabkit.printing import first_of
 from stabkit.rundir.find import TABLES
 from stabkit.rundir.own_files import read_file
-from stabkit.rundir.run_dir import RunDir
+from stabkit.rundir.run_dir import RunDir, of_train
 from stabkit.yamlio import parse_yaml
 
 Holder = Literal["nobody", "run", "nameless", "imported", "converted", "monitor", "others"]
@@ -51,7 +51,7 @@ def claim_for_run(rundir: RunDir, differences: Callable[[Path], Sequence[str]]) 
             f"{rundir.path}: is the folder of another run; {_ELSEWHERE}\n"
             + "\n".join(f"  - {line}" for line in found)
         )
-    begun = rundir.checkpoint_file.exists() or bool(_meta(rundir).get("attempts"))
+    begun = rundir.checkpoint_file.exists() or of_train(_meta(rundir))
     if not begun and _parts(rundir):
         raise _refused(rundir, "holds rows that this run did not record")
 
@@ -73,7 +73,7 @@ def claim_for_monitor(rundir: RunDir) -> None:
     holder = _holder(rundir)
     if holder == "nobody":
         return
-    if _meta(rundir).get("attempts") or (holder == "run" and _is_settings(rundir.config_file)):
+    if of_train(_meta(rundir)) or (holder == "run" and _is_settings(rundir.config_file)):
         raise _refused(rundir, "holds a run of `stabkit train` or `stabkit sweep`")
     if holder in ("imported", "converted"):
         raise _refused(rundir, _WORDS[holder](rundir))
@@ -127,8 +127,8 @@ def _holder(rundir: RunDir) -> Holder:
     if "imported" in meta:
         return "imported"
     if rundir.config_file.name in names:
-        return "monitor" if _is_of_monitor(rundir.config_file) else "run"
-    if "attempts" in meta:
+        return "monitor" if is_of_monitor(rundir.config_file) else "run"
+    if of_train(meta):
         return "nameless"
     recorded = (rundir.status_file.name in names and _is_status(rundir.status_file)) or (
         rundir.events_file.name in names and _has_entry(rundir.events_file)
@@ -172,7 +172,8 @@ def _is_settings(file: Path) -> bool:
     return isinstance(content, dict) and content.keys() >= _SECTIONS
 
 
-def _is_of_monitor(file: Path) -> bool:
+def is_of_monitor(file: Path) -> bool:
+    """Return whether a `config.yaml` holds the settings that another program gave to a Monitor."""
     try:
         return read_file(file).startswith(MONITOR_SETTINGS.encode())
     except OSError:

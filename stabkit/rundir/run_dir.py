@@ -1,7 +1,7 @@
 """A run's folder: its paths, and what is read from and written to them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +140,13 @@ class RunDir:
         content = json.loads(read_file(self.meta_file))
         return content if isinstance(content, dict) else {}
 
+    def is_of_train(self) -> bool:
+        """Return whether stabkit's own training wrote here (`of_train`); a damaged file says no."""
+        try:
+            return of_train(self.read_meta())
+        except (OSError, ValueError):
+            return False
+
     def write_meta(self, meta: dict[str, Any]) -> None:
         atomic_write(self.meta_file, json.dumps(meta, indent=1).encode())
 
@@ -182,3 +189,8 @@ class RunDir:
     def is_busy(self) -> bool:
         """Return whether a live process on this machine holds the run."""
         return is_locked(self.lock_file)
+
+
+def of_train(meta: Mapping[str, Any]) -> bool:
+    """Return whether a `meta.json` is of stabkit's own training: it alone notes its attempts."""
+    return bool(meta.get("attempts"))

@@ -55,7 +55,7 @@ def _missing(run: StoredRun, table: str, end: int | None) -> Iterator[tuple[int,
         made = {}
     if "converted" in made:
         return
-    if "attempts" not in made:  # written by a Monitor, not by `stabkit train`
+    if not run.dir.is_of_train():
         yield from _missing_of_monitor(run, table)
         return
     every: Any = run.settings.get("knn.every", 1) if table == "evals" else 1

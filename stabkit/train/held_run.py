@@ -8,7 +8,7 @@ from stabkit.config import RunConfig, save_config
 from stabkit.monitor.ranks import rank
 from stabkit.rundir import HeldFolder, RunBusyError, RunDir, Status, atomic_write
 from stabkit.train.parallel.agree import PeerError, PeerRefusedError, run_by_first
-from stabkit.train.refusals import REFUSALS
+from stabkit.train.refusals import NOT_STARTED
 from stabkit.train.request import claim
 
 
@@ -55,7 +55,7 @@ def record_failure(
     """
     try:
         yield
-    except (*REFUSALS, PeerRefusedError):
+    except (*NOT_STARTED, PeerRefusedError):
         raise
     except Exception as error:
         is_own = held is not None and nccl and not isinstance(error, PeerError)

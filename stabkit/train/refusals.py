@@ -16,4 +16,4 @@ class DataRefusedError(ConfigError):
         self.args = (f"{source}: {problem}",)
 
 
-REFUSALS = (ConfigError, ForeignFolderError, RunBusyError, InexactResumeError)
+NOT_STARTED = (ConfigError, ForeignFolderError, RunBusyError, InexactResumeError)

@@ -19,9 +19,12 @@ from stabkit.analyze.order import (
     leads,
     order_words,
 )
+from stabkit.analyze.report.incidents import all_incidents
+from stabkit.analyze.report.signs import signs_seen
+from stabkit.analyze.summary import describe, run_table
 from stabkit.detect import event_association, shallow_first
 from stabkit.detect.association import EventTimes
-from tests.analyze.conftest import diagnosed, plant_run
+from tests.analyze.conftest import diagnosed, plant_loop, plant_run
 
 SPAN = (0, 999)
 LAYERS = ["patch_embed", *(f"blocks.{i}" for i in range(9))]
@@ -145,3 +148,14 @@ def test_what_other_seeds_do_as_well_is_no_herald() -> None:
     apart = event_association(associated(*[True] * 8, schedule="one"), 30)
     assert herald("herald", apart).verdict == "holds"
     assert "with the bursts of other seeds" in herald_words(apart)
+
+
+@pytest.mark.parametrize("name", ["patch_embed", "conv_proj"])
+def test_one_judge_tells_the_patch_projection(tmp_path: Path, name: str) -> None:
+    """torchvision calls it `conv_proj`; the table, the sentence and the report agree on it."""
+    plant_loop(tmp_path / "run", [name, "blocks.0", "blocks.1"], burst=name)
+    runs = diagnosed(tmp_path)
+    table = run_table(runs)
+    assert table["patch_first"].tolist() == [1]
+    assert "the patch projection was among the first in 1 of 1 burst" in describe(runs, table)
+    assert signs_seen(runs, all_incidents(runs))["patch_first"] == 1

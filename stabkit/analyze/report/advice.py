@@ -10,7 +10,7 @@ import pandas as pd
 from stabkit.analyze.cells import Cell, group_cells
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.report.model_parts import is_own, parts_of
+from stabkit.analyze.report.model_parts import has_own_settings, parts_of
 from stabkit.analyze.report.param_groups import Group
 from stabkit.analyze.report.remedies import REMEDIES
 from stabkit.analyze.report.remedy import Evidence, Part, Remedy, Sign
@@ -70,7 +70,7 @@ def advise(
     cells = group_cells(runs)
     bad = set(table.loc[is_unstable(table), "run"])
     run = next(run for run in runs if run.name == worst)
-    own, parts = is_own(run), parts_of(run)
+    own, parts = has_own_settings(run), parts_of(run)
     values = {} if own else values_of(run, onset, groups)
     found = []
     for remedy, tried in zip(REMEDIES, trials(REMEDIES, cells, bad), strict=True):

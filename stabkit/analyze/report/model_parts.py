@@ -3,25 +3,19 @@
 import re
 
 from stabkit.analyze.diagnosis import Diagnosis
+from stabkit.analyze.order import patch_projection
 from stabkit.analyze.report.remedy import Part
 from stabkit.config import RESNETS
 
 OWN = {"method.name", "model.name", "optim.lr", "train.steps"}  # settings of `stabkit train`
-PATCHES = re.compile(r"patch_?embed|conv_proj")  # timm and others; torchvision
 HEADS = re.compile(r"projector|projection_head|predictor|prediction_head")
 BLOCKS = re.compile(r"(^|\.)(blocks|h|layers?|resblocks)\.\d+|encoder_layer_\d+")
 EMBEDDINGS = re.compile(r"embed|wte|cls_token|class_token|conv_proj")
 
 
-def is_own(run: Diagnosis) -> bool:
-    """Return whether `stabkit train` made the run, so that an override changes it."""
+def has_own_settings(run: Diagnosis) -> bool:
+    """Return whether the settings are those of `stabkit train`, so that an override changes it."""
     return run.settings.keys() >= OWN
-
-
-def patch_projection(run: Diagnosis) -> str | None:
-    """Return the name of the layer that projects patches, if it is trained."""
-    layers = run.gradients.layers.sort_values("depth")["layer"]
-    return next((layer for layer in layers if PATCHES.search(layer)), None)
 
 
 def parts_of(run: Diagnosis) -> set[Part]:
@@ -30,7 +24,7 @@ def parts_of(run: Diagnosis) -> set[Part]:
     They follow from the settings of our own runs, and from the names of layers and signals of
     others. Adam is taken for granted where nothing of an optimizer was recorded.
     """
-    return _of_settings(run) if is_own(run) else _of_record(run)
+    return _of_settings(run) if has_own_settings(run) else _of_record(run)
 
 
 def _of_settings(run: Diagnosis) -> set[Part]:

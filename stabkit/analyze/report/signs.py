@@ -7,7 +7,7 @@ from typing import NamedTuple
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
-from stabkit.analyze.order import FIRST
+from stabkit.analyze.order import patch_projection
 from stabkit.analyze.report.incident import Incident
 from stabkit.analyze.report.param_groups import Group, groups_of, tell_groups
 from stabkit.analyze.report.remedy import SIGNS, Sign
@@ -53,7 +53,7 @@ def signs_seen(runs: Diagnoses, incidents: Sequence[Incident]) -> Mapping[Sign, 
         if run.name in begun and begun[run.name] <= _early(run):
             seen.add(("early", run.name))
         onsets = run.gradients.onsets
-        if (onsets.loc[onsets["share"] == 1, "layer"] == FIRST).any():
+        if (onsets.loc[onsets["share"] == 1, "layer"] == patch_projection(run)).any():
             seen.add(("patch_first", run.name))
         if _at_once(run):
             seen.add(("at_once", run.name))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from stabkit.analyze.diagnosis import Diagnosis
 from stabkit.analyze.learning_rate import learning_rate, warmup_of
-from stabkit.analyze.report.model_parts import patch_projection
+from stabkit.analyze.order import patch_projection
 from stabkit.analyze.report.param_groups import Group, rates_of
 from stabkit.analyze.report.remedy import Remedy
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from stabkit.monitor.ranks import active, rank, world_size
 from stabkit.train.parallel.reduce import gather
-from stabkit.train.refusals import REFUSALS
+from stabkit.train.refusals import NOT_STARTED
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def run_together(act: Callable[[], T]) -> T:
     except Exception as caught:
         error = caught
     reports: list[tuple[str, bool] | None] = [None] * dist.get_world_size()
-    refused = isinstance(error, REFUSALS)
+    refused = isinstance(error, NOT_STARTED)
     dist.all_gather_object(reports, (_report(error), refused) if error else None)
     failed = [number for number, report in enumerate(reports) if report is not None]
     if error is not None and failed[0] == rank():
