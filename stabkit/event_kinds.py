@@ -3,8 +3,8 @@
 from typing import Literal, get_args
 
 EventKind = Literal[
-    "dip", "drift", "outlier", "burst", "swell", "spike", "loss_spike", "departure", "stuck",
-    "unrest", "collapse", "nonfinite", "overflow", "lr_restart",
+    "dip", "drift", "outlier", "burst", "swell", "growth", "spike", "loss_spike", "departure",
+    "stuck", "unrest", "collapse", "nonfinite", "overflow", "lr_restart",
 ]  # fmt: skip
 EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 # `Monitor.on` takes these. Its `spike` is one of a layer or of a loss. No record shows

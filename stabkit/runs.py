@@ -110,7 +110,7 @@ class Run(reader.StoredRun):
         return self.diagnosis().gradients.bursts.copy()
 
     def swells(self) -> pd.DataFrame:
-        """Return one row per swell: a stretch of gradient norms above their level, or a growth."""
+        """Return one row per swell: a stretch of gradient norms above their level."""
         return self.diagnosis().gradients.swells.copy()
 
     def collapses(self) -> pd.DataFrame:
@@ -120,16 +120,15 @@ class Run(reader.StoredRun):
     def events(self, kind: str | None = None) -> pd.DataFrame:
         """Return what was found, in step order: kind, onset, end, layer, size, p.
 
-        `kind` is `dip`, `drift`, `outlier`, `burst`, `swell`, `spike`, `loss_spike`, `departure`,
-        `stuck`, `unrest`, `collapse`, `nonfinite`, `overflow` or `lr_restart` (a dip, drift or loss
-        spike that a restart of the learning rate explains); by default all but spikes, which bursts
-        hold.
-        `layer` is where it began: a layer or a series. `size` is the depth of a dip,
-        drift or outlier, the ratio of a burst, swell, spike, loss spike or departure (at a restart:
-        as of that kind), the scatter of unrest (of a loss: of its logarithm), the level of a
-        collapse or a stuck loss, and the number of log entries otherwise. `p` is NaN where no test
-        was made. Raises ValueError for an unknown kind. What the process did (start, resume,
-        failed) is in `log`.
+        `kind` is `dip`, `drift`, `outlier`, `burst`, `swell`, `growth`, `spike`, `loss_spike`,
+        `departure`, `stuck`, `unrest`, `collapse`, `nonfinite`, `overflow` or `lr_restart` (a dip,
+        drift or loss spike that a restart of the learning rate explains); by default all but
+        spikes, which bursts hold. `layer` is where it began: a layer or a series. `size` is the
+        depth of a dip, drift or outlier, the ratio of a burst, swell, growth, spike, loss spike or
+        departure (at a restart: as of that kind), the scatter of unrest (of a loss: of its
+        logarithm), the level of a collapse or a stuck loss, and the number of log entries
+        otherwise. `p` is NaN where no test was made. Raises ValueError for an unknown kind. What
+        the process did (start, resume, failed) is in `log`.
         """
         return found_events(self.diagnosis(), kind)
 

@@ -25,8 +25,11 @@ A gradient burst begins when a gradient norm leaves what its own past leads to e
 or more in log space; 5 if three quarters of the layers rise together).
 """
 SWELL = """\
-A gradient swell is a stretch of 6 to 32 steps above the level before and after, or a level that
-grows to 20 times its lowest one, at any pace. No single step need stand out.
+A gradient swell is a stretch of 6 to 32 steps above the level before and after. No single step need
+stand out.
+"""
+GROWTH = """\
+Gradient norms grew if their level rises to 20 times its lowest one, at any pace.
 """
 LOSS = """\
 A loss spike begins as a burst does. A loss has left for good if it ends at 1.4 times its best level
@@ -49,6 +52,7 @@ what the words mean:
 {COLLAPSE}
 {BURST}
 {SWELL}
+{GROWTH}
 {LOSS}
 {STUCK}
 {UNREST}
@@ -66,6 +70,8 @@ def footnote(table: "pd.DataFrame") -> str:
     notes.append(BURST)
     if table["swells"].any():
         notes.append(SWELL)
+    if table["growths"].any():
+        notes.append(GROWTH)
     if (table["metric"] == "").any() or table[["loss_spikes", "departures"]].any(axis=None):
         notes.append(LOSS)
     if table["stuck"].any():

@@ -178,13 +178,14 @@ class Diagnosis:
     @cached_property
     def verdict(self) -> str:
         """One of `stabkit.analyze.verdict.VERDICTS`."""
+        found = self.gradients
         falls = len(self.accuracy.dips) + len(self.accuracy.drifts)
         return verdict(
             judged=self.judged.enough and not self._unread,
             lost=len(self.nonfinite) + len(self.loss.departures),
             collapses=len(self.collapses),
             unstable_signs=falls + len(self.loss.spikes) + len(self.unrest),
-            bursts=len(self.gradients.bursts_that_count) + len(self.gradients.swells),
+            bursts=sum(map(len, (found.bursts_that_count, found.swells, found.growths))),
             outliers=len(self.accuracy.outliers),
             stuck=len(self.stuck),
         )

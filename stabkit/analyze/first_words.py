@@ -46,7 +46,7 @@ def _doubtful(table: pd.DataFrame, of: RunOfRow) -> str:
         (run,) = of.values()
         return f"Not unstable, but {_doubt(run)}.\n"
     words = {
-        "bursts": "with gradient bursts or swells",
+        "bursts": "with gradient bursts, swells or growth",
         "outlier": "with a single low evaluation",
         "stuck": "whose loss never fell",
     }
@@ -73,6 +73,10 @@ def _doubt(run: Diagnosis) -> str:
             which = f"{counted(len(rows), f'gradient {kind}')}, the largest of"
             which = f"a gradient {kind} of" if len(rows) == 1 else which
             return f"with {which} {times(most['ratio'])} {than}, at step {most['onset']:,}"
+    if len(grown := run.gradients.growths):
+        most = grown.loc[grown["ratio"].idxmax()]
+        level = f"{times(most['ratio'])} their lowest level"
+        return f"gradient norms grew to {level}, from step {most['onset']:,}"
     raise ValueError(f"{run.path}: the verdict {run.verdict!r} has no event")
 
 

@@ -25,9 +25,9 @@ def found_events(run: Diagnosis, kind: str | None = None) -> pd.DataFrame:
     """Return the events of a run in step order, with the columns of EVENT_COLUMNS.
 
     `kind` is one of EVENT_KINDS; by default all but `spike`, since bursts hold the spikes. `layer`
-    is where a spike, burst or swell began (several that began together, joined by commas): a layer
-    or a series of the run; the signal of a collapse; None for accuracies. Raises ValueError for an
-    unknown kind.
+    is where a spike, burst, swell or growth began (several that began together, joined by commas):
+    a layer or a series of the run; the signal of a collapse; None for accuracies. Raises ValueError
+    for an unknown kind.
     """
     if kind is not None and kind not in EVENT_KINDS:
         raise ValueError(f"unknown kind of event {kind!r}; there are: {', '.join(EVENT_KINDS)}")
@@ -57,6 +57,11 @@ def _bursts(run: Diagnosis) -> Iterator[Row]:
 def _swells(run: Diagnosis) -> Iterator[Row]:
     for swell in run.gradients.swells.itertuples():
         yield "swell", swell.onset, swell.end, swell.first, swell.ratio, math.nan
+
+
+def _growths(run: Diagnosis) -> Iterator[Row]:
+    for growth in run.gradients.growths.itertuples():
+        yield "growth", growth.onset, growth.end, growth.first, growth.ratio, math.nan
 
 
 def _spikes(run: Diagnosis) -> Iterator[Row]:
@@ -124,6 +129,7 @@ _ROWS: dict[EventKind, Callable[[Diagnosis], Iterator[Row]]] = {
     "outlier": _outliers,
     "burst": _bursts,
     "swell": _swells,
+    "growth": _growths,
     "spike": _spikes,
     "loss_spike": _loss_spikes,
     "departure": _departures,

@@ -1,6 +1,7 @@
-"""Find spikes and swells in the gradient norms of a run."""
+"""Find spikes, swells and growth in the gradient norms of a run."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,14 +18,21 @@ from stabkit.detect.swells import find_layer_swells
 from stabkit.store.reader import StoredRun
 
 
-def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the spikes and the swells of each layer's gradient norm, ordered by onset and depth.
+class Raised(NamedTuple):
+    """Where gradient norms are raised: one row each, ordered by onset and depth.
 
-    The rows are those of `find_layer_spikes` and `find_layer_swells`; the columns layer and depth
+    Rows of `find_layer_spikes`, `find_layer_swells` and `find_growth`; the columns layer and depth
     come first. `stands_out` tells the spikes of bursts that chance would not bring
-    (`bursts_that_stand_out`). A swell that overlaps such a spike of its layer is left out: it is a
-    part of that spike.
+    (`bursts_that_stand_out`).
     """
+
+    spikes: pd.DataFrame
+    swells: pd.DataFrame
+    growths: pd.DataFrame
+
+
+def raised_layers(run: StoredRun) -> Raised:
+    """Return the spikes, swells and growths of each layer's gradient norm."""
     table = run.signals(["grad_norm"])
     layers, given, usable, why = [], [], [], ""
     for (depth, layer), rows in table.groupby(["depth", "layer"], observed=True):
@@ -36,44 +44,49 @@ def raised_layers(run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
         except ValueError as error:
             why = refuse(run, str(error), f"spikes of grad_norm in {layer}")
     spiked = _marked(usable, _beyond_rounding(usable, find_layer_spikes(usable)))
-    swelled = _swells(usable)
-    swelled = [_without(*both) for both in zip(swelled, spiked, strict=True)]
-    spiked, swelled = (
+    swelled, grown = _lasting(usable, find_layer_swells(usable), spiked)
+    spiked, swelled, grown = (
         [put_names(rows, *of) for rows, of in zip(found, layers, strict=True)]
-        for found in (spiked, swelled)
+        for found in (spiked, swelled, grown)
     )
-    spikes, swells = joined(spiked, "stands_out"), joined(swelled)
+    spikes = joined(spiked, "stands_out")
     spikes.attrs["refused"] = why or _died(given, run)
-    return spikes, swells
+    return Raised(spikes, joined(swelled), joined(grown))
 
 
-def raised_series(found: Mapping[str, Series], run: StoredRun) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the spikes and the swells of gradient norms of the whole run, as `raised_layers`."""
+def raised_series(found: Mapping[str, Series], run: StoredRun) -> Raised:
+    """Return the spikes, swells and growths of gradient norms of the whole run."""
     spikes = spikes_of_series(found, run)
     if why := refused(spikes) or _died(list(found.values()), run):
         spikes["stands_out"] = True
         spikes.attrs["refused"] = why
-        return spikes, joined([])
+        return Raised(spikes, joined([]), joined([]))
     usable = [usable_series(steps, shifted(values)) for steps, values in found.values()]
     spiked = [spikes[spikes["layer"] == name] for name in found]
     spiked = _marked(usable, _beyond_rounding(usable, spiked))
-    swelled = _swells(usable, together=False)
-    swells = (
-        _without(swells, rows).pipe(put_names, name, i)
-        for i, (name, swells, rows) in enumerate(zip(found, swelled, spiked, strict=True))
+    lasting = _lasting(usable, [find_swells(*one) for one in usable], spiked)
+    swelled, grown = (
+        [put_names(rows, name, i) for i, (name, rows) in enumerate(zip(found, of, strict=True))]
+        for of in lasting
     )
-    return joined(spiked, "stands_out"), joined(swells)
+    return Raised(joined(spiked, "stands_out"), joined(swelled), joined(grown))
 
 
-def _swells(series: Sequence[Series], together: bool = True) -> list[pd.DataFrame]:
-    """Return the swells of each series, and its growth where no swell lies in it."""
-    short = find_layer_swells(series) if together else [find_swells(*one) for one in series]
-    grown = find_growth(series)
-    both = []
-    for rows, growth in zip(_beyond_rounding(series, short), grown, strict=True):
+def _lasting(
+    series: Sequence[Series], swells: Sequence[pd.DataFrame], spikes: Sequence[pd.DataFrame]
+) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """Return the swells and the growth of each series that nothing else tells.
+
+    A growth with a swell in it is left out, and so is what overlaps a spike that stands out: it is
+    a part of that spike.
+    """
+    swelled, grown = [], []
+    found = zip(_beyond_rounding(series, swells), find_growth(series), spikes, strict=True)
+    for rows, growth, spiked in found:
         told = len(growth) and rows["onset"].between(growth["onset"][0], growth["end"][0]).any()
-        both.append(pd.concat([rows, growth[:0] if told else growth], ignore_index=True))
-    return both
+        swelled.append(_without(rows, spiked))
+        grown.append(_without(growth[:0] if told else growth, spiked))
+    return swelled, grown
 
 
 def _beyond_rounding(
@@ -119,7 +132,7 @@ def _marked(series: Sequence[Series], spikes: list[pd.DataFrame]) -> list[pd.Dat
 
 
 def _without(swells: pd.DataFrame, spikes: pd.DataFrame) -> pd.DataFrame:
-    """Return the swells that no spike of the same layer that stands out overlaps."""
+    """Return the swells or growths that no spike of the same layer that stands out overlaps."""
     spikes = spikes[spikes["stands_out"]]
     if not (len(swells) and len(spikes)):
         return swells

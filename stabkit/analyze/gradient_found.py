@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stabkit.analyze import gradient_events
+from stabkit.analyze.gradient_events import Raised
 from stabkit.analyze.record import Record
 from stabkit.analyze.series import gradient_norms
 from stabkit.analyze.series_spikes import Series
@@ -15,14 +16,14 @@ from stabkit.detect.spikes import MIN_HISTORY
 
 
 class GradientFound:
-    """Spikes, bursts and swells of gradient norms. Each is found when it is first used.
+    """Spikes, bursts, swells and growth of gradient norms. Each is found when it is first used.
 
     The norms are those of the layers, or of the whole model where no layer has one.
     """
 
     examined = (
-        *("layers", "norms", "_raised", "bursts", "bursts_that_count", "swells", "onsets"),
-        *("layers_without_gradient", "_recorded"),
+        *("layers", "norms", "_raised", "bursts", "bursts_that_count", "swells", "growths"),
+        *("onsets", "layers_without_gradient", "_recorded"),
     )
 
     def __init__(self, record: Record) -> None:
@@ -46,8 +47,8 @@ class GradientFound:
         return self._record.series(self.norms)
 
     @cached_property
-    def _raised(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Spikes and swells: both need the gradient norm of every layer, or of the whole model."""
+    def _raised(self) -> Raised:
+        """What raises the gradient norms: all of it needs every layer, or the whole model."""
         if self.norms:
             return gradient_events.raised_series(self.series, self._record.tables)
         return gradient_events.raised_layers(self._record.tables)
@@ -58,12 +59,7 @@ class GradientFound:
 
         `stands_out` tells those of bursts that chance would not bring.
         """
-        return self._raised[0]
-
-    @property
-    def layer_swells(self) -> pd.DataFrame:
-        """Rows of `find_layer_swells`, without those that a spike of the same layer explains."""
-        return self._raised[1]
+        return self._raised.spikes
 
     @cached_property
     def bursts(self) -> pd.DataFrame:
@@ -77,8 +73,16 @@ class GradientFound:
 
     @cached_property
     def swells(self) -> pd.DataFrame:
-        """Rows of `find_bursts` on swells: those of several layers as one event."""
-        return find_bursts(self.layer_swells, self._gap)
+        """Rows of `find_bursts` on swells: those of several layers as one event.
+
+        Without those that a spike of the same layer explains.
+        """
+        return find_bursts(self._raised.swells, self._gap)
+
+    @cached_property
+    def growths(self) -> pd.DataFrame:
+        """Rows of `find_bursts` on levels that grow for long (`detect.growth`), as `swells`."""
+        return find_bursts(self._raised.growths, self._gap)
 
     @cached_property
     def onsets(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Say in sentences what was found in gradients: bursts, swells, layers that lost theirs."""
+"""Say in sentences what was found in gradients: bursts, swells, growth, layers that lost theirs."""
 
 from collections.abc import Iterator
 
@@ -15,8 +15,8 @@ def bursts_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
     if not watched:
         return
     if not table["bursts"].any():
-        if table["swells"].any():
-            return  # `swells_in_words` says what the verdict `bursts` is of
+        if table[["swells", "growths"]].any(axis=None):
+            return  # `swells_in_words` or `growths_in_words` says what the verdict `bursts` is of
         layers = any(run.judged.layers for run in of.values())
         yield "No layer's gradient norm spiked." if layers else "No gradient norm spiked."
         return
@@ -57,16 +57,29 @@ def swells_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
         f"{number} in {counted(len(swelling), 'run')}. The largest ({named(where)}): "
         f"{swell['ratio']:.3g} times the level before,\n"
         f"from step {swell['onset']:,} to step {swell['end']:,}, first in "
-        f"{layers_called(swell['first'])}.{_rests_on_swells(swelling)}"
+        f"{layers_called(swell['first'])}.{_rests_on(swelling, 'swells', 'growths')}"
     )
 
 
-def _rests_on_swells(swelling: pd.DataFrame) -> str:
-    """Say where a verdict rests on swells alone."""
-    alone = (swelling["verdict"] == "bursts") & (swelling["clear_bursts"] == 0)
+def growths_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:
+    growing = table[table["growths"] > 0]
+    if growing.empty:
+        return
+    where, _, growth = largest(growing, of, lambda run: run.gradients.growths, "ratio")
+    yield (
+        f"Gradient norms grew for long in {counted(len(growing), 'run')}. The most "
+        f"({named(where)}): to {growth['ratio']:.3g} times their lowest level,\n"
+        f"from step {growth['onset']:,} to step {growth['end']:,}, first in "
+        f"{layers_called(growth['first'])}.{_rests_on(growing, 'growth', 'swells')}"
+    )
+
+
+def _rests_on(table: pd.DataFrame, what: str, other: str) -> str:
+    """Say where a verdict rests on `what` alone: without bursts that count and the `other`."""
+    alone = (table["verdict"] == "bursts") & (table["clear_bursts"] == 0) & (table[other] == 0)
     if not alone.any():
         return ""
-    return f" The verdict `bursts` of {counted(int(alone.sum()), 'run')} rests on swells."
+    return f" The verdict `bursts` of {counted(int(alone.sum()), 'run')} rests on {what}."
 
 
 def cut_off_in_words(table: pd.DataFrame, of: RunOfRow) -> Iterator[str]:

@@ -10,7 +10,12 @@ import pandas as pd
 from stabkit.analyze.collapse_events import ACCURACY
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.diagnosis import Diagnosis
-from stabkit.analyze.gradient_sentences import bursts_in_words, cut_off_in_words, swells_in_words
+from stabkit.analyze.gradient_sentences import (
+    bursts_in_words,
+    cut_off_in_words,
+    growths_in_words,
+    swells_in_words,
+)
 from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.sentence_parts import NAMED, RunOfRow, largest, named, run_of_row, still_up
 from stabkit.analyze.series import accuracy_words
@@ -55,6 +60,7 @@ def events_in_words(
         *_overflows(table, of),
         *bursts_in_words(table, of),
         *swells_in_words(table, of),
+        *growths_in_words(table, of),
         *cut_off_in_words(table, of),
     ]
     return [text for text in found if text]

@@ -41,13 +41,13 @@ def run_table(runs: Diagnoses) -> pd.DataFrame:
 
     Verdicts: `diverged` (values that are not finite, or a loss that left its level for good),
     `collapsed` (`collapse` names the signals), `unstable` (a dip, a drift, unrest or a spike of the
-    loss), `bursts` (only gradients burst or swelled), `outlier` (a single evaluation fell), `stuck`
-    (a loss never fell), `stable`, or `unknown`. A run is unknown if nothing was recorded that would
-    show a fault, if a detector refuses values, or if rows are missing for steps that it trained
-    (`gaps` names them). `judged_on` says what a run was judged on. `last` is the last accuracy,
-    `level` the median of the last fifth of the evaluations, `best` the highest median of as many in
-    a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts) are
-    fractions. These change no verdict: `possible_dips`, which healthy runs have too;
+    loss), `bursts` (only gradients burst, swelled or grew), `outlier` (a single evaluation fell),
+    `stuck` (a loss never fell), `stable`, or `unknown`. A run is unknown if nothing was recorded
+    that would show a fault, if a detector refuses values, or if rows are missing for steps that it
+    trained (`gaps` names them). `judged_on` says what a run was judged on. `last` is the last
+    accuracy, `level` the median of the last fifth of the evaluations, `best` the highest median of
+    as many in a row. `lost_steps` are the steps spent in dips. `deepest` and `sag` (of the drifts)
+    are fractions. These change no verdict: `possible_dips`, which healthy runs have too;
     `confirmed_then`, dips confirmed while the run trained that the whole run does not show; and
     `bursts` that are not among the `clear_bursts`. `patch_first` counts the bursts that began in
     the patch projection, alone or with others. The index has the paths of the runs.
@@ -87,6 +87,7 @@ def _row(run: Diagnosis, cell: str) -> dict[str, object]:
         "bursts": len(run.gradients.bursts),
         "clear_bursts": len(run.gradients.bursts_that_count),
         "swells": len(run.gradients.swells),
+        "growths": len(run.gradients.growths),
         "patch_first": int((onsets.loc[onsets["layer"] == patch, "share"] > 0).sum()),
         "nonfinite": len(run.nonfinite),
         "overflows": len(run.overflows),
@@ -211,8 +212,9 @@ def _text_table(table: pd.DataFrame) -> str:
     if table["loss_spikes"].any() or not with_accuracy:
         columns["loss spikes"] = table["loss_spikes"].astype(str)
     columns["bursts"] = table["bursts"].astype(str)
-    if table["swells"].any():
-        columns["swells"] = table["swells"].astype(str)
+    columns |= {
+        name: table[name].astype(str) for name in ("swells", "growths") if table[name].any()
+    }
     return _with_names(columns, table) + _last_and_final(table)
 
 

@@ -32,7 +32,8 @@ def verdict(
     judged: whether anything was recorded in which a fault would have been found.
     lost: stretches of non-finite values, and losses that left for good.
     unstable_signs: dips and drifts of accuracy, spikes of the loss, and unrest of either.
-    bursts: of gradients, if they stand out from the noise of the run; swells included.
+    bursts: of gradients, if they stand out from the noise of the run; swells and growth
+        included.
     outliers: single evaluations far below their neighbors; stuck: losses that never fell.
     """
     if lost:

@@ -504,10 +504,17 @@ def test_a_norm_that_grows_for_long_is_told(tmp_path, capsys, names):
     grows = 100 ** np.clip(np.arange(200) / 100 - 0.5, 0, 1)
     run = converted(tmp_path, {"loss": falling_loss()} | {n: grows * noise(1) for n in names})
     assert run.verdict == "bursts"
-    (event,) = run.events("swell").itertuples()
+    (event,) = run.events("growth").itertuples()
     assert event.end == 1990
     assert event.onset == pytest.approx(1000, abs=60)
-    assert re.search(r"a gradient swell of \d+ times the level before, at step", told(run, capsys))
+    assert run.events("swell").empty
+    text = told(run, capsys)
+    assert re.search(r"gradient norms grew to \d+ times their lowest level, from step", text)
+    assert "Gradient norms grew for long in 1 run. The most" in text
+    assert "rests on growth." in text
+    assert "swell" not in text
+    (incident,) = all_incidents(load(run.path).diagnoses())
+    assert incident.headline.startswith("Growth of gradient norms from step")
 
 
 def test_a_loss_that_is_0_from_the_first_step_on_never_fell(tmp_path, capsys):

@@ -271,7 +271,7 @@ def test_several_doubtful_runs_are_counted_in_the_first_line(tmp_path: Path) -> 
     plant_loop(tmp_path / "burst", ["a", "b", "c", "d"], burst="b")
     plant_loop(tmp_path / "calm")
     first = summary(diagnosed(tmp_path)).splitlines()[0]
-    bursting = "1 run with gradient bursts or swells"
+    bursting = "1 run with gradient bursts, swells or growth"
     assert first == f"None unstable, but {bursting} and 1 run whose loss never fell."
 
 

@@ -156,6 +156,7 @@ def _run_rows(table: pd.DataFrame, of: int) -> Table:
         "non-finite": "nonfinite",
         "overflows": "overflows",
         "gradient swells": "swells",
+        "gradient growth": "growths",
     }
     columns |= {
         title: table[name].astype(str)

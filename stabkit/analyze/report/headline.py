@@ -40,7 +40,7 @@ ONE_RUN = {
     "unstable": "Unstable",
 }
 DOUBT = {
-    "bursts": "gradients burst or swelled",
+    "bursts": "gradients burst, swelled or grew",
     "outlier": "a single evaluation fell",
     "stuck": "the loss never fell",
 }

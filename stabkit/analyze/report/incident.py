@@ -10,7 +10,7 @@ from stabkit.event_kinds import EventKind
 # learning rate explains is no event of its own.
 TOLD_KINDS: tuple[EventKind, ...] = (
     *("nonfinite", "collapse", "departure", "dip", "drift", "loss_spike", "unrest", "burst"),
-    *("swell", "outlier", "stuck", "overflow"),
+    *("swell", "growth", "outlier", "stuck", "overflow"),
 )
 Facts = tuple[tuple[str, str], ...]
 

@@ -11,6 +11,7 @@ from stabkit.analyze.nonfinite import names_of
 from stabkit.analyze.report.incident import Facts, Incident, lasting, number
 from stabkit.analyze.sentence_parts import BEFORE, still_up
 from stabkit.analyze.text import layers_called, listed, risen_from, times
+from stabkit.event_kinds import EventKind
 from stabkit.printing import counted
 
 NAMED = 6  # layers; more are counted
@@ -28,6 +29,8 @@ def of_series(run: Diagnosis, where: str) -> Iterator[Incident]:
         yield _burst(run, where, row)
     for row in run.gradients.swells.to_dict("records"):
         yield _swell(run, where, row)
+    for row in run.gradients.growths.to_dict("records"):
+        yield _growth(run, where, row)
     for row in run.stuck.to_dict("records"):
         yield _stuck(run, where, row)
     yield from _overflow(run, where)
@@ -171,19 +174,30 @@ def _burst(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
 
 
 def _swell(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
-    onset, end, ratio, first = int(row["onset"]), int(row["end"]), float(row["ratio"]), row["first"]
+    height = f"{times(row['ratio'])} the level before"
+    headline = f"Gradient swell at step {int(row['onset']):,}, {height}"
+    return _of_norms(run, where, "swell", row, headline, height)
+
+
+def _growth(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:
+    height = f"{times(row['ratio'])} their lowest level before"
+    headline = f"Growth of gradient norms from step {int(row['onset']):,}, to {height}"
+    return _of_norms(run, where, "growth", row, headline, height)
+
+
+def _of_norms(
+    run: Diagnosis, where: str, kind: EventKind, row: dict[Any, Any], headline: str, height: str
+) -> Incident:
+    onset, end, first = int(row["onset"]), int(row["end"]), str(row["first"])
     whole = bool(run.gradients.norms)
-    layers = counted(int(row["layers"]), "layer")
+    layers = f"{counted(int(row['layers']), 'layer')}, first in {layers_called(first)}"
     facts = (
         ("Lasts", lasting(onset, end)),
-        ("Height", f"{times(ratio)} the level before"),
-        ("In", str(first))
-        if whole
-        else ("Layers", f"{layers}, first in {layers_called(str(first))}"),
+        ("Height", height),
+        ("In", first) if whole else ("Layers", layers),
     )
-    headline = f"Gradient swell at step {onset:,}, {times(ratio)} the level before"
-    began = "" if whole else str(first)
-    return Incident(run, where, "swell", onset, end, ratio, headline, facts, began)
+    began, ratio = "" if whole else first, float(row["ratio"])
+    return Incident(run, where, kind, onset, end, ratio, headline, facts, began)
 
 
 def _stuck(run: Diagnosis, where: str, row: dict[Any, Any]) -> Incident:

@@ -19,6 +19,7 @@ OF_KIND: dict[EventKind, Sign] = {
     "drift": "dips",
     "burst": "bursts",
     "swell": "bursts",
+    "growth": "bursts",
     "collapse": "collapsed",
     "nonfinite": "nonfinite",
     "loss_spike": "loss_spikes",
@@ -31,12 +32,14 @@ IN_WORDS: dict[EventKind, str] = {
     "departure": "a loss that left for good",
     "burst": "a gradient burst",
     "swell": "a gradient swell",
+    "growth": "growth of gradient norms",
     "unrest": "unrest",
     "outlier": "a single low evaluation",
     "overflow": "an overflow",
     "stuck": "a loss that never fell",
 }
-UNDATED: tuple[EventKind, ...] = ("burst", "swell", "stuck")  # none tells that trouble began early
+# None of these tells that trouble began early.
+UNDATED: tuple[EventKind, ...] = ("burst", "swell", "growth", "stuck")
 
 FEWEST, MOST = 4, 0.75  # layers, and their share, that burst in one step
 EARLY = 0.1  # share of a run that is early if its warm-up is not known

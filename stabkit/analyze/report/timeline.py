@@ -15,7 +15,7 @@ from stabkit.event_kinds import EventKind
 POINTS = 200  # of a curve; a line of text is no wider
 WIDTH, HEIGHT = 1000, 100  # of the box that a curve is drawn in
 LANES: dict[EventKind, str] = {
-    "burst": "gradients", "swell": "gradients", "overflow": "gradients",
+    "burst": "gradients", "swell": "gradients", "growth": "gradients", "overflow": "gradients",
     "loss_spike": "loss", "departure": "loss", "stuck": "loss", "nonfinite": "loss",
     "dip": "accuracy", "drift": "accuracy", "outlier": "accuracy", "unrest": "accuracy",
     "collapse": "collapse",
