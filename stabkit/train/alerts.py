@@ -64,7 +64,7 @@ class Alerts:
         except Exception as error:
             if not self._failed:
                 reason = f"{type(error).__name__}: {error}"
-                self.rundir.append_event("monitor_failed", step, name="dips", reason=reason)
+                self.rundir.append_entry("monitor_failed", step, name="dips", reason=reason)
             self._failed = True
             return []
 

@@ -88,7 +88,7 @@ def test_an_error_of_the_search_is_told_once_and_ends_no_run(
     for step, correct in enumerate(evaluations()):
         alerts.add(step, correct)
     alerts.finish(30)
-    (entry,) = rundir.read_events()
+    (entry,) = rundir.read_entries()
     assert (entry["kind"], entry["name"]) == ("monitor_failed", "dips")
     assert entry["reason"] == "IndexError: index -1 is out of bounds"
     assert alerts.counts == {}
@@ -101,4 +101,4 @@ def test_a_run_that_never_rose_above_chance_ends_well(tmp_path: Path) -> None:
     for step in range(9):
         alerts.add(step, np.arange(20) < step % 2)
     alerts.finish(9)
-    assert rundir.read_events() == []
+    assert rundir.read_entries() == []
