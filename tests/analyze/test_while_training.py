@@ -57,12 +57,12 @@ def test_evaluations_and_their_bits_are_of_one_moment(
     find: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = getattr(Diagnosis(stabkit.open_run(run)), find)
+    before = getattr(Diagnosis(stabkit.open_run(run)).accuracy, find)
     assert len(before) == (find == "dips")
     count = written_on(run, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = getattr(Diagnosis(stabkit.open_run(run)), find)
+        found = getattr(Diagnosis(stabkit.open_run(run)).accuracy, find)
     # evaluations and bits in one reading; for dips the learning rate as well, by then in two parts
     assert count() == (3 if find == "dips" else 1)
     pd.testing.assert_frame_equal(found, before)

@@ -179,7 +179,7 @@ def test_not_finite_values_are_kept_and_are_events(tmp_path: Path, out: Path) ->
     write_events(tmp_path / "log", rows)
     run = converted(tmp_path / "log", out)
     np.testing.assert_array_equal(run.scalar("loss").loc[50:52], list(bad.values()))
-    events = [{k: v for k, v in e.items() if k != "time"} for e in run.dir.read_events()]
+    events = [{k: v for k, v in e.items() if k != "time"} for e in run.dir.read_entries()]
     assert events == [
         {"kind": "nonfinite", "step": 50, "names": ["loss"]},
         {"kind": "overflow", "step": 51, "layers": ["blocks.0"]},
