@@ -34,22 +34,6 @@ places. Figures with a panel for each run show one seed of three. Like this page
 made by `python docs/tools/gallery.py`.
 """
 ONE_SEED = ("event-zoom", "grad-norms", "knn", "layer-map", "loss", "signals")
-SEEN = {  # what to look for
-    "event-zoom": "Read a column downwards: what came first? Here gradients rise, then "
-    "the loss, then the accuracy falls.",
-    "grad-norms": "The first layer against the last: where does the spike begin?",
-    "knn": "The first figure to look at. A shaded dip is significant where the samples are known; "
-    "in a plain log it exceeds the noise.",
-    "loss": "A dip of accuracy need not show here; a loss that leaves its level does.",
-    "layer-map": "A burst that walks through layers is a slanted line. Frozen layers are hatched.",
-    "onset-order": "Layers far to the left are first. Many bursts are needed to tell.",
-    "signals": "All that was recorded of a run. Look here when other figures show nothing.",
-    "accuracy-table": "The numbers for a paper or a page.",
-    "freeze-patch": "Does freezing the patch projection help, and at which rate?",
-    "lr-sensitivity": "A flat curve forgives a badly chosen rate.",
-    "optimizer": "Does another optimizer dip less, or does it only sag?",
-    "stability-map": "Where does stability end, in two settings?",
-}
 
 
 def page() -> str:
@@ -59,7 +43,7 @@ def page() -> str:
         about = plot.about[0].upper() + plot.about[1:]
         command = f"stabkit analyze runs/lr_grid --plot {name}"
         parts.append(
-            f"## {name}\n\n{about}. {SEEN.get(name, '')}\n\n```\n{command}\n```\n\n"
+            f"## {name}\n\n{about}. {plot.look}\n\n```\n{command}\n```\n\n"
             f"![{about}](figures/gallery/{name}.png)\n"
         )
     return "\n".join(parts)

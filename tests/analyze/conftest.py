@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ def grid(whole_grid: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the pictures out of a report: drawing takes most of the time."""
-    monkeypatch.setattr(figures, "PLOTS", {})
+    unplaced = {name: replace(plot, place=None) for name, plot in figures.PLOTS.items()}
+    monkeypatch.setattr(figures, "PLOTS", unplaced)
     monkeypatch.setattr(zooms, "event_zoom_figure", lambda rows: Figure())
     for module in (figures, zooms):
         monkeypatch.setattr(module, "picture", lambda figure, alt: Picture("data:,", 1, 1, alt))

@@ -99,7 +99,6 @@ def test_the_gallery_has_a_small_picture_of_every_figure() -> None:
     sizes = {path.stem: path.stat().st_size for path in (DOCS / "figures/gallery").glob("*.png")}
     assert sizes.keys() == PLOTS.keys()
     assert max(sizes.values()) < 150_000
-    assert tool("gallery").SEEN.keys() == PLOTS.keys()
 
 
 def test_the_api_page_has_every_public_name() -> None:

@@ -1,8 +1,8 @@
 """List every figure of `stabkit analyze --plot NAME`, draw it and write it to disk."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
@@ -25,11 +25,12 @@ from stabkit.analyze.plots.grad_norms import (
     draw_grad_norms,
     grad_norms_axis,
     grad_norms_figure,
+    grad_norms_panels,
     grad_norms_table,
 )
-from stabkit.analyze.plots.knn import draw_knn, knn_axis, knn_figure, knn_table
+from stabkit.analyze.plots.knn import draw_knn, knn_axis, knn_figure, knn_panels, knn_table
 from stabkit.analyze.plots.layer_map import draw_layer_map, layer_map_figure, layer_map_table
-from stabkit.analyze.plots.losses import draw_loss, loss_axis, loss_figure, loss_table
+from stabkit.analyze.plots.losses import draw_loss, loss_axis, loss_figure, loss_panels, loss_table
 from stabkit.analyze.plots.lr_sensitivity import (
     draw_lr_sensitivity,
     lr_sensitivity_figure,
@@ -48,88 +49,166 @@ from stabkit.analyze.plots.style import RC, arranged, as_written
 from stabkit.rundir import whole
 
 
-class Plot(NamedTuple):
-    """A figure, and the table that it is drawn from. It uses nothing else."""
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """All that is known of a figure: to add one, write its module and its record in `PLOTS`."""
 
-    about: str
+    name: str  # of --plot
+    title: str  # its first words in the report
+    about: str  # what it shows
+    look: str  # what to look for, for the gallery
     table: Callable[[Diagnoses], pd.DataFrame]
-    figure: Callable[[pd.DataFrame], Figure]
+    figure: Callable[[pd.DataFrame], Figure]  # draws the table, and uses nothing else
+    place: int | None  # in the order of the report; None where the report does not show it
+    folded: bool = False  # in the report
+    of_cells: bool = False  # shows the first `MAX_CELLS` cells
+    # A figure that one panel can hold: what draws it, the column whose values are its panels, and
+    # the name of the vertical axis, which a figure of several panels says once, outside them.
+    panel: Callable[[pd.DataFrame, Axes], Axes] | None = None
+    divided: str | None = None
+    axis: Callable[[pd.DataFrame], str] | None = None
+    # a figure for each panel, so that a narrow page can stack them
+    apart: Callable[[pd.DataFrame], list[Figure]] | None = None
+    # writes the table as text too, and returns the paths
+    texts: Callable[[pd.DataFrame, Path], list[Path]] | None = None
 
 
-PLOTS = {
-    "knn": Plot(
-        "accuracy at every evaluation, dips marked, final accuracy beside the names",
-        knn_table,
-        knn_figure,
+_ALL = (
+    Plot(
+        name="knn",
+        title="Held-out kNN accuracy",
+        about="accuracy at every evaluation, dips marked, final accuracy beside the names",
+        look="The first figure to look at. A shaded dip is significant where the samples are "
+        "known; in a plain log it exceeds the noise.",
+        table=knn_table,
+        figure=knn_figure,
+        place=1,
+        panel=draw_knn,
+        divided="panel",
+        axis=knn_axis,
+        apart=knn_panels,
     ),
-    "loss": Plot("loss over the steps, spikes and departures in bold", loss_table, loss_figure),
-    "event-zoom": Plot(
-        "gradients, loss and accuracy around the worst event of each kind",
-        event_zoom_table,
-        event_zoom_figure,
+    Plot(
+        name="loss",
+        title="Loss",
+        about="loss over the steps, spikes and departures in bold",
+        look="A dip of accuracy need not show here; a loss that leaves its level does.",
+        table=loss_table,
+        figure=loss_figure,
+        place=2,
+        panel=draw_loss,
+        divided="panel",
+        axis=loss_axis,
+        apart=loss_panels,
     ),
-    "grad-norms": Plot(
-        "gradient norm of the first layer above that of the last block, the largest bursts zoomed",
-        grad_norms_table,
-        grad_norms_figure,
+    Plot(
+        name="event-zoom",
+        title="Around the worst event of each kind",
+        about="gradients, loss and accuracy around the worst event of each kind",
+        look="Read a column downwards: what came first? Here gradients rise, then the loss, then "
+        "the accuracy falls.",
+        table=event_zoom_table,
+        figure=event_zoom_figure,
+        place=None,  # every event has a zoom of its own there
     ),
-    "layer-map": Plot(
-        "gradient norm of every layer at every step as a heat map, spikes and dips marked",
-        layer_map_table,
-        layer_map_figure,
+    Plot(
+        name="grad-norms",
+        title="Gradients: the first layer above the last block",
+        about="gradient norm of the first layer above that of the last block, the largest bursts "
+        "zoomed",
+        look="The first layer against the last: where does the spike begin?",
+        table=grad_norms_table,
+        figure=grad_norms_figure,
+        place=9,
+        of_cells=True,
+        panel=draw_grad_norms,
+        divided="run",
+        axis=grad_norms_axis,
+        apart=grad_norms_panels,
     ),
-    "onset-order": Plot(
-        "which layer spikes first, and how many steps later each other one",
-        onset_order_table,
-        onset_order_figure,
+    Plot(
+        name="layer-map",
+        title="Gradients of every layer",
+        about="gradient norm of every layer at every step as a heat map, spikes and dips marked",
+        look="A burst that walks through layers is a slanted line. Frozen layers are hatched.",
+        table=layer_map_table,
+        figure=layer_map_figure,
+        place=10,
+        of_cells=True,
+        panel=draw_layer_map,
+        divided="run",
     ),
-    "signals": Plot(
-        "every recorded signal of the layers and of the run over its steps, events shaded",
-        signals_table,
-        signals_figure,
+    Plot(
+        name="onset-order",
+        title="Which layer spikes first",
+        about="which layer spikes first, and how many steps later each other one",
+        look="Layers far to the left are first. Many bursts are needed to tell.",
+        table=onset_order_table,
+        figure=onset_order_figure,
+        place=8,
+        folded=True,
+        panel=draw_onset_order,
     ),
-    "accuracy-table": Plot(
-        "every evaluation of every cell, mean and spread over seeds",
-        accuracy_table,
-        accuracy_table_figure,
+    Plot(
+        name="signals",
+        title="Every recorded signal",
+        about="every recorded signal of the layers and of the run over its steps, events shaded",
+        look="All that was recorded of a run. Look here when other figures show nothing.",
+        table=signals_table,
+        figure=signals_figure,
+        place=11,
+        folded=True,
     ),
-    "freeze-patch": Plot(
-        "frozen against learned patch projection, paired by seed and settings",
-        freeze_patch_table,
-        freeze_patch_figure,
+    Plot(
+        name="accuracy-table",
+        title="Every evaluation",
+        about="every evaluation of every cell, mean and spread over seeds",
+        look="The numbers for a paper or a page.",
+        table=accuracy_table,
+        figure=accuracy_table_figure,
+        place=7,
+        panel=draw_accuracy_table,
+        texts=write_texts,
     ),
-    "lr-sensitivity": Plot(
-        "final accuracy against learning rate, and what a badly chosen rate costs",
-        lr_sensitivity_table,
-        lr_sensitivity_figure,
+    Plot(
+        name="freeze-patch",
+        title="Frozen against learned patch projection",
+        about="frozen against learned patch projection, paired by seed and settings",
+        look="Does freezing the patch projection help, and at which rate?",
+        table=freeze_patch_table,
+        figure=freeze_patch_figure,
+        place=4,
     ),
-    "optimizer": Plot(
-        "curves and final levels by optimizer and learning rate",
-        optimizer_table,
-        optimizer_figure,
+    Plot(
+        name="lr-sensitivity",
+        title="What a badly chosen learning rate costs",
+        about="final accuracy against learning rate, and what a badly chosen rate costs",
+        look="A flat curve forgives a badly chosen rate.",
+        table=lr_sensitivity_table,
+        figure=lr_sensitivity_figure,
+        place=5,
+        panel=draw_lr_sensitivity,
     ),
-    "stability-map": Plot(
-        "two settings, such as lr and batch, against each other, and where stability ends",
-        stability_map_table,
-        stability_map_figure,
+    Plot(
+        name="optimizer",
+        title="Optimizers",
+        about="curves and final levels by optimizer and learning rate",
+        look="Does another optimizer dip less, or does it only sag?",
+        table=optimizer_table,
+        figure=optimizer_figure,
+        place=6,
     ),
-}
-
-# Figures that one panel can hold: how it is drawn, and the column whose values are its panels.
-PANELS: dict[str, tuple[Callable[[pd.DataFrame, Axes], Axes], str | None]] = {
-    "accuracy-table": (draw_accuracy_table, None),
-    "grad-norms": (draw_grad_norms, "run"),
-    "knn": (draw_knn, "panel"),
-    "loss": (draw_loss, "panel"),
-    "layer-map": (draw_layer_map, "run"),
-    "lr-sensitivity": (draw_lr_sensitivity, None),
-    "onset-order": (draw_onset_order, None),
-}
-AXIS_NAMES: dict[str, Callable[[pd.DataFrame], str]] = {
-    "grad-norms": grad_norms_axis,
-    "knn": knn_axis,
-    "loss": loss_axis,
-}
+    Plot(
+        name="stability-map",
+        title="Where stability ends",
+        about="two settings, such as lr and batch, against each other, and where stability ends",
+        look="Where does stability end, in two settings?",
+        table=stability_map_table,
+        figure=stability_map_figure,
+        place=3,
+    ),
+)
+PLOTS = {plot.name: plot for plot in _ALL}
 
 
 def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
@@ -141,8 +220,9 @@ def draw(name: str, runs: Diagnoses, folder: Path) -> list[Path]:
     that it needs.
     """
     table = table_of(name, runs)
-    written = save(draw_notes(PLOTS[name].figure(table), runs), table, folder / name)
-    return written + (write_texts(table, folder / name) if name == "accuracy-table" else [])
+    plot = PLOTS[name]
+    written = save(draw_notes(plot.figure(table), runs), table, folder / name)
+    return written + (plot.texts(table, folder / name) if plot.texts else [])
 
 
 def table_of(name: str, runs: Diagnoses) -> pd.DataFrame:
@@ -164,14 +244,14 @@ def figure_of(name: str, runs: Diagnoses, ax: Axes | None = None) -> Figure:
     Raises ValueError as `table_of` does, and for an `ax` where the figure has several panels.
     """
     table = table_of(name, runs)
+    plot = PLOTS[name]
     if ax is None:
-        return draw_notes(PLOTS[name].figure(table), runs)
-    panel, divided = PANELS.get(name, (None, None))
-    if panel is None or (divided and table[divided].nunique() > 1):
+        return draw_notes(plot.figure(table), runs)
+    if plot.panel is None or (plot.divided and table[plot.divided].nunique() > 1):
         raise ValueError(f"{name} has several panels for these runs: leave out ax")
-    panel(table, ax)
-    if name in AXIS_NAMES:  # a figure of several panels names its axes once, outside them
-        ax.set(xlabel="step", ylabel=AXIS_NAMES[name](table))
+    plot.panel(table, ax)
+    if plot.axis is not None:
+        ax.set(xlabel="step", ylabel=plot.axis(table))
     figure = ax.get_figure(root=True)
     assert figure is not None
     place_labels(figure)

@@ -1,19 +1,14 @@
 """Draw the figures of the report: which ones apply, in which order, in how many pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import pandas as pd
-from matplotlib.figure import Figure
 
 from stabkit.analyze.cells import Cell, cell_label, group_cells, run_label
 from stabkit.analyze.diagnoses import Diagnoses
 from stabkit.analyze.does_not_apply import DoesNotApplyError
 from stabkit.analyze.plots import PLOTS
 from stabkit.analyze.plots.accuracy_table import NOTE, table_cells
-from stabkit.analyze.plots.grad_norms import MAX_CELLS, grad_norms_panels
-from stabkit.analyze.plots.knn import knn_panels
-from stabkit.analyze.plots.losses import loss_panels
+from stabkit.analyze.plots.grad_norms import MAX_CELLS
 from stabkit.analyze.plots.many import ROWS, TooManyError, joined_notes, without_unfinished
 from stabkit.analyze.plots.note_lines import draw_notes
 from stabkit.analyze.plots.onset_order import too_few
@@ -22,29 +17,8 @@ from stabkit.analyze.report.pictures import Picture, picture
 from stabkit.printing import counted
 from stabkit.store.schema import METRIC
 
-OF_CELLS = ("grad-norms", "layer-map")  # figures of the first `MAX_CELLS` cells
-# The first words of a figure, in the order of the page; those not named come last.
-TITLES = {
-    "knn": "Held-out kNN accuracy",
-    "loss": "Loss",
-    "stability-map": "Where stability ends",
-    "freeze-patch": "Frozen against learned patch projection",
-    "lr-sensitivity": "What a badly chosen learning rate costs",
-    "optimizer": "Optimizers",
-    "accuracy-table": "Every evaluation",
-    "onset-order": "Which layer spikes first",
-    "grad-norms": "Gradients: the first layer above the last block",
-    "layer-map": "Gradients of every layer",
-    "signals": "Every recorded signal",
-}
-FOLDED = ("onset-order", "signals")
 HALF = 760  # CSS pixels: a wider figure is not set beside another
 TALL, PAGE = 700, 1056  # CSS pixels: a figure that takes more room than this is folded
-PANELED: dict[str, Callable[[pd.DataFrame], list[Figure]]] = {
-    "knn": knn_panels,
-    "loss": loss_panels,
-    "grad-norms": grad_norms_panels,
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +51,7 @@ class Shown:
     @property
     def folded(self) -> bool:
         area = sum(one.width * one.height for one in self.pictures)
-        return self.name in FOLDED or area > TALL * PAGE
+        return PLOTS[self.name].folded or area > TALL * PAGE
 
 
 def draw_figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Shown], list[str]]:
@@ -87,10 +61,9 @@ def draw_figures(runs: Diagnoses, verdict: Verdict, worst: str) -> tuple[list[Sh
     """
     found: list[Shown] = []
     undrawn: list[str] = []
-    order = list(TITLES)
-    for name in sorted(PLOTS, key=lambda name: order.index(name) if name in TITLES else len(order)):
-        # every event has a zoom of its own
-        if name == "event-zoom" or (name == "loss" and not _loss_tells(runs)):
+    places = {name: plot.place for name, plot in PLOTS.items() if plot.place is not None}
+    for name in sorted(places, key=places.__getitem__):
+        if name == "loss" and not _loss_tells(runs):
             continue
         try:
             shown = _shown(name, runs, verdict, worst, drawn=bool(found))
@@ -108,11 +81,11 @@ def _shown(
 ) -> Shown | None:
     """Draw one figure; None if it would show nothing new. Raises DoesNotApplyError."""
     plot, cells, shown = PLOTS[name], group_cells(runs), runs
-    about, title = plot.about, TITLES.get(name, name)
+    about, title = plot.about, plot.title
     if name == "signals" and len(runs) > 1:
         about = f"{about}; of the worst run"
         shown = replace(runs, items=tuple(run for run in runs if run.name == worst))
-    if name in OF_CELLS and len(cells) > MAX_CELLS:
+    if plot.of_cells and len(cells) > MAX_CELLS:
         about = f"{about}; the first {MAX_CELLS} of {len(cells):,} cells"
     table = plot.table(shown)
     if len(shown) < len(runs):  # named as elsewhere on the page, not by its folder
@@ -137,7 +110,7 @@ def _shown(
     named = group_cells(shown)
     names = "; ".join(cell_label(cell) for cell in named[:12])
     alt = f"{about}. {counted(len(shown), 'run')}: {names}. {verdict.headline}."
-    figures = PANELED[name](table) if name in PANELED else [plot.figure(table)]
+    figures = plot.apart(table) if plot.apart else [plot.figure(table)]
     pictures = []
     for number, figure in enumerate(figures, start=1):
         panel = f" Panel {number} of {len(figures)}." if len(figures) > 1 else ""
