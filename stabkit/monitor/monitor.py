@@ -19,6 +19,7 @@ from stabkit.monitor.measure.evals import (
     correct_bits,
     of_bits,
 )
+from stabkit.monitor.measure.options import Options
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.react.actions import Action
 from stabkit.monitor.react.reactions import Reactions
@@ -96,12 +97,13 @@ class Monitor:
         self._recording: Recording | None = None  # a copy in another process has none
         scaler = checked(scaler) if scaler is not None else scaler_within(optimizer)
         path = Path(folder).absolute()  # the training may change its working directory
-        recording = Recording(
-            model, listed(optimizer), path, signals=signals, probe=probe, probe_every=probe_every,
-            scaler=scaler, layer_of=layer_of, first_step=first_step, flush_every=flush_every,
-            full_every=full_every, samples_per_step=samples_per_step, knn=knn, teacher=teacher,
-            strict=strict, config=config, run_id=_run_id,
+        options = Options(
+            signals=signals, probe=probe, probe_every=probe_every, scaler=scaler, layer_of=layer_of,
+            first_step=first_step, flush_every=flush_every, full_every=full_every,
+            samples_per_step=samples_per_step, knn=knn, teacher=teacher, strict=strict,
+            config=config, run_id=_run_id,
         )  # fmt: skip
+        recording = Recording(model, listed(optimizer), path, options)
         self.rundir: RunDir = recording.rundir
         self.layers: list[str] = recording.layers
         self.flush_every = flush_every

@@ -5,13 +5,12 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,21 +18,19 @@ from stabkit.monitor.attach import Attachment
 from stabkit.monitor.ending import NOT_CLOSED, PROCESS_END, End, error_in_hand
 from stabkit.monitor.folder import OpenedFolder, checked_first_step, open_folder
 from stabkit.monitor.guard import Guard
-from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.measure.evals import Evaluation, of_bits
 from stabkit.monitor.measure.flush import RowFlusher
 from stabkit.monitor.measure.instruments import make_instruments
+from stabkit.monitor.measure.options import Options
 from stabkit.monitor.measure.rows import RowReader
 from stabkit.monitor.measure.scalars import Scalars
 from stabkit.monitor.measure.step_rows import StepRows
 from stabkit.monitor.param_groups import param_groups
-from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.react.actions import Action
 from stabkit.monitor.react.needs import check_needs, unseen
 from stabkit.monitor.react.reactions import Reactions
 from stabkit.monitor.settings import changes, earlier_settings, plain_settings, write_settings
-from stabkit.monitor.signals.signal import Asked
 from stabkit.rundir import RunDir, Status
 from stabkit.store.schema import METRIC
 
@@ -48,47 +45,24 @@ class Recording:
     """Joins the parts of a Monitor: hooks, measuring, reactions and the folder.
 
     The hooks of the optimizers hold it, so that it goes on when nobody holds the Monitor any more.
-    The arguments are those of `Monitor`. `run_id`: given by stabkit's own loop, which holds the
-    folder's lock and writes its status.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizers: Sequence[Optimizer],
-        folder: Path,
-        *,
-        signals: Asked | Sequence[Asked],
-        probe: Probe | None,
-        probe_every: int,
-        scaler: "torch.amp.GradScaler | None",
-        layer_of: Callable[[str], str | None] | None,
-        first_step: int | None,
-        flush_every: int,
-        full_every: int,
-        samples_per_step: int | None,
-        knn: KNN | None,
-        teacher: nn.Module | None,
-        strict: bool,
-        config: Any,
-        run_id: str | None,
+        self, model: nn.Module, optimizers: Sequence[Optimizer], folder: Path, options: Options
     ) -> None:
         self.closed = True  # until everything below has succeeded
         self.error_before = id(error_in_hand())  # handled already, so not this training's failure
-        settings = None if config is None else plain_settings(config)
-        first_step = checked_first_step(first_step)
+        settings = None if options.config is None else plain_settings(options.config)
+        first_step = checked_first_step(options.first_step)
+        run_id, strict = options.run_id, options.strict
         failed = self._signal_failed
-        instruments = make_instruments(
-            model, optimizers, signals=signals, probe=probe, probe_every=probe_every,
-            layer_of=layer_of, flush_every=flush_every, full_every=full_every,
-            samples_per_step=samples_per_step, knn=knn, teacher=teacher, failed=failed,
-        )  # fmt: skip
-        self.knn, self._full_every = instruments.knn, full_every
+        instruments = make_instruments(model, optimizers, options, failed)
+        self.knn, self._full_every = instruments.knn, options.full_every
         of_layers = [signal.name for signal in instruments.measure.signals]
         self._measured = [*of_layers, *instruments.probing.signals]
         self.rundir, self.layers = RunDir(folder), list(instruments.layers)
         self._pid = os.getpid()
-        self.attachment = Attachment(optimizers, scaler)
+        self.attachment = Attachment(optimizers, options.scaler)
         # Only now is the folder touched: everything that can be refused was.
         opened = OpenedFolder(first_step or 0)
         before: dict[str, Any] = {}
@@ -106,11 +80,11 @@ class Recording:
         scalars = Scalars(opened.beta2)
         flusher = RowFlusher(
             instruments.measure, instruments.probing, scalars, reader, self.reactions.rows, out,
-            samples_per_step,
+            options.samples_per_step,
         )  # fmt: skip
         self.rows = StepRows(
             opened.step, instruments, scalars, flusher, self.attachment, self.guard,
-            flush_every=flush_every, full_every=full_every, writes=out is not None,
+            flush_every=options.flush_every, full_every=options.full_every, writes=out is not None,
             is_dead=self.is_dead, agree=self.reactions.agree, opened_row=self._row_opened,
             closed_row=self._row_closed,
         )  # fmt: skip

@@ -12,13 +12,14 @@ from stabkit.monitor.knn.evaluation import KnnEvaluation
 from stabkit.monitor.knn.knn import KNN
 from stabkit.monitor.layers import by_layer, group_layers, in_order
 from stabkit.monitor.measure.layer_measure import LayerMeasure
+from stabkit.monitor.measure.options import Options
 from stabkit.monitor.measure.probing import Probing
 from stabkit.monitor.members import Members, check_same_model, measurable
 from stabkit.monitor.probe.probe import Probe
 from stabkit.monitor.probe.teacher import match
 from stabkit.monitor.ranks import rank
 from stabkit.monitor.signals.noise import NoiseSignals
-from stabkit.monitor.signals.signal import Asked, DerivedSignal, LayerSignal, ProbeSignal, choose
+from stabkit.monitor.signals.signal import DerivedSignal, LayerSignal, ProbeSignal, choose
 
 
 class Instruments(NamedTuple):
@@ -37,23 +38,15 @@ class Instruments(NamedTuple):
 def make_instruments(
     model: nn.Module,
     optimizers: Sequence[Optimizer],
-    *,
-    signals: Asked | Sequence[Asked],
-    probe: Probe | None,
-    probe_every: int,
-    layer_of: Callable[[str], str | None] | None,
-    flush_every: int,
-    full_every: int,
-    samples_per_step: int | None,
-    knn: KNN | None,
-    teacher: nn.Module | None,
+    options: Options,
     failed: Callable[[str, Exception], None],
 ) -> Instruments:
-    """Make the instruments that `signals` need. `failed` hears of a signal that raises later.
+    """Make the instruments that the options need. `failed` hears of a signal that raises later.
 
     Raises ValueError or TypeError for what cannot be measured: a model, an optimizer, a signal, an
     option, samples of a kNN, a teacher.
     """
+    knn, probe, teacher, layer_of = options.knn, options.probe, options.teacher, options.layer_of
     named = measurable(model, layer_of)
     check_same_model(model, optimizers)
     if knn is not None and not isinstance(knn, KNN):
@@ -66,15 +59,16 @@ def make_instruments(
     notes: list[str] = []
     if teacher is not None:
         probe, notes = probe_with(probe, teacher), parameters_left_out(teacher, model)
-    asked = choose(signals, probe)
+    asked = choose(options.signals, probe)
     if teacher is not None and probe is not None:
         known = {signal.name for signal in asked}
         asked += [signal for signal in choose(of_teacher(probe), probe) if signal.name not in known]
-    _check_whole("flush_every", flush_every, "step or more")
-    _check_whole("full_every", full_every, "step or more (1: all signals at every step)")
-    _check_whole("probe_every", probe_every, "step or more")
-    if samples_per_step is not None:
-        _check_whole("samples_per_step", samples_per_step, "sample or more")
+    _check_whole("flush_every", options.flush_every, "step or more")
+    every_step = "step or more (1: all signals at every step)"
+    _check_whole("full_every", options.full_every, every_step)
+    _check_whole("probe_every", options.probe_every, "step or more")
+    if options.samples_per_step is not None:
+        _check_whole("samples_per_step", options.samples_per_step, "sample or more")
     if probe is not None and not any(isinstance(signal, ProbeSignal) for signal in asked):
         notes.append(
             "a probe was given, and none of the signals looks at it: name the level features "
@@ -85,10 +79,12 @@ def make_instruments(
     parameters = [p for _, p in named]
     of_layers = [signal for signal in asked if isinstance(signal, LayerSignal)]
     of_probe = [signal for signal in asked if isinstance(signal, ProbeSignal)]
-    probing = Probing(model, probe, of_probe, probe_every, optimizers, layer_of, failed)
+    probing = Probing(model, probe, of_probe, options.probe_every, optimizers, layer_of, failed)
     layers = in_order(found, probing.executed() if layer_of is None else [])
     layer = [layers.index(found[number]) for number in numbers]
-    measure = LayerMeasure(parameters, names, layer, len(layers), of_layers, flush_every, failed)
+    measure = LayerMeasure(
+        parameters, names, layer, len(layers), of_layers, options.flush_every, failed
+    )
     # a sharded model runs in all processes or in none
     evaluates = rank() == 0 or measure.blocks.sharded
     others = [] if teacher is None else [teacher]
@@ -97,7 +93,7 @@ def make_instruments(
         [signal for signal in asked if isinstance(signal, DerivedSignal)],
         measure,
         probing,
-        NoiseSignals(asked, samples_per_step, model, failed),
+        NoiseSignals(asked, options.samples_per_step, model, failed),
         Members(model, named, optimizers, layer_of),
         KnnEvaluation(knn, model, others) if knn is not None and evaluates else None,
         notes,
